@@ -1,4 +1,4 @@
-# One door for people. Every target bootstraps its own environment from python3.
+# Commands for people. Every target bootstraps its own environment from python3.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +17,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-doors reliability families proto settings lock container kernel release clean
+.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-servers reliability families proto settings lock container kernel release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -99,8 +99,8 @@ bench: setup ## Measure the whole matrix, for docs/performance.md and README.md 
 		$(NOTEBOOK_VENV)/bin/python -m benchmarks.matrix $(or $(ARGS),--docs); \
 	else echo "torch is left out here (TORCH=1 takes it), and there is nothing to compare with" >&2; exit 1; fi
 
-bench-doors: setup ## Measure the doors beside bare answers, other servers and Triton, for docs/performance.md
-	@$(BIN)/python benchmarks/doors --docs
+bench-servers: setup ## Measure the transports beside bare answers, other servers and Triton, for docs/performance.md
+	@$(BIN)/python benchmarks/servers --docs
 
 families: setup ## Measure every family against its library, and write the README's table
 	@$(BIN)/python benchmarks/families.py

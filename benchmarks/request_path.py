@@ -50,7 +50,7 @@ Ask = Callable[[], Awaitable[None]]
 
 
 class NoDoor:
-    """In place of a door: it keeps what it was given."""
+    """In place of a transport: it keeps what it was given."""
 
     tls = None
 
@@ -141,9 +141,13 @@ async def measure(repository: Path, concurrency: int, rounds: int) -> None:
         services.hold_responses,
     )
     whole = through(GrpcApp(services, limits, no_pages, watch=False), data)
-    door = through(GrpcApp(bare, limits, no_pages, watch=False), data)
-    tasks, doors, all_of_it = [await cost(ask, concurrency, rounds) for ask in (nothing, door, whole)]
-    for name, spent in (("tasks", tasks), ("door", doors - tasks), ("guard, service, graph", all_of_it - doors)):
+    transport = through(GrpcApp(bare, limits, no_pages, watch=False), data)
+    tasks, transports, all_of_it = [await cost(ask, concurrency, rounds) for ask in (nothing, transport, whole)]
+    for name, spent in (
+        ("tasks", tasks),
+        ("transport", transports - tasks),
+        ("guard, service, graph", all_of_it - transports),
+    ):
         print(f"{name:<24}{spent:6.1f} us")
     print(f"{'together':<24}{all_of_it:6.1f} us")
     with cProfile.Profile() as profile:

@@ -30,7 +30,7 @@ def test_the_shared_voice_needs_the_standard_library_alone(name: str) -> None:
     assert loaded(f"import kanexport.contract.{name}") == set()
 
 
-def test_the_python_door_opens_at_its_first_use() -> None:
+def test_the_python_transport_opens_at_its_first_use() -> None:
     assert loaded("import kanserve; assert 'Client' in dir(kanserve)") == set()
     assert "grpc" in loaded("from kanserve import Client")
     assert loaded("from kanserve import ClientError, NotFound") == set()

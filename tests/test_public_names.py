@@ -84,7 +84,7 @@ def test_the_fields_of_a_request() -> None:
     assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest"}
 
 
-def test_the_door_for_modules() -> None:
+def test_the_transport_for_modules() -> None:
     pytest.importorskip("torch")
     import kanexport
 

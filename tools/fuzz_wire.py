@@ -4,7 +4,7 @@ Clients send mutated messages to every method, others mutated frames on connecti
 of good will asks all the time and must always get the right answer. Codes, words and the server's log are judged.
 The test suite runs a few thousand of the same:
 
-    python -m tools.fuzz_wire --door asgi --messages 100000 --conversations 20000 --seed 7
+    python -m tools.fuzz_wire --transport asgi --messages 100000 --conversations 20000 --seed 7
 """
 
 from __future__ import annotations
@@ -233,17 +233,17 @@ async def fuzz(server: Server, seed: int, *, messages: int, conversations: int) 
 def main() -> int:
     """1 with findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--door", choices=("asgi", "grpcio"), default="asgi")
+    parser.add_argument("--transport", choices=("asgi", "grpcio"), default="asgi")
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--conversations", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
-        with serving(Path(folder), transport=args.door, reflection=True, access_log="none") as server:
+        with serving(Path(folder), transport=args.transport, reflection=True, access_log="none") as server:
             begun = time.monotonic()
             report = asyncio.run(fuzz(server, args.seed, messages=args.messages, conversations=args.conversations))
-            print(f"{args.door}, seed {args.seed}, {time.monotonic() - begun:.0f} s: {dict(report.codes)}")
+            print(f"{args.transport}, seed {args.seed}, {time.monotonic() - begun:.0f} s: {dict(report.codes)}")
             print(f"conversations {dict(report.conversations)}, probes {report.probes}")
     for finding in report.findings[:50]:
         print(finding)

@@ -23,13 +23,16 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / ".mutate"
 MODULES = {
-    "service/kanserve/analysis/query_plan.py": "tests/kanserve/analysis/test_query_plan.py",
-    "service/kanserve/analysis/formula_printer.py": "tests/kanserve/analysis/test_formula.py",
+    "service/kanserve/analysis/query_plan.py": (
+        "tests/kanserve/analysis/test_query_plan.py tests/kanserve/analysis/test_query_paths.py"
+    ),
+    "service/kanserve/analysis/formula_printer.py": (
+        "tests/kanserve/analysis/test_formula.py tests/kanserve/analysis/test_formula_printer.py"
+    ),
     "service/kanserve/auth/authenticator.py": "tests/kanserve/auth/test_authenticator.py",
     "service/kanserve/auth/token_file.py": "tests/kanserve/auth/test_token_file.py",
     **dict.fromkeys(
-        (f"service/kanserve/scheduling/{name}.py" for name in ("queue", "batching")),
-        "tests/kanserve/scheduling/test_queue.py tests/kanserve/scheduling/test_queue_boundaries.py",
+        (f"service/kanserve/scheduling/{name}.py" for name in ("queue", "batching")), "tests/kanserve/scheduling"
     ),
     "service/kanserve/repository/validation.py": (
         "tests/kanserve/repository/test_validation.py tests/kanserve/repository/test_validation_boundaries.py"
@@ -44,6 +47,7 @@ MODULES = {
     ),
     "kanexport/verify/tolerances.py": "tests/kanexport/verify/test_tolerances.py",
     "kanexport/functions/elementwise.py": "tests/kanexport/functions/test_elementwise.py",
+    "kanexport/contract/step_rules.py": "tests/kanexport/contract/test_step_rules.py",
     "kanexport/contract/manifest.py": "tests/kanexport/contract/test_manifest.py",
 }
 LIMIT = 600

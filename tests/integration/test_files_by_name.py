@@ -31,7 +31,7 @@ from kanserve.insight import store
 from kanserve.repository import layout
 from kanserve.system import pem
 from tests.kanserve.insight.test_live import draw, until
-from tests.kanserve.insight.test_store import FILE, kept, shelf
+from tests.kanserve.insight.test_store import FILE, kept, open_file
 from tests.support import toy_model
 from tests.support.command_line import kanserve
 from tests.support.nth_failure import packed
@@ -190,16 +190,16 @@ def read_own_token(folder: Path) -> Iterator[Path]:
 
 
 def read_statistics(folder: Path) -> Iterator[Path]:
-    shelf(folder / "state").write(kept(draw(3)))
+    open_file(folder / "state").write(kept(draw(3)))
     yield folder / "state" / FILE
-    if shelf(folder / "state").own() is None:
+    if open_file(folder / "state").own() is None:
         raise OSError("refused")
 
 
 def write_statistics(folder: Path) -> Iterator[Path]:
-    shelf(folder / "state").write(kept(draw(3)))
+    open_file(folder / "state").write(kept(draw(3)))
     yield folder / "state" / FILE
-    item = shelf(folder / "state")
+    item = open_file(folder / "state")
     item.write(kept(draw(4)))
     if item._keeping.logged:
         raise OSError("refused")
@@ -331,7 +331,7 @@ def test_every_folder_of_the_state_directory(
     path = tmp_path / "state" / step
     path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
     INSTEAD[kind](path, victim)
-    item = shelf(tmp_path / "state")
+    item = open_file(tmp_path / "state")
     assert (item.own(), item.others(), item.mark()) == (None, [], 0.0)
     for _ in range(2):
         item.write(kept(draw(3)))

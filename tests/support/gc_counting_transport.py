@@ -21,16 +21,16 @@ class Counting:
 
     def __init__(self, settings: Settings, services: Services, pages: factory.Pages) -> None:
         _count()
-        self._doors = BUILD(settings, services, pages)
+        self._transports = BUILD(settings, services, pages)
 
     async def start(self) -> int:
-        return (await self._doors.start()).grpc
+        return (await self._transports.start()).grpc
 
     async def renew(self, found: Tls) -> None:
-        await self._doors.renew(found)
+        await self._transports.renew(found)
 
     async def stop(self, grace: float | None) -> None:
-        await self._doors.stop(grace)
+        await self._transports.stop(grace)
 
 
 def _count() -> None:

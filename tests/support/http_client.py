@@ -59,7 +59,7 @@ def tensor(rows: np.ndarray = ROWS, datatype: str = "FP32", **more: Any) -> dict
 
 
 def way(name: str) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """What `serving` takes for one of WAYS: a door of the tests', and settings."""
+    """What `serving` takes for one of WAYS: a transport of the tests', and settings."""
     if name == "hypercorn":
         return HYPERCORN, {}
     pytest.importorskip("h2corn")
@@ -71,6 +71,6 @@ def running(name: str, root: Path, **settings: Any) -> Iterator[Server]:
     toy_model.write(root)
     toy_model.write(root, version=2)
     toy_model.write(root, "toy64", datatype="FP64", tolerance=1e-12)
-    door, chosen = way(name)
-    with serving(root, door, **chosen, **settings) as server:
+    plugin, chosen = way(name)
+    with serving(root, plugin, **chosen, **settings) as server:
         yield server

@@ -1,4 +1,4 @@
-"""The asgi door on hypercorn: that nothing in it needs a certain server."""
+"""The asgi transport on hypercorn: that nothing in it needs a certain server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kanserve.transport.factory import Pages
 
 
 class Hypercorn:
-    """A door, as `kanserve.transport.factory` wants it."""
+    """A transport, as `kanserve.transport.factory` wants it."""
 
     def __init__(self, settings: Settings, services: Services, pages: Pages) -> None:
         self._app = GrpcApp(
@@ -43,7 +43,7 @@ class Hypercorn:
         return port
 
     async def renew(self, found: Tls) -> None:
-        raise AssertionError("this door serves in the clear, and has no certificate to renew")
+        raise AssertionError("this transport serves in the clear, and has no certificate to renew")
 
     async def stop(self, grace: float | None) -> None:
         self._stop.set()

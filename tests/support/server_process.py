@@ -34,8 +34,8 @@ from kanserve.server import app, supervisor
 logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
 if len(sys.argv) > 2:
-    door = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
-    app.factory.build = lambda *parts: app.factory.Transports(door(*parts), None, both=True)
+    plugin = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
+    app.factory.build = lambda *parts: app.factory.Transports(plugin(*parts), None, both=True)
 started_by = os.getppid()
 def end_with_it():
     while os.getppid() == started_by:
@@ -127,9 +127,9 @@ class Beside(threading.Thread):
 
 @contextlib.contextmanager
 def launched(
-    repository: Path, door: tuple[str, ...] = (), files: int = 0, **settings: Any
+    repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **settings: Any
 ) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A server process and its log, ended by SIGKILL if a test leaves it running. `door`: module and
+    """A server process and its log, ended by SIGKILL if a test leaves it running. `plugin`: module and
     class of another one than the product has; `files`: that it may have open."""
     options = {
         "repository": str(repository),
@@ -145,7 +145,7 @@ def launched(
         loop_stalls.OPEN.append(turns)
         with log.open("w") as errors:
             process = forked_process.popen(
-                [*(limited(files) if files else ()), sys.executable, "-c", START, json.dumps(options), *door],
+                [*(limited(files) if files else ()), sys.executable, "-c", START, json.dumps(options), *plugin],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -182,9 +182,9 @@ def first_line(process: subprocess.Popen[Any], log: Path) -> str:
 
 
 @contextlib.contextmanager
-def serving(repository: Path, door: tuple[str, ...] = (), files: int = 0, **settings: Any) -> Iterator[Server]:
+def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **settings: Any) -> Iterator[Server]:
     """A server over `repository` that is ready to be asked."""
-    with launched(repository, door, files, **settings) as (process, log):
+    with launched(repository, plugin, files, **settings) as (process, log):
         where = json.loads(first_line(process, log))
         port, metrics_port = (int(where[name].rpartition(":")[2]) for name in ("grpc", "metrics"))
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -33,7 +33,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["asgi", "grpcio"])
-def door(request: pytest.FixtureRequest) -> str:
+def transport(request: pytest.FixtureRequest) -> str:
     """Each transport in turn."""
     if request.param == "asgi":
         pytest.importorskip("h2corn")
@@ -42,7 +42,7 @@ def door(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session", params=["asgi", "grpcio"])
 def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server over `repository`, by each door; tests leave it as it is."""
+    """A server over `repository`, by each transport; tests leave it as it is."""
     if request.param == "asgi":
         pytest.importorskip("h2corn")
     # A test waits until a connection that never finishes its handshake is dropped.

@@ -128,12 +128,12 @@ def answers(server: Server) -> bool:
     return True
 
 
-def main(door: str, kind: str, count: int) -> None:
+def main(transport: str, kind: str, count: int) -> None:
     """Run the attack, and a normal client next to it."""
     connections, streams = (count // STREAMS, STREAMS) if kind == "grpc" else (count, 1)
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
-        with serving(Path(folder), transport=door, access_log="none") as server:
+        with serving(Path(folder), transport=transport, access_log="none") as server:
             seconds, failed = [], 0
             assert answers(server)
             before = resident(server)
@@ -144,7 +144,7 @@ def main(door: str, kind: str, count: int) -> None:
                     failed += not answers(server)
                     seconds.append(time.monotonic() - begun)
                     time.sleep(0.1)
-                print(f"{door} {kind} {count}: RSS {before} MiB, peak {highest(server)}, refused {dict(ends)}")
+                print(f"{transport} {kind} {count}: RSS {before} MiB, peak {highest(server)}, refused {dict(ends)}")
             print(
                 f"another caller: {len(seconds)} calls, {failed} failed, "
                 f"p50 {np.median(seconds):.3f} s, max {max(seconds):.3f} s"

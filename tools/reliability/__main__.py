@@ -5,7 +5,7 @@
     python -m tools.reliability --rows 20 --minutes 480     the soak, for as long as you like
     python -m tools.reliability --table                     nothing is run; the table from what was seen so far
 
-Each run of a row over a door is one line of docs/reliability.jsonl, written as it ends; the table in
+Each run of a row over a transport is one line of docs/reliability.jsonl, written as it ends; the table in
 docs/reliability.md shows the last full run of each, else the last short one. Exit code 1 where a row failed.
 """
 
@@ -22,7 +22,7 @@ from types import FrameType
 
 from kanexport.contract.cli import tables
 from tools.reliability import incident_table, record, table
-from tools.reliability.base import DOORS, NotRun, Outcome, Row, Scale, rows
+from tools.reliability.base import TRANSPORTS, NotRun, Outcome, Row, Scale, rows
 from tools.reliability.record import FAIL, NOT_RUN, PASS, RESULTS, Record
 
 
@@ -30,7 +30,7 @@ class TooLong(Exception):
     """A row had its time."""
 
 
-def one(row: Row, scale: Scale, seed: int, door: str) -> Record:
+def one(row: Row, scale: Scale, seed: int, transport: str) -> Record:
     """Run it; whatever comes of that is a record."""
     begun = time.monotonic()
     form = "full" if scale.full else "short"
@@ -38,7 +38,7 @@ def one(row: Row, scale: Scale, seed: int, door: str) -> Record:
     def ended(verdict: str, outcome: Outcome) -> Record:
         return record.stamped(
             row=row.number,
-            door=door,
+            transport=transport,
             form=form,
             verdict=verdict,
             seed=seed,
@@ -48,11 +48,11 @@ def one(row: Row, scale: Scale, seed: int, door: str) -> Record:
             notes=outcome.notes,
         )
 
-    if lacking := row.lacking(door):
+    if lacking := row.lacking(transport):
         return ended(NOT_RUN, Outcome({}, passed=False, notes=f"{', '.join(lacking)} is not installed"))
     try:
         with limited(60 * (row.minutes + scale.minutes)):
-            outcome = row.run(scale, seed, door)
+            outcome = row.run(scale, seed, transport)
     except NotRun as reason:
         return ended(NOT_RUN, Outcome({}, passed=False, notes=str(reason)))
     except Exception as error:  # a row that breaks has failed, and the others go on
@@ -78,10 +78,10 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def done(path: Path) -> set[tuple[str, str]]:
-    """Rows and doors with a full run of this very commit."""
+    """Rows and transports with a full run of this very commit."""
     here = record.commit()
     seen = [one for one in record.load(path) if one.commit == here and not here.endswith("+")]
-    return {(one.row, one.door) for one in seen if one.form == "full" and one.verdict != NOT_RUN}
+    return {(one.row, one.transport) for one in seen if one.form == "full" and one.verdict != NOT_RUN}
 
 
 def arguments(known: Mapping[str, Row]) -> argparse.Namespace:
@@ -96,14 +96,14 @@ def arguments(known: Mapping[str, Row]) -> argparse.Namespace:
     form.add_argument("--table", action="store_true", help="run nothing, write the table")
     form.add_argument("--list", action="store_true", help="the rows, and nothing else")
     parser.add_argument("--rows", help="numbers, such as 13,14 (all)", default=",".join(known))
-    parser.add_argument("--doors", help="of rows about the wire (asgi,grpcio)", default=",".join(DOORS))
+    parser.add_argument("--transports", help="of rows about the wire (asgi,grpcio)", default=",".join(TRANSPORTS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=0.0, help="how long a row lasts that has no end of its own")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results accumulate")
     parser.add_argument("--resume", action="store_true", help="not what was run in full at this commit")
     requested = parser.parse_args()
-    requested.rows, requested.doors = requested.rows.split(","), requested.doors.split(",")
-    for what, supplied, there in (("row", requested.rows, known), ("door", requested.doors, DOORS)):
+    requested.rows, requested.transports = requested.rows.split(","), requested.transports.split(",")
+    for what, supplied, there in (("row", requested.rows, known), ("transport", requested.transports, TRANSPORTS)):
         if unknown := [name for name in supplied if name not in there]:
             parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(there)}")
     return requested
@@ -119,16 +119,16 @@ def main() -> int:
         return 0
     kept = done(requested.results) if requested.resume else set()
     todo = [
-        (known[number], door)
+        (known[number], transport)
         for number in ([] if requested.table else requested.rows)
-        for door in known[number].ways
-        if door in ("", *requested.doors) and (number, door) not in kept
+        for transport in known[number].ways
+        if transport in ("", *requested.transports) and (number, transport) not in kept
     ]
     seen: list[Record] = []
-    for at, (row, door) in enumerate(todo):
-        label = f"{at + 1} of {len(todo)}: {row.number} {row.title} {door}".rstrip()
+    for at, (row, transport) in enumerate(todo):
+        label = f"{at + 1} of {len(todo)}: {row.number} {row.title} {transport}".rstrip()
         with tables.bar(label) as tell:
-            result = one(row, Scale(requested.full, tell, requested.minutes), requested.seed, door)
+            result = one(row, Scale(requested.full, tell, requested.minutes), requested.seed, transport)
         record.append(result, requested.results)
         seen.append(result)
         print(f"{result.verdict:8} {label} ({result.seconds:.0f} s): {result.figures or ''} {result.notes}", flush=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-DOORS = ("asgi", "grpcio")
+TRANSPORTS = ("asgi", "grpcio")
 NUMBERS = (*map(str, range(1, 37)), "mutation", "supply")
 MINUTES = 20.0  # that a row may take, unless it says otherwise
 
@@ -54,7 +54,7 @@ Run = Callable[[Scale, int, str], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`run(scale, seed, door)`: door is "" unless the row is about the wire (`wire`). `needs`: modules to import.
+    """`run(scale, seed, transport)`: transport is "" unless the row is about the wire (`wire`). `needs`: its imports.
     `guarded_by`: the tests of the suite that are its short form, where `run` is not that itself."""
 
     number: str
@@ -69,19 +69,19 @@ class Row:
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """The doors that it runs over."""
-        return DOORS if self.wire else ("",)
+        """The transports that it runs over."""
+        return TRANSPORTS if self.wire else ("",)
 
-    def lacking(self, door: str) -> list[str]:
+    def lacking(self, transport: str) -> list[str]:
         """Modules that are not installed."""
-        wanted = (*self.needs, *(("h2corn",) if door == "asgi" else ()))
+        wanted = (*self.needs, *(("h2corn",) if transport == "asgi" else ()))
         return [name for name in wanted if importlib.util.find_spec(name) is None]
 
 
 def not_yet(reason: str) -> Run:
     """The `run` of a row whose subject does not exist."""
 
-    def run(scale: Scale, seed: int, door: str) -> Outcome:
+    def run(scale: Scale, seed: int, transport: str) -> Outcome:
         raise NotRun(reason)
 
     return run
@@ -95,14 +95,14 @@ def rows() -> dict[str, Row]:
 
 
 def suite(row: Row, seed: int = 1) -> Callable[[str], None]:
-    """The short form as a test, over each door where it is about the wire."""
+    """The short form as a test, over each transport where it is about the wire."""
 
-    @pytest.mark.parametrize("door", row.ways)
-    def test_row(door: str) -> None:
-        if lacking := row.lacking(door):
+    @pytest.mark.parametrize("transport", row.ways)
+    def test_row(transport: str) -> None:
+        if lacking := row.lacking(transport):
             pytest.skip(f"could not import {', '.join(lacking)}")
         try:
-            outcome = row.run(Scale(full=False), seed, door)
+            outcome = row.run(Scale(full=False), seed, transport)
         except NotRun as reason:
             pytest.skip(str(reason))
         assert outcome.passed, f"{dict(outcome.figures)} where the goal is: {row.goal}. {outcome.notes}"

@@ -20,11 +20,11 @@ SUCCESS = 'nv_inference_request_success{model="toy",version="1"}'
 
 
 @contextlib.contextmanager
-def toys(door: str, files: int = 0, **settings: object) -> Iterator[Server]:
-    """A server of `toy` over one door, which writes no lines of calls."""
+def toys(transport: str, files: int = 0, **settings: object) -> Iterator[Server]:
+    """A server of `toy` over one transport, which writes no lines of calls."""
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
-        with serving(Path(folder), files=files, transport=door, **{"access_log": "none", **settings}) as server:
+        with serving(Path(folder), files=files, transport=transport, **{"access_log": "none", **settings}) as server:
             yield server
 
 

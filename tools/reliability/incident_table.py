@@ -131,7 +131,7 @@ COMPLAINTS = (
     Complaint(
         "batching switched off makes it slower, switched on makes a lone request slower",
         "MLServer 1826, 1911",
-        f"a lone request does not wait: 86 us beyond the bare answer of the door ({SEEN})",
+        f"a lone request does not wait: 86 us beyond the bare answer of the transport ({SEEN})",
         guard="tests/kanserve/scheduling/test_batching.py::test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then",
     ),
     Complaint(
@@ -167,7 +167,7 @@ COMPLAINTS = (
     Complaint(
         "the batcher has no gRPC; gRPC has no metrics; gRPC cannot be had at all",
         "kserve 2865; tensorflow/serving 1624; pytorch/serve 1467; MLServer 1142; BentoML 4634, 5607",
-        "what is behind the doors is the same for gRPC and HTTP",
+        "what is behind the transports is the same for gRPC and HTTP",
         guard="tests/kanserve/observability/test_metrics.py::test_numbers_agree_with_what_was_done_and_with_the_statistics",
     ),
     Complaint(
@@ -233,7 +233,7 @@ def guards(entry: Complaint, rows: Mapping[str, Row]) -> tuple[str, ...]:
 def _line(entry: Complaint, rows: Mapping[str, Row], best: Mapping[tuple[str, str], Record]) -> str:
     here = entry.here
     if entry.row:
-        seen = [best.get((entry.row, door)) for door in rows[entry.row].ways]
+        seen = [best.get((entry.row, transport)) for transport in rows[entry.row].ways]
         reported = "; ".join(_figures(record) for record in seen if record is not None and record.verdict != NOT_RUN)
         here = f"{here} (row {entry.row}: {reported or 'not run yet'})"
     guarded = ", ".join(f"`{name}`" for name in guards(entry, rows))
@@ -242,5 +242,5 @@ def _line(entry: Complaint, rows: Mapping[str, Row], best: Mapping[tuple[str, st
 
 def _figures(record: Record) -> str:
     figures = ", ".join(f"{name} {value}" for name, value in record.figures.items())
-    where = f"{record.door}: " if record.door else ""
+    where = f"{record.transport}: " if record.transport else ""
     return f"{where}{record.verdict}, {record.form}" + (f", {figures}" if figures else "")

@@ -25,7 +25,7 @@ class Record:
     """One run of one row. `verdict`: pass, fail or not run."""
 
     row: str
-    door: str
+    transport: str
     form: str  # full or short
     verdict: str
     seed: int
@@ -62,11 +62,11 @@ def load(path: Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
-    """By row and door the one that counts: the last full run, else the last one. What was not run hides nothing
+    """By row and transport the one that counts: the last full run, else the last one. What was not run hides nothing
     that was."""
     best: dict[tuple[str, str], Record] = {}
     for record in sorted(records, key=lambda item: item.date):
-        key = (record.row, record.door)
+        key = (record.row, record.transport)
         if key not in best or weight(record) >= weight(best[key]):
             best[key] = record
     return best

@@ -46,7 +46,7 @@ async def feed(
     return codes, findings
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Known heads and the lane are on the way, as for a real call."""
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))

@@ -12,13 +12,13 @@ from tools import fuzz_wire
 from tools.reliability.base import Outcome, Row, Scale
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Every finding of the fuzzer is a failure."""
     messages, conversations = scale.of(4_000, 100_000), scale.of(800, 20_000)
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
         with serving(
-            Path(folder), transport=door, reflection=True, access_log="none", request_read_timeout=2.0
+            Path(folder), transport=transport, reflection=True, access_log="none", request_read_timeout=2.0
         ) as server:
             report = asyncio.run(fuzz_wire.fuzz(server, seed, messages=messages, conversations=conversations))
             alive = server.process.poll() is None

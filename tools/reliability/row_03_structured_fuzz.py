@@ -74,11 +74,11 @@ def too_many_rows(rng: random.Random, message: pb.ModelInferRequest) -> str:
 BREAKS: tuple[Break, ...] = (datatype, shape, length, name, twice, both, more_raw, output, too_many_rows)
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Each a call of its own, one after the other."""
     rng, count = random.Random(seed), scale.of(150, 20_000)
     odd: list[str] = []
-    with toys(door) as server:
+    with toys(transport) as server:
         for number in range(count):
             change = rng.choice(BREAKS)
             message = request(np.zeros((4, 3), np.float32))

@@ -24,14 +24,14 @@ def told(server: Server, path: str, data: bytes) -> str:
     return ""
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Mutations of every unary method, every known mistake, requests with one thing broken."""
     rng, count = random.Random(seed), scale.of(300, 20_000)
     streams = fuzz_wire.streams()
     by_path = {path: data for path, data in fuzz_wire.seeds().items() if path not in streams}
     everything = [message for messages in by_path.values() for message in messages]
     words: list[str] = []
-    with toys(door) as server:
+    with toys(transport) as server:
         for mistake in bad_requests.CASES:
             words.append(told(server, f"{INFERENCE}{mistake.method}", mistake.message.SerializeToString()))
         for number in range(count):

@@ -30,9 +30,9 @@ def resets(server: Server, count: int) -> tuple[int, int]:
     return sent, connections
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """A client of good will asks every 20 ms, alone and meanwhile."""
-    with toys(door) as server:
+    with toys(transport) as server:
         settled(server)
         with company(server) as (alone,):
             time.sleep(IDLE)

@@ -8,10 +8,10 @@ from tools.reliability.helpers import attack, company, mib, milliseconds, settle
 ATTACKS = ("continuations", "hpack_bombs", "half_prefaces", "bodiless", "dribbles", "pings", "settings", "empty_frames")
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """One after the other, with a client of good will beside each."""
     seconds, errors = [], []
-    with toys(door, request_read_timeout=5.0, handshake_timeout=5.0) as server:
+    with toys(transport, request_read_timeout=5.0, handshake_timeout=5.0) as server:
         settled(server)
         before = mib(server)
         for at, name in enumerate(ATTACKS):

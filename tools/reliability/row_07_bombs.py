@@ -22,12 +22,12 @@ def ask(server: Server, message: bytes, packing: grpc.Compression) -> str:
     return "OK"
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """gzip and deflate in turn."""
     megabytes, count = scale.of(100, 300), scale.of(4, 40)
     zeros = bytes(megabytes * MIB)
     ends = []
-    with toys(door) as server:
+    with toys(transport) as server:
         settled(server)
         before, ran = mib(server, "VmHWM"), sample(server, SUCCESS)
         for at in range(count):

@@ -25,7 +25,7 @@ def tried(folder: Path) -> dict[str, Any]:
     return {**json.loads(done.stdout), "canary": (folder / "canary").exists()}
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """The corpus is the same in both forms."""
     with tempfile.TemporaryDirectory() as folder:
         reported = tried(Path(folder))

@@ -88,7 +88,7 @@ async def one(make: Make, trial: Sandbox, root: Path) -> tuple[bool, int]:
     return result, opened
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Each with the default settings, and those of paths where any operator is allowed as well."""
     cases = [(name, make, "strict") for name, make in {**PATHS, **GRAPHS}.items()]
     cases += [(name, make, "relaxed") for name, make in PATHS.items()]

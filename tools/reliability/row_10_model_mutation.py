@@ -86,7 +86,7 @@ def serves_on(server: Server, good: Path, repository: Path, answers: bytes, seed
     return wrong
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Most are tried, and those that pass loaded, in this process; some lie in the repository of a real server."""
     total, offered = scale.of(300, 100_000), scale.of(4, 200)
     wrong = 0

@@ -45,7 +45,7 @@ def callers(*, mutual: bool, full: bool) -> Iterator[Caller]:
         yield Caller("caller", "read", "read")
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Each answer is held against the table."""
     requested, wrong = 0, []
     with tempfile.TemporaryDirectory() as name:
@@ -54,7 +54,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         token_files.save(folder / "mutual", (folder / "plain").read_text() + CERTIFIED)
         toy_model.write(folder / "models")
         for mutual in (False, True):
-            with _server(folder, door, mutual=mutual) as server:
+            with _server(folder, transport, mutual=mutual) as server:
                 for caller in callers(mutual=mutual, full=scale.full):
                     metadata = token_files.bearer(created[caller.token]) if caller.token in created else ()
                     for what, result in _answers(server, folder, caller, metadata):
@@ -73,13 +73,13 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
 
 
 @contextlib.contextmanager
-def _server(folder: Path, door: str, *, mutual: bool) -> Iterator[Server]:
+def _server(folder: Path, transport: str, *, mutual: bool) -> Iterator[Server]:
     supplied: dict[str, Any] = {"tls_cert": "server.pem", "tls_key": "server.key", "tokens": "plain"}
     if mutual:
         supplied |= {"tls_client_ca": "ca.pem", "tokens": "mutual"}
     files = {key: str(folder / value) for key, value in supplied.items()}
-    port = {} if door == "asgi" else {"http_port": 0}
-    with serving(folder / "models", transport=door, reflection=True, **port, **files) as server:
+    port = {} if transport == "asgi" else {"http_port": 0}
+    with serving(folder / "models", transport=transport, reflection=True, **port, **files) as server:
         yield server
 
 

@@ -40,14 +40,14 @@ ADMINISTERS = (
 )
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """One start; every socket that the process listens on, of any family and kind, and what the port answers."""
     if taken := [port for _, port in sorted(DOCUMENTED) if _answers(port)]:
         raise NotRun(f"another process uses port {taken[0]}")
     with tempfile.TemporaryDirectory() as name:
         toy_model.write(Path(name, "models"))
         # The transport is no flag of exposure: without one it is asgi where that is installed.
-        with _started(Path(name), *(() if door == "asgi" else ("--transport", door))) as process:
+        with _started(Path(name), *(() if transport == "asgi" else ("--transport", transport))) as process:
             result = _listening(process.pid)
             with grpc.insecure_channel("127.0.0.1:8001", [("grpc.use_local_subchannel_pool", 1)]) as channel:
                 answered = {method: _code(channel, method) for method in ADMINISTERS}

@@ -19,7 +19,7 @@ CLIENTS = 8
 POLL = 0.05
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Every second change is another content under the same number, the others are a new version in its place."""
     changes, requests = scale.of(4, 200), scale.of(400, 10**6)
     answers = {factor: reload_tools.answers(factor) for factor in (1.0, 2.0, 4.0)}
@@ -31,7 +31,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         settings = {
             "repository_poll_seconds": POLL,
             "version_policy": "latest:1",
-            "transport": door,
+            "transport": transport,
             "access_log": "none",
         }
         with serving(repository, **settings) as server, reload_tools.Clients(server, CLIENTS, allowed) as asking:

@@ -66,7 +66,7 @@ KINDS = {
 }
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Each is seen, then the good files come back; two clients ask all the while."""
     times = scale.of(len(KINDS), 200)
     expected: collections.Counter[str] = collections.Counter()
@@ -75,7 +75,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         good, repository = reload_tools.write(Path(folder, "good")), Path(folder, "models")
         directory = repository / "toy" / "1"
         reload_tools.swap(good, directory)
-        settings = {"repository_poll_seconds": POLL, "transport": door, "access_log": "none"}
+        settings = {"repository_poll_seconds": POLL, "transport": transport, "access_log": "none"}
         allowed = {1: {reload_tools.answers(1.0)}}
         with serving(repository, **settings) as server, reload_tools.Clients(server, 2, allowed) as asking:
             for at, (damage, reason) in enumerate(itertools.islice(itertools.cycle(KINDS.values()), times)):

@@ -24,7 +24,7 @@ def edges(server: Server) -> bool:
     return bool(np.allclose(result, toy_model.edges(reload_tools.ROWS, 1), rtol=1e-5))
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Cut, filled with noise, or grown; sometimes put right again."""
     times, chance = scale.of(10, 100), random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:

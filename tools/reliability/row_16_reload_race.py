@@ -36,7 +36,7 @@ def flip(built: dict[float, Path], directory: Path, times: int, seed: int, done:
     done.set()
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """The server looks every 20 ms; what it says that it serves is read over and over."""
     flips, done = scale.of(80, 10**4), threading.Event()
     with tempfile.TemporaryDirectory() as folder:

@@ -15,13 +15,13 @@ from tools.reliability.load import closed
 SIZES = toy_model.BATCH  # rows: 1 to 64
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """RSS after a tenth of the requests, and after all."""
     count = scale.of(5_000, 1_000_000)
     rng = np.random.default_rng(seed)
     data = [request(rng.normal(size=(rows, 3)).astype(np.float32)).SerializeToString() for rows in range(1, SIZES + 1)]
     random.Random(seed).shuffle(data)
-    with toys(door) as server:
+    with toys(transport) as server:
         settled(server)
         first = closed(server.address, f"{INFERENCE}ModelInfer", data, count // 10)
         early = mib(server)

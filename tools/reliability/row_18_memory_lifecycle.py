@@ -13,7 +13,7 @@ PAD = 2**20  # bytes of each, so that one that stays is seen
 LIMIT = 5.0  # MiB
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Each new version makes the one before leave; the old one's files go with it."""
     times, settled = scale.of(6, 500), scale.of(3, 50)
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from tools.reliability.load import closed
 MOST = 64  # rows of the largest batch of the toy's manifest
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """The spike: 32 batches as large as they may be, by callers at once."""
     count, width = scale.of(300, 10_000), scale.of(500, 1500)
     rng = np.random.default_rng(seed)
@@ -25,7 +25,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
     )
     with tempfile.TemporaryDirectory() as folder:
         toy_wide_model.write(Path(folder), width)
-        with serving(Path(folder), transport=door, access_log="none") as server:
+        with serving(Path(folder), transport=transport, access_log="none") as server:
             closed(server.address, f"{INFERENCE}ModelInfer", [small], 200)
             before = mib(server)
             spike = closed(server.address, f"{INFERENCE}ModelInfer", [large], 32)

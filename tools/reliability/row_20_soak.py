@@ -96,7 +96,7 @@ def remove(version: Path) -> None:
     version.rmdir()
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """--minutes says how long; the short form has its faults close together."""
     whole = 60 * scale.minutes or (HOURS * 3600 if scale.full else SECONDS)
     every = FAULT if scale.full else SECONDS / 8
@@ -105,7 +105,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         folder = Path(place)
         toy_model.write(folder)
         with serving(
-            folder, transport=door, access_log="none", repository_poll_seconds=2.0, request_read_timeout=5.0
+            folder, transport=transport, access_log="none", repository_poll_seconds=2.0, request_read_timeout=5.0
         ) as server:
             settled(server)
             callers = [

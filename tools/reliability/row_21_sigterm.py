@@ -106,7 +106,7 @@ def one(server: Server) -> tuple[Seen, int, float]:
     return seen, code, seconds
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Every round has a server of its own."""
     rounds = scale.of(1, 50)
     ends: collections.Counter[str] = collections.Counter()
@@ -116,7 +116,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         toy_model.write(Path(folder))
         for at in range(rounds):
             with serving(
-                Path(folder), transport=door, drain_delay_seconds=0.5, drain_reject_seconds=0.3, access_log="none"
+                Path(folder), transport=transport, drain_delay_seconds=0.5, drain_reject_seconds=0.3, access_log="none"
             ) as server:
                 seen, code, seconds = one(server)
             ends += seen.ends

@@ -57,10 +57,10 @@ def kill_one(server: Server) -> float:
     return time.monotonic() - begun
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """The two kinds of client side by side."""
     kills, back = scale.of(2, 20), []
-    with toys(door, workers=2, threads=2) as server:
+    with toys(transport, workers=2, threads=2) as server:
         stop = threading.Event()
         patient, plain = (
             [Client(server, stop, tries) for _ in range(n)] for tries, n in ((TRIES, PATIENT), (1, PLAIN))
@@ -87,7 +87,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         "codes": ", ".join(sorted(set(ends) - {"OK"})) or "none",
     }
     # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
-    most = kills * PLAIN * (1 if door == "asgi" else 2)
+    most = kills * PLAIN * (1 if transport == "asgi" else 2)
     good = not with_retry and without <= most and max(back) < 3 and set(ends) <= {"OK", "UNAVAILABLE"}
     return Outcome(figures, good, kills, f"without retry at most {most} were in flight")
 

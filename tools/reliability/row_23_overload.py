@@ -42,12 +42,12 @@ async def one(overload: Any, address: str, data: bytes) -> Any:
     return seen
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """The peak is of 8 callers that wait for their answers. How long a refusal takes is seen by a caller beside the
     flood: a process that sends five times what is answered has a queue of its own."""
     overload, seconds = bench(), float(scale.of(3, 60))
     data = overload.message("heavy", overload.ROWS, overload.HEAVY[0])
-    with tempfile.TemporaryDirectory() as folder, overload.serving(overload.export(Path(folder)), door) as served:
+    with tempfile.TemporaryDirectory() as folder, overload.serving(overload.export(Path(folder)), transport) as served:
         asyncio.run(overload.closed(served.address, data, 1.0))
         peak = asyncio.run(overload.closed(served.address, data, min(seconds, 15.0)))
         before = served.rss()

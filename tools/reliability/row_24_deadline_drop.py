@@ -46,13 +46,13 @@ async def burst(server: Server, count: int) -> collections.Counter[str]:
     return ends
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """What was run is what the server's own count of runs says."""
     count = scale.of(200, 10_000)
     ends: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write_slow(Path(folder), steps=STEPS)
-        with serving(Path(folder), transport=door, plain_onnx=True, threads=1, access_log="none") as server:
+        with serving(Path(folder), transport=transport, plain_onnx=True, threads=1, access_log="none") as server:
             before = sample(server, RUNS)
             bursts = count // BURST
             for at in range(bursts):

@@ -50,13 +50,13 @@ async def storm(server: Server, rng: random.Random, count: int, scale: Scale) ->
     return ends
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """What is left is what the server counts: calls in flight, requests that wait, memory."""
     count = scale.of(300, 10_000)
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
         toy_model.write_slow(Path(folder))
-        with serving(Path(folder), transport=door, plain_onnx=True, threads=1, access_log="none") as server:
+        with serving(Path(folder), transport=transport, plain_onnx=True, threads=1, access_log="none") as server:
             server.call(f"{INFERENCE}ModelInfer", QUICK)
             ran, rng = sample(server, RUNS), random.Random(seed)
             ends = asyncio.run(storm(server, rng, count // 2, scale))

@@ -73,13 +73,15 @@ async def moments(address: str, rng: random.Random, count: int, scale: Scale) ->
     return seen
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """A table's rows are what they are alone, bit by bit."""
     count = scale.of(100, 10_000)
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
         write(Path(folder))
-        with serving(Path(folder), transport=door, plain_onnx=True, access_log="none", log_level="error") as server:
+        with serving(
+            Path(folder), transport=transport, plain_onnx=True, access_log="none", log_level="error"
+        ) as server:
             seen = asyncio.run(moments(server.address, random.Random(seed), count, scale))
     failed = {name for name in seen if name.startswith("good ")} - {"good answered"}
     figures = {

@@ -68,7 +68,7 @@ def compare(client: Any, case: Any, folder: Path, rng: random.Random, splits: in
     return same, len(x), worst
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Of every golden model its reference rows, alone and in requests and batches cut at random."""
     rng, cases, splits = random.Random(seed), golden(scale.of(3, 1000)), scale.of(3, 30)
     worst: dict[str, float] = {}
@@ -77,7 +77,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         folder = Path(place)
         for case in cases:
             export(Request(path=case.path, repository=folder, name=case.name, options=case.options))
-        with serving(folder, transport=door, access_log="none") as server, Client(server.address) as client:
+        with serving(folder, transport=transport, access_log="none") as server, Client(server.address) as client:
             for at, case in enumerate(cases):
                 result = compare(client, case, folder, rng, splits)
                 same, rows, worst[case.name] = same + result[0], rows + result[1], result[2]

@@ -13,7 +13,7 @@ from tools.reliability.record import ROOT
 LINE = re.compile(r"^(?:(?P<family>[\w-]+): )?(?P<counts>\{.*\}), largest difference (?P<worst>\S+)$")
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """tools/oracle/against_libraries.py; every export is also proved against onnxruntime, or it is refused."""
     count = scale.of(1, 350)
     command = [sys.executable, "-m", "tools.oracle.against_libraries", "--count", str(count), "--seed", str(seed)]

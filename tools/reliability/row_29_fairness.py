@@ -17,14 +17,14 @@ from tools.reliability.load import asking
 WIDTH = 1000
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """All share this machine's cores, the askers too."""
     seconds = scale.of(3, 30)
     large = request(np.ones((64, WIDTH), np.float32), "wide").SerializeToString()
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
         toy_wide_model.write(Path(folder), WIDTH)
-        with serving(Path(folder), transport=door, access_log="none") as server:
+        with serving(Path(folder), transport=transport, access_log="none") as server:
             settled(server)
             with company(server) as (alone,):
                 time.sleep(seconds)

@@ -12,11 +12,11 @@ from tools.reliability.helpers import answers, company, settled, toys
 FILES = 96
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """A crowd of connections that say nothing, more than there are descriptors; again and again."""
     rounds, idle = scale.of(1, 10), scale.of(300, 1000)
     back, errors, calls = [], 0, 0
-    with toys(door, files=FILES) as server:
+    with toys(transport, files=FILES) as server:
         settled(server)  # its client's connection is there now
         for at in range(rounds):
             with company(server) as (beside,), crowd(server.port, idle):

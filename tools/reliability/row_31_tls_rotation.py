@@ -125,7 +125,7 @@ def errors(server: Server) -> list[str]:
     return [line["event"] for line in server.lines() if line["level"] == "error"]
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Some rotations are broken ones, and the next is good again."""
     draw, total, broken = random.Random(seed), scale.of(6, 50), scale.of(2, 5)
     bad = dict(zip(draw.sample(range(1, total - 1), broken), draw.sample(BROKEN, broken), strict=True))
@@ -136,7 +136,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         files = Files(folder)
         tls = {"tls_cert": "server.pem", "tls_key": "server.key", "tls_client_ca": "ca.pem"}
         settings = {key: str(folder / value) for key, value in tls.items()}
-        with serving(folder / "models", transport=door, credential_poll_seconds=0.05, **settings) as server:
+        with serving(folder / "models", transport=transport, credential_poll_seconds=0.05, **settings) as server:
             with callers(server, files) as seen:
                 before, taken, reported = files.shown(server.port), 0, 0
                 for at in range(total):

@@ -106,7 +106,7 @@ def largest(server: Server) -> float:
     return max(abs(after - before) for before, after in itertools.pairwise(said))
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Under load, with five repository scans per second and a watchdog that waits two seconds."""
     rounds = scale.of(1, 60)
     total = scale.of(3 * rounds + 1, 4 * rounds + 1)
@@ -116,7 +116,7 @@ def run(scale: Scale, seed: int, door: str) -> Outcome:
         folder = Path(name)
         toy_model.write(folder / "models")
         clock = Clock(folder)
-        settings = {"transport": door, **SETTINGS}
+        settings = {"transport": transport, **SETTINGS}
         with clock.faked(), serving(folder / "models", **settings) as server:
             threads = [threading.Thread(target=client, args=(server, ends, over), daemon=True) for _ in range(CLIENTS)]
             wait_until(lambda: any(line["event"] == "server_ready" for line in server.lines()))

@@ -63,7 +63,7 @@ def _read(repository: Path) -> int:
     return whole
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """For all n, until a run has no n-th call any more."""
     with tempfile.TemporaryDirectory(dir=FAST) as name:
         before = len(os.listdir("/proc/self/fd"))

@@ -25,8 +25,8 @@ TESTS = (
 )
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
-    """These tests of the suite, over both doors, in a process of their own."""
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
+    """These tests of the suite, over both transports, in a process of their own."""
     chosen = TESTS[:2] if not scale.full else TESTS
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *chosen]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -42,7 +42,7 @@ ROW = Row(
     number="34",
     title="Conformance",
     method="tritonclient over gRPC and HTTP, perf_analyzer, raw HTTP/2, every mistake with Triton's code and words, "
-    "streams, datatypes, the generated messages against their sources; both doors",
+    "streams, datatypes, the generated messages against their sources; both transports",
     goal="100 %",
     guarded_by=("tests/integration/wire/test_foreign_clients.py", "tests/integration/wire/test_transports.py"),
     run=run,

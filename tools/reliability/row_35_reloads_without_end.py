@@ -31,7 +31,7 @@ def latency(server: Server) -> float:
     return statistics.median(spent)
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Another content under the same number, again and again."""
     reloads = scale.of(12, 10_000)
     windows = min(WINDOWS, reloads // 3)

@@ -11,7 +11,7 @@ from tools.reliability.base import NotRun, Outcome, Row, Scale
 MODULES = ("kanexport.verify.graph_runner", "kanserve.runtime.ort", "kanserve.server.app")
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Each figure beside that of a control, which imports onnxruntime before kanserve can forbid its telemetry."""
     if namespace() is None:
         raise NotRun("no network namespace of its own is permitted here (unshare --net)")

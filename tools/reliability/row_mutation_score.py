@@ -27,13 +27,19 @@ COVERED = (
     *("service/kanserve/services/validation.py", "service/kanserve/sandbox/graph_screen.py"),
 )
 TESTS = (
-    *("access", "border", "bounds", "callers", "checks", "fewer_bits_served", "forms", "gate", "layout", "loading"),
-    *("pbtxt", "plan", "renewal", "scheduling", "screen", "tokens"),
+    *(f"tests/kanserve/{folder}" for folder in ("auth", "execution", "repository", "scheduling")),
+    *(f"tests/kanserve/models/test_{name}.py" for name in ("loader", "tuning")),
+    *(f"tests/kanserve/sandbox/test_graph_screen{more}.py" for more in ("", "_boundaries")),
+    *("tests/kanserve/services/test_validation.py", "tests/kanserve/server/test_credentials.py"),
+    *(
+        f"tests/integration/wire/test_{name}.py"
+        for name in ("access", "credentials", "out_of_range", "quantized_models")
+    ),
 )
 LINE = re.compile(r"^(\S+): (\d+) killed, (\d+) survived \(.*\), (\d+) not reached", re.MULTILINE)
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """tools/mutate.py, ten minutes a module at most; the short form is one module, and no branches."""
     if not (TOOLS / "cosmic-ray").exists():
         raise NotRun("cosmic-ray is not there: `make reliability` makes an environment for it")
@@ -67,7 +73,7 @@ def covered() -> float:
             command = [sys.executable, "-m", "coverage", *arguments]
             return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
-        coverage("run", "-m", "pytest", "-q", *(f"tests/kanserve/test_{name}.py" for name in TESTS), "tests/kernel")
+        coverage("run", "-m", "pytest", "-q", *TESTS, "tests/kernel")
         coverage("combine", "--quiet")
         return float(coverage("report", "--format=total", "--precision=1", f"--include={','.join(COVERED)}"))
 

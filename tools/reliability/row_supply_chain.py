@@ -22,7 +22,7 @@ def pins(text: str) -> tuple[int, list[str]]:
     return len(wanted), [line.split()[0] for line in wanted if not re.search(r"--hash=sha256:[0-9a-f]{64}", line)]
 
 
-def run(scale: Scale, seed: int, door: str) -> Outcome:
+def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """The short form looks at the hashes alone."""
     counted = [pins((ROOT / "requirements" / name).read_text()) for name in FILES]
     bare, total = [name for _, names in counted for name in names], sum(count for count, _ in counted)

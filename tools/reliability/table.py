@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 BEGIN = "<!-- the scorecard: written by python -m tools.reliability -->\n"
 END = "<!-- end of the scorecard -->\n"
 HEAD = (
-    "| row | what is done | goal | door | figure reached | seed, tries, duration, load | at | verdict |\n"
+    "| row | what is done | goal | transport | figure reached | seed, tries, duration, load | at | verdict |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 
@@ -21,8 +21,10 @@ HEAD = (
 def markdown(rows: Mapping[str, Row], records: Iterable[Record]) -> str:
     """The table, and on which machines it was filled."""
     best = latest(records)
-    lines = [_line(row, door, best.get((row.number, door))) for row in rows.values() for door in row.ways]
-    shown = [best[key] for row in rows.values() for door in row.ways if (key := (row.number, door)) in best]
+    lines = [
+        _line(row, transport, best.get((row.number, transport))) for row in rows.values() for transport in row.ways
+    ]
+    shown = [best[key] for row in rows.values() for transport in row.ways if (key := (row.number, transport)) in best]
     places = sorted({f"* {item.machine}; {item.versions}" for item in shown if item.verdict != NOT_RUN})
     reported = "\nWhere, and with what:\n\n" + "\n".join(places) + "\n" if places else ""
     return HEAD + "\n".join(lines) + "\n" + reported
@@ -37,9 +39,9 @@ def write(text: str, page: Path = PAGE, begin: str = BEGIN, end: str = END) -> N
     page.write_text(place.sub(lambda _: begin + text + end, before))
 
 
-def _line(row: Row, door: str, record: Record | None) -> str:
-    first = door == row.ways[0]  # the others stand below it
-    said = (row.number, f"**{row.title}**: {row.method}" if first else "", row.goal if first else "", door or "-")
+def _line(row: Row, transport: str, record: Record | None) -> str:
+    first = transport == row.ways[0]  # the others stand below it
+    said = (row.number, f"**{row.title}**: {row.method}" if first else "", row.goal if first else "", transport or "-")
     if record is None:
         return _cells(*said, "", "", "", NOT_RUN)
     if record.verdict == NOT_RUN:

@@ -74,7 +74,7 @@ class TrafficSampler:
     """Sampler of one version's traffic, for use on the event loop except for its own thread.
 
     rate   sampled rows per second; infinite: all rows
-    shelf  opens the file of these statistics and of those of other workers
+    open_file  opens the file of these statistics and of those of other workers
     keep   number of rows that the sampler stores for inspection
     """
 
@@ -86,13 +86,13 @@ class TrafficSampler:
         rate: float,
         pool: ThreadPoolExecutor,
         metrics: Metrics,
-        shelf: Callable[[ModelInfo, Nodes], ModelStatisticsFile] | None = None,
+        open_file: Callable[[ModelInfo, Nodes], ModelStatisticsFile] | None = None,
         keep: int = 0,
     ) -> None:
         self._run, self._rate, self._pool = run, rate, pool
         self._metrics, self._labels = metrics, (info.name, str(info.version))
         self.most_rows = keep
-        self._nodes, self._shelf = nodes, None if shelf is None else shelf(info, nodes)
+        self._nodes, self._file = nodes, None if open_file is None else open_file(info, nodes)
         self._row_bytes = max(1, sum(tensor.row_bytes for tensor in (*info.inputs, *info.outputs)))
         self._looked, self._cost = time.monotonic(), 0.0
         self._credit, self._all = rate, math.isinf(rate)
@@ -124,9 +124,9 @@ class TrafficSampler:
 
     def _take_over(self) -> None:
         """Continue with the counts before the last restart, unless they were reset meanwhile."""
-        if self._shelf is None:
+        if self._file is None:
             return
-        stored, mark = self._shelf.own(), self._shelf.mark()
+        stored, mark = self._file.own(), self._file.mark()
         if stored is not None and stored.mark == mark:
             self._mark, self._since, self._spent = stored.mark, stored.since, stored.seconds
             self._seen, self._total = self._seen + stored.seen, stored.total
@@ -180,7 +180,7 @@ class TrafficSampler:
             self._timers[what] = asyncio.get_running_loop().call_later(seconds, then)
 
     def _soon(self) -> None:
-        wait = 0.0 if self._shelf is None else self._written + self._shelf.every - time.monotonic()
+        wait = 0.0 if self._file is None else self._written + self._file.every - time.monotonic()
         self._telling = wait > 0
         if self._telling:  # else what came last would be written when the next row comes, and perhaps none does
             self._later("tell", wait, self._soon)
@@ -221,9 +221,9 @@ class TrafficSampler:
 
     def keep(self) -> None:
         """Write what was counted; on a thread."""
-        if self._shelf is not None:
+        if self._file is not None:
             self._written = time.monotonic()
-            self._shelf.write(self._kept())
+            self._file.write(self._kept())
 
     def _kept(self) -> StoredStatistics:
         with self._lock:
@@ -235,7 +235,7 @@ class TrafficSampler:
         """Statistics of all workers over all sampled rows since the counts began, or over the latest ones. Call it
         on a thread."""
         own = self._kept()
-        all_ = [own, *([] if self._shelf is None else self._shelf.others())]
+        all_ = [own, *([] if self._file is None else self._file.others())]
         merged = store.merged(all_)
         if merged.mark > own.mark:  # this process has not heard of it yet
             self.reset(merged.mark)
@@ -289,7 +289,7 @@ class TrafficSampler:
                 if nodes.drift is not None:
                     outside = float(np.nan_to_num(nodes.drift.out_of_range).mean())
                     self._set(nodes, nodes.drift.ratio, outside)
-        if self._shelf is not None and time.monotonic() > self._written + self._shelf.every:
+        if self._file is not None and time.monotonic() > self._written + self._file.every:
             self.keep()
 
     def _set(self, nodes: NodeStatistics, ratio: float, outside: float) -> None:

@@ -67,7 +67,7 @@ class StatisticsStore:
     workers: int = 1
     logged: set[str] = field(default_factory=set, init=False)
 
-    def shelf(self, info: ModelInfo, nodes: Nodes) -> ModelStatisticsFile:
+    def open_file(self, info: ModelInfo, nodes: Nodes) -> ModelStatisticsFile:
         """The files of one version."""
         own = safe_files.Folder(self.folder, "statistics", info.name, str(info.version))
         return ModelStatisticsFile(self, own, info.digest, nodes)

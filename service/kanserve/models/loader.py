@@ -109,7 +109,7 @@ class Loader:
         if manifest is not None and manifest.out_of_range in (FLAG, REJECT):
             counted = self.metrics.number("kanserve_out_of_range_rows_total")
             try:
-                model.border = InputRangeGuard(manifest, counted.labels(info.name, str(info.version)))
+                model.range_guard = InputRangeGuard(manifest, counted.labels(info.name, str(info.version)))
             except FailedPrecondition as error:
                 raise LoadError(LoadReason.MANIFEST, str(error)) from error
 
@@ -127,9 +127,9 @@ class Loader:
                 model.blind = f"the server does not analyse the traffic of model '{info.name}': {error}"
                 log.warning("statistics_unavailable", model=info.name, version=info.version, reason=str(error))
                 return
-            shelf = None if self.keeping is None else self.keeping.shelf
+            open_file = None if self.keeping is None else self.keeping.open_file
             keep = self.settings.sample_rows
-            model.live = TrafficSampler(info, nodes, session.run, rate, self._aside(), self.metrics, shelf, keep)
+            model.live = TrafficSampler(info, nodes, session.run, rate, self._aside(), self.metrics, open_file, keep)
             model.live.switch = functools.partial(model.observe, "statistics")
             model.live.switch(model.live)
 

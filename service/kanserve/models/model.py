@@ -93,7 +93,7 @@ class Model:
         self.observed = False
         self.live: TrafficSampler | None = None  # its statistics, or in `blind` why there are none
         self.blind = ""
-        self.border: InputRangeGuard | None = None  # if somebody is to know of rows outside
+        self.range_guard: InputRangeGuard | None = None  # if somebody is to know of rows outside
         self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the answer of DescribeModel, once somebody has asked
         self._executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)

@@ -142,8 +142,8 @@ class App:
         most = settings.max_stream_requests
         methods = services.guarded(guard, service, views, self._health, mirror, max_stream_requests=most)
         parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, insights)
-        self._door = factory.build(settings, methods, functools.partial(_http_application, *parts))
-        self._renewal = Renewal(settings, gate, self._door, self.metrics)
+        self._transport = factory.build(settings, methods, functools.partial(_http_application, *parts))
+        self._renewal = Renewal(settings, gate, self._transport, self.metrics)
         self._beside: list[asyncio.Task[None]] = []  # what goes on as long as the transports are open
         self._metrics_server: MetricsServer | None = None
 
@@ -166,7 +166,7 @@ class App:
         settings = self._settings
         self._metrics_server = metrics_server(self.metrics, settings)
         try:
-            ports = await self._door.start()
+            ports = await self._transport.start()
         except ConfigError:
             self._metrics_server.close()
             raise
@@ -263,7 +263,7 @@ class App:
     async def _stop(self, hurry: asyncio.Event) -> None:
         """Close the ports. The server cuts off calls in flight after `drain_grace_seconds`, or when `hurry` is set."""
         grace = self._settings.drain_grace_seconds
-        stopping = asyncio.create_task(self._door.stop(grace + SPARE))
+        stopping = asyncio.create_task(self._transport.stop(grace + SPARE))
         hurried = asyncio.create_task(hurry.wait())
         await _pause(hurry, HELD)
         self.lifecycle.release()
@@ -271,7 +271,7 @@ class App:
         hurried.cancel()
         if not stopping.done():
             self.lifecycle.cutting = True
-            await self._door.stop(None)
+            await self._transport.stop(None)
         await stopping
 
 

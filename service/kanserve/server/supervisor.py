@@ -60,13 +60,13 @@ async def serve(
         contextlib.closing(app.metrics_server(page, settings)) as metrics,
     ):
         listeners = {name: bound.enter_context(_bound(settings, name)) for name in _ports(settings)}
-        crew = Supervisor(settings, listeners, page, metrics.port)
-        signals.on_hangup.append(crew.rescan)
+        supervisor = Supervisor(settings, listeners, page, metrics.port)
+        signals.on_hangup.append(supervisor.rescan)
         if changes is not None:
-            changes.subscribe(crew.change)
+            changes.subscribe(supervisor.change)
             signals.on_hangup.append(changes.request)
         try:
-            addresses = await crew.begin(signals.stop)
+            addresses = await supervisor.begin(signals.stop)
             if addresses:
                 addresses["metrics"] = f"{settings.metrics_host}:{metrics.port}"
                 log.info("server_ready", workers=settings.workers, **addresses)
@@ -77,7 +77,7 @@ async def serve(
             raise
         finally:
             bound.close()  # the workers have their own, and the port ends with the last of them
-            clean = await crew.leave(signals.hurry, signal.SIGTERM if signals.patient else signal.SIGINT)
+            clean = await supervisor.leave(signals.hurry, signal.SIGTERM if signals.patient else signal.SIGINT)
     if signals.hurry.is_set():
         return app.EXIT_TERMINATED
     return 0 if clean else 1

@@ -74,7 +74,7 @@ class ValidatedRequest:
         sized = not any(-1 in tensor.shape[1:] for tensor in self.outputs)
         return (
             sized
-            and self.model.border is None
+            and self.model.range_guard is None
             and self.rows > 0 < info.max_batch_size
             and BYTES not in {t.datatype for t in (*info.inputs, *info.outputs)}
         )
@@ -229,14 +229,14 @@ class _Attempt:
 def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, ParameterValue]]:
     """The response parameters about rows with inputs out of range, if the model flags these. Raises BadRequest if
     the model rejects them."""
-    if model.border is None:
+    if model.range_guard is None:
         return []
-    outside = model.border.outside(feeds)
+    outside = model.range_guard.outside(feeds)
     count = int(np.count_nonzero(outside))
-    model.border.rows.inc(count)
-    if count and model.border.policy == REJECT:
-        raise validation.beyond(model.info, model.border.place(feeds, int(outside.argmax())), count, len(outside))
-    return [(OUT_OF_RANGE_ROWS, count)] if model.border.policy == FLAG else []
+    model.range_guard.rows.inc(count)
+    if count and model.range_guard.policy == REJECT:
+        raise validation.beyond(model.info, model.range_guard.place(feeds, int(outside.argmax())), count, len(outside))
+    return [(OUT_OF_RANGE_ROWS, count)] if model.range_guard.policy == FLAG else []
 
 
 async def _execute(

@@ -1,3 +1,3 @@
 """Fixtures of the toy server."""
 
-from tests.support.toy_server import _the_loop_turns, door, repository, server  # noqa: F401 - fixtures
+from tests.support.toy_server import _the_loop_turns, repository, server, transport  # noqa: F401 - fixtures

@@ -1,4 +1,4 @@
-"""Who may call what: the table holds every method and route, and both doors and HTTP refuse by it."""
+"""Who may call what: the table holds every method and route, and both transports and HTTP refuse by it."""
 
 from __future__ import annotations
 
@@ -133,13 +133,13 @@ def test_two_credentials_are_none(guarded: Guarded) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_nothing_is_read_of_a_stranger(tmp_path: Path, door: str) -> None:
+def test_nothing_is_read_of_a_stranger(tmp_path: Path, transport: str) -> None:
     """The answer is there before the body, over gRPC and HTTP."""
     toy_model.write(tmp_path / "models")
     created = token_files.write(tmp_path / "tokens")
-    chosen = {"transport": door, "tokens": str(tmp_path / "tokens"), "request_read_timeout": 60}
+    chosen = {"transport": transport, "tokens": str(tmp_path / "tokens"), "request_read_timeout": 60}
     with serving(tmp_path / "models", **chosen) as server:
-        for token, status in ((created["read"], b"403"), ("", b"401")) if door == "asgi" else ():
+        for token, status in ((created["read"], b"403"), ("", b"401")) if transport == "asgi" else ():
             shown = f"Authorization: Bearer {token}\r\n" if token else ""
             head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\n{shown}Content-Length: 1000000\r\n\r\n"
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:

@@ -46,11 +46,11 @@ def test_an_attack_is_not_noticed_by_others(server: Server, attack: str, request
     subprocess.run([sys.executable, "-m", "tests.support.attacks", attack, str(server.port)], timeout=60, check=True)
     beside.end()
     assert server.process.poll() is None
-    door = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
-    if (door, attack) == ("grpcio", "continuations"):
+    transport = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
+    if (transport, attack) == ("grpcio", "continuations"):
         request.node.add_marker(pytest.mark.stalls(1.5, "gRPC core hands over half a million headers in one call"))
-    assert resident(server) < before + HELD[door]
-    if door == "asgi":  # gRPC core reads a flood to its end, and others wait, or are cancelled
+    assert resident(server) < before + HELD[transport]
+    if transport == "asgi":  # gRPC core reads a flood to its end, and others wait, or are cancelled
         assert not beside.errors
         assert sorted(beside.seconds)[int(0.9 * len(beside.seconds))] < SLOW
 

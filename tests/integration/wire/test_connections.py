@@ -50,9 +50,9 @@ def healthy(channel: grpc.Channel, timeout: float) -> bool:
     return True
 
 
-def test_an_idle_connection_is_closed_in_words(tmp_path: Path, door: str) -> None:
+def test_an_idle_connection_is_closed_in_words(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=door, max_connection_idle_seconds=1.0) as server:
+    with serving(tmp_path, transport=transport, max_connection_idle_seconds=1.0) as server:
         server.infer(ROWS)
         with attacks.connect(server.port) as peer:
             peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
@@ -60,10 +60,10 @@ def test_an_idle_connection_is_closed_in_words(tmp_path: Path, door: str) -> Non
         assert server.infer(ROWS).shape == (1, 2)  # the client connects again
 
 
-def test_half_a_preface_is_cut_off(tmp_path: Path, door: str) -> None:
+def test_half_a_preface_is_cut_off(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
     with (
-        serving(tmp_path, transport=door, handshake_timeout=1.0) as server,
+        serving(tmp_path, transport=transport, handshake_timeout=1.0) as server,
         socket.create_connection(("127.0.0.1", server.port)) as peer,
     ):
         peer.sendall(attacks.PREFACE[:10])
@@ -72,9 +72,9 @@ def test_half_a_preface_is_cut_off(tmp_path: Path, door: str) -> None:
         assert time.monotonic() - begun < 15
 
 
-def test_no_more_connections_than_are_allowed(tmp_path: Path, door: str) -> None:
+def test_no_more_connections_than_are_allowed(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=door, max_connections=3) as server:
+    with serving(tmp_path, transport=transport, max_connections=3) as server:
         server.infer(ROWS)
         held = [own(server) for _ in range(2)]
         assert all(healthy(channel, 20) for channel in held)
@@ -86,11 +86,11 @@ def test_no_more_connections_than_are_allowed(tmp_path: Path, door: str) -> None
         held[1].close()
 
 
-def test_a_silent_peer_is_asked_for_a_sign_of_life(tmp_path: Path, door: str) -> None:
+def test_a_silent_peer_is_asked_for_a_sign_of_life(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=door, keepalive_seconds=1.0) as server, attacks.connect(server.port) as peer:
+    with serving(tmp_path, transport=transport, keepalive_seconds=1.0) as server, attacks.connect(server.port) as peer:
         peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
-        if door == "grpcio":
+        if transport == "grpcio":
             assert attacks.PING in kinds(peer, 5)
         else:
             wait_until(lambda: timer(server.port, peer.getsockname()[1]) == KEEPALIVE_TIMER)

@@ -1,4 +1,4 @@
-"""Who is calling, as our own client and its commands tell it: tokens, and the names in certificates, on both doors."""
+"""Credentials of our own client and its commands on both transports: tokens, and names in certificates."""
 
 from __future__ import annotations
 

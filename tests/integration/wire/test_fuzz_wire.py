@@ -1,4 +1,4 @@
-"""A few thousand damaged messages and connections on each door; `tools/fuzz_wire.py` sends as many as you like."""
+"""A few thousand damaged messages and connections on each transport; `tools/fuzz_wire.py` sends as many as you like."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 MESSAGES, CONVERSATIONS = 4000, 800
 
 
-def test_whatever_comes_is_answered_by_the_contract(tmp_path: Path, door: str) -> None:
+def test_whatever_comes_is_answered_by_the_contract(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=door, reflection=True, access_log="none", request_read_timeout=2.0) as server:
+    with serving(tmp_path, transport=transport, reflection=True, access_log="none", request_read_timeout=2.0) as server:
         report = asyncio.run(fuzz_wire.fuzz(server, 20, messages=MESSAGES, conversations=CONVERSATIONS))
         assert not report.findings, report.findings[:5]
         assert report.probes > 10

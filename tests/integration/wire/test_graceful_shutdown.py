@@ -40,9 +40,9 @@ def health(server: Server, name: str) -> int:
     return health_pb2.HealthCheckResponse.FromString(server.call(f"{HEALTH}Check", data)).status
 
 
-def test_a_call_in_flight_is_answered(tmp_path: Path, door: str) -> None:
+def test_a_call_in_flight_is_answered(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
-    with serving(tmp_path, transport=door, plain_onnx=True, drain_grace_seconds=60) as server:
+    with serving(tmp_path, transport=transport, plain_onnx=True, drain_grace_seconds=60) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
         wait_until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
@@ -53,9 +53,9 @@ def test_a_call_in_flight_is_answered(tmp_path: Path, door: str) -> None:
         assert server.process.wait(30) == 0
 
 
-def test_not_ready_while_it_still_answers(tmp_path: Path, door: str) -> None:
+def test_not_ready_while_it_still_answers(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=door, drain_delay_seconds=2) as server:
+    with serving(tmp_path, transport=transport, drain_delay_seconds=2) as server:
         assert [health(server, name) for name in ("", "toy", "liveness")] == [SERVING] * 3
         seen: list[int] = []
         data = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
@@ -73,9 +73,11 @@ def test_not_ready_while_it_still_answers(tmp_path: Path, door: str) -> None:
         assert server.process.wait(30) == 0
 
 
-def test_the_second_signal_hurries(tmp_path: Path, door: str) -> None:
+def test_the_second_signal_hurries(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
-    with serving(tmp_path, transport=door, plain_onnx=True, drain_delay_seconds=60, drain_grace_seconds=60) as server:
+    with serving(
+        tmp_path, transport=transport, plain_onnx=True, drain_delay_seconds=60, drain_grace_seconds=60
+    ) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
         wait_until(lambda: started(server))
         begun = time.monotonic()
@@ -87,7 +89,7 @@ def test_the_second_signal_hurries(tmp_path: Path, door: str) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             future.result()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        words = "does not wait for this call any longer" if door == "asgi" else "Cancelling all calls"
+        words = "does not wait for this call any longer" if transport == "asgi" else "Cancelling all calls"
         assert words in caught.value.details()
         (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
         assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (0, 0, 1, 0)
@@ -111,11 +113,11 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
         assert server.process.wait(30) == 143
 
 
-def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, door: str) -> None:
+def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport: str) -> None:
     """The server answers some calls while it drains; other calls arrive too late."""
     toy_model.write(tmp_path)
     rows = np.zeros((1, 3), np.float32)
-    with serving(tmp_path, transport=door, drain_delay_seconds=1, drain_reject_seconds=1.5) as server:
+    with serving(tmp_path, transport=transport, drain_delay_seconds=1, drain_reject_seconds=1.5) as server:
         server.infer(rows)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
@@ -131,11 +133,11 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, door: str)
         assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (answered, refused, 0, 0)
 
 
-def test_the_process_ends_with_its_last_line(tmp_path: Path, door: str) -> None:
+def test_the_process_ends_with_its_last_line(tmp_path: Path, transport: str) -> None:
     """The process joins and frees nothing after this line, so it exits at once (8 s on a busy machine before)."""
     toy_model.write(tmp_path)
     log = tmp_path / "log"
-    ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0", "--transport", door)
+    ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0", "--transport", transport)
     command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), *ports, "--log-format", "json", "--json"]
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
         try:
@@ -152,9 +154,9 @@ def test_the_process_ends_with_its_last_line(tmp_path: Path, door: str) -> None:
     assert ended - datetime.datetime.fromisoformat(last["timestamp"]).timestamp() < 1
 
 
-def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, door: str) -> None:
+def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
-    with serving(tmp_path, transport=door, plain_onnx=True, threads=1) as server:
+    with serving(tmp_path, transport=transport, plain_onnx=True, threads=1) as server:
         infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
         first = infer.future(slow(), timeout=60)
         wait_until(lambda: started(server))
@@ -191,10 +193,10 @@ def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, door: str) ->
         assert f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics()
 
 
-def test_a_full_queue_refuses_at_once(tmp_path: Path, door: str) -> None:
+def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
     options = [("grpc.use_local_subchannel_pool", 1)]
-    with serving(tmp_path, transport=door, plain_onnx=True, threads=1) as server:
+    with serving(tmp_path, transport=transport, plain_onnx=True, threads=1) as server:
         channels = [grpc.insecure_channel(server.address, options=options) for _ in range(3)]
         infer = [channel.unary_unary(f"{INFERENCE}ModelInfer") for channel in channels]
         futures = [infer[at % 3].future(slow(), timeout=60) for at in range(300)]
@@ -208,14 +210,14 @@ def test_a_full_queue_refuses_at_once(tmp_path: Path, door: str) -> None:
             channel.close()
 
 
-def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, door: str) -> None:
+def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, transport: str) -> None:
     for version in range(1, 1001):
         toy_model.write(tmp_path, version=version)
 
     def events(log: Path) -> list[dict[str, str]]:
         return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
 
-    with launched(tmp_path, transport=door) as (process, log):
+    with launched(tmp_path, transport=transport) as (process, log):
         wait_until(lambda: any(line["event"] == "server_listening" for line in events(log)))
         (address,) = (line["grpc"] for line in events(log) if line["event"] == "server_listening")
         with grpc.insecure_channel(address) as channel:

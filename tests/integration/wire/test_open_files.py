@@ -48,9 +48,9 @@ def newcomer(server: Server) -> bool:
         return True
 
 
-def test_more_connections_than_files(tmp_path: Path, door: str) -> None:
+def test_more_connections_than_files(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, files=FILES, transport=door) as server:
+    with serving(tmp_path, files=FILES, transport=transport) as server:
         server.infer(ROWS)
         with crowd(server.port):
             for _ in range(50):

@@ -50,8 +50,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    door, chosen = http_client.way(request.param)
-    with serving(models, door, **chosen) as running:
+    transport, chosen = http_client.way(request.param)
+    with serving(models, transport, **chosen) as running:
         yield running
 
 

@@ -1,7 +1,8 @@
 """A rejected request leaves no reference cycle that holds its message, for every reason to reject it.
 
 
-The garbage collector of the server is off (`counting_door`), so a cycle stays until the test counts it. One that holds
+The garbage collector of the server is off (`gc_counting_transport`), so a cycle stays until the test counts it.
+One that holds
 a message would cost its size for each request until the collector runs (triton-inference-server/server#8764).
 """
 
@@ -154,8 +155,8 @@ def counted(server: Server) -> dict[str, Any]:
 
 @pytest.mark.parametrize("what", [*BY_GRPC, *BY_HAND])
 def test_a_refused_request_leaves_nothing(server: Server, what: str) -> None:
-    door = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
-    if door == "grpcio" and what in BY_HAND:
+    transport = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
+    if transport == "grpcio" and what in BY_HAND:
         pytest.skip("gRPC core refuses this by itself, and HTTP is the other transport's")
     send, expected = (BY_GRPC | BY_HAND)[what]
     assert send(server) == expected
@@ -166,5 +167,5 @@ def test_a_refused_request_leaves_nothing(server: Server, what: str) -> None:
     wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
     result = counted(server)
     assert result["held"] < HELD, result
-    assert result["cycles"] <= CYCLES[door] * COUNT, result
+    assert result["cycles"] <= CYCLES[transport] * COUNT, result
     assert result["alive"] < before["alive"] + ALIVE

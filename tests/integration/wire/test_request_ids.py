@@ -154,7 +154,7 @@ def too_late(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize(
     "attempt", [too_large, half, unknown_packing, no_timeout, too_slow, too_late], ids=lambda item: item.__name__
 )
-def test_what_ends_in_the_door_has_an_id_too(
+def test_what_ends_in_the_transport_has_an_id_too(
     busy: Server, attempt: Callable[..., dict[str, str]], supplied: str, request: pytest.FixtureRequest
 ) -> None:
     if request.node.callspec.params["busy"] == "grpcio":
@@ -228,12 +228,14 @@ def test_grpc_by_http_1_has_an_id(busy: Server) -> None:
     in_the_log(busy, "old")
 
 
-def test_no_line_has_what_is_in_a_tensor(repository: Path, door: str) -> None:
+def test_no_line_has_what_is_in_a_tensor(repository: Path, transport: str) -> None:
     """A marker in every place that a tensor can be in, and everything that can go wrong with it."""
     rows = np.full((2, 3), MARKER, np.float32)
     wide = np.full((2, 7), MARKER, np.float32)
     limits = {"max_request_bytes": 65536, "max_response_bytes": 65536, "max_typed_contents_bytes": 4096, "http_port": 0}
-    with serving(repository, transport=door, plain_onnx=True, access_log="all", log_level="debug", **limits) as server:
+    with serving(
+        repository, transport=transport, plain_onnx=True, access_log="all", log_level="debug", **limits
+    ) as server:
         for path, data in marked(rows, wide):
             with contextlib.suppress(grpc.RpcError):
                 server.call(path, data)

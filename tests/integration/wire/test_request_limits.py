@@ -1,4 +1,4 @@
-"""Limits of a caller, over both doors and HTTP: how often, how long, with how many headers."""
+"""Limits of a caller, over both transports and HTTP: how often, how long, with how many headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS on both doors, with real clients: who is let in, who is not and is told why, and what the start refuses."""
+"""TLS on both transports, with real clients: who is let in, who is not and is told why, and what the start refuses."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def secured(models: Path, files: Path, door: str, **settings: Any) -> Any:
-    if door == "asgi":
+def secured(models: Path, files: Path, transport: str, **settings: Any) -> Any:
+    if transport == "asgi":
         pytest.importorskip("h2corn")
     pair = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
-    return serving(models, transport=door, handshake_timeout=HANDSHAKE_SECONDS, **pair, **settings)
+    return serving(models, transport=transport, handshake_timeout=HANDSHAKE_SECONDS, **pair, **settings)
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
@@ -170,10 +170,10 @@ def test_a_handshake_that_never_ends_is_cut_off(server: Server, files: Path) -> 
     assert trusted(server, files) == "SERVING"
 
 
-@pytest.mark.parametrize("door", ["asgi", "grpcio"])
-def test_the_command_ends_with_the_reason(files: Path, models: Path, door: str) -> None:
+@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def test_the_command_ends_with_the_reason(files: Path, models: Path, transport: str) -> None:
     pair = ("--tls-cert", files / "expired.pem", "--tls-key", files / "expired.key")
-    done = program("serve", models, "--transport", door, "--grpc-port", "0", "--metrics-port", "0", *pair)
+    done = program("serve", models, "--transport", transport, "--grpc-port", "0", "--metrics-port", "0", *pair)
     assert done.returncode == 2
     assert "has expired" in done.stderr
     assert "Traceback" not in done.stderr

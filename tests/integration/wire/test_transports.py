@@ -1,6 +1,6 @@
-"""What every door must do, by real clients and by raw bytes: deadlines, cancellation, compression, bursts, odd peers.
+"""Rules of each transport, by real clients and by raw bytes: deadlines, cancellation, compression, bursts, odd peers.
 
-Methods and their errors are in the other files, whose `server` is each door in turn.
+Methods and their errors are in the other files, whose `server` is each transport in turn.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
 
 # hypercorn loses the connection where a call is answered before its message is there.
 @pytest.mark.parametrize("lone", ["asgi"], indirect=True)
-def test_what_ends_in_the_door_is_counted_and_told(peer: Peer, lone: Server) -> None:
+def test_what_ends_in_the_transport_is_counted_and_told(peer: Peer, lone: Server) -> None:
     def count(status: str) -> float:
         labels = f'grpc_code="{status}",grpc_method="ModelInfer",'
         result = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
@@ -219,12 +219,12 @@ def test_what_ends_in_the_door_is_counted_and_told(peer: Peer, lone: Server) -> 
     wait_until(lambda: any("arrive whole" in str(line.get("reason")) for line in lone.lines()))
 
 
-@pytest.mark.parametrize("door", [(), HYPERCORN], ids=["asgi", "hypercorn"])
-def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path, door: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("transport", [(), HYPERCORN], ids=["asgi", "hypercorn"])
+def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path, transport: tuple[str, ...]) -> None:
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
-    chosen = {} if door else {"transport": "asgi"}
-    with serving(tmp_path, door, max_inflight_requests=8, request_read_timeout=30.0, **chosen) as server:
+    chosen = {} if transport else {"transport": "asgi"}
+    with serving(tmp_path, transport, max_inflight_requests=8, request_read_timeout=30.0, **chosen) as server:
         crowd = Peer(server.port)
         opened = [crowd.open() for _ in range(20)]
         result = crowd.headers(opened[0])

@@ -92,7 +92,7 @@ def test_garbage_never_escapes_with_another_error(data: bytes) -> None:
 
 
 def test_the_module_brings_no_heavy_library_with_it() -> None:
-    """The server imports it: no numpy, onnx or torch through the back door."""
+    """The server imports it: no numpy, onnx or torch through the back transport."""
     script = "import sys, kanexport.contract.manifest; print(sorted({n.partition('.')[0] for n in sys.modules}))"
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(json.loads(done.stdout.replace("'", '"')))

@@ -21,7 +21,7 @@ def test_what_ends_in_time_is_left_alone() -> None:
         return await with_deadline(method, 0.05, name)(seconds, Call("", False, deadline))
 
     assert asyncio.run(ask(0.0, None)) == 0.0
-    assert asyncio.run(ask(0.1, time.monotonic() + 0.01)) == 0.1  # its own deadline is the door's to keep
+    assert asyncio.run(ask(0.1, time.monotonic() + 0.01)) == 0.1  # its own deadline is the transport's to keep
     assert asyncio.run(ask(0.1, None, "inference.GRPCInferenceService/RepositoryModelLoad")) == 0.1
     with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0.05 s, the server's limit"):
         asyncio.run(ask(0.2, time.monotonic() + 100))

@@ -28,20 +28,20 @@ def test_a_value_is_told_as_the_grid_reads_it(tmp_path: Path, name: str) -> None
     """After a normalisation, and of the columns that are read."""
     (case,) = (case for case in cases() if case.name == name)
     done = export(Request(path=case.path, repository=tmp_path, name="m", options=case.options, out_of_range="reject"))
-    border = InputRangeGuard(done.manifest, Number())
+    guard = InputRangeGuard(done.manifest, Number())
     width = done.manifest.input.shape[1]
     rows = np.zeros((3, width), np.float32)
     rows[1, 2] = 1e6
-    (row,) = np.flatnonzero(border.outside({"x": rows})) if name == "fastkan-digits" else (1,)
+    (row,) = np.flatnonzero(guard.outside({"x": rows})) if name == "fastkan-digits" else (1,)
     if name == "pykan-prune-input":
         read = done.manifest.layers[0].pre_steps[0].indices
-        assert border.outside({"x": rows}).tolist() == [False, 2 in read, False]
+        assert guard.outside({"x": rows}).tolist() == [False, 2 in read, False]
         rows[1] = 0
         rows[1, read[0]] = -50
-        place = border.place({"x": rows}, 1)
+        place = guard.place({"x": rows}, 1)
         assert (place.feature, place.value) == (read[0], -50)
     else:
-        place = border.place({"x": rows}, int(row))
+        place = guard.place({"x": rows}, int(row))
         assert (place.row, place.feature) == (1, 2)
         assert place.value == pytest.approx(8, rel=0.5)  # of 64 equal numbers but one
     assert place.first < place.last

@@ -42,11 +42,11 @@ def nodes(manifest: Manifest | None = None) -> Nodes:
     return Nodes(manifest or toy_model.manifest("toy"), run)
 
 
-def shelf(
+def open_file(
     folder: Path, number: int = 0, workers: int = 1, digest: str = DIGEST, own: Nodes | None = None
 ) -> ModelStatisticsFile:
     info = ModelInfo("toy", 1, 64, (), (), digest)
-    return StatisticsStore(folder, number, workers).shelf(info, own or nodes())
+    return StatisticsStore(folder, number, workers).open_file(info, own or nodes())
 
 
 def kept(rows: np.ndarray, mark: float = 0.0) -> StoredStatistics:
@@ -70,8 +70,8 @@ def test_what_is_written_is_read_bit_by_bit(tmp_path_factory: pytest.TempPathFac
     rows = np.random.default_rng(seed).normal(0, 3, (count, 3))
     rows[rows > 4] = np.nan
     given_ = kept(rows)
-    shelf(folder).write(given_)
-    result = shelf(folder).own()
+    open_file(folder).write(given_)
+    result = open_file(folder).own()
     assert result is not None
     same(result.total, given_.total)
     same(result.recent, given_.recent)
@@ -81,7 +81,7 @@ def test_what_is_written_is_read_bit_by_bit(tmp_path_factory: pytest.TempPathFac
 
 def test_a_file_of_a_large_model_is_small(tmp_path: Path) -> None:
     rows = draw(500)
-    shelf(tmp_path).write(kept(rows))
+    open_file(tmp_path).write(kept(rows))
     raw = 2 * sum(array.nbytes for array in store._arrays(nodes().empty()))
     assert (tmp_path / FILE).stat().st_size < raw + store.HEAD
 
@@ -89,8 +89,8 @@ def test_a_file_of_a_large_model_is_small(tmp_path: Path) -> None:
 def test_processes_add_up_and_who_is_gone_has_nothing_recent(tmp_path: Path) -> None:
     parts = [draw(count) for count in (10, 20, 30)]
     for number, rows in enumerate(parts):
-        shelf(tmp_path, number, 2).write(kept(rows))
-    own = shelf(tmp_path, 0, 2)
+        open_file(tmp_path, number, 2).write(kept(rows))
+    own = open_file(tmp_path, 0, 2)
     mine = own.own()
     assert mine is not None
     result = store.merged([mine, *own.others()])
@@ -103,10 +103,10 @@ def test_processes_add_up_and_who_is_gone_has_nothing_recent(tmp_path: Path) -> 
 
 
 def test_what_was_begun_before_the_latest_reset_counts_no_more(tmp_path: Path) -> None:
-    shelf(tmp_path, 0, 3).write(kept(draw(10)))
-    shelf(tmp_path, 1, 3).write(kept(draw(20), mark=5.0))
-    shelf(tmp_path, 2, 3).write(kept(draw(40), mark=5.0))
-    own = shelf(tmp_path, 0, 3)
+    open_file(tmp_path, 0, 3).write(kept(draw(10)))
+    open_file(tmp_path, 1, 3).write(kept(draw(20), mark=5.0))
+    open_file(tmp_path, 2, 3).write(kept(draw(40), mark=5.0))
+    own = open_file(tmp_path, 0, 3)
     assert own.mark() == 5.0
     result = store.merged([kept(draw(10)), *own.others()])
     assert (result.mark, result.total.rows, result.since) == (5.0, 60, 105.0)
@@ -165,11 +165,11 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_file_that_is_not_ours_is_left_out_and_told_once(
     tmp_path: Path, damage: Callable[[bytes], bytes], said: list[str]
 ) -> None:
-    shelf(tmp_path, 1, 2).write(kept(draw(9)))
-    shelf(tmp_path, 0, 2).write(kept(draw(7)))
+    open_file(tmp_path, 1, 2).write(kept(draw(9)))
+    open_file(tmp_path, 0, 2).write(kept(draw(7)))
     path = tmp_path / FILE
     path.write_bytes(damage(path.read_bytes()))
-    item = shelf(tmp_path, 0, 2)
+    item = open_file(tmp_path, 0, 2)
     for _ in range(3):
         assert item.own() is None
         assert [other.total.rows for other in item.others()] == [9]
@@ -179,8 +179,8 @@ def test_a_file_that_is_not_ours_is_left_out_and_told_once(
 
 
 def test_of_another_graph_there_is_nothing(tmp_path: Path, said: list[str]) -> None:
-    shelf(tmp_path).write(kept(draw(7)))
-    assert shelf(tmp_path, digest="e" * 64).own() is None
+    open_file(tmp_path).write(kept(draw(7)))
+    assert open_file(tmp_path, digest="e" * 64).own() is None
     assert not said  # a version may be replaced
 
 
@@ -191,7 +191,7 @@ def broken(folder: Path) -> Path:
 
 
 def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, said: list[str]) -> None:
-    item = shelf(broken(tmp_path))
+    item = open_file(broken(tmp_path))
     for _ in range(3):
         item.write(kept(draw(3)))
         assert (item.own(), item.others(), item.mark()) == (None, [], 0.0)

@@ -67,8 +67,8 @@ def two(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_told(two: Path, door: str) -> None:
-    with serving(two, transport=door, repository_poll_seconds=0.1) as server:
+def test_what_is_told(two: Path, transport: str) -> None:
+    with serving(two, transport=transport, repository_poll_seconds=0.1) as server:
         result = asked(server, model_version="1", tolerance=0.4)
         assert (result.model_version, result.baseline_version, result.running, result.share) == ("1", "2", True, 1)
         rows = np.concatenate([np.zeros((1, 3), np.float32), reload_tools.ROWS])  # of zeros the answers are alike
@@ -201,7 +201,7 @@ def test_a_shadow_that_has_ended_takes_no_more() -> None:
     assert (shadow.requests, shadow.requests_dropped) == (0, 0)
 
 
-def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(tmp_path: Path, door: str) -> None:
+def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(tmp_path: Path, transport: str) -> None:
     """Before, the request ended with INTERNAL: the server offered it to the shadow of the removed version."""
     toy_model.write_slow(tmp_path, steps=5)
     shutil.copytree(tmp_path / "slow" / "1", tmp_path / "slow" / "2")
@@ -209,7 +209,7 @@ def test_a_version_that_leaves_under_a_shadow_ends_what_it_has_in_flight(tmp_pat
     message.inputs.add(name="x", datatype="FP32", shape=[1, 1])
     message.raw_input_contents.append(np.ones((1, 1), "<f4").tobytes())
     how = {"model_control": "explicit", "load_model": "*", "plain_onnx": True}
-    with serving(tmp_path, transport=door, **how) as server, ThreadPoolExecutor(1) as pool:
+    with serving(tmp_path, transport=transport, **how) as server, ThreadPoolExecutor(1) as pool:
         assert asked_of(server, "slow", model_version="1", tolerance=1.0).running
         answer = pool.submit(server.call, f"{INFERENCE}ModelInfer", message.SerializeToString(), 60)
         wait_until(lambda: "kanserve_inflight_requests 1.0" in server.metrics())

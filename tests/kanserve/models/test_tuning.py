@@ -183,7 +183,7 @@ def test_what_is_timed_need_not_answer_rightly(tmp_path: Path) -> None:
 
 def test_a_border_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     bundle = read(wide(tmp_path, out_of_range="flag"))
-    assert load(bundle).border is not None
+    assert load(bundle).range_guard is not None
     assert bundle.manifest is not None
     first, *rest = bundle.manifest.layers
     few = tuple(dataclasses.replace(basis, knots=basis.knots[:3]) for basis in first.bases)

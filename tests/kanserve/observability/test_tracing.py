@@ -76,11 +76,11 @@ def facts(span: Any) -> dict[str, Any]:
 
 
 def test_a_call_has_a_span_and_its_wait_and_its_run_have_one(
-    tmp_path: Path, receiver: Receiver, door: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, receiver: Receiver, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
     toy_model.write(tmp_path)
-    with serving(tmp_path, traces=True, transport=door, http_port=0, access_log="all") as server:
+    with serving(tmp_path, traces=True, transport=transport, http_port=0, access_log="all") as server:
         for _ in range(3):  # by the way that learns, and by the one that knows
             data = request(ROWS).SerializeToString()
             server.call(INFER, data, metadata=(SAMPLED, ("x-request-id", "mine")))

@@ -35,8 +35,8 @@ def web(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
     """Call with settings: a server over the toy and a model that takes its time."""
     toy_model.write(tmp_path)
     toy_model.write_slow(tmp_path, steps=6)
-    door, chosen = way(request.param)
-    return lambda **settings: serving(tmp_path, door, plain_onnx=True, threads=1, **chosen, **settings)
+    transport, chosen = way(request.param)
+    return lambda **settings: serving(tmp_path, transport, plain_onnx=True, threads=1, **chosen, **settings)
 
 
 def slow(server: Server, pool: ThreadPoolExecutor, **parameters: Any) -> Future[Reply]:
@@ -168,7 +168,7 @@ sys.modules.update(dict.fromkeys({names}))
 
 
 @pytest.mark.parametrize("names", [("h2corn",), ("starlette", "orjson")])
-def test_without_its_packages_the_other_door_is_as_before(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_without_its_packages_the_other_transport_is_as_before(tmp_path: Path, names: tuple[str, ...]) -> None:
     toy_model.write(tmp_path)
     settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0}
 

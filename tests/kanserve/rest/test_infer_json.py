@@ -23,8 +23,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         folder = root / name.lower() / "1"
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(identity(kind, ["B", 3]))
-    door, chosen = way("asgi")
-    with serving(root, door, plain_onnx=True, **chosen) as running:
+    transport, chosen = way("asgi")
+    with serving(root, transport, plain_onnx=True, **chosen) as running:
         yield running
 
 

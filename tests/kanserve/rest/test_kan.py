@@ -1,4 +1,4 @@
-"""KanService as JSON: the numbers of gRPC, on both doors, and what is refused."""
+"""KanService as JSON: the numbers of gRPC, on both transports, and what is refused."""
 
 from __future__ import annotations
 

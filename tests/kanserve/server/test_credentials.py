@@ -130,7 +130,7 @@ def answered(server: Configured, token: str) -> bool:
 
 
 def test_both_ports_of_every_worker_show_what_is_new(tmp_path: Path) -> None:
-    """One by each door."""
+    """One by each transport."""
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path / "models")
     files = Files(tmp_path)

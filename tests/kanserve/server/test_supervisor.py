@@ -70,9 +70,9 @@ class Asking(threading.Thread):
                     self.ends[error.code().name] += 1
 
 
-def test_the_page_is_of_all(tmp_path: Path, door: str) -> None:
+def test_the_page_is_of_all(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=door, workers=2, threads=2) as server:
+    with serving(tmp_path, transport=transport, workers=2, threads=2) as server:
         assert len(pids(server)) == 2
         ask(server, 30)
         text = server.metrics()
@@ -103,9 +103,9 @@ def kill_one(server: Server) -> None:
     assert value(server.metrics(), SUCCESS) >= counted
 
 
-def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
+def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=door, workers=2, threads=2) as server:
+    with serving(tmp_path, transport=transport, workers=2, threads=2) as server:
         stop = threading.Event()
         clients = [Asking(server, stop) for _ in range(4)]
         for client in clients:
@@ -120,7 +120,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
             # One call is in flight at a time: at most one is lost to each kill. A refused connection is tried again.
             assert set(lost) <= {"UNAVAILABLE"}
             # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
-            assert sum(lost.values()) <= (3 if door == "asgi" else 6), lost
+            assert sum(lost.values()) <= (3 if transport == "asgi" else 6), lost
             assert client.ends["OK"] > 50
         reported = [line for line in server.lines() if line["event"] == "worker_exited"]
         assert [line["code"] for line in reported] == [-signal.SIGKILL] * 3
@@ -128,9 +128,9 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, door: str) -> None:
         assert server.stop() == 0
 
 
-def test_all_drain_together(tmp_path: Path, door: str) -> None:
+def test_all_drain_together(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=door, workers=2, threads=2, drain_delay_seconds=1.0) as server:
+    with serving(tmp_path, transport=transport, workers=2, threads=2, drain_delay_seconds=1.0) as server:
         server.infer(ROWS)
         workers = pids(server)
         server.process.send_signal(signal.SIGTERM)

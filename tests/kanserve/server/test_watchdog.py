@@ -34,11 +34,11 @@ def live(server: Server) -> bool:
     return said.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, door: str) -> None:
+def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
     toy_model.write_endless(tmp_path)
     limits = {"run_stall_seconds": 1.0, "inline_run_seconds": 0, "drain_delay_seconds": 1.0, "drain_grace_seconds": 0.5}
-    with serving(tmp_path, transport=door, plain_onnx=True, threads=1, **limits) as server:
+    with serving(tmp_path, transport=transport, plain_onnx=True, threads=1, **limits) as server:
         assert live(server)
         future = begin(server)
         wait_until(lambda: "kanserve_longest_run_seconds 0.0" not in server.metrics())

@@ -66,11 +66,11 @@ def test_one_model_too_many_is_refused_until_there_is_room(tmp_path: Path) -> No
         assert reload_tools.index(server)["other", "1"] == ("READY", "")
 
 
-def test_models_are_there_when_they_are_asked_for(tmp_path: Path, door: str) -> None:
+def test_models_are_there_when_they_are_asked_for(tmp_path: Path, transport: str) -> None:
     reload_tools.write(tmp_path / "toy" / "1")
     reload_tools.write(tmp_path / "other" / "3", 2.0, name="other", version=3)
     with serving(
-        tmp_path, model_control="explicit", load_model="other", repository_poll_seconds=0.05, transport=door
+        tmp_path, model_control="explicit", load_model="other", repository_poll_seconds=0.05, transport=transport
     ) as server:
         assert reload_tools.ready(server)
         assert states(server) == {"other/3": "READY", "toy/1": "unloaded"}

@@ -50,8 +50,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    door, chosen = http_client.way(request.param)
-    with serving(models, door, plain_onnx=True, max_edge_query_rows=16, **chosen) as running:
+    transport, chosen = http_client.way(request.param)
+    with serving(models, transport, plain_onnx=True, max_edge_query_rows=16, **chosen) as running:
         yield running
 
 
@@ -234,11 +234,11 @@ def test_the_size_of_a_coverage_is_bounded(models: Path) -> None:
         assert of(running, ROWS, {"kan.coverage": True}).as_numpy("y").shape == (3, 2)
 
 
-def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, door: str) -> None:
+def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, transport: str) -> None:
     """Over unary calls, streams and HTTP; who has both roles may."""
     both = token_file.make()
     created = token_files.write(tmp_path / "tokens.toml", more=token_files.block("both", both, "infer", "interpret"))
-    chosen = http_client.way(door)[1]
+    chosen = http_client.way(transport)[1]
     message = request(ROWS, "spline")
     message.parameters["kan.coverage"].bool_param = True
     requested = message.SerializeToString()

@@ -29,11 +29,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def secured(models: Path, files: Path, door: str, **settings: Any) -> Any:
-    if door == "asgi":
+def secured(models: Path, files: Path, transport: str, **settings: Any) -> Any:
+    if transport == "asgi":
         pytest.importorskip("h2corn")
     pair = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
-    return serving(models, transport=door, handshake_timeout=HANDSHAKE_SECONDS, **pair, **settings)
+    return serving(models, transport=transport, handshake_timeout=HANDSHAKE_SECONDS, **pair, **settings)
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 ROWS = rows()
-GOOD = Row("1", "A", "asked", "0 lost", lambda scale, seed, door: Outcome({"lost": scale.of(0, 1)}, True, 7))
+GOOD = Row("1", "A", "asked", "0 lost", lambda scale, seed, transport: Outcome({"lost": scale.of(0, 1)}, True, 7))
 
 
 def test_every_row_is_there_once() -> None:
@@ -45,7 +45,7 @@ def test_what_guards_against_a_complaint_exists(entry: incident_table.Complaint)
     [
         (GOOD.run, "pass", ""),
         (lambda *_: Outcome({}, False, notes="why"), "fail", "why"),
-        (base.not_yet("no door"), "not run", "no door"),
+        (base.not_yet("no transport"), "not run", "no transport"),
         (lambda *_: 1 // 0, "fail", "it ended with ZeroDivisionError"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_row_that_lacks_something_is_not_run() -> None:
 
 
 def test_a_row_without_an_end_is_ended() -> None:
-    def run(scale: Scale, seed: int, door: str) -> Outcome:
+    def run(scale: Scale, seed: int, transport: str) -> Outcome:
         while True:
             pass
 
@@ -115,8 +115,8 @@ def test_a_short_form_that_fails_is_a_test_that_fails() -> None:
     bad = replace(GOOD, run=lambda *_: Outcome({"lost": 3}, False))
     with pytest.raises(AssertionError, match="'lost': 3"):
         base.suite(bad)("")
-    with pytest.raises(pytest.skip.Exception, match="no door"):
-        base.suite(replace(GOOD, run=base.not_yet("no door")))("")
+    with pytest.raises(pytest.skip.Exception, match="no transport"):
+        base.suite(replace(GOOD, run=base.not_yet("no transport")))("")
     with pytest.raises(NotRun):
         base.not_yet("x")(Scale(full=True), 1, "")
 

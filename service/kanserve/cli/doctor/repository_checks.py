@@ -35,11 +35,11 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
         )
     for entry in entries:
         yield _judged(entry, settings)
-    yield room(sum(entry.size or 0 for entry in served), settings, memory.available())
+    yield free_memory(sum(entry.size or 0 for entry in served), settings, memory.available())
     yield from _left_behind(repository)
 
 
-def room(size: int, settings: Settings, free: int | None) -> Finding:
+def free_memory(size: int, settings: Settings, free: int | None) -> Finding:
     """Versions with files of so many bytes, and messages, against `free` bytes of memory (None: nobody tells)."""
     models, messages = memory.FACTOR * size * settings.workers, settings.max_inflight_bytes * settings.workers
     needed = f"models may take {_mib(models)}, messages {_mib(messages)}"

@@ -88,10 +88,10 @@ def test_memory_against_models_and_messages(models: Path) -> None:
     settings = Settings(repository=models, workers=2, max_inflight_bytes=256 * 2**20)
     size, messages = 100 * 2**20, 512 * 2**20
     needed = memory.FACTOR * size * 2 + messages
-    assert repository_checks.room(size, settings, needed).level is Level.OK
-    short = repository_checks.room(size, settings, needed - 1)
+    assert repository_checks.free_memory(size, settings, needed).level is Level.OK
+    short = repository_checks.free_memory(size, settings, needed - 1)
     assert (short.level, short.about) == (Level.WARNING, "memory")
     assert short.text == "models may take 1,000 MiB, messages 512 MiB, and 1,512 MiB are free"
-    assert repository_checks.room(size, settings, None).level is Level.OK
+    assert repository_checks.free_memory(size, settings, None).level is Level.OK
     _, result = check(models, *FREE)
     assert any(line.startswith("memory: models may take 0 MiB, messages 256 MiB; ") for line in told(result, Level.OK))

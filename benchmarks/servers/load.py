@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from doors.contestants import Contestant, Running
 from kanserve.pb import grpc_service_pb2 as pb
+from servers.contestants import Contestant, Running
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 SECONDS = 120  # that one measurement may take

@@ -2,7 +2,7 @@
 
     python bare.py echo-grpcio|echo-asgi|handler PORT REPOSITORY MODEL
 
-`echo-*` answer every request with the same bytes: what a door costs by itself. `handler` is what one writes in an
+`echo-*` answer every request with the same bytes: what a transport costs by itself. `handler` is what one writes in an
 afternoon: grpc.aio, and the session run inside of the handler. They print "ready" and end with SIGTERM.
 """
 
@@ -87,7 +87,7 @@ async def grpcio(port: int, answers: Fixed, infer: Callable[[bytes], bytes]) -> 
 
 
 async def asgi(port: int, answers: Fixed) -> Callable[[], Awaitable[None]]:
-    """Serve with h2corn, as the asgi door has it. Returns what stops it."""
+    """Serve with h2corn, as the asgi transport has it. Returns what stops it."""
     import h2corn
 
     bodies = {f"/{SERVICE}/{name}": b"\0" + struct.pack(">I", len(data)) + data for name, data in answers.items()}

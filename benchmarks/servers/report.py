@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from doors.load import Sample
+from servers.load import Sample
 
 Key = tuple[str, int]  # contestant, concurrency
 # Ours, what it is held against, and what the project wants of it.

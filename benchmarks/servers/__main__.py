@@ -1,6 +1,6 @@
-"""How fast are the doors?
+"""How fast are the transports?
 
-    python benchmarks/doors [--rounds 3] [--seconds 2] [--concurrency 1,8,32,128] [--rows 1] [--widths 4,8,1]
+    python benchmarks/servers [--rounds 3] [--seconds 2] [--concurrency 1,8,32,128] [--rows 1] [--widths 4,8,1]
                             [--only WORD] [--docs]
 
 A network of random weights is exported, every contestant serves the same folder, and perf_analyzer asks each
@@ -26,9 +26,9 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 import pages  # noqa: E402 - beside this folder
 import scale  # noqa: E402 - as above
 
-from doors import contestants, load, plot, report  # noqa: E402 - as above
-from doors.contestants import Contestant, Running  # noqa: E402 - as above
-from doors.report import Measured  # noqa: E402 - as above
+from servers import contestants, load, plot, report  # noqa: E402 - as above
+from servers.contestants import Contestant, Running  # noqa: E402 - as above
+from servers.report import Measured  # noqa: E402 - as above
 
 MODEL = "model"
 PAGE = ROOT / "docs" / "performance.md"
@@ -50,10 +50,10 @@ def main() -> None:
     text = report.markdown(measured, f"{shape}, {datetime.date.today().isoformat()}")
     print(text)
     if args.docs:
-        key = f"doors {'-'.join(map(str, args.widths))} {args.rows}"
+        key = f"servers {'-'.join(map(str, args.widths))} {args.rows}"
         picture = PAGE.with_name(f"{key.replace(' ', '-')}.svg")
         picture.write_text(plot.svg(measured, f"Inferences a second, {list(args.widths)}, {args.rows} a request"))
-        pages.put(PAGE, key, "benchmarks/doors", f"![{key}]({picture.name})\n\n{text}")
+        pages.put(PAGE, key, "benchmarks/servers", f"![{key}]({picture.name})\n\n{text}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -79,7 +79,7 @@ def _measure(runners: list[Contestant], args: argparse.Namespace, folder: Path) 
         for runner in runners:
             log = folder / f"{len(running)}.log"
             running.append((runner, stack.enter_context(contestants.started(runner, log))))
-        task = progress.add_task("doors", total=args.rounds * len(args.concurrency) * len(running))
+        task = progress.add_task("servers", total=args.rounds * len(args.concurrency) * len(running))
         for _ in range(args.rounds):
             for level in args.concurrency:
                 for runner, where in running:
