@@ -100,7 +100,7 @@ OPENS = {
     "kanexport/torch_export/inputs.py": {"read_bytes"},  # rows that the user names
     "kanexport/detection/architecture_file.py": {"read_text"},  # a file that the user names
     "kanexport/batch/discover.py": {"resolve"},  # whether a folder is the repository itself
-    "service/kanserve/auth/token_editor.py": {"open"},  # a descriptor
+    "service/kanserve/auth/token_file.py": {"open"},  # a descriptor
     "service/kanserve/bench/runner.py": {"read_text"},  # /proc
     "service/kanserve/cli/view.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
     "service/kanserve/cli/session.py": {
@@ -111,8 +111,7 @@ OPENS = {
     "service/kanserve/cli/input_rows.py": {"read_bytes"},  # rows that the user names
     "service/kanserve/cli/output_results.py": {"shutil.copyfileobj", "tempfile.TemporaryFile"},  # without a name
     "service/kanserve/cli/row_stream.py": {"open"},  # rows that the user names
-    "service/kanserve/system/memory.py": {"os.open", "read_text"},  # /proc, cgroup
-    "service/kanserve/system/resources.py": {"read_text"},  # cgroup
+    "service/kanserve/system/resources.py": {"os.open", "read_text"},  # /proc, cgroup
     "service/kanserve/observability/logs.py": {"os.open"},  # /dev/null, /proc
     "service/kanserve/observability/metrics.py": {"read_text"},  # /proc
     "service/kanserve/system/pem.py": {"os.unlink", "tempfile.mkstemp"},  # its own file, if there is no memory file

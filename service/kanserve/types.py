@@ -1,4 +1,7 @@
-"""Plain data types between transports, models, clients and commands, without behaviour beyond lookup."""
+"""Plain data types of inference, edge queries and descriptions, between transports, models, clients and commands.
+
+Control and statistics have their own in `services/`. No type has behaviour beyond lookup.
+"""
 
 from __future__ import annotations
 

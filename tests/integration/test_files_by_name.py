@@ -20,7 +20,7 @@ from kanexport.bundle import baseline
 from kanexport.contract import atomic
 from kanexport.errors import CheckpointError, OptionError, RepositoryError
 from kanexport.formats import checkpoint
-from kanserve.auth import token_editor, token_file
+from kanserve.auth import token_file
 from kanserve.auth.roles import Role
 from kanserve.cli import options
 from kanserve.cli.options import InputError
@@ -155,22 +155,22 @@ def read_settings(folder: Path) -> Iterator[Path]:
 
 
 def read_tokens(folder: Path) -> Iterator[Path]:
-    token_editor.new(folder / "tokens", "ci", [Role.INFER])
+    token_file.new(folder / "tokens", "ci", [Role.INFER])
     yield folder / "tokens"
     token_file.load(folder / "tokens")
 
 
 def change_tokens(folder: Path) -> Iterator[Path]:
-    token_editor.new(folder / "tokens", "ci", [Role.INFER])
+    token_file.new(folder / "tokens", "ci", [Role.INFER])
     yield folder / "tokens"
-    token_editor.new(folder / "tokens", "b", [Role.INFER])
+    token_file.new(folder / "tokens", "b", [Role.INFER])
 
 
 def revoke_tokens(folder: Path) -> Iterator[Path]:
     for name in "ab":
-        token_editor.new(folder / "tokens", name, [Role.INFER])
+        token_file.new(folder / "tokens", name, [Role.INFER])
     yield folder / "tokens"
-    token_editor.revoke(folder / "tokens", "b")
+    token_file.revoke(folder / "tokens", "b")
 
 
 def read_certificates(folder: Path) -> Iterator[Path]:
@@ -392,10 +392,10 @@ def test_what_is_written_has_the_owner_and_mode_of_what_was_there(tmp_path: Path
         pytest.skip("only root gives files away")
     path = tmp_path / "tokens"
     for name in "ab":
-        token_editor.new(path, name, [Role.INFER])
+        token_file.new(path, name, [Role.INFER])
     for item in (tmp_path, path):
         os.chown(item, FOREIGN, FOREIGN)
     path.chmod(0o640)
-    token_editor.revoke(path, "a")  # root revokes in a directory of that user
+    token_file.revoke(path, "a")  # root revokes in a directory of that user
     about = path.stat()
     assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (FOREIGN, FOREIGN, 0o640)

@@ -1,4 +1,4 @@
-"""Reader of Parquet, Arrow IPC and Feather files in chunks of rows. The first file that it opens imports pyarrow."""
+"""Reader of Parquet, Arrow IPC and Feather files in chunks of rows. Only this module of kanserve imports pyarrow."""
 
 from __future__ import annotations
 

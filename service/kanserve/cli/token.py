@@ -15,7 +15,7 @@ from typing import Any
 
 from kanexport.contract import safe_files
 from kanexport.contract.cli.console import Exit, note, print_json, say
-from kanserve.auth import token_editor, token_file
+from kanserve.auth import token_file
 from kanserve.auth.roles import Role
 from kanserve.cli.options import CommandError, InputError, add_json_option
 from kanserve.errors import ConfigError
@@ -80,13 +80,11 @@ def _new(args: argparse.Namespace) -> int:
         raise InputError("--output writes a new token, and --stdin gives one that is already stored somewhere")
     supplied = _from_stdin() if args.stdin else ""
     with _output(args.output, force=args.force) as put:
-        token = token_editor.new(
-            args.tokens, args.name, args.roles, token=supplied, expires=args.expires, rate=args.rate
-        )
+        token = token_file.new(args.tokens, args.name, args.roles, token=supplied, expires=args.expires, rate=args.rate)
         try:
             put(token)
         except OSError:
-            token_editor.revoke(args.tokens, args.name)  # the token reached no user
+            token_file.revoke(args.tokens, args.name)  # the token reached no user
             raise
     _report(args, "" if supplied or args.output is not None else token)
     return Exit.DONE
@@ -169,7 +167,7 @@ def _caller(entry: token_file.Entry, shows: str) -> dict[str, Any]:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    token_editor.revoke(args.tokens, args.name)
+    token_file.revoke(args.tokens, args.name)
     if args.json:
         print_json({"revoked": args.name})
     else:

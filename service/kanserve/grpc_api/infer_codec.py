@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError, Message
 
 from kanserve.errors import BadRequest, ResourceExhausted
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.services import infer_parameters, validation
-from kanserve.services.infer_parameters import Parameter, at_most
+from kanserve.services import validation
+from kanserve.services.validation import Parameter, at_most
 from kanserve.system import resources
 from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ParameterValue
 
@@ -77,17 +77,17 @@ def request_from_pb(
     message: pb.ModelInferRequest, *, deadline: float | None, max_typed_contents_bytes: int
 ) -> InferRequest:
     """ModelInferRequest -> InferRequest. Raises BadRequest, ResourceExhausted, Unsupported."""
-    for name, limit in infer_parameters.COUNT_LIMITS.items():
+    for name, limit in validation.COUNT_LIMITS.items():
         at_most(name, getattr(message, name), limit)
-    options = infer_parameters.options({key: _parameter(each) for key, each in message.parameters.items()})
+    options = validation.options({key: _parameter(each) for key, each in message.parameters.items()})
     for tensor in message.inputs:
-        at_most("shape", tensor.shape, infer_parameters.DIMENSION_LIMIT)
-        infer_parameters.check_tensor(tensor.name, tensor.parameters)
+        at_most("shape", tensor.shape, validation.DIMENSION_LIMIT)
+        validation.check_tensor(tensor.name, tensor.parameters)
     classes = []
     for output in message.outputs:
         if output.parameters:
             read = functools.partial(_named, output.parameters)
-            classes += infer_parameters.classes(output.name, output.parameters, read)
+            classes += validation.classes(output.name, output.parameters, read)
     # Each access to a bytes field copies it: once, here.
     raw = list(message.raw_input_contents)
     inputs = _raw_inputs(message, raw) if raw else _typed_inputs(message, max_typed_contents_bytes)
@@ -150,7 +150,7 @@ def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputT
                 f"'{tensor.name}' for model '{message.model_name}'"
             )
     if len(raw) < len(message.inputs):
-        raise infer_parameters.no_data(message.model_name, message.inputs[len(raw)].name)
+        raise validation.no_data(message.model_name, message.inputs[len(raw)].name)
     if len(raw) > len(message.inputs):
         raise BadRequest(
             f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs "
@@ -177,7 +177,7 @@ def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_contents_bytes:
     if not tensor.HasField("contents"):
         if 0 in tensor.shape:  # nothing to send, so there is nothing to miss
             return b""
-        raise infer_parameters.no_data(message.model_name, tensor.name)
+        raise validation.no_data(message.model_name, tensor.name)
     filled = tensor.contents.ListFields()
     for descriptor, _ in filled:
         allowed = CONTENTS[descriptor.name]

@@ -18,8 +18,8 @@ from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
 from kanserve.services.control import ShadowReport, VersionChoice
 from kanserve.services.explain import Explained
-from kanserve.services.infer_parameters import COUNT_LIMITS, at_most
 from kanserve.services.statistics import StatisticsResult, WatchRequest
+from kanserve.services.validation import COUNT_LIMITS, at_most
 from kanserve.types import (
     ONLY,
     CurveBlock,

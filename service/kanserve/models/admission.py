@@ -25,7 +25,7 @@ from kanserve.runtime.base import Backend
 from kanserve.sandbox import job
 from kanserve.sandbox.job import Job
 from kanserve.sandbox.pool import SandboxClient
-from kanserve.system import memory
+from kanserve.system import resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Admission:
     ) -> tuple[Model, LoadedContent] | None:
         """A loaded model and its content; None if that content is `held` already. `size`: bytes of its files;
         `like`: the serving version. Raises LoadError, ConfigError."""
-        await asyncio.to_thread(memory.check, size)
+        await asyncio.to_thread(resources.check, size)
         # Another process parses the version's texts first. Then this process parses exactly the same bytes.
         texts = await run_detached(functools.partial(layout.texts, candidate))
         await self._sandbox.parse_texts(texts)

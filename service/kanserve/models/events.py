@@ -55,9 +55,9 @@ class ModelEvents:
         self._left_out: set[Key] = set()
         self._warned: set[tuple[str, tuple[str, ...]]] = set()
 
-    def loaded(self, model: Model, seconds: float, instead_of: str) -> None:
-        """Record that a version serves. `instead_of`: digest of the content that served before under this version,
-        or ""."""
+    def loaded(self, model: Model, seconds: float, size: int, instead_of: str) -> None:
+        """Record that a version of `size` bytes serves. `instead_of`: digest of the content that served before under
+        this version, or ""."""
         info = model.info
         key = (info.name, info.version)
         self._refused.pop(key, None)
@@ -68,7 +68,7 @@ class ModelEvents:
         what = "loaded in the place of another graph" if instead_of else "loaded"
         self._history.add(what, *key, f"graph {info.digest[:12]}, in {seconds:.2f} s")
         way = asdict(model.serving.way)
-        log.info("model_loaded", model=key[0], version=key[1], seconds=round(seconds, 3), **way, **facts)
+        log.info("model_loaded", model=key[0], version=key[1], seconds=round(seconds, 3), bytes=size, **way, **facts)
         self._warn(model)
 
     def recovered(self, key: Key) -> None:

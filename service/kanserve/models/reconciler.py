@@ -2,8 +2,8 @@
 
 It takes a snapshot of the repository (`repository.snapshot`), decides the actions (`repository.plan`), and carries them
 out. It reads, hashes, loads and verifies a version while the previous one serves, and then swaps it in atomically. The
-previous one ends its in-flight requests. A failure is logged once, and does not affect other models. It knows the
-files, bytes and seconds of each load, and reports them to `models/events.py`.
+previous one ends its in-flight requests. A failure is logged once, and does not affect other models. It
+reports the bytes and seconds of each load to `models/events.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kanserve.repository.layout import Candidate
 from kanserve.repository.plan import Action, Known, Step, left_out, plan
 from kanserve.repository.snapshot import Fingerprint, Key, Scanner, Snapshot, remove_stale_exports
 from kanserve.runtime.base import Backend
-from kanserve.system import memory
+from kanserve.system import resources
 from kanserve.version import version as own_version
 
 REFUSED = "what lies in the repository now was refused, and what was loaded before serves: "
@@ -271,7 +271,7 @@ class Reconciler:
                 return
             model, self._held[key] = taken
             self._known[key] = self._known[key].accepted(fingerprint)
-            self._switch(model, time.perf_counter() - started)
+            self._switch(model, time.perf_counter() - started, fingerprint.size)
 
     def _admit(self, name: str) -> None:
         """Raises LoadError for one model too many."""
@@ -289,10 +289,10 @@ class Reconciler:
         model = self._registry.resolve(name, str(like[1]))
         return ServingVersion(model.info, model.serving.way, self._held[like].config)
 
-    def _switch(self, model: Model, seconds: float) -> None:
+    def _switch(self, model: Model, seconds: float, size: int) -> None:
         """Swap in a loaded version: requests use it from now on."""
         before = self._registry.swap_in(model)
-        self._events.loaded(model, seconds, before.info.digest if before is not None else "")
+        self._events.loaded(model, seconds, size, before.info.digest if before is not None else "")
         if before is not None:
             self._see_off(before.leave())
 
@@ -379,11 +379,11 @@ async def drain_and_free(left: RetiredModel) -> float:
         if not logged and time.monotonic() - begun > LONG:
             logged = True
             log.warning("model_unload_delayed", model=left.name, version=left.version)
-            memory.thaw()
+            resources.thaw()
     await asyncio.to_thread(_free, left.parts)
     return time.monotonic() - begun
 
 
 def _free(parts: list[object]) -> None:
     parts.clear()
-    memory.trim()
+    resources.trim()

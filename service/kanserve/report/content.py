@@ -19,8 +19,7 @@ from kanserve.analysis.formula_printer import FormulaError
 from kanserve.plotting import figures, network, render
 from kanserve.plotting.scenes import BLACK, Curve, Layer, Network, Scene
 from kanserve.report import text_tables
-from kanserve.report.page import Bars, Facts, Grid, Part, Pictures, Report
-from kanserve.report.selection import Curves, Edge, Plan, on_network_request
+from kanserve.report.page import Bars, Curves, Edge, Facts, Grid, Part, Pictures, Plan, Report, on_network_request
 from kanserve.types import Description, LayerCurves, Scores
 
 LINES = 6000  # edges; a network of more is fields of colour

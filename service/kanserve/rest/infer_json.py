@@ -20,8 +20,8 @@ from kanserve.grpc_api.call_context import Call
 from kanserve.rest import json_document
 from kanserve.rest.exchange import JSON, Answer, HttpRequest
 from kanserve.rest.json_document import word
-from kanserve.services import infer_parameters
-from kanserve.services.infer_parameters import Parameter
+from kanserve.services import validation
+from kanserve.services.validation import Parameter
 from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ModelInfo, OutputTensor
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -90,13 +90,13 @@ def _draft(http_request: HttpRequest, text: bytes, rest: memoryview, typed: int)
 
 def _checked(draft: _Draft, deadline: float | None) -> InferRequest:
     """The request of a draft, checked in the order of the gRPC codec. Raises BadRequest, Unsupported."""
-    options = infer_parameters.options(draft.parameters)
+    options = validation.options(draft.parameters)
     for tensor, parameters in zip(draft.inputs, draft.input_parameters, strict=True):
-        infer_parameters.check_tensor(tensor.name, parameters)
+        validation.check_tensor(tensor.name, parameters)
     classes = [
         pair
         for name, parameters in draft.outputs
-        for pair in infer_parameters.classes(name, parameters, parameters.__getitem__)
+        for pair in validation.classes(name, parameters, parameters.__getitem__)
     ]
     return InferRequest(
         model=draft.model,
@@ -253,7 +253,7 @@ def _extent(value: Any, name: str) -> int:
 
 def _parameters(holder: Mapping[str, Any], whose: str) -> dict[str, Any]:
     parameters = dict(_is(holder.get("parameters", {}), dict, f"'parameters' of {whose}"))
-    infer_parameters.at_most("parameters", parameters, infer_parameters.COUNT_LIMITS["parameters"])
+    validation.at_most("parameters", parameters, validation.COUNT_LIMITS["parameters"])
     return parameters
 
 
@@ -261,7 +261,7 @@ def _list(holder: Mapping[str, Any], key: str, *, required: bool = False) -> lis
     if key not in holder and not required:
         return []
     values = _member(holder, key, list, "the request")
-    infer_parameters.at_most(key, values, infer_parameters.COUNT_LIMITS.get(key, infer_parameters.DIMENSION_LIMIT))
+    validation.at_most(key, values, validation.COUNT_LIMITS.get(key, validation.DIMENSION_LIMIT))
     return values
 
 

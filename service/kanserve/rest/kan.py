@@ -30,7 +30,7 @@ from kanserve.rest import json_document
 from kanserve.rest.exchange import Answer, HttpRequest, Method, json_answer
 from kanserve.rest.infer_json import HEADER_LENGTH
 from kanserve.services.control import Catalogue
-from kanserve.services.infer_parameters import at_most
+from kanserve.services.validation import at_most
 from kanserve.types import ModelInfo, TensorInfo
 
 ROWS = {"rows": ("rows", "row_count"), "reference_rows": ("reference_rows", "reference_count")}

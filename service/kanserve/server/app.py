@@ -52,7 +52,7 @@ from kanserve.services.explain import Explainer, Insights
 from kanserve.services.inference import Inference
 from kanserve.services.kan import Kan
 from kanserve.services.statistics import Watches
-from kanserve.system import memory, resources
+from kanserve.system import resources
 from kanserve.system.lifecycle import Lifecycle
 from kanserve.transport import endpoints, factory
 from kanserve.transport.metrics_server import MetricsServer
@@ -170,7 +170,7 @@ class App:
         except ConfigError:
             self._metrics_server.close()
             raise
-        self._beside = [asyncio.create_task(work) for work in (self._renewal.run(), memory.give_back())]
+        self._beside = [asyncio.create_task(work) for work in (self._renewal.run(), resources.give_back())]
         port_numbers = {"grpc": ports.grpc, "http": ports.http}
         addresses = {name: f"{settings.host}:{port}" for name, port in port_numbers.items() if port is not None}
         return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
@@ -183,7 +183,7 @@ class App:
         await self._changed()
 
     async def _changed(self) -> None:
-        memory.settle()
+        resources.settle()
         await self._health.changed()
 
     @contextlib.asynccontextmanager
@@ -314,7 +314,7 @@ async def serve(
     one of several. `changes`: of settings, which SIGHUP has looked for.
     Raises ConfigError if the server cannot start.
     """
-    memory.share()
+    resources.share()
     signals = Signals(asyncio.get_running_loop(), worker=place is not None)
     app = App(settings, place)
     app.lifecycle.waiting = place is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kanserve.auth import token_editor, token_file
+from kanserve.auth import token_file
 from kanserve.auth.authenticator import Authenticator
 from kanserve.auth.roles import Role
 from kanserve.errors import ConfigError
@@ -30,7 +30,7 @@ def gate(text: str, tmp_path: Path) -> Authenticator:
 
 
 def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
-    created = token_editor.new(tmp_path / "t", "ci", [Role.INFER])
+    created = token_file.new(tmp_path / "t", "ci", [Role.INFER])
     assert re.fullmatch(r"kan_[A-Za-z0-9_-]{43}", created)  # 32 bytes
     assert created not in (tmp_path / "t").read_text()
     assert (tmp_path / "t").stat().st_mode & 0o777 == 0o600
@@ -168,7 +168,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ..
 
 def test_a_name_twice_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t"
-    token_editor.new(path, "ci", [Role.INFER])
+    token_file.new(path, "ci", [Role.INFER])
     before = path.read_text()
     assert kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path).returncode == 2
     done = kanserve("token", "revoke", "cii", "--tokens", path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from kanserve.auth import token_editor, token_file
+from kanserve.auth import token_file
 from kanserve.auth.roles import Role
 from tests.kanserve.config.test_reload import Configured, configured
 from tests.support import token_files, toy_model
@@ -33,10 +33,10 @@ def may(server: Server, token: str) -> bool:
 def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
     toy_model.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
-    first = token_editor.new(path, "first", [Role.READ])
+    first = token_file.new(path, "first", [Role.READ])
     with serving(tmp_path / "models", tokens=str(path), credential_poll_seconds=0.05) as server:
         assert may(server, first)
-        second = token_editor.new(path, "second", [Role.READ])
+        second = token_file.new(path, "second", [Role.READ])
         wait_until(lambda: may(server, second))
         good = path.read_text()
         for broken, says in (
@@ -55,7 +55,7 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
         wait_until(lambda: "cannot be read" in refusals(server)[-1]["reason"])
         assert may(server, first)
         token_files.save(path, good)
-        token_editor.revoke(path, "first")
+        token_file.revoke(path, "first")
         wait_until(lambda: not may(server, first))
         assert may(server, second)
         wait_until(lambda: f"{REFUSED}0.0" in server.metrics())
@@ -69,10 +69,10 @@ def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Pa
     """The server sees a change of time or size within a twentieth of `credential_poll_seconds`."""
     toy_model.write(tmp_path / "models")
     path = tmp_path / "tokens.toml"
-    first, _ = (token_editor.new(path, name, [Role.READ]) for name in ("first", "second"))
+    first, _ = (token_file.new(path, name, [Role.READ]) for name in ("first", "second"))
     with serving(tmp_path / "models", tokens=str(path), credential_poll_seconds=60) as server:
         assert may(server, first)
-        token_editor.revoke(path, "first")
+        token_file.revoke(path, "first")
         wait_until(lambda: not may(server, first), 30)
 
 
@@ -108,9 +108,9 @@ def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode
 def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
     """And not only the timer."""
     path = tmp_path / "tokens.toml"
-    first = token_editor.new(path, "first", [Role.READ])
+    first = token_file.new(path, "first", [Role.READ])
     with configured(tmp_path, "--workers", "2", "--tokens", str(path), "--credential-poll-seconds", "3600") as server:
-        second = token_editor.new(path, "second", [Role.READ])
+        second = token_file.new(path, "second", [Role.READ])
         assert not answered(server, second)
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(server.lines("token_file_loaded")) == 4)  # both, at the start and now

@@ -11,7 +11,7 @@ from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.cli.inventory import Entry
 from kanserve.cli.options import InputError
 from kanserve.config.settings import Settings
-from kanserve.system import memory
+from kanserve.system import resources
 
 ABOUT = "models"
 LEFT = f"{temp_dirs.HIDDEN}*"  # of an export that was killed
@@ -35,13 +35,13 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
         )
     for entry in entries:
         yield _judged(entry, settings)
-    yield free_memory(sum(entry.size or 0 for entry in served), settings, memory.available())
+    yield free_memory(sum(entry.size or 0 for entry in served), settings, resources.available())
     yield from _left_behind(repository)
 
 
 def free_memory(size: int, settings: Settings, free: int | None) -> Finding:
     """Versions with files of so many bytes, and messages, against `free` bytes of memory (None: nobody tells)."""
-    models, messages = memory.FACTOR * size * settings.workers, settings.max_inflight_bytes * settings.workers
+    models, messages = resources.FACTOR * size * settings.workers, settings.max_inflight_bytes * settings.workers
     needed = f"models may take {_mib(models)}, messages {_mib(messages)}"
     if free is None:
         return ok("memory", f"{needed}; how much there is, nobody tells")

@@ -12,7 +12,7 @@ import pytest
 from kanserve.cli.doctor import repository_checks
 from kanserve.cli.doctor.check_results import Level
 from kanserve.config.settings import Settings
-from kanserve.system import memory
+from kanserve.system import resources
 from tests.support import toy_model
 from tests.support.command_line import kanserve
 
@@ -87,7 +87,7 @@ def test_repositories(tmp_path: Path, change: Callable[[Path], None], level: Lev
 def test_memory_against_models_and_messages(models: Path) -> None:
     settings = Settings(repository=models, workers=2, max_inflight_bytes=256 * 2**20)
     size, messages = 100 * 2**20, 512 * 2**20
-    needed = memory.FACTOR * size * 2 + messages
+    needed = resources.FACTOR * size * 2 + messages
     assert repository_checks.free_memory(size, settings, needed).level is Level.OK
     short = repository_checks.free_memory(size, settings, needed - 1)
     assert (short.level, short.about) == (Level.WARNING, "memory")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kanserve.errors import LoadError, LoadReason
-from kanserve.system import memory
+from kanserve.system import resources
 
 MIB = 2**20
 
@@ -37,16 +37,16 @@ def group(folder: Path, most: str, current: int, cache: int) -> Path:
 def test_what_is_free(tmp_path: Path, most: str, current: int, cache: int, free: int) -> None:
     machine(tmp_path, 1000)
     group(tmp_path, most, current, cache)
-    assert memory.available(tmp_path, tmp_path) == free * MIB
-    memory.check(free * MIB // memory.FACTOR, tmp_path, tmp_path)
+    assert resources.available(tmp_path, tmp_path) == free * MIB
+    resources.check(free * MIB // resources.FACTOR, tmp_path, tmp_path)
     with pytest.raises(LoadError, match="times as much memory") as caught:
-        memory.check(free * MIB // memory.FACTOR + 1, tmp_path, tmp_path)
+        resources.check(free * MIB // resources.FACTOR + 1, tmp_path, tmp_path)
     assert caught.value.reason is LoadReason.MEMORY
 
 
 def test_where_nobody_tells_nothing_is_refused(tmp_path: Path) -> None:
-    assert memory.available(tmp_path, tmp_path) is None
-    memory.check(2**60, tmp_path, tmp_path)
+    assert resources.available(tmp_path, tmp_path) is None
+    resources.check(2**60, tmp_path, tmp_path)
     (tmp_path / "meminfo").write_text("MemAvailable: lots\n")
     (tmp_path / "memory.max").write_text("many\n")
-    assert memory.available(tmp_path, tmp_path) is None
+    assert resources.available(tmp_path, tmp_path) is None
