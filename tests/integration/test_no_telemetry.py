@@ -82,7 +82,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str
 
 
 def seen(folders: dict[str, Path]) -> dict[str, tuple[dict[str, Any], list[str]]]:
-    """What `silence.py` saw, quiet and loud, and the files that each left at home. They run at the same time."""
+    """Run the quiet and the loud `telemetry_probe.py` in parallel. Return their reports and their home files."""
     inside = namespace()
     running = {}
     for kind, folder in folders.items():

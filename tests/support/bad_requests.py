@@ -345,7 +345,7 @@ def other(name: str, method: str, code: grpc.StatusCode, text: str, message: Mes
     return Wrong(name, message, code, text, method)
 
 
-# Of the other methods.
+# Invalid requests to methods other than ModelInfer.
 OTHERS = [
     other("metadata", "ModelMetadata", Code.NOT_FOUND, UNKNOWN, pb.ModelMetadataRequest(name="nope")),
     other("config", "ModelConfig", Code.NOT_FOUND, UNKNOWN, pb.ModelConfigRequest(name="nope")),

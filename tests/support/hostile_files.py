@@ -44,7 +44,7 @@ class Hostile:
 
 
 def corpus(canary: Path) -> dict[str, Hostile]:
-    """All of them. What the pickles try to do is to make `canary`."""
+    """Return the whole corpus. Each hostile pickle tries to create the file `canary`."""
     result: dict[str, Hostile] = {}
     for group, created in (
         ("pickle", _pickles(canary)),

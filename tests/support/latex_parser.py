@@ -41,7 +41,7 @@ def compute(text: str, names: Mapping[str, Any]) -> Any:
 
 
 def decoded(text: str) -> str:
-    """What a reader sees of the content of \\text{}, read to its end."""
+    """Return the visible text of \\text{} content. The parser must read it to the end."""
     result, end = _text(text + "}", 0)
     assert end == len(text) + 1, text[end:]
     return result

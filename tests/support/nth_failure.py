@@ -53,7 +53,7 @@ def agree(repository: Path) -> dict[int, int]:
 
 
 def hidden(repository: Path) -> list[str]:
-    """What exports have left behind."""
+    """Return the names of hidden files that exports left in the repository."""
     return sorted(path.name for path in repository.rglob(f"{temp_dirs.HIDDEN}*"))
 
 

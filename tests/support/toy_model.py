@@ -102,7 +102,7 @@ def write(
 def manifest(
     name: str, version: int = 1, datatype: str = "FP32", tolerance: float = 1e-5, scale: float = 1.0
 ) -> Manifest:
-    """What the toy is, without its files."""
+    """Return the manifest of the toy model, without its files."""
     rows = np.linspace(-2, 2, 12).reshape(4, 3)
     return Manifest(
         format=contract.FORMAT,

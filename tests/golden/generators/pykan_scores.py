@@ -20,7 +20,7 @@ CASES = ("mult-affine", "hello-pruned", "diabetes", "hello-symbolic", "pruned-ed
 
 
 def scores(folder: Path) -> dict[str, np.ndarray]:
-    """Of one case."""
+    """Return the scores that pykan computes for one golden case."""
     rows = json.loads((folder / "case.json").read_text())["row_groups"]["inside"]
     x = torch.tensor(np.load(folder / "reference.npz")["x"], dtype=torch.float32)
     with tempfile.TemporaryDirectory() as place:

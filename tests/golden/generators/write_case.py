@@ -24,7 +24,7 @@ FAR = (5.0, 30.0)  # times the largest input in training
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What a layer of the library computed in float64: its input [B, n], its edges [B, n, m], its bias [m]."""
+    """Float64 values of one layer of the library: inputs [B, n], edges [B, n, m], bias [m]."""
 
     inputs: Array
     edges: Array

@@ -49,7 +49,7 @@ class Bag(list[Any]):
 
 
 def objects(torch: Any) -> dict[str, Any]:
-    """What training scripts put into hyper-parameters."""
+    """Objects that training scripts store as hyper-parameters."""
     return {
         "namespace": argparse.Namespace(width=[2, 3], path=pathlib.Path("/data"), mode=Mode.FAST),
         "settings": Settings([2, 3]),

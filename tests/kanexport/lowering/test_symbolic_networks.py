@@ -21,7 +21,7 @@ from kanexport.verify import float64_reference
 pytestmark = pytest.mark.slow
 
 
-# What symbolic functions, affine values and sums are made of.
+# Operators that compute affine maps and sums around symbolic functions.
 PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity"}
 
 

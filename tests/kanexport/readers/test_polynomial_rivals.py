@@ -207,7 +207,7 @@ def test_hermite_functions(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_file_leaves_open_is_known(tmp_path: Path, tensors: dict[str, Any], key: str, more: str) -> None:
-    """What answers decide between, and what is told about it."""
+    """The reader lists the alternative interpretations that recorded outputs decide between."""
     path = save(tmp_path, {name: coefficients(*shape) for name, shape in tensors.items()})
     options, loaded = Options.parse(()), checkpoint.load(path)
     detect.read(detect.detect(loaded, "taylorkan" if "coeffs" in tensors else None)[0], loaded, options)

@@ -176,7 +176,7 @@ def run(file: File, *options: str, recorded: bool = False) -> Result:
 
 
 def error(file: File, result: Result) -> float:
-    """Of the exported graph, relative to the largest answer."""
+    """Return the largest error of the exported graph, relative to the largest output."""
     session = graph_runner.session((result.directory / "model.onnx").read_bytes())
     apart = np.abs(graph_runner.run(session, {"x": file.x})["y"] - file.y)
     return float(apart.max() / np.abs(file.y).max())

@@ -44,7 +44,7 @@ class Cleaned(nn.Module):
 
 
 class Log(nn.Module):
-    """Of negative numbers: NaN."""
+    """A module that takes the logarithm of negative numbers and returns NaN."""
 
     def forward(self, x: Any) -> Any:
         return torch.log(-x.abs() - 1)
