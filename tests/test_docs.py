@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand; and what the documents say, checked."""
+"""README commands, run as written, and checked statements of the documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoint to answer: every golden case through real clients in their own processes."""
+"""Golden cases from checkpoint to response: served models, requested by real clients in separate processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile and broken files: nothing runs, each is a typed error, quickly and in little memory."""
+"""Hostile and damaged checkpoints: no code runs, and each gives a typed error quickly and in little memory."""
 
 from __future__ import annotations
 

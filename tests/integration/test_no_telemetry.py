@@ -1,7 +1,7 @@
-"""onnxruntime's telemetry stays off: no file, no thread, no attempt to reach anybody.
+"""onnxruntime's telemetry stays off: no file, no thread, no connection attempt.
 
-Each is held against a control that imports onnxruntime before kanserve can forbid it. Should a
-control fail, onnxruntime has changed: what these tests look for is no longer what its telemetry does.
+Each test has a control that imports onnxruntime before kanserve can disable telemetry. If a control fails,
+onnxruntime has changed, and these tests no longer look for the right signs.
 """
 
 from __future__ import annotations

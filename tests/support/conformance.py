@@ -1,5 +1,4 @@
-"""What every basis, function, step and layer owes, held in one place: its operators compute what
-its `evaluate` computes, on every kind of number.
+"""Conformance checks of bases, functions, steps and layers: operators compute the values of `evaluate`.
 
 `kanexport/bases` (`Basis.compact`) and `kanexport/ir/model.py` (`Layer.nan_spreads`) define the rules for
 nonfinite numbers, and `kanexport/lowering/terms.py` implements them:

@@ -1,4 +1,4 @@
-"""Pickles that try to run something, misuse the rebuilders, or never end."""
+"""Pickles that run code, misuse the rebuild functions, or never end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP by every way that a server speaks it, and plain requests to it."""
+"""HTTP helpers: each way that a server speaks HTTP, and plain requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch modules that use KAN layers in all the ways that people's code does."""
+"""Torch modules with KAN layers in unusual ways that occur in users' code."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Versions that change under a running server: toys whose answers are those of `toy` times a power of two, so that
-each can be told from any other by its bits."""
+"""Model versions for hot reload: toy models whose outputs are those of `toy` times a power of two."""
 
 from __future__ import annotations
 

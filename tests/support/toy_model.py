@@ -1,4 +1,4 @@
-"""A KAN small enough to check by hand, as a version directory; built without the exporter.
+"""KAN small enough to check by hand, as a version directory that needs no exporter.
 
 x [B, 3] -> layer 0: phi(x_i) = W0[i, j] * tanh(x_i), 4 nodes
          -> layer 1: phi(h_i) = W1[i, j] * h_i,      2 outputs

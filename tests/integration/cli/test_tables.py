@@ -1,4 +1,4 @@
-"""Tables on a narrow terminal and in a pipe: nothing is lost, no word is broken."""
+"""Tables of commands on a narrow terminal and in a pipe: complete output, without broken words."""
 
 from __future__ import annotations
 

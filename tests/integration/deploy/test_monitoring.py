@@ -1,4 +1,4 @@
-"""The monitoring files: well-formed, tested by promtool, and about metrics that a running server exports."""
+"""Monitoring files: valid, tested by promtool, and limited to metrics that a running server exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Chromium before a real server; every page is watched for errors, broken policy and requests to elsewhere."""
+"""Fixtures: a real Chromium and a real server. Each page is checked for errors, CSP violations and foreign requests."""
 
 from __future__ import annotations
 

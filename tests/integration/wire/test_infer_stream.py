@@ -1,4 +1,4 @@
-"""ModelStreamInfer by the real client and by hand: order, errors in their place, bounds, cancellation, leaving."""
+"""ModelStreamInfer with the real client and raw messages: order, errors, limits, cancellation, shutdown."""
 
 from __future__ import annotations
 

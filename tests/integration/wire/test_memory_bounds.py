@@ -1,4 +1,4 @@
-"""Memory is bounded by bytes, whatever arrives: fields are counted before a message is built, and nothing holds on."""
+"""Memory limits: the server checks message sizes and field counts before parsing, and frees rejected requests."""
 
 from __future__ import annotations
 

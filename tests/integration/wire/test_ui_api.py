@@ -1,4 +1,4 @@
-"""What the page asks beyond KanService: paths of an explanation, coverage, kept rows, how the server does."""
+"""HTTP routes for the web UI beyond KanService: explanation paths, coverage, kept rows, server metrics."""
 
 from __future__ import annotations
 

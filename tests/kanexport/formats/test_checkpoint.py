@@ -1,4 +1,4 @@
-"""The state dict is found in whatever a script or Lightning saves, and what is not weights stays inert."""
+"""State dicts in the checkpoints of training scripts and Lightning: weights are found, other objects stay inert."""
 
 from __future__ import annotations
 

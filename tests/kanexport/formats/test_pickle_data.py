@@ -1,4 +1,4 @@
-"""The pickle inside a checkpoint is data: hostile ones are refused, and nothing runs."""
+"""Pickles in checkpoints: parsed as data. Hostile pickles are rejected, and no code runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""safetensors files: equal to the library bit for bit, bfloat16 too, and strict."""
+"""safetensors files: equal to the safetensors library bit for bit, also bfloat16, and strictly checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions, wavelets and steps give what they owe; and a basis that does not is caught."""
+"""Conformance of functions, wavelets and steps; the checks detect a faulty basis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every function of the tables: operators against numpy, NaN and infinities included."""
+"""Elementwise functions: operators compared with numpy, including NaN and infinities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contributions in `explain.onnx`: they add up, they are those of `kanserve explain`, and when there are none."""
+"""Contributions in `explain.onnx`: sums, equality with `kanserve explain`, and models without contributions."""
 
 from __future__ import annotations
 

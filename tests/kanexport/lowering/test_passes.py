@@ -1,4 +1,4 @@
-"""What costs nothing in a graph: sources without a live edge, and one more edge of a symbolic function."""
+"""Graph passes: sources without live edges, and extra symbolic functions, cost no computation."""
 
 from __future__ import annotations
 

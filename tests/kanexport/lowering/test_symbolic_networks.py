@@ -1,4 +1,4 @@
-"""Networks whose edges are all symbolic have no basis in their graphs, and mean what they meant."""
+"""Networks with only symbolic edges: graphs without a basis, and unchanged values."""
 
 from __future__ import annotations
 

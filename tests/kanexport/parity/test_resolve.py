@@ -1,4 +1,4 @@
-"""Recorded outputs of the trained model: the exporter compares an export with them, and they decide open facts."""
+"""Recorded outputs of the trained model: compared with an export, they decide ambiguous facts."""
 
 from __future__ import annotations
 

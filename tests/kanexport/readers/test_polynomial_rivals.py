@@ -1,5 +1,4 @@
-"""Layers that share their tensors with a library and compute something else, and families of polynomials
-with formulas of their own: each reading against its formula, written out here."""
+"""Polynomial layers with ambiguous tensor names: each interpretation is compared with its formula, written out here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FastKAN, FasterKAN and RBF-KAN: functions around shared centres, against the formulas with loops."""
+"""FastKAN, FasterKAN and RBF-KAN: radial functions with shared centres, compared with the formulas in loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KAN convolutions: edges of every channel at every place of the kernel, at every position, exact where padding is."""
+"""KAN convolutions: edges of every channel and kernel element at every position, exact with padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules with several inputs or outputs, and with whole numbers among them."""
+"""Modules with several inputs or outputs, some of them integers."""
 
 from __future__ import annotations
 

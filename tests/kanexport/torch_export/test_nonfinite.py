@@ -1,4 +1,4 @@
-"""NaN and infinities in a module's rows: compared, and what the graph answers in another way is told."""
+"""NaN and infinities in a module's rows: compared with the graph, and differences are reported."""
 
 from __future__ import annotations
 

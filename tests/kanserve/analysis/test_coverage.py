@@ -1,4 +1,4 @@
-"""Where nodes are: on their grids, beside them and outside; held against a scalar of the definition."""
+"""Coverage of nodes: in grid, extended grid or out of grid, compared with a scalar implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves of edges: over which values, as which numbers, and what is no curve. Pure parts first, then the wire."""
+"""Curves of edges: ranges, values and rejected cases, as pure functions and over the wire."""
 
 from __future__ import annotations
 

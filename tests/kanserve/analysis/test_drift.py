@@ -1,4 +1,4 @@
-"""Drift: counts beside counts, with what chance gives; and over the wire."""
+"""Drift: current counts compared with baseline counts and the no-drift threshold, also over the wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formulas as LaTeX, and in part: read back and computed, they are what the networks compute; names are names."""
+"""LaTeX formulas, also partial ones: parsed and evaluated, they equal the networks; names are escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve completion`: the scripts, tried in the shells themselves."""
+"""`kanserve completion`: the scripts, run in the real shells."""
 
 from __future__ import annotations
 

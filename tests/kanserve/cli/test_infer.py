@@ -1,4 +1,4 @@
-"""`kanserve infer`: every input and output form, many rows, and what is refused."""
+"""`kanserve infer`: every input and output format, many rows, and rejected arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frame around the commands: help, exit codes, streams, interruptions."""
+"""Common behavior of commands: help, exit codes, streams, interruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both clients against real servers: the same answers, errors by kind, a server that goes away and comes back."""
+"""Sync and async clients against real servers: equal results, error classes, and a server that restarts."""
 
 from __future__ import annotations
 

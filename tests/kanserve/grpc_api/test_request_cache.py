@@ -1,4 +1,4 @@
-"""Requests whose heads are known: the same answer, the same refusal, as if each were the first."""
+"""The request cache: a request with a known head gets the same response or error as the first one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of what a model is asked: counted beside the traffic, of the latest rows, and gone with the version."""
+"""Live traffic statistics: sampled from the latest rows, without effect on outputs, removed with the version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry, where it is asked for: what a real receiver of OTLP gets; and where it is not, nothing is there."""
+"""OpenTelemetry tracing: the spans that an OTLP receiver gets, and no trace of it if tracing is off."""
 
 from __future__ import annotations
 

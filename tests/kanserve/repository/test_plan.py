@@ -1,4 +1,4 @@
-"""What is to be done about a repository: rules that hold whatever is there and whatever became of it."""
+"""The repository plan: rules for loads and unloads in every state of files and versions."""
 
 from __future__ import annotations
 

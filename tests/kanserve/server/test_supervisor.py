@@ -1,4 +1,4 @@
-"""Several processes behind one port: who is killed is replaced, callers lose what that one held, the page is of all."""
+"""Several workers behind one port: replacement of killed workers, lost calls, and merged metrics."""
 
 from __future__ import annotations
 

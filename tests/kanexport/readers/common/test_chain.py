@@ -1,4 +1,4 @@
-"""What stands between the layers: found, placed by numbers and widths, or refused."""
+"""Modules between layers: detected, placed by number and width, or rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How nodes flow through the layers: what is assumed, what may be told, what must be."""
+"""Data flow through the layers: assumptions, optional options, and required options."""
 
 from __future__ import annotations
 
