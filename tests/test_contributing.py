@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md cannot rot: its code is the files' code, its paths and commands exist."""
+"""CONTRIBUTING.md: its code equals the files' code, and its paths and commands exist."""
 
 from __future__ import annotations
 

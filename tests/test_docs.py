@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand; and what the documents say, checked."""
+"""README commands, run as written, and checked statements of the documents."""
 
 from __future__ import annotations
 
@@ -91,8 +91,7 @@ def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -
 
 
 def _as_shown(folder: Path, environment: dict[str, str]) -> None:
-    """What the README shows of an explanation is what one prints: words as they are, numbers as near as other machines
-    come."""
+    """The output of `kanserve explain` matches the README: equal words, and numbers within the spread of machines."""
     (shown,) = re.findall(r"^```text\n(hello version 1.*?)^```", README, re.MULTILINE | re.DOTALL)
     command = ["kanserve", "explain", "hello", "--input", "rows.npy", "--row", "0"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What must stay light: the shared contract, and `--help`."""
+"""Fast imports: the shared contract and `--help` load no heavy package."""
 
 from __future__ import annotations
 

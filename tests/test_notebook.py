@@ -1,6 +1,6 @@
-"""The notebook of examples/: nothing of a run is kept in it, and it runs, from training to drift.
+"""The examples/ notebook: stored without outputs, and runnable from training to drift.
 
-It is run where `make notebook` has installed what it needs.
+The test runs the notebook if `make notebook` has installed its dependencies.
 """
 
 from __future__ import annotations

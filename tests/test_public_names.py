@@ -1,4 +1,4 @@
-"""What others build on: changing any of this is a decision, not an accident."""
+"""Public names: commands, flags, request fields, clients, errors and services. Each change needs a decision."""
 
 from __future__ import annotations
 

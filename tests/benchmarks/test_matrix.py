@@ -1,5 +1,4 @@
-"""The machinery of `make bench`, on the smallest networks: whether it runs, and what it makes of a wrong graph. No time
-is held against anything."""
+"""`make bench` on the smallest networks: it runs, and it detects a wrong graph. No test checks a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents say of speed is what was measured: both are made of the cells beside them."""
+"""Speed figures in the documents: each matches a measured benchmark cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One real server for all golden models, exported and started by the command line."""
+"""Fixture: one real server for all golden models, which the command line exports and starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports on a GPU: the same proof as on the CPU, in full precision. Skipped where no GPU is visible."""
+"""Exports on a GPU: the same verification as on the CPU, in full precision. Skipped if no GPU is visible."""
 
 from __future__ import annotations
 

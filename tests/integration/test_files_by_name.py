@@ -1,5 +1,8 @@
-"""Files that kanserve opens by name in folders that others may write, and files that the server owns. The tests put
-every kind of file in every such place: kanserve does not wait, reads within a limit, and changes no other file."""
+"""Files that kanserve opens by name: in folders that other users can write, and in folders of the server.
+
+The tests put every kind of file in each such place. kanserve does not block, reads within a limit, and changes
+no other file.
+"""
 
 from __future__ import annotations
 

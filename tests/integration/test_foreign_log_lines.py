@@ -1,5 +1,4 @@
-"""Every line that a server writes has one form, whoever says it; and a stderr that is closed, full or stalled costs
-lines alone."""
+"""Log lines of third-party code have the server's format. A closed, full or stalled stderr loses only lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few thousand damaged checkpoints of all families: each is exported or refused, and nothing else escapes."""
+"""Fuzz test with a few thousand damaged checkpoints of all families: export or typed error, and no other exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some of the oracle's generated rivals: none may be exported silently as what it is not."""
+"""Generated layers with alternative interpretations: the exporter exports none silently as another layer."""
 
 from __future__ import annotations
 

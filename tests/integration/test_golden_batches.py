@@ -1,4 +1,4 @@
-"""Every golden model: a row's answer in company, of its own request or of others', is its answer alone."""
+"""Batch invariance of every golden model: a row's output does not depend on the batch that it is in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every golden checkpoint, served: what comes beside an answer adds up to it, and changes no bit of it."""
+"""Explanations and coverage of every golden model: contributions sum to the prediction and do not change it."""
 
 from __future__ import annotations
 

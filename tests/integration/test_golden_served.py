@@ -1,4 +1,4 @@
-"""Checkpoint to answer: every golden case through real clients in their own processes."""
+"""Golden cases from checkpoint to response: served models, requested by real clients in separate processes."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_the_parts_of_curves_add_up_to_them(name: str, kinds: list[str], served)
 
 @CASES
 def test_contributions_add_up_to_the_prediction(case: Case, served, state_error) -> None:
-    """Of every row that is finite, against each reference that there is."""
+    """Contributions sum to the prediction for each finite row and each kind of reference."""
     x = case.reference()["x"]
     rows = x[np.isfinite(x).all(axis=1)]
     with Client(served.url) as client:
@@ -175,7 +175,7 @@ with np.load(Path(__file__).parents[1] / "golden" / "scores" / "pykan.npz") as a
 
 @pytest.mark.parametrize("name", sorted({key.partition("/")[0] for key in PYKAN}))
 def test_scores_are_pykan_s(name: str, served, state_error) -> None:
-    """Of the same rows, by pykan itself: edge_scores, node_scores, and feature_score, which is those of layer 0."""
+    """Scores equal pykan's edge_scores, node_scores and feature_score (node scores of layer 0) for the same rows."""
     (case,) = (case for case in cases() if case.name == name)
     rows = case.reference()["x"][case.facts["row_groups"]["inside"]]
     with Client(served.url) as client:

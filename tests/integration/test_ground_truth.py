@@ -1,7 +1,7 @@
-"""Explanations against what is known of the function that a network stands for.
+"""Explanations compared with the known function that a network approximates.
 
-The networks are splines fitted by least squares, in efficient-kan's form: no library trains them, and how far each is
-from its function is known. Contributions may be off by what the network itself is, at both ends of a difference.
+Least squares fits the networks, in efficient-kan's format, so the error of each network is known. Contributions may
+deviate by that error at both ends of a difference.
 """
 
 from __future__ import annotations

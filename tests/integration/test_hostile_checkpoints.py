@@ -1,4 +1,4 @@
-"""Hostile and broken files: nothing runs, each is a typed error, quickly and in little memory."""
+"""Hostile and damaged checkpoints: no code runs, and each gives a typed error quickly and in little memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RUNNER = ROOT / "tests" / "support" / "hostile_runner.py"
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process of its own tells after exporting the whole corpus."""
+    """A separate process exports the whole corpus and returns its report."""
     folder = tmp_path_factory.mktemp("hostile")
     hostile_files.write(folder, hostile_files.corpus(folder / "canary"))
     command = [sys.executable, str(RUNNER), str(folder)]

@@ -1,7 +1,7 @@
-"""onnxruntime's telemetry stays off: no file, no thread, no attempt to reach anybody.
+"""onnxruntime's telemetry stays off: no file, no thread, no connection attempt.
 
-Each is held against a control that imports onnxruntime before kanserve can forbid it. Should a
-control fail, onnxruntime has changed: what these tests look for is no longer what its telemetry does.
+Each test has a control that imports onnxruntime before kanserve can disable telemetry. If a control fails,
+onnxruntime has changed, and these tests no longer look for the right signs.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str
 
 
 def seen(folders: dict[str, Path]) -> dict[str, tuple[dict[str, Any], list[str]]]:
-    """What `silence.py` saw, quiet and loud, and the files that each left at home. They run at the same time."""
+    """Run the quiet and the loud `telemetry_probe.py` in parallel. Return their reports and their home files."""
     inside = namespace()
     running = {}
     for kind, folder in folders.items():

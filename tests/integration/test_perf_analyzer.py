@@ -1,4 +1,4 @@
-"""NVIDIA's load generator, a C++ client, runs to its table."""
+"""NVIDIA's perf_analyzer, a C++ client, runs against the server and prints its table."""
 
 from __future__ import annotations
 

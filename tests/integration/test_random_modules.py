@@ -1,4 +1,4 @@
-"""A few of the oracle's random modules: none may be read as something that it is not."""
+"""Random modules of the oracle: the exporter reads none as another module."""
 
 from __future__ import annotations
 

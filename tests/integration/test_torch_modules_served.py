@@ -1,5 +1,4 @@
-"""Torch modules with KAN layers in them, exported, served and asked: outputs and every
-edge against the module itself in float64."""
+"""Torch modules with KAN layers, exported and served: outputs and edges compared with the module in float64."""
 
 from __future__ import annotations
 

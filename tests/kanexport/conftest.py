@@ -1,4 +1,4 @@
-"""What the exporter's tests share: the golden files, and makers of small checkpoints."""
+"""Fixtures of the exporter's tests: golden files and small checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every golden checkpoint, exported from its files alone, against its library's float64."""
+"""Golden checkpoints: exported from their files only, compared with their library's float64 outputs."""
 
 from __future__ import annotations
 

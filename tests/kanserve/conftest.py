@@ -1,3 +1,3 @@
-"""Fixtures of the toy server."""
+"""Fixtures: one server with the toy models."""
 
 from tests.support.toy_server import _the_loop_turns, repository, server, transport  # noqa: F401 - fixtures

@@ -1,4 +1,4 @@
-"""The operator's library, built from this tree once for all workers; where it cannot be built, its tests say so."""
+"""Fixtures: the custom operator's library, built once for all workers; tests say so if it cannot be built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph by the operator beside the portable one: exported, proved, tried, served; and that without the package."""
+"""Models with the custom operator: exported, verified, load-checked, served, and without the package."""
 
 from __future__ import annotations
 

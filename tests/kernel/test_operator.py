@@ -1,4 +1,4 @@
-"""The operator by itself: random layers under the sanitizers, and what onnxruntime is told of those that are none."""
+"""The custom operator: random layers under sanitizers, and onnxruntime errors for invalid layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile peers by raw bytes, in a process of their own: `python -m tests.support.attacks NAME PORT`.
+"""Hostile clients that send raw bytes from a separate process: `python -m tests.support.attacks NAME PORT`.
 
 Sources: CVE-2023-44487 (rapid reset), CVE-2024-27316 and its like (CONTINUATION), RFC 7541 section 7.3 (HPACK's
 memory), CVE-2019-9511 to 9518 (answers that are not read, floods of PING, SETTINGS and empty frames).

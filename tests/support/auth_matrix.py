@@ -1,4 +1,4 @@
-"""Every method and every route by every caller, held against the table of access."""
+"""Every method and route by every client role, compared with the permission table."""
 
 from __future__ import annotations
 

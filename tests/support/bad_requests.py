@@ -1,7 +1,7 @@
-"""Everything a client can get wrong, as one table: the request, the gRPC code, the words, and Triton's HTTP status.
+"""Table of invalid requests: the request, the gRPC code, the message, and Triton's HTTP status.
 
-`toy` takes x FP32 [-1, 3] in batches of at most 64 and gives y FP32 [-1, 2]. For a request over HTTP the message
-is to be said in JSON; what only a message can get wrong has no status.
+`toy` takes x FP32 [-1, 3] in batches of at most 64 and returns y FP32 [-1, 2]. An HTTP test sends the request as
+JSON. A mistake that only protobuf can express has no status.
 """
 
 from __future__ import annotations
@@ -345,7 +345,7 @@ def other(name: str, method: str, code: grpc.StatusCode, text: str, message: Mes
     return Wrong(name, message, code, text, method)
 
 
-# Of the other methods.
+# Invalid requests to methods other than ModelInfer.
 OTHERS = [
     other("metadata", "ModelMetadata", Code.NOT_FOUND, UNKNOWN, pb.ModelMetadataRequest(name="nope")),
     other("config", "ModelConfig", Code.NOT_FOUND, UNKNOWN, pb.ModelConfigRequest(name="nope")),

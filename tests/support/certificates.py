@@ -1,4 +1,4 @@
-"""Certificates for a test: an authority, a server, callers, and some that must not pass."""
+"""Test certificates: a CA, a server, clients, and invalid certificates."""
 
 from __future__ import annotations
 

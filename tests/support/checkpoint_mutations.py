@@ -1,4 +1,4 @@
-"""Ways to spoil the tensors of a checkpoint, for the hostile tests and the fuzzer."""
+"""Mutations of checkpoint tensors for the hostile-file tests and the fuzzer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: `program` as users meet it, in a process of its own, `kanserve` in this one, and a server."""
+"""Command-line helpers: `program` in a separate process, `kanserve` in this process, and a server."""
 
 from __future__ import annotations
 

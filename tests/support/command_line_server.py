@@ -1,4 +1,4 @@
-"""Fixtures: one repository and one server with tight limits, for the commands that only read."""
+"""Fixtures: one repository and one server with tight limits, for commands that only read."""
 
 from __future__ import annotations
 

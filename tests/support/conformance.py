@@ -1,8 +1,7 @@
-"""What every basis, function, step and layer owes, held in one place: its operators compute what
-its `evaluate` computes, on every kind of number.
+"""Conformance checks of bases, functions, steps and layers: operators compute the values of `evaluate`.
 
-What is owed for a number that is not finite stands in `kanexport/bases` (`Basis.compact`) and
-`kanexport/ir/model.py` (`Layer.nan_spreads`), and is done in `kanexport/lowering/terms.py`:
+`kanexport/bases` (`Basis.compact`) and `kanexport/ir/model.py` (`Layer.nan_spreads`) define the rules for
+nonfinite numbers, and `kanexport/lowering/terms.py` implements them:
 
 * A compact basis gives zero: NaN never reaches its `emit` (the lowering puts an end of the support
   in its place), infinities do.
@@ -37,7 +36,7 @@ from kanexport.verify.tolerances import CONDITION, EDGE_TOLERANCE, OVERFLOW
 
 Array = np.ndarray
 DTYPES = ("float32", "float64")
-# Of basis values, relative to the largest inside the support; what a node amplifies is not in it.
+# Tolerance of basis values, relative to the largest value in the support, without amplification by a node.
 BASIS_TOLERANCE = {"float32": 5e-6, "float64": 1e-13}
 LAYER_TOLERANCE = {"float32": EDGE_TOLERANCE, "float64": 1e-11}
 NOT_FINITE = (np.nan, np.inf, -np.inf)

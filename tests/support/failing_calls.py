@@ -1,4 +1,4 @@
-"""Calls to a sandbox while something else happens to it."""
+"""Sandbox calls during concurrent failures."""
 
 from __future__ import annotations
 

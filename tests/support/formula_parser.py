@@ -1,4 +1,4 @@
-"""Printed formulas read back: parsed and computed with numpy, by nobody's code but this."""
+"""Parser of printed formulas that evaluates them with numpy, independent of kanserve's code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The golden cases: checkpoints with reference values from the original libraries."""
+"""Golden cases: checkpoints with reference values from the original libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions that somebody made to harm, by what they try. Each is the toy, changed on disk; `outside` holds a secret."""
+"""Hostile version directories by attack: each is the toy model, changed on disk. `outside` holds a secret."""
 
 from __future__ import annotations
 

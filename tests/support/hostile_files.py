@@ -1,9 +1,8 @@
-"""Files made to harm whoever reads them, or broken on the way: a corpus by name.
+"""Corpus of hostile and damaged files, by name.
 
-Each entry is what stands in a folder of its own; `export` is pointed at `path` in it.
-All must be refused with a typed error. The list follows the threats to an exporter:
-pickles that run, other formats, tricks with archives, headers, YAML, architecture files, and
-tensors that are no KAN or far too large a one.
+Each entry is the content of one folder, and `export` reads `path` in it. The exporter must reject all of them
+with a typed error. The list follows the threats to an exporter: pickles that run code, other formats,
+malicious archives, headers, YAML, architecture files, and tensors that are no KAN or much too large.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Hostile:
 
 
 def corpus(canary: Path) -> dict[str, Hostile]:
-    """All of them. What the pickles try to do is to make `canary`."""
+    """Return the whole corpus. Each hostile pickle tries to create the file `canary`."""
     result: dict[str, Hostile] = {}
     for group, created in (
         ("pickle", _pickles(canary)),

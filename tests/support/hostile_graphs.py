@@ -1,4 +1,4 @@
-"""Graphs that somebody made to harm: each as the bytes of a `model.onnx` that takes x [B, 3] and gives y [B, 2]."""
+"""Hostile graphs: the bytes of a `model.onnx` with input x [B, 3] and output y [B, 2]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickles that try to run something, misuse the rebuilders, or never end."""
+"""Pickles that run code, misuse the rebuild functions, or never end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tensor(rest: bytes, storage: bytes = STORAGE) -> bytes:
 
 
 class _Runs:
-    """What a real attacker writes: pickle.dumps of this calls os.system."""
+    """Object of a real attack: unpickling it calls os.system."""
 
     def __init__(self, command: str) -> None:
         self.command = command

@@ -1,9 +1,9 @@
-"""Export everything of a hostile corpus in this process, and tell what it took.
+"""Export of a whole hostile corpus in this process, with a report of errors, time and memory.
 
     python tests/support/hostile_runner.py FOLDER
 
-FOLDER is what `hostile_files.write` made. Prints one JSON document: for each entry the
-error and the processor time, what Python's audit hooks saw, and the peak memory.
+`hostile_files.write` creates FOLDER. The program prints one JSON document: the error and processor time per
+entry, the events of Python's audit hooks, and the peak memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HTTP by every way that a server speaks it, and plain requests to it."""
+"""HTTP helpers: each way that a server speaks HTTP, and plain requests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def tensor(rows: np.ndarray = ROWS, datatype: str = "FP32", **more: Any) -> dict
 
 
 def way(name: str) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """What `serving` takes for one of WAYS: a transport of the tests', and settings."""
+    """Return the arguments of `serving` for one of WAYS: a transport of the tests and settings."""
     if name == "hypercorn":
         return HYPERCORN, {}
     pytest.importorskip("h2corn")

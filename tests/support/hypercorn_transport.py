@@ -1,4 +1,4 @@
-"""The asgi transport on hypercorn: that nothing in it needs a certain server."""
+"""The asgi transport on hypercorn: shows that the transport depends on no particular server."""
 
 from __future__ import annotations
 

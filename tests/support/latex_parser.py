@@ -1,6 +1,6 @@
-"""LaTeX formulas read back as a mathematician reads them, and computed with numpy, by nobody's code but this.
+"""Parser of LaTeX formulas that evaluates them with numpy, independent of kanserve's code.
 
-Strict: what two people might read in two ways, such as a + -b or a power right behind an argument, is refused.
+The parser is strict: it rejects ambiguous input, such as a + -b or a power directly after an argument.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compute(text: str, names: Mapping[str, Any]) -> Any:
 
 
 def decoded(text: str) -> str:
-    """What a reader sees of the content of \\text{}, read to its end."""
+    """Return the visible text of \\text{} content. The parser must read it to the end."""
     result, end = _text(text + "}", 0)
     assert end == len(text) + 1, text[end:]
     return result

@@ -1,6 +1,5 @@
 """Stalls of the event loop of a server under test: the server measures them, the tests read them.
 
-
 In the server: `watch(loop, path)` writes one line of JSON per stall. In the tests: `Log` reads them.
 
 `cpu` is the processor time that the loop's own thread spends between two turns. The time in which the thread waits for

@@ -1,4 +1,4 @@
-"""Torch modules that take or give several tensors."""
+"""Torch modules with several input or output tensors."""
 
 from __future__ import annotations
 

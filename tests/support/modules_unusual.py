@@ -1,4 +1,4 @@
-"""Torch modules that use KAN layers in all the ways that people's code does."""
+"""Torch modules with KAN layers in unusual ways that occur in users' code."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class Symbols(nn.Module):
 
 
 class Pykan(nn.Module):
-    """What matters of a living pykan network of one layer, after prune_input: inputs 0 and 2 of 4 remain."""
+    """Essential parts of a live one-layer pykan network after prune_input: inputs 0 and 2 of 4 remain."""
 
     def __init__(self, name: str = "1/x") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Bundles with something changed at random: in a graph, in the manifest, in how files are listed. From a seed."""
+"""Random mutations of bundles by seed: in a graph, the manifest or the file list."""
 
 from __future__ import annotations
 

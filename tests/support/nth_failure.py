@@ -1,4 +1,4 @@
-"""The n-th call that touches the disk fails, in an export over a model that is there. For the suite and row 33."""
+"""Failure of the n-th disk call in an export over an existing model, for the tests and reliability row 33."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def agree(repository: Path) -> dict[int, int]:
 
 
 def hidden(repository: Path) -> list[str]:
-    """What exports have left behind."""
+    """Return the names of hidden files that exports left in the repository."""
     return sorted(path.name for path in repository.rglob(f"{temp_dirs.HIDDEN}*"))
 
 

@@ -1,5 +1,4 @@
-"""Versions that change under a running server: toys whose answers are those of `toy` times a power of two, so that
-each can be told from any other by its bits."""
+"""Model versions for hot reload: toy models whose outputs are those of `toy` times a power of two."""
 
 from __future__ import annotations
 
@@ -79,7 +78,7 @@ def index(server: Server) -> dict[tuple[str, str], tuple[str, str]]:
 
 
 def ready(server: Server) -> bool:
-    """What the server says of itself."""
+    """Return whether the server reports that it is ready."""
     return pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b"")).ready
 
 
@@ -170,7 +169,7 @@ def memory(server: Server) -> float:
 
 
 def slope(values: list[float]) -> float:
-    """Of a straight line through values that are equally far apart, from the first to the last."""
+    """Return the rise, from first to last, of a line fitted to equally spaced values."""
     return float(np.polyfit(np.arange(len(values)), values, 1)[0] * (len(values) - 1)) if len(values) > 1 else 0.0
 
 
@@ -184,7 +183,7 @@ def kept(path: Path) -> Iterator[Path]:
 
 
 def answers(factor: float) -> bytes:
-    """What a server says to ROWS, by its bits."""
+    """Return the bytes of a server's outputs for ROWS."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(scaled(toy_model.graph(), "W1", factor), providers=["CPUExecutionProvider"])

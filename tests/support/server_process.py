@@ -165,7 +165,7 @@ def launched(
 
 
 def limited(files: int) -> tuple[str, ...]:
-    """What to put before a command that may have so many files open."""
+    """Return a command prefix that limits the number of open files."""
     return ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
 
 

@@ -22,7 +22,7 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
 Tensors = dict[str, Any]
-# What is assumed of every network, whatever its layers are.
+# Options that a reader assumes for each network, independent of its layers.
 AROUND = ("forward", "architecture", "flow", "between", "before", "after")
 # From a layer's tensors in float64 and one row of its sources to its edges [I][O].
 Edges = Callable[[Tensors, list[float]], Sequence[Sequence[float]]]
@@ -57,9 +57,10 @@ def read(path: Path, *options: str) -> tuple[Kan, str]:
 def check(
     path: Path, tensors: Tensors, edges: Edges, *options: str, prefixes: Sequence[str] = ("",), bias: str = ""
 ) -> Manifest:
-    """Every edge of every layer of a saved checkpoint against `edges`, and every sum; then
-    export, which proves the graphs. `bias`: the tensor that is added to the sums. Of what was
-    assumed, the manifest has what is the layers' own."""
+    """Compare each edge and each sum of a saved checkpoint with `edges`, then export it, which verifies the graphs.
+
+    `bias` names the tensor that the layer adds to the sums. The manifest lists the assumptions about the layers.
+    """
     kan, family = read(path, *options)
     trace = float64_reference.evaluate(kan, np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs)))
     sums = [*trace.inputs[1:], trace.y]
@@ -78,8 +79,7 @@ def check(
 
 
 def beside_forward(source: Source) -> dict[str, str]:
-    """What was assumed of the layers themselves: beside the library's own forward and the network around
-    them, at which test_stack.py and test_flow.py look."""
+    """Return the assumptions about the layers, without those about the forward variant and the network around them."""
     return {key: value for key, value in source.options_assumed.items() if key not in AROUND}
 
 

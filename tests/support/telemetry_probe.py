@@ -1,8 +1,8 @@
-"""An export, a server and a request, and what they left behind besides: python silence.py FOLDER CHECKPOINT [loud].
+"""Side effects of an export, a server and a request: `python telemetry_probe.py FOLDER CHECKPOINT [loud]`.
 
-With `loud` onnxruntime is imported before kanserve can forbid its telemetry: the control.
-Prints one JSON document. Where it owns its network namespace, nothing but loopback can be
-reached, and the kernel counts what had no route.
+With `loud`, the control, the program imports onnxruntime before kanserve can disable its telemetry.
+It prints one JSON document. In its own network namespace it can only reach loopback, and the kernel counts
+packets without a route.
 """
 
 from __future__ import annotations

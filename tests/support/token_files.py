@@ -1,4 +1,4 @@
-"""Files of tokens for tests: one caller for each role, and one whose time is over."""
+"""Token files for tests: one client per role, and one with an expired token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch modules with KAN layers in them, as users write them: our own code, the libraries' tensors."""
+"""Torch modules with KAN layers as users write them, with the libraries' tensor names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hybrid small enough to check by hand: rows of two axes, layers at positions, an edge class for each layer.
+"""PyTorch module export small enough to check by hand: two-axis rows, layers at positions, and edge classes.
 
 x [B, 2, 3] -> "pixels", at 2 x 3 positions:  phi(x) = W0[0, j] * tanh(x / 2), then PReLU   -> [B, 2, 3, 4]
             -> "token.kan", at 2 positions:   phi(h_i) = W1[i, j] * normalised h_i (class B) -> [B, 2, 16]

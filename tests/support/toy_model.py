@@ -1,4 +1,4 @@
-"""A KAN small enough to check by hand, as a version directory; built without the exporter.
+"""KAN small enough to check by hand, as a version directory that needs no exporter.
 
 x [B, 3] -> layer 0: phi(x_i) = W0[i, j] * tanh(x_i), 4 nodes
          -> layer 1: phi(h_i) = W1[i, j] * h_i,      2 outputs
@@ -102,7 +102,7 @@ def write(
 def manifest(
     name: str, version: int = 1, datatype: str = "FP32", tolerance: float = 1e-5, scale: float = 1.0
 ) -> Manifest:
-    """What the toy is, without its files."""
+    """Return the manifest of the toy model, without its files."""
     rows = np.linspace(-2, 2, 12).reshape(4, 3)
     return Manifest(
         format=contract.FORMAT,

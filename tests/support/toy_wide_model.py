@@ -1,4 +1,4 @@
-"""One layer of very many edges, W[i, j] * tanh(x_i), with a mask: what answers about it are large, or take long."""
+"""Model of one layer with very many edges, W[i, j] * tanh(x_i), and a mask: large or slow responses."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Clients with unfinished requests, over gRPC and over HTTP/1. These commands run the whole attack and print figures:
-
+"""Clients with unfinished requests over gRPC and HTTP/1. This command runs the whole attack and prints figures:
 
 python -m tests.support.unfinished_bodies asgi grpc 400      (grpcio grpc 400, asgi http 900)
 """

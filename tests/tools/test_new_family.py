@@ -1,4 +1,4 @@
-"""`make new-family NAME=...` in a copy of the tree: what it writes works as it stands."""
+"""`make new-family NAME=...` in a copy of the tree: the files that it writes work unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small `.keras` files with keras-efficient-kan's layers, and what Keras answers: tests/golden/keras.
+"""Generator of tests/golden/keras: small `.keras` files with keras-efficient-kan layers, and Keras' outputs.
 
 pip install keras keras-efficient-kan torch     # an environment of its own
 KERAS_BACKEND=torch python tests/golden/generators/keras_files.py

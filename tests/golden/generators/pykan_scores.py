@@ -1,6 +1,7 @@
-"""Scores of pykan's own golden checkpoints, by pykan: `python pykan_scores.py CHECKPOINTS scores.npz`.
+"""Generator of pykan's scores for the pykan golden checkpoints: `python pykan_scores.py CHECKPOINTS scores.npz`.
 
-Needs pykan 0.2.8 and what it needs. Over the rows `inside` of each case, as pykan's `attribute` has them:
+Requires pykan 0.2.8 and its dependencies. For the rows `inside` of each case, `scores.npz` has pykan's `attribute`
+values:
 `{case}/layer{l}_edge_scores` [sources, destinations] and `{case}/layer{l}_node_scores` [nodes].
 """
 
@@ -20,7 +21,7 @@ CASES = ("mult-affine", "hello-pruned", "diabetes", "hello-symbolic", "pruned-ed
 
 
 def scores(folder: Path) -> dict[str, np.ndarray]:
-    """Of one case."""
+    """Return the scores that pykan computes for one golden case."""
     rows = json.loads((folder / "case.json").read_text())["row_groups"]["inside"]
     x = torch.tensor(np.load(folder / "reference.npz")["x"], dtype=torch.float32)
     with tempfile.TemporaryDirectory() as place:

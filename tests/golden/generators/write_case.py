@@ -1,7 +1,7 @@
-"""Writes a golden case: a checkpoint as safetensors, the library's numbers, and what they are.
+"""Writer of golden cases: a checkpoint as safetensors, the library's values, and their description.
 
-Generators beside this file call `write`; where a library saves files of its own, it saves the
-model first and the tensors are left out. README.md of the folder above says what the files hold.
+The generators in this folder call `write`. If a library saves its own files, the generator saves the model
+first and omits the tensors. README.md in the parent folder describes the files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FAR = (5.0, 30.0)  # times the largest input in training
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What a layer of the library computed in float64: its input [B, n], its edges [B, n, m], its bias [m]."""
+    """Float64 values of one layer of the library: inputs [B, n], edges [B, n, m], bias [m]."""
 
     inputs: Array
     edges: Array

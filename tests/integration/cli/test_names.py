@@ -1,4 +1,4 @@
-"""Names from an export to every table: given once, told by the server, used for rows, edges, formulas and answers."""
+"""Input, output and class names: set at export, reported by the server, and used in every table and formula."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve export --out-of-range`: what is printed of it, and where it is told afterwards."""
+"""`kanserve export --out-of-range`: the command's output, and the policy that server and commands report."""
 
 from __future__ import annotations
 

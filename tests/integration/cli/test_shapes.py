@@ -1,4 +1,4 @@
-"""The commands with a model of many axes: rows in every form, edges at positions, layers by name."""
+"""Commands with a model of multi-axis rows: input formats, edges at positions, layers by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables on a narrow terminal and in a pipe: nothing is lost, no word is broken."""
+"""Tables of commands on a narrow terminal and in a pipe: complete output, without broken words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH = 60
 
 
 def narrow(*arguments: object, code: int = 0) -> str:
-    """What a command prints 60 columns wide: lines that fit, without an ellipsis."""
+    """Run a command in 60 columns and return its output. Each line must fit, without an ellipsis."""
     done = kanserve(*arguments, COLUMNS=str(WIDTH))
     assert done.returncode == code, done.stderr
     assert "…" not in done.stdout

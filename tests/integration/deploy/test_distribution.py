@@ -1,4 +1,4 @@
-"""What `pip install` gives people: the wheel, the sdist, and the wheel with nothing but its base dependencies."""
+"""Contents of the wheel and the sdist, and the wheel with only its base dependencies."""
 
 from __future__ import annotations
 

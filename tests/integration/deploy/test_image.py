@@ -1,4 +1,4 @@
-"""The image's recipe, as far as it can be checked without building it; container-test.sh builds and runs it."""
+"""Static checks of the container image's recipe. container-test.sh builds and runs the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The monitoring files: well-formed, tested by promtool, and about metrics that a running server exports."""
+"""Monitoring files: valid, tested by promtool, and limited to metrics that a running server exports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "service" / "deploy" / "monitoring"
 RULES = MONITORING / "prometheus" / "rules.yml"
 DASHBOARD = MONITORING / "grafana" / "kanserve.json"
-# What a metric of ours, or one that the Python client or Prometheus itself adds, can be called.
+# Pattern of the metric names that kanserve, the Python client and Prometheus define.
 METRIC = re.compile(r"\b(?:nv|grpc|kanserve|process)_[a-z0-9_]+")
 HISTOGRAM_SUFFIX = re.compile(r"_(bucket|sum|count)$")
 

@@ -1,4 +1,4 @@
-"""Which torch `make setup` takes, decided from what pip says, and what it then tells people."""
+"""`make setup`: the torch build that it chooses from pip's output, and the messages that it prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Chromium before a real server; every page is watched for errors, broken policy and requests to elsewhere."""
+"""Fixtures: a real Chromium and a real server. Each page is checked for errors, CSP violations and foreign requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 1280, 860
 
 @dataclass
 class Seen:
-    """What went wrong on a page, beside what a test expects: words in `expected` are of messages that are no harm."""
+    """Errors that the browser reports on a page. A message that contains a word of `expected` does not count."""
 
     messages: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)

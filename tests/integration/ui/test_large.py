@@ -1,4 +1,4 @@
-"""Fifty thousand edges and a million: they open, move without a halt, zoom to curves, and are sorted and searched."""
+"""Web UI with 50,000 and one million edges: models open, pan, zoom to curves, sort and search without stalls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map: an edge is found, opened and folded; also of fifty thousand and of a million; and the edge by itself."""
+"""Network view of the web UI: search, open and fold edges, in small and large networks; the page of one edge."""
 
 from __future__ import annotations
 

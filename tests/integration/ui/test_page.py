@@ -1,4 +1,4 @@
-"""The page as a viewer meets it: with a token, by keys alone, dark, narrow, behind a prefix, and when it goes wrong."""
+"""Web UI pages in a browser: token, keyboard, dark mode, narrow screens, path prefix and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures in the documents are what the page looks like."""
+"""Screenshots in the documents match the pages of the web UI."""
 
 from __future__ import annotations
 

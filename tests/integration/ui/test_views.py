@@ -1,4 +1,4 @@
-"""Explain, drift, operations and card in a real browser, held against what the client says."""
+"""Explain, drift, operations and model card views in a real browser, compared with the client's results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call what: the table holds every method and route, and both transports and HTTP refuse by it."""
+"""Access control: the permission table covers each method and route, and both transports and HTTP enforce it."""
 
 from __future__ import annotations
 

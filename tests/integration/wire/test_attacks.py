@@ -1,4 +1,4 @@
-"""Hostile peers (`attacks`), and a client beside them that must not notice: floods, bombs, resets, silence."""
+"""Hostile clients (`attacks`) next to an unaffected client: floods, compression bombs, resets, idle connections."""
 
 from __future__ import annotations
 

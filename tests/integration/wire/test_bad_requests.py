@@ -1,4 +1,4 @@
-"""What a client got wrong, over the wire: the code, the words, and a server that goes on."""
+"""Invalid gRPC requests: status code and message of each, and a server that keeps serving."""
 
 from __future__ import annotations
 

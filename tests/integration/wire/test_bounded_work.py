@@ -1,4 +1,4 @@
-"""Work is bounded: what a query may compute, and who waits for whom; what is large is not built on the event loop."""
+"""Limits on work: the cost of a query, fairness between clients, and large responses off the event loop."""
 
 from __future__ import annotations
 

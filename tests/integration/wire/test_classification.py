@@ -1,4 +1,4 @@
-"""The classification extension, by Triton's clients over both protocols."""
+"""The classification extension, tested with Triton's clients over both protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of connections, by their effect: gRPC core takes unknown options in silence, and h2corn has its own."""
+"""Connection settings, verified by their effect, because gRPC core ignores unknown options and h2corn has its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""If a caller's credential is revoked or expires, each open stream of the caller ends, on both transports."""
+"""If a client's credential is revoked or expires, each open stream of the client ends, on both transports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials of our own client and its commands on both transports: tokens, and names in certificates."""
+"""Credentials of the kanserve client and the commands on both transports: tokens, and names in certificates."""
 
 from __future__ import annotations
 

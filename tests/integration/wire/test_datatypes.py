@@ -1,4 +1,4 @@
-"""Every datatype that a plain ONNX may have, through identity graphs, by the real client and by both ways to send."""
+"""Every datatype of a plain ONNX model, with identity graphs, Triton's client and both tensor encodings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an edge query may ask beside values: against the toy's own definition, over the wire and in parts."""
+"""Edge queries over gRPC: values and their options, compared with the toy model's definition, whole and in chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that know nothing of kanserve, each in a process of its own."""
+"""Generic clients without knowledge of kanserve, each in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few thousand damaged messages and connections on each transport; `tools/fuzz_wire.py` sends as many as you like."""
+"""Fuzz test with a few thousand damaged messages and connections per transport. `tools/fuzz_wire.py` sends more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way out: nothing in flight is lost, the second signal hurries. Under load: row 21 of the scorecard."""
+"""Graceful shutdown: no request in flight is lost, a second signal stops at once. Under load: reliability row 21."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A repository that changes under a running server: what is good comes in, what is bad disturbs nobody."""
+"""Hot reload of a repository: valid versions load, and invalid ones do not affect the others."""
 
 from __future__ import annotations
 

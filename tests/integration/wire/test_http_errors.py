@@ -1,4 +1,4 @@
-"""What a client of HTTP got wrong: the status, JSON with the words, and a server that goes on."""
+"""Invalid HTTP requests: status and JSON message of each, and a server that keeps serving."""
 
 from __future__ import annotations
 

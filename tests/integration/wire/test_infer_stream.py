@@ -1,4 +1,4 @@
-"""ModelStreamInfer by the real client and by hand: order, errors in their place, bounds, cancellation, leaving."""
+"""ModelStreamInfer with the real client and raw messages: order, errors, limits, cancellation, shutdown."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_who_does_not_read_is_not_worked_for(own: Server) -> None:
     before, many = count(own, line), 300
     answers = opened(own, [wide(id=str(at)) for at in range(many)])
     assert read(next(answers)).infer_response.id == "0"
-    # What the transport takes in advance, and MOST.
+    # The server handles at most MOST requests, and those that the transport prefetches, until the client reads.
     assert settled(own, line) - before < many / 2
     assert 1 <= inflight(own) <= MOST + 2
     assert [read(data).infer_response.id for data in answers] == [str(at) for at in range(1, many)]

@@ -1,5 +1,4 @@
-"""No request holds up the event loop: shapes of JSON and of messages, at every route and method, on both transports.
-
+"""Event loop stalls: no JSON or protobuf request stalls the loop, at every route and method, on both transports.
 
 `stalls` measures the processor time that the loop's own thread spends between two turns, so a busy machine does not
 count. The attacks of the corpus took up to 4.8 s when the server still handled them on the loop.

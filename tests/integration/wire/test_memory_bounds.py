@@ -1,4 +1,4 @@
-"""Memory is bounded by bytes, whatever arrives: fields are counted before a message is built, and nothing holds on."""
+"""Memory limits: the server checks message sizes and field counts before parsing, and frees rejected requests."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_message_of_a_million_fields_is_never_built(server: Server, message: C
 
 
 def test_messages_that_were_refused_are_let_go(server: Server) -> None:
-    """Of 3.8 MB each, by 32 callers at once: a refused message is held by nothing."""
+    """32 clients send messages of 3.8 MB at once. The server frees each rejected message."""
     wrong = request(np.zeros((1, 3), np.float32), id="x" * 3_800_000, model="nobody").SerializeToString()
     server.infer(np.zeros((1, 3), np.float32))
     before = resident(server)

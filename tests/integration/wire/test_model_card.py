@@ -1,4 +1,4 @@
-"""The card of a version over HTTP: what `kanserve report` writes, by the same code."""
+"""Model card of a version over HTTP: equal to the output of `kanserve report`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model with several inputs and outputs, served: every method that names tensors."""
+"""A served model with several inputs and outputs: every method that names tensors."""
 
 from __future__ import annotations
 

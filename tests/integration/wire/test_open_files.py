@@ -1,4 +1,4 @@
-"""No file left to open: callers that are there go on, others wait or are let in later, and the log says so once."""
+"""File descriptor exhaustion: open connections work, new ones wait or connect later, and one log line reports it."""
 
 from __future__ import annotations
 

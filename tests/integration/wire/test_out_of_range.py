@@ -1,4 +1,4 @@
-"""What a server does with rows outside, as an export chose: flagged, refused, kept on the grid, or nothing."""
+"""Out-of-range policies of a served model: flag, reject, clamp to the grid, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of several axes and layers at positions, served from a real graph and asked by real clients."""
+"""A served model with multi-axis rows and layers at positions, requested by real clients."""
 
 from __future__ import annotations
 

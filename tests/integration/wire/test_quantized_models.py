@@ -1,4 +1,4 @@
-"""Versions with fewer bits as a server has them: proved when loaded, told as approximate, always the same answers."""
+"""Quantized versions on a server: verified at load, marked APPROXIMATE, and deterministic."""
 
 from __future__ import annotations
 

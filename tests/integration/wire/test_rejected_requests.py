@@ -1,9 +1,8 @@
 """A rejected request leaves no reference cycle that holds its message, for every reason to reject it.
 
-
 The garbage collector of the server is off (`gc_counting_transport`), so a cycle stays until the test counts it.
-One that holds
-a message would cost its size for each request until the collector runs (triton-inference-server/server#8764).
+A cycle that holds a message costs the message's size per request until the collector runs
+(triton-inference-server/server#8764).
 """
 
 from __future__ import annotations

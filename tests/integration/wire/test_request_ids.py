@@ -1,5 +1,4 @@
-"""Whatever ends without an answer has an id, the caller's own where it gave one, and the log has the same; tensors'
-contents are in no line of it."""
+"""Failed requests have a request id, which the log also has. No log line contains tensor values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of a caller, over both transports and HTTP: how often, how long, with how many headers."""
+"""Request limits per client over both transports and HTTP: rate, deadline, headers."""
 
 from __future__ import annotations
 

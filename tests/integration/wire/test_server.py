@@ -1,4 +1,4 @@
-"""The server itself: methods, readiness, ids, logs, health, reflection, channel options by effect."""
+"""Server basics: methods, readiness, request ids, logs, health, reflection, channel options by effect."""
 
 from __future__ import annotations
 

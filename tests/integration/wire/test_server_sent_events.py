@@ -1,4 +1,4 @@
-"""Over HTTP: statistics as server-sent events, and answers whose arrays are bytes."""
+"""HTTP server-sent events for statistics, and HTTP responses with binary arrays."""
 
 from __future__ import annotations
 

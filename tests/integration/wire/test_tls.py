@@ -1,4 +1,4 @@
-"""TLS on both transports, with real clients: who is let in, who is not and is told why, and what the start refuses."""
+"""TLS on both transports with real clients: accepted and rejected connections, log messages, invalid settings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Rules of each transport, by real clients and by raw bytes: deadlines, cancellation, compression, bursts, odd peers.
+"""Transport behavior with real clients and raw bytes: deadlines, cancellation, compression, bursts, odd peers.
 
-Methods and their errors are in the other files, whose `server` is each transport in turn.
+The other files test methods and their errors, with a `server` on each transport.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the page asks beyond KanService: paths of an explanation, coverage, kept rows, how the server does."""
+"""HTTP routes for the web UI beyond KanService: explanation paths, coverage, kept rows, server metrics."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_edges_that_carried_a_difference_add_up_layer_by_layer(server: Serve
     assert [layer.values.shape for layer in result.path] == [(3, 2, 5), (3, 2, 5)]
     for layer in result.path:
         np.testing.assert_allclose(layer.values.sum(axis=2) + layer.residual, apart, rtol=1e-5, atol=1e-5)
-    # Of the first layer: what tanh(x) moved, by the edge's weight, by what the node has to do with the output.
+    # Path value of layer 0: change of tanh(x), times the edge's weight, times the weight from the node to the output.
     moved = np.tanh(ROWS) - np.tanh(REFERENCE).mean(axis=0)
     truth = moved[:, :, None, None] * toy_model.W0[None, :, :, None] * toy_model.W1[None, None]  # [B, S, D, O]
     first = result.path[0]

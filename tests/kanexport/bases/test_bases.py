@@ -1,4 +1,4 @@
-"""Every basis: what is emitted computes what is evaluated. The files are found by their names."""
+"""Bases: the operators of each compute what its `evaluate` computes. File names select the bases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Polynomials, harmonics and sines in float32: exact where plain operators are not."""
+"""Polynomial, harmonic and sine bases in float32: exact where plain operators are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of checkpoints: what is found, what it is called, and that one bad file stops nothing."""
+"""Export of a folder of checkpoints: discovery, version names, and failures that do not stop the rest."""
 
 from __future__ import annotations
 

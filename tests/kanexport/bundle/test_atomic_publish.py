@@ -1,4 +1,4 @@
-"""An export's last step is one step: config and version appear together or not at all, whatever fails or is killed."""
+"""Atomic publish: config and version appear together or not at all if an export fails or is killed."""
 
 from __future__ import annotations
 

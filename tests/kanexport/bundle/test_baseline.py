@@ -1,4 +1,4 @@
-"""`--baseline`: what the manifest keeps of the user's rows, and what is no such file."""
+"""`--baseline`: the statistics that the manifest stores, and the errors for invalid files."""
 
 from __future__ import annotations
 

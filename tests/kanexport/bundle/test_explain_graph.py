@@ -1,4 +1,4 @@
-"""`--explain`: a graph that tells with every answer how it came about, in any onnxruntime; and when there is none."""
+"""`--explain`: a graph with contributions next to each prediction, in any onnxruntime; and models without one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`--out-of-range`: what the manifest keeps, the graph that keeps its inputs on the grid, its proof, and what is
-refused."""
+"""`--out-of-range`: manifest fields, the graph that clamps inputs to the grid, its verification, and rejections."""
 
 from __future__ import annotations
 

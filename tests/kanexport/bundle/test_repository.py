@@ -1,4 +1,4 @@
-"""Into the repository all or nothing: kills, races, links and refusals."""
+"""Atomic export into the repository: kills, races, links and rejections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve export` as people and scripts see it: exit codes, streams, one JSON document."""
+"""`kanserve export` for users and scripts: exit codes, streams, one JSON document."""
 
 from __future__ import annotations
 

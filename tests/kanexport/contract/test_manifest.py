@@ -1,4 +1,4 @@
-"""The contract on disk: what is written is read again, and nothing else is read."""
+"""The manifest on disk: written values are read back, and invalid files are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people call a model's numbers: as they are given, checked, and used to put columns in order."""
+"""Names of a model's inputs and outputs: formats, checks, and use for the order of columns."""
 
 from __future__ import annotations
 

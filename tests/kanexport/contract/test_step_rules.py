@@ -1,4 +1,4 @@
-"""The rules by which a difference goes back through each step: they add up, and they are what they say."""
+"""Rules that attribute a difference through each step: sums are preserved and match the definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The architecture file: its steps, the network that it gives, and the page about it."""
+"""The architecture file: its steps, the resulting network, and its documentation page."""
 
 from __future__ import annotations
 

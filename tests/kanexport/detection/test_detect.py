@@ -1,4 +1,4 @@
-"""What the refusal of an unknown family says: what to do, what was found, what comes nearest."""
+"""Error for an unknown family: advice, found tensors, and the closest families."""
 
 from __future__ import annotations
 

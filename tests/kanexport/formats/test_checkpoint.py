@@ -1,4 +1,4 @@
-"""The state dict is found in whatever a script or Lightning saves, and what is not weights stays inert."""
+"""State dicts in the checkpoints of training scripts and Lightning: weights are found, other objects stay inert."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Bag(list[Any]):
 
 
 def objects(torch: Any) -> dict[str, Any]:
-    """What training scripts put into hyper-parameters."""
+    """Objects that training scripts store as hyper-parameters."""
     return {
         "namespace": argparse.Namespace(width=[2, 3], path=pathlib.Path("/data"), mode=Mode.FAST),
         "settings": Settings([2, 3]),

@@ -1,4 +1,4 @@
-"""`.keras` files, made by Keras itself (tests/golden/generators/keras_files.py): against its answers, and damaged."""
+"""`.keras` files written by Keras (tests/golden/generators/keras_files.py), compared with its outputs, and damaged."""
 
 from __future__ import annotations
 

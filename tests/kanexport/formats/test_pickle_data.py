@@ -1,4 +1,4 @@
-"""The pickle inside a checkpoint is data: hostile ones are refused, and nothing runs."""
+"""Pickles in checkpoints: parsed as data. Hostile pickles are rejected, and no code runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 SECONDS = 2.0
 MEMORY = 64 * 2**20  # bytes
-# What names a thing without calling it is only text, what follows STOP is no part of the pickle, some is just damaged.
+# These pickles are not attacks: they name a global without a call, put opcodes after STOP, or are damaged.
 INERT = (
     *("builtins getattr", "stack global of no text", "build", "build of a class", "after stop", "dotted name"),
     "numpy scalar",

@@ -1,4 +1,4 @@
-"""safetensors files: equal to the library bit for bit, bfloat16 too, and strict."""
+"""safetensors files: equal to the safetensors library bit for bit, also bfloat16, and strictly checked."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_hostile_headers_are_refused_quickly(name: str, tmp_path: Path) -> None:
 
 
 def test_what_is_refused_but_for_the_library_is_named() -> None:
-    """What is a valid file of a type that no KAN has."""
+    """The file is valid, but its data type is not supported."""
     with pytest.raises(CheckpointError, match=r"'w' is of type 'F8_E4M3'") as caught:
         our_format.read(HOSTILE["type fp8"])
     assert "BF16" in caught.value.hint

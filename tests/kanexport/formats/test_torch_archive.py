@@ -1,4 +1,4 @@
-"""Archives of torch.save: equal to torch.load bit for bit, and safe against tricks."""
+"""torch.save archives: equal to torch.load bit for bit, and safe against malicious archives."""
 
 from __future__ import annotations
 

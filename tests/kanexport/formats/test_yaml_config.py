@@ -1,4 +1,4 @@
-"""Config files: what pykan really writes is read, and no tag is ever obeyed."""
+"""YAML config files: configs written by pykan are read, and no tag is executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions, wavelets and steps give what they owe; and a basis that does not is caught."""
+"""Conformance of functions, wavelets and steps; the checks detect a faulty basis."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_wavelet_that_every_edge_shifts_gives_what_it_owes(name: str, dtype: s
     check_layer(Layer((term,), mask=np.ones(shape[:2]), bias=np.zeros(2), nan_spreads=spreads), dtype)
 
 
-# What a contributor might write, and what the conformance says. Each is a basis of one line that
-# differs from a right one in one place.
+# Faulty bases that a contributor might write, and the conformance errors. Each differs from a correct basis
+# in one place.
 class Wrong(Gaussian):
     """One bell; `evaluate` is right."""
 

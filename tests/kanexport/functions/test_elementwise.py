@@ -1,4 +1,4 @@
-"""Every function of the tables: operators against numpy, NaN and infinities included."""
+"""Elementwise functions: operators compared with numpy, including NaN and infinities."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_special_values_follow_the_same_arithmetic(table: str, function: Unary, 
 
 @pytest.mark.parametrize("name", ["tan", "arcsin", "arccos", "arctan", "arctanh", "cosh", "softplus", "gelu"])
 def test_float64_is_exact_beside_zero_one_and_far_away(name: str) -> None:
-    """What onnxruntime has in float32 only is made of other operators, to the last digits."""
+    """If onnxruntime has a function in float32 only, the graph composes it in float64 from other operators."""
     function = SYMBOLIC.get(name) or ACTIVATIONS[name]
     x = np.concatenate([SMALL, 1 - SMALL[:16], LARGE])
     x = np.concatenate([x, -x])

@@ -1,4 +1,4 @@
-"""Functions that users write down: what is allowed computes as Python would, the rest is refused."""
+"""Function expressions from users: allowed ones compute as in Python, others are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pykan's singularity-avoiding variants: its formulas, the operators, and whole models."""
+"""pykan's singularity-avoiding functions: formulas, operators, and whole models."""
 
 from __future__ import annotations
 

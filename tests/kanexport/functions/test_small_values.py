@@ -1,4 +1,4 @@
-"""Activations keep their digits where they are small: a normalisation makes small values large."""
+"""Relative precision of activations near zero. A normalization can amplify small values."""
 
 from __future__ import annotations
 

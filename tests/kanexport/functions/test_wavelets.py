@@ -1,4 +1,4 @@
-"""Wavelets: operators against formulas, and the two libraries' layers against loops."""
+"""Wavelets: operators compared with formulas, and layers of two libraries compared with loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sum over an axis: the same bits for a row alone, first, in the middle and among many."""
+"""Batch invariance of axis sums: the same bits for a single row, the first row, and a row among many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The builder: what it writes is what onnxruntime computes."""
+"""The graph builder: onnxruntime computes the operators that it writes."""
 
 from __future__ import annotations
 

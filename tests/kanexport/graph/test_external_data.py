@@ -1,4 +1,4 @@
-"""Large models: coefficients once on disk, a few times in memory, and the answers that a graph by itself gives."""
+"""Large models: coefficients once on disk, limited memory, and unchanged predictions."""
 
 from __future__ import annotations
 

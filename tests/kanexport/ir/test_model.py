@@ -1,4 +1,4 @@
-"""The intermediate form: invalid values cannot be constructed."""
+"""The intermediate representation: constructors reject invalid values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contributions in `explain.onnx`: they add up, they are those of `kanserve explain`, and when there are none."""
+"""Contributions in `explain.onnx`: sums, equality with `kanserve explain`, and models without contributions."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def told(result: Result, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def served(result: Result, x: np.ndarray) -> np.ndarray:
-    """What Explain gives, from the model's and the edges' graphs, against the same reference."""
+    """Contributions that Explain computes from the model graph and the edge graphs, for the same reference."""
     manifest, backend = result.manifest, base.load("ort")
 
     def create(graph: bytes) -> Any:
@@ -115,7 +115,7 @@ def test_they_add_up_and_are_those_of_the_service(golden: tuple[Case, Result, np
 
 
 def test_of_a_network_that_keeps_its_inputs_on_the_grid(tmp_path: Path) -> None:
-    """What is beyond it has the part of what it is kept at."""
+    """An input beyond the grid has the contribution of the value that it is clamped to."""
     case = next(item for item in cases() if item.name == "pykan-hello-adapted")
     x = np.random.default_rng(0).uniform(-3, 3, (40, 2)).astype(np.float32)
     np.save(tmp_path / "rows.npy", x)

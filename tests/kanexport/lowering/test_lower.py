@@ -1,4 +1,4 @@
-"""For every family: a destination's edges and its bias add up to its node, whatever the row."""
+"""Additivity for every family: the edges and the bias of a node sum to its value for each row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of few destinations as columns of one matrix product: the same numbers, where it was measured to be faster."""
+"""Layers with few destinations as one matrix product: equal values, used if measured to be faster."""
 
 from __future__ import annotations
 

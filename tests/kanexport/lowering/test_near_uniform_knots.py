@@ -1,4 +1,4 @@
-"""Knots that float32 rounds off their places: in closed form where the proof holds, as stored where it does not."""
+"""Knots that float32 rounding makes uneven: closed form if verification passes, otherwise as stored."""
 
 from __future__ import annotations
 

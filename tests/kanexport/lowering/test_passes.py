@@ -1,4 +1,4 @@
-"""What costs nothing in a graph: sources without a live edge, and one more edge of a symbolic function."""
+"""Graph passes: sources without live edges, and extra symbolic functions, cost no computation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def masked(entry: Layer, dead: list[int], *, spreads: bool = True) -> Layer:
 
 
 def numbers(model: bytes) -> int:
-    """Of all constants."""
+    """Count the numbers in all constants of a graph."""
     return sum(numpy_helper.to_array(item).size for item in onnx.load_from_string(model).graph.initializer)
 
 

@@ -1,5 +1,4 @@
-"""`--optimize-for-batch`: splines as a tensor a function where runs are large; the numbers are the other graph's, bit
-by bit."""
+"""`--optimize-for-batch`: a spline layout for large batches, with values equal to the other graph's bit for bit."""
 
 from __future__ import annotations
 

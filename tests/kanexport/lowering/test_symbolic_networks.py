@@ -1,4 +1,4 @@
-"""Networks whose edges are all symbolic have no basis in their graphs, and mean what they meant."""
+"""Networks with only symbolic edges: graphs without a basis, and unchanged values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kanexport.verify import float64_reference
 pytestmark = pytest.mark.slow
 
 
-# What symbolic functions, affine values and sums are made of.
+# Operators that compute affine maps and sums around symbolic functions.
 PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity"}
 
 

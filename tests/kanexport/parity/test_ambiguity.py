@@ -1,5 +1,4 @@
-"""Facts that only recorded outputs of the trained model decide, where a first reading fails or a forward is one of
-several."""
+"""Ambiguous checkpoints: recorded outputs decide if the first interpretation fails or several forward variants fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded outputs of the trained model: the exporter compares an export with them, and they decide open facts."""
+"""Recorded outputs of the trained model: compared with an export, they decide ambiguous facts."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_rows_far_outside_do_not_hide_an_error_at_the_data(held: Export, case: A
 
 
 def exported_outputs(name: str, x: np.ndarray) -> np.ndarray:
-    """What the golden model means for other rows."""
+    """Compute the float64 outputs of the golden model for other rows."""
     loaded = checkpoint.load(CASES[name].path)
     kan = detect.read(detect.detect(loaded, None)[0], loaded, Options.parse(CASES[name].options))
     return float64_reference.evaluate(kan, x.astype(np.float64)).y.astype(np.float32)

@@ -1,4 +1,4 @@
-"""`--quantize`: what is stored and means, which branches have it, proof and refusals."""
+"""`--quantize`: stored values and their meaning, quantized branches, verification and rejections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BSRBF-KAN, FC-KAN, KAF, KANLib, TruKAN, DropKAN and single layers of pykan, against their formulas."""
+"""BSRBF-KAN, FC-KAN, KAF, KANLib, TruKAN, DropKAN and single pykan layers, compared with their formulas."""
 
 from __future__ import annotations
 

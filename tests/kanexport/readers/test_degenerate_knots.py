@@ -1,4 +1,4 @@
-"""Knots on one spot: pykan's recursion written out with loops, and what each library makes of 0 / 0."""
+"""Coincident knots: pykan's recursion in plain loops, and each library's handling of 0 / 0."""
 
 from __future__ import annotations
 

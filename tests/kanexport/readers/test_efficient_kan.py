@@ -1,4 +1,4 @@
-"""efficient-kan: stacks, lone layers and prefixes, against the formula with loops."""
+"""efficient-kan: stacks, single layers and prefixes, compared with the formula in loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GR-KAN: KAT's MLP, lone layers, Sequentials and blocks, against the formula with loops."""
+"""GR-KAN: KAT's MLP, single layers, Sequentials and blocks, compared with the formula in loops."""
 
 from __future__ import annotations
 

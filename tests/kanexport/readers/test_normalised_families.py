@@ -1,4 +1,4 @@
-"""Libraries whose layers end in a LayerNorm: torchkan and torch-conv-kan, against loops."""
+"""Libraries whose layers end with a LayerNorm: torchkan and torch-conv-kan, compared with loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libraries with polynomials or sines on their edges, against formulas that are not theirs."""
+"""Libraries with polynomial or sine edges, compared with independent formulas."""
 
 from __future__ import annotations
 

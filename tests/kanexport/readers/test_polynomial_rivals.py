@@ -1,5 +1,4 @@
-"""Layers that share their tensors with a library and compute something else, and families of polynomials
-with formulas of their own: each reading against its formula, written out here."""
+"""Polynomial layers with ambiguous tensor names: each interpretation is compared with its formula, written out here."""
 
 from __future__ import annotations
 
@@ -207,7 +206,7 @@ def test_hermite_functions(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_file_leaves_open_is_known(tmp_path: Path, tensors: dict[str, Any], key: str, more: str) -> None:
-    """What answers decide between, and what is told about it."""
+    """The reader lists the alternative interpretations that recorded outputs decide between."""
     path = save(tmp_path, {name: coefficients(*shape) for name, shape in tensors.items()})
     options, loaded = Options.parse(()), checkpoint.load(path)
     detect.read(detect.detect(loaded, "taylorkan" if "coeffs" in tensors else None)[0], loaded, options)

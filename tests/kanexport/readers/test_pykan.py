@@ -1,4 +1,4 @@
-"""pykan's semantics, edge by edge, against the formulas written out with loops."""
+"""pykan's semantics, edge by edge, compared with its formulas in plain loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pykan 0.0: bare states with one grid an edge, against the formula with loops."""
+"""pykan 0.0: bare state dicts with one grid per edge, compared with the formula in loops."""
 
 from __future__ import annotations
 

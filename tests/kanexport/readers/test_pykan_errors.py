@@ -1,4 +1,4 @@
-"""pykan checkpoints that must be refused: each error names what is wrong, and advises."""
+"""pykan checkpoints that the reader rejects: each error names the cause and gives advice."""
 
 from __future__ import annotations
 

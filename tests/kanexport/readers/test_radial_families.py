@@ -1,4 +1,4 @@
-"""FastKAN, FasterKAN and RBF-KAN: functions around shared centres, against the formulas with loops."""
+"""FastKAN, FasterKAN and RBF-KAN: radial functions with shared centres, compared with the formulas in loops."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_misshapen_tensors_are_named(tmp_path: Path, make: Any) -> None:
         error = refuse(tmp_path, whole | {key: whole[key][:0]})
         assert isinstance(error, InvalidKan)
         assert key in error.message
-        # Of two tensors that do not fit, either may be named.
+        # If two tensors do not fit each other, the error may name either.
         for change in (whole[key][..., :-1], whole[key][None]):
             error = refuse(tmp_path, whole | {key: change})
             assert isinstance(error, InvalidKan | FamilyError)

@@ -1,4 +1,4 @@
-"""What every reader owes, found by family: documents, and an error by name for each spoilt tensor."""
+"""Requirements on every reader, by family: documentation, and a named error for each corrupted tensor."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Files that were once called verified and were wrong: published layers that write the tensors of a library that is
-read, and compute something else. Each as its authors' formula has it, written out here.
+"""Published layers with a library's tensor names and another formula, once exported as verified but wrong.
 
-Without a word from the user an export is of the library's own forward, which stands first among what was
-assumed, with the option that takes the rival; with that option, and with expected outputs, it is the rival's.
+This file has each author's formula. Without options an export uses the library's forward variant and lists it as
+an assumption, with the option for the alternative. That option, or expected outputs, selects the alternative.
 """
 
 from __future__ import annotations
@@ -176,7 +175,7 @@ def run(file: File, *options: str, recorded: bool = False) -> Result:
 
 
 def error(file: File, result: Result) -> float:
-    """Of the exported graph, relative to the largest answer."""
+    """Return the largest error of the exported graph, relative to the largest output."""
     session = graph_runner.session((result.directory / "model.onnx").read_bytes())
     apart = np.abs(graph_runner.run(session, {"x": file.x})["y"] - file.y)
     return float(apart.max() / np.abs(file.y).max())

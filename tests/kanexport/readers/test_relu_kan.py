@@ -1,4 +1,4 @@
-"""ReLU-KAN and KANditioned: piecewise polynomials without knots in the file, against loops."""
+"""ReLU-KAN and KANditioned: piecewise polynomials without stored knots, compared with loops."""
 
 from __future__ import annotations
 

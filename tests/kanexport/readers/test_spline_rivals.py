@@ -1,5 +1,4 @@
-"""Layers that write another library's tensors and compute something else: each against its own formula,
-and listed where the file leaves open which it is."""
+"""Spline layers with another library's tensor names: each compared with its formula, and listed if ambiguous."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""inkan, flashkan and KANX: splines on grids that are not stored whole, against the formulas with loops."""
+"""inkan, flashkan and KANX: splines on grids that are not fully stored, compared with the formulas in loops."""
 
 from __future__ import annotations
 

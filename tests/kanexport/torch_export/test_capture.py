@@ -1,4 +1,4 @@
-"""Modules that take derivatives in their forward, and functions with a backward of their own."""
+"""Capture of modules that take derivatives in forward, and of functions with a custom backward."""
 
 from __future__ import annotations
 

@@ -59,14 +59,14 @@ def rows(*shape: int, scale: float = 1.0) -> np.ndarray:
 
 
 def sums(module: Any, x: np.ndarray) -> np.ndarray:
-    """What the module adds up [B, *positions, m]."""
+    """Return the sums that the module computes [B, *positions, m]."""
     with torch.no_grad():
         module.double()(torch.from_numpy(x))
     return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)
 
 
 def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
-    """What the edges of all layers add up to, layer by layer one behind the other."""
+    """Return the edge sums of all layers, concatenated in layer order."""
     result = []
     with lent(whole, plan.oracle.dtype):
         for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):

@@ -1,4 +1,4 @@
-"""KAN convolutions: edges of every channel at every place of the kernel, at every position, exact where padding is."""
+"""KAN convolutions: edges of every channel and kernel element at every position, exact with padding."""
 
 from __future__ import annotations
 
@@ -145,14 +145,14 @@ def export(module: Any, folder: Path, *shape: int, **settings: Any) -> Result:
 
 
 def sums(module: Any, x: np.ndarray) -> np.ndarray:
-    """What the module adds up [B, *positions, m]."""
+    """Return the sums that the module computes [B, *positions, m]."""
     with torch.no_grad():
         module.double()(torch.from_numpy(x))
     return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)
 
 
 def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
-    """What the edges of all layers add up to, layer by layer one behind the other."""
+    """Return the edge sums of all layers, concatenated in layer order."""
     actual = []
     with lent(whole, plan.oracle.dtype):
         for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):

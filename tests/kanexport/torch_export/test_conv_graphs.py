@@ -69,7 +69,7 @@ def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def sums(module: Any, x: np.ndarray) -> np.ndarray:
-    """What the module adds up [B, *positions, m]."""
+    """Return the sums that the module computes [B, *positions, m]."""
     with torch.no_grad():
         module.double()(torch.from_numpy(x))
     return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)

@@ -1,4 +1,4 @@
-"""Modules with KAN layers in them, against themselves in float64."""
+"""Modules with KAN layers, compared with the same modules in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of a module's rows, where nobody gives it."""
+"""Row shape of a module if the user gives no shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules with several inputs or outputs, and with whole numbers among them."""
+"""Modules with several inputs or outputs, some of them integers."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_examples_that_cannot_be_are_refused(example: Any, kind: type, words: st
 
 
 class Giving(nn.Module):
-    """Whatever a function makes of a layer's output."""
+    """A module that applies a function to the output of its layer."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers that compute what a library computes, except somewhere: none is taken for it."""
+"""Layers that differ from a library's layer in some region: none is matched to the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve export --module`: a factory of the user's, and weights from wherever they were saved."""
+"""`kanserve export --module`: a user's factory, with weights from any supported file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NaN and infinities in a module's rows: compared, and what the graph answers in another way is told."""
+"""NaN and infinities in a module's rows: compared with the graph, and differences are reported."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Cleaned(nn.Module):
 
 
 class Log(nn.Module):
-    """Of negative numbers: NaN."""
+    """A module that takes the logarithm of negative numbers and returns NaN."""
 
     def forward(self, x: Any) -> Any:
         return torch.log(-x.abs() - 1)

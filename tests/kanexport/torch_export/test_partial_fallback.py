@@ -1,4 +1,4 @@
-"""What exports without a replaced layer exports with it; and batches that a trace does not hold for."""
+"""Modules in which some layers cannot be replaced, and batch sizes that a trace does not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers of a module are read, how, and what is said of the rest; without a graph."""
+"""The plan of a module: layers to read, their readers, and notes on other layers; no graph is built."""
 
 from __future__ import annotations
 

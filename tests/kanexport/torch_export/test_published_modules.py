@@ -1,4 +1,4 @@
-"""What published modules do that others do not."""
+"""Unusual constructs of published modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What modules that were found in public needed: our own writing of the same difficulties."""
+"""Difficulties of published modules that once failed to export, reproduced in small modules."""
 
 from __future__ import annotations
 

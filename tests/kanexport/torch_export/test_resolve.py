@@ -1,5 +1,4 @@
-"""Modules with layers that share their tensors with a library and compute something else: what they
-compute decides how they are read."""
+"""Modules with ambiguous layers: the layer's outputs decide its interpretation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that no reader knows: their edges are their own answers, if those add up source by source."""
+"""Layers without a reader: edges are sampled from the layer's outputs if those are additive per source."""
 
 from __future__ import annotations
 

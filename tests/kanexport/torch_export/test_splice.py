@@ -1,4 +1,4 @@
-"""onnxruntime's optimiser computes some products of a matrix and a vector wrongly, without an error."""
+"""A graph avoids matrix-vector products that onnxruntime's optimizer computes wrongly without an error."""
 
 from __future__ import annotations
 

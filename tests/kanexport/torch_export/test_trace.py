@@ -1,4 +1,4 @@
-"""Graphs of modules that use their layers in unusual ways, against themselves in float64."""
+"""Graphs of modules that use their layers in unusual ways, compared with the modules in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison behind every proof: how large a difference is, relative to what, where, and what excuses it."""
+"""Error comparison of verification: size and scale of a difference, its row, and the relaxed tolerances."""
 
 from __future__ import annotations
 

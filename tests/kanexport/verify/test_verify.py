@@ -1,4 +1,4 @@
-"""The proof itself: a graph that is wrong anywhere is caught, and reports are honest."""
+"""Verification: an error anywhere in a graph is detected, and reports state measured values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contributions through layers, on arrays: against networks whose truth is known."""
+"""Contributions through layers on arrays, compared with networks whose contributions are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where nodes are: on their grids, beside them and outside; held against a scalar of the definition."""
+"""Coverage of nodes: in grid, extended grid or out of grid, compared with a scalar implementation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def layer(*bases: BasisInfo, sources: int = 3, **changes: object) -> LayerInfo:
 
 
 def seen(*ranges: tuple[float, float]) -> NodeBaseline:
-    """What nodes were between these values, in four parts."""
+    """Baseline whose nodes have four grid intervals in each range."""
     cells = tuple(tuple(np.linspace(low, high, 5).tolist()) for low, high in ranges)
     none = (0.0,) * len(ranges)
     return NodeBaseline(

@@ -1,4 +1,4 @@
-"""Drift: counts beside counts, with what chance gives; and over the wire."""
+"""Drift: current counts compared with baseline counts and the no-drift threshold, also over the wire."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_cells_of_each_node_are_its_own() -> None:
 
 
 def test_nodes_may_have_other_numbers_of_cells() -> None:
-    """What is filled up is none's: each is as it would be alone."""
+    """Padding belongs to no node: each node has the drift that it has without the others."""
     rng = np.random.default_rng(4)
     before, now = rng.normal(size=(300, 2)), rng.normal(0.5, 1, size=(200, 2))
     rows = (BOUNDS, (-1.0, 0.0, 1.0))
@@ -124,7 +124,7 @@ def test_what_lies_outside_is_told_now_and_before() -> None:
 
 @pytest.mark.parametrize(("nodes", "before", "now"), [(13, 150, 50), (13, 400, 500), (64, 1000, 200), (1, 2000, 1000)])
 def test_a_window_in_which_nothing_has_changed_does_not_cry_wolf(nodes: int, before: int, now: int) -> None:
-    """Of 200 windows no more than a hundredth, and some to spare for luck: four."""
+    """At most four of 200 windows report drift: one percent, plus a margin for chance."""
     rng = np.random.default_rng(nodes)
     alarms = 0
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Closed forms: random symbolic networks against their own arithmetic, and what has none."""
+"""Closed forms: random symbolic networks compared with their arithmetic, and networks without a closed form."""
 
 from __future__ import annotations
 

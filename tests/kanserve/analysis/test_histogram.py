@@ -1,4 +1,4 @@
-"""What is kept of values in cells: counts, moments, points that stand for them; and where they lie."""
+"""Histograms of values: counts, moments, representative points, and zones of a grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formulas as LaTeX, and in part: read back and computed, they are what the networks compute; names are names."""
+"""LaTeX formulas, also partial ones: parsed and evaluated, they equal the networks; names are escaped."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_an_edge_that_reads_the_whole_row_is_no_function_of_its_node(facts: dict
 
 
 def test_a_numeric_edge_reads_its_node_as_its_curve_does() -> None:
-    """What stands between a node and its bases is in the curve already; which node it is, is not."""
+    """The curve of a numeric edge includes the node's steps, but not the selection of the node."""
     before = (NodeStep(kind="select", indices=(2, 0)), NodeStep(kind="function", function="tanh"))
     entry = layer(2, 1, edge(0, 0, "sin"), mask=((0.0,), (1.0,)), pre_steps=before)
     (line,) = formulas(("a", "b", "c"), (entry,), digits=3, partial=True)

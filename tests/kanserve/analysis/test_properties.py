@@ -1,4 +1,4 @@
-"""What holds of the pure parts of analysis/ whatever they are given, beyond what the tests of each subject try."""
+"""Property tests of the pure functions in analysis/, for arbitrary inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways from an input to an output, against what moves when the input does."""
+"""Paths from an input to an output, compared with the outputs that change with the input."""
 
 from __future__ import annotations
 

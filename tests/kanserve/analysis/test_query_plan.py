@@ -1,4 +1,4 @@
-"""Selecting edges, as properties against the plain definition."""
+"""Edge selection, as properties compared with a plain definition."""
 
 from __future__ import annotations
 

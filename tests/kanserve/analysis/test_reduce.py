@@ -1,4 +1,4 @@
-"""Figures over rows, against numpy on all of them at once."""
+"""Statistics over rows, compared with numpy on all rows at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores over a batch: the pure parts, and over the wire."""
+"""Scores over a batch: pure functions, and over the wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who passes, call by call: without a server, so that every way through is walked."""
+"""The authenticator without a server: accepted and rejected tokens and certificates, in every branch."""
 
 from __future__ import annotations
 

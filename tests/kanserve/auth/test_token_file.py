@@ -1,4 +1,4 @@
-"""The file of tokens: what it may say, what it may not and in which words, and how the command changes it."""
+"""The token file: valid and invalid contents, error messages, and changes by the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kanserve bench` is made of: sizes, rows, turns, errors, the picture."""
+"""Parts of `kanserve bench`: sizes, rows, interleaving, errors and the plot."""
 
 from __future__ import annotations
 

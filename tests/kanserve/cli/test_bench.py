@@ -1,4 +1,4 @@
-"""`kanserve bench`: what it tells of a version and of a checkpoint, and of wrong answers. No time is judged."""
+"""`kanserve bench`: reports on a version and a checkpoint, and on wrong outputs. No test checks a time."""
 
 from __future__ import annotations
 

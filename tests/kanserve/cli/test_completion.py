@@ -1,4 +1,4 @@
-"""`kanserve completion`: the scripts, tried in the shells themselves."""
+"""`kanserve completion`: the scripts, run in the real shells."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def complete_in_bash(scripts: Path, *words: str) -> list[str]:
-    """What bash offers after `words`, the last of which is being typed: by bash's own rules for
-    a registered function and its `-o default`."""
+    """Return bash's completions after `words`. The last word is incomplete. Bash applies its rules for a registered
+    function and `-o default`."""
     line = " ".join(words)
     quoted = " ".join(f'"{word}"' for word in words)
     code = f"""

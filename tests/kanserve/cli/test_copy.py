@@ -1,4 +1,4 @@
-"""`kanserve copy` makes a version under another number, which serves; and the error of a manual copy."""
+"""`kanserve copy`: a copied version serves under its new number, and a manual copy gives an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve coverage`: tables, JSON and files say the same, and what stands beside an answer in Python."""
+"""`kanserve coverage`: tables, JSON and files agree with each other and with the Python client."""
 
 from __future__ import annotations
 

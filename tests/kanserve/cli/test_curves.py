@@ -1,4 +1,4 @@
-"""`kanserve curves`: a picture of one edge, a table of several, the file, and what is refused."""
+"""`kanserve curves`: a plot of one edge, a table of several edges, the file, and rejected arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve drift`: from the export's rows to what has moved since, in words and as JSON."""
+"""`kanserve drift`: baseline rows from the export compared with current traffic, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve edges`: the file, the table, selections, and rows beyond one answer."""
+"""`kanserve edges`: the file, the table, selections, and more rows than one response holds."""
 
 from __future__ import annotations
 

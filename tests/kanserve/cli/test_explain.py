@@ -1,4 +1,4 @@
-"""`kanserve explain`: a row, many rows, the file, references, names, and what is refused."""
+"""`kanserve explain`: one row, many rows, the file, references, names, and rejected arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve formula`: what is printed computes what is served."""
+"""`kanserve formula`: the printed formula computes the served outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve infer`: every input and output form, many rows, and what is refused."""
+"""`kanserve infer`: every input and output format, many rows, and rejected arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = np.random.default_rng(1).uniform(-2, 2, (5, 3)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def expected(server: Server) -> Any:
-    """What Triton's own client gets for ROWS."""
+    """Outputs that Triton's client receives for ROWS."""
     with triton.InferenceServerClient(server.url) as client:
         tensor = triton.InferInput("x", ROWS.shape, "FP32")
         tensor.set_data_from_numpy(ROWS)

@@ -1,4 +1,4 @@
-"""The frame around the commands: help, exit codes, streams, interruptions."""
+"""Common behavior of commands: help, exit codes, streams, interruptions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_help_is_quick() -> None:
 
 
 def _cost(call: Callable[[], object]) -> float:
-    """What the processes that a call starts and awaits take."""
+    """Return the processor time of the child processes that a call starts and waits for."""
     before = os.times()
     call()
     after = os.times()
@@ -202,7 +202,7 @@ def test_a_reader_that_leaves_is_no_crash(server: Server, tmp_path: Path) -> Non
 
 
 def test_an_interruption_is_130_and_silent() -> None:
-    # Of a suite that runs in the background it is ignored, and so by all that it starts.
+    # A suite in the background ignores SIGINT, and so do the processes that it starts.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _interrupt()

@@ -1,4 +1,4 @@
-"""`kanserve open` and `kanserve view`: the observatory page's address, and the page behind it."""
+"""`kanserve open` and `kanserve view`: the web UI's address, and the page at that address."""
 
 from __future__ import annotations
 

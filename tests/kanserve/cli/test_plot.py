@@ -1,4 +1,4 @@
-"""`kanserve plot`: files and characters, the network and one edge, and what is refused."""
+"""`kanserve plot`: image files and text plots, of the network and of one edge, and rejected arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve report`: one file that says what a model is, against what it was verified, and how it looks inside."""
+"""`kanserve report`: one file with a model's card, its verification, and its curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables for `kanserve infer`: columnar files, large files in parts, results as they arrive, speed and warnings."""
+"""Row streams of `kanserve infer`: columnar files, large files in chunks, incremental results, rates and warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve scores`: tables, JSON and the file say the same."""
+"""`kanserve scores`: tables, JSON and the file agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kanserve serve`: settings and their origins, refusals, the way it ends."""
+"""`kanserve serve`: settings and their sources, rejected settings, and exit behavior."""
 
 from __future__ import annotations
 

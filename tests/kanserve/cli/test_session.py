@@ -1,4 +1,4 @@
-"""A checkpoint in the place of a model's name: from the file to a picture and an explanation in a command each."""
+"""A checkpoint path in place of a model name: one command gives a plot or an explanation."""
 
 from __future__ import annotations
 

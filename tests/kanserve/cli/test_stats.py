@@ -1,4 +1,4 @@
-"""`kanserve stats`: what a model is asked, in words and as JSON."""
+"""`kanserve stats`: statistics of a model's traffic, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both clients against real servers: the same answers, errors by kind, a server that goes away and comes back."""
+"""Sync and async clients against real servers: equal results, error classes, and a server that restarts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 MANY = np.tile(ROWS, (20, 1))
 
-# What is asked -> the method, and its arguments from a description and a model.
+# Name of a call -> the method, and its arguments from a description and a model.
 CALLS: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any]]] = {
     "health": ("health", lambda _d, _m: ("tiny",), {}),
     "ready": ("ready", lambda _d, _m: (), {}),
@@ -142,7 +142,7 @@ def test_nobody_there(retries: int) -> None:
 
 
 def in_the_end(ask: Callable[[], Any]) -> Any:
-    """What one who never tries again gets by asking anew: a lost connection looks for its server every half second."""
+    """Repeat a call for a client without retries, until the client reconnects (one attempt every half second)."""
     end = time.monotonic() + 20
     while True:
         try:

@@ -1,4 +1,4 @@
-"""DataFrames in and out: columns by their names, whatever their order; rows as they were called."""
+"""DataFrames as input and output: columns matched by name in any order, and row labels preserved."""
 
 from __future__ import annotations
 

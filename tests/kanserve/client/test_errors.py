@@ -23,7 +23,7 @@ ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 MANY = np.tile(ROWS, (20, 1))
 
 
-# What is asked, and the kind of its end.
+# Name of a call -> the method, its arguments, and the class of its error.
 REFUSED: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any], type[ClientError]]] = {
     "no such model": ("describe", lambda _d, _m: ("tniy",), {}, NotFound),
     "no such version": ("model", lambda _d, _m: ("tiny", "7"), {}, NotFound),

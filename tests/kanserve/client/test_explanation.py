@@ -1,6 +1,6 @@
-"""Explanations in shap's own words: as a dictionary everywhere, as `shap.Explanation` where shap is installed.
+"""Explanations in shap's terms: as a dictionary, and as `shap.Explanation` if shap is installed.
 
-`make notebook` has an environment with shap, and runs this file there.
+`make notebook` runs this file in an environment with shap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The client against a gRPC server that misbehaves on purpose: retries, halving, translation."""
+"""The client against a faulty gRPC server: retries, halved chunks, error translation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written about settings is what they are: the page, the schema for editors, and the server's own check."""
+"""Settings reference: the page, the editor schema and the server's check agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGHUP reads the settings again: what may change does, a restart is asked for by name, a broken file is nothing."""
+"""Reload of settings on SIGHUP: reloadable changes apply, others are pending restart, broken files are ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that come one by one run as they come; as soon as others come with them, they wait for those again."""
+"""Batching under changing load: single requests run at once, and concurrent requests wait to form a batch."""
 
 from __future__ import annotations
 

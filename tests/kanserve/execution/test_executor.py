@@ -1,4 +1,4 @@
-"""The executor's promises, without a model: who runs when, on which instance, and what becomes of the others."""
+"""The executor without a model: scheduling, instances, and the outcome of each request in a batch."""
 
 from __future__ import annotations
 

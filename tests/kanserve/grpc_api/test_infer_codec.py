@@ -1,4 +1,4 @@
-"""Wire conversion, as properties: what goes in comes out, and nothing else escapes."""
+"""Encoding and decoding of inference messages, as properties: round trips, and only typed errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every call passes, health and reflection included; and how the process takes signals."""
+"""The interceptor for every call, including health and reflection; and the process's signal handling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DescribeModel in pages: small ones, that hold everything once."""
+"""DescribeModel pages: small pages that contain every item once."""
 
 from __future__ import annotations
 

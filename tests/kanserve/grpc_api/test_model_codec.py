@@ -1,4 +1,4 @@
-"""Every field of the manifest reaches a client as it is, or is listed here with the reason why not."""
+"""Manifest fields in DescribeModel: each reaches the client unchanged or is listed here with a reason."""
 
 from __future__ import annotations
 

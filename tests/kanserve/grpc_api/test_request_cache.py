@@ -1,4 +1,4 @@
-"""Requests whose heads are known: the same answer, the same refusal, as if each were the first."""
+"""The request cache: a request with a known head gets the same response or error as the first one."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_what_has_parameters_is_not_remembered(toys: Served) -> None:
 
 
 def test_fields_in_another_order_are_not_parted() -> None:
-    """Of a field that comes twice, the last one counts."""
+    """If a message has a field twice, the cache does not split the message: the last value counts."""
     twice = request(ROWS).SerializeToString()
     assert request_cache.split(twice + pb.ModelInferRequest(model_name="other").SerializeToString()) is None
     assert request_cache.split(pb.ModelInferRequest(model_name="other").SerializeToString() + twice) is None
@@ -238,11 +238,11 @@ def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, known: bool) -> None:
-    """Whoever has it uses it to the end; nothing keeps it longer: no known head, no timer of a deadline, no cycle."""
+    """Requests in flight keep an unloaded model. No known head, deadline timer or reference cycle keeps it longer."""
     toy_model.write(tmp_path)
     created = Served(tmp_path)
     registry, data = created.registry, request(ROWS).SerializeToString()
-    # What is not known waits for a thread, and has a timer for its deadline meanwhile.
+    # A request with an unknown head waits for a thread and has a deadline timer.
     threads = Loader(base.load("ort"), Settings(repository=tmp_path, inline_run_seconds=0), 1, Metrics())
 
     async def main() -> None:

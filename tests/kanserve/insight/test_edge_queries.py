@@ -1,4 +1,4 @@
-"""Edge queries against the toy's own definition, through the wire and in chunks."""
+"""Edge queries compared with the toy model's definition, over the wire and in chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What edges matter over traffic that was counted, against the same over its rows."""
+"""Edge scores from counted traffic, compared with scores from its rows."""
 
 from __future__ import annotations
 

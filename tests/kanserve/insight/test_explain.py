@@ -1,4 +1,4 @@
-"""Explain over the wire: the toy's own truth, references, and what is refused."""
+"""Explain over the wire: the toy model's known contributions, references, and rejected requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of what a model is asked: counted beside the traffic, of the latest rows, and gone with the version."""
+"""Live traffic statistics: sampled from the latest rows, without effect on outputs, removed with the version."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def latest(server: Server) -> Statistics:
 
 
 def value(server: Server, name: str, layer: str = "") -> float:
-    """Of a metric of the toy; -1 if it is not there."""
+    """Return the value of a metric of the toy model, or -1 if the metric is missing."""
     first = f'layer="{layer}",' if layer else ""
     result = re.search(rf'^{name}{{{first}model="toy",version="\d+"}} (\S+)$', server.metrics(), re.MULTILINE)
     return float(result[1]) if result else -1.0
@@ -158,7 +158,7 @@ def run(names: Any, rows: Any) -> list[Array]:
 
 
 def watching(how: Any, rate: float, pool: ThreadPoolExecutor) -> live.TrafficSampler:
-    """Of the toy, without a server."""
+    """Create a traffic sampler for the toy model without a server."""
     manifest = toy_model.manifest("toy")
     info = ModelInfo("toy", 1, 64, verify.tensors(manifest.inputs), verify.tensors(manifest.outputs), "", manifest)
     return live.TrafficSampler(info, Nodes(manifest, run), how, rate, pool, Metrics())
@@ -208,7 +208,7 @@ def test_a_clock_that_went_back_does_not_keep_anybody_from_counting_anew(monkeyp
 
 
 def test_the_page_of_a_large_model_is_small(tmp_path: Path) -> None:
-    """Of [784, 64, 10] with a baseline, classes and traffic: no series for a node, whatever there is to tell of it."""
+    """A model [784, 64, 10] with a baseline, classes and traffic has no metric series per node."""
     state = checkpoint(tmp_path / "large.safetensors", (784, 64, 10))
     rows = RNG.uniform(-0.9, 0.9, (200, 784)).astype(np.float32)
     np.save(tmp_path / "train.npy", rows)

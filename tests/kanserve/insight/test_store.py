@@ -1,4 +1,4 @@
-"""What statistics have counted, kept over restarts and added up over workers; and what a bad folder costs."""
+"""The statistics store: counts survive restarts and add up over workers; effects of an unusable folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions that would harm the server, tried in a process of their own: what becomes of them, and of the others."""
+"""Admission: a separate process checks harmful versions, and other versions are unaffected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions that prove themselves, those that do not, and a server that tells the difference."""
+"""The loader: versions that pass verification, versions that fail it, and their states on a server."""
 
 from __future__ import annotations
 

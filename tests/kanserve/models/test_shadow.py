@@ -1,4 +1,4 @@
-"""A version on a copy of the traffic: what is told of it is true, and nobody notices that it is there."""
+"""Shadow deployment: correct reports on a version that receives mirrored traffic, and unaffected clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two graphs of one network: each run takes one of them by its rows, and both answer alike."""
+"""Small-batch and large-batch graphs of one network: the batch size selects the graph, and both agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs cost lines, never calls: a reader that stalls, a descriptor that is closed, a full disk. And who has a line."""
+"""Logging under a stalled reader, a closed descriptor or a full disk loses lines, not calls; and access log rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics port: every promised name, honest numbers, and no label a client can invent."""
+"""The metrics port: every documented name, correct values, and no label that a client can choose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our counters, gauges and histograms show what prometheus_client's own would."""
+"""kanserve's counters, gauges and histograms give the output of prometheus_client."""
 
 from __future__ import annotations
 

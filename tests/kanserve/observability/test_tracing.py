@@ -1,4 +1,4 @@
-"""OpenTelemetry, where it is asked for: what a real receiver of OTLP gets; and where it is not, nothing is there."""
+"""OpenTelemetry tracing: the spans that an OTLP receiver gets, and no trace of it if tracing is off."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch:
 
 
 def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
-    """Whatever the variables say."""
+    """With tracing off, the server imports no OpenTelemetry module, whatever variables are set."""
     toy_model.write(tmp_path)
     code = START.replace(
         "raise SystemExit",

@@ -1,4 +1,4 @@
-"""The committed protocol code is what `proto/` says, and keeps to itself."""
+"""The committed protocol code matches `proto/` and stays out of protobuf's default pool."""
 
 from __future__ import annotations
 

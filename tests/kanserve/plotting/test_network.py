@@ -1,4 +1,4 @@
-"""Pictures: what is drawn of a network, and that each kind of file can be read by others."""
+"""Plots of networks: drawn elements, and image files that other programs can read."""
 
 from __future__ import annotations
 

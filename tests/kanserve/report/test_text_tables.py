@@ -1,4 +1,4 @@
-"""How steps and bases are put in words."""
+"""Text descriptions of steps and bases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repositories as they should be, and as they should not."""
+"""Repository layouts, valid and invalid."""
 
 from __future__ import annotations
 

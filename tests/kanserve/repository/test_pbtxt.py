@@ -1,4 +1,4 @@
-"""An operator's config.pbtxt: what of it takes effect, what is named in a warning, what makes a version not load."""
+"""config.pbtxt from an operator: fields that apply, fields that give a warning, and errors that stop the load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be done about a repository: rules that hold whatever is there and whatever became of it."""
+"""The repository plan: rules for loads and unloads in every state of files and versions."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_policies(there: set[int], served: set[int], policy: str, expected: list
 
 
 def test_what_a_policy_leaves_out_is_told_with_it() -> None:
-    """What serves without files counts as there."""
+    """A version that serves without its source files counts as present."""
     prints = {("a", 1): Fingerprint(b"0"), ("a", 2): Fingerprint(b"0"), ("b", 1): Fingerprint(b"0")}
     known = {("a", 3): Known(Fingerprint(b"0"), serves=True, missing=True), ("b", 2): Known()}
     latest, chosen = VersionPolicy(latest=2), VersionPolicy(specific=(2, 3))

@@ -1,4 +1,4 @@
-"""Numbers beyond reason in a manifest: each is a reason not to load, in words, before anything is computed."""
+"""Extreme numbers in a manifest: each gives a load error with a message before any computation."""
 
 from __future__ import annotations
 

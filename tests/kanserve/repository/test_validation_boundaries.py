@@ -1,4 +1,4 @@
-"""Each bound of a manifest at its very number: what is at it passes, the next does not."""
+"""Limits of a manifest at their exact values: the limit passes, the next value fails."""
 
 from __future__ import annotations
 

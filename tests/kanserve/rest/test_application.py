@@ -1,4 +1,4 @@
-"""HTTP beside gRPC: every route, by Triton's own clients, by curl and by hand, over every server that carries it."""
+"""HTTP API next to gRPC: every route, with Triton's clients, curl and raw requests, on each transport."""
 
 from __future__ import annotations
 

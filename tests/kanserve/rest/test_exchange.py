@@ -1,4 +1,4 @@
-"""A request over HTTP is a call like any other: limits, draining, cancellation, TLS, over every server."""
+"""HTTP requests as calls: limits, draining, cancellation and TLS, on each transport."""
 
 from __future__ import annotations
 

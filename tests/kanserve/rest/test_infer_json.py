@@ -1,4 +1,4 @@
-"""Every datatype over HTTP, as bytes and as JSON, through identity graphs by Triton's client."""
+"""Datatypes over HTTP, as bytes and as JSON, with identity graphs and Triton's client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KanService as JSON: the numbers of gRPC, on both transports, and what is refused."""
+"""KanService as JSON: the same numbers as gRPC on both transports, and rejected requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several clients wait for the same work: it runs once, ends with the last client, and ends at its time limit."""
+"""Shared work for several clients: it runs once, and ends with the last client or at its time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The observatory page as HTTP has it: its addresses, its headers, and what they cost. Who may have it: test_access."""
+"""The web UI over HTTP: routes, headers and sizes. test_access covers permissions."""
 
 from __future__ import annotations
 

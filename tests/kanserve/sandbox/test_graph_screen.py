@@ -1,4 +1,4 @@
-"""What the structural screen lets pass, and what not. Nothing here is run."""
+"""The operator allowlist and structural checks of graphs: accepted and rejected graphs, without execution."""
 
 from __future__ import annotations
 

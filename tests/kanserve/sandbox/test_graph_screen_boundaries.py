@@ -1,4 +1,4 @@
-"""Each rule of the structural screen by itself, at its very number."""
+"""Each rule of the structural graph check at its exact limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trial does, step by step, here and not in a process of its own: which fault is told how."""
+"""The load check, step by step in the test process: each fault and its message."""
 
 from __future__ import annotations
 

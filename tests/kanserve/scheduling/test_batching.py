@@ -1,4 +1,4 @@
-"""The short way: requests of one form as one run of their bytes, and everything that has to go the other way."""
+"""The fast path of batching: same-shape requests run as one, and requests that must take the regular path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches: the policy and the queue as pure functions."""
+"""Batch policy and request queue as pure functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each rule of the queue by itself, at its very moment and number."""
+"""Rules of the request queue at their exact time and number limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a request may be: the limit follows the models, unless an operator says otherwise."""
+"""Request size limit: derived from the models unless an operator sets it."""
 
 from __future__ import annotations
 

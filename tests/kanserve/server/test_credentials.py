@@ -1,4 +1,4 @@
-"""The file of tokens changes under a running server; what is wrong keeps one from starting, never from going on."""
+"""Token file changes under a running server: an invalid file prevents a start but does not stop a running server."""
 
 from __future__ import annotations
 

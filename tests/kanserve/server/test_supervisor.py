@@ -1,4 +1,4 @@
-"""Several processes behind one port: who is killed is replaced, callers lose what that one held, the page is of all."""
+"""Several workers behind one port: replacement of killed workers, lost calls, and merged metrics."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_page_is_of_all(tmp_path: Path, transport: str) -> None:
 
 
 def shared(server: Server) -> tuple[float, float] | None:
-    """What the page of the shared port counts of successes and of workers, if it has both."""
+    """Return the counts of successes and workers from the shared metrics page, if the page has both."""
     with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10) as answer:
         page = answer.read().decode()
     return (value(page, SUCCESS), value(page, "kanserve_workers")) if f"{SUCCESS} " in page else None

@@ -1,4 +1,4 @@
-"""What is stuck is seen and ends the process: a run, the event loop, a worker as a whole; what was stopped is not."""
+"""The watchdog ends a process with a hung execution, event loop or worker, but not a stopped process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models by hand: load, unload, promote, roll back; over gRPC, HTTP and by the program, in one process and several."""
+"""Explicit model control: load, unload, set default, roll back; over gRPC, HTTP and commands, in all workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kan.coverage and kan.explain_top_k: what comes beside an answer in one round trip, read by Triton's clients."""
+"""kan.coverage and kan.explain_top_k: extra outputs in one round trip, read by Triton's clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics' page read back, what happened between two readings, and rows that are kept."""
+"""Operations view data: parsed metrics, differences between two reads, and kept rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics that are watched and begun anew: how often, how long, and what ends it."""
+"""Streamed and reset statistics: intervals, durations, and ends of a stream."""
 
 from __future__ import annotations
 

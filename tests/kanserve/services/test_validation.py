@@ -1,4 +1,4 @@
-"""What is checked of a request before anything is computed, without a server: each mistake with its words."""
+"""Request validation before computation, without a server: each error with its message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is there memory for one more version: of the machine, of the cgroup, and where nobody tells."""
+"""Memory check before a load: limits of the machine and the cgroup, and unknown limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle of published modules tells right from wrong: tried with a repository of our own."""
+"""The oracle of published modules: it separates right from wrong on a test repository."""
 
 from __future__ import annotations
 

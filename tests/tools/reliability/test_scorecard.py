@@ -1,4 +1,4 @@
-"""The scorecard itself: every row is there, results accumulate, the table says what was seen and what was not."""
+"""The reliability scorecard: every row exists, results accumulate, and the table shows seen and unseen tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both programs share: text, spelling help, CSV, atomic files."""
+"""Helpers that both command-line programs share: text, spelling suggestions, CSV, atomic files."""
 
 from __future__ import annotations
 

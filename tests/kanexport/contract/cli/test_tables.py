@@ -14,7 +14,7 @@ from kanexport.contract.cli.tables import Table
 
 
 def on_a_terminal(code: str) -> str:
-    """What a program prints to a stderr that is a terminal."""
+    """Run a program whose stderr is a terminal, and return its output."""
     leader, follower = pty.openpty()
     with os.fdopen(leader, "rb", buffering=0) as screen:
         process = subprocess.Popen(

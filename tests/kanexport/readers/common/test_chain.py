@@ -1,4 +1,4 @@
-"""What stands between the layers: found, placed by numbers and widths, or refused."""
+"""Modules between layers: detected, placed by number and width, or rejected."""
 
 from __future__ import annotations
 
@@ -228,8 +228,8 @@ def test_a_sequential_comes_back_as_it_was(network: list[tuple[str, Any]]) -> No
 @settings(max_examples=300, deadline=None)
 def test_names_are_placed_rightly_or_refused(network: list[tuple[str, Any]], data: st.DataObject) -> None:
     """Norms named by any of three habits: after the layer before them, after the layer behind
-    them, or at random. Whatever is not refused must at least fit, and the first habit, with
-    norms between layers only, must come back."""
+    them, or at random. An accepted order must fit. If norms are only between layers, the
+    first habit must give the original order."""
     habit = data.draw(st.sampled_from(["layer before", "layer behind", "random"]))
     layers, others, truth, seen = {}, [], [], 0
     for kind, side in network:

@@ -1,4 +1,4 @@
-"""How nodes flow through the layers: what is assumed, what may be told, what must be."""
+"""Data flow through the layers: assumptions, optional options, and required options."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_what_is_told_is_done(
 
 
 def assumed(path: Path, *options: str) -> Options:
-    """What an export asked."""
+    """Read a checkpoint with options and return them with the facts that the reader assumed."""
     loaded, supplied = checkpoint.load(path), Options.parse(options)
     detect.read(detect.detect(loaded, None)[0], loaded, supplied)
     return supplied

@@ -1,4 +1,4 @@
-"""Spacings read off rounded grids."""
+"""Grid spacings derived from rounded grids."""
 
 from __future__ import annotations
 

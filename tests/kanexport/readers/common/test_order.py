@@ -1,4 +1,4 @@
-"""The order of layers: told by numbers or by widths, never guessed."""
+"""Order of layers: derived from numbers or widths, never guessed."""
 
 from __future__ import annotations
 

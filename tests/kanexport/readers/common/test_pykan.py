@@ -1,4 +1,4 @@
-"""pykan's weights without its config: the same graph where nothing is missed, else an error that asks."""
+"""pykan weights without a config: the same graph if nothing is missing, otherwise an error that asks for options."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""Fixtures of the toy server."""
+"""Fixtures: one server with the toy models."""
 
 from tests.support.toy_server import repository, server  # noqa: F401 - fixtures

@@ -1,4 +1,4 @@
-"""`kanserve serve --check` and `kanserve doctor`: each thing that can be wrong is told, and what to do about it."""
+"""`kanserve serve --check` and `kanserve doctor`: each fault is reported with advice."""
 
 from __future__ import annotations
 
