@@ -1,4 +1,4 @@
-"""Versions change under load: nothing is lost, and every answer is one version's, to the bit."""
+"""Hot reload under load: no request is lost, and each response is bit-identical to the output of one version."""
 
 from __future__ import annotations
 
