@@ -1,4 +1,4 @@
-"""Models that write a known library's tensors and compute something else: none may be exported as what it is not.
+"""Check that the exporter does not mistake a model with a known library's tensors and another function for that library.
 
     PYTHONPATH=$PWD:$PWD/tests python tools/oracle/generated_rivals.py [--seed 0] [--every 1] [--first 0]
     [--expected-outputs]
@@ -47,7 +47,7 @@ NORM = ("architecture", "norm")
 
 @dataclass(frozen=True)
 class Rival:
-    """One file and what its model computes. `keys`: the questions one of which must be listed."""
+    """One file and the function of its model. `keys`: option keys, one of which the export must list as assumed."""
 
     name: str
     tensors: Tensors | Path
@@ -58,7 +58,7 @@ class Rival:
     inputs: int = 4
 
 
-# What a layer may do to its sources or its sums that no tensor shows.
+# Changes of a layer to its inputs or its sums that no tensor shows.
 LAYERWISE: dict[str, tuple[tuple[str, ...], Callable[[Forward], Forward]]] = {
     "clamped at 12 cells": (("forward",), lambda f: lambda x: f(np.clip(x, -4.8, 4.8))),
     "clamped at 50": (("forward",), lambda f: lambda x: f(np.clip(x, -50, 50))),
@@ -281,7 +281,7 @@ def apart(found: Array, expected: Array) -> float:
 
 @dataclass
 class Trial:
-    """What came of the rivals: counts by outcome, and failures in words."""
+    """Outcomes of the rivals: counts by outcome, and texts of failures."""
 
     folder: Path
     counts: collections.Counter[str]

@@ -1,4 +1,4 @@
-"""Checkpoints that people published, through pykan itself and through kanexport.
+"""Comparison of kanexport with pykan on published checkpoints.
 
     pip install pykan==0.2.8 scikit-learn matplotlib pandas tqdm sympy torch    # an environment of its own
     pip install -e '.[export]'
@@ -41,13 +41,13 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
 FUNCTIONS = "symbolic.funs_name."
-# What pykan's loadckpt passes on to the constructor; a config of an earlier version may lack some.
+# Config keys that pykan's loadckpt passes to the constructor; a config of an earlier version may lack some.
 ARGUMENTS = {"width": "width", "grid": "grid", "k": "k", "mult_arity": "mult_arity", "base_fun_name": "base_fun"}
 ARGUMENTS |= {name: name for name in ("symbolic_enabled", "affine_trainable", "grid_eps", "grid_range")}
 
 
 class Config(yaml.SafeLoader):
-    """With the few objects that people's configs hold; anything else is an error, as for pykan."""
+    """A YAML loader for the few object types in published configs; as in pykan, other objects are an error."""
 
 
 def _scalar(loader: Config, node: yaml.Node) -> Any:
@@ -71,7 +71,7 @@ Config.add_constructor(f"{PYTHON}object:torch.nn.modules.activation.SiLU", lambd
 
 
 class NotRun(Exception):
-    """pykan cannot run the file."""
+    """pykan itself fails to run the file."""
 
 
 def pairs(folder: Path) -> Iterator[Path]:

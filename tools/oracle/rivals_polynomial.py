@@ -1,5 +1,5 @@
-"""Layers with polynomials, sines and wavelets that share their tensors, each through its own code and
-through kanexport in every reading.
+"""Comparison of kanexport's interpretations with the original code of polynomial, sine and wavelet layers that
+share tensor names.
 
     PYTHONPATH=$PWD python tools/oracle/rivals_polynomial.py FOLDER [--count 3] [--export] [--only NAME]
 
@@ -165,7 +165,7 @@ def readings(path: Path, x: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _open(path: Path) -> Options:
-    """What a file leaves open, whatever its inputs."""
+    """The options that a file leaves open, independent of its inputs."""
     options, loaded = Options.parse(()), checkpoint.load(path)
     with contextlib.suppress(ExportError):
         detect.read(detect.detect(loaded, None)[0], loaded, options)
