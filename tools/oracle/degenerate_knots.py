@@ -140,7 +140,7 @@ def infinite(layer: Any) -> bool:
 
 
 def largest_difference(prefix: Path, reference: Any) -> float:
-    """The largest relative error of outputs and edges: kanexport's interpretation of the files against pykan's float64."""
+    """The largest relative error of outputs and edges in kanexport's interpretation, against pykan's float64."""
     loaded = checkpoint.load(prefix)
     kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
     worst = 0.0

@@ -1,16 +1,16 @@
-"""Check that the exporter does not mistake a model with a known library's tensors and another function for that library.
+"""Check of the exporter with models that have a known library's tensors and another function.
 
     PYTHONPATH=$PWD:$PWD/tests python tools/oracle/generated_rivals.py [--seed 0] [--every 1] [--first 0]
     [--expected-outputs]
 
-Hundreds of rivals and between-layer variants, generated: for every family of `rival_forwards.py`, layers that
-compute something else (clamps, other activations, another wavelet, tanh twice, ...), networks with something
-else between their layers (functions, residuals, orders, sums), modules whose tensors are also another
-module's (norms, PReLU, scales), and the golden cases with something before or after them.
+The program generates hundreds of models for every family of `rival_forwards.py`. Some have layers with another
+function (clamps, other activations, another wavelet, tanh twice, ...). Some have other steps between the layers
+(functions, residuals, orders, sums), or modules that share tensor names with another module (norms, PReLU, scales).
+Others are the golden cases with a step before or after them.
 
-Without outputs an export must be refused, or list the very question that is wrong as assumed. With
-`--expected-outputs` it must give what the mutated forward gives, or be refused; where it says that it was
-verified against the trained model, its graph is run and compared. Prints counts, and every failure.
+Without outputs, the exporter must reject a model, or list the wrong option as assumed. With `--expected-outputs` it
+must reproduce the mutated forward, or reject the model. If the export reports that it is verified against the trained
+model, the program runs and compares its graph. The program prints counts and each failure.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
     pip install -e '.[export,torch]'
     PYTHONPATH=.:service:tools/oracle python tools/oracle/public_modules.py FOLDER [--only WORD] [--json FILE]
 
-Not part of the suite: others' code is no part of this repository. FOLDER holds clones, as owner/name;
-`public_modules.toml` says what is made of which file. Each configuration is built with random weights, none of
-them zero, exported in a process with limits of time and memory, and the graph is run on rows that the
-export has not seen: near and far, one and many, zeros, NaN and infinities. Its answers must be the module's
-own, in float64 where it runs so, unless rounding the module's own rows moves them as much.
+The program is not part of the suite, because this repository contains no third-party code. FOLDER has clones, as
+owner/name; `public_modules.toml` lists the modules of each file. The program builds each configuration with random
+nonzero weights and exports it in a process with limits of time and memory. It runs the graph on rows that are new to
+the export: near and far, one and many, zeros, NaN and infinities. The outputs must equal the module's own, in float64
+if it supports that, unless rounding of the rows changes the module's own outputs as much.
 
 The outcomes of a configuration: right; SILENT (exported and wrong, which is a failure); class C (rows depend
 on each other) and random (its outputs differ each time), which the exporter rejects correctly; refused;

@@ -4,12 +4,12 @@
     pip install -e '.[export]'
     python tools/oracle/public_pykan.py FOLDER [--export]
 
-Not part of the suite: others' files are no part of this repository. Every pair `*_config.yml` and `*_state`
-below FOLDER, each content once, is loaded as pykan's `loadckpt` does it, made float64, and held
-against the float64 evaluation of what kanexport reads: outputs and every edge, on rows in the grid of the
-first layer, around it and far outside. With `--export` graphs are made and proved as well. A file that
-pykan cannot run either (weights that are not finite, functions of the author's own, shapes that do not
-fit its config) is counted by the reason; what pykan runs and kanexport refuses is printed.
+The program is not part of the suite, because this repository contains no third-party files. It loads every
+distinct pair `*_config.yml` and `*_state` below FOLDER as pykan's `loadckpt` does, and converts it to float64.
+It compares outputs and every edge with the float64 evaluation of kanexport's interpretation, on rows in the
+grid of the first layer, around it and far outside. With `--export` it also builds and verifies the graphs. It
+counts files that pykan itself fails to run by reason (weights that are not finite, custom functions, shapes
+that do not fit the config). It prints files that pykan runs and kanexport rejects.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def move(module: nn.Module, seed: int) -> None:
 
 
 def _definitions(file: Path) -> types.ModuleType:
-    """A module of the file's imports and definitions, without statements that fail: the expression may not need them."""
+    """A module with the imports and definitions of a file. The loader prints and skips statements that fail."""
     module = types.ModuleType(file.stem)
     module.__file__ = str(file)
     sys.modules[file.stem] = module

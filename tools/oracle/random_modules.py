@@ -94,7 +94,7 @@ KANS: dict[str, Callable[[int, int, Rng], nn.Module]] = {
     "fourierkan": lambda n, m, rng: Fourier(n, m, rng.choice([3, 5])),
     "gr-kan": lambda n, m, rng: odd.GroupRational(n, 2 * rng.randint(2, 5), m),
 }
-# By file and class: what stands after inputs and outputs.
+# By file and class: the constructor arguments after inputs and outputs.
 UPSTREAM: list[tuple[str, str, tuple[Any, ...]]] = [
     ("efficient_kan", "KANLinear", ()),
     ("fastkan", "FastKANLayer", ()),
