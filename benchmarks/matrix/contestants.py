@@ -174,8 +174,8 @@ def _torch(network: Callable[[torch.Tensor], torch.Tensor], threads: int, x: NDA
 
 
 def products(depths: Sequence[tuple[int, int]], most: int) -> Entrant:
-    """The matrix products of the layers by themselves, on random numbers: what is left if the functions on the edges
-    cost nothing. For up to `most` rows a run."""
+    """The layers' matrix products on random numbers, which is the remaining cost if the edge functions are free. For
+    batches of up to `most` rows."""
     random_products = gemms.random(depths, most)
 
     def threads(count: int) -> tuple[Answer, str]:

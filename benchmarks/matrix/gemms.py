@@ -1,4 +1,4 @@
-"""The matrix products of a network's layers by themselves, in one graph: the floor of every dense formulation."""
+"""Matrix products of a network's layers without other operators: the minimum time of a dense formulation."""
 
 from __future__ import annotations
 
