@@ -50,7 +50,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                 )
                 scale.tell(at + 1, changes)
             asking.until(requests - asking.answered)
-            # The last version, by hand: what is not addressed has the newest.
+            # The request names the last version, because a request without a version gets the newest one.
             wait_until(lambda: reload_tools.factor(server, version=str(version)) == factor)
         figures = {
             "changes": changes,

@@ -87,7 +87,7 @@ def probe(address: str, seen: Seen) -> None:
 
 
 def one(server: Server) -> tuple[Seen, int, float]:
-    """A round: what was seen, the exit code, and seconds until the end."""
+    """A round: the observations, the exit code, and seconds until the end."""
     seen = Seen()
     threads = [
         threading.Thread(target=client, args=(server.address, seen), kwargs={"stubborn": at % 2 == 1}, daemon=True)
