@@ -176,10 +176,10 @@ def main() -> int:
             if http:
                 ask_by_hand(http, "formula", references["formula"]["x"][0])
             kanserve("models", "--url", url)
-            say("4. look inside: what every edge of the first layer did with the rows")
+            say("4. edges: the values of every edge of the first layer for these rows")
             np.save(rows, references["formula"]["x"][:24])
             kanserve("edges", "formula", "--input", rows, "--layer", "0", "--url", url)
-            say("5. what a dashboard sees")
+            say("5. metrics: the series that a dashboard shows")
             show_metrics(http or where["metrics"])
             say("6. another version, while requests run")
             change(url, models, references["digits"]["x"][:1])
