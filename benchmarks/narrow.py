@@ -4,8 +4,8 @@ The table justifies the constants of `kanexport/lowering/spline_forms.py`.
 
     python benchmarks/narrow.py [--seconds 0.3] [--json]
 
-The script lowers one layer of cubic splines and a base branch in both forms, on uniform and on uneven knots, and
-ignores the cost model. It runs both graphs interleaved in onnxruntime, on the same rows, with one thread and with the
+The script lowers one layer of cubic splines and a base branch in both forms, on uniform and on uneven knots. It ignores
+the cost model. It runs both graphs interleaved in onnxruntime, on the same rows, with one thread and with the
 server's thread settings. `gain` is the median time of the other form divided by that of the column form. If the outputs
 differ by more than 1e-5 of the largest, the script stops with an error.
 """
