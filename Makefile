@@ -89,7 +89,8 @@ check: setup ## Format, lint, strict types, generated code
 format: setup ## Format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
 
-# The run takes hours. It skips reliability tests that have a full result for this commit, so you can interrupt it and continue later.
+# The run takes hours. It skips reliability tests that have a full result for this commit, so you can interrupt it and
+# continue later.
 reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
 	@$(BIN)/python -m tools.reliability --resume $(ARGS)
 
