@@ -211,7 +211,7 @@ class Seed:
 
 @dataclass(frozen=True)
 class Finding:
-    """A mutated input for which the exporter neither succeeds nor raises a typed error."""
+    """A mutated input for which the exporter raises an untyped error or takes too long."""
 
     number: int
     seed: Seed

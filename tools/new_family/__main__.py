@@ -1,7 +1,7 @@
 """Generator of the starting files of a new KAN family: `make new-family NAME=mykan`.
 
 The program writes a basis, a reader and a generator of the golden case from the templates in this
-folder, runs the generator, and adds the row in docs/checkpoints.md. The written files work without
+folder. It runs the generator, and adds the row in docs/checkpoints.md. The written files work without
 changes; comments that begin with "Yours" mark the code to change. The program overwrites no file.
 """
 

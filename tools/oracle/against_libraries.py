@@ -8,8 +8,9 @@ registry. It imports each library by its own name, and names and skips absent on
 the library's float64 outputs and edge values with the float64 evaluation, NaN and infinities
 included. Every model must export, which verifies the graphs.
 
-A family is one function below. From a random source it returns a model, its layers, a function
-that silences all inputs of a layer except one, and the export options that its file lacks.
+A family is one function below. From a random source it returns a model, its layers and the
+export options that its file lacks. It also returns a function that silences all inputs of a
+layer except one.
 """
 
 from __future__ import annotations

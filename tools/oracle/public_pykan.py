@@ -6,8 +6,8 @@
 
 The program is not part of the suite, because this repository contains no third-party files. It loads every
 distinct pair `*_config.yml` and `*_state` below FOLDER as pykan's `loadckpt` does, and converts it to float64.
-It compares outputs and every edge with the float64 evaluation of kanexport's interpretation, on rows in the
-grid of the first layer, around it and far outside. With `--export` it also builds and verifies the graphs. It
+It compares outputs and every edge with the float64 evaluation of kanexport's interpretation. The rows are in
+the grid of the first layer, around it and far outside. With `--export` it also builds and verifies the graphs. It
 counts files that pykan itself fails to run by reason (weights that are not finite, custom functions, shapes
 that do not fit the config). It prints files that pykan runs and kanexport rejects.
 """

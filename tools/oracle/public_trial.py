@@ -66,8 +66,8 @@ def build(configuration: dict[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True)
 class Model:
-    """A module and its inputs. `shapes`: the shape of a row of each input. `tokens`: for each input, the upper bound of
-    its integers; 0 if it takes any number."""
+    """A module and its inputs. `shapes`: the shape of a row of each input. `tokens`: for each input, the exclusive
+    upper bound of its integers; 0 if it takes any number."""
 
     module: nn.Module
     shapes: Sequence[Sequence[int]]

@@ -3,9 +3,9 @@ layers that share tensor names.
 
     PYTHONPATH=... python tools/oracle/rivals_splines.py FOLDER [--only WORD]
 
-The program is not part of the suite. FOLDER has a checkout of each library under its name (fast-kan, faster-kan,
-Vision-KAN, X-KANeRF, efficient-kan, BSRBF_KAN, FC_KAN, KAF, KANLib, trukan, dropkan, pykan), and of older commits
-under names such as fast-kan-b8f617f. The program skips and counts absent checkouts.
+The program is not part of the suite. FOLDER has a checkout of each library under its name: fast-kan, faster-kan,
+Vision-KAN, X-KANeRF, efficient-kan, BSRBF_KAN, FC_KAN, KAF, KANLib, trukan, dropkan, pykan. It also has older
+commits under names such as fast-kan-b8f617f. The program skips and counts absent checkouts.
 
 The program gives every module random float64 weights and compares it with the float64 evaluation of the interpretation:
 near its grid, at 10 and 100 times that, at zeros, on one side, and with NaN and infinities. `assumed` is the largest
