@@ -89,11 +89,12 @@ check: setup ## Format, lint, strict types, generated code
 format: setup ## Format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
 
-# Hours. What is there in full for this commit is not run again: interrupt it, and go on later.
+# The run takes hours. It skips reliability tests that have a full result for this commit, so you can interrupt it and
+# continue later.
 reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
 	@$(BIN)/python -m tools.reliability --resume $(ARGS)
 
-# In the notebook's environment, for pykan and matplotlib. Ten minutes; what is there for this commit is kept.
+# Runs in the notebook's environment, for pykan and matplotlib. Takes ten minutes and keeps results of this commit.
 bench: setup ## Measure the whole matrix, for docs/performance.md and README.md (ARGS="--only uniform --quick")
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(MAKE) --no-print-directory $(NOTEBOOK_VENV)/.ready && \
 		$(NOTEBOOK_VENV)/bin/python -m benchmarks.matrix $(or $(ARGS),--docs); \
@@ -126,7 +127,7 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 	$$compile pyproject.toml --extra serve --extra certificates -o requirements/server.txt && \
 	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt
 
-# Optional, and not a part of `make setup`: it needs g++. What else, kernel/build_library.py says.
+# Optional, and not a part of `make setup`: it needs g++. kernel/build_library.py lists the other requirements.
 kernel: setup ## Build the wheel of the operator (kanserve[kernel]) with g++, and install it into .venv
 	@cd kernel && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
 	@$(BIN)/$(PIP) --no-deps --no-index --force-reinstall "$$(ls -t dist/kanserve_kernel-*.whl | head -1)"

@@ -1,13 +1,13 @@
-"""What do requests notice while somebody looks inside the model that answers them?
+"""Effect of explanation, edge and statistics calls on the rate and latency of inference requests.
 
     python benchmarks/beside.py [--seconds 5] [--rounds 3]
 
-A network of random weights, [64, 64, 10], is exported with rows as reference and served by `kanserve serve` in its own
-process; 8 clients in another process each wait for their answer before they ask for the next row. In turns they are
-alone, and beside three askers in a third process, which stands back as the server's own computing threads do: one asks
-for the edges of 64 rows, one for explanations of 8, one for statistics of 64, each ten times a second, and then each as
-fast as it is answered. All of them share this machine's cores. Markdown on stdout: rates, and the 99th of 100
-durations, as medians over the rounds.
+The script exports a network of random weights, [64, 64, 10], with reference rows, and serves it with `kanserve serve`
+in its own process. Eight clients in a second process each wait for a response before they send the next row. Each round
+measures them without other load, and next to three clients in a third process, which runs at lower priority. The first
+requests edges of 64 rows, the second explanations of 8 rows, the third statistics of 64 rows. Each sends ten requests
+per second, and then as many as the server can handle. All processes share the cores of this machine. The script prints
+Markdown on stdout: rates and 99th percentiles of the durations, as medians over the rounds.
 """
 
 from __future__ import annotations

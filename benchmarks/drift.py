@@ -1,13 +1,14 @@
-"""Is a change of the data noticed, and is nobody woken without one? On scikit-learn's data and trained networks.
+"""Detection delay and false alarms of the drift alert, on scikit-learn's data and trained networks.
 
     pip install scikit-learn
     python benchmarks/drift.py [--seeds 20]
 
-For each seed a data set is divided in halves. The network is exported with one half as `--baseline`; traffic is drawn
-from the other, with replacement: 20 000 rows as they are, then as many until the condition of the alert KanserveDrift
-holds, changed: the picture one pixel to the right, a feature in another unit, a sensor that gives one number. What the
-server would make of each request is reckoned as it does it: all numbers inside and the answers, in two windows of 250
-rows, one full and one that fills, of which PSI is held against chance. Looked at every 25 rows. Markdown on stdout.
+For each seed the script splits a data set into halves and exports the network with one half as `--baseline`. It draws
+traffic from the other half, with replacement: first 20 000 unchanged rows, then changed rows until the condition of the
+alert KanserveDrift holds. The changes: the picture one pixel to the right, a feature in another unit, a sensor stuck at
+one number. The script computes the drift as the server does: all node values and the predictions, in two windows of 250
+rows, one full and one that fills. It compares their PSI with the no-drift threshold after every 25 rows. The script
+prints Markdown on stdout.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ CASES: dict[str, tuple[str, Callable[[], Rows], Callable[[Rows], Rows]]] = {
 
 
 class Watch:
-    """What a server would know of the model in `folder`."""
+    """The drift state that a server would keep for the model in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         described = manifest.load(folder)
@@ -92,7 +93,7 @@ class Watch:
         self.recent = Recent(self.nodes, WINDOW)
 
     def take(self, rows: Rows) -> float:
-        """How many times what chance gives the node is off that is off most, after these rows too."""
+        """The largest ratio of a node's drift to its no-drift threshold, with these rows included."""
         self.recent.add(self.nodes.count(self.session.run, {self.input: rows}))
         compared = self.nodes.compared(self.recent.both())
         return max(node.drift.ratio for node in compared if node.drift is not None)
@@ -100,8 +101,8 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
-    """Looks at unchanged traffic, those of them at which the condition held, the most that was seen at one, and how
-    many changed rows it took (None: it never held)."""
+    """Result of one seed. `looks`: checks on unchanged traffic; `alarms`: checks at which the condition held; `most`:
+    the largest ratio at a check; `taken`: changed rows until the condition held (None: it did not hold)."""
 
     looks: int
     alarms: int

@@ -1,14 +1,14 @@
-"""How far is the served model from the trained one? Family by family, for the README.
+"""Errors of served models against their trained libraries, per format family, for the README.
 
     make families        prints the table and puts it into README.md
 
-Every golden checkpoint of tests/golden/checkpoints is exported from its files with the
-options of its case, served on loopback, and asked over gRPC for the rows whose outputs and
-edge values its own library computed in float64. Errors are relative to the largest
-magnitude, in each group of rows for outputs and in each layer for edges. Torch modules with
-KAN layers have no edge values from a library; theirs are the largest of the export's own
-proof. Beside them: by how much Explain's contributions miss the prediction that they are to add
-up to, of all rows and outputs of a family, relative to the largest prediction.
+The script exports every golden checkpoint of tests/golden/checkpoints with the options of its
+case and serves it on loopback. It requests over gRPC the rows whose outputs and edge values the
+library computed in float64. Errors are relative to the largest magnitude, in each group of rows
+for outputs and in each layer for edges. Torch modules with KAN layers have no edge values from a
+library; for them the table shows the largest error that the export's verification found. The last
+figure is the residual of Explain's contributions, the maximum over all rows and outputs of a
+family, relative to the largest prediction.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ STOP_SECONDS = 30
 
 @dataclass(frozen=True)
 class Measured:
-    """One case as it was served; the errors are relative, and `missed` too, which is NaN where nothing is explained."""
+    """Errors of one served case, all relative. `missed`: residual of the explanations, NaN if the model has none."""
 
     family: str
     output_error: float
@@ -109,7 +109,7 @@ def measure(client: Client, name: str, facts: dict[str, Any], folder: Path, resu
 
 
 def missing(client: Client, described: Description, rows: Any) -> float:
-    """What contributions miss at most; NaN of a model that is not taken apart."""
+    """The largest residual of the contributions, relative; NaN if the model has no explanations."""
     try:
         explanation = chunking.explain(client, described, rows[np.isfinite(rows).reshape(len(rows), -1).all(axis=1)])
     except NotSupported:

@@ -1,12 +1,12 @@
-"""Quantized exports beside the exact one, in one process and in turns: time, size, load and error.
+"""Quantized exports compared with the exact export: time, size, load time and error, interleaved in one process.
 
     python benchmarks/fewer_bits.py [--checkpoint FILE --rows FILE] [--adapted] [--seconds 2] [--json]
 
-By default an efficient-kan of [784, 64, 10] with random weights, on rows within its grid; with --adapted its knots are
-uneven, another row of them for each source. Each model is exported as `kanserve export` does it and run by onnxruntime
-on one thread. `gain` is the time of the exact graph over that of the other, both medians; `error` the largest
-difference from the exact graph's answers, relative to the largest; `changed` how often another output is the largest.
-An error beyond the export's bound ends it: a faster graph that is wrong is no result.
+The default model is an efficient-kan of [784, 64, 10] with random weights, on rows within its grid. With --adapted its
+knots are uneven, and each input has its own knots. The script exports each model as `kanserve export` does, and runs it
+with onnxruntime on one thread. `gain` is the median time of the exact graph divided by that of the quantized graph.
+`error` is the largest difference from the exact outputs, relative to the largest output. `changed` is the share of rows
+for which another output is the largest. If an error exceeds the export's bound, the script stops with an error.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Explanations of trained networks beside what is known: of functions whose parts are known, and Shapley's values.
+"""Explanations of trained networks compared with ground truth: known contributions of a function, and Shapley values.
 
     make notebook                                # makes .venv-notebook: pykan and shap beside what `make setup` has
     .venv-notebook/bin/python benchmarks/ground_truth.py
 
-Networks are trained by pykan (half a minute), exported, served, and asked by the client, against one row of reference.
-The first table holds contributions against those of the function itself: where it is a sum of functions of one input
-they are known; of Feynman's I.6.20 they follow in closed form from the formula's own order of operations; and where one
-input alone is another than in the reference, all of the difference is its. The second has Shapley's values of the same
-models, by the definition, over all coalitions, which shap's ExactExplainer confirms. Markdown on stdout.
+The script trains networks with pykan (half a minute), exports and serves them, and requests explanations with one
+reference row. The first table compares contributions with those of the function. For a sum of functions of one input,
+the contributions are known. For Feynman's I.6.20, they follow in closed form from the formula's order of operations. If
+only one input differs from the reference, it has the whole difference. The second table has the Shapley values of the
+same models, from the definition over all coalitions, which shap's ExactExplainer confirms. Markdown on stdout.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 class Asked:
-    """A served case."""
+    """A served case, with its client and rows."""
 
     def __init__(self, client: Client, case: Case) -> None:
         self.client, self.case = client, case

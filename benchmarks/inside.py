@@ -1,10 +1,10 @@
-"""How long does it take to look inside? Explanations, curves, scores and pictures of networks of random weights.
+"""Latency of explanations, curves, scores and pictures, for networks of random weights.
 
     python benchmarks/inside.py [--rounds 30]
 
-Three networks are exported with rows as reference and served by `kanserve serve` in a process of its own; each question
-is asked by `Client` one after the other, so that times are those of server, wire and client together, on an otherwise
-idle machine. Next to each explanation stands by how much its contributions miss the prediction. Markdown on stdout.
+The script exports three networks with reference rows and serves them with `kanserve serve` in its own process. `Client`
+sends the requests one after the other, so each time includes server, network and client, on an otherwise idle machine.
+The table shows the residual of the contributions next to each explanation. The script prints Markdown on stdout.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def median(ask: Callable[[], Any], rounds: int) -> str:
 
 
 def plotted(address: str, model: str, target: Path) -> str:
-    """Of the whole command, once: it starts Python."""
+    """Time of one run of the whole command, the start of Python included."""
     begun = time.perf_counter()
     command = ["plot", model, "--url", address, "--output", str(target)]
     subprocess.run([sys.executable, "-m", "kanserve", *command], check=True, capture_output=True)
@@ -70,7 +70,7 @@ def plotted(address: str, model: str, target: Path) -> str:
 
 
 def measure(client: Client, name: str, rounds: int, folder: Path) -> list[tuple[str, str]]:
-    """(question, what it took) of one network."""
+    """Pairs of request and time for one network."""
     described = client.describe(name)
     batch = rows(described.input.shape[1], 2)
     explanation = client.explain(described, batch[:1], outputs=[0])

@@ -1,11 +1,11 @@
-"""Splines packed and apart, side by side in one process: the table behind `kanexport/lowering/spline_forms.py`.
+"""Benchmark of packed and separate spline layouts, which justifies `kanexport/lowering/spline_forms.py`.
 
     python benchmarks/layouts.py [--seconds 0.4] [--json]
 
-One layer of cubic splines on uneven knots, as a grid adapted to data has them, lowered for runs of one row and for
-runs as large as those that are timed, whatever the cost model says; in onnxruntime with one thread and as the server
-sets it, in turns, on the same rows. `gain` is the time packed over the time apart, both medians. The answers must be
-the same bits, else it ends with an error: a faster graph that is wrong is no result.
+The script lowers one layer of cubic splines on uneven knots, as in a grid adapted to data. It lowers the layer for
+single rows and for the measured batch sizes, and ignores the cost model. It runs both graphs interleaved in
+onnxruntime, on the same rows, with one thread and with the server's thread settings. `gain` is the median packed time
+divided by the median separate time. If the outputs are not bit-identical, the script stops with an error.
 """
 
 from __future__ import annotations

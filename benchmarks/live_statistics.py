@@ -1,18 +1,17 @@
-"""What do statistics of the traffic cost, and how good are scores that are reckoned from them?
+"""Cost of live traffic statistics, and accuracy of the edge scores that the server computes from them.
 
     python benchmarks/live_statistics.py [--seconds 2] [--rounds 8]
     python benchmarks/live_statistics.py --scores
 
-The first: networks of random weights are served by three servers, with statistics off, sampled and full, and asked for
-one row a request by 32 callers on one connection, in turns of some seconds so that whatever else the machine does falls
-on all alike. Requests a second, and the server's CPU time for a thousand requests (what its threads took, by the
-kernel), are medians of all turns; beside them their ratio to those of the server without in the same round. `thread`:
-which part of the CPU time was that of the thread that looks into rows, which is the one with the least priority; it is
-the figure that other work on the machine does not touch. How many of the rows were looked into is told, and the
-server's memory at the beginning and the end.
+The first command serves networks of random weights on three servers, with statistics off, sampled and full. On one
+connection, 32 clients send single-row requests to each server, interleaved every few seconds, so that other load on the
+machine affects all servers. The table shows requests per second, and the CPU time of the server's threads per thousand
+requests, as medians over all rounds. Each has its ratio to the server without statistics in the same round. `thread` is
+the share of CPU time of the thread that analyses sampled rows. This thread has the lowest priority, and other load does
+not change its figure. The table also shows the number of sampled rows, and the server's memory at the start and end.
 
-The second: every golden checkpoint with curves is asked for 2000 rows drawn around the middle of its grid; scores over
-these rows, as EdgeScores has them, beside those over what was counted of them. Markdown on stdout.
+The second command requests 2000 rows around the middle of the grid from each golden checkpoint with curves. It compares
+the scores that EdgeScores returns for these rows with those from the sampled statistics. Markdown on stdout.
 """
 
 from __future__ import annotations

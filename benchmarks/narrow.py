@@ -1,13 +1,13 @@
-"""Benchmark of the small-output form: layers of few destinations as columns of one matrix product, or not.
+"""Benchmark of the small-output form, which computes layers of few outputs as columns of one matrix product.
 
 The table justifies the constants of `kanexport/lowering/spline_forms.py`.
 
     python benchmarks/narrow.py [--seconds 0.3] [--json]
 
-One layer of cubic splines and a base branch, on uniform knots and on uneven ones, lowered in both forms, whatever the
-cost model says; in onnxruntime with one thread and as the server sets it, in turns, on the same rows. `gain` is the
-other form's time over that of the columns, both medians. The answers must agree to 1e-5 of the largest, else it ends
-with an error: a faster graph that is wrong is no result.
+The script lowers one layer of cubic splines and a base branch in both forms, on uniform and on uneven knots. It ignores
+the cost model. It runs both graphs interleaved in onnxruntime, on the same rows, with one thread and with the
+server's thread settings. `gain` is the median time of the other form divided by that of the column form. If the outputs
+differ by more than 1e-5 of the largest, the script stops with an error.
 """
 
 from __future__ import annotations

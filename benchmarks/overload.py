@@ -1,13 +1,13 @@
-"""What does a server do at several times its capacity, and what does its neighbour notice?
+"""Behavior of a server at several times its capacity, and the latency of a second model on the same server.
 
     python benchmarks/overload.py [--transport asgi] [--times 5] [--seconds 8]
 
-Two models of random weights are exported and served by `kanserve serve` in a process of its own: `heavy`,
-[1024, 1024, 1024], asked for 8 rows a request by grpc.aio, and `light`, [4, 8, 1], asked for one row every 10 ms by
-another process.
-In turns: the light model alone; beside `heavy` asked by 8 clients that wait for their answers, which gives the peak;
-then `heavy` asked at so many times its peak by a clock that waits for nobody. All of them share this machine's cores,
-the askers too, so that the peak is that of server and asker together. Takes half a minute; Markdown on stdout.
+The script exports two models of random weights and serves them with `kanserve serve` in its own process. A grpc.aio
+client sends requests of 8 rows to `heavy`, [1024, 1024, 1024]. Another process sends one row to `light`, [4, 8, 1],
+every 10 ms. The script measures three loads: `light` without other load; next to 8 clients of `heavy` that wait for
+each response, which gives the peak; and next to an open-loop client of `heavy` at a multiple of the peak. Server and
+clients share the cores of this machine, so the peak is that of both together. The script takes half a minute and prints
+Markdown on stdout.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SETTLE = 2.0  # seconds after the overload until memory is looked at
 
 @dataclass
 class Seen:
-    """What an asker saw: seconds of each answer and of each refusal, and how often which code came."""
+    """Observations of one client: seconds of each response and of each rejection, and the count per status code."""
 
     answers: list[float] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Where reports go: a page's part between two marks, which is written anew each time."""
+"""Generated sections of documentation pages: the text between two marks, which each run replaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def put(page: Path, key: str, writer: str, text: str) -> None:
 
 
 def read(page: Path, key: str, writer: str) -> str:
-    """What stands between the marks. Raises LookupError."""
+    """The text between the marks. Raises LookupError."""
     begin, end = marks(key, writer)
     _, opened, rest = page.read_text().partition(begin)
     text, closed, _ = rest.partition(end)

@@ -1,11 +1,12 @@
-"""What a request costs inside the server, layer by layer, without sockets.
+"""CPU time of a request in each layer of the server, without sockets.
 
     python benchmarks/request_path.py [--concurrency 32] [--rounds 25]
 
-The ASGI application is called in this process with what h2corn hands over, so many requests at once, with the tasks
-that h2corn makes; then with a method that answers at once in place of the service's, and with an application that
-does nothing. The differences are the layers'. CPU microseconds a request, the best of some rounds: what else runs
-on the machine makes all of them larger. Below them a profile (cProfile), whose own cost is in its numbers.
+The script calls the ASGI application in this process with the arguments and tasks of h2corn, with concurrent requests.
+It repeats the calls with a method that responds at once in place of the service's, and with an application that does
+nothing. The differences are the costs of the layers. The figures are CPU microseconds per request, the best of several
+rounds, because other load on the machine increases all of them. A profile (cProfile) follows, which includes its own
+cost.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ Ask = Callable[[], Awaitable[None]]
 
 
 class NoDoor:
-    """In place of a transport: it keeps what it was given."""
+    """A stand-in for a transport that stores its services and opens no port."""
 
     tls = None
 
@@ -106,7 +107,7 @@ async def cost(ask: Ask, concurrency: int, rounds: int) -> float:
 
 
 async def nothing() -> None:
-    """What the tasks cost."""
+    """An empty request, which measures the cost of the tasks themselves."""
 
 
 async def no_pages(scope: Any, receive: Any, send: Any) -> None:

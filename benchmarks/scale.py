@@ -1,4 +1,4 @@
-"""What does an export of a large checkpoint take? Memory, CPU time and disk, shape by shape.
+"""Memory, CPU time and disk space that the export of a large checkpoint needs, per network shape.
 
     python benchmarks/scale.py              large shapes of efficient-kan and pykan
     python benchmarks/scale.py golden       CPU seconds of every golden case, one process after the other
@@ -37,7 +37,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Shape:
-    """Widths of the layers, grid intervals, and whose file."""
+    """Widths of the layers, grid intervals, and the library whose format the checkpoint has."""
 
     widths: tuple[int, ...]
     intervals: int
@@ -62,7 +62,7 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Taken:
-    """What one process took: MiB at its peak, CPU seconds of user and kernel, and what it printed."""
+    """Resource use of one process: peak memory in MiB, user and kernel CPU seconds, and its output."""
 
     peak: float
     seconds: float
@@ -81,7 +81,7 @@ def write(shape: Shape, folder: Path) -> Path:
 
 
 def _layers(shape: Shape) -> Iterator[tuple[Floats, Floats, Floats, Floats]]:
-    """Of each layer the extended knots [I, T], coefficients [I, O, K], base and spline scales [I, O]."""
+    """For each layer, the extended knots [I, T], coefficients [I, O, K], base and spline scales [I, O]."""
     random = np.random.default_rng(0)
     knots = np.arange(-DEGREE, shape.intervals + DEGREE + 1, dtype=np.float32) * np.float32(2 / shape.intervals) - 1
     for n, m in zip(shape.widths, shape.widths[1:], strict=False):

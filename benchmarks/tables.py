@@ -1,4 +1,4 @@
-"""A large table through `kanserve infer` next to a loop of pandas and onnxruntime, in time, memory and error.
+"""Time, memory and error of `kanserve infer` on a large table, compared with a loop of pandas and onnxruntime.
 
     python benchmarks/tables.py [--rows 1000000] [--columns 20] [--rounds 3] [--forms csv,parquet,feather,npy]
 
@@ -55,7 +55,7 @@ print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - begun, u
 
 @dataclass
 class Entrant:
-    """A command, and its figures of each round."""
+    """A measured command with its figures per round."""
 
     name: str
     command: tuple[str, ...]

@@ -1,12 +1,11 @@
-"""The whole story in one minute: real checkpoints, a real server, a real client.
+"""Demo of export, serving and monitoring in one minute, with real checkpoints, a server and a client.
 
     make demo
 
-Exports two trained networks, serves them on loopback, asks for predictions with
-NVIDIA's tritonclient and for edge values with kanserve's own command, reads the
-metrics, changes a model while requests run, and stops everything again. Nothing
-stays behind. Where h2corn is installed, one port does all of it: gRPC, JSON over
-HTTP, and the metrics.
+The demo exports two trained networks and serves them on loopback. It requests predictions
+with NVIDIA's tritonclient, and edge values with kanserve's own command. It reads the metrics,
+replaces a model during requests, stops the server and removes its files. If h2corn is
+installed, one port serves gRPC, JSON over HTTP and the metrics.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def ask_by_hand(address: str, name: str, row: np.ndarray) -> None:
 
 
 class Asking(threading.Thread):
-    """Somebody who asks for predictions without a pause, and notes which version answered."""
+    """A client that requests predictions without a pause, and counts the responses per version."""
 
     def __init__(self, url: str, rows: np.ndarray) -> None:
         super().__init__(daemon=True)
@@ -177,10 +176,10 @@ def main() -> int:
             if http:
                 ask_by_hand(http, "formula", references["formula"]["x"][0])
             kanserve("models", "--url", url)
-            say("4. look inside: what every edge of the first layer did with the rows")
+            say("4. edges: the values of every edge of the first layer for these rows")
             np.save(rows, references["formula"]["x"][:24])
             kanserve("edges", "formula", "--input", rows, "--layer", "0", "--url", url)
-            say("5. what a dashboard sees")
+            say("5. metrics: the series that a dashboard shows")
             show_metrics(http or where["metrics"])
             say("6. another version, while requests run")
             change(url, models, references["digits"]["x"][:1])

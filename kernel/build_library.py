@@ -1,11 +1,11 @@
-"""The operator's library, by the system's compiler: as a step of the wheel's build, or by hand.
+"""Build of the custom operator's library with the system compiler, as a step of the wheel build or by hand.
 
     python kernel/build_library.py OUTPUT.so
 
-The evaluation is compiled once for each set of instructions, and the best that a processor has is taken when it runs,
-so that one wheel serves all of an architecture. What it needs: g++ (or `CXX`), and onnxruntime's C++ header: from
-`ORT_INCLUDE`, from where Debian's libonnxruntime-dev puts it, or out of that package, which apt-get then downloads and
-nobody installs.
+The build compiles the evaluation once per instruction set. The library selects the best set of the processor at run
+time, so that one wheel serves all processors of an architecture. The build needs g++ (or `CXX`) and onnxruntime's C++
+header. It takes the header from `ORT_INCLUDE` or from the folder of Debian's libonnxruntime-dev. Otherwise it downloads
+this package with apt-get and extracts the header without an installation.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ EVERYWHERE = ("evaluate_portable.cpp", "prepare.cpp", "operator.cpp")
 
 
 class CannotBuild(Exception):
-    """What went wrong."""
+    """The build fails; the message has the reason."""
 
 
 class Missing(CannotBuild):
-    """What is not on this machine, and how to get it."""
+    """A tool or header is absent; the message tells how to get it."""
 
 
 def build(output: Path, folder: Path) -> None:
@@ -104,7 +104,7 @@ except ImportError:  # by hand, without hatchling
 else:
 
     class Hook(BuildHookInterface):  # type: ignore[type-arg]
-        """Puts the library into the wheel, whose tag then names the platform and any Python."""
+        """A hatchling hook that adds the library to the wheel, with a tag for this platform and any Python 3."""
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             """See hatchling."""

@@ -1,4 +1,4 @@
-"""Form of commit subjects: `scope: imperative`, one subject, at most 72 characters.
+"""Check of commit subjects: `scope: imperative`, one subject, at most 72 characters.
 
     python tools/check_commits.py RANGE             the commits of a range, such as main..HEAD; merges are left out
     python tools/check_commits.py --message FILE    the message in FILE, as git's commit-msg hook passes it

@@ -1,4 +1,4 @@
-"""Form of text files: no trailing spaces, one line end at the end, no conflict markers, no large file.
+"""Check of text files: no trailing spaces, one line end at the end, no conflict markers, no large file.
 
     python tools/check_files.py [FILE...]
 

@@ -1,9 +1,9 @@
-"""Mutated checkpoints against the exporter: a typed error or success, and nothing else.
+"""Fuzzer of the exporter with mutated checkpoints, which accepts only success or a typed error.
 
-Six kinds of damage: to the bytes of a file, to its tensors, to pykan's config, to the texts
-of options and functions, and to an architecture file (`--architecture`). What is still read is
-lowered; one in `--verify` is proved as well. Run it for as long as you like; the test
-suite runs a few thousand of the same:
+The fuzzer has six kinds of damage: to the bytes of a file, to its tensors, to pykan's config, to
+the texts of options and functions, and to an architecture file (`--architecture`). It lowers each
+checkpoint that the exporter still reads, and verifies one in `--verify` of them. You choose the
+duration; the test suite runs a few thousand of the same cases:
 
     python tools/fuzz_checkpoints.py --seconds 600 --seed 7
 """
@@ -198,7 +198,7 @@ SETTINGS = ('family="{}"', "epsilon=0.0", "epsilon=1e300", "x=1", "inputs=[0,1]"
 
 @dataclass(frozen=True)
 class Seed:
-    """One golden checkpoint: its files by what follows the prefix, its options, and it read."""
+    """One golden checkpoint to mutate: its files by suffix, its options, and its parsed content."""
 
     name: str
     family: str
@@ -211,7 +211,7 @@ class Seed:
 
 @dataclass(frozen=True)
 class Finding:
-    """An input that was neither read nor refused as it should be."""
+    """A mutated input for which the exporter raises an untyped error or takes too long."""
 
     number: int
     seed: Seed
@@ -295,7 +295,7 @@ def scramble_inside(rng: random.Random, data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Case:
-    """One mutated input. `files` replace the seed's; else `loaded` is what they gave."""
+    """One mutated input. `files` replace the seed's files; otherwise `loaded` is the mutated parsed checkpoint."""
 
     what: str
     files: dict[str, bytes] | None = None
@@ -429,11 +429,11 @@ def fuzz(
 
 
 class Hanging(BaseException):
-    """Raised into a case that does not end."""
+    """A case exceeds its time limit."""
 
 
 class _watched:
-    """A case that hangs is broken off, where it runs Python at all."""
+    """A guard that interrupts a hung case, if the case runs Python code."""
 
     def __enter__(self) -> None:
         def stop(number: int, frame: Any) -> None:

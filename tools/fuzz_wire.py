@@ -1,8 +1,8 @@
-"""Damaged messages, and damaged HTTP/2, against a running server: answers of the contract, and nothing else.
+"""Fuzzer of a running server with damaged messages and damaged HTTP/2, which accepts only documented responses.
 
-Clients send mutated messages to every method, others mutated frames on connections of their own, while a client
-of good will asks all the time and must always get the right answer. Codes, words and the server's log are judged.
-The test suite runs a few thousand of the same:
+Some clients send mutated messages to every method. Others send mutated frames on separate connections. A well-behaved
+client sends valid requests all the time and must get correct responses. The fuzzer checks status codes, error messages
+and the server's log. The test suite runs a few thousand of the same cases:
 
     python -m tools.fuzz_wire --transport asgi --messages 100000 --conversations 20000 --seed 7
 """
@@ -37,7 +37,7 @@ CONTRACT = {
     *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"),
     *("UNIMPLEMENTED", "FAILED_PRECONDITION"),
 }
-# What a client must never be told: tracebacks, classes, modules, paths, addresses.
+# Internals that no response may contain: tracebacks, classes, modules, paths, addresses.
 LEAK = re.compile(r"Traceback|<class|\bobject at 0x|(?<![\w.])/(?:home|root|usr|tmp|proc)/|\.py\b|\b\w+\.\w+Error\b")
 ROWS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 EXTREMES = (b"\x00", b"\xff", b"\x7f", b"\x80" * 9 + b"\x01", b"\xff" * 9 + b"\x01", b"\xff" * 10, b"\xc3\x28")
@@ -55,7 +55,7 @@ MESSAGES_AT_ONCE, CONVERSATIONS_AT_ONCE = 16, 4
 
 @dataclasses.dataclass
 class Report:
-    """How calls ended, how often good will was answered, and what must not be."""
+    """Result of a fuzz run: status codes of calls, outcomes of conversations, valid probes, and violations."""
 
     codes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     conversations: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)

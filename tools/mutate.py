@@ -1,9 +1,9 @@
 """Mutation testing of pure modules: `make mutate`, or `make mutate MODULE=service/kanserve/analysis/query_plan.py`.
 
 cosmic-ray changes one spot at a time (an operator, a number, a condition) in a copy of the
-tree, and runs the module's tests. A change that they do not notice survived: either it
-changes nothing that matters, or a test is missing. Not part of the suite; each module has
-LIMIT seconds, and the share that was reached is printed.
+tree, and runs the module's tests. A mutant survives if the tests pass: either it is equivalent,
+or a test is missing. The program is not part of the suite. Each module has LIMIT seconds, and
+the program prints the share of mutants that it reached.
 """
 
 from __future__ import annotations

@@ -305,7 +305,7 @@ STEPS: tuple[tuple[str, Callable[[Release], str]], ...] = (
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What a git command prints. Raises ReleaseError if it fails."""
+    """The output of a git command. Raises ReleaseError if it fails."""
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         advice = "run the release in a git clone with at least one commit"
@@ -320,7 +320,7 @@ def environment() -> dict[str, str]:
 
 
 def run(command: Sequence[str], folder: Path, advice: str) -> str:
-    """What a command prints on stdout. Raises ReleaseError with the end of its output if it fails."""
+    """The stdout of a command. Raises ReleaseError with the end of its output if it fails."""
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         shown = " ".join([Path(command[0]).name, *command[1:]])

@@ -1,4 +1,4 @@
-"""The pictures of docs/observatory.md and README.md: `python -m tools.ui_pictures` takes them, a test compares them."""
+"""Screenshots of docs/observatory.md and README.md. `python -m tools.ui_pictures` takes them, a test compares them."""
 
 from __future__ import annotations
 

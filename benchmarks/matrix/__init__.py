@@ -1,10 +1,10 @@
-"""The whole matrix of speeds, as one command: `make bench`.
+"""Benchmark matrix of exported networks against other runtimes, as one command: `make bench`.
 
-cells       a case (one network) and its cells (so many rows, so many threads), measured by what `kanserve bench` has
-record      what was measured before, for this commit on this machine
-module      the network of the matrix in torch, its checkpoint, and what torch exports of it
-contestants who takes part: one function each
-groups      which networks, one file a group: the place for a new one
-goals       what is aimed at, and whether it was reached
+cells       a case (one network) and its cells (a batch size and a number of threads), measured as `kanserve bench` does
+record      the stored measurements for this commit on this machine
+module      the network of the matrix in torch, its checkpoint, and torch's own export of it
+contestants the systems compared: one function per system
+groups      the networks, one file per group; a new group is a new file
+goals       the speed targets, and whether the measurements meet them
 report      tables; plot: pictures; pages: where both go
 """

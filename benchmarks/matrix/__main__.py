@@ -1,10 +1,10 @@
-"""How fast is the export, beside everybody?
+"""Command that measures the benchmark matrix and writes its report.
 
     make bench                                          the whole matrix, into docs/performance.md and README.md
     make bench ARGS="--only uniform,families --quick"   some of it, to the terminal
 
-A cell that was measured for this commit on this machine is not measured again: interrupt it, and go on later. Where an
-answer is wrong, the cell says WRONG and the exit code is 1.
+The command skips a cell that this commit already measured on this machine, so you can interrupt it and continue later.
+If a prediction is wrong, the cell shows WRONG and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _kept(kept: Kept, groups: Groups, *, quick: bool = False) -> list[dict[str, 
 
 
 def _measure(cases: Sequence[Case], kept: Kept, work: Work) -> None:
-    """What is not there yet."""
+    """Measure the cells that the records do not have yet."""
     todo = [
         (case, rows)
         for case in cases

@@ -1,4 +1,4 @@
-"""The goals of this project's speed, as its plan has them; a new one is a line."""
+"""Speed targets of the project, one line per target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A case is one network and who takes part with it; a cell is that for so many rows. Measured with `kanserve.bench`."""
+"""Cases (one network each) and their cells (one batch size each), measured with `kanserve.bench`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ AGAIN = 5  # runs that must give the same bits
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What cases are made with. `folder` goes when all is done, `keep` stays: what others take long to export;
-    `libraries`: a folder with clones, as owner/name, or None; `quick`: what takes long to prepare may be left out."""
+    """Resources to build cases with. `folder` is temporary; `keep` stays, for exports of other systems that take long;
+    `libraries`: a folder with clones, as owner/name, or None; `quick`: cases may omit systems with a long setup."""
 
     folder: Path
     keep: Path
@@ -47,8 +47,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A case that is ready: the one that the others are compared with comes first. `facts`: what else there is to tell,
-    such as how many nodes the graphs have."""
+    """A case ready to measure; the first system is the one that the others are compared with. `facts`: further figures,
+    such as the number of nodes in the graphs."""
 
     entrants: tuple[Entrant, ...]
     feeds: Feeds
@@ -57,15 +57,15 @@ class Made:
 
     @staticmethod
     def of(every: Sequence[Entrant | Absent], feeds: Feeds, **facts: Any) -> Made:
-        """Of those who came and those who did not."""
+        """A case from the systems that can run and those that are absent."""
         came = tuple(entry for entry in every if isinstance(entry, Entrant))
         return Made(came, feeds, tuple(entry for entry in every if isinstance(entry, Absent)), facts)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One network of a group, with the rows of each cell, on so many threads. `make` is called when the first cell of
-    it is to be measured."""
+    """One network of a group, with the batch size of each cell and a number of threads. The program calls `make` before
+    it measures the first cell."""
 
     group: str
     name: str
@@ -74,7 +74,7 @@ class Case:
     threads: int = 1
 
     def key(self, rows: int) -> dict[str, Any]:
-        """What a cell is found by."""
+        """The key that identifies a cell in the records."""
         return {"group": self.group, "case": self.name, "threads": self.threads, "rows": rows}
 
 
@@ -102,15 +102,15 @@ def measure(case: Case, batches: Sequence[int], work: Work, report: Report) -> I
 
 
 def bad(record: Mapping[str, Any]) -> list[str]:
-    """Who answers wrong in a cell, or, of ours, not with the same bits each time."""
+    """Systems with wrong predictions in a cell; kanserve's also if repeated results are not bit-identical."""
     return [
         entrant["name"] for entrant in record["entrants"] if entrant["right"] is False or entrant["steady"] is False
     ]
 
 
 def _prepared(entrant: Entrant, unsteady: set[str]) -> Entrant:
-    """Made ready once for each number of threads. Ours has to give the same bits each time too: else it is told, and
-    counts as wrong."""
+    """The system, prepared once per number of threads. If kanserve's repeated results are not bit-identical, the record
+    counts them as wrong."""
 
     def check(answer: Answer, rows: int) -> float | None:
         if entrant.name.startswith(OURS) and not _steady(entrant, answer, rows):

@@ -1,6 +1,6 @@
-"""Who takes part: a function each, which gives an entrant of `kanserve bench`, or says why there is none.
+"""Systems that the matrix compares: one function each, which returns a `kanserve bench` entrant or the reason for none.
 
-A new one is a function here and a line in the groups that it takes part in. `Truth` checks all alike.
+A new system is a function here and a line in the groups that include it. `Truth` checks all systems in the same way.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Run = Callable[[NDArray[Any]], NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """`right` [N, m] are the answers to `feeds`, whatever gives them; `against` says what did."""
+    """Reference outputs. `right` [N, m] are the outputs for `feeds`; `against` names their source."""
 
     feeds: Feeds
     right: NDArray[np.float64]
@@ -56,11 +56,11 @@ class Truth:
         return worst
 
     def holds(self, entrant: Entrant) -> Entrant:
-        """The same entrant, held against this."""
+        """The same entrant, checked against this reference."""
         return dataclasses.replace(entrant, check=self.check, against=self.against, tolerance=self.tolerance)
 
     def entrant(self, name: str, about: str, threads: Callable[[int], tuple[Run, str]]) -> Entrant:
-        """Of what answers rows with rows."""
+        """An entrant from a function that maps rows to rows."""
 
         def ready(count: int) -> tuple[Answer, str]:
             run, how = threads(count)
@@ -174,8 +174,8 @@ def _torch(network: Callable[[torch.Tensor], torch.Tensor], threads: int, x: NDA
 
 
 def products(depths: Sequence[tuple[int, int]], most: int) -> Entrant:
-    """The matrix products of the layers by themselves, on random numbers: what is left if the functions on the edges
-    cost nothing. For up to `most` rows a run."""
+    """The layers' matrix products on random numbers, which is the remaining cost if the edge functions are free. For
+    batches of up to `most` rows."""
     random_products = gemms.random(depths, most)
 
     def threads(count: int) -> tuple[Answer, str]:

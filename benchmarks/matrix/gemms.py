@@ -1,4 +1,4 @@
-"""The matrix products of a network's layers by themselves, in one graph: the floor of every dense formulation."""
+"""Matrix products of a network's layers without other operators: the minimum time of a dense formulation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Of each layer `inputs` [N, depth] and `weights` [depth, m]."""
+    """Operands of each layer's product: `inputs` [N, depth] and `weights` [depth, m]."""
 
     inputs: tuple[Floats, ...]
     weights: tuple[Floats, ...]
@@ -37,7 +37,7 @@ class Products:
         return data
 
     def answer(self, threads: int) -> Answer:
-        """Of as many rows as the feeds have, whatever stands in them."""
+        """A function that computes the products for as many rows as the feeds have, and ignores their values."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,6 +1,6 @@
-"""What is aimed at, and whether what was measured reaches it.
+"""Speed targets of the matrix, and whether the measurements meet them.
 
-A goal is a line of `GOALS`: words, a figure that is found in the records, and on which side of it the goal lies.
+A target is a line of `GOALS`: a text, a figure from the records, and whether the limit is a minimum or a maximum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Figure = Callable[[Sequence[Record]], float | None]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`figure` is None where nothing of it was measured. `form` writes it."""
+    """One target. `figure` returns None if the records have no measurement for it. `form` formats the figure."""
 
     what: str
     against: str
@@ -83,7 +83,7 @@ def time(group: str, case: str, name: str, rows: int, unit: float = 1e6) -> Figu
 
 
 def outcomes(goals: Sequence[Goal], records: Sequence[Record]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Of each goal: what, against whom, aimed at, measured, and whether it was reached."""
+    """For each target: its text, the system compared with, the limit, the figure, and whether the figure meets it."""
     for goal in goals:
         figure = goal.figure(records)
         aimed = f"{'at least' if goal.least else 'at most'} {goal.form.format(goal.limit)}"

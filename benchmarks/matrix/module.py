@@ -1,7 +1,7 @@
-"""The network of the matrix in torch: efficient-kan's parameters and its form, uniform knots or adapted ones.
+"""The matrix's network as a torch module: efficient-kan's parameters and layout, with uniform or adapted knots.
 
-Random weights, scaled so that hidden values stay near the grid. From one module come the checkpoint that kanexport
-reads, the graph that torch exports, torch's own answers, and the float64 answers that all are held against.
+The weights are random, scaled so that hidden values stay near the grid. One module gives the checkpoint that kanexport
+reads, the graph that torch exports, torch's predictions, and the float64 reference for all systems.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST = 4096  # rows of a run of what torch exports
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Widths of the layers, cells of the grid, and whether its knots are adapted to data."""
+    """Widths of the layers, grid intervals, and whether the knots are adapted to data."""
 
     widths: tuple[int, ...]
     cells: int = 5
@@ -42,7 +42,7 @@ class Shape:
 
     @property
     def edges(self) -> int:
-        """Of a row."""
+        """Number of edges, which each row evaluates once."""
         return sum(n * m for n, m in itertools.pairwise(self.widths))
 
     @property
@@ -52,7 +52,7 @@ class Shape:
 
 
 class Layer(torch.nn.Module):
-    """n sources, m destinations, with the names of efficient-kan's tensors."""
+    """One layer of n inputs and m outputs, with efficient-kan's tensor names."""
 
     def __init__(self, n: int, m: int, shape: Shape) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def rows(width: int, count: int) -> NDArray[np.float32]:
 
 
 def exactly(module: torch.nn.Module, x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """What the module answers in float64, by torch."""
+    """The module's outputs in float64, computed by torch."""
     torch.set_default_dtype(torch.float64)  # of what it makes on the way
     try:
         with torch.inference_mode():
@@ -160,5 +160,5 @@ def _digest(module: torch.nn.Module) -> str:
 
 
 def depths(shape: Shape) -> Sequence[tuple[int, int]]:
-    """Of each layer's product: how many values it sums for each destination, and how many destinations."""
+    """For each layer's matrix product, the number of values in each sum and the number of outputs."""
     return [(n * (shape.cells + DEGREE + 1), m) for n, m in itertools.pairwise(shape.widths)]

@@ -1,5 +1,5 @@
-"""Pictures of what was measured, by matplotlib: over the rows of a run, how many times as fast as torch's export, and
-how long everybody takes for one network."""
+"""Plots of the measurements, with matplotlib: speed relative to torch's export by batch size, and the time of each
+system for one network."""
 
 from __future__ import annotations
 

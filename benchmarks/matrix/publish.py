@@ -1,4 +1,4 @@
-"""The report in the documents, and the cells that it was made of beside it."""
+"""Writer of the report into the documentation, with the measured cells in a file next to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured, a line of JSON a cell, each with the commit, the machine and the versions that it is of."""
+"""Records of the measurements: one line of JSON per cell, with its commit, machine and package versions."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def place() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What tells one from another."""
+    """Facts that distinguish one machine from another."""
     return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that times depend on; those that are not there are left out."""
+    """Versions of the installed packages that times depend on."""
     installed = {}
     for name in PACKAGES:
         try:
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of this checkout, and with what was changed since, a digest of that."""
+    """Commit of this checkout, plus a digest of uncommitted changes, if there are any."""
     root = Path(__file__).parents[2]
 
     def git(*words: str) -> bytes:
@@ -56,7 +56,7 @@ def commit() -> str:
 
 
 class Kept:
-    """The file of cells. What is there for this place is not measured again; of several, the last counts."""
+    """The file of measured cells. The program skips stored cells; if a cell has several records, the last counts."""
 
     def __init__(self, path: Path, here: Mapping[str, Any]) -> None:
         self._path, self._here = path, dict(here)

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: what was aimed at, then a table a group, and the README's table."""
+"""Markdown report of the matrix: targets first, then one table per group, and the table for the README."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _goals(records: Sequence[Record]) -> str:
 
 
 def _means(records: Sequence[Record]) -> str:
-    """Of the two groups of networks, how many times as long as ours everybody takes."""
+    """Relative times of all systems in the two groups of spline networks (kanserve = 1)."""
     lines = []
     for group, ours in itertools.product((UNIFORM, ADAPTED), (OURS, ONE_RUN, KERNEL)):
         cells = []
@@ -124,7 +124,7 @@ def _us(seconds: float) -> str:
 
 
 def _notes(records: Sequence[Record]) -> str:
-    """Who was left out where, and other facts."""
+    """Systems that are absent from cases, with the reason, and other facts."""
     return "\n".join(f"* {line}" for line in (*_absences(records), *_facts(records)))
 
 

@@ -1,1 +1,1 @@
-"""How fast are the transports? Beside bare answers, other Python servers and Triton, in turns on this machine."""
+"""Benchmark of the gRPC transports against no-op baselines, other Python servers and Triton, interleaved."""

@@ -1,11 +1,11 @@
-"""How fast are the transports?
+"""Command that measures the gRPC transports against no-op baselines, other Python servers and Triton.
 
     python benchmarks/servers [--rounds 3] [--seconds 2] [--concurrency 1,8,32,128] [--rows 1] [--widths 4,8,1]
                             [--only WORD] [--docs]
 
-A network of random weights is exported, every contestant serves the same folder, and perf_analyzer asks each
-in turn, round by round. Other contestants: see contestants.py. `--docs` puts the report into docs/performance.md.
-Servers are on loopback and end with the command.
+The command exports a network of random weights, and every server serves the same folder. In each round, perf_analyzer
+measures one server after the other. The file contestants.py lists the other servers. `--docs` writes the report into
+docs/performance.md. The servers listen on loopback and stop with the command.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Servers to measure against: the same answer without any work, and the plainest work.
+"""Baseline servers for the comparison: a no-op server per transport, and a minimal grpc.aio server.
 
     python bare.py echo-grpcio|echo-asgi|handler PORT REPOSITORY MODEL
 
-`echo-*` answer every request with the same bytes: what a transport costs by itself. `handler` is what one writes in an
-afternoon: grpc.aio, and the session run inside of the handler. They print "ready" and end with SIGTERM.
+`echo-*` respond to every request with the same bytes, which measures the cost of the transport. `handler` is a minimal
+server that runs the session inside a grpc.aio handler. Each server prints "ready" and stops on SIGTERM.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Fixed = dict[str, bytes]
 
 
 class Model:
-    """One exported model: its session, and what perf_analyzer asks before it begins."""
+    """One exported model: its session, and the metadata and config that perf_analyzer requests before it starts."""
 
     def __init__(self, repository: Path, name: str) -> None:
         options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Who is measured, and how each is started.
+"""The servers that the benchmark measures, and the command that starts each of them.
 
 TRITONSERVER=PATH                      a tritonserver with an onnxruntime backend (TRITON_BACKENDS names its folder)
 KSERVE_PYTHON=PATH, MLSERVER_PYTHON=PATH   interpreters in whose environments those servers are
@@ -25,7 +25,7 @@ OURS = {"grpcio": ("--transport", "grpcio"), "asgi": ("--transport", "asgi")}
 
 @dataclass(frozen=True)
 class Contestant:
-    """One server. `flags`: what perf_analyzer needs beside the address."""
+    """One server to measure. `flags`: perf_analyzer options in addition to the address."""
 
     name: str
     command: tuple[str, ...]
@@ -35,7 +35,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Running:
-    """A contestant that answers. `port`: of gRPC."""
+    """A started server that accepts requests. `port`: its gRPC port."""
 
     port: int
     pid: int
@@ -84,7 +84,7 @@ def _triton(repository: Path) -> Contestant:
 
 
 def free_port() -> int:
-    """Of loopback, free a moment ago."""
+    """A loopback port that was free at the time of the call."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

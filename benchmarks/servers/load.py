@@ -1,4 +1,4 @@
-"""The load: perf_analyzer, a C++ client, and h2load, where it is installed."""
+"""Load generators: the C++ client perf_analyzer, and h2load if it is installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 120  # that one measurement may take
 
 @dataclass(frozen=True)
 class Sample:
-    """Inferences a second (rows), latencies in microseconds, and the server's CPU microseconds a request."""
+    """Inferences (rows) per second, latencies in microseconds, and the server's CPU microseconds per request."""
 
     rate: float
     p50: float

@@ -1,4 +1,4 @@
-"""What was measured, as one picture: rates by concurrency, a bar for each contestant."""
+"""Bar chart of the measured rates, grouped by concurrency, with one bar per server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: ratios first, then the numbers behind them."""
+"""Markdown report of the server benchmark: ratios first, then the absolute numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RATIOS = (
 
 @dataclass
 class Measured:
-    """All samples of one run. `resident`: MiB of each server at the end; `streams`: h2load's requests a second."""
+    """All samples of one report. `resident`: MiB of each server at the end; `streams`: h2load's requests per second."""
 
     samples: dict[Key, list[Sample]] = field(default_factory=dict)
     resident: dict[str, float] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def _cpuinfo() -> list[str]:
 
 
 def _ratios(measured: Measured) -> str:
-    """Of each round, then the median: what changes on the machine changes both."""
+    """Medians of the ratios per round, because load on the machine affects both rates of a round."""
     lines = []
     for ours, other in RATIOS:
         cells = []

@@ -1,4 +1,4 @@
-"""KServe's Python server around a session, in an environment that has it: with_kserve.py PORT MODEL.onnx NAME."""
+"""KServe's Python server with an onnxruntime session: with_kserve.py PORT MODEL.onnx NAME, in KServe's environment."""
 
 import sys
 from typing import Any
@@ -12,7 +12,7 @@ PORT, PATH, NAME = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 
 class Served(kserve.Model):
-    """The graph, run inside of `predict`."""
+    """A KServe model that runs the graph in `predict`."""
 
     def __init__(self) -> None:
         super().__init__(NAME)

@@ -1,4 +1,4 @@
-"""MLServer around a session: python with_mlserver.py PORT MODEL.onnx NAME, in an environment that has it."""
+"""MLServer with an onnxruntime session: with_mlserver.py PORT MODEL.onnx NAME, in MLServer's environment."""
 
 import asyncio
 import sys
@@ -13,7 +13,7 @@ PORT, PATH, NAME = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 
 class Served(MLModel):
-    """The graph, run inside of `predict`."""
+    """An MLServer model that runs the graph in `predict`."""
 
     async def load(self) -> bool:
         """Prepare the session."""

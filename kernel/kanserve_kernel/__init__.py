@@ -1,4 +1,4 @@
-"""Where the operator's library lies; kanserve loads it into onnxruntime. `make kernel` builds it."""
+"""Path of the custom operator's library, which kanserve loads into onnxruntime. `make kernel` builds it."""
 
 from __future__ import annotations
 

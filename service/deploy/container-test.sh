@@ -94,7 +94,7 @@ build() {
     --tag "$image" "$root"
 }
 
-# What the image listens on when nothing is said, asked without a network to listen on.
+# The image's default addresses and ports, read without a network.
 check_defaults() {
   podman run --rm --network none --volume "$models:/models:ro" "$image" serve --show-config --json |
     python3 -c '

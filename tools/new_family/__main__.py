@@ -1,8 +1,8 @@
-"""A family of KANs to begin with: `make new-family NAME=mykan`.
+"""Generator of the starting files of a new KAN family: `make new-family NAME=mykan`.
 
-Writes a basis, a reader and a generator of its golden case from the templates beside this file,
-runs the generator, and adds the row in docs/checkpoints.md. What it writes works as it stands;
-comments that begin with "Yours" mark what to change. Nothing that exists is overwritten.
+The program writes a basis, a reader and a generator of the golden case from the templates in this
+folder. It runs the generator, and adds the row in docs/checkpoints.md. The written files work without
+changes; comments that begin with "Yours" mark the code to change. The program overwrites no file.
 """
 
 from __future__ import annotations

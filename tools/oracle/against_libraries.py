@@ -1,15 +1,16 @@
-"""Random models of many KAN libraries, trained nowhere, through the library itself and through kanexport.
+"""Comparison of kanexport with many KAN libraries, on random untrained models.
 
     pip install torch safetensors -e '.[export]'                   # an environment of its own
     PYTHONPATH=folders/of/the/libraries python tools/oracle/against_libraries.py --count 100
 
-Not part of the suite: the libraries are a dozen, and most are in no package registry. Each
-is imported by its own name; those that cannot be are named and skipped. Outputs and every
-edge value of the library in float64 are held against the float64 evaluation, NaN and
-infinities included, and every model must export, which verifies the graphs.
+The program is not part of the suite, because most of the dozen libraries are in no package
+registry. It imports each library by its own name, and names and skips absent ones. It compares
+the library's float64 outputs and edge values with the float64 evaluation, NaN and infinities
+included. Every model must export, which verifies the graphs.
 
-A family is one function below: from a random source to a model, its layers, how to silence
-all sources of a layer but one, and the options its file does not hold.
+A family is one function below. From a random source it returns a model, its layers and the
+export options that its file lacks. It also returns a function that silences all inputs of a
+layer except one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ ACTIVATIONS = {"silu": torch.nn.SiLU, "tanh": torch.nn.Tanh, "gelu": torch.nn.GE
 
 @dataclass
 class Made:
-    """A model to be saved; `silence(layer, source, sources)` leaves that source alone, without bias."""
+    """A random model to save. `silence(layer, source, sources)` keeps only that input of a layer, without bias."""
 
     model: torch.nn.Module
     layers: list[Any]
@@ -261,7 +262,7 @@ def torch_wavelet_kan(rng: random.Random) -> Made:
 
 class Rational(torch.nn.Module):
     """A KAT_Group and the Linear after it. `kernel`: the Triton code, on the CPU with
-    TRITON_INTERPRET=1; else the pure-torch fallback, whose denominator has signs."""
+    TRITON_INTERPRET=1; otherwise the pure-torch fallback, whose denominator has signs."""
 
     def __init__(self, n: int, m: int, groups: int, mode: str, *, kernel: bool) -> None:
         from kat_rational.kat_1dgroup_torch import KAT_Group_Torch

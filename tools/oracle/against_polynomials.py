@@ -1,17 +1,17 @@
-"""Random models of KAN libraries with polynomials or sines on their edges, trained nowhere,
-through the library itself and through kanexport.
+"""Comparison of kanexport with KAN libraries that have polynomials or sines on their edges,
+on random untrained models.
 
     pip install torch einops safetensors -e '.[export]'            # an environment of its own
     PYTHONPATH=folders/of/the/libraries python tools/oracle/against_polynomials.py --count 100
 
-Not part of the suite: no library is in a package registry. Each file is imported by its own
-name (`ChebyKANLayer.py`, `fftKAN.py`, ...), those of OrthogPolyKANs from a folder
-`orthogpoly`, torch-conv-kan's kans/layers.py and kans/utils.py from `torch_conv_kan`.
-Outputs and every edge value of the library in float64 are held against the float64
-evaluation, NaN and infinities included, and every model must export, which verifies the
-graphs in float32.
+The program is not part of the suite, because no library is in a package registry. It imports
+each file by its own name (`ChebyKANLayer.py`, `fftKAN.py`, ...), those of OrthogPolyKANs from
+a folder `orthogpoly`, torch-conv-kan's kans/layers.py and kans/utils.py from `torch_conv_kan`.
+It compares the library's float64 outputs and edge values with the float64 evaluation, NaN and
+infinities included. Every model must export, which verifies the graphs in float32.
 
-A family is one entry of `FAMILIES`: from a random source to layers, and how to read them.
+A family is one entry of `FAMILIES`: a function from a random source to layers, and how to read
+them.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ ACTIVATIONS = {"silu": torch.nn.SiLU, "tanh": torch.nn.Tanh, "gelu": torch.nn.GE
 
 @dataclass
 class Made:
-    """Layers that follow one another. `weights(layer)`: views with the sources first, and a
-    bias or None. `norm`: the attribute of a layer that is fed with the sum of its edges, if
-    there is one. `model`: what is saved; by default a module that has the layers."""
+    """A sequence of layers. `weights(layer)`: views with the inputs first, and a bias or None.
+    `norm`: the attribute of a layer that receives the sum of its edges, if there is one.
+    `model`: the module to save; by default a module that has the layers."""
 
     layers: list[Any]
     weights: Callable[[Any], tuple[list[Any], Any]]

@@ -1,14 +1,14 @@
-"""Random, hostile pykan models, trained nowhere, through pykan itself and through kanexport.
+"""Comparison of kanexport with pykan, on random untrained models with unusual settings.
 
     pip install pykan==0.2.8 scikit-learn matplotlib pandas tqdm sympy torch    # an environment of its own
     pip install -e '.[export]'
     python tools/oracle/against_pykan.py --count 200
 
-Not part of the suite: pykan brings half a data science stack. Every model has random
-widths, multiplication nodes, degree, grid, base function, masks, affine parameters and
-symbolic edges, some of them with both branches on. pykan's own float64 outputs and edge
-values are held against the float64 evaluation, NaN and infinite inputs included, and
-every model must export, which verifies the graphs.
+The program is not part of the suite, because pykan has many dependencies. Every model has
+random widths, multiplication nodes, degree, grid, base function, masks, affine parameters
+and symbolic edges, some of them with both branches on. The program compares pykan's float64
+outputs and edge values with the float64 evaluation, NaN and infinite inputs included. Every
+model must export, which verifies the graphs.
 """
 
 from __future__ import annotations

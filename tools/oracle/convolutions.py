@@ -1,17 +1,17 @@
-"""Published KAN convolutions through kanexport: which have edges, and whether these add up to what the layer adds up.
+"""Check of published KAN convolutions in kanexport: whether a layer has edges, and whether their sum is correct.
 
     PYTHONPATH=.:service:tests python tools/oracle/convolutions.py --upstream FOLDER
     ... --only FastKAN            # configurations whose names hold that
     ... --export                  # graphs too, which takes some seconds each
 
-FOLDER holds the checkouts torch-conv-kan, convkan, KA-Conv and Convolutional-KANs, whose own code runs here; einops
-is what they import beside torch. Not part of the suite, which has layers of our own with the same tensors
+FOLDER holds the checkouts torch-conv-kan, convkan, KA-Conv and Convolutional-KANs. The program runs their own code,
+which imports einops and torch. It is not part of the suite, which has its own layers with the same tensors
 (tests/kanexport/torch_export/test_conv_detect.py).
 
-Each configuration is a network of one published layer, a maximum over the picture and a Linear. It is planned as an
-export plans it; then the edges of the layer must add up, for other rows than those that it was planned with and for
-rows 30 and 1000 times as far, to what its own module adds up: what goes into its norm, or what it gives. Prints one
-line for each, and counts: with edges, without (exported as they are), refused.
+Each configuration is a network of one published layer, a maximum over the picture and a Linear. The program plans it as
+an export does. Then the sum of the layer's edges must equal the sum in the layer's own module: the input of its norm,
+or its output. The program checks new rows, and rows 30 and 1000 times as far from 0. It prints one line per
+configuration, and counts those with edges, those without (exported as they are) and those that the exporter rejects.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ROWS = 5
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration. `norms`: the attribute whose modules are given the sums; none: the layer gives them."""
+    """One configuration. `norms`: the attribute whose modules receive the sums; "" if the layer returns them."""
 
     name: str
     make: Callable[[], nn.Module]
@@ -60,7 +60,7 @@ class Case:
 
 
 class Network(nn.Module):
-    """A layer, the largest of the picture (a mean of what is normalised would be 0), a Linear."""
+    """A layer, a maximum over the picture (a mean of normalized values would be 0) and a Linear."""
 
     def __init__(self, layer: nn.Module, channels: int) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ LIBRARIES: dict[str, Callable[[Path], Iterator[Case]]] = {
 
 
 def look(case: Case, *, export: bool) -> tuple[str, str]:
-    """What became of it: one of edges, none, refused, wrong; and a few words."""
+    """The outcome of a configuration: one of edges, none, refused, wrong; and a short text."""
     torch.manual_seed(0)
     network = case.make().eval()
     rng = np.random.default_rng(0)
@@ -221,7 +221,7 @@ def differ(plan: Plan, network: Any, case: Case, x: np.ndarray) -> float:
 
 
 def results(use: Any, at: int, count: int) -> tuple[int, ...]:
-    """What a layer gives: those that give the same are added."""
+    """The output indices of a layer; layers with the same indices are added."""
     return tuple(use.kan.parts[at].results.tolist()) if isinstance(use.kan, Convolved) else (count,)
 
 
@@ -232,7 +232,7 @@ def edge_sums(layer: Any, vectors: np.ndarray) -> np.ndarray:
 
 
 def sums(network: Any, case: Case, x: np.ndarray) -> np.ndarray:
-    """What the layer adds up, [B, *positions, m]."""
+    """The sums that the layer computes, [B, *positions, m]."""
     seen: list[Any] = []
     norms = getattr(network.layer, case.norms) if case.norms else []
     norms = list(norms) if isinstance(norms, nn.ModuleList) else [norms] if case.norms else []

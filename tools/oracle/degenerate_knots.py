@@ -1,16 +1,16 @@
-"""pykan models with constant, discrete and nearly constant inputs, whose knots repeat, through pykan and kanexport.
+"""Comparison of kanexport with pykan on models with repeated knots, from constant, discrete or nearly constant inputs.
 
     pip install pykan==0.2.8 scikit-learn matplotlib pandas tqdm sympy torch    # an environment of its own
     pip install -e '.[export]'
     python tools/oracle/degenerate_knots.py --count 200
 
-Not part of the suite: pykan brings half a data science stack. Columns that are constant, take two or
-three values, or vary by less than float32 resolves make pykan's own `update_grid_from_samples` put
-knots on one spot, and `refine` even reverses some; both are saved as they come. Each model is then
-held against the same model in float64, as in `against_pykan.py`: outputs and edge values, on rows on
-every knot, beside it, between and far away. Every model must export, which verifies the graphs; a
-refusal counts only where pykan itself divides a number by zero, so that its spline is as large as
-float32 goes.
+The program is not part of the suite, because pykan has many dependencies. Some columns are constant, take
+two or three values, or vary by less than float32 resolves. For them, pykan's own `update_grid_from_samples`
+puts several knots on one spot, and `refine` even reverses some. The program saves both as they are. It
+compares each model with the same model in float64, as in `against_pykan.py`: outputs and edge values, on
+rows on every knot, next to it, between knots and far away. Every model must export, which verifies the
+graphs. A rejection is correct only if pykan itself divides a number by zero, so that its spline reaches the
+limit of float32.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def state(model: Any) -> str:
-    """What the knots of all layers do."""
+    """The order of the knots of all layers."""
     gaps = np.concatenate([np.diff(layer.grid.detach().numpy(), axis=1).reshape(-1) for layer in model.act_fun])
     return "decreasing" if (gaps < 0).any() else "repeated" if (gaps == 0).any() else "ordered"
 
@@ -140,7 +140,7 @@ def infinite(layer: Any) -> bool:
 
 
 def largest_difference(prefix: Path, reference: Any) -> float:
-    """Of outputs and edges, relative: our reading of the files against pykan's float64."""
+    """The largest relative error of outputs and edges in kanexport's interpretation, against pykan's float64."""
     loaded = checkpoint.load(prefix)
     kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
     worst = 0.0

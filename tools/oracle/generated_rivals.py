@@ -1,16 +1,16 @@
-"""Models that write a known library's tensors and compute something else: none may be exported as what it is not.
+"""Check of the exporter with models that have a known library's tensors and another function.
 
     PYTHONPATH=$PWD:$PWD/tests python tools/oracle/generated_rivals.py [--seed 0] [--every 1] [--first 0]
     [--expected-outputs]
 
-Hundreds of rivals and between-layer variants, generated: for every family of `rival_forwards.py`, layers that
-compute something else (clamps, other activations, another wavelet, tanh twice, ...), networks with something
-else between their layers (functions, residuals, orders, sums), modules whose tensors are also another
-module's (norms, PReLU, scales), and the golden cases with something before or after them.
+The program generates hundreds of models for every family of `rival_forwards.py`. Some have layers with another
+function (clamps, other activations, another wavelet, tanh twice, ...). Some have other steps between the layers
+(functions, residuals, orders, sums), or modules that share tensor names with another module (norms, PReLU, scales).
+Others are the golden cases with a step before or after them.
 
-Without outputs an export must be refused, or list the very question that is wrong as assumed. With
-`--expected-outputs` it must give what the mutated forward gives, or be refused; where it says that it was
-verified against the trained model, its graph is run and compared. Prints counts, and every failure.
+Without outputs, the exporter must reject a model, or list the wrong option as assumed. With `--expected-outputs` it
+must reproduce the mutated forward, or reject the model. If the export reports that it is verified against the trained
+model, the program runs and compares its graph. The program prints counts and each failure.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NORM = ("architecture", "norm")
 
 @dataclass(frozen=True)
 class Rival:
-    """One file and what its model computes. `keys`: the questions one of which must be listed."""
+    """One file and the function of its model. `keys`: option keys, one of which the export must list as assumed."""
 
     name: str
     tensors: Tensors | Path
@@ -58,7 +58,7 @@ class Rival:
     inputs: int = 4
 
 
-# What a layer may do to its sources or its sums that no tensor shows.
+# Changes of a layer to its inputs or its sums that no tensor shows.
 LAYERWISE: dict[str, tuple[tuple[str, ...], Callable[[Forward], Forward]]] = {
     "clamped at 12 cells": (("forward",), lambda f: lambda x: f(np.clip(x, -4.8, 4.8))),
     "clamped at 50": (("forward",), lambda f: lambda x: f(np.clip(x, -50, 50))),
@@ -281,7 +281,7 @@ def apart(found: Array, expected: Array) -> float:
 
 @dataclass
 class Trial:
-    """What came of the rivals: counts by outcome, and failures in words."""
+    """Outcomes of the rivals: counts by outcome, and texts of failures."""
 
     folder: Path
     counts: collections.Counter[str]

@@ -53,7 +53,7 @@ AGREE = 1e-5  # relative error of a right export without recorded outputs
 
 @dataclass(frozen=True)
 class Case:
-    """`near`: options of an interpretation near the model; `own`: options of the model's own, if there is one."""
+    """One model. `near`: options of an interpretation near the model; `own`: options of the model's own, if any."""
 
     name: str
     tensors: Tensors

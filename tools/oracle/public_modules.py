@@ -1,17 +1,17 @@
-"""KAN layers and networks that people published, through `kanserve export --module`.
+"""Check of published KAN layers and networks with `kanserve export --module`.
 
     pip install timm einops matplotlib pandas scikit-learn tqdm sympy unfoldNd    # an environment of its own
     pip install -e '.[export,torch]'
     PYTHONPATH=.:service:tools/oracle python tools/oracle/public_modules.py FOLDER [--only WORD] [--json FILE]
 
-Not part of the suite: others' code is no part of this repository. FOLDER holds clones, as owner/name;
-`public_modules.toml` says what is made of which file. Each configuration is built with random weights, none of
-them zero, exported in a process with limits of time and memory, and the graph is run on rows that the
-export has not seen: near and far, one and many, zeros, NaN and infinities. Its answers must be the module's
-own, in float64 where it runs so, unless rounding the module's own rows moves them as much.
+The program is not part of the suite, because this repository contains no third-party code. FOLDER has clones, as
+owner/name; `public_modules.toml` lists the modules of each file. The program builds each configuration with random
+nonzero weights and exports it in a process with limits of time and memory. It runs the graph on rows that are new to
+the export: near and far, one and many, zeros, NaN and infinities. The outputs must equal the module's own, in float64
+if it supports that, unless rounding of the rows changes the module's own outputs as much.
 
-What becomes of one: right; SILENT (exported and wrong, of which there may be none); class C (rows depend on
-each other) and random (it answers otherwise each time), which are refused rightly; refused;
+The outcomes of a configuration: right; SILENT (exported and wrong, which is a failure); class C (rows depend
+on each other) and random (its outputs differ each time), which the exporter rejects correctly; refused;
 not run upstream (its own code fails).
 """
 
@@ -35,7 +35,7 @@ from typing import Any
 import public_trial
 import torch
 
-# What an export imports, so that each process need not again.
+# An export imports these modules. The parent process imports them once, so that forks do not repeat it.
 for _name in ("torch.onnx", "onnxscript", "kanexport.torch_export.module_command"):
     importlib.import_module(_name)
 
@@ -57,11 +57,11 @@ def configurations(path: Path, only: str) -> Iterator[dict[str, Any]]:
 
 
 class Ended(Exception):
-    """A step's process gave no result."""
+    """The process of a step ends without a result."""
 
 
 def step(act: Callable[..., dict[str, Any]], entry: dict[str, Any], folder: Path, seconds: int, name: str) -> Any:
-    """What a step finds, in a process of its own that has imported everything. Raises Ended."""
+    """The result of a step, which runs in a fork with all imports. Raises Ended."""
     process = multiprocessing.get_context("fork").Process(target=_child, args=(act, entry, folder, seconds, name))
     process.start()
     process.join(10 * seconds)
@@ -86,7 +86,7 @@ def _child(act: Callable[..., dict[str, Any]], entry: dict[str, Any], folder: Pa
 
 
 def run(entry: dict[str, Any], seconds: int) -> dict[str, Any]:
-    """What became of one configuration."""
+    """The outcome of one configuration."""
     if not (Path(entry["clones"]) / entry["repository"]).is_dir():
         return {"outcome": "no clone", "why": ""}
     with tempfile.TemporaryDirectory() as name:

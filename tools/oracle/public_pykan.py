@@ -1,15 +1,15 @@
-"""Checkpoints that people published, through pykan itself and through kanexport.
+"""Comparison of kanexport with pykan on published checkpoints.
 
     pip install pykan==0.2.8 scikit-learn matplotlib pandas tqdm sympy torch    # an environment of its own
     pip install -e '.[export]'
     python tools/oracle/public_pykan.py FOLDER [--export]
 
-Not part of the suite: others' files are no part of this repository. Every pair `*_config.yml` and `*_state`
-below FOLDER, each content once, is loaded as pykan's `loadckpt` does it, made float64, and held
-against the float64 evaluation of what kanexport reads: outputs and every edge, on rows in the grid of the
-first layer, around it and far outside. With `--export` graphs are made and proved as well. A file that
-pykan cannot run either (weights that are not finite, functions of the author's own, shapes that do not
-fit its config) is counted by the reason; what pykan runs and kanexport refuses is printed.
+The program is not part of the suite, because this repository contains no third-party files. It loads every
+distinct pair `*_config.yml` and `*_state` below FOLDER as pykan's `loadckpt` does, and converts it to float64.
+It compares outputs and every edge with the float64 evaluation of kanexport's interpretation. The rows are in
+the grid of the first layer, around it and far outside. With `--export` it also builds and verifies the graphs. It
+counts files that pykan itself fails to run by reason (weights that are not finite, custom functions, shapes
+that do not fit the config). It prints files that pykan runs and kanexport rejects.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
 FUNCTIONS = "symbolic.funs_name."
-# What pykan's loadckpt passes on to the constructor; a config of an earlier version may lack some.
+# Config keys that pykan's loadckpt passes to the constructor; a config of an earlier version may lack some.
 ARGUMENTS = {"width": "width", "grid": "grid", "k": "k", "mult_arity": "mult_arity", "base_fun_name": "base_fun"}
 ARGUMENTS |= {name: name for name in ("symbolic_enabled", "affine_trainable", "grid_eps", "grid_range")}
 
 
 class Config(yaml.SafeLoader):
-    """With the few objects that people's configs hold; anything else is an error, as for pykan."""
+    """A YAML loader for the few object types in published configs; as in pykan, other objects are an error."""
 
 
 def _scalar(loader: Config, node: yaml.Node) -> Any:
@@ -71,7 +71,7 @@ Config.add_constructor(f"{PYTHON}object:torch.nn.modules.activation.SiLU", lambd
 
 
 class NotRun(Exception):
-    """pykan cannot run the file."""
+    """pykan itself fails to run the file."""
 
 
 def pairs(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,6 @@
-"""One configuration of `public_modules.py`: made, exported, held against itself; each in a process of its own.
+"""Steps for one configuration of `public_modules.py`: build, export and comparison, each in a separate process.
 
-What one step finds it leaves in the configuration's folder: `weights.pt`, `rows.npz` and the factory
+Each step writes its results to the configuration's folder: `weights.pt`, `rows.npz` and the factory
 `configuration.py` for the export, `export.json`, `found.json`.
 """
 
@@ -66,15 +66,15 @@ def build(configuration: dict[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True)
 class Model:
-    """A module and what it takes. `shapes`: those of a row of each input. `tokens`: of each input, below what its
-    whole numbers are; 0 where it takes any number."""
+    """A module and its inputs. `shapes`: the shape of a row of each input. `tokens`: for each input, the exclusive
+    upper bound of its integers; 0 if it takes any number."""
 
     module: nn.Module
     shapes: Sequence[Sequence[int]]
     tokens: Sequence[int]
 
     def rows(self, count: int, seed: int, factor: float = 1.0) -> list[Array]:
-        """Of each input, [count, *shape]."""
+        """Random rows for each input, [count, *shape]."""
         rng = np.random.default_rng(seed)
         drawn = []
         for shape, below in zip(self.shapes, self.tokens, strict=True):
@@ -88,7 +88,7 @@ class Model:
 
     @torch.no_grad()
     def answers(self, module: nn.Module, rows: Sequence[Array], dtype: Any) -> Array:
-        """What a module answers, [rows, ...] flat, all its tensors one after another."""
+        """A module's outputs, [rows, ...] flat, all its tensors one after another."""
         result = module(*map(torch.from_numpy, self.given(rows, dtype)))
         parts = [part.detach().double().numpy().reshape(len(part), -1) for part in tensors(result)]
         return np.concatenate(parts, axis=1)
@@ -103,7 +103,7 @@ def tensors(found: Any) -> list[torch.Tensor]:
 
 @dataclass
 class Judge:
-    """Holds the graph against the module itself."""
+    """Comparison of the exported graph with the module itself."""
 
     model: Model
     session: Any
@@ -122,7 +122,7 @@ class Judge:
         return np.concatenate([part.astype(np.float64).reshape(len(part), -1) for part in result], axis=1)
 
     def reference(self, rows: Sequence[Array], single: Array) -> tuple[Array, Array]:
-        """What is right, and by how much each row's answers move where float32 rounds [rows]."""
+        """The correct outputs, and the change of each row's outputs by float32 rounding [rows]."""
         module = self.precise or self.model.module
         dtype: Any = np.float64 if self.precise else np.float32
         exact = self.model.answers(module, rows, dtype) if self.precise else single
@@ -139,7 +139,7 @@ class Judge:
         return exact, change
 
     def zone(self, name: str, rows: Sequence[Array]) -> str:
-        """What is wrong with the answers for rows of one kind; empty where nothing is."""
+        """The error in the outputs for rows of one kind; empty if there is none."""
         result = self.graph(rows)
         single = self.model.answers(self.model.module, rows, np.float32)
         exact, change = self.reference(rows, single)
@@ -245,7 +245,7 @@ def export(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def refused(document: dict[str, Any]) -> dict[str, Any]:
-    """What became of a configuration whose export ended in an error."""
+    """The outcome of a configuration whose export failed."""
     words = document["error"]["message"]
     outcome = next((name for name, signs in RIGHTLY.items() if any(sign in words for sign in signs)), "refused")
     return {"outcome": outcome, "why": words[:300]}

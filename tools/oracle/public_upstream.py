@@ -1,6 +1,6 @@
-"""A module of somebody's repository, made as the table of `public_modules.py` says.
+"""Loader of a module from a public repository, as the table of `public_modules.py` describes it.
 
-Others' code is read where it lies, below a folder with clones; nothing of it is part of this repository.
+The loader reads third-party code from a folder of clones; this repository includes none of it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def move(module: nn.Module, seed: int) -> None:
 
 
 def _definitions(file: Path) -> types.ModuleType:
-    """What cannot be run is left out: only what the expression needs must be there."""
+    """A module with the imports and definitions of a file. The loader prints and skips statements that fail."""
     module = types.ModuleType(file.stem)
     module.__file__ = str(file)
     sys.modules[file.stem] = module
@@ -91,7 +91,7 @@ class _Anything(type):
 
 
 class StandIn(metaclass=_Anything):
-    """What a name of a package means that is not there: anything, to do nothing with."""
+    """A placeholder for any name of an absent package, which accepts all calls and does nothing."""
 
     def __init__(self, *args: Any, **named: Any) -> None: ...
 

@@ -1,15 +1,15 @@
-"""Random modules of published KAN layers, layers that only look like them, and torch's own, through kanexport.
+"""Check of kanexport on random modules of published KAN layers, look-alike layers and torch's own layers.
 
     PYTHONPATH=.:service:tests python tools/oracle/random_modules.py --count 10000
     PYTHONPATH=.:service:tests python tools/oracle/random_modules.py --count 200 --export    # graphs too
     ... --upstream FOLDER    # with the libraries' own files in it: efficient_kan.py, fastkan.py, ...
 
-Not part of the suite, which runs a few of them (tests/integration/test_random_modules.py). A module is planned
-as an export plans it, and then computed in float64 with our readings in place of the layers that were
-recognised. It must answer other rows than those that it was planned with as the module itself does: near
-them, 10, 1000 and a million times as far, with NaN and infinities. What differs is a silent wrong answer,
-unless the module's own answers move as much when its rows are rounded. With `--export` the exported graph
-is run instead, and a row that it answers otherwise must be told in a note. Number i is always the same module.
+The program is not part of the suite, which runs a few of the modules (tests/integration/test_random_modules.py).
+It plans a module as an export does, and computes it in float64 with kanexport's interpretations in place of the
+recognized layers. On new rows, the outputs must equal the module's own: near the planned rows, 10, 1000 and a
+million times as far, with NaN and infinities. A difference is a silent wrong output, unless rounding of the rows
+changes the module's own outputs as much. With `--export` the program runs the exported graph instead, and a note
+of the export must report each row with other outputs. Number i is always the same module.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ KANS: dict[str, Callable[[int, int, Rng], nn.Module]] = {
     "fourierkan": lambda n, m, rng: Fourier(n, m, rng.choice([3, 5])),
     "gr-kan": lambda n, m, rng: odd.GroupRational(n, 2 * rng.randint(2, 5), m),
 }
-# By file and class: what stands after inputs and outputs.
+# By file and class: the constructor arguments after inputs and outputs.
 UPSTREAM: list[tuple[str, str, tuple[Any, ...]]] = [
     ("efficient_kan", "KANLinear", ()),
     ("fastkan", "FastKANLayer", ()),
@@ -118,7 +118,7 @@ UPSTREAM: list[tuple[str, str, tuple[Any, ...]]] = [
     ("Cheby2KANLayer", "Cheby2KANLayer", (3,)),
 ]
 PACKAGES = [("flashkan", "KANLayer"), ("torch_wavelet_kan", "WaveletKANLayer")]
-# What a look-alike does with its own layer's forward and the rows.
+# Functions of look-alike layers, from the forward of the known layer and the rows.
 LOOKALIKES: dict[str, Callable[[Any, Any], Any]] = {
     "clamped at 12 cells": lambda f, x: f(x.clamp(-4.8, 4.8)),
     "clamped at 50": lambda f, x: f(x.clamp(-50, 50)),
@@ -152,7 +152,7 @@ class Raw(nn.Module):
 
 
 class Flat(nn.Module):
-    """A layer that takes rows only, given rows with axes between."""
+    """A wrapper that flattens the middle axes of its input for a layer that takes only [rows, features]."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Flat(nn.Module):
 
 
 class Of(nn.Module):
-    """Some parts, and what is done with them and the rows."""
+    """A module of several parts, with a function that applies them to the rows."""
 
     def __init__(self, does: Callable[..., Any], *parts: nn.Module) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Of(nn.Module):
 
 @dataclass
 class Maker:
-    """Draws modules. `layers`: by name, what makes a KAN layer of n sources and m destinations."""
+    """A generator of random modules. `layers`: by name, factories of a KAN layer of n inputs and m outputs."""
 
     rng: Rng
     layers: dict[str, Callable[[int, int, Rng], nn.Module]]
@@ -352,7 +352,7 @@ def difference(found: np.ndarray, expected: np.ndarray, moved: Callable[[], list
 
 
 def check(plan: Plan, shape: tuple[int, ...], seed: int) -> str:
-    """What is silently wrong with a plan; empty where nothing is."""
+    """The silent error of a plan; empty if there is none."""
     oracle = plan.oracle
     by_name = {use.name: use for use in plan.uses if plan.readings[use.name].by is None}
     parts = [(plan.modules[name], reading(use.kan, use.form)) for name, use in by_name.items()]
@@ -377,7 +377,7 @@ def check(plan: Plan, shape: tuple[int, ...], seed: int) -> str:
 
 
 def check_sums(plan: Plan, x: np.ndarray) -> str:
-    """What is wrong with the edges of layers that are known by their answers alone."""
+    """The error in the edges of layers that are known only from sampled outputs; empty if there is none."""
     kans = {use.name: use.kan for use in plan.uses if isinstance(plan.readings[use.name].by, Sampled)}
     _, calls = plan.oracle.run(x, {name: plan.modules[name] for name in kans})
     for call in calls:
@@ -391,7 +391,7 @@ def check_sums(plan: Plan, x: np.ndarray) -> str:
 
 
 def check_export(module: nn.Module, shape: tuple[int, ...], seed: int) -> str:
-    """What is silently wrong with an export."""
+    """The silent error of an export; empty if there is none."""
     example = np.random.default_rng(seed + 1).normal(size=(8, *shape)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         result = convert(module, example, Target(repository=Path(folder), name="m"), options={})
@@ -435,7 +435,7 @@ def in_float32(found: np.ndarray, expected: np.ndarray, moved: list[np.ndarray])
 
 @dataclass
 class Tally:
-    """What became of the modules so far."""
+    """Counts of the modules so far, by outcome."""
 
     modules: int = 0
     refused: collections.Counter[str] = field(default_factory=collections.Counter)

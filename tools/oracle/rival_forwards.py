@@ -1,7 +1,7 @@
-"""The layers of many libraries in a few lines of float64 numpy each, with knobs to get them wrong.
+"""Reimplementations of many libraries' layers in float64 numpy, with knobs that select alternative functions.
 
-A knob is what another library, or another argument of a constructor, would do with the same
-tensors: `generated_rivals.py` turns them. Formulas as in the readers' docstrings.
+A knob selects what another library, or another constructor argument, does with the same tensors.
+`generated_rivals.py` sets the knobs. The formulas are those in the readers' docstrings.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ SQUASHES: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class Family:
-    """`make(rng, n, m)`: a layer's tensors; `forward(tensors, x, knobs)`: [B, n] to [B, m].
+    """One format family. `make(rng, n, m)`: a layer's tensors; `forward(tensors, x, knobs)`: [B, n] to [B, m].
 
-    `turns`: knobs that are wrong, each with a name and the keys under which an export must list
-    the question, one of which is enough. `options`: facts that no file holds and that are told."""
+    `turns`: wrong knobs, each with a name and option keys, one of which the export must list as assumed.
+    `options`: export options for metadata that the file lacks."""
 
     name: str
     make: Callable[[Any, int, int], Tensors]
@@ -359,7 +359,7 @@ def _turn(name: str, keys: str, **knobs: Any) -> tuple[str, tuple[str, ...], Kno
 
 @dataclass
 class Network:
-    """Layers of one family, numbered, with what stands between them."""
+    """A network of numbered layers of one family, with the tensors between them."""
 
     family: Family
     widths: tuple[int, ...]
@@ -371,7 +371,7 @@ class Network:
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
         sides = zip(self.widths[:-1], self.widths[1:], strict=True)
-        # What a file of float32 holds, so that both sides compute from the same numbers.
+        # Values rounded to float32 as in a file, so that both sides compute from the same numbers.
         self.layers = [
             {key: np.asarray(value, np.float32) for key, value in self.family.make(rng, n, m).items()} for n, m in sides
         ]

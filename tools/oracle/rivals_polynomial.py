@@ -1,21 +1,21 @@
-"""Layers with polynomials, sines and wavelets that share their tensors, each through its own code and
-through kanexport in every reading.
+"""Comparison of kanexport's interpretations with the original code of polynomial, sine and wavelet layers that
+share tensor names.
 
     PYTHONPATH=$PWD python tools/oracle/rivals_polynomial.py FOLDER [--count 3] [--export] [--only NAME]
 
-Not part of the suite: no library is in a package registry. FOLDER holds their repositories, checked
-out by hand as OWNER+NAME (such as `lif314+X-KANeRF`); those that are missing are skipped, and said.
+The program is not part of the suite, because no library is in a package registry. FOLDER has their
+repositories, cloned as OWNER+NAME (such as `lif314+X-KANeRF`). The program names and skips absent ones.
 
-Every case is a class of theirs, with random weights, in float64. Some are mutated: their source has
-a text replaced before it runs, as copies of such a layer do. Inputs: the range of the weights' own
-(1), 10 and 100 times it, zeros, all of one sign, NaN and both infinities. Three figures a case:
+Every case is a class of a library, with random float64 weights. For some cases the program replaces a
+text in the source before it runs, to imitate copies of the layer. Inputs: the range of the weights (1),
+10 and 100 times it, zeros, all of one sign, NaN and both infinities. Each case has three figures:
 
-    default    by how much the reading without options differs, relative to the largest output
-    reading    by how much the reading with the case's options differs; infinite where one is not finite
-    decided    of the readings that the file leaves open, tried one option at a time and two for a
-               number that only comes up with another, how many fit, and whether the right one does
+    default    difference of the interpretation without options, relative to the largest output
+    reading    difference of the interpretation with the case's options; infinite if one is not finite
+    decided    number of the possible interpretations that fit, and whether the correct one does; the
+               program tries one option at a time, and two for a number that depends on another option
 
-A case is right where `reading` is within TOLERANCE, and where a default that differs is listed as assumed.
+A case is right if `reading` is within TOLERANCE, and if the export lists a wrong default as assumed.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def readings(path: Path, x: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _open(path: Path) -> Options:
-    """What a file leaves open, whatever its inputs."""
+    """The options that a file leaves open, independent of its inputs."""
     options, loaded = Options.parse(()), checkpoint.load(path)
     with contextlib.suppress(ExportError):
         detect.read(detect.detect(loaded, None)[0], loaded, options)

@@ -1,4 +1,4 @@
-"""The layers that `rivals_polynomial.py` compares: whose class, with which arguments, and the reading that is right."""
+"""Layers that `rivals_polynomial.py` compares, with class, arguments and correct interpretation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CONV = "IvanDrokin+torch-conv-kan/kans/layers.py"
 
 @dataclass(frozen=True)
 class Case:
-    """A class `kind` of a file, called with (inputs, outputs, *arguments). `options`: the reading that is
-    right. `replace`: texts of its source. `wrap`: what is compared in the place of a bare layer."""
+    """One layer: class `kind` of a file, called with (inputs, outputs, *arguments). `options`: the correct
+    interpretation. `replace`: replacements in its source. `wrap`: function to compare instead of the bare layer."""
 
     name: str
     file: str
@@ -47,7 +47,7 @@ def named(kind: str) -> str:
 def copies(
     name: str, file: str, kind: str, arguments: tuple[Any, ...], options: tuple[str, ...] = ()
 ) -> Iterator[Case]:
-    """What copies of a layer do: another squash, other axes."""
+    """Variants of a layer in copies of its code: another squash, other axes."""
     for way, text in COPIES.items():
         whose = "timekan" if (name, way) == ("ChebyKAN", "tanh-twice") else way
         options_ = (f"forward={whose}", *options)

@@ -1,16 +1,16 @@
-"""Layers of splines, Gaussians and their like that write each other's tensors, through the code that wrote them
-and through kanexport: what the first reading says, and what the right one says.
+"""Comparison of kanexport's default and correct interpretations with the original code of spline and Gaussian
+layers that share tensor names.
 
     PYTHONPATH=... python tools/oracle/rivals_splines.py FOLDER [--only WORD]
 
-Not part of the suite: FOLDER has a checkout of each library under its own name (fast-kan, faster-kan, Vision-KAN,
-X-KANeRF, efficient-kan, BSRBF_KAN, FC_KAN, KAF, KANLib, trukan, dropkan, pykan), and of older commits under
-names such as fast-kan-b8f617f. What is not there is skipped, and counted.
+The program is not part of the suite. FOLDER has a checkout of each library under its name: fast-kan, faster-kan,
+Vision-KAN, X-KANeRF, efficient-kan, BSRBF_KAN, FC_KAN, KAF, KANLib, trukan, dropkan, pykan. It also has older
+commits under names such as fast-kan-b8f617f. The program skips and counts absent checkouts.
 
-Every module gets random weights, in float64, and is held against the float64 evaluation of the reading: near its
-grid, at 10 and 100 times that, at zeros, on one side, and with NaN and infinities. `assumed` is the largest
-difference of the reading without options, relative to the largest value: what an unlucky user would be given,
-listed as an assumption. `read` is that of the reading with its options; it must be rounding.
+The program gives every module random float64 weights and compares it with the float64 evaluation of the interpretation:
+near its grid, at 10 and 100 times that, at zeros, on one side, and with NaN and infinities. `assumed` is the largest
+difference of the interpretation without options, relative to the largest value: the error that an export reports as an
+assumption. `read` is the difference of the interpretation with its options, which must be rounding error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROWS = 40
 
 @dataclass
 class Rival:
-    """A module, how many inputs it has, and the options that say what it computes."""
+    """A module with its number of inputs, and the options for its correct interpretation."""
 
     name: str
     module: Any
@@ -55,7 +55,7 @@ class Rival:
 
 
 class Folder:
-    """The checkouts."""
+    """The folder of library checkouts, with an importer of their files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -166,7 +166,7 @@ def splines(folder: Folder) -> Iterator[Callable[[], Rival]]:
 
 
 def _copy(layer: Any, inner: str) -> Any:
-    """What copies on GitHub do before the splines; the base branch stays."""
+    """A layer with a step of copies on GitHub before the splines; the base branch is unchanged."""
     of = {
         "tanh": torch.tanh,
         "half": lambda x: (torch.tanh(x) + 1) / 2,

@@ -1,12 +1,12 @@
-"""The scorecard: run its rows, keep what was seen, write the table.
+"""Command that runs the reliability tests, stores their results and writes the scorecard table.
 
     make reliability                                        all in full, for hours; what this commit has is kept
     python -m tools.reliability --rows 13,14 --short        some of them, in seconds
     python -m tools.reliability --rows 20 --minutes 480     the soak, for as long as you like
     python -m tools.reliability --table                     nothing is run; the table from what was seen so far
 
-Each run of a row over a transport is one line of docs/reliability.jsonl, written as it ends; the table in
-docs/reliability.md shows the last full run of each, else the last short one. Exit code 1 where a row failed.
+When a run of a test over a transport ends, the command appends one line to docs/reliability.jsonl. The table in
+docs/reliability.md shows the last full run of each, otherwise the last short one. If a test fails, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tools.reliability.record import FAIL, NOT_RUN, PASS, RESULTS, Record
 
 
 class TooLong(Exception):
-    """A row had its time."""
+    """A reliability test exceeds its time limit."""
 
 
 def one(row: Row, scale: Scale, seed: int, transport: str) -> Record:
@@ -85,7 +85,7 @@ def done(path: Path) -> set[tuple[str, str]]:
 
 
 def arguments(known: Mapping[str, Row]) -> argparse.Namespace:
-    """What was asked for."""
+    """The parsed command line."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m tools.reliability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

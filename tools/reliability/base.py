@@ -1,9 +1,9 @@
-"""What a row of the scorecard is, and where they all are.
+"""Types and registry of the reliability tests, which are the rows of the scorecard.
 
-A row is a file `row_NN_what.py` with a ROW in it. It runs in two forms: the short one takes seconds and is part of the
-test suite (`test_row = suite(ROW)` in the row's file, or `guarded_by`, where a test of the suite is the same already);
-the full one is `python -m tools.reliability`. A row that cannot run here raises NotRun with the reason: nothing is ever
-told that was not seen.
+A test is a file `row_NN_what.py` with a ROW in it. It has two forms. The short form takes seconds and is part of the
+test suite: `test_row = suite(ROW)` in the row's file, or `guarded_by` if a test of the suite already does the same. The
+full form runs with `python -m tools.reliability`. A test that cannot run here raises NotRun with the reason, so the
+scorecard shows only observed results.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MINUTES = 20.0  # that a row may take, unless it says otherwise
 
 
 class NotRun(Exception):
-    """What the row needs is not there: its words are the reason."""
+    """A requirement of the test is absent; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is done. `tell(done, total)` as it goes on; `minutes`: for rows that last as long as they are let."""
+    """Size of a test run. `tell(done, total)` reports progress; `minutes`: duration of tests without a fixed end."""
 
     full: bool
     tell: Callable[[int, int], None] = lambda done, total: None
@@ -41,7 +41,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was seen. `figures`: what the goal speaks of, by name with its unit; `count`: how often it was tried."""
+    """Result of a test. `figures`: the figures of the goal, by name with unit; `count`: the number of attempts."""
 
     figures: Mapping[str, float | int | str]
     passed: bool
@@ -54,8 +54,8 @@ Run = Callable[[Scale, int, str], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`run(scale, seed, transport)`: transport is "" unless the row is about the wire (`wire`). `needs`: its imports.
-    `guarded_by`: the tests of the suite that are its short form, where `run` is not that itself."""
+    """One reliability test. `run(scale, seed, transport)`: transport is "" unless the test uses the network (`wire`).
+    `needs`: its imports. `guarded_by`: the tests of the suite that are its short form, if `run` is not."""
 
     number: str
     title: str

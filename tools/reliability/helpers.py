@@ -1,4 +1,4 @@
-"""What several rows need: a server of the toy model, its memory, what a client beside it saw."""
+"""Helpers for reliability tests: a server of the toy model, its memory use, and a concurrent client's results."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Complaints about other servers, what kanserve does about each, and the test that guards it: a table in the docs.
+"""Table of known issues of other servers, with kanserve's behavior for each and the test that verifies it.
 
-A complaint is told in our words, with where it stands in the other's tracker. What we do is told as a row of the
-scorecard, whose last figure is shown, or in words with a figure that a page of the docs has; the guard is a test, or
-a benchmark where it is about time.
+An entry summarizes an issue and links to the tracker of the other server. kanserve's behavior is a row of the
+scorecard, with its last figure, or a text with a figure from a page of the docs. The guard is a test, or a benchmark if
+the issue is about time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ HEAD = "| complaint | where | here | guarded by |\n|---|---|---|---|\n"
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """`where`: trackers and numbers; `here`: what kanserve does; `row`: of the scorecard, whose figures are shown;
-    `guard`: path::name of a test of the suite, where the row does not name one."""
+    """One known issue. `where`: trackers and numbers; `here`: what kanserve does; `row`: the row of the scorecard whose
+    figures the table shows; `guard`: path::name of a test of the suite, if the row does not name one."""
 
     complaint: str
     where: str

@@ -1,4 +1,4 @@
-"""Callers that ask as fast as they are answered, in a process of their own, so that the figures are the server's."""
+"""Closed-loop load clients in a separate process, so that the figures do not include the clients' work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CALLERS = 16
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """How calls ended, by code, and how long it took."""
+    """Result of a load: the number of calls per status code, and the duration."""
 
     codes: dict[str, int]
     seconds: float

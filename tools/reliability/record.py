@@ -1,4 +1,4 @@
-"""What was seen, with all that makes a figure honest: JSON lines that accumulate, one for each run of a row."""
+"""Records of test runs with commit, machine and versions: one JSON line per run of a reliability test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASS, FAIL, NOT_RUN = "pass", "fail", "not run"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One run of one row. `verdict`: pass, fail or not run."""
+    """One run of one reliability test. `verdict`: pass, fail or not run."""
 
     row: str
     transport: str
@@ -62,8 +62,8 @@ def load(path: Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
-    """By row and transport the one that counts: the last full run, else the last one. What was not run hides nothing
-    that was."""
+    """The record that counts, by row and transport: the last full run, otherwise the last run. A record without a run
+    replaces no record with one."""
     best: dict[tuple[str, str], Record] = {}
     for record in sorted(records, key=lambda item: item.date):
         key = (record.row, record.transport)
@@ -85,7 +85,7 @@ def commit() -> str:
 
 
 def git(*arguments: str) -> str:
-    """What it says; nothing where there is no repository."""
+    """The output of a git command; empty if there is no repository."""
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
@@ -99,7 +99,7 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """Of Python and of what the server stands on."""
+    """Versions of Python and of the packages that the server depends on."""
     return ", ".join((f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)))
 
 

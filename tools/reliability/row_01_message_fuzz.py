@@ -1,4 +1,4 @@
-"""Message fuzz, in process: what a method makes of damaged messages, without a wire."""
+"""Message fuzz, in process: how each RPC method handles damaged messages, without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Message fuzz, on the wire: tools/fuzz_wire.py, whose short form the suite has."""
+"""Message fuzz, on the wire: tools/fuzz_wire.py, which the test suite runs in a short form."""
 
 from __future__ import annotations
 

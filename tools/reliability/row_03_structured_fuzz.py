@@ -1,4 +1,4 @@
-"""Structured fuzz: a request that is right but for one thing, which the answer names."""
+"""Structured fuzz: requests that are valid except for one field, which the error must name."""
 
 from __future__ import annotations
 

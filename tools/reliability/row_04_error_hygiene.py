@@ -1,4 +1,4 @@
-"""Error hygiene: all that a caller is ever told, searched for what is none of its business."""
+"""Error hygiene: a search of error messages and trailers for internals of the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rapid reset (CVE-2023-44487): streams that are opened and taken back at once."""
+"""Rapid reset (CVE-2023-44487): streams that a client opens and resets at once."""
 
 from __future__ import annotations
 

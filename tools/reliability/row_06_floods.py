@@ -1,4 +1,4 @@
-"""Floods and silence: bytes without end, connections that say half of something, streams that say nothing."""
+"""Floods and silence: endless bytes, connections with incomplete data, and streams without data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decompression bombs: little that would be much."""
+"""Decompression bombs: small compressed messages that expand to large ones."""
 
 from __future__ import annotations
 

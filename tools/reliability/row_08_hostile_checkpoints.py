@@ -1,4 +1,4 @@
-"""Hostile checkpoints: the corpus of tests/support/hostile_files.py, exported in a process that tells what it did."""
+"""Hostile checkpoints: exports of the corpus in tests/support/hostile_files.py, in a monitored process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS, MEMORY = 2.0, 500.0  # of processor time for each file; MiB for all
 
 
 def tried(folder: Path) -> dict[str, Any]:
-    """What the process tells, and what lies beside the corpus afterwards."""
+    """The report of the export process, and whether a canary file exists next to the corpus."""
     write = "import sys, pathlib as p; from tests.support import hostile_files as h; f = p.Path(sys.argv[1])"
     make = f"{write}; h.write(f, h.corpus(f / 'canary'))"
     subprocess.run([sys.executable, "-c", make, str(folder)], check=True, capture_output=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""Hostile bundles."""
+"""Hostile bundles: versions with links, files outside the repository, or graphs that the server must reject."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ sys.addaudithook(told)
 
 
 class Watched:
-    """Who opens or reads files of a folder, by any process: the kernel counts."""
+    """An inotify counter of opened and read files in a folder, for all processes."""
 
     def __init__(self, folder: Path) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)

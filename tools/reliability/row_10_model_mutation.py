@@ -1,4 +1,4 @@
-"""Mutated bundles."""
+"""Mutated bundles: damaged versions of a model, which a running server must reject without a crash."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STEP = 500  # mutants between two looks at the server
 
 
 class Judge:
-    """Reads, tries and loads mutants as the server does; what came of each, by reason."""
+    """A loader that reads, load-checks and loads mutants as the server does, and counts the outcomes by reason."""
 
     def __init__(self, root: Path) -> None:
         self.good = toy_model.write(root / "good")

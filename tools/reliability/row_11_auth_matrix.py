@@ -1,4 +1,4 @@
-"""Every method and route by every caller, over TLS and mutual TLS: refused exactly as the table of access says."""
+"""Access control: each method and route with each caller, over TLS and mutual TLS, checked against the access table."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tools.reliability.base import Outcome, Row, Scale
 
 NONE, BAD = "none", "bad"
 CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
-# What a caller shows -> the role that it has by that, "" for none. Over TLS a token alone; over mutual TLS `server`'s
-# certificate beside it, which names nobody, or `caller`'s, which does.
+# Token of a caller -> its role, "" for none. Over TLS a caller has only a token. Over mutual TLS it also has `server`'s
+# certificate, which names no caller, or `caller`'s, which names one.
 TOKENS = {NONE: "", BAD: "", "expired": "", **{role: role for role in token_files.ROLES}}
 SHORT = (NONE, "infer")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`shows`: a certificate, "" for none; `token`: of TOKENS; `role`: what that makes of it."""
+    """One caller. `shows`: its certificate, "" for none; `token`: a key of TOKENS; `role`: its resulting role."""
 
     shows: str
     token: str

@@ -1,4 +1,4 @@
-"""What a start without flags opens: two ports of this machine alone, and nothing on them that administers."""
+"""Default exposure: a start without flags opens only two loopback ports, without administrative methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions change under load: nothing is lost, and every answer is one version's, to the bit."""
+"""Hot reload under load: no request is lost, and each response is bit-identical to the output of one version."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                 )
                 scale.tell(at + 1, changes)
             asking.until(requests - asking.answered)
-            # The last version, by hand: what is not addressed has the newest.
+            # The request names the last version, because a request without a version gets the newest one.
             wait_until(lambda: reload_tools.factor(server, version=str(version)) == factor)
         figures = {
             "changes": changes,

@@ -1,4 +1,4 @@
-"""Bad versions: what served goes on, each is told once with its reason, and what is put right is back at once."""
+"""Bad versions: the old version keeps serving, the log has each reason once, and a repaired version loads at once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def flipped(directory: Path) -> None:
     (directory / MODEL).write_bytes(data)
 
 
-# What is done to the files, and the reason that the metric has for it; "" where there is nothing to load.
+# Damage to the files, and the reason that the metric has for it; "" if there is no version to load.
 KINDS = {
     "half-written": (half, "integrity"),
     "truncated": (lambda d: reload_tools.truncate(d / MODEL, 100), "integrity"),

@@ -1,4 +1,4 @@
-"""The files of a version that serves are cut and written over, in place."""
+"""Live overwrite: in-place truncation and overwrite of the files of a version that serves."""
 
 from __future__ import annotations
 

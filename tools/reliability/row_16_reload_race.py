@@ -1,4 +1,4 @@
-"""Contents are flipped while they are looked at, read and loaded."""
+"""Reload race: version folders whose content changes while the server scans, reads and loads them."""
 
 from __future__ import annotations
 

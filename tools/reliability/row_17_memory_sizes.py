@@ -1,4 +1,4 @@
-"""Memory does not grow with the sizes of requests."""
+"""Memory by request size: memory use does not grow with the sizes of requests."""
 
 from __future__ import annotations
 

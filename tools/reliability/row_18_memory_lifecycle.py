@@ -1,4 +1,4 @@
-"""Versions come and go: memory does not grow with their number."""
+"""Memory by version: memory use does not grow with the number of loaded and unloaded versions."""
 
 from __future__ import annotations
 

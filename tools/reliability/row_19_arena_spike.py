@@ -1,4 +1,4 @@
-"""Memory after one large batch: what it took is given back."""
+"""Memory after one large batch: the server releases the memory of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soak: everything at once, for as long as one likes, and a fault every minute."""
+"""Soak test: all kinds of requests at once, with a fault every minute, for a chosen duration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEAST = 1.0  # hours that a slope needs to mean something
 
 @dataclass
 class Watch:
-    """What is looked at every few seconds: hours, MiB, descriptors, threads; and what callers saw."""
+    """Samples of hours, MiB, descriptors and threads every few seconds, with the calls and errors of the clients."""
 
     samples: list[tuple[float, float, int, int]] = field(default_factory=list)
     calls: int = 0

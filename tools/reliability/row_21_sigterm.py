@@ -1,4 +1,4 @@
-"""SIGTERM under load: nobody's call is lost, and whoever asks again at once is told so in words."""
+"""SIGTERM under load: no call in flight is lost, and a client that retries at once gets an error with the reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @dataclass
 class Seen:
-    """Of one round."""
+    """Observations of one round."""
 
     ends: collections.Counter[str] = field(default_factory=collections.Counter)
     answered: int = 0
@@ -87,7 +87,7 @@ def probe(address: str, seen: Seen) -> None:
 
 
 def one(server: Server) -> tuple[Seen, int, float]:
-    """A round: what was seen, the exit code, and seconds until the end."""
+    """A round: the observations, the exit code, and seconds until the end."""
     seen = Seen()
     threads = [
         threading.Thread(target=client, args=(server.address, seen), kwargs={"stubborn": at % 2 == 1}, daemon=True)

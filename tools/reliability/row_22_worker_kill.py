@@ -1,4 +1,4 @@
-"""A worker is killed: what it held is lost, and nothing else."""
+"""Worker kill: only the requests of the killed worker are lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 
 
 class Client(threading.Thread):
-    """One call after the other; a new connection after an error and after every 50 calls."""
+    """A client that sends calls one after the other, and reconnects after an error and after every 50 calls."""
 
     def __init__(self, server: Server, stop: threading.Event, tries: int) -> None:
         super().__init__(daemon=True)

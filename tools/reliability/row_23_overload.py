@@ -1,4 +1,4 @@
-"""Overload: five times what can be answered, by callers that wait for nobody."""
+"""Overload: open-loop clients that send five times the load that the server can handle."""
 
 from __future__ import annotations
 

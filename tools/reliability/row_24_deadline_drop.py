@@ -1,4 +1,4 @@
-"""Deadlines in the queue: whoever's time is over is not computed."""
+"""Deadlines in the queue: the server does not run a request whose deadline expires in the queue."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def burst(server: Server, count: int) -> collections.Counter[str]:
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """What was run is what the server's own count of runs says."""
+    """The server's own metric counts the inference calls."""
     count = scale.of(200, 10_000)
     ends: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Cancellations at any moment: nothing is left behind, and what was cancelled while it waited is not run."""
+"""Cancellations at any moment: the server leaks no request, and does not run one that is canceled in the queue."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def storm(server: Server, rng: random.Random, count: int, scale: Scale) ->
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """What is left is what the server counts: calls in flight, requests that wait, memory."""
+    """The server's own metrics count the leftovers: calls in flight, queued requests, memory."""
     count = scale.of(300, 10_000)
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))

@@ -1,4 +1,4 @@
-"""One bad request among good ones: a row on which the graph fails fails nobody else's."""
+"""One bad request among good ones: a row on which the graph fails does not fail other requests of its batch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def message(number: int) -> bytes:
 
 
 async def moments(address: str, rng: random.Random, count: int, scale: Scale) -> collections.Counter[str]:
-    """What became of good and of bad requests, each moment's sent together."""
+    """Outcomes of good and bad requests; the client sends those of one moment together."""
     seen: collections.Counter[str] = collections.Counter()
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary(f"{INFERENCE}ModelInfer")

@@ -1,4 +1,4 @@
-"""Batch invariance: an answer depends on its row, and not on who is asked for beside it."""
+"""Batch invariance: the output for a row does not depend on the other rows of its batch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def compare(client: Any, case: Any, folder: Path, rng: random.Random, splits: in
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Of every golden model its reference rows, alone and in requests and batches cut at random."""
+    """The reference rows of every golden model, sent one by one and in random requests and batches."""
     rng, cases, splits = random.Random(seed), golden(scale.of(3, 1000)), scale.of(3, 30)
     worst: dict[str, float] = {}
     same = rows = 0

@@ -1,4 +1,4 @@
-"""Differential: random networks through their libraries in torch, through our float64, and through onnxruntime."""
+"""Differential test: random networks in their torch library, in kanexport's float64 evaluation, and in onnxruntime."""
 
 from __future__ import annotations
 

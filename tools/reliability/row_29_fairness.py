@@ -1,4 +1,4 @@
-"""Fairness: what one model's callers notice of another's."""
+"""Fairness: effect of load on one model on the latency of another model."""
 
 from __future__ import annotations
 

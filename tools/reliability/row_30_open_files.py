@@ -1,4 +1,4 @@
-"""Descriptors and connections run out."""
+"""Exhaustion of file descriptors and connections."""
 
 from __future__ import annotations
 

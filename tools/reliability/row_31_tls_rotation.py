@@ -1,4 +1,4 @@
-"""Certificates rotate while callers call: good ones are shown in the next handshake, broken ones never."""
+"""Certificate rotation under load: the next handshake presents a valid certificate, and not a broken one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ METRIC = re.compile(
 
 
 class Files:
-    """The server's certificate, its key and whom it trusts, in a folder."""
+    """The server's certificate, its key and its client CA, in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ca = folder, trustme.CA()
@@ -65,7 +65,7 @@ class Files:
         return grpc.ssl_channel_credentials(self.ca.cert_pem.bytes(), self.caller.private_key_pem.bytes(), chain)
 
     def shown(self, port: int) -> bytes:
-        """What a new connection sees, as DER."""
+        """The certificate that the server presents to a new connection, as DER."""
         context = ssl.create_default_context(cadata=self.ca.cert_pem.bytes().decode())
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.caller.configure_cert(context)
@@ -121,7 +121,7 @@ def counted(server: Server) -> tuple[float, float]:
 
 
 def errors(server: Server) -> list[str]:
-    """What the log has of level error so far."""
+    """Events of level error in the log so far."""
     return [line["event"] for line in server.lines() if line["level"] == "error"]
 
 

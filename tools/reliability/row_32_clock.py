@@ -1,4 +1,4 @@
-"""The clock jumps, and summer time begins and ends: nobody notices."""
+"""Clock jumps: changes of the wall clock and of daylight saving time do not affect requests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EXPECTED_LINES = ("request_completed", "shutdown_started", "server_stopped")
 
 
 class Clock:
-    """The wall clock of the processes that are started inside, by a file; the monotonic one goes on as it does."""
+    """A wall clock that a file controls for the processes started inside; their monotonic clock is unchanged."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "offset"

@@ -1,4 +1,4 @@
-"""The n-th call fails."""
+"""Fault injection: the n-th system call of an export or a reload fails, for every n."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def exporter(folder: Path, scale: Scale) -> collections.Counter[str]:
 
 
 def reloader(folder: Path) -> collections.Counter[str]:
-    """Looks at a repository and reads its versions, as a server does before it lets one in: what failed, by call.
-    Whatever fails is typed; without a fault both versions are read."""
+    """Scans a repository and reads its versions, as a server does before it accepts one: the failures, by call. Each
+    failure has a typed error; without a fault both versions are read."""
     repository = folder / "read"
     for version in (1, 2):
         packed(repository, version)

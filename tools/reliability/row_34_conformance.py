@@ -1,4 +1,4 @@
-"""Conformance: the clients of others, gRPC by its document, the Open Inference Protocol, generated messages."""
+"""Conformance: third-party clients, the gRPC specification, the Open Inference Protocol, generated messages."""
 
 from __future__ import annotations
 

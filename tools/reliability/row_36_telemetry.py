@@ -1,4 +1,4 @@
-"""Telemetry: an export, a server and a request in a fresh HOME without a network."""
+"""Telemetry: an export, a server and a request in a fresh HOME without a network leave no file or connection."""
 
 from __future__ import annotations
 

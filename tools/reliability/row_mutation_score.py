@@ -1,4 +1,4 @@
-"""Mutation score: would the tests notice a change of what decides? And do they go through all of it?"""
+"""Mutation score: share of mutants that the tests detect in decision modules, and test coverage of these modules."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 
 def covered() -> float:
-    """Of COVERED by TESTS, in percent. Raises CalledProcessError where a test fails."""
+    """Coverage of COVERED by TESTS, in percent. Raises CalledProcessError if a test fails."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "COVERAGE_FILE": f"{folder}/coverage"}
 

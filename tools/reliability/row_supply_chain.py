@@ -1,4 +1,4 @@
-"""Supply chain: what is installed is pinned by its hash, and not known to be vulnerable."""
+"""Supply chain: each installed package is pinned by its hash and has no known vulnerability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scorecard as Markdown, in its place in docs/reliability.md."""
+"""Markdown table of the scorecard, written to docs/reliability.md."""
 
 from __future__ import annotations
 

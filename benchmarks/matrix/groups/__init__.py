@@ -1,4 +1,4 @@
-"""What is measured, by group: a new one is a file here and a line below."""
+"""Groups of networks that the matrix measures. A new group is a file here and a line below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family whose library is there: a network as the library makes it, evaluated eagerly, beside its export."""
+"""Networks of each installed KAN library, evaluated eagerly by the library and compared with their export."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Shaping = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Missing(Exception):
-    """A library that is not there, or does not do what is asked of it; the text says which."""
+    """A library is absent or fails; the message has the reason."""
 
 
 def families(quick: bool) -> Iterator[Case]:
@@ -104,7 +104,7 @@ def _exactly(network: nn.Module, x: Any) -> Any:
 
 
 def _names(facts: Mapping[str, Any], libraries: Path | None) -> dict[str, Any]:
-    """Of the library's module."""
+    """The names that the library's module defines."""
     if "module" in facts:
         try:
             return vars(importlib.import_module(facts["module"]))

@@ -1,4 +1,4 @@
-"""Quantized exports, beside the exact one: each within the error that it was exported with."""
+"""Quantized exports compared with the exact export. Each must stay within the error bound of its export."""
 
 from __future__ import annotations
 

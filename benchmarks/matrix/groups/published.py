@@ -1,4 +1,4 @@
-"""Shapes for which others publish times, on machines of their own."""
+"""Network shapes for which other projects publish times, measured on their machines."""
 
 from __future__ import annotations
 

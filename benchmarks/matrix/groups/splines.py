@@ -1,4 +1,4 @@
-"""Networks of splines on uniform knots and on adapted ones, in efficient-kan's form, beside everybody."""
+"""Spline networks in efficient-kan's form, on uniform and on adapted knots, compared with all other systems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the file of a model to its first answer, in a process that has the runtime."""
+"""Time from the model file to the first prediction, in a process that has already imported the runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Symbolic models of pykan, beside what torch exports of them and pykan itself."""
+"""Symbolic models of pykan, compared with torch's export of them and with pykan itself."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def model(widths: tuple[int, ...]) -> Any:
 
 
 def nodes(graph: bytes) -> int:
-    """Of a graph, and of the functions that it brings, for each use of them."""
+    """Number of nodes in a graph; each call of a local function counts the function's nodes."""
     loaded = onnx.load_from_string(graph)
     inner = {function.name: len(function.node) for function in loaded.functions}
     return sum(inner.get(node.op_type, 1) for node in loaded.graph.node)

@@ -1,4 +1,4 @@
-"""How time grows: with rows in pieces, with threads, with the cells of a grid and its knots. Ours against ours."""
+"""Scaling of kanserve's own time with micro-batches, threads, grid intervals and the kind of knots."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def knots(quick: bool) -> Iterator[Case]:
 
 
 def cells_of(count: int, ours: str = OURS) -> str:
-    """Who has so many cells."""
+    """Name of the system whose grid has `count` intervals."""
     return f"{ours}, G = {count}"
 
 
 def knots_of(name: str, ours: str = OURS) -> str:
-    """Who has such knots."""
+    """Name of the system with this kind of knots."""
     return f"{ours}, {name}"
 
 

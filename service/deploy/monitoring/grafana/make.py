@@ -1,7 +1,7 @@
-"""Writes kanserve.json, the Grafana dashboard: `python make.py`. Standard library only.
+"""Generator of the Grafana dashboard kanserve.json: `python make.py`. It needs only the standard library.
 
-The JSON is committed, so that Grafana and readers need nothing but the file;
-a test compares the two and asks a running server for every metric named here.
+The JSON file is committed, so that Grafana and readers need only this file. A test compares the file
+with this script, and requests every metric in it from a running server.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def text() -> str:
-    """What the committed file holds."""
+    """The content of the committed file."""
     return json.dumps(dashboard(), indent=1) + "\n"
 
 
