@@ -1,7 +1,7 @@
 """Hidden staging folders in a model repository, and the removal of those that a killed export left.
 
-Whoever makes one holds a lock on it as long as it lives, and its name says who that is. The next export sweeps, and so
-does a server. Standard library only.
+An export locks its staging folder while it runs. The name of the folder holds the machine and the process id. The next
+export removes the folders of exports that ended, and so does a server. Standard library only.
 """
 
 from __future__ import annotations

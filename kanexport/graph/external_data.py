@@ -1,9 +1,9 @@
 """External data of a model: one file with the constants that its graphs share, each stored once.
 
 ONNX calls that external data. A tensor of a graph names the file, an offset and a length, and has
-a shape of its own: one graph may see as [K * I, O] what another sees as [K, I, O]. Whoever loads
-`model.onnx` by its path finds the file beside it; the server gives the runtime the bytes that it
-has checked.
+a shape of its own: the same bytes can be [K * I, O] in one graph and [K, I, O] in another. If a program
+loads `model.onnx` by its path, the runtime finds the file next to it. The server gives the runtime the
+bytes that it has checked.
 
 A smaller model keeps its constants in its graphs, and the edges have them a second time: a graph that
 is one file goes through every tool as it is, and that is worth more than a few MiB. An MNIST classifier

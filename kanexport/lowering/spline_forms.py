@@ -9,8 +9,8 @@ time packed divided by the time apart (medians in turns; 2 000 to 65 000 values,
 | 23 functions | 0.6 | 0.6 to 0.9 | 0.8 to 1.1 | 0.6 to 1.2 | 1.1 to 3 | 1.3 to 6 |
 | 53 functions | 0.5 to 0.6 | 0.6 to 0.7 | 0.4 to 0.9 | 0.9 to 1.1 | 1.8 to 6 | 5 |
 
-What counts is the size of one function's values, whichever way rows and sources make it: below, operators cost more
-than the numbers they work on; far above, packed tensors leave the cache. `benchmarks/layouts.py` measures it again.
+The faster layout depends on rows times sources, the number of values of one function. If it is small, operators cost
+more than their arithmetic. If it is large, packed tensors exceed the cache. `benchmarks/layouts.py` measures it again.
 
 Layers of few destinations as columns of one matrix product, against the closed form packed where knots
 are uniform and the recursion packed where they are not: the time of those divided by the time of the columns, from 1

@@ -1,4 +1,4 @@
-"""What a server answers, as plain values."""
+"""Server responses as plain values, and the requests for curves, edges and scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kanserve.types import (
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What inference needs to know, and how it is done. `max_batch_size` 0: no batch dimension is promised."""
+    """Metadata that inference needs. If `max_batch_size` is 0, the server promises no batch dimension."""
 
     name: str
     versions: tuple[str, ...]
@@ -199,7 +199,7 @@ def edges_of(described: Description, answer: kan.QueryEdgesResponse) -> tuple[La
 
 
 def estimate(answer: kan.QueryEdgesResponse) -> Estimate:
-    """What a query would take."""
+    """The cost of a query, as the server estimates it."""
     message = answer.estimate
     return Estimate(message.response_bytes, message.max_response_bytes, message.evaluations, message.max_evaluations)
 

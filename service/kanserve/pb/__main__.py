@@ -74,7 +74,7 @@ def generate(target: Path) -> None:
 
 
 def stale() -> list[str]:
-    """What the recorded hashes say is out of date, one sentence each."""
+    """One sentence per file whose hash differs from the recorded hash."""
     record = json.loads((HERE / RECORD).read_text())
     found = []
     for name in FILES:
@@ -87,7 +87,7 @@ def stale() -> list[str]:
 
 
 def differences() -> list[str]:
-    """What a fresh generation says otherwise, one sentence each."""
+    """One sentence per generated file that differs from a fresh generation."""
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
         generate(fresh)

@@ -22,7 +22,7 @@ def pool() -> descriptor_pool.DescriptorPool:
 
 
 def expose(file_name: str) -> dict[str, object]:
-    """What a `_pb2` module of this file would define: DESCRIPTOR, messages, enums, enum values."""
+    """The names that a `_pb2` module of this file defines: DESCRIPTOR, messages, enums, enum values."""
     file = pool().FindFileByName(file_name)
     names: dict[str, object] = {"DESCRIPTOR": file}
     for name, message in file.message_types_by_name.items():

@@ -228,7 +228,7 @@ def _layer_figure(layer: LayerInfo, scores: NDArray[np.float32], curves: LayerCu
 
 
 def ends(described: Description, layer: int, source: int, destination: int) -> tuple[str, str]:
-    """What the ends of an edge are called: features and classes, x0 and y0 without names, else nodes."""
+    """The names of an edge's two ends: feature or class name, x0 or y0 if the model has no names, otherwise node."""
     inside = layer or described.family == HYBRID
     first = f"node {source}" if inside else described.names.feature(columns(described.layers[0])[source])
     moved = any(step.kind in ("select", "product") for step in described.layers[layer].post_steps)
@@ -258,7 +258,7 @@ def colour(layer: LayerInfo, source: int, destination: int) -> str:
 
 
 def knot_positions(layer: LayerInfo, source: int) -> list[float]:
-    """Of the grids of a source, in its own units."""
+    """The grid knots of a source, in its own units."""
     if any(step.kind != "select" for step in layer.pre_steps):
         return []
     rows = [basis.knots for basis in layer.bases if basis.knots and not basis.pre_steps]
@@ -272,7 +272,7 @@ def columns(layer: LayerInfo) -> tuple[int, ...]:
 
 
 def plain(report: Report) -> dict[str, Any]:
-    """Of dicts, lists, strings and numbers."""
+    """The report as dicts, lists, strings and numbers."""
     return {
         "title": report.title,
         "lead": report.lead,

@@ -30,7 +30,7 @@ def layers_document(layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
 
 
 def show_names(names: Names) -> None:
-    """What the model is and what its numbers are called, for people; nothing where nobody said."""
+    """Print the model's description and the names of its features and classes. Print nothing if the export has none."""
     if names.description:
         say(names.description)
     units = itertools.chain(names.units, itertools.repeat(""))
@@ -58,7 +58,7 @@ def show(layers: Sequence[LayerInfo], notes: Sequence[str], edge_class: str) -> 
 
 
 def _columns(edge_class: str, *, names: bool, positions: bool) -> dict[str, Callable[[LayerInfo], Cell]]:
-    """What each column says of a layer; names and positions only where a layer has any."""
+    """The columns of the table, each as a function from a layer to its cell."""
     optional: dict[str, Callable[[LayerInfo], Cell]] = {}
     if names:
         optional["name"] = lambda layer: layer.name
@@ -96,7 +96,7 @@ def basis(info: BasisInfo) -> str:
 
 
 def sums(layer: LayerInfo) -> str:
-    """What happens to the sums of the edges: the bias, then the steps."""
+    """The operations on the sums of the edges: the bias, then the steps."""
     bias = ["bias"] if any(layer.bias) else []
     return ", then ".join([*bias, *map(step, layer.post_steps)])
 

@@ -155,7 +155,7 @@ class Views:
         self._kan, self._insights, self._pages, self._operations = insights.kan, insights, pages, operations
 
     def methods(self) -> dict[str, tuple[str, Method]]:
-        """Of a model: last part of the path -> verb, and what answers it."""
+        """The routes of a model: last part of the path -> HTTP method and handler."""
         return {
             "rows": ("GET", self.rows),
             "coverage": ("POST", self.coverage),
@@ -223,7 +223,7 @@ class Views:
 
 
 def _layer(at: int, entry: Any) -> dict[str, Any]:
-    """Of a `insight.coverage.LayerCoverage`."""
+    """The JSON object of an `insight.coverage.LayerCoverage`."""
     result = {name: kan.fragment(np.asarray(getattr(entry, name))) for name in ("zones", "counts", "worst", "cells")}
     return {"layer": at, "definition": entry.definition, **result}
 

@@ -1,4 +1,4 @@
-// What the server answers, by addresses from where its paths begin: api.get('v1/kan/models/NAME').
+// HTTP client for the server's REST API. Paths are relative to the base address: api.get('v1/kan/models/NAME').
 
 const KEPT = 'kanserve-token';
 const JSON_KIND = 'application/json';

@@ -1,4 +1,4 @@
-// From the address to a view, and what stands around it.
+// Router and frame of the web UI: page address to view, bar with model and version, token form, theme.
 
 import { Api } from './api.js';
 import { button, el, tell } from './dom.js';

@@ -1,4 +1,4 @@
-// Questions that follow one another quickly, as of a slider: one is on its way at a time, and the last one is answered.
+// Request queue for inputs that change quickly, such as a slider: one request in flight, then only the latest one.
 
 const PAUSE = 40; // milliseconds between an answer and the next question while something moves
 

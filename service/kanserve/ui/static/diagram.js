@@ -1,4 +1,4 @@
-// The network as rows of nodes, inputs at the bottom, with the curve of each edge on it.
+// Network diagram as SVG: rows of nodes, inputs at the bottom, and the curve of each edge.
 
 import { number, share, shortened } from './format.js';
 import { CLASSES, KINDS, brief, chosen, strongest } from './network.js';

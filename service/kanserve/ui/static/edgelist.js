@@ -1,4 +1,4 @@
-// All edges that a viewer wants as a list, the strongest first, some at a time: also of a million.
+// Paged table of the selected edges, sorted by importance or by number, with CSV download; works for a million edges.
 
 import { button, csv, download, el, labelled, select } from './dom.js';
 import { count, number } from './format.js';

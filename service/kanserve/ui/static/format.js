@@ -1,4 +1,4 @@
-// Numbers as words.
+// Text format of numbers, counts, percentages, durations and times.
 
 /** Of `digits` significant ones, without needless zeros; NaN and the infinities by name. */
 export function number(value, digits = 4) {

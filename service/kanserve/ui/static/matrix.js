@@ -1,4 +1,4 @@
-// A layer of very many edges as a picture of points, one an edge, that zooms until each shows its curve.
+// Zoomable matrix of a large layer on a canvas: one point per edge, and curves at high zoom.
 
 import { button, download, el } from './dom.js';
 import { small } from './diagram.js';

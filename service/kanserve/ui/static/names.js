@@ -1,4 +1,4 @@
-// What people call the numbers of a model, and which node an edge comes from and goes to.
+// Names of inputs, outputs and nodes, and the nodes at the two ends of an edge.
 
 /** What the number `at` of a row is called. */
 export function feature(model, at) {

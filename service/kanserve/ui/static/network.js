@@ -1,4 +1,4 @@
-// A described model as arrays of its edges: what each is, what it matters, and which of them a viewer wants to see.
+// Edges of a described model as arrays: kind, importance, curves, and the search over them.
 
 import { ApiError } from './api.js';
 import * as names from './names.js';

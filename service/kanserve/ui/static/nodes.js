@@ -1,4 +1,4 @@
-// GetStatistics' answer as one line a node.
+// Conversion of a GetStatistics response into one record per node.
 
 import { width } from './names.js';
 import * as names from './names.js';

@@ -1,4 +1,4 @@
-// What this page shows in Prometheus' terms: the metrics behind it, and expressions over them.
+// Prometheus queries for the drift and operations pages, and the list to copy them from.
 
 import { button, el } from './dom.js';
 

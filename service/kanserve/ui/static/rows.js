@@ -1,4 +1,4 @@
-// A row of numbers: read from what people paste, shown as a form with sliders, kept in the fragment of an address.
+// Input row of the explain page: parser for JSON and CSV, form with sliders, URL fragment, sampled rows.
 
 import { button, el } from './dom.js';
 import { number } from './format.js';

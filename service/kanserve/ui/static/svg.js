@@ -1,4 +1,4 @@
-// Charts as SVG: scales, axes, marks, and pictures to keep.
+// SVG chart toolkit: scales, axes, marks, and buttons that save a chart.
 
 import { button, download, fill } from './dom.js';
 import { number } from './format.js';

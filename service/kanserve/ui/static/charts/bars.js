@@ -1,4 +1,4 @@
-// Counts side by side.
+// Vertical bar chart of values by name.
 
 import { linear, svg } from '../svg.js';
 

@@ -1,4 +1,4 @@
-// Function of one edge with a dot where a row is.
+// Small chart of one edge function, with a dot at the input value of the current row.
 
 import { number } from '../format.js';
 import { chart, extent, line, roomy, svg } from '../svg.js';

@@ -1,4 +1,4 @@
-// Pictures of one edge: its function with what it is made of, its slope, and where its input was, on one axis.
+// Charts of one edge on a shared axis: function with base and basis parts, slope, distribution of the input.
 
 import { number, share } from '../format.js';
 import { chart, extent, line, roomy, steps, svg } from '../svg.js';

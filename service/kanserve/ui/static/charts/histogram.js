@@ -1,4 +1,4 @@
-// How often values were where: now, beside what they were.
+// Histogram of a node's values, current against baseline.
 
 import { number, share } from '../format.js';
 import { chart, extent, svg, steps } from '../svg.js';

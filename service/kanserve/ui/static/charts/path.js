@@ -1,4 +1,4 @@
-// The way of a difference through the layers: the edges that carried most of it, as wide as what they carried.
+// Flow diagram of an explanation: the edges that carried most of the difference per layer, width by value.
 
 import { number, shortened } from '../format.js';
 import { svg } from '../svg.js';

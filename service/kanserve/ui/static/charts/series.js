@@ -1,4 +1,4 @@
-// Numbers over time: lines with axes, stacked areas, and small ones that go into a table.
+// Time series charts: lines with axes, stacked areas, sparklines for table cells.
 
 import { chart, extent, line, linear, path, svg } from '../svg.js';
 

@@ -1,4 +1,4 @@
-// From the base to the prediction, a bar for what each input had to do with it.
+// Waterfall chart of feature contributions, from the base value to the prediction.
 
 import { number, shortened } from '../format.js';
 import { linear, roomy, svg, ticks } from '../svg.js';

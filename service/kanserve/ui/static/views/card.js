@@ -1,4 +1,4 @@
-// What a model is, where it came from, how its export was proved: the parts of `kanserve report`, made by the server.
+// Model card page: identity, provenance and verification of a version, from the report that the server makes.
 
 import { button, csv, download, el, facts, table } from '../dom.js';
 import { count, number } from '../format.js';

@@ -1,4 +1,4 @@
-// Whether the traffic still looks like the data of the export: node by node, beside what chance alone would give.
+// Drift page: current traffic against the export's baseline, per node, relative to the no-drift threshold.
 
 import { ended, histograms } from '../charts/histogram.js';
 import { legend, over, spark } from '../charts/series.js';

@@ -1,4 +1,4 @@
-// One edge: /ui/NAME/edge/LAYER/SOURCE/DESTINATION.
+// Page of one edge, at /ui/NAME/edge/LAYER/SOURCE/DESTINATION: function, slope, formula, live input.
 
 import { ApiError } from '../api.js';
 import { button, el, facts, labelled, table, tell } from '../dom.js';

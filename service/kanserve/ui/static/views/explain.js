@@ -1,4 +1,4 @@
-// Why one row was answered so: what its inputs had to do with the answer, on which way, and where it is on the curves.
+// Explanation page of one row: feature contributions, paths through the layers, position on the edge curves.
 
 import { ApiError } from '../api.js';
 import { Asking } from '../asking.js';

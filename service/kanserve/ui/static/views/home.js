@@ -1,4 +1,4 @@
-// All models of the server: the identity of each version, its verification, and its use.
+// Start page with all models of the server: identity, verification and use of each version.
 
 import { el, table } from '../dom.js';
 import { count, number } from '../format.js';

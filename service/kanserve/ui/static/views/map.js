@@ -1,4 +1,4 @@
-// The network as a whole: a diagram of its edges, or where there are too many a matrix of each layer; and their list.
+// Network page: a diagram of all edges, or a matrix per layer if there are too many, and the list of edges.
 
 import { ApiError } from '../api.js';
 import { button, el, labelled, select, table, tell } from '../dom.js';
