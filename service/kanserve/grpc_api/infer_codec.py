@@ -1,6 +1,6 @@
 """Codec of ModelInfer messages: protobuf to `InferRequest`, and `InferResponse` to protobuf.
 
-This module checks only the form of a message. `services/infer_parameters.py` checks parameters, and
+This module checks only the form of a message. `services/validation.py` checks parameters, and
 `services/validation.py` checks the request against its model.
 """
 

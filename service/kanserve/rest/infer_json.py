@@ -1,6 +1,6 @@
 """Codec of inference over HTTP: JSON with Triton's binary data to `InferRequest`, and `InferResponse` back.
 
-`services/infer_parameters.py` checks parameters for this codec and for gRPC, so that a request means the same in both.
+`services/validation.py` checks parameters for this codec and for gRPC, so that a request means the same in both.
 Source: Triton's "binary tensor data extension" and the Open Inference Protocol's REST part.
 """
 
