@@ -32,8 +32,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
 from kanexport.contract import manifest  # noqa: E402 - as above
-from kanserve.insight.live import ROWS as WINDOW  # noqa: E402 - as above
 from kanserve.insight.statistics import Nodes, Recent  # noqa: E402 - as above
+from kanserve.insight.traffic_sampler import ROWS as WINDOW  # noqa: E402 - as above
 
 UNCHANGED, AT_MOST, LOOK = 20_000, 5_000, 25  # rows
 CONDITION = 3.0  # times what chance gives: of the alert

@@ -33,10 +33,10 @@ from kanserve.errors import ConfigError, LoadError
 from kanserve.insight import store
 from kanserve.repository import layout
 from kanserve.system import pem
-from tests.kanserve.insight.test_live import draw, until
 from tests.kanserve.insight.test_store import FILE, kept, open_file
 from tests.support import toy_model
 from tests.support.command_line import kanserve
+from tests.support.live_traffic import draw, until
 from tests.support.nth_failure import packed
 from tests.support.server_process import serving
 

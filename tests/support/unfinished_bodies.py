@@ -20,8 +20,8 @@ import h2.events
 import numpy as np
 
 from tests.integration.wire.test_memory_bounds import highest, resident
-from tests.integration.wire.test_transports import Peer
 from tests.support import toy_model
+from tests.support.http_peer import Peer
 from tests.support.server_process import INFERENCE, Server, request, serving
 
 BODY = 4 * 2**20 - 1000  # bytes that each body announces

@@ -21,9 +21,9 @@ from kanserve.errors import FailedPrecondition, KanserveError, LoadError, LoadRe
 from kanserve.execution.config import ExecutionPlan, batch_size, resolve_execution
 from kanserve.insight.coverage import InputRangeGuard
 from kanserve.insight.edge_queries import LayerGraph
-from kanserve.insight.live import TrafficSampler
 from kanserve.insight.statistics import Nodes
 from kanserve.insight.store import StatisticsStore
+from kanserve.insight.traffic_sampler import TrafficSampler
 from kanserve.models import tuning
 from kanserve.models.model import Model
 from kanserve.observability import logs

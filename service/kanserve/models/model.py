@@ -27,8 +27,8 @@ from kanserve.insight.coverage import InputRangeGuard, Known, LayerCoverage
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.insight.edge_scores import LiveScores
 from kanserve.insight.explain import Prepared
-from kanserve.insight.live import TrafficSampler
 from kanserve.insight.statistics import NodeCounts, NodeStatistics
+from kanserve.insight.traffic_sampler import TrafficSampler
 from kanserve.observability.metrics import ModelMetrics
 from kanserve.runtime.base import Session
 from kanserve.scheduling.batching import FastPath, RequestSignature

@@ -14,8 +14,8 @@ from kanexport.contract.manifest import Manifest
 from kanserve.analysis.histogram import Counts
 from kanserve.errors import BadRequest, FailedPrecondition, NotFound, ResourceExhausted, Unavailable, WatchesLimited
 from kanserve.insight import edge_scores
-from kanserve.insight.live import KeptRow, TrafficSampler, TrafficStatistics
 from kanserve.insight.statistics import NodeCounts, NodeStatistics
+from kanserve.insight.traffic_sampler import KeptRow, TrafficSampler, TrafficStatistics
 from kanserve.models.model import Model
 from kanserve.services.kan import Kan, alone
 from kanserve.types import EdgeRequest, LayerScores, ModelInfo

@@ -16,10 +16,10 @@ import pytest
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.integration.wire.test_memory_bounds import resident
-from tests.integration.wire.test_transports import Peer
 from tests.support import bad_requests
 from tests.support.bad_requests import Wrong
 from tests.support.http_client import WAYS, Reply, ask, infer, running, tensor
+from tests.support.http_peer import Peer
 from tests.support.server_process import INFERENCE, Server, wait_until
 
 pytestmark = pytest.mark.slow

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from kanserve.auth import token_file
-from tests.integration.wire.test_transports import Peer, framed
+from tests.integration.wire.test_transports import framed
 from tests.support import token_files, toy_model
+from tests.support.http_peer import Peer
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 
 pytestmark = pytest.mark.slow

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from tests.integration.wire.test_transports import Peer
 from tests.support import toy_model
 from tests.support.http_client import Reply, ask, infer, tensor
+from tests.support.http_peer import Peer
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 
 pytestmark = pytest.mark.slow

@@ -27,9 +27,9 @@ from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
 from kanserve.types import LayerScores
 from tests.kanserve.analysis import test_drift
-from tests.kanserve.insight.test_live import draw, until
 from tests.support import toy_model
 from tests.support.golden_cases import Case, cases
+from tests.support.live_traffic import draw, until
 from tests.support.server_process import serving
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import Manifest
 from kanserve.insight.statistics import Nodes
 from kanserve.types import Array
-from tests.kanserve.insight.test_live import draw, run
 from tests.support import toy_model
+from tests.support.live_traffic import draw, run
 
 
 def nodes(manifest: Manifest | None = None) -> Nodes:

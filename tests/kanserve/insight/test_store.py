@@ -21,14 +21,14 @@ from kanexport.contract.manifest import Manifest
 from kanserve.client.statistics import Statistics
 from kanserve.client.sync import Client
 from kanserve.insight import store
-from kanserve.insight.live import EVERY
 from kanserve.insight.statistics import NodeCounts, Nodes
 from kanserve.insight.store import ModelStatisticsFile, StatisticsStore, StoredStatistics
+from kanserve.insight.traffic_sampler import EVERY
 from kanserve.types import ModelInfo
 from tests.kanserve.analysis.test_drift import seen
-from tests.kanserve.insight.test_live import TRAIN, draw, run, until
 from tests.kanserve.server.test_supervisor import OWN, pids
 from tests.support import toy_model
+from tests.support.live_traffic import TRAIN, draw, run, until
 from tests.support.server_process import INFERENCE, Server, request, serving
 
 pytestmark = pytest.mark.slow

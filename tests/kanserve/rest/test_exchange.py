@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import tritonclient.http
 
-from tests.integration.wire.test_transports import Peer
 from tests.support import certificates, toy_model
 from tests.support.http_client import ROWS, WAYS, Reply, ask, infer, tensor, way
+from tests.support.http_peer import Peer
 from tests.support.server_process import START, Server, serving, wait_until
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kanserve.insight.live import KeptRows
+from kanserve.insight.traffic_sampler import KeptRows
 from kanserve.observability.metrics import DEFINITIONS, TRITON_COUNTERS, TRITON_FAILURES, TRITON_GAUGES, Metrics
 from kanserve.observability.statistics import FailureReason, Timing
 from kanserve.services import operations

@@ -20,8 +20,8 @@ from kanserve.client.statistics import Statistics, Update
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from kanserve.services import statistics
-from tests.kanserve.insight.test_live import draw, until, value
 from tests.support import token_files, toy_model
+from tests.support.live_traffic import draw, until, value
 from tests.support.server_process import KAN, Server, serving
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from kanserve.client.errors import NotSupported
 from kanserve.client.statistics import Statistics
 from kanserve.client.sync import Client
-from kanserve.insight import live
+from kanserve.insight import traffic_sampler
 from kanserve.insight.statistics import Nodes
 from kanserve.observability.metrics import Metrics
 from kanserve.sandbox import verify
@@ -27,20 +27,10 @@ from kanserve.types import Array, ModelInfo
 from tests.kanserve.analysis.test_drift import seen
 from tests.support import toy_model
 from tests.support.command_line import checkpoint, program
+from tests.support.live_traffic import RNG, SECONDS, TRAIN, draw, run, until, value
 from tests.support.server_process import Server, serving
 
 pytestmark = pytest.mark.slow
-
-
-RNG = np.random.default_rng(9)
-TRAIN = RNG.normal(size=(2000, 3)).astype(np.float32)
-SECONDS = 20
-
-
-def draw(count: int, *, moved: float = 0.0) -> np.ndarray:
-    rows = RNG.normal(size=(count, 3)).astype(np.float32)
-    rows[:, 2] += moved
-    return rows
 
 
 def send(server: Server, rows: np.ndarray, version: str = "") -> None:
@@ -52,23 +42,9 @@ def send(server: Server, rows: np.ndarray, version: str = "") -> None:
         at += size
 
 
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def latest(server: Server) -> Statistics:
     with Client(server.address) as client:
         return client.drift(client.describe("toy"))
-
-
-def value(server: Server, name: str, layer: str = "") -> float:
-    """Return the value of a metric of the toy model, or -1 if the metric is missing."""
-    first = f'layer="{layer}",' if layer else ""
-    result = re.search(rf'^{name}{{{first}model="toy",version="\d+"}} (\S+)$', server.metrics(), re.MULTILINE)
-    return float(result[1]) if result else -1.0
 
 
 @pytest.fixture
@@ -86,7 +62,7 @@ def test_the_latest_rows_are_counted_and_what_moves_is_seen(watched: Server) -> 
     until(lambda: value(watched, "kanserve_statistics_sampled_rows_total") >= 600)
     result = latest(watched)
     assert (result.source, result.rows_seen, result.baseline_rows) == ("live", 600, 2000)
-    assert live.ROWS <= result.row_count < 2 * live.ROWS + 64
+    assert traffic_sampler.ROWS <= result.row_count < 2 * traffic_sampler.ROWS + 64
     for part in result.nodes:
         assert {int(counts.sum()) for counts in part.counts} == {result.row_count}
         assert not part.drifted.any()
@@ -132,7 +108,7 @@ def test_only_so_many_rows_a_second_are_taken(tmp_path: Path) -> None:
         for _ in range(40):
             server.infer(draw(16))
         until(lambda: value(server, "kanserve_statistics_sampled_rows_total") > 0)
-        time.sleep(2 * live.PAUSE)
+        time.sleep(2 * traffic_sampler.PAUSE)
         taken, seconds = value(server, "kanserve_statistics_sampled_rows_total"), time.monotonic() - begun
         assert taken <= 50 * (1 + seconds) + 16
         assert latest(server).rows_seen == 640
@@ -151,22 +127,16 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
             client.drift(client.describe("toy"))
 
 
-def run(names: Any, rows: Any) -> list[Array]:
-    """The toy's graph."""
-    result = {"layer1_in": toy_model.hidden(rows["x"]), "y": toy_model.outputs(rows["x"])}
-    return [result[name] for name in names]
-
-
-def watching(how: Any, rate: float, pool: ThreadPoolExecutor) -> live.TrafficSampler:
+def watching(how: Any, rate: float, pool: ThreadPoolExecutor) -> traffic_sampler.TrafficSampler:
     """Create a traffic sampler for the toy model without a server."""
     manifest = toy_model.manifest("toy")
     info = ModelInfo("toy", 1, 64, verify.tensors(manifest.inputs), verify.tensors(manifest.outputs), "", manifest)
-    return live.TrafficSampler(info, Nodes(manifest, run), how, rate, pool, Metrics())
+    return traffic_sampler.TrafficSampler(info, Nodes(manifest, run), how, rate, pool, Metrics())
 
 
 def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
     """Nothing is handed to it before it is done with what came before, and what is too much is not counted."""
-    held, count = threading.Event(), 4 * live.FULL_WAIT
+    held, count = threading.Event(), 4 * traffic_sampler.FULL_WAIT
 
     def slow(names: Any, rows: Any) -> list[Array]:
         held.wait(SECONDS)
@@ -184,20 +154,20 @@ def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
         for _ in range(3):
             for _ in range(count // 3):
                 item.offer(["y"], 20, copy)
-            await asyncio.sleep(2 * live.PAUSE)
+            await asyncio.sleep(2 * traffic_sampler.PAUSE)
         held.set()
         until(lambda: item.counted(lately=False).rows == copies)
         return copies
 
     with ThreadPoolExecutor(1) as pool:
-        assert asyncio.run(offered(pool)) <= live.FULL_WAIT
+        assert asyncio.run(offered(pool)) <= traffic_sampler.FULL_WAIT
 
 
 def test_a_clock_that_went_back_does_not_keep_anybody_from_counting_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(1) as pool:
         item = watching(run, 10.0, pool)
         first = item.anew()
-        monkeypatch.setattr(live.time, "time", lambda: first - 3600)
+        monkeypatch.setattr(traffic_sampler.time, "time", lambda: first - 3600)
         item._take({"x": draw(5)})
         assert item.counted(lately=False).rows == 5
         assert item.anew() > first
