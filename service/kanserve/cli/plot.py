@@ -17,7 +17,7 @@ from kanserve.client.sync import Client
 from kanserve.plotting import render
 from kanserve.plotting.scenes import Scene
 from kanserve.report import content
-from kanserve.report.page import on_network_request
+from kanserve.report.selection import on_network_request
 from kanserve.types import CurveRequest, Description, LayerCurves
 
 COLUMNS = 100  # characters on a terminal

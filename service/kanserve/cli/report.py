@@ -10,7 +10,7 @@ from kanexport.contract import atomic
 from kanexport.contract.cli.console import Exit, note, print_json
 from kanserve.cli import input_rows, output_results, plot, session
 from kanserve.cli.options import CommandError, add_client_options, add_model_options, add_row_options
-from kanserve.report import content, page
+from kanserve.report import content, page, selection
 
 TEXT = """Write what a served KAN is, how it looks inside, and what its export was held against, as one
 HTML file without anything from elsewhere.
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         rows: Any = None
         if source is not None:
             rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
-        plan = page.plan(described, client.scores(described, rows))
+        plan = selection.plan(described, client.scores(described, rows))
         curves = {request: plot.curves(client, request) for request in plan.requests}
     text = page.html(content.report(plan, curves))
     try:

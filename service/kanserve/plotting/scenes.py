@@ -1,8 +1,11 @@
-"""Elements of a picture, in points from the top left corner, and the network that a picture shows."""
+"""Elements of a picture, in points from the top left corner, and the network view in the style of pykan.
+
+Inputs are at the bottom. Each edge has a small curve, and its opacity shows its importance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -163,3 +166,119 @@ def pieces(phi: NDArray[np.floating]) -> list[NDArray[np.intp]]:
     finite = np.isfinite(phi)
     parts = np.split(np.arange(len(phi)), np.flatnonzero(np.diff(finite.astype(int))) + 1)
     return [part for part in parts if len(part) > 1 and finite[part[0]]]
+
+
+CURVES = MANY  # edges of a layer, each with its curve
+WIDTH, LEAST, MOST = 960.0, 14.0, 64.0  # of the picture, and of a curve's box
+BELOW, BETWEEN = 60.0, 150.0  # from a row of nodes to the boxes, and to the next row of nodes
+MARGIN, TOP, BOTTOM = 40.0, 56.0, 64.0
+CAPTION = 130  # characters
+BESIDE = 14.0  # from a factor to its product, and to the next factor
+TIMES = "\u00d7"
+FAINT = 0.02  # an edge that is fainter is not drawn
+
+
+def scene(network: Network) -> Scene:
+    """Every edge; curves where a layer has no more than `CURVES`."""
+    rows = [len(network.inputs), *(len(layer.groups) for layer in network.layers)]
+    curved = [layer.scores.size for layer in network.layers if layer.scores.size <= CURVES]
+    width = max(WIDTH, 2 * MARGIN + 26.0 * max(rows), 2 * MARGIN + (LEAST + 4) * max(curved, default=0))
+    height = TOP + BETWEEN * len(network.layers) + BOTTOM
+    canvas = Scene(width, height, network.title)
+    canvas.add(
+        Words(MARGIN, 24, shortened(network.title, 100), 15, "start"),
+        Words(MARGIN, height - 10, shortened(network.caption, CAPTION), 10, "start", GREY),
+    )
+    for at, layer in enumerate(network.layers):
+        floor = height - BOTTOM - BETWEEN * at
+        _layer(canvas, layer, places(rows[at], width), places(rows[at + 1], width), floor)
+    for at, count in enumerate(rows):
+        y = height - BOTTOM - BETWEEN * at
+        canvas.add(*(Dot(x, y, min(5.0, 200 / count + 1.5)) for x in places(count, width)))
+    _names(canvas, network.inputs, height - BOTTOM + 20)
+    _names(canvas, network.outputs, height - BOTTOM - BETWEEN * len(network.layers) - 12)
+    return canvas
+
+
+def places(count: int, width: float) -> list[float]:
+    """Horizontal positions of `count` nodes in a row."""
+    room = width - 2 * MARGIN
+    return [MARGIN + room * (at + 0.5) / count for at in range(count)]
+
+
+def _layer(canvas: Scene, layer: Layer, below: Sequence[float], above: Sequence[float], floor: float) -> None:
+    """Draw the edges from one row of nodes to the next, with the box of each edge."""
+    sources, destinations = layer.scores.shape
+    opacity, curved = layer.opacity(), sources * destinations <= CURVES
+    boxes = places(sources * destinations, canvas.width)
+    size = min(MOST, max(LEAST, 0.8 * (canvas.width - 2 * MARGIN) / (sources * destinations)))
+    top, ends = floor - BETWEEN, _ends(layer.groups, above)
+    factors = _factors(layer.groups)
+    order = np.argsort(opacity, axis=None, kind="stable")  # what matters most lies on top
+    for edge in order.tolist():
+        source, destination = divmod(edge, destinations)
+        colour, shown = layer.colour(source, destination), float(opacity[source, destination])
+        if not colour or shown < FAINT:
+            continue
+        start = below[layer.columns[source]], floor
+        end = ends[destination], top + (BESIDE if destination in factors else 0)
+        if not curved:
+            canvas.add(Line((start, end), colour, 0.8, shown))
+            continue
+        x, y = boxes[edge], floor - BELOW
+        canvas.add(
+            Line((start, (x, y + size / 2)), colour, 1.2, shown), Line(((x, y - size / 2), end), colour, 1.2, shown)
+        )
+        canvas.add(Box(x - size / 2, y - size / 2, size, size, WHITE, colour, max(shown, 0.15)))
+        curve = layer.curves.get((source, destination))
+        if curve is not None:
+            _curve(canvas, curve, x, y, size, colour, max(shown, 0.15))
+    _products(canvas, layer.groups, ends, above, top)
+
+
+def _factors(groups: Sequence[int]) -> set[int]:
+    """The destinations that are multiplied with others."""
+    ends = np.cumsum(groups).tolist()
+    return {at for end, size in zip(ends, groups, strict=True) if size > 1 for at in range(end - size, end)}
+
+
+def _ends(groups: Sequence[int], above: Sequence[float]) -> list[float]:
+    """End points of the edges of each destination: its node, or a point next to the other factors of a product."""
+    return [
+        x + (BESIDE * (at - (size - 1) / 2) if size > 1 else 0.0)
+        for x, size in zip(above, groups, strict=True)
+        for at in range(size)
+    ]
+
+
+def _products(canvas: Scene, groups: Sequence[int], ends: Sequence[float], above: Sequence[float], top: float) -> None:
+    for x, size in zip(above, groups, strict=True):
+        if size > 1:
+            canvas.add(Words(x + 12, top + 4, TIMES, 12, "start"))
+    nodes = [x for x, size in zip(above, groups, strict=True) for _ in range(size)]
+    for factor in sorted(_factors(groups)):
+        end = ends[factor], top + BESIDE
+        canvas.add(Line((end, (nodes[factor], top)), BLACK, 1.2), Dot(*end, 2.0))
+
+
+def _curve(canvas: Scene, curve: Curve, x: float, y: float, size: float, colour: str, opacity: float) -> None:
+    """Draw the curve in the box around x and y, from its smallest value to its largest."""
+    phi = curve.phi.astype(np.float64)
+    finite = np.isfinite(phi)
+    if not finite.any():
+        return
+    low, high = phi[finite].min(), phi[finite].max()
+    inner = size * 0.8
+    across = np.linspace(x - inner / 2, x + inner / 2, len(phi))
+    down = y + inner / 2 - inner * (phi - low) / (high - low) if high > low else np.full(len(phi), y)
+    for part in pieces(phi):
+        canvas.add(Line(tuple((float(across[at]), float(down[at])) for at in part), colour, 1.4, opacity))
+
+
+def _names(canvas: Scene, names: Sequence[str], y: float) -> None:
+    """Below or above a row of nodes, as long as there is room, or each some nodes apart."""
+    room = (canvas.width - 2 * MARGIN) / len(names)
+    step = max(1, round(18 / room))
+    for at, (x, name) in enumerate(zip(places(len(names), canvas.width), names, strict=True)):
+        if at % step == 0:
+            canvas.add(Words(x, y, shortened(name, max(3, int(room * step / 6.5))), 11))

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from kanexport.contract.manifest import HYBRID, LayerInfo, arrows
 from kanserve.analysis import formula
 from kanserve.analysis.formula_printer import FormulaError
-from kanserve.plotting import figures, network, render
+from kanserve.plotting import figures, render, scenes
 from kanserve.plotting.scenes import BLACK, Curve, Layer, Network, Scene
 from kanserve.report import text_tables
-from kanserve.report.page import Bars, Curves, Edge, Facts, Grid, Part, Pictures, Plan, Report, on_network_request
+from kanserve.report.page import Bars, Facts, Grid, Part, Pictures, Report
+from kanserve.report.selection import Curves, Edge, Plan, on_network_request
 from kanserve.types import Description, LayerCurves, Scores
 
 LINES = 6000  # edges; a network of more is fields of colour
@@ -31,7 +32,7 @@ DIGITS, LONGEST = 4, 2000  # of a formula: significant digits, characters
 def drawn(described: Description, scores: Scores, curves: Sequence[LayerCurves]) -> Scene:
     """The network, with the answer to `on_network_request`."""
     figure = network_figure(described, scores, curves)
-    return network.scene(figure) if figure.edges <= LINES else figures.matrix_scene(figure)
+    return scenes.scene(figure) if figure.edges <= LINES else figures.matrix_scene(figure)
 
 
 def one_edge(described: Description, curves: LayerCurves) -> Scene:
@@ -167,10 +168,10 @@ def _inputs(described: Description, scores: Scores) -> Bars:
 
 def _edges(plan: Plan, curves: Curves) -> Sequence[Pictures]:
     by_edge = dict(_by_edge(plan, curves))
-    scenes = [one_edge(plan.described, by_edge[edge]) for edge in plan.edges if edge in by_edge]
-    if not scenes:
+    drawn = [one_edge(plan.described, by_edge[edge]) for edge in plan.edges if edge in by_edge]
+    if not drawn:
         return ()
-    return (Pictures("The edges that matter most", f"{len(scenes)} of them, over their grids.", scenes),)
+    return (Pictures("The edges that matter most", f"{len(drawn)} of them, over their grids.", drawn),)
 
 
 def _by_edge(plan: Plan, curves: Curves) -> Iterator[tuple[Edge, LayerCurves]]:

@@ -14,7 +14,7 @@ from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Cell, Table
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 from kanexport.contract.naming import Names
-from kanserve.report.page import strongest
+from kanserve.report.selection import strongest
 from kanserve.types import Description, Scores
 
 SERVERS = ("node_tensor", "edges_file", "edges_tensor")  # inside the repository; not on the wire

@@ -31,7 +31,7 @@ from kanserve.errors import BadRequest, QueueFull, ServerDeadlineExceeded
 from kanserve.grpc_api import kan_codec
 from kanserve.grpc_api.call_context import Call
 from kanserve.pb import kan_pb2
-from kanserve.report.page import Curves, Plan
+from kanserve.report.selection import Curves, Plan
 from kanserve.rest import json_document, kan
 from kanserve.rest.exchange import Answer, HttpRequest, Method, Refused, json_answer
 from kanserve.rest.kan import KanPages

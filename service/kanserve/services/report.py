@@ -9,8 +9,8 @@ import dataclasses
 from kanexport.contract.manifest import Manifest
 from kanserve.analysis import curves
 from kanserve.errors import FailedPrecondition, ResourceExhausted
-from kanserve.report import page
-from kanserve.report.page import Curves, Plan
+from kanserve.report import selection
+from kanserve.report.selection import Curves, Plan
 from kanserve.services.kan import Kan
 from kanserve.types import CurveRequest, Description, EdgeRequest, LayerCurves, ModelInfo, Scores
 
@@ -50,7 +50,7 @@ async def gather(kan: Kan, info: ModelInfo, manifest: Manifest, caller: str) -> 
     does, except FailedPrecondition and ResourceExhausted: the report then has no scores, or no curves."""
     described = description(kan, info, manifest)
     scores = await _scores(kan, described, caller)
-    plan = await asyncio.to_thread(page.plan, described, scores)
+    plan = await asyncio.to_thread(selection.plan, described, scores)
     return plan, {request: await _curves(kan, request, caller) for request in plan.requests}
 
 

@@ -94,7 +94,7 @@ def test_what_stands_still_has_points_that_do() -> None:
 @given(
     st.lists(VALUES.filter(np.isfinite), min_size=1, max_size=40),
     st.integers(2, 9),
-    st.lists(st.floats(-0.12, 0.12), min_size=9, max_size=9),
+    st.lists(st.floats(-0.12, 0.12).filter(lambda at: abs(abs(at) - 0.1) > 1e-6), min_size=9, max_size=9),
 )
 def test_cells_that_are_alike_are_found_without_a_search(values: list[float], cells: int, moved: list[float]) -> None:
     bounds = np.linspace(-3, 4, cells + 1)

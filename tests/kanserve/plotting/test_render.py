@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanserve.plotting import figures, network, render
+from kanserve.plotting import figures, render, scenes
 from kanserve.plotting.scenes import BLACK, RED, Curve, Layer, Line, Network, Scene
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def layer(sources: int, destinations: int, groups: tuple[int, ...] = (), seed: i
         np.ones(shape, bool),
         tuple(range(sources)),
         groups or (1,) * destinations,
-        curves if sources * destinations <= network.CURVES else {},
+        curves if sources * destinations <= scenes.CURVES else {},
     )
 
 
@@ -54,14 +54,14 @@ def of(scene: Scene, kind: type) -> list[Any]:
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
     curve = Curve(np.linspace(0, 1, len(values)), np.array(values))
     entry = Layer(np.ones((1, 1)), np.zeros((1, 1), bool), np.ones((1, 1), bool), (0,), (1,), {(0, 0): curve})
-    for scene in (network.scene(made(entry)), figures.edge_scene("t", "c", ("a", "b"), curve, [], BLACK)):
+    for scene in (scenes.scene(made(entry)), figures.edge_scene("t", "c", ("a", "b"), curve, [], BLACK)):
         numbers = [number for line in of(scene, Line) for point in line.points for number in point]
         assert np.isfinite(numbers).all()
         ElementTree.fromstring(render.text(scene))
 
 
 SCENES = {
-    "network": network.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1))),
+    "network": scenes.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1))),
     "matrix": figures.matrix_scene(made(layer(300, 40), layer(40, 10))),
     "edge": figures.edge_scene("title", "caption", ("a", "b"), Curve(X, np.sin(3 * X)), [0.0], RED),
 }

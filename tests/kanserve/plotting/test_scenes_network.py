@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kanserve.plotting import figures, network
+from kanserve.plotting import figures, scenes
 from kanserve.plotting.scenes import (
     BLACK,
     PURPLE,
@@ -35,7 +35,7 @@ def layer(sources: int, destinations: int, groups: tuple[int, ...] = (), seed: i
         np.ones(shape, bool),
         tuple(range(sources)),
         groups or (1,) * destinations,
-        curves if sources * destinations <= network.CURVES else {},
+        curves if sources * destinations <= scenes.CURVES else {},
     )
 
 
@@ -50,7 +50,7 @@ def of(scene: Scene, kind: type) -> list[Any]:
 
 
 def test_every_edge_has_its_box_and_its_curve_and_every_node_its_dot() -> None:
-    result = network.scene(made(layer(2, 3), layer(3, 1)))
+    result = scenes.scene(made(layer(2, 3), layer(3, 1)))
     assert len(of(result, Box)) == 9
     assert len(of(result, Dot)) == 2 + 3 + 1
     assert len([line for line in of(result, Line) if len(line.points) == len(X)]) == 9
@@ -63,27 +63,27 @@ def test_an_edge_is_as_opaque_as_it_matters_and_none_is_drawn_that_adds_nothing(
     symbolic = np.array([[True, True], [False, False]])
     numeric = np.array([[False, True], [True, False]])
     entry = Layer(scores, symbolic, numeric, (0, 1), (1, 1))
-    result = {(box.stroke, round(box.opacity, 3)) for box in of(network.scene(made(entry)), Box)}
+    result = {(box.stroke, round(box.opacity, 3)) for box in of(scenes.scene(made(entry)), Box)}
     assert result == {(RED, round(float(np.tanh(3.0)), 3)), (PURPLE, round(float(np.tanh(0.3)), 3))}
     assert entry.colour(1, 0) == BLACK
     assert entry.colour(1, 1) == ""
 
 
 def test_factors_meet_in_their_product() -> None:
-    result = network.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1)))
-    assert [words.text for words in of(result, Words)].count(network.TIMES) == 1
+    result = scenes.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1)))
+    assert [words.text for words in of(result, Words)].count(scenes.TIMES) == 1
     assert len(of(result, Dot)) == 2 + 3 + 1 + 2
 
 
 def test_selected_columns_alone_have_edges() -> None:
     chosen = Layer(np.ones((1, 1)), np.zeros((1, 1), bool), np.ones((1, 1), bool), (2,), (1,))
-    result = network.scene(made(chosen, inputs=4))
+    result = scenes.scene(made(chosen, inputs=4))
     starts = {line.points[0][0] for line in of(result, Line)}
-    assert network.places(4, result.width)[2] in starts
+    assert scenes.places(4, result.width)[2] in starts
 
 
 def test_many_edges_are_lines_and_too_many_a_field() -> None:
-    assert not of(network.scene(made(layer(20, 10))), Box)
+    assert not of(scenes.scene(made(layer(20, 10))), Box)
     large = layer(300, 40)
     result = figures.matrix_scene(made(large))
     (field,) = of(result, Field)
