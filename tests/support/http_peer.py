@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+import h2.config
+import h2.connection
 import h2.events
 
 from tests.support.server_process import INFERENCE

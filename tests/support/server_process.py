@@ -84,8 +84,8 @@ class Server:
             return answer.read().decode()
 
     def lines(self) -> list[dict[str, Any]]:
-        """The log so far."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        """The log so far, without a line that the server is writing."""
+        return [json.loads(line) for line in self.log.read_text().rpartition("\n")[0].splitlines()]
 
     def stop(self, *, seconds: float = 30) -> int:
         """SIGTERM, and the exit code."""
