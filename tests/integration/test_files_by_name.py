@@ -39,6 +39,8 @@ from tests.support.command_line import kanserve
 from tests.support.live_traffic import draw, until
 from tests.support.nth_failure import packed
 from tests.support.server_process import serving
+from tests.support.unsafe_files import device
+from tests.support.unsafe_files import folder as folder
 
 pytestmark = pytest.mark.slow
 
@@ -63,13 +65,6 @@ def fresh(path: Path) -> None:
 def bound(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as item:
         item.bind(os.path.relpath(path))
-
-
-def device(path: Path) -> None:
-    try:
-        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
-    except PermissionError:
-        pytest.skip("only root makes a device")
 
 
 def huge(path: Path) -> None:
@@ -269,17 +264,6 @@ PLACES = {
     "checkpoint": Place(read_checkpoint, NAMED | {NESTED}, (OSError,)),
     "rows": Place(read_rows, NAMED, (OptionError,)),
 }
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-    created = tmp_path / "place"
-    created.mkdir()
-    yield created
-    for path in (created, *created.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o700)
 
 
 @pytest.mark.parametrize("kind", MAKE)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from kanexport.bundle.publish import Result
 from kanexport.contract import manifest
 from kanexport.errors import OptionError
 from kanexport.pipeline import Request, export
-from tests.support.small_checkpoints import refuse, save
+from tests.support.small_checkpoints import chebyshev, decided, refuse, save
 
 RNG = np.random.default_rng(12)
 
@@ -26,28 +25,6 @@ STEPS = '[[step]]\nlayer = "a"\n[[step]]\nlayer = "b"\n'
 
 def floats(*shape: int) -> Any:
     return RNG.normal(0, 0.5, size=shape).astype(np.float32)
-
-
-def chebyshev(coef: Any, u: Any) -> Any:
-    """Coefficients [I, O, K] and what the polynomials are taken of, [B, I]."""
-    values = np.stack([special.eval_chebyt(d, u) for d in range(coef.shape[2])], axis=2)
-    return np.einsum("bid,iod->bo", values, coef.astype(np.float64))
-
-
-def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "") -> Result:
-    np.savez(path.parent / "outputs.npz", x=x, y=y)
-    if architecture:
-        (path.parent / "layers.toml").write_text(architecture)
-    return export(
-        Request(
-            path=path,
-            repository=path.parent / "models",
-            options=options,
-            expected_outputs=(path.parent / "outputs.npz",),
-            architecture=path.parent / "layers.toml" if architecture else None,
-            force=True,
-        )
-    )
 
 
 def two(tmp_path: Path) -> tuple[Path, dict[str, Any]]:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from kanexport.torch_export import plan as planning
+from kanexport.torch_export.borrowed_module import lent
+from kanexport.torch_export.capture import ReferenceModule
+from kanexport.torch_export.kan_candidates import Whole
+from kanexport.verify import float64_reference
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -45,3 +52,51 @@ class Bells(nn.Module):
         self.sums.clear()
         parts = torch.split(x, self.n // self.groups, dim=1)
         return torch.cat([self.group(part, at) for at, part in enumerate(parts)], dim=1)
+
+
+def planned(module: Any, x: np.ndarray) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    whole = Whole(module.eval())
+    oracle = ReferenceModule.of(whole, x)
+    with lent(whole, oracle.dtype):
+        return whole, planning.make(whole, oracle, x, {})
+
+
+def rows(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(1).normal(scale=scale, size=(5, *shape)).astype(np.float32).astype(np.float64)
+
+
+def sums(module: Any, x: np.ndarray) -> np.ndarray:
+    """Return the sums that the module computes [B, *positions, m]."""
+    with torch.no_grad():
+        module.double()(torch.from_numpy(x))
+    return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)
+
+
+def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
+    """Return the edge sums of all layers, concatenated in layer order."""
+    result = []
+    with lent(whole, plan.oracle.dtype):
+        for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
+            pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
+            total = np.concatenate(pieces).sum(axis=1) + layer.bias
+            result.append(total.reshape(*vectors.shape[:-1], -1))
+    return np.concatenate(result, axis=-1)
+
+
+class Begun(Bells):
+    """Functions of what a module normalises over the picture, beside functions of what it is given."""
+
+    def __init__(self, n: int, m: int, **settings: Any) -> None:
+        super().__init__(n, m, **settings)
+        self.begin = nn.InstanceNorm2d(n, affine=True)
+
+    def basis(self, x: Any) -> Any:
+        return super().basis(self.begin(x))
+
+
+class Powers(Bells):
+    """Powers from 1 on, all channels of one power together: a constant function, which padding makes zero too."""
+
+    def basis(self, x: Any) -> Any:
+        return torch.stack([x**power for power in range(self.kinds)], dim=-1).movedim(-1, 1).flatten(1, 2)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import h2.config
 import h2.connection
 import h2.events
+import numpy as np
+import pytest
 
-from tests.support.server_process import INFERENCE
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, Server, request, serving
 
 INFER = f"{INFERENCE}ModelInfer"
 
@@ -54,3 +59,48 @@ class Peer:
                 if isinstance(event, h2.events.StreamReset):
                     return {**result, "reset": str(event.error_code)}
             self.flush()
+
+
+Code = grpc.StatusCode
+
+
+ROWS = np.full((2, 3), 0.25, np.float32)
+
+
+HYPERCORN = ("tests.support.hypercorn_transport", "Hypercorn")
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio", "hypercorn"])
+def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that only these tests trouble."""
+    if request.param == "asgi":
+        pytest.importorskip("h2corn")
+    root = tmp_path_factory.mktemp("lone")
+    toy_model.write(root)
+    foreign = request.param == "hypercorn"
+    chosen = {} if foreign else {"transport": request.param}
+    with serving(root, HYPERCORN if foreign else (), request_read_timeout=1.0, access_log="all", **chosen) as running:
+        yield running
+
+
+def body(rows: np.ndarray = ROWS, **fields: Any) -> bytes:
+    return request(rows, **fields).SerializeToString()
+
+
+def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc.StatusCode:
+    try:
+        server.call(path, data, **options)
+    except grpc.RpcError as error:
+        return error.code()
+    return Code.OK
+
+
+@pytest.fixture
+def peer(lone: Server) -> Iterator[Peer]:
+    created = Peer(lone.port)
+    with created.socket:
+        yield created
+
+
+def framed(message: bytes, packed: int = 0) -> bytes:
+    return bytes([packed]) + len(message).to_bytes(4, "big") + message

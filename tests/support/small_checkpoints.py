@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from scipy import special
 
+from kanexport.bundle.publish import Result
 from kanexport.contract.manifest import Manifest, Source
 from kanexport.detection import detect
 from kanexport.errors import ExportError
@@ -20,6 +22,7 @@ from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
+from tests.kanexport.conftest import PykanCheckpoint
 
 Tensors = dict[str, Any]
 # Options that a reader assumes for each network, independent of its layers.
@@ -89,3 +92,38 @@ def refuse(folder: Path, tensors: Tensors, *options: str, family: str | None = N
         export(Request(path=save(folder, tensors), repository=folder / "no", options=options, family=family))
     assert not (folder / "no").exists()
     return caught.value
+
+
+def chebyshev(coef: Any, u: Any) -> Any:
+    """Coefficients [I, O, K] and what the polynomials are taken of, [B, I]."""
+    values = np.stack([special.eval_chebyt(d, u) for d in range(coef.shape[2])], axis=2)
+    return np.einsum("bid,iod->bo", values, coef.astype(np.float64))
+
+
+def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "") -> Result:
+    np.savez(path.parent / "outputs.npz", x=x, y=y)
+    if architecture:
+        (path.parent / "layers.toml").write_text(architecture)
+    return export(
+        Request(
+            path=path,
+            repository=path.parent / "models",
+            options=options,
+            expected_outputs=(path.parent / "outputs.npz",),
+            architecture=path.parent / "layers.toml" if architecture else None,
+            force=True,
+        )
+    )
+
+
+def network(seed: int, *, products: bool) -> PykanCheckpoint:
+    """A pykan model with affine nodes, a symbolic edge, a masked one, and with products if asked for."""
+    width: list[Any] = [3, (2, 2), (1, 1)] if products else [3, 4, 2]
+    toy = PykanCheckpoint(width, **({"arity": [[], [2, 3], [2]]} if products else {}))
+    toy.rng = np.random.default_rng(seed)
+    for name, values in toy.tensors.items():
+        if name.startswith(("node_", "subnode_")):
+            values[:] = toy.rng.uniform(0.3, 1.5, size=values.shape)
+    toy.symbolic(0, 1, 0, "sin", (1.3, 0.2, 0.7, 0.1))
+    toy.tensors["act_fun.0.mask"][2, 1] = 0
+    return toy

@@ -177,3 +177,25 @@ class Bumps(nn.Module):
 
     def forward(self, x: Any) -> Any:
         return torch.einsum("...ik,iok->...o", self.basis(x), self.bump_coeffs) + self.shift
+
+
+class Waves(nn.Module):
+    """A weight [m, n] for each edge and no more: sum of sin(w x)."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.rates = nn.Parameter(torch.randn(m, n))
+
+    def forward(self, x: Any) -> Any:
+        return torch.sin(x[..., None, :] * self.rates).sum(-1)
+
+
+class Around(nn.Module):
+    """Hands its row on."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner, self.out = inner, nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.inner(x))

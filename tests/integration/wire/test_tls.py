@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -17,42 +16,19 @@ from grpc_health.v1 import health_pb2
 
 from kanserve import Client, Unreachable
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import certificates, toy_model
+from tests.support import toy_model
 from tests.support.command_line import document, kanserve, program
-from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.server_process import INFERENCE, Server, request
+from tests.support.tls_server import HANDSHAKE_SECONDS, secured
+from tests.support.tls_server import files as files
+from tests.support.tls_server import models as models
+from tests.support.tls_server import server as server
 
 pytestmark = pytest.mark.slow
 
 ROWS = np.full((2, 3), 0.25, np.float32)
-HANDSHAKE_SECONDS = 1.0
 CHECK = b"\x00\x00\x00\x00\x00"  # grpc.health.v1.Health/Check of the whole server, framed
 IS_SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return certificates.write(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    toy_model.write(root)
-    return root
-
-
-def secured(models: Path, files: Path, transport: str, **settings: Any) -> Any:
-    if transport == "asgi":
-        pytest.importorskip("h2corn")
-    pair = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
-    return serving(models, transport=transport, handshake_timeout=HANDSHAKE_SECONDS, **pair, **settings)
-
-
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
-def server(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Encrypted, and open to anyone."""
-    with secured(models, files, request.param) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])

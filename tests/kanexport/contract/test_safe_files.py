@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from kanexport.contract import safe_files
 from kanexport.errors import RepositoryError
 from tests.support.nth_failure import packed
+from tests.support.unsafe_files import folder as folder
 
 SECONDS = 5.0  # for one read of a file, on a busy machine
 
@@ -22,24 +22,6 @@ SECRET = b"somebody else's\n" * 4
 
 
 SYMLINK, HARD_LINK, FIFO, DEVICE, SOCKET = "symlink", "hard link", "FIFO", "device", "socket"
-
-
-def device(path: Path) -> None:
-    try:
-        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
-    except PermissionError:
-        pytest.skip("only root makes a device")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-    created = tmp_path / "place"
-    created.mkdir()
-    yield created
-    for path in (created, *created.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o700)
 
 
 def test_what_is_open_already_is_read_as_it_comes(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
+from tests.support.efficient_kan_state import save
 
 pytestmark = pytest.mark.slow
 
@@ -119,12 +119,6 @@ def torch_layer(n: int, m: int, count: int, seed: int = 0, *, prefix: str = "") 
         "scale": rng.uniform(0.3, 2, size=(m, n, count)),
     }
     return {prefix + k: v.astype(np.float32) for k, v in tensors.items()}
-
-
-def save(folder: Path, tensors: dict[str, Any]) -> Path:
-    path = folder / "model.safetensors"
-    path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
-    return path
 
 
 def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Options]:

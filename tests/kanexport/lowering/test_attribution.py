@@ -31,9 +31,8 @@ from kanserve.insight import explain
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
-from tests.kanexport.conftest import PykanCheckpoint
 from tests.support.golden_cases import Case, cases, relative_error
-from tests.support.small_checkpoints import read
+from tests.support.small_checkpoints import network, read
 
 pytestmark = pytest.mark.slow
 
@@ -152,19 +151,6 @@ def test_the_file_tells_the_reference_and_its_answer(golden: tuple[Case, Result,
         assert facts["reference"] == list(result.manifest.baseline.mean)
         (y,) = session.run(["y"], {"x": np.array([facts["reference"]], np.float32)})
         np.testing.assert_allclose(facts["base"], y[0], rtol=1e-4, atol=1e-5 * np.abs(y).max())
-
-
-def network(seed: int, *, products: bool) -> PykanCheckpoint:
-    """A pykan model with affine nodes, a symbolic edge, a masked one, and with products if asked for."""
-    width: list[Any] = [3, (2, 2), (1, 1)] if products else [3, 4, 2]
-    toy = PykanCheckpoint(width, **({"arity": [[], [2, 3], [2]]} if products else {}))
-    toy.rng = np.random.default_rng(seed)
-    for name, values in toy.tensors.items():
-        if name.startswith(("node_", "subnode_")):
-            values[:] = toy.rng.uniform(0.3, 1.5, size=values.shape)
-    toy.symbolic(0, 1, 0, "sin", (1.3, 0.2, 0.7, 0.1))
-    toy.tensors["act_fun.0.mask"][2, 1] = 0
-    return toy
 
 
 @pytest.fixture(scope="module")

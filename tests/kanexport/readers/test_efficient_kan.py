@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import safetensors.numpy
 
 from kanexport.detection import detect
 from kanexport.errors import ExportError, FamilyError, InvalidKan, OpenQuestion
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, Result, export
+from tests.support.efficient_kan_state import (
+    layer,
+    refuse,
+    save,
+)
 from tests.support.small_checkpoints import beside_forward
 
 pytestmark = pytest.mark.slow
@@ -25,36 +29,12 @@ pytestmark = pytest.mark.slow
 ACTS = {"silu": lambda u: u / (1 + math.exp(-u)), "tanh": math.tanh, "identity": lambda u: u}
 
 
-def layer(
-    n: int, m: int, seed: int = 0, *, k: int = 3, g: int = 4, scaler: bool = True, uniform: bool = False
-) -> dict[str, Any]:
-    """Tensors of one KANLinear, with knots of their own for every input."""
-    rng = np.random.default_rng(seed)
-    gaps = np.full((n, g + 2 * k), 0.5) if uniform else rng.uniform(0.2, 0.9, size=(n, g + 2 * k))
-    knots = np.cumsum(np.concatenate([np.full((n, 1), -2.5), gaps], axis=1), axis=1)
-    tensors = {
-        "base_weight": rng.normal(size=(m, n)),
-        "spline_weight": rng.normal(size=(m, n, g + k)),
-        "grid": knots,
-        "spline_scaler": rng.normal(size=(m, n)),
-    }
-    if not scaler:
-        del tensors["spline_scaler"]
-    return {key: value.astype(np.float32) for key, value in tensors.items()}
-
-
 def stack(*widths: int, prefix: str = "layers.", **options: Any) -> dict[str, Any]:
     return {
         f"{prefix}{at}.{key}": value
         for at, (n, m) in enumerate(itertools.pairwise(widths))
         for key, value in layer(n, m, at, **options).items()
     }
-
-
-def save(folder: Path, tensors: dict[str, Any]) -> Path:
-    path = folder / "model.safetensors"
-    path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
-    return path
 
 
 def spline(x: float, t: Any, c: int, k: int) -> float:
@@ -156,13 +136,6 @@ def test_a_tensor_beside_the_state_dict_does_not_hide_it(tmp_path: Path) -> None
     torch.save({"best_loss": torch.tensor(0.5), "state_dict": tensors, "optimizer": {"state": {}}}, target)
     (tmp_path / "run.pt").write_bytes(target.getvalue())
     assert sorted(checkpoint.load(tmp_path / "run.pt").tensors) == sorted(tensors)
-
-
-def refuse(folder: Path, tensors: dict[str, Any], *options: str, family: str | None = None) -> ExportError:
-    with pytest.raises(ExportError) as caught:
-        export(Request(path=save(folder, tensors), repository=folder / "no", options=options, family=family))
-    assert not (folder / "no").exists()
-    return caught.value
 
 
 def test_tensors_of_other_modules_are_refused_with_advice(tmp_path: Path) -> None:

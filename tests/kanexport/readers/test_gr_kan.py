@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
+from tests.support.efficient_kan_state import model, save
 
 
 def act(groups: int, seed: int, *, rows: int = 1, above: int = 6, below: int = 4) -> dict[str, Any]:
@@ -35,10 +35,6 @@ def fc(n: int, m: int, seed: int, *, bias: bool = True) -> dict[str, Any]:
     rng = np.random.default_rng(seed + 100)
     actual = {"weight": rng.normal(size=(m, n)).astype(np.float32) / 3}
     return actual | ({"bias": rng.normal(size=m).astype(np.float32)} if bias else {})
-
-
-def model(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {f"{prefix}.{key}": value for prefix, tensors in parts.items() for key, value in tensors.items()}
 
 
 def kat(prefix: str = "", n: int = 8, hidden: int = 4, m: int = 3) -> dict[str, Any]:
@@ -74,12 +70,6 @@ def expected(tensors: dict[str, Any], order: list[str], x: np.ndarray, *, signed
         actual.append(edges)
         x = edges.sum(axis=1) + tensors.get(f"{second}.bias", np.zeros(m)).astype(np.float64)
     return [*actual, x]
-
-
-def save(folder: Path, tensors: dict[str, Any]) -> Path:
-    path = folder / "model.safetensors"
-    path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
-    return path
 
 
 def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Options]:

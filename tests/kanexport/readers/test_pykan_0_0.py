@@ -20,6 +20,7 @@ from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
+from tests.support.efficient_kan_state import save
 from tests.support.small_checkpoints import beside_forward
 
 FUNCTIONS = {"sin": math.sin, "x^2": lambda u: u * u, "cosh": math.cosh, "sigmoid": lambda u: 1 / (1 + math.exp(-u))}
@@ -81,12 +82,6 @@ def edges(tensors: dict[str, Any], at: int, x: list[float], names: dict[tuple[in
             value = c * FUNCTIONS[names[at, i, j]](a * x[i] + b) + d
             phi[i, j] += float(tensors[f"symbolic_fun.{at}.mask"][j, i]) * value
     return phi
-
-
-def save(folder: Path, tensors: dict[str, Any]) -> Path:
-    path = folder / "model.safetensors"
-    path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
-    return path
 
 
 def read(folder: Path, tensors: dict[str, Any], *pairs: str, symbolic: tuple[str, ...] = ()) -> Kan:

@@ -13,15 +13,13 @@ from kanexport.bundle.publish import Result, Target
 from tests.support.golden_cases import EDGE_TOLERANCE, relative_error
 
 torch = pytest.importorskip("torch")
+nn = torch.nn
 
 from kanexport.torch_export import match  # noqa: E402 - needs torch
 from kanexport.torch_export.capture import Call  # noqa: E402 - needs torch
 from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
 from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - needs torch
-from tests.support.torch_modules import Bumps  # noqa: E402 - needs torch
-
-nn = torch.nn
-
+from tests.support.torch_modules import Around, Bumps, Waves  # noqa: E402 - needs torch
 
 pytestmark = pytest.mark.slow
 
@@ -56,17 +54,6 @@ def test_what_does_not_add_up_has_no_edges(tmp_path: Path) -> None:
     )
 
 
-class Waves(nn.Module):
-    """A weight [m, n] for each edge and no more: sum of sin(w x)."""
-
-    def __init__(self, n: int, m: int) -> None:
-        super().__init__()
-        self.rates = nn.Parameter(torch.randn(m, n))
-
-    def forward(self, x: Any) -> Any:
-        return torch.sin(x[..., None, :] * self.rates).sum(-1)
-
-
 class Wrapped(nn.Module):
     """A layer that sees its row through a norm and as it is, and one in a class that adds nothing to it."""
 
@@ -77,17 +64,6 @@ class Wrapped(nn.Module):
 
     def forward(self, x: Any) -> Any:
         return self.waves(self.norm(x)) + self.base(torch.tanh(x))
-
-
-class Around(nn.Module):
-    """Hands its row on."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner, self.out = inner, nn.Linear(3, 2)
-
-    def forward(self, x: Any) -> Any:
-        return self.out(self.inner(x))
 
 
 def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:

@@ -9,30 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kanexport.bundle.publish import Result, Target
+from kanexport.verify import float64_reference
 from tests.support.golden_cases import relative_error
 
 torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional
 
-from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.torch_export import conv_detect  # noqa: E402 - as above
-from kanexport.torch_export import plan as planning  # noqa: E402 - as above
-from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - as above
-from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
-from kanexport.torch_export.convert import convert  # noqa: E402 - as above
-from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
-from kanexport.verify import float64_reference  # noqa: E402 - as above
+from kanexport.torch_export import conv_detect  # noqa: E402 - needs torch
+from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - needs torch
+from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
-from tests.support.conv_layers import Bells  # noqa: E402 - needs torch
+from tests.support.conv_layers import Bells, Powers, planned, rows, sums  # noqa: E402 - needs torch
 
 pytestmark = pytest.mark.slow
-
-
-class Powers(Bells):
-    """Powers from 1 on, all channels of one power together: a constant function, which padding makes zero too."""
-
-    def basis(self, x: Any) -> Any:
-        return torch.stack([x**power for power in range(self.kinds)], dim=-1).movedim(-1, 1).flatten(1, 2)
 
 
 class Clamped(Bells):
@@ -127,28 +117,9 @@ class Unfolded(nn.Module):
         return y.transpose(1, 2).reshape(len(x), self.n, *x.shape[2:])
 
 
-def planned(module: Any, x: np.ndarray) -> tuple[Any, Any]:
-    torch.manual_seed(0)
-    whole = Whole(module.eval())
-    oracle = ReferenceModule.of(whole, x)
-    with lent(whole, oracle.dtype):
-        return whole, planning.make(whole, oracle, x, {})
-
-
-def rows(*shape: int, scale: float = 1.0) -> np.ndarray:
-    return np.random.default_rng(1).normal(scale=scale, size=(5, *shape)).astype(np.float32).astype(np.float64)
-
-
 def export(module: Any, folder: Path, *shape: int, **settings: Any) -> Result:
     x = rows(*shape).astype(np.float32)
     return convert(module, x, Target(repository=folder, name="m", **settings), options={})
-
-
-def sums(module: Any, x: np.ndarray) -> np.ndarray:
-    """Return the sums that the module computes [B, *positions, m]."""
-    with torch.no_grad():
-        module.double()(torch.from_numpy(x))
-    return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)
 
 
 def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:

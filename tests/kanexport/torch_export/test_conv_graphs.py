@@ -13,32 +13,12 @@ from kanexport.bundle.publish import Result, Target
 from tests.support.golden_cases import EDGE_TOLERANCE, relative_error
 
 torch = pytest.importorskip("torch")
-
-from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
-from tests.support.conv_layers import Bells  # noqa: E402 - needs torch
-
 nn, functional = torch.nn, torch.nn.functional
 
+from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
+from tests.support.conv_layers import Begun, Powers, rows, sums  # noqa: E402 - needs torch
 
 pytestmark = pytest.mark.slow
-
-
-class Powers(Bells):
-    """Powers from 1 on, all channels of one power together: a constant function, which padding makes zero too."""
-
-    def basis(self, x: Any) -> Any:
-        return torch.stack([x**power for power in range(self.kinds)], dim=-1).movedim(-1, 1).flatten(1, 2)
-
-
-class Begun(Bells):
-    """Functions of what a module normalises over the picture, beside functions of what it is given."""
-
-    def __init__(self, n: int, m: int, **settings: Any) -> None:
-        super().__init__(n, m, **settings)
-        self.begin = nn.InstanceNorm2d(n, affine=True)
-
-    def basis(self, x: Any) -> Any:
-        return super().basis(self.begin(x))
 
 
 class Network(nn.Module):
@@ -53,10 +33,6 @@ class Network(nn.Module):
         return self.out(self.again(functional.avg_pool2d(y, 2)).mean((2, 3)))
 
 
-def rows(*shape: int, scale: float = 1.0) -> np.ndarray:
-    return np.random.default_rng(1).normal(scale=scale, size=(5, *shape)).astype(np.float32).astype(np.float64)
-
-
 def export(module: Any, folder: Path, *shape: int, **settings: Any) -> Result:
     x = rows(*shape).astype(np.float32)
     return convert(module, x, Target(repository=folder, name="m", **settings), options={})
@@ -66,13 +42,6 @@ def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def sums(module: Any, x: np.ndarray) -> np.ndarray:
-    """Return the sums that the module computes [B, *positions, m]."""
-    with torch.no_grad():
-        module.double()(torch.from_numpy(x))
-    return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)
 
 
 @pytest.mark.parametrize("dtype", ["float32"])

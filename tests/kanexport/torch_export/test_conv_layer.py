@@ -11,14 +11,10 @@ from kanexport.verify import float64_reference
 from tests.support.golden_cases import relative_error
 
 torch = pytest.importorskip("torch")
+functional = torch.nn.functional
 
-from kanexport.torch_export import plan as planning  # noqa: E402 - needs torch
 from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - needs torch
-from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - needs torch
-from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - needs torch
-from tests.support.conv_layers import Bells  # noqa: E402 - needs torch
-
-nn, functional = torch.nn, torch.nn.functional
+from tests.support.conv_layers import Bells, edge_sums, planned, rows, sums  # noqa: E402 - needs torch
 
 
 class Ones(Bells):
@@ -29,36 +25,6 @@ class Ones(Bells):
 
     def group(self, x: Any, at: int) -> Any:
         return self.prelus[at](self.norms[at](self.base_conv[at](x) + self.spline_conv[at](self.basis(x))))
-
-
-def planned(module: Any, x: np.ndarray) -> tuple[Any, Any]:
-    torch.manual_seed(0)
-    whole = Whole(module.eval())
-    oracle = ReferenceModule.of(whole, x)
-    with lent(whole, oracle.dtype):
-        return whole, planning.make(whole, oracle, x, {})
-
-
-def rows(*shape: int, scale: float = 1.0) -> np.ndarray:
-    return np.random.default_rng(1).normal(scale=scale, size=(5, *shape)).astype(np.float32).astype(np.float64)
-
-
-def sums(module: Any, x: np.ndarray) -> np.ndarray:
-    """Return the sums that the module computes [B, *positions, m]."""
-    with torch.no_grad():
-        module.double()(torch.from_numpy(x))
-    return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)
-
-
-def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
-    """Return the edge sums of all layers, concatenated in layer order."""
-    result = []
-    with lent(whole, plan.oracle.dtype):
-        for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
-            pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
-            total = np.concatenate(pieces).sum(axis=1) + layer.bias
-            result.append(total.reshape(*vectors.shape[:-1], -1))
-    return np.concatenate(result, axis=-1)
 
 
 def test_an_edge_outside_the_picture_is_zero() -> None:

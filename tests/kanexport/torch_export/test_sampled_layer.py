@@ -9,19 +9,19 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from kanexport.bundle.publish import Result, Target
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, relative_error
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
-from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.torch_export import sampled_layer, trace  # noqa: E402 - as above
-from kanexport.torch_export.capture import Call  # noqa: E402 - as above
-from kanexport.torch_export.convert import convert  # noqa: E402 - as above
-from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - as above
+from kanexport.torch_export import sampled_layer, trace  # noqa: E402 - needs torch
+from kanexport.torch_export.capture import Call  # noqa: E402 - needs torch
+from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
+from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - needs torch
 from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
-from tests.support.torch_modules import Bumps  # noqa: E402 - needs torch
+from tests.support.torch_modules import Around, Bumps, Waves  # noqa: E402 - needs torch
 
 pytestmark = pytest.mark.slow
 
@@ -84,28 +84,6 @@ def test_a_lookalike_may_have_edges_of_its_own(tmp_path: Path) -> None:
     assert [basis.kind for layer in manifest.layers for basis in layer.bases] == ["sampled"]
     assert manifest.source.family_reason == "sampled: (itself)"
     assert manifest.notes[0].startswith("(itself): looks like a layer of efficient-kan, but differs")
-
-
-class Waves(nn.Module):
-    """A weight [m, n] for each edge and no more: sum of sin(w x)."""
-
-    def __init__(self, n: int, m: int) -> None:
-        super().__init__()
-        self.rates = nn.Parameter(torch.randn(m, n))
-
-    def forward(self, x: Any) -> Any:
-        return torch.sin(x[..., None, :] * self.rates).sum(-1)
-
-
-class Around(nn.Module):
-    """Hands its row on."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner, self.out = inner, nn.Linear(3, 2)
-
-    def forward(self, x: Any) -> Any:
-        return self.out(self.inner(x))
 
 
 def test_the_layer_is_what_others_see_their_row_through(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -13,8 +12,7 @@ from hypothesis import strategies as st
 from kanexport.contract import step_rules
 from kanexport.ir.steps import Product
 from kanexport.verify import attribution, float64_reference
-from tests.kanexport.conftest import PykanCheckpoint
-from tests.support.small_checkpoints import read
+from tests.support.small_checkpoints import network, read
 
 
 def shares(values: list[float], reference: list[float]) -> list[float]:
@@ -41,19 +39,6 @@ def test_factors_share_as_shapley_has_it(groups: list[list[tuple[float, float]]]
     expected = [item for group in groups for item in shares(*map(list, zip(*group, strict=True)))]
     multipliers = step_rules.backpropagate_multipliers(step.describe(), x, r, np.ones((1, 1, len(groups))))
     np.testing.assert_allclose(multipliers[0, 0], expected, rtol=1e-9, atol=1e-9)
-
-
-def network(seed: int, *, products: bool) -> PykanCheckpoint:
-    """A pykan model with affine nodes, a symbolic edge, a masked one, and with products if asked for."""
-    width: list[Any] = [3, (2, 2), (1, 1)] if products else [3, 4, 2]
-    toy = PykanCheckpoint(width, **({"arity": [[], [2, 3], [2]]} if products else {}))
-    toy.rng = np.random.default_rng(seed)
-    for name, values in toy.tensors.items():
-        if name.startswith(("node_", "subnode_")):
-            values[:] = toy.rng.uniform(0.3, 1.5, size=values.shape)
-    toy.symbolic(0, 1, 0, "sin", (1.3, 0.2, 0.7, 0.1))
-    toy.tensors["act_fun.0.mask"][2, 1] = 0
-    return toy
 
 
 def test_an_input_that_is_not_read_has_none(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from kanexport.contract import csv_columns, csv_text
 from kanserve.cli import columnar, row_stream
 from kanserve.cli.options import InputError
 from kanserve.types import TensorInfo
+from tests.support.row_files import columns
 
 RNG = np.random.default_rng(7)
 
@@ -22,22 +23,6 @@ ROWS = RNG.uniform(-2, 2, (5, 3)).astype(np.float32)
 
 
 X = TensorInfo("x", "FP32", (-1, 3))
-
-
-def columns(path: Path, rows: Any, names: str = "abc") -> Path:
-    """The rows in the form of the suffix; ".arrows" writes Arrow's stream to a file .arrow."""
-    pa = pytest.importorskip("pyarrow")
-    parquet, feather = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow.feather")
-    table = pa.table({name: rows[:, at] for at, name in enumerate(names)})
-    if path.suffix == ".parquet":
-        parquet.write_table(table, path, row_group_size=1000)
-    elif path.suffix == ".feather":
-        feather.write_feather(table, path, compression="zstd", chunksize=1000)
-    else:
-        make = pa.ipc.new_stream if path.stem == "stream" else pa.ipc.new_file
-        with make(str(path), table.schema) as writer:
-            writer.write_table(table, max_chunksize=1000)
-    return path
 
 
 def read(text: bytes, part: int, parser: Any) -> str:

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from kanexport.contract import manifest
 from kanserve.cli import inventory
 from kanserve.config.settings import Settings
 from tests.support.command_line import document, kanserve
-
-
-def edit(**changes: Any) -> Callable[[Path], None]:
-    """Another manifest, as `dataclasses.replace` changes it."""
-
-    def change(folder: Path) -> None:
-        loaded = dataclasses.replace(manifest.load(folder), **changes)
-        (folder / manifest.FILE_NAME).write_bytes(manifest.dumps(loaded))
-
-    return change
-
-
-def reference(**changes: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        edit(reference=dataclasses.replace(manifest.load(folder).reference, **changes))(folder)
-
-    return change
+from tests.support.stored_models import edit, reference
 
 
 def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Path) -> None:

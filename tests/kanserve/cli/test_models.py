@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import shutil
@@ -15,6 +14,7 @@ import pytest
 from kanexport.contract import manifest
 from kanserve.cli import inventory
 from tests.support.command_line import Server, document, kanserve, program, serving
+from tests.support.stored_models import edit, reference
 
 pytestmark = pytest.mark.slow
 
@@ -48,23 +48,6 @@ def flip(folder: Path) -> None:
     data = bytearray((folder / "edges_l0.onnx").read_bytes())
     data[-1] ^= 1
     (folder / "edges_l0.onnx").write_bytes(data)
-
-
-def edit(**changes: Any) -> Callable[[Path], None]:
-    """Another manifest, as `dataclasses.replace` changes it."""
-
-    def change(folder: Path) -> None:
-        loaded = dataclasses.replace(manifest.load(folder), **changes)
-        (folder / manifest.FILE_NAME).write_bytes(manifest.dumps(loaded))
-
-    return change
-
-
-def reference(**changes: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        edit(reference=dataclasses.replace(manifest.load(folder).reference, **changes))(folder)
-
-    return change
 
 
 def nan_reference(folder: Path) -> None:

@@ -25,6 +25,7 @@ from kanserve.cli.options import InputError
 from kanserve.client.sync import Client
 from kanserve.types import TensorInfo
 from tests.support.command_line import Server, document, kanserve
+from tests.support.row_files import columns, csv_of
 
 pytestmark = pytest.mark.slow
 
@@ -34,28 +35,6 @@ ROWS = RNG.uniform(-2, 2, (5, 3)).astype(np.float32)
 MANY = RNG.uniform(-2, 2, (40_000, 3)).astype(np.float32)
 X = TensorInfo("x", "FP32", (-1, 3))
 PARSERS = ["pyarrow", "numpy"]
-
-
-def csv_of(path: Path, rows: np.ndarray, header: str = "") -> Path:
-    with path.open("w") as file:
-        np.savetxt(file, rows, fmt="%.9g", delimiter=",", header=header, comments="")
-    return path
-
-
-def columns(path: Path, rows: Any, names: str = "abc") -> Path:
-    """The rows in the form of the suffix; ".arrows" writes Arrow's stream to a file .arrow."""
-    pa = pytest.importorskip("pyarrow")
-    parquet, feather = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow.feather")
-    table = pa.table({name: rows[:, at] for at, name in enumerate(names)})
-    if path.suffix == ".parquet":
-        parquet.write_table(table, path, row_group_size=1000)
-    elif path.suffix == ".feather":
-        feather.write_feather(table, path, compression="zstd", chunksize=1000)
-    else:
-        make = pa.ipc.new_stream if path.stem == "stream" else pa.ipc.new_file
-        with make(str(path), table.schema) as writer:
-            writer.write_table(table, max_chunksize=1000)
-    return path
 
 
 @pytest.mark.parametrize("parser", PARSERS)

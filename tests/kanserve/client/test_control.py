@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from typing import Any
-
 import grpc
 import pytest
 
@@ -14,25 +9,7 @@ from kanserve.client import control
 from kanserve.client.errors import Unavailable
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2 as kan
-
-Answer = Callable[[bytes, grpc.ServicerContext], bytes]
-
-
-@contextlib.contextmanager
-def answering(answer: Answer) -> Iterator[str]:
-    """The address of a server that gives every method to `answer`."""
-
-    class Everything(grpc.GenericRpcHandler):
-        def service(self, _: Any) -> Any:
-            return grpc.unary_unary_rpc_method_handler(answer)
-
-    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Everything()])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
+from tests.support.client_answers import answering
 
 
 def test_what_may_not_be_done_twice_is_not_tried_again() -> None:

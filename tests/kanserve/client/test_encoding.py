@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -13,27 +12,15 @@ import pytest
 from kanserve.client import chunking
 from kanserve.client.errors import InvalidInput
 from kanserve.client.sync import Client
-from tests.support.command_line import Server, checkpoint, document, program, serving
+from tests.support.command_line import Server
+from tests.support.named_models import NAMES, ROWS
+from tests.support.named_models import named as named
 
 pytestmark = pytest.mark.slow
 
 
-NAMES = ["height", "width", "depth"]
-ROWS = np.random.default_rng(3).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 SHUFFLED = pd.DataFrame(ROWS, columns=NAMES)[["depth", "height", "width"]]
 CALLED = SHUFFLED.set_index(pd.Index([f"box {at}" for at in range(len(ROWS))], name="box"))
-
-
-@pytest.fixture(scope="module")
-def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`tiny`, whose numbers have names, and which was exported with rows."""
-    folder = tmp_path_factory.mktemp("frames")
-    state = checkpoint(folder / "tiny.safetensors", (3, 4, 2))
-    np.save(folder / "rows.npy", ROWS)
-    arguments = ("--features", ",".join(NAMES), "--classes", "no,yes", "--baseline", folder / "rows.npy", "--json")
-    document(program("export", state, "--repository", folder / "models", "--name", "tiny", *arguments))
-    with serving(folder / "models", folder / "log") as server:
-        yield server
 
 
 def test_columns_are_put_in_the_model_s_order(named: Server) -> None:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from typing import Any
-
 import grpc
 import numpy as np
 import pytest
@@ -29,6 +24,7 @@ from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.types import TensorInfo
+from tests.support.client_answers import answering
 
 pytestmark = pytest.mark.slow
 
@@ -36,24 +32,6 @@ pytestmark = pytest.mark.slow
 MODEL = ServedModel(
     "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
 )
-Answer = Callable[[bytes, grpc.ServicerContext], bytes]
-
-
-@contextlib.contextmanager
-def answering(answer: Answer) -> Iterator[str]:
-    """The address of a server that gives every method to `answer`."""
-
-    class Everything(grpc.GenericRpcHandler):
-        def service(self, _: Any) -> Any:
-            return grpc.unary_unary_rpc_method_handler(answer)
-
-    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Everything()])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
 
 
 @pytest.mark.parametrize(("failures", "succeeds"), [(0, True), (3, True), (4, False)])

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from kanexport.bundle.repository import triton_config
 from kanexport.contract import manifest as contract
-from kanserve.config.settings import Settings
-from kanserve.models.loader import Loader
-from kanserve.models.model import Model
-from kanserve.observability.metrics import Metrics
-from kanserve.repository import layout, pbtxt
-from kanserve.runtime import base
 from kanserve.scheduling.queue import Policy
-from tests.support import toy_model
-
-
-def load(root: Path, text: str = "", **settings: Any) -> Model:
-    """The toy, whose config.pbtxt says this."""
-    if not (root / "toy").exists():
-        toy_model.write(root)
-    if text:
-        (root / "toy" / pbtxt.FILE_NAME).write_text(text)
-    (candidate,) = layout.scan(root, plain_onnx=False)
-    result = Settings(repository=root, **settings)
-    return Loader(base.load("ort"), result, 2, Metrics()).load(layout.load(candidate, 2**30))
+from tests.support.model_configs import load
 
 
 def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:

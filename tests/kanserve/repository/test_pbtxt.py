@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -17,13 +16,13 @@ from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.grpc_api import model_codec
 from kanserve.models.loader import Loader
-from kanserve.models.model import Model
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout, pbtxt
 from kanserve.runtime import base
 from kanserve.scheduling.queue import Policy, PriorityLevel
 from tests.support import toy_model
+from tests.support.model_configs import load
 from tests.support.server_process import INFERENCE, request, serving
 
 EVERYTHING = """
@@ -45,17 +44,6 @@ instance_group [ { count: 2 kind: KIND_CPU }, { } ]
 parameters { key: "intra_op_thread_count" value { string_value: "2" } }
 """
 USUAL = PriorityLevel(most=9, timeout=2.0, override=False, delays=True)
-
-
-def load(root: Path, text: str = "", **settings: Any) -> Model:
-    """The toy, whose config.pbtxt says this."""
-    if not (root / "toy").exists():
-        toy_model.write(root)
-    if text:
-        (root / "toy" / pbtxt.FILE_NAME).write_text(text)
-    (candidate,) = layout.scan(root, plain_onnx=False)
-    result = Settings(repository=root, **settings)
-    return Loader(base.load("ort"), result, 2, Metrics()).load(layout.load(candidate, 2**30))
 
 
 def test_every_field_that_has_a_meaning_takes_effect(tmp_path: Path) -> None:

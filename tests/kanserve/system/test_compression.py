@@ -3,64 +3,18 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import toy_model
-from tests.support.http_peer import INFER, Peer
-from tests.support.server_process import Server, request, serving, wait_until
+from tests.support.http_peer import INFER, Code, Peer, body, code, framed
+from tests.support.http_peer import lone as lone
+from tests.support.http_peer import peer as peer
+from tests.support.server_process import Server, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-Code = grpc.StatusCode
-
-
-ROWS = np.full((2, 3), 0.25, np.float32)
-
-
-HYPERCORN = ("tests.support.hypercorn_transport", "Hypercorn")
-
-
-@pytest.fixture(scope="module", params=["asgi", "grpcio", "hypercorn"])
-def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server that only these tests trouble."""
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
-    root = tmp_path_factory.mktemp("lone")
-    toy_model.write(root)
-    foreign = request.param == "hypercorn"
-    chosen = {} if foreign else {"transport": request.param}
-    with serving(root, HYPERCORN if foreign else (), request_read_timeout=1.0, access_log="all", **chosen) as running:
-        yield running
-
-
-def body(rows: np.ndarray = ROWS, **fields: Any) -> bytes:
-    return request(rows, **fields).SerializeToString()
-
-
-def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc.StatusCode:
-    try:
-        server.call(path, data, **options)
-    except grpc.RpcError as error:
-        return error.code()
-    return Code.OK
-
-
-@pytest.fixture
-def peer(lone: Server) -> Iterator[Peer]:
-    created = Peer(lone.port)
-    with created.socket:
-        yield created
-
-
-def framed(message: bytes, packed: int = 0) -> bytes:
-    return bytes([packed]) + len(message).to_bytes(4, "big") + message
 
 
 @pytest.mark.parametrize("kind", [grpc.Compression.Gzip, grpc.Compression.Deflate])

@@ -6,37 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.http_peer import Code, body, code
+from tests.support.server_process import INFERENCE, serving
 
 pytestmark = pytest.mark.slow
 
 
-Code = grpc.StatusCode
-
-
 INFER = f"{INFERENCE}ModelInfer"
-
-
-ROWS = np.full((2, 3), 0.25, np.float32)
-
-
-def body(rows: np.ndarray = ROWS, **fields: Any) -> bytes:
-    return request(rows, **fields).SerializeToString()
-
-
-def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc.StatusCode:
-    try:
-        server.call(path, data, **options)
-    except grpc.RpcError as error:
-        return error.code()
-    return Code.OK
 
 
 WITHOUT = """

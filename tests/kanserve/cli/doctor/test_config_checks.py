@@ -8,10 +8,8 @@ import socket
 from pathlib import Path
 
 import pytest
-import trustme
 
 from kanserve.cli.doctor.check_results import Level
-from tests.support import certificates, toy_model
 from tests.support.command_line import kanserve, program
 
 pytestmark = pytest.mark.slow
@@ -21,25 +19,6 @@ FREE = ("--grpc-port", "0", "--metrics-port", "0")
 
 
 Found = list[dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    toy_model.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = certificates.write(tmp_path_factory.mktemp("pems"))
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)
-    pair = trustme.CA().issue_cert("localhost", not_after=soon)
-    pair.cert_chain_pems[0].write_to_path(str(folder / "soon.pem"))
-    pair.private_key_pem.write_to_path(str(folder / "soon.key"))
-    for key in folder.glob("*.key"):
-        key.chmod(0o600)
-    return folder
 
 
 def check(*arguments: object, **environment: str) -> tuple[int, Found]:

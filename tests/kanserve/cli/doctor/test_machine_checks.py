@@ -11,7 +11,6 @@ import pytest
 
 from kanserve.cli.doctor import machine_checks
 from kanserve.cli.doctor.check_results import Level
-from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND, kanserve
 from tests.support.server_process import limited
 
@@ -22,13 +21,6 @@ FREE = ("--grpc-port", "0", "--metrics-port", "0")
 
 
 Found = list[dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    toy_model.write(folder)
-    return folder
 
 
 def check(*arguments: object, **environment: str) -> tuple[int, Found]:

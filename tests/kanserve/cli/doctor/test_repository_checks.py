@@ -22,13 +22,6 @@ FREE = ("--grpc-port", "0", "--metrics-port", "0")
 Found = list[dict[str, str]]
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    toy_model.write(folder)
-    return folder
-
-
 def check(*arguments: object, **environment: str) -> tuple[int, Found]:
     done = kanserve("serve", *arguments, "--check", "--json", **environment)
     return done.returncode, json.loads(done.stdout)["findings"]

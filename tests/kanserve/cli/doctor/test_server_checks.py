@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,36 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from kanserve.cli.doctor.check_results import Level
 from kanserve.cli.doctor.server_checks import Source, Trust
-from tests.support import certificates, toy_model
+from tests.support import toy_model
 from tests.support.command_line import kanserve, serving
 
 pytestmark = pytest.mark.slow
 
 
 Found = list[dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    toy_model.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = certificates.write(tmp_path_factory.mktemp("pems"))
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)
-    pair = trustme.CA().issue_cert("localhost", not_after=soon)
-    pair.cert_chain_pems[0].write_to_path(str(folder / "soon.pem"))
-    pair.private_key_pem.write_to_path(str(folder / "soon.key"))
-    for key in folder.glob("*.key"):
-        key.chmod(0o600)
-    return folder
 
 
 def told(actual: Found, level: Level) -> list[str]:
