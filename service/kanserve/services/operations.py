@@ -134,8 +134,10 @@ class Operations:
     def _shadow(self, report: ShadowReport, now: Figures) -> JsonObject:
         """A report with the counts of all workers, as in the metrics."""
         own = now.numbers.get((report.model, str(report.version)), {})
+        facts = asdict(report)
+        del facts["requests"]  # a count of this worker alone
         return {
-            **asdict(report),
+            **facts,
             "version": str(report.version),
             "baseline_version": str(report.baseline_version),
             "rows": own.get("shadow_rows", 0),
