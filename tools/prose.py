@@ -2,9 +2,10 @@
 
     python tools/prose.py [--count] [PATH...]
 
-Without PATH, the program checks every file that git tracks. It reads documentation pages, the first line of docstrings,
-texts in the code of the packages, the web UI, comments of the proto files, alerts and dashboards. Code in backquotes is
-not text. The program prints one line per violation and exits with 1 if there is any. `--count` prints a table of counts.
+Without PATH, the program checks every file that git tracks. It reads documentation pages, the first lines of
+docstrings, texts in the code of the packages, the web UI, comments of the proto files, alerts and dashboards. Code in
+backquotes is not text. The program prints one line per violation and exits with 1 if there is any. `--count` prints a
+table of counts.
 """
 
 from __future__ import annotations
