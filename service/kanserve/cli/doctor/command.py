@@ -19,9 +19,9 @@ from kanserve.client.base import Tls
 from kanserve.config import sources
 from kanserve.errors import ConfigError
 
-TEXT = """Look at everything that a server needs, and say what is wrong with it and what to do: Python and
-packages, the runtime, threads, open files, the clock; the settings, certificates and ports; each version of a
-REPOSITORY; and, with --url, a server that runs. Nothing is changed.
+TEXT = """Look at everything that a server needs, and say what is wrong with it and what to do: Python and packages,
+the runtime, threads, open files, the clock; the settings, certificates and ports; each version of a REPOSITORY; and,
+with --url, a server that runs. Nothing is changed.
 
 Each line is ok, a warning or a problem; the exit code is 1 where there is a problem.
 """
