@@ -44,6 +44,7 @@ EXITS = exit_codes_of(
     HUNG=MEANINGS[Exit.HUNG].removeprefix("serve: "),
     TERMINATED=MEANINGS[Exit.TERMINATED].removeprefix("serve: "),
     DONE="graceful shutdown after SIGTERM or SIGINT",
+    INTERRUPTED="interrupted with Ctrl-C before the server started",
 )
 
 
