@@ -71,7 +71,7 @@ def _judged(entry: Entry, settings: Settings) -> Finding:
     if (entry.size or 0) > settings.max_file_bytes:
         return warning(
             ABOUT,
-            f"the files of {named} have {entry.size} bytes in total, and the limit of one file is {settings.max_file_bytes}",
+            f"the files of {named} have {entry.size} bytes in total; the limit per file is {settings.max_file_bytes}",
             "raise max_file_bytes if one file exceeds it",
         )
     if entry.unused:
@@ -93,5 +93,5 @@ def _left_behind(repository: Path) -> Iterator[Finding]:
         yield warning(
             ABOUT,
             f"remains of an interrupted export: {names}{more}",
-            "if no export is running, remove them; the next export does too",
+            "if no export is running, remove them; the next export removes them too",
         )
