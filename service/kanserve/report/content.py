@@ -63,7 +63,7 @@ def report(plan: Plan, curves: Curves) -> Report:
         Facts("Layers", [(str(at), _layer(layer)) for at, layer in enumerate(described.layers)]),
     ]
     lead = described.names.description or f"{described.family}, {arrows(described.shapes)}"
-    footer = f"kanserve report; digest of the graph {described.digest}"
+    footer = f"kanserve model card; digest of the graph {described.digest}"
     return Report(f"{described.name}, version {described.version}", lead, parts, footer)
 
 
@@ -141,8 +141,8 @@ def _proof(described: Description) -> Sequence[Part]:
     if described.zones:
         outputs, edges = described.tolerances
         remark = (
-            f"Largest errors of each test region, relative to its largest magnitude. Tolerances: outputs {outputs:.0e}, "
-            f"edges {edges:.0e}."
+            "Largest errors of each test region, relative to its largest magnitude. "
+            f"Tolerances: outputs {outputs:.0e}, edges {edges:.0e}."
         )
         head = ("region", "rows", "outputs", "edges", "worst edge")
         zones = [
