@@ -118,7 +118,7 @@ class Parser(argparse.ArgumentParser):
         """Usage with the required arguments only: the list of all options can have 50 lines."""
         words = []
         for action in self._actions:
-            metavar = action.metavar or action.dest.upper()
+            metavar = action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper()
             name = " ".join(metavar) if isinstance(metavar, tuple) else metavar
             if action.option_strings and action.required:
                 words.append(f"{action.option_strings[0]} {name}")
@@ -129,6 +129,12 @@ class Parser(argparse.ArgumentParser):
     def actions(self) -> tuple[argparse.Action, ...]:
         """Every argument and option, for documentation and completion."""
         return tuple(self._actions)
+
+    def groups(self) -> tuple[tuple[str, tuple[argparse.Action, ...]], ...]:
+        """Options by the title of their group, in the order of the help text."""
+        named = ((group.title or "", tuple(group._group_actions)) for group in self._action_groups)
+        options = ((title, tuple(action for action in own if action.option_strings)) for title, own in named)
+        return tuple((title, own) for title, own in options if own)
 
     def flags(self) -> list[str]:
         """All options with two dashes."""

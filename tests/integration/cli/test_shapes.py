@@ -78,7 +78,7 @@ def test_other_shapes_are_refused_with_the_two_that_fit(grid: Server, shape: tup
     np.save(tmp_path / "rows.npy", np.zeros(shape, np.float32))
     done = kanserve("infer", "grid", "--input", tmp_path / "rows.npy", "--url", grid.url)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert ("shape (-1, 2, 3), flat 6 values a row" if shape else "without an axis") in done.stderr
+    assert ("shape (-1, 2, 3) or 6 columns" if shape else "is a scalar") in done.stderr
 
 
 def test_the_file_of_edges_has_the_positions(grid: Server, rows: Path, tmp_path: Path) -> None:
