@@ -114,6 +114,16 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(f"{found[1]}: {found[2]}", code="argument-invalid", hint=more, usage=usage)
         raise UsageError(message, code="command-line-invalid", hint=more, usage=usage)
 
+    def format_usage(self) -> str:
+        """The line "usage: ..."."""
+        self.usage = self.usage or self.short_usage()
+        return super().format_usage()
+
+    def format_help(self) -> str:
+        """The whole help text."""
+        self.usage = self.usage or self.short_usage()
+        return super().format_help()
+
     def short_usage(self) -> str:
         """Usage with the required arguments only: the list of all options can have 50 lines."""
         words = []

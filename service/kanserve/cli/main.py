@@ -136,7 +136,6 @@ def _build(modules: dict[str, types.ModuleType]) -> tuple[program.Parser, dict[s
         parsers[name] = commands.add_parser(name, description=f"{summary[0].upper()}{summary[1:]}.")
         if name in modules:
             modules[name].configure(parsers[name])
-            parsers[name].usage = parsers[name].short_usage()
     return whole, parsers
 
 

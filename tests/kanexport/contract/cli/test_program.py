@@ -48,7 +48,7 @@ def test_a_parser_keeps_its_own_errors() -> None:
         program.parse(parser, ["--cuont", "3"])
     assert (caught.value.hint, caught.value.usage) == (
         "--cuont: did you mean --count?",
-        "usage: prog [-h] --count COUNT",
+        "usage: prog --count COUNT [options]",
     )
     with pytest.raises(program.UsageError, match="--count: invalid value 'x', expected a whole number") as caught:
         program.parse(parser, ["--count", "x"])
