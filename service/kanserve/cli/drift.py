@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -138,11 +139,15 @@ def table(described: Description, statistics: Statistics, show: int) -> Table:
             f"{part.psi[at]:.3g}",
             f"{part.psi_threshold[at]:.3g}",
             f"{part.wasserstein[at]:.2g}",
-            f"{part.out_of_range[at]:.1%}",
-            f"{part.baseline_out_of_range[at]:.1%}",
+            _share(part.out_of_range[at]),
+            _share(part.baseline_out_of_range[at]),
             line(part.counts[at].astype(float), 24),
         )
     return rows
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"
 
 
 def _rows(statistics: Statistics) -> str:

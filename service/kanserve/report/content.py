@@ -26,6 +26,15 @@ from kanserve.types import Description, LayerCurves, Scores
 LINES = 6000  # edges; a larger network is drawn as matrices of colors
 INPUTS = 40  # maximum of a report
 
+REGIONS = {
+    "inside": "in grid",
+    "extension": "extended grid",
+    "knots": "on knots",
+    "far": "out of grid",
+    "nonfinite": "NaN, infinity",
+    "single": "batch of 1",
+}
+EXAMPLE = {"inside": "example rows", "scaled": "example, scaled", "noise": "example, noise"}  # of a PyTorch module
 DIGITS, LONGEST = 4, 2000  # significant digits and characters of a formula
 
 
@@ -145,9 +154,10 @@ def _proof(described: Description) -> Sequence[Part]:
             f"Tolerances: outputs {outputs:.0e}, edges {edges:.0e}."
         )
         head = ("region", "rows", "outputs", "edges", "worst edge")
+        words = REGIONS | (EXAMPLE if described.family == HYBRID else {})
         zones = [
             (
-                zone.name,
+                words.get(zone.name, zone.name),
                 str(zone.rows),
                 f"{zone.outputs_max_rel:.1e}" if zone.worst_output or zone.outputs_max_rel else "-",
                 f"{zone.edges_max_rel:.1e}" if zone.worst_edge or zone.edges_max_rel else "-",

@@ -61,7 +61,7 @@ def test_what_a_card_tells(server: Server) -> None:
     assert "sin(" in line[1]
     assert "exp(" in line[1]
     zones = result["Test regions"]
-    assert [item[0] for item in zones["lines"]][:2] == ["inside", "extension"]
+    assert [item[0] for item in zones["lines"]][:2] == ["in grid", "extended grid"]
     assert len(zones["head"]) == len(zones["lines"][0])
     files = [text for name, text in result["Source and limits"]["lines"] if name == "File"]
     assert any(text.startswith("model_state, sha256 ") for text in files)
