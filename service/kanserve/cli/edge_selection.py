@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ def edges(described: Description, args: argparse.Namespace) -> Chosen:
         raise InputError(
             f"no edge from {features[0]!r} in layer 0 to {classes[0]!r} in layer {last}, expected nodes of one layer",
             code="edge-between-layers",
-            hint=f"query the paths: `kanserve edges NAME --input FILE --path {features[0]} {classes[0]}`",
+            hint=f"query the paths with `kanserve edges`: --path {shlex.quote(features[0])} {shlex.quote(classes[0])}",
         )
     for at in named_layers:
         if any(layer not in (at, described.layers[at].name) for layer in selected):

@@ -249,7 +249,7 @@ BARS = "▁▂▃▄▅▆▇█"
 EMPTY = "·"
 LEGEND = (
     "share: part of the summed mean |φ| of the queried edges in the layer",
-    f"distribution: number of values φ in each of {BINS} equal bins from min to max, {EMPTY} for 0; not a curve",
+    f"distribution: number of values φ in each of {BINS} equal bins from min to max, {EMPTY} for 0; not a plot of φ over its input",
 )
 
 
