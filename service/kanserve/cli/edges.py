@@ -249,7 +249,8 @@ BARS = "▁▂▃▄▅▆▇█"
 EMPTY = "·"
 LEGEND = (
     "share: part of the summed mean |φ| of the queried edges in the layer",
-    f"distribution: number of values φ in each of {BINS} equal bins from min to max, {EMPTY} for 0; not a plot of φ over its input",
+    f"distribution: number of values φ in each of {BINS} equal bins from min to max, {EMPTY} for 0; "
+    "it is not a plot of φ over its input",
 )
 
 

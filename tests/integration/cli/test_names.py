@@ -162,7 +162,7 @@ def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: P
         (("--source", "measured  1"), "did you mean 'measured 1'?"),
         (
             ("--source", FEATURES[0], "--destination", CLASSES[0]),
-            "error[edge-between-layers]: no edge from 'measured 0'",
+            "error[edge-between-layers]: no edge from",
         ),
         (("--layer", "1", "--source", FEATURES[0]), "'measured 0' is a node of layer 0"),
         (("--path", "nothing", "0"), "help: names: measured 0, "),
