@@ -86,7 +86,7 @@ def words(guide: str) -> list[Word]:
 
 def sentences(text: str) -> Iterator[str]:
     """The sentences of a paragraph."""
-    yield from (part.strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z`*\"(])|\n{2,}", text) if part.strip())
+    yield from (part.strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z`*\"(]|kanserve)|\n{2,}", text) if part.strip())
 
 
 def markdown(source: str) -> Iterator[Text]:
