@@ -27,7 +27,7 @@ from tests.support.small_checkpoints import beside_forward, save
 pytestmark = pytest.mark.slow
 
 
-PAGE = (ROOT / "docs" / "architecture-file.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "architecture-file.md").read_text()
 RNG = np.random.default_rng(4)
 
 
@@ -224,7 +224,7 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, outcome: str
         architecture_file.load(path)
     assert outcome in caught.value.message
     assert str(path) in caught.value.message
-    assert caught.value.hint == "see docs/architecture-file.md"
+    assert caught.value.hint == "see docs/reference/architecture-file.md"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
