@@ -224,7 +224,8 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, outcome: str
         architecture_file.load(path)
     assert outcome in caught.value.message
     assert str(path) in caught.value.message
-    assert caught.value.hint == "see docs/reference/architecture-file.md"
+    assert caught.value.hint == architecture_file.SEE
+    assert "docs/reference/architecture-file.md" in architecture_file.SEE
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
