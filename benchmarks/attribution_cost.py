@@ -3,10 +3,10 @@
     make notebook                                # makes .venv-notebook, which has shap
     .venv-notebook/bin/python benchmarks/attribution_cost.py [--rounds 9]
 
-The script exports golden checkpoints with 4 to 64 inputs, serves them, and explains one row against zeros with `Client`:
-one gRPC request per row. shap computes its values from `model.onnx`, in the same process and without a server:
-ExactExplainer up to 13 inputs, and PermutationExplainer with one permutation. ONNX Runtime has one thread. Times are
-medians over the rounds, which are interleaved. Markdown on stdout.
+The script exports golden checkpoints with 2 to 64 inputs, serves them, and explains one row against zeros, with
+`Client` and one gRPC request. shap computes its values from `model.onnx`, in the same process and without a server:
+with ExactExplainer up to 13 inputs, and with PermutationExplainer and one permutation. ONNX Runtime has one thread.
+Times are medians over the rounds, which are interleaved. Markdown on stdout.
 """
 
 from __future__ import annotations
