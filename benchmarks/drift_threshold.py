@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +42,7 @@ def alarms(nodes: int, before: int, now: int, windows: int) -> list[float]:
     """Share of windows with an alarm: for the no-drift threshold, and for each fixed one."""
     rng = np.random.default_rng(nodes + before + now)
     found = np.zeros((windows, 1 + len(FIXED)), bool)
-    for at in track(range(windows), description=f"{nodes} nodes, {now} rows"):
+    for at in track(range(windows), description=f"{nodes} nodes, {now} rows", console=Console(stderr=True)):
         reference = baseline(rng.normal(0, STD, (before, nodes)))
         window = Window(Cells.from_bounds([BOUNDS], nodes))
         window.add(rng.normal(0, STD, (now, nodes)))
