@@ -26,7 +26,7 @@ PAGES = {
 def texts() -> dict[str, str]:
     """The text of each generated file, by file name."""
     pages = {name: importlib.import_module(f"tools.reference.{module}").page() for name, module in PAGES.items()}
-    return {**settings.texts(), **pages}
+    return {**settings.texts(), **{name: text.rstrip() + "\n" for name, text in pages.items()}}
 
 
 def differing() -> list[str]:
