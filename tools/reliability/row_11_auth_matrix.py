@@ -112,8 +112,8 @@ ROW = Row(
     number="11",
     title="Access control of all methods",
     method=(
-        "Each method and route is called without a token, with an invalid, an expired and one token per role, "
-        "over TLS and mutual TLS, and with certificates only."
+        "Each method and route is called without a token, with an invalid or expired token, and with one token per "
+        "role. Connections use TLS, mutual TLS, and certificates without tokens."
     ),
     goal="100% as the permission table states. A method without an entry fails.",
     result=(

@@ -61,7 +61,6 @@ def test_figures_of_an_issue_are_on_their_page(entry: incident_table.KnownIssue)
 def test_a_test_is_described_in_short_sentences(row: Row) -> None:
     for text in (row.method, row.goal, row.result):
         assert text.endswith("."), text
-        assert text[0].isupper() or text[0] in "0123456789`{" or text.startswith(("pip-", "tritonclient", "libfake"))
         for sentence in re.split(r"[.:] ", table.FIGURE.sub("0", text)):
             assert len(sentence.split()) <= 25, sentence
 
