@@ -33,7 +33,8 @@ class ExportError(Failure):
     """Base class of export failures.
 
     message    the failure
-    hint       the remedy, or empty
+    code       stable id of the error, such as "checkpoint-not-found"
+    hint       the action that solves the problem, or empty
     exit_code  the program's exit code
     """
 
@@ -65,11 +66,12 @@ class OpenQuestion(OptionError):
     """Missing fact `key` that the file leaves open, and that must be one of the values `among`: the user says which, or
     recorded outputs of the trained model do."""
 
-    def __init__(self, message: str, key: str = "", among: tuple[str, ...] = (), *, hint: str = "") -> None:
+    def __init__(
+        self, message: str, key: str = "", among: tuple[str, ...] = (), *, code: str = "", hint: str = ""
+    ) -> None:
         values = " | ".join(among if len(among) <= LISTED else (*among[: LISTED - 1], "...", among[-1]))
-        super().__init__(
-            message, hint=hint or f"say which: --option {key}={values}; or --expected-outputs, which tells"
-        )
+        advice = f"pass --option {key}={values}, or recorded outputs with --expected-outputs FILE"
+        super().__init__(message, code=code, hint=hint or advice)
         self.key, self.among = key, among
 
 
@@ -81,9 +83,15 @@ class MissingFunctions(OptionError):
     """
 
     def __init__(
-        self, message: str, keys: tuple[str, ...] = (), among: tuple[str, ...] = (), *, hint: str = ""
+        self,
+        message: str,
+        keys: tuple[str, ...] = (),
+        among: tuple[str, ...] = (),
+        *,
+        code: str = "",
+        hint: str = "",
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, code=code, hint=hint)
         self.keys, self.among = keys, among
 
 

@@ -136,7 +136,7 @@ def test_the_error_document() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kanserve", "infer", "--json"], capture_output=True, text=True, check=False
     )
-    assert set(json.loads(done.stdout)["error"]) == {"kind", "message", "hint", "exit_code"}
+    assert set(json.loads(done.stdout)["error"]) == {"kind", "code", "message", "hint", "exit_code"}
     assert {code.name: int(code) for code in Exit} == {
         "DONE": 0,
         "FAILED": 1,

@@ -89,7 +89,7 @@ def load(path: Path) -> tuple[StepSpec, ...]:
     try:
         return tuple(_step(at, step) for at, step in enumerate(steps, start=1))
     except OptionError as error:
-        raise OptionError(f"{path}: {error.message}", hint=error.hint) from error
+        raise OptionError(f"{path}: {error.message}", code=error.code, hint=error.hint) from error
 
 
 def _text(path: Path) -> str:

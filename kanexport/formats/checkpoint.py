@@ -241,7 +241,7 @@ def _check(tensors: dict[str, Array]) -> None:
 
 
 def _name_file(error: CheckpointError, path: Path) -> CheckpointError:
-    return type(error)(f"{path}: {error.message}", hint=error.hint)
+    return type(error)(f"{path}: {error.message}", code=error.code, hint=error.hint)
 
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "kan", "weights")

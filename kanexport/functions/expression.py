@@ -71,7 +71,8 @@ def function(name: str, text: str) -> Unary:
     try:
         part = _part(tree.body, MAX_TEXT_DEPTH)
     except OptionError as error:
-        raise OptionError(f"{what}: {error.message}", hint=error.hint or f"known: {GRAMMAR}") from error
+        hint = error.hint or f"known: {GRAMMAR}"
+        raise OptionError(f"{what}: {error.message}", code=error.code, hint=hint) from error
     except RecursionError as error:  # from showing what is not allowed
         raise OptionError(f"{what}: a part of it is not allowed", hint=f"known: {GRAMMAR}") from error
     if part.constant is not None:

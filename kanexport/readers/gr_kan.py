@@ -134,7 +134,7 @@ def _layer(module: Part, linear: Part, settings: Settings) -> Layer:
     try:
         basis = Rational(above, below, settings.below)
     except InvalidKan as error:
-        raise InvalidKan(f"{module.prefix}*: {error.message}", hint=error.hint) from error
+        raise InvalidKan(f"{module.prefix}*: {error.message}", code=error.code, hint=error.hint) from error
     (identity,) = plain.terms
     assert isinstance(identity, BasisTerm)
     name = linear.prefix.removesuffix(".")

@@ -106,7 +106,7 @@ def _named_layer(model: _Model, index: int) -> Layer:
         return _layer(model, index)
     except InvalidKan as error:
         text = error.message if "layer" in error.message else f"layer {index}: {error.message}"
-        raise type(error)(f"{model.config.path}: {text}", hint=error.hint) from error
+        raise type(error)(f"{model.config.path}: {text}", code=error.code, hint=error.hint) from error
 
 
 def _layer(model: _Model, index: int) -> Layer:

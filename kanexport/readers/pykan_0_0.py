@@ -69,7 +69,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
             layers.append(_layer(checkpoint, index, base, symbolic_edges))
         except InvalidKan as error:
             text = error.message if error.message.startswith("edge (") else f"layer {index}: {error.message}"
-            raise type(error)(text, hint=error.hint) from error
+            raise type(error)(text, code=error.code, hint=error.hint) from error
     dtype = layer_tensors.storage_dtype([tensors[f"act_fun.{index}.coef"] for index in range(depth)])
     return Kan(layers[0].sources, tuple(layers), dtype, (LOCK_NOTE, *symbolic_edges.notes))
 

@@ -25,25 +25,34 @@
     └── BackendError            the runtime failed; its message stays in the log
 
 Clients may receive the text of every class except BackendError. A text names the fault and the expected value. It
-contains no path and no class name.
+contains no path and no class name. `code` is the stable id of the error and `hint` the action that solves the problem;
+`docs/reference/errors.md` lists all codes.
 """
 
 from __future__ import annotations
 
 import enum
 
+from kanexport.contract.cli.console import kebab
+
 
 class KanserveError(Exception):
-    """Root of all errors that kanserve raises on purpose."""
+    """Root of all errors that kanserve raises on purpose.
+
+    code  stable id of the error, such as "model-unknown"; without one, the class name in lower case
+    hint  the action that solves the problem, or empty
+    """
+
+    code: str = ""
+
+    def __init__(self, text: str = "", *, code: str = "", hint: str = "") -> None:
+        super().__init__(text)
+        self.code = code or self.code or kebab(type(self).__name__)
+        self.hint = hint
 
 
 class ConfigError(KanserveError):
-    """Settings that cannot work. The server finds them before it starts. `hint`: the remedy, if the text does not
-    say it."""
-
-    def __init__(self, text: str, *, hint: str = "") -> None:
-        super().__init__(text)
-        self.hint = hint
+    """Settings that cannot work. The server finds them before it starts."""
 
 
 class LoadReason(enum.StrEnum):
@@ -67,8 +76,8 @@ class LoadReason(enum.StrEnum):
 class LoadError(KanserveError):
     """Failure to load a version. `reason` is the label, the text is the explanation."""
 
-    def __init__(self, reason: LoadReason, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, reason: LoadReason, text: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(text, code=code, hint=hint)
         self.reason = reason
 
 
@@ -122,7 +131,7 @@ class ServerDeadlineExceeded(DeadlineExceeded):
 
 
 class ResourceExhausted(KanserveError):
-    """Request that exceeds a limit; the text tells how to ask for less."""
+    """Request that exceeds a limit; the text says how to request less."""
 
 
 class LimitReached(ResourceExhausted):

@@ -1,10 +1,12 @@
 """Failure output of a command: exit codes, one JSON document, one text.
 
-    {"error": {"kind": "NotFound", "message": "unknown model: 'digit'",
-               "hint": "did you mean 'digits'?", "exit_code": 2}}
+    {"error": {"kind": "NotFound", "code": "model-unknown", "message": "unknown model: 'digit'",
+               "hint": "use 'digits'", "exit_code": 2}}
 
-    kanserve infer: error: unknown model: 'digit'
-      help: did you mean 'digits'?
+    kanserve infer: error[model-unknown]: unknown model: 'digit'
+      help: use 'digits'
+
+`docs/reference/errors.md` lists all codes.
 
 The text goes to stderr; with `--json`, the document goes to stdout as well.
 Standard library only.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import re
 import sys
 from typing import Any
 
@@ -45,25 +48,36 @@ class Failure(Exception):
     """Expected end of a command with an error.
 
     message  the thing, the value found, and the value expected
-    hint     advice, or empty
+    code     stable id of the error, such as "file-not-found"; without one, the class name in lower case
+    hint     the action that solves the problem, or empty
     kind     a name for scripts: the class, unless another is given
     """
 
     exit_code: int = Exit.WRONG
+    code: str = ""
 
-    def __init__(self, message: str, *, hint: str = "", kind: str = "", exit_code: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str = "", hint: str = "", kind: str = "", exit_code: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.kind = kind or type(self).__name__
+        self.code = code or self.code or kebab(self.kind)
         if exit_code is not None:
             self.exit_code = exit_code
 
 
+def kebab(name: str) -> str:
+    """A class name as an error code: "NotFound" is "not-found"."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
 def facts(failure: Failure) -> dict[str, Any]:
-    """One failure for machines: kind, message, hint, exit_code."""
+    """One failure for machines: kind, code, message, hint, exit_code."""
     return {
         "kind": failure.kind,
+        "code": failure.code,
         "message": failure.message,
         "hint": failure.hint,
         "exit_code": int(failure.exit_code),
@@ -77,7 +91,7 @@ def document(failure: Failure) -> dict[str, Any]:
 
 def text(program: str, failure: Failure) -> str:
     """The text that a command prints to stderr; `program` is such as "kanserve export"."""
-    lines = [f"{program}: error: {printable(failure.message)}"]
+    lines = [f"{program}: error[{failure.code}]: {printable(failure.message)}"]
     if failure.hint:
         lines.append(f"  help: {printable(failure.hint)}")
     return "\n".join(lines)

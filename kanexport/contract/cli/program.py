@@ -43,8 +43,10 @@ def _answer(program: str, arguments: Sequence[str], act: Callable[[], int]) -> i
 class UsageError(Failure):
     """Command line that argparse rejects. `usage` is the line that shows the right form."""
 
-    def __init__(self, message: str, *, usage: str = "", hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    code = "usage"
+
+    def __init__(self, message: str, *, usage: str = "", code: str = "", hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint)
         self.usage = usage
 
 

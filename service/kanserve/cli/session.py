@@ -198,6 +198,7 @@ def _export(path: str, repository: Path, rows: str | None) -> Any:
             error["message"],
             hint=error["hint"] or "`kanserve export` takes options; then serve what it writes, and name the model",
             kind=error["kind"],
+            code=error["code"],
             exit_code=Exit(done.returncode),
         )
     return document

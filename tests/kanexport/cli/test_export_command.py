@@ -65,12 +65,13 @@ def test_a_misspelt_flag_is_helped_and_is_a_document_too() -> None:
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"] == {
         "kind": "UsageError",
+        "code": "usage",
         "message": "unrecognized arguments: --repositroy models",
         "hint": "--repositroy: did you mean --repository?",
         "exit_code": 2,
     }
     assert done.stderr.startswith("usage: kanserve export ")
-    assert "\nkanserve export: error: unrecognized" in done.stderr
+    assert "\nkanserve export: error[usage]: unrecognized" in done.stderr
 
 
 def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
@@ -89,7 +90,7 @@ def test_failures_are_one_document_too(golden: Golden, tmp_path: Path, capsys: p
     assert "does not exist" in document["error"]["message"]
     assert document["error"]["hint"]
     assert document["error"]["exit_code"] == 2
-    assert err.startswith("kanserve export: error: ")
+    assert err.startswith("kanserve export: error[")
     assert "\n  help: " in err
     code, document, _ = _json(capsys, path, *where, "--tolerance", "1e-12")
     assert (code, document["error"]["kind"]) == (3, "VerificationFailed")

@@ -108,13 +108,14 @@ def test_an_error_with_json_is_one_document() -> None:
     assert json.loads(done.stdout) == {
         "error": {
             "kind": "Unreachable",
+            "code": "unreachable",
             "message": "no server answers at 127.0.0.1:1",
             "hint": "start one with `kanserve serve REPOSITORY`, or name another with --url HOST:PORT",
             "exit_code": 1,
         }
     }
     first, second = done.stderr.splitlines()
-    assert first == "kanserve models: error: no server answers at 127.0.0.1:1"
+    assert first == "kanserve models: error[unreachable]: no server answers at 127.0.0.1:1"
     assert second.startswith("  help: start one with")
 
 
@@ -136,11 +137,11 @@ def test_an_error_with_json_is_one_document() -> None:
 def test_every_command_fails_with_the_same_document(arguments: tuple[str, ...], kind: str, message: str) -> None:
     done = kanserve(*arguments, "--json")
     error = json.loads(done.stdout)["error"]
-    assert set(error) == {"kind", "message", "hint", "exit_code"}
+    assert set(error) == {"kind", "code", "message", "hint", "exit_code"}
     assert (done.returncode, error["exit_code"], error["kind"]) == (2, 2, kind)
     assert message in error["message"]
     program = f"kanserve {arguments[0]}" if arguments[0] in main.COMMANDS else "kanserve"
-    assert f"{program}: error: {error['message']}\n" in done.stderr
+    assert f"{program}: error[{error['code']}]: {error['message']}\n" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,15 @@ def test_a_failure_is_one_document_and_one_text(capsys: pytest.CaptureFixture[st
     assert program.run("prog", ["--json"], act) == 3
     out, err = capsys.readouterr()
     assert json.loads(out) == {
-        "error": {"kind": "Wrong", "message": "x is 1,\n2 was expected", "hint": "say 2", "exit_code": 3}
+        "error": {
+            "kind": "Wrong",
+            "code": "wrong",
+            "message": "x is 1,\n2 was expected",
+            "hint": "say 2",
+            "exit_code": 3,
+        }
     }
-    assert err == "prog: error: x is 1,\\n2 was expected\n  help: say 2\n"
+    assert err == "prog: error[wrong]: x is 1,\\n2 was expected\n  help: say 2\n"
 
 
 def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +37,7 @@ def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> 
         raise Wrong("no", kind="Other")
 
     assert program.run("prog", [], act) == Exit.WRONG
-    assert capsys.readouterr() == ("", "prog: error: no\n")
+    assert capsys.readouterr() == ("", "prog: error[other]: no\n")
     assert console.facts(Wrong("no", kind="Other"))["kind"] == "Other"
 
 
