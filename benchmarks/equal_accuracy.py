@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -239,7 +240,8 @@ def size(name: str, rounds: int) -> Iterator[str]:
     times = {(result["name"], result["rows"]): result["ratio"] for result in done["results"]}
     for other in (entrants.MLP, entrants.TORCH):
         if other in about:
-            what = about[other].partition(", ReLU")[0] if other == entrants.MLP else "the same layers in PyTorch"
+            widths = re.match(r"\[[\d, ]+\]", about[other])
+            what = f"MLP {widths[0]}" if widths else "the same layers in PyTorch"
             ratios = [f"{times[other, rows]:.2f}" for rows in BATCHES]
             yield _line([name, str(done["widths"]), f"{done['parameters']:,}", what, *ratios])
 
