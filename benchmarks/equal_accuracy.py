@@ -121,7 +121,10 @@ def checkpoint(case: Case, folder: Path) -> Path:
         x = case.rows(seed, TRAINING)
         data[f"{what}_input"] = torch.tensor(x, dtype=torch.float32)
         data[f"{what}_label"] = torch.tensor(case.function(x)[:, None], dtype=torch.float32)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    # pykan writes its history into a folder of the working directory.
+    with quiet[0], quiet[1], contextlib.chdir(folder):
+        Path("model").mkdir(exist_ok=True)
         model = KAN(width=list(case.widths), grid=case.grids[0], k=3, seed=1, auto_save=False)
         for grid in case.grids:
             model = model if grid == case.grids[0] else model.refine(grid)
