@@ -94,7 +94,7 @@ def serving(models: Path) -> Iterator[str]:
 
 
 def measure(client: Client, name: str, facts: dict[str, Any], folder: Path, result: Result) -> Measured:
-    """Ask for the case's rows and compare."""
+    """Request the rows of the case and compare."""
     with np.load(folder / "reference.npz") as arrays:
         reference = dict(arrays)
     described = client.describe(name)
