@@ -2,6 +2,7 @@
 
     ExportError                  exit 2: the input or the command is wrong
     ├── CheckpointError          a file that cannot be read as a checkpoint
+    │   ├── DamagedCheckpoint    a file that is damaged or cut off
     │   └── UnsafeCheckpoint     a pickle that names something other than tensors
     ├── FamilyError              the tensors do not identify the library, or the order of its layers
     ├── OptionError              a fact is missing, unknown or malformed
@@ -48,6 +49,16 @@ class ExportError(Failure):
 
 class CheckpointError(ExportError):
     """Failure to read a checkpoint: the file is missing, truncated, too large or of an unknown format."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """Checkpoint file that is damaged, cut off, or not as its library writes it."""
+
+    code = "checkpoint-damaged"
+    hint = "copy or download the file again"
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint, kind=CheckpointError.__name__)
 
 
 class UnsafeCheckpoint(CheckpointError):
