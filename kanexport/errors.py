@@ -29,6 +29,11 @@ from kanexport.contract.cli.console import Exit, Failure
 
 LISTED = 24  # values that an open question names
 
+# Hints of several errors.
+USE_MODULE = "export the PyTorch module instead: --module FILE:FACTORY"
+REPAIR = "export a checkpoint that was saved before its weights became NaN or infinite"
+REPORT = "nothing was written; report this bug with the file, or with the code that made it"
+
 
 class ExportError(Failure):
     """Base class of export failures.
@@ -129,7 +134,7 @@ class LimitExceeded(ExportError):
 class Crashed(ExportError):
     """Internal error of the exporter on a file that it should have rejected."""
 
-    ADVICE = "report this bug with the file, or with the code that made it"
+    ADVICE = REPORT
 
 
 class VerificationFailed(ExportError):
