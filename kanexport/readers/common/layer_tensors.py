@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases.activation import Activation
-from kanexport.errors import USE_MODULE, InvalidKan
+from kanexport.errors import CHECK_FAMILY, USE_MODULE, InvalidKan
 from kanexport.formats import torch_archive
 from kanexport.formats.checkpoint import MODULE
 from kanexport.functions import elementwise
@@ -20,7 +20,6 @@ from kanexport.graph import precision
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 
-CHECK_FAMILY = "check that --family names the library of the checkpoint, and that the file is complete"
 Array = npt.NDArray[np.float64]
 Tensors = Mapping[str, npt.NDArray[Any]]
 
