@@ -9,6 +9,7 @@
     │   ├── OpenQuestion         the file leaves the fact open, and no value is more likely than another
     │   └── MissingFunctions     symbolic edges without known functions
     ├── InvalidKan               weights, knots or shapes that do not describe a KAN
+    │   ├── LayerSkipped         a submodule that is not replaced by a KAN layer
     │   └── UnknownFunction      a function name that is not in the table
     ├── RepositoryError          the model repository cannot accept the result
     ├── LimitExceeded            a file of a folder needed more time or memory than its limit
@@ -118,6 +119,13 @@ class MissingFunctions(OptionError):
 
 class InvalidKan(ExportError):
     """Numbers that do not describe a KAN: not finite, not increasing, or with shapes that do not chain."""
+
+
+class LayerSkipped(InvalidKan):
+    """Reason why a submodule of a PyTorch module is not replaced by a KAN layer. It usually becomes a note."""
+
+    code = "layer-not-recognized"
+    hint = "leave the submodule to torch.onnx with --option keep=NAME"
 
 
 class UnknownFunction(InvalidKan):

@@ -78,8 +78,8 @@ def verify(
     tolerance: float = OUTPUT_TOLERANCE,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Proof:
-    """Verify the graphs of a network against its float64 evaluation, on rows that it generates. Raises VerificationFailed,
-    which names region, place and error, and InvalidKan if the runtime cannot run the graph.
+    """Verify the graphs of a network against its float64 evaluation, on rows that it generates. Raises
+    VerificationFailed, which names region, place and error, and InvalidKan if the runtime cannot run the graph.
 
     dtype      the graphs'
     tolerance  of outputs, relative; edges are allowed in proportion
