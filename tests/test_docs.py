@@ -25,7 +25,8 @@ import pytest
 
 from kanserve import Client
 from kanserve.client.errors import ClientError
-from kanserve.config.settings import Settings
+from kanserve.config.settings import Group, Settings
+from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 from tests.support.server_process import READY_SECONDS
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CLIENTS, REFERENCE = ROOT / "docs" / "guides" / "clients", ROOT / "docs" / "reference"
 SECONDS = 120
 
 
@@ -79,9 +81,9 @@ def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -
             assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
             assert done.stdout or "--output" in command, shlex.join(command)
         _as_shown(folder, environment)
-        _run_python_of(ROOT / "docs" / "serving.md", environment)
+        _run_python_of(CLIENTS / "python.md", environment)
         if "KANSERVE_HTTP_PORT" in environment and shutil.which("curl"):
-            _run_curl_of(ROOT / "docs" / "serving.md", environment)
+            _run_curl_of(CLIENTS / "rest.md", environment)
     finally:
         for server in servers:
             server.send_signal(signal.SIGTERM)
@@ -148,8 +150,9 @@ def _run_python_of(document: Path, environment: dict[str, str]) -> None:
 
 def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
     """The document's requests over HTTP, against the README's server."""
-    (block,) = re.findall(r"^```sh\n(curl .*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-    block = block.replace("localhost:8001", f"127.0.0.1:{environment['KANSERVE_HTTP_PORT']}")
+    blocks = re.findall(r"^```sh\n(curl .*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4  # inputs and outputs, an inference, an explanation, metrics
+    block = "".join(blocks).replace("localhost:8001", f"127.0.0.1:{environment['KANSERVE_HTTP_PORT']}")
     script = 'set -e\ncurl() { command curl --silent --show-error --fail-with-body "$@"; echo; }\n' + block
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -175,11 +178,11 @@ def test_links_and_named_files_exist(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
-DESIGN = (ROOT / "docs" / "design.md").read_text()
+DESIGN = (ROOT / "docs" / "contributing" / "architecture.md").read_text()
 PACKAGES = (ROOT / "kanexport", ROOT / "service" / "kanserve")
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 )
 # A path in backquotes may start at the root, in a package or in the static files of the web UI.
 STARTS = (ROOT, *PACKAGES, PACKAGES[1] / "ui" / "static")
@@ -206,7 +209,7 @@ def comments(source: str) -> str:
     return "\n".join(token.string for token in tokens if token.type in kinds and token.string.startswith(("#", '"""')))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_path_on_a_page_exists(page: Path) -> None:
     assert missing(page.read_text()) == []
 
@@ -261,11 +264,15 @@ def test_every_option_of_a_reader_is_documented() -> None:
 
 
 def test_every_setting_and_status_is_documented() -> None:
-    document = (ROOT / "docs" / "serving.md").read_text()
+    settings, limits = (REFERENCE / "settings.md").read_text(), (REFERENCE / "limits.md").read_text()
+    flags = config_flags()
     for name in Settings.model_fields:
-        assert f"`{name}`" in document, name
+        assert f"`{name}`" in settings, name
+        if name in flags and flags[name].group in (Group.LIMITS, Group.CONNECTIONS):
+            assert f"`{name}`" in limits, name
+    statuses = (CLIENTS / "grpc.md").read_text()
     for code in CODES.values():
-        assert f"| {code.name} |" in document, code
+        assert f"| {code.name} |" in statuses, code
 
 
 def test_the_table_of_families_is_whole_and_keeps_its_promise() -> None:
