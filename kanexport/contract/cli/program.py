@@ -86,7 +86,6 @@ def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = 
         raise UsageError(
             f"unrecognized arguments: {' '.join(unknown)}",
             usage=selected.format_usage().rstrip(),
-            code="argument-unknown",
             hint=_advice(selected, unknown) or _help(selected),
         )
     return parsed

@@ -229,12 +229,13 @@ class Config:
     def levels(self, tensors: Tensors, depth: int) -> list[Level]:
         """The nodes before `depth` layers, between them and after them. Raises InvalidKan."""
         width = self.entries.get("width")
-        raise InvalidKan(
-            f"{self.path}: width is {shorten(width)}, expected a list of {depth + 1} entries "
-            f"for {depth} layers of weights",
-            code="config-does-not-fit-weights",
-            hint=SAME_SAVE,
-        )
+        if not isinstance(width, list | tuple) or len(width) != depth + 1 or depth < 1:
+            raise InvalidKan(
+                f"{self.path}: width is {shorten(width)}, expected a list of {depth + 1} entries "
+                f"for {depth} layers of weights",
+                code="config-does-not-fit-weights",
+                hint=SAME_SAVE,
+            )
         bound = 1 + max(max(tensor.shape, default=0) for tensor in tensors.values())
         return [self._level(at, entry, bound) for at, entry in enumerate(width)]
 
