@@ -85,6 +85,7 @@ class OpenQuestion(OptionError):
     decided by recorded outputs of the trained model."""
 
     code = "option-required"
+    hint = "pass the value with --option KEY=VALUE, or recorded outputs with --expected-outputs FILE"
 
     def __init__(
         self, message: str, key: str = "", among: tuple[str, ...] = (), *, code: str = "", hint: str = ""
@@ -142,8 +143,6 @@ class LimitExceeded(ExportError):
 
 class Crashed(ExportError):
     """Internal error of the exporter on a file that it should have rejected."""
-
-    ADVICE = REPORT
 
 
 class VerificationFailed(ExportError):

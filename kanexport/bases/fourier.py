@@ -46,7 +46,9 @@ class Fourier:
     def __post_init__(self) -> None:
         if self.harmonics < 1:
             raise InvalidKan(
-                "a Fourier series has no harmonic, expected at least one", code="shapes-inconsistent", hint=CHECK_FAMILY
+                "a Fourier series has no harmonic, expected at least one",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
             )
 
     @property

@@ -47,7 +47,7 @@ class Gaussian:
         if width.shape not in (shape[:-1], shape):
             raise InvalidKan(
                 f"denominators of shape {width.shape} do not fit centers of shape {shape}",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         wrong = width[~((np.abs(width) > 0) & (np.abs(width) < np.inf))]

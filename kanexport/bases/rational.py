@@ -51,7 +51,7 @@ class Rational:
         if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][0] != shapes[1][0]:
             raise InvalidKan(
                 f"coefficients of shapes {shapes[0]} and {shapes[1]} do not make rational functions of sources",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         if not (np.isfinite(self.numerator).all() and np.isfinite(self.denominator).all()):

@@ -44,7 +44,7 @@ class ReluBumps:
         if self.low.ndim != 2 or self.low.shape != self.high.shape or 0 in self.low.shape:
             raise InvalidKan(
                 f"ends have shapes {self.low.shape} and {self.high.shape}, expected [sources, functions]",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         for name, ends in (("low", self.low), ("high", self.high)):

@@ -35,7 +35,7 @@ class Sine:
         if self.phases.ndim != 2 or self.frequencies.shape != self.phases.shape[:1] or not self.phases.size:
             raise InvalidKan(
                 f"frequencies {self.frequencies.shape} and phases {self.phases.shape} do not fit",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         if not (np.isfinite(self.frequencies).all() and np.isfinite(self.phases).all()):

@@ -67,7 +67,7 @@ class UniformSpline:
         if self.spline.degree not in DEGREES or departure(self.spline) > NEAR:
             raise InvalidKan(
                 f"splines of degree {self.spline.degree} on these knots have no closed form",
-                code="knots-not-uniform",
+                code="internal-check-failed",
                 hint=REPORT,
             )
 

@@ -25,7 +25,7 @@ from kanexport.contract.cli import console
 from kanexport.contract.cli.console import Exit
 from kanexport.contract.cli.suggest import advice
 from kanexport.detection import architecture_file, registry
-from kanexport.errors import CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
+from kanexport.errors import REPORT, CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
 from kanexport.functions import expression
 from kanexport.pipeline import ARCHITECTURE, Request
 
@@ -217,4 +217,4 @@ def _crash(code: int, err: bytes) -> ExportError:
             hint="free memory, or export the file on a larger machine",
         )
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return Crashed(f"the exporter ended with {how}: {last}", code="exporter-crashed", hint=Crashed.ADVICE)
+    return Crashed(f"the exporter ended with {how}: {last}", code="exporter-crashed", hint=REPORT)

@@ -18,7 +18,7 @@ from typing import Any
 
 from kanexport import export_request
 from kanexport.contract.cli import console
-from kanexport.errors import Crashed, ExportError, LimitExceeded
+from kanexport.errors import REPORT, Crashed, ExportError, LimitExceeded
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
@@ -86,7 +86,7 @@ def _unexpected(error: Exception, path: Path, memory: int) -> ExportError:
     return Crashed(
         f"the exporter failed with {type(error).__name__}: {str(error)[:200]}",
         code="exporter-crashed",
-        hint=Crashed.ADVICE,
+        hint=REPORT,
     )
 
 

@@ -129,7 +129,7 @@ class VerificationBasis:
         if self.basis not in manifest.VERIFICATION_BASES or recorded != (self.basis == manifest.EXPECTED_OUTPUTS):
             raise OptionError(
                 f"a model verified against {self.basis!r} with {len(self.expected_outputs)} files of expected outputs",
-                code="verification-basis-invalid",
+                code="internal-check-failed",
                 hint=REPORT,
             )
 

@@ -164,7 +164,7 @@ def parse(option: str, text: str) -> tuple[str, ...]:
     if not names:
         raise NamingError(
             f"{option} {text} has no names, expected a header line in a .csv",
-            code="names-file-empty",
+            code="names-file-malformed",
             hint="write the names into the first line, with commas between them",
         )
     return names

@@ -106,7 +106,7 @@ class LayerReader:
         if len(prefixes) > LAYER_LIMIT:
             raise InvalidKan(
                 f"found {len(prefixes)} {self.FAMILY} layers, expected at most {LAYER_LIMIT}",
-                code="too-many-layers",
+                code="network-too-large",
                 hint="export a smaller network",
             )
         return prefixes

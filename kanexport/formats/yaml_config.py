@@ -93,7 +93,7 @@ def read(data: bytes) -> dict[str, Any]:
     if len(data) > MAX_CONFIG_BYTES:
         raise CheckpointError(
             f"the config has {len(data)} bytes, expected at most {MAX_CONFIG_BYTES}",
-            code="config-too-large",
+            code="checkpoint-too-large",
             hint="save the model again with pykan",
         )
     try:
@@ -125,7 +125,7 @@ def _check_events(text: str) -> None:
         if extent.depth > MAX_CONFIG_DEPTH or extent.nodes > NODE_LIMIT:
             raise CheckpointError(
                 "the config is nested too deeply, is too large, or has too many aliases",
-                code="config-too-large",
+                code="checkpoint-too-large",
                 hint="save the model again with pykan",
             )
 
@@ -156,7 +156,7 @@ class _Extent:
             if len(event.value) > MAX_SCALAR_CHARACTERS:
                 raise CheckpointError(
                     f"a value of the config has {len(event.value)} characters, more than {MAX_SCALAR_CHARACTERS}",
-                    code="config-too-large",
+                    code="checkpoint-too-large",
                     hint="save the model again with pykan",
                 )
             self.nodes += 1

@@ -328,14 +328,14 @@ def frozen(options: Options, at: int, count: int) -> Range:
             f"rows; the options {' and '.join(names)} must fix the range",
             code="option-required",
             hint=f"run the training rows through the model, note x.min() and x.max() before each of its {count} "
-            "layers, and pass --option x_min=A,B,... --option x_max=C,D,...",
+            "layers, and pass --option x_min=A,B --option x_max=C,D",
         )
     low, high = (_numbers(name, text or "", count)[at] for name, text in zip(names, texts, strict=True))
     if not low < high:
         raise OptionError(
             f"option x_min of layer {at} is {low!r} and x_max {high!r}, expected x_min < x_max",
             code="option-out-of-range",
-            hint="pass --option x_min=A,B,... --option x_max=C,D,...",
+            hint="pass --option x_min=A,B --option x_max=C,D",
         )
     return Range(low, high)
 

@@ -68,20 +68,20 @@ class BasisTerm:
         if self.coef.shape != expected:
             raise InvalidKan(
                 f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         if self.basis.sources not in (None, shape[0]):
             raise InvalidKan(
                 f"{self.kind} has {self.basis.sources} sources, the layer has {shape[0]}",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         for step in self.pre_steps:
             if step.width_out(shape[0]) != shape[0]:
                 raise InvalidKan(
                     f"a step before {self.kind} changes the number of sources",
-                    code="shapes-inconsistent",
+                    code="tensors-inconsistent",
                     hint=CHECK_FAMILY,
                 )
         _require_finite(self.coef, f"{self.kind} coefficient")
@@ -122,7 +122,7 @@ class EdgeTerm:
             if array.ndim != 3 or array.shape[:2] != shape or array.shape != self.coef.shape:
                 raise InvalidKan(
                     f"{self.kind} {name} has shape {array.shape}, expected {shape} and functions",
-                    code="shapes-inconsistent",
+                    code="tensors-inconsistent",
                     hint=CHECK_FAMILY,
                 )
             _check_functions(self.kind, self.functions)
@@ -182,19 +182,19 @@ class Layer:
         if len(shape) != 2 or 0 in shape:
             raise InvalidKan(
                 f"a layer has a mask of shape {shape}, expected sources and destinations",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         if self.nan_spreads.shape != shape:
             raise InvalidKan(
                 f"nan_spreads has shape {self.nan_spreads.shape}, expected {shape}",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         if self.bias.shape != (shape[1],):
             raise InvalidKan(
                 f"bias has shape {self.bias.shape}, expected ({shape[1]},)",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         if len(self.terms) > TERM_LIMIT:
@@ -280,7 +280,7 @@ class Kan:
             if width != layer.sources:
                 raise InvalidKan(
                     f"layer {index} has {layer.sources} sources, but its input has {width} values",
-                    code="shapes-inconsistent",
+                    code="tensors-inconsistent",
                     hint="pass the order of the layers with --architecture FILE",
                 )
             width = layer.destinations

@@ -118,7 +118,7 @@ class Norm:
         if len(self.scale) != width_in:
             raise InvalidKan(
                 f"a normalization of {len(self.scale)} nodes gets {width_in}",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint="pass the order of the modules with --architecture FILE",
             )
         return width_in
@@ -187,7 +187,7 @@ class GroupNorm(Norm):
         if self.groups < 1 or len(self.scale) % self.groups:
             raise InvalidKan(
                 f"{self.groups} groups do not divide {len(self.scale)} nodes",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint="pass a number of groups that divides the nodes",
             )
 
@@ -288,7 +288,7 @@ class FourierFeatures:
             raise InvalidKan(
                 f"Fourier features of shapes {self.projection.shape}, {self.phase.shape}, {self.combination.shape} "
                 f"and {self.shift.shape} do not fit",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         if not all(np.isfinite(a).all() for a in (self.projection, self.phase, self.combination, self.shift)):
@@ -299,7 +299,7 @@ class FourierFeatures:
         if len(self.projection) != width_in:
             raise InvalidKan(
                 f"Fourier features of {len(self.projection)} nodes get {width_in}",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint="pass the order of the modules with --architecture FILE",
             )
         return width_in

@@ -89,7 +89,7 @@ class Affine:
         if self.scale.shape != self.bias.shape or self.scale.ndim != 1:
             raise InvalidKan(
                 f"node scale {self.scale.shape} and bias {self.bias.shape} differ in shape",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         if not (np.isfinite(self.scale).all() and np.isfinite(self.bias).all()):
@@ -105,7 +105,7 @@ class Affine:
         if len(self.scale) != width_in:
             raise InvalidKan(
                 f"node scale has {len(self.scale)} values for {width_in} nodes",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint="pass the order of the modules with --architecture FILE",
             )
         return width_in
@@ -137,7 +137,7 @@ class Product:
         if sum(self.groups) != width_in or min(self.groups, default=1) < 1:
             raise InvalidKan(
                 f"product groups {self.groups} do not cover {width_in} values",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint=CHECK_FAMILY,
             )
         return len(self.groups)
@@ -275,7 +275,7 @@ class PRelu:
         if len(self.slope) not in (1, width_in):
             raise InvalidKan(
                 f"PReLU has {len(self.slope)} slopes for {width_in} nodes",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint="pass the order of the modules with --architecture FILE",
             )
         return width_in
@@ -314,7 +314,7 @@ class Swish:
         if len(self.beta) not in (1, width_in):
             raise InvalidKan(
                 f"Swish has {len(self.beta)} betas for {width_in} nodes",
-                code="shapes-inconsistent",
+                code="tensors-inconsistent",
                 hint="pass the order of the modules with --architecture FILE",
             )
         return width_in

@@ -319,6 +319,7 @@ def _columns(name: str, data: bytes) -> dict[str, Any]:
         raise csv_text.CsvError(
             f"{name} has the columns {', '.join(names)[:200] or '(no header)'}, expected names that begin with x and y",
             code="expected-outputs-wrong-names",
+            hint=FORMS,
         )
     # Decimal text of float32 values is not a float32: rounding decides what the model computed in.
     return {key: values[:, at].astype(np.float32) for key, at in columns.items()}

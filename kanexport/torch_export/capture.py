@@ -239,7 +239,7 @@ def _one_tensor(y: object, rows: int) -> torch.Tensor:
     if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
         raise InvalidKan(
             why_not(y, rows),
-            code="outputs-not-tensors",
+            code="outputs-not-per-row",
             hint="wrap it in a module that returns the tensors to be served",
         )
     return y

@@ -101,7 +101,7 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
         if not waiting.get(index):
             raise InvalidKan(
                 "the traced graph runs a KAN layer more often than the module",
-                code="trace-differs-from-module",
+                code="internal-check-failed",
                 hint=REPORT,
             )
         writer.write(node, waiting[index].pop(0))
@@ -109,7 +109,7 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
     if lacking:
         raise InvalidKan(
             f"the traced graph lacks {lacking} KAN layers that the module runs",
-            code="trace-differs-from-module",
+            code="internal-check-failed",
             hint=REPORT,
         )
     del graph.node[:]
@@ -154,7 +154,7 @@ def _rename(graph: Any, ports: Ports) -> None:
     if (len(graph.input), len(graph.output)) != (len(ports.inputs), len(ports.outputs)):
         raise InvalidKan(
             "the traced graph has other inputs or outputs than the module",
-            code="trace-differs-from-module",
+            code="internal-check-failed",
             hint=REPORT,
         )
     pairs = [*zip(graph.input, ports.inputs, strict=True), *zip(graph.output, ports.outputs, strict=True)]

@@ -191,7 +191,7 @@ class ExplainedProver(Prover):
                 actual = outputs[name].shape if name in outputs else "(missing)"
                 raise VerificationFailed(
                     f"{name} has shape {actual} for {count} rows, expected {(count, *shape)}",
-                    code="graph-shape-wrong",
+                    code="internal-check-failed",
                     hint=REPORT,
                 )
 

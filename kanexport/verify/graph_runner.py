@@ -61,7 +61,7 @@ def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array
     def failed(text: str) -> ExportError:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
         return VerificationFailed(
-            f"the graph does not run on {shapes}: {text[:200]}", code="graph-does-not-run", hint=REPORT
+            f"the graph does not run on {shapes}: {text[:200]}", code="internal-check-failed", hint=REPORT
         )
 
     with _refusing(failed):

@@ -148,7 +148,7 @@ class Prover:
         if computed.shape != exact(y).shape:
             raise VerificationFailed(
                 f"{port.name} has shape {computed.shape} for {len(y)} rows, expected {exact(y).shape}",
-                code="graph-shape-wrong",
+                code="internal-check-failed",
                 hint=REPORT,
             )
         expected = table(exact(y)[keep])
@@ -185,7 +185,7 @@ class Prover:
         if nodes.shape != exact.shape:
             raise VerificationFailed(
                 f"the graph feeds layer {index} with shape {nodes.shape}, expected {exact.shape}",
-                code="graph-shape-wrong",
+                code="internal-check-failed",
                 hint=REPORT,
             )
         rows, layer = len(nodes), self.subject.layers[index]
@@ -254,7 +254,7 @@ class Prover:
             if actual != expected:
                 raise VerificationFailed(
                     f"{name} has shape {actual} for {count} rows, expected {expected}",
-                    code="graph-shape-wrong",
+                    code="internal-check-failed",
                     hint=REPORT,
                 )
 
@@ -305,7 +305,7 @@ class ManyProver(Prover):
                 raise VerificationFailed(
                     f"the graph feeds layer {index} with shape {outputs[tensor].shape}, "
                     f"expected {trace.inputs[index].shape}",
-                    code="graph-shape-wrong",
+                    code="internal-check-failed",
                     hint=REPORT,
                 )
             self.nodes(errors, tensor, index, outputs[tensor], trace, keep, shaken)
@@ -319,7 +319,7 @@ class ManyProver(Prover):
                     raise VerificationFailed(
                         f"{port.name} has shape {outputs[port.name].shape} for {count} rows, expected "
                         f"{(count, *port.shape)}",
-                        code="graph-shape-wrong",
+                        code="internal-check-failed",
                         hint=REPORT,
                     )
         self.zone("single", x[:1])
