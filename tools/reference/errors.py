@@ -388,10 +388,7 @@ def _escaped(text: str) -> str:
     """A text in which Markdown and HTML are only text, except code in backquotes."""
     parts = re.split(r"(`[^`]+`)", text)
     return "".join(
-        part
-        if part.startswith("`") and len(part) > 1
-        else re.sub(r"([*_\[\]])", r"\\\1", html.escape(part, quote=False))
-        for part in parts
+        part if part.startswith("`") else SPECIAL.sub(r"\\\1", html.escape(part, quote=False)) for part in parts
     )
 
 

@@ -68,7 +68,7 @@ def node(model: onnx.ModelProto, *parts: object) -> None:
 CHANGES: list[tuple[str, object, str, bool]] = [
     ("opset", lambda m: setattr(m.opset_import[0], "version", 99), "it has opset 99, expected 7 to 28", STRICT),
     ("ir", lambda m: setattr(m, "ir_version", 2**60), "it has IR version", STRICT),
-    ("unknown operator", lambda m: node(m, "Evil", ["y"], ["z"]), "'Evil' is none that is known here", STRICT),
+    ("unknown operator", lambda m: node(m, "Evil", ["y"], ["z"]), "'Evil' is not in the list of known ONNX operators", STRICT),
     ("before it is made", lambda m: node(m, "Tanh", ["q"], ["z"]), "takes 'q', which nothing before it makes", STRICT),
     ("made twice", lambda m: node(m, "Tanh", ["x"], ["y"]), "'y' is made twice", STRICT),
     ("axes", lambda m: m.graph.initializer[0].dims.extend([1] * 40), "has 42 axes", ALWAYS),

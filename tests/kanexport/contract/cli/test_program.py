@@ -52,4 +52,4 @@ def test_a_parser_keeps_its_own_errors() -> None:
     )
     with pytest.raises(program.UsageError, match="invalid int value") as caught:
         program.parse(parser, ["--count", "x"])
-    assert caught.value.hint == ""
+    assert caught.value.hint == "run 'prog --help' to list the options"
