@@ -105,7 +105,7 @@ bench: setup ## Measure the whole matrix, for docs/performance.md and README.md 
 bench-servers: setup ## Measure the transports beside bare answers, other servers and Triton, for docs/performance.md
 	@$(BIN)/python benchmarks/servers --docs
 
-families: setup ## Measure every family against its library, and write the README's table
+families: setup ## Measure every library, and write the table of docs/reference/supported-libraries.md
 	@$(BIN)/python benchmarks/families.py
 
 .PHONY: new-family

@@ -62,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="replace the version if it exists")
     add("--json", action="store_true", help="print one JSON document")
     add("--verbose", action="store_true", help="show the known alternatives of each fact that was assumed")
-    add("--recursive", action="store_true", help="export every checkpoint below a folder; see docs/checkpoints.md")
+    add("--recursive", action="store_true", help="export every checkpoint below a folder")
     add("--report", type=Path, metavar="FILE", help="with --recursive: write what became of each, as JSON")
     arguments.form_options(parser)
     add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)

@@ -21,6 +21,7 @@ PAGES = {
     "metrics.md": "metrics",
     "openapi.json": "openapi",
     "python-api.md": "python_api",
+    "supported-libraries.md": "libraries",
 }
 
 
