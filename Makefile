@@ -37,7 +37,7 @@ $(VENV)/.ready: pyproject.toml requirements/dev.txt
 	@$(BIN)/$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## Export real checkpoints, serve them, ask, stop
+demo: setup ## Export real checkpoints, serve them, send requests, stop
 	@$(BIN)/python examples/demo.py
 
 # Its environment has all of .venv, and beside it what is too large for that.
