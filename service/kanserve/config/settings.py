@@ -580,7 +580,7 @@ class Settings(BaseSettings):
 
     @property
     def sampled_rows_per_second(self) -> float:
-        """Rows per second of a version that statistics analyse; infinite: all."""
+        """Rows per second of a version that statistics sample; infinite: all."""
         return {"off": 0.0, "sampled": float(self.statistics_rows_per_second), "full": math.inf}[self.statistics]
 
     @property
