@@ -65,7 +65,7 @@ def test_a_bad_file_is_explained(text: str, says: str, repository: Path, tmp_pat
     [
         ((), "repository is not set"),
         (("nowhere",), "nowhere is not a folder"),
-        ((".", "--config", "none.toml"), "none.toml is not there"),
+        ((".", "--config", "none.toml"), "none.toml does not exist"),
         ((".", "--grpc-port", "many"), "grpc_port = many (from flag)"),
         ((".", "--host", "0.0.0.0"), "neither TLS nor authentication"),
         ((".", "--grpc", "1"), "unknown argument: --grpc"),
