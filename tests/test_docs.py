@@ -175,11 +175,11 @@ def test_links_and_named_files_exist(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
-DESIGN = (ROOT / "docs" / "design.md").read_text()
+DESIGN = (ROOT / "docs" / "contributing" / "architecture.md").read_text()
 PACKAGES = (ROOT / "kanexport", ROOT / "service" / "kanserve")
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 )
 # A path in backquotes may start at the root, in a package or in the static files of the web UI.
 STARTS = (ROOT, *PACKAGES, PACKAGES[1] / "ui" / "static")
@@ -206,7 +206,7 @@ def comments(source: str) -> str:
     return "\n".join(token.string for token in tokens if token.type in kinds and token.string.startswith(("#", '"""')))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_path_on_a_page_exists(page: Path) -> None:
     assert missing(page.read_text()) == []
 

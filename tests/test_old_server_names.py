@@ -28,7 +28,7 @@ OLD = re.compile(
 )
 RECORDS = (
     "CHANGELOG.md",
-    "docs/renamed-names.md",
+    "docs/reference/renamed-names.md",
     "docs/performance.jsonl",
     "docs/reliability.jsonl",
     "tests/test_old_server_names.py",

@@ -1,21 +1,20 @@
 """Generated reference: the pages of settings and of log events, and a JSON schema of the TOML file.
 
-python -m kanserve.config.reference            writes the files in docs/ (`make settings`)
 python -m kanserve.config.reference --schema   prints the schema
+
+`python -m tools.reference` writes the files in docs/reference.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from kanexport.contract.cli.console import emit, json_text
+from kanexport.contract.cli.console import Exit, emit, json_text
 from kanserve.config.settings import GIB, KIB, LIVE, MIB, Group, Settings
 from kanserve.observability.log_events import EVENTS
 
-DOCS = Path(__file__).parents[3] / "docs"
 PAGE, SCHEMA, EVENTS_PAGE = "settings.md", "kanserve.schema.json", "log-events.md"
 DRAFT = "http://json-schema.org/draft-07/schema#"
 SIZE = r"^\s*\d+\s*([Kk][Ii][Bb]|[Mm][Ii][Bb]|[Gg][Ii][Bb])\s*$"
@@ -25,7 +24,8 @@ KEPT = ("description", "default", "type", "enum", "pattern", "minimum", "maximum
 BOUNDS = {"ge": "minimum", "le": "maximum"}
 HEAD = """# Settings
 
-`make settings` writes this file from `service/kanserve/config/settings.py`. [serving.md](serving.md) explains them.
+`make reference` writes this file from `service/kanserve/config/settings.py`. [Configure](../guides/serve/configure.md)
+explains them.
 
 Each setting is a flag, a variable and a key of the file that `--config` names: `--grpc-port 9001`,
 `KANSERVE_GRPC_PORT=9001`, `grpc_port = 9001`. Flags win over variables, these over the file, that over the default. A
@@ -50,11 +50,11 @@ reloadable settings. All others need a restart; the log event `settings_pending_
 """
 EVENTS_HEAD = """# Log events
 
-`make settings` writes this file from `service/kanserve/observability/log_events.py`.
+`make reference` writes this file from `service/kanserve/observability/log_events.py`.
 
 The server writes one JSON document or one console line per event. `event` is an id that never changes, so search and
 alert on it. `message` explains the event and may change. `level`, `timestamp` and `component` are in every line, and
-`request_id` is in every line of a request. The [runbook](../service/deploy/monitoring/runbook.md) explains all events
+`request_id` is in every line of a request. The [runbook](../operations/runbook.md) explains all events
 of level error.
 """
 SIZES = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
@@ -162,12 +162,10 @@ def _row(cells: Iterator[str] | tuple[str, ...] | list[str]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Write the files, or print the schema."""
-    if argv == ["--schema"]:
-        emit(texts()[SCHEMA])
-        return 0
-    for name, text in texts().items():
-        (DOCS / name).write_text(text)
+    """Print the schema."""
+    if argv != ["--schema"]:
+        return Exit.WRONG
+    emit(texts()[SCHEMA])
     return 0
 
 
