@@ -23,7 +23,7 @@ from typing import Any
 
 
 class Exit(enum.IntEnum):
-    """Exit codes of a process. `EXIT_CODES` is the same table for people."""
+    """Exit codes of a process. `EXIT_CODES` is the same table as text."""
 
     DONE = 0
     FAILED = 1
@@ -33,13 +33,15 @@ class Exit(enum.IntEnum):
     INTERRUPTED = 130
 
 
-MEANINGS = {
-    Exit.DONE: "done",
-    Exit.FAILED: "anything else, such as a server that does not answer",
-    Exit.WRONG: "the input or the command is wrong",
-    Exit.UNPROVED: "the export's own verification failed",
-    Exit.PARTLY: "export --recursive refused a part of the folder",
-    Exit.INTERRUPTED: "interrupted",
+MEANINGS: dict[int, str] = {
+    Exit.DONE: "success",
+    Exit.FAILED: "failure outside the input, such as a server that does not respond",
+    Exit.WRONG: "invalid input or command line",
+    Exit.UNPROVED: "the verification of the export failed",
+    Exit.PARTLY: "export --recursive: a checkpoint was rejected, or an option was unused",
+    70: "serve: the watchdog ended a hung server",
+    Exit.INTERRUPTED: "interrupted by Ctrl-C",
+    143: "ended by SIGTERM (serve: by the second one)",
 }
 EXIT_CODES = "exit codes:\n" + "\n".join(f"  {code:<4}{meaning}" for code, meaning in MEANINGS.items())
 
@@ -98,26 +100,27 @@ def text(program: str, failure: Failure) -> str:
 
 
 def printable(raw: str) -> str:
-    """Names from a file reach the terminal, but its control sequences and line breaks do not."""
+    """The text without control characters and line breaks: names from a file do not control the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in raw)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout. NaN and infinities become strings: JSON has no such numbers."""
+    """Print one JSON document to stdout. NaN and infinities become strings, because JSON has no such numbers."""
     emit(json_text(document) + "\n")
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
-    """A document as JSON that every reader takes."""
+    """A document as JSON that every parser accepts."""
     return json.dumps(jsonable(document), allow_nan=False, indent=indent)
 
 
 def emit(text: str) -> None:
-    """Text to stdout, all of it: under PYTHONUNBUFFERED, print() drops what a pipe does not take at once."""
+    """Write the whole text to stdout. Under PYTHONUNBUFFERED, print() drops the part that a pipe does not accept at
+    once."""
     sys.stdout.flush()
     try:
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):  # whoever runs a command inside a program may replace stdout
+    except (OSError, ValueError):  # a program that runs a command may replace stdout
         sys.stdout.write(text)
         return
     with open(descriptor, "wb", closefd=False) as out:
@@ -125,17 +128,17 @@ def emit(text: str) -> None:
 
 
 def say(text: str, *, indent: int = 0) -> None:
-    """A line for people on stdout. It is not folded, so that a path can be copied whole."""
+    """Print a line to stdout. Long lines are not folded, so that a path can be copied as a whole."""
     emit(f"{' ' * indent}{printable(text)}\n")
 
 
 def note(text: str) -> None:
-    """A line for people on stderr."""
+    """Print a line to stderr."""
     print(printable(text), file=sys.stderr)
 
 
 def jsonable(value: Any) -> Any:
-    """Tuples to lists, non-finite floats to "NaN", "Infinity", "-Infinity"."""
+    """Convert tuples to lists, and non-finite floats to "NaN", "Infinity" and "-Infinity"."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -15,7 +15,7 @@ from kanexport.contract.cli.suggest import closest
 
 
 def run(program: str, arguments: Sequence[str], act: Callable[[], int]) -> int:
-    """The exit code of `act`, or of the Failure that ended it, which is printed."""
+    """The exit code of `act`. If `act` raises a Failure, the function prints it and returns its exit code."""
     try:
         code = _answer(program, arguments, act)
         sys.stdout.flush()
@@ -60,11 +60,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Raises UsageError in the place of ending the process."""
+        """Raise UsageError instead of ending the process."""
         raise UsageError(message, usage=self.format_usage().rstrip())
 
     def actions(self) -> tuple[argparse.Action, ...]:
-        """Every argument and option, for who documents or completes them."""
+        """All arguments and options, for documentation and completion."""
         return tuple(self._actions)
 
     def flags(self) -> list[str]:
@@ -80,19 +80,24 @@ def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = 
         parsed, unknown = parser.parse_known_args(arguments)
     except UsageError as error:
         if not error.hint:
-            error.hint = _advice(selected, arguments) or _choice(selected, error.message)
+            error.hint = _advice(selected, arguments) or _choice(selected, error.message) or _help(selected)
         raise
     if unknown:
         raise UsageError(
             f"unrecognized arguments: {' '.join(unknown)}",
             usage=selected.format_usage().rstrip(),
-            hint=_advice(selected, unknown) or f"{selected.prog} --help lists the options",
+            code="argument-unknown",
+            hint=_advice(selected, unknown) or _help(selected),
         )
     return parsed
 
 
+def _help(parser: Parser) -> str:
+    return f"run '{parser.prog} --help' to list the options"
+
+
 def _choice(parser: Parser, message: str) -> str:
-    """The choice that the user may have meant, if the message is about one, or ""."""
+    """The choice that resembles an invalid one, if the message is about a choice, or ""."""
     wrong = re.search(r"^argument (\S+): invalid choice: '(.*)' \(", message)
     if wrong is None:
         return ""
@@ -104,7 +109,7 @@ def _choice(parser: Parser, message: str) -> str:
 
 
 def _advice(parser: Parser, arguments: Sequence[str]) -> str:
-    """The flag that the first misspelt one may have meant, or ""."""
+    """The flag that resembles the first unknown one, or ""."""
     known = parser.flags()
     for argument in arguments:
         flag = argument.partition("=")[0]
