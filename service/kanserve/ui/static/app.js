@@ -181,6 +181,8 @@ class App {
       ...Object.entries(OF_SERVER).map(([each, { title: text }]) => [each, text, each])];
     $('views').replaceChildren(...links.map(([each, text, address]) =>
       el('a', { href: `ui/${address}`, 'aria-current': each === view && 'page' }, text)));
+    const current = $('views').querySelector('[aria-current]');
+    if (current) $('views').scrollLeft = current.offsetLeft - $('views').offsetLeft - 40; // the bar of a phone scrolls
   }
 
   /** Fills the choice of versions. The description of a model without a version names the default version. */

@@ -56,7 +56,7 @@ export function edgeList(layers, wanted, { link, model }) {
       labelled('Layer', select(sizes, 0, (value) => { layer = layers[Number(value)]; sort(); })),
       labelled('Order', select(ORDERS, order, (value) => { order = value; sort(); }))),
     el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Edges of a layer' },
-      el('table', {}, el('thead', {}, el('tr', {}, ['Edge', 'Kind', 'Importance'].map((name) => el('th', { scope: 'col' }, name)))), body)),
+      el('table', {}, el('thead', {}, el('tr', {}, ['Edge', 'Kind', 'Importance'].map((name, at) => el('th', { scope: 'col', class: at === 2 && 'number' }, name)))), body)),
     el('div', { class: 'row' }, el('div', { class: 'tools' }, saver('CSV', save)), previous, next, place));
   sort();
   return result;

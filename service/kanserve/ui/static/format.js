@@ -22,12 +22,13 @@ export function share(value) {
   if (!Number.isFinite(value)) return 'unknown';
   const percent = 100 * value;
   if (percent > 0 && percent < 0.05) return '< 0.1%';
-  return `${percent >= 99.95 || percent === 0 ? percent.toFixed(0) : percent.toFixed(1)}%`;
+  return `${Number(percent.toFixed(1))}%`;
 }
 
 /** Formats seconds as µs, ms, s, min, h or days. */
 export function seconds(value) {
   if (!Number.isFinite(value)) return 'unknown';
+  if (value === 0) return '0\u00a0s';
   if (value < 1e-3) return `${number(value * 1e6, 3)}\u00a0\u00b5s`;
   if (value < 1) return `${number(value * 1e3, 3)}\u00a0ms`;
   if (value < 120) return `${number(value, 3)}\u00a0s`;

@@ -83,7 +83,7 @@ export function line(xs, ys, x, y, attributes = {}) {
 
 /**
  * Draws axes: {node, plot, x, y}; marks belong into plot. options: {title (for screen readers), width, height,
- * margin?: {left, right, top, bottom}, x: {domain, label, ticks?: count, names?: (value) => text}, y: the same}.
+ * margin?: {left, right, top, bottom}, x: {domain, label, ticks?: count, at?: values, names?: (value) => text}, y: the same}.
  */
 export function chart(options) {
   const { width, height, title } = options;
@@ -95,7 +95,7 @@ export function chart(options) {
   const floor = height - margin.bottom;
   const node = svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': title, class: 'chart' },
     svg('title', {}, title),
-    ticks(x.domain, options.x.ticks ?? Math.max(2, Math.round(width / 90))).map((value) => [
+    (options.x.at ?? ticks(x.domain, options.x.ticks ?? Math.max(2, Math.round(width / 90)))).map((value) => [
       svg('line', { class: 'grid', x1: x(value), x2: x(value), y1: margin.top, y2: floor }),
       svg('text', { x: x(value), y: floor + 15, 'text-anchor': 'middle' }, named(options.x)(value)),
     ]),
@@ -113,7 +113,7 @@ export function chart(options) {
   return { node, plot, x, y };
 }
 
-const KEPT = ['fill', 'stroke', 'stroke-width', 'stroke-dasharray', 'stroke-opacity', 'fill-opacity', 'opacity', 'font-size', 'font-family', 'font-weight', 'text-anchor'];
+const KEPT = ['fill', 'stroke', 'stroke-width', 'paint-order', 'stroke-dasharray', 'stroke-opacity', 'fill-opacity', 'opacity', 'font-size', 'font-family', 'font-weight', 'text-anchor'];
 
 /** Writes a picture as the text of an SVG file, with the colors of this page. */
 export function standalone(node) {

@@ -1,15 +1,15 @@
 // Sortable table with pages, and the whole table as CSV.
 
-import { button, csv, download, el, saver } from './dom.js';
+import { button, csv, download, el, panel, saver } from './dom.js';
 
 const SHOWN = 200; // rows of a page
 
 /**
  * Creates a table. A click on a heading sorts it.
  * columns: [{name, text?: (row) => string or node, value: (row) => number or string, number?: true, wraps?: true}].
- * options: {caption, file, sort?: {column: index, down: bool}}.
+ * options: {caption, file, sort?: {column: index, down: bool}, hideCaption?, panel?: a panel has the button}.
  */
-export function table(columns, rows, options) {
+function made(columns, rows, options) {
   let { column = -1, down = true } = options.sort ?? {};
   let page = 0;
   let sorted = rows;
@@ -48,12 +48,29 @@ export function table(columns, rows, options) {
   order();
   headings();
   draw(0);
-  const save = () => download(`${options.file}.csv`,
-    csv([columns.map((each) => each.name), ...sorted.map((row) => columns.map((each) => each.value(row)))]), 'text/csv');
-  return el('div', { class: 'table' },
-    el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': options.caption },
-      el('table', {}, el('caption', { class: options.hideCaption && 'hidden' }, options.caption), el('thead', {}, head), body)),
-    el('div', { class: 'row' }, el('div', { class: 'tools' }, saver('CSV', save)), previous, next, place));
+  const save = saver('CSV', () => download(`${options.file}.csv`,
+    csv([columns.map((each) => each.name), ...sorted.map((row) => columns.map((each) => each.value(row)))]), 'text/csv'));
+  const scroll = el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': options.caption },
+    el('table', {}, el('caption', { class: options.hideCaption && 'hidden' }, options.caption), el('thead', {}, head), body));
+  const foot = el('div', { class: 'row' }, !options.panel && el('div', { class: 'tools' }, save), previous, next, place);
+  foot.hidden = Boolean(options.panel) && previous.hidden;
+  return { node: el('div', { class: 'table' }, scroll, foot), save };
+}
+
+/** Frames a table. The panel has the button that saves it. */
+export function tablePanel(title, columns, rows, options) {
+  const { node, save } = bareTable(columns, rows, options);
+  return panel(title, { tools: save, note: options.note, kind: options.kind }, node);
+}
+
+/** Creates {node: the table, save: the button that saves it} for a panel. */
+export function bareTable(columns, rows, options) {
+  return made(columns, rows, { ...options, hideCaption: true, panel: true });
+}
+
+/** Creates a table with a caption, and a button that saves it below. */
+export function table(columns, rows, options) {
+  return made(columns, rows, options).node;
 }
 
 function compare(a, b) {

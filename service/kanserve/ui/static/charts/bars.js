@@ -43,6 +43,6 @@ export function ranked({ entries, level, title, width, height = 228 }) {
         svg('text', { x: end + 6, y: middle + 4, class: 'figure' }, number(value, 3)));
     }),
     svg('line', { class: 'axis', x1: left, x2: left, y1: top, y2: floor }),
-    svg('line', { class: 'level', x1: x(level.value), x2: x(level.value), y1: top, y2: floor }),
+    svg('line', { class: 'level', x1: x(level.value), x2: x(level.value), y1: top - 4, y2: floor }),
     svg('text', { class: 'label', x: x(level.value), y: floor + 16, 'text-anchor': 'middle' }, level.name));
 }

@@ -8,18 +8,18 @@ const GAP = 30;
 
 /**
  * Draws the paths. columns: the nodes [{key, name, value?}] of each stage, from inputs to the output; edges:
- * [{stage, from, to, value, name}], by the keys of nodes in columns[stage] and columns[stage + 1]. onedge(edge) is a
+ * [{stage, from, to, value, name}], by the keys of nodes in columns[stage] and columns[stage + 1]. height: the least; onedge(edge) is a
  * callback for an edge that the user selects with the pointer or the keyboard.
  */
-export function flow({ columns, edges, title, width, onedge }) {
+export function flow({ columns, edges, title, width, height: least = 0, onedge }) {
   const tall = Math.max(...columns.map((nodes) => nodes.length), 3);
-  const height = tall * GAP + 30;
-  const side = width < 560 ? 92 : 150;
+  const height = Math.max(tall * GAP + 30, least);
+  const side = width < 560 ? 99 : 150;
   const place = new Map();
   columns.forEach((nodes, stage) => {
     const x = side + (stage / Math.max(1, columns.length - 1)) * (width - 2 * side);
     nodes.forEach((one, at) => {
-      place.set(`${stage}/${one.key}`, { x, y: 24 + ((at + 0.5) * (tall * GAP)) / nodes.length });
+      place.set(`${stage}/${one.key}`, { x, y: 24 + ((at + 0.5) * (height - 30)) / nodes.length });
     });
   });
   const largest = Math.max(...edges.map((edge) => Math.abs(edge.value)).filter(Number.isFinite), 1e-300);

@@ -3,21 +3,24 @@
 import { el } from '../dom.js';
 import { chart, extent, line, linear, path, svg } from '../svg.js';
 
-const WINDOW = 300; // seconds that a chart shows at least
-
-function clock(value) {
-  return new Date(value * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
-}
+const WINDOW = 60; // seconds that a chart shows at least
+const STEPS = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600]; // seconds between two ticks
+const [LONG, SHORT] = [96, 62]; // pixels for a tick with and without seconds
 
 /** The time axis of a chart: all times, and at least WINDOW seconds before the last one. */
 function timeAxis(times, width) {
   const last = times.at(-1) ?? Date.now() / 1000;
-  return { domain: [Math.max(last - 2 * 3600, Math.min(last - WINDOW, times[0] ?? last)), last], names: clock, ticks: Math.max(1, Math.floor(width / 130)) };
+  const first = Math.min(last - WINDOW, times[0] ?? last);
+  const step = STEPS.find((each) => (last - first) / each <= width / (each < 60 ? LONG : SHORT)) ?? STEPS.at(-1);
+  const at = [];
+  for (let tick = Math.ceil(first / step) * step; tick <= last; tick += step) at.push(tick);
+  const fields = { hour: '2-digit', minute: '2-digit', hour12: false, ...(step < 60 ? { second: '2-digit' } : {}) };
+  return { domain: [first, last], at, names: (value) => new Date(value * 1000).toLocaleTimeString([], fields) };
 }
 
 function frame({ times, title, width, height, top, y }) {
   return chart({
-    title, width, height, margin: { right: 24, left: 60, bottom: 26, top: 10 }, x: timeAxis(times, width),
+    title, width, height, margin: { right: 28, left: 60, bottom: 26, top: 10 }, x: timeAxis(times, width),
     y: { domain: [0, (top || 1) * 1.08], names: y.names, ticks: 4 },
   });
 }

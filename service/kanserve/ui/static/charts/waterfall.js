@@ -4,6 +4,7 @@ import { number, shortened } from '../format.js';
 import { linear, roomy, svg, ticks } from '../svg.js';
 
 const ROW = 30;
+const FIGURE = 60; // pixels of a number
 
 /**
  * Draws the contributions. steps: [{name, shown?: the value of the input, value: its contribution}] in order, with the
@@ -51,15 +52,16 @@ function bar(step, from, to, { x, top, left, narrow, width }) {
   const end = up ? Math.max(a, b) : Math.min(a, b);
   const room = up ? width - 76 : left + 70;
   const outside = up ? end < room : end > room;
-  const words = outside
-    ? { x: up ? end + 5 : end - 5, 'text-anchor': up ? 'start' : 'end' }
-    : { x: up ? Math.min(a, b) - 5 : Math.max(a, b) + 5, 'text-anchor': up ? 'end' : 'start' };
+  const free = up ? Math.min(a, b) - left : width - 12 - Math.max(a, b);
+  const words = outside ? { x: up ? end + 5 : end - 5, 'text-anchor': up ? 'start' : 'end' }
+    : free > FIGURE ? { x: up ? Math.min(a, b) - 5 : Math.max(a, b) + 5, 'text-anchor': up ? 'end' : 'start' }
+      : { x: up ? end - 12 : end + 12, 'text-anchor': up ? 'end' : 'start', inside: true };
   return svg('g', { class: step.rest ? 'step rest' : 'step' },
     svg('title', {}, `${step.name}${step.shown ? ` = ${step.shown}` : ''}: ${signed(step.value)}`),
     svg('line', { class: 'thread', x1: a, x2: a, y1: top - 5, y2: y0 }),
     svg('path', { class: up ? 'more' : 'less', d: `M${a} ${y0}L${b - tip} ${y0}L${b} ${(y0 + y1) / 2}L${b - tip} ${y1}L${a} ${y1}Z` }),
     label(step, { x: left - 8, y: top + 20 }, narrow ? 15 : 30),
-    svg('text', { ...words, y: top + 20, class: 'figure' }, signed(step.value)));
+    svg('text', { x: words.x, 'text-anchor': words['text-anchor'], y: top + 20, class: words.inside ? 'figure inside' : 'figure' }, signed(step.value)));
 }
 
 function label(step, place, most) {

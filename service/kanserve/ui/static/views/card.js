@@ -2,7 +2,7 @@
 
 import { button, csv, download, el, facts, heading, panel, saver } from '../dom.js';
 import { count, number } from '../format.js';
-import { table } from '../table.js';
+import { tablePanel } from '../table.js';
 
 export async function show(root, ctx) {
   const { api, kan, model } = ctx;
@@ -26,7 +26,8 @@ export async function show(root, ctx) {
   root.append(
     heading(card.title, card.lead), verdict(model),
     el('p', { class: 'row' }, save, el('span', { class: 'quiet' }, 'The same file as that of ', el('code', {}, `kanserve report ${model.model_name}`))), trouble,
-    el('div', { class: 'board' }, card.parts.map((part) => partPanel(part, file))),
+    el('div', { class: 'masonry' }, card.parts.filter((part) => !wide(part)).map((part) => partPanel(part, file))),
+    ...card.parts.filter(wide).map((part) => partPanel(part, file)),
     el('p', { class: 'quiet' }, card.footer));
   return undefined;
 }
@@ -38,21 +39,26 @@ function verdict({ verification }) {
   return el('p', { class: `verdict ${compared ? 'good' : 'fair'}` }, `${claim.charAt(0).toUpperCase()}${claim.slice(1)}.`);
 }
 
-/** Frames a part of the report. Facts and bars share a row, pictures and tables have the whole width. */
-function partPanel(part, file) {
-  const [body, tools] = content(part, `${file}-${slug(part.heading)}`);
-  const wide = part.kind !== 'facts' && part.kind !== 'bars' && part.kind !== 'grid';
-  return panel(part.heading, { note: part.remark, tools, kind: wide ? 'full' : '' }, body);
+/** Whether a part has the whole width: pictures of many edges. */
+function wide(part) {
+  return part.kind === 'pictures' && part.pictures.length > 1;
 }
 
-function content(part, file) {
-  if (part.kind === 'facts') return [facts(part.lines.map(([name, text]) => [name, part.heading === 'Formula' ? el('code', { class: 'query' }, text) : text]))];
-  if (part.kind === 'grid') {
-    const columns = part.head.map((name, at) => ({ name, value: (line) => line[at], number: at > 0 && at < part.head.length - 1 }));
-    return [table(columns, part.lines, { caption: part.heading, file, hideCaption: true })];
+/** Frames a part of the report. */
+function partPanel(part, file) {
+  const name = `${file}-${slug(part.heading)}`;
+  if (part.kind === 'facts') {
+    const lines = part.lines.map(([label, text]) => [label, part.heading === 'Formula' ? el('code', { class: 'query' }, text) : text]);
+    return panel(part.heading, { note: part.remark }, facts(lines));
   }
-  if (part.kind === 'bars') return bars(part, file);
-  return [el('div', { class: part.pictures.length > 1 ? 'card-pictures' : 'card-picture' }, part.pictures.map((each, at) => picture(each, `${file}-${at + 1}`)))];
+  if (part.kind === 'grid') {
+    const columns = part.head.map((head, at) => ({ name: head, value: (line) => line[at], number: at > 0 && at < part.head.length - 1 }));
+    return tablePanel(part.heading, columns, part.lines, { caption: part.heading, file: name, note: part.remark });
+  }
+  if (part.kind === 'bars') return bars(part, name);
+  const many = part.pictures.length > 1;
+  return panel(part.heading, { note: part.remark },
+    el('div', { class: many ? 'card-pictures' : 'card-picture' }, part.pictures.map((each, at) => picture(each, `${name}-${at + 1}`))));
 }
 
 function slug(text) {
@@ -64,11 +70,10 @@ function bars(part, file) {
   const rows = part.lines.map(([name, value]) => el('tr', {},
     el('th', { scope: 'row' }, name), el('td', { class: 'number' }, number(value, 4)),
     el('td', {}, el('meter', { min: 0, max: largest, value, 'aria-label': `${name}: ${number(value, 4)}` }))));
-  return [
+  const save = saver('CSV', () => download(`${file}.csv`, csv([['name', 'value'], ...part.lines]), 'text/csv'));
+  return panel(part.heading, { note: part.remark, tools: save },
     el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': part.heading },
-      el('table', {}, el('caption', { class: 'hidden' }, part.heading), el('tbody', {}, rows))),
-    saver('CSV', () => download(`${file}.csv`, csv([['name', 'value'], ...part.lines]), 'text/csv')),
-  ];
+      el('table', {}, el('caption', { class: 'hidden' }, part.heading), el('tbody', {}, rows))));
 }
 
 /** Shows a picture of the server, on white as in the file. */

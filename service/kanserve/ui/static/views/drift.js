@@ -37,7 +37,7 @@ class Drift {
     this.tools = {};
     this.parts = {};
     for (const [name, title, note] of [
-      ['node', 'Distribution', ''], ['ratio', 'Drift ratio', 'Since you opened this page'],
+      ['node', 'Distribution', '\u00a0'], ['ratio', 'Drift ratio', 'Since you opened this page'],
       ['ranking', 'Largest drift ratios', 'PSI divided by the no-drift threshold'], ['outside', 'Out of grid', 'Largest share of a node, since you opened this page'],
     ]) {
       this.tools[name] = el('span', { class: 'tools' });
@@ -153,6 +153,7 @@ class Drift {
     const { ctx, parts } = this;
     this.panels.node.hidden = false;
     this.panels.node.querySelector('h2').textContent = `Distribution of ${line.name}`;
+    this.panels.node.querySelector('.head p').textContent = `Live and baseline values, ${line.place}`;
     const now = ended(line.bounds, line.counts);
     const before = line.baselineCounts ? ended(line.bounds, line.baselineCounts) : null;
     if (!now.total && !before) {

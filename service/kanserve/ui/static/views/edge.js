@@ -8,7 +8,7 @@ import { KINDS, Layer } from '../network.js';
 import * as names from '../names.js';
 import { lines } from '../nodes.js';
 import { savers } from '../svg.js';
-import { table } from '../table.js';
+import { tablePanel } from '../table.js';
 
 const POINTS = 257;
 const HEIGHT = 430; // pixels of the function, next to two panels
@@ -40,7 +40,7 @@ export async function show(root, ctx) {
     chooser(ctx, at, source, destination),
     el('div', { class: 'edge-page' }, shape, el('div', { class: 'stack' }, input, identity)), points);
   identity.append(panel('Facts', {}, facts(described(view, curve))));
-  if (curve) points.append(panel('Curve points', { note: `${curve.x.length} points of the function` }, pointTable(view, curve)));
+  if (curve) points.append(pointPanel(view, curve));
   const stops = [curve && drawFunction(shape, view, curve), follow(input, view, curve && [curve.x[0], curve.x.at(-1)])];
   return () => stops.forEach((stop) => stop?.());
 }
@@ -73,7 +73,7 @@ function chooser(ctx, at, source, destination) {
       event.preventDefault();
       open(...fields.map((field) => field.querySelector('input').value));
     },
-  }, fields, el('button', {}, 'Show'), button('Previous', () => step(-1)), button('Next', () => step(1)));
+  }, fields, el('span', { class: 'row' }, el('button', {}, 'Show'), button('Previous', () => step(-1)), button('Next', () => step(1))));
 }
 
 async function curveOf({ api, kan }, layer, source, destination) {
@@ -129,11 +129,11 @@ function described({ layer, at, source, destination, ends, ctx: { model } }, cur
   ].filter(Boolean);
 }
 
-function pointTable({ file }, curve) {
+function pointPanel({ file }, curve) {
   const parts = curve.parts.length > 1 ? curve.parts.map((part) => [part.kind, part.phi]) : [];
   const columns = [['x', curve.x], ['phi', curve.phi], ...parts, ['slope', curve.derivative]];
-  return table(columns.map(([name, values]) => ({ name, number: true, value: (row) => values[row], text: (row) => number(values[row], 6) })),
-    Array.from({ length: curve.x.length }, (_, row) => row), { caption: 'Points of the function', file, hideCaption: true });
+  return tablePanel('Curve points', columns.map(([name, values]) => ({ name, number: true, value: (row) => values[row], text: (row) => number(values[row], 6) })),
+    Array.from({ length: curve.x.length }, (_, row) => row), { caption: 'Points of the function', file, kind: 'points', note: `${curve.x.length} points of the function` });
 }
 
 /** Writes phi(x) = mask * (c * function(a * x + b) + d), without parts that have no effect. */
@@ -159,7 +159,7 @@ function follow(root, { ctx, at, node, ends: [name], grid }, domain) {
     if (!seen) { place.replaceChildren(empty(`The server does not count values of ${name}.`)); return; }
     place.replaceChildren(...distribution({ seen, domain: domain ?? [seen.bounds[0], seen.bounds.at(-1)], name, grid, width: room(place) }, latest, ctx.name));
     const zones = seen.zones && total(seen.zones) ? ` ${share(seen.zones[0] / total(seen.zones))} in grid, ${share(seen.zones[2] / total(seen.zones))} out of grid.` : '';
-    status.textContent = latest.rows_seen ? `About ${count(latest.rows_seen)} rows in ${seconds(latest.seconds)}.${zones}` : '';
+    status.textContent = latest.rows_seen ? `About ${count(latest.rows_seen)} rows served in ${seconds(latest.seconds)}.${zones}` : '';
   };
   const take = ({ statistics, end_reason: ended }) => {
     latest = statistics;

@@ -5,7 +5,7 @@ import { dotted } from '../charts/dotted_curve.js';
 import { flow } from '../charts/path.js';
 import { signed, waterfall } from '../charts/waterfall.js';
 import { button, el, heading, labelled, panel, room, select, showError, sized } from '../dom.js';
-import { coverage, edgeNames, headline, notes, paths, REFERENCES, story, strongestEdges } from '../explanation.js';
+import { coverage, edgeNames, headline, notes, paths, story, strongestEdges } from '../explanation.js';
 import { number } from '../format.js';
 import * as names from '../names.js';
 import { RequestQueue } from '../request_queue.js';
@@ -14,6 +14,7 @@ import { Doing, bone } from '../skeleton.js';
 import { savers } from '../svg.js';
 import { table } from '../table.js';
 
+const NEAR = 60; // pixels; two panels with a smaller distance from each other are in one row
 const EDGES = 14; // of a layer, in the paths
 // The boxes that each part shows until the first response arrives.
 const WAITING = { prediction: ['tile'], bars: ['chart'], paths: ['picture'] };
@@ -211,7 +212,7 @@ class Explain {
     const picture = waterfall({
       base, prediction, steps, width: room(this.parts.bars, 700),
       title: `From ${number(base)} to ${number(prediction)}: ${told.words}`,
-      names: { base: `base value (${REFERENCES[explained.reference] ?? explained.reference})`, prediction: told.name },
+      names: { base: 'base value', prediction: told.name },
     });
     const file = `${this.ctx.name}-explanation`;
     this.tools.bars.replaceChildren(...savers(picture, file));
@@ -238,7 +239,9 @@ class Explain {
     const found = paths(model, explained, state);
     this.pathPanel.hidden = !found.edges.length;
     if (!found.edges.length) return;
-    const picture = flow({ ...found, width: room(this.parts.paths, 700), title: `Edges with the largest contributions to ${names.output(model, state.output)}` });
+    const { bars, paths: place } = this.parts;
+    const height = Math.abs(place.offsetTop - bars.offsetTop) < NEAR ? Number(bars.querySelector('svg')?.getAttribute('height') ?? 0) : 0; // next to the bars
+    const picture = flow({ ...found, width: room(place, 700), height, title: `Edges with the largest contributions to ${names.output(model, state.output)}` });
     const file = `${this.ctx.name}-path`;
     this.tools.paths.replaceChildren(...savers(picture, file));
     this.parts.paths.replaceChildren(picture, this.#fold('paths', 'All edges', () => table([

@@ -1,10 +1,11 @@
 // Start page with all models of the server: identity, verification and use of each version.
 
-import { el, empty, heading, panel, tile } from '../dom.js';
+import { el, empty, heading, tile } from '../dom.js';
 import { count, number } from '../format.js';
 import { BASES } from '../names.js';
-import { table } from '../table.js';
+import { tablePanel } from '../table.js';
 
+const NOTE = 'Drift ratio: the largest PSI of a node, divided by the no-drift threshold. Above 1, a node has drifted.';
 const EXPORT = 'kanserve export CHECKPOINT --repository FOLDER --name NAME';
 
 export async function show(root, { api, doing }) {
@@ -17,17 +18,17 @@ export async function show(root, { api, doing }) {
   }
   const columns = [
     { name: 'Model', value: (row) => row.model, text: (row) => link(row, 'map', row.model) },
-    { name: 'Version', value: (row) => Number(row.version), number: true },
+    { name: 'Version', value: (row) => Number(row.version), text: (row) => `v${row.version}` },
     { name: 'State', value: (row) => row.state.toLowerCase(), text: state },
     { name: 'Library', value: (row) => row.family ?? '' },
     { name: 'Shape', value: (row) => row.shape ?? '' },
     { name: 'Verified against', value: (row) => row.verification_basis ?? '', text: verified },
     { name: 'Requests', value: (row) => row.requests ?? NaN, text: traffic, number: true },
     { name: 'Drift ratio', value: (row) => row.drift ?? NaN, text: drift, number: true },
+    { name: 'Open', value: () => '', text: views },
   ];
   if (found.some((row) => row.reason)) columns.push({ name: 'Reason', value: (row) => row.reason ?? '', wraps: true });
-  root.append(tiles(found), panel('Versions', { note: 'Drift ratio: the largest PSI of a node, divided by the no-drift threshold. Above 1, a node has drifted.' },
-    table(columns, found, { caption: `${found.length} versions in the repository`, file: 'models', hideCaption: true })));
+  root.append(tiles(found), tablePanel('Versions', columns, found, { caption: `${found.length} versions in the repository`, file: 'models', note: NOTE }));
   return undefined;
 }
 
@@ -59,6 +60,13 @@ function tiles(found) {
 function link({ model, version, state: now }, view, text, attributes = {}) {
   if (now !== 'READY') return text;
   return el('a', { href: `ui/${encodeURIComponent(model)}/${view}?version=${encodeURIComponent(version)}`, ...attributes }, text);
+}
+
+/** Links to the views of a version. */
+function views(row) {
+  if (row.state !== 'READY') return '';
+  return el('span', { class: 'links' }, [['map', 'Network'], ['explain', 'Explain'], ['card', 'Model card']].map(([view, text]) =>
+    link(row, view, text, { 'aria-label': `${text} of ${row.model} v${row.version}` })));
 }
 
 function state({ state: now, default: isDefault }) {

@@ -11,7 +11,7 @@ import { BASES } from '../names.js';
 import { lines } from '../nodes.js';
 import { bone } from '../skeleton.js';
 import { savers } from '../svg.js';
-import { table } from '../table.js';
+import { tablePanel } from '../table.js';
 
 const POINTS = 33; // of a curve on its edge
 const PATIENCE = 200; // milliseconds after the last key until a search begins
@@ -31,7 +31,7 @@ export async function show(root, ctx) {
     el('div', { class: 'map-page' },
       panel('Network', { tools: view.tools, note: view.about }, view.filters(), keys(), view.status, view.place),
       panel('Edges', { kind: 'edges' }, view.list)),
-    panel('Layers', {}, layerTable(model)),
+    layerPanel(model),
   );
   await view.scored();
   return view.follow();
@@ -183,14 +183,14 @@ class MapView {
   }
 }
 
-function layerTable(model) {
-  return table([
-    { name: 'Layer', value: (layer) => layer.index, number: true },
+function layerPanel(model) {
+  return tablePanel('Layers', [
+    { name: 'Layer', value: (layer) => layer.index },
     { name: 'Name', value: (layer) => layer.name },
     { name: 'Sources', value: (layer) => layer.sources, number: true },
     { name: 'Destinations', value: (layer) => layer.destinations, number: true },
     { name: 'Active edges', value: (layer) => layer.active_edges, text: (layer) => count(layer.active_edges), number: true },
     { name: 'Functions', value: (layer) => layer.bases.map((basis) => basis.kind).join(', ') },
     { name: 'Edge class', value: (layer) => layer.edge_class || model.edge_class },
-  ], model.layers, { caption: 'Layers', file: `${model.model_name}-layers`, hideCaption: true });
+  ], model.layers, { caption: 'Layers', file: `${model.model_name}-layers` });
 }

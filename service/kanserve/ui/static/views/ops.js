@@ -8,11 +8,12 @@ import { count, moment, number, seconds, share } from '../format.js';
 import { ofOperations, queries } from '../promql.js';
 import { Doing, bone } from '../skeleton.js';
 import { savers } from '../svg.js';
-import { table } from '../table.js';
+import { bareTable } from '../table.js';
 
 const EVERY = 2000; // milliseconds
 const SLOWEST = 20_000; // milliseconds between two attempts while the server does not respond
 const KEPT = 900; // readings
+const SHOWN = 60; // seconds that the average since the start covers in a chart
 const LONG = 10; // seconds; a longer interval between two readings has one rate, drawn as a flat line
 const LINES = ['one', 'two', 'three', 'four', 'five', 'six'];
 const QUANTILES = ['p50', 'p95', 'p99'];
@@ -21,13 +22,12 @@ const CHARTS = [
   ['rates', 'Request rate', 'Requests per second'], ['rows', 'Row rate', 'Rows per second'], ['failures', 'Failure rate', 'Failed requests per second'],
   ['times', 'Request duration', ''], ['phases', 'Latency breakdown', ''], ['batches', 'Batch size', ''],
 ];
+const LISTS = [
+  ['versions', 'Versions', ''], ['errors', 'Failed requests', 'By method and status code'],
+  ['shadows', 'Shadow versions', 'Mirrored traffic, compared with the default version'], ['history', 'Events', 'Loads, switches and rejected versions, the newest first'],
+];
 const RATE = { names: (value) => `${number(value, 3)}/s` };
 const DURATION = { names: (value) => seconds(value) };
-// Event of the server -> its name.
-const EVENTS = {
-  refused: 'rejected', gone: 'unloaded', 'answers by default': 'default version', 'again what serves': 'files match again',
-  'files gone': 'files missing', 'files there again': 'files restored',
-};
 
 export async function show(root, ctx) {
   const view = new Operations(root, ctx);
@@ -41,27 +41,29 @@ class Operations {
     this.trouble = el('p', { class: 'alarm', role: 'alert' });
     this.tiles = el('div', {}, bone('tiles'));
     this.span = el('span', {});
-    this.picker = el('span', {});
+    this.picker = el('div', { class: 'row' });
     this.charts = {};
     for (const [name, title, note] of CHARTS) {
       const tools = el('span', { class: 'tools' });
       const body = el('div', { class: 'plot' }, bone('chart'));
       this.charts[name] = { body, tools, title, frame: panel(title, { tools, note: note || '\u00a0', kind: `ops-${name}` }, body) };
     }
-    this.lists = Object.fromEntries(['versions', 'errors', 'shadows', 'history'].map((name) => [name, el('div', {}, name === 'versions' ? bone('table') : [])]));
+    this.lists = {};
+    for (const [name, title, note] of LISTS) {
+      const tools = el('span', { class: 'tools' });
+      const body = el('div', {}, name === 'versions' ? bone('table') : []);
+      this.lists[name] = { body, tools, frame: panel(title, { tools, note, kind: `ops-${name}` }, body) };
+    }
     this.server = el('div', {});
     this.doing = new Doing('The server counts requests, durations, batches and errors per version.');
   }
 
   async start() {
-    const { lists } = this;
-    const half = (title, name, note) => panel(title, { note, kind: `ops-${name}` }, lists[name]);
+    const { versions, errors, shadows, history } = this.lists;
     this.empty = el('div', {});
-    this.root.append(heading('Operations', this.span), this.trouble, this.doing.node, this.tiles, this.empty, el('div', { class: 'row' }, this.picker),
+    this.root.append(heading('Operations', this.span), this.trouble, this.doing.node, this.tiles, this.empty, this.picker,
       el('div', { class: 'board three' }, Object.values(this.charts).map((chart) => chart.frame)),
-      half('Versions', 'versions'),
-      el('div', { class: 'board' }, half('Failed requests', 'errors', 'By method and status code'), half('Shadow versions', 'shadows', 'Mirrored traffic, compared with the default version'),
-        half('Events', 'history', 'Loads, switches and rejected versions, the newest first'), panel('Server', {}, this.server)),
+      versions.frame, el('div', { class: 'board' }, errors.frame, shadows.frame), history.frame, panel('Server', {}, this.server),
       queries(ofOperations(), this.ctx.announce));
     await this.#request();
     this.resized = sized(this.root, () => this.#draw(true));
@@ -124,7 +126,7 @@ class Operations {
     const ready = versions.filter((version) => version.state === 'READY');
     this.span.textContent = recent ? `Averages of the last ${seconds(recent)}` : `Averages since the server started, ${seconds(uptime)} ago`;
     this.tiles.replaceChildren(el('div', { class: 'tiles' },
-      tile(server.ready ? 'Ready' : 'Not ready', `${ready.length} of ${versions.length} versions ready`, server.ready ? 'good' : 'bad'),
+      tile(server.ready ? 'Ready' : 'Not ready', `${ready.length} of ${versions.length} versions`, server.ready ? 'good' : 'bad'),
       tile(RATE.names(requests / Math.max(span, 1e-9)), 'request rate'),
       tile(RATE.names(sum((each) => each.rows) / Math.max(span, 1e-9)), 'row rate'),
       tile(share(failures / Math.max(1, failures + requests)), 'failed requests', failures ? 'bad' : ''),
@@ -205,7 +207,7 @@ class Operations {
     const { versions, calls, shadows, history, server } = this.now;
     this.#list('versions', versionColumns(versions), versions, `${versions.length} versions`, 'The repository has no models.');
     this.#list('errors', [
-      { name: 'Method', value: (call) => call.method.replace(/^.*\./, '') },
+      { name: 'Method', value: (call) => call.method.replace(/^[\w.]+\/(\w+)$/, '$1') },
       { name: 'Code', value: (call) => call.code },
       { name: 'Recent', value: (call) => call.recent ?? 0, number: true },
       { name: 'Since start', value: (call) => call.count, text: (call) => count(call.count), number: true },
@@ -223,23 +225,25 @@ class Operations {
     this.#list('history', [
       { name: 'Time', value: (event) => new Date(event.time * 1000).toISOString(), text: (event) => moment(event.time) },
       { name: 'Version', value: (event) => keyOf(event) },
-      { name: 'Event', value: eventName, text: (event) => el('span', { class: eventName(event) === 'rejected' && 'moved' }, eventName(event)) },
+      { name: 'Event', value: (event) => event.what, text: (event) => el('span', { class: event.what === 'rejected' && 'moved' }, event.what) },
       { name: 'Details', value: (event) => event.text, wraps: true },
     ], history, 'Events', 'No event since the start.');
     this.server.replaceChildren(facts([
       ['Version', server.version], ['Runtime', server.runtime], ['Device', server.device], ['Started', moment(server.started)],
       ['Memory', `${count((server.memory_bytes ?? 0) / 2 ** 20)} MiB`], ['CPU time', seconds(server.cpu_seconds ?? 0)],
       ...(server.worker_ends ? [['Worker exits', count(server.worker_ends)]] : []),
-    ]));
+    ], { across: true }));
   }
 
   /** Draws a table again if its rows changed and the focus is elsewhere. */
   #list(part, columns, rows, caption, none, command) {
-    const node = this.lists[part];
+    const { body, tools } = this.lists[part];
     const shown = JSON.stringify(rows.map((row) => columns.map((column) => column.value(row))));
-    if (node.dataset.shown === shown || (node.dataset.shown && node.contains(document.activeElement))) return;
-    node.dataset.shown = shown;
-    node.replaceChildren(rows.length ? table(columns, rows, { caption, file: `operations-${part}`, hideCaption: true }) : empty(none, '', command));
+    if (body.dataset.shown === shown || (body.dataset.shown && body.contains(document.activeElement))) return;
+    body.dataset.shown = shown;
+    const made = rows.length ? bareTable(columns, rows, { caption, file: `operations-${part}` }) : { node: empty(none, '', command), save: '' };
+    body.replaceChildren(made.node);
+    tools.replaceChildren(made.save);
   }
 }
 
@@ -248,7 +252,7 @@ function sinceStart({ server, time, versions }) {
   const span = Math.max(time - server.started, 1e-9);
   const active = versions.filter((version) => version.total.requests || total(version.total.failures));
   return {
-    from: server.started, to: time,
+    from: Math.max(server.started, time - SHOWN), to: time,
     versions: active.map(({ model, version, total: all }) => ({
       ...all, model, version, requests_per_second: all.requests / span, rows_per_second: all.rows / span, failures_per_second: total(all.failures) / span,
     })),
@@ -258,14 +262,15 @@ function sinceStart({ server, time, versions }) {
 function versionColumns(versions) {
   const columns = [
     { name: 'Model', value: (each) => each.model, text: (each) => (each.has_card ? el('a', { href: `ui/${encodeURIComponent(each.model)}/card?version=${each.version}` }, each.model) : each.model) },
-    { name: 'Version', value: (each) => Number(each.version), number: true },
+    { name: 'Version', value: (each) => Number(each.version), text: (each) => `v${each.version}` },
     { name: 'State', value: (each) => each.state.toLowerCase(), text: (each) => el('span', { class: `badge ${each.state === 'READY' ? 'good' : 'bad'}` }, each.state.toLowerCase()) },
     { name: 'Default', value: (each) => (each.default ? (each.chosen ? 'default, set by an operator' : 'default') : '') },
     { name: 'Requests', value: (each) => each.total.requests, text: (each) => count(each.total.requests), number: true },
     { name: 'Failed', value: (each) => total(each.total.failures), text: (each) => count(total(each.total.failures)), number: true },
     { name: 'p99', value: (each) => each.total.p99 ?? NaN, text: (each) => (each.total.p99 === null ? '' : seconds(each.total.p99)), number: true },
     { name: 'Queued', value: (each) => each.pending, number: true },
-    { name: 'Loads', value: (each) => each.loads, text: (each) => (each.loads > 1 ? `${each.loads} times` : each.loads ? `1 in ${seconds(each.load_seconds)}` : ''), number: true },
+    { name: 'Loads', value: (each) => each.loads, number: true },
+    { name: 'Load time', value: (each) => each.load_seconds, text: (each) => (each.loads ? seconds(each.load_seconds) : ''), number: true },
     { name: 'Graph digest', value: (each) => each.digest.slice(0, 12), text: (each) => el('code', {}, each.digest.slice(0, 12)) },
   ];
   if (versions.some((each) => each.reason)) columns.push({ name: 'Reason', value: (each) => each.reason, wraps: true });
@@ -274,10 +279,6 @@ function versionColumns(versions) {
 
 function held(node) {
   return node.matches(':hover') && node.querySelector('.chart') !== null;
-}
-
-function eventName({ what }) {
-  return EVENTS[what] ?? what;
 }
 
 function sizes(below, upTo) {
