@@ -58,23 +58,25 @@ def _client(args: argparse.Namespace, *, own: bool) -> Client:
 
 
 def failure(error: ClientError, *, hint: str = "") -> CommandError:
-    """A client's error as the end of a command."""
+    """A client's error as the end of a command, with the server's error code, and its hint unless there is a better
+    one."""
     return CommandError(
         str(error),
         hint=hint or _hint(error),
         kind=type(error).__name__,
+        code=error.error_code,
         exit_code=Exit.WRONG if error.input_is_wrong else Exit.FAILED,
     )
 
 
 def _hint(error: ClientError) -> str:
-    if isinstance(error, Unreachable) and "no server answers" in str(error):
+    if isinstance(error, Unreachable) and not error.hint:
         return "start one with `kanserve serve REPOSITORY`, or name another with --url HOST:PORT"
     if isinstance(error, NotAllowed):
         return "--token-file FILE says who is calling; `kanserve token new` makes a token where the server runs"
     if isinstance(error, DeadlineExceeded):
         return "--timeout SECONDS allows more"
-    return ""
+    return error.hint
 
 
 def _names(client: Client, args: argparse.Namespace, model: str) -> str:
