@@ -36,7 +36,7 @@ the command also prints one JSON document to stdout: `{"error": {kind, code, mes
 """
 SAME = "Exit codes: {}. [Exit codes](#exit-codes) explains them."
 SHARED = "This command also has the [common options](#common-options){}."
-DEFAULT = re.compile(r"(.*?)\s*\(default: (.*)\)", re.DOTALL)
+DEFAULT = re.compile(r"(.*?)\s*\(default: (.*)\)(;[^()]*)?", re.DOTALL)
 CODE = re.compile(r"  (\d+) +(.*)")
 COLUMNS = ("option", "default", "meaning")
 
@@ -144,7 +144,7 @@ def _rows(actions: Iterable[argparse.Action]) -> list[tuple[str, str, str]]:
             continue
         text = (action.help or "").replace("%%", "%")
         found = DEFAULT.fullmatch(text)
-        meaning, default = (found[1], found[2]) if found else (text, _default(action))
+        meaning, default = (found[1] + (found[3] or ""), found[2]) if found else (text, _default(action))
         rows.append((f"`{_name(action)}`", _text(default), _text(meaning)))
     return rows
 
