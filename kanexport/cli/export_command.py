@@ -252,7 +252,7 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
     except ModuleNotFoundError as error:
         raise OptionError(
             f"--module needs the Python package {error.name}, which is not installed",
-            code="package-missing",
+            code="package-not-installed",
             hint=how_to_install("torch"),
         ) from error
     target = Target(
