@@ -119,7 +119,7 @@ def check_regular(path: str | os.PathLike[str], about: os.stat_result, *, hard_l
     if not stat.S_ISREG(about.st_mode):
         raise UnsafeFile(
             path,
-            f"is {KINDS.get(stat.S_IFMT(about.st_mode), 'of an unknown kind')}, expected a regular file",
+            f"is not a regular file but {KINDS.get(stat.S_IFMT(about.st_mode), 'a file of another kind')}",
             code="file-not-regular",
             hint="name a regular file",
         )
@@ -138,7 +138,7 @@ def _drained(descriptor: int, path: str | os.PathLike[str], size: int, most: int
     read requests."""
     if size > most:
         raise UnsafeFile(
-            path, f"has {size} bytes, expected at most {most}", code="file-too-large", hint="use a smaller file"
+            path, f"has {size} bytes, more than {most}", code="file-too-large", hint="use a smaller file"
         )
     if expected is not None and size != expected:
         raise UnsafeFile(

@@ -36,7 +36,7 @@ def test_a_picture_and_an_explanation_in_two_commands(desk: Path) -> None:
     assert drawn.returncode == 0, drawn.stderr
     assert "<svg" in (desk / "net.svg").read_text()
     assert "exporting it, and serving it for this command" in drawn.stderr
-    assert "verified against our reading of the file" in drawn.stderr
+    assert "verified against kanserve's interpretation of the checkpoint" in drawn.stderr
     assert "assumed: forward = pykan" in drawn.stderr
     reported = program("explain", HELLO.path, "--input", desk / "rows.csv", "--json", **place)
     assert reported.returncode == 0, reported.stderr
