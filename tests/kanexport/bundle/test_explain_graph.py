@@ -205,7 +205,7 @@ def test_a_graph_that_tells_other_edges_or_nodes_is_not_written() -> None:
     edges = dataclasses.replace(parts[0], graph=wrong.SerializeToString())
     with pytest.raises(VerificationFailed, match=r"explain\.onnx differs from the checkpoint on inside rows: edges by"):
         proved(kan, created, joined(created.model, [edges, parts[1]], {}))
-    with pytest.raises(VerificationFailed, match="rows give layer1_edges of shape nothing"):
+    with pytest.raises(VerificationFailed, match="layer1_edges has shape"):
         proved(kan, created, joined(created.model, parts[:1], {}))
     model = onnx.load_model_from_string(created.model)
     for node in model.graph.node:
