@@ -2,21 +2,23 @@
 
     ExportError                  exit 2: the input or the command is wrong
     ├── CheckpointError          a file that cannot be read as a checkpoint
-    │   └── UnsafeCheckpoint     a pickle that asks for more than tensors
-    ├── FamilyError              the tensors do not tell the library, or the order of its layers
+    │   ├── DamagedCheckpoint    a file that is damaged or cut off
+    │   └── UnsafeCheckpoint     a pickle that names something other than tensors
+    ├── FamilyError              the tensors do not identify the library, or the order of its layers
     ├── OptionError              a fact is missing, unknown or malformed
-    │   ├── OpenQuestion         nothing tells it, and no value is likelier than another
-    │   └── MissingFunctions     symbolic edges whose functions no file names
-    ├── InvalidKan               weights, knots or shapes that are no KAN
-    │   └── UnknownFunction      a function name outside the known table
-    ├── RepositoryError          the model repository refuses the result
-    ├── LimitExceeded            a file of a folder took more time or memory than allowed
-    ├── Crashed                  the exporter itself failed on a file of a folder
+    │   ├── OpenQuestion         the file leaves the fact open, and no value is more likely than another
+    │   └── MissingFunctions     symbolic edges without known functions
+    ├── InvalidKan               weights, knots or shapes that do not describe a KAN
+    │   ├── LayerSkipped         a submodule that is not replaced by a KAN layer
+    │   └── UnknownFunction      a function name that is not in the table
+    ├── RepositoryError          the model repository cannot accept the result
+    ├── LimitExceeded            a file of a folder needed more time or memory than its limit
+    ├── Crashed                  internal error of the exporter on a file of a folder
     └── VerificationFailed       exit 3: the graph does not match the weights
-        └── OutputsDiffer        the trained model gives something else
+        └── OutputsDiffer        the graph does not match the recorded outputs of the trained model
 
-Messages name the thing, what was found and what was expected; `hint` says what
-to do about it.
+A message has the form "<what failed>: <value found>, expected <what>". `code` is the stable id of the error and `hint`
+the action that solves the problem.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ from typing import Self
 from kanexport.contract.cli.console import Exit, Failure
 
 LISTED = 24  # values that an open question names
+
+# Hints of several errors.
+USE_MODULE = "export the PyTorch module instead: --module FILE:FACTORY"
+CHECK_FAMILY = "check that --family names the library of the checkpoint, and that the file is complete"
+REPAIR = "export an earlier checkpoint, from before the weights became NaN or infinite"
+REPORT = "nothing was written; report this bug with the file, or with the code that made it"
 
 
 class ExportError(Failure):
@@ -39,7 +47,7 @@ class ExportError(Failure):
     """
 
     def at(self, where: str) -> Self:
-        """The same error, its message beginning with where it happened."""
+        """The same error. Its message begins with the place where it happened."""
         moved = copy.copy(self)
         moved.message = f"{where}: {self.message}"
         moved.args = (moved.message,)
@@ -50,12 +58,22 @@ class CheckpointError(ExportError):
     """Failure to read a checkpoint: the file is missing, truncated, too large or of an unknown format."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """Checkpoint file that is damaged, cut off, or not as its library writes it."""
+
+    code = "checkpoint-damaged"
+    hint = "copy or download the file again"
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint, kind=CheckpointError.__name__)
+
+
 class UnsafeCheckpoint(CheckpointError):
-    """Pickle that names something other than tensors; nothing of it was executed."""
+    """Pickle that names something other than tensors. The exporter did not execute it."""
 
 
 class FamilyError(ExportError):
-    """Ambiguous tensors: they do not show which library wrote them, or in which order its layers follow."""
+    """Tensors that do not identify the library, or the order of its layers."""
 
 
 class OptionError(ExportError):
@@ -63,8 +81,11 @@ class OptionError(ExportError):
 
 
 class OpenQuestion(OptionError):
-    """Missing fact `key` that the file leaves open, and that must be one of the values `among`: the user says which, or
-    recorded outputs of the trained model do."""
+    """Missing fact `key` that the file leaves open. It must be one of the values `among`, given by the user or
+    decided by recorded outputs of the trained model."""
+
+    code = "option-required"
+    hint = "pass the value with --option KEY=VALUE, or recorded outputs with --expected-outputs FILE"
 
     def __init__(
         self, message: str, key: str = "", among: tuple[str, ...] = (), *, code: str = "", hint: str = ""
@@ -76,11 +97,13 @@ class OpenQuestion(OptionError):
 
 
 class MissingFunctions(OptionError):
-    """Missing functions of symbolic edges: no file names them. The user or recorded outputs have to decide them.
+    """Symbolic edges without known functions. The user or recorded outputs of the trained model have to name them.
 
     keys   the options that name the functions, one per edge
     among  the names of known functions
     """
+
+    code = "functions-required"
 
     def __init__(
         self,
@@ -96,11 +119,18 @@ class MissingFunctions(OptionError):
 
 
 class InvalidKan(ExportError):
-    """Numbers that do not describe a KAN: not finite, not increasing, not chaining."""
+    """Numbers that do not describe a KAN: not finite, not increasing, or with shapes that do not chain."""
+
+
+class LayerSkipped(InvalidKan):
+    """Reason why a submodule of a PyTorch module is not replaced by a KAN layer. It usually becomes a note."""
+
+    code = "layer-not-recognized"
+    hint = "leave the submodule to torch.onnx with --option keep=NAME"
 
 
 class UnknownFunction(InvalidKan):
-    """Function name that is in no table."""
+    """Function name that is not in the table of functions."""
 
 
 class RepositoryError(ExportError):
@@ -108,20 +138,18 @@ class RepositoryError(ExportError):
 
 
 class LimitExceeded(ExportError):
-    """Export of one file that needed more time or memory than its limit."""
+    """Export of a file that needed more time or memory than its limit."""
 
 
 class Crashed(ExportError):
-    """Internal error of the exporter, where it should have refused the file."""
-
-    ADVICE = "this is a fault of the exporter; please report it with the file, or how it was made"
+    """Internal error of the exporter on a file that it should have rejected."""
 
 
 class VerificationFailed(ExportError):
-    """Difference between the exported graph and the float64 evaluation that is larger than allowed."""
+    """Difference between the exported graph and the float64 evaluation that exceeds the tolerance."""
 
     exit_code = Exit.UNPROVED
 
 
 class OutputsDiffer(VerificationFailed):
-    """Difference between the trained model's recorded outputs and those of the file, as it was read."""
+    """Difference between the recorded outputs of the trained model and those of the graph."""

@@ -27,7 +27,7 @@ MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into piece
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Export request: the checkpoint, its destination and options. `name`: empty takes the checkpoint's own."""
+    """Export request: the checkpoint, its destination and options. `name`: if empty, the name of the checkpoint."""
 
     path: Path
     repository: Path
@@ -54,7 +54,7 @@ class Request:
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
-        """The destination of the model, called `name` if the request has none."""
+        """The destination of the model, with the name `name` if the request has none."""
         return Target(
             repository=self.repository,
             name=self.name or name,
@@ -70,27 +70,38 @@ class Request:
         )
 
     def check_batch(self) -> None:
-        """Raises OptionError if no batch can have so many rows."""
+        """Raises OptionError if the batch size to optimize for is out of range."""
         if self.optimize_for_batch and not 1 <= self.optimize_for_batch <= self.max_batch_size:
             raise OptionError(
-                f"--optimize-for-batch is {self.optimize_for_batch}, expected 1 to {self.max_batch_size}, the max "
-                "batch size"
+                f"--optimize-for-batch is {self.optimize_for_batch}, expected 1 to {self.max_batch_size}",
+                code="batch-size-out-of-range",
+                hint="pass at most the value of --max-batch-size",
             )
 
     def check_kernel(self) -> None:
-        """Raises OptionError where a graph is asked for that nothing here could prove."""
+        """Raises OptionError for a kernel graph that this machine cannot verify, or that does not fit the other
+        options."""
         if self.kernel and not custom_ops.library():
             raise OptionError(
-                "--kernel needs the package kanserve-kernel, which is not installed, or not for this machine",
+                "--kernel needs the package kanserve-kernel, which is not installed for this machine",
+                code="kernel-not-installed",
                 hint=custom_ops.HOW_TO_INSTALL,
             )
         if self.kernel and self.dtype != "float32":
-            raise OptionError(f"--kernel is for float32, the graph is {self.dtype}")
+            raise OptionError(
+                f"--kernel needs float32, found --dtype {self.dtype}",
+                code="arguments-conflict",
+                hint="remove --kernel or --dtype",
+            )
         if self.kernel and self.quantization != NOTHING:
-            raise OptionError("--kernel and --quantize exclude each other: the operator computes with float32 weights")
+            raise OptionError(
+                "--kernel cannot be combined with --quantize: the operator computes with float32 weights",
+                code="arguments-conflict",
+                hint="remove one of the two",
+            )
 
     def lower(self, kan: Kan, *, near: Collection[int] = (), curves: Kan | None = None) -> Lowered:
-        """The graphs of a network, for runs of as many rows as it says; `near` and `curves`: as of `lower.lower`."""
+        """The graphs of a network, for the requested batch size. `near` and `curves`: as in `lower.lower`."""
         return lower.lower(
             kan,
             self.dtype,
@@ -102,14 +113,15 @@ class Request:
         )
 
     def facts(self, tried: Mapping[str, str] | None = None) -> Options:
-        """Facts from the user that no file holds, and defaults that are `tried` in their place. Raises OptionError."""
+        """Facts from the user that the file does not record. `tried`: values that replace defaults. Raises
+        OptionError."""
         options = Options.parse(self.options, symbolic=self.symbolic, functions=self.functions, tried=tried)
         options.mixed = self.shared
         return options
 
 
 def document(result: Result) -> dict[str, Any]:
-    """One export as `--json` prints it."""
+    """The document that `--json` prints for one export."""
     manifest = result.manifest
     return {
         "name": manifest.name,

@@ -1,4 +1,5 @@
-"""Options of an export: facts that a checkpoint does not hold, from the user or assumed and recorded."""
+"""Options of an export: facts that a checkpoint does not record. The user gives them, or they are assumed and
+recorded."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ MAX_NAME_CHARACTERS = 100  # of a user's function; the name stands in messages a
 # The same fact under the names that two libraries have for it.
 ALIASES = {"base_fun": "base_activation", "base_activation": "base_fun"}
 LISTED = 12  # other values of an assumed fact that a note lists; if there are more, it adds their number
-OWN_FORWARD = "what the library's own code computes from these tensors"
+OWN_FORWARD = "as the code of the library computes it"
 OTHERS = (
-    f"{OWN_FORWARD}; the name of one tensor tells no more: other functions of the same coefficients are read with "
-    "--family by-shape --option forward=chebyshev-of-tanh, legendre-of-x and so on, and --expected-outputs tries them"
+    f"{OWN_FORWARD}; a single tensor name does not identify the function; to select another function of the same "
+    "coefficients, pass --family by-shape --option forward=chebyshev-of-tanh, legendre-of-x and so on; with "
+    "--expected-outputs, the exporter compares them"
 )
 FORWARD = "forward"  # which library's forward: of all that is assumed, what can be wrong by most
 EPSILONS = ("1e-5", "1e-3", "1e-6", "1e-8", "1e-12")  # of normalisations in published models, torch's first
@@ -64,36 +66,46 @@ class Options:
         for pair in pairs:
             key, equals, value = pair.partition("=")
             if not equals or not key.strip():
-                raise OptionError(f"option {pair[:80]!r} is malformed", hint="write --option key=value")
+                raise OptionError(
+                    f"invalid option {pair[:80]!r}, expected KEY=VALUE",
+                    code="option-malformed",
+                    hint="write --option key=value",
+                )
             if key.strip() in explicit:
-                raise OptionError(f"option {key.strip()!r} is given twice")
+                raise OptionError(
+                    f"option {key.strip()!r} is given twice", code="option-repeated", hint="remove one of the two"
+                )
             explicit[key.strip()] = value.strip()
         for text in symbolic:
             place, name = _symbolic(text)
             if SYMBOLIC + place in explicit:
-                raise OptionError(f"--symbolic {place} is given twice")
+                raise OptionError(
+                    f"--symbolic {place} is given twice", code="option-repeated", hint="remove one of the two"
+                )
             explicit[SYMBOLIC + place] = name
         for text in functions:
             name, expression = _function(text)
             if FUNCTION + name in explicit:
-                raise OptionError(f"--function {name} is given twice")
+                raise OptionError(
+                    f"--function {name} is given twice", code="option-repeated", hint="remove one of the two"
+                )
             explicit[FUNCTION + name] = expression
         return cls(explicit, tried)
 
     def functions(self) -> dict[str, str]:
-        """All functions given by name, as text; `function` asks for one."""
+        """All functions that the user defined, by name, as text. `function` returns one of them."""
         return {key.removeprefix(FUNCTION): value for key, value in self.explicit.items() if key.startswith(FUNCTION)}
 
     def function(self, name: str) -> str | None:
-        """The user's own function of that name, as text."""
+        """The function that the user defined with this name, as text."""
         return self.optional(FUNCTION + name)
 
     def symbolic(self, edge: tuple[int, int, int]) -> str | None:
-        """The name of an edge's function, if given; (layer, source, destination)."""
+        """The name of the function that the user gave for an edge (layer, source, destination)."""
         return self.optional(SYMBOLIC + ",".join(map(str, edge)))
 
     def optional(self, key: str) -> str | None:
-        """The value if given, also under another library's name for it."""
+        """The value if given, also under the name that another library uses for it."""
         alias = ALIASES.get(key)
         if alias is not None and key not in self.explicit and alias in self.explicit:
             key = alias  # `tried` has the names that readers ask by
@@ -101,7 +113,7 @@ class Options:
         return self.explicit.get(key, self.tried.get(key))
 
     def assume(self, key: str, value: str, *, among: Iterable[str] = (), words: str = "") -> None:
-        """Record an assumed fact; where layers differ, every value once.
+        """Record an assumed fact. If layers differ, record each value once.
 
         among  all known values, for the alternatives
         words  the same for people
@@ -118,16 +130,16 @@ class Options:
             self.words[key] = words
 
     def forward(self, own: str, rivals: Mapping[str, str]) -> str:
-        """The forward variant, where libraries write the same tensors and compute something else. `own`, the
-        original's, is assumed. `rivals` maps the option's value to the variant, such as "TimeKAN's, which takes tanh
-        twice". Where families are `mixed`, the value may be several names with commas between; each family takes its
-        own. Raises OptionError."""
+        """The forward variant, if several libraries write the same tensors and compute different functions. `own`,
+        the variant of the original library, is assumed. `rivals` maps the value of the option to a description of
+        the variant, such as "TimeKAN, which applies tanh twice". If families are `mixed`, the value may be several
+        names with commas between them; each family takes its own. Raises OptionError."""
         others = "; ".join(f"{words} (--option {FORWARD}={name})" for name, words in rivals.items())
         names = (own, *rivals)
         self._forwards |= dict.fromkeys(names)
         said = self._forward_names() if self.mixed else []
         if not said:
-            return self.choice(FORWARD, names, own, words=f"the same tensors are also {others}")
+            return self.choice(FORWARD, names, own, words=f"the same tensors also fit {others}")
         mine = [name for name in said if name in names]
         if not mine:
             self.assume(FORWARD, own, among=names)
@@ -137,20 +149,20 @@ class Options:
         return [name.strip().lower() for name in (self.optional(FORWARD) or "").split(",") if name.strip()]
 
     def _finish_forward(self, family: str, *, shared: bool) -> None:
-        """Raises OptionError where a forward is given that no layer knows."""
+        """Raises OptionError for a forward variant that no layer has."""
         known = {**self._forwards, family: None, **dict.fromkeys(family.split("+"))}
         unknown = [name for name in self._forward_names() if name not in known]
         if unknown and shared:
             del self.explicit[FORWARD]
         elif unknown:
-            text = f"option {FORWARD} is {unknown[0][:80]!r}, which no layer of family {family} has"
-            raise OptionError(text, hint=advice(unknown[0], known))
+            text = f"option {FORWARD} is {unknown[0][:80]!r}, which no layer of library {family} has"
+            raise OptionError(text, code="option-value-unknown", hint=advice(unknown[0], known, what="available"))
         if self.optional(FORWARD) is None and FORWARD not in self.assumed | self.decided:
             self.assume(FORWARD, family, words=OTHERS if self.single else OWN_FORWARD)
 
     def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
-        """The value, or what is `stored` in the file itself, or the default, which is then recorded as
-        assumed. `among`: what else it may be, as far as that can be listed."""
+        """The value, or the value `stored` in the file, or the default, which is then recorded as assumed. `among`:
+        other possible values, as far as they can be listed."""
         value = self.optional(key)
         if value is None and stored is not None:
             return stored
@@ -160,8 +172,8 @@ class Options:
         return value
 
     def number(self, key: str, default: str, *, among: Iterable[str] = ()) -> float:
-        """A finite number, or the default, which is then recorded as assumed. `among`: what is usual.
-        Raises OptionError."""
+        """A finite number, or the default, which is then recorded as assumed. `among`: usual values. Raises
+        OptionError."""
         text = self.text(key, default, among=among)
         if key in self.assumed:
             self.numbers[key] = text
@@ -171,23 +183,29 @@ class Options:
             value = math.nan
         if not math.isfinite(value) and key not in self.explicit:
             raise OptionError(
-                f"{key} follows from the weights as {text}, which is no number", hint=f"--option {key}=..."
+                f"option {key} cannot be derived: the weights give {text}, expected a finite number",
+                code="option-not-derivable",
+                hint=f"pass the value with --option {key}=VALUE",
             )
         if not math.isfinite(value):
-            raise OptionError(f"option {key} is {text[:80]!r}, expected a number such as {key}={default}")
+            raise OptionError(
+                f"option {key} is {text[:80]!r}, expected a finite number",
+                code="option-not-a-number",
+                hint=f"write a number, such as --option {key}={default}",
+            )
         return value
 
     def alternatives(self) -> dict[str, str]:
-        """The other values that the file would allow for each assumed fact, in words."""
+        """The other values that fit the file for each assumed fact, as text."""
         listed = {key: _listed(others) for key, others in self.open.items()}
         return {key: text for key, text in (listed | self.words).items() if key in self.assumed}
 
     def record_decisions(self, decided: Mapping[str, str], also: Mapping[str, Sequence[str]]) -> None:
-        """Record the facts that outputs of the trained model have `decided`. For others the values in `also` fit as
-        well."""
+        """Record the facts that outputs of the trained model have `decided`. For the facts in `also`, several values
+        fit equally well."""
         self.decided = dict(decided)
         self.assumed = {key: value for key, value in (self.assumed | self.tried).items() if key not in decided}
-        self.words = {key: f"the expected outputs fit as well: {', '.join(values)}" for key, values in also.items()}
+        self.words = {key: f"the expected outputs also fit {', '.join(values)}" for key, values in also.items()}
         self.open = {}
 
     def integer(self, key: str, *, at_least: int = 0) -> int | None:
@@ -197,31 +215,40 @@ class Options:
             return None
         if len(numbers) != 1 or numbers[0] < at_least:
             shown = ",".join(map(str, numbers))
-            raise OptionError(f"option {key} is {shown[:80]!r}, expected one integer, {at_least} or more")
+            raise OptionError(
+                f"option {key} is {shown[:80]!r}, expected one integer, at least {at_least}",
+                code="option-not-an-integer",
+                hint=f"pass --option {key}=N",
+            )
         return numbers[0]
 
     def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
-        """One of a few names, or the default, which is then recorded as assumed, with `words` on what
-        it may be instead. Raises OptionError."""
+        """One of a few names, or the default, which is then recorded as assumed. `words`: text about the
+        alternatives. Raises OptionError."""
         names = tuple(known)
         value = self.text(key, default, among=names).lower()
         if value not in names:
-            raise OptionError(f"option {key} is {value[:80]!r}", hint=advice(value, names))
+            raise OptionError(
+                f"option {key} is {value[:80]!r}, expected one of {len(names)} names",
+                code="option-value-unknown",
+                hint=advice(value, names, what="available"),
+            )
         if words and key in self.assumed:
             self.words[key] = words
         return value
 
     def must(self, key: str, known: Iterable[str], what: str) -> str:
-        """One of a few names that the user, or recorded outputs of the trained model, must give, since no default is
-        likelier than another. `what` is open, in words. Raises OpenQuestion where nobody did, and OptionError."""
+        """One of a few names that the user, or recorded outputs of the trained model, must give, because no default
+        is more likely than another. `what` describes the ambiguity. Raises OpenQuestion if the name is not given,
+        and OptionError."""
         names = tuple(known)
         if self.optional(key) is None:
             raise OpenQuestion(what, key, names)
         return self.choice(key, names, names[0])
 
     def must_forward(self, names: Iterable[str], what: str) -> str:
-        """The name of the forward, one of `names`, if the file does not decide it, as `must`. Raises OpenQuestion
-        and OptionError."""
+        """The name of the forward variant, one of `names`, if the file does not decide it, as `must`. Raises
+        OpenQuestion and OptionError."""
         names = tuple(names)
         self._forwards |= dict.fromkeys(names)
         return self.must(FORWARD, names, what)
@@ -233,13 +260,16 @@ class Options:
             return None
         parts = [part.strip() for part in value.split(",")]
         if not all(part.isdecimal() and len(part) <= MAX_INTEGER_CHARACTERS for part in parts):
-            raise OptionError(f"option {key} is {value[:80]!r}, expected integers such as {key}=0,2")
+            raise OptionError(
+                f"option {key} is {value[:80]!r}, expected integers",
+                code="option-not-an-integer",
+                hint=f"write integers with commas between them, such as --option {key}=0,2",
+            )
         return tuple(int(part) for part in parts)
 
     def finish(self, family: str, *, shared: bool = False) -> None:
-        """Raises OptionError if something was given that no reader asked for. `shared`:
-        the options are for many files, and what this one has no use for is dropped. Where no rivals
-        of the family are known, its own forward is recorded as assumed."""
+        """Raises OptionError for an option that no reader used. `shared`: the options are for many files, and unused
+        ones are dropped. If the family has no known alternative forward, its own forward is recorded as assumed."""
         self._finish_forward(family, shared=shared)
         unused = sorted(set(self.explicit) - self._known)
         if shared:
@@ -250,17 +280,27 @@ class Options:
 
     def _unused(self, key: str, family: str) -> OptionError:
         if key.startswith(SYMBOLIC):
-            return OptionError(f"--{key:.80}={self.explicit[key]:.80}: the model has no such symbolic edge")
+            return OptionError(
+                f"--{key:.80}={self.explicit[key]:.80}: the model has no such symbolic edge",
+                code="symbolic-edge-unknown",
+                hint="check the layer, source and destination; they count from 0",
+            )
         if key.startswith(FUNCTION):
-            return OptionError(f"--{key:.80}: no symbolic edge of the model uses a function of that name")
+            return OptionError(
+                f"--{key:.80}: no symbolic edge of the model uses a function of that name",
+                code="function-unused",
+                hint="remove the function, or check its name",
+            )
         known = sorted(name for name in self._known if " " not in name)
         return OptionError(
-            f"family {family} has no option {key[:80]!r}", hint=advice(key, known, what="it knows") or "it has none"
+            f"unknown option {key[:80]!r}: library {family} does not use it",
+            code="option-unknown",
+            hint=advice(key, known, what="available") or f"remove --option {key[:80]}",
         )
 
 
 def _listed(others: Sequence[str]) -> str:
-    """The other values of an assumed fact, for people."""
+    """The other values of an assumed fact, as text."""
     more = len(others) - LISTED
     return f"or {', '.join(others[:LISTED])}" + (f" and {more} more" if more > 0 else "")
 
@@ -272,7 +312,8 @@ def _symbolic(text: str) -> tuple[str, str]:
     fits = len(parts) == 3 and all(part.isdecimal() and len(part) <= MAX_INTEGER_CHARACTERS for part in parts)
     if not equals or not fits or not name.strip():
         raise OptionError(
-            f"--symbolic {text[:80]!r} is malformed",
+            f"invalid --symbolic {text[:80]!r}",
+            code="option-malformed",
             hint="write --symbolic LAYER,SOURCE,DESTINATION=NAME, counted from 0",
         )
     return ",".join(str(int(part)) for part in parts), name.strip()
@@ -282,5 +323,7 @@ def _function(text: str) -> tuple[str, str]:
     """ "xsinx=x*sin(x)" as name and expression. Raises OptionError."""
     name, equals, expression = (part.strip() for part in text.partition("="))
     if not equals or not name or not expression or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS:
-        raise OptionError(f"--function {text[:80]!r} is malformed", hint='write --function NAME="EXPRESSION IN x"')
+        raise OptionError(
+            f"invalid --function {text[:80]!r}", code="option-malformed", hint='write --function NAME="EXPRESSION IN x"'
+        )
     return name, expression

@@ -1,4 +1,4 @@
-"""Export pipeline: read, lower, verify, pack. Nothing is kept unless the verification succeeds."""
+"""Export pipeline: read, lower, verify, pack. A failed verification leaves no files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ARCHITECTURE = "given with --architecture"
 
 
 def export(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> Result:
-    """Export one checkpoint. `advance(done, total)` follows the verification.
+    """Export one checkpoint. `advance(done, total)` receives the progress of the verification.
 
     Raises ExportError; then nothing in the repository has changed.
     """
@@ -95,7 +95,8 @@ class _Interpreted:
 def _read(
     loaded: Checkpoint, request: Request, recorded: RecordedOutputs | None, advance: Callable[[int, int], None]
 ) -> _Interpreted:
-    """The network, as recorded outputs of the trained model mean it, or else as the one reader that takes it does."""
+    """The network, by the interpretation that the recorded outputs select, or by the single reader that accepts the
+    file."""
     interpretations = _interpretations(loaded, request, several=recorded is not None)
     if recorded is not None:
         decision = InterpretationSearch(interpretations, recorded, request.facts, request.tolerance, advance).decide()
@@ -108,11 +109,15 @@ def _read(
 
 
 def _interpretations(loaded: Checkpoint, request: Request, *, several: bool) -> list[Interpretation]:
-    """Interpretations of the file: by the architecture file, or by the reader that takes it; where `several` may take
-    it, by each. Raises ExportError where there is none, or more than one and not `several`."""
+    """Interpretations of the file: by the architecture file, or by the readers that accept it; more than one only if
+    `several`. Raises ExportError if no reader accepts the file, or more than one and not `several`."""
     if request.architecture is not None:
         if request.family is not None:
-            raise OptionError("--family and --architecture exclude each other; a step has family = ...")
+            raise OptionError(
+                "--family cannot be combined with --architecture",
+                code="arguments-conflict",
+                hint="remove --family, and write family = ... into the steps of the architecture file",
+            )
         steps = architecture_file.load(request.architecture)
         if not request.shared or architecture_file.matches(loaded, steps):
             return [Interpretation(ARCHITECTURE, functools.partial(architecture_file.assemble, loaded, steps))]
@@ -130,7 +135,7 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graphs:
-    """Graphs of a network and their proof.
+    """Graphs of a network and their verification.
 
     plain         those of the network as it was read, which `kan` is unless its inputs are clamped to the grid
     requirements  the target with the tolerance for recorded outputs of the trained model
@@ -166,7 +171,8 @@ def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
 def _build_exact(
     kan: Kan, served: Kan, request: Request, target: Target, signature: Signature, advance: Advance
 ) -> Graphs:
-    """The graphs with most layers of about uniform knots in closed form whose verification needs no excuse."""
+    """The graphs with as many near-uniform layers in closed form as pass the verification within the plain
+    tolerance."""
     away = spline_forms.uniform_layers(served, request.dtype)
     refused: tuple[str, ...] = ()
     for near in spline_forms.choices(away):
@@ -183,7 +189,7 @@ def _build_exact(
                     graphs, notes=refused + verify.near_knot_notes(away, near, graphs.proof.verification)
                 )
         refused += verify.near_knot_rejection(away, near, why)
-    raise AssertionError("the last choice is proved or raises")
+    raise AssertionError("the last choice passes the verification or raises")
 
 
 def _build_and_prove(
@@ -195,8 +201,7 @@ def _build_and_prove(
     near: tuple[int, ...],
     advance: Advance,
 ) -> Graphs:
-    """`kan` as it was read and as it is `served` its inputs, with the layers `near` in closed form. Raises
-    VerificationFailed."""
+    """`kan` as it was read and as it is `served`, with the layers `near` in closed form. Raises VerificationFailed."""
     plain = lowered = request.lower(kan, near=near)
     if served is not kan:
         lowered = request.lower(served, near=near)
@@ -212,7 +217,7 @@ def _build_and_prove(
 def _build_quantized(
     kan: Kan, adjusted: Kan, request: Request, target: Target, signature: Signature, advance: Advance
 ) -> Graphs:
-    """The quantized graphs, and their proof. Recorded outputs of the trained model are compared with them,
+    """The quantized graphs and their verification. Recorded outputs of the trained model are compared with them,
     too."""
     rows = request.quantization.rows or target.baseline
     quantization = dataclasses.replace(request.quantization, rows=rows)

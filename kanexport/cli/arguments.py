@@ -18,61 +18,61 @@ from kanexport.quantization.quantize import CALIBRATION
 
 
 def naming_options(parser: argparse.ArgumentParser) -> None:
-    """Names, and rows of the user's data."""
-    add = parser.add_argument_group("names, for every table, formula and picture").add_argument
+    """Names of inputs and outputs, and rows of user data."""
+    add = parser.add_argument_group("names for tables, formulas and pictures").add_argument
     each = "separated by commas, or a file: the header of a .csv, a list in a .json, lines of a .txt"
-    add("--features", default="", metavar="NAMES", help=f"one for each number of a row, {each}")
-    add("--units", default="", metavar="NAMES", help="one for each feature, in the same way; empty for none")
-    add("--classes", default="", metavar="NAMES", help="one for each number of an answer, in the same way")
+    add("--features", default="", metavar="NAMES", help=f"names of the inputs, {each}")
+    add("--units", default="", metavar="NAMES", help="units of the features, in the same form; empty for none")
+    add("--classes", default="", metavar="NAMES", help="names of the outputs, in the same form")
     add(
         "--baseline",
         type=Path,
         metavar="FILE",
-        help="rows of your data, such as the training set, as .npy, .npz or "
-        ".csv: counts of what the nodes were on them go with the model, the rows do not; a .csv's header names the "
-        "features if --features does not",
+        help="rows of your data, such as the training set, as .npy, .npz or .csv; the model stores the distribution of "
+        "its nodes on these rows, not the rows; a .csv header names the features if --features does not",
     )
-    add("--description", default="", metavar="TEXT", help="what the model is, in words")
+    add("--description", default="", metavar="TEXT", help="description of the model")
 
 
 def form_options(parser: argparse.ArgumentParser) -> None:
-    """Further graphs of the same network."""
+    """Arguments for additional graphs of the same network."""
     add = parser.add_argument
     add(
         "--optimize-for-batch",
         type=int,
         default=0,
         metavar="ROWS",
-        help="write one graph, made for batches of so many rows (default: a graph for small batches and, if it is "
-        "faster, another for large batches)",
+        help="write one graph, optimized for batches of this many rows (default: a graph for small batches and, "
+        "if it is faster, another for large batches)",
     )
     add(
         "--kernel",
         action="store_true",
-        help=f"write {KERNEL_FILE} too: splines by an operator of kanserve-kernel, for servers that have it",
+        help=f"also write {KERNEL_FILE}, which computes splines with the custom operator of kanserve-kernel, for "
+        "servers that have it",
     )
 
 
 def explaining_options(parser: argparse.ArgumentParser) -> None:
-    """The graph that tells how answers came about."""
-    add = parser.add_argument_group("explanations that travel").add_argument
+    """Arguments for the graph that explains outputs."""
+    add = parser.add_argument_group("portable explanations").add_argument
     add(
         "--explain",
         action="store_true",
-        help=f"write {EXPLAIN_FILE} too: the answers with the nodes and edges behind them and, with --baseline, "
-        "contributions of the inputs, for any onnxruntime",
+        help=f"also write {EXPLAIN_FILE}: the outputs with their node and edge values and, with --baseline, feature "
+        "contributions, for any onnxruntime",
     )
     add(
         "--explain-layers",
         default="",
         metavar="L,L",
-        help=f"whose edges it has, by number or name (default: all with at most {explain_graph.EDGE_LIMIT} edges a "
-        "row); implies --explain",
+        help="layers with edge values in that graph, by number or name (default: layers with at most "
+        f"{explain_graph.EDGE_LIMIT} edges per row); implies --explain",
     )
 
 
 def precision_options(parser: argparse.ArgumentParser) -> None:
-    """Quantization, and its largest error."""
+    """Arguments for quantization and its largest error."""
     add = parser.add_argument_group("quantization (descriptions mark the model as APPROXIMATE)").add_argument
     add(
         "--quantize",
@@ -85,8 +85,8 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FILE",
-        help="rows of your data on which errors are measured and branches chosen, as .npy, .npz or .csv (default: "
-        "those of --baseline, otherwise rows that the exporter makes)",
+        help="rows of your data, as .npy, .npz or .csv, on which the exporter measures errors and selects branches "
+        "(default: the rows of --baseline, otherwise rows that the exporter generates)",
     )
     add(
         "--max-error",
@@ -98,23 +98,23 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
 
 
 def quantization(args: argparse.Namespace) -> QuantizationOptions:
-    """The options of quantization. Raises OptionError."""
+    """Options of the quantization. Raises OptionError."""
     rows = None if args.calibration is None else baseline.load(args.calibration, CALIBRATION)
     return QuantizationOptions(args.quantize, rows, args.max_error)
 
 
 def explanations(args: argparse.Namespace) -> ExplainOptions:
-    """The options of the explaining graph that the user chose."""
+    """Options of the explaining graph."""
     layers = tuple(filter(None, (text.strip() for text in args.explain_layers.split(","))))
     return ExplainOptions(args.explain or bool(layers), layers)
 
 
 def names(args: argparse.Namespace) -> Names:
-    """The user's names for the model's numbers. Raises OptionError."""
+    """Names of the inputs and outputs. Raises OptionError."""
     try:
         features, units, classes = (
             naming.parse(f"--{what}", getattr(args, what)) for what in ("features", "units", "classes")
         )
     except naming.NamingError as error:
-        raise OptionError(str(error)) from error
+        raise OptionError(str(error), code=error.code, hint=error.hint) from error
     return Names(features, units, classes, args.description)

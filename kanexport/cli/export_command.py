@@ -1,8 +1,8 @@
-"""Command `kanserve export`: arguments in, one call, a table out.
+"""Command `kanserve export`: parses the arguments, runs one export, and prints a table.
 
-Results go to stdout, progress and errors to stderr; `--json` prints one document.
-Exit codes as in `kanexport.contract.cli.console`: 3 the graph failed its verification, 4 some
-checkpoint of a folder was refused (or an option was of no use to any).
+Results go to stdout, progress and errors to stderr; `--json` prints one document. The exit codes are those of
+`kanexport.contract.cli.console`: 3 if the graph failed its verification, 4 if a checkpoint of a folder was rejected (or
+an option was unused).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ EXAMPLES = """examples:
   kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
   kanserve export digits.pt --repository models --expected-outputs outputs.npz   compared with the trained model
   kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
-  kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a module with KAN layers in it
-  kanserve export digits.pt --repository models --explain       with explain.onnx, for any onnxruntime
+  kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a PyTorch module
+  kanserve export digits.pt --repository models --explain       portable explanations
   kanserve export experiments --recursive --repository models --report report.json
 """
 
@@ -46,19 +46,29 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export` to a parser."""
     parser.description = (
-        "Turn a trained KAN into an entry of a model repository, verified against our reading of its file or, with "
-        "--expected-outputs, against the trained model."
+        "Export a trained KAN to a model repository. The graph is verified against kanserve's interpretation of the "
+        "checkpoint or, with --expected-outputs, against the trained model."
     )
     parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
-    add("path", nargs="?", type=Path, metavar="checkpoint", help="the checkpoint file, or pykan's prefix")
-    add("--repository", type=Path, default=Path("models"), help="the model repository (default: models)")
-    add("--name", default="", help="model name (default: the checkpoint's)")
+    add("path", nargs="?", type=Path, metavar="checkpoint", help="checkpoint file, or prefix of a pykan checkpoint")
+    add("--repository", type=Path, default=Path("models"), help="model repository (default: models)")
+    add("--name", default="", help="model name (default: the name of the checkpoint)")
     add("--version", type=int, default=1, help="version number (default: 1)")
     _facts(parser)
-    add("--dtype", choices=tuple(precision.DATATYPES), default="float32", help="precision of the graph")
-    add("--max-batch-size", type=int, default=MAX_BATCH_SIZE, help=f"rows per request (default: {MAX_BATCH_SIZE})")
-    add("--tolerance", type=float, default=OUTPUT_TOLERANCE, help="largest relative error of outputs allowed")
+    add(
+        "--dtype",
+        choices=tuple(precision.DATATYPES),
+        default="float32",
+        help="precision of the graph (default: float32)",
+    )
+    add("--max-batch-size", type=int, default=MAX_BATCH_SIZE, help=f"most rows per request (default: {MAX_BATCH_SIZE})")
+    add(
+        "--tolerance",
+        type=float,
+        default=OUTPUT_TOLERANCE,
+        help=f"largest relative error of the outputs (default: {OUTPUT_TOLERANCE:g})",
+    )
     add("--force", action="store_true", help="replace the version if it exists")
     add("--json", action="store_true", help="print one JSON document")
     add("--verbose", action="store_true", help="list the known alternatives of each assumed option")
@@ -69,39 +79,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arguments.naming_options(parser)
     arguments.explaining_options(parser)
     arguments.precision_options(parser)
-    modules = parser.add_argument_group("modules with KAN layers in them (needs torch)").add_argument
-    modules("--module", metavar="PKG.MOD:FACTORY", help="a function of yours that makes the torch module")
-    modules("--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: as it was made)")
-    modules("--example", type=Path, metavar="FILE", help="with --module: rows as it takes them, .npy or .csv")
-    modules("--input-shape", metavar="1,8,8", help="with --module: the shape of one row, to try it with random ones")
-    add("--time-limit", type=float, default=sweep.SECONDS, metavar="SECONDS", help="with --recursive: for one file")
-    add("--memory-limit", type=int, default=sweep.MEMORY, metavar="MIB", help="with --recursive: for one file")
+    modules = parser.add_argument_group("PyTorch modules (need torch)").add_argument
+    modules("--module", metavar="PKG.MOD:FACTORY", help="Python function that returns the PyTorch module")
+    modules(
+        "--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: those of the factory)"
+    )
+    modules("--example", type=Path, metavar="FILE", help="with --module: input rows of the module, .npy or .csv")
+    modules("--input-shape", metavar="1,8,8", help="with --module: shape of one row, for random example rows")
+    add(
+        "--time-limit",
+        type=float,
+        default=sweep.SECONDS,
+        metavar="SECONDS",
+        help=f"with --recursive: time limit per file (default: {sweep.SECONDS:g})",
+    )
+    add(
+        "--memory-limit",
+        type=int,
+        default=sweep.MEMORY,
+        metavar="MIB",
+        help=f"with --recursive: memory limit per file in MiB (default: {sweep.MEMORY})",
+    )
 
 
 def _facts(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for facts that the user knows and no file holds."""
+    """Arguments for facts that the checkpoint does not record."""
     add = parser.add_argument
-    add("--family", help="the library that wrote the checkpoint, if the file leaves it open")
-    add("--option", action="append", default=[], metavar="KEY=VALUE", help="a fact the checkpoint does not hold")
+    add("--family", help="library that wrote the checkpoint, if the file does not identify it")
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help="fact that the checkpoint does not record")
     add(
         "--symbolic",
         action="append",
         default=[],
         metavar="L,S,D=NAME",
-        help="the function of a symbolic edge (layer, source, destination) that the checkpoint does not name",
+        help="function of a symbolic edge (layer, source, destination) that the checkpoint does not name",
     )
     add(
         "--function",
         action="append",
         default=[],
         metavar="NAME=EXPR",
-        help='a symbolic function of your own, such as xsinx="x*sin(x)"; no checkpoint holds those',
+        help='definition of a custom symbolic function, such as xsinx="x*sin(x)"; checkpoints do not store it',
     )
     add(
         "--architecture",
         type=Path,
         metavar="FILE",
-        help="architecture file (TOML) that lists the steps of the network, if the checkpoint leaves their order open",
+        help="architecture file (TOML) that lists the steps of the network, for a checkpoint that does not record them",
     )
     add(
         "--expected-outputs",
@@ -109,13 +133,13 @@ def _facts(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="outputs of the trained model (.npz with x and y, .csv, or .npy twice: inputs, outputs): the exporter "
-        "compares the export with them, and they decide what the checkpoint leaves open",
+        help="outputs of the trained model (.npz with x and y, .csv, or .npy twice: inputs, outputs); the exporter "
+        "compares the graph with them, and resolves ambiguities of the checkpoint with them",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run an export from parsed arguments; the exit code. Raises ExportError."""
+    """Run an export from parsed arguments. Returns the exit code. Raises ExportError."""
     _check(args)
     with _terminable():
         if args.recursive:
@@ -130,44 +154,67 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse arguments that contradict each other. Raises OptionError."""
+    """Reject arguments that contradict each other. Raises OptionError."""
     _check_folder(args)
     if args.module:
         _check_module(args)
         return
     for name in ("checkpoint", "example", "input_shape"):
         if getattr(args, name) is not None:
-            raise OptionError(f"--{name.replace('_', '-')} is for --module")
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(
+                f"{flag} needs --module",
+                code="option-needs-other",
+                hint=f"remove {flag}, or name a factory with --module PKG.MOD:FACTORY",
+            )
     if args.path is None:
-        raise OptionError("no checkpoint is given", hint="kanserve export FILE, or a module with --module")
+        raise OptionError(
+            "missing argument: CHECKPOINT",
+            code="argument-missing",
+            hint="run 'kanserve export FILE', or pass --module PKG.MOD:FACTORY for a PyTorch module",
+        )
 
 
 def _check_module(args: argparse.Namespace) -> None:
     """Raises OptionError for an argument that cannot be combined with --module."""
     for name in ("path", "family", "architecture", "recursive", "symbolic"):
         if getattr(args, name):
-            shown = "a checkpoint as an argument" if name == "path" else f"--{name}"
-            raise OptionError(f"--module and {shown} exclude each other", hint="its weights: --checkpoint FILE")
+            shown = "a positional CHECKPOINT" if name == "path" else f"--{name}"
+            raise OptionError(
+                f"--module cannot be combined with {shown}",
+                code="argument-not-for-module",
+                hint="pass the weights of the module with --checkpoint FILE",
+            )
     for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error"):
         if getattr(args, name):
             flag = f"--{name.replace('_', '-')}"
-            raise OptionError(f"{flag} is for checkpoints that are read as layers: the graph of a module is torch's")
+            raise OptionError(
+                f"{flag} cannot be combined with --module: torch.onnx builds that graph",
+                code="argument-not-for-module",
+                hint=f"remove {flag}",
+            )
 
 
 def _check_folder(args: argparse.Namespace) -> None:
     """Raises OptionError for an argument that needs --recursive, or cannot be combined with it."""
     of_one = {
-        "--expected-outputs are": args.expected_outputs,
-        "--baseline is": args.baseline,
-        "rows for --calibration are": args.calibration,
-        "names are": arguments.names(args),
-        "--explain-layers are": args.explain_layers,
+        "--expected-outputs": args.expected_outputs,
+        "--baseline": args.baseline,
+        "--calibration": args.calibration,
+        "--features, --units, --classes or --description": arguments.names(args),
+        "--explain-layers": args.explain_layers,
     }
     for what, value in of_one.items():
         if args.recursive and value:
-            raise OptionError(f"{what} of one model, not of a folder", hint="export the checkpoints one by one")
+            raise OptionError(
+                f"{what} cannot be combined with --recursive: it applies to a single model",
+                code="argument-not-for-folder",
+                hint="export the checkpoints one by one",
+            )
     if args.report is not None and not args.recursive:
-        raise OptionError("--report is for --recursive")
+        raise OptionError(
+            "--report needs --recursive", code="option-needs-other", hint="add --recursive, or remove --report"
+        )
 
 
 def _request(args: argparse.Namespace) -> Request:
@@ -199,12 +246,14 @@ def _request(args: argparse.Namespace) -> Request:
 
 
 def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
-    """Export what a factory makes. Raises ExportError, also where torch is missing."""
+    """Export the module that a factory returns. Raises ExportError, also if torch is missing."""
     try:
         from kanexport.torch_export import module_command
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"--module needs {error.name}, which is not installed", hint=how_to_install("torch")
+            f"--module needs the Python package {error.name}, which is not installed",
+            code="package-not-installed",
+            hint=how_to_install("torch"),
         ) from error
     target = Target(
         repository=args.repository,
@@ -234,11 +283,13 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
 
 
 def _folder(request: Request, args: argparse.Namespace) -> int:
-    """Export a folder's checkpoints. Raises ExportError where none can be tried."""
+    """Export the checkpoints of a folder. Raises ExportError if it has none."""
     fault = atomic.check(args.report) if args.report is not None else ""
     if fault:
         raise OptionError(
-            f"--report {args.report} cannot be written: {fault}", hint="name a file in a folder that is there"
+            f"--report {args.report} cannot be written: {fault}",
+            code="report-not-writable",
+            hint="name a file in an existing folder",
         )
     with tables.bar("exporting") as advance:
         outcome = sweep.sweep(request, seconds=args.time_limit, memory=args.memory_limit, advance=advance)
@@ -258,12 +309,13 @@ def _write_report(path: Path, document: dict[str, Any]) -> None:
     except OSError as error:
         raise OptionError(
             f"--report {path} cannot be written: {error.strerror}",
-            hint="the versions that it would list are in the repository: `kanserve models REPOSITORY` shows them",
+            code="report-not-writable",
+            hint="run `kanserve models REPOSITORY` to list the exported versions",
         ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command by itself, as `python -m kanexport` runs it: the same as `kanserve export`."""
+    """Entry point of `python -m kanexport`, the same as `kanserve export`."""
     arguments_text = sys.argv[1:] if argv is None else argv
     parser = program.Parser(prog=PROGRAM)
     configure(parser)
@@ -272,7 +324,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that the hidden folder is removed."""
+    """Handle SIGTERM like Ctrl-C, so that the staging folder is removed."""
 
     def stop(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)

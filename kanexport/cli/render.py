@@ -1,4 +1,4 @@
-"""Text output of an export, for people."""
+"""Text output of an export."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID, READING, Manifest, arrows
 from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES, Approximation
 
-ASSUMED = "assumed, since the file does not tell"
+ASSUMED = "assumed, because the file does not record it"
 COMPARE = (
-    "to compare: kanexport.record_outputs(model, rows, 'outputs.npz') where it was trained, then --expected-outputs"
+    "to compare: run kanexport.record_outputs(model, rows, 'outputs.npz') with the trained model, "
+    "then export with --expected-outputs outputs.npz"
 )
 MORE = re.compile(r" and (\d+) more$")  # the end of a list that is cut off
 SEVERAL = "; "  # between what else a fact may be
-STAR = "* the model itself makes rounding that large; its notes (in the report) say where"
+STAR = "* tolerance relaxed for ill-conditioning; the notes in the report say where"
 
 
 REGIONS = {
     "inside": "in grid",
-    "extension": "grid extension",
+    "extension": "extended grid",
     "knots": "on knots",
-    "far": "far outside",
+    "far": "out of grid",
     "nonfinite": "NaN, infinity",
     "single": "batch of 1",
 }
@@ -56,15 +57,15 @@ def result(result: Result, *, verbose: bool = False) -> None:
     _zones(manifest).show()
     for variant in manifest.variants:
         worst = max(zone.outputs_max_rel for zone in variant.zones)
-        say(f"{variant.file}: the same for runs of many rows, outputs and nodes off by {worst:.1e} at most, relative")
+        say(f"{variant.file}: large-batch variant; largest relative difference of outputs and nodes {worst:.1e}")
     if manifest.explanations.file:
         say(f"{manifest.explanations.file}: {', '.join(tensor.name for tensor in manifest.explanations.tensors)}")
     say(f"written to {result.directory}")
 
 
 def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: bool) -> None:
-    """Print facts that no file holds: in one line, with the number of known alternatives. `verbose`: print the
-    alternatives."""
+    """Print facts that the file does not record: in one line, with the number of known alternatives. `verbose`:
+    print the alternatives."""
     if verbose:
         _facts(ASSUMED, facts, words)
     elif facts:
@@ -84,7 +85,7 @@ def _count(words: str) -> int:
 
 
 def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> None:
-    """Facts that no file holds, one a line where there is more to say than their values."""
+    """Print facts that the file does not record: one line for each, or more if it has several alternatives."""
     if not facts:
         return
     say(f"{what}:")
@@ -96,7 +97,7 @@ def _facts(what: str, facts: Mapping[str, str], words: Mapping[str, str]) -> Non
 
 
 def _zones(manifest: Manifest) -> Table:
-    """The largest errors, region by region."""
+    """The largest errors of each region."""
     words = REGIONS | (EXAMPLE if manifest.source.family == HYBRID else {})
     numbers = ("rows", "outputs, relative", "outputs, absolute", "edges, relative", "edges, absolute")
     table = Table("largest errors against float64", ("region", *numbers, "worst edge"), numbers=numbers)
@@ -113,8 +114,8 @@ def _errors(where: str, *errors: float) -> tuple[str, ...]:
 
 
 def _branches(approximation: Approximation) -> Table:
-    """Table of the branches: the form of each, and the error from it alone."""
-    numbers = ("alone, relative", "most quantized")
+    """Table of the branches: the form of each, and the error that it causes by itself."""
+    numbers = ("by itself, relative", "most quantized")
     table = Table("branches", ("layer", "branch", "computed in", *numbers), numbers=("layer", *numbers))
     for branch in approximation.branches:
         table.add(str(branch.layer), branch.kind, branch.form, f"{branch.error:.1e}", f"{branch.first:.1e}")
@@ -122,19 +123,19 @@ def _branches(approximation: Approximation) -> Table:
 
 
 def folder(report: dict[str, Any]) -> None:
-    """Print the report of a folder (`batch.run.document`): what was exported, how well, and
-    why the rest was refused."""
+    """Print the report of a folder (`batch.run.document`): the exported models with their errors, and the reasons
+    for rejected files."""
     _files(report["files"]).show()
     for entry in report["files"]:
         if entry["status"] == "refused":
             _refusal(report["root"], entry["path"], entry["error"])
     for option in report["unused"]:
-        say(f"{option} was of no use to any exported file")
+        say(f"{option} was not used by an exported file")
     say(f"{report['exported']} of {report['tried']} exported")
 
 
 def _files(entries: list[dict[str, Any]]) -> Table:
-    """One row a file; a star marks an error beyond the tolerance."""
+    """One row per file. A star marks an error above the tolerance."""
     numbers = ("outputs", "edges")
     table = Table(
         "largest relative errors against float64", ("file", "family", "widths", "class", *numbers), numbers=numbers
@@ -142,7 +143,7 @@ def _files(entries: list[dict[str, Any]]) -> Table:
     starred = False
     for entry in entries:
         if entry["status"] == "refused":
-            table.add(entry["path"], "refused", *[""] * 4, style="red")
+            table.add(entry["path"], "rejected", *[""] * 4, style="red")
             continue
         errors = [_marked(entry, kind) for kind in numbers]
         starred |= any(error.endswith("*") for error in errors)
@@ -159,11 +160,11 @@ def _refusal(root: str, place: str, error: dict[str, Any]) -> None:
 
 
 def _marked(entry: dict[str, Any], kind: str) -> str:
-    """The largest error of "outputs" or "edges", with a star if it is beyond the tolerance."""
+    """The largest error of "outputs" or "edges", with a star if it is above the tolerance."""
     error = entry[f"{kind}_max_rel"]
     return f"{error:.1e}" + ("*" if error > entry["verification"][f"{kind}_tolerance"] else "")
 
 
 def widths(numbers: list[int]) -> str:
-    """2 → 5 → 1"""
+    """Widths of the layers, such as 2 → 5 → 1."""
     return " → ".join(map(str, numbers))

@@ -52,7 +52,7 @@ def opened(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
 
 
 def file_over(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
-    """A file over a descriptor, which is closed where there can be none: nobody else would."""
+    """A file over a descriptor. If the file cannot be made, the descriptor is closed."""
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(os.close, descriptor)
         file = typing.cast("BinaryIO", os.fdopen(descriptor, mode, buffering))
@@ -61,10 +61,10 @@ def file_over(descriptor: int, mode: str, *, buffering: int = -1) -> BinaryIO:
 
 
 def check(path: Path) -> str:
-    """The reason why `write` cannot write this path, or "": for a check before long work."""
+    """The reason why `write` cannot write this path, or "". A command checks it before long work."""
     if path.is_dir():
-        return f"{path} is a folder"
-    return "" if path.parent.is_dir() else f"there is no folder {path.parent}"
+        return f"{path} is a folder, expected a file"
+    return "" if path.parent.is_dir() else f"the folder {path.parent} does not exist"
 
 
 def _is_special(path: Path) -> bool:
@@ -75,7 +75,7 @@ def _is_special(path: Path) -> bool:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Two names change places in one step; False where this system or this file system cannot. Raises OSError."""
+    """Exchange two names in one step. False if this system or this file system does not support it. Raises OSError."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False

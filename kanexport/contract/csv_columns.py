@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from kanexport.contract import csv_text
-from kanexport.contract.csv_text import EXPECTED, CsvError
+from kanexport.contract.csv_text import ADD_ROWS, EXPECTED, SAVE_AS_UTF8, CsvError
 
 PART = 2**22  # bytes of text in a part
 LARGE = 2**19  # bytes of text from which a parser in C is worth its import
@@ -49,8 +49,8 @@ class Table:
                 yield numbers
             block = self._next(self._left)
         if not any_rows:
-            above = f"holds a header line and nothing below it; {EXPECTED}" if self.header else f"is empty; {EXPECTED}"
-            raise CsvError(f"{self._name} {above}")
+            problem = f"has a header line and no rows; {EXPECTED}" if self.header else f"is empty; {EXPECTED}"
+            raise CsvError(f"{self._name} {problem}", code="csv-no-rows", hint=ADD_ROWS)
 
     def _begin(self, first: bytes) -> bytes:
         """Take the header, and return the text below it in the first part that is not blank."""
@@ -91,7 +91,7 @@ class Table:
                 return block[:at]
 
     def _numbers(self, block: bytes) -> Any:
-        """The numbers in a block of whole lines."""
+        """The numbers of a block of whole lines."""
         if not self.width:
             _, cells = next(self._records(block), (0, []))
             self.width = len(cells)
@@ -116,7 +116,9 @@ class Table:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
             at = self._bytes + error.start
-            raise CsvError(f"{self._name} is not UTF-8 text (byte {at}); {EXPECTED}") from error
+            raise CsvError(
+                f"{self._name} is not UTF-8 text (byte {at}); {EXPECTED}", code="csv-not-utf8", hint=SAVE_AS_UTF8
+            ) from error
 
 
 def whole(name: str, data: bytes) -> tuple[Any, list[str]]:

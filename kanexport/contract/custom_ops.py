@@ -34,7 +34,7 @@ _NAMES = """
 ALLOWED = frozenset(_NAMES.split())
 
 CONTROL = "decides at run time which operators run, and how often"
-RANDOM = "gives other answers each time"
+RANDOM = "returns different values each time"
 SEQUENCE = "works on lists of tensors"
 TEXT = "works on text"
 # And why not the others.
@@ -46,15 +46,15 @@ LEFT_OUT = {
     **dict.fromkeys(("SequenceErase", "SequenceInsert", "SequenceLength", "SplitToSequence"), SEQUENCE),
     **dict.fromkeys(("Optional", "OptionalGetElement", "OptionalHasElement"), SEQUENCE),
     **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"), TEXT),
-    "ImageDecoder": "reads pictures",
+    "ImageDecoder": "decodes images",
 }
 
 
 def why_not(domain: str, name: str) -> str:
-    """The reason why a graph may not have this operator, or ""."""
+    """The reason why a graph may not contain this operator, or ""."""
     if domain not in ("", "ai.onnx"):
-        return f"is of the domain {domain[:80]!r}, not of ONNX's own"
-    return "" if name in ALLOWED else LEFT_OUT.get(name, "is none that is known here")
+        return f"is in the operator domain {domain[:80]!r}, expected the domain of ONNX"
+    return "" if name in ALLOWED else LEFT_OUT.get(name, "is not in the list of known ONNX operators")
 
 
 DOMAIN, OPERATOR, DOMAIN_VERSION = "kanserve", "SplineLayer", 1
@@ -62,11 +62,11 @@ KERNEL_FILE = "model.kernel.onnx"
 PACKAGE = "kanserve_kernel"
 DEGREES = (1, 2, 3)  # of its splines
 NARROWEST, WIDEST = 1e-10, 1e10  # cells that it takes, as kernel/src/prepare.cpp refuses others
-HOW_TO_INSTALL = "`make kernel` in a checkout of kanserve builds and installs it, with g++"
+HOW_TO_INSTALL = "run `make kernel` in a checkout of kanserve; it needs g++"
 
 
 def library() -> str:
-    """The path of the operator's library, "" where it is not installed or made for another machine."""
+    """The path of the library of the operator. Empty if it is not installed, or was built for another machine."""
     try:
         path = str(Path(importlib.import_module(PACKAGE).LIBRARY))
     except ImportError:

@@ -1,4 +1,4 @@
-"""Grid of a basis, derived from its knots, for exporter and server alike."""
+"""Grid of a basis, derived from its knots. The exporter and the server use the same code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Grid:
 
 
 def of_knots(kind: str, functions: int, knots: Sequence[float]) -> Grid | None:
-    """The grid of a basis with so many functions, in the manifest's words; None without two different knots.
+    """The grid of a basis with so many functions, in the words of the manifest. None without two different knots.
 
     bspline       T knots are extended by the degree on either side, which is T - functions - 1
     relu-bumps    the ends of all bumps; the grid is the middle half, as for the proof of an export
@@ -64,9 +64,9 @@ DIGITS = 9  # of what is written: of a float32
 
 
 def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[int, ...], int]:
-    """Counts of `values` below the first of the ascending bounds, in each cell between two, and above the last; and the
-    count of those that are not finite, and in no cell. A value on a bound is in the cell above it, a value on the last
-    bound in the last cell."""
+    """Counts of `values` below the first bound, in each interval between two bounds, and above the last bound; and the
+    count of the values that are not finite. The bounds ascend. A value on a bound is in the interval above it, a value
+    on the last bound in the last interval."""
     finite = values[np.isfinite(values)]
     places = np.searchsorted(np.asarray(bounds), finite, side="right")
     places[finite == bounds[-1]] = len(bounds) - 1
@@ -74,14 +74,15 @@ def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[
 
 
 def grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
-    """The knots of a node that the layer is given, if it is a source as it is and has some, ascending, each once."""
+    """The distinct knots of a node of the layer, ascending. Empty if the node is not a source without change, or has no
+    knots."""
     stored = knots(layer, node)
     return rounded(np.unique(stored[1])) if stored is not None else ()
 
 
 def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | None:
-    """The same as they stand in the manifest, and whose they are: of the basis with most functions, among those that
-    read the sources as they are."""
+    """The knots of a node as they are in the manifest, and their basis: the one with most functions among those that
+    read the sources unchanged."""
     columns = _columns(layer)
     own = [basis for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
     if not own or node not in columns:
@@ -91,19 +92,19 @@ def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | 
 
 
 def _columns(layer: LayerInfo) -> tuple[int, ...]:
-    """The nodes that the sources of the layer read unchanged; none where a step changes them."""
+    """The nodes that the sources of the layer read unchanged. Empty if a step changes them."""
     if any(step.kind not in SAME_UNITS for step in layer.pre_steps):
         return ()
     return next((step.indices for step in layer.pre_steps if step.kind == "select"), tuple(range(layer.sources)))
 
 
 def equal(low: float, high: float) -> tuple[float, ...]:
-    """The bounds of equal cells from one to the other."""
+    """The bounds of equal intervals between two values."""
     if not high > low:
         low, high = low - 0.5, high + 0.5
     return rounded(np.linspace(low, high, PARTS + 1))
 
 
 def rounded(values: npt.ArrayLike) -> tuple[float, ...]:
-    """Values rounded to the digits that are written."""
+    """Values rounded to the digits that are stored."""
     return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values).tolist())

@@ -1,9 +1,8 @@
 """Manifest of a bundle (`manifest.json`): the contract between exporter and server.
 
-The exporter writes it last, so a version directory without one is not there.
-Server and client know models through this module alone; beside it they import only
-`kanexport.contract`. It uses the standard library. Reading is strict: unknown keys, missing
-keys and wrong types are refused by name, because a half-understood model is worse than none.
+The exporter writes it last, so a version directory without one is incomplete. The server and the client know models
+through this module only; they also import other modules of `kanexport.contract`. It uses the standard library. The
+parser is strict: it rejects unknown keys, missing keys and wrong types by name.
 """
 
 from __future__ import annotations
@@ -29,7 +28,16 @@ from kanexport.contract.sections import (
     Baseline,
     Explanations,
 )
-from kanexport.contract.serialization import LIMIT, Stored, build, entries, extract_lists, json_of, restore_lists
+from kanexport.contract.serialization import (
+    LIMIT,
+    Stored,
+    build,
+    entries,
+    extract_lists,
+    json_of,
+    name_of,
+    restore_lists,
+)
 from kanexport.contract.serialization import ManifestError as ManifestError
 
 FORMAT = 1
@@ -53,15 +61,15 @@ HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 READING, EXPECTED_OUTPUTS, MODULE = "reading", "expected-outputs", "module"
 # Bases of a verification, and their descriptions.
 VERIFICATION_BASES = {
-    READING: "verified against our reading of the file; not compared with the trained model",
+    READING: "verified against kanserve's interpretation of the checkpoint; not compared with the trained model",
     EXPECTED_OUTPUTS: "verified against the trained model",
-    MODULE: "verified against the torch module, as torch runs it",
+    MODULE: "verified against the PyTorch module, as PyTorch runs it",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """File of the version directory, by its name there. The server refuses files that are not listed."""
+    """File of the version directory, by its name. The server rejects files that are not listed."""
 
     path: str
     size: int  # bytes
@@ -109,7 +117,7 @@ class NodeStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BasisInfo:
-    """Family of one-dimensional functions that all edges of a layer share.
+    """Kind of one-dimensional functions that all edges of a layer share.
 
     kind          its name, such as bspline
     functions     the number of coefficients of an edge
@@ -260,7 +268,8 @@ class ParityCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """Verification of the graphs against the checkpoint's float64 evaluation. An export without it writes nothing.
+    """Verification of the graphs against the float64 evaluation of the checkpoint. Without it, an export writes
+    nothing.
 
     *_tolerance       relative, as in Zone
     zones             in the order in which they ran
@@ -367,17 +376,17 @@ class Manifest:
 
     @property
     def input(self) -> TensorSpec:
-        """The first input, of most models the only one."""
+        """The first input; most models have one."""
         return self.inputs[0]
 
     @property
     def output(self) -> TensorSpec:
-        """The first output, of most models the only one."""
+        """The first output; most models have one."""
         return self.outputs[0]
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The count of numbers in each of `shapes`."""
+        """The number of values in each of `shapes`."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
@@ -387,7 +396,7 @@ class Manifest:
 
     @property
     def claim(self) -> str:
-        """The same in words; never more than was done."""
+        """The basis of the verification as text, with the results for expected outputs."""
         files = [
             f"{check.rows} rows of {check.name}, largest error {check.max_rel:.1e}"
             for check in self.verification.expected_outputs
@@ -399,17 +408,16 @@ class Manifest:
         for entry in self.files:
             if entry.path == path:
                 return entry
-        raise ManifestError(f"{path} is not listed among the files of {self.name}")
+        raise ManifestError(f"{path} is not listed among the files of {self.name}", code="manifest-file-not-listed")
 
 
 def row_shapes(
     inputs: Sequence[tuple[int, ...]], layers: tuple[LayerInfo, ...], result: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], ...]:
-    """A row of the input, (*positions, sources) of each layer, a row of the output, such as
-    ((1, 8, 8), (64,), (10,)). `inputs` and `result` are the tensors' shapes with their batch
-    axis; of several, a row is what they hold together, such as (69,). Layer 0 is left out if
-    its nodes are the row, or columns selected from it.
-    """
+    """The shapes of a row of the input, (*positions, sources) of each layer, and a row of the output, such as ((1,
+    8, 8), (64,), (10,)). `inputs` and `result` are the shapes of the tensors with their batch axis. Several tensors
+    count as one row with all their values, such as (69,). Layer 0 is left out if its nodes are the row, or columns
+    selected from it."""
     row = _row(inputs)
     nodes = [(*layer.positions, layer.sources) for layer in layers]
     if nodes and (
@@ -427,7 +435,7 @@ def _row(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
-    """The shapes for people: "1x8x8 → 64 → 10"."""
+    """The shapes as text: "1x8x8 → 64 → 10"."""
     return " → ".join("x".join(map(str, shape)) for shape in shapes)
 
 
@@ -447,7 +455,10 @@ def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
     size = len(_text(bare | {"stored": entries(stored)}))
     if size > SIZE_LIMIT or len(numbers) > LIMIT:
         raise ManifestError(
-            f"the manifest would have {size} bytes and {len(numbers)} of numbers, more than {SIZE_LIMIT} and {LIMIT}"
+            f"the manifest is too large: {size} bytes and {len(numbers)} bytes of numbers, "
+            f"expected at most {SIZE_LIMIT} and {LIMIT}",
+            code="manifest-too-large",
+            hint="export a network with fewer edges, or layers",
         )
     return build(Manifest, bare | {"stored": entries(stored)}, "manifest"), numbers
 
@@ -481,22 +492,25 @@ def heading(data: bytes) -> tuple[str, int]:
     document = _document(data)
     name, version = document.get("name"), document.get("version")
     if not isinstance(name, str) or type(version) is not int:
-        raise ManifestError("manifest: it has no name and version")
+        raise ManifestError("the manifest has no name and no version")
     return name, version
 
 
 def _document(data: bytes, most: int = SIZE_LIMIT) -> dict[str, Any]:
     if len(data) > most:
-        raise ManifestError(f"manifest is {len(data)} bytes, more than {most}: export the model again")
+        raise ManifestError(
+            f"the manifest has {len(data)} bytes, expected at most {most}: export the model again",
+            code="manifest-too-large",
+        )
     try:
         document = json_of(data)
     except ValueError as error:
-        raise ManifestError(f"manifest is not JSON: {error}") from error
+        raise ManifestError(f"the manifest is not valid JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ManifestError("manifest is not a JSON object")
+        raise ManifestError(f"the manifest is {name_of(document)}, expected an object")
     version = document.get("format")
     if type(version) is not int or version != FORMAT:
-        raise ManifestError(_unreadable(version))
+        raise ManifestError(_unreadable(version), code="manifest-format-unknown")
     return document
 
 

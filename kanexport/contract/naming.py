@@ -14,18 +14,20 @@ from dataclasses import dataclass
 
 from kanexport.contract import csv_text, safe_files
 from kanexport.contract.cli.suggest import closest
+from kanexport.contract.coded import CodedError
 
 LONGEST = 128  # characters of a name or a unit
 DESCRIPTION = 4096  # characters
 SHOWN = 5  # names in an error
+NAMES_LIST = 'write a JSON list of strings, such as ["age", "height"]'
 FILES = (".csv", ".json", ".txt")
 # Endings of checkpoints, for any content: an argument with such an ending names a file, not a served model.
 CHECKPOINTS = (".pt", ".pth", ".safetensors", ".ckpt", ".keras")
 MORE_CHECKPOINTS = (".bin", ".pkl", ".pickle", ".model")  # other files have these endings too
 
 
-class NamingError(ValueError):
-    """Error for names that are not valid or do not fit the model. It says what was found and what is expected."""
+class NamingError(CodedError):
+    """Names that are not valid or do not fit the model. The message has the value found and the value expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +49,17 @@ class Names:
         return bool(self.features or self.units or self.classes or self.description)
 
     def feature(self, at: int) -> str:
-        """The name of a number of a row; x0, x1 ... without names."""
+        """The name of an input value; x0, x1 ... without names."""
         return self.features[at] if self.features else f"x{at}"
 
     def output(self, at: int) -> str:
-        """The name of a number of an answer; y0, y1 ... without names."""
+        """The name of an output value; y0, y1 ... without names."""
         return self.classes[at] if self.classes else f"y{at}"
 
     def columns(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-        """The names of the numbers of each output, by the output's own name. `sizes`: the numbers per row of each
-        output. The names are the classes if there are so many. Otherwise they are y0, y1 ... for an only output, and
-        NAME0, NAME1 ... for several."""
+        """The names of the values of each output, by the name of the output. `sizes`: the values per row of each
+        output. The names are the classes if there are so many. Otherwise they are y0, y1 ... for a single output,
+        and NAME0, NAME1 ... for several."""
         columns, first = {}, 0
         known = len(self.classes) == sum(sizes.values())
         for name, size in sizes.items():
@@ -69,30 +71,44 @@ class Names:
         return columns
 
     def check(self, inputs: int, outputs: int) -> None:
-        """Raises NamingError unless they fit a model of so many numbers a row and an answer."""
+        """Raises NamingError if the names do not fit a model with so many input and output values per row."""
         for what, names, expected in (
             ("features", self.features, inputs),
             ("units", self.units, inputs),
             ("classes", self.classes, outputs),
         ):
             if names and len(names) != expected:
-                where = "an answer" if what == "classes" else "a row"
-                raise NamingError(f"{len(names)} {what} are given, and {where} of the model has {expected} numbers")
+                where = "output" if what == "classes" else "input"
+                raise NamingError(
+                    f"found {len(names)} {what}, expected {expected}: one per {where} of the model",
+                    code="names-wrong-count",
+                    hint=f"name each {where} with --{what}",
+                )
             for name in names:
                 _check(what, name, empty=what == "units")
             if what != "units" and (twice := _twice(names)):
-                raise NamingError(f"{what}: {twice!r} is there twice")
+                raise NamingError(
+                    f"{what}: {twice!r} occurs twice", code="names-repeated", hint="give each value its own name"
+                )
         self._check_rest()
 
     def _check_rest(self) -> None:
         if self.units and not self.features:
-            raise NamingError("units are given, and no features that they could be of")
+            raise NamingError(
+                "found units without features",
+                code="units-without-features",
+                hint="name the inputs with --features",
+            )
         if len(self.description) > DESCRIPTION or "\0" in self.description:
-            raise NamingError(f"the description has {len(self.description)} characters, expected {DESCRIPTION} at most")
+            raise NamingError(
+                f"the description has {len(self.description)} characters, expected at most {DESCRIPTION}, without NUL",
+                code="description-too-long",
+                hint="shorten the text of --description",
+            )
 
     def order(self, columns: Sequence[str]) -> list[int] | None:
-        """The position of each feature in a row with these `columns`. None if names do not decide it, because the model
-        or the columns have none. Raises NamingError for a missing feature, or a column that is not a feature."""
+        """The position of each feature in a row with these `columns`. None if the model or the columns have no names.
+        Raises NamingError for a missing feature, and for a column that is not a feature."""
         if not self.features or not columns:
             return None
         self._match(columns)
@@ -104,35 +120,53 @@ class Names:
         unknown = [name for name in columns if name not in known]
         if missing := [name for name in self.features if name not in there]:
             near = closest(missing[0], unknown)
-            raise NamingError(f"there is no column {listed(missing)}" + (f"; there is {near!r}" if near else ""))
+            raise NamingError(
+                f"missing column {listed(missing)}" + (f", found {near!r}" if near else ""),
+                code="column-missing",
+                hint="rename the columns of the file to the features of the model",
+            )
         if unknown:
-            raise NamingError(f"the column {listed(unknown)} is no feature of the model, which has {len(known)}")
+            raise NamingError(
+                f"unknown column {listed(unknown)}, which is not one of the {len(known)} features of the model",
+                code="column-unknown",
+                hint="remove the column from the file",
+            )
         if twice := _twice(columns):
-            raise NamingError(f"the column {twice!r} is there twice")
+            raise NamingError(
+                f"the column {twice!r} occurs twice", code="column-repeated", hint="remove or rename one of the columns"
+            )
 
 
 UNNAMED = Names()
 
 
 def sizes(inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> tuple[int, int]:
-    """Numbers of a row and of an answer, from shapes with their batch axis."""
+    """Values per row of the inputs and of the outputs, from shapes with their batch axis."""
     rows, answers = (sum(math.prod(shape[1:]) for shape in shapes) for shapes in (inputs, outputs))
     return rows, answers
 
 
 def parse(option: str, text: str) -> tuple[str, ...]:
-    """Names as an option gives them: separated by commas, or a file: the header of a .csv, the list in a .json, the
-    lines of a .txt. Raises NamingError."""
+    """Names from the value of an option: separated by commas, or a file: the header of a .csv, the list in a .json,
+    the lines of a .txt. Raises NamingError."""
     if not text.lower().endswith(FILES):
         return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []))
     try:
         content = csv_text.decode(text, safe_files.read(text, safe_files.ANY, links=True))
     except (OSError, csv_text.CsvError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise NamingError(f"{option} {text} cannot be read: {reason}") from error
+        raise NamingError(
+            f"{option} {text} cannot be read: {reason}",
+            code="names-file-unreadable",
+            hint="check the path and the permissions of the file",
+        ) from error
     names = _names(text, content)
     if not names:
-        raise NamingError(f"{option} {text} has no names: a first line of them was expected in a .csv")
+        raise NamingError(
+            f"{option} {text} has no names, expected a header line in a .csv",
+            code="names-file-malformed",
+            hint="write the names into the first line, with commas between them",
+        )
     return names
 
 
@@ -144,24 +178,28 @@ def _names(path: str, content: str) -> tuple[str, ...]:
     try:
         names = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise NamingError(f"{path} is not JSON: {error}") from error
+        raise NamingError(f"{path} is not valid JSON: {error}", code="names-file-malformed", hint=NAMES_LIST) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise NamingError(f"{path}: a list of names was expected")
+        raise NamingError(f"{path} is not a list of names", code="names-file-malformed", hint=NAMES_LIST)
     return tuple(names)
 
 
 def _twice(names: Sequence[str]) -> str:
-    """The first that is there already, or ""."""
+    """The first name that occurs twice, or ""."""
     counts = Counter(names)
     return next((name for name in names if counts[name] > 1), "")
 
 
 def _check(what: str, name: str, *, empty: bool) -> None:
     if not (name or empty) or len(name) > LONGEST or not name.isprintable() or name != name.strip():
-        raise NamingError(f"{what}: {name[:LONGEST]!r} is no name: 1 to {LONGEST} characters that can be printed")
+        raise NamingError(
+            f"{what}: {name[:LONGEST]!r} is not a valid name, expected 1 to {LONGEST} printable characters",
+            code="name-invalid",
+            hint="remove spaces at both ends, and characters that cannot be printed",
+        )
 
 
 def listed(names: Sequence[str]) -> str:
-    """A few names, and how many more there are."""
+    """The first names as text, and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(repr, names[:SHOWN])) + more

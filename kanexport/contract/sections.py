@@ -53,26 +53,26 @@ class Approximation:
 
     @property
     def text(self) -> str:
-        """In a sentence; empty if the model is exact."""
+        """The quantization in one sentence; empty if the model is exact."""
         if not self.quantize:
             return ""
-        top = f"; another output is the largest in {self.changed} of them" if self.changed >= 0 else ""
+        top = f"; the predicted class changes in {self.changed} of them" if self.changed >= 0 else ""
         return (
-            f"APPROXIMATE, as requested ({self.quantize}): outputs differ from the checkpoint's by up to "
-            f"{self.error:.1e} of the largest output, {self.median:.1e} in the median, on {self.rows} rows "
+            f"APPROXIMATE, as requested ({self.quantize}): outputs differ from those of the checkpoint by up to "
+            f"{self.error:.1e} relative to the largest output, median {self.median:.1e}, on {self.rows} rows "
             f"({self.rows_from}){top}"
         )
 
     def notes(self) -> tuple[str, ...]:
-        """Sentences for people; none where nothing is approximate."""
+        """Notes on the quantization; none if the model is exact."""
         if not self.quantize:
             return ()
         return (self.text, *map(_branch, self.branches), EDGES_NOTE)
 
 
 EDGES_NOTE = (
-    "edges, curves and explanations are those of the rounded coefficients, computed in float32: the functions that are "
-    "served, not those of the checkpoint; where sums are of bytes, an answer differs from the sum of its edges by the "
+    "edges, curves and explanations use the rounded coefficients and float32: they describe the served functions, not "
+    "those of the checkpoint; if a layer sums int8 values, its output differs from the sum of its edges by the "
     "rounding of their values"
 )
 EXACT = Approximation()
@@ -80,7 +80,7 @@ EXACT = Approximation()
 
 def _branch(branch: Branch) -> str:
     what = f"layer {branch.layer}, {branch.kind}: {branch.form}"
-    alone = f", alone {branch.error:.1e}" if branch.form != FLOAT32 else ""
+    alone = f", by itself {branch.error:.1e}" if branch.form != FLOAT32 else ""
     why = (
         f", since quantizing only this branch changes outputs by {branch.first:.1e}"
         if branch.first > branch.error
@@ -91,7 +91,7 @@ def _branch(branch: Branch) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeBaseline:
-    """Distribution of the n nodes that feed a layer, over rows of the user's data and all positions.
+    """Distribution of the n nodes that feed a layer, over rows of user data and all positions.
 
     cells      the bounds of the cells in which their values are counted, ascending: a row for each node, or one for
                all; the knots of its grid where a node is a source with knots, otherwise equal parts of the range
@@ -109,8 +109,8 @@ class NodeBaseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """Baseline distributions on rows of the user's data, such as the training data, without the rows themselves. No
-    rows: the user gave none.
+    """Baseline distributions on rows of user data, such as the training data, without the rows. No rows: the user gave
+    none.
 
     name, sha256  of the file
     mean          of each number of a row, flat in C order
@@ -135,7 +135,7 @@ OUTPUT, NODES, EDGES, CONTRIBUTIONS = "output", "nodes", "edges", "contributions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedTensor:
-    """Output of the explaining graph. `shape` starts with -1 for the rows. `holds` is one of:
+    """Output of the explaining graph. `shape` starts with -1 for the rows. `holds` has one of these values:
 
     output         an output of the model, as `model.onnx` gives it
     nodes          the inputs of the layer, [rows, *positions, n]
@@ -154,7 +154,7 @@ class ExplainedTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanations:
-    """Explaining graph of a model, for any onnxruntime, without kanserve.
+    """Explaining graph of a model. It runs in any onnxruntime, without kanserve.
 
     file  its name next to `model.onnx`, whose inputs it takes; empty if the export was not asked for one
     base  the base value of contributions: the output for the mean of the baseline's rows; empty without one
@@ -170,14 +170,15 @@ NO_EXPLANATIONS = Explanations()
 
 AS_TRAINED, FLAG, REJECT, CLAMP = "as-trained", "flag", "reject", "clamp"
 OUT_OF_RANGE_HELP = (
-    "handling of rows with an input out of the range of the first layer: computed as the trained model does "
-    "(as-trained), also counted (flag), rejected (reject), or clamped to the grid by the graph itself (clamp)"
+    "handling of rows with an input out of the range of the first layer: as-trained computes them as the trained model "
+    "does, flag also counts them, reject rejects them, clamp clamps the input to the grid in the graph "
+    "(default: as-trained)"
 )
 OUT_OF_RANGE_POLICIES: Mapping[str, str] = MappingProxyType(
     {
         AS_TRAINED: "rows out of range are computed as the trained model computes them",
         FLAG: "rows out of range are computed, counted, and reported with the response",
         REJECT: "requests with a row out of range are rejected",
-        CLAMP: "the graph itself clamps inputs to the grid: a row beyond it gets the output of the nearest row on it",
+        CLAMP: "the graph clamps inputs to the grid: a row out of grid gets the output of the nearest row in the grid",
     }
 )

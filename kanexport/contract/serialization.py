@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from kanexport.contract.coded import CodedError
+
 T = TypeVar("T")
 
 
@@ -29,8 +31,11 @@ SQUARE = bytes.maketrans(b"{}", b"[]")
 NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-class ManifestError(ValueError):
-    """Error for a manifest that cannot be read; the text says where and why."""
+class ManifestError(CodedError):
+    """Manifest that cannot be read. The message names the place and the reason."""
+
+    code = "manifest-invalid"
+    hint = "copy the version folder again, or export the model again"
 
 
 def json_of(data: bytes) -> Any:
@@ -42,11 +47,11 @@ def json_of(data: bytes) -> Any:
     """
     brackets = STRING.sub(b"", data).translate(SQUARE, NO_BRACKET)
     if len(brackets) > 2 * CONTAINER_LIMIT:
-        raise ValueError(f"it has {len(brackets) // 2} lists and objects, more than {CONTAINER_LIMIT}")
+        raise ValueError(f"found {len(brackets) // 2} lists and objects, expected at most {CONTAINER_LIMIT}")
     for _ in range(DEPTH):
         brackets = brackets.replace(b"[]", b"")
     if brackets:
-        raise ValueError(f"brackets do not match, or are nested more than {DEPTH} deep")
+        raise ValueError(f"the brackets do not match, or are nested more than {DEPTH} deep")
     return json.loads(data, parse_constant=_refuse_constant)
 
 
@@ -57,7 +62,7 @@ def _refuse_constant(name: str) -> float:
 def build(kind: type[T], value: Any, where: str) -> T:
     """Build one dataclass from a JSON object, field by field. Raises ManifestError naming the first fault."""
     if not isinstance(value, dict):
-        raise ManifestError(f"{where}: expected an object, found {_name(value)}")
+        raise ManifestError(f"{where}: expected an object, found {name_of(value)}")
     hints = typing.get_type_hints(kind)
     _check_keys(set(value), list(hints), where)
     return kind(**{name: _convert(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
@@ -73,13 +78,13 @@ def _check_keys(keys: set[str], known: list[str], where: str) -> None:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Convert one JSON value to the type of its field, refusing anything else."""
+    """Convert one JSON value to the type of its field, and reject other values."""
     origin = typing.get_origin(hint)
     if origin is tuple:
         return _listed(typing.get_args(hint)[0], value, where)
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            raise ManifestError(f"{where}: expected an object of strings, found {_name(value)}")
+            raise ManifestError(f"{where}: expected an object of strings, found {name_of(value)}")
         return value
     if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
         return build(typing.cast(type, hint), value, where)
@@ -90,18 +95,18 @@ def _listed(item: Any, value: Any, where: str) -> tuple[Any, ...]:
     if isinstance(value, array):
         return _of_array(item, value, where)
     if not isinstance(value, list):
-        raise ManifestError(f"{where}: expected a list, found {_name(value)}")
+        raise ManifestError(f"{where}: expected a list, found {name_of(value)}")
     return tuple(_convert(item, entry, f"{where}[{at}]") for at, entry in enumerate(value))
 
 
 def _of_array(hint: Any, value: array[Any], where: str) -> tuple[Any, ...]:
-    """The numbers of a list that came in a file of its own."""
+    """The numbers of a list that was stored in a separate file."""
     if hint is float and value.typecode == "q":
         return tuple(map(float, value))
     if hint is not {"d": float, "q": int}.get(value.typecode):
         raise ManifestError(f"{where}: expected a list of {getattr(hint, '__name__', hint)}, found numbers")
     if hint is float and not all(map(math.isfinite, value)):
-        raise ManifestError(f"{where}: a number is not finite")
+        raise ManifestError(f"{where}: found NaN or infinity, expected finite numbers")
     return tuple(value)
 
 
@@ -112,14 +117,15 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise ManifestError(f"{where}: number is not finite")
+            raise ManifestError(f"{where}: found NaN or infinity, expected a finite number")
         return number
     if hint in (int, str, bool) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
         return value
-    raise ManifestError(f"{where}: expected {hint.__name__}, found {_name(value)}")
+    raise ManifestError(f"{where}: expected {hint.__name__}, found {name_of(value)}")
 
 
-def _name(value: Any) -> str:
+def name_of(value: Any) -> str:
+    """The kind of a JSON value, such as "an object"."""
     names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
     return names.get(type(value), type(value).__name__)
 
@@ -193,7 +199,7 @@ def _numbers(value: Sequence[Any]) -> tuple[str, list[int] | None, array[Any]] |
 def restore_lists(document: dict[str, Any], stored: Sequence[Stored], data: bytes) -> None:
     """Put the lists into the document, as arrays, which `build` takes. Raises ManifestError."""
     if len(data) > LIMIT:
-        raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, more than {LIMIT}")
+        raise ManifestError(f"the numbers of the manifest have {len(data)} bytes, expected at most {LIMIT}")
     end = 0
     for entry in stored:
         middle, end = _bounds(entry, end, len(data))
@@ -206,11 +212,13 @@ def restore_lists(document: dict[str, Any], stored: Sequence[Stored], data: byte
 def _bounds(entry: Stored, begin: int, size: int) -> tuple[int, int]:
     """The positions in the file at which the lengths of rows end and the numbers end. Raises ManifestError."""
     if entry.kind not in CODES or entry.numbers < 0 or entry.rows < -1 or entry.offset != begin:
-        raise ManifestError(f"manifest.stored: {entry.place[:80]!r} is not one list after the other of {list(CODES)}")
+        raise ManifestError(
+            f"manifest.stored: {entry.place[:80]!r} has an invalid kind, size or offset; kinds: {', '.join(CODES)}"
+        )
     middle = begin + BYTES * max(0, entry.rows)
     end = middle + BYTES * entry.numbers
     if end > size:
-        raise ManifestError(f"manifest.stored: {entry.place[:80]!r} has {entry.numbers} numbers, beyond the file's end")
+        raise ManifestError(f"manifest.stored: {entry.place[:80]!r} has {entry.numbers} numbers, more than the file")
     return middle, end
 
 
@@ -218,7 +226,7 @@ def _stored_list(lengths: array[Any] | None, numbers: array[Any], place: str) ->
     if lengths is None:
         return numbers
     if sum(lengths) != len(numbers) or min(lengths, default=1) < 1:
-        raise ManifestError(f"manifest.stored: the rows of {place[:80]!r} are not {len(numbers)} numbers")
+        raise ManifestError(f"manifest.stored: the rows of {place[:80]!r} do not add up to {len(numbers)} numbers")
     return list(_rows(lengths, numbers))
 
 
@@ -238,7 +246,7 @@ def _put(document: Any, place: str, value: Any) -> None:
     except (KeyError, IndexError, ValueError, TypeError):
         there = None
     if there != []:
-        raise ManifestError(f"manifest.stored: there is no empty list at {place[:80]!r}")
+        raise ManifestError(f"manifest.stored: the manifest has no empty list at {place[:80]!r}")
     document[last] = value
 
 
@@ -258,5 +266,5 @@ def _bytes(numbers: array[Any]) -> bytes:
 
 
 def entries(stored: Sequence[Stored]) -> list[dict[str, Any]]:
-    """The entries as the document has them."""
+    """The entries in the form of the document."""
     return [dataclasses.asdict(entry) for entry in stored]

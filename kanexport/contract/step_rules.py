@@ -38,7 +38,7 @@ NEAR = 1e-6  # of a node's magnitude: x is r
 
 
 class UnknownStep(ValueError):
-    """Step without a rule here; the text names it."""
+    """Step without a rule in this module; the text names it."""
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -121,7 +121,7 @@ class _Each(_Rule):
 
 
 def secant(function: Function, x: Floats, r: Floats) -> Floats:
-    """(f(x) - f(r)) / (x - r), element by element; where x is r, or nearly, the derivative between them."""
+    """(f(x) - f(r)) / (x - r) for each element. If x equals r, or nearly, it is the derivative between them."""
     with np.errstate(all="ignore"):
         difference = x - r
         near = np.abs(difference) <= NEAR * np.maximum(np.maximum(np.abs(x), np.abs(r)), 1.0)
@@ -174,8 +174,8 @@ class _Product(_Rule):
 
 
 def _others(x: Floats, r: Floats) -> Floats:
-    """[B, n]: the product of all factors but one, its mean on the straight line from r to x: a polynomial, for which
-    Gauss's points are exact."""
+    """[B, n]: the product of all factors except one, as its mean on the straight line from r to x. The product is a
+    polynomial, so Gauss points are exact."""
     count = x.shape[1]
     points, weights = np.polynomial.legendre.leggauss(count // 2 + 1)
     products = np.zeros_like(x)
@@ -187,14 +187,14 @@ def _others(x: Floats, r: Floats) -> Floats:
 
 
 class _Norm(_Rule):
-    """Normalisation of groups of nodes, `centred` or not."""
+    """Normalization of groups of nodes, `centred` or not."""
 
     def __init__(self, step: NodeStep, *, groups: int, centred: bool) -> None:
         self._scale, self._bias, self._epsilon = np.array(step.scale), np.array(step.bias), step.epsilon
         self._groups, self._centred = groups, centred
 
     def _centred_and_deviation(self, v: Floats) -> tuple[Floats, Floats]:
-        """[B, G, n / G] of the runs, less their means, and their deviations [B, G, 1]."""
+        """[B, G, n / G] of the groups, minus their means, and their deviations [B, G, 1]."""
         runs = v.reshape(len(v), self._groups, -1)
         centred = runs - runs.mean(axis=2, keepdims=True) if self._centred else runs
         return centred, np.sqrt((centred**2).mean(axis=2, keepdims=True) + self._epsilon)
@@ -236,7 +236,7 @@ class _RowRange(_Rule):
 
 
 def _shares(x: Floats, r: Floats) -> Floats:
-    """[B, n]: for which part of the straight line from r to x each node is the smallest."""
+    """[B, n]: the share of the straight line from r to x on which each node is the smallest."""
     shares = np.zeros_like(x)
     for row, (end, start) in enumerate(zip(x, r, strict=True)):
         steep = end - start

@@ -28,15 +28,15 @@ _mine: set[str] = set()  # what this process works on
 
 
 def owner() -> str:
-    """This process, in the name of what it makes: the machine and the process id."""
+    """The owner part of a staging name: the machine and the process id."""
     host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32]
     return f"{host}-{os.getpid()}"
 
 
 @contextlib.contextmanager
 def staging_path(parent: Path, old: str = "") -> Iterator[Path]:
-    """A path that is not in use. A file or folder that lies there in the end is removed, if it can be. `old`: the path
-    of a folder that makes way."""
+    """A path that is not in use. At the end, a file or folder at this path is removed, if it can be. `old`: the path
+    of a folder that is replaced."""
     path = parent / f"{HIDDEN}{owner()}-{secrets.token_hex(4)}{OLD + old if old else ''}"
     _mine.add(path.name)
     try:
@@ -50,15 +50,15 @@ def staging_path(parent: Path, old: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, own: bool = False) -> Iterator[int]:
-    """Lock a folder, and give its descriptor. No other export can lock or sweep the folder meanwhile. The wait for
-    the lock has a limit. If the file system has no locks, there is none. `own`: this process made the folder, so
-    that no link leads there. The release cannot fail, because the work under the lock is done. Raises OSError."""
+    """Lock a folder, and yield its descriptor. No other export can lock or sweep the folder meanwhile. The wait for
+    the lock has a limit. A file system without locks is accepted. `own`: this process created the folder, so the
+    path has no link. The release cannot fail, because the work under the lock is done. Raises OSError."""
     descriptor = os.open(folder, safe_files.DIRECTORY | (os.O_NOFOLLOW if own else 0))
     try:
         end = time.monotonic() + PATIENCE
         while not _try_lock(descriptor):
             if time.monotonic() > end:
-                raise OSError(errno.EAGAIN, f"another export has held it for {PATIENCE:g} s")
+                raise OSError(errno.EAGAIN, f"another export has locked it for more than {PATIENCE:g} s")
             time.sleep(PAUSE)
         yield descriptor
     finally:
@@ -66,7 +66,7 @@ def locked(folder: Path, *, own: bool = False) -> Iterator[int]:
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Whether nobody else has the lock."""
+    """Whether no other process has the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -77,9 +77,9 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def sweep(parent: Path) -> list[str]:
-    """Remove the folders that exports which are gone left in a folder. A folder that made way for a version that did
-    not appear is put back. Returns the names that were there. A folder that cannot be removed stays, and is not
-    named."""
+    """Remove the folders that ended exports left in a folder. A folder that was moved aside for a version that did
+    not appear is moved back. Returns the names that were there. A folder that cannot be removed stays, and is not
+    listed."""
     swept = []
     for path in _stale(parent):
         old = path.name.partition(OLD)[2]
@@ -93,7 +93,7 @@ def sweep(parent: Path) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """A folder with all that is in it, or a link. Raises OSError."""
+    """Remove a folder with its contents, or a link. Raises OSError."""
     if path.is_symlink():
         path.unlink()
     else:
@@ -109,8 +109,8 @@ def _stale(parent: Path) -> list[Path]:
 
 
 def _alive(path: Path) -> bool:
-    """Whether a process still works on the folder: it holds its lock, or runs on this machine, or may run on another
-    one."""
+    """Whether a process still uses the folder: it has the lock, or runs on this machine, or may run on another
+    machine."""
     host, _, rest = path.name.removeprefix(HIDDEN).partition("-")
     pid = rest.partition("-")[0]
     if _is_locked(path):

@@ -1,4 +1,4 @@
-"""flashkan, and inkan before 0.4: uniform cubic splines beside a base branch.
+"""flashkan, and inkan before 0.4: uniform cubic splines and a base branch.
 
 Source: flashkan 0.2.0, KANLayer.forward, for n inputs, m outputs, K = G + 3 splines:
 

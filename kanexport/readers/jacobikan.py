@@ -21,7 +21,7 @@ from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "jacobikan"
 KEYS = Keys(required={"jacobi_coeffs": 3}, optional={}, absent=("base_weights", "base_weight"))  # KAJN's, ikan's
-RIVALS = {"orthogpolykans": "OrthogPolyKANs', which has another recurrence, and 3 for a and b"}
+RIVALS = {"orthogpolykans": "OrthogPolyKANs, which has another recurrence, and 3 for a and b"}
 NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0", "3.0", "0.9")  # a and b in published models
 
 

@@ -1,4 +1,4 @@
-"""KAF: Fourier features of the whole row beside a base branch, then a Linear.
+"""KAF: Fourier features of the whole row and a base branch, then a Linear.
 
 Source: kolmogorovArnoldFourierNetwork/KAF, KAF.py, FastKAFLayer.forward, for n inputs and m outputs:
 
@@ -68,7 +68,7 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def _norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:
-    """The LayerNorm, where there is one and the model's calls use it."""
+    """The LayerNorm, if there is one and the model uses it."""
     if not part.has("layernorm.weight"):
         return ()
     if options.choice("layernorm", ("used", "unused"), "used") == "unused":

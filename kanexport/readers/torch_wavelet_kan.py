@@ -1,4 +1,4 @@
-"""torch-wavelet-kan: several Morlet wavelets an edge beside a SiLU branch.
+"""torch-wavelet-kan: several Morlet wavelets per edge, and a SiLU branch.
 
 Source: PyPI torch-wavelet-kan 0.0.2, WaveletKANLayer.forward, for n inputs, m outputs:
 

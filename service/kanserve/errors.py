@@ -97,28 +97,44 @@ class QueueFull(Unavailable):
     """Full request queue of a model."""
 
     def __init__(self) -> None:
-        super().__init__("Exceeds maximum queue size")
+        super().__init__(
+            "Exceeds maximum queue size",
+            code="queue-full",
+            hint="send the request again later, or send fewer requests at the same time",
+        )
 
 
 class QueueTimeout(Unavailable):
     """Expired queue timeout of a request. The server did not execute the request."""
 
     def __init__(self) -> None:
-        super().__init__("Request timeout expired")
+        super().__init__(
+            "Request timeout expired",
+            code="queue-timeout",
+            hint="send the request again later, or with a larger `timeout` parameter",
+        )
 
 
 class Draining(Unavailable):
     """Graceful shutdown in progress: the server accepts no new requests."""
 
     def __init__(self) -> None:
-        super().__init__("GRPC server is shutting down and has stopped accepting new requests.")
+        super().__init__(
+            "GRPC server is shutting down and has stopped accepting new requests.",
+            code="server-shutting-down",
+            hint="send the request to another server, or again later",
+        )
 
 
 class DeadlineExceeded(KanserveError):
     """Expired client deadline of a queued request. The server did not execute the request."""
 
     def __init__(self) -> None:
-        super().__init__("the deadline passed before the request was run")
+        super().__init__(
+            "the deadline passed before the request was executed",
+            code="deadline-exceeded",
+            hint="set a longer timeout in the client",
+        )
 
 
 class ServerDeadlineExceeded(DeadlineExceeded):
@@ -126,12 +142,15 @@ class ServerDeadlineExceeded(DeadlineExceeded):
 
     def __init__(self, seconds: float) -> None:
         KanserveError.__init__(
-            self, f"the call took longer than {seconds:g} s, the server's limit; ask for less in one"
+            self,
+            f"the call took longer than {seconds:g} s, the server's limit",
+            code="call-too-long",
+            hint="request less in one call",
         )
 
 
 class ResourceExhausted(KanserveError):
-    """Request that exceeds a limit; the text says how to request less."""
+    """Request that exceeds a limit; the hint says how to request less."""
 
 
 class LimitReached(ResourceExhausted):
@@ -147,14 +166,22 @@ class ConcurrencyLimited(LimitReached):
     """Limit of concurrent calls reached; a retry may succeed."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(f"the server handles {most} calls at once, which is its limit; try again later")
+        super().__init__(
+            f"the server handles {most} calls at the same time, which is its limit",
+            code="too-many-calls",
+            hint="send the request again later",
+        )
 
 
 class InflightBytesLimited(LimitReached):
     """Limit of bytes of all messages in flight reached; a retry may succeed."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(f"the messages of all calls take more than {most} bytes, the server's limit; try again later")
+        super().__init__(
+            f"the messages of all calls take more than {most} bytes, the server's limit",
+            code="too-many-bytes-in-flight",
+            hint="send the request again later",
+        )
 
 
 class RequestBufferLimited(LimitReached):
@@ -162,8 +189,9 @@ class RequestBufferLimited(LimitReached):
 
     def __init__(self, most: int) -> None:
         super().__init__(
-            f"requests that have not arrived completely take more than {most} bytes, the server's limit; "
-            "try again later, with fewer large requests at once"
+            f"incomplete requests take more than {most} bytes, the server's limit",
+            code="too-many-incomplete-bytes",
+            hint="send the request again later, with fewer large requests at the same time",
         )
 
 
@@ -172,7 +200,11 @@ class RateLimited(LimitReached):
 
     def __init__(self, name: str, rate: float, wait: float) -> None:
         """`wait`: seconds until the server accepts the next call of this caller."""
-        super().__init__(f"{name} may ask {rate:g} times per second, which is its limit; try again later")
+        super().__init__(
+            f"{name} sends more than {rate:g} calls per second, its limit",
+            code="rate-limited",
+            hint="send the request again later",
+        )
         self.wait = wait
 
 

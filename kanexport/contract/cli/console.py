@@ -73,13 +73,14 @@ class Failure(Exception):
 
     exit_code: int = Exit.WRONG
     code: str = ""
+    hint: str = ""
 
     def __init__(
         self, message: str, *, code: str = "", hint: str = "", kind: str = "", exit_code: int | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.hint
         self.kind = kind or type(self).__name__
         self.code = code or self.code or kebab(self.kind)
         if exit_code is not None:

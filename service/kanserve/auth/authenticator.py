@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterable, MutableMapping
 from types import TracebackType
 from typing import Any, Protocol
 
+from kanexport.contract.cli.suggest import how_to_install
 from kanserve.auth import token_file
 from kanserve.auth.permissions import ANYONE, NEEDS, Need
-from kanserve.auth.roles import NOBODY, Principal, require
+from kanserve.auth.roles import AUTHORIZATION_HINT, NOBODY, Principal, require
 from kanserve.auth.token_file import LONGEST, SHORTEST, Credentials, Entry
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, Forbidden, RateLimited, Unauthenticated
@@ -94,7 +95,11 @@ class Authenticator:
     def still(self, caller: Principal) -> None:
         """Raises Unauthenticated if the credential of an admitted caller was revoked, changed or has expired."""
         if self._callers.get(caller.name) != caller:
-            raise Unauthenticated(f"{caller.name} is not known here any more, or not as before: open another stream")
+            raise Unauthenticated(
+                f"the credential of {caller.name} was revoked or changed",
+                code="credential-revoked",
+                hint="open a new stream with a valid credential",
+            )
         _valid(caller)
 
     def permit(self, caller: Principal) -> Permit:
@@ -120,7 +125,7 @@ class Authenticator:
             self._timer = asyncio.get_running_loop().call_later(GLANCE, self._glance)
 
     def known(self, credentials: RequestCredentials) -> Principal:
-        """The caller, or NOBODY if the gate does not know the credential. Raises nothing."""
+        """The caller, or `NOBODY` if the gate does not know the credential. Raises nothing."""
         try:
             return self._caller(credentials)[0]
         except Unauthenticated:
@@ -132,10 +137,14 @@ class Authenticator:
             return self._certified(credentials.certificate) if self._certificates else (NOBODY, None)
         value = headers[0]
         if len(headers) > 1 or not isinstance(value, str) or value[: len(SCHEME)].lower() != SCHEME:
-            raise Unauthenticated("the authorization is to be one `Bearer TOKEN`")
+            raise Unauthenticated(
+                "invalid authorization: expected one `Bearer TOKEN`",
+                code="authorization-invalid",
+                hint=AUTHORIZATION_HINT,
+            )
         token = value[len(SCHEME) :].lstrip(" ")
         if not TOKEN.fullmatch(token):
-            raise Unauthenticated("the token is not known here")
+            raise _unknown_token()
         mark = hashlib.sha256(token.encode()).hexdigest().encode()
         caller = self._known.get(mark) or self._lookup(mark)
         _valid(caller[0])
@@ -148,7 +157,7 @@ class Authenticator:
             if hmac.compare_digest(known, mark):
                 entry = candidate
         if entry is None:
-            raise Unauthenticated("the token is not known here")
+            raise _unknown_token()
         caller = self._known[mark] = (entry.principal, self._buckets.get(entry.principal.name))
         return caller
 
@@ -202,7 +211,8 @@ class Permit:
 
     def _renewed_error(self) -> Unauthenticated:
         """A new error with the same reason, because an error that was raised before keeps its traceback."""
-        return Unauthenticated(str(self._reason))
+        assert self._reason is not None
+        return _copy(self._reason)
 
     def check(self) -> None:
         """End the stream if its credential is no longer valid."""
@@ -211,7 +221,7 @@ class Permit:
         try:
             self._gate.still(self.caller)
         except Unauthenticated as error:
-            self._reason = Unauthenticated(str(error))
+            self._reason = _copy(error)
             if self._task is not None and self._inside:
                 self._task.cancel()
 
@@ -241,7 +251,7 @@ class Bucket:
 
 def unlisted(credentials: RequestCredentials) -> Principal:
     """Check before a method or route that the table of permissions does not have. Raises Forbidden."""
-    raise Forbidden("nobody may call this: the server's table of access does not have it")
+    raise Forbidden("permission denied: this method has no access rule on this server", code="access-rule-missing")
 
 
 def admission(gate: Authenticator | None, name: str) -> Callable[[RequestCredentials], Principal] | None:
@@ -267,16 +277,32 @@ def name(gate: Authenticator | None, credentials: RequestCredentials) -> str:
     return "" if gate is None else gate.known(credentials).name
 
 
+def _unknown_token() -> Unauthenticated:
+    return Unauthenticated(
+        "invalid token: the server does not know it",
+        code="token-unknown",
+        hint="pass a token of this server; `kanserve token new` creates one",
+    )
+
+
+def _copy(error: Unauthenticated) -> Unauthenticated:
+    return Unauthenticated(str(error), code=error.code, hint=error.hint)
+
+
 def _valid(caller: Principal) -> None:
     if caller.expires is not None and time.time() >= caller.expires:
-        raise Unauthenticated(f"the token of {caller.name} has expired")
+        raise Unauthenticated(
+            f"the token of {caller.name} has expired",
+            code="token-expired",
+            hint="pass a new token; `kanserve token new` creates one",
+        )
 
 
 log = logs.get_logger("access")
 
 
 def build(settings: Settings) -> Authenticator | None:
-    """None: no file is named, and anyone may call. Raises ConfigError."""
+    """The gate of the settings; None without a token file, so that every call is allowed. Raises ConfigError."""
     credentials = read(settings)
     if credentials is None:
         return None
@@ -294,18 +320,20 @@ def read(settings: Settings) -> Credentials | None:
 
 
 def _check(credentials: Credentials, settings: Settings) -> None:
-    """Raises ConfigError for certificates that could not be told here."""
+    """Raises ConfigError for certificates that the server cannot identify."""
     if not credentials.certificates:
         return
     if settings.tls_client_ca is None:
         raise ConfigError(
-            f"the file of tokens {settings.tokens} has [[certificate]], and tls_client_ca is not set: nobody is asked "
-            "for one"
+            f"the token file {settings.tokens} has [[certificate]] entries, but tls_client_ca is not set",
+            code="certificates-without-client-ca",
+            hint="set tls_client_ca, so that clients present a certificate, or remove the entries",
         )
     if missing := missing_name():
         raise ConfigError(
-            f"the file of tokens {settings.tokens} has [[certificate]], and reading those needs {missing}: "
-            "pip install 'kanserve[certificates]'"
+            f"the token file {settings.tokens} has [[certificate]] entries, which need the package {missing}",
+            code="package-not-installed",
+            hint=how_to_install("certificates"),
         )
 
 
@@ -345,5 +373,5 @@ def certificate_names(certificate: str | bytes) -> frozenset[str]:
     uris = {uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if ":" in uri}
     others = {*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.RFC822Name)}
     addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
-    # Each kind looks like itself: a DNS name with a colon in it must not pass for a URI.
+    # Each kind has a distinct form: a DNS name with a colon in it must not pass for a URI.
     return frozenset(uris | addresses | {name for name in others if ":" not in name})

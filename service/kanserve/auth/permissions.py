@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from kanserve.auth.roles import Role
 from kanserve.observability.metrics import UNKNOWN
 
-ANYONE = None  # health, since orchestrators cannot show a credential; the page's files, which hold no data
+ANYONE = None  # health, since orchestrators present no credential; the files of the web UI, which have no data
 Need = Role | None
 INFERENCE, KAN, HEALTH = "inference.GRPCInferenceService", "kanserve.v1.KanService", "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
@@ -19,7 +19,7 @@ MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 KANS = ("/v1/kan/models/{name}", "/v1/kan/models/{name}/versions/{version}")
 
 _INFERENCE: dict[Need, tuple[str, ...]] = {
-    ANYONE: ("ServerLive", "ServerReady"),  # what Health/Check tells anyone too; KServe's probes ask these
+    ANYONE: ("ServerLive", "ServerReady"),  # as Health/Check reports it; KServe's probes call these
     Role.READ: (
         *("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"),
     ),
@@ -34,7 +34,7 @@ _INFERENCE: dict[Need, tuple[str, ...]] = {
     ),
 }
 _CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics")
-# Health/Check of a model or a service: only the message names it, so `grpc_api/services.py` asks for this role.
+# Health/Check of a model or a service: only the message names it, so `grpc_api/services.py` requires this role.
 NAMED_HEALTH = Role.READ
 _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     ANYONE: (
@@ -46,7 +46,7 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         *(("GET", f"{model}{rest}") for model in MODELS for rest in ("", "/ready", "/config", "/stats")),
         *(("POST", f"/v2/repository/{rest}") for rest in ("index", "{repository}/index")),
         ("POST", "/v1/kan/operations"),
-        (UNKNOWN, UNKNOWN),  # what there is not: nobody without a credential learns that
+        (UNKNOWN, UNKNOWN),  # unknown routes: a client without a credential does not learn that
     ),
     Role.INFER: (
         *(("POST", f"{model}/infer") for model in MODELS),
@@ -91,7 +91,7 @@ def _methods() -> Iterator[tuple[str, Need]]:
     yield f"{UNKNOWN}/{UNKNOWN}", Role.READ
 
 
-# gRPC's as service/method, HTTP's as "VERB /route": what their lines in the log say.
+# gRPC's as service/method, HTTP's as "VERB /route": as in the access log.
 NEEDS: Mapping[str, Need] = {
     **dict(_methods()),
     **{f"{verb} {route}": need for need, routes in _ROUTES.items() for verb, route in routes},

@@ -42,22 +42,28 @@ class Principal:
     mark: str = field(default="", repr=False)
 
 
+AUTHORIZATION_HINT = "send the metadata or header `authorization: Bearer TOKEN`"
 NOBODY = Principal("", frozenset(), known=False)
 EVERYONE = Principal("", frozenset(Role))  # of a server without credentials
 
 
 def including(roles: frozenset[Role]) -> frozenset[Role]:
-    """These, and what they include."""
+    """The roles, and the roles that they include."""
     return frozenset().union(*(INCLUDES[role] for role in roles))
 
 
 def require(caller: Principal, role: Role) -> None:
-    """Raises Unauthenticated for one who showed nothing, Forbidden for one who lacks the role."""
+    """Raises Unauthenticated if the caller presented no credential, Forbidden if the caller lacks the role."""
     if role in caller.roles:
         return
     if not caller.known:
         raise Unauthenticated(
-            f"this needs the role {role}, and no credential was shown: send the metadata or header "
-            "`authorization: Bearer TOKEN`"
+            f"this call needs the role {role}, but has no credential",
+            code="credential-missing",
+            hint=AUTHORIZATION_HINT,
         )
-    raise Forbidden(f"this needs the role {role}, which {caller.name} does not have")
+    raise Forbidden(
+        f"this call needs the role {role}, which {caller.name} does not have",
+        code="role-missing",
+        hint=f"use a token with the role {role}, or add the role to {caller.name} in the token file",
+    )

@@ -1,4 +1,4 @@
-"""Editor of the token file: it adds or removes one caller and keeps all other text."""
+"""Reader and editor of the token file. The editor adds or removes one caller and keeps all other text."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def new(
     expires: datetime.datetime | None = None,
     rate: float | None = None,
 ) -> str:
-    """A caller more, at the end of the file, which is made where it is not there. Returns its token: `token`, or
-    a new one. Raises ConfigError; then the file is as it was."""
+    """Append a caller to the file, and create the file if it is missing. Returns the token of the caller: `token`, or
+    a new one. If it raises ConfigError, the file is unchanged."""
     named(name, "the new token")
     value = token or make()
     lines = ["[[token]]", f'name = "{name}"', f"roles = {json.dumps(roles)}"]
@@ -50,23 +50,31 @@ def new(
         begin = "\n\n" if before.strip() and not before.endswith(b"\n") else "\n" if before.strip() else ""
         more = (begin + "\n".join(lines) + "\n").encode()
         read(before + more, path)
-        file.write(more)  # in one piece: a server that looks meanwhile sees the old file or the new
+        file.write(more)  # in one piece: a server that reads meanwhile sees the old file or the new one
     return value
 
 
 def revoke(path: Path, name: str) -> None:
-    """A caller less. Raises ConfigError; then the file is as it was."""
+    """Remove a caller from the file. If it raises ConfigError, the file is unchanged."""
     with _open(path) as file:
         data = file.read()
         names = _names(data, path)
         if name not in names:
-            raise ConfigError(f"the file of tokens {path} has no {name[:64]!r}: {advice(name, sorted(names))}")
+            raise ConfigError(
+                f"the token file {path} has no caller {name[:64]!r}",
+                code="caller-unknown",
+                hint=advice(name, sorted(names)),
+            )
         text = data.decode()
         begins = [match.start() for match in BLOCK.finditer(text)]
         parts = [text[: begins[0]], *(text[at:end] for at, end in zip(begins, [*begins[1:], len(text)], strict=True))]
         kept = "".join(part for part in parts if _name(part) != name).encode()
         if _names(kept, path) != names - {name}:
-            raise ConfigError(f"{name} stands in {path} in a way that only an editor can take out")
+            raise ConfigError(
+                f"the entry of {name} in {path} has an unusual form, so kanserve cannot remove it",
+                code="token-entry-unusual",
+                hint="remove the entry with a text editor",
+            )
         about = os.fstat(file.fileno())
         _folder(path).write(path.name, kept, mode=stat.S_IMODE(about.st_mode), owner=(about.st_uid, about.st_gid))
 
@@ -87,26 +95,35 @@ def _folder(path: Path) -> safe_files.Folder:
 
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
-    """To be read and appended to, by one command at a time. Raises ConfigError."""
+    """Open the file to read and append, for one command at a time. Raises ConfigError."""
     try:
         with _folder(path).append(path.name) as descriptor, open(descriptor, "r+b", buffering=0, closefd=False) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             about = os.fstat(descriptor)
             closed(about.st_mode, path)
             if about.st_size > LARGEST:
-                raise ConfigError(f"the file of tokens {path} has {about.st_size} bytes, more than {LARGEST}")
+                raise ConfigError(
+                    f"the token file {path} has {about.st_size} bytes, more than {LARGEST}",
+                    code="token-file-too-large",
+                    hint="remove callers that you no longer need",
+                )
             yield file
     except OSError as error:
-        raise ConfigError(f"the file of tokens {path} cannot be changed: {error.strerror}") from error
+        raise ConfigError(
+            f"the token file {path} cannot be changed: {error.strerror}",
+            code="token-file-not-writable",
+            hint="create the directory, and give yourself write permission for the file",
+        ) from error
 
 
-PREFIX = "kan_"  # so that scanners for secrets, and people, know one when they see it
+PREFIX = "kan_"  # so that scanners for secrets, and people, recognize one
 RANDOM_BYTES = 32
-SHORTEST, LONGEST = 43, 512  # characters of a token: 32 bytes as base64, and what is looked at at most
+SHORTEST, LONGEST = 43, 512  # characters of a token: 32 bytes as base64, and the most that is read
 FASTEST = 1e9  # calls per second
 HASH = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-LARGEST, MOST = 2**20, 1000  # bytes of a file, callers in it: looking for a wrong token takes time for each
+LARGEST, MOST = 2**20, 1000  # bytes of a file, callers in it: the search for a wrong token takes time for each
+FORM_HINT = "correct the file; `kanserve token new` writes valid entries"
 OTHERS = stat.S_IROTH | stat.S_IWOTH
 KEYS = {
     "token": frozenset({"name", "roles", "sha256", "expires", "rate"}),
@@ -147,36 +164,42 @@ def digest(token: str) -> str:
 
 
 def load(path: Path) -> Credentials:
-    """The file, whole and as strict as it should be. Raises ConfigError, in one line."""
+    """The contents of the file. Raises ConfigError, with a message of one line."""
     return read(_bytes(path), path)
 
 
 def _bytes(path: Path) -> bytes:
-    """A Secret that is mounted is a link."""
+    """The bytes of the file. It may be a link, as in a mounted Secret. Raises ConfigError."""
     try:
         _guarded(path.parent, path)
         return safe_files.read(path, LARGEST, links=True, inspect=lambda about: closed(about.st_mode, path))
     except OSError as error:
-        raise ConfigError(f"the file of tokens {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"the token file {path} cannot be read: {error.strerror}",
+            code="token-file-not-readable",
+            hint="create the file with `kanserve token new`, or correct the setting `tokens`",
+        ) from error
 
 
 def closed(mode: int, path: Path) -> None:
-    """Raises ConfigError for a file that everyone on the machine may read or write: it says who may
-    do what."""
+    """Raises ConfigError for a file that all users of the machine may read or write, because it controls access."""
     if mode & OTHERS:
         raise ConfigError(
-            f"the file of tokens {path} is open to everyone on this machine (mode {stat.S_IMODE(mode):o}): chmod o-rw, "
-            "or defaultMode: 0440 of a Secret that is mounted"
+            f"the token file {path} is open to all users of this machine (mode {stat.S_IMODE(mode):o})",
+            code="token-file-open-to-others",
+            hint="run chmod o-rw on the file; for a mounted Secret, set defaultMode: 0440",
         )
 
 
 def _guarded(folder: Path, path: Path) -> None:
-    """Raises ConfigError for a directory in which everyone may put another file in the place of this one."""
+    """Raises ConfigError for a directory in which all users may replace the file."""
     mode = folder.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise ConfigError(
-            f"the file of tokens {path} can be replaced by everyone on this machine: its directory has mode "
-            f"{stat.S_IMODE(mode):o}: chmod o-w"
+            f"all users of this machine can replace the token file {path}: its directory has mode "
+            f"{stat.S_IMODE(mode):o}",
+            code="token-directory-open-to-others",
+            hint="run chmod o-w on the directory",
         )
 
 
@@ -185,18 +208,24 @@ def read(data: bytes, path: Path) -> Credentials:
     credentials = parse(data, path)
     if not credentials.tokens and not credentials.certificates:
         raise ConfigError(
-            f"the file of tokens {path} names nobody: `kanserve token new NAME --roles infer --tokens {path}` makes one"
+            f"the token file {path} has no callers",
+            code="token-file-empty",
+            hint=f"add a caller: kanserve token new NAME --roles infer --tokens {path}",
         )
     return credentials
 
 
 def parse(data: bytes, path: Path) -> Credentials:
     """Contents as `read` returns them; a file without callers is valid here."""
-    where = f"the file of tokens {path}"
+    where = f"the token file {path}"
     document = _document(data, where)
     tokens, certificates = (_entries(document.get(kind, []), kind, where) for kind in KEYS)
     if len(tokens) + len(certificates) > MOST:
-        raise ConfigError(f"{where} names more than {MOST} callers")
+        raise ConfigError(
+            f"{where} has more than {MOST} callers",
+            code="too-many-callers",
+            hint="remove callers that you no longer need",
+        )
     _distinct((entry.principal.name for entry in (*tokens, *certificates)), "name", where)
     for what, entries in (("token", tokens), ("certificate", certificates)):
         _distinct((entry.mark for entry in entries), what, where)
@@ -207,14 +236,20 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
     try:
         document = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{where} is not text") from error
+        raise ConfigError(f"{where} is not UTF-8 text", code="token-file-not-toml", hint=FORM_HINT) from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is not TOML: {_place(error)}") from error
+        raise ConfigError(
+            f"{where} is not valid TOML: {_place(error)}", code="token-file-not-toml", hint=FORM_HINT
+        ) from error
     except RecursionError:
-        raise ConfigError(f"{where} is not a list of callers: its values are nested too deep") from None
+        raise ConfigError(
+            f"{where} has values that are nested too deep", code="token-file-not-toml", hint=FORM_HINT
+        ) from None
     for key in document:
         if key not in KEYS:
-            raise ConfigError(f"{where} has the unknown key {key[:40]!r}: {advice(key, KEYS)}")
+            raise ConfigError(
+                f"{where} has the unknown key {key[:40]!r}", code="token-key-unknown", hint=advice(key, KEYS)
+            )
     return document
 
 
@@ -229,20 +264,30 @@ def _distinct(values: Iterable[str], what: str, where: str) -> None:
     for value in values:
         if value in seen:
             shown = f"the name {value}" if what == "name" else f"one {what}"
-            raise ConfigError(f"{where} has {shown} twice: each {what} is one caller's")
+            raise ConfigError(
+                f"{where} has {shown} twice, expected one caller per {what}",
+                code="caller-duplicate",
+                hint=f"give each caller a different {what}",
+            )
         seen.add(value)
 
 
 def _entries(tables: object, kind: str, where: str) -> tuple[Entry, ...]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(f"{where}: {kind} is to be a list of tables, each under [[{kind}]]")
+        raise ConfigError(
+            f"{where}: {kind} is not a list of tables",
+            code="token-file-not-toml",
+            hint=f"write each caller under the heading [[{kind}]]",
+        )
     return tuple(_entry(table, kind, f"{where}, [[{kind}]] number {at}") for at, table in enumerate(tables, 1))
 
 
 def _entry(table: Mapping[str, Any], kind: str, where: str) -> Entry:
     for key in table:
         if key not in KEYS[kind]:
-            raise ConfigError(f"{where} has the unknown key {key[:40]!r}: {advice(key, KEYS[kind])}")
+            raise ConfigError(
+                f"{where} has the unknown key {key[:40]!r}", code="token-key-unknown", hint=advice(key, KEYS[kind])
+            )
     name = named(table.get("name"), where)
     where = f"{where} ({name})"
     roles = _roles(table.get("roles"), where)
@@ -256,32 +301,48 @@ def _entry(table: Mapping[str, Any], kind: str, where: str) -> Entry:
 def named(value: object, where: str) -> str:
     """A caller's name. Raises ConfigError."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise ConfigError(f"{where} needs a name: up to 64 letters, digits and . _ @ -, to be told apart in the log")
+        raise ConfigError(
+            f"{where} has no valid name: expected up to 64 letters, digits and . _ @ -",
+            code="caller-name-invalid",
+            hint="choose a name that identifies the caller in the log, such as ci",
+        )
     return value
 
 
 def _roles(value: object, where: str) -> frozenset[Role]:
     if not isinstance(value, list) or not value:
-        raise ConfigError(f"{where} needs roles, a list of {', '.join(Role)}")
+        raise ConfigError(
+            f"{where} has no roles, expected a list",
+            code="roles-missing",
+            hint=f"set roles to a list of {', '.join(Role)}",
+        )
     for role in value:
         if role not in list(Role):
-            known = advice(str(role), map(str, Role), what="roles")
-            raise ConfigError(f"{where} has an unknown role {str(role)[:40]!r}: {known}")
+            raise ConfigError(
+                f"{where} has an unknown role {str(role)[:40]!r}",
+                code="role-unknown",
+                hint=advice(str(role), map(str, Role), what="roles"),
+            )
     return frozenset(Role(role) for role in value)
 
 
 def _sha256(value: object, where: str) -> str:
     if not isinstance(value, str) or not HASH.fullmatch(value):
         raise ConfigError(
-            f"{where} needs sha256, 64 hexadecimal digits in lower case: the hash of a token, never the token itself; "
-            "`kanserve token new` makes both"
+            f"{where} has no valid sha256: expected 64 hexadecimal digits in lower case",
+            code="token-hash-invalid",
+            hint="store the SHA-256 hash of the token, not the token; `kanserve token new` creates both",
         )
     return value
 
 
 def _san(value: object, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > 2048:
-        raise ConfigError(f"{where} needs san, a name in the certificates of its callers (a URI, DNS name or address)")
+        raise ConfigError(
+            f"{where} has no valid san: expected a URI, DNS name or address",
+            code="certificate-name-invalid",
+            hint="set san to a subject alternative name in the certificate of the caller",
+        )
     return value
 
 
@@ -289,7 +350,11 @@ def _expires(value: object, where: str) -> float | None:
     if value is None:
         return None
     if not isinstance(value, datetime.datetime) or value.tzinfo is None:
-        raise ConfigError(f"{where} has an expires that is no time with a zone, as in 2027-01-01T00:00:00Z")
+        raise ConfigError(
+            f"{where} has an invalid expires: expected a time with a zone",
+            code="expiry-invalid",
+            hint="write the time as 2027-01-01T00:00:00Z",
+        )
     return value.timestamp()
 
 
@@ -297,5 +362,9 @@ def _rate(value: object, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= FASTEST:
-        raise ConfigError(f"{where} has a rate that is no number of calls per second above 0")
+        raise ConfigError(
+            f"{where} has an invalid rate: expected a number of calls per second above 0",
+            code="rate-invalid",
+            hint="write a number such as rate = 10, or remove rate for no limit",
+        )
     return float(value)

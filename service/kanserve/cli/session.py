@@ -79,6 +79,7 @@ def failure(error: ClientError, *, hint: str = "") -> CommandError:
     """A client's error as the end of a command."""
     ended = _failure(error)
     ended.kind = type(error).__name__
+    ended.code = error.error_code or ended.code
     ended.hint = hint or getattr(error, "hint", "") or ended.hint
     ended.exit_code = Exit.WRONG if error.input_is_wrong else Exit.FAILED
     return ended

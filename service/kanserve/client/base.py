@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -32,6 +33,7 @@ SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
 PUSH_BACK = "grpc-retry-pushback-ms"  # metadata key of gRPC retries (gRFC A6)
+ERROR_CODE, ERROR_HELP = "kan-error-code", "kan-error-help"  # trailers; the second is percent-encoded
 AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the second only with push-back
 
 
@@ -92,24 +94,42 @@ class Peer(ABC, Generic[C]):
 
     def _translated(self, call: Call[Any], error: grpc.RpcError) -> ClientError:
         """Client error for an error of gRPC."""
-        code, details = error.code().name, error.details() or "no explanation was given"
-        if code == "UNAVAILABLE" and (why := not_connected(details, secure=self._secure)):
-            return errors.from_status(code, f"no connection to the server at {self.url}: {why}", unreachable=True)
+        code, details = error.code().name, error.details() or "the server gave no reason"
+        if code == "UNAVAILABLE" and (cause := not_connected(details, secure=self._secure)):
+            why, hint = cause
+            text = f"no connection to the server at {self.url}: {why}"
+            return errors.from_status(code, text, unreachable=True, hint=hint)
         if code == "UNAVAILABLE" and "connect" in details.lower():
-            return errors.from_status(code, f"no server answers at {self.url}", unreachable=True)
+            return errors.from_status(code, f"no server at {self.url}", unreachable=True)
         words = {
             "UNAVAILABLE": f"the server at {self.url} is not available: {details}",
-            "DEADLINE_EXCEEDED": f"no answer from {self.url} within {self.timeout:g} s",
+            "DEADLINE_EXCEEDED": f"no response from {self.url} within {self.timeout:g} s",
             "UNIMPLEMENTED": f"the server at {self.url} does not offer {call.path.rpartition('/')[2]}: {details}",
         }
         plain = details if code in errors.BY_CODE else f"the server at {self.url} failed ({code}): {details}"
-        return errors.from_status(code, words.get(code, plain), push_back=push_back(error))
+        trailers = _trailers(error)
+        return errors.from_status(
+            code,
+            words.get(code, plain),
+            push_back=push_back(error),
+            error_code=_text(trailers, ERROR_CODE),
+            hint=unquote(_text(trailers, ERROR_HELP)),
+        )
+
+
+def _trailers(error: grpc.RpcError) -> dict[str, Any]:
+    trailers: Any = error.trailing_metadata()
+    return dict(trailers or ())
+
+
+def _text(trailers: dict[str, Any], name: str) -> str:
+    value = trailers.get(name, "")
+    return value if isinstance(value, str) else ""
 
 
 def push_back(error: grpc.RpcError) -> float | None:
-    """Seconds that the server asks the client to wait; infinite for "never", None without push-back."""
-    trailers: Any = error.trailing_metadata()
-    value = dict(trailers or ()).get(PUSH_BACK)
+    """Seconds to wait, as the server states; infinite for "never", None without push-back."""
+    value = _trailers(error).get(PUSH_BACK)
     if value is None:
         return None
     # gRFC A6: a value that is not a number of milliseconds from 0 means that the client does not retry.
@@ -166,21 +186,24 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 PLAIN, SECURE = "grpc://", "grpcs://"
-# Messages of gRPC core for a failed connection -> the cause in words; the first match counts.
+PRESENT = "if the server requires a client certificate, pass cert and key (--cert, --key)"
+# Messages of gRPC core for a failed connection -> the cause and a hint; the first match counts.
 FAILURES = (
-    (r"Hostname Verification", "its certificate is for another name; server_name (--server-name) says which is meant"),
-    (r"WRONG_VERSION_NUMBER", "it does not speak TLS"),
+    (
+        r"Hostname Verification",
+        "its certificate is for another name",
+        "pass the name in the certificate as server_name (--server-name)",
+    ),
+    (r"WRONG_VERSION_NUMBER", "it does not use TLS", "connect without TLS: HOST:PORT"),
     (
         r"CERTIFICATE_VERIFY_FAILED: ([\w ]+)",
-        "its certificate is not trusted ({0}); ca (--ca) names a file with whom to trust",
+        "its certificate is not trusted ({0})",
+        "pass the file of the certificate authority as ca (--ca)",
     ),
-    (r"TSI_|SSL_ERROR", "TLS failed; it may want a certificate of the caller: cert and key (--cert, --key)"),
+    (r"TSI_|SSL_ERROR", "the TLS handshake failed", PRESENT),
 )
-CLOSED = "Socket closed"
-CLOSED_MEANS = {
-    False: "it closes the connection at once; it may want TLS: grpcs://HOST:PORT",
-    True: "it closes the connection at once; it may want a certificate of the caller: cert and key (--cert, --key)",
-}
+CLOSED, CLOSES = "Socket closed", "it closes the connection immediately"
+CLOSED_HINTS = {False: "if the server requires TLS, connect to grpcs://HOST:PORT", True: PRESENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +298,11 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(trusted, own.key if own else None, own.chain if own else None)
 
 
-def not_connected(details: str, *, secure: bool) -> str:
-    """Cause of a failed connection if a server was found and its load is not the cause; otherwise ""."""
+def not_connected(details: str, *, secure: bool) -> tuple[str, str] | None:
+    """Cause and hint of a failed connection, if a server was found and its load is not the cause; otherwise None."""
     if "connect" not in details:
-        return ""
-    for pattern, words in FAILURES:
+        return None
+    for pattern, words, hint in FAILURES:
         if match := re.search(pattern, details):
-            return words.format(*match.groups())
-    return CLOSED_MEANS[secure] if CLOSED in details else ""
+            return words.format(*match.groups()), hint
+    return (CLOSES, CLOSED_HINTS[secure]) if CLOSED in details else None

@@ -1,23 +1,23 @@
 """Error classes of the client.
 
-ClientError             carries `code`, the name of the gRPC status
-├── Refused             the server will not do this; asking again gives the same answer
-│   ├── InvalidInput    the request is wrong: names, shapes, types, values
-│   ├── NotFound        no such model or version
-│   ├── NotAllowed      no token or certificate, none that is known, or one that lacks the role
-│   ├── TooLarge        more than a limit allows; ask for less
-│   └── NotSupported    this model, or this server, does not do that
+ClientError             has the gRPC status name, the server's error code and its hint
+├── Refused             the server rejects the request, and would reject it again
+│   ├── InvalidInput    the request has a wrong name, shape, type or value
+│   ├── NotFound        unknown model or version
+│   ├── NotAllowed      missing or unknown token or certificate, or a missing role
+│   ├── TooLarge        the request or the response exceeds a limit
+│   └── NotSupported    the model or the server does not support the request
 ├── NoAnswer            the same call may succeed later
-│   ├── Unavailable     the server cannot answer now: it starts, drains or has too much to do
-│   │   └── Unreachable nothing answers at the address
-│   ├── RateLimited     the server limits the rate of calls, or their bytes at once
+│   ├── Unavailable     the server starts, shuts down or is overloaded
+│   │   └── Unreachable the address has no server
+│   ├── RateLimited     the server limits the rate of calls, or their bytes
 │   └── DeadlineExceeded
-└── ServerFailed        anything else that went wrong in the server or between
+└── ServerFailed        any other failure in the server, or between server and client
 
 try:
-    answer = client.infer(...)
+    result = client.infer(...)
 except kanserve.NoAnswer:
-    ...  # try another server
+    ...  # send the request to another server
 """
 
 from __future__ import annotations
@@ -26,11 +26,16 @@ import math
 
 
 class ClientError(Exception):
-    """Failed call, with a text for the user. `code` is the gRPC status name, such as "NOT_FOUND"."""
+    """Failed call, with a text for the user.
 
-    def __init__(self, text: str, *, code: str) -> None:
+    code        gRPC status name, such as "NOT_FOUND"
+    error_code  stable code of the error, such as "model-unknown"; "" if the server sent none
+    hint        the action that solves the problem; "" if the server sent none
+    """
+
+    def __init__(self, text: str, *, code: str, error_code: str = "", hint: str = "") -> None:
         super().__init__(text)
-        self.code = code
+        self.code, self.error_code, self.hint = code, error_code, hint
 
     @property
     def input_is_wrong(self) -> bool:
@@ -75,8 +80,8 @@ class Unreachable(Unavailable):
 
 
 class RateLimited(NoAnswer):
-    """Exceeded limit of the rate of calls, or of their bytes at once. `retry_after`: seconds that the server asks
-    the client to wait; None if the server states "never"."""
+    """Exceeded limit of the rate of calls, or of their bytes in flight. `retry_after`: seconds to wait, as the server
+    states; None if it states "never"."""
 
     retry_after: float | None = None
 
@@ -105,12 +110,20 @@ BY_CODE: dict[str, type[ClientError]] = {
 INPUT_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDITION")
 
 
-def from_status(code: str, text: str, *, unreachable: bool = False, push_back: float | None = None) -> ClientError:
-    """The error for a gRPC status. `push_back`: seconds that the server asks the client to wait, infinite for "never",
-    None without push-back. A limit on one request has no push-back. A limit on all requests has one."""
+def from_status(
+    code: str,
+    text: str,
+    *,
+    unreachable: bool = False,
+    push_back: float | None = None,
+    error_code: str = "",
+    hint: str = "",
+) -> ClientError:
+    """The error for a gRPC status. `push_back`: seconds to wait, as the server states; infinite for "never", None
+    without push-back. A limit on one request has no push-back. A limit on all requests has one."""
     if code == "RESOURCE_EXHAUSTED" and push_back is not None:
-        limited = RateLimited(text, code=code)
+        limited = RateLimited(text, code=code, error_code=error_code, hint=hint)
         limited.retry_after = push_back if math.isfinite(push_back) else None
         return limited
     kind = Unreachable if unreachable else BY_CODE.get(code, ServerFailed)
-    return kind(text, code=code)
+    return kind(text, code=code, error_code=error_code, hint=hint)

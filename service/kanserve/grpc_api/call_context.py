@@ -1,4 +1,7 @@
-"""Context of a call in progress: request id and its header, caller, deadline, and the facts for its log line."""
+"""Context of a call in progress: request id and its header, caller, deadline, and the facts for its log line.
+
+It also has the parts of an error that a client receives: gRPC status, text, stable code and hint.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple, TypeVar
+from urllib.parse import quote
 
 from kanserve import errors
 from kanserve.auth.permissions import NEEDS
 from kanserve.auth.roles import EVERYONE, Principal, Role
-from kanserve.errors import ServerDeadlineExceeded
+from kanserve.errors import KanserveError, ServerDeadlineExceeded
 from kanserve.observability import logs
 
 ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -82,7 +86,7 @@ class Call:
 
 
 def begin_call(arrival: RequestMetadata) -> Call:
-    """A call that begins now; lines of the log that are written meanwhile tell its id."""
+    """A call that begins now. Log lines that are written during the call have its id."""
     request_id = ""
     for key, value in arrival.metadata:
         if key == ID_HEADER and isinstance(value, str) and ID.fullmatch(value):
@@ -153,11 +157,14 @@ CODES: dict[type[errors.KanserveError], Code] = {
 }
 # Texts quote what the client sent; trailers beyond 8 KiB may be dropped on the
 # way, and gRPC writes up to three characters per byte.
-TEXT_BYTES = 1200
+TEXT_BYTES, HINT_BYTES = 1200, 600
+CODE_TRAILER, HELP_TRAILER = "kan-error-code", "kan-error-help"
+INTERNAL_ERROR = "internal-error"
+PLAIN = "".join(chr(byte) for byte in range(0x20, 0x7F) if byte != 0x25)  # all other characters are escaped
 
 
 def code(error: BaseException) -> Code:
-    """INTERNAL for everything that has no place in the table: that is a bug."""
+    """The gRPC status of an error; INTERNAL for every class that is not in the table, because that is a bug."""
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), Code.INTERNAL)
 
 
@@ -165,4 +172,31 @@ def text(error: BaseException, request_id: str) -> str:
     """The error text for the client. For a bug it contains only the id under which the log explains it."""
     if code(error) is Code.INTERNAL:
         return f"internal error; the server's log explains it under request id {request_id}"
-    return str(error).encode(errors="replace")[:TEXT_BYTES].decode(errors="ignore")
+    return _bounded(str(error), TEXT_BYTES)
+
+
+def error_code(error: BaseException) -> str:
+    """The stable code of an error for the client and the log."""
+    return error.code if isinstance(error, KanserveError) else INTERNAL_ERROR
+
+
+def hint(error: BaseException) -> str:
+    """The hint of an error for the client; "" for a bug."""
+    if not isinstance(error, KanserveError) or code(error) is Code.INTERNAL:
+        return ""
+    return _bounded(error.hint, HINT_BYTES)
+
+
+def error_trailers(error_code: str, hint: str) -> tuple[tuple[str, str], ...]:
+    """The trailers that pass on the code and the hint of an error; none for an empty one."""
+    named = ((CODE_TRAILER, error_code), (HELP_TRAILER, percent_encoded(hint)))
+    return tuple((name, value) for name, value in named if value)
+
+
+def percent_encoded(text: str) -> str:
+    """A text in printable ASCII, with other characters escaped as in `grpc-message`."""
+    return quote(text, safe=PLAIN)
+
+
+def _bounded(text: str, most: int) -> str:
+    return text.encode(errors="replace")[:most].decode(errors="ignore")

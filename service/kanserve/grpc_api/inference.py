@@ -53,7 +53,7 @@ class InferenceService:
         inference.registry.subscribe(self._cache.forget)
 
     def methods(self) -> dict[str, UnaryMethod]:
-        """Name of the RPC -> what answers it."""
+        """Name of the RPC -> its implementation."""
         return {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
@@ -69,12 +69,12 @@ class InferenceService:
         }
 
     async def server_live(self, data: bytes, call: Call) -> bytes:
-        """True while the process means to go on."""
+        """True until the process begins to exit."""
         await infer_codec.parsed(pb.ServerLiveRequest, data)
         return pb.ServerLiveResponse(live=self._catalogue.live()).SerializeToString()
 
     async def server_ready(self, data: bytes, call: Call) -> bytes:
-        """True once every version is loaded, until the server begins to leave."""
+        """True once every version is loaded, until the server begins to shut down."""
         await infer_codec.parsed(pb.ServerReadyRequest, data)
         return pb.ServerReadyResponse(ready=self._catalogue.ready()).SerializeToString()
 
@@ -86,7 +86,7 @@ class InferenceService:
         ).SerializeToString()
 
     async def model_ready(self, data: bytes, call: Call) -> bytes:
-        """Whether a version can be used; one that is not there is not ready."""
+        """Whether a version is ready; False for an unknown version."""
         message = await infer_codec.parsed(pb.ModelReadyRequest, data)
         ready = self._catalogue.model_ready(message.name, message.version)
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
@@ -98,7 +98,7 @@ class InferenceService:
         return model_codec.metadata(info, versions).SerializeToString()
 
     async def model_config(self, data: bytes, call: Call) -> bytes:
-        """The configuration Triton would have made."""
+        """The configuration of a version in Triton's format."""
         message = await infer_codec.parsed(pb.ModelConfigRequest, data)
         model = self._catalogue.model(message.name, message.version)
         return pb.ModelConfigResponse(config=model_codec.config(model.info, model.serving)).SerializeToString()
@@ -125,7 +125,7 @@ class InferenceService:
         return await self._first(data, parts, call)
 
     async def _first(self, data: bytes, parts: request_cache.Parts | None, call: Call) -> bytes:
-        """A request whose head is not known."""
+        """Run a request with an unknown head."""
         call.facts = {}
         generation = self._inference.registry.generation
         message = await infer_codec.parsed(pb.ModelInferRequest, data)
@@ -157,7 +157,7 @@ class InferenceService:
         return response
 
     async def repository_index(self, data: bytes, call: Call) -> bytes:
-        """Every version found, with its state and what is wrong with it."""
+        """Every version in the repository, with its state and the reason if it is not ready."""
         message = await infer_codec.parsed(pb.RepositoryIndexRequest, data)
         only_repository(message.repository_name)
         response = pb.RepositoryIndexResponse()
@@ -166,7 +166,7 @@ class InferenceService:
         return response.SerializeToString()
 
     async def repository_model_load(self, data: bytes, call: Call) -> bytes:
-        """As it lies in the repository; refused unless models are loaded by hand."""
+        """Load a model from the repository. The server rejects this without explicit model control."""
         message = await infer_codec.parsed(pb.RepositoryModelLoadRequest, data)
         only_repository(message.repository_name)
         call.facts["model"] = message.model_name[:128]
@@ -174,7 +174,7 @@ class InferenceService:
         return b""
 
     async def repository_model_unload(self, data: bytes, call: Call) -> bytes:
-        """Unload a model; the server rejects this as in `repository_model_load`."""
+        """Unload a model. The server rejects this without explicit model control."""
         message = await infer_codec.parsed(pb.RepositoryModelUnloadRequest, data)
         only_repository(message.repository_name)
         call.facts["model"] = message.model_name[:128]
@@ -183,13 +183,18 @@ class InferenceService:
 
 
 def only_repository(name: str) -> None:
-    """Raises Unsupported for a repository by name: there is one. KServe's clients put the model's name there."""
+    """Raises Unsupported for a repository name, because a server has one repository. KServe's clients pass the model's
+    name there."""
     if name:
-        raise Unsupported("'repository_name' specification is not supported")
+        raise Unsupported(
+            "'repository_name' specification is not supported",
+            code="repository-name-not-supported",
+            hint="send the request without repository_name: a server has one repository",
+        )
 
 
 def _text(named: bytes, call: Call) -> bool:
-    """Take a message's id over, if there is one; False if it is no text, and the message none."""
+    """Use a message's id, if it has one. False if the id is not UTF-8, which makes the message invalid."""
     if named:
         try:
             call.adopt(named.decode())
@@ -204,6 +209,7 @@ FINAL = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
 ).SerializeToString()
 INSIDE = bytes([2 << 3 | 2])  # the tag of ModelStreamInferResponse.infer_response
+ERROR_CODE, ERROR_HELP = "kan.error_code", "kan.error_help"  # parameters of a response in place of an error
 
 log = logs.get_logger("rpc")
 
@@ -219,8 +225,9 @@ class InferStream:
         self._guard, self._infer, self._most = guard, infer, most
 
     async def answers(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """A ModelStreamInferResponse for each message. Raises what reading does; Draining when the server leaves,
-        after what was read is answered; the KanserveError of a request if the caller asks for that."""
+        """A ModelStreamInferResponse for each message. Raises the errors of reading, and Draining when the server shuts
+        down, after the responses to the messages so far. Raises the KanserveError of a request if the client chose
+        that with `triton_grpc_error`."""
         flow = _Flow(self._guard, self._infer, self._most, call)
         reader = asyncio.ensure_future(flow.read(messages))
         reader.add_done_callback(flow.no_more)
@@ -237,10 +244,17 @@ class InferStream:
             reader.cancel()
             flow.close()
             call.facts |= {"requests": flow.requests, "refused": flow.refused}
+            if flow.error_code:
+                call.facts["error_code"] = flow.error_code
 
 
 class _Flow:
-    """Requests of one stream, and their responses in order."""
+    """Requests of one stream, and their responses in order.
+
+    requests    number of requests so far
+    refused     number of rejected requests among them
+    error_code  code of the last error, "" without one
+    """
 
     def __init__(self, guard: Interceptor, infer: UnaryMethod, most: int, call: Call) -> None:
         self._guard, self._infer, self._call = guard, infer, call
@@ -248,9 +262,10 @@ class _Flow:
         self._slots, self._more = asyncio.Semaphore(most), asyncio.Event()
         self._waiting: deque[tuple[asyncio.Task[bytes], StreamRequest]] = deque()
         self.requests = self.refused = 0
+        self.error_code = ""
 
     async def read(self, messages: AsyncIterator[bytes]) -> None:
-        """Begin every request as it comes, while there is room."""
+        """Begin every request when it arrives, within the limit of requests in progress."""
         await self._slots.acquire()
         async for data in messages:
             self.requests += 1
@@ -262,7 +277,7 @@ class _Flow:
             await self._slots.acquire()
 
     def no_more(self, reader: asyncio.Task[None]) -> None:
-        """Nothing is read any more. Requests of a caller that went away are given up."""
+        """Note the end of reading. If the client has disconnected, cancel its requests."""
         error = None if reader.cancelled() else reader.exception()
         if error is not None and not isinstance(error, CallFailed):
             for task, _ in self._waiting:
@@ -270,7 +285,7 @@ class _Flow:
         self._more.set()
 
     async def answers(self, reader: asyncio.Task[None]) -> AsyncIterator[bytes]:
-        """The responses in the order of the requests, until all requests are read and answered."""
+        """The responses in the order of the requests, until all requests have one."""
         while self._waiting or not reader.done():
             if not self._waiting:
                 self._more.clear()
@@ -287,14 +302,14 @@ class _Flow:
             self._slots.release()
 
     def close(self) -> None:
-        """Give up what is not answered."""
+        """Cancel the requests that have no response yet."""
         while self._waiting:
             task, share = self._waiting.popleft()
             task.cancel()
             share.close()
 
     async def _one(self, data: bytes, share: StreamRequest) -> bytes:
-        """The answer to a request, or what is wrong with it."""
+        """The response to a request, or its error as a response."""
         call = Call(self._call.request_id, self._call.has_client_id, self._call.deadline)
         call.caller = self._call.caller
         try:
@@ -302,6 +317,7 @@ class _Flow:
             answer = await self._infer(data, call) + FINAL
         except KanserveError as error:
             self.refused += 1
+            self.error_code = error.code
             if self._strict or isinstance(error, Unauthenticated):  # later requests of this stream may not pass either
                 raise
             return _refusal(error, call)
@@ -312,10 +328,12 @@ class _Flow:
 def _refusal(error: KanserveError, call: Call) -> bytes:
     if call_context.code(error) is Code.INTERNAL:
         log.error("stream_request_failed", method="ModelStreamInfer", request_id=call.request_id, exc_info=error)
-    return pb.ModelStreamInferResponse(
-        error_message=call_context.text(error, call.request_id),
-        infer_response=pb.ModelInferResponse(id=call.message_id),
-    ).SerializeToString()
+    response = pb.ModelInferResponse(id=call.message_id)
+    for name, value in ((ERROR_CODE, error.code), (ERROR_HELP, call_context.hint(error))):
+        if value:
+            response.parameters[name].string_param = value
+    text = call_context.text(error, call.request_id)
+    return pb.ModelStreamInferResponse(error_message=text, infer_response=response).SerializeToString()
 
 
 def _seen(task: asyncio.Task[bytes]) -> None:

@@ -3,7 +3,7 @@
 It treats unary and streaming methods alike, health and reflection included. A transport passes bytes and
 `RequestMetadata`, and receives bytes or `CallFailed`. Nothing here knows a transport.
 
-Methods take and return bytes, because gRPC's own deserialization would answer a malformed message with UNKNOWN and the
+Methods take and return bytes, because gRPC's deserialization would respond to a malformed message with UNKNOWN and the
 name of a Python class.
 """
 
@@ -36,9 +36,10 @@ from kanserve.errors import (
     drop_tracebacks,
 )
 from kanserve.grpc_api import call_context
-from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, begin_call
+from kanserve.grpc_api.call_context import ID_HEADER, INTERNAL_ERROR, Call, Code, RequestMetadata, begin_call
 from kanserve.grpc_api.unfinished_requests import IncomingRequest, Unfinished
 from kanserve.observability import logs
+from kanserve.observability.logs import Named
 from kanserve.observability.metrics import UNKNOWN, Metrics
 from kanserve.system.lifecycle import Lifecycle
 
@@ -48,6 +49,7 @@ HEADERS = (ID_HEADER, STRICT_HEADER, *TRACE_HEADERS, access.HEADER)  # all that 
 # gRPC's standard trailer for "retry, but not at once"; its retry policies honor it. By this trailer, kanserve's clients
 # distinguish a limit on all requests from a limit on one.
 PUSHBACK = ("grpc-retry-pushback-ms", "500")
+
 
 log = logs.get_logger("rpc")
 
@@ -61,13 +63,21 @@ class Kind(enum.StrEnum):
 
 
 class CallFailed(Exception):
-    """Failure of a call, in the form that the transport sends to the client."""
+    """Failure of a call, in the form that the transport sends to the client.
 
-    def __init__(self, code: Code, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
+    status    gRPC status
+    text      message
+    trailers  names and values; of a failure that `Unary.refused` or `Stream.refused` has returned, all of them
+    code      stable code of the error
+    hint      the action that solves the problem, or empty
+    """
+
+    def __init__(
+        self, status: Code, text: str, trailers: tuple[tuple[str, str], ...] = (), *, code: str, hint: str = ""
+    ) -> None:
         super().__init__(text)
-        self.code = code
-        self.text = text
-        self.trailers = trailers
+        self.status, self.text, self.trailers = status, text, trailers
+        self.code, self.hint = code, hint
 
     def forget(self) -> None:
         """Drop the tracebacks of this error, as `drop_tracebacks` does."""
@@ -102,7 +112,7 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Guarded method that answers one message, or a stream of messages, with a stream.
+    """Guarded method that responds to one message, or to a stream of messages, with a stream.
 
     kind            direction of streaming
     answers         raises CallFailed
@@ -145,7 +155,7 @@ class Tracing(Protocol):
     def stream(
         self, name: str, answers: Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]
     ) -> Callable[[AsyncIterator[Q], RequestMetadata], AsyncIterator[bytes]]:
-        """Trace a method that answers with a stream."""
+        """Trace a method that responds with a stream."""
         ...
 
 
@@ -210,8 +220,8 @@ class Interceptor:
         self.inflight = metrics.number("kanserve_inflight_requests").labels()
 
     def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
-        """A method of one message each way. `probe`: health and the like, which answers while
-        the server leaves, is not counted as work in flight, and is logged only where it fails."""
+        """A method with one request and one response. `probe`: a method such as health, which responds while the server
+        shuts down. It does not count as work in flight, and only its failures are logged."""
         series = _Series(self._metrics, Kind.UNARY, service, name)
         refused = functools.partial(self._reject_in_transport, series)
         return Unary(self.wrap_unary(series, method, probe=probe), refused, self.rejects_caller(series.path))
@@ -250,7 +260,7 @@ class Interceptor:
         return answer
 
     def stream(self, service: str, name: str, kind: Kind, method: StreamMethod, *, probe: bool = False) -> Stream:
-        """A method that answers with a stream. `probe` as for `unary`."""
+        """A method that responds with a stream. `probe`: as for `unary`."""
         series = _Series(self._metrics, kind, service, name)
         refused = functools.partial(self._reject_in_transport, series)
         return Stream(kind, self.wrap_stream(series, method, probe=probe), refused, self.rejects_caller(series.path))
@@ -311,17 +321,26 @@ class Interceptor:
         """Count and log a call that ended in the transport, like any other call."""
         call = begin_call(arrival)
         series.begun()
-        series.ended(failure.code, failure, 0.0)
+        series.ended(failure.status, failure, 0.0)
         if self.lines.refused:
-            _write(series, call, failure.code, failure, seconds=0.0, sizes=(0, 0))
-        return CallFailed(failure.code, failure.text, (*request_id_trailer(call), *failure.trailers))
+            _write(series, call, failure.status, failure, seconds=0.0, sizes=(0, 0))
+        return with_trailers(failure, call)
 
     def refusal(self, service: str, name: str, *, streaming: bool = False) -> Guarded:
-        """A method that answers UNIMPLEMENTED with a sentence."""
-        sentence = "this server has no such method" if name == UNKNOWN else f"{name} is not supported by kanserve"
+        """A method that responds with UNIMPLEMENTED and a sentence."""
 
         async def refuse(data: bytes, call: Call) -> bytes:
-            raise Unsupported(sentence)
+            if name == UNKNOWN:
+                raise Unsupported(
+                    "this server has no such method",
+                    code="method-unknown",
+                    hint="call a method of inference.GRPCInferenceService or kanserve.v1.KanService",
+                )
+            raise Unsupported(
+                f"{name} is not supported by kanserve",
+                code="method-not-supported",
+                hint="see the page 'Triton compatibility' for the methods that kanserve supports",
+            )
 
         async def refuse_stream(messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
             yield await refuse(b"", call)
@@ -342,7 +361,7 @@ class Interceptor:
 
     @property
     def closing(self) -> asyncio.Event:
-        """Set when everything that is new is turned away."""
+        """Set when the server rejects everything that is new."""
         return self._lifecycle.closing
 
     def hold_responses(self, seconds: float) -> AbstractAsyncContextManager[None]:
@@ -350,7 +369,7 @@ class Interceptor:
         return self._lifecycle.hold(seconds)
 
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
-        """A call begins, whose `size` bytes count until it ends."""
+        """Begin a call. Its `size` bytes count until it ends."""
         series.begun()
         self._bytes += size
         if not probe:
@@ -358,7 +377,7 @@ class Interceptor:
             self.inflight.value += 1
 
     def leave(self, size: int, *, probe: bool) -> None:
-        """A call ends; the counterpart of `enter`."""
+        """End a call; the counterpart of `enter`."""
         self._bytes -= size
         if not probe:
             self.calls -= 1
@@ -374,8 +393,8 @@ class Interceptor:
         *,
         probe: bool,
     ) -> None:
-        """A call has ended: it is counted, and has its line. Raises CallFailed from an error, but for a caller that
-        went away. `sizes`: bytes of what came and of what goes."""
+        """Count a call that has ended, and write its log line. Raises CallFailed from an error, unless the client has
+        disconnected. `sizes`: bytes of the request and of the response."""
         if self._lifecycle.draining and not probe:
             self._lifecycle.ended(error)
         if error is None and not self.lines.every:
@@ -431,7 +450,7 @@ class StreamRequest:
         self._guard.admit_next_message(self._caller)
 
     def answered(self, size: int) -> None:
-        """The request is answered, and the response of `size` bytes waits to be sent."""
+        """The response of `size` bytes is complete and waits to be sent."""
         self._guard.hold(size - self._size)
         self._size = size
 
@@ -473,7 +492,7 @@ def outcome(error: BaseException) -> str:
 
 def _outcome(error: BaseException, call: Call) -> Code:
     if isinstance(error, CallFailed):  # by the transport, while a stream was read
-        return error.code
+        return error.status
     if isinstance(error, Exception) and not isinstance(error, ClientDisconnected):
         return call_context.code(error)
     return Code.DEADLINE_EXCEEDED if call.late() else Code.CANCELLED
@@ -506,24 +525,38 @@ async def _counted(messages: AsyncIterator[Q], watch: _Watch) -> AsyncIterator[Q
 
 def _failed(error: Exception, call: Call) -> CallFailed:
     if isinstance(error, CallFailed):
-        return CallFailed(error.code, error.text, error.trailers)
-    trailers = request_id_trailer(call)
+        return with_trailers(error, call)
+    pushback: tuple[tuple[str, str], ...] = ()
     if isinstance(error, RateLimited):
-        trailers = (*trailers, (PUSHBACK[0], str(math.ceil(error.wait * 1000))))
+        pushback = ((PUSHBACK[0], str(math.ceil(error.wait * 1000))),)
     elif isinstance(error, QueueFull | Draining | LimitReached):
-        trailers = (*trailers, PUSHBACK)
-    return CallFailed(call_context.code(error), call_context.text(error, call.request_id), trailers)
+        pushback = (PUSHBACK,)
+    status, text = call_context.code(error), call_context.text(error, call.request_id)
+    failure = CallFailed(status, text, pushback, code=call_context.error_code(error), hint=call_context.hint(error))
+    return with_trailers(failure, call)
 
 
-def request_id_trailer(call: Call) -> tuple[tuple[str, str], ...]:
-    """The trailer with the request id that the log has. Each error carries it."""
-    return ((ID_HEADER, call.request_id),)
+def with_trailers(failure: CallFailed, call: Named) -> CallFailed:
+    """The failure with all trailers: the request id that the log has, the code and the hint of the error, and the
+    trailers of the failure itself."""
+    trailers = (
+        (ID_HEADER, call.request_id),
+        *call_context.error_trailers(failure.code, failure.hint),
+        *failure.trailers,
+    )
+    return CallFailed(failure.status, failure.text, trailers, code=failure.code, hint=failure.hint)
+
+
+def error_body(failure: CallFailed) -> dict[str, str]:
+    """The JSON document of a failed HTTP request: Triton's `error`, the request id, the code and the hint."""
+    body = {"error": failure.text, "request_id": dict(failure.trailers)[ID_HEADER], "code": failure.code}
+    return body | {"help": failure.hint} if failure.hint else body
 
 
 def _write(
     series: Series, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
 ) -> None:
-    """The call's line: error for a bug of ours, warning for a call that was refused, info for the rest."""
+    """Write the call's log line: error for a bug of the server, warning for a rejected call, info otherwise."""
     facts: dict[str, Any] = {
         "method": series.path,
         "code": outcome.name,
@@ -534,13 +567,17 @@ def _write(
     }
     if call.caller.name:
         facts["caller"] = call.caller.name
-    if isinstance(failure, CallFailed):  # refused by the transport, whose code for what is no gRPC is INTERNAL too
+    if isinstance(failure, CallFailed):  # by the transport, whose status for a malformed call is INTERNAL too
+        facts["error_code"] = failure.code
         log.warning("request_completed", **facts, reason=failure.text)
     elif outcome is Code.INTERNAL:
+        facts["error_code"] = INTERNAL_ERROR if failure is None else call_context.error_code(failure)
         log.error("request_completed", **facts, exc_info=failure)
     elif isinstance(failure, KanserveError):
+        facts["error_code"] = failure.code
         log.warning("request_completed", **facts, reason=call_context.text(failure, call.request_id))
     elif outcome is Code.DEADLINE_EXCEEDED:
-        log.warning("request_completed", **facts, reason="the caller's deadline passed")
+        facts["error_code"] = "deadline-exceeded"
+        log.warning("request_completed", **facts, reason="the deadline of the client passed")
     else:
         log.info("request_completed", **facts)

@@ -49,7 +49,7 @@ ABSENT = {
 def build_routes(
     guard: Interceptor, metrics: Metrics, bounds: Bounds, oip: Oip, kan: KanPages, views: Views, probes: Probes
 ) -> Starlette:
-    """Every route behind the guard; needs nothing of the server that carries it but ASGI."""
+    """Every route behind the guard, as an application for any ASGI server."""
 
     def exchange(verb: str, route: str, method: Method, *, probe: bool = False) -> Exchange:
         return Exchange(guard, metrics, bounds, (verb, route), method, probe=probe)
@@ -109,7 +109,9 @@ def route_table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterat
 
 async def _refuse(request: HttpRequest, call: Call) -> Answer:
     """Reject a malformed request, or one that matches no route."""
-    raise request.broken or Refused(HTTPStatus.NOT_FOUND, "Not Found")
+    raise request.broken or Refused(
+        HTTPStatus.NOT_FOUND, "Not Found", code="route-not-found", hint="see the page 'REST API' for all routes"
+    )
 
 
 def _no_route(request: Request, error: HTTPException) -> Refused:
@@ -117,13 +119,24 @@ def _no_route(request: Request, error: HTTPException) -> Refused:
     if GRPC_PATH.fullmatch(path):
         return Refused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"{path} is a gRPC method: call it over HTTP/2 by POST with content-type application/grpc",
+            f"{path} is a gRPC method, expected a path of the REST API",
+            code="grpc-content-type-missing",
+            hint="call the method over HTTP/2 with POST and content-type application/grpc",
         )
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
-        return Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"Method Not Allowed: {path} takes {allowed}", {"allow": allowed})
+        return Refused(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            f"Method Not Allowed: {path} takes {allowed}",
+            {"allow": allowed},
+            code="http-method-not-allowed",
+            hint=f"send the request with {allowed}",
+        )
     return Refused(
-        error.status_code, f"Not Found: {path}; the Open Inference Protocol is at /v2, KanService at /v1/kan"
+        error.status_code,
+        f"Not Found: {path}",
+        code="route-not-found",
+        hint="use a route of the Open Inference Protocol under /v2, or of KanService under /v1/kan",
     )
 
 
@@ -157,11 +170,11 @@ class Probes:
         self._written: asyncio.Task[bytes] | None = None
 
     async def live(self, request: HttpRequest, call: Call) -> Answer:
-        """200 while the process means to go on."""
+        """200 until the process begins to exit."""
         return _state(self._catalogue.live())
 
     async def ready(self, request: HttpRequest, call: Call) -> Answer:
-        """200 once every version is loaded, until the server begins to leave."""
+        """200 once every version is loaded, until the server begins to shut down."""
         return _state(self._catalogue.ready())
 
     async def metrics(self, request: HttpRequest, call: Call) -> Answer:

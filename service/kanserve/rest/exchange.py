@@ -19,14 +19,14 @@ from starlette.types import Receive, Scope, Send
 from kanserve.auth import authenticator
 from kanserve.errors import BadRequest, LimitReached, RequestBufferLimited
 from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata
-from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Interceptor
+from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Interceptor, error_body
 from kanserve.grpc_api.unfinished_requests import Buffer, IncomingRequest
 from kanserve.observability.metrics import Metrics
 from kanserve.system import compression
 
 JSON = "application/json"
 ENCODINGS = ", ".join(compression.WINDOWS)
-WORTH = 1024  # bytes of an answer that is packed
+WORTH = 1024  # bytes of a response that is packed
 CHALLENGE = {"www-authenticate": "Bearer"}
 AHEAD = 2**22  # bytes of a chunked HTTP/1 body that h2corn reads ahead; with a content length it reads none
 NOSNIFF = {"x-content-type-options": "nosniff"}  # in every response: a browser must not guess the type
@@ -125,7 +125,7 @@ class Exchange:
         return await self._respond(request, await self._read(request))
 
     async def refuse(self, request: Request, error: Refused) -> Response:
-        """The response to a request whose body nobody reads."""
+        """The response to a request whose body the server does not read."""
         return await self._respond(request, HttpRequest({}, request.headers, broken=error))
 
     async def _respond(self, request: Request, http_request: HttpRequest) -> Response:
@@ -150,8 +150,10 @@ class Exchange:
         if encoding not in ("identity", *compression.WINDOWS):
             raise Refused(
                 HTTPStatus.NOT_IMPLEMENTED,
-                f"content-encoding {encoding[:40]!r} is not supported; {ENCODINGS} are",
+                f"content-encoding {encoding[:40]!r} is not supported, expected one of {ENCODINGS}",
                 {"accept-encoding": ENCODINGS},
+                code="encoding-not-supported",
+                hint="compress the body with gzip, or send it uncompressed",
             )
         shown = arrival(request)
         with self._open_request(request.client, request.client.host if request.client else "", shown) as part:
@@ -159,11 +161,11 @@ class Exchange:
                 async with asyncio.timeout(self._bounds.arrival):
                     body = await self._arrived(request, part)
             except TimeoutError:
-                seconds = f"{self._bounds.arrival:g} s"
-                text = f"the request did not arrive whole within {seconds}"
-                raise Refused(HTTPStatus.REQUEST_TIMEOUT, text) from None
+                raise _slow(self._bounds.arrival) from None
             except RequestBufferLimited as error:
-                raise Refused(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": "1"}) from None
+                raise Refused(
+                    HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": "1"}, code=error.code, hint=error.hint
+                ) from None
             return body if encoding == "identity" else await self._unpacked(body, encoding)
 
     async def _arrived(self, request: Request, part: IncomingRequest) -> bytes:
@@ -181,7 +183,9 @@ class Exchange:
                     raise self._too_large("more")
                 part.holds(body.size + ahead)
         except ClientDisconnect:
-            raise Refused(CLIENT_GONE, "the caller went away before the request was whole") from None
+            raise Refused(
+                CLIENT_GONE, "the client disconnected before the request was complete", code="client-disconnected"
+            ) from None
         return body.take()
 
     async def _unpacked(self, body: bytes, encoding: str) -> bytes:
@@ -190,13 +194,29 @@ class Exchange:
         except compression.TooLong:
             raise self._too_large("more when unpacked") from None
         except compression.Corrupt:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"the body is no whole {encoding} stream") from None
+            raise Refused(
+                HTTPStatus.BAD_REQUEST,
+                f"the body is not a complete {encoding} stream",
+                code="body-corrupt",
+                hint="send the request again, or send it uncompressed",
+            ) from None
 
     def _too_large(self, size: str) -> Refused:
         return Refused(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the request is larger than the limit of {self._bounds.body} bytes: it has {size}; send fewer rows in one",
+            f"the request is larger than the limit of {self._bounds.body} bytes: it has {size}",
+            code="message-too-large",
+            hint="send fewer rows in one request, or raise max_request_bytes on the server",
         )
+
+
+def _slow(seconds: float) -> Refused:
+    return Refused(
+        HTTPStatus.REQUEST_TIMEOUT,
+        f"the request did not arrive completely within {seconds:g} s",
+        code="request-too-slow",
+        hint="send a smaller request, or raise request_read_timeout on the server",
+    )
 
 
 def arrival(request: Request) -> RequestMetadata:
@@ -226,18 +246,17 @@ class Series:
 
 
 def failed(failure: CallFailed) -> Answer:
-    """The answer to a call that the guard or its method refused."""
+    """The response to a call that the guard or its method rejected."""
     error = failure.__cause__
     trailers = dict(failure.trailers)
     headers = {ID_HEADER: trailers[ID_HEADER]}
     if PUSHBACK[0] in trailers:
         headers["retry-after"] = str(max(1, math.ceil(int(trailers[PUSHBACK[0]]) / 1000)))  # seconds; HTTP has no less
-    if failure.code is Code.UNAUTHENTICATED:
+    if failure.status is Code.UNAUTHENTICATED:
         headers |= CHALLENGE
     if isinstance(error, Refused):
         headers |= error.headers
-    body = orjson.dumps({"error": failure.text, "request_id": trailers[ID_HEADER]})
-    return Answer(body, JSON, status(failure.code, error), headers)
+    return Answer(orjson.dumps(error_body(failure)), JSON, status(failure.status, error), headers)
 
 
 async def response(answer: Answer, accepted: str) -> Response:
@@ -253,7 +272,7 @@ async def response(answer: Answer, accepted: str) -> Response:
     return Response(body, answer.status, headers)
 
 
-CLIENT_GONE = 499  # nginx's, for a caller that did not wait
+CLIENT_GONE = 499  # as in nginx, for a client that did not wait
 
 # Triton's for the codes that it has; google.rpc.Code's for the rest.
 STATUS: dict[Code, int] = {
@@ -273,10 +292,12 @@ STATUS: dict[Code, int] = {
 
 
 class Refused(BadRequest):
-    """Error with its own HTTP status. `headers` add details, such as Allow."""
+    """Error with a specific HTTP status. `headers` add details, such as Allow."""
 
-    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(text)
+    def __init__(
+        self, status: int, text: str, headers: dict[str, str] | None = None, *, code: str, hint: str = ""
+    ) -> None:
+        super().__init__(text, code=code, hint=hint)
         self.status, self.headers = int(status), headers or {}
 
 
@@ -289,7 +310,7 @@ def status(outcome: Code, error: BaseException | None) -> int:
     return int(STATUS[outcome])
 
 
-# Nobody on the way keeps events, nor holds them back until there are more (nginx's word).
+# Proxies do not store events, and do not buffer them (nginx reads x-accel-buffering).
 HEADERS = {
     "content-type": "text/event-stream",
     "cache-control": "no-store",
@@ -342,13 +363,13 @@ class Events:
             async with asyncio.timeout(self._seconds):
                 await request.receive()
         except TimeoutError:
-            return Refused(HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive whole within {self._seconds:g} s")
+            return _slow(self._seconds)
         return None
 
 
 class _Stream(Response):
-    """Response with server-sent events. The task that answers the request sends it, because the context of a method's
-    generator belongs to its task (`logs.CALL`).
+    """Response with server-sent events. The task of the request sends it, because the context of a method's generator
+    belongs to its task (`logs.CALL`).
 
     It sends a comment between events from time to time. A server notices a disconnected HTTP/1 client only when it
     sends something, and proxies may close a silent connection.

@@ -99,7 +99,12 @@ class StaticPage:
         if name != path and (result := _files().get(name)):
             return _answer(result, requested)
         if name != path and NAMES_A_FILE.fullmatch(name.rpartition("/")[2]):
-            raise Refused(HTTPStatus.NOT_FOUND, f"Not Found: the page has no file {name[:80]!r}; reload it")
+            raise Refused(
+                HTTPStatus.NOT_FOUND,
+                f"Not Found: the web UI has no file {name[:80]!r}",
+                code="ui-file-not-found",
+                hint="reload the page",
+            )
         return _answer(_index(path.count("/") if "rest" in requested.path else -1), requested)
 
 

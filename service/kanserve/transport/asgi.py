@@ -2,7 +2,7 @@
 
 GrpcApp(services, limits, pages) is the application: `await app(scope, receive, send)`.
 
-It answers requests with gRPC's content types, and passes all others to `pages`, an HTTP application.
+It serves requests with gRPC's content types, and passes all others to `pages`, an HTTP application.
 
 One call is one HTTP request. `framing` turns its body into messages, the guarded method returns bytes, and the
 transport sends them as a body and trailers. A client that disconnects cancels its call: some servers cancel the
@@ -24,7 +24,17 @@ from kanserve.auth import authenticator as access
 from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api import interceptor
 from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
-from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, ClientDisconnected, Guarded, Kind, Stream, Unary
+from kanserve.grpc_api.interceptor import (
+    PUSHBACK,
+    CallFailed,
+    ClientDisconnected,
+    Guarded,
+    Kind,
+    Stream,
+    Unary,
+    error_body,
+    with_trailers,
+)
 from kanserve.grpc_api.services import Services
 from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability import logs
@@ -48,12 +58,9 @@ READ = frozenset((TIMEOUT, ENCODING, *METADATA_HEADERS))
 NO_METADATA = RequestMetadata((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
-OLD = "gRPC needs HTTP/2, and this request came by HTTP/1"
-NO_UPGRADE = "this server speaks gRPC and HTTP; it does not upgrade a connection to websocket or h2c"
 SOCKET = "websocket."  # prefix of the event types that reject a WebSocket
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
-SMALL = 4096  # bytes of an answer that are not worth counting while it is sent
-CUT = "the server is shutting down and does not wait for this call any longer; send it to another server"
+SMALL = 4096  # bytes of a response that are not worth counting while it is sent
 LAST = 1.0  # seconds in which a client reads that
 CANCELLED = 1.0  # seconds in which a server cancels the task of a client that has disconnected
 LATE = "Deadline Exceeded"  # gRPC's own words
@@ -79,14 +86,14 @@ class GrpcApp:
     def __init__(
         self, services: Services, limits: Limits, pages: Application, *, watch: bool = True, certified: bool = False
     ) -> None:
-        """`certified`: callers are told by the certificate of their connection."""
+        """`certified`: the certificate of a connection identifies the caller."""
         self._services, self._limits, self._watch, self._certified = services, limits, watch, certified
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
         self.cut = self._calls.cut
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises nothing but cancellation."""
+        """Respond to one request. Raises only cancellation."""
         task = self._calls.begin()
         try:
             headers = dict(scope["headers"])
@@ -98,8 +105,13 @@ class GrpcApp:
                 await self._page(task, scope, receive, send)
             elif scope["http_version"] != HTTP2:
                 method = self._services.methods.get(scope["path"], self._services.unknown)
-                failure = method.refused(framing.failed(Code.UNIMPLEMENTED, OLD), _named(headers))
-                await _refuse(send, HTTPStatus.UPGRADE_REQUIRED, failure)
+                old = framing.failed(
+                    Code.UNIMPLEMENTED,
+                    "gRPC needs HTTP/2, but this request uses HTTP/1",
+                    code="grpc-needs-http2",
+                    hint="use a client with HTTP/2, or the REST API",
+                )
+                await _refuse(send, HTTPStatus.UPGRADE_REQUIRED, method.refused(old, _named(headers)))
             else:
                 await self._call(
                     task,
@@ -107,15 +119,22 @@ class GrpcApp:
                     headers,
                     _Wire(send, self._services.hold),
                 )
-        except (ClientDisconnected, OSError):  # OSError: what ASGI has for a `send` when nobody is there
+        except (ClientDisconnected, OSError):  # OSError: in ASGI, a `send` to a client that has disconnected
             # A server that cancels the task does so now. It would log a call that returns before that as a failure.
             await asyncio.sleep(0 if self._watch else CANCELLED)
         finally:
             self._calls.end(task)
 
     async def _no_upgrade(self, scope: Event, send: Send, headers: dict[bytes, bytes]) -> None:
-        """Reject a request for another protocol, for every caller. The transport does not read it and admits no one."""
-        failure = self._services.unknown.refused(framing.failed(Code.UNIMPLEMENTED, NO_UPGRADE), _named(headers))
+        """Reject a request for another protocol, for every caller. The transport does not read it, and checks no
+        credential."""
+        upgrade = framing.failed(
+            Code.UNIMPLEMENTED,
+            "this server does not upgrade a connection to websocket or h2c",
+            code="upgrade-not-supported",
+            hint="send gRPC or HTTP requests directly",
+        )
+        failure = self._services.unknown.refused(upgrade, _named(headers))
         await _refuse(send, HTTPStatus.NOT_IMPLEMENTED, failure, "" if scope["type"] == "http" else SOCKET)
 
     async def _page(self, task: asyncio.Task[Any], scope: Event, receive: Receive, send: Send) -> None:
@@ -176,8 +195,8 @@ class GrpcApp:
             await (call.unless_disconnected(answers, read) if self._watch else answers)
 
     async def _message(self, method: Guarded, task: asyncio.Task[Any], call: _Request) -> bytes:
-        """The only one; nothing of it, from those whom the method refuses. Raises CallFailed, also where it does not
-        come."""
+        """The only message of a call; empty if the method rejects the caller. Raises CallFailed, also for a message
+        that does not arrive."""
         if method.rejects_caller is not None and method.rejects_caller(call.arrival):
             self._calls.whole(task)
             return b""
@@ -194,7 +213,7 @@ class GrpcApp:
 
 
 def _read(method: Guarded, call: _Request, headers: dict[bytes, bytes]) -> None:
-    """Raises CallFailed for headers that mean nothing."""
+    """Read the headers of a call. Raises CallFailed for invalid ones."""
     try:
         call.read(headers)
     except CallFailed as failure:
@@ -202,23 +221,29 @@ def _read(method: Guarded, call: _Request, headers: dict[bytes, bytes]) -> None:
 
 
 def _named(headers: dict[bytes, bytes]) -> RequestMetadata:
-    """All that is read of a call that ends here: its id."""
+    """The metadata of a call that ends here: its id only."""
     return RequestMetadata(tuple(framing.metadata([(ID, headers[ID])])) if ID in headers else (), None)
 
 
 def _late(method: Guarded, call: _Request) -> CallFailed:
-    """A call whose deadline passed: the guard has told of it, unless it never got that far."""
-    failure = CallFailed(Code.DEADLINE_EXCEEDED, LATE, ())
+    """The failure of a call whose deadline passed. The guard has logged it, unless the call never got that far."""
+    failure = framing.failed(
+        Code.DEADLINE_EXCEEDED, LATE, code="deadline-exceeded", hint="set a longer timeout in the client"
+    )
     if not call.guarded:
         return method.refused(failure, call.arrival)
-    known = logs.CALL.get() or begin_call(call.arrival)
-    return CallFailed(failure.code, failure.text, ((ID_HEADER, known.request_id),))
+    return with_trailers(failure, logs.CALL.get() or begin_call(call.arrival))
 
 
 def _cut_off() -> CallFailed:
     """The status of a call that the server ends. The guard has logged it already."""
-    known = logs.CALL.get() or begin_call(NO_METADATA)
-    return CallFailed(Code.UNAVAILABLE, CUT, ((ID_HEADER, known.request_id),))
+    failure = framing.failed(
+        Code.UNAVAILABLE,
+        "the server is shutting down and has ended this call",
+        code="server-shutting-down",
+        hint="send the request to another server, or again later",
+    )
+    return with_trailers(failure, logs.CALL.get() or begin_call(NO_METADATA))
 
 
 async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: RequestMetadata, wire: _Wire) -> None:
@@ -244,7 +269,7 @@ def _is_grpc(kind: bytes) -> bool:
 
 async def _refuse(send: Send, status: HTTPStatus, failure: CallFailed, before: str = "") -> None:
     trailers = dict(failure.trailers)
-    body = json.dumps({"error": failure.text, "request_id": trailers[ID_HEADER]}).encode()
+    body = json.dumps(error_body(failure)).encode()
     headers: Headers = [(b"content-type", b"application/json"), NOSNIFF, (b"content-length", str(len(body)).encode())]
     headers.append((ID, trailers[ID_HEADER].encode()))
     await send({"type": f"{before}http.response.start", "status": status, "headers": headers})
@@ -297,11 +322,11 @@ class _Wire:
         await self._send(OK)
 
     async def fail(self, failure: CallFailed) -> None:
-        """End the response with a failure. It is sent in trailers even without a message, because servers treat
-        headers alone differently."""
+        """End the response with a failure. It is sent in trailers even without a message, because servers treat a
+        response that has only headers differently."""
         if not self._started:
             await self._send(START)
-        last = framing.status(failure.code, failure.text, failure.trailers)
+        last = framing.status(failure.status, failure.text, failure.trailers)
         await self._send({"type": BODY, "body": b"", "more_body": False})
         await self._send({"type": TRAILERS, "headers": last, "more_trailers": False})
 
@@ -349,10 +374,15 @@ class _Request:
         async with contextlib.aclosing(self.messages(limit, *begun)) as messages:
             async for data in messages:
                 if payloads:
-                    raise framing.failed(Code.INTERNAL, "a unary call has one message, this one has more")
+                    raise framing.failed(
+                        Code.INTERNAL,
+                        "a unary call has more than one message, expected one",
+                        code="grpc-message-count",
+                        hint=framing.CLIENT_HINT,
+                    )
                 payloads.append(data)
         if not payloads:
-            raise framing.failed(Code.INTERNAL, "a unary call has one message, this one none")
+            raise framing.no_message()
         return payloads[0]
 
     async def messages(self, limit: int, *begun: Event) -> AsyncGenerator[bytes]:
@@ -373,9 +403,16 @@ class _Request:
                         yield message if isinstance(message, bytes) else await message.unpacked()
                     part.holds(messages.size)
             except RequestBufferLimited as error:
-                raise CallFailed(Code.RESOURCE_EXHAUSTED, str(error), (PUSHBACK,)) from None
+                raise CallFailed(
+                    Code.RESOURCE_EXHAUSTED, str(error), (PUSHBACK,), code=error.code, hint=error.hint
+                ) from None
         if not messages.whole:
-            raise framing.failed(Code.INTERNAL, "the call ends inside of a message")
+            raise framing.failed(
+                Code.INTERNAL,
+                "the call ends inside a message",
+                code="grpc-message-incomplete",
+                hint="send the call again",
+            )
 
     async def _after(self, read: asyncio.Event | None) -> None:
         if read is not None:
@@ -400,7 +437,7 @@ class _Request:
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
-GRAIN = 0.02  # seconds between two looks at what does not come
+GRAIN = 0.02  # seconds between two checks for calls that do not arrive
 Application = Callable[[Event, Receive, Send], Awaitable[None]]
 
 
@@ -441,8 +478,8 @@ class Calls:
         seconds  time within which each call must arrive completely; one timer checks all calls
         most     number of calls that may arrive at the same time, since each takes memory
 
-    If more than `most` calls arrive, the server rejects the call that has been arriving for the longest time. So no
-    client can shut others out.
+    If more than `most` calls arrive, the server rejects the call that has been arriving for the longest time. So one
+    client cannot shut out others.
     """
 
     def __init__(self, seconds: float, most: int) -> None:
@@ -463,8 +500,14 @@ class Calls:
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._reject_late, loop)
         if len(self._coming) > self._most:
-            words = f"more than {self._most} requests are on their way, and this one is the slowest; try again later"
-            self._give_up(next(iter(self._coming)), CallFailed(Code.RESOURCE_EXHAUSTED, words, (PUSHBACK,)))
+            failure = CallFailed(
+                Code.RESOURCE_EXHAUSTED,
+                f"more than {self._most} requests arrive at the same time, and this one is the slowest",
+                (PUSHBACK,),
+                code="too-many-incomplete-requests",
+                hint="send the request again later",
+            )
+            self._give_up(next(iter(self._coming)), failure)
         return task
 
     def whole(self, task: asyncio.Task[Any]) -> None:
@@ -472,7 +515,7 @@ class Calls:
         self._coming.pop(task, None)
 
     def end(self, task: asyncio.Task[Any]) -> None:
-        """The call is answered."""
+        """Forget a call that has ended."""
         self._all.discard(task)
         self._coming.pop(task, None)
         self._given_up.pop(task, None)
@@ -504,10 +547,15 @@ class Calls:
     def _reject_late(self, loop: asyncio.AbstractEventLoop) -> None:
         """Reject the calls that have not arrived in time, the oldest first."""
         self._timer, now = None, loop.time()
-        words = f"the request did not arrive whole within {self._seconds:g} s"
         for task, since in tuple(self._coming.items()):
             if since + self._seconds > now:
-                # Each look takes time for all: not one at every single one's own moment.
+                # Each check takes time for all calls, so that calls do not get one check each.
                 self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._reject_late, loop)
                 return
-            self._give_up(task, framing.failed(Code.DEADLINE_EXCEEDED, words))
+            late = framing.failed(
+                Code.DEADLINE_EXCEEDED,
+                f"the request did not arrive completely within {self._seconds:g} s",
+                code="request-too-slow",
+                hint="send a smaller request, or raise request_read_timeout on the server",
+            )
+            self._give_up(task, late)

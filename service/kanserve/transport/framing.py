@@ -11,9 +11,8 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from urllib.parse import quote
 
-from kanserve.grpc_api.call_context import Code
+from kanserve.grpc_api.call_context import Code, percent_encoded
 from kanserve.grpc_api.interceptor import CallFailed
 from kanserve.grpc_api.unfinished_requests import Buffer
 from kanserve.system import compression
@@ -23,19 +22,21 @@ TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 ENCODINGS = {name.encode(): name for name in compression.WINDOWS}
 ACCEPTED = b"identity, deflate, gzip"
-PLAIN = "".join(chr(byte) for byte in range(0x20, 0x7F) if byte != 0x25)  # of a status message, the rest is escaped
 BINARY = "-bin"
+
+TOO_LARGE_HINT = "send fewer rows in one request, or raise max_request_bytes on the server"
+CLIENT_HINT = "send the call with a gRPC library"
 
 Headers = list[tuple[bytes, bytes]]
 
 
 def frame(message: bytes) -> bytes:
-    """A message as it lies on the wire, uncompressed."""
+    """The frame of an uncompressed message, as bytes on the wire."""
     return PREFIX.pack(0, len(message)) + message
 
 
 def parts(message: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
-    """The frame of a message in parts of so many bytes, and which is the last."""
+    """The frame of a message in parts of `size` bytes, and whether each part is the last one."""
     if len(message) <= size:
         yield frame(message), True
         return
@@ -45,7 +46,7 @@ def parts(message: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
 
 
 def alone(data: bytes, limit: int) -> bytes | None:
-    """The message that `data` is the frame of; None for anything else, and what is packed or too large."""
+    """The message if `data` is exactly its frame; None otherwise, and for a compressed or too large message."""
     if len(data) < PREFIX.size or data[0]:
         return None
     length = int.from_bytes(data[1 : PREFIX.size], "big")
@@ -88,9 +89,19 @@ class Messages:
             return PREFIX.size
         packed, length = PREFIX.unpack_from(content, at)
         if length > self._limit:
-            raise failed(Code.RESOURCE_EXHAUSTED, f"received message larger than max ({length} vs. {self._limit})")
+            raise failed(
+                Code.RESOURCE_EXHAUSTED,
+                f"received message larger than max ({length} vs. {self._limit})",
+                code="message-too-large",
+                hint=TOO_LARGE_HINT,
+            )
         if packed > 1:
-            raise failed(Code.INTERNAL, f"a message begins with {packed}, expected 0 or 1")
+            raise failed(
+                Code.INTERNAL,
+                f"a message begins with the byte {packed}, expected 0 or 1",
+                code="grpc-frame-invalid",
+                hint=CLIENT_HINT,
+            )
         return PREFIX.size + int(length)
 
     @property
@@ -100,7 +111,12 @@ class Messages:
 
     def _packed(self, message: bytes) -> Packed:
         if self._encoding not in ENCODINGS:
-            raise failed(Code.INTERNAL, "a message is compressed, and the call names no grpc-encoding")
+            raise failed(
+                Code.INTERNAL,
+                "a message is compressed, but the call has no header grpc-encoding",
+                code="grpc-encoding-missing",
+                hint="set the header grpc-encoding, or send uncompressed messages",
+            )
         return Packed(message, ENCODINGS[self._encoding], self._limit)
 
 
@@ -117,37 +133,66 @@ class Packed:
         try:
             return await compression.aside(self.data, self.encoding, self.limit)
         except compression.Corrupt:
-            raise failed(Code.INTERNAL, f"a message is no {self.encoding} stream") from None
+            raise failed(
+                Code.INTERNAL,
+                f"a message is not a valid {self.encoding} stream",
+                code="grpc-message-corrupt",
+                hint="send the message again, or send it uncompressed",
+            ) from None
         except compression.TooLong:
-            text = f"received message larger than max ({self.limit}) when unpacked"
-            raise failed(Code.RESOURCE_EXHAUSTED, text) from None
+            raise failed(
+                Code.RESOURCE_EXHAUSTED,
+                f"received message larger than max ({self.limit}) when unpacked",
+                code="message-too-large",
+                hint=TOO_LARGE_HINT,
+            ) from None
 
 
-def failed(code: Code, text: str) -> CallFailed:
-    """A call that ends in the transport."""
-    return CallFailed(code, text, ())
+def failed(status: Code, text: str, *, code: str, hint: str = "") -> CallFailed:
+    """The failure of a call that ends in the transport."""
+    return CallFailed(status, text, code=code, hint=hint)
+
+
+def no_message() -> CallFailed:
+    """The failure of a unary call without a message."""
+    return failed(
+        Code.INTERNAL,
+        "a unary call has no message, expected one",
+        code="grpc-message-count",
+        hint=CLIENT_HINT,
+    )
 
 
 def timeout(value: bytes) -> float:
-    """Seconds. Raises CallFailed for what is no grpc-timeout."""
+    """The seconds of a grpc-timeout. Raises CallFailed for an invalid one."""
     match = TIMEOUT.fullmatch(value)
     if match is None:
-        raise failed(Code.INTERNAL, "grpc-timeout is up to eight digits and one of H, M, S, m, u, n")
+        raise failed(
+            Code.INTERNAL,
+            "invalid grpc-timeout: expected up to eight digits and one of H, M, S, m, u, n",
+            code="grpc-timeout-invalid",
+            hint="let a gRPC library set the deadline of the call",
+        )
     return int(match[1]) * UNITS[match[2]]
 
 
 def encoding(value: bytes | None) -> bytes | None:
-    """The call's compression, None for none. Raises CallFailed for one that is not known here."""
+    """The compression of a call; None without compression. Raises CallFailed for an unknown one."""
     if value is None or value == b"identity":
         return None
     if value not in ENCODINGS:
         named = value[:40].decode("ascii", "replace")
-        raise failed(Code.UNIMPLEMENTED, f"grpc-encoding {named} is not supported; {ACCEPTED.decode()} are")
+        raise failed(
+            Code.UNIMPLEMENTED,
+            f"grpc-encoding {named} is not supported, expected one of {ACCEPTED.decode()}",
+            code="encoding-not-supported",
+            hint="compress messages with gzip, or send them uncompressed",
+        )
     return value
 
 
 def metadata(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str | bytes]]:
-    """Names and values; those of names that end in -bin are bytes, and left out where they are no base64."""
+    """Names and values. Values of names that end in -bin are bytes; invalid base64 is left out."""
     for name, value in headers:
         key = name.decode("ascii", "replace")
         if not key.endswith(BINARY):
@@ -164,6 +209,6 @@ def status(code: Code, text: str = "", trailers: Iterable[tuple[str, str]] = ())
     """The headers that end a call."""
     headers: Headers = [(b"grpc-status", str(int(code)).encode())]
     if text:
-        headers.append((b"grpc-message", quote(text, safe=PLAIN).encode()))
+        headers.append((b"grpc-message", percent_encoded(text).encode()))
     headers += [(name.encode(), value.encode()) for name, value in trailers]
     return headers

@@ -17,12 +17,11 @@ from kanserve.grpc_api.call_context import Code, RequestMetadata
 from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.grpc_api.services import Services
 from kanserve.grpc_api.unfinished_requests import SHARE
-from kanserve.transport import endpoints
+from kanserve.transport import endpoints, framing
 from kanserve.transport.endpoints import Port, Tls
 
-ENVELOPE_BYTES = 2**20  # of names and ids around an answer's tensors, which the handlers bound
+ENVELOPE_BYTES = 2**20  # of names and ids around a response's tensors, which the handlers bound
 PENDING = 4096
-NONE = "a unary call has one message, this one none"
 WINDOW = 2**16  # bytes
 LEAST = 4  # calls that read at once, however large requests may be
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -49,7 +48,7 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
         # A second server on this port must fail, not steal half the calls, unless it is another worker.
         ("grpc.so_reuseport", int(endpoints.shared(settings.grpc_port))),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-        # Two limits, between which gRPC core refuses at random.
+        # Two limits, between which gRPC core rejects at random.
         ("grpc.max_metadata_size", settings.max_header_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
         ("grpc.max_allowed_incoming_connections", connections),
@@ -59,7 +58,7 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
         # Bytes that core keeps of a message that no call reads yet (`readers`). Core would let this window grow.
         ("grpc.http2.lookahead_bytes", WINDOW),
         ("grpc.http2.bdp_probe", 0),
-        # Waiting to be picked up: beyond the first, gRPC core cancels some at random. The guard refuses in words.
+        # Waiting to be picked up: beyond the first, gRPC core cancels some at random. The guard rejects with a text.
         ("grpc.server.max_pending_requests", PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
         *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),
@@ -79,7 +78,7 @@ class Grpcio:
         self._server.add_generic_rpc_handlers((_Router(services, arrival, _readers(settings)),))
 
     async def start(self) -> int:
-        """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
+        """Bind the port and serve. Returns the port. Raises ConfigError if the address is taken or wrong."""
         host = self._port.host
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         try:
@@ -98,7 +97,7 @@ class Grpcio:
         return int(self._server.add_secure_port(address, self._credentials))
 
     def _dynamic(self, tls: Tls) -> grpc.ServerCredentials:
-        """Credentials that are asked for in every handshake; connections that are open keep theirs."""
+        """Credentials that gRPC requests in every handshake. Open connections keep theirs."""
         shown = tls.client_ca is not None
         return grpc.dynamic_ssl_server_credentials(_configured(tls), self._take, require_client_authentication=shown)
 
@@ -113,13 +112,13 @@ class Grpcio:
         self._renewed = _configured(tls)
 
     async def stop(self, grace: float | None) -> None:
-        """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
+        """Accept no more calls, wait `grace` seconds for calls in flight, then end them (None: at once)."""
         await self._server.stop(grace)
 
 
 def _worth_a_line(line: logging.LogRecord) -> bool:
-    """Drops two kinds of lines of gRPC. It logs metadata that is not text, which may be a piece of a tensor. It also
-    logs a traceback for each answer to a call that core has already ended. The guard logs that call."""
+    """Whether a log line of gRPC is written. Metadata that is not text may be a part of a tensor, so the server drops
+    such lines. It also drops tracebacks for calls that core has already ended, because the guard logs them."""
     return not str(line.msg).startswith(("Invalid encoding", "ExecuteBatchError raised in core"))
 
 
@@ -192,7 +191,7 @@ async def _message(method: Guarded, shown: RequestMetadata, context: Context, re
     except CallFailed as failure:
         raise method.refused(failure, shown) from None
     if data is grpc.aio.EOF:
-        raise method.refused(CallFailed(Code.INTERNAL, NONE, ()), shown)
+        raise method.refused(framing.no_message(), shown)
     return cast(bytes, data)
 
 
@@ -237,17 +236,15 @@ def _remaining(context: Context) -> float | None:
 
 async def _abort(context: Context, failure: CallFailed) -> None:
     failure.forget()
-    await context.abort(status(failure.code), failure.text, trailing_metadata=failure.trailers)
+    await context.abort(status(failure.status), failure.text, trailing_metadata=failure.trailers)
 
 
 def status(code: Code) -> grpc.StatusCode:
-    """The transport's own name for a code."""
+    """gRPC's name for a code."""
     return STATUS[int(code)]
 
 
 PATIENCE = 0.5  # seconds in which a message arrives whole if others wait
-SLOW = "the message did not arrive whole within {:g} s, and other calls wait to be read; try again later"
-MANY = "{} calls wait until their message is read, which is the server's limit; try again later"
 T = TypeVar("T")
 
 
@@ -278,7 +275,13 @@ class Readers:
             return await message()
         except asyncio.CancelledError:
             if reader.refused and task.uncancel() == 0:
-                raise _refused(SLOW.format(PATIENCE)) from None
+                raise CallFailed(
+                    Code.RESOURCE_EXHAUSTED,
+                    f"the message did not arrive completely within {PATIENCE:g} s while other calls waited",
+                    (PUSHBACK,),
+                    code="request-too-slow",
+                    hint="send the request again later",
+                ) from None
             raise
         finally:
             del self._reading[task], task
@@ -329,7 +332,13 @@ class Readers:
         """Reject the newest waiting call of the connection with most of them. Raises CallFailed if that is the
         connection of the new call."""
         heaviest, queue = max(self._queues.items(), key=lambda item: len(item[1]))
-        failure = _refused(MANY.format(self._waiting))
+        failure = CallFailed(
+            Code.RESOURCE_EXHAUSTED,
+            f"{self._waiting} calls wait until the server reads their messages, which is its limit",
+            (PUSHBACK,),
+            code="too-many-incomplete-requests",
+            hint="send the request again later",
+        )
         if heaviest == connection:
             raise failure
         turn = queue[-1]
@@ -371,7 +380,3 @@ def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str) 
     )
     reader.refused = True
     task.cancel()
-
-
-def _refused(text: str) -> CallFailed:
-    return CallFailed(Code.RESOURCE_EXHAUSTED, text, (PUSHBACK,))

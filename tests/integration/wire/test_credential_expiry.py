@@ -350,7 +350,7 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
         answers = standing.stream.answers(nothing(), arrival)
         await anext(answers)
         standing.gate.take(standing.credentials(text))
-        with pytest.raises(CallFailed, match="mine is not known here any more"):
+        with pytest.raises(CallFailed, match="the credential of mine was revoked"):
             await anext(answers)
         assert not standing.gate._open
 

@@ -53,7 +53,7 @@ def test_a_caller_that_asks_too_often(server: Server) -> None:
     assert 5 <= passed <= 6 + 5 * (time.monotonic() - begun)
     for refusal in refusals:
         assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "rated may ask 5 times per second" in refusal.details()
+        assert "rated sends more than 5 calls per second" in refusal.details()
         assert 0 < int(dict(refusal.trailing_metadata())["grpc-retry-pushback-ms"]) <= 200  # until the next call
     replies = [http_client.ask(server, "/v2", **dict(shown)) for _ in range(12)]
     (refused, *_) = [reply for reply in replies if reply.status != 200]
@@ -74,7 +74,7 @@ def test_both_clients_wait_until_a_rate_lets_them_through(server: Server) -> Non
         assert [client.index() for _ in range(7)] == [expected] * 7
         assert asyncio.run(awaited()) == [expected] * 7
         ask_often = (hasty.index() for _ in range(30))
-        with pytest.raises(RateLimited, match="rated may ask 5 times per second") as caught:
+        with pytest.raises(RateLimited, match="rated sends more than 5 calls per second") as caught:
             list(ask_often)
     assert caught.value.retry_after is not None
     assert 0 < caught.value.retry_after <= 0.2

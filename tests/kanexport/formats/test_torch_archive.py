@@ -165,7 +165,7 @@ def test_the_state_dict_is_found_among_what_a_script_saves_beside_it(torch: Any,
         loaded = checkpoint.load(tmp_path / "model.pt")
         assert list(loaded.tensors) == ["weight", "bias"], wrapped.keys()
     torch.save({"generator": state, "discriminator": state}, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match="tensors under generator, discriminator: which"):
+    with pytest.raises(CheckpointError, match="more than one state dict: generator, discriminator"):
         checkpoint.load(tmp_path / "model.pt")
     torch.save({"optimizer": adam.state_dict(), "epoch": 3}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"holds (no )?tensors under"):
@@ -319,7 +319,7 @@ def test_entries_that_trick_are_refused(torch_zip: Callable[..., bytes], tmp_pat
         return target.getvalue()
 
     for names in (("archive/data.pkl",), ("other/data.pkl",), ("../data.pkl",)):
-        with pytest.raises(CheckpointError, match=r"duplicate|no torch checkpoint"):
+        with pytest.raises(CheckpointError, match=r"duplicate|not a torch checkpoint"):
             torch_archive.read(extended(*names))
     # Names that climb or are absolute name nothing: no entry is ever written to disk.
     assert torch_archive.read(extended("../../evil", "/evil", str(tmp_path / "evil"))) == {}
@@ -328,7 +328,7 @@ def test_entries_that_trick_are_refused(torch_zip: Callable[..., bytes], tmp_pat
 
 def test_other_packings_and_passwords_are_refused(torch_zip: Callable[..., bytes]) -> None:
     for packing in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        with pytest.raises(CheckpointError, match="packed"):
+        with pytest.raises(CheckpointError, match="compression type 12"):
             torch_archive.read(torch_zip(EMPTY, compression=packing))
     encrypted = bytearray(torch_zip(EMPTY))
     encrypted[6] |= 1

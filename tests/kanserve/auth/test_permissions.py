@@ -50,5 +50,5 @@ def test_roles_and_what_they_include() -> None:
     require(caller, Role.READ)
     with pytest.raises(Forbidden, match="the role admin, which ci does not have"):
         require(caller, Role.ADMIN)
-    with pytest.raises(Unauthenticated, match="the role read, and no credential was shown"):
+    with pytest.raises(Unauthenticated, match="the role read, but has no credential"):
         require(NOBODY, Role.READ)

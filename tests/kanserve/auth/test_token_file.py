@@ -40,64 +40,67 @@ def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "names nobody: `kanserve token new NAME"),
-        ("# nothing\n", "names nobody"),
-        ("\x00", "is not TOML"),
-        ("[[token]]\nname = \n", "is not TOML: a syntax error (at line 2, column 8)"),
-        ("tokens = 1", "has the unknown key 'tokens': did you mean 'token'?"),
-        ("token = 1", "token is to be a list of tables, each under [[token]]"),
-        ("token = [1]", "token is to be a list of tables"),
-        ("[[token]]\nroles = ['infer']\n", "[[token]] number 1 needs a name"),
-        ("[[token]]\nname = 'a b'\n", "[[token]] number 1 needs a name"),
-        ("[[token]]\nname = 'a'\nrole = ['infer']\n", "has the unknown key 'role': did you mean 'roles'?"),
-        (f"[[token]]\nname = 'a'\nsha256 = '{HASH}'\n", "(a) needs roles, a list of read, infer, interpret, admin"),
-        (f"[[token]]\nname = 'a'\nroles = []\nsha256 = '{HASH}'\n", "(a) needs roles"),
+        ("", "has no callers; add a caller: kanserve token new NAME"),
+        ("# nothing\n", "has no callers"),
+        ("\x00", "is not valid TOML"),
+        ("[[token]]\nname = \n", "is not valid TOML: a syntax error (at line 2, column 8)"),
+        ("tokens = 1", "has the unknown key 'tokens'; did you mean 'token'?"),
+        ("token = 1", "token is not a list of tables; write each caller under the heading [[token]]"),
+        ("token = [1]", "token is not a list of tables"),
+        ("[[token]]\nroles = ['infer']\n", "[[token]] number 1 has no valid name"),
+        ("[[token]]\nname = 'a b'\n", "[[token]] number 1 has no valid name"),
+        ("[[token]]\nname = 'a'\nrole = ['infer']\n", "has the unknown key 'role'; did you mean 'roles'?"),
+        (f"[[token]]\nname = 'a'\nsha256 = '{HASH}'\n", "(a) has no roles, expected a list; set roles to a list of read, infer, interpret, admin"),
+        (f"[[token]]\nname = 'a'\nroles = []\nsha256 = '{HASH}'\n", "(a) has no roles"),
         (
             f"[[token]]\nname = 'a'\nroles = ['infre']\nsha256 = '{HASH}'\n",
-            "unknown role 'infre': did you mean 'infer'?",
+            "unknown role 'infre'; did you mean 'infer'?",
         ),
         (f"[[token]]\nname = 'a'\nroles = [1]\nsha256 = '{HASH}'\n", "unknown role '1'"),
-        ("[[token]]\nname = 'a'\nroles = ['infer']\n", "(a) needs sha256"),
-        ("[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = 'abc'\n", "(a) needs sha256, 64 hexadecimal digits"),
-        (f"[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = '{GOOD}'\n", "never the token itself"),
-        (token_files.block("a", GOOD, "infer", expires="'soon'"), "has an expires that is no time with a zone"),
-        (token_files.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"), "no time with a zone"),
-        (token_files.block("a", GOOD, "infer", rate="0"), "has a rate that is no number of calls per second above 0"),
-        (token_files.block("a", GOOD, "infer", rate="true"), "has a rate that is no number"),
+        ("[[token]]\nname = 'a'\nroles = ['infer']\n", "(a) has no valid sha256"),
+        ("[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = 'abc'\n", "(a) has no valid sha256: expected 64 hexadecimal digits"),
+        (f"[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = '{GOOD}'\n", "not the token"),
+        (token_files.block("a", GOOD, "infer", expires="'soon'"), "has an invalid expires: expected a time with a zone"),
+        (token_files.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"), "expected a time with a zone"),
+        (token_files.block("a", GOOD, "infer", rate="0"), "has an invalid rate: expected a number of calls per second above 0"),
+        (token_files.block("a", GOOD, "infer", rate="true"), "has an invalid rate"),
         (token_files.block("a", GOOD, "infer") + token_files.block("b", GOOD, "read"), "has one token twice"),
         (token_files.block("a", GOOD, "infer") + token_files.block("a", "x", "read"), "has the name a twice"),
-        ("[[certificate]]\nname = 'a'\nroles = ['infer']\n", "(a) needs san"),
+        ("[[certificate]]\nname = 'a'\nroles = ['infer']\n", "(a) has no valid san"),
         ("[[certificate]]\nname = 'a'\nroles = ['infer']\nsan = 'x'\nexpires = 1\n", "unknown key 'expires'"),
         (
             "".join(f"[[certificate]]\nname = 'c{n}'\nroles = ['read']\nsan = 's'\n" for n in range(2)),
-            "one certificate",
+            "has one certificate twice",
         ),
-        ("".join(token_files.block(f"a{n}", str(n), "read") for n in range(1001)), "names more than 1000 callers"),
+        ("".join(token_files.block(f"a{n}", str(n), "read") for n in range(1001)), "has more than 1000 callers"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     token_files.save(tmp_path / "t", text)
     with pytest.raises(ConfigError) as caught:
         token_file.load(tmp_path / "t")
-    assert says in str(caught.value)
+    shown = f"{caught.value}; {caught.value.hint}"
+    assert says in shown
     assert str(tmp_path / "t") in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert GOOD not in str(caught.value)
+    assert "\n" not in shown
+    assert GOOD not in shown
+    assert caught.value.hint
+    assert caught.value.code != "config-error"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "t"
     for make, says in (
         (lambda: None, "cannot be read: No such file"),
-        (lambda: path.write_bytes(b"\xff"), "is not text"),
+        (lambda: path.write_bytes(b"\xff"), "is not UTF-8 text"),
         (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "has 1048578 bytes, more than 1048576"),
-        (lambda: path.chmod(0o644), "is open to everyone on this machine (mode 644)"),
-        (lambda: path.chmod(0o602), "is open to everyone"),
+        (lambda: path.chmod(0o644), "is open to all users of this machine (mode 644)"),
+        (lambda: path.chmod(0o602), "is open to all users"),
         (lambda: (path.unlink(), path.mkdir()), "is not a regular file but a directory"),
         (lambda: (path.rmdir(), os.mkfifo(path, 0o600)), "is not a regular file but a FIFO"),
     ):
         make()
-        if path.is_file() and "everyone" not in says:
+        if path.is_file() and "users" not in says:
             path.chmod(0o600)
         with pytest.raises(ConfigError) as caught:
             token_file.load(path)
@@ -144,17 +147,17 @@ def test_the_command_takes_a_token_from_a_secret_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("new", "a", "--roles", "infer"), "missing argument: --tokens"),
-        (("new", "--roles", "infer", "--tokens", "t"), "missing argument: NAME"),
-        (("new", "a", "--tokens", "t"), "pass one or more of read, infer, interpret, admin"),
-        (("new", "a", "--roles", "infer;read", "--tokens", "t"), "invalid value 'infer;read', expected one or"),
-        (("new", "a b", "--roles", "infer", "--tokens", "t"), "needs a name"),
-        (("new", 'a"\nroles=["admin"]\nname="b', "--roles", "infer", "--tokens", "t"), "needs a name"),
-        (("new", "a", "--roles", "infer", "--tokens", "t", "--expires", "soon"), "invalid value 'soon', expected a"),
-        (("new", "a", "--roles", "infer", "--tokens", "t", "--rate", "0"), "expected a number of calls per second"),
+        (("new", "a", "--roles", "infer"), "--tokens FILE is missing"),
+        (("new", "--roles", "infer", "--tokens", "t"), "needs a NAME"),
+        (("new", "a", "--tokens", "t"), "--roles is missing: read, infer, interpret, admin"),
+        (("new", "a", "--roles", "infer;read", "--tokens", "t"), "is none of read"),
+        (("new", "a b", "--roles", "infer", "--tokens", "t"), "has no valid name"),
+        (("new", 'a"\nroles=["admin"]\nname="b', "--roles", "infer", "--tokens", "t"), "has no valid name"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--expires", "soon"), "is no date"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--rate", "0"), "no number of calls per second"),
         (("new", "a", "--roles", "infer", "--tokens", "no/t"), "cannot be changed: No such file"),
         (("new", "a", "--roles", "infer", "--tokens", "t", "--stdin"), "the token on stdin has 0 characters"),
-        (("revoke", "a", "--tokens", "t"), "has no 'a'"),
+        (("revoke", "a", "--tokens", "t"), "has no caller 'a'"),
         (("list", "--tokens", "t"), "cannot be read"),
         (("give", "--tokens", "t"), "new|list|revoke"),
     ],
@@ -175,7 +178,7 @@ def test_a_name_twice_changes_nothing(tmp_path: Path) -> None:
     assert (done.returncode, "did you mean 'ci'?" in done.stderr) == (2, True)
     assert path.read_text() == before
     path.chmod(0o644)
-    assert "open to everyone" in kanserve("token", "new", "b", "--roles", "infer", "--tokens", path).stderr
+    assert "open to all users" in kanserve("token", "new", "b", "--roles", "infer", "--tokens", path).stderr
     path.chmod(0o600)
     path.write_text(before.replace('name = "ci"', 'name = """ci"""'))
     assert "only an editor can" in kanserve("token", "revoke", "ci", "--tokens", path).stderr

@@ -36,7 +36,7 @@ def test_a_picture_and_an_explanation_in_two_commands(desk: Path) -> None:
     assert drawn.returncode == 0, drawn.stderr
     assert "<svg" in (desk / "net.svg").read_text()
     assert "exporting the checkpoint, and serving it for this command" in drawn.stderr
-    assert "verified against our reading of the file" in drawn.stderr
+    assert "verified against kanserve's interpretation of the checkpoint" in drawn.stderr
     assert "assumed: forward = pykan" in drawn.stderr
     reported = program("explain", HELLO.path, "--input", desk / "rows.csv", "--json", **place)
     assert reported.returncode == 0, reported.stderr
@@ -108,7 +108,7 @@ def test_a_name_is_a_served_model_whatever_the_folder_has(command: str, server: 
 @pytest.mark.parametrize("command", ["infer", "coverage", "stats"])
 def test_without_a_server_the_error_says_which_path_means_the_file(command: str, crowded: Path) -> None:
     done = kanserve(command, "tiny", *COMMANDS[command], "--timeout", "2", **NOWHERE)
-    assert "no server answers at 127.0.0.1:9" in done.stderr
+    assert "no server at 127.0.0.1:9" in done.stderr
     assert ("pass ./tiny to use the checkpoint in this folder" in done.stderr) == (command in FILES), done.stderr
 
 

@@ -84,7 +84,7 @@ def test_other_codes_are_final_and_translated(
 
 
 def test_nobody_at_the_address_is_an_error_of_its_own() -> None:
-    with Client("127.0.0.1:1") as client, pytest.raises(Unreachable, match=r"no server answers at 127\.0\.0\.1:1"):
+    with Client("127.0.0.1:1") as client, pytest.raises(Unreachable, match=r"no server at 127\.0\.0\.1:1"):
         client.ready()
 
 

@@ -71,7 +71,7 @@ def test_more_calls_at_once_than_allowed(web: Callable[..., Any]) -> None:
         wait_until(waiting(server, 1))
         refused = infer(server, {"inputs": [tensor()]})
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
-        assert "the server handles 1 calls at once" in refused.json["error"]
+        assert "the server handles 1 calls at the same time" in refused.json["error"]
         assert ask(server, "/readyz").status == 200
         assert flying.result().status == 200
 

@@ -40,7 +40,7 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
         wait_until(lambda: may(server, second))
         good = path.read_text()
         for broken, says in (
-            ("", "names nobody"),
+            ("", "has no callers"),
             (good + good, "twice"),
             (good.replace("read", "rule"), "unknown role"),
         ):
@@ -50,7 +50,7 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
             assert may(server, first)
             assert may(server, second)
         path.chmod(0o644)
-        wait_until(lambda: "open to everyone" in refusals(server)[-1]["reason"])
+        wait_until(lambda: "open to all users" in refusals(server)[-1]["reason"])
         path.unlink()
         wait_until(lambda: "cannot be read" in refusals(server)[-1]["reason"])
         assert may(server, first)
@@ -84,8 +84,8 @@ def refusals(server: Server) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("text", "mode", "says"),
     [
-        ("", 0o600, "names nobody"),
-        (token_files.block("a", "x" * 50, "infer"), 0o644, "is open to everyone on this machine"),
+        ("", 0o600, "has no callers"),
+        (token_files.block("a", "x" * 50, "infer"), 0o644, "is open to all users of this machine"),
         (token_files.block("a", "x" * 50, "infer") * 2, 0o600, "has the name a twice"),
         (token_files.block("a", "x" * 50, "root"), 0o600, "has an unknown role 'root'"),
         (None, 0o600, "cannot be read: No such file"),

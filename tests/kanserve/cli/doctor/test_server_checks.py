@@ -93,7 +93,7 @@ def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) ->
 def test_a_server_that_is_not_there_is_a_problem() -> None:
     code, result = doctor("--url", "127.0.0.1:1", "--metrics", "127.0.0.1:1")
     assert code == 1
-    assert told(result, Level.PROBLEM) == ["server: 127.0.0.1:1: no server answers at 127.0.0.1:1"]
+    assert told(result, Level.PROBLEM) == ["server: 127.0.0.1:1: no server at 127.0.0.1:1"]
 
 
 def test_metrics_that_are_elsewhere_are_a_warning(alive: Any) -> None:
