@@ -223,7 +223,7 @@ def scaled(model: onnx.ModelProto) -> None:
     [
         (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, "is of the domain 'kanserve'"),
         (renamed, KERNEL_FILE, LoadReason.STRUCTURE, f"{KERNEL_FILE}: operator 'Another' is of the domain 'kanserve'"),
-        (scaled, KERNEL_FILE, LoadReason.REFERENCE, f"{KERNEL_FILE}: reference rows differ by"),
+        (scaled, KERNEL_FILE, LoadReason.REFERENCE, f"{KERNEL_FILE}: reference outputs differ by"),
     ],
     ids=["in the portable graph", "another operator", "a wrong one"],
 )

@@ -87,7 +87,12 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
     ("positions", layer(1, positions=(5,)), LoadReason.MISMATCH, "layer 1: 'layer1_in' is FP32 [-1, 4], expected"),
     ("too many sources", layer(1, sources=5), LoadReason.MISMATCH, "gives float32 [1, 4, 2], expected [1, 5, 2]"),
     ("another tensor", layer(1, edges_tensor="e"), LoadReason.MISMATCH, "edges_l1.onnx has no output 'e'"),
-    ("another file", layer(1, edges_file="edges_l0.onnx"), LoadReason.MISMATCH, "does not take 'layer1_in'"),
+    (
+        "another file",
+        layer(1, edges_file="edges_l0.onnx"),
+        LoadReason.MISMATCH,
+        "the only input of edges_l1.onnx is not 'layer1_in'",
+    ),
     (
         "edges that cannot be",
         {"files": edges(NODE("Reshape", ["layer1_in", "odd"], ["edges"]))},
@@ -104,7 +109,7 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         "other answers",
         reference(lambda result: dataclasses.replace(result, outputs=((0.5, 0.5),) * 4)),
         LoadReason.REFERENCE,
-        "reference rows differ by",
+        "reference outputs differ by",
     ),
     (
         "ragged",
@@ -124,7 +129,7 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
             toy_model.graph(), tensors=(ExplainedTensor(name="e", datatype="FP32", shape=(-1,), holds="", layer=0),)
         ),
         LoadReason.MISMATCH,
-        "explain.onnx has no output like the manifest's 'e'",
+        "explain.onnx does not have the output 'e'",
     ),
     (
         "explained of another",
@@ -132,7 +137,7 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         LoadReason.MISMATCH,
         "explain.onnx does not take what",
     ),
-    ("explained falsely", explaining(falsely()), LoadReason.REFERENCE, "explain.onnx: reference rows differ by"),
+    ("explained falsely", explaining(falsely()), LoadReason.REFERENCE, "explain.onnx: reference outputs differ by"),
     ("many that are endless", for_many(hostile.endless()), LoadReason.STRUCTURE, "model_many.onnx: operator 'Loop'"),
     (
         "many of another",
@@ -140,7 +145,7 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         LoadReason.MISMATCH,
         "model_many.onnx: the graph's inputs are not",
     ),
-    ("many falsely", for_many(falsely()), LoadReason.REFERENCE, "model_many.onnx: reference rows differ by"),
+    ("many falsely", for_many(falsely()), LoadReason.REFERENCE, "model_many.onnx: reference outputs differ by"),
     ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "follows from values"),
 ]
 
