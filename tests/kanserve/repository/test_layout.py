@@ -89,7 +89,7 @@ def test_a_file_may_come_in_small_parts(tmp_path: Path, monkeypatch: pytest.Monk
     [
         (lambda data: data + b"x", LoadReason.INTEGRITY, "grew while it was read"),
         (lambda data: b"", LoadReason.INTEGRITY, "shrank while it was read"),
-        (None, LoadReason.UNREADABLE, "model.onnx: Input/output error"),
+        (None, LoadReason.UNREADABLE, "model.onnx cannot be read: Input/output error"),
     ],
 )
 def test_a_file_that_changes_or_fails_while_it_is_read(

@@ -87,7 +87,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("explained elsewhere", told({}, file="explain.onnx"), "'explain.onnx' is not in the manifest's list of files"),
     ("too many variants", {"variants": (MANY, MANY)}, "the number of variants is 2, expected 0 to 1"),
     ("rows of a variant", {"variants": (dataclasses.replace(MANY, rows=0),)}, "the rows of 'model_many.onnx' is 0"),
-    ("variant elsewhere", {"variants": (MANY,)}, "variant 'model_many.onnx' is not a listed file"),
+    ("variant elsewhere", {"variants": (MANY,)}, "the variant 'model_many.onnx' is not in the manifest's list"),
     ("select far", step(2**40), "a step 'select' has an index out of range, expected 0 to"),
 ]
 
@@ -156,7 +156,7 @@ def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None
     said = list(validation.limit_faults(wrong))
     assert [item.partition(":")[0] for item in said] == [
         "'x' is 'COMPLEX', expected one of " + ", ".join(validation.DTYPES),
-        f"'x' has shape [-1, {', '.join(['0'] * 15)}, ...], expected [-1, ...]",
+        f"'x' has shape [-1, {', '.join(['0'] * 15)}, ...], expected [-1, ...] with known extents",
         "layer 0",
         "layer 2",
     ]
@@ -172,10 +172,10 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
     ("changes", "reason", "text"),
     [
         ({"outputs": (TENSOR,)}, LoadReason.MANIFEST, "two of the inputs and outputs have the same name"),
-        ({"edge_class": "D"}, LoadReason.MANIFEST, "the model is of edge class 'D'; A and B are known"),
-        ({"edge_class": "C"}, LoadReason.MANIFEST, "the model is of edge class C: a row's answer depends"),
+        ({"edge_class": "D"}, LoadReason.MANIFEST, "the model is of edge class 'D', expected A or B"),
+        ({"edge_class": "C"}, LoadReason.MANIFEST, "the model is of edge class C: the prediction of a row depends"),
         (layer(edge_class="C"), LoadReason.MANIFEST, "layer 0 is of edge class C"),
-        (layer(edges_file="other.onnx"), LoadReason.MANIFEST, "layer 0: 'other.onnx' is not a listed file"),
+        (layer(edges_file="other.onnx"), LoadReason.MANIFEST, "the edge graph 'other.onnx' of layer 0 is not in the manifest's list"),
         (
             {"explanations": Explanations(file="explain.onnx", tensors=(TOLD,))},
             LoadReason.MANIFEST,
@@ -187,11 +187,11 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
             "verification.basis is 'answers', expected one of reading, expected-outputs, module",
         ),
         ({"out_of_range": "maybe"}, LoadReason.MANIFEST, "out_of_range is 'maybe', expected one of as-trained, "),
-        ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "nothing keeps the inputs of the first layer"),
+        ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "no step of the first layer clamps its inputs"),
         (
             {"reference": contract.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
             LoadReason.MANIFEST,
-            "the manifest's reference rows have other inputs than outputs",
+            "the reference rows have 1 inputs and 0 outputs",
         ),
     ],
 )
@@ -218,7 +218,7 @@ X3, Y2 = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
     [
         ({"name": "other"}, "config.pbtxt has the name 'other', the folder has 'toy'"),
         ({"inputs": (dataclasses.replace(NAMED, name="z"),)}, "config.pbtxt does not have the input 'x'"),
-        ({"inputs": (NAMED, dataclasses.replace(NAMED, name="z"))}, "config.pbtxt has the input 'z', the model 'x'"),
+        ({"inputs": (NAMED, dataclasses.replace(NAMED, name="z"))}, "config.pbtxt has the input 'z', the model has 'x'"),
         ({"inputs": (dataclasses.replace(NAMED, shape=(4,)),)}, "has FP32 [4] for the input 'x'"),
         ({"inputs": (dataclasses.replace(NAMED, shape=(3, 1)),)}, "has FP32 [3, 1] for the input 'x'"),
         ({"inputs": (dataclasses.replace(NAMED, datatype="FP64"),)}, "has FP64 [3] for the input 'x'"),
@@ -243,5 +243,5 @@ def test_a_config_that_says_the_same_or_less() -> None:
 
 def test_names_that_are_not_the_model_s_are_told() -> None:
     (fault,) = validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b"))))
-    assert fault == "2 features are given, and a row of the model has 3 numbers"
+    assert fault == "found 2 features, expected 3, since the model has 3 inputs per row"
     assert list(validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b", "c"))))) == []

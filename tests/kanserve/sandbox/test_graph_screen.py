@@ -21,8 +21,8 @@ CASES: list[tuple[str, bytes, str, bool]] = [
     ("loop", hostile.endless(), "operator 'Loop' decides at run time which operators run", STRICT),
     ("branch", hostile.branch(), "operator 'If' decides at run time", STRICT),
     ("functions", hostile.chained(), "custom functions or training steps", STRICT),
-    ("domain", hostile.foreign(), "operator 'QuickGelu' is of the domain 'com.microsoft'", STRICT),
-    ("random", hostile.random(), "operator 'RandomNormalLike' gives other answers each time", STRICT),
+    ("domain", hostile.foreign(), "operator 'QuickGelu' is in the operator domain 'com.microsoft'", STRICT),
+    ("random", hostile.random(), "operator 'RandomNormalLike' returns different values each time", STRICT),
     ("sparse", hostile.sparse(), "it has sparse tensors", STRICT),
     ("dual data", hostile.dual(), "tensor 'W0' has its data more than once", ALWAYS),
     ("short data", hostile.short(), "tensor 'W0' has 44 bytes, expected 48 by its shape", ALWAYS),
@@ -71,7 +71,7 @@ CHANGES: list[tuple[str, object, str, bool]] = [
     (
         "unknown operator",
         lambda m: node(m, "Evil", ["y"], ["z"]),
-        "'Evil' is not one of the known ONNX operators",
+        "'Evil' is not in the list of known ONNX operators",
         STRICT,
     ),
     (
@@ -156,7 +156,7 @@ def test_all_faults_are_told_where_somebody_asks_for_all(monkeypatch: pytest.Mon
         f"Tanh '' uses 'q', which no operator before it makes{relaxed}",
     ]
     monkeypatch.setattr(graph_screen, "NODES", 1)
-    assert all_of(model)[1].endswith(f"are more than 1 and {graph_screen.TENSORS}{relaxed}")
+    assert all_of(model)[1].endswith(f"expected at most 1 and {graph_screen.TENSORS}{relaxed}")
     assert all_of(model, strict=False) == []
 
 

@@ -83,7 +83,7 @@ def for_many(graph: bytes) -> dict[str, Any]:
 
 NODE = helper.make_node
 CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
-    ("no such node", layer(1, node_tensor="h"), LoadReason.MISMATCH, "layer 1: the graph has no 'h'"),
+    ("no such node", layer(1, node_tensor="h"), LoadReason.MISMATCH, "layer 1: the graph has no tensor 'h'"),
     ("positions", layer(1, positions=(5,)), LoadReason.MISMATCH, "layer 1: 'layer1_in' is FP32 [-1, 4], expected"),
     ("too many sources", layer(1, sources=5), LoadReason.MISMATCH, "gives float32 [1, 4, 2], expected [1, 5, 2]"),
     ("another tensor", layer(1, edges_tensor="e"), LoadReason.MISMATCH, "edges_l1.onnx has no output 'e'"),
@@ -135,7 +135,7 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         "explained of another",
         explaining(toy_model.edge_graph(1)),
         LoadReason.MISMATCH,
-        "explain.onnx does not take what",
+        "the inputs of explain.onnx differ",
     ),
     ("explained falsely", explaining(falsely()), LoadReason.REFERENCE, "explain.onnx: reference outputs differ by"),
     ("many that are endless", for_many(hostile.endless()), LoadReason.STRUCTURE, "model_many.onnx: operator 'Loop'"),
@@ -143,10 +143,10 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         "many of another",
         for_many(toy_model.edge_graph(1)),
         LoadReason.MISMATCH,
-        "model_many.onnx: the graph's inputs are not",
+        "model_many.onnx: the inputs of the graph differ",
     ),
     ("many falsely", for_many(falsely()), LoadReason.REFERENCE, "model_many.onnx: reference outputs differ by"),
-    ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "follows from values"),
+    ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "depends on values"),
 ]
 
 
