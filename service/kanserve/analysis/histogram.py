@@ -51,8 +51,8 @@ class Cells:
         return cls(padded.T, lengths, last, middles, _steps(clipped, lengths))
 
     def places(self, values: Floats) -> Counts:
-        """The bin [N, n] of each finite value. A value on a bound is in the bin above it; on the last bound, in the last
-        bin."""
+        """The bin [N, n] of each finite value. A value on a bound is in the bin above it; on the last bound, it is in
+        the last bin."""
         if self.steps is None:
             indices: Counts = (values[None] >= self.bounds[:, None]).sum(axis=0)
             return np.asarray(indices - (values == self.last))
