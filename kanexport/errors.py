@@ -2,12 +2,14 @@
 
     ExportError                  exit 2: the input or the command is wrong
     ├── CheckpointError          a file that cannot be read as a checkpoint
+    │   ├── DamagedCheckpoint    a file that is damaged or cut off
     │   └── UnsafeCheckpoint     a pickle that names something other than tensors
     ├── FamilyError              the tensors do not identify the library, or the order of its layers
     ├── OptionError              a fact is missing, unknown or malformed
     │   ├── OpenQuestion         the file leaves the fact open, and no value is more likely than another
     │   └── MissingFunctions     symbolic edges without known functions
     ├── InvalidKan               weights, knots or shapes that do not describe a KAN
+    │   ├── LayerSkipped         a submodule that is not replaced by a KAN layer
     │   └── UnknownFunction      a function name that is not in the table
     ├── RepositoryError          the model repository cannot accept the result
     ├── LimitExceeded            a file of a folder needed more time or memory than its limit
@@ -27,6 +29,12 @@ from typing import Self
 from kanexport.contract.cli.console import Exit, Failure
 
 LISTED = 24  # values that an open question names
+
+# Hints of several errors.
+USE_MODULE = "export the PyTorch module instead: --module FILE:FACTORY"
+CHECK_FAMILY = "check that --family names the library of the checkpoint, and that the file is complete"
+REPAIR = "export an earlier checkpoint, from before the weights became NaN or infinite"
+REPORT = "nothing was written; report this bug with the file, or with the code that made it"
 
 
 class ExportError(Failure):
@@ -50,6 +58,16 @@ class CheckpointError(ExportError):
     """Failure to read a checkpoint: the file is missing, truncated, too large or of an unknown format."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """Checkpoint file that is damaged, cut off, or not as its library writes it."""
+
+    code = "checkpoint-damaged"
+    hint = "copy or download the file again"
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint, kind=CheckpointError.__name__)
+
+
 class UnsafeCheckpoint(CheckpointError):
     """Pickle that names something other than tensors. The exporter did not execute it."""
 
@@ -67,6 +85,7 @@ class OpenQuestion(OptionError):
     decided by recorded outputs of the trained model."""
 
     code = "option-required"
+    hint = "pass the value with --option KEY=VALUE, or recorded outputs with --expected-outputs FILE"
 
     def __init__(
         self, message: str, key: str = "", among: tuple[str, ...] = (), *, code: str = "", hint: str = ""
@@ -103,6 +122,13 @@ class InvalidKan(ExportError):
     """Numbers that do not describe a KAN: not finite, not increasing, or with shapes that do not chain."""
 
 
+class LayerSkipped(InvalidKan):
+    """Reason why a submodule of a PyTorch module is not replaced by a KAN layer. It usually becomes a note."""
+
+    code = "layer-not-recognized"
+    hint = "leave the submodule to torch.onnx with --option keep=NAME"
+
+
 class UnknownFunction(InvalidKan):
     """Function name that is not in the table of functions."""
 
@@ -117,8 +143,6 @@ class LimitExceeded(ExportError):
 
 class Crashed(ExportError):
     """Internal error of the exporter on a file that it should have rejected."""
-
-    ADVICE = "report this bug with the file, or with the code that made it"
 
 
 class VerificationFailed(ExportError):

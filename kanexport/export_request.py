@@ -90,7 +90,7 @@ class Request:
         if self.kernel and self.dtype != "float32":
             raise OptionError(
                 f"--kernel needs float32, found --dtype {self.dtype}",
-                code="kernel-needs-float32",
+                code="arguments-conflict",
                 hint="remove --kernel or --dtype",
             )
         if self.kernel and self.quantization != NOTHING:

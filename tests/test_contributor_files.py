@@ -169,7 +169,7 @@ def test_the_security_page_supports_the_minor_version_of_the_project() -> None:
     [
         "loader: reject a version without a manifest",
         "grpc_api, rest: translate to plain types",
-        "docs/serving.md: embed the table of errors",
+        "docs/index.md: embed the table of errors",
         "tests: process more rows" + 48 * "x",
     ],
 )

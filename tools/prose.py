@@ -86,7 +86,7 @@ def words(guide: str) -> list[Word]:
 
 def sentences(text: str) -> Iterator[str]:
     """The sentences of a paragraph."""
-    yield from (part.strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z`*\"(])|\n{2,}", text) if part.strip())
+    yield from (part.strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z`*\"(]|kanserve)|\n{2,}", text) if part.strip())
 
 
 def markdown(source: str) -> Iterator[Text]:
@@ -168,12 +168,15 @@ def remarks(source: str) -> Iterator[Text]:
     """The comments of a proto file, as paragraphs."""
     block: list[str] = []
     for number, line in enumerate([*source.splitlines(), ""], 1):
-        match = re.match(r"\s*//\s?(.*)", line) or re.search(r"\S\s+//\s?(.*)", line)
+        match = re.match(r"\s*//\s?(.*)", line)
         if match and match[1]:
             block.append(match[1])
-        elif block:
+            continue
+        if block:
             yield Text(number - len(block), _plain(" ".join(block)), prose=True)
             block = []
+        if not match and (trailing := re.search(r"\S\s+//\s?(.+)", line)):
+            yield Text(number, _plain(trailing[1]), prose=True)
 
 
 def alert_texts(source: str) -> Iterator[Text]:

@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 SEEN = 64  # rows at least that are held against the truth, in runs of as many as are timed
 ONE_RUN, KERNEL, EXPORT = f"{OURS}, one run", f"{OURS} --kernel", "torch.onnx.export"
 COMPILE, GEMMS = "torch.compile", "GEMMs alone"
-NAME = "model"
+NAME, SAME = "model", "the same graph"
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -119,7 +119,7 @@ def ours(work: Work, checkpoint: Path, truth: Truth, *, rows: int) -> tuple[Path
     ]
     names = (f"{OURS} --optimize-for-batch {rows}", f"{OURS} --optimize-for-batch {rows}, one run")
     if _files(plain) == _files(many):
-        systems += [Absent(name, "the same graph") for name in names]
+        systems += [Absent(name, SAME) for name in names]
     else:
         systems += [served(work, many, truth, names[0])]
         systems += [one_graph(many / MODEL_FILE, truth, names[1], f"exported with --optimize-for-batch {rows}")]

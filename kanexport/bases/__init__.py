@@ -1,4 +1,4 @@
-"""Basis functions of KAN edges: families of one-dimensional functions, one module per family.
+"""Basis functions of KAN edges: kinds of one-dimensional functions, one module per kind.
 
 A basis turns every source value into K numbers. It has two faces of one
 formula, `evaluate` in float64 numpy and `emit` as ONNX operators, and the
@@ -48,12 +48,12 @@ class Support:
 
 
 class Basis(Protocol):
-    """A family of K functions of one number, shared by all edges of a source. A class may
-    have plain attributes where these are properties: `kind = "gaussian"`."""
+    """K functions of one number, shared by all edges of a source. A class may have plain attributes in place of the
+    properties: `kind = "gaussian"`."""
 
     @property
     def kind(self) -> str:
-        """The name of the family in the manifest and in DescribeModel, such as "bspline"."""
+        """The name of the kind in the manifest and in DescribeModel, such as "bspline"."""
 
     @property
     def functions(self) -> int:
@@ -61,18 +61,18 @@ class Basis(Protocol):
 
     @property
     def sources(self) -> int | None:
-        """The number of sources it was built for, or None for any."""
+        """The number of sources of the basis, or None for any."""
 
     @property
     def compact(self) -> bool:
-        """Whether every function is zero outside `support().outer` and for non-finite values;
-        `emit` is never given NaN then. Any other basis follows IEEE arithmetic: NaN for NaN."""
+        """Whether every function is zero outside `support().outer` and for non-finite values; then the input of `emit`
+        has no NaN. Other bases follow IEEE arithmetic: NaN for NaN."""
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64."""
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, K, I], or [B, I] where K is 1."""
+        """[B, I] -> [B, K, I], or [B, I] if K is 1."""
 
     def emitted_scale(self, g: Graph) -> float:
         """The factor that `emit` leaves to the coefficients: evaluate == factor * emit."""
@@ -84,17 +84,17 @@ class Basis(Protocol):
         """Parameters of the basis as text, for the manifest."""
 
     def knots(self) -> Array:
-        """The T knots, centres or points of each source, for plots: [I, T], or [1, T] where all sources share them, or
-        [0, 0] where there are none. `kanexport/contract/grids.py` decides which of them bound the grid: it treats a
-        kind that it does not know as centres."""
+        """The T knots, centers or points of each source, for plots: [I, T], or [1, T] if all sources share them, or
+        [0, 0] if there are none. `kanexport/contract/grids.py` decides which of them bound the grid; it treats an
+        unknown kind as centers."""
 
 
 def names() -> list[str]:
-    """The families this folder holds."""
+    """The kinds in this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def examples(name: str) -> list[Basis]:
-    """Small instances of one family, for 3 sources or any number, for the conformance test."""
+    """Small instances of one kind, for 3 sources or any number, for the conformance test."""
     module: Any = importlib.import_module(f"{__name__}.{name}")
     return list(module.examples())

@@ -29,7 +29,7 @@ class Activation:
 
     @property
     def kind(self) -> str:
-        """The function's name, such as "silu"."""
+        """The name of the function, such as "silu"."""
         return self.function.name
 
     def evaluate(self, x: Array) -> Array:
@@ -45,16 +45,16 @@ class Activation:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """[-1, 1] and [-3, 3], with a point at zero: a base function has no grid that would tell."""
+        """[-1, 1] and [-3, 3], with a point at zero: a base function has no grid."""
         ones = np.ones(sources)
         return Support((-ones, ones), (-3 * ones, 3 * ones), np.zeros((1, sources)))
 
     def parameters(self) -> dict[str, str]:
-        """The expression of a user's own function; the name tells all others."""
+        """The expression of a custom function. The name identifies all others."""
         return {"expression": self.function.expression} if self.function.expression else {}
 
     def knots(self) -> Array:
-        """[0, 0]: there are none."""
+        """[0, 0]: no knots."""
         return np.zeros((0, 0))
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Stack, Value
@@ -54,7 +54,7 @@ def emit_uniform_cubic(g: Graph, x: Value, centres: Array, step: float) -> Value
 
 
 def _fade(g: Graph, distance: Value, slope: float, start: float) -> Value:
-    """(start + slope * distance)+, at most 1. HardSigmoid is all of it in one."""
+    """(start + slope * distance)+, at most 1. One HardSigmoid computes it."""
     if g.dtype == np.float32:
         return g.hard_sigmoid(distance, alpha=slope, beta=start)
     return g.op("Relu", g.add(g.mul(distance, g.const(slope)), g.const(start)))
@@ -77,7 +77,7 @@ class Repeated(enum.Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BSpline:
-    """B-spline basis with extended knots [I, T], increasing along T as far as `repeated` asks; K = T - degree - 1."""
+    """B-spline basis with extended knots [I, T] that increase along T as `repeated` requires; K = T - degree - 1."""
 
     extended: Array
     degree: int
@@ -89,23 +89,29 @@ class BSpline:
     def __post_init__(self) -> None:
         if self.extended.ndim != 2 or self.degree < 1 or self.functions <= self.degree:
             raise InvalidKan(
-                f"knots of shape {self.extended.shape} and degree {self.degree} are no spline: "
-                "expected [sources, G + 2k + 1] with k >= 1 and G >= 1"
+                f"knots of shape {self.extended.shape} and degree {self.degree} do not make a spline, "
+                "expected [sources, G + 2k + 1] with k >= 1 and G >= 1",
+                code="grid-wrong-shape",
+                hint=CHECK_FAMILY,
             )
         if self.degree > DEGREE_LIMIT:
             raise InvalidKan(
                 f"{self.functions} functions on {self.extended.shape[1]} knots make splines of degree {self.degree}, "
-                f"more than {DEGREE_LIMIT}"
+                f"expected at most {DEGREE_LIMIT}",
+                code="network-too-large",
+                hint=CHECK_FAMILY,
             )
         if self.repeated is not Repeated.FUNCTION:
             self._check_order()
         if not (np.abs(self.extended) < MAX_KNOT_MAGNITUDE).all():
-            raise InvalidKan(f"a knot is not finite, or beyond {MAX_KNOT_MAGNITUDE:g}")
+            raise InvalidKan(
+                f"a knot is not finite, or above {MAX_KNOT_MAGNITUDE:g}", code="weights-not-finite", hint=REPAIR
+            )
         if self.repeated is Repeated.FUNCTION:
             self.zeros()
 
     def _check_order(self) -> None:
-        """Raises InvalidKan where knots decrease, or repeat and may not."""
+        """Raises InvalidKan if knots decrease, or repeat without permission."""
         may_repeat = self.repeated is Repeated.TERM
         with np.errstate(invalid="ignore", over="ignore"):  # refused later
             gaps = np.diff(self.extended, axis=1)
@@ -113,17 +119,18 @@ class BSpline:
         if len(bad):
             source, at = (int(v) for v in bad[0])
             here, after = (float(self.extended[source, at + step]) for step in (0, 1))
-            undefined = ", where its recursion divides 0 by 0" if here == after else ""
+            undefined = "; the recursion divides 0 by 0 there" if here == after else ""
             raise InvalidKan(
                 f"knots of source {source} are not {'' if may_repeat else 'strictly '}increasing: "
                 f"{here!r} is followed by {after!r}{undefined}",
-                hint="a grid adapted to constant or discrete inputs can collapse; train without "
-                "grid updates on that input, or jitter it",
+                code="knots-not-increasing",
+                hint="train without grid updates on that input, or add noise to it: a grid collapses on constant or "
+                "discrete values",
             )
 
     def zeros(self) -> list[Flags]:
-        """Masks of the functions that 0 / 0 makes zero at each level of the recursion, [K + degree - p, I] for p = 1 to
-        `degree`. Raises InvalidKan where a number that is not zero is divided by zero."""
+        """Masks of the functions that 0 / 0 makes zero at each level of the recursion, [K + degree - p, I] for p = 1
+        to `degree`. Raises InvalidKan if a nonzero number is divided by zero."""
         t = self.extended.T
         empty = t[1:] <= t[:-1]  # functions that are zero anyway
         levels = []
@@ -133,9 +140,9 @@ class BSpline:
             if len(infinite):
                 raise InvalidKan(
                     f"knots {int(infinite[0, 0])} and {int(infinite[0, 0]) + p} of source {int(infinite[0, 1])} are "
-                    "equal, and one between them is larger: the library's own spline divides by zero there, and is "
-                    "as large as its numbers go",
-                    hint="the grid was refined where inputs are constant; export the model from before `refine`",
+                    "equal, and a knot between them is larger: the spline of the library divides by zero there",
+                    code="knots-not-increasing",
+                    hint="export the model from before `refine`, which refined the grid on constant inputs",
                 )
             zero = (flat[:-1] | flat[1:]) & (self.repeated is Repeated.FUNCTION)
             levels.append(zero)
@@ -154,7 +161,7 @@ class BSpline:
 
     @property
     def intervals(self) -> int:
-        """G, the number of grid cells without the extension."""
+        """G, the number of grid intervals without the extension."""
         return self.functions - self.degree
 
     @property
@@ -164,7 +171,7 @@ class BSpline:
 
     @property
     def step(self) -> float | None:
-        """The cell width if all sources share one uniform grid, else None."""
+        """The width of a grid interval if all sources share one uniform grid, otherwise None."""
         if not self.shared:
             return None
         row = self.extended[0]
@@ -175,16 +182,15 @@ class BSpline:
 
     @property
     def increasing(self) -> bool:
-        """Whether no knot repeats or decreases."""
+        """Whether the knots strictly increase."""
         return bool((np.diff(self.extended, axis=1) > 0).all())
 
     def closed_form(self, dtype: npt.DTypeLike) -> bool:
-        """Whether the uniform cubic form serves. Never in float64, whose point is to
-        keep the stored knots to the last digit."""
+        """Whether the uniform cubic form is used. Not in float64, which keeps all digits of the stored knots."""
         return self.degree == 3 and self.step is not None and np.dtype(dtype) == np.float32
 
     def emitted_scale(self, g: Graph) -> float:
-        """CUBIC_SCALE for the closed form, else 1."""
+        """CUBIC_SCALE for the closed form, otherwise 1."""
         return CUBIC_SCALE if self.closed_form(g.dtype) else 1.0
 
     def evaluate(self, x: Array) -> Array:
@@ -210,8 +216,8 @@ class BSpline:
         return np.asarray(basis)  # [B, K, I]
 
     def _in_cells(self, u: Array, inside: Flags) -> Array:
-        """[B, I] -> [B, K, I]: the recursion over the degree + 1 functions that are not zero in the cell of each u;
-        exact for knots that increase. Among G functions all others are zero, so a fine grid costs no more."""
+        """[B, I] -> [B, K, I]: the recursion over the degree + 1 functions that are not zero in the grid interval of
+        each u; exact for knots that increase. All other functions are zero there, so that a fine grid costs no more."""
         sources, count = self.extended.shape
         flat, starts = self.extended.reshape(-1), np.arange(sources) * count
 
@@ -244,7 +250,7 @@ class BSpline:
         return np.stack([np.searchsorted(knots, column, side="right") for knots, column in pairs], axis=1) - 1
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, K, I]: the closed form where the grid is uniform, else the recursion."""
+        """[B, I] -> [B, K, I]: the closed form if the grid is uniform, otherwise the recursion."""
         if self.closed_form(g.dtype):
             return self._emit_uniform_cubic(g, g.reshape(x, 0, 1, sources))
         return self._emit_ramps(g, x, sources)
@@ -255,7 +261,7 @@ class BSpline:
         return emit_uniform_cubic(g, x, self.extended[0, 2:-2], step)
 
     def _emit_ramps(self, g: Graph, x: Value, sources: int) -> Value:
-        """Any knots, with a comparison only where they repeat or decrease.
+        """Any knots, with a comparison only for knots that repeat or decrease.
 
         With w_c = (x - t_c) / (t_{c+p} - t_c), degree 1 is a difference of clipped
         ramps, and B_c^p = w_c B_c + (1 - w_{c+1}) B_{c+1} needs each product once.
@@ -292,14 +298,14 @@ class BSpline:
         return bool((np.diff(self.extended, axis=1) < 0).any())
 
     def _cells(self, g: Graph, x: Stack) -> Stack:
-        """One row -> T - 1 rows: 1 in a function's cell, 0 elsewhere."""
+        """One row -> T - 1 rows: 1 in the grid interval of a function, 0 elsewhere."""
         t = self.extended.T
         after = x.each(functools.partial(g.op, "GreaterOrEqual"), t[:-1])
         before = x.each(functools.partial(g.op, "Less"), t[1:])
         return after.each(functools.partial(g.op, "And"), before).each(g.cast)
 
     def _clipped(self, g: Graph, ramp: Stack, offsets: Stack) -> Stack:
-        """The ramps of degree 1 from 0 to 1; over a cell without width that counts, a step, up at its knot."""
+        """The ramps of degree 1 from 0 to 1; on an interval of width 0 that counts, a step at its knot."""
         up = ramp.each(functools.partial(g.clip, low=0.0, high=1.0))
         flat = np.diff(self.extended, axis=1) == 0
         if self.repeated is not Repeated.TERM or not flat.any():
@@ -309,19 +315,20 @@ class BSpline:
         return up.each(lambda up, flat, step: g.op("Where", flat, step, up), flat.T, step)
 
     def _ends(self) -> tuple[Array, Array]:
-        """Two bounds [I], about a cell below the first knots and above the last; further than float32 rounds."""
+        """Two bounds [I], about a grid interval below the first knots and above the last; further than float32
+        rounds."""
         low, high = self.extended.min(axis=1), self.extended.max(axis=1)
         margin = np.maximum((high - low) / (self.extended.shape[1] - 1), 1e-6 * np.maximum(np.abs(low), np.abs(high)))
         return low - margin, high + margin
 
     def clip_range(self) -> tuple[float, float]:
-        """The range of the knots of all sources, extended by about a cell at each end."""
+        """The range of the knots of all sources, extended by about a grid interval at each end."""
         low, high = self._ends()
         return float(low.min()), float(high.max())
 
     def support(self, sources: int) -> Support:
-        """The grid, and what its extension reaches; every knot is a point. Where all knots stand on
-        one spot, some room around it: other terms live there."""
+        """The grid, and the range of its extension; every knot is a point. If all knots are equal, a range around
+        them, for other terms."""
         k, t = self.degree, self.extended
         core = np.sort(t[:, [k, -k - 1]], axis=1)
         outer = np.stack([t.min(axis=1), t.max(axis=1)], axis=1)
@@ -332,7 +339,7 @@ class BSpline:
         return Support((core[:, 0], core[:, 1]), (outer[:, 0], outer[:, 1]), t.T)
 
     def parameters(self) -> dict[str, str]:
-        """Degree, number of grid cells, and whether they are equally wide for all sources."""
+        """Degree, number of grid intervals, and whether they are equally wide for all sources."""
         return {
             "degree": str(self.degree),
             "intervals": str(self.intervals),
@@ -340,7 +347,7 @@ class BSpline:
         }
 
     def knots(self) -> Array:
-        """The extended knots, [1, T] where all sources share them, else [I, T]."""
+        """The extended knots, [1, T] if all sources share them, otherwise [I, T]."""
         return self.extended[:1] if self.shared else self.extended
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.functions.domain_maps import Sigmoid
 
@@ -36,7 +36,9 @@ class Fermat:
 
     def __post_init__(self) -> None:
         if not 0 <= self.degree <= LARGEST:
-            raise InvalidKan(f"fermat has degree {self.degree}, expected 0 to {LARGEST}")
+            raise InvalidKan(
+                f"fermat has degree {self.degree}, expected 0 to {LARGEST}", code="network-too-large", hint=CHECK_FAMILY
+            )
 
     @property
     def functions(self) -> int:
@@ -50,7 +52,7 @@ class Fermat:
         return np.stack([1 + 0 * u, *powers], axis=1)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, D + 1, I], or [B, I] where D is 0."""
+        """[B, I] -> [B, D + 1, I], or [B, I] if D is 0."""
         # u^(2^n) = exp(-2^n log(1 + exp(-x))): squaring would double a rounding n times.
         logarithm = elementwise.ACTIVATIONS["softplus"].emit(g, g.op("Neg", g.reshape(x, 0, 1, sources)))
         ones = g.add(g.mul(g.op("Exp", g.op("Neg", logarithm)), g.const(0.0)), g.const(1.0))
@@ -65,16 +67,16 @@ class Fermat:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """The range in which the logistic function bends, and the points at which it has reached its ends."""
+        """The range in which the logistic function bends, and the points at which it reaches its limits."""
         core, outer = Sigmoid().support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 
     def parameters(self) -> dict[str, str]:
-        """Degree, and what the powers are taken of."""
+        """Degree, and the argument of the powers."""
         return {"degree": str(self.degree), "of": Sigmoid.name}
 
     def knots(self) -> Array:
-        """[0, 0]: there are none."""
+        """[0, 0]: no knots."""
         return np.zeros((0, 0))
 
 

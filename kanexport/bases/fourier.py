@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -45,7 +45,11 @@ class Fourier:
 
     def __post_init__(self) -> None:
         if self.harmonics < 1:
-            raise InvalidKan("a Fourier series needs at least one harmonic")
+            raise InvalidKan(
+                "a Fourier series has no harmonic, expected at least one",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
 
     @property
     def functions(self) -> int:
@@ -58,7 +62,7 @@ class Fourier:
         return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, 2 K, I]. In float32 the angle is reduced first, so that it keeps its digits."""
+        """[B, I] -> [B, 2 K, I]. In float32 the angle is reduced first, to keep its digits."""
         x = g.reshape(x, 0, 1, sources)
         order = g.const(np.arange(1, self.harmonics + 1)[:, None])
         if g.dtype == np.float64:
@@ -84,13 +88,13 @@ class Fourier:
         return {"harmonics": str(self.harmonics)}
 
     def knots(self) -> Array:
-        """[0, 0]: there are none."""
+        """[0, 0]: no knots."""
         return np.zeros((0, 0))
 
 
 def _reduced(g: Graph, x: Value) -> tuple[Value, Value]:
-    """x modulo 2 pi as near - rest, without which K x is rounded to a share of K |x|.
-    `near` is exact and `rest` small, for |x| up to 5e4; below pi they are x and zero."""
+    """x modulo 2 pi as near - rest. Without it, the rounding error of K x is proportional to K |x|. `near` is exact and
+    `rest` small, for |x| up to 5e4; below pi they are x and zero."""
     turns = g.op("Round", g.mul(x, g.const(1 / TURN)))
     near = g.sub(g.sub(x, g.mul(turns, g.const(FIRST))), g.mul(turns, g.const(SECOND)))
     return near, g.mul(turns, g.const(THIRD))

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -43,9 +43,15 @@ class Hats:
 
     def __post_init__(self) -> None:
         if self.points < 2:
-            raise InvalidKan(f"{self.points} point makes no line, expected 2 or more")
+            raise InvalidKan(
+                f"the layer has {self.points} point, expected 2 or more", code="grid-wrong-shape", hint=CHECK_FAMILY
+            )
         if not 0 < self.width < np.inf:
-            raise InvalidKan(f"the points span a width of {self.width}, expected a number above 0")
+            raise InvalidKan(
+                f"the points have the width {self.width}, expected a positive number",
+                code="option-out-of-range",
+                hint="pass a positive width",
+            )
 
     @property
     def functions(self) -> int:
@@ -87,7 +93,7 @@ class Hats:
         return Support((-half, half), (-2 * half, 2 * half), np.repeat(points[:, None], sources, axis=1))
 
     def parameters(self) -> dict[str, str]:
-        """The number of cells and the width of the range."""
+        """The number of grid intervals and the width of the range."""
         return {"intervals": str(self.points - 1), "width": repr(self.width)}
 
     def knots(self) -> Array:

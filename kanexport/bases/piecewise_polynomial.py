@@ -1,4 +1,4 @@
-"""Piecewise polynomials that are continuous, written in powers of the distance from the knot before.
+"""Continuous piecewise polynomials, in powers of the distance from the previous knot.
 
 Truncated powers, a_0 + .. + a_d x^d + sum_k c_k (x - t_k)+^d, are large numbers that cancel: in float32 a
 spline of 100 cells loses all digits but one. With knots t_1 < .. < t_N the same function is
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -52,15 +52,25 @@ class LocalPowers:
 
     def __post_init__(self) -> None:
         if self.inner.ndim != 2 or 0 in self.inner.shape or not np.isfinite(self.inner).all():
-            raise InvalidKan(f"knots of shape {self.inner.shape} must be one or more finite numbers a source")
+            raise InvalidKan(
+                f"knots have shape {self.inner.shape}, expected one or more finite numbers per source",
+                code="weights-not-finite",
+                hint=REPAIR,
+            )
         if not 1 <= self.degree <= DEGREE_LIMIT:
-            raise InvalidKan(f"the pieces have degree {self.degree}, expected 1 to {DEGREE_LIMIT}")
+            raise InvalidKan(
+                f"the pieces have degree {self.degree}, expected 1 to {DEGREE_LIMIT}",
+                code="network-too-large",
+                hint=CHECK_FAMILY,
+            )
         bad = np.argwhere(~(np.diff(self.inner, axis=1) > 0))
         if len(bad):
             source, at = (int(v) for v in bad[0])
             raise InvalidKan(
                 f"knots of source {source} are not strictly increasing: {float(self.inner[source, at])!r} is "
-                f"followed by {float(self.inner[source, at + 1])!r}"
+                f"followed by {float(self.inner[source, at + 1])!r}",
+                code="knots-not-increasing",
+                hint="train the model again with distinct knots",
             )
 
     @property
@@ -140,11 +150,11 @@ class LocalPowers:
         return Support((low - reach / 4, high + reach / 4), (low - reach, high + reach), self.inner.T)
 
     def parameters(self) -> dict[str, str]:
-        """The degree, and the number of cells between the knots."""
+        """The degree, and the number of grid intervals between the knots."""
         return {"degree": str(self.degree), "intervals": str(self.inner.shape[1] - 1)}
 
     def knots(self) -> Array:
-        """[I, N], or [1, N] where all sources share them."""
+        """[I, N], or [1, N] if all sources share them."""
         return self.inner[:1] if (self.inner == self.inner[0]).all() else self.inner
 
 
@@ -156,8 +166,8 @@ def _taylor(powers: Array, at: Array, order: int) -> Array:
 
 
 def _at_infinity(coefficients: Array) -> Array:
-    """[I, O, 2] for the two last functions: what makes the sum of infinite terms with these
-    coefficients [I, O, J] what it is, NaN or infinity."""
+    """[I, O, 2] for the two last functions: they make the sum of infinite terms with these coefficients [I, O, J]
+    NaN or infinite, as it is in the library."""
     up, down = (coefficients > 0).all(axis=2), (coefficients < 0).all(axis=2)
     return np.stack([np.where(down, -1.0, 1.0), np.where(up, 1.0, -1.0)], axis=2)
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.functions.domain_maps import SOFTSIGN, Bounded, Clip, Range, Raw, Squash, Tanh, TanhOf
 from kanexport.functions.elementwise import Unary
@@ -52,9 +52,17 @@ class Polynomial:
 
     def __post_init__(self) -> None:
         if self.steps.shape[1:] != (3,) or not np.isfinite(self.steps).all():
-            raise InvalidKan(f"the recurrence of {self.kind} is no finite table of three columns")
+            raise InvalidKan(
+                f"the recurrence of {self.kind} is not a finite table of three columns",
+                code="weights-not-finite",
+                hint=REPAIR,
+            )
         if len(self.steps) > DEGREE_LIMIT:
-            raise InvalidKan(f"{self.kind} has degree {len(self.steps)}, more than {DEGREE_LIMIT}")
+            raise InvalidKan(
+                f"{self.kind} has degree {len(self.steps)}, expected at most {DEGREE_LIMIT}",
+                code="network-too-large",
+                hint=CHECK_FAMILY,
+            )
 
     @property
     def functions(self) -> int:
@@ -67,7 +75,7 @@ class Polynomial:
         return self.outer.evaluate(values) if self.outer else values
 
     def _chain(self, u: Array) -> list[Array]:
-        """P_0 .. P_D of u; NaN for NaN in P_0 as well."""
+        """P_0 .. P_D of u. P_0 of NaN is NaN, too."""
         zero = np.where(np.isnan(u), u, 0.0) if self.squash.open else 0 * u
         chain = [self.first + zero]
         for n, (a, b, c) in enumerate(self.steps):
@@ -76,7 +84,7 @@ class Polynomial:
         return chain
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, D + 1, I], or [B, I] where D is 0."""
+        """[B, I] -> [B, D + 1, I], or [B, I] if D is 0."""
         x = g.reshape(x, 0, 1, sources)
         if self.from_ends:
             values = self._emit_from_ends(g, x)
@@ -95,8 +103,8 @@ class Polynomial:
         return chain
 
     def _emit_from_ends(self, g: Graph, x: Value) -> Value:
-        """Emission from w = 1 - |u|, which is small and exact where the polynomials are steepest: u itself would be
-        rounded to 6e-8 there, and P_D' is of the order D^2. Reinsch's form."""
+        """Emission from w = 1 - |u|, which is small and exact at the ends, where the polynomials are steepest. u
+        would have a rounding error of 6e-8 there, and P_D' is of the order D^2. This is the form of Reinsch."""
         sign, w = self.squash.emit_rest(g, x)
         above = self._emit_differences(g, w, 1.0)
         if not self.steps[:, 1].any():  # P_n(-u) = (-1)^n P_n(u)
@@ -135,23 +143,23 @@ class Polynomial:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """The support of the domain map; two points and more for each zero of the highest polynomial."""
+        """The support of the domain map; at least two points for each zero of the highest polynomial."""
         core, outer = self.squash.support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 
     def parameters(self) -> dict[str, str]:
-        """Degree, what the polynomials are taken of, the outer function and the settings."""
+        """Degree, the argument of the polynomials, the outer function and the settings."""
         shown = {name: repr(value) for name, value in self.settings}
         outer = {"outer": self.outer.name} if self.outer else {}
         return {"degree": str(len(self.steps)), "of": self.squash.name, **outer, **shown}
 
     def knots(self) -> Array:
-        """[0, 0]: there are none."""
+        """[0, 0]: no knots."""
         return np.zeros((0, 0))
 
 
 def constant(g: Graph, u: Value, value: float, *, whole: bool) -> Value:
-    """`value` in the shape of u, and NaN where u is NaN. `whole`: not NaN where u is infinite."""
+    """`value` in the shape of u, and NaN if u is NaN. `whole`: not NaN if u is infinite."""
     if whole:
         return g.op("Where", g.op("IsNaN", u), u, g.const(value))
     return _plus(g, g.mul(u, g.const(0.0)), value)
@@ -173,7 +181,7 @@ def _steps(degree: int, a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike, st
 
 
 def chebyshev(degree: int, squash: Squash | None = None) -> Polynomial:
-    """T_n. Source: SynodicMonth/ChebyKAN, ChebyKANLayer, whose cos(n acos(u)) is the same."""
+    """T_n. Source: SynodicMonth/ChebyKAN, ChebyKANLayer, which computes the same as cos(n acos(u))."""
     steps = _steps(degree, 2, 0, 1, (1, 0))
     return Polynomial("chebyshev", steps, squash=squash or Tanh(), from_ends=True)
 
@@ -211,8 +219,8 @@ def jacobi(degree: int, a: float, b: float) -> Polynomial:
 
 
 def jacobi_orthogpoly(degree: int, a: float, b: float) -> Polynomial:
-    """Basis of OrthogPolyKANs' JacobiKANLayer: two of its three terms differ from the Jacobi polynomials', and weights
-    are trained to them as they are."""
+    """Basis of JacobiKANLayer of OrthogPolyKANs. Two of its three terms differ from the Jacobi polynomials, and
+    weights are trained with these terms."""
     n = np.arange(degree) + 1.0
     s = 2 * n + a + b
     with np.errstate(all="ignore"):
@@ -225,8 +233,8 @@ def jacobi_orthogpoly(degree: int, a: float, b: float) -> Polynomial:
 
 
 def jacobi_ikan(degree: int, a: float, b: float, *, ahead: int) -> Polynomial:
-    """Basis of lgy112112/ikan's JacobiKANLinear: P_{n+1} from constants of k = n + `ahead` that are divided the other
-    way round; 0 in the library, 1 in its first version."""
+    """Basis of JacobiKANLinear of lgy112112/ikan: P_{n+1} from constants of k = n + `ahead` with inverted quotients;
+    0 in the library, 1 in its first version."""
     k = np.arange(degree) + float(ahead)
     s = 2 * k + a + b
     with np.errstate(all="ignore"):  # the constructor refuses what is not finite
@@ -271,7 +279,7 @@ def lucas(degree: int) -> Polynomial:
 
 
 def powers(degree: int) -> Polynomial:
-    """u^n, for polynomials that no recurrence of three terms gives."""
+    """u^n, for polynomials without a recurrence of three terms."""
     return Polynomial("powers", _steps(degree, 1, 0, 0, (1, 0)))
 
 
@@ -288,12 +296,12 @@ def gram(beta: Array, outer: Unary) -> Polynomial:
 
 
 def squashed(family: Polynomial, squash: Squash) -> Polynomial:
-    """The same polynomials of something else. From the ends of [-1, 1] only where u is rounded there."""
+    """The same polynomials of another argument. Emitted from the ends of [-1, 1] only if u is rounded there."""
     return dataclasses.replace(family, squash=squash, from_ends=family.from_ends and not squash.open)
 
 
 def _from_ends(family: Polynomial) -> Polynomial:
-    """The same, emitted from the ends if no polynomial is zero there."""
+    """The same polynomials, emitted from the ends if none is zero there."""
     ratios = np.array([family.end_ratios(end) for end in (1.0, -1.0)])
     fits = bool(np.isfinite(ratios).all() and ratios.all())
     return dataclasses.replace(family, from_ends=fits)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -49,11 +49,21 @@ class Rational:
     def __post_init__(self) -> None:
         shapes = self.numerator.shape, self.denominator.shape
         if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][0] != shapes[1][0]:
-            raise InvalidKan(f"coefficients of shapes {shapes[0]} and {shapes[1]} are no rational functions of sources")
+            raise InvalidKan(
+                f"coefficients of shapes {shapes[0]} and {shapes[1]} do not make rational functions of sources",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         if not (np.isfinite(self.numerator).all() and np.isfinite(self.denominator).all()):
-            raise InvalidKan("a coefficient of a rational function is not finite")
+            raise InvalidKan(
+                "a coefficient of a rational function is not finite", code="weights-not-finite", hint=REPAIR
+            )
         if self.kind_below not in KINDS:
-            raise InvalidKan(f"a denominator is {self.kind_below!r}, expected one of {', '.join(KINDS)}")
+            raise InvalidKan(
+                f"the denominator is {self.kind_below!r}, expected one of {', '.join(KINDS)}",
+                code="option-value-unknown",
+                hint=f"pass one of {', '.join(KINDS)}",
+            )
 
     @property
     def sources(self) -> int | None:
@@ -62,13 +72,13 @@ class Rational:
 
     @property
     def degree(self) -> int:
-        """The highest power with a coefficient that is not zero, above or below; 1 or more."""
+        """The highest power with a nonzero coefficient, above or below; 1 or more."""
         above = np.flatnonzero(self.numerator.any(axis=0))
         below = np.flatnonzero(self.denominator.any(axis=0)) + 1
         return max(1, int(above.max(initial=1)), int(below.max(initial=1)))
 
     def evaluate(self, x: Array) -> Array:
-        """[B, I] -> [B, 1, I], float64: Horner's scheme."""
+        """[B, I] -> [B, 1, I], float64: the scheme of Horner."""
         inner = np.abs(x) if self.kind_below == "abs" else x
         above, below = np.zeros_like(x), np.zeros_like(x)
         for a in self.numerator.T[::-1]:
@@ -81,12 +91,12 @@ class Rational:
 
     @property
     def _below(self) -> Array:
-        """b_1 .. b_m as they meet the powers."""
+        """b_1 .. b_m as factors of the powers."""
         return self.denominator if self.kind_below == "outer" else np.abs(self.denominator)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """Both polynomials in z = x s with s = 1 / max(1, |x|), times s^degree: then no power
-        overflows, where in float32 the fifth of 1e8 would."""
+        """Both polynomials in z = x s with s = 1 / max(1, |x|), times s^degree. No power overflows then, in contrast
+        to the fifth power of 1e8 in float32."""
         size = g.op("Abs", x)
         small = g.op("Reciprocal", g.op("Max", size, g.const(1.0)))
         z = g.mul(x, small)
@@ -109,7 +119,7 @@ class Rational:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """Upstream fits its initial functions on [-3, 3]; zero is where |x| has its kink."""
+        """The library fits its initial functions on [-3, 3]; |x| has a kink at zero."""
         ones = np.ones(sources)
         return Support((-3 * ones, 3 * ones), (-10 * ones, 10 * ones), np.zeros((1, sources)))
 
@@ -123,12 +133,12 @@ class Rational:
         }
 
     def knots(self) -> Array:
-        """[0, 0]: there are none."""
+        """[0, 0]: no knots."""
         return np.zeros((0, 0))
 
 
 def _homogeneous(g: Graph, coefficients: Array, z: Value, powers: list[Value]) -> Value:
-    """sum_k c_k z^k s^(degree - k) by Horner's scheme; `powers` are s, s^2, .. s^degree."""
+    """sum_k c_k z^k s^(degree - k) by the scheme of Horner; `powers` are s, s^2, .. s^degree."""
     total: Value | None = None
     for missing in range(len(powers) + 1):
         total = None if total is None else g.mul(total, z)

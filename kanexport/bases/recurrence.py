@@ -1,4 +1,4 @@
-"""Polynomial bases by a recurrence of any length, in which every earlier polynomial may be multiplied by u.
+"""Polynomial bases by a recurrence of any length, in which u may multiply every earlier polynomial.
 
     P_0 = first,   P_1 = A_11 u + B_11,   P_n = sum_{k=1..r} (A_nk u + B_nk) P_{n-k}
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
 from kanexport.bases.polynomial import DEGREE_LIMIT, constant
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 from kanexport.functions.domain_maps import Raw, Sigmoid, Squash, Tanh
 from kanexport.functions.elementwise import Unary
 
@@ -53,9 +53,15 @@ class Recurrence:
 
     def __post_init__(self) -> None:
         if self.steps.ndim != 3 or self.steps.shape[2] != 2 or not np.isfinite(self.steps).all():
-            raise InvalidKan(f"the recurrence of {self.kind} is no finite table")
+            raise InvalidKan(
+                f"the recurrence of {self.kind} is not a finite table", code="weights-not-finite", hint=REPAIR
+            )
         if len(self.steps) > DEGREE_LIMIT:
-            raise InvalidKan(f"{self.kind} has degree {len(self.steps)}, more than {DEGREE_LIMIT}")
+            raise InvalidKan(
+                f"{self.kind} has degree {len(self.steps)}, expected at most {DEGREE_LIMIT}",
+                code="network-too-large",
+                hint=CHECK_FAMILY,
+            )
 
     @property
     def functions(self) -> int:
@@ -73,7 +79,7 @@ class Recurrence:
         return values * self.weight.evaluate(u)[:, None] if self.weight else values
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, D + 1, I], or [B, I] where D is 0."""
+        """[B, I] -> [B, D + 1, I], or [B, I] if D is 0."""
         u = self.squash.emit(g, g.reshape(x, 0, 1, sources))
         chain = self._emit_chain(g, u)
         values = g.op("Concat", *chain, axis=1) if len(chain) > 1 else chain[0]
@@ -97,29 +103,29 @@ class Recurrence:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """The support of the domain map; two points and more for each zero of the highest polynomial."""
+        """The support of the domain map; at least two points for each zero of the highest polynomial."""
         core, outer = self.squash.support(sources)
         return Support(core, outer, np.linspace(*core, 2 * self.functions + 1))
 
     def parameters(self) -> dict[str, str]:
-        """Degree, what the polynomials are taken of, the weight and the settings."""
+        """Degree, the argument of the polynomials, the weight and the settings."""
         shown = {name: repr(value) for name, value in self.settings}
         weight = {"weight": self.weight.name} if self.weight else {}
         return {"degree": str(len(self.steps)), "of": self.squash.name, **weight, **shown}
 
     def knots(self) -> Array:
-        """[0, 0]: there are none."""
+        """[0, 0]: no knots."""
         return np.zeros((0, 0))
 
 
 def _used(n: int, row: Array) -> list[tuple[int, float, float]]:
-    """k, A and B of the terms that are not zero: 0 * inf would be NaN."""
+    """k, A and B of the nonzero terms: 0 * inf would be NaN."""
     terms = [(k, float(a), float(b)) for k, (a, b) in enumerate(row, start=1) if a or b]
     return terms if n > 1 else terms[:1]
 
 
 def _product(g: Graph, scaled: Value | None, b: float, earlier: Value) -> Value:
-    """(a u + b) P with a u as it is given; None for zero."""
+    """(a u + b) P with a u given; None for zero."""
     if scaled is None:
         return earlier if b == 1 else g.mul(earlier, g.const(b))
     return g.mul(scaled if b == 0 else g.add(scaled, g.const(b)), earlier)
@@ -156,7 +162,11 @@ def boubaker(degree: int) -> Recurrence:
 def charlier(degree: int, a: float) -> Recurrence:
     """Source: Basis_Functions, CharlierKANLayer; a is an argument of the constructor. Raises InvalidKan."""
     if a == 0:
-        raise InvalidKan("charlier polynomials divide by a, which is 0")
+        raise InvalidKan(
+            "option a is 0, and charlier polynomials divide by a",
+            code="option-out-of-range",
+            hint="pass --option a=NUMBER",
+        )
 
     def row(n: int) -> Row:
         return [(-1 / a, 1)] if n == 1 else [(-1 / a / n, (2 * n - 1) / n), (0, -(n - 1) / n)]
@@ -269,7 +279,7 @@ def askey_wilson(degree: int, a: float, b: float, c: float, d: float, q: float) 
 
 
 def hermite_functions(degree: int, epsilon: float) -> Recurrence:
-    """pi^(-1/4) exp(-u^2 / 2) times the normalised Hermite polynomials, u = tanh(x) (sqrt(2 D + 1) + epsilon).
+    """pi^(-1/4) exp(-u^2 / 2) times the normalized Hermite polynomials, u = tanh(x) (sqrt(2 D + 1) + epsilon).
 
     Source: HermiteFuncKANLayer, in public copies of X-KANeRF's hermite_kan.py."""
     stretch = math.sqrt(2 * degree + 1) + epsilon
@@ -289,7 +299,7 @@ def hermite_functions(degree: int, epsilon: float) -> Recurrence:
 
 
 def _ratio(above: float, below: float) -> float:
-    """above / below; infinite where below is 0, which the constructor refuses."""
+    """above / below; infinite if below is 0, which the constructor rejects."""
     return above / below if below else math.inf
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -42,25 +42,41 @@ class ReluBumps:
 
     def __post_init__(self) -> None:
         if self.low.ndim != 2 or self.low.shape != self.high.shape or 0 in self.low.shape:
-            raise InvalidKan(f"ends of shapes {self.low.shape} and {self.high.shape}, expected [sources, functions]")
+            raise InvalidKan(
+                f"ends have shapes {self.low.shape} and {self.high.shape}, expected [sources, functions]",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         for name, ends in (("low", self.low), ("high", self.high)):
             bad = np.argwhere(~np.isfinite(ends))
             if len(bad):
                 source, at = (int(v) for v in bad[0])
-                raise InvalidKan(f"{name} end {at} of source {source} is {float(ends[source, at])!r}")
+                raise InvalidKan(
+                    f"{name} end {at} of source {source} is {float(ends[source, at])!r}, expected a finite number",
+                    code="weights-not-finite",
+                    hint=REPAIR,
+                )
         if not 0 < self.rate < np.inf:
-            raise InvalidKan(f"the rate of the functions is {self.rate}, expected a number above 0")
+            raise InvalidKan(
+                f"the rate of the functions is {self.rate}, expected a positive number",
+                code="option-out-of-range",
+                hint="pass a positive finite number for the rate",
+            )
         if not 1 <= self.power <= POWER_LIMIT:
-            raise InvalidKan(f"the power of the functions is {self.power}, expected 1 to {POWER_LIMIT}")
+            raise InvalidKan(
+                f"the power of the functions is {self.power}, expected 1 to {POWER_LIMIT}",
+                code="option-out-of-range",
+                hint=f"pass a power from 1 to {POWER_LIMIT}",
+            )
 
     @property
     def functions(self) -> int:
-        """K, of each source."""
+        """K of each source."""
         return int(self.low.shape[1])
 
     @property
     def sources(self) -> int | None:
-        """I: every source has ends of its own."""
+        """I: every source has separate ends."""
         return len(self.low)
 
     def evaluate(self, x: Array) -> Array:
@@ -70,7 +86,7 @@ class ReluBumps:
         return np.asarray((np.maximum(u - self.low.T, 0) * np.maximum(self.high.T - u, 0) * self.rate) ** self.power)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, K, I], or [B, I] where K is 1."""
+        """[B, I] -> [B, K, I], or [B, I] if K is 1."""
         # Outside there is nothing, and infinity times zero would be NaN.
         low, high = self.support(sources).outer
         x = g.reshape(g.op("Min", g.op("Max", x, g.const(low)), g.const(high)), 0, 1, sources)
@@ -91,7 +107,7 @@ class ReluBumps:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """The outermost ends, and the middle half of what lies between them."""
+        """The outermost ends, and the middle half of the range between them."""
         high = np.maximum(self.low, self.high)
         first, last = self.low.min(axis=1), high.max(axis=1)
         quarter = (last - first) / 4
@@ -99,7 +115,7 @@ class ReluBumps:
         return Support((first + quarter, last - quarter), (first, last), points)
 
     def parameters(self) -> dict[str, str]:
-        """The rate r, and the power p where it is not 2."""
+        """The rate r, and the power p unless it is 2."""
         return {"rate": repr(self.rate)} | ({} if self.power == 2 else {"power": str(self.power)})
 
     def knots(self) -> Array:
@@ -108,7 +124,7 @@ class ReluBumps:
 
 
 def examples() -> list[Basis]:
-    """Ends as upstream starts with, moved ends and crossed ones, for the conformance test."""
+    """Initial ends of the library, moved ends and crossed ones, for the conformance test."""
     rng = np.random.default_rng(0)
     instances: list[Basis] = []
     for grid, k in ((5, 3), (1, 0), (8, 4)):

@@ -1,4 +1,4 @@
-"""Squared hyperbolic secants on shared centres: sech^2((x - g_c) * r) = 1 - tanh^2.
+"""Squared hyperbolic secants on shared centers: sech^2((x - g_c) * r) = 1 - tanh^2.
 
 Source: FasterKAN's ReflectionalSwitchFunction (AthanasiosDelis/faster-kan).
 """
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sech2:
-    """Squared hyperbolic secant basis: one function per centre [K]; `rate` is r."""
+    """Squared hyperbolic secant basis: one function per center [K]; `rate` is r."""
 
     centres: Array
     rate: float = 1.0
@@ -33,13 +33,21 @@ class Sech2:
 
     def __post_init__(self) -> None:
         if self.centres.ndim != 1 or not len(self.centres) or not np.isfinite(self.centres).all():
-            raise InvalidKan(f"centres of shape {self.centres.shape} must be one or more finite numbers")
+            raise InvalidKan(
+                f"centers have shape {self.centres.shape}, expected one or more finite numbers",
+                code="weights-not-finite",
+                hint=REPAIR,
+            )
         if not np.isfinite(self.rate):
-            raise InvalidKan(f"the rate of the functions is {self.rate}, expected a finite number")
+            raise InvalidKan(
+                f"the rate of the functions is {self.rate}, expected a finite number",
+                code="option-out-of-range",
+                hint="pass --option denominator=NUMBER",
+            )
 
     @property
     def functions(self) -> int:
-        """K, one for each centre."""
+        """K, one for each center."""
         return len(self.centres)
 
     def evaluate(self, x: Array) -> Array:
@@ -48,7 +56,7 @@ class Sech2:
         return np.asarray(4 * e / (1 + e) ** 2)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, K, I], or [B, I] where K is 1; a quarter of the functions."""
+        """[B, I] -> [B, K, I], or [B, I] if K is 1; the functions divided by 4."""
         # Not 1 - tanh^2, whose difference has lost its digits where the function is small.
         distances = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(self.centres[None, :, None])))
         e = g.op("Exp", g.mul(distances, g.const(-2 * abs(self.rate))))
@@ -61,7 +69,7 @@ class Sech2:
         return 4.0
 
     def support(self, sources: int) -> Support:
-        """The range from the first centre to the last, and three widths further; every centre is a point."""
+        """The range from the first center to the last, and three widths further; every center is a point."""
         low, high = (np.full(sources, edge) for edge in (self.centres.min(), self.centres.max()))
         reach = 3 / max(abs(self.rate), 1e-3)
         return Support((low, high), (low - reach, high + reach), np.repeat(self.centres[:, None], sources, axis=1))
@@ -71,7 +79,7 @@ class Sech2:
         return {"rate": repr(self.rate)}
 
     def knots(self) -> Array:
-        """[1, K]: the centres."""
+        """[1, K]: the centers."""
         return self.centres[None]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -33,9 +33,13 @@ class Sine:
 
     def __post_init__(self) -> None:
         if self.phases.ndim != 2 or self.frequencies.shape != self.phases.shape[:1] or not self.phases.size:
-            raise InvalidKan(f"frequencies {self.frequencies.shape} and phases {self.phases.shape} do not fit")
+            raise InvalidKan(
+                f"frequencies {self.frequencies.shape} and phases {self.phases.shape} do not fit",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         if not (np.isfinite(self.frequencies).all() and np.isfinite(self.phases).all()):
-            raise InvalidKan("a frequency or a phase is not finite")
+            raise InvalidKan("a frequency or a phase is not finite", code="weights-not-finite", hint=REPAIR)
 
     @property
     def functions(self) -> int:
@@ -44,7 +48,7 @@ class Sine:
 
     @property
     def sources(self) -> int:
-        """I: every source has phases of its own."""
+        """I: every source has separate phases."""
         return int(self.phases.shape[1])
 
     def evaluate(self, x: Array) -> Array:
@@ -52,8 +56,8 @@ class Sine:
         return np.sin(x[:, None, :] * self.frequencies[:, None] + self.phases)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, K, I], or [B, I] where K is 1. In float32 whole turns are taken
-        off the angle first, so that it keeps its digits."""
+        """[B, I] -> [B, K, I], or [B, I] if K is 1. In float32 whole turns are subtracted from the angle first, to keep
+        its digits."""
         x = g.reshape(x, 0, 1, sources)
         frequencies = self.frequencies[:, None]
         if g.dtype == np.float64:
@@ -78,12 +82,12 @@ class Sine:
         return {"frequencies": ", ".join(f"{w:.6g}" for w in self.frequencies[:8].tolist())}
 
     def knots(self) -> Array:
-        """[0, 0]: there are none."""
+        """[0, 0]: no knots."""
         return np.zeros((0, 0))
 
 
 def _exact_product(g: Graph, x: Value, frequencies: Array) -> Value:
-    """frequencies * x modulo 2 pi, which one product would round to a share of itself.
+    """frequencies * x modulo 2 pi. The rounding error of a single product would be proportional to it.
 
     Both are split into halves of 12 bits (T. J. Dekker, 1971), so that the product of the
     upper halves, in turns, is exact, and its whole turns can be taken off.

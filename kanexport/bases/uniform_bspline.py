@@ -1,4 +1,4 @@
-"""B-splines on knots at equal distances, apart from rounding, in a closed form of few operators.
+"""B-splines on nearly equidistant knots, in a closed form of few operators.
 
 With p for the degree and d = |x - centre| / step, a cardinal B-spline is, by its truncated powers taken from
 both sides (Schoenberg 1946; degree 3: ((2 - d)+^3 - 4 (1 - d)+^3) / 6),
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import InvalidKan
+from kanexport.errors import REPORT, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -37,7 +37,7 @@ POINTS = 8  # of a cell, on which a fit is made
 
 
 def departure(spline: BSpline) -> float:
-    """The largest distance of a knot from equal spacing, in cells; infinite where knots do not increase."""
+    """The largest distance of a knot from equal spacing, in grid intervals; infinite if the knots do not increase."""
     start, step = _line(spline)
     if not (step > 0).all():
         return math.inf
@@ -46,7 +46,7 @@ def departure(spline: BSpline) -> float:
 
 
 def _line(spline: BSpline) -> tuple[Array, Array]:
-    """Start and step [I] of the equal distances that are nearest to a source's knots, by least squares."""
+    """Start and step [I] of the equal distances nearest to the knots of a source, by least squares."""
     t = spline.extended
     n = np.arange(t.shape[1]) - (t.shape[1] - 1) / 2
     step = (t @ n) / (n @ n)
@@ -55,8 +55,8 @@ def _line(spline: BSpline) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class UniformSpline:
-    """Closed form of `spline`, whose knots are about uniform. Its float64 values are the spline's; the operators that
-    it emits are close to them."""
+    """Closed form of `spline`, which has nearly uniform knots. Its float64 values are those of the spline; the emitted
+    operators are close to them."""
 
     spline: BSpline
 
@@ -65,25 +65,29 @@ class UniformSpline:
 
     def __post_init__(self) -> None:
         if self.spline.degree not in DEGREES or departure(self.spline) > NEAR:
-            raise InvalidKan(f"splines of degree {self.spline.degree} on these knots have no closed form")
+            raise InvalidKan(
+                f"splines of degree {self.spline.degree} on these knots have no closed form",
+                code="internal-check-failed",
+                hint=REPORT,
+            )
 
     @property
     def functions(self) -> int:
-        """K, the spline's."""
+        """K of the spline."""
         return self.spline.functions
 
     @property
     def sources(self) -> int | None:
-        """I, the spline's."""
+        """I of the spline."""
         return self.spline.sources
 
     def evaluate(self, x: Array) -> Array:
-        """[B, I] -> [B, K, I], float64: the spline's own values."""
+        """[B, I] -> [B, K, I], float64: the values of the spline."""
         return self.spline.evaluate(x)
 
     @cached_property
     def fit(self) -> Array | None:
-        """[K, K]: times a source's coefficients, those that go with what is emitted; None: the same."""
+        """[K, K]: the matrix from the coefficients of a source to those of the emitted functions; None: the same."""
         if not self.spline.shared:
             return None
         knots = self.spline.extended[0]
@@ -93,7 +97,7 @@ class UniformSpline:
         return np.asarray(solution)
 
     def _closed(self, x: Array) -> Array:
-        """[n, 1] -> [n, K]: what the graph computes on shared knots, but for rounding."""
+        """[n, 1] -> [n, K]: the values of the graph on shared knots, without rounding."""
         places, step = self._shared()
         distance = np.abs(x - places) / step
         reach, terms = _terms(self.spline.degree)
@@ -101,7 +105,7 @@ class UniformSpline:
         return np.asarray(sum(powers), dtype=np.float64) * _scale(self.spline.degree, reach)
 
     def _shared(self) -> tuple[Array, float]:
-        """The centres [K] of shared knots, as a float32 graph holds them, and the step."""
+        """The centers [K] of shared knots, as in a float32 graph, and the step."""
         _, step = _line(self.spline)
         t = self.spline.extended[0]
         k, p = self.functions, self.spline.degree
@@ -110,7 +114,8 @@ class UniformSpline:
         return places.astype(np.float32).astype(np.float64), float(step[0])
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, K, I], divided by `emitted_scale`; the spline's own form in float64, which keeps its digits."""
+        """[B, I] -> [B, K, I], divided by `emitted_scale`; in float64 the form of the spline, which keeps its
+        digits."""
         if g.dtype != np.float32:
             return self.spline.emit(g, x, sources)
         if self.spline.shared:
@@ -132,29 +137,30 @@ class UniformSpline:
         return total
 
     def emitted_scale(self, g: Graph) -> float:
-        """The factor from the truncated power to the first term's largest value, 1."""
+        """The factor from the truncated power to the largest value of the first term, 1."""
         if g.dtype != np.float32:
             return self.spline.emitted_scale(g)
         return _scale(self.spline.degree, (self.spline.degree + 1) / 2)
 
     def support(self, sources: int) -> Support:
-        """The spline's, and a cell more: what takes the place of NaN is at the end, and has to be outside here too."""
+        """The support of the spline, and a grid interval more: the value that replaces NaN is at the end, and must be
+        outside here, too."""
         own = self.spline.support(sources)
         _, step = _line(self.spline)
         return dataclasses.replace(own, outer=(own.outer[0] - step, own.outer[1] + step))
 
     def parameters(self) -> dict[str, str]:
-        """The spline's."""
+        """The parameters of the spline."""
         return self.spline.parameters()
 
     def knots(self) -> Array:
-        """The spline's."""
+        """The knots of the spline."""
         return self.spline.knots()
 
 
 def _terms(degree: int) -> tuple[float, list[tuple[int, float, float]]]:
-    """The reach r = (p + 1) / 2, and each term's sign, weight w and end a: sign * (w (a - d))+^p, the first of which
-    is 1 in the centre and none of which is more."""
+    """The reach r = (p + 1) / 2, and for each term its sign, weight w and end a: sign * (w (a - d))+^p. The first term
+    is 1 at the center, and no term is larger."""
     reach = (degree + 1) / 2
     terms = []
     for j in range(math.ceil(reach)):

@@ -1,4 +1,4 @@
-"""Uniform cubic splines, each with a start of its own: N((x - s_c) / h).
+"""Uniform cubic splines with separate starts: N((x - s_c) / h).
 
 Source: flashkan's `bspline_basis` (and inkan's before 0.4), for starts s [K] and a
 cell width h. N is the cubic B-spline on the knots 0, 1, 2, 3, 4. There it is a sum
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
 from kanexport.bases.bspline import CUBIC_SCALE, MAX_KNOT_MAGNITUDE, emit_uniform_cubic
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -39,11 +39,23 @@ class Cubic:
 
     def __post_init__(self) -> None:
         if self.starts.ndim != 1 or len(self.starts) <= DEGREE:
-            raise InvalidKan(f"starts of shape {self.starts.shape} are no cubic splines: expected (G + 3,) with G >= 1")
+            raise InvalidKan(
+                f"starts of shape {self.starts.shape} do not make cubic splines, expected (G + 3,) with G >= 1",
+                code="grid-wrong-shape",
+                hint=CHECK_FAMILY,
+            )
         if not (np.abs(self.starts) < MAX_KNOT_MAGNITUDE).all() or not (np.diff(self.starts) > 0).all():
-            raise InvalidKan(f"the starts of the splines are not finite and increasing: {self.starts.tolist()[:8]}")
+            raise InvalidKan(
+                f"the starts of the splines are {self.starts.tolist()[:8]}, expected finite and increasing numbers",
+                code="knots-not-increasing",
+                hint=REPAIR,
+            )
         if not 0 < self.step < MAX_KNOT_MAGNITUDE:
-            raise InvalidKan(f"the splines' cell width is {self.step}, expected a number above 0")
+            raise InvalidKan(
+                f"the grid interval of the splines is {self.step}, expected a positive number",
+                code="option-out-of-range",
+                hint="pass --option h=NUMBER",
+            )
 
     @property
     def functions(self) -> int:
@@ -66,17 +78,17 @@ class Cubic:
         return CUBIC_SCALE
 
     def support(self, sources: int) -> Support:
-        """The range that all splines cover, and where the outermost end; every knot is a point."""
+        """The range that all splines cover, and the ends of the outermost splines; every knot is a point."""
         knots = self.knots()[0]
         core, outer = (np.repeat(ends[:, None], sources, axis=1) for ends in (knots[[DEGREE, -4]], knots[[0, -1]]))
         return Support((core[0], core[1]), (outer[0], outer[1]), np.repeat(knots[:, None], sources, axis=1))
 
     def parameters(self) -> dict[str, str]:
-        """Degree and number of cells, as a B-spline has them."""
+        """Degree and number of grid intervals, as for a B-spline."""
         return {"degree": str(DEGREE), "intervals": str(self.functions - DEGREE), "uniform": "true"}
 
     def knots(self) -> Array:
-        """[1, K + 4]: the starts, and the four ends of cells after the last one."""
+        """[1, K + 4]: the starts, and the ends of the four intervals after the last one."""
         end = self.starts[-1] + self.step * np.arange(1, DEGREE + 2)
         return np.concatenate([self.starts, end])[None]
 

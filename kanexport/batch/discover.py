@@ -39,16 +39,25 @@ class Item:
 def find(root: Path, repository: Path) -> tuple[Item, ...]:
     """All checkpoints below a folder, in order of their places. Raises CheckpointError."""
     if not root.is_dir():
-        raise CheckpointError(f"{str(root)[:300]} is not a folder", hint="--recursive takes a folder of checkpoints")
+        raise CheckpointError(
+            f"{str(root)[:300]} is not a folder",
+            code="folder-not-found",
+            hint="pass a folder of checkpoints with --recursive",
+        )
     faults: list[OSError] = []
     files = sorted(_files(root, repository.resolve(), faults))
     checkpoints = entry_points(files)
     if len(checkpoints) > ITEM_LIMIT:
-        raise CheckpointError(f"{root} holds {len(checkpoints)} checkpoints, more than {ITEM_LIMIT}", hint=SMALLER)
+        raise CheckpointError(
+            f"{root} has {len(checkpoints)} checkpoints, expected at most {ITEM_LIMIT}",
+            code="folder-too-large",
+            hint=SMALLER,
+        )
     if not checkpoints and not faults:
         raise CheckpointError(
-            f"no checkpoint is below {root}, among {len(files)} files",
-            hint="looked for are pykan's PREFIX_state and PREFIX_config.yml, torch.save archives and safetensors",
+            f"found no checkpoint among {len(files)} files in {root}",
+            code="folder-without-checkpoints",
+            hint="name a folder with pykan PREFIX_state and PREFIX_config.yml, torch.save, safetensors or .keras files",
         )
     items = [Item(path, path.relative_to(root).as_posix()) for path in checkpoints]
     items += [_unlisted(root, error) for error in faults]
@@ -56,15 +65,15 @@ def find(root: Path, repository: Path) -> tuple[Item, ...]:
 
 
 def _unlisted(root: Path, error: OSError) -> Item:
-    """A folder whose entries the machine does not tell."""
+    """A folder whose entries cannot be listed."""
     path = Path(str(error.filename))
     return Item(path, path.relative_to(root).as_posix(), f"cannot be listed: {error.strerror}")
 
 
 def names(items: Sequence[Item], prefix: str = "") -> list[str]:
-    """A model name for each item, from its place. The name has no suffix if the names of the whole folder then
-    differ. Otherwise it keeps the suffix, or has a digest of the place if that is not enough. No name ends in a
-    suffix of a checkpoint, since commands take such a word for a file: a.pt becomes a-pt."""
+    """A model name for each item, from its place. The name has no suffix if the names in the whole folder still
+    differ. Otherwise it keeps the suffix, or has a digest of the place if that is not enough. Names do not end in a
+    suffix of a checkpoint, because commands take such a word for a file: a.pt becomes a-pt."""
     front = f"{prefix}-" if prefix else ""
     ends = re.compile(rf"({'|'.join(map(re.escape, (*ENDINGS, STATE, CONFIG)))})$", re.IGNORECASE)
     short = [_usable(front + ends.sub("", item.place)) for item in items]
@@ -76,7 +85,7 @@ def names(items: Sequence[Item], prefix: str = "") -> list[str]:
 
 
 def _different(form: Sequence[str], chosen: Mapping[int, str]) -> dict[int, str]:
-    """Items without a name yet whose name in this form is short enough and unique."""
+    """Items without a name yet, if their name in this form is short enough and unique."""
     waiting = [at for at in range(len(form)) if at not in chosen]
     counts = collections.Counter(form[at] for at in waiting)
     taken = set(chosen.values())
@@ -93,13 +102,13 @@ def _with_digest(name: str, place: str) -> str:
 
 
 def _usable(text: str) -> str:
-    """A place as a model name. A character that a name may not hold becomes a dash, and so does the dot of a suffix."""
+    """A place as a model name. A dash replaces characters that a name cannot have, and the dot of a suffix."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "model"
     return re.sub(SUFFIX, r"-\1", name)
 
 
 def _files(root: Path, repository: Path, faults: list[OSError]) -> Iterator[Path]:
-    """Regular files below `root`; links are neither listed nor followed. A folder that cannot be listed is added to
+    """Regular files below `root`; links are neither listed nor followed. Folders that cannot be listed are added to
     `faults`."""
     count = 0
     for folder, inner, files in os.walk(root, onerror=faults.append):
@@ -107,7 +116,9 @@ def _files(root: Path, repository: Path, faults: list[OSError]) -> Iterator[Path
         inner[:] = sorted(name for name in inner if not name.startswith(".") and (here / name).resolve() != repository)
         count += len(inner) + len(files)
         if count > ENTRY_LIMIT:
-            raise CheckpointError(f"{root} holds more than {ENTRY_LIMIT} files and folders", hint=SMALLER)
+            raise CheckpointError(
+                f"{root} has more than {ENTRY_LIMIT} files and folders", code="folder-too-large", hint=SMALLER
+            )
         for name in files:
             path = here / name
             if not name.startswith(".") and not name.endswith(CACHE) and _is_regular(path):

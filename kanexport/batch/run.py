@@ -25,7 +25,7 @@ from kanexport.contract.cli import console
 from kanexport.contract.cli.console import Exit
 from kanexport.contract.cli.suggest import advice
 from kanexport.detection import architecture_file, registry
-from kanexport.errors import CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
+from kanexport.errors import REPORT, CheckpointError, Crashed, ExportError, FamilyError, LimitExceeded, OptionError
 from kanexport.functions import expression
 from kanexport.pipeline import ARCHITECTURE, Request
 
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Outcomes of a batch run. `unused`: options that the user gave and no exported file needed."""
+    """Outcomes of a batch run. `unused`: options that the user gave and no exported file used."""
 
     root: Path
     rows: tuple[Row, ...]
@@ -61,12 +61,12 @@ class Report:
 
     @property
     def exported(self) -> int:
-        """The number of checkpoints that became a model."""
+        """The number of exported checkpoints."""
         return sum(row.result is not None for row in self.rows)
 
     @property
     def exit_code(self) -> int:
-        """Exit.DONE if everything was exported and of use, else Exit.PARTLY."""
+        """Exit.DONE if everything was exported and all options were used, otherwise Exit.PARTLY."""
         return Exit.DONE if self.exported == len(self.rows) and not self.unused else Exit.PARTLY
 
 
@@ -77,7 +77,7 @@ def sweep(
     memory: int = MEMORY,
     advance: Callable[[int, int, str], None] = lambda done, total, place: None,
 ) -> Report:
-    """Export every checkpoint below `request.path`; its name is what their names start with.
+    """Export every checkpoint below `request.path`; its name is the prefix of their names.
 
     `advance(done, total, place)` is called before each and after the last. Raises
     ExportError only for what concerns all of them, before the first.
@@ -99,7 +99,7 @@ def sweep(
 
 
 def document(report: Report) -> dict[str, Any]:
-    """The report for machines; docs/checkpoints.md tells its fields."""
+    """The report as a JSON document."""
     return {
         "format": FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -126,17 +126,29 @@ def _check(request: Request, seconds: float, memory: int) -> None:
     for name, text in request.facts().functions().items():
         expression.function(name, text)
     if request.family is not None and request.family not in registry.readers():
-        raise FamilyError(f"unknown family {request.family[:80]!r}", hint=advice(request.family, registry.readers()))
+        raise FamilyError(
+            f"unknown library {request.family[:80]!r}",
+            code="library-unknown",
+            hint=advice(request.family, registry.readers(), what="available"),
+        )
     if request.architecture is not None:
         architecture_file.load(request.architecture)
     if not 0 < seconds < 10**6:
-        raise OptionError(f"the time limit is {seconds} seconds, expected a positive number")
+        raise OptionError(
+            f"--time-limit is {seconds} seconds, expected a positive number",
+            code="option-out-of-range",
+            hint="pass a positive number of seconds",
+        )
     if not 256 <= memory < 10**8:
-        raise OptionError(f"the memory limit is {memory} MiB, expected 256 or more")
+        raise OptionError(
+            f"--memory-limit is {memory} MiB, expected 256 or more",
+            code="option-out-of-range",
+            hint="pass at least --memory-limit 256",
+        )
 
 
 def _unused(request: Request, rows: list[Row]) -> tuple[str, ...]:
-    """A misspelt option must not pass in silence: the files took the default instead."""
+    """Options that no exported file used. The report lists them, because a misspelt option has no effect."""
     results = [row.result for row in rows if row.result is not None]
     used = {key for result in results for key in result["options"]["given"]}
     unused = [_as_given(key) for key in request.facts().explicit if key not in used]
@@ -152,7 +164,11 @@ def _as_given(key: str) -> str:
 
 
 def _fault(item: discover.Item) -> dict[str, Any]:
-    return console.document(CheckpointError(f"{item.path} {item.fault}"))
+    return console.document(
+        CheckpointError(
+            f"{item.path} {item.fault}", code="folder-unreadable", hint="check the permissions of the folder"
+        )
+    )
 
 
 def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
@@ -165,7 +181,9 @@ def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
             out, err = process.communicate(worker.encode(request, memory), timeout=seconds)
         except subprocess.TimeoutExpired:
             error: ExportError = LimitExceeded(
-                f"the export takes longer than {seconds:g} seconds", hint="allow more with --time-limit"
+                f"the export takes longer than {seconds:g} seconds",
+                code="time-limit-exceeded",
+                hint="raise --time-limit",
             )
             return console.document(error)
     with contextlib.suppress(ValueError):
@@ -177,7 +195,8 @@ def _run(request: Request, seconds: float, memory: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, gone afterwards: asked first, since it may be about to rename a folder."""
+    """The process, which has ended afterwards: a signal requests it first, because it may be about to rename a
+    folder."""
     try:
         yield process
     finally:
@@ -192,6 +211,10 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
 def _crash(code: int, err: bytes) -> ExportError:
     last = (err.decode(errors="replace").strip().splitlines() or ["no message"])[-1][:200]
     if code == -signal.SIGKILL:
-        return LimitExceeded("the export was killed, most likely because the machine ran out of memory")
+        return LimitExceeded(
+            "the export was killed, probably because the machine ran out of memory",
+            code="memory-limit-exceeded",
+            hint="free memory, or export the file on a larger machine",
+        )
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return Crashed(f"the exporter ended with {how}: {last}", hint=Crashed.ADVICE)
+    return Crashed(f"the exporter ended with {how}: {last}", code="exporter-crashed", hint=REPORT)

@@ -18,7 +18,7 @@ from typing import Any
 
 from kanexport import export_request
 from kanexport.contract.cli import console
-from kanexport.errors import Crashed, ExportError, LimitExceeded
+from kanexport.errors import REPORT, Crashed, ExportError, LimitExceeded
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
@@ -29,12 +29,12 @@ PER_BYTE, BASE = 4, 350 * MIB
 
 
 def encode(request: Request, memory: int) -> bytes:
-    """The request as the worker process reads it."""
+    """The request in the form that the worker process reads."""
     return json.dumps({"request": dataclasses.asdict(request), "memory": memory}, default=str).encode()
 
 
 def decode(data: bytes) -> tuple[Request, int]:
-    """The other direction."""
+    """The inverse of `encode`."""
     document = json.loads(data)
     hints = typing.get_type_hints(Request)
     fields = {name: _value(hints[name], value) for name, value in document["request"].items() if name != "names"}
@@ -42,7 +42,7 @@ def decode(data: bytes) -> tuple[Request, int]:
 
 
 def main() -> int:
-    """Export what standard input asks for."""
+    """Export the checkpoint of the request on standard input."""
     request, memory = decode(sys.stdin.buffer.read())
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     try:
@@ -56,33 +56,42 @@ def main() -> int:
 
 
 def need(path: Path) -> int:
-    """About how many MiB of address space the export of a checkpoint takes, from the size of its file; 0 if
-    that cannot be told."""
+    """About how many MiB of address space the export of a checkpoint needs, from the size of its file; 0 if it is
+    not known."""
     size = checkpoint.size(path)
     return -(-(PER_BYTE * size + BASE) // MIB) if size else 0
 
 
 def _beyond(path: Path, limit: int) -> LimitExceeded:
-    """A file that takes more than `limit` MiB, with what it needs."""
+    """The error for a file that needs more than `limit` MiB, with its estimated need."""
     about = need(path)
     if about <= limit:  # a network that takes far more than its file
-        return LimitExceeded(f"the export takes more than {limit} MiB of memory", hint="allow more with --memory-limit")
+        return LimitExceeded(
+            f"the export needs more than {limit} MiB of memory",
+            code="memory-limit-exceeded",
+            hint="raise --memory-limit",
+        )
     return LimitExceeded(
-        f"the export takes more than {limit} MiB of memory; a file of {checkpoint.size(path) / MIB:.0f} MiB needs "
+        f"the export needs more than {limit} MiB of memory; a file of {checkpoint.size(path) / MIB:.0f} MiB needs "
         f"about {about}",
-        hint=f"allow more with --memory-limit {about}",
+        code="memory-limit-exceeded",
+        hint=f"pass --memory-limit {about}",
     )
 
 
 def _unexpected(error: Exception, path: Path, memory: int) -> ExportError:
-    """A failed allocation, in Python or in onnxruntime, or a fault of the exporter."""
+    """The error for a failed allocation, in Python or in onnxruntime, or for a fault of the exporter."""
     if isinstance(error, MemoryError) or "alloc" in str(error).lower():
         return _beyond(path, memory // MIB)
-    return Crashed(f"the exporter failed with {type(error).__name__}: {str(error)[:200]}", hint=Crashed.ADVICE)
+    return Crashed(
+        f"the exporter failed with {type(error).__name__}: {str(error)[:200]}",
+        code="exporter-crashed",
+        hint=REPORT,
+    )
 
 
 def _value(hint: Any, value: Any) -> Any:
-    """A JSON value as the type of a field: paths and tuples have no JSON type of their own."""
+    """A JSON value in the type of a field: JSON has no paths and tuples."""
     paths = value is not None and Path in (hint, *typing.get_args(hint))
     if hint is QuantizationOptions:
         return QuantizationOptions(**value)

@@ -1,5 +1,5 @@
-"""Baseline: counts of the model's inputs, nodes and outputs on rows of the user's data (`--baseline`), without the
-rows."""
+"""Baseline: distributions of the inputs, nodes and outputs of the model on rows of user data (`--baseline`), without
+the rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kanexport.verify import graph_runner
 
 Array = npt.NDArray[np.float64]
 
-FORMS = "rows as .npy [rows, ...], .npz with one array or one called x, or .csv"
+FORMS = "pass rows as .npy [rows, ...], .npz with one array or one named x, or .csv"
 BASELINE = "--baseline"
 FRAME = "a DataFrame"
 ROWS_LIMIT = 1_000_000
@@ -36,7 +36,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Rows of the user's data.
+    """Rows of user data.
 
     x             [B, ...], as in the file
     columns       the column names of a .csv or a DataFrame
@@ -49,8 +49,8 @@ class Rows:
     sha256: str
 
     def features(self) -> tuple[str, ...]:
-        """The columns as names of a model's features; empty if there is no header. Raises NamingError if the header
-        gives no valid names."""
+        """The columns as names of the features of a model; empty if there is no header. Raises NamingError if the
+        header has no valid names."""
         width = math.prod(self.x.shape[1:])
         if self.columns:
             Names(features=self.columns).check(width, 0)
@@ -58,16 +58,20 @@ class Rows:
 
 
 def load(path: Path, flag: str = BASELINE) -> Rows:
-    """The rows that a `flag` of the command names. Raises OptionError, naming the file and what was expected."""
+    """The rows in the file of a `flag` of the command. Raises OptionError, which names the file."""
     try:
         data = safe_files.read(path, safe_files.ANY, links=True)
         x, columns = _read(path, data)
     except csv_text.CsvError as error:
-        raise OptionError(f"{flag}: {error.args[0]}", hint=FORMS) from error
+        raise OptionError(f"{flag}: {error.args[0]}", code=error.code, hint=FORMS) from error
     except OSError as error:
-        raise OptionError(f"{flag} {path} cannot be read: {error.strerror or error}", hint=FORMS) from error
+        raise OptionError(
+            f"{flag} {path} cannot be read: {error.strerror or error}", code="rows-unreadable", hint=FORMS
+        ) from error
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise OptionError(f"{flag} {path.name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
+        raise OptionError(
+            f"{flag} {path.name} cannot be read: {str(error)[:200]}", code="rows-unreadable", hint=FORMS
+        ) from error
     _require_rows(x, path.name, flag)
     return Rows(x.astype(np.float64), columns, path.name, hashlib.sha256(data).hexdigest())
 
@@ -85,7 +89,9 @@ def rows_of(source: str | Path | Any) -> Rows:
 def _require_rows(x: npt.NDArray[Any], name: str, flag: str) -> None:
     if x.dtype.kind not in "fiu" or x.ndim < 2 or not 2 <= len(x) <= ROWS_LIMIT:
         kind = f"{x.dtype} of shape {list(x.shape)}"
-        raise OptionError(f"{flag} {name} holds {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", hint=FORMS)
+        raise OptionError(
+            f"{flag} {name} has {kind}, expected 2 to {ROWS_LIMIT} rows of numbers", code="rows-wrong-shape", hint=FORMS
+        )
 
 
 def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
@@ -98,14 +104,14 @@ def _read(path: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     with loaded:
         name = "x" if "x" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else ""
         if not name:
-            raise ValueError(f"it holds {', '.join(loaded.files)[:100] or 'nothing'}, and none called x")
+            raise ValueError(f"found {', '.join(loaded.files)[:100] or 'no array'}, expected an array named x")
         return loaded[name], ()
 
 
 def measure(
     rows: Rows, lowered: Lowered, layers: Sequence[LayerInfo], signature: Signature, names: Names, dtype: str
 ) -> Baseline:
-    """Runs the graph on the rows. Raises OptionError where they are none of the model's."""
+    """Run the graph on the rows. Raises OptionError if the rows do not fit the model."""
     inputs, outputs = signature.inputs(), signature.outputs()
     x = fitting(rows, inputs, names)
     session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
@@ -131,30 +137,35 @@ def measure(
 
 
 def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
-    """The mean of each number of a row, as the baseline stores it. Raises OptionError if the rows do not fit the
-    model."""
+    """The mean of each input value, as the baseline stores it. Raises OptionError if the rows do not fit the model."""
     x = fitting(rows, signature.inputs(), names)
     return grids.rounded(_moments(x.reshape(len(x), -1))[0])
 
 
 def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = BASELINE) -> Array:
-    """[B, ...] in the model's shape, columns put in its order by their names. Raises OptionError."""
+    """[B, ...] in the shape of the model, with the columns in its order by their names. Raises OptionError."""
     if len(inputs) != 1 or inputs[0].datatype not in ("FP32", "FP64"):
-        raise OptionError(f"{flag} is for models with one input, of floating-point numbers")
+        raise OptionError(
+            f"{flag} needs a model with one floating-point input",
+            code="rows-not-supported",
+            hint=f"export without {flag}",
+        )
     shape, x = inputs[0].shape[1:], rows.x
     if x[0].size != math.prod(shape):
         raise OptionError(
-            f"{flag} {rows.name} has rows of shape {list(x.shape[1:])}, the model takes {list(shape)}", hint=FORMS
+            f"{flag} {rows.name} has rows of shape {list(x.shape[1:])}, expected {list(shape)}",
+            code="rows-wrong-shape",
+            hint=FORMS,
         )
     try:
         order = names.order(rows.columns)
     except NamingError as error:
-        raise OptionError(f"{flag} {rows.name}: {error}") from error
+        raise OptionError(f"{flag} {rows.name}: {error}", code=error.code, hint=error.hint) from error
     return np.asarray((x if order is None else x[:, order]).reshape(len(x), *shape))
 
 
 def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBaseline:
-    """`nodes` [N, n]; `grid`: the bounds of a node's cells, if it has some of its own."""
+    """`nodes` [N, n]; `grid`: the bounds of the intervals of a node, if it has a grid."""
     bounds = [_cells(grid(at), nodes[:, at]) for at in range(nodes.shape[1])]
     counts, nonfinite = zip(
         *(grids.count(node_bounds, nodes[:, at]) for at, node_bounds in enumerate(bounds)), strict=True
@@ -170,7 +181,7 @@ def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBase
 
 
 def _cells(grid: tuple[float, ...], values: Array) -> tuple[float, ...]:
-    """The bounds of a node's cells: those of its grid, or equal parts of what was seen."""
+    """The bounds of the intervals of a node: those of its grid, or equal parts of the range of its values."""
     if len(grid) > 1:
         return grid
     finite = values[np.isfinite(values)]
@@ -178,7 +189,7 @@ def _cells(grid: tuple[float, ...], values: Array) -> tuple[float, ...]:
 
 
 def _moments(values: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of the finite values of each column; 0 where there are none."""
+    """Mean and standard deviation of the finite values of each column; 0 without finite values."""
     finite = np.isfinite(values)
     count = np.maximum(finite.sum(axis=0), 1)
     mean = np.where(finite, values, 0.0).sum(axis=0) / count

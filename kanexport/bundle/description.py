@@ -14,12 +14,12 @@ from kanexport.verify.verify import network_ports
 
 
 def edges_file(layer: int) -> str:
-    """The file with a layer's edge graph."""
+    """The file with the edge graph of a layer."""
     return f"edges_l{layer}.onnx"
 
 
 def layers(kan: Kan, node_tensors: tuple[str, ...]) -> tuple[LayerInfo, ...]:
-    """One entry per layer; `node_tensors` names what feeds each."""
+    """One entry per layer; `node_tensors` names the tensor that feeds each."""
     return tuple(
         layer(kan_layer, at, name, term_tensors(kan_layer))
         for at, (kan_layer, name) in enumerate(zip(kan.layers, node_tensors, strict=True))
@@ -27,7 +27,7 @@ def layers(kan: Kan, node_tensors: tuple[str, ...]) -> tuple[LayerInfo, ...]:
 
 
 def layer(layer: Layer, at: int, node_tensor: str, terms: Sequence[str]) -> LayerInfo:
-    """One layer, the `at`-th of its model. `terms`: what its edge graph calls the part of each term."""
+    """One layer, number `at` of its model. `terms`: the names of the parts of the terms in its edge graph."""
     return LayerInfo(
         sources=layer.sources,
         destinations=layer.destinations,

@@ -35,7 +35,7 @@ from kanexport.verify import attribution
 from kanexport.verify.attribution import NoContributions
 
 EDGE_LIMIT = 65_536  # edges per row of a layer, at all positions, included by default: 256 KiB per row in float32
-OF_MODULE = "it is a torch module, of which its last layers alone can have some"  # contributions
+OF_MODULE = "the model is a PyTorch module; only its last layers can have contributions"
 FACTS = "kanexport"  # the key of the file's metadata
 
 
@@ -52,7 +52,7 @@ class ExplainOptions:
 
     @classmethod
     def parse(cls, explain: bool | Sequence[str | int]) -> ExplainOptions:
-        """True for all that fit, or their numbers and names."""
+        """True for all layers within the limit, or their numbers and names."""
         return cls(bool(explain), () if isinstance(explain, bool) else tuple(map(str, explain)))
 
 
@@ -67,16 +67,18 @@ def add(
     names: Names,
     against: Anchor | str = "",
 ) -> Lowered:
-    """The graphs with the explaining one, if it is asked for; with contributions, where there is something that they
-    are `against`, which is else why there is not. Raises OptionError for a layer that is not there, InvalidKan where
-    the graphs do not fit into one."""
+    """The graphs with the explaining one, if it is requested; with contributions, if `against` is an anchor and not
+    the reason why there are none. Raises OptionError for an unknown layer, InvalidKan if the graphs do not fit into
+    one."""
     if not options.enabled:
         return lowered
     chosen, notes = _chosen(options, layers)
     against = _within_reason(against, chosen, layers)
     if isinstance(against, str):
         anchor, needed = None, chosen
-        notes += (f"{EXPLAIN_FILE} has no contributions: {against}; `kanserve explain` may",) if against else ()
+        notes += (
+            (f"{EXPLAIN_FILE} has no contributions: {against}; `kanserve explain` may have them",) if against else ()
+        )
     else:
         anchor, needed = against, list(range(len(layers)))
     tensors = _tensors(layers, chosen, lowered.model, signature)
@@ -98,8 +100,8 @@ def add(
 
 
 def attribution_baseline(options: ExplainOptions, kan: Kan, mean: Sequence[float]) -> Anchor | str:
-    """The anchor of a network's contributions: the `mean` of the user's rows. A string instead is the reason why there
-    is none; it is empty if the user wants no contributions."""
+    """The anchor of the contributions of a network: the `mean` of the rows of the user. A text instead is the reason
+    why there is none; it is empty if the user did not request contributions."""
     if not options.enabled or not mean:
         return ""
     try:
@@ -109,9 +111,9 @@ def attribution_baseline(options: ExplainOptions, kan: Kan, mean: Sequence[float
 
 
 def _within_reason(against: Anchor | str, chosen: Sequence[int], layers: Sequence[LayerInfo]) -> Anchor | str:
-    """Contributions take the edges of all layers."""
+    """The anchor, or a reason: contributions need the edges of all layers."""
     large = [at for at in range(len(layers)) if at not in chosen and _edges(layers[at]) > EDGE_LIMIT]
-    return f"layer {large[0]} has {_edges(layers[large[0]])} edges a row" if large and against else against
+    return f"layer {large[0]} has {_edges(layers[large[0]])} edges per row" if large and against else against
 
 
 def _contributions(anchor: Anchor, signature: Signature) -> ExplainedTensor:
@@ -121,18 +123,18 @@ def _contributions(anchor: Anchor, signature: Signature) -> ExplainedTensor:
 
 
 def edges_name(layer: int) -> str:
-    """The name of a layer's edges in the explaining graph."""
+    """The name of the edges of a layer in the explaining graph."""
     return f"layer{layer}_edges"
 
 
 def _chosen(options: ExplainOptions, layers: Sequence[LayerInfo]) -> tuple[list[int], tuple[str, ...]]:
-    """The numbers of the layers, ascending, and what is said of those that are left out."""
+    """The numbers of the layers, ascending, and notes on those that are left out."""
     if options.layers:
         return sorted({_numbered(text, layers) for text in options.layers}), ()
     large = {at: count for at, layer in enumerate(layers) if (count := _edges(layer)) > EDGE_LIMIT}
     notes = (
-        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} a row are more than {EDGE_LIMIT}; "
-        "--explain-layers takes it too"
+        f"{EXPLAIN_FILE} has no edges of layer {at}: {count} per row are more than {EDGE_LIMIT}; "
+        "select it with --explain-layers"
         for at, count in large.items()
     )
     return [at for at in range(len(layers)) if at not in large], tuple(notes)
@@ -143,7 +145,7 @@ def _edges(layer: LayerInfo) -> int:
 
 
 def _numbered(text: str, layers: Sequence[LayerInfo]) -> int:
-    """The layer that is meant. Raises OptionError."""
+    """The number of a layer, from its number or name. Raises OptionError."""
     names = [layer.name for layer in layers]
     if text.isdecimal() and int(text) < len(layers):
         return int(text)
@@ -151,7 +153,8 @@ def _numbered(text: str, layers: Sequence[LayerInfo]) -> int:
         return names.index(text)
     known = [*map(str, range(len(layers))), *filter(None, names)]
     raise OptionError(
-        f"--explain-layers: there is no layer {text[:80]!r}, the model has {len(layers)}",
+        f"--explain-layers: unknown layer {text[:80]!r}, the model has {len(layers)} layers",
+        code="layer-unknown",
         hint=advice(text, known, what="layers"),
     )
 
@@ -159,7 +162,7 @@ def _numbered(text: str, layers: Sequence[LayerInfo]) -> int:
 def _tensors(
     layers: Sequence[LayerInfo], chosen: Sequence[int], model: bytes, signature: Signature
 ) -> list[ExplainedTensor]:
-    """The graph's outputs, in order: those of the model's, and the edges."""
+    """The outputs of the graph, in order: those of the model, and the edges."""
     datatype, layer_of = (
         precision.DATATYPES[signature.dtype],
         {layer.node_tensor: at for at, layer in enumerate(layers)},
@@ -181,8 +184,9 @@ def _tensors(
 
 
 def _facts(about: Explanations, layers: Sequence[LayerInfo], names: Names, anchor: Anchor | None) -> str:
-    """The metadata of the file as JSON: its outputs, the names of the model's numbers, the biases of its layers, with
-    which edges add up to nodes, and the reference and its output, with which contributions add up."""
+    """The metadata of the file as JSON: its outputs, the names of the inputs and outputs, the biases of its layers,
+    which with the edges add up to nodes, and the reference and its output, which with the contributions add up to
+    the prediction."""
     tensors = [dataclasses.asdict(tensor) for tensor in about.tensors]
     document: dict[str, Any] = {
         "outputs": tensors,

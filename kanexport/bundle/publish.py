@@ -34,7 +34,7 @@ from kanexport.contract.sections import (
     Approximation,
     Baseline,
 )
-from kanexport.errors import OptionError, RepositoryError
+from kanexport.errors import REPORT, OptionError, RepositoryError
 from kanexport.graph import compose, precision
 from kanexport.lowering.lower import Lowered
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
@@ -74,36 +74,46 @@ class Target:
         try:
             named = rows.features() == self.names.features
         except NamingError as error:
-            unused = f"the header of {rows.name} gives no feature names: {error}; --features NAMES gives them"
+            unused = f"the header of {rows.name} has no valid feature names: {error}; name the features with --features"
             return () if self.names.features else (unused,)
-        said = f"features are named by the header of {rows.name}: {naming.listed(rows.columns)}"
-        return (said,) if named else ()
+        named_by = f"the header of {rows.name} names the features: {naming.listed(rows.columns)}"
+        return (named_by,) if named else ()
 
     def check(self) -> None:
-        """Refuse early what would fail late. Raises OptionError and RepositoryError."""
+        """Reject early what would fail late. Raises OptionError and RepositoryError."""
         precision.check(self.dtype)
         if not 1 <= self.max_batch_size <= 2**31 - 1:
-            raise OptionError(f"max batch size is {self.max_batch_size}, expected 1 or more")
+            raise OptionError(
+                f"--max-batch-size is {self.max_batch_size}, expected 1 or more",
+                code="option-out-of-range",
+                hint="pass a positive --max-batch-size",
+            )
         if self.out_of_range not in OUT_OF_RANGE_POLICIES:
             raise OptionError(
-                f"out_of_range is {self.out_of_range[:40]!r}, expected one of {', '.join(OUT_OF_RANGE_POLICIES)}"
+                f"out_of_range is {self.out_of_range[:40]!r}, expected one of {', '.join(OUT_OF_RANGE_POLICIES)}",
+                code="option-value-unknown",
+                hint=f"pass one of {', '.join(OUT_OF_RANGE_POLICIES)}",
             )
         if not 0 < self.tolerance < 1:
-            raise OptionError(f"tolerance is {self.tolerance}, expected a number between 0 and 1")
+            raise OptionError(
+                f"--tolerance is {self.tolerance}, expected a number between 0 and 1",
+                code="option-out-of-range",
+                hint="pass a small number, such as --tolerance 1e-4",
+            )
         repository.check_target(self.repository, self.name, self.version, force=self.force)
 
     def check_names(self, signature: Signature) -> None:
-        """Whether they fit what the model takes and gives. Raises OptionError."""
+        """Check that the names fit the inputs and outputs of the model. Raises OptionError."""
         tensors = (signature.inputs(), signature.outputs())
         try:
             self.names.check(*naming.sizes(*([tensor.shape for tensor in part] for part in tensors)))
         except naming.NamingError as error:
-            raise OptionError(str(error)) from error
+            raise OptionError(str(error), code=error.code, hint=error.hint) from error
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationBasis:
-    """Basis of a model's verification.
+    """Basis of the verification of a model.
 
     basis             a key of `manifest.VERIFICATION_BASES`
     expected_outputs  errors against recorded outputs of the trained model, if there are any
@@ -118,13 +128,15 @@ class VerificationBasis:
         recorded = bool(self.expected_outputs)
         if self.basis not in manifest.VERIFICATION_BASES or recorded != (self.basis == manifest.EXPECTED_OUTPUTS):
             raise OptionError(
-                f"a model verified against {self.basis!r} with {len(self.expected_outputs)} files of expected outputs"
+                f"a model verified against {self.basis!r} with {len(self.expected_outputs)} files of expected outputs",
+                code="internal-check-failed",
+                hint=REPORT,
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedModel:
-    """Verified model: its graphs, their proof and its basis, and the other facts of the manifest."""
+    """Verified model: its graphs, their verification and its basis, and the other facts of the manifest."""
 
     lowered: Lowered
     proof: Proof
@@ -147,7 +159,7 @@ class Result:
 
 
 def publish(target: Target, model: VerifiedModel) -> Result:
-    """Write one version. Raises RepositoryError and OptionError; then the repository is as it was."""
+    """Write one version. Raises RepositoryError and OptionError; then the repository is unchanged."""
     target.check_names(model.signature)
     files, measured = _files(model.lowered), _baseline(target, model)
     range_notes = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
@@ -191,12 +203,14 @@ def publish(target: Target, model: VerifiedModel) -> Result:
 
 
 def _with_numbers_file(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:
-    """The manifest as its file holds it, and the whole manifest. The function adds the numbers that are not in the
-    manifest's file to `files`. Raises RepositoryError."""
+    """The manifest in the form of its file, and the whole manifest. The function adds the numbers that are not in
+    that file to `files`. Raises RepositoryError."""
     try:
         bare, numbers = manifest.parts(document)
     except manifest.ManifestError as error:
-        raise RepositoryError(str(error), hint="fewer symbolic edges (prune the model) make it smaller") from error
+        raise RepositoryError(
+            str(error), code=error.code, hint="export a smaller model, with fewer symbolic edges"
+        ) from error
     if numbers is None:
         return document, document
     files[manifest.NUMBERS_FILE] = numbers
@@ -211,13 +225,13 @@ def _baseline(target: Target, model: VerifiedModel) -> Baseline:
 
 
 def _of_operators(model: VerifiedModel) -> tuple[str, ...]:
-    """Notes on operators that a server may reject, for a graph of torch's exporter. The graphs of this exporter have
-    none."""
+    """Notes on operators that a server may reject, for a graph of torch.onnx. The graphs of this exporter have only
+    accepted operators."""
     return compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ()
 
 
 def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
-    """The files of a version by name, beside its manifest."""
+    """The files of a version by name, without its manifest."""
     files: dict[str, bytes | repository.Parts] = {manifest.MODEL_FILE: lowered.model}
     if lowered.weights is not None:
         files[manifest.WEIGHTS_FILE] = list(lowered.weights.content())
@@ -243,17 +257,16 @@ SHOWN = 10  # inputs that are named
 def check(
     policy: str, layers: Sequence[LayerInfo], inputs: Sequence[TensorSpec], baseline: Baseline
 ) -> tuple[str, ...]:
-    """Notes for the manifest: inputs of which nobody can say whether they are out of range. Raises OptionError where
-    that is all of them."""
+    """Notes for the manifest on inputs that have no range. Raises OptionError if none of them has one."""
     if policy not in (FLAG, REJECT):
         return ()
     names = {tensor.name for tensor in inputs}
     reading = [layer for layer in layers if layer.node_tensor in names]
     if not reading:
         raise OptionError(
-            f"--out-of-range {policy}: no layer with edges is known to read the model's inputs as they are, so that "
-            "none of them is out of range",
-            hint="of a torch module's layers the request parameter kan.coverage tells, row by row",
+            f"--out-of-range {policy} does not fit this model: no layer with edges reads the inputs unchanged",
+            code="range-unknown",
+            hint="send the request parameter kan.coverage, which checks the layers of a PyTorch module per row",
         )
     return () if baseline.rows else _without_grid(policy, reading)
 
@@ -262,12 +275,13 @@ def _without_grid(policy: str, reading: Sequence[LayerInfo]) -> tuple[str, ...]:
     bare = sorted({at for layer in reading for at in _gridless_sources(layer)})
     if len(bare) >= sum(layer.sources for layer in reading):
         raise OptionError(
-            f"--out-of-range {policy}: the first layer has no grid, so that nothing is out of range",
-            hint="give rows of your data with --baseline: what lies beyond them is then out of range",
+            f"--out-of-range {policy} does not fit this model: the first layer has no grid",
+            code="range-unknown",
+            hint="pass rows of your data with --baseline, which then define the range",
         )
     more = f" and {len(bare) - SHOWN} more" if len(bare) > SHOWN else ""
     shown = ", ".join(map(str, bare[:SHOWN]))
-    note = f"of source {shown}{more} of the first layer nobody can say whether it is out of range: it has no grid"
+    note = f"source {shown}{more} of the first layer has no grid, so it is not checked for values out of range"
     return (note,) if bare else ()
 
 

@@ -36,31 +36,42 @@ Parts = Sequence[bytes | memoryview]  # a large file's bytes, one after the othe
 
 
 def check_target(repository: Path, name: str, version: int, *, force: bool) -> None:
-    """Refuse early what `pack` would refuse. Raises RepositoryError."""
+    """Reject early what `pack` would reject. Raises RepositoryError."""
     if not NAME_PATTERN.fullmatch(name):
         raise RepositoryError(
-            f"model name {name[:140]!r} is not usable",
-            hint="letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
+            f"invalid model name {name[:140]!r}",
+            code="model-name-invalid",
+            hint="use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
         )
     if not 1 <= version < 2**63:
-        raise RepositoryError(f"version {str(version)[:30]} is not usable", hint="a positive integer below 2**63")
+        raise RepositoryError(
+            f"invalid version {str(version)[:30]}",
+            code="version-invalid",
+            hint="pass a positive integer below 2**63 with --version",
+        )
     try:
         folder = repository.is_dir() or not repository.exists()
         taken = (repository / name / str(version)).exists()
     except OSError as error:
-        raise RepositoryError(f"{str(repository)[:300]} cannot be read: {error.strerror}") from error
+        raise RepositoryError(
+            f"{str(repository)[:300]} cannot be read: {error.strerror}",
+            code="repository-unreadable",
+            hint="check the path and the permissions of the repository",
+        ) from error
     if not folder:
-        raise RepositoryError(f"{repository} is not a folder")
+        raise RepositoryError(
+            f"{repository} is not a folder", code="repository-unreadable", hint="name a folder with --repository"
+        )
     if taken and not force:
         raise RepositoryError(
-            f"{repository / name / str(version)} exists already",
+            f"{repository / name / str(version)} exists",
+            code="version-exists",
             hint=f"choose another version with --version {version + 1}, or replace it with --force",
         )
 
 
 def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts], *, force: bool) -> Path:
-    """Write one version and return its folder. Raises RepositoryError; then the
-    repository is as it was."""
+    """Write one version and return its folder. Raises RepositoryError; then the repository is unchanged."""
     home = repository / manifest.name
     try:
         check_target(repository, manifest.name, manifest.version, force=force)
@@ -76,18 +87,28 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
                 check_target(repository, manifest.name, manifest.version, force=force)  # another may have been faster
                 _appear(staging, inside, home, manifest, force=force)
     except safe_files.UnsafeFile as error:
-        raise RepositoryError(f"{home} cannot be written: {error.filename} {error.reason}") from error
+        raise RepositoryError(
+            f"{home} cannot be written: {error.filename} {error.reason}", code=error.code, hint=error.hint
+        ) from error
     except OSError as error:
-        raise RepositoryError(f"{home} cannot be written: {error.strerror or error}") from error
+        raise RepositoryError(
+            f"{home} cannot be written: {error.strerror or error}",
+            code="repository-not-writable",
+            hint="check the permissions and the free space of the repository",
+        ) from error
     except MemoryError as error:
-        raise RepositoryError(f"{home} cannot be written: there is not enough memory") from error
+        raise RepositoryError(
+            f"{home} cannot be written: not enough memory",
+            code="repository-not-writable",
+            hint="free memory, or raise the memory limit",
+        ) from error
     return home / str(manifest.version)
 
 
 def triton_config(manifest: Manifest) -> bytes:
-    """config.pbtxt for Triton's onnxruntime backend. All versions are served, as kanserve does: Triton by itself
-    serves the highest alone. Runs of one thread side by side gain Triton 61 % over its own choice, one run of all
-    threads ([784, 64, 10], 64 rows a request, two cores)."""
+    """config.pbtxt for the onnxruntime backend of Triton. It serves all versions, as kanserve does; the default of
+    Triton is the highest version only. Several runs of one thread each are 61% faster in Triton than its own choice,
+    one run of all threads ([784, 64, 10], 64 rows per request, two cores)."""
     group = f'name: "{contract.TRITON_RUNS}" count: {contract.TRITON_INSTANCES} kind: KIND_CPU'
     threads = f'key: "intra_op_thread_count" value: {{ string_value: "{contract.TRITON_THREADS}" }}'
     text = f"version_policy {{ all {{ }} }}\ninstance_group [ {{ {group} }} ]\nparameters {{ {threads} }}\n"
@@ -95,8 +116,8 @@ def triton_config(manifest: Manifest) -> bytes:
 
 
 def _signature(manifest: Manifest) -> bytes:
-    """The start of config.pbtxt, which all versions of a model share. dims leave out the batch. The rest is about how
-    the model runs, and an operator may have changed it."""
+    """The start of config.pbtxt, which all versions of a model share. dims leave out the batch. The rest is about
+    how the model runs, and an operator may have changed it."""
 
     def tensors(kind: str, specs: tuple[contract.TensorSpec, ...]) -> str:
         return f"{kind} [\n" + ",\n".join(map(tensor, specs)) + "\n]\n"
@@ -110,13 +131,14 @@ def _signature(manifest: Manifest) -> bytes:
 
 
 def _check_config(home: Path, manifest: Manifest, *, force: bool) -> None:
-    """All versions of a model share one config: other shapes are another model."""
+    """All versions of a model share one config; other shapes need another model."""
     others = [p for p in home.iterdir() if p.name.isdecimal() and p.name != str(manifest.version)]
     config = _config(home, force=force)
     if config is not None and not config.startswith(_signature(manifest)) and others and not force:
         raise RepositoryError(
-            f"{home} holds versions with another input, output or batch size than this export",
-            hint="choose another --name, or --force to replace the shared config.pbtxt",
+            f"{home} has versions with other inputs, outputs or batch size than this export",
+            code="model-has-other-shapes",
+            hint="choose another --name, or replace the shared config.pbtxt with --force",
         )
 
 
@@ -129,7 +151,7 @@ def _write_version(folder: int, manifest: Manifest, files: Mapping[str, bytes | 
 
 def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force: bool) -> None:
     """The last step, by one rename or exchange. `staging`, which `inside` has open, has the config and the version
-    in the layout of a model's folder."""
+    in the layout of a model folder."""
     if not os.path.lexists(home):
         os.rename(staging, home)
         return
@@ -146,8 +168,8 @@ def _appear(staging: Path, inside: int, home: Path, manifest: Manifest, *, force
 
 
 def _config(home: Path, *, force: bool) -> bytes | None:
-    """The content of a model's config.pbtxt; None if there is none. With `force`, None also for anything but a
-    regular file: the export replaces it and does not follow it. Raises OSError."""
+    """The content of config.pbtxt of a model; None if there is none. With `force`, also None for a file that is not
+    regular: the export replaces it and does not follow it. Raises OSError."""
     try:
         return safe_files.read(home / CONFIG_FILE, CONFIG_BYTES)
     except FileNotFoundError:
@@ -159,9 +181,8 @@ def _config(home: Path, *, force: bool) -> bytes | None:
 
 
 def _place(new: Path, target: Path) -> None:
-    """Put one into the place of another, which is then where the new one was. Where two names cannot change places
-    in one step, the old one steps aside first, and comes back if the new one does not get there (`temp_dirs.sweep`
-    sees to that after a kill)."""
+    """Exchange two names. If the system cannot exchange them in one step, the old one is moved aside first, and
+    moved back if the new one does not arrive (after a kill, `temp_dirs.sweep` moves it back)."""
     if not os.path.lexists(target):
         os.rename(new, target)
         return
@@ -178,9 +199,8 @@ def _place(new: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _hidden(repository: Path, home: Path) -> Iterator[tuple[Path, int]]:
-    """A hidden folder in the repository, and its descriptor. The folder and all of its contents are removed
-    afterwards. The exporter writes through the descriptor, even if another process gives the folder's name to
-    something else meanwhile."""
+    """A hidden folder in the repository, and its descriptor. The folder and its contents are removed afterwards. The
+    exporter writes through the descriptor, even if another process renames the folder meanwhile."""
     for parent in (repository, home):
         temp_dirs.sweep(parent)
     with temp_dirs.staging_path(repository) as staging:
@@ -191,8 +211,8 @@ def _hidden(repository: Path, home: Path) -> Iterator[tuple[Path, int]]:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """SIGTERM and Ctrl-C wait: a clean-up that is broken off leaves something behind.
-    Not a signal mask, since other threads of the process would take the signal."""
+    """Delay SIGTERM and Ctrl-C, because an interrupted clean-up leaves files behind. It is not a signal mask,
+    because other threads of the process would receive the signal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

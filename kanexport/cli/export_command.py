@@ -164,7 +164,7 @@ def _check(args: argparse.Namespace) -> None:
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(
                 f"{flag} needs --module",
-                code="argument-needs-module",
+                code="option-needs-other",
                 hint=f"remove {flag}, or name a factory with --module PKG.MOD:FACTORY",
             )
     if args.path is None:
@@ -213,7 +213,7 @@ def _check_folder(args: argparse.Namespace) -> None:
             )
     if args.report is not None and not args.recursive:
         raise OptionError(
-            "--report needs --recursive", code="argument-needs-recursive", hint="add --recursive, or remove --report"
+            "--report needs --recursive", code="option-needs-other", hint="add --recursive, or remove --report"
         )
 
 
@@ -252,7 +252,7 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
     except ModuleNotFoundError as error:
         raise OptionError(
             f"--module needs the Python package {error.name}, which is not installed",
-            code="package-missing",
+            code="package-not-installed",
             hint=how_to_install("torch"),
         ) from error
     target = Target(

@@ -78,11 +78,11 @@ class Names:
             ("classes", self.classes, outputs),
         ):
             if names and len(names) != expected:
-                where = "outputs" if what == "classes" else "inputs"
+                where = "output" if what == "classes" else "input"
                 raise NamingError(
-                    f"found {len(names)} {what}, expected {expected}, since the model has {expected} {where} per row",
+                    f"found {len(names)} {what}, expected {expected}: one per {where} of the model",
                     code="names-wrong-count",
-                    hint=f"name each of the {expected} {where} with --{what}",
+                    hint=f"name each {where} with --{what}",
                 )
             for name in names:
                 _check(what, name, empty=what == "units")
@@ -95,7 +95,7 @@ class Names:
     def _check_rest(self) -> None:
         if self.units and not self.features:
             raise NamingError(
-                "units need features, found units only",
+                "found units without features",
                 code="units-without-features",
                 hint="name the inputs with --features",
             )
@@ -164,7 +164,7 @@ def parse(option: str, text: str) -> tuple[str, ...]:
     if not names:
         raise NamingError(
             f"{option} {text} has no names, expected a header line in a .csv",
-            code="names-file-empty",
+            code="names-file-malformed",
             hint="write the names into the first line, with commas between them",
         )
     return names

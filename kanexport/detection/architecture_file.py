@@ -1,4 +1,4 @@
-"""Architecture file: the steps of a network, for a state dict that leaves their order open.
+"""Architecture file: the steps of a network, for a state dict that does not show their order.
 
     [[step]]
     layer = "kan1"           # the key prefix of a KAN layer; its library is recognised
@@ -63,7 +63,7 @@ NUMBER_LIMIT = 100_000  # in one list: as many nodes as a model may have inputs
 MAX_TEXT_CHARACTERS = 500  # of a key prefix or name, as long as a tensor's may be
 MAX_NUMBER_MAGNITUDE = 1e30  # float32 holds it
 DOT_LIMIT = 64  # in one key; tomllib takes quadratic time over them
-SEE = "see docs/architecture-file.md"
+SEE = "correct the architecture file; docs/reference/architecture-file.md describes its format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +76,26 @@ class StepSpec:
 
 
 def load(path: Path) -> tuple[StepSpec, ...]:
-    """Read an architecture file. Raises OptionError, naming the step and what is wrong."""
+    """Read an architecture file. Raises OptionError, which names the step and the error."""
     try:
         document = tomllib.loads(_text(path))
     except OSError as error:
-        raise OptionError(f"{path} cannot be read: {error.strerror}") from error
+        raise OptionError(
+            f"{path} cannot be read: {error.strerror}",
+            code="architecture-file-unreadable",
+            hint="check the path and the permissions of the file",
+        ) from error
     except (ValueError, RecursionError) as error:  # no text, no TOML, or a number of thousands of digits
-        raise OptionError(f"{path} is not TOML: {str(error)[:200]}", hint=SEE) from error
+        raise OptionError(
+            f"{path} is not valid TOML: {str(error)[:200]}", code="architecture-file-malformed", hint=SEE
+        ) from error
     steps = document.pop("step", None)
     if document or not isinstance(steps, list) or not 1 <= len(steps) <= STEP_LIMIT:
-        raise OptionError(f"{path}: expected a list of [[step]] tables and nothing else", hint=SEE)
+        raise OptionError(
+            f"{path}: expected a list of 1 to {STEP_LIMIT} [[step]] tables and no other key",
+            code="architecture-file-malformed",
+            hint=SEE,
+        )
     try:
         return tuple(_step(at, step) for at, step in enumerate(steps, start=1))
     except OptionError as error:
@@ -95,29 +105,35 @@ def load(path: Path) -> tuple[StepSpec, ...]:
 def _text(path: Path) -> str:
     """The text of the file, if its size and structure keep TOML's parser fast."""
     if not path.is_file():
-        raise OptionError(f"{path} is no file", hint=SEE)
+        raise OptionError(
+            f"{path} is not a file", code="architecture-file-unreadable", hint="pass a TOML file with --architecture"
+        )
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise OptionError(f"{path} is larger than {MAX_FILE_BYTES} bytes", hint=SEE)
+        raise OptionError(f"{path} is larger than {MAX_FILE_BYTES} bytes", code="architecture-file-malformed", hint=SEE)
     text = path.read_text(encoding="utf-8")
     keys = re.split(r"[^\w.\"'-]+", text.replace(" ", "").replace("\t", ""))
     if any(key.count(".") > DOT_LIMIT for key in keys):
-        raise OptionError(f"{path} has a key of more than {DOT_LIMIT} parts", hint=SEE)
+        raise OptionError(
+            f"{path} has a key of more than {DOT_LIMIT} parts", code="architecture-file-malformed", hint=SEE
+        )
     return text
 
 
 def _step(at: int, step: Any) -> StepSpec:
-    """Step number `at` of the document, checked. Raises OptionError, naming it."""
+    """Step number `at` of the document, checked. Raises OptionError, which names the step."""
     kind = _kind(at, step)
     settings = {key: value for key, value in step.items() if key != kind}
     unknown = sorted(set(settings) - KINDS[kind])
     if unknown:
-        raise OptionError(f"step {at} ({kind}) has no setting {unknown[0]!r}", hint=SEE)
+        raise OptionError(f"step {at} ({kind}): unknown setting {unknown[0]!r}", code="step-malformed", hint=SEE)
     value = step[kind]
     if kind in UNNAMED:
         _check_lists(at, kind, settings)
     elif not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS:
         raise OptionError(
-            f"step {at}: {kind} is {value!r:.80}, expected a text of {MAX_TEXT_CHARACTERS} at most", hint=SEE
+            f"step {at}: {kind} is {value!r:.80}, expected a text of at most {MAX_TEXT_CHARACTERS} characters",
+            code="step-malformed",
+            hint=SEE,
         )
     _check_settings(at, kind, settings)
     return StepSpec(kind, value, settings)
@@ -126,7 +142,7 @@ def _step(at: int, step: Any) -> StepSpec:
 def _check_settings(at: int, kind: str, settings: dict[str, Any]) -> None:
     """Check the settings of a step, except its lists. Raises OptionError."""
     if not isinstance(settings.get("family", ""), str):
-        raise OptionError(f"step {at}: family must be a text", hint=SEE)
+        raise OptionError(f"step {at}: family is not a text", code="step-malformed", hint=SEE)
     groups = settings.get("groups", 1)
     if (
         not _is_number(groups, int)
@@ -134,50 +150,60 @@ def _check_settings(at: int, kind: str, settings: dict[str, Any]) -> None:
         or (kind == "groupnorm" and "groups" not in settings)
     ):
         raise OptionError(
-            f"step {at} ({kind}) needs groups = an integer, found {settings.get('groups')!r:.80}", hint=SEE
+            f"step {at} ({kind}): groups is {settings.get('groups')!r:.80}, expected an integer",
+            code="step-malformed",
+            hint=SEE,
         )
     epsilon = settings.get("epsilon", 1e-5)
     if not _is_number(epsilon, int | float) or not 0 <= epsilon < 1:
-        raise OptionError(f"step {at}: epsilon is {epsilon!r:.80}, expected a small number", hint=SEE)
+        raise OptionError(
+            f"step {at}: epsilon is {epsilon!r:.80}, expected a number from 0 to 1", code="step-malformed", hint=SEE
+        )
 
 
 def _kind(at: int, step: Any) -> str:
-    """The one key that says what the step is. Raises OptionError."""
+    """The key that gives the kind of the step. Raises OptionError if there is not exactly one."""
     kinds = [kind for kind in KINDS if isinstance(step, dict) and kind in step]
     if len(kinds) != 1:
         shown = ", ".join(map(str, step)) if isinstance(step, dict) else repr(step)
-        raise OptionError(f"step {at} ({shown[:80]}) must have one of: {', '.join(KINDS)}", hint=SEE)
+        raise OptionError(
+            f"step {at} ({shown[:80]}): expected exactly one of {', '.join(KINDS)}", code="step-malformed", hint=SEE
+        )
     return kinds[0]
 
 
 def _check_lists(at: int, kind: str, settings: dict[str, Any]) -> None:
-    """The lists of an affine or select step; dropout has none."""
+    """Check the lists of an affine or select step. A dropout step has none."""
     number = int if kind == "select" else int | float
     for name in sorted(KINDS[kind] - {"of"}):
         if not _is_list(settings.get(name), number):
-            raise OptionError(f"step {at} ({kind}) needs {name} = [numbers]", hint=SEE)
+            raise OptionError(f"step {at} ({kind}): {name} is not a list of numbers", code="step-malformed", hint=SEE)
     if kind == "select":
         _check_columns(at, settings["inputs"], settings.get("of", max(1, max(settings["inputs"]) + 1)))
 
 
 def _is_list(value: Any, kind: Any) -> bool:
-    """Whether it is a list of numbers of that kind, none of them too large, not empty or too long."""
+    """Whether it is a list of numbers of that kind, within the limits of size and length, and not empty."""
     if not isinstance(value, list) or not 0 < len(value) <= NUMBER_LIMIT:
         return False
     return all(_is_number(item, kind) and abs(item) < MAX_NUMBER_MAGNITUDE for item in value)
 
 
 def _is_number(value: Any, kind: Any) -> bool:
-    """Whether it is a number of that kind; TOML's true and false are none."""
+    """Whether it is a number of that kind. true and false of TOML are not numbers."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _check_columns(at: int, inputs: list[int], count: Any) -> None:
-    """The columns of a select step, of which there are `count`, lie inside. Raises OptionError."""
+    """Check that the columns of a select step are below `count`. Raises OptionError."""
     if not _is_number(count, int) or not 0 < count <= NUMBER_LIMIT:
-        raise OptionError(f"step {at} (select) is of {count!r:.80} columns, expected 1 to {NUMBER_LIMIT}", hint=SEE)
+        raise OptionError(
+            f"step {at} (select): of is {count!r:.80}, expected 1 to {NUMBER_LIMIT}", code="step-malformed", hint=SEE
+        )
     if not all(0 <= column < count for column in inputs):
-        raise OptionError(f"step {at} (select) has a column outside 0 to {count - 1}", hint=SEE)
+        raise OptionError(
+            f"step {at} (select): expected columns from 0 to {count - 1}", code="step-malformed", hint=SEE
+        )
 
 
 # The kinds of a step that name tensors.
@@ -187,8 +213,8 @@ LINEAR_KEYS = ("weight", "bias")
 
 
 def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options) -> tuple[Kan, str]:
-    """A network from the steps of an architecture file, and its families, such as "chebykan+fastkan".
-    Tensors that no step names are noted. Raises ExportError, naming the step."""
+    """A network from the steps of an architecture file, and its families, such as "chebykan+fastkan". A note lists
+    tensors that no step names. Raises ExportError, which names the step."""
     options.beside = checkpoint.beside
     options.mixed |= sum(spec.kind == "layer" for spec in steps) > 1
     checkpoint = chosen(checkpoint, options)
@@ -207,7 +233,7 @@ def assemble(checkpoint: Checkpoint, steps: Sequence[StepSpec], options: Options
 
 
 def _width(built: Sequence[_Built]) -> int:
-    """The nodes that the steps so far give; 0 where none says."""
+    """The number of nodes after the steps so far; 0 if it is not known."""
     for item in reversed(built):
         if isinstance(item.link, Layer):
             return item.link.destinations
@@ -219,16 +245,18 @@ def _width(built: Sequence[_Built]) -> int:
 
 
 def _families(built: Sequence[_Built]) -> str:
-    """Every family once, in the order of the steps; "linear" where no step is a KAN layer."""
+    """Each family once, in the order of the steps; "linear" if no step is a KAN layer."""
     return "+".join(dict.fromkeys(item.family for item in built if item.family)) or "linear"
 
 
 def _notes(tensors: Tensors, used: set[str]) -> tuple[str, ...]:
-    """Notes for the user about the tensors that no step names."""
+    """Notes about the tensors that no step names."""
     unused = [f"{key} {value.shape}" for key, value in tensors.items() if key not in used]
     if not unused:
         return ()
-    return (f"{len(unused)} tensors that no step names are not part of the export, such as {', '.join(unused[:3])}",)
+    return (
+        f"{len(unused)} tensors are not in the architecture file and not exported, such as {', '.join(unused[:3])}",
+    )
 
 
 def matches(checkpoint: Checkpoint, steps: Sequence[StepSpec]) -> bool:
@@ -254,7 +282,7 @@ class _Built:
 
 
 def _build_numbered(at: int, checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options) -> _Built:
-    """Step number `at`, which is given `width` nodes and which every error names."""
+    """Step number `at`, with `width` nodes as its input. Each error names the step."""
     try:
         with without_warnings():
             return _build(checkpoint, spec, width, options)
@@ -277,17 +305,25 @@ def _build(checkpoint: Checkpoint, spec: StepSpec, width: int, options: Options)
 
 
 def _function(name: str, width: int, options: Options) -> _Built:
-    """A function without tensors. Raises OptionError for a LayerNorm of nobody knows how many nodes."""
+    """A function without tensors. Raises OptionError for a LayerNorm with an unknown number of nodes."""
     if name == "layernorm" and not width:
-        raise OptionError("a LayerNorm without weights needs a step before it that tells the number of nodes")
+        raise OptionError(
+            "a LayerNorm without weights follows no step that gives the number of nodes",
+            code="step-width-unknown",
+            hint="put a layer before it",
+        )
     return _Built(dataflow.without_tensors(name, width, options))
 
 
 def _weighted(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
-    """A step whose tensors lie under a prefix. Raises InvalidKan where none do."""
+    """A step with tensors under a prefix. Raises InvalidKan if there are none."""
     keys = list(part.tensors)
     if not any(key.startswith(part.prefix) for key in keys):
-        raise InvalidKan(f"no tensor's name starts with {part.prefix!r}", hint=f"keys: {', '.join(keys[:8])}")
+        raise InvalidKan(
+            f"no tensor has a name that starts with {part.prefix!r}; found {', '.join(keys[:8])}",
+            code="prefix-unknown",
+            hint="correct the prefix of the step",
+        )
     if spec.kind == "layer":
         reader = _layer_reader(spec, part.tensors)
         return _layer(part, reader.layer(part, options), reader.keys.names(), reader.FAMILY)
@@ -302,7 +338,8 @@ def _layer(part: Part, layer: Layer, names: Sequence[str], family: str = "") -> 
 
 
 def _module(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
-    """A module that is no layer, where it is given `width` nodes. One number takes any number of nodes."""
+    """A module that is not a KAN layer, with `width` nodes as its input. A single value applies to any number of
+    nodes."""
     if "epsilon" in spec.settings:
         options = Options({f"{spec.kind}_eps": repr(spec.settings["epsilon"])})
     shapes = {key: value.shape for key, value in part.tensors.items() if key.startswith(part.prefix)}
@@ -313,7 +350,7 @@ def _module(part: Part, spec: StepSpec, width: int, options: Options) -> _Built:
 
 
 def _norm_kind(spec: StepSpec, tensors: int) -> str:
-    """A step's kind as `module_kinds.STEPS` has it."""
+    """The kind of a step in the names of `module_kinds.STEPS`."""
     if spec.kind == "groupnorm":
         return f"{module_kinds.GROUPS}{spec.settings['groups']}"
     return spec.kind if spec.kind != "scaling" else "affine" if tensors > 1 else "scale"
@@ -333,5 +370,9 @@ def _layer_reader(spec: StepSpec, tensors: Tensors) -> LayerReader:
         return detect_layer(tensors, _prefix(spec))
     known = layer_readers()
     if family not in known:
-        raise FamilyError(f"family {family[:80]!r} is not read layer by layer", hint=advice(family, known))
+        raise FamilyError(
+            f"library {family[:80]!r} has no reader for single layers",
+            code="library-unknown",
+            hint=advice(family, known, what="available"),
+        )
     return known[family]

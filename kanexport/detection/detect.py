@@ -21,7 +21,7 @@ WEIGHTS = "weights"  # the option: under which keys of the file the tensors lie
 
 
 def detect(checkpoint: Checkpoint, family: str | None) -> tuple[Reader, str]:
-    """The reader for a checkpoint and why. Raises FamilyError with the candidates."""
+    """The reader for a checkpoint, and the reason for it. Raises FamilyError, which lists the candidates."""
     return require_one(detect_all(checkpoint, family))
 
 
@@ -31,12 +31,14 @@ def detect_single(checkpoint: Checkpoint, family: str | None) -> list[tuple[Read
 
 
 def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """Every reader that takes a checkpoint, and why; at least one. If names do not identify a library, or are
-    ambiguous, the reader by shapes is the last. Raises FamilyError."""
+    """Every reader that accepts a checkpoint, and the reason; at least one. If names do not identify a library, or
+    are ambiguous, the reader by shapes is the last. Raises FamilyError."""
     known = readers()
     if family is not None:
         if family not in known:
-            raise FamilyError(f"unknown family {family[:80]!r}", hint=advice(family, known))
+            raise FamilyError(
+                f"unknown library {family[:80]!r}", code="library-unknown", hint=advice(family, known, what="available")
+            )
         return [(known[family], "given with --family")]
     fitting = _fitting(checkpoint, [reader for reader in known.values() if not registry.by_shape(reader)])
     if all(registry.ambiguous(reader) for reader, _ in fitting):
@@ -47,8 +49,8 @@ def detect_all(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader,
 
 
 def readings(checkpoint: Checkpoint, family: str | None) -> list[tuple[Reader, str]]:
-    """All readers that recorded outputs may decide between: those of `detect_all`. If only the name of a single
-    tensor identifies the library, the reader by shapes is one of them too. Raises FamilyError."""
+    """All readers between which recorded outputs may decide: those of `detect_all`. If the name of a single tensor
+    identifies the library, the reader by shapes is one of them, too. Raises FamilyError."""
     fitting = detect_all(checkpoint, family)
     single = family is None and all(registry.single(reader) for reader, _ in fitting)
     return fitting + _by_shape(checkpoint) if single else fitting
@@ -63,31 +65,36 @@ def _fitting(checkpoint: Checkpoint, some: Iterable[Reader]) -> list[tuple[Reade
 
 
 def require_one(fitting: Sequence[tuple[Reader, str]]) -> tuple[Reader, str]:
-    """The only reader that takes a checkpoint. If names are ambiguous, it is the reader by shapes, which asks the
-    user. Raises FamilyError if several readers take the checkpoint."""
+    """The only reader that accepts a checkpoint. If names are ambiguous, it is the reader by shapes, which then
+    needs an option. Raises FamilyError if several readers accept the checkpoint."""
     if len(fitting) == 1 or registry.by_shape(fitting[-1][0]):
         return fitting[-1]
     why = " and ".join(f"{reader.FAMILY} ({reason})" for reader, reason in fitting)
     names = " | ".join(reader.FAMILY for reader, _ in fitting)
-    raise FamilyError(f"the tensors fit {why}", hint=f"say which: --family {names}; or --expected-outputs, which tells")
+    raise FamilyError(
+        f"the tensors fit several libraries: {why}",
+        code="library-ambiguous",
+        hint=f"pass --family {names}, or recorded outputs with --expected-outputs FILE",
+    )
 
 
 def _unknown(checkpoint: Checkpoint) -> FamilyError:
-    """The error for an unknown checkpoint: its tensors, the nearest families, and a hint."""
+    """The error for an unknown checkpoint: its tensors, the nearest libraries, and a hint."""
     tensors = checkpoint.tensors
     named = reason(tensors)
-    fact = named or "no KAN library that is read writes these tensors"
+    fact = named or "unknown library: the tensors do not fit a supported KAN library"
     near = nearest(tensors)
-    families = f"Nearest families: {near}" if near else f"Families: {', '.join(readers())}"
+    families = f"nearest libraries: {near}" if near else f"supported libraries: {', '.join(readers())}"
     return FamilyError(
-        f"{checkpoint.path}: {fact}. Give the model itself, with --module. Found: {described(tensors)}",
-        hint=f"kanserve export --module yourpackage.yourfile:make_model --checkpoint {checkpoint.path} "
-        f"--example rows.npy --repository models. {families}",
+        f"{checkpoint.path}: {fact}. Found: {described(tensors)}",
+        code="library-not-identified",
+        hint="export the PyTorch module instead: kanserve export --module yourpackage.yourfile:make_model "
+        f"--checkpoint {checkpoint.path} --example rows.npy --repository models; {families}",
     )
 
 
 def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:
-    """The reader for one layer. Raises FamilyError with what was found."""
+    """The reader for one layer. Raises FamilyError, which lists the tensors."""
     part = Part(tensors, prefix)
     fitting = [
         reader
@@ -97,25 +104,33 @@ def detect_layer(tensors: Tensors, prefix: str) -> LayerReader:
     if len(fitting) == 1:
         return fitting[0]
     names = [key.removeprefix(prefix) for key in tensors if key.startswith(prefix)]
-    what = f"fit {' and '.join(r.FAMILY for r in fitting)}" if fitting else "fit no known KAN layer"
-    raise FamilyError(f"the tensors under {prefix!r} ({', '.join(names[:6]) or 'none'}) {what}")
+    what = f"fit {' and '.join(r.FAMILY for r in fitting)}" if fitting else "do not fit a known KAN layer"
+    raise FamilyError(
+        f"the tensors under {prefix!r} ({', '.join(names[:6]) or 'none'}) {what}",
+        code="layer-not-identified",
+        hint="name the library of the step: family = NAME",
+    )
 
 
 def chosen(checkpoint: Checkpoint, options: Options) -> Checkpoint:
-    """The checkpoint with the tensors that are meant, where the file holds several of the same names,
-    such as the weights and their moving average. Raises OptionError."""
+    """The checkpoint with the selected tensors, if the file has several sets with the same names, such as the
+    weights and their moving average. Raises OptionError."""
     if not checkpoint.others:
         return checkpoint
     places = (checkpoint.place, *checkpoint.others)
     place = options.text(WEIGHTS, checkpoint.place, among=places)
     if place not in places:
-        raise OptionError(f"option {WEIGHTS} is {place[:80]!r}", hint=advice(place, places))
+        raise OptionError(
+            f"option {WEIGHTS} is {place[:80]!r}, expected one of {len(places)} places",
+            code="option-value-unknown",
+            hint=advice(place, places, what="available"),
+        )
     tensors = {checkpoint.place: checkpoint.tensors, **checkpoint.others}[place]
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
 def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
-    """`reader.read`, with the file named in every error."""
+    """Call `reader.read`. Each error names the file."""
     options.beside = checkpoint.beside
     try:
         with without_warnings():
@@ -129,9 +144,7 @@ def read(reader: Reader, checkpoint: Checkpoint, options: Options) -> Kan:
 PADE = frozenset({"alpha_p", "beta_p", "zeta_p", "w_p", "alpha_q", "beta_q", "zeta_q", "w_q"})
 JACOBI = frozenset({"alpha", "beta", "iota"})
 FRACTIONAL = frozenset({"alpha", "beta", "gamma"})
-SHARED = (
-    "one activation with a trained shape, shared by all nodes, between ordinary Linear layers; no edge has a function"
-)
+SHARED = "one trained activation function that all nodes share, between Linear layers; its edges have no functions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +165,7 @@ REFUSALS = (
 
 
 def reason(tensors: Tensors) -> str:
-    """The reason why a checkpoint belongs to no family that is read; empty if it is not known."""
+    """The reason why a checkpoint does not belong to a supported library; empty if it is not known."""
     groups: dict[str, set[str]] = {}
     for key, value in tensors.items():
         prefix, dot, name = key.rpartition(".")
@@ -162,7 +175,7 @@ def reason(tensors: Tensors) -> str:
         for refusal in REFUSALS:
             if refusal.names == names:
                 keys = ", ".join(prefix + name for name in sorted(names)[:3])
-                return f"it holds {keys}: {refusal.what}"
+                return f"unsupported module ({keys}): {refusal.what}"
     return ""
 
 
@@ -173,7 +186,7 @@ NEAREST = 3  # families
 ALIKE = 0.75  # of two names, as difflib counts
 EDGE_AXES = 3  # of coefficients: sources, destinations, functions
 GATES: dict[float, str] = {4: "LSTM", 3: "GRU", 1: "RNN"}  # by rows of the recurrent weight, in hidden sizes
-USUAL = {1: "normalisation", 2: "linear layer"}  # modules of weight and bias alone, by the axes of the weight
+USUAL = {1: "normalization", 2: "linear layer"}  # modules of weight and bias alone, by the axes of the weight
 ATTENTION = ("in_proj_weight", "q_proj_weight")
 
 
@@ -191,7 +204,7 @@ def described(tensors: Tensors) -> str:
 
 
 def nearest(tensors: Tensors) -> str:
-    """The families whose tensors have the most similar names, and what they have; empty where there is none."""
+    """The libraries with the most similar tensor names, and their tensors; empty if there is none."""
     scores = {family: _score(reader, tensors) for family, reader in layer_readers().items()}
     best = sorted((family for family in scores if scores[family] > 0), key=lambda family: -scores[family])[:NEAREST]
     return "; ".join(f"{family} has {_required(layer_readers()[family])}" for family in best)
@@ -213,16 +226,16 @@ def _kind(shapes: Shapes) -> tuple[str, str]:
         if name in ATTENTION:
             return "attention layer", name
     if "running_mean" in shapes:
-        return "batch normalisation", "running_mean"
+        return "batch normalization", "running_mean"
     if shapes.get("weight") and shapes.keys() <= {"weight", "bias"}:
         return USUAL.get(len(shapes["weight"]), "convolution"), "weight"
     return _other(shapes)
 
 
 def _other(shapes: Shapes) -> tuple[str, str]:
-    """A module with names of its own: the tensor with the most axes tells."""
+    """A custom module: the tensor with the most axes shows its kind."""
     name = max(shapes, key=lambda name: len(shapes[name]))
-    return ("tensor of three axes, as edges have" if len(shapes[name]) == EDGE_AXES else "module of its own kind"), name
+    return ("tensor of three axes, as for edges" if len(shapes[name]) == EDGE_AXES else "custom module"), name
 
 
 def _counted(count: int, kind: str) -> str:
@@ -238,8 +251,8 @@ def _some(places: list[str]) -> str:
 
 
 def _score(reader: LayerReader, keys: Iterable[str]) -> float:
-    """The share of a layer's required names that are there; a similar name counts for up to half. Weights that
-    any module has do not count."""
+    """The share of the required names of a layer that occur; a similar name counts for up to half. Weights that any
+    module has do not count."""
     required = [name for name in reader.keys.required if name not in ("weight", "bias")]
     scores = [max((_likeness(name, key) for key in keys), default=0.0) for name in required]
     return sum(scores) / len(required) if required else 0.0

@@ -26,10 +26,10 @@ class Reader(Protocol):
 
     @property
     def FAMILY(self) -> str:
-        """The family's name, as --family and the manifest have it."""
+        """The name of the family, as in --family and the manifest."""
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """The reason why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint belongs to this family, or an empty text."""
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
         """Raises ExportError."""
@@ -43,12 +43,12 @@ class LayerReader:
 
     @property
     def FAMILY(self) -> str:
-        """The family's name, as --family and the manifest have it."""
+        """The name of the family, as in --family and the manifest."""
         return str(self.module.FAMILY)
 
     @property
     def keys(self) -> Keys:
-        """The library's names of the tensors of a layer."""
+        """The names of the tensors of a layer in this library."""
         return cast(Keys, self.module.KEYS)
 
     def fits(self, part: Part) -> bool:
@@ -57,23 +57,23 @@ class LayerReader:
         return bool(fits(part)) if fits else True
 
     def layer(self, part: Part, options: Options) -> Layer:
-        """One layer. Raises InvalidKan or OptionError, naming the layer."""
+        """One layer. Raises InvalidKan or OptionError, which names the layer."""
         try:
             part.require(self.keys)
             return cast(Layer, self.module.layer(part, options))
         except (InvalidKan, OptionError) as error:
-            where = part.prefix.removesuffix(".") or "(lone)"
+            where = part.prefix.removesuffix(".") or "(single)"
             raise error.at(f"layer {where}") from error
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """The reason why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint belongs to this family, or an empty text."""
         prefixes = chain.prefixes(checkpoint.tensors, self.keys)
         if not prefixes or not all(self.fits(Part(checkpoint.tensors, prefix)) for prefix in prefixes):
             return ""
         return f"{', '.join(self.keys.required)} in {len(prefixes)} layer{'s' * (len(prefixes) > 1)}"
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
-        """The layers in order, with the modules between them that the file tells of. Raises ExportError."""
+        """The layers in order, with the modules between them that the file shows. Raises ExportError."""
         options.single = len(self.keys.required) == 1
         tensors, root = checkpoint.tensors, options.optional("prefix") or ""
         prefixes = self._prefixes(tensors, root)
@@ -93,16 +93,22 @@ class LayerReader:
         )
 
     def _prefixes(self, tensors: Tensors, root: str) -> list[str]:
-        """The prefixes of the layers under `root`, in natural order. Raises InvalidKan if there are none
-        or too many."""
+        """The prefixes of the layers under `root`, in natural order. Raises InvalidKan if there are none, or too
+        many."""
         prefixes = chain.prefixes(tensors, self.keys, root)
         if not prefixes:
             raise InvalidKan(
-                f"no {self.FAMILY} layer ({', '.join(self.keys.required)}) is there"
-                + (f" under the prefix {root[:80]!r}" if root else "")
+                f"no {self.FAMILY} layer found ({', '.join(self.keys.required)})"
+                + (f" under the prefix {root[:80]!r}" if root else ""),
+                code="layers-not-found",
+                hint="check the library that --family or the architecture file names",
             )
         if len(prefixes) > LAYER_LIMIT:
-            raise InvalidKan(f"there are {len(prefixes)} {self.FAMILY} layers, more than {LAYER_LIMIT}")
+            raise InvalidKan(
+                f"found {len(prefixes)} {self.FAMILY} layers, expected at most {LAYER_LIMIT}",
+                code="network-too-large",
+                hint="export a smaller network",
+            )
         return prefixes
 
     def _dtype(self, tensors: Tensors, prefixes: list[str]) -> str:
@@ -112,17 +118,17 @@ class LayerReader:
 
 @dataclass(frozen=True, slots=True)
 class ShapedReader:
-    """The reader for layers whose names identify no library: shapes decide the tensors' roles."""
+    """The reader for layers with names that do not identify a library: shapes decide the roles of the tensors."""
 
     module: Any
 
     @property
     def FAMILY(self) -> str:
-        """The family's name, as --family and the manifest have it."""
+        """The name of the family, as in --family and the manifest."""
         return str(self.module.FAMILY)
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """The reason why the tensors may be a KAN's, or an empty text."""
+        """The reason why the tensors may be those of a KAN, or an empty text."""
         return str(self.module.matches(checkpoint))
 
     def read(self, checkpoint: Checkpoint, options: Options) -> Kan:
@@ -131,23 +137,25 @@ class ShapedReader:
 
 
 def _notes(first: int) -> tuple[str, ...]:
-    """A note for lists whose modules are numbered from `first` on."""
-    note = f"the numbers of the modules start at {first}: what stood before has no weights, and is left out"
+    """A note for lists with module numbers that begin at `first`."""
+    note = f"the numbers of the modules start at {first}: modules before it have no weights and are not exported"
     return (note,) if first else ()
 
 
 def _step(part: Part, other: OtherModule, width: int, options: Options) -> Link:
-    """A module beside the layers, where it is given `width` nodes."""
+    """A module that is not a KAN layer, with `width` nodes as its input."""
     return Link(part.prefix, other.kind, chain.norm(part, options, other.kind, width if other.single else other.width))
+
+
+def modules() -> list[Any]:
+    """The reader modules, one per library."""
+    folder = importlib.import_module(READERS).__path__
+    return [importlib.import_module(f"{READERS}.{m.name}") for m in pkgutil.iter_modules(folder) if not m.ispkg]
 
 
 def readers() -> dict[str, Reader]:
     """All readers by family name."""
-    folder = importlib.import_module(READERS).__path__
-    modules = [
-        cast(Any, importlib.import_module(f"{READERS}.{m.name}")) for m in pkgutil.iter_modules(folder) if not m.ispkg
-    ]
-    members = [member for module in modules for member in getattr(module, "FAMILIES", (module,))]
+    members = [member for module in modules() for member in getattr(module, "FAMILIES", (module,))]
     return {str(reader.FAMILY): cast(Reader, reader) for reader in map(_wrapped, members)}
 
 
@@ -163,20 +171,21 @@ def layer_readers() -> dict[str, LayerReader]:
 
 
 def ambiguous(reader: Reader) -> bool:
-    """Whether other layers have the reader's only names too, so that these names do not identify the library."""
+    """Whether other libraries use the same tensor names as the reader, so that the names do not identify the
+    library."""
     return bool(getattr(reader.module if isinstance(reader, LayerReader) else reader, "AMBIGUOUS", False))
 
 
 def single(reader: Reader) -> bool:
-    """Whether the name of a single tensor identifies the reader's library, and the reader is not `ambiguous`."""
+    """Whether the name of a single tensor identifies the library of the reader, and the reader is not `ambiguous`."""
     return isinstance(reader, LayerReader) and len(reader.keys.required) == 1 and not ambiguous(reader)
 
 
 def by_shape(reader: Reader) -> bool:
-    """Whether the reader uses only shapes, for tensors whose names identify no library."""
+    """Whether the reader uses only shapes, for tensors with names that do not identify a library."""
     return isinstance(reader, ShapedReader)
 
 
 def without_warnings() -> np.errstate:
-    """A context without numpy's warnings: a layer refuses values that are not finite by name when it is made."""
+    """A context without warnings of numpy: the constructor of a layer rejects values that are not finite."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -1,4 +1,4 @@
-"""Loader of checkpoints: a path becomes tensors, whatever files and format they are stored in.
+"""Loader of checkpoints: reads the tensors that a path names, from one file or several, in any supported format.
 
 The format is told by the first bytes, never by the name. A pykan checkpoint is
 three files with one prefix; `PREFIX`, or any of the three, names it, and
@@ -62,11 +62,15 @@ class Checkpoint:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read the checkpoint a path names. Raises CheckpointError with what to do."""
+    """Read the checkpoint that a path names. Raises CheckpointError."""
     try:
         state, config = _locate(path)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)[:300]} cannot be read: {getattr(error, 'strerror', error)}") from error
+        raise CheckpointError(
+            f"{str(path)[:300]} cannot be read: {getattr(error, 'strerror', error)}",
+            code="checkpoint-unreadable",
+            hint="check the path and the permissions of the file",
+        ) from error
     files = []
     data = _read(state)
     files.append(SourceFile(name=state.name, sha256=hashlib.sha256(data).hexdigest()))
@@ -93,7 +97,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def size(path: Path) -> int:
-    """Bytes of the file with the weights that a path names; 0 where there is none."""
+    """Size in bytes of the file with the weights that a path names; 0 if it does not exist."""
     try:
         return _locate(path)[0].stat().st_size
     except (OSError, ValueError, CheckpointError):
@@ -101,9 +105,9 @@ def size(path: Path) -> int:
 
 
 def entry_points(files: Sequence[Path]) -> list[Path]:
-    """The paths that `load` takes for the checkpoints among regular files: a prefix for each pair of pykan's files, the
-    first file for each checkpoint in shards, and each other checkpoint. A file with the name of a checkpoint is listed
-    whatever it holds, so that `load` reports it. So is a pykan config without its weights."""
+    """The paths that `load` accepts for the checkpoints among regular files: a prefix for each pair of pykan files,
+    the first file of each checkpoint in shards, and each other checkpoint. A file with the name of a checkpoint is
+    listed even if it is not one, so that `load` reports it. A pykan config without its weights is listed, too."""
     configs, states = _prefixes(files, CONFIG), _prefixes(files, STATE)
     shards: dict[tuple[Path, str], Path] = {}
     alone: list[Path] = []
@@ -124,7 +128,7 @@ def _stands_alone(path: Path, states: set[str], configs: set[str]) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a regular file is a checkpoint by itself, by its name or by its first bytes."""
+    """Whether a regular file is a checkpoint by itself, judged by its name or its first bytes."""
     if path.name.endswith(CACHE):
         return False
     if path.suffix.lower() in CHECKPOINTS:
@@ -153,7 +157,7 @@ def _is_pykan_config(path: Path) -> bool:
 
 
 def _whole(name: str) -> str:
-    """The name of the checkpoint that a file is a shard or the index of, such as model.safetensors for
+    """The name of the checkpoint to which a shard or an index belongs, such as model.safetensors for
     model-00001-of-00002.safetensors; "" for other files."""
     if shard := SHARD.fullmatch(name):
         return f"{shard[1]}{shard[3]}" if int(shard[2]) > 1 else ""
@@ -162,7 +166,7 @@ def _whole(name: str) -> str:
 
 
 def _locate(path: Path) -> tuple[Path, Path | None]:
-    """The file with the weights, and pykan's config if it stands beside it."""
+    """The file with the weights, and the pykan config if there is one."""
     text = str(path)
     for suffix in (STATE, CONFIG, CACHE):
         if text.endswith(suffix):
@@ -172,24 +176,30 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     if state.is_file():
         return state, config if config.is_file() else None
     if config.is_file():
-        raise CheckpointError(f"{config} is there, but {state.name} is not", hint="copy all files of the prefix")
+        raise CheckpointError(
+            f"{config} exists, but {state.name} does not",
+            code="checkpoint-incomplete",
+            hint="copy all files of the pykan prefix",
+        )
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder", hint=_list_checkpoints(path))
+        raise CheckpointError(f"{path} is a folder", code="checkpoint-is-a-folder", hint=_list_checkpoints(path))
     if not path.is_file():
         raise CheckpointError(
             f"{path} does not exist",
-            hint=f"give a .pt, .pth, .safetensors or .keras file, or a pykan prefix (then {state.name} must exist)",
+            code="checkpoint-not-found",
+            hint=f"pass a .pt, .pth, .safetensors or .keras file, or a pykan prefix (then {state.name} must exist)",
         )
     if whole := _whole(path.name):
         raise CheckpointError(
-            f"{path} is a part of {whole}, a checkpoint in several files, which is not read",
-            hint=f"load all of it, then {SAVE_STATE_DICT}",
+            f"{path} is one file of {whole}, a checkpoint in shards, which is not supported",
+            code="checkpoint-in-shards",
+            hint=f"load all shards, then {SAVE_STATE_DICT}",
         )
     return path, None
 
 
 def _list_checkpoints(folder: Path) -> str:
-    """Advice that lists checkpoints of a folder."""
+    """Hint that lists checkpoints of a folder."""
     files = sorted(path for path in itertools.islice(folder.iterdir(), LOOKED_AT) if path.is_file())
     names = list(map(str, entry_points(files)[:SHOWN]))
     return "name one checkpoint" + (f": {', '.join(names)}" if names else "") + ", or export all with --recursive"
@@ -199,9 +209,13 @@ def _read(path: Path) -> bytes:
     try:
         return safe_files.read(path, MAX_FILE_BYTES, links=True)
     except safe_files.UnsafeFile as error:
-        raise CheckpointError(f"{path} {error.reason}") from error
+        raise CheckpointError(f"{path} {error.reason}", code=error.code, hint=error.hint) from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}",
+            code="checkpoint-unreadable",
+            hint="check the permissions of the file",
+        ) from error
 
 
 def _parse_named(data: bytes, path: Path) -> StateDict:
@@ -212,7 +226,7 @@ def _parse_named(data: bytes, path: Path) -> StateDict:
 
 
 def _parse(data: bytes) -> StateDict:
-    """The tensors, and what lies beside them."""
+    """The tensors of a file, and the other data in it."""
     if data.startswith(torch_archive.MAGIC) and keras.looks_like(data):
         arrays, config = keras.read(data)
         _check(arrays)
@@ -222,22 +236,36 @@ def _parse(data: bytes) -> StateDict:
         _check(state_dict.tensors)
         return state_dict
     if data.startswith(LEGACY_MAGIC):
-        raise CheckpointError("the file has torch's format of before 1.6", hint=f"load it once, then {SAVE_STATE_DICT}")
+        raise CheckpointError(
+            "the file has the format of PyTorch before 1.6, which is not supported",
+            code="checkpoint-format-old",
+            hint=f"load it once, then {SAVE_STATE_DICT}",
+        )
     if safetensors.looks_like(data[:9], len(data)):
         tensors = uncompiled(safetensors.read(data))
         _check(tensors)
         return StateDict((), tensors, {})
     raise CheckpointError(
-        f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors",
-        hint=f"{SAVE_STATE_DICT}; or copy the file again if it was one",
+        f"the file ({len(data)} bytes) is neither a torch.save archive nor safetensors; supported: .pt, .pth, "
+        ".safetensors, .keras, pykan prefix",
+        code="checkpoint-format-unknown",
+        hint=f"{SAVE_STATE_DICT}; if it was such a file, copy it again",
     )
 
 
 def _check(tensors: dict[str, Array]) -> None:
     if len(tensors) > safetensors.TENSOR_LIMIT:
-        raise CheckpointError(f"the file holds {len(tensors)} tensors, more than {safetensors.TENSOR_LIMIT}")
+        raise CheckpointError(
+            f"the file has {len(tensors)} tensors, expected at most {safetensors.TENSOR_LIMIT}",
+            code="checkpoint-too-large",
+            hint=SAVE_STATE_DICT,
+        )
     if any(len(key) > MAX_KEY_CHARACTERS for key in tensors):
-        raise CheckpointError(f"a tensor's name has more than {MAX_KEY_CHARACTERS} characters")
+        raise CheckpointError(
+            f"a tensor has a name of more than {MAX_KEY_CHARACTERS} characters",
+            code="checkpoint-too-large",
+            hint="rename the tensors of the state dict",
+        )
 
 
 def _name_file(error: CheckpointError, path: Path) -> CheckpointError:
@@ -250,7 +278,7 @@ COMPILED = "_orig_mod."  # torch.compile names what it wraps
 AVERAGES = "n_averaged"  # torch's AveragedModel counts in a tensor beside the module's
 LISTED = 6  # keys that an error names
 MODULE = (
-    "if the model can be built, export it with kanserve export --module yourpackage.yourfile:make_model "
+    "export the PyTorch module instead: kanserve export --module yourpackage.yourfile:make_model "
     "--checkpoint FILE --example rows.npy --repository models"
 )
 
@@ -277,8 +305,8 @@ class StateDict:
 
 
 def find(value: dict[str, Any]) -> StateDict:
-    """The state dict of a file. Raises CheckpointError where there is none, or a choice, and where
-    something in it cannot be read as a tensor."""
+    """The state dict of a file. Raises CheckpointError if there is none, if there are several, and if an item cannot be
+    read as a tensor."""
     top, beside = value, dict[str, Any]()
     place: list[str] = []
     while (key := _next(value, tuple(place))) is not None:
@@ -288,7 +316,9 @@ def find(value: dict[str, Any]) -> StateDict:
     tensors = _own(value)
     _require_readable(value)
     if not tensors:
-        raise CheckpointError(f"the file holds no tensors under {_contents(top)}", hint=SAVE_STATE_DICT)
+        raise CheckpointError(
+            f"the file has no tensors, found {_contents(top)}", code="checkpoint-without-tensors", hint=SAVE_STATE_DICT
+        )
     state_dict = StateDict(tuple(place), uncompiled(tensors), beside)
     names = _names(state_dict.tensors)
     others = {
@@ -308,20 +338,24 @@ def uncompiled(tensors: dict[str, Array]) -> dict[str, Array]:
 
 
 def _next(value: dict[str, Any], place: tuple[str, ...]) -> str | None:
-    """The key of the dictionary to go on with; None where the tensors are here, or nowhere."""
+    """The key of the inner dictionary to continue with. None if the tensors are at this level, or if there are none."""
     inner, here = _inner(value), len(_own(value))
     usual = [key for key in WRAPPERS if key in inner]
     if usual:
         return usual[0]
     if len(inner) > 1 and not here:
         places = [".".join((*place, *path)) for path, _ in _states(value, ())]
-        raise CheckpointError(f"the file holds tensors under {_list(places)}: which are meant?", hint=SAVE_STATE_DICT)
+        raise CheckpointError(
+            f"found more than one state dict: {_list(places)}",
+            code="state-dict-ambiguous",
+            hint="save only the one that you need: torch.save(model.state_dict(), 'model.pt')",
+        )
     # A loss or a mean may lie beside the state dict as a tensor of its own.
     return next((key for key, most in inner.items() if len(inner) == 1 and most > here), None)
 
 
 def _inner(value: dict[str, Any]) -> dict[str, int]:
-    """The dictionaries that lead to tensors, and how many the largest state dict in each has."""
+    """The dictionaries that contain tensors, and the size of the largest state dict in each."""
     counts = {key: [len(_own(state)) for _, state in _states(item, ())] for key, item in _dictionaries(value)}
     return {key: max(sizes) for key, sizes in counts.items() if sizes}
 
@@ -331,14 +365,14 @@ def _own(value: dict[str, Any]) -> dict[str, Array]:
 
 
 def _dictionaries(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The items of a dictionary that may have the model's weights. An optimizer numbers its own items."""
+    """The items of a dictionary that may have the weights of the model. An optimizer numbers its items."""
     for key, item in value.items():
         if isinstance(item, dict) and not key.isdecimal() and not any(part in key.lower() for part in TRAINERS):
             yield key, item
 
 
 def _states(value: dict[str, Any], place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every dictionary with tensors of its own, and the keys on the way to it."""
+    """Every dictionary that directly contains tensors, and the keys that lead to it."""
     if _own(value):
         yield place, value
     for key, item in _dictionaries(value):
@@ -355,13 +389,15 @@ def _names(tensors: dict[str, Array]) -> frozenset[tuple[str, tuple[int, ...]]]:
 def _require_readable(value: dict[str, Any]) -> None:
     for key, item in value.items():
         if isinstance(item, Opaque) and item.weights:
-            raise CheckpointError(f"{key[:MAX_NAME_CHARACTERS]!r} is {item.weights}", hint=MODULE)
+            raise CheckpointError(
+                f"{key[:MAX_NAME_CHARACTERS]!r} is {item.weights}", code="tensor-kind-unsupported", hint=MODULE
+            )
 
 
 def _contents(value: dict[str, Any]) -> str:
-    """The keys of a file, with the class of what is an object."""
+    """The keys of a file, with the class of each object."""
     named = [f"{key} (of {item})" if isinstance(item, Opaque | Name) else key for key, item in value.items()]
-    return _list(sorted(named)) or "any key"
+    return _list(sorted(named)) or "no keys"
 
 
 def _list(keys: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reader of Keras' `.keras` files: a zip of `config.json`, which describes the layers, and the weights in HDF5.
+"""Reader of Keras `.keras` files: a zip of `config.json`, which describes the layers, and the weights in HDF5.
 
 Read without Keras: nothing in the config is constructed, it is handed on as plain data.
 Own HDF5 reader of 200 lines, in place of h5py: h5py brings 17 MB, opens any file of the machine that a checkpoint names
@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import CheckpointError
+from kanexport.errors import CheckpointError, DamagedCheckpoint
 from kanexport.formats.torch_archive import DAMAGE, MAX_UNPACKED_RATIO, MIN_PACKED_BYTES
 
 Array = npt.NDArray[Any]
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+SAVE_WITH_KERAS = "save the model again with model.save('model.keras') of Keras 3"
 BESIDE = "keras"  # what the config is called beside the tensors
 MAX_CONFIG_BYTES = 16 * 2**20
 
@@ -34,7 +35,7 @@ def begins_like(head: bytes) -> bool:
 
 
 def looks_like(data: bytes) -> bool:
-    """Whether a zip archive has what a `.keras` file has."""
+    """Whether a zip archive has the entries of a `.keras` file."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {CONFIG, WEIGHTS} <= set(archive.namelist())
@@ -49,21 +50,25 @@ def read(data: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
             config = _entry(archive, CONFIG, MAX_CONFIG_BYTES)
             weights = _entry(archive, WEIGHTS, MAX_UNPACKED_RATIO * max(len(data), MIN_PACKED_BYTES))
     except DAMAGE as error:
-        raise CheckpointError("the .keras file is damaged; copy it again") from error
+        raise DamagedCheckpoint("the .keras file is damaged") from error
     try:
         parsed = json.loads(config)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{CONFIG} of the .keras file is no JSON") from error
+        raise DamagedCheckpoint(f"{CONFIG} of the .keras file is not valid JSON") from error
     if not isinstance(parsed, dict):
-        raise CheckpointError(f"{CONFIG} of the .keras file describes no model")
+        raise DamagedCheckpoint(f"{CONFIG} of the .keras file does not describe a model")
     return read_hdf5(weights), {BESIDE: parsed}
 
 
 def _entry(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """One entry, if it is no larger than it should be. Raises CheckpointError."""
+    """One entry, if its size is within the limit. Raises CheckpointError."""
     entry = archive.getinfo(name)
     if entry.file_size > most:
-        raise CheckpointError(f"{name} would unpack to {entry.file_size} bytes, more than this reader takes")
+        raise CheckpointError(
+            f"{name} unpacks to {entry.file_size} bytes, expected at most {most}",
+            code="checkpoint-too-large",
+            hint="save the model again with Keras",
+        )
     with archive.open(entry) as file:
         return file.read(most + 1)[: entry.file_size]
 
@@ -107,39 +112,41 @@ class _File:
     arrays: dict[str, Array] = field(default_factory=dict)
 
     def at(self, address: int, size: int) -> bytes:
-        """`size` bytes. Raises CheckpointError where the file ends before, or is read over and over."""
+        """Read `size` bytes. Raises CheckpointError if the file ends before, or if too many bytes are read in total."""
         start = self.base + address
         if start + size > len(self.data):
-            raise CheckpointError("the HDF5 file is cut off, or names places that it does not have")
+            raise DamagedCheckpoint("the HDF5 file is cut off, or refers to a place after its end")
         self.bytes_left -= size
         if self.bytes_left < 0:
-            raise CheckpointError("the HDF5 file describes more than it holds")
+            raise DamagedCheckpoint("the HDF5 file describes more data than it has")
         return self.data[start : start + size]
 
     def block(self, address: int, mark: bytes, size: int) -> bytes:
-        """A block that begins with a mark. Raises CheckpointError for another one, or for too many."""
+        """Read a block that begins with a mark. Raises CheckpointError for another block, or for too many."""
         self.take()
         data = self.at(address, size)
         if not data.startswith(mark):
-            raise CheckpointError(f"the HDF5 file has no {mark.decode()} where one is named")
+            raise DamagedCheckpoint(f"the HDF5 file has no {mark.decode()} block at a place that needs one")
         return data
 
     def take(self) -> None:
-        """One object more. Raises CheckpointError where they are too many, such as a group inside of itself."""
+        """Count one object. Raises CheckpointError if there are too many, such as in a group that contains itself."""
         self.left -= 1
         if self.left < 0:
-            raise CheckpointError(f"the HDF5 file has more than {OBJECT_LIMIT} objects, or is one inside of itself")
+            raise DamagedCheckpoint(f"the HDF5 file has more than {OBJECT_LIMIT} objects, or contains itself")
 
 
 def read_hdf5(data: bytes) -> dict[str, Array]:
     """All arrays by their paths, such as "layers/dense/vars/0". Raises CheckpointError."""
     if not data.startswith(MAGIC):
-        raise CheckpointError("the weights are no HDF5 file")
+        raise DamagedCheckpoint("the weights are not an HDF5 file")
     try:
         version, offsets, lengths = struct.unpack_from("<BxxxxBB", data, 8)
         if version not in (0, 1) or (offsets, lengths) != (8, 8):
             raise CheckpointError(
-                f"the HDF5 file has the layout of superblock {version}; the first one, which Keras writes, is read"
+                f"the HDF5 file has superblock version {version}, expected 0 or 1, as Keras writes it",
+                code="checkpoint-layout-unsupported",
+                hint=SAVE_WITH_KERAS,
             )
         start = 24 + 4 * version
         (base,) = struct.unpack_from("<Q", data, start)
@@ -147,25 +154,25 @@ def read_hdf5(data: bytes) -> dict[str, Array]:
         file = _File(data, base, READ_RATIO * max(len(data), SMALL))
         _visit(file, root, "", 0)
     except struct.error as error:
-        raise CheckpointError("the HDF5 file is cut off") from error
+        raise DamagedCheckpoint("the HDF5 file is cut off") from error
     return file.arrays
 
 
 def _visit(file: _File, address: int, path: str, depth: int) -> None:
     """The arrays of one object, which is a group or an array."""
     if depth > DEPTH_LIMIT:
-        raise CheckpointError(f"the HDF5 file nests groups more than {DEPTH_LIMIT} deep")
+        raise DamagedCheckpoint(f"the HDF5 file nests groups more than {DEPTH_LIMIT} deep")
     messages = {message.kind: message.data for message in _messages(file, address)}
     if GROUP in messages:
         tree, heap = struct.unpack_from("<QQ", messages[GROUP])
         names = _heap(file, heap)
         for name, child in _entries(file, tree, names, 0):
             if not name or "/" in name:
-                raise CheckpointError("the HDF5 file has a name that is none")
+                raise DamagedCheckpoint("invalid object name in the HDF5 file")
             _visit(file, child, f"{path}/{name}" if path else name, depth + 1)
     elif LAYOUT in messages:
         if path in file.arrays:
-            raise CheckpointError(f"the HDF5 file has {path[:200]!r} twice")
+            raise DamagedCheckpoint(f"the HDF5 file has {path[:200]!r} twice")
         file.arrays[path] = _array(file, messages, path)
 
 
@@ -173,7 +180,11 @@ def _messages(file: _File, address: int) -> Iterator[_Message]:
     """The messages of an object header, and of its continuations."""
     version, count, size = struct.unpack("<BxHxxxxI", file.at(address, 12))
     if version != 1:
-        raise CheckpointError("the HDF5 file has object headers of a newer layout than Keras writes")
+        raise CheckpointError(
+            f"the HDF5 file has object headers of version {version}, expected 1, as Keras writes it",
+            code="checkpoint-layout-unsupported",
+            hint=SAVE_WITH_KERAS,
+        )
     blocks = [(address + 16, size)]
     while blocks:
         file.take()
@@ -183,9 +194,13 @@ def _messages(file: _File, address: int) -> Iterator[_Message]:
             kind, amount, flags = struct.unpack_from("<HHB", block, at)
             data = block[at + 8 : at + 8 + amount]
             if len(data) < amount:
-                raise CheckpointError("the HDF5 file has a message that reaches out of its header")
+                raise DamagedCheckpoint("the HDF5 file has a message that exceeds its header")
             if flags & SHARED and kind in (DATASPACE, DATATYPE, LAYOUT, FILTERS):
-                raise CheckpointError("the HDF5 file keeps a type or a shape in another place, which is not read")
+                raise CheckpointError(
+                    "the HDF5 file stores a type or a shape outside its object, which is not supported",
+                    code="checkpoint-layout-unsupported",
+                    hint=SAVE_WITH_KERAS,
+                )
             if kind == CONTINUATION:
                 blocks.append(struct.unpack_from("<QQ", data))
             yield _Message(kind, data)
@@ -193,18 +208,18 @@ def _messages(file: _File, address: int) -> Iterator[_Message]:
 
 
 def _heap(file: _File, address: int) -> bytes:
-    """The names of a group, each ended by a zero."""
+    """The names of a group, each followed by a zero byte."""
     size, place = struct.unpack_from("<8xQ8xQ", file.block(address, b"HEAP", 32))
     return file.at(place, size)
 
 
 def _entries(file: _File, address: int, names: bytes, depth: int) -> Iterator[tuple[str, int]]:
-    """Name and object of a group's entries."""
+    """Names and objects of the entries of a group."""
     if depth > DEPTH_LIMIT:
-        raise CheckpointError("the HDF5 file has a tree without end")
+        raise DamagedCheckpoint("the HDF5 file has a tree that is too deep")
     kind, level, used = struct.unpack_from("<4xBBH", file.block(address, b"TREE", 24))
     if kind != 0:
-        raise CheckpointError("the HDF5 file has a tree of another kind where a group's is named")
+        raise DamagedCheckpoint("the HDF5 file has a tree of another kind, expected the tree of a group")
     children = struct.unpack(f"<{2 * used}Q", file.at(address + 24, 16 * used))[1::2]
     for child in children:
         if level:
@@ -219,22 +234,26 @@ def _symbols(file: _File, address: int, names: bytes) -> Iterator[tuple[str, int
         at, child, cache = entry
         end = names.find(b"\0", at)
         if cache == SYMBOLIC_LINK or end < 0 or at >= len(names):
-            raise CheckpointError("the HDF5 file has a link, or a name outside of its heap")
+            raise DamagedCheckpoint("the HDF5 file has a link, or a name outside its heap")
         yield names[at:end].decode("utf-8", "replace"), child
 
 
 def _array(file: _File, messages: dict[int, bytes], path: str) -> Array:
     """The values of an array, contiguous."""
     if FILTERS in messages:
-        raise CheckpointError(f"{path[:200]!r} is compressed, which is not read")
+        raise CheckpointError(
+            f"{path[:200]!r} is compressed, which is not supported",
+            code="checkpoint-layout-unsupported",
+            hint=SAVE_WITH_KERAS,
+        )
     if DATASPACE not in messages or DATATYPE not in messages:
-        raise CheckpointError(f"{path[:200]!r} has no shape or no type")
+        raise DamagedCheckpoint(f"{path[:200]!r} has no shape or no type")
     shape, dtype = _shape(messages[DATASPACE]), _dtype(messages[DATATYPE], path)
     size = dtype.itemsize
     for length in shape:
         size *= length
     if size > len(file.data):
-        raise CheckpointError(f"{path[:200]!r} is larger than the file")
+        raise DamagedCheckpoint(f"{path[:200]!r} is larger than the file")
     values = _values(file, messages[LAYOUT], size, path) if size else b""
     return np.frombuffer(values, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -242,7 +261,11 @@ def _array(file: _File, messages: dict[int, bytes], path: str) -> Array:
 def _shape(data: bytes) -> tuple[int, ...]:
     version, rank = struct.unpack_from("<BB", data)
     if version not in (1, 2) or rank > RANK_LIMIT:
-        raise CheckpointError("the HDF5 file has a shape of a kind that is not read")
+        raise CheckpointError(
+            f"the HDF5 file has a shape of version {version} with {rank} axes, which is not supported",
+            code="checkpoint-layout-unsupported",
+            hint=SAVE_WITH_KERAS,
+        )
     return struct.unpack_from(f"<{rank}Q", data, 8 if version == 1 else 4)
 
 
@@ -254,13 +277,21 @@ def _dtype(data: bytes, path: str) -> np.dtype[Any]:
         return np.dtype(f"<f{size}")
     if kind == INTEGER and not big and size in (1, 2, 4, 8) and struct.unpack_from("<HH", data, 8) == (0, 8 * size):
         return np.dtype(f"<{'i' if bits & 8 else 'u'}{size}")
-    raise CheckpointError(f"{path[:200]!r} has values of a type that is not read")
+    raise CheckpointError(
+        f"{path[:200]!r} has a type that is not supported, expected floats or integers",
+        code="tensor-type-unsupported",
+        hint="save the model with float32 weights",
+    )
 
 
 def _values(file: _File, data: bytes, size: int, path: str) -> bytes:
     version, kind = struct.unpack_from("<BB", data)
     if version not in (3, 4) or kind not in (COMPACT, CONTIGUOUS):
-        raise CheckpointError(f"{path[:200]!r} is stored in chunks, or in an old way, which is not read")
+        raise CheckpointError(
+            f"{path[:200]!r} is stored in chunks or in an old layout, which is not supported",
+            code="checkpoint-layout-unsupported",
+            hint=SAVE_WITH_KERAS,
+        )
     if kind == COMPACT:
         (length,) = struct.unpack_from("<H", data, 2)
         values = data[4 : 4 + length]
@@ -268,5 +299,5 @@ def _values(file: _File, data: bytes, size: int, path: str) -> bytes:
         place, length = struct.unpack_from("<QQ", data, 2)
         values = file.at(place, length)
     if len(values) != size or length != size:
-        raise CheckpointError(f"{path[:200]!r} has {len(values)} bytes, its shape and type {size}")
+        raise DamagedCheckpoint(f"{path[:200]!r} has {len(values)} bytes, expected {size} from its shape and type")
     return values

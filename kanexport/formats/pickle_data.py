@@ -1,4 +1,4 @@
-"""Safe interpreter of the small pickle inside a torch zip, which reads it as data.
+"""Safe interpreter of the small pickle in a torch.save file. It reads the pickle as data.
 
 This is no unpickler: `pickletools.genops` splits the stream into opcodes, and a
 stack machine below knows those that build dictionaries, lists, tuples, text and
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.errors import CheckpointError, UnsafeCheckpoint
+from kanexport.errors import CheckpointError, DamagedCheckpoint, UnsafeCheckpoint
 
 OPCODE_LIMIT = 1_000_000  # a state dict needs about thirty for each tensor
 
@@ -35,13 +35,13 @@ class _Machine:
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
-            raise CheckpointError("the pickle takes a value that is not there")
+            raise DamagedCheckpoint("the pickle pops a value from an empty stack")
         return self.stack.pop()
 
     def drop(self) -> None:
-        """Forget the top of the stack, a mark included."""
+        """Drop the top of the stack, which may be a mark."""
         if not self.stack:
-            raise CheckpointError("the pickle drops a value that is not there")
+            raise DamagedCheckpoint("the pickle drops a value from an empty stack")
         del self.stack[-1]
 
     def pop_to_mark(self) -> list[Any]:
@@ -50,18 +50,18 @@ class _Machine:
                 items = self.stack[at + 1 :]
                 del self.stack[at:]
                 return items
-        raise CheckpointError("the pickle has no mark where one is needed")
+        raise DamagedCheckpoint("the pickle has no mark where it needs one")
 
     def top(self, kind: type) -> Any:
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise CheckpointError(f"the pickle adds to something that is no {kind.__name__}")
+            raise DamagedCheckpoint(f"the pickle adds to something that is not a {kind.__name__}")
         return self.stack[-1]
 
     def put(self, items: list[Any]) -> None:
-        """Put an item into the dictionary on top. Items whose key is neither text nor a number name no tensor,
-        and are dropped. So are the contents of a script's own objects."""
+        """Put items into the dictionary on top. Items with a key that is neither text nor a number cannot name a
+        tensor, and are dropped. The contents of objects of a script are dropped, too."""
         if len(items) % 2:
-            raise CheckpointError("the pickle has a key without a value")
+            raise DamagedCheckpoint("the pickle has a key without a value")
         if self._holds_object():
             return
         target = self.top(dict)
@@ -70,7 +70,7 @@ class _Machine:
             if isinstance(key, str) or (isinstance(key, int) and abs(key) < MAX_NUMBER_MAGNITUDE):
                 target[key] = value
             elif isinstance(key, int | list | dict):
-                raise CheckpointError(f"the pickle has a key of type {type(key).__name__}, expected text")
+                raise DamagedCheckpoint(f"the pickle has a key of type {type(key).__name__}, expected text")
 
     def append(self, items: list[Any]) -> None:
         """Append an item to the list on top. An object on top ignores it."""
@@ -82,7 +82,7 @@ class _Machine:
 
     def name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise CheckpointError("the pickle asks for a name that is no text")
+            raise DamagedCheckpoint("the pickle refers to a name that is not text")
         self.stack.append(Name(module, name))
 
     def reduce(self) -> None:
@@ -91,7 +91,7 @@ class _Machine:
 
     def call(self, function: Any, args: Any) -> None:
         if not isinstance(args, tuple):
-            raise CheckpointError("the pickle calls a rebuilder without arguments")
+            raise DamagedCheckpoint("the pickle calls a function without arguments")
         self.stack.append(interpret_call(function, args))
 
     def make(self, *, keywords: bool = False) -> None:
@@ -101,22 +101,22 @@ class _Machine:
         self.reduce()
 
     def call_marked(self, function: Any = None) -> None:
-        """INST, whose argument names the class, and OBJ, where it lies above the mark."""
+        """INST, with the class as its argument, and OBJ, with the class above the mark."""
         items = self.pop_to_mark()
         if function is None:
             if not items:
-                raise CheckpointError("the pickle makes an object of no class")
+                raise DamagedCheckpoint("the pickle makes an object without a class")
             function, *items = items
         self.call(function, tuple(items))
 
     def build(self) -> None:
-        """State is dropped. On an OrderedDict it is torch's `_metadata`: version numbers, not weights."""
+        """Drop the state. On an OrderedDict it is `_metadata` of torch: version numbers, not weights."""
         self.pop()
         if not (self.stack and isinstance(self.stack[-1], Opaque | Name)):
             self.top(dict)
 
     def drop_marked(self, name: str) -> None:
-        """A set, which no weights need."""
+        """A set; weights do not need it."""
         self.pop_to_mark()
         self.stack.append(Opaque(name))
 
@@ -131,17 +131,17 @@ class _Machine:
     def persistent(self) -> None:
         value = self.pop()
         if not (isinstance(value, tuple) and len(value) >= 5 and value[0] == "storage"):
-            raise CheckpointError("the pickle refers to something that is no storage")
+            raise DamagedCheckpoint("the pickle refers to something that is not a storage")
         _, kind, key, _, count = value[:5]
         if not (
             isinstance(kind, Name) and isinstance(key, str) and type(count) is int and 0 <= count < MAX_NUMBER_MAGNITUDE
         ):
-            raise CheckpointError("a storage in the pickle has no type, key or length")
+            raise DamagedCheckpoint("a storage in the pickle has no type, key or length")
         self.stack.append(Storage(kind.name, key, count))
 
     def recall(self, at: Any) -> None:
         if at not in self.memo:
-            raise CheckpointError(f"the pickle recalls entry {at}, which was never stored")
+            raise DamagedCheckpoint(f"the pickle recalls entry {at}, which was not stored")
         self.stack.append(self.memo[at])
 
 
@@ -200,7 +200,7 @@ def _dictionary(machine: _Machine, items: list[Any]) -> None:
 
 
 def read(data: bytes) -> Any:
-    """The value a pickle describes, made of plain data, `Name`, `TensorRef` and `Opaque`.
+    """The value that a pickle describes, as plain data, `Name`, `TensorRef` and `Opaque`.
 
     Raises UnsafeCheckpoint for a call of what runs commands or code, and for opcodes that no
     checkpoint needs, CheckpointError for a stream that is no pickle.
@@ -209,19 +209,24 @@ def read(data: bytes) -> Any:
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count > OPCODE_LIMIT:
-                raise CheckpointError(f"the pickle has more than {OPCODE_LIMIT} opcodes")
+                raise CheckpointError(
+                    f"the pickle has more than {OPCODE_LIMIT} opcodes",
+                    code="checkpoint-too-large",
+                    hint=SAVE_STATE_DICT,
+                )
             if opcode.name == "STOP":
                 return machine.pop()
             effect = _EFFECTS.get(opcode.name)
             if effect is None:
                 raise UnsafeCheckpoint(
-                    f"the pickle uses {opcode.name}, which no checkpoint needs; nothing was executed",
+                    f"the pickle uses {opcode.name}, which is not allowed in a checkpoint; nothing was executed",
+                    code="pickle-runs-code",
                     hint=SAVE_STATE_DICT,
                 )
             effect(machine, argument)
     except (ValueError, IndexError, OverflowError, RecursionError, TypeError, Warning) as error:
-        raise CheckpointError(f"the pickle is damaged: {type(error).__name__}") from error
-    raise CheckpointError("the pickle is cut off before its end")
+        raise DamagedCheckpoint(f"the pickle is damaged: {type(error).__name__}") from error
+    raise DamagedCheckpoint("the pickle is cut off before its end")
 
 
 MAX_NUMBER_MAGNITUDE = 2**48  # an offset, size or stride beyond this is nonsense
@@ -229,14 +234,14 @@ AXIS_LIMIT = 16  # of a tensor; layers have up to four
 MAX_NAME_CHARACTERS = 200  # of a name that an error repeats, so that it fits a screen
 
 SAVE_STATE_DICT = (
-    "save the weights alone, with torch.save(model.state_dict(), 'model.pt') where the model lives, "
-    "or with safetensors.torch.save_file"
+    "save only the weights: torch.save(model.state_dict(), 'model.pt') in the training environment, "
+    "or safetensors.torch.save_file"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A global that the pickle mentions, as text."""
+    """A global that the pickle names, as text."""
 
     module: str
     name: str
@@ -247,7 +252,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A reference to raw bytes in the zip: torch's storage class, key, elements."""
+    """A reference to raw bytes in the zip: the storage class of torch, the key, the number of elements."""
 
     kind: str
     key: str
@@ -256,7 +261,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A strided view of a storage; offset and strides are in elements.
+    """A strided view of a storage; offset and strides count elements.
 
     negative   whether its values are those of the storage, negated
     conjugate  whether its values are those of the storage, conjugated
@@ -286,21 +291,24 @@ class Opaque:
 
 def interpret_call(function: Any, args: tuple[Any, ...]) -> Any:
     """The data that a call in the pickle describes. Raises UnsafeCheckpoint for calls that would run commands or
-    code, CheckpointError for arguments that make no tensor."""
+    code, CheckpointError for arguments that do not make a tensor."""
     if isinstance(function, Opaque):
         return function
     if not isinstance(function, Name):
         raise UnsafeCheckpoint(
-            f"the pickle calls a {type(function).__name__}; nothing was executed", hint=SAVE_STATE_DICT
+            f"the pickle calls a {type(function).__name__}; nothing was executed",
+            code="pickle-runs-code",
+            hint=SAVE_STATE_DICT,
         )
     if str(function) in REBUILDERS:
         try:
             return REBUILDERS[str(function)](args)
         except (IndexError, ValueError, TypeError) as error:
-            raise CheckpointError(f"the pickle calls {function} with unfit arguments") from error
+            raise DamagedCheckpoint(f"the pickle calls {function} with invalid arguments") from error
     if _runs(function):
         raise UnsafeCheckpoint(
-            f"the pickle calls {function}, which no checkpoint needs; nothing was executed",
+            f"the pickle calls {function}, which is not allowed in a checkpoint; nothing was executed",
+            code="pickle-runs-code",
             hint=f"do not load this file with torch.load or pickle; {SAVE_STATE_DICT}",
         )
     return Opaque(str(function), _weights(function))
@@ -373,7 +381,7 @@ REBUILT = ("torch._utils._rebuild", "torch._tensor._rebuild", "torch.nn.paramete
 
 
 def _runs(name: Name) -> bool:
-    """Whether a call of it would run commands, code, or another pickle, or reach into objects."""
+    """Whether a call of it would run commands, code or another pickle, or access attributes of objects."""
     if name.module in BUILTINS:
         return name.name not in DATA and not name.name.endswith(("Error", "Exception", "Warning"))
     return name.module.partition(".")[0] in RUNNERS or str(name).startswith(LOADERS)
@@ -381,58 +389,62 @@ def _runs(name: Name) -> bool:
 
 def _weights(name: Name) -> str:
     """The reason why possible weights of such a call are not read, or an empty text."""
-    return f"rebuilt by {name}, which is not read" if str(name).startswith(REBUILT) else ""
+    return f"rebuilt by {name}, which is not supported" if str(name).startswith(REBUILT) else ""
 
 
 def _tensor(args: tuple[Any, ...]) -> TensorRef:
     storage, offset, size, stride = args[:4]
     numbers = [offset, *_tuple(size), *_tuple(stride)]
     if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < MAX_NUMBER_MAGNITUDE for n in numbers):
-        raise CheckpointError("a tensor in the pickle has no valid storage, offset, size or stride")
+        raise DamagedCheckpoint("a tensor in the pickle has an invalid storage, offset, size or stride")
     return TensorRef(storage, offset, _tuple(size), _tuple(stride), *_views(args[6:7]))
 
 
 def _views(metadata: tuple[Any, ...]) -> tuple[bool, bool]:
-    """Whether torch's metadata of a tensor says that it is a negative, and a conjugate, view."""
+    """Whether the metadata of a tensor marks it as a negative view, and as a conjugate view."""
     known = metadata[0] if metadata and metadata[0] is not None else {}
     if not isinstance(known, dict) or not known.keys() <= {"neg", "conj"}:
-        raise CheckpointError("a tensor in the pickle has metadata of a kind that is not read")
+        raise CheckpointError(
+            "a tensor in the pickle has metadata that is not supported",
+            code="tensor-kind-unsupported",
+            hint=SAVE_STATE_DICT,
+        )
     return known.get("neg") is True, known.get("conj") is True
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, tuple) or len(value) > AXIS_LIMIT:
-        raise CheckpointError(f"a tensor's size or stride is not a tuple of at most {AXIS_LIMIT} numbers")
+        raise DamagedCheckpoint(f"the size or stride of a tensor is not a tuple of at most {AXIS_LIMIT} numbers")
     return value
 
 
 def _first(args: tuple[Any, ...]) -> Any:
     if not isinstance(args[0], TensorRef | Opaque):
-        raise CheckpointError("a parameter in the pickle wraps no tensor")
+        raise DamagedCheckpoint("a parameter in the pickle does not contain a tensor")
     return args[0]
 
 
 def _typed(args: tuple[Any, ...]) -> Any:
-    """A tensor with attributes of its own, or of another class, `(rebuilder, class, its arguments, state)`."""
+    """A tensor with attributes, or of a subclass: `(rebuilder, class, its arguments, state)`."""
     function, kind, inner = args[:3]
     if not isinstance(kind, Name) or not isinstance(inner, tuple):
-        raise CheckpointError("the pickle rebuilds a tensor of no class")
+        raise DamagedCheckpoint("the pickle rebuilds a tensor without a class")
     if str(kind) not in TENSORS:
-        return Opaque(str(kind), f"a {kind}, which is not read")
+        return Opaque(str(kind), f"a {kind}, which is not supported")
     return interpret_call(function, inner)
 
 
 def _pickled_dictionary(args: tuple[Any, ...]) -> dict[Any, Any]:
     if args and args != ([],):
-        raise CheckpointError("an OrderedDict in the pickle is built from more than its items")
+        raise DamagedCheckpoint("an OrderedDict in the pickle is built from more than its items")
     return {}
 
 
 def _attribute(args: tuple[Any, ...]) -> Name | Opaque:
-    """A class inside a class: what `getattr` of two names is pickled for."""
+    """A class in a class, pickled as `getattr` of two names."""
     owner, name = args
     if not isinstance(name, str):
-        raise CheckpointError("the pickle asks for an attribute without a name")
+        raise DamagedCheckpoint("the pickle refers to an attribute without a name")
     return Name(owner.module, f"{owner.name}.{name}") if isinstance(owner, Name) else Opaque("an attribute")
 
 
@@ -442,12 +454,12 @@ def _object(args: tuple[Any, ...]) -> Opaque:
 
 
 def _numpy(name: str) -> Callable[[tuple[Any, ...]], Opaque]:
-    """numpy's numbers and arrays, and what their pickles are made with."""
+    """Numbers and arrays of numpy, and the functions in their pickles."""
     weights = "a numpy array, expected a tensor" if name.endswith(("_reconstruct", "_frombuffer")) else ""
 
     def rebuilt(args: tuple[Any, ...]) -> Opaque:
         if len(args) < 2:
-            raise CheckpointError(f"the pickle calls {name} with unfit arguments")
+            raise DamagedCheckpoint(f"the pickle calls {name} with invalid arguments")
         return Opaque(name, weights)
 
     return rebuilt

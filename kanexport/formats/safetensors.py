@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import CheckpointError
+from kanexport.errors import CheckpointError, DamagedCheckpoint
 from kanexport.formats import torch_archive
 from kanexport.formats.pickle_data import AXIS_LIMIT, MAX_NAME_CHARACTERS, MAX_NUMBER_MAGNITUDE, SAVE_STATE_DICT
 
@@ -48,17 +48,21 @@ TYPES = {
 
 
 def looks_like(head: bytes, size: int) -> bool:
-    """Whether a file of `size` bytes that begins with `head` (9 bytes) is of this format."""
+    """Whether a file of `size` bytes with `head` as its first 9 bytes has this format."""
     return len(head) > 8 and head[8:9] == b"{" and 8 + struct.unpack("<Q", head[:8])[0] <= size
 
 
 def read(data: bytes) -> dict[str, Array]:
-    """The tensors by name, in the header's order. Raises CheckpointError."""
+    """The tensors by name, in the order of the header. Raises CheckpointError."""
     if not looks_like(data[:9], len(data)):
-        raise CheckpointError("the safetensors header is longer than the file, which is cut off")
+        raise DamagedCheckpoint("the safetensors header is longer than the file, which is cut off")
     start = 8 + struct.unpack("<Q", data[:8])[0]
     if start - 8 > MAX_HEADER_BYTES:
-        raise CheckpointError(f"the safetensors header has {start - 8} bytes, more than {MAX_HEADER_BYTES}")
+        raise CheckpointError(
+            f"the safetensors header has {start - 8} bytes, expected at most {MAX_HEADER_BYTES}",
+            code="checkpoint-too-large",
+            hint=SAVE_STATE_DICT,
+        )
     header = _header(data[8:start])
     size = len(data) - start
     tensors: dict[str, Array] = {}
@@ -69,7 +73,7 @@ def read(data: bytes) -> dict[str, Array]:
         entry = _entry(name, fields)
         if entry.end > size:
             short = name[:MAX_NAME_CHARACTERS]
-            raise CheckpointError(f"tensor {short!r} reaches beyond the end of the file, which is cut off")
+            raise DamagedCheckpoint(f"tensor {short!r} exceeds the end of the file, which is cut off")
         tensors[name] = _array(data, start, entry)
         places.append((entry.begin, entry.end))
     _check_places(places, size)
@@ -77,42 +81,46 @@ def read(data: bytes) -> dict[str, Array]:
 
 
 def _check_places(places: list[tuple[int, int]], size: int) -> None:
-    """The tensors fill the `size` bytes after the header, each byte once. Raises CheckpointError."""
+    """Check that the tensors fill the `size` bytes after the header, each byte once. Raises CheckpointError."""
     at = 0
     for begin, end in sorted(places):
         if begin != at:
-            raise CheckpointError("the tensors of the safetensors file overlap or leave holes")
+            raise DamagedCheckpoint("the tensors of the safetensors file overlap or leave holes")
         at = end
     if at != size:
-        raise CheckpointError(f"the safetensors file has {size - at} bytes after its last tensor")
+        raise DamagedCheckpoint(f"the safetensors file has {size - at} bytes after its last tensor")
 
 
 def _header(raw: bytes) -> dict[str, Any]:
-    """The JSON object at the front. A key that stands twice would hide a tensor."""
+    """The JSON object at the front. A repeated key is an error, because it would hide a tensor."""
     count = 0
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal count
         count += 1
         if count > TENSOR_LIMIT:
-            raise CheckpointError(f"the safetensors header names more than {TENSOR_LIMIT} tensors")
+            raise CheckpointError(
+                f"the safetensors header names more than {TENSOR_LIMIT} tensors",
+                code="checkpoint-too-large",
+                hint=SAVE_STATE_DICT,
+            )
         members = dict(pairs)
         if len(members) != len(pairs):
-            raise CheckpointError("the safetensors header has the same key twice")
+            raise DamagedCheckpoint("the safetensors header has the same key twice")
         return members
 
     try:
         header = json.loads(raw.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("the safetensors header is damaged: it is not JSON") from error
+        raise DamagedCheckpoint("the safetensors header is not valid JSON") from error
     if not isinstance(header, dict):
-        raise CheckpointError("the safetensors header is not a JSON object")
+        raise DamagedCheckpoint("the safetensors header is not a JSON object")
     return header
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """The header's entry of one tensor: a key of TYPES, its shape, and the bounds of its bytes after the header."""
+    """The header entry of one tensor: a key of TYPES, its shape, and the bounds of its bytes after the header."""
 
     code: str
     shape: tuple[int, ...]
@@ -121,32 +129,33 @@ class _Entry:
 
 
 def _entry(name: str, fields: Any) -> _Entry:
-    """The header's fields of one tensor, each checked. Raises CheckpointError."""
+    """The header entry of one tensor, with its fields checked. Raises CheckpointError."""
     short = name[:MAX_NAME_CHARACTERS]
     if not isinstance(fields, dict) or set(fields) != FIELDS:
-        raise CheckpointError(f"tensor {short!r} has no dtype, shape and data_offsets in the safetensors header")
+        raise DamagedCheckpoint(f"tensor {short!r} has no dtype, shape and data_offsets in the safetensors header")
     code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(code, str) or code not in TYPES:
         raise CheckpointError(
-            f"tensor {short!r} is of type {str(code)[:40]!r}, which is not read",
-            hint=f"read are {', '.join(TYPES)}; convert it, then {SAVE_STATE_DICT}",
+            f"tensor {short!r} has type {str(code)[:40]!r}, which is not supported; supported: {', '.join(TYPES)}",
+            code="tensor-type-unsupported",
+            hint=f"convert the tensor, then {SAVE_STATE_DICT}",
         )
     if not _is_shape(shape):
-        raise CheckpointError(f"tensor {short!r} has no valid shape in the safetensors header")
+        raise DamagedCheckpoint(f"tensor {short!r} has an invalid shape in the safetensors header")
     if not _numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"tensor {short!r} has no valid data_offsets in the safetensors header")
+        raise DamagedCheckpoint(f"tensor {short!r} has invalid data_offsets in the safetensors header")
     entry = _Entry(code, tuple(shape), *offsets)
     expected = math.prod(entry.shape) * np.dtype(TYPES[code]).itemsize
     if entry.end - entry.begin != expected:
-        raise CheckpointError(
-            f"tensor {short!r} of type {code} and shape {entry.shape} takes {expected} bytes, "
+        raise DamagedCheckpoint(
+            f"tensor {short!r} of type {code} and shape {entry.shape} needs {expected} bytes, "
             f"the safetensors header gives it {entry.end - entry.begin}"
         )
     return entry
 
 
 def _is_shape(value: Any) -> bool:
-    """Whether it is a list of sizes that numpy can make an array of, an empty one too."""
+    """Whether it is a list of sizes that numpy accepts as a shape; the list may be empty."""
     if not _numbers(value) or len(value) > AXIS_LIMIT:
         return False
     return bool(math.prod(size for size in value if size) <= MAX_NUMBER_MAGNITUDE)
@@ -157,7 +166,7 @@ def _numbers(value: Any) -> bool:
 
 
 def _array(data: bytes, start: int, entry: _Entry) -> Array:
-    """A copy in the machine's byte order; `start` is where the header ends."""
+    """A copy in the byte order of the machine. `start` is the end of the header."""
     offset = start + entry.begin if entry.end > entry.begin else 0
     flat = np.frombuffer(data, np.dtype(TYPES[entry.code]), math.prod(entry.shape), offset)
     if entry.code == "BF16":

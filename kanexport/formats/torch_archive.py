@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import CheckpointError, UnsafeCheckpoint
+from kanexport.errors import CheckpointError, DamagedCheckpoint, UnsafeCheckpoint
 from kanexport.formats import pickle_data
 from kanexport.formats.pickle_data import MAX_NAME_CHARACTERS, SAVE_STATE_DICT, Name, Opaque, TensorRef
 
@@ -68,26 +68,32 @@ class _Archive:
         try:
             return self.zip.getinfo(self.root + name)
         except KeyError as error:
-            raise CheckpointError(f"the file has no entry {name[:200]!r}; it is cut off or no checkpoint") from error
+            raise DamagedCheckpoint(
+                f"the file has no entry {name[:200]!r}; it is cut off or not a checkpoint"
+            ) from error
 
     def read(self, entry: zipfile.ZipInfo) -> bytes:
-        """Exactly the bytes the directory promises: no more are unpacked, and fewer
-        would let a tensor reach outside them."""
+        """Exactly the bytes that the directory declares. More bytes are not unpacked; with fewer bytes, a tensor
+        could exceed them."""
         if entry.compress_type not in PACKINGS:
-            raise CheckpointError("an entry of the file is packed in a way that torch never uses")
+            raise CheckpointError(
+                f"an entry of the file has compression type {entry.compress_type}, which torch does not use",
+                code="checkpoint-layout-unsupported",
+                hint=SAVE_STATE_DICT,
+            )
         try:
             with self.zip.open(entry) as file:
                 data = file.read(entry.file_size)
         except DAMAGE as error:
-            raise CheckpointError("an entry of the file is damaged; copy the file again") from error
+            raise DamagedCheckpoint("an entry of the file is damaged") from error
         if len(data) != entry.file_size:
-            raise CheckpointError("an entry of the file is shorter than its directory says; copy the file again")
+            raise DamagedCheckpoint("an entry of the file is shorter than its directory declares")
         return data
 
 
 @dataclass(slots=True)
 class _Budget:
-    """The number of values, and of bytes of their tensors, that dictionaries of one file may still have.
+    """The number of values, and the bytes of their tensors, that the dictionaries of one file may still have.
 
     A small file can name the same storage, or the same dictionary, a million times."""
 
@@ -95,15 +101,15 @@ class _Budget:
     bytes: int
 
     def take(self, size: int) -> None:
-        """Take a value of `size` bytes off it. Raises CheckpointError where too little is left."""
+        """Subtract a value of `size` bytes. Raises CheckpointError if too little is left."""
         self.values -= 1
         self.bytes -= size
         if self.values < 0 or self.bytes < 0:
-            raise CheckpointError("the file describes far more or larger tensors than it holds")
+            raise DamagedCheckpoint("the file describes more or larger tensors than it has")
 
 
 def begins_like(head: bytes) -> bool:
-    """Whether the first bytes of a zip archive are those that torch.save writes: its first entry is the pickle. The
+    """Whether the first bytes of a zip archive are those of torch.save: the first entry is the pickle. The
     length of the entry's name is at 26, the name at 30."""
     return head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(b"/data.pkl")
 
@@ -118,19 +124,29 @@ def read(data: bytes) -> dict[str, Any]:
     archive = _open(data)
     entry = archive.entry("data.pkl")
     if entry.file_size > MAX_PICKLE_BYTES:
-        raise CheckpointError(f"the pickle unpacks to {entry.file_size} bytes, more than {MAX_PICKLE_BYTES}")
+        raise CheckpointError(
+            f"the pickle unpacks to {entry.file_size} bytes, expected at most {MAX_PICKLE_BYTES}",
+            code="checkpoint-too-large",
+            hint=SAVE_STATE_DICT,
+        )
     value = pickle_data.read(archive.read(entry))
     if isinstance(value, Opaque | Name):
         raise UnsafeCheckpoint(
-            f"the file holds an object of {value}, and its class is code; nothing was executed", hint=SAVE_STATE_DICT
+            f"the file is a pickled object of class {value}, which is code; nothing was executed",
+            code="checkpoint-is-an-object",
+            hint=SAVE_STATE_DICT,
         )
     if not isinstance(value, dict):
-        raise CheckpointError(f"the file holds {_kind(value)}, expected a state dict", hint=SAVE_STATE_DICT)
+        raise CheckpointError(
+            f"the file contains {_kind(value)}, expected a state dict",
+            code="checkpoint-without-tensors",
+            hint=SAVE_STATE_DICT,
+        )
     return _Resolver(archive, _Budget(ENTRY_LIMIT, _unpacked_bytes(len(data)))).mapping(value, depth=0)
 
 
 def _unpacked_bytes(packed: int) -> int:
-    """The bytes a file of `packed` bytes may unpack to."""
+    """The bytes to which a file of `packed` bytes may unpack."""
     return min(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * max(packed, MIN_PACKED_BYTES))
 
 
@@ -138,7 +154,7 @@ def _open(data: bytes) -> _Archive:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except (*DAMAGE, struct.error) as error:
-        raise CheckpointError("the file is cut off or no zip archive; copy it again") from error
+        raise DamagedCheckpoint("the file is cut off, or is not a zip archive") from error
     names = _names(archive.infolist(), len(data))
     little = _Archive(archive, _root(names), "<")
     if little.root + "byteorder" in names and little.read(little.entry("byteorder")).strip() == b"big":
@@ -147,25 +163,37 @@ def _open(data: bytes) -> _Archive:
 
 
 def _names(entries: list[zipfile.ZipInfo], packed: int) -> list[str]:
-    """The names of all entries of a file of `packed` bytes. Raises CheckpointError where
-    they are too many, or hold too much."""
+    """The names of all entries of a file of `packed` bytes. Raises CheckpointError if there are too many, or too many
+    bytes in them."""
     names = [entry.filename for entry in entries]
     if len(entries) > ENTRY_LIMIT or len(set(names)) != len(names):
-        raise CheckpointError("the archive has duplicate or far too many entries")
+        raise DamagedCheckpoint("the archive has duplicate entries, or too many")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > _unpacked_bytes(packed):
-        raise CheckpointError(f"the archive would unpack to {unpacked} bytes, more than this reader takes")
+        raise CheckpointError(
+            f"the archive unpacks to {unpacked} bytes, more than the limit",
+            code="checkpoint-too-large",
+            hint=SAVE_STATE_DICT,
+        )
     return names
 
 
 def _root(names: list[str]) -> str:
-    """The folder of the one pickle. Raises CheckpointError where that is no state dict's."""
+    """The folder of the single pickle. Raises CheckpointError if it is not that of a state dict."""
     pickled = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickled) != 1:
-        raise CheckpointError("the archive holds no torch checkpoint (one NAME/data.pkl)", hint=SAVE_STATE_DICT)
+        raise CheckpointError(
+            "the archive is not a torch checkpoint: it has no single NAME/data.pkl",
+            code="checkpoint-format-unknown",
+            hint=SAVE_STATE_DICT,
+        )
     root = pickled[0].removesuffix("data.pkl")
     if root + "constants.pkl" in names:
-        raise CheckpointError("the file is a TorchScript module", hint=SAVE_STATE_DICT)
+        raise CheckpointError(
+            "the file is a TorchScript module, expected a state dict",
+            code="checkpoint-is-torchscript",
+            hint=SAVE_STATE_DICT,
+        )
     return root
 
 
@@ -181,7 +209,7 @@ class _Resolver:
         for key, item in value.items():
             name = str(key)
             if name in result:  # 0 and "0"
-                raise CheckpointError(f"the file has two values under the name {name[:80]!r}")
+                raise DamagedCheckpoint(f"the file has two values under the name {name[:80]!r}")
             self.budget.take(0)
             result[name] = self.value(item, name[:MAX_NAME_CHARACTERS], depth)
         return result
@@ -191,17 +219,21 @@ class _Resolver:
             return self.tensor(item, key)
         if not isinstance(item, dict):
             return item
-        return self.mapping(item, depth + 1) if depth < MAX_DICTIONARY_DEPTH else Opaque("a dictionary too deep")
+        return (
+            self.mapping(item, depth + 1)
+            if depth < MAX_DICTIONARY_DEPTH
+            else Opaque("a dictionary that is nested too deep")
+        )
 
     def tensor(self, ref: TensorRef, key: str) -> Array | Opaque:
         storage = ref.storage
         code = STORAGE_TYPES.get(storage.kind)
         if code is None:
-            return Opaque("torch.Tensor", f"stored as {storage.kind[:MAX_NAME_CHARACTERS]}, which is not read")
+            return Opaque("torch.Tensor", f"stored as {storage.kind[:MAX_NAME_CHARACTERS]}, which is not supported")
         dtype = np.dtype(code).newbyteorder(self.archive.order)
         entry = self.archive.entry(f"data/{storage.key}")
         if entry.file_size != storage.count * dtype.itemsize:
-            raise CheckpointError(
+            raise DamagedCheckpoint(
                 f"tensor {key!r}: storage {storage.key[:80]!r} has {entry.file_size} bytes, "
                 f"expected {storage.count} x {dtype.itemsize}"
             )
@@ -219,7 +251,7 @@ def _signed(ref: TensorRef, values: Array) -> Array:
 
 
 def _copy(ref: TensorRef, flat: Array) -> Array:
-    """The view, contiguous and in the machine's byte order."""
+    """The view, contiguous and in the byte order of the machine."""
     if 0 in ref.size:
         view = np.zeros(ref.size, dtype=flat.dtype)
     else:
@@ -232,18 +264,16 @@ def _copy(ref: TensorRef, flat: Array) -> Array:
 
 
 def _check_view(ref: TensorRef, key: str) -> None:
-    """The view lies inside its storage: as_strided trusts us. How large it may be,
-    where strides of zero repeat values, is the budget's to say."""
+    """Check that the view is inside its storage, because as_strided does not check it. Strides of zero repeat
+    values; the budget limits the size of such a view."""
     if len(ref.size) != len(ref.stride):
-        raise CheckpointError(f"tensor {key!r} has {len(ref.size)} sizes and {len(ref.stride)} strides")
+        raise DamagedCheckpoint(f"tensor {key!r} has {len(ref.size)} sizes and {len(ref.stride)} strides")
     count = math.prod(ref.size)
     last = ref.offset + sum((n - 1) * step for n, step in zip(ref.size, ref.stride, strict=True))
     if count and last >= ref.storage.count:
-        raise CheckpointError(
-            f"tensor {key!r} of size {ref.size} reaches beyond its storage of {ref.storage.count} values"
-        )
+        raise DamagedCheckpoint(f"tensor {key!r} of size {ref.size} exceeds its storage of {ref.storage.count} values")
     if not count and (ref.offset > ref.storage.count or math.prod(n for n in ref.size if n) > EMPTY_LIMIT):
-        raise CheckpointError(f"tensor {key!r} of size {ref.size} is empty, but does not fit its storage")
+        raise DamagedCheckpoint(f"tensor {key!r} of size {ref.size} is empty, but does not fit its storage")
 
 
 def _kind(value: object) -> str:
@@ -255,12 +285,12 @@ _WIDENED = np.dtype(np.float32, metadata={_KEY: "bfloat16"})
 
 
 def widen(bits: Array) -> Array:
-    """The float32 values, contiguous and of the same shape, of the 16 bits of each bfloat16 value in any byte order."""
+    """The float32 values, contiguous and of the same shape, of bfloat16 values in any byte order."""
     wide = np.ascontiguousarray(bits.astype("u4") << 16)
     return wide.view(_WIDENED).reshape(bits.shape)
 
 
 def stored_dtype(array: Array) -> str:
-    """The type the file had: "bfloat16", or the array's own."""
+    """The type in the file: "bfloat16", or the type of the array."""
     metadata: Mapping[str, Any] = array.dtype.metadata or {}
     return str(metadata.get(_KEY, array.dtype.name))

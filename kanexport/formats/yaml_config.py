@@ -1,4 +1,4 @@
-"""Safe parser of pykan's config files, whose Python object tags it does not obey.
+"""Safe parser of pykan config files. It does not execute their Python object tags.
 
 One in five real configs carries numpy scalars or pickled modules, because pykan
 writes with the unsafe dumper. The loader here is SafeLoader with one addition:
@@ -40,7 +40,7 @@ FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, Recursio
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A Python object that the file describes: its tag, and the data under it, inert."""
+    """A Python object that the file describes: its tag, and the data under it. It is not created."""
 
     tag: str
     value: Any
@@ -52,7 +52,7 @@ class Tagged:
 
 
 class _InertLoader(yaml.SafeLoader):
-    """SafeLoader; unknown tags become `Tagged`."""
+    """SafeLoader that turns unknown tags into `Tagged`."""
 
 
 def _inert(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
@@ -75,7 +75,7 @@ _InertLoader.add_multi_constructor("!", _inert)
 
 
 def _numpy_scalar(tagged: Tagged) -> Any:
-    """Decode `numpy.core.multiarray.scalar(dtype, bytes)` for numbers; else leave it."""
+    """Decode `numpy.core.multiarray.scalar(dtype, bytes)` for numbers; leave other values unchanged."""
     value = tagged.value
     if not (isinstance(value, list) and len(value) == 2 and isinstance(value[1], bytes)):
         return tagged
@@ -91,7 +91,11 @@ def _numpy_scalar(tagged: Tagged) -> Any:
 def read(data: bytes) -> dict[str, Any]:
     """The mapping at the top of the file. Raises CheckpointError."""
     if len(data) > MAX_CONFIG_BYTES:
-        raise CheckpointError(f"the config has {len(data)} bytes, more than {MAX_CONFIG_BYTES}")
+        raise CheckpointError(
+            f"the config has {len(data)} bytes, expected at most {MAX_CONFIG_BYTES}",
+            code="checkpoint-too-large",
+            hint="save the model again with pykan",
+        )
     try:
         text = data.decode()
         _check_events(text)
@@ -101,25 +105,34 @@ def read(data: bytes) -> dict[str, Any]:
     except FAULTS as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise CheckpointError(f"the config is not readable YAML{where}") from error
+        raise CheckpointError(
+            f"the config is not valid YAML{where}", code="config-malformed", hint="copy or download the file again"
+        ) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"the config holds a {type(value).__name__}, expected a mapping")
+        raise CheckpointError(
+            f"the config contains a {type(value).__name__}, expected a mapping",
+            code="config-malformed",
+            hint="copy or download the file again",
+        )
     return {str(key): item for key, item in value.items()}
 
 
 def _check_events(text: str) -> None:
-    """Bound depth and size before anything is constructed. Raises CheckpointError."""
+    """Limit depth and size before a value is constructed. Raises CheckpointError."""
     extent = _Extent()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         extent.take(event)
         if extent.depth > MAX_CONFIG_DEPTH or extent.nodes > NODE_LIMIT:
-            raise CheckpointError("the config is nested too deeply, too large or full of aliases")
+            raise CheckpointError(
+                "the config is nested too deeply, is too large, or has too many aliases",
+                code="checkpoint-too-large",
+                hint="save the model again with pykan",
+            )
 
 
 class _Extent:
-    """The number of nodes that the events so far stand for, and the depth of the last one. An alias
-    counts as what it repeats, so a small file cannot stand for a large value or for one
-    without end."""
+    """The number of nodes that the events so far describe, and the depth of the last one. An alias counts as the
+    nodes that it repeats, so that a small file cannot describe a large or endless value."""
 
     def __init__(self) -> None:
         self.nodes = 0
@@ -141,13 +154,21 @@ class _Extent:
             self._repeat(event.anchor)
         elif isinstance(event, yaml.ScalarEvent):
             if len(event.value) > MAX_SCALAR_CHARACTERS:
-                raise CheckpointError(f"the config has a value of {len(event.value)} characters")
+                raise CheckpointError(
+                    f"a value of the config has {len(event.value)} characters, more than {MAX_SCALAR_CHARACTERS}",
+                    code="checkpoint-too-large",
+                    hint="save the model again with pykan",
+                )
             self.nodes += 1
             self._complete(event.anchor, self.nodes - 1)
 
     def _repeat(self, anchor: Any) -> None:
         if anchor not in self._sizes:
-            raise CheckpointError(f"the config refers to {str(anchor)[:80]!r} before it is complete")
+            raise CheckpointError(
+                f"the config refers to {str(anchor)[:80]!r} before it is complete",
+                code="config-malformed",
+                hint="copy or download the file again",
+            )
         self.nodes += self._sizes[anchor]
 
     def _complete(self, anchor: str | None, start: int) -> None:

@@ -35,8 +35,8 @@ class Squash(Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether an infinite x gives an infinite u, and constants of it are constants; elsewhere
-        u ends somewhere, or what comes of an infinite x is NaN."""
+        """Whether an infinite x gives an infinite u, and constants of it are constants. Otherwise u is bounded, or
+        an infinite x gives NaN."""
 
     def evaluate(self, x: Array) -> Array:
         """u of x, float64."""
@@ -53,8 +53,8 @@ class Squash(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tanh:
-    """Domain map u = tanh(slope x + shift), and no nearer to -1 and 1 than `short`, which some libraries keep away for
-    the derivative of acos."""
+    """Domain map u = tanh(slope x + shift), at least `short` away from -1 and 1. Some libraries need that for the
+    derivative of acos."""
 
     slope: float = 1.0
     shift: float = 0.0
@@ -64,7 +64,9 @@ class Tanh:
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.slope, self.shift]).all() and 0 <= self.short < 1):
-            raise InvalidKan(f"{self.name} is no function from the numbers to [-1, 1]")
+            raise InvalidKan(
+                f"{self.name} does not map to [-1, 1]", code="option-out-of-range", hint="pass a small positive epsilon"
+            )
 
     @property
     def name(self) -> str:
@@ -104,7 +106,8 @@ class Tanh:
         return g.op("Sign", inner), rest
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """Core: where tanh bends, [-2, 2] before slope and shift; outer [-6, 6], where it has reached its ends."""
+        """Core: the range in which tanh bends, [-2, 2] before slope and shift; outer [-6, 6], where it reaches its
+        limits."""
         slope = abs(self.slope) or 1.0
         middle, width = np.full(sources, -self.shift / (self.slope or 1.0)), np.ones(sources) / slope
         return (middle - 2 * width, middle + 2 * width), (middle - 6 * width, middle + 6 * width)
@@ -112,7 +115,7 @@ class Tanh:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Domain map u = x cut off at -1 and 1, or at -1 + `short` and 1 - `short`."""
+    """Domain map u = x clamped to -1 and 1, or to -1 + `short` and 1 - `short`."""
 
     short: float = 0.0
 
@@ -120,7 +123,11 @@ class Clip:
 
     def __post_init__(self) -> None:
         if not 0 <= self.short < 1:
-            raise InvalidKan(f"x is cut off {self.short} before -1 and 1, expected 0 or more, less than 1")
+            raise InvalidKan(
+                f"x is clamped {self.short} before -1 and 1, expected at least 0 and below 1",
+                code="option-out-of-range",
+                hint="pass a small positive epsilon",
+            )
 
     @property
     def name(self) -> str:
@@ -128,7 +135,7 @@ class Clip:
         return f"x between -1 and 1, up to {self.short:g} before them" if self.short else "x between -1 and 1"
 
     def evaluate(self, x: Array) -> Array:
-        """x, or the end that is nearer, float64."""
+        """x, or the nearer limit, float64."""
         return np.clip(x, self.short - 1, 1 - self.short)
 
     def emit(self, g: Graph, x: Value) -> Value:
@@ -150,7 +157,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """Domain map u = scale f(x) + shift. The function f is bounded on both sides, so that u ends between -1 and 1."""
+    """Domain map u = scale f(x) + shift, with a bounded function f, so that u is between -1 and 1."""
 
     function: Unary
     scale: float = 1.0
@@ -187,7 +194,7 @@ class Bounded:
 
 @dataclass(frozen=True, slots=True)
 class TanhOf:
-    """Domain map u = tanh(inner(x)), with an inner function that ends at -1 and 1, so that u ends at tanh(1) = 0.76."""
+    """Domain map u = tanh(inner(x)), with an inner function between -1 and 1, so that u is at most tanh(1) = 0.76."""
 
     inner: Tanh | Clip
 
@@ -231,7 +238,7 @@ class Raw:
         return x
 
     def emit_rest(self, g: Graph, x: Value) -> tuple[Value, Value]:
-        """The sign of x, and 1 - |x|: exact near the ends, negative beyond them."""
+        """The sign of x, and 1 - |x|: exact near the ends, negative outside [-1, 1]."""
         return g.op("Sign", x), g.sub(g.const(1.0), g.op("Abs", x))
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -277,7 +284,11 @@ class Range:
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
-            raise InvalidKan(f"the range of a layer's sources is {self.low} to {self.high}, expected low < high")
+            raise InvalidKan(
+                f"the range of the sources of a layer is {self.low} to {self.high}, expected low < high",
+                code="option-out-of-range",
+                hint="pass --option x_min=LOW --option x_max=HIGH",
+            )
 
     def evaluate(self, x: Array) -> Array:
         """u of x, float64."""
@@ -295,7 +306,7 @@ class Range:
         return g.op("Sign", g.sub(x, middle)), g.mul(nearest, g.const(2 / (self.high - self.low)))
 
     def support(self, sources: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """Core: the range; outer: a quarter of it further on each side."""
+        """Core: the range; outer: 25% more on each side."""
         low, high = np.full(sources, self.low), np.full(sources, self.high)
         reach = (high - low) / 4
         return (low, high), (low - reach, high + reach)
@@ -307,20 +318,25 @@ SOFTSIGN = Unary(
 
 
 def frozen(options: Options, at: int, count: int) -> Range:
-    """The range of layer `at` of `count`, from the options x_min and x_max, of a library that
-    scales by the smallest and largest source of each batch. Raises OptionError."""
+    """The range of layer `at` of `count`, from the options x_min and x_max, for a library that scales by the
+    smallest and largest source of each batch. Raises OptionError."""
     names = ("x_min", "x_max")
     texts = [options.optional(name) for name in names]
     if None in texts:
         raise OptionError(
-            "the library scales a layer's sources by the smallest and largest of the whole batch, so that a row's "
-            f"output depends on the other rows; the ranges must be frozen, and {' and '.join(names)} are not given",
-            hint="run the training rows through the model once, note x.min() and x.max() before each of its "
-            f"{count} layers, and give --option x_min=A,B,... --option x_max=C,D,...",
+            "the library scales the sources of a layer by the range of the whole batch, so an output depends on other "
+            f"rows; the options {' and '.join(names)} must fix the range",
+            code="option-required",
+            hint=f"run the training rows through the model, note x.min() and x.max() before each of its {count} "
+            "layers, and pass --option x_min=A,B --option x_max=C,D",
         )
     low, high = (_numbers(name, text or "", count)[at] for name, text in zip(names, texts, strict=True))
     if not low < high:
-        raise OptionError(f"x_min of layer {at} is {low!r}, and x_max {high!r}: expected a range, low < high")
+        raise OptionError(
+            f"option x_min of layer {at} is {low!r} and x_max {high!r}, expected x_min < x_max",
+            code="option-out-of-range",
+            hint="pass --option x_min=A,B --option x_max=C,D",
+        )
     return Range(low, high)
 
 
@@ -330,5 +346,9 @@ def _numbers(name: str, text: str, count: int) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise OptionError(f"option {name} is {text[:80]!r}, expected {count} numbers with commas, one for each layer")
+        raise OptionError(
+            f"option {name} is {text[:80]!r}, expected {count} numbers, one per layer",
+            code="option-not-a-number",
+            hint="write the numbers with commas between them",
+        )
     return numbers

@@ -66,8 +66,8 @@ TAIL_SLOPE = 0.3
 
 
 def _emit_gelu(g: Graph, x: Value) -> Value:
-    """x times the normal distribution function. In float32, where small values matter, from
-    its tail, since 1 + erf leaves no digit of it below -5."""
+    """x times the normal distribution function. In float32 it uses the tail of the function, because small values
+    affect the result, and 1 + erf has no correct digit below -5."""
     if g.dtype == np.float64 or _coarse(g):
         erf = float64_ops.erf(g, g.mul(x, g.const(math.sqrt(0.5))))
         return g.mul(g.mul(x, g.const(0.5)), g.add(erf, g.const(1.0)))
@@ -116,13 +116,13 @@ def _three_halves(g: Graph, x: Value) -> Value:
 
 
 def _one_and_exp(g: Graph, x: Value) -> Value:
-    """1 + exp(-x), for the logistic function with all digits of small values: onnxruntime's
-    Sigmoid is exact to 1e-8, which is none of theirs."""
+    """1 + exp(-x), for the logistic function with all digits of small values. The Sigmoid of onnxruntime has an
+    error of 1e-8, which exceeds small values."""
     return g.add(g.op("Exp", g.op("Neg", x)), g.const(1.0))
 
 
 def _coarse(g: Graph) -> bool:
-    """Whether an error of 1e-8 of any value is small enough."""
+    """Whether an error of 1e-8 of any value is accepted."""
     return g.dtype == np.float32 and not g.small_values
 
 
@@ -191,16 +191,18 @@ SYMBOLIC = _table(
 
 
 def activation(name: str) -> Unary:
-    """The base activation of that name. Raises UnknownFunction with the known names."""
+    """The base activation of that name. Raises UnknownFunction, with the known names."""
     return _lookup(ACTIVATIONS, name, "base activation")
 
 
 def symbolic(name: str) -> Unary:
-    """The symbolic function of that name. Raises UnknownFunction with the known names."""
+    """The symbolic function of that name. Raises UnknownFunction, with the known names."""
     return _lookup(SYMBOLIC, name, "symbolic function")
 
 
 def _lookup(table: dict[str, Unary], name: Any, what: str) -> Unary:
     if not isinstance(name, str) or name not in table:
-        raise UnknownFunction(f"unknown {what} {str(name)[:80]!r}", hint="known: " + ", ".join(table))
+        raise UnknownFunction(
+            f"unknown {what} {str(name)[:80]!r}", code="function-unknown", hint="available: " + ", ".join(table)
+        )
     return table[name]

@@ -1,4 +1,4 @@
-"""User-defined functions: a text such as `x*sin(x)` becomes numpy code and ONNX operators.
+"""Custom functions: a text such as `x*sin(x)` becomes numpy code and ONNX operators.
 
 Python's parser reads the text, and nothing of it is executed: the tree is walked, and what is
 not in the list below is refused by name.
@@ -36,6 +36,7 @@ MAX_PRODUCT_POWER = 16  # integer exponents up to this are products; larger ones
 CONSTANTS = {"pi": math.pi, "e": math.e}
 FUNCTIONS = {name: function for name, function in SYMBOLIC.items() if name.isidentifier() and name != "x"}
 GRAMMAR = "x, numbers, pi, e, + - * / **, parentheses and " + ", ".join(FUNCTIONS)
+USE_GRAMMAR = f"use only {GRAMMAR}"
 
 BINARY: dict[type, tuple[str, Callable[[Array, Array], Array]]] = {
     ast.Add: ("Add", np.add),
@@ -56,35 +57,44 @@ class Part:
 
 
 def function(name: str, text: str) -> Unary:
-    """The function of that name. Raises OptionError, saying what is wrong with the text."""
+    """The function of that name. Raises OptionError, which names the fault of the text."""
     what = f"--function {name[:40]}={text[:80]!r}"
     if len(text) > MAX_TEXT_CHARACTERS or not (text.isascii() and text.isprintable()):
         raise OptionError(
-            f"{what}: expected at most {MAX_TEXT_CHARACTERS} printable ASCII characters", hint=f"known: {GRAMMAR}"
+            f"{what}: expected at most {MAX_TEXT_CHARACTERS} printable ASCII characters",
+            code="expression-invalid",
+            hint=USE_GRAMMAR,
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd numbers such as 1or
             tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise OptionError(f"{what} is no expression", hint=f"known: {GRAMMAR}") from error
+        raise OptionError(f"{what} is not an expression", code="expression-invalid", hint=USE_GRAMMAR) from error
     try:
         part = _part(tree.body, MAX_TEXT_DEPTH)
     except OptionError as error:
-        hint = error.hint or f"known: {GRAMMAR}"
+        hint = error.hint or USE_GRAMMAR
         raise OptionError(f"{what}: {error.message}", code=error.code, hint=hint) from error
     except RecursionError as error:  # from showing what is not allowed
-        raise OptionError(f"{what}: a part of it is not allowed", hint=f"known: {GRAMMAR}") from error
+        raise OptionError(
+            f"{what}: a part of it is not allowed", code="expression-invalid", hint=USE_GRAMMAR
+        ) from error
     if part.constant is not None:
-        raise OptionError(f"{what} does not depend on x", hint="a constant belongs to the edge's affine values")
+        raise OptionError(
+            f"{what} does not depend on x",
+            code="expression-invalid",
+            hint="write an expression of x; the affine values of the edge add constants",
+        )
     return Unary(name, part.evaluate, part.emit, text.strip())
 
 
 def _part(node: ast.AST, depth: int) -> Part:
-    """A part of an expression, in which `depth` more may lie inside one another. Raises
-    OptionError for what is not in the grammar."""
+    """A part of an expression, with at most `depth` nested parts. Raises OptionError for text outside the grammar."""
     if depth == 0:
-        raise OptionError(f"more than {MAX_TEXT_DEPTH} parts lie inside one another")
+        raise OptionError(
+            f"more than {MAX_TEXT_DEPTH} parts are nested", code="expression-invalid", hint="shorten the expression"
+        )
     if type(node) not in PARTS:
         raise _not_allowed(node)
     return PARTS[type(node)](node, depth)
@@ -93,13 +103,15 @@ def _part(node: ast.AST, depth: int) -> Part:
 def _not_allowed(node: ast.AST) -> OptionError:
     power = isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor)
     return OptionError(
-        f"{ast.unparse(node)[:60]!r} is not allowed", hint="a power is written **, as in x**2" if power else ""
+        f"{ast.unparse(node)[:60]!r} is not allowed",
+        code="expression-invalid",
+        hint="write a power as **, as in x**2" if power else USE_GRAMMAR,
     )
 
 
 def _number(node: ast.Constant, depth: int) -> Part:
     if isinstance(node.value, bool) or not isinstance(node.value, int | float):
-        raise OptionError(f"{node.value!r:.60} is not allowed")
+        raise OptionError(f"{node.value!r:.60} is not allowed", code="expression-invalid", hint=USE_GRAMMAR)
     try:
         return _constant(float(node.value))
     except OverflowError:
@@ -107,9 +119,11 @@ def _number(node: ast.Constant, depth: int) -> Part:
 
 
 def _constant(value: float) -> Part:
-    """Raises OptionError where the value is not finite."""
+    """Raises OptionError for a value that is not finite."""
     if not math.isfinite(value):
-        raise OptionError(f"a part of it is {value}")
+        raise OptionError(
+            f"a part of it is {value}, expected a finite number", code="expression-invalid", hint="use smaller numbers"
+        )
     return Part(lambda x: np.full_like(x, value), lambda g, x: g.const(value), value)
 
 
@@ -118,7 +132,7 @@ def _name(node: ast.Name, depth: int) -> Part:
         return Part(lambda x: x, lambda g, x: x)
     if node.id in CONSTANTS:
         return _constant(CONSTANTS[node.id])
-    raise OptionError(f"{node.id[:60]!r} is not known")
+    raise OptionError(f"unknown name {node.id[:60]!r}", code="expression-invalid", hint=USE_GRAMMAR)
 
 
 def _signed(node: ast.UnaryOp, depth: int) -> Part:
@@ -131,9 +145,9 @@ def _signed(node: ast.UnaryOp, depth: int) -> Part:
 def _call(node: ast.Call, depth: int) -> Part:
     name = ast.unparse(node.func)
     if name not in FUNCTIONS:
-        raise OptionError(f"function {name[:60]!r} is not known")
+        raise OptionError(f"unknown function {name[:60]!r}", code="expression-invalid", hint=USE_GRAMMAR)
     if len(node.args) != 1 or node.keywords:
-        raise OptionError(f"{name} takes one value")
+        raise OptionError(f"{name} takes one value", code="expression-invalid", hint=f"write {name}(x)")
     called = FUNCTIONS[name]
     return _applied(called.evaluate, called.emit, _part(node.args[0], depth - 1))
 
@@ -168,7 +182,7 @@ def _binary(node: ast.BinOp, depth: int) -> Part:
 
 
 def _product_power(exponent: Part) -> int | None:
-    """The exponent, where a power with it is better made of products: a small integer that is not zero."""
+    """The exponent, if a power with it is better computed by products: a small nonzero integer."""
     value = exponent.constant
     if value is None or value != int(value) or not 0 < abs(value) <= MAX_PRODUCT_POWER:
         return None

@@ -46,8 +46,8 @@ PI_LOW = math.pi - PI_HIGH
 
 
 def avoiding(name: str, limit: float) -> Unary:
-    """The variant of a function of the table, with T = `limit` > 0; the plain function where pykan
-    has no other. Not for `BROKEN`."""
+    """The variant of a function of the table, with T = `limit` > 0; the plain function if pykan has no variant. Not for
+    `BROKEN`."""
     if name in ("sqrt", "x^0.5"):
         return _sqrt(name, limit)
     if name in ("1/sqrt(x)", "1/x^0.5"):
@@ -69,17 +69,17 @@ def _sign(x: Array) -> Array:
 
 
 def _mix(first: Array, second: Array, choose: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> Array:
-    """A product with each condition, and their sum, as pykan writes it, values that are not finite included."""
+    """A product with each condition, and their sum, as pykan computes it, including values that are not finite."""
     return np.asarray(first * choose + np.nan_to_num(second) * other)
 
 
 def _spoil(g: Graph, x: Value, value: Value) -> Value:
-    """NaN where x is not finite."""
+    """NaN if x is not finite."""
     return g.add(value, g.sub(x, x))
 
 
 def _no_nan(g: Graph, x: Value, value: Value) -> Value:
-    """Zero where x is NaN."""
+    """Zero if x is NaN."""
     return g.op("Where", g.op("IsNaN", x), g.const(0.0), value)
 
 
@@ -108,7 +108,7 @@ def _sqrt(name: str, limit: float) -> Unary:
 def _odd(
     name: str, text: str, slope: float, threshold: float, outside: Callable[[Array], Array], emit_outside: Emit
 ) -> Unary:
-    """A line through zero inside; NaN where x is not finite, since the line is multiplied by zero there."""
+    """A line through zero inside; NaN if x is not finite, because the line is multiplied by zero there."""
 
     def evaluate(x: Array) -> Array:
         size = np.abs(x)
@@ -124,7 +124,7 @@ def _odd(
 def _even(
     name: str, text: str, top: float, threshold: float, outside: Callable[[Array], Array], emit_outside: Emit
 ) -> Unary:
-    """A constant inside; zero where x is NaN."""
+    """A constant inside; zero if x is NaN."""
 
     def evaluate(x: Array) -> Array:
         size = np.abs(x)
@@ -207,7 +207,7 @@ def _exp(limit: float) -> Unary:
 def _ends(
     name: str, text: str, inside: Callable[[Array], Array], outside: Callable[[Array], Array], emit_inside: Emit
 ) -> Unary:
-    """An inverse function whose argument is clipped to [-1, 1]; zero where x is NaN."""
+    """An inverse function with its argument clipped to [-1, 1]; zero if x is NaN."""
 
     def evaluate(x: Array) -> Array:
         size = np.abs(x)

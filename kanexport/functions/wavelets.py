@@ -1,4 +1,4 @@
-"""Mother wavelets, which every edge shifts and stretches for itself.
+"""Mother wavelets. Each edge has its shift and width.
 
 Source: zavareh1/Wav-KAN, KANLinear.wavelet_transform, for u = (x - t) / s; Morlet is also
 torch-wavelet-kan's. A value that is not finite gives NaN in each, as 0 * inf does there.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import REPAIR, InvalidKan
 from kanexport.functions.elementwise import Unary
 
 if TYPE_CHECKING:
@@ -108,22 +108,24 @@ def hamming(count: int) -> Array:
 
 
 def rates(widths: Array) -> Array:
-    """1 / width of every wavelet, from [O, I, K] to [I, O, K]. Raises InvalidKan for a width
-    of zero or without end, naming its edge."""
+    """1 / width of every wavelet, from [O, I, K] to [I, O, K]. Raises InvalidKan for a width of zero or infinity,
+    with its edge."""
     flat = np.argwhere(widths == 0)
     if len(flat):
         destination, source, at = (int(v) for v in flat[0])
         raise InvalidKan(
             f"the scale of wavelet {at} on edge {source} -> {destination} is 0 ({len(flat)} of {widths.size} are): "
             "the library divides by it",
-            hint="the edge is NaN or infinite in the library too; train again, or set the scale and the weight",
+            code="weights-not-finite",
+            hint="train again, or set the scale and the weight: the edge is NaN or infinite in the library too",
         )
     endless = np.argwhere(np.isinf(widths))
     if len(endless):  # 1 / inf is a number again
         destination, source, at = (int(v) for v in endless[0])
         raise InvalidKan(
             f"the scale of wavelet {at} on edge {source} -> {destination} is {float(widths[tuple(endless[0])])!r}",
-            hint="the training has diverged; export an earlier checkpoint",
+            code="weights-not-finite",
+            hint=REPAIR,
         )
     with np.errstate(over="ignore"):  # the layer refuses what is not finite
         return (1 / widths).transpose(1, 0, 2)

@@ -1,4 +1,4 @@
-"""Builder of ONNX graphs, the only module that makes ONNX: values, operators, names, one exit.
+"""Builder of ONNX graphs, the only module that creates ONNX: values, operators, names, one exit.
 
 Plain operators of the default domain, opset 17 and IR version 8, which every
 onnxruntime from 1.13 on loads. Each operator is checked where it is asked for: its
@@ -33,7 +33,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Tensor inside one graph."""
+    """Tensor of one graph."""
 
     name: str
 
@@ -72,7 +72,7 @@ class Graph:
         return Value(name)
 
     def const(self, array: npt.ArrayLike) -> Value:
-        """A constant in the graph's type; equal constants are stored once."""
+        """A constant in the type of the graph; equal constants are stored once."""
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(array, dtype=self.dtype)
         self._require_finite(stored)
@@ -88,9 +88,9 @@ class Graph:
         shape: tuple[int, ...],
         dtype: npt.DTypeLike | None = None,
     ) -> Value:
-        """A constant that other graphs of the model share, maybe in another shape. `make` computes it from the objects
-        and numbers of `origin`, each time the same, and is called once for all graphs of a file. `dtype`: the type that
-        `make` returns, if not the graph's."""
+        """A constant that other graphs of the model share, possibly in another shape. `make` computes it from the
+        objects and numbers of `origin`, with the same result each time, and is called once for all graphs of a file.
+        `dtype`: the type that `make` returns, unless it is that of the graph."""
         stored = self.dtype if dtype is None else np.dtype(dtype)
 
         def checked() -> Array:
@@ -107,6 +107,7 @@ class Graph:
         if not np.isfinite(array).all():
             raise InvalidKan(
                 f"a weight, or a product or quotient of weights, is too large for {self.dtype.name}",
+                code="weights-too-large",
                 hint="export with --dtype float64, or train again with smaller weights",
             )
 
@@ -115,7 +116,7 @@ class Graph:
         return self._store(np.ascontiguousarray(array, dtype=np.int64))
 
     def nan(self) -> Value:
-        """NaN, the one constant that is not finite."""
+        """NaN, the only constant that is not finite."""
         return self._store(np.array(np.nan, dtype=self.dtype))
 
     def truth(self, array: npt.ArrayLike) -> Value:
@@ -123,15 +124,15 @@ class Graph:
         return self._store(np.ascontiguousarray(array, dtype=np.bool_))
 
     def raw(self, array: Array) -> Value:
-        """A constant of int8 or uint8, as they are: codes."""
+        """A constant of int8 or uint8, unchanged."""
         return self._store(np.ascontiguousarray(array))
 
     def whole(self, a: Value) -> Value:
-        """Numbers that are not negative, without what follows the point, as int32: indices."""
+        """Non-negative numbers without their fraction, as int32: indices."""
         return self.op("Cast", a, to=TensorProto.INT32)
 
     def cast(self, a: Value) -> Value:
-        """Booleans, integers or other floating-point numbers to the graph's type."""
+        """Convert booleans, integers or other floating-point numbers to the type of the graph."""
         return self.op("Cast", a, to=_onnx_type(self.dtype))
 
     def single(self, a: Value) -> Value:
@@ -139,7 +140,7 @@ class Graph:
         return self.op("Cast", a, to=_onnx_type(np.dtype(np.float32)))
 
     def stack(self, x: Value, sources: int) -> Stack:
-        """x [B, I] as one row, in the layout that `apart` asks for."""
+        """x [B, I] as one row, in the layout of the option `apart`."""
         return Stack(self, (x if self.unpacked else self.reshape(x, 0, 1, sources),), 1, not self.unpacked)
 
     def _store(self, array: Array) -> Value:
@@ -166,8 +167,8 @@ class Graph:
         self._constants[key] = Value(tensor.name)
 
     def op(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
-        """Append one operator with one output. A fault of the caller's raises here: no such operator,
-        onnx.defs.SchemaError; inputs of a wrong number or type or an attribute it does not have,
+        """Append one operator with one output. An error of the calling code raises here: an unknown operator,
+        onnx.defs.SchemaError; inputs of a wrong number or type or an unknown attribute,
         onnx.checker.ValidationError; shapes that do not fit, onnx.shape_inference.InferenceError."""
         if kind in ("Mul", "Div"):
             for at, value in enumerate(inputs):
@@ -183,8 +184,8 @@ class Graph:
         return Value(output)
 
     def spline_layer(self, *inputs: Value, shape: int, **attributes: Any) -> Value:
-        """[B, shape]: the operator of `custom_ops`, which nothing here checks; kernel/src/operator.cpp says what it
-        takes."""
+        """[B, shape]: the operator of `custom_ops`, without a check; kernel/src/operator.cpp documents its
+        arguments."""
         self._count += 1
         output = f"splines{self._count}"
         node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
@@ -202,7 +203,7 @@ class Graph:
         return Value(output)
 
     def _inferred(self, node: Any) -> dict[str, Any]:
-        """The types of an operator's outputs by name, from those of its inputs."""
+        """The types of the outputs of an operator by name, from those of its inputs."""
         return dict(
             shape_inference.infer_node_outputs(
                 onnx.defs.get_schema(node.op_type, OPSET, ""),
@@ -215,14 +216,14 @@ class Graph:
         )
 
     def _in_two(self, kind: str, inputs: Sequence[Value], at: int) -> Value:
-        """A product or quotient with twice the constant, and half of that (or twice).
-        onnxruntime takes a scalar that is 1 in float32 for 1, in float64 graphs too."""
+        """A product or quotient with twice the constant, and half of that (or twice). onnxruntime treats a scalar
+        that is 1 in float32 as 1, in float64 graphs too."""
         doubled = self.const(2 * self._nearly_one[inputs[at].name])
         result = self.op(kind, *inputs[:at], doubled, *inputs[at + 1 :])
         return self.mul(result, self.const(2.0 if (kind, at) == ("Div", 1) else 0.5))
 
     def rename(self, value: Value, name: str) -> Value:
-        """Give the value that was made last the name of a graph output."""
+        """Give the latest value the name of a graph output."""
         self._types[name] = self._types[value.name]
         if self._nodes and list(self._nodes[-1].output) == [value.name]:
             self._nodes[-1].output[0] = name
@@ -273,8 +274,8 @@ class Graph:
         return self.op("Transpose", a, perm=list(axes))
 
     def sum(self, a: Value, *, axis: int, keepdims: bool = False, exact: bool = False) -> Value:
-        """The sum over one axis, which is gone afterwards or has one entry; a row's has the same bits in any company.
-        `exact`: no sum of these numbers is rounded, such as of zeros and NaN, and any order serves."""
+        """The sum over one axis, which is removed or has one entry. The bits of a row do not depend on other rows.
+        `exact`: no sum of these numbers is rounded, such as of zeros and NaN, so that any order is correct."""
         ones = None if exact else ones_initializer(self.shape(a), axis)
         if ones is None:
             return self.op("ReduceSum", a, self.index([axis]), keepdims=int(keepdims))
@@ -338,8 +339,7 @@ def _onnx_type(dtype: np.dtype[Any]) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """Stack of `rows` tensors [B, I]. `values`: those tensors, or the packed one that holds them. A stack of one row
-    broadcasts."""
+    """Stack of `rows` tensors [B, I]. `values`: these tensors, or one packed tensor. A stack of one row broadcasts."""
 
     g: Graph
     values: tuple[Value, ...]
@@ -369,7 +369,7 @@ class Stack:
         return Stack(self.g, values, rows, self.packed)
 
     def _operand(self, operand: Stack | Array, at: int) -> Value:
-        """A stack's tensor, or a constant, of row `at`; packed, of all rows."""
+        """The tensor of a stack, or a constant, of row `at`; packed, of all rows."""
         if isinstance(operand, Stack):
             return operand.values[at if len(operand.values) > 1 else 0]
         constant = operand[None] if self.packed else operand[at : at + 1]
@@ -383,8 +383,8 @@ Shape = tuple[int | None, ...]  # None for the batch
 
 
 def ones_initializer(shape: Shape, axis: int) -> npt.NDArray[np.float64] | None:
-    """The factor of ones for a sum over an axis of a tensor of this shape: [K, 1] from the right for the last axis, [1,
-    K] from the left for the one before. None where ReduceSum is as good, or where there is no such product."""
+    """The factor of ones for a sum over an axis of a tensor of this shape: [K, 1] from the right for the last axis,
+    [1, K] from the left for the one before. None if ReduceSum is equally fast, or if there is no such product."""
     if not 0 < axis < len(shape) or None in shape[1:]:
         return None
     count, after = shape[axis], len(shape) - 1 - axis

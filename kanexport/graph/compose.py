@@ -1,4 +1,4 @@
-"""Composition of graphs: the model's graph with others appended that read its tensors.
+"""Composition of graphs: the graph of the model with appended graphs that read its tensors.
 
 Nothing of them is changed but names, so that each part computes to the bit what it computes by itself.
 """
@@ -20,7 +20,8 @@ from kanexport.graph.external_data import check
 
 @dataclass(frozen=True, slots=True)
 class AppendedGraph:
-    """Graph that is appended to the model's. Its inputs have the names of tensors of the model, or of a part before it.
+    """Graph that is appended to that of the model. Its inputs have the names of tensors of the model, or of an earlier
+    part.
 
     output     the output to take, [N, *shape]
     name       the name of that output in the whole graph, [batch, *positions, *shape]
@@ -36,8 +37,8 @@ class AppendedGraph:
 
 
 def joined(model: bytes, parts: Sequence[AppendedGraph], facts: Mapping[str, str]) -> bytes:
-    """The model with what the parts give as further outputs; `facts`: what the file says of itself, which every runtime
-    shows as its metadata. Raises InvalidKan where the parts do not fit into one graph."""
+    """The model with the outputs of the parts as additional outputs. `facts`: the metadata of the file. Raises
+    InvalidKan if the parts do not fit into one graph."""
     whole = onnx.load_model_from_string(model)
     writer = _Writer(whole)
     for at, part in enumerate(parts):
@@ -49,6 +50,7 @@ def joined(model: bytes, parts: Sequence[AppendedGraph], facts: Mapping[str, str
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InvalidKan(
             f"the graphs of the model and its edges do not fit into one: {str(error).splitlines()[0][:200]}",
+            code="explain-graph-invalid",
             hint="export without --explain",
         ) from error
     return bytes(whole.SerializeToString())
@@ -79,7 +81,7 @@ def exposed(model: bytes) -> tuple[bytes, list[Step]]:
 
 
 class _Writer:
-    """Puts graphs behind a model's."""
+    """Appends graphs to that of a model."""
 
     def __init__(self, whole: Any) -> None:
         self._graph = whole.graph
@@ -102,7 +104,7 @@ class _Writer:
             self._graph.output.append(info)
 
     def _taken(self, prefix: str, part: AppendedGraph, graph_input: Any) -> str:
-        """A tensor that a part takes, rows and positions as one axis."""
+        """A tensor that a part takes, with rows and positions as one axis."""
         if not part.positions:
             return str(graph_input.name)
         width = graph_input.type.tensor_type.shape.dim[1].dim_value
@@ -116,7 +118,7 @@ class _Writer:
         return name
 
     def _constant(self, prefix: str, tensor: Any) -> str:
-        """The name of a part's constant in the whole graph."""
+        """The name of a constant of a part in the whole graph."""
         bare = TensorProto()
         bare.CopyFrom(tensor)
         bare.name = ""
@@ -129,7 +131,7 @@ class _Writer:
 
 
 def _renamed(nodes: Iterable[Any], prefix: str, names: Mapping[str, str]) -> Iterator[Any]:
-    """Operators with every name behind a prefix, but those that `names` gives another."""
+    """Operators with a prefix before every name, except those that `names` maps to another."""
     for node in nodes:
         node.input[:] = [names.get(name, prefix + name) for name in node.input]
         node.output[:] = [names.get(name, prefix + name) for name in node.output]
@@ -138,20 +140,20 @@ def _renamed(nodes: Iterable[Any], prefix: str, names: Mapping[str, str]) -> Ite
 
 
 def notes(model: bytes) -> tuple[str, ...]:
-    """A sentence for each kind of operator that a server's screen does not let pass."""
+    """A sentence for each kind of operator that the operator allowlist of a server rejects."""
     opened = onnx.load_model_from_string(model)
     reasons = {(node.domain, node.op_type): "" for node in opened.graph.node}
     for kind in reasons:
         reasons[kind] = custom_ops.why_not(*kind)
     return tuple(
-        f"the graph has the operator {name}, which {why}: kanserve takes it with --graph-allowlist relaxed only"
+        f"the graph has the operator {name}, which {why}: kanserve accepts it only with --graph-allowlist relaxed"
         for (_, name), why in reasons.items()
         if why
     )
 
 
 def outputs(graph: bytes) -> dict[str, tuple[int, ...]]:
-    """The names of a graph's outputs, and the shape of each after its rows."""
+    """The names of the outputs of a graph, and the shape of each after its rows."""
     return {
         output.name: tuple(axis.dim_value for axis in output.type.tensor_type.shape.dim[1:])
         for output in onnx.load_model_from_string(graph).graph.output

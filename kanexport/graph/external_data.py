@@ -1,4 +1,4 @@
-"""External data of a model: one file with the constants that its graphs share, each stored once.
+"""External data of a model: one file with the constants that its graphs share. Each constant is stored once.
 
 ONNX calls that external data. A tensor of a graph names the file, an offset and a length, and has
 a shape of its own: the same bytes can be [K * I, O] in one graph and [K, I, O] in another. If a program
@@ -39,7 +39,7 @@ class ExternalTensor:
 
 
 class Weights:
-    """Constants of the file, in memory: each array as it was given, never joined to one."""
+    """Constants of the file, in memory: each array as it was given, not joined to one."""
 
     def __init__(self) -> None:
         self._arrays: dict[int, Array] = {}  # flat, by offset
@@ -56,8 +56,8 @@ class Weights:
         return self._by_content[digest]
 
     def derived(self, origin: tuple[object, ...], make: Callable[[], Array]) -> ExternalTensor:
-        """A constant derived from the objects and numbers of `origin`, made once. It is for arrays too large to be made
-        again by every graph that needs them."""
+        """A constant derived from the objects and numbers of `origin`, computed once. It is for arrays that are too
+        large to be computed by every graph that needs them."""
         key = tuple(item if isinstance(item, float | str) else id(item) for item in origin)
         if key not in self._by_origin:  # an id is of use as long as its object lives
             self._by_origin[key] = self._append(np.ascontiguousarray(make()).reshape(-1)), origin
@@ -82,14 +82,14 @@ class Weights:
         return bytes(opened.SerializeToString()), {tensor.name: self._array_of(tensor) for tensor in tensors}
 
     def _array_of(self, tensor: Any) -> Array:
-        """The array of a tensor that lies in the file, in the tensor's shape; not copied."""
+        """The array of a tensor in the file, in the shape of the tensor; not copied."""
         offset = next(int(entry.value) for entry in tensor.external_data if entry.key == "offset")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)  # noqa: TID251 - as in builder.py
         return self._arrays[offset].view(dtype).reshape(tuple(tensor.dims))
 
 
 def external(name: str, element: int, shape: tuple[int, ...], place: ExternalTensor) -> Any:
-    """The tensor of a graph that lies in the file; `element`: its type, as ONNX numbers them."""
+    """The tensor of a graph in the file; `element`: its ONNX type number."""
     tensor = TensorProto(name=name, data_type=element, dims=shape, data_location=TensorProto.EXTERNAL)
     facts = {"location": WEIGHTS_FILE, "offset": place.offset, "length": place.length}
     for key, value in facts.items():
@@ -98,8 +98,7 @@ def external(name: str, element: int, shape: tuple[int, ...], place: ExternalTen
 
 
 def externals_to_inputs(model: Any) -> list[Any]:
-    """Take the tensors that lie in the file out of a model and make inputs of them, which is what
-    they are to a checker and to a runtime that is given them."""
+    """Turn the tensors of the file into inputs of the model, as a checker and a runtime see them."""
     graph = model.graph
     moved = [tensor for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
     internal = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
@@ -126,7 +125,7 @@ def share(model: bytes, weights: Weights | None) -> bytes:
 
 
 def check(model: Any) -> None:
-    """Raises onnx.checker.ValidationError or onnx.shape_inference.InferenceError on a faulty model."""
+    """Raises onnx.checker.ValidationError or onnx.shape_inference.InferenceError for an invalid model."""
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         small = type(model)()
         small.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""Float64 forms of functions that onnxruntime computes only in float32, in operators that it has in float64.
+"""Float64 forms of functions that onnxruntime computes only in float32, from operators that it has in float64.
 
 In a float32 graph each is its operator; in a float64 graph it is accurate to a few units in
 the last place, and NaN and infinities do what they do in numpy. With `e` for 2.2e-16:
@@ -86,7 +86,7 @@ def arctanh(g: Graph, x: Value) -> Value:
 
 @_or_operator("Cosh")
 def cosh(g: Graph, x: Value) -> Value:
-    """cosh x, which overflows no earlier than numpy's."""
+    """cosh x; it overflows at the same x as in numpy."""
     root = g.op("Exp", g.mul(g.op("Abs", x), g.const(0.5)))
     inverse = g.op("Reciprocal", root)
     half = g.const(0.5)

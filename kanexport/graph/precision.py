@@ -23,26 +23,27 @@ Array = npt.NDArray[np.float64]
 
 
 def half(values: Array) -> npt.NDArray[np.float16]:
-    """Rounded to float16. Raises InvalidKan where one is too large."""
+    """Values rounded to float16. Raises InvalidKan for a value that is too large."""
     with np.errstate(over="ignore"):
         halves = values.astype(np.float16)
     if not np.isfinite(halves).all():
         raise InvalidKan(
-            f"a weight of {np.abs(values).max():.3g} is too large for float16, whose largest is {LARGEST_HALF:g}",
+            f"a weight of {np.abs(values).max():.3g} is too large for float16, expected at most {LARGEST_HALF:g}",
+            code="weights-too-large",
             hint="export without --quantize fp16-weights",
         )
     return halves
 
 
 def scales(values: Array) -> Array:
-    """[I, O, K] -> [O]: what a code of each column counts, as float32 has it."""
+    """[I, O, K] -> [O]: the unit of each column, as a float32 number."""
     most = np.maximum(values.max(axis=(0, 2)), -values.min(axis=(0, 2)))
     steps = (most / LARGEST).astype(np.float32).astype(np.float64)
     return np.where(steps > 0, steps, 1.0)
 
 
 def codes(values: Array, unit: Array) -> npt.NDArray[np.int8]:
-    """[I, O, K], each as how many units [O] of its column; halves to even."""
+    """[I, O, K], each in units [O] of its column; halves to even."""
     return np.clip(np.rint(values / unit[:, None]), -LARGEST, LARGEST).astype(np.int8)
 
 
@@ -64,23 +65,27 @@ DIGITS = {"float16": "3.3 decimal digits each", "bfloat16": "2.4 decimal digits 
 
 
 def check(dtype: str) -> None:
-    """Raises OptionError for a type that no graph has."""
+    """Raises OptionError for a type that a graph cannot have."""
     if dtype not in DATATYPES:
-        raise OptionError(f"dtype is {dtype!r}, expected float32 or float64")
+        raise OptionError(
+            f"dtype is {dtype!r}, expected float32 or float64",
+            code="option-value-unknown",
+            hint="pass --dtype float32 or float64",
+        )
 
 
 def rounding(dtype: str) -> float:
-    """The largest relative error of rounding one number to a graph's type."""
+    """The largest relative error of rounding one number to the type of a graph."""
     return float(np.finfo(dtype).eps) / 2
 
 
 def notes(stored: str, dtype: str) -> tuple[str, ...]:
-    """Notes for a model whose checkpoint and graph differ in type."""
+    """Notes for a model with different types in checkpoint and graph."""
     if stored == "float64" and dtype == "float32":
-        return ("the checkpoint is float64 and the graph float32; --dtype float64 keeps full precision",)
+        return ("the checkpoint is float64 and the graph float32; export with --dtype float64 for full precision",)
     if stored in DIGITS:
         return (
-            f"the checkpoint's weights are {stored}, {DIGITS[stored]}; the graph computes with these values in "
-            f"{dtype}, and a source that computes in {stored} rounds more than that",
+            f"the weights of the checkpoint are {stored}, {DIGITS[stored]}; the graph computes with these values in "
+            f"{dtype}, and a library that computes in {stored} has larger rounding errors",
         )
     return ()

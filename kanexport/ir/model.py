@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, USE_MODULE, InvalidKan
 from kanexport.functions.elementwise import Unary
 from kanexport.graph.precision import FULL
 from kanexport.ir.steps import Step
@@ -49,12 +49,12 @@ class BasisTerm:
 
     @property
     def kind(self) -> str:
-        """The basis's kind, such as "bspline"."""
+        """The kind of the basis, such as "bspline"."""
         return self.basis.kind
 
     @property
     def functions(self) -> int:
-        """K, the number of functions an edge."""
+        """K, the number of functions per edge."""
         return self.basis.functions
 
     def support(self, sources: int) -> Support:
@@ -62,23 +62,35 @@ class BasisTerm:
         return self.basis.support(sources)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises InvalidKan where the parts do not fit a layer of `shape` [I, O]."""
+        """Raises InvalidKan if the parts do not fit a layer of `shape` [I, O]."""
         _check_functions(self.kind, self.functions)
         expected = (*shape, self.functions)
         if self.coef.shape != expected:
-            raise InvalidKan(f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}")
+            raise InvalidKan(
+                f"coefficients of {self.kind} have shape {self.coef.shape}, expected {expected}",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         if self.basis.sources not in (None, shape[0]):
-            raise InvalidKan(f"{self.kind} is made for {self.basis.sources} sources, the layer has {shape[0]}")
+            raise InvalidKan(
+                f"{self.kind} has {self.basis.sources} sources, the layer has {shape[0]}",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         for step in self.pre_steps:
             if step.width_out(shape[0]) != shape[0]:
-                raise InvalidKan(f"a step before {self.kind} changes the number of sources")
+                raise InvalidKan(
+                    f"a step before {self.kind} changes the number of sources",
+                    code="tensors-inconsistent",
+                    hint=CHECK_FAMILY,
+                )
         _require_finite(self.coef, f"{self.kind} coefficient")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeTerm:
-    """Term of a layer: coef * function((x - centre) * rate), all [I, O, K]. It has one function, such as a wavelet,
-    that every edge shifts and stretches for itself. `pre_steps`: as in BasisTerm."""
+    """Term of a layer: coef * function((x - centre) * rate), all [I, O, K]. It has one function, such as a wavelet;
+    each edge has its shifts and rates. `pre_steps`: as in BasisTerm."""
 
     function: Unary
     centre: Array
@@ -88,16 +100,16 @@ class EdgeTerm:
 
     @property
     def kind(self) -> str:
-        """The function's name, such as "morlet"."""
+        """The name of the function, such as "morlet"."""
         return self.function.name
 
     @property
     def functions(self) -> int:
-        """K, the number of functions an edge."""
+        """K, the number of functions per edge."""
         return int(self.coef.shape[2])
 
     def support(self, sources: int) -> Support:
-        """One width around the centres of a source's edges, and four."""
+        """One width around the centers of the edges of a source, and four."""
         width = 1 / np.maximum(np.abs(self.rate), 1e-30)
         low, high = ((self.centre + side * width) for side in (-1, 1))
         far, beyond = ((self.centre + side * width) for side in (-4, 4))
@@ -105,10 +117,14 @@ class EdgeTerm:
         return Support(core, (far.min(axis=(1, 2)), beyond.max(axis=(1, 2))), np.linspace(*core, 9))
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises InvalidKan where the parts do not fit a layer of `shape` [I, O]."""
+        """Raises InvalidKan if the parts do not fit a layer of `shape` [I, O]."""
         for name, array in (("coefficient", self.coef), ("centre", self.centre), ("rate", self.rate)):
             if array.ndim != 3 or array.shape[:2] != shape or array.shape != self.coef.shape:
-                raise InvalidKan(f"{self.kind} {name} has shape {array.shape}, expected {shape} and functions")
+                raise InvalidKan(
+                    f"{self.kind} {name} has shape {array.shape}, expected {shape} and functions",
+                    code="tensors-inconsistent",
+                    hint=CHECK_FAMILY,
+                )
             _check_functions(self.kind, self.functions)
             _require_finite(array, f"{self.kind} {name}")
 
@@ -164,14 +180,29 @@ class Layer:
     def __post_init__(self) -> None:
         shape = self.mask.shape
         if len(shape) != 2 or 0 in shape:
-            raise InvalidKan(f"a layer needs sources and destinations, found a mask of shape {shape}")
+            raise InvalidKan(
+                f"a layer has a mask of shape {shape}, expected sources and destinations",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         if self.nan_spreads.shape != shape:
-            raise InvalidKan(f"nan_spreads has shape {self.nan_spreads.shape}, expected {shape}")
+            raise InvalidKan(
+                f"nan_spreads has shape {self.nan_spreads.shape}, expected {shape}",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         if self.bias.shape != (shape[1],):
-            raise InvalidKan(f"bias has shape {self.bias.shape}, expected ({shape[1]},)")
+            raise InvalidKan(
+                f"bias has shape {self.bias.shape}, expected ({shape[1]},)",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         if len(self.terms) > TERM_LIMIT:
             raise InvalidKan(
-                f"the edges of one source have {len(self.terms)} different grids or functions, more than {TERM_LIMIT}"
+                f"the edges of one source have {len(self.terms)} different grids or functions, expected at most "
+                f"{TERM_LIMIT}",
+                code="network-too-large",
+                hint=USE_MODULE,
             )
         _require_finite(self.mask, "mask")
         _require_finite(self.bias, "bias")
@@ -180,11 +211,13 @@ class Layer:
         for edge in self.symbolic:
             _check_symbolic(edge, shape)
         if len({(edge.source, edge.destination) for edge in self.symbolic}) < len(self.symbolic):
-            raise InvalidKan("an edge carries more than one symbolic function")
+            raise InvalidKan(
+                "an edge has more than one symbolic function", code="symbolic-edge-conflict", hint=CHECK_FAMILY
+            )
 
     @property
     def mixes(self) -> bool:
-        """Whether an edge depends on other nodes of the row than its source: class B."""
+        """Whether an edge depends on other nodes of the row than its source (class B)."""
         return any(step.mixes for step in (*self.pre_steps, *(s for term in self.terms for s in term.pre_steps)))
 
     def active(self) -> npt.NDArray[np.bool_]:
@@ -195,7 +228,7 @@ class Layer:
         return active
 
     def support(self) -> Support:
-        """The support of the term with most functions, which shows the layer's range best."""
+        """The support of the term with most functions, which shows the range of the layer best."""
         if self.terms:
             return max(self.terms, key=lambda term: term.functions).support(self.sources)
         ones = np.ones(self.sources)
@@ -217,31 +250,39 @@ class Kan:
 
     @property
     def n_outputs(self) -> int:
-        """The width of the last layer's result, steps after it included."""
+        """The width of the result of the last layer, after its steps."""
         return self.widths()[-1]
 
     @property
     def edge_class(self) -> str:
-        """A: an edge depends on its source alone; B: on the whole row."""
+        """A: an edge depends only on its source; B: on the whole row."""
         return "B" if any(layer.mixes for layer in self.layers) else "A"
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise InvalidKan("a KAN needs at least one layer")
+            raise InvalidKan("the network has no layer", code="layers-not-found", hint=CHECK_FAMILY)
         if len(self.layers) > LAYER_LIMIT:
-            raise InvalidKan(f"the KAN has {len(self.layers)} layers, more than {LAYER_LIMIT}")
+            raise InvalidKan(
+                f"the KAN has {len(self.layers)} layers, expected at most {LAYER_LIMIT}",
+                code="network-too-large",
+                hint="export a smaller network",
+            )
         self.widths()
 
     def widths(self) -> tuple[int, ...]:
-        """Width of each layer's input vector, and of the output. Raises InvalidKan
-        where consecutive shapes do not fit."""
+        """The width of the input vector of each layer, and of the output. Raises InvalidKan if consecutive shapes do
+        not fit."""
         width = self.n_inputs
         widths = [width]
         for index, layer in enumerate(self.layers):
             for step in layer.pre_steps:
                 width = step.width_out(width)
             if width != layer.sources:
-                raise InvalidKan(f"layer {index} has {layer.sources} sources, but is given {width} values")
+                raise InvalidKan(
+                    f"layer {index} has {layer.sources} sources, but its input has {width} values",
+                    code="tensors-inconsistent",
+                    hint="pass the order of the layers with --architecture FILE",
+                )
             width = layer.destinations
             for step in layer.post_steps:
                 width = step.width_out(width)
@@ -251,7 +292,11 @@ class Kan:
 
 def _check_functions(kind: str, count: int) -> None:
     if not 1 <= count <= FUNCTION_LIMIT:
-        raise InvalidKan(f"{kind} has {count} functions an edge, expected 1 to {FUNCTION_LIMIT}")
+        raise InvalidKan(
+            f"{kind} has {count} functions per edge, expected 1 to {FUNCTION_LIMIT}",
+            code="network-too-large",
+            hint="export a network with fewer functions per edge",
+        )
 
 
 def _require_finite(array: Array, what: str) -> None:
@@ -260,13 +305,18 @@ def _require_finite(array: Array, what: str) -> None:
         at = ", ".join(str(int(v)) for v in bad[0])
         raise InvalidKan(
             f"{what} at [{at}] is {float(array[tuple(bad[0])])!r} ({len(bad)} of {array.size} are not finite)",
-            hint="the training has diverged; export an earlier checkpoint",
+            code="weights-not-finite",
+            hint=REPAIR,
         )
 
 
 def _check_symbolic(edge: SymbolicEdge, shape: tuple[int, ...]) -> None:
     where = f"symbolic edge ({edge.source},{edge.destination})"
     if not (0 <= edge.source < shape[0] and 0 <= edge.destination < shape[1]):
-        raise InvalidKan(f"{where} lies outside a layer of {shape[0]} sources and {shape[1]} destinations")
+        raise InvalidKan(
+            f"{where} is outside a layer of {shape[0]} sources and {shape[1]} destinations",
+            code="symbolic-edge-unknown",
+            hint="check the layer, source and destination; they count from 0",
+        )
     if not np.isfinite([edge.a, edge.b, edge.c, edge.d, edge.mask]).all():
-        raise InvalidKan(f"{where} has an affine value that is not finite")
+        raise InvalidKan(f"{where} has an affine value that is not finite", code="weights-not-finite", hint=REPAIR)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kanexport.contract import grids
 from kanexport.contract.manifest import NodeStep
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan, OptionError
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.ir.steps import Affine, Clip, Select
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 ANYWHERE = 1e30  # of an input that no edge reads
-HINT = "--out-of-range reject or flag work for any model whose inputs have a grid or a --baseline"
+HINT = "use --out-of-range reject or flag, which work for models whose inputs have a grid or a --baseline"
 
 
 NOTE = (
-    "inputs are kept on the grid of the first layer (--out-of-range clamp): a row beyond it is answered as the nearest "
-    "one on it, not as the trained model answers it"
+    "inputs are clamped to the grid of the first layer (--out-of-range clamp): a row out of grid gets the output of "
+    "the nearest row in the grid, not the output of the trained model"
 )
 
 
 def clamped(kan: Kan) -> Kan:
-    """The network with one step more before its first layer, a Clip. Raises OptionError where it has no grid to keep
-    inputs on."""
+    """The network with a Clip before its first layer. Raises OptionError if the first layer has no grid."""
     first = kan.layers[0]
     layer = dataclasses.replace(first, pre_steps=(*first.pre_steps, Clip(*limits(first))))
     return dataclasses.replace(kan, layers=(layer, *kan.layers[1:]), notes=(*kan.notes, NOTE))
 
 
 def limits(layer: Layer) -> tuple[Array, Array]:
-    """[I] and [I]: from where to where each source lies on the grids of all terms that read it. Raises OptionError."""
+    """[I] and [I]: the range of each source on the grids of all terms that read it. Raises OptionError."""
     terms = [term for term in layer.terms if isinstance(term, BasisTerm) and term.basis.knots().size]
     if any(not isinstance(step, Select) for step in layer.pre_steps) or any(term.pre_steps for term in terms):
         raise OptionError(
-            "--out-of-range clamp: the first layer reads its inputs after a step, such as a normalisation, that puts "
-            "them on its grid; by itself none is out of range",
+            "--out-of-range clamp does not fit this model: a step before the first layer, such as a normalization, "
+            "already maps its inputs to the grid",
+            code="clamp-not-possible",
             hint=HINT,
         )
     low, high = np.full(layer.sources, -np.inf), np.full(layer.sources, np.inf)
@@ -61,26 +61,31 @@ def limits(layer: Layer) -> tuple[Array, Array]:
 
 
 def _ends(term: BasisTerm) -> Array:
-    """[I, 2], or [1, 2] where all sources share it: the grid of each, without ends where there is none."""
+    """[I, 2], or [1, 2] if all sources share it: the grid of each source, without ends if there is none."""
     source_grids = [grids.of_knots(term.kind, term.functions, row) for row in term.basis.knots().tolist()]
     return np.array([(grid.low, grid.high) if grid else (-np.inf, np.inf) for grid in source_grids])
 
 
 def _require(low: Array, high: Array, inputs: npt.NDArray[np.intp], read: npt.NDArray[np.bool_]) -> None:
-    """Whether each source that is read has somewhere to be, [I] each. Raises OptionError."""
+    """Check that each source that is read has a range, [I] each. Raises OptionError."""
     bare = np.flatnonzero(read & ~np.isfinite(low))
     disjoint = np.flatnonzero(low > high)
     if len(bare):
-        raise OptionError(f"--out-of-range clamp: input {inputs[bare[0]]} has no grid to be kept on", hint=HINT)
+        raise OptionError(
+            f"--out-of-range clamp does not fit this model: input {inputs[bare[0]]} has no grid",
+            code="clamp-not-possible",
+            hint=HINT,
+        )
     if len(disjoint):
         raise OptionError(
-            f"--out-of-range clamp: the grids of input {inputs[disjoint[0]]} have nothing in common", hint=HINT
+            f"--out-of-range clamp does not fit this model: the grids of input {inputs[disjoint[0]]} do not overlap",
+            code="clamp-not-possible",
+            hint=HINT,
         )
 
 
 def columns(layer: Layer) -> list[int]:
-    """The number of the input that each source reads, [I]. Before it the layer has only selections and steps that keep
-    inputs."""
+    """The number of the input that each source reads, [I]. The layer has only selections and clips before it."""
     inputs = list(range(layer.sources))
     for step in reversed(layer.pre_steps):
         if isinstance(step, Select):
@@ -102,12 +107,20 @@ class Norm:
     def __post_init__(self) -> None:
         Affine(self.scale, self.bias)
         if not 0 <= self.epsilon < np.inf:
-            raise InvalidKan(f"the epsilon of a normalisation is {self.epsilon}, expected a small number, not negative")
+            raise InvalidKan(
+                f"the epsilon of a normalization is {self.epsilon}, expected a small number, at least 0",
+                code="option-out-of-range",
+                hint="pass a small positive number, such as 1e-5",
+            )
 
     def width_out(self, width_in: int) -> int:
-        """The width before. Raises InvalidKan if there is another number of nodes."""
+        """The same width. Raises InvalidKan for another number of nodes."""
         if len(self.scale) != width_in:
-            raise InvalidKan(f"a normalisation of {len(self.scale)} nodes is given {width_in}")
+            raise InvalidKan(
+                f"a normalization of {len(self.scale)} nodes gets {width_in}",
+                code="tensors-inconsistent",
+                hint="pass the order of the modules with --architecture FILE",
+            )
         return width_in
 
     def finish(self, g: Graph, centred: Value, variance: Value) -> Value:
@@ -127,7 +140,7 @@ class Norm:
 
 class LayerNorm(Norm):
     """Layer normalization: (x - mean) / sqrt(var + epsilon) * scale + bias over the nodes of a row, with the variance
-    divided by N: torch.nn.LayerNorm over the last axis."""
+    divided by N, as in torch.nn.LayerNorm over the last axis."""
 
     kind = "layernorm"
 
@@ -161,8 +174,8 @@ class RmsNorm(Norm):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupNorm(Norm):
-    """Group normalization: a LayerNorm without weights over each of `groups` runs of consecutive nodes, then scale and
-    bias of every node: torch.nn.GroupNorm of rows [B, N]."""
+    """Group normalization: a LayerNorm without weights over each of `groups` groups of consecutive nodes, then scale
+    and bias of every node, as in torch.nn.GroupNorm of rows [B, N]."""
 
     groups: int = 1
 
@@ -172,7 +185,11 @@ class GroupNorm(Norm):
         # Named, because a class with slots is not the one that super() knows.
         Norm.__post_init__(self)
         if self.groups < 1 or len(self.scale) % self.groups:
-            raise InvalidKan(f"{self.groups} groups do not divide {len(self.scale)} nodes")
+            raise InvalidKan(
+                f"{self.groups} groups do not divide {len(self.scale)} nodes",
+                code="tensors-inconsistent",
+                hint="pass a number of groups that divides the nodes",
+            )
 
     @property
     def _size(self) -> int:
@@ -212,7 +229,7 @@ class Softmax:
     mixes: ClassVar[bool] = True
 
     def width_out(self, width_in: int) -> int:
-        """The width before, which may be any."""
+        """The same width, for any number of nodes."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -270,15 +287,21 @@ class FourierFeatures:
         if not fits or not n or not count:
             raise InvalidKan(
                 f"Fourier features of shapes {self.projection.shape}, {self.phase.shape}, {self.combination.shape} "
-                f"and {self.shift.shape} do not fit"
+                f"and {self.shift.shape} do not fit",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
             )
         if not all(np.isfinite(a).all() for a in (self.projection, self.phase, self.combination, self.shift)):
-            raise InvalidKan("a weight of the Fourier features is not finite")
+            raise InvalidKan("a weight of the Fourier features is not finite", code="weights-not-finite", hint=REPAIR)
 
     def width_out(self, width_in: int) -> int:
-        """The width before. Raises InvalidKan if there is another number of nodes."""
+        """The same width. Raises InvalidKan for another number of nodes."""
         if len(self.projection) != width_in:
-            raise InvalidKan(f"Fourier features of {len(self.projection)} nodes are given {width_in}")
+            raise InvalidKan(
+                f"Fourier features of {len(self.projection)} nodes get {width_in}",
+                code="tensors-inconsistent",
+                hint="pass the order of the modules with --architecture FILE",
+            )
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -293,7 +316,7 @@ class FourierFeatures:
         return g.gemm(waves, g.const(self.combination), g.const(self.shift))
 
     def describe(self) -> NodeStep:
-        """The formula, in words."""
+        """The formula as text."""
         return NodeStep(kind="function", function=f"Fourier features ({len(self.phase)} frequencies of the whole row)")
 
 
@@ -307,7 +330,7 @@ class NormOfGroups:
     mixes = True
 
     def width_out(self, width_in: int) -> int:
-        """The width before. Raises InvalidKan if there is another number of nodes."""
+        """The same width. Raises InvalidKan for another number of nodes."""
         return self.norm.width_out(width_in // self.groups) * self.groups
 
     def evaluate(self, x: Array) -> Array:
@@ -320,6 +343,6 @@ class NormOfGroups:
         return g.reshape(self.norm.emit(g, g.reshape(x, -1, width)), -1, width * self.groups)
 
     def describe(self) -> NodeStep:
-        """A GroupNorm whose scales and biases are the same in every group."""
+        """A GroupNorm with the same scales and biases in every group."""
         scale, bias = (tuple(part.tolist()) * self.groups for part in (self.norm.scale, self.norm.bias))
         return NodeStep(kind="groupnorm", indices=(self.groups,), scale=scale, bias=bias, epsilon=self.norm.epsilon)

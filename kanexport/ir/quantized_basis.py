@@ -1,4 +1,4 @@
-"""Quantized basis: its values as whole numbers from 0 to 127 of a unit, for sums of bytes.
+"""Quantized basis: its values as whole numbers from 0 to 127 of a unit, for sums of int8 values.
 
 Made of a basis whose functions are nowhere negative and end somewhere, or fade until they are less than half a unit.
 Where all sources share their knots, the codes are read from a table over where a source lies, a hundred or so entries a
@@ -50,26 +50,27 @@ class Stepped:
 
     @property
     def kind(self) -> str:
-        """The basis's."""
+        """The kind of the basis."""
         return self.basis.kind
 
     @property
     def functions(self) -> int:
-        """K, the basis's."""
+        """K of the basis."""
         return self.basis.functions
 
     @property
     def sources(self) -> int | None:
-        """The basis's."""
+        """The number of sources of the basis."""
         return self.basis.sources
 
     @property
     def compact(self) -> bool:
-        """The basis's. NaN has no code: where the basis gives NaN for it, whoever sums codes sees to that."""
+        """As of the basis. NaN has no int8 value: if the basis returns NaN for NaN, the code that sums the values
+        handles it."""
         return self.basis.compact
 
     def evaluate(self, x: Array) -> Array:
-        """[B, I] -> [B, K, I], float64: what the codes mean."""
+        """[B, I] -> [B, K, I], float64: the meaning of the int8 values."""
         if self.table is None:
             return np.asarray(np.clip(np.rint(self.basis.evaluate(x) / self.unit), 0, 255) * self.unit)
         slope, start, count = self._places()
@@ -78,15 +79,15 @@ class Stepped:
         return np.asarray(values if self.compact else np.where(np.isnan(x)[:, None], np.nan, values))
 
     def _places(self) -> tuple[float, float, float]:
-        """The factor of x, the offset, and the number of entries that the result is a part of; the last a float32 just
-        below their number, so that no place is beyond the table."""
+        """The factor of x, the offset, and the number of entries as a factor; the last one is a float32 just below the
+        number of entries, so that each place is in the table."""
         assert self.table is not None
         slope = 1 / (self.high - self.low)
         return slope, -self.low * slope, float(np.nextafter(np.float32(len(self.table)), np.float32(0)))
 
     def codes(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, N] of uint8: with a table a source's functions are beside each other, else a function's
-        sources are. Codes of NaN are zero, with a table; without, never asked for."""
+        """[B, I] -> [B, N] of uint8: with a table the functions of a source are adjacent, otherwise the sources of a
+        function are. With a table, NaN gives zeros; without, the input has no NaN."""
         if self.table is None:
             unit = self.unit / self.basis.emitted_scale(g)
             basis = self.basis.emit(g, x, sources)
@@ -99,7 +100,7 @@ class Stepped:
         return g.reshape(codes, 0, self.functions * sources)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, K, I]: what the codes mean."""
+        """[B, I] -> [B, K, I]: the meaning of the int8 values."""
         values = g.mul(g.cast(self.codes(g, x, sources)), g.const(self.unit))
         if self.table is None:
             return g.reshape(values, 0, self.functions, sources)
@@ -113,21 +114,21 @@ class Stepped:
         return 1.0
 
     def support(self, sources: int) -> Support:
-        """The basis's."""
+        """The support of the basis."""
         return self.basis.support(sources)
 
     def parameters(self) -> dict[str, str]:
-        """The basis's."""
+        """The parameters of the basis."""
         return self.basis.parameters()
 
     def knots(self) -> Array:
-        """The basis's."""
+        """The knots of the basis."""
         return self.basis.knots()
 
 
 def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
-    """A basis in steps; None where it is no sum of bytes: it goes on for ever, is negative somewhere, or fades and has
-    no table. `room`: how many bytes a table may have."""
+    """A basis in steps. None if it cannot be a sum of int8 values: it is unbounded, negative somewhere, or fades and
+    has no table. `room`: the largest size of a table in bytes."""
     single = _alone(basis)
     tabled = None if single is None else _tabled(basis, single, room)
     if tabled is not None or not basis.compact:
@@ -139,7 +140,8 @@ def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
 
 
 def _tabled(basis: Basis, single: Basis, room: int) -> Stepped | None:
-    """Each entry has the values in its middle; one more at either end has none. `single`: the basis for one source."""
+    """Each entry has the values at its middle; one more entry at either end is zero. `single`: the basis for one
+    source."""
     ends = _ends(single)
     if ends is None:
         return None
@@ -165,7 +167,7 @@ def _tabled(basis: Basis, single: Basis, room: int) -> Stepped | None:
 
 
 def _ends(single: Basis) -> tuple[float, float] | None:
-    """The ends beyond which the functions of one source are zero, or less than half a unit, up to infinity."""
+    """The ends beyond which the functions of one source are zero, or below half a unit, up to infinity."""
     support = single.support(1)
     (low,), (high,) = support.outer
     if single.compact:
@@ -185,7 +187,7 @@ def _unit(largest: float) -> float:
 
 
 def _alone(basis: Basis) -> Basis | None:
-    """The basis of one source, if all sources share it; None where each has its own."""
+    """The basis of one source, if all sources share it; None if each source has its own."""
     if basis.sources is None:
         return basis
     if isinstance(basis, BSpline) and basis.shared:
@@ -194,7 +196,7 @@ def _alone(basis: Basis) -> Basis | None:
 
 
 def _walked(basis: Basis, sources: int) -> Iterator[Array]:
-    """The basis's values at its points and between them."""
+    """The values of the basis at its points and between them."""
     points = np.sort(basis.support(sources).points, axis=0)
     weights = np.arange(WALKED)[:, None, None] / WALKED
     rows = (points[:-1] * (1 - weights) + points[1:] * weights).reshape(-1, points.shape[1])

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.contract.manifest import NodeStep
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.functions.elementwise import Unary
 
@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 
 class Step(Protocol):
     """Map from [B, width_in] to [B, width_out]. `mixes`: a node of the result depends on other nodes of the same row,
-    which makes edges class B."""
+    so that edges are class B."""
 
     @property
     def mixes(self) -> bool:
@@ -41,7 +41,7 @@ class Step(Protocol):
         """The same as operators."""
 
     def describe(self) -> NodeStep:
-        """The step in the manifest's words."""
+        """The step in the words of the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,14 @@ class Select:
     mixes = False
 
     def width_out(self, width_in: int) -> int:
-        """The number of columns that are kept. Raises InvalidKan for one that is not there."""
+        """The number of columns that are kept. Raises InvalidKan for a missing one."""
         wrong = [i for i in self.indices if not 0 <= i < width_in]
         if wrong:
-            raise InvalidKan(f"column {wrong[0]} is selected, but there are {width_in} columns")
+            raise InvalidKan(
+                f"column {wrong[0]} is selected, expected columns below {width_in}",
+                code="option-out-of-range",
+                hint="correct the selected columns; they count from 0",
+            )
         return len(self.indices)
 
     def evaluate(self, x: Array) -> Array:
@@ -83,19 +87,27 @@ class Affine:
 
     def __post_init__(self) -> None:
         if self.scale.shape != self.bias.shape or self.scale.ndim != 1:
-            raise InvalidKan(f"node scale {self.scale.shape} and bias {self.bias.shape} differ in shape")
+            raise InvalidKan(
+                f"node scale {self.scale.shape} and bias {self.bias.shape} differ in shape",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         if not (np.isfinite(self.scale).all() and np.isfinite(self.bias).all()):
-            raise InvalidKan("a node scale or bias is not finite")
+            raise InvalidKan("a node scale or bias is not finite", code="weights-not-finite", hint=REPAIR)
 
     @property
     def trivial(self) -> bool:
-        """True if the step changes nothing."""
+        """True if the step has no effect."""
         return bool(np.all(self.scale == 1) and np.all(self.bias == 0))
 
     def width_out(self, width_in: int) -> int:
-        """The width before. Raises InvalidKan if there is another number of nodes."""
+        """The same width. Raises InvalidKan for another number of nodes."""
         if len(self.scale) != width_in:
-            raise InvalidKan(f"node scale has {len(self.scale)} values for {width_in} nodes")
+            raise InvalidKan(
+                f"node scale has {len(self.scale)} values for {width_in} nodes",
+                code="tensors-inconsistent",
+                hint="pass the order of the modules with --architecture FILE",
+            )
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -121,9 +133,13 @@ class Product:
     mixes = False  # after the sums, where no edge reads any more
 
     def width_out(self, width_in: int) -> int:
-        """One for each group. Raises InvalidKan if the groups do not cover the values."""
+        """One value per group. Raises InvalidKan if the groups do not cover the values."""
         if sum(self.groups) != width_in or min(self.groups, default=1) < 1:
-            raise InvalidKan(f"product groups {self.groups} do not cover {width_in} values")
+            raise InvalidKan(
+                f"product groups {self.groups} do not cover {width_in} values",
+                code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
         return len(self.groups)
 
     def evaluate(self, x: Array) -> Array:
@@ -132,8 +148,8 @@ class Product:
         return np.multiply.reduceat(x, starts, axis=1) if len(starts) else x
 
     def emit(self, g: Graph, x: Value) -> Value:
-        """Columns first of every group, times second of every group, ...; groups that
-        have ended contribute a column of ones."""
+        """The first columns of all groups, times the second columns of all groups, and so on. Groups that have ended
+        contribute a column of ones."""
         ones = g.op("Pad", x, g.index([0, 0, 0, 1]), g.const(1.0))
         end = sum(self.groups)
         starts = np.concatenate([[0], np.cumsum(self.groups)[:-1]]).astype(int)
@@ -151,12 +167,12 @@ class Product:
 @dataclass(frozen=True, slots=True)
 class RowRange:
     """Range normalization 2 (x - min) / (max - min) - 1 with the smallest and largest node of the row. A row of equal
-    nodes is NaN, as 0 / 0 is."""
+    nodes gives NaN, like 0 / 0."""
 
     mixes = True
 
     def width_out(self, width_in: int) -> int:
-        """The width before, which may be any."""
+        """The same width, for any number of nodes."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -172,7 +188,7 @@ class RowRange:
         return g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), g.sub(scaled, g.const(1.0)))
 
     def describe(self) -> NodeStep:
-        """Nothing but its kind."""
+        """Only the kind."""
         return NodeStep(kind="rowrange")
 
 
@@ -185,7 +201,7 @@ class Elementwise:
     mixes = False
 
     def width_out(self, width_in: int) -> int:
-        """The width before, which may be any."""
+        """The same width, for any number of nodes."""
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -197,7 +213,7 @@ class Elementwise:
         return self.function.emit(g, x)
 
     def describe(self) -> NodeStep:
-        """The function's name."""
+        """The name of the function."""
         return NodeStep(kind="function", function=self.function.name)
 
 
@@ -213,10 +229,12 @@ class Clip:
     def __post_init__(self) -> None:
         Affine(self.low, self.high)
         if not (self.low <= self.high).all():
-            raise InvalidKan("a node is kept between ends that are in the wrong order")
+            raise InvalidKan(
+                "the lower limit of a node is above its upper limit", code="weights-not-finite", hint=REPAIR
+            )
 
     def width_out(self, width_in: int) -> int:
-        """The width before. Raises InvalidKan if there is another number of nodes."""
+        """The same width. Raises InvalidKan for another number of nodes."""
         return Affine(self.low, self.high).width_out(width_in)
 
     def evaluate(self, x: Array) -> Array:
@@ -229,7 +247,7 @@ class Clip:
         return g.op("Where", g.op("IsNaN", x), x, clamped)
 
     def describe(self) -> NodeStep:
-        """The effect, in words."""
+        """The effect as text."""
         ends = np.unique(self.low), np.unique(self.high)
         shown = ", ".join(f"{e[0]:.4g}" if len(e) == 1 else f"{e[0]:.4g} .. {e[-1]:.4g}" for e in ends)
         low, high = tuple(self.low.tolist()), tuple(self.high.tolist())
@@ -246,12 +264,20 @@ class PRelu:
 
     def __post_init__(self) -> None:
         if self.slope.ndim != 1 or not len(self.slope) or not np.isfinite(self.slope).all():
-            raise InvalidKan(f"PReLU slopes of shape {self.slope.shape} must be one or more finite numbers")
+            raise InvalidKan(
+                f"PReLU slopes have shape {self.slope.shape}, expected one or more finite numbers",
+                code="weights-not-finite",
+                hint=REPAIR,
+            )
 
     def width_out(self, width_in: int) -> int:
-        """The width before. Raises InvalidKan if there is neither one slope nor one for each node."""
+        """The same width. Raises InvalidKan if there is neither one slope nor one per node."""
         if len(self.slope) not in (1, width_in):
-            raise InvalidKan(f"PReLU has {len(self.slope)} slopes for {width_in} nodes")
+            raise InvalidKan(
+                f"PReLU has {len(self.slope)} slopes for {width_in} nodes",
+                code="tensors-inconsistent",
+                hint="pass the order of the modules with --architecture FILE",
+            )
         return width_in
 
     def evaluate(self, x: Array) -> Array:
@@ -277,12 +303,20 @@ class Swish:
 
     def __post_init__(self) -> None:
         if self.beta.ndim != 1 or not len(self.beta) or not np.isfinite(self.beta).all():
-            raise InvalidKan(f"Swish's beta of shape {self.beta.shape} must be one or more finite numbers")
+            raise InvalidKan(
+                f"beta of Swish has shape {self.beta.shape}, expected one or more finite numbers",
+                code="weights-not-finite",
+                hint=REPAIR,
+            )
 
     def width_out(self, width_in: int) -> int:
-        """The width before. Raises InvalidKan if there is neither one beta nor one for each node."""
+        """The same width. Raises InvalidKan if there is neither one beta nor one per node."""
         if len(self.beta) not in (1, width_in):
-            raise InvalidKan(f"Swish has {len(self.beta)} betas for {width_in} nodes")
+            raise InvalidKan(
+                f"Swish has {len(self.beta)} betas for {width_in} nodes",
+                code="tensors-inconsistent",
+                hint="pass the order of the modules with --architecture FILE",
+            )
         return width_in
 
     def evaluate(self, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Lowering of a Kan to ONNX graphs: one for inference, and one for each layer's edges.
+"""Lowering of a Kan to ONNX graphs: one for inference, and one for the edges of each layer.
 
 The serving graph has the output `y` and, as further outputs, the input vector
 of every layer but the first. Those cost nothing: they exist anyway. Edge values
@@ -40,7 +40,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """Large-batch variant of the serving graph, for runs of `rows` rows or more."""
+    """Large-batch variant of the serving graph, for batches of at least `rows` rows."""
 
     graph: bytes
     rows: int
@@ -48,7 +48,7 @@ class Many:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Serialised ONNX models of a network.
+    """Serialized ONNX models of a network.
 
     edges         edges[l] is layer l's edge graph
     node_tensors  node_tensors[l] names the tensor of `model` that feeds layer l, and the input of its edge graph
@@ -79,8 +79,8 @@ def lower(
     near: Collection[int] = (),
     curves: Kan | None = None,
 ) -> Lowered:
-    """Lower a network to serialised graphs. Raises InvalidKan, naming the layer, where a weight is too large for
-    `dtype`.
+    """Lower a network to serialized graphs. Raises InvalidKan, which names the layer, for a weight that is too large
+    for `dtype`.
 
     dtype   "float32" or "float64"
     rows    the batch size in which the serving graph shall be fast
@@ -112,7 +112,7 @@ def lower(
 
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:
-    """The file for the constants of a model with these layers, still empty; None where each graph keeps its own."""
+    """The empty file for the constants of a model with these layers; None if each graph keeps its constants."""
     numbers = sum(term.coef.size for layer in layers for term in layer.terms)
     return Weights() if numbers * np.dtype(dtype).itemsize >= SHARED_FROM else None
 
@@ -132,16 +132,8 @@ def serving_graph(
     rows: int = 1,
     kernel: bool = False,
 ) -> bytes:
-    """Graph from x [B, n] to y [B, m], with the input vector of every layer but the first as a further output, [B,
-    width]. Raises InvalidKan, naming the layer, where a weight is too large.
-
-    names    one for each layer, the first of which is not used
-    dtype    "float32" or "float64"
-    weights  as in `Graph`
-    whole    nothing follows; otherwise it is a part of a module, and a normalisation may follow
-    rows     the batch size in which it shall be fast
-    kernel   splines by the operator of `custom_ops`
-    """
+    """Graph from x [B, n] to y [B, m], with the input vectors of all layers except the first as additional outputs,
+    [B, width]. Raises InvalidKan, which names the layer, for a weight that is too large."""
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)
@@ -182,7 +174,7 @@ def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
 
 
 def _terms(g: Graph, layer: Layer, x: Value) -> Value:
-    """[B, I] -> [B, O]: the bias and all terms, of the sources that add something."""
+    """[B, I] -> [B, O]: the bias and all terms, for the sources that contribute."""
     total = _start(g, layer, x)
     layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
@@ -195,8 +187,8 @@ def _terms(g: Graph, layer: Layer, x: Value) -> Value:
 
 
 def _start(g: Graph, layer: Layer, x: Value) -> Value:
-    """The initial value of the sums, [B, 1], [1, O] or [B, O]: the bias, and NaN in every row with a non-finite source
-    where that spreads (x - x is zero or NaN)."""
+    """The initial value of the sums, [B, 1], [1, O] or [B, O]: the bias, and NaN in every row with a non-finite
+    source if that spreads (x - x is zero or NaN)."""
     bias = g.const(layer.bias[None])
     if layer.terms and not layer.nan_spreads.all():
         return bias
@@ -225,7 +217,7 @@ def _symbolic_table(g: Graph, layer: Layer, x: Value) -> Value:
 
 @contextlib.contextmanager
 def naming(at: int) -> Iterator[None]:
-    """Errors of a layer, such as a weight too large for float32, name it."""
+    """Context in which errors, such as a weight that is too large for float32, name the layer."""
     try:
         yield
     except InvalidKan as error:
@@ -236,9 +228,9 @@ EDGES = "edges"
 
 
 def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes:
-    """A layer's input vector [B, width], called `name`, to the values of its edges [B, I, O],
-    called EDGES, and the part of each term, called as `term_tensors` says; in "float32" or "float64".
-    `weights`: as of `Graph`. Raises InvalidKan where a weight is too large."""
+    """A graph from the input vector of a layer [B, width], named `name`, to the values of its edges [B, I, O], named
+    EDGES, and to the part of each term, with the names of `term_tensors`; in "float32" or "float64". `weights`: as
+    in `Graph`. Raises InvalidKan for a weight that is too large."""
     g = Graph("edges", dtype, weights)
     g.small_values = False
     x = g.input(name, width)
@@ -250,8 +242,7 @@ def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights
 
 
 def term_tensors(layer: Layer) -> tuple[str, ...]:
-    """The name of each term's part in the edge graph; "" for one that adds nothing, and where there is one part only,
-    which is all."""
+    """The name of the part of each term in the edge graph; "" for a term that adds nothing, and for a single part."""
     live = passes.live(layer)
     if len(live.terms) + bool(live.symbolic) < 2:
         return ("",) * len(layer.terms)
@@ -281,7 +272,7 @@ def _spoilt(g: Graph, layer: Layer, x: Value, total: Value) -> Value:
 
 
 def _symbolic_edges(g: Graph, layer: Layer, x: Value) -> Value:
-    """[B, I, O]: symbolic values where an edge has one, zero elsewhere."""
+    """[B, I, O]: the symbolic values of edges that have one, zero elsewhere."""
     columns, ordered = terms.symbolic_columns(g, layer, x)
     place = np.full(layer.mask.shape, len(ordered), dtype=np.int64)
     for at, edge in enumerate(ordered):

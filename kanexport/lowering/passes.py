@@ -1,4 +1,4 @@
-"""Simplification passes: dead terms are dropped, masks and scales are folded into weights.
+"""Simplification passes: they drop dead terms, and fold masks and scales into weights.
 
 The one place for it; the rest of lowering asks here and emits what remains. The rule: what
 every edge multiplies by zero goes, and what multiplies a weight is multiplied into it, as long
@@ -29,14 +29,14 @@ BLOCK_NUMBERS = 8_000_000  # coefficients that are worked on at a time
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedTerm(BasisTerm):
-    """Term whose basis is emitted as another, near to it. `fit` [K, K] maps a source's coefficients to those of the
-    emitted basis; None: the same."""
+    """Term with a basis that is emitted as another, similar one. `fit` [K, K] maps the coefficients of a source to
+    those of the emitted basis; None: the same."""
 
     fit: Array | None = None
 
 
 def live(layer: Layer) -> Layer:
-    """The layer without the terms that every edge multiplies by zero: a network whose edges are all symbolic needs no
+    """The layer without the terms that every edge multiplies by zero: a network with only symbolic edges needs no
     basis. The effect of such a term on NaN remains, in `nan_spreads`."""
     idle = [term for term in layer.terms if _idle(layer, term)]
     spoils = not all(isinstance(term, BasisTerm) and term.basis.compact for term in idle)
@@ -45,7 +45,7 @@ def live(layer: Layer) -> Layer:
 
 
 def _idle(layer: Layer, term: Term) -> bool:
-    """Whether a term adds nothing to finite values, and to others nothing, or NaN on every edge."""
+    """Whether a term adds nothing to finite values and, to other values, nothing or NaN on every edge."""
     if not isinstance(term, BasisTerm) or term.pre_steps:
         return False
     if any(coefficients(layer, term, part=part).any() for part in blocks(term)):
@@ -58,13 +58,13 @@ def _idle(layer: Layer, term: Term) -> bool:
 
 
 def blocks(term: Term) -> Iterator[slice]:
-    """The sources of a term, block by block, so that nothing needs a second copy of a large layer."""
+    """The sources of a term, block by block, so that a large layer needs no second copy."""
     step = max(1, BLOCK_NUMBERS // term.coef[0].size)
     return (slice(start, min(start + step, len(term.coef))) for start in range(0, len(term.coef), step))
 
 
 def coefficients(layer: Layer, term: Term, scale: float = 1.0, *, part: slice = slice(None)) -> Array:
-    """[I, O, K]: a term's coefficients with the layer's mask and a scale of the basis folded in; of
+    """[I, O, K]: the coefficients of a term with the mask of the layer and a scale of the basis folded in; for
     `part` of the sources."""
     with np.errstate(over="ignore"):  # the graph refuses what is not finite
         folded = term.coef[part] * layer.mask[part, :, None] * scale
@@ -74,13 +74,13 @@ def coefficients(layer: Layer, term: Term, scale: float = 1.0, *, part: slice = 
 
 
 def has_bias(layer: Layer) -> bool:
-    """Whether a layer's bias changes anything."""
+    """Whether the bias of a layer has an effect."""
     return bool(layer.bias.any())
 
 
 def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
-    """Scale and bias outside each edge's symbolic function, with its mask folded in:
-    mask * (c * f + d) is (mask * c) * f + mask * d."""
+    """Scale and bias outside the symbolic function of each edge, with its mask folded in: mask * (c * f + d) is (mask *
+    c) * f + mask * d."""
     return [edge.mask * edge.c for edge in edges], [edge.mask * edge.d for edge in edges]
 
 
@@ -90,8 +90,8 @@ WORTH = 1 / 8  # of the sources: to leave out fewer costs more than their functi
 
 
 def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
-    """The terms alone, of the sources that are looked at, and which these are; the layer itself and None where that
-    is all of them."""
+    """The terms for the sources that contribute, and these sources; the layer itself and None if all sources
+    contribute."""
     if not layer.terms or any(term.pre_steps for term in layer.terms):
         return layer, None
     kept = np.flatnonzero(~_idle_sources(layer))
@@ -109,7 +109,7 @@ def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
 
 
 def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
-    """[I]: sources that add nothing, whatever they are."""
+    """[I]: sources that contribute nothing, for any value."""
     idle = np.ones(layer.sources, dtype=bool)
     for term in layer.terms:
         for part in blocks(term):
@@ -119,7 +119,7 @@ def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
 
 
 def _select_sources(term: Term, kept: SourceIndices) -> Term | None:
-    """A term for these sources alone; None where its basis is made for all of them."""
+    """A term for these sources only; None if its basis needs all of them."""
     if not isinstance(term, BasisTerm):
         arrays = {name: getattr(term, name)[kept] for name in ("centre", "rate", "coef")}
         return dataclasses.replace(term, **arrays)

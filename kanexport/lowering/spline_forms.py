@@ -1,4 +1,4 @@
-"""Layouts of a layer's splines, packed or unpacked, and the choice of the faster one for a batch size.
+"""Layouts of the splines of a layer, packed or unpacked, and the choice of the faster one for a batch size.
 
 Measured on two cores with 1 MiB of cache each, one thread, cubic splines on uneven knots, to 64 destinations: the
 time packed divided by the time apart (medians in turns; 2 000 to 65 000 values, in several shapes).
@@ -79,7 +79,7 @@ def _narrow(layer: Layer, spline: BSpline) -> bool:
 
 
 def unpacked(layer: Layer, rows: int) -> bool:
-    """Whether the splines of a layer are a tensor a function, in runs of so many rows."""
+    """Whether the splines of a layer are one tensor per function, in batches of this size."""
     if narrow(layer):
         return False
     functions = max((term.functions for term in layer.terms if term.kind == "bspline"), default=0)
@@ -87,19 +87,21 @@ def unpacked(layer: Layer, rows: int) -> bool:
 
 
 def form_notes(layers: Sequence[Layer], rows: int, file: str = "") -> tuple[str, ...]:
-    """Notes of the manifest on a graph that is made for runs of more than one row. `file`: its name, if it is a variant
-    next to the graph for few rows."""
+    """Notes of the manifest on a graph for batches of more than one row. `file`: its name, if it is a variant next
+    to the graph for small batches."""
     if rows == 1:
         return ()
     chosen = [str(at) for at, layer in enumerate(layers) if unpacked(layer, rows)]
-    what = "no layer of splines is wide enough for another form"
+    what = "no layer of splines is wide enough for another layout"
     if chosen:
         what = (
-            f"splines of layer{'s' * (len(chosen) > 1)} {', '.join(chosen)}, where they have no closed form, are a "
-            "tensor a function, which is faster there and slower in runs of few rows; the numbers are the same"
+            f"splines of layer{'s' * (len(chosen) > 1)} {', '.join(chosen)} without a closed form are one tensor per "
+            "function, which is faster for this size and slower for small batches; the results are the same"
         )
     purpose = (
-        f"{file} is made for runs of {rows} rows" if file else f"made for runs of {rows} rows (--optimize-for-batch)"
+        f"{file} is for batches of {rows} rows"
+        if file
+        else f"optimized for batches of {rows} rows (--optimize-for-batch)"
     )
     return (f"{purpose}: {what}",)
 
@@ -109,12 +111,12 @@ Columns = list[tuple[Value, Array]]  # values [B, n], and what they weigh [n, O]
 
 
 def fits(g: Graph, layer: Layer) -> bool:
-    """Whether a layer is summed in this form."""
+    """Whether a layer is summed in this layout."""
     return g.dtype == np.float32 and not g.small_values and narrow(layer)
 
 
 def summed(g: Graph, layer: Layer, x: Value, total: Value) -> Value:
-    """[B, I] and what the sums start from -> [B, O]: all terms, summed over the sources."""
+    """[B, I] and the initial value of the sums -> [B, O]: all terms, summed over the sources."""
     columns: Columns = []
     for term in layer.terms:
         if isinstance(term, EdgeTerm):
@@ -170,7 +172,7 @@ def _powers(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns
 
 
 def _polynomials(spline: BSpline, coefficients: Array) -> list[Array]:
-    """[I, O, K] -> a_q [I, O, T - 1] for q = 1 to the degree: from values inside of every cell."""
+    """[I, O, K] -> a_q [I, O, T - 1] for q = 1 to the degree: from values inside of every grid interval."""
     t, count = spline.extended, spline.degree + 1
     places = (np.arange(count) + 0.5) / count
     x = t[:, :-1, None] + np.diff(t, axis=1)[:, :, None] * places  # [I, cells, count]
@@ -181,7 +183,7 @@ def _polynomials(spline: BSpline, coefficients: Array) -> list[Array]:
 
 
 def _less(g: Graph, spline: BSpline, points: Array, x: Value) -> Value:
-    """x [B, I] less points [I, n] -> [B, n * I]"""
+    """x [B, I] minus points [I, n] -> [B, n * I]"""
     sources, count = points.shape
     if sources > FEW_SOURCES:
         distances = g.sub(g.reshape(x, 0, 1, sources), g.const(points.T[None]))
@@ -198,8 +200,8 @@ def _flat(weights: Array) -> Array:
 
 
 def uniform_layers(kan: Kan, dtype: str) -> dict[int, float]:
-    """The numbers of the layers that may be taken for uniform and have no closed form without, and how far their knots
-    are from it, in cells."""
+    """The numbers of the layers that have no closed form unless they count as uniform, and the departure of their
+    knots from uniform knots, in grid intervals."""
     if np.dtype(dtype) != np.float32:
         return {}
     # Layers of few sources are faster in another form, which has the stored knots.
@@ -220,7 +222,7 @@ def with_uniform_knots(kan: Kan, chosen: Collection[int]) -> Kan:
 
 
 def _near(term: Term) -> BSpline | None:
-    """The splines of a term, if they may be taken for uniform and have no closed form without."""
+    """The splines of a term, if they have no closed form unless they count as uniform."""
     basis = term.basis if isinstance(term, BasisTerm) else None
     if not isinstance(basis, BSpline) or basis.degree not in DEGREES or basis.closed_form(np.float32):
         return None
@@ -236,8 +238,8 @@ def _changed(term: Term) -> Term:
 
 
 def choices(away: Mapping[int, float]) -> list[tuple[int, ...]]:
-    """Sets of the layers in `away` to try together, the largest first, the empty one last. Errors of the first layer
-    pass through all others."""
+    """Sets of the layers in `away` to test together, the largest first, the empty one last. Errors of the first
+    layer pass through all others."""
     every = tuple(away)
     return list(dict.fromkeys([every, every[1:], ()]))
 
@@ -255,26 +257,25 @@ class KernelTerms:
 
 
 def spline_layers(layers: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
-    """For each layer, whether the operator takes its splines."""
+    """For each layer, whether the operator supports its splines."""
     return (kernel_terms(passes.live(layer), dtype) is not None for layer in layers)
 
 
 def spline_notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bool) -> tuple[str, ...]:
-    """Notes of the manifest on the custom operator's graph, if the user `requested` it."""
+    """Notes of the manifest on the graph with the custom operator, if the user `requested` it."""
     if not requested:
         return ()
     which = [str(at) for at, fits in enumerate(spline_layers(layers, dtype)) if fits]
     if not which:
-        return (f"there is no {custom_ops.KERNEL_FILE}: no layer has splines that its operator takes",)
+        return (f"{custom_ops.KERNEL_FILE} was not written: no layer has splines that its operator supports",)
     return (
-        f"{custom_ops.KERNEL_FILE} is the same network, the splines of "
-        f"layer{'s' * (len(which) > 1)} {', '.join(which)} by an operator of kanserve-kernel; "
-        "where that is not installed, nothing needs the file",
+        f"{custom_ops.KERNEL_FILE} is the same network; an operator of kanserve-kernel computes the splines of "
+        f"layer{'s' * (len(which) > 1)} {', '.join(which)}; a server without the operator does not use the file",
     )
 
 
 def kernel_terms(layer: Layer, dtype: npt.DTypeLike) -> KernelTerms | None:
-    """The terms of a layer that the operator computes; None if it takes none."""
+    """The terms of a layer that the operator computes; None if there are none."""
     if np.dtype(dtype) != np.float32:
         return None
     for term in layer.terms:
@@ -285,7 +286,7 @@ def kernel_terms(layer: Layer, dtype: npt.DTypeLike) -> KernelTerms | None:
 
 def emit(g: Graph, layer: Layer, part: KernelTerms, x: Value) -> Value:
     """[B, I] -> [B, O]: those terms, summed over the sources, the bias, and NaN in rows with a source that is not
-    finite, where that spreads to all."""
+    finite, if that spreads to all destinations."""
     spline, sources, destinations = part.spline, layer.sources, layer.destinations
     inputs = [
         x,
@@ -306,7 +307,7 @@ def emit(g: Graph, layer: Layer, part: KernelTerms, x: Value) -> Value:
 
 
 def _fits(basis: BSpline) -> bool:
-    """Whether the operator takes such knots, in the precision that it has them in."""
+    """Whether the operator supports such knots, in its precision."""
     cells = np.diff(basis.extended.astype(np.float32).astype(np.float64), axis=1)
     return basis.degree in custom_ops.DEGREES and bool(
         ((cells >= custom_ops.NARROWEST) & (cells <= custom_ops.WIDEST)).all()

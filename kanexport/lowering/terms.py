@@ -1,4 +1,4 @@
-"""Emission of a layer's terms times their coefficients: summed over sources, or every edge by itself."""
+"""Emission of the terms of a layer times their coefficients: summed over sources, or every edge by itself."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kanexport.lowering import passes
 
 
 def nonfinite(g: Graph, x: Value) -> Value:
-    """Booleans of x's shape: true at NaN and infinities, where x - x is NaN."""
+    """Booleans in the shape of x: true for NaN and infinities, for which x - x is NaN."""
     return g.op("IsNaN", g.sub(x, x))
 
 
 def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
-    """[B, I] and what the sums are so far -> [B, O]: a term times its coefficients, summed over
-    the sources. One matrix product [B, K * I] @ [K * I, O] for a basis."""
+    """[B, I] and the sums so far -> [B, O]: a term times its coefficients, summed over the sources. One matrix
+    product [B, K * I] @ [K * I, O] for a basis."""
     if isinstance(term, EdgeTerm):
         values = _edge_functions(g, layer, term, x)
         if term.functions > 1:  # one sum, not one after the other
@@ -37,7 +37,7 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
 
 
 def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value) -> Value:
-    """The same in whole numbers: codes of the basis times codes of the coefficients, summed as int32."""
+    """The same in whole numbers: int8 values of the basis times int8 values of the coefficients, summed as int32."""
     read = sources(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
     codes = basis.codes(g, read, layer.sources)
     if not basis.compact:  # NaN has no code
@@ -61,7 +61,7 @@ def by_edge(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
 
 
 def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
-    """[I, B, K] -> [I, B, O]: the basis of each source times its own coefficients [K, O].
+    """[I, B, K] -> [I, B, O]: the basis of each source times its coefficients [K, O].
 
     Where the model's graphs share a file, they are rows of the matrix [K * I, O] that the sums use,
     gathered a block of sources at a time: a runtime either does that once, when it loads the
@@ -80,12 +80,12 @@ def _by_source(g: Graph, layer: Layer, term: BasisTerm, basis: Value) -> Value:
 
 
 def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
-    """The emitted basis [B, K, I], or [B, I] where K is 1."""
+    """The emitted basis [B, K, I], or [B, I] if K is 1."""
     return term.basis.emit(g, sources(g, layer, term, x), layer.sources)
 
 
 def sources(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
-    """[B, I]: what a term's basis reads; no NaN, if it is compact."""
+    """[B, I]: the input of the basis of a term; without NaN, if the basis is compact."""
     x = _prepared(g, term, x)
     # A step before, such as a norm of the whole row, makes NaN of sources that are none.
     if term.basis.compact and (term.pre_steps or not layer.nan_spreads.all()):
@@ -101,8 +101,8 @@ def _prepared(g: Graph, term: BasisTerm, x: Value) -> Value:
 
 
 def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
-    """[B, I] -> [B, I, K, O], or [B, I, O] where K is 1: functions that every edge shifts and stretches for itself,
-    times their coefficients."""
+    """[B, I] -> [B, I, K, O], or [B, I, O] if K is 1: functions with separate shifts and rates for every edge, times
+    their coefficients."""
     coef = passes.coefficients(layer, term)
     for step in term.pre_steps:
         x = step.emit(g, x)
@@ -121,8 +121,8 @@ def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
 
 
 def symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:
-    """[B, E + 1]: the value of every symbolic edge, and a last column of zeros; and the edges in
-    the order of the columns, those of one function beside each other."""
+    """[B, E + 1]: the value of every symbolic edge, and a last column of zeros; and the edges in the order of the
+    columns, with edges of the same function next to each other."""
     ordered = sorted(layer.symbolic, key=lambda edge: edge.function.name)
     columns = []
     for name in sorted({edge.function.name for edge in ordered}):
@@ -143,7 +143,7 @@ WeightArray = npt.NDArray[Any]
 
 
 def weight_matrix(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value:
-    """A term's coefficients in the order [K, I, O], in a shape that has as many."""
+    """The coefficients of a term in the order [K, I, O], in a shape of the same size."""
     scale = term.basis.emitted_scale(g)
     if term.stored == precision.BYTES:
         return _of_codes(g, layer, term, _codes(g, layer, term, False, shape), scale)
@@ -161,7 +161,7 @@ def weight_matrix(g: Graph, layer: Layer, term: BasisTerm, *shape: int) -> Value
 
 
 def by_source(g: Graph, layer: Layer, term: BasisTerm) -> Value:
-    """The same as [I, K, O], for a graph that keeps its own constants."""
+    """The same as [I, K, O], for a graph that keeps its constants."""
     scale = term.basis.emitted_scale(g)
     if term.stored == precision.BYTES:
         shape = (layer.sources, term.functions, layer.destinations)
@@ -173,12 +173,12 @@ def by_source(g: Graph, layer: Layer, term: BasisTerm) -> Value:
 
 
 def weight_codes(g: Graph, layer: Layer, term: BasisTerm, *, by_source: bool) -> Value:
-    """The codes of a term that is stored in bytes, [I * K, O] or [K * I, O]."""
+    """The int8 values of a term, [I * K, O] or [K * I, O]."""
     return _codes(g, layer, term, by_source, (term.functions * layer.sources, layer.destinations))
 
 
 def units(layer: Layer, term: BasisTerm) -> npt.NDArray[np.float64]:
-    """[O]: what a code of each destination counts."""
+    """[O]: the unit of the int8 values of each destination."""
     return precision.scales(passes.coefficients(layer, term))
 
 

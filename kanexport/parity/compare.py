@@ -1,4 +1,4 @@
-"""Comparison of an interpretation or a graph with the trained model's recorded outputs, row by row.
+"""Comparison of an interpretation or a graph with recorded outputs of the trained model, row by row.
 
 Errors are relative to the largest output of their own row. A reading of a file fits only if each row's error is at most
 `EXPLAINED` times the rounding error of that row (`verify/tolerances.py`), in the precision that the model computed in.
@@ -43,7 +43,7 @@ LOOSE = 1e-2  # an allowance beyond it would excuse anything
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Difference between outputs and the trained model's outputs.
+    """Difference between outputs and the outputs of the trained model.
 
     max_abs    the largest absolute error over the rows compared
     max_rel    the largest relative error over the rows compared
@@ -80,25 +80,26 @@ class Match:
 
     @property
     def fits(self) -> bool:
-        """Whether every row that was compared is within its allowance, and most were."""
+        """Whether every compared row is within its allowance, and most rows were compared."""
         return self.enough and self.excess <= 1
 
 
 def allowed(recorded: RecordedOutputs, dtype: str, tolerance: float) -> float:
-    """The allowed error of a graph of `dtype` against the recorded outputs, relative; `tolerance`: the user's."""
+    """The allowed error of a graph of `dtype` compared with the recorded outputs, relative; `tolerance`: that of the
+    user."""
     coarser = "float32" if "float32" in (recorded.dtype, dtype) else "float64"
     return ALLOWED[coarser] * tolerance / OUTPUT_TOLERANCE
 
 
 def relaxation(recorded: RecordedOutputs, tolerance: float) -> float:
-    """The allowed error of a reading against the recorded outputs beyond what rounding explains, relative. It is 0,
-    unless the model computed in float64 or the user gave a larger `tolerance` than the usual one."""
+    """The allowed error of an interpretation in addition to the effect of rounding, relative. It is 0, unless the
+    model computed in float64 or the user gave a larger `tolerance` than the default."""
     relaxed = recorded.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
     return allowed(recorded, recorded.dtype, tolerance) if relaxed else 0.0
 
 
 def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
-    """Compare `outputs` [B, ...] of a graph with the trained model's. Raises OptionError if the shapes differ.
+    """Compare `outputs` [B, ...] of a graph with those of the trained model. Raises OptionError if the shapes differ.
 
     evaluate   the graph's float64 evaluation, which shows what rounding changes
     dtype      of the graph
@@ -123,7 +124,7 @@ def _same_shape(recorded: RecordedOutputs, outputs: Array) -> tuple[Array, Array
     """The recorded and the given outputs, both as [B, numbers]. Raises OptionError if their shapes differ."""
     y, flat = recorded.y.reshape(len(recorded.y), -1), outputs.reshape(len(outputs), -1)
     if flat.shape != y.shape:
-        raise unfit(recorded, f"outputs of {y.shape[1]} numbers a row", f"gives {flat.shape[1]}")
+        raise unfit(recorded, f"{y.shape[1]} outputs per row", f"gives {flat.shape[1]}")
     return y, flat
 
 
@@ -168,46 +169,48 @@ class _Rows:
 
 
 def _numbers(recorded: RecordedOutputs) -> npt.NDArray[np.bool_]:
-    """The rows [B] with a finite recorded output; of those that the user chose, where there are such."""
+    """The rows [B] with a finite recorded output; only rows that the user chose, if there are any."""
     some = np.asarray(np.isfinite(recorded.y.reshape(len(recorded.y), -1)).any(axis=1))
     chosen = some & recorded.usual
     return chosen if chosen.any() else some
 
 
 def match_notes(result: Match, recorded: RecordedOutputs, what: str) -> tuple[str, ...]:
-    """Sentences for the notes: on rows that were left out, and on errors that only a relaxed tolerance allowed."""
+    """Notes on rows that were left out, and on errors that only a relaxed tolerance accepted."""
     words = []
     if result.left_out:
         words.append(
-            f"{result.left_out} rows of {recorded.name} were not compared: rounding alone, or an overflow of float32, "
-            "decides"
+            f"{result.left_out} rows of {recorded.name} were not compared, because their outputs depend on rounding, "
+            "or on an overflow of float32"
         )
     if result.relaxed:
         error, usual = result.relaxed
         words.append(
-            f"{recorded.name}: {what} is off by up to {error:.1e} of a row's largest output, where {usual:.1e} is "
-            "allowed without the relaxed tolerance"
+            f"{recorded.name}: {what} is off by up to {error:.1e} of the largest output of a row; without the relaxed "
+            f"tolerance, {usual:.1e} is accepted"
         )
     return tuple(words)
 
 
 def require(result: Match, recorded: RecordedOutputs, what: str) -> None:
-    """Raises OutputsDiffer if the recorded outputs do not fit; `what` gave the others."""
+    """Raises OutputsDiffer if the recorded outputs do not fit. `what`: the source of the other outputs."""
     if not result.enough:
         raise too_few(result, recorded)
     if not result.fits:
         raise OutputsDiffer(
-            f"{what} differs from the trained model's outputs by {result.max_rel:.2e} relative: {result.where}",
-            hint="nothing was written; export the module itself with --module, or say more with --option",
+            f"{what} disagrees with the recorded outputs: {result.max_rel:.2e} relative, {result.where}",
+            code="expected-outputs-differ",
+            hint="nothing was written; select another interpretation with --option, or export the PyTorch module with "
+            "--module",
         )
 
 
 def reading(kan: Kan, recorded: RecordedOutputs, relaxed: float) -> Match:
-    """Compare a reading in float64 with the trained model's outputs. The allowance of an error is what rounding
-    explains, or `relaxed` (relative, from `relaxation`) if that is more. Raises OptionError if the shapes differ."""
+    """Compare an interpretation in float64 with the outputs of the trained model. The allowed error is the effect of
+    rounding, or `relaxed` (relative, from `relaxation`) if that is larger. Raises OptionError if the shapes differ."""
     width = recorded.x[0].size
     if width != kan.n_inputs:
-        raise unfit(recorded, f"rows of {width} numbers", f"takes {kan.n_inputs}")
+        raise unfit(recorded, f"{width} inputs per row", f"takes {kan.n_inputs}")
     x = recorded.x.reshape(len(recorded.x), -1)
     exact = exactly(kan, x)
     y, outputs = _same_shape(recorded, exact.y)
@@ -221,9 +224,9 @@ def reading(kan: Kan, recorded: RecordedOutputs, relaxed: float) -> Match:
 
 
 def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, dtype: str) -> Array:
-    """[B]: the change that rounding makes to each row, absolute. The draws end if one shows that no other could
-    explain the `error` of some row, or if all errors are explained. If most errors are beyond what rounding may
-    explain at all, only the last rounding counts."""
+    """[B]: the change that rounding causes in each row, absolute. The draws end if one shows that no other could
+    explain the `error` of some row, or if all errors are explained. If most errors exceed the effect of any
+    rounding, only the last rounding counts."""
     change = np.zeros(len(x))
     gross = (error > LOOSE * _scale(exact, exact)).mean() > 0.5
     for draw in tolerances.draws(kan, x, exact, dtype):
@@ -236,14 +239,15 @@ def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, d
 
 
 def _typical(change: Array) -> Array:
-    """[B]: the change of each row, and at least the median change: rounding happens to change some rows little."""
+    """[B]: the change of each row, and at least the median change, because rounding changes some rows little by
+    accident."""
     return np.maximum(change, np.median(change))
 
 
 def _unlike(outputs: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
     """The difference in shape. Its first part is the variation of the recorded outputs y [B, outputs] over the usual
-    rows that the best scale and shift of each output of `outputs` leave. Its second part is the share of rows in which
-    only one side is finite. A constant has the largest first part."""
+    rows that remains after the best scale and shift of each output of `outputs`. Its second part is the share of
+    rows in which only one side is finite. A constant has the largest first part."""
     finite = np.isfinite(y).all(axis=1), np.isfinite(outputs).all(axis=1)
     odd = float((finite[0] != finite[1]).mean())
     rows = finite[0] & finite[1]
@@ -258,30 +262,35 @@ def _unlike(outputs: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:
 
 
 def distinct(recorded: RecordedOutputs) -> int:
-    """The count of different numbers in the recorded outputs: a few of them, such as the ends of a sigmoid, fit many
-    models."""
+    """The number of different values in the recorded outputs. A few values, such as the limits of a sigmoid, fit
+    many models."""
     y = recorded.y.reshape(len(recorded.y), -1)
     some = y[recorded.usual] if recorded.usual.any() else y
     return len(np.unique(some[np.isfinite(some)].astype(np.float32)))
 
 
 def too_few(result: Match, recorded: RecordedOutputs) -> OutputsDiffer:
-    """The error for recorded outputs of which most cannot be compared."""
-    why = f"; rounding alone changes the others by more than {LOOSE:g}" if result.numbers else ""
+    """The error for recorded outputs if most of them cannot be compared."""
+    why = f" (rounding changes the others by more than {LOOSE:g})" if result.numbers else ""
     return OutputsDiffer(
-        f"of {result.numbers} rows of {recorded.name} with finite outputs, {result.telling} can be compared, which is "
-        f"too few{why}",
-        hint="record outputs for rows like the data",
+        f"--expected-outputs {recorded.name}: only {result.telling} of {result.numbers} rows with finite outputs are "
+        f"comparable, expected at least half{why}",
+        code="expected-outputs-not-comparable",
+        hint="record outputs for rows that resemble your data",
     )
 
 
 def unfit(recorded: RecordedOutputs, has: str, model: str) -> OptionError:
-    """Recorded outputs of another shape than the model's."""
-    return OptionError(f"--expected-outputs {recorded.name} has {has}, the model {model}", hint=FORMS)
+    """The error for recorded outputs of another shape than those of the model."""
+    return OptionError(
+        f"--expected-outputs {recorded.name} has {has}, the model {model}",
+        code="expected-outputs-wrong-shape",
+        hint=FORMS,
+    )
 
 
 def _scale(y: Array, outputs: Array) -> Array:
-    """[B]: the scale of each row's errors: its own largest recorded output, or the largest given output if that is
+    """[B]: the scale of the errors of each row: its largest recorded output, or the largest given output if that is
     0."""
     peaks, others = (np.where(np.isfinite(part), np.abs(part), 0).max(axis=1, initial=0) for part in (y, outputs))
     some = np.where(peaks > 0, peaks, others)
@@ -289,13 +298,13 @@ def _scale(y: Array, outputs: Array) -> Array:
 
 
 def _as(values: Array, dtype: str) -> Array:
-    """Outputs as the type would hold them: infinite beyond float32."""
+    """Outputs in the type: infinite beyond float32."""
     with np.errstate(over="ignore"):
         return values.astype(dtype).astype(np.float64)
 
 
 def _errors(outputs: Array, y: Array, scale: Array) -> tuple[Array, Array]:
-    """[B] relative and absolute: infinite where one is not finite and the other is, or is another."""
+    """[B] relative and absolute: infinite if only one side is finite, or if they are different infinities."""
     finite = np.isfinite(y) & np.isfinite(outputs)
     same = finite | (np.isnan(y) & np.isnan(outputs)) | (y == outputs)
     with np.errstate(invalid="ignore"):
@@ -306,8 +315,8 @@ def _errors(outputs: Array, y: Array, scale: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Off:
-    """Rows that are not within the tolerance: `x`, what they mean in float64, and, relative to `scale` [B], by how
-    much they are off."""
+    """Rows that are not within the tolerance: `x`, their outputs in float64, and their errors relative to `scale`
+    [B]."""
 
     x: Array
     y: Array
@@ -316,8 +325,8 @@ class _Off:
 
 
 def _change(evaluate: Evaluate, rows: _Off, size: float, tolerance: float) -> Array:
-    """[B]: by how much rounding nodes and weights by `size` changes each row, relative. Where one draw shows that
-    no other could excuse some row, that is all."""
+    """[B]: the change of each row if nodes and weights are rounded by `size`, relative. The draws end if one shows
+    that no other could explain the error of some row."""
     change = np.zeros(len(rows.x))
     with np.errstate(invalid="ignore"):
         for seed in range(DRAWS):
@@ -331,11 +340,11 @@ def _change(evaluate: Evaluate, rows: _Off, size: float, tolerance: float) -> Ar
 
 
 def _where(row: int, outputs: Array, y: Array, recorded: RecordedOutputs) -> str:
-    """The worst output of a row, for people."""
+    """The worst output of a row, as text."""
     with np.errstate(invalid="ignore"):
         differences = np.abs(_as(outputs[row], recorded.dtype) - y[row])
     column = int(np.where(np.isnan(differences), np.inf, differences).argmax())
-    numbers = f"{outputs[row, column]:.6g} where the model gave {y[row, column]:.6g}"
+    numbers = f"{outputs[row, column]:.6g}, recorded {y[row, column]:.6g}"
     return f"row {recorded.place(row)}, output {column}: {numbers}"
 
 
@@ -355,8 +364,7 @@ def graph(
     recorded: RecordedOutputs, ports: Ports, meaning: Evaluate, lowered: Lowered, target: Target
 ) -> VerificationBasis:
     """Compare a graph with the recorded outputs, each output by itself. `meaning`: the graph in float64. Raises
-    OutputsDiffer if the graph gives something else than the trained model, and OptionError if names or shapes
-    differ."""
+    OutputsDiffer if the outputs differ, and OptionError if names or shapes differ."""
     recorded = recorded.of_model(ports.inputs, ports.outputs)
     graph_outputs = _run(lowered, ports, recorded.x, target.dtype)
     tolerance = allowed(recorded, target.dtype, target.tolerance)
@@ -382,7 +390,7 @@ def graph(
 
 
 def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Array]:
-    """The graph's outputs by name, computed in chunks of ROWS_AT_ONCE rows."""
+    """The outputs of the graph by name, computed in chunks of ROWS_AT_ONCE rows."""
     session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
     pieces = [
         graph_runner.run(session, ports.feeds(x[at : at + ROWS_AT_ONCE], dtype))
@@ -392,7 +400,7 @@ def _run(lowered: Lowered, ports: Ports, x: Array, dtype: str) -> dict[str, Arra
 
 
 def _part(meaning: Evaluate, ports: Ports, at: int) -> Evaluate:
-    """The float64 meaning of one output alone: the one at position `at`."""
+    """The float64 reference of the single output at position `at`."""
     if len(ports.outputs) == 1:
         return meaning
 

@@ -31,9 +31,10 @@ GIVEN = "given"  # the zone of rows that the user chose
 ROWS_LIMIT = 100_000
 X, Y, ZONE = "x", "y", "zone"  # names of arrays in a file
 FORMS = (
-    "an .npz with the arrays x and y, two .npy files (inputs, then outputs), or a .csv with columns x0,... and y0,..."
+    "pass an .npz with the arrays x and y, two .npy files (inputs, then outputs), or a .csv with columns x0,... and "
+    "y0,..."
 )
-RECORD = "kanexport.record_outputs(model, rows, 'outputs.npz') writes them from a live torch module"
+RECORD = "record them with kanexport.record_outputs(model, rows, 'outputs.npz')"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,8 +88,9 @@ class RecordedOutputs:
         )
 
     def of_network(self) -> RecordedOutputs:
-        """The recorded outputs for a network of one input [N, n] and one output, the first of several outputs. If rows
-        are tokens, x [B, *T, n] and y [B, *T, m], every token becomes a row. Raises OptionError for several inputs."""
+        """The recorded outputs for a network of one input [N, n] and one output, the first of several outputs. If
+        rows are tokens, x [B, *T, n] and y [B, *T, m], every token becomes a row. Raises OptionError for several
+        inputs."""
         x, y = self._only_input(), split(self.outputs, self.y)[0]
         usual, tokens = self.usual, x.shape[:-1]
         if x.ndim > 2 and y.shape[:-1] == tokens:
@@ -101,9 +103,9 @@ class RecordedOutputs:
         parts = dict(zip((port.name for port in self.inputs), split(self.inputs, self.x), strict=True))
         if len(parts) > 1 and (self.from_recorder or X not in parts):
             raise OptionError(
-                f"--expected-outputs {self.name} has the inputs {', '.join(parts)}, expected one: a checkpoint's "
-                "network has one input, x",
-                hint="record what goes into the network itself, or export the module with --module",
+                f"--expected-outputs {self.name} has the inputs {', '.join(parts)}, expected the single input x",
+                code="expected-outputs-wrong-shape",
+                hint="record the inputs of the network itself, or export the PyTorch module with --module",
             )
         return parts.get(X, next(iter(parts.values())))
 
@@ -117,21 +119,21 @@ class RecordedOutputs:
 
 
 def _chosen(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port], name: str, what: str) -> list[Array]:
-    """The arrays of a model's inputs or outputs, in the model's order."""
+    """The arrays of the inputs or outputs of a model, in its order."""
     by_name = _by_name(parts, has, wanted, Y if what == "output" else X)
     missing = [port.name for port in wanted if port.name not in by_name]
     if missing:
         raise OptionError(
-            f"--expected-outputs {name} has the {what}s {', '.join(port.name for port in has)}, but no {missing[0]}; "
-            f"the model has {', '.join(port.name for port in wanted)}",
+            f"--expected-outputs {name} has the {what}s {', '.join(port.name for port in has)}, expected "
+            f"{', '.join(port.name for port in wanted)}",
+            code="expected-outputs-wrong-names",
             hint=RECORD,
         )
     return [by_name[port.name] for port in wanted]
 
 
 def _by_name(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port], usual: str) -> dict[str, Array]:
-    """The arrays by the model's own names. A model with one input (or output) takes the only array, whatever its
-    name."""
+    """The arrays by the names of the model. A model with one input (or output) takes the single array, for any name."""
     arrays = {port.name: part for port, part in zip(has, parts, strict=True)}
     only = wanted[0].name
     if len(wanted) > 1 or only in arrays:
@@ -142,19 +144,24 @@ def _by_name(parts: Sequence[Array], has: Sequence[Port], wanted: Sequence[Port]
 
 
 def _shaped(rows: Array, port: Port, name: str, *, several: bool) -> Array:
-    """The rows in the model's own shape. Raises OptionError."""
+    """The rows in the shape of the model. Raises OptionError."""
     if rows[0].size == port.size:
         return rows.reshape(-1, *port.shape)
     shown = f"rows of shape {rows.shape[1:]}" + (f" for {port.name}" if several else "")
-    raise OptionError(f"--expected-outputs {name} has {shown}, the model takes {port.shape}", hint=FORMS)
+    raise OptionError(
+        f"--expected-outputs {name} has {shown}, expected {port.shape}",
+        code="expected-outputs-wrong-shape",
+        hint=FORMS,
+    )
 
 
 def load(paths: Sequence[Path]) -> RecordedOutputs:
-    """The recorded outputs in one file, or in two .npy files. Raises OptionError, naming the file and what was
-    expected."""
+    """The recorded outputs in one file, or in two .npy files. Raises OptionError, which names the file."""
     if len(paths) > 2 or (len(paths) == 2 and any(path.suffix != ".npy" for path in paths)):
         raise OptionError(
-            f"--expected-outputs is given {len(paths)} times, expected one file or two .npy files", hint=FORMS
+            f"--expected-outputs is given {len(paths)} times, expected one file or two .npy files",
+            code="option-repeated",
+            hint=FORMS,
         )
     data = [_bytes(path) for path in paths]
     name = " and ".join(path.name for path in paths)
@@ -162,21 +169,29 @@ def load(paths: Sequence[Path]) -> RecordedOutputs:
     try:
         arrays = _arrays(paths, data)
     except csv_text.CsvError as error:
-        raise OptionError(f"--expected-outputs: {error.args[0]}", hint=FORMS) from error
+        raise OptionError(f"--expected-outputs: {error.args[0]}", code=error.code, hint=FORMS) from error
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise OptionError(f"--expected-outputs {name} cannot be read: {str(error)[:200]}", hint=FORMS) from error
+        raise OptionError(
+            f"--expected-outputs {name} cannot be read: {str(error)[:200]}",
+            code="expected-outputs-unreadable",
+            hint=FORMS,
+        ) from error
     return recorded_outputs(arrays, name, digest)
 
 
 def recorded_outputs(arrays: dict[str, Any], name: str, digest: str) -> RecordedOutputs:
-    """Checked: numbers, as many outputs as inputs, at least one. Raises OptionError."""
+    """The arrays of a file, checked: numbers, as many outputs as inputs, at least one. Raises OptionError."""
     from_recorder = ZONE in arrays
     took, gave = _named(arrays, from_recorder=from_recorder)
     inputs, outputs = ({own: _numbers(arrays, key, name) for own, key in some.items()} for some in (took, gave))
     rows = _rows(inputs, outputs, name)
     zone = arrays[ZONE] if from_recorder else np.full(rows, GIVEN)
     if zone.shape != (rows,):
-        raise OptionError(f"--expected-outputs {name}: zone has shape {zone.shape}, expected ({rows},)")
+        raise OptionError(
+            f"--expected-outputs {name}: zone has shape {zone.shape}, expected ({rows},)",
+            code="expected-outputs-wrong-shape",
+            hint=RECORD,
+        )
     x, y = ([part[:ROWS_LIMIT].astype(np.float64) for part in parts.values()] for parts in (inputs, outputs))
     narrow = all(_computed_in(part) == "float32" for part in outputs.values())
     return RecordedOutputs(
@@ -200,7 +215,8 @@ def _named(arrays: Mapping[str, Any], *, from_recorder: bool) -> tuple[dict[str,
 
 
 def _inputs(took: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of inputs in a file that `record_outputs` did not write: arrays next to its `x` may hold anything."""
+    """The keys of inputs in a file that `record_outputs` did not write. Arrays next to its `x` may be inputs, or
+    not."""
     if X not in took:
         return dict(took)
     x = arrays[took[X]]
@@ -232,7 +248,11 @@ def _rows(inputs: Mapping[str, Any], outputs: Mapping[str, Any], name: str) -> i
             f"{count} rows of {own}" if not at else f"{count} of {own}"
             for at, (own, count) in enumerate(counts.items())
         )
-        raise OptionError(f"--expected-outputs {name} has {shown}, expected as many, and some")
+        raise OptionError(
+            f"--expected-outputs {name} has {shown}, expected the same number, at least one",
+            code="expected-outputs-wrong-shape",
+            hint="store one row of outputs for each row of inputs",
+        )
     return rows
 
 
@@ -246,15 +266,23 @@ def _ports(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Port, ...]:
 def _numbers(arrays: dict[str, Any], key: str, name: str) -> npt.NDArray[Any]:
     value = arrays.get(key)
     if value is None:
-        raise OptionError(f"--expected-outputs {name} has {', '.join(arrays) or 'nothing'}, but no {key}", hint=FORMS)
+        raise OptionError(
+            f"--expected-outputs {name} has {', '.join(arrays) or 'no arrays'}, expected {key}",
+            code="expected-outputs-wrong-names",
+            hint=FORMS,
+        )
     if value.dtype.kind not in "fiub" or value.ndim < 1:
         kind = f"{value.dtype} of shape {value.shape}"
-        raise OptionError(f"--expected-outputs {name}: {key} is {kind}, expected real numbers, a row each")
+        raise OptionError(
+            f"--expected-outputs {name}: {key} is {kind}, expected rows of real numbers",
+            code="expected-outputs-wrong-shape",
+            hint=FORMS,
+        )
     return np.asarray(value)
 
 
 def _computed_in(y: npt.NDArray[Any]) -> str:
-    """The type that a model computed in: float64 only if the outputs need it."""
+    """The type in which a model computed: float64 only if the outputs need it."""
     with np.errstate(over="ignore"):
         narrow = np.array_equal(y.astype(np.float32).astype(np.float64), y.astype(np.float64), equal_nan=True)
     return "float32" if narrow else "float64"
@@ -264,7 +292,11 @@ def _bytes(path: Path) -> bytes:
     try:
         return safe_files.read(path, safe_files.ANY, links=True)
     except OSError as error:
-        raise OptionError(f"--expected-outputs {path} cannot be read: {error.strerror}", hint=RECORD) from error
+        raise OptionError(
+            f"--expected-outputs {path} cannot be read: {error.strerror}",
+            code="expected-outputs-unreadable",
+            hint=RECORD,
+        ) from error
 
 
 def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:
@@ -280,13 +312,14 @@ def _arrays(paths: Sequence[Path], data: Sequence[bytes]) -> dict[str, Any]:
 
 
 def _columns(name: str, data: bytes) -> dict[str, Any]:
-    """The columns that are named x... and y..., each in their order. Raises CsvError."""
+    """The columns with the names x... and y..., each in their order. Raises CsvError."""
     values, names = csv_columns.whole(name, data)
     columns = {key: [at for at, column in enumerate(names) if column.strip().lower().startswith(key)] for key in "xy"}
     if len(columns["x"]) + len(columns["y"]) != values.shape[1] or not all(columns.values()):
         raise csv_text.CsvError(
-            f"{name} has the columns {', '.join(names)[:200] or '(no header)'}; names that begin with x and y were "
-            "expected"
+            f"{name} has the columns {', '.join(names)[:200] or '(no header)'}, expected names that begin with x and y",
+            code="expected-outputs-wrong-names",
+            hint=FORMS,
         )
     # Decimal text of float32 values is not a float32: rounding decides what the model computed in.
     return {key: values[:, at].astype(np.float32) for key, at in columns.items()}

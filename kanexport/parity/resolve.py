@@ -1,4 +1,4 @@
-"""Search for the reading of a file that reproduces the trained model's outputs, the likeliest readings first.
+"""Search for the interpretation of a file that reproduces the outputs of the trained model, the most likely ones first.
 
 A reading is a reader and values for what the file leaves open (`Options.open`). The search changes one fact, then
 two, then three, until a round has readings that fit. A reading fits if rounding explains its errors. The search takes
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.errors import ExportError, MissingFunctions, OpenQuestion, OutputsDiffer
+from kanexport.errors import USE_MODULE, ExportError, MissingFunctions, OpenQuestion, OutputsDiffer
 from kanexport.ir.model import Kan
 from kanexport.options import FORWARD, Options
 from kanexport.parity import compare
@@ -45,8 +45,8 @@ Read = Callable[[Options], tuple[Kan, str]]
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """Way to read a file: the reason for it, as in the manifest, and the function that reads with options and returns
-    the network and its family."""
+    """Interpretation of a file: the reason for it, as in the manifest, and the function that reads the file with
+    options and returns the network and its family."""
 
     reason: str
     read: Read
@@ -110,7 +110,8 @@ class InterpretationSearch:
         self.telling = compare.distinct(recorded) >= DISTINCT
 
     def decide(self) -> Decision:
-        """Raises OutputsDiffer where no known reading fits, and what the reader raised where there is no reading."""
+        """Raises OutputsDiffer if no known interpretation fits, and the error of the reader if there is no
+        interpretation."""
         for _ in range(SEARCHES):
             chosen, fitting = self._choose()
             whole = compare.reading(chosen.kan, self.all, self.relaxed)
@@ -122,11 +123,15 @@ class InterpretationSearch:
         decided, also = self._decided_facts(chosen)
         others = dict.fromkeys(reading.family for reading in fitting if reading.family != chosen.family)
         return Decision(
-            chosen, decided, also, tuple(others), compare.match_notes(whole, self.all, "the reading of the file")
+            chosen,
+            decided,
+            also,
+            tuple(others),
+            compare.match_notes(whole, self.all, "the interpretation of the checkpoint"),
         )
 
     def _choose(self) -> tuple[Reading, list[Reading]]:
-        """The reading to take, and all readings that fit the few rows."""
+        """The interpretation to take, and all interpretations that fit the few rows."""
         fitting = self._search()
         best = min(fitting, key=lambda reading: reading.match.excess)
         enough = NEARER * max(best.match.excess, 1 / NEARER**2)
@@ -134,13 +139,13 @@ class InterpretationSearch:
         return self._simpler(chosen), fitting
 
     def _join(self, rows: Sequence[int]) -> None:
-        """Add recorded rows to the few rows, and clear the results: the search begins again."""
+        """Add recorded rows to the few rows, and clear the results: the search starts again."""
         self.recorded = self.recorded.joined(self.all.at(rows[:JOINING]))
         self.tried.clear()
         self.lacking = 0
 
     def _simpler(self, reading: Reading) -> Reading:
-        """The reading with the fewest changed facts that fits about as well."""
+        """The interpretation with the fewest changed facts that fits about equally well."""
         at, enough = (
             self.interpretations.index(reading.interpretation),
             NEARER * max(reading.match.excess, 1 / NEARER**2),
@@ -152,7 +157,8 @@ class InterpretationSearch:
         return reading
 
     def _search(self) -> list[Reading]:
-        """All readings that fit, of the first round that has one, the likeliest first, then their neighbours."""
+        """All interpretations that fit, of the first round that has one, the most likely first, then their
+        neighbors."""
         round_: list[tuple[int, Facts]] = [(at, {}) for at in range(len(self.interpretations))]
         for _ in range(CHANGES + 1):
             fitting = self._fitting(round_)
@@ -172,7 +178,8 @@ class InterpretationSearch:
         return readings
 
     def _by_function(self) -> list[Reading]:
-        """The reading that fits if symbolic edges without a function take one from pykan's table, if there is one."""
+        """The interpretation that fits if symbolic edges without a function take one from the table of pykan, if there
+        is one."""
         waiting, self.lacking = self.missing[: MISSING - self.lacking], min(MISSING, self.lacking + len(self.missing))
         self.nameless = self.nameless or next((error for _, _, error in self.missing), None)
         self.missing.clear()
@@ -189,7 +196,7 @@ class InterpretationSearch:
         return []
 
     def _by_number(self) -> list[Reading]:
-        """The reading that fits with a number that the file leaves open, if there is one."""
+        """The interpretation that fits with a number that the file leaves open, if there is one."""
         nearest = sorted(filter(None, self.tried.values()), key=_unlike)
         for near in [near for near in nearest if len(near.facts) < CHANGES][:NUMBERS]:
             for key, text in near.options.numbers.items():
@@ -211,8 +218,8 @@ class InterpretationSearch:
         return likeliest(error, assumed)
 
     def _fitting(self, round_: Sequence[tuple[int, Facts]]) -> list[Reading]:
-        """The readings of a round that fit. The round is in the order of likelihood. After the first reading that
-        fits, the search tries at most AFTER more, and at most READINGS in all."""
+        """The interpretations of a round that fit. The round is in the order of likelihood. After the first one that
+        fits, the search tests at most AFTER more, and at most READINGS in all."""
         fitting: list[Reading] = []
         left = max(0, READINGS - len(self.tried))
         for number, (at, facts) in enumerate(round_):
@@ -225,8 +232,8 @@ class InterpretationSearch:
         return fitting
 
     def _next(self, round_: Sequence[tuple[int, Facts]]) -> list[tuple[int, Facts]]:
-        """Every reading of a round with one more fact, the nearer readings first. Facts about the steps around the
-        layers come last."""
+        """Every interpretation of a round with one more fact, the nearer ones first. Facts about the steps around
+        the layers are last."""
         nearest = sorted(round_, key=lambda candidate: self._error(*candidate))
         changed = [(at, key, {**facts, key: value}) for at, facts in nearest for key, value in self._changed(at, facts)]
         return [(at, facts) for at, _, facts in sorted(changed, key=lambda candidate: candidate[1] in AROUND)]
@@ -241,7 +248,7 @@ class InterpretationSearch:
         return reading.match.unlike if reading is not None else float("inf")
 
     def _try(self, at: int, facts: Facts) -> Reading | None:
-        """The file read so, compared with the recorded outputs; None where it cannot be."""
+        """The network of one interpretation, compared with the recorded outputs; None if it cannot be read."""
         known = (at, _key(facts))
         if known not in self.tried:
             self.advance(min(len(self.tried), READINGS), READINGS)
@@ -265,8 +272,8 @@ class InterpretationSearch:
         return Reading(interpretation, dict(facts), kan, family, options, result)
 
     def _ask(self, at: int, facts: Facts, options: Options, question: Mapping[str, tuple[str, ...]]) -> None:
-        """Keep the open questions after a reading, also after one that failed: another forward may take the tensors.
-        The `question` that stopped it comes first."""
+        """Record the open questions after an interpretation, also after one that failed: another forward may accept
+        the tensors. The `question` that stopped it is the first."""
         questions = self.questions.setdefault((at, _key(facts)), {})
         questions |= question
         questions |= {key: values for key, values in options.open.items() if key not in facts}
@@ -275,13 +282,13 @@ class InterpretationSearch:
         self._learn(at, dict(question) | assumed)
 
     def _learn(self, at: int, values: Mapping[str, Sequence[str]]) -> None:
-        """Values that facts may have, as an interpretation has them."""
+        """Record the values that facts may have, from an interpretation."""
         for key, some in values.items():
             self.known.setdefault((at, key), {}).update(dict.fromkeys(some))
 
     def _decided_facts(self, chosen: Reading) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-        """The facts of the chosen reading that the recorded outputs decide, and for the others the values that fit as
-        well."""
+        """The facts of the chosen interpretation that the recorded outputs decide, and for the others the values
+        that fit equally well."""
         at, taken = self.interpretations.index(chosen.interpretation), {**chosen.options.assumed, **chosen.facts}
         also: dict[str, tuple[str, ...]] = {}
         for key, value in taken.items():
@@ -293,14 +300,14 @@ class InterpretationSearch:
         return own | {key: value for key, value in taken.items() if key not in also}, also
 
     def _values(self, at: int, chosen: Reading, key: str, taken: str) -> tuple[str, ...]:
-        """The other values of a fact of the chosen reading; of a number that may be any, one beside it."""
+        """The other values of a fact of the chosen interpretation; for an arbitrary number, one number near it."""
         others = tuple(value for value in self.known.get((at, key), ()) if value != taken)
         if key in chosen.options.numbers and not others and _is_number(taken):
             return (f"{float(taken) * BESIDE:.6g}",)
         return others
 
     def _as_well(self, at: int, chosen: Reading, key: str, value: str) -> bool:
-        """Whether the chosen reading with another value of one fact fits the recorded outputs as it does."""
+        """Whether the chosen interpretation with another value of one fact fits the recorded outputs equally well."""
         assumed = key not in chosen.facts and chosen.options.assumed.get(key) == value
         other = chosen if assumed else self._try(at, {**chosen.facts, key: value})
         return other is not None and other.match.fits
@@ -321,40 +328,42 @@ class InterpretationSearch:
         return self._nearest(compared)
 
     def _nameless(self, error: MissingFunctions) -> ExportError:
-        """The error if symbolic edges lack their functions, and no names from the table give the recorded outputs."""
+        """The error for symbolic edges without functions if no names from the table reproduce the recorded outputs."""
         return OutputsDiffer(
-            f"{error.message}; functions of pykan's table were tried for them, and none gives the trained model's "
-            "outputs",
-            hint=f"{error.hint}; or export the module itself: --module FILE:FACTORY --checkpoint FILE",
+            f"{error.message}; no functions of the table of pykan reproduce the recorded outputs",
+            code="expected-outputs-not-reproduced",
+            hint=f"{error.hint}; or {USE_MODULE} --checkpoint FILE",
         )
 
     def _nearest(self, readings: Sequence[Reading]) -> OutputsDiffer:
-        """The error if no reading fits. It names the nearest reading: the one whose outputs are most alike in shape."""
+        """The error if no interpretation fits. It names the nearest one: the one with the most similar shape of
+        outputs."""
         nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
         result, count = nearest.match, len(self._readings())
         close = result.max_rel <= INEXACT
         enough = (
-            f"if the library itself is no more exact, --tolerance {self.enough(result.max_rel):.0e} allows it; else "
+            f"if the library itself is not more exact, set --tolerance {self.enough(result.max_rel):.0e}; otherwise "
         )
         few = (
-            "" if self.telling else "record outputs with more different numbers, by which other readings are told; or "
+            "" if self.telling else "record outputs with more different values, which distinguish interpretations; or "
         )
         return OutputsDiffer(
-            f"none of {count} known readings of the file gives the trained model's outputs; the nearest is "
-            f"{nearest.family} ({facts or 'nothing assumed'}), not the same: off by {result.max_rel:.2e} relative at "
-            f"{result.where}, where rounding explains {compare.EXPLAINED * result.explained:.1e}",
-            hint=f"nothing was written; {enough if close else few}export the module itself: --module FILE:FACTORY "
-            "--checkpoint FILE",
+            f"none of {count} known interpretations of the file reproduces the recorded outputs; the nearest is "
+            f"{nearest.family} ({facts or 'nothing assumed'}): off by {result.max_rel:.2e} relative at "
+            f"{result.where}; rounding explains {compare.EXPLAINED * result.explained:.1e}",
+            code="expected-outputs-not-reproduced",
+            hint=f"nothing was written; {enough if close else few}{USE_MODULE} --checkpoint FILE",
         )
 
     def enough(self, error: float) -> float:
-        """The `--tolerance` that would allow an error, which is more than the usual one."""
+        """The `--tolerance` that would accept an error; it is larger than the default."""
         return max(1.5 * error / compare.ALLOWED[self.recorded.dtype], 2.0) * OUTPUT_TOLERANCE
 
 
 def _unlike(reading: Reading) -> tuple[float, float]:
-    """The difference in shape between a reading's outputs and the recorded ones, then its largest error."""
+    """The difference in shape between the outputs of an interpretation and the recorded ones, then its largest
+    error."""
     return (reading.match.unlike, reading.match.max_rel)
 
 
@@ -376,7 +385,7 @@ Error = Callable[[float], float]
 
 
 def likeliest(error: Error, assumed: float) -> float:
-    """The number near `assumed` with the least error; with as few digits as give nearly the same error."""
+    """The number near `assumed` with the smallest error, with the fewest digits that give nearly the same error."""
     if assumed == 0 or not math.isfinite(assumed):
         return assumed
     grid = [float(assumed * factor) for factor in np.geomspace(1 / SPAN, SPAN, STEPS)]
@@ -389,7 +398,7 @@ def likeliest(error: Error, assumed: float) -> float:
 
 
 def _bisected(error: Error, low: float, high: float) -> float:
-    """The least of a function with one minimum between two points, by the golden section."""
+    """The minimum of a function with one minimum between two points, by the golden section."""
     ratio = (math.sqrt(5) - 1) / 2
     inner = [high - ratio * (high - low), low + ratio * (high - low)]
     errors = [error(value) for value in inner]
@@ -406,7 +415,7 @@ def _bisected(error: Error, low: float, high: float) -> float:
 
 
 def _written(error: Error, value: float) -> float:
-    """The number with the fewest digits that fits no worse; a user wrote 0.8, not 0.80000012."""
+    """The number with the fewest digits that fits equally well; a user wrote 0.8, not 0.80000012."""
     bound = 4 * error(value)
     return next((short for short in _shorter(value) if error(short) <= bound), value)
 
@@ -426,12 +435,12 @@ Unlike = Callable[[Names], tuple[float, bool]]  # from names by edge: how unlike
 
 
 class _SearchLimit(Exception):
-    """The search has tried NAME_SETS_LIMIT readings."""
+    """The search has tested NAME_SETS_LIMIT interpretations."""
 
 
 def fitting_functions(unlike: Unlike, keys: Sequence[str], table: Sequence[str]) -> Names | None:
     """The names from the table, by edge, with which the outputs fit. None if no names fit, or if the search would
-    try more than NAME_SETS_LIMIT readings."""
+    test more than NAME_SETS_LIMIT interpretations."""
     search = _Search(unlike, keys, table)
     try:
         for start in STARTS:
@@ -466,7 +475,7 @@ class _Search:
         return None
 
     def pairs(self) -> Names | None:
-        """Try every two edges together, with the best names so far for the other edges."""
+        """Test all pairs of edges together, with the best names so far for the other edges."""
         names = self.best[1]
         for pair in itertools.combinations(self.keys if len(self.keys) <= PAIRED else (), 2):
             for two in itertools.product(self.table, repeat=2):

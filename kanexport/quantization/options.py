@@ -30,33 +30,46 @@ class QuantizationOptions:
 
     @property
     def bound(self) -> float:
-        """The largest error that is accepted."""
+        """The largest accepted error."""
         return MAX_ERROR[self.quantize] if self.max_error is None else self.max_error
 
     def check(self, dtype: str, *, explain: bool) -> None:
-        """Raises OptionError for what makes no sense, alone or together."""
+        """Raises OptionError for invalid values, or for options that cannot be combined."""
         if not self.quantize:
             self._unused()
             return
         if self.quantize not in METHODS:
-            raise OptionError(f"--quantize is {self.quantize[:40]!r}, expected {' or '.join(METHODS)}")
+            raise OptionError(
+                f"--quantize is {self.quantize[:40]!r}, expected {' or '.join(METHODS)}",
+                code="option-value-unknown",
+                hint=f"pass --quantize {' or '.join(METHODS)}",
+            )
         if dtype != "float32":
             raise OptionError(
-                f"--quantize and --dtype {dtype} exclude each other: a quantized graph computes in float32"
+                f"--quantize cannot be combined with --dtype {dtype}: a quantized graph computes in float32",
+                code="arguments-conflict",
+                hint="remove one of the two",
             )
         if explain:
             raise OptionError(
-                "--quantize and --explain exclude each other: the contributions in explain.onnx add up to exact "
+                "--quantize cannot be combined with --explain: the contributions in explain.onnx add up to exact "
                 "outputs",
-                hint="export the exact model with --explain as another version beside it",
+                code="arguments-conflict",
+                hint="export the exact model with --explain as another version",
             )
         if not 0 < self.bound < 1:
-            raise OptionError(f"--max-error is {self.bound}, expected a number between 0 and 1")
+            raise OptionError(
+                f"--max-error is {self.bound}, expected a number between 0 and 1",
+                code="option-out-of-range",
+                hint="pass a number between 0 and 1, such as --max-error 0.01",
+            )
 
     def _unused(self) -> None:
         for flag, value in (("--calibration", self.rows), ("--max-error", self.max_error)):
             if value is not None:
-                raise OptionError(f"{flag} is for --quantize")
+                raise OptionError(
+                    f"{flag} needs --quantize", code="option-needs-other", hint=f"add --quantize, or remove {flag}"
+                )
 
 
 NOTHING = QuantizationOptions()

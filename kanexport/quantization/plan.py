@@ -1,9 +1,5 @@
-"""Choice of the branches to quantize: each is tried alone, and quantized as far as its share of the error allows.
-
-The base branch of efficient-kan and pykan and the splines beside it lose differently, and from layer to layer; so does
-every model. Rounding errors of branches do not know each other: of n branches, each may take 1 / sqrt(n) of what the
-whole model may.
-"""
+"""Choice of the branches to quantize: the exporter tests each by itself, and quantizes it as far as its share of the
+error allows."""
 
 from __future__ import annotations
 
@@ -43,7 +39,7 @@ class Errors:
 
 
 def errors(expected: Array, outputs: Array) -> Errors:
-    """[B, O] each; rows that are not finite where they should be differ without bound."""
+    """[B, O] each; rows that are finite on only one side differ without bound."""
     fine = np.isfinite(expected).all(axis=1)
     expected, outputs = expected[fine], outputs[fine]
     if not expected.size:
@@ -57,12 +53,12 @@ def errors(expected: Array, outputs: Array) -> Errors:
 
 
 def network_outputs(kan: Kan, x: Array) -> Array:
-    """[B, O] in float64, some rows at a time."""
+    """[B, O] in float64, in chunks of rows."""
     return np.concatenate([float64_reference.evaluate(kan, x[at : at + AT_ONCE]).y for at in range(0, len(x), AT_ONCE)])
 
 
 def choose(kan: Kan, options: QuantizationOptions, x: Array) -> tuple[Branch, ...]:
-    """Every live branch, in the form that it can have; `x` [B, inputs]: rows that say so."""
+    """Every live branch, with its form; `x` [B, inputs]: rows on which the errors are measured."""
     x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), TRIED)).round().astype(int))]
     exact = network_outputs(kan, x)
     known = {
@@ -86,7 +82,7 @@ def choose(kan: Kan, options: QuantizationOptions, x: Array) -> tuple[Branch, ..
 
 
 def _finite(error: float) -> float:
-    """A manifest holds finite numbers only."""
+    """The error, without infinity: a manifest has only finite numbers."""
     return min(error, 1e300)
 
 
@@ -95,7 +91,7 @@ Forms = Mapping[tuple[int, int], str]  # by layer and term; FLOAT32 where there 
 
 
 def possible(layer: Layer, term: Term, quantize: str) -> tuple[str, ...]:
-    """The forms that a branch may have where so many bits are asked for, fewest first."""
+    """The forms that a branch may have for a method of quantization, the smallest first."""
     if term not in passes.live(layer).terms or not isinstance(term, BasisTerm):
         return (FLOAT32,)  # functions that every edge shifts for itself are numbers of three kinds; they stay
     if quantize == FP16_WEIGHTS:
@@ -107,7 +103,7 @@ def possible(layer: Layer, term: Term, quantize: str) -> tuple[str, ...]:
 
 
 def served(kan: Kan, forms: Forms) -> Kan:
-    """The network that the graph means: coefficients rounded, and quantized bases where sums are of bytes."""
+    """The network that the graph computes: with rounded coefficients, and quantized bases for sums of int8 values."""
     layers = []
     for at, layer in enumerate(kan.layers):
         terms = [_term(layer, term, forms.get((at, index), FLOAT32)) for index, term in enumerate(layer.terms)]
@@ -116,7 +112,7 @@ def served(kan: Kan, forms: Forms) -> Kan:
 
 
 def curves(served: Kan) -> Kan:
-    """The same coefficients with the bases as they are: the functions whose values at the edges are told."""
+    """The same coefficients with exact bases: the functions whose edge values are reported."""
     layers = [dataclasses.replace(layer, terms=tuple(map(_plain, layer.terms))) for layer in served.layers]
     return dataclasses.replace(served, layers=tuple(layers))
 
@@ -140,5 +136,5 @@ def _term(layer: Layer, term: Term, form: str) -> Term:
 
 
 def _room(layer: Layer, term: BasisTerm) -> int:
-    """The size limit of a table in bytes: half of what the coefficients take; for small layers a page."""
+    """The size limit of a table in bytes: half of the size of the coefficients; for small layers a page."""
     return max(term.functions * layer.mask.size // 2, 32768)

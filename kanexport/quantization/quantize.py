@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bundle import baseline
-from kanexport.bundle.baseline import FORMS
 from kanexport.contract.manifest import Reference, TensorSpec
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import FLOAT32, Approximation, Branch
-from kanexport.errors import OptionError, VerificationFailed
+from kanexport.errors import REPORT, OptionError, VerificationFailed
 from kanexport.ir.model import Kan
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
 from kanexport.quantization import plan
@@ -34,8 +33,8 @@ ROWS_LIMIT = 4096  # rows on which the whole is measured
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedNetwork:
-    """Network with the forms of its branches: the one that is served, the one whose curves are shown, and the `rows`
-    that chose the forms."""
+    """Network with the forms of its branches: the one that is served, the one for the curves, and the `rows` that
+    selected the forms."""
 
     exact: Kan
     served: Kan
@@ -45,7 +44,7 @@ class QuantizedNetwork:
     rows: Array
 
     def like(self, kan: Kan) -> tuple[Kan, Kan]:
-        """Another network of the same layers in the same forms: what is served, and whose curves are told."""
+        """Another network of the same layers in the same forms: the one that is served, and the one for the curves."""
         served = plan.served(kan, self.forms)
         return served, plan.curves(served)
 
@@ -60,7 +59,7 @@ class QuantizedNetwork:
 
 
 def rounded(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> QuantizedNetwork:
-    """Raises OptionError where the rows are none of the model's, and InvalidKan where a weight is too large."""
+    """Raises OptionError if the rows do not fit the model, and InvalidKan for a weight that is too large."""
     x = rows(kan, options, inputs, names)
     branches = plan.choose(kan, options, x)
     chosen = {(branch.layer, branch.term): branch.form for branch in branches}
@@ -69,8 +68,8 @@ def rounded(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ..
 
 
 def rows(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...], names: Names) -> Array:
-    """[B, inputs]: the user's, of many evenly chosen ones, as float32 has them; else rows inside the grid, on its knots
-    and beside it. Raises OptionError."""
+    """[B, inputs]: the rows of the user as float32, with an even selection of many; otherwise rows in the grid, on
+    its knots and next to it. Raises OptionError."""
     if options.rows is None:
         size = max(map(test_points.basis_size, kan.layers))
         zones = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0, size=size)
@@ -81,16 +80,16 @@ def rows(kan: Kan, options: QuantizationOptions, inputs: tuple[TensorSpec, ...],
     if len(bad):
         at, column = (int(v) for v in bad[0])
         raise OptionError(
-            f"{CALIBRATION} {options.rows.name} has {x[at, column]} in column {column} of row {at}, expected numbers: "
-            "errors cannot be measured there",
-            hint=FORMS,
+            f"{CALIBRATION} {options.rows.name} has {x[at, column]} in column {column} of row {at}, expected finite "
+            "numbers",
+            code="rows-not-finite",
+            hint="remove rows with NaN or infinity",
         )
     return np.asarray(x.astype(np.float32), dtype=np.float64)
 
 
 AGREE = 0.25  # of the rows inside, that must: steps are rare, and of a row with thousands of sources one is on another
 AT_ONCE = 1024
-HINT = "nothing was written; --max-error sets the bound, and without {flag} nothing is approximate"
 
 
 def verify_quantized(
@@ -112,37 +111,42 @@ def verify_quantized(
     try:
         proof = verify.verify(exact, lowered, "float32", tolerance=options.bound, advance=advance)
     except VerificationFailed as error:
-        raise VerificationFailed(f"{error.message}; {_worst(branches)}", hint=_hint(options)) from error
+        raise VerificationFailed(
+            f"{error.message}; {_worst(branches)}", code=error.code, hint=_hint(options)
+        ) from error
     return dataclasses.replace(proof, reference=reference)
 
 
 def measure(
     exact: Kan, lowered: Lowered, branches: tuple[Branch, ...], options: QuantizationOptions, x: Array
 ) -> Approximation:
-    """The error of the graph's outputs on rows x [B, inputs], against the checkpoint's. Raises VerificationFailed if it
-    is larger than allowed, or no branch is quantized."""
+    """The error of the outputs of the graph on rows x [B, inputs], compared with the checkpoint. Raises
+    VerificationFailed if it exceeds the limit, or if no branch is quantized."""
     if not any(branch.form != FLOAT32 or branch.first for branch in branches):
         raise VerificationFailed(
-            "the network has nothing to quantize: symbolic edges, and functions that every edge shifts and "
-            "stretches for itself, stay in float32",
-            hint="nothing was written",
+            "nothing to quantize: symbolic edges and wavelets stay in float32",
+            code="nothing-to-quantize",
+            hint="export without --quantize",
         )
     if all(branch.form == FLOAT32 for branch in branches):
         raise VerificationFailed(
-            f"no branch can be quantized within --max-error {options.bound:g}: {_worst(branches)}", hint=_hint(options)
+            f"no branch can be quantized within --max-error {options.bound:g}: {_worst(branches)}",
+            code="quantization-error-too-large",
+            hint=_hint(options),
         )
     errors = plan.errors(plan.network_outputs(exact, x), graph_outputs(lowered, x))
     if not errors.largest <= options.bound:
         raise VerificationFailed(
-            f"outputs of the quantized graph differ from the checkpoint's by {errors.largest:.2e} of the largest on "
-            f"{len(x)} rows, more than --max-error {options.bound:g}; {_worst(branches)}",
+            f"the outputs of the quantized graph are off by {errors.largest:.2e} of the largest output on {len(x)} "
+            f"rows, more than --max-error {options.bound:g}; {_worst(branches)}",
+            code="quantization-error-too-large",
             hint=_hint(options),
         )
     return Approximation(
         quantize=options.quantize,
         max_error=options.bound,
         rows=len(x),
-        rows_from="made for the export" if options.rows is None else options.rows.name,
+        rows_from="generated by the exporter" if options.rows is None else options.rows.name,
         rows_sha256="" if options.rows is None else options.rows.sha256,
         error=errors.largest,
         median=errors.median,
@@ -152,15 +156,15 @@ def measure(
 
 
 def graph_outputs(lowered: Lowered, x: Array) -> Array:
-    """[B, O]: what the serving graph gives."""
+    """[B, O]: the outputs of the serving graph."""
     session = graph_runner.session(lowered.model, lowered.weights)
     parts = (x[at : at + AT_ONCE].astype(np.float32) for at in range(0, len(x), AT_ONCE))
     return np.concatenate([graph_runner.run(session, {INPUT: part})[OUTPUT] for part in parts])
 
 
 def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> Reference:
-    """Rows inside whose answers are what the rounded numbers mean, for the server's check. Raises
-    VerificationFailed where too few are."""
+    """Rows in the grid with outputs as the rounded numbers give them, for the load check of the server. Raises
+    VerificationFailed if there are too few."""
     layer = served.layers[0]
     rows = test_points.zone_rows(layer, served.n_inputs, 0, size=max(map(test_points.basis_size, served.layers)))
     x = rows["inside"]
@@ -173,9 +177,10 @@ def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> R
     agree = fine & (differences <= tolerance * SLACK)
     if np.count_nonzero(agree) < AGREE * np.count_nonzero(fine):
         raise VerificationFailed(
-            f"the graph is not what its rounded numbers mean: on {np.count_nonzero(agree)} of {len(x)} rows it agrees "
-            f"with them to {tolerance * SLACK:.0e}",
-            hint="nothing was written; please report this",
+            "internal check failed: the quantized graph matches its float64 reference on only "
+            f"{np.count_nonzero(agree)} of {len(x)} rows (tolerance {tolerance * SLACK:.0e})",
+            code="internal-check-failed",
+            hint=REPORT,
         )
     reference = verify.reference(served, lowered, x[agree], tolerance)
     # Elsewhere a sum in another order may put a value on the other side of a step, as it does here on some rows.
@@ -187,10 +192,10 @@ def _worst(branches: tuple[Branch, ...]) -> str:
     worst = max(branches, key=lambda branch: branch.error or branch.first)
     error = worst.error or worst.first
     return (
-        f"the worst branch is {worst.kind} of layer {worst.layer}, by "
-        f"{'more than any number' if not math.isfinite(error) else f'{error:.1e}'} alone"
+        f"the worst branch is {worst.kind} of layer {worst.layer}, "
+        f"{'without bound' if not math.isfinite(error) else f'{error:.1e}'} by itself"
     )
 
 
 def _hint(options: QuantizationOptions) -> str:
-    return HINT.format(flag=f"--quantize {options.quantize}")
+    return f"nothing was written; set a larger --max-error, or export without --quantize {options.quantize}"

@@ -1,4 +1,4 @@
-"""Readers, one file per library: the tensors of a library become a `Kan`.
+"""Readers, one file per library: they turn the tensors of a library into a `Kan`.
 
 Adding a library is adding a file, which nothing else names: `detection/registry.py` finds
 it. A reader module must define one of these three sets of names.

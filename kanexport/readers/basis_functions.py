@@ -1,4 +1,5 @@
-"""Basis_Functions: eighteen collections of polynomials and similar functions, identified by the coefficients' name.
+"""Basis_Functions: eighteen collections of polynomials and similar functions, identified by the name of the
+coefficients.
 
 Source: seydi1370/Basis_Functions, <Kind>KANLayer.forward, for n inputs, m outputs, degree D:
 
@@ -10,6 +11,8 @@ a is not, and 1 by default.
 
 hoangthangta/BSRBF_KAN and FC_KAN (GottliebKANLayer) add a LayerNorm after Gottlieb's layer, `layernorm`, which
 every layer stores and which their network uses in all but the last.
+
+Options: charlier_a, layernorm, layernorm_eps
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ def _layer(name: str, make: Make, part: Part, options: Options) -> Layer:
 
 
 def _norm(name: str, part: Part, options: Options, width: int) -> tuple[Step, ...]:
-    """BSRBF_KAN's LayerNorm, which its network leaves out after the last layer."""
-    used = options.choice("layernorm", NORMS, NORMS[0], words="every layer stores one, and no file tells which use it")
+    """The LayerNorm of BSRBF_KAN. Its network does not use the one of the last layer."""
+    used = options.choice(
+        "layernorm", NORMS, NORMS[0], words="every layer stores one; the file does not record which layers use it"
+    )
     same = chain.prefixes(part.tensors, Keys({name: 3}, {}), options.optional("prefix") or "")
     if used == "none" or (used == NORMS[0] and part.prefix == same[-1]):
         return ()
@@ -81,7 +86,7 @@ def _pair(part: Part, count: int) -> tuple[Array, Array]:
 
 
 def _kind(family: str, name: str, make: Make, *more: str, optional: dict[str, int] | None = None) -> LayerKind:
-    """`more`: tensors of one axis that a layer has as well."""
+    """`more`: additional tensors of one axis in a layer."""
     keys = Keys({name: 3} | dict.fromkeys(more, 1), optional or {})
     return LayerKind(family, keys, functools.partial(_layer, name, make))
 

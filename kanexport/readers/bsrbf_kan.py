@@ -1,4 +1,4 @@
-"""BSRBF-KAN: B-splines and Gaussians with one weight, and a base branch, all on normalised inputs.
+"""BSRBF-KAN: B-splines and Gaussians with a shared weight, and a base branch, all on normalized inputs.
 
 Source: hoangthangta/BSRBF_KAN, models/bsrbf_kan.py, BSRBF_KANLayer.forward, for n inputs, m outputs
 and C = G + k functions of each kind:
@@ -9,6 +9,9 @@ and C = G + k functions of each kind:
 with W `base_weight` [m, n], V `spline_weight` [m, n C], extended knots `grid` [n, G + 2k + 1] and
 centres g `rbf.grid` [C]. The width `d` is a Python number and in no file: (g_max - g_min) / (C - 1).
 `base_activation` is a class, SiLU by default.
+
+Options: denominator, base_activation, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.gaussian import Gaussian
-from kanexport.errors import InvalidKan
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.steps import Step
 from kanexport.options import Options
@@ -40,7 +43,11 @@ def layer(part: Part, options: Options) -> Layer:
     n, m, count = coef.shape
     grid = part.tensor("grid", n, None)
     if grid.shape[1] <= count + 1:
-        raise InvalidKan(f"grid has shape {grid.shape}, expected (sources, {count} + k + 1) with k >= 1")
+        raise InvalidKan(
+            f"grid has shape {grid.shape}, expected (sources, {count} + k + 1) with k >= 1",
+            code="grid-wrong-shape",
+            hint=USE_MODULE,
+        )
     activation = Activation(layer_tensors.activation(options, "silu"))
     pre_steps: tuple[Step, ...] = ()
     if part.has("layernorm.weight"):

@@ -1,4 +1,4 @@
-"""Reader of layers whose names identify no library and whose functions are open.
+"""Reader of layers with names that do not identify a library. The functions are open.
 
 Shapes decide the tensors' roles (`readers/common/roles.py`). The layer computes
 
@@ -14,6 +14,9 @@ Source: public copies of KAN layers under names of their own, and layers of no l
 The reader accepts a file only if its user names the functions with the option `forward`, or if recorded outputs decide
 them. Values of `forward` are chebyshev-of-tanh, gaussian-width-of-x, bspline-of-x and others. If shapes allow more than
 one assignment of tensors, the option `roles` names one.
+
+Options: forward, roles, base_activation, denominator, squash_eps, jacobi_a, jacobi_b, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.fourier import Fourier
 from kanexport.bases.gaussian import Gaussian
-from kanexport.errors import InvalidKan
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions import elementwise, wavelets
 from kanexport.functions.elementwise import Unary
@@ -81,16 +84,14 @@ AROUND = [
 AROUND_SOURCES = [*AROUND, *(f"mlp-{name}" for name in HIDDEN)]
 FEW = ("x", "tanh", "clip", "sigmoid", "layernorm")  # arguments of functions that are not polynomials
 WORDS = (
-    "polynomials of Chebyshev, Legendre, Taylor (monomials), Hermite, Laguerre or Jacobi, a Fourier series, Gaussians "
-    "or splines on a fixed grid; of x, tanh(x), x cut off at -1 and 1, and others"
+    "Chebyshev, Legendre, Taylor (monomials), Hermite, Laguerre or Jacobi polynomials, a Fourier series, Gaussians or "
+    "splines on a fixed grid; of x, tanh(x), x clamped to -1 and 1, and others"
 )
-POINTED = (
-    "Gaussians or wavelets around centres, whose widths may be stored in several ways, splines on knots, or small MLPs"
-)
+POINTED = "Gaussians or wavelets around centers, with widths in one of several forms, splines on knots, or small MLPs"
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """The reason why the tensors may be a KAN's: the coefficients of one candidate."""
+    """The reason why the tensors may be those of a KAN: the coefficients of one candidate."""
     layer_roles = roles.find(checkpoint.tensors)
     if layer_roles is None:
         return ""
@@ -103,7 +104,9 @@ def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
     """The kind of layers in this checkpoint, and how to read them. Raises InvalidKan and OptionError."""
     layer_roles = roles.find(checkpoint.tensors)
     if layer_roles is None:
-        raise InvalidKan("no tensors have the shapes of a KAN layer's")
+        raise InvalidKan(
+            "no tensor has the shape of the coefficients of a KAN layer", code="layers-not-found", hint=USE_MODULE
+        )
     chosen = _chosen(layer_roles, options)
     shapes = next(iter(layer_roles.layers.values()))
     keys = Keys({name: len(shape) for name, shape in shapes.items()}, {})
@@ -111,7 +114,8 @@ def kind(checkpoint: Checkpoint, options: Options) -> LayerKind:
 
 
 def _chosen(layer_roles: LayerRoles, options: Options) -> Roles:
-    """The assignment that the option names, otherwise the likeliest, which `options` records. Raises OptionError."""
+    """The assignment that the option names, otherwise the most likely one, which `options` records. Raises
+    OptionError."""
     by_text = {assignment.text: assignment for assignment in layer_roles.roles}
     fitting = [text for text, assignment in by_text.items() if _between(assignment, layer_roles, options)] or list(
         by_text
@@ -126,7 +130,7 @@ def _chosen(layer_roles: LayerRoles, options: Options) -> Roles:
 
 
 def _between(assignment: Roles, layer_roles: LayerRoles, options: Options) -> bool:
-    """Whether the network takes rows as wide as the recorded ones, and gives as many outputs. True if none are
+    """Whether the network takes rows as wide as the recorded ones, and returns as many outputs. True if no rows are
     recorded."""
     first, *_, last = [
         assignment.sizes(shapes) for shapes in (*layer_roles.layers.values(), *layer_roles.layers.values())
@@ -141,7 +145,11 @@ def _layer(chosen: Roles, part: Part, options: Options) -> Layer:
     shapes = {name: part.shape(name) for name in (chosen.coef, *(name for name, _ in chosen.others))}
     sizes = chosen.sizes(shapes)
     if sizes is None:
-        raise InvalidKan(f"{chosen.coef} has shape {shapes[chosen.coef]}, which does not fit {chosen.text}")
+        raise InvalidKan(
+            f"{chosen.coef} has shape {shapes[chosen.coef]}, which does not fit {chosen.text}",
+            code="tensor-wrong-shape",
+            hint="assign the tensors with --option roles=...",
+        )
     forward = _forward(chosen, sizes, shapes, part, options)
     kind, _, argument_name = forward.rpartition("-of-")
     coef = _coefficients(chosen, sizes, part)
@@ -166,11 +174,11 @@ def _forward(chosen: Roles, sizes: Sizes, shapes: roles.Shapes, part: Part, opti
     names = tuple(_forwards(chosen, sizes, shapes))
     what = POINTED if chosen.name(POINTS) else WORDS
     named = f"{part.prefix}{chosen.coef} {shapes[chosen.coef]}"
-    return options.must_forward(names, f"{named} is ambiguous: names and shapes fit {what}")
+    return options.must_forward(names, f"the functions of {named} are ambiguous: names and shapes fit {what}")
 
 
 def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
-    """All forwards that the shapes allow, the likeliest first."""
+    """All forwards that the shapes allow, the most likely first."""
     points, widths = chosen.name(POINTS), chosen.name(WIDTHS)
     if chosen.axes in roles.FOURIER:
         return _with_arguments([FOURIER])
@@ -184,7 +192,7 @@ def _forwards(chosen: Roles, sizes: Sizes, shapes: roles.Shapes) -> list[str]:
 
 
 def _on_no_points(sizes: Sizes, *, scaled: bool) -> list[str]:
-    """Forwards without points: polynomials, and functions on a fixed grid or none."""
+    """Forwards without points: polynomials, and functions on a fixed grid or without a grid."""
     whole = (
         [] if scaled else [f"{name}-of-{argument}" for argument in Argument.NAMES for name in (*POLYNOMIALS, JACOBI)]
     )
@@ -193,7 +201,7 @@ def _on_no_points(sizes: Sizes, *, scaled: bool) -> list[str]:
 
 
 def _with_arguments(kinds: list[str]) -> list[str]:
-    """Each kind with each argument in FEW, all of x first."""
+    """Each kind with each argument in FEW, first all of x."""
     return [f"{kind}-of-{argument}" for argument in FEW for kind in kinds]
 
 
@@ -324,16 +332,24 @@ def _rate(kind: str, form: str, widths: Array) -> Array:
     with np.errstate(all="ignore"):
         rate = FORMS[form.removeprefix(change)](CHANGED[change](widths))
     if not np.isfinite(rate).all() or (rate == 0).any():
-        raise InvalidKan(f"widths do not make {kind}: some are 0, negative or not finite")
+        raise InvalidKan(
+            f"the widths of {kind} are invalid: some are 0, negative or not finite",
+            code="option-does-not-fit-weights",
+            hint="assign the tensors with --option roles=..., or select the functions with --option forward=NAME",
+        )
     return rate
 
 
 def _alone(kind: str, centres: Array, coef: Array, pre_steps: tuple[Step, ...], options: Options) -> Term:
-    """Functions around centres without widths: the option `denominator` is one width for all."""
+    """Functions around centers without widths: the option `denominator` is one width for all."""
     row = np.sort(centres.reshape(-1, centres.shape[-1])[0])
     width = grid_steps.denominator(row, options)
     if not width:
-        raise InvalidKan("the denominator is 0")
+        raise InvalidKan(
+            "option denominator is 0, expected another number",
+            code="option-out-of-range",
+            hint="pass --option denominator=NUMBER",
+        )
     if kind == "gaussian" and centres.ndim < 3:
         return BasisTerm(_gaussian(centres, np.asarray(width)), coef, pre_steps)
     function = elementwise.SYMBOLIC["gaussian"] if kind == "gaussian" else SECH2
@@ -351,7 +367,7 @@ def _gaussian(centres: Array, widths: Array) -> Gaussian:
 
 
 def _each(function: Unary, centres: Array, rate: Array, coef: Array, pre_steps: tuple[Step, ...]) -> EdgeTerm:
-    """The same function for every edge and coefficient, each with a centre of its own."""
+    """The same function for every edge and coefficient, each with a separate center."""
     centre, spread = (
         np.array(np.broadcast_to(part[:, None] if part.ndim == 2 else part, coef.shape)) for part in (centres, rate)
     )
@@ -361,7 +377,11 @@ def _each(function: Unary, centres: Array, rate: Array, coef: Array, pre_steps: 
 def _hidden(name: str, shifts: Array, slopes: Array, coef: Array, pre_steps: tuple[Step, ...]) -> EdgeTerm:
     """sum_c C_ijc act(slope_ic x_i + shift_ic): the hidden units of an MLP of one source. Raises InvalidKan."""
     if (slopes == 0).any():
-        raise InvalidKan("a hidden unit of a source's MLP has the weight 0")
+        raise InvalidKan(
+            "a hidden unit of the MLP of a source has the weight 0",
+            code="option-does-not-fit-weights",
+            hint="select other functions with --option forward=NAME",
+        )
     return _each(elementwise.activation(name), -shifts / slopes, slopes, coef, pre_steps)
 
 

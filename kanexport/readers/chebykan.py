@@ -19,6 +19,9 @@ and those of `readers/common/grid_steps.py`. Copies with trained `tanh_scale` an
 each, take tanh(tanh_scale x + tanh_bias), and copies with a `bias` [m] add it; these the file tells. So it does
 where a copy normalises inside (`layer_norm`): it gives silu(ChebyKAN's layer of LayerNorm(x)), with SiLU the option
 output_activation.
+
+Options: forward, cheby_epsilon, cheby_scale, squash_eps, output_activation, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import numpy as np
 
 from kanexport.bases import polynomial
 from kanexport.bases.polynomial import Polynomial
-from kanexport.errors import InvalidKan
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.functions.domain_maps import Raw, Tanh, TanhOf
 from kanexport.ir.model import Layer
 from kanexport.ir.steps import Elementwise, RowRange, Step
@@ -43,10 +46,10 @@ NORMED_KEYS = Keys(
     {"cheby_coeffs": 3, "layer_norm.weight": 1, "layer_norm.bias": 1}, {"arange": 1}, absent=("base_weight",)
 )
 RIVALS = {
-    "timekan": "TimeKAN's ChebyKANLinear, which takes tanh twice",
-    "x-kanerf": "X-KANeRF's, which keeps tanh away from -1 and 1 by cheby_epsilon",
-    "chebyshev-kan": "Chebyshev-KAN's first version, which scales x by the extremes of its row",
-    "pinns": "that of DaniilLaptev/pinns, which gives s times the layer of x / s, s being cheby_scale",
+    "timekan": "ChebyKANLinear of TimeKAN, which applies tanh twice",
+    "x-kanerf": "X-KANeRF, which keeps tanh away from -1 and 1 by cheby_epsilon",
+    "chebyshev-kan": "the first version of Chebyshev-KAN, which scales x by the extremes of its row",
+    "pinns": "DaniilLaptev/pinns, which multiplies the layer of x / s by s, with s = cheby_scale",
     "mean": "copies that take the mean over the sources",
     "second-kind": "copies with polynomials of the second kind",
 }
@@ -60,7 +63,11 @@ def layer(part: Part, options: Options) -> Layer:
     coef = grid_steps.coefficients(part, "cheby_coeffs", whose)
     n, _, functions = coef.shape
     if part.has("arange") and not np.array_equal(part.tensor("arange", functions), np.arange(functions)):
-        raise InvalidKan(f"arange does not count from 0 to {functions - 1}, the degrees of cheby_coeffs")
+        raise InvalidKan(
+            f"arange does not count from 0 to {functions - 1}, the degrees of cheby_coeffs",
+            code="tensors-inconsistent",
+            hint=USE_MODULE,
+        )
     pre_steps: tuple[Step, ...] = ()
     if whose == "chebyshev-kan":
         pre_steps = (RowRange(),)
@@ -75,7 +82,7 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def normed_layer(part: Part, options: Options) -> Layer:
-    """One layer of a copy that normalises inside. Raises InvalidKan or OptionError."""
+    """One layer of a copy that normalizes in the layer. Raises InvalidKan or OptionError."""
     coef = part.tensor("cheby_coeffs", None, None, None)
     norm = chain.norm(Part(part.tensors, part.prefix + "layer_norm."), options, "layernorm", coef.shape[0])
     activation = layer_tensors.activation(options, "silu", "output_activation")
@@ -85,7 +92,7 @@ def normed_layer(part: Part, options: Options) -> Layer:
 
 
 def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float]:
-    """The polynomials, and what multiplies the coefficients."""
+    """The polynomials, and the factor of the coefficients."""
     basis = polynomial.chebyshev(degree)
     match whose:
         case "timekan":
@@ -99,7 +106,11 @@ def _basis(degree: int, whose: str, options: Options) -> tuple[Polynomial, float
         case "pinns":
             scale = options.number("cheby_scale", SCALES[0], among=SCALES)
             if scale == 0:
-                raise InvalidKan("cheby_scale is 0, and x is divided by it")
+                raise InvalidKan(
+                    "option cheby_scale is 0, expected another number",
+                    code="option-out-of-range",
+                    hint="pass --option cheby_scale=NUMBER",
+                )
             return polynomial.squashed(basis, Tanh(slope=1 / scale)), scale
         case "second-kind":
             return polynomial.chebyshev2(degree), 1.0

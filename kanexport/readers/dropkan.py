@@ -1,4 +1,4 @@
-"""DropKAN: pykan's layers with dropout on their edges, which is off at inference.
+"""DropKAN: layers of pykan with dropout on their edges, which is off at inference.
 
 Source: Ghaith81/dropkan, dropkan/DropKAN.py and DropKANLayer.py, forward in eval mode. For every layer:
 
@@ -8,6 +8,10 @@ u is x, or with input_preprocessing='ln' its normalised value, without weights. 
 than the sum (in no file; mean is the sum over n). The layers have no mask; `neuron_train` [1] is
 stored and not used. Symbolic edges are off unless the constructor was told otherwise, and their functions'
 names are in no file. A spline of a value that is not finite is zero there.
+
+Options: neuron_fun, base_fun, input_preprocessing, symbolic_enabled, layernorm_eps, prefix
+Edge classes: A, B
+Recognized by: `act_fun.0.neuron_train` next to `act_fun.0.coef`
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import FamilyError, InvalidKan
+from kanexport.errors import USE_MODULE, FamilyError, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.ir.norms import LayerNorm
@@ -30,13 +34,12 @@ from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 FAMILY = "dropkan"
 MARK = "act_fun.0.neuron_train"
 NEURONS = ("sum", "mean", "min", "max", "multiply", "std", "var", "median", "norm", "attention")
-USE_MODULE = "export the whole module with --module"
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """The reason why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint belongs to this family, or an empty text."""
     roots = _roots(checkpoint.tensors, "")
-    return f"{roots[0]}{MARK} beside act_fun.0.coef" if roots else ""
+    return f"{roots[0]}{MARK} next to act_fun.0.coef" if roots else ""
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
@@ -55,15 +58,20 @@ def _roots(tensors: Tensors, start: str) -> list[str]:
 
 
 def _root(tensors: Tensors, prefix: str | None) -> str:
-    """The prefix of the only DropKAN. Raises FamilyError where there is a choice, or something beside it."""
+    """The prefix of the only DropKAN. Raises FamilyError if there are several, or other tensors."""
     roots = _roots(tensors, prefix or "")
     if len(roots) != 1:
-        raise FamilyError(f"{MARK} is there {len(roots)} times", hint="choose one with --option prefix=KEY_PREFIX")
+        raise FamilyError(
+            f"{MARK} occurs under {len(roots)} prefixes, expected one",
+            code="model-ambiguous",
+            hint="select one with --option prefix=KEY_PREFIX",
+        )
     others = [key for key in tensors if not key.startswith(roots[0])]
     if others and prefix is None:
         raise FamilyError(
-            f"beside the DropKAN under {roots[0]!r} there are tensors of other modules, such as {others[0]!r}",
-            hint=f"the DropKAN alone is exported with --option prefix={roots[0]}, a whole module with --module",
+            f"the file has a DropKAN under {roots[0]!r} and tensors of other modules, such as {others[0]!r}",
+            code="other-modules-in-file",
+            hint=f"export the DropKAN by itself with --option prefix={roots[0]}, or the whole module with --module",
         )
     return roots[0]
 
@@ -75,7 +83,11 @@ def _layer(part: Part, at: int, options: Options) -> Layer:
     n, m, functions = coef.shape
     grid = own.tensor("grid", n, None)
     if grid.shape[1] <= functions + 1:
-        raise InvalidKan(f"layer {at}: grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1")
+        raise InvalidKan(
+            f"layer {at}: grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1",
+            code="grid-wrong-shape",
+            hint=USE_MODULE,
+        )
     share = 1 / n if _neuron(options) == "mean" else 1.0
     scaled = layer_tensors.product(coef, own.tensor("scale_sp", n, m)[:, :, None]) * share
     base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
@@ -96,22 +108,34 @@ def _neuron(options: Options) -> str:
     """The step that replaces the sum. Raises FamilyError for an unknown one."""
     kind = options.choice("neuron_fun", NEURONS, NEURONS[0])
     if kind not in ("sum", "mean"):
-        raise FamilyError(f"with neuron_fun={kind} a node is no sum of its edges", hint=USE_MODULE)
+        raise FamilyError(
+            f"neuron_fun={kind} is not supported: a node is then not the sum of its edges",
+            code="option-unsupported",
+            hint=USE_MODULE,
+        )
     return kind
 
 
 def _before(options: Options, n: int) -> tuple[Step, ...]:
     kind = options.choice("input_preprocessing", ("none", "ln", "ls"), "none")
     if kind == "ls":
-        raise FamilyError("input_preprocessing=ls scales a row by its smallest and largest value", hint=USE_MODULE)
+        raise FamilyError(
+            "input_preprocessing=ls is not supported: it scales a row by its smallest and largest value",
+            code="option-unsupported",
+            hint=USE_MODULE,
+        )
     if kind == "none":
         return ()
     return (LayerNorm(np.ones(n), np.zeros(n), options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)),)
 
 
 def _refuse_symbolic(tensors: Tensors, root: str, depth: int, options: Options) -> None:
-    """Raises FamilyError where symbolic edges are on: their functions' names are in no file."""
+    """Raises FamilyError if symbolic edges are active, because files do not store the names of their functions."""
     masks = [tensors.get(f"{root}symbolic_fun.{at}.mask") for at in range(depth)]
     on = sum(int(np.count_nonzero(mask)) for mask in masks if mask is not None)
     if on and options.choice("symbolic_enabled", ("false", "true"), "false") == "true":
-        raise FamilyError(f"{on} symbolic edges are on, and their functions are in no file", hint=USE_MODULE)
+        raise FamilyError(
+            f"{on} symbolic edges are active, and the file does not store their functions",
+            code="functions-not-recorded",
+            hint=USE_MODULE,
+        )

@@ -12,6 +12,8 @@ knots `grid` [n, G + 2k + 1]; a copy may keep one row of knots, `grid` [G + 2k +
 Copies write the same tensors and have splines of something else: u = tanh(x), u = (tanh(x) + 1) / 2,
 or u = x kept inside the grid without its extension. The library itself, from commit 8175cda to a47b9a8,
 stored the scaler and did not use it. Copies may add a bias [m].
+
+Options: forward, base_activation, spline_scaler
 """
 
 from __future__ import annotations
@@ -35,15 +37,15 @@ KEYS = Keys(required={"base_weight": 2, "spline_weight": 3, "grid": 2}, optional
 ROW_KEYS = Keys(required={"base_weight": 2, "spline_weight": 3, "grid": 1}, optional=OPTIONAL)
 TANH, HALF, CLAMPED = "spline-of-tanh", "spline-of-tanh-01", "spline-clamped"
 COPIES = {
-    TANH: "copies whose splines read tanh(x)",
-    HALF: "copies whose splines read (tanh(x) + 1) / 2",
-    CLAMPED: "copies that keep what the splines read inside the grid",
+    TANH: "copies with splines of tanh(x)",
+    HALF: "copies with splines of (tanh(x) + 1) / 2",
+    CLAMPED: "copies that clamp the input of the splines to the grid",
 }
 
 
 def fits(part: Part) -> bool:
-    """The grid must have the length of extended knots: KANX uses the same names with
-    other axes and a grid that is not extended."""
+    """Whether the grid has the length of extended knots. KANX uses the same names with other axes and a grid that is
+    not extended."""
     return part.shape("grid")[-1] > part.shape("spline_weight")[2] + 1
 
 
@@ -54,7 +56,8 @@ def layer(part: Part, options: Options) -> Layer:
     if not fits(part):
         raise InvalidKan(
             f"grid has shape {part.shape('grid')}, expected (sources, {functions} + k + 1) with k >= 1",
-            hint="a grid of length G + 1 is KANX's layer, which has other axes",
+            code="grid-wrong-shape",
+            hint="pass --family kanx for a grid of length G + 1",
         )
     grid = part.tensor("grid", n, None) if len(part.shape("grid")) == 2 else np.tile(part.tensor("grid", None), (n, 1))
     splines = BSpline(grid, grid.shape[1] - functions - 1)

@@ -1,4 +1,4 @@
-"""FasterKAN: squared hyperbolic secants on normalised inputs, without base branch and bias.
+"""FasterKAN: squared hyperbolic secants on normalized inputs, without base branch and bias.
 
 Source: AthanasiosDelis/faster-kan, FasterKANLayer.forward, for n inputs, m outputs, K centres g:
 
@@ -9,6 +9,9 @@ with r = 1: `rbf.inv_denominator` is stored, but the Python forward computes the
 with it and then does not use it. Copies do, and the option inv_denominator=used takes r from
 the file. The CUDA code of the same repository (cu_fasterkan, cuda/cpp) uses it as well, and lays
 its functions out centre by centre: there the weight is V[j, c n + i], which forward=fasterkan-cuda reads.
+
+Options: forward, inv_denominator, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ KEYS = Keys(
     required={"rbf.grid": 1, "rbf.inv_denominator": 0, "spline_linear.weight": 2},
     optional={"layernorm.weight": 1, "layernorm.bias": 1},
 )
-CUDA = {"fasterkan-cuda": "its CUDA code's, which uses inv_denominator and has the weights centre by centre"}
+CUDA = {"fasterkan-cuda": "its CUDA code, which uses inv_denominator and orders the weights by center"}
 
 
 def layer(part: Part, options: Options) -> Layer:

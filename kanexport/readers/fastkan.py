@@ -1,4 +1,4 @@
-"""FastKAN, and libraries with its tensors: Gaussians on normalised inputs next to a base branch on raw ones.
+"""FastKAN, and libraries with its tensors: Gaussians on normalized inputs and a base branch on raw inputs.
 
 Source: ZiyaoLi/fast-kan, FastKANLayer.forward, for n inputs, m outputs, K centres g:
 
@@ -18,6 +18,9 @@ Without a base branch, the tensors are also those of FasterKAN before `inv_denom
 `first-fastkan` is FastKAN before SplineLinear (commits 5eecf95 to b8f617f), and X-KANeRF's
 GRBFKANLayer (lif314/X-KANeRF, grbf_kan.py): V is `spline_weight` [m, n, K]. X-KANeRF's layer, like
 the first two commits, has d = 1.
+
+Options: forward, denominator, layernorm, base_activation, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations
@@ -43,11 +46,11 @@ KEYS = Keys(
 )
 FIRST_KEYS = Keys(required={"rbf.grid": 1, "spline_weight": 3}, optional=NORM_AND_BASE)
 
-SECANTS = {"fasterkan": "FasterKAN's before inv_denominator (Vision-KAN, visionkan), which has squared secants"}
-UNIT = {"grbf": "X-KANeRF's GRBFKANLayer and FastKAN's first commits, whose Gaussians have the width 1"}
+SECANTS = {"fasterkan": "FasterKAN before inv_denominator (Vision-KAN, visionkan), which has squared secants"}
+UNIT = {"grbf": "GRBFKANLayer of X-KANeRF and the first commits of FastKAN, with Gaussians of width 1"}
 NORM_WORDS = (
-    "or unused, where the model calls the layer with use_layernorm=False, or both, where a copy feeds "
-    "the base branch with the normalised inputs too"
+    "or unused, if the model calls the layer with use_layernorm=False, or both, if a copy passes the normalized inputs "
+    "to the base branch too"
 )
 
 
@@ -65,7 +68,7 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def first_layer(part: Part, options: Options) -> Layer:
-    """One layer of FastKAN before SplineLinear, or of X-KANeRF's. Raises InvalidKan or OptionError."""
+    """One layer of FastKAN before SplineLinear, or of X-KANeRF. Raises InvalidKan or OptionError."""
     centres = part.tensor("rbf.grid", None)
     coef = part.tensor("spline_weight", None, None, len(centres)).transpose(1, 0, 2)
     unit = options.forward("first-fastkan", UNIT) == "grbf"
@@ -73,7 +76,7 @@ def first_layer(part: Part, options: Options) -> Layer:
 
 
 def _assembled(part: Part, options: Options, basis: Basis, coef: Array) -> Layer:
-    """The layer of a basis with coefficients [I, O, K], with the branch and the norm that the file has."""
+    """The layer of a basis with coefficients [I, O, K], and the branch and the norm of the file."""
     n, m, _ = coef.shape
     norms: tuple[Step, ...] = ()
     used = "unused"

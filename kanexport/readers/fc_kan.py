@@ -1,4 +1,4 @@
-"""FC-KAN: the same weights used by several functions side by side, and their outputs combined.
+"""FC-KAN: several functions with the same weights, and a combination of their outputs.
 
 Source: hoangthangta/FC_KAN, models/fc_kan.py, FC_KAN.forward. For F functions, F rows X_f are carried
 from layer to layer, all of them the input at first; for n inputs, m outputs and C = G + k:
@@ -13,6 +13,10 @@ with V `spline_weight` [m, n C], W `base_weight` [m, n], t `translation`, s `sca
 knots `grid`. How the last X_f become the outputs is `combined_type`, by default quadratic:
 sum_f X_f + prod_f X_f + sum_f X_f^2. Neither it nor `func_list` is in a file; F follows from
 `concat_weight` [m, F m]. Here the F rows lie side by side in one vector, and a layer's edges stay in their block.
+
+Options: func_list, combined_type, denominator, base_activation, layernorm_eps, prefix
+Edge classes: B
+Recognized by: `concat_weight` next to `translation` and `rbf.grid`
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import numpy as np
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.gaussian import Gaussian
-from kanexport.errors import FamilyError, InvalidKan, OptionError
+from kanexport.errors import USE_MODULE, FamilyError, InvalidKan, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions import elementwise, wavelets
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, Term
@@ -52,9 +56,9 @@ SHARES = {
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """The reason why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint belongs to this family, or an empty text."""
     roots = _roots(checkpoint.tensors, "")
-    return f"{roots[0]}{CONCAT} beside translation and rbf.grid" if roots else ""
+    return f"{roots[0]}{CONCAT} next to translation and rbf.grid" if roots else ""
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
@@ -66,7 +70,11 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     m = len(concat)
     count = concat.shape[1] // m
     if count < 1 or count * m != concat.shape[1]:
-        raise InvalidKan(f"{CONCAT} has shape {concat.shape}, expected (outputs, functions * outputs)")
+        raise InvalidKan(
+            f"{CONCAT} has shape {concat.shape}, expected (outputs, functions * outputs)",
+            code="tensor-wrong-shape",
+            hint=USE_MODULE,
+        )
     functions = _functions(options, count)
     layers = [_layer(Part(tensors, prefix), functions, options) for prefix in prefixes]
     links: list[Layer | Step] = [*layers]
@@ -86,37 +94,42 @@ def _root(tensors: Tensors, start: str) -> str:
     roots = _roots(tensors, start)
     if len(roots) != 1:
         raise FamilyError(
-            f"an FC_KAN is there {len(roots)} times" + (f" under {start[:80]!r}" if start else ""),
-            hint="choose one with --option prefix=KEY_PREFIX",
+            f"found {len(roots)} FC_KAN models" + (f" under {start[:80]!r}" if start else "") + ", expected one",
+            code="model-ambiguous",
+            hint="select one with --option prefix=KEY_PREFIX",
         )
     return roots[0]
 
 
 def _prefixes(tensors: Tensors) -> list[str]:
-    """The prefixes of all layers, in order. Raises FamilyError for tensors of anything else."""
+    """The prefixes of all layers, in order. Raises FamilyError for other tensors."""
     prefixes = {match[0] for key in tensors if (match := LAYER.match(key))}
     others = [key for key in tensors if key != CONCAT and not LAYER.match(key)]
     if others:
         raise FamilyError(
-            f"beside the FC_KAN there are tensors of other modules, such as {others[0]!r}",
-            hint="export the whole module with --module, or the FC_KAN alone with --option prefix=KEY_PREFIX",
+            f"the file has an FC_KAN and tensors of other modules, such as {others[0]!r}",
+            code="other-modules-in-file",
+            hint="export the FC_KAN by itself with --option prefix=KEY_PREFIX, or the whole module with --module",
         )
     return sorted(prefixes, key=natural)
 
 
 def _functions(options: Options, count: int) -> tuple[str, ...]:
-    """The names in `func_list`. Raises OptionError, and FamilyError for those that no edge of ours has."""
+    """The names in `func_list`. Raises OptionError, and FamilyError for functions that an edge cannot have."""
     known = [",".join(names) for names in itertools.combinations(USUAL, count)]
     default = known[0] if known else ",".join(FUNCTIONS[:count])
     names = tuple(name.strip() for name in options.text("func_list", default, among=known).split(","))
     if parametric := [name for name in PARAMETRIC if name in names]:
         raise FamilyError(
-            f"func_list has {', '.join(parametric)}, where the weight is inside of the function",
-            hint="export the whole module with --module",
+            f"func_list has {', '.join(parametric)}, with the weight inside the function, which is not supported",
+            code="option-unsupported",
+            hint=USE_MODULE,
         )
     if len(names) != count or not set(names) <= set(FUNCTIONS):
         raise OptionError(
-            f"option func_list is {','.join(names)[:80]!r}, expected {count} of {', '.join(FUNCTIONS)}, with commas"
+            f"option func_list is {','.join(names)[:80]!r}, expected {count} of {', '.join(FUNCTIONS)}",
+            code="option-value-unknown",
+            hint="write the names with commas between them",
         )
     return names
 
@@ -144,7 +157,7 @@ def _term(part: Part, name: str, at: int, count: int, options: Options) -> Term:
     m, n = base.shape
 
     def block(values: Array, rest: float = 0.0) -> Array:
-        """[n, m, K] in its block of [n count, m count, K]."""
+        """[n, m, K] as a block of [n count, m count, K]."""
         wide = np.full((n * count, m * count, values.shape[2]), rest)
         wide[n * at : n * (at + 1), m * at : m * (at + 1)] = values
         return wide
@@ -167,7 +180,7 @@ def _term(part: Part, name: str, at: int, count: int, options: Options) -> Term:
 
 
 def _combined(kind: str, concat: Array, count: int) -> list[Layer | Step]:
-    """The layers from the rows of all functions, side by side, to the outputs."""
+    """The layers from the rows of all functions, concatenated, to the outputs."""
     m = len(concat)
     if kind == "concat":
         return []

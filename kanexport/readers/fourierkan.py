@@ -1,4 +1,4 @@
-"""FourierKAN: Fourier series of the raw inputs. GraphKAN's layers have the same keys.
+"""FourierKAN: Fourier series of the raw inputs. The layers of GraphKAN have the same keys.
 
 Source: GistNoesis/FourierKAN, NaiveFourierKANLayer.forward, for n inputs, m outputs, K harmonics:
 
@@ -10,6 +10,8 @@ multiply every angle by 2 pi or another number, which no file tells: the option 
 
 Muyuzhierchengse/TaylorKAN has a copy with `gridsize_param`, a number that is rounded: only so many
 harmonics are used.
+
+Options: forward, fourier_step
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ import numpy as np
 from kanexport.bases import Basis
 from kanexport.bases.fourier import Fourier
 from kanexport.bases.sine import Sine
-from kanexport.errors import InvalidKan
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers.common.layer_tensors import Array, Keys, Part
 
 FAMILY = "fourierkan"
 KEYS = Keys(required={"fouriercoeffs": 4}, optional={"bias": 2, "gridsize_param": 0})
-RIVALS = {"first-version": "those of the library's first version, whose harmonics count from 0"}
+RIVALS = {"first-version": "the first version of the library, with harmonics that count from 0"}
 STEPS = ("1.0", repr(2 * math.pi), repr(math.pi), "0.5", "2.0")  # of copies
 
 
@@ -46,17 +48,21 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def _used(part: Part, stored: Array) -> Array:
-    """The harmonics that a copy with a trained number of them uses."""
+    """The harmonics that a copy with a trained number of harmonics uses."""
     if not part.has("gridsize_param"):
         return stored
     count = np.round(max(float(part.tensor("gridsize_param")), 1.0))  # half to even, as torch rounds
     if not count <= stored.shape[3]:
-        raise InvalidKan(f"gridsize_param asks for {count:g} harmonics of {stored.shape[3]}")
+        raise InvalidKan(
+            f"gridsize_param selects {count:g} harmonics, expected at most {stored.shape[3]}",
+            code="tensors-inconsistent",
+            hint=USE_MODULE,
+        )
     return stored[..., : int(count)]
 
 
 def _basis(harmonics: int, sources: int, options: Options) -> Basis:
-    """K cosines and K sines. If the frequencies are not 1 .. K, a cosine is a sine a quarter turn ahead."""
+    """K cosines and K sines. If the frequencies are not 1 .. K, a cosine is a sine with a phase of 90 degrees."""
     first = options.forward(FAMILY, RIVALS) == "first-version"
     step = options.number("fourier_step", STEPS[0], among=STEPS)
     if step == 1 and not first:

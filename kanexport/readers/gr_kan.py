@@ -12,6 +12,9 @@ model (the kernels' |x|^k, x^k of the pure-torch fallback, or |sum| of the paper
 A state dict has no order, so the reader knows these: KAT's names, one rational and one
 Linear, children of a Sequential by number, and numbered blocks of any of them. Everything
 else is told with --option order=.
+
+Options: denominator, order, num_groups, prefix
+Recognized by: `weight_numerator`, `weight_denominator`
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import numpy as np
 
 from kanexport.bases import rational
 from kanexport.bases.rational import Rational
-from kanexport.errors import FamilyError, InvalidKan, OptionError
+from kanexport.errors import USE_MODULE, FamilyError, InvalidKan, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.ir.steps import Step
@@ -40,10 +43,10 @@ ABOVE, BELOW = "weight_numerator", "weight_denominator"
 RATIONAL, LINEAR = "rational", "linear"
 OWN = Keys(required={}, optional={ABOVE: 2, BELOW: 2, "weight": 2, "bias": 1})
 DENOMINATORS = (
-    "1 + |b_1| |x| + .. as the CUDA and Triton kernels have it; or signed, with x^k in the place of |x|^k, as the "
-    "pure-torch fallback; or outer, 1 + |b_1 x + ..|, as the paper and other Pade units"
+    "1 + |b_1| |x| + .. in the CUDA and Triton kernels; or signed, with x^k instead of |x|^k, in the fallback without "
+    "kernels; or outer, 1 + |b_1 x + ..|, in the paper and other Pade units"
 )
-GIVE_ORDER = "give it: --option order=act1,fc1,act2,fc2, with the file's own names, from input to output"
+GIVE_ORDER = "pass --option order=act1,fc1,act2,fc2, with the names of the file, from input to output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Module:
 
     @property
     def parent(self) -> str:
-        """The prefix of the module that has it as a child: "mlp." of "mlp.act1."."""
+        """The prefix of the parent of the module: "mlp." of "mlp.act1."."""
         return re.sub(r"[^.]*\.$", "", self.prefix)
 
     @property
@@ -67,7 +70,7 @@ class Module:
 
     @property
     def numbered(self) -> bool:
-        """Whether it has a number for a name: a child of a Sequential."""
+        """Whether its name is a number: a child of a Sequential."""
         return self.name.rpartition(".")[2].isdecimal()
 
     @property
@@ -78,7 +81,7 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The user's settings for all rational functions.
+    """The settings of the user for all rational functions.
 
     below   position of the absolute values in their denominators
     groups  number of groups; None: as many as the file has
@@ -89,7 +92,7 @@ class Settings:
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """The reason why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint belongs to this family, or an empty text."""
     prefixes = _rationals(checkpoint.tensors, "")
     return f"{ABOVE} and {BELOW} in {len(prefixes)} module{'s' * (len(prefixes) > 1)}" if prefixes else ""
 
@@ -121,7 +124,7 @@ def _norms(order: Sequence[Module], options: Options) -> dict[str, str]:
 
 
 def _edges(before: Module | None, linear: Part, settings: Settings) -> Layer:
-    """The layer that a Linear makes, with the rational function if one stands before it."""
+    """The layer of a Linear, with the rational function if one precedes it."""
     if before is None or before.kind != RATIONAL:
         return dataclasses.replace(linear_layer(linear), name=linear.prefix.removesuffix("."))
     return _layer(Part(linear.tensors, before.prefix), linear, settings)
@@ -142,16 +145,22 @@ def _layer(module: Part, linear: Part, settings: Settings) -> Layer:
 
 
 def _rows(part: Part, name: str, sources: int, groups: int | None) -> Array:
-    """Coefficients of every source [sources, K], from one row, or one a group."""
+    """Coefficients of every source [sources, K], from one row, or one row per group."""
     shape = part.shape(name)
     values = part.tensor(name, *((None,) * max(1, min(2, len(shape)))))
     values = values.reshape(-1, values.shape[-1])
     count = len(values)
     if groups is not None and count not in (1, groups):
-        raise OptionError(f"num_groups is {groups}, but {part.prefix}{name} has {count} rows")
+        raise OptionError(
+            f"num_groups is {groups}, but {part.prefix}{name} has {count} rows",
+            code="option-does-not-fit-weights",
+            hint=f"pass --option num_groups={count}, or remove it",
+        )
     if sources % count:
         raise InvalidKan(
-            f"{part.prefix}{name} has {count} groups, which do not divide the {sources} channels it acts on"
+            f"{part.prefix}{name} has {count} groups, which do not divide its {sources} channels",
+            code="tensor-wrong-shape",
+            hint=USE_MODULE,
         )
     return np.repeat(values, sources // count, axis=0)
 
@@ -163,10 +172,14 @@ def _rationals(tensors: Tensors, root: str) -> list[str]:
 
 
 def _modules(tensors: Tensors, root: str) -> list[Module]:
-    """All modules under a prefix, in natural order. Raises FamilyError for one that is not recognised."""
+    """All modules under a prefix, in natural order. Raises FamilyError for an unknown one."""
     rationals = _rationals(tensors, root)
     if not rationals:
-        raise InvalidKan(f"there is no {ABOVE} with a {BELOW} under the prefix {root[:80]!r}")
+        raise InvalidKan(
+            f"no {ABOVE} with a {BELOW} found under the prefix {root[:80]!r}",
+            code="layers-not-found",
+            hint="check --option prefix=KEY_PREFIX",
+        )
     linears = [
         key.removesuffix("weight")
         for key, value in tensors.items()
@@ -179,7 +192,7 @@ def _modules(tensors: Tensors, root: str) -> list[Module]:
 
 
 def _order_given(modules: Sequence[Module], options: Options, root: str) -> list[Module]:
-    """The user's order, or an empty list. Raises OptionError."""
+    """The order of the user, or an empty list. Raises OptionError."""
     text = options.optional("order")
     if text is None:
         return []
@@ -187,28 +200,31 @@ def _order_given(modules: Sequence[Module], options: Options, root: str) -> list
     names = [name.strip() for name in text.split(",")]
     fault = _fault(names, known, modules)
     if fault:
-        raise OptionError(f"option order {fault}", hint="the file has " + ", ".join(module.name for module in modules))
+        raise OptionError(
+            f"option order {fault}",
+            code="option-does-not-fit-weights",
+            hint="use each of the names once: " + ", ".join(module.name for module in modules),
+        )
     order = [known[name] for name in names]
     _refuse_loose(order)
     return order
 
 
 def _fault(names: Sequence[str], known: Mapping[str, Module], modules: Sequence[Module]) -> str:
-    """The fault of an order of these names, or an empty text. Modules that are no
-    rational and no Linear may be left out."""
+    """The fault of an order of these names, or an empty text. Modules that are neither a rational function nor a
+    Linear may be left out."""
     unknown = [name for name in names if name not in known]
     if unknown:
-        return f"names {unknown[0]!r:.80}"
+        return f"has the unknown name {unknown[0]!r:.80}"
     chosen = [known[name] for name in names]
     missing = [module.name for module in modules if module.kind in (RATIONAL, LINEAR) and module not in chosen]
     if missing:
-        return f"leaves out {missing[0]}"
-    return "names one twice" if len(set(names)) < len(names) else ""
+        return f"does not have {missing[0]}"
+    return "has a name twice" if len(set(names)) < len(names) else ""
 
 
 def _order_of_names(modules: Sequence[Module], options: Options) -> list[Module]:
-    """The order that the names tell; it is recorded as assumed.
-    Raises FamilyError where they tell none."""
+    """The order that the names give; it is recorded as assumed. Raises FamilyError if they do not give one."""
     blocks: dict[str, list[Module]] = {}
     for module in modules:
         blocks.setdefault(module.parent, []).append(module)
@@ -223,26 +239,27 @@ def _order_of_names(modules: Sequence[Module], options: Options) -> list[Module]
 
 
 def _refuse_apart(parents: Sequence[str]) -> None:
-    """More than one parent is fine where they are numbered blocks that follow one another."""
+    """Several parents are accepted if they are numbered blocks that follow one another."""
     numbers = [Module(parent, "").number for parent in parents]
     first = numbers[0] or 0
     one_list = len({re.sub(r"\d+\.$", "", parent) for parent in parents}) == 1
     if len(parents) > 1 and not (one_list and numbers == list(range(first, first + len(parents)))):
         raise FamilyError(
-            f"rational functions and what goes with them lie in {len(parents)} places: "
+            f"the rational functions and their Linears are in {len(parents)} places: "
             f"{', '.join(repr(parent) for parent in parents[:4])}",
-            hint=f"choose one with --option prefix={parents[0]}, or, if they follow one another, {GIVE_ORDER}",
+            code="model-ambiguous",
+            hint=f"select one with --option prefix={parents[0]}; or, if they follow one another, {GIVE_ORDER}",
         )
 
 
 def _block(modules: list[Module]) -> list[Module]:
-    """The order of the modules of one parent. Raises FamilyError where their names tell none."""
+    """The order of the modules of one parent. Raises FamilyError if their names do not give it."""
     if all(module.numbered for module in modules):
         return _sequential(modules)
     pairs = _pairs(modules)
     if not pairs:
         names = ", ".join(module.name for module in modules)
-        raise FamilyError(f"the file does not tell in which order {names} follow", hint=GIVE_ORDER)
+        raise FamilyError(f"the file does not record the order of {names}", code="order-not-recorded", hint=GIVE_ORDER)
     return [module for pair in pairs for module in pair]
 
 
@@ -251,8 +268,8 @@ def _of_kind(modules: Sequence[Module], kind: str) -> list[Module]:
 
 
 def _pairs(modules: Sequence[Module]) -> list[tuple[Module, Module]]:
-    """Each rational with the Linear of its number, or the only one of each; empty where there is
-    anything else, or their numbers do not pair."""
+    """Each rational function with the Linear of its number, or the only one of each. Empty if there are other
+    modules, or if their numbers do not pair."""
     rationals, linears = _of_kind(modules, RATIONAL), _of_kind(modules, LINEAR)
     by_number = {module.number: module for module in linears}
     if 2 * len(rationals) != len(modules) or not len(rationals) == len(linears) == len(by_number):
@@ -265,8 +282,8 @@ def _pairs(modules: Sequence[Module]) -> list[tuple[Module, Module]]:
 
 
 def _sequential(modules: list[Module]) -> list[Module]:
-    """Children of a Sequential. Between a rational and its Linear, KAT has a dropout; elsewhere a
-    number without weights may be anything. Raises FamilyError."""
+    """Children of a Sequential. KAT has a dropout between a rational function and its Linear; at other places, a
+    number without weights can be any module. Raises FamilyError."""
     for before, after in itertools.pairwise(modules):
         if before.prefix == after.prefix:  # one module with the tensors of both
             continue
@@ -274,18 +291,21 @@ def _sequential(modules: list[Module]) -> list[Module]:
         dropout = gap == 1 and before.kind == RATIONAL and after.kind == LINEAR
         if gap and not dropout:
             raise FamilyError(
-                f"{before.prefix}* is followed by {after.prefix}*; the file does not tell what stands between",
-                hint=f"if it does nothing at inference, {GIVE_ORDER}",
+                f"{before.prefix}* is followed by {after.prefix}*; the file does not record the module between them",
+                code="order-not-recorded",
+                hint=f"if it has no effect at inference, {GIVE_ORDER}",
             )
     return modules
 
 
 def _refuse_loose(order: Sequence[Module]) -> None:
-    """A rational without a Linear after it would be a function of nodes, and of no edge."""
+    """Raises FamilyError for a rational function without a Linear after it: it would be a function of nodes, not of
+    edges."""
     for module, following in zip(order, [*order[1:], None], strict=True):
         if module.kind == RATIONAL and (following is None or following.kind != LINEAR):
             what = "nothing" if following is None else f"{following.name} ({following.kind})"
             raise FamilyError(
-                f"{module.name} is followed by {what}; a rational function is read with the Linear after it",
+                f"{module.name} is followed by {what}, expected a Linear after each rational function",
+                code="order-not-recorded",
                 hint=GIVE_ORDER,
             )

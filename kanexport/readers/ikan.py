@@ -1,4 +1,4 @@
-"""ikan: layers of several libraries with a base branch and a bias, and their axes the other way round.
+"""ikan: layers of several libraries with a base branch and a bias, and with their axes in another order.
 
 Source: lgy112112/ikan (PyPI ikan), <Kind>KANLinear.forward, for n inputs, m outputs:
 
@@ -13,6 +13,8 @@ The functions f are told by the name of their coefficients:
     fourier_coeffs   [2, m, n, K]: cos(q x) and sin(q x), q = 1 .. K
     wavelet_weights  a wavelet with `scale` and `translation`, all [m, n]; which one is in no file; the
                      Mexican hat without its constant, the Shannon wavelet with Wav-KAN's window
+
+Options: forward, base_activation, jacobi_a, jacobi_b, wavelet_type
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def cheby(part: Part, options: Options) -> Layer:
     coef = part.tensor("cheby_coeffs", None, None, None).transpose(1, 0, 2)
     if part.has("cheby_orders"):
         part.tensor("cheby_orders", coef.shape[2])
-    whose = options.forward("ikan-cheby", {"tanh": "those of ikan 0.x and of copies, which do not cut x off"})
+    whose = options.forward("ikan-cheby", {"tanh": "ikan 0.x and copies, which do not clamp x"})
     squash = Tanh() if whose == "tanh" else TanhOf(Clip())
     return _layer(part, options, polynomial.chebyshev(coef.shape[2] - 1, squash), coef)
 
@@ -48,7 +50,7 @@ def jacobi(part: Part, options: Options) -> Layer:
     """One JacobiKANLinear. Raises InvalidKan or OptionError."""
     coef = part.tensor("jacobi_coeffs", None, None, None).transpose(1, 0, 2)
     whose = options.forward(
-        "ikan-jacobi", {"ahead": "those of ikan's first version, whose recurrence is one index ahead"}
+        "ikan-jacobi", {"ahead": "the first version of ikan, with a recurrence that is one index ahead"}
     )
     a, b = (options.number(f"jacobi_{name}", "1.0", among=NUMBERS) for name in "ab")
     basis = polynomial.jacobi_ikan(coef.shape[2] - 1, a, b, ahead=int(whose == "ahead"))
@@ -93,7 +95,7 @@ def _layer(part: Part, options: Options, basis: Basis, coef: Array) -> Layer:
 
 
 def _with_base(part: Part, options: Options, term: Term, n: int, m: int) -> Layer:
-    """A term beside the base branch, and the bias."""
+    """A term, the base branch, and the bias."""
     base = Activation(layer_tensors.activation(options, "silu"))
     return Layer(
         (term, BasisTerm(base, part.tensor("base_weight", m, n).T[:, :, None])),

@@ -8,6 +8,8 @@ with P `weight` [m, n K + n], s `grid_starts` [K], of which only the first is us
 the cubic B-spline on the knots 0..4. `h` is a Python number and in no file; it follows
 from the starts. `base_activation` is a class, SiLU by default. inkan before 0.4 writes
 what flashkan writes.
+
+Options: h, base_activation
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import InvalidKan
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers.common import grid_steps, layer_tensors
@@ -40,9 +42,10 @@ def layer(part: Part, options: Options) -> Layer:
         surface = columns == count * count + 2
         raise InvalidKan(
             f"weight has {columns} columns, expected sources * ({count} splines + 1)",
-            hint="a layer with dim=2 is a surface over two inputs, which no edge of one input can carry"
+            code="tensor-wrong-shape",
+            hint="export the PyTorch module instead: a layer with dim=2 has no edges of one input"
             if surface
-            else "",
+            else USE_MODULE,
         )
     weight = part.tensor("weight", m, columns)
     coef = weight[:, : n * count].reshape(m, n, count)

@@ -7,6 +7,8 @@ Source: SpaceLearner/JacobiKAN, JacobiKANLayer.forward, for n inputs, m outputs,
 a and b are Python numbers and in no file; their default is 1. X-KANeRF's and KAN4TSF's layers are
 the same. OrthogPolyKANs has a layer of the same name and keys with another recurrence, and 3 as
 default: forward=orthogpolykans. Public copies without tanh and such: `readers/common/grid_steps.py`.
+
+Options: forward, jacobi_a, jacobi_b, squash_eps
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from kanexport.readers.common.layer_tensors import Keys, Part
 
 FAMILY = "jacobikan"
 KEYS = Keys(required={"jacobi_coeffs": 3}, optional={}, absent=("base_weights", "base_weight"))  # KAJN's, ikan's
-RIVALS = {"orthogpolykans": "OrthogPolyKANs', which has another recurrence, and 3 for a and b"}
+RIVALS = {"orthogpolykans": "OrthogPolyKANs, which has another recurrence, and 3 for a and b"}
 NUMBERS = ("1.0", "0.0", "0.5", "-0.5", "2.0", "3.0", "0.9")  # a and b in published models
 
 

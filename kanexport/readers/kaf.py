@@ -1,4 +1,4 @@
-"""KAF: Fourier features of the whole row beside a base branch, then a Linear.
+"""KAF: Fourier features of the whole row and a base branch, then a Linear.
 
 Source: kolmogorovArnoldFourierNetwork/KAF, KAF.py, FastKAFLayer.forward, for n inputs and m outputs:
 
@@ -8,6 +8,9 @@ Source: kolmogorovArnoldFourierNetwork/KAF, KAF.py, FastKAFLayer.forward, for n 
 with W, b `final_linear`, a `base_scale`, c `spline_scale`, P [n, G] and p [G] `feature_transform.weight`
 and `.bias`, C [n, 2 G] and q [n] `feature_transform.combination`. `base_activation` is a function, GELU by
 default. s_i depends on all inputs: an edge has a value for a row, and no curve over x_i.
+
+Options: base_activation, layernorm, layernorm_eps
+Edge classes: B
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def _norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:
-    """The LayerNorm, where there is one and the model's calls use it."""
+    """The LayerNorm, if there is one and the model uses it."""
     if not part.has("layernorm.weight"):
         return ()
     if options.choice("layernorm", ("used", "unused"), "used") == "unused":

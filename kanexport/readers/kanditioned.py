@@ -10,6 +10,8 @@ last two; all `impl` choices compute that. The values v at the points are
 `w` is a Python number, the constructor's `spline_width`, and in no file; its default is
 4, and the option has both names. The buffers
 `local_bias` and `feature_offset` hold indices.
+
+Options: w, spline_width
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.piecewise_linear import Hats
-from kanexport.errors import InvalidKan
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers.common.layer_tensors import Array, Keys, Part
@@ -49,7 +51,9 @@ def _values(part: Part) -> Array:
     if part.has("kan_weight"):
         return part.tensor("kan_weight", n, points, None)
     if not part.has("r_weight"):
-        raise InvalidKan("there is neither kan_weight nor r_weight and l_weight")
+        raise InvalidKan(
+            "the layer has neither kan_weight nor r_weight and l_weight", code="tensor-missing", hint=USE_MODULE
+        )
     right = part.tensor("r_weight", n, points, None)
     left = part.tensor("l_weight", *right.shape)
     with np.errstate(over="ignore", invalid="ignore"):  # the layer refuses what is not finite

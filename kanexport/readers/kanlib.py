@@ -1,4 +1,4 @@
-"""KANLib: B-splines or Gaussians with a grid of its own for every source, beside a SiLU branch.
+"""KANLib: B-splines or Gaussians with a separate grid for every source, and a SiLU branch.
 
 Source: julianhoever/KANLib, nn/kan_base_layer.py, nn/bspline and nn/grbf, Linear.forward, for n inputs,
 m outputs, K functions:
@@ -10,6 +10,9 @@ with C `coefficients` [m, n, K] and, where the layer has them, w `weight_spline`
 (`spline_input_norm`). Which functions shows the length of `basis.grid`: extended knots [n, K + k + 1]
 of B-splines, or centres [n, K] of exp(-(e_i (u - g_ic))^2) with e `basis.epsilon` [n, 1], which for some
 time was no tensor but the inverse of the centres' distance.
+
+Options: layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from kanexport.bases import Basis
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.gaussian import Gaussian
-from kanexport.errors import InvalidKan
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.steps import Step
@@ -73,14 +76,16 @@ def _basis(part: Part, sources: int, functions: int) -> Basis:
         return BSpline(grid, grid.shape[1] - functions - 1)
     if grid.shape[1] != functions:
         raise InvalidKan(
-            f"basis.grid has shape {grid.shape}, expected ({sources}, {functions}) centres, or "
-            f"({sources}, {functions} + k + 1) knots with k >= 1"
+            f"basis.grid has shape {grid.shape}, expected ({sources}, {functions}) centers, or "
+            f"({sources}, {functions} + k + 1) knots with k >= 1",
+            code="grid-wrong-shape",
+            hint=USE_MODULE,
         )
     return Gaussian(grid, _widths(part, grid))
 
 
 def _widths(part: Part, grid: Array) -> Array:
-    """[n]: the inverse of epsilon, or the mean distance of the centres."""
+    """[n]: the inverse of epsilon, or the mean distance of the centers."""
     with np.errstate(divide="ignore", invalid="ignore"):  # the basis refuses what is not finite, and zero
         if part.has("basis.epsilon"):
             return np.asarray(1 / part.tensor("basis.epsilon", len(grid), 1)[:, 0])

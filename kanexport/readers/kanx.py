@@ -1,4 +1,4 @@
-"""KANX's torch layers: efficient-kan's names with other axes, and a grid that is extended on the way.
+"""KANX for torch: the names of efficient-kan with other axes, and a grid that the forward extends.
 
 Source: kanx 0.2.1, kanx.torch.layers.KANLinear.forward (MatrixKANLinear is the same
 function), for n inputs and m outputs:
@@ -9,6 +9,8 @@ with W `base_weight` [n, m], S `spline_weight` [n, m, G + k] and `grid` [n, G + 
 knots t_i are the grid and k more on each side, (grid_i[G] - grid_i[0]) / G apart, and may
 repeat: a denominator of zero in the recursion is replaced by 1. Its `save()` writes the
 activation's name beside the state dict; elsewhere SiLU is assumed.
+
+Options: base_activation
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ ALIASES = {"swish": "silu", "linear": "identity"}
 
 
 def fits(part: Part) -> bool:
-    """The grid must have the length of knots that are not extended, G + 1 <= G + k: a
-    longer one is efficient-kan's, which has the same names, with other axes."""
+    """Whether the grid has the length of knots that are not extended, G + 1 <= G + k. A longer grid is that of
+    efficient-kan, which has the same names and other axes."""
     return part.shape("grid")[1] <= part.shape("spline_weight")[2]
 
 
@@ -45,7 +47,8 @@ def layer(part: Part, options: Options) -> Layer:
         raise InvalidKan(
             f"grid has shape {part.shape('grid')}, expected (sources, G + 1) with G >= 1 and, for the "
             f"{functions} functions of spline_weight, G + k = {functions} with k >= 1",
-            hint="a grid that is longer than the functions are many is efficient-kan's layer, which has other axes",
+            code="grid-wrong-shape",
+            hint="pass --family efficient-kan for a grid that is longer than the number of functions",
         )
     grid = part.tensor("grid", n, None)
     degree = functions - grid.shape[1] + 1
@@ -66,7 +69,7 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def extended(grid: Array, degree: int) -> Array:
-    """Knots [I, G + 2k + 1] from grids [I, G + 1]: `degree` more on each side, a mean cell apart."""
+    """Knots [I, G + 2k + 1] from grids [I, G + 1]: `degree` more on each side, at the mean grid interval."""
     beyond = np.arange(1, degree + 1)
     with np.errstate(invalid="ignore", over="ignore"):  # the basis refuses what is not finite
         step = (grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1)
@@ -74,7 +77,7 @@ def extended(grid: Array, degree: int) -> Array:
 
 
 def _stored_activation(extras: Any, prefix: str) -> str | None:
-    """The activation that KANX's `save()` wrote for the layer of that number, if it did."""
+    """The activation that `save()` of KANX wrote for the layer of that number, if it did."""
     defaults, layers = extras.get("defaults"), extras.get("layers_spec")
     number = re.search(r"(\d+)\.$", prefix)
     specs = [defaults]

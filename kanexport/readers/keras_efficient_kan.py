@@ -1,4 +1,4 @@
-"""keras-efficient-kan: `KANLinear` layers in a `.keras` file, whose config says how they follow one another.
+"""keras-efficient-kan: `KANLinear` layers in a `.keras` file, with a config that records their order.
 
 Source: keras-efficient-kan 0.1.10 (PyPI), kan.py, KANLinear.call, for n inputs, m units, C = G + k:
 
@@ -10,6 +10,9 @@ order; act is keras.ops' function of the name in the config (relu by default; it
 tanh). The layer's dropout is off at inference. The epsilon of its own normalisation is Keras' default, 1e-3, and not
 in the file. Between the layers, Dense, Activation, ReLU, LayerNormalization, BatchNormalization, Dropout and a
 Flatten of vectors are read; a model that is no chain is refused.
+
+Options: layernorm_eps
+Recognized by: layers of class KANLinear in the config of a `.keras` file
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import FamilyError, InvalidKan
+from kanexport.errors import REPAIR, FamilyError, InvalidKan
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Kan, Layer
@@ -39,40 +42,44 @@ LAYER_EPSILON = "1e-3"  # of Keras' LayerNormalization
 IDLE = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Flatten")
 OPS = {"gelu": "gelu_tanh", "swish": "silu"}  # keras.ops' names, where ours differ
 ACTIVATIONS = {"linear": "identity", "swish": "silu"}  # keras.activations' names
-OTHER_WAYS = "convert the KAN's layers by themselves, or rebuild the model in torch and export it with --module"
+OTHER_WAYS = "rebuild the model in PyTorch, and export it with --module"
 
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """One layer of the model: its class, its config and where its weights are, such as "layers/dense_1/"."""
+    """One layer of the model: its class, its config and the place of its weights, such as "layers/dense_1/"."""
 
     kind: str
     config: Mapping[str, Any]
     part: Part
 
     def flag(self, key: str) -> bool:
-        """A switch of the constructor, on where the config lacks it, as with Keras' own."""
+        """A switch of the constructor; on if the config lacks it, as in Keras."""
         return bool(self.config.get(key, True))
 
     def number(self, key: str, default: float) -> float:
         """A number of the config. Raises InvalidKan."""
         value = self.config.get(key, default)
         if not isinstance(value, int | float):
-            raise InvalidKan(f"{key} of {self.kind} in the config is no number")
+            raise InvalidKan(
+                f"{key} of {self.kind} in the config is not a number",
+                code="config-malformed",
+                hint="copy or download the file again",
+            )
         return float(value)
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """The reason why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint belongs to this family, or an empty text."""
     count = sum(_class(layer) == "KANLinear" for layer in _layers(checkpoint.beside))
     return f"{count} layers of class KANLinear in config.json" if count else ""
 
 
 def read(checkpoint: Checkpoint, options: Options) -> Kan:
-    """The layers in the config's order. Raises FamilyError, InvalidKan or OptionError."""
+    """The layers in the order of the config. Raises FamilyError, InvalidKan or OptionError."""
     described = _layers(checkpoint.beside)
     if not described:
-        raise FamilyError("there is no config of a Keras model", hint="give a .keras file")
+        raise FamilyError("the file has no config of a Keras model", code="config-missing", hint="pass a .keras file")
     _refuse_no_chain(checkpoint.beside[BESIDE], described)
     modules = _modules(described, checkpoint.tensors)
     links = [link for module in modules for link in _links(module, options)]
@@ -80,7 +87,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 
 def _layers(extras: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The layers of a Keras config; empty where it is none."""
+    """The layers of a Keras config; empty if it is not one."""
     model = extras.get(BESIDE)
     config = model.get("config") if isinstance(model, dict) else None
     layers = config.get("layers") if isinstance(config, dict) else None
@@ -97,24 +104,29 @@ def _config(layer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _refuse_no_chain(model: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
-    """A Sequential is a chain; of another model every layer must take what the one before gives."""
+    """Check that each layer takes the output of the layer before it. A Sequential is a chain by definition."""
     if _class(model) == "Sequential":
         return
     last = _config(layers[-1]).get("name")
     if _names(_config(model).get("output_layers")) != [last]:
-        raise FamilyError(f"the {_class(model) or 'model'} does not give what its last layer gives", hint=OTHER_WAYS)
+        raise FamilyError(
+            f"the output of the {_class(model) or 'model'} is not the output of its last layer",
+            code="layers-not-a-chain",
+            hint=OTHER_WAYS,
+        )
     for before, layer in zip([None, *layers[:-1]], layers, strict=True):
         expected = [] if before is None else [_config(before).get("name", before.get("name"))]
         if _sources(layer.get("inbound_nodes")) != expected:
             raise FamilyError(
-                f"the layers of the {_class(model) or 'model'} do not follow one another: "
-                f"{str(_config(layer).get('name', '?'))[:80]} does not take just what stands before it",
+                f"the layers of the {_class(model) or 'model'} are not a chain: "
+                f"{str(_config(layer).get('name', '?'))[:80]} does not take exactly the output of the layer before it",
+                code="layers-not-a-chain",
                 hint=OTHER_WAYS,
             )
 
 
 def _sources(nodes: Any) -> list[Any]:
-    """The names of all layers that tensors in these calls come from."""
+    """The names of all layers whose outputs are arguments of these calls."""
     if isinstance(nodes, dict):
         history = nodes.get("keras_history")
         if isinstance(history, list) and history:
@@ -135,7 +147,7 @@ def _names(places: Any) -> list[Any]:
 
 
 def _modules(layers: Sequence[Mapping[str, Any]], tensors: Tensors) -> list[_Module]:
-    """The layers with their weights: Keras numbers them by class, whatever they are called."""
+    """The layers with their weights. Keras numbers them by class, not by name."""
     counts: dict[str, int] = {}
     modules = []
     for layer in layers:
@@ -149,7 +161,7 @@ def _modules(layers: Sequence[Mapping[str, Any]], tensors: Tensors) -> list[_Mod
 
 
 def _snake(name: str) -> str:
-    """ "KANLinear" as "kan_linear": what Keras' to_snake_case does."""
+    """ "KANLinear" as "kan_linear", as in to_snake_case of Keras."""
     name = re.sub(r"\W+", "", name)
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -158,7 +170,7 @@ def _snake(name: str) -> str:
 def _links(module: _Module, options: Options) -> list[Layer | Step]:
     """The links of a module. Raises FamilyError, InvalidKan or OptionError."""
     if module.kind == "InputLayer" and len(module.config.get("batch_shape") or [0, 0]) != 2:
-        raise FamilyError("the model takes more than vectors", hint=OTHER_WAYS)
+        raise FamilyError("the inputs of the model are not vectors", code="layer-unsupported", hint=OTHER_WAYS)
     if module.kind in IDLE:
         return []
     makers = {
@@ -170,7 +182,11 @@ def _links(module: _Module, options: Options) -> list[Layer | Step]:
         "BatchNormalization": _batch_norm,
     }
     if module.kind not in makers:
-        raise FamilyError(f"the model has a layer of class {module.kind[:80]!r}, which is not read", hint=OTHER_WAYS)
+        raise FamilyError(
+            f"the model has a layer of class {module.kind[:80]!r}, which is not supported",
+            code="layer-unsupported",
+            hint=OTHER_WAYS,
+        )
     return makers[module.kind](module, options)
 
 
@@ -184,7 +200,11 @@ def _kan(module: _Module, options: Options) -> list[Layer | Step]:
     grid = part.tensor(f"vars/{2 + biased}", 1, n, None)[0]
     functions = len(flat) // n
     if functions * n != len(flat) or grid.shape[1] <= functions + 1:
-        raise InvalidKan(f"{part.prefix}: weights of {len(flat)} rows do not fit {n} inputs and a grid of {grid.shape}")
+        raise InvalidKan(
+            f"{part.prefix}: weights of {len(flat)} rows do not fit {n} inputs and a grid of {grid.shape}",
+            code="tensor-wrong-shape",
+            hint=OTHER_WAYS,
+        )
     name = str(module.config.get("base_activation", "relu")).lower()
     pre_steps: tuple[Step, ...] = ()
     if module.flag("use_layernorm"):
@@ -230,14 +250,20 @@ def _activation(module: _Module, options: Options) -> list[Layer | Step]:
 def _relu(module: _Module, options: Options) -> list[Layer | Step]:
     odd = [key for key in ("max_value", "negative_slope", "threshold") if module.config.get(key)]
     if odd:
-        raise FamilyError(f"the model has a ReLU with {odd[0]}, which is not read", hint=OTHER_WAYS)
+        raise FamilyError(
+            f"the model has a ReLU with {odd[0]}, which is not supported", code="layer-unsupported", hint=OTHER_WAYS
+        )
     return [Elementwise(elementwise.activation("relu"))]
 
 
 def _layer_norm(module: _Module, options: Options) -> list[Layer | Step]:
     width = module.part.shape("vars/0")
     if len(width) != 1 or module.config.get("rms_scaling"):
-        raise FamilyError("the model has a LayerNormalization without weights, or of another kind", hint=OTHER_WAYS)
+        raise FamilyError(
+            "the model has a LayerNormalization without weights, or with rms_scaling, which is not supported",
+            code="layer-unsupported",
+            hint=OTHER_WAYS,
+        )
     scaled, centred = module.flag("scale"), module.flag("center")
     scale = module.part.tensor("vars/0", *width) if scaled else np.ones(width)
     bias = module.part.tensor(f"vars/{int(scaled)}", *width) if centred else np.zeros(width)
@@ -250,7 +276,11 @@ def _batch_norm(module: _Module, options: Options) -> list[Layer | Step]:
     mean = module.part.tensor(f"vars/{at}", None)
     variance = module.part.tensor(f"vars/{at + 1}", *mean.shape) + module.number("epsilon", 1e-3)
     if not ((variance > 0) & np.isfinite(variance)).all():  # divided by infinity, all is zero
-        raise InvalidKan(f"{module.part.prefix} has a variance that is not finite and above 0")
+        raise InvalidKan(
+            f"{module.part.prefix} has an invalid variance, expected finite and positive values",
+            code="weights-not-finite",
+            hint=REPAIR,
+        )
     scale = (module.part.tensor("vars/0", *mean.shape) if scaled else 1.0) / np.sqrt(variance)
     bias = module.part.tensor(f"vars/{int(scaled)}", *mean.shape) if centred else np.zeros(mean.shape)
     return [Affine(scale, bias - layer_tensors.product(mean, scale))]

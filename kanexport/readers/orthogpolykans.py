@@ -16,6 +16,8 @@ under the name of the second kind's, `cheby2_coeffs`: of Legendre's (forward=leg
 Jacobi's (forward=jacobi-like), 1, (5 u - 3) / 2, (35 u^2 - 30 u + 3) / 8, (255 u^3 - 210 u^2 + 45 u - 15) / 16 and
 (10395 u^4 - 10395 u^3 + 4725 u^2 - 945 u + 35) / 128; both up to degree 4. Public copies without tanh and such:
 `readers/common/grid_steps.py`.
+
+Options: forward, gegenbauer_alpha, laguerre_alpha, hermite_eps, squash_eps
 """
 
 from __future__ import annotations
@@ -38,15 +40,15 @@ Make = Callable[[int, str, Options], Basis]  # from the degree, whose forward, a
 
 ALPHAS = ("3.0", "1.0", "0.5", "-0.5", "0.0", "2.0")  # in published models
 RIVALS = {
-    "fibonaccikan": {"x-kanerf": "X-KANeRF's and the library's first version's, which take tanh of every polynomial"},
-    "lucaskan": {"first-version": "the library's first version's, which takes tanh of every polynomial"},
+    "fibonaccikan": {"x-kanerf": "X-KANeRF and the first version of the library, with tanh of every polynomial"},
+    "lucaskan": {"first-version": "the first version of the library, with tanh of every polynomial"},
     "hermitekan": {
         "hermite-functions": "copies that compute Hermite functions of tanh(x) (sqrt(2 degree + 1) + hermite_eps)"
     },
 }
 FIRST = {
-    "legendre": "copies that compute Legendre's polynomials, up to degree 4",
-    "jacobi-like": "copies that compute polynomials which they call Jacobi's, up to degree 4",
+    "legendre": "copies that compute Legendre polynomials, up to degree 4",
+    "jacobi-like": "copies that compute polynomials which they call Jacobi, up to degree 4",
 }
 # [D + 1, D + 1]: of the polynomials that a copy calls Jacobi's, what multiplies 1, u, u^2, ...
 JACOBI_LIKE = np.array(
@@ -58,7 +60,9 @@ JACOBI_LIKE = np.array(
         [35 / 128, -945 / 128, 4725 / 128, -10395 / 128, 10395 / 128],
     ]
 )
-ALPHA = "alpha of OrthogPolyKANs' and X-KANeRF's Gegenbauer layers is 3 by default, of X-KANeRF's Laguerre layers -0.5"
+ALPHA = (
+    "the default of alpha is 3 in Gegenbauer layers of OrthogPolyKANs and X-KANeRF, -0.5 in Laguerre layers of X-KANeRF"
+)
 
 
 def _layer(family: str, name: str, make: Make, part: Part, options: Options) -> Layer:
@@ -69,8 +73,8 @@ def _layer(family: str, name: str, make: Make, part: Part, options: Options) -> 
 
 
 def _second_kind(part: Part, options: Options) -> Layer:
-    """One Cheby2KANLayer, or a copy that keeps other polynomials' coefficients under its name. Raises InvalidKan or
-    OptionError."""
+    """One Cheby2KANLayer, or a copy that stores coefficients of other polynomials under its name. Raises InvalidKan
+    or OptionError."""
     degree = part.shape("cheby2_coeffs")[2] - 1
     whose = grid_steps.forward(options, "cheby2kan", FIRST if degree < len(JACOBI_LIKE) else None)
     coef = grid_steps.coefficients(part, "cheby2_coeffs", whose)
@@ -92,7 +96,7 @@ def _plain(make: Callable[[int], polynomial.Polynomial]) -> Make:
 
 
 def _squashed_values(make: Callable[[int], polynomial.Polynomial]) -> Make:
-    """Polynomials whose values a rival squashes with tanh."""
+    """Polynomials for which an alternative applies tanh to the values."""
 
     def make_basis(degree: int, whose: str, options: Options) -> Basis:
         basis = grid_steps.squashed(make(degree), whose, options)

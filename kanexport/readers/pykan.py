@@ -16,6 +16,9 @@ G and k come from the shapes: the config's may be stale. `act_fun` arrays are
 Grid updates on constant or discrete values leave knots on one spot. From 0.2.2 on, whose
 config has `round`, `B_batch` ends every level with `nan_to_num`, and a function that met
 0 / 0 is zero; before, it is NaN, and so is the output in every row.
+
+Options: base_fun, input_id, n_inputs, singularity, y_th, repeated_knots, mult_arity, symbolic_enabled, prefix
+Recognized by: `act_fun.0.coef` with three axes
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ import numpy.typing as npt
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline, Repeated
-from kanexport.errors import InvalidKan, OpenQuestion, OptionError
+from kanexport.errors import USE_MODULE, InvalidKan, OpenQuestion, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.ir.steps import Affine, Product, Select, Step
@@ -44,7 +47,7 @@ from kanexport.readers.common.symbolic import EdgeFunctions, shorten
 FAMILY = "pykan"
 
 KNOTS = "repeated_knots"  # the option: what 0 / 0 in the splines counts as
-NO_VERSION = "pykan before 0.2.2 answers NaN in every row where knots repeat; no config tells the version"
+NO_VERSION = "pykan before 0.2.2 returns NaN in every row if knots repeat; without a config, the version is not known"
 LISTED = 8  # sources that a note names
 SELECTIONS = 500  # of inputs that the search tries: as many as find room among all readings
 INPUT_LIMIT = 100_000  # of --option n_inputs: rows of that width are made to prove the graph
@@ -53,7 +56,7 @@ DROPKAN = "act_fun.0.neuron_train"  # pykan has no such tensor
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """The reason why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint belongs to this family, or an empty text."""
     roots = [root for root in pykan.roots(checkpoint.tensors) if f"{root}{DROPKAN}" not in checkpoint.tensors]
     return f"{roots[0]}{pykan.FIRST} has three axes" if roots else ""
 
@@ -84,7 +87,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """The data that every layer is read from.
+    """The data from which every layer is read.
 
     levels     nodes before each layer
     functions  functions of the symbolic edges; None if symbolic edges are off
@@ -101,7 +104,7 @@ class _Model:
 
 
 def _named_layer(model: _Model, index: int) -> Layer:
-    """The layer; every error names the file and the layer."""
+    """The layer. Each error names the file and the layer."""
     try:
         return _layer(model, index)
     except InvalidKan as error:
@@ -115,13 +118,17 @@ def _layer(model: _Model, index: int) -> Layer:
 
     coef, grid = (model.tensors.get(f"act_fun.{index}.{name}") for name in ("coef", "grid"))
     if coef is None or grid is None or coef.ndim != 3 or grid.ndim != 2:
-        raise InvalidKan(f"layer {index} has no coef [n, m, G+k] and grid [n, G+2k+1]")
+        raise InvalidKan(
+            f"layer {index} has no coef [n, m, G+k] and grid [n, G+2k+1]", code="tensor-missing", hint=USE_MODULE
+        )
     n, m, count = coef.shape
     before, after = model.levels[index : index + 2]
     if (n, m) != (before.nodes, after.subnodes):
         raise InvalidKan(
-            f"layer {index}: the config's width asks for {before.nodes} sources and {after.subnodes} "
-            f"destinations, the weights have {n} and {m}"
+            f"layer {index}: the width of the config gives {before.nodes} sources and {after.subnodes} "
+            f"destinations, the weights have {n} and {m}",
+            code="config-does-not-fit-weights",
+            hint=pykan.SAME_SAVE,
         )
     knots = part("grid", n, grid.shape[1])
     spline = BSpline(knots, grid.shape[1] - count - 1, _repeated(model, index, knots))
@@ -150,19 +157,20 @@ def _repeated(model: _Model, index: int, knots: layer_tensors.Array) -> Repeated
         meaning = model.options.choice(KNOTS, (ZERO, NAN), ZERO, words=NO_VERSION)
     if meaning == NAN:
         raise InvalidKan(
-            f"knots of source {named} repeat, and pykan before 0.2.2, which wrote this file, answers NaN in every row",
-            hint=f"if the model is used with pykan 0.2.2 or later: --option {KNOTS}={ZERO}",
+            f"knots of source {named} repeat: pykan before 0.2.2, which wrote this file, returns NaN in every row",
+            code="knots-repeat",
+            hint=f"if you use the model with pykan 0.2.2 or later, pass --option {KNOTS}={ZERO}",
         )
     model.notes.append(
-        f"layer {index}: knots of source {named} repeat, as grid updates on constant or discrete values leave them; "
-        "as in pykan, the splines on a cell without width are zero everywhere"
-        + (", and those on knots that decrease jump" if (gaps < 0).any() else "")
+        f"layer {index}: knots of source {named} repeat, as after grid updates on constant or discrete values; as in "
+        "pykan, splines on a grid interval of width 0 are zero everywhere"
+        + (", and splines on decreasing knots jump" if (gaps < 0).any() else "")
     )
     return Repeated.FUNCTION
 
 
 def _after(tensors: Tensors, index: int, level: Level) -> tuple[Step, ...]:
-    """Subnode affine, products, node affine; steps that change nothing are left out."""
+    """Subnode affine, products, node affine. Steps without an effect are left out."""
     steps: list[Step] = []
     subnode = _affine(tensors, "subnode", index, level.subnodes)
     if subnode is not None and not subnode.trivial:
@@ -176,7 +184,7 @@ def _after(tensors: Tensors, index: int, level: Level) -> tuple[Step, ...]:
 
 
 def _affine(tensors: Tensors, kind: str, index: int, count: int) -> Affine | None:
-    """The affine step; None where `expand_depth` added the layer: pykan then stores no affine, and it is trivial."""
+    """The affine step. None for a layer of `expand_depth`: pykan stores no affine for it, and it is trivial."""
     names = (f"{kind}_scale_{index}", f"{kind}_bias_{index}")
     if not any(name in tensors for name in names):
         return None
@@ -184,7 +192,7 @@ def _affine(tensors: Tensors, kind: str, index: int, count: int) -> Affine | Non
 
 
 def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
-    """The edges of a layer [sources, destinations] whose symbolic function has a mask or a name."""
+    """The edges of a layer [sources, destinations] with a mask or a name of a symbolic function."""
     n, m = shape
     mask = layer_tensors.tensor(model.tensors, f"symbolic_fun.{index}.mask", (m, n))
     affine = layer_tensors.tensor(model.tensors, f"symbolic_fun.{index}.affine", (m, n, 4))
@@ -192,7 +200,7 @@ def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[Symbol
         if mask.any():
             count = int(np.count_nonzero(mask))
             model.notes.append(
-                f"layer {index}: {count} symbolic edges are off, because the checkpoint says symbolic_enabled: false"
+                f"layer {index}: {count} symbolic edges are off, because the checkpoint has symbolic_enabled: false"
             )
         return ()
     names = model.config.function_names(index, shape, model.functions)
@@ -202,7 +210,7 @@ def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[Symbol
         if name == "0" and factor == 0:
             continue
         if factor == 0 and not model.functions.computes(name):
-            model.notes.append(f"edge ({index},{i},{j}): its masked symbolic function {shorten(name)} is left out")
+            model.notes.append(f"edge ({index},{i},{j}): its masked symbolic function {shorten(name)} is not exported")
             continue
         a, b, c, d = affine[j, i].tolist()
         edges.append(SymbolicEdge(i, j, model.functions.function(name, (index, i, j)), a, b, c, d, factor))
@@ -210,8 +218,8 @@ def _symbolic(model: _Model, index: int, shape: tuple[int, int]) -> tuple[Symbol
 
 
 def _unset_edges(model: _Model, index: int, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """[n, m]: edges without a symbolic function of their own. pykan multiplies the source by
-    zero there, and so turns a non-finite one into NaN."""
+    """[n, m]: edges without a symbolic function. pykan multiplies the source by zero there, and so turns a
+    non-finite one into NaN."""
     if model.functions is None:
         return np.zeros(shape, dtype=bool)
     names = model.config.function_names(index, shape, model.functions)
@@ -219,22 +227,34 @@ def _unset_edges(model: _Model, index: int, shape: tuple[int, int]) -> npt.NDArr
 
 
 def _selection(config: Config, options: Options, sources: int) -> tuple[int, Select | None]:
-    """The model's own number of inputs, and which of them the network reads, where the user
-    says so: `prune_input` keeps that in no file. Raises OptionError."""
+    """The original number of inputs of the model, and the inputs that the network reads, if the user gives them.
+    `prune_input` does not store them. Raises OptionError."""
     chosen, total = options.integers("input_id"), _total(options)
     if chosen is None:
         _refuse_unselected(config, total or options.width, sources)
         return sources, None
     total = total or options.width
     if len(chosen) != sources:
-        raise OptionError(f"input_id has {len(chosen)} entries, the network reads {sources} inputs")
+        raise OptionError(
+            f"option input_id has {len(chosen)} entries, expected {sources}, the inputs of the network",
+            code="option-does-not-fit-weights",
+            hint=f"pass --option input_id with {sources} numbers, from model.input_id",
+        )
     if total is None:
         total = max(chosen) + 1
         options.assumed["n_inputs"] = str(total)
     if total > INPUT_LIMIT:
-        raise OptionError(f"the model would have {total} inputs, more than {INPUT_LIMIT}")
+        raise OptionError(
+            f"the model would have {total} inputs, expected at most {INPUT_LIMIT}",
+            code="option-out-of-range",
+            hint="pass a smaller --option n_inputs or input_id",
+        )
     if max(chosen) >= total:
-        raise OptionError(f"input_id names column {max(chosen)}, but n_inputs is {total}")
+        raise OptionError(
+            f"option input_id has column {max(chosen)}, expected columns below n_inputs = {total}",
+            code="option-out-of-range",
+            hint="pass columns that count from 0, or a larger --option n_inputs",
+        )
     return total, Select(chosen)
 
 
@@ -242,34 +262,42 @@ def _total(options: Options) -> int | None:
     """The number of inputs that the model had before pruning, if given. Raises OptionError."""
     numbers = options.integers("n_inputs")
     if numbers is not None and len(numbers) != 1:
-        raise OptionError("option n_inputs is one number, such as n_inputs=4")
+        raise OptionError(
+            "option n_inputs has several numbers, expected one",
+            code="option-not-an-integer",
+            hint="pass one number, such as --option n_inputs=4",
+        )
     return numbers[0] if numbers is not None else None
 
 
 def _refuse_unselected(config: Config, total: int | None, sources: int) -> None:
-    """Refuse a network without input_id that may have read more inputs than its `sources`. `total`: the inputs before
-    pruning, where they are known. Raises OpenQuestion."""
+    """Reject a network without input_id that may have read more inputs than its `sources`. `total`: the inputs
+    before pruning, if they are known. Raises OpenQuestion."""
     fits = total is None or total <= sources
     if fits and not config.lost_inputs:
         if total is not None and total != sources:
-            raise OptionError(f"n_inputs is {total}, but the network reads {sources} inputs: give input_id too")
+            raise OptionError(
+                f"option n_inputs is {total}, but the network reads {sources} inputs",
+                code="option-needs-other",
+                hint="pass --option input_id too",
+            )
         return
     what = (
-        "was written after prune_input, which keeps in no file which inputs remained"
+        "the checkpoint was written after prune_input, which does not record the remaining inputs"
         if config.lost_inputs
-        else f"has a network that reads {sources} of {total} inputs, and input_id, which says which, is in no file"
+        else f"the network reads {sources} of {total} inputs, and the checkpoint does not record which"
     )
     raise OpenQuestion(
-        f"{config.path}: the checkpoint {what}",
+        f"{config.path}: {what}",
         "input_id",
         _selections(total, sources),
-        hint=f"give model.input_id, {sources} numbers: --option input_id=0,2 (and --option n_inputs=N, the number of "
-        "inputs before pruning); or --expected-outputs, which tells them where there are few",
+        hint=f"pass {sources} numbers of model.input_id: --option input_id=0,2 (and --option n_inputs=N, the number of "
+        "inputs before pruning); or, for few inputs, recorded outputs with --expected-outputs FILE",
     )
 
 
 def _selections(total: int | None, sources: int) -> tuple[str, ...]:
-    """All ways to take `sources` of `total` inputs in their order, where they are few."""
+    """All ways to select `sources` of `total` inputs in their order, if they are few."""
     if total is None or total > SELECTIONS or math.comb(total, sources) > SELECTIONS:
         return ()
     return tuple(",".join(map(str, columns)) for columns in itertools.combinations(range(total), sources))

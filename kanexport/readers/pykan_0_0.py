@@ -1,4 +1,4 @@
-"""pykan 0.0.x: a bare state dict, as `save_ckpt` writes it; one grid an edge, not extended.
+"""pykan 0.0.x: a bare state dict of `save_ckpt`, with one grid per edge, not extended.
 
 Source: pykan 0.0.5, KAN.forward and its layers, the same in 0.0.1 to 0.0.3. For n sources,
 m destinations, the flat edge e = j n + i, and base SiLU unless told otherwise:
@@ -10,6 +10,9 @@ m destinations, the flat edge e = j n + i, and base SiLU unless told otherwise:
 A value that is not finite makes the basis NaN, which reaches every sum, masked or not.
 The names of symbolic functions, and which edges `lock` made share one function, are in no file;
 nor is whether symbolic edges are on at all (`symbolic_enabled`, a constructor argument).
+
+Options: base_fun, symbolic_enabled, prefix
+Recognized by: `act_fun.0.coef` with two axes, `act_fun.0.mask` with one
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import InvalidKan, MissingFunctions, OptionError
+from kanexport.errors import USE_MODULE, InvalidKan, MissingFunctions, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
@@ -33,13 +36,13 @@ from kanexport.readers.common.symbolic import Edge, EdgeFunctions, edge_id
 FAMILY = "pykan-0.0"
 
 LOCK_NOTE = (
-    "pykan 0.0 stores nowhere which edges `lock` made share one function; every edge was read with its own, "
-    "so a model with locked edges differs from this export"
+    "pykan 0.0 does not record which edges share one function after `lock`; the export has a separate function for "
+    "each edge, so a model with locked edges differs from it"
 )
 
 
 def matches(checkpoint: Checkpoint) -> str:
-    """The reason why the checkpoint is of this family, or an empty text."""
+    """The reason why the checkpoint belongs to this family, or an empty text."""
     roots = _roots(checkpoint.tensors)
     return f"{roots[0]}act_fun.0.coef has two axes, {roots[0]}act_fun.0.mask one" if roots else ""
 
@@ -60,7 +63,7 @@ def read(checkpoint: Checkpoint, options: Options) -> Kan:
     tensors = checkpoint.tensors
     depth = len([key for key in tensors if re.fullmatch(r"act_fun\.\d+\.coef", key)])
     if not depth:
-        raise InvalidKan("there is no act_fun.0.coef")
+        raise InvalidKan("tensor 'act_fun.0.coef' is missing", code="tensor-missing", hint=USE_MODULE)
     base = Activation(symbolic.base(options, options.text("base_fun", "silu")))
     symbolic_edges = _SymbolicEdges(tensors, depth, options)
     layers = []
@@ -80,7 +83,11 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges:
     coef = layer_tensors.tensor(tensors, f"act_fun.{index}.coef", (None, None))
     size, m = len(coef), len(bias)
     if size % m:
-        raise InvalidKan(f"act_fun.{index}.coef has {size} edges, no multiple of the {m} biases")
+        raise InvalidKan(
+            f"act_fun.{index}.coef has {size} edges, expected a multiple of the {m} biases",
+            code="tensor-wrong-shape",
+            hint=USE_MODULE,
+        )
     n = size // m
 
     def edges(name: str, *columns: int | None) -> Array:
@@ -99,13 +106,15 @@ def _layer(checkpoint: Checkpoint, index: int, base: Activation, symbolic_edges:
 
 
 def splines(grid: Array, coef: Array) -> list[BasisTerm]:
-    """Terms, as many as a source has different grids: term t has every source's t-th, and the
-    coefficients of the edges with that grid. Grids [n, m, G + 1], coefficients [n, m, G + k]."""
+    """Terms, as many as a source has different grids: term t has the t-th grid of every source, and the coefficients
+    of the edges with that grid. Grids [n, m, G + 1], coefficients [n, m, G + k]."""
     degree = coef.shape[2] - grid.shape[2] + 1
     if degree < 1 or grid.shape[2] < 2:
         raise InvalidKan(
-            f"grids of {grid.shape[2]} knots and {coef.shape[2]} coefficients an edge are no spline: "
-            "expected G + 1 and G + k, with k >= 1 and G >= 1"
+            f"grids of {grid.shape[2]} knots and {coef.shape[2]} coefficients per edge do not make a spline, expected "
+            "G + 1 and G + k, with k >= 1 and G >= 1",
+            code="grid-wrong-shape",
+            hint=USE_MODULE,
         )
     return terms_by_grid(grid, coef, degree, lambda rows: _extend(rows, degree))
 
@@ -113,7 +122,7 @@ def splines(grid: Array, coef: Array) -> list[BasisTerm]:
 def terms_by_grid(
     grid: Array, coef: Array, degree: int, extended: Callable[[Array], Array] = lambda rows: rows
 ) -> list[BasisTerm]:
-    """The same as `splines`, for grids [n, m, T] of any kind. `extended` makes the knots of rows [n, T]."""
+    """The same as `splines`, for grids [n, m, T] of any kind. `extended` extends the knots of rows [n, T]."""
     grids = [np.unique(rows, axis=0, return_inverse=True) for rows in grid]
     which = np.stack([inverse.reshape(-1) for _, inverse in grids])  # [n, m]
     terms = []
@@ -125,7 +134,7 @@ def terms_by_grid(
 
 
 def _extend(grid: Array, degree: int) -> Array:
-    """[n, G + 1] -> [n, G + 2k + 1]: one mean step at a time, as `B_batch` does."""
+    """[n, G + 1] -> [n, G + 2k + 1]: one mean step at a time, as in `B_batch`."""
     with np.errstate(over="ignore", invalid="ignore"):  # the spline refuses what is not finite
         step = (grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1)
         for _ in range(degree):
@@ -134,7 +143,7 @@ def _extend(grid: Array, degree: int) -> Array:
 
 
 class _SymbolicEdges:
-    """The symbolic edges of all layers. Raises OptionError listing those without a name."""
+    """The symbolic edges of all layers. Raises OptionError, which lists the edges without a name."""
 
     def __init__(self, tensors: Tensors, depth: int, options: Options) -> None:
         self._tensors, self._functions = tensors, EdgeFunctions(options)
@@ -144,11 +153,11 @@ class _SymbolicEdges:
         if self._enabled:
             _refuse_nameless([edge for edge in on if self._functions.name(edge, None) is None])
         else:
-            self.notes.append(f"{len(on)} symbolic edges are off, as --option symbolic_enabled=false says")
+            self.notes.append(f"{len(on)} symbolic edges are off, because of --option symbolic_enabled=false")
 
     def edges(self, index: int, shape: tuple[int, int]) -> tuple[SymbolicEdge, ...]:
-        """The edges of one layer [n, m]; the tensors are [m, n]. A masked edge is kept if it has a
-        name: pykan multiplies by the mask, so that it still gives NaN where its function does."""
+        """The edges of one layer [n, m]; the tensors are [m, n]. A masked edge is included if it has a name: pykan
+        multiplies by the mask, so that it still returns NaN if its function does."""
         n, m = shape
         if not self._enabled or f"symbolic_fun.{index}.mask" not in self._tensors:
             return ()
@@ -172,21 +181,26 @@ def _edges_on(tensors: Tensors, depth: int) -> list[Edge]:
 
 
 def _enabled(options: Options, *, needed: bool) -> bool:
-    """Whether symbolic edges are on; recorded as assumed where that is `needed`. Raises OptionError."""
+    """Whether symbolic edges are on; recorded as assumed if that is `needed`. Raises OptionError."""
     text = options.text("symbolic_enabled", "true") if needed else options.optional("symbolic_enabled")
     if text not in (None, "true", "false"):
-        raise OptionError(f"option symbolic_enabled is {text!r:.80}, expected true or false")
+        raise OptionError(
+            f"option symbolic_enabled is {text!r:.80}, expected true or false",
+            code="option-value-unknown",
+            hint="pass --option symbolic_enabled=true or false",
+        )
     return text != "false"
 
 
 def _refuse_nameless(edges: list[Edge]) -> None:
     if edges:
         raise MissingFunctions(
-            f"{len(edges)} symbolic edges (layer,source,destination) have no function, since pykan 0.0 stores "
-            f"no names: {', '.join(f'({edge_id(edge)})' for edge in edges)}",
+            f"{len(edges)} symbolic edges (layer,source,destination) have no function, because pykan 0.0 does not "
+            f"store names: {', '.join(f'({edge_id(edge)})' for edge in edges)}",
             tuple(SYMBOLIC + edge_id(edge) for edge in edges),
             symbolic.NAMES,
-            hint=" ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3])
+            hint="pass "
+            + " ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3])
             + (" ..." if len(edges) > 3 else "")
             + ", with NAME one of "
             + ", ".join(elementwise.SYMBOLIC),

@@ -1,6 +1,6 @@
 """Single layers of pykan, as parts of other models: without biases, multiplications and symbolic edges.
 
-Source: KANLayer.forward of pykan 0.2.8 (`pykan-layer`) and of 0.0.5 (`pykan-0.0-layer`), for n
+Source: pykan 0.2.8 (`pykan-layer`) and 0.0.5 (`pykan-0.0-layer`), KANLayer.forward, for n
 sources and m destinations:
 
     y_j = sum_i mask_ij (scale_base_ij base(x_i) + scale_sp_ij sum_c coef_ijc B_c(x_i; grid_i))
@@ -8,6 +8,8 @@ sources and m destinations:
 In 0.0 the tensors are flat over the edges e = j n + i, with a grid [G + 1] for each, which is extended when it is
 used; n is in no file, so the option in_dim is needed, one number or one for each layer. `base_fun` is SiLU by
 default.
+
+Options: base_fun, in_dim
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers import pykan_0_0
@@ -32,7 +34,7 @@ WHOLE = re.compile(r"(.*\.)?act_fun\.\d+\.")
 
 
 def fits(part: Part) -> bool:
-    """Whether it is a single layer. Under `act_fun` it belongs to a whole network, which has a reader of its own."""
+    """Whether it is a single layer. A layer under `act_fun` belongs to a whole network, which has a separate reader."""
     return not WHOLE.fullmatch(part.prefix) and not part.has("neuron_train")
 
 
@@ -42,7 +44,11 @@ def layer(part: Part, options: Options) -> Layer:
     n, m, functions = coef.shape
     grid = part.tensor("grid", n, None)
     if grid.shape[1] <= functions + 1:
-        raise InvalidKan(f"grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1")
+        raise InvalidKan(
+            f"grid has shape {grid.shape}, expected ({n}, {functions} + k + 1) with k >= 1",
+            code="grid-wrong-shape",
+            hint=USE_MODULE,
+        )
     base = Activation(layer_tensors.activation(options, "silu", "base_fun"))
     return Layer(
         terms=(
@@ -88,22 +94,27 @@ def _sources(part: Part, size: int, options: Options) -> int:
         raise _unknown_sources(size)
     n = sources[at] if len(sources) > 1 else sources[0]
     if n < 1 or size % n:
-        raise OptionError(f"option in_dim is {n}, which does not divide the {size} edges of the layer")
+        raise OptionError(
+            f"option in_dim is {n}, which does not divide the {size} edges of the layer",
+            code="option-does-not-fit-weights",
+            hint="pass the number of inputs of each layer, such as --option in_dim=2,5",
+        )
     return n
 
 
 def _unknown_sources(size: int) -> OptionError:
     divisors = [n for n in range(1, min(size, 10_000) + 1) if size % n == 0]
     return OptionError(
-        f"a layer of {size} edges does not tell how many sources it has: one of {divisors[:12]}",
-        hint="give --option in_dim=N, or one number for each layer: --option in_dim=2,5; or --expected-outputs, which "
-        "tells",
+        f"a layer of {size} edges does not show its number of sources: one of {divisors[:12]}",
+        code="option-required",
+        hint="pass --option in_dim=N, or one number per layer: --option in_dim=2,5; or recorded outputs with "
+        "--expected-outputs FILE",
     )
 
 
 def _by_width(part: Part, options: Options) -> tuple[int, ...] | None:
     """The sources of all layers, from the width of recorded rows: the first layer takes this width, and each other
-    layer takes what the one before gives. None if no rows are recorded, or if they do not fit."""
+    layer takes the output of the one before. None if no rows are recorded, or if they do not fit."""
     prefixes = chain.prefixes(part.tensors, FLAT_KEYS, options.optional("prefix") or "")
     sources, width = [], options.width or 0
     for prefix in prefixes:
@@ -118,7 +129,7 @@ def _by_width(part: Part, options: Options) -> tuple[int, ...] | None:
 
 
 def _by_number(prefixes: list[str], sources: list[int]) -> tuple[int, ...]:
-    """The sources as the option in_dim has them: by the number of the layer, if layers are numbered."""
+    """The sources in the form of the option in_dim: by the number of the layer, if layers are numbered."""
     numbers = [int(match[1]) if (match := re.search(r"(\d+)\.$", prefix)) else 0 for prefix in prefixes]
     known = dict(zip(numbers, sources, strict=True))
     return tuple(known.get(at, 1) for at in range(max(numbers) + 1)) if len(sources) > 1 else (sources[0],)

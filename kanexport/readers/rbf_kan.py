@@ -1,4 +1,4 @@
-"""RBF-KAN: Gaussians beside a base branch, both on the raw inputs.
+"""RBF-KAN: Gaussians and a base branch, both on the raw inputs.
 
 Source: sidhu2690/RBF-KAN, Fast_RBF_KAN.py, RBFKANLayer.forward, for n inputs, m outputs,
 K centres g:
@@ -9,6 +9,8 @@ K centres g:
 `d` is a Python number and in no file: (g_max - g_min) / (K - 1). `base_activation` is a
 module, SiLU by default. The notebook's other layers (`centers`, `weights`) measure the
 distance of whole rows; those are no sums of one-dimensional functions.
+
+Options: denominator, base_activation
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.gaussian import Gaussian
-from kanexport.errors import InvalidKan
+from kanexport.errors import USE_MODULE, InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers.common import grid_steps, layer_tensors
@@ -35,7 +37,11 @@ def layer(part: Part, options: Options) -> Layer:
     centres = part.tensor("rbf_linear.grid", None)
     rows, m = part.shape("rbf_linear.spline_weight")
     if rows % len(centres):
-        raise InvalidKan(f"rbf_linear.spline_weight has {rows} rows, no multiple of the {len(centres)} centres")
+        raise InvalidKan(
+            f"rbf_linear.spline_weight has {rows} rows, expected a multiple of the {len(centres)} centers",
+            code="tensor-wrong-shape",
+            hint=USE_MODULE,
+        )
     n = rows // len(centres)
     weights = part.tensor("rbf_linear.spline_weight", rows, m).reshape(n, len(centres), m)
     basis = Gaussian(centres, grid_steps.denominator(centres, options))

@@ -1,4 +1,4 @@
-"""ReLU-KAN: squared products of two ramps with trained ends, contracted by a convolution.
+"""ReLU-KAN: squared products of two ramps with trained ends, followed by a convolution.
 
 Source: quiqi/relu_kan, ReLUKANLayer.forward, for n inputs, m outputs, C = G + k functions:
 
@@ -14,6 +14,8 @@ in no file. Its network takes and gives one axis more, [rows, n, 1] and [rows, m
 Higher-order ReLU-KANs have the same tensors (forward=hrkan): their functions go over the range from
 `grid_min` to `grid_max`, have another `power` p and another `rate` r. With the initial width of a function,
 w = (k + 1) (max - min) / G, published code has ((x - l)+ (h - x)+ r)^p with r = 2 / w, or 4 / w^2.
+
+Options: forward, grid, k, power, rate, grid_min, grid_max
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.relu_bumps import ReluBumps
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import REPAIR, InvalidKan, OptionError
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers.common.layer_tensors import Array, Keys, Part
@@ -49,7 +51,11 @@ def layer(part: Part, options: Options) -> Layer:
     for key, ends in (("phase_low", low), (name, high)):
         bad = np.argwhere(~np.isfinite(ends))
         if len(bad):
-            raise InvalidKan(f"{key} at {bad[0].tolist()} is {float(ends[tuple(bad[0])])!r}, expected a finite number")
+            raise InvalidKan(
+                f"{key} at {bad[0].tolist()} is {float(ends[tuple(bad[0])])!r}, expected a finite number",
+                code="weights-not-finite",
+                hint=REPAIR,
+            )
     kernel = part.tensor("equal_size_conv.weight", m, 1, count, n)
     # With one source or one function, the two layouts are the same.
     forward = options.forward("relu-kan", (TRANSPOSED if min(n, count) > 1 else {}) | HIGHER)
@@ -70,7 +76,11 @@ def _basis(low: Array, high: Array, forward: str, options: Options) -> ReluBumps
         return ReluBumps(low, high, 4 * grid**2 / (k + 1) ** 2)
     lowest, highest = options.number("grid_min", "0.0", among=("-1.0",)), options.number("grid_max", "1.0")
     if not lowest < highest:
-        raise OptionError(f"option grid_min is {lowest} and grid_max {highest}, expected a range")
+        raise OptionError(
+            f"option grid_min is {lowest} and grid_max {highest}, expected grid_min < grid_max",
+            code="option-out-of-range",
+            hint="pass --option grid_min=LOW --option grid_max=HIGH",
+        )
     span = highest - lowest
     grid, k = _sizes((low - lowest) / span, (high - lowest) / span, options)
     width = (k + 1) * span / grid
@@ -83,7 +93,7 @@ def _basis(low: Array, high: Array, forward: str, options: Options) -> ReluBumps
 
 
 def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
-    """G and k of a layer with ends [n, C]: given, or told by the ends. Raises OpenQuestion and OptionError."""
+    """G and k of a layer with ends [n, C]: given, or derived from the ends. Raises OpenQuestion and OptionError."""
     count = low.shape[1]
     grid, k = options.integer("grid", at_least=1), options.integer("k")
     if grid is None and k is None:
@@ -97,15 +107,16 @@ def _sizes(low: Array, high: Array, options: Options) -> tuple[int, int]:
         grid = count - k
     if grid < 1 or k < 0 or grid + k != count:
         raise OptionError(
-            f"options grid={grid} and k={k} do not fit phase_low, which has {count} functions for each source: "
-            "grid + k must be that, and grid at least 1"
+            f"options grid={grid} and k={k} do not fit the {count} functions per source of phase_low",
+            code="option-does-not-fit-weights",
+            hint=f"pass grid + k = {count}, with grid at least 1",
         )
     return grid, k
 
 
 def _nearest_k(low: Array, high: Array, options: Options) -> int:
-    """The k whose initial ends, l_c = (c - k) / G and h_c = (c + 1) / G, are near the trained ones
-    [n, C]. Raises OpenQuestion where none is near, or another nearly as near."""
+    """The k with initial ends, l_c = (c - k) / G and h_c = (c + 1) / G, near the trained ones [n, C]. Raises
+    OpenQuestion if none is near, or another one nearly as near."""
     count = low.shape[1]
     at = np.arange(count)
     moved = np.array(
@@ -122,8 +133,7 @@ def _nearest_k(low: Array, high: Array, options: Options) -> int:
         options.must(
             "k",
             map(str, range(count)),
-            f"the grid and k that the network was made with are in no file, and its {count} trained functions for "
-            f"each source have moved too far to tell (nearest: k={best}, {moved[best]:.2g} cells away on average; grid "
-            f"is {count} - k)",
+            f"grid and k are not recorded, and cannot be derived: the {count} trained functions of each source moved "
+            f"too far (nearest: k={best}, {moved[best]:.2g} grid intervals on average; grid is {count} - k)",
         )
     return best

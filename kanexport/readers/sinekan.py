@@ -22,7 +22,7 @@ KEYS = Keys(required={"phase": 4}, optional={"amplitudes": 3, "freq": 4, "base_f
 
 
 def fits(part: Part) -> bool:
-    """Amplitudes and frequencies, or the older name and no frequencies."""
+    """Whether it has amplitudes and frequencies, or the older name and no frequencies."""
     return part.has("amplitudes") == part.has("freq") != part.has("base_fouriercoeffs")
 
 

@@ -1,4 +1,4 @@
-"""torch-conv-kan: the layers of its fully connected networks, kans/layers.py.
+"""torch-conv-kan: the layers of its fully connected networks, in kans/layers.py.
 
 Source: IvanDrokin/torch-conv-kan, commit 7a0e83c, for n inputs, m outputs:
 
@@ -14,6 +14,8 @@ act is SiLU, GELU in KANLayer. Layers are in a list with Dropouts, which have no
 where those leave gaps in the numbers, --architecture is needed. The ChebyKANLayer and
 FastKANLayer are those of ChebyKAN and FastKAN. BottleNeckGRAMLayer projects its sources
 first, so that its polynomials are on no edge: it is refused.
+
+Options: base_activation, x_min, x_max, jacobi_a, jacobi_b, spline_order, grid_min, grid_max, layernorm_eps
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from kanexport.bases import Basis, polynomial
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.polynomial import Polynomial
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.functions.domain_maps import frozen
 from kanexport.functions.elementwise import Unary
 from kanexport.ir.model import BasisTerm, Layer
@@ -52,7 +54,11 @@ def kaln(part: Part, options: Options) -> Layer:
 def kagn(part: Part, options: Options) -> Layer:
     """One GRAMLayer. Raises InvalidKan or OptionError."""
     if part.has("inner_proj.weight"):
-        raise InvalidKan("a BottleNeckGRAMLayer projects its sources first: its polynomials are on no edge")
+        raise InvalidKan(
+            "a BottleNeckGRAMLayer projects its sources first, so its polynomials are not functions of edges",
+            code="layer-unsupported",
+            hint=USE_MODULE,
+        )
     coef = part.tensor("grams_basis_weights", None, None, None)
     basis = polynomial.gram(part.tensor("beta_weights", coef.shape[2]), _activation(options, "silu"))
     return _layer(part, options, ("base_weights", "norm."), basis, coef, "silu")
@@ -81,7 +87,11 @@ def spline(part: Part, options: Options) -> Layer:
         k = 3
         options.assumed["spline_order"] = "3"
     if functions <= k:
-        raise OptionError(f"spline_order is {k}, but a layer has {functions} functions, expected more")
+        raise OptionError(
+            f"option spline_order is {k}, expected less than the {functions} functions of a layer",
+            code="option-does-not-fit-weights",
+            hint="pass a smaller --option spline_order",
+        )
     low, high = options.number("grid_min", "-1.0"), options.number("grid_max", "1.0")
     # The library rounds its knots to float32, in a way that depends on the processor.
     with np.errstate(all="ignore"):  # the basis refuses what is not finite

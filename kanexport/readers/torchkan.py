@@ -1,4 +1,4 @@
-"""torchkan: whole models whose layers lie in parallel lists, `base_weights.0` and so on.
+"""torchkan: whole models with layers in parallel lists, `base_weights.0` and so on.
 
 Source: 1ssb/torchkan, torchkan.KAN.forward (the PyPI package torchkan 0.1.1 is empty), for
 every layer l, also the last:
@@ -14,6 +14,8 @@ Chebyshev polynomials), with D + 1 polynomials in `poly_weights.l` [m, n (D + 1)
 with act SiLU by default and u = 2 (x - lowest) / (highest - lowest) - 1, where lowest and
 highest are taken over all sources and all rows of the batch: a row's output depends on the
 other rows. It is read only with ranges that the user freezes.
+
+Options: base_activation, x_min, x_max, polynomial, layernorm_eps, prefix
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from kanexport.readers.common.layer_tensors import Part, Tensors, storage_dtype
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """A model whose tensors lie in parallel lists.
+    """A model with tensors in parallel lists.
 
     keys   tensors of one layer, {} for its number; the first key names the family
     layer  function `layer(part, at, count, options)` that reads one layer
@@ -52,7 +54,7 @@ class Lists:
     notes: tuple[str, ...] = ()
 
     def matches(self, checkpoint: Checkpoint) -> str:
-        """The reason why the checkpoint is of this family, or an empty text."""
+        """The reason why the checkpoint belongs to this family, or an empty text."""
         roots = self._roots(checkpoint.tensors, "")
         return f"{self.keys[0].format(0)} beside {self.keys[1].format(0)}" if roots else ""
 
@@ -64,36 +66,41 @@ class Lists:
         own = [root + key.format(at) for at in range(count) for key in self.keys]
         missing = [key for key in own if key not in tensors]
         if missing:
-            raise InvalidKan(f"tensor {missing[0]!r} is missing")
+            raise InvalidKan(
+                f"tensor {missing[0]!r} is missing", code="tensor-missing", hint="save the complete state dict again"
+            )
         self._refuse_others(tensors, start, own, count)
         layers = [self.layer(Part(tensors, root), at, count, options) for at in range(count)]
         return chain.chain(layers, storage_dtype([tensors[key] for key in own]), self.notes)
 
     def _count(self, tensors: Tensors, root: str) -> int:
-        """The number of layers that follow one another, from number 0 on."""
+        """The number of consecutive layers, from number 0 on."""
         count = 0
         while root + self.keys[0].format(count) in tensors:
             count += 1
         return count
 
     def _refuse_others(self, tensors: Tensors, start: str, own: list[str], count: int) -> None:
-        """Tensors under `start` that are none of the layers' `own`."""
+        """Raises FamilyError for tensors under `start` that do not belong to the layers."""
         others = [key for key in tensors if key.startswith(start) and key not in own]
         if others:
             raise FamilyError(
-                f"beside {count} layers of {self.FAMILY} there are other tensors, such as "
+                f"the file has {count} layers of {self.FAMILY} and other tensors, such as "
                 f"{others[0]!r} {tensors[others[0]].shape}",
-                hint="a KAN that is a part of a larger model is exported by itself with --option prefix=KEY_PREFIX, "
-                "a whole module with --module",
+                code="other-modules-in-file",
+                hint="export the KAN by itself with --option prefix=KEY_PREFIX, or the whole module with --module",
             )
 
     def _root(self, tensors: Tensors, start: str) -> str:
-        """The prefix of the only model under `start`. Raises FamilyError where there is none, or a choice."""
+        """The prefix of the only model under `start`. Raises FamilyError if there is none, or more than one."""
         roots = self._roots(tensors, start)
         if len(roots) != 1:
             raise FamilyError(
-                f"{self.keys[0].format(0)} is there {len(roots)} times" + (f" under {start[:80]!r}" if start else ""),
-                hint="choose one with --option prefix=KEY_PREFIX",
+                f"{self.keys[0].format(0)} occurs under {len(roots)} prefixes"
+                + (f" in {start[:80]!r}" if start else "")
+                + ", expected one",
+                code="model-ambiguous",
+                hint="select one with --option prefix=KEY_PREFIX",
             )
         return roots[0]
 
@@ -171,8 +178,8 @@ FAMILIES = (
         ("poly_weights.{}", "base_weights.{}", "layer_norms.{}.weight", "layer_norms.{}.bias"),
         polynomial_layer,
         (
-            "the library takes the range of each layer's sources from the batch; here it is frozen, so that rows are "
-            "independent, and results differ where a batch has another range",
+            "the library takes the range of the sources of each layer from the batch; the export has a fixed range, so "
+            "that rows are independent; results differ for a batch with another range",
         ),
     ),
 )

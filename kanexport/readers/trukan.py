@@ -12,6 +12,8 @@ with a and then c in `coeffs` [n, m, d + 1 + N] and b `bias_out` [m]. The knots 
 where low and high (`knots_range`) are Python numbers and in no file, by default -1 and 1. The
 functions are computed cell by cell (bases/piecewise_polynomial.py), not as truncated powers. With
 shared_knots=False every edge has knots of its own; those are read where they are equal.
+
+Options: knots_min, knots_max
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.piecewise_polynomial import LocalPowers
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.options import Options
 from kanexport.readers.common.layer_tensors import Array, Keys, Part
@@ -45,10 +47,16 @@ def layer(part: Part, options: Options) -> Layer:
     degree = count - 1 - knots.shape[1]
     if degree < 1:
         raise InvalidKan(
-            f"coeffs has {count} functions for {knots.shape[1]} knots, expected degree + 1 more, at least 2"
+            f"coeffs has {count} functions for {knots.shape[1]} knots, expected degree + 1 more, at least 2",
+            code="tensors-inconsistent",
+            hint=USE_MODULE,
         )
     if part.has("exponents") and not np.array_equal(part.tensor("exponents", None), np.arange(degree + 1)):
-        raise InvalidKan(f"exponents do not count from 0 to {degree}, as coeffs and the knots tell")
+        raise InvalidKan(
+            f"exponents do not count from 0 to {degree}, expected from coeffs and the knots",
+            code="tensors-inconsistent",
+            hint=USE_MODULE,
+        )
     basis = LocalPowers(knots, degree)
     powers, truncated = coeffs[:, :, : degree + 1], coeffs[:, :, degree + 1 :]
     return Layer(
@@ -60,13 +68,15 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def _knots(part: Part, options: Options, n: int, m: int) -> Array:
-    """[n, N]. Raises InvalidKan, and OptionError for a range that is none."""
+    """[n, N]. Raises InvalidKan, and OptionError for an invalid range."""
     name = "fixed_knots" if part.has("fixed_knots") else "raw_knots"
     if len(part.shape(name)) == 3:
         every = part.tensor(name, n, m, None)
         if not (every == every[:, :1]).all():
             raise InvalidKan(
-                f"{name} has different knots for the edges of one source", hint="export the whole module with --module"
+                f"{name} has different knots for the edges of one source, which is not supported",
+                code="layer-unsupported",
+                hint=USE_MODULE,
             )
         knots = every[:, 0]
     else:
@@ -75,6 +85,10 @@ def _knots(part: Part, options: Options, n: int, m: int) -> Array:
         return knots
     low, high = options.number("knots_min", "-1.0", among=("0.0",)), options.number("knots_max", "1.0")
     if not low < high:
-        raise OptionError(f"option knots_min is {low} and knots_max {high}, expected a range")
+        raise OptionError(
+            f"option knots_min is {low} and knots_max {high}, expected knots_min < knots_max",
+            code="option-out-of-range",
+            hint="pass --option knots_min=LOW --option knots_max=HIGH",
+        )
     grown = np.cumsum(np.logaddexp(0, knots) + EPSILON, axis=1)
     return np.asarray(low + (high - low) * (grown / np.maximum(grown[:, -1:], EPSILON)))

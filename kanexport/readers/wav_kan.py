@@ -1,4 +1,4 @@
-"""Wav-KAN: one wavelet an edge, then a batch normalisation of the nodes.
+"""Wav-KAN: one wavelet per edge, then a batch normalization of the nodes.
 
 Source: zavareh1/Wav-KAN, KAN.py, KANLinear.forward, for n inputs, m outputs:
 
@@ -14,6 +14,8 @@ factor 1 / sqrt(s) of a continuous wavelet transform is in no published code kno
 KAN4TSF's layers may be without BN, which the file tells. The bump wavelet of Wav-KAN's first versions
 and of X-KANeRF is refused: it is NaN
 in a band outside of its support that is as wide as the type of number makes it.
+
+Options: wavelet_type, base_branch, wavelet_factor, batchnorm_eps
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.functions import elementwise, wavelets
 from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
 from kanexport.ir.steps import Step
@@ -50,8 +52,10 @@ def layer(part: Part, options: Options) -> Layer:
     m, n = part.shape("wavelet_weights")
     if options.optional("wavelet_type") == "bump":
         raise OptionError(
-            "the bump wavelet is NaN just outside of -1 and 1, in a band that depends on the type of number",
-            hint="--module exports such a model with its own operators",
+            "wavelet_type=bump is not supported: it is NaN in a band outside of -1 and 1 that depends on the number "
+            "type",
+            code="option-unsupported",
+            hint=USE_MODULE,
         )
     wavelet = wavelets.WAVELETS[options.choice("wavelet_type", wavelets.WAVELETS, "mexican_hat")]
     weights = part.tensor("wavelet_weights", m, n)
@@ -80,13 +84,14 @@ def layer(part: Part, options: Options) -> Layer:
 
 
 def _norm(part: Part, options: Options, width: int) -> tuple[Step, ...]:
-    """The layer's BatchNorm1d; absent in copies that took it out."""
+    """The BatchNorm1d of the layer; absent in copies that removed it."""
     bn = Part(part.tensors, part.prefix + "bn.")
     if bn.has("running_mean") or bn.has("running_var"):
         return (chain.batch_norm(bn, options, width),)
     if bn.has("weight") or bn.has("bias"):
         raise InvalidKan(
-            "bn has no running_mean and running_var: it normalises every batch by itself",
-            hint="an output would depend on the other rows of its batch; train with track_running_stats=True",
+            "bn has no running_mean and running_var: its outputs depend on the other rows of the batch",
+            code="batchnorm-without-statistics",
+            hint="train the model with track_running_stats=True",
         )
     return ()

@@ -1,4 +1,4 @@
-"""Search for additive layers: layers that no reader knows and whose outputs add up source by source.
+"""Search for additive layers: layers without a reader whose outputs are sums of one function per source.
 
 Any submodule of the user's own classes may be one that has a weight for each pair of source and destination. Two
 rows tell most of them apart: the search gives up submodules that do not add up there. The others have to hold
@@ -32,7 +32,7 @@ OTHERS = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Embeddi
 
 
 def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.Module]:
-    """The submodules of the user's own classes, by name and outermost first, that were not read. They hold no
+    """The submodules of classes of the user, by name and outermost first, that were not read. They contain no
     submodule that was read, except linear layers."""
     read = [name for name, reading in readings.items() if reading.family != LINEAR]
     return {
@@ -43,15 +43,15 @@ def unknown(whole: nn.Module, readings: Mapping[str, Reading]) -> dict[str, nn.M
 
 
 def _is_users(part: nn.Module) -> bool:
-    """Whether it is a class of the user's own that may map vectors one by one."""
+    """Whether it has a class of the user, and may map vectors one by one."""
     own = not type(part).__module__.startswith("torch.")
     return own and not any(isinstance(inner, OTHERS) for inner in part.modules())
 
 
 def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, tuple[nn.Module, ...]]:
-    """Candidates for additive layers, each with the norms that begin it, by name. They add up on a few vectors, and are
-    the largest ones of which no part by itself is the layer. Submodules whose coefficients look like a KAN layer's are
-    candidates too, so that a note can name them."""
+    """Candidates for additive layers, each with the norms at its start, by name. They are additive on a few vectors,
+    and are the largest ones that do not contain the layer as a part. Submodules with coefficients like those of a
+    KAN layer are candidates, too, so that a note can name them."""
     layers: dict[str, Sampled] = {}
     for name, part in parts.items():
         sampled = _sampled(part, calls.get(name, ()))
@@ -63,23 +63,23 @@ def find_candidates(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, t
 
 
 def reasons(parts: Mapping[str, nn.Module], calls: Calls) -> dict[str, str]:
-    """Reasons why the exporter did not try some submodules that look like KAN layers, by name."""
+    """Reasons why the exporter did not test some submodules that resemble KAN layers, by name."""
     by_name = {}
     for name, part in parts.items():
         own = calls.get(name, ())
         if not _has_coefficients(part) or _may_add(part, own):
             continue
         if not own:
-            by_name[name] = "gives no tensor that has a vector for each vector that it is given"
+            by_name[name] = "returns no tensor with one vector per input vector"
         elif own[0].x.shape[-1] > MOST_SOURCES:
             by_name[name] = f"has {own[0].x.shape[-1]} sources, more than {MOST_SOURCES}"
         else:
-            by_name[name] = "has not one weight for each pair of source and destination"
+            by_name[name] = "does not have one weight for each pair of source and destination"
     return by_name
 
 
 def _has_coefficients(part: nn.Module) -> bool:
-    """Whether it has coefficients of its own in three axes or more, as basis functions have."""
+    """Whether it has coefficients in three axes or more, as basis functions have."""
     return any(parameter.ndim >= 3 for parameter in part.parameters(recurse=False))
 
 
@@ -97,7 +97,7 @@ def _sampled(part: nn.Module, calls: Sequence[Call]) -> Sampled | None:
 
 
 def _may_add(part: nn.Module, calls: Sequence[Call]) -> bool:
-    """Whether vectors become vectors, and weights suffice for one of each pair of source and destination."""
+    """Whether it maps vectors to vectors, and has at least one weight for each pair of source and destination."""
     if not calls or calls[0].x.ndim < 2 or calls[0].y.ndim < 2:
         return False
     n, m = calls[0].x.shape[-1], calls[0].y.shape[-1]
@@ -123,7 +123,7 @@ def _is_linear(sampled: Sampled) -> bool:
 
 
 def _norms(call: Call) -> Iterator[tuple[nn.Module, ...]]:
-    """The norms inside a layer that receive the layer's own vectors and mix them."""
+    """The norms in a layer that receive the vectors of the layer and mix them."""
     vectors: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -155,7 +155,8 @@ def _is_norm(call: Call, module: nn.Module, x: torch.Tensor, z: torch.Tensor) ->
 
 
 def _is_whole(name: str, sampled: Sampled, layers: Mapping[str, Sampled]) -> bool:
-    """Whether it lies in no other one, unless that one sees its sources through it alone, nor is such another one."""
+    """Whether it is in no other layer, unless that one reads its sources only through it, and does not contain
+    another such layer."""
     inside = [inner for inner in layers if inner != name and is_in(inner, (name,))]
     if any(_only_through(sampled.call, layers[inner].call) for inner in inside):
         return False
@@ -164,7 +165,7 @@ def _is_whole(name: str, sampled: Sampled, layers: Mapping[str, Sampled]) -> boo
 
 
 def _only_through(outer: Call, inner: Call) -> bool:
-    """Whether a layer is constant where one inside of it is."""
+    """Whether a layer is constant if the layer inside it is."""
     if inner.x.shape != outer.x.shape or not np.array_equal(inner.x, outer.x):
         return False
     m = inner.y.shape[-1]
@@ -182,8 +183,8 @@ def _with_constant(outer: Call, module: nn.Module, value: Callable[[], torch.Ten
 def verify_candidates(
     candidates: Mapping[str, tuple[nn.Module, ...]], calls: Calls, far: Calls, precision: str
 ) -> tuple[dict[str, Reading], dict[str, Verdict]]:
-    """The submodules whose answers add up everywhere, as readings, and what became of the others. `candidates`:
-    the norms that begin them, by name."""
+    """The additive submodules, as readings, and the verdicts on the others. `candidates`: the norms at their start,
+    by name."""
     readings: dict[str, Reading] = {}
     refused: dict[str, Verdict] = {}
     for name, norms in candidates.items():

@@ -83,7 +83,7 @@ def export(
 
 
 def _pairs(values: Mapping[str, object]) -> list[str]:
-    """The values as the command line has them."""
+    """The values in the form of the command line."""
     return [f"{name}={value}" for name, value in values.items()]
 
 
@@ -92,7 +92,7 @@ FAR = (100.0, 1000.0)
 MOST = 64  # of the given rows, that others are made from
 SEED = 0
 HALF = (torch.float16, torch.bfloat16)
-SEVERAL = "several inputs: a tuple in the order of forward's parameters, or a dictionary by their names"
+SEVERAL = "pass several inputs as a tuple in the order of forward's parameters, or as a dictionary by their names"
 NESTED = (
     "record a function that makes the dictionary, such as `lambda image, meta: model({'image': image, 'meta': meta})`"
 )
@@ -102,7 +102,7 @@ Inputs = Sequence[tuple[str, str, Array]]  # name, keyword (empty for a position
 
 
 def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Path:
-    """Write a trained model's outputs to an .npz, for `kanserve export --expected-outputs` (or `expected_outputs=`).
+    """Write outputs of a trained model to an .npz, for `kanserve export --expected-outputs` (or `expected_outputs=`).
 
     model  a torch module, as it is, or a function of arrays; a module runs in eval mode and is as it was afterwards
     rows   rows [B, ...] like the data, a tensor or array; several inputs are a tuple in the order of the parameters, a
@@ -133,7 +133,7 @@ def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Pa
 
 
 def _archive(arrays: Mapping[str, Array]) -> bytes:
-    """The bytes of an .npz. An input may have a name that numpy.savez takes for its own, such as `file`."""
+    """The bytes of an .npz. An input may have a name that numpy.savez reserves, such as `file`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, value in arrays.items():
@@ -152,12 +152,16 @@ def _named_rows(model: Callable[..., Any], rows: Any) -> list[tuple[str, str, Ar
     for (name, _, value), (_, _, raw) in zip(inputs, raw_inputs, strict=True):
         if isinstance(raw, Mapping):
             raise OptionError(
-                f"rows of {name} are a dictionary, expected a tensor or an array [rows, ...]", hint=NESTED
+                f"rows of {name} are a dictionary, expected a tensor or an array [rows, ...]",
+                code="rows-wrong-shape",
+                hint=NESTED,
             )
         if not _are_rows(value, "fiub" if whole else "f"):
             what = "rows are" if len(inputs) == 1 else f"rows of {name} are"
             raise OptionError(
-                f"{what} {value.dtype} of shape {value.shape}, expected finite real numbers [rows, ...]", hint=SEVERAL
+                f"{what} {value.dtype} of shape {value.shape}, expected finite real numbers [rows, ...]",
+                code="rows-wrong-shape",
+                hint=SEVERAL,
             )
     _require_as_many(inputs)
     return inputs
@@ -167,7 +171,11 @@ def _require_as_many(inputs: Inputs) -> None:
     counts = {name: len(value) for name, _, value in inputs}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise OptionError(f"the inputs differ in their number of rows: {shown}", hint=SEVERAL)
+        raise OptionError(
+            f"the inputs differ in their number of rows: {shown}",
+            code="rows-differ-in-number",
+            hint="pass the same number of rows for each input",
+        )
 
 
 def _are_rows(value: Array, kinds: str) -> bool:
@@ -182,7 +190,7 @@ def _parameters(model: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def _zones(inputs: Inputs) -> dict[str, list[Array]]:
-    """The rows of each input by zone: the given rows, and others made from them. All have the type of the given
+    """The rows of each input by region: the given rows, and others derived from them. All have the type of the given
     rows."""
     rng = np.random.default_rng(SEED)
     parts = [_floating(value, rng) if value.dtype.kind == "f" else _drawn(value, rng) for _, _, value in inputs]
@@ -204,8 +212,8 @@ def _floating(values: Array, rng: np.random.Generator) -> dict[str, Array]:
 
 
 def _drawn(values: Array, rng: np.random.Generator) -> dict[str, Array]:
-    """Whole numbers as given. In the other zones, each place has values that the given rows have there, since others
-    may mean nothing to the model."""
+    """Whole numbers as given. In the other regions, each place has values that the given rows have there, because
+    other values may be invalid for the model."""
     few = len(_few(values))
     counts = {"around": few, "beside": few * len(BESIDE), "one-sided": few * 2, "zeros": 1, "far": min(few, 8) * 2}
     flat = values.reshape(len(values), -1)
@@ -228,7 +236,7 @@ def _array(value: Any) -> Array:
 
 
 def _run(model: Callable[..., Any], inputs: Inputs) -> Any:
-    """The outputs of the model. A module runs in eval mode, in its own precision, on its own device."""
+    """The outputs of the model. A module runs in eval mode, in its precision, on its device."""
     if not isinstance(model, nn.Module):
         return _called(model, inputs)
     module, placed = _fitting(model, inputs)
@@ -249,8 +257,8 @@ def _called(model: Callable[..., Any], inputs: Sequence[tuple[str, str, Any]]) -
 
 
 def _outputs(result: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
-    """The outputs of a model, by name: those with a row for each row. Raises OptionError if the first output has
-    none."""
+    """The outputs of a model, by name, if they have one row per input row. Raises OptionError if the first output
+    does not."""
     named_outputs = [
         (name, _array(value)) for name, value in tensors(result if _has_tensors(result) else np.asarray(result))
     ]
@@ -260,14 +268,18 @@ def _outputs(result: Any, rows: int, taken: Sequence[str]) -> dict[str, Array]:
             if named_outputs
             else type(result).__name__
         )
-        raise OptionError(f"the model gives {shown} for {rows} rows, expected one output per row")
+        raise OptionError(
+            f"the model returns {shown} for {rows} rows, expected one output per row",
+            code="outputs-not-per-row",
+            hint="wrap the model in a function that returns tensors [rows, ...]",
+        )
     entries = [entry for entry in named_outputs if _are_outputs(entry[1], rows)]
     called = names([name for name, _ in entries], taken)
     return dict(zip(called, (value for _, value in entries), strict=True))
 
 
 def _has_tensors(result: Any) -> bool:
-    """Whether a result has tensors in it. A list of numbers has none: it is an array."""
+    """Whether a result contains tensors. A list of numbers does not: it is an array."""
     return not isinstance(result, list) or any(isinstance(part, torch.Tensor | np.ndarray) for part in result)
 
 
@@ -276,7 +288,7 @@ def _are_outputs(value: Array, rows: int) -> bool:
 
 
 def _fitting(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, list[tuple[str, str, torch.Tensor]]]:
-    """The module, or a float32 copy of one of half precision, and the rows as it takes them, where it lies."""
+    """The module, or a float32 copy of a module in half precision, and the rows in its type and on its device."""
     parameter = next((value for value in model.parameters() if value.is_floating_point()), None)
     half = parameter is not None and parameter.dtype in HALF
     dtype = torch.float32 if half else None if parameter is None else parameter.dtype

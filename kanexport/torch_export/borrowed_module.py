@@ -1,4 +1,4 @@
-"""A borrowed module: the user's module, changed for the export and restored afterwards.
+"""A borrowed module: the module of the user, changed for the export and restored afterwards.
 
 Never a copy. Closures over submodules (`self.f = lambda x: self.drop(x)`) would keep
 the originals, and a module that remembers what it computed cannot be copied at all.
@@ -32,7 +32,7 @@ DEPTH = 2  # of lists and tables of tensors among a module's attributes
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside of DataParallel and torch.compile."""
+    """The module inside DataParallel and torch.compile."""
     while True:
         inner = getattr(module, "_orig_mod", None)
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -44,8 +44,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def lent(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """A context in which the module is on the CPU, for inference, with all floating-point tensors of one type, also new
-    ones. Raises InvalidKan for a module that has no values yet, or is no Python code any more."""
+    """A context in which the module is on the CPU, in eval mode, with all floating-point tensors of one type,
+    including new ones. Raises InvalidKan for a module without values, or without Python code."""
     _require_python(module)
     before = _Before.of(module)
     try:
@@ -61,8 +61,9 @@ def _require_python(module: nn.Module) -> None:
         if isinstance(part, torch.jit.ScriptModule):
             raise InvalidKan(
                 f"{name.removeprefix('body').removeprefix('.') or 'the module'} is TorchScript, "
-                "which torch.export does not take",
-                hint="give the module that it was made of, before torch.jit.script or trace",
+                "which torch.export does not support",
+                code="module-is-torchscript",
+                hint="pass the original module, from before torch.jit.script or trace",
             )
 
 
@@ -70,15 +71,16 @@ def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     for name, parameter in module.named_parameters():
         if parameter.is_meta or isinstance(parameter, nn.parameter.UninitializedParameter):
             raise InvalidKan(
-                f"parameter {name.removeprefix('body.')} has no values yet",
-                hint="give a module that has been run or loaded; lazy modules get their sizes from their first rows",
+                f"parameter {name.removeprefix('body.')} has no values",
+                code="parameter-without-values",
+                hint="run the module once, or load its weights: lazy modules get their sizes from their first rows",
             )
         yield parameter
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A submodule's attributes, and the tables of parameters, buffers and submodules among them."""
+    """The attributes of a submodule, and its tables of parameters, buffers and submodules."""
 
     module: nn.Module
     attributes: dict[str, Any]
@@ -95,7 +97,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Weight:
-    """A parameter, which stays the same object with other data in it."""
+    """A parameter, which stays the same object with other data."""
 
     parameter: nn.Parameter
     data: torch.Tensor
@@ -110,7 +112,7 @@ class _Weight:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """The state of a module before it was lent."""
+    """The state of a module before the export borrowed it."""
 
     parts: list[_Part]
     weights: list[_Weight]
@@ -131,7 +133,7 @@ class _Before:
 
 
 class _Conversion:
-    """Copies of tensors in another type on the CPU; what is shared stays shared."""
+    """Copies of tensors in another type on the CPU; shared tensors stay shared."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
@@ -139,7 +141,7 @@ class _Conversion:
         self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def tensor(self, original: torch.Tensor) -> torch.Tensor:
-        """Its copy; parameters are changed in place, and a tensor without values stays."""
+        """The copy of a tensor. Parameters change in place, and a tensor without values stays."""
         if isinstance(original, nn.Parameter) or original.is_meta:
             return original
         if id(original) not in self._copies:
@@ -148,7 +150,7 @@ class _Conversion:
         return self._copies[id(original)][1]
 
     def value(self, value: Any, depth: int = 0) -> Any:
-        """An attribute: a tensor, a list or table of them, or anything else, which stays."""
+        """An attribute: a tensor, a list or table of tensors, or another value, which stays."""
         if isinstance(value, torch.Tensor):
             return self.tensor(value)
         if depth < DEPTH and type(value) in (list, tuple):
@@ -159,8 +161,8 @@ class _Conversion:
 
 
 def _epsilon(norm: nn.RMSNorm) -> float:
-    """The value that an RMSNorm without an epsilon adds. It depends on the type that the norm runs in; for half
-    precision torch takes float32's."""
+    """The epsilon of an RMSNorm without an epsilon. It depends on the type in which the norm runs; for half
+    precision torch uses that of float32."""
     kind = norm.weight.dtype if norm.weight is not None else torch.float32
     return torch.finfo(torch.float64 if kind == torch.float64 else torch.float32).eps
 
@@ -206,8 +208,8 @@ def plain(dtype: torch.dtype, *, compile_too: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Submodules with another `forward(self, ...)`, whether they are called or their
-    `forward` is; all else about them stays: attributes, hooks, names."""
+    """Submodules with another `forward(self, ...)`, both for calls of the submodule and of its `forward`.
+    Attributes, hooks and names stay."""
     originals = []
     try:
         for part, forward in forwards:
@@ -228,7 +230,7 @@ def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterat
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str | None:
-    """The place of a layer's vectors among the arguments of its call."""
+    """The place of the vectors of a layer among the arguments of its call."""
     for at, value in enumerate(args):
         if isinstance(value, torch.Tensor):
             return at
@@ -255,7 +257,7 @@ class ForeignError(Exception):
 
 @contextlib.contextmanager
 def foreign_code() -> Iterator[None]:
-    """The user's code or torch runs inside; whatever it raises becomes a ForeignError. Ctrl-C passes."""
+    """A context for code of the user or of torch. Exceptions become a ForeignError, except Ctrl-C."""
     try:
         yield
     except (Exception, SystemExit) as error:  # a module may raise anything, and a script that parses arguments exits
@@ -264,8 +266,8 @@ def foreign_code() -> Iterator[None]:
 
 @contextlib.contextmanager
 def printing_to_stderr() -> Iterator[None]:
-    """A context that sends all output to stderr, also the output of libraries that are not Python: stdout has one
-    document and nothing else."""
+    """A context that sends all output to stderr, including output of libraries that are not Python: stdout has one
+    document and no other text."""
     sys.stdout.flush()
     saved = None
     with contextlib.suppress(OSError):
@@ -283,7 +285,7 @@ def printing_to_stderr() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first words of an error, without advice for torch's own developers, paths and traces."""
+    """The first words of an error, without advice for developers of torch, paths and traces."""
     if isinstance(error, ExportError):
         return error.message
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -291,15 +293,15 @@ def first_line(error: BaseException) -> str:
 
 
 def root(error: BaseException) -> BaseException:
-    """The error that began it."""
+    """The first error of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def user_line(error: BaseException) -> str:
-    """The innermost line of the user's own code that an error passed through, such as
-    "nets.py, line 12, in forward: if x.sum() > 0:"; empty where there is none."""
+    """The innermost line of the user's code that an error passed through, such as "nets.py, line 12, in forward: if
+    x.sum() > 0:"; empty if there is none."""
     for link in _chain(error):
         passed = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(link.__traceback__)]
         quoted = [(name, int(line), function) for name, line, function in QUOTED.findall(str(link))]
@@ -316,7 +318,7 @@ def _described(name: str, line: int, function: str) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The errors of a chain, from the one that began it outwards."""
+    """The errors of a chain, from the first one outwards."""
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -324,12 +326,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_users_own(name: str) -> bool:
-    """Whether a file is the user's, and not of a library that is installed."""
+    """Whether a file is the user's, not part of an installed library."""
     return _is_users(name) and "site-packages" not in name and "dist-packages" not in name
 
 
 def _is_users(name: str) -> bool:
-    """Whether a file is neither ours, nor torch's, nor Python's own."""
+    """Whether a file belongs to neither kanserve, torch nor Python."""
     if name.startswith("<") or name.startswith(OWN) or LIBRARIES.search(name):
         return False
     return not name.startswith(PYTHON) or "site-packages" in name

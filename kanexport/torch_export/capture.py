@@ -1,4 +1,4 @@
-"""Capture of a module's run, in float64 where it can be, with the inputs and outputs of its layers."""
+"""Capture of a run of a module, in float64 if possible, with the inputs and outputs of its layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import InvalidKan, LayerSkipped
 from kanexport.torch_export.borrowed_module import (
     ForeignError,
     first_line,
@@ -63,7 +63,7 @@ class Call:
         return kind
 
     def rerun(self, x: Array) -> Call | None:
-        """The same call with other vectors; None where the module does not take them."""
+        """The same call with other vectors; None if the module does not accept them."""
         args, kwargs = self.arguments(torch.from_numpy(x).to(self.dtype))
         with contextlib.suppress(ForeignError), foreign_code(), torch.no_grad():
             y = self.answer(self.module.forward(*args, **kwargs))
@@ -71,7 +71,7 @@ class Call:
         return None
 
     def answer(self, y: Any) -> torch.Tensor:
-        """The tensor of the answer among the module's outputs."""
+        """The output tensor of the layer among the outputs of the module."""
         tensor: torch.Tensor = y if self.part is None else list(tensors(y))[self.part][1]
         return tensor
 
@@ -82,7 +82,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceModule:
-    """The module in the precision that it runs in: float64 if possible, otherwise float32."""
+    """The module in the precision in which it runs: float64 if possible, otherwise float32."""
 
     module: nn.Module
     dtype: torch.dtype
@@ -90,7 +90,7 @@ class ReferenceModule:
 
     @classmethod
     def of(cls, module: nn.Module, rows: Array) -> ReferenceModule:
-        """Raises InvalidKan where the module does not run at all, with its own words."""
+        """Raises InvalidKan, with the error of the module, if the module does not run."""
         try:
             return cls._running(module, torch.float64, rows)
         except InvalidKan as error:
@@ -140,13 +140,14 @@ class ReferenceModule:
             raise InvalidKan(
                 f"the module does not run on {count} of {_wiring(self.module).shown(x)}: {first_line(foreign.error)}"
                 + (f" ({where})" if where else ""),
-                hint="give rows as the module takes them: --example rows.npy (for several inputs an .npz with an array "
-                "for each parameter of its forward), or --input-shape without the batch axis",
+                code="module-does-not-run",
+                hint="pass input rows with --example rows.npy (for several inputs an .npz with an array per parameter "
+                "of its forward), or the shape of a row with --input-shape",
             ) from foreign.error
         return array(_one_tensor(y, len(x))), watch.calls
 
     def in_float32(self, rows: Array) -> Array | None:
-        """The output in float32 of the module, lent in float64; None if it runs in float32 only, or fails."""
+        """The output in float32 of a module that was lent in float64; None if it runs only in float32, or fails."""
         if self.dtype == torch.float32:
             return None
         with contextlib.suppress(InvalidKan), lent(self.module, torch.float32):
@@ -156,7 +157,7 @@ class ReferenceModule:
 
 @dataclass
 class _Watch:
-    """Recorder of the calls of submodules, which also perturbs their inputs if `jitter` is given."""
+    """Recorder of the calls of submodules. With `jitter`, it also changes their inputs."""
 
     calls: list[Call]
     jitter: Jitter | None
@@ -165,7 +166,7 @@ class _Watch:
     inside: bool = False
 
     def forward(self, name: str, part: nn.Module) -> Callable[..., Any]:
-        """A forward that does what the module's own does, and notes it."""
+        """A forward that calls the original forward and records it."""
         own = part.forward
 
         def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -206,8 +207,8 @@ class _Watch:
 
 
 def _answer(y: Any, vectors: torch.Tensor) -> tuple[torch.Tensor | None, int | None]:
-    """The answer, and its position among the tensors of a layer that also gives a loss or activations. The answer is
-    the first tensor that has a vector for each given vector."""
+    """The output vectors, and their position among the tensors of a layer that also returns a loss or activations.
+    They are the first tensor with one vector per input vector."""
     if isinstance(y, torch.Tensor):
         return y, None
     for at, (_, value) in enumerate(tensors(y)):
@@ -236,7 +237,11 @@ def _wiring(module: nn.Module) -> Wiring:
 def _one_tensor(y: object, rows: int) -> torch.Tensor:
     """The output of a whole module: one floating-point tensor [B, ...]."""
     if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.ndim < 2:
-        raise InvalidKan(why_not(y, rows), hint="wrap it in a module that returns the tensors to be served")
+        raise InvalidKan(
+            why_not(y, rows),
+            code="outputs-not-per-row",
+            hint="wrap it in a module that returns the tensors to be served",
+        )
     return y
 
 
@@ -257,7 +262,7 @@ SHAPED = frozenset(
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[None]]:
-    """A context that records one entry for each derivative that is taken."""
+    """A context that records one entry for each derivative."""
     taken: list[None] = []
     autograd: Any = torch.autograd
     engine = autograd._engine_run_backward  # what grad, backward and torch.func come to
@@ -274,25 +279,25 @@ def watched() -> Iterator[list[None]]:
 
 
 def hidden(tensor: torch.Tensor) -> bool:
-    """Whether torch.func hides a tensor's values, because it derives by it or maps over it."""
+    """Whether torch.func hides the values of a tensor, because it derives by it or maps over it."""
     functorch: Any = torch._C._functorch
     return bool(functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def rows(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
-    """The number of rows to write a module down with."""
+    """The number of rows with which a module is traced to operators."""
     tensors = [*inputs, *module.parameters(), *module.buffers()]
     sizes = {size for tensor in tensors for size in tensor.shape}
     return next((count for count in ROWS if all(size % count or not size for size in sizes)), ROWS[-1])
 
 
 def differentiable(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor by which a derivative can be taken."""
+    """A tensor with respect to which a derivative can be computed."""
     return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
 def in_functorch(failure: BaseException) -> bool:
-    """Whether torch.func's vmap or a derivative of its was being followed when something failed."""
+    """Whether a failure occurred within vmap or a derivative of torch.func."""
     error: BaseException | None = failure
     while error is not None:
         frames = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
@@ -303,8 +308,8 @@ def in_functorch(failure: BaseException) -> bool:
 
 
 def written_down(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
-    """A lent module as its operators, without a forward's Python, for inputs of any number of rows, of which there
-    are as many as `rows` says: torch.func's vmap writes that number down in places."""
+    """A lent module as its operators, without the Python code of a forward, for inputs of any number of rows. The
+    inputs have as many rows as `rows` returns, because vmap of torch.func stores that number in places."""
 
     def forward(*tensors: torch.Tensor) -> object:
         with torch.enable_grad():
@@ -317,7 +322,8 @@ def written_down(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Modu
 
 
 def _set_free(operators: GraphModule, count: int) -> None:
-    """The number of rows, and multiples of it, that stand in a graph as numbers become those of its input."""
+    """Replace the number of rows, and its multiples, that a graph has as constants, by the number of rows of its
+    input."""
     graph = operators.graph
     first = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(first):
@@ -341,7 +347,7 @@ def _set_free(operators: GraphModule, count: int) -> None:
 
 
 class _Plain(nn.Module):
-    """A module that takes its inputs as a traced module does."""
+    """A module with inputs like a traced module."""
 
     def __init__(self, operators: nn.Module) -> None:
         super().__init__()
@@ -355,12 +361,12 @@ EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def _cdist(a: torch.Tensor, b: torch.Tensor, p: float = 2.0, compute_mode: str = EXACT) -> torch.Tensor:
-    """Distances one way for all numbers of rows; torch goes another above 25 of them, with fewer digits."""
+    """Distances by one method for all numbers of rows; torch uses another above 25 rows, with fewer digits."""
     return torch.cdist(a, b, p, compute_mode=EXACT)
 
 
 def _clamp(x: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
-    """torch.clamp for a bound that is a tensor, whose type torch.onnx loses under torch.vmap."""
+    """torch.clamp with a tensor as bound; torch.onnx loses the type of the bound under torch.vmap."""
     if not isinstance(min, torch.Tensor) and not isinstance(max, torch.Tensor):
         return torch.clamp(x, min, max)
     if min is not None:
@@ -373,7 +379,7 @@ def _like(value: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _getitem(x: torch.Tensor, index: Any) -> torch.Tensor:
-    """Indexing with indices of 64 bits, as ONNX wants them."""
+    """Indexing with indices of 64 bits, as ONNX needs them."""
     several = index if isinstance(index, tuple) else (index,)
     wide = tuple(item.long() if _is_narrow(item) else item for item in several)
     return x[wide if isinstance(index, tuple) else wide[0]]
@@ -395,7 +401,7 @@ TABLE: Table = {
 
 
 class Rewritten(TorchFunctionMode):
-    """A context in which the functions of a table are replaced by the table's values."""
+    """A context in which other functions replace the functions of a table."""
 
     def __init__(self, table: Table = TABLE) -> None:
         super().__init__()
@@ -410,8 +416,7 @@ TAP, TAP_AFTER = "tap", "tap after"  # nothing is replaced: what goes in, or com
 
 
 def form(call: Call, n: int, m: int) -> str:
-    """The form of the output of a layer of n sources and m destinations. Raises InvalidKan
-    where it is none of the known ones."""
+    """The form of the output of a layer of n sources and m destinations. Raises InvalidKan for an unknown form."""
     rows, rest = divmod(call.x.size, n)
     if not rest and call.x.ndim:
         if call.x.shape[-1] == n and call.y.shape == (*call.x.shape[:-1], m):
@@ -420,20 +425,19 @@ def form(call: Call, n: int, m: int) -> str:
             return FLAT
         if call.y.shape == (rows, m, 1):
             return COLUMN
-    raise InvalidKan(
-        f"maps {list(call.x.shape)} to {list(call.y.shape)}, which {n} sources and {m} destinations do not"
+    raise LayerSkipped(
+        f"maps {list(call.x.shape)} to {list(call.y.shape)}, which does not fit {n} sources and {m} destinations"
     )
 
 
 def lead(two: Call, three: Call, n: int) -> tuple[int, ...] | None:
-    """Axes of a layer's vectors, -1 at the rows of the batch, from calls with 2 and 3
-    rows: (-1, 8) for 8 tokens, (8, -1) where the batch comes second. None where the
-    rows cannot be told apart."""
+    """Axes of the vectors of a layer, -1 for the rows of the batch, from calls with 2 and 3 rows: (-1, 8) for 8
+    tokens, (8, -1) if the batch is the second axis. None if the axis of the rows is ambiguous."""
     return lead_of(*(_lead(call, n) for call in (two, three)))
 
 
 def lead_of(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The same from the axes of both calls' vectors."""
+    """The same from the axes of the vectors of both calls."""
     if len(first) != len(second):
         return None
     moved = [axis for axis, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]

@@ -1,4 +1,4 @@
-"""Control flow on tensors that no input reaches, such as `if step != 0` of a grid.
+"""Control flow on tensors that do not depend on an input, such as `if step != 0` of a grid.
 
 torch.export knows shapes and no values, so that each such question stops it. If a question concerns only weights,
 its answer is part of the model: a run of the module records it, and the trace replays it. A question that an input
@@ -36,20 +36,20 @@ ASKED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one question about a tensor: the question, its answer, and whether an input reaches it."""
+    """The result of one condition on a tensor: the condition, its value, and whether it depends on an input."""
 
     question: Callable[..., Any]
     value: Any
     reached: bool
 
     def shown(self) -> tuple[object, ...]:
-        """The text that two runs are compared by; NaN is like NaN."""
+        """The text by which two runs are compared; NaN equals NaN."""
         return self.question, self.reached, None if self.reached else repr(self.value)
 
 
 def with_recorded_answers(module: nn.Module, batches: Sequence[Batch]) -> nn.Module | None:
-    """A lent module that is told what it asks of its own weights; None where it asks nothing of them, or batches
-    of different sizes are answered differently."""
+    """A lent module with recorded values of the conditions on its weights. None if it has no such conditions, or if
+    they differ between batches of different sizes."""
     first, *others = (_answers(module, batch) for batch in batches)
     if all(answer.reached for answer in first):
         return None
@@ -66,7 +66,7 @@ def _answers(module: nn.Module, batch: Batch) -> list[Answer]:
 
 
 class _Reach(TorchDispatchMode):
-    """Storages that an input reaches."""
+    """Storages that depend on an input."""
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()
@@ -79,14 +79,14 @@ class _Reach(TorchDispatchMode):
         self._kept[storage._cdata] = storage
 
     def reaches(self, value: object) -> bool:
-        """Whether one of the tensors in a value is reached."""
+        """Whether one of the tensors in a value depends on an input."""
         tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
         return any(tensor.untyped_storage()._cdata in self._kept for tensor in tensors)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs an operator; what it makes of something reached is reached."""
+        """Run an operator; its results depend on an input if an argument does."""
         result = func(*args, **(kwargs or {}))
         if self.reaches((args, kwargs)):
             for leaf in tree_leaves(result):
@@ -96,7 +96,7 @@ class _Reach(TorchDispatchMode):
 
 
 class _Notes(TorchFunctionMode):
-    """Every question that is asked, with its answer."""
+    """All conditions of a run, with their values."""
 
     def __init__(self, reach: _Reach) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _Notes(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs a function, and notes it where it is a question."""
+        """Run a function, and record it if it is a condition."""
         result = func(*args, **(kwargs or {}))
         if func in ASKED:
             self.answers.append(Answer(func, result, self._reach.reaches((args, kwargs))))
@@ -114,7 +114,7 @@ class _Notes(TorchFunctionMode):
 
 
 class _Replay(TorchFunctionMode):
-    """Answers the same questions again, in their order."""
+    """Replays the values of conditions in their order."""
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _Replay(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """The answer that was noted, where no input reaches it."""
+        """The recorded value, if the condition does not depend on an input."""
         if func in ASKED and self._waiting:
             answer = self._waiting.pop(0)
             if answer.question is func and not answer.reached:
@@ -132,7 +132,7 @@ class _Replay(TorchFunctionMode):
 
 
 class _AnsweredModule(nn.Module):
-    """A module with recorded answers to its questions."""
+    """A module with recorded values of its conditions."""
 
     def __init__(self, module: nn.Module, answers: Sequence[Answer]) -> None:
         super().__init__()

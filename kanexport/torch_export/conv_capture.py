@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import LayerSkipped
 from kanexport.torch_export.capture import array
 
 Array = npt.NDArray[np.float64]
@@ -44,7 +44,7 @@ class Geometry:
 
     @classmethod
     def of(cls, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Geometry:
-        """The geometry from the arguments of torch's functions: numbers, one for every axis, or "same" and "valid"."""
+        """The geometry from the arguments of torch functions: numbers, one per axis, or "same" and "valid"."""
         axes = len(kernel)
         strides, dilations = _each(stride, axes), _each(dilation, axes)
         if isinstance(padding, str):
@@ -56,21 +56,21 @@ class Geometry:
 
     @property
     def is_one_place(self) -> bool:
-        """Whether every position sees the place that it is at, and nothing else."""
+        """Whether every position reads only its own place."""
         return all(k == 1 for k in (*self.kernel, *self.stride)) and not any(map(any, self.pads)) and self.mode == ZEROS
 
     @property
     def places(self) -> int:
-        """P, of the kernel."""
+        """P, the number of places of the kernel."""
         return math.prod(self.kernel)
 
     @property
     def has_zeros(self) -> bool:
-        """Whether some position may see beyond the picture, where all functions are zero."""
+        """Whether some position may read outside the picture, where all functions are zero."""
         return self.mode == ZEROS and any(map(any, self.pads))
 
     def padded(self, pads: Sequence[int], mode: str) -> Geometry:
-        """The geometry with padding that was done before, in the order of torch's `pad`: the last axis first."""
+        """The geometry with an earlier padding, in the order of `pad` of torch: the last axis first."""
         pairs = tuple(zip(pads[0::2], pads[1::2], strict=True))[::-1]
         return Geometry(self.kernel, self.stride, self.dilation, pairs, mode)
 
@@ -83,7 +83,7 @@ class Geometry:
         )
 
     def index(self, picture: Sequence[int]) -> Places:
-        """[L, P]: which number of a flat picture each place of the kernel is over, at each position; -1 outside."""
+        """[L, P]: the number in a flat picture that each place of the kernel covers, at each position; -1 outside."""
         whole = np.arange(math.prod(picture), dtype=np.int64).reshape(picture)
         if self.mode == ZEROS:
             whole = np.pad(whole, self.pads, constant_values=-1)
@@ -96,14 +96,14 @@ class Geometry:
         return np.ascontiguousarray(windows[(*strides, *steps)].reshape(-1, self.places))
 
     def unfold(self, x: Array) -> Array:
-        """[B, C, *picture] -> [B, *positions, C * P], a channel's places one after another; zero outside."""
+        """[B, C, *picture] -> [B, *positions, C * P], the places of a channel one after another; zero outside."""
         picture = x.shape[2:]
         flat = np.concatenate([x.reshape(*x.shape[:2], -1), np.zeros((*x.shape[:2], 1))], axis=2)
         values = flat[:, :, self.index(picture)].transpose(0, 2, 1, 3)  # [B, L, C, P]
         return np.asarray(values.reshape(len(x), *self.positions(picture), -1))
 
     def inside(self, picture: Sequence[int]) -> Array:
-        """[*positions, P]: 1 where a place lies in the picture, 0 outside."""
+        """[*positions, P]: 1 if a place is in the picture, 0 outside."""
         there = (self.index(picture) >= 0).astype(np.float64)
         return there.reshape(*self.positions(picture), self.places)
 
@@ -121,8 +121,8 @@ SQUEEZES = (torch.squeeze, torch.Tensor.squeeze)
 JOINS = (torch.cat, torch.concat, torch.concatenate)
 
 
-class Ordinary(InvalidKan):
-    """The error for a module that does not look like a KAN convolution, so that no note is needed."""
+class Ordinary(LayerSkipped):
+    """Error for a module that does not resemble a KAN convolution, so that no note is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +148,14 @@ class Convolution:
         return int(self.weight.shape[1]) * self.groups
 
     def connected(self) -> npt.NDArray[np.bool_]:
-        """[O, C]: which results are made of which functions."""
+        """[O, C]: the functions on which each result depends."""
         results, functions = len(self.weight), self.count
         group = np.arange(results) // (results // self.groups)
         return np.asarray(group[:, None] == np.arange(functions) // self.weight.shape[1])
 
     def folded(self) -> Convolution:
-        """Over one axis less, where the first one has no more positions than one: its places are further functions."""
+        """The convolution over one axis less, if the first one has only one position: its places become further
+        functions."""
         own = self.geometry
         if own.mode != ZEROS or self.functions.shape[2] != own.kernel[0] or any(own.pads[0]):
             raise Ordinary("convolves along another axis")
@@ -195,7 +196,7 @@ class Form:
 
     @classmethod
     def joined(cls, forms: list[Form]) -> Form:
-        """The channels of all, one after the other."""
+        """The channels of all forms, one after the other."""
         starts = np.cumsum([0, *(len(form.constant) for form in forms)])
         weights: dict[int, Array] = {}
         for start, form in zip(starts, forms, strict=False):
@@ -238,7 +239,7 @@ class Watch(TorchFunctionMode):
 
     @property
     def results(self) -> list[Result]:
-        """The results that no further result was made of, in the order in which they were made."""
+        """The results from which no further result was computed, in their order."""
         return [result for result in self._results.values() if not result.used]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -265,7 +266,7 @@ class Watch(TorchFunctionMode):
         self._results[id(value)] = Result(value, form, array(value), value._version)
 
     def _follow(self, func: Any, args: Any, kwargs: Any, y: torch.Tensor) -> None:
-        """Record tensors that are made of results: sums, copies, and results joined along the channels."""
+        """Record tensors that are computed from results: sums, copies, and results joined along the channels."""
         if func in JOINS:
             self._join(args, kwargs, y)
             return
@@ -290,7 +291,7 @@ class Watch(TorchFunctionMode):
             self._make(y, known[0].form.plus(known[1].form), *known)
 
     def _pad(self, y: torch.Tensor, x: torch.Tensor, pad: Any, mode: str = ZEROS, value: Any = None) -> None:
-        """Padding that a convolution does before it begins."""
+        """Record padding before a convolution."""
         pads = tuple(int(size) for size in pad)
         if (mode in MODES or (mode == ZEROS and not value)) and len(pads) == 2 * (y.ndim - 2):
             self._padded[id(y)] = (y, x, pads, mode)
@@ -336,7 +337,7 @@ class FunctionCapture(TorchFunctionMode):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of these convolutions were met."""
+        """Whether all of these convolutions occurred."""
         return len(self.functions) == len(self._numbers)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Detection of KAN convolutions among the submodules, by running them and comparing the sums of their edges."""
+"""Detection of KAN convolutions among the submodules. The exporter runs them and compares the sums of their edges."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from kanexport.errors import ExportError, InvalidKan
+from kanexport.errors import ExportError, LayerSkipped
 from kanexport.torch_export.borrowed_module import ForeignError, foreign_code, replaced
 from kanexport.torch_export.capture import Call, array
 from kanexport.torch_export.conv_capture import Ordinary, Watch
 from kanexport.torch_export.conv_functions import NORMS, Source
 from kanexport.torch_export.conv_layer import ConvLayer, Convolved, read, sum_layers
-from kanexport.torch_export.match import Reading, verify_reading
+from kanexport.torch_export.match import EDGES_SUM, TENSORS, Reading, verify_reading
 from kanexport.torch_export.sampled_layer import SAMPLED
 
 Array = npt.NDArray[np.float64]
@@ -31,12 +31,12 @@ NUMBERS = 4_000_000  # that a layer is given for one row
 
 
 class _RecordedModule(nn.Module):
-    """A placeholder for a layer whose outputs are recorded already."""
+    """A placeholder for a layer with recorded outputs."""
 
 
 def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
-    """The submodules that may run KAN convolutions, by name, outermost first: not torch's own, and with
-    weights of three axes or more."""
+    """The submodules that may run KAN convolutions, by name, outermost first: custom modules with weights of three
+    axes or more."""
     return {
         name: part
         for name, part in whole.named_modules()
@@ -50,7 +50,7 @@ def parts(whole: nn.Module, taken: Container[str]) -> dict[str, nn.Module]:
 def find_convolutions(
     calls: Mapping[str, Sequence[Call]], precision: str, taken: Sequence[str]
 ) -> tuple[dict[str, Reading], dict[str, str]]:
-    """The KAN convolutions by the name of the module that gives their sources, and reasons why other modules are none.
+    """The KAN convolutions by the name of the module of their sources, and reasons why other modules are not.
 
     calls  calls of the modules that may be one, outermost first
     taken  layers that have been read, which neither hold one nor lie in one
@@ -78,14 +78,14 @@ def _readings(name: str, layers: Sequence[Convolved]) -> dict[str, Reading]:
 
 
 def _ways(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """The order in which modules are tried, each with whether its functions begin inside of it. Functions of a module's
-    input come first, from the outermost module; functions that begin inside come last, from the innermost."""
+    """The order in which modules are tested, each with whether its functions begin inside it. First functions of the
+    input of a module, from the outermost module; then functions that begin inside, from the innermost."""
     yield from ((name, False) for name in names)
     yield from ((name, True) for name in reversed(names))
 
 
 def _is_free(name: str, done: Sequence[str]) -> bool:
-    """Whether a submodule neither holds nor lies in one of some others."""
+    """Whether a submodule neither contains one of some others nor is in one."""
     dotted = [f"{other}." for other in done]
     return not any(f"{name}.".startswith(other) or other.startswith(f"{name}.") for other in dotted)
 
@@ -93,13 +93,13 @@ def _is_free(name: str, done: Sequence[str]) -> bool:
 def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -> list[Convolved]:
     call = calls[0]
     if not 3 <= call.x.ndim <= 5 or call.x.ndim != call.y.ndim:
-        raise Ordinary("takes no pictures")
+        raise Ordinary("does not take pictures")
     parts = dict(_points(name, call)) if inside else {}
     if inside and not parts:
-        raise Ordinary("has nothing inside")
+        raise Ordinary("has no submodules")
     watch, values = _watched(call, call.x[:PICTURES], parts)
     if watch.has_unknown or not watch.seen:
-        raise Ordinary("convolves nothing that is looked into")
+        raise Ordinary("runs no convolution that the exporter can analyze")
     sources = [Source(call.x, module=None)] + [
         Source(value, part_name, parts[part_name]) for part_name, value in values.items()
     ]
@@ -111,23 +111,23 @@ def _judged(name: str, calls: Sequence[Call], precision: str, *, inside: bool) -
 
 
 def _require_few(convolved: Convolved) -> None:
-    """Raises InvalidKan where a layer would be given too much: what it is given is computed in every run."""
+    """Raises InvalidKan for a layer with too many inputs, because every run computes them."""
     picture = convolved.source.value.shape[2:]
     for part in convolved.parts:
         count = part.layer.sources * math.prod(part.geometry.positions(picture))
         if count > NUMBERS:
-            raise InvalidKan(f"for each row it would be given {count} numbers, place by place, more than {NUMBERS}")
+            raise LayerSkipped(f"has {count} inputs per row, place by place, more than {NUMBERS}")
 
 
 def _points(name: str, call: Call) -> Iterator[tuple[str, nn.Module]]:
-    """The modules inside that functions may begin from: those that normalise or project."""
+    """The inner modules from which functions may begin: those that normalize or project."""
     for inner, part in call.module.named_modules():
         if inner and isinstance(part, (*NORMS, nn.modules.conv._ConvNd)):
             yield f"{name}.{inner}", part
 
 
 def _hold(layers_found: Sequence[Convolved], calls: Sequence[Call], precision: str) -> None:
-    """Raises InvalidKan where the edges of layers do not add up to what the module's convolutions give."""
+    """Raises InvalidKan if the edges of layers do not add up to the results of the convolutions."""
     parts = {layer.source.name: layer.source.module for layer in layers_found if layer.source.module is not None}
     near, far = ([(x, *_watched(call, x, parts)) for call, x in _rows(calls, variants)] for variants in (_near, _far))
     for layers in _added(layers_found):
@@ -138,11 +138,11 @@ def _hold(layers_found: Sequence[Convolved], calls: Sequence[Call], precision: s
             Reading(SAMPLED, sum_layers([part for _, part in layers]), ""), near_calls, far_calls, precision
         )
         if verdict.reading is None:
-            raise InvalidKan(verdict.why.replace("what its tensors tell", "the sum of its edges"))
+            raise LayerSkipped(verdict.why.replace(TENSORS, EDGES_SUM))
 
 
 def _added(layers: Sequence[Convolved]) -> list[list[tuple[str, ConvLayer]]]:
-    """Layers whose results are added, each with the name of its source."""
+    """Layers with results that are added, each with the name of its source."""
     by_results: dict[tuple[int, ...], list[tuple[str, ConvLayer]]] = {}
     for layer in layers:
         for part in layer.parts:
@@ -151,8 +151,8 @@ def _added(layers: Sequence[Convolved]) -> list[list[tuple[str, ConvLayer]]]:
 
 
 def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watch, dict[str, Array]]:
-    """The convolutions of the call made with other pictures, also where it does not come to its end, and what
-    some parts gave, in their order, of those that ran once."""
+    """The convolutions of the call with other pictures, also if it does not finish, and the outputs of some parts,
+    in their order, if they ran once."""
     watch, values = Watch(), {}
     pictures = torch.from_numpy(x).to(call.dtype)
 
@@ -174,7 +174,7 @@ def _watched(call: Call, x: Array, parts: Mapping[str, nn.Module]) -> tuple[Watc
 
 
 def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
-    """[B, m, *positions]: what the convolutions add up to, of some of the results. Raises InvalidKan."""
+    """[B, m, *positions]: the sums of the convolutions, for some of the results. Raises InvalidKan."""
     starts = np.cumsum([0, *(len(result.form.constant) for result in watch.results)])
     parts = [
         result.numbers[:, results[(results >= low) & (results < high)] - low]
@@ -182,19 +182,19 @@ def _answers(watch: Watch, results: npt.NDArray[np.intp]) -> Array:
     ]
     parts = [part for part in parts if part.shape[1]]
     if sum(part.shape[1] for part in parts) < len(results) or len({part.shape[2:] for part in parts}) != 1:
-        raise InvalidKan("has other positions than its convolutions")
+        raise LayerSkipped("has other positions than its convolutions")
     return np.concatenate(parts, axis=1)
 
 
 def _as_call(layers: Sequence[tuple[str, ConvLayer]], values: Mapping[str, Array], watch: Watch) -> Call:
-    """A call with some vectors of layers whose results are added, and the module's outputs for them. `values`: those of
-    each source, by name."""
+    """A call with some vectors of layers whose results are added, and the outputs of the module for them. `values`:
+    those of each source, by name."""
     if any(name not in values for name, _ in layers):
-        raise InvalidKan("does not always run the same modules")
+        raise LayerSkipped("does not run the same modules in each call")
     vectors = [part.vectors(values[name]) for name, part in layers]
     outputs = np.moveaxis(_answers(watch, layers[0][1].results), 1, -1)
     if any(outputs.shape[:-1] != vector.shape[:-1] for vector in vectors):
-        raise InvalidKan("has other positions than its convolutions")
+        raise LayerSkipped("has other positions than its convolutions")
     flat, outputs = np.concatenate(vectors, axis=-1), outputs.reshape(-1, outputs.shape[-1])
     flat = flat.reshape(-1, flat.shape[-1])
     chosen = np.random.default_rng(0).permutation(len(flat))[:VECTORS]
@@ -208,14 +208,14 @@ def _rows(calls: Sequence[Call], variants: Callable[[Array], Iterator[Array]]) -
 
 
 def _near(x: Array) -> Iterator[Array]:
-    """The pictures themselves, and others beside and beyond them."""
+    """The pictures, and others near them and beyond their range."""
     finite = np.where(np.isfinite(x), x, 0)
     yield x
     yield 4 * finite + np.random.default_rng(0).normal(0, finite.std() or 1.0, size=x.shape)
 
 
 def _far(x: Array) -> Iterator[Array]:
-    """Pictures far from what was seen, with all signs and with one, NaN and infinities in places and in channels."""
+    """Pictures far from the example, with all signs and with one, NaN and infinities in places and in channels."""
     rng = np.random.default_rng(0)
     scale = float(np.abs(x[np.isfinite(x)]).max(initial=0)) or 1.0
     yield np.zeros_like(x)
@@ -234,15 +234,15 @@ def _far(x: Array) -> Iterator[Array]:
 def notes(convolved: Convolved) -> list[str]:
     """The notes on the layers of a KAN convolution."""
     words = [
-        "a KAN convolution; a source is a channel at one place of the kernel, its edges add up to what the "
-        "convolutions give, before any normalisation or activation that follows"
+        "a KAN convolution; a source is a channel at one place of the kernel; its edges add up to the results of the "
+        "convolutions, before a normalization or activation after them"
     ]
     if convolved.after:
-        words.append("its sources are what it gives")
+        words.append("its sources are its outputs")
     if any(part.basis.inside for part in convolved.parts):
         words.append(
-            "padded with zeros after its functions, so an edge is less its value at zero, 0 outside the picture; what "
-            "lies at zero is told by further sources, one for each place of the kernel, that are 1 inside the picture "
-            "and 0 outside"
+            "padded with zeros after its functions, so an edge is its value minus its value at zero, and 0 outside the "
+            "picture; further sources, one per place of the kernel, carry the values at zero: they are 1 inside the "
+            "picture and 0 outside"
         )
     return words

@@ -1,4 +1,4 @@
-"""The functions that a KAN convolution computes of every number by itself, as its module computes them.
+"""The functions of a KAN convolution: the module computes them for every number by itself.
 
 They are found by running the module on pictures of one place, in which nothing is convolved, and belong to
 a channel if nothing else of the place changes them.
@@ -34,7 +34,7 @@ SAME = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative: how far the same 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """The input of functions: the input of a module, or the output of a `module` inside of it.
+    """The input of functions: the input of a module, or the output of an inner `module`.
 
     value   example [B, C, *picture]
     name    name of the module inside; empty for the input
@@ -65,7 +65,7 @@ class Functions:
     numbers: tuple[int, ...]
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
-        """[R, C] -> [R, F], also where torch follows."""
+        """[R, C] -> [R, F]. torch can trace it."""
         rows, axes = x.shape[0], [1] * (self.call.x.ndim - 2)
         pictures = x.reshape(rows, -1, *axes)
         whole = pictures if self.source.module is None else x.new_zeros((rows, self.call.x.shape[1], *axes))
@@ -81,7 +81,7 @@ class Functions:
         return torch.cat([functions.reshape(rows, -1) for functions in bare.functions], dim=1)
 
     def evaluate(self, x: Array) -> Array:
-        """[R, C] -> [R, F], in pieces, while the module is lent. Raises Ordinary where it does not run."""
+        """[R, C] -> [R, F], in chunks, while the module is lent. Raises Ordinary if it does not run."""
         with torch.no_grad():
             inputs = torch.from_numpy(x).to(self.call.dtype)
             first = array(self.of(inputs[:1]))
@@ -90,8 +90,8 @@ class Functions:
         return np.concatenate([first, *pieces])
 
     def _others(self, pictures: torch.Tensor) -> Iterator[tuple[nn.Module, Any]]:
-        """Replacements: the source's module returns our rows. Norms over a picture do nothing in one
-        place; if one comes before a function, the comparison shows it."""
+        """Replacements: the source module returns the given rows. Norms over a picture have no effect on one place;
+        if one precedes a function, the comparison shows it."""
         for part in self.call.module.modules():
             if part is self.source.module:
                 yield part, _giving(part, pictures)
@@ -99,7 +99,7 @@ class Functions:
                 yield part, _unchanged
 
     def source_dependent(self) -> npt.NDArray[np.bool_]:
-        """[F]: which functions the source changes."""
+        """[F]: the functions that the source changes."""
         rng = np.random.default_rng(0)
         values = [
             self.evaluate(scale * rng.uniform(-1, 1, size=(2, self.source.channels)))
@@ -108,7 +108,7 @@ class Functions:
         return np.asarray(np.any([self._differ(pair[1], pair[0]) for pair in values], axis=0))
 
     def owners(self) -> Numbers:
-        """[F]: the channel that alone changes each function, -1 where none does. Raises Ordinary where several do."""
+        """[F]: the only channel that changes each function, -1 if there is none. Raises Ordinary if several do."""
         rng = np.random.default_rng(0)
         base = rng.uniform(-1, 1, size=self.source.channels)
         owner = np.full(self.evaluate(base[None]).shape[1], -1)
@@ -123,8 +123,8 @@ class Functions:
         return owner
 
     def require_independent(self, owner: Numbers) -> None:
-        """Rows put together of two others must have the functions of each, near and far, near beside far, and
-        whatever else is in the row. Raises Ordinary."""
+        """Check that rows combined from two others have the functions of each, near and far, for any other values in
+        the row. Raises Ordinary."""
         rng, constant = np.random.default_rng(1), self.evaluate(np.zeros((1, self.source.channels)))
         pairs = np.repeat(list(itertools.product((*MAGNITUDES, self.source.seen), repeat=2)), MIXED, axis=0)
         first, second = (scale[:, None] * rng.normal(size=(len(pairs), self.source.channels)) for scale in pairs.T)
@@ -139,13 +139,13 @@ class Functions:
             raise Ordinary("computes functions of several channels of a place")
 
     def _differ(self, values: Array, expected: Array) -> npt.NDArray[np.bool_]:
-        """A mask of the numbers that are not the same, up to the last digits; NaN is NaN."""
+        """A mask of the numbers that differ, except in the last digits; NaN equals NaN."""
         limit = SAME.get(self.call.dtype, SAME[torch.float32])
         return ~np.isclose(values, np.broadcast_to(expected, values.shape), rtol=limit, atol=limit, equal_nan=True)
 
 
 def _giving(part: nn.Module, output: torch.Tensor) -> Any:
-    """The forward of a part that gives what we say; its convolution counts among the others all the same."""
+    """A forward that returns a given output; its convolution is still recorded."""
     own = part.forward
 
     def forward(_: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -161,8 +161,8 @@ def _unchanged(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> t
 
 
 def channel_layout(owner: Numbers) -> Numbers:
-    """The channels of one convolution's functions, ones that are constant included: all functions of a channel one
-    after the other, or all channels of a function; as they are where they lie otherwise."""
+    """The channels of the functions of one convolution, including constant ones: all functions of a channel one
+    after the other, or all channels of a function; otherwise unchanged."""
     known = owner >= 0
     channels = np.unique(owner[known])
     if known.all() or not len(channels):

@@ -1,4 +1,5 @@
-"""The graphs of a KAN convolution: torch.onnx's own operators for its functions, our own for the edges made of them."""
+"""The graphs of a KAN convolution: operators of torch.onnx for its functions, and operators of kanserve for its
+edges."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ class _AllFunctions(nn.Module):
 
 
 def edges(convolved: Convolved, part: ConvLayer, name: str, dtype: str, most: int) -> bytes:
-    """A layer's edge graph, from `name` [N, I] to EDGES [N, I, m], while the module is lent in that type. Raises
-    InvalidKan."""
+    """The edge graph of a layer, from `name` [N, I] to EDGES [N, I, m], while the module is lent in that type.
+    Raises InvalidKan."""
     functions = part.basis.all
     if dtype not in convolved.traced:
         input_port, output_port = Port(INPUT, (functions.source.channels,)), Port(OUTPUT, (convolved.count,))
@@ -85,26 +86,26 @@ class _Edges:
         return self._model(inner)
 
     def _row(self, x: str) -> str:
-        """Rows with all of the module's channels, of which those that are none of the layer's are 0."""
+        """Rows with all channels of the module; channels that do not belong to the layer are 0."""
         mine = {int(channel): at for at, channel in enumerate(self.part.basis.channels)}
         row = [mine.get(channel, -1) for channel in range(self.part.basis.all.source.channels)]
         return self._op("Gather", self._op("Pad", x, self._index([0, 0, 0, 1])), self._index(row), axis=1)
 
     def _less_zero(self, values: str, x: str) -> str:
-        """The values less those at zero. The difference at zero is exactly 0."""
+        """The values minus those at zero. The difference at zero is exactly 0."""
         assert self.part.basis.zero is not None
         less = self._op("Sub", values, self._const(self.part.basis.zero))
         at_zero = self._op("Unsqueeze", self._op("Equal", x, self._const(np.zeros(()))), self._index([2]))
         return self._op("Where", at_zero, self._const(np.zeros(())), less)
 
     def _there(self, coef: npt.NDArray[np.float64]) -> str:
-        """[N, P, m]: the edges of the sources that tell what lies inside. coef: [P, m]"""
+        """[N, P, m]: the edges of the sources that mark the inside of the picture. coef: [P, m]"""
         width = self.own + self.part.basis.places
         there = self._op("Slice", self.name, self._index([self.own]), self._index([width]), self._index([1]))
         return self._op("Mul", self._op("Unsqueeze", there, self._index([2])), self._const(coef))
 
     def _inline(self, inner: Any, row: str) -> None:
-        """The nodes of a graph whose input is `row`; its output keeps its name."""
+        """The nodes of a graph with `row` as its input; its output keeps its name."""
         names = {INPUT: row, OUTPUT: OUTPUT, "": ""}
         for node in inner.graph.node:
             node.input[:] = [names.get(name, f"f/{name}") for name in node.input]

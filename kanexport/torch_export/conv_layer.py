@@ -1,4 +1,4 @@
-"""Layers from the convolutions that a module ran: the functions that they convolve, and the sums of their results."""
+"""Layers from the convolutions that a module ran: their functions, and the sums of their results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Support
-from kanexport.errors import InvalidKan
+from kanexport.errors import LayerSkipped
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.torch_export.capture import Call
 from kanexport.torch_export.conv_capture import Convolution, Form, Geometry, Ordinary, Watch
 from kanexport.torch_export.conv_functions import Functions, Source, channel_layout
-from kanexport.torch_export.sampled_layer import SAMPLED
+from kanexport.torch_export.sampled_layer import NO_OPERATORS, SAMPLED
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -47,12 +47,12 @@ class Convolved:
 
     @property
     def after(self) -> bool:
-        """Whether it is what the module gives that is looked at."""
+        """Whether the functions are those of the output of the module."""
         return self.source.module is not None
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers, which are independent of one another."""
+        """The layers, which are independent of each other."""
         return tuple(part.layer for part in self.parts)
 
     def widths(self) -> tuple[int, ...]:
@@ -69,8 +69,8 @@ class Convolved:
 
 
 def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]:
-    """The layers of a module from the convolutions that it ran for a call, by the source that they begin from. Raises
-    InvalidKan where it is none of KAN convolutions."""
+    """The layers of a module from the convolutions that it ran in a call, by the source from which they begin.
+    Raises InvalidKan if they are not KAN convolutions."""
     convolutions = [
         convolution if convolution.functions.ndim == call.x.ndim else convolution.folded() for convolution in watch.seen
     ]
@@ -79,7 +79,7 @@ def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]
     shared = _Shared(forms, tuple(origins))
     groups = shared.result_groups()
     if len(groups) > MOST_LAYERS:
-        raise InvalidKan(f"has more than {MOST_LAYERS} groups")
+        raise LayerSkipped(f"has more than {MOST_LAYERS} groups")
     if not groups:
         raise Ordinary("convolves no more functions than it has channels")
     by_origin = ((origin, shared.layers(origin, groups)) for origin in origins)
@@ -89,7 +89,8 @@ def read(call: Call, watch: Watch, sources: Sequence[Source]) -> list[Convolved]
 def _assigned(
     call: Call, convolutions: Sequence[Convolution], sources: Sequence[Source]
 ) -> Iterator[tuple[Functions, dict[int, Convolution]]]:
-    """The convolutions of functions of each source, by their place among all: of the last source that changes them."""
+    """The convolutions of functions of each source, by their place among all; a function belongs to the last source
+    that changes it."""
     waiting = dict(enumerate(convolutions))
     for source in reversed(sources[1:]):
         moved = _functions(call, source, waiting).source_dependent()
@@ -140,7 +141,7 @@ class _Origin:
         return slice(self.starts[at], self.starts[at] + self.convolutions[at].count)
 
     def connections(self, forms: Form) -> npt.NDArray[np.bool_]:
-        """[m, F]: which results are made of which functions."""
+        """[m, F]: the functions on which each result depends."""
         connected = np.zeros((len(forms.constant), len(self.owner)), dtype=bool)
         for at, convolution in self.convolutions.items():
             if at in forms.weights:
@@ -148,11 +149,11 @@ class _Origin:
         return connected
 
     def reached(self, forms: Form, results: Numbers) -> Numbers:
-        """The functions that some results are made of."""
+        """The functions on which some results depend."""
         return np.flatnonzero(self.connections(forms)[results].any(axis=0))
 
     def has_several(self, used: Numbers) -> bool:
-        """Whether some functions are more than one for each channel."""
+        """Whether some functions are more than one per channel."""
         return len(used) >= LEAST * max(1, len(np.unique(self.owner[used])))
 
 
@@ -164,8 +165,8 @@ class _Shared:
     origins: tuple[_Origin, ...]
 
     def result_groups(self) -> list[Numbers]:
-        """The results that are made of the same functions, which make one layer, because 0 * NaN is NaN; in their
-        order, and without ordinary convolutions."""
+        """The results that depend on the same functions and therefore make one layer, because 0 * NaN is NaN; in
+        their order, and without ordinary convolutions."""
         connected = np.concatenate([origin.connections(self.forms) for origin in self.origins], axis=1)
         _, kind = np.unique(connected, axis=0, return_inverse=True)
         groups = [np.flatnonzero(kind == number) for number in range(kind.max() + 1)]
@@ -182,7 +183,7 @@ class _Shared:
         return tuple(self.layer(origin, results) for results in mine)
 
     def layer(self, origin: _Origin, results: Numbers) -> ConvLayer:
-        """The layer of one source and of results that are made of the same functions."""
+        """The layer of one source and of results that depend on the same functions."""
         used = [at for at in origin.convolutions if at in self.forms.weights and self.forms.weights[at][results].any()]
         geometries = {origin.convolutions[at].geometry for at in used}
         if len(geometries) != 1:
@@ -204,21 +205,21 @@ def _basis(origin: _Origin, used: Numbers, geometry: Geometry, results: int) -> 
     channels = np.unique(origin.owner[used])
     channels = channels[channels >= 0]
     if not len(channels):
-        raise Ordinary("convolves what does not depend on its input")
+        raise Ordinary("convolves values that do not depend on its input")
     by_channel = [used[origin.owner[used] == channel] for channel in channels]
     columns = np.full((len(channels), max(map(len, by_channel))), -1)
     for row, mine in zip(columns, by_channel, strict=True):
         row[: len(mine)] = mine
     if columns.size * geometry.places * results > MOST_NUMBERS:
-        raise InvalidKan(f"has more than {MOST_NUMBERS} weights")
+        raise LayerSkipped(f"has more than {MOST_NUMBERS} weights")
     return PlaceBasis(origin.functions, channels, columns, geometry.places)
 
 
 def _padded(
     origin: _Origin, basis: PlaceBasis, geometry: Geometry, results: Numbers, weights: Array, constant: Array
 ) -> ConvLayer:
-    """The layer, with sources that tell what lies in the picture where its constants and values at zero
-    do not hold outside. weights: [m, F + 1, P]"""
+    """The layer, with sources that mark the inside of the picture if its constants and values at zero do not apply
+    outside. weights: [m, F + 1, P]"""
     spread = weights[:, basis.columns]  # [m, C, K, P]
     coef = spread.transpose(1, 3, 0, 2).reshape(-1, len(results), basis.functions)
     if geometry.has_zeros and (weights[:, :-1].any(axis=(0, 2)) & (origin.zero != 0)).any():
@@ -238,21 +239,21 @@ POINTS = 9
 
 
 class _OfModule:
-    """The common part of bases that the module itself computes."""
+    """The common part of bases that the module computes."""
 
     kind = SAMPLED
     compact = False
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """Raises an error: we have no operators for it, and torch.onnx writes this graph."""
-        raise InvalidKan("a layer that is known by its answers has no operators of ours")
+        """Raises an error: torch.onnx writes this graph, not kanserve."""
+        raise LayerSkipped(NO_OPERATORS)
 
     def emitted_scale(self, g: Graph) -> float:
-        """1: nothing is left to the coefficients."""
+        """1: no factor is left to the coefficients."""
         return 1.0
 
     def knots(self) -> Array:
-        """[0, 0]: there are none."""
+        """[0, 0]: no knots."""
         return np.zeros((0, 0))
 
 
@@ -274,7 +275,7 @@ class PlaceBasis(_OfModule):
 
     @property
     def inside(self) -> bool:
-        """Whether further sources tell what lies inside the picture."""
+        """Whether further sources mark the inside of the picture."""
         return self.zero is not None
 
     @property
@@ -284,7 +285,7 @@ class PlaceBasis(_OfModule):
 
     @property
     def sources(self) -> int:
-        """C * P, and P more that say what lies inside."""
+        """C * P, and P more that mark the inside."""
         return len(self.channels) * self.places + self.places * self.inside
 
     def evaluate(self, x: Array) -> Array:
@@ -312,7 +313,7 @@ class PlaceBasis(_OfModule):
         return np.asarray(values[:, self.columns])
 
     def support(self, sources: int) -> Support:
-        """The range that was seen, and a range four times as large."""
+        """The range of the example, and a range four times as large."""
         reach = np.full(sources, self.all.source.seen)
         return Support((-reach, reach), (-4 * reach, 4 * reach), np.linspace(-reach, reach, POINTS))
 
@@ -325,7 +326,8 @@ class PlaceBasis(_OfModule):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConvLayer:
-    """One layer of a module's convolutions: its sources' channels [C], and which of the results [m] it gives."""
+    """One layer of the convolutions of a module: the channels of its sources [C], and the numbers of its results
+    [m]."""
 
     layer: Layer
     basis: PlaceBasis
@@ -373,7 +375,7 @@ class _Block(_OfModule):
 
 
 def sum_layers(layers: Sequence[ConvLayer]) -> Kan:
-    """Layers whose results are added, as one: the sources of each behind those of the one before it."""
+    """Layers with results that are added, as one: the sources of each after those of the one before it."""
     starts = np.cumsum([0, *(part.layer.sources for part in layers)])
     shape = (int(starts[-1]), layers[0].layer.destinations)
     terms = []

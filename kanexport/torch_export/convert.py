@@ -1,4 +1,4 @@
-"""Export of modules: recognise layers, trace, splice, verify against the module, and pack."""
+"""Export of modules: recognize layers, trace, splice, verify against the module, and pack."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def convert(
     advance: Callable[[int, int], None] = lambda done, total: None,
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export a module and restore it. Raises ExportError, and changes nothing then.
+    """Export a module and restore it. Raises ExportError; then nothing has changed.
 
     example   rows [B, ...] like real data: a tensor or array, a tuple of them, or a dictionary by forward's parameters
     recorded  outputs of the trained model, which the exporter compares with the graph
@@ -72,7 +72,7 @@ def convert(
     stored = _stored(whole)
     oracle = ReferenceModule.of(whole, x[:FEW])
     with lent(whole, oracle.dtype):
-        phase("looking for KAN layers")
+        phase("searching for KAN layers")
         state_dict.require_finite(whole, lambda: _answers(oracle, x[:FEW]))
         most = planning.affordable(whole, oracle, x, MOST_ROWS)
         plan = planning.make(whole, oracle, x, options, few=min(FEW, most))
@@ -102,18 +102,20 @@ def _check(target: Target) -> None:
     target.check()
     if target.out_of_range == CLAMP:
         raise OptionError(
-            "--out-of-range clamp is for checkpoints that are read as layers: the graph of a module is torch's",
-            hint="clamp in the module's own forward, or choose --out-of-range reject or flag",
+            "--out-of-range clamp does not fit a PyTorch module: torch.onnx builds that graph",
+            code="clamp-not-possible",
+            hint="clamp in the forward of the module, or use --out-of-range reject or flag",
         )
 
 
 def _answers(oracle: ReferenceModule, x: Array) -> bool:
-    """Whether some of the example rows have finite answers only. Raises InvalidKan where not one number is."""
+    """Whether some of the example rows have only finite outputs. Raises InvalidKan if no output is finite."""
     finite = np.isfinite(oracle.run(x)[0].reshape(len(x), -1))
     if not finite.any():
         raise InvalidKan(
-            "the module answers no example row with a finite number, so nothing could be proved",
-            hint="give rows as it was trained on, with --example rows.npy",
+            "no output of the module is finite on the example rows, so the graph cannot be compared",
+            code="outputs-not-finite",
+            hint="pass rows like the training data with --example rows.npy",
         )
     return bool(finite.all(axis=1).any())
 
@@ -121,7 +123,7 @@ def _answers(oracle: ReferenceModule, x: Array) -> bool:
 def _claim(
     recorded: RecordedOutputs | None, whole: Whole, plan: Plan, lowered: Lowered, target: Target
 ) -> VerificationBasis:
-    """The basis that the graph was verified against. Raises what `parity.compare.graph` does."""
+    """The basis of the verification. Raises the errors of `parity.compare.graph`."""
     if recorded is None:
         return VerificationBasis(MODULE)
     with lent(whole, plan.oracle.dtype):
@@ -153,8 +155,8 @@ class _Progress:
 def _attempt(
     whole: Whole, plan: Plan, x: Array, most: int, target: Target, progress: _Progress
 ) -> tuple[Lowered, Proof]:
-    """Graphs and their proof. Raises what the first trace that was made fails by. `most`: rows that
-    can be run at once."""
+    """Graphs and their verification. Raises the error of the first trace. `most`: the largest number of rows per
+    run."""
     failure: InvalidKan | VerificationFailed | None = None
     count, against = min(PROOF_ROWS, most), "" if target.baseline is None else explain_graph.OF_MODULE
     progress.phase(f"tracing the module with torch.onnx, {len(plan.layers)} layers with edges")
@@ -190,8 +192,8 @@ def _tried(
 
 
 def _proved(lowered: Lowered, prove: Callable[[Lowered], Proof]) -> tuple[Lowered, Proof]:
-    """The graphs and their proof. If onnxruntime's optimizer makes the graphs wrong, the exporter lowers its level.
-    Raises what `prove` raises for the graphs at the full level."""
+    """The graphs and their verification. If the optimizer of onnxruntime makes the graphs wrong, the exporter lowers
+    its level. Raises the error of `prove` for the graphs at the full level."""
     try:
         return lowered, prove(lowered)
     except VerificationFailed as error:
@@ -206,26 +208,27 @@ def _proved(lowered: Lowered, prove: Callable[[Lowered], Proof]) -> tuple[Lowere
 
 
 def optimiser(failure: str) -> str:
-    """The note on a graph that is right only if the runtime optimizes it less."""
+    """The note on a graph that is correct only with less optimization by the runtime."""
     return (
-        f"the graph is right, and {graph_runner.name()} makes it wrong from ORT_ENABLE_EXTENDED on ({failure}); it is "
-        "held against the module at ORT_ENABLE_BASIC, and kanserve loads it so; for Triton, add "
+        f"{graph_runner.name()} makes the correct graph wrong at ORT_ENABLE_EXTENDED and above ({failure}); it was "
+        "compared with the module at ORT_ENABLE_BASIC, and kanserve loads it at this level; for Triton, add "
         "optimization { graph { level: -1 } } to config.pbtxt; in Python, set "
         "SessionOptions.graph_optimization_level to ORT_ENABLE_BASIC"
     )
 
 
 def _require_at_most(sizes: Sequence[int], most: int) -> None:
-    """Refuse to guess what a graph does with batches that it was not made for, where they cannot be run."""
+    """Reject graphs for batches of other sizes if these cannot be run for the verification."""
     if max(sizes, default=0) > max(most, PROOF_ROWS):
         raise InvalidKan(
-            f"the module goes another way for batches of {max(sizes)} rows, too many to be tried",
-            hint="the forward should not branch on the number of rows",
+            f"the module computes differently for batches of {max(sizes)} rows, which are too large to be tested",
+            code="module-depends-on-batch-size",
+            hint="remove branches on the number of rows from the forward",
         )
 
 
 def _graphs(whole: Whole, plan: Plan, x: Array, target: Target) -> Iterator[tuple[Lowered, tuple[int, ...]]]:
-    """The graphs of each trace, and the batches that it must be tried with."""
+    """The graphs of each trace, and the batch sizes to test."""
     file = lower.shared(plan.layers, target.dtype)
     filled, edges = layer_subgraphs(whole, plan, target, file)
     names = tuple(name for body in filled for name in body.names)
@@ -272,7 +275,7 @@ def _prove(
 
 
 def _own_rows(plan: Plan) -> list[dict[str, Array]]:
-    """Rows by zone for each layer that can be queried, so that it meets each of its knots."""
+    """Rows by region for each layer that can be queried, with each of its knots."""
     layers = [
         pair
         for use in plan.uses
@@ -297,13 +300,13 @@ def _describe(plan: Plan, lowered: Lowered) -> tuple[LayerInfo, ...]:
 
 
 def _terms(layer: Layer, graph: bytes) -> tuple[str, ...]:
-    """The names that an edge graph has for the part of each term; torch's own code has none."""
+    """The names in an edge graph for the part of each term; a graph of torch.onnx has none."""
     names = term_tensors(layer)
     return names if compose.outputs(graph).keys() >= {*filter(None, names)} else ("",) * len(names)
 
 
 def _names(uses: Sequence[LayerCall]) -> Iterator[str]:
-    """One name per layer: the submodule's; numbered where it holds or runs several."""
+    """One name per layer: that of the submodule, numbered if it contains several layers or runs several times."""
     total = Counter(use.name for use in uses)
     counts: Counter[str] = Counter()
     for use in uses:
@@ -331,7 +334,9 @@ def _stored(module: nn.Module) -> str:
 def _precision(stored: str, dtype: str, oracle: ReferenceModule) -> list[str]:
     notes = []
     if stored in ("float16", "bfloat16"):
-        notes.append(f"the module's weights are {stored}; they are exact in {dtype}, in which it is computed now")
+        notes.append(
+            f"the weights of the module are {stored}; the graph computes in {dtype}, which represents them exactly"
+        )
     if oracle.dtype != torch.float64:
         notes.append("the module does not run in float64, so it was compared in float32")
     return notes
@@ -369,7 +374,7 @@ def layer_subgraphs(
 
 
 def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str], bytes]:
-    """A function from a layer that is known by its outputs and the name of its input tensor to its edge graph."""
+    """A function from a sampled layer and the name of its input tensor to its edge graph."""
     with lent(whole, TYPES[target.dtype]):
         graphs = EdgeGraphs(reading.by for reading in plan.readings.values() if isinstance(reading.by, Sampled))
 
@@ -383,7 +388,7 @@ def _sampled(whole: Whole, plan: Plan, target: Target) -> Callable[[Sampled, str
 def _tap(
     whole: Whole, use: LayerCall, convolved: Convolved, index: int, first: int, target: Target
 ) -> tuple[splice.Tap, list[bytes]]:
-    """The tap where a convolution runs, and its edge graphs, of which one is the `first`."""
+    """The tap at a convolution, and its edge graphs, from number `first` on."""
     graphs, unfolded = [], []
     for at, (part, axes) in enumerate(zip(convolved.parts, use.places, strict=False), first):
         name = f"layer{at}_in"
@@ -401,7 +406,7 @@ def _serving(by: Sampled | None, kan: Kan, inner: tuple[str, ...], target: Targe
 
 
 def verification_batches(ports: Ports, x: Array, count: int) -> dict[str, Array]:
-    """Rows of the model by zone, at most so many: as given, and beside what was given."""
+    """Rows of the model by region, at most `count`: as given, and derived from the given rows."""
     parts = split(ports.inputs, x)
     floating = [part for part, port in zip(parts, ports.inputs, strict=True) if port.kind == FLOAT]
     counts = {name: len(rows) for name, rows in _beside((floating or parts)[0], count).items()}
@@ -413,8 +418,8 @@ def verification_batches(ports: Ports, x: Array, count: int) -> dict[str, Array]
 
 
 def _drawn(ids: Array, counts: dict[str, int]) -> dict[str, Array]:
-    """Whole numbers by zone: as given, then drawn place by place from what was seen there, since
-    others may mean nothing to the model."""
+    """Whole numbers by region: as given, then drawn place by place from the given values, because other values may
+    be invalid for the model."""
     rng = np.random.default_rng(0)
     flat = ids.reshape(len(ids), -1)
     zones = {}
@@ -463,8 +468,8 @@ class LayerReplacementSearch(Generic[T]):
     edges_only: Callable[[Plan, list[str], str], Plan]
 
     def best(self, plan: Plan) -> tuple[Plan, T]:
-        """The plan with as many layers as work out, and what came of it. Raises what `attempt` raises if the
-        module does not export at all."""
+        """The plan with as many replaced layers as possible, and its result. Raises the error of `attempt` if the
+        module cannot be exported at all."""
         try:
             return plan, self.attempt(plan)
         except REFUSALS as error:
@@ -484,7 +489,7 @@ class LayerReplacementSearch(Generic[T]):
             return best
 
     def _search(self, plan: Plan, left: dict[str, str], best: tuple[Plan, T]) -> tuple[tuple[Plan, T], dict[str, str]]:
-        """The plan with layers put back, by halves, and those that were left.
+        """The plan with layers put back, by halves, and those that stay out.
 
         left  all layers, and why they were left
         best  result of the plan without them

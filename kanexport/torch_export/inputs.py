@@ -42,9 +42,9 @@ UNNAMED = "arr_"  # what numpy.savez calls arrays without a name
 
 
 def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
-    """Example rows as one array, and the wiring of the module's inputs. `example`: an array, a tensor, a tuple of
-    them in the order of forward's parameters, or a dictionary by their names. The last part of a tuple may be a
-    dictionary of the inputs given by name. Raises OptionError for anything else, for no rows, for different numbers
+    """Example rows as one array, and the wiring of the inputs of the module. `example`: an array, a tensor, a tuple
+    of them in the order of forward's parameters, or a dictionary by their names. The last part of a tuple may be a
+    dictionary of the inputs given by name. Raises OptionError for other values, for no rows, for different numbers
     of rows, and for numbers that are not finite."""
     entries = named_inputs(example, inspect.signature(module.forward).parameters)
     plugs, parts = [], []
@@ -60,7 +60,11 @@ def rows(example: Any, module: nn.Module) -> tuple[Array, Wiring]:
     counts = {plug.port.name: len(part) for plug, part in zip(plugs, parts, strict=True)}
     if len(set(counts.values())) != 1:
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise OptionError(f"the example's tensors differ in their number of rows: {shown}")
+        raise OptionError(
+            f"the tensors of the example differ in their number of rows: {shown}",
+            code="rows-differ-in-number",
+            hint="pass the same number of rows for each input",
+        )
     return join(parts), Wiring(tuple(plugs))
 
 
@@ -94,12 +98,14 @@ def _require_parameters(example: Mapping[Any, Any], parameters: Mapping[str, ins
         return
     for name in map(str, example):
         if name not in parameters:
-            hint = advice(name, parameters, what="it takes")
-            raise OptionError(f"the module's forward takes no {name[:80]!r}", hint=hint)
+            hint = advice(name, parameters, what="available")
+            raise OptionError(
+                f"the forward of the module has no parameter {name[:80]!r}", code="input-unknown", hint=hint
+            )
 
 
 def _free(name: str, at: int) -> str:
-    """A name that no tensor of ours has."""
+    """A name that no other tensor has."""
     return f"{INPUT}{at}_{name}" if OURS.fullmatch(name) else name
 
 
@@ -112,21 +118,33 @@ def _as_array(value: Any) -> Any:
 
 
 def _require_rows(name: str, array: Any, count: int) -> None:
-    """Raises OptionError for what is no tensor of rows."""
-    what = f"the example's {name}" if count > 1 else "the example"
+    """Raises OptionError for a value that is not a tensor of rows."""
+    what = f"input {name} of the example" if count > 1 else "the example"
     if not _are_rows(array, 1 if count > 1 else 2):
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         if kind.startswith("complex"):
-            raise OptionError(f"{what} is {array.dtype}; {REAL}", hint="give real and imaginary parts as two inputs")
+            raise OptionError(
+                f"{what} is {array.dtype}; {REAL}",
+                code="rows-wrong-shape",
+                hint="pass real and imaginary parts as two inputs",
+            )
         raise OptionError(
             f"{what} is {kind}, expected a tensor [rows, ...] of floating-point or whole numbers",
-            hint="several inputs: a tuple in the order of forward's parameters, or a dictionary by their names",
+            code="rows-wrong-shape",
+            hint="pass several inputs as a tuple in the order of forward's parameters, or as a dictionary by their "
+            "names",
         )
     if not np.isfinite(array).all():
-        raise OptionError("the example rows hold values that are not finite")
+        raise OptionError(
+            "the example rows have values that are not finite",
+            code="rows-not-finite",
+            hint="remove rows with NaN or infinity",
+        )
     if array.dtype.kind != "f" and np.abs(array.astype(np.float64)).max() > LARGEST_INPUT:
         raise OptionError(
-            f"{what} holds whole numbers beyond {LARGEST_INPUT}, which float32 cannot tell apart in a proof"
+            f"{what} has whole numbers above {LARGEST_INPUT}, which float32 cannot represent exactly",
+            code="rows-too-large",
+            hint="pass rows with smaller numbers",
         )
 
 
@@ -137,8 +155,8 @@ def _are_rows(array: Any, axes: int) -> bool:
 
 
 def load(path: Path) -> Any:
-    """Rows from a .npy, .csv or .npz file, at most ROWS_LIMIT; of an .npz with several arrays a dictionary,
-    or a tuple where they have no names. Raises OptionError."""
+    """Rows from a .npy, .csv or .npz file, at most ROWS_LIMIT; for an .npz with several arrays a dictionary, or a
+    tuple if they have no names. Raises OptionError."""
     try:
         if path.suffix == ".csv":
             text = csv_text.decode(str(path), path.read_bytes())
@@ -146,11 +164,13 @@ def load(path: Path) -> Any:
         loaded = np.load(path, allow_pickle=False, mmap_mode="r")
         return np.array(loaded[:ROWS_LIMIT]) if isinstance(loaded, np.ndarray) else _archive(path, loaded)
     except csv_text.CsvError as error:
-        raise OptionError(str(error)) from error
+        raise OptionError(str(error), code=error.code, hint=error.hint) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise OptionError(
-            f"{path} cannot be read as rows: {why}", hint="numpy.save('rows.npy', rows), or a .csv"
+            f"{path} cannot be read as rows: {why}",
+            code="rows-unreadable",
+            hint="write the file with numpy.save('rows.npy', rows), or as .csv",
         ) from error
 
 
@@ -158,7 +178,11 @@ def _archive(path: Path, archive: Any) -> Any:
     with archive:
         arrays = {name: archive[name][:ROWS_LIMIT] for name in archive.files}
     if not arrays:
-        raise OptionError(f"{path} holds no array")
+        raise OptionError(
+            f"{path} has no array, expected at least one",
+            code="rows-unreadable",
+            hint="write the file with numpy.savez",
+        )
     if len(arrays) == 1 or all(name.startswith(UNNAMED) for name in arrays):
         return tuple(arrays.values())
     return arrays
@@ -169,7 +193,11 @@ def draw(shape: str) -> npt.NDArray[np.float32]:
     parts = [part.strip() for part in shape.replace("x", ",").split(",")]
     sizes = [int(part) if part.isdecimal() and len(part) < 10 else 0 for part in parts]
     if not all(sizes) or RANDOM_ROWS * int(np.prod(sizes, dtype=object)) > NUMBERS_LIMIT:
-        raise OptionError(f"--input-shape is {shape[:80]!r}, expected the shape of one row, such as 1,8,8")
+        raise OptionError(
+            f"--input-shape is {shape[:80]!r}, expected the shape of one row",
+            code="option-malformed",
+            hint="write positive integers with commas between them, such as --input-shape 1,8,8",
+        )
     return np.random.default_rng(0).normal(size=(RANDOM_ROWS, *sizes)).astype(np.float32)
 
 
@@ -192,28 +220,25 @@ class Guess:
 
     def __str__(self) -> str:
         shape, other = (",".join(map(str, sizes)) for sizes in (self.shape, self.other))
-        return f"{shape}, found by trying" + (f" ({other} runs as well; --input-shape tells it)" if other else "")
+        return f"{shape}, found by testing" + (f" ({other} runs, too; select it with --input-shape)" if other else "")
 
 
 class _First(NamedTuple):
-    """The possible inputs of a module with tensors of its own.
-
-    widths  numbers of columns or channels that it may take
-    axes    number of axes after the channels, such as 2 for pictures; 0 for columns
-    """
+    """The possible inputs of the first module with tensors."""
 
     widths: Sequence[int]
     axes: int
 
 
 def guess(module: nn.Module) -> Guess:
-    """Try shapes from likely to less likely. Raises OptionError if none works."""
+    """Test shapes from likely to less likely. Raises OptionError if none works."""
     with _for_inference(module):
         working = _working(module)
     if not working:
         raise OptionError(
-            "a module does not tell what it takes, and no likely shape ran",
-            hint="give some rows with --example rows.npy, or their shape with --input-shape 1,8,8; "
+            "the shape of the inputs is not known: the module does not record it, and no likely shape runs",
+            code="input-shape-required",
+            hint="pass rows with --example rows.npy, or their shape with --input-shape 1,8,8; "
             "or let the factory return (module, example rows)",
         )
     return Guess(working[0], working[1] if len(working) > 1 else ())
@@ -231,7 +256,7 @@ def _for_inference(module: nn.Module) -> Iterator[None]:
 
 
 def _working(module: nn.Module) -> list[Shape]:
-    """At most two shapes that work, while there is time."""
+    """At most two shapes that work, within the time limit."""
     working: list[Shape] = []
     tried: set[Shape] = set()
     end = time.monotonic() + SECONDS
@@ -246,7 +271,7 @@ def _working(module: nn.Module) -> list[Shape]:
 
 
 def _likely(module: nn.Module) -> Iterator[Shape]:
-    """Shapes of a row, the likeliest first; some more than once."""
+    """Shapes of a row, the most likely first; some more than once."""
     firsts = list(itertools.islice(_firsts(module), FIRST_MODULES))
     tokens = _tokens(module)
     for first in firsts:
@@ -259,7 +284,7 @@ def _likely(module: nn.Module) -> Iterator[Shape]:
 
 
 def _shapes_from(first: _First, tokens: Sequence[int]) -> Iterator[Shape]:
-    """Pictures with the channels of a convolution, else tokens or single rows of a width."""
+    """Pictures with the channels of a convolution, otherwise tokens or single rows of a width."""
     for width in first.widths:
         if first.axes:
             yield from ((width, *[side] * first.axes) for side in (*USUAL, *SIDES))
@@ -269,7 +294,7 @@ def _shapes_from(first: _First, tokens: Sequence[int]) -> Iterator[Shape]:
 
 
 def _firsts(module: nn.Module) -> Iterator[_First]:
-    """The modules with tensors of their own, in the order they were made in."""
+    """The modules with tensors, in the order of their creation."""
     for part in module.modules():
         if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             yield _First((part.in_channels,), part.weight.ndim - 2)
@@ -285,7 +310,7 @@ def _has_weighted_parts(module: nn.Module) -> bool:
 
 
 def _tokens(module: nn.Module) -> list[int]:
-    """The numbers of tokens that the bare parameters of a module with parts of its own suggest."""
+    """The numbers of tokens that the direct parameters of a module with submodules suggest."""
     bare = [
         tensor
         for part in module.modules()
@@ -297,7 +322,7 @@ def _tokens(module: nn.Module) -> list[int]:
 
 
 def _runs(module: nn.Module, shape: Shape) -> bool:
-    """Whether the module takes rows of that shape, and gives each its own answer."""
+    """Whether the module accepts rows of that shape, and returns a separate output for each."""
     if math.prod(shape) > LARGEST_GUESS:
         return False
     x = torch.randn(ROWS, *shape, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Binding between a module's own tensors and one array of rows, which verification and layer search use.
+"""Binding between the tensors of a module and one array of rows, which verification and layer search use.
 
 A module may take several tensors, and whole numbers such as ids of tokens; it may give a
 tuple, a dictionary or a dataclass of tensors. A tensor [B], one number a row, is [B, 1] to
@@ -20,7 +20,7 @@ from kanexport.lowering.lower import INPUT, OUTPUT
 from kanexport.verify.graph_runner import FLOAT, Port
 
 OURS = re.compile(r"layer\d+_in")  # what the graph's further outputs are called
-REAL = "ONNX graphs here hold real numbers"
+REAL = "ONNX graphs of kanserve have real numbers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class TensorBinding:
         return self.own(rows)
 
     def own(self, rows: torch.Tensor) -> torch.Tensor:
-        """The tensor in the module's own shape, from [B, *shape]."""
+        """The tensor in the shape of the module, from [B, *shape]."""
         return rows.reshape(-1) if self.lone else rows
 
 
@@ -68,7 +68,7 @@ class Wiring:
         ]
 
     def call(self, body: nn.Module, tensors: Sequence[torch.Tensor]) -> Any:
-        """The output of the module for its own tensors."""
+        """The output of the module for its tensors."""
         pairs = list(zip(self.plugs, tensors, strict=True))
         return body(
             *(tensor for plug, tensor in pairs if not plug.keyword),
@@ -86,7 +86,7 @@ PLAIN = Wiring((TensorBinding(Port(INPUT, ())),))
 
 
 def joined(y: Any, rows: int, dtype: torch.dtype) -> Any:
-    """The output of a module as one tensor [B, ...] of floating-point numbers; unchanged where that cannot be."""
+    """The output of a module as one tensor [B, ...] of floating-point numbers; unchanged if that is not possible."""
     leaves = list(tensors(y))
     if not leaves or any(_fault(value, rows, len(leaves)) for _, value in leaves):
         return y
@@ -123,12 +123,12 @@ def why_not(y: Any, rows: int) -> str:
     for name, value in leaves:
         words = _fault(value, rows, len(leaves))
         if words:
-            return f"the module's output{f' {name!r}' if name else ''} {words}"
-    return f"the module gives {type(y).__name__}, expected one or several tensors [batch, ...]"
+            return f"the output{f' {name!r}' if name else ''} of the module {words}"
+    return f"the module returns {type(y).__name__}, expected one or several tensors [batch, ...]"
 
 
 def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of tuples, lists, dictionaries and dataclasses, by name; nothing for None."""
+    """The leaves of tuples, lists, dictionaries and dataclasses, by name; None has no leaves."""
     if y is None:
         return
     inner = _inner(y)
@@ -140,7 +140,7 @@ def tensors(y: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _inner(y: Any) -> list[tuple[str, Any]] | None:
-    """The items of a structure; None for anything else."""
+    """The items of a structure; None for another value."""
     if isinstance(y, Mapping):
         return [(str(key), value) for key, value in y.items()]
     if dataclasses.is_dataclass(y) and not isinstance(y, type):
@@ -152,7 +152,7 @@ def _inner(y: Any) -> list[tuple[str, Any]] | None:
 
 
 def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:
-    """The outputs of a module that gave `y`, each with a name that is not taken."""
+    """The outputs of a module that returned `y`, each with a free name."""
     leaves = list(tensors(y))
     ports = []
     for name, (_, value) in zip(names([key for key, _ in leaves], taken), leaves, strict=True):
@@ -162,7 +162,7 @@ def outputs(y: Any, taken: Sequence[str]) -> tuple[Port, ...]:
 
 
 def names(proposed: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """A name for each output that no other tensor has."""
+    """A unique name for each output."""
     used, result = list(taken), []
     for proposal in proposed:
         name = re.sub(r"\W", "_", proposal, flags=re.ASCII) or OUTPUT
@@ -179,7 +179,7 @@ def dtype_name(value: torch.Tensor) -> str:
 
 
 class Served(nn.Module):
-    """A module that takes and gives only the tensors that are served: the form in which it is traced."""
+    """A module with only the served tensors as inputs and outputs. It is traced in this form."""
 
     def __init__(self, body: nn.Module, wiring: Wiring) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Candidates for KAN layers among the submodules, by the shapes of their tensors, never by their class.
+"""Candidates for KAN layers among the submodules, by the shapes of their tensors, not by their class.
 
 A submodule is a candidate if a reader knows its tensors and leaves none over. `match.py` decides
 its meaning."""
@@ -40,19 +40,19 @@ class Whole(nn.Module):
         self.body, self.wiring = body, wiring
 
     def forward(self, x: torch.Tensor) -> Any:
-        """The output of the module as one tensor, for rows as one tensor. For the module's own inputs and
-        outputs there is `io_binding`."""
+        """The output of the module as one tensor, for rows as one tensor. For the separate inputs and outputs of the
+        module there is `io_binding`."""
         return joined(self.wiring.call(self.body, self.wiring.split(x)), len(x), x.dtype)
 
 
 def shown(name: str) -> str:
-    """A submodule's name as the user knows it."""
+    """The name of a submodule as the user knows it."""
     return name.replace("._orig_mod", "").removeprefix("body").removeprefix(".") or "(itself)"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A submodule whose tensors some families know, each with the tensors it reads."""
+    """A submodule with tensors that some families know, each with the tensors that it reads."""
 
     module: nn.Module
     families: tuple[Family, ...]
@@ -76,12 +76,12 @@ def candidates(whole: nn.Module) -> dict[str, Candidate]:
 
 
 def as_checkpoint(module: nn.Module, tensors: Tensors) -> Checkpoint:
-    """A submodule as the file that its library would have saved."""
+    """A submodule in the form of a file of its library."""
     return Checkpoint(Path(type(module).__name__), "", tensors, pykan_config(module), ())
 
 
 def _families(module: nn.Module) -> Iterator[Family]:
-    """The families that know all of a submodule's tensors."""
+    """The families that know all tensors of a submodule."""
     if isinstance(module, nn.Linear):
         # As attributes, because a parametrised weight is stored in pieces.
         own = {"weight": module.weight} | ({} if module.bias is None else {"bias": module.bias})
@@ -102,7 +102,7 @@ def _families(module: nn.Module) -> Iterator[Family]:
 
 
 def _one_group(module: nn.Module, tensors: Tensors) -> Iterator[Family]:
-    """The families of a layer of several groups that has one, which leads the axes of all of its tensors."""
+    """The families of a layer of several groups that has only one, as the first axis of all its tensors."""
     if tensors and all(value.ndim > 1 and len(value) == 1 for value in tensors.values()):
         mine = {name: value[0] for name, value in tensors.items()}
         for family, reader in _all_readers().items():
@@ -120,8 +120,8 @@ def _unsaved(module: nn.Module, state: dict[str, torch.Tensor]) -> tuple[Tensors
 def _readable(
     module: nn.Module, reader: registry.Reader, tensors: Tensors, buffers: Tensors, attributes: Tensors
 ) -> Iterator[Tensors]:
-    """The tensors that a reader would read of a submodule, if it knows all of them: a layer with those
-    unsaved ones that it needs, a whole network without and with the unsaved buffers."""
+    """The tensors of a submodule that a reader would read, if it knows all of them: a layer with the unsaved tensors
+    that it needs, a whole network without and with the unsaved buffers."""
     if isinstance(reader, registry.LayerReader):
         unsaved = buffers | attributes
         needed = {key: unsaved[key] for key in reader.keys.names() if key in unsaved and key not in tensors}
@@ -134,7 +134,7 @@ def _readable(
 
 
 def _is_lone_layer(reader: registry.LayerReader, tensors: Tensors) -> bool:
-    """A layer with no tensor left over."""
+    """Whether it is a layer without remaining tensors."""
     lone = set(tensors) <= set(reader.keys.names()) and chain.prefixes(tensors, reader.keys) == [""]
     return lone and reader.fits(Part(tensors, ""))
 
@@ -145,14 +145,14 @@ def _all_readers() -> dict[str, registry.Reader]:
 
 
 def parents(name: str) -> Iterator[str]:
-    """The submodules that one lies in, from the inside."""
+    """The submodules that contain a submodule, from the inside."""
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
 
 
 def is_in(name: str, others: Container[str]) -> bool:
-    """Whether a submodule is one of some, or lies in one."""
+    """Whether a submodule is one of some, or in one of them."""
     return name in others or any(parent in others for parent in parents(name))
 
 
@@ -196,10 +196,8 @@ CLASSES = {"swish": "silu"}
 
 
 class Facts(Options):
-    """Options of one submodule. A tried value comes first, then the user's, then one from the call or an attribute.
-
-    choices  after reading: by option, the names that there was a choice between
-    """
+    """Options of one submodule. A tested value has priority over one of the user, which has priority over one of the
+    call or an attribute."""
 
     def __init__(
         self, user_options: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]
@@ -210,7 +208,7 @@ class Facts(Options):
 
     @property
     def consulted(self) -> set[str]:
-        """All options that were of use."""
+        """All options that were used."""
         return self._known
 
     def optional(self, key: str) -> str | None:
@@ -225,14 +223,14 @@ class Facts(Options):
         return self._by_call.get(key) or attribute(self._module, key)
 
     def text(self, key: str, default: str, stored: str | None = None, *, among: Iterable[str] = ()) -> str:
-        """The value of `Options.text`; a fact that nothing gives may be any of `among`, which are tried."""
+        """The value of `Options.text`; if no source gives the fact, all values of `among` are tested."""
         names = tuple(among)
         if names and stored is None and self.optional(key) is None:
             self.choices[key] = names
         return super().text(key, default, stored, among=names)
 
     def choice(self, key: str, known: Iterable[str], default: str, *, words: str = "") -> str:
-        """The value of `Options.choice`; an attribute that is none of the known names counts for nothing."""
+        """The value of `Options.choice`; an attribute with an unknown name is ignored."""
         names = tuple(known)
         self.choices[key] = names
         value = self.optional(key)
@@ -241,13 +239,13 @@ class Facts(Options):
         return super().choice(key, names, default, words=words)
 
     def must(self, key: str, known: Iterable[str], what: str) -> str:
-        """The value of `Options.must`, but every value is tried, the first one first."""
+        """The value of `Options.must`; if it is not given, all values are tested, the first one first."""
         names = self.choices[key] = tuple(known)
         return names[0] if self.optional(key) is None else super().must(key, names, what)
 
 
 def attribute(module: nn.Module, key: str) -> str | None:
-    """An option as an attribute of the module has it."""
+    """An option from an attribute of the module."""
     if key in OURS:
         return None
     if key in NORMS:
@@ -266,7 +264,7 @@ def _follow(module: nn.Module, path: str) -> Any:
 
 
 def unknown_base(module: nn.Module) -> str:
-    """The name of a base function that is in no table, if the module has one."""
+    """The name of a base function that is not in the table, if the module has one."""
     for path in ATTRIBUTES["base_activation"]:
         value = getattr(module, path, None)
         if callable(value) and _text(value) is None:
@@ -292,7 +290,7 @@ def _text(value: Any) -> str | None:
 
 
 def _activation(value: Any) -> str | None:
-    """Our name of an activation that is a function, a class or a module."""
+    """The name in kanserve of an activation that is a function, a class or a module."""
     name = (value.__name__ if inspect.isroutine(value) or inspect.isclass(value) else type(value).__name__).lower()
     if name == "gelu" and getattr(value, "approximate", "none") == "tanh":
         return "gelu_tanh"
@@ -301,7 +299,7 @@ def _activation(value: Any) -> str | None:
 
 
 def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
-    """Real, dense tensors as arrays of the type they have; bfloat16 has none and becomes float32."""
+    """Real, dense tensors as arrays of their type; bfloat16 has no numpy type and becomes float32."""
     real = {}
     for name, value in tensors.items():
         if not (value.is_complex() or value.is_sparse or value.is_quantized or value.is_meta):
@@ -311,7 +309,7 @@ def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
 
 
 def pykan_config(module: nn.Module) -> dict[str, Any] | None:
-    """The config that pykan would write next to its weights, from a network in memory."""
+    """The config that pykan would write with its weights, from a network in memory."""
     symbolic, width = _symbolic(module), getattr(module, "width", None)
     if not symbolic or not isinstance(width, list):
         return None
@@ -335,8 +333,8 @@ def _symbolic(module: nn.Module) -> list[nn.Module]:
 
 
 def by_call(call: Call) -> dict[str, str]:
-    """Options that a pykan network and its call determine: the functions of its edges, the
-    inputs that it selects, and its way around singularities."""
+    """Options that a pykan network and its call determine: the functions of its edges, the inputs that it selects,
+    and its handling of singularities."""
     off = {"symbolic_enabled": "false"} if getattr(call.module, "symbolic_enabled", True) is False else {}
     return off | _edge_functions(call.module) | _selected_inputs(call) | _singularities(call)
 
@@ -359,7 +357,7 @@ def _selected_inputs(call: Call) -> dict[str, str]:
 
 
 def _singularities(call: Call) -> dict[str, str]:
-    """The call's setting for singularities: arguments of pykan's forward, given or by default."""
+    """The setting of the call for singularities: arguments of the forward of pykan, given or by default."""
     try:
         bound = inspect.signature(call.module.forward).bind(*call.args, **call.kwargs)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Matching of a candidate with its possible readings: the reading that computes what the module computed.
+"""Matching of a candidate with its possible interpretations: the one that computes the outputs of the module.
 
 Its tensors, its attributes and its calls only propose. Where no reading agrees, the submodule
 is left as it is, and its parts are tried.
@@ -41,6 +41,7 @@ PROBED = 2  # calls that are made again with other vectors
 BEYOND = 4  # times what the example rows bring about
 FLOOR = 1e-3  # of the largest answer of a group of rows: smaller ones are compared as if they were that large
 PEAKS = {"float64": 1e300, "float32": OVERFLOW}  # beyond it, one side may overflow where the other does not
+TENSORS, EDGES_SUM = "the interpretation of its tensors", "the sum of its edges"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def judge(
     precision: str,
     further: Sequence[Call] = (),
 ) -> Verdict:
-    """The reading of a candidate that computes its outputs in its calls, and for other vectors too.
+    """The reading of a candidate that computes its outputs in its calls, and for other vectors, too.
 
     user_options  the user's options
     precision     type that the module runs in
@@ -102,12 +103,12 @@ def judge(
             likeliest = verdict
     base = kan_candidates.unknown_base(candidate.module)
     if base and likeliest.error:
-        likeliest.hint = f"its base function {base} is in no table"
+        likeliest.hint = f"its base function {base} is not in the table"
     return likeliest
 
 
 def verify_reading(reading: Reading, calls: Sequence[Call], further: Sequence[Call], precision: str) -> Verdict:
-    """Whether a submodule computes a reading, as `judge` asks it."""
+    """Whether a submodule computes a reading, as in `judge`."""
     return _compare(_tests(calls, further, precision), reading)
 
 
@@ -118,8 +119,8 @@ def _tests(calls: Sequence[Call], further: Sequence[Call], precision: str) -> _T
 
 @dataclass(frozen=True, slots=True)
 class _Tests:
-    """Calls that a reading is compared with: near the example rows, far from them, and
-    made again with vectors that try this reading."""
+    """Calls with which a reading is compared: near the example rows, far from them, and repeated with vectors for
+    this reading."""
 
     near: Sequence[Call]
     far: Sequence[Call]
@@ -138,7 +139,7 @@ def _try(read: Callable[[], Reading], tests: _Tests) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Attempts:
-    """Attempts to read one submodule with one family's reader.
+    """Attempts to read one submodule with the reader of one family.
 
     consulted  options that the reader has a use for; reading fills it
     choices    by option, the names to choose between; reading fills it
@@ -163,7 +164,7 @@ class _Attempts:
 def _readings(
     candidate: Candidate, call: Call, user_options: Mapping[str, str], consulted: set[str]
 ) -> Iterator[tuple[str, Callable[[], Reading]]]:
-    """Every way in which a candidate may be meant, family by family, the likeliest first."""
+    """All interpretations of a candidate, family by family, the most likely first."""
     by_call = kan_candidates.by_call(call)
     for family, reader, tensors in candidate.families:
         if reader is None:
@@ -177,12 +178,12 @@ def _readings(
 def _ways(
     attempts: _Attempts, tensors: Tensors, user_options: Mapping[str, str]
 ) -> Iterator[tuple[Tensors, Mapping[str, str], Mapping[str, str], str]]:
-    """Arguments for `read`: as the module tells; without the user's options, which may be for
-    other layers; with every other value of a choice that was open; and as if it did not use
-    some of its tensors. Each is generated after the one before was read."""
+    """Arguments for `read`: as the module gives them; without the options of the user, which may be for other
+    layers; with every other value of an open choice; and without some unused tensors. Each is generated after the
+    previous one was read."""
     yield tensors, user_options, {}, ""
     if user_options:
-        yield tensors, {}, {}, "without the options given"
+        yield tensors, {}, {}, "without the given options"
     for key, values in list(attempts.choices.items()):
         for value in values:
             yield tensors, {}, {key: value}, f"with {key}={value}"
@@ -196,7 +197,7 @@ def _linear(tensors: Tensors) -> Reading:
 
 
 def _optional(reader: registry.Reader, tensors: Tensors) -> list[tuple[str, ...]]:
-    """Tensors that a layer need not have, by the module inside of it that they belong to."""
+    """Optional tensors of a layer, by the inner module to which they belong."""
     if not isinstance(reader, registry.LayerReader):
         return []
     groups: dict[str, tuple[str, ...]] = {}
@@ -208,14 +209,14 @@ def _optional(reader: registry.Reader, tensors: Tensors) -> list[tuple[str, ...]
 
 
 def _probe(call: Call) -> Call | None:
-    """The same call with vectors beside and beyond what the example rows bring about."""
+    """The same call with vectors near the example rows and beyond their range."""
     finite = np.where(np.isfinite(call.x), call.x, 0)
     noise = np.random.default_rng(0).normal(0, finite.std() or 1.0, size=call.x.shape)
     return call.rerun((BEYOND * finite + noise).astype(np.float32).astype(np.float64))
 
 
 def _compare(tests: _Tests, reading: Reading) -> Verdict:
-    """The reading, if all calls computed it; else why not."""
+    """The reading, if all calls match it; otherwise the reason."""
     error = 0.0
     for call in (*tests.near, *tests.far):
         try:
@@ -234,13 +235,13 @@ def _compare(tests: _Tests, reading: Reading) -> Verdict:
 
 
 def _differing(where: str, error: float, agreed: int) -> Verdict:
-    what = "differs from what its tensors tell" if np.isfinite(error) else "differs in what is not finite"
+    what = f"differs from {TENSORS}" if np.isfinite(error) else "differs in values that are not finite"
     return Verdict(why=f"{what} {where}".rstrip(), error=error if np.isfinite(error) else 0.0, agreed=agreed)
 
 
 def _beyond(tests: _Tests, kan: Kan) -> Iterator[tuple[str, Call]]:
-    """Calls far from the example rows, each with words for where."""
-    yield from (("on rows far from the example's", call) for call in tests.far)
+    """Calls far from the example rows, each with a text for the place."""
+    yield from (("on rows far from the example", call) for call in tests.far)
     pieces = budget(kan)
     for call in tests.reruns:
         for where, rows in groups(call, kan):
@@ -259,8 +260,8 @@ def _vectors(call: Call, kan: Kan) -> tuple[Array, Array]:
 
 
 def _compared(kan: Kan) -> int:
-    """The number of vectors of a call that the exporter compares. It is smaller for a layer that is known by its
-    outputs: each vector of it takes one run per source."""
+    """The number of vectors of a call that the exporter compares. It is smaller for a sampled layer: each of its
+    vectors needs one run per source."""
     effort = max(test_points.edge_count(layer) // layer.mask.size for layer in kan.layers)
     if effort == 1:
         return COMPARED
@@ -268,7 +269,7 @@ def _compared(kan: Kan) -> int:
 
 
 def _error(call: Call, kan: Kan) -> float:
-    """The relative difference of a call from the reading; infinite where one is not finite."""
+    """The relative difference of a call from the reading; infinite if only one side is finite."""
     x, expected = _vectors(call, kan)
     read = float64_reference.evaluate(kan, x).y
     finite = np.isfinite(expected)
@@ -279,8 +280,8 @@ def _error(call: Call, kan: Kan) -> float:
 
 
 def _error_by_row(call: Call, kan: Kan, precision: str) -> float:
-    """The same where rows differ by orders of magnitude: relative to each row's answer, less what
-    rounding explains; infinite too where NaN meets an infinity, or an infinity the other one."""
+    """The same for rows that differ by orders of magnitude: relative to the output of each row, minus the effect of
+    rounding; infinite for different non-finite values."""
     x, expected = _vectors(call, kan)
     trace = float64_reference.evaluate(kan, x)
     keep = trace.peak < PEAKS[precision]
@@ -306,19 +307,19 @@ def _jitters(precision: str) -> list[Jitter]:
 
 
 def _reading_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
-    """[N]: by how much rounding of nodes and weights alone changes each row."""
+    """[N]: the change of each row by rounding of nodes and weights."""
     return _change(float64_reference.evaluate(kan, x).y, float64_reference.evaluate(kan, x, jitter=jitter).y)
 
 
 def _module_sensitivity(call: Call, kan: Kan, x: Array, jitter: Jitter) -> Array:
-    """[N]: by how much rounding of its input changes what the module answers: some formulas, such as
-    truncated powers, lose every digit far out."""
+    """[N]: the change of the outputs of the module by rounding of its input. Some formulas, such as truncated
+    powers, lose all digits far from the grid."""
     before, after = (_answers(list(calls(call, rows)), kan.n_outputs) for rows in (x, jitter.shake(x)))
     return _change(before[: len(x)], after[: len(x)]) if len(before) == len(after) >= len(x) else np.zeros(len(x))
 
 
 def _answers(reruns: Sequence[Call], width: int) -> Array:
-    """[N, width] of calls made again; none where the module did not take them."""
+    """[N, width] of repeated calls; empty if the module did not accept them."""
     return np.concatenate([np.zeros((0, width)), *(call.y.reshape(-1, width) for call in reruns)])
 
 
@@ -336,9 +337,9 @@ LARGEST = 1e30  # no input is that large
 
 
 def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
-    """Vectors [N, n] by group, each with words for where they lie: at multiples of the layer's
-    own range and of the one it saw, with all signs and with one, zeros, single sources far out,
-    NaN and both infinities. All are representable in float32."""
+    """Vectors [N, n] by group, each with a text for its place: at multiples of the range of the layer and of the
+    range of the example, with all signs and with one, zeros, single sources far out, NaN and both infinities. All
+    are representable in float32."""
     rng = np.random.default_rng(0)
     centre, own = _own_range(kan)
     seen_range = _seen_range(call, kan.n_inputs)
@@ -350,16 +351,16 @@ def groups(call: Call, kan: Kan) -> Iterator[tuple[str, Array]]:
     places = _places(kan)
     for times in TIMES[1:]:
         yield (
-            f"where one source is at {times:g} times its range",
+            f"with one source at {times:g} times its range",
             _narrowed(_single_sources(ordinary, places, own * times)),
         )
     for value in (np.nan, np.inf, -np.inf):
-        yield f"where a source is {value:g}", _spoilt(ordinary, places, value)
+        yield f"with a source that is {value:g}", _spoilt(ordinary, places, value)
 
 
 def calls(call: Call, rows: Array) -> Iterator[Call]:
-    """The call made again with vectors [N, n]: with more rows, or, where the module does not
-    take them, with as many as it had. Empty where it takes neither."""
+    """The call repeated with vectors [N, n]: with more rows or, if the module does not accept them, with the same
+    number of rows. Empty if it accepts neither."""
     n, size = rows.shape[1], call.x.size
     each, vectors = divmod(size, n)[0], max(1, len(rows))
     if not each or size % n:
@@ -387,7 +388,7 @@ def _size(kan: Kan) -> int:
 
 
 def _own_range(kan: Kan) -> tuple[Array, Array]:
-    """Middle and half of the range that the first layer's functions live in, of every input."""
+    """Middle and half of the range of the functions of the first layer, for every input."""
     first = kan.layers[0]
     with np.errstate(all="ignore"):
         low, high = (np.nan_to_num(end, posinf=LARGEST, neginf=-LARGEST) for end in first.support().core)
@@ -398,13 +399,13 @@ def _own_range(kan: Kan) -> tuple[Array, Array]:
 
 
 def _seen_range(call: Call, n: int) -> Array:
-    """The largest finite magnitude that the call was given, for every input."""
+    """The largest finite magnitude of the input of the call, for every input."""
     finite = call.x[np.isfinite(call.x)]
     return np.full(n, float(np.abs(finite).max(initial=0)) or 1.0)
 
 
 def _spread(rng: np.random.Generator, centre: Array, half: Array) -> Array:
-    """Rows around a centre [n]: to both sides, then to one, then to the other."""
+    """Rows around a center [n]: to both sides, then to one, then to the other."""
     n = len(centre)
     sides = [rng.uniform(-1, 1, size=(SIGNED, n)), rng.uniform(0, 1, size=(SIDED, n))]
     return np.asarray(centre + half * np.concatenate([*sides, -rng.uniform(0, 1, size=(SIDED, n))]))
@@ -444,21 +445,21 @@ VALUES = (np.nan, np.inf, -np.inf)
 
 
 def floating(ports: Sequence[Port], x: Array) -> Places:
-    """A mask of the floating-point numbers of a row [N], flat: ids of tokens mean nothing elsewhere."""
+    """A mask of the floating-point numbers of a row [N], flat: other ids of tokens may be invalid."""
     if len(ports) == 1:
         return np.full(x[0].size, ports[0].kind == FLOAT)
     return np.concatenate([np.full(port.size, port.kind == FLOAT) for port in ports])
 
 
 def far(x: Array, places: Places) -> Array:
-    """A few rows [B, ...] like the example's, and their negatives, far away. `places`: as `floating` says."""
+    """A few rows [B, ...] like the example, and their negatives, far away. `places`: as `floating` returns."""
     few = x[:2].reshape(len(x[:2]), -1)
     rows = np.concatenate([np.where(places, sign * times * few, few) for times in FAR for sign in (1, -1)])
     return rows.reshape(-1, *x.shape[1:]).astype(np.float32).astype(np.float64)
 
 
 def nonfinite(x: Array, places: Places) -> dict[str, Array]:
-    """Rows [1, ...] with NaN or an infinity in one place or all, by words such as "NaN in the middle"."""
+    """Rows [1, ...] with NaN or an infinity in one place or all, by texts such as "NaN in the middle"."""
     rows = {}
     for words, spoilt in _extreme_places(np.flatnonzero(places)).items():
         for value in VALUES:
@@ -469,7 +470,7 @@ def nonfinite(x: Array, places: Places) -> dict[str, Array]:
 
 
 def _extreme_places(all_of_them: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[np.intp]]:
-    """Places in a row, by words: in the middle, everywhere, first, last. A row of one or two numbers has fewer."""
+    """Places in a row, by text: in the middle, everywhere, first, last. A row of one or two numbers has fewer."""
     size = len(all_of_them)
     ends = {"in the first place": all_of_them[:1], "in the last place": all_of_them[-1:]} if size > 2 else {}
     middle = {"in the middle": all_of_them[size // 2 : size // 2 + 1]} if size > 1 else {}
@@ -477,7 +478,7 @@ def _extreme_places(all_of_them: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[
 
 
 def number_text(value: float) -> str:
-    """A number for people."""
+    """A number as text."""
     if np.isnan(value):
         return "NaN"
     return f"{value:.3g}" if np.isfinite(value) else "infinity" if value > 0 else "-infinity"

@@ -50,7 +50,7 @@ def run(
     expected_outputs: Sequence[Path] = (),
     phase: Callable[[str], None] = lambda words: None,
 ) -> Result:
-    """Export the module that a factory makes. Raises ExportError, and writes nothing then.
+    """Export the module that a factory returns. Raises ExportError; then nothing was written.
 
     factory           "package.module:function"
     example           file of rows; otherwise rows are random ones of `input_shape`, otherwise the factory's, otherwise
@@ -70,11 +70,11 @@ def run(
             rows = inputs.draw(input_shape)
         assumed = {}
         if rows is None:
-            phase("trying which shape of rows the module takes")
+            phase("testing shapes of rows for the module")
             guessed = guess(module)
             rows = inputs.draw(",".join(map(str, guessed.shape)))
             assumed["input_shape"] = str(guessed)
-        phase("calling it again, for a module to compare")
+        phase("calling the factory again, to compare the modules")
         assumed |= _again(factory, module, rows, checkpoint, before)
         recorded = load_recorded(expected_outputs) if expected_outputs else None
         return convert(
@@ -93,23 +93,23 @@ def run(
 def _again(
     factory: str, module: nn.Module, rows: Any, checkpoint: Path | None, before: Collection[str]
 ) -> dict[str, str]:
-    """Build the module once more and hold both against each other; gives what is assumed of them. `before`:
-    Python's modules before the first time. Raises InvalidKan where they differ in what no weights hold."""
+    """Build the module a second time and compare both. Returns the assumptions about them. `before`: the Python
+    modules before the first call. Raises InvalidKan if they differ in values that are not weights."""
     try:
         with other_randomness():
             second = _fresh_module(factory, before)
     except OptionError as error:
-        return {"constants": f"those of the first call of the factory, which cannot be called again: {error.message}"}
+        return {"constants": f"from the first call of the factory, which cannot be called again: {error.message}"}
     if checkpoint is None and have_different_weights(module, second):
-        return {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
+        return {"weights": "random, different in each call of the factory; pass trained ones with --checkpoint"}
     state_dict.assign(second, module.state_dict())
     require_same(module, second, rows)
     return {}
 
 
 def _fresh_module(factory: str, before: Collection[str]) -> nn.Module:
-    """The module that the factory makes after a fresh import of the user's own files, since they may draw numbers;
-    Python's modules are as they were afterwards."""
+    """The module of the factory after a fresh import of the user's files, because these may draw random numbers. The
+    Python modules are restored afterwards."""
     own = {
         name: module
         for name, module in sys.modules.items()
@@ -138,10 +138,14 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _make(factory: str) -> tuple[nn.Module, Any]:
-    """The module, and the example rows if the factory gives them too."""
+    """The module, and the example rows if the factory returns them."""
     name, colon, function = factory.partition(":")
     if not colon or not name or not function:
-        raise OptionError(f"--module is {factory[:80]!r}, expected package.module:factory")
+        raise OptionError(
+            f"--module is {factory[:80]!r}, expected package.module:factory",
+            code="option-malformed",
+            hint="write --module PKG.MOD:FACTORY",
+        )
     try:
         with foreign_code():
             product = getattr(importlib.import_module(name), function)()
@@ -149,11 +153,16 @@ def _make(factory: str) -> tuple[nn.Module, Any]:
         where = user_line(foreign.error)
         raise OptionError(
             f"{factory[:200]} cannot be used: {first_line(foreign.error)}" + (f" ({where})" if where else ""),
-            hint="name an importable function that takes nothing and returns the torch.nn.Module",
+            code="factory-failed",
+            hint="name an importable function without required arguments that returns the torch.nn.Module",
         ) from foreign.error
     module, rows = product if isinstance(product, tuple) and len(product) == 2 else (product, None)
     if not isinstance(module, nn.Module):
-        raise OptionError(f"{factory[:200]} returned {type(module).__name__}, expected a torch.nn.Module")
+        raise OptionError(
+            f"{factory[:200]} returned {type(module).__name__}, expected a torch.nn.Module",
+            code="factory-returned-no-module",
+            hint="return the torch.nn.Module, or (module, example rows)",
+        )
     return unwrapped(module), rows
 
 
@@ -167,7 +176,7 @@ ROWS = 8
 
 @contextlib.contextmanager
 def other_randomness() -> Iterator[None]:
-    """A context in which torch, numpy and Python draw other numbers; it restores their states afterwards."""
+    """A context in which torch, numpy and Python draw other random numbers; it restores their states afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -186,8 +195,8 @@ def have_different_weights(first: nn.Module, second: nn.Module) -> bool:
 
 
 def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
-    """Raises InvalidKan where two modules with the same weights, made by one factory, answer the `example`
-    differently, and names what differs in them; OptionError as `inputs.rows`."""
+    """Raises InvalidKan if two modules of one factory with the same weights differ in their outputs for the
+    `example`. The error names the differing attributes. Raises OptionError as `inputs.rows`."""
     x, wiring = inputs.rows(example, first)
     rows = np.concatenate([x[:ROWS], match.far(x, match.floating(wiring.ports, x))])
     answers = [_answers(Whole(module, wiring), rows) for module in (first, first, second)]
@@ -198,12 +207,11 @@ def require_same(first: nn.Module, second: nn.Module, example: Any) -> None:
     names = _different_names(_constants(first), _constants(second))
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     raise InvalidKan(
-        "the factory makes a module that answers differently each time it is called, with the same weights: "
-        + (
-            f"it draws {shown}, which no state dict keeps" if names else "something in it is drawn that is no attribute"
-        ),
-        hint="keep what is drawn in the state dict (register_buffer) and train again, or draw it from the seed that "
-        "the training had, inside the factory",
+        "modules of the factory with the same weights give different outputs: "
+        + (f"{shown} is random and not in the state dict" if names else "a value that is not an attribute is random"),
+        code="module-not-reproducible",
+        hint="store random values in the state dict (register_buffer) and train again, or draw them in the factory "
+        "from the seed of the training",
     )
 
 
@@ -221,8 +229,8 @@ def _close(first: Array, second: Array) -> bool:
 
 
 def _constants(module: nn.Module) -> dict[str, Any]:
-    """The constants of a module that no state dict has, by name: buffers that are not saved, and numbers,
-    arrays and tensors among the attributes, alone or in lists."""
+    """The constants of a module that a state dict lacks, by name: buffers that are not saved, and numbers, arrays
+    and tensors among the attributes, also in lists."""
     saved = set(module.state_dict())
     constants = {name: value for name, value in module.named_buffers() if name not in saved}
     for name, part in module.named_modules():
@@ -233,12 +241,12 @@ def _constants(module: nn.Module) -> dict[str, Any]:
 
 
 def _different_names(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The names under which two tables have different numbers."""
+    """The names with different numbers in two tables."""
     return [name for name, value in first.items() if name not in second or not _equal(value, second[name])]
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """Whether numbers, arrays, tensors and lists of them are equal; anything else counts as equal."""
+    """Whether numbers, arrays, tensors and lists of them are equal; other values count as equal."""
     if isinstance(first, list | tuple) and isinstance(second, list | tuple):
         return len(first) == len(second) and all(map(_equal, first, second))
     left, right = _numbers(first), _numbers(second)

@@ -1,4 +1,4 @@
-"""NaN and infinities in a module's rows: rows for which the exported graph gives what torch gives, and notes.
+"""NaN and infinities in the rows of a module: rows with equal results in the exported graph and in PyTorch, and notes.
 
 torch.onnx and onnxruntime do not propagate every NaN: an LSTM of onnxruntime gives ordinary numbers for NaN. There is
 one note for each kind of difference. It names the operators of the graph that cause it, because an SRE whose service
@@ -56,8 +56,7 @@ NAMED = 3  # operators that one note names, at most
 
 
 def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> tuple[list[str], list[str]]:
-    """The rows [1, ...] for which the graphs of a lent module answer as the module does, by name, and sentences on all
-    others."""
+    """The rows [1, ...] with equal outputs of the graphs and of a lent module, by name, and sentences on all others."""
     prover = Prover(plan, lowered, dtype, CLOSE)
 
     def graph(row: Array) -> Tensors:
@@ -82,17 +81,17 @@ def _blamed(prover: Prover, row: Array, lost: bool) -> str:
     names = list(dict.fromkeys(step.operator for step in steps if _turns(step, nan, lost)))[: NAMED if lost else 1]
     if not names:
         return ""
-    return f": {' and '.join(names)} of the graph {'gives numbers for NaN' if lost else 'gives NaN for numbers'}"
+    return f": {' and '.join(names)} of the graph {'returns numbers for NaN' if lost else 'returns NaN for numbers'}"
 
 
 def _turns(step: Step, nan: set[str], lost: bool) -> bool:
-    """Whether an operator takes NaN and gives none (`lost`), or gives NaN and takes none."""
+    """Whether an operator turns NaN into numbers (`lost`), or numbers into NaN."""
     before, after = (step.takes, step.gives) if lost else (step.gives, step.takes)
     return step.operator not in SELECTING and not nan.isdisjoint(before) and nan.isdisjoint(after)
 
 
 def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
-    """The module's outputs; its float32 outputs where float32 cannot hold what it meets in float64."""
+    """The outputs of the module; its float32 outputs if float32 cannot represent the values that occur in float64."""
     trace = plan.evaluate(row)
     if dtype == "float64" or plan.oracle.dtype == torch.float32 or trace.peak[0] < OVERFLOW:
         return [trace.y, *trace.inputs]
@@ -101,8 +100,8 @@ def _exact(plan: Plan, dtype: str, row: Array) -> Tensors:
 
 
 def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -> tuple[list[str], list[str]]:
-    """The names of rows for which the graph gives what the module gives, and sentences on all others. `exact`: the
-    module; it may give fewer tensors than the graph. The function calls `blame` once for each kind of difference
+    """The names of rows with equal results of the graph and the module, and sentences on all others. `exact`: the
+    module; it may return fewer tensors than the graph. The function calls `blame` once for each kind of difference
     with NaN in it."""
     alike: list[str] = []
     by_kinds: dict[tuple[str, str], list[str]] = {}
@@ -120,22 +119,22 @@ def differing(rows: Mapping[str, Array], exact: Run, graph: Run, blame: Blame) -
             causes[kinds] = blame(row, nan[0]) if any(nan) else ""
         by_kinds[kinds].append(name)
     return alike, [
-        f"not as torch: where a row has {', '.join(names)}, torch {kinds[0]} and the exported graph {examples[kinds]}"
-        + causes[kinds]
+        f"differs from PyTorch: if a row has {', '.join(names)}, PyTorch {kinds[0]} and the exported graph "
+        f"{examples[kinds]}" + causes[kinds]
         for kinds, names in by_kinds.items()
     ]
 
 
 def _refused_or_different(row: Array, exact: Run, graph: Run) -> tuple[str, str] | None:
-    """The behaviour of the module and of the graph for a row where they differ, in words; None where they do not."""
+    """The results of the module and of the graph for a row if they differ, as text; None if they are equal."""
     try:
         expected = exact(row)
     except InvalidKan:
-        return "refuses it", "answers"
+        return "rejects it", "returns a result"
     for at, (module, answer) in enumerate(zip(expected, graph(row), strict=False)):
         wrong = np.flatnonzero(~_alike(answer.reshape(-1), module.reshape(-1)))
         if len(wrong):
-            what = "answers" if not at else f"feeds layer {at - 1} with"
+            what = "returns" if not at else f"feeds layer {at - 1} with"
             first, second = (f"{what} {number_text(tensor.reshape(-1)[wrong[0]])}" for tensor in (module, answer))
             return first, second
     return None
@@ -148,6 +147,6 @@ def _kinds(pair: tuple[str, str]) -> tuple[str, str]:
 
 
 def _alike(values: Array, expected: Array) -> npt.NDArray[np.bool_]:
-    """NaN must meet NaN and an infinity the same one."""
+    """NaN must match NaN, and an infinity the same infinity."""
     scale = magnitude(expected) or 1.0
     return np.isclose(values, expected, rtol=0, atol=CLOSE * scale, equal_nan=True)

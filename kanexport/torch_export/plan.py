@@ -1,4 +1,4 @@
-"""Plan of a module's export: its KAN layers, their places in the run, and the function of the whole."""
+"""Plan of the export of a module: its KAN layers, their places in the run, and the function of the whole."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LayerCall:
 
     @property
     def places(self) -> tuple[tuple[int, ...], ...]:
-        """The axes of the vectors of each layer that can be asked for edges."""
+        """The axes of the vectors of each layer with edges that can be queried."""
         if self.axes is None:
             return ()
         if isinstance(self.kan, Convolved):
@@ -85,11 +85,11 @@ class Plan:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers that can be asked for edges, in the order in which they run."""
+        """The layers with edges that can be queried, in the order in which they run."""
         return tuple(layer for use in self.uses if use.axes is not None for layer in use.kan.layers)
 
     def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
-        """The module itself, and its layers' vectors [B, *positions, n]; while it is lent."""
+        """The module, and the vectors of its layers [B, *positions, n]; while it is lent."""
         y, calls = self.oracle.run(x, self.modules, jitter, tapped=_tapped(self.readings))
         if jitter is not None and jitter.seed == 0:
             y = self._as_rounded(y, x, jitter)
@@ -103,8 +103,7 @@ class Plan:
         return Trace(y, tuple(inputs), peak if jitter is not None else np.maximum(peak, self._overflows(y, x)))
 
     def _overflows(self, y: Array, x: Array) -> Array:
-        """Infinite for rows that the module itself has no finite answers for in float32, as exp(100) * 0
-        has none; else zero."""
+        """Infinite for rows without finite outputs of the module in float32, such as exp(100) * 0; otherwise zero."""
         own = self.oracle.in_float32(x)
         if own is None:
             return np.zeros(len(x))
@@ -112,8 +111,8 @@ class Plan:
         return np.where(lost, np.inf, 0.0)
 
     def _as_rounded(self, y: Array, x: Array, jitter: Jitter) -> Array:
-        """Shaken answers y, or what float32 moves the module's own by where that is more. Shaken nodes do
-        not show what rounds between them: a rational function of cancelling polynomials, for one."""
+        """Outputs y with jitter, or the change of the outputs of the module in float32 if that is larger. Jitter of
+        nodes does not show rounding between them, such as in a rational function with cancellation."""
         rounded = self.oracle.in_float32(x) if jitter.size >= ROUNDING else None
         if rounded is None:
             return y
@@ -124,24 +123,24 @@ class Plan:
 
 
 def make(whole: Whole, oracle: ReferenceModule, x: Array, options: Mapping[str, str], few: int = FEW) -> Plan:
-    """Find the KAN layers of a lent module and check each against what the module computes,
-    for a few of the rows. Raises InvalidKan where a row's output depends on the other rows,
-    and OptionError for an option that no layer has a use for."""
+    """Find the KAN layers of a lent module and compare each with the results of the module for a few of the rows.
+    Raises InvalidKan if the output of a row depends on the other rows, and OptionError for an option that no layer
+    uses."""
     kept = _kept(whole, options.get(KEEP, ""))
     require_fixed(oracle, repeat(x, max(3, few)))
     require_independent(whole, oracle, repeat(x, 3))
     others = {key: value for key, value in options.items() if key != KEEP}
     readings, notes = find(whole, oracle, x[:few], others, kept)
     if kept:
-        notes.append(f"{listed(kept)}: left as it is, as --option {KEEP} says")
+        notes.append(f"{listed(kept)}: not replaced, because of --option {KEEP}")
     ports, lone = _ports(whole, oracle, x)
-    notes += [f"{name}: one number a row, served as [rows, 1]" for name in lone]
+    notes += [f"{name}: one number per row, served as [rows, 1]" for name in lone]
     modules = {name: whole.get_submodule(name) for name in readings}
     return _plan(oracle, ports, x, modules, readings, notes)
 
 
 def _ports(whole: Whole, oracle: ReferenceModule, x: Array) -> tuple[Ports, list[str]]:
-    """The inputs and outputs of a lent module for the first rows; and the names of those with one number a row."""
+    """The inputs and outputs of a lent module for the first rows; and the names of those with one number per row."""
     rows = torch.from_numpy(repeat(x, 2)).to(oracle.dtype)
     inputs = whole.wiring.ports
     if len(inputs) == 1:
@@ -155,7 +154,7 @@ def _ports(whole: Whole, oracle: ReferenceModule, x: Array) -> tuple[Ports, list
 
 
 def without(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
-    """The plan of a lent module with some layers left to torch.onnx, and a note that says `why`."""
+    """The plan of a lent module with some layers left to torch.onnx, and a note with the reason `why`."""
     left = list(names)
     readings = {name: reading for name, reading in plan.readings.items() if name not in left}
     modules = {name: plan.modules[name] for name in readings}
@@ -172,8 +171,8 @@ def _speaks_of(note: str, names: Sequence[str]) -> bool:
 
 
 def edges_only(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
-    """The plan of a lent module in which some layers are torch.onnx's, while our reading of them computes what
-    their edges are asked with, and a note that says `why`. KAN convolutions are so by themselves, and are left."""
+    """The plan of a lent module in which torch.onnx exports some layers and a separate graph computes their edges,
+    and a note with the reason `why`. KAN convolutions have this form already; they are left to torch.onnx."""
     own = [name for name in names if isinstance(plan.readings[name].by, Convolved)]
     plan = without(plan, x, own, why) if own else plan
     others = [name for name in names if name not in own]
@@ -181,7 +180,7 @@ def edges_only(plan: Plan, x: Array, names: Iterable[str], why: str) -> Plan:
         return plan
     changed = {name: dataclasses.replace(plan.readings[name], edges_only=True) for name in others}
     notes = [note for note in plan.notes if note not in _about(plan.uses)]
-    note = f"{listed(others)}: through torch.onnx, with what its edges are asked with computed beside it, because {why}"
+    note = f"{listed(others)}: exported by torch.onnx, with edge values from a separate graph, because {why}"
     return _plan(plan.oracle, plan.ports, x, plan.modules, plan.readings | changed, [*notes, note])
 
 
@@ -200,21 +199,23 @@ def _plan(
 def _about(uses: Sequence[LayerCall]) -> list[str]:
     """Notes on the edges that cannot be queried."""
     if not uses:
-        return ["no layer was recognised, so there are no edges to ask for"]
+        return ["no KAN layer was recognized, so there are no edges to query"]
     loose = [use.name for use in uses if use.axes is None]
-    return [f"{listed(loose)}: vectors do not belong to single rows, so that edges cannot be asked for"] * bool(loose)
+    return [f"{listed(loose)}: vectors do not belong to single rows, so the edges cannot be queried"] * bool(loose)
 
 
 def _kept(whole: Whole, patterns: str) -> list[str]:
-    """The submodules that match the comma-separated names of --option keep, in which * and ? stand
-    for anything; not what lies in another one. Raises OptionError for a name that none has."""
+    """The submodules that match the comma-separated names of --option keep, with the wildcards * and ?; without
+    those inside another one. Raises OptionError for a name without a match."""
     names = {name: shown(name) for name, _ in whole.named_modules() if name}
     result: list[str] = []
     for pattern in map(str.strip, patterns.split(",") if patterns else ()):
         matching = [name for name, called in names.items() if fnmatch.fnmatchcase(called, pattern)]
         if not matching:
-            hint = advice(pattern, names.values())
-            raise OptionError(f"option {KEEP}: the module has no submodule {pattern[:80]!r}", hint=hint)
+            hint = advice(pattern, names.values(), what="available")
+            raise OptionError(
+                f"option {KEEP}: the module has no submodule {pattern[:80]!r}", code="submodule-unknown", hint=hint
+            )
         result += matching
     return [name for name in dict.fromkeys(result) if not any(map(result.__contains__, parents(name)))]
 
@@ -222,16 +223,17 @@ def _kept(whole: Whole, patterns: str) -> list[str]:
 def _layer_calls(
     oracle: ReferenceModule, x: Array, modules: Mapping[str, nn.Module], readings: Mapping[str, Reading]
 ) -> list[LayerCall]:
-    """The calls of the recognised submodules, in order, and where the rows of the batch are in
-    each: batches of one, two and three rows tell. Raises InvalidKan where the order differs."""
+    """The calls of the recognized submodules, in order, and the place of the rows of the batch in each, from batches
+    of one, two and three rows. Raises InvalidKan if the order differs."""
     two_rows, three_rows, one_row = (
         oracle.run(rows, modules, tapped=_tapped(readings))[1]
         for rows in (repeat(x, 2), repeat(x, 3), repeat(x, 2)[1:])
     )
     if not [call.name for call in one_row] == [call.name for call in two_rows] == [call.name for call in three_rows]:
         raise InvalidKan(
-            "the module runs other layers for other batch sizes, so it cannot become a graph",
-            hint="a loop over the rows of a batch is not needed: layers take all rows at once",
+            "the module runs different layers for different batch sizes, which a graph cannot represent",
+            code="module-depends-on-batch-size",
+            hint="remove loops over the rows of a batch: layers take all rows at once",
         )
     return [_layer_call(readings[calls[1].name], *calls) for calls in zip(one_row, two_rows, three_rows, strict=True)]
 
@@ -252,8 +254,8 @@ def _layer_call(reading: Reading, one_row: Call, two_rows: Call, three_rows: Cal
 
 
 def _stays(reading: Reading, call: Call) -> bool:
-    """Whether the module itself computes the layer: the exporter makes no graph for it, or it gives more than the
-    answer."""
+    """Whether the module computes the layer: the exporter makes no graph for it, or it returns more than the output
+    vectors."""
     return reading.edges_only or isinstance(reading.by, Sampled) or call.part is not None
 
 
@@ -262,7 +264,7 @@ def _tapped(readings: Mapping[str, Reading]) -> list[str]:
 
 
 def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int) -> int:
-    """The number of rows, at most `most`, that a lent module may be captured with at once."""
+    """The number of rows, at most `most`, with which a lent module may be captured at once."""
     modules = {name: candidate.module for name, candidate in kan_candidates.candidates(whole).items()}
     y, calls = oracle.run(repeat(x, 2), modules, nested=True)  # a module may not take one row by itself
     numbers = (y.size + sum(call.x.size + call.y.size for call in calls)) // 2
@@ -270,7 +272,7 @@ def affordable(whole: Whole, oracle: ReferenceModule, x: Array, most: int) -> in
 
 
 def visible(plan: Plan) -> int:
-    """The number of rows whose convolutions' inputs, which are large, may be captured at once."""
+    """The number of rows for which the inputs of convolutions, which are large, may be captured at once."""
     numbers = sum(
         width * math.prod(size for size in axes if size != -1)
         for use in plan.uses
@@ -289,7 +291,7 @@ def _inputs(kan: Kan, x: Array) -> list[Array]:
 
 
 def _same_row(single: Array, two: Array, axes: tuple[int, ...], n: int) -> bool:
-    """Whether the vectors of the second of two rows are those of that row alone."""
+    """Whether the vectors of the second of two rows equal those of that row by itself."""
     alone, both = (capture.by_row(values.reshape(-1, n), axes) for values in (single, two))
     return bool(np.allclose(alone[0], both[1], rtol=1e-5, atol=1e-6, equal_nan=True))
 
@@ -301,8 +303,8 @@ def _peak(values: Array) -> Array:
 
 
 def without_edges(whole: Whole, plan: Plan) -> list[str]:
-    """One sentence on all submodules with parameters of their own that have no edges to ask for. It leaves out
-    submodules for which a note gives the reason."""
+    """One sentence on all submodules with parameters that have no edges to query. It leaves out submodules with a
+    note on the reason."""
     with_edges = {shown(use.name) for use in plan.uses if use.axes is not None}
     known = with_edges | {name for note in plan.notes for name in note.partition(": ")[0].split(", ")}
     by_kind: dict[str, list[str]] = {}
@@ -311,44 +313,53 @@ def without_edges(whole: Whole, plan: Plan) -> list[str]:
         if known.isdisjoint(around) and next(part.parameters(recurse=False), None) is not None:
             by_kind.setdefault(type(part).__name__, []).append(name)
     kinds = "; ".join(f"{kind} {listed(names)}" for kind, names in by_kind.items())
-    return [f"through torch.onnx, without edges to ask for: {kinds}"] if kinds else []
+    return [f"exported by torch.onnx, without edges to query: {kinds}"] if kinds else []
 
 
 LIMITS = {torch.float64: 1e-6, torch.float32: 1e-4}  # relative: what other rows of a batch may change in a row
-FREEZE = "freeze batch statistics: BatchNorm with track_running_stats, fixed ranges instead of batch min/max"
+FREEZE = "fix batch statistics: use BatchNorm with track_running_stats, and fixed ranges instead of batch min/max"
 
 
 def require_fixed(oracle: ReferenceModule, x: Array) -> None:
-    """One row of output for each of x, and the same ones again. Raises InvalidKan."""
+    """Check that each of x gives one row of output, and the same in a second run. Raises InvalidKan."""
     first, second = (oracle.run(x)[0] for _ in range(2))
     if len(first) != len(x):
-        raise InvalidKan(f"the module gives {len(first)} rows for {len(x)}; the first axis must be the batch")
+        raise InvalidKan(
+            f"the module returns {len(first)} rows for {len(x)}, expected one output per row",
+            code="outputs-not-per-row",
+            hint="make the first axis of inputs and outputs the batch",
+        )
     if first.shape != second.shape or not _close(second, first, LIMITS[oracle.dtype]):
         raise InvalidKan(
-            "the module gives different outputs for the same rows: something in it is random at inference",
-            hint="for one, functional.dropout without training=self.training",
+            "the module returns different outputs for the same rows: a part of it is random at inference",
+            code="module-is-random",
+            hint="pass training=self.training to functional.dropout and similar functions",
         )
 
 
 def require_independent(whole: Whole, oracle: ReferenceModule, x: Array) -> None:
-    """Every row of x by itself gives what it gives among the others. Raises InvalidKan, which
-    names the submodule that does it: nothing could be said about such a model row by row."""
+    """Check that every row of x by itself gives the same as in a batch. Raises InvalidKan, which names the submodule
+    that mixes rows: such a model cannot be verified row by row."""
     limit = LIMITS[oracle.dtype]
     together, _ = oracle.run(x)
     try:
         rows = [oracle.run(row)[0] for row in _singly(x)]
     except InvalidKan as error:
-        raise InvalidKan(f"{error.message}; rows cannot be served one by one", hint=FREEZE) from error
+        raise InvalidKan(
+            f"{error.message}; single rows cannot be served", code="module-depends-on-batch", hint=FREEZE
+        ) from error
     if any(row.shape != (1, *together.shape[1:]) for row in rows):
         raise InvalidKan(
-            f"a row gives {list(rows[0].shape[1:])} by itself and {list(together.shape[1:])} among others",
-            hint="a served model gives every row an output of the same shape",
+            f"a row gives {list(rows[0].shape[1:])} by itself and {list(together.shape[1:])} in a batch",
+            code="module-depends-on-batch",
+            hint="return an output of the same shape for every row",
         )
     if not _close(np.concatenate(rows), together, limit):
         culprit = _culprit(whole, oracle, x, limit)
         because = f", because of {culprit}" if culprit not in ("", shown("body")) else ""
         raise InvalidKan(
             f"the output of a row depends on the other rows of its batch (edge class C){because}; it cannot be served",
+            code="module-depends-on-batch",
             hint=FREEZE,
         )
 
@@ -358,8 +369,7 @@ def _singly(x: Array) -> list[Array]:
 
 
 def _culprit(whole: Whole, oracle: ReferenceModule, x: Array, limit: float) -> str:
-    """The first submodule, innermost first, that gives a row something else among others; empty
-    where none can be named."""
+    """The first submodule, innermost first, with another result for a row in a batch; empty if none is found."""
     modules = {name: module for name, module in whole.named_modules() if name}
     together, *alone = (oracle.run(rows, modules, nested=True)[1] for rows in (x, *_singly(x)))
     if any([call.name for call in calls] != [call.name for call in together] for calls in alone):
@@ -369,8 +379,8 @@ def _culprit(whole: Whole, oracle: ReferenceModule, x: Array, limit: float) -> s
 
 
 def _mixes_rows(many: Call, single: Sequence[Call], limit: float) -> bool:
-    """Whether a call with all rows took for some row what the call with that row alone took,
-    and gave something else. `single`: one call for each row."""
+    """Whether a call with all rows had the same input for some row as the call with only that row, and another
+    output. `single`: one call for each row."""
     rows = len(single)
     for at, call in enumerate(single):
         if many.x.size != call.x.size * rows or many.y.size != call.y.size * rows:

@@ -1,4 +1,5 @@
-"""Resolution of the layers of a lent module: each reading is compared with the layer's outputs."""
+"""Resolution of the layers of a lent module: the exporter compares each interpretation with the outputs of the
+layer."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from kanexport.errors import InvalidKan, OptionError
 from kanexport.torch_export import additive, conv_detect, kan_candidates, match
 from kanexport.torch_export.capture import Call, ReferenceModule
 from kanexport.torch_export.kan_candidates import LINEAR, Candidate, Whole, is_in, parents, shown
-from kanexport.torch_export.match import Reading, Verdict, judge
+from kanexport.torch_export.match import EDGES_SUM, TENSORS, Reading, Verdict, judge
 
 Array = npt.NDArray[np.float64]
 
@@ -24,9 +25,9 @@ NAMED = 5  # submodules in a note
 def find(
     whole: Whole, oracle: ReferenceModule, x: Array, options: Mapping[str, str], kept: Sequence[str]
 ) -> tuple[dict[str, Reading], list[str]]:
-    """Readings by name, of the layers in which those `kept` as they are do not lie, and notes about what
-    was not read, or not as its tensors tell. x: a few rows. Raises OptionError for an option that no
-    layer has a use for."""
+    """Readings by name, without layers inside those that are `kept`, and notes on submodules that were not read, or
+    read in another way than their tensors suggest. x: a few rows. Raises OptionError for an option that no layer
+    uses."""
     candidates = {
         name: candidate for name, candidate in kan_candidates.candidates(whole).items() if not is_in(name, kept)
     }
@@ -58,7 +59,7 @@ def _convolution_notes(convolutions: Mapping[str, Reading], refused: Mapping[str
     """Notes on the submodules that are KAN convolutions, and on those that are not."""
     by_words: dict[str, list[str]] = {}
     for name, why in refused.items():
-        by_words.setdefault(f"looks like a KAN convolution, but {why}; it has no edges", []).append(name)
+        by_words.setdefault(f"resembles a KAN convolution, but {why}; it has no edges", []).append(name)
     for name, reading in convolutions.items():
         for words in conv_detect.notes(reading.by):
             by_words.setdefault(words, []).append(name)
@@ -72,7 +73,7 @@ def _settle(
     options: Mapping[str, str],
     places: match.Places,
 ) -> tuple[dict[str, Reading], list[str]]:
-    """Readings by name, outermost first, and notes about what was not read, or not as it tells."""
+    """Readings by name, outermost first, and notes on submodules that were not read, or read in another way."""
     by_name, far = _calls(candidates, oracle, x), _far_calls(candidates, oracle, x, places)
     readings: dict[str, Reading] = {}
     refused: dict[str, Verdict] = {}
@@ -99,8 +100,8 @@ def _sample(
     places: match.Places,
     noted: Container[str],
 ) -> tuple[dict[str, Reading], list[str]]:
-    """The readings and, of what no reader knows, the layers whose answers add up source by source, in place
-    of what lies in them; and notes on both. `noted`: the names that have notes already."""
+    """The readings, and sampled layers for submodules without a reader that are additive, in place of readings
+    inside them; and notes on both. `noted`: the names that have notes already."""
     watched = {name: Candidate(part, ()) for name, part in unknown.items()}
     few = _calls(watched, oracle, repeat(x, 2))
     likely, untried = additive.find_candidates(unknown, few), _untried(additive.reasons(unknown, few), noted)
@@ -114,15 +115,15 @@ def _sample(
     for name, verdict in refused.items():
         if name in noted:
             continue
-        by_why.setdefault(verdict.why.replace("what its tensors tell", "the sum of its edges"), []).append(name)
+        by_why.setdefault(verdict.why.replace(TENSORS, EDGES_SUM), []).append(name)
     notes = [
-        f"{listed(names)}: has the coefficients of a KAN layer that no reader knows, but {why}; it has no edges"
+        f"{listed(names)}: has coefficients like those of a KAN layer without a reader, but {why}; it has no edges"
         for why, names in by_why.items()
     ]
     if offered:
         notes.append(
-            f"{listed(list(offered))}: no reader knows it, and its answers add up source by source; an edge is what "
-            "it answers where that source alone is moved"
+            f"{listed(list(offered))}: no reader knows the layer, and it is additive; an edge is its output if only "
+            "that source changes"
         )
     return unsampled | offered, [*notes, *untried]
 
@@ -133,7 +134,7 @@ def _untried(reasons: Mapping[str, str], noted: Container[str]) -> list[str]:
         if name not in noted:
             by_why.setdefault(why, []).append(name)
     return [
-        f"{listed(names)}: has the coefficients of a KAN layer that no reader knows, but {why}; it has no edges"
+        f"{listed(names)}: has coefficients like those of a KAN layer without a reader, but {why}; it has no edges"
         for why, names in by_why.items()
     ]
 
@@ -143,7 +144,7 @@ def _precision(oracle: ReferenceModule) -> str:
 
 
 def _calls(candidates: dict[str, Candidate], oracle: ReferenceModule, x: Array) -> dict[str, list[Call]]:
-    """The calls of every candidate that runs at all."""
+    """The calls of every candidate that runs."""
     _, calls = oracle.run(x, {name: candidate.module for name, candidate in candidates.items()}, nested=True)
     by_name: dict[str, list[Call]] = {}
     for call in calls:
@@ -154,7 +155,7 @@ def _calls(candidates: dict[str, Candidate], oracle: ReferenceModule, x: Array) 
 def _far_calls(
     candidates: dict[str, Candidate], oracle: ReferenceModule, x: Array, places: match.Places
 ) -> dict[str, list[Call]]:
-    """The same for rows far from the example's, and for NaN and infinities, as far as the module runs on them."""
+    """The same for rows far from the example, and for NaN and infinities, if the module runs on them."""
     by_name: dict[str, list[Call]] = {}
     rows = np.concatenate([match.far(x, places), *match.nonfinite(x, places).values()])
     for at in range(0, len(rows), len(x)):
@@ -169,12 +170,12 @@ def _hows(readings: dict[str, Reading]) -> list[str]:
     for name, reading in readings.items():
         if reading.how:
             by_how.setdefault(reading.how, []).append(name)
-    return [f"{listed(names)}: read {how}, as the module computes it" for how, names in by_how.items()]
+    return [f"{listed(names)}: read {how}, to match the module" for how, names in by_how.items()]
 
 
 def _whys(refused: dict[str, Verdict], readings: dict[str, Reading]) -> list[str]:
-    """Notes on submodules that were left as they are, except those that hold read layers or were left for the same
-    family."""
+    """Notes on submodules that were not replaced, except those that contain read layers or were not replaced for the
+    same family."""
     families = {name: reading.family for name, reading in readings.items()}
     families |= {name: verdict.family for name, verdict in refused.items()}
     inner = {(parent, family) for name, family in families.items() for parent in parents(name)}
@@ -186,12 +187,12 @@ def _whys(refused: dict[str, Verdict], readings: dict[str, Reading]) -> list[str
 
 
 def _why(names: list[str], refused: dict[str, Verdict]) -> str:
-    """One note for submodules that were left for the same reason."""
+    """One note for submodules that were not replaced for the same reason."""
     verdict = refused[names[0]]
     kind = "a linear layer" if verdict.family == LINEAR else f"a layer of {verdict.family}"
     error = max(refused[name].error for name in names)
     advice = "; ".join([f"by up to {error:.1e}"] * bool(error) + [verdict.hint] * bool(verdict.hint))
-    return f"{listed(names)}: looks like {kind}, but {verdict.why}{f' ({advice})' if advice else ''}; left as it is"
+    return f"{listed(names)}: resembles {kind}, but {verdict.why}{f' ({advice})' if advice else ''}; not replaced"
 
 
 def _require_useful(options: Mapping[str, str], consulted: set[str]) -> None:
@@ -200,17 +201,19 @@ def _require_useful(options: Mapping[str, str], consulted: set[str]) -> None:
         known = ", ".join(sorted(key for key in consulted if " " not in key))
         option = f"--{unknown[0]}" if " " in unknown[0] else repr(unknown[0])
         raise OptionError(
-            f"no KAN layer of the module has a use for {option}", hint=f"of use are: {known}" if known else ""
+            f"unknown option {option}: no KAN layer in this module uses it",
+            code="option-unknown",
+            hint=f"available: {known}" if known else f"remove {option}",
         )
 
 
 def listed(names: Sequence[str]) -> str:
-    """A few names, each once, and how many more there are."""
+    """The first names, each once, and the number of the others."""
     unique = [shown(name) for name in dict.fromkeys(names)]
     more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
     return ", ".join(unique[:NAMED]) + more
 
 
 def repeat(x: Array, count: int) -> Array:
-    """So many rows, different ones where there are any."""
+    """The number of rows, with different ones if there are enough."""
     return np.resize(x, (count, *x.shape[1:]))

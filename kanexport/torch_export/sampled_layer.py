@@ -1,4 +1,4 @@
-"""Sampled layers, which no reader knows: an edge is the layer's output while only one source changes.
+"""Sampled layers, which have no reader: an edge is the output of the layer while only one source changes.
 
 A layer of n sources is a KAN layer, whatever its functions are, if
 
@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from kanexport.contract.manifest import NodeStep
-from kanexport.errors import ExportError, InvalidKan
+from kanexport.errors import ExportError, LayerSkipped
 from kanexport.functions.elementwise import Unary
 from kanexport.ir.model import EdgeTerm, Kan, Layer
 from kanexport.lowering.lower import EDGES
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
+NO_OPERATORS = "torch.onnx writes the graph of a sampled layer"
 SAMPLED = "sampled"  # the family, and the kind of function
 ROWS, NUMBERS = 4096, 1 << 20  # limits for one chunk: rows that the layer gets, and numbers in them
 PRODUCTS, LEAST = 1 << 19, 8  # numbers in one run, one per row, source and destination; rows in it at least
@@ -49,7 +50,7 @@ USUAL = 16  # sources of a layer whose edges take as long as a formula's edges
 
 @dataclass(frozen=True, slots=True)
 class NormStep:
-    """A norm inside of a layer, which is computed where the layer is."""
+    """A norm inside a layer, which is computed with the layer."""
 
     name: str
 
@@ -60,21 +61,21 @@ class NormStep:
         return width_in
 
     def evaluate(self, x: Array) -> Array:
-        """The sources themselves: the layer sees both."""
+        """The sources, unchanged: the layer includes the norm."""
         return x
 
     def emit(self, g: Graph, x: Value) -> Value:
         """Raises InvalidKan."""
-        raise InvalidKan("a layer that is known by its answers has no operators of ours")
+        raise LayerSkipped(NO_OPERATORS)
 
     def describe(self) -> NodeStep:
-        """Its class."""
+        """The class of the norm."""
         return NodeStep(kind="module", function=self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
-    """A layer that is known by its outputs.
+    """A layer that is evaluated by running it.
 
     base      point [n] that all sources but one stay at
     constant  output [m] at the base
@@ -90,17 +91,20 @@ class Sampled:
 
     @classmethod
     def of(cls, call: Call, norms: tuple[nn.Module, ...] = ()) -> Sampled:
-        """At zero, or, where the layer has no finite answer there, where it was called. Raises InvalidKan."""
+        """The layer at zero or, if it has no finite output there, at the vectors of the call. Raises InvalidKan."""
         n = call.x.shape[-1]
         for base in (np.zeros(n), call.x.reshape(-1, n)[0]):
             rests = tuple(_normed(call, norm, base[None])[0] for norm in norms)
             constant = _answer(call, base[None], norms, [rest[None] for rest in rests])[0]
             if np.isfinite(constant).all():
                 return cls(call, base, constant, norms, rests)
-        raise InvalidKan("gives nothing finite to begin from")
+        raise LayerSkipped(
+            "returns NaN or infinity for both the zero input and the first row, so its edge values cannot be measured"
+        )
 
     def edges(self, x: Array, times: float = 1.0) -> Array:
-        """[N, n] -> [N, n, m], in pieces; while the module is lent. `times`: of the way from the base."""
+        """[N, n] -> [N, n, m], in chunks; while the module is lent. `times`: the factor of the distance from the
+        base."""
         n = len(self.base)
         each = max(1, min(ROWS // n, NUMBERS // n**2))
         pieces = [self._edges(x[at : at + each], times) for at in range(0, len(x), each)]
@@ -139,7 +143,7 @@ class Sampled:
 
 
 def _emit(g: Graph, x: Value) -> Value:
-    raise InvalidKan("a layer that is known by its answers has no operators of ours")
+    raise LayerSkipped(NO_OPERATORS)
 
 
 def _alone(x: Array, base: Array) -> Array:
@@ -152,13 +156,13 @@ def _shaped(call: Call, rows: Array) -> Array:
 
 
 def _answer(call: Call, rows: Array, norms: Sequence[nn.Module] = (), normed: Sequence[Array] = ()) -> Array:
-    """The layer's answers [N, m] to rows [N, n], its norms giving `normed`. Raises InvalidKan where it does not take
-    them."""
+    """The outputs [N, m] of the layer for rows [N, n], with `normed` as the outputs of its norms. Raises InvalidKan
+    if it does not accept them."""
     outputs = [torch.from_numpy(values) for values in normed]
     with injected([(norm, functools.partial(identity, values)) for norm, values in zip(norms, outputs, strict=True)]):
         repeated = call.rerun(_shaped(call, rows))
     if repeated is None or repeated.y.size % len(rows):
-        raise InvalidKan("does not take rows by themselves")
+        raise LayerSkipped("does not accept single rows")
     return repeated.y.reshape(len(rows), -1)
 
 
@@ -169,17 +173,18 @@ def _normed(call: Call, norm: nn.Module, rows: Array) -> Array:
         with foreign_code(), torch.no_grad():
             return array(norm(torch.from_numpy(_shaped(call, rows)).to(kind))).reshape(rows.shape)
     except ForeignError as foreign:
-        raise InvalidKan("does not take rows by themselves") from foreign.error
+        raise LayerSkipped("does not accept single rows") from foreign.error
 
 
 def identity(value: torch.Tensor) -> torch.Tensor:
-    """The value itself, for `injected`."""
+    """The unchanged value, for `injected`."""
     return value
 
 
 @contextlib.contextmanager
 def injected(values: Sequence[tuple[nn.Module, Callable[[], torch.Tensor]]], *, shape: bool = False) -> Iterator[None]:
-    """A context in which modules give these values, in the shape of their input. `shape`: in their own shape."""
+    """A context in which modules return these values, in the shape of their input. `shape`: in the shape of the
+    values."""
 
     def forward(value: Callable[[], torch.Tensor]) -> Callable[..., Any]:
         return lambda _, x, *args, **kwargs: (value() if shape else value().reshape(x.shape)).to(x.dtype)
@@ -195,7 +200,7 @@ SMALL = 1 << 16  # bytes of an unregistered tensor that are compared
 
 
 class _LayerOnVectors(nn.Module):
-    """The layer on vectors [N, n], called as its module calls it."""
+    """The layer on vectors [N, n], called as the module calls it."""
 
     def __init__(self, sampled: Sampled, dtype: torch.dtype) -> None:
         super().__init__()
@@ -216,7 +221,7 @@ class _LayerOnVectors(nn.Module):
 
 
 class _SeparateEdges(nn.Module):
-    """The edges [N, n, m] of vectors [N, n]: each source moved alone."""
+    """The edges [N, n, m] of vectors [N, n]: each source changed by itself."""
 
     def __init__(self, sampled: Sampled, dtype: torch.dtype) -> None:
         super().__init__()
@@ -281,8 +286,8 @@ class EdgeGraphs:
         self._traced: dict[Hashable, bytes | None] = {}
 
     def edges(self, sampled: Sampled, name: str, dtype: str, most: int) -> bytes:
-        """The graph of a layer's edges, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that type.
-        Raises InvalidKan."""
+        """The graph of the edges of a layer, from `name` [N, n] to EDGES [N, n, m]. The module must be lent in that
+        type. Raises InvalidKan."""
         n, m = len(sampled.base), len(sampled.constant)
         edges_module = _SeparateEdges(sampled, getattr(torch, dtype))
         input_port, output_port = Port(name, (n,)), Port(EDGES, (n, m))
@@ -326,8 +331,8 @@ def _rows(n: int, dtype: str) -> np.ndarray[tuple[int, int], np.dtype[np.floatin
 
 
 def _kind(sampled: Sampled) -> Hashable | None:
-    """A key for sharing. Layers with equal keys differ only in the values of their tensors. None: the layer takes more
-    than its vectors, and shares no trace."""
+    """A key for sharing. Layers with equal keys differ only in the values of their tensors. None: the layer takes
+    more than its vectors, and shares no trace."""
     call = sampled.call
     if call.kwargs or len(call.args) != 1:
         return None
@@ -340,7 +345,7 @@ def _kind(sampled: Sampled) -> Hashable | None:
 
 
 def _structure(module: nn.Module) -> Hashable:
-    """All that a trace of the module may depend on, apart from the values of parameters and buffers."""
+    """All facts on which a trace of the module may depend, except the values of parameters and buffers."""
     tensors = {name: (value.shape, value.dtype) for name, value in _own(module)}
     rest = tuple((name, _plain(value)) for name, value in sorted(vars(module).items()) if name not in TABLES)
     parts = tuple((name, part and _structure(part)) for name, part in module._modules.items())
@@ -353,8 +358,8 @@ def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _plain(value: object, levels: int = 8) -> Hashable:
-    """A value for comparison: numbers, texts, small tensors and collections of these by content, others as the same
-    object. `levels`: of collections within collections."""
+    """A value for comparison: numbers, texts, small tensors and collections of these by content, other values by
+    identity. `levels`: of nested collections."""
     match value:
         case None | bool() | int() | float() | complex() | str() | bytes() | torch.dtype() | torch.device():
             return type(value), value
@@ -368,9 +373,9 @@ def _plain(value: object, levels: int = 8) -> Hashable:
 
 
 def graph_of(module: nn.Module, n: int, input_port: Port, output_port: Port, dtype: str, most: int) -> bytes:
-    """A module's own graph, from vectors `input_port` [N, n] to `output_port`; while it is lent. Raises InvalidKan."""
+    """The graph of a module, from vectors `input_port` [N, n] to `output_port`; while it is lent. Raises InvalidKan."""
     rows = _rows(n, dtype)
     traced = next(trace.traces(module, [rows], [], getattr(torch, dtype), most=most, derives=False))
     if traced.sizes and not traced.written:  # the whole graph is tried with those
-        raise InvalidKan("a layer that is known by its answers goes another way for some batches")
+        raise LayerSkipped("a sampled layer computes differently for some batch sizes")
     return splice.splice(traced.model, [], Ports((input_port,), (output_port,)))

@@ -1,4 +1,4 @@
-"""Splicing: our lowering of the layers replaces placeholders in a traced graph."""
+"""Splicing: the lowered graphs of the layers replace placeholders in a traced graph."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import REPORT, InvalidKan, LayerSkipped
 from kanexport.graph.external_data import check
 from kanexport.lowering.lower import INPUT, OUTPUT
 from kanexport.torch_export.borrowed_module import ForeignError, first_line, foreign_code
 from kanexport.torch_export.capture import COLUMN, FLAT, TAP
-from kanexport.torch_export.trace import DOMAIN, OPSET, Placeholder
+from kanexport.torch_export.trace import DOMAIN, OPSET, TRACEABLE, Placeholder
 from kanexport.verify.graph_runner import Ports
 
 INNER = "inner/"  # before the name of a tensor that had the name of an input or output
@@ -40,13 +40,13 @@ class Subgraph:
 
     @property
     def names(self) -> list[str]:
-        """The names of the outputs that it adds."""
+        """The names of the additional outputs."""
         return [name for _, name in self.nodes]
 
 
 @dataclass(frozen=True, slots=True)
 class ConvSubgraph:
-    """The input of a convolution's layer, as a further output of the graph.
+    """The input of the layer of a convolution, as a further output of the graph.
 
     name      name of the output
     channels  channels of the tapped tensor [B, C, *picture]
@@ -78,13 +78,13 @@ class Tap:
 
     @property
     def names(self) -> list[str]:
-        """The names of the outputs that it adds."""
+        """The names of the additional outputs."""
         return [output.name for output in self.unfolded]
 
 
 def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> bytes:
-    """Fill the placeholders, those of a layer in their order of execution, and give inputs and outputs their
-    names. Raises InvalidKan."""
+    """Fill the placeholders, those of a layer in their order of execution, and name inputs and outputs. Raises
+    InvalidKan."""
     model = onnx.load_model_from_string(traced)
     graph = model.graph
     rewrite_logistic(graph)
@@ -99,11 +99,19 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
             continue
         index = onnx.helper.get_attribute_value(node.attribute[0])
         if not waiting.get(index):
-            raise InvalidKan("the traced graph runs a KAN layer more often than the module")
+            raise InvalidKan(
+                "the traced graph runs a KAN layer more often than the module",
+                code="internal-check-failed",
+                hint=REPORT,
+            )
         writer.write(node, waiting[index].pop(0))
     lacking = sum(map(len, waiting.values()))
     if lacking:
-        raise InvalidKan(f"the traced graph lacks {lacking} KAN layers that the module runs")
+        raise InvalidKan(
+            f"the traced graph lacks {lacking} KAN layers that the module runs",
+            code="internal-check-failed",
+            hint=REPORT,
+        )
     del graph.node[:]
     graph.node.extend(writer.nodes)
     _rename(graph, ports)
@@ -113,7 +121,11 @@ def splice(traced: bytes, bodies: Sequence[Subgraph | Tap], ports: Ports) -> byt
         with foreign_code():
             check(model)
     except ForeignError as foreign:
-        raise InvalidKan(f"the graph that torch.onnx made is not valid: {first_line(foreign.error)}") from foreign.error
+        raise InvalidKan(
+            f"the graph of torch.onnx is not valid: {first_line(foreign.error)}",
+            code="trace-invalid",
+            hint=TRACEABLE,
+        ) from foreign.error
     return bytes(model.SerializeToString())
 
 
@@ -130,7 +142,7 @@ def filled(model: bytes, constants: Sequence[npt.NDArray[Any]]) -> bytes:
 
 
 def passing(width: int, dtype: str) -> bytes:
-    """A graph that returns its vectors [N, width] unchanged, for a layer that is tapped."""
+    """A graph that returns its vectors [N, width] unchanged, for a tapped layer."""
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     x, y = (helper.make_tensor_value_info(name, kind, ["batch", width]) for name in (INPUT, OUTPUT))
     graph = helper.make_graph([helper.make_node("Identity", [INPUT], [OUTPUT], name=OUTPUT)], "passing", [x], [y])
@@ -138,9 +150,13 @@ def passing(width: int, dtype: str) -> bytes:
 
 
 def _rename(graph: Any, ports: Ports) -> None:
-    """Our names for inputs and outputs; a tensor that has one of these already makes room."""
+    """Set the names of inputs and outputs; other tensors with these names are renamed."""
     if (len(graph.input), len(graph.output)) != (len(ports.inputs), len(ports.outputs)):
-        raise InvalidKan("the traced graph has other inputs or outputs than the module")
+        raise InvalidKan(
+            "the traced graph has other inputs or outputs than the module",
+            code="internal-check-failed",
+            hint=REPORT,
+        )
     pairs = [*zip(graph.input, ports.inputs, strict=True), *zip(graph.output, ports.outputs, strict=True)]
     names = {value.name: port.name for value, port in pairs}
     # Names that a tensor in between has already; where nothing has them this changes nothing.
@@ -155,7 +171,7 @@ def _rename(graph: Any, ports: Ports) -> None:
 
 
 def _strip(model: Any) -> None:
-    """Nothing about the machine or torch stays, and no operator set of ours."""
+    """Remove facts about the machine and torch, and custom operator sets."""
     graph = model.graph
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, graph, model):
         part.doc_string = ""
@@ -168,13 +184,13 @@ def _strip(model: Any) -> None:
 
 
 def _require_flat(model: Any) -> None:
-    """Raises InvalidKan for a graph with others inside, whose tensors would need new names too."""
+    """Raises InvalidKan for a graph with nested graphs, because their tensors would need new names, too."""
     if model.functions or any(part.HasField("g") for node in model.graph.node for part in node.attribute):
-        raise InvalidKan("a layer's graph has branches or loops inside")
+        raise LayerSkipped("the graph of a layer has branches or loops")
 
 
 class _Writer:
-    """The nodes of the new graph, and the outputs they add."""
+    """The nodes of the new graph, and its additional outputs."""
 
     def __init__(self, graph: Any) -> None:
         self.graph = graph
@@ -211,7 +227,7 @@ class _Writer:
             self._expose(x, name, (kind, width), output.axes)
 
     def _with_inside(self, vectors: str, x: str, output: ConvSubgraph, dtype: np.dtype[Any]) -> str:
-        """Vectors [B, L, n] with what lies inside behind them, [B, L, n + P]."""
+        """Vectors [B, L, n], followed by the marks of the inside of the picture, [B, L, n + P]."""
         assert output.inside is not None
         name, (positions, places) = output.name, output.index.shape
         self.graph.initializer.append(numpy_helper.from_array(output.inside[None].astype(dtype), name + "/inside"))
@@ -223,8 +239,8 @@ class _Writer:
         return self._node("Concat", name + "/both", vectors, there, axis=2)
 
     def fill(self, node: Any, body: Subgraph) -> None:
-        """Replace one placeholder: rows of vectors in, our graph, the module's own shape out. Next to a tapped layer,
-        add the graph."""
+        """Replace one placeholder: rows of vectors as input, the graph of kanserve, and the shape of the module as
+        output. Next to a tapped layer, add the graph."""
         prefix, shared = f"call{self._calls}/", f"kan{body.placeholder.index}/"
         self._calls += 1
         inner = onnx.load_model_from_string(body.model)
@@ -298,9 +314,9 @@ LAST = "tails/last"
 
 
 def rewrite_logistic(graph: Any) -> None:
-    """Write the logistic function as 1 / (1 + exp(-x)) where a power, a logarithm, a root or a quotient is taken of
-    it, or it is compared: onnxruntime's Sigmoid is exact to 1e-8, so that x^0.5 of it is exact to 1e-4, and 0 where
-    a branch asks for x > 0."""
+    """Write the logistic function as 1 / (1 + exp(-x)) if a power, a logarithm, a root or a quotient of it is
+    computed, or if it is compared. Sigmoid of onnxruntime has an error of 1e-8, so that x^0.5 of it has an error of
+    1e-4, and a branch on x > 0 gets 0."""
     precise = set(_precise_tensors(graph))
     nodes: list[Any] = []
     for node in graph.node:
@@ -315,7 +331,7 @@ def rewrite_logistic(graph: Any) -> None:
 
 
 def _precise_tensors(graph: Any) -> Iterator[str]:
-    """Names of tensors all whose digits matter."""
+    """Names of tensors that need all digits."""
     for node in graph.node:
         if node.op_type in FIRST:
             yield node.input[0]

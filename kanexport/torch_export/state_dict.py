@@ -1,4 +1,4 @@
-"""Loader of a checkpoint's tensors into the user's module, under any prefix that a trainer added."""
+"""Loader of the tensors of a checkpoint into the user's module, under any prefix that a trainer added."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kanexport.contract.manifest import SourceFile
-from kanexport.errors import CheckpointError, InvalidKan
+from kanexport.errors import REPAIR, CheckpointError, InvalidKan
 from kanexport.formats import checkpoint
 from kanexport.torch_export.kan_candidates import shown
 
@@ -21,14 +21,13 @@ T = TypeVar("T")
 
 COMPILED = "_orig_mod."  # torch.compile names what it wraps
 NAMED = 4  # tensors in an error
-DIVERGED = "the training has diverged; export an earlier checkpoint"
-SIZES = "the factory must build the module with the sizes it was trained with"
+DIVERGED = REPAIR
+SIZES = "build the module in the factory with the sizes of its training"
 
 
 def load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
-    """Load weights through our own reader, which executes nothing, and say which files they
-    came from. Raises CheckpointError if they are not this module's: every tensor must be
-    there, none over, each of its shape."""
+    """Load weights through the readers of kanserve, which execute no code, and return the files. Raises
+    CheckpointError if they are not those of this module: every tensor must exist, without others, in its shape."""
     loaded = checkpoint.load(path)
     own = _uncompiled(module.state_dict())
     state = _without_prefix(_uncompiled(loaded.tensors), own)
@@ -40,7 +39,7 @@ def load(module: nn.Module, path: Path) -> tuple[SourceFile, ...]:
 
 
 def assign(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Load a state dict, also into weights that were made with `expand` and so have one number in many places."""
+    """Load a state dict, also into weights of `expand`, which have one number in many places."""
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         if tensor.layout == torch.strided and 0 in tensor.stride():
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
@@ -48,9 +47,9 @@ def assign(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def require_finite(module: nn.Module, answers: Callable[[], bool]) -> None:
-    """Raises InvalidKan for NaN or an infinity in a parameter or among what a normalisation has seen, and for
-    NaN in a buffer. Infinities in other buffers, such as an attention's mask, may be meant; they are refused
-    too unless the module `answers` ordinary rows with finite numbers."""
+    """Raises InvalidKan for NaN or infinity in a parameter or in statistics of a normalization, and for NaN in a
+    buffer. Infinities in other buffers, such as the mask of an attention, may be intended; they are rejected, too,
+    unless the module returns finite outputs (`answers`) for ordinary rows."""
     norms = {
         f"{name}.{buffer}"
         for name, part in module.named_modules()
@@ -76,6 +75,7 @@ def _require_finite(what: str, name: str, tensor: torch.Tensor, *, infinity: boo
     raise InvalidKan(
         f"{what} {shown(name)} at [{', '.join(map(str, first))}] is {tensor[first].item()!r} "
         f"({int(bad.sum())} of {tensor.numel()} are not finite)",
+        code="weights-not-finite",
         hint=DIVERGED,
     )
 
@@ -85,8 +85,8 @@ def _uncompiled(state: Mapping[str, T]) -> dict[str, T]:
 
 
 def _without_prefix(tensors: dict[str, npt.NDArray[Any]], own: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """The module's own tensors where a trainer put it under a prefix: `module.` of
-    DataParallel, `model.` of many; what lies beside it there is the trainer's."""
+    """The tensors of the module if a trainer put it under a prefix: `module.` of DataParallel, `model.` of many.
+    Other tensors next to it belong to the trainer."""
     if not own or set(own) <= set(tensors):
         return tensors
     first = next(iter(own))
@@ -102,8 +102,9 @@ def _require_names(path: Path, state: Mapping[str, Any], own: Mapping[str, Any])
     if missing or extra:
         names = ", ".join([f"-{key}" for key in missing[:NAMED]] + [f"+{key}" for key in extra[:NAMED]])
         raise CheckpointError(
-            f"{path}: the weights are not this module's: {len(missing)} tensors are missing, {len(extra)} are unknown "
+            f"{path}: the weights do not fit this module: {len(missing)} tensors are missing, {len(extra)} are unknown "
             f"({names})",
+            code="weights-do-not-fit-module",
             hint=SIZES,
         )
 
@@ -112,4 +113,6 @@ def _require_shapes(path: Path, state: Mapping[str, npt.NDArray[Any]], own: Mapp
     for key, value in state.items():
         shape = tuple(own[key].shape)
         if value.shape != shape:
-            raise CheckpointError(f"{path}: {key} has shape {value.shape}, the module has {shape}", hint=SIZES)
+            raise CheckpointError(
+                f"{path}: {key} has shape {value.shape}, expected {shape}", code="weights-do-not-fit-module", hint=SIZES
+            )

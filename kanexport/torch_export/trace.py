@@ -1,4 +1,4 @@
-"""Trace of a module through torch.onnx, with a placeholder in place of each KAN layer."""
+"""Trace of a module through torch.onnx, with a placeholder for each KAN layer."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ PLACEHOLDER, TAPPED = "Layer", "Tap"  # in place of a layer; what goes into one,
 OPSET = 18  # the oldest that the exporter writes without converting
 CAUSES = 8  # causes of a failure that the exporter reads, at most
 RANGES = 8  # of batches that a module may tell from each other
+TRACEABLE = "remove branches on values and fixed batch sizes from the forward, use x.shape, and keep only tensor code"
 ONE_SIZE = "it works for batches of one size only"
 GUARD = "satisfy the generated guard"  # torch's words where a branch on the number of rows was met
 OF_VALUES = "data-dependent"  # where values are asked for, of which there are none
 OF_SIZES = "it does not compute the same for every number of rows"
 # Signs in torch's words, and what they mean.
 KINDS = {
-    "no autograd formula was registered": "a KAN layer is differentiated, and a replaced one has no derivative: ",
+    "no autograd formula was registered": "the module derives a KAN layer, and a replaced layer has no derivative: ",
     "data-dependent": "a branch or a size depends on the values of a tensor: ",
     "DynamicOutputShape": "the shape of a result depends on the values of a tensor: ",
     "No ONNX function found": "ONNX has no such operator: ",
@@ -162,7 +163,7 @@ def _tap_as_onnx(x: Any, index: int) -> Any:
 
 
 def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any:
-    """torch.cdist between few vectors, which torch.onnx has no words for: [..., P, M], [..., R, M] to [..., P, R]."""
+    """torch.cdist between few vectors, which torch.onnx does not support: [..., P, M], [..., R, M] to [..., P, R]."""
     op = onnxscript.values.Opset("", OPSET)
     last, second_last = (op.Constant(value_ints=[at]) for at in (-1, -2))
     differences = op.Abs(op.Sub(op.Unsqueeze(a, second_last), op.Unsqueeze(b, op.Constant(value_ints=[-3]))))
@@ -176,7 +177,7 @@ def _distances(a: Any, b: Any, p: float, compute_mode: int | None = None) -> Any
 
 
 def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **named: Any) -> Any:
-    """Attention without an axis of heads, which onnxscript wants: [N, L, E] or [L, E] as of one head."""
+    """Attention without an axis of heads, which onnxscript needs: [N, L, E] or [L, E] as for one head."""
     missing = 4 - len(query.shape)
     if missing <= 0:
         return torch_lib.aten_scaled_dot_product_attention(query, key, value, attn_mask, *rest, **named)
@@ -190,7 +191,7 @@ def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: A
 
 
 def _with_axes(part: Any, at: list[int]) -> Any:
-    """A tensor with axes of one, whose shape and type go on being known."""
+    """A tensor with axes of one, with known shape and type."""
     op = onnxscript.values.Opset("", OPSET)
     more = op.Unsqueeze(part, op.Constant(value_ints=at))
     sizes = list(part.shape)
@@ -248,7 +249,7 @@ def traces(
     derives: bool,
 ) -> Iterator[Traced]:
     """ONNX models of a module that is lent in a type, with a free batch axis and one placeholder per call of a replaced
-    submodule. The next is made if the one before it did not do. One that holds for all batches is the last.
+    submodule. The next one is made if the previous one did not work. A model that holds for all batches is the last.
 
     most     rows of the largest batch that matters
     derives  whether the module takes derivatives
@@ -281,7 +282,7 @@ def opened(module: nn.Module, rows: Rows, constants: tuple[torch.Tensor, ...], d
 
 
 def _next(way: _TraceMode, failure: BaseException) -> tuple[_TraceMode, ...]:
-    """The next ways to try after a failure: Python followed more closely, or a batch that is not named."""
+    """The next modes to test after a failure: tracing with more Python, or without a named batch."""
     if way.free or way.written:
         return ()
     messages = _messages(failure)
@@ -297,7 +298,7 @@ def _next(way: _TraceMode, failure: BaseException) -> tuple[_TraceMode, ...]:
 
 
 def _messages(failure: BaseException) -> str:
-    """The messages of a failure and of its causes. A module that catches a layer's error may raise another one."""
+    """The messages of a failure and of its causes. A module that catches the error of a layer may raise another one."""
     words: list[str] = []
     error: BaseException | None = failure
     while error is not None and len(words) < CAUSES:
@@ -307,13 +308,13 @@ def _messages(failure: BaseException) -> str:
 
 
 def _is_batch_size_error(failure: BaseException) -> bool:
-    """Whether all that is wrong is that the graph does not hold for every batch."""
+    """Whether the only failure is that the graph does not hold for every batch."""
     return any(sign in str(failure) for sign in (GUARD, "specialized it to be a constant", ONE_SIZE, OF_SIZES))
 
 
 def _ranges(module: nn.Module, rows: Rows, strict: bool, most: int) -> tuple[int, ...]:
-    """The first batch, up to `most` rows, of each range in which the module goes its own way, such
-    as 2 and 26 for torch.cdist."""
+    """The first batch, up to `most` rows, of each range in which the module computes in a different way, such as 2
+    and 26 for torch.cdist."""
     sizes: list[int] = []
     size = 2
     while size <= most:
@@ -328,7 +329,7 @@ def _ranges(module: nn.Module, rows: Rows, strict: bool, most: int) -> tuple[int
 
 
 def _highest(exported: Any) -> int | None:
-    """The largest batch that a graph holds for, where there is one."""
+    """The largest batch size for which a graph holds, if there is one."""
     node = next(node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs)
     batch = node.meta["val"].shape[0]
     if isinstance(batch, int):
@@ -342,7 +343,7 @@ def _batch(rows: Rows, size: int) -> tuple[torch.Tensor, ...]:
 
 
 def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan:
-    """The reason that the user can act on: the kind of failure, torch's first words, and the line."""
+    """The error for the user: the kind of failure, the first words of torch, and the line."""
     words = (
         OF_SIZES
         if _is_batch_size_error(failures[0])
@@ -351,15 +352,15 @@ def _refusal(failures: Sequence[BaseException], module: nn.Module) -> InvalidKan
     where = next(filter(None, map(user_line, failures)), "")
     kind = next((kind for sign, kind in KINDS.items() if sign in words), "")
     return InvalidKan(
-        f"torch.export cannot follow the module: {kind}{words.partition(' (unhinted')[0]}"
+        f"torch.export cannot trace the module: {kind}{words.partition(' (unhinted')[0]}"
         + (f" ({where})" if where else ""),
-        hint="the forward must not branch on values nor fix the batch size; take sizes from x.shape, and leave out "
-        "what is not tensor code",
+        code="module-not-traceable",
+        hint=TRACEABLE,
     )
 
 
 def _complex_tensor(module: nn.Module, failure: BaseException) -> str:
-    """The first complex tensor of a module, where that is what torch has no operator for."""
+    """The first complex tensor of a module, if torch has no operator for it."""
     if not any(sign in str(root(failure)).lower() for sign in ("complex", "no onnx function")):
         return ""
     tensors = itertools.chain(module.named_parameters(), module.named_buffers())
@@ -387,8 +388,8 @@ def _follow(
 
 @contextlib.contextmanager
 def _one_table() -> Iterator[None]:
-    """A context in which torch.onnx makes its table of operators once for this process. Otherwise it makes the table in
-    every export, which takes half a second. If this torch keeps the table elsewhere, nothing changes."""
+    """A context in which torch.onnx builds its table of operators once per process. Otherwise it builds the table in
+    every export, which takes half a second. If this version of torch stores the table elsewhere, nothing changes."""
     kind: Any = getattr(_registration, "ONNXRegistry", None)
     original = getattr(kind, "__dict__", {}).get("from_torchlib")
     if not isinstance(original, classmethod):

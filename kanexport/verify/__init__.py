@@ -1,1 +1,1 @@
-"""Verification: every graph against the float64 reference, before anything is published."""
+"""Verification: the exporter compares every graph with the float64 reference before it writes files."""

@@ -1,4 +1,4 @@
-"""Float64 reference of contributions against a reference row, as `lowering/attribution.py` emits them."""
+"""Float64 reference of contributions with respect to a reference row, as `lowering/attribution.py` emits them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kanexport.contract import step_rules
 from kanexport.contract.sections import CONTRIBUTIONS, EDGES, NODES
-from kanexport.errors import VerificationFailed
+from kanexport.errors import REPORT, VerificationFailed
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Step
 from kanexport.lowering.attribution import EACH, Anchor, Link, allowed, columns, near
@@ -27,7 +27,7 @@ REACH = 1e-5  # of a node's magnitude: what a slope looks to either side
 
 
 class NoContributions(ValueError):
-    """Network or reference without contributions here; the text says why."""
+    """Network or reference without contributions; the text is the reason."""
 
 
 def anchor(kan: Kan, row: Array) -> Anchor:
@@ -38,17 +38,17 @@ def anchor(kan: Kan, row: Array) -> Anchor:
     links = tuple(_link(layer, nodes[0]) for layer, nodes in zip(kan.layers, trace.inputs, strict=True))
     numbers = [trace.y, *(part for link in links for part in (link.slopes, link.edges, *link.steep, *link.chain))]
     if not all(np.isfinite(part).all() for part in numbers):
-        raise NoContributions("the reference's mean gives answers that are not finite")
+        raise NoContributions("the mean of the reference gives outputs that are not finite")
     return Anchor(row, trace.y[0], links)
 
 
 def _check(at: int, layer: Layer) -> None:
     if layer.mixes:
-        raise NoContributions(f"the edges of layer {at} look at the whole row (class B)")
+        raise NoContributions(f"the edges of layer {at} depend on the whole row (class B)")
     for step in (*layer.pre_steps, *layer.post_steps):
         if not allowed(step):
             what = step.describe()
-            raise NoContributions(f"layer {at} has a step {what.function or what.kind!r:.80}")
+            raise NoContributions(f"layer {at} has the step {what.function or what.kind!r:.80}")
 
 
 def _link(layer: Layer, nodes: Array) -> Link:
@@ -69,7 +69,7 @@ def _edges(layer: Layer, nodes: Array, jitter: Jitter | None = None) -> Array:
 
 
 def _steep(step: Step, v: Array) -> Array:
-    """[n]: the slope of a step of every node by itself; zeros of another."""
+    """[n]: the slope of an elementwise step; zeros for another step."""
     if not isinstance(step, EACH):
         return np.zeros(len(v))
     reach = REACH * np.maximum(np.abs(v), 1.0)
@@ -78,7 +78,7 @@ def _steep(step: Step, v: Array) -> Array:
 
 
 def contributions(anchor: Anchor, trace: Trace, dtype: str, jitter: Jitter | None = None) -> tuple[Array, Array]:
-    """Contributions [B, inputs, outputs] for the rows of a run, and per row the largest finite magnitude met, [B].
+    """Contributions [B, inputs, outputs] for the rows of a batch, and the largest finite magnitude of each row, [B].
 
     dtype   the graph's, which decides what is near the reference
     jitter  the rounding of an implementation to simulate, or None
@@ -109,7 +109,7 @@ def contributions(anchor: Anchor, trace: Trace, dtype: str, jitter: Jitter | Non
 
 
 def _back(link: Link, edges: Array, dtype: str, multipliers: Array) -> Array:
-    """[B, O, m] of a layer's results -> [B, O, D] of the sums of its edges."""
+    """[B, O, m] of the results of a layer -> [B, O, D] of the sums of its edges."""
     chain = [edges.sum(axis=1) + link.layer.bias]
     for step in link.layer.post_steps:
         chain.append(step.evaluate(chain[-1]))
@@ -126,8 +126,8 @@ def _back(link: Link, edges: Array, dtype: str, multipliers: Array) -> Array:
 
 
 class ExplainedProver(Prover):
-    """Prover of a graph that gives edges with its outputs. `rows`: the largest number of rows to run it on, since the
-    edges of all of them are held at a time."""
+    """Prover of a graph that returns edges with its outputs. `rows`: the largest number of rows per run, because the
+    edges of all of them are in memory at a time."""
 
     def __init__(self, subject: Subject, lowered: Lowered, explained: Explained, dtype: str, tolerance: float) -> None:
         super().__init__(subject, dataclasses.replace(lowered, model=explained.graph, edges=()), dtype, tolerance)
@@ -141,7 +141,7 @@ class ExplainedProver(Prover):
         self.rows = max(2, EDGE_BUDGET // max(1, numbers))
 
     def zone(self, name: str, x: Array) -> None:
-        """Everything that the graph gives for rows x [B, ...]; of too many, some evenly."""
+        """All outputs of the graph for rows x [B, ...]. If there are too many rows, an even selection."""
         if len(x) > self.rows:
             x = x[np.linspace(0, len(x) - 1, self.rows).round().astype(int)]
         errors, trace, outputs, keep, shaken = self.outputs(name, x)
@@ -158,7 +158,7 @@ class ExplainedProver(Prover):
     def _contributions(
         self, errors: ZoneErrors, x: Array, trace: Trace, outputs: dict[str, Array], keep: Rows, shaken: Draws
     ) -> None:
-        """Compare the contributions of finite rows with finite outputs, each by itself, and all of a row together."""
+        """Compare the contributions of finite rows with finite outputs, each by itself, and their sums per row."""
         assert self._anchor is not None
         anchor = self._anchor
         rows = keep & np.isfinite(x).all(axis=1) & np.isfinite(trace.y).all(axis=1)
@@ -179,17 +179,21 @@ class ExplainedProver(Prover):
         errors.outputs.add(sums, y, whole, lambda at: f"the sum of {CONTRIBUTIONS} to {at[1]}")
 
     def batches(self, x: Array, *, empty: bool) -> None:
-        """One row by itself, and no rows, if `empty`."""
+        """One row by itself, and an empty batch if `empty`."""
         for count in (0, 1) if empty else (1,):
             self._require_shapes(self.run(x[:count]), count)
         self.zone("single", x[:1])
 
     def _require_shapes(self, outputs: dict[str, Array], count: int) -> None:
-        """Raises VerificationFailed where an output is not as its description has it."""
+        """Raises VerificationFailed if an output differs from its description."""
         for name, shape in self._shapes_of.items():
             if name not in outputs or outputs[name].shape != (count, *shape):
-                actual = outputs[name].shape if name in outputs else "nothing"
-                raise VerificationFailed(f"{count} rows give {name} of shape {actual}, not {(count, *shape)}")
+                actual = outputs[name].shape if name in outputs else "(missing)"
+                raise VerificationFailed(
+                    f"{name} has shape {actual} for {count} rows, expected {(count, *shape)}",
+                    code="internal-check-failed",
+                    hint=REPORT,
+                )
 
 
 def _only(trace: Trace, rows: Rows) -> Trace:

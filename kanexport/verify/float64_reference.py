@@ -36,18 +36,18 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """Rounding that any implementation in a precision is free to do: nodes and weights are off by up to two units of
-    `size`, relative. `functions`: the values of a basis are off too, by as much of the largest value of their source,
-    since implementations compute them in other ways. The rows then stay unchanged, unless a layer normalizes them
-    first."""
+    """Rounding that an implementation in a precision may have: nodes and weights are off by up to two units of
+    `size`, relative. `functions`: the values of a basis are off, too, by as much of the largest value of their
+    source, because implementations compute them in other ways. The rows then stay unchanged, unless a layer
+    normalizes them first."""
 
     size: float
     seed: int
     functions: bool = False
 
     def shake(self, x: Array, block: int = 0) -> Array:
-        """Every number off by a random part of that; the same for the same seed and shape. `block`: which of
-        several that are one array together."""
+        """Each number changed by a random part of the rounding; the same for the same seed and shape. `block`: the
+        number of a part of an array."""
         # Random sizes, not only signs: equal ones cancel where shakes follow one another.
         seed = (self.seed, block) if block else self.seed
         change = np.random.default_rng(seed).uniform(-2, 2, size=x.shape)
@@ -57,7 +57,7 @@ class Jitter:
         return change
 
     def shake_functions(self, values: Array, *, compact: bool) -> Array:
-        """Values of a basis [B, K, I], off by parts of the largest value of their source. Values that are zero
+        """Values of a basis [B, K, I], changed by parts of the largest value of their source. Values that are zero
         because a `compact` basis ends stay zero."""
         largest = np.where(np.isfinite(values), np.abs(values), 0).max(axis=1, keepdims=True)
         change = np.random.default_rng((self.seed, 1)).uniform(-2, 2, size=values.shape) * self.size * largest
@@ -65,7 +65,7 @@ class Jitter:
 
 
 def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
-    """Run rows [B, n_inputs] through the network. `jitter`: as an implementation that rounds would."""
+    """Run rows [B, n_inputs] through the network. `jitter`: with the rounding of an implementation."""
     inputs, peaks = [], [peak(x)]
     with np.errstate(all="ignore"):
         for at, layer in enumerate(kan.layers):
@@ -83,8 +83,8 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
 
 
 def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tuple[slice, Array, Array]]:
-    """Edge values of a layer from its input vector, in pieces: which rows, the values
-    [b, I, O], and per row the largest finite magnitude met, [b]."""
+    """Edge values of a layer from its input vector, in chunks: the rows, the values [b, I, O], and the largest
+    finite magnitude of each row, [b]."""
     with np.errstate(all="ignore"):
         for step in layer.pre_steps:
             x = step.evaluate(x)
@@ -95,8 +95,8 @@ def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tupl
 
 
 def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
-    """[B, O]: what the edges add up to, plus the bias, without holding the edges; and
-    per row a bound of the magnitudes met, [B]."""
+    """[B, O]: the sums of the edges, plus the bias, without storing the edges; and per row a bound of the
+    magnitudes, [B]."""
     for step in layer.pre_steps:
         x = step.evaluate(x)
     total = np.zeros((len(x), layer.destinations), x.dtype)
@@ -168,7 +168,7 @@ def _edge_term(term: EdgeTerm, x: Array, jitter: Jitter | None) -> Iterator[tupl
 
 
 def _blocks(term: BasisTerm, jitter: Jitter | None) -> Iterator[tuple[slice, Array]]:
-    """Blocks of sources, with their coefficients [i, O, K]: never a copy of all of a large layer's."""
+    """Blocks of sources, with their coefficients [i, O, K], without a copy of all coefficients of a large layer."""
     step = max(1, CHUNK_NUMBERS // term.coef[0].size)
     for block, start in enumerate(range(0, len(term.coef), step)):
         part = slice(start, start + step)
@@ -180,7 +180,7 @@ def _shaken(array: Array, jitter: Jitter | None) -> Array:
 
 
 def _symbolic(layer: Layer, x: Array, jitter: Jitter | None) -> Iterator[tuple[SymbolicEdge, Array, Array]]:
-    """Each symbolic edge, its function's value and its own, [B] both."""
+    """Each symbolic edge, the value of its function and its own value, [B] both."""
     for edge in layer.symbolic:
         product, shift = edge.a * x[:, edge.source], np.full(len(x), edge.b)
         if jitter is not None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kanexport.contract.manifest import ANY, BASIC, WEIGHTS_FILE
 from kanexport.contract.ort import onnxruntime
-from kanexport.errors import ExportError, InvalidKan, VerificationFailed
+from kanexport.errors import REPORT, ExportError, InvalidKan, VerificationFailed
 from kanexport.graph.external_data import Weights
 
 Array = npt.NDArray[np.float64]
@@ -21,8 +21,8 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Graph that is ready to run. `constants`: those of the model's file, by name. Every run passes them, because a
-    runtime would copy them for each graph."""
+    """Graph that is ready to run. `constants`: those of the file of the model, by name. Every run passes them,
+    because a runtime would copy them for each graph."""
 
     runs: Any
     outputs: tuple[str, ...]
@@ -56,11 +56,13 @@ def session(model: bytes, weights: Weights | None = None, library: str = "", opt
 
 
 def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array]:
-    """All outputs of a session by name, as float64. Raises VerificationFailed where the graph does not run."""
+    """All outputs of a session by name, as float64. Raises VerificationFailed if the graph does not run."""
 
     def failed(text: str) -> ExportError:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
-        return VerificationFailed(f"the graph does not run on {shapes}: {text[:200]}")
+        return VerificationFailed(
+            f"the graph does not run on {shapes}: {text[:200]}", code="internal-check-failed", hint=REPORT
+        )
 
     with _refusing(failed):
         values = session.runs.run(session.outputs, {**feeds, **session.constants})
@@ -70,15 +72,16 @@ def run(session: Session, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, Array
 def _not_loaded(text: str) -> ExportError:
     kernel = text.rpartition("implementation for")[2].strip()[:40]
     return InvalidKan(
-        f"onnxruntime {onnxruntime.__version__} cannot run the graph"
+        f"onnxruntime {onnxruntime.__version__} cannot load the graph"
         + (f": it has no kernel for {kernel}" if "NOT_IMPLEMENTED" in text else ""),
-        hint="export in float32; not every function has a float64 kernel",
+        code="graph-not-supported",
+        hint="export with --dtype float32: some functions have no float64 kernel",
     )
 
 
 @contextlib.contextmanager
 def _refusing(refusal: Callable[[str], ExportError]) -> Iterator[None]:
-    """onnxruntime's errors as ours, made from their text."""
+    """Converts errors of onnxruntime with a function of their text."""
     try:
         yield
     except Exception as error:  # onnxruntime's errors share no public base class
@@ -86,7 +89,7 @@ def _refusing(refusal: Callable[[str], ExportError]) -> Iterator[None]:
 
 
 def name() -> str:
-    """The runtime and its version, as the manifest's verification names it."""
+    """The runtime and its version, for the verification in the manifest."""
     return f"onnxruntime {onnxruntime.__version__} on CPU"
 
 
@@ -107,12 +110,11 @@ class Port:
 
     @property
     def size(self) -> int:
-        """The count of numbers in a row."""
+        """The number of values per row."""
         return math.prod(self.shape)
 
     def cast(self, rows: Array, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-        """Rows in the type in which a graph takes them. Whole numbers are the nearest ones; what is not
-        finite is none, and becomes 0."""
+        """Rows in the type that a graph takes. Whole numbers are rounded; a value that is not finite becomes 0."""
         if self.kind == FLOAT:
             return rows.astype(dtype)
         return np.rint(np.where(np.isfinite(rows), rows, 0)).astype(self.kind)
@@ -126,7 +128,7 @@ class Ports:
     outputs: tuple[Port, ...]
 
     def feeds(self, x: Array, dtype: npt.DTypeLike) -> dict[str, npt.NDArray[np.generic]]:
-        """The graph's inputs by name, from rows as one array."""
+        """The inputs of the graph by name, from rows as one array."""
         return {
             port.name: port.cast(rows, dtype) for port, rows in zip(self.inputs, split(self.inputs, x), strict=True)
         }
@@ -150,7 +152,7 @@ def split(ports: Sequence[Port], rows: Array) -> list[Array]:
 
 
 def join(parts: Sequence[Array]) -> Array:
-    """The way back: [B, ...] as it is, several as [B, N]."""
+    """The inverse: [B, ...] as it is, several arrays as [B, N]."""
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([part.reshape(len(part), math.prod(part.shape[1:])) for part in parts], axis=1)

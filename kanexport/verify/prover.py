@@ -1,4 +1,4 @@
-"""Comparison of graphs with their float64 reference, zone by zone: the largest errors of outputs and edges."""
+"""Comparison of graphs with their float64 reference, region by region: the largest errors of outputs and edges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.errors import REPAIR, REPORT, InvalidKan, VerificationFailed
 from kanexport.ir import norms
 from kanexport.ir.model import Layer
 from kanexport.ir.steps import Clip
@@ -32,7 +32,7 @@ WHOLE = 1e-12  # relative: the tolerance of whole numbers, which are right or wr
 
 @dataclass
 class ZoneErrors:
-    """Errors of one zone.
+    """Errors of one region.
 
     rows            the number of its rows
     left_out        rows that were not compared, since they meet values beyond OVERFLOW
@@ -60,14 +60,14 @@ class Subject(Protocol):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Layers with an edge graph, in the order of the lowered model's."""
+        """Layers with an edge graph, in the order of the lowered model."""
 
     @property
     def ports(self) -> Ports:
-        """The graph's inputs and outputs; rows x and y hold them as one array."""
+        """The inputs and outputs of the graph; rows x and y contain them as one array."""
 
     def evaluate(self, x: Array, jitter: Jitter | None = None) -> Trace:
-        """Rows [B, ...] to outputs [B, ...] and the layers' input vectors [B, *positions, width]."""
+        """Rows [B, ...] to outputs [B, ...] and the input vectors of the layers [B, *positions, width]."""
 
 
 FEWEST = 3  # vectors that the prover compares at least, of a layer whose edges take long
@@ -75,7 +75,7 @@ EDGES_AT_ONCE = 2_000_000  # edges computed at a time, if each takes much time a
 
 
 class Prover:
-    """Comparison of one lowered model with its subject. It keeps the largest errors by zone.
+    """Comparison of one lowered model with its subject. It keeps the largest errors by region.
 
     Raises InvalidKan if the runtime cannot run the graphs, or if nothing can be proved, and
     VerificationFailed where a graph does not run or gives another shape. How large an error
@@ -99,7 +99,7 @@ class Prover:
         return {**ports.float64_inputs(x), **graph_runner.run(self.session, ports.feeds(x, self.dtype))}
 
     def edge_values(self, index: int, nodes: Array) -> Array:
-        """A layer's node vectors [B, n] to what its edge graph gives, [B, I, O]."""
+        """The node vectors of a layer [B, n] to the output of its edge graph, [B, I, O]."""
         name, layer = self.lowered.node_tensors[index], self.subject.layers[index]
         session, count = self.edge_sessions[index], test_points.edge_count(layer)
         each = max(1, len(nodes) if count == layer.mask.size else EDGES_AT_ONCE // count)
@@ -107,18 +107,18 @@ class Prover:
         return np.concatenate([next(iter(graph_runner.run(session, {name: part}).values())) for part in parts])
 
     def zone(self, name: str, x: Array) -> None:
-        """Outputs, and the edges of every layer from the graph's own nodes, for rows x [B, ...]."""
+        """Outputs, and the edges of every layer from the nodes of the graph, for rows x [B, ...]."""
         errors, trace, outputs, keep, shaken = self.outputs(name, x)
         for index in range(len(self.subject.layers)):
             nodes = outputs[self.lowered.node_tensors[index]]
             self.layer(errors, index, nodes, trace.inputs[index], keep, shaken)
 
     def batch(self, x: Array) -> None:
-        """Compare only the outputs, for rows x [B, ...], as a zone named after the number of rows."""
+        """Compare only the outputs, for rows x [B, ...], as a region named after the number of rows."""
         self.outputs(f"batch of {len(x)}", x)
 
     def outputs(self, name: str, x: Array) -> tuple[ZoneErrors, Trace, dict[str, Array], Rows, Draws]:
-        """Compares the outputs of some rows, and gives what the edges are compared with."""
+        """Compare the outputs of some rows, and return the references of the edges."""
         errors = self.zones.setdefault(name, ZoneErrors())
         errors.rows += len(x)
         trace = self.subject.evaluate(x)
@@ -130,22 +130,27 @@ class Prover:
         errors.left_out += int(np.count_nonzero(~keep))
         if name == "inside" and not keep.any():
             raise InvalidKan(
-                f"every row inside the grid gives values beyond {OVERFLOW:g}; nothing can be proved there",
-                hint="the training has diverged; export an earlier checkpoint",
+                f"no row in the grid can be compared: all of them give values beyond {OVERFLOW:g}",
+                code="values-too-large",
+                hint=REPAIR,
             )
         for port in self.subject.ports.outputs:
             self._output(errors, port, outputs[port.name], trace.y, keep, shaken)
         return errors, trace, outputs, keep, shaken
 
     def _output(self, errors: ZoneErrors, port: Port, computed: Array, y: Array, keep: Rows, shaken: Draws) -> None:
-        """One output of the graph, beside its part of y."""
+        """One output of the graph, compared with its part of y."""
         ports = self.subject.ports
 
         def exact(rows: Array) -> Array:
             return ports.float64_outputs(rows)[port.name]
 
         if computed.shape != exact(y).shape:
-            raise VerificationFailed(f"{len(y)} rows give {port.name} of shape {computed.shape}, not {exact(y).shape}")
+            raise VerificationFailed(
+                f"{port.name} has shape {computed.shape} for {len(y)} rows, expected {exact(y).shape}",
+                code="internal-check-failed",
+                hint=REPORT,
+            )
         expected = table(exact(y)[keep])
         tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
         allowance = self.allow(
@@ -157,7 +162,7 @@ class Prover:
     def nodes(
         self, errors: ZoneErrors, name: str, index: int, computed: Array, trace: Trace, keep: Rows, shaken: Draws
     ) -> None:
-        """The vectors that feed a layer, as the graph gives them in an output of this name."""
+        """The vectors that feed a layer, from the output of the graph with this name."""
 
         def exact(run: Trace) -> Array:
             return table(run.inputs[index][keep])
@@ -175,10 +180,14 @@ class Prover:
         shaken: Draws,
         edges: Array | None = None,
     ) -> None:
-        """The edges of one layer, from the nodes that the graph gives it; or `edges` [B, *positions, I, O], if the
-        graph has given them too."""
+        """The edges of one layer, from its nodes in the graph; or `edges` [B, *positions, I, O], if the graph
+        returns them."""
         if nodes.shape != exact.shape:
-            raise VerificationFailed(f"layer {index} is fed {nodes.shape} by the graph, not {exact.shape}")
+            raise VerificationFailed(
+                f"the graph feeds layer {index} with shape {nodes.shape}, expected {exact.shape}",
+                code="internal-check-failed",
+                hint=REPORT,
+            )
         rows, layer = len(nodes), self.subject.layers[index]
         nodes, exact = _vectors(nodes[keep]), _vectors(exact[keep])
         chosen = _chosen(len(exact), rows, layer)
@@ -192,7 +201,7 @@ class Prover:
         self._edges(errors, index, computed, exact[chosen], [functools.partial(vectors, draw) for draw in shaken])
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
-        """The edges of one layer from rows x [B, width] made for it."""
+        """The edges of one layer from rows x [B, width] for this layer."""
         moved = [functools.cache(functools.partial(jitter.shake, x)) for jitter in self.tolerance.jitters]
         # `rows` counts rows of the model; a zone without any counts the layer's.
         errors = self.zones.setdefault(name, ZoneErrors(rows=len(x)))
@@ -202,8 +211,8 @@ class Prover:
         return self.edge_values(index, nodes[part])
 
     def _edges(self, errors: ZoneErrors, index: int, computed: EdgeValues, exact: Array, moved: DrawnRows) -> None:
-        """Edges from vectors [N, width]: the graph's are `computed`, ours from `exact`; `moved` are
-        the exact ones after rounding, once per draw."""
+        """Edges from vectors [N, width]: `computed` by the graph, and the reference from `exact`; `moved` are the
+        exact vectors after rounding, once per draw."""
         layer = self.subject.layers[index]
         for part, values, peak in float64_reference.edges(layer, exact):
             fits = peak < OVERFLOW
@@ -215,22 +224,22 @@ class Prover:
     def allow(
         self, index: int | str, tolerance: float, exact: Array, shaken: Callable[[], Iterable[Array]]
     ) -> Allowance:
-        """Remembers the first magnitude of its kind: the zone inside the grid comes first."""
+        """Record the first magnitude of its kind: the region in the grid is the first."""
         scale = self.scales.setdefault(index, magnitude(exact))
         return Allowance(
             tolerance, scale, lambda: (relative_change(exact, other) for other in shaken()), self.tolerance.excuse
         )
 
     def batches(self, x: Array, *, empty: bool) -> None:
-        """One row by itself gives what it gives among many, and no rows, if `empty`, give no rows."""
+        """One row by itself gives the same as in a batch, and an empty batch, if `empty`, gives no rows."""
         trace = self.subject.evaluate(x[:1])
         for count in (0, 1) if empty else (1,):
             self._shapes(x[:count], trace)
         self.zone("single", x[:1])
 
     def _shapes(self, x: Array, trace: Trace) -> None:
-        """Raises VerificationFailed where outputs or edges have not as many rows as they should.
-        `trace`: of one row, which says how many vectors of each layer belong to a row."""
+        """Raises VerificationFailed if outputs or edges have a wrong number of rows. `trace`: of one row, with the
+        number of vectors of each layer per row."""
         count, outputs = len(x), self.run(x)
         shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
             port.name: (outputs[port.name].shape, (count, *port.shape)) for port in self.subject.ports.outputs
@@ -243,11 +252,15 @@ class Prover:
             shapes[f"edges of layer {index}"] = ((vectors + len(nodes) - len(chosen), *rest), expected_shape)
         for name, (actual, expected) in shapes.items():
             if actual != expected:
-                raise VerificationFailed(f"{count} rows give {name} of shape {actual}, not {expected}")
+                raise VerificationFailed(
+                    f"{name} has shape {actual} for {count} rows, expected {expected}",
+                    code="internal-check-failed",
+                    hint=REPORT,
+                )
 
 
 def _chosen(vectors: int, count: int, layer: Layer) -> npt.NDArray[np.intp]:
-    """The vectors of a layer to compare, where `count` rows have many positions each."""
+    """The vectors of a layer to compare, if `count` rows have many positions each."""
     each = test_points.edge_count(layer)
     least = count if each == layer.mask.size else FEWEST
     most = max(least, test_points.EDGE_BUDGET // each)
@@ -273,13 +286,13 @@ def _shaken_edges(
     part: slice,
     fits: npt.NDArray[np.bool_],
 ) -> Iterable[Array]:
-    """Edge values of some rows, draw by draw of the rounding."""
+    """Edge values of some rows, for each draw of the rounding."""
     for draw, jitter in zip(moved, jitters, strict=True):
         yield np.concatenate([values for _, values, _ in float64_reference.edges(layer, draw()[part], jitter)])[fits]
 
 
 class ManyProver(Prover):
-    """Prover of another form of the serving graph."""
+    """Prover of another layout of the serving graph."""
 
     def __init__(self, subject: Subject, lowered: Lowered, many: Many, dtype: str, tolerance: float) -> None:
         super().__init__(subject, dataclasses.replace(lowered, model=many.graph, edges=()), dtype, tolerance)
@@ -290,17 +303,25 @@ class ManyProver(Prover):
         for index, tensor in enumerate(self.lowered.node_tensors):
             if outputs[tensor].shape != trace.inputs[index].shape:
                 raise VerificationFailed(
-                    f"layer {index} is fed {outputs[tensor].shape} by the graph, not {trace.inputs[index].shape}"
+                    f"the graph feeds layer {index} with shape {outputs[tensor].shape}, "
+                    f"expected {trace.inputs[index].shape}",
+                    code="internal-check-failed",
+                    hint=REPORT,
                 )
             self.nodes(errors, tensor, index, outputs[tensor], trace, keep, shaken)
 
     def batches(self, x: Array, *, empty: bool) -> None:
-        """One row by itself, and no rows, if `empty`."""
+        """One row by itself, and an empty batch if `empty`."""
         for count in (0, 1) if empty else (1,):
             outputs = self.run(x[:count])
             for port in self.subject.ports.outputs:
                 if outputs[port.name].shape != (count, *port.shape):
-                    raise VerificationFailed(f"{count} rows give {port.name} of shape {outputs[port.name].shape}")
+                    raise VerificationFailed(
+                        f"{port.name} has shape {outputs[port.name].shape} for {count} rows, expected "
+                        f"{(count, *port.shape)}",
+                        code="internal-check-failed",
+                        hint=REPORT,
+                    )
         self.zone("single", x[:1])
 
 
@@ -308,9 +329,9 @@ FloatRows = npt.NDArray[np.floating]
 
 
 def verify_clamping(layer: Layer, width: int, plain: Lowered, clamped: Lowered, dtype: str) -> int:
-    """Verify that the clamped graph equals `plain` on clamped rows, bit by bit, for outputs and the first layer's
-    edges. The rows are those of all zones of the first layer, which ends with a Clip. Returns the number of rows that
-    were out of the grid. Raises VerificationFailed, naming the row."""
+    """Verify that the clamped graph equals `plain` on clamped rows, bit by bit, for outputs and the edges of the
+    first layer. The rows are those of all regions of the first layer, which ends with a Clip. Returns the number of
+    rows that were out of grid. Raises VerificationFailed, which names the row."""
     zones = test_points.zone_rows(layer, width, seed=1)
     rows = np.concatenate(list(zones.values())).astype(dtype)
     kept = _clipped(layer, rows)
@@ -325,15 +346,16 @@ def verify_clamping(layer: Layer, width: int, plain: Lowered, clamped: Lowered, 
             differing = ~_same(actual[output], values).reshape(len(rows), -1).all(axis=1)
             if differing.any():
                 raise VerificationFailed(
-                    f"the graph that keeps inputs on the grid gives another {output} for row "
-                    f"{rows[int(differing.argmax())].tolist()[:8]} than the model gives for the row on the grid",
-                    hint="nothing was written; --out-of-range as-trained leaves inputs as they are",
+                    f"the clamped graph gives another {output} for row {rows[int(differing.argmax())].tolist()[:8]} "
+                    "than the model gives for the clamped row",
+                    code="clamped-graph-differs",
+                    hint="nothing was written; export with --out-of-range as-trained, which does not change inputs",
                 )
     return int((~_same(rows, kept)).any(axis=1).sum())
 
 
 def _clipped(layer: Layer, rows: FloatRows) -> FloatRows:
-    """[B, n] with those that are sources kept where the last step keeps them."""
+    """[B, n] with the sources clamped to the limits of the last step."""
     clip = layer.pre_steps[-1]
     assert isinstance(clip, Clip)
     clipped = rows.copy()

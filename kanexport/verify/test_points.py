@@ -1,4 +1,4 @@
-"""Test rows for a layer where it can go wrong: inside the grid, next to it, far from it, on knots, NaN."""
+"""Test rows for a layer at critical places: in the grid, next to it, far from it, on knots, NaN."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BASIS_BUDGET = 4_000_000  # basis values held at a time
 
 
 def basis_size(layer: Layer) -> int:
-    """Basis values that one row of a layer takes: a small file can have many."""
+    """The number of basis values for one row of a layer, which can be large for a small file."""
     return layer.sources * max((term.functions for term in layer.terms), default=1)
 
 
 def edge_count(layer: Layer) -> int:
-    """The number of edges of a row. An edge counts as many times as its function takes the time of an ordinary one."""
+    """The number of edges per row. An edge counts more if its function takes more time than an ordinary one."""
     effort = max((term.function.effort for term in layer.terms if isinstance(term, EdgeTerm)), default=1)
     return layer.mask.size * effort
 
@@ -57,13 +57,13 @@ def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str
 
 
 def _bounded(values: Array) -> Array:
-    """No input is that large, and a range must be finite."""
+    """The values, limited so that the range is finite."""
     return np.clip(np.nan_to_num(values), -FARTHEST, FARTHEST)
 
 
 def _knots(points: Array, most: int, *, neighbours: bool) -> Array:
-    """Every point itself, and its float32 neighbours; of too many, `most` evenly. Each source
-    is at another of its points, since a row of equal values says nothing to a normalisation."""
+    """Every point, and its float32 neighbors; if there are too many, an even selection of `most`. Each source is at
+    another one of its points, because a row of equal values tests nothing of a normalization."""
     if len(points) * (3 if neighbours else 1) > most:
         neighbours = neighbours and most >= 9
         points = points[
@@ -78,8 +78,7 @@ def _knots(points: Array, most: int, *, neighbours: bool) -> Array:
 
 
 def _nonfinite(row: Array) -> Array:
-    """One ordinary row, then rows with NaN or an infinity in the first, the middle,
-    the last or every place."""
+    """One ordinary row, then rows with NaN or an infinity in the first, the middle, the last or every place."""
     rows = [row]
     for value in (np.nan, np.inf, -np.inf):
         for place in sorted({0, len(row) // 2, len(row) - 1}):
@@ -91,7 +90,7 @@ def _nonfinite(row: Array) -> Array:
 
 
 def _widen(layer: Layer, rows: Array, width: int) -> Array:
-    """Input vectors of a layer from values of its sources, undoing selections and scalings."""
+    """Input vectors of a layer from values of its sources, the inverse of selections and scalings."""
     for step in reversed(layer.pre_steps):
         if isinstance(step, Affine):
             rows = (rows - step.bias) / np.where(step.scale == 0, 1, step.scale)

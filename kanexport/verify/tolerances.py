@@ -50,7 +50,7 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Tolerances of one verification: the bounds, relative; how far conditioning may excuse an error; and the draws of
+    """Tolerances of one verification: the bounds, relative; their relaxation for ill-conditioning; and the draws of
     rounding that measure conditioning."""
 
     outputs: float
@@ -101,15 +101,15 @@ class LargestError:
     def add(
         self, computed: Array, expected: Array, allowance: Allowance, where: Callable[[tuple[int, ...]], str]
     ) -> None:
-        """Take in one comparison of arrays of one shape; `where` names an element by its index.
-        NaN must meet NaN and an infinity the same one."""
+        """Add one comparison of arrays of one shape; `where` names an element by its index. NaN must match NaN, and
+        an infinity the same infinity."""
         if expected.size == 0:
             return
         finite = np.isfinite(expected)
         same = np.where(finite, np.isfinite(computed), _same_class(computed, expected))
         if not same.all():
             at = tuple(int(v) for v in np.argwhere(~same)[0])
-            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {computed[at]} where {expected[at]} is expected")
+            self._take(math.inf, math.inf, math.inf, f"{where(at)}: {computed[at]}, expected {expected[at]}")
             return
         if not finite.any():
             return
@@ -131,7 +131,7 @@ class LargestError:
 
 
 def _excuse(rel: float, allowance: Allowance) -> float:
-    """The change by rounding alone, as far as it has to be known: a draw that excuses the error is the last."""
+    """The change by rounding only, as far as it is needed: the first draw that explains the error is the last."""
     change = 0.0
     if allowance.tolerance < rel < math.inf:
         for draw in allowance.changes():
@@ -147,7 +147,7 @@ def _same_class(computed: Array, expected: Array) -> npt.NDArray[np.bool_]:
 
 
 def relative_change(a: Array, b: Array) -> float:
-    """The largest relative difference where both are finite."""
+    """The largest relative difference between values that are finite in both."""
     both = np.isfinite(a) & np.isfinite(b)
     scale = magnitude(a)
     return float(np.abs(a[both] - b[both]).max()) / scale if both.any() and scale > 0 else 0.0
@@ -169,14 +169,14 @@ LAST = 2.0  # units of the largest output of a row: its own rounding
 
 def narrowed(part: T, seed: int = 0) -> T:
     """The same object with every array in float32. Bases, steps and layers compute in the type of their arrays. With
-    a `seed`, constants of recurrences that are not integers are off by random last digits, since libraries multiply
-    and divide in other orders. Raises InvalidKan if the numbers do not survive it, such as two knots that become
-    one."""
+    a `seed`, constants of recurrences that are not integers change in random last digits, because libraries multiply
+    and divide in other orders. Raises InvalidKan if float32 makes the numbers invalid, such as two knots that become
+    equal."""
     return cast(T, _narrowed(part, "", seed))
 
 
 def _narrowed(part: Any, name: str, seed: int) -> Any:
-    """The part in float32, or the same object if there is nothing to change. `name`: of the field that has it."""
+    """The part in float32, or the same object if it has no arrays. `name`: of its field."""
     if isinstance(part, np.ndarray):
         return _array(part, name, seed)
     if isinstance(part, tuple):
@@ -205,9 +205,9 @@ def _changed(fields: dict[Any, Any], seed: int) -> dict[Any, Any]:
 
 
 def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
-    """Draw by draw, the largest absolute change that rounding of `dtype` makes to each row's outputs, [B]. `exact`
-    [B, outputs]: the outputs for rows x [B, inputs] in float64. The first draw is the effect of the last rounding
-    alone."""
+    """For each draw, the largest absolute change that rounding of `dtype` causes in the outputs of each row, [B].
+    `exact` [B, outputs]: the outputs for rows x [B, inputs] in float64. The first draw is the effect of only the
+    last rounding."""
     size = precision.rounding(dtype)
     yield LAST * size * _largest(exact)
     if dtype == "float32":
@@ -219,8 +219,7 @@ def draws(kan: Kan, x: Array, exact: Array, dtype: str) -> Iterator[Array]:
 
 
 def in_float32(kan: Kan, x: Array, seed: int = 0) -> Array:
-    """[B, outputs]: the outputs in float32; NaN if the numbers of the network do not survive it. `seed`: see
-    `narrowed`."""
+    """[B, outputs]: the outputs in float32; NaN if float32 makes the network invalid. `seed`: see `narrowed`."""
     with np.errstate(over="ignore"):
         try:
             return float64_reference.evaluate(narrowed(kan, seed), x.astype(np.float32)).y.astype(np.float64)

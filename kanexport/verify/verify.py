@@ -1,4 +1,4 @@
-"""Verification of every graph against the float64 evaluation, before anything is written.
+"""Verification of every graph against the float64 evaluation, before the exporter writes files.
 
 Outputs run through the serving graph; edges run twice, from the node vectors
 that the serving graph gives, and from rows made for each layer, so that hidden
@@ -38,7 +38,7 @@ REFERENCE_ROWS, REFERENCE_NUMBERS = 8, 200_000
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """A Kan as the subject of its own proof."""
+    """A Kan as the subject of its verification."""
 
     kan: Kan
 
@@ -61,8 +61,8 @@ def network_ports(kan: Kan) -> Ports:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Result of a verification: the report, rows with known outputs, and the notes of the manifest on errors that were
-    excused."""
+    """Result of a verification: the report, rows with known outputs, and the notes of the manifest on relaxed
+    tolerances."""
 
     verification: Verification
     reference: Reference
@@ -78,8 +78,8 @@ def verify(
     tolerance: float = OUTPUT_TOLERANCE,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Proof:
-    """Verify a network's graphs against its float64 evaluation, on rows made for it. Raises VerificationFailed, naming
-    zone, place and error, and InvalidKan if the runtime cannot run the graph.
+    """Verify the graphs of a network against its float64 evaluation, on rows that it generates. Raises
+    VerificationFailed, which names region, place and error, and InvalidKan if the runtime cannot run the graph.
 
     dtype      the graphs'
     tolerance  of outputs, relative; edges are allowed in proportion
@@ -109,7 +109,7 @@ def verify_subject(
     empty: bool = True,
     sizes: tuple[int, ...] = (),
 ) -> Proof:
-    """Verify the graphs of any subject with layers, on rows given by zone. Raises VerificationFailed and InvalidKan.
+    """Verify the graphs of any subject with layers, on rows given by region. Raises VerificationFailed and InvalidKan.
 
     zones   the model's rows [B, ...], the zone "inside" first
     layers  rows of each layer's own, [B, width]
@@ -134,7 +134,9 @@ def verify_subject(
     reference = _reference(prover, zones["inside"])
     notes = _excuses(prover) + _left_out(prover)
     if not reference.inputs:
-        notes.append("no row inside the grid gives finite outputs only, so the server has no reference rows to check")
+        notes.append(
+            "no row in the grid gives only finite outputs, so the server has no reference rows for its load check"
+        )
     return _others(Proof(_report(prover), reference, tuple(notes)), prover, zones, empty=empty)
 
 
@@ -144,28 +146,28 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
     report, notes, variants, tolerance = proof.verification, list(proof.notes), proof.variants, prover.tolerance.outputs
     if lowered.explained is not None:
         explaining = ExplainedProver(subject, lowered, lowered.explained, dtype, tolerance)
-        notes += _alone(explaining, zones, EXPLAIN_FILE, hint="; without --explain there is none", empty=empty)
+        notes += _alone(explaining, zones, EXPLAIN_FILE, hint="; or export without --explain", empty=empty)
         report = dataclasses.replace(report, explaining=_zones(explaining))
     if lowered.many is not None:
         many = ManyProver(subject, lowered, lowered.many, dtype, tolerance)
-        notes += _alone(many, zones, MANY_FILE, hint="; with --optimize-for-batch 1 there is none", empty=empty)
+        notes += _alone(many, zones, MANY_FILE, hint="; or export with --optimize-for-batch 1", empty=empty)
         variants = (Variant(file=MANY_FILE, rows=lowered.many.rows, zones=_zones(many)),)
     if lowered.kernel is not None:
         by_operator = dataclasses.replace(lowered, model=lowered.kernel)
         by_kernel = Prover(subject, by_operator, dtype, tolerance, library=custom_ops.library())
-        notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; without --kernel there is none", empty=empty)
+        notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; or export without --kernel", empty=empty)
         report = dataclasses.replace(report, kernel=_zones(by_kernel))
     return Proof(report, proof.reference, tuple(notes), variants)
 
 
 def reference(kan: Kan, lowered: Lowered, x: Array, tolerance: float) -> Reference:
-    """The rows among x [B, inputs] whose outputs depend on rounding least, as a network means them; its graphs are of
-    float32. `tolerance`: as in `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
+    """The rows among x [B, inputs] with outputs that depend least on rounding; the graphs are in float32.
+    `tolerance`: as in `verify`. Raises InvalidKan if the runtime cannot run the graphs."""
     return _reference(Prover(_Network(kan), lowered, "float32", tolerance), x)
 
 
 def _alone(prover: Prover, zones: dict[str, Array], file: str, *, hint: str, empty: bool) -> list[str]:
-    """Proves another graph of the network on the same rows; what had to be excused, in words."""
+    """Verify another graph of the network on the same rows. Returns notes on relaxed tolerances."""
     for name, x in zones.items():
         prover.zone(name, x)
     prover.batches(zones["inside"], empty=empty)
@@ -174,13 +176,12 @@ def _alone(prover: Prover, zones: dict[str, Array], file: str, *, hint: str, emp
 
 
 def _reference(prover: Prover, x: Array) -> Reference:
-    """Rows whose answer is finite and does not hang on rounding, so that it holds on
-    other machines too."""
+    """Rows with finite outputs that do not depend on rounding, so that other machines reproduce them."""
     y = table(prover.subject.evaluate(x).y)
     moved = [table(prover.subject.evaluate(x, jitter).y) for jitter in prover.tolerance.jitters]
     tolerance = prover.tolerance.of_reference()
     ports = prover.subject.ports
-    # Each output is held against its own magnitude.
+    # Each output is compared with its own magnitude.
     scale = np.concatenate([np.full(port.size, magnitude(rows) or 1.0) for port, rows in _by_output(ports, y)])
     with np.errstate(invalid="ignore"):
         change = CONDITION * np.max([(np.abs(other - y) / scale).max(axis=1) for other in moved], axis=0)
@@ -196,15 +197,16 @@ def _reference(prover: Prover, x: Array) -> Reference:
 
 
 def _by_output(ports: Ports, y: Array) -> Iterator[tuple[Port, Array]]:
-    """Each output's part of the answers [B, M]."""
+    """The part of each output in the outputs [B, M]."""
     ends = np.cumsum([port.size for port in ports.outputs])[:-1]
     return zip(ports.outputs, np.split(y, ends, axis=1), strict=True)
 
 
 def _excuses(prover: Prover) -> list[str]:
     return [
-        f"{name} rows: {what} differ by {error.max_rel:.1e} relative at {error.where}, where rounding of nodes and "
-        f"weights alone changes them by {error.condition:.1e}, of which {prover.tolerance.excuse:g} times is accepted"
+        f"{name} rows: {what} differ by {error.max_rel:.1e} relative at {error.where}; the tolerance is relaxed for "
+        f"ill-conditioning: rounding of nodes and weights by itself changes them by {error.condition:.1e}, and "
+        f"{prover.tolerance.excuse:g} times that is accepted"
         for name, zone in prover.zones.items()
         for what, error in (("outputs", zone.outputs), ("edges", zone.edges))
         if error.condition
@@ -212,14 +214,14 @@ def _excuses(prover: Prover) -> list[str]:
 
 
 def _left_out(prover: Prover) -> list[str]:
-    """Notes on the rows and vectors that were not compared, by zone."""
+    """Notes on the rows and vectors that were not compared, by region."""
     counts = [
         (name, f"{count} {what}")
         for name, zone in prover.zones.items()
         for what, count in ((f"of {zone.rows} rows", zone.left_out), ("vectors of edges", zone.edges_left_out))
         if count
     ]
-    why = f"not compared, since they meet values beyond {OVERFLOW:g}, where float32 may overflow"
+    why = f"not compared, because they have values beyond {OVERFLOW:g}, where float32 may overflow"
     return [f"{name} rows: {counted} are {why}" for name, counted in counts]
 
 
@@ -230,7 +232,8 @@ def _judge(prover: Prover, graph: str, *, hint: str = "") -> None:
                 raise VerificationFailed(
                     f"{graph} differs from the checkpoint on {name} rows: {what} by "
                     f"{error.max_rel:.2e} relative, {error.max_abs:.2e} absolute, at {what[:-1]} {error.where}",
-                    hint="nothing was written; --dtype float64 keeps full precision, --tolerance sets the bound" + hint,
+                    code="graph-differs",
+                    hint="nothing was written; export with --dtype float64, or set a larger --tolerance" + hint,
                 )
 
 
@@ -260,7 +263,7 @@ def _zones(prover: Prover) -> tuple[Zone, ...]:
 
 
 def near_knot_excess(report: Verification) -> str:
-    """The place where a verification needed an excuse beyond the tolerances, or "". Approximate knots get no excuse."""
+    """The place where a verification needed a relaxed tolerance, or "". Approximate knots get no relaxed tolerance."""
     for zone in report.zones:
         for what, error, allowed in (
             ("outputs", zone.outputs_max_rel, report.outputs_tolerance),
@@ -282,16 +285,18 @@ def near_knot_notes(away: Mapping[int, float], near: Collection[int], report: Ve
     outputs = max(zone.outputs_max_rel for zone in report.zones)
     edges = max(zone.edges_max_rel for zone in report.zones)
     return (
-        f"knots of {_layers(away, near)} are taken for uniform; outputs differ by at most {outputs:.1e}, "
-        f"edges by {edges:.1e}, nothing excused",
+        f"knots of {_layers(away, near)} count as uniform; outputs differ by at most {outputs:.1e}, "
+        f"edges by {edges:.1e}, within the plain tolerances",
     )
 
 
 def near_knot_rejection(away: Mapping[int, float], near: Collection[int], why: str) -> tuple[str, ...]:
-    """A note on layers that were tried as uniform together, and why that failed."""
-    return (f"knots of {_layers(away, near)} were tried as uniform: {why}; where it says no more they stay as stored",)
+    """A note on layers that cannot count as uniform together, and the reason."""
+    return (
+        f"knots of {_layers(away, near)} were tested as uniform: {why}; without a further note they stay as stored",
+    )
 
 
 def _layers(away: Mapping[int, float], near: Collection[int]) -> str:
-    listed = ", ".join(f"{at} (to {away[at]:.1e} of a cell)" for at in near)
+    listed = ", ".join(f"{at} (to {away[at]:.1e} of a grid interval)" for at in near)
     return f"layer{'s' * (len(near) > 1)} {listed}"

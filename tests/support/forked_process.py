@@ -108,7 +108,8 @@ def run(command: Any, *, input: bytes, timeout: float, **options: Any) -> subpro
 def _parent() -> socket.socket:
     """The connection to the process with the imports, which ends with it."""
     ours, theirs = socket.socketpair()
-    environment = {"GRPC_VERBOSITY": "NONE", **AT_START}
+    # A thread of the telemetry of onnxruntime would make forks hang.
+    environment = {"GRPC_VERBOSITY": "NONE", **AT_START, "ORT_DISABLE_TELEMETRY": "1"}
     environment = {name: value for name, value in environment.items() if not name.startswith("KANSERVE_")}
     code = START.format(fd=theirs.fileno())
     process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment)

@@ -16,17 +16,19 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 # Page -> module of this package that writes it.
 PAGES = {
     "alerts.md": "alerts",
+    "cli.md": "cli",
     "grpc-api.md": "grpc_api",
     "metrics.md": "metrics",
     "openapi.json": "openapi",
     "python-api.md": "python_api",
+    "supported-libraries.md": "libraries",
 }
 
 
 def texts() -> dict[str, str]:
     """The text of each generated file, by file name."""
     pages = {name: importlib.import_module(f"tools.reference.{module}").page() for name, module in PAGES.items()}
-    return {**settings.texts(), **pages}
+    return {**settings.texts(), **{name: text.rstrip() + "\n" for name, text in pages.items()}}
 
 
 def differing() -> list[str]:

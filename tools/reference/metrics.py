@@ -59,4 +59,4 @@ def page() -> str:
     )
     return "\n".join(
         [HEAD, "## kanserve's metrics\n", own, LABELS, buckets, TRITON.format(failures=TRITON_FAILURES), triton]
-    )[:-1]
+    )

@@ -88,7 +88,7 @@ def _results() -> Iterator[str]:
         for name in names:
             kind = _find(module, name)
             assert isinstance(kind, ast.ClassDef)
-            yield f"### {name}\n\n{_doc(kind)}\n"
+            yield f"### `{name}`\n\n{_doc(kind)}\n"
             fields = [node for node in kind.body if isinstance(node, ast.AnnAssign)]
             lines = [f"{ast.unparse(field.target)}: {ast.unparse(field.annotation)}" for field in fields]
             yield "```py\n" + "\n".join(lines) + "\n```\n"
@@ -121,7 +121,7 @@ def _function(node: ast.FunctionDef | ast.ClassDef, name: str, level: int = 3) -
         head, _, tail = signature.partition("(")
         inner, _, after = tail.rpartition(")")
         signature = f"{head}(\n    " + ",\n    ".join(_split(inner)) + f",\n){after}"
-    return f"{'#' * level} {name}\n\n```py\n{signature}\n```\n\n{_doc(node)}\n"
+    return f"{'#' * level} `{name}`\n\n```py\n{signature}\n```\n\n{_doc(node)}\n"
 
 
 def _split(arguments: str) -> list[str]:

@@ -121,9 +121,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="10",
-    title="Mutated bundles",
-    method="10^5 mutated bundles, each tried and, where it passes, loaded; some as versions of a server beside another",
-    goal="the server never dies, the old version answers bit by bit the same throughout",
+    title="Mutated model versions",
+    method=(
+        "100,000 mutated versions get a load check, and load if they pass. Some are versions on a server that "
+        "serves another version."
+    ),
+    goal="The server does not exit, and outputs of the served version stay bit-identical.",
+    result="{mutants} mutants: {server ended} exits, {other answers} changed outputs, {bugs} unexpected errors.",
     run=run,
     minutes=120,
 )

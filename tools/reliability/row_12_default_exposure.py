@@ -115,9 +115,12 @@ def _code(channel: grpc.Channel, method: str, data: bytes = b"") -> str:
 
 ROW = Row(
     number="12",
-    title="What is open by default",
-    method="a start without flags; the sockets of the process from /proc, and calls of what would administer",
-    goal="127.0.0.1 only: the port and the metrics; admin, reflection and channelz UNIMPLEMENTED",
+    title="Default exposure",
+    method="A server starts without flags. The test reads its sockets from /proc and calls administrative methods.",
+    goal=(
+        "It listens on 127.0.0.1 only, for gRPC and metrics. Administration, reflection and channelz are UNIMPLEMENTED."
+    ),
+    result="Listens on {listening}. {not refused} of {administering methods} administrative methods accepted.",
     wire=True,
     run=run,
 )

@@ -66,9 +66,10 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="15",
-    title="A live version's files change",
-    method="100 times truncated or overwritten in place",
-    goal="0 SIGBUS, 0 changed answers",
+    title="File changes of a loaded version",
+    method="The files of a served version are truncated or overwritten in place, 100 times.",
+    goal="No SIGBUS, no changed output.",
+    result="{answered} responses: {lost} lost, {wrong} wrong.",
     run=run,
 )
 test_row = suite(ROW)

@@ -143,11 +143,19 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="21",
-    title="SIGTERM under load",
-    method="16 clients that ask without a pause, half of them even after they were refused; a probe every 0.1 s; "
-    "0.5 s until the server refuses",
-    goal="50 rounds: 0 lost in flight, 0 CANCELLED, not ready for 2 probes before the first refusal, exit code 0 "
-    "within 40 s",
+    title="Graceful shutdown under load",
+    method=(
+        "16 clients send requests without pause, half of them also after a rejection. A probe runs every 0.1 s. "
+        "The server accepts requests for 0.5 s after SIGTERM."
+    ),
+    goal=(
+        "50 rounds: no request in flight lost, no CANCELLED, 2 probes report not ready before the first "
+        "rejection, exit code 0 within 40 s."
+    ),
+    result=(
+        "{rounds} rounds: {lost in flight} lost, {CANCELLED} CANCELLED, {probes that saw it} probes, exit code 0 "
+        "{exit code 0} times, slowest {longest end in s} s."
+    ),
     wire=True,
     run=run,
 )

@@ -79,8 +79,15 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 ROW = Row(
     number="23",
     title="Overload",
-    method="[1024, 1024, 1024] asked for 8 rows at 5 times its peak for 60 s, by a clock that waits for nobody",
-    goal="goodput at least 90 % of the peak, refusals below 5 ms p99, RSS + less than 10 %, over within 2 s",
+    method="A [1024, 1024, 1024] model gets requests of 8 rows at 5 times its peak rate for 60 s (open loop).",
+    goal=(
+        "Goodput at least 90% of the peak, p99 of rejections below 5 ms, memory grows by less than 10%, recovery "
+        "within 2 s."
+    ),
+    result=(
+        "Goodput {goodput of it} of the peak, p99 of rejections {p99 of a refusal in ms} ms, {RSS before in MiB} "
+        "to {during} MiB, recovery {over after s} s."
+    ),
     wire=True,
     guarded_by=("tests/integration/wire/test_graceful_shutdown.py::test_a_full_queue_refuses_at_once",),
     run=run,

@@ -97,9 +97,18 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 ROW = Row(
     number="27",
     title="Batch invariance",
-    method="rows of every golden model: alone over the wire beside onnxruntime, then cut at random into requests "
-    "at once, 30 times",
-    goal="over the wire bit by bit what onnxruntime gives; in company at most 2 units in the last place from alone",
+    method=(
+        "Rows of each golden model are sent unbatched and compared with onnxruntime, and then split at random "
+        "into concurrent requests, 30 times."
+    ),
+    goal=(
+        "Unbatched outputs are bit-identical to onnxruntime. Batched outputs differ by at most 2 units in the "
+        "last place."
+    ),
+    result=(
+        "{as onnxruntime gives them, bit by bit} of {rows} rows bit-identical. {models that company does not "
+        "change} of {models} models unchanged by batching."
+    ),
     wire=True,
     guarded_by=("tests/integration/test_golden_batches.py",),
     run=run,

@@ -1,10 +1,10 @@
 """Failure output of a command: exit codes, one JSON document, one text.
 
     {"error": {"kind": "NotFound", "code": "model-unknown", "message": "unknown model: 'digit'",
-               "hint": "use 'digits'", "exit_code": 2}}
+               "hint": "did you mean 'digits'?", "exit_code": 2}}
 
     kanserve infer: error[model-unknown]: unknown model: 'digit'
-      help: use 'digits'
+      help: did you mean 'digits'?
 
 `docs/reference/errors.md` lists all codes.
 
@@ -19,51 +19,68 @@ import json
 import math
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 
 class Exit(enum.IntEnum):
-    """Exit codes of a process. `EXIT_CODES` is the same table as text."""
+    """Exit codes of a process. `EXIT_CODES` is the same table for people."""
 
     DONE = 0
     FAILED = 1
     WRONG = 2
     UNPROVED = 3
     PARTLY = 4
+    HUNG = 70
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
-MEANINGS: dict[int, str] = {
+MEANINGS = {
     Exit.DONE: "success",
-    Exit.FAILED: "failure outside the input, such as a server that does not respond",
+    Exit.FAILED: "another failure, such as a server that does not respond",
     Exit.WRONG: "invalid input or command line",
-    Exit.UNPROVED: "the verification of the export failed",
-    Exit.PARTLY: "export --recursive: a checkpoint was rejected, or an option was unused",
-    70: "serve: the watchdog ended a hung server",
-    Exit.INTERRUPTED: "interrupted by Ctrl-C",
-    143: "ended by SIGTERM (serve: by the second one)",
+    Exit.UNPROVED: "export: the verification failed",
+    Exit.PARTLY: "export --recursive: a file was rejected, or no file used one of the options",
+    Exit.HUNG: "serve: the watchdog ended a hung server",
+    Exit.INTERRUPTED: "interrupted with Ctrl-C",
+    Exit.TERMINATED: "serve: a second SIGTERM or SIGINT ended the graceful shutdown early",
 }
-EXIT_CODES = "exit codes:\n" + "\n".join(f"  {code:<4}{meaning}" for code, meaning in MEANINGS.items())
+COMMON = (Exit.DONE, Exit.FAILED, Exit.WRONG, Exit.INTERRUPTED)  # codes that every command has
+
+
+def exit_codes(codes: Mapping[Exit, str] = MEANINGS) -> str:
+    """Table of exit codes for a help text."""
+    return "exit codes:\n" + "\n".join(f"  {code:<4}{meaning}" for code, meaning in sorted(codes.items()))
+
+
+def exit_codes_of(**special: str) -> str:
+    """Table of the exit codes of one command: the common ones, and `special` meanings by name, such as FAILED."""
+    return exit_codes({**{code: MEANINGS[code] for code in COMMON}, **{Exit[name]: special[name] for name in special}})
+
+
+EXIT_CODES = exit_codes()
 
 
 class Failure(Exception):
     """Expected end of a command with an error.
 
     message  the thing, the value found, and the value expected
-    code     stable id of the error, such as "file-not-found"; without one, the class name in lower case
+    code     stable id of the error, such as "file-not-found"; without one, the class name in kebab case
     hint     the action that solves the problem, or empty
     kind     a name for scripts: the class, unless another is given
     """
 
     exit_code: int = Exit.WRONG
     code: str = ""
+    hint: str = ""
 
     def __init__(
         self, message: str, *, code: str = "", hint: str = "", kind: str = "", exit_code: int | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.hint
         self.kind = kind or type(self).__name__
         self.code = code or self.code or kebab(self.kind)
         if exit_code is not None:
@@ -100,27 +117,26 @@ def text(program: str, failure: Failure) -> str:
 
 
 def printable(raw: str) -> str:
-    """The text without control characters and line breaks: names from a file do not control the terminal."""
+    """Names from a file reach the terminal, but its control sequences and line breaks do not."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in raw)
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document to stdout. NaN and infinities become strings, because JSON has no such numbers."""
+    """One JSON document on stdout. NaN and infinities become strings: JSON has no such numbers."""
     emit(json_text(document) + "\n")
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
-    """A document as JSON that every parser accepts."""
+    """A document as JSON that every reader takes."""
     return json.dumps(jsonable(document), allow_nan=False, indent=indent)
 
 
 def emit(text: str) -> None:
-    """Write the whole text to stdout. Under PYTHONUNBUFFERED, print() drops the part that a pipe does not accept at
-    once."""
+    """Text to stdout, all of it: under PYTHONUNBUFFERED, print() drops what a pipe does not take at once."""
     sys.stdout.flush()
     try:
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):  # a program that runs a command may replace stdout
+    except (OSError, ValueError):  # a program that runs a command may have replaced stdout
         sys.stdout.write(text)
         return
     with open(descriptor, "wb", closefd=False) as out:
@@ -128,17 +144,17 @@ def emit(text: str) -> None:
 
 
 def say(text: str, *, indent: int = 0) -> None:
-    """Print a line to stdout. Long lines are not folded, so that a path can be copied as a whole."""
+    """A line for people on stdout. It is not folded, so that a path can be copied whole."""
     emit(f"{' ' * indent}{printable(text)}\n")
 
 
 def note(text: str) -> None:
-    """Print a line to stderr."""
+    """A line for people on stderr."""
     print(printable(text), file=sys.stderr)
 
 
 def jsonable(value: Any) -> Any:
-    """Convert tuples to lists, and non-finite floats to "NaN", "Infinity" and "-Infinity"."""
+    """Tuples to lists, non-finite floats to "NaN", "Infinity", "-Infinity"."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -15,10 +15,11 @@ SHOWN = 40  # names of a list; the rest is counted
 
 
 def advice(word: str, known: Iterable[str], *, what: str = "known", prefix: str = "") -> str:
-    """The hint for `word`, which is not in `known`: "did you mean 'digits'?", or "known: digits, hello" if no name is
-    close, or "" if `known` is empty.
+    """Hint for `word`, which is not in `known`: "did you mean 'digits'?" if a name is close, otherwise the list, such
+    as "known: digits, hello". Empty if `known` is empty.
 
-    A `prefix` that all names have is shown and not compared: it would make all names alike."""
+    A `prefix` that all names have is shown and not compared, because it would make all of them similar.
+    """
     names = list(dict.fromkeys(known))
     bare = {name.removeprefix(prefix): name for name in names}
     close = closest(word.removeprefix(prefix), bare)
@@ -43,35 +44,35 @@ class MissingPackage(Failure):
     """Failure of a command whose packages are not installed."""
 
     exit_code = Exit.FAILED
+    code = "package-not-installed"
 
 
 def load(command: str, module: str, extra: str = "") -> types.ModuleType:
-    """Import the module of a command. Raises MissingPackage, with the command that installs the `extra`."""
+    """The module of a command. Raises MissingPackage with the command that installs the `extra` it needs."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):  # the module or a folder above it
             raise MissingPackage(
-                f"the command {command!r} is not part of this installation (the server image does not contain it)",
+                f"`{command}` is not part of this installation: the server image does not contain it",
                 code="command-not-installed",
-                hint="run the command in a checkout of kanserve, after `make setup`",
+                hint="run the command in a checkout of kanserve after `make setup`",
             ) from error
         missing = (error.name or "").partition(".")[0]
         if missing in ("kanserve", "kanexport", "") or not extra:
             raise
         raise MissingPackage(
-            f"a Python package is not installed: {missing!r}",
-            code="package-missing",
+            f"`{command}` needs the Python package that provides {missing!r}, which is not installed",
+            code="package-not-installed",
             hint=how_to_install(extra),
         ) from error
 
 
 def how_to_install(extra: str) -> str:
-    """The command that installs an extra of pyproject.toml, such as 'export'. Print it after a sentence that names
-    the missing package.
+    """The command that installs an extra of pyproject.toml, such as 'export', as an imperative sentence.
 
-    kanserve is on no package index, so this is for a checkout. It names the running
-    interpreter, because the first `pip` of a shell may serve another environment, and
-    is editable, because an environment made by `make setup` has to stay so.
+    kanserve is not on a package index, so this is for a checkout. The command names the running interpreter, because
+    the first `pip` of a shell may belong to another environment. It is editable, because an environment of
+    `make setup` has to stay editable.
     """
     return f"in a checkout of kanserve, run {sys.executable} -m pip install -e '.[{extra}]'"

@@ -1,7 +1,7 @@
-"""Tables and progress bars for a terminal of any width.
+"""Tables and progress for people, on stdout, at any width.
 
-Where the columns do not fit beside each other without breaking words, each row becomes
-a block of lines. Nothing is cut off.
+If the columns do not fit next to each other without breaking words, each row becomes a block of lines. Nothing is cut
+off.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rich.text import Text
 
 from kanexport.contract.cli.console import printable
 
-PIPE_WIDTH = 200  # columns, where there is no terminal to ask and COLUMNS does not say
-LEAST_WIDTH = 20  # columns; a narrower terminal folds what is left
+PIPE_WIDTH = 200  # columns without a terminal and without COLUMNS
+LEAST_WIDTH = 20  # columns; a narrower terminal folds the lines
 GAP = 2  # blanks between two columns
 INDENT = 2  # of the lines of a block
 Cell = str | Sequence[str]  # one line, or several
@@ -42,13 +42,13 @@ class Table:
     styles: list[str] = field(default_factory=list)
 
     def add(self, *cells: Cell, style: str = "") -> None:
-        """A row, a cell for every column. Names from a model reach the terminal, but its
-        control sequences do not."""
+        """Add a row with a cell for every column. Names from a model reach the terminal, but control sequences do
+        not."""
         self.rows.append(tuple(_text(cell) for cell in cells))
         self.styles.append(style)
 
     def show(self) -> None:
-        """Print the table to stdout."""
+        """Print it to stdout."""
         out = _console()
         if self.title:
             out.print(Text(printable(self.title), style="italic"))
@@ -96,7 +96,7 @@ class Table:
 
 
 def _console() -> Console:
-    """The console. It prints brackets as they are, not as markup of rich."""
+    """Brackets are brackets, not rich's markup."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(width=None if known else PIPE_WIDTH, markup=False, emoji=False, highlight=False)
     console.width = max(console.width, LEAST_WIDTH)
@@ -108,7 +108,8 @@ def _text(cell: Cell) -> str:
 
 
 def _shared_out(least: list[int], most: list[int], room: int) -> list[int]:
-    """Widths between `least` and `most`. Columns that need more share the remaining room equally."""
+    """Widths between `least` and `most`. Columns that are narrower than `most` get the remaining room, one character
+    each per round."""
     widths = list(least)
     while sum(widths) < room and widths != most:
         for at, most_here in enumerate(most):
@@ -129,16 +130,16 @@ EVERY = 10.0  # seconds between two lines
 
 
 class Report(Protocol):
-    """Callback for progress. It receives the finished amount, the total amount (0 if unknown), and the name of the next
+    """Callback for progress. It receives how much is done, how much there is (0 if unknown), and the name of the next
     piece of work."""
 
     def __call__(self, done: int, total: int, place: str = "") -> None:
-        """`place` is the text next to the bar, such as the name of the next file."""
+        """Show the progress. `place` is shown next to the bar, such as the next file."""
 
 
 @contextlib.contextmanager
 def bar(what: str, *, unit: str = "", at_once: bool = True) -> Iterator[Report]:
-    """A progress bar that disappears at the end. Without a terminal, it prints a line every EVERY seconds.
+    """A bar that disappears afterwards. Without a terminal, a line every EVERY seconds, and none for shorter work.
 
     With `at_once` false the bar appears only when a first report leaves something to do.
     """
@@ -158,7 +159,7 @@ def bar(what: str, *, unit: str = "", at_once: bool = True) -> Iterator[Report]:
 
 
 def _lines(what: str, unit: str) -> Report:
-    """Print a line to stderr for the first report of each interval, and none after the last piece of work."""
+    """Prints a line to stderr for the first report of each interval, and none after the last piece of work."""
     due = time.monotonic() + EVERY
 
     def report(done: int, total: int, place: str = "") -> None:
@@ -171,8 +172,8 @@ def _lines(what: str, unit: str) -> Report:
 
 
 def phases(what: str, report: Report) -> Callable[[str], None]:
-    """A callback that receives a text for each step that begins. On a terminal it shows the text next to the bar of
-    `report`, otherwise it prints a line to stderr."""
+    """A callback that receives a text on each step that begins. It shows the text next to the bar of `report` on a
+    terminal, otherwise as a line on stderr, at once."""
 
     def begins(words: str) -> None:
         if sys.stderr.isatty():
@@ -184,6 +185,6 @@ def phases(what: str, report: Report) -> Callable[[str], None]:
 
 
 def _count(done: int, total: int, unit: str, place: str) -> str:
-    """The amount as text, such as "3/10 rows, part.csv"."""
+    """Such as "3/10 rows, part.csv"."""
     count = f"{done}/{total}" if total else f"{done}"
     return ", ".join(filter(None, (f"{count} {unit}".strip(), printable(place))))

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kanexport.errors import FamilyError, InvalidKan
+from kanexport.errors import USE_MODULE, FamilyError, InvalidKan
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Affine, Step
 from kanexport.options import Options
@@ -32,7 +32,7 @@ class LayerKind:
 
 
 def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
-    """Prefixes under `root` where all required tensors lie, in natural order."""
+    """Prefixes under `root` with all required tensors, in natural order."""
     first = next(iter(keys.required))
     candidates = [key.removesuffix(first) for key in tensors if key.endswith(first) and key.startswith(root)]
     whole_names = [prefix for prefix in candidates if prefix == "" or prefix.endswith(".")]
@@ -40,8 +40,8 @@ def prefixes(tensors: Tensors, keys: Keys, root: str = "") -> list[str]:
 
 
 def other_modules(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str = "") -> list[OtherModule]:
-    """The modules next to the layers; `module_kinds.decide_kinds` decides the kind of ambiguous ones.
-    Raises FamilyError for one that is not recognised."""
+    """The modules next to the layers. `module_kinds.decide_kinds` decides the kind of ambiguous ones. Raises
+    FamilyError for an unknown module."""
     own = {prefix + name for prefix in layers for name in keys.names()}
     groups: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, value in tensors.items():
@@ -52,16 +52,16 @@ def other_modules(tensors: Tensors, keys: Keys, layers: Sequence[str], root: str
 
 
 def _recognise(prefix: str, shapes: dict[str, tuple[int, ...]], count: int) -> OtherModule:
-    """The module with tensors of these shapes, by name, beside `count` layers. Raises
-    FamilyError where it is none that is known."""
+    """The module with tensors of these shapes, by name, next to `count` layers. Raises FamilyError for an unknown
+    module."""
     kind, width = module_kinds.proposed(shapes)
     if prefix and kind:
         return OtherModule(prefix, kind, width)
     name, shape = next(iter(shapes.items()))
     raise FamilyError(
-        f"beside {count} KAN layers there are tensors of other modules, such as {prefix + name!r} {shape}",
-        hint=f"a KAN that is a part of this model is exported by itself with --option prefix=KEY_PREFIX; "
-        f"or {GIVE_ARCHITECTURE}",
+        f"the file has {count} KAN layers and other modules, such as {prefix + name!r} {shape}",
+        code="other-modules-in-file",
+        hint=f"export the KAN by itself with --option prefix=KEY_PREFIX; or {GIVE_ARCHITECTURE}",
     )
 
 
@@ -80,9 +80,9 @@ def batch_norm(part: Part, options: Options, width: int) -> Affine:
 def chain(
     items: Sequence[Layer | Step], dtype: str, notes: tuple[str, ...] = (), *, n_inputs: int | None = None
 ) -> Kan:
-    """A network of layers and the steps between them, in order. Steps before the first
-    layer are that layer's, all others follow the layer they stand after. `n_inputs`, where
-    a first step takes more than the first layer has sources. Raises InvalidKan."""
+    """A network of layers and the steps between them, in order. Steps before the first layer belong to that layer,
+    all others to the layer before them. `n_inputs`: the inputs, if a first step takes more than the first layer has
+    sources. Raises InvalidKan."""
     layers: list[Layer] = []
     waiting: list[Step] = []
     for item in items:
@@ -94,13 +94,13 @@ def chain(
         else:
             waiting.append(item)
     if not layers:
-        raise InvalidKan("there is no KAN layer")
+        raise InvalidKan("the network has no KAN layer", code="layers-not-found", hint=USE_MODULE)
     return Kan(n_inputs or layers[0].sources, tuple(layers), dtype, notes)
 
 
 BLOCK = "block"  # the option: where the modules beside a layer stand in its block, if widths do not tell
 AFTER, BEFORE = "after", "before"
-WORDS = "modules beside a layer in its block stand after the layer, or before it"
+WORDS = "a module in the block of a layer runs after the layer, or before it"
 
 
 def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> list[str]:
@@ -117,26 +117,27 @@ def arrange(layers: Sides, others: Sequence[OtherModule], options: Options) -> l
 
 
 def _parent(prefix: str) -> str:
-    """The prefix of the block that a module lies in, such as "layers.0." for "layers.0.layer_norm."."""
+    """The prefix of the block of a module, such as "layers.0." for "layers.0.layer_norm."."""
     return prefix[: prefix[:-1].rfind(".") + 1]
 
 
 def _sides(mates: Sequence[OtherModule], homes: dict[str, str], layers: Sides, options: Options) -> dict[str, str]:
-    """The side of its layer that each module has: the only one that fits, that of the others, or the option's.
-    Raises FamilyError where none fits, or two stand on one side."""
+    """The side of its layer on which each module runs: the only one that fits, that of the others, or the one of the
+    option. Raises FamilyError if no side fits, or if two modules are on one side."""
     fits = {other.prefix: _fitting(other, layers[homes[other.prefix]]) for other in mates}
     usual = _usual(list(fits.values()), options)
     chosen = {prefix: sides[0] if len(sides) == 1 else usual for prefix, sides in fits.items()}
     if len({(homes[prefix], side) for prefix, side in chosen.items()}) < len(mates):
         raise FamilyError(
-            f"the file does not tell in which order {' and '.join(chosen)} stand beside their layers",
+            f"the file does not record the order of {' and '.join(chosen)} and their layers",
+            code="order-not-recorded",
             hint=GIVE_ARCHITECTURE,
         )
     return chosen
 
 
 def _usual(fits: Sequence[list[str]], options: Options) -> str:
-    """The side of those that fit on both: the one of all others, or the option's."""
+    """The side of modules that fit on both: the one of all others, or the one of the option."""
     decided = {sides[0] for sides in fits if len(sides) == 1}
     undecided = any(len(sides) > 1 for sides in fits)
     if len(decided) != 1 and undecided:
@@ -149,6 +150,7 @@ def _fitting(other: OtherModule, sides: tuple[int, int]) -> list[str]:
     if not fitting:
         raise FamilyError(
             f"{other.prefix}* ({other.kind} of {other.width}) fits neither side of its layer, {sides[0]} to {sides[1]}",
+            code="module-does-not-fit",
             hint=GIVE_ARCHITECTURE,
         )
     return fitting

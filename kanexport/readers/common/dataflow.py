@@ -37,8 +37,8 @@ THEN_NORM = "-then-norm"  # the function stands before the norm, not after it
 SKIPS = ("residual", "residual-inside")
 REPEATS = {"repeat:2": 2, "repeat:3": 3}
 FLOWS = (CHAIN, *SKIPS, "parallel", "reversed", *REPEATS)
-REST = f"anything else, such as branches, gates and concatenations: {GIVE_MODULE}"
-OTHERWISE = "or with branches, gates or concatenations, which --module takes"
+REST = f"for other flows, such as branches, gates and concatenations, {GIVE_MODULE}"
+OTHERWISE = "or with branches, gates or concatenations, which need --module"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class Link:
 
 
 def compose(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Options) -> list[Layer | Step]:
-    """The network of modules that stand in this order, `missing` between some of them, with what
-    flows as the options say; what they do not say is recorded as assumed. Raises OpenQuestion
-    where something is missing and is not told, FamilyError where a flow does not fit, OptionError."""
+    """The network of modules in this order, with `missing` functions between some of them, and with the data flow of
+    the options. Facts that the options do not give are recorded as assumed. Raises OpenQuestion if a missing
+    function is not given, FamilyError if a flow does not fit, OptionError."""
     options.assume("architecture", "")  # before its parts
     how = _flow(links, missing, options)
     between = _between(links, missing, options)
@@ -76,7 +76,7 @@ def compose(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: 
 
 
 def _architecture_text(links: Sequence[Link], how: str, between: str) -> str:
-    """The architecture in words."""
+    """The architecture as text."""
     names = ", ".join(link.shown for link in links)
     if len(links) == 1 and how == CHAIN:
         return f"{names} alone"
@@ -95,16 +95,22 @@ def _flow(links: Sequence[Link], missing: Sequence[tuple[str, str]], options: Op
     fitting = _fitting(links, bool(missing))
     value = _chosen_flow(links, fitting, options)
     if value not in FLOWS:
-        raise OptionError(f"option flow is {value[:80]!r}", hint=advice(value, FLOWS))
+        raise OptionError(
+            f"option flow is {value[:80]!r}, expected one of {len(FLOWS)} names",
+            code="option-value-unknown",
+            hint=advice(value, FLOWS, what="available"),
+        )
     if value != CHAIN and value not in fitting:
-        raise FamilyError(f"flow={value} does not fit the layers of this file", hint=REST)
+        raise FamilyError(
+            f"flow={value} does not fit the layers of this file", code="option-does-not-fit-weights", hint=REST
+        )
     others = [name for name in fitting if name != value] or ["residual, parallel or in another order"]
     options.words["flow"] = f"or {', '.join(others)}"
     return value
 
 
 def _chosen_flow(links: Sequence[Link], fitting: tuple[str, ...], options: Options) -> str:
-    """The user's flow, or a chain if the layers make one. Raises OpenQuestion."""
+    """The flow of the user, or a chain if the layers make one. Raises OpenQuestion."""
     if CHAIN in fitting or not fitting or options.optional("flow") is not None:
         return options.text("flow", CHAIN, among=fitting).lower()
     sides = ", ".join(
@@ -133,7 +139,7 @@ def _follow(layers: Sequence[Layer]) -> bool:
 
 
 def _skips(layers: Sequence[Layer], modules: int) -> tuple[str, ...]:
-    """The sums with a layer's input; where nothing is before any layer, nothing can be inside of one."""
+    """The sums with the input of a layer. A sum within a layer needs a module before one of the layers."""
     if not any(map(_skippable, _square(layers))):
         return ()
     return SKIPS if modules > 1 else SKIPS[:1]
@@ -164,7 +170,7 @@ def _between(links: Sequence[Link], missing: Sequence[tuple[str, str]], options:
             options,
             "between",
             (NOTHING, *among),
-            f"{before}* is followed by {after}*; the file does not tell what stands between",
+            f"{before}* is followed by {after}*; the file does not record the function between them",
             f"export the layers one by one with --option prefix=KEY_PREFIX; or {GIVE_ARCHITECTURE}",
         )
     return _function("between", among, options) if layers > 1 else NOTHING
@@ -181,13 +187,17 @@ def _function(key: str, among: tuple[str, ...], options: Options) -> str:
     value = options.text(key, NOTHING, among=(NOTHING, *among)).lower()
     known = (NOTHING, "layernorm", "softmax", "log_softmax", *elementwise.ACTIVATIONS, *among)
     if value not in known:
-        raise OptionError(f"option {key} is {value[:80]!r}", hint=advice(value, known))
+        raise OptionError(
+            f"option {key} is {value[:80]!r}, expected the name of a function",
+            code="option-value-unknown",
+            hint=advice(value, known, what="available"),
+        )
     return value
 
 
 def without_tensors(name: str, width: int, options: Options) -> Step:
-    """A function of all nodes that has no tensors: a LayerNorm without weights, softmax or an
-    activation. Raises UnknownFunction or OptionError."""
+    """A function of all nodes without tensors: a LayerNorm without weights, softmax or an activation. Raises
+    UnknownFunction or OptionError."""
     if name == "layernorm":
         epsilon = options.number("layernorm_eps", EPSILONS[0], among=EPSILONS)
         return LayerNorm(np.ones(width), np.zeros(width), epsilon)
@@ -207,7 +217,7 @@ def _sides(items: Sequence[Layer | Step]) -> tuple[int, int]:
 
 
 def _repeated(links: Sequence[Link], times: int) -> list[Link]:
-    """Each layer with as many sources as destinations that many times."""
+    """Each layer with as many sources as destinations, repeated that many times."""
     return [
         link
         for link in links
@@ -218,7 +228,7 @@ def _repeated(links: Sequence[Link], times: int) -> list[Link]:
 def _filled(
     links: Sequence[Link], missing: Sequence[tuple[str, str]], between: str, options: Options
 ) -> list[Layer | Step]:
-    """The links with the function in every place where it stands."""
+    """The links with the function at each of its places."""
     items: list[Layer | Step] = []
     width = _sides([link.item for link in links])[0]
     stand = _stands(links, missing, early=between.endswith(THEN_NORM))
@@ -231,8 +241,8 @@ def _filled(
 
 
 def _stands(links: Sequence[Link], missing: Sequence[tuple[str, str]], *, early: bool) -> set[int]:
-    """The links before which the function stands: where something is missing; else every layer but
-    the first, or (`early`) whatever follows a layer but the last."""
+    """The links that the function precedes: those with a missing module before them, otherwise all layers except the
+    first, or (`early`) the link after each layer except the last."""
     if missing:
         late = {after for _, after in missing}
         return {at for at, link in enumerate(links) if link.name in late}
@@ -241,13 +251,13 @@ def _stands(links: Sequence[Link], missing: Sequence[tuple[str, str]], *, early:
 
 
 def _skippable(layer: Layer) -> bool:
-    """Whether its input can be added as edges: what follows its sums may only scale them."""
+    """Whether its input can be added as edges: the steps after its sums only scale them."""
     return all(isinstance(step, Affine) and bool(step.scale.all()) for step in layer.post_steps) and not layer.symbolic
 
 
 def _skipping(items: Sequence[Layer | Step], *, inside: bool) -> list[Layer | Step]:
-    """Square layers with their inputs added: a straight line more on the edge from a node to itself.
-    `inside`: the sum spans the steps right before the layer, which its terms alone then see."""
+    """Square layers with their inputs added, as a straight line on the edge from a node to itself. `inside`: the sum
+    spans the steps right before the layer, which then apply to its terms only."""
     result: list[Layer | Step] = []
     waiting: list[Step] = []
     for item in items:
@@ -265,11 +275,15 @@ def _skipping(items: Sequence[Layer | Step], *, inside: bool) -> list[Layer | St
 
 
 def _with_steps(layer: Layer, steps: tuple[Step, ...]) -> Layer:
-    """The layer whose terms see its sources through steps. Raises FamilyError where a term cannot."""
+    """The layer with steps before its terms. Raises FamilyError for a term that cannot have steps."""
     terms = []
     for term in layer.terms:
         if not isinstance(term, BasisTerm):
-            raise FamilyError(f"flow=residual-inside: {term.kind} has no steps of its own", hint=REST)
+            raise FamilyError(
+                f"flow=residual-inside does not fit {term.kind}, which cannot have separate steps",
+                code="option-does-not-fit-weights",
+                hint=REST,
+            )
         terms.append(dataclasses.replace(term, pre_steps=(*steps, *term.pre_steps)))
     return dataclasses.replace(layer, terms=tuple(terms))
 
@@ -285,7 +299,7 @@ def _with_skip(layer: Layer) -> Layer:
 
 
 def _sum(layers: Sequence[Layer]) -> Layer:
-    """Layers of the same sources and destinations as one, whose edges are their sums."""
+    """Layers of the same sources and destinations as one, with the sums of their edges."""
     return dataclasses.replace(
         layers[0],
         terms=tuple(term for layer in layers for term in layer.terms),

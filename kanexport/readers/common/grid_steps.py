@@ -1,4 +1,4 @@
-"""Grid steps: the distance of the points of a uniform grid, for files that hold only rounded points.
+"""Grid steps: the distance of the points of a uniform grid, for files that store only rounded points.
 
 Libraries keep such a spacing as a Python number, computed from the range their
 constructor was given, while the points are stored in float32. A range is nearly
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kanexport.bases import Basis, polynomial
 from kanexport.bases.polynomial import Polynomial
 from kanexport.bases.recurrence import Recurrence
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.functions import elementwise
 from kanexport.functions.domain_maps import SOFTSIGN, Bounded, Clip, Raw, Sigmoid, Squash, Tanh, TanhOf
 from kanexport.functions.elementwise import Unary
@@ -35,7 +35,7 @@ ORDER = 3  # of the splines that inkan and flashkan have
 
 
 def between_centres(centres: StepArray) -> float:
-    """(last - first) / (K - 1) of two or more centres [K], with the ends as they were given.
+    """(last - first) / (K - 1) of two or more centers [K], with the ends as the user gave them.
 
     Source: FastKAN's and RBF-KAN's default denominator.
     """
@@ -48,38 +48,43 @@ SECANT_WIDTHS = ("0.33", "0.5", "1.0", "2.0")  # of squared secants; the first F
 
 
 def denominator(centres: StepArray, options: Options) -> float:
-    """The width of the Gaussians around centres [K]. It is in no file; the default is
-    the centres' spacing. Raises OptionError where there is a single centre."""
+    """The width of the Gaussians around centers [K]. The file does not record it; the default is the spacing of the
+    centers. Raises OptionError for a single center."""
     if len(centres) > 1:
         return options.number("denominator", repr(between_centres(centres)), among=WIDTHS)
     if options.optional("denominator") is None:
         raise OptionError(
-            "the denominator of the Gaussians is in no file, and a single centre has no spacing to take it from",
-            hint="give --option denominator=NUMBER",
+            "the denominator of the Gaussians is not recorded, and a single center has no spacing",
+            code="option-not-derivable",
+            hint="pass --option denominator=NUMBER",
         )
     return options.number("denominator", "1.0")
 
 
 def secant_rate(centres: StepArray, options: Options) -> float:
-    """The factor of the distances from centres [K] in squared secants whose width is in
-    no file; the default is the first FasterKAN's 1 / 0.33. Raises OptionError."""
+    """The factor of the distances from centers [K] in squared secants. The file does not record their width; the
+    default is 1 / 0.33, as in the first FasterKAN. Raises OptionError."""
     spacing = (repr(between_centres(centres)),) if len(centres) > 1 else ()
     width = options.number("denominator", SECANT_WIDTHS[0], among=(*SECANT_WIDTHS, *spacing))
     if not width:
-        raise OptionError("option denominator is 0, expected a number that is not")
+        raise OptionError(
+            "option denominator is 0, expected another number",
+            code="option-out-of-range",
+            hint="pass --option denominator=NUMBER",
+        )
     return 1 / width
 
 
 def _shortest(value: float) -> float:
-    """The shortest decimal number that float32 rounds to `value`; `value` itself if it
-    needs more than float32 holds."""
+    """The shortest decimal number that float32 rounds to `value`; `value` itself if it needs more digits than
+    float32 has."""
     if not np.isfinite(value) or float(np.float32(value)) != value:
         return value
     return float(str(np.float32(value)))
 
 
 def between_starts(starts: StepArray) -> float:
-    """The cell width h of uniform cubic splines, from where each of the K >= 4 begins.
+    """The grid interval h of uniform cubic splines, from the starts of the K >= 4 splines.
 
     Source: inkan's and flashkan's KANLayer, for a range (low, high) of G = K - 3 cells:
     start_c = c h + low - 3 h, in the precision the starts are stored in. The range
@@ -97,12 +102,20 @@ def between_starts(starts: StepArray) -> float:
 
 
 def cubic_step(starts: StepArray, options: Options) -> float:
-    """The cell width h of the splines that begin at starts [K]. It is in no file; the
-    default is what `between_starts` finds. Raises InvalidKan and OptionError."""
+    """The grid interval h of the splines with starts [K]. The file does not record it; the default is the result of
+    `between_starts`. Raises InvalidKan and OptionError."""
     if len(starts) <= ORDER:
-        raise InvalidKan(f"there are {len(starts)} starts of cubic splines, expected G + 3 with G >= 1")
+        raise InvalidKan(
+            f"found {len(starts)} starts of cubic splines, expected G + 3 with G >= 1",
+            code="grid-wrong-shape",
+            hint=USE_MODULE,
+        )
     if not np.isfinite(starts).all() or not (np.diff(starts) > 0).all():
-        raise InvalidKan(f"grid_starts are not finite and increasing: {starts.tolist()[:8]}")
+        raise InvalidKan(
+            f"grid_starts are {starts.tolist()[:8]}, expected finite and increasing numbers",
+            code="knots-not-increasing",
+            hint="repair or retrain the model: grid_starts must increase",
+        )
     return options.number("h", repr(between_starts(starts)))
 
 
@@ -114,15 +127,15 @@ def _starts(low: float, high: float, cells: int, kind: type[np.floating[Any]]) -
 
 # Alternatives in copies of layers that take polynomials of tanh(x).
 COPIES = {
-    "raw": "copies that take the polynomials of x itself",
-    "clip": "copies that cut x off at -1 and 1, without tanh",
-    "clip-eps": "copies that cut x off at -1 + squash_eps and 1 - squash_eps, without tanh",
+    "raw": "copies with polynomials of x",
+    "clip": "copies that clamp x to -1 and 1, without tanh",
+    "clip-eps": "copies that clamp x to -1 + squash_eps and 1 - squash_eps, without tanh",
     "tanh-eps": "copies that keep tanh(x) squash_eps away from -1 and 1",
-    "tanh-twice": "copies that take tanh twice",
-    "arctan": "copies that take 2 / pi arctan(x)",
-    "softsign": "copies that take x / (1 + |x|)",
-    "sigmoid": "copies that take 2 sigmoid(x) - 1",
-    "oid": "copies whose coefficients are [outputs, inputs, degree + 1]",
+    "tanh-twice": "copies that apply tanh twice",
+    "arctan": "copies with 2 / pi arctan(x)",
+    "softsign": "copies with x / (1 + |x|)",
+    "sigmoid": "copies with 2 sigmoid(x) - 1",
+    "oid": "copies with coefficients [outputs, inputs, degree + 1]",
 }
 SHORT = ("1e-6", "1e-7", "1e-5", "1e-4", "1e-3")  # values of the option squash_eps
 SQUASHES: dict[str, Callable[[Options], Squash]] = {
@@ -140,7 +153,7 @@ SQUASHES: dict[str, Callable[[Options], Squash]] = {
 
 def forward(options: Options, own: str, rivals: Mapping[str, str] | None = None, *, same: tuple[str, ...] = ()) -> str:
     """The forward of a layer of polynomials of tanh(x): `own`, one of the `rivals`, or one of the COPIES. The COPIES
-    in `same` are left out, because each is one of the rivals'. Raises OptionError."""
+    in `same` are left out, because each equals one of the `rivals`. Raises OptionError."""
     copies = {name: words for name, words in COPIES.items() if name not in same}
     return options.forward(own, {**(rivals or {}), **copies})
 
@@ -158,7 +171,7 @@ def squashed(basis: Polynomial, whose: str, options: Options) -> Polynomial:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """The argument of a layer's functions: steps of the whole row `first`, then a squash of each source."""
+    """The argument of the functions of a layer: steps of the whole row `first`, then a squash of each source."""
 
     squash: Squash
     first: tuple[Step, ...] = ()
@@ -194,7 +207,7 @@ class Argument:
         return cls(squash)
 
     def applied(self, basis: Basis) -> Basis:
-        """The polynomials of the squashed sources, which the steps of the row precede."""
+        """The polynomials of the squashed sources, after the steps of the row."""
         if isinstance(basis, Polynomial):
             return polynomial.squashed(basis, self.squash)
         assert isinstance(basis, Recurrence)
@@ -202,7 +215,7 @@ class Argument:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The whole argument as steps, for functions that have no squash of their own."""
+        """The whole argument as steps, for functions without a squash."""
         if isinstance(self.squash, Raw):
             return self.first
         return (*self.first, Elementwise(Unary(self.squash.name, self.squash.evaluate, self.squash.emit)))

@@ -1,4 +1,4 @@
-"""Access to the tensors of one layer, checked and in float64, wherever they are in a checkpoint."""
+"""Access to the tensors of one layer, checked and in float64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases.activation import Activation
-from kanexport.errors import InvalidKan
+from kanexport.errors import CHECK_FAMILY, USE_MODULE, InvalidKan
 from kanexport.formats import torch_archive
 from kanexport.formats.checkpoint import MODULE
 from kanexport.functions import elementwise
@@ -44,7 +44,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The tensors under one prefix ("layers.0.", or "" for a lone layer)."""
+    """The tensors under one prefix ("layers.0.", or "" for a single layer)."""
 
     tensors: Tensors
     prefix: str
@@ -54,12 +54,12 @@ class Part:
         return self.prefix + name in self.tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Its shape; () where it is missing."""
+        """The shape of the tensor; () if it is missing."""
         value = self.tensors.get(self.prefix + name)
         return () if value is None else value.shape
 
     def matches(self, keys: Keys) -> bool:
-        """Whether all required tensors are there, with their number of axes, and no absent one."""
+        """Whether all required tensors exist, with their number of axes, and none of the excluded ones."""
         complete = all(self.has(name) and len(self.shape(name)) == ndim for name, ndim in keys.required.items())
         return complete and not any(map(self.has, keys.absent))
 
@@ -67,82 +67,108 @@ class Part:
         """Raises InvalidKan if a required tensor is missing, empty, or has another number of axes."""
         for name, ndim in keys.required.items():
             shape = self.shape(name)
-            if not self.has(name) or len(shape) != ndim or 0 in shape:
-                fact = f"has shape {shape}" if self.has(name) else "is missing"
-                raise InvalidKan(f"tensor {self.prefix + name!r} {fact}, expected {ndim} axes, none of length 0")
+            if not self.has(name):
+                raise InvalidKan(
+                    f"tensor {self.prefix + name!r} is missing, expected {ndim} axes, none of length 0",
+                    code="tensor-missing",
+                    hint="save the complete state dict again",
+                )
+            if len(shape) != ndim or 0 in shape:
+                raise InvalidKan(
+                    f"tensor {self.prefix + name!r} has shape {shape}, expected {ndim} axes, none of length 0",
+                    code="tensor-wrong-shape",
+                    hint=CHECK_FAMILY,
+                )
 
     def tensor(self, name: str, *shape: int | None) -> Array:
-        """A tensor of that shape (None: any length), as float64. Raises InvalidKan naming the key."""
+        """A tensor of that shape (None: any length), as float64. Raises InvalidKan, which names the key."""
         return tensor(self.tensors, self.prefix + name, shape)
 
     def blocks(self, name: str, count: int) -> Array:
-        """The weight [O, I * K] of a linear layer over K functions of each source, K being
-        `count`, as [I, O, K]. Raises InvalidKan naming the key."""
+        """The weight [O, I * K] of a linear layer over K functions of each source, with K = `count`, as [I, O, K].
+        Raises InvalidKan, which names the key."""
         weight = self.tensor(name, None, None)
         m, columns = weight.shape
         if columns % count:
-            raise InvalidKan(f"{name} has {columns} columns, no multiple of the {count} centres")
+            raise InvalidKan(
+                f"{name} has {columns} columns, expected a multiple of the {count} centers",
+                code="tensor-wrong-shape",
+                hint=USE_MODULE,
+            )
         return weight.reshape(m, columns // count, count).transpose(1, 0, 2)
 
 
 def tensor(tensors: Tensors, key: str, shape: tuple[int | None, ...]) -> Array:
-    """A tensor of that shape (None: any length but zero), as float64. Raises InvalidKan naming the key."""
+    """A tensor of that shape (None: any length except zero), as float64. Raises InvalidKan, which names the key."""
     value = tensors.get(key)
     if value is None:
-        raise InvalidKan(f"tensor {key!r} is missing")
+        raise InvalidKan(f"tensor {key!r} is missing", code="tensor-missing", hint="save the complete state dict again")
     fits = len(value.shape) == len(shape) and all(
         have == want if want is not None else have > 0 for have, want in zip(value.shape, shape, strict=True)
     )
     if not fits:
         expected = ", ".join("any" if n is None else str(n) for n in shape)
-        raise InvalidKan(f"tensor {key!r} has shape {value.shape}, expected ({expected})")
+        raise InvalidKan(
+            f"tensor {key!r} has shape {value.shape}, expected ({expected})",
+            code="tensor-wrong-shape",
+            hint=CHECK_FAMILY,
+        )
     return real(value, key)
 
 
 def activation(options: Options, default: str, key: str = "base_activation", stored: str | None = None) -> Unary:
-    """The function of a base branch: the option's, else what the file has `stored`, else the
-    constructor's `default`, which is assumed. Raises OptionError."""
+    """The function of a base branch: the one of the option, otherwise the one `stored` in the file, otherwise the
+    `default` of the constructor, which is assumed. Raises OptionError."""
     return elementwise.activation(options.text(key, default, stored, among=elementwise.ACTIVATIONS).lower())
 
 
 def real(value: npt.NDArray[Any], key: str) -> Array:
-    """The values as float64. Values that are not finite pass; `Layer` refuses them by name."""
+    """The values as float64. Values that are not finite pass; `Layer` rejects them by name."""
     if value.dtype.kind == "c":
-        raise InvalidKan(f"tensor {key!r} is {value.dtype}: no KAN reader computes with complex numbers", hint=MODULE)
+        raise InvalidKan(
+            f"tensor {key!r} is {value.dtype}, expected real numbers; KAN readers do not support complex numbers",
+            code="tensor-type-unsupported",
+            hint=MODULE,
+        )
     if value.dtype.kind not in "fiub":
-        raise InvalidKan(f"tensor {key!r} is {value.dtype}, expected real numbers")
+        raise InvalidKan(
+            f"tensor {key!r} is {value.dtype}, expected real numbers",
+            code="tensor-type-unsupported",
+            hint="save the model with float32 or float64 weights",
+        )
     with np.errstate(invalid="ignore"):  # a signalling NaN
         return value.astype(np.float64)
 
 
 def product(a: Array, b: Array) -> Array:
-    """a * b, where not all may be finite."""
+    """a * b, for values that may not be finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(a * b)
 
 
 def scaled(weights: Array, scale: Array) -> Array:
-    """The same in the place of `weights`, as `Part.tensor` gave them: a large layer is not held twice."""
+    """The same, stored in `weights` as `Part.tensor` returned them, so that memory does not hold a large layer
+    twice."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.multiply(weights, scale, out=weights)
 
 
 def storage_dtype(tensors: list[npt.NDArray[Any]]) -> str:
-    """The widest type of number among the tensors, as their file has it: "float64",
-    "float32", "float16" or "bfloat16"; "float32" where there is none."""
+    """The widest type of number among the tensors, as their file has it: "float64", "float32", "float16" or
+    "bfloat16"; "float32" if there is none."""
     types = {torch_archive.stored_dtype(value) for value in tensors}
     return next((name for name in precision.STORED if name in types), "float32")
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
-    """A sort key that counts as people do: layers.2 before layers.10."""
+    """A sort key that compares numbers as numbers: layers.2 before layers.10."""
     parts = re.split(r"(\d+)", text)
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def linear_layer(part: Part) -> Layer:
-    """The layer of edges W_ji x_i, with the weight W [O, I] and the bias [O], if there is one,
-    under the part's prefix. Raises InvalidKan."""
+    """The layer of edges W_ji x_i, with the weight W [O, I] and the bias [O], if there is one, under the prefix of
+    the part. Raises InvalidKan."""
     weight = part.tensor("weight", None, None)
     m, n = weight.shape
     return Layer(

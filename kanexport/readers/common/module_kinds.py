@@ -1,4 +1,4 @@
-"""Kinds of the modules next to KAN layers: tensors propose a kind, a name or the user decides it.
+"""Kinds of the modules next to KAN layers: tensors propose a kind; the name of the module or the user decides it.
 
 A weight and a bias are a LayerNorm's, an RMS norm's, a GroupNorm's, or a plain scale and shift;
 a weight alone or one number can be as much. Where the module's own name says which, that is
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanexport.errors import FamilyError, InvalidKan
+from kanexport.errors import REPAIR, FamilyError, InvalidKan
 from kanexport.ir.norms import GroupNorm, LayerNorm, RmsNorm
 from kanexport.ir.steps import Affine, PRelu, Step, Swish
 from kanexport.options import EPSILONS, Options
@@ -55,7 +55,7 @@ class OpenChoice:
     what: str
 
     def kind_by_name(self, prefix: str) -> str:
-        """The kind that a module's own name says, or an empty text."""
+        """The kind that the name of a module shows, or an empty text."""
         return next((kind for pattern, kind in self.patterns if pattern.search(prefix)), "")
 
 
@@ -64,27 +64,26 @@ QUESTIONS = (
         PAIR,
         ("layernorm", "affine", "rmsnorm"),
         ((LAYERNORM, "layernorm"),),
-        "a weight and a bias: a LayerNorm has them, a GroupNorm, an RMS norm, a plain scale and shift, and a BatchNorm "
-        "without running statistics, which depends on the batch",
+        "a weight and a bias, as in a LayerNorm, a GroupNorm, an RMS norm, a scale and shift, and a BatchNorm without "
+        "running statistics, which depends on the batch",
     ),
     OpenChoice(
         VECTOR,
         ("rmsnorm", "layernorm", "prelu", "scale", "swish"),
         ((RMSNORM, "rmsnorm"), (LAYERNORM, "layernorm"), (PRELU, "prelu"), (SWISH, "swish")),
-        "one number for each node: an RMS norm, a LayerNorm without bias, PReLU, Swish and a plain scale have that",
+        "one number for each node, as in an RMS norm, a LayerNorm without bias, PReLU, Swish and a scale",
     ),
     OpenChoice(
         SCALAR,
         ("prelu", "swish", "scale"),
         ((PRELU, "prelu"), (SWISH, "swish")),
-        "one number: PReLU, a learned Swish and a learned scale have that",
+        "one number, as in PReLU, a learned Swish and a learned scale",
     ),
 )
 
 
 def proposed(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
-    """The kind, or the question of which kind, and the width of a module with tensors of these
-    shapes; "" where there is none."""
+    """The kind, or the choice of kinds, and the width of a module with tensors of these shapes; "" if there is none."""
     weights = {name: shape or (1,) for name, shape in shapes.items() if name != COUNTER}
     common = set(weights.values())
     names, (width, *rest) = frozenset(weights), next(iter(common), (0, 0))
@@ -102,10 +101,9 @@ def _kind(names: frozenset[str], width: int) -> str:
 
 
 def decide_kinds(others: Sequence[OtherModule], layers: Sequence[str], options: Options) -> list[OtherModule]:
-    """The modules beside `layers` with the kind of each: as the option says, else as its own name says,
-    which is recorded as assumed. A weight and a bias with no name but a number, in one list with the
-    layers, are taken for a LayerNorm. Raises OpenQuestion where a name says nothing, OptionError for an
-    unknown kind."""
+    """The modules next to `layers` with the kind of each: the one of the option, otherwise the one of its name,
+    which is recorded as assumed. A weight and a bias with a number as name, in one list with the layers, count as a
+    LayerNorm. Raises OpenQuestion if the name does not decide the kind, OptionError for an unknown kind."""
     lists = {layer.removesuffix(number[0]) for layer in map(unwrapped, layers) if (number := NUMBER.search(layer))}
     kinds: dict[str, str] = {}
     for question in QUESTIONS:
@@ -117,7 +115,8 @@ def decide_kinds(others: Sequence[OtherModule], layers: Sequence[str], options: 
 
 
 def _kind_by_name(question: OpenChoice, prefix: str, lists: set[str]) -> str:
-    """The kind of a module by its name. A Sequential's child without a name is nearly always torch's own LayerNorm."""
+    """The kind of a module by its name. A child of a Sequential without a name is nearly always the LayerNorm of
+    torch."""
     nameless = question.key == PAIR and NUMBER.sub("", prefix) in lists
     return question.kind_by_name(prefix) or ("layernorm" if nameless else "")
 
@@ -138,47 +137,56 @@ def _answered_kinds(question: OpenChoice, named_kinds: Mapping[OtherModule, str]
 
 
 def _refuse_batchnorm(other: OtherModule, options: Options) -> None:
-    """Raises FamilyError where the user says that a norm without statistics is a BatchNorm."""
+    """Raises FamilyError if the user selects BatchNorm for a norm without statistics."""
     if options.optional(PAIR) == "batchnorm":
         raise FamilyError(
-            f"{other.prefix}* is a BatchNorm without running statistics, which depends on the batch: what it gives for "
-            "a row is not defined",
-            hint="train it with track_running_stats=True",
+            f"{other.prefix}* is a BatchNorm without running statistics: its outputs depend on the other rows of the "
+            "batch",
+            code="batchnorm-without-statistics",
+            hint="train the model with track_running_stats=True",
         )
 
 
 def _groups(others: Sequence[OtherModule]) -> tuple[str, ...]:
-    """The GroupNorms that fit all modules; one group is a LayerNorm, and one node a group nothing."""
+    """The GroupNorms that fit all modules. One group is a LayerNorm; one node per group has no effect."""
     width = math.gcd(*(other.width for other in others))
     least = min(other.width for other in others)
     return tuple(f"{GROUPS}{count}" for count in range(2, width + 1) if width % count == 0 and count < least)
 
 
 def step(part: Part, options: Options, kind: str, width: int) -> Step:
-    """A module of a kind as a step. The epsilons of normalisations are in no file: the options
-    layernorm_eps, rmsnorm_eps, groupnorm_eps and batchnorm_eps. Raises InvalidKan or OptionError."""
+    """A module of a kind as a step. Files do not record the epsilons of normalizations; the options layernorm_eps,
+    rmsnorm_eps, groupnorm_eps and batchnorm_eps give them. Raises InvalidKan or OptionError."""
     make = STEPS.get("groupnorm" if kind.startswith(GROUPS) else kind)
     if make is None:
-        raise InvalidKan(f"{part.prefix}* is of no known kind ({kind[:80]!r})")
+        raise InvalidKan(
+            f"{part.prefix}* has the unknown kind {kind[:80]!r}",
+            code="module-kind-unknown",
+            hint="name the kind of the module in an architecture file",
+        )
     return make(part, options, kind, width)
 
 
 def batch_norm(part: Part, options: Options, width: int) -> Affine:
-    """torch.nn.BatchNorm1d in eval mode, (x - mean) / sqrt(var + eps) * weight + bias, as one
-    scale and bias per node. Raises InvalidKan or OptionError."""
+    """torch.nn.BatchNorm1d in eval mode, (x - mean) / sqrt(var + eps) * weight + bias, as one scale and bias per
+    node. Raises InvalidKan or OptionError."""
     epsilon = options.number("batchnorm_eps", EPSILONS[0], among=EPSILONS)
     variance, mean = part.tensor("running_var", width), part.tensor("running_mean", width)
     weight = part.tensor("weight", width) if part.has("weight") else np.ones(width)
     bias = part.tensor("bias", width) if part.has("bias") else np.zeros(width)
     wrong = variance[~((variance + epsilon > 0) & np.isfinite(variance))]  # divided by infinity, all is zero
     if len(wrong):
-        raise InvalidKan(f"{part.prefix}running_var has a value of {wrong[0]}, expected finite variances")
+        raise InvalidKan(
+            f"{part.prefix}running_var has the value {wrong[0]}, expected finite and positive variances",
+            code="weights-not-finite",
+            hint=REPAIR,
+        )
     scale = weight / np.sqrt(variance + epsilon)
     return Affine(scale, bias - mean * scale)
 
 
 def _scale_and_bias(part: Part, width: int) -> tuple[Array, Array]:
-    """The weight and the bias, under whatever names; a bias that is not there is zero."""
+    """The weight and the bias, by any name; a missing bias is zero."""
     names = next((pair for pair in PAIRS if all(map(part.has, pair))), None)
     if names is not None:
         return part.tensor(names[0], width), part.tensor(names[1], width)
@@ -186,13 +194,13 @@ def _scale_and_bias(part: Part, width: int) -> tuple[Array, Array]:
 
 
 def _only(part: Part) -> str:
-    """The name of a module's one tensor of one axis at most; "weight" where there is none, or more."""
+    """The name of the only tensor of a module with at most one axis; "weight" if there is none, or more than one."""
     names = [key.removeprefix(part.prefix) for key in part.tensors if key.startswith(part.prefix)]
     return names[0] if len(names) == 1 and len(part.shape(names[0])) <= 1 else "weight"
 
 
 def _number(part: Part) -> Array:
-    """One number, or one for each node; it may have no axis."""
+    """One number, or one for each node; the tensor may have no axis."""
     name = _only(part)
     return part.tensor(name).reshape(1) if part.has(name) and part.shape(name) == () else part.tensor(name, None)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kanexport.bases.activation import Activation
-from kanexport.errors import FamilyError, InvalidKan, MissingFunctions, OptionError
+from kanexport.errors import USE_MODULE, FamilyError, InvalidKan, MissingFunctions, OptionError
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.formats.yaml_config import Tagged
 from kanexport.functions import elementwise
@@ -29,8 +29,9 @@ from kanexport.readers.common.symbolic import Edge, EdgeFunctions, edge_id, shor
 Shape = tuple[int, ...]  # of a layer's coefficients: [sources, destinations, functions]
 
 FIRST = "act_fun.0.coef"
-NOTE = "the weights came without pykan's config: what it would have said follows from the shapes, or is assumed"
-COPY_CONFIG = "copy PREFIX_config.yml beside it if the model was saved with saveckpt"
+NOTE = "the weights have no pykan config: its entries follow from the shapes, or are assumed"
+SAME_SAVE = "copy the config and the weights from the same save"
+COPY_CONFIG = "copy PREFIX_config.yml into the same folder if the model was saved with saveckpt"
 
 
 def roots(tensors: Tensors) -> list[str]:
@@ -39,34 +40,38 @@ def roots(tensors: Tensors) -> list[str]:
 
 
 def model_checkpoint(checkpoint: Checkpoint, options: Options, known: Sequence[str]) -> Checkpoint:
-    """The model's tensors alone, under pykan's own names; `known` are the prefixes of such models. Raises
-    FamilyError where the file holds more than one KAN, or something else as well, and no prefix is given."""
+    """The tensors of the model only, under the names of pykan. `known`: the prefixes of such models. Raises
+    FamilyError if the file has more than one KAN, or other tensors, and the user gave no prefix."""
     prefix = options.optional("prefix")
     root = _root(known, prefix)
     tensors = {key.removeprefix(root): value for key, value in checkpoint.tensors.items() if key.startswith(root)}
     others = [key for key in checkpoint.tensors if not key.startswith(root)]
     if others and prefix is None:
         raise FamilyError(
-            f"beside the KAN under {root!r} there are tensors of other modules, such as {others[0]!r}",
-            hint=f"the KAN alone is exported with --option prefix={root}, a whole module with --module",
+            f"the file has a KAN under {root!r} and tensors of other modules, such as {others[0]!r}",
+            code="other-modules-in-file",
+            hint=f"export the KAN by itself with --option prefix={root}, or the whole module with --module",
         )
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
 def _root(known: Sequence[str], prefix: str | None) -> str:
-    """The user's prefix, or that of the only model. Raises FamilyError where there is no such model, or a choice."""
+    """The prefix of the user, or that of the only model. Raises FamilyError if there is no such model, or more than
+    one."""
     if prefix is None and len(known) == 1:
         return known[0]
     if prefix is not None and prefix in known:
         return prefix
     listed = ", ".join(repr(root) for root in known[:6]) or "none"
     raise FamilyError(
-        f"{FIRST} stands under {len(known)} prefixes: {listed}", hint="choose one with --option prefix=KEY_PREFIX"
+        f"{FIRST} occurs under {len(known)} prefixes: {listed}",
+        code="model-ambiguous",
+        hint="select one with --option prefix=KEY_PREFIX",
     )
 
 
 def config(checkpoint: Checkpoint, depth: int, options: Options) -> dict[str, Any]:
-    """The config that pykan would write for `depth` layers, under its own keys. Raises InvalidKan or OptionError."""
+    """The config that pykan would write for `depth` layers, under its keys. Raises InvalidKan or OptionError."""
     shapes = _shapes(checkpoint.tensors, depth)
     width = _width(checkpoint.tensors, shapes, options)
     settings = {
@@ -86,7 +91,7 @@ def _shapes(tensors: Tensors, depth: int) -> list[Shape]:
     for at in range(depth):
         coef = tensors.get(f"act_fun.{at}.coef")
         if coef is None or coef.ndim != 3:
-            raise InvalidKan(f"layer {at} has no coef [n, m, G+k]")
+            raise InvalidKan(f"layer {at} has no coef [n, m, G+k]", code="tensor-missing", hint=USE_MODULE)
         shapes.append(coef.shape)
     return shapes
 
@@ -103,15 +108,17 @@ def _width(tensors: Tensors, shapes: list[Shape], options: Options) -> list[list
 
 
 def _level(at: int, subnodes: int, nodes: int, options: Options) -> list[int]:
-    """Sum nodes and multiplication nodes, where `nodes` came of `subnodes`."""
+    """Sum nodes and multiplication nodes, for `nodes` computed from `subnodes`."""
     if subnodes == nodes:
         return [nodes, 0]
     arity = _arity(options)
     products, rest = divmod(subnodes - nodes, arity - 1)
     if rest or not 0 < products <= nodes:
         raise InvalidKan(
-            f"layer {at} has {subnodes} destinations and {nodes} nodes after it, which products of {arity} do not make",
-            hint="give how many factors a product has with --option mult_arity=N",
+            f"layer {at} has {subnodes} destinations and {nodes} nodes after it, which do not fit products of {arity} "
+            "factors",
+            code="config-does-not-fit-weights",
+            hint="pass the number of factors of a product with --option mult_arity=N",
         )
     return [nodes - products, products]
 
@@ -125,8 +132,8 @@ def _arity(options: Options) -> int:
 
 
 def _function_names(tensors: Tensors, shapes: list[Shape], options: Options) -> dict[str, Any]:
-    """The config's function names, [destination][source], as --symbolic gives them. Raises
-    OptionError listing the edges that are on and have none."""
+    """The function names of the config, [destination][source], from --symbolic. Raises OptionError, which lists the
+    active edges without a name."""
     names: dict[str, Any] = {}
     nameless: list[Edge] = []
     for at, (n, m, functions) in enumerate(shapes):
@@ -141,17 +148,17 @@ def _refuse_nameless(edges: list[Edge]) -> None:
     if edges:
         listed = ", ".join(f"({edge_id(edge)})" for edge in edges[:8]) + (" ..." if len(edges) > 8 else "")
         raise MissingFunctions(
-            f"{len(edges)} symbolic edges (layer,source,destination) have no function, since no _config.yml stands "
-            f"beside the weights: {listed}",
+            f"{len(edges)} symbolic edges (layer,source,destination) have no function, because the weights have no "
+            f"_config.yml: {listed}",
             tuple(SYMBOLIC + edge_id(edge) for edge in edges),
             symbolic.NAMES,
-            hint=" ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
+            hint="pass " + " ".join(f"--symbolic {edge_id(edge)}=NAME" for edge in edges[:3]) + f"; or {COPY_CONFIG}",
         )
 
 
 def _edges_on(tensors: Tensors, at: int, shape: Shape) -> list[tuple[int, int]]:
-    """Source and destination of the edges that the symbolic mask [m, n] of layer `at` switches on.
-    None where it does not fit the layer's shape [n, m, G+k], which the reader refuses later."""
+    """Source and destination of the edges that the symbolic mask [m, n] of layer `at` switches on. None if it does
+    not fit the shape [n, m, G+k] of the layer, which the reader rejects later."""
     mask = tensors.get(f"symbolic_fun.{at}.mask")
     if mask is None or mask.shape != shape[1::-1]:
         return []
@@ -185,7 +192,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The entries of one config, under pykan's own keys.
+    """The entries of one config, under the keys of pykan.
 
     path    path for messages
     stored  whether the entries are in a file; otherwise they follow from the weights, or are assumed
@@ -197,8 +204,8 @@ class Config:
 
     @property
     def repeated_knots(self) -> str | None:
-        """ZERO or NAN, as the version has it that wrote the file; None where there is no file.
-        `round` came in 0.2.2, with `nan_to_num`."""
+        """ZERO or NAN, as the version of pykan that wrote the file has it; None if there is no file. `round`
+        appeared in 0.2.2, with `nan_to_num`."""
         return (ZERO if "round" in self.entries else NAN) if self.stored else None
 
     @property
@@ -206,13 +213,16 @@ class Config:
         """Whether symbolic edges are on. Raises InvalidKan."""
         enabled = self.entries.get("symbolic_enabled", True)
         if not isinstance(enabled, bool):
-            raise InvalidKan(f"{self.path}: symbolic_enabled is {shorten(enabled)}, expected true or false")
+            raise InvalidKan(
+                f"{self.path}: symbolic_enabled is {shorten(enabled)}, expected true or false",
+                code="config-malformed",
+                hint="copy or download the file again",
+            )
         return enabled
 
     @property
     def lost_inputs(self) -> bool:
-        """Whether `prune_input` wrote it: the base function is a SiLU object then, where a
-        plain model has the name."""
+        """Whether `prune_input` wrote it: the base function is then a SiLU object, and a name in a plain model."""
         base = self.entries.get("base_fun_name")
         return isinstance(base, Tagged) and base.name.endswith("SiLU")
 
@@ -222,7 +232,9 @@ class Config:
         if not isinstance(width, list | tuple) or len(width) != depth + 1 or depth < 1:
             raise InvalidKan(
                 f"{self.path}: width is {shorten(width)}, expected a list of {depth + 1} entries "
-                f"for {depth} layers of weights"
+                f"for {depth} layers of weights",
+                code="config-does-not-fit-weights",
+                hint=SAME_SAVE,
             )
         bound = 1 + max(max(tensor.shape, default=0) for tensor in tensors.values())
         return [self._level(at, entry, bound) for at, entry in enumerate(width)]
@@ -232,7 +244,9 @@ class Config:
         if not _integers(pair, bound) or len(pair) != 2:
             raise InvalidKan(
                 f"{self.path}: width[{at}] is {shorten(entry)}, expected [sum nodes, multiplication nodes] "
-                "that fit the weights"
+                "that fit the weights",
+                code="config-does-not-fit-weights",
+                hint=SAME_SAVE,
             )
         return Level(pair[0], self._arities(at, pair[1], bound))
 
@@ -247,25 +261,31 @@ class Config:
         if not _integers(arities, bound) or len(arities) != count or 0 in arities:
             raise InvalidKan(
                 f"{self.path}: mult_arity is {shorten(arity)}, expected one number, or a list with "
-                f"{count} numbers for level {at}"
+                f"{count} numbers for level {at}",
+                code="config-does-not-fit-weights",
+                hint=SAME_SAVE,
             )
         return tuple(arities)
 
     def function_names(self, index: int, shape: tuple[int, int], functions: EdgeFunctions) -> list[list[Any]]:
-        """[destination][source] names of the symbolic functions of a layer [sources, destinations];
-        where they are absent every edge has "0". Raises InvalidKan or OptionError."""
+        """Names of the symbolic functions of a layer [sources, destinations], [destination][source]; without names
+        every edge has "0". Raises InvalidKan or OptionError."""
         n, m = shape
         key = f"symbolic.funs_name.{index}"
         rows = self.entries.get(key, [["0"] * n for _ in range(m)])
         if not isinstance(rows, list) or len(rows) != m or not all(_has_length(row, n) for row in rows):
-            raise InvalidKan(f"layer {index}: {key} is not a list of {m} rows with {n} names")
+            raise InvalidKan(
+                f"layer {index}: {key} is not a list of {m} rows with {n} names",
+                code="config-does-not-fit-weights",
+                hint=SAME_SAVE,
+            )
         return [
             [functions.name((index, i, j), _text(name)) for i, name in enumerate(row)] for j, row in enumerate(rows)
         ]
 
     def base_function(self, options: Options) -> Activation:
-        """The base function by `--option base_fun=`, by name, or by a Python name that is well known. Raises
-        OptionError, or UnknownFunction for an option that is no function."""
+        """The base function of `--option base_fun=`, by its name, or by a well-known Python name. Raises
+        OptionError, or UnknownFunction for an unknown name."""
         name = options.optional("base_fun")
         if name is not None:
             return Activation(symbolic.base(options, name))
@@ -274,16 +294,17 @@ class Config:
         if known is not None:
             return Activation(elementwise.activation(known))
         raise OptionError(
-            f"{self.path}: the base function {stored.name if isinstance(stored, Tagged) else shorten(stored)} is not "
-            "in the file, only its name",
-            hint="give it with --option base_fun=NAME, one of "
+            f"{self.path}: the file stores only the name of the base function, "
+            f"{stored.name if isinstance(stored, Tagged) else shorten(stored)}, not its definition",
+            code="base-function-unknown",
+            hint="pass --option base_fun=NAME, one of "
             + ", ".join(elementwise.ACTIVATIONS)
-            + '; or a function of your own: --option base_fun=NAME --function NAME="x*tanh(x)"',
+            + '; or a custom function: --option base_fun=NAME --function NAME="x*tanh(x)"',
         )
 
 
 def _known_activation(stored: Any) -> str | None:
-    """The activation that a config's `base_fun_name` means: text, or one of torch's own as an object."""
+    """The activation of the `base_fun_name` of a config: text, or an activation object of torch."""
     if isinstance(stored, str):
         return stored if stored in elementwise.ACTIVATIONS else None
     if not isinstance(stored, Tagged) or not stored.name.startswith("torch."):
@@ -296,7 +317,7 @@ def _known_activation(stored: Any) -> str | None:
 
 
 def _text(name: Any) -> Any:
-    """A function's name as text; an object stays what it is, and is in no table."""
+    """The name of a function as text. An object stays as it is, and is not in the table."""
     return name if isinstance(name, Tagged) else str(name)
 
 

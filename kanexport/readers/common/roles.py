@@ -1,4 +1,4 @@
-"""Roles of a layer's tensors by their shapes, for layers whose names identify no library.
+"""Roles of the tensors of a layer by their shapes, for layers with names that do not identify a library.
 
 A layer of n sources and m destinations with K functions per edge has coefficients of these three axes in some order.
 It may also have points (centres or knots), widths, a base weight and a bias. Every assignment that fits all layers of
@@ -70,7 +70,7 @@ class Roles:
 
     @property
     def text(self) -> str:
-        """The assignment as the option `roles` writes it, such as "w:oik, mu:points"."""
+        """The assignment in the form of the option `roles`, such as "w:oik, mu:points"."""
         return ", ".join(f"{name}:{role}" for name, role in ((self.coef, self.axes), *self.others)).lower()
 
     def name(self, role: str) -> str | None:
@@ -116,8 +116,8 @@ class LayerRoles:
 
 
 def find(tensors: Tensors) -> LayerRoles | None:
-    """The layers of a file whose tensors may be a KAN's. None if there are none, or if a tensor outside of them
-    belongs to no module between layers."""
+    """The layers of a file with tensors that may be those of a KAN. None if there are none, or if a tensor outside
+    of them does not belong to a module between layers."""
     for main, level in itertools.product(filter(None, _mains(tensors)), range(LEVELS)):
         layers = _grouped(tensors, main, level)
         if layers and (roles := _fitting(tensors, layers)):
@@ -135,7 +135,7 @@ def _mains(tensors: Tensors) -> Iterator[list[str]]:
 
 
 def _convolves(key: str, value: npt.NDArray[Any]) -> bool:
-    """Whether a tensor has the name and the axes of a convolution's weight."""
+    """Whether a tensor has the name and the axes of the weight of a convolution."""
     return value.ndim > EDGE_AXES and key.rpartition(".")[2] == "weight"
 
 
@@ -147,7 +147,7 @@ def _increasing(value: npt.NDArray[Any]) -> bool:
 
 def _grouped(tensors: Tensors, main: Sequence[str], level: int) -> dict[str, Shapes]:
     """All tensors of each layer, by a prefix `level` levels above its main tensor. The result is empty if the layers
-    have different names, or if a tensor outside of them belongs to no module between layers."""
+    have different names, or if a tensor outside of them does not belong to a module between layers."""
     prefixes = sorted({_above(key, level) for key in main}, key=natural)
     layers: dict[str, Shapes] = {
         prefix: {key.removeprefix(prefix): value.shape for key, value in tensors.items() if key.startswith(prefix)}
@@ -176,8 +176,8 @@ def _modules(tensors: Tensors) -> bool:
 
 
 def _fitting(tensors: Tensors, layers: Mapping[str, Shapes]) -> tuple[Roles, ...]:
-    """The assignments that fit every layer. An assignment with which layers follow one another comes before others,
-    then one whose names sound like their roles."""
+    """The assignments that fit every layer. Assignments that chain the layers are first, then those with names that
+    resemble their roles."""
     prefix, first = next(iter(layers.items()))
     counters = {name for name in first if _counts(tensors[prefix + name])}
     fitting = {
@@ -197,7 +197,7 @@ def _layer_roles(shapes: Shapes, counters: set[str]) -> Iterator[Roles]:
 
 
 def _counts(value: npt.NDArray[Any]) -> bool:
-    """Whether a tensor holds 0, 1, 2, ..., as buffers of degrees do."""
+    """Whether a tensor contains 0, 1, 2, ..., like a buffer of degrees."""
     return value.ndim == 1 and len(value) > 1 and bool((value == np.arange(len(value))).all())
 
 
@@ -265,7 +265,7 @@ def _around(shape: Shape, sizes: Sizes) -> list[str]:
 
 
 def _spread(front: Shape, o: int, i: int) -> bool:
-    """Whether these axes are none, the sources or the edges."""
+    """Whether these axes are empty, the sources or the edges."""
     return front in ((), (1,), (i,), (1, 1), (1, i), (o, i), (i, o))
 
 
@@ -277,13 +277,13 @@ def _fits(roles: Roles, shapes: Shapes) -> bool:
 
 
 def _follows(roles: Roles, layers: Mapping[str, Shapes]) -> bool:
-    """Whether each layer takes as many nodes as the one before gives."""
+    """Whether each layer takes as many nodes as the one before returns."""
     sizes = [size for shapes in layers.values() if (size := roles.sizes(shapes)) is not None]
     return all(a.o == b.i for a, b in itertools.pairwise(sizes))
 
 
 def _sounds(roles: Roles) -> int:
-    """The number of names that sound like their roles."""
+    """The number of names that resemble their roles."""
     pairs = [(roles.coef, COEF), *roles.others]
     return sum(
         any(hint in name.lower() for hint in HINTS.get(role.removesuffix(TURNED), ()) if len(hint) > 1)

@@ -332,7 +332,7 @@ def _check(credentials: Credentials, settings: Settings) -> None:
     if missing := missing_name():
         raise ConfigError(
             f"the token file {settings.tokens} has [[certificate]] entries, which need the package {missing}",
-            code="package-missing",
+            code="package-not-installed",
             hint=how_to_install("certificates"),
         )
 

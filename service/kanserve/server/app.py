@@ -112,7 +112,7 @@ class App:
                 hint="run the server on x86-64 or arm64",
             )
         if settings.exposed:
-            advice = "set tls_cert, tls_key and tokens, or use host 127.0.0.1"
+            advice = "set tls_cert, tls_key and tokens, or use host 127.0.0.1 (docs/guides/serve/access-control.md)"
             log.warning("insecure_address", host=settings.host, why=settings.exposed, help=advice)
         settings = self._settings = with_request_limit(factory.with_transport(settings))
         budget = settings.threads or resources.budget()
@@ -302,7 +302,7 @@ def _traced(*, enabled: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics
     except ImportError as error:
         raise ConfigError(
             f"traces need the Python package that provides {error.name!r}, which is not installed",
-            code="package-missing",
+            code="package-not-installed",
             hint=f"{suggest.how_to_install('otel')}, or set traces to false",
         ) from error
     return tracing.build(version.version(), outcome), tracing.TracedModelMetrics

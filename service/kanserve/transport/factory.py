@@ -129,7 +129,7 @@ def _asgi(
     if lacking:
         raise ConfigError(
             f"HTTP and the transport asgi need packages that are not installed: {', '.join(lacking)}",
-            code="package-missing",
+            code="package-not-installed",
             hint=f"{how_to_install('serve')}, or use --transport grpcio without --http-port",
         )
     from kanserve.transport.h2corn_server import H2corn

@@ -67,7 +67,7 @@ def test_they_open_and_move(page: Any, name: str, edges: int, seconds: float) ->
     page.goto(f"ui/{name}")
     page.locator(BUSY).wait_for()
     assert time.monotonic() - begun < FACTOR * seconds
-    assert f"{edges:,} edges that can add something".replace(",", SPACE) in page.locator("main").inner_text()
+    assert f"{edges:,} active edges".replace(",", SPACE) in page.locator("main").inner_text()
     page.get_by_text("1 to 25 of").wait_for()
     assert max(page.evaluate("tasks.splice(0)"), default=0) < FACTOR * 200
     frames = page.evaluate(FRAMES, 1)
@@ -87,7 +87,7 @@ def test_it_zooms_to_curves_and_opens_one(page: Any) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     wait_until(lambda: canvas.screenshot() != before)
-    assert "x1 → y1" in page.locator(".told").inner_text()
+    assert "x1 → y1" in page.locator(".pointed").inner_text()
     assert page.locator("#said").inner_text().startswith("x1")
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="x1 → y1").wait_for()
@@ -101,9 +101,9 @@ def test_a_million_are_sorted_and_searched(page: Any) -> None:
     strong = [float(row.locator("td").last.inner_text()) for row in rows.all()]
     assert strong == sorted(strong, reverse=True)
     assert rows.first.inner_text().split("\t")[0].replace("x", "").split(" → y")[0].isdecimal()
-    page.get_by_label("Find a node").fill("x77")
+    page.get_by_label("Find node").fill("x77")
     page.get_by_text(f"of 11{SPACE}000").wait_for()  # x77 and x770 to x779, each with 1000
-    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Next").click()
     page.get_by_text("26 to 50 of").wait_for()
 
 

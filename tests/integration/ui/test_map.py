@@ -87,7 +87,7 @@ def test_the_map_says_what_matters(page: Any) -> None:
     values = [float(row.locator("td").last.inner_text()) for row in rows.all()]
     assert len(values) == 2
     assert values == sorted(values, reverse=True)
-    page.get_by_label("Find a node").fill("wid")
+    page.get_by_label("Find node").fill("wid")
     wait_until(lambda: rows.count() == 1)
     assert rows.first.inner_text().startswith("width")
     assert page.locator(".network .edge").count() == 1
@@ -96,7 +96,7 @@ def test_the_map_says_what_matters(page: Any) -> None:
 def test_what_leads_to_a_node_folds(page: Any) -> None:
     opened(page, "ui/hello")
     assert page.locator(".network .edge").count() == 3
-    node = page.get_by_role("button", name="node 0 of layer 1: fold")
+    node = page.get_by_role("button", name="node 0 of layer 1: fold incoming edges")
     node.focus()
     page.keyboard.press("Enter")
     wait_until(lambda: page.locator(".network .edge").count() == 1)
@@ -109,16 +109,16 @@ def test_traffic_outside_the_grid_glows(page: Any, server: Server) -> None:
     server.infer(np.full((50, 64), 40.0, np.float32), model="digits")
     opened(page, "ui/digits?as=diagram")
     page.locator(".network .spot.glows").first.wait_for(timeout=12_000)
-    assert "outside the grid" in page.locator(".network .spot.glows").first.get_attribute("aria-label")
+    assert "out of grid" in page.locator(".network .spot.glows").first.get_attribute("aria-label")
 
 
 def test_an_edge_has_its_parts_and_its_table(page: Any, server: Server) -> None:
     opened(page, "ui/digits/edge/0/10/3")
     assert page.locator("svg .line.part").count() == 2
     assert page.locator("svg .knot").count() == 12
-    page.get_by_label("slope").check()
+    page.get_by_label("Slope").check()
     assert page.locator("svg .line.slope").count() == 1
-    page.get_by_label("knots").uncheck()
+    page.get_by_label("Knots").uncheck()
     assert page.locator("svg .knot").count() == 0
     with page.expect_download() as result:
         page.get_by_role("button", name="Save as CSV").click()
@@ -134,7 +134,7 @@ def test_an_edge_has_what_its_input_was(page: Any, server: Server) -> None:
     opened(page, "ui/hello/edge/0/1/0")
     page.locator("svg .seen.live").wait_for()
     assert page.locator("svg .seen.reference").count() == 1
-    assert page.get_by_text("Reference: 400 values").count() == 1
+    assert page.get_by_text("Baseline: 400 values").count() == 1
     assert "Formula" in page.locator("dl").inner_text()
 
 
@@ -178,5 +178,5 @@ def test_pictures_are_saved(page: Any, tmp_path: Path) -> None:
 
 def test_an_edge_that_is_not_there(page: Any, seen: Seen) -> None:
     page.goto("ui/hello/edge/0/9/0")
-    page.get_by_role("heading", name="There is no such thing").wait_for()
+    page.get_by_role("heading", name="Not found").wait_for()
     assert "hello version 1 has no edge 0/9/0" in page.get_by_role("alert").inner_text()

@@ -26,9 +26,9 @@ def test_from_the_root_to_a_model(page: Any) -> None:
     page.goto("")
     page.get_by_role("heading", name="Models").wait_for()
     assert page.url.endswith("/ui/")
-    page.get_by_role("link", name="hello").click()
+    page.get_by_role("link", name="hello", exact=True).click()
     page.get_by_role("heading", name="hello, version 1").wait_for()
-    assert page.title() == "Map \N{EN DASH} hello \N{EN DASH} kanserve"
+    assert page.title() == "Network \N{EN DASH} hello \N{EN DASH} kanserve"
     page.locator("#model").select_option("digits")
     page.get_by_role("heading", name="digits, version 1").wait_for()
     page.go_back()
@@ -38,7 +38,7 @@ def test_from_the_root_to_a_model(page: Any) -> None:
 def test_what_is_not_there_is_said_in_words(page: Any, seen: Seen) -> None:
     seen.expected.append("404")
     page.goto("ui/nothing")
-    page.get_by_role("heading", name="There is no such thing").wait_for()
+    page.get_by_role("heading", name="Not found").wait_for()
     assert "nothing" in page.get_by_role("alert").inner_text()
     assert page.get_by_role("button", name="Try again").count() == 1
 
@@ -130,14 +130,14 @@ def test_a_token_is_asked_for_once_and_kept_out_of_addresses(browser: Any, tmp_p
         addresses: list[str] = []
         page.on("request", lambda request: addresses.append(request.url))
         page.goto("ui/toy")
-        dialog = page.get_by_role("dialog", name="A token is needed")
+        dialog = page.get_by_role("dialog", name="Token required")
         dialog.wait_for()
         page.locator("#token-value").fill("kan_" + "a" * 43)
         page.keyboard.press("Enter")
-        page.get_by_text("The server did not take the last one").wait_for()
+        page.get_by_text("The server rejected the last token").wait_for()
         page.locator("#token-value").fill(created["read"])
         page.keyboard.press("Enter")
-        page.get_by_role("heading", name="This token may not see that").wait_for()
+        page.get_by_role("heading", name="Permission denied").wait_for()
         assert "the role interpret" in page.get_by_role("alert").inner_text()
         page.evaluate("sessionStorage.clear()")
         page.get_by_role("button", name="Try again").click()
@@ -164,12 +164,12 @@ def test_a_server_that_goes_and_a_version_that_is_replaced(browser: Any, tmp_pat
         page.get_by_role("heading", name="toy, version 1").wait_for()
         page.wait_for_timeout(500)  # it follows the traffic by then
         toy_model.write(tmp_path / "models", version=2)
-        page.get_by_text("version 2 answers now").wait_for(timeout=30_000)
-        page.get_by_role("button", name="Show what is now").click()
+        page.locator("#banner").filter(has_text="version 2").wait_for(timeout=30_000)
+        page.get_by_role("button", name="Show current state").click()
         page.get_by_role("heading", name="toy, version 2").wait_for()
         server.stop()
         page.locator("#model").dispatch_event("change")
-        page.get_by_role("heading", name="The server does not answer").wait_for()
+        page.get_by_role("heading", name="No response from the server").wait_for()
         context.close()
     assert seen.harm() == []
 
@@ -237,12 +237,12 @@ def test_behind_a_prefix_that_nobody_told_it_of(browser: Any, server: Any) -> No
         context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
         page = watched(context, own, seen)
         page.goto(own)
-        page.get_by_role("link", name="hello").click()
+        page.get_by_role("link", name="hello", exact=True).click()
         page.get_by_role("heading", name="hello, version 1").wait_for()
         assert page.url == f"{own}ui/hello/map?version=1"
         page.goto(f"{own}ui/hello/edge/0/0/0")
         page.locator("svg .line.total").wait_for()
-        page.get_by_text("Reference: 400 values").wait_for()  # by asking, since no events come through
+        page.get_by_text("Baseline: 400 values").wait_for()  # by polling, because the proxy passes no events
         context.close()
     assert seen.harm() == []
 

@@ -72,7 +72,7 @@ def big(page: Any) -> float:
 
 def test_which_input_moved_a_prediction_is_said_at_once(at: Any, own: Server) -> None:
     page = at(f"ui/hello/explain#row={ROW[0]},{ROW[1]}")
-    page.get_by_role("heading", name="What each input had to do with it").wait_for()
+    page.get_by_role("heading", name="Feature contributions").wait_for()
     truth = explained(own, ROW)
     assert big(page) == pytest.approx(truth.predictions[0, 0], rel=1e-3)
     strongest = int(np.abs(truth.contributions[0, :, 0]).argmax())
@@ -113,9 +113,9 @@ def test_a_link_leads_back_and_goes_to_no_log(at: Any, own: Server) -> None:
     page.get_by_role("textbox", name="length").fill("0.6125")
     page.keyboard.press("Enter")
     page.wait_for_function("() => location.hash.includes('0.6125')")
-    page.get_by_label("Compared with").select_option("zeros")
+    page.get_by_label("Reference").select_option("zeros")
     page.wait_for_function("() => location.hash.includes('reference=zeros')")
-    page.get_by_role("button", name="Copy a link to this").wait_for()
+    page.get_by_role("button", name="Copy link").wait_for()
     shown, address = page.locator(".big").inner_text(), page.url.split("/", 3)[3]
     again = at(address)
     again.locator(".waterfall").wait_for()
@@ -143,12 +143,12 @@ def test_a_row_is_pasted_and_what_is_wrong_with_one_is_said(at: Any) -> None:
         page.wait_for_function("value => location.hash.startsWith(`#row=${value},0.5`)", arg=value)
     before = page.url
     for text, words in (
-        ("", "nothing to read"),
-        ("1,2,3", "3 numbers, the model takes 2"),
+        ("", "text is empty"),
+        ("1,2,3", "3 numbers, expected 2"),
         ('{"length": 1, "widht": 2}', "no input widht"),
         ('{"length": 1}', "width is missing"),
-        ('{"length": 1, "width": "x"}', "width is no number"),
-        ("{", "no JSON"),
+        ('{"length": 1, "width": "x"}', "width is not a number"),
+        ("{", "not valid JSON"),
         ("a,b\n1,2", "no input a"),
     ):
         paste(text)
@@ -158,7 +158,7 @@ def test_a_row_is_pasted_and_what_is_wrong_with_one_is_said(at: Any) -> None:
 
 def test_a_row_beyond_the_grid_has_a_warning(at: Any) -> None:
     page = at("ui/hello/explain#row=30,0.1")
-    page.locator(".cover.bad").filter(has_text="length = 30 is outside").wait_for()
+    page.locator(".cover.bad").filter(has_text="length = 30 is out of grid").wait_for()
     assert page.locator(".here.past").count() >= 1
 
 
@@ -182,27 +182,27 @@ def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any,
 
     asked(0.0)
     page = at("ui/hello/drift")
-    page.locator(".verdict.good").filter(has_text="Yes.").wait_for()
-    page.get_by_text("against 400 rows of reference.npy").wait_for()
+    page.locator(".verdict.good").filter(has_text="No.").wait_for()
+    page.get_by_text("compared with 400 rows of reference.npy").wait_for()
     asked(1.5)
-    page.locator(".verdict.bad").filter(has_text="No. 1 of 2 inputs has moved: length").wait_for()
+    page.locator(".verdict.bad").filter(has_text="Yes. 1 of 2 inputs has drifted: length").wait_for()
     assert page.locator("tr.chosen").inner_text().startswith("length")
     assert page.locator(".node-view .now").count() > 0
     assert page.locator(".node-view path.before").count() == 1
     page.get_by_role("button", name="width", exact=True).click()
-    page.get_by_role("heading", name="width inputs").wait_for()
-    page.get_by_text("In Prometheus").click()
+    page.get_by_role("heading", name="Distribution of width").wait_for()
+    page.get_by_text("Prometheus queries").click()
     expression = page.locator("code.query").first.inner_text()
     assert expression == 'max by (layer) (kanserve_drift_psi_ratio{model="hello", version="1"})'
     assert "kanserve_drift_psi_ratio" in own.metrics()
     with page.expect_download() as saved:
-        page.locator(".table").get_by_role("button", name="Save as CSV").click()
+        page.locator(".nodes").get_by_role("button", name="Save as CSV").click()
     lines = Path(saved.value.path()).read_text().splitlines()
     assert lines[0].startswith("node,where,psi_ratio,psi")
     assert lines[1].startswith("length,inputs,")
 
     page.goto("ui/hello/explain")
-    page.get_by_text("Pick a row of the traffic").click()
+    page.get_by_text("Choose a recent request").click()
     page.locator(".sampled li button").first.wait_for()
     assert page.locator(".sampled li").count() == 20
     page.locator(".sampled li button").nth(3).click()
@@ -211,7 +211,7 @@ def test_drift_is_followed_while_the_traffic_shifts_and_rows_are_picked(at: Any,
 
 def test_without_a_reference_drift_says_so(at: Any) -> None:
     page = at("ui/digits/drift")
-    page.locator(".verdict").filter(has_text="There is nothing to compare with").wait_for()
+    page.locator(".verdict").filter(has_text="no baseline").wait_for()
     assert "--baseline" in page.locator(".verdict").inner_text()
     assert page.locator(".chart").count() == 0, "no chart without anything in it"
 
@@ -219,30 +219,30 @@ def test_without_a_reference_drift_says_so(at: Any) -> None:
 def test_operations_show_traffic_errors_and_history(at: Any, own: Server) -> None:
     page = at("ui/ops")
     page.get_by_role("heading", name="Versions", exact=True).wait_for()
-    page.locator("svg.chart text").filter(has_text="nothing in this time").first.wait_for()  # never an empty picture
+    page.locator("svg.chart text").filter(has_text="No data").first.wait_for()  # never an empty picture
     for _ in range(5):
         own.infer(np.zeros((3, 2), np.float32), "hello")
     with pytest.raises(grpc.RpcError):
         own.infer(np.zeros((3, 7), np.float32), "hello")
-    page.get_by_role("heading", name="Requests a second").wait_for()
+    page.get_by_role("heading", name="Request rate").wait_for()
     page.locator(".ops-rates svg.chart").wait_for()
     page.locator(".ops-errors td").filter(has_text="INVALID_ARGUMENT").first.wait_for()
     assert page.locator(".ops-history tr").filter(has_text="loaded").count() >= 2
-    page.get_by_label("Times of").select_option(label="hello 1")
+    page.locator("main").get_by_label("Version").select_option(label="hello 1")
     page.locator(".ops-batches svg .bar:not([height='0'])").first.wait_for()
     assert page.locator(".ops-versions tbody tr").count() == 2
 
 
 def test_a_card_says_how_the_export_was_proved_and_saves_the_report(at: Any) -> None:
     page = at("ui/hello/card")
-    page.get_by_role("heading", name="Zones of the proof").wait_for()
+    page.get_by_role("heading", name="Test regions").wait_for()
     assert "sin(" in page.locator("code.query").first.inner_text()
     page.wait_for_function("() => [...document.images].every((one) => one.complete && one.naturalWidth > 0)")
     with page.expect_download() as saved:
-        page.get_by_role("button", name="Save all of it as one file").click()
+        page.get_by_role("button", name="Save as HTML").click()
     text = Path(saved.value.path()).read_text()
     assert text.startswith("<!DOCTYPE html>")
-    assert "Zones of the proof" in text
+    assert "Test regions" in text
     with page.expect_download() as picture:
         page.get_by_role("button", name="Save as PNG").first.click()
     assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")
@@ -288,15 +288,15 @@ def test_axe_finds_nothing(browser: Any, own: Server, seen: Seen, path: str) -> 
 def test_another_version_under_an_open_page_is_told(at: Any, own: Server, models: Path, seen: Seen) -> None:
     page, drift = at("ui/hello/explain#row=0.3,0.1"), at("ui/hello/drift")
     page.locator(".waterfall").wait_for()
-    drift.locator(".verdict").filter(has_not_text="Waiting").wait_for()
+    drift.locator(".verdict").filter(has_not_text="analyses").wait_for()
     created = ("--repository", models, "--name", "hello", "--version", "2", "--features", "length,width")
     done = program("export", GOLDEN / "pykan-hello-symbolic/model", *created)
     assert done.returncode == 0, done.stderr
-    drift.locator("#banner").filter(has_text="version 2 answers now").wait_for()
+    drift.locator("#banner").filter(has_text="version 2").wait_for()
     page.get_by_role("slider", name="length, slider").focus()
     page.keyboard.press("ArrowRight")
-    page.locator("#banner").filter(has_text="Version 2 of hello answers now").wait_for()
-    page.get_by_role("button", name="Show what is now").click()
+    page.locator("#banner").filter(has_text="Version 2 of hello is the default version now").wait_for()
+    page.get_by_role("button", name="Show current state").click()
     page.locator(".waterfall").wait_for()
     assert page.locator("#banner").is_hidden()
 
@@ -313,26 +313,26 @@ def test_roles_are_asked_for_and_a_server_that_goes_is_told(
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Versions", exact=True).wait_for()  # the role read is enough
         page.goto("ui/hello/explain")
-        page.get_by_role("heading", name="This token may not see that").wait_for()
+        page.get_by_role("heading", name="Permission denied").wait_for()
         assert "interpret" in page.get_by_role("alert").first.inner_text()
         assert tokens["read"] not in page.url
         page.evaluate("token => sessionStorage.setItem('kanserve-token', token)", tokens["interpret"])
         page.goto("ui/hello/explain#row=0.1,0.1")
         page.reload()
         page.locator(".waterfall").wait_for()
-        page.get_by_text("Pick a row of the traffic").click()
+        page.get_by_text("Choose a recent request").click()
         page.locator(".sampled").filter(has_text="--sample-rows").wait_for()
         drift = watched(page.context, f"http://{server.http}/", seen)
         drift.goto("ui/hello/drift")
         drift.evaluate("token => sessionStorage.setItem('kanserve-token', token)", tokens["interpret"])
         drift.reload()
-        drift.locator(".verdict").filter(has_text="No row of the traffic").wait_for()
+        drift.locator(".verdict").filter(has_text="no live traffic yet").wait_for()
         shown = page.locator(".big").inner_text()
         server.process.kill()
-        drift.locator(".alarm").filter(has_text="asks again").wait_for()
+        drift.locator(".alarm").filter(has_text="tries again").wait_for()
         page.get_by_role("slider", name="length, slider").focus()
         page.keyboard.press("ArrowRight")
-        page.locator(".alarm").filter(has_text="What is shown is the answer before").wait_for()
+        page.locator(".alarm").filter(has_text="The view shows the previous prediction").wait_for()
         assert page.locator(".big").inner_text() == shown
         page.context.close()
     wait_until(lambda: server.process.poll() is not None)

@@ -43,14 +43,14 @@ class Held:
 @pytest.mark.parametrize(
     ("address", "held", "words", "boxes"),
     [
-        ("ui/hello/card", "**/report", "makes the report of hello: what its 3 edges matter", 8),
-        ("ui/ops", "**/v1/kan/operations", "requests, times, batches and errors", 10),
+        ("ui/hello/card", "**/report", "writes the report of hello: importance of its 3 edges", 8),
+        ("ui/ops", "**/v1/kan/operations", "requests, durations, batches and errors", 10),
         ("ui/hello/explain", "**/explain", "contributions of 2 inputs", 5),
-        ("ui/hello/explain", "**/curves", "where the 2 inputs of hello range", 5),
+        ("ui/hello/explain", "**/curves", "the ranges of the 2 inputs of hello", 5),
         ("ui/hello/card", "**/v1/kan/models/hello", "describes hello", 8),
-        ("ui/hello", "**/scores", "computes what each edge matters", 2),
-        ("ui/", "**/v1/kan/overview", "the drift of every version", 2),
-        ("ui/hello", "**/repository/index", "which models there are", 5),
+        ("ui/hello", "**/scores", "computes the importance of each edge", 2),
+        ("ui/", "**/v1/kan/overview", "requests and drift per version", 2),
+        ("ui/hello", "**/repository/index", "lists its models", 4),
     ],
 )
 def test_a_view_shows_its_layout_and_what_is_computed(
@@ -74,10 +74,10 @@ def test_a_long_wait_is_counted_and_a_failure_takes_the_skeleton_away(page: Any,
     page.locator(".doing", has_text=re.compile(r"[2-9]\s?s$")).wait_for()
     page.route("**/report", lambda route: route.fulfill(status=503, json={"error": "not now"}))
     page.get_by_role("link", name="Drift").click()
-    page.get_by_role("heading", name="Does the traffic of hello").wait_for()
+    page.get_by_role("heading", name="Has hello’s traffic drifted?").wait_for()
     assert page.locator(".skeleton").count() == 0, "of the view that was left"
-    page.get_by_role("link", name="Card").click()
-    page.get_by_role("heading", name="The server has too much to do").wait_for()
+    page.get_by_role("link", name="Model card").click()
+    page.get_by_role("heading", name="Server overloaded or shutting down").wait_for()
     assert page.locator(LEFT).count() == 0
     answer.let_go()
 
@@ -110,7 +110,7 @@ def test_a_quick_answer_shows_no_skeleton_in_between(page: Any) -> None:
     page.get_by_role("link", name="Drift").click()
     wait_for_frames(page, 10)
     answer.let_go()
-    page.get_by_role("heading", name="Does the traffic of hello").wait_for()
+    page.get_by_role("heading", name="Has hello’s traffic drifted?").wait_for()
     wait_for_frames(page, 3)
     assert page.evaluate("window.skeletons_seen") == 0
 
@@ -129,33 +129,33 @@ def test_the_first_page_tells_of_each_model(page: Any, server: Server) -> None:
         page.locator(DONE).wait_for()
         return cells("hello")
 
-    wait_until(lambda: re.match(r"[1-9]", shown()["Requests"]) and "\N{MULTIPLICATION SIGN}" in shown()["Drift"], 30)
+    wait_until(lambda: re.match(r"[1-9]", shown()["Requests"]) and re.match(r"\d", shown()["Drift ratio"]), 30)
     hello, digits = shown(), cells("digits")
     with Client(server.address) as client:
         described = client.describe("hello")
-    assert (hello["State"], hello["Family"]) == ("ready, default", described.family)
+    assert (hello["State"], hello["Library"]) == ("ready default", described.family)
     assert hello["Shape"] == arrows(described.shapes)
     words, _, figure = hello["Verified against"].partition(" (")
-    assert words == "file"
+    assert words == "checkpoint"
     assert float(figure.rstrip(")")) == pytest.approx(described.verified_error, rel=0.05)
-    assert (digits["Shape"], digits["Drift"]) == ("64 → 16 → 10", "no baseline")
+    assert (digits["Shape"], digits["Drift ratio"]) == ("64 → 16 → 10", "no baseline")
     page.get_by_role("link", name=hello["Verified against"]).click()
     page.get_by_role("heading", name="What it was verified against").wait_for()
 
 
 def test_importance_is_over_the_baseline_where_there_is_one(page: Any, server: Server) -> None:
     page.goto("ui/hello")
-    page.get_by_text("over the baseline: 400 rows that the export was given").wait_for()
+    page.get_by_text("computed on the baseline (400 rows)").wait_for()
     with Client(server.address) as client:
         expected = client.scores(client.describe("hello"), source="baseline").layers[0].edges
     result = importance(page)
     assert result == pytest.approx(float(np.abs(expected).max()), rel=0.02)
     page.goto("ui/digits")
-    page.get_by_text("which were drawn and are no data").wait_for()
+    page.get_by_text("synthetic verification rows, not on your data").wait_for()
 
 
 def importance(page: Any) -> float:
     """The largest number in the list of edges of the first layer."""
-    lines = page.locator("h2:text-is('Edges') + div tbody tr")
+    lines = page.locator(".edges tbody tr")
     lines.first.wait_for()
     return max(float(line.split("\t")[-1].replace("\N{MINUS SIGN}", "-")) for line in lines.all_inner_texts())

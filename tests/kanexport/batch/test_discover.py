@@ -99,10 +99,10 @@ def test_nothing_to_export_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(CheckpointError, match=text):
             discover.find(path, tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="no checkpoint is below"):
+    with pytest.raises(CheckpointError, match="found no checkpoint among"):
         discover.find(tmp_path / "empty", tmp_path)
     monkeypatch.setattr(discover, "ITEM_LIMIT", 1)
-    with pytest.raises(CheckpointError, match="holds 2 checkpoints, more than 1"):
+    with pytest.raises(CheckpointError, match="has 2 checkpoints, expected at most 1"):
         discover.find(tmp_path, tmp_path / "models")
     monkeypatch.setattr(discover, "ENTRY_LIMIT", 2)
     with pytest.raises(CheckpointError, match="more than 2 files"):

@@ -51,7 +51,7 @@ def test_a_checkpoint_in_several_files_is_one_for_a_file_and_for_a_folder(tmp_pa
         "model-00002-of-00002.safetensors",
         "model.safetensors.index.json",
     ):
-        with pytest.raises(CheckpointError, match=r"is a part of model\.safetensors, a checkpoint in several files"):
+        with pytest.raises(CheckpointError, match=r"is one file of model\.safetensors, a checkpoint in shards"):
             checkpoint.load(tmp_path / part)
     assert checkpoint.load(others[1]).tensors.keys() == {"b.weight"}
     for name in (prefix, f"{prefix}_state", f"{prefix}_config.yml"):

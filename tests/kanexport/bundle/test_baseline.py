@@ -84,13 +84,13 @@ def test_columns_are_put_in_the_model_s_order_by_their_names(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("one.npy", np.zeros((1, 13)), r"holds float64 of shape \[1, 13\], expected 2 to"),
-        ("flat.npy", np.zeros(13), r"holds float64 of shape \[13\], expected 2 to"),
-        ("wide.npy", np.zeros((5, 12)), r"rows of shape \[12\], the model takes \[13\]"),
+        ("one.npy", np.zeros((1, 13)), r"has float64 of shape \[1, 13\], expected 2 to"),
+        ("flat.npy", np.zeros(13), r"has float64 of shape \[13\], expected 2 to"),
+        ("wide.npy", np.zeros((5, 12)), r"rows of shape \[12\], expected \[13\]"),
         ("words.npy", np.array([["a"] * 13] * 3), "expected 2 to"),
-        ("two.npz", {"a": np.zeros((5, 13)), "b": np.zeros(3)}, "it holds a, b, and none called x"),
+        ("two.npz", {"a": np.zeros((5, 13)), "b": np.zeros(3)}, "found a, b, expected an array named x"),
         ("text.npy", b"no array", "cannot be read"),
-        ("rows.csv", b"a,b\n", "holds a header line and nothing below it"),
+        ("rows.csv", b"a,b\n", "has a header line and no rows"),
     ],
 )
 def test_a_bad_baseline_is_refused_and_nothing_is_written(tmp_path: Path, name: str, content: Any, words: str) -> None:
@@ -156,7 +156,7 @@ def test_the_header_of_the_baseline_rows_names_the_features(tmp_path: Path) -> N
     path = _of_wine(tmp_path, ", ".join(COLUMNS))
     result = exported(tmp_path, path)
     assert result.names.features == COLUMNS
-    assert "features are named by the header of train.csv: 'column 0', 'column 1'" in " ".join(result.notes)
+    assert "the header of train.csv names the features: 'column 0', 'column 1'" in " ".join(result.notes)
     supplied = tuple(reversed(COLUMNS))
     result = exported(tmp_path, path, version=2, names=Names(features=supplied))
     assert result.names.features == supplied
@@ -167,13 +167,13 @@ def test_the_header_of_the_baseline_rows_names_the_features(tmp_path: Path) -> N
     ("header", "words"),
     [
         (",".join(("", *COLUMNS[1:])), "'' is no name"),
-        (",".join(("a", "a", *COLUMNS[2:])), "'a' is there twice"),
+        (",".join(("a", "a", *COLUMNS[2:])), "'a' occurs twice"),
     ],
 )
 def test_a_header_that_names_no_features_is_a_warning(tmp_path: Path, header: str, words: str) -> None:
     result = exported(tmp_path, _of_wine(tmp_path, header))
     assert result.names == Names()
-    (note,) = [note for note in result.notes if "the header of train.csv gives no feature names" in note]
+    (note,) = [note for note in result.notes if "the header of train.csv has no valid feature names" in note]
     assert words in note
 
 

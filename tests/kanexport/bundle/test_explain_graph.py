@@ -135,11 +135,11 @@ def test_layers_are_chosen_by_number_or_by_size(tmp_path: Path, monkeypatch: pyt
     small = exported(tmp_path / "small").manifest
     assert [tensor.name for tensor in small.explanations.tensors] == ["y", "layer1_in", "layer1_edges"]
     (note,) = small.notes
-    assert "no edges of layer 0: 10 a row are more than 9; --explain-layers takes it too" in note
+    assert "no edges of layer 0: 10 per row are more than 9; select it with --explain-layers" in note
     monkeypatch.setattr(explain_graph, "EDGE_LIMIT", 0)
     bare = exported(tmp_path / "bare").manifest
     assert [tensor.name for tensor in bare.explanations.tensors] == ["y", "layer1_in"]
-    with pytest.raises(OptionError, match="there is no layer '2', the model has 2"):
+    with pytest.raises(OptionError, match="unknown layer '2', the model has 2 layers"):
         exported(tmp_path / "none", explain_layers=("2",))
     assert not (tmp_path / "none").exists()
 
@@ -227,7 +227,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFi
     reported = json.loads(capsys.readouterr().out)["explanations"]
     assert [tensor["layer"] for tensor in reported["tensors"] if tensor["holds"] == "edges"] == [0, 1]
     assert export_command.main([str(tmp_path), "--recursive", "--explain-layers", "0"]) == 2
-    assert "--explain-layers are of one model" in capsys.readouterr().err
+    assert "--explain-layers cannot be combined with --recursive" in capsys.readouterr().err
 
 
 def test_every_model_of_a_folder_may_have_one(tmp_path: Path) -> None:
@@ -261,6 +261,6 @@ def test_a_module_s_edges_are_told_at_every_position(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", x)
     rows = tmp_path / "rows.npy"
     again = kanexport.export(module, x, name="m", repository=tmp_path, version=2, explain=[name], baseline=rows)
-    assert any("has no contributions: it is a torch module" in note for note in again.manifest.notes)
+    assert any("has no contributions: the model is a PyTorch module" in note for note in again.manifest.notes)
     last = len(result.manifest.layers) - 1
     assert [t.layer for t in again.manifest.explanations.tensors if t.holds == "edges"] == [last]

@@ -78,7 +78,7 @@ def test_a_clamped_graph_is_the_other_one_given_what_lies_on_the_grid(tmp_path: 
 
 @pytest.mark.parametrize("name", GRIDLESS)
 def test_without_a_grid_there_is_nothing_outside_but_of_a_reference(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OptionError, match="input 0 has no grid to be kept on"):
+    with pytest.raises(OptionError, match="input 0 has no grid"):
         exported(tmp_path, name, CLAMP)
     for policy in (FLAG, REJECT):
         with pytest.raises(OptionError, match=f"--out-of-range {policy}: the first layer has no grid"):
@@ -92,7 +92,7 @@ def test_without_a_grid_there_is_nothing_outside_but_of_a_reference(tmp_path: Pa
 
 
 def test_a_normalisation_before_the_grid_cannot_be_clamped_and_can_be_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="reads its inputs after a step") as caught:
+    with pytest.raises(OptionError, match="already maps its inputs to the grid") as caught:
         exported(tmp_path, NORMED, CLAMP)
     assert "--out-of-range reject or flag" in caught.value.hint
     assert exported(tmp_path, NORMED, REJECT).manifest.out_of_range == REJECT
@@ -109,10 +109,10 @@ def test_some_inputs_without_a_grid_are_noted(tmp_path: Path) -> None:
     )
     layers = (dataclasses.replace(first, bases=bases), *actual.layers[1:])
     (note,) = publish.check(FLAG, layers, actual.inputs, actual.baseline)
-    assert note == "of source 1 of the first layer nobody can say whether it is out of range: it has no grid"
+    assert note == "source 1 of the first layer has no grid, so it is not checked for values out of range"
     assert publish.check(AS_TRAINED, layers, actual.inputs, actual.baseline) == ()
     moved = (dataclasses.replace(first, node_tensor="layer0_in"), *actual.layers[1:])
-    with pytest.raises(OptionError, match="no layer with edges is known to read"):
+    with pytest.raises(OptionError, match="no layer with edges reads the inputs unchanged"):
         publish.check(FLAG, moved, actual.inputs, actual.baseline)
 
 
@@ -130,4 +130,4 @@ def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path
         tmp_path / "m", "efficient-kan-wine-update-grid", CLAMP, expected_outputs=(tmp_path / "outputs.npz",)
     )
     assert done.manifest.verification_basis == contract.EXPECTED_OUTPUTS
-    assert any("not as the trained model answers it" in note for note in done.manifest.notes)
+    assert any("not the output of the trained model" in note for note in done.manifest.notes)

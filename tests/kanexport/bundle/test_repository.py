@@ -167,7 +167,7 @@ def test_what_another_running_export_is_making_is_left_alone(packed: Callable[..
 def test_an_existing_version_is_kept_unless_forced(packed: Callable[..., Path], tmp_path: Path) -> None:
     packed(tmp_path, name="m")
     before = tree(tmp_path)
-    with pytest.raises(RepositoryError, match="exists already") as caught:
+    with pytest.raises(RepositoryError, match="1 exists") as caught:
         packed(tmp_path, name="m", notes=("changed",))
     assert "--version 2" in caught.value.hint
     assert "--force" in caught.value.hint
@@ -182,7 +182,7 @@ def test_an_existing_version_is_kept_unless_forced(packed: Callable[..., Path], 
 def test_other_shapes_are_another_model(packed: Callable[..., Path], tmp_path: Path) -> None:
     packed(tmp_path, name="m")
     before = tree(tmp_path)
-    with pytest.raises(RepositoryError, match="another input, output or batch size") as caught:
+    with pytest.raises(RepositoryError, match="other inputs, outputs or batch size") as caught:
         packed(tmp_path, name="m", version=2, max_batch_size=7)
     assert "--name" in caught.value.hint
     assert tree(tmp_path) == before
@@ -242,7 +242,7 @@ def test_links_in_the_way_are_not_followed(packed: Callable[..., Path], tmp_path
     (repository / "m" / "3").symlink_to(tmp_path / "nowhere")
     (repository / "m" / "config.pbtxt").unlink()
     (repository / "m" / "config.pbtxt").symlink_to(victim / "file")
-    with pytest.raises(RepositoryError, match="exists already"):
+    with pytest.raises(RepositoryError, match="1 exists"):
         packed(repository, name="m", version=2)
     with pytest.raises(RepositoryError):
         packed(repository, name="m", version=3)
@@ -285,7 +285,7 @@ def test_what_an_operator_added_to_the_config_stays(packed: Callable[..., Path],
         packed(tmp_path, name="m", version=version)
         assert path.read_bytes() == (text if kept else fresh)
     path.write_bytes(fresh.replace(b"max_batch_size: ", b"max_batch_size: 9"))
-    with pytest.raises(RepositoryError, match="another input, output or batch size"):
+    with pytest.raises(RepositoryError, match="other inputs, outputs or batch size"):
         packed(tmp_path, name="m", version=99)
     packed(tmp_path, name="m", version=99, force=True)
     assert path.read_bytes() == fresh

@@ -57,7 +57,7 @@ def test_pipes_and_what_is_open_are_written_to(tmp_path: Path) -> None:
     assert Path("/dev/stdout").is_symlink()
 
 
-@pytest.mark.parametrize(("name", "says"), [("", "is a folder"), ("no/y.npz", "there is no folder"), ("y.npz", "")])
+@pytest.mark.parametrize(("name", "says"), [("", "is a folder"), ("no/y.npz", "does not exist"), ("y.npz", "")])
 def test_a_name_is_checked_before_long_work(tmp_path: Path, name: str, says: str) -> None:
     fault = atomic.check(tmp_path / name)
     assert says in fault

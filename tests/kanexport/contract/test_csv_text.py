@@ -28,10 +28,10 @@ def test_rows_of_a_csv(text: str, rows: list[list[float]]) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "f.csv is empty; rows of numbers were expected"),
+        ("", "f.csv is empty; expected rows of numbers"),
         (" \n\n,\n", "f.csv is empty"),
-        ("a,b\n", "f.csv holds a header line and nothing below it"),
-        ("a,b\nc,d\n1,2\n", "f.csv, line 2, column 1: found 'c'; a number was expected"),
+        ("a,b\n", "f.csv has a header line and no rows"),
+        ("a,b\nc,d\n1,2\n", "f.csv, line 2, column 1: found 'c', expected a number"),
         ("a,2\n", "f.csv, line 1, column 1: found 'a'"),
         ("1,2\n3,\n", "f.csv, line 2, column 2: found ''"),
         ("1,2\n\n3\n", "f.csv, line 3: found 1 columns, but the rows before have 2"),

@@ -163,18 +163,18 @@ def turned(at: int, **changes: Any) -> Callable[[Manifest, bytes], tuple[Manifes
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda bare, numbers: (bare, numbers[:-1]), "beyond the file's end"),
+        (lambda bare, numbers: (bare, numbers[:-1]), "more than the file"),
         (lambda bare, numbers: (bare, numbers + bytes(8)), "the file has"),
-        (lambda bare, numbers: (bare, numbers[:-8] + b"\xff" * 8), "a number is not finite"),
-        (lambda bare, numbers: (bare, b"\xff" * 8 + numbers[8:]), "are not"),
-        (turned(0, offset=8), "is not one list after the other"),
-        (turned(1, kind="complex"), "is not one list after the other"),
-        (turned(1, numbers=-1), "is not one list after the other"),
-        (turned(-1, numbers=10**12), "beyond the file's end"),
+        (lambda bare, numbers: (bare, numbers[:-8] + b"\xff" * 8), "expected finite numbers"),
+        (lambda bare, numbers: (bare, b"\xff" * 8 + numbers[8:]), "do not add up"),
+        (turned(0, offset=8), "has an invalid kind, size or offset"),
+        (turned(1, kind="complex"), "has an invalid kind, size or offset"),
+        (turned(1, numbers=-1), "has an invalid kind, size or offset"),
+        (turned(-1, numbers=10**12), "more than the file"),
         (turned(0, place="files"), "expected an object, found array"),
-        (turned(0, place="layers.x.mask"), "there is no empty list"),
-        (turned(0, place="name.0"), "there is no empty list"),
-        (turned(0, place="notes"), "there is no empty list"),
+        (turned(0, place="layers.x.mask"), "has no empty list"),
+        (turned(0, place="name.0"), "has no empty list"),
+        (turned(0, place="notes"), "has no empty list"),
         (turned(0, place="layers.0.post_steps"), "expected an object, found"),
     ],
 )
@@ -192,5 +192,23 @@ def test_a_manifest_that_cannot_be_small_is_not_written() -> None:
     edge = SymbolicEdge(source=0, destination=0, function="sin", a=1.0, b=0.0, c=1.0, d=0.0, mask=1.0)
     whole = large()
     layers = (dataclasses.replace(whole.layers[0], symbolic=(edge,) * 30_000), *whole.layers[1:])
-    with pytest.raises(ManifestError, match="the manifest would have"):
+    with pytest.raises(ManifestError, match="the manifest is too large"):
         manifest.parts(dataclasses.replace(whole, layers=layers))
+
+
+def fields(kind: Any) -> set[str]:
+    """The names of all fields of a dataclass and of the dataclasses in it."""
+    names: set[str] = set()
+    for name, hint in typing.get_type_hints(kind).items():
+        names.add(name)
+        for part in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(part):
+                names |= fields(part)
+    return names
+
+
+def test_the_page_names_every_field() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "manifest.md").read_text()
+    missing = {name for name in fields(Manifest) if f"`{name}`" not in page and f".{name}`" not in page}
+    assert missing == set()
+    assert f"`format` is {FORMAT}." in page

@@ -38,11 +38,11 @@ def test_names_come_as_text() -> None:
     ("file", "content", "says"),
     [
         ("none.csv", None, "cannot be read: No such file or directory"),
-        ("rows.csv", "1,2,3\n", "has no names: a first line of them was expected"),
+        ("rows.csv", "1,2,3\n", "has no names, expected a header line"),
         ("names.txt", "", "has no names"),
-        ("names.json", '{"a": 1}', "a list of names was expected"),
-        ("names.json", "[1]", "a list of names was expected"),
-        ("names.json", "[", "is not JSON"),
+        ("names.json", '{"a": 1}', "is not a list of names"),
+        ("names.json", "[1]", "is not a list of names"),
+        ("names.json", "[", "is not valid JSON"),
         ("rows.csv", b"\xff\xff", "is not UTF-8 text"),
     ],
 )
@@ -56,18 +56,18 @@ def test_files_without_names(tmp_path: Path, file: str, content: str | bytes | N
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (Names(("a",)), "1 features are given, and a row of the model has 3 numbers"),
-        (Names(units=("a", "b", "c")), "units are given, and no features that they could be of"),
-        (Names(units=("a",)), "1 units are given, and a row of the model has 3 numbers"),
-        (Names(classes=("a",)), "1 classes are given, and an answer of the model has 2 numbers"),
-        (Names(("a", "b", "a")), "features: 'a' is there twice"),
-        (Names(classes=("a", "a")), "classes: 'a' is there twice"),
-        (Names(("a", "", "b")), "features: '' is no name"),
-        (Names(("a", "b\n", "c")), "is no name: 1 to 128 characters"),
-        (Names(("a", "b" * 129, "c")), "is no name: 1 to 128 characters"),
-        (Names(("a", " b", "c")), "is no name"),
-        (Names(units=("a", "b\x1b[2J", "c")), "units: .* is no name"),
-        (Names(description="d" * 4097), "the description has 4097 characters, expected 4096 at most"),
+        (Names(("a",)), "found 1 features, expected 3: one per input of the model"),
+        (Names(units=("a", "b", "c")), "found units without features"),
+        (Names(units=("a",)), "found 1 units, expected 3: one per input of the model"),
+        (Names(classes=("a",)), "found 1 classes, expected 2: one per output of the model"),
+        (Names(("a", "b", "a")), "features: 'a' occurs twice"),
+        (Names(classes=("a", "a")), "classes: 'a' occurs twice"),
+        (Names(("a", "", "b")), "features: '' is not a valid name"),
+        (Names(("a", "b\n", "c")), "is not a valid name, expected 1 to 128 printable characters"),
+        (Names(("a", "b" * 129, "c")), "is not a valid name, expected 1 to 128 printable characters"),
+        (Names(("a", " b", "c")), "is not a valid name"),
+        (Names(units=("a", "b\x1b[2J", "c")), "units: .* is not a valid name"),
+        (Names(description="d" * 4097), "the description has 4097 characters, expected at most 4096"),
     ],
 )
 def test_names_that_do_not_fit(names: Names, says: str) -> None:
@@ -94,10 +94,10 @@ def test_columns_are_put_in_the_order_of_the_features(columns: list[str]) -> Non
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        (["alcohl", "malic acid", "ash"], "there is no column 'alcohol'; there is 'alcohl'"),
-        (["Q"], "there is no column 'alcohol', 'malic acid', 'ash'$"),
-        ([*FEATURES, "more"], "the column 'more' is no feature of the model, which has 3"),
-        ([*FEATURES, "ash"], "the column 'ash' is there twice"),
+        (["alcohl", "malic acid", "ash"], "missing column 'alcohol', found 'alcohl'"),
+        (["Q"], "missing column 'alcohol', 'malic acid', 'ash'$"),
+        ([*FEATURES, "more"], "unknown column 'more', which is not one of the 3 features"),
+        ([*FEATURES, "ash"], "the column 'ash' occurs twice"),
     ],
 )
 def test_columns_that_are_not_the_features(columns: list[str], says: str) -> None:

@@ -28,7 +28,7 @@ def test_who_works_is_not_swept_wherever_it_runs(tmp_path: Path) -> None:
 def test_who_holds_the_last_step_for_ever_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(temp_dirs, "PATIENCE", 0.1)
     packed(tmp_path)
-    with temp_dirs.locked(tmp_path), pytest.raises(RepositoryError, match="another export has held it"):
+    with temp_dirs.locked(tmp_path), pytest.raises(RepositoryError, match="another export has locked it"):
         packed(tmp_path, 2)
     assert hidden(tmp_path) == []
     packed(tmp_path, 2)

@@ -27,7 +27,7 @@ from tests.support.small_checkpoints import beside_forward, save
 pytestmark = pytest.mark.slow
 
 
-PAGE = (ROOT / "docs" / "architecture-file.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "architecture-file.md").read_text()
 RNG = np.random.default_rng(4)
 
 
@@ -148,7 +148,10 @@ def test_the_width_of_the_input_is_that_of_the_first_step(tmp_path: Path) -> Non
     tensors = under(kan=cheby(2, 1))
     assert assembled(tmp_path, tensors, 'select = ""; inputs = [3, 1]\nlayer = "kan"')[0].n_inputs == 4
     assert assembled(tmp_path, tensors, 'function = "tanh"\nlayer = "kan"')[0].n_inputs == 2
-    assert "2 sources, but is given 1" in refuse(tmp_path, tensors, 'select = ""; inputs = [3]\nlayer = "kan"').message
+    assert (
+        "2 sources, but its input has 1"
+        in refuse(tmp_path, tensors, 'select = ""; inputs = [3]\nlayer = "kan"').message
+    )
 
 
 def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
@@ -161,22 +164,26 @@ def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("steps", "kind", "text"),
     [
-        ('layer = "nowhere"', InvalidKan, "step 1 (layer): no tensor's name starts with 'nowhere.'"),
-        ('layer = "ln"', FamilyError, "step 1 (layer): the tensors under 'ln.' (bias, weight) fit no known KAN layer"),
+        ('layer = "nowhere"', InvalidKan, "step 1 (layer): no tensor has a name that starts with 'nowhere.'"),
+        (
+            'layer = "ln"',
+            FamilyError,
+            "step 1 (layer): the tensors under 'ln.' (bias, weight) do not fit a known KAN layer",
+        ),
         ('layer = "kan"\nlayernorm = "kan"', InvalidKan, "step 2 (layernorm): tensor 'kan.weight' is missing"),
         ('layer = "kan"\nbatchnorm = "ln"', InvalidKan, "step 2 (batchnorm): tensor 'ln.running_var' is missing"),
         ('layer = "kan"\nlinear = "ln"', InvalidKan, "step 2 (linear): tensor 'ln.weight' has shape (4,)"),
         ('layer = "kan"\nprelu = "bare"', InvalidKan, "step 2 (prelu): tensor 'bare.weight' is missing"),
-        ('layer = "kan"\nlayernorm = "ln"', InvalidKan, "a normalisation of 4 nodes is given 2"),
+        ('layer = "kan"\nlayernorm = "ln"', InvalidKan, "a normalization of 4 nodes gets 2"),
         ('layer = "kan"\nfunction = "maxout"', InvalidKan, "step 2 (function): unknown base activation 'maxout'"),
-        ('layer = "kan"; family = "pykan"', FamilyError, "'pykan' is not read layer by layer"),
+        ('layer = "kan"; family = "pykan"', FamilyError, "'pykan' has no reader for single layers"),
         ('layer = "kan"; family = "fourierkan"', InvalidKan, "step 1 (layer): layer kan: tensor 'kan.fouriercoeffs'"),
         ('layer = "kan"\naffine = ""; scale = [1]; bias = [0]', InvalidKan, "node scale has 1 values for 2 nodes"),
         ('layer = "kan"\naffine = ""; scale = [1, 2]; bias = [0]', InvalidKan, "differ in shape"),
         ('layer = "kan"\naffine = ""; scale = [nan, 2]; bias = [0, 0]', ExportError, "step 2 (affine)"),
-        ('layer = "kan"\nselect = ""; inputs = [2]', InvalidKan, "column 2 is selected, but there are 2"),
-        ('layer = "kan"\nlayer = "kan"', InvalidKan, "layer 1 has 3 sources, but is given 2"),
-        ('function = "tanh"', InvalidKan, "there is no KAN layer"),
+        ('layer = "kan"\nselect = ""; inputs = [2]', InvalidKan, "column 2 is selected, expected columns below 2"),
+        ('layer = "kan"\nlayer = "kan"', InvalidKan, "layer 1 has 3 sources, but its input has 2"),
+        ('function = "tanh"', InvalidKan, "the network has no KAN layer"),
     ],
 )
 def test_steps_that_do_not_fit(tmp_path: Path, steps: str, kind: type[ExportError], text: str) -> None:
@@ -192,18 +199,18 @@ def test_steps_that_do_not_fit(tmp_path: Path, steps: str, kind: type[ExportErro
 @pytest.mark.parametrize(
     ("text", "outcome"),
     [
-        ("", "a list of [[step]] tables"),
-        ("[[step]]\nlayer = 'a'\n[other]\nx = 1", "and nothing else"),
-        ("step = 3", "a list of [[step]] tables"),
-        ("step = []", "a list of [[step]] tables"),
-        ("[[step]]\nlayer = 'a", "is not TOML"),
-        ("step = [" * 4000, "is not TOML"),
-        ("[[step]]\nlayer = 'a'\nlayernorm = 'b'", "step 1 (layer, layernorm) must have one of"),
-        ("[[step]]\nattention = 'a'", "step 1 (attention) must have one of"),
-        ("step = [1]", "step 1 (1) must have one of"),
+        ("", "[[step]] tables and no other key"),
+        ("[[step]]\nlayer = 'a'\n[other]\nx = 1", "and no other key"),
+        ("step = 3", "[[step]] tables and no other key"),
+        ("step = []", "[[step]] tables and no other key"),
+        ("[[step]]\nlayer = 'a", "is not valid TOML"),
+        ("step = [" * 4000, "is not valid TOML"),
+        ("[[step]]\nlayer = 'a'\nlayernorm = 'b'", "step 1 (layer, layernorm): expected exactly one of"),
+        ("[[step]]\nattention = 'a'", "step 1 (attention): expected exactly one of"),
+        ("step = [1]", "step 1 (1): expected exactly one of"),
         ("[[step]]\nlayer = 1", "layer is 1, expected a text"),
-        ("[[step]]\nlayer = 'a'\nepsilon = 1", "step 1 (layer) has no setting 'epsilon'"),
-        ("[[step]]\nlayer = 'a'\nfamily = 1", "family must be a text"),
+        ("[[step]]\nlayer = 'a'\nepsilon = 1", "step 1 (layer): unknown setting 'epsilon'"),
+        ("[[step]]\nlayer = 'a'\nfamily = 1", "family is not a text"),
         ("[[step]]\nlayernorm = 'a'\nepsilon = -1", "epsilon is -1"),
         ("[[step]]\nlayernorm = 'a'\nepsilon = true", "epsilon is True"),
         ("[[step]]\nlayernorm = 'a'\nepsilon = nan", "epsilon is nan"),
@@ -224,15 +231,17 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, outcome: str
         architecture_file.load(path)
     assert outcome in caught.value.message
     assert str(path) in caught.value.message
-    assert caught.value.hint == "see docs/architecture-file.md"
+    assert (
+        caught.value.hint == "correct the architecture file; docs/reference/architecture-file.md describes its format"
+    )
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
-        with pytest.raises(OptionError, match=r"cannot be read|is no file"):
+        with pytest.raises(OptionError, match=r"cannot be read|is not a file"):
             architecture_file.load(path)
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe[[step]]")
-    with pytest.raises(OptionError, match="is not TOML"):
+    with pytest.raises(OptionError, match="is not valid TOML"):
         architecture_file.load(tmp_path / "bytes.toml")
     (tmp_path / "large.toml").write_text("#" * (architecture_file.MAX_FILE_BYTES + 1))
     with pytest.raises(OptionError, match="larger than"):
@@ -310,7 +319,7 @@ def test_modules_of_the_same_tensors(tmp_path: Path) -> None:
 def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And gives what the file's own order gives."""
     blocks = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    (command,) = re.findall(r"^```sh\nkanserve export (.*?)\n^```", PAGE, re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(r"^```console\nkanserve export (.*?)\n^```", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "layers.toml").write_text(blocks[0])
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,7 @@ FOUND = {
     "1 RNN layer (rnn.weight_hh_l0 (5, 5))": {"rnn.weight_hh_l0": (5, 5)},
     "1 recurrent layer (rnn.weight_hh_l0 (7, 5))": {"rnn.weight_hh_l0": (7, 5)},
     "1 attention layer (a.in_proj_weight (24, 8))": {"a.in_proj_weight": (24, 8), "a.out.weight": (8, 8)},
-    "1 batch normalisation (bn.running_mean (3,))": {"bn.weight": (3,), "bn.bias": (3,), "bn.running_mean": (3,)},
+    "1 batch normalization (bn.running_mean (3,))": {"bn.weight": (3,), "bn.bias": (3,), "bn.running_mean": (3,)},
     "1 normalisation (ln.weight (3,))": {"ln.weight": (3,), "ln.bias": (3,)},
     "4 linear layers (0.weight (2, 3), 1.weight (2, 3), 2.weight (2, 3), ...)": {
         f"{at}.weight": (2, 3) for at in range(4)
@@ -56,13 +56,14 @@ def test_an_unknown_checkpoint_is_told_the_command_first(tmp_path: Path) -> None
     error = refuse(tmp_path, tensors(shapes))
     assert isinstance(error, FamilyError)
     what, _, result = error.message.partition(" Found: ")
-    assert "no KAN library that is read writes these tensors. Give the model itself, with --module." in what
+    assert "unknown library: the tensors do not fit a supported KAN library" in what
+    assert error.code == "library-not-identified"
     assert "head.cheb_coeffs (3, 2, 5)" in result
     assert "1 convolution (conv.weight (8, 1, 3, 3))" in result
-    command, _, near = error.hint.partition(". Nearest families: ")
+    command, _, near = error.hint.partition("; nearest libraries: ")
     assert command == (
-        f"kanserve export --module yourpackage.yourfile:make_model --checkpoint {tmp_path / 'model.safetensors'} "
-        "--example rows.npy --repository models"
+        "export the PyTorch module instead: kanserve export --module yourpackage.yourfile:make_model "
+        f"--checkpoint {tmp_path / 'model.safetensors'} --example rows.npy --repository models"
     )
     assert near.startswith("chebykan")
-    assert "Families: " in refuse(tmp_path, tensors({"0.weight": (3, 2)})).hint
+    assert "supported libraries: " in refuse(tmp_path, tensors({"0.weight": (3, 2)})).hint

@@ -128,7 +128,7 @@ def test_other_layouts_of_hdf5_are_named() -> None:
     weights[8] = 3
     with pytest.raises(CheckpointError, match="superblock 3"):
         keras.read_hdf5(bytes(weights))
-    with pytest.raises(CheckpointError, match="no HDF5"):
+    with pytest.raises(CheckpointError, match="not an HDF5"):
         keras.read_hdf5(b"text")
 
 
@@ -138,7 +138,7 @@ def test_a_group_inside_of_itself_ends(tmp_path: Path) -> None:
     (root,) = struct.unpack_from("<Q", weights, 64)
     at = weights.index(b"SNOD")
     struct.pack_into("<Q", weights, at + 16, root)
-    with pytest.raises(CheckpointError, match=r"deep|inside of itself|more than it holds"):
+    with pytest.raises(CheckpointError, match=r"deep|contains itself|more data than it has"):
         keras.read_hdf5(bytes(weights))
 
 

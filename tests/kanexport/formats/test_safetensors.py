@@ -110,7 +110,7 @@ HOSTILE: dict[str, bytes] = {
     "header beyond the file": encode({"w": entry()}, bytes(8), length=10**6),
     "endless header": encode(b"{", length=2**63),
     "header is a list": encode(b"[]"),
-    "no JSON": encode(b"{w: 1}"),
+    "not valid JSON": encode(b"{w: 1}"),
     "no text": encode(b'{"\xff": 1}'),
     "cut off": encode({"w": entry()}, bytes(7)),
     "more bytes": encode({"w": entry()}, bytes(9)),
@@ -160,7 +160,7 @@ def test_hostile_headers_are_refused_quickly(name: str, tmp_path: Path) -> None:
 
 def test_what_is_refused_but_for_the_library_is_named() -> None:
     """The file is valid, but its data type is not supported."""
-    with pytest.raises(CheckpointError, match=r"'w' is of type 'F8_E4M3'") as caught:
+    with pytest.raises(CheckpointError, match=r"'w' has type 'F8_E4M3'") as caught:
         our_format.read(HOSTILE["type fp8"])
     assert "BF16" in caught.value.hint
 

@@ -222,7 +222,7 @@ def test_a_layer_without_its_normalisation_is_read_and_one_of_batches_refused(tm
     bare = {key: value for key, value in tensors.items() if not key.startswith("bn.")}
     assert read(tmp_path, bare)[0].layers[0].post_steps == ()
     batches = {key: value for key, value in tensors.items() if "running" not in key}
-    assert "normalises every batch by itself" in refuse(tmp_path, batches).message
+    assert "depend on the other rows of the batch" in refuse(tmp_path, batches).message
 
 
 def test_bad_values_are_refused_by_name(tmp_path: Path) -> None:

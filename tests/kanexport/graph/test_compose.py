@@ -26,10 +26,10 @@ def test_an_export_says_what_a_server_would_say() -> None:
     (note,) = compose.notes(hostile.endless())
     assert note == (
         "the graph has the operator Loop, which decides at run time which operators run, and how often: "
-        "kanserve takes it with --graph-allowlist relaxed only"
+        "kanserve accepts it only with --graph-allowlist relaxed"
     )
     (note,) = compose.notes(hostile.foreign())
-    assert "QuickGelu, which is of the domain 'com.microsoft'" in note
+    assert "QuickGelu, which is in the operator domain 'com.microsoft'" in note
 
 
 ADAPTED = "pykan-hello-adapted"

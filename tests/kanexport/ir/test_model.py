@@ -85,9 +85,9 @@ def test_invalid_layers(name: str) -> None:
 @pytest.mark.parametrize(
     ("layers", "text"),
     [
-        ((), "at least one layer"),
-        ((layer(3, 2),), "layer 0 has 3 sources, but is given 2"),
-        ((layer(2, 3), layer(2, 1)), "layer 1 has 2 sources, but is given 3"),
+        ((), "the network has no layer"),
+        ((layer(3, 2),), "layer 0 has 3 sources, but its input has 2"),
+        ((layer(2, 3), layer(2, 1)), "layer 1 has 2 sources, but its input has 3"),
         ((layer(2, 3, post_steps=(Product((1, 1)),)),), "do not cover 3"),
         ((layer(2, 3, post_steps=(Product((3, 0)),)),), "do not cover 3"),
         ((layer(2, 3, post_steps=(Affine(np.ones(2), np.ones(2)),)),), "2 values for 3 nodes"),

@@ -38,13 +38,13 @@ pytestmark = pytest.mark.slow
 
 
 NONE = {  # of the golden cases: why not
-    "chebykan-digits-layernorm": "has a step 'layernorm'",
+    "chebykan-digits-layernorm": "has the step 'layernorm'",
     "fasterkan-wine": "class B",
     "fastkan-breast-cancer-denominator": "class B",
     "fastkan-digits": "class B",
-    "fourierkan-breast-cancer": "has a step",
-    "jacobikan-wine": "has a step",
-    "torchkan-digits": "has a step",
+    "fourierkan-breast-cancer": "has the step",
+    "jacobikan-wine": "has the step",
+    "torchkan-digits": "has the step",
 }
 
 
@@ -207,7 +207,7 @@ def test_wrong_contributions_are_not_written(networks: dict[bool, Kan]) -> None:
 
 
 def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NoContributions, match="answers that are not finite"):
+    with pytest.raises(NoContributions, match="outputs that are not finite"):
         attribution.anchor(networks[True], np.array([np.nan, 0, 0]))
     path = network(2, products=False).write(tmp_path)
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(20, 3)))
@@ -221,7 +221,7 @@ def test_what_has_none_says_why(networks: dict[bool, Kan], tmp_path: Path, monke
     ]
     monkeypatch.setattr(explain_graph, "EDGE_LIMIT", 10)
     large = export(dataclasses.replace(wanted, name="large")).manifest
-    assert any("explain.onnx has no contributions: layer 0 has 12 edges a row" in note for note in large.notes)
+    assert any("explain.onnx has no contributions: layer 0 has 12 edges per row" in note for note in large.notes)
     unasked = export(dataclasses.replace(wanted, name="unasked", baseline=None)).manifest
     assert not any("contributions" in note for note in unasked.notes)
     assert unasked.explanations.base == ()

@@ -183,7 +183,7 @@ def test_a_trained_model_answers_the_same_whatever_runs_it_is_made_for(
     assert operators(models[1]).count("Concat") > operators(models[0]).count("Concat")
     explaining = [(result.directory / "explain.onnx").read_bytes() for result in (few, many)]
     (note,) = (note for note in many.manifest.notes if "--optimize-for-batch" in note)
-    assert "made for runs of 10000 rows (--optimize-for-batch): splines of layer" in note
+    assert "optimized for batches of 10000 rows (--optimize-for-batch): splines of layer" in note
     assert not any("--optimize-for-batch" in note for note in few.manifest.notes)
     rng = np.random.default_rng(0)
     for count, both in itertools.product((1, 7, 300), (models, explaining)):
@@ -210,7 +210,7 @@ def test_the_command_optimizes_checkpoints_but_not_modules_for_a_batch(tmp_path:
     to = ("--repository", tmp_path / "models", "--name", "m", "--optimize-for-batch", "64")
     done = kanserve("export", case.path, *(part for item in case.options for part in ("--option", item)), *to)
     assert done.returncode == 0, done.stderr
-    assert "made for runs of 64 rows" in " ".join(done.stdout.split())
+    assert "optimized for batches of 64 rows" in " ".join(done.stdout.split())
     refused = kanserve("export", "--module", "nets:make", *to)
     assert refused.returncode == 2
-    assert "--optimize-for-batch is for checkpoints that are read as layers" in " ".join(refused.stderr.split())
+    assert "--optimize-for-batch cannot be combined with --module" in " ".join(refused.stderr.split())

@@ -59,5 +59,5 @@ def test_too_large_an_error_is_refused_and_names_the_worst_branch(tmp_path: Path
         VerificationFailed, match=r"no branch can be quantized .* the worst branch is \w+ of layer \d"
     ) as result:
         exported(tmp_path, DIGITS, quantization=QuantizationOptions("int8", max_error=1e-5))
-    assert "--max-error sets the bound" in result.value.hint
+    assert "set a larger --max-error" in result.value.hint
     assert not list(tmp_path.rglob("manifest.json"))

@@ -182,11 +182,11 @@ def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
     codes.raw_data = np.ascontiguousarray(turned).tobytes()
     wrong = dataclasses.replace(lowered, model=model.SerializeToString())
     quantize.verify_quantized(kan, served, lowered, (), requested, 1e-5, lambda done, total: None)
-    with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
+    with pytest.raises(VerificationFailed, match="the quantized graph matches its float64 reference on only"):
         quantize.verify_quantized(kan, served, wrong, (), requested, 1e-5, lambda done, total: None)
     # One code off by a little is far within the error that is allowed, and still seen.
     codes.raw_data = np.ascontiguousarray(np.clip(turned[::-1].astype(int) + 1, -127, 127).astype(np.int8)).tobytes()
-    with pytest.raises(VerificationFailed, match="not what its rounded numbers mean"):
+    with pytest.raises(VerificationFailed, match="the quantized graph matches its float64 reference on only"):
         quantize.verify_quantized(
             kan, served, dataclasses.replace(lowered, model=model.SerializeToString()), (), requested, 1e-5, print
         )
@@ -227,8 +227,8 @@ def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (np.zeros((4, 63)), r"--calibration x.npy has rows of shape \[63\], the model takes \[64\]"),
-        (np.zeros((0, 64)), "--calibration x.npy holds float64 of shape .*, expected 2 to 1000000 rows"),
+        (np.zeros((4, 63)), r"--calibration x.npy has rows of shape \[63\], expected \[64\]"),
+        (np.zeros((0, 64)), "--calibration x.npy has float64 of shape .*, expected 2 to 1000000 rows"),
         (np.where(np.eye(4, 64), np.nan, 0), "--calibration x.npy has nan in column 0 of row 0"),
         (np.where(np.eye(4, 64), np.inf, 0), "--calibration x.npy has inf in column 0 of row 0"),
     ],

@@ -158,7 +158,7 @@ def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: 
     tensors, forward, reported = CASES[what]
     error = refuse(tmp_path, tensors)
     assert isinstance(error, OpenQuestion)
-    assert "is ambiguous" in error.message
+    assert "are ambiguous" in error.message
     assert reported["forward"] in error.among
     assert "--expected-outputs" in error.hint
     document = recorded(save(tmp_path, tensors), forward, tmp_path)
@@ -203,7 +203,7 @@ def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
 
 def test_what_no_reading_gives_is_refused_with_the_nearest_by_shape_of_the_function(tmp_path: Path) -> None:
     """The nearest is not the candidate that is small everywhere."""
-    with pytest.raises(OutputsDiffer, match=r"forward=chebyshev-of-tanh.*not the same") as error:
+    with pytest.raises(OutputsDiffer, match=r"forward=chebyshev-of-tanh.*off by") as error:
         recorded(save(tmp_path, {"coeffs": COEF}), lambda x: 3 * summed(chebyshev(np.tanh(x))) + 0.5, tmp_path)
     assert error.value.exit_code == 3
 

@@ -192,7 +192,7 @@ def test_kanlib(tmp_path: Path, kind: str, whole: bool) -> None:
 
 def test_kanlibs_grid_must_fit_its_coefficients(tmp_path: Path) -> None:
     tensors = kanlib("bs", whole=False)
-    assert "centres, or" in refuse(tmp_path, tensors | {"basis.grid": tensors["basis.grid"][:, :5]}).message
+    assert "centers, or" in refuse(tmp_path, tensors | {"basis.grid": tensors["basis.grid"][:, :5]}).message
     flat = np.zeros_like(kanlib("rbf", whole=False)["basis.grid"])
     assert "denominator" in refuse(tmp_path, kanlib("rbf", whole=False) | {"basis.grid": flat}).message
 

@@ -112,7 +112,7 @@ def test_a_version_that_answers_nan_is_refused_unless_told(pykan: Any, tmp_path:
     toy = checkpoint(pykan, ["binary", "binary"])
     del toy.config["round"]
     path = toy.write(tmp_path)
-    with pytest.raises(InvalidKan, match=r"layer 0: knots of source 0, 1 repeat, and pykan before 0\.2\.2") as caught:
+    with pytest.raises(InvalidKan, match=r"layer 0: knots of source 0, 1 repeat: pykan before 0\.2\.2") as caught:
         export(Request(path=path, repository=tmp_path / "models"))
     assert "--option repeated_knots=zero" in caught.value.hint
     result = export(Request(path=path, repository=tmp_path / "models", options=("repeated_knots=zero",)))
@@ -125,7 +125,7 @@ def test_weights_without_a_config_assume_the_newer_version(pykan: Any, tmp_path:
     result = export(Request(path=path, repository=tmp_path / "models", name="m"))
     assert result.manifest.source.options_assumed["repeated_knots"] == "zero"
     assert "0.2.2" in result.manifest.source.alternatives["repeated_knots"]
-    assert "answers NaN" in refuse(tmp_path, toy.tensors, "repeated_knots=nan").message
+    assert "returns NaN" in refuse(tmp_path, toy.tensors, "repeated_knots=nan").message
     assert "'maybe'" in refuse(tmp_path, toy.tensors, "repeated_knots=maybe").message
 
 

@@ -179,7 +179,7 @@ def test_shapes_that_do_not_chain_are_refused(tmp_path: Path) -> None:
         f"layers.1.{k}": v for k, v in layer(4, 1).items()
     }
     error = refuse(tmp_path, tensors)
-    assert "layer 1 has 4 sources, but is given 2" in error.message
+    assert "layer 1 has 4 sources, but its input has 2" in error.message
 
 
 @pytest.mark.parametrize("part", ["base_weight", "spline_scaler", "grid", "spline_weight"])

@@ -170,7 +170,7 @@ def test_an_order_of_ones_own(tmp_path: Path) -> None:
     y = expected(tensors, ["activation", "fc2"], hidden)[-1]
     np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, y, rtol=0, atol=1e-12)
     for text, what in (
-        ("fc1,fc2", "leaves out activation"),
+        ("fc1,fc2", "does not have activation"),
         ("fc1,act,fc2", "'act'"),
         ("fc1,activation,fc2,fc1", "twice"),
     ):
@@ -200,7 +200,7 @@ def refuse(folder: Path, tensors: dict[str, Any], *options: str) -> ExportError:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     tensors = model({"act": act(4, 1), "fc": fc(6, 2, 2)})
-    assert "4 groups, which do not divide the 6 channels" in refuse(tmp_path, tensors).message
+    assert "4 groups, which do not divide its 6 channels" in refuse(tmp_path, tensors).message
     assert "num_groups is 3" in refuse(tmp_path, tensors, "num_groups=3").message
     assert isinstance(refuse(tmp_path, tensors, "denominator=maybe"), OptionError)
     wrong = kat()

@@ -263,7 +263,7 @@ def test_layers_with_dropouts_between_need_a_list_of_steps(tmp_path: Path) -> No
     """Dropout has no weights, so the numbers have a gap, and the file does not tell what is there."""
     tensors = {f"layers.{at}.{key}": v for at in (0, 2) for key, v in full_layer("kajn", 3, 3, 3).items()}
     error = refuse(tmp_path, tensors)
-    assert "does not tell what stands between" in error.message
+    assert "does not record the function between them" in error.message
     steps = tmp_path / "layers.toml"
     steps.write_text('[[step]]\nlayer = "layers.0"\n[[step]]\ndropout = 0.1\n[[step]]\nlayer = "layers.2"\n')
     result = export(Request(path=tmp_path / "model.safetensors", repository=tmp_path / "models", architecture=steps))

@@ -184,4 +184,4 @@ def test_shared_activations_are_refused_by_name(tmp_path: Path, names: tuple[str
     error = refuse(tmp_path, tensors)
     assert isinstance(error, FamilyError)
     assert what in error.message
-    assert "shared by all nodes" in error.message
+    assert "that all nodes share" in error.message

@@ -240,7 +240,7 @@ def test_names_that_are_given_twice_or_unknown_are_refused(tmp_path: Path) -> No
     assert "twice" in refuse(tmp_path, with_symbols(), symbolic=(*GIVEN, "0,1,00=cos")).message
     error = refuse(tmp_path, with_symbols(), symbolic=("0,1,0=besselj", *GIVEN[1:]))
     assert isinstance(error, UnknownFunction)
-    assert "edge (0,1,0) uses symbolic function 'besselj', which is not in pykan's table" in error.message
+    assert "edge (0,1,0) uses the symbolic function 'besselj', which is not in the table of pykan" in error.message
 
 
 @pytest.mark.parametrize("key", ["grid", "coef", "mask", "scale_base", "scale_sp"])

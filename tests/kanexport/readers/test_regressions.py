@@ -122,7 +122,7 @@ def wav_kan(wave: str) -> Rival:
 
 
 RIVALS: dict[str, Rival] = {
-    "TimeKAN's ChebyKANLinear": polynomials(
+    "ChebyKANLinear of TimeKAN": polynomials(
         "cheby_coeffs",
         lambda x: chebyshev(np.tanh(np.tanh(x))),
         ("forward", "timekan"),
@@ -134,7 +134,7 @@ RIVALS: dict[str, Rival] = {
     "X-KANeRF's Fibonacci": polynomials(
         "fib_coeffs", fibonacci, ("forward", "x-kanerf"), said="--option forward=x-kanerf"
     ),
-    "X-KANeRF's Laguerre": polynomials("laguerre_coeffs", laguerre, ("laguerre_alpha", "-0.5"), said="-0.5"),
+    "Laguerre layers of X-KANeRF": polynomials("laguerre_coeffs", laguerre, ("laguerre_alpha", "-0.5"), said="-0.5"),
     "X-KANeRF's Chebyshev": polynomials(
         "cheby_coeffs",
         lambda x: chebyshev(np.clip(np.tanh(x), -1 + 1e-6, 1 - 1e-6)),
@@ -291,7 +291,7 @@ def test_x_kanerfs_whole_network(tmp_path: Path, widths: tuple[int, ...]) -> Non
         swapped = run(file, "forward=x-kanerf", "block=before")
         assert error(file, swapped) > 0.01
     twice = tensors | {key.replace("layer_norm", "layer_norm2"): v for key, v in tensors.items() if "norm" in key}
-    assert "in which order" in refuse(tmp_path, twice).message
+    assert "record the order" in refuse(tmp_path, twice).message
 
 
 def test_a_norm_that_fits_neither_side_of_its_layer_is_refused(tmp_path: Path) -> None:

@@ -222,12 +222,12 @@ def test_kanx_and_efficient_kan_are_told_apart_where_all_axes_are_equal(
 def test_a_grid_of_neither_library_is_refused(tmp_path: Path) -> None:
     tensors = kanx(3, 3)
     tensors["grid"] = np.tile(np.linspace(-1, 1, 9), (3, 1)).astype(np.float32)  # degree 0 of both
-    assert "is ambiguous" in refuse(tmp_path, tensors).message
+    assert "are ambiguous" in refuse(tmp_path, tensors).message
 
 
 def test_a_scaler_is_efficient_kans(tmp_path: Path) -> None:
     tensors = kanx(3, 3) | {"spline_scaler": np.ones((3, 3), np.float32)}
-    assert "is ambiguous" in refuse(tmp_path, tensors).message
+    assert "are ambiguous" in refuse(tmp_path, tensors).message
 
 
 @pytest.mark.parametrize("make", [inkan, flashkan, kanx])

@@ -48,7 +48,7 @@ def test_what_does_not_add_up_has_no_edges(tmp_path: Path) -> None:
     assert [layer.name for layer in manifest.layers] == ["2"]
     assert any(
         note.startswith(
-            "0: has the coefficients of a KAN layer that no reader knows, but differs from the sum of its edges"
+            "0: has coefficients like those of a KAN layer without a reader, but differs from the sum of its edges"
         )
         for note in manifest.notes
     )

@@ -171,15 +171,15 @@ def test_what_only_looks_like_one_has_no_edges_and_is_exported_as_it_is(kind: An
     result = export(kind(3, 4, padding=1), tmp_path, 3, 5, 6)
     assert not result.manifest.layers
     notes = "\n".join(result.manifest.notes)
-    assert "without edges to ask for" in notes or "looks like a KAN convolution, but" in notes
+    assert "without edges to query" in notes or "resembles a KAN convolution, but" in notes
 
 
 def test_pictures_that_are_too_large_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv_detect, "NUMBERS", (27 + 9) * 30 - 1)
     _, plan = planned(Bells(3, 4, padding=1), rows(3, 5, 6))
     assert not plan.readings
-    why = "for each row it would be given 1080 numbers, place by place, more than 1079; it has no edges"
-    assert f"(itself): looks like a KAN convolution, but {why}" in plan.notes
+    why = "has 1080 inputs per row, place by place, more than 1079; it has no edges"
+    assert f"(itself): resembles a KAN convolution, but {why}" in plan.notes
 
 
 def test_a_layer_with_one_group_of_several_is_read() -> None:

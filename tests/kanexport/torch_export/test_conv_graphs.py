@@ -62,7 +62,7 @@ def test_a_network_of_them_is_served_with_edges(dtype: str, tmp_path: Path) -> N
     assert [basis.kind for layer in layers[:-1] for basis in layer.bases] == ["sampled"] * 6
     notes = "\n".join(result.manifest.notes)
     assert "again, first.begin, first: a KAN convolution" in notes
-    assert "first.begin: its sources are what it gives" in notes
+    assert "first.begin: its sources are its outputs" in notes
     assert "padded with zeros after its functions" in notes
     x = np.random.default_rng(2).normal(size=(7, 3, 12, 12)).astype(dtype)
     actual = run(result.directory / "model.onnx", {"x": x})

@@ -146,7 +146,7 @@ def test_what_computes_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     module, x = nn.Sequential(modules.Impostor(4, 3), nn.Linear(3, 2)), draw(4)
     result = export(module, x, tmp_path)
     assert [layer.name for layer in result.manifest.layers] == ["1"]
-    assert any(note.startswith("0: looks like a layer of efficient-kan, but differs") for note in result.manifest.notes)
+    assert any(note.startswith("0: resembles a layer of efficient-kan, but differs") for note in result.manifest.notes)
     assert relative_error(run(result.directory / "model.onnx", {"x": x})["y"], exact(module, x)) <= OUTPUT_TOLERANCE
 
 

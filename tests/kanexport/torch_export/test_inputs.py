@@ -38,10 +38,10 @@ def test_the_likeliest_shape_is_found(make: Any, shape: tuple[int, ...]) -> None
 
 
 def test_another_shape_that_runs_is_said() -> None:
-    assert str(guess(modules.GoldenCnn())) == "1,8,8, found by trying (1,9,9 runs as well; --input-shape tells it)"
+    assert str(guess(modules.GoldenCnn())) == "1,8,8, found by testing (1,9,9 runs, too; select it with --input-shape)"
 
 
 def test_what_takes_no_single_tensor_has_no_shape() -> None:
-    with pytest.raises(OptionError, match="does not tell what it takes") as caught:
+    with pytest.raises(OptionError, match="the shape of the inputs is not known") as caught:
         guess(modules.TwoInputs())
     assert "--example" in caught.value.hint

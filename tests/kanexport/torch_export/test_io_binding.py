@@ -83,7 +83,9 @@ def test_a_name_of_an_input_among_the_outputs_and_one_number_a_row(tmp_path: Pat
     result = export(module, {"t": torch.from_numpy(t), "x": x}, tmp_path)
     assert specs(result.manifest.inputs) == [("t", "FP32", (-1, 1)), ("x", "FP32", (-1, 4))]
     assert [spec.name for spec in result.manifest.outputs] == ["x_out", "parts_y0", "parts_y1"]
-    assert {f"{name}: one number a row, served as [rows, 1]" for name in ("t", "parts_y0")} <= {*result.manifest.notes}
+    assert {f"{name}: one number per row, served as [rows, 1]" for name in ("t", "parts_y0")} <= {
+        *result.manifest.notes
+    }
     actual = run(result, {"t": t[:, None], "x": x})
     np.testing.assert_array_equal(actual["parts_y1"], x)
     np.testing.assert_allclose(actual["x_out"].sum(-1, keepdims=True), actual["parts_y0"], rtol=1e-4, atol=1e-5)
@@ -103,10 +105,14 @@ def test_ids_of_tokens_stay_among_those_that_were_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("example", "kind", "words"),
     [
-        (np.zeros((3, 4), np.complex64), OptionError, "the example is complex64; ONNX graphs here hold real numbers"),
+        (
+            np.zeros((3, 4), np.complex64),
+            OptionError,
+            "the example is complex64; ONNX graphs of kanserve have real numbers",
+        ),
         ((np.zeros((3, 4), np.float32), np.zeros((2, 1), np.float32)), OptionError, "x 3, x1 2"),
         ({"z": np.zeros((3, 4), np.float32)}, OptionError, "takes no 'z'"),
-        ((np.zeros((3, 4), np.float32), "text"), OptionError, "the example's x1 is str"),
+        ((np.zeros((3, 4), np.float32), "text"), OptionError, "input x1 of the example is str"),
         (np.full((3, 4), 2**40), OptionError, "beyond 2000000"),
         (np.zeros((3, 4), np.int64), InvalidKan, "does not run on 3 rows"),
         ((np.zeros((3, 4), np.float32), np.zeros((3, 1), np.int64)), InvalidKan, r"shapes x \[4\], x1 \[1\]"),
@@ -134,7 +140,7 @@ class Giving(nn.Module):
     [
         (lambda y: (y, y.sum()), "output 'y1' is float64 without an axis"),
         (lambda y: {"y": y, "table": y.T}, "output 'table' has 3 rows for 8"),
-        (lambda y: torch.complex(y, y), "output is complex128; ONNX graphs here hold real numbers"),
+        (lambda y: torch.complex(y, y), "output is complex128; ONNX graphs of kanserve have real numbers"),
         (lambda y: (y, "text"), "output 'y1' is str"),
     ],
 )
@@ -168,7 +174,7 @@ class Waves(nn.Module):
 def test_complex_weights_are_exported_or_called_so(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     export(Waves(torch.abs), x, tmp_path / "abs")
-    with pytest.raises(InvalidKan, match="weight is complex64; ONNX graphs here hold real numbers"):
+    with pytest.raises(InvalidKan, match="weight is complex64; ONNX graphs of kanserve have real numbers"):
         export(Waves(lambda z: torch.exp(z).real), x, tmp_path / "exp")
     with pytest.raises(InvalidKan, match="depends on the values of a tensor"):
         export(Waves(lambda z: z.real if z.abs().sum() >= 0 else z.imag), x, tmp_path / "branch")

@@ -94,5 +94,5 @@ def test_torchs_own_blocks_call_what_is_inside() -> None:
 def test_many_layers_that_are_left_make_one_note() -> None:
     result = plan(nn.Sequential(*(modules.Impostor(4, 4) for _ in range(9))), draw(4))
     note, none = result.notes
-    assert note.startswith("0, 1, 2, 3, 4 and 4 more: looks like")
-    assert none == "no layer was recognised, so there are no edges to ask for"
+    assert note.startswith("0, 1, 2, 3, 4 and 4 more: resembles")
+    assert none == "no KAN layer was recognized, so there are no edges to query"

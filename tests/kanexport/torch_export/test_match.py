@@ -64,15 +64,15 @@ def test_what_differs_far_from_the_rows_is_left_to_torch(change: str, layer: typ
     torch.manual_seed(0)
     result = plan(nn.Sequential(changed(layer, CHANGES[change], 4, 3), nn.Linear(3, 2)))
     assert "body.0" not in result.readings or result.readings["body.0"].family == "sampled"
-    assert result.notes[0].startswith("0: looks like a layer of ")
+    assert result.notes[0].startswith("0: resembles a layer of ")
     assert "differs" in result.notes[0]
 
 
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ("clamped at 50", "on rows far from the example's"),
-        ("NaN taken away", "differs in what is not finite on rows far from the example's"),
+        ("clamped at 50", "on rows far from the example"),
+        ("NaN taken away", "differs in values that are not finite on rows far from the example"),
     ],
 )
 def test_the_note_says_where(change: str, where: str) -> None:
@@ -97,7 +97,7 @@ def test_what_no_row_of_the_module_can_bring_about_is_tried_too() -> None:
     """Behind tanh the layer never sees 50; its edges may be asked for there all the same."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Tanh(), changed(modules.KANLinear, CHANGES["clamped at 50"], 4, 3))
-    assert "differs from what its tensors tell at 1000 times its range" in plan(module).notes[0]
+    assert "differs from the interpretation of its tensors at 1000 times its range" in plan(module).notes[0]
 
 
 def test_probes_are_made_again_as_the_module_takes_them() -> None:

@@ -146,7 +146,7 @@ def test_example_rows_may_have_a_header_and_are_refused_by_their_place(folder: P
     path.write_text("a,b,c,d\n" + "1,2,3,4\n" * 5)
     np.testing.assert_array_equal(inputs.load(path), np.array([[1, 2, 3, 4]] * 5, np.float32))
     path.write_text("1,2\n3,x\n")
-    with pytest.raises(OptionError, match=r"rows.csv, line 2, column 2: found 'x'; a number was expected"):
+    with pytest.raises(OptionError, match=r"rows.csv, line 2, column 2: found 'x', expected a number"):
         inputs.load(path)
     path.write_text("")
     with pytest.raises(OptionError, match=r"rows.csv is empty"):
@@ -160,13 +160,13 @@ def test_the_factory_may_give_the_rows(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("drawn", "it draws factors, shift, which no state dict keeps"),
-        ("by_import", "something in it is drawn that is no attribute"),
+        ("drawn", "factors, shift is random and not in the state dict"),
+        ("by_import", "a value that is not an attribute is random"),
     ],
 )
 def test_what_a_factory_draws_and_nothing_keeps_is_refused(folder: Path, factory: str, message: str) -> None:
     layer = {f"layers.0.{key}": value for key, value in modules.KANLinear(4, 3).state_dict().items()}
-    with pytest.raises(InvalidKan, match="answers differently each time .*" + message) as caught:
+    with pytest.raises(InvalidKan, match="with the same weights give different outputs: .*" + message) as caught:
         run(folder, factory, layer)
     assert "register_buffer" in caught.value.hint
     assert not (folder / "models").exists()
@@ -182,7 +182,7 @@ def test_what_it_draws_is_fine_where_the_file_or_a_seed_brings_it_back(
 
 def test_weights_that_are_drawn_are_told(folder: Path) -> None:
     assumed = run(folder, "net").manifest.source.options_assumed
-    assert assumed == {"weights": "as the factory drew them, others each time; --checkpoint gives trained ones"}
+    assert assumed == {"weights": "random, different in each call of the factory; pass trained ones with --checkpoint"}
 
 
 def test_a_factory_that_runs_once_is_told(folder: Path) -> None:

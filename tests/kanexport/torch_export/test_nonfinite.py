@@ -58,10 +58,10 @@ def export(module: Any, folder: Path, *shape: int) -> Result:
 def test_what_the_runtime_answers_otherwise_is_told_row_by_row(tmp_path: Path) -> None:
     torch.manual_seed(0)
     manifest = export(Recurrent(), tmp_path, 3, 4).manifest
-    (note,) = [note for note in manifest.notes if note.startswith("not as torch")]
+    (note,) = [note for note in manifest.notes if note.startswith("differs from PyTorch")]
     assert "where a row has NaN in the middle, NaN in every place, " in note
-    assert "torch answers NaN and the exported graph answers " in note
-    assert note.endswith(": LSTM of the graph gives numbers for NaN")
+    assert "PyTorch returns NaN and the exported graph returns " in note
+    assert note.endswith(": LSTM of the graph returns numbers for NaN")
     compared = {zone.name: zone.rows for zone in manifest.verification.zones}
     assert compared["nonfinite"] == 6  # an infinity in one place, which saturates
 
@@ -70,7 +70,7 @@ def test_what_is_taken_away_before_a_layer_is_compared(tmp_path: Path) -> None:
     torch.manual_seed(0)
     manifest = export(Cleaned(), tmp_path, 4).manifest
     assert [layer.name for layer in manifest.layers] == ["kan"]
-    assert not [note for note in manifest.notes if note.startswith("not as torch")]
+    assert not [note for note in manifest.notes if note.startswith("differs from PyTorch")]
     (zone,) = [zone for zone in manifest.verification.zones if zone.name == "nonfinite"]
     assert zone.rows == 9
     assert zone.outputs_max_rel <= 1e-5
@@ -92,7 +92,7 @@ def test_every_kind_of_difference_is_one_sentence() -> None:
 
     def blame(row: np.ndarray, lost: bool) -> str:
         requested.append((row, lost))
-        return ": LSTM of the graph gives numbers for NaN"
+        return ": LSTM of the graph returns numbers for NaN"
 
     alike, notes = nonfinite.differing(rows, exact, graph, blame)
     ((row, lost),) = requested
@@ -100,12 +100,12 @@ def test_every_kind_of_difference_is_one_sentence() -> None:
     assert lost
     assert alike == [name for name in rows if name.startswith("infinity")]
     assert notes == [
-        "not as torch: where a row has NaN in the middle, NaN in the first place, NaN in the last place, "
-        "torch answers NaN and the exported graph answers 0.25: LSTM of the graph gives numbers for NaN",
-        "not as torch: where a row has -infinity in the middle, -infinity in every place, -infinity in the first "
-        "place, -infinity in the last place, torch feeds layer 0 with -infinity and the exported graph feeds layer 0 "
+        "differs from PyTorch: if a row has NaN in the middle, NaN in the first place, NaN in the last place, "
+        "PyTorch returns NaN and the exported graph returns 0.25: LSTM of the graph returns numbers for NaN",
+        "differs from PyTorch: if a row has -infinity in the middle, -infinity in every place, -infinity in the first "
+        "place, -infinity in the last place, PyTorch feeds layer 0 with -infinity and the exported graph feeds layer 0 "
         "with 0",
-        "not as torch: where a row has NaN in every place, torch refuses it and the exported graph answers",
+        "differs from PyTorch: if a row has NaN in every place, PyTorch rejects it and the exported graph returns a result",
     ]
 
 

@@ -65,8 +65,8 @@ def test_only_the_layer_that_cannot_be_replaced_is_torchs_and_has_edges(tmp_path
     module = Net()
     result = export(module, draw(9, 4), tmp_path)
     assert [layer.name for layer in result.manifest.layers] == ["first", "second"]
-    (note,) = [note for note in result.manifest.notes if "computed beside it" in note]
-    assert note.startswith("second: through torch.onnx, with what its edges are asked with computed beside it, because")
+    (note,) = [note for note in result.manifest.notes if "from a separate graph" in note]
+    assert note.startswith("second: exported by torch.onnx, with edge values from a separate graph, because")
     require_right(result, module, 1, 5)
 
 
@@ -74,7 +74,7 @@ def test_a_layer_is_kept_as_it_is_by_name(tmp_path: Path) -> None:
     module = nn.Sequential(KANLinear(4, 5), nn.Sequential(KANLinear(5, 5), KANLinear(5, 3)))
     result = export(module, draw(9, 4), tmp_path, keep="1.?")
     assert [layer.name for layer in result.manifest.layers] == ["0"]
-    assert "1.0, 1.1: left as it is, as --option keep says" in result.manifest.notes
+    assert "1.0, 1.1: not replaced, because of --option keep" in result.manifest.notes
     with pytest.raises(OptionError, match=r"option keep: the module has no submodule '1\.2'") as caught:
         export(module, draw(9, 4), tmp_path / "other", keep="0, 1.2")
     assert "did you mean '1." in caught.value.hint

@@ -48,14 +48,14 @@ EFFICIENT = "efficient-kan"
 def test_a_setting_of_the_call_decides() -> None:
     result = plan(odd.Setting(), draw(4))
     assert [layer.mixes for layer in result.layers] == [False, True]
-    assert result.notes == ("raw: read with layernorm=unused, as the module computes it",)
+    assert result.notes == ("raw: read with layernorm=unused, to match the module",)
 
 
 def test_a_choice_that_nothing_tells_is_tried() -> None:
     torch.manual_seed(2)
     result = plan(odd.GroupRational(4, 6, 3), draw(5, 4))
     assert families(result) == {"(itself)": "gr-kan"}
-    assert result.notes == ("(itself): read with denominator=signed, as the module computes it",)
+    assert result.notes == ("(itself): read with denominator=signed, to match the module",)
     assert [use.axes for use in result.uses] == [(-1, 5)]
 
 
@@ -79,7 +79,7 @@ def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
     assert families(alone) == {"act_fun.0": "pykan-layer", "symbolic_fun.0": "sampled"}
     note, own = alone.notes
     assert own.startswith("symbolic_fun.0: no reader knows it, and its answers add up")
-    assert "looks like a layer of pykan, but cannot be read" in note
+    assert "resembles a layer of pykan, but cannot be read" in note
     assert "--function inverse=..." in note
     result = plan(odd.Pykan("inverse"), draw(4), **{"function inverse": "1/x"})
     assert list(families(result).values()) == ["pykan"]
@@ -92,9 +92,11 @@ def test_a_base_function_is_tried_or_named() -> None:
     assert families(result) == {"0": EFFICIENT, "1": "sampled"}
     tried, named, own = result.notes
     assert own.startswith("1: no reader knows it, and its answers add up source by source")
-    assert tried == "0: read with base_activation=tanh, as the module computes it"
-    assert named.startswith(f"1: looks like a layer of {EFFICIENT}, but differs from what its tensors tell (by up to")
-    assert "its base function LeakyReLU is in no table" in named
+    assert tried == "0: read with base_activation=tanh, to match the module"
+    assert named.startswith(
+        f"1: resembles a layer of {EFFICIENT}, but differs from the interpretation of its tensors (by up to"
+    )
+    assert "its base function LeakyReLU is not in the table" in named
 
 
 def test_the_users_options_are_not_forced_on_other_layers() -> None:
@@ -102,20 +104,20 @@ def test_the_users_options_are_not_forced_on_other_layers() -> None:
     module[0].base_activation = nn.Tanh()
     result = plan(module, draw(4), base_activation="silu")
     assert families(result) == {"0": EFFICIENT, "1": EFFICIENT}
-    assert result.notes == ("0: read without the options given, as the module computes it",)
+    assert result.notes == ("0: read without the given options, to match the module",)
 
 
 def test_what_example_rows_do_not_show_is_tried_beyond_them() -> None:
     result = plan(nn.Sequential(odd.Clamped(4, 3), nn.Linear(3, 2)), draw(4))
     assert families(result) == {"0": "sampled", "1": "linear"}
-    assert "differs from what its tensors tell" in result.notes[0]
+    assert "differs from the interpretation of its tensors" in result.notes[0]
 
 
 def test_a_layer_that_knows_nothing_of_the_rows_has_no_edges_to_ask_for() -> None:
     result = plan(odd.OfConstants(), draw(4))
     assert families(result) == {"kan": EFFICIENT}
     assert not result.layers
-    assert result.notes == ("kan: vectors do not belong to single rows, so that edges cannot be asked for",)
+    assert result.notes == ("kan: vectors do not belong to single rows, so the edges cannot be queried",)
 
 
 def test_options_of_no_use_are_refused() -> None:
@@ -127,7 +129,7 @@ def test_options_of_no_use_are_refused() -> None:
 REFUSED = {
     "random": (
         lambda: odd.Doing(lambda y, _: nn.functional.dropout(y)),
-        "gives different outputs for the same rows",
+        "returns different outputs for the same rows",
     ),
     "of the batch": (
         lambda: nn.Sequential(nn.Linear(4, 3), modules.Stack(modules.Batchwise())),
@@ -135,7 +137,7 @@ REFUSED = {
     ),
     "of the batch, and of more than one": (
         lambda: nn.Sequential(modules.KANLinear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)),
-        "does not run on 1 row of shape .*; rows cannot be served one by one",
+        "does not run on 1 row of shape .*; single rows cannot be served",
     ),
     "TorchScript": (
         lambda: nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(4, 4))), modules.KANLinear(4, 3)),
@@ -144,7 +146,7 @@ REFUSED = {
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(4), modules.KANLinear(4, 3)), "parameter 0.weight has no values"),
     "of another shape": (
         lambda: odd.Doing(lambda y, x: y[:, : 3 - len(x)] if len(x) < 3 else y[:, :1]),
-        r"a row gives \[2\] by itself and \[1\] among others",
+        r"a row gives \[2\] by itself and \[1\] in a batch",
     ),
     "not a tensor": (lambda: odd.Doing(lambda y, _: {"y": "text"}), "output 'y' is str, expected a tensor"),
     "a mistake": (
@@ -171,6 +173,6 @@ def test_another_number_of_layers_for_another_number_of_rows() -> None:
         def forward(self, x: Any) -> Any:
             return torch.cat([self.kan(row[None]) for row in x])
 
-    with pytest.raises(InvalidKan, match="other layers for other batch sizes") as caught:
+    with pytest.raises(InvalidKan, match="different layers for different batch sizes") as caught:
         plan(Looping(), draw(4))
-    assert "loop over the rows" in caught.value.hint
+    assert "loops over the rows" in caught.value.hint

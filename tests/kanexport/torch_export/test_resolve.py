@@ -75,7 +75,7 @@ CASES = {
         "chebykan",
         "with forward=timekan",
     ),
-    "x itself": (lambda: Polynomials("cheby_coeffs", lambda x: x, chebyshev), "chebykan", "with forward=raw"),
+    "polynomials of x": (lambda: Polynomials("cheby_coeffs", lambda x: x, chebyshev), "chebykan", "with forward=raw"),
     "boubaker": (lambda: Polynomials("boubaker_coeffs", torch.sigmoid, boubaker), "boubakerkan", ""),
     "laguerre": (Laguerre, "laguerrekan", ""),
     "2 pi": (Steps, "fourierkan", "with fourier_step=6.283185307179586"),
@@ -102,4 +102,4 @@ def test_what_no_copy_computes_is_known_by_its_answers_alone() -> None:
     with lent(whole, oracle.dtype):
         result = planning.make(whole, oracle, rows, {})
     assert [reading.family for reading in result.readings.values()] == ["sampled"]
-    assert "looks like a layer of chebykan, but differs" in result.notes[0]
+    assert "resembles a layer of chebykan, but differs" in result.notes[0]

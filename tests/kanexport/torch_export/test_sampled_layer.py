@@ -83,7 +83,7 @@ def test_a_lookalike_may_have_edges_of_its_own(tmp_path: Path) -> None:
     manifest = export(Another(4, 3), tmp_path, 4).manifest
     assert [basis.kind for layer in manifest.layers for basis in layer.bases] == ["sampled"]
     assert manifest.source.family_reason == "sampled: (itself)"
-    assert manifest.notes[0].startswith("(itself): looks like a layer of efficient-kan, but differs")
+    assert manifest.notes[0].startswith("(itself): resembles a layer of efficient-kan, but differs")
 
 
 def test_the_layer_is_what_others_see_their_row_through(tmp_path: Path) -> None:
@@ -253,5 +253,5 @@ def test_a_layer_without_edges_has_one_note_with_the_reason(tmp_path: Path) -> N
     x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     notes = convert(Penalised(), x, Target(repository=tmp_path, name="m"), options={}).manifest.notes
     (note,) = [note for note in notes if "sums" in note]
-    assert "has the coefficients of a KAN layer" in note
+    assert "has coefficients like those of a KAN layer" in note
     assert note.endswith("it has no edges")

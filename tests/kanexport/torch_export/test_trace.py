@@ -93,7 +93,7 @@ def test_weights_of_half_precision_are_kept_exactly(tmp_path: Path) -> None:
 def test_the_line_that_cannot_be_followed_is_named(
     function: Any, words: str, line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(InvalidKan, match=r"torch\.export cannot follow the module") as caught:
+    with pytest.raises(InvalidKan, match=r"torch\.export cannot trace the module") as caught:
         export(odd.Doing(function), draw(4), tmp_path)
     assert words in caught.value.message
     assert "(test_trace.py, line " in caught.value.message

@@ -33,7 +33,7 @@ def test_the_proof_counts_what_lies_beyond_and_notices_another_grid(tmp_path: Pa
     assert isinstance(clip, Clip)
     moved = dataclasses.replace(first, pre_steps=(Clip(clip.low, clip.high + 0.01),))
     other = lower.lower(dataclasses.replace(given_, layers=(moved, *given_.layers[1:])), dtype)
-    with pytest.raises(VerificationFailed, match="keeps inputs on the grid gives another"):
+    with pytest.raises(VerificationFailed, match="clamped graph gives another"):
         prover.verify_clamping(first, 3, plain, other, dtype)
     edges = dataclasses.replace(lower.lower(given_, dtype), edges=other.edges)
     with pytest.raises(VerificationFailed, match="gives another edges for row"):

@@ -71,7 +71,7 @@ def test_zero_where_zero_is_expected_is_right_and_anything_else_is_not() -> None
 def test_what_is_not_finite_must_be_the_same(original: float, expected: float) -> None:
     error = compared([5.0, original], [5.0, expected])
     assert (error.max_abs, error.max_rel, error.excess) == (INF, INF, INF)
-    assert error.where == f"1: {original} where {expected} is expected"
+    assert error.where == f"1: {original}, expected {expected}"
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])

@@ -175,7 +175,11 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
         ({"edge_class": "D"}, LoadReason.MANIFEST, "the model is of edge class 'D', expected A or B"),
         ({"edge_class": "C"}, LoadReason.MANIFEST, "the model is of edge class C: the prediction of a row depends"),
         (layer(edge_class="C"), LoadReason.MANIFEST, "layer 0 is of edge class C"),
-        (layer(edges_file="other.onnx"), LoadReason.MANIFEST, "the edge graph 'other.onnx' of layer 0 is not in the manifest's list"),
+        (
+            layer(edges_file="other.onnx"),
+            LoadReason.MANIFEST,
+            "the edge graph 'other.onnx' of layer 0 is not in the manifest's list",
+        ),
         (
             {"explanations": Explanations(file="explain.onnx", tensors=(TOLD,))},
             LoadReason.MANIFEST,
@@ -218,7 +222,10 @@ X3, Y2 = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
     [
         ({"name": "other"}, "config.pbtxt has the name 'other', the folder has 'toy'"),
         ({"inputs": (dataclasses.replace(NAMED, name="z"),)}, "config.pbtxt does not have the input 'x'"),
-        ({"inputs": (NAMED, dataclasses.replace(NAMED, name="z"))}, "config.pbtxt has the input 'z', the model has 'x'"),
+        (
+            {"inputs": (NAMED, dataclasses.replace(NAMED, name="z"))},
+            "config.pbtxt has the input 'z', the model has 'x'",
+        ),
         ({"inputs": (dataclasses.replace(NAMED, shape=(4,)),)}, "has FP32 [4] for the input 'x'"),
         ({"inputs": (dataclasses.replace(NAMED, shape=(3, 1)),)}, "has FP32 [3, 1] for the input 'x'"),
         ({"inputs": (dataclasses.replace(NAMED, datatype="FP64"),)}, "has FP64 [3] for the input 'x'"),

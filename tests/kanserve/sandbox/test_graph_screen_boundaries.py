@@ -95,7 +95,9 @@ def test_what_is_left_out_of_an_operator_is_taken_from_nowhere() -> None:
 def test_names_are_told_no_longer_than_needed() -> None:
     long = "n" * 100
     cut = "n" * 80
-    assert flat(helper.make_node(long, ["x"], ["z"])) == [f"operator '{cut}' is not in the list of known ONNX operators"]
+    assert flat(helper.make_node(long, ["x"], ["z"])) == [
+        f"operator '{cut}' is not in the list of known ONNX operators"
+    ]
     assert flat(helper.make_node("Tanh", [long], ["z"], name=long)) == [
         f"Tanh '{cut}' uses '{cut}', which no operator before it makes"
     ]

@@ -3,11 +3,12 @@
 const KEPT = 'kanserve-token';
 const JSON_KIND = 'application/json';
 const PACKED = 'application/octet-stream';
-const PATIENCE = 15_000; // milliseconds for the first event of a stream, before it is asked for again and again
-const AGAIN = 2_000; // milliseconds between two questions then
-const LONGEST = 30_000; // between two tries where the server does not answer
+const PATIENCE = 15_000; // milliseconds until the first event of a stream; after them, the client polls
+const AGAIN = 2_000; // milliseconds between two polls
+const LONGEST = 30_000; // milliseconds between two attempts while the server does not respond
+const LOST = 'The live connection was lost.';
 
-/** status: HTTP's, 0 where there was no answer. */
+/** `status` is that of HTTP, and 0 without a response. */
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
@@ -17,13 +18,13 @@ export class ApiError extends Error {
 }
 
 export class Api {
-  /** prompt(why): a promise of a token, or of '' where the viewer has none. */
+  /** `prompt(why)` resolves to a token, or to '' if the user cancels. */
   constructor(prompt) {
     this.prompt = prompt;
-    this.asking = null;
+    this.prompting = null;
   }
 
-  /** Objects and lists; of numbers in arrays also NaN and the infinities. Rejects with ApiError. */
+  /** Resolves to objects and lists, in which numbers may be NaN or infinite. Rejects with ApiError. */
   get(path, options = {}) {
     return this.#value(path, { ...options, method: 'GET' });
   }
@@ -32,20 +33,20 @@ export class Api {
     return this.#value(path, { ...options, method: 'POST', body: JSON.stringify(body) });
   }
 
-  /** As text: /metrics. */
+  /** Resolves to a text, such as /metrics. */
   async text(path, options = {}) {
-    const answer = await this.ask(path, { ...options, method: 'GET' });
-    return this.#read(() => answer.text());
+    const response = await this.request(path, { ...options, method: 'GET' });
+    return this.#read(() => response.text());
   }
 
   async #value(path, { packed = false, ...options }) {
-    const answer = await this.ask(path, { ...options, accept: packed ? PACKED : JSON_KIND });
-    const kind = answer.headers.get('content-type') ?? '';
+    const response = await this.request(path, { ...options, accept: packed ? PACKED : JSON_KIND });
+    const kind = response.headers.get('content-type') ?? '';
     if (kind.startsWith(PACKED)) {
-      const head = Number(answer.headers.get('inference-header-content-length'));
-      return unpacked(await this.#read(() => answer.arrayBuffer()), head);
+      const head = Number(response.headers.get('inference-header-content-length'));
+      return unpacked(await this.#read(() => response.arrayBuffer()), head);
     }
-    const text = await this.#read(() => answer.text());
+    const text = await this.#read(() => response.text());
     return text ? parsed(text) : null;
   }
 
@@ -54,63 +55,63 @@ export class Api {
       return await reading();
     } catch (error) {
       if (error.name === 'AbortError') throw error;
-      throw new ApiError(0, 'The answer broke off.');
+      throw new ApiError(0, 'The response ended early.');
     }
   }
 
-  /** The response, with the token of this tab; asks the viewer for one where the server wants one. */
-  async ask(path, { method, body, signal, accept = JSON_KIND }) {
+  /** Sends a request with the token of this tab. If the server requires a token, the user enters one. */
+  async request(path, { method, body, signal, accept = JSON_KIND }) {
     for (;;) {
       const token = sessionStorage.getItem(KEPT);
       const headers = { accept };
       if (body !== undefined) headers['content-type'] = JSON_KIND;
       if (token) headers.authorization = `Bearer ${token}`;
-      let answer;
+      let response;
       try {
-        answer = await fetch(new URL(path, document.baseURI), {
+        response = await fetch(new URL(path, document.baseURI), {
           method, body, signal, headers, credentials: 'same-origin', cache: 'no-store', redirect: 'error',
         });
       } catch (error) {
         if (error.name === 'AbortError') throw error;
-        throw new ApiError(0, 'No answer came from the server.');
+        throw new ApiError(0, 'The server did not respond.');
       }
-      if (answer.ok) return answer;
-      const failure = await failed(answer);
+      if (response.ok) return response;
+      const failure = await failed(response);
       if (failure.status !== 401) throw failure;
       if (sessionStorage.getItem(KEPT) === token && !(await this.#token(token, failure))) throw failure;
     }
   }
 
-  /** Several calls that are refused at once ask the viewer once. Resolves to whether there is a new token. */
+  /** Prompts once for several requests that are rejected at the same time. Resolves to whether there is a new token. */
   #token(old, failure) {
-    this.asking ??= (async () => {
+    this.prompting ??= (async () => {
       sessionStorage.removeItem(KEPT);
-      const given = await this.prompt(old ? `The server did not take the last one: ${failure.message}` : failure.message);
-      if (given) sessionStorage.setItem(KEPT, given);
-      return Boolean(given);
-    })().finally(() => { this.asking = null; });
-    return this.asking;
+      const token = await this.prompt(old ? `The server rejected the last token: ${failure.message}` : failure.message);
+      if (token) sessionStorage.setItem(KEPT, token);
+      return Boolean(token);
+    })().finally(() => { this.prompting = null; });
+    return this.prompting;
   }
 
   /**
-   * Calls onValue with every {statistics, end_reason} of 'v1/kan/models/NAME/watch?source=live&interval=2', until `signal`
-   * aborts or a value has an `end_reason`; not while the tab is hidden. Where events do not come through, such as behind a proxy that holds them
-   * back, the statistics are asked for again and again. onTrouble(error) is called where the server is gone, and
-   * onTrouble(null) when it is back. Rejects with ApiError for what will not pass by itself.
+   * Calls onValue with each {statistics, end_reason} of 'v1/kan/models/NAME/watch?source=live&interval=2', until
+   * `signal` aborts or a value has an `end_reason`. A hidden tab receives nothing. If a proxy holds events back, the
+   * client polls the statistics. onTrouble(error) reports that the server is gone, onTrouble(null) that it is back.
+   * Rejects with ApiError if another attempt cannot help.
    */
   async follow(path, onValue, { signal, onTrouble } = {}) {
     let wait = AGAIN;
     let trouble = false;
-    const value = (one) => {
+    const value = (update) => {
       wait = AGAIN;
       if (trouble) onTrouble?.(null);
       trouble = false;
-      onValue(one);
-      return Boolean(one.end_reason);
+      onValue(update);
+      return Boolean(update.end_reason);
     };
     let live = true;
     while (!signal?.aborted) {
-      await seen(signal);
+      await visible(signal);
       try {
         if (live ? await this.#events(path, value, signal) : value(await this.#poll(path, signal))) return;
         if (!live) await pause(AGAIN, signal);
@@ -130,7 +131,7 @@ export class Api {
     }
   }
 
-  /** Whether an event said that it was the last. Throws SILENT where none comes. */
+  /** Resolves to whether the last event ends the watch. Throws SILENT if no event arrives. */
   async #events(path, onValue, signal) {
     const quit = new AbortController();
     const stop = () => quit.abort();
@@ -140,19 +141,19 @@ export class Api {
     document.addEventListener('visibilitychange', hide);
     const timer = setTimeout(() => { silent = true; stop(); }, PATIENCE);
     try {
-      const answer = await this.ask(path, { method: 'GET', signal: quit.signal, accept: 'text/event-stream' });
-      if (!(answer.headers.get('content-type') ?? '').startsWith('text/event-stream')) throw SILENT;
-      for await (const { event, data } of events(answer.body)) {
+      const response = await this.request(path, { method: 'GET', signal: quit.signal, accept: 'text/event-stream' });
+      if (!(response.headers.get('content-type') ?? '').startsWith('text/event-stream')) throw SILENT;
+      for await (const { event, data } of events(response.body)) {
         clearTimeout(timer);
         if (event === 'error') throw new ApiError(data.status ?? 0, data.error);
         if (onValue(data)) return true;
       }
-      throw new ApiError(0, 'The stream of values broke off.');
+      throw new ApiError(0, LOST);
     } catch (error) {
       if (hidden && !signal?.aborted) throw HIDDEN;
       if (silent && !signal?.aborted) throw SILENT;
       if (error === SILENT || error instanceof ApiError || signal?.aborted) throw error;
-      throw new ApiError(0, 'The stream of values broke off.');
+      throw new ApiError(0, LOST);
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener('abort', stop);
@@ -169,48 +170,49 @@ export class Api {
   }
 }
 
-const SILENT = Symbol('no events come through');
-const HIDDEN = Symbol('nobody looks');
+const SILENT = Symbol('silent stream');
+const HIDDEN = Symbol('hidden tab');
 
-/** Until somebody looks: a browser has six connections to a server of HTTP/1 for all its tabs. */
-function seen(signal) {
+/** Resolves when the tab is visible. A browser has six connections to an HTTP/1 server for all its tabs. */
+function visible(signal) {
   return new Promise((resolve) => {
-    const look = () => {
+    const check = () => {
       if (document.hidden && !signal?.aborted) return;
-      document.removeEventListener('visibilitychange', look);
+      document.removeEventListener('visibilitychange', check);
       resolve();
     };
-    document.addEventListener('visibilitychange', look);
-    signal?.addEventListener('abort', look, { once: true });
-    look();
+    document.addEventListener('visibilitychange', check);
+    signal?.addEventListener('abort', check, { once: true });
+    check();
   });
 }
 
-function pause(milliseconds, signal) {
+/** Resolves after some milliseconds, or when `signal` aborts. */
+export function pause(milliseconds, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, milliseconds);
     signal?.addEventListener('abort', () => { clearTimeout(timer); resolve(); }, { once: true });
   });
 }
 
-async function failed(answer) {
-  let message = `HTTP ${answer.status}`;
+async function failed(response) {
+  let message = `HTTP ${response.status}`;
   try {
-    message = (await answer.json()).error ?? message;
+    message = (await response.json()).error ?? message;
   } catch {
-    // what stands before the server, such as a proxy, has no words for us
+    // A proxy in front of the server sends no JSON.
   }
-  return new ApiError(answer.status, message);
+  return new ApiError(response.status, message);
 }
 
-/** The server's JSON has NaN and the infinities as Python writes them, outside of strings. */
+/** Parses the server's JSON, which has NaN and the infinities as Python writes them, outside of strings. */
 export function parsed(text, revive) {
   try {
     return JSON.parse(text, revive && ((_, value) => revive(value)));
   } catch (error) {
     const quoted = text.replace(/"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b/g,
       (word) => (word[0] === '"' ? word : `"${MARK}${word}"`));
-    if (quoted === text) throw new ApiError(0, `The answer is no JSON: ${error.message}`);
+    if (quoted === text) throw new ApiError(0, `The response is not valid JSON: ${error.message}`);
     return JSON.parse(quoted, (_, value) => {
       if (typeof value === 'string' && value.startsWith(MARK)) return Number(value.slice(MARK.length));
       return revive ? revive(value) : value;
@@ -218,26 +220,26 @@ export function parsed(text, revive) {
   }
 }
 
-const MARK = '\uE000number:'; // before what was no JSON, and in no answer
+const MARK = '\uE000number:'; // a prefix that no response contains, for numbers that JSON lacks
 const ARRAYS = { '<f4': Float32Array, '<f8': Float64Array, '<u4': Uint32Array, '<u8': BigUint64Array };
 
-/** JSON of `head` bytes, then the bytes of its arrays: {"$array": [type, offset, ...shape]} becomes a typed array with
- * a property `shape`; 64-bit whole numbers become doubles. */
+/** Reads JSON of `head` bytes, then the bytes of its arrays. {"$array": [type, offset, ...shape]} becomes a typed array
+ * with the property `shape`. 64-bit integers become doubles. */
 export function unpacked(buffer, head) {
   const text = new TextDecoder().decode(new Uint8Array(buffer, 0, head));
   return parsed(text, (value) => {
-    const told = value?.$array;
-    if (!told) return value;
-    const [type, offset, ...shape] = told;
+    const described = value?.$array;
+    if (!described) return value;
+    const [type, offset, ...shape] = described;
     const size = shape.reduce((product, extent) => product * extent, 1);
-    const found = new ARRAYS[type](buffer, head + offset, size);
-    const array = type === '<u8' ? Float64Array.from(found, Number) : found;
+    const raw = new ARRAYS[type](buffer, head + offset, size);
+    const array = type === '<u8' ? Float64Array.from(raw, Number) : raw;
     array.shape = shape;
     return array;
   });
 }
 
-/** Server-sent events of a body: {event, data}, data parsed. */
+/** Yields the server-sent events of a body as {event, data}, with parsed data. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
@@ -247,8 +249,8 @@ async function* events(body) {
     rest += value;
     const whole = rest.split('\n\n');
     rest = whole.pop();
-    for (const one of whole) {
-      const lines = one.split('\n').map((line) => line.split(/: ?(.*)/s, 2));
+    for (const block of whole) {
+      const lines = block.split('\n').map((line) => line.split(/: ?(.*)/s, 2));
       const data = lines.filter(([name]) => name === 'data').map(([, text]) => text).join('\n');
       if (data) yield { event: lines.find(([name]) => name === 'event')?.[1] ?? 'message', data: parsed(data) };
     }

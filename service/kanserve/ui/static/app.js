@@ -1,27 +1,28 @@
-// Router and frame of the web UI: page address to view, bar with model and version, token form, theme.
+// Router of the web UI: page address to view, and the bar with model, version and views.
 
 import { Api } from './api.js';
-import { button, el, tell } from './dom.js';
+import { el, showError } from './dom.js';
+import { banner, followTheme, offerHint, requestToken } from './frame.js';
 import { Skeleton } from './skeleton.js';
 
 const PATIENCE = 150; // milliseconds for which the previous view stays, so that no skeleton flickers
 
-// Of a model: what the address says -> what it is called, and its module in views/. The first is shown where it says
-// nothing. `listed`: it has a place in the bar; others are led to.
+// Views of a model: segment of the address -> title, and module in views/. The first is the default.
+// `listed`: the bar links to it.
 const VIEWS = {
-  map: { module: 'map', title: 'Map', listed: true },
+  map: { module: 'map', title: 'Network', listed: true },
   edge: { module: 'edge', title: 'Edge' },
   explain: { module: 'explain', title: 'Explain', listed: true },
   drift: { module: 'drift', title: 'Drift', listed: true },
-  card: { module: 'card', title: 'Card', listed: true },
+  card: { module: 'card', title: 'Model card', listed: true },
 };
-// Of the server: /ui/ops and the like. A model of that name is at /ui/NAME/map.
+// Views of the server, such as /ui/ops. A model of that name is at /ui/NAME/map.
 const OF_SERVER = {
   ops: { module: 'ops', title: 'Operations' },
 };
 const $ = (id) => document.getElementById(id);
 
-/** Segments behind /ui/ of this address, decoded. */
+/** The decoded segments of the address after /ui/. */
 function segments() {
   const before = new URL('ui/', document.baseURI).pathname;
   const path = location.pathname.startsWith(before) ? location.pathname.slice(before.length) : '';
@@ -32,11 +33,11 @@ function decode(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // a lone % in a typed address
+    return text; // a single % in a typed address
   }
 }
 
-/** Which view an address means: {name, version, view, path, params}; view is null for the list of models. */
+/** The view of the address: {name, version, view, path, params}. `home` is the list of models. */
 function route() {
   const params = new URLSearchParams(location.search);
   const [name = '', view = Object.keys(VIEWS)[0] ?? '', ...path] = segments();
@@ -50,8 +51,9 @@ function route() {
 
 class App {
   constructor() {
-    this.api = new Api((why) => askToken(why));
+    this.api = new Api((why) => requestToken(why));
     this.models = new Map(); // name -> versions that are ready, the highest last
+    this.defaults = new Map(); // name -> default version, once a model was described
     this.described = new Map();
     this.leave = null;
     this.turn = 0;
@@ -66,11 +68,12 @@ class App {
     $('version').addEventListener('change', () => {
       this.go(this.address(route().view, route().name, $('version').value, route().path));
     });
-    theme();
+    followTheme();
+    offerHint();
     await this.show(false);
   }
 
-  /** The address of a view of the model that is shown, or of another, to be given to `go` or, behind ui/, to a link. */
+  /** The address of a view of a model, for `go`; links have `ui/` before it. */
   address(view, name = route().name, version = '', path = []) {
     if (!name) return '';
     if (Object.hasOwn(OF_SERVER, view)) return view;
@@ -93,13 +96,13 @@ class App {
     const link = event.target.closest?.('a[href]');
     if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
     const before = new URL('ui/', document.baseURI).href;
-    const to = new URL(link.getAttribute('href'), document.baseURI).href; // of a link in a picture `href` is no text
+    const to = new URL(link.getAttribute('href'), document.baseURI).href; // the `href` of an SVG link is not a string
     if (link.hasAttribute('target') || link.hasAttribute('download') || !to.startsWith(before) || to.includes('/static/')) return;
     event.preventDefault();
     this.go(to.slice(before.length));
   }
 
-  /** What the address says. `moved`: the viewer came from another view, so the focus goes to the new one. */
+  /** Shows the view of the address. `moved`: the user comes from another view, so the focus moves to the new one. */
   async show(moved = true) {
     const turn = ++this.turn;
     const root = el('div', { class: 'view' });
@@ -119,11 +122,12 @@ class App {
     try {
       await this.#list();
       this.#bar(wanted);
-      if (!wanted.module) throw new Error(`this page has no view ${wanted.view}`);
+      if (!wanted.module) throw new Error(`unknown view: ${wanted.view}`);
       if (wanted.name) waiting.say(`The server describes ${wanted.name}: layers, edges, verification.`);
       const [model, { show }] = await Promise.all([
         wanted.name ? this.model(wanted.name, wanted.version) : null, import(`./views/${wanted.module}.js`)]);
       if (turn !== this.turn) return;
+      if (model) this.#versions(wanted, model);
       document.title = title(wanted);
       place();
       const cleanup = await show(root, { ...this.#context(wanted, model), doing: (text) => waiting.say(text) });
@@ -133,7 +137,7 @@ class App {
       if (turn !== this.turn || error?.name === 'AbortError') return;
       document.title = title(wanted);
       place();
-      tell(root, error);
+      showError(root, error);
     } finally {
       clearTimeout(soon);
       waiting.end();
@@ -144,40 +148,50 @@ class App {
     }
   }
 
-  /** DescribeModel's answer, kept while the page is open; `again` forgets it. */
+  /** The response of DescribeModel, kept for a minute; `again` drops it. */
   async model(name, version = '') {
     const key = JSON.stringify([name, version]);
     if (!this.described.has(key)) {
-      const found = await this.api.get(kan(name, version), { packed: true });
-      this.described.set(key, found);
+      const response = await this.api.get(kan(name, version), { packed: true });
+      this.described.set(key, response);
       setTimeout(() => this.described.delete(key), 60_000);
     }
     return this.described.get(key);
   }
 
   async #list() {
-    const found = await this.api.post('v2/repository/index', {});
+    const index = await this.api.post('v2/repository/index', {});
     this.models = new Map();
-    for (const { name, version, state } of found) {
+    for (const { name, version, state } of index) {
       if (!this.models.has(name)) this.models.set(name, []);
       if (state === 'READY') this.models.get(name).push(version);
     }
     for (const versions of this.models.values()) versions.sort((a, b) => Number(a) - Number(b));
   }
 
-  #bar({ name, version, view }) {
-    const known = this.models.get(name) ?? [];
+  #bar(wanted) {
+    const { name, version, view } = wanted;
     $('choose').hidden = !name;
     $('model').replaceChildren(...[...new Set([...this.models.keys(), name])].filter(Boolean)
-      .map((one) => el('option', { value: one, selected: one === name }, one)));
-    $('version').replaceChildren(el('option', { value: '', selected: !version }, 'that answers'),
-      ...[...new Set([...known, version])].filter(Boolean)
-        .map((one) => el('option', { value: one, selected: one === version }, one)));
-    const links = name ? Object.entries(VIEWS).filter(([, one]) => one.listed)
-      .map(([each, one]) => [each, one.title, this.address(each, name, version)]) : [];
-    links.push(...Object.entries(OF_SERVER).map(([each, one]) => [each, one.title, each]));
+      .map((each) => el('option', { value: each, selected: each === name }, each)));
+    this.#versions(wanted, null);
+    const own = name ? Object.entries(VIEWS).filter(([, each]) => each.listed) : [];
+    const links = [['home', 'Models', ''],
+      ...own.map(([each, { title: text }]) => [each, text, this.address(each, name, version)]),
+      ...Object.entries(OF_SERVER).map(([each, { title: text }]) => [each, text, each])];
     $('views').replaceChildren(...links.map(([each, text, address]) =>
       el('a', { href: `ui/${address}`, 'aria-current': each === view && 'page' }, text)));
+    const current = $('views').querySelector('[aria-current]');
+    if (current) $('views').scrollLeft = current.offsetLeft - $('views').offsetLeft - 40; // the bar of a phone scrolls
+  }
+
+  /** Fills the choice of versions. The description of a model without a version names the default version. */
+  #versions({ name, version }, model) {
+    if (model && !version) this.defaults.set(name, model.model_version);
+    const usual = this.defaults.get(name);
+    const known = [...new Set([...this.models.get(name) ?? [], version])].filter(Boolean);
+    $('version').replaceChildren(el('option', { value: '', selected: !version }, usual ? `Default (v${usual})` : 'Default version'),
+      ...known.map((each) => el('option', { value: each, selected: each === version }, `v${each}`)));
   }
 
   #context({ name, version, path, params }, model) {
@@ -185,10 +199,10 @@ class App {
       api: this.api, name, version, path, params, model, models: this.models,
       kan: kan(name, version),
       go: (address) => this.go(address),
-      /** ctx.link('edge', 0, 1, 2): the href of a view of this model and version. */
+      /** Returns the href of a view of this model and version: ctx.link('edge', 0, 1, 2). */
       link: (view, ...rest) => `ui/${this.address(view, name, version, rest)}`,
       announce: (text) => { $('said').textContent = text; },
-      /** What the page shows is no longer so: says it, and offers to show what is. */
+      /** Reports that the view is out of date, and offers the current state. */
       changed: (text) => banner(text, () => this.again()),
     };
   }
@@ -200,51 +214,6 @@ function kan(name, version) {
 
 function title({ name, title: view, path }) {
   return [view ? `${view}${path.length ? ` ${path.join('/')}` : ''}` : '', name, 'kanserve'].filter(Boolean).join(' \u2013 ');
-}
-
-function banner(text, again) {
-  $('banner').replaceChildren(el('span', {}, text), button('Show what is now', again));
-  $('banner').hidden = false;
-}
-
-/** Resolves to what the viewer gives, '' where they do not. */
-function askToken(why) {
-  const dialog = $('token');
-  const before = document.activeElement;
-  $('token-why').textContent = why;
-  $('token-value').value = '';
-  dialog.returnValue = '';
-  dialog.showModal();
-  $('token-value').focus();
-  return new Promise((resolve) => {
-    dialog.addEventListener('close', () => {
-      before?.focus?.();
-      const given = dialog.returnValue === 'ok' ? $('token-value').value.trim() : '';
-      $('token-value').value = '';
-      resolve(given);
-    }, { once: true });
-  });
-}
-
-const THEME = 'kanserve-theme';
-
-/** As the viewer's system has it, until they choose. */
-function theme() {
-  const dark = matchMedia('(prefers-color-scheme: dark)');
-  const chosen = () => localStorage.getItem(THEME);
-  const apply = () => {
-    const now = chosen() ?? (dark.matches ? 'dark' : 'light');
-    document.documentElement.dataset.theme = now;
-    $('theme').textContent = now === 'dark' ? 'Light' : 'Dark';
-    $('theme').setAttribute('aria-label', `Change to ${now === 'dark' ? 'light' : 'dark'} colours`);
-    document.dispatchEvent(new CustomEvent('kanserve:theme')); // canvases are drawn anew
-  };
-  dark.addEventListener('change', apply);
-  $('theme').addEventListener('click', () => {
-    localStorage.setItem(THEME, document.documentElement.dataset.theme === 'dark' ? 'light' : 'dark');
-    apply();
-  });
-  apply();
 }
 
 new App().start();

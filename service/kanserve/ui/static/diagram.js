@@ -6,14 +6,15 @@ import { extent, svg } from './svg.js';
 
 export const LINES = 300; // edges of a diagram
 const CURVES = 120; // edges with their curves on them
-const ROW = 150; // pixels between two rows of nodes
+const [LOW, HIGH] = [150, 240]; // pixels between two rows of nodes
+const ELSEWHERE = 420; // pixels of the screen for other parts of the page
 const [SIDE, TOP] = [28, 34];
 const [LARGEST, SMALLEST] = [46, 15]; // pixels of a curve's box
-const WIDE = 60; // nodes of a row, of which all are shown
+const WIDE = 60; // nodes; a row of more shows only nodes that have an edge in the picture
 
 /**
- * Which edges are drawn, by layer: those that a viewer wants, without what lies under folded nodes; of too many the
- * strongest. Returns {edges: [Set], left: how many are not drawn, hidden: of them, how many are folded}.
+ * Selects the edges of the picture, per layer: those that the filters accept, without edges under folded nodes. If there
+ * are too many, it selects the strongest. Returns {edges: [Set], left: edges that are not drawn, hidden: folded edges}.
  */
 export function visible(layers, wanted, folded) {
   const open = layers.map(() => null);
@@ -35,35 +36,36 @@ export function visible(layers, wanted, folded) {
   return { edges: kept.map((one) => new Set(one)), left: total - kept.reduce((sum, one) => sum + one.length, 0), hidden };
 }
 
-/** Of each layer its strongest, as many as its part of all edges is, and some of each. */
+/** Selects the strongest edges of each layer, in proportion to the size of the layer, and some of each layer. */
 function fairly(layers, all) {
   const total = all.reduce((sum, one) => sum + one.length, 0);
   return all.map((one, at) => strongest(layers[at], one).subarray(0, Math.max(Math.min(20, LINES / all.length), Math.round((LINES * one.length) / total * 0.8))));
 }
 
 /**
- * The picture. shown: of `visible`; curves: of each layer a Map of edge -> {x, phi}; link(view, ...): an address;
- * onfold(key): a node was chosen.
+ * Draws the network. shown: the result of `visible`; curves: a Map of edge -> {x, phi} per layer; link(view, ...): an
+ * address; onfold(key): a callback for a selected node.
  */
 export function diagram({ layers, shown, curves, width, link, folded, onfold }) {
   const rows = rowsOf(layers, shown);
-  const height = TOP * 2 + ROW * layers.length;
-  const places = rows.map((row, at) => {
-    const step = (width - 2 * SIDE) / row.length;
-    return new Map(row.map((node, order) => [node, [SIDE + step * (order + 0.5), height - TOP - ROW * at]]));
+  const row = Math.max(LOW, Math.min(HIGH, Math.floor((innerHeight - ELSEWHERE) / layers.length)));
+  const height = TOP * 2 + row * layers.length;
+  const places = rows.map((nodes, at) => {
+    const step = (width - 2 * SIDE) / nodes.length;
+    return new Map(nodes.map((node, order) => [node, [SIDE + step * (order + 0.5), height - TOP - row * at]]));
   });
   const count = shown.edges.reduce((sum, one) => sum + one.size, 0);
   const model = layers[0].model.model_name;
   const node = svg('svg', {
     class: 'picture network', viewBox: `0 0 ${width} ${height}`, width, height, role: 'group',
-    'aria-label': `The network ${model}: ${rows.map((row) => row.length).join(', ')} nodes from the inputs to the answers, ${count} edges`,
+    'aria-label': `Network of ${model}: ${rows.map((nodes) => nodes.length).join(', ')} nodes from inputs to outputs, ${count} edges`,
   });
   layers.forEach((layer, at) => node.append(...edgesOf({ layer, at, places, shown: shown.edges[at], curves: curves[at], width, link, boxed: count <= CURVES })));
-  rows.forEach((row, at) => node.append(...row.map((one) => mark({ layers, at, one, place: places[at].get(one), room: (width - 2 * SIDE) / row.length, folded, onfold }))));
+  rows.forEach((nodes, at) => node.append(...nodes.map((one) => mark({ layers, at, one, place: places[at].get(one), room: (width - 2 * SIDE) / nodes.length, folded, onfold }))));
   return node;
 }
 
-/** Nodes of every row; of very many those that an edge is drawn of. */
+/** The nodes of each row. A long row has only nodes with an edge in the picture. */
 function rowsOf(layers, shown) {
   const touched = Array.from({ length: layers.length + 1 }, () => new Set());
   layers.forEach((layer, at) => shown.edges[at].forEach((edge) => {
@@ -80,7 +82,7 @@ function rowsOf(layers, shown) {
 }
 
 function* edgesOf({ layer, at, places, shown, curves, width, link, boxed }) {
-  const order = [...shown].sort((a, b) => layer.darkness(a) - layer.darkness(b)); // what matters most lies on top
+  const order = [...shown].sort((a, b) => layer.darkness(a) - layer.darkness(b)); // the most important edges are on top
   const boxes = [...shown].sort((a, b) => a - b);
   const room = (width - 2 * SIDE) / Math.max(1, boxes.length);
   const size = Math.min(LARGEST, room * 0.86);
@@ -92,10 +94,10 @@ function* edgesOf({ layer, at, places, shown, curves, width, link, boxed }) {
     if (!start || !end) continue;
     const opacity = Math.max(0.08, layer.darkness(edge));
     const middle = [across.get(edge), (start[1] + end[1]) / 2];
-    const told = `${layer.edgeName(edge)}: ${KINDS[layer.kinds[edge]]}${layer.scores ? `, matters ${number(layer.scores[edge], 3)}` : ''}`;
+    const label = `${layer.edgeName(edge)}: ${KINDS[layer.kinds[edge]]}${layer.scores ? `, importance ${number(layer.scores[edge], 3)}` : ''}`;
     const lines = drawn ? [[start, [middle[0], middle[1] + size / 2]], [[middle[0], middle[1] - size / 2], end]] : [[start, end]];
-    yield svg('a', { href: link('edge', layer.at, layer.source(edge), layer.destination(edge)), class: `edge ${CLASSES[layer.kinds[edge]]}`, 'aria-label': told },
-      svg('title', {}, told),
+    yield svg('a', { href: link('edge', layer.at, layer.source(edge), layer.destination(edge)), class: `edge ${CLASSES[layer.kinds[edge]]}`, 'aria-label': label },
+      svg('title', {}, label),
       lines.map(([from, to]) => svg('path', { class: 'reach', d: bent(from, to) })),
       lines.map(([from, to]) => svg('path', { fill: 'none', 'stroke-opacity': opacity, d: bent(from, to) })),
       drawn && thumbnail(curves?.get(edge), middle, size, opacity));
@@ -114,7 +116,7 @@ function thumbnail(curve, [x, y], size, opacity) {
   ];
 }
 
-/** d of a curve in a box, from its smallest value to its largest. */
+/** The path of a curve in a box, from its smallest value to its largest. */
 export function small({ phi }, left, top, size) {
   const [low, high] = extent(phi);
   let found = '';
@@ -135,13 +137,13 @@ function mark({ layers, at, one, place: [x, y], room, folded, onfold }) {
   const key = `${at}/${one}`;
   const out = last ? 0 : layer.outOfGrid?.[one] ?? 0;
   const glows = !last && layer.glows(one);
-  const told = [name, glows && `${share(out)} of its values are outside the grid`, folded.has(key) && 'folded'].filter(Boolean).join(', ');
+  const label = [name, glows && `${share(out)} of its live values are out of grid`, folded.has(key) && 'folded'].filter(Boolean).join(', ');
   const words = shortened(brief(name), Math.max(2, Math.floor(room / 6.5)));
   const named = at === 0 || last || room > 60;
-  const act = { tabindex: '0', role: 'button', 'aria-pressed': String(folded.has(key)), 'aria-label': `${told}: fold what leads to it` };
+  const act = { tabindex: '0', role: 'button', 'aria-pressed': String(folded.has(key)), 'aria-label': `${label}: ${folded.has(key) ? 'unfold' : 'fold'} incoming edges` };
   const fold = () => onfold(key);
-  return svg('g', { 'data-key': key, class: `spot${glows ? ' glows' : ''}${folded.has(key) ? ' folded' : ''}`, ...(at ? { ...act, onclick: fold, onkeydown: (event) => { if (['Enter', ' '].includes(event.key)) { event.preventDefault(); fold(); } } } : { role: 'img', 'aria-label': told }) },
-    svg('title', {}, told),
+  return svg('g', { 'data-key': key, class: `spot${glows ? ' glows' : ''}${folded.has(key) ? ' folded' : ''}`, ...(at ? { ...act, onclick: fold, onkeydown: (event) => { if (['Enter', ' '].includes(event.key)) { event.preventDefault(); fold(); } } } : { role: 'img', 'aria-label': label }) },
+    svg('title', {}, label),
     glows && svg('circle', { class: 'halo', cx: x, cy: y, r: 6 + 10 * Math.min(1, out * 2), 'stroke-width': 2 + 6 * Math.min(1, out) }),
     svg('circle', { class: 'dot', cx: x, cy: y, r: room < 9 ? 2.5 : 5 }),
     named && room > 12 && (at === 0 || last ? svg('text', { x, y: last ? y - 12 : y + 22, 'text-anchor': 'middle' }, words)
@@ -156,5 +158,5 @@ function nameOf(layers, at, one) {
   }
   const layer = layers[at - 1];
   for (let destination = 0; destination < layer.destinations; destination += 1) if (layer.into(destination) === one) return layer.destinationName(destination);
-  return `answer ${one}`;
+  return `output ${one}`;
 }

@@ -1,11 +1,11 @@
-// Elements, tables, forms and downloads. Text is set as text: nothing that a model is called becomes markup.
+// Elements, panels, forms, downloads and errors. Text is set as text: a model's name cannot become markup.
 
-/** el('a', {href, class, onclick, ...}, 'text', node, [nodes]); null, undefined and false are left out. */
+/** Creates el('a', {href, class, onclick, ...}, 'text', node, [nodes]), without null, undefined and false children. */
 export function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-/** Sets attributes, listeners (on...) and properties that are no strings, and appends children. */
+/** Sets attributes, listeners (on...) and properties other than strings, and appends children. */
 export function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
@@ -21,25 +21,67 @@ export function button(text, onclick, attributes = {}) {
   return el('button', { type: 'button', onclick, ...attributes }, text);
 }
 
-/** A control with its label around it. */
+/** Puts a label around a control. */
 export function labelled(text, control, attributes = {}) {
   return el('label', attributes, `${text} `, control);
 }
 
-/** choices: values, or [value, text] pairs. onchange gets the value. */
+/** Creates a select of values, or of [value, text] pairs. `onchange` receives the value. */
 export function select(choices, value, onchange) {
-  const pairs = choices.map((one) => (Array.isArray(one) ? one : [one, one]));
-  const found = el('select', { onchange: () => onchange?.(found.value) },
+  const pairs = choices.map((choice) => (Array.isArray(choice) ? choice : [choice, choice]));
+  const node = el('select', { onchange: () => onchange?.(node.value) },
     pairs.map(([each, text]) => el('option', { value: each, selected: String(each) === String(value) }, text)));
-  return found;
+  return node;
 }
 
-/** What something is, as a list of names and values; a value may be a node. */
-export function facts(pairs) {
-  return el('dl', { class: 'facts' }, pairs.map(([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
+/** Lists names and values; a value may be a node. `across`: side by side instead of one per line. */
+export function facts(pairs, { across = false } = {}) {
+  if (!across) return el('dl', { class: 'facts' }, pairs.map(([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
+  return el('dl', { class: 'facts across' }, pairs.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))));
 }
 
-/** Hands a file to the viewer; data: a Blob or a string. */
+/** Frames a part of a view under a title. options: {note: a line below the title, tools: buttons, kind: a class}. */
+export function panel(title, { note, tools, kind } = {}, ...children) {
+  return el('section', { class: kind ? `panel ${kind}` : 'panel' },
+    el('div', { class: 'head' }, el('h2', {}, title), tools && el('div', { class: 'tools' }, tools), note && el('p', { class: 'quiet' }, note)),
+    children);
+}
+
+/** Shows that there is nothing yet, and the next step: text, and a command where one helps. */
+export function empty(title, step, command) {
+  return el('div', { class: 'empty' }, el('p', {}, el('strong', {}, title)), step && el('p', {}, step),
+    command && el('code', { class: 'query' }, command));
+}
+
+/** Shows a number and its name. kind: '' or 'good' or 'bad'. */
+export function tile(value, text, kind = '') {
+  return el('div', { class: `tile ${kind}` }, el('strong', {}, value), el('span', {}, text));
+}
+
+/** The head of a view: its title, and a line about it. */
+export function heading(title, ...line) {
+  return el('div', { class: 'page-head' }, el('h1', {}, title), line.length > 0 && el('p', { class: 'quiet' }, line));
+}
+
+/** Calls `draw(width)` when the width of a node changes. Returns a function that stops this. */
+export function sized(node, draw) {
+  let before = Math.floor(node.clientWidth);
+  const observer = new ResizeObserver(() => {
+    const width = Math.floor(node.clientWidth);
+    if (!width || Math.abs(width - before) < 2) return;
+    before = width;
+    draw(width);
+  });
+  observer.observe(node);
+  return () => observer.disconnect();
+}
+
+/** The width in pixels for a picture in this node. */
+export function room(node, otherwise = 600) {
+  return Math.max(240, Math.floor(node.clientWidth) || otherwise);
+}
+
+/** Saves a Blob or a string as a file. */
 export function download(name, data, kind = 'text/plain') {
   const blob = data instanceof Blob ? data : new Blob([data], { type: `${kind};charset=utf-8` });
   const address = URL.createObjectURL(blob);
@@ -48,7 +90,12 @@ export function download(name, data, kind = 'text/plain') {
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
-/** Rows of values as CSV (RFC 4180). A text that a spreadsheet would take for a formula gets a quote before it. */
+/** A small button in the head of a panel. Screen readers read its whole name, such as "Save as CSV". */
+export function saver(kind, onclick) {
+  return button(kind, onclick, { 'aria-label': `Save as ${kind}`, title: `Save as ${kind}` });
+}
+
+/** Writes rows as CSV (RFC 4180). A text that a spreadsheet would read as a formula gets a quote before it. */
 export function csv(rows) {
   const cell = (value) => {
     if (typeof value === 'number' || typeof value === 'bigint') return String(value);
@@ -59,89 +106,27 @@ export function csv(rows) {
   return rows.map((row) => `${row.map(cell).join(',')}\r\n`).join('');
 }
 
-const SHOWN = 200; // lines of a table at a time
-
-/**
- * A table that is sorted by a click on a heading, shown a page at a time, and saved as CSV whole.
- * columns: [{name, text?: (row) => string or node, value: (row) => number or string, number?: true}].
- * options: {caption, file, sort?: {column: index, down: bool}, onrow?: (row) => void}.
- */
-export function table(columns, rows, options) {
-  let { column = -1, down = true } = options.sort ?? {};
-  let page = 0;
-  let sorted = rows;
-  const head = el('tr');
-  const body = el('tbody');
-  const place = el('span', { class: 'quiet' });
-  const back = button('Back', () => draw(page - 1));
-  const on = button('More', () => draw(page + 1));
-  const order = () => {
-    if (column < 0) return;
-    const { value } = columns[column];
-    const sign = down ? -1 : 1;
-    sorted = rows.map((row) => [value(row), row]).sort(([a], [b]) => sign * compare(a, b)).map(([, row]) => row);
-  };
-  const heading = () => head.replaceChildren(...columns.map((one, at) => el('th',
-    { scope: 'col', class: one.number && 'number', 'aria-sort': at === column && (down ? 'descending' : 'ascending') },
-    button(one.name, () => {
-      down = at === column ? !down : Boolean(one.number);
-      column = at;
-      order();
-      heading();
-      draw(0);
-      head.children[at].firstChild.focus();
-    }))));
-  function draw(wanted) {
-    const pages = Math.max(1, Math.ceil(rows.length / SHOWN));
-    page = Math.min(Math.max(0, wanted), pages - 1);
-    const part = sorted.slice(page * SHOWN, (page + 1) * SHOWN);
-    body.replaceChildren(...part.map((row) => el('tr', {}, columns.map((one) =>
-      el('td', { class: one.number && 'number' }, one.text ? one.text(row) : String(one.value(row)))))));
-    place.textContent = pages > 1 ? `${page * SHOWN + 1} to ${page * SHOWN + part.length} of ${rows.length}` : '';
-    back.hidden = on.hidden = pages === 1;
-    back.disabled = page === 0;
-    on.disabled = page === pages - 1;
-  }
-  order();
-  heading();
-  draw(0);
-  const save = button('Save as CSV', () => download(`${options.file}.csv`,
-    csv([columns.map((one) => one.name), ...sorted.map((row) => columns.map((one) => one.value(row)))]), 'text/csv'));
-  return el('div', { class: 'table' },
-    el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': options.caption },
-      el('table', {}, el('caption', {}, options.caption), el('thead', {}, head), body)),
-    el('p', { class: 'row' }, save, back, on, place));
-}
-
-function compare(a, b) {
-  if (typeof a === 'number' && typeof b === 'number') {
-    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
-    return a - b;
-  }
-  return String(a).localeCompare(String(b), undefined, { numeric: true });
-}
-
-/** Shows in words what went wrong, in place of what is in `root`, with a way on. `error`: an ApiError, or any. */
-export function tell(root, error) {
-  const [title, advice] = words(error);
+/** Replaces the content of `root` with an error and the next step. `error`: an ApiError, or another error. */
+export function showError(root, error) {
+  const [title, advice] = described(error);
   root.replaceChildren(el('section', { class: 'trouble', role: 'alert' },
     el('h1', {}, title),
     el('p', {}, error?.message || String(error)),
     advice && el('p', {}, advice),
     el('p', { class: 'row' },
-      button('Try again', () => document.dispatchEvent(new CustomEvent('kanserve:again'))),
+      button('Try again', () => document.dispatchEvent(new CustomEvent('kanserve:again')), { class: 'primary' }),
       el('a', { href: 'ui/' }, 'All models'))));
 }
 
-function words(error) {
+function described(error) {
   switch (error?.status) {
-    case 0: return ['The server does not answer', 'It may be restarting, or this machine is offline.'];
-    case 401: return ['A token is needed', 'Try again, and give one with the role interpret.'];
-    case 403: return ['This token may not see that', 'The page needs a token with the role interpret, for changes admin.'];
-    case 404: return ['There is no such thing', 'The model or version may have been replaced or let go.'];
-    case 400: case 412: case 501: return ['This cannot be shown', ''];
-    case 413: return ['This is too much for one answer', 'Ask for fewer rows or edges; the server has limits.'];
-    case 429: case 503: return ['The server has too much to do, or is on its way out', 'Wait a moment.'];
-    default: return ['Something went wrong', ''];
+    case 0: return ['No response from the server', 'The server may be restarting, or this machine is offline.'];
+    case 401: return ['Token required', 'Try again and enter a token with the role interpret.'];
+    case 403: return ['Permission denied', 'This view needs a token with the role interpret. Changes need the role admin.'];
+    case 404: return ['Not found', 'The server may have replaced or unloaded the model or version. Choose another one.'];
+    case 400: case 412: case 501: return ['Not available', ''];
+    case 413: return ['Response too large', 'Request fewer rows or edges. The server has limits.'];
+    case 429: case 503: return ['Server overloaded or shutting down', 'Wait a moment, then try again.'];
+    default: return ['Unexpected error', 'Try again. If the error remains, read the log of the server.'];
   }
 }

@@ -1,6 +1,6 @@
 // Text format of numbers, counts, percentages, durations and times.
 
-/** Of `digits` significant ones, without needless zeros; NaN and the infinities by name. */
+/** Formats a number with `digits` significant digits, without trailing zeros; NaN and the infinities by name. */
 export function number(value, digits = 4) {
   if (value === null || value === undefined) return '';
   const found = Number(value);
@@ -12,22 +12,23 @@ export function number(value, digits = 4) {
   return String(Number(found.toPrecision(digits)));
 }
 
-/** A whole number, with spaces between thousands. */
+/** Formats an integer, with spaces between thousands. */
 export function count(value) {
   return String(Math.round(Number(value))).replace(/\B(?=(\d{3})+$)/g, '\u202f');
 }
 
-/** 0.1234 as "12.3 %". */
+/** Formats 0.1234 as "12.3%". */
 export function share(value) {
   if (!Number.isFinite(value)) return 'unknown';
   const percent = 100 * value;
-  if (percent > 0 && percent < 0.05) return '< 0.1\u00a0%';
-  return `${percent >= 99.95 || percent === 0 ? percent.toFixed(0) : percent.toFixed(1)}\u00a0%`;
+  if (percent > 0 && percent < 0.05) return '< 0.1%';
+  return `${Number(percent.toFixed(1))}%`;
 }
 
-/** Seconds as ms, s, min, h or days. */
+/** Formats seconds as µs, ms, s, min, h or days. */
 export function seconds(value) {
   if (!Number.isFinite(value)) return 'unknown';
+  if (value === 0) return '0\u00a0s';
   if (value < 1e-3) return `${number(value * 1e6, 3)}\u00a0\u00b5s`;
   if (value < 1) return `${number(value * 1e3, 3)}\u00a0ms`;
   if (value < 120) return `${number(value, 3)}\u00a0s`;
@@ -36,7 +37,7 @@ export function seconds(value) {
   return `${number(value / 86400, 3)}\u00a0days`;
 }
 
-/** Seconds since the epoch, in the viewer's words. */
+/** Formats seconds since the epoch as a local date and time. */
 export function moment(value) {
   return new Date(value * 1000).toLocaleString();
 }

@@ -1,24 +1,24 @@
 // Zoomable matrix of a large layer on a canvas: one point per edge, and curves at high zoom.
 
-import { button, download, el } from './dom.js';
+import { button, download, el, saver } from './dom.js';
 import { small } from './diagram.js';
 import { number, share, shortened } from './format.js';
 import { CLASSES, KINDS, brief, chosen, curves } from './network.js';
 
-const NAMED = 13; // pixels of a cell from which nodes have their names
-const CURVED = 40; // and from which it shows its curve
-const LARGEST = 96; // of a cell
-const MOST = 600; // curves that are asked for at once
-const STILL = 120; // milliseconds without a move, before they are
+const NAMED = 13; // pixels of a cell from which nodes have names
+const CURVED = 40; // pixels of a cell from which it shows its curve
+const LARGEST = 96; // pixels of a cell
+const MOST = 600; // curves of one request
+const STILL = 120; // milliseconds without a move until the request
 const POINTS = 25;
 const [LEFT, TOP] = [92, 74]; // room for names
 const SHADES = 256;
 const RULE = 'matrix-note';
 
-/** {node, controls, show(layer, wanted), close()}; sources are columns, destinations are rows. */
+/** Creates {node, controls, saver, show(layer, wanted), close()}. Sources are columns, destinations are rows. */
 export function matrix(ctx) {
-  const found = new Matrix(ctx);
-  return { node: found.node, controls: found.controls, show: (...what) => found.show(...what), close: () => found.close() };
+  const view = new Matrix(ctx);
+  return { node: view.node, controls: view.controls, saver: view.saver, show: (...what) => view.show(...what), close: () => view.close() };
 }
 
 class Matrix {
@@ -30,24 +30,24 @@ class Matrix {
       onpointerleave: () => { this.pointed = null; this.#later(); }, onkeydown: (event) => this.#key(event),
     });
     this.canvas.addEventListener('wheel', (event) => this.#wheel(event), { passive: false });
-    this.note = el('p', { class: 'quiet', id: RULE }, 'Drag to move, turn the wheel to zoom, click an edge to open it. By keys: arrows, plus and minus, Enter.');
-    this.told = el('p', { class: 'told' });
-    this.node = el('div', {}, this.canvas, this.told, this.note);
-    this.controls = el('span', { class: 'row' }, button('Larger', () => this.#zoom(1.5)), button('Smaller', () => this.#zoom(1 / 1.5)), button('All', () => { this.#fit(); this.#later(); }),
-      button('Save as PNG', () => this.canvas.toBlob((blob) => download(`${ctx.model.model_name}-layer${this.layer.at}.png`, blob))));
+    this.note = el('p', { class: 'quiet', id: RULE }, 'Drag to move, scroll to zoom, click an edge to open it. Keys: arrows, plus, minus, Enter.');
+    this.pointedText = el('p', { class: 'pointed' }, '\u00a0');
+    this.node = el('div', {}, this.canvas, this.pointedText, this.note);
+    this.controls = el('span', { class: 'row' }, button('Zoom in', () => this.#zoom(1.5)), button('Zoom out', () => this.#zoom(1 / 1.5)), button('Fit', () => { this.#fit(); this.#later(); }));
+    this.saver = saver('PNG', () => this.canvas.toBlob((blob) => download(`${ctx.model.model_name}-layer${this.layer.at}.png`, blob)));
     this.paths = new Map();
     this.sized = new ResizeObserver(() => this.#resize());
     this.sized.observe(this.node);
-    this.recolour = () => { this.#paint(); this.#later(); };
-    document.addEventListener('kanserve:theme', this.recolour);
+    this.recolor = () => { this.#paint(); this.#later(); };
+    document.addEventListener('kanserve:theme', this.recolor);
     this.pointed = null;
     this.drag = null;
   }
 
   close() {
     this.sized.disconnect();
-    document.removeEventListener('kanserve:theme', this.recolour);
-    this.asking?.abort();
+    document.removeEventListener('kanserve:theme', this.recolor);
+    this.requesting?.abort();
     clearTimeout(this.timer);
     cancelAnimationFrame(this.frame);
   }
@@ -66,7 +66,7 @@ class Matrix {
     this.#later();
   }
 
-  /** All edges as points of an image; what is not wanted is left out. */
+  /** Draws all edges that the filters accept as points of an image. */
   #paint() {
     const { layer } = this;
     if (!layer) return;
@@ -84,7 +84,7 @@ class Matrix {
     const points = new Uint32Array(data.data.buffer);
     points.fill(packed(paper));
     const edges = chosen(layer, this.wanted);
-    for (let at = 0; at < edges.length; at += 1) { // a million: nothing is made anew in here
+    for (let at = 0; at < edges.length; at += 1) { // up to a million: the loop allocates nothing
       const edge = edges[at];
       const source = Math.floor(edge / layer.destinations);
       points[(edge - source * layer.destinations) * layer.sources + source] = palette[layer.kinds[edge] * SHADES + Math.round(layer.darkness(edge) * (SHADES - 1))];
@@ -92,7 +92,7 @@ class Matrix {
     this.image ??= document.createElement('canvas');
     [this.image.width, this.image.height] = [layer.sources, layer.destinations];
     this.image.getContext('2d', { alpha: false }).putImageData(data, 0, 0);
-    this.colours = Object.fromEntries(['ink', 'paper', 'quiet', 'rule', 'alarm', 'focus'].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+    this.colors = Object.fromEntries(['ink', 'paper', 'quiet', 'rule', 'alarm', 'focus'].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
   #resize() {
@@ -130,7 +130,7 @@ class Matrix {
     this.#later();
   }
 
-  /** Source and destination under a place of the canvas, with fractions. */
+  /** The source and destination at a place of the canvas, with fractions. */
   #under([x, y]) {
     return [this.at[0] + (x - LEFT) / this.cell, this.at[1] + (y - TOP) / this.cell];
   }
@@ -152,27 +152,27 @@ class Matrix {
   #draw() {
     this.#keep();
     const paint = this.canvas.getContext('2d');
-    const { cell, layer, colours } = this;
+    const { cell, layer, colors } = this;
     const [columns, rows] = [Math.min(layer.sources - this.at[0], (this.width - LEFT) / cell), Math.min(layer.destinations - this.at[1], (this.height - TOP) / cell)];
-    paint.fillStyle = colours.paper;
+    paint.fillStyle = colors.paper;
     paint.fillRect(0, 0, this.width, this.height);
     paint.imageSmoothingEnabled = cell < 1;
-    const tiny = cell >= CURVED ? 5 : 0; // a cell that shows its curve has its shade as a strip
+    const tiny = cell >= CURVED ? 5 : 0; // a cell with its curve shows its shade as a strip
     if (!tiny) paint.drawImage(this.image, this.at[0], this.at[1], columns, rows, LEFT, TOP, columns * cell, rows * cell);
-    paint.strokeStyle = colours.rule;
+    paint.strokeStyle = colors.rule;
     paint.strokeRect(LEFT - 0.5, TOP - 0.5, columns * cell + 1, rows * cell + 1);
     const view = { first: this.at.map(Math.floor), last: [Math.ceil(this.at[0] + columns), Math.ceil(this.at[1] + rows)] };
     if (tiny) this.#cells(paint, view);
     if (cell >= NAMED) this.#names(paint, view);
     this.#glow(paint, view);
-    for (const [edge, colour] of [[this.cursor, document.activeElement === this.canvas ? colours.focus : null], [this.pointed, colours.ink]]) {
-      if (edge === null || edge === undefined || !colour) continue;
-      paint.strokeStyle = colour;
+    for (const [edge, color] of [[this.cursor, document.activeElement === this.canvas ? colors.focus : null], [this.pointed, colors.ink]]) {
+      if (edge === null || edge === undefined || !color) continue;
+      paint.strokeStyle = color;
       paint.lineWidth = 2;
       paint.strokeRect(...this.#corner(edge), Math.max(3, cell), Math.max(3, cell));
       paint.lineWidth = 1;
     }
-    if (tiny) this.#ask(view);
+    if (tiny) this.#request(view);
   }
 
   #corner(edge) {
@@ -180,7 +180,7 @@ class Matrix {
   }
 
   #cells(paint, { first, last }) {
-    const { layer, cell, colours } = this;
+    const { layer, cell, colors } = this;
     paint.save();
     paint.beginPath();
     paint.rect(LEFT, TOP, this.width, this.height);
@@ -189,12 +189,12 @@ class Matrix {
       for (let destination = first[1]; destination < last[1]; destination += 1) {
         const edge = source * layer.destinations + destination;
         const [x, y] = this.#corner(edge);
-        paint.strokeStyle = colours.rule;
+        paint.strokeStyle = colors.rule;
         paint.strokeRect(x + 0.5, y + 0.5, cell - 1, cell - 1);
         paint.drawImage(this.image, source, destination, 1, 1, x + 2, y + cell - 7, cell - 4, 5);
         const curve = this.paths.get(edge);
         if (!curve || !layer.kinds[edge]) continue;
-        paint.strokeStyle = colours.ink;
+        paint.strokeStyle = colors.ink;
         paint.save();
         paint.translate(x + cell * 0.1, y + cell * 0.08);
         paint.scale(cell / 100, cell / 100);
@@ -207,8 +207,8 @@ class Matrix {
   }
 
   #names(paint, { first, last }) {
-    const { layer, cell, colours } = this;
-    paint.fillStyle = colours.ink;
+    const { layer, cell, colors } = this;
+    paint.fillStyle = colors.ink;
     paint.font = '11px system-ui, sans-serif';
     paint.textBaseline = 'middle';
     paint.textAlign = 'right';
@@ -228,17 +228,17 @@ class Matrix {
     }
   }
 
-  /** A red mark over each source whose traffic is outside its grid. */
+  /** Draws a red mark over each source whose live values are out of grid. */
   #glow(paint, { first, last }) {
-    paint.fillStyle = this.colours.alarm;
+    paint.fillStyle = this.colors.alarm;
     for (let one = first[0]; one < last[0]; one += 1) {
       if (!this.layer.glows(this.layer.nodeOf(one))) continue;
       paint.fillRect(Math.max(LEFT, LEFT + (one - this.at[0]) * this.cell), TOP - 5, Math.max(1, this.cell), 4);
     }
   }
 
-  /** The curves of the cells that are seen, once nothing moves. */
-  #ask({ first, last }) {
+  /** Requests the curves of visible cells when nothing moves. */
+  #request({ first, last }) {
     clearTimeout(this.timer);
     const { layer } = this;
     const within = (from, to) => Array.from({ length: to - from }, (_, at) => from + at);
@@ -247,26 +247,26 @@ class Matrix {
     const missing = sources.filter((source) => destinations.some((destination) => !this.paths.has(source * layer.destinations + destination)));
     if (!missing.length) return;
     this.timer = setTimeout(async () => {
-      this.asking?.abort();
-      this.asking = new AbortController();
+      this.requesting?.abort();
+      this.requesting = new AbortController();
       try {
-        const found = await curves(layer, this.ctx, missing, destinations, POINTS, this.asking.signal);
+        const found = await curves(layer, this.ctx, missing, destinations, POINTS, this.requesting.signal);
         if (layer !== this.layer) return;
         for (const source of missing) for (const destination of destinations) this.paths.set(source * layer.destinations + destination, null);
         for (const [edge, curve] of found) this.paths.set(edge, new Path2D(small(curve, 0, 0, 80)));
         this.#later();
       } catch (error) {
-        if (error.name !== 'AbortError') this.told.textContent = `The curves are not there: ${error.message}`;
+        if (error.name !== 'AbortError') this.pointedText.textContent = `The curves are not available: ${error.message}`;
       }
     }, STILL);
   }
 
-  #tell(edge) {
+  #describe(edge) {
     const { layer } = this;
-    if (edge === null) { this.told.textContent = '\u00a0'; return; }
+    if (edge === null) { this.pointedText.textContent = '\u00a0'; return; }
     const outside = layer.outOfGrid?.[layer.nodeOf(layer.source(edge))];
-    this.told.textContent = [layer.edgeName(edge), KINDS[layer.kinds[edge]], layer.scores && `matters ${number(layer.scores[edge], 3)}`,
-      outside > 0 && `${share(outside)} of its traffic is outside the grid`].filter(Boolean).join(', ');
+    this.pointedText.textContent = [layer.edgeName(edge), KINDS[layer.kinds[edge]], layer.scores && `importance ${number(layer.scores[edge], 3)}`,
+      outside > 0 && `${share(outside)} of its live values are out of grid`].filter(Boolean).join(', ');
   }
 
   #place(event) {
@@ -287,7 +287,7 @@ class Matrix {
       this.at = this.drag.at.map((one, axis) => one - by[axis] / this.cell);
     }
     this.pointed = this.#edge(place);
-    this.#tell(this.pointed);
+    this.#describe(this.pointed);
     this.#later();
   }
 
@@ -303,7 +303,7 @@ class Matrix {
   }
 
   #wheel(event) {
-    if (event.deltaY > 0 && this.cell <= this.least) return; // there is nothing smaller: the page goes on
+    if (event.deltaY > 0 && this.cell <= this.least) return; // the smallest zoom: the page scrolls
     event.preventDefault();
     this.#zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), this.#place(event));
   }
@@ -320,8 +320,8 @@ class Matrix {
         const seen = (([this.width - LEFT, this.height - TOP])[axis]) / this.cell;
         this.at[axis] = Math.min(Math.max(this.at[axis], one + 1 - seen), one);
       });
-      this.#tell(this.cursor);
-      this.ctx.announce(this.told.textContent);
+      this.#describe(this.cursor);
+      this.ctx.announce(this.pointedText.textContent);
     } else if (event.key === '+' || event.key === '=') this.#zoom(1.5, this.#corner(this.cursor));
     else if (event.key === '-') this.#zoom(1 / 1.5, this.#corner(this.cursor));
     else if (event.key === 'Enter') this.#open(this.cursor);
@@ -336,7 +336,7 @@ function rgb(text) {
   return [found >> 16, (found >> 8) & 255, found & 255];
 }
 
-/** As the bytes of an image lie: red first, opaque. */
+/** The color as bytes of an image: red first, opaque. */
 function packed([red, green, blue]) {
   return (255 << 24) | (Math.round(blue) << 16) | (Math.round(green) << 8) | Math.round(red);
 }

@@ -1,6 +1,9 @@
-// Names of inputs, outputs and nodes, and the nodes at the two ends of an edge.
+// Names of inputs, outputs, nodes and verifications, and the nodes at the two ends of an edge.
 
-/** What the number `at` of a row is called. */
+/** Basis of a verification -> its short name, and the color of the entry. */
+export const BASES = { reading: ['checkpoint', 'fair'], 'expected-outputs': ['trained model', 'good'], module: ['PyTorch module', 'good'] };
+
+/** The name of input `at` of a row. */
 export function feature(model, at) {
   return model.features?.[at] || `x${at}`;
 }
@@ -9,17 +12,17 @@ export function unit(model, at) {
   return model.units?.[at] ?? '';
 }
 
-/** What the number `at` of an answer is called. */
+/** The name of output `at`. */
 export function output(model, at) {
   return model.classes?.[at] || `y${at}`;
 }
 
-/** Numbers of a row of the model's only input, and of an answer. */
+/** The count of values in a row of a tensor. */
 export function width(tensor) {
   return tensor.shape.slice(1).reduce((product, extent) => product * extent, 1);
 }
 
-/** A flat list of numbers as the lists within lists that a tensor's shape asks for, without the batch. */
+/** Nests a flat list of numbers by the shape of a tensor, without the batch axis. */
 export function shaped(flat, shape) {
   const own = shape.slice(1);
   if (own.length < 2) return [...flat];
@@ -27,13 +30,13 @@ export function shaped(flat, shape) {
   return Array.from({ length: own[0] }, (_, at) => shaped(flat.slice(at * inner, (at + 1) * inner), [0, ...own.slice(1)]));
 }
 
-/** Which node of those that the layer is given a source reads. */
+/** The input node of a layer that a source reads. */
 export function nodeOfSource(layer, source) {
   const chosen = layer.pre_steps?.find((step) => step.kind === 'select');
   return chosen ? chosen.indices[source] : source;
 }
 
-/** Which node of the next layer, or of the answer, a destination goes into; null where the layer's steps leave it out. */
+/** The node of the next layer, or the output, that a destination is part of; null if a step of the layer drops it. */
 export function nodeOfDestination(layer, destination) {
   let at = destination;
   for (const step of layer.post_steps ?? []) {
@@ -48,12 +51,12 @@ export function nodeOfDestination(layer, destination) {
   return at;
 }
 
-/** Whether the first layer reads the numbers of a row as they are. */
+/** Whether the first layer reads the values of a row unchanged. */
 export function ofInputs(model) {
   return model.family !== 'hybrid' && (model.inputs?.length ?? 1) === 1;
 }
 
-/** What a node of a layer is called; layer: its index, one beyond the last for the answer. */
+/** The name of a node; layer: its index, and for an output the count of layers. */
 export function node(model, layer, at) {
   if (layer === 0 && ofInputs(model)) return feature(model, at);
   if (layer === model.layers.length) return output(model, at);

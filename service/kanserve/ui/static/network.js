@@ -5,26 +5,26 @@ import * as names from './names.js';
 import { extent } from './svg.js';
 
 export const [NONE, NUMERIC, SYMBOLIC, BOTH] = [0, 1, 2, 3];
-export const KINDS = ['adds nothing', 'numeric', 'symbolic', 'both'];
+export const KINDS = ['inactive', 'numeric', 'symbolic', 'both'];
 export const CLASSES = ['none', 'numeric', 'symbolic', 'both'];
 const MANY = 120; // edges of a layer
-const THRESHOLD = 0.05; // of its values that a node may have outside before it glows
+const THRESHOLD = 0.05; // share of out-of-grid values above which a node has a ring
 
-/** Edges are numbered source * destinations + destination, as everywhere. */
+/** The edges of a layer. An edge has the number source * destinations + destination. */
 export class Layer {
   constructor(model, at) {
-    const told = model.layers[at];
-    Object.assign(this, { at, model, told, sources: told.sources, destinations: told.destinations });
+    const info = model.layers[at];
+    Object.assign(this, { at, model, info, sources: info.sources, destinations: info.destinations });
     this.size = this.sources * this.destinations;
-    this.kinds = kinds(told);
+    this.kinds = kinds(info);
     this.scores = null;
     this.nodeScores = null;
-    this.curved = (told.edge_class || model.edge_class) === 'A';
-    this.outOfGrid = null; // of the nodes that it is given
+    this.curved = (info.edge_class || model.edge_class) === 'A';
+    this.outOfGrid = null; // share per source node
   }
 
-  /** 0 to 1: how dark an edge is drawn. pykan's rule; of many edges, whose scores are all small, the share of the
-   * largest. */
+  /** The opacity of an edge, 0 to 1, by pykan's rule. In a large layer, where all scores are small, it is the share of
+   * the largest score. */
   darkness(edge) {
     if (!this.kinds[edge]) return 0;
     if (!this.scores) return 0.6;
@@ -37,9 +37,9 @@ export class Layer {
 
   destination(edge) { return edge % this.destinations; }
 
-  nodeOf(source) { return names.nodeOfSource(this.told, source); }
+  nodeOf(source) { return names.nodeOfSource(this.info, source); }
 
-  into(destination) { return names.nodeOfDestination(this.told, destination); }
+  into(destination) { return names.nodeOfDestination(this.info, destination); }
 
   sourceName(source) { return names.node(this.model, this.at, this.nodeOf(source)); }
 
@@ -50,21 +50,21 @@ export class Layer {
 
   edgeName(edge) { return `${this.sourceName(this.source(edge))} \u2192 ${this.destinationName(this.destination(edge))}`; }
 
-  /** How many nodes it is given. */
-  get nodes() { return this.nodeScores?.length || Math.max(this.sources, ...(this.told.pre_steps ?? []).flatMap((step) => (step.kind === 'select' ? step.indices.map((one) => one + 1) : []))); }
+  /** The number of source nodes. */
+  get nodes() { return this.nodeScores?.length || Math.max(this.sources, ...(this.info.pre_steps ?? []).flatMap((step) => (step.kind === 'select' ? step.indices.map((index) => index + 1) : []))); }
 
   glows(node) { return (this.outOfGrid?.[node] ?? 0) > THRESHOLD; }
 }
 
-function kinds(told) {
-  const found = new Uint8Array(told.sources * told.destinations);
-  if (told.mask?.length) for (let edge = 0; edge < found.length; edge += 1) found[edge] = told.mask[edge] === 0 ? NONE : NUMERIC;
-  else if (told.bases.length) found.fill(NUMERIC);
-  for (const { source, destination, mask } of told.symbolic ?? []) if (mask !== 0) found[source * told.destinations + destination] |= SYMBOLIC;
-  return found;
+function kinds(info) {
+  const result = new Uint8Array(info.sources * info.destinations);
+  if (info.mask?.length) for (let edge = 0; edge < result.length; edge += 1) result[edge] = info.mask[edge] === 0 ? NONE : NUMERIC;
+  else if (info.bases.length) result.fill(NUMERIC);
+  for (const { source, destination, mask } of info.symbolic ?? []) if (mask !== 0) result[source * info.destinations + destination] |= SYMBOLIC;
+  return result;
 }
 
-/** Of a node's name what is not said by where it is drawn. */
+/** Shortens the name of a node: its row in the picture shows the layer. */
 export function brief(name) {
   return name.replace(/^(node \d+) of layer \d+$/, '$1');
 }
@@ -74,12 +74,13 @@ export function layersOf(model) {
 }
 
 const OVER = {
-  live: (rows) => `over ${rows} of the traffic`,
-  baseline: (rows) => `over the baseline: ${rows} that the export was given`,
-  reference: (rows) => `over the ${rows} that the export was tried on, which were drawn and are no data`,
+  live: (rows) => `computed on ${rows} rows of live traffic`,
+  baseline: (rows) => `computed on the baseline (${rows} rows)`,
+  reference: (rows) => `computed on ${rows} synthetic verification rows, not on your data`,
 };
 
-/** Sets the importance of each edge. source: 'best', the baseline if the export has one, otherwise its own rows; or 'live'. Resolves to a text about it; rejects with ApiError. */
+/** Sets the importance of each edge, and resolves to a text about its rows. source: 'best' for the baseline, or without
+ * a baseline for the verification rows; or 'live'. Rejects with ApiError. */
 export async function score(layers, { api, kan }, source) {
   const found = await api.post(`${kan}/scores`, { source }, { packed: true });
   for (const one of found.layers) {
@@ -87,10 +88,10 @@ export async function score(layers, { api, kan }, source) {
     layers[one.layer].largest = Math.max(...extent(one.edges ?? []).map(Math.abs)) || 1;
     layers[one.layer].nodeScores = one.nodes ?? null;
   }
-  return [OVER[found.source](`${found.row_count} rows`), ...(found.notes ?? [])].join('; ');
+  return [OVER[found.source](found.row_count), ...(found.notes ?? [])].join('; ');
 }
 
-/** Sets which share of each node's values was outside its grid; `seen` are the lines of `nodes.js`. */
+/** Sets the out-of-grid share of each node. `seen`: the records of `nodes.js`. */
 export function glow(layers, seen) {
   for (const layer of layers) layer.outOfGrid = [];
   for (const { layer, at, zones, origin } of seen) {
@@ -100,12 +101,12 @@ export function glow(layers, seen) {
 }
 
 /**
- * Edges of a layer that a viewer wants, as numbers. wanted: {text: part of the name of either end, kind: '' or a kind's
- * number, least: darkness}.
+ * Selects edges of a layer, and returns their numbers. wanted: {text: part of the name of either end, kind: '' or the
+ * number of a kind, least: the smallest opacity}.
  */
 export function chosen(layer, { text = '', kind = '', least = 0 }) {
   const part = text.trim().toLowerCase();
-  const fits = (count, name) => Array.from({ length: count }, (_, at) => !part || name(at).toLowerCase().includes(part));
+  const fits = (size, name) => Array.from({ length: size }, (_, at) => !part || name(at).toLowerCase().includes(part));
   const sources = fits(layer.sources, (at) => layer.sourceName(at));
   const destinations = fits(layer.destinations, (at) => layer.destinationName(at));
   const found = new Uint32Array(layer.size);
@@ -124,8 +125,8 @@ export function chosen(layer, { text = '', kind = '', least = 0 }) {
 }
 
 /**
- * The same edges, the strongest first. A million are sorted in a tenth of a second: score and number are one 64-bit float,
- * since positive floats have the order of their bits.
+ * Sorts edges by importance, the largest first. Score and number of an edge are one 64-bit float, because positive
+ * floats have the order of their bits. This sorts a million edges in about 100 ms.
  */
 export function strongest(layer, edges) {
   if (!layer.scores) return edges;
@@ -143,7 +144,7 @@ export function strongest(layer, edges) {
   return found;
 }
 
-/** Curves of a layer's edges: a Map of edge -> {x, phi}; of edges that are no curves an empty one. */
+/** Resolves to the curves of edges, as a Map of edge -> {x, phi}. The Map is empty if the edges are not curves. */
 export async function curves(layer, { api, kan }, sources, destinations, points, signal) {
   const found = new Map();
   if (!layer.curved) return found;

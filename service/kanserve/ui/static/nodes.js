@@ -3,11 +3,12 @@
 import { width } from './names.js';
 import * as names from './names.js';
 
-const ANSWERS = -1;
+const OUTPUTS = -1;
 
 /**
- * Of every node: {key, layer, at, place, name, psi, threshold, ratio, moved, outOfRange, baselineOutOfRange, mean, std,
- * min, max, nonfinite, origin, bounds, counts, baselineCounts}; drift is null where there is no baseline.
+ * Returns a record per node: {key, layer, at, name, place, ratio, drift: {psi, threshold, outOfRange,
+ * baselineOutOfRange}, moved, mean, std, min, max, zones, nonfinite, origin, bounds, counts, baselineCounts}. Without a
+ * baseline, `drift` and `ratio` are null.
  */
 export function lines(model, statistics) {
   return statistics.nodes.flatMap((part) => {
@@ -33,12 +34,12 @@ export function lines(model, statistics) {
 }
 
 function called(model, layer, at) {
-  if (layer === ANSWERS) return names.output(model, at);
+  if (layer === OUTPUTS) return names.output(model, at);
   if (layer === 0 && names.ofInputs(model) && at < width(model.input)) return names.feature(model, at);
   return `node ${at}`;
 }
 
 function place(model, layer) {
-  if (layer === ANSWERS) return 'answers';
+  if (layer === OUTPUTS) return 'outputs';
   return layer === 0 && names.ofInputs(model) ? 'inputs' : `layer ${layer}`;
 }

@@ -4,119 +4,123 @@ import { button, el } from './dom.js';
 import { number } from './format.js';
 import { feature, unit } from './names.js';
 
-const FORM = 30; // inputs that are shown at a time
+const FORM = 30; // inputs that the form shows at a time
+const LISTED = 12; // names in an error message
 
-/** A row from JSON (a list, a list of rows, an object by names) or CSV, with or without names above it. Throws Error. */
+/** Reads a row from JSON (a list, a list of rows, an object by names) or CSV, with or without names. Throws Error. */
 export function parse(text, names) {
-  const given = text.trim();
-  if (!given) throw new Error('There is nothing to read: paste a row of numbers.');
-  const found = '[{'.includes(given[0]) ? ofJson(given, names) : ofCsv(given, names);
-  if (found.length !== names.length) throw new Error(`The row has ${found.length} numbers, the model takes ${names.length}.`);
-  const wrong = found.findIndex((one) => typeof one !== 'number' || Number.isNaN(one));
-  if (wrong >= 0) throw new Error(`${names[wrong]} is no number.`);
-  return found;
+  const source = text.trim();
+  if (!source) throw new Error('The text is empty. Paste a row of numbers.');
+  const row = '[{'.includes(source[0]) ? ofJson(source, names) : ofCsv(source, names);
+  if (row.length !== names.length) throw new Error(`The row has ${row.length} numbers, expected ${names.length}.`);
+  const wrong = row.findIndex((value) => typeof value !== 'number' || Number.isNaN(value));
+  if (wrong >= 0) throw new Error(`The value of ${names[wrong]} is not a number.`);
+  return row;
 }
 
 function ofJson(text, names) {
-  let found;
+  let value;
   try {
-    found = JSON.parse(text);
+    value = JSON.parse(text);
   } catch (error) {
-    throw new Error(`This is no JSON: ${error.message}`);
+    throw new Error(`The text is not valid JSON: ${error.message}`);
   }
-  if (!Array.isArray(found)) return ofObject(found, names);
-  if (found.length && found.every((one) => one !== null && typeof one === 'object' && !Array.isArray(one))) return ofObject(found[0], names);
-  const flat = found.flat(Infinity);
-  return found.length && Array.isArray(found[0]) ? flat.slice(0, names.length) : flat;
+  if (!Array.isArray(value)) return ofObject(value, names);
+  if (value.length && value.every((each) => each !== null && typeof each === 'object' && !Array.isArray(each))) return ofObject(value[0], names);
+  const flat = value.flat(Infinity);
+  return value.length && Array.isArray(value[0]) ? flat.slice(0, names.length) : flat;
 }
 
-function ofObject(found, names) {
-  const unknown = Object.keys(found).find((name) => !names.includes(name));
-  if (unknown !== undefined) throw new Error(`The model has no input ${unknown}; it has ${names.slice(0, 12).join(', ')}.`);
-  const missing = names.find((name) => !(name in found));
-  if (missing !== undefined) throw new Error(`${missing} is missing.`);
-  return names.map((name) => found[name]);
+function unknownInput(name, names) {
+  return new Error(`The model has no input ${name}. Its inputs: ${names.slice(0, LISTED).join(', ')}${names.length > LISTED ? ', \u2026' : ''}.`);
+}
+
+function ofObject(object, names) {
+  const unknown = Object.keys(object).find((name) => !names.includes(name));
+  if (unknown !== undefined) throw unknownInput(unknown, names);
+  const missing = names.find((name) => !(name in object));
+  if (missing !== undefined) throw new Error(`The value of ${missing} is missing.`);
+  return names.map((name) => object[name]);
 }
 
 function ofCsv(text, names) {
   const lines = text.split(/\r?\n/).filter((line) => line.trim());
-  const mark = [';', '\t', ','].find((one) => lines[0].includes(one)) ?? ' ';
+  const mark = [';', '\t', ','].find((each) => lines[0].includes(each)) ?? ' ';
   const cells = (line) => line.trim().split(mark === ' ' ? /\s+/ : mark).map((cell) => cell.trim().replace(/^"(.*)"$/, '$1'));
   const first = cells(lines[0]);
   const titled = first.some((cell) => cell !== '' && Number.isNaN(Number(cell)));
-  if (titled && lines.length < 2) throw new Error('There are names and no numbers below them.');
+  if (titled && lines.length < 2) throw new Error('The text has names, but no row of numbers below them.');
   const values = cells(titled ? lines[1] : lines[0]).map((cell) => (cell === '' ? NaN : Number(cell)));
-  if (!titled || !first.every((name) => names.includes(name))) {
-    if (titled) throw new Error(`The model has no input ${first.find((name) => !names.includes(name))}; it has ${names.slice(0, 12).join(', ')}.`);
-    return values;
-  }
+  if (!titled) return values;
+  const unknown = first.find((name) => !names.includes(name));
+  if (unknown !== undefined) throw unknownInput(unknown, names);
   return ofObject(Object.fromEntries(first.map((name, at) => [name, values[at]])), names);
 }
 
-/** What stands behind # of this address. Nothing of it goes to the server with the page, nor into a log. */
+/** Reads the row from the part of the address after #, which browsers do not send to servers. */
 export function fromFragment(count) {
-  const said = new URLSearchParams(location.hash.slice(1));
-  const row = (said.get('row') ?? '').split(',').filter((one) => one !== '').map(Number);
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const row = (fragment.get('row') ?? '').split(',').filter((value) => value !== '').map(Number);
   return {
     row: row.length === count && !row.some(Number.isNaN) ? row : null,
-    reference: said.get('reference') ?? '',
-    output: Number(said.get('output') ?? 0) || 0,
+    reference: fragment.get('reference') ?? '',
+    output: Number(fragment.get('output') ?? 0) || 0,
   };
 }
 
-/** Leaves a row behind #, so that the address leads back to it. */
+/** Writes the row after #, so that the address shows it again. */
 export function toFragment({ row, reference, output }) {
-  const said = [`row=${row.map((one) => Number(one.toPrecision(9))).join(',')}`];
-  if (reference) said.push(`reference=${reference}`);
-  if (output) said.push(`output=${output}`);
-  history.replaceState(history.state, '', `${location.pathname}${location.search}#${said.join('&')}`);
+  const parts = [`row=${row.map((value) => Number(value.toPrecision(9))).join(',')}`];
+  if (reference) parts.push(`reference=${reference}`);
+  if (output) parts.push(`output=${output}`);
+  history.replaceState(history.state, '', `${location.pathname}${location.search}#${parts.join('&')}`);
 }
 
 /**
- * A form of all inputs: {node, set(row), first(order)}. ranges: [low, high] of each slider. onrow(row, moving) is called
- * with the row after a change; moving: more will come. `first` brings these inputs to the top, where there are many.
+ * Creates a form of all inputs: {node, set(row), first(order)}. ranges: [low, high] of each slider. onrow(row, moving)
+ * receives the row after a change; moving: more changes follow. `first` moves these inputs to the top of a long form.
  */
 export function form(model, row, ranges, onrow) {
-  let own = [...row];
-  let order = own.map((_, at) => at);
-  let sought = '';
+  let current = [...row];
+  let order = current.map((_, at) => at);
+  let search = '';
   const list = el('div', { class: 'inputs' });
   const lines = new Map();
   const count = el('span', { class: 'quiet' });
   const change = (at, value, moving) => {
-    own = own.with(at, value);
+    current = current.with(at, value);
     lines.get(at)?.show(value);
-    onrow([...own], moving);
+    onrow([...current], moving);
   };
   const line = (at) => {
-    if (!lines.has(at)) lines.set(at, one(model, at, own[at], ranges[at], (value, moving) => change(at, value, moving)));
+    if (!lines.has(at)) lines.set(at, input(model, at, current[at], ranges[at], (value, moving) => change(at, value, moving)));
     return lines.get(at).node;
   };
   function draw() {
-    const found = order.filter((at) => feature(model, at).toLowerCase().includes(sought));
-    list.replaceChildren(...found.slice(0, FORM).map(line));
-    count.textContent = found.length > FORM ? `${FORM} of ${found.length} inputs; search for others` : '';
+    const matches = order.filter((at) => feature(model, at).toLowerCase().includes(search));
+    list.replaceChildren(...matches.slice(0, FORM).map(line));
+    count.textContent = matches.length > FORM ? `${FORM} of ${matches.length} inputs. Search for others.` : '';
   }
-  const search = own.length > FORM && el('label', { class: 'search' }, 'Search inputs ',
-    el('input', { type: 'search', oninput: (event) => { sought = event.target.value.trim().toLowerCase(); draw(); } }));
+  const box = current.length > FORM && el('label', { class: 'search' }, 'Search inputs ',
+    el('input', { type: 'search', oninput: (event) => { search = event.target.value.trim().toLowerCase(); draw(); } }));
   draw();
   return {
-    node: el('div', {}, search, list, count),
+    node: el('div', {}, box, list, count),
     set(values) {
-      own = [...values];
-      for (const [at, shown] of lines) shown.show(own[at]);
+      current = [...values];
+      for (const [at, shown] of lines) shown.show(current[at]);
     },
     first(wanted) {
-      if (own.length <= FORM || list.contains(document.activeElement)) return;
-      order = [...wanted, ...own.map((_, at) => at).filter((at) => !wanted.includes(at))];
+      if (current.length <= FORM || list.contains(document.activeElement)) return;
+      order = [...wanted, ...current.map((_, at) => at).filter((at) => !wanted.includes(at))];
       draw();
     },
   };
 }
 
-function one(model, at, value, [low, high], onvalue) {
+function input(model, at, value, [low, high], onvalue) {
   const name = feature(model, at);
-  const said = unit(model, at);
+  const measure = unit(model, at);
   const slider = el('input', {
     type: 'range', min: low, max: high, step: (high - low) / 400 || 'any', value, 'aria-label': `${name}, slider`,
     oninput: () => onvalue(Number(slider.value), true), onchange: () => onvalue(Number(slider.value), false),
@@ -124,25 +128,25 @@ function one(model, at, value, [low, high], onvalue) {
   const box = el('input', {
     type: 'text', inputmode: 'decimal', value: number(value, 4), 'aria-label': name, autocomplete: 'off',
     onchange: () => {
-      const given = Number(box.value.trim().replace(',', '.'));
-      const good = box.value.trim() !== '' && !Number.isNaN(given);
+      const typed = Number(box.value.trim().replace(',', '.'));
+      const good = box.value.trim() !== '' && !Number.isNaN(typed);
       box.setAttribute('aria-invalid', String(!good));
-      if (good) onvalue(given, false);
+      if (good) onvalue(typed, false);
     },
   });
-  const show = (given) => {
-    slider.value = given;
-    if (document.activeElement !== box) box.value = number(given, 4);
+  const show = (shown) => {
+    slider.value = shown;
+    if (document.activeElement !== box) box.value = number(shown, 4);
     box.setAttribute('aria-invalid', 'false');
-    node.classList.toggle('outside', given < low || given > high);
+    node.classList.toggle('outside', shown < low || shown > high);
   };
   const node = el('div', { class: 'input' },
-    el('span', { class: 'name', title: name }, name, said && el('span', { class: 'quiet' }, ` ${said}`)), slider, box);
+    el('span', { class: 'name', title: name }, name, measure && el('span', { class: 'quiet' }, ` ${measure}`)), slider, box);
   show(value);
   return { node, show };
 }
 
-/** Where to paste a row, and what of it is wrong in words. */
+/** Creates a field for a pasted row. An error appears below it. */
 export function paste(names, onrow) {
   const area = el('textarea', { rows: 4, spellcheck: 'false', 'aria-label': 'A row as JSON or CSV', placeholder: sample(names) });
   const wrong = el('p', { class: 'alarm', role: 'alert' });
@@ -164,14 +168,14 @@ function sample(names) {
   return `{${some.map((name) => `"${name}": 0`).join(', ')}${more}}\nor ${some.map(() => '0').join(',')}${more}`;
 }
 
-/** Rows of the traffic that the server was told to keep; they are asked for when they are opened. */
+/** Lists rows of live traffic that the server keeps, when the user opens the list. */
 export function sampled(api, kan, names, onrow) {
   const body = el('div', { class: 'sampled' });
   const load = async () => {
-    body.replaceChildren(el('p', { class: 'quiet' }, 'Asking \u2026'));
+    body.replaceChildren(el('p', { class: 'quiet' }, 'Loading \u2026'));
     try {
       const { rows, note } = await api.get(`${kan}/rows`);
-      body.replaceChildren(...(rows.length ? list(rows) : [el('p', {}, note || 'No row has come yet.')]));
+      body.replaceChildren(...(rows.length ? list(rows) : [el('p', {}, note || 'No request yet. Send one, then load the list again.')]));
     } catch (error) {
       body.replaceChildren(el('p', {}, error.message));
     }
@@ -182,9 +186,9 @@ export function sampled(api, kan, names, onrow) {
       const words = row.slice(0, 4).map((value, place) => `${names[place]} ${number(value, 3)}`).join(', ');
       return el('li', {}, button(`${new Date(time * 1000).toLocaleTimeString()}: ${words}${row.length > 4 ? ' \u2026' : ''}`, () => onrow(row)));
     })),
-    el('p', { class: 'row' }, button('Ask for newer ones', load)),
+    el('p', { class: 'row' }, button('Load newer requests', load)),
   ];
   const node = el('details', { class: 'paste', ontoggle: () => node.open && load() },
-    el('summary', {}, 'Pick a row of the traffic'), body);
+    el('summary', {}, 'Choose a recent request'), body);
   return node;
 }

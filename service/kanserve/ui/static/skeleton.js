@@ -19,19 +19,19 @@ function repeated(kind, count) {
   return Array.from({ length: count }, () => bone(kind));
 }
 
-const pair = (...children) => el('div', { class: 'pair' }, children.map((one) => el('section', {}, bones('line', one))));
+const board = (kind, count) => el('div', { class: `board ${kind}` }, repeated('chart', count));
 
 // The parts of each view, in their order.
 const LAYOUTS = {
-  home: () => bones('title', 'table'),
-  map: () => bones('title', 'line', 'row', 'picture', 'line', 'table'),
-  edge: () => bones('title', 'row', 'picture', 'chart', 'table'),
-  explain: () => [bone('title'), el('div', { class: 'columns' },
-    el('div', { class: 'side' }, bones('line', 'row', 'row', 'row', 'row', 'row')),
-    el('div', { class: 'wide' }, bones('tile', 'line', 'line', 'chart', 'picture')))],
-  drift: () => [bone('title'), bone('tile'), pair('chart', 'chart'), bone('table')],
-  card: () => [...bones('title', 'line', 'tile', 'row', 'line', 'table', 'line', 'picture'), el('div', { class: 'card-pictures' }, repeated('chart', 6))],
-  ops: () => [bone('title'), bone('tiles'), pair('chart', 'chart', 'chart', 'chart'), bone('table')],
+  home: () => bones('title', 'tiles', 'table'),
+  map: () => [...bones('title', 'tile'), el('div', { class: 'map-page' }, bones('picture', 'table'))],
+  edge: () => [...bones('title', 'row'), el('div', { class: 'edge-page' }, bone('picture'), el('div', { class: 'stack' }, bones('chart', 'tile')))],
+  explain: () => [bone('title'), el('div', { class: 'explain-page' },
+    el('div', { class: 'panel stack' }, bones('line', 'row', 'row', 'row', 'row', 'row')),
+    el('div', { class: 'results' }, bones('tile', 'chart', 'picture')))],
+  drift: () => [...bones('title', 'tile', 'tiles'), board('four', 4), bone('table')],
+  card: () => [...bones('title', 'line', 'tile', 'row'), board('', 4), bone('picture')],
+  ops: () => [...bones('title', 'tiles'), board('three', 6), bone('table')],
 };
 
 /** A text about the work of the server, and the elapsed time after SOON seconds. */
@@ -57,10 +57,10 @@ export class Doing {
   }
 }
 
-/** The skeleton of a view, for `module` of views/. It ends when `root`, the view's own element, has content. */
+/** The skeleton of a view, for `module` of views/. It ends when `root`, the view's element, has content. */
 export class Skeleton {
   constructor(module, root) {
-    this.doing = new Doing('The page asks the server which models there are.');
+    this.doing = new Doing('The server lists its models.');
     this.node = el('div', { class: 'skeleton' }, this.doing.node, (LAYOUTS[module] ?? LAYOUTS.home)());
     this.filled = new MutationObserver(() => { if (root.childElementCount) this.end(); });
     this.filled.observe(root, { childList: true });

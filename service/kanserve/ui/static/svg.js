@@ -1,16 +1,16 @@
 // SVG chart toolkit: scales, axes, marks, and buttons that save a chart.
 
-import { button, download, fill } from './dom.js';
+import { download, fill, saver } from './dom.js';
 import { number } from './format.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
 
-/** svg('path', {d, class, ...}, children). */
+/** Creates svg('path', {d, class, ...}, children). */
 export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** A straight scale from [a, b] to pixels [p, q]; `back` is its inverse. Where all values are one, it has room. */
+/** A linear scale from [a, b] to pixels [p, q]; `back` is its inverse. If a equals b, the domain gets some room. */
 export function linear([a, b], [p, q]) {
   let [low, high] = [Number(a), Number(b)];
   if (!(Number.isFinite(low) && Number.isFinite(high))) [low, high] = [0, 1];
@@ -25,7 +25,7 @@ export function linear([a, b], [p, q]) {
   return scale;
 }
 
-/** Round values within a domain, about `most`. */
+/** Round values in a domain, about `most` of them. */
 export function ticks([low, high], most = 6) {
   const raw = (high - low) / Math.max(1, most);
   if (!(raw > 0)) return [low];
@@ -36,7 +36,7 @@ export function ticks([low, high], most = 6) {
   return found;
 }
 
-/** Of finite values the smallest and the largest, [NaN, NaN] of none. */
+/** The smallest and the largest finite value; [NaN, NaN] without one. */
 export function extent(...lists) {
   let low = Infinity;
   let high = -Infinity;
@@ -50,13 +50,13 @@ export function extent(...lists) {
   return low <= high ? [low, high] : [NaN, NaN];
 }
 
-/** The extent with a part of it as room on either side. */
+/** Widens an extent by a part of it on either side. */
 export function roomy([low, high], part = 0.05) {
   const room = (high - low) * part;
   return [low - room, high + room];
 }
 
-/** d of a path through points; what is no number leaves a gap. */
+/** The path through points. A value that is not finite leaves a gap. */
 export function path(xs, ys, x, y) {
   let found = '';
   let pen = 'M';
@@ -68,7 +68,7 @@ export function path(xs, ys, x, y) {
   return found;
 }
 
-/** d of steps: heights[i] between bounds[i] and bounds[i + 1]. */
+/** The path of steps: heights[i] between bounds[i] and bounds[i + 1]. */
 export function steps(bounds, heights, x, y) {
   let found = `M${x(bounds[0]).toFixed(2)} ${y(0).toFixed(2)}`;
   heights.forEach((height, at) => {
@@ -82,8 +82,8 @@ export function line(xs, ys, x, y, attributes = {}) {
 }
 
 /**
- * A picture with axes: {node, plot, x, y}; marks go into plot. options: {title (said to screen readers), width, height,
- * margin?: {left, right, top, bottom}, x: {domain, label, ticks?: count, names?: (value) => text}, y: the same}.
+ * Draws axes: {node, plot, x, y}; marks belong into plot. options: {title (for screen readers), width, height,
+ * margin?: {left, right, top, bottom}, x: {domain, label, ticks?: count, at?: values, names?: (value) => text}, y: the same}.
  */
 export function chart(options) {
   const { width, height, title } = options;
@@ -95,7 +95,7 @@ export function chart(options) {
   const floor = height - margin.bottom;
   const node = svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': title, class: 'chart' },
     svg('title', {}, title),
-    ticks(x.domain, options.x.ticks ?? Math.max(2, Math.round(width / 90))).map((value) => [
+    (options.x.at ?? ticks(x.domain, options.x.ticks ?? Math.max(2, Math.round(width / 90)))).map((value) => [
       svg('line', { class: 'grid', x1: x(value), x2: x(value), y1: margin.top, y2: floor }),
       svg('text', { x: x(value), y: floor + 15, 'text-anchor': 'middle' }, named(options.x)(value)),
     ]),
@@ -113,9 +113,9 @@ export function chart(options) {
   return { node, plot, x, y };
 }
 
-const KEPT = ['fill', 'stroke', 'stroke-width', 'stroke-dasharray', 'stroke-opacity', 'fill-opacity', 'opacity', 'font-size', 'font-family', 'font-weight', 'text-anchor'];
+const KEPT = ['fill', 'stroke', 'stroke-width', 'paint-order', 'stroke-dasharray', 'stroke-opacity', 'fill-opacity', 'opacity', 'font-size', 'font-family', 'font-weight', 'text-anchor'];
 
-/** The picture by itself, with the colours that it has on this page, as the text of an SVG file. */
+/** Writes a picture as the text of an SVG file, with the colors of this page. */
 export function standalone(node) {
   const copy = node.cloneNode(true);
   const from = [node, ...node.querySelectorAll('*')];
@@ -133,12 +133,12 @@ export function standalone(node) {
   const box = node.viewBox.baseVal;
   copy.setAttribute('width', box.width);
   copy.setAttribute('height', box.height);
-  const paper = svg('rect', { x: box.x, y: box.y, width: box.width, height: box.height, fill: getComputedStyle(document.body).backgroundColor });
+  const paper = svg('rect', { x: box.x, y: box.y, width: box.width, height: box.height, fill: getComputedStyle(document.documentElement).getPropertyValue('--paper').trim() });
   copy.insertBefore(paper, copy.firstChild);
   return new XMLSerializer().serializeToString(copy);
 }
 
-/** A promise of the picture as PNG, `scale` times as large. */
+/** Resolves to a picture as PNG, `scale` times as large. */
 export async function png(node, scale = 2) {
   const box = node.viewBox.baseVal;
   const address = URL.createObjectURL(new Blob([standalone(node)], { type: 'image/svg+xml' }));
@@ -155,11 +155,11 @@ export async function png(node, scale = 2) {
   }
 }
 
-/** Buttons that save a picture; `node` may be a function that has it at the time. */
+/** Buttons that save a picture; `node` may be a function that returns it. */
 export function savers(node, file) {
   const now = () => (typeof node === 'function' ? node() : node);
   return [
-    button('Save as SVG', () => download(`${file}.svg`, standalone(now()), 'image/svg+xml')),
-    button('Save as PNG', async () => download(`${file}.png`, await png(now()))),
+    saver('SVG', () => download(`${file}.svg`, standalone(now()), 'image/svg+xml')),
+    saver('PNG', async () => download(`${file}.png`, await png(now()))),
   ];
 }

@@ -83,7 +83,7 @@ ARRANGED = {
         model(**{f"kan{at}": (at, at + 1) for at in range(1, 12)}, ln10=("ln", 11)),
         " ".join(f"{at}>{at + 1}" + " layernorm" * (at == 10) for at in range(1, 12)),
     ),
-    "no number": (model(first=(5, 4), norm=("ln", 4), second=(4, 3)), "5>4 layernorm 4>3"),
+    "cannot be derived": (model(first=(5, 4), norm=("ln", 4), second=(4, 3)), "5>4 layernorm 4>3"),
     "batch norms": (model(kan1=(5, 4), bn1=("bn", 4), kan2=(4, 3)), "5>4 affine 4>3"),
     "a batch norm without weights": (model(kan1=(5, 4), bn1=("bare_bn", 4), kan2=(4, 3)), "5>4 affine 4>3"),
     "prelu": (model(kan1=(5, 4), prelu1=("prelu", 1), kan2=(4, 3)), "5>4 prelu 4>3"),
@@ -155,7 +155,7 @@ REFUSED = {
     "a norm in a layer": (model(kan1=(5, 4), kan1__ln=("ln", 5)), "kan1.ln.* (layernorm) lies inside"),
     "a norm in a lone layer": (
         {"cheby_coeffs": np.ones((5, 4, 3), np.float32)} | model(ln=("ln", 5)),
-        "lies inside of the layer (lone)",
+        "is inside the layer (single)",
     ),
     "blocks of one layer": (model(_0__kan=(5, 4), _1__kan=(4, 3)), "2 places: '0.', '1.'"),
     "blocks": (model(_0__kan=(4, 4), _0__ln=("ln", 4), _1__kan=(4, 4), _1__ln=("ln", 4)), "2 places: '0.', '1.'"),

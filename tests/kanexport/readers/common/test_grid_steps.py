@@ -57,7 +57,7 @@ def test_starts_that_are_not_uniform_have_their_mean_distance() -> None:
 
 
 def test_a_single_centre_asks_for_the_denominator() -> None:
-    with pytest.raises(OptionError, match="single centre") as caught:
+    with pytest.raises(OptionError, match="single center") as caught:
         grid_steps.denominator(np.array([0.5]), Options({}))
     assert "denominator=" in caught.value.hint
     assert grid_steps.denominator(np.array([0.5]), Options({"denominator": "0.25"})) == 0.25

@@ -51,7 +51,7 @@ def test_widths_tell_where_names_do_not(tmp_path: Path) -> None:
 def test_nothing_else_does(tmp_path: Path, layers: dict[str, tuple[int, int]]) -> None:
     error = refuse(tmp_path, named(**layers))
     assert isinstance(error, FamilyError | OpenQuestion)
-    assert "does not tell the order" in error.message
+    assert "does not record the order" in error.message
     assert "--architecture" in error.hint
     first = next(iter(layers))
     path = tmp_path / "model.safetensors"

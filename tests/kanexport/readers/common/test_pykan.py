@@ -52,7 +52,7 @@ def test_weights_alone_give_the_same_graph(golden: Golden, tmp_path: Path, name:
     assert result.manifest.source.options_assumed.keys() >= {"base_fun", "symbolic_enabled"} - {
         option.partition("=")[0] for option in options
     }
-    assert any("without pykan's config" in note for note in result.manifest.notes)
+    assert any("have no pykan config" in note for note in result.manifest.notes)
 
 
 def test_products_follow_from_the_widths(pykan: Any, tmp_path: Path) -> None:

@@ -4,30 +4,29 @@ import { number, share } from '../format.js';
 import { chart, extent, line, roomy, steps, svg } from '../svg.js';
 
 const MARGIN = { left: 64, right: 14, top: 10, bottom: 40 };
-const KINDS = { total: 'the edge', symbolic: 'symbolic part' };
-// Activations of the exporter, and those with trained numbers.
+// Activations of the exporter, and those with trained parameters.
 const BASES = new Set([
   'silu', 'identity', 'zero', 'relu', 'sigmoid', 'tanh', 'sin', 'cos', 'softplus', 'gelu', 'gelu_tanh',
   'prelu', 'swish', 'function',
 ]);
 
-/** Of a part of a curve: the class of its line, and its words. */
+/** The class of the line of a part, and its name. */
 export function style(kind) {
-  if (kind === 'symbolic') return ['of-symbolic', KINDS.symbolic];
+  if (kind === 'symbolic') return ['of-symbolic', 'symbolic part'];
   return BASES.has(kind) ? ['of-base', `base (${kind})`] : ['of-basis', `basis (${kind})`];
 }
 
 /**
- * phi over its range. curve: {x, phi, parts: [{kind, phi}], extrema: [[x, phi]]}; grid: of `grids`, or null.
+ * Draws phi over its range. curve: {x, phi, parts: [{kind, phi}], extrema: [[x, phi]]}; grid: that of `grids`, or null.
  * names: [source, destination]. shown: a set of 'parts', 'knots'.
  */
-export function functionChart({ curve, grid, knots, names, shown, width }) {
+export function functionChart({ curve, grid, knots, names, shown, width, height = 330 }) {
   const parts = shown.has('parts') && curve.parts.length > 1 ? curve.parts : [];
   const { node, plot, x, y } = chart({
-    width, height: 330, margin: MARGIN,
-    title: `What ${names[0]} adds to ${names[1]}, from ${number(curve.x[0])} to ${number(curve.x.at(-1))}: ${turns(curve)}`,
-    x: { domain: extent(curve.x) },
-    y: { domain: roomy(extent(curve.phi, ...parts.map((part) => part.phi))), label: `adds to ${names[1]}` },
+    width, height, margin: MARGIN,
+    title: `Contribution of ${names[0]} to ${names[1]} for values from ${number(curve.x[0])} to ${number(curve.x.at(-1))}: ${turns(curve)}`,
+    x: { domain: extent(curve.x), label: `value of ${names[0]}` },
+    y: { domain: roomy(extent(curve.phi, ...parts.map((part) => part.phi))), label: `contribution to ${names[1]}` },
   });
   plot.append(...zones(grid, x, y));
   if (shown.has('knots')) plot.append(...ticksOf(knots, x, y));
@@ -43,11 +42,11 @@ export function functionChart({ curve, grid, knots, names, shown, width }) {
   return node;
 }
 
-/** The slope on the same axis. */
+/** Draws the slope on the same axis. */
 export function slopeChart({ curve, grid, names, width }) {
   const { node, plot, x, y } = chart({
     width, height: 190, margin: MARGIN,
-    title: `The slope of ${names[1]} by ${names[0]}`,
+    title: `Slope of ${names[1]} with respect to ${names[0]}`,
     x: { domain: extent(curve.x) }, y: { domain: roomy(extent(curve.derivative, [0])), label: 'slope' },
   });
   plot.append(...zones(grid, x, y),
@@ -57,16 +56,17 @@ export function slopeChart({ curve, grid, names, width }) {
 }
 
 /**
- * Where the source was, then and now, on the axis of the curve. seen: a line of `nodes.js`; domain: of the curve.
- * Densities, so that cells of different widths compare; what lies beyond the axis is told in words, by `beyond`.
+ * Draws the distribution of the source in baseline and live traffic, on the axis of the curve. seen: a record of
+ * `nodes.js`; domain: that of the curve. Densities make bins of different widths comparable. `beyond` reports values
+ * outside the axis.
  */
 export function inputChart({ seen, domain, grid, name, width }) {
   const lists = [['reference', seen.baselineCounts], ['live', seen.counts]].filter(([, counts]) => total(counts) > 0);
   const drawn = lists.map(([kind, counts]) => [kind, densities(seen.bounds, counts)]);
   const { node, plot, x, y } = chart({
-    width, height: 200, margin: MARGIN,
-    title: `Where ${name} was: ${lists.map(([kind, counts]) => `${kind} ${beyond(seen.bounds, counts)}`).join('; ')}`,
-    x: { domain, label: name },
+    width, height: 220, margin: MARGIN,
+    title: `Distribution of ${name}: ${lists.map(([kind, counts]) => `${kind} ${beyond(seen.bounds, counts)}`).join('; ')}`,
+    x: { domain, label: `value of ${name}` },
     y: { domain: [0, 1.08 * (extent(...drawn.map(([, values]) => values))[1] || 1)], label: 'density', ticks: 3 },
   });
   plot.append(...zones(grid, x, y));
@@ -88,7 +88,7 @@ function densities(bounds, counts) {
   return Array.from({ length: bounds.length - 1 }, (_, at) => counts[at + 1] / all / (bounds[at + 1] - bounds[at] || 1));
 }
 
-/** In words: how much of it lay below the first cell and above the last. */
+/** Describes the share of values below the first bin and above the last one. */
 export function beyond(bounds, counts) {
   const all = total(counts);
   if (!all) return 'has no values';
@@ -105,8 +105,8 @@ function zones(grid, x, y) {
   }, svg('title', {}, words));
   const [low, high] = x.domain;
   return [
-    box(grid.first, grid.low, 'extension', 'extension of the grid'), box(grid.high, grid.last, 'extension', 'extension of the grid'),
-    box(low, grid.first, 'outside', 'outside the grid'), box(grid.last, high, 'outside', 'outside the grid'),
+    box(grid.first, grid.low, 'extension', 'extended grid'), box(grid.high, grid.last, 'extension', 'extended grid'),
+    box(low, grid.first, 'outside', 'out of grid'), box(grid.last, high, 'outside', 'out of grid'),
   ];
 }
 
@@ -116,12 +116,12 @@ function ticksOf(knots, x, y) {
 }
 
 function turns({ extrema }) {
-  const told = extrema.filter(([, value]) => Number.isFinite(value));
-  return told.length ? `smallest ${number(told[0][1])} at ${number(told[0][0])}, largest ${number(told[1][1])} at ${number(told[1][0])}` : 'nothing finite';
+  const finite = extrema.filter(([, value]) => Number.isFinite(value));
+  return finite.length ? `minimum ${number(finite[0][1])} at ${number(finite[0][0])}, maximum ${number(finite[1][1])} at ${number(finite[1][0])}` : 'no finite value';
 }
 
-/** The grid of a basis, as the server has it (kanexport/contract/grids.py), for the picture: of splines alone the extension
- * is told apart. Null without knots in the units of the node. */
+/** The grid of a basis for the picture, by the rules of kanexport/contract/grids.py. Only splines have an extended grid.
+ * `grid` is null without knots in the units of the node. */
 export function grids(layer, source) {
   if (layer.pre_steps?.some((step) => step.kind !== 'select')) return { knots: [], grid: null };
   const found = layer.bases.filter((basis) => basis.knots?.length && !basis.pre_steps?.length).map((basis) => {

@@ -1,81 +1,128 @@
 // Time series charts: lines with axes, stacked areas, sparklines for table cells.
 
+import { el } from '../dom.js';
 import { chart, extent, line, linear, path, svg } from '../svg.js';
 
-function clock(value) {
-  return new Date(value * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+const WINDOW = 60; // seconds that a chart shows at least
+const STEPS = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600]; // seconds between two ticks
+const [LONG, SHORT] = [96, 62]; // pixels for a tick with and without seconds
+
+/** The time axis of a chart: all times, and at least WINDOW seconds before the last one. */
+function timeAxis(times, width) {
+  const last = times.at(-1) ?? Date.now() / 1000;
+  const first = Math.min(last - WINDOW, times[0] ?? last);
+  const step = STEPS.find((each) => (last - first) / each <= width / (each < 60 ? LONG : SHORT)) ?? STEPS.at(-1);
+  const at = [];
+  for (let tick = Math.ceil(first / step) * step; tick <= last; tick += step) at.push(tick);
+  const fields = { hour: '2-digit', minute: '2-digit', hour12: false, ...(step < 60 ? { second: '2-digit' } : {}) };
+  return { domain: [first, last], at, names: (value) => new Date(value * 1000).toLocaleTimeString([], fields) };
+}
+
+function frame({ times, title, width, height, top, y }) {
+  return chart({
+    title, width, height, margin: { right: 28, left: 60, bottom: 26, top: 10 }, x: timeAxis(times, width),
+    y: { domain: [0, (top || 1) * 1.08], names: y.names, ticks: 4 },
+  });
 }
 
 /**
- * Lines over time. times: seconds since the epoch; lines: [{name, values, class}]; level: {value, name}, a line across.
- * y: {label, names?, top?: at least so high}.
+ * Draws lines over time. times: seconds since the epoch; lines: [{name, values, class}]; level: {value, name}, a line
+ * across. y: {names?, top?: the least upper end}.
  */
-export function over({ times, lines, title, width, height = 220, y, level }) {
-  const shown = lines.map((one) => one.values);
+export function over({ times, lines, title, width, height = 200, y, level }) {
+  const shown = lines.map((each) => each.values);
   const [, top] = extent(...shown, level ? [level.value] : [], [y.top ?? 0]);
-  const domain = times.length > 1 ? [times[0], times.at(-1)] : [(times[0] ?? 0) - 30, times[0] ?? 0];
-  const found = chart({
-    title, width, height, margin: { right: 30, left: 64 },
-    x: { domain, names: clock, ticks: Math.max(1, Math.floor(width / 190)) },
-    y: { domain: [0, (top || 1) * 1.08], label: y.label, names: y.names, ticks: 4 },
-  });
+  const picture = frame({ times, title, width, height, top, y });
   if (level) {
-    const at = found.y(level.value);
-    found.plot.append(svg('line', { class: 'level', x1: found.x.range[0], x2: found.x.range[1], y1: at, y2: at }),
-      svg('text', { class: 'label', x: found.x.range[1], y: at - 5, 'text-anchor': 'end' }, level.name));
+    const at = picture.y(level.value);
+    picture.plot.append(svg('line', { class: 'level', x1: picture.x.range[0], x2: picture.x.range[1], y1: at, y2: at }),
+      svg('text', { class: 'label', x: picture.x.range[0] + 6, y: at - 5 }, level.name));
   }
-  if (!shown.some((values) => values.some(Number.isFinite))) found.plot.append(nothing(found));
-  for (const one of lines) {
-    found.plot.append(line(times, one.values, found.x, found.y, { class: `line ${one.class}` }));
-    const last = one.values.findLastIndex(Number.isFinite);
-    if (last >= 0) found.plot.append(svg('circle', { class: `point ${one.class}`, cx: found.x(times[last]), cy: found.y(one.values[last]), r: 3 }));
+  if (!shown.some((values) => values.some(Number.isFinite))) picture.plot.append(nothing(picture));
+  const within = times.map((time) => Math.max(time, picture.x.domain[0]));
+  for (const each of lines) {
+    picture.plot.append(line(within, each.values, picture.x, picture.y, { class: `line ${each.class}` }));
+    const last = each.values.findLastIndex(Number.isFinite);
+    if (last >= 0) picture.plot.append(svg('circle', { class: `point ${each.class}`, cx: picture.x(within[last]), cy: picture.y(each.values[last]), r: 3 }));
   }
-  return found.node;
+  return picture;
 }
 
-/** Said in the middle of a picture that has nothing to show. */
+/** The text in the middle of a chart without data. */
 function nothing({ x, y }) {
   const middle = ({ range: [from, to] }) => (from + to) / 2;
-  return svg('text', { class: 'label', x: middle(x), y: middle(y), 'text-anchor': 'middle' }, 'nothing in this time');
+  return svg('text', { class: 'label', x: middle(x), y: middle(y), 'text-anchor': 'middle' }, 'No data');
 }
 
-/** Parts of a whole over time, one above the other. layers: [{name, values, class}] from below. */
-export function stacked({ times, layers, title, width, height = 220, y }) {
-  const sums = times.map((_, at) => layers.reduce((sum, one) => sum + (one.values[at] || 0), 0));
+/** Draws parts of a whole over time, one above the other. lines: [{name, values, class}] from below. */
+export function stacked({ times, lines, title, width, height = 200, y }) {
+  const sums = times.map((_, at) => lines.reduce((sum, each) => sum + (each.values[at] || 0), 0));
   const [, top] = extent(sums, [y.top ?? 0]);
-  const domain = times.length > 1 ? [times[0], times.at(-1)] : [(times[0] ?? 0) - 30, times[0] ?? 0];
-  const found = chart({
-    title, width, height, margin: { right: 30, left: 64 },
-    x: { domain, names: clock, ticks: Math.max(1, Math.floor(width / 190)) },
-    y: { domain: [0, (top || 1) * 1.08], label: y.label, names: y.names, ticks: 4 },
-  });
-  if (!sums.some((sum) => sum > 0)) found.plot.append(nothing(found));
+  const picture = frame({ times, title, width, height, top, y });
+  if (!sums.some((sum) => sum > 0)) picture.plot.append(nothing(picture));
+  const within = times.map((time) => Math.max(time, picture.x.domain[0]));
   let floor = times.map(() => 0);
-  for (const one of layers) {
-    const roof = floor.map((value, at) => value + (one.values[at] || 0));
-    const back = [...times].reverse();
-    const d = `${path(times, roof, found.x, found.y)}${path(back, [...floor].reverse(), found.x, found.y).replace('M', 'L')}Z`;
-    if (times.length > 1) found.plot.append(svg('path', { class: `area ${one.class}`, d }, svg('title', {}, one.name)));
+  for (const each of lines) {
+    const roof = floor.map((value, at) => value + (each.values[at] || 0));
+    const back = [...within].reverse();
+    const d = `${path(within, roof, picture.x, picture.y)}${path(back, [...floor].reverse(), picture.x, picture.y).replace('M', 'L')}Z`;
+    if (times.length > 1) picture.plot.append(svg('path', { class: `area ${each.class}`, d }, svg('title', {}, each.name)));
     floor = roof;
   }
-  return found.node;
+  return picture;
 }
 
-/** What a line or an area means, in words beside its colour. */
+/**
+ * Puts a chart over the names of its lines and their latest values. While the pointer is on the chart, the list shows the
+ * values at the pointer. draw: `over` or `stacked`, and its options.
+ */
+export function timeChart(draw, options) {
+  const { times, lines, y: { names = String } } = options;
+  const picture = draw(options);
+  const list = legend(lines.map((each) => ({ ...each, mark: draw === stacked ? 'area' : 'line' })));
+  const values = [...list.querySelectorAll('strong')];
+  const show = (at) => {
+    lines.forEach((each, place) => {
+      const value = at === null ? each.values.findLast(Number.isFinite) : each.values[at];
+      values[place].textContent = Number.isFinite(value) ? names(value) : '\u2013';
+    });
+  };
+  follow(picture, times, show);
+  show(null);
+  return { node: el('div', {}, picture.node, list), picture: picture.node };
+}
+
+/** Moves a vertical line with the pointer, and calls show(index of the nearest time), or show(null) when it leaves. */
+function follow({ node, plot, x, y }, times, show) {
+  const cursor = svg('line', { class: 'cursor', y1: y.range[0], y2: y.range[1], visibility: 'hidden' });
+  plot.append(cursor);
+  node.addEventListener('pointermove', (event) => {
+    if (!times.length) return;
+    const box = node.getBoundingClientRect();
+    const time = x.back((event.clientX - box.left) * (node.viewBox.baseVal.width / box.width));
+    const at = times.reduce((best, each, place) => (Math.abs(each - time) < Math.abs(times[best] - time) ? place : best), 0);
+    const place = x(Math.max(times[at], x.domain[0]));
+    cursor.setAttribute('x1', place);
+    cursor.setAttribute('x2', place);
+    cursor.setAttribute('visibility', 'visible');
+    show(at);
+  });
+  node.addEventListener('pointerleave', () => {
+    cursor.setAttribute('visibility', 'hidden');
+    show(null);
+  });
+}
+
+/** Lists the names of lines or areas next to their marks. An entry with `values` or `value` has a place for a value. */
 export function legend(entries) {
-  const list = document.createElement('ul');
-  list.className = 'legend';
-  for (const { name, class: kind, mark = 'line' } of entries) {
-    const item = document.createElement('li');
-    item.append(svg('svg', { width: 22, height: 12, 'aria-hidden': 'true' }, mark === 'area'
+  return el('ul', { class: 'legend' }, entries.map(({ name, class: kind, mark = 'line', values, value }) => el('li', {},
+    svg('svg', { width: 22, height: 12, 'aria-hidden': 'true' }, mark === 'area'
       ? svg('rect', { class: `area ${kind}`, x: 1, y: 1, width: 20, height: 10 })
-      : svg('line', { class: `line ${kind}`, x1: 0, x2: 22, y1: 6, y2: 6 })), name);
-    list.append(item);
-  }
-  return list;
+      : svg('path', { class: `line ${kind}`, d: 'M0 6H22' })),
+    el('span', { class: 'name', title: name }, name), (values || value !== undefined) && el('strong', {}, value ?? ''))));
 }
 
-/** A line without axes, and a level across: for a cell of a table. */
+/** Draws a line without axes, and a level across, for a cell of a table. */
 export function spark(values, level, { width = 90, height = 20 } = {}) {
   const [, top] = extent(values, [level * 1.5]);
   const x = linear([0, Math.max(1, values.length - 1)], [1, width - 1]);

@@ -4,14 +4,15 @@ import { number, shortened } from '../format.js';
 import { linear, roomy, svg, ticks } from '../svg.js';
 
 const ROW = 30;
+const FIGURE = 60; // pixels of a number
 
 /**
- * The picture. steps: [{name, said?, value}], in the order in which they are shown, the rest among them; they lead from
- * `base` to `prediction`. names: {base, prediction}. width: in pixels.
+ * Draws the contributions. steps: [{name, shown?: the value of the input, value: its contribution}] in order, with the
+ * rest among them; they lead from `base` to `prediction`. names: {base, prediction}. width: in pixels.
  */
 export function waterfall({ base, prediction, steps, title, names, width, unit = '' }) {
   const narrow = width < 560;
-  const left = narrow ? 118 : 210;
+  const left = narrow ? 124 : 210;
   const height = (steps.length + 2) * ROW + 34;
   const ends = [base];
   for (const step of steps) ends.push(ends.at(-1) + (Number.isFinite(step.value) ? step.value : 0));
@@ -29,7 +30,7 @@ export function waterfall({ base, prediction, steps, title, names, width, unit =
   const whole = (at, value, name) => [
     svg('line', { class: 'whole', x1: x(value), x2: x(value), y1: line(at) + 4, y2: line(at) + ROW - 4 }),
     svg('text', { x: left - 8, y: line(at) + 20, 'text-anchor': 'end', class: 'strong' }, shortened(name, narrow ? 15 : 30)),
-    svg('text', { ...beside(x, value, width), y: line(at) + 20, class: 'strong' }, `${number(value, 4)}${unit}`),
+    svg('text', { ...nextTo(x, value, width), y: line(at) + 20, class: 'strong' }, `${number(value, 4)}${unit}`),
   ];
   node.append(...whole(0, base, names.base));
   steps.forEach((step, at) => node.append(bar(step, ends[at], ends[at + 1], { x, top: line(at + 1), left, narrow, width })));
@@ -37,8 +38,8 @@ export function waterfall({ base, prediction, steps, title, names, width, unit =
   return node;
 }
 
-/** Where words stand beside a mark: to the right of it, but where there is no room. */
-function beside(x, value, width) {
+/** The place of a text next to a mark: to the right if there is room, otherwise to the left. */
+function nextTo(x, value, width) {
   const at = x(value);
   return at > width - 80 ? { x: at - 7, 'text-anchor': 'end' } : { x: at + 7 };
 }
@@ -51,21 +52,22 @@ function bar(step, from, to, { x, top, left, narrow, width }) {
   const end = up ? Math.max(a, b) : Math.min(a, b);
   const room = up ? width - 76 : left + 70;
   const outside = up ? end < room : end > room;
-  const words = outside
-    ? { x: up ? end + 5 : end - 5, 'text-anchor': up ? 'start' : 'end' }
-    : { x: up ? Math.min(a, b) - 5 : Math.max(a, b) + 5, 'text-anchor': up ? 'end' : 'start' };
+  const free = up ? Math.min(a, b) - left : width - 12 - Math.max(a, b);
+  const words = outside ? { x: up ? end + 5 : end - 5, 'text-anchor': up ? 'start' : 'end' }
+    : free > FIGURE ? { x: up ? Math.min(a, b) - 5 : Math.max(a, b) + 5, 'text-anchor': up ? 'end' : 'start' }
+      : { x: up ? end - 12 : end + 12, 'text-anchor': up ? 'end' : 'start', inside: true };
   return svg('g', { class: step.rest ? 'step rest' : 'step' },
-    svg('title', {}, `${step.name}${step.said ? ` = ${step.said}` : ''}: ${signed(step.value)}`),
+    svg('title', {}, `${step.name}${step.shown ? ` = ${step.shown}` : ''}: ${signed(step.value)}`),
     svg('line', { class: 'thread', x1: a, x2: a, y1: top - 5, y2: y0 }),
     svg('path', { class: up ? 'more' : 'less', d: `M${a} ${y0}L${b - tip} ${y0}L${b} ${(y0 + y1) / 2}L${b - tip} ${y1}L${a} ${y1}Z` }),
     label(step, { x: left - 8, y: top + 20 }, narrow ? 15 : 30),
-    svg('text', { ...words, y: top + 20, class: 'figure' }, signed(step.value)));
+    svg('text', { x: words.x, 'text-anchor': words['text-anchor'], y: top + 20, class: words.inside ? 'figure inside' : 'figure' }, signed(step.value)));
 }
 
 function label(step, place, most) {
-  const said = step.said && most > 20 ? ` = ${step.said}` : ''; // a phone's form has the values
-  const name = shortened(step.name, Math.max(5, most - said.length));
-  return svg('text', { ...place, 'text-anchor': 'end' }, name, said && svg('tspan', { class: 'label' }, said));
+  const shown = step.shown && most > 20 ? ` = ${step.shown}` : ''; // on a phone, the form has the values
+  const name = shortened(step.name, Math.max(5, most - shown.length));
+  return svg('text', { ...place, 'text-anchor': 'end' }, name, shown && svg('tspan', { class: 'label' }, shown));
 }
 
 export function signed(value) {

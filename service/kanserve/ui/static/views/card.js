@@ -1,53 +1,64 @@
 // Model card page: identity, provenance and verification of a version, from the report that the server makes.
 
-import { button, csv, download, el, facts, table } from '../dom.js';
+import { button, csv, download, el, facts, heading, panel, saver } from '../dom.js';
 import { count, number } from '../format.js';
+import { tablePanel } from '../table.js';
 
 export async function show(root, ctx) {
   const { api, kan, model } = ctx;
   const edges = model.layers.reduce((sum, layer) => sum + layer.active_edges, 0);
-  ctx.doing(`The server makes the report of ${model.model_name}: what its ${count(edges)} edges matter, the curves of the strongest, `
-    + 'the picture of the network. It is kept, so that the next viewer has it at once.');
+  ctx.doing(`The server writes the report of ${model.model_name}: importance of its ${count(edges)} edges, curves of the strongest, `
+    + 'network view. It keeps the report for the next request.');
   const card = await api.get(`${kan}/report`);
   const file = `${model.model_name}-${model.model_version}`;
-  const save = button('Save all of it as one file', async () => {
+  const trouble = el('p', { class: 'alarm', role: 'alert' });
+  const save = button('Save as HTML', async () => {
     save.disabled = true;
     try {
       download(`${file}.html`, await api.text(`${kan}/report`, { accept: 'text/html' }), 'text/html');
-      ctx.announce('The report is saved.');
+      ctx.announce('Report saved.');
     } catch (error) {
-      said.textContent = error.message;
+      trouble.textContent = error.message;
     } finally {
       save.disabled = false;
     }
-  });
-  const said = el('p', { class: 'alarm', role: 'alert' });
+  }, { class: 'primary' });
   root.append(
-    el('h1', {}, card.title), el('p', { class: 'story' }, card.lead), ...verdict(model),
-    el('p', { class: 'row' }, save, el('span', { class: 'quiet' }, 'As ', el('code', {}, `kanserve report ${model.model_name}`), ' writes it.')), said,
-    ...card.parts.map((part) => el('section', {}, el('h2', {}, part.heading), part.remark && el('p', { class: 'quiet' }, part.remark), body(part, file))),
+    heading(card.title, card.lead), verdict(model),
+    el('p', { class: 'row' }, save, el('span', { class: 'quiet' }, 'The same file as that of ', el('code', {}, `kanserve report ${model.model_name}`))), trouble,
+    el('div', { class: 'masonry' }, card.parts.filter((part) => !wide(part)).map((part) => partPanel(part, file))),
+    ...card.parts.filter(wide).map((part) => partPanel(part, file)),
     el('p', { class: 'quiet' }, card.footer));
   return undefined;
 }
 
-/** How far the graph is to be trusted, in one line. */
+/** Shows the claim of the verification in one line. */
 function verdict({ verification }) {
-  const proved = verification?.basis && verification.basis !== 'reading';
-  return [el('p', { class: `verdict ${proved ? 'good' : 'fair'}` }, `${capital(verification?.claim || 'Nothing is known of its verification')}.`)];
+  const compared = verification?.basis && verification.basis !== 'reading';
+  const claim = verification?.claim || 'not verified';
+  return el('p', { class: `verdict ${compared ? 'good' : 'fair'}` }, `${claim.charAt(0).toUpperCase()}${claim.slice(1)}.`);
 }
 
-function capital(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
+/** Whether a part has the whole width: pictures of many edges. */
+function wide(part) {
+  return part.kind === 'pictures' && part.pictures.length > 1;
 }
 
-function body(part, file) {
-  if (part.kind === 'facts') return facts(part.lines.map(([name, text]) => [name, part.heading === 'Formula' ? el('code', { class: 'query' }, text) : text]));
-  if (part.kind === 'grid') {
-    return table(part.head.map((name, at) => ({ name, value: (line) => line[at], number: at > 0 && at < part.head.length - 1 })),
-      part.lines, { caption: part.heading, file: `${file}-${slug(part.heading)}` });
+/** Frames a part of the report. */
+function partPanel(part, file) {
+  const name = `${file}-${slug(part.heading)}`;
+  if (part.kind === 'facts') {
+    const lines = part.lines.map(([label, text]) => [label, part.heading === 'Formula' ? el('code', { class: 'query' }, text) : text]);
+    return panel(part.heading, { note: part.remark }, facts(lines));
   }
-  if (part.kind === 'bars') return bars(part, file);
-  return el('div', { class: part.pictures.length > 1 ? 'card-pictures' : 'card-picture' }, part.pictures.map((one, at) => picture(one, `${file}-${slug(part.heading)}-${at + 1}`)));
+  if (part.kind === 'grid') {
+    const columns = part.head.map((head, at) => ({ name: head, value: (line) => line[at], number: at > 0 && at < part.head.length - 1 }));
+    return tablePanel(part.heading, columns, part.lines, { caption: part.heading, file: name, note: part.remark });
+  }
+  if (part.kind === 'bars') return bars(part, name);
+  const many = part.pictures.length > 1;
+  return panel(part.heading, { note: part.remark },
+    el('div', { class: many ? 'card-pictures' : 'card-picture' }, part.pictures.map((each, at) => picture(each, `${name}-${at + 1}`))));
 }
 
 function slug(text) {
@@ -56,19 +67,22 @@ function slug(text) {
 
 function bars(part, file) {
   const largest = Math.max(...part.lines.map(([, value]) => value), 1e-300);
-  return el('div', {},
-    el('table', {}, el('caption', {}, part.heading), el('tbody', {}, part.lines.map(([name, value]) => el('tr', {},
-      el('th', { scope: 'row' }, name), el('td', { class: 'number' }, number(value, 4)),
-      el('td', {}, el('meter', { min: 0, max: largest, value, 'aria-label': `${name}: ${number(value, 4)}` })))))),
-    el('p', { class: 'row' }, button('Save as CSV', () => download(`${file}-${slug(part.heading)}.csv`, csv([['name', 'value'], ...part.lines]), 'text/csv'))));
+  const rows = part.lines.map(([name, value]) => el('tr', {},
+    el('th', { scope: 'row' }, name), el('td', { class: 'number' }, number(value, 4)),
+    el('td', {}, el('meter', { min: 0, max: largest, value, 'aria-label': `${name}: ${number(value, 4)}` }))));
+  const save = saver('CSV', () => download(`${file}.csv`, csv([['name', 'value'], ...part.lines]), 'text/csv'));
+  return panel(part.heading, { note: part.remark, tools: save },
+    el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': part.heading },
+      el('table', {}, el('caption', { class: 'hidden' }, part.heading), el('tbody', {}, rows))));
 }
 
-/** A picture of the server's, on white as in the file. */
+/** Shows a picture of the server, on white as in the file. */
 function picture({ title, svg }, file) {
   const image = el('img', { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`, alt: title });
-  return el('figure', {}, image, el('figcaption', { class: 'row' },
-    button('Save as SVG', () => download(`${file}.svg`, svg, 'image/svg+xml'), { 'aria-label': `Save as SVG: ${title}` }),
-    button('Save as PNG', async () => download(`${file}.png`, await raster(image)), { 'aria-label': `Save as PNG: ${title}` })));
+  const save = (kind, onclick) => button(kind, onclick, { 'aria-label': `Save as ${kind}: ${title}`, title: `Save as ${kind}` });
+  return el('figure', {}, image, el('figcaption', { class: 'tools' },
+    save('SVG', () => download(`${file}.svg`, svg, 'image/svg+xml')),
+    save('PNG', async () => download(`${file}.png`, await raster(image)))));
 }
 
 function raster(image, scale = 2) {

@@ -1,16 +1,24 @@
-// Drift page: current traffic against the export's baseline, per node, relative to the no-drift threshold.
+// Drift page: live traffic against the export's baseline, per node, relative to the no-drift threshold.
 
+import { ranked } from '../charts/bars.js';
 import { ended, histograms } from '../charts/histogram.js';
-import { legend, over, spark } from '../charts/series.js';
-import { button, csv, download, el, select, tell } from '../dom.js';
+import { legend, over, spark, timeChart } from '../charts/series.js';
+import { button, csv, download, el, empty, heading, labelled, panel, room, saver, select, showError, sized, tile } from '../dom.js';
 import { count, number, seconds, share } from '../format.js';
 import { lines } from '../nodes.js';
 import { ofDrift, queries } from '../promql.js';
 import { savers } from '../svg.js';
 
-const KEPT = 900; // updates, of two seconds: half an hour
-const SHOWN = 40; // lines of the table at first
+const KEPT = 900; // updates, one every two seconds: half an hour
+const SHOWN = 40; // rows of the table at first
+const RANKED = 8; // bars of the ranking
+const ALARM = 3; // drift ratio at which the alert KanserveDrift fires
+const FEW = 50; // rows, below which the verdict says to wait
 const LINES = ['one', 'two', 'three', 'four', 'five', 'six'];
+const HEADS = ['Node', 'Layer', 'Drift ratio', 'Trend', 'PSI', 'Threshold', 'Out of grid (live)', '(baseline)', 'Mean', 'Deviation'];
+const TREND = 3; // column
+const ORDERS = [['ratio', 'by drift ratio'], ['outOfRange', 'by out-of-grid share'], ['place', 'by layer']];
+const FIELDS = ['node', 'where', 'psi_ratio', 'psi', 'psi_threshold', 'out_of_range', 'baseline_out_of_range', 'mean', 'std', 'min', 'max', 'nonfinite'];
 
 export async function show(root, ctx) {
   const view = new Drift(root, ctx);
@@ -22,27 +30,40 @@ class Drift {
   constructor(root, ctx) {
     Object.assign(this, { root, ctx, quit: new AbortController(), series: [], ratios: new Map(), chosen: '', all: false, rows: new Map() });
     this.sort = 'ratio';
-    const part = (kind, attributes = {}) => el('div', { class: kind, ...attributes });
-    this.parts = { verdict: el('p', { class: 'verdict', role: 'status' }, 'Waiting for the first look at the traffic \u2026'),
-      facts: el('p', { class: 'quiet' }), node: part('node-view'), time: part('time'), table: part('table') };
+    this.verdict = el('p', { class: 'verdict', role: 'status' }, 'The server analyses the traffic.');
+    this.facts = el('p', { class: 'quiet status' });
+    this.tiles = el('div', { class: 'tiles' });
+    this.panels = {};
+    this.tools = {};
+    this.parts = {};
+    for (const [name, title, note] of [
+      ['node', 'Distribution', '\u00a0'], ['ratio', 'Drift ratio', 'Since you opened this page'],
+      ['ranking', 'Largest drift ratios', 'PSI divided by the no-drift threshold'], ['outside', 'Out of grid', 'Largest share of a node, since you opened this page'],
+    ]) {
+      this.tools[name] = el('span', { class: 'tools' });
+      this.parts[name] = el('div', { class: `plot ${name}-view` });
+      this.panels[name] = panel(title, { tools: this.tools[name], note }, this.parts[name]);
+      this.panels[name].hidden = true;
+    }
     this.trouble = el('p', { class: 'alarm', role: 'alert' });
-    this.resized = () => this.#draw();
     this.wanted = ctx.params.get('node') ?? '';
   }
 
   start() {
-    const { root, ctx, parts } = this;
+    const { root, ctx, panels } = this;
+    this.table = this.#tablePanel();
+    this.table.hidden = true;
     root.append(
-      el('h1', {}, `Does the traffic of ${ctx.model.model_name} still look like its reference?`),
-      this.trouble, parts.verdict, parts.facts,
-      el('div', { class: 'pair' }, parts.node, parts.time), parts.table,
+      heading(`Has ${ctx.model.model_name}\u2019s traffic drifted?`),
+      this.trouble, this.verdict, this.facts, this.tiles,
+      el('div', { class: 'board four' }, Object.values(panels)), this.table,
       queries(ofDrift(ctx.name, ctx.model.model_version), ctx.announce));
-    addEventListener('resize', this.resized);
+    this.resized = sized(root, () => this.#draw(true));
     this.following = this.#follow();
   }
 
   leave() {
-    removeEventListener('resize', this.resized);
+    this.resized();
     this.quit.abort();
   }
 
@@ -52,23 +73,23 @@ class Drift {
       await ctx.api.follow(`${ctx.kan}/watch?source=live&interval=2`, (update) => this.#safely(update), {
         signal: this.quit.signal,
         onTrouble: (error) => {
-          this.trouble.textContent = error ? `${error.message} What is shown is what was known before; the page asks again.` : '';
+          this.trouble.textContent = error ? `${error.message} The view shows earlier values and tries again.` : '';
         },
       });
     } catch (error) {
       if (this.quit.signal.aborted) return;
       if (this.now) this.trouble.textContent = error.message;
-      else tell(this.root, error);
+      else showError(this.root, error);
     }
   }
 
-  /** A fault of this page is told as one, and not as the server's. */
+  /** Reports an error of this page as such, and not as one of the server. */
   #safely(update) {
     try {
       this.#take(update);
     } catch (error) {
       console.error(error);
-      this.trouble.textContent = `This page could not show what the server told: ${error.message}`;
+      this.trouble.textContent = `The view could not show the statistics: ${error.message}`;
     }
   }
 
@@ -77,40 +98,43 @@ class Drift {
     this.now = statistics;
     this.lines = lines(ctx.model, statistics);
     const at = Date.now() / 1000;
-    const parts = new Map();
+    const places = new Map();
     for (const line of this.lines) {
       if (line.ratio === null) continue;
       const known = this.ratios.get(line.key) ?? [];
       known.push(statistics.row_count ? line.ratio : NaN);
       this.ratios.set(line.key, known.slice(-KEPT));
-      const own = parts.get(line.place) ?? { ratio: NaN, outOfRange: [], nodes: 0 };
-      if (statistics.row_count && !(own.ratio > line.ratio)) own.ratio = line.ratio;
-      own.outOfRange.push(line.drift.outOfRange);
-      parts.set(line.place, own);
+      const place = places.get(line.place) ?? { ratio: NaN, outside: NaN };
+      if (statistics.row_count && !(place.ratio > line.ratio)) place.ratio = line.ratio;
+      if (statistics.row_count && !(place.outside > line.drift.outOfRange)) place.outside = line.drift.outOfRange;
+      places.set(line.place, place);
     }
-    this.series = [...this.series, { at, parts }].slice(-KEPT);
-    this.#draw();
-    if (why) ctx.changed(`These were the last numbers: ${why}.`);
+    this.series = [...this.series, { at, places }].slice(-KEPT);
+    this.#draw(false);
+    if (why) ctx.changed(`The view shows the last values: ${why}.`);
   }
 
-  #draw() {
+  /** Draws everything. A chart under the pointer stays, unless it `must` be drawn. */
+  #draw(must) {
     if (!this.now) return;
-    const { parts, ctx } = this;
-    const [kind, ...words] = verdict(this.now, this.lines, ctx.name);
-    if (parts.verdict.dataset.said !== words.join('')) { // said once to screen readers
-      parts.verdict.className = `verdict ${kind}`;
-      parts.verdict.replaceChildren(...words);
-      parts.verdict.dataset.said = words.join('');
+    const [kind, ...words] = verdict(this.now, this.lines, this.ctx.name);
+    if (this.verdict.dataset.words !== words.join('')) { // screen readers read a verdict once
+      this.verdict.className = `verdict ${kind}`;
+      this.verdict.replaceChildren(...words);
+      this.verdict.dataset.words = words.join('');
     }
-    parts.facts.textContent = known(this.now);
-    const best = this.#ordered()[0];
-    if (this.wanted && this.lines.some((line) => line.name === this.wanted || line.key === this.wanted)) {
-      this.chosen = this.lines.find((line) => line.name === this.wanted || line.key === this.wanted).key;
+    this.facts.textContent = known(this.now);
+    this.tiles.replaceChildren(...tiles(this.now, this.lines));
+    if (this.wanted) {
+      this.chosen = this.lines.find((line) => line.name === this.wanted || line.key === this.wanted)?.key ?? '';
       this.wanted = '';
     }
-    const line = this.lines.find((one) => one.key === this.chosen) ?? best;
-    if (line) this.#node(line);
-    this.#time(line);
+    const line = this.lines.find((each) => each.key === this.chosen) ?? this.#ordered()[0];
+    const held = (name) => !must && this.parts[name].childElementCount > 0 && this.parts[name].matches(':hover');
+    if (line && !held('node')) this.#node(line);
+    if (!held('ranking')) this.#ranking();
+    if (!held('ratio')) this.#ratio(line);
+    if (!held('outside')) this.#outside();
     this.#table(line);
   }
 
@@ -119,91 +143,107 @@ class Drift {
     return this.lines.map((line, at) => [value(line), at, line]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map(([, , line]) => line);
   }
 
-  #node(line) {
-    const { parts, ctx } = this;
-    const width = room(parts.node);
-    const now = ended(line.bounds, line.counts);
-    const before = line.baselineCounts ? ended(line.bounds, line.baselineCounts) : null;
-    const title = `${line.name}: ${now.total ? 'now' : 'nothing yet'}${before ? ', beside the reference' : ''}`;
-    if (!now.total && !before) {
-      parts.node.replaceChildren(el('h2', {}, line.name, el('span', { class: 'quiet' }, ` ${line.place}`)),
-        el('p', { class: 'quiet' }, 'No row has come yet: there is nothing to draw.'));
-      return;
-    }
-    const picture = histograms({ now, before, title, label: line.name, width });
-    parts.node.replaceChildren(
-      el('h2', {}, line.name, el('span', { class: 'quiet' }, ` ${line.place}`)),
-      legend([{ name: `now (${count(now.total)} values)`, class: 'now' }, ...(before ? [{ name: `then: ${ctx.model.model_name}'s reference (${count(before.total)})`, class: 'before', mark: 'area' }] : [])]),
-      picture, el('p', { class: 'row' }, savers(picture, `${ctx.name}-${line.name}-now-and-then`),
-        line.layer === 0 && el('a', { href: ctx.link('explain') }, 'Explain a row')));
+  #place(name, node, tools) {
+    this.panels[name].hidden = false;
+    this.parts[name].replaceChildren(...node);
+    this.tools[name].replaceChildren(...tools);
   }
 
-  #time(line) {
-    const { parts, series, ctx } = this;
-    const places = [...new Set(series.flatMap((one) => [...one.parts.keys()]))];
-    if (!places.length) {
-      parts.time.replaceChildren();
+  #node(line) {
+    const { ctx, parts } = this;
+    this.panels.node.hidden = false;
+    this.panels.node.querySelector('h2').textContent = `Distribution of ${line.name}`;
+    this.panels.node.querySelector('.head p').textContent = `Live and baseline values, ${line.place}`;
+    const now = ended(line.bounds, line.counts);
+    const before = line.baselineCounts ? ended(line.bounds, line.baselineCounts) : null;
+    if (!now.total && !before) {
+      this.#place('node', [empty('No live traffic yet.', 'Send requests. The distribution appears within two seconds.', `kanserve infer ${ctx.name} --input rows.csv`)], []);
       return;
     }
-    const times = series.map((one) => one.at);
-    const drawn = places.slice(0, LINES.length - 1).map((name, at) => ({
-      name: `worst of ${name}`, class: LINES[at], values: series.map((one) => one.parts.get(name)?.ratio ?? NaN),
+    const title = `Distribution of ${line.name}: ${now.total ? 'live traffic' : 'no live traffic'}${before ? ' and baseline' : ''}`;
+    const picture = histograms({ now, before, title, label: line.name, width: room(parts.node), height: 228 });
+    const entries = [{ name: 'live values', class: 'now', value: count(now.total) }, ...(before ? [{ name: 'baseline values', class: 'before', mark: 'area', value: count(before.total) }] : [])];
+    const link = line.layer === 0 && el('p', { class: 'status' }, el('a', { href: ctx.link('explain') }, 'Explain a prediction'));
+    this.#place('node', [picture, legend(entries), link].filter(Boolean), savers(picture, `${ctx.name}-${line.name}-distribution`));
+  }
+
+  #ranking() {
+    const entries = this.lines.filter((line) => line.ratio !== null).sort((a, b) => b.ratio - a.ratio).slice(0, RANKED)
+      .map((line) => ({ name: line.place === 'inputs' || line.place === 'outputs' ? line.name : `${line.name}, ${line.place}`, value: line.ratio }));
+    this.panels.ranking.hidden = !entries.length || !this.now.row_count;
+    if (this.panels.ranking.hidden) return;
+    const picture = ranked({ entries, level: { value: 1, name: 'threshold' }, title: 'Largest drift ratios', width: room(this.parts.ranking) });
+    this.#place('ranking', [picture], savers(picture, `${this.ctx.name}-ranking`));
+  }
+
+  /** The lines of a chart over time, one per layer. */
+  #perPlace(name) {
+    const places = [...new Set(this.series.flatMap((each) => [...each.places.keys()]))].slice(0, LINES.length - 1);
+    return places.map((place, at) => ({
+      name: place, class: LINES[at], values: this.series.map((each) => each.places.get(place)?.[name] ?? NaN),
     }));
-    if (line?.ratio !== null && line) {
+  }
+
+  #ratio(line) {
+    const drawn = this.#perPlace('ratio');
+    this.panels.ratio.hidden = !drawn.length;
+    if (!drawn.length) return;
+    const times = this.series.map((each) => each.at);
+    if (line && line.ratio !== null) {
       const own = this.ratios.get(line.key) ?? [];
       drawn.push({ name: line.name, class: LINES[5], values: [...Array(Math.max(0, times.length - own.length)).fill(NaN), ...own] });
     }
-    const picture = over({ times, lines: drawn, title: 'Drift over the time that this page is open', width: room(parts.time), height: 260,
-      y: { label: 'times what chance gives', top: 1.5 }, level: { value: 1, name: 'chance, 99 of 100' } });
-    parts.time.replaceChildren(el('h2', {}, 'Since this page is open'), legend(drawn), picture,
-      el('p', { class: 'row' }, savers(picture, `${ctx.name}-drift`), button('Save as CSV', () => this.#save(times, drawn))));
+    this.#time('ratio', 'Drift ratio over time', times, drawn, { y: { names: (value) => number(value, 3), top: 1.5 }, level: { value: 1, name: 'no-drift threshold' } });
   }
 
-  #save(times, drawn) {
-    const rows = times.map((at, place) => [new Date(at * 1000).toISOString(), ...drawn.map((one) => one.values[place])]);
-    download(`${this.ctx.name}-drift.csv`, csv([['time', ...drawn.map((one) => one.name)], ...rows]), 'text/csv');
+  #outside() {
+    const drawn = this.#perPlace('outside');
+    this.panels.outside.hidden = !drawn.length;
+    if (drawn.length) this.#time('outside', 'Out-of-grid share over time', this.series.map((each) => each.at), drawn, { y: { names: (value) => share(value), top: 0.01 } });
   }
 
-  /** Lines stay the same elements, so that the focus and a screen reader stay where they are. */
+  #time(name, title, times, drawn, options) {
+    const made = timeChart(over, { times, lines: drawn, title, width: room(this.parts[name]), ...options });
+    const file = `${this.ctx.name}-${name}`;
+    const rows = () => times.map((at, place) => [new Date(at * 1000).toISOString(), ...drawn.map((each) => each.values[place])]);
+    this.#place(name, [made.node], [...savers(made.picture, file),
+      saver('CSV', () => download(`${file}.csv`, csv([['time', ...drawn.map((each) => each.name)], ...rows()]), 'text/csv'))]);
+  }
+
+  /** Fills the table. Its rows stay the same elements, so that the focus and a screen reader stay where they are. */
   #table(line) {
-    const { parts } = this;
-    if (!this.body) this.#head();
     const ordered = this.#ordered();
     const shown = this.all ? ordered : ordered.slice(0, SHOWN);
     const held = this.body.contains(document.activeElement) || this.body.matches(':hover');
-    const order = held ? [...this.body.children].map((row) => shown.find((one) => one.key === row.dataset.key)).filter(Boolean) : shown;
-    for (const one of shown) {
-      if (!order.includes(one)) order.push(one);
-      this.#row(one, one.key === line?.key);
+    const order = held ? [...this.body.children].map((row) => shown.find((each) => each.key === row.dataset.key)).filter(Boolean) : shown;
+    for (const each of shown) {
+      if (!order.includes(each)) order.push(each);
+      this.#row(each, each.key === line?.key);
     }
-    const rows = order.map((one) => this.rows.get(one.key).node);
+    const rows = order.map((each) => this.rows.get(each.key).node);
     if (!rows.every((row, at) => this.body.children[at] === row) || this.body.children.length !== rows.length) this.body.replaceChildren(...rows);
     this.more.hidden = ordered.length <= SHOWN;
     this.more.textContent = this.all ? `Show the first ${SHOWN}` : `Show all ${ordered.length}`;
-    parts.table.hidden = !ordered.length;
+    this.table.hidden = !ordered.length;
   }
 
-  #head() {
+  #tablePanel() {
     this.body = el('tbody');
-    this.more = button('Show all', () => { this.all = !this.all; this.#draw(); });
-    const heads = ['Node', 'Where', 'Times chance', 'Course', 'PSI', 'Chance', 'Outside now', 'then', 'Mean now', 'Deviation'];
-    const order = [['ratio', 'by drift'], ['outOfRange', 'by share out of range'], ['place', 'in their order']];
-    this.parts.table.append(
-      el('div', { class: 'row' }, el('h2', {}, 'Nodes'), el('label', {}, 'Sorted ', select(order, this.sort, (value) => { this.sort = value; this.#draw(); }))),
-      el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Nodes by drift' },
-        el('table', {}, el('caption', {}, 'PSI is the population stability index of the latest rows against the reference; beyond 1 times chance a node has moved.'),
-          el('thead', {}, el('tr', {}, heads.map((one, at) => el('th', { scope: 'col', class: at > 1 && at !== 3 && 'number' }, one)))), this.body)),
-      el('p', { class: 'row' }, this.more, button('Save as CSV', () => download(`${this.ctx.name}-nodes.csv`, csv([
-        ['node', 'where', 'psi_ratio', 'psi', 'psi_threshold', 'out_of_range', 'baseline_out_of_range', 'mean', 'std', 'min', 'max', 'nonfinite'],
-        ...this.#ordered().map((one) => [one.name, one.place, one.ratio, one.drift?.psi, one.drift?.threshold, one.drift?.outOfRange, one.drift?.baselineOutOfRange,
-          one.mean, one.std, one.min, one.max, one.nonfinite])]), 'text/csv'))));
+    this.more = button('Show all', () => { this.all = !this.all; this.#draw(false); });
+    const save = () => download(`${this.ctx.name}-nodes.csv`, csv([FIELDS,
+      ...this.#ordered().map((line) => [line.name, line.place, line.ratio, line.drift?.psi, line.drift?.threshold, line.drift?.outOfRange,
+        line.drift?.baselineOutOfRange, line.mean, line.std, line.min, line.max, line.nonfinite])]), 'text/csv');
+    return panel('Nodes', { tools: saver('CSV', save), kind: 'nodes', note: 'PSI compares the latest rows with the baseline. A node with a drift ratio above 1 is marked. Select a node to see its distribution.' },
+      el('p', { class: 'row' }, labelled('Order', select(ORDERS, this.sort, (value) => { this.sort = value; this.#draw(false); })), this.more),
+      el('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Nodes by drift ratio' },
+        el('table', {}, el('thead', {}, el('tr', {}, HEADS.map((head, at) => el('th', { scope: 'col', class: numeric(at) && 'number' }, head)))), this.body)));
   }
 
   #row(line, chosen) {
     let row = this.rows.get(line.key);
     if (!row) {
-      const cells = Array.from({ length: 10 }, (_, at) => el('td', { class: at > 1 && at !== 3 && 'number' }));
-      const choose = button(line.name, () => { this.chosen = line.key; this.#draw(); this.ctx.announce(`${line.name} is shown.`); }, { class: 'plain' });
+      const cells = HEADS.map((_, at) => el('td', { class: numeric(at) && 'number' }));
+      const choose = button(line.name, () => { this.chosen = line.key; this.#draw(true); this.ctx.announce(`The chart shows ${line.name}.`); }, { class: 'plain' });
       cells[0].append(choose);
       cells[1].textContent = line.place;
       row = { node: el('tr', { 'data-key': line.key }, cells), cells, choose };
@@ -211,52 +251,61 @@ class Drift {
     }
     row.node.className = chosen ? 'chosen' : '';
     row.choose.setAttribute('aria-pressed', String(chosen));
-    const { cells } = row;
-    const drift = line.drift;
-    const told = this.now.row_count ? line.ratio : NaN;
-    cells[2].textContent = drift ? (this.now.row_count ? number(told, 3) : 'no rows yet') : 'no reference';
-    cells[2].classList.toggle('moved', line.moved);
-    cells[3].replaceChildren(drift ? spark(this.ratios.get(line.key) ?? [], 1) : '');
-    const outside = drift ? [drift.outOfRange, drift.baselineOutOfRange] : [beyond(line), NaN];
-    [drift?.psi, drift?.threshold].forEach((value, at) => { cells[4 + at].textContent = drift ? number(value, 3) : ''; });
-    cells[6].textContent = this.now.row_count ? share(outside[0]) : '';
-    cells[7].textContent = drift ? share(outside[1]) : '';
-    cells[8].textContent = this.now.row_count ? number(line.mean, 4) : '';
-    cells[9].textContent = this.now.row_count ? number(line.std, 3) : '';
+    const live = this.now.row_count > 0;
+    const { drift } = line;
+    const outside = drift ? drift.outOfRange : outOfGrid(line);
+    row.cells[2].classList.toggle('moved', line.moved);
+    row.cells[TREND].replaceChildren(drift ? spark(this.ratios.get(line.key) ?? [], 1) : '');
+    const texts = new Map([[2, drift ? (live ? number(line.ratio, 3) : 'no traffic') : 'no baseline'], [4, drift ? number(drift.psi, 3) : ''], [5, drift ? number(drift.threshold, 3) : ''],
+      [6, live ? share(outside) : ''], [7, drift ? share(drift.baselineOutOfRange) : ''], [8, live ? number(line.mean, 4) : ''], [9, live ? number(line.std, 3) : '']]);
+    for (const [at, text] of texts) row.cells[at].textContent = text;
   }
 }
 
-function beyond({ zones, origin }) {
+function numeric(column) {
+  return column > 1 && column !== TREND;
+}
+
+function outOfGrid({ zones, origin }) {
   const sum = zones ? zones[0] + zones[1] + zones[2] : 0;
   return sum && origin !== 'drawn' ? zones[2] / sum : NaN;
 }
 
-function room(node) {
-  return Math.max(300, Math.min(760, node.clientWidth || 600));
+function tiles(now, all) {
+  const moved = all.filter((line) => line.moved).length;
+  const ratios = all.map((line) => line.ratio).filter((ratio) => ratio !== null);
+  const outside = all.map((line) => line.drift?.outOfRange ?? outOfGrid(line)).filter(Number.isFinite);
+  const live = now.row_count > 0;
+  return [
+    now.baseline_rows > 0 && tile(live ? `${moved} of ${all.length}` : 'unknown', 'nodes drifted', live ? (moved ? 'bad' : 'good') : ''),
+    now.baseline_rows > 0 && tile(live ? number(Math.max(...ratios), 3) : 'unknown', 'largest drift ratio'),
+    tile(live && outside.length ? share(Math.max(...outside)) : 'unknown', 'largest out-of-grid share'),
+    tile(count(now.row_count), 'latest rows'),
+    tile(now.baseline_rows ? count(now.baseline_rows) : 'none', 'baseline rows'),
+  ].filter(Boolean);
 }
 
-/** What a person should know at once: a kind, and words. */
+/** The verdict: a kind, and words. */
 function verdict(now, all, model) {
   if (!now.baseline_rows) {
-    return ['unknown', 'There is nothing to compare with: the export of this version was given no rows. ',
-      `\`kanserve export \u2026 --name ${model} --baseline train.csv\` keeps what its numbers were. What they are now is below.`];
+    return ['unknown', 'Unknown: this version has no baseline. ',
+      `Export it again with rows of your training data: kanserve export \u2026 --name ${model} --baseline train.csv`];
   }
-  if (!now.row_count) return ['unknown', 'No row of the traffic has been looked into yet.'];
+  if (!now.row_count) return ['unknown', 'Unknown: no live traffic yet. Send requests, and the page updates within two seconds.'];
   const moved = all.filter((line) => line.moved).sort((a, b) => b.ratio - a.ratio);
+  if (!moved.length) return ['good', `No. In the latest ${count(now.row_count)} rows, all inputs, hidden nodes and outputs are below the no-drift threshold.`];
   const inputs = all.filter((line) => line.place === 'inputs');
   const own = moved.filter((line) => line.place === 'inputs');
-  const most = (list) => list.slice(0, 3).map((line) => `${line.name} (${number(line.ratio, 2)} times chance)`).join(', ') + (list.length > 3 ? ' and others' : '');
-  if (!moved.length) return ['good', `Yes. In the latest ${count(now.row_count)} rows no input, no node inside and no answer has moved by more than chance would move it.`];
-  const words = own.length ? `${own.length} of ${inputs.length} inputs ${own.length > 1 ? 'have' : 'has'} moved: ${most(own)}` : `Inputs look as they did, but inside or in the answers something has moved: ${most(moved)}`;
-  const strong = moved[0].ratio >= 3;
-  const tail = now.row_count < 50 ? ' These are few rows; wait for more.' : '';
-  return [strong ? 'bad' : 'fair', strong ? `No. ${words}.` : `Perhaps not. ${words}; an alarm begins at 3 times chance.`, tail];
+  const most = (list) => list.slice(0, 3).map((line) => `${line.name} (ratio ${number(line.ratio, 2)})`).join(', ') + (list.length > 3 ? ' and others' : '');
+  const words = own.length ? `${own.length} of ${inputs.length} inputs ${own.length > 1 ? 'have' : 'has'} drifted: ${most(own)}.`
+    : `No input has drifted, but hidden nodes or outputs have: ${most(moved)}.`;
+  const strong = moved[0].ratio >= ALARM;
+  const tail = now.row_count < FEW ? ' These are few rows. Wait for more.' : '';
+  return [strong ? 'bad' : 'fair', strong ? `Yes. ${words}` : `Possibly. ${words} The alert KanserveDrift fires above a ratio of ${ALARM}.`, tail];
 }
 
 function known(now) {
-  const told = [`The latest ${count(now.row_count)} rows`];
-  if (now.baseline_rows) told.push(`against ${count(now.baseline_rows)} rows of ${now.baseline}`);
-  if (now.rows_seen) told.push(`${count(now.rows_seen)} answered in ${seconds(now.seconds)}`);
-  if (now.processes > 1) told.push(`by ${now.processes} processes`);
-  return `${told.join(', ')}. Version ${now.model_version}.`;
+  const compared = now.baseline_rows ? `, compared with ${count(now.baseline_rows)} rows of ${now.baseline}` : '';
+  const served = now.rows_seen ? ` ${count(now.rows_seen)} rows served in ${seconds(now.seconds)}${now.processes > 1 ? ` by ${now.processes} processes` : ''}.` : '';
+  return `Latest ${count(now.row_count)} rows${compared}.${served} Version ${now.model_version}.`;
 }

@@ -1,15 +1,22 @@
 // Page of one edge, at /ui/NAME/edge/LAYER/SOURCE/DESTINATION: function, slope, formula, live input.
 
 import { ApiError } from '../api.js';
-import { button, el, facts, labelled, table, tell } from '../dom.js';
+import { button, el, empty, facts, heading, labelled, panel, room, showError, sized } from '../dom.js';
 import { beyond, functionChart, grids, inputChart, slopeChart, style, total } from '../charts/edge.js';
 import { count, number, seconds, share } from '../format.js';
+import { KINDS, Layer } from '../network.js';
 import * as names from '../names.js';
 import { lines } from '../nodes.js';
 import { savers } from '../svg.js';
+import { tablePanel } from '../table.js';
 
 const POINTS = 257;
-const WIDEST = 880; // pixels of a picture
+const HEIGHT = 430; // pixels of the function, next to two panels
+const RANGES = {
+  requested: 'as requested', grid: 'extended grid, plus 2%', reference: 'range of the verification rows, plus 10%',
+  assumed: 'assumed: the model has no grid',
+};
+const STALE = 'The server does not respond. The view shows earlier values.';
 
 export async function show(root, ctx) {
   const { model, path } = ctx;
@@ -18,58 +25,55 @@ export async function show(root, ctx) {
   const node = names.nodeOfSource(layer, source);
   const into = names.nodeOfDestination(layer, destination);
   const ends = [names.node(model, at, node), into === null ? `sum ${destination}` : names.node(model, at + 1, into)];
-  root.append(
-    el('h1', {}, `${ends[0]} \u2192 ${ends[1]}`),
-    el('p', { class: 'quiet' }, `Edge ${source} \u2192 ${destination} of layer ${at}${layer.name ? ` (${layer.name})` : ''}, `,
-      el('a', { href: ctx.link('map') }, `${model.model_name} version ${model.model_version}`)),
-    chooser(ctx, at, source, destination),
-  );
-  const picture = el('section', { 'aria-label': 'Function' });
-  const input = el('section', { 'aria-label': 'Input' });
-  const more = el('section', {});
-  root.append(picture, input, more);
-  const known = { ...grids(layer, source), names: ends, width: Math.min(WIDEST, Math.max(300, root.clientWidth)) };
-  let domain = null;
+  const view = { ctx, layer, at, source, destination, node, ends, ...grids(layer, source), file: `${model.model_name}-${at}-${source}-${destination}` };
+  const [shape, input, identity, points] = [el('div'), el('div'), el('div'), el('div')];
+  let curve = null;
   try {
-    const curve = await curveOf(ctx, at, source, destination);
-    domain = [curve.x[0], curve.x.at(-1)];
-    drawFunction(picture, curve, known, `${model.model_name}-${at}-${source}-${destination}`);
-    more.append(...details(model, layer, [source, destination], ends, curve));
+    curve = await curveOf(ctx, at, source, destination);
   } catch (error) {
     if (!(error instanceof ApiError) || ![400, 501].includes(error.status)) throw error;
-    picture.append(el('p', { class: 'trouble' }, error.message)); // as an edge of class B, which is no curve
+    shape.append(panel('Function', {}, el('p', { class: 'cover fair' }, error.message))); // an edge of class B is not a curve
   }
-  return follow(input, ctx, [at, node], domain, known);
+  root.append(
+    heading(`${ends[0]} \u2192 ${ends[1]}`, `Edge ${source} \u2192 ${destination} of layer ${at}${layer.name ? ` (${layer.name})` : ''} in `,
+      el('a', { href: ctx.link('map') }, `${model.model_name}, version ${model.model_version}`)),
+    chooser(ctx, at, source, destination),
+    el('div', { class: 'edge-page' }, shape, el('div', { class: 'stack' }, input, identity)), points);
+  identity.append(panel('Facts', {}, facts(described(view, curve))));
+  if (curve) points.append(pointPanel(view, curve));
+  const stops = [curve && drawFunction(shape, view, curve), follow(input, view, curve && [curve.x[0], curve.x.at(-1)])];
+  return () => stops.forEach((stop) => stop?.());
 }
 
-/** Raises what `tell` has words for. */
+/** Reads layer, source and destination from the address. Throws ApiError with status 404 if the model has no such edge. */
 function where(model, path) {
   const found = path.map((part) => (/^\d+$/.test(part) ? Number(part) : NaN));
   const [at, source, destination] = found;
   const layer = model.layers[at];
   if (found.length !== 3 || !layer || !(source < layer.sources) || !(destination < layer.destinations)) {
-    const sizes = model.layers.map((one) => `${one.sources} \u00d7 ${one.destinations}`).join(', ');
-    throw new ApiError(404, `${model.model_name} version ${model.model_version} has no edge ${path.join('/')}; `
-      + `an address ends with LAYER/SOURCE/DESTINATION, counted from 0, and its layers have ${sizes} edges.`);
+    const sizes = model.layers.map((each) => `${each.sources} \u00d7 ${each.destinations}`).join(', ');
+    throw new ApiError(404, `${model.model_name} version ${model.model_version} has no edge ${path.join('/')}. `
+      + `The address ends with LAYER/SOURCE/DESTINATION, counted from 0. The layers have ${sizes} edges.`);
   }
   return found;
 }
 
 function chooser(ctx, at, source, destination) {
   const { model } = ctx;
-  const box = (text, value, most) => labelled(text, el('input', { type: 'number', min: 0, max: most - 1, value: String(value), required: true }));
-  const fields = [['Layer', at, model.layers.length], ['source', source, model.layers[at].sources], ['destination', destination, model.layers[at].destinations]].map((one) => box(...one));
+  const { sources, destinations } = model.layers[at];
+  const fields = [['Layer', at, model.layers.length], ['Source', source, sources], ['Destination', destination, destinations]]
+    .map(([text, value, most]) => labelled(text, el('input', { type: 'number', min: 0, max: most - 1, value: String(value), required: true })));
+  const open = (...edge) => ctx.go(ctx.link('edge', ...edge).slice('ui/'.length));
   const step = (by) => {
-    const { sources, destinations } = model.layers[at];
     const next = (source * destinations + destination + by + sources * destinations) % (sources * destinations);
-    ctx.go(ctx.link('edge', at, Math.floor(next / destinations), next % destinations).slice(3));
+    open(at, Math.floor(next / destinations), next % destinations);
   };
   return el('form', {
     class: 'row', 'aria-label': 'Edge', onsubmit: (event) => {
       event.preventDefault();
-      ctx.go(ctx.link('edge', ...fields.map((field) => field.querySelector('input').value)).slice(3));
+      open(...fields.map((field) => field.querySelector('input').value));
     },
-  }, fields, el('button', {}, 'Show'), button('Previous', () => step(-1)), button('Next', () => step(1)));
+  }, fields, el('span', { class: 'row' }, el('button', {}, 'Show'), button('Previous', () => step(-1)), button('Next', () => step(1))));
 }
 
 async function curveOf({ api, kan }, layer, source, destination) {
@@ -79,53 +83,60 @@ async function curveOf({ api, kan }, layer, source, destination) {
   return {
     x: block.x, phi: block.phi, derivative: block.derivative, domain: block.domains[0],
     parts: (block.parts ?? []).filter((part) => part.phi).map(({ kind, phi }) => ({ kind, phi })),
-    extrema: [0, 1].map((one) => [block.extrema_x[one], block.extrema[one]]),
+    extrema: [0, 1].map((each) => [block.extrema_x[each], block.extrema[each]]),
   };
 }
 
-function drawFunction(root, curve, known, file) {
+/** Draws the function, and its slope on request. Returns a function that ends this. */
+function drawFunction(root, { grid, knots, ends, file }, curve) {
   const shown = new Set(['parts', 'knots']);
-  const place = el('div', {});
+  const place = el('div', { class: 'plot' });
   const slope = el('div', {});
   const draw = () => {
-    place.replaceChildren(functionChart({ curve, shown, ...known }));
+    const known = { grid, knots, names: ends, width: room(place) };
+    place.replaceChildren(functionChart({ curve, shown, height: known.width < 500 ? 300 : HEIGHT, ...known }));
     slope.replaceChildren(...(shown.has('slope') ? [slopeChart({ curve, ...known })] : []));
   };
   const box = (name, text) => el('label', {}, el('input', {
     type: 'checkbox', checked: shown.has(name),
     onchange: (event) => { shown[event.target.checked ? 'add' : 'delete'](name); draw(); },
   }), text);
-  root.append(el('h2', {}, 'Function'),
-    el('p', { class: 'row legend' },
-      el('span', { class: 'key total' }, 'the edge'),
-      curve.parts.length > 1 && curve.parts.map((part) => el('span', { class: `key ${style(part.kind)[0]}` }, style(part.kind)[1])),
-      curve.parts.length > 1 && box('parts', 'what it is made of'), known.knots.length > 0 && box('knots', 'knots'), box('slope', 'slope')),
+  const parts = curve.parts.length > 1;
+  root.append(panel('Function', { tools: savers(() => place.firstChild, file) },
+    el('p', { class: 'keys' },
+      el('span', { class: 'key total' }, 'edge'),
+      parts && curve.parts.map((part) => el('span', { class: `key ${style(part.kind)[0]}` }, style(part.kind)[1])),
+      grid && [['extension', 'extended grid'], ['outside', 'out of grid']].map(([kind, text]) => el('span', { class: `key ${kind}` }, text))),
     place, slope,
-    el('p', { class: 'row' }, savers(() => place.firstChild, file)));
+    el('p', { class: 'row' }, parts && box('parts', 'Parts'), knots.length > 0 && box('knots', 'Knots'), box('slope', 'Slope'))));
   draw();
+  return sized(place, draw);
 }
 
-function details(model, layer, [source, destination], ends, curve) {
-  const symbolic = (layer.symbolic ?? []).find((one) => one.source === source && one.destination === destination);
-  const mask = layer.mask?.[source * layer.destinations + destination];
-  const from = { requested: 'as requested', grid: 'the extended grid, and 2 % more', reference: 'what the reference rows had, and a tenth more', assumed: 'assumed, nothing says more' };
-  const columns = [['x', curve.x], ['phi', curve.phi], ...(curve.parts.length > 1 ? curve.parts.map((part) => [part.kind, part.phi]) : []), ['slope', curve.derivative]];
+function described({ layer, at, source, destination, ends, ctx: { model } }, curve) {
+  const symbolic = (layer.symbolic ?? []).find((each) => each.source === source && each.destination === destination);
+  const edge = source * layer.destinations + destination;
+  const mask = layer.mask?.[edge];
+  const extreme = ([x, value]) => `${number(value)} at ${number(x)}`;
   return [
-    el('h2', {}, 'What it is'),
-    facts([
-      symbolic && ['Formula', el('code', {}, formula(symbolic, ends[0]))],
-      ['Range', from[curve.domain] ?? curve.domain],
-      mask !== undefined && ['Mask', number(mask)],
-      ['Smallest', `${number(curve.extrema[0][1])} at ${number(curve.extrema[0][0])}`],
-      ['Largest', `${number(curve.extrema[1][1])} at ${number(curve.extrema[1][0])}`],
-    ].filter(Boolean)),
-    el('h2', {}, 'Table'),
-    table(columns.map(([name, values]) => ({ name, number: true, value: (row) => values[row], text: (row) => number(values[row], 6) })),
-      Array.from({ length: curve.x.length }, (_, row) => row), { caption: `${curve.x.length} points of the curve`, file: `${model.model_name}-${source}-${destination}` }),
-  ];
+    symbolic && ['Formula', el('code', {}, formula(symbolic, ends[0]))],
+    ['Kind', KINDS[new Layer(model, at).kinds[edge]]],
+    ['Functions', layer.bases.map((basis) => basis.kind).join(', ') || 'symbolic'],
+    curve && ['Minimum', extreme(curve.extrema[0])],
+    curve && ['Maximum', extreme(curve.extrema[1])],
+    curve && ['Range', `${number(curve.x[0])} to ${number(curve.x.at(-1))} (${RANGES[curve.domain] ?? curve.domain})`],
+    mask !== undefined && ['Mask', number(mask)],
+  ].filter(Boolean);
 }
 
-/** phi(x) = mask * (c * function(a * x + b) + d), with what says nothing left out. */
+function pointPanel({ file }, curve) {
+  const parts = curve.parts.length > 1 ? curve.parts.map((part) => [part.kind, part.phi]) : [];
+  const columns = [['x', curve.x], ['phi', curve.phi], ...parts, ['slope', curve.derivative]];
+  return tablePanel('Curve points', columns.map(([name, values]) => ({ name, number: true, value: (row) => values[row], text: (row) => number(values[row], 6) })),
+    Array.from({ length: curve.x.length }, (_, row) => row), { caption: 'Points of the function', file, kind: 'points', note: `${curve.x.length} points of the function` });
+}
+
+/** Writes phi(x) = mask * (c * function(a * x + b) + d), without parts that have no effect. */
 export function formula({ function: called, expression, a, b, c, d, mask }, name) {
   if (expression) return expression;
   const shift = (value) => (value === 0 ? '' : ` ${value < 0 ? '-' : '+'} ${number(Math.abs(value))}`);
@@ -135,33 +146,41 @@ export function formula({ function: called, expression, a, b, c, d, mask }, name
   return mask === 1 || mask === 0 ? outer : `${number(mask)} (${outer})`;
 }
 
-/** Draws what the source was as long as the view is there; returns what ends that. */
-function follow(root, ctx, [layer, node], domain, known) {
+/** Draws the distribution of the source, and follows live traffic. Returns a function that ends this. */
+function follow(root, { ctx, at, node, ends: [name], grid }, domain) {
   const stop = new AbortController();
-  const name = known.names[0];
-  const place = el('div', {}, el('p', { class: 'quiet' }, 'Waiting for the statistics of the traffic.'));
-  const told = el('p', { class: 'quiet' });
-  root.append(el('h2', {}, `Where ${name} was`), place, told);
-  const draw = ({ statistics, end_reason: ended }) => {
-    const seen = lines(ctx.model, statistics).find((one) => one.layer === layer && one.at === node);
-    if (ended) ctx.changed(`${ended}: what is shown is of version ${statistics.model_version}.`);
-    if (!seen) { place.replaceChildren(el('p', {}, `Nothing is counted of ${name}.`)); return; }
-    const counted = [['Reference', seen.baselineCounts, 'reference'], ['Traffic', seen.counts, 'live']];
-    const any = counted.some(([, counts]) => total(counts) > 0);
-    const found = [
-      any && el('p', { class: 'row legend' }, counted.filter(([, counts]) => total(counts) > 0).map(([text, counts, kind]) =>
-        el('span', { class: `key ${kind}` }, `${text}: ${count(total(counts))} values, ${beyond(seen.bounds, counts)}`))),
-      any && inputChart({ seen, domain: domain ?? [seen.bounds[0], seen.bounds.at(-1)], name, grid: known.grid, width: known.width }),
-      !statistics.baseline_rows && el('p', {}, 'There is nothing to compare with: the export was given no rows (', el('code', {}, 'kanserve export --baseline'), ').'),
-      !total(seen.counts) && el('p', {}, 'The model was not asked anything yet, since this is counted.'),
-    ];
-    place.replaceChildren(...found.filter(Boolean));
-    const zones = seen.zones && total(seen.zones) ? `; on the grid ${share(seen.zones[0] / total(seen.zones))}, outside ${share(seen.zones[2] / total(seen.zones))}` : '';
-    told.textContent = !statistics.rows_seen ? '' : `About ${count(statistics.rows_seen)} rows were answered in ${seconds(statistics.seconds)}${zones}.`;
+  const place = el('div', { class: 'plot' }, el('p', { class: 'quiet' }, 'The server counts the traffic.'));
+  const status = el('p', { class: 'quiet status' });
+  let latest = null;
+  root.append(panel('Input distribution', { note: `Values of ${name} in the baseline and in live traffic` }, place, status));
+  const draw = () => {
+    if (!latest) return;
+    const seen = lines(ctx.model, latest).find((each) => each.layer === at && each.at === node);
+    if (!seen) { place.replaceChildren(empty(`The server does not count values of ${name}.`)); return; }
+    place.replaceChildren(...distribution({ seen, domain: domain ?? [seen.bounds[0], seen.bounds.at(-1)], name, grid, width: room(place) }, latest, ctx.name));
+    const zones = seen.zones && total(seen.zones) ? ` ${share(seen.zones[0] / total(seen.zones))} in grid, ${share(seen.zones[2] / total(seen.zones))} out of grid.` : '';
+    status.textContent = latest.rows_seen ? `About ${count(latest.rows_seen)} rows served in ${seconds(latest.seconds)}.${zones}` : '';
   };
-  ctx.api.follow(`${ctx.kan}/watch?source=live&interval=2`, draw, {
-    signal: stop.signal,
-    onTrouble: (error) => ctx.announce(error ? 'The server does not answer; what is shown is old.' : 'The server answers again.'),
-  }).catch((error) => (error.status === 400 || error.status === 501 ? place.replaceChildren(el('p', {}, error.message)) : tell(place, error)));
-  return () => stop.abort();
+  const take = ({ statistics, end_reason: ended }) => {
+    latest = statistics;
+    draw();
+    if (ended) ctx.changed(`${ended}: the view shows version ${statistics.model_version}.`);
+  };
+  ctx.api.follow(`${ctx.kan}/watch?source=live&interval=2`, take, {
+    signal: stop.signal, onTrouble: (error) => ctx.announce(error ? STALE : 'The server responds again.'),
+  }).catch((error) => (error.status === 400 || error.status === 501 ? place.replaceChildren(el('p', {}, error.message)) : showError(place, error)));
+  const resized = sized(place, draw);
+  return () => { stop.abort(); resized(); };
+}
+
+function distribution(chart, statistics, model) {
+  const { seen } = chart;
+  const counted = [['Baseline', seen.baselineCounts, 'reference'], ['Live traffic', seen.counts, 'live']].filter(([, counts]) => total(counts) > 0);
+  const keys = counted.map(([text, counts, kind]) => el('span', { class: `key ${kind}` }, `${text}: ${count(total(counts))} values, ${beyond(seen.bounds, counts)}`));
+  return [
+    counted.length && el('p', { class: 'keys' }, keys),
+    counted.length && inputChart(chart),
+    !statistics.baseline_rows && empty('No baseline.', 'Export the model with rows of your data to compare live traffic with them.', 'kanserve export CHECKPOINT --baseline train.csv'),
+    !total(seen.counts) && empty('No live traffic yet.', 'Send a request. The distribution appears within two seconds.', `kanserve infer ${model} --input rows.csv`),
+  ].filter(Boolean);
 }

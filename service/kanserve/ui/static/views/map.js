@@ -1,39 +1,54 @@
-// Network page: a diagram of all edges, or a matrix per layer if there are too many, and the list of edges.
+// Network page: a diagram of all edges, or a matrix per layer if there are too many, next to the list of edges.
 
 import { ApiError } from '../api.js';
-import { button, el, labelled, select, table, tell } from '../dom.js';
+import { button, el, facts, heading, labelled, panel, room, select, showError, sized } from '../dom.js';
 import { LINES, diagram, visible } from '../diagram.js';
 import { edgeList } from '../edgelist.js';
-import { count } from '../format.js';
+import { count, number } from '../format.js';
 import { matrix } from '../matrix.js';
 import { BOTH, NUMERIC, SYMBOLIC, curves, glow, layersOf, score } from '../network.js';
+import { BASES } from '../names.js';
 import { lines } from '../nodes.js';
 import { bone } from '../skeleton.js';
 import { savers } from '../svg.js';
+import { tablePanel } from '../table.js';
 
 const POINTS = 33; // of a curve on its edge
-const PATIENCE = 200; // milliseconds after the last key, before a search begins
+const PATIENCE = 200; // milliseconds after the last key until a search begins
 const KINDS = [['', 'all kinds'], [NUMERIC, 'numeric'], [SYMBOLIC, 'symbolic'], [BOTH, 'numeric and symbolic']];
+const SOURCES = [['best', 'baseline'], ['live', 'live traffic']];
+const KEYS = [['numeric', 'numeric'], ['symbolic', 'symbolic'], ['both', 'both'], ['alarm', 'live values out of grid']];
+const STALE = 'The server does not respond. The view shows earlier values.';
 
 export async function show(root, ctx) {
   const { model, params } = ctx;
   const layers = layersOf(model);
   const edges = model.layers.reduce((sum, layer) => sum + layer.active_edges, 0);
-  const view = new MapView(root, ctx, layers, params.get('as') ?? (edges <= LINES ? 'diagram' : 'matrix'));
+  const view = new MapView(ctx, layers, params.get('as') ?? (edges <= LINES ? 'diagram' : 'matrix'));
   root.append(
-    el('h1', {}, `${model.model_name}, version ${model.model_version}`),
-    model.description && el('p', {}, model.description) || '',
-    el('p', { class: 'quiet' }, `${model.family}, ${shape(model)}: ${count(edges)} edges that can add something.`),
-    view.bar(), view.said, legend(), view.place,
-    el('h2', {}, 'Edges'), view.list, el('h2', {}, 'Layers'), layerTable(model),
+    heading(`${model.model_name}, version ${model.model_version}`, model.description || []),
+    el('section', { class: 'panel' }, facts(identity(model, edges), { across: true })),
+    el('div', { class: 'map-page' },
+      panel('Network', { tools: view.tools, note: view.about }, view.filters(), keys(), view.status, view.place),
+      panel('Edges', { kind: 'edges' }, view.list)),
+    layerPanel(model),
   );
   await view.scored();
   return view.follow();
 }
 
-function legend() {
-  const kinds = [['numeric', 'numeric'], ['symbolic', 'symbolic'], ['both', 'both'], ['alarm', 'traffic outside the grid']];
-  return el('p', { class: 'row legend' }, kinds.map(([kind, text]) => el('span', { class: `key ${kind}` }, text)));
+function identity(model, edges) {
+  const { verification: { zones = [], basis } = {} } = model;
+  const errors = zones.filter((zone) => zone.name !== 'nonfinite').map((zone) => zone.outputs_max_rel);
+  return [
+    ['Library', model.family], ['Shape', shape(model)], ['Edges', `${count(edges)} active edges`],
+    BASES[basis] && ['Verified against', BASES[basis][0]],
+    errors.length > 0 && ['Largest error', number(Math.max(...errors), 2)],
+  ].filter(Boolean);
+}
+
+function keys() {
+  return el('p', { class: 'keys' }, KEYS.map(([kind, text]) => el('span', { class: `key ${kind}` }, text)));
 }
 
 function shape(model) {
@@ -41,51 +56,54 @@ function shape(model) {
 }
 
 class MapView {
-  constructor(root, ctx, layers, as) {
-    Object.assign(this, { root, ctx, layers, as });
+  constructor(ctx, layers, as) {
+    Object.assign(this, { ctx, layers, as });
     this.wanted = { text: ctx.params.get('search') ?? '', kind: '', least: 0 };
     this.source = 'best';
     this.folded = new Set();
-    this.said = el('p', { class: 'quiet' }, 'The server computes what each edge matters.');
-    this.place = el('div', {}, bone('picture'));
+    this.about = el('span', {}, 'The server computes the importance of each edge.');
+    this.status = el('p', { class: 'quiet status' });
+    this.tools = el('span', { class: 'tools' });
+    this.place = el('div', { class: 'plot' }, bone('picture'));
     this.list = el('div', {}, bone('table'));
     this.matrix = null;
     this.layer = 0;
     this.turn = 0;
   }
 
-  bar() {
+  filters() {
     let timer = 0;
     const later = (change) => { clearTimeout(timer); timer = setTimeout(() => { change(); this.draw(); }, PATIENCE); };
-    const tabs = ['diagram', 'matrix'].map((one) => button(one === 'diagram' ? 'Diagram' : 'Matrix', () => {
-      this.as = one;
-      tabs.forEach((tab, at) => tab.setAttribute('aria-pressed', String(['diagram', 'matrix'][at] === one)));
+    const forms = [['diagram', 'Diagram'], ['matrix', 'Matrix']];
+    const tabs = forms.map(([form, text]) => button(text, () => {
+      this.as = form;
+      tabs.forEach((tab, at) => tab.setAttribute('aria-pressed', String(forms[at][0] === form)));
       this.picture();
-    }, { 'aria-pressed': String(one === this.as) }));
-    return el('form', { class: 'row', role: 'search', onsubmit: (event) => event.preventDefault() },
-      el('span', { class: 'row', role: 'group', 'aria-label': 'Picture' }, tabs),
-      labelled('Importance', select([['best', 'over the export\u2019s rows'], ['live', 'over the traffic']], this.source, (value) => { this.source = value; this.scored().catch((error) => tell(this.place, error)); })),
-      labelled('Find a node', el('input', { type: 'search', value: this.wanted.text, oninput: (event) => later(() => { this.wanted.text = event.target.value; }) })),
+    }, { 'aria-pressed': String(form === this.as) }));
+    return el('form', { class: 'filters', role: 'search', onsubmit: (event) => event.preventDefault() },
+      el('span', { class: 'switch', role: 'group', 'aria-label': 'Form' }, tabs),
+      labelled('Importance over', select(SOURCES, this.source, (value) => { this.source = value; this.scored().catch((error) => showError(this.place, error)); })),
+      labelled('Find node', el('input', { type: 'search', value: this.wanted.text, oninput: (event) => later(() => { this.wanted.text = event.target.value; }) })),
       labelled('Kind', select(KINDS, '', (value) => { this.wanted.kind = value; this.draw(); })),
-      labelled('At least as dark as', el('input', { type: 'range', min: 0, max: 1, step: 0.02, value: '0', oninput: (event) => later(() => { this.wanted.least = Number(event.target.value); }) })));
+      labelled('Minimum importance', el('input', { type: 'range', min: 0, max: 1, step: 0.02, value: '0', oninput: (event) => later(() => { this.wanted.least = Number(event.target.value); }) })));
   }
 
-  /** Asks what the edges matter, and draws them; without an answer they are all the same, and it is said why. */
+  /** Requests the importance of the edges, and draws them. Without a result, all edges have the same opacity. */
   async scored() {
     try {
-      this.about = `Edges are as dark as they matter ${await score(this.layers, this.ctx, this.source)}.`;
+      this.about.textContent = `Opacity shows importance, ${await score(this.layers, this.ctx, this.source)}.`;
     } catch (error) {
       if (!(error instanceof ApiError) || ![400, 413, 501].includes(error.status)) throw error;
       if (this.source === 'best') this.layers.forEach((layer) => { layer.scores = null; });
-      this.about = `What the edges matter is not known: ${error.message}`;
+      this.about.textContent = `Importance is not available: ${error.message}`;
     }
     await this.draw();
   }
 
-  /** Anew, since others are wanted. */
+  /** Draws the picture and the list for changed filters. */
   async draw() {
     await this.picture();
-    await new Promise((resolve) => { setTimeout(resolve); }); // of a million edges each takes a while: the picture is seen first
+    await new Promise((resolve) => { setTimeout(resolve); }); // a list of a million edges takes time: the picture is first
     this.list.replaceChildren(edgeList(this.layers, this.wanted, this.ctx));
   }
 
@@ -99,14 +117,16 @@ class MapView {
     if (turn !== this.turn) return undefined;
     const focus = document.activeElement?.closest?.('.network .spot')?.dataset.key;
     const picture = diagram({
-      layers: this.layers, shown, curves: known, width: Math.max(320, this.root.clientWidth), folded: this.folded,
+      layers: this.layers, shown, curves: known, width: room(this.place, 900), folded: this.folded,
       link: this.ctx.link, onfold: (key) => this.#fold(key),
     });
-    const words = [this.about,
-      shown.left ? `The ${count(shown.edges.reduce((sum, one) => sum + one.size, 0))} strongest are drawn, ${count(shown.left)} are not.` : '', shown.hidden ? `${count(shown.hidden)} are folded.` : ''];
-    this.said.textContent = words.filter(Boolean).join(' ');
-    this.place.replaceChildren(picture, el('p', { class: 'row' },
-      savers(picture, `${this.ctx.model.model_name}-network`), this.folded.size > 0 && button('Unfold all', () => { this.folded.clear(); this.picture(); })));
+    const drawn = shown.edges.reduce((sum, edges) => sum + edges.size, 0);
+    const words = [shown.left && `The diagram has the ${count(drawn)} strongest edges, without ${count(shown.left)} others.`,
+      shown.hidden && `${count(shown.hidden)} edges are folded.`];
+    this.status.textContent = words.filter(Boolean).join(' ');
+    this.tools.replaceChildren(...savers(picture, `${this.ctx.model.model_name}-network`),
+      ...(this.folded.size ? [button('Unfold all', () => { this.folded.clear(); this.picture(); })] : []));
+    this.place.replaceChildren(picture);
     if (focus) picture.querySelector(`[data-key="${focus}"]`)?.focus();
     return undefined;
   }
@@ -130,43 +150,47 @@ class MapView {
   }
 
   #matrix() {
-    this.said.textContent = `${this.about}`;
+    this.status.textContent = '';
     if (!this.matrix) {
-      const chooser = labelled('Layer', select(this.layers.map((layer) => [layer.at, `${layer.at}: ${layer.sources} \u00d7 ${layer.destinations}`]), this.layer, (value) => {
+      const sizes = this.layers.map((layer) => [layer.at, `${layer.at}: ${layer.sources} \u00d7 ${layer.destinations}`]);
+      const chooser = labelled('Layer', select(sizes, this.layer, (value) => {
         this.layer = Number(value);
         this.matrix.show(this.layers[this.layer], this.wanted);
       }));
       this.matrix = matrix(this.ctx);
+      this.tools.replaceChildren(this.matrix.saver);
       this.place.replaceChildren(el('p', { class: 'row' }, chooser, this.matrix.controls), this.matrix.node);
     }
     this.matrix.show(this.layers[this.layer], this.wanted);
   }
 
-  /** Rings around the nodes whose traffic is outside; returns what ends the view. */
+  /** Draws rings around nodes whose live values are out of grid. Returns a function that ends the view. */
   follow() {
     const stop = new AbortController();
+    const resized = sized(this.place, () => { if (this.as === 'diagram') this.picture(); });
     this.ctx.api.follow(`${this.ctx.kan}/watch?source=live&interval=5`, ({ statistics, end_reason: ended }) => {
       const before = JSON.stringify(this.layers.map((layer) => layer.outOfGrid));
       glow(this.layers, lines(this.ctx.model, statistics));
       if (before !== JSON.stringify(this.layers.map((layer) => layer.outOfGrid))) this.picture();
-      if (ended) this.ctx.changed(`${ended}: what is shown is of version ${statistics.model_version}.`);
-    }, { signal: stop.signal, onTrouble: (error) => this.ctx.announce(error ? 'The server does not answer; what is shown is old.' : 'The server answers again.') })
-      .catch((error) => { this.said.append(` Where the traffic is, is not known: ${error.message}`); });
+      if (ended) this.ctx.changed(`${ended}: the view shows version ${statistics.model_version}.`);
+    }, { signal: stop.signal, onTrouble: (error) => this.ctx.announce(error ? STALE : 'The server responds again.') })
+      .catch((error) => { this.status.textContent = `Live traffic is not available: ${error.message}`; });
     return () => {
       stop.abort();
+      resized();
       this.matrix?.close();
     };
   }
 }
 
-function layerTable(model) {
-  return table([
-    { name: 'Layer', value: (layer) => layer.index, number: true },
+function layerPanel(model) {
+  return tablePanel('Layers', [
+    { name: 'Layer', value: (layer) => layer.index },
     { name: 'Name', value: (layer) => layer.name },
     { name: 'Sources', value: (layer) => layer.sources, number: true },
     { name: 'Destinations', value: (layer) => layer.destinations, number: true },
-    { name: 'Edges that can add something', value: (layer) => layer.active_edges, text: (layer) => count(layer.active_edges), number: true },
+    { name: 'Active edges', value: (layer) => layer.active_edges, text: (layer) => count(layer.active_edges), number: true },
     { name: 'Functions', value: (layer) => layer.bases.map((basis) => basis.kind).join(', ') },
-    { name: 'Class', value: (layer) => layer.edge_class || model.edge_class },
+    { name: 'Edge class', value: (layer) => layer.edge_class || model.edge_class },
   ], model.layers, { caption: 'Layers', file: `${model.model_name}-layers` });
 }

@@ -1,22 +1,33 @@
 // Operations page: rates, times, batches, errors, versions, their history and their shadows.
 
+import { pause } from '../api.js';
 import { bars } from '../charts/bars.js';
-import { legend, over, stacked } from '../charts/series.js';
-import { button, csv, download, el, facts, select, table, tell } from '../dom.js';
+import { over, stacked, timeChart } from '../charts/series.js';
+import { csv, download, el, empty, facts, heading, labelled, panel, room, saver, select, showError, sized, tile } from '../dom.js';
 import { count, moment, number, seconds, share } from '../format.js';
 import { ofOperations, queries } from '../promql.js';
 import { Doing, bone } from '../skeleton.js';
 import { savers } from '../svg.js';
+import { bareTable } from '../table.js';
 
 const EVERY = 2000; // milliseconds
-const SLOWEST = 20_000; // between two tries where nobody answers
+const SLOWEST = 20_000; // milliseconds between two attempts while the server does not respond
 const KEPT = 900; // readings
-const LONG = 10; // seconds between two
+const SHOWN = 60; // seconds that the average since the start covers in a chart
+const LONG = 10; // seconds; a longer interval between two readings has one rate, drawn as a flat line
 const LINES = ['one', 'two', 'three', 'four', 'five', 'six'];
-const PHASES = [['queue', 'waiting', 'two'], ['input', 'inputs', 'four'], ['infer', 'the graph', 'one'], ['output', 'outputs', 'three']];
-// The boxes that each part shows until the first answer arrives.
-const WAITING = { tiles: ['tiles'], rates: ['line', 'chart'], times: ['line', 'chart'], phases: ['line', 'chart'], batches: ['line', 'chart'], versions: ['line', 'table'] };
-const RATES = { names: (value) => number(value, 3) };
+const QUANTILES = ['p50', 'p95', 'p99'];
+const PHASES = [['queue', 'queue', 'two'], ['input', 'input', 'four'], ['infer', 'execution', 'one'], ['output', 'output', 'three']];
+const CHARTS = [
+  ['rates', 'Request rate', 'Requests per second'], ['rows', 'Row rate', 'Rows per second'], ['failures', 'Failure rate', 'Failed requests per second'],
+  ['times', 'Request duration', ''], ['phases', 'Latency breakdown', ''], ['batches', 'Batch size', ''],
+];
+const LISTS = [
+  ['versions', 'Versions', ''], ['errors', 'Failed requests', 'By method and status code'],
+  ['shadows', 'Shadow versions', 'Mirrored traffic, compared with the default version'], ['history', 'Events', 'Loads, switches and rejected versions, the newest first'],
+];
+const RATE = { names: (value) => `${number(value, 3)}/s` };
+const DURATION = { names: (value) => seconds(value) };
 
 export async function show(root, ctx) {
   const view = new Operations(root, ctx);
@@ -26,29 +37,41 @@ export async function show(root, ctx) {
 
 class Operations {
   constructor(root, ctx) {
-    Object.assign(this, { root, ctx, quit: new AbortController(), readings: [], since: 0, chosen: '', tables: new Map() });
+    Object.assign(this, { root, ctx, quit: new AbortController(), readings: [], since: 0, chosen: '' });
     this.trouble = el('p', { class: 'alarm', role: 'alert' });
-    this.parts = Object.fromEntries(['tiles', 'rates', 'times', 'phases', 'batches', 'versions', 'errors', 'shadows', 'history', 'server']
-      .map((name) => [name, el('section', { class: `ops-${name}` })]));
+    this.tiles = el('div', {}, bone('tiles'));
+    this.span = el('span', {});
     this.picker = el('div', { class: 'row' });
-    this.doing = new Doing('The server counts: requests, times, batches and errors of every version since its start.');
-    for (const [part, kinds] of Object.entries(WAITING)) this.parts[part].append(...kinds.map(bone));
-    this.resized = () => this.#charts();
+    this.charts = {};
+    for (const [name, title, note] of CHARTS) {
+      const tools = el('span', { class: 'tools' });
+      const body = el('div', { class: 'plot' }, bone('chart'));
+      this.charts[name] = { body, tools, title, frame: panel(title, { tools, note: note || '\u00a0', kind: `ops-${name}` }, body) };
+    }
+    this.lists = {};
+    for (const [name, title, note] of LISTS) {
+      const tools = el('span', { class: 'tools' });
+      const body = el('div', {}, name === 'versions' ? bone('table') : []);
+      this.lists[name] = { body, tools, frame: panel(title, { tools, note, kind: `ops-${name}` }, body) };
+    }
+    this.server = el('div', {});
+    this.doing = new Doing('The server counts requests, durations, batches and errors per version.');
   }
 
   async start() {
-    const { parts } = this;
-    this.root.append(el('h1', {}, 'Operations'), this.trouble, this.doing.node, parts.tiles, this.picker,
-      el('div', { class: 'pair' }, parts.rates, parts.times, parts.phases, parts.batches),
-      parts.versions, parts.errors, parts.shadows, parts.history,
-      queries(ofOperations(), this.ctx.announce), parts.server);
-    addEventListener('resize', this.resized);
-    await this.#ask();
+    const { versions, errors, shadows, history } = this.lists;
+    this.empty = el('div', {});
+    this.root.append(heading('Operations', this.span), this.trouble, this.doing.node, this.tiles, this.empty, this.picker,
+      el('div', { class: 'board three' }, Object.values(this.charts).map((chart) => chart.frame)),
+      versions.frame, el('div', { class: 'board' }, errors.frame, shadows.frame), history.frame, panel('Server', {}, this.server),
+      queries(ofOperations(), this.ctx.announce));
+    await this.#request();
+    this.resized = sized(this.root, () => this.#draw(true));
     this.loop = this.#again();
   }
 
   leave() {
-    removeEventListener('resize', this.resized);
+    this.resized?.();
     this.doing.end();
     this.quit.abort();
   }
@@ -57,187 +80,208 @@ class Operations {
     const { signal } = this.quit;
     let wait = EVERY;
     while (!signal.aborted) {
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, wait);
-        signal.addEventListener('abort', () => { clearTimeout(timer); resolve(); }, { once: true });
-      });
+      await pause(wait, signal);
       if (signal.aborted) return;
       try {
-        await this.#ask();
+        await this.#request();
         wait = EVERY;
         this.trouble.textContent = '';
       } catch (error) {
         if (signal.aborted) return;
         if ([401, 403].includes(error.status)) {
-          tell(this.root, error);
+          showError(this.root, error);
           return;
         }
-        this.trouble.textContent = `${error.message} What is shown is of ${moment(this.now.time)}; the page asks again.`;
+        this.trouble.textContent = `${error.message} The view shows values of ${moment(this.now.time)} and tries again.`;
         wait = Math.min(2 * wait, SLOWEST);
       }
     }
   }
 
-  async #ask() {
-    const found = await this.ctx.api.post('v1/kan/operations', { since: this.since }, { signal: this.quit.signal });
+  async #request() {
+    const latest = await this.ctx.api.post('v1/kan/operations', { since: this.since }, { signal: this.quit.signal });
     const before = this.now;
-    this.now = found;
+    this.now = latest;
     this.doing.end();
-    if (this.readings.length && found.server.started !== before?.server.started) this.readings = []; // another process
-    this.readings = [...this.readings, ...found.readings].slice(-KEPT);
-    this.since = found.time;
+    if (this.readings.length && latest.server.started !== before?.server.started) this.readings = []; // the server restarted
+    this.readings.push(...latest.readings);
+    if (!this.readings.length) this.readings.push(sinceStart(latest));
+    this.readings = this.readings.slice(-KEPT);
+    this.since = latest.time;
     this.#tiles();
     this.#choices();
-    this.#charts();
+    this.#draw(false);
     this.#lists();
   }
 
+  /** Shows current values: of the last minutes, and without a second reading of the time since the start. */
   #tiles() {
-    const { versions, server, shadows } = this.now;
-    const ready = versions.filter((one) => one.state === 'READY');
-    const recent = (name) => versions.reduce((sum, one) => sum + (one.recent?.[name] ?? 0), 0);
-    const tile = (value, text) => el('div', { class: 'tile' }, el('strong', {}, value), el('span', {}, text));
-    const span = this.now.recent_seconds;
-    this.parts.tiles.replaceChildren(el('div', { class: 'tiles' },
-      tile(server.ready ? 'ready' : 'not ready', `${ready.length} of ${versions.length} versions serve`),
-      tile(span ? `${number(recent('requests') / span, 3)}/s` : 'unknown', 'requests'),
-      tile(span ? `${number(recent('rows') / span, 3)}/s` : 'unknown', 'rows'),
-      tile(span ? share(failed(versions) / Math.max(1, failed(versions) + recent('requests'))) : 'unknown', 'of requests failed'),
-      tile(number(server.inflight ?? 0), 'calls now'),
-      tile(seconds(Math.max(0, this.now.time - server.started)), 'up'),
+    const { versions, server, shadows, time } = this.now;
+    const uptime = Math.max(0, time - server.started);
+    const recent = this.now.recent_seconds;
+    const [name, span] = recent ? ['recent', recent] : ['total', uptime];
+    const sum = (value) => versions.reduce((total, version) => total + (version[name] ? value(version[name]) : 0), 0);
+    const requests = sum((each) => each.requests);
+    const failures = sum((each) => total(each.failures));
+    const ready = versions.filter((version) => version.state === 'READY');
+    this.span.textContent = recent ? `Averages of the last ${seconds(recent)}` : `Averages since the server started, ${seconds(uptime)} ago`;
+    this.tiles.replaceChildren(el('div', { class: 'tiles' },
+      tile(server.ready ? 'Ready' : 'Not ready', `${ready.length} of ${versions.length} versions`, server.ready ? 'good' : 'bad'),
+      tile(RATE.names(requests / Math.max(span, 1e-9)), 'request rate'),
+      tile(RATE.names(sum((each) => each.rows) / Math.max(span, 1e-9)), 'row rate'),
+      tile(share(failures / Math.max(1, failures + requests)), 'failed requests', failures ? 'bad' : ''),
+      tile(number(server.inflight ?? 0), 'requests in flight'),
+      tile(`${count((server.memory_bytes ?? 0) / 2 ** 20)} MiB`, 'memory'),
+      tile(seconds(uptime), 'uptime'),
       server.workers && tile(number(server.workers), 'workers'),
-      shadows.some((one) => one.running) && tile(number(shadows.filter((one) => one.running).length), 'shadows')),
-    el('p', { class: 'quiet' }, span ? `Over the last ${seconds(span)}.` : 'Rates come with the second reading.'));
+      shadows.some((shadow) => shadow.running) && tile(number(shadows.filter((shadow) => shadow.running).length), 'shadow versions')));
+    const served = versions.some((version) => version.total.requests || total(version.total.failures));
+    const model = ready[0]?.model ?? 'NAME';
+    const first = !served && empty('No requests yet.', 'Send one. The charts show it within two seconds.', `kanserve infer ${model} --input rows.csv`);
+    this.empty.replaceChildren(...(first ? [first] : []));
+    this.empty.hidden = !first;
   }
 
   #choices() {
-    const keys = this.now.versions.filter((one) => one.total.requests || one.state === 'READY').map(keyOf);
-    const busiest = [...this.now.versions].sort((a, b) => (b.recent?.requests ?? b.total.requests) - (a.recent?.requests ?? a.total.requests))[0];
+    const keys = this.now.versions.filter((version) => version.total.requests || version.state === 'READY').map(keyOf);
+    const requests = (version) => version.recent?.requests ?? version.total.requests;
+    const busiest = [...this.now.versions].sort((a, b) => requests(b) - requests(a))[0];
     if (!keys.includes(this.chosen)) this.chosen = busiest ? keyOf(busiest) : '';
-    const said = JSON.stringify([keys, this.chosen]);
-    if (this.picker.dataset.said === said || !keys.length) return;
-    this.picker.dataset.said = said;
-    this.picker.replaceChildren(el('label', {}, 'Times of ', select(keys, this.chosen, (value) => { this.chosen = value; this.#charts(); })));
+    const shown = JSON.stringify([keys, this.chosen]);
+    if (this.picker.dataset.shown === shown || !keys.length) return;
+    this.picker.dataset.shown = shown;
+    this.picker.replaceChildren(labelled('Version', select(keys, this.chosen, (value) => { this.chosen = value; this.#draw(true); })),
+      el('span', { class: 'quiet' }, 'for duration, breakdown and batch size'));
   }
 
-  #charts() {
+  /** Draws the charts. A chart under the pointer stays, unless it `must` be drawn. */
+  #draw(must) {
     if (!this.now) return;
-    const shown = this.readings.flatMap((one) => (one.to - one.from > LONG ? [{ ...one, to: one.from }, one] : [one]));
-    const times = shown.map((one) => one.to); // a long time has one rate: a line that is flat
-    const of = (key) => shown.map((one) => one.versions.find((each) => keyOf(each) === key));
+    const shown = this.readings.flatMap((reading) => (reading.to - reading.from > LONG ? [{ ...reading, to: reading.from }, reading] : [reading]));
+    const times = shown.map((reading) => reading.to);
+    const of = (key) => shown.map((reading) => reading.versions.find((version) => keyOf(version) === key));
+    const values = (list, name, none) => list.map((version) => version?.[name] ?? none);
+    const busy = [...new Set(shown.flatMap((reading) => reading.versions.map(keyOf)))].slice(0, LINES.length).map((key) => [key, of(key)]);
+    const perVersion = (name) => busy.map(([key, list], at) => ({ name: key, class: LINES[at], values: values(list, name, 0) }));
     const own = of(this.chosen);
-    const active = [...new Set(shown.flatMap((one) => one.versions.map(keyOf)))];
-    const busy = active.map((key) => [key, of(key)]).slice(0, LINES.length - 1);
-    const values = (list, name, none) => list.map((one) => one?.[name] ?? none);
-    this.#lines('rates', 'Requests a second', times, [
-      ...busy.map(([key, list], at) => ({ name: key, class: LINES[at], values: values(list, 'requests_per_second', 0) })),
-      { name: 'failures', class: LINES[5], values: shown.map((one) => one.versions.reduce((sum, each) => sum + each.failures_per_second, 0)) },
-    ], { label: 'a second', ...RATES });
-    this.#lines('times', `Time of a request: ${this.chosen}`, times, ['p50', 'p95', 'p99'].map((name, at) => (
-      { name, class: LINES[at], values: values(own, name, NaN) })), { names: (value) => seconds(value) });
-    this.#phases(times, own, values);
+    for (const name of ['times', 'phases', 'batches']) this.charts[name].frame.querySelector('.head p').textContent = this.chosen || '\u00a0';
+    const time = (name, draw, lines, y) => { if (must || !held(this.charts[name].body)) this.#time(name, draw, times, lines, y); };
+    time('rates', over, perVersion('requests_per_second'), RATE);
+    time('rows', over, perVersion('rows_per_second'), RATE);
+    time('failures', over, perVersion('failures_per_second'), { ...RATE, top: 0.1 });
+    time('times', over, QUANTILES.map((name, at) => ({ name, class: LINES[at], values: values(own, name, NaN) })), DURATION);
+    time('phases', stacked, PHASES.map(([key, name, kind]) => ({ name, class: kind, values: values(own, key, 0) })), DURATION);
     this.#batches();
   }
 
-  #lines(part, title, times, lines, y) {
-    const node = this.parts[part];
-    if (!times.length) {
-      node.replaceChildren(el('h2', {}, title), el('p', { class: 'quiet' }, 'Comes with the second reading, in a moment.'));
-      return;
-    }
-    const picture = over({ times, lines, title, width: room(node), y });
-    node.replaceChildren(el('h2', {}, title), legend(lines), picture,
-      el('p', { class: 'row' }, savers(picture, `operations-${part}`), saver(`operations-${part}`, times, lines)));
-  }
-
-  #phases(times, own, values) {
-    const node = this.parts.phases;
-    const layers = PHASES.map(([key, name, kind]) => ({ name, class: kind, values: values(own, key, 0) }));
-    const title = `Where the time of a request goes: ${this.chosen}`;
-    if (!times.length) {
-      node.replaceChildren();
-      return;
-    }
-    const picture = stacked({ times, layers, title, width: room(node), y: { names: (value) => seconds(value) } });
-    node.replaceChildren(el('h2', {}, title), legend(layers.map((one) => ({ ...one, mark: 'area' }))), picture,
-      el('p', { class: 'row' }, savers(picture, 'operations-phases'), saver('operations-phases', times, layers)));
+  #time(name, draw, times, lines, y) {
+    const { body, tools, title } = this.charts[name];
+    const made = timeChart(draw, { times, lines, title, width: room(body), y });
+    const file = `operations-${name}`;
+    body.replaceChildren(made.node);
+    tools.replaceChildren(...savers(made.picture, file), saver('CSV', () => download(`${file}.csv`, csv([['time', ...lines.map((line) => line.name)],
+      ...times.map((at, place) => [new Date(at * 1000).toISOString(), ...lines.map((line) => line.values[place])])]), 'text/csv')));
   }
 
   #batches() {
-    const node = this.parts.batches;
-    const one = this.now.versions.find((each) => keyOf(each) === this.chosen);
-    const span = one?.recent?.executions ? one.recent : one?.total;
+    const { body, tools, title } = this.charts.batches;
+    const version = this.now.versions.find((each) => keyOf(each) === this.chosen);
+    const span = version?.recent?.executions ? version.recent : version?.total;
     if (!span?.executions) {
-      node.replaceChildren(el('h2', {}, 'Rows of a run'), el('p', { class: 'quiet' }, 'Nothing has run yet.'));
+      body.replaceChildren(empty('No executions yet.', 'Send a request to this version.'));
+      tools.replaceChildren();
       return;
     }
-    const last = span.batches.findLastIndex((each) => each.executions > 0);
-    const entries = span.batches.slice(0, last + 1).map((each, at) => ({
-      name: rowsOf(span.batches[at - 1]?.up_to ?? 0, each.up_to),
-      value: each.executions, said: `${count(each.executions)} executions`, short: each.executions ? count(each.executions) : '',
+    const last = span.batches.findLastIndex((batch) => batch.executions > 0);
+    const entries = span.batches.slice(0, last + 1).map((batch, at) => ({
+      name: sizes(span.batches[at - 1]?.up_to ?? 0, batch.up_to), value: batch.executions,
+      title: `${count(batch.executions)} executions`, short: batch.executions ? count(batch.executions) : '',
     }));
-    const title = `Rows of a run: ${this.chosen}`;
-    const picture = bars({ entries, title, width: room(node), height: 220, label: 'rows that ran together' });
-    node.replaceChildren(el('h2', {}, title),
-      el('p', { class: 'quiet' }, `${count(span.executions)} executions of ${number(span.rows_per_execution, 3)} rows, ${span.seconds ? `in the last ${seconds(span.seconds)}` : 'since the start'}.`),
-      picture, el('p', { class: 'row' }, savers(picture, 'operations-batches')));
+    const picture = bars({ entries, title: `${title} of ${this.chosen}`, width: room(body), height: 200, label: 'rows per execution' });
+    const average = `${count(span.executions)} executions of ${number(span.rows_per_execution, 3)} rows on average, ${span.seconds ? `in the last ${seconds(span.seconds)}` : 'since the start'}`;
+    body.replaceChildren(picture, el('p', { class: 'quiet status' }, average));
+    tools.replaceChildren(...savers(picture, 'operations-batches'));
   }
 
   #lists() {
     const { versions, calls, shadows, history, server } = this.now;
-    this.#list('versions', 'Versions', [
-      { name: 'Model', value: (one) => one.model, text: (one) => (one.has_card ? el('a', { href: `ui/${encodeURIComponent(one.model)}/card?version=${one.version}` }, one.model) : one.model) },
-      { name: 'Version', value: (one) => Number(one.version), number: true },
-      { name: 'State', value: (one) => one.state.toLowerCase() },
-      { name: 'Answers', value: (one) => (one.default ? (one.chosen ? 'by default, chosen' : 'by default') : '') },
-      { name: 'Requests', value: (one) => one.total.requests, text: (one) => count(one.total.requests), number: true },
-      { name: 'Failed', value: (one) => sum(one.total.failures), text: (one) => count(sum(one.total.failures)), number: true },
-      { name: 'p99', value: (one) => one.total.p99 ?? NaN, text: (one) => (one.total.p99 === null ? '' : seconds(one.total.p99)), number: true },
-      { name: 'Waiting', value: (one) => one.pending, number: true },
-      { name: 'Loaded', value: (one) => one.loads, text: (one) => (one.loads > 1 ? `${one.loads} times` : one.loads ? `in ${seconds(one.load_seconds)}` : ''), number: true },
-      { name: 'Graph', value: (one) => one.digest.slice(0, 12) },
-      { name: 'Why', value: (one) => one.reason },
-    ], versions, `${versions.length} versions`, 'The repository has no models.');
-    this.#list('errors', 'Errors by code', [
-      { name: 'Call', value: (one) => one.method.replace(/^.*\./, '') },
-      { name: 'Code', value: (one) => one.code },
-      { name: 'Recently', value: (one) => one.recent ?? 0, number: true },
-      { name: 'Since the start', value: (one) => one.count, text: (one) => count(one.count), number: true },
-    ], calls.filter((one) => !one.good), 'Calls that did not end well', 'No call has failed.');
-    this.#list('shadows', 'Versions on a copy of the traffic', [
-      { name: 'Version', value: (one) => `${one.model} ${one.version}` },
-      { name: 'Beside', value: (one) => one.baseline_version },
-      { name: 'State', value: (one) => (one.running ? `runs, ${share(one.share)}` : 'ended') },
-      { name: 'Rows', value: (one) => one.rows, text: (one) => count(one.rows), number: true },
-      { name: 'Beyond', value: (one) => one.rows_out_of_tolerance, text: (one) => el('span', { class: one.rows_out_of_tolerance && 'moved' }, count(one.rows_out_of_tolerance)), number: true },
-      { name: 'Largest difference', value: (one) => one.largest_difference, text: (one) => number(one.largest_difference, 3), number: true },
-      { name: 'Dropped, failed', value: (one) => `${one.requests_dropped}, ${one.requests_failed}` },
-    ], shadows, 'Differences by more than the tolerance are beyond', 'None is tried; `kanserve shadow NAME VERSION` tries one.');
-    this.#list('history', 'What happened', [
-      { name: 'When', value: (one) => new Date(one.time * 1000).toISOString(), text: (one) => moment(one.time) },
-      { name: 'Model', value: (one) => one.model },
-      { name: 'Version', value: (one) => Number(one.version), number: true },
-      { name: 'What', value: (one) => one.what, text: (one) => el('span', { class: one.what === 'refused' && 'moved' }, one.what) },
-      { name: 'More', value: (one) => one.text },
-    ], history, 'Loads, switches and what was refused, the newest first', 'Nothing has happened since the start.');
-    this.parts.server.replaceChildren(el('h2', {}, 'The server'), facts([
+    this.#list('versions', versionColumns(versions), versions, `${versions.length} versions`, 'The repository has no models.');
+    this.#list('errors', [
+      { name: 'Method', value: (call) => call.method.replace(/^[\w.]+\/(\w+)$/, '$1') },
+      { name: 'Code', value: (call) => call.code },
+      { name: 'Recent', value: (call) => call.recent ?? 0, number: true },
+      { name: 'Since start', value: (call) => call.count, text: (call) => count(call.count), number: true },
+    ], calls.filter((call) => !call.good), 'Failed requests by method and code', 'No request has failed.');
+    this.#list('shadows', [
+      { name: 'Version', value: (shadow) => keyOf(shadow) },
+      { name: 'Compared with', value: (shadow) => shadow.baseline_version },
+      { name: 'State', value: (shadow) => (shadow.running ? `running, ${share(shadow.share)}` : 'ended') },
+      { name: 'Rows', value: (shadow) => shadow.rows, text: (shadow) => count(shadow.rows), number: true },
+      { name: 'Mismatches', value: (shadow) => shadow.rows_out_of_tolerance, text: (shadow) => el('span', { class: shadow.rows_out_of_tolerance && 'moved' }, count(shadow.rows_out_of_tolerance)), number: true },
+      { name: 'Largest difference', value: (shadow) => shadow.largest_difference, text: (shadow) => number(shadow.largest_difference, 3), number: true },
+      { name: 'Dropped', value: (shadow) => shadow.requests_dropped, number: true },
+      { name: 'Failed', value: (shadow) => shadow.requests_failed, number: true },
+    ], shadows, 'Mismatches are rows out of tolerance', 'No shadow version. Start one:', 'kanserve shadow NAME VERSION');
+    this.#list('history', [
+      { name: 'Time', value: (event) => new Date(event.time * 1000).toISOString(), text: (event) => moment(event.time) },
+      { name: 'Version', value: (event) => keyOf(event) },
+      { name: 'Event', value: (event) => event.what, text: (event) => el('span', { class: event.what === 'rejected' && 'moved' }, event.what) },
+      { name: 'Details', value: (event) => event.text, wraps: true },
+    ], history, 'Events', 'No event since the start.');
+    this.server.replaceChildren(facts([
       ['Version', server.version], ['Runtime', server.runtime], ['Device', server.device], ['Started', moment(server.started)],
       ['Memory', `${count((server.memory_bytes ?? 0) / 2 ** 20)} MiB`], ['CPU time', seconds(server.cpu_seconds ?? 0)],
-      ...(server.worker_ends ? [['Workers that ended', count(server.worker_ends)]] : []),
-    ]));
+      ...(server.worker_ends ? [['Worker exits', count(server.worker_ends)]] : []),
+    ], { across: true }));
   }
 
-  /** A table that is made anew where its rows have changed, and nobody is in it. */
-  #list(part, title, columns, rows, caption, none) {
-    const node = this.parts[part];
-    const said = JSON.stringify(rows.map((row) => columns.map((one) => one.value(row))));
-    if (node.dataset.said === said || (node.dataset.said && node.contains(document.activeElement))) return;
-    node.dataset.said = said;
-    node.replaceChildren(el('h2', {}, title), rows.length ? table(columns, rows, { caption, file: `operations-${part}` }) : el('p', { class: 'quiet' }, none));
+  /** Draws a table again if its rows changed and the focus is elsewhere. */
+  #list(part, columns, rows, caption, none, command) {
+    const { body, tools } = this.lists[part];
+    const shown = JSON.stringify(rows.map((row) => columns.map((column) => column.value(row))));
+    if (body.dataset.shown === shown || (body.dataset.shown && body.contains(document.activeElement))) return;
+    body.dataset.shown = shown;
+    const made = rows.length ? bareTable(columns, rows, { caption, file: `operations-${part}` }) : { node: empty(none, '', command), save: '' };
+    body.replaceChildren(made.node);
+    tools.replaceChildren(made.save);
   }
 }
 
-function rowsOf(below, upTo) {
+/** A reading over the whole life of the server, until there are two readings for a rate. */
+function sinceStart({ server, time, versions }) {
+  const span = Math.max(time - server.started, 1e-9);
+  const active = versions.filter((version) => version.total.requests || total(version.total.failures));
+  return {
+    from: Math.max(server.started, time - SHOWN), to: time,
+    versions: active.map(({ model, version, total: all }) => ({
+      ...all, model, version, requests_per_second: all.requests / span, rows_per_second: all.rows / span, failures_per_second: total(all.failures) / span,
+    })),
+  };
+}
+
+function versionColumns(versions) {
+  const columns = [
+    { name: 'Model', value: (each) => each.model, text: (each) => (each.has_card ? el('a', { href: `ui/${encodeURIComponent(each.model)}/card?version=${each.version}` }, each.model) : each.model) },
+    { name: 'Version', value: (each) => Number(each.version), text: (each) => `v${each.version}` },
+    { name: 'State', value: (each) => each.state.toLowerCase(), text: (each) => el('span', { class: `badge ${each.state === 'READY' ? 'good' : 'bad'}` }, each.state.toLowerCase()) },
+    { name: 'Default', value: (each) => (each.default ? (each.chosen ? 'default, set by an operator' : 'default') : '') },
+    { name: 'Requests', value: (each) => each.total.requests, text: (each) => count(each.total.requests), number: true },
+    { name: 'Failed', value: (each) => total(each.total.failures), text: (each) => count(total(each.total.failures)), number: true },
+    { name: 'p99', value: (each) => each.total.p99 ?? NaN, text: (each) => (each.total.p99 === null ? '' : seconds(each.total.p99)), number: true },
+    { name: 'Queued', value: (each) => each.pending, number: true },
+    { name: 'Loads', value: (each) => each.loads, number: true },
+    { name: 'Load time', value: (each) => each.load_seconds, text: (each) => (each.loads ? seconds(each.load_seconds) : ''), number: true },
+    { name: 'Graph digest', value: (each) => each.digest.slice(0, 12), text: (each) => el('code', {}, each.digest.slice(0, 12)) },
+  ];
+  if (versions.some((each) => each.reason)) columns.push({ name: 'Reason', value: (each) => each.reason, wraps: true });
+  return columns;
+}
+
+function held(node) {
+  return node.matches(':hover') && node.querySelector('.chart') !== null;
+}
+
+function sizes(below, upTo) {
   if (upTo === null) return `> ${below}`;
   return upTo > below + 1 ? `${below + 1}\u2013${upTo}` : String(upTo);
 }
@@ -246,19 +290,6 @@ function keyOf({ model, version }) {
   return `${model} ${version}`;
 }
 
-function sum(failures) {
-  return Object.values(failures).reduce((total, one) => total + one, 0);
-}
-
-function failed(versions) {
-  return versions.reduce((total, one) => total + (one.recent ? sum(one.recent.failures) : 0), 0);
-}
-
-function room(node) {
-  return Math.max(300, Math.min(760, node.clientWidth || 600));
-}
-
-function saver(file, times, lines) {
-  return button('Save as CSV', () => download(`${file}.csv`, csv([['time', ...lines.map((one) => one.name)],
-    ...times.map((at, place) => [new Date(at * 1000).toISOString(), ...lines.map((one) => one.values[place])])]), 'text/csv'));
+function total(failures) {
+  return Object.values(failures).reduce((sum, each) => sum + each, 0);
 }
