@@ -136,7 +136,7 @@ class Explanation:
         """
         if self.method == GRADIENT:
             raise ArgumentError(
-                f"contributions of the method '{GRADIENT}' do not add up to the predictions, as the plots of shap require",
+                f"contributions of the method '{GRADIENT}' do not add up to the predictions, which shap requires",
                 code="contributions-do-not-add-up",
                 hint="explain with the default method, or use the numbers in to_dict()",
             )

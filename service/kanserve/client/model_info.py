@@ -169,7 +169,7 @@ def _batching(batching: Any, most: int) -> list[str]:
         f"batches of up to {most} rows" + (preferred if batching.preferred_batch_size else ""),
         f"waiting up to {delay} us for others" if delay else "waiting for no others",
         *([f"{batching.priority_levels} priority levels"] if batching.priority_levels else []),
-        *(["answers in order"] if batching.preserve_ordering else []),
+        *(["responses in order"] if batching.preserve_ordering else []),
     ]
 
 
