@@ -162,7 +162,7 @@ UNFIT: dict[str, NodeStep] = {
 
 
 def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path) -> None:
-    """With a border when it is loaded, else when somebody asks; nobody else is disturbed."""
+    """Measured at load if the model has a grid edge, otherwise with the first request; other requests succeed."""
     for name, step in UNFIT.items():
         for policy in ("as-trained", "reject"):
             directory = toy_model.write(tmp_path, f"{name}-{policy}")

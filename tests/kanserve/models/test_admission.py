@@ -31,7 +31,7 @@ MIB = 2**20
 
 
 def tried(entry: Bundle, root: Path, **settings: Any) -> None:
-    """Raises what the trial raises."""
+    """Raises what the load check raises."""
     asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(entry))
 
 
@@ -167,7 +167,7 @@ def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trial", [True, False])
 def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: bool) -> None:
-    """Even where it is not tried first."""
+    """Even without a load check."""
     hostile.replaced(toy_model.write(tmp_path, "endless"), hostile.endless())
     with launched(tmp_path, load_check=trial, graph_allowlist="relaxed", load_timeout=60) as (process, log):
         wait_until(lambda: '"runtime_selected"' in log.read_text(), 30)

@@ -62,7 +62,7 @@ def test_a_graph_without_a_manifest_is_what_the_runtime_says(tmp_path: Path) -> 
 def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its runs would be measured beside live traffic. Under another config, or in another form, they are."""
+    """Its runs would be measured during live traffic. Under another config, or in another form, they are."""
     toy_model.write(tmp_path, "toy", 1)
     toy_model.write(tmp_path, "toy", 2)
     settings = Settings(repository=tmp_path)
@@ -149,7 +149,7 @@ def test_a_graph_that_is_not_its_manifests(
 
 
 def outside(directory: Path, place: Path) -> None:
-    """The toy with its first weights in a file: `place`, of which the graph knows the name."""
+    """The toy with its first weights in a file: `place`, which the graph names."""
     replace(toy_model.graph(external=True, location=place.name))(directory)
     place.write_bytes(toy_model.W0.astype(np.float32).tobytes())
 

@@ -61,7 +61,7 @@ def asked_of(server: Server, model: str, **fields: object) -> kan_pb2.ShadowRepo
 
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
-    """Version 1 is the toy, version 2 gives twice its answers."""
+    """Version 1 is the toy, version 2 gives twice its outputs."""
     for version in (1, 2):
         reload_tools.write(tmp_path / "toy" / str(version), float(version), version=version)
     return tmp_path

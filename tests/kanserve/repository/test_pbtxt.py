@@ -217,7 +217,7 @@ def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_br
 
 
 def test_a_request_may_wait_for_less_than_its_model_would_have_it(tmp_path: Path) -> None:
-    """A delay that nobody would wait for shows that the request's own timeout ends it."""
+    """A delay longer than a test shows that the request's timeout ends it."""
     toy_model.write(tmp_path)
     (tmp_path / "toy" / pbtxt.FILE_NAME).write_text("dynamic_batching { max_queue_delay_microseconds: 600000000 }")
     sent = request(np.zeros((1, 3), np.float32))

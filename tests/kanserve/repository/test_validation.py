@@ -25,7 +25,7 @@ EDGE = SymbolicEdge(source=0, destination=0, function="sin", a=1, b=0, c=1, d=0,
 
 
 def listed() -> Manifest:
-    """The toy's manifest, with the files that it is asked about."""
+    """The toy's manifest, with the files that it lists."""
     names = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
     files = tuple(contract.FileEntry(path=name, size=1, sha256="0" * 64) for name in names)
     return dataclasses.replace(toy_model.manifest("toy"), files=files)

@@ -202,6 +202,6 @@ def test_a_shape_is_shown_up_to_its_sixteenth_axis() -> None:
 
 
 def test_the_size_of_a_row_is_reckoned_from_as_many_axes_as_there_may_be() -> None:
-    """So that 4000 axes of 2^40 are no long multiplication."""
+    """Otherwise 4000 axes of 2^40 would be a long multiplication."""
     said = list(validation.limit_faults(dataclasses.replace(listed(), **shape(-1, *[1] * 16, 2**40))))
     assert said == ["the number of axes of 'x' is 17, expected 0 to 16"]

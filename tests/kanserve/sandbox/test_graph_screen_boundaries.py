@@ -168,7 +168,7 @@ def test_steps_of_a_training_are_no_part_of_a_graph_that_is_served() -> None:
 
 @pytest.mark.parametrize("field", ["g", "graphs", "sparse_tensor", "sparse_tensors", "ref_attr_name"])
 def test_attributes_hold_numbers_and_tensors_and_nothing_else(field: str) -> None:
-    """A graph with a fault of its own: that is found, and that it stands there."""
+    """A graph with one fault: the screen finds it and reports its place."""
     tensor = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[2])
     model = onnx.load_model_from_string(toy_model.graph())
     attribute = onnx.AttributeProto(name="a")

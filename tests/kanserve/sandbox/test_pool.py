@@ -37,7 +37,7 @@ def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FIL
 
 
 def tried(item: Bundle, root: Path, **settings: Any) -> None:
-    """Raises what the trial raises."""
+    """Raises what the load check raises."""
     asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(item))
 
 

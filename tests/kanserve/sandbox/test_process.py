@@ -31,7 +31,7 @@ def test_what_ends_the_process_says_how(tmp_path: Path) -> None:
 
 
 def test_who_forks_is_replaced(tmp_path: Path) -> None:
-    """Killed once, another takes its place and the version is tried again; the second time it is told."""
+    """After one kill, another process checks the version again; the second kill is reported."""
 
     async def kill(trial: Sandbox, task: asyncio.Task[None]) -> None:
         first = forker(trial)

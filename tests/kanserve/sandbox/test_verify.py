@@ -24,7 +24,7 @@ NAMES = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
 
 
 def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device: str = "cpu", **changes: Any) -> None:
-    """The toy with other files and another manifest. Raises what the trial raises."""
+    """The toy with other files and another manifest. Raises what the load check raises."""
     own = dict(zip(NAMES, (toy_model.graph(), toy_model.edge_graph(0), toy_model.edge_graph(1)), strict=True))
     data = {**own, **(files or {})}
     manifest = None if plain else job.strip_for_sandbox(dataclasses.replace(toy_model.manifest("toy"), **changes))
@@ -53,7 +53,7 @@ def edges(*nodes: Any, takes: str = "layer1_in", kind: int = TensorProto.FLOAT) 
 
 
 def falsely() -> bytes:
-    """The toy with twice its answer."""
+    """The toy with twice its output."""
     values = [numpy_helper.from_array(w, name) for name, w in (("W0", toy_model.W0), ("W1", 2 * toy_model.W1))]
     nodes = [
         helper.make_node("Tanh", ["x"], ["t"]),
@@ -66,7 +66,7 @@ def falsely() -> bytes:
 
 
 def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
-    """An explaining graph beside the toy: what it is, and what the manifest says of it."""
+    """An explaining graph next to the toy: its layers, and its entry in the manifest."""
     y = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="output", layer=-1)
     tensors = (y, dataclasses.replace(y, name="layer1_in", shape=(-1, 4), holds="nodes", layer=1))
     reported = dataclasses.replace(Explanations(file="explain.onnx", tensors=tensors), **changes)
@@ -74,7 +74,7 @@ def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
 
 
 def for_many(graph: bytes) -> dict[str, Any]:
-    """A second graph beside the toy, for runs of many rows."""
+    """A second graph next to the toy, for runs of many rows."""
     return {
         "files": {contract.MANY_FILE: graph},
         "variants": (contract.Variant(file=contract.MANY_FILE, rows=256, zones=()),),

@@ -24,7 +24,7 @@ FORM = RequestSignature((("x", np.dtype("<f4"), (2,), 8),), (("y", (2,), 8),), 1
 
 
 class Graph:
-    """Doubles its rows; refuses a run with a negative number in it."""
+    """Doubles its rows; rejects a run with a negative number in it."""
 
     def __init__(self) -> None:
         self.runs: list[int] = []
@@ -66,7 +66,7 @@ def value(answer: FastResult | None) -> float:
 
 
 def on(make: Callable[[Executor, FastPath], Coroutine[Any, Any, None]], **options: Any) -> None:
-    """Run a coroutine with an executor of a Graph, and its lane."""
+    """Run a coroutine with an executor of a Graph, and its `Lane`."""
 
     async def main() -> None:
         created = executor(**{"graph": Graph(), **options})
