@@ -46,7 +46,7 @@ def test_how_far_rows_are_apart(supplied: list, actual: list, apart: list) -> No
 
 
 def test_other_shapes_are_no_answer() -> None:
-    with pytest.raises(ValueError, match="where the answer has"):
+    with pytest.raises(ValueError, match="the output has the shape"):
         differences([np.zeros((2, 3))], [np.zeros((2, 2))])
 
 
