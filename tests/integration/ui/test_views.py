@@ -32,7 +32,7 @@ def models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(models: Path) -> Iterator[Server]:
-    """A server that looks at every row, and keeps some."""
+    """A server that analyses every row, and keeps some."""
     pytest.importorskip("h2corn")
     with serving(models, transport="asgi", statistics="full", sample_rows=20, repository_poll_seconds=0.2) as running:
         yield running
@@ -228,7 +228,7 @@ def test_operations_show_traffic_errors_and_history(at: Any, own: Server) -> Non
     page.locator(".ops-rates svg.chart").wait_for()
     page.locator(".ops-errors td").filter(has_text="INVALID_ARGUMENT").first.wait_for()
     assert page.locator(".ops-history tr").filter(has_text="loaded").count() >= 2
-    page.locator("main").get_by_label("Version").select_option(label="hello 1")
+    page.locator("main").get_by_role("combobox", name="Version").select_option(label="hello 1")
     page.locator(".ops-batches svg .bar:not([height='0'])").first.wait_for()
     assert page.locator(".ops-versions tbody tr").count() == 2
 

@@ -33,10 +33,10 @@ class Matrix {
     this.note = el('p', { class: 'quiet', id: RULE }, 'Drag to move, scroll to zoom, click an edge to open it. Keys: arrows, plus, minus, Enter.');
     this.pointedText = el('p', { class: 'pointed' }, '\u00a0');
     this.node = el('div', {}, this.canvas, this.pointedText, this.note);
-    this.controls = el('span', { class: 'row' }, button('Zoom in', () => this.#zoom(1.5)), button('Zoom out', () => this.#zoom(1 / 1.5)), button('Fit', () => { this.#fit(); this.#later(); }));
+    this.controls = el('span', { class: 'row' }, button('Zoom in', () => this.#zoom(1.5)), button('Zoom out', () => this.#zoom(1 / 1.5)), button('Fit', () => { this.#resize(); this.#fit(); this.#later(); }));
     this.saver = saver('PNG', () => this.canvas.toBlob((blob) => download(`${ctx.model.model_name}-layer${this.layer.at}.png`, blob)));
     this.paths = new Map();
-    this.sized = new ResizeObserver(() => this.#resize());
+    this.sized = new ResizeObserver(() => { if (Math.max(280, this.node.clientWidth) !== this.width) this.#resize(); });
     this.sized.observe(this.node);
     this.recolor = () => { this.#paint(); this.#later(); };
     document.addEventListener('kanserve:theme', this.recolor);
@@ -95,18 +95,20 @@ class Matrix {
     this.colors = Object.fromEntries(['ink', 'paper', 'quiet', 'rule', 'alarm', 'focus'].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
-  #resize() {
+  /** Follows the width of the page, and on zoom the height of the cells. */
+  #resize(fit = true) {
     const width = Math.max(280, this.node.clientWidth);
     if (!this.layer) return;
     const { sources, destinations } = this.layer;
     const most = Math.round(Math.min(Math.max(260, innerHeight * 0.62), 640));
-    const height = Math.min(most, Math.ceil(TOP + Math.max(2 * CURVED, destinations * Math.min(LARGEST, (width - LEFT) / sources))) + 1);
+    const cell = fit ? Math.min(LARGEST, (width - LEFT) / sources) : this.cell;
+    const height = Math.min(most, Math.ceil(TOP + Math.max(2 * CURVED, destinations * cell)) + 1);
     if (this.width === width && this.height === height) return;
     Object.assign(this, { width, height });
     const scale = Math.min(devicePixelRatio || 1, 2);
     [this.canvas.width, this.canvas.height] = [width * scale, height * scale];
     this.canvas.getContext('2d').setTransform(scale, 0, 0, scale, 0, 0);
-    this.#fit();
+    if (fit) this.#fit();
     this.#later();
   }
 
@@ -126,6 +128,7 @@ class Matrix {
   #zoom(by, around = [(this.width + LEFT) / 2, (this.height + TOP) / 2]) {
     const before = this.#under(around);
     this.cell = Math.min(LARGEST, Math.max(this.least, this.cell * by));
+    this.#resize(false);
     this.at = [before[0] - (around[0] - LEFT) / this.cell, before[1] - (around[1] - TOP) / this.cell];
     this.#later();
   }
