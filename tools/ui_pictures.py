@@ -142,10 +142,11 @@ def _shot(page: Any, last: str) -> Image.Image:
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """Reduce a picture to its 256 most frequent colors, which saves two thirds of the bytes."""
+    """Reduce a picture to 256 frequent colors, which saves two thirds of the bytes."""
     pixels = np.asarray(picture)
     colors, index, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
-    kept = colors[np.argsort(-counts)[:256]].astype(np.float32)
+    spread = colors.max(axis=1).astype(int) - colors.min(axis=1)
+    kept = colors[np.argsort(-counts * np.where(spread > 40, 20, 1))[:256]].astype(np.float32)  # few pixels have color
     nearest = [np.square(kept - color).sum(axis=1).argmin() for color in colors.astype(np.float32)]
     indexed = Image.fromarray(np.array(nearest, np.uint8)[index].reshape(pixels.shape[:2]), "P")
     indexed.putpalette(kept.astype(np.uint8).tobytes())

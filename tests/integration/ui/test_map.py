@@ -125,7 +125,7 @@ def test_an_edge_has_its_parts_and_its_table(page: Any, server: Server) -> None:
     table = np.genfromtxt(result.value.path(), delimiter=",", names=True)
     assert table.dtype.names == ("x", "phi", "bspline", "silu", "slope")
     np.testing.assert_allclose(table["phi"], table["bspline"] + table["silu"], atol=1e-6)
-    page.get_by_role("button", name="Next").click()
+    page.get_by_role("form", name="Edge").get_by_role("button", name="Next").click()
     page.get_by_role("heading", name="x10 → node 4 of layer 1").wait_for()
 
 
