@@ -218,7 +218,7 @@ class Matrix {
     paint.textBaseline = 'middle';
     paint.fillText(`${this.layer.sources} sources`, LEFT + width / 2, TOP - 16);
     paint.save();
-    paint.translate(LEFT - 16, TOP + Math.max(height, 90) / 2);
+    paint.translate(LEFT - 16, Math.min(TOP + height / 2, this.height - 52));
     paint.rotate(-Math.PI / 2);
     paint.fillText(`${this.layer.destinations} destinations`, 0, 0);
     paint.restore();
