@@ -7,6 +7,7 @@ PROTO_VENV := .venv-proto
 MUTATE_VENV := .venv-mutate
 AUDIT_VENV := .venv-audit
 NOTEBOOK_VENV := $(VENV)-notebook
+DOCS_VENV := .venv-docs
 PIP := python -m pip install --quiet --disable-pip-version-check
 # One more than cores: tests wait for servers a fifth of their time. Each file's tests stay on one worker: its servers
 # and exports are made once.
@@ -17,7 +18,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-servers reliability families proto settings lock container kernel release clean
+.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container kernel release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,7 +37,7 @@ $(VENV)/.ready: pyproject.toml requirements/dev.txt
 	@$(BIN)/$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## Export real checkpoints, serve them, ask, stop
+demo: setup ## Export real checkpoints, serve them, send requests, stop
 	@$(BIN)/python examples/demo.py
 
 # Its environment has all of .venv, and beside it what is too large for that.
@@ -85,25 +86,26 @@ check: setup ## Format, lint, strict types, generated code
 		$(BIN)/mypy --disable-error-code=import-not-found --allow-subclassing-any --allow-untyped-decorators \
 			--no-warn-return-any; fi
 	@$(BIN)/python -m kanserve.pb --check
+	@$(BIN)/python -m tools.reference --check
 
 format: setup ## Format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
 
 # The run takes hours. It skips reliability tests that have a full result for this commit, so you can interrupt it and
 # continue later.
-reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
+reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the reliability tests in full and write docs/reliability (ARGS="--rows 13,21")
 	@$(BIN)/python -m tools.reliability --resume $(ARGS)
 
 # Runs in the notebook's environment, for pykan and matplotlib. Takes ten minutes and keeps results of this commit.
-bench: setup ## Measure the whole matrix, for docs/performance.md and README.md (ARGS="--only uniform --quick")
+bench: setup ## Measure the benchmark matrix and write docs/benchmarks (ARGS="--only uniform --quick")
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(MAKE) --no-print-directory $(NOTEBOOK_VENV)/.ready && \
 		$(NOTEBOOK_VENV)/bin/python -m benchmarks.matrix $(or $(ARGS),--docs); \
 	else echo "torch is left out here (TORCH=1 takes it), and there is nothing to compare with" >&2; exit 1; fi
 
-bench-servers: setup ## Measure the transports beside bare answers, other servers and Triton, for docs/performance.md
+bench-servers: setup ## Measure the transports against no-op baselines and other servers, for docs/benchmarks/serving.md
 	@$(BIN)/python benchmarks/servers --docs
 
-families: setup ## Measure every family against its library, and write the README's table
+families: setup ## Measure every library, and write the table of docs/reference/supported-libraries.md
 	@$(BIN)/python benchmarks/families.py
 
 .PHONY: new-family
@@ -116,8 +118,20 @@ proto: setup ## Regenerate service/kanserve/pb from proto/
 	@$(PROTO_VENV)/bin/$(PIP) grpcio-tools
 	@PYTHONPATH=service:. $(PROTO_VENV)/bin/python -m kanserve.pb
 
-settings: setup ## Write docs/settings.md, docs/kanserve.schema.json and docs/log-events.md
-	@$(BIN)/python -m kanserve.config.reference
+reference: setup ## Write the generated pages of docs/reference from the code
+	@$(BIN)/python -m tools.reference
+
+docs: $(DOCS_VENV)/.ready ## Build the documentation site into site/, and check its links
+	@$(DOCS_VENV)/bin/zensical build --clean --strict && $(DOCS_VENV)/bin/python tools/llms_txt.py
+
+docs-serve: $(DOCS_VENV)/.ready ## Show the documentation site at http://127.0.0.1:8000, and rebuild it on changes
+	@$(DOCS_VENV)/bin/zensical serve --dev-addr 127.0.0.1:8000
+
+$(DOCS_VENV)/.ready: requirements/docs.txt
+	@echo "== creating $(DOCS_VENV) =="
+	@$(PYTHON) -m venv --clear $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/$(PIP) --require-hashes --no-deps --only-binary :all: -r requirements/docs.txt
+	@touch $@
 
 lock: setup ## Renew requirements/*.txt from pyproject.toml
 	@$(BIN)/$(PIP) uv
@@ -125,6 +139,7 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 		--no-annotate --no-emit-index-url --upgrade"; \
 	$$compile pyproject.toml --extra dev -o requirements/dev.txt && \
 	$$compile pyproject.toml --extra serve --extra certificates -o requirements/server.txt && \
+	$$compile requirements/docs.in -o requirements/docs.txt && \
 	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt
 
 # Optional, and not a part of `make setup`: it needs g++. kernel/build_library.py lists the other requirements.
@@ -140,5 +155,5 @@ container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
 
 clean: ## Remove environments and caches
-	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.coverage .coverage.* .mutate

@@ -115,7 +115,6 @@ OPENS = {
     "service/kanserve/observability/logs.py": {"os.open"},  # /dev/null, /proc
     "service/kanserve/observability/metrics.py": {"read_text"},  # /proc
     "service/kanserve/system/pem.py": {"os.unlink", "tempfile.mkstemp"},  # its own file, if there is no memory file
-    "service/kanserve/config/reference.py": {"write_text"},  # the documentation, in a clone
     "service/kanserve/repository/layout.py": {"resolve"},  # the user's repository, and a ConfigMap's link
     "service/kanserve/sandbox/process.py": {"write_text", "read_text"},  # /proc
     "service/kanserve/rest/ui.py": {"read_bytes"},  # files of the package

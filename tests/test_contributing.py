@@ -27,7 +27,7 @@ def test_the_document_is_short_and_has_its_parts() -> None:
     assert len(TEXT.splitlines()) <= 200
     assert [path for path, _ in BLOCKS] == ["kanexport/bases/sine.py", "kanexport/readers/sinekan.py"]
     assert len(COMMANDS) >= 5
-    assert "docs/design.md" in TEXT
+    assert "docs/contributing/architecture.md" in TEXT
     assert {
         "## Propose a change",
         "## Add a family",

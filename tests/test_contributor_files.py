@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VERSION = PYPROJECT["project"]["version"]
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
-VERSIONING = (ROOT / "docs" / "versioning.md").read_text()
+VERSIONING = (ROOT / "docs" / "reference" / "versioning.md").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 ENTRY_LINES = 60
@@ -86,7 +86,7 @@ def test_the_pull_request_template_names_programs_and_pages_that_exist() -> None
     text = (ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md").read_text()
     assert text.count("* [ ] ") >= 5
     assert {word for word in re.findall(r"`make ([a-z-]+)", text)} <= TARGETS
-    for path in re.findall(r"\b(?:tools/|docs/)?[\w-]+\.(?:md|py)\b", text):
+    for path in re.findall(r"(?<![\w/])(?:[\w-]+/)*[\w-]+\.(?:md|py)\b", text):
         assert (ROOT / path).is_file(), path
 
 
@@ -169,7 +169,7 @@ def test_the_security_page_supports_the_minor_version_of_the_project() -> None:
     [
         "loader: reject a version without a manifest",
         "grpc_api, rest: translate to plain types",
-        "docs/serving.md: embed the table of errors",
+        "docs/index.md: embed the table of errors",
         "tests: process more rows" + 48 * "x",
     ],
 )

@@ -28,9 +28,9 @@ OLD = re.compile(
 )
 RECORDS = (
     "CHANGELOG.md",
-    "docs/renamed-names.md",
-    "docs/performance.jsonl",
-    "docs/reliability.jsonl",
+    "docs/reference/renamed-names.md",
+    "docs/benchmarks/results/performance.jsonl",
+    "docs/reliability/reliability.jsonl",
     "tests/test_old_server_names.py",
 )
 

@@ -21,7 +21,7 @@ UNMISTAKABLE = (
 )
 OLD = re.compile(rf"(?<!\w)(?:{UNMISTAKABLE})(?!\w)|kan\.(?:rows_)?outside(?!\w)|kan\.explain\.rest(?!\w)|\?over=")
 SUFFIXES = frozenset((".py", ".md", ".js", ".html", ".json", ".yml", ".toml", ".sh", ".ipynb", ".proto"))
-RECORDS = ("CHANGELOG.md", "docs/renamed-names.md", "tests/test_old_wire_names.py")
+RECORDS = ("CHANGELOG.md", "docs/reference/renamed-names.md", "tests/test_old_wire_names.py")
 
 
 def fields(messages: Any) -> Iterator[str]:

@@ -30,7 +30,7 @@ START = re.compile(r"^(?:What|Who|Whose|Whoever|Whatever|Of)\b")
 GENERATED = re.compile(r"writes this file|<!-- generated")
 # Files that quote words on purpose, records of measurements, and texts of others.
 EXEMPT = re.compile(
-    r"docs/contributing/style-guide\.md|docs/reference/renamed-names\.md|docs/renamed-names\.md"
+    r"docs/contributing/style-guide\.md|docs/reference/renamed-names\.md"
     r"|service/kanserve/pb/|tests/golden/|LICENSE"
 )
 PACKAGES = ("kanexport/", "service/kanserve/")
@@ -86,7 +86,7 @@ def words(guide: str) -> list[Word]:
 
 def sentences(text: str) -> Iterator[str]:
     """The sentences of a paragraph."""
-    yield from (part.strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z`*\"(])|\n{2,}", text) if part.strip())
+    yield from (part.strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z`*\"(]|kanserve)|\n{2,}", text) if part.strip())
 
 
 def markdown(source: str) -> Iterator[Text]:
@@ -164,19 +164,22 @@ def markup(source: str) -> Iterator[Text]:
         yield Text(source.count("\n", 0, match.start()) + 1, " ".join(match[1].split()))
 
 
-def comments(source: str) -> Iterator[Text]:
+def remarks(source: str) -> Iterator[Text]:
     """The comments of a proto file, as paragraphs."""
     block: list[str] = []
     for number, line in enumerate([*source.splitlines(), ""], 1):
-        match = re.match(r"\s*//\s?(.*)", line) or re.search(r"\S\s+//\s?(.*)", line)
+        match = re.match(r"\s*//\s?(.*)", line)
         if match and match[1]:
             block.append(match[1])
-        elif block:
+            continue
+        if block:
             yield Text(number - len(block), _plain(" ".join(block)), prose=True)
             block = []
+        if not match and (trailing := re.search(r"\S\s+//\s?(.+)", line)):
+            yield Text(number, _plain(trailing[1]), prose=True)
 
 
-def annotations(source: str) -> Iterator[Text]:
+def alert_texts(source: str) -> Iterator[Text]:
     """The summaries and descriptions of alert rules."""
     for match in re.finditer(r"(?m)^\s*(?:summary|description): *(.+)$", source):
         yield Text(source.count("\n", 0, match.start()) + 1, re.sub(r"\{\{.*?\}\}", "`x`", match[1]))
@@ -213,9 +216,9 @@ def texts(path: str, source: str) -> Iterator[Text]:
     elif path.endswith(".html") and product:
         yield from markup(source)
     elif path.endswith(".proto"):
-        yield from comments(source)
+        yield from remarks(source)
     elif path.endswith("rules.yml"):
-        yield from annotations(source)
+        yield from alert_texts(source)
     elif "grafana" in path and path.endswith(".json"):
         yield from panels(source)
 

@@ -56,7 +56,7 @@ def build_routes(
 
     routes = [
         Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
-        for verb, route, method, probe in _table(oip, kan, views, probes)
+        for verb, route, method, probe in route_table(oip, kan, views, probes)
     ]
     for path in OF_KAN:
         route = f"{path}/watch"
@@ -74,8 +74,9 @@ def build_routes(
     return application
 
 
-def _table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
-    """Verb, path, method, and whether it is a probe; what is asked most comes first, since routes are tried in turn."""
+def route_table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
+    """Verb, path, method, and whether it is a probe. The most frequent routes come first, because Starlette checks the
+    routes in this order."""
     for path in VERSIONED:
         yield "POST", f"{path}/infer", oip.infer, False
     yield "GET", "/healthz", probes.live, True

@@ -107,7 +107,12 @@ class App:
         if sys.byteorder != "little":
             raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
         if settings.exposed:
-            log.warning("insecure_address", host=settings.host, why=settings.exposed, advice="docs/serving.md, Access")
+            log.warning(
+                "insecure_address",
+                host=settings.host,
+                why=settings.exposed,
+                advice="docs/guides/serve/access-control.md",
+            )
         settings = self._settings = with_request_limit(factory.with_transport(settings))
         budget = settings.threads or resources.budget()
         loop = asyncio.get_running_loop()

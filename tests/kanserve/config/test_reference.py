@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize("name", [reference.PAGE, reference.SCHEMA, reference.EVENTS_PAGE])
 def test_the_committed_file_is_what_the_settings_say(name: str) -> None:
-    assert (ROOT / "docs" / name).read_text() == reference.texts()[name], "run `make settings`"
+    assert (ROOT / "docs" / "reference" / name).read_text() == reference.texts()[name], "run `make reference`"
 
 
 def test_the_page_has_every_setting_once() -> None:

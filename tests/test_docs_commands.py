@@ -1,0 +1,160 @@
+"""Documentation pages: every block of commands and every Python block runs against one server."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kanserve import Client
+from kanserve.client.errors import ClientError
+from tests.support.server_process import READY_SECONDS
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+SECONDS = 120
+GOLDEN = "tests/golden/checkpoints"
+MODELS = {
+    "hello": [f"{GOLDEN}/pykan-hello-adapted/model"],
+    "digits": [
+        f"{GOLDEN}/efficient-kan-digits/model.pt",
+        "--expected-outputs",
+        f"{GOLDEN}/efficient-kan-digits/reference.npz",
+    ],
+}
+# Commands of the shell that set up a machine; the desk of this test has what they make.
+SETUP = re.compile(r"^\s*(git|make|source|cd|pip|pre-commit|\.venv/bin/pip)\b")
+FREE = "KANSERVE_GRPC_PORT=0 KANSERVE_METRICS_PORT=0"
+FENCE = re.compile(r"^( *)```(sh|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+# Models that a page exports into the repository of its server.
+EXPORTED = re.compile(r"kanserve export (?![^\n]*--repository (?!models\b))[^\n]*--name (\w+)")
+
+
+class Desk(NamedTuple):
+    """Folder in which the pages run, its environment and the gRPC port of its server."""
+
+    folder: Path
+    environment: dict[str, str]
+    port: int
+
+    def run(self, command: list[str]) -> None:
+        """Raises AssertionError with the output of a command that fails."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=SECONDS
+        )
+        assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+
+    def wait_for(self, model: str) -> None:
+        """Until the server serves the model."""
+        end = time.monotonic() + READY_SECONDS
+        with Client(f"127.0.0.1:{self.port}") as client:
+            while time.monotonic() < end:
+                with contextlib.suppress(ClientError):
+                    client.model(model)
+                    return
+                time.sleep(0.05)
+        raise AssertionError(f"the server did not load {model}")
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of each block that runs, in order, without its indentation."""
+    return [(language, re.sub(rf"(?m)^{indent}", "", text)) for indent, language, text in FENCE.findall(page)]
+
+
+def script(text: str) -> str:
+    """A block of commands for bash. Commands that set up a machine are left out, and servers are only checked."""
+    kept = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if SETUP.match(line):
+            continue
+        if re.match(r"\s*kanserve serve\b", line) and not re.search(r"--(check|show-config|help)\b", line):
+            line = f"{shlex.join(shlex.split(line, comments=True))} --check"
+        if re.match(r"\s*kanserve (serve|doctor)\b", line) and "--url" not in line:
+            line = f"{FREE} {line.strip()}"  # the ports of the environment are those of a server that runs
+        kept.append(line)
+    return "set -e\n" + "\n".join(kept)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with the models that the pages expect."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name, arguments in MODELS.items():
+        command = ["kanserve", "export", *arguments, "--repository", str(folder), "--name", name]
+        subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, capture_output=True, timeout=SECONDS)
+    return folder
+
+
+@contextlib.contextmanager
+def desk(page: str, exported: Path, folder: Path) -> Iterator[Desk]:
+    """A folder with what a clone has, the exported models, and a server. A model that the page exports is not there."""
+    for name in ("tests", "examples", "benchmarks", "service", "proto", "Dockerfile"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(exported, folder / "models")
+    for name in set(EXPORTED.findall(page)) & set(MODELS):
+        shutil.rmtree(folder / "models" / name)
+    grpc, metrics = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "KANSERVE_GRPC_PORT": str(grpc),
+        "KANSERVE_METRICS_PORT": str(metrics),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-m", "kanserve", "serve", "models", "--repository-poll-seconds", "0.2"]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            desk = Desk(folder, environment, grpc)
+            for name in set(MODELS) - set(EXPORTED.findall(page)):
+                desk.wait_for(name)
+            yield desk
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=SECONDS) == 0
+
+
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if blocks(path.read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_its_blocks_run(page: Path, exported: Path, tmp_path: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    if "curl " in text and not (shutil.which("curl") and importlib.util.find_spec("h2corn")):
+        pytest.skip("curl or h2corn is not installed")
+    with desk(text, exported, tmp_path) as here:
+        metrics = here.environment["KANSERVE_METRICS_PORT"]
+        for language, block in blocks(text):
+            local = re.sub(r"(localhost|127\.0\.0\.1):8001\b", f"127.0.0.1:{here.port}", block)
+            local = re.sub(r"(localhost|127\.0\.0\.1):8002\b", f"127.0.0.1:{metrics}", local)
+            here.run([sys.executable, "-c", local] if language == "python" else ["bash", "-c", script(local)])
+            for model in EXPORTED.findall(local):
+                here.wait_for(model)
+
+
+def test_a_block_is_a_script() -> None:
+    lines = ("```sh", "make setup", "kanserve serve models --workers 2  # two", "curl \\", "  x", "```")
+    page = "1. Do:\n\n" + "".join(f"    {line}\n" for line in lines)
+    ((language, text),) = blocks(page)
+    assert language == "sh"
+    assert script(text).splitlines() == ["set -e", f"{FREE} kanserve serve models --workers 2 --check", "curl    x"]

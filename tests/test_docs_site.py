@@ -1,0 +1,108 @@
+"""Documentation site: its navigation has every page, and the generated pages agree with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools import llms_txt
+from tools.reference import __main__ as reference
+from tools.reference import alerts, openapi, proto
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+
+
+def pages(entries: object) -> list[str]:
+    """The pages of a part of the navigation."""
+    if isinstance(entries, str):
+        return [entries]
+    values = entries if isinstance(entries, list) else entries.values() if isinstance(entries, dict) else ()
+    return [page for entry in values for page in pages(entry)]
+
+
+def test_the_navigation_has_every_page_once() -> None:
+    named = pages(SETTINGS["nav"])
+    assert sorted(named) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_every_page_begins_with_its_title() -> None:
+    without = [str(path) for path in DOCS.rglob("*.md") if not re.match(r"# \S|--8<--", path.read_text())]
+    assert without == []
+
+
+def test_the_generated_pages_agree_with_the_code() -> None:
+    assert reference.differing() == [], "run make reference"
+
+
+def test_a_page_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "FOLDER", tmp_path)
+    assert reference.main([]) == 0
+    assert reference.main(["--check"]) == 0
+    (tmp_path / "alerts.md").write_text("old")
+    assert reference.main(["--check"]) == 1
+
+
+def test_the_api_document_has_every_route_and_resolves() -> None:
+    document = openapi.document()
+    for path in ("/v2/models/{name}/infer", "/v1/kan/models/{name}/explain", "/v1/kan/models/{name}/watch", "/metrics"):
+        assert path in document["paths"]
+    named = set(re.findall(r'"#/components/schemas/([\w.]+)"', openapi.page()))
+    assert named <= set(document["components"]["schemas"])
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert all(operation["summary"].endswith((".", ")")) for operation in operations)
+    identifiers = [operation["operationId"] for operation in operations]
+    assert len(set(identifiers)) == len(identifiers)
+
+
+def test_the_parser_of_proto_files_keeps_comments() -> None:
+    source = """
+    service S {
+      // Does it.
+      // Well.
+      rpc Do(stream A) returns (B) {}
+    }
+    // A message.
+    message A {
+      oneof x { int32 a = 1; // first
+      }
+      message B {}
+      map<string, B> many = 2;
+    }
+    enum E
+    {
+      ZERO = 0;
+    }
+    """
+    parsed = proto.parse(source)
+    assert [(r.service, r.name, r.request, r.response, r.comment) for r in parsed.rpcs] == [
+        ("S", "Do", "stream A", "B", "Does it. Well.")
+    ]
+    assert [(b.keyword, b.name, b.comment) for b in parsed.blocks] == [
+        ("message", "A", "A message."),
+        ("message", "A.B", ""),
+        ("enum", "E", ""),
+    ]
+    assert [(f.kind, f.name, f.number) for f in parsed.blocks[0].fields] == [("map<string, B>", "many", 2)]
+
+
+def test_every_alert_has_a_severity_and_texts() -> None:
+    known = alerts.alerts(alerts.RULES.read_text())
+    assert len(known) == alerts.RULES.read_text().count("- alert: ")
+    for alert in known:
+        assert alert.severity in ("page", "ticket", "info"), alert.name
+        assert alert.summary, alert.name
+        assert alert.description, alert.name
+
+
+def test_the_pages_for_language_models_have_every_page(tmp_path: Path) -> None:
+    llms_txt.write(tmp_path)
+    short, whole = (tmp_path / "llms.txt").read_text(), (tmp_path / "llms-full.txt").read_text()
+    for page in pages(SETTINGS["nav"]):
+        assert f"({re.sub(r'(index)?.md$', '', page) or './'})" in short
+        assert f"<!-- {page} -->" in whole
+    assert "- [Quickstart](get-started/quickstart): In this page you export" in short

@@ -1,0 +1,1 @@
+"""Generated pages of the documentation: one module per page, each with `page() -> str`."""
