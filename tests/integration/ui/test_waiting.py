@@ -140,7 +140,7 @@ def test_the_first_page_tells_of_each_model(page: Any, server: Server) -> None:
     assert float(figure.rstrip(")")) == pytest.approx(described.verified_error, rel=0.05)
     assert (digits["Shape"], digits["Drift ratio"]) == ("64 → 16 → 10", "no baseline")
     page.get_by_role("link", name=hello["Verified against"]).click()
-    page.get_by_role("heading", name="What it was verified against").wait_for()
+    page.get_by_role("heading", name="Verification", exact=True).wait_for()
 
 
 def test_importance_is_over_the_baseline_where_there_is_one(page: Any, server: Server) -> None:

@@ -177,11 +177,16 @@ class Drift {
     const entries = this.lines.map((line) => ({ name: fullName(line), value: value(line) })).filter((entry) => Number.isFinite(entry.value))
       .sort((a, b) => b.value - a.value).slice(0, RANKED);
     const { ranking } = this.panels;
-    ranking.hidden = !entries.length || !this.now.row_count;
+    ranking.hidden = !drift && (!entries.length || !this.now.row_count);
+    this.panels.node.classList.toggle('full', ranking.hidden);
     if (ranking.hidden) return;
     const title = drift ? 'Largest drift ratios' : 'Largest out-of-grid shares';
     ranking.querySelector('h2').textContent = title;
     ranking.querySelector('.head p').textContent = drift ? 'PSI divided by the no-drift threshold' : 'Share of live values outside the grid of a node';
+    if (!this.now.row_count) {
+      this.#place('ranking', [empty('No live traffic yet.', 'Send requests. The ranking appears within two seconds.')], []);
+      return;
+    }
     const options = drift ? { level: { value: 1, name: 'threshold' } } : { text: share };
     const picture = ranked({ entries, title, width: room(this.parts.ranking), ...options });
     this.#place('ranking', [picture], savers(picture, `${this.ctx.name}-ranking`));
