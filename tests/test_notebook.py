@@ -57,7 +57,7 @@ def test_it_runs_from_training_to_drift(tmp_path: Path, monkeypatch: pytest.Monk
     assert pictures == {"image/png": 4, "image/svg+xml": 1}
     said = "".join(output["text"] for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert "verified against the trained model" in said
-    assert "most moved: alcohol" in said
-    assert "the server ended with 0" in said
+    assert "largest drift: alcohol" in said
+    assert "the server exited with code 0" in said
     assert not list(tmp_path.glob("kanserve-notebook-*"))
     print(f"the notebook took {time.monotonic() - began:.0f} s")

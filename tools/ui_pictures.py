@@ -1,4 +1,7 @@
-"""Screenshots of docs/observatory.md and README.md. `python -m tools.ui_pictures` takes them, a test compares them."""
+"""Screenshots of the web UI for README.md and docs/guides/monitor/web-ui.md.
+
+`python -m tools.ui_pictures` takes them, and a test compares them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from tests.support.command_line import program
 from tests.support.server_process import Server, serving
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+ASSETS = ROOT / "docs" / "assets"
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
 WIDTH, HEIGHT = 1120, 700
 WINE = (
@@ -120,7 +123,7 @@ def apart(item: Image.Image, other: Image.Image) -> float:
 
 
 def main() -> int:
-    """Takes all of them into docs/."""
+    """Take all of them into docs/assets/."""
     from playwright.sync_api import sync_playwright
 
     from tests.integration.ui.conftest import ARGUMENTS, chromium
@@ -131,7 +134,7 @@ def main() -> int:
             ask(server)
             browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
             for name, picture in take(browser, server):
-                _small(picture).save(DOCS / f"{name}.png", optimize=True)
+                _small(picture).save(ASSETS / f"{name}.png", optimize=True)
             browser.close()
     return 0
 

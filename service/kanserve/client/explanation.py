@@ -128,7 +128,8 @@ class Explanation:
 
     def to_shap(self, output: int | str | None = None) -> Any:
         """Attributions as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(result.to_shap(0))`. For
-        inputs that interact these are not Shapley's values: docs/explaining.md describes the difference.
+        inputs that interact these are not Shapley values: docs/explanation/contributions-vs-shap.md describes the
+        difference.
 
         Raises ImportError if shap is not installed, ValueError as `to_dict`, and ValueError for a method whose
         contributions do not add up.

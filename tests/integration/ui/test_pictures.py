@@ -18,7 +18,7 @@ TOLERANCE = 0.02  # of 1: fonts differ by machine; the picture of another view i
 
 def test_the_pictures_in_the_documents_are_of_this_page(browser: Any, tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
-    known = {path.stem: Image.open(path) for path in ui_pictures.DOCS.glob("observatory-*.png")}
+    known = {path.stem: Image.open(path) for path in ui_pictures.ASSETS.glob("observatory-*.png")}
     with serving(ui_pictures.write(tmp_path), transport="asgi") as server:
         ui_pictures.ask(server)
         taken = dict(ui_pictures.take(browser, server))
