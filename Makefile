@@ -93,19 +93,19 @@ format: setup ## Format the code
 
 # The run takes hours. It skips reliability tests that have a full result for this commit, so you can interrupt it and
 # continue later.
-reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the scorecard in full and write its table, docs/reliability.md (ARGS="--rows 13,21")
+reliability: setup $(MUTATE_VENV)/bin/cosmic-ray $(AUDIT_VENV)/bin/pip-audit ## Run the reliability tests in full and write docs/reliability (ARGS="--rows 13,21")
 	@$(BIN)/python -m tools.reliability --resume $(ARGS)
 
 # Runs in the notebook's environment, for pykan and matplotlib. Takes ten minutes and keeps results of this commit.
-bench: setup ## Measure the whole matrix, for docs/performance.md and README.md (ARGS="--only uniform --quick")
+bench: setup ## Measure the benchmark matrix and write docs/benchmarks (ARGS="--only uniform --quick")
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(MAKE) --no-print-directory $(NOTEBOOK_VENV)/.ready && \
 		$(NOTEBOOK_VENV)/bin/python -m benchmarks.matrix $(or $(ARGS),--docs); \
 	else echo "torch is left out here (TORCH=1 takes it), and there is nothing to compare with" >&2; exit 1; fi
 
-bench-servers: setup ## Measure the transports beside bare answers, other servers and Triton, for docs/performance.md
+bench-servers: setup ## Measure the transports against no-op baselines and other servers, for docs/benchmarks/serving.md
 	@$(BIN)/python benchmarks/servers --docs
 
-families: setup ## Measure every family against its library, and write the README's table
+families: setup ## Measure every library, and write the table of docs/reference/supported-libraries.md
 	@$(BIN)/python benchmarks/families.py
 
 .PHONY: new-family

@@ -1,6 +1,6 @@
-"""Errors of served models against their trained libraries, per format family, for the README.
+"""Errors of served models against their trained libraries, per library, for docs/reference/supported-libraries.md.
 
-    make families        prints the table and puts it into README.md
+    make families        prints the table and writes it into the page
 
 The script exports every golden checkpoint of tests/golden/checkpoints with the options of its
 case and serves it on loopback. It requests over gRPC the rows whose outputs and edge values the
@@ -40,12 +40,12 @@ from kanserve.client.sync import Client  # noqa: E402 - as above
 from kanserve.types import Description  # noqa: E402 - as above
 from tests.support import torch_modules  # noqa: E402 - beside the tests
 from tests.support.golden_cases import OWN, cases, relative_error  # noqa: E402 - beside the tests
+from tools.reference import libraries  # noqa: E402 - after the path
 
 HYBRIDS = {
     "hybrid-cnn-efficient-kan": torch_modules.GoldenCnn,
     "hybrid-transformer-fastkan": torch_modules.GoldenTransformer,
 }
-BEGIN, END = "<!-- families: written by `make families` -->\n", "<!-- end of families -->"
 STOP_SECONDS = 30
 
 
@@ -94,7 +94,7 @@ def serving(models: Path) -> Iterator[str]:
 
 
 def measure(client: Client, name: str, facts: dict[str, Any], folder: Path, result: Result) -> Measured:
-    """Ask for the case's rows and compare."""
+    """Request the rows of the case and compare."""
     with np.load(folder / "reference.npz") as arrays:
         reference = dict(arrays)
     described = client.describe(name)
@@ -118,9 +118,9 @@ def missing(client: Client, described: Description, rows: Any) -> float:
 
 
 def table(measured: list[Measured]) -> str:
-    """Markdown, one line per family."""
+    """Markdown, one line per library."""
     lines = [
-        "| family | cases | largest output error | largest edge error | explanations miss | edge class |",
+        "| library | checkpoints | largest output error | largest edge error | largest residual | edge class |",
         "|---|---|---|---|---|---|",
     ]
     for family in sorted({case.family for case in measured}, key=lambda name: (name == "hybrid", name)):
@@ -129,12 +129,12 @@ def table(measured: list[Measured]) -> str:
         outputs, edges = max(case.output_error for case in own), max(case.edge_error for case in own)
         missed = [case.missed for case in own if not np.isnan(case.missed)]
         error = f"{max(missed):.1e}" if missed else "not explained"
-        lines.append(f"| {family} | {len(own)} | {outputs:.1e} | {edges:.1e} | {error} | {classes} |")
+        lines.append(f"| `{family}` | {len(own)} | {outputs:.1e} | {edges:.1e} | {error} | {classes} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    """Export, serve, measure; the table goes to stdout and into the README."""
+    """Export, serve and measure. Print the table and write it into the page."""
     with tempfile.TemporaryDirectory(prefix="kanserve-families-") as folder:
         models = Path(folder)
         exported = export_all(models)
@@ -142,11 +142,7 @@ def main() -> int:
             measured = [measure(client, name, *entry) for name, entry in exported.items()]
     text = table(measured)
     print(text)
-    readme = (ROOT / "README.md").read_text()
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if begin and end:
-        (ROOT / "README.md").write_text(before + begin + text + end + after)
+    libraries.PAGE.write_text(libraries.with_errors(libraries.PAGE.read_text(), text))
     return 0
 
 

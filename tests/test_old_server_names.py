@@ -29,8 +29,8 @@ OLD = re.compile(
 RECORDS = (
     "CHANGELOG.md",
     "docs/reference/renamed-names.md",
-    "docs/performance.jsonl",
-    "docs/reliability.jsonl",
+    "docs/benchmarks/results/performance.jsonl",
+    "docs/reliability/reliability.jsonl",
     "tests/test_old_server_names.py",
 )
 

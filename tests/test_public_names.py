@@ -143,7 +143,9 @@ def test_the_error_document() -> None:
         "WRONG": 2,
         "UNPROVED": 3,
         "PARTLY": 4,
+        "HUNG": 70,
         "INTERRUPTED": 130,
+        "TERMINATED": 143,
     }
 
 

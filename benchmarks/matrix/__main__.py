@@ -1,6 +1,6 @@
 """Command that measures the benchmark matrix and writes its report.
 
-    make bench                                          the whole matrix, into docs/performance.md and README.md
+    make bench                                          the whole matrix, into the pages of docs/benchmarks
     make bench ARGS="--only uniform,families --quick"   some of it, to the terminal
 
 The command skips a cell that this commit already measured on this machine, so you can interrupt it and continue later.
@@ -32,11 +32,14 @@ Groups = Mapping[str, Callable[[bool], Iterable[Case]]]
 
 
 def main(arguments: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
-    """0, or 1 where an answer was wrong."""
+    """0, or 1 if an output was wrong."""
     parser = _arguments(groups)
     args = parser.parse_args(arguments)
     if args.quick and args.docs:
-        parser.error("--quick says whether it runs, not how fast: nothing for the documents")
+        parser.error("--quick measures one round: its times are not for the documents")
+    if args.pages:
+        publish.pages_only(publish.published(ROOT), ROOT)
+        return 0
     warnings.simplefilter("ignore")  # of torch's exporter and compiler
     logging.getLogger("torch").setLevel(logging.ERROR)  # as above
     cases = [case for name in args.only for case in groups[name](args.quick)]
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, groups: Groups = GROUPS) -> int
             work = Work.begin(Path(folder), args.cells.parent, quick=args.quick, libraries=args.libraries)
             _measure(cases, kept, work)
     except KeyboardInterrupt:
-        print(f"interrupted; what was measured is kept in {args.cells}, the same command goes on", file=sys.stderr)
+        print(f"interrupted; {args.cells} has the measured cells, the same command continues", file=sys.stderr)
         return Exit.INTERRUPTED
     records = _kept(kept, {name: groups[name] for name in args.only}, quick=args.quick)
     if args.json:
@@ -103,12 +106,15 @@ def _arguments(groups: Groups) -> argparse.ArgumentParser:
         return chosen
 
     parser.add_argument("--only", type=names, default=list(groups), metavar="GROUP,...", help=", ".join(groups))
-    parser.add_argument("--quick", action="store_true", help="a few cells, one round: whether it runs, not how fast")
+    parser.add_argument("--quick", action="store_true", help="a few cells, one round: shows that it runs, not how fast")
     parser.add_argument(
-        "--cells", type=Path, default=CELLS, metavar="FILE", help="what was measured (.bench/cells.jsonl)"
+        "--cells", type=Path, default=CELLS, metavar="FILE", help="file of measured cells (.bench/cells.jsonl)"
     )
     parser.add_argument("--libraries", type=Path, metavar="DIR", help="clones of families' libraries, as owner/name")
-    parser.add_argument("--docs", action="store_true", help="write docs/performance.md and README.md")
+    parser.add_argument("--docs", action="store_true", help="write the pages of docs/benchmarks")
+    parser.add_argument(
+        "--pages", action="store_true", help="measure nothing, write the pages from the published cells"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 

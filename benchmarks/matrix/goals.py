@@ -70,7 +70,7 @@ def least(group: str, other: str, ours: str = OURS, rows: int | None = None) -> 
 
 
 def time(group: str, case: str, name: str, rows: int, unit: float = 1e6) -> Figure:
-    """A median, in units of which a second has so many."""
+    """A median time. `unit`: units per second."""
 
     def figure(records: Sequence[Record]) -> float | None:
         for record in records:
@@ -86,9 +86,9 @@ def outcomes(goals: Sequence[Goal], records: Sequence[Record]) -> Iterator[tuple
     """For each target: its text, the system compared with, the limit, the figure, and whether the figure meets it."""
     for goal in goals:
         figure = goal.figure(records)
-        aimed = f"{'at least' if goal.least else 'at most'} {goal.form.format(goal.limit)}"
+        target = f"{'at least' if goal.least else 'at most'} {goal.form.format(goal.limit)}"
         if figure is None:
-            yield goal.what, goal.against, aimed, "", "not run"
+            yield goal.what, goal.against, target, "", "not run"
         else:
-            outcome = "reached" if goal.reached(figure) else "**missed**"
-            yield goal.what, goal.against, aimed, goal.form.format(figure), outcome
+            outcome = "met" if goal.reached(figure) else "**missed**"
+            yield goal.what, goal.against, target, goal.form.format(figure), outcome

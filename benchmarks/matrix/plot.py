@@ -1,5 +1,5 @@
-"""Plots of the measurements, with matplotlib: speed relative to torch's export by batch size, and the time of each
-system for one network."""
+"""Plots of the measurements, with matplotlib: speedup over torch's export by batch size, and the time of each system
+for one network."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.matrix import goals
+from benchmarks.matrix import goals, labels
 from benchmarks.matrix.contestants import EXPORT
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 
 Record = Mapping[str, Any]
 SIZE, GREY, CASE = (9.0, 3.8), "#777777", "[784, 64, 10], G = 5"
+MARKERS = "osD^vPXhd*"  # as many as systems, so that no line is known by its colour only
 RATIOS, TIMES = "matrix-ratios.svg", "matrix-times.svg"
 
 
@@ -33,11 +34,11 @@ def write(records: Sequence[Record], folder: Path) -> list[str]:
 
 
 def _ratios(records: Sequence[Record], groups: Sequence[str], path: Path) -> None:
-    for axes, group in _axes(groups, path, f"{EXPORT} / ours"):
+    for axes, group in _axes(groups, path, f"speedup over {EXPORT}\n(higher is better)"):
         ratios = goals.ratios(records, group, EXPORT)
         for at, case in enumerate(dict.fromkeys(name for name, _ in ratios)):
             points = sorted((rows, value) for (name, rows), value in ratios.items() if name == case)
-            axes.plot(*zip(*points, strict=True), marker="o", label=case, color=f"C{at}")
+            axes.plot(*zip(*points, strict=True), marker=MARKERS[at], label=case, color=f"C{at}")
         axes.axhline(1, color=GREY, linewidth=0.8)
         axes.set_xticks(rows := sorted({rows for _, rows in ratios}), rows)
         axes.set_yticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
@@ -46,7 +47,7 @@ def _ratios(records: Sequence[Record], groups: Sequence[str], path: Path) -> Non
 def _times(records: Sequence[Record], path: Path) -> None:
     groups = list(dict.fromkeys(record["group"] for record in records))
     names = list(dict.fromkeys(entrant["name"] for record in records for entrant in record["entrants"]))
-    for axes, group in _axes(groups, path, "us a row"):
+    for axes, group in _axes(groups, path, "us per row (lower is better)"):
         own = [record for record in records if record["group"] == group]
         for at, name in enumerate(names):
             every = [(record["rows"], entrant) for record in own if (entrant := goals.of(record, name)) is not None]
@@ -58,7 +59,17 @@ def _times(records: Sequence[Record], path: Path) -> None:
                 [1e6 * abs(entrant["median"] - entrant[end]) / count for count, entrant in every]
                 for end in ("lower", "upper")
             ]
-            axes.errorbar(rows, middle, yerr=spread, marker="o", markersize=4, capsize=2, label=name, color=f"C{at}")
+            label = labels.of(name)
+            axes.errorbar(
+                rows,
+                middle,
+                yerr=spread,
+                marker=MARKERS[at],
+                markersize=4,
+                capsize=2,
+                label=label,
+                color=f"C{at}",
+            )
         axes.set_title(f"{CASE}, {group} knots")
         axes.set_xticks(counts := sorted({entrant["rows"] for entrant in own}), counts)
 
@@ -69,7 +80,7 @@ def _axes(groups: Sequence[str], path: Path, label: str) -> Iterator[tuple[Any, 
 
     figure, every = plt.subplots(1, len(groups), figsize=SIZE, sharey=True, squeeze=False)
     for axes, group in zip(every[0], groups, strict=True):
-        axes.set(xscale="log", yscale="log", title=f"{group} knots", xlabel="rows of a run")
+        axes.set(xscale="log", yscale="log", title=f"{group} knots", xlabel="batch size, rows")
         yield axes, group
         axes.minorticks_off()
         axes.grid(alpha=0.3)

@@ -1,46 +1,51 @@
-"""Markdown report of the matrix: targets first, then one table per group, and the table for the README."""
+"""Markdown report of the matrix: targets and means first, then one table per group."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.matrix import goals
+from benchmarks.matrix import goals, labels
 from benchmarks.matrix.aims import GOALS
 from benchmarks.matrix.contestants import COMPILE, EXPORT, GEMMS, KERNEL, ONE_RUN
 from benchmarks.matrix.groups import TITLES
+from benchmarks.matrix.groups.families import FAMILIES
 from benchmarks.matrix.groups.splines import ADAPTED, UNIFORM
 from kanserve.bench import summary
 from kanserve.bench.entrants import MLP, OURS, TORCH
 
-READING = "A cell: median (quartiles) in us, how many times as long as the first of its line, the largest error."
+READING = (
+    "Each cell has the median time (quartiles) in microseconds, the time relative to the first system of its line, and "
+    "the largest error. Lower is better for all three."
+)
+RATE = "The column `edges/s` is the rate of kanserve; higher is better."
 Record = Mapping[str, Any]
-CASE, ROWS, SHOWN = "[784, 64, 10], G = 5", (1, 64, 1024), (OURS, KERNEL, EXPORT, TORCH, COMPILE)  # the README's
-BESIDE = (EXPORT, TORCH, COMPILE, GEMMS, MLP)  # whom the table of means has
+BESIDE = (EXPORT, TORCH, COMPILE, GEMMS, MLP)  # the columns of the table of means
 
 
-def markdown(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
+def markdown(records: Sequence[Record]) -> str:
     """The whole report."""
-    parts = [where(records), *(f"![{name.removesuffix('.svg')}]({name})" for name in pictures), _goals(records)]
-    parts += [_means(records), READING]
+    return "\n\n".join(part for part in (targets(records), means(records), tables(records)) if part) + "\n"
+
+
+def targets(records: Sequence[Record]) -> str:
+    """Place of the measurement, and each target with its figure."""
+    lines = [f"| {' | '.join(line)} |" for line in goals.outcomes(GOALS, records)]
+    head = ["| measure | compared with | target | measured | result |", "|---|---|---|---|---|"]
+    return "\n".join([where(records), "", *head, *lines])
+
+
+def tables(records: Sequence[Record]) -> str:
+    """One table per group."""
+    counted = any("edges" in record["facts"] for record in records)
+    parts = [_wrapped(f"{READING} {RATE}" if counted else READING)]
     for name, own in itertools.groupby(records, lambda record: record["group"]):
         cells = list(own)
-        parts += [f"### {TITLES.get(name, name)}", _table(cells), _notes(cells)]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def readme(records: Sequence[Record]) -> str:
-    """Means, and one network's times."""
-    lines = [
-        _line([record["group"], str(record["rows"])], record, SHOWN)
-        for record in records
-        if record["group"] in (UNIFORM, ADAPTED) and record["case"] == CASE and record["rows"] in ROWS
-    ]
-    head = _head(["knots", "rows"], [f"{name}, us" for name in SHOWN])
-    table = f"{CASE}: median (quartiles), times ours, largest error\n\n{head}\n" + "\n".join(lines) if lines else ""
-    return "\n\n".join(part for part in (_means(records), table, where(records)) if part) + "\n"
+        parts += [f"## {TITLES.get(name, name)}", _table(cells), _notes(cells)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def where(records: Sequence[Record]) -> str:
@@ -53,19 +58,15 @@ def where(records: Sequence[Record]) -> str:
     days = sorted({record["at"][:10] for record in records})
     rounds = sorted({record["rounds"] for record in records})
     busy = max(record["load"] for record in records) / machine["cores"]
-    return (
-        f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, {versions}; commit "
-        f"{first['commit']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}; in turns, "
-        f"{' or '.join(map(str, rounds))} rounds; up to {busy:.1f} threads a core were at work when a cell began."
+    return _wrapped(
+        f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, {versions}. Commit "
+        f"{first['commit']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}. Interleaved, "
+        f"{' or '.join(map(str, rounds))} rounds. Load of the machine when a measurement began: up to {busy:.1f} "
+        "threads per core."
     )
 
 
-def _goals(records: Sequence[Record]) -> str:
-    lines = [f"| {' | '.join(line)} |" for line in goals.outcomes(GOALS, records)]
-    return "\n".join(["| what | against | aimed at | measured | |", "|---|---|---|---|---|", *lines])
-
-
-def _means(records: Sequence[Record]) -> str:
+def means(records: Sequence[Record]) -> str:
     """Relative times of all systems in the two groups of spline networks (kanserve = 1)."""
     lines = []
     for group, ours in itertools.product((UNIFORM, ADAPTED), (OURS, ONE_RUN, KERNEL)):
@@ -76,21 +77,23 @@ def _means(records: Sequence[Record]) -> str:
                 f"{statistics.geometric_mean(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
             )
         if any(cells):
-            lines.append(f"| {group} knots, {ours} | {' | '.join(cells)} |")
-    return "\n".join([_head(["times ours, geometric mean (least to most)"], BESIDE), *lines]) if lines else ""
+            lines.append(f"| {group} knots, {labels.of(ours)} | {' | '.join(cells)} |")
+    head = _head(["knots, system that counts as 1"], [labels.of(name) for name in BESIDE])
+    return "\n".join([head, *lines]) if lines else ""
 
 
 def _table(records: Sequence[Record]) -> str:
-    """A line a cell, a column for each who took part."""
+    """One line per cell, one column per system."""
     names = list(dict.fromkeys(entrant["name"] for record in records for entrant in record["entrants"]))
     threads = {record["threads"] for record in records}
     counted = any("edges" in record["facts"] for record in records)
-    first = ["network" if len(threads) == 1 else "network, threads", "rows", *(["edges/s of ours"] if counted else [])]
+    unit = "library" if records[0]["group"] == FAMILIES else "network"
+    first = [unit if len(threads) == 1 else f"{unit}, threads", "rows", *(["edges/s"] if counted else [])]
     lines = []
     for record in records:
         case = record["case"] if len(threads) == 1 else f"{record['case']}, {record['threads']}"
         lines.append(_line([case, str(record["rows"]), *([_edges(record)] if counted else [])], record, names))
-    return "\n".join([_head(first, [f"{name}, us" for name in names]), *lines])
+    return "\n".join([_head(first, [f"{labels.of(name)}, us" for name in names]), *lines])
 
 
 def _edges(record: Record) -> str:
@@ -112,8 +115,8 @@ def _cell(entrant: Mapping[str, Any] | None) -> str:
     if entrant is None:
         return ""
     median, lower, upper = (_us(entrant[name]) for name in ("median", "lower", "upper"))
-    error = "error not known" if entrant["error"] is None else f"{entrant['error']:.0e}"
-    wrong = " WRONG" if entrant["right"] is False else "" if entrant["steady"] else " WRONG: other bits each time"
+    error = "error unknown" if entrant["error"] is None else f"{entrant['error']:.0e}"
+    wrong = " WRONG" if entrant["right"] is False else "" if entrant["steady"] else " WRONG: not bit-identical"
     ratio = "" if entrant["ratio"] == 1 else f", {entrant['ratio']:.2g}x"
     return f"{median} ({lower} to {upper}){ratio}, {error}{wrong}"
 
@@ -137,15 +140,15 @@ def _absences(records: Sequence[Record]) -> Iterator[str]:
                 cases.append(record["case"])
     every = list(dict.fromkeys(record["case"] for record in records))
     for (name, why), cases in by_reason.items():
-        yield f"{name} was left out{'' if cases == every else ' of ' + '; '.join(cases)}: {why}"
+        networks = "" if cases == every else f" Networks: {'; '.join(cases)}."
+        yield f"{labels.of(name)} is not in the table: {labels.of(why)}.{networks}"
 
 
 def _facts(records: Sequence[Record]) -> Iterator[str]:
-    """All networks on a line."""
-    facts_by_case = {record["case"]: record["facts"] for record in records if record["facts"]}
-    if facts_by_case:
-        texts = (
-            f"{case}: {', '.join(f'{name} {value}' for name, value in facts.items())}"
-            for case, facts in facts_by_case.items()
-        )
-        yield "; ".join(texts)
+    """A line per network."""
+    for case, facts in {record["case"]: record["facts"] for record in records if record["facts"]}.items():
+        yield f"{case}: {', '.join(f'{labels.of(name)} {value}' for name, value in facts.items())}"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)

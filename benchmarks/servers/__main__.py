@@ -5,7 +5,7 @@
 
 The command exports a network of random weights, and every server serves the same folder. In each round, perf_analyzer
 measures one server after the other. The file contestants.py lists the other servers. `--docs` writes the report into
-docs/performance.md. The servers listen on loopback and stop with the command.
+docs/benchmarks/serving.md and the chart into docs/assets. The servers listen on loopback and stop with the command.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from servers.contestants import Contestant, Running  # noqa: E402 - as above
 from servers.report import Measured  # noqa: E402 - as above
 
 MODEL = "model"
-PAGE = ROOT / "docs" / "performance.md"
+PAGE, ASSETS = ROOT / "docs" / "benchmarks" / "serving.md", ROOT / "docs" / "assets"
 
 
 def main() -> None:
@@ -46,14 +46,15 @@ def main() -> None:
         measured = _measure(runners, args, folder)
         if args.rows == 1:
             _beside_rivals(measured, args, folder)
-    shape = f"{list(args.widths)}, {args.rows} row{'s' * (args.rows > 1)} a request, {args.rounds} rounds"
+    shape = f"{list(args.widths)}, {args.rows} row{'s' * (args.rows > 1)} per request, {args.rounds} rounds"
     text = report.markdown(measured, f"{shape}, {datetime.date.today().isoformat()}")
     print(text)
     if args.docs:
         key = f"servers {'-'.join(map(str, args.widths))} {args.rows}"
-        picture = PAGE.with_name(f"{key.replace(' ', '-')}.svg")
-        picture.write_text(plot.svg(measured, f"Inferences a second, {list(args.widths)}, {args.rows} a request"))
-        pages.put(PAGE, key, "benchmarks/servers", f"![{key}]({picture.name})\n\n{text}")
+        picture = ASSETS / f"{key.replace(' ', '-')}.svg"
+        title = f"Inferences per second, {list(args.widths)}, batch size {args.rows}"
+        picture.write_text(plot.svg(measured, title))
+        pages.put(PAGE, key, "benchmarks/servers", f"{text}\n![{title}](../assets/{picture.name})\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -94,7 +95,7 @@ def _measure(runners: list[Contestant], args: argparse.Namespace, folder: Path) 
 
 
 def _beside_rivals(measured: Measured, args: argparse.Namespace, folder: Path) -> None:
-    """Python servers of the same protocol, by h2load: perf_analyzer asks for what they do not have."""
+    """Python servers of the same protocol, with h2load: they lack methods that perf_analyzer calls."""
     others = contestants.rivals(folder / "models", MODEL)
     if not others:
         return

@@ -1,8 +1,8 @@
 """Baseline servers for the comparison: a no-op server per transport, and a minimal grpc.aio server.
 
-    python bare.py echo-grpcio|echo-asgi|handler PORT REPOSITORY MODEL
+    python bare.py noop-grpcio|noop-asgi|handler PORT REPOSITORY MODEL
 
-`echo-*` respond to every request with the same bytes, which measures the cost of the transport. `handler` is a minimal
+`noop-*` respond to every request with the same bytes, which measures the cost of the transport. `handler` is a minimal
 server that runs the session inside a grpc.aio handler. Each server prints "ready" and stops on SIGTERM.
 """
 
@@ -58,7 +58,7 @@ class Model:
         return response.SerializeToString()
 
     def infer(self, data: bytes) -> bytes:
-        """A ModelInferRequest's answer, nothing checked."""
+        """The response to a ModelInferRequest, without checks."""
         request = pb.ModelInferRequest.FromString(data)
         rows = np.frombuffer(request.raw_input_contents[0], "<f4").reshape(tuple(request.inputs[0].shape))
         return self.answer(rows)
@@ -120,9 +120,9 @@ async def main(kind: str, port: int, model: Model) -> None:
     """Serve until SIGTERM."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    if kind == "echo-asgi":
+    if kind == "noop-asgi":
         stop = await asgi(port, model.fixed)
-    elif kind == "echo-grpcio":
+    elif kind == "noop-grpcio":
         stop = await grpcio(port, model.fixed, lambda data: model.fixed["ModelInfer"])
     else:
         stop = await grpcio(port, model.fixed, model.infer)

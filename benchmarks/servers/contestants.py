@@ -19,7 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 START_SECONDS, STOP_SECONDS = 60, 20
-BARE = ("echo-grpcio", "echo-asgi", "handler")
+# Names in the report, and arguments of bare.py.
+BARE = {"no-op grpcio": "noop-grpcio", "no-op asgi": "noop-asgi", "grpc.aio handler": "handler"}
 OURS = {"grpcio": ("--transport", "grpcio"), "asgi": ("--transport", "asgi")}
 
 
@@ -54,7 +55,10 @@ class Running:
 def contestants(repository: Path, model: str, tls: Path) -> list[Contestant]:
     """Those that can run here. PORT stands for the gRPC port. `tls`: a folder with cert.pem and key.pem."""
     python = sys.executable
-    systems = [Contestant(name, (python, str(HERE / "bare.py"), name, "PORT", str(repository), model)) for name in BARE]
+    systems = [
+        Contestant(name, (python, str(HERE / "bare.py"), kind, "PORT", str(repository), model))
+        for name, kind in BARE.items()
+    ]
     serve = (python, "-m", "kanserve", "serve", str(repository), "--grpc-port", "PORT", "--metrics-port", "0")
     systems += [Contestant(f"kanserve {name}", (*serve, *flags)) for name, flags in OURS.items()]
     secret = ("--tls-cert", str(tls / "cert.pem"), "--tls-key", str(tls / "key.pem"))
@@ -92,7 +96,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(contestant: Contestant, log: Path) -> Iterator[Running]:
-    """Start, wait until the port answers, stop. Raises RuntimeError with the end of its log if it does not."""
+    """Start, wait for the port, stop. Raises RuntimeError with the end of the log if the port does not open."""
     port = free_port()
     command = [part.replace("PORT", str(port)) for part in contestant.command]
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", **contestant.environment}

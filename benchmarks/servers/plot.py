@@ -43,7 +43,7 @@ def _high(rate: float, most: float) -> float:
 
 
 def _scale(most: float) -> Iterator[str]:
-    """Four lines, at a round number of requests a second each."""
+    """Four lines, at a round number of requests per second each."""
     step = next(size for size in (10**power * digit for power in range(9) for digit in (1, 2, 5)) if 4 * size >= most)
     for at in range(int(most // step) + 1):
         y = HEIGHT - BOTTOM - _high(at * step, most)

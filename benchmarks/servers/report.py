@@ -12,13 +12,13 @@ from pathlib import Path
 from servers.load import Sample
 
 Key = tuple[str, int]  # contestant, concurrency
-# Ours, what it is held against, and what the project wants of it.
+# System and the system that it is compared with.
 RATIOS = (
     ("kanserve asgi", "triton"),
-    ("kanserve asgi", "handler"),
-    ("kanserve asgi", "echo-asgi"),
+    ("kanserve asgi", "grpc.aio handler"),
+    ("kanserve asgi", "no-op asgi"),
     ("kanserve asgi, TLS", "kanserve asgi"),
-    ("kanserve grpcio", "echo-grpcio"),
+    ("kanserve grpcio", "no-op grpcio"),
     ("kanserve asgi", "kanserve grpcio"),
 )
 
@@ -36,7 +36,7 @@ class Measured:
         self.samples.setdefault((name, concurrency), []).append(sample)
 
     def names(self) -> list[str]:
-        """Contestants, in their order."""
+        """Names of the systems, in their order."""
         return list(dict.fromkeys(name for name, _ in self.samples))
 
     def levels(self) -> list[int]:
@@ -46,10 +46,10 @@ class Measured:
 
 def markdown(measured: Measured, title: str) -> str:
     """The whole report."""
-    parts = [f"### {title}", machine(), _ratios(measured)]
-    parts.append(_table(measured, "inferences a second, median (quartiles)", _rates))
-    parts.append(_table(measured, "p50 / p99 in us, medians", _latencies))
-    parts.append(_table(measured, "server CPU us a request, median", _cpu))
+    parts = [f"## {title}", machine(), _ratios(measured)]
+    parts.append(_table(measured, "inferences per second, median (quartiles), higher is better", _rates))
+    parts.append(_table(measured, "p50 / p99 in us, medians, lower is better", _latencies))
+    parts.append(_table(measured, "server CPU us per request, median, lower is better", _cpu))
     parts.append(_memory(measured))
     if measured.streams:
         parts.append(_streams(measured.streams))
@@ -61,7 +61,7 @@ def machine() -> str:
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     count = sum(line.startswith("processor") for line in _cpuinfo())
     packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "grpcio", "h2corn", "perf-analyzer"))
-    return f"{cpu}, {count} cores, Python {platform.python_version()}, {packages}. Client on the same cores."
+    return f"{cpu}, {count} cores, Python {platform.python_version()}, {packages}. The client runs on the same cores."
 
 
 def _cpuinfo() -> list[str]:
@@ -81,7 +81,7 @@ def _ratios(measured: Measured) -> str:
             cells.append(_median([mine.rate / theirs.rate for mine, theirs in pairs], "{:.2f}x"))
         if any(cell != "-" for cell in cells):
             lines.append(f"| {ours} / {other} | {' | '.join(cells)} |")
-    return _head("ratio of rates", measured.levels()) + "\n".join(lines) if lines else ""
+    return _head("ratio of rates, higher is better", measured.levels()) + "\n".join(lines) if lines else ""
 
 
 def _table(measured: Measured, title: str, cell: Callable[[Sequence[Sample]], str]) -> str:
@@ -118,9 +118,11 @@ def _median(values: Sequence[float], form: str) -> str:
 
 def _memory(measured: Measured) -> str:
     cells = [f"{name} {mib:.0f}" for name, mib in measured.resident.items()]
-    return f"Resident at the end, MiB: {', '.join(cells)}."
+    return f"Resident memory at the end, MiB: {', '.join(cells)}."
 
 
 def _streams(streams: Mapping[str, Sequence[float]]) -> str:
     rows = [f"| {name} | {statistics.median(rates):.0f} |" for name, rates in streams.items()]
-    return "| h2load, 4 connections of 8 streams | requests a second |\n|---|---|\n" + "\n".join(rows)
+    return "| h2load, 4 connections of 8 streams | requests per second, higher is better |\n|---|---|\n" + "\n".join(
+        rows
+    )

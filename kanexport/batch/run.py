@@ -99,7 +99,7 @@ def sweep(
 
 
 def document(report: Report) -> dict[str, Any]:
-    """The report for machines; docs/checkpoints.md tells its fields."""
+    """The report as a JSON document."""
     return {
         "format": FORMAT,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

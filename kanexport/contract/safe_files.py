@@ -1,7 +1,7 @@
 """Files opened by name in folders that others may write. Other users do not decide which file the program opens, how
 long that takes or how much it reads. Standard library only.
 
-There are three classes, by the party that chose the target of the name (SECURITY.md, "Files opened by name"):
+There are three classes, by the party that chose the target of the name (docs/explanation/security-model.md):
 
     named   a person names the file (settings, tokens, certificates, rows): the program follows links
     found   others filled the folder (a model repository): the program follows no link

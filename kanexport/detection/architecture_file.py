@@ -63,7 +63,7 @@ NUMBER_LIMIT = 100_000  # in one list: as many nodes as a model may have inputs
 MAX_TEXT_CHARACTERS = 500  # of a key prefix or name, as long as a tensor's may be
 MAX_NUMBER_MAGNITUDE = 1e30  # float32 holds it
 DOT_LIMIT = 64  # in one key; tomllib takes quadratic time over them
-SEE = "see docs/architecture-file.md"
+SEE = "correct the architecture file; docs/reference/architecture-file.md describes its format"
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,13 +141,15 @@ def _step(part: Part, other: OtherModule, width: int, options: Options) -> Link:
     return Link(part.prefix, other.kind, chain.norm(part, options, other.kind, width if other.single else other.width))
 
 
+def modules() -> list[Any]:
+    """The reader modules, one per library."""
+    folder = importlib.import_module(READERS).__path__
+    return [importlib.import_module(f"{READERS}.{m.name}") for m in pkgutil.iter_modules(folder) if not m.ispkg]
+
+
 def readers() -> dict[str, Reader]:
     """All readers by family name."""
-    folder = importlib.import_module(READERS).__path__
-    modules = [
-        cast(Any, importlib.import_module(f"{READERS}.{m.name}")) for m in pkgutil.iter_modules(folder) if not m.ispkg
-    ]
-    members = [member for module in modules for member in getattr(module, "FAMILIES", (module,))]
+    members = [member for module in modules() for member in getattr(module, "FAMILIES", (module,))]
     return {str(reader.FAMILY): cast(Reader, reader) for reader in map(_wrapped, members)}
 
 

@@ -10,6 +10,8 @@ a is not, and 1 by default.
 
 hoangthangta/BSRBF_KAN and FC_KAN (GottliebKANLayer) add a LayerNorm after Gottlieb's layer, `layernorm`, which
 every layer stores and which their network uses in all but the last.
+
+Options: charlier_a, layernorm, layernorm_eps
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ and C = G + k functions of each kind:
 with W `base_weight` [m, n], V `spline_weight` [m, n C], extended knots `grid` [n, G + 2k + 1] and
 centres g `rbf.grid` [C]. The width `d` is a Python number and in no file: (g_max - g_min) / (C - 1).
 `base_activation` is a class, SiLU by default.
+
+Options: denominator, base_activation, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations

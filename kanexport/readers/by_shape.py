@@ -14,6 +14,9 @@ Source: public copies of KAN layers under names of their own, and layers of no l
 The reader accepts a file only if its user names the functions with the option `forward`, or if recorded outputs decide
 them. Values of `forward` are chebyshev-of-tanh, gaussian-width-of-x, bspline-of-x and others. If shapes allow more than
 one assignment of tensors, the option `roles` names one.
+
+Options: forward, roles, base_activation, denominator, squash_eps, jacobi_a, jacobi_b, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations

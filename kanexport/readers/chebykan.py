@@ -19,6 +19,9 @@ and those of `readers/common/grid_steps.py`. Copies with trained `tanh_scale` an
 each, take tanh(tanh_scale x + tanh_bias), and copies with a `bias` [m] add it; these the file tells. So it does
 where a copy normalises inside (`layer_norm`): it gives silu(ChebyKAN's layer of LayerNorm(x)), with SiLU the option
 output_activation.
+
+Options: forward, cheby_epsilon, cheby_scale, squash_eps, output_activation, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations

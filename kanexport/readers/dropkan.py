@@ -8,6 +8,10 @@ u is x, or with input_preprocessing='ln' its normalised value, without weights. 
 than the sum (in no file; mean is the sum over n). The layers have no mask; `neuron_train` [1] is
 stored and not used. Symbolic edges are off unless the constructor was told otherwise, and their functions'
 names are in no file. A spline of a value that is not finite is zero there.
+
+Options: neuron_fun, base_fun, input_preprocessing, symbolic_enabled, layernorm_eps, prefix
+Edge classes: A, B
+Recognized by: `act_fun.0.neuron_train` next to `act_fun.0.coef`
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ knots `grid` [n, G + 2k + 1]; a copy may keep one row of knots, `grid` [G + 2k +
 Copies write the same tensors and have splines of something else: u = tanh(x), u = (tanh(x) + 1) / 2,
 or u = x kept inside the grid without its extension. The library itself, from commit 8175cda to a47b9a8,
 stored the scaler and did not use it. Copies may add a bias [m].
+
+Options: forward, base_activation, spline_scaler
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ with r = 1: `rbf.inv_denominator` is stored, but the Python forward computes the
 with it and then does not use it. Copies do, and the option inv_denominator=used takes r from
 the file. The CUDA code of the same repository (cu_fasterkan, cuda/cpp) uses it as well, and lays
 its functions out centre by centre: there the weight is V[j, c n + i], which forward=fasterkan-cuda reads.
+
+Options: forward, inv_denominator, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ Without a base branch, the tensors are also those of FasterKAN before `inv_denom
 `first-fastkan` is FastKAN before SplineLinear (commits 5eecf95 to b8f617f), and X-KANeRF's
 GRBFKANLayer (lif314/X-KANeRF, grbf_kan.py): V is `spline_weight` [m, n, K]. X-KANeRF's layer, like
 the first two commits, has d = 1.
+
+Options: forward, denominator, layernorm, base_activation, layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations

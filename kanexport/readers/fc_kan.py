@@ -13,6 +13,10 @@ with V `spline_weight` [m, n C], W `base_weight` [m, n], t `translation`, s `sca
 knots `grid`. How the last X_f become the outputs is `combined_type`, by default quadratic:
 sum_f X_f + prod_f X_f + sum_f X_f^2. Neither it nor `func_list` is in a file; F follows from
 `concat_weight` [m, F m]. Here the F rows lie side by side in one vector, and a layer's edges stay in their block.
+
+Options: func_list, combined_type, denominator, base_activation, layernorm_eps, prefix
+Edge classes: B
+Recognized by: `concat_weight` next to `translation` and `rbf.grid`
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ with S `spline_weight` [m, n, K], W `base_weight` [m, n] and s `grid_starts` [K]
 start as it was rounded. B is the cubic B-spline on the knots 0..4, except that the
 library writes its factor 1/6 as 0.16666667. `h` is a Python number and in no file; it
 follows from the starts. `base_activation` is a class, SiLU by default.
+
+Options: h, base_activation
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ multiply every angle by 2 pi or another number, which no file tells: the option 
 
 Muyuzhierchengse/TaylorKAN has a copy with `gridsize_param`, a number that is rounded: only so many
 harmonics are used.
+
+Options: forward, fourier_step
 """
 
 from __future__ import annotations

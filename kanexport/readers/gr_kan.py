@@ -12,6 +12,9 @@ model (the kernels' |x|^k, x^k of the pure-torch fallback, or |sum| of the paper
 A state dict has no order, so the reader knows these: KAT's names, one rational and one
 Linear, children of a Sequential by number, and numbered blocks of any of them. Everything
 else is told with --option order=.
+
+Options: denominator, order, num_groups, prefix
+Recognized by: `weight_numerator`, `weight_denominator`
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ The functions f are told by the name of their coefficients:
     fourier_coeffs   [2, m, n, K]: cos(q x) and sin(q x), q = 1 .. K
     wavelet_weights  a wavelet with `scale` and `translation`, all [m, n]; which one is in no file; the
                      Mexican hat without its constant, the Shannon wavelet with Wav-KAN's window
+
+Options: forward, base_activation, jacobi_a, jacobi_b, wavelet_type
 """
 
 from __future__ import annotations

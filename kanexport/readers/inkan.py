@@ -8,6 +8,8 @@ with P `weight` [m, n K + n], s `grid_starts` [K], of which only the first is us
 the cubic B-spline on the knots 0..4. `h` is a Python number and in no file; it follows
 from the starts. `base_activation` is a class, SiLU by default. inkan before 0.4 writes
 what flashkan writes.
+
+Options: h, base_activation
 """
 
 from __future__ import annotations

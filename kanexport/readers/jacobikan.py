@@ -7,6 +7,8 @@ Source: SpaceLearner/JacobiKAN, JacobiKANLayer.forward, for n inputs, m outputs,
 a and b are Python numbers and in no file; their default is 1. X-KANeRF's and KAN4TSF's layers are
 the same. OrthogPolyKANs has a layer of the same name and keys with another recurrence, and 3 as
 default: forward=orthogpolykans. Public copies without tanh and such: `readers/common/grid_steps.py`.
+
+Options: forward, jacobi_a, jacobi_b, squash_eps
 """
 
 from __future__ import annotations

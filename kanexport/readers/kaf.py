@@ -8,6 +8,9 @@ Source: kolmogorovArnoldFourierNetwork/KAF, KAF.py, FastKAFLayer.forward, for n 
 with W, b `final_linear`, a `base_scale`, c `spline_scale`, P [n, G] and p [G] `feature_transform.weight`
 and `.bias`, C [n, 2 G] and q [n] `feature_transform.combination`. `base_activation` is a function, GELU by
 default. s_i depends on all inputs: an edge has a value for a row, and no curve over x_i.
+
+Options: base_activation, layernorm, layernorm_eps
+Edge classes: B
 """
 
 from __future__ import annotations

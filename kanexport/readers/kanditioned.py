@@ -10,6 +10,8 @@ last two; all `impl` choices compute that. The values v at the points are
 `w` is a Python number, the constructor's `spline_width`, and in no file; its default is
 4, and the option has both names. The buffers
 `local_bias` and `feature_offset` hold indices.
+
+Options: w, spline_width
 """
 
 from __future__ import annotations

@@ -10,6 +10,9 @@ with C `coefficients` [m, n, K] and, where the layer has them, w `weight_spline`
 (`spline_input_norm`). Which functions shows the length of `basis.grid`: extended knots [n, K + k + 1]
 of B-splines, or centres [n, K] of exp(-(e_i (u - g_ic))^2) with e `basis.epsilon` [n, 1], which for some
 time was no tensor but the inverse of the centres' distance.
+
+Options: layernorm_eps
+Edge classes: A, B
 """
 
 from __future__ import annotations

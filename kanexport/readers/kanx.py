@@ -9,6 +9,8 @@ with W `base_weight` [n, m], S `spline_weight` [n, m, G + k] and `grid` [n, G + 
 knots t_i are the grid and k more on each side, (grid_i[G] - grid_i[0]) / G apart, and may
 repeat: a denominator of zero in the recursion is replaced by 1. Its `save()` writes the
 activation's name beside the state dict; elsewhere SiLU is assumed.
+
+Options: base_activation
 """
 
 from __future__ import annotations

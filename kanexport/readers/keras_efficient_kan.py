@@ -10,6 +10,9 @@ order; act is keras.ops' function of the name in the config (relu by default; it
 tanh). The layer's dropout is off at inference. The epsilon of its own normalisation is Keras' default, 1e-3, and not
 in the file. Between the layers, Dense, Activation, ReLU, LayerNormalization, BatchNormalization, Dropout and a
 Flatten of vectors are read; a model that is no chain is refused.
+
+Options: layernorm_eps
+Recognized by: layers of class KANLinear in the config of a `.keras` file
 """
 
 from __future__ import annotations

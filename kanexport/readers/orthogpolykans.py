@@ -16,6 +16,8 @@ under the name of the second kind's, `cheby2_coeffs`: of Legendre's (forward=leg
 Jacobi's (forward=jacobi-like), 1, (5 u - 3) / 2, (35 u^2 - 30 u + 3) / 8, (255 u^3 - 210 u^2 + 45 u - 15) / 16 and
 (10395 u^4 - 10395 u^3 + 4725 u^2 - 945 u + 35) / 128; both up to degree 4. Public copies without tanh and such:
 `readers/common/grid_steps.py`.
+
+Options: forward, gegenbauer_alpha, laguerre_alpha, hermite_eps, squash_eps
 """
 
 from __future__ import annotations

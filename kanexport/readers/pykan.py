@@ -16,6 +16,9 @@ G and k come from the shapes: the config's may be stale. `act_fun` arrays are
 Grid updates on constant or discrete values leave knots on one spot. From 0.2.2 on, whose
 config has `round`, `B_batch` ends every level with `nan_to_num`, and a function that met
 0 / 0 is zero; before, it is NaN, and so is the output in every row.
+
+Options: base_fun, input_id, n_inputs, singularity, y_th, repeated_knots, mult_arity, symbolic_enabled, prefix
+Recognized by: `act_fun.0.coef` with three axes
 """
 
 from __future__ import annotations

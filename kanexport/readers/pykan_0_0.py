@@ -10,6 +10,9 @@ m destinations, the flat edge e = j n + i, and base SiLU unless told otherwise:
 A value that is not finite makes the basis NaN, which reaches every sum, masked or not.
 The names of symbolic functions, and which edges `lock` made share one function, are in no file;
 nor is whether symbolic edges are on at all (`symbolic_enabled`, a constructor argument).
+
+Options: base_fun, symbolic_enabled, prefix
+Recognized by: `act_fun.0.coef` with two axes, `act_fun.0.mask` with one
 """
 
 from __future__ import annotations

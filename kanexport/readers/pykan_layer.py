@@ -1,6 +1,6 @@
 """Single layers of pykan, as parts of other models: without biases, multiplications and symbolic edges.
 
-Source: KANLayer.forward of pykan 0.2.8 (`pykan-layer`) and of 0.0.5 (`pykan-0.0-layer`), for n
+Source: pykan 0.2.8 (`pykan-layer`) and 0.0.5 (`pykan-0.0-layer`), KANLayer.forward, for n
 sources and m destinations:
 
     y_j = sum_i mask_ij (scale_base_ij base(x_i) + scale_sp_ij sum_c coef_ijc B_c(x_i; grid_i))
@@ -8,6 +8,8 @@ sources and m destinations:
 In 0.0 the tensors are flat over the edges e = j n + i, with a grid [G + 1] for each, which is extended when it is
 used; n is in no file, so the option in_dim is needed, one number or one for each layer. `base_fun` is SiLU by
 default.
+
+Options: base_fun, in_dim
 """
 
 from __future__ import annotations

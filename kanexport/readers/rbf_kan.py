@@ -9,6 +9,8 @@ K centres g:
 `d` is a Python number and in no file: (g_max - g_min) / (K - 1). `base_activation` is a
 module, SiLU by default. The notebook's other layers (`centers`, `weights`) measure the
 distance of whole rows; those are no sums of one-dimensional functions.
+
+Options: denominator, base_activation
 """
 
 from __future__ import annotations

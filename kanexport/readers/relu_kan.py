@@ -14,6 +14,8 @@ in no file. Its network takes and gives one axis more, [rows, n, 1] and [rows, m
 Higher-order ReLU-KANs have the same tensors (forward=hrkan): their functions go over the range from
 `grid_min` to `grid_max`, have another `power` p and another `rate` r. With the initial width of a function,
 w = (k + 1) (max - min) / G, published code has ((x - l)+ (h - x)+ r)^p with r = 2 / w, or 4 / w^2.
+
+Options: forward, grid, k, power, rate, grid_min, grid_max
 """
 
 from __future__ import annotations

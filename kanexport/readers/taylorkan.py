@@ -7,6 +7,8 @@ Source: Muyuzhierchengse/TaylorKAN, TaylorLayer.forward, for n inputs, m outputs
 KAN4TSF's TaylorKANLayer is the same, and SciYu/KAE's, of order + 1. The bias is absent with addbias=False.
 KAE's other copies apply a function to the result, which no file tells: the option
 output_activation, identity by default.
+
+Options: output_activation
 """
 
 from __future__ import annotations

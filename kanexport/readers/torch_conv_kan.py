@@ -14,6 +14,8 @@ act is SiLU, GELU in KANLayer. Layers are in a list with Dropouts, which have no
 where those leave gaps in the numbers, --architecture is needed. The ChebyKANLayer and
 FastKANLayer are those of ChebyKAN and FastKAN. BottleNeckGRAMLayer projects its sources
 first, so that its polynomials are on no edge: it is refused.
+
+Options: base_activation, x_min, x_max, jacobi_a, jacobi_b, spline_order, grid_min, grid_max, layernorm_eps
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ Source: PyPI torch-wavelet-kan 0.0.2, WaveletKANLayer.forward, for n inputs, m o
 
 with W `base_weight` [m, n], w `wavelet_weights`, `mu` and `scale` [m, n, K]. `epsilon` is a
 constructor argument and in no file.
+
+Options: epsilon
 """
 
 from __future__ import annotations

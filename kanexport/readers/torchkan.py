@@ -14,6 +14,8 @@ Chebyshev polynomials), with D + 1 polynomials in `poly_weights.l` [m, n (D + 1)
 with act SiLU by default and u = 2 (x - lowest) / (highest - lowest) - 1, where lowest and
 highest are taken over all sources and all rows of the batch: a row's output depends on the
 other rows. It is read only with ranges that the user freezes.
+
+Options: base_activation, x_min, x_max, polynomial, layernorm_eps, prefix
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ with a and then c in `coeffs` [n, m, d + 1 + N] and b `bias_out` [m]. The knots 
 where low and high (`knots_range`) are Python numbers and in no file, by default -1 and 1. The
 functions are computed cell by cell (bases/piecewise_polynomial.py), not as truncated powers. With
 shared_knots=False every edge has knots of its own; those are read where they are equal.
+
+Options: knots_min, knots_max
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ factor 1 / sqrt(s) of a continuous wavelet transform is in no published code kno
 KAN4TSF's layers may be without BN, which the file tells. The bump wavelet of Wav-KAN's first versions
 and of X-KANeRF is refused: it is NaN
 in a band outside of its support that is as wide as the type of number makes it.
+
+Options: wavelet_type, base_branch, wavelet_factor, batchnorm_eps
 """
 
 from __future__ import annotations

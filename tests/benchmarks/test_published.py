@@ -12,21 +12,43 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks import pages
-from benchmarks.matrix import plot, publish, report
-from benchmarks.matrix.groups import GROUPS
+from benchmarks.matrix import plot, publish
+from benchmarks.matrix.groups import GROUPS, TITLES
 
 ROOT = Path(__file__).parents[2]
 MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
 
-def pictures() -> list[str]:
-    return [name for name in (plot.RATIOS, plot.TIMES) if (ROOT / publish.PAGE.parent / name).exists()]
-
-
-def test_the_documents_are_of_the_cells() -> None:
+@pytest.mark.parametrize(("page", "key"), publish.PARTS, ids=lambda value: str(value))
+def test_the_pages_are_of_the_cells(page: Path, key: str) -> None:
+    """`python -m benchmarks.matrix --pages` writes them again."""
     cells = publish.published(ROOT)
-    assert pages.read(ROOT / publish.PAGE, publish.KEY, publish.WRITER) == report.markdown(cells, pictures())
-    assert pages.read(ROOT / publish.README, publish.KEY, publish.WRITER) == report.readme(cells)
+    assert pages.read(ROOT / page, key, publish.WRITER) == publish.PARTS[page, key](cells)
+
+
+def test_each_group_is_in_one_page() -> None:
+    cells = publish.published(ROOT)
+    texts = [text(cells) for text in publish.PARTS.values()]
+    for title in TITLES.values():
+        assert sum(f"## {title}\n" in text for text in texts) == 1, title
+
+
+def test_each_ratio_of_the_conclusions_is_in_a_table() -> None:
+    """Prose of the index and of the README repeats figures of the tables."""
+    folder = ROOT / publish.FOLDER
+    known = set(
+        re.findall(r"\d+\.\d\dx", "".join(page.read_text() for page in folder.glob("*.md") if page.stem != "index"))
+    )
+    known |= set(re.findall(r"\d+\.\d\dx", pages.read(folder / "index.md", "matrix targets", publish.WRITER)))
+    text = (folder / "index.md").read_text() + (ROOT / "README.md").read_text()
+    assert set(re.findall(r"\d+\.\d\dx", text)) <= known
+
+
+def test_the_counts_of_the_conclusions_are_those_of_the_targets() -> None:
+    text = (ROOT / publish.FOLDER / "index.md").read_text()
+    lines = pages.read(ROOT / publish.FOLDER / "index.md", "matrix targets", publish.WRITER).splitlines()
+    met, missed = (sum(line.endswith(f" {word} |") for line in lines) for word in ("met", "**missed**"))
+    assert f"meets {met} of {met + missed} targets for exported graphs, and misses {missed}." in text
 
 
 def test_what_is_published_was_measured_at_length_and_is_right() -> None:
@@ -63,11 +85,13 @@ def test_the_same_cells_make_the_same_pictures(tmp_path: Path) -> None:
     cells = publish.published(ROOT)
     every = []
     for at in ("a", "b"):
-        (tmp_path / at / "docs").mkdir(parents=True)
-        for page in (publish.PAGE, publish.README):
-            (tmp_path / at / page).write_text("")
-        publish.docs(cells, tmp_path / at)
-        every.append({path.name: path.read_bytes() for path in (tmp_path / at / "docs").iterdir()})
+        root = tmp_path / at
+        for folder in (publish.CELLS.parent, publish.ASSETS):
+            (root / folder).mkdir(parents=True)
+        for page, _ in publish.PARTS:
+            (root / page).write_text("")
+        publish.docs(cells, root)
+        every.append({path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()})
     assert every[0] == every[1]
     assert {plot.RATIOS, plot.TIMES} <= set(every[0])
     text = every[0][plot.RATIOS].decode()

@@ -358,7 +358,7 @@ def test_a_token_goes_to_a_file_of_its_owner_alone(tmp_path: Path) -> None:
     token = out.read_text().strip()
     assert token_file.digest(token) in path.read_text()
     again = kanserve("token", "new", "b", *more)
-    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    assert (again.returncode, "error[output-exists]" in again.stderr) == (2, True)
     assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci"]  # the command made no token
     assert kanserve("token", "new", "b", *more, "--force").returncode == 0
     assert (token_file.digest(out.read_text().strip()) in path.read_text(), out.read_text() != token) == (True, True)

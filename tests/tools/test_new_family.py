@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("kanexport", "service", "tests", "tools", "docs", "README.md", "pyproject.toml")
 NAME, FAMILY = "my_kan", "my-kan"
 EXPECTED = {
-    " M docs/checkpoints.md",
+    " M docs/reference/supported-libraries.md",
     f"?? kanexport/bases/{NAME}.py",
     f"?? kanexport/readers/{NAME}.py",
     f"?? tests/golden/generators/make_{NAME}.py",
@@ -68,11 +68,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_only_new_files_and_one_row_are_written(tree: Path) -> None:
+def test_only_new_files_and_two_rows_are_written(tree: Path) -> None:
     status = git(tree, "status", "--porcelain", "--untracked-files=all").splitlines()
     assert set(status) == EXPECTED
     changed = [line for line in git(tree, "diff", "-U0").splitlines() if re.match(r"[+-][^+-]", line)]
-    assert changed == [f"+| MyKan (`{FAMILY}`) | the same | `prefix` |"]
+    functions = "bells on shared centres, with heights of their own for every edge"
+    tensors = "`my_kan_heights` (3), `my_kan_centres` (1), `my_kan_width` (1)"
+    assert changed == [f"+| MyKan | {functions} | - | A | - |", f"+| `{FAMILY}` | MyKan | {tensors} |"]
 
 
 def test_the_golden_case_is_made_again_bit_for_bit(tree: Path) -> None:

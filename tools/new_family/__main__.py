@@ -1,7 +1,7 @@
 """Generator of the starting files of a new KAN family: `make new-family NAME=mykan`.
 
 The program writes a basis, a reader and a generator of the golden case from the templates in this
-folder. It runs the generator, and adds the row in docs/checkpoints.md. The written files work without
+folder. It runs the generator, and writes docs/reference/supported-libraries.md again. The written files work without
 changes; comments that begin with "Yours" mark the code to change. The program overwrites no file.
 """
 
@@ -24,7 +24,8 @@ TEMPLATES = {
     "golden.py.txt": "tests/golden/generators/make_{name}.py",
 }
 CHECKPOINT = "tests/golden/checkpoints/{family}-hello"
-DOCUMENT = "docs/checkpoints.md"
+DOCUMENT = "docs/reference/supported-libraries.md"
+WRITE = "from tools.reference import libraries; libraries.PAGE.write_text(libraries.page())"
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LENGTH = 30
 # Classes that the written files import: another of that name would hide them.
@@ -46,7 +47,7 @@ Change what the comments "Yours" mark, run the generator again, and hold it on i
 
     .venv/bin/python tests/golden/generators/make_{name}.py
     .venv/bin/python -m pytest -q tests -k "{choice}"
-    make families      # measures all families, and adds yours to the README's table
+    make families      # measures all libraries, and adds yours to the table of errors
     make test check
 """
 
@@ -73,15 +74,6 @@ def problem(name: str) -> str:
     return ""
 
 
-def row_added(document: str, row: str) -> str:
-    """The document with a row at the end of its first table."""
-    lines = document.splitlines(keepends=True)
-    at = next(number for number, line in enumerate(lines) if line.startswith("|---"))
-    while lines[at].startswith("|"):
-        at += 1
-    return "".join([*lines[:at], row + "\n", *lines[at:]])
-
-
 def create(name: str) -> list[str]:
     """Write all files and return their paths below the root."""
     family, class_name = name.replace("_", "-"), class_of(name)
@@ -94,9 +86,8 @@ def create(name: str) -> list[str]:
     # Names are long and short, and so are the lines they stand in.
     subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", *written], cwd=ROOT, check=True)
     subprocess.run([sys.executable, written[-1]], cwd=ROOT, check=True)
-    document = ROOT / DOCUMENT
-    document.write_text(row_added(document.read_text(), f"| {class_name} (`{family}`) | the same | `prefix` |"))
-    return [*written, CHECKPOINT.format(family=family) + "/", f"{DOCUMENT} (a row of its table)"]
+    subprocess.run([sys.executable, "-c", WRITE], cwd=ROOT, check=True)  # another process knows the new reader
+    return [*written, CHECKPOINT.format(family=family) + "/", f"{DOCUMENT} (rows of its tables)"]
 
 
 def main(arguments: list[str]) -> int:

@@ -16,10 +16,12 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 # Page -> module of this package that writes it.
 PAGES = {
     "alerts.md": "alerts",
+    "cli.md": "cli",
     "grpc-api.md": "grpc_api",
     "metrics.md": "metrics",
     "openapi.json": "openapi",
     "python-api.md": "python_api",
+    "supported-libraries.md": "libraries",
 }
 
 

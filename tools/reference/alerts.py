@@ -14,8 +14,8 @@ HEAD = """# Alerts
 This page lists every alert that kanserve ships, for the SRE who routes them.
 
 `make reference` writes this file from `service/deploy/monitoring/prometheus/rules.yml`. Severity `page` needs a person
-now. `ticket` can wait until the next working day. `info` needs no action by itself. The
-[runbook](../operations/runbook.md) has one section per alert.
+now. `ticket` can wait until the next working day. `info` needs no action by itself. Each name links to its section of
+the [runbook](../operations/runbook.md).
 """
 VARIABLE = re.compile(r"\{\{\s*\$labels\.(\w+)\s*\}\}")
 VALUE = re.compile(r"\{\{\s*\$value[^}]*\}\}")
@@ -29,6 +29,7 @@ class Alert(NamedTuple):
     severity: str
     summary: str
     description: str
+    runbook: str
 
 
 def alerts(text: str) -> list[Alert]:
@@ -41,7 +42,14 @@ def alerts(text: str) -> list[Alert]:
             return match[1].strip().strip('"') if match else ""
 
         known.append(
-            Alert(field("alert"), field("for") or "0s", field("severity"), field("summary"), field("description"))
+            Alert(
+                field("alert"),
+                field("for") or "0s",
+                field("severity"),
+                field("summary"),
+                field("description"),
+                field("runbook_url"),
+            )
         )
     return known
 
@@ -49,7 +57,13 @@ def alerts(text: str) -> list[Alert]:
 def page() -> str:
     """The page."""
     rows = (
-        (f"`{alert.name}`", alert.severity, alert.wait, _plain(alert.summary), _plain(alert.description))
+        (
+            f"[`{alert.name}`](../{alert.runbook.partition('/docs/')[2]})",
+            alert.severity,
+            alert.wait,
+            _plain(alert.summary),
+            _plain(alert.description),
+        )
         for alert in alerts(RULES.read_text())
     )
     return "\n".join([HEAD, table(("alert", "severity", "after", "summary", "description"), rows)])

@@ -1,12 +1,12 @@
-"""Command that runs the reliability tests, stores their results and writes the scorecard table.
+"""Command that runs the reliability tests, stores their results and writes the pages of docs/reliability.
 
     make reliability                                        all in full, for hours; what this commit has is kept
     python -m tools.reliability --rows 13,14 --short        some of them, in seconds
     python -m tools.reliability --rows 20 --minutes 480     the soak, for as long as you like
-    python -m tools.reliability --table                     nothing is run; the table from what was seen so far
+    python -m tools.reliability --table                     runs nothing, writes the pages from the stored results
 
-When a run of a test over a transport ends, the command appends one line to docs/reliability.jsonl. The table in
-docs/reliability.md shows the last full run of each, otherwise the last short one. If a test fails, the exit code is 1.
+When a run of a test over a transport ends, the command appends one line to docs/reliability/reliability.jsonl. The
+pages show the last full run of each, otherwise the last short one. If a test fails, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TooLong(Exception):
 
 
 def one(row: Row, scale: Scale, seed: int, transport: str) -> Record:
-    """Run it; whatever comes of that is a record."""
+    """Run a test. Each outcome becomes a record, also an exception."""
     begun = time.monotonic()
     form = "full" if scale.full else "short"
 
@@ -78,7 +78,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def done(path: Path) -> set[tuple[str, str]]:
-    """Rows and transports with a full run of this very commit."""
+    """Tests and transports with a full run of this commit."""
     here = record.commit()
     seen = [one for one in record.load(path) if one.commit == here and not here.endswith("+")]
     return {(one.row, one.transport) for one in seen if one.form == "full" and one.verdict != NOT_RUN}
@@ -91,16 +91,18 @@ def arguments(known: Mapping[str, Row]) -> argparse.Namespace:
         prog="python -m tools.reliability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--full", dest="full", action="store_true", default=True, help="the whole of each row (default)")
-    form.add_argument("--short", dest="full", action="store_false", help="seconds of each")
-    form.add_argument("--table", action="store_true", help="run nothing, write the table")
-    form.add_argument("--list", action="store_true", help="the rows, and nothing else")
-    parser.add_argument("--rows", help="numbers, such as 13,14 (all)", default=",".join(known))
-    parser.add_argument("--transports", help="of rows about the wire (asgi,grpcio)", default=",".join(TRANSPORTS))
+    form.add_argument(
+        "--full", dest="full", action="store_true", default=True, help="the full form of each test (default)"
+    )
+    form.add_argument("--short", dest="full", action="store_false", help="the short form of each test, seconds each")
+    form.add_argument("--table", action="store_true", help="run nothing, write the pages")
+    form.add_argument("--list", action="store_true", help="list the tests and run nothing")
+    parser.add_argument("--rows", help="numbers of tests, such as 13,14 (default: all)", default=",".join(known))
+    parser.add_argument("--transports", help="transports of network tests (asgi,grpcio)", default=",".join(TRANSPORTS))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=0.0, help="how long a row lasts that has no end of its own")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results accumulate")
-    parser.add_argument("--resume", action="store_true", help="not what was run in full at this commit")
+    parser.add_argument("--minutes", type=float, default=0.0, help="duration of tests without a fixed end")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file that results are appended to")
+    parser.add_argument("--resume", action="store_true", help="skip tests that have a full result for this commit")
     requested = parser.parse_args()
     requested.rows, requested.transports = requested.rows.split(","), requested.transports.split(",")
     for what, supplied, there in (("row", requested.rows, known), ("transport", requested.transports, TRANSPORTS)):
@@ -110,12 +112,12 @@ def arguments(known: Mapping[str, Row]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """1 where a row failed."""
+    """1 if a test failed."""
     known = rows()
     requested = arguments(known)
     if requested.list:
         for row in known.values():
-            print(f"{row.number:>8}  {row.title}: {row.method}. Goal: {row.goal}")
+            print(f"{row.number:>8}  {row.title}: {row.method} Target: {row.goal}")
         return 0
     kept = done(requested.results) if requested.resume else set()
     todo = [
@@ -132,13 +134,13 @@ def main() -> int:
         record.append(result, requested.results)
         seen.append(result)
         print(f"{result.verdict:8} {label} ({result.seconds:.0f} s): {result.figures or ''} {result.notes}", flush=True)
-    text = table.markdown(known, record.load(requested.results))
+    records = record.load(requested.results)
     if requested.results == RESULTS:
-        table.write(text)
-        reported = incident_table.markdown(known, record.load(requested.results))
-        table.write(reported, begin=incident_table.BEGIN, end=incident_table.END)
+        for (page, name), text in table.PARTS.items():
+            table.write(text(known, records), page, name)
+        table.write(incident_table.markdown(known, records), incident_table.PAGE, incident_table.NAME)
     else:
-        print(text)
+        print(table.results(known, records))
     return int(any(result.verdict == FAIL for result in seen))
 
 

@@ -1,9 +1,9 @@
-"""Types and registry of the reliability tests, which are the rows of the scorecard.
+"""Types and registry of the reliability tests.
 
 A test is a file `row_NN_what.py` with a ROW in it. It has two forms. The short form takes seconds and is part of the
 test suite: `test_row = suite(ROW)` in the row's file, or `guarded_by` if a test of the suite already does the same. The
 full form runs with `python -m tools.reliability`. A test that cannot run here raises NotRun with the reason, so the
-scorecard shows only observed results.
+tables show only observed results.
 """
 
 from __future__ import annotations
@@ -55,13 +55,15 @@ Run = Callable[[Scale, int, str], Outcome]
 @dataclass(frozen=True, slots=True)
 class Row:
     """One reliability test. `run(scale, seed, transport)`: transport is "" unless the test uses the network (`wire`).
-    `needs`: its imports. `guarded_by`: the tests of the suite that are its short form, if `run` is not."""
+    `result`: the result in words, with the names of figures in braces. `needs`: its imports. `guarded_by`: the tests of
+    the suite that are its short form, if `run` is not."""
 
     number: str
     title: str
     method: str
     goal: str
     run: Run
+    result: str = ""
     wire: bool = False
     needs: tuple[str, ...] = ()
     guarded_by: tuple[str, ...] = ()
@@ -105,6 +107,6 @@ def suite(row: Row, seed: int = 1) -> Callable[[str], None]:
             outcome = row.run(Scale(full=False), seed, transport)
         except NotRun as reason:
             pytest.skip(str(reason))
-        assert outcome.passed, f"{dict(outcome.figures)} where the goal is: {row.goal}. {outcome.notes}"
+        assert outcome.passed, f"{dict(outcome.figures)} where the target is: {row.goal} {outcome.notes}"
 
     return test_row

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "reliability.jsonl"
-WRITTEN = ("docs/reliability.jsonl", "docs/reliability.md")
+FOLDER = ROOT / "docs" / "reliability"
+RESULTS = FOLDER / "reliability.jsonl"
+WRITTEN = tuple(
+    f"docs/reliability/{name}" for name in ("reliability.jsonl", "index.md", "tests.md", "other-servers.md")
+)
 PACKAGES = ("onnxruntime", "grpcio", "h2corn", "protobuf", "numpy")
 PASS, FAIL, NOT_RUN = "pass", "fail", "not run"
 
@@ -78,7 +81,7 @@ def weight(record: Record) -> int:
 
 
 def commit() -> str:
-    """Short, with a + where the tree has changes; what this itself writes is none."""
+    """Short hash, with a + if the tree has changes. The files that this program writes do not count as changes."""
     said = git("describe", "--always", "--abbrev=9", "--exclude=*")
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in WRITTEN))
     return said + ("+" if changed else "") if said else "no commit"

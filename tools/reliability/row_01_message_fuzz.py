@@ -47,7 +47,7 @@ async def feed(
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Known heads and the lane are on the way, as for a real call."""
+    """Messages pass the request cache and the fast path, as in a real call."""
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
         served = Served(Path(folder))
@@ -69,9 +69,10 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="1",
-    title="Message fuzz, in process",
-    method="mutated messages of ModelInfer through parsing, checks, batches and the graph",
-    goal="10^6 messages: 0 crashes, only codes of the contract, 0 INTERNAL or UNKNOWN",
+    title="Message fuzzing in one process",
+    method="Mutated ModelInfer messages pass through parser, validation, batching and graph.",
+    goal="1,000,000 messages: no crash, only documented status codes, no INTERNAL or UNKNOWN.",
+    result="{messages} messages: {crashes} crashes, {INTERNAL or UNKNOWN} INTERNAL or UNKNOWN.",
     run=run,
 )
 test_row = suite(ROW)

@@ -36,9 +36,16 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="2",
-    title="Message fuzz, on the wire",
-    method="mutated messages to every method by 16 raw clients, mutated HTTP/2 by 4 more, and a client of good will",
-    goal="10^5 messages: the same process, good will answered 100 %, only codes of the contract",
+    title="Message fuzzing over the network",
+    method=(
+        "16 raw clients send mutated messages to each method, and 4 more send mutated HTTP/2 frames. A valid "
+        "client sends requests meanwhile."
+    ),
+    goal="100,000 messages: the process survives, 100% of valid requests succeed, only documented status codes.",
+    result=(
+        "{messages} messages, {damaged connections} damaged connections: {codes outside the contract} other "
+        "status codes, {findings} findings. {probes answered} valid requests succeeded."
+    ),
     wire=True,
     guarded_by=("tests/integration/wire/test_fuzz_wire.py",),
     run=run,

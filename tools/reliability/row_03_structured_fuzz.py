@@ -75,7 +75,7 @@ BREAKS: tuple[Break, ...] = (datatype, shape, length, name, twice, both, more_ra
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Each a call of its own, one after the other."""
+    """Separate calls, one after the other."""
     rng, count = random.Random(seed), scale.of(150, 20_000)
     odd: list[str] = []
     with toys(transport) as server:
@@ -99,9 +99,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="3",
-    title="Structured fuzz",
-    method="a valid request with one thing broken: datatype, shape, length, name, a name twice, both contents, outputs",
-    goal="100 % INVALID_ARGUMENT, and the words name the field",
+    title="Structured fuzzing",
+    method=(
+        "Valid requests get one defect each: data type, shape, length, name, a duplicate name, raw and typed "
+        "contents together, outputs."
+    ),
+    goal="100% INVALID_ARGUMENT with a message that names the field.",
+    result="{INVALID_ARGUMENT and named} of {requests} requests.",
     wire=True,
     run=run,
 )

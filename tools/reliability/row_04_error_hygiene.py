@@ -15,7 +15,7 @@ from tools.reliability.helpers import ROWS, toys
 
 
 def told(server: Server, path: str, data: bytes) -> str:
-    """The words and the trailers of a refusal."""
+    """The text and the trailers of a rejection."""
     try:
         server.call(path, data)
     except grpc.RpcError as error:
@@ -49,10 +49,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="4",
-    title="Error hygiene",
-    method="every text that known mistakes, mutated messages and structured fuzz provoke, searched for paths, classes, "
-    "addresses and tracebacks",
-    goal="0 found",
+    title="Error texts without internals",
+    method=(
+        "The test searches all error texts of known mistakes, mutated messages and structured fuzzing for paths, "
+        "class names, addresses and tracebacks."
+    ),
+    goal="None found.",
+    result="{with a path, class or traceback} of {texts} texts.",
     wire=True,
     guarded_by=("tests/integration/wire/test_fuzz_wire.py", "tests/integration/wire/test_bad_requests.py"),
     run=run,

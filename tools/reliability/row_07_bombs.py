@@ -52,8 +52,11 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 ROW = Row(
     number="7",
     title="Decompression bombs",
-    method=f"300 KB that are 300 MB to {INFERENCE}ModelInfer, gzip and deflate in turn",
-    goal="RESOURCE_EXHAUSTED, RSS + less than 16 MiB, no handler run",
+    method="ModelInfer gets messages of 300 KB that decompress to 300 MB, with gzip and deflate in turn.",
+    goal="RESOURCE_EXHAUSTED. Memory grows by less than 16 MiB. No handler runs.",
+    result=(
+        "{RESOURCE_EXHAUSTED} of {bombs} rejected, {peak grew by MiB} MiB more at the peak, {handlers run} handlers."
+    ),
     wire=True,
     guarded_by=("tests/integration/wire/test_attacks.py",),
     run=run,

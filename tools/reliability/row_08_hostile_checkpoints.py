@@ -47,9 +47,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="8",
-    title="Hostile checkpoints",
-    method="pickles, zips, YAML, safetensors and lists of steps made to harm, exported under Python's audit hooks",
-    goal="0 canary files, 100 % typed errors, less than 2 s and 500 MiB each",
+    title="Malicious checkpoints",
+    method="Malicious pickle, zip, YAML, safetensors and architecture files are exported under Python's audit hooks.",
+    goal="No canary file, 100% typed errors, less than 2 s and 500 MiB per file.",
+    result=(
+        "{typed errors} of {files} typed errors, {canary files} canary files, at most {slowest in s} s and {peak "
+        "in MiB} MiB."
+    ),
     guarded_by=("tests/integration/test_hostile_checkpoints.py", "tests/kanexport/formats/test_pickle_data.py"),
     run=run,
 )

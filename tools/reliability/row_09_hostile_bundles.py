@@ -70,7 +70,7 @@ async def refused(trial: Sandbox, repository: Path) -> bool:
 
 
 async def one(make: Make, trial: Sandbox, root: Path) -> tuple[bool, int]:
-    """Whether it was refused, and how often something outside was opened."""
+    """Whether the server rejected it, and the number of files opened outside."""
     repository, outside = root / "models", root / "outside"
     outside.mkdir(parents=True)
     (outside / SECRET).write_bytes(toy_model.W0.tobytes())
@@ -119,10 +119,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="9",
-    title="Hostile bundles",
-    method="paths that leave, operators and domains that are not ours, two copies of data, deep functions; opens seen "
-    "by an audit hook and by the kernel (inotify), whichever process",
-    goal="100 % refused, 0 files opened outside the repository",
+    title="Malicious model versions",
+    method=(
+        "Versions have paths that leave the folder, unknown operators and domains, two copies of data, or deep "
+        "functions. An audit hook and the kernel (inotify) record the files that any process opens."
+    ),
+    goal="100% rejected, no file opened outside the repository.",
+    result="{refused} of {bundles} rejected, {files opened outside} files opened outside.",
     run=run,
 )
 

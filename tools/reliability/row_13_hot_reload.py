@@ -69,8 +69,14 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 ROW = Row(
     number="13",
     title="Reload under load",
-    method="200 changes under 8 clients: another content under the same number, and a new version that takes over",
-    goal="0 lost of 10^6 requests, every answer equal to one version's exactly, and its version is told truly",
+    method=(
+        "8 clients send requests during 200 changes: new contents under the same version number, and new "
+        "versions that become the default."
+    ),
+    goal=(
+        "0 of 1,000,000 requests lost. Each output is exactly that of one version, and the response names this version."
+    ),
+    result="{answered} responses: {lost} lost, {wrong} wrong, slowest {slowest in ms} ms.",
     wire=True,
     run=run,
     minutes=40,

@@ -67,7 +67,7 @@ KINDS = {
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Each is seen, then the good files come back; two clients ask all the while."""
+    """The server detects each, then the good files return. Two clients send requests meanwhile."""
     times = scale.of(len(KINDS), 200)
     expected: collections.Counter[str] = collections.Counter()
     slowest = 0.0
@@ -113,9 +113,15 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="14",
-    title="Reloads that fail",
-    method="200 versions half-written, truncated, swapped, deleted or with a wrong hash",
-    goal="0 failed calls, the old version serves, the metric counts each reason, back within one poll",
+    title="Failed reloads",
+    method="The repository gets 200 versions that are incomplete, truncated, swapped, deleted or have a wrong hash.",
+    goal=(
+        "No failed request. The old version keeps serving, the metric counts each reason, and recovery takes one scan."
+    ),
+    result=(
+        "{answered} responses: {failed} failed, {wrong} wrong. {log lines} log lines for {bad versions} "
+        "versions, slowest recovery {slowest return in s} s."
+    ),
     wire=True,
     run=run,
 )

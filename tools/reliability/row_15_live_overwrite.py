@@ -15,7 +15,7 @@ from tools.reliability.base import Outcome, Row, Scale, suite
 
 
 def edges(server: Server) -> bool:
-    """Whether an edge query, whose graphs are made when they are first asked for, has the right values."""
+    """Whether an edge query has the right values. The first query makes its graphs."""
     query = kan_pb2.QueryEdgesRequest(
         model_name="toy", rows=reload_tools.ROWS.tobytes(), row_count=len(reload_tools.ROWS)
     )
@@ -66,9 +66,10 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="15",
-    title="A live version's files change",
-    method="100 times truncated or overwritten in place",
-    goal="0 SIGBUS, 0 changed answers",
+    title="File changes of a loaded version",
+    method="The files of a served version are truncated or overwritten in place, 100 times.",
+    goal="No SIGBUS, no changed output.",
+    result="{answered} responses: {lost} lost, {wrong} wrong.",
     run=run,
 )
 test_row = suite(ROW)

@@ -16,7 +16,7 @@ SIZES = toy_model.BATCH  # rows: 1 to 64
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """RSS after a tenth of the requests, and after all."""
+    """Memory after 10% of the requests, and after all."""
     count = scale.of(5_000, 1_000_000)
     rng = np.random.default_rng(seed)
     data = [request(rng.normal(size=(rows, 3)).astype(np.float32)).SerializeToString() for rows in range(1, SIZES + 1)]
@@ -42,9 +42,10 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="17",
-    title="Memory, sizes of requests",
-    method="10^6 requests of 1 to 64 rows in mixed order by 16 callers",
-    goal="RSS + less than 2 % from 10 % to 100 % of them",
+    title="Memory with many request sizes",
+    method="16 clients send 1,000,000 requests of 1 to 64 rows in mixed order.",
+    goal="Memory grows by less than 2% after the first 10% of the requests.",
+    result="{growth in %}% ({RSS at 10 % in MiB} to {at 100 %} MiB), {lost} requests lost.",
     wire=True,
     run=run,
     minutes=30,

@@ -45,9 +45,12 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="19",
-    title="Memory after one large batch",
-    method="16 callers with batches of 64 rows of a model of 2.25 million edges, then 10^4 requests of one row",
-    goal="RSS back within 10 % of before",
+    title="Memory after large batches",
+    method=(
+        "16 clients send batches of 64 rows to a model with 2.25 million edges, and then 10,000 requests of one row."
+    ),
+    goal="Memory is within 10% of its value before.",
+    result="{RSS before in MiB} MiB before, {peak} at the peak, {after} after ({more in %}%).",
     wire=True,
     guarded_by=("tests/integration/wire/test_memory_bounds.py::test_messages_that_were_refused_are_let_go",),
     run=run,

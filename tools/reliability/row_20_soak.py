@@ -157,10 +157,16 @@ def judged(watch: Watch, hours: float, faults: int, *, alive: bool) -> Outcome:
 
 ROW = Row(
     number="20",
-    title="Soak",
-    method="4 callers of all methods; every minute a fault: resets, silence, half prefaces, a new version, a broken "
-    "one, one that is removed, SIGHUP, bodies byte by byte",
-    goal="8 h: less than 0.1 MiB an hour, descriptors within 2, the same threads, 0 errors that no fault explains",
+    title="Soak test",
+    method=(
+        "4 clients call all methods. Each minute has a fault: stream resets, silence, half prefaces, a new, a "
+        "broken or a removed version, SIGHUP, or bodies byte by byte."
+    ),
+    goal="8 hours: less than 0.1 MiB per hour, descriptors within 2, the same number of threads, no unexplained error.",
+    result=(
+        "{minutes} minutes: {MiB an hour} MiB per hour, descriptors {descriptors}, threads {threads}, {errors "
+        "that no fault explains} unexplained errors in {calls} calls."
+    ),
     wire=True,
     run=run,
     minutes=9 * 60,

@@ -64,7 +64,7 @@ def client(address: str, seen: Seen, *, stubborn: bool) -> None:
 
 
 def sort(code: grpc.StatusCode, words: str) -> str:
-    """ "refused" in words, "gone" where there is no port, or what else it was."""
+    """Kind of the error: `refused` with a status, `gone` without a port, or the status itself."""
     if code is grpc.StatusCode.UNAVAILABLE and LEAVING in words:
         return "refused"
     if code is grpc.StatusCode.UNAVAILABLE and any(gone in words for gone in GONE):
@@ -73,7 +73,7 @@ def sort(code: grpc.StatusCode, words: str) -> str:
 
 
 def probe(address: str, seen: Seen) -> None:
-    """Readiness, on a connection of its own, until nobody answers."""
+    """Readiness on a separate connection, until the server is gone."""
     with grpc.insecure_channel(address, OPTIONS) as channel:
         call = channel.unary_unary(CHECK)
         while True:
@@ -107,7 +107,7 @@ def one(server: Server) -> tuple[Seen, int, float]:
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Every round has a server of its own."""
+    """Each round has a separate server."""
     rounds = scale.of(1, 50)
     ends: collections.Counter[str] = collections.Counter()
     answered = wrong = clean = 0
@@ -143,11 +143,19 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="21",
-    title="SIGTERM under load",
-    method="16 clients that ask without a pause, half of them even after they were refused; a probe every 0.1 s; "
-    "0.5 s until the server refuses",
-    goal="50 rounds: 0 lost in flight, 0 CANCELLED, not ready for 2 probes before the first refusal, exit code 0 "
-    "within 40 s",
+    title="Graceful shutdown under load",
+    method=(
+        "16 clients send requests without pause, half of them also after a rejection. A probe runs every 0.1 s. "
+        "The server accepts requests for 0.5 s after SIGTERM."
+    ),
+    goal=(
+        "50 rounds: no request in flight lost, no CANCELLED, 2 probes report not ready before the first "
+        "rejection, exit code 0 within 40 s."
+    ),
+    result=(
+        "{rounds} rounds: {lost in flight} lost, {CANCELLED} CANCELLED, {probes that saw it} probes, exit code 0 "
+        "{exit code 0} times, slowest {longest end in s} s."
+    ),
     wire=True,
     run=run,
 )

@@ -94,9 +94,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="22",
-    title="A worker is killed",
-    method="20 times SIGKILL to one of 2 workers, under 4 clients that ask again and 4 that do not",
-    goal="with retry 0 lost, without at most what that worker held, back within 3 s",
+    title="Killed worker",
+    method="One of 2 workers gets SIGKILL, 20 times, under 4 clients with retries and 4 without.",
+    goal="No request lost with retries, at most those of the worker without. A new worker within 3 s.",
+    result=(
+        "{lost with retry} lost with retries, {without} without, {answered} responses. A new worker within {back "
+        "after s, at most} s."
+    ),
     wire=True,
     guarded_by=("tests/kanserve/server/test_supervisor.py::test_a_worker_that_is_killed_is_replaced",),
     run=run,

@@ -74,9 +74,15 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 ROW = Row(
     number="24",
     title="Deadlines in the queue",
-    method="10^4 calls with a deadline of 20 ms, 200 at a time, behind a run that takes longer; runs as the server "
-    "counts them",
-    goal="0 of those whose time is over are run",
+    method=(
+        "10,000 requests with a deadline of 20 ms, 200 at a time, wait behind a longer execution. The server "
+        "counts executions."
+    ),
+    goal="No expired request is executed.",
+    result=(
+        "{run though their time was over} executed after their deadline. {DEADLINE_EXCEEDED} DEADLINE_EXCEEDED, "
+        "{UNAVAILABLE} UNAVAILABLE, {answered} OK."
+    ),
     wire=True,
     run=run,
 )

@@ -74,7 +74,7 @@ async def moments(address: str, rng: random.Random, count: int, scale: Scale) ->
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """A table's rows are what they are alone, bit by bit."""
+    """Outputs of a batch equal the unbatched outputs, bit by bit."""
     count = scale.of(100, 10_000)
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
@@ -97,9 +97,10 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="26",
-    title="One bad row among good ones",
-    method="10^4 times 8 requests at once, one of which the graph fails on",
-    goal="0 others fail, and theirs are bit by bit what they are alone",
+    title="Invalid row in a batch",
+    method="8 requests arrive at once, 10,000 times. The graph fails on one of them.",
+    goal="The other 7 succeed with the same bits as unbatched.",
+    result="{good ones answered, bit by bit} bit-identical, {others that failed} failed, {wrong} wrong.",
     wire=True,
     guarded_by=("tests/kanserve/execution/test_executor.py::test_one_bad_row_does_not_fail_its_neighbours",),
     run=run,

@@ -21,7 +21,7 @@ ROWS, UNITS = 24, 2.0  # of the last place of the largest answer
 
 
 def golden(count: int) -> list[Any]:
-    """Models with their libraries' answers; hybrids need more than a file."""
+    """Golden checkpoints of libraries; PyTorch module exports need more than a file."""
     from tests.support import golden_cases
 
     return [case for case in golden_cases.cases() if not case.name.startswith("hybrid")][:count]
@@ -34,7 +34,7 @@ def direct(session: Any, x: np.ndarray) -> np.ndarray:
 
 
 def units(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, in the last place of the largest answer."""
+    """The largest difference, in units in the last place of the largest output."""
     finite = np.isfinite(expected)
     if not np.array_equal(finite, np.isfinite(found)):
         return float("inf")
@@ -43,7 +43,7 @@ def units(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def compare(client: Any, case: Any, folder: Path, rng: random.Random, splits: int) -> tuple[int, int, float]:
-    """Rows that came over the wire as they came from onnxruntime, how many, and the largest difference in company."""
+    """Number of rows that equal those of onnxruntime, number of rows, and the largest difference when batched."""
     model = client.model(case.name)
     x = np.ascontiguousarray(case.reference()["x"][:ROWS], np.float32)
     options = onnxruntime.SessionOptions()
@@ -97,9 +97,18 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 ROW = Row(
     number="27",
     title="Batch invariance",
-    method="rows of every golden model: alone over the wire beside onnxruntime, then cut at random into requests "
-    "at once, 30 times",
-    goal="over the wire bit by bit what onnxruntime gives; in company at most 2 units in the last place from alone",
+    method=(
+        "Rows of each golden model are sent unbatched and compared with onnxruntime, and then split at random "
+        "into concurrent requests, 30 times."
+    ),
+    goal=(
+        "Unbatched outputs are bit-identical to onnxruntime. Batched outputs differ by at most 2 units in the "
+        "last place."
+    ),
+    result=(
+        "{as onnxruntime gives them, bit by bit} of {rows} rows bit-identical. {models that company does not "
+        "change} of {models} models unchanged by batching."
+    ),
     wire=True,
     guarded_by=("tests/integration/test_golden_batches.py",),
     run=run,

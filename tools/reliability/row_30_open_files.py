@@ -40,9 +40,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="30",
-    title="Descriptors and connections run out",
-    method="1000 idle connections to a server that may open 96 files",
-    goal="connections that are there go on, new ones within 5 s after",
+    title="Descriptor exhaustion",
+    method="1000 idle connections are opened to a server that can open 96 files.",
+    goal="Existing connections keep working. New connections succeed within 5 s afterwards.",
+    result=(
+        "{that failed} of {calls on a connection that was there} calls failed, new connections within {new ones "
+        "after s, at most} s."
+    ),
     wire=True,
     guarded_by=("tests/integration/wire/test_open_files.py",),
     run=run,

@@ -159,10 +159,16 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="32",
-    title="The clock jumps",
-    method="4 clients with deadlines; the wall clock an hour forth and back, to another day, through both changes of "
-    "summer time (libfaketime, a file that the server's process reads at every look at the clock); polls go on",
-    goal="0 timeouts and 0 reloads without a cause",
+    title="Clock jumps",
+    method=(
+        "libfaketime moves the wall clock of the server by an hour back and forth, to another day, and through "
+        "both DST changes. 4 clients send requests with deadlines, and repository scans continue."
+    ),
+    goal="No timeout and no reload without a cause.",
+    result=(
+        "{jumps} jumps: {failed calls} of {calls} calls failed, {reloads and other lines without a cause} "
+        "unexplained log lines."
+    ),
     wire=True,
     needs=("libfaketime",),
     run=run,

@@ -82,11 +82,16 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="33",
-    title="The n-th call fails",
-    method="every open, read, sync, rename, exchange, removal and look at a file in turn, of a forced export over a "
-    "model that is there (same config and another, with and without exchange of names, errors of disk and of memory), "
-    "and of what a server reads",
-    goal="for all n: the old version intact, a typed error, nothing left over",
+    title="Failing file operations",
+    method=(
+        "Each file operation of a forced export over an existing model, and of the server's reads, fails once: "
+        "open, read, sync, rename, exchange, remove, stat. Both disk and memory errors occur."
+    ),
+    goal="The old version stays intact, the error is typed, and no file is left over.",
+    result=(
+        "{faults in the exporter} faults in the exporter, {faults in the reloader} in the server: {old versions "
+        "lost, untyped errors, files left over} violations, {descriptors left open} open descriptors."
+    ),
     run=run,
 )
 

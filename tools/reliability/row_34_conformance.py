@@ -26,7 +26,7 @@ TESTS = (
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """These tests of the suite, over both transports, in a process of their own."""
+    """Tests of the suite, over both transports, in a separate process."""
     chosen = TESTS[:2] if not scale.full else TESTS
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *chosen]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -40,10 +40,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="34",
-    title="Conformance",
-    method="tritonclient over gRPC and HTTP, perf_analyzer, raw HTTP/2, every mistake with Triton's code and words, "
-    "streams, datatypes, the generated messages against their sources; both transports",
-    goal="100 %",
+    title="Protocol conformance",
+    method=(
+        "tritonclient over gRPC and HTTP, perf_analyzer, raw HTTP/2, each error with Triton's code and text, "
+        "streams, data types and generated messages, on both transports."
+    ),
+    goal="All tests pass.",
+    result="{passed} passed, {failed} failed, {skipped} skipped.",
     guarded_by=("tests/integration/wire/test_foreign_clients.py", "tests/integration/wire/test_transports.py"),
     run=run,
 )

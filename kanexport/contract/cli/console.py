@@ -1,10 +1,10 @@
 """Failure output of a command: exit codes, one JSON document, one text.
 
     {"error": {"kind": "NotFound", "code": "model-unknown", "message": "unknown model: 'digit'",
-               "hint": "use 'digits'", "exit_code": 2}}
+               "hint": "did you mean 'digits'?", "exit_code": 2}}
 
     kanserve infer: error[model-unknown]: unknown model: 'digit'
-      help: use 'digits'
+      help: did you mean 'digits'?
 
 `docs/reference/errors.md` lists all codes.
 
@@ -19,6 +19,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -30,25 +31,42 @@ class Exit(enum.IntEnum):
     WRONG = 2
     UNPROVED = 3
     PARTLY = 4
+    HUNG = 70
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 MEANINGS = {
-    Exit.DONE: "done",
-    Exit.FAILED: "anything else, such as a server that does not answer",
-    Exit.WRONG: "the input or the command is wrong",
-    Exit.UNPROVED: "the export's own verification failed",
-    Exit.PARTLY: "export --recursive refused a part of the folder",
-    Exit.INTERRUPTED: "interrupted",
+    Exit.DONE: "success",
+    Exit.FAILED: "another failure, such as a server that does not respond",
+    Exit.WRONG: "invalid input or command line",
+    Exit.UNPROVED: "export: the verification failed",
+    Exit.PARTLY: "export --recursive: a file was rejected, or no file used one of the options",
+    Exit.HUNG: "serve: the watchdog ended a hung server",
+    Exit.INTERRUPTED: "interrupted with Ctrl-C",
+    Exit.TERMINATED: "serve: a second SIGTERM or SIGINT ended the graceful shutdown early",
 }
-EXIT_CODES = "exit codes:\n" + "\n".join(f"  {code:<4}{meaning}" for code, meaning in MEANINGS.items())
+COMMON = (Exit.DONE, Exit.FAILED, Exit.WRONG, Exit.INTERRUPTED)  # codes that every command has
+
+
+def exit_codes(codes: Mapping[Exit, str] = MEANINGS) -> str:
+    """Table of exit codes for a help text."""
+    return "exit codes:\n" + "\n".join(f"  {code:<4}{meaning}" for code, meaning in sorted(codes.items()))
+
+
+def exit_codes_of(**special: str) -> str:
+    """Table of the exit codes of one command: the common ones, and `special` meanings by name, such as FAILED."""
+    return exit_codes({**{code: MEANINGS[code] for code in COMMON}, **{Exit[name]: special[name] for name in special}})
+
+
+EXIT_CODES = exit_codes()
 
 
 class Failure(Exception):
     """Expected end of a command with an error.
 
     message  the thing, the value found, and the value expected
-    code     stable id of the error, such as "file-not-found"; without one, the class name in lower case
+    code     stable id of the error, such as "file-not-found"; without one, the class name in kebab case
     hint     the action that solves the problem, or empty
     kind     a name for scripts: the class, unless another is given
     """
@@ -117,7 +135,7 @@ def emit(text: str) -> None:
     sys.stdout.flush()
     try:
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):  # whoever runs a command inside a program may replace stdout
+    except (OSError, ValueError):  # a program that runs a command may have replaced stdout
         sys.stdout.write(text)
         return
     with open(descriptor, "wb", closefd=False) as out:

@@ -6,29 +6,30 @@ import argparse
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from kanexport.contract.cli import console
 from kanexport.contract.cli.console import Exit, Failure, print_json
-from kanexport.contract.cli.suggest import closest
+from kanexport.contract.cli.suggest import advice, closest
 
 
 def run(program: str, arguments: Sequence[str], act: Callable[[], int]) -> int:
     """The exit code of `act`, or of the Failure that ended it, which is printed."""
     try:
-        code = _answer(program, arguments, act)
+        code = _exit_code(program, arguments, act)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # The reader left. Python would complain once more when it closes stdout.
+        # The reader has closed the pipe. Python would report it again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     return code
 
 
-def _answer(program: str, arguments: Sequence[str], act: Callable[[], int]) -> int:
+def _exit_code(program: str, arguments: Sequence[str], act: Callable[[], int]) -> int:
     try:
         return act()
     except Failure as failure:
@@ -41,31 +42,109 @@ def _answer(program: str, arguments: Sequence[str], act: Callable[[], int]) -> i
 
 
 class UsageError(Failure):
-    """Command line that argparse rejects. `usage` is the line that shows the right form."""
+    """Command line that the parser rejects. `usage` is the line that shows the correct form."""
 
-    code = "usage"
+    code = "command-line-invalid"
 
     def __init__(self, message: str, *, usage: str = "", code: str = "", hint: str = "") -> None:
         super().__init__(message, code=code, hint=hint)
         self.usage = usage
 
 
+# Messages of argparse.
+MISSING = re.compile(r"the following arguments are required: (.*)")
+CONFLICT = re.compile(r"argument (\S+): not allowed with argument (\S+)")
+CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
+KIND = re.compile(r"argument (\S+): invalid (\w+) value: (.*)", re.DOTALL)
+VALUE = re.compile(r"argument (\S+): (.*)", re.DOTALL)
+KINDS = {"int": "a whole number", "float": "a number"}
+
+
+class Paragraphs(argparse.HelpFormatter):
+    """Formatter that wraps the paragraphs of a description. It keeps the lines of a paragraph with indented lines, such
+    as a list or an example."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = []
+        for paragraph in text.strip("\n").split("\n\n"):
+            lines = paragraph.splitlines()
+            if not any(line.startswith(" ") for line in lines):
+                lines = textwrap.wrap(" ".join(lines), width, break_long_words=False, break_on_hyphens=False)
+            paragraphs.append("\n".join(indent + line for line in lines))
+        return "\n\n".join(paragraphs)
+
+
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that raises UsageError, takes no abbreviations (a script that used one would break when an option
-    is added) and keeps the line breaks of its texts."""
+    """ArgumentParser that raises UsageError, accepts no abbreviations and wraps the paragraphs of its texts. A script
+    with an abbreviation would break when an option is added."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings.setdefault("allow_abbrev", False)
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("formatter_class", Paragraphs)
         super().__init__(*args, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Raises UsageError in the place of ending the process."""
-        raise UsageError(message, usage=self.format_usage().rstrip())
+        """Raises UsageError instead of ending the process."""
+        usage, more = self.format_usage().rstrip(), f"run `{self.prog} --help` for the arguments"
+        if found := MISSING.match(message):
+            raise UsageError(f"missing argument: {found[1]}", code="argument-missing", hint=more, usage=usage)
+        if found := CONFLICT.match(message):
+            raise UsageError(
+                f"{found[1]} cannot be combined with {found[2]}",
+                code="arguments-conflict",
+                hint=f"remove {found[1]} or {found[2]}",
+                usage=usage,
+            )
+        if found := CHOICE.match(message):
+            choices = [choice.strip("'") for choice in found[3].split(", ")]
+            raise UsageError(
+                f"{found[1]}: invalid choice {found[2]!r}, expected one of {', '.join(choices)}",
+                code="choice-invalid",
+                hint=advice(found[2], choices, what="choices"),
+                usage=usage,
+            )
+        if found := KIND.match(message):
+            raise UsageError(
+                f"{found[1]}: invalid value {found[3]}, expected {KINDS.get(found[2], 'another form')}",
+                code="argument-invalid",
+                hint=more,
+                usage=usage,
+            )
+        if found := VALUE.match(message):
+            raise UsageError(f"{found[1]}: {found[2]}", code="argument-invalid", hint=more, usage=usage)
+        raise UsageError(message, code="command-line-invalid", hint=more, usage=usage)
+
+    def format_usage(self) -> str:
+        """The line "usage: ..."."""
+        self.usage = self.usage or self.short_usage()
+        return super().format_usage()
+
+    def format_help(self) -> str:
+        """The whole help text."""
+        self.usage = self.usage or self.short_usage()
+        return super().format_help()
+
+    def short_usage(self) -> str:
+        """Usage with the required arguments only: the list of all options can have 50 lines."""
+        words = []
+        for action in self._actions:
+            metavar = action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper()
+            name = " ".join(metavar) if isinstance(metavar, tuple) else metavar
+            if action.option_strings and action.required:
+                words.append(f"{action.option_strings[0]} {name}")
+            elif not action.option_strings:
+                words.append(f"[{name}]" if action.nargs == "?" else name)
+        return " ".join([self.prog, *words, "[options]"])
 
     def actions(self) -> tuple[argparse.Action, ...]:
-        """Every argument and option, for who documents or completes them."""
+        """Every argument and option, for documentation and completion."""
         return tuple(self._actions)
+
+    def groups(self) -> tuple[tuple[str, tuple[argparse.Action, ...]], ...]:
+        """Options by the title of their group, in the order of the help text."""
+        named = ((group.title or "", tuple(group._group_actions)) for group in self._action_groups)
+        options = ((title, tuple(action for action in own if action.option_strings)) for title, own in named)
+        return tuple((title, own) for title, own in options if own)
 
     def flags(self) -> list[str]:
         """All options with two dashes."""
@@ -73,38 +152,26 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(parser: Parser, arguments: Sequence[str], *, command: Parser | None = None) -> argparse.Namespace:
-    """The parsed arguments. Raises UsageError, with help for a misspelt flag of `command`
-    (default: of the parser itself)."""
+    """The parsed arguments. Raises UsageError. Its hint names the flag of `command`, or of the parser itself, that a
+    misspelt flag resembles."""
     selected = command or parser
     try:
         parsed, unknown = parser.parse_known_args(arguments)
     except UsageError as error:
-        if not error.hint:
-            error.hint = _advice(selected, arguments) or _choice(selected, error.message)
+        error.hint = _advice(selected, arguments) or error.hint
         raise
     if unknown:
         raise UsageError(
-            f"unrecognized arguments: {' '.join(unknown)}",
+            f"unknown argument: {' '.join(unknown)}",
+            code="argument-unknown",
+            hint=_advice(selected, unknown) or f"run `{selected.prog} --help` for the arguments",
             usage=selected.format_usage().rstrip(),
-            hint=_advice(selected, unknown) or f"{selected.prog} --help lists the options",
         )
     return parsed
 
 
-def _choice(parser: Parser, message: str) -> str:
-    """The choice that the user may have meant, if the message is about one, or ""."""
-    wrong = re.search(r"^argument (\S+): invalid choice: '(.*)' \(", message)
-    if wrong is None:
-        return ""
-    for action in parser.actions():
-        if action.choices and wrong[1] in ("/".join(action.option_strings), action.metavar, action.dest):
-            meant = closest(wrong[2], map(str, action.choices))
-            return f"did you mean {meant!r}?" if meant else ""
-    return ""
-
-
 def _advice(parser: Parser, arguments: Sequence[str]) -> str:
-    """The flag that the first misspelt one may have meant, or ""."""
+    """Advice for the first misspelt flag, or ""."""
     known = parser.flags()
     for argument in arguments:
         flag = argument.partition("=")[0]

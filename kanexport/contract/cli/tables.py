@@ -1,7 +1,7 @@
 """Tables and progress for people, on stdout, at any width.
 
-Where the columns do not fit beside each other without breaking words, each row becomes
-a block of lines. Nothing is cut off.
+If the columns do not fit next to each other without breaking words, each row becomes a block of lines. Nothing is cut
+off.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rich.text import Text
 
 from kanexport.contract.cli.console import printable
 
-PIPE_WIDTH = 200  # columns, where there is no terminal to ask and COLUMNS does not say
-LEAST_WIDTH = 20  # columns; a narrower terminal folds what is left
+PIPE_WIDTH = 200  # columns without a terminal and without COLUMNS
+LEAST_WIDTH = 20  # columns; a narrower terminal folds the lines
 GAP = 2  # blanks between two columns
 INDENT = 2  # of the lines of a block
 Cell = str | Sequence[str]  # one line, or several
@@ -42,8 +42,8 @@ class Table:
     styles: list[str] = field(default_factory=list)
 
     def add(self, *cells: Cell, style: str = "") -> None:
-        """A row, a cell for every column. Names from a model reach the terminal, but its
-        control sequences do not."""
+        """Add a row with a cell for every column. Names from a model reach the terminal, but control sequences do
+        not."""
         self.rows.append(tuple(_text(cell) for cell in cells))
         self.styles.append(style)
 
@@ -108,7 +108,8 @@ def _text(cell: Cell) -> str:
 
 
 def _shared_out(least: list[int], most: list[int], room: int) -> list[int]:
-    """Widths between `least` and `most`; the room beyond the least goes to all that want more, in turns."""
+    """Widths between `least` and `most`. Columns that are narrower than `most` get the remaining room, one character
+    each per round."""
     widths = list(least)
     while sum(widths) < room and widths != most:
         for at, most_here in enumerate(most):
@@ -133,7 +134,7 @@ class Report(Protocol):
     piece of work."""
 
     def __call__(self, done: int, total: int, place: str = "") -> None:
-        """`place` is shown beside the bar, such as the file that is next."""
+        """Show the progress. `place` is shown next to the bar, such as the next file."""
 
 
 @contextlib.contextmanager

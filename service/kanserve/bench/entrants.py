@@ -26,11 +26,11 @@ from kanserve.types import DTYPES, Array
 
 Feeds = Mapping[str, Array]
 Floats = NDArray[np.float64]
-SOME = 1.0  # from minus this to this, where nothing tells what an input is
+SOME = 1.0  # half of the assumed range around 0, for an input of unknown range
 
 
 def repeated(feeds: Feeds, rows: int, start: int = 0) -> dict[str, Array]:
-    """So many rows, from `start` on, again and again from the first."""
+    """`rows` rows, from `start` on, repeated from the first row after the last."""
     return {name: array[(np.arange(rows) + start) % len(array)] for name, array in feeds.items()}
 
 
@@ -65,7 +65,7 @@ def _ranges(known: Array | None, size: tuple[int, ...]) -> tuple[Floats, Floats]
 
 
 def _narrow(layer: LayerInfo, low: Floats, high: Floats) -> None:
-    """To the grids of the nodes that the layer reads as they are."""
+    """Limit the range to the grids of the nodes that the layer reads directly."""
     for node in range(len(low)):
         span = drift.core(layer, node)
         if span is not None:
@@ -104,25 +104,25 @@ class Entrant:
 
 
 def kanserve_entrant(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settings) -> Entrant:
-    """The exported graph, in pieces and on threads as a server with these settings runs one request."""
+    """The exported graph, in micro-batches and on threads as a server with these settings executes one request."""
     names = tuple(tensor.name for tensor in manifest.outputs)
 
     def threads(count: int) -> tuple[Answer, str]:
         _, session, way = Loader(backend, settings, count, Metrics()).unproved(bundle)
-        pieces = f", in pieces of {way.piece_rows} rows"
-        pieces += f", from {way.many_from} rows on by the graph for many" if way.many_from else ""
-        pieces += ", by kanserve-kernel" * way.kernel
+        pieces = f", in micro-batches of {way.piece_rows} rows"
+        pieces += f", from {way.many_from} rows on with the large-batch graph" if way.many_from else ""
+        pieces += ", with kanserve-kernel" * way.kernel
         if way.instances == 1:
             return functools.partial(_alone, session, names, way.piece_rows), one_run(way.threads) + pieces
         helpers = way.instances - 1
         pool = ThreadPoolExecutor(helpers)
-        how = f"{way.instances} runs at once, of {way.threads} thread{'s' * (way.threads > 1)} each{pieces}"
+        how = f"{way.instances} parallel executions on {way.threads} thread{'s' * (way.threads > 1)} each{pieces}"
         return functools.partial(_in_threads, session, names, way.piece_rows, pool, helpers), how
 
     return Entrant(
         OURS,
         f"{manifest.name} version {manifest.version}",
-        f"{len(manifest.reference.inputs)} reference rows of the export, evaluated in float64",
+        f"the float64 outputs of {len(manifest.reference.inputs)} reference rows of the export",
         manifest.reference.tolerance,
         threads,
         functools.partial(_reference_error, manifest),
@@ -131,8 +131,8 @@ def kanserve_entrant(bundle: Bundle, manifest: Manifest, backend: Backend, setti
 
 
 def one_run(threads: int) -> str:
-    """Description of a run in words."""
-    return f"one run on {threads} thread{'s' * (threads > 1)}"
+    """Description of an execution in words."""
+    return f"one execution on {threads} thread{'s' * (threads > 1)}"
 
 
 def _alone(session: Session, names: Sequence[str], piece: int, feeds: Feeds) -> list[Array]:
@@ -144,7 +144,7 @@ def _alone(session: Session, names: Sequence[str], piece: int, feeds: Feeds) -> 
 def _in_threads(
     session: Session, names: Sequence[str], piece: int, pool: ThreadPoolExecutor, helpers: int, feeds: Feeds
 ) -> list[Array]:
-    """Pieces by several threads, this one among them."""
+    """Micro-batches on several threads, including the current thread."""
     batch = _batch(session, names, piece, feeds)
     others = [pool.submit(batch.work) for _ in range(min(helpers, batch.pieces - 1))]
     batch.work()
@@ -163,8 +163,8 @@ def _result(batch: Batch) -> list[Array]:
 
 
 def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | None:
-    """Largest error over all reference rows, in runs of `rows` rows each. The last run starts again with the first
-    rows."""
+    """Largest error over all reference rows, in executions of `rows` rows each. The last execution starts again with
+    the first rows."""
     if not manifest.reference.inputs:
         return None
     feeds, expected = verify.feeds(manifest), verify.answers(manifest)
@@ -178,7 +178,7 @@ def _reference_error(manifest: Manifest, answer: Answer, rows: int) -> float | N
 
 
 def error(actual: Array, expected: Array, scale: Array) -> float:
-    """The largest difference, relative to the largest magnitude of `scale`; infinite where it cannot be told."""
+    """The largest difference, relative to the largest magnitude of `scale`; infinite if it is undefined."""
     if actual.shape != expected.shape:
         return float("inf")
     difference = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
@@ -189,7 +189,7 @@ def error(actual: Array, expected: Array, scale: Array) -> float:
 
 
 def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entrant | Absent:
-    """An MLP with as many parameters on the same runtime; `feeds`: rows that it is held against float64 on."""
+    """An MLP with as many parameters on the same runtime. `feeds`: rows for the comparison with float64."""
     if why := _no_mlp(manifest):
         return Absent(MLP, why)
     try:
@@ -218,8 +218,8 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
 
     return Entrant(
         MLP,
-        f"{list(widths)}, ReLU, random weights: {mlp_parameters(widths)} parameters beside {target}",
-        "its own float64 evaluation of the rows",
+        f"{list(widths)}, ReLU, random weights: {mlp_parameters(widths)} parameters, the model has {target}",
+        "its float64 evaluation of the rows",
         manifest.reference.tolerance,
         threads,
         check,
@@ -227,23 +227,23 @@ def mlp(manifest: Manifest, backend: Backend, device: str, feeds: Feeds) -> Entr
 
 
 def _no_mlp(manifest: Manifest) -> str:
-    """Why there is none, or nothing."""
+    """The reason why there is no MLP, or ""."""
     if manifest.source.family == HYBRID:
-        return "the model is a module with KAN layers in it, and how many parameters the rest has is not known"
+        return "the model is a PyTorch module export, and the number of its other parameters is unknown"
     if len(manifest.inputs) + len(manifest.outputs) != 2 or len(manifest.input.shape) + len(manifest.output.shape) != 4:
-        return "the model is not one from vectors to vectors"
+        return "the model does not map vectors to vectors"
     if {manifest.input.datatype, manifest.output.datatype} - set(verify.FLOATS):
-        return f"the model takes {manifest.input.datatype}"
+        return f"the model has the datatype {manifest.input.datatype}"
     return ""
 
 
-AFFINE = 2  # numbers with which an edge shifts and stretches a function for itself
+AFFINE = 2  # numbers with which one edge shifts and stretches a function
 SYMBOLIC = 4  # a, b, c, d of a symbolic edge
 
 
 def parameters(layers: Sequence[LayerInfo]) -> int:
-    """Numbers that training chose: a coefficient for every function of an edge that is not masked, a symbolic edge's
-    four, and biases. Knots, and what stands between layers, are not counted."""
+    """Number of trained parameters: the coefficients of all edges that are not masked, four of each symbolic edge, and
+    biases. Knots and the steps between layers are not counted."""
     return sum(_of_layer(layer) for layer in layers)
 
 

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from kanserve.types import DTYPES
 
-OPSET, IR = 17, 8  # old enough for every runtime that is served on
+OPSET, IR = 17, 8  # every supported runtime has these versions
 GIVEN, RESULT = "x", "y"
 TYPES = {"FP32": onnx.TensorProto.FLOAT, "FP64": onnx.TensorProto.DOUBLE}
 
@@ -35,7 +35,7 @@ class Mlp:
     datatype: str
 
     def evaluate(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """[B, n] -> [B, m] in float64, by numpy: what the graph is held against."""
+        """[B, n] -> [B, m] in float64, by numpy: the reference of the graph."""
         values = x.astype(np.float64)
         for at, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             values = np.maximum(values, 0.0) if at else values
@@ -63,7 +63,7 @@ class Mlp:
 
 
 def random(widths: Sequence[int], datatype: str, seed: int = 0) -> Mlp:
-    """Weights by He's rule, so that values keep their size."""
+    """Weights by He's rule, so that values keep their magnitude."""
     rng = np.random.default_rng(seed)
     kind = DTYPES[datatype]
     weights = tuple((rng.standard_normal((n, m)) * (2 / n) ** 0.5).astype(kind) for n, m in itertools.pairwise(widths))

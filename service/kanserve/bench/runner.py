@@ -36,8 +36,8 @@ class Time:
     """Measured time of one system.
 
     threads  number of threads
-    rows     rows of a run
-    seconds  seconds of a run
+    rows     rows of an execution
+    seconds  seconds of an execution
     ratio    time relative to the first system
     error    output error, as in Entrant
     """
@@ -55,17 +55,17 @@ class Time:
 
     @property
     def right(self) -> bool | None:
-        """None where there was nothing to hold it against."""
+        """True if the error is within the tolerance; None without a reference."""
         return None if self.error is None else self.error <= self.tolerance
 
     @property
     def rows_per_second(self) -> float:
-        """At the median."""
+        """Rows per second, at the median time."""
         return self.rows / self.seconds.median
 
     @property
     def edges_per_second(self) -> float | None:
-        """At the median; None for what has no edges."""
+        """Edge evaluations per second, at the median time; None for a system without edges."""
         return self.edges * self.rows_per_second if self.edges else None
 
 
@@ -88,7 +88,7 @@ def field(bundle: Bundle, manifest: Manifest, backend: Backend, settings: Settin
         entrants.mlp(manifest, backend, settings.device, feeds),
         eager(manifest, create, model, feeds)
         if settings.device == CPU
-        else Absent(TORCH, f"it is timed on the CPU alone, and the model is on {settings.device}"),
+        else Absent(TORCH, f"the benchmark runs it only on the CPU, but the model is on {settings.device}"),
     ]
     return Field(
         (model, *(entrant for entrant in others if isinstance(entrant, Entrant))),
@@ -105,7 +105,7 @@ def run(
     rounds: int,
     report: Report,
 ) -> Iterator[Time]:
-    """The first entrant is the one that the others are compared with; `feeds`: rows, taken again and again."""
+    """Times of all systems. The first system is the reference of the ratios. `feeds`: rows, which are repeated."""
     total, done = len(threads) * len(batches) * rounds, 0
 
     def after(place: str) -> None:
@@ -147,8 +147,8 @@ def _one(
         )
 
 
-LEAST = 0.02  # seconds of one turn: the call is repeated until these have passed
-PAUSE = 0.01  # seconds before a turn: until then torch's threads have stopped to wait for work by spinning (libgomp)
+LEAST = 0.02  # seconds of one measurement, which repeats the call until then
+PAUSE = 0.01  # seconds before a measurement, until the threads of torch no longer spin (libgomp)
 QUARTERS = (0.25, 0.5, 0.75)
 
 
@@ -221,13 +221,13 @@ def processor() -> str:
     return platform.machine()
 
 
-EQUAL = 1e-5  # of the model's largest answer: as far apart as the two may be
+EQUAL = 1e-5  # largest difference from the model, relative to its largest output
 PIECE = 8  # rows of edge values at once
 
 
 def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, feeds: Feeds) -> Entrant | Absent:
-    """`create` makes a session of one of the version's graphs; `check`: the model itself, whose answers to `feeds` it
-    must give too."""
+    """PyTorch's eager execution. `create` makes a session of one of the version's graphs. `check`: the model itself,
+    whose outputs for `feeds` must be equal."""
     if why := _unfit(manifest):
         return Absent(TORCH, why)
     try:
@@ -238,7 +238,7 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
     try:
         evaluate = maker.network(manifest.layers, edges, manifest.input.datatype == "FP64")
     except maker.Unfit as error:
-        return Absent(TORCH, f"{error}: the library's own module is not at hand, and no other was written for it")
+        return Absent(TORCH, f"{error}: the module of the library is not available, and kanserve has no form for it")
 
     def answer(inputs: Feeds) -> list[Array]:
         (rows,) = inputs.values()
@@ -249,7 +249,7 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
     difference = max(entrants.error(rebuilt, model, model), check.check(answer, len(rebuilt)) or 0.0)
     if not difference <= EQUAL:
         return Absent(
-            TORCH, f"rebuilt from the edges, it differs from the model by {difference:.1e}, more than {EQUAL:g}"
+            TORCH, f"the module rebuilt from the edges differs from the model by {difference:.1e}, more than {EQUAL:g}"
         )
 
     def threads(count: int) -> tuple[Answer, str]:
@@ -258,8 +258,8 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
 
     return Entrant(
         TORCH,
-        f"{maker.version()}, the same layers in efficient-kan's form, rebuilt from the edges; the model's own answers "
-        f"to {difference:.1e}",
+        f"{maker.version()}, the same layers in efficient-kan's form, rebuilt from the edges; equal to the model's "
+        f"outputs to {difference:.1e}",
         check.against,
         check.tolerance,
         threads,
@@ -269,15 +269,15 @@ def eager(manifest: Manifest, create: Callable[[str], Session], check: Entrant, 
 
 
 def _unfit(manifest: Manifest) -> str:
-    """Why it cannot be said of the model as a whole, or nothing."""
+    """The reason why the model has no such form, or ""."""
     if manifest.source.family == HYBRID:
-        return "the model is a module with KAN layers in it, and the module is not at hand"
+        return "the model is a PyTorch module export, and the module is not available"
     nodes = [layer.sources for layer in manifest.layers] + [manifest.widths[-1]]
     after = [manifest.widths[0], *(layer.destinations for layer in manifest.layers)]
     if nodes != after or manifest.out_of_range == CLAMP or len(manifest.inputs) + len(manifest.outputs) != 2:
-        return "the model is more than its layers one after the other"
+        return "the model has more operations than its layers"
     if manifest.input.datatype not in verify.FLOATS:
-        return f"the model takes {manifest.input.datatype}"
+        return f"the model has the datatype {manifest.input.datatype}"
     return ""
 
 

@@ -17,7 +17,7 @@ from kanserve.plotting.figures import Rates
 from kanserve.plotting.scenes import Scene
 
 BUSY = 0.5  # threads for each core, before anything was timed
-WRONG, UNKNOWN = "WRONG", "not known"
+WRONG, UNKNOWN = "WRONG", "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,8 @@ class Measurement:
         if self.load <= BUSY * len(os.sched_getaffinity(0)):
             return ""
         return (
-            f"others worked here too (load {self.load:.1f}): read ratios alone, and of several threads not even these"
+            f"other processes used this machine (load {self.load:.1f}): use only the relative times, and only those of "
+            "1 thread"
         )
 
     @property
@@ -104,15 +105,15 @@ def table(measurement: Measurement) -> Table:
     where = f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
     rows = Table(
         measurement.title,
-        ("threads", "rows", "what", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours", "error"),
-        numbers=("threads", "rows", "us a run, median (quartiles)", "rows/s", "edges/s", "times ours"),
+        ("threads", "rows", "system", "µs, median (quartiles)", "rows/s", "edges/s", "relative time", "error"),
+        numbers=("threads", "rows", "µs, median (quartiles)", "rows/s", "edges/s", "relative time"),
         caption=(
             measurement.manifest.claim,
             *filter(None, (measurement.manifest.approximation.text,)),
             *(_about(measurement, entrant) for entrant in measurement.field.entrants),
-            *(f"{entrant.name} was left out: {entrant.why}" for entrant in measurement.field.absent),
-            f"{measurement.rows}; in turns, {measurement.rounds} rounds; errors are the largest, relative to the "
-            "largest answer",
+            *(f"{entrant.name} is excluded: {entrant.why}" for entrant in measurement.field.absent),
+            "relative time: kanserve = 1, lower is faster; error: the largest, relative to the largest output",
+            f"{measurement.rows}; {measurement.rounds} interleaved rounds",
             f"{where}, {measurement.runtime}",
             *filter(None, (measurement.busy,)),
         ),
@@ -134,7 +135,7 @@ def table(measurement: Measurement) -> Table:
 
 
 def picture(measurement: Measurement) -> Scene:
-    """Rows a second over the rows of a run."""
+    """Plot of rows per second over the rows of an execution."""
     every = []
     for threads in dict.fromkeys(time.threads for time in measurement.times):
         for name in dict.fromkeys(time.name for time in measurement.times):
@@ -146,17 +147,17 @@ def picture(measurement: Measurement) -> Scene:
         (
             f"{machine['processor']}, {machine['cores']} cores, {measurement.runtime}, {machine['date']}",
             "bars: quartiles",
-            "in brackets: the largest error",
+            "in parentheses: the largest error",
         )
     )
     return figures.throughput_scene(measurement.title, caption, every)
 
 
 def _about(measurement: Measurement, entrant: Entrant) -> str:
-    """Description of a system: how it ran on some threads, and the reference of its errors."""
+    """Description of a system: its executions, and the reference of its errors."""
     ways = dict.fromkeys(time.how for time in measurement.times if time.name == entrant.name)
     how = "".join(f"; {way}" for way in ways)
-    return f"{entrant.name}: {entrant.about}{how}; error against {entrant.against}, {entrant.tolerance:g} is allowed"
+    return f"{entrant.name}: {entrant.about}{how}; reference: {entrant.against}; tolerance {entrant.tolerance:g}"
 
 
 def _worst(times: Sequence[Time]) -> str:

@@ -21,13 +21,13 @@ from kanexport.contract.manifest import BasisInfo, LayerInfo
 
 Floats = NDArray[np.float64]
 Edges = Callable[[Floats], Floats]  # [M, S] -> [M, S, D]
-SINGLE = {"silu": functional.silu, "identity": lambda x: x}  # what one function of an edge may be
-PLACES, BEYOND = 6, 1.0  # places for each function, and so many ranges of the grid beyond it
-MOST = 2**28  # bytes of edge values at these places
+SINGLE = {"silu": functional.silu, "identity": lambda x: x}  # supported base functions of an edge
+PLACES, BEYOND = 6, 1.0  # sample points per function, and the margin around the grid in grid ranges
+MOST = 2**28  # bytes of edge values at the sample points
 
 
 class Unfit(ValueError):
-    """Model that this form cannot represent; the text says why."""
+    """Model that this form cannot represent; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def network(layers: Sequence[LayerInfo], edges: Sequence[Edges], double: bool) -
 
 
 def use(threads: int) -> None:
-    """Set the number of threads of torch from here on."""
+    """Set the number of threads of torch."""
     torch.set_num_threads(threads)
 
 
@@ -95,24 +95,24 @@ def version() -> str:
 
 
 def unfit(layer: LayerInfo) -> str:
-    """Why a layer has no such form, or nothing."""
+    """The reason why a layer has no such form, or ""."""
     if layer.pre_steps or layer.post_steps or any(basis.pre_steps for basis in layer.bases):
         return "has steps before or after its edges"
     if layer.positions or any(basis.per_edge for basis in layer.bases):
-        return "runs at several positions, or shifts functions edge by edge"
+        return "has several positions, or functions that are shifted per edge"
     return _unlike(layer)
 
 
 def _unlike(layer: LayerInfo) -> str:
-    """Why its edges have no such form, or nothing."""
+    """The reason why its edges have no such form, or ""."""
     splines = [basis for basis in layer.bases if basis.kind == grids.SPLINE]
     others = {basis.kind for basis in layer.bases if basis.kind != grids.SPLINE}
     if layer.symbolic or len(splines) != 1 or not others <= set(SINGLE):
         return "has edges other than B-splines and " + " or ".join(SINGLE)
     if _repeats(splines[0]):
-        return "has knots that repeat"
+        return "has repeated knots"
     if 8 * layer.sources * layer.destinations * PLACES * splines[0].functions > MOST:
-        return "is too large for its coefficients to be found from its edges"
+        return "is too large to compute its coefficients from its edges"
     return ""
 
 
@@ -126,7 +126,7 @@ def _layer(layer: LayerInfo, edges: Edges, kind: torch.dtype) -> Layer:
     knots = np.array(spline.knots, np.float64)
     knots = np.repeat(knots, layer.sources, axis=0) if len(knots) == 1 else knots
     degree = knots.shape[1] - spline.functions - 1
-    # Where the spline is nothing, the other functions stand alone: that tells them apart on fine grids.
+    # Outside the grid the spline is 0, so that the base functions are separable there, also on fine grids.
     first, last = knots[:, :1], knots[:, -1:]
     share = np.linspace(-BEYOND, 1 + BEYOND, PLACES * spline.functions)
     x = (first + (last - first) * share).T.astype(np.float32).astype(np.float64)  # [M, S], as the edges are given it

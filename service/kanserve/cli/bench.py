@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kanexport.contract.cli import tables
-from kanexport.contract.cli.console import Exit, note, print_json, say
+from kanexport.contract.cli.console import Exit, exit_codes_of, note, print_json, say
 from kanexport.contract.manifest import Manifest
 from kanserve.bench import entrants, runner, summary
 from kanserve.bench.entrants import Feeds
 from kanserve.bench.summary import Measurement
 from kanserve.cli import input_rows, inventory, output_results, plot, session
-from kanserve.cli.options import InputError, add_json_option, add_row_options
+from kanserve.cli.options import InputError, add_json_option, add_row_options, whole
 from kanserve.config import sources
 from kanserve.errors import KanserveError
 from kanserve.plotting import render
@@ -25,45 +25,67 @@ from kanserve.runtime import base
 from kanserve.sandbox import verify
 from kanserve.system.resources import budget
 
-DRAWN = "rows drawn inside the grids, and where an input has none, from the range of the reference rows"
+DRAWN = "random rows within the grids, or within the range of the reference rows for an input without a grid"
 COLUMNS = 100  # characters on a terminal
-MOST = 2**20  # rows of a run, threads, rounds
-TEXT = """Time a model on this machine, in this process, without a server: the exported graph in the
-runtime and in the pieces of a server, beside an MLP of as many parameters on the same runtime
-and, where torch is installed and can say the same layers, torch's own eager evaluation.
+MOST = 2**20  # rows of an execution, threads, rounds
+TEXT = """Benchmark a model on this machine, in this process, without a server.
 
-In turns; medians and quartiles. Beside each time is the largest error in runs of as many rows
-on as many threads, against the float64 evaluation of the export. Where answers are wrong the
-exit code is 1.
+The table compares the exported graph, executed as a server does it, with an MLP that has as many parameters. If torch
+is installed and supports the layers, the table also has PyTorch's eager execution. Measurements are interleaved, and
+the table shows medians and quartiles. It also shows the largest error of each system against a float64 reference.
 """
 EXAMPLES = """examples:
-  kanserve bench digits                          a version in the folder `models`
-  kanserve bench net.pt --batch 1,1024           a checkpoint here
-  kanserve bench digits --input rows.npy --plot digits.svg
+  kanserve bench digits                                           # a version in the folder `models`
+  kanserve bench tests/golden/checkpoints/pykan-hello-adapted/model --batch 1,1024
+  kanserve bench digits --input examples/digits.csv --plot digits.svg
 """
+EXITS = exit_codes_of(FAILED="an output was wrong, or another failure")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="a model in the repository folder; or a checkpoint's path, with a / in it or a suffix (./net, net.pt)",
+        help="name of a model in the repository, or the path of a checkpoint, with a / or a suffix (./net, net.pt)",
     )
     parser.set_defaults(files=True)
-    parser.add_argument("--repository", type=Path, default=Path("models"), metavar="DIR", help="the folder (models)")
-    parser.add_argument("--model-version", default="", metavar="N", help="default: the highest")
-    add_row_options(parser, "rows drawn inside the grids")
-    parser.add_argument("--batch", type=_counts, default=(1, 16, 64, 256), metavar="N,...", help="rows (1,16,64,256)")
-    parser.add_argument("--threads", type=_counts, metavar="N,...", help="default: one, and all that are granted")
-    parser.add_argument("--rounds", type=_count, default=9, metavar="N", help="turns of each (9)")
-    parser.add_argument("--plot", metavar="FILE", help="rows a second as a picture, .svg or .png")
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("models"),
+        metavar="FOLDER",
+        help="model repository with NAME (default: models)",
+    )
+    parser.add_argument(
+        "--model-version", default="", metavar="N", help="version of the model (default: the highest version)"
+    )
+    add_row_options(parser, "random rows within the grids")
+    parser.add_argument(
+        "--batch",
+        type=_counts,
+        default=(1, 16, 64, 256),
+        metavar="N,...",
+        help="batch sizes in rows, separated by commas (default: 1,16,64,256)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_counts,
+        metavar="N,...",
+        help="numbers of threads, separated by commas (default: 1, and the CPU limit of the process)",
+    )
+    parser.add_argument(
+        "--rounds", type=_count, default=9, metavar="N", help="number of measurements of each system (default: 9)"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="write a plot of rows per second to this file, .svg or .png (default: no plot)"
+    )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 where answers were wrong. Raises CommandError."""
+    """Returns 0, or 1 if an output was wrong. Raises CommandError."""
     output_results.check(args.plot, plot.SUFFIXES, option="--plot")
     with _version(args) as (bundle, manifest):
         measurement = _measured(args, bundle, manifest)
@@ -78,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             say(line)
     if measurement.right is False:
         wrong = ", ".join(dict.fromkeys(time.name for time in measurement.times if time.right is False))
-        note(f"the answers of {wrong} are wrong; their times say nothing")
+        note(f"wrong outputs: {wrong}; ignore the times of these systems")
         return Exit.FAILED
     return Exit.DONE
 
@@ -89,24 +111,28 @@ def _version(args: argparse.Namespace) -> Iterator[tuple[Bundle, Manifest]]:
     the repository."""
     if session.is_path(args.name):
         rows_given = args.input if args.input != "-" else None
-        with session.exported(args.name, rows_given, then="timing it") as (place, name):
+        with session.exported(args.name, rows_given, then="benchmarking it") as (place, name):
             yield inventory.version(place / session.MODELS, name, "")
         return
     if not inventory.holds(args.repository, args.name) and (hint := session.server_advice(args, args.name)):
-        raise InputError(f"{args.repository}: there is no {args.name}", hint=hint)
+        raise InputError(f"{args.repository}: unknown model {args.name!r}", code="model-unknown", hint=hint)
     yield inventory.version(args.repository, args.name, args.model_version)
 
 
 def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> Measurement:
     threads = args.threads or tuple(sorted({1, budget()}))
     if max(args.batch) > manifest.max_batch_size:
-        raise InputError(f"--batch {max(args.batch)}: the model takes {manifest.max_batch_size} rows at most")
+        raise InputError(
+            f"--batch {max(args.batch)}: too many rows, expected at most {manifest.max_batch_size}",
+            code="batch-too-large",
+            hint="pass smaller batch sizes, or export the model with a larger --max-batch-size",
+        )
     feeds, row_source = _rows(args, manifest)
     load = os.getloadavg()[0]
     try:
         settings = sources.load({}, without={"repository": Path()}).settings
         backend = base.load(settings.backend)
-        with tables.bar(f"timing {manifest.name}", unit="rounds") as report:
+        with tables.bar(f"benchmarking {manifest.name}", unit="rounds") as report:
             taking_part = runner.field(bundle, manifest, backend, settings, feeds)
             times = list(
                 runner.run(
@@ -119,7 +145,11 @@ def _measured(args: argparse.Namespace, bundle: Bundle, manifest: Manifest) -> M
                 )
             )
     except KanserveError as error:
-        raise InputError(f"{manifest.name} version {manifest.version} does not run here: {error}") from error
+        raise InputError(
+            f"{manifest.name} version {manifest.version} does not run on this machine: {error}",
+            code=error.code,
+            hint=error.hint,
+        ) from error
     return Measurement(
         manifest=manifest,
         field=taking_part,
@@ -141,16 +171,17 @@ def _rows(args: argparse.Namespace, manifest: Manifest) -> tuple[Feeds, str]:
     feeds = rows if isinstance(rows, dict) else {tensors[0].name: rows}
     count = len(next(iter(feeds.values())))
     if not count:
-        raise InputError(f"{source.name} holds no row")
-    return feeds, f"the {count} rows of {source.name}, again and again"
+        raise InputError(
+            f"{source.name} has 0 rows, expected at least 1",
+            code="rows-empty",
+            hint="pass a file with rows, or remove --input for random rows",
+        )
+    return feeds, f"the {count} rows of {source.name}, repeated"
 
 
 def _count(text: str) -> int:
     """An argparse type."""
-    value = int(text)
-    if not 0 < value <= MOST:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to {MOST}")
-    return value
+    return whole(text, f"a whole number from 1 to {MOST}", lambda value: 0 < value <= MOST)
 
 
 def _counts(text: str) -> tuple[int, ...]:

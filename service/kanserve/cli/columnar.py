@@ -22,8 +22,9 @@ def check(name: str, form: str) -> None:
     """Reject a form that needs pyarrow if it is not installed. Raises InputError."""
     if importlib.util.find_spec("pyarrow") is None:
         raise InputError(
-            f"{name}: a {form} file is read by the Python package pyarrow, which is not installed",
-            hint=f"{how_to_install('tables')}; or write the rows as .npy, .npz, .csv or .json",
+            f"{name}: a {form} file needs the Python package pyarrow, which is not installed",
+            code="package-not-installed",
+            hint=f"{how_to_install('tables')}; or convert the file to .npy, .npz, .csv or .json",
         )
 
 
@@ -59,10 +60,18 @@ def opened(name: str, form: str, file: BinaryIO) -> Table:
             schema, rows, batches = _arrow(file)
     columns = tuple(field.name for field in schema if not field.name.startswith(INDEX))
     if not columns:
-        raise InputError(f"{name} has no columns; columns of numbers were expected")
+        raise InputError(
+            f"{name} has no columns, expected columns of numbers",
+            code="rows-without-columns",
+            hint="write one column for each input of the model",
+        )
     for field in schema:
         if field.name in columns and not _holds_numbers(field.type):
-            raise InputError(f"{name}, column {field.name!r} holds values of type {field.type}; numbers were expected")
+            raise InputError(
+                f"{name}, column {field.name!r}: found values of type {field.type}, expected numbers",
+                code="rows-not-numbers",
+                hint="convert the column to numbers, or remove it if it is not an input of the model",
+            )
     return Table(name, columns, rows, batches)
 
 
@@ -117,7 +126,11 @@ def _column(name: str, column: str, values: Any, above: int) -> Any:
         values = values.dictionary_decode()
     if values.null_count:
         row = above + int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
-        raise InputError(f"{name}, row {row}, column {column!r}: there is no value (null); a number was expected")
+        raise InputError(
+            f"{name}, row {row}, column {column!r}: found no value (null), expected a number",
+            code="rows-value-missing",
+            hint="fill in the missing values, or remove these rows",
+        )
     return values.to_numpy(zero_copy_only=False)
 
 
@@ -130,4 +143,8 @@ def _readable_errors(name: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise InputError(f"{name} cannot be read as a table of numbers: {first}") from error
+        raise InputError(
+            f"{name} cannot be read as a table: {first}",
+            code="rows-file-damaged",
+            hint="copy or write the file again",
+        ) from error

@@ -9,26 +9,29 @@ from kanexport.contract.cli.console import Exit, print_json, say
 from kanserve.cli import inventory
 from kanserve.cli.options import add_json_option
 
-TEXT = """Copy a version of a model in a repository folder under another number.
+TEXT = """Copy a version of a model in a repository folder under another version number.
 
-The manifest of the copy says the new number; every file is compared with its sha256. The copy appears whole or not at
-all, next to a server that runs. A copy by hand (cp -r 1 2) keeps a manifest that says 1, and no server loads it.
+The manifest of the copy has the new number, and kanserve compares each file with its SHA-256. The copy appears
+atomically, also while a server uses the repository. Do not copy with `cp -r 1 2`: the manifest then still has number
+1, and the server rejects the version.
 """
 EXAMPLES = """examples:
   kanserve copy digits 1 2
-  kanserve copy digits 1 2 --force               in the place of a version 2 that is there
-  kanserve copy digits 1 2 --repository /srv/models
+  kanserve copy digits 1 2 --force                                # replace version 2
+  kanserve copy digits 1 3 --repository models
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
-    parser.add_argument("name", metavar="NAME", help="a model in the repository folder")
-    parser.add_argument("source", metavar="FROM", help="the version that is copied")
-    parser.add_argument("target", metavar="TO", help="the number of the copy")
-    parser.add_argument("--repository", type=Path, default=Path("models"), metavar="DIR", help="the folder (models)")
-    parser.add_argument("--force", action="store_true", help="replace the version TO that is there")
+    parser.add_argument("name", metavar="NAME", help="name of a model in the repository")
+    parser.add_argument("source", metavar="FROM", help="version number to copy")
+    parser.add_argument("target", metavar="TO", help="version number of the copy")
+    parser.add_argument(
+        "--repository", type=Path, default=Path("models"), metavar="FOLDER", help="model repository (default: models)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace version TO if it exists (default: off)")
     add_json_option(parser)
 
 
@@ -45,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        say(f"{manifest.name}: version {manifest.version} is a copy of version {args.source}, compared with its hashes")
+        say(f"{manifest.name}: copied version {args.source} to version {manifest.version}; all hashes match")
     return Exit.DONE

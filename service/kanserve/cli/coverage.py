@@ -12,23 +12,23 @@ from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import Exit, note, print_json
 from kanexport.contract.cli.tables import Table
 from kanserve.cli import input_rows, output_results, session
-from kanserve.cli.options import add_client_options, add_model_options, add_row_options, index
+from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
 from kanserve.client import chunking
 from kanserve.client.explanation import EXTENSION, INSIDE, OUTSIDE, UNKNOWN, Coverage
 from kanserve.client.statistics import ZONES, node_name
 from kanserve.report.text_tables import bar
 from kanserve.types import Description
 
-TEXT = """Say whether rows lie where a model was made for: on its grids, beside them, or outside.
+TEXT = """Check rows against the training domain of a model: the grids of its layers.
 
-Of every layer the nodes that it is given are looked at: for each row whether each is inside its grid, in the
-extension of the grid, or outside, and by how many cells. What has no grid is held against the rows that the
-export was given (--baseline), and the table says which it was.
+For each layer, the tables count the node values that are in grid, in the extended grid, or out of grid. They also show
+how many grid intervals the farthest value is outside. A layer without grids is compared with the baseline rows of the
+export (kanserve export --baseline). The column "definition" shows which of them was used.
 """
 EXAMPLES = """examples:
-  kanserve coverage digits --input rows.csv
-  kanserve coverage digits --input rows.csv --json
-  kanserve coverage digits --input rows.npy --output coverage.npz
+  kanserve coverage digits --input examples/digits.csv
+  kanserve coverage digits --input examples/digits.csv --json
+  kanserve coverage digits --input examples/digits.csv --output coverage.npz
 """
 
 
@@ -37,12 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser)
-    parser.add_argument("--show", type=index, default=12, metavar="N", help="nodes in the table (12)")
+    add_show_option(parser, 12, "nodes")
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
-        help="write counts (rows, layers, 3), worst and cells (rows, layers), and the zone of every node, zones_0, "
-        "zones_1 and so on: 0 unknown, 1 in grid, 2 extended grid, 3 out of grid",
+        help="write arrays to this file: counts (rows, layers, 3), worst and cells (rows, layers), and zones_0, "
+        "zones_1 and so on with the zone of each node: 0 unknown, 1 in grid, 2 extended grid, 3 out of grid "
+        "(default: print tables)",
     )
     add_client_options(parser)
 
@@ -76,8 +77,8 @@ def _print(args: argparse.Namespace, described: Description, result: Coverage) -
             out_of_grid_nodes(described, result, args.show).show()
 
 
-LEGEND = "extended: outside the grid, in reach of its outermost functions; out of grid: outside that"
-UNHELD = "definition none: a layer without grids, and an export without baseline rows (kanserve export --baseline)"
+LEGEND = "extended: outside the grid, within its outermost basis functions; out of grid: outside both"
+UNDEFINED = "definition none: the layer has no grid, and the export has no baseline rows (kanserve export --baseline)"
 NOTHING = "-"
 
 
@@ -139,9 +140,18 @@ def layers(described: Description, result: Coverage) -> Table:
     table = Table(
         f"{described.name} version {result.version}: {rows} rows, {int(result.out_of_grid.any(axis=1).sum())} with a "
         "node out of grid",
-        ("layer", "definition", "in grid", "extended", "out of grid", "rows out", "farthest", "cells beyond"),
-        numbers=("layer", "in grid", "extended", "out of grid", "rows out", "cells beyond"),
-        caption=(LEGEND, *((UNHELD,) * ("none" in result.definitions))),
+        (
+            "layer",
+            "definition",
+            "in grid",
+            "extended",
+            "out of grid",
+            "rows out",
+            "farthest",
+            "intervals outside",
+        ),
+        numbers=("layer", "in grid", "extended", "out of grid", "rows out", "intervals outside"),
+        caption=(LEGEND, *((UNDEFINED,) * ("none" in result.definitions))),
     )
     for at in range(len(result.definitions)):
         facts = _layer(described, result, at)
@@ -158,13 +168,13 @@ def layers(described: Description, result: Coverage) -> Table:
 
 
 def out_of_grid_nodes(described: Description, result: Coverage, show: int) -> Table:
-    """The nodes that are beyond their grids on some rows, one a row."""
+    """Table of the nodes with values outside their grids, one per line."""
     every = [node for node in nodes(described, result) if node.out_of_grid or node.extended_grid]
     table = Table(
-        "nodes beyond their grids",
+        "nodes with values outside their grids",
         ("node", "extended", "out of grid", ""),
         numbers=("extended", "out of grid"),
-        caption=(f"{min(show, len(every))} of {len(every)}; of the rows, at all positions",),
+        caption=(f"{min(show, len(every))} of {len(every)} nodes; shares of the rows, at all positions",),
     )
     for node in every[:show]:
         table.add(node.name, f"{node.extended_grid:.1%}", f"{node.out_of_grid:.1%}", bar(node.out_of_grid, 1.0))
@@ -172,7 +182,7 @@ def out_of_grid_nodes(described: Description, result: Coverage, show: int) -> Ta
 
 
 def _layer(described: Description, result: Coverage, at: int) -> dict[str, Any]:
-    """The facts of one layer; shares are of the nodes that are held against something."""
+    """The facts of one layer. Shares refer to the nodes with a defined range."""
     total = result.counts[:, at].sum(axis=0)
     known = int(total.sum())
     shares = dict(zip(ZONES, total.tolist(), strict=True))
@@ -186,7 +196,7 @@ def _layer(described: Description, result: Coverage, at: int) -> dict[str, Any]:
 
 
 def _farthest(described: Description, result: Coverage, at: int) -> dict[str, Any] | None:
-    """The node that is the farthest beyond its grid on any row, None if none is."""
+    """The node with the value farthest outside its grid, over all rows. None if all values are inside."""
     cells = result.cells[:, at]
     if not (cells > 0).any():
         return None

@@ -13,21 +13,20 @@ from kanexport.contract.cli.console import Exit, note, print_json, say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import arrows
 from kanserve.cli import edge_selection, output_results, session
-from kanserve.cli.options import InputError, add_client_options, add_model_options, index
+from kanserve.cli.options import InputError, add_client_options, add_model_options, add_show_option, index
 from kanserve.report import text_tables
 from kanserve.types import Description, LayerCurves
 
-TEXT = """Show the functions on the edges.
+TEXT = """Plot the learned edge functions.
 
-Each curve goes over the values of its source: over its grid, where the edge has one, to the
-outermost knots; else over what the source was on the reference rows of the export; else, as
-the table says, over an assumed range. One edge is drawn large, several are a table. An edge that depends on the other
-nodes of its row too (class B) has no curve.
+One edge is a large plot, and several edges are a table. The range of a curve is the grid of its edge, up to the
+outermost knots. Without a grid, it is the range of the source node on the reference rows of the export, otherwise an
+assumed range. The table shows which. An edge that depends on other nodes of its row (class B) has no curve.
 """
 EXAMPLES = """examples:
   kanserve curves digits
   kanserve curves digits --layer 0 --source 3 --destination 7
-  kanserve curves digits --layer 1 --output curves.npz --derivative
+  kanserve curves digits --layer 1 --derivative --output curves.npz
 """
 
 
@@ -36,19 +35,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     edge_selection.add_options(parser)
-    parser.add_argument("--points", type=index, default=0, metavar="N", help="of each curve, 2 to 1024 (101)")
     parser.add_argument(
-        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="over these values, instead of each its own"
+        "--points",
+        type=index,
+        default=0,
+        metavar="N",
+        help="number of points of each curve, 2 to 1024; 0: 101 points (default: 0)",
     )
-    parser.add_argument("--derivative", action="store_true", help="the slope too, in --output and --json")
-    parser.add_argument("--parts", action="store_true", help="what each basis has of phi too, in --output and --json")
+    parser.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="range of the input values of all curves (default: the range of each edge)",
+    )
+    parser.add_argument(
+        "--derivative", action="store_true", help="add the derivative to --output and --json (default: off)"
+    )
+    parser.add_argument(
+        "--parts", action="store_true", help="add the part of each basis to --output and --json (default: off)"
+    )
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
-        help="write x and phi of one edge, float (points); of several layer{l}_x (sources, points), layer{l}_phi "
-        "(sources, destinations, points), layer{l}_sources and layer{l}_destinations",
+        help="write arrays to this file; one edge: x and phi, float (points); several edges: layer{l}_x (sources, "
+        "points), layer{l}_phi (sources, destinations, points), layer{l}_sources and layer{l}_destinations (default: "
+        "print a plot or a table)",
     )
-    parser.add_argument("--show", type=index, default=20, metavar="N", help="edges in the table (20)")
+    add_show_option(parser, 20, "edges")
     add_client_options(parser)
 
 
@@ -56,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
     if args.points == 1:
-        raise InputError("--points 1: a curve has 2 points or more")
+        raise InputError(
+            "--points 1: too few points, expected 2 to 1024", code="curve-points-out-of-range", hint="pass --points 101"
+        )
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
         chosen = edge_selection.edges(described, args)
@@ -119,10 +135,10 @@ def _several(layers: Sequence[LayerCurves]) -> Iterator[tuple[str, Any]]:
 WIDTH, HEIGHT = 64, 12  # characters of a picture
 BARS = 24  # characters of a curve in a table
 DOMAINS = {
-    "requested": "as requested",
-    "grid": "its grid, to the outermost knots and 2 % more",
-    "reference": "what it was on the export's reference rows, and a tenth more on either side",
-    "assumed": "assumed: nothing tells what its values are",
+    "requested": "the range that you passed",
+    "grid": "the grid, up to the outermost knots and 2% more",
+    "reference": "the range on the export's reference rows, and 10% more on either side",
+    "assumed": "an assumed range, because the range of the values is unknown",
 }
 
 
@@ -159,7 +175,7 @@ class Curve:
 
 
 def curves(described: Description, layers: Sequence[LayerCurves]) -> list[Curve]:
-    """Every edge, those first that move most."""
+    """Every edge. The edge with the largest spread is first."""
     edge_curves = [curve for layer in layers for curve in _curves(described, layer)]
     return sorted(edge_curves, key=lambda curve: (-curve.spread, curve.layer, curve.source, curve.destination))
 
@@ -216,10 +232,10 @@ def table(described: Description, edge_curves: Sequence[Curve], shown: int) -> T
     """Table with one row per edge."""
     rows = Table(
         f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}",
-        ("edge", "from", "curve of φ", "to", "φ least", "at", "φ most", "at ", "symbolic"),
-        numbers=("from", "φ least", "at", "φ most", "at "),
+        ("edge", "from", "curve of φ", "to", "min φ", "at", "max φ", "at ", "symbolic"),
+        numbers=("from", "min φ", "at", "max φ", "at "),
         caption=(
-            f"{min(shown, len(edge_curves))} of {len(edge_curves)} edges, those first whose φ moves most",
+            f"{min(shown, len(edge_curves))} of {len(edge_curves)} edges, by spread of φ",
             *(
                 f"{domain}: {DOMAINS[domain]}"
                 for domain in dict.fromkeys(curve.domain for curve in edge_curves[:shown])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,20 +12,20 @@ from kanexport.contract.cli.console import Exit, print_json
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID
 from kanserve.cli import input_rows, session
-from kanserve.cli.options import add_client_options, add_model_options, add_row_options, index
+from kanserve.cli.options import add_client_options, add_model_options, add_row_options, add_show_option
 from kanserve.client.statistics import OUTPUT, NodeStatistics, Statistics, node_name
 from kanserve.report.text_tables import line
 from kanserve.types import Description
 
-TEXT = """Say whether what a model is asked is still what it was made for: its inputs, the nodes inside and
-its answers, beside what they were on the rows that the export was given (kanserve export --baseline).
+TEXT = """Detect data drift: compare live traffic, or the rows of a file, with the baseline rows of the export.
 
-A node has drifted if its PSI is above the no-drift threshold for this number of rows.
+kanserve compares the distributions of inputs, hidden nodes and outputs. The model needs a baseline (kanserve export
+--baseline). A node has drifted if its PSI is above the no-drift threshold for this number of rows.
 """
 EXAMPLES = """examples:
-  kanserve drift wine
-  kanserve drift wine --input today.csv
-  kanserve drift wine --input today.csv --json
+  kanserve export tests/golden/checkpoints/pykan-hello-adapted/model --name watched --baseline examples/hello.csv
+  kanserve drift watched --input examples/hello.csv
+  kanserve drift watched --input examples/hello.csv --json
 """
 
 
@@ -33,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
     add_row_options(parser, "the latest rows of the model's traffic")
-    parser.add_argument("--show", type=index, default=20, metavar="N", help="nodes in the table (20)")
+    add_show_option(parser, 20, "nodes")
     add_client_options(parser)
 
 
@@ -54,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 LEGEND = (
-    "drifted: PSI above the threshold, its 99th percentile without drift",
-    "out of range: share of values outside the outermost knots, or outside the baseline range without knots",
+    "drift ratio: PSI divided by the no-drift threshold (99th percentile of PSI without drift); drifted: above 1",
+    "shift: Wasserstein distance in histogram bins",
+    "out of range: share of values outside the outermost knots, or outside the baseline range for a node without knots",
 )
 
 
@@ -122,10 +124,10 @@ def table(described: Description, statistics: Statistics, show: int) -> Table:
     """Table with one row per node, in descending order of drift."""
     every = nodes(described, statistics)
     rows = Table(
-        f"{described.name} version {statistics.version}: {_over_threshold(statistics)}, "
-        f"beside {statistics.baseline_rows} of {statistics.baseline}",
-        ("node", "drifted", "PSI", "threshold", "cells moved", "out of range", "baseline", "values now"),
-        numbers=("PSI", "threshold", "cells moved", "out of range", "baseline"),
+        f"{described.name} version {statistics.version}: {_rows(statistics)} compared with "
+        f"{statistics.baseline_rows} baseline rows of {statistics.baseline}",
+        ("node", "drifted", "drift ratio", "PSI", "threshold", "shift", "out of range", "baseline", "current values"),
+        numbers=("drift ratio", "PSI", "threshold", "shift", "out of range", "baseline"),
         caption=(*_counts(described, statistics), *LEGEND),
     )
     for node in every[:show]:
@@ -133,27 +135,35 @@ def table(described: Description, statistics: Statistics, show: int) -> Table:
         rows.add(
             node.name,
             "yes" if node.drifted else "no",
+            f"{node.excess:.3g}",
             f"{part.psi[at]:.3g}",
             f"{part.psi_threshold[at]:.3g}",
             f"{part.wasserstein[at]:.2g}",
-            f"{part.out_of_range[at]:.1%}",
-            f"{part.baseline_out_of_range[at]:.1%}",
+            _share(part.out_of_range[at]),
+            _share(part.baseline_out_of_range[at]),
             line(part.counts[at].astype(float), 24),
         )
     return rows
 
 
-def _over_threshold(statistics: Statistics) -> str:
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"
+
+
+def _rows(statistics: Statistics) -> str:
     if statistics.source == "live":
-        return f"the latest {statistics.row_count} rows of some {statistics.rows_seen} in {statistics.seconds:.0f} s"
+        seen = f"about {statistics.rows_seen} rows in {statistics.seconds:.0f} s"
+        return f"the latest {statistics.row_count} of {seen}"
     return f"{statistics.row_count} rows"
 
 
 def _counts(described: Description, statistics: Statistics) -> Iterator[str]:
     """Number of drifted nodes, of each kind."""
-    inside = described.family == HYBRID
+    hidden = described.family == HYBRID
     for part in statistics.nodes:
-        kind = "answers" if part.layer == OUTPUT else f"nodes of layer {part.layer}"
-        kind = "inputs" if part.layer == 0 and not inside else kind
+        kind = "outputs" if part.layer == OUTPUT else f"nodes of layer {part.layer}"
+        kind = "inputs" if part.layer == 0 and not hidden else kind
         lost = int(part.nonfinite.sum())
-        yield f"{int(part.drifted.sum())} of {len(part.psi)} {kind} drifted" + (f"; {lost} not finite" if lost else "")
+        yield f"{int(part.drifted.sum())} of {len(part.psi)} {kind} drifted" + (
+            f"; {lost} values not finite" if lost else ""
+        )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kanexport.contract.cli.suggest import closest
+from kanexport.contract.cli.suggest import advice
 from kanserve.cli.options import InputError
 from kanserve.types import Description
 
 INDEX_DIGITS = 9
-SHOWN = 10  # names in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LAYER",
-        help="only this layer, by its name or its index (may be repeated; default: all)",
+        help="only edges of this layer, by name or index; repeat the option for more layers (default: all)",
     )
     parser.add_argument(
         "--source",
-        help="only edges from this node, by its index, or a feature by its name (may be repeated)",
+        help="only edges from this node, by index, or feature, by name; repeat the option for more (default: all)",
         **several,
     )
     parser.add_argument(
         "--destination",
-        help="only edges to this node, by its index, or a class by its name (may be repeated)",
+        help="only edges to this node, by index, or class, by name; repeat the option for more (default: all)",
         **several,
     )
 
@@ -55,13 +55,18 @@ def edges(described: Description, args: argparse.Namespace) -> Chosen:
     named_layers = {at for at, named in ((0, features), (last, classes)) if named}
     if len(named_layers) > 1:
         raise InputError(
-            f"{features[0]!r} is a source of layer 0 and {classes[0]!r} a destination of layer {last}: no edge goes "
-            "from one to the other; `kanserve edges --path` shows those on the ways between"
+            f"no edge from {features[0]!r} in layer 0 to {classes[0]!r} in layer {last}, expected nodes of one layer",
+            code="edge-between-layers",
+            hint=f"query the paths with `kanserve edges`: --path {shlex.quote(features[0])} {shlex.quote(classes[0])}",
         )
     for at in named_layers:
         if any(layer not in (at, described.layers[at].name) for layer in selected):
             named = (features or classes)[0]
-            raise InputError(f"{named!r} is a node of layer {at}: leave --layer out, or name nodes by index")
+            raise InputError(
+                f"{named!r} is a node of layer {at}, expected a node of the layers of --layer",
+                code="node-of-other-layer",
+                hint="remove --layer, or pass the index of the node",
+            )
     return Chosen(selected or tuple(named_layers), sources, destinations)
 
 
@@ -87,36 +92,33 @@ def _node(option: str, text: str, known: dict[str, int]) -> int:
         return known[text]
     if text.isdecimal() and len(text) <= INDEX_DIGITS:
         return int(text)
-    what = f"there are {_shown(list(known))}" if known else "nodes of this model have no names"
-    raise InputError(f"{option} {text}: neither an index nor a name; {what}{_hint(text, list(known))}")
+    raise InputError(
+        f"{option} {text}: unknown node, expected an index" + (" or a name" if known else ""),
+        code="node-unknown",
+        hint=advice(text, known, what="names") or "pass an index, counted from 0",
+    )
 
 
 def output(described: Description, option: str, text: str) -> int:
-    """A number of the answer, by its name or its index. Raises InputError."""
-    return _one(option, text, [described.names.output(at) for at in range(described.output.shape[-1])], "outputs")
+    """Index of an output, by its name or its index. Raises InputError."""
+    return _one(option, text, [described.names.output(at) for at in range(described.output.shape[-1])])
 
 
 def feature(described: Description, option: str, text: str) -> int:
-    """A number of a row, by its name or its index. Raises InputError."""
-    return _one(option, text, [described.names.feature(at) for at in range(described.input.shape[-1])], "inputs")
+    """Index of an input, by its name or its index. Raises InputError."""
+    return _one(option, text, [described.names.feature(at) for at in range(described.input.shape[-1])])
 
 
-def _one(option: str, text: str, names: Sequence[str], what: str) -> int:
+def _one(option: str, text: str, names: Sequence[str]) -> int:
     if text in names:
         return names.index(text)
     if text.isdecimal() and len(text) <= INDEX_DIGITS and int(text) < len(names):
         return int(text)
-    raise InputError(f"{option} {text}: the model has the {what} {_shown(names)}{_hint(text, names)}")
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def _hint(text: str, known: Sequence[str]) -> str:
-    close = closest(text, known)
-    return f"; did you mean {close!r}?" if close else ""
+    raise InputError(
+        f"{option} {text}: unknown name, expected a name or an index from 0 to {len(names) - 1}",
+        code="column-unknown",
+        hint=advice(text, names, what="names"),
+    )
 
 
 def layers(described: Description, texts: Iterable[str]) -> tuple[int | str, ...]:

@@ -15,23 +15,28 @@ from kanexport.contract.cli.console import Exit, note, print_json
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import arrows
 from kanserve.cli import edge_selection, input_rows, output_results, session
-from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options, index
+from kanserve.cli.options import (
+    InputError,
+    add_client_options,
+    add_model_options,
+    add_row_options,
+    add_show_option,
+    index,
+)
 from kanserve.client import chunking
 from kanserve.client.results import LayerValues
 from kanserve.types import Description
 
-TEXT = """Ask what every edge did with rows.
+TEXT = """Query per-edge activations: the values φ of the edges for the rows of a file.
 
-The table holds the strongest edges, by the mean magnitude of their values phi over all
-rows (and positions). Between min and max it shows how those values are distributed: the
-range is cut into 16 equal parts, and a bar's height is the number of values in its part.
-It says which values occur, not how phi depends on its input.
+The table lists the edges with the largest mean magnitude |φ| over all rows and positions. The column "distribution"
+divides the range from min to max into 16 equal bins, and a bar shows the number of values in its bin.
 """
 EXAMPLES = """examples:
-  kanserve edges digits --input rows.npy --top-k 5
-  kanserve edges digits --input rows.npy --layer 0 --output edges.npz
-  kanserve edges digits --input rows.npy --layer 1 --source 0 --destination 2 --json
-  kanserve edges iris --input rows.csv --path "petal width" virginica
+  kanserve edges digits --input examples/digits.csv --top-k 5
+  kanserve edges digits --input examples/digits.csv --layer 0 --output edges.npz
+  kanserve edges digits --input examples/digits.csv --layer 1 --source 0 --destination 2 --json
+  kanserve edges hello --input examples/hello.csv --path x0 y0
 """
 
 
@@ -42,22 +47,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_row_options(parser)
     edge_selection.add_options(parser)
     parser.add_argument(
-        "--top-k", type=index, default=0, metavar="K", help="per layer, the K edges of largest magnitude"
+        "--top-k",
+        type=index,
+        default=0,
+        metavar="K",
+        help="only the K edges of each layer with the largest magnitude; 0: all edges (default: 0)",
     )
     parser.add_argument(
         "--path",
         nargs=2,
         metavar=("INPUT", "OUTPUT"),
-        help="only edges on the ways from this input to this output, by name or index",
+        help="only edges on the paths from this input to this output, by name or index (default: all edges)",
     )
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
-        help="write layer{l}_edges, float32 (rows, *positions, source, destination); with --top-k "
-        "(rows, *positions, k); with a selection also layer{l}_sources and layer{l}_destinations. "
-        "Without it: a table of the strongest",
+        help="write arrays to this file: layer{l}_edges, float32 (rows, *positions, source, destination), or (rows, "
+        "*positions, k) with --top-k; with a selection also layer{l}_sources and layer{l}_destinations (default: print "
+        "a table)",
     )
-    parser.add_argument("--show", type=index, default=20, metavar="N", help="edges in the table (20)")
+    add_show_option(parser, 20, "edges")
     add_client_options(parser)
 
 
@@ -100,13 +109,17 @@ def _path(args: argparse.Namespace, described: Description) -> tuple[int, int] |
     if args.path is None:
         return None
     if args.source or args.destination:
-        raise InputError("--path has its own sources and destinations; name layers beside it, or leave it out")
+        raise InputError(
+            "--path cannot be combined with --source or --destination",
+            code="arguments-conflict",
+            hint="remove --source and --destination; --layer limits a path to some layers",
+        )
     start, end = args.path
     return edge_selection.feature(described, "--path", start), edge_selection.output(described, "--path", end)
 
 
 def _write(args: argparse.Namespace, described: Description, layers: list[LayerValues]) -> None:
-    """The file of edges, and what it holds to stderr, or to stdout as JSON."""
+    """Write the file of edges, and print its contents to stderr, or to stdout as JSON."""
     arrays = dict(_arrays(layers, selected=bool(args.source or args.destination or args.path or args.top_k)))
     output_results.write(args.output, arrays)
     if args.json:
@@ -118,7 +131,7 @@ def _write(args: argparse.Namespace, described: Description, layers: list[LayerV
 
 
 def _arrays(layers: list[LayerValues], *, selected: bool) -> Iterable[tuple[str, Any]]:
-    """The arrays of the file by name; of a selection, which nodes it holds too."""
+    """The arrays of the file by name. A selection also has the indices of its nodes."""
     for layer in layers:
         yield f"layer{layer.layer}_edges", layer.values
         if selected:
@@ -167,7 +180,7 @@ class Survey:
 
 
 def survey_edges(described: Description, answers: Iterable[LayerValues], *, most: int) -> Survey:
-    """The `most` strongest edges of all answers; each answer is dropped once it is measured."""
+    """The `most` strongest edges of all layers. The function drops the values of a layer after it has measured them."""
     layers, total, strongest = [], 0, []
     for answer in answers:
         pairs = _pairs(described, answer)
@@ -179,8 +192,8 @@ def survey_edges(described: Description, answers: Iterable[LayerValues], *, most
 
 
 def measure(described: Description, answer: LayerValues, pairs: list[tuple[int, int]], *, most: int) -> list[Strength]:
-    """The strongest edges of one layer, over rows and positions; `pairs` are the (source,
-    destination) of its columns. NaN counts as the strongest: it is what to look at."""
+    """The strongest edges of one layer, over rows and positions. `pairs` are the (source, destination) of its columns.
+    An edge with NaN counts as the strongest, because it needs attention."""
     if not answer.values.size:
         return []
     layer = described.layers[answer.layer]
@@ -221,7 +234,7 @@ def _rank(strength: float) -> float:
 
 
 def _histogram(values: Any) -> tuple[int, ...]:
-    """Counts of the finite values; equal values lie in the middle."""
+    """Counts of the finite values. Equal values are in the middle bin."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if not len(finite):
         return (0,) * BINS
@@ -235,9 +248,9 @@ def _histogram(values: Any) -> tuple[int, ...]:
 BARS = "▁▂▃▄▅▆▇█"
 EMPTY = "·"
 LEGEND = (
-    "share: of the edges asked for in the layer",
-    f"distribution: how many values of φ lie in each of {BINS} equal parts of min to max, {EMPTY} for none; "
-    "it is no curve of φ over its input",
+    "share: part of the summed mean |φ| of the queried edges in the layer",
+    f"distribution: number of values φ in each of {BINS} equal bins from min to max, {EMPTY} for 0; "
+    "it is not a plot of φ over its input",
 )
 
 
@@ -262,7 +275,7 @@ def document(described: Description, layers: Sequence[int], row_count: int) -> d
 
 
 def strongest(described: Description, survey: Survey) -> list[dict[str, Any]]:
-    """The edges for JSON, strongest first, with what their ends are called."""
+    """The edges for JSON, strongest first, with the names of their nodes."""
     return [
         {
             **asdict(edge),
@@ -274,7 +287,7 @@ def strongest(described: Description, survey: Survey) -> list[dict[str, Any]]:
 
 
 def table(described: Description, survey: Survey, row_count: int) -> Table:
-    """The strongest edges, one a row."""
+    """Table of the strongest edges, one per line."""
     strongest_first = Table(
         f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}; "
         f"{row_count} rows",
@@ -311,13 +324,13 @@ def _remarks(described: Description, layers: Sequence[int]) -> list[str]:
     """Remarks about the layers in the table."""
     mixed = [str(at) for at in layers if described.layers[at].edge_class == "B"]
     spread = [
-        f"layer {at} runs at {' x '.join(map(str, described.layers[at].positions))}"
+        f"layer {at} has {' x '.join(map(str, described.layers[at].positions))}"
         for at in layers
         if described.layers[at].positions
     ]
     remarks = []
     if spread:
-        remarks.append(f"positions: {', '.join(spread)}; the figures are over rows and positions")
+        remarks.append(f"positions: {', '.join(spread)}; the numbers cover rows and positions")
     if mixed:
-        remarks.append(f"class B, where a value depends on all sources of its row: layer {', '.join(mixed)}")
+        remarks.append(f"class B (a value depends on all sources of its row): layer {', '.join(mixed)}")
     return remarks

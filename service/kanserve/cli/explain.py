@@ -11,27 +11,33 @@ import numpy as np
 
 from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import Exit, note, print_json
-from kanexport.contract.cli.suggest import closest
+from kanexport.contract.cli.suggest import advice
 from kanexport.contract.cli.tables import Table
 from kanserve.cli import edge_selection, input_rows, output_results, session
-from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options, index
+from kanserve.cli.options import (
+    InputError,
+    add_client_options,
+    add_model_options,
+    add_row_options,
+    add_show_option,
+    index,
+)
 from kanserve.client import chunking
 from kanserve.client.explanation import Explanation
 from kanserve.report.text_tables import bar
 from kanserve.types import Description
 
 CHOICES = ("mean", "zeros", "grid_center")
-TEXT = """Say what each input of a row has to do with the answer.
+TEXT = """Show feature contributions for a prediction: how much each input changed it, compared with a reference row.
 
-The difference between a row's answer and the answer for a reference row is given to the inputs,
-edge by edge and layer by layer, so that the contributions add up to it; the remainder is told.
-A contribution says what an input did to this answer of this model, compared with the reference.
-It does not say what would happen in the world, if the input were another.
+kanserve distributes the difference between the two predictions over the inputs, edge by edge and layer by layer. The
+base value and the contributions sum to the prediction, except for the residual. A contribution describes this
+prediction of this model. It is not a causal effect.
 """
 EXAMPLES = """examples:
-  kanserve explain digits --input rows.csv --row 0
-  kanserve explain digits --input rows.csv --of y3 --reference train.csv
-  kanserve explain digits --input rows.npy --output explained.npz
+  kanserve explain hello --input examples/hello.csv --row 0
+  kanserve explain digits --input examples/digits.csv --of y3 --reference zeros
+  kanserve explain digits --input examples/digits.csv --output explanation.npz
 """
 
 
@@ -45,30 +51,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OUTPUT",
-        help="only this output, by name or number (may be repeated)",
+        help="only this output, by name or index; repeat the option for more outputs (default: the largest output of "
+        "one row, otherwise all outputs)",
     )
     parser.add_argument(
         "--reference",
         default="",
         metavar="REF",
-        help="what rows are compared with: mean (of the rows that the export was given), zeros, grid_center, or a file "
-        "of rows, the mean over them (default: the first of these that the model has)",
+        help="reference row: mean (of the baseline rows of the export), zeros, grid_center, or a file whose rows are "
+        "averaged (default: the first of mean, grid_center and zeros that the model has)",
     )
-    parser.add_argument("--row", type=index, default=None, metavar="N", help="show one row, counted from 0")
+    parser.add_argument(
+        "--row", type=index, default=None, metavar="N", help="explain only this row, counted from 0 (default: all rows)"
+    )
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
-        help="write contributions (rows, inputs, outputs), base (outputs), predictions and completeness_error "
-        "(rows, outputs), float64",
+        help="write arrays to this file, float64: contributions (rows, inputs, outputs), base (outputs), predictions "
+        "and completeness_error (rows, outputs) (default: print a table)",
     )
     parser.add_argument(
         "--method",
         choices=("rescale", "gradient_x_input"),
         default="rescale",
-        help="rescale: contributions that add up to the difference from the reference (usual); gradient_x_input: the "
-        "slope at each row times its distance from the reference",
+        help="rescale: contributions that sum to the difference from the reference; gradient_x_input: the gradient at "
+        "each row times the difference of the inputs (default: rescale)",
     )
-    parser.add_argument("--show", type=index, default=12, metavar="N", help="inputs in the table (12)")
+    add_show_option(parser, 12, "inputs")
     add_client_options(parser)
 
 
@@ -80,7 +89,11 @@ def run(args: argparse.Namespace) -> int:
         described = client.describe(args.name, args.model_version)
         rows = input_rows.rows_for_all(described.inputs, source, array=args.array, names=described.names)
         if args.row is not None and args.row >= chunking.count(rows):
-            raise InputError(f"--row {args.row}: {args.input} has {chunking.count(rows)} rows, numbered from 0")
+            raise InputError(
+                f"--row {args.row}: {args.input} has {chunking.count(rows)} rows",
+                code="row-out-of-range",
+                hint=f"pass a row from 0 to {chunking.count(rows) - 1}",
+            )
         rows = rows if args.row is None else rows[args.row : args.row + 1]
         with tables.bar("explain", unit="rows", at_once=False) as report:
             explanation = chunking.explain(
@@ -125,24 +138,20 @@ def _reference(args: argparse.Namespace, described: Description) -> Any:
         return args.reference
     if not Path(args.reference).is_file():
         raise InputError(
-            f"--reference {args.reference}: neither one of {', '.join(CHOICES)} nor a file of rows"
-            + _hint(args.reference, CHOICES)
+            f"--reference {args.reference}: unknown reference, expected {', '.join(CHOICES)} or a file of rows",
+            code="reference-unknown",
+            hint=advice(args.reference, CHOICES, what="references"),
         )
     source = input_rows.contents(args.reference)
     return input_rows.rows_for_all(described.inputs, source, names=described.names)
 
 
-def _hint(text: str, known: Sequence[str]) -> str:
-    close = closest(text, known)
-    return f"; did you mean {close!r}?" if close else ""
-
-
 OTHERS = "others"
 REFERENCES = {
-    "mean": "the mean of the rows that the export was given",
-    "zeros": "a row of zeros",
-    "grid_center": "the middle of each input's grid",
-    "rows": "the rows that were given as reference",
+    "mean": "mean of the baseline rows of the export",
+    "zeros": "zeros",
+    "grid_center": "middle of each input's grid",
+    "rows": "mean of the rows that you passed",
 }
 
 
@@ -175,7 +184,8 @@ def explanation_arrays(explanation: Explanation) -> dict[str, Any]:
 
 
 def of_row(described: Description, explanation: Explanation, rows: Any, row: int, which: int, show: int) -> Table:
-    """The only row, the `row`-th of the caller, and one of its outputs: from base to prediction, strongest first."""
+    """Table of one output of the only row: base value, contributions by magnitude, prediction. `row`: its number in the
+    user's file."""
     names, contributions = explanation.names, explanation.contributions[0, :, which]
     values = np.asarray(rows[0]).reshape(-1) if explanation.nodes_are_inputs else None
     order = np.argsort(-np.where(np.isnan(contributions), np.inf, np.abs(contributions)), kind="stable")
@@ -187,7 +197,7 @@ def of_row(described: Description, explanation: Explanation, rows: Any, row: int
         caption=_caption(explanation, float(explanation.completeness_error[0, which])),
     )
     largest = float(np.nanmax(np.abs(contributions), initial=0.0))
-    table.add("base", "", f"{explanation.base[which]:.6g}", "")
+    table.add("base value", "", f"{explanation.base[which]:.6g}", "")
     for at in order[:show].tolist():
         value = "" if values is None else f"{values[at]:.4g}"
         table.add(names[at], value, f"{contributions[at]:+.6g}", bar(float(contributions[at]), largest))
@@ -199,17 +209,17 @@ def of_row(described: Description, explanation: Explanation, rows: Any, row: int
 
 
 def of_all(described: Description, explanation: Explanation, show: int) -> Table:
-    """Several rows: how much each input has to do with the outputs, on average."""
+    """Table of several rows: the mean magnitude of the contributions of each input."""
     strength = np.abs(explanation.contributions).mean(axis=0)
     overall = strength.mean(axis=1)
     order = np.argsort(-np.where(np.isnan(overall), np.inf, overall), kind="stable")
     names, of = explanation.names, explanation.output_names
     table = Table(
         f"{described.name} version {explanation.version}: {len(explanation.predictions)} rows, {len(of)} outputs",
-        ("input", "mean |contribution|", "", "most to"),
+        ("input", "mean |contribution|", "", "mostly to"),
         numbers=("mean |contribution|",),
         caption=(
-            f"{min(show, len(order))} of {len(order)} inputs; --row N shows one row",
+            f"{min(show, len(order))} of {len(order)} inputs; --row N explains one row",
             *_caption(explanation, float(np.max(explanation.completeness_error, initial=0.0))),
         ),
     )
@@ -222,8 +232,7 @@ def of_all(described: Description, explanation: Explanation, show: int) -> Table
 
 def _caption(explanation: Explanation, error: float) -> Sequence[str]:
     return (
-        f"against {REFERENCES.get(explanation.reference, explanation.reference)}, by {explanation.method}; "
-        f"base and contributions miss the prediction by {error:.1e}"
-        + (" at most" if len(explanation.predictions) > 1 else ""),
+        f"reference: {REFERENCES.get(explanation.reference, explanation.reference)}; method: {explanation.method}; "
+        f"{'residual' if len(explanation.predictions) == 1 else 'largest residual'} {error:.1e}",
         *explanation.notes,
     )

@@ -15,45 +15,60 @@ from kanserve.analysis import formula, latex
 from kanserve.analysis.formula import Formula, UnknownLine
 from kanserve.analysis.formula_printer import EXACT, FormulaError, TooLong
 from kanserve.cli import session
-from kanserve.cli.options import CommandError, add_client_options, add_model_options
+from kanserve.cli.options import CommandError, add_client_options, add_model_options, whole
 from kanserve.types import Description
 
 DIGITS = 6
-HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
+HYBRID = "hybrid"  # the family of a PyTorch module export
+TEXT = """Print the closed form of a symbolic model, one formula for each output.
+
+A numeric edge has no closed form. With --partial, a formula names it phi_LAYER_SOURCE_DESTINATION, and `kanserve
+curves` plots it.
+"""
 EXAMPLES = """examples:
-  kanserve formula hello --digits 3
-  kanserve formula hello --latex           for a page, with the names of features and classes
-  kanserve formula wine --partial          numeric edges as functions with a name, phi_LAYER_SOURCE_DESTINATION
-  kanserve formula hello --by-layer        where one line would be too long
+  kanserve formula tests/golden/checkpoints/pykan-hello-symbolic/model --digits 3
+  kanserve formula tests/golden/checkpoints/pykan-hello-symbolic/model --latex
+  kanserve formula hello --partial
   kanserve formula digits --partial --by-layer --only h1_3
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.epilog = EXAMPLES
+    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     parser.add_argument(
-        "--digits", type=_digits, default=DIGITS, metavar="N", help=f"significant digits, 1 to {EXACT} ({DIGITS})"
+        "--digits",
+        type=_digits,
+        default=DIGITS,
+        metavar="N",
+        help=f"number of significant digits, 1 to {EXACT} (default: {DIGITS})",
     )
-    parser.add_argument("--by-layer", action="store_true", help="one line for every node, instead of one for an output")
     parser.add_argument(
-        "--partial", action="store_true", help="name numeric edges, which have no closed form, instead of refusing them"
+        "--by-layer", action="store_true", help="print one formula for each node of each layer (default: off)"
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="name numeric edges, which have no closed form; otherwise they are an error (default: off)",
     )
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="NAME",
-        help="the output, or with --by-layer the node, that is wanted; may be given again",
+        help="only the formula of this output, or with --by-layer of this node; repeat the option for more "
+        "(default: all)",
     )
-    parser.add_argument("--latex", action="store_true", help="write LaTeX (with amsmath) instead of Python's syntax")
+    parser.add_argument(
+        "--latex", action="store_true", help="print LaTeX (amsmath) instead of Python expressions (default: off)"
+    )
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    target = args.name  # a checkpoint's path, in whose place its model's name comes
+    target = args.name  # perhaps a path, which `session.connection` replaces with the model's name
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
     inputs, outputs = _variables(described)
@@ -63,7 +78,10 @@ def run(args: argparse.Namespace) -> int:
         written = [latex.written(line.expression, looks) for line in lines] if args.latex else []
     except FormulaError as error:
         raise CommandError(
-            f"{_title(described)}: {error}", hint=_hint(error, args, target), kind="FormulaError"
+            f"{_title(described)}: {error}",
+            code=getattr(error, "code", "") or "formula-not-available",
+            hint=_hint(error, args, target),
+            kind="FormulaError",
         ) from error
     if args.json:
         _print_json(described, args, lines, inputs, written)
@@ -88,7 +106,7 @@ def _about(model: str, lines: Sequence[Formula], *, sign: str, called: str) -> s
     if not formula.named(line.expression for line in lines):
         return ""
     command = f"kanserve curves {shlex.quote(model)} --layer L --source I --destination J"
-    return f"{sign} {called}: the numeric edge of layer L from source I to destination J, as `{command}` draws it"
+    return f"{sign} {called}: the numeric edge of layer L from source I to destination J; `{command}` plots it"
 
 
 def _variables(described: Description) -> tuple[list[str], list[str]]:
@@ -101,7 +119,7 @@ def _variables(described: Description) -> tuple[list[str], list[str]]:
 
 
 def _looks(described: Description, inputs: list[str], outputs: list[str]) -> dict[str, str]:
-    """Variables as LaTeX, by what a formula calls them."""
+    """LaTeX of the variables, by their names in a formula."""
     names = described.names
     return latex.symbols(outputs, names.classes) | latex.symbols(inputs, names.features)
 
@@ -112,8 +130,9 @@ def _formulas(
     """The lines of a model. Raises CommandError, FormulaError."""
     if described.family == HYBRID:
         raise CommandError(
-            f"{_title(described)} is a module with KAN layers in it; what stands around them is not described, "
-            "so there is no closed form",
+            f"{_title(described)} is a PyTorch module export, which has no closed form",
+            code="formula-of-module",
+            hint="export the KAN layers from a checkpoint of their library, or use `kanserve curves`",
             kind="FormulaError",
         )
     token_of = dict(zip(described.names.classes, outputs, strict=False))
@@ -135,15 +154,15 @@ def _title(described: Description) -> str:
 def _hint(error: FormulaError, args: argparse.Namespace, model: str) -> str:
     """Advice for a formula that does not exist. `model`: the name as the user typed it."""
     if isinstance(error, UnknownLine):
-        inside = re.fullmatch(r"h\d+_\d+", error.name) and not args.by_layer
-        return "nodes inside have lines with --by-layer" if inside else advice(error.name, error.known, what="formulas")
+        hidden = re.fullmatch(r"h\d+_\d+", error.name) and not args.by_layer
+        return "pass --by-layer for hidden nodes" if hidden else advice(error.name, error.known, what="formulas")
     if isinstance(error, TooLong):
         if not args.by_layer:
-            return "--by-layer gives one line for every node, --only NAME one of them"
-        return f"`kanserve curves {shlex.quote(model)} --layer L --destination J` has the edges of a node one by one"
-    if "is numeric" in str(error):
-        return "--partial gives such edges a name, and the rest in closed form"
-    return ""
+            return "pass --by-layer for one formula per node, and --only NAME for one of them"
+        return f"plot the edges of a node: `kanserve curves {shlex.quote(model)} --layer L --destination J`"
+    if not args.partial and "numeric" in str(error):
+        return "pass --partial, which names numeric edges and prints the rest in closed form"
+    return getattr(error, "hint", "")
 
 
 def _print_json(
@@ -166,7 +185,5 @@ def _print_json(
 
 
 def _digits(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= EXACT:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of digits from 1 to {EXACT}")
-    return value
+    """An argparse type."""
+    return whole(text, f"a whole number from 1 to {EXACT}", lambda value: 1 <= value <= EXACT)

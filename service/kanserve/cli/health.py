@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import argparse
 
-from kanexport.contract.cli.console import Exit, print_json, say
+from kanexport.contract.cli.console import Exit, exit_codes_of, print_json, say
 from kanserve.cli import session
 from kanserve.cli.options import CommandError, add_client_options
 
+TEXT = """Check whether a server, or one of its models, is ready. Use it as a probe in containers without a shell."""
 EXAMPLES = """examples:
-  kanserve health --timeout 4                    the whole server
-  kanserve health --service digits --url host:8001
+  kanserve health --timeout 4
+  kanserve health --service digits
 """
+EXITS = exit_codes_of(DONE="the server or the model is ready", FAILED="it is not ready, or the server does not respond")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.epilog = EXAMPLES
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     parser.add_argument(
-        "--service", default="", metavar="NAME", help="a model, or liveness (default: the whole server)"
+        "--service",
+        default="",
+        metavar="NAME",
+        help="name of a model, or liveness for the process only (default: the whole server)",
     )
     add_client_options(parser)
 
@@ -29,7 +34,11 @@ def run(args: argparse.Namespace) -> int:
         state = client.health(args.service)
     if state != "SERVING":
         raise CommandError(
-            f"{args.service or 'the server'} at {args.url} is {state}", kind="NotServing", exit_code=Exit.FAILED
+            f"{args.service or 'the server'} at {args.url} is {state}, expected SERVING",
+            code="not-serving",
+            hint=f"list the state of each model: `kanserve models --url {args.url}`",
+            kind="NotServing",
+            exit_code=Exit.FAILED,
         )
     if args.json:
         print_json({"url": args.url, "service": args.service, "state": state})

@@ -15,25 +15,30 @@ from kanserve.client import chunking
 from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
 
-TOLD = 1.0  # seconds; a longer run reports its speed
+REPORTED = 1.0  # seconds; a longer command reports its speed
+TEXT = """Send rows of a file to a served model, and write the outputs to stdout as CSV, or to a file.
+
+The command reads and sends the file in chunks, so that a large file needs little memory. A model with several inputs
+needs an .npz file with one array for each input, by name.
+"""
 EXAMPLES = """examples:
-  kanserve infer digits --input rows.npy                    CSV on stdout
-  kanserve infer digits --input rows.csv --output y.npz
-  kanserve infer digits --input rows.parquet --output y.jsonl
-  head -3 rows.csv | kanserve infer digits --input - --json
-  kanserve infer text --input rows.npz                      several inputs: one array for each, by its name
+  kanserve infer digits --input examples/digits.csv
+  kanserve infer digits --input examples/digits.csv --output outputs.npz
+  kanserve infer digits --input examples/digits.csv --output outputs.jsonl
+  head -3 examples/digits.csv | kanserve infer digits --input - --json
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.epilog = EXAMPLES
+    parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
     add_row_options(parser)
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help=f"one of {', '.join(output_results.SUFFIXES)} (.jsonl: a line per row); without it: CSV on stdout",
+        help=f"write the outputs to this file: {', '.join(output_results.SUFFIXES[:-1])} or .jsonl, which has one line "
+        "per row (default: CSV on stdout)",
     )
     add_client_options(parser)
 
@@ -86,9 +91,9 @@ def _print(args: argparse.Namespace, ran: _Run, sink: output_results.Shapes, kep
         note(output_results.written(args.output, sink.shapes))
     if len(ran.versions) > 1:
         note(
-            f"warning: the model changed meanwhile: its versions {', '.join(ran.versions)} computed rows, in this order"
+            f"warning: the default version changed: versions {', '.join(ran.versions)} computed the rows, in this order"
         )
-    if ran.seconds >= TOLD:
+    if ran.seconds >= REPORTED:
         note(f"{sink.rows} rows in {ran.seconds:.1f} s, {ran.rate(sink.rows):.0f} rows per second")
     if args.json:
         what = (

@@ -28,6 +28,8 @@ from kanserve.types import DTYPES, TensorInfo
 
 INPUT_SUFFIXES = (".npy", ".npz", ".csv", ".json", *columnar.SUFFIXES)
 MARKS = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b"PAR1": ".parquet", b"ARROW1": ".arrow", b"FEA1": ".feather"}
+AGAIN = "copy or write the file again"
+JSON_KINDS: dict[type, str] = {str: "a string", bool: "a truth value", int: "a number", float: "a number"}
 SPECIAL_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -46,9 +48,9 @@ class Contents:
 
 
 def contents(source: str) -> Contents:
-    """The contents of a file or of stdin ("-"), before a server is asked anything.
+    """The contents of a file or of stdin ("-"). The command reads it before it sends a request.
 
-    The form is the suffix, for stdin what the content looks like. Raises InputError.
+    The suffix of the name gives the format of a file. The first bytes give the format of stdin. Raises InputError.
     """
     if source == "-":
         data = sys.stdin.buffer.read()
@@ -57,19 +59,29 @@ def contents(source: str) -> Contents:
     try:
         result = Contents(source, form, Path(source).read_bytes())
     except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+        raise unreadable(source, error) from error
     if form in columnar.SUFFIXES:
         columnar.check(source, form)
     return result
 
 
+def unreadable(source: str, error: OSError) -> InputError:
+    """The error for a file that cannot be read."""
+    return InputError(
+        f"{source} cannot be read: {error.strerror}",
+        code="rows-file-unreadable",
+        hint="pass an existing file that you can read, or - for stdin",
+    )
+
+
 def form_named(source: str) -> str:
-    """The form of a file, by the suffix of its name. Raises InputError."""
+    """The format of a file, by the suffix of its name. Raises InputError."""
     suffix = Path(source).suffix.lower()
     if suffix not in INPUT_SUFFIXES:
         raise InputError(
-            f"{source}: the name must end in one of {', '.join(INPUT_SUFFIXES)}, or be - for stdin; "
-            f"found {suffix or 'no suffix'}"
+            f"{source}: unknown file format {suffix or 'without a suffix'}, expected {', '.join(INPUT_SUFFIXES)}",
+            code="rows-format-unknown",
+            hint="convert the file to one of these formats, or pass - to read stdin",
         )
     return suffix
 
@@ -77,9 +89,8 @@ def form_named(source: str) -> str:
 def rows_for(tensor: TensorInfo, source: Contents, *, array: str = "", names: Names = UNNAMED) -> Any:
     """Rows for the input `tensor`, [rows, *tensor.shape[1:]], in its dtype. Raises InputError.
 
-    A file may hold each row flat, in C order, as a CSV must, and may hold one row alone.
-    `array` picks one array of an .npz. If the features have `names`, the columns of a table, or of a CSV with a header,
-    get their order.
+    A file may contain flat rows in C order, as a CSV must, and may contain a single row. `array` selects one array of
+    an .npz. If the features have `names`, the columns of a table, or of a CSV with a header, get their order.
     """
     if source.form != ".csv" and source.form not in columnar.SUFFIXES:
         return fit(source.name, _numbers_of(source, tensor, array), tensor)
@@ -96,29 +107,45 @@ def order_of(name: str, header: Sequence[str], width: int, names: Names) -> list
     if not names.features:
         if header and header != [names.feature(at) for at in range(width)]:
             note(
-                f"warning: {name} names its columns, but the model has no feature names: the order of columns was used"
+                f"warning: {name} has column names, but the model has no feature names: columns are used in file order"
             )
         return None
     if header and len(header) != width:
-        raise InputError(f"{name}: the header names {len(header)} columns, the rows below it have {width}")
+        raise InputError(
+            f"{name}: the header has {len(header)} columns, but the rows have {width}",
+            code="rows-header-mismatch",
+            hint="correct the header, or remove it",
+        )
     try:
         return names.order(header)
     except NamingError as error:
         raise InputError(
             f"{name}: {error}",
-            hint="`kanserve models NAME` lists the features; a file without a header is taken as it stands",
+            code="rows-columns-unknown",
+            hint="list the features with `kanserve models NAME`, or remove the header to use the columns in file order",
         ) from error
 
 
 def _table(source: Contents) -> tuple[Any, Sequence[str]]:
     """The numbers [rows, columns] of a file, and the names of the columns. Raises InputError."""
-    try:
-        if source.form == ".csv":
+    if source.form == ".csv":
+        with csv_errors():
             return csv_columns.whole(source.name, source.data)
-    except csv_text.CsvError as error:
-        raise InputError(str(error)) from error
     table = columnar.opened(source.name, source.form, io.BytesIO(source.data))
     return np.concatenate(list(table.parts())), table.columns
+
+
+@contextlib.contextmanager
+def csv_errors() -> Iterator[None]:
+    """Turn errors about the text of a CSV into InputError."""
+    try:
+        yield
+    except csv_text.CsvError as error:
+        raise InputError(
+            str(error),
+            code=getattr(error, "code", "") or "rows-csv-invalid",
+            hint=getattr(error, "hint", "") or "correct the file, or write it again",
+        ) from error
 
 
 def count(rows: Any) -> int:
@@ -133,17 +160,27 @@ def rows_for_all(tensors: Sequence[TensorInfo], source: Contents, *, array: str 
         return rows_for(tensors[0], source, array=array, names=names)
     expected = [tensor.name for tensor in tensors]
     if array:
-        raise InputError(f"--array picks one array; the model has the inputs {', '.join(expected)}")
+        raise InputError(
+            f"--array selects one array, but the model has {len(expected)} inputs",
+            code="array-for-several-inputs",
+            hint=f"remove --array and pass an .npz file with the arrays {', '.join(expected)}",
+        )
     arrays = _several(source, expected)
     if set(arrays) != set(expected):
         raise InputError(
-            f"{source.name} holds {', '.join(arrays) or 'no array'}; the model has the inputs {', '.join(expected)}"
+            f"{source.name}: found the arrays {', '.join(arrays) or '(none)'}, expected {', '.join(expected)}",
+            code="rows-arrays-mismatch",
+            hint="write one array for each input of the model, with the name of the input",
         )
     rows = {tensor.name: fit(f"{source.name}, {tensor.name}", arrays[tensor.name], tensor) for tensor in tensors}
     counts = {name: len(array) for name, array in rows.items()}
     if len(set(counts.values())) > 1:
         counted = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise InputError(f"{source.name}: the inputs differ in their number of rows: {counted}")
+        raise InputError(
+            f"{source.name}: different numbers of rows, {counted}",
+            code="rows-counts-differ",
+            hint="write the same number of rows for each input",
+        )
     return rows
 
 
@@ -157,13 +194,14 @@ def _several(source: Contents, names: Sequence[str]) -> dict[str, Any]:
         if isinstance(document, dict):
             return {name: _json_rows(f"{source.name}, {name}", value) for name, value in document.items()}
     raise InputError(
-        f"{source.name} holds one array; the model has the inputs {', '.join(names)}",
-        hint="an .npz with an array for each, or a JSON object with a list of rows for each",
+        f"{source.name} has one array, expected one for each input: {', '.join(names)}",
+        code="rows-arrays-mismatch",
+        hint="pass an .npz file with an array for each input, or a JSON object with a list of rows for each",
     )
 
 
 def form_of(data: bytes) -> str:
-    """The form of a file, by its first bytes."""
+    """The format of a file, by its first bytes."""
     for mark, form in MARKS.items():
         if data.startswith(mark):
             return form
@@ -180,17 +218,17 @@ def _numbers_of(source: Contents, tensor: TensorInfo, array: str) -> Any:
 
 
 def _text(source: Contents) -> str:
-    try:
+    with csv_errors():
         return csv_text.decode(source.name, source.data)
-    except csv_text.CsvError as error:
-        raise InputError(str(error)) from error
 
 
 def _npy(source: Contents) -> Any:
     try:
         return np.lib.format.read_array(io.BytesIO(source.data), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{source.name} is not an .npy file of numbers: {error}") from error
+        raise InputError(
+            f"{source.name} is not an .npy file of numbers: {error}", code="rows-file-damaged", hint=AGAIN
+        ) from error
 
 
 def _npz(source: Contents, tensor: TensorInfo, array: str) -> Any:
@@ -200,12 +238,14 @@ def _npz(source: Contents, tensor: TensorInfo, array: str) -> Any:
 
 @contextlib.contextmanager
 def _archive(source: Contents) -> Iterator[Any]:
-    """An open .npz. Raises InputError, also where an array of it cannot be read."""
+    """An open .npz. Raises InputError, also if one of its arrays cannot be read."""
     try:
         with np.load(io.BytesIO(source.data), allow_pickle=False) as archive:
             yield archive
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source.name} is not an .npz file of numbers: {error}") from error
+        raise InputError(
+            f"{source.name} is not an .npz file of numbers: {error}", code="rows-file-damaged", hint=AGAIN
+        ) from error
 
 
 def _array_name(file: str, names: list[str], tensor: TensorInfo, array: str) -> str:
@@ -214,20 +254,26 @@ def _array_name(file: str, names: list[str], tensor: TensorInfo, array: str) -> 
     if expected in names:
         return expected
     if array and names:
-        raise InputError(f"{file} has no array {array!r}", hint=advice(array, names, what="it holds"))
+        raise InputError(
+            f"{file}: unknown array {array!r}", code="array-unknown", hint=advice(array, names, what="arrays")
+        )
     raise InputError(
-        f"{file} holds the arrays {', '.join(names) or '(none)'}; one alone, or one called "
-        f"{tensor.name!r} like the model's input, was expected",
-        hint="--array NAME picks one",
+        f"{file}: found the arrays {', '.join(names) or '(none)'}, expected one array or one named {tensor.name!r}",
+        code="array-ambiguous",
+        hint="select one with --array NAME",
     )
 
 
 def _json(name: str, text: str) -> Any:
-    """A list of rows, one row alone, or an object with one such list."""
+    """A list of rows, a single row, or an object with one such list."""
     document = _document(name, text)
     if isinstance(document, dict):
         if len(document) != 1:
-            raise InputError(f"{name} is an object with {len(document)} keys; a list of rows was expected")
+            raise InputError(
+                f"{name}: found an object with {len(document)} keys, expected a list of rows",
+                code="rows-json-invalid",
+                hint="write a list of rows, such as [[0.1, 0.2], [0.3, 0.4]]",
+            )
         document = next(iter(document.values()))
     return _json_rows(name, document)
 
@@ -236,16 +282,24 @@ def _document(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not JSON: {error}") from error
+        raise InputError(f"{name} is not valid JSON: {error}", code="rows-json-invalid", hint=AGAIN) from error
 
 
 def _json_rows(name: str, document: Any) -> Any:
     if not isinstance(document, list):
-        raise InputError(f"{name} holds {type(document).__name__}; a list of rows was expected")
+        raise InputError(
+            f"{name}: found {JSON_KINDS.get(type(document), 'another value')}, expected a list of rows",
+            code="rows-json-invalid",
+            hint="write a list of rows, such as [[0.1, 0.2], [0.3, 0.4]]",
+        )
     try:
         return np.array(_json_numbers(name, document, ""), np.float64)
     except ValueError as error:
-        raise InputError(f"{name}: the rows have different lengths") from error
+        raise InputError(
+            f"{name}: the rows have different lengths",
+            code="rows-lengths-differ",
+            hint="write the same number of values in each row",
+        ) from error
 
 
 def _json_numbers(name: str, value: Any, where: str) -> Any:
@@ -255,32 +309,49 @@ def _json_numbers(name: str, value: Any, where: str) -> Any:
     if isinstance(value, str) and value in SPECIAL_NUMBERS:
         return SPECIAL_NUMBERS[value]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name}, {where or 'top level'}: found {json.dumps(value)}; a number was expected")
+        raise InputError(
+            f"{name}, {where or 'top level'}: found {json.dumps(value)}, expected a number",
+            code="rows-not-numbers",
+            hint="replace the value by a number",
+        )
     return value
 
 
-ANY = -1  # an extent that the model leaves open
+ANY = -1  # an extent that is not fixed
 
 
 def fit(name: str, values: Any, tensor: TensorInfo, *, above: int = 0) -> Any:
-    """`values` as [rows, *tensor.shape[1:]] in the tensor's dtype. Raises InputError where the
-    shape is another one, or a finite number would be lost; `name` is the file's. `above`: rows of the file before
-    these."""
+    """`values` as [rows, *tensor.shape[1:]] in the tensor's dtype. Raises InputError if the shape differs, or if the
+    dtype cannot represent a finite number. `name`: the file's name. `above`: rows of the file before these."""
     return converted(name, shaped(name, values, tensor), tensor.datatype, above=above)
 
 
 def shaped(name: str, values: Any, tensor: TensorInfo) -> Any:
     """`values` as [rows, *tensor.shape[1:]], without a copy, in the dtype that they have. Raises InputError."""
     if values.dtype.kind not in "biuf":
-        raise InputError(f"{name} holds values of type {values.dtype}; numbers were expected")
+        raise InputError(
+            f"{name}: found values of type {values.dtype}, expected numbers",
+            code="rows-not-numbers",
+            hint="convert the array to numbers",
+        )
     if values.ndim == 0:
-        raise InputError(f"{name} holds a single number without an axis; rows were expected")
+        raise InputError(
+            f"{name} is a scalar, expected an array of {_shape_expected(tensor)}",
+            code="rows-scalar",
+            hint="write an array with one row for each prediction",
+        )
     if tensor.datatype not in DTYPES:
-        raise InputError(f"the model's input {tensor.name!r} is {tensor.datatype}, which this command cannot send")
+        raise InputError(
+            f"input {tensor.name!r} of the model has the datatype {tensor.datatype}, which this command cannot send",
+            code="datatype-not-supported",
+            hint="send the request with a gRPC client, such as tritonclient",
+        )
     rows = _as_rows(values, tensor.shape[1:])
     if not _matches(rows.shape[1:], tensor.shape[1:]):
         raise InputError(
-            f"{name} has {_shape_found(rows)}; the model's input {tensor.name!r} has {_shape_expected(tensor)}"
+            f"{name}: found {_shape_found(rows)}, expected {_shape_expected(tensor)} for input {tensor.name!r}",
+            code="rows-wrong-width",
+            hint="pass rows with one value for each number of the input; `kanserve models NAME` shows the model",
         )
     return rows
 
@@ -292,7 +363,7 @@ def streams(tensor: TensorInfo, width: int) -> bool:
 
 
 def _as_rows(values: Any, expected: tuple[int, ...]) -> Any:
-    """No rows, one row alone and flat rows as [rows, *expected]; anything else as it is."""
+    """No rows, a single row and flat rows as [rows, *expected]. Other values stay unchanged."""
     if values.shape[0] == 0:
         return values.reshape(0, *(1 if size == ANY else size for size in expected))
     if len(expected) == 1:
@@ -304,14 +375,14 @@ def _as_rows(values: Any, expected: tuple[int, ...]) -> Any:
 
 
 def _as_vectors(values: Any, size: int) -> Any:
-    """Values with a row axis. A single axis is one row, or many rows of one number for a model that takes one."""
+    """Values with a row axis. A single axis is one row, or many rows if the model's input is one number."""
     if values.ndim != 1:
         return values
     return values[:, None] if size == 1 else values[None, :]
 
 
 def _matches(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    return len(shape) == len(expected) and all(want in (ANY, have) for want, have in zip(expected, shape, strict=True))
+    return len(shape) == len(expected) and all(size in (ANY, have) for size, have in zip(expected, shape, strict=True))
 
 
 def _shape_found(rows: Any) -> str:
@@ -322,7 +393,7 @@ def _shape_expected(tensor: TensorInfo) -> str:
     extents = tensor.shape[1:]
     if len(extents) == 1:
         return f"{extents[0]} columns"
-    flat = "" if ANY in extents or not extents else f", flat {math.prod(extents)} values a row"
+    flat = "" if ANY in extents or not extents else f" or {math.prod(extents)} columns"
     return f"shape {tensor.shape}{flat}"
 
 
@@ -336,5 +407,9 @@ def converted(name: str, rows: Any, datatype: str, *, above: int = 0) -> Any:
     if lost.any():
         at = tuple(int(i) for i in np.argwhere(lost)[0])
         place = [above + at[0], *at[1:]]
-        raise InputError(f"{name}, value {place}: {rows[at]!s} does not fit into {datatype}")
+        raise InputError(
+            f"{name}, value {place}: {rows[at]!s} is out of the range of {datatype}",
+            code="rows-value-out-of-range",
+            hint=f"pass values that {datatype} can represent",
+        )
     return result

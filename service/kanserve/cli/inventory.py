@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,12 +30,12 @@ from kanserve.repository.layout import Bundle, Candidate
 from kanserve.repository.validation import check_config, check_manifest
 from kanserve.types import Description
 
-READY = "READY"  # of a server; its other states are its own words
-COMPLETE = "COMPLETE"  # names, files and manifest are as the server demands; the graph was not tried
-LOADS = "LOADS"  # and the graph loads and gives the reference answers, here, on the CPU
-INVALID = "INVALID"  # the server refuses it
-PLAIN = "PLAIN"  # model.onnx without a manifest; served with --plain-onnx only, not looked into
-IGNORED = "IGNORED"  # the server passes over it
+READY = "READY"  # of a server, which also reports other states
+COMPLETE = "COMPLETE"  # names, files and manifest are valid; the graph was not loaded
+LOADS = "LOADS"  # also, the graph loads on this machine's CPU and returns the reference outputs
+INVALID = "INVALID"  # the server rejects it
+PLAIN = "PLAIN"  # model.onnx without a manifest; served only with --plain-onnx, and not checked
+IGNORED = "IGNORED"  # the server ignores it
 USABLE = (COMPLETE, LOADS)
 FILE_BYTES = 2**30  # the default of the server's max_file_bytes
 
@@ -48,7 +48,7 @@ class Entry:
     version: str
     state: str
     reason: str = ""
-    checked: tuple[str, ...] = ()  # of folders: what was held against the server's rules
+    checked: tuple[str, ...] = ()  # of folders: the checks that passed
     family: str = ""
     widths: tuple[int, ...] = ()  # numbers of each of `shapes`
     shapes: tuple[tuple[int, ...], ...] = ()  # a row, the nodes of each layer, a row of the output
@@ -58,9 +58,9 @@ class Entry:
     size: int | None = None  # bytes; known for folders
     verification_basis: str = ""  # a key of `manifest.VERIFICATION_BASES`
     verified: str = ""  # the same in words
-    assumed: dict[str, str] = field(default_factory=dict)  # what its file did not tell, by name
+    assumed: dict[str, str] = field(default_factory=dict)  # assumed options by name, which the file leaves open
     serving: str = ""  # how a server runs it, in words
-    unused: tuple[str, ...] = ()  # of folders: what config.pbtxt says in vain
+    unused: tuple[str, ...] = ()  # of folders: entries of config.pbtxt without effect
     out_of_range_policy: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
 
 
@@ -97,7 +97,7 @@ def details(repository: Path, *, load: bool = False, hard_links: bool = False) -
         candidate for candidate in _scan(repository, plain=True, hard_links=hard_links) if candidate not in candidates
     ]
     every = [_judged(candidate, left_out.get(candidate), load=load) for candidate in candidates]
-    every += [_bare(c.name, str(c.version), PLAIN, "served with --plain-onnx only") for c in plain]
+    every += [_bare(c.name, str(c.version), PLAIN, "served only with --plain-onnx") for c in plain]
     places = {candidate.steps for candidate in (*candidates, *plain)}
     if all(len(steps) == 2 for steps in places):  # else the folder is itself one model
         every += _ignored(repository, places)
@@ -139,11 +139,19 @@ def _served(client: Client, indexed: IndexEntry) -> Entry:
 
 def _scan(repository: Path, *, plain: bool, hard_links: bool) -> list[Candidate]:
     if not repository.is_dir():
-        raise InputError(f"{repository} is not a folder; a folder of NAME/VERSION/model.onnx was expected")
+        raise _not_a_folder(repository)
     try:
         return layout.scan(repository, plain_onnx=plain, hard_links=hard_links)
     except ConfigError as error:
-        raise InputError(str(error)) from error
+        raise InputError(str(error), code=error.code, hint=error.hint) from error
+
+
+def _not_a_folder(repository: Path) -> InputError:
+    return InputError(
+        f"{repository} is not a folder, expected a model repository with NAME/VERSION/model.onnx",
+        code="repository-not-a-folder",
+        hint="create one: `kanserve export CHECKPOINT --repository models --name NAME`",
+    )
 
 
 def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail:
@@ -156,7 +164,7 @@ def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail
         bundle = layout.load(candidate, FILE_BYTES)
         manifest = bundle.manifest
         if manifest is None:
-            return _bare(name, version, IGNORED, "its manifest went away while it was read")
+            return _bare(name, version, IGNORED, "its manifest was removed while kanserve read it")
         checked += ["names", "files"]
         check_manifest(manifest)
         checked.append("manifest")
@@ -199,7 +207,7 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
 
 
 def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
-    """Folders that look like versions and are none to the server."""
+    """Folders with names of versions that the server ignores."""
     return [
         _bare(model.name, version.name, IGNORED, _why_ignored(model, version.name))
         for model in _folders(repository)
@@ -212,18 +220,18 @@ def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
 def _folders(parent: Path) -> list[Path]:
     try:
         return sorted(path for path in parent.iterdir() if path.is_dir())
-    except OSError:  # what the machine does not list, the server does not see
+    except OSError:  # the server cannot list it either
         return []
 
 
 def _why_ignored(model: Path, version: str) -> str:
     if not layout.NAME.fullmatch(model.name):
-        return "the server takes no such name: letters, digits, '.', '_' and '-'"
+        return "invalid model name, expected letters, digits, '.', '_' and '-'"
     if not layout.VERSION.fullmatch(version):
-        return "the server takes no such version: a number from 1, without leading zeros"
+        return "invalid version, expected a number from 1 without leading zeros"
     if model.is_symlink() or (model / version).is_symlink():
-        return "the server follows no link below the repository"
-    return f"neither {contract.FILE_NAME} nor {contract.MODEL_FILE}"
+        return "symbolic link, expected a folder"
+    return f"found neither {contract.FILE_NAME} nor {contract.MODEL_FILE}"
 
 
 def _bare(name: str, version: str, state: str, reason: str) -> Detail:
@@ -249,9 +257,17 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
     version. Raises InputError if the source cannot be copied, CommandError if the target cannot be written."""
     candidate = _candidate(repository, name, source)
     if not layout.VERSION.fullmatch(target) or int(target) == candidate.version:
-        raise InputError(f"version {target[:30]} is not usable: another number from 1 was expected")
+        raise InputError(
+            f"invalid target version {target[:30]!r}, expected another number from 1",
+            code="version-invalid",
+            hint=f"pass a number other than {candidate.version}",
+        )
     if not candidate.steps:
-        raise InputError(f"{repository} is itself one version, expected a folder of versions")
+        raise InputError(
+            f"{repository} is itself a model version, expected a folder of models",
+            code="repository-is-a-version",
+            hint="pass the repository, two folders above the version",
+        )
     home = candidate.root.joinpath(*candidate.steps[:-1])
     bundle, _ = _loaded(repository, candidate)
     try:
@@ -265,11 +281,17 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
                 _place(staging / target, home / target)
     except (LoadError, contract.ManifestError) as error:
         raise InputError(
-            f"{repository}: {name} version {candidate.version} changed while it was read: {error}"
+            f"{repository}: {name} version {candidate.version} changed while kanserve read it: {error}",
+            code="version-changed",
+            hint="run the command again",
         ) from error
     except OSError as error:
-        why = error.strerror or error
-        raise CommandError(f"{home / target} cannot be written: {why}", exit_code=Exit.FAILED) from error
+        raise CommandError(
+            f"{home / target} cannot be written: {error.strerror or error}",
+            code="version-not-written",
+            hint="check the free space and the permissions of the folder",
+            exit_code=Exit.FAILED,
+        ) from error
     return manifest
 
 
@@ -292,8 +314,9 @@ def _place(new: Path, target: Path) -> None:
         os.rename(new, target)
     elif not atomic.exchange(new, target):
         raise CommandError(
-            f"{target} cannot be replaced in one step: this file system has no exchange of two names",
-            hint=f"remove {target}, then copy again",
+            f"{target} cannot be replaced atomically: the file system does not support it",
+            code="exchange-not-supported",
+            hint=f"remove {target}, and copy again",
             exit_code=Exit.FAILED,
         )
 
@@ -302,8 +325,9 @@ def _check_free(home: Path, target: str, *, force: bool) -> None:
     if os.path.lexists(home / target) and not force:
         taken = [int(name) for name in os.listdir(home) if layout.VERSION.fullmatch(name)]
         raise InputError(
-            f"{home / target} exists already",
-            hint=f"--force replaces it; the next number that is free is {max(taken, default=0) + 1}",
+            f"{home / target} exists",
+            code="version-exists",
+            hint=f"pass --force to replace it, or use the next free number, {max(taken, default=0) + 1}",
         )
 
 
@@ -312,10 +336,18 @@ def _loaded(repository: Path, candidate: Candidate) -> tuple[Bundle, Manifest]:
     try:
         bundle = layout.load(candidate, FILE_BYTES)
         if bundle.manifest is None:
-            raise InputError(f"{repository}: the manifest of {candidate.name} went away while it was read")
+            raise InputError(
+                f"{repository}: the manifest of {candidate.name} was removed while kanserve read it",
+                code="version-changed",
+                hint="run the command again",
+            )
         check_manifest(bundle.manifest)
     except LoadError as error:
-        raise InputError(f"{repository}: {candidate.name} version {candidate.version}: {error}") from error
+        raise InputError(
+            f"{repository}: {candidate.name} version {candidate.version}: {error}",
+            code=error.code,
+            hint=error.hint or "export the model again",
+        ) from error
     return bundle, bundle.manifest
 
 
@@ -324,21 +356,35 @@ def _candidate(repository: Path, name: str, requested: str) -> Candidate:
     known = [candidate for candidate in every if candidate.name == name]
     if not known:
         names = sorted({candidate.name for candidate in every})
-        raise InputError(f"{repository}: there is no {name}", hint=advice(name, names, what="there are"))
+        raise unknown_model(repository, name, names)
     matches = [candidate for candidate in known if requested in ("", str(candidate.version))]
     if not matches:
-        versions = ", ".join(str(candidate.version) for candidate in known)
-        raise InputError(f"{repository}: {name} has the versions {versions}, not {requested}")
+        raise unknown_version(repository, name, requested, [str(candidate.version) for candidate in known])
     return matches[-1]
+
+
+def unknown_model(repository: Path, name: str, names: Sequence[str]) -> InputError:
+    """The error for a model that the repository does not have."""
+    return InputError(
+        f"{repository}: unknown model {name!r}",
+        code="model-unknown",
+        hint=advice(name, names, what="models of the repository"),
+    )
+
+
+def unknown_version(repository: Path, name: str, requested: str, versions: Sequence[str]) -> InputError:
+    """The error for a version that the model does not have."""
+    return InputError(
+        f"{repository}: unknown version {requested!r} of {name}",
+        code="version-unknown",
+        hint=f"pass one of its versions: {', '.join(versions)}",
+    )
 
 
 def _scan_folder(repository: Path) -> list[Candidate]:
     if not repository.is_dir():
-        raise InputError(
-            f"{repository} is not a folder; a folder of NAME/VERSION/model.onnx was expected",
-            hint="--repository names it; `kanserve export FILE --repository models` makes one",
-        )
+        raise _not_a_folder(repository)
     try:
         return layout.scan(repository, plain_onnx=False)
     except ConfigError as error:
-        raise InputError(str(error)) from error
+        raise InputError(str(error), code=error.code, hint=error.hint) from error

@@ -33,45 +33,43 @@ class Command:
     extra: str = ""
 
 
-MAKE, RUN, ASK, OTHER = "make a model", "run it", "ask it", "around it"
+EXPORT, SERVE, QUERY, OPERATE, OTHER = "Export", "Serve", "Query and explain", "Operate", "Other"
 COMMANDS = {
     "export": Command(
-        "kanexport.cli.export_command", "turn a trained checkpoint into a model to serve", MAKE, "export"
+        "kanexport.cli.export_command", "export a trained KAN to verified ONNX in a model repository", EXPORT, "export"
     ),
-    "copy": Command("kanserve.cli.copy", "copy a version of a model under another number", MAKE, "serve"),
-    "serve": Command("kanserve.cli.serve", "serve a repository over gRPC", RUN, "serve"),
-    "doctor": Command(
-        "kanserve.cli.doctor.command", "say what is wrong with machine, models and settings", RUN, "serve"
-    ),
-    "bench": Command("kanserve.cli.bench", "time a model on this machine, beside others", RUN, "serve"),
-    "view": Command("kanserve.cli.view", "look into a repository, or a checkpoint, in the browser", RUN, "serve"),
-    "open": Command("kanserve.cli.open", "open the observatory page of a served model", ASK),
-    "infer": Command("kanserve.cli.infer", "run rows through a served model", ASK),
-    "edges": Command("kanserve.cli.edges", "ask what every edge did with rows", ASK),
-    "explain": Command("kanserve.cli.explain", "say what each input has to do with an answer", ASK),
-    "scores": Command("kanserve.cli.scores", "say which inputs and edges matter over rows", ASK),
-    "plot": Command("kanserve.cli.plot", "draw the network, or one edge", ASK),
-    "report": Command("kanserve.cli.report", "write what a model is, and how it looks inside, as one file", ASK),
-    "drift": Command("kanserve.cli.drift", "say whether data are still what they were", ASK),
-    "stats": Command("kanserve.cli.stats", "say what a model is asked, and what becomes of it inside", ASK),
-    "coverage": Command("kanserve.cli.coverage", "say whether rows lie where a model was made for", ASK),
-    "curves": Command("kanserve.cli.curves", "show the functions on the edges", ASK),
-    "formula": Command("kanserve.cli.formula", "print the closed form of a symbolic model", ASK),
-    "models": Command("kanserve.cli.models", "list what a server or a repository folder holds", ASK),
-    "health": Command("kanserve.cli.health", "ask a server whether it is healthy", ASK),
-    "promote": Command("kanserve.cli.promote", "choose the version of a model that answers", ASK),
-    "rollback": Command("kanserve.cli.rollback", "have the version answer that did before", ASK),
-    "shadow": Command("kanserve.cli.shadow", "try a version on a copy of the traffic", ASK),
-    "token": Command("kanserve.cli.token", "say who may call a server, and with which roles", OTHER),
-    "completion": Command("kanserve.cli.completion", "print completion for bash, zsh or fish", OTHER),
+    "copy": Command("kanserve.cli.copy", "copy a model version under another version number", EXPORT, "serve"),
+    "serve": Command("kanserve.cli.serve", "serve a model repository over gRPC and REST", SERVE, "serve"),
+    "view": Command("kanserve.cli.view", "open the web UI for a local repository or checkpoint", SERVE, "serve"),
+    "infer": Command("kanserve.cli.infer", "send rows to a served model", QUERY),
+    "explain": Command("kanserve.cli.explain", "show feature contributions for a prediction", QUERY),
+    "edges": Command("kanserve.cli.edges", "query per-edge activations", QUERY),
+    "scores": Command("kanserve.cli.scores", "rank inputs and edges by importance", QUERY),
+    "curves": Command("kanserve.cli.curves", "plot the learned edge functions", QUERY),
+    "formula": Command("kanserve.cli.formula", "print the closed form of a symbolic model", QUERY),
+    "plot": Command("kanserve.cli.plot", "draw the network or one edge", QUERY),
+    "report": Command("kanserve.cli.report", "write an HTML model card", QUERY),
+    "coverage": Command("kanserve.cli.coverage", "check rows against the training domain of a model", QUERY),
+    "drift": Command("kanserve.cli.drift", "detect data drift", QUERY),
+    "stats": Command("kanserve.cli.stats", "show traffic statistics", QUERY),
+    "open": Command("kanserve.cli.open", "open the web UI page of a served model", QUERY),
+    "models": Command("kanserve.cli.models", "list the models of a server or a repository", OPERATE),
+    "health": Command("kanserve.cli.health", "check whether a server is ready", OPERATE),
+    "promote": Command("kanserve.cli.promote", "set the default version of a model", OPERATE),
+    "rollback": Command("kanserve.cli.rollback", "restore the previous default version of a model", OPERATE),
+    "shadow": Command("kanserve.cli.shadow", "mirror traffic to another version of a model", OPERATE),
+    "doctor": Command("kanserve.cli.doctor.command", "diagnose the host, models and settings", OPERATE, "serve"),
+    "bench": Command("kanserve.cli.bench", "benchmark a model on this machine", OPERATE, "serve"),
+    "token": Command("kanserve.cli.token", "manage access tokens", OPERATE),
+    "completion": Command("kanserve.cli.completion", "generate a shell completion script", OTHER),
 }
 
 EPILOG = f"""examples:
-  kanserve export digits.pt --repository models --name digits
+  kanserve export tests/golden/checkpoints/pykan-hello-adapted/model --repository models --name hello
   kanserve serve models
-  kanserve infer digits --input rows.npy
+  kanserve explain hello --input examples/hello.csv --row 0
 
-`kanserve COMMAND --help` shows a command's options. Every command takes --json.
+`kanserve COMMAND --help` shows the options of a command. Every command accepts --json.
 
 {EXIT_CODES}
 """
@@ -87,7 +85,7 @@ class _Version(Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code, also of usage errors. --help and --version exit by themselves."""
-    # gRPC core writes lines of its own, with a peer's bytes in them as they came; what matters is in our words.
+    # The log lines of gRPC core contain bytes of a peer without escapes. kanserve logs these events itself.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
@@ -98,9 +96,10 @@ def _run(name: str, arguments: list[str]) -> int:
     """Find, load and run the command."""
     if name and name not in COMMANDS:
         raise program.UsageError(
-            f"there is no command {name[:80]!r}",
-            usage=_build({})[0].format_usage().rstrip(),
+            f"unknown command {name[:80]!r}",
+            code="command-unknown",
             hint=advice(name, COMMANDS, what="commands"),
+            usage=_build({})[0].format_usage().rstrip(),
         )
     modules = {name: load(name)} if name else {}
     whole, parsers = _build(modules)
@@ -118,18 +117,18 @@ def every_parser() -> dict[str, program.Parser]:
 
 
 def _build(modules: dict[str, types.ModuleType]) -> tuple[program.Parser, dict[str, program.Parser]]:
-    """The parser of the program, and those of the commands by name: the ones in `modules` with
-    their options, so that the rest stays unloaded."""
+    """The parser of the program, and those of the commands by name. Only the commands in `modules` have their options,
+    because the others are not imported."""
     whole = program.Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} COMMAND [options]",
-        description=f"Trained Kolmogorov-Arnold Networks, served over gRPC.\n\n{_groups()}",
+        description=f"Export, serve and explain Kolmogorov-Arnold networks.\n\n{_groups()}",
         epilog=EPILOG,
     )
-    whole.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+    whole.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     whole.set_defaults(every_parser=every_parser)
     commands = whole.add_subparsers(
-        dest="command", prog=PROGRAM, metavar="COMMAND", required=True, help="one of those above"
+        dest="command", prog=PROGRAM, metavar="COMMAND", required=True, help="one of the commands above"
     )
     parsers = {}
     for name, command in COMMANDS.items():
@@ -141,7 +140,7 @@ def _build(modules: dict[str, types.ModuleType]) -> tuple[program.Parser, dict[s
 
 
 def _groups() -> str:
-    """The commands in the order of a model's life."""
+    """The commands by group."""
     lines = []
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
         lines.append(f"{group}:")
@@ -150,6 +149,6 @@ def _groups() -> str:
 
 
 def load(name: str) -> types.ModuleType:
-    """The module of one command. Raises MissingPackage naming the extra that is missing."""
+    """The module of one command. Raises MissingPackage if its extra is not installed."""
     command = COMMANDS[name]
     return suggest.load(name, command.module, command.extra)

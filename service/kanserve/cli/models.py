@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from kanexport.contract.cli.console import Exit, note, print_json
-from kanexport.contract.cli.suggest import advice
+from kanexport.contract.cli.console import Exit, exit_codes_of, note, print_json
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import VERIFICATION_BASES, arrows
 from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
@@ -18,43 +17,50 @@ from kanserve.cli.inventory import Detail, Entry
 from kanserve.cli.options import CommandError, InputError, add_client_options
 from kanserve.report import text_tables
 
-TEXT = """List what a server serves or what a repository folder holds; with a NAME, one model layer
-by layer.
+TEXT = """List the models of a server or of a repository folder. With NAME, show one model layer by layer.
 
-The states of a folder's versions:
-  COMPLETE  names, files (size, sha256, none unlisted) and manifest are as the server
-            demands; the graph was not tried
-  LOADS     with --load: also the graph loads on this machine's CPU and gives the
-            reference answers
-  INVALID   the server refuses it, for the reason shown; the exit code is 2
-  PLAIN     model.onnx without a manifest; served with --plain-onnx only, not looked into
-  IGNORED   the server passes over it
+States of the versions in a folder:
+  COMPLETE  names, files (size, SHA-256, no others) and manifest are valid; the graph was not loaded
+  LOADS     with --load: the graph also loads on this machine's CPU and returns the reference outputs
+  INVALID   a server rejects the version, for the reason shown; the exit code is 2
+  PLAIN     model.onnx without a manifest; served only with --plain-onnx, and not checked
+  IGNORED   a server ignores the version
 """
 EXAMPLES = """examples:
-  kanserve models                    of the server at --url
-  kanserve models ./models --load    of a folder, each version loaded once
-  kanserve models ./models digits    one model of a folder
-  kanserve models digits             one model of the server, layer by layer
+  kanserve models                                                 # models of the server
+  kanserve models digits                                          # one model of the server, layer by layer
+  kanserve models ./models --load                                 # models of a folder; load each version once
+  kanserve models ./models digits                                 # one model of a folder
 """
+EXITS = exit_codes_of(WRONG="invalid input or command line, or a version of the folder is INVALID")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
     parser.add_argument(
         "where",
         nargs="?",
         metavar="REPOSITORY",
-        help="a folder, with a / in it (./models); without it the server at --url is asked",
+        help="model repository, a path with a / (./models) (default: the server at --url)",
     )
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="one model, layer by layer; without a REPOSITORY, of the server"
+        "name", nargs="?", metavar="NAME", help="name of one model to show layer by layer (default: list all models)"
     )
     parser.set_defaults(files=False, folders=True)
-    parser.add_argument("--model-version", default="", metavar="N", help="of NAME; default: the highest")
-    parser.add_argument("--load", action="store_true", help="of a REPOSITORY: load each version as the server would")
     parser.add_argument(
-        "--allow-invalid", action="store_true", help="of a REPOSITORY: exit code 0 although a version is INVALID"
+        "--model-version",
+        default="",
+        metavar="N",
+        help="version of NAME (default: the server's default version, or the highest version of a REPOSITORY)",
+    )
+    parser.add_argument(
+        "--load", action="store_true", help="load each version of a REPOSITORY, as the server does (default: off)"
+    )
+    parser.add_argument(
+        "--allow-invalid",
+        action="store_true",
+        help="exit with code 0 although a version of the REPOSITORY is INVALID (default: off)",
     )
     add_client_options(parser)
 
@@ -81,26 +87,33 @@ def run(args: argparse.Namespace) -> int:
 
 def _judged(entries: Sequence[Entry], args: argparse.Namespace) -> int:
     """The exit code of a list: WRONG if a server rejects a version of the folder."""
-    refused = [entry for entry in entries if entry.state == inventory.INVALID]
-    if not refused or args.allow_invalid:
+    invalid = [entry for entry in entries if entry.state == inventory.INVALID]
+    if not invalid or args.allow_invalid:
         return Exit.DONE
-    first = f"{refused[0].name} version {refused[0].version}"
-    more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
-    note(f"{first}{more}: INVALID, so that a server refuses it; with --allow-invalid the exit code is 0")
+    first = f"{invalid[0].name} version {invalid[0].version}"
+    more = f" and {len(invalid) - 1} more" if len(invalid) > 1 else ""
+    note(f"{first}{more}: INVALID, a server rejects it; pass --allow-invalid for exit code 0")
     return Exit.WRONG
 
 
 def _target(args: argparse.Namespace) -> tuple[Path | None, str]:
-    """The folder and the name. A single word is a folder if it is a path by the rule in `nearby`. Raises
+    """The folder and the name. A single word is a folder if it is a path by the rule in `session`. Raises
     CommandError."""
     if args.where is not None and (args.name is not None or session.is_path_for(args, args.where)):
         if args.url_given:
-            raise InputError("a REPOSITORY folder and --url are given: expected one of them")
+            raise InputError(
+                "REPOSITORY cannot be combined with --url",
+                code="arguments-conflict",
+                hint="remove --url to list the folder, or REPOSITORY to list the server",
+            )
         return Path(args.where), args.name or ""
     for option, value in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
         if value:
-            hint = session.server_advice(args, args.where or "")
-            raise CommandError(f"{option} is for a REPOSITORY folder; a server has loaded its models", hint=hint)
+            raise CommandError(
+                f"{option} needs a REPOSITORY: a server has loaded its models",
+                code="repository-missing",
+                hint=session.server_advice(args, args.where or "") or "pass the folder, such as ./models",
+            )
     return None, args.where or ""
 
 
@@ -111,19 +124,22 @@ def _of_server(name: str, args: argparse.Namespace) -> Detail:
 
 
 def _of_folder(repository: Path, name: str, args: argparse.Namespace) -> Detail:
-    """The version that was asked for, or the highest. Raises InputError."""
+    """The requested version, or the highest. Raises InputError."""
     every = inventory.details(repository, load=args.load)
     known = [detail for detail in every if detail.entry.name == name]
     if not known:
-        names = [detail.entry.name for detail in every]
-        raise InputError(f"{repository}: there is no {name}", hint=advice(name, names, what="there are"))
+        raise inventory.unknown_model(repository, name, [detail.entry.name for detail in every])
     matches = [detail for detail in known if args.model_version in ("", detail.entry.version)]
     if not matches:
-        versions = ", ".join(detail.entry.version for detail in known)
-        raise InputError(f"{repository}: {name} has the versions {versions}, not {args.model_version}")
+        versions = [detail.entry.version for detail in known]
+        raise inventory.unknown_version(repository, name, args.model_version, versions)
     entry = matches[-1].entry
     if entry.state not in inventory.USABLE:
-        raise InputError(f"{repository}: {name} version {entry.version} is {entry.state}: {entry.reason}")
+        raise InputError(
+            f"{repository}: {name} version {entry.version} is {entry.state}: {entry.reason}",
+            code="version-not-usable",
+            hint="export the model again, or pass another version with --model-version N",
+        )
     return matches[-1]
 
 
@@ -147,16 +163,16 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
     checked = inventory.COMPLETE in {entry.state for entry in entries}
     versions = Table(
         f"models of {source}",
-        ("name", "version", "state", "family", "widths", "class", "verified error", "against", "size"),
-        numbers=("version", "verified error", "size"),
+        ("name", "version", "state", "library", "widths", "class", "error", "verified against", "size"),
+        numbers=("version", "error", "size"),
         caption=(
             *(_claims(entries) if whole else _kinds(entries)),
             *(
-                f"{e.name} {e.version}: without effect in config.pbtxt: {', '.join(e.unused)}"
+                f"{e.name} version {e.version}: entries of config.pbtxt without effect: {', '.join(e.unused)}"
                 for e in entries
                 if e.unused
             ),
-            *(("COMPLETE: names, files and manifest were checked; --load also tries the graph",) * checked),
+            *(("COMPLETE: names, files and manifest are valid; pass --load to check the graph too",) * checked),
         ),
     )
     for entry in entries:
@@ -175,7 +191,7 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
 
 
 def _classes(entry: Entry) -> str:
-    """The model's class, and the layers of another one."""
+    """The model's class, and the layers that have another class."""
     others: dict[str, list[str]] = {}
     for at, own in enumerate(entry.layer_classes):
         if own != entry.edge_class:
@@ -184,7 +200,7 @@ def _classes(entry: Entry) -> str:
 
 
 def _kinds(entries: Sequence[Entry]) -> list[str]:
-    """Legend of the column "against"."""
+    """Legend of the column "verified against"."""
     kinds = {entry.verification_basis for entry in entries}
     return [f"{kind}: {words}" for kind, words in VERIFICATION_BASES.items() if kind in kinds]
 
@@ -194,8 +210,8 @@ def _claims(entries: Sequence[Entry]) -> list[str]:
     facts = [", ".join(f"{key}={value}" for key, value in entry.assumed.items()) for entry in entries]
     lines = (
         *(entry.verified for entry in entries if entry.verified),
-        *(f"assumed, since the file does not tell: {text}" for text in facts if text),
-        *(f"runs with {entry.serving}" for entry in entries if entry.serving),
+        *(f"assumed, because the checkpoint does not store it: {text}" for text in facts if text),
+        *(f"executed with {entry.serving}" for entry in entries if entry.serving),
         *filter(None, map(_outside, entries)),
     )
     return list(dict.fromkeys(lines))  # versions of one model share most lines

@@ -10,13 +10,13 @@ from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_model_options
 from kanserve.client.errors import NotAllowed
 
-TEXT = """Open the observatory page of a served KAN in the browser, and print its address: the network,
-every edge, what the traffic is, why an answer came out.
+TEXT = """Open the page of a served model in the web UI, and print its address. The page shows the network, each edge,
+the traffic and the explanation of a prediction.
 """
 EXAMPLES = """examples:
   kanserve open digits
-  kanserve open digits edge/0/10/3                one edge: LAYER/SOURCE/DESTINATION
-  kanserve open digits --no-browser               only print the address
+  kanserve open digits edge/0/10/3                                # one edge: LAYER/SOURCE/DESTINATION
+  kanserve open digits --no-browser                               # only print the address
 """
 
 
@@ -24,16 +24,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
-    parser.add_argument("view", nargs="?", default="", metavar="VIEW", help="what follows /ui/NAME/ (default: the map)")
-    parser.add_argument("--page", default="", metavar="HOST:PORT", help="where HTTP has a port of its own")
-    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
+    parser.add_argument(
+        "view", nargs="?", default="", metavar="VIEW", help="page below /ui/NAME/ (default: the network)"
+    )
+    parser.add_argument(
+        "--page",
+        default="",
+        metavar="HOST:PORT",
+        help="HTTP address of the server, if it has a separate HTTP port (default: the address of --url)",
+    )
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the address without opening a browser (default: off)"
+    )
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     with session.connection(args, model=args.name) as client, contextlib.suppress(NotAllowed):
-        client.model(args.name, args.model_version)  # who has no token here has one for the page, perhaps
+        client.model(args.name, args.model_version)  # the browser may have another token
     secure = args.url.startswith(session.SECURE) or bool(args.ca or args.cert)
     where = session.ui_address(
         args.page or args.url, args.name, *filter(None, args.view.split("/")), secure=secure, version=args.model_version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from typing import Any
 
 from kanexport.contract import safe_files
@@ -11,10 +12,10 @@ from kanexport.contract.cli.console import Failure
 
 TOKEN_BYTES = 2**16  # of a file with a token
 TLS_OPTIONS = (
-    ("ca", "FILE", "TLS: certificates to trust, as PEM"),
-    ("cert", "FILE", "TLS: a certificate that says who is calling, as PEM"),
-    ("key", "FILE", "TLS: its private key"),
-    ("server_name", "NAME", "TLS: the name in the server's certificate, where it is not the host"),
+    ("ca", "FILE", "TLS: CA certificates that the client trusts, PEM"),
+    ("cert", "FILE", "TLS: client certificate that the client presents, PEM"),
+    ("key", "FILE", "TLS: private key of the client certificate, PEM"),
+    ("server_name", "NAME", "TLS: name in the server's certificate, if it differs from the host"),
 )
 
 
@@ -35,7 +36,7 @@ class InputError(CommandError):
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """`--json`, which every command has."""
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout (default: off)")
 
 
 class _Url(argparse.Action):
@@ -47,33 +48,43 @@ class _Url(argparse.Action):
 
 
 def add_client_options(parser: argparse.ArgumentParser, *, url: str | None = None) -> None:
-    """`--url`, what TLS needs, `--timeout` and `--json`. `url`: its default, else where clients look."""
-    default = "" if url is not None else " (default: KANSERVE_URL, here %(default)s)"
-    parser.add_argument(
+    """`--url`, what TLS needs, `--timeout` and `--json`. `url`: the default address, if it is not the one of all
+    clients."""
+    default = "none" if url is not None else "KANSERVE_URL, otherwise 127.0.0.1 and KANSERVE_GRPC_PORT, otherwise 8001"
+    group = parser.add_argument_group("connection")
+    group.add_argument(
         "--url",
         action=_Url,
         default=default_url() if url is None else url,
         metavar="HOST:PORT",
-        help=f"the server's gRPC address, with grpcs:// in front for TLS{default}",
+        help=f"gRPC address of the server; grpcs://HOST:PORT uses TLS (default: {default})",
     )
     parser.set_defaults(url_given=False)
     for name, metavar, what in TLS_OPTIONS:
-        parser.add_argument(
+        group.add_argument(
             f"--{name.replace('_', '-')}",
             default=os.environ.get(f"KANSERVE_{name.upper()}", ""),
             metavar=metavar,
             help=f"{what} (default: KANSERVE_{name.upper()})",
         )
-    parser.add_argument(
+    group.add_argument(
         "--token-file",
         default=os.environ.get("KANSERVE_TOKEN_FILE", ""),
         metavar="FILE",
-        help="a token that says who is calling (default: KANSERVE_TOKEN_FILE, else what KANSERVE_TOKEN is)",
+        help="file with the access token (default: KANSERVE_TOKEN_FILE, otherwise the token in KANSERVE_TOKEN)",
     )
-    parser.add_argument(
-        "--token-in-clear", action="store_true", help="send the token without TLS to other machines too"
+    group.add_argument(
+        "--token-in-clear",
+        action="store_true",
+        help="send the token to another host without TLS; everyone on the network can read it (default: off)",
     )
-    parser.add_argument("--timeout", type=positive_seconds, default=30.0, metavar="S", help="seconds for one call (30)")
+    group.add_argument(
+        "--timeout",
+        type=positive_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="time limit of one request in seconds (default: 30)",
+    )
     add_json_option(parser)
 
 
@@ -85,53 +96,96 @@ def token(args: argparse.Namespace) -> str:
     try:
         text = safe_files.first_line(args.token_file, TOKEN_BYTES).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the token file {args.token_file} cannot be read: {why(error)}") from error
+        raise InputError(
+            f"the token file {args.token_file} cannot be read: {why(error)}",
+            code="token-file-unreadable",
+            hint="name a readable file with one token: --token-file FILE",
+        ) from error
     if not text:
-        raise InputError(f"the token file {args.token_file} is empty")
+        raise InputError(
+            f"the token file {args.token_file} is empty, expected one token",
+            code="token-file-empty",
+            hint="write the token to the file: `kanserve token new NAME --output FILE`",
+        )
     return text
 
 
 def why(error: OSError | UnicodeDecodeError) -> str:
     """Cause of a file error, without the file's name or contents."""
-    return str(error.strerror) if isinstance(error, OSError) else "it is no text"
+    return str(error.strerror) if isinstance(error, OSError) else "it is not ASCII text"
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
-    """NAME and `--model-version`: a model of the server. `files`: or a checkpoint, see `nearby`."""
+    """NAME and `--model-version`: a model of the server. `files`: or a checkpoint, see `session`."""
     add_name(parser, files=files)
-    parser.add_argument("--model-version", default="", metavar="N", help="default: the highest that is ready")
+    parser.add_argument(
+        "--model-version", default="", metavar="N", help="version of the model (default: the server's default version)"
+    )
 
 
 def add_name(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
-    """NAME: a model of the server. `files`: or a checkpoint, see `nearby`."""
+    """NAME: a model of the server. `files`: or a checkpoint, see `session`."""
     also = (
-        "; or the path of a checkpoint, with a / in it or a suffix (./net, net.pt), which is exported and served for "
-        "this command alone, without --url"
+        ", or the path of a checkpoint, with a / or a suffix (./net, net.pt); the command then exports the checkpoint "
+        "and serves it while the command runs, without --url"
     )
-    parser.add_argument("name", metavar="NAME", help=f"a model of the server{also if files else ''}")
+    parser.add_argument("name", metavar="NAME", help=f"name of a served model{also if files else ''}")
     parser.set_defaults(files=files)
 
 
 def add_row_options(parser: argparse.ArgumentParser, default: str = "") -> None:
-    """`--input` and `--array`: where the rows come from. `default`: rows that are taken without, if any."""
-    text = "rows as .npy, .npz, .csv, .json, .parquet, .arrow or .feather; - reads stdin" + (
+    """`--input` and `--array`: the file of the rows. `default`: the rows that are used without a file, if any."""
+    text = "file of rows: .npy, .npz, .csv, .json, .parquet, .arrow or .feather; - reads stdin" + (
         f" (default: {default})" if default else ""
     )
     parser.add_argument("--input", required=not default, metavar="FILE", help=text)
-    parser.add_argument("--array", default="", metavar="NAME", help="which array of an .npz")
+    parser.add_argument(
+        "--array",
+        default="",
+        metavar="NAME",
+        help="name of the array in an .npz file (default: the only array, otherwise the name of the model's input)",
+    )
+
+
+def add_show_option(parser: argparse.ArgumentParser, default: int, what: str) -> None:
+    """`--show`: the length of a table."""
+    parser.add_argument(
+        "--show", type=index, default=default, metavar="N", help=f"number of {what} in the table (default: {default})"
+    )
 
 
 def positive_seconds(text: str) -> float:
     """An argparse type: seconds, more than 0 and less than a day."""
-    value = float(text)
-    if not 0 < value < 86400:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds between 0 and 86400")
-    return value
+    return number(text, "a number of seconds above 0 and below 86400", lambda value: 0 < value < 86400)
 
 
 def index(text: str) -> int:
     """An argparse type: a count or an index, 0 and up."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
+    return whole(text, "a whole number from 0", lambda value: 0 <= value < 2**32)
+
+
+def number(text: str, expected: str, valid: Callable[[float], bool]) -> float:
+    """A number for an argparse type. Raises ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise invalid(text, expected) from None
+    if not valid(value):
+        raise invalid(text, expected)
     return value
+
+
+def whole(text: str, expected: str, valid: Callable[[int], bool]) -> int:
+    """A whole number for an argparse type. Raises ArgumentTypeError."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise invalid(text, expected) from None
+    if not valid(value):
+        raise invalid(text, expected)
+    return value
+
+
+def invalid(text: str, expected: str) -> argparse.ArgumentTypeError:
+    """The error of an argparse type."""
+    return argparse.ArgumentTypeError(f"invalid value {text!r}, expected {expected}")

@@ -24,34 +24,54 @@ OUTPUT_SUFFIXES = (".npz", ".npy", ".csv", ".json")
 
 
 def check(target: str | None, allowed: tuple[str, ...] = OUTPUT_SUFFIXES, option: str = "--output") -> None:
-    """Refuse a name that `write` could not serve, before anything is computed. Raises InputError."""
+    """Reject a file name that `write` does not support, before the command computes. Raises InputError."""
     if target is None:
         return
     path = Path(target)
     if path.suffix.lower() not in allowed:
         raise InputError(
-            f"{option} {target}: the name must end in {' or '.join(allowed)}; found {path.suffix or 'no suffix'}"
+            f"{option} {target}: unknown file format {path.suffix or 'without a suffix'}",
+            code="output-format-unknown",
+            hint=f"pass a file name with the suffix {' or '.join(allowed)}",
         )
     fault = atomic.check(path)
     if fault:
-        raise InputError(f"{option} {target}: {fault}")
+        raise InputError(
+            f"{option} {target} cannot be written: {fault}",
+            code="output-not-writable",
+            hint="pass a file in an existing folder that you can write",
+        )
 
 
 def check_count(target: str | None, names: tuple[str, ...]) -> None:
-    """Refuse a form that holds one array for a model of several outputs. Raises InputError."""
+    """Reject a format with one array for a model with several outputs. Raises InputError."""
     if target is not None and Path(target).suffix.lower() in (".npy", ".csv") and len(names) != 1:
-        raise InputError(f"--output {target} holds one array; the model has {', '.join(names)}: use .npz or .json")
+        raise InputError(
+            f"--output {target}: the format has one array, but the model has the outputs {', '.join(names)}",
+            code="output-format-too-small",
+            hint="pass a file name with the suffix .npz or .json",
+        )
 
 
 def write(target: str, arrays: Mapping[str, Any], columns: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
-    """Write the arrays by name, in the form that the suffix says; `columns` are the names in a .csv, by array. Raises
-    CommandError."""
+    """Write the arrays by name, in the format of the suffix. `columns`: the column names of each array for a .csv.
+    Raises CommandError."""
     path = Path(target)
     check_count(target, tuple(arrays))
     try:
         atomic.write(path, _encode(path.suffix.lower(), arrays, columns))
     except OSError as error:
-        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
+        raise not_written(target, error) from error
+
+
+def not_written(target: str, error: OSError) -> CommandError:
+    """The error for a file that cannot be written."""
+    return CommandError(
+        f"{target} cannot be written: {error.strerror}",
+        code="output-not-written",
+        hint="check the free space and the permissions of the folder, or pass another file",
+        exit_code=Exit.FAILED,
+    )
 
 
 def shapes(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -273,4 +293,4 @@ def _readable_errors(target: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
+        raise not_written(target, error) from error

@@ -11,7 +11,7 @@ from kanexport.contract import atomic
 from kanexport.contract.cli import suggest
 from kanexport.contract.cli.console import Exit, note, print_json, say
 from kanserve.cli import edge_selection, input_rows, output_results, session
-from kanserve.cli.options import CommandError, InputError, add_client_options, add_model_options, add_row_options
+from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options
 from kanserve.client.errors import NotSupported
 from kanserve.client.sync import Client
 from kanserve.plotting import render
@@ -22,17 +22,16 @@ from kanserve.types import CurveRequest, Description, LayerCurves
 
 COLUMNS = 100  # characters on a terminal
 LARGE = 257  # points of one curve
-TEXT = """Draw a served KAN.
+TEXT = """Draw the network, or one edge with --layer, --source and --destination.
 
-The whole network as pykan draws it: inputs at the bottom, each edge with its curve, the more
-opaque the more it matters (pykan's scores, over --input, else over rows drawn from the grid),
-black where it is numeric, red where symbolic. A large network is a field of colours a layer.
-With --layer, --source and --destination one edge, large. Without -o it is drawn in characters.
+The network has its inputs at the bottom, and each edge has its curve. Opacity shows the importance of an edge: pykan
+attribution scores over --input, otherwise over synthetic rows. Numeric edges are black, symbolic edges are red. A
+layer with many edges is a matrix of colors. Without -o, the command draws with characters.
 """
 EXAMPLES = """examples:
-  kanserve plot digits -o digits.svg --input train.csv
-  kanserve plot digits
-  kanserve plot digits --layer 0 --source 3 --destination 7 -o edge.png
+  kanserve plot hello
+  kanserve plot digits --input examples/digits.csv -o digits.svg
+  kanserve plot digits --layer 0 --source 3 --destination 7 -o edge.svg
 """
 
 
@@ -40,9 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
-    add_row_options(parser, "rows drawn from the grid")
+    add_row_options(parser, "the synthetic verification rows of the export")
     edge_selection.add_options(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", help="the picture, .svg or .png")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write the picture to this file, .svg or .png (default: characters)"
+    )
     add_client_options(parser)
 
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, SUFFIXES)
     if args.json and not args.output:
-        raise InputError("--json says what was written where: give -o FILE as well")
+        raise InputError("--json needs -o FILE", code="output-missing", hint="pass -o FILE.svg, or remove --json")
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)
         scene = _edge(args, client, described) if args.layer else _network(args, client, described)
@@ -68,7 +69,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _network(args: argparse.Namespace, client: Client, described: Description) -> Scene:
     if args.source or args.destination:
-        raise InputError("--source and --destination go with --layer: together they name an edge")
+        raise InputError(
+            "--source and --destination need --layer",
+            code="edge-incomplete",
+            hint="pass --layer, --source and --destination for one edge, or none of them for the network",
+        )
     rows: Any = None
     if args.input:
         source = input_rows.contents(args.input)
@@ -79,7 +84,7 @@ def _network(args: argparse.Namespace, client: Client, described: Description) -
 
 
 def curves(client: Client, request: CurveRequest) -> Sequence[LayerCurves]:
-    """The answer of the server to a request of a report."""
+    """The response of the server to a request of a report."""
     try:
         return client.curves(
             request.model,
@@ -96,7 +101,11 @@ def curves(client: Client, request: CurveRequest) -> Sequence[LayerCurves]:
 def _edge(args: argparse.Namespace, client: Client, described: Description) -> Scene:
     chosen = edge_selection.edges(described, args)
     if not (len(chosen.layers) == len(chosen.sources) == len(chosen.destinations) == 1):
-        raise InputError("one edge is drawn: give one --layer, one --source and one --destination, or none of them")
+        raise InputError(
+            "--layer needs one --source and one --destination",
+            code="edge-incomplete",
+            hint="pass --layer, --source and --destination for one edge, or none of them for the network",
+        )
     (curve,) = client.curves(
         described.name,
         described.version,
@@ -112,7 +121,7 @@ SUFFIXES = (".svg", ".png")
 
 
 def write(target: str, scene: Scene) -> None:
-    """Raises CommandError."""
+    """Write the picture to a file. Raises CommandError."""
     if Path(target).suffix.lower() == ".png":
         data: bytes = suggest.load("plot", "kanserve.plotting.render", "plot").data(scene)
     else:
@@ -120,4 +129,4 @@ def write(target: str, scene: Scene) -> None:
     try:
         atomic.write(Path(target), data)
     except OSError as error:
-        raise CommandError(f"{target} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
+        raise output_results.not_written(target, error) from error

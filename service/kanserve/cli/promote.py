@@ -10,28 +10,37 @@ from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_name
 from kanserve.client import control
 
-EXAMPLES = """examples:
-  kanserve promote digits 3                      version 3 answers, whatever versions come
-  kanserve promote digits                        the highest that is ready answers again
+TEXT = """Set the default version of a model: the version for requests that name none.
 
-The choice lasts until the server ends. `kanserve rollback digits` goes back to what answered before.
+The choice lasts until the server exits, also when newer versions appear. `kanserve rollback NAME` restores the
+previous default version.
+"""
+EXAMPLES = """examples:
+  kanserve promote digits 1
+  kanserve promote digits                                         # the highest version that is ready
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.epilog = EXAMPLES
+    parser.description, parser.epilog = TEXT, EXAMPLES
     add_name(parser)
-    parser.add_argument("version", metavar="VERSION", nargs="?", default="", help="a version (the highest)")
+    parser.add_argument(
+        "version",
+        metavar="VERSION",
+        nargs="?",
+        default="",
+        help="version number (default: the highest version that is ready, now and after each update)",
+    )
     add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0 when it answers. Raises CommandError."""
+    """Returns 0 after the change. Raises CommandError."""
     with session.connection(args, model=args.name) as client:
         choice = control.promote(client, args.name, args.version)
     if args.json:
         print_json(asdict(choice))
     else:
-        say(f"{choice.model}: the default version is {choice.version}, it was {choice.previous_version}")
+        say(f"{choice.model}: default version {choice.version}, previously {choice.previous_version}")
     return Exit.DONE

@@ -1,4 +1,4 @@
-"""Command `kanserve report NAME -o report.html`: report on a served KAN as one HTML file."""
+"""Command `kanserve report NAME -o report.html`: model card of a served KAN as one HTML file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 from kanexport.contract import atomic
 from kanexport.contract.cli.console import Exit, note, print_json
 from kanserve.cli import input_rows, output_results, plot, session
-from kanserve.cli.options import CommandError, add_client_options, add_model_options, add_row_options
+from kanserve.cli.options import add_client_options, add_model_options, add_row_options
 from kanserve.report import content, page, selection
 
-TEXT = """Write what a served KAN is, how it looks inside, and what its export was held against, as one
-HTML file without anything from elsewhere.
+TEXT = """Write an HTML model card: description, verification, network, input importance and edge curves of a model.
+
+The card is one file without external resources.
 """
 EXAMPLES = """examples:
   kanserve report digits -o digits.html
-  kanserve report digits -o digits.html --input train.csv     which edges matter over these rows
+  kanserve report digits --input examples/digits.csv -o digits.html
 """
 
 
@@ -25,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
-    add_row_options(parser, "rows drawn from the grid")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE.html", help="the report")
+    add_row_options(parser, "the synthetic verification rows of the export")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.html", help="write the model card to this file")
     add_client_options(parser)
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         atomic.write(Path(args.output), text.encode())
     except OSError as error:
-        raise CommandError(f"{args.output} cannot be written: {error.strerror}", exit_code=Exit.FAILED) from error
+        raise output_results.not_written(args.output, error) from error
     if args.json:
         print_json({"model": described.name, "version": described.version, "output": args.output, "bytes": len(text)})
     else:

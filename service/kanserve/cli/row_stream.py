@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kanexport.contract import csv_columns, csv_text
+from kanexport.contract import csv_columns
 from kanexport.contract.naming import UNNAMED, Names
 from kanserve.cli import columnar, input_rows
 from kanserve.cli.input_rows import Contents
@@ -76,7 +76,7 @@ def opened(source: str) -> Iterator[Source]:
     try:
         file = Path(source).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+        raise input_rows.unreadable(source, error) from error
     with file:
         if form in columnar.SUFFIXES:
             columnar.check(source, form)
@@ -112,24 +112,23 @@ def rows(tensors: Sequence[TensorInfo], source: Source, *, array: str = "", name
 
 
 def _csv(tensor: TensorInfo, source: Source, names: Names) -> Rows:
-    with _csv_errors():
+    with _csv_errors(source.name):
         table = csv_columns.Table(source.name, source.file)
-    return Rows(_parts(tensor, source, table.header, names, _csv_parts(table)), 0, source.share)
+    return Rows(_parts(tensor, source, table.header, names, _csv_parts(source.name, table)), 0, source.share)
 
 
-def _csv_parts(table: csv_columns.Table) -> Iterator[Any]:
-    with _csv_errors():
+def _csv_parts(name: str, table: csv_columns.Table) -> Iterator[Any]:
+    with _csv_errors(name):
         yield from table.rows()
 
 
 @contextlib.contextmanager
-def _csv_errors() -> Iterator[None]:
+def _csv_errors(name: str) -> Iterator[None]:
     try:
-        yield
-    except csv_text.CsvError as error:
-        raise InputError(str(error)) from error
+        with input_rows.csv_errors():
+            yield
     except OSError as error:
-        raise InputError(f"the rows cannot be read: {error.strerror}") from error
+        raise input_rows.unreadable(name, error) from error
 
 
 def _table(tensor: TensorInfo, source: Source, names: Names) -> Rows:
@@ -159,7 +158,11 @@ def _npy(tensor: TensorInfo, source: Source) -> Rows:
         try:
             values = np.lib.format.open_memmap(source.name, mode="r")
         except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{source.name} is not an .npy file of numbers: {error}") from error
+            raise InputError(
+                f"{source.name} is not an .npy file of numbers: {error}",
+                code="rows-file-damaged",
+                hint=input_rows.AGAIN,
+            ) from error
         return input_rows.shaped(source.name, values, tensor)
 
     array = mapped()

@@ -8,20 +8,25 @@ from typing import Any
 
 from kanexport.contract.cli.console import Exit, note, print_json
 from kanserve.cli import input_rows, output_results, session
-from kanserve.cli.options import InputError, add_client_options, add_model_options, add_row_options, index
+from kanserve.cli.options import (
+    InputError,
+    add_client_options,
+    add_model_options,
+    add_row_options,
+    add_show_option,
+)
 from kanserve.report import text_tables
 from kanserve.types import Scores
 
-TEXT = """Say which inputs and edges matter over a batch of rows: pykan's attribution scores.
+TEXT = """Rank inputs and edges by importance: pykan attribution scores over a batch of rows.
 
-An output's score is divided among edges by how much each moves over the rows, layer by layer,
-down to the inputs. With --live they are those of the model's traffic, reckoned from what statistics
-have counted of it. Without either the rows are those that the export was proved with, which were
-drawn from the grid and are no data.
+kanserve divides the score of an output among its edges by the standard deviation of each edge over the rows, layer by
+layer down to the inputs. --live uses the statistics of the model's traffic. Without --live and --input, the scores are
+over the synthetic verification rows of the export, which are not your data.
 """
 EXAMPLES = """examples:
-  kanserve scores digits --input train.csv
-  kanserve scores digits --input train.npy --output scores.npz
+  kanserve scores digits --input examples/digits.csv
+  kanserve scores digits --input examples/digits.csv --output scores.npz
   kanserve scores digits --live
 """
 
@@ -30,14 +35,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser, files=True)
-    add_row_options(parser, "rows drawn from the grid")
-    parser.add_argument("--live", action="store_true", help="over the model's traffic since it is counted")
+    add_row_options(parser, "the synthetic verification rows of the export")
+    parser.add_argument("--live", action="store_true", help="use the statistics of the model's traffic (default: off)")
     parser.add_argument(
         "--output",
         metavar="FILE.npz",
-        help="write layer{l}_edge_scores and layer{l}_std (sources, destinations) and layer{l}_node_scores, float32",
+        help="write arrays to this file, float32: layer{l}_edge_scores and layer{l}_std (sources, destinations), "
+        "layer{l}_node_scores (default: print tables)",
     )
-    parser.add_argument("--show", type=index, default=12, metavar="N", help="lines of each table (12)")
+    add_show_option(parser, 12, "lines")
     add_client_options(parser)
 
 
@@ -45,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     output_results.check(args.output, (".npz",))
     if args.live and args.input:
-        raise InputError("--live is over the model's traffic, --input over rows of yours: give one of them")
+        raise InputError(
+            "--live cannot be combined with --input", code="arguments-conflict", hint="remove --live or --input"
+        )
     source = input_rows.contents(args.input) if args.input else None
     with session.connection(args, model=args.name) as client:
         described = client.describe(args.name, args.model_version)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanexport.contract.cli import suggest
-from kanexport.contract.cli.console import Exit, print_json
+from kanexport.contract.cli.console import MEANINGS, Exit, exit_codes_of, print_json
 from kanexport.contract.cli.tables import Table
 from kanserve.cli.doctor import check_results
 from kanserve.cli.doctor.check_results import Finding, problem, well
@@ -25,26 +25,49 @@ from kanserve.version import version
 
 log = logs.get_logger("app")
 
+CORRECT = "correct the settings"
+
+TEXT = """Serve the models of a repository over gRPC and REST until SIGTERM or Ctrl-C.
+
+Each setting is a flag, an environment variable (KANSERVE_GRPC_PORT for --grpc-port) and a key of the file that
+--config names. Flags override variables, and variables override the file.
+"""
 EXAMPLES = """examples:
   kanserve serve models
-  kanserve serve models --show-config              every setting, and where it comes from
-  kanserve serve --config kanserve.toml --grpc-port 9001
-  kanserve serve --config kanserve.toml --check    files, models, ports, limits: would it serve
+  kanserve serve models --show-config                             # print each setting and its source
+  kanserve serve models --check                                   # check files, models, ports and limits
+  kanserve serve models --grpc-port 9001 --metrics-port 9002
 """
+EXITS = exit_codes_of(
+    FAILED="the server or one of its worker processes failed",
+    WRONG="invalid command line or settings, or --check found a problem",
+    HUNG=MEANINGS[Exit.HUNG].removeprefix("serve: "),
+    TERMINATED=MEANINGS[Exit.TERMINATED].removeprefix("serve: "),
+    DONE="graceful shutdown after SIGTERM or SIGINT",
+    INTERRUPTED="interrupted with Ctrl-C before the server started",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command: one per setting, named as the setting is."""
-    parser.epilog = EXAMPLES
-    absent: dict[str, Any] = {"default": argparse.SUPPRESS}  # only what was given may override a file
-    parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models", **absent)
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; flags and KANSERVE_* win")
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}  # a flag overrides the file only if it was given
+    parser.add_argument(
+        "repository",
+        nargs="?",
+        metavar="REPOSITORY",
+        help="folder of models, NAME/VERSION/model.onnx (default: KANSERVE_REPOSITORY, otherwise the key in the file)",
+        **absent,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="file with settings, TOML (default: none)")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="check settings, certificates, ports, machine and models without serving, and stop",
+        help="check settings, certificates, ports, host and models, print the findings and exit (default: off)",
     )
-    parser.add_argument("--show-config", action="store_true", help="print every setting with its origin, and stop")
+    parser.add_argument(
+        "--show-config", action="store_true", help="print each setting with its source and exit (default: off)"
+    )
     groups: dict[str, Any] = {}
     for name, flag in settings_schema.flags().items():
         if flag.group not in groups:
@@ -63,10 +86,10 @@ def run(args: argparse.Namespace) -> int:
         loaded = sources.load(flags, config=args.config)
     except ConfigError as error:
         if args.check:
-            return _report_findings([problem("settings", str(error), "correct them")], as_json=args.json)
+            return _report_findings([problem("settings", str(error), error.hint or CORRECT)], as_json=args.json)
         raise _ended(error) from error
     if args.check:
-        from kanserve.cli.doctor.config_checks import ahead  # a server needs none of it
+        from kanserve.cli.doctor.config_checks import ahead  # a server does not need it
 
         return _report_findings(list(ahead(loaded)), as_json=args.json)
     if args.show_config:
@@ -99,18 +122,18 @@ def _report_findings(findings: list[Finding], *, as_json: bool) -> int:
     if as_json:
         print_json(check_results.document(findings))
     else:
-        check_results.show("what a server would find", findings)
+        check_results.show("checks before the start", findings)
     return Exit.DONE if well(findings) else Exit.WRONG
 
 
 def _ended(error: KanserveError) -> CommandError:
-    """The server's error as the end of the command: settings are the user's, the rest is not."""
-    code = Exit.WRONG if isinstance(error, ConfigError) else Exit.FAILED
-    return CommandError(str(error), hint=getattr(error, "hint", ""), kind=type(error).__name__, exit_code=code)
+    """The server's error as a CommandError. Exit code 2 means that the settings are wrong."""
+    exit_code = Exit.WRONG if isinstance(error, ConfigError) else Exit.FAILED
+    return CommandError(str(error), code=error.code, hint=error.hint, kind=type(error).__name__, exit_code=exit_code)
 
 
 def _kind(metavar: str) -> dict[str, Any]:
-    """Argparse options for a metavar: a switch without one, a choice for one such as "cpu|cuda"."""
+    """Argparse options for a metavar: without one, a switch; for one such as "cpu|cuda", a choice."""
     if not metavar:
         return {"action": argparse.BooleanOptionalAction}
     return {"metavar": metavar, **({"choices": metavar.split("|")} if "|" in metavar else {})}
@@ -124,6 +147,10 @@ def _announce(addresses: Mapping[str, str]) -> None:
 def _help(name: str, metavar: str) -> str:
     field = settings_schema.Settings.model_fields[name]
     default = value_text(field.default, metavar)
+    if isinstance(field.default, bool):
+        default = "on" if field.default else "off"
+    elif metavar == "BYTES":
+        default = default.replace(" ", "")  # a flag accepts it in this form
     return f"{field.description} (default: {default})".replace("%", "%%")
 
 
@@ -132,7 +159,7 @@ def _show(loaded: sources.Loaded, *, as_json: bool) -> None:
     if as_json:
         print_json({name: {"value": values[name], "origin": loaded.origins[name]} for name in values})
         return
-    table = Table("settings", ("setting", "value", "origin"))
+    table = Table("settings", ("setting", "value", "source"))
     for name, value in values.items():
         table.add(name, str(value), loaded.origins[name])
     table.show()

@@ -11,31 +11,48 @@ from kanserve.cli import session
 from kanserve.cli.options import add_client_options, add_name
 from kanserve.client import control
 
-EXAMPLES = """examples:
-  kanserve promote digits 2                      version 2 answers
-  kanserve shadow digits 3 --share 0.1           a tenth of the requests go through version 3 as well
-  kanserve shadow digits                         what came of it until now
-  kanserve shadow digits --stop
+TEXT = """Mirror traffic to another version of a model (shadow deployment), and report how much its outputs differ.
 
-Nobody gets the answers of the version that is tried, and nobody waits for them: what is too much is dropped and
-counted.
+Clients get the responses of the default version only, and do not wait for the shadow version. The server drops and
+counts mirrored requests that it has no capacity for. Without VERSION, the command reports the results up to now.
+"""
+EXAMPLES = """examples:
+  kanserve promote digits 1
+  kanserve shadow digits 2 --share 0.1                            # mirror 10% of the requests to version 2
+  kanserve shadow digits                                          # report the results
+  kanserve shadow digits --stop
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.epilog = EXAMPLES
+    parser.description, parser.epilog = TEXT, EXAMPLES
     add_name(parser)
-    parser.add_argument("version", metavar="VERSION", nargs="?", default="", help="a version that does not answer")
-    parser.add_argument("--share", type=float, default=0.0, metavar="PART", help="of the requests (all)")
+    parser.add_argument(
+        "version",
+        metavar="VERSION",
+        nargs="?",
+        default="",
+        help="version that gets the mirrored requests (default: none, report the running shadow version)",
+    )
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the requests to mirror, up to 1; 0: all requests (default: 0)",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=0.0,
         metavar="X",
-        help="a row is beyond it that differs by more than X of its answer's largest, or of 1 (as its export allowed)",
+        help="largest difference of a row, relative to its largest output or to 1; 0: the tolerance of the export "
+        "(default: 0)",
     )
-    parser.add_argument("--stop", action="store_true", help="end it, and tell what came of it")
+    parser.add_argument(
+        "--stop", action="store_true", help="stop the shadow version and report the results (default: off)"
+    )
     add_client_options(parser)
 
 
@@ -48,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(asdict(report))
         return Exit.DONE
-    state = "runs" if report.running else "has stopped"
+    state = "running" if report.running else "stopped"
     say(
-        f"{report.model}: the shadow of version {report.version} {state}; baseline version {report.baseline_version}, "
+        f"{report.model}: shadow version {report.version} {state}; baseline version {report.baseline_version}, "
         f"{report.share:.0%} of the requests"
     )
     part = report.rows_out_of_tolerance / report.rows if report.rows else 0.0
@@ -60,5 +77,5 @@ def run(args: argparse.Namespace) -> int:
     )
     say(f"largest difference {report.largest_difference:.3g}, relative to the largest output of a row, or to 1")
     if report.requests_dropped or report.requests_failed:
-        say(f"{report.requests_dropped} requests were dropped, {report.requests_failed} failed")
+        say(f"{report.requests_dropped} requests dropped, {report.requests_failed} failed")
     return Exit.DONE

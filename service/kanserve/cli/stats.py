@@ -14,22 +14,22 @@ from kanexport.contract.cli.console import Exit, note, print_json, say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID
 from kanserve.cli import session
-from kanserve.cli.options import add_client_options, add_model_options, index, positive_seconds
+from kanserve.cli.options import add_client_options, add_model_options, add_show_option, index, positive_seconds
 from kanserve.client.statistics import OUTPUT, ZONES, NodeStatistics, Statistics, node_name
 from kanserve.client.sync import Client
 from kanserve.report.text_tables import bar, line
 from kanserve.types import Description
 
-TEXT = """Say what a model's traffic is: of its inputs, the nodes inside and its answers how many values lie inside the
-grid, on its extension and outside, and which answers came how often. Needs no baseline; whether
-this is as it was when the model was made says `kanserve drift`.
+TEXT = """Show traffic statistics of a model: the shares of input, hidden-node and output values that are in grid, in
+the extended grid or out of grid, and the distribution of predicted classes.
+
+The command needs no baseline. To compare the traffic with training data, use `kanserve drift`.
 """
 EXAMPLES = """examples:
-  kanserve stats wine
-  kanserve stats wine --latest --show 40
-  kanserve stats wine --watch --interval 5
-  kanserve stats wine --json
-  kanserve stats wine --reset                    counts anew from now on (role admin)
+  kanserve stats digits
+  kanserve stats digits --latest --show 40
+  kanserve stats digits --watch --interval 1 --updates 3
+  kanserve stats digits --reset                                   # needs the role admin
 """
 
 
@@ -38,14 +38,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = TEXT, EXAMPLES
     add_model_options(parser)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--watch", action="store_true", help="again and again, until the version is replaced or Ctrl-C")
-    how.add_argument("--reset", action="store_true", help="count anew, and print nothing else")
-    parser.add_argument("--latest", action="store_true", help="the latest rows alone, some hundreds")
-    parser.add_argument(
-        "--interval", type=positive_seconds, default=2.0, metavar="S", help="seconds between two looks of --watch (2)"
+    how.add_argument(
+        "--watch",
+        action="store_true",
+        help="print the statistics repeatedly, until the version is replaced or you press Ctrl-C (default: off)",
     )
-    parser.add_argument("--updates", type=index, default=0, metavar="N", help="looks of --watch (no limit)")
-    parser.add_argument("--show", type=index, default=8, metavar="N", help="nodes, and classes, in the tables (8)")
+    how.add_argument("--reset", action="store_true", help="reset the counts, and print no statistics (default: off)")
+    parser.add_argument(
+        "--latest", action="store_true", help="only the latest rows, a few hundred (default: off, all rows)"
+    )
+    parser.add_argument(
+        "--interval",
+        type=positive_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="time between two updates of --watch in seconds (default: 2)",
+    )
+    parser.add_argument(
+        "--updates", type=index, default=0, metavar="N", help="number of updates of --watch; 0: no limit (default: 0)"
+    )
+    add_show_option(parser, 8, "nodes, and of classes,")
     add_client_options(parser)
 
 
@@ -71,15 +83,15 @@ def _reset(client: Client, args: argparse.Namespace) -> None:
     if args.json:
         print_json({"model": args.name, "since": since})
     else:
-        say(f"{args.name}: counted anew")
+        say(f"{args.name}: counts reset")
 
 
 def _watch(client: Client, args: argparse.Namespace) -> None:
-    """A document a line, or tables one below the other."""
+    """Print one document per line, or tables one below the other."""
     updates = client.watch_statistics(
         args.name, args.model_version, source=_over(args), interval=args.interval, updates=args.updates
     )
-    described: Description | None = None  # the version may be gone with the last update
+    described: Description | None = None  # the version may be unloaded with the last update
     for update in updates:
         described = described or client.describe(args.name, update.statistics.version)
         if args.json:
@@ -87,7 +99,7 @@ def _watch(client: Client, args: argparse.Namespace) -> None:
         else:
             _show(described, update.statistics, args)
         if update.end_reason and not args.json:
-            note(f"no more: {update.end_reason}")
+            note(f"end of the updates: {update.end_reason}")
 
 
 def _show(described: Description, statistics: Statistics, args: argparse.Namespace) -> None:
@@ -101,8 +113,8 @@ def _show(described: Description, statistics: Statistics, args: argparse.Namespa
 DRAWN = "drawn"
 NAMES = tuple(zone.replace("_", " ") for zone in ZONES)
 LEGEND = (
-    "in grid; extended grid (fewer basis functions are active); out of grid (outside all knots)",
-    "-: no grid and no baseline rows (kanserve export --baseline), so that out of grid has no meaning",
+    "in grid; extended grid: fewer basis functions are active; out of grid: outside all knots",
+    "-: no grid and no baseline rows (kanserve export --baseline), so out of grid is undefined",
 )
 
 
@@ -144,7 +156,7 @@ def _node(described: Description, part: NodeStatistics, at: int) -> dict[str, An
 
 
 def tables(described: Description, statistics: Statistics, show: int) -> Iterator[Table]:
-    """Layers; the nodes that are outside most; which answers came."""
+    """Tables of layers, of nodes by their share out of grid, and of predicted classes."""
     yield _layers(described, statistics)
     yield _nodes(described, statistics, show)
     if statistics.classes.size and statistics.classes.sum():
@@ -156,10 +168,10 @@ def _layers(described: Description, statistics: Statistics) -> Table:
     what = "the latest" if statistics.source == "live" else "all"
     table = Table(
         f"{described.name} version {statistics.version}: {statistics.rows_seen} rows since {began} UTC",
-        ("", "nodes", *NAMES, "not finite", "farthest out"),
+        ("values", "nodes", *NAMES, "not finite", "most out of grid"),
         numbers=("nodes", *NAMES, "not finite"),
         caption=(
-            f"{what} {statistics.row_count} rows that were analysed, by {statistics.processes} process"
+            f"{what} {statistics.row_count} analysed rows, counted by {statistics.processes} process"
             + ("es" if statistics.processes != 1 else ""),
             *LEGEND,
         ),
@@ -173,12 +185,12 @@ def _layers(described: Description, statistics: Statistics) -> Table:
 
 def _layer(described: Description, part: NodeStatistics) -> str:
     if part.layer == OUTPUT:
-        return "answers"
+        return "outputs"
     return "inputs" if part.layer == 0 and described.family != HYBRID else f"layer {part.layer}"
 
 
 def _known(part: NodeStatistics) -> Any:
-    """[n]: of which nodes it is known what would be outside."""
+    """[n], True for nodes with a defined range."""
     return np.array([origin != DRAWN for origin in part.origins])
 
 
@@ -192,7 +204,7 @@ def _nonfinite(part: NodeStatistics) -> list[str]:
 
 
 def _outside(part: NodeStatistics) -> Any:
-    """[n]: the share of values outside; 0 where nothing says what would be."""
+    """[n], the share of values out of grid; 0 for nodes without a defined range."""
     values = np.maximum(part.zones.sum(axis=1), 1)
     return np.where(_known(part), part.zones[:, ZONES.index("out_of_grid")] / values, 0.0)
 
@@ -226,12 +238,12 @@ def _number(value: float) -> str:
 def _classes(described: Description, statistics: Statistics, show: int) -> Table:
     counts = statistics.classes
     order = np.argsort(-counts, kind="stable")[:show]
-    what = "class" if described.names.classes else "largest"
+    what = "class" if described.names.classes else "output"
     table = Table(
         "",
-        (what, "answers", "share", ""),
-        numbers=("answers", "share"),
-        caption=(f"{len(order)} of {len(counts)}: which number of an answer was the largest",),
+        (what, "rows", "share", ""),
+        numbers=("rows", "share"),
+        caption=(f"{len(order)} of {len(counts)}: number of rows for which this output is the largest",),
     )
     for at in order.tolist():
         count = int(counts[at])

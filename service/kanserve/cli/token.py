@@ -17,67 +17,109 @@ from kanexport.contract import safe_files
 from kanexport.contract.cli.console import Exit, note, print_json, say
 from kanserve.auth import token_file
 from kanserve.auth.roles import Role
-from kanserve.cli.options import CommandError, InputError, add_json_option
+from kanserve.cli.options import CommandError, InputError, add_json_option, invalid, number
 from kanserve.errors import ConfigError
 
+TEXT = """Manage access tokens: create, list or revoke tokens in the token file of a server.
+
+kanserve prints a new token once, and the token file stores only its SHA-256. --output FILE creates a file that only
+you can read. With `> FILE`, the umask decides who can read the file. To rotate a token, create another token,
+distribute it, and revoke the first one. A running server applies changes of the token file.
+"""
 EXAMPLES = """examples:
   kanserve token new dashboard --roles infer,interpret --tokens tokens.toml --output dashboard.token
   kanserve token new ci --roles infer --expires 90d --rate 100 --tokens tokens.toml --output ci.token
   kanserve token list --tokens tokens.toml
   kanserve token revoke ci --tokens tokens.toml
 
-A token is shown once, when it is made; the tokens file holds its sha256. --output FILE writes the token where only you
-can read it. `> FILE` leaves that to the umask: usually everyone on the machine can read the file. To rotate a token,
-make another under a second name, hand it out, and revoke the first: a running server follows the tokens file.
 """
 DAYS = re.compile(r"([1-9]\d{0,4})d")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.epilog = EXAMPLES
-    parser.add_argument("action", choices=("new", "list", "revoke"), metavar="new|list|revoke", help="what to do")
-    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="whose token: told in the server's log")
+    parser.description, parser.epilog = TEXT, EXAMPLES
+    parser.add_argument(
+        "action",
+        choices=("new", "list", "revoke"),
+        metavar="new|list|revoke",
+        help="new: create a token; list: show all callers; revoke: delete a token",
+    )
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default="",
+        metavar="NAME",
+        help="name of the token, which the server logs; new and revoke need it (default: none)",
+    )
     parser.add_argument(
         "--tokens",
         type=Path,
         default=os.environ.get("KANSERVE_TOKENS"),
         metavar="FILE",
-        help="the file, as of `kanserve serve --tokens` (default: KANSERVE_TOKENS)",
+        help="token file of the server, as for `kanserve serve --tokens` (default: KANSERVE_TOKENS)",
     )
-    parser.add_argument("--roles", type=_roles, metavar="A,B", help=f"new: what it may do: {', '.join(Role)}")
-    parser.add_argument("--expires", type=_time, metavar="TIME", help="new: a date, or days from now as in 90d (never)")
-    parser.add_argument("--rate", type=_rate, metavar="N", help="new: calls per second (any number)")
     parser.add_argument(
-        "--stdin", action="store_true", help="new: take the token from stdin, as one that a secret store has made"
+        "--roles",
+        type=_roles,
+        metavar="A,B",
+        help=f"new: roles of the token, separated by commas: {', '.join(Role)} (default: none, required)",
+    )
+    parser.add_argument(
+        "--expires",
+        type=_time,
+        metavar="TIME",
+        help="new: expiry as a date (2027-01-31) or in days from now (90d) (default: never)",
+    )
+    parser.add_argument(
+        "--rate", type=_rate, metavar="N", help="new: largest number of calls per second (default: no limit)"
+    )
+    parser.add_argument(
+        "--stdin",
+        action="store_true",
+        help="new: read the token from stdin, such as a token from a secret store (default: off)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="new: write the token to FILE with mode 0600 instead of stdout; an existing FILE is an error",
+        help="new: write the token to this file with mode 0600; an existing file is an error (default: stdout)",
     )
-    parser.add_argument("--force", action="store_true", help="new: --output replaces an existing FILE")
+    parser.add_argument("--force", action="store_true", help="new: replace an existing --output file (default: off)")
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
     if args.tokens is None:
-        raise InputError("--tokens FILE is missing, and KANSERVE_TOKENS is not set")
+        raise InputError(
+            "missing argument: --tokens FILE",
+            code="argument-missing",
+            hint="pass --tokens FILE, or set KANSERVE_TOKENS",
+        )
     if args.action != "list" and not args.name:
-        raise InputError(f"`kanserve token {args.action}` needs a NAME")
+        raise InputError(
+            "missing argument: NAME",
+            code="argument-missing",
+            hint=f"pass the name of the token: `kanserve token {args.action} NAME`",
+        )
     try:
         return {"new": _new, "list": _list, "revoke": _revoke}[args.action](args)
     except ConfigError as error:
-        raise CommandError(str(error), kind="ConfigError", exit_code=Exit.WRONG) from error
+        raise CommandError(str(error), code=error.code, hint=error.hint, kind="ConfigError") from error
 
 
 def _new(args: argparse.Namespace) -> int:
     if not args.roles:
-        raise InputError(f"--roles is missing: {', '.join(Role)}")
+        raise InputError(
+            "missing argument: --roles",
+            code="argument-missing",
+            hint=f"pass one or more of {', '.join(Role)}: --roles infer,interpret",
+        )
     if args.stdin and args.output is not None:
-        raise InputError("--output writes a new token, and --stdin gives one that is already stored somewhere")
+        raise InputError(
+            "--output cannot be combined with --stdin", code="arguments-conflict", hint="remove --output or --stdin"
+        )
     supplied = _from_stdin() if args.stdin else ""
     with _output(args.output, force=args.force) as put:
         token = token_file.new(args.tokens, args.name, args.roles, token=supplied, expires=args.expires, rate=args.rate)
@@ -91,21 +133,21 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace, token: str) -> None:
-    """Print the new token's name and place. `token`: "" if the command must not show it."""
+    """Print the name of the new token and its file. `token`: "" if the command must not print the token."""
     if args.json:
         written = None if args.output is None else str(args.output)
         print_json({"name": args.name, "roles": args.roles, "token": token or None, "output": written})
     elif token:
         say(token)
-        note(f"the token of {args.name}; it is not shown again")
+        note(f"token of {args.name}; kanserve does not show it again")
     elif args.output is not None:
-        note(f"{args.output}: the token of {args.name}, which only you can read")
+        note(f"{args.output}: token of {args.name}; only you can read the file")
 
 
 @contextlib.contextmanager
 def _output(path: Path | None, *, force: bool) -> Iterator[Callable[[str], None]]:
-    """A function that writes a token to the file. The command opens the file before it makes the token, because a
-    caller whose token is lost would be of no use. Raises CommandError."""
+    """A function that writes a token to the file. The command opens the file before it creates the token, so that no
+    token is lost. Raises CommandError."""
     if path is None:
         yield lambda token: None
         return
@@ -118,19 +160,29 @@ def _output(path: Path | None, *, force: bool) -> Iterator[Callable[[str], None]
         with folder.new(path.name) as file:
             yield lambda token: file.writelines([f"{token}\n".encode()])
     except FileExistsError as error:
-        raise InputError(f"--output {path} exists already", hint="name another file, or add --force") from error
+        raise InputError(
+            f"--output {path} exists", code="output-exists", hint="pass another file, or add --force"
+        ) from error
     except safe_files.UnsafeFile as error:
-        raise InputError(f"--output: {error.filename} {error.reason}", hint="name another file") from error
+        raise InputError(
+            f"--output: {error.filename} {error.reason}", code="output-unsafe", hint="pass a file in another folder"
+        ) from error
     except OSError as error:
-        raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
+        raise InputError(
+            f"--output {path} cannot be written: {error.strerror}",
+            code="output-not-writable",
+            hint="pass a file in an existing folder that you can write",
+        ) from error
 
 
 def _from_stdin() -> str:
     token = sys.stdin.readline().strip()
     if not token_file.SHORTEST <= len(token) <= token_file.LONGEST or not token.isascii() or not token.isprintable():
         raise InputError(
-            f"the token on stdin has {len(token)} characters: {token_file.SHORTEST} to {token_file.LONGEST} "
-            "printable ones were expected, as of 32 random bytes in base64"
+            f"the token on stdin has {len(token)} characters, expected {token_file.SHORTEST} to {token_file.LONGEST} "
+            "printable ASCII characters",
+            code="token-invalid",
+            hint="create a token, such as 32 random bytes in base64: `head -c 32 /dev/urandom | base64`",
         )
     return token
 
@@ -144,16 +196,16 @@ def _list(args: argparse.Namespace) -> int:
         return Exit.DONE
     from kanexport.contract.cli.tables import Table
 
-    table = Table("", ("name", "shows", "roles", "expires", "calls per second", "state"))
+    table = Table("", ("name", "credential", "roles", "expires", "calls per second", "state"))
     for caller in callers:
-        never, unbounded = caller["expires"] or "never", caller["rate"] or "any"
+        never, unbounded = caller["expires"] or "never", caller["rate"] or "no limit"
         table.add(caller["name"], caller["shows"], ", ".join(caller["roles"]), never, str(unbounded), caller["state"])
     table.show()
     return Exit.DONE
 
 
 def _caller(entry: token_file.Entry, shows: str) -> dict[str, Any]:
-    """A caller for machines: never the hash."""
+    """A caller for JSON, without the hash of its token."""
     expires = entry.principal.expires
     shown = None if expires is None else f"{datetime.datetime.fromtimestamp(expires, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
     return {
@@ -171,7 +223,7 @@ def _revoke(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"revoked": args.name})
     else:
-        note(f"{args.name} is revoked; running servers follow within seconds")
+        note(f"{args.name} revoked; running servers apply the change within seconds")
     return Exit.DONE
 
 
@@ -180,7 +232,7 @@ def _roles(text: str) -> list[Role]:
     try:
         return sorted({Role(role.strip()) for role in text.split(",")})
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(Role)}, with commas between them") from error
+        raise invalid(text, f"one or more of {', '.join(Role)}, separated by commas") from error
 
 
 def _time(text: str) -> datetime.datetime:
@@ -190,13 +242,10 @@ def _time(text: str) -> datetime.datetime:
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date, as 2027-01-31, and no days, as 90d") from error
+        raise invalid(text, "a date such as 2027-01-31, or days such as 90d") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
 def _rate(text: str) -> float:
     """An argparse type: calls per second, above 0."""
-    value = float(text)
-    if not 0 < value <= token_file.FASTEST:
-        raise argparse.ArgumentTypeError(f"{text} is no number of calls per second above 0")
-    return value
+    return number(text, "a number of calls per second above 0", lambda value: 0 < value <= token_file.FASTEST)

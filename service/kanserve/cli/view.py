@@ -15,20 +15,24 @@ from kanexport.contract.cli.console import Exit, note
 from kanserve.cli import session
 from kanserve.cli.options import CommandError, add_json_option
 
-TEXT = """Look into the models of a repository, or into a checkpoint: serve them to this machine alone, on
-ports that are free, and open the observatory page. Ends with Ctrl-C, and leaves nothing behind.
+TEXT = """Open the web UI for a local repository or checkpoint.
+
+The command serves the models on free ports of 127.0.0.1 until Ctrl-C. It exports a checkpoint to a temporary folder
+first, and removes the folder at the end.
 """
 EXAMPLES = """examples:
   kanserve view models
-  kanserve view digits.pt                         exported for this command alone
+  kanserve view tests/golden/checkpoints/pykan-hello-adapted/model
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.description, parser.epilog = TEXT, EXAMPLES
-    parser.add_argument("folder", metavar="FOLDER", help="a repository, or a checkpoint")
-    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
+    parser.add_argument("folder", metavar="FOLDER", help="model repository, or the path of a checkpoint")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the address without opening a browser (default: off)"
+    )
     add_json_option(parser)
 
 
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         ):
             where = session.ui_address(address, *([name] if name else []))
             session.show(where, browser=not args.no_browser, as_json=args.json)
-            note("Ctrl-C ends it")
+            note("press Ctrl-C to stop the server")
             ended.wait()
     finally:
         for number, handler in before.items():
@@ -65,8 +69,9 @@ def _models(path: str) -> Iterator[tuple[Path, str]]:
     if not session.is_here(path):
         raise CommandError(
             f"{path} is neither a folder nor a checkpoint",
-            hint="a repository is what `kanserve export --repository` writes into",
+            code="repository-not-a-folder",
+            hint="pass a repository of `kanserve export --repository FOLDER`, or a checkpoint",
             exit_code=Exit.WRONG,
         )
-    with session.exported(path, None, then="showing it") as (folder, name):
+    with session.exported(path, None, then="serving it") as (folder, name):
         yield folder / session.MODELS, name

@@ -18,24 +18,30 @@ from kanserve.observability.log_events import EVENTS
 PAGE, SCHEMA, EVENTS_PAGE = "settings.md", "kanserve.schema.json", "log-events.md"
 DRAFT = "http://json-schema.org/draft-07/schema#"
 SIZE = r"^\s*\d+\s*([Kk][Ii][Bb]|[Mm][Ii][Bb]|[Gg][Ii][Bb])\s*$"
-MOST = 2**31 - 1  # of a count: as good as no bound
+MOST = 2**31 - 1  # upper bound of a count, which in practice does not bound it
 KEPT = ("description", "default", "type", "enum", "pattern", "minimum", "maximum", "items")
-# How pydantic calls bounds of what passes a validator of ours first.
+# Names in pydantic of the bounds of a value that a validator of this package converts first.
 BOUNDS = {"ge": "minimum", "le": "maximum"}
 HEAD = """# Settings
 
-`make reference` writes this file from `service/kanserve/config/settings.py`. [Configure](../guides/serve/configure.md)
-explains them.
+This page lists every setting of `kanserve serve`, for operators of a server.
 
-Each setting is a flag, a variable and a key of the file that `--config` names: `--grpc-port 9001`,
-`KANSERVE_GRPC_PORT=9001`, `grpc_port = 9001`. Flags win over variables, these over the file, that over the default. A
-switch is `--reflection` or `--no-reflection`, and true or false elsewhere. Sizes are numbers of bytes, or text such as
-"4MiB" (KiB, MiB, GiB), times are seconds, and paths in the file are relative to it. A name that is no setting is an
-error wherever it stands.
+`make reference` writes this file from `service/kanserve/config/settings.py`. [Configure the
+server](../guides/serve/configure.md) shows how you set, check and reload them.
 
-`kanserve serve --show-config` prints every value and where it comes from, `kanserve serve --check` says if a server
-would come up with them. Editors complete and check a file that begins with its schema,
-[kanserve.schema.json](kanserve.schema.json) (`python -m kanserve.config.reference --schema` prints it):
+| form of a setting | example |
+|---|---|
+| flag | `--grpc-port 9001`; a switch is `--reflection` or `--no-reflection` |
+| environment variable | `KANSERVE_GRPC_PORT=9001`; a switch is `true` or `false` |
+| key of the TOML file that `--config` names | `grpc_port = 9001` |
+
+A flag overrides a variable, a variable overrides the file, and the file overrides the default. A size is a number of
+bytes or a text such as "4MiB" (KiB, MiB, GiB). A time is in seconds. A path in the file is relative to the file. A name
+that is not a setting is an error in all three forms.
+
+`kanserve serve --show-config` prints each value with its origin. `kanserve serve --check` checks them without serving.
+An editor can complete and check a file that names the JSON schema [kanserve.schema.json](kanserve.schema.json).
+`python -m kanserve.config.reference --schema` prints this schema.
 
 ```toml
 #:schema ./kanserve.schema.json
@@ -45,17 +51,19 @@ max_request_bytes = "8MiB"
 access_log = "sampled:100"
 ```
 
-The last column shows what applies a change of the file. On SIGHUP the server reloads the file and applies the
+The last column shows how a change of the file takes effect. On SIGHUP the server reloads the file and applies the
 reloadable settings. All others need a restart; the log event `settings_pending_restart` names the changed ones.
 """
 EVENTS_HEAD = """# Log events
+
+This page lists every event that the server logs, for operators who search logs or alert on them.
 
 `make reference` writes this file from `service/kanserve/observability/log_events.py`.
 
 The server writes one JSON document or one console line per event. `event` is an id that never changes, so search and
 alert on it. `message` explains the event and may change. `level`, `timestamp` and `component` are in every line, and
-`request_id` is in every line of a request. The [runbook](../operations/runbook.md) explains all events
-of level error.
+`request_id` is in every line of a request. [Error events](../operations/runbook-errors.md) of the runbook explains all
+events of level error.
 """
 SIZES = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 COLUMNS = ("setting", "default", "values", "meaning", "applied by")
@@ -117,7 +125,7 @@ def texts() -> dict[str, str]:
 
 
 def _present(schema: dict[str, Any]) -> dict[str, Any]:
-    """A setting that may be absent, as it is where it is there."""
+    """The schema of an optional setting when it is set."""
     return {**schema, **next((option for option in schema.get("anyOf", ()) if option.get("type") != "null"), {})}
 
 
@@ -136,7 +144,7 @@ def _allowed(schema: dict[str, Any], unit: str) -> str:
     if "enum" in schema:
         return ", ".join(schema["enum"])
     if "pattern" in schema:
-        return "see there"
+        return "see meaning"
     bounds = schema["anyOf"][0] if "anyOf" in schema else schema
     if bounds.get("maximum") == MOST and unit == "N":
         return f"{bounds['minimum']} or more"

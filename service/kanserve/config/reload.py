@@ -77,10 +77,10 @@ class Reload(Changes):
         try:
             settings = await asyncio.to_thread(self._read)
         except ConfigError as error:
-            reason = str(error)
+            reason, code, hint = str(error), error.code, error.hint
         else:
             return self._apply(settings)
-        log.error("settings_reload_failed", reason=reason)
+        log.error("settings_reload_failed", reason=reason, code=code, hint=hint)
         return Change(self._live, refused=True, waiting=self._waiting)
 
     def _apply(self, settings: Settings) -> Change:

@@ -77,25 +77,43 @@ def setting(
     default: Any, description: str, *, group: Group, metavar: str = "", live: bool = False, **checks: Any
 ) -> Any:
     """A setting with its default, and how its flag is shown. A switch needs no `metavar`. `live`: it may change while
-    the server runs, and `App.change` takes it over."""
+    the server runs, and `App.change` applies it."""
     if "pattern" in checks:  # which pydantic looks for anywhere in a value
         checks["pattern"] = f"^({checks['pattern']})$"
     shown: JsonDict = {"group": group, "metavar": metavar, "live": live}
     return Field(default, description=description, json_schema_extra=shown, **checks)
 
 
+class SettingFault(ValueError):
+    """Fault of one setting, or of several together. `sources.load` turns it into a ConfigError."""
+
+    def __init__(self, text: str, *, code: str, hint: str) -> None:
+        super().__init__(text)
+        self.code, self.hint = code, hint
+
+
 class Settings(BaseSettings):
     """Immutable settings of one server process. Build them with `sources.load`, or directly in tests.
 
-    All limits that an operator may want to set are here. A limit that the protocol fixes is a constant next to its
+    All limits that an operator may set are here. A limit that the protocol fixes is a constant next to its
     use.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    repository: Path = Field(description="folder of models: NAME/VERSION/model.onnx")
-    host: str = setting("127.0.0.1", "address of the gRPC port", group=Group.ADDRESSES, metavar="ADDRESS")
-    grpc_port: Port = setting(8001, "port for gRPC; 0: any free port", group=Group.ADDRESSES, metavar="PORT")
+    repository: Path = Field(description="model repository: folder with NAME/VERSION/model.onnx")
+    host: str = setting(
+        "127.0.0.1",
+        "address of the port for gRPC and HTTP; an address that other machines reach needs TLS and authentication",
+        group=Group.ADDRESSES,
+        metavar="ADDRESS",
+    )
+    grpc_port: Port = setting(
+        8001,
+        "port for gRPC, and for HTTP with the asgi transport; 0: any free port",
+        group=Group.ADDRESSES,
+        metavar="PORT",
+    )
     transport: Literal["auto", "asgi", "grpcio"] = setting(
         "auto",
         "implementation of HTTP/2; auto: asgi if h2corn is installed, otherwise grpcio",
@@ -110,47 +128,63 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
     )
-    metrics_host: str = setting("127.0.0.1", "address of the metrics port", group=Group.ADDRESSES, metavar="ADDRESS")
+    metrics_host: str = setting(
+        "127.0.0.1",
+        "address of the metrics port, which has neither TLS nor authentication",
+        group=Group.ADDRESSES,
+        metavar="ADDRESS",
+    )
     metrics_port: Port = setting(
-        8002, "port for Prometheus metrics; 0: any free port", group=Group.ADDRESSES, metavar="PORT"
+        8002, "port for Prometheus metrics over plain HTTP; 0: any free port", group=Group.ADDRESSES, metavar="PORT"
     )
     insecure: bool = setting(
         False,
-        "permission for an address that other machines reach without TLS or without client authentication",
+        "permission to listen on an address that other machines reach, without TLS or without client authentication",
         group=Group.ADDRESSES,
     )
     workers: int = setting(
         1,
-        "worker processes that share the port; each has its share of the threads",
+        "worker processes that share the port; each has a copy of the models and its share of the compute threads",
         group=Group.ADDRESSES,
         metavar="N",
         ge=1,
         le=256,
     )
-    reflection: bool = setting(False, "gRPC server reflection", group=Group.ADDRESSES)
+    reflection: bool = setting(
+        False, "gRPC server reflection, with which tools list the methods and messages", group=Group.ADDRESSES
+    )
 
-    tls_cert: Path | None = setting(None, "server certificate chain, PEM", group=Group.TLS, metavar="FILE")
+    tls_cert: Path | None = setting(
+        None, "PEM file of the server certificate chain; unset: no TLS", group=Group.TLS, metavar="FILE"
+    )
     tls_key: Path | None = setting(
-        None, "private key of the server certificate, PEM without a password", group=Group.TLS, metavar="FILE"
+        None,
+        "PEM file of the private key of the server certificate, without a password; unset: no TLS",
+        group=Group.TLS,
+        metavar="FILE",
     )
     tls_client_ca: Path | None = setting(
         None,
-        "client CA certificates, PEM; a client must present a certificate that one of them signed",
+        "PEM file of the client CA certificates, which must have signed the certificate of each client; unset: "
+        "clients need "
+        "no certificate",
         group=Group.TLS,
         metavar="FILE",
     )
 
     credential_poll_seconds: Seconds = setting(
         10.0,
-        "interval between two checks of the certificates and the token file; a token file change is found within a "
-        "twentieth of it",
+        "interval between two checks of the certificates and the token file; the server finds a change of the token "
+        "file "
+        "within 5% of it",
         group=Group.ACCESS,
         metavar="SECONDS",
         live=True,
     )
     tokens: Path | None = setting(
         None,
-        "token file: the clients that have access, see `kanserve token`",
+        "token file, which `kanserve token` writes: clients that have access, and their roles; unset: every client has "
+        "access to everything",
         group=Group.ACCESS,
         metavar="FILE",
     )
@@ -160,23 +194,35 @@ class Settings(BaseSettings):
     )
     device: Literal["cpu", "cuda"] = setting(
         "cpu",
-        "device that executes the graphs; kanserve never falls back to another device",
+        "device that executes the graphs; if it is not available, the server does not start",
         group=Group.MODELS,
         metavar="cpu|cuda",
     )
     threads: int = setting(
-        0, "compute threads; 0: as many as the cgroup grants", group=Group.MODELS, metavar="N", ge=0, le=1024
+        0,
+        "compute threads per model, shared by the workers; 0: as many as the CPU limit of the cgroup allows",
+        group=Group.MODELS,
+        metavar="N",
+        ge=0,
+        le=1024,
     )
     plain_onnx: bool = setting(
-        False, "serving of model.onnx files that have no manifest; such models have no edge queries", group=Group.MODELS
+        False,
+        "serving of model.onnx files without a manifest; such models are not verified and have no edge queries",
+        group=Group.MODELS,
     )
     plain_onnx_max_batch_size: Count = setting(
         1024, "maximum rows of one request to a model without a manifest", group=Group.MODELS, metavar="N"
     )
-    max_file_bytes: FileSize = setting(2**30, "maximum size of one model file", group=Group.MODELS, metavar="BYTES")
+    max_file_bytes: FileSize = setting(
+        2**30,
+        "maximum size of one model file; the server rejects versions with larger files",
+        group=Group.MODELS,
+        metavar="BYTES",
+    )
     allow_hard_links: bool = setting(
         False,
-        "acceptance of model files with more than one hard link, as some images and file stores create them",
+        "acceptance of model files with more than one hard link, which some images and file stores create",
         group=Group.MODELS,
     )
     load_check: bool = setting(
@@ -186,19 +232,19 @@ class Settings(BaseSettings):
     )
     load_timeout: Seconds = setting(
         60.0,
-        "time limit of the load check of one version, plus 1 s per 16 MiB of model files",
+        "time limit of the load check of one version, in seconds; 1 s is added per 16 MiB of model files",
         group=Group.MODELS,
         metavar="SECONDS",
     )
     load_memory_bytes: FileSize = setting(
         4 * 2**30,
-        "memory limit of the load check of one version, in addition to four times the size of its files",
+        "memory limit of the load check of one version, in addition to 4 times the size of its files",
         group=Group.MODELS,
         metavar="BYTES",
     )
     graph_allowlist: Literal["strict", "relaxed"] = setting(
         "strict",
-        "operators that a graph may have; strict: known operators; relaxed: also loops, functions and other domains",
+        "operators that a graph may contain; strict: known operators; relaxed: also loops, functions and other domains",
         group=Group.MODELS,
         metavar="strict|relaxed",
     )
@@ -217,7 +263,7 @@ class Settings(BaseSettings):
     )
     inline_run_seconds: float = setting(
         200e-6,
-        "longest graph execution that runs on the event loop instead of a thread; 0: none",
+        "longest graph execution that runs on the event loop instead of a thread; 0: all run on threads",
         group=Group.MODELS,
         metavar="SECONDS",
         ge=0,
@@ -226,7 +272,7 @@ class Settings(BaseSettings):
 
     compute_nice: int = setting(
         10,
-        "niceness of the compute threads compared with the threads that answer requests",
+        "niceness of the compute threads, relative to the threads that handle requests; 0: the same priority",
         group=Group.MODELS,
         metavar="N",
         ge=0,
@@ -235,32 +281,36 @@ class Settings(BaseSettings):
 
     state_dir: Path | None = setting(
         None,
-        "folder that keeps the statistics over restarts; each server needs its own; unset: statistics start at zero",
+        "folder in which the traffic statistics persist; each server needs a separate folder; unset: statistics start "
+        "at "
+        "zero after a restart",
         group=Group.MODELS,
         metavar="DIR",
     )
     repository_poll_seconds: Pause = setting(
         2.0,
-        "interval between two scans of the repository; 0: the server scans only on SIGHUP",
+        "interval between two scans of the repository; 0: the server scans on SIGHUP only",
         group=Group.MODELS,
         metavar="SECONDS",
     )
     model_control: Literal["poll", "explicit"] = setting(
         "poll",
-        "models that are loaded; poll: all in the repository; explicit: those that RepositoryModelLoad names",
+        "selection of the loaded models; poll: all in the repository; explicit: those that RepositoryModelLoad "
+        "requests",
         group=Group.MODELS,
         metavar="poll|explicit",
     )
     load_model: str = setting(
         "",
-        "models that are loaded at the start if model_control is explicit: names separated by commas, or *",
+        "models that are loaded at the start if model_control is explicit: names separated by commas; *: all; empty: "
+        "none",
         group=Group.MODELS,
         metavar="NAMES",
         pattern=r"|\*|[A-Za-z0-9][A-Za-z0-9._-]{0,127}(,[A-Za-z0-9][A-Za-z0-9._-]{0,127})*",
     )
     version_policy: str = setting(
         "all",
-        "versions that are served if a model's config.pbtxt has no policy: all, latest:N, specific:1,3",
+        "versions that are served if the config.pbtxt of a model has no policy: all, latest:N, specific:1,3",
         group=Group.MODELS,
         metavar="POLICY",
         pattern=r"all|latest:[1-9]\d{0,8}|specific:[1-9]\d{0,17}(,[1-9]\d{0,17})*",
@@ -269,29 +319,34 @@ class Settings(BaseSettings):
     batching: bool = setting(True, "dynamic batching of the waiting requests of one model", group=Group.MODELS)
     max_queue_delay_microseconds: int = setting(
         0,
-        "maximum time that a request waits for others to join its batch; 0: none",
+        "maximum time that a request waits for others to join its batch; 0: requests do not wait",
         group=Group.MODELS,
         metavar="N",
         ge=0,
         le=10**7,
     )
-    max_batch_rows: Count = setting(1024, "maximum rows of one batch", group=Group.MODELS, metavar="N")
+    max_batch_rows: Count = setting(
+        1024,
+        "maximum rows of one batch; max_batch_size of the model is a second limit",
+        group=Group.MODELS,
+        metavar="N",
+    )
 
     max_request_bytes: Size = setting(
         4 * MIB,
-        "maximum size of one request; unset: at least one full batch of each model",
+        "maximum size of one request; if it is not set, the server raises it to a full batch, up to 32 MiB",
         group=Group.LIMITS,
         metavar="BYTES",
     )
     max_response_bytes: Size = setting(
         16 * MIB,
-        "maximum size of one response; larger ones are rejected before they are computed",
+        "maximum size of one response; the server rejects requests for larger ones before it computes them",
         group=Group.LIMITS,
         metavar="BYTES",
     )
     max_typed_contents_bytes: Size = setting(
         MIB,
-        "maximum size of the typed contents of one input; raw contents need less work",
+        "maximum size of the typed contents of one input; raw contents are limited by max_request_bytes only",
         group=Group.LIMITS,
         metavar="BYTES",
     )
@@ -300,27 +355,30 @@ class Settings(BaseSettings):
         1000, "maximum number of served models; the server rejects and logs the others", group=Group.LIMITS, metavar="N"
     )
     max_pending_requests: Count = setting(
-        256, "maximum requests of one model that wait or run", group=Group.LIMITS, metavar="N"
+        256,
+        "maximum requests of one model in its queue or in execution; the server rejects further ones with UNAVAILABLE",
+        group=Group.LIMITS,
+        metavar="N",
     )
     max_queue_bytes: Size = setting(
-        64 * MIB, "maximum size of the waiting inputs of one model", group=Group.LIMITS, metavar="BYTES"
+        64 * MIB, "maximum size of the inputs in the queue of one model", group=Group.LIMITS, metavar="BYTES"
     )
     max_edge_query_rows: Count = setting(4096, "maximum rows of one edge query", group=Group.LIMITS, metavar="N")
     max_edge_query_evaluations: Count = setting(
-        2**27, "maximum evaluations of one edge query: rows x positions x edges", group=Group.LIMITS, metavar="N"
+        2**27, "maximum edge evaluations of one edge query: rows x positions x edges", group=Group.LIMITS, metavar="N"
     )
     max_edge_queries: Count = setting(
-        16, "maximum edge queries of one model that wait or run", group=Group.LIMITS, metavar="N"
+        16, "maximum edge queries of one model in the queue or in execution", group=Group.LIMITS, metavar="N"
     )
     statistics: Literal["off", "sampled", "full"] = setting(
         "sampled",
-        "share of live traffic that statistics analyse; off: none; sampled: statistics_rows_per_second; full: all rows",
+        "traffic statistics; off: none; sampled: statistics_rows_per_second rows per second; full: all rows",
         group=Group.LIMITS,
         metavar="off|sampled|full",
     )
     statistics_rows_per_second: int = setting(
         200,
-        "rows per second of each version that statistics analyse if statistics is sampled; 0: none",
+        "rows per second and version that the statistics sample if statistics is sampled; 0: none",
         group=Group.LIMITS,
         metavar="N",
         ge=0,
@@ -328,37 +386,41 @@ class Settings(BaseSettings):
     )
     sample_rows: int = setting(
         0,
-        "latest rows of each version that stay in memory and that clients with the role interpret can read; 0: none",
+        "latest request rows per version that stay in memory, which clients with the role interpret can read; 0: none; "
+        "these rows are data of clients",
         group=Group.LIMITS,
         metavar="N",
         ge=0,
         le=1000,
     )
     edge_query_chunk_bytes: Size = setting(
-        32 * MIB, "maximum size of the edge values that one query holds at a time", group=Group.LIMITS, metavar="BYTES"
+        32 * MIB,
+        "maximum size of the edge values that one edge query holds in memory at a time",
+        group=Group.LIMITS,
+        metavar="BYTES",
     )
     # Each may hold a request of `max_request_bytes`. Queues refuse long before; this
     # bounds memory when many models, or many connections, are busy at once. A stream that a
     # connection may not open is reset without a word, so `max_concurrent_streams` is no smaller.
     max_inflight_requests: Count = setting(
-        1024, "maximum requests that the process handles at once", group=Group.LIMITS, metavar="N", live=True
+        1024, "maximum requests that one process handles at once", group=Group.LIMITS, metavar="N", live=True
     )
     max_inflight_bytes: Size = setting(
         256 * MIB,
-        "maximum size of all messages that the process handles at once",
+        "maximum size of all messages that one process handles at once",
         group=Group.LIMITS,
         metavar="BYTES",
         live=True,
     )
     max_stream_requests: Count = setting(
         64,
-        "maximum requests of one ModelStreamInfer that run or wait for their response to be sent",
+        "maximum requests of one ModelStreamInfer stream in execution or with an unsent response",
         group=Group.LIMITS,
         metavar="N",
     )
     max_deadline_seconds: float | None = setting(
         None,
-        "maximum duration of a call and of each request of a stream; unset: no limit",
+        "maximum duration of a call, and of each request of a stream; it shortens longer deadlines; unset: no limit",
         group=Group.LIMITS,
         metavar="SECONDS",
         ge=0.001,
@@ -366,13 +428,17 @@ class Settings(BaseSettings):
     )
     max_watch_streams: Count = setting(
         64,
-        "maximum open health watches, and as many statistics watches, of which one known client may have a quarter",
+        "maximum open health watches, and maximum open statistics watches; one authenticated client may have 25% of "
+        "the "
+        "statistics watches",
         group=Group.LIMITS,
         metavar="N",
         live=True,
     )
 
-    max_connections: Count = setting(1000, "maximum open connections", group=Group.CONNECTIONS, metavar="N")
+    max_connections: Count = setting(
+        1000, "maximum open connections of the process", group=Group.CONNECTIONS, metavar="N"
+    )
     max_concurrent_streams: Count = setting(
         2048, "maximum concurrent calls on one connection", group=Group.CONNECTIONS, metavar="N"
     )
@@ -381,22 +447,25 @@ class Settings(BaseSettings):
     )
     request_read_timeout: Seconds = setting(
         30.0,
-        "time limit for a client to send a whole request, and to read its response (asgi)",
+        "time limit for a client to send a whole request, and to read its response, in seconds (asgi)",
         group=Group.CONNECTIONS,
         metavar="SECONDS",
     )
     handshake_timeout: Seconds = setting(
-        10.0, "time limit for the handshake of a new connection", group=Group.CONNECTIONS, metavar="SECONDS"
+        10.0, "time limit for the handshake of a new connection, in seconds", group=Group.CONNECTIONS, metavar="SECONDS"
     )
     max_connection_idle_seconds: Seconds = setting(
-        300.0, "time after which an idle connection is closed", group=Group.CONNECTIONS, metavar="SECONDS"
+        300.0,
+        "time without calls after which the server closes a connection",
+        group=Group.CONNECTIONS,
+        metavar="SECONDS",
     )
     max_connection_age_seconds: Seconds = setting(
-        1800.0, "time after which any connection is closed (grpcio)", group=Group.CONNECTIONS, metavar="SECONDS"
+        1800.0, "age at which the server closes a connection (grpcio)", group=Group.CONNECTIONS, metavar="SECONDS"
     )
     max_connection_age_grace_seconds: Seconds = setting(
         30.0,
-        "time that calls have to finish on a connection that has reached its maximum age (grpcio)",
+        "time that calls have to finish after their connection has reached its maximum age (grpcio)",
         group=Group.CONNECTIONS,
         metavar="SECONDS",
     )
@@ -408,14 +477,14 @@ class Settings(BaseSettings):
     )
     scrape_timeout: Seconds = setting(
         10.0,
-        "time limit for a client of the metrics port to send its request and read the response",
+        "time limit for a client of the metrics port to send its request and read the response, in seconds",
         group=Group.CONNECTIONS,
         metavar="SECONDS",
     )
 
     drain_delay_seconds: float = setting(
         5.0,
-        "time between SIGTERM, when the server reports not ready, and the end of accepting requests",
+        "on SIGTERM, time between reporting not ready and rejecting new requests; 0: no wait",
         group=Group.SHUTDOWN,
         metavar="SECONDS",
         live=True,
@@ -424,7 +493,8 @@ class Settings(BaseSettings):
     )
     drain_reject_seconds: float = setting(
         0.5,
-        "time during which a draining server rejects new requests with UNAVAILABLE before it closes the port",
+        "on SIGTERM, time during which the server rejects new requests with UNAVAILABLE before it closes the port; 0: "
+        "no wait",
         group=Group.SHUTDOWN,
         metavar="SECONDS",
         live=True,
@@ -433,7 +503,8 @@ class Settings(BaseSettings):
     )
     drain_grace_seconds: float = setting(
         25.0,
-        "time that in-flight requests have to finish after the port is closed",
+        "on SIGTERM, time that in-flight requests have to finish after the port is closed; 0: the server cancels them "
+        "at once",
         group=Group.SHUTDOWN,
         metavar="SECONDS",
         live=True,
@@ -443,7 +514,7 @@ class Settings(BaseSettings):
 
     loop_stall_seconds: float = setting(
         20.0,
-        "time without a heartbeat of the event loop after which the watchdog ends the process; 0: never",
+        "time without a heartbeat of the event loop after which the watchdog ends the process; 0: no limit",
         group=Group.SHUTDOWN,
         metavar="SECONDS",
         ge=0,
@@ -451,7 +522,7 @@ class Settings(BaseSettings):
     )
     run_stall_seconds: float = setting(
         120.0,
-        "duration of one graph execution after which the server shuts down; 0: never",
+        "duration of one graph execution after which the server shuts down; 0: no limit",
         group=Group.SHUTDOWN,
         metavar="SECONDS",
         ge=0,
@@ -466,17 +537,17 @@ class Settings(BaseSettings):
         live=True,
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "least severe level that is logged", group=Group.LOGS, metavar="debug|info|warning|error", live=True
+        "info", "least severe level of the log", group=Group.LOGS, metavar="debug|info|warning|error", live=True
     )
 
     traces: bool = setting(
         False,
-        "export of OpenTelemetry traces with OTLP; the OTEL_* variables configure it (extra `otel`)",
+        "export of OpenTelemetry traces with OTLP, which the OTEL_* variables configure; needs the extra `otel`",
         group=Group.LOGS,
     )
     access_log: str = setting(
         "errors",
-        "requests that are logged: all, sampled:N (errors and one of N successes), errors, none (only internal errors)",
+        "requests that are logged: all, sampled:N (errors and one of N successes), errors, none (internal errors only)",
         group=Group.LOGS,
         metavar="POLICY",
         live=True,
@@ -497,17 +568,19 @@ class Settings(BaseSettings):
 
     @property
     def exposed(self) -> str:
-        """Fault of an address that other machines reach, or "". TLS proves the server's identity to callers; it
-        keeps no caller out."""
+        """Fault of an address that other machines reach, or "". TLS identifies the server to clients; it does not
+        authenticate clients."""
         if is_loopback(self.host):
             return ""
         if self.tls_cert is None:
-            return "tokens would travel in the clear" if self.tokens else "there is neither TLS nor authentication"
-        return "" if self.tokens or self.tls_client_ca else "TLS keeps no caller out"
+            return (
+                "tokens would be sent without encryption" if self.tokens else "there is neither TLS nor authentication"
+            )
+        return "" if self.tokens or self.tls_client_ca else "TLS does not authenticate clients"
 
     @property
     def sampled_rows_per_second(self) -> float:
-        """Rows per second of a version that statistics analyse; infinite: all."""
+        """Rows per second of a version that statistics sample; infinite: all."""
         return {"off": 0.0, "sampled": float(self.statistics_rows_per_second), "full": math.inf}[self.statistics]
 
     @property
@@ -519,19 +592,21 @@ class Settings(BaseSettings):
     @classmethod
     def _repository_is_a_folder(cls, value: Path) -> Path:
         if not value.is_dir():
-            raise ValueError(
-                f"{value} is not a folder; `kanserve export CHECKPOINT --repository {value} --name NAME` makes one"
+            raise SettingFault(
+                f"{value} is not a folder",
+                code="repository-not-a-folder",
+                hint=f"create it with 'kanserve export CHECKPOINT --repository {value} --name NAME'",
             )
         return value
 
     @model_validator(mode="after")
     def _reachable_only_on_purpose(self) -> Settings:
         if self.exposed and not self.insecure:
-            raise ValueError(
-                f"host {self.host} is reachable from other machines, and {self.exposed}: keep 127.0.0.1 and put a "
-                "proxy in front; or set tls_cert and tls_key, with who may call (tokens) or who signs their "
-                "certificates (tls_client_ca); or, on a network where all that is meant, say so with insecure = true "
-                "(--insecure)"
+            raise SettingFault(
+                f"host {self.host} is reachable from other machines, and {self.exposed}",
+                code="address-exposed",
+                hint="keep 127.0.0.1 behind a proxy, or set tls_cert and tls_key with tokens or tls_client_ca, or set "
+                "insecure on a trusted network",
             )
         return self
 
@@ -539,14 +614,22 @@ class Settings(BaseSettings):
     def _tls_is_whole(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
             present, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
-            raise ValueError(f"{present} is set and {missing} is not: a certificate and its key go together")
+            raise SettingFault(
+                f"{present} is set and {missing} is not, expected both",
+                code="tls-pair-incomplete",
+                hint=f"set {missing}",
+            )
         if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("tls_client_ca is set and tls_cert is not: callers show certificates over TLS only")
+            raise SettingFault(
+                "tls_client_ca is set and tls_cert is not: clients present certificates over TLS only",
+                code="tls-client-ca-without-tls",
+                hint="set tls_cert and tls_key",
+            )
         return self
 
 
 def flags() -> dict[str, FlagForm]:
-    """Every setting that has a flag of its own, in the order of `Settings`; switches have no metavar."""
+    """Every setting that has a flag, in the order of `Settings`; switches have no metavar."""
     table = {}
     for name, field in Settings.model_fields.items():
         shown = field.json_schema_extra

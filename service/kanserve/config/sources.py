@@ -9,17 +9,18 @@ import os
 import re
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from kanexport.contract import safe_files
-from kanexport.contract.cli.suggest import advice
-from kanserve.config.settings import ENV_PREFIX, Settings
+from kanexport.contract.cli.suggest import closest
+from kanserve.config.settings import ENV_PREFIX, SettingFault, Settings
 from kanserve.errors import ConfigError
 
 # Variables of the client commands.
@@ -55,17 +56,15 @@ class Loaded:
         for name, origin in self.origins.items():
             by_origin.setdefault(origin, []).append(name)
         by_origin.pop(DEFAULT, None)
-        return (
-            "; ".join(f"from {origin}: {', '.join(names)}" for origin, names in by_origin.items()) or "defaults alone"
-        )
+        return "; ".join(f"from {origin}: {', '.join(names)}" for origin, names in by_origin.items()) or "defaults only"
 
 
 def load(flags: Mapping[str, Any], *, config: Path | None = None, without: Mapping[str, Any] = NOTHING) -> Loaded:
     """Merge flags, `KANSERVE_*`, the TOML file and defaults. Raises ConfigError.
 
-    `flags` holds only what was given; `without` stands in for what nobody gave and has no default. A name that is no
-    setting is an error wherever it stands; left alone are the client's variables and those that Kubernetes sets for a
-    Service called kanserve, such as KANSERVE_PORT.
+    `flags` has only the flags that were given. `without` has the values of settings that have no default and no source.
+    A name that is not a setting is an error in each source. Variables of the client commands, and those that Kubernetes
+    sets for a Service named kanserve, such as KANSERVE_PORT, are ignored.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = [
         (DEFAULT, without),
@@ -77,29 +76,29 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None, without: Mappi
     origins = dict.fromkeys(Settings.model_fields, DEFAULT)
     unknown = [(key, origin) for origin, layer in layers for key in layer if key not in Settings.model_fields]
     if unknown:
-        raise ConfigError("; ".join(_unknown(key, origin) for key, origin in unknown))
+        raise _unknown([(repr(key), origin, closest(key, Settings.model_fields)) for key, origin in unknown])
     for origin, layer in layers:
         values.update(layer)
         origins.update(dict.fromkeys(layer, origin))
     try:
         return Loaded(Settings(**values), origins)
     except ValidationError as error:
-        raise ConfigError(_explain(error, origins)) from error
+        raise _explain(error, origins) from error
 
 
 def _read_environment() -> dict[str, Any]:
-    """The settings among the variables. Raises ConfigError for one that nobody knows."""
+    """The settings among the variables. Raises ConfigError for an unknown one."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    ours = {name.upper() for name, value in os.environ.items() if _is_ours(name.upper(), value)}
-    if unknown := sorted(ours - known):
-        candidates = sorted({*known, *CLIENTS})
-        problems = (f"{name} in the environment: {advice(name, candidates, prefix=ENV_PREFIX)}" for name in unknown)
-        raise ConfigError("; ".join(f"unknown setting {problem}" for problem in problems))
+    relevant = {name.upper() for name, value in os.environ.items() if _is_setting(name.upper(), value)}
+    if unknown := sorted(relevant - known):
+        candidates = {name.removeprefix(ENV_PREFIX): name for name in sorted({*known, *CLIENTS})}
+        found = ((name, closest(name.removeprefix(ENV_PREFIX), candidates)) for name in unknown)
+        raise _unknown([(name, "the environment", candidates.get(near, "")) for name, near in found])
     values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
-    return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in ours}
+    return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in relevant}
 
 
-def _is_ours(name: str, value: str) -> bool:
+def _is_setting(name: str, value: str) -> bool:
     """True if a variable is a setting of the server: neither the client's nor one of Kubernetes."""
     if not name.startswith(ENV_PREFIX) or name in CLIENTS or KUBERNETES.fullmatch(name):
         return False
@@ -112,36 +111,69 @@ def _read_toml(path: Path) -> dict[str, Any]:
         text = safe_files.read(path, LARGEST, links=True).decode()
         values = dict(InitSettingsSource(Settings, tomllib.loads(text))())
     except FileNotFoundError as error:
-        raise ConfigError(f"configuration file {path} is not there") from error
+        raise ConfigError(
+            f"configuration file {path} does not exist",
+            code="config-file-not-found",
+            hint="pass an existing file with --config FILE.toml",
+        ) from error
     except RecursionError:
-        raise ConfigError(f"configuration file {path} holds values that are nested too deep for settings") from None
+        raise ConfigError(
+            f"configuration file {path} has values that are nested too deep",
+            code="config-file-nested-too-deep",
+            hint="write each setting as NAME = VALUE, without tables",
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
+        raise ConfigError(
+            f"configuration file {path} is not TOML: {error}",
+            code="config-file-not-toml",
+            hint="correct the file at the named line",
+        ) from error
     except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"configuration file {path} cannot be read: {error.strerror or error}",
+            code="config-file-unreadable",
+            hint="pass a regular file that the server's user may read",
+        ) from error
     for name in PATHS:
         if isinstance(values.get(name), str):
             values[name] = path.parent / values[name]
     return values
 
 
-def _unknown(key: str, origin: str) -> str:
-    return f"unknown setting {key!r} in {origin}: {advice(key, Settings.model_fields)}"
+def _unknown(names: Sequence[tuple[str, str, str]]) -> ConfigError:
+    """The error for names that are not settings: each with its origin and the nearest setting, or ""."""
+    nearest = [near for _, _, near in names if near]
+    return ConfigError(
+        "; ".join(f"unknown setting {name} in {origin}" for name, origin, _ in names),
+        code="setting-unknown",
+        hint=f"did you mean {' and '.join(map(repr, nearest))}?"
+        if nearest
+        else "run 'kanserve serve --help' for a list",
+    )
 
 
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    """Pydantic's findings, one line each, in our words and with the origin."""
-    lines = []
-    for fault in error.errors(include_url=False):
-        message = fault["msg"].removeprefix("Value error, ")
-        if not fault["loc"]:
-            lines.append(message)
-            continue
-        key = str(fault["loc"][0])
-        if fault["type"] == "missing":
-            lines.append(
-                f"{key} is not set: give it as an argument, as {ENV_PREFIX}{key.upper()}, or in a --config file"
-            )
-        else:
-            lines.append(f"{key} = {fault['input']!s} (from {origins[key]}): {message}")
-    return "; ".join(lines)
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
+    """The error for the faults that pydantic found. It has the code and the hint of the first fault."""
+    return _joined([_fault(fault, origins) for fault in error.errors(include_url=False)])
+
+
+def _fault(fault: ErrorDetails, origins: Mapping[str, str]) -> ConfigError:
+    message = fault["msg"].removeprefix("Value error, ")
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    if fault["type"] == "missing":
+        return ConfigError(
+            f"{key} is not set",
+            code="setting-missing",
+            hint=f"pass it as an argument, as {ENV_PREFIX}{key.upper()}, or in the file of --config",
+        )
+    named = f"{key} = {fault['input']!s} (from {origins[key]}): {message}" if key else message
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, SettingFault):
+        return ConfigError(named, code=cause.code, hint=cause.hint)
+    return ConfigError(
+        named, code="setting-invalid", hint=f"set {key} to a value of its range in docs/reference/settings.md"
+    )
+
+
+def _joined(errors: Sequence[ConfigError]) -> ConfigError:
+    return ConfigError("; ".join(map(str, errors)), code=errors[0].code, hint=errors[0].hint)

@@ -22,7 +22,7 @@ EVENTS = {
     "client_disconnected": LogEvent("debug", "A client disconnected while the server sent the response."),
     "config_fields_ignored": LogEvent("warning", "The config.pbtxt has fields that have no effect in kanserve."),
     "connection_limit_reduced": LogEvent(
-        "warning", "The limit of open files allows fewer connections than max_connections."
+        "warning", "The limit of open files is lower than max_connections needs; the server takes fewer connections."
     ),
     "connections_lost": LogEvent("error", "The server could not accept connections."),
     "credential_reload_failed": LogEvent(
@@ -32,7 +32,7 @@ EVENTS = {
         "warning", "The graph for the custom kernel could not be loaded; the portable graph serves the model."
     ),
     "default_version_changed": LogEvent("info", "The default version of a model changed."),
-    "event_loop_stalled": LogEvent("error", "The event loop hangs; the watchdog ends the process."),
+    "event_loop_stalled": LogEvent("error", "The event loop is hung; the watchdog ends the process."),
     "insecure_address": LogEvent(
         "warning", "Other machines can reach the server without TLS or without client authentication."
     ),
@@ -59,7 +59,7 @@ EVENTS = {
     "request_completed": LogEvent("info, warning, error", "A request is completed."),
     "request_limit_raised": LogEvent("info", "The request size limit is raised to a full batch of the largest model."),
     "request_limit_too_small": LogEvent("warning", "A full batch of a model exceeds the request size limit."),
-    "run_stalled": LogEvent("error", "A graph execution hangs; the server shuts down."),
+    "run_stalled": LogEvent("error", "A graph execution is hung; the server shuts down."),
     "runtime_selected": LogEvent("info", "The runtime, the device and the threads are selected."),
     "server_listening": LogEvent("info", "The ports are open; the server is not ready yet."),
     "server_not_ready": LogEvent("error", "The server is not ready after the start."),
@@ -78,19 +78,23 @@ EVENTS = {
         "error", "The shutdown after a hung graph execution took too long; the watchdog ends the process."
     ),
     "stale_export_removed": LogEvent("info", "Files of an export that was killed are removed from the repository."),
-    "statistics_failed": LogEvent("warning", "The statistics of a version could not be computed."),
-    "statistics_not_shared": LogEvent("warning", "Each worker keeps separate statistics."),
-    "statistics_read_failed": LogEvent("warning", "Stored statistics could not be read."),
-    "statistics_reset": LogEvent("info", "The statistics of a version are reset."),
-    "statistics_unavailable": LogEvent("warning", "A version has no statistics."),
-    "statistics_write_failed": LogEvent("warning", "Statistics could not be stored."),
+    "statistics_failed": LogEvent("warning", "Traffic statistics of a version could not be computed."),
+    "statistics_not_shared": LogEvent(
+        "warning", "The workers could not share a folder; each keeps separate traffic statistics."
+    ),
+    "statistics_read_failed": LogEvent(
+        "warning", "Stored traffic statistics could not be read; the server ignores them."
+    ),
+    "statistics_reset": LogEvent("info", "The traffic statistics of a version are reset."),
+    "statistics_unavailable": LogEvent("warning", "A version has no traffic statistics."),
+    "statistics_write_failed": LogEvent("warning", "Traffic statistics could not be stored."),
     "stderr_output": LogEvent("warning", "Code wrote to stderr."),
     "stream_request_failed": LogEvent("error", "A request of a stream failed with an internal error."),
     "tls_certificate_loaded": LogEvent("info", "The server certificate is loaded."),
     "token_file_loaded": LogEvent("info", "The token file is loaded."),
     "transport_selected": LogEvent("info", "The server uses grpcio because asgi is not available."),
     "unhandled_exception": LogEvent("error", "An exception was not handled."),
-    "worker_exited": LogEvent("error", "A worker process exited."),
-    "worker_stalled": LogEvent("error", "A worker process hangs and is killed."),
-    "worker_sync_failed": LogEvent("warning", "A change that another worker made failed in this worker."),
+    "worker_exited": LogEvent("error", "A worker process exited; the parent process starts another one."),
+    "worker_stalled": LogEvent("error", "A worker process is hung; the parent process kills it."),
+    "worker_sync_failed": LogEvent("warning", "This worker could not apply a change from another worker."),
 }

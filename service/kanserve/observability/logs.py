@@ -65,7 +65,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 def as_json(format: str) -> bool:
-    """Whether lines are JSON; auto asks the terminal."""
+    """Whether lines are JSON; auto means console lines on a terminal."""
     return format == "json" or (format == "auto" and not _terminal())
 
 
@@ -82,18 +82,18 @@ _steps: list[Processor] = []  # that a line passes; loggers keep this list, and 
 
 
 def dropped() -> int:
-    """Lines that this process could not write so far."""
+    """Number of lines that this process could not write."""
     return sum(sink.dropped for sink in _sinks)
 
 
 def drain() -> None:
-    """Have the lines written that wait, or as many as a moment allows."""
+    """Write the waiting lines, for LAST_WORDS seconds at most."""
     for sink in _sinks:
         sink.drain(LAST_WORDS)
 
 
 def _keep_free() -> None:
-    """A standard descriptor that is closed would be the next connection's, and get what is meant for it."""
+    """Open closed standard descriptors. Otherwise the next connection would get their number, and log lines."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -143,7 +143,7 @@ def release() -> None:
 
 
 def configure(format: str = "auto", level: str = "info") -> None:
-    """Set up logging of this process, or change it. `format`: auto, json or console; auto asks the terminal."""
+    """Set up logging of this process, or change it. `format`: auto, json or console; auto: console on a terminal."""
     if not _sinks:
         _keep_free()
         _sinks.append(Sink(CLOSED if sys.stderr is None else unblock(_raw, sys.stderr.fileno())))
@@ -182,7 +182,7 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def _from(least: int) -> Processor:
-    """Drops lines that are less severe. A logger of structlog's that did so itself could not change its mind."""
+    """Drop less severe lines. A structlog logger that filters by itself could not change its level."""
 
     def keep(_: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         if LEVELS.get(method, logging.CRITICAL) < least:
@@ -247,11 +247,11 @@ class Sink:
 
     @property
     def dropped(self) -> int:
-        """Lines that were lost so far."""
+        """Number of dropped lines."""
         return self._dropped
 
     def write(self, text: str) -> int:
-        """Take a line, or drop it where too much waits."""
+        """Take a line, or drop it if more than `most_bytes` wait."""
         data = (text if len(text) <= MOST_LINE else text[:MOST_LINE] + CUT).encode("utf-8", "backslashreplace")
         with self._changed:
             if self._waiting + len(data) > self._most:
@@ -268,10 +268,10 @@ class Sink:
             self._descriptor = os.dup(descriptor)
 
     def flush(self) -> None:
-        """Nothing: lines are written as soon as they can be."""
+        """Do nothing: lines are written as soon as possible."""
 
     def drain(self, seconds: float) -> None:
-        """Wait until all lines are written, or the time is over."""
+        """Wait until all lines are written, for `seconds` at most."""
         end = time.monotonic() + seconds
         with self._changed:
             while self._waiting and (left := end - time.monotonic()) > 0:
@@ -318,7 +318,8 @@ _kept: list[TextIO] = []  # what stderr was
 def adopt(
     logger: FilteringBoundLogger, stream: TextIO, steps: Sequence[Processor], level: int, *, terminal: bool
 ) -> None:
-    """Give them the form of `steps`, into `stream`; again, where the form changes. On a terminal, stderr stays."""
+    """Give lines of libraries the form of `steps`, into `stream`; call it again if the form changes. stderr of a
+    terminal stays."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -328,7 +329,7 @@ def adopt(
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(max(level, logging.INFO))  # libraries' debug lines are not ours to print
+    root.setLevel(max(level, logging.INFO))  # no debug lines of libraries
     warnings.showwarning = _warned(logger)
     warnings.filterwarnings("ignore", NUMBERS, RuntimeWarning)
     sys.excepthook = _untaken(logger)
@@ -340,7 +341,7 @@ def adopt(
 
 
 def release_stdlib() -> None:
-    """stderr as it was: what a command says at its end is for whoever started it."""
+    """Restore stderr, so that the last message of a command reaches its user."""
     if _kept:
         sys.stderr.flush()
         sys.stderr = _kept.pop()
@@ -354,7 +355,7 @@ class Lines(io.TextIOBase):
         self._lock, self._begun = threading.RLock(), ""
 
     def write(self, text: str) -> int:
-        """Whole lines are passed on, what is left waits for its end."""
+        """Pass on whole lines, and keep the rest until its end."""
         with self._lock:
             *whole, self._begun = (self._begun + text).split("\n")
             if len(self._begun) > LONGEST:
@@ -364,7 +365,7 @@ class Lines(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Passes on what is begun."""
+        """Pass on an incomplete line."""
         with self._lock:
             begun, self._begun = self._begun, ""
         if begun:

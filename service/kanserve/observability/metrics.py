@@ -39,7 +39,7 @@ SECONDS = (
 CALL_SECONDS = (250e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.25, 1.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MODEL = ("model", "version")
-LAYER = (*MODEL, "layer")  # "output" of the answers
+LAYER = (*MODEL, "layer")  # "output" of the outputs
 RPC = ("grpc_type", "grpc_service", "grpc_method")
 ROUTE = ("method", "handler")
 
@@ -96,46 +96,80 @@ DEFINITIONS = (
     _histogram("http_request_duration_seconds", "Duration of HTTP requests.", ROUTE, CALL_SECONDS),
     _gauge("kanserve_inflight_requests", "gRPC and HTTP requests in flight.", merge=Merge.SUM),
     _histogram(
-        "kanserve_request_duration_seconds", "Duration of inference requests, parsing to response.", MODEL, SECONDS
+        "kanserve_request_duration_seconds",
+        "Duration of inference requests, from parsing to the response.",
+        MODEL,
+        SECONDS,
     ),
     _histogram("kanserve_queue_duration_seconds", "Time that inference requests wait in the queue.", MODEL, SECONDS),
-    _histogram("kanserve_inference_duration_seconds", "Duration of graph executions.", MODEL, SECONDS),
-    _histogram("kanserve_batch_rows", "Rows per graph execution.", MODEL, ROWS),
+    _histogram(
+        "kanserve_inference_duration_seconds",
+        "Duration of model executions, without the time in the queue.",
+        MODEL,
+        SECONDS,
+    ),
+    _histogram("kanserve_batch_rows", "Rows per model execution.", MODEL, ROWS),
     _gauge("kanserve_model_loaded", "1 if the version is ready, otherwise 0.", MODEL, Merge.MIN),
     _gauge("kanserve_model_load_duration_seconds", "Duration of the last load of the version.", MODEL),
-    _gauge("kanserve_model_info", "1 for the loaded graph; digest is its SHA-256.", (*MODEL, "digest")),
+    _gauge(
+        "kanserve_model_info", "Constant 1; the label digest is the SHA-256 of the loaded graph.", (*MODEL, "digest")
+    ),
     _counter("kanserve_model_load_failures_total", "Failed loads of versions, by reason.", ("reason",)),
     _counter("kanserve_model_loads_total", "Successful loads of the version.", MODEL),
-    _gauge("kanserve_model_default", "1 if the version is the default version of its model.", MODEL, Merge.MIN),
-    _gauge("kanserve_model_files_missing", "1 if the version is served and its source files are missing.", MODEL),
-    _gauge("kanserve_model_rejected", "1 if the files of the version in the repository fail to load.", MODEL),
+    _gauge(
+        "kanserve_model_default", "1 if the version is the default version of its model, otherwise 0.", MODEL, Merge.MIN
+    ),
+    _gauge(
+        "kanserve_model_files_missing",
+        "1 if the version is served and its files are missing from the repository, otherwise 0.",
+        MODEL,
+    ),
+    _gauge(
+        "kanserve_model_rejected", "1 if the files of the version in the repository fail to load, otherwise 0.", MODEL
+    ),
     _counter("kanserve_shadow_rows_total", "Mirrored rows that the shadow version computed.", MODEL),
     _counter(
         "kanserve_shadow_mismatched_rows_total",
         "Mirrored rows that the shadow version computed out of tolerance.",
         MODEL,
     ),
-    _counter("kanserve_shadow_dropped_requests_total", "Mirrored requests that were not executed.", MODEL),
-    _counter("kanserve_shadow_failed_requests_total", "Mirrored requests that the shadow version failed.", MODEL),
-    _gauge(
-        "kanserve_shadow_max_difference_ratio",
-        "Largest difference of a mirrored row from the default version, relative to the row's size.",
+    _counter(
+        "kanserve_shadow_dropped_requests_total",
+        "Mirrored requests that were dropped before the shadow version computed them.",
         MODEL,
     ),
-    _counter("kanserve_statistics_sampled_rows_total", "Rows of live traffic that statistics analysed.", MODEL),
-    _counter(CLASS_ROWS, "Rows that statistics analysed, by predicted class.", (*MODEL, "class")),
+    _counter("kanserve_shadow_failed_requests_total", "Mirrored requests that failed in the shadow version.", MODEL),
+    _gauge(
+        "kanserve_shadow_max_difference_ratio",
+        "Largest difference between the shadow version and the default version in one row, relative to the row's size.",
+        MODEL,
+    ),
+    _counter("kanserve_statistics_sampled_rows_total", "Rows of live traffic that were sampled for statistics.", MODEL),
+    _counter(CLASS_ROWS, "Rows that were sampled for statistics, by predicted class.", (*MODEL, "class")),
     _gauge(
         "kanserve_drift_psi_ratio",
-        "Largest population stability index of a layer's nodes, relative to the no-drift threshold.",
+        "Largest population stability index (PSI) of the layer's nodes, divided by the no-drift threshold.",
         LAYER,
     ),
-    _gauge("kanserve_out_of_range_ratio", "Share of the layer's inputs in live traffic that are out of range.", LAYER),
-    _gauge("kanserve_baseline_out_of_range_ratio", "Share of the layer's inputs in the baseline out of range.", LAYER),
+    _gauge(
+        "kanserve_out_of_range_ratio",
+        "Share of the layer's values in live traffic that are out of range, 0 to 1.",
+        LAYER,
+    ),
+    _gauge(
+        "kanserve_baseline_out_of_range_ratio",
+        "Share of the layer's values in the baseline that are out of range, 0 to 1.",
+        LAYER,
+    ),
     _counter("kanserve_out_of_range_rows_total", "Rows flagged or rejected because an input is out of range.", MODEL),
     _gauge("kanserve_repository_readable", "1 if the server can read the repository, otherwise 0.", merge=Merge.MIN),
     _gauge("kanserve_repository_scan_seconds", "Duration of the last repository scan."),
-    _gauge(CHANGED, "Unix time of the last change of the served versions."),
-    _gauge("kanserve_build_info", "1; labels describe the server.", ("version", "runtime", "device")),
+    _gauge(CHANGED, "Unix time of the last change of the served versions; 0 before the first."),
+    _gauge(
+        "kanserve_build_info",
+        "Constant 1; labels give the version, the runtime and the device of the server.",
+        ("version", "runtime", "device"),
+    ),
     _counter("kanserve_edge_queries_total", "Edge queries completed, by status code.", (*MODEL, "grpc_code")),
     _histogram("kanserve_edge_query_duration_seconds", "Duration of edge queries.", MODEL, SECONDS),
     _counter("kanserve_edge_values_total", "Edge values sent to clients.", MODEL),
@@ -147,10 +181,16 @@ DEFINITIONS = (
         merge=Merge.MIN,
     ),
     _counter("kanserve_credential_reloads_total", "Successful reloads of changed credential files.", ("credential",)),
-    _gauge("kanserve_credential_reload_failed", "1 if the last reload of credential files failed.", ("credential",)),
-    _gauge("kanserve_event_loop_lag_seconds", "Time since the last heartbeat of the event loop."),
-    _gauge("kanserve_longest_run_seconds", "Age of the oldest graph execution in progress."),
-    _counter(LINES_DROPPED, "Log lines dropped because the reader of the log was too slow."),
+    _gauge(
+        "kanserve_credential_reload_failed",
+        "1 if the last reload of credential files failed, otherwise 0.",
+        ("credential",),
+    ),
+    _gauge(
+        "kanserve_event_loop_lag_seconds", "Time since the last heartbeat of the event loop; 0 while the loop responds."
+    ),
+    _gauge("kanserve_longest_run_seconds", "Age of the oldest model execution in progress; 0 without one."),
+    _counter(LINES_DROPPED, "Log lines dropped because the reader of stderr was slow or gone, or its disk was full."),
 )
 
 
@@ -212,7 +252,7 @@ class ModelMetrics:
         self.queue_seconds.observe(timing.queue / 1e9)
 
     def succeeded(self, ns: int) -> None:
-        """Count one answered request."""
+        """Count one successful request."""
         self.statistics.succeeded(ns, time.time_ns() // 10**6)
         self.request_seconds.observe(ns / 1e9)
 
@@ -221,7 +261,7 @@ class Metrics:
     """Metrics of one server, in their own registry; nothing is global."""
 
     def __init__(self, kind: type[ModelMetrics] = ModelMetrics) -> None:
-        """`kind`: of the series of a version."""
+        """`kind`: class of the series of a version."""
         self._kind = kind
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU, file descriptors, start time
@@ -245,7 +285,7 @@ class Metrics:
         self.unknown = self.model(UNKNOWN, "")
 
     def number(self, name: str) -> Family[Number]:
-        """The counter or gauge of this name; its labels are still to be given."""
+        """The counter or gauge of this name; the caller sets its labels."""
         return self._numbers[name]
 
     def spread(self, name: str) -> Family[Spread]:
@@ -303,7 +343,7 @@ class Metrics:
         self.number("kanserve_model_files_missing").labels(name, version).set(missing)
 
     def forget(self, name: str, version: str) -> None:
-        """Remove the series of a version, because those of a server that changes for years would never end."""
+        """Remove the series of a version, so that a server that runs for years does not collect them."""
         self._models.pop((name, version), None)
         for item in DEFINITIONS:
             if item.labels[:2] == MODEL:
@@ -356,7 +396,7 @@ class Machine:
             yield f"# HELP {name} {text}\n# TYPE {name} gauge\n{name} {value}\n"
 
     def _busy(self) -> float:
-        """The share of time since the last look in which processors were at work."""
+        """Share of the time since the previous scrape in which processors were busy."""
         first = (self._proc / "stat").read_text().partition("\n")[0]
         times = [int(word) for word in first.split()[1 : 1 + OWN]]
         with self._lock:
@@ -365,7 +405,7 @@ class Machine:
         return 0.0 if total <= 0 else round(min(1.0, max(0.0, 1 - idle / total)), 4)
 
     def _memory(self) -> tuple[int, int]:
-        """Bytes that there are, and that are in use."""
+        """Total bytes and used bytes."""
         rows = (line.partition(":") for line in (self._proc / "meminfo").read_text().splitlines())
         kilobytes = {name: int(words.split()[0]) for name, _, words in rows if name in ("MemTotal", "MemAvailable")}
         total = kilobytes["MemTotal"] * 1024

@@ -94,7 +94,7 @@ class Statistics:
         self.compute_output.ns += output
 
     def succeeded(self, ns: int, at_ms: int) -> None:
-        """Count one answered request."""
+        """Count one successful request."""
         self.success.add(ns)
         self.last_inference = at_ms
 

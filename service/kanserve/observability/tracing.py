@@ -73,7 +73,7 @@ class Tracing:
     def stream(
         self, name: str, answers: Callable[[Any, Any], AsyncIterator[A]]
     ) -> Callable[[Any, Any], AsyncIterator[A]]:
-        """A method that answers with a stream."""
+        """A method that responds with a stream."""
 
         async def traced(messages: Any, arrival: Any) -> AsyncIterator[A]:
             with self._span(name, arrival.metadata):
@@ -93,7 +93,7 @@ class Tracing:
         return _Call(self, self._tracer.start_span(name, parent, SpanKind.SERVER, facts))
 
     def ended(self, span: Span, trace: Trace, error: BaseException | None) -> None:
-        """Nothing but names and numbers: no tensor, no text of an error, which may quote a request."""
+        """End a span. Its attributes are names and numbers only, because the text of an error may quote a request."""
         if not span.is_recording():
             return
         code = "OK" if error is None else self._outcome(error)
@@ -110,7 +110,7 @@ class Tracing:
         span.end()
 
     def _ran(self, parent: Span, run: Run) -> None:
-        """The wait, and the graph."""
+        """Add the spans of the queue time and of the execution."""
         context, timing = set_span_in_context(parent), run.timing
         ended = run.ended - timing.compute_output
         begun = ended - timing.compute_infer
@@ -119,7 +119,7 @@ class Tracing:
             self._tracer.start_span(name, context, attributes=facts, start_time=since).end(until)
 
     async def close(self) -> None:
-        """Send what waits, for a few seconds at most."""
+        """Send the waiting spans, for LAST seconds at most."""
         closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, LAST)
@@ -161,10 +161,15 @@ def _exporter() -> SpanExporter:
             return ByHttp()
     except ImportError as error:
         raise ConfigError(
-            f"traces by {protocol} need {error.name}, which is not installed: "
-            f"pip install opentelemetry-exporter-otlp-proto-{protocol.partition('/')[0]}"
+            f"the trace exporter for {protocol} is not installed: Python finds no {error.name}",
+            code="trace-exporter-missing",
+            hint=f"run pip install opentelemetry-exporter-otlp-proto-{protocol.partition('/')[0]}",
         ) from error
-    raise ConfigError(f"{PROTOCOLS[1]} is {protocol[:40]!r}; traces go by grpc or http/protobuf")
+    raise ConfigError(
+        f"unknown trace protocol: {PROTOCOLS[1]} is {protocol[:40]!r}, expected grpc or http/protobuf",
+        code="trace-protocol-unknown",
+        hint=f"set {PROTOCOLS[1]} to grpc or http/protobuf",
+    )
 
 
 def _resource(version: str) -> Resource:

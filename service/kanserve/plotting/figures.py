@@ -36,7 +36,7 @@ CELL = 14.0  # the most of a row
 
 
 def matrix_scene(network: Network) -> Scene:
-    """Layer by layer from the top, sources across, destinations down."""
+    """Layers from the top to the bottom, with sources across and destinations down."""
     heights = [min(LARGEST_CELL, max(LEAST_CELL, CELL * layer.scores.shape[1])) for layer in network.layers]
     scene = Scene(MATRIX_WIDTH, MATRIX_TOP + sum(heights) + GAP * len(heights) + MATRIX_BOTTOM, network.title)
     scene.add(
@@ -48,7 +48,13 @@ def matrix_scene(network: Network) -> Scene:
         sources, destinations = layer.scores.shape
         kind = "inputs" if at == 0 else "nodes"
         scene.add(
-            Words(MATRIX_MARGIN, y - 6, f"layer {at}: {sources} {kind} across, {destinations} nodes down", 11, "start"),
+            Words(
+                MATRIX_MARGIN,
+                y - 6,
+                f"layer {at}: {sources} {kind} (columns), {destinations} nodes (rows)",
+                11,
+                "start",
+            ),
             Field(MATRIX_MARGIN, y, MATRIX_WIDTH - 2 * MATRIX_MARGIN, height, colours(layer)),
             Box(MATRIX_MARGIN, y, MATRIX_WIDTH - 2 * MATRIX_MARGIN, height, "", GREY),
         )
@@ -65,7 +71,8 @@ def matrix_scene(network: Network) -> Scene:
 
 
 def colours(layer: Layer) -> NDArray[np.uint8]:
-    """[D, S, 3]: white for what adds nothing, else as dark as it matters, in its kind's colour."""
+    """Colors [D, S, 3]: white for an edge without a contribution, otherwise the color of its kind. Opacity shows
+    importance."""
     opacity = (layer.opacity() / max(float(layer.opacity().max(initial=0.0)), 1e-12))[:, :, None]
     kinds = np.select(
         [(layer.symbolic & layer.numeric)[:, :, None], layer.symbolic[:, :, None], layer.numeric[:, :, None]],
@@ -87,7 +94,7 @@ TICKS = 6
 def edge_scene(
     title: str, caption: str, names: tuple[str, str], curve: Curve, knots: Sequence[float], colour: str
 ) -> Scene:
-    """`names`: of the source and of what the edge leads to."""
+    """Plot of one edge. `names`: of its source and its destination."""
     scene = Scene(EDGE_WIDTH, EDGE_HEIGHT, title)
     phi = curve.phi.astype(np.float64)
     low, high = _room(phi)
@@ -124,7 +131,7 @@ def edge_scene(
 
 
 def _room(phi: NDArray[np.float64]) -> tuple[float, float]:
-    """Range of the values with a margin; never empty, however large a flat curve is."""
+    """Range of the values with a margin. The margin of a flat curve is above 0."""
     shown = phi[np.isfinite(phi)]
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
     more = max((high - low) * 0.05, 1e-6 * max(abs(low), abs(high))) or 0.5
@@ -132,7 +139,7 @@ def _room(phi: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers between the two, some six of them."""
+    """Round numbers between the two, about six."""
     if not high > low:
         return [low]
     rough = (high - low) / TICKS
@@ -146,8 +153,8 @@ THROUGHPUT_WIDTH, THROUGHPUT_HEIGHT = 720.0, 440.0
 THROUGHPUT_LEFT, THROUGHPUT_RIGHT, THROUGHPUT_TOP, THROUGHPUT_BOTTOM = 80.0, 250.0, 48.0, 64.0
 INNER, FLOOR = THROUGHPUT_WIDTH - THROUGHPUT_RIGHT, THROUGHPUT_HEIGHT - THROUGHPUT_BOTTOM
 COLOURS = (BLUE, RED, PURPLE, BLACK, "#118833", "#cc7700", GREY)
-LETTERS = string.ascii_lowercase  # colours do not tell all apart, and characters have none
-ROOM = 0.05  # of a decade, around all that is drawn
+LETTERS = string.ascii_lowercase  # not all readers distinguish colors, and characters have no color
+ROOM = 0.05  # margin of the plot, in decades
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,7 @@ class Rates:
     """Throughput of one system. All numbers are above 0.
 
     name    its name
-    points  rows of a run, then rows per second: lower quartile, median, upper quartile
+    points  rows of an execution, then rows per second: lower quartile, median, upper quartile
     """
 
     name: str
@@ -179,7 +186,7 @@ class _Frame:
 
 
 def throughput_scene(title: str, caption: str, every: Sequence[Rates]) -> Scene:
-    """Raises ValueError without a point."""
+    """Plot of throughput. Raises ValueError without a point."""
     scene = Scene(THROUGHPUT_WIDTH, THROUGHPUT_HEIGHT, title)
     rows = sorted({point[0] for series in every for point in series.points})
     rates = [rate for series in every for point in series.points for rate in point[1:]]
@@ -195,8 +202,8 @@ def throughput_scene(title: str, caption: str, every: Sequence[Rates]) -> Scene:
 
 def _axes(scene: Scene, frame: _Frame, rows: Sequence[int]) -> None:
     scene.add(Box(THROUGHPUT_LEFT, THROUGHPUT_TOP, INNER - THROUGHPUT_LEFT, FLOOR - THROUGHPUT_TOP, "", GREY))
-    scene.add(Words(THROUGHPUT_LEFT, THROUGHPUT_TOP - 8, "rows a second", 11, "start"))
-    scene.add(Words((THROUGHPUT_LEFT + INNER) / 2, FLOOR + 34, "rows of a run", 11))
+    scene.add(Words(THROUGHPUT_LEFT, THROUGHPUT_TOP - 8, "rows per second", 11, "start"))
+    scene.add(Words((THROUGHPUT_LEFT + INNER) / 2, FLOOR + 34, "rows per execution", 11))
     for count in rows:
         at = frame.across(count)
         scene.add(Line(((at, FLOOR), (at, FLOOR + 5)), GREY), Words(at, FLOOR + 18, str(count), 10))
@@ -221,7 +228,7 @@ def _curve(scene: Scene, frame: _Frame, at: int, series: Rates) -> None:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """One, two and five times the powers of ten between the two; in a wide range only the powers."""
+    """One, two and five times the powers of ten between the two. A wide range has only the powers."""
     steps = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
     return list(_within(low, high, steps))
 

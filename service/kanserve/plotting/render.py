@@ -22,7 +22,7 @@ FONT = "ui-sans-serif, system-ui, 'DejaVu Sans', Helvetica, Arial, sans-serif"
 
 
 def text(scene: Scene) -> str:
-    """The whole file."""
+    """The SVG file."""
     title = escape(scene.title)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_number(scene.width)} {_number(scene.height)}" '
@@ -66,7 +66,7 @@ def _place(item: Box | Field) -> str:
 
 
 def _number(value: float) -> str:
-    """Tenths of a point are enough."""
+    """A number with one decimal."""
     return f"{value:.1f}".removesuffix(".0")
 
 
@@ -75,7 +75,7 @@ def _opacity(value: float) -> str:
 
 
 def png(colours: NDArray[np.uint8]) -> bytes:
-    """Colours [H, W, 3] as a PNG file (https://www.w3.org/TR/png-3/): eight bits a colour, no filters."""
+    """Colors [H, W, 3] as a PNG file (https://www.w3.org/TR/png-3/): eight bits per color, no filters."""
     height, width, _ = colours.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), colours.reshape(height, -1)], axis=1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -86,13 +86,13 @@ def png(colours: NDArray[np.uint8]) -> bytes:
 
 
 SCALE = 2  # pixels of the file for a point
-FINER = 2  # times as fine it is drawn, and made smaller: Pillow's lines have steps
-PLAIN = str.maketrans({"→": "-", "φ": "phi", "\u00d7": "x", "…": "..."})  # what the font has not
+FINER = 2  # oversampling, because the lines of Pillow have steps
+PLAIN = str.maketrans({"→": "-", "φ": "phi", "\u00d7": "x", "…": "..."})  # characters that the font does not have
 ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 
 def data(scene: Scene) -> bytes:
-    """The whole file."""
+    """The PNG file."""
     times = SCALE * FINER
     image = Image.new("RGB", (round(scene.width * times), round(scene.height * times)), WHITE)
     draw = ImageDraw.Draw(image)
@@ -141,11 +141,11 @@ DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of 
 BLANK = 0x2800
 Dots = NDArray[np.bool_]
 Places = NDArray[np.float64]
-FAINT = 0.15  # what is fainter is not drawn: a dot is there or not
+FAINT = 0.15  # items with less opacity are not drawn
 
 
 def lines(scene: Scene, width: int) -> list[str]:
-    """So many characters wide, and as high as that makes it."""
+    """Lines of braille characters, `width` characters wide."""
     across = width * 2 / scene.width
     height = max(1, round(scene.height * across / 4))
     dots = np.zeros((height * 4, width * 2), bool)
@@ -189,7 +189,7 @@ def _set(dots: Dots, x: Places, y: Places) -> None:
 
 
 def _shaded(dots: Dots, item: Field, across: float) -> None:
-    """Dark colours as dots, lighter ones as fewer, in a pattern."""
+    """Draw colors as a pattern of dots. A dark color has more dots."""
     left, top = round(item.x * across), round(item.y * across)
     width, height = max(1, round(item.width * across)), max(1, round(item.height * across))
     rows = np.linspace(0, item.colours.shape[0] - 1, height).round().astype(int)

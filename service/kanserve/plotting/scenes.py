@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Rectangle; an empty `fill` or `stroke` is not drawn."""
+    """Rectangle. An empty `fill` or `stroke` is not drawn."""
 
     x: float
     y: float
@@ -61,7 +61,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Field:
-    """Colours [H, W, 3], 0 to 255, stretched over a rectangle."""
+    """Colors [H, W, 3], 0 to 255, stretched over a rectangle."""
 
     x: float
     y: float
@@ -88,12 +88,12 @@ class Scene:
 
 
 def shortened(text: str, most: int) -> str:
-    """No longer than so many characters."""
+    """The text, shortened to at most `most` characters."""
     return text if len(text) <= most else f"{text[: max(1, most - 1)]}…"
 
 
 MANY = 120  # edges of a layer
-BETA = 3.0  # pykan's: an edge is as opaque as tanh(3 score)
+BETA = 3.0  # as in pykan: the opacity of an edge is tanh(3 score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Layer:
     curves: Mapping[tuple[int, int], Curve] = field(default_factory=dict)
 
     def colour(self, source: int, destination: int) -> str:
-        """pykan's: black numeric, red symbolic, purple both, nothing where an edge adds nothing."""
+        """Color as in pykan: black numeric, red symbolic, purple both. Empty for an edge without a contribution."""
         symbolic, numeric = self.symbolic[source, destination], self.numeric[source, destination]
         if symbolic:
             return PURPLE if numeric else RED
@@ -162,7 +162,7 @@ class Network:
 
 
 def pieces(phi: NDArray[np.floating]) -> list[NDArray[np.intp]]:
-    """The places of values that are finite and follow one another, two or more."""
+    """Indices of consecutive finite values, in groups of at least two."""
     finite = np.isfinite(phi)
     parts = np.split(np.arange(len(phi)), np.flatnonzero(np.diff(finite.astype(int))) + 1)
     return [part for part in parts if len(part) > 1 and finite[part[0]]]
@@ -175,11 +175,11 @@ MARGIN, TOP, BOTTOM = 40.0, 56.0, 64.0
 CAPTION = 130  # characters
 BESIDE = 14.0  # from a factor to its product, and to the next factor
 TIMES = "\u00d7"
-FAINT = 0.02  # an edge that is fainter is not drawn
+FAINT = 0.02  # edges with less opacity are not drawn
 
 
 def scene(network: Network) -> Scene:
-    """Every edge; curves where a layer has no more than `CURVES`."""
+    """The network with every edge. A layer with at most `CURVES` edges has curves."""
     rows = [len(network.inputs), *(len(layer.groups) for layer in network.layers)]
     curved = [layer.scores.size for layer in network.layers if layer.scores.size <= CURVES]
     width = max(WIDTH, 2 * MARGIN + 26.0 * max(rows), 2 * MARGIN + (LEAST + 4) * max(curved, default=0))
@@ -214,7 +214,7 @@ def _layer(canvas: Scene, layer: Layer, below: Sequence[float], above: Sequence[
     size = min(MOST, max(LEAST, 0.8 * (canvas.width - 2 * MARGIN) / (sources * destinations)))
     top, ends = floor - BETWEEN, _ends(layer.groups, above)
     factors = _factors(layer.groups)
-    order = np.argsort(opacity, axis=None, kind="stable")  # what matters most lies on top
+    order = np.argsort(opacity, axis=None, kind="stable")  # the most important edge is on top
     for edge in order.tolist():
         source, destination = divmod(edge, destinations)
         colour, shown = layer.colour(source, destination), float(opacity[source, destination])
@@ -276,7 +276,7 @@ def _curve(canvas: Scene, curve: Curve, x: float, y: float, size: float, colour:
 
 
 def _names(canvas: Scene, names: Sequence[str], y: float) -> None:
-    """Below or above a row of nodes, as long as there is room, or each some nodes apart."""
+    """Names below or above a row of nodes. If the space is too small for all, only some nodes have names."""
     room = (canvas.width - 2 * MARGIN) / len(names)
     step = max(1, round(18 / room))
     for at, (x, name) in enumerate(zip(places(len(names), canvas.width), names, strict=True)):

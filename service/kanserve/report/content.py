@@ -23,20 +23,29 @@ from kanserve.report.page import Bars, Facts, Grid, Part, Pictures, Report
 from kanserve.report.selection import Curves, Edge, Plan, on_network_request
 from kanserve.types import Description, LayerCurves, Scores
 
-LINES = 6000  # edges; a network of more is fields of colour
-INPUTS = 40  # that a report has at most
+LINES = 6000  # edges; a larger network is drawn as matrices of colors
+INPUTS = 40  # maximum of a report
 
-DIGITS, LONGEST = 4, 2000  # of a formula: significant digits, characters
+REGIONS = {
+    "inside": "in grid",
+    "extension": "extended grid",
+    "knots": "on knots",
+    "far": "out of grid",
+    "nonfinite": "NaN, infinity",
+    "single": "batch of 1",
+}
+EXAMPLE = {"inside": "example rows", "scaled": "example, scaled", "noise": "example, noise"}  # of a PyTorch module
+DIGITS, LONGEST = 4, 2000  # significant digits and characters of a formula
 
 
 def drawn(described: Description, scores: Scores, curves: Sequence[LayerCurves]) -> Scene:
-    """The network, with the answer to `on_network_request`."""
+    """Picture of the network, with the curves of `on_network_request`."""
     figure = network_figure(described, scores, curves)
     return scenes.scene(figure) if figure.edges <= LINES else figures.matrix_scene(figure)
 
 
 def one_edge(described: Description, curves: LayerCurves) -> Scene:
-    """The only edge of these curves."""
+    """Plot of the only edge of these curves."""
     source, destination = curves.sources[0], curves.destinations[0]
     layer = described.layers[curves.layer]
     knots = knot_positions(layer, source)
@@ -52,7 +61,7 @@ def one_edge(described: Description, curves: LayerCurves) -> Scene:
 
 
 def report(plan: Plan, curves: Curves) -> Report:
-    """The whole report. `curves`: the answers to `plan.requests`."""
+    """The report. `curves`: the responses to `plan.requests`."""
     described = plan.described
     parts: list[Part] = [
         _card(described),
@@ -63,20 +72,20 @@ def report(plan: Plan, curves: Curves) -> Report:
         Facts("Layers", [(str(at), _layer(layer)) for at, layer in enumerate(described.layers)]),
     ]
     lead = described.names.description or f"{described.family}, {arrows(described.shapes)}"
-    footer = f"kanserve report; digest of the graph {described.digest}"
+    footer = f"kanserve model card; digest of the graph {described.digest}"
     return Report(f"{described.name}, version {described.version}", lead, parts, footer)
 
 
 def _pictures(plan: Plan, scores: Scores, curves: Curves) -> Iterator[Part]:
     request = on_network_request(plan.described)
     on_network = curves[request] if request is not None else ()
-    yield Pictures("The network", _over(scores), [drawn(plan.described, scores, on_network)])
+    yield Pictures("Network", _over(scores), [drawn(plan.described, scores, on_network)])
     yield _inputs(plan.described, scores)
     yield from _edges(plan, curves)
 
 
 def _layer(layer: LayerInfo) -> str:
-    """In words."""
+    """Description of a layer in words."""
     parts = [
         f"{layer.sources} to {layer.destinations} nodes" + (f" ({layer.name})" if layer.name else ""),
         f"before: {text_tables.steps(layer.pre_steps)}" if layer.pre_steps else "",
@@ -88,8 +97,8 @@ def _layer(layer: LayerInfo) -> str:
 
 def _over(scores: Scores) -> str:
     return (
-        f"Edges are as dark as they matter over {scores.row_count} rows: {text_tables.OVER.get(scores.source, '')}. "
-        "Black is numeric, red symbolic, purple both."
+        f"Opacity shows importance over {scores.row_count} rows: {text_tables.OVER.get(scores.source, '')}. "
+        "Numeric edges are black, symbolic edges are red, edges with both parts are purple."
     )
 
 
@@ -97,17 +106,17 @@ def _card(described: Description) -> Facts:
     lines = [
         ("Library", described.family),
         ("Shape", arrows(described.shapes)),
-        ("Edges", f"{sum(layer.active_edges for layer in described.layers)} that can add something"),
+        ("Active edges", str(sum(layer.active_edges for layer in described.layers))),
         ("Edge class", described.edge_class),
         ("Inputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.inputs)),
         ("Outputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.outputs)),
         *(("Note", note) for note in described.notes),
     ]
-    return Facts("What it is", lines)
+    return Facts("Description", lines)
 
 
 def _formula(described: Description) -> Sequence[Facts]:
-    """Nothing, where an edge that matters is numeric, or it would be too long to read."""
+    """The formula. Empty if an active edge is numeric, or if the formula is too long to read."""
     if described.family == HYBRID or not any(layer.symbolic for layer in described.layers):
         return ()
     inputs = formula.tokens(described.names.features, "x", described.input.shape[-1])
@@ -123,31 +132,32 @@ def _formula(described: Description) -> Sequence[Facts]:
 def _source(described: Description) -> Facts:
     lines = [
         *(("File", f"{item.name}, sha256 {item.sha256}") for item in described.files),
-        *(("Said by its user", f"{name} = {value}") for name, value in sorted(described.options_given.items())),
-        *(("Assumed", f"{name} = {value}") for name, value in sorted(described.options_assumed.items())),
+        *(("Option given", f"{name} = {value}") for name, value in sorted(described.options_given.items())),
+        *(("Option assumed", f"{name} = {value}") for name, value in sorted(described.options_assumed.items())),
         *([("Exporter", described.exporter)] if described.exporter else []),
-        ("Rows outside", described.out_of_range_policy),
-        ("Limits", f"{described.max_batch_size} rows of a request, {described.max_rows} of an edge query"),
+        ("Out-of-range policy", described.out_of_range_policy),
+        ("Limits", f"{described.max_batch_size} rows per request, {described.max_rows} rows per edge query"),
     ]
-    return Facts("Where it came from, and its limits", lines)
+    return Facts("Source and limits", lines)
 
 
 def _proof(described: Description) -> Sequence[Part]:
     error = described.verified_error
     lines = [("Export", described.claim)]
     if math.isfinite(error):
-        lines.append(("Largest error", f"{error:.1e} of the largest output, against float64, on finite rows"))
-    result: list[Part] = [Facts("What it was verified against", lines)]
+        lines.append(("Largest error", f"{error:.1e} of the largest output, compared with float64, on finite rows"))
+    result: list[Part] = [Facts("Verification", lines)]
     if described.zones:
         outputs, edges = described.tolerances
         remark = (
-            f"Largest errors of each group of rows, by its largest magnitude; allowed are {outputs:.0e} of outputs and "
-            f"{edges:.0e} of edges."
+            "Largest errors of each test region, relative to its largest magnitude. "
+            f"Tolerances: outputs {outputs:.0e}, edges {edges:.0e}."
         )
-        head = ("rows", "how many", "outputs", "edges", "worst edge")
+        head = ("region", "rows", "outputs", "edges", "worst edge")
+        words = REGIONS | (EXAMPLE if described.family == HYBRID else {})
         zones = [
             (
-                zone.name,
+                words.get(zone.name, zone.name),
                 str(zone.rows),
                 f"{zone.outputs_max_rel:.1e}" if zone.worst_output or zone.outputs_max_rel else "-",
                 f"{zone.edges_max_rel:.1e}" if zone.worst_edge or zone.edges_max_rel else "-",
@@ -155,15 +165,15 @@ def _proof(described: Description) -> Sequence[Part]:
             )
             for zone in described.zones
         ]
-        result.append(Grid("Zones of the proof", remark, head, zones))
+        result.append(Grid("Test regions", remark, head, zones))
     return result
 
 
 def _inputs(described: Description, scores: Scores) -> Bars:
     named = [(described.names.feature(at), float(score)) for at, score in enumerate(scores.features)]
     result = sorted(((name, score) for name, score in named if math.isfinite(score)), key=lambda line: -line[1])
-    remark = f"pykan's feature_score; {min(INPUTS, len(result))} of {len(named)} inputs"
-    return Bars("What its inputs matter", remark, result[:INPUTS])
+    remark = f"pykan attribution scores (feature_score); {min(INPUTS, len(result))} of {len(named)} inputs"
+    return Bars("Input importance", remark, result[:INPUTS])
 
 
 def _edges(plan: Plan, curves: Curves) -> Sequence[Pictures]:
@@ -171,7 +181,7 @@ def _edges(plan: Plan, curves: Curves) -> Sequence[Pictures]:
     drawn = [one_edge(plan.described, by_edge[edge]) for edge in plan.edges if edge in by_edge]
     if not drawn:
         return ()
-    return (Pictures("The edges that matter most", f"{len(drawn)} of them, over their grids.", drawn),)
+    return (Pictures("Most important edges", f"{len(drawn)} edges, over their grids.", drawn),)
 
 
 def _by_edge(plan: Plan, curves: Curves) -> Iterator[tuple[Edge, LayerCurves]]:
@@ -195,12 +205,12 @@ def _by_edge(plan: Plan, curves: Curves) -> Iterator[tuple[Edge, LayerCurves]]:
             )
 
 
-OVER = {"rows": "the rows given", "reference": "rows drawn from the grid (--input has yours)"}
+OVER = {"rows": "the rows of --input", "reference": "synthetic verification rows (pass your rows with --input)"}
 Flags = NDArray[np.bool_]
 
 
 def network_figure(described: Description, scores: Scores, curves: Sequence[LayerCurves]) -> Network:
-    """A network with its scores, and the curves of those layers that have some."""
+    """A network with its scores, and the curves of the layers that have curves."""
     by_layer = {layer.layer: layer for layer in curves}
     layers = tuple(
         _layer_figure(layer, score.edges, by_layer.get(at))
@@ -209,8 +219,8 @@ def network_figure(described: Description, scores: Scores, curves: Sequence[Laye
     nodes = len(scores.layers[0].nodes)
     return Network(
         title=f"{described.name} version {described.version}: {described.family}, {arrows(described.shapes)}",
-        caption=f"edges as opaque as they matter over {scores.row_count} rows, {OVER.get(scores.source, '')}; "
-        "black numeric, red symbolic, purple both",
+        caption=f"opacity: importance over {scores.row_count} rows, {OVER.get(scores.source, '')}; "
+        "black: numeric, red: symbolic, purple: both",
         inputs=tuple(described.names.feature(at) for at in range(nodes)),
         outputs=tuple(described.names.output(at) for at in range(len(layers[-1].groups))),
         layers=layers,
@@ -229,9 +239,9 @@ def _layer_figure(layer: LayerInfo, scores: NDArray[np.float32], curves: LayerCu
 
 
 def ends(described: Description, layer: int, source: int, destination: int) -> tuple[str, str]:
-    """The names of an edge's two ends: feature or class name, x0 or y0 if the model has no names, otherwise node."""
-    inside = layer or described.family == HYBRID
-    first = f"node {source}" if inside else described.names.feature(columns(described.layers[0])[source])
+    """Names of the source and the destination of an edge: a feature or class, x0 or y0 without names, or a node."""
+    hidden = layer or described.family == HYBRID
+    first = f"node {source}" if hidden else described.names.feature(columns(described.layers[0])[source])
     moved = any(step.kind in ("select", "product") for step in described.layers[layer].post_steps)
     if layer < len(described.layers) - 1 or moved or described.family == HYBRID:
         return first, f"node {destination}"
@@ -267,7 +277,7 @@ def knot_positions(layer: LayerInfo, source: int) -> list[float]:
 
 
 def columns(layer: LayerInfo) -> tuple[int, ...]:
-    """Which of the nodes that the layer is given each of its sources is."""
+    """The input node of each source of a layer."""
     chosen = [step.indices for step in layer.pre_steps if step.kind == "select"]
     return chosen[0] if chosen else tuple(range(layer.sources))
 

@@ -1,4 +1,4 @@
-"""Report as one HTML file with text, tables and pictures. It refers to nothing elsewhere, so that it can be mailed."""
+"""Report as one HTML file with text, tables and pictures, without external resources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ div.bar { background: #2266bb; height: .8rem; } footer { color: #777; margin: 3r
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Lines of a name and what is to be said of it."""
+    """Lines of a name and a text."""
 
     heading: str
     lines: Sequence[tuple[str, str]]
@@ -41,7 +41,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """One picture, or many beside each other."""
+    """One picture, or several next to each other."""
 
     heading: str
     remark: str
@@ -50,7 +50,7 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: `head`, and lines of as many words."""
+    """Table with `head` and lines of the same length."""
 
     heading: str
     remark: str
@@ -63,7 +63,7 @@ Part = Facts | Bars | Grid | Pictures
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that is told, in order."""
+    """Content of a report, in order."""
 
     title: str
     lead: str
@@ -72,7 +72,7 @@ class Report:
 
 
 def html(report: Report) -> str:
-    """The whole file."""
+    """The HTML file."""
     body, title = "\n".join(map(_part, report.parts)), report.title
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -106,8 +106,8 @@ def _line(tag: str, words: Sequence[str]) -> str:
     return f"<tr>{''.join(f'<{tag}>{escape(word)}</{tag}>' for word in words)}</tr>"
 
 
-def _fact(name: str, said: str) -> str:
-    return f"<tr><th>{escape(name)}</th><td>{escape(said)}</td></tr>"
+def _fact(name: str, text: str) -> str:
+    return f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>"
 
 
 def _bar(name: str, number: float, largest: float) -> str:

@@ -14,11 +14,11 @@ from kanserve.plotting import scenes
 from kanserve.types import CurveRequest, Description, LayerCurves, Scores
 
 POINTS = 33  # of a curve on the network
-LARGE = 129  # of a curve in a picture of its own
-EDGES = 24  # with a picture of their own
+LARGE = 129  # of a curve in a separate picture
+EDGES = 24  # edges with a separate picture
 
 Edge = tuple[int, int, int]  # layer, source, destination
-Curves = Mapping[CurveRequest, Sequence[LayerCurves]]  # answers; a request without curves has an empty one
+Curves = Mapping[CurveRequest, Sequence[LayerCurves]]  # responses; empty for a request without curves
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Plan:
 
 
 def plan(described: Description, scores: Scores | None) -> Plan:
-    """Choose the edges of a report. For a million edges this takes a tenth of a second."""
+    """Choose the edges of a report. For a million edges this takes 0.1 s."""
     chosen = [] if scores is None else strongest(scores, EDGES)
     return Plan(described, scores, tuple((layer, source, destination) for layer, source, destination, _ in chosen))
 

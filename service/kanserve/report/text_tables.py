@@ -1,4 +1,4 @@
-"""A model layer by layer, in words: what its edges are made of and what stands around them."""
+"""Descriptions of a model, its layers and its scores, in words and tables."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kanexport.contract.naming import Names
 from kanserve.report.selection import strongest
 from kanserve.types import Description, Scores
 
-SERVERS = ("node_tensor", "edges_file", "edges_tensor")  # inside the repository; not on the wire
+SERVERS = ("node_tensor", "edges_file", "edges_tensor")  # only in the repository, not in responses
 SHOWN = 6  # entries of a list; the rest is counted
-CLASSES = "class A: an edge depends on its source alone; B: on all sources of its row"
+CLASSES = "class A: an edge depends only on its source; B: on all sources of its row"
 NOTHING = "-"
 
 
 def layers_document(layers: Sequence[LayerInfo]) -> list[dict[str, Any]]:
-    """The layers for JSON, with everything that is known of them."""
+    """The layers for JSON, with all facts."""
     kept = [{key: value for key, value in asdict(layer).items() if key not in SERVERS} for layer in layers]
     return [{"index": at, **layer} for at, layer in enumerate(kept)]
 
@@ -41,7 +41,7 @@ def show_names(names: Names) -> None:
 
 
 def show(layers: Sequence[LayerInfo], notes: Sequence[str], edge_class: str) -> None:
-    """Print a table for people, and the notes; `edge_class` is the model's."""
+    """Print the table of layers, and the notes. `edge_class`: the model's class."""
     positions = any(layer.positions for layer in layers)
     columns = _columns(edge_class, names=any(layer.name for layer in layers), positions=positions)
     table = Table(
@@ -69,9 +69,9 @@ def _columns(edge_class: str, *, names: bool, positions: bool) -> dict[str, Call
         "nodes": lambda layer: f"{layer.sources} → {layer.destinations}",
         "class": lambda layer: layer.edge_class or edge_class,
         "active edges": lambda layer: f"{layer.active_edges} of {layer.sources * layer.destinations}",
-        "before the edges": lambda layer: steps(layer.pre_steps) or NOTHING,
-        "functions of an edge": lambda layer: functions(layer) or NOTHING,
-        "after the sums": lambda layer: sums(layer) or NOTHING,
+        "before edges": lambda layer: steps(layer.pre_steps) or NOTHING,
+        "edge functions": lambda layer: functions(layer) or NOTHING,
+        "after sums": lambda layer: sums(layer) or NOTHING,
     }
 
 
@@ -91,7 +91,7 @@ def basis(info: BasisInfo) -> str:
     if info.parameters:
         text += f" ({', '.join(f'{key} {value}' for key, value in sorted(info.parameters.items()))})"
     if info.per_edge:
-        text += ", shifted and stretched by each edge"
+        text += ", shifted and stretched per edge"
     return f"{text} of {steps(info.pre_steps)}" if info.pre_steps else text
 
 
@@ -143,15 +143,15 @@ def _listed(items: list[str]) -> str:
 
 
 OVER = {
-    "rows": "the rows that were given",
-    "live": "of the model's live traffic that were analysed",
-    "baseline": "that the export was given (--baseline), as it has counted them",
-    "reference": "the rows that the export was proved with, which are no data: --input has yours",
+    "rows": "the rows that you passed",
+    "live": "analysed rows of the model's live traffic",
+    "baseline": "the baseline rows of the export (--baseline), as it counted them",
+    "reference": "synthetic verification rows of the export, not your data (pass your rows with --input)",
 }
 
 
 def scores_document(described: Description, scores: Scores, show: int) -> dict[str, Any]:
-    """For JSON: every input, and the edges that matter most."""
+    """Scores for JSON: every input, and the most important edges."""
     return {
         "model": described.name,
         "version": scores.version,
@@ -176,11 +176,11 @@ def scores_document(described: Description, scores: Scores, show: int) -> dict[s
 
 
 def features(described: Description, scores: Scores, show: int) -> Table:
-    """Inputs, the one that matters most first."""
+    """Table of inputs, by importance."""
     values = scores.features.astype(np.float64)
     order = np.argsort(-np.where(np.isnan(values), np.inf, values), kind="stable")[:show]
     table = Table(
-        f"{described.name} version {scores.version}: what its inputs matter",
+        f"{described.name} version {scores.version}: input importance (pykan attribution scores)",
         ("input", "score", ""),
         numbers=("score",),
         caption=(
@@ -195,7 +195,7 @@ def features(described: Description, scores: Scores, show: int) -> Table:
 
 
 def edges(described: Description, scores: Scores, show: int) -> Table:
-    """Edges, those first that matter most."""
+    """Table of edges, by importance."""
     rows = strongest(scores, show)
     table = Table(
         "",
@@ -212,20 +212,20 @@ def edges(described: Description, scores: Scores, show: int) -> Table:
 
 
 BARS = "▁▂▃▄▅▆▇█"
-NO_VALUE = "·"  # where a curve has no finite value
+NO_VALUE = "·"  # at points without a finite value
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # of a braille character, [row, column]
 BLANK = 0x2800
 
 
 def line(values: Any, width: int) -> str:
-    """A curve [N] as one line of bars, from its smallest value to its largest; a flat one lies in the middle."""
+    """A curve [N] as one line of bars, from its smallest value to its largest. A flat curve is in the middle."""
     at = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
     levels = _levels(np.asarray(values, np.float64)[at], len(BARS))
     return "".join(NO_VALUE if level is None else BARS[level] for level in levels)
 
 
 def bar(value: float, largest: float, width: int = 24) -> str:
-    """As long as the value is large; of a negative one it is hollow."""
+    """Bar with a length proportional to the magnitude. The bar of a negative value is hollow."""
     if not np.isfinite(value):
         return "?"
     return ("█" if value >= 0 else "░") * round(width * abs(value) / (largest or 1.0))
@@ -251,7 +251,7 @@ def picture(values: Any, width: int, height: int) -> list[str]:
 
 
 def _levels(values: Any, count: int) -> Sequence[int | None]:
-    """Which of `count` levels each value has, from the smallest to the largest of the finite ones."""
+    """Level of each value, 0 to `count` - 1, from the smallest to the largest finite value."""
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
     spread = high - low

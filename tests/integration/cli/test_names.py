@@ -91,10 +91,10 @@ def test_other_columns_are_refused(server: Server, tmp_path: Path, names: list[s
 
 @pytest.mark.parametrize("columns", [12, 14])
 def test_a_header_of_another_length_moves_nothing(server: Server, tmp_path: Path, columns: int) -> None:
-    """As R writes row names: without this every column would be taken for its neighbour."""
+    """R writes row names in this form. Without the check, each column would get the values of its neighbor."""
     path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, columns)))
     done = kanserve("infer", "wine", "--url", server.address, "--input", path)
-    says = f"the header names 13 columns, the rows below it have {columns}"
+    says = f"the header has 13 columns, but the rows have {columns}"
     assert (done.returncode, says in done.stderr, done.stdout) == (2, True, ""), done.stderr
 
 
@@ -158,13 +158,16 @@ def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--source", "colour"), "neither an index nor a name; there are measured 0, "),
+        (("--source", "colour"), "--source colour: unknown node, expected an index or a name"),
         (("--source", "measured  1"), "did you mean 'measured 1'?"),
-        (("--source", FEATURES[0], "--destination", CLASSES[0]), "no edge goes from one to the other"),
+        (
+            ("--source", FEATURES[0], "--destination", CLASSES[0]),
+            "error[edge-between-layers]: no edge from",
+        ),
         (("--layer", "1", "--source", FEATURES[0]), "'measured 0' is a node of layer 0"),
-        (("--path", "nothing", "0"), "the model has the inputs measured 0, "),
+        (("--path", "nothing", "0"), "help: names: measured 0, "),
         (("--path", "0", "barbara"), "did you mean 'barbera'?"),
-        (("--path", "0", "0", "--source", "1"), "--path has its own sources and destinations"),
+        (("--path", "0", "0", "--source", "1"), "--path cannot be combined with --source or --destination"),
     ],
 )
 def test_names_of_ends_that_do_not_exist(server: Server, tmp_path: Path, words: tuple[str, ...], says: str) -> None:

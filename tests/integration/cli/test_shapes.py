@@ -78,7 +78,7 @@ def test_other_shapes_are_refused_with_the_two_that_fit(grid: Server, shape: tup
     np.save(tmp_path / "rows.npy", np.zeros(shape, np.float32))
     done = kanserve("infer", "grid", "--input", tmp_path / "rows.npy", "--url", grid.url)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert ("shape (-1, 2, 3), flat 6 values a row" if shape else "without an axis") in done.stderr
+    assert ("shape (-1, 2, 3) or 6 columns" if shape else "is a scalar") in done.stderr
 
 
 def test_the_file_of_edges_has_the_positions(grid: Server, rows: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_table_counts_rows_and_positions(grid: Server, rows: Path) -> None:
     source, destination = np.unravel_index(mean.argmax(), mean.shape)
     assert f"1 (token.kan): {source} → {destination}" in done.stdout
     assert f"{mean.max():.4g}" in done.stdout
-    for words in ("2 of 192 edges", "layer 1 runs at 2;", "class B, where a value depends on all sources"):
+    for words in ("2 of 192 edges", "layer 1 has 2;", "class B (a value depends on all sources"):
         assert words in done.stdout
     result = document(kanserve(*arguments, "--json"))
     assert [layer["name"] for layer in result["layers"]] == list(toy_grid_model.NAMES)
@@ -149,8 +149,8 @@ def test_one_model_layer_by_layer(grid: Server, folder: Path, place: str) -> Non
     ("arguments", "says"),
     [
         (("nothing", "--url", "SERVER"), "models of the server: grid"),
-        (("FOLDER", "nothing"), "there is no nothing"),
-        (("FOLDER", "grid", "--model-version", "7"), "grid has the versions 1"),
+        (("FOLDER", "nothing"), "unknown model 'nothing'"),
+        (("FOLDER", "grid", "--model-version", "7"), "unknown version '7' of grid"),
         (("FOLDER/nothing", "grid"), "is not a folder"),
     ],
 )

@@ -75,7 +75,7 @@ def test_edges(server: Server, tmp_path: Path) -> None:
         holds(printed, *(f"{edge[key]:.4g}" for key in ("mean_abs", "minimum", "maximum")), f"{edge['share']:.1%}")
     bars = re.findall(r"[▁▂▃▄▅▆▇█·]{16}", printed)
     assert len(bars) == len(edges) == 20
-    for words in ("distribution of values", "no curve of φ"):
+    for words in ("distribution of values", "not a plot of φ"):
         assert words in " ".join(printed.split())
 
 

@@ -25,6 +25,11 @@ ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "service" / "deploy" / "monitoring"
 RULES = MONITORING / "prometheus" / "rules.yml"
 DASHBOARD = MONITORING / "grafana" / "kanserve.json"
+OPERATIONS = ROOT / "docs" / "operations"
+RUNBOOK = [OPERATIONS / f"{name}.md" for name in ("runbook", "runbook-models", "runbook-server")]
+ENTRY = ("| severity | impact on clients | escalate to |", "* **First command.**", "* **Verify.**")
+# Burn rates whose entry refers to that of the fastest one.
+SLOWER = tuple(f"KanserveErrorBudgetBurnsIn{days}Days" for days in (5, 10, 30))
 # Pattern of the metric names that kanserve, the Python client and Prometheus define.
 METRIC = re.compile(r"\b(?:nv|grpc|kanserve|process)_[a-z0-9_]+")
 HISTOGRAM_SUFFIX = re.compile(r"_(bucket|sum|count)$")
@@ -83,7 +88,7 @@ def rules() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names of all samples of a server with one model, before anybody asked it anything."""
+    """Names of all samples of a server with one model, before its first request."""
     folder = tmp_path_factory.mktemp("deploy")
     state = checkpoint(folder / "tiny.safetensors", (2, 2))
     np.save(folder / "train.npy", np.zeros((5, 2)))
@@ -102,9 +107,20 @@ def test_the_dashboard_has_the_shape_that_grafana_reads(dashboard: Any) -> None:
     names = [variable["name"] for variable in dashboard["templating"]["list"]]
     assert names == ["datasource", "job", "instance", "model", "version"]
     rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
-    assert rows == ["Overview", "Latency", "Models", "Resources", "Edge queries", "Data"]
+    assert rows == ["Overview", "Latency", "Models", "Resources", "Edge queries", "Data quality"]
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
+
+
+def test_every_panel_has_a_plain_title_and_a_description(dashboard: Any) -> None:
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    titles = [panel["title"] for panel in panels]
+    assert len(set(titles)) == len(titles)
+    for panel in panels:
+        assert re.fullmatch(r"(?:[A-Z][a-z]+|RPCs?)[\w ()/-]*", panel["title"]), panel["title"]
+        description = panel["description"]
+        assert description.endswith("."), panel["title"]
+        assert len(description.split()) >= 5, panel["title"]
 
 
 def test_panels_do_not_overlap(dashboard: Any) -> None:
@@ -143,7 +159,7 @@ def test_every_metric_of_the_rules_is_exported(rules: list[dict[str, Any]], expo
 
 
 def known(exported: set[str]) -> set[str]:
-    """Sample names, and the label names that look like metrics."""
+    """Sample names, and the label names that have the form of metrics."""
     return exported | {"grpc_method", "grpc_code", "grpc_service", "grpc_type"}
 
 
@@ -151,7 +167,7 @@ def test_the_check_itself_finds_a_misspelt_metric(exported: set[str]) -> None:
     assert set(METRIC.findall("rate(nv_inference_request_sucess[5m])")) - known(exported)
 
 
-def test_every_histogram_is_asked_by_its_buckets(rules: list[dict[str, Any]], exported: set[str]) -> None:
+def test_every_histogram_is_queried_by_its_buckets(rules: list[dict[str, Any]], exported: set[str]) -> None:
     histograms = {name.removesuffix("_bucket") for name in exported if name.endswith("_bucket")}
     for rule in rules:
         for name in METRIC.findall(rule["expr"]):
@@ -167,17 +183,34 @@ def test_every_recorded_series_that_is_used_is_recorded(rules: list[dict[str, An
 
 def test_every_alert_is_explained_in_the_runbook(rules: list[dict[str, Any]]) -> None:
     alerts = [rule for rule in rules if "alert" in rule]
-    headings = re.findall(r"^## (.+)$", (MONITORING / "runbook.md").read_text(), re.MULTILINE)
-    assert [alert["alert"] for alert in alerts] == headings
+    headings = [name for page in RUNBOOK for name in re.findall(r"^## (Kanserve.+)$", page.read_text(), re.MULTILINE)]
+    assert len(set(headings)) == len(headings)
+    assert {alert["alert"] for alert in alerts} == set(headings)
     for alert in alerts:
-        assert alert["labels"]["severity"] in ("page", "ticket", "info")
+        severity = alert["labels"]["severity"]
+        assert severity in ("page", "ticket", "info")
         link, _, anchor = alert["annotations"]["runbook_url"].partition("#")
         assert anchor == alert["alert"].lower()
-        assert (ROOT / link.partition("/blob/main/")[2]).is_file()
+        page = ROOT / link.partition("/blob/main/")[2]
+        _, heading, rest = page.read_text().partition(f"\n## {alert['alert']}\n")
+        assert heading, f"{page.name} has no section {alert['alert']}"
+        entry = rest.partition("\n## ")[0]
+        if alert["alert"] in SLOWER:
+            assert f"Severity {severity}," in entry
+            continue
+        assert f"\n| {severity} | " in entry, alert["alert"]
+        assert [part for part in ENTRY if part not in entry] == [], alert["alert"]
+        assert re.search(r"\* \*\*(?:Decide and fix|Fix)\.\*\*", entry), alert["alert"]
+
+
+def test_the_runbook_has_an_index_of_all_alerts(rules: list[dict[str, Any]]) -> None:
+    index = RUNBOOK[0].read_text().partition("\n## Index\n")[2].partition("\n## ")[0]
+    for alert in (rule["alert"] for rule in rules if "alert" in rule):
+        assert alert in index or alert in SLOWER, alert
 
 
 def test_every_line_of_level_error_is_explained_in_the_runbook() -> None:
-    headings = re.findall(r"^### `(.+)`$", (MONITORING / "runbook.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^### `(.+)`$", (OPERATIONS / "runbook-errors.md").read_text(), re.MULTILINE)
     lines = set()
     for path in (ROOT / "service" / "kanserve").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
@@ -190,10 +223,9 @@ def test_every_line_of_level_error_is_explained_in_the_runbook() -> None:
 
 def test_every_alert_is_tested(rules: list[dict[str, Any]]) -> None:
     tests = (MONITORING / "prometheus" / "rules_test.yml").read_text()
-    # The three slower burn rates differ from the first in numbers alone.
-    slower = [f"KanserveErrorBudgetBurnsIn{days}Days" for days in (5, 10, 30)]
+    # The slower burn rates differ from the first in numbers only.
     untested = [rule["alert"] for rule in rules if "alert" in rule and rule["alert"] not in tests]
-    assert untested == slower
+    assert untested == list(SLOWER)
 
 
 @pytest.fixture

@@ -235,14 +235,14 @@ def test_operations_show_traffic_errors_and_history(at: Any, own: Server) -> Non
 
 def test_a_card_says_how_the_export_was_proved_and_saves_the_report(at: Any) -> None:
     page = at("ui/hello/card")
-    page.get_by_role("heading", name="Zones of the proof").wait_for()
+    page.get_by_role("heading", name="Test regions").wait_for()
     assert "sin(" in page.locator("code.query").first.inner_text()
     page.wait_for_function("() => [...document.images].every((one) => one.complete && one.naturalWidth > 0)")
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save all of it as one file").click()
     text = Path(saved.value.path()).read_text()
     assert text.startswith("<!DOCTYPE html>")
-    assert "Zones of the proof" in text
+    assert "Test regions" in text
     with page.expect_download() as picture:
         page.get_by_role("button", name="Save as PNG").first.click()
     assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")

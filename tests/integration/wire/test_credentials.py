@@ -177,7 +177,7 @@ def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
         assert program(*infer, KANSERVE_TOKEN=created["infer"]).returncode == 0
         refused = kanserve(*infer)
         assert refused.returncode == 1
-        assert "--token-file FILE says who is calling" in refused.stderr
+        assert "pass a token with --token-file FILE" in refused.stderr
         assert created["infer"] not in kanserve(*infer, "--token-file", tmp_path / "mine").stderr
         listed = document(kanserve("models", "--url", server.address, "--token-file", tmp_path / "mine", "--json"))
         assert listed["models"][0]["name"] == "toy"
@@ -186,7 +186,7 @@ def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
 def test_token_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     (tmp_path / "bytes").write_bytes(b"\xff")
-    for name, says in (("none", "No such file"), ("empty", "is empty"), ("bytes", "it is no text")):
+    for name, says in (("none", "No such file"), ("empty", "is empty"), ("bytes", "it is not ASCII text")):
         done = kanserve("health", "--token-file", tmp_path / name)
         assert (done.returncode, says in done.stderr) == (2, True)
 

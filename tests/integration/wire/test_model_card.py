@@ -60,13 +60,13 @@ def test_what_a_card_tells(server: Server) -> None:
     (line,) = result["Formula"]["lines"]
     assert "sin(" in line[1]
     assert "exp(" in line[1]
-    zones = result["Zones of the proof"]
-    assert [item[0] for item in zones["lines"]][:2] == ["inside", "extension"]
+    zones = result["Test regions"]
+    assert [item[0] for item in zones["lines"]][:2] == ["in grid", "extended grid"]
     assert len(zones["head"]) == len(zones["lines"][0])
-    files = [text for name, text in result["Where it came from, and its limits"]["lines"] if name == "File"]
+    files = [text for name, text in result["Source and limits"]["lines"] if name == "File"]
     assert any(text.startswith("model_state, sha256 ") for text in files)
-    assert result["The network"]["pictures"][0]["svg"].startswith("<svg ")
-    assert len(result["The edges that matter most"]["pictures"]) == 3
+    assert result["Network"]["pictures"][0]["svg"].startswith("<svg ")
+    assert len(result["Most important edges"]["pictures"]) == 3
     assert "Formula" not in card(server, "digits")
 
 
@@ -113,8 +113,8 @@ def reset(server: Server, path: str) -> None:
 
 def test_edges_that_are_no_curves_are_left_out(server: Server) -> None:
     result = card(server, "norms")
-    assert result["The network"]["pictures"]
-    assert len(card(server, "digits")["The edges that matter most"]["pictures"]) == 24
+    assert result["Network"]["pictures"]
+    assert len(card(server, "digits")["Most important edges"]["pictures"]) == 24
 
 
 def test_a_model_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> None:
@@ -124,4 +124,4 @@ def test_a_model_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> Non
     with serving(tmp_path, transport="asgi", max_response_bytes=1024) as server:
         result = card(server, "toy")
         assert http_client.ask(server, "/v1/kan/models/nobody/report").status == 404
-    assert "What it is" in result
+    assert "Description" in result

@@ -177,7 +177,7 @@ def test_the_commands_take_a_file_with_every_input(server: Server, module: Any, 
     assert (refused.returncode, "tokens, value [0, 0]" in refused.stderr) == (2, True), refused.stderr
     np.save(tmp_path / "x.npy", feeds["x"])
     alone = kanserve("infer", "text", "--input", tmp_path / "x.npy", *url)
-    assert "holds one array; the model has the inputs tokens, mask, x" in alone.stderr
+    assert "x.npy has one array, expected one for each input: tokens, mask, x" in alone.stderr
 
 
 def test_reference_rows_of_every_output_are_checked(repository: Path, tmp_path: Path) -> None:

@@ -65,13 +65,13 @@ def test_a_misspelt_flag_is_helped_and_is_a_document_too() -> None:
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"] == {
         "kind": "UsageError",
-        "code": "usage",
-        "message": "unrecognized arguments: --repositroy models",
+        "code": "argument-unknown",
+        "message": "unknown argument: --repositroy models",
         "hint": "--repositroy: did you mean --repository?",
         "exit_code": 2,
     }
     assert done.stderr.startswith("usage: kanserve export ")
-    assert "\nkanserve export: error[usage]: unrecognized" in done.stderr
+    assert "\nkanserve export: error[argument-unknown]: unknown argument" in done.stderr
 
 
 def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:

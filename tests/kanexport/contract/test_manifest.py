@@ -194,3 +194,21 @@ def test_a_manifest_that_cannot_be_small_is_not_written() -> None:
     layers = (dataclasses.replace(whole.layers[0], symbolic=(edge,) * 30_000), *whole.layers[1:])
     with pytest.raises(ManifestError, match="the manifest would have"):
         manifest.parts(dataclasses.replace(whole, layers=layers))
+
+
+def fields(kind: Any) -> set[str]:
+    """The names of all fields of a dataclass and of the dataclasses in it."""
+    names: set[str] = set()
+    for name, hint in typing.get_type_hints(kind).items():
+        names.add(name)
+        for part in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(part):
+                names |= fields(part)
+    return names
+
+
+def test_the_page_names_every_field() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "manifest.md").read_text()
+    missing = {name for name in fields(Manifest) if f"`{name}`" not in page and f".{name}`" not in page}
+    assert missing == set()
+    assert f"`format` is {FORMAT}." in page

@@ -27,7 +27,7 @@ from tests.support.small_checkpoints import beside_forward, save
 pytestmark = pytest.mark.slow
 
 
-PAGE = (ROOT / "docs" / "architecture-file.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "architecture-file.md").read_text()
 RNG = np.random.default_rng(4)
 
 
@@ -224,7 +224,8 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, outcome: str
         architecture_file.load(path)
     assert outcome in caught.value.message
     assert str(path) in caught.value.message
-    assert caught.value.hint == "see docs/architecture-file.md"
+    assert caught.value.hint == architecture_file.SEE
+    assert "docs/reference/architecture-file.md" in architecture_file.SEE
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -310,7 +311,7 @@ def test_modules_of_the_same_tensors(tmp_path: Path) -> None:
 def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And gives what the file's own order gives."""
     blocks = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    (command,) = re.findall(r"^```sh\nkanserve export (.*?)\n^```", PAGE, re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(r"^```console\nkanserve export (.*?)\n^```", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "layers.toml").write_text(blocks[0])
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from kanexport.detection import registry
 
 ROOT = Path(__file__).parents[3]
 FAMILIES = registry.readers()
-DOCUMENT = (ROOT / "docs" / "checkpoints.md").read_text()
+DOCUMENT = (ROOT / "docs" / "reference" / "supported-libraries.md").read_text()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

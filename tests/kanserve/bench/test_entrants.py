@@ -18,7 +18,7 @@ from tests.support import toy_model
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(1e-6, 1e3))
 def test_errors(values: list[float], scale: float) -> None:
-    """Relative to the largest answer, whatever the unit."""
+    """The error is relative to the largest output, in any unit."""
     right = np.array(values)
     largest = float(np.abs(right).max())
     assert entrants.error(right, right, right) == 0

@@ -27,7 +27,7 @@ GOLDEN = {
     "pykan-hello-adapted": "",  # knots of each input's own
     "pykan-pruned-edges": "",
     "chebykan-bare-layer": "layer 0 has edges other than B-splines",
-    "pykan-mult-affine": "the model is more than its layers one after the other",
+    "pykan-mult-affine": "the model has more operations than its layers",
 }
 
 

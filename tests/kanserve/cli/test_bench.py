@@ -28,7 +28,7 @@ TORCH = importlib.util.find_spec("torch") is not None
 
 
 def spoiled(repository: Path, target: Path, change: Callable[[onnx.GraphProto], None]) -> Path:
-    """A copy with a changed graph and a manifest that lists it as its own: nothing but its answers can tell."""
+    """A copy with a changed graph. The manifest lists this graph, so that only its outputs show the change."""
     shutil.copytree(repository, target)
     version = target / "tiny" / "1"
     model = onnx.load(version / contract.MODEL_FILE)
@@ -54,7 +54,7 @@ def multiplied(factor: float) -> Callable[[onnx.GraphProto], None]:
 
 
 def wrong_from_three_rows_on(graph: onnx.GraphProto) -> None:
-    """As a graph for many rows may be, beside one for few: its answers are off by a tenth there."""
+    """The outputs differ by 0.1 from three rows on, as with a wrong large-batch graph."""
     supplied, result = graph.input[0].name, graph.output[0].name
     for node in graph.node:
         for at, name in enumerate(node.output):
@@ -82,7 +82,7 @@ def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path,
     wrong = spoiled(repository, tmp_path / "models", multiplied(factor))
     done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
     assert done.returncode == 1
-    assert "the answers of kanserve are wrong" in done.stderr
+    assert "wrong outputs: kanserve" in done.stderr
     reported = json.loads(done.stdout)
     assert reported["right"] is False
     assert [item["right"] for item in results(reported, "kanserve")] == [False, False]
@@ -115,7 +115,7 @@ def test_pieces_side_by_side(repository: Path) -> None:
         kanserve("bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_MICRO_BATCH_BYTES="1536")
     )
     (item,) = results(reported, "kanserve")
-    assert (item["how"], item["right"]) == ("3 runs at once, of 1 thread each, in pieces of 16 rows", True)
+    assert (item["how"], item["right"]) == ("3 parallel executions on 1 thread each, in micro-batches of 16 rows", True)
 
 
 def test_settings_that_cannot_be(repository: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_checkpoint_in_the_place_of_a_name(tmp_path: Path) -> None:
     done = kanserve("bench", state, "--repository", tmp_path / "none", *FEW, "--json", **place)
     reported = document(done)
     assert (reported["widths"], reported["right"]) == ([2, 3, 1], True)
-    assert "exporting it, and timing it for this command" in done.stderr
+    assert "exporting the checkpoint, and benchmarking it for this command" in done.stderr
     assert not list((tmp_path / "temporary").iterdir()), "something was left behind"
 
 
@@ -139,13 +139,13 @@ def test_rows_of_a_file(repository: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.zeros((5, 3), np.float32))
     supplied = ("bench", "tiny", "--repository", repository, *FEW, "--json", "--input")
     reported = document(kanserve(*supplied, tmp_path / "rows.npy"))
-    assert reported["input"] == f"the 5 rows of {tmp_path / 'rows.npy'}, again and again"
+    assert reported["input"] == f"the 5 rows of {tmp_path / 'rows.npy'}, repeated"
     np.save(tmp_path / "rows.npy", np.zeros((5, 4), np.float32))
     done = kanserve(*supplied, tmp_path / "rows.npy")
-    assert (done.returncode, "has 4 columns" in done.stderr) == (2, True)
+    assert (done.returncode, "found 4 columns" in done.stderr) == (2, True)
     np.save(tmp_path / "rows.npy", np.zeros((0, 3), np.float32))
     done = kanserve(*supplied, tmp_path / "rows.npy")
-    assert (done.returncode, "holds no row" in done.stderr) == (2, True)
+    assert (done.returncode, "has 0 rows" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("missing", ["torch", "onnx"])
@@ -164,11 +164,11 @@ def test_who_is_not_installed_is_left_out(repository: Path, missing: str, monkey
 
 REFUSED = {
     "another name": (("bench", "tinny"), "did you mean 'tiny'"),
-    "another version": (("bench", "tiny", "--model-version", "7"), "tiny has the versions 1, not 7"),
-    "rows": (("bench", "tiny", "--batch", "1,0"), "0 is not a whole number from 1"),
+    "another version": (("bench", "tiny", "--model-version", "7"), "unknown version '7' of tiny"),
+    "rows": (("bench", "tiny", "--batch", "1,0"), "invalid value '0', expected a whole number from 1"),
     "words": (("bench", "tiny", "--threads", "all"), "--threads"),
-    "too many rows": (("bench", "tiny", "--batch", "1000000"), "the model takes "),
-    "a picture": (("bench", "tiny", "--plot", "times.txt"), "--plot times.txt: the name must end in .svg or .png"),
+    "too many rows": (("bench", "tiny", "--batch", "1000000"), "too many rows, expected at most "),
+    "a picture": (("bench", "tiny", "--plot", "times.txt"), "--plot times.txt: unknown file format .txt"),
 }
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the script of every shell; named as zsh wants it."""
+    """A folder with the script of every shell; named as zsh requires."""
     folder = tmp_path_factory.mktemp("completion")
     for shell in ("bash", "zsh", "fish"):
         done = program("completion", shell)
@@ -47,7 +47,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 CASES: list[tuple[tuple[str, ...], list[str]]] = [
     (("kanserve", "in"), ["infer"]),
-    (("kanserve", "e"), ["export", "edges", "explain"]),
+    (("kanserve", "e"), ["export", "explain", "edges"]),
     (("kanserve", "--v"), ["--version"]),
     (("kanserve", "infer", "--o"), ["--output"]),
     (("kanserve", "export", "net.pt", "--dtype", "float"), ["float32", "float64"]),

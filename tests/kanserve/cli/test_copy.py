@@ -60,7 +60,7 @@ def test_the_error_of_a_copy_by_hand_gives_the_command(models: Path, tmp_path: P
         done = kanserve(*shlex.split(command)[1:], "--repository", models)
         assert (done.returncode, done.stdout) == (
             0,
-            "tiny: version 2 is a copy of version 1, compared with its hashes\n",
+            "tiny: copied version 1 to version 2; all hashes match\n",
         )
         wait_until(lambda: second()[0] == "READY")
 
@@ -74,12 +74,12 @@ def test_a_folder_that_was_renamed_is_told_so(models: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("tiny", "1", "1"), "version 1 is not usable: another number from 1 was expected"),
-        (("tiny", "1", "02"), "version 02 is not usable"),
-        (("tiny", "1", "two"), "version two is not usable"),
-        (("tiny", "5", "6"), "tiny has the versions 1, not 5"),
+        (("tiny", "1", "1"), "invalid target version '1', expected another number from 1"),
+        (("tiny", "1", "02"), "invalid target version '02'"),
+        (("tiny", "1", "two"), "invalid target version 'two'"),
+        (("tiny", "5", "6"), "unknown version '5' of tiny"),
         (("tinny", "1", "2"), "did you mean 'tiny'?"),
-        (("tiny", "1", "3"), "3 exists already"),
+        (("tiny", "1", "3"), "3 exists\n"),
     ],
 )
 def test_what_is_not_copied(models: Path, words: tuple[str, ...], says: str) -> None:
@@ -101,7 +101,7 @@ def test_a_folder_that_is_the_model(models: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert manifest.load(models / "tiny" / "2").version == 2
     done = kanserve("copy", "tiny", "1", "2", "--repository", models / "tiny" / "1")
-    assert (done.returncode, "is itself one version" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "is itself a model version" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_copy_in_the_place_of_a_link(models: Path, tmp_path: Path) -> None:

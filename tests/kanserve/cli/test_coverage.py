@@ -34,7 +34,7 @@ def test_the_table_of_layers_and_of_the_nodes_that_are_beyond(server: Server, ro
     (first,) = (line.split() for line in lines if line.startswith("    0 ") or line.lstrip().startswith("0  grid"))
     assert first[:6] == ["0", "grid", "66.7%", "25.0%", "8.3%", "1"]
     assert first[6:] == ["x0,", "row", "2", "4"]
-    below = [line.split() for line in lines[lines.index("nodes beyond their grids") :]]
+    below = [line.split() for line in lines[lines.index("nodes with values outside their grids") :]]
     assert ["x0", "0.0%", "25.0%"] in [words[:3] for words in below]
     assert ["x1", "50.0%", "0.0%"] in [words[:3] for words in below]
     short = kanserve("coverage", "tiny", "--input", rows, "--show", 1, "--url", server.url).stdout
@@ -48,7 +48,7 @@ def test_rows_inside_have_one_table(server: Server, tmp_path: Path) -> None:
     np.save(tmp_path / "inside.npy", tried[inside][:2])
     done = kanserve("coverage", "tiny", "--input", tmp_path / "inside.npy", "--url", server.url)
     assert done.returncode == 0, done.stderr
-    assert ("0 with a node out of grid" in done.stdout, "beyond their grids" in done.stdout) == (True, False)
+    assert ("0 with a node out of grid" in done.stdout, "outside their grids" in done.stdout) == (True, False)
 
 
 def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: P
 
 
 def test_more_rows_than_one_answer_holds(server: Server, rows: Path, tmp_path: Path) -> None:
-    """The server answers at most 16 KiB and 500 rows: 1200 are several."""
+    """A response has at most 16 KiB and 500 rows, so that 1200 rows need several responses."""
     np.save(tmp_path / "many.npy", np.tile(ROWS, (300, 1)))
     ask = ("--json", "--url", server.url)
     few = document(kanserve("coverage", "tiny", "--input", rows, *ask))
@@ -85,7 +85,7 @@ def test_more_rows_than_one_answer_holds(server: Server, rows: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(("--output", "c.csv"), "the name must end in .npz"), (("--model-version", "9"), "version 9")],
+    [(("--output", "c.csv"), "c.csv: unknown file format .csv"), (("--model-version", "9"), "version 9")],
 )
 def test_what_is_refused(server: Server, rows: Path, arguments: tuple[object, ...], text: str) -> None:
     done = kanserve("coverage", "tiny", "--input", rows, *arguments, "--url", server.url)

@@ -21,13 +21,13 @@ def test_one_edge_is_a_picture(server: Server) -> None:
     assert title == "tiny version 1, edge 0: x2 → 1"
     assert sum("┤" in line for line in lines) == 12
     assert any(0x2800 < ord(character) <= 0x28FF for character in done.stdout)
-    assert lines[-1].endswith("its grid, to the outermost knots and 2 % more")
+    assert lines[-1].endswith("the grid, up to the outermost knots and 2% more")
 
 
 def test_several_are_a_table(server: Server) -> None:
     done = kanserve("curves", "tiny", "--show", 3, "--url", server.url)
     assert done.returncode == 0, done.stderr
-    assert "3 of 20 edges, those first whose φ moves most" in done.stdout
+    assert "3 of 20 edges, by spread of φ" in done.stdout
     assert sum(any(bar in line for bar in text_tables.BARS) for line in done.stdout.splitlines()) == 3
 
 
@@ -71,11 +71,11 @@ def test_edges_at_the_points_of_a_curve_are_the_curve(server: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--points", 1), "--points 1: a curve has 2 points or more"),
+        (("--points", 1), "--points 1: too few points, expected 2 to 1024"),
         (("--points", 5000), "a curve has 2 to 1024 points"),
         (("--range", 1, 0), "curves go from low to a higher high"),
         (("--layer", "head"), "layer 'head' does not exist"),
-        (("--output", "curves.csv"), "the name must end in .npz"),
+        (("--output", "curves.csv"), "curves.csv: unknown file format .csv"),
     ],
 )
 def test_what_is_refused(server: Server, arguments: tuple[object, ...], text: str) -> None:

@@ -34,8 +34,8 @@ def test_rows_like_those_of_the_export_have_not_moved(watched: Server, tmp_path:
     np.save(tmp_path / "rows.npy", ROWS[300:])
     done = kanserve("drift", "tiny", "--input", tmp_path / "rows.npy", "--url", watched.url)
     assert done.returncode == 0, done.stderr
-    assert "tiny version 1: 200 rows, beside 300 of train.csv" in done.stdout
-    for kind in ("3 inputs", "4 nodes of layer 1", "2 answers"):
+    assert "tiny version 1: 200 rows compared with 300 baseline rows of train.csv" in done.stdout
+    for kind in ("3 inputs", "4 nodes of layer 1", "2 outputs"):
         assert f"0 of {kind} drifted" in done.stdout
 
 

@@ -30,15 +30,15 @@ def test_one_row_from_its_base_to_its_prediction(server: Server, rows: Path) -> 
     assert others.startswith("1 others")
     numbers = [float(line.split()[2]) for line in (*inputs, others)]
     assert abs(numbers[0]) >= abs(numbers[1])
-    assert float(base.split()[1]) + sum(numbers) == pytest.approx(answer, abs=1e-4)
-    assert caption.startswith("against the middle of each input's grid, by rescale; base and contributions miss")
+    assert float(base.split()[2]) + sum(numbers) == pytest.approx(answer, abs=1e-4)
+    assert caption.startswith("reference: middle of each input's grid; method: rescale; residual ")
 
 
 def test_many_rows_on_average(server: Server, rows: Path) -> None:
     done = kanserve("explain", "tiny", "--input", rows, "--url", server.url)
     assert done.returncode == 0, done.stderr
     assert "tiny version 1: 30 rows, 2 outputs" in done.stdout
-    assert "3 of 3 inputs; --row N shows one row" in done.stdout
+    assert "3 of 3 inputs; --row N explains one row" in done.stdout
 
 
 def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: P
 
 
 def test_more_rows_than_one_answer_holds_and_a_file_as_reference(server: Server, rows: Path, tmp_path: Path) -> None:
-    """The server answers at most 16 KiB: 30 rows are several."""
+    """A response has at most 16 KiB, so that 30 rows need several responses."""
     many = tmp_path / "many.npy"
     np.save(many, np.tile(ROWS, (12, 1)))
     ask = ("explain", "tiny", "--reference", rows, "--json", "--url", server.url)
@@ -75,10 +75,10 @@ def test_more_rows_than_one_answer_holds_and_a_file_as_reference(server: Server,
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--of", "y7"), "--of y7: the model has the outputs y0, y1"),
+        (("--of", "y7"), "--of y7: unknown name, expected a name or an index from 0 to 1"),
         (("--row", 30), "--row 30: "),
-        (("--reference", "grid-centre"), "nor a file of rows; did you mean 'grid_center'?"),
-        (("--output", "e.csv"), "the name must end in .npz"),
+        (("--reference", "grid-centre"), "or a file of rows\n  help: did you mean 'grid_center'?"),
+        (("--output", "e.csv"), "e.csv: unknown file format .csv"),
     ],
 )
 def test_what_is_refused(server: Server, rows: Path, arguments: tuple[object, ...], text: str) -> None:

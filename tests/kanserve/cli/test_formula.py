@@ -175,23 +175,23 @@ def test_what_is_too_long_says_how_to_narrow_it(server: Server) -> None:
     done = kanserve("formula", "long", "--url", server.url, "--partial")
     assert done.returncode == 2
     assert "more than 100000 characters" in done.stderr
-    assert "--by-layer gives one line for every node, --only NAME one of them" in done.stderr
+    assert "pass --by-layer for one formula per node, and --only NAME for one of them" in done.stderr
     item = kanserve("formula", "long", "--url", server.url, "--partial", "--by-layer", "--only", "h1_1")
     assert item.stdout.startswith("h1_1 = phi_0_0_1(x0)")
     for arguments, words in (
-        (("--only", "h1_1"), "nodes inside have lines with --by-layer"),
+        (("--only", "h1_1"), "pass --by-layer for hidden nodes"),
         (("--only", "y7"), "formulas: y0"),
     ):
         refused = kanserve("formula", "long", "--url", server.url, "--partial", *arguments)
         assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
     hint = kanserve("formula", "mixed", "--url", server.url).stderr
-    assert "--partial gives such edges a name" in hint
+    assert "pass --partial, which names numeric edges" in hint
 
 
 def test_a_module_around_symbolic_layers_is_no_formula(server: Server) -> None:
     done = kanserve("formula", "module", "--url", server.url)
     assert done.returncode == 2
-    assert "what stands around them" in done.stderr
+    assert "error[formula-of-module]" in done.stderr
 
 
 def test_what_cannot_be_answered_is_wrong_input(server: Server) -> None:

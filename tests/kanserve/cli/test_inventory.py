@@ -24,8 +24,8 @@ def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Pa
     assert (good["state"], good["checked"]) == ("LOADS", ["names", "files", "manifest", "graph", "reference rows"])
     assert (bad["state"], bad["checked"]) == ("INVALID", ["names", "files", "manifest"])
     assert "reference rows differ" in bad["reason"]
-    assert "--load also tries the graph" in kanserve("models", tmp_path / "models").stdout
-    assert "--load also tries" not in kanserve("models", tmp_path / "models", "--load").stdout
+    assert "pass --load to check the graph too" in kanserve("models", tmp_path / "models").stdout
+    assert "pass --load" not in kanserve("models", tmp_path / "models", "--load").stdout
 
 
 def test_a_folder_that_is_one_model(repository: Path) -> None:

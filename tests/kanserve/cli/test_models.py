@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kanexport.contract import manifest
-from kanserve.cli import inventory
+from kanserve.cli import inventory, options
 from tests.support.command_line import Server, document, kanserve, program, serving
 from tests.support.stored_models import edit, reference
 
@@ -51,7 +51,7 @@ def flip(folder: Path) -> None:
 
 
 def nan_reference(folder: Path) -> None:
-    """A number of the reference outputs becomes NaN, which our own writer refuses to write."""
+    """A number of the reference outputs becomes NaN. The writer of manifests rejects NaN."""
     document = json.loads((folder / "manifest.json").read_text())
     document["reference"]["outputs"][0][0] = math.nan
     (folder / "manifest.json").write_text(json.dumps(document))
@@ -86,7 +86,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
 
 @pytest.fixture(scope="module")
 def broken(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[dict[str, Any]]]:
-    """A good version and one for each way to be broken: what the folder tells of them, and what a server does."""
+    """The states of a valid version and of each invalid one, in a folder and on a server."""
     folder = tmp_path_factory.mktemp("broken")
     shutil.copytree(repository, folder / "models")
     for version, (change, _, _) in enumerate(BROKEN.values(), 2):
@@ -102,7 +102,7 @@ def broken(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_a_version_that_the_server_refuses_is_invalid(
     what: str, broken: tuple[list[Any], list[dict[str, Any]]]
 ) -> None:
-    """And the server says the same of it."""
+    """The server reports the same reason."""
     _, says, checked = BROKEN[what]
     version = str(2 + list(BROKEN).index(what))
     listed, served = broken
@@ -134,9 +134,9 @@ def test_what_the_server_passes_over_is_named(repository: Path, tmp_path: Path) 
         ("odd name", "1"): "IGNORED",
     }
     reasons = {entry["version"]: entry["reason"] for entry in entries if entry["name"] == "tiny"}
-    assert "neither manifest.json nor model.onnx" in reasons["2"]
+    assert "found neither manifest.json nor model.onnx" in reasons["2"]
     assert "without leading zeros" in reasons["05"]
-    assert "follows no link" in reasons["4"]
+    assert "symbolic link" in reasons["4"]
     done = kanserve("models", tmp_path, "tiny", "--model-version", "3")
     assert done.returncode == 2
     assert "tiny version 3 is PLAIN" in done.stderr
@@ -161,7 +161,10 @@ def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_
 def test_options_of_a_folder_are_refused_of_a_server() -> None:
     for option in ("--load", "--allow-invalid"):
         done = kanserve("models", option, "--url", "127.0.0.1:1")
-        assert (done.returncode, f"{option} is for a REPOSITORY folder" in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, f"error[repository-missing]: {option} needs a REPOSITORY" in done.stderr) == (
+            2,
+            True,
+        ), done.stderr
 
 
 def test_a_missing_folder_is_wrong_input(tmp_path: Path) -> None:
@@ -178,9 +181,9 @@ def test_health_is_an_exit_code(server: Server) -> None:
     assert kanserve("health", "--url", "127.0.0.1:1").returncode == 1
 
 
-def test_one_environment_serves_server_and_probe(server: Server) -> None:
+def test_one_environment_serves_server_and_probe(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     port = server.url.rpartition(":")[2]
     assert program("health", KANSERVE_GRPC_PORT=port).returncode == 0
     assert kanserve("health", KANSERVE_URL=server.url).returncode == 0
-    done = kanserve("models", "--help", KANSERVE_GRPC_PORT="tcp://10.0.0.7:8001")  # of a Service called kanserve-grpc
-    assert "here 127.0.0.1:8001" in " ".join(done.stdout.split())
+    monkeypatch.setenv("KANSERVE_GRPC_PORT", "tcp://10.0.0.7:8001")  # of a Service called kanserve-grpc
+    assert options.default_url() == "127.0.0.1:8001"

@@ -40,7 +40,7 @@ def test_the_address_of_a_model(server: Server) -> None:
         assert b"<title>kanserve</title>" in answer.read()
     done = kanserve(*requested)  # the tests have no screen
     assert (done.returncode, done.stdout) == (0, reported["address"] + "\n")
-    assert "open the address in one" in done.stderr
+    assert "open the address in a browser" in done.stderr
 
 
 def test_it_opens_the_browser_that_there_is(server: Server, tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_what_cannot_be_opened(server: Server, repository: Path, tmp_path: Path)
     with serving(repository, tmp_path / "log", "--transport", "grpcio", "--http-port", "0") as other:
         done = kanserve("open", "tiny", "--url", other.url, "--no-browser")
         assert done.returncode == 1
-        assert "there is no page at" in done.stderr
-        assert "this command --page" in done.stderr
+        assert "no web UI at" in done.stderr
+        assert "pass --page HOST:PORT" in done.stderr
 
 
 def test_a_repository_is_looked_into_and_left_alone(repository: Path) -> None:

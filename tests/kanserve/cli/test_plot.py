@@ -40,7 +40,7 @@ def test_rows_say_which_edges_matter(server: Server, tmp_path: Path) -> None:
     done = kanserve("plot", "tiny", "--input", tmp_path / "rows.npy", "-o", picture, "--url", server.url)
     assert done.returncode == 0, done.stderr
     text = picture.read_text()
-    assert "over 20 rows, the rows given" in text
+    assert "over 20 rows, the rows of --input" in text
     assert text.count("<rect") == 1 + 4 * 2 + 4 * 2  # the paper, layer 0 without the edges of x1, and layer 1
 
 
@@ -58,10 +58,10 @@ def test_without_pillow_it_says_what_to_install(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("-o", "net.jpg"), "the name must end in .svg or .png"),
-        (("--json",), "--json says what was written where"),
-        (("--source", 1), "--source and --destination go with --layer"),
-        (("--layer", 0), "one edge is drawn: give one --layer, one --source and one --destination"),
+        (("-o", "net.jpg"), "net.jpg: unknown file format .jpg"),
+        (("--json",), "--json needs -o FILE"),
+        (("--source", 1), "--source and --destination need --layer"),
+        (("--layer", 0), "--layer needs one --source and one --destination"),
         (("--layer", 7, "--source", 1, "--destination", 1), "layer 7 does not exist"),
     ],
 )

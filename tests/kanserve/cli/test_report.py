@@ -32,20 +32,20 @@ def test_a_report_is_one_file_with_all_that_is_known(server: Server, tmp_path: P
     assert "<script" not in text
     headings = re.findall("<h2>(.*?)</h2>", text)
     assert headings == [
-        "What it is",
-        "Where it came from, and its limits",
-        "What it was verified against",
-        "Zones of the proof",
-        "The network",
-        "What its inputs matter",
-        "The edges that matter most",
+        "Description",
+        "Source and limits",
+        "Verification",
+        "Test regions",
+        "Network",
+        "Input importance",
+        "Most important edges",
         "Layers",
     ]
     assert text.count("<svg") == 1 + 20  # the network, and each of its edges
     for words in (
         "efficient-kan",
         "verified against our reading of the file",
-        "20 rows: the rows that were given",
+        "20 rows: the rows that you passed",
     ):
         assert words in text
     assert document(kanserve("curves", "tiny", "--json", "--url", server.url))["digest"] in text

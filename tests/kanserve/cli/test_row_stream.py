@@ -115,9 +115,12 @@ def test_columns_of_a_table_find_their_places_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"a": [1.0, 2.0], "b": [1.0, None], "c": [0, 1]}, "row 1, column 'b': there is no value"),
-        ({"a": [1.0, 2.0], "b": ["x", "y"], "c": [0, 1]}, "column 'b' holds values of type string; numbers were"),
-        ({"a": [1.0, 2.0], "b": [1.0, 2.0]}, "has 2 columns; the model's input 'x' has 3 columns"),
+        (
+            {"a": [1.0, 2.0], "b": [1.0, None], "c": [0, 1]},
+            "row 1, column 'b': found no value (null), expected a",
+        ),
+        ({"a": [1.0, 2.0], "b": ["x", "y"], "c": [0, 1]}, "column 'b': found values of type string, expected numbers"),
+        ({"a": [1.0, 2.0], "b": [1.0, 2.0]}, "found 2 columns, expected 3 columns for input 'x'"),
         ({}, "has no columns"),
     ],
 )
@@ -139,7 +142,7 @@ def test_without_pyarrow_a_table_says_how_to_install_it(server: Server, tmp_path
         for command in (("infer",), ("explain",)):
             done = kanserve(*command, "tiny", "--input", path, "--url", server.url)
             assert (done.returncode, done.stdout) == (2, "")
-            assert "rows.parquet: a .parquet file is read by the Python package pyarrow, which is not" in done.stderr
+            assert "rows.parquet: a .parquet file needs the Python package pyarrow, which is not" in done.stderr
             assert "-m pip install -e '.[tables]'" in done.stderr
         csv = csv_of(tmp_path / "rows.csv", MANY)  # numpy parses it
         assert len(input_rows.rows_for(X, input_rows.contents(str(csv)))) == len(MANY)
@@ -157,7 +160,7 @@ def test_pyarrow_is_loaded_for_large_tables_alone(server: Server, tmp_path: Path
 
 
 def test_a_header_is_no_order_if_the_model_names_no_features(server: Server, tmp_path: Path) -> None:
-    known = "the model has no feature names: the order of columns was used"
+    known = "the model has no feature names: columns are used in file order"
     for header, warns in (("c,b,a", True), ("x0,x1,x2", False), ("", False)):
         path = csv_of(tmp_path / "rows.csv", ROWS, header) if header else csv_of(tmp_path / "rows.csv", ROWS)
         if not header:
@@ -165,7 +168,7 @@ def test_a_header_is_no_order_if_the_model_names_no_features(server: Server, tmp
         for command in ("infer", "edges"):
             done = kanserve(command, "tiny", "--input", path, "--url", server.url)
             assert done.returncode == 0, done.stderr
-            assert (f"warning: {path} names its columns" in done.stderr, known in done.stderr) == (warns, warns)
+            assert (f"warning: {path} has column names" in done.stderr, known in done.stderr) == (warns, warns)
     assert input_rows.order_of("f", ["b", "a"], 2, Names(features=("a", "b"))) == [1, 0]
     assert input_rows.order_of("f", [], 2, UNNAMED) is None
 
@@ -195,7 +198,7 @@ def test_the_speed_is_told(server: Server, tmp_path: Path, monkeypatch: pytest.M
     result = document(kanserve(*common, "--json", "--output", tmp_path / "y.jsonl"))
     assert (result["rows"], result["shapes"]) == (5, {"y": [5, 2]})
     assert result["rows_per_second"] == pytest.approx(5 / result["seconds"], rel=0.5)
-    monkeypatch.setattr(infer, "TOLD", 0.0)
+    monkeypatch.setattr(infer, "REPORTED", 0.0)
     assert "\n5 rows in 0." in "\n" + kanserve(*common).stderr
     monkeypatch.setattr(tables, "EVERY", 0.0)
     np.save(tmp_path / "rows.npy", MANY)
@@ -227,5 +230,5 @@ def test_a_number_that_does_not_fit_is_named_by_its_row_in_the_file(
     np.save(tmp_path / "rows.npy", rows)
     with row_stream.opened(str(tmp_path / "rows.npy")) as supplied:
         parts = row_stream.rows([X], supplied).parts
-        with pytest.raises(InputError, match=r"value \[57, 1\]: 1e\+300 does not fit into FP32"):
+        with pytest.raises(InputError, match=r"value \[57, 1\]: 1e\+300 is out of the range of FP32"):
             list(parts)

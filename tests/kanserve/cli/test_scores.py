@@ -41,14 +41,14 @@ def test_tables_json_and_the_file(server: Server, rows: Path, tmp_path: Path) ->
     for edge in said["edges"]:
         assert edge["score"] == arrays[f"layer{edge['layer']}_edge_scores"][edge["source"], edge["destination"]]
     shown = kanserve("scores", "tiny", "--input", rows, "--url", server.url).stdout
-    assert "tiny version 1: what its inputs matter" in shown
-    assert "3 of 3 inputs, over 30 rows: the rows that were given" in shown
+    assert "tiny version 1: input importance (pykan attribution scores)" in shown
+    assert "3 of 3 inputs, over 30 rows: the rows that you passed" in shown
     assert "12 of 20 edges" in shown
 
 
 def test_without_rows_it_says_over_what(server: Server) -> None:
     done = kanserve("scores", "tiny", "--url", server.url)
-    assert "the rows that the export was proved with, which are no data: --input has yours" in done.stdout
+    assert "synthetic verification rows of the export, not your data (pass your rows with --input)" in done.stdout
 
 
 def test_one_row_is_refused(server: Server, tmp_path: Path) -> None:

@@ -65,11 +65,11 @@ def test_a_bad_file_is_explained(text: str, says: str, repository: Path, tmp_pat
     [
         ((), "repository is not set"),
         (("nowhere",), "nowhere is not a folder"),
-        ((".", "--config", "none.toml"), "none.toml is not there"),
+        ((".", "--config", "none.toml"), "none.toml does not exist"),
         ((".", "--grpc-port", "many"), "grpc_port = many (from flag)"),
         ((".", "--host", "0.0.0.0"), "neither TLS nor authentication"),
-        ((".", "--grpc", "1"), "unrecognized arguments"),
-        ((".", "--device", "tpu"), "argument --device: invalid choice: 'tpu'"),
+        ((".", "--grpc", "1"), "unknown argument: --grpc"),
+        ((".", "--device", "tpu"), "--device: invalid choice 'tpu'"),
     ],
 )
 def test_a_bad_command_is_explained(arguments: tuple[str, ...], says: str) -> None:

@@ -20,7 +20,7 @@ NAMES, CLASSES = ("height", "width", "depth"), ("small", "large")
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`tiny`, with names, without a baseline, asked for `ROWS`, of which ten are far out."""
+    """`tiny` with names, without a baseline, after requests with `ROWS`. Ten of the rows are far out of grid."""
     folder = tmp_path_factory.mktemp("stats")
     state = checkpoint(folder / "tiny.safetensors", (3, 4, 2))
     arguments = ("--features", ",".join(NAMES), "--classes", ",".join(CLASSES), "--json")
@@ -39,7 +39,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_layers_nodes_and_classes_are_told_without_a_baseline(asked: Server) -> None:
     done = kanserve("stats", "tiny", "--url", asked.url)
     assert done.returncode == 0, done.stderr
-    for words in ("tiny version 1: 150 rows since", "all 150 rows that were analysed, by 1 process"):
+    for words in ("tiny version 1: 150 rows since", "all 150 analysed rows, counted by 1 process"):
         assert words in done.stdout
     assert "width, 6.7% out of grid" in done.stdout
     assert all(name in done.stdout for name in (*NAMES, *CLASSES))
@@ -63,7 +63,7 @@ def test_watching_prints_one_look_after_the_other(asked: Server) -> None:
     ask = ("stats", "tiny", "--url", asked.url, "--watch", "--updates", "2", "--interval", "1")
     done = kanserve(*ask)
     assert (done.returncode, done.stdout.count("tiny version 1")) == (0, 2)
-    assert "no more: 2 updates were sent" in done.stderr
+    assert "end of the updates: 2 updates were sent" in done.stderr
     lines = [json.loads(line) for line in kanserve(*ask, "--json").stdout.splitlines()]
     assert [line["end_reason"] for line in lines] == ["", "2 updates were sent"]
 
@@ -72,9 +72,11 @@ def test_scores_over_the_traffic(asked: Server) -> None:
     said = document(kanserve("scores", "tiny", "--live", "--url", asked.url, "--json"))
     assert (said["source"], said["rows"], said["notes"]) == ("live", 150, [])
     assert max(said["features"], key=said["features"].get) in NAMES
-    assert "of the model's live traffic" in kanserve("scores", "tiny", "--live", "--url", asked.url).stdout
+    assert (
+        "analysed rows of the model's live traffic" in kanserve("scores", "tiny", "--live", "--url", asked.url).stdout
+    )
     both = kanserve("scores", "tiny", "--live", "--input", "rows.npy", "--url", asked.url)
-    assert (both.returncode, "give one of them" in both.stderr) == (2, True)
+    assert (both.returncode, "--live cannot be combined with --input" in both.stderr) == (2, True)
 
 
 def test_a_version_that_serves_no_more_names_the_one_that_does(asked: Server) -> None:
@@ -84,7 +86,7 @@ def test_a_version_that_serves_no_more_names_the_one_that_does(asked: Server) ->
 
 def test_after_a_reset_there_is_nothing_yet(asked: Server) -> None:
     said = kanserve("stats", "tiny", "--url", asked.url, "--reset")
-    assert said.stdout == "tiny: counted anew\n"
+    assert said.stdout == "tiny: counts reset\n"
     done = kanserve("stats", "tiny", "--url", asked.url, "--latest")
-    assert "the latest 0 rows that were analysed" in done.stdout
+    assert "the latest 0 analysed rows" in done.stdout
     assert done.returncode == 0

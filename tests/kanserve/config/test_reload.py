@@ -106,7 +106,7 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
         server.write('acess_log = "none"\n')
         wait_until(lambda: server.lines("settings_reload_failed"))
         (reported,) = server.lines("settings_reload_failed")
-        assert "did you mean 'access_log'?" in reported["reason"]
+        assert (reported["code"], reported["hint"]) == ("setting-unknown", "did you mean 'access_log'?")
         wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 1)
         wait_until(
             lambda: server.infer(GOOD) or len(server.lines("request_completed")) > before

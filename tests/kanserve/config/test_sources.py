@@ -14,24 +14,50 @@ from tests.support.command_line import document, kanserve
 
 
 @pytest.mark.parametrize(
-    ("variable", "says"),
+    ("variable", "hint"),
     [
         ("KANSERVE_GPRC_PORT", "did you mean 'KANSERVE_GRPC_PORT'?"),
         ("KANSERVE_URI", "did you mean 'KANSERVE_URL'?"),
         ("KANSERVE_MAX_ROWS", "did you mean 'KANSERVE_MAX_"),
-        ("KANSERVE_XYZ", "known: KANSERVE_ACCESS_LOG, "),
+        ("KANSERVE_XYZ", "run 'kanserve serve --help' for a list"),
         ("kanserve_thread", "did you mean 'KANSERVE_THREADS'?"),
     ],
 )
-def test_an_unknown_variable_is_an_error_that_names_the_nearest(variable: str, says: str, repository: Path) -> None:
+def test_an_unknown_variable_is_an_error_that_names_the_nearest(variable: str, hint: str, repository: Path) -> None:
     done = kanserve("serve", repository, "--show-config", "--json", **{variable: "1"})
     error = json.loads(done.stdout)["error"]
     assert (done.returncode, error["kind"]) == (2, "ConfigError")
-    assert f"unknown setting {variable.upper()} in the environment: {says}" in error["message"]
+    assert error["message"] == f"unknown setting {variable.upper()} in the environment"
+    assert error["hint"].startswith(hint)
+
+
+def test_faults_have_a_code_and_a_hint(repository: Path, tmp_path: Path) -> None:
+    broken, nested = tmp_path / "broken.toml", tmp_path / "nested.toml"
+    broken.write_text("grpc_port = \n")
+    nested.write_text(f"grpc_port = {'[' * 5000}")
+    for code, flags, config in (
+        ("setting-missing", {}, None),
+        ("setting-unknown", {"gprc_port": 1, "repository": repository}, None),
+        ("setting-invalid", {"grpc_port": -1, "repository": repository}, None),
+        ("repository-not-a-folder", {"repository": tmp_path / "nowhere"}, None),
+        ("config-file-not-found", {}, tmp_path / "none.toml"),
+        ("config-file-not-toml", {}, broken),
+        ("config-file-nested-too-deep", {}, nested),
+        ("config-file-unreadable", {}, tmp_path),
+    ):
+        with pytest.raises(ConfigError) as error:
+            sources.load(flags, config=config)
+        assert (error.value.code, bool(error.value.hint)) == (code, True)
+
+
+def test_several_faults_are_one_error_with_the_first_code(repository: Path) -> None:
+    with pytest.raises(ConfigError, match=r"grpc_port = -1 .*; threads = -1 ") as error:
+        sources.load({"grpc_port": -1, "threads": -1, "repository": repository})
+    assert error.value.code == "setting-invalid"
 
 
 def test_what_kubernetes_sets_for_a_service_is_left_alone(repository: Path) -> None:
-    """For Services called kanserve and kanserve-metrics; the latter's URL is no port of ours."""
+    """For Services called kanserve and kanserve-metrics; the URL of the latter is not a setting."""
     variables = {
         "KANSERVE_PORT": "tcp://10.0.0.7:8001",
         "KANSERVE_SERVICE_HOST": "10.0.0.7",
@@ -61,19 +87,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("supplied", "says"),
+    ("supplied", "code", "says"),
     [
-        ({"tls_cert": "a"}, "tls_cert is set and tls_key is not"),
-        ({"tls_key": "a"}, "tls_key is set and tls_cert is not"),
-        ({"tls_client_ca": "a"}, "tls_client_ca is set and tls_cert is not"),
-        ({"host": "0.0.0.0", "tls_cert": "a", "tls_key": "a"}, "TLS keeps no caller out"),
-        ({"host": "0.0.0.0"}, "there is neither TLS nor authentication"),
-        ({"host": "0.0.0.0", "tokens": "a"}, "tokens would travel in the clear"),
+        ({"tls_cert": "a"}, "tls-pair-incomplete", "tls_cert is set and tls_key is not"),
+        ({"tls_key": "a"}, "tls-pair-incomplete", "tls_key is set and tls_cert is not"),
+        ({"tls_client_ca": "a"}, "tls-client-ca-without-tls", "tls_client_ca is set and tls_cert is not"),
+        ({"host": "0.0.0.0", "tls_cert": "a", "tls_key": "a"}, "address-exposed", "TLS does not authenticate clients"),
+        ({"host": "0.0.0.0"}, "address-exposed", "there is neither TLS nor authentication"),
+        ({"host": "0.0.0.0", "tokens": "a"}, "address-exposed", "tokens would be sent without encryption"),
     ],
 )
-def test_settings_that_contradict_each_other(models: Path, supplied: dict[str, str], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_settings_that_contradict_each_other(models: Path, supplied: dict[str, str], code: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
         sources.load({"repository": models, **supplied})
+    assert error.value.code == code
 
 
 def test_callers_with_certificates_may_come_from_elsewhere(models: Path, tmp_path: Path) -> None:

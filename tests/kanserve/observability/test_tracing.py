@@ -143,7 +143,7 @@ def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch:
 
 
 def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
-    """With tracing off, the server imports no OpenTelemetry module, whatever variables are set."""
+    """With tracing off, the server imports no OpenTelemetry module, with any OTEL_* variables."""
     toy_model.write(tmp_path)
     code = START.replace(
         "raise SystemExit",

@@ -67,4 +67,4 @@ def test_many_edges_are_lines_and_too_many_a_field() -> None:
     assert field.colours.shape == (40, 300, 3)
     darkest = np.unravel_index(large.scores.argmax(), large.scores.shape)
     assert tuple(field.colours[darkest[1], darkest[0]]) == (0x11, 0x11, 0x11)
-    assert "layer 0: 300 inputs across, 40 nodes down" in {words.text for words in of(result, Words)}
+    assert "layer 0: 300 inputs (columns), 40 nodes (rows)" in {words.text for words in of(result, Words)}

@@ -44,7 +44,7 @@ def test_a_step_in_words(step: NodeStep, words: str) -> None:
         ),
         (
             BasisInfo(kind="mexican_hat", functions=1, parameters={}, knots=(), per_edge=True),
-            "mexican_hat, shifted and stretched by each edge",
+            "mexican_hat, shifted and stretched per edge",
         ),
         (
             BasisInfo(

@@ -164,7 +164,7 @@ def test_promote_and_roll_back(server: Server, three: Path) -> None:
     done = kanserve("promote", "toy", "7", "--url", server.address)
     assert (done.returncode, "version 7 is not found" in done.stderr) == (2, True), done.stderr
     done = kanserve("promote", "toy", "3", "--url", server.address)
-    assert done.stdout == "toy: the default version is 3, it was 4\n"
+    assert done.stdout == "toy: default version 3, previously 4\n"
 
 
 def test_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The reliability scorecard: every row exists, results accumulate, and the table shows seen and unseen tests."""
+"""The reliability tests: each exists, results accumulate, and the tables show tests with and without a run."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,8 +17,12 @@ from tools.reliability.base import NUMBERS, NotRun, Outcome, Row, Scale, rows
 pytestmark = pytest.mark.slow
 
 
-ROWS = rows()
+ROWS, FULL = rows(), Scale(full=True)
 GOOD = Row("1", "A", "asked", "0 lost", lambda scale, seed, transport: Outcome({"lost": scale.of(0, 1)}, True, 7))
+
+
+def bad(scale: Scale, seed: int, transport: str) -> Outcome:
+    return Outcome({"lost": 3}, False)
 
 
 def test_every_row_is_there_once() -> None:
@@ -32,12 +37,42 @@ def test_what_guards_a_row_exists(row: Row) -> None:
         assert f"def {test}" in (record.ROOT / path).read_text()
 
 
-@pytest.mark.parametrize("entry", incident_table.COMPLAINTS, ids=lambda entry: entry.complaint[:40])
-def test_what_guards_against_a_complaint_exists(entry: incident_table.Complaint) -> None:
+@pytest.mark.parametrize("entry", incident_table.ISSUES, ids=lambda entry: entry.issue[:40])
+def test_what_verifies_an_issue_exists(entry: incident_table.KnownIssue) -> None:
     assert bool(entry.row) != bool(entry.guard)
     for name in incident_table.guards(entry, ROWS):
         path, _, test = name.partition("::")
         assert (f"def {test}" if test else "") in (record.ROOT / path).read_text()
+
+
+@pytest.mark.parametrize(
+    "entry", [entry for entry in incident_table.ISSUES if entry.figures], ids=lambda e: e.issue[:40]
+)
+def test_figures_of_an_issue_are_on_their_page(entry: incident_table.KnownIssue) -> None:
+    page = (incident_table.PAGE.parent / entry.figures).resolve().read_text()
+    text = entry.here.partition("per request: ")[2] or entry.here
+    figures = re.findall(r"\d[\d.,]*\d(?:x| s| us)", text)
+    assert figures
+    for figure in figures:
+        assert re.search(rf"(?<![\d.]){figure.removesuffix(' us')}", page), figure
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_a_test_is_described_in_short_sentences(row: Row) -> None:
+    for text in (row.method, row.goal, row.result):
+        assert text.endswith("."), text
+        for sentence in re.split(r"[.:] ", table.FIGURE.sub("0", text)):
+            assert len(sentence.split()) <= 25, sentence
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_each_figure_of_a_result_is_recorded(row: Row) -> None:
+    seen = record.latest(record.load(record.RESULTS))
+    for way in row.ways:
+        figures = seen[row.number, way].figures
+        assert set(table.FIGURE.findall(row.result)) <= set(figures), set(table.FIGURE.findall(row.result)) - set(
+            figures
+        )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +121,7 @@ def test_what_is_written_by_itself_is_no_change(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(record, "ROOT", tmp_path)
     assert record.commit() == "no commit"
     record.git("init", "-q")
-    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "reliability").mkdir(parents=True)
     for path in (*record.WRITTEN, "docs/other.md"):
         (tmp_path / path).write_text("before")
     record.git("add", "-A")
@@ -99,33 +134,40 @@ def test_what_is_written_by_itself_is_no_change(tmp_path: Path, monkeypatch: pyt
     assert record.commit() == f"{clean}+"
 
 
-def test_the_table_says_what_was_not_run() -> None:
-    wire = replace(GOOD, number="2", wire=True)
-    seen = command.one(wire, Scale(full=False), 1, "grpcio")
-    text = table.markdown({"1": GOOD, "2": wire}, [seen])
-    first, asgi, grpcio = text.splitlines()[2:5]
-    assert first.endswith("| not run |")
-    assert asgi.endswith("| not run |")
-    assert "| lost 0 | 1, 7, 0 s" in grpcio
-    assert "**pass** (short form)" in grpcio
-    assert seen.machine in text
+def test_the_tables_show_what_was_not_run() -> None:
+    wire = replace(GOOD, number="2", title="B", wire=True, result="{lost} of {all} lost.")
+    known = {"1": GOOD, "2": wire}
+    seen = [command.one(wire, Scale(full=False), 1, "grpcio"), command.one(replace(wire, run=bad), FULL, 1, "asgi")]
+    first, asgi, grpcio = table.results(known, seen).splitlines()[2:5]
+    assert first == "| 1 A | 0 lost |  | not run |  |"
+    assert asgi.startswith("| 2 B (asgi) | 0 lost | 3 of unknown lost. | **fail** | 2")
+    assert grpcio.startswith("| 2 B (grpcio) | 0 lost | 0 of unknown lost. | pass (short form) | 2")
+    text = table.runs(known, seen)
+    assert "| 2 (grpcio) | 1 | 7 | 0 s |" in text
+    assert text.count(seen[0].machine) == 1
+    lines = table.summary(known, seen).splitlines()
+    assert lines[0] == "0 of 2 tests pass: 1 of 3 results, 1 fail, 1 not run."
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| 1 A", "| 2 B (asgi)"]
+    assert incident_table.table.verdicts(wire, record.latest(seen)) == "**fail** (asgi), pass (short form) (grpcio)"
 
 
 def test_a_short_form_that_fails_is_a_test_that_fails() -> None:
-    bad = replace(GOOD, run=lambda *_: Outcome({"lost": 3}, False))
+    failing = replace(GOOD, run=bad)
     with pytest.raises(AssertionError, match="'lost': 3"):
-        base.suite(bad)("")
+        base.suite(failing)("")
     with pytest.raises(pytest.skip.Exception, match="no transport"):
         base.suite(replace(GOOD, run=base.not_yet("no transport")))("")
     with pytest.raises(NotRun):
         base.not_yet("x")(Scale(full=True), 1, "")
 
 
-def test_the_page_has_what_was_seen() -> None:
-    """`python -m tools.reliability --table` writes it again."""
-    page, seen = table.PAGE.read_text(), record.load(record.RESULTS)
-    assert table.markdown(ROWS, seen) in page
-    assert incident_table.markdown(ROWS, seen) in page
+def test_the_pages_have_what_was_seen() -> None:
+    """`python -m tools.reliability --table` writes them again."""
+    seen = record.load(record.RESULTS)
+    for (page, name), text in table.PARTS.items():
+        begin, end = table.marks(name)
+        assert begin + text(ROWS, seen) + end in page.read_text(), name
+    assert incident_table.markdown(ROWS, seen) in incident_table.PAGE.read_text()
 
 
 def test_unknown_rows_are_refused() -> None:

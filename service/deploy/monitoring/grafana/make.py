@@ -1,7 +1,7 @@
 """Generator of the Grafana dashboard kanserve.json: `python make.py`. It needs only the standard library.
 
 The JSON file is committed, so that Grafana and readers need only this file. A test compares the file
-with this script, and requests every metric in it from a running server.
+with this script, and compares its metrics with those of a running server.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def mean_us(phase: str) -> str:
     return f"sum ({spent}) / sum ({done}) / 1e6"
 
 
-def panel(title: str, unit: str, *queries: tuple[str, str], kind: str = "timeseries", help: str = "") -> Panel:
-    """One panel. Queries are (expression, legend)."""
+def panel(title: str, unit: str, *queries: tuple[str, str], help: str, kind: str = "timeseries") -> Panel:
+    """One panel with its description. Queries are (expression, legend)."""
     targets = [
         {"refId": chr(65 + at), "datasource": DATASOURCE, "expr": expression, "legendFormat": legend}
         for at, (expression, legend) in enumerate(queries)
@@ -56,8 +56,8 @@ def panel(title: str, unit: str, *queries: tuple[str, str], kind: str = "timeser
     }
 
 
-def table(title: str, *queries: tuple[str, str], help: str = "") -> Panel:
-    """The newest value of every series, as rows."""
+def table(title: str, *queries: tuple[str, str], help: str) -> Panel:
+    """The newest value of each series, as rows."""
     created = panel(title, "none", *queries, kind="table", help=help)
     for target in created["targets"]:
         target |= {"format": "table", "instant": True}
@@ -67,7 +67,8 @@ def table(title: str, *queries: tuple[str, str], help: str = "") -> Panel:
 def heatmap(title: str, histogram: str) -> Panel:
     """A latency distribution over time."""
     query = f"sum by (le) ({rate(histogram + '_bucket')})"
-    created = panel(title, "s", (query, "{{le}}"), kind="heatmap", help="Brighter: more requests of that duration.")
+    help = "Number of inference requests by duration. A brighter cell has more requests."
+    created = panel(title, "s", (query, "{{le}}"), kind="heatmap", help=help)
     created["targets"][0]["format"] = "heatmap"
     created["options"] = {"calculate": False, "yAxis": {"unit": "s"}, "color": {"scheme": "Viridis", "mode": "scheme"}}
     return created
@@ -78,33 +79,59 @@ def overview() -> list[Panel]:
     failed = f'{infer}, grpc_code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED"'
     handled = "grpc_server_handled_total"
     return [
-        panel("Models ready", "none", (f"sum(kanserve_model_loaded{{{MODEL}}})", "ready"), kind="stat"),
         panel(
-            "Failing requests",
+            "Ready model versions",
+            "none",
+            (f"sum(kanserve_model_loaded{{{MODEL}}})", "ready"),
+            kind="stat",
+            help="Number of versions that are ready, added up over all servers.",
+        ),
+        panel(
+            "Failed requests",
             "percentunit",
             (f"(sum({rate(handled, failed)}) or vector(0)) / sum({rate(handled, infer)})", "share"),
             kind="stat",
-            help="Share of inference requests that the server failed; wrong requests do not count.",
+            help="Share of inference requests that failed because of the server. Invalid and cancelled requests do not "
+            "count. The objective is 99.9% success.",
         ),
-        panel("Inference p99", "s", (quantile(0.99, "kanserve_request_duration_seconds", by=""), "p99"), kind="stat"),
         panel(
-            "Requests per second", "reqps", (f"sum({rate('grpc_server_started_total', infer)})", "begun"), kind="stat"
+            "Inference p99",
+            "s",
+            (quantile(0.99, "kanserve_request_duration_seconds", by=""), "p99"),
+            kind="stat",
+            help="Duration that 99% of inference requests do not exceed, measured in the server.",
         ),
-        panel("Successful inferences", "reqps", (f"sum {BY_MODEL} ({rate('nv_inference_request_success')})", NAMED)),
+        panel(
+            "Requests per second",
+            "reqps",
+            (f"sum({rate('grpc_server_started_total', infer)})", "started"),
+            kind="stat",
+            help="Inference requests over gRPC that started, per second.",
+        ),
+        panel(
+            "Successful inferences",
+            "reqps",
+            (f"sum {BY_MODEL} ({rate('nv_inference_request_success')})", NAMED),
+            help="Successful inference requests per second, by version.",
+        ),
         panel(
             "Failed inferences by reason",
             "reqps",
             (f"sum by (model, version, reason) ({rate('nv_inference_request_failure')})", NAMED + " {{reason}}"),
+            help="Failed inference requests per second. REJECTED: a full queue, a limit or a shutdown. BACKEND: the "
+            "runtime failed. CANCELED: the client cancelled. OTHER: all others.",
         ),
         panel(
             "Inference latency",
             "s",
             *((quantile(q, "kanserve_request_duration_seconds"), f"p{q * 100:g} {NAMED}") for q in (0.5, 0.95, 0.99)),
+            help="Duration of inference requests in the server, from parsing to the response: median, p95 and p99.",
         ),
         panel(
             "RPCs by status",
             "reqps",
             (f"sum by (grpc_method, grpc_code) ({rate(handled, SERVER)})", "{{grpc_method}} {{grpc_code}}"),
+            help="Completed gRPC calls per second, by method and status code.",
         ),
     ]
 
@@ -112,16 +139,39 @@ def overview() -> list[Panel]:
 def latency() -> list[Panel]:
     phases = ("queue", "compute_input", "compute_infer", "compute_output")
     return [
-        panel("Latency by phase, mean", "s", *((mean_us(phase), phase) for phase in phases)),
-        heatmap("Inference latency", "kanserve_request_duration_seconds"),
-        panel("Queue p99", "s", (quantile(0.99, "kanserve_queue_duration_seconds"), NAMED)),
-        panel("Graph p99", "s", (quantile(0.99, "kanserve_inference_duration_seconds"), NAMED)),
         panel(
-            "RPC handling p99",
+            "Latency breakdown (mean)",
+            "s",
+            *((mean_us(phase), phase) for phase in phases),
+            help="Mean time of an inference request in each phase: queue, input conversion, model execution and output "
+            "conversion.",
+        ),
+        heatmap("Inference latency distribution", "kanserve_request_duration_seconds"),
+        panel(
+            "Queue p99",
+            "s",
+            (quantile(0.99, "kanserve_queue_duration_seconds"), NAMED),
+            help="Time that 99% of inference requests do not exceed in the queue.",
+        ),
+        panel(
+            "Model execution p99",
+            "s",
+            (quantile(0.99, "kanserve_inference_duration_seconds"), NAMED),
+            help="Duration that 99% of model executions do not exceed, without the time in the queue. One execution "
+            "computes a batch.",
+        ),
+        panel(
+            "RPC duration p99",
             "s",
             (quantile(0.99, "grpc_server_handling_seconds", SERVER, "grpc_method"), "{{grpc_method}}"),
+            help="Duration that 99% of gRPC calls do not exceed, by method. A stream counts until it ends.",
         ),
-        panel("Whole request, mean", "s", (mean_us("request"), "request")),
+        panel(
+            "Request duration (mean)",
+            "s",
+            (mean_us("request"), "request"),
+            help="Mean duration of inference requests: all phases of the latency breakdown, and the time between them.",
+        ),
     ]
 
 
@@ -131,7 +181,7 @@ def models() -> list[Panel]:
             "Model versions",
             (f"kanserve_model_loaded{{{MODEL}}}", ""),
             (f"kanserve_model_load_duration_seconds{{{MODEL}}}", ""),
-            help="1: ready. 0: in the repository, but not ready.",
+            help="State of each version (1: ready; 0: in the repository, but not ready) and duration of its last load.",
         ),
         panel(
             "Repository changes",
@@ -139,22 +189,42 @@ def models() -> list[Panel]:
             (f"sum {BY_MODEL} ({rate('kanserve_model_loads_total')})", f"{NAMED} loads per second"),
             (f"sum {BY_MODEL} (kanserve_model_rejected{{{MODEL}}})", f"{NAMED} rejected"),
             (f"sum {BY_MODEL} (kanserve_model_files_missing{{{MODEL}}})", f"{NAMED} files missing"),
+            help="Loads per second. Number of servers that reject the files of a version, and of servers that serve a "
+            "version whose files are missing.",
         ),
-        panel("Rows per second", "rowsps", (f"sum {BY_MODEL} ({rate('nv_inference_count')})", NAMED)),
         panel(
-            "Rows per execution, mean",
+            "Rows per second",
+            "rowsps",
+            (f"sum {BY_MODEL} ({rate('nv_inference_count')})", NAMED),
+            help="Rows that the models computed, per second. One request can have many rows.",
+        ),
+        panel(
+            "Rows per execution (mean)",
             "none",
             (
                 f"sum {BY_MODEL} ({rate('nv_inference_count')}) / sum {BY_MODEL} ({rate('nv_inference_exec_count')})",
                 NAMED,
             ),
+            help="Mean batch size. If it stays at 1 under load, check the setting batching.",
         ),
-        panel("Rows per execution p95", "none", (quantile(0.95, "kanserve_batch_rows"), NAMED)),
-        panel("Load time", "s", (f"nv_model_load_duration_secs{{{MODEL}}}", NAMED)),
+        panel(
+            "Rows per execution p95",
+            "none",
+            (quantile(0.95, "kanserve_batch_rows"), NAMED),
+            help="Batch size that 95% of executions do not exceed. Large batches take longer.",
+        ),
+        panel(
+            "Load time",
+            "s",
+            (f"nv_model_load_duration_secs{{{MODEL}}}", NAMED),
+            help="Duration of the last load of each version: reading, checks and preparation.",
+        ),
         panel(
             "Failed loads by reason",
             "none",
             (f"sum by (reason) (kanserve_model_load_failures_total{{{SERVER}}})", "{{reason}}"),
+            help="Failed loads since the start of the servers. The runbook of KanserveModelLoadFailed explains the "
+            "reasons.",
         ),
     ]
 
@@ -162,17 +232,41 @@ def models() -> list[Panel]:
 def resources() -> list[Panel]:
     busy = rate("nv_inference_compute_infer_duration_us")
     return [
-        panel("RPCs in flight", "none", (f"kanserve_inflight_requests{{{SERVER}}}", "{{instance}}")),
-        panel("Requests waiting", "none", (f"sum {BY_MODEL} (nv_inference_pending_request_count{{{MODEL}}})", NAMED)),
         panel(
-            "Busy",
+            "Requests in flight",
+            "none",
+            (f"kanserve_inflight_requests{{{SERVER}}}", "{{instance}}"),
+            help="gRPC and HTTP requests that the server handles at this moment. The limit is max_inflight_requests.",
+        ),
+        panel(
+            "Requests in queue",
+            "none",
+            (f"sum {BY_MODEL} (nv_inference_pending_request_count{{{MODEL}}})", NAMED),
+            help="Inference requests in the queue or in execution, by version. The limit is max_pending_requests.",
+        ),
+        panel(
+            "Compute utilization",
             "percentunit",
             (f"sum by (instance) ({busy}) / 1e6", "{{instance}}"),
-            help="Graph seconds per second; above 1 where graphs run at the same time.",
+            help="Time of model executions per second. 100% is one busy compute thread; several threads add up.",
         ),
-        panel("Resident memory", "bytes", (f"process_resident_memory_bytes{{{SERVER}}}", "{{instance}}")),
-        panel("Open files", "none", (f"process_open_fds{{{SERVER}}}", "{{instance}}")),
-        table("Build", (f"kanserve_build_info{{{SERVER}}}", "")),
+        panel(
+            "Resident memory",
+            "bytes",
+            (f"process_resident_memory_bytes{{{SERVER}}}", "{{instance}}"),
+            help="Physical memory of the server process. With several workers, their sum.",
+        ),
+        panel(
+            "Open files",
+            "none",
+            (f"process_open_fds{{{SERVER}}}", "{{instance}}"),
+            help="Open file descriptors of the server process. Each connection needs one.",
+        ),
+        table(
+            "Build",
+            (f"kanserve_build_info{{{SERVER}}}", ""),
+            help="Version, runtime and device of each server.",
+        ),
     ]
 
 
@@ -183,9 +277,20 @@ def edge_queries() -> list[Panel]:
             "Edge queries by status",
             "reqps",
             (f"sum by (model, version, grpc_code) ({rate('kanserve_edge_queries_total')})", NAMED + " {{grpc_code}}"),
+            help="Completed edge queries per second, by version and status code.",
         ),
-        panel("Edge query latency", "s", *((quantile(q, name), f"p{q * 100:g} {NAMED}") for q in (0.5, 0.99))),
-        panel("Edge values per second", "ops", (f"sum {BY_MODEL} ({rate('kanserve_edge_values_total')})", NAMED)),
+        panel(
+            "Edge query latency",
+            "s",
+            *((quantile(q, name), f"p{q * 100:g} {NAMED}") for q in (0.5, 0.99)),
+            help="Duration of edge queries: median and p99. Edge queries share the CPU with inference.",
+        ),
+        panel(
+            "Edge values per second",
+            "ops",
+            (f"sum {BY_MODEL} ({rate('kanserve_edge_values_total')})", NAMED),
+            help="Edge values that the server sent to clients, per second.",
+        ),
     ]
 
 
@@ -194,39 +299,46 @@ def data() -> list[Panel]:
     by = "by (model, version, layer)"
     return [
         panel(
-            "Drift, ratio to the no-drift threshold",
+            "Drift ratio (PSI / threshold)",
             "short",
             (f"max {by} (kanserve_drift_psi_ratio{{{MODEL}}})", layer),
+            help="Largest population stability index of the layer's nodes, divided by the no-drift threshold. Above 1, "
+            "a node has drifted. An alert fires above 3.",
         ),
         panel(
-            "Out of range",
+            "Out-of-range values",
             "percentunit",
             (f"max {by} (kanserve_out_of_range_ratio{{{MODEL}}})", layer),
             (f"max {by} (kanserve_baseline_out_of_range_ratio{{{MODEL}}})", f"{layer}, baseline"),
+            help="Share of the layer's values that are out of range, in live traffic and in the baseline.",
         ),
         panel(
-            "Rows analysed per second",
+            "Sampled rows per second",
             "ops",
             (f"sum {BY_MODEL} ({rate('kanserve_statistics_sampled_rows_total')})", NAMED),
+            help="Rows of live traffic that were sampled for statistics, per second. The limit is "
+            "statistics_rows_per_second.",
         ),
         panel(
             "Out-of-range rows per second",
             "ops",
             (f"sum {BY_MODEL} ({rate('kanserve_out_of_range_rows_total')})", NAMED),
+            help="Rows per second that the model flagged or rejected because an input is out of range.",
         ),
         panel(
-            "Predicted classes, rows analysed per second",
+            "Predicted classes per second (sampled)",
             "ops",
             (
                 f"sum by (model, version, class) ({rate('kanserve_statistics_class_rows_total')})",
                 f"{NAMED} {{{{class}}}}",
             ),
+            help="Sampled rows per second, by predicted class. A class that appears or disappears can mean drift.",
         ),
     ]
 
 
 def laid_out(rows: dict[str, list[Panel]]) -> list[Panel]:
-    """Panels with ids and places: a title bar per row, stats in fours, the rest in threes."""
+    """Panels with ids and positions: a title bar per row, four stat panels or three other panels per line."""
     placed: list[Panel] = []
     top = 0
     for title, panels in rows.items():
@@ -252,7 +364,7 @@ def box(x: int, y: int, w: int, h: int) -> dict[str, int]:
 
 
 def variable(name: str, query: str, *, everything: str | None = ".*") -> dict[str, Any]:
-    """A drop-down of a label's values, several at once or all.
+    """A drop-down list of the values of a label, which allows several values or all.
 
     `everything` is the pattern for "All"; None: exactly the values in the list.
     """
@@ -280,7 +392,7 @@ def dashboard() -> dict[str, Any]:
         "id": None,
         "uid": "kanserve",
         "title": "kanserve",
-        "description": "Trained Kolmogorov-Arnold Networks over gRPC.",
+        "description": "Requests, latency, models, resources and data quality of kanserve servers.",
         "tags": ["kanserve"],
         "schemaVersion": 39,
         "version": 1,
@@ -307,7 +419,7 @@ def dashboard() -> dict[str, Any]:
                 "Models": models(),
                 "Resources": resources(),
                 "Edge queries": edge_queries(),
-                "Data": data(),
+                "Data quality": data(),
             }
         ),
     }

@@ -11,7 +11,7 @@ from kanexport.contract.cli.tables import Table
 
 
 class Level(enum.StrEnum):
-    """Severity of a finding. A warning may be on purpose; a problem prevents a start or a part of the service."""
+    """Severity of a finding. A warning may be intended. A problem prevents the start or a part of the service."""
 
     OK = "ok"
     WARNING = "warning"
@@ -34,12 +34,12 @@ def ok(about: str, text: str) -> Finding:
 
 
 def warning(about: str, text: str, advice: str) -> Finding:
-    """Something to look at."""
+    """Finding that you should check."""
     return Finding(Level.WARNING, about, text, advice)
 
 
 def problem(about: str, text: str, advice: str) -> Finding:
-    """Something to correct."""
+    """Finding that you have to correct."""
     return Finding(Level.PROBLEM, about, text, advice)
 
 
@@ -57,12 +57,12 @@ def document(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def show(title: str, findings: Sequence[Finding]) -> None:
-    """A row a finding, and how many of each kind there are."""
+    """Print one row per finding, and the number of findings of each level."""
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
     caption = ", ".join(
         f"{count} {level}{'s' * (count != 1 and level is not Level.OK)}" for level, count in counts.items()
     )
-    table = Table(title, ("", "of", "found", "what to do"), caption=(caption,))
+    table = Table(title, ("result", "subject", "finding", "action"), caption=(caption,))
     for finding in findings:
         table.add(finding.level, finding.about, finding.text, finding.advice, style=STYLES[finding.level])
     table.show()

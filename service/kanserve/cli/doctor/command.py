@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kanexport.contract.cli.console import Exit, print_json
+from kanexport.contract.cli.console import Exit, exit_codes_of, print_json
 from kanserve.cli import session
 from kanserve.cli.doctor import check_results, machine_checks, server_checks
 from kanserve.cli.doctor.check_results import Finding, problem, well
@@ -19,35 +19,39 @@ from kanserve.client.base import Tls
 from kanserve.config import sources
 from kanserve.errors import ConfigError
 
-TEXT = """Look at everything that a server needs, and say what is wrong with it and what to do: Python and
-packages, the runtime, threads, open files, the clock; the settings, certificates and ports; each version of a
-REPOSITORY; and, with --url, a server that runs. Nothing is changed.
+TEXT = """Diagnose the host, models and settings, and print what to do about each problem.
 
-Each line is ok, a warning or a problem; the exit code is 1 where there is a problem.
+kanserve checks Python and its packages, the runtime, threads, open files, the clock, settings, certificates and ports.
+With REPOSITORY it checks each model version, and with --url a running server. The command changes nothing.
 """
 EXAMPLES = """examples:
-  kanserve doctor                                   this machine, and the settings in the environment
-  kanserve doctor --config kanserve.toml            what a server with these settings would find
-  kanserve doctor --url host:8001                   and a server that runs there
+  kanserve doctor                                                 # this host and the settings in the environment
+  kanserve doctor models                                          # also the models of a repository
+  kanserve doctor --url 127.0.0.1:8001                            # also a running server
 """
-PORT = 8002  # of metrics, where nothing else is said
+EXITS = exit_codes_of(FAILED="at least one finding is a problem")
+PORT = 8002  # default port of metrics
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.description, parser.epilog = TEXT, EXAMPLES
-    parser.add_argument("repository", nargs="?", metavar="REPOSITORY", help="folder of models")
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of a server")
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
+    parser.add_argument(
+        "repository", nargs="?", metavar="REPOSITORY", help="model repository to check (default: that of the settings)"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.toml", help="file with settings of a server, TOML (default: none)"
+    )
     add_client_options(parser, url="")
     parser.add_argument(
         "--metrics",
         metavar="HOST:PORT",
-        help=f"where its metrics are (default: the port of --url, then port {PORT} of its host)",
+        help=f"address of the server's metrics (default: the address of --url, then port {PORT} of the same host)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 where there is a problem."""
+    """Returns 0, or 1 if a finding is a problem."""
     findings = list(_findings(args))
     if args.json:
         print_json(check_results.document(findings))
@@ -63,7 +67,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     try:
         loaded = sources.load(flags, config=args.config, without={"repository": Path()})
     except ConfigError as error:
-        yield problem("settings", str(error), "correct them")
+        yield problem("settings", str(error), error.hint or "correct the settings")
     else:
         yield from ahead(loaded, running=bool(args.url))
     if args.url:
@@ -79,7 +83,7 @@ def _running(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _sources(args: argparse.Namespace) -> list[Source]:
-    """Places that may have its metrics: first the port of the request, which is surely its own, then the usual port."""
+    """Addresses that may have its metrics: first the port of the request, which belongs to it, then port 8002."""
     if args.metrics:
         return [Source(args.metrics)]
     tls = Tls.from_files(args.ca, args.cert, args.key, args.server_name)

@@ -20,20 +20,20 @@ from kanserve.errors import ConfigError
 from kanserve.system import pem
 from kanserve.transport import endpoints
 
-ABOUT_CALLERS = "callers"
+ABOUT_CALLERS = "access"
 TOKEN_EXPIRY_WARNING = 21 * 86400  # seconds
 
 
 def check_callers(settings: Settings) -> Iterator[Finding]:
-    """Findings about the token file: one for the file, and one for each token that has expired or soon will. The
-    file has no token to show."""
+    """Findings about the token file: one for the file, and one for each token that has expired or expires soon. The
+    file does not contain the tokens themselves."""
     try:
         credentials = authenticator.read(settings)
     except ConfigError as error:
-        yield problem(ABOUT_CALLERS, str(error), "correct the file; `kanserve token new` makes a token")
+        yield problem(ABOUT_CALLERS, str(error), error.hint or "correct the file, or create it: `kanserve token new`")
         return
     if credentials is None:
-        yield _anyone(settings)
+        yield _open(settings)
         return
     yield ok(
         ABOUT_CALLERS,
@@ -44,19 +44,22 @@ def check_callers(settings: Settings) -> Iterator[Finding]:
         if expires is not None and expires < time.time() + TOKEN_EXPIRY_WARNING:
             when = "has expired" if expires < time.time() else f"expires on {time.ctime(expires)}"
             yield warning(
-                ABOUT_CALLERS, f"the token {entry.principal.name} {when}", "give its caller another, take it out"
+                ABOUT_CALLERS,
+                f"the token {entry.principal.name} {when}",
+                "create a new token for its client, and revoke this one",
             )
 
 
-def _anyone(settings: Settings) -> Finding:
+def _open(settings: Settings) -> Finding:
+    """Finding for a server without tokens."""
     if is_loopback(settings.host):
-        return ok(ABOUT_CALLERS, f"anyone on this machine (host {settings.host})")
+        return ok(ABOUT_CALLERS, f"only this machine can connect (host {settings.host})")
     if settings.tls_client_ca is not None:
-        return ok(ABOUT_CALLERS, "whoever has a certificate of tls_client_ca")
+        return ok(ABOUT_CALLERS, "clients need a certificate that tls_client_ca signed")
     return warning(
         ABOUT_CALLERS,
-        f"anyone who reaches {settings.host}",
-        "a file of tokens, or client certificates, keep others out",
+        f"all clients that reach {settings.host} have access",
+        "set tokens or tls_client_ca",
     )
 
 
@@ -68,12 +71,12 @@ def check_certificates(settings: Settings) -> Iterator[Finding]:
     """Findings about certificates: one for each fault, otherwise one for each certificate."""
     cert, key = settings.tls_cert, settings.tls_key
     if cert is None or key is None:
-        yield ok("TLS", "none: the ports are in the clear")
+        yield ok("TLS", "off: traffic is not encrypted")
         return
     try:
         until = pem.served(pem.identity(cert, key), cert, key)
     except pem.PemError as error:
-        yield problem("TLS", str(error), "put the right file there, or name another (tls_cert, tls_key)")
+        yield problem("TLS", str(error), "correct the file, or set another one (tls_cert, tls_key)")
     else:
         yield _lasting("TLS", cert, until)
         yield from _readers(key)
@@ -82,11 +85,11 @@ def check_certificates(settings: Settings) -> Iterator[Finding]:
 
 
 def _authorities(path: Path) -> Iterator[Finding]:
-    about = "callers' authorities"
+    about = "client CA"
     try:
         pem.authorities(path)
     except pem.PemError as error:
-        yield problem(about, str(error), "put the right file there, or name another (tls_client_ca)")
+        yield problem(about, str(error), "correct the file, or set another one (tls_client_ca)")
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile=path)
@@ -98,19 +101,19 @@ def _lasting(about: str, path: Path, end: float) -> Finding:
     until, left = f"{datetime.datetime.fromtimestamp(end, datetime.UTC):%Y-%m-%d %H:%M} UTC", end - time.time()
     days = f"{left / DAY:.0f} days"
     if left < 0:
-        return problem(about, f"{path} has expired on {until}", "renew it")
+        return problem(about, f"{path} expired on {until}", "renew the certificate")
     if left < CERTIFICATE_EXPIRY_WARNING:
-        return warning(about, f"{path} expires in {days}, on {until}", "renew it")
+        return warning(about, f"{path} expires in {days}, on {until}", "renew the certificate")
     return ok(about, f"{path} is valid for {days}, until {until}")
 
 
 def _readers(key: Path) -> Iterator[Finding]:
     if key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        yield warning("TLS", f"everybody on this machine may read or write the key {key}", f"chmod o-rw {key}")
+        yield warning("TLS", f"every user of this machine can read or write the key {key}", f"run chmod o-rw {key}")
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:
-    """Findings about ports, one each. The check binds each port for a moment and serves nothing there."""
+    """Findings about ports, one each. The check binds each port for a moment."""
     try:
         ports = endpoints.server_ports(settings)
     except ConfigError as error:
@@ -140,26 +143,26 @@ def check_state_directory(settings: Settings) -> Iterator[Finding]:
     except safe_files.UnsafeFile as error:
         yield warning(
             ABOUT_STATE,
-            f"they are to be kept in {settings.state_dir}, which {error.reason}: the server will not use it",
-            "name a directory that belongs to the server's user and that others cannot write (--state-dir)",
+            f"state_dir is {settings.state_dir}, which {error.reason}: the server does not use it",
+            "set a folder that belongs to the server's user and that others cannot write (--state-dir)",
         )
         return
-    except OSError:  # it does not exist, or cannot be opened: the nearest directory shows why
+    except OSError:  # it does not exist or cannot be opened: the nearest folder shows why
         pass
     nearest = next(path for path in (settings.state_dir, *settings.state_dir.absolute().parents) if path.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
-        yield ok(ABOUT_STATE, f"kept in {settings.state_dir}")
+        yield ok(ABOUT_STATE, f"stored in {settings.state_dir}")
         return
-    what = "cannot be written" if nearest.is_dir() else "is no folder"
+    what = "cannot be written" if nearest.is_dir() else "is not a folder"
     yield warning(
         ABOUT_STATE,
-        f"they are to be kept in {settings.state_dir}, and {nearest} {what}: they will be lost with the server",
-        "let the server's user write there, or name another folder (--state-dir)",
+        f"state_dir is {settings.state_dir}, but {nearest} {what}: a restart of the server resets the statistics",
+        "allow the server's user to write there, or set another folder (--state-dir)",
     )
 
 
 def ahead(loaded: Loaded, *, running: bool = False) -> Iterator[Finding]:
-    """Settings that are right, and what they name and need. Starts nothing. `running`: a server may have the ports."""
+    """Findings about valid settings, their files, the host and the models. `running`: a server may have the ports."""
     settings = loaded.settings
     yield ok("settings", loaded.summary())
     yield from check_certificates(settings)

@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from kanexport.contract.cli.suggest import how_to_install
 from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
@@ -29,28 +30,28 @@ TIMEX = 512  # bytes, more than any struct timex has
 
 
 def installation() -> Iterator[Finding]:
-    """Python, and the packages that the server needs, against what kanserve was made for."""
+    """Findings about Python and the server's packages, compared with the versions that kanserve requires."""
     metadata = importlib.metadata.metadata("kanserve")
     here = ".".join(map(str, sys.version_info[:3]))
     requirement = SpecifierSet(metadata["Requires-Python"] or "")
     if requirement.contains(here):
         yield ok("Python", f"{here}, kanserve {metadata['Version']}")
     else:
-        yield problem("Python", f"{here}; kanserve takes {requirement}", "install kanserve with another Python")
+        yield problem("Python", f"Python {here}, expected {requirement}", "install kanserve with another version")
     bad = list(_unfit())
     yield from bad
     if not bad:
-        yield ok("packages", f"all that the server needs is there; {', '.join(_versions())}")
+        yield ok("packages", f"all packages of the server are installed; {', '.join(_versions())}")
 
 
 def _unfit() -> Iterator[Finding]:
     for requirement in _needed():
         version = _version(requirement.name) or _version(ONE_OF.get(requirement.name, ""))
         if not version:
-            yield problem("packages", f"{requirement.name} is not installed", f"pip install '{requirement.name}'")
+            yield problem("packages", f"{requirement.name} is not installed", f"run pip install '{requirement.name}'")
         elif not requirement.specifier.contains(version, prereleases=True):
-            text = f"{requirement.name} {version}; kanserve was made for {requirement.specifier}"
-            yield warning("packages", text, f"pip install '{requirement.name}{requirement.specifier}'")
+            text = f"{requirement.name} {version}, expected {requirement.specifier}"
+            yield warning("packages", text, f"run pip install '{requirement.name}{requirement.specifier}'")
 
 
 def _needed() -> Iterator[Requirement]:
@@ -75,84 +76,87 @@ def _version(name: str) -> str:
 
 
 def runtime(settings: Settings) -> Iterator[Finding]:
-    """The backend, the device that was asked for, and that nothing is told to anybody."""
+    """Findings about the backend, the requested device, and telemetry."""
     text = os.environ.get(TELEMETRY)
     try:
         backend = base.load(settings.backend)
         backend.check(settings.device)
     except ConfigError as error:
-        yield problem("runtime", str(error), "take another device, or install what it needs")
+        yield problem("runtime", str(error), error.hint or "set another device, or install its packages")
         return
     except ImportError as error:
-        yield problem("runtime", f"{settings.backend} cannot be imported: {error}", "install kanserve with [serve]")
+        yield problem("runtime", f"{settings.backend} cannot be imported: {error}", how_to_install("serve"))
         return
-    yield ok("runtime", f"{backend.version()} runs on {settings.device}")
+    yield ok("runtime", f"{backend.version()} on {settings.device}")
     if text not in (None, "1"):
         yield warning(
             "telemetry",
-            f"{TELEMETRY}={text} in the environment: kanserve sets it to 1 for itself, other programs report",
-            f"unset it, or {TELEMETRY}=1",
+            f"{TELEMETRY}={text} in the environment; kanserve uses 1, but other programs send telemetry",
+            f"unset the variable, or set {TELEMETRY}=1",
         )
     else:
-        yield ok("telemetry", "onnxruntime's is off")
+        yield ok("telemetry", "onnxruntime telemetry is off")
 
 
 def transport(settings: Settings) -> Finding:
     """Finding about the transport that the settings name."""
     lacking = ", ".join(factory.missing())
     if lacking and (settings.transport == "asgi" or settings.http_port is not None):
-        text = f"{lacking} is not installed, which transport = asgi and http_port need"
-        return problem("transport", text, "pip install 'kanserve[serve]', or transport = grpcio without http_port")
+        text = f"transport = asgi and http_port need {lacking}, which is not installed"
+        install = how_to_install("serve")
+        return problem("transport", text, f"{install}; or set transport = grpcio without http_port")
     if lacking and settings.transport == "auto":
-        text = f"grpcio, since {lacking} is not installed: no HTTP, and less than half the rate"
-        return warning("transport", text, "pip install 'kanserve[serve]'")
+        text = f"grpcio, because {lacking} is not installed: no HTTP, and less than half of the throughput"
+        return warning("transport", text, how_to_install("serve"))
     return ok("transport", "asgi" if settings.transport == "auto" else settings.transport)
 
 
 def processors(settings: Settings) -> Finding:
-    """Threads and workers against what the cgroup and the scheduler grant."""
+    """Finding about threads and workers, compared with the CPU limit of the cgroup and the scheduler."""
     granted, workers = resources.budget(), settings.workers
     if settings.threads > granted:
         return warning(
             "processors",
-            f"threads = {settings.threads}, and {granted} are granted: runs are throttled",
-            "threads = 0 takes what is granted",
+            f"threads = {settings.threads}, but the CPU limit is {granted}: inference is throttled",
+            "set threads = 0, which uses the CPU limit",
         )
     if workers > granted:
         return warning(
-            "processors", f"workers = {workers}, and {granted} threads are granted: they take turns", "take fewer"
+            "processors",
+            f"workers = {workers}, but the CPU limit is {granted}: workers share processors",
+            "set fewer workers",
         )
-    return ok("processors", f"{granted} threads are granted, of {os.cpu_count()} processors")
+    return ok("processors", f"CPU limit {granted}, of {os.cpu_count()} processors")
 
 
 def files(settings: Settings) -> Finding:
-    """Open files against connections."""
+    """Finding about the limit of open files, compared with the connections."""
     listeners = 1 if settings.http_port is None else 2
     needed = settings.max_connections * listeners + resources.RESERVED
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         return warning(
             "open files",
-            f"{hard} are allowed, {needed} are needed for max_connections = {settings.max_connections}",
-            "allow the process more (ulimit -n, LimitNOFILE=), or fewer connections",
+            f"limit {hard}, but max_connections = {settings.max_connections} needs {needed}",
+            "raise the limit (ulimit -n, LimitNOFILE=), or lower max_connections",
         )
-    return ok("open files", f"{'any number' if hard == resource.RLIM_INFINITY else hard} allowed, {needed} needed")
+    return ok("open files", f"limit {'none' if hard == resource.RLIM_INFINITY else hard}, {needed} needed")
 
 
 def clock() -> Finding:
-    """Against the kernel's own judgement, and against the files of this installation, which cannot be of tomorrow."""
+    """Finding about the clock: the state of the kernel, and the dates of the installed files, which are in the past."""
     installed = Path(__file__).stat().st_mtime
     if time.time() < installed - 86400:
         return problem(
             "clock",
-            f"it says {time.ctime()}, before this kanserve was installed",
-            "set it: certificates are judged by it",
+            f"{time.ctime()}, before the installation of kanserve",
+            "set the clock: certificates depend on it",
         )
     adjtimex = getattr(ctypes.CDLL(None), "adjtimex", None)
     if adjtimex is not None and adjtimex(ctypes.create_string_buffer(TIMEX)) == UNSYNCHRONISED:
         return warning(
             "clock",
-            f"it says {time.ctime()}, and nothing keeps it right",
-            "run a time service (chrony, systemd-timesyncd) on the machine: certificates are judged by it",
+            f"{time.ctime()}, not synchronized",
+            "run a time service (chrony, systemd-timesyncd) on the host: certificates depend on it",
         )
-    return ok("clock", f"{time.ctime()}, kept right by a time service")
+    return ok("clock", f"{time.ctime()}, synchronized by a time service")

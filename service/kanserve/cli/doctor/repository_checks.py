@@ -15,7 +15,7 @@ from kanserve.system import resources
 
 ABOUT = "models"
 LEFT = f"{temp_dirs.HIDDEN}*"  # of an export that was killed
-AGAIN = "export it again (`kanserve export ... --force`), or move its folder away"
+AGAIN = "export the model again (`kanserve export ... --force`), or remove the folder of the version"
 
 
 def check_repository(settings: Settings) -> Iterator[Finding]:
@@ -24,14 +24,14 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
     try:
         entries = inventory.of_folder(repository, hard_links=settings.allow_hard_links)
     except InputError as error:
-        yield problem(ABOUT, error.message, "let the server's user read the folder and its files")
+        yield problem(ABOUT, error.message, error.hint or "allow the server's user to read the folder and its files")
         return
     served = [entry for entry in entries if _serves(entry, settings)]
     if not served:
         yield problem(
             ABOUT,
-            f"{repository} has no version that can be served",
-            f"`kanserve export CHECKPOINT --repository {repository} --name NAME` makes one",
+            f"{repository} has no valid model version",
+            f"export one: `kanserve export CHECKPOINT --repository {repository} --name NAME`",
         )
     for entry in entries:
         yield _judged(entry, settings)
@@ -40,17 +40,16 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
 
 
 def free_memory(size: int, settings: Settings, free: int | None) -> Finding:
-    """Versions with files of so many bytes, and messages, against `free` bytes of memory (None: nobody tells)."""
+    """Finding about the memory of versions with files of `size` bytes and of messages. `free`: available bytes; None if
+    the system does not report them."""
     models, messages = resources.FACTOR * size * settings.workers, settings.max_inflight_bytes * settings.workers
-    needed = f"models may take {_mib(models)}, messages {_mib(messages)}"
+    needed = f"models need up to {_mib(models)}, messages up to {_mib(messages)}"
     if free is None:
-        return ok("memory", f"{needed}; how much there is, nobody tells")
+        return ok("memory", f"{needed}; the system does not report the available memory")
     if models + messages > free:
-        text = f"{needed}, and {_mib(free)} are free"
-        return warning(
-            "memory", text, "give the server more, or serve fewer versions, workers or smaller max_inflight_bytes"
-        )
-    return ok("memory", f"{needed}; {_mib(free)} are free")
+        text = f"{needed}, but only {_mib(free)} are available"
+        return warning("memory", text, "raise the memory limit, or reduce versions, workers or max_inflight_bytes")
+    return ok("memory", f"{needed}; {_mib(free)} are available")
 
 
 def _mib(size: int) -> str:
@@ -64,22 +63,22 @@ def _serves(entry: Entry, settings: Settings) -> bool:
 def _judged(entry: Entry, settings: Settings) -> Finding:
     named = f"{entry.name} version {entry.version}"
     if entry.state == inventory.INVALID:
-        return problem(ABOUT, f"{named} is refused: {entry.reason}", AGAIN)
+        return problem(ABOUT, f"{named} is invalid: {entry.reason}", AGAIN)
     if entry.state == inventory.PLAIN and not settings.plain_onnx:
-        return warning(ABOUT, f"{named} has no manifest and is passed over", "--plain-onnx serves it, unproved")
+        return warning(ABOUT, f"{named} has no manifest and is ignored", "serve it without verification: --plain-onnx")
     if entry.state == inventory.IGNORED:
-        return warning(ABOUT, f"{named} is passed over: {entry.reason}", "nothing, if that is on purpose")
+        return warning(ABOUT, f"{named} is ignored: {entry.reason}", "none, if you intend this")
     if (entry.size or 0) > settings.max_file_bytes:
         return warning(
             ABOUT,
-            f"the files of {named} have {entry.size} bytes together, one may have {settings.max_file_bytes}",
-            "raise max_file_bytes if it is one file",
+            f"the files of {named} have {entry.size} bytes in total; the limit per file is {settings.max_file_bytes}",
+            "raise max_file_bytes if one file exceeds it",
         )
     if entry.unused:
         return warning(
-            ABOUT, f"{named}: {', '.join(entry.unused)} in config.pbtxt is without effect", "take it out of the file"
+            ABOUT, f"{named}: entries of config.pbtxt without effect: {', '.join(entry.unused)}", "remove the entries"
         )
-    return ok(ABOUT, f"{named}: files and manifest are as the server wants them")
+    return ok(ABOUT, f"{named}: files and manifest are valid")
 
 
 def _left_behind(repository: Path) -> Iterator[Finding]:
@@ -92,5 +91,7 @@ def _left_behind(repository: Path) -> Iterator[Finding]:
         names = ", ".join(str(path.relative_to(repository)) for path in left[:3])
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         yield warning(
-            ABOUT, f"an export left {names}{more} behind", "if none runs now, the next one sweeps it, or remove it"
+            ABOUT,
+            f"remains of an interrupted export: {names}{more}",
+            "if no export is running, remove them; the next export removes them too",
         )

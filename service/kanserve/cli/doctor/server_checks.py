@@ -22,18 +22,23 @@ OWN = "kanserve_"  # prefix of kanserve's own metric names
 READY = "READY"
 # Where samples begin so, what they count in words, and what to do.
 COUNTED = (
-    ("kanserve_log_lines_dropped_total", "", "log lines were lost", "see to whoever reads them"),
-    ("kanserve_model_load_failures_total", "", "loads of versions failed", "read the log event model_load_failed"),
-    ("kanserve_worker_exits_total", "", "worker processes exited", "read the log event worker_exited"),
-    ("kanserve_settings_reload_failed", "", "the reload of the settings failed", "correct the file, then SIGHUP"),
-    ("kanserve_settings_pending_restart", "", "changed settings are pending a restart", "restart it at a quiet time"),
+    ("kanserve_log_lines_dropped_total", "", "log lines dropped", "check the reader of the log"),
+    ("kanserve_model_load_failures_total", "", "loads of versions failed", "check the log event model_load_failed"),
+    ("kanserve_worker_exits_total", "", "worker processes exited", "check the log event worker_exited"),
+    ("kanserve_settings_reload_failed", "", "failed reload of the settings", "correct the file, and send SIGHUP"),
+    ("kanserve_settings_pending_restart", "", "changed settings are pending a restart", "restart the server"),
     (
         "nv_inference_request_failure",
         'reason="BACKEND"',
         "inferences failed in the runtime",
-        "read the log event request_completed of level error",
+        "check the log event request_completed of level error",
     ),
-    ("nv_inference_request_failure", 'reason="REJECTED"', "inferences were turned away", "more came than it may take"),
+    (
+        "nv_inference_request_failure",
+        'reason="REJECTED"',
+        "inferences rejected",
+        "send fewer requests, or raise the limits of the server",
+    ),
 )
 
 
@@ -41,7 +46,7 @@ COUNTED = (
 class Trust:
     """TLS settings.
 
-    ca    PEM file; None: the default authorities
+    ca    PEM file; None: the default CA certificates
     cert  PEM file; None: no client certificate
     key   PEM file; None: no client certificate
     name  the name in the server's certificate, if that is not the host
@@ -79,11 +84,11 @@ class Source:
                 answer = connection.getresponse()
                 page = answer.read(MOST).decode("utf-8", "replace")
         except http.client.HTTPException as error:
-            raise OSError("there is no HTTP") from error
+            raise OSError("no HTTP response") from error
         if answer.status != HTTPStatus.OK:
             raise OSError(f"{answer.status} {answer.reason}")
         if OWN not in page:
-            raise OSError("its metrics are not those of a kanserve")
+            raise OSError("the metrics are not those of kanserve")
         return page
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -114,12 +119,12 @@ def check_server(client: Client, metrics: Sequence[Source]) -> Iterator[Finding]
     try:
         state, index = client.health(), client.index()
     except ClientError as error:
-        yield problem(ABOUT, f"{client.url}: {error}", "start it, or name another with --url")
+        yield problem(ABOUT, f"{client.url}: {error}", "start the server, or pass another address with --url")
         return
     if state == "SERVING":
         yield ok(ABOUT, f"{client.url} is live and ready")
     else:
-        yield problem(ABOUT, f"{client.url} answers, and is {state}", "the next lines say which version it waits for")
+        yield problem(ABOUT, f"{client.url} is {state}", "check the versions in the next lines")
     serving = {entry.name for entry in index if entry.state == READY}
     for entry in index:
         yield _version(entry, others=entry.name in serving)
@@ -130,12 +135,12 @@ def _version(entry: IndexEntry, *, others: bool) -> Finding:
     """`others`: whether another version of the model serves, if this one does not."""
     named = f"{entry.name} version {entry.version or 'none'}"
     if entry.state == READY:
-        return ok(ABOUT, f"{named} serves")
+        return ok(ABOUT, f"{named} is ready")
     finding = warning if others else problem
     return finding(
         ABOUT,
-        f"{named} is {entry.state}: {entry.reason or 'no reason is told'}",
-        "read the log event model_load_failed",
+        f"{named} is {entry.state}: {entry.reason or 'no reason reported'}",
+        "check the log event model_load_failed",
     )
 
 
@@ -149,7 +154,7 @@ def _counted(sources: Sequence[Source]) -> Iterator[Finding]:
         else:
             yield from _metrics_findings(source, page)
             return
-    yield warning("metrics", "; ".join(failed), "name their address with --metrics; --token-file says who asks")
+    yield warning("metrics", "; ".join(failed), "pass their address with --metrics, and a token with --token-file")
 
 
 def _metrics_findings(source: Source, page: str) -> Iterator[Finding]:
@@ -158,7 +163,7 @@ def _metrics_findings(source: Source, page: str) -> Iterator[Finding]:
         for name, label, words, advice in COUNTED
         if (count := _sum(page, name, label))
     ]
-    yield from warnings or [ok("metrics", f"{source.url}: nothing was lost, no load and no inference failed")]
+    yield from warnings or [ok("metrics", f"{source.url}: no dropped log lines, no failed loads or inferences")]
 
 
 def _sum(page: str, name: str, label: str) -> float:

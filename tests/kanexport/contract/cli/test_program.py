@@ -44,12 +44,12 @@ def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_parser_keeps_its_own_errors() -> None:
     parser = program.Parser(prog="prog")
     parser.add_argument("--count", type=int, required=True)
-    with pytest.raises(program.UsageError, match="required: --count") as caught:
+    with pytest.raises(program.UsageError, match="missing argument: --count") as caught:
         program.parse(parser, ["--cuont", "3"])
     assert (caught.value.hint, caught.value.usage) == (
         "--cuont: did you mean --count?",
-        "usage: prog [-h] --count COUNT",
+        "usage: prog --count COUNT [options]",
     )
-    with pytest.raises(program.UsageError, match="invalid int value") as caught:
+    with pytest.raises(program.UsageError, match="--count: invalid value 'x', expected a whole number") as caught:
         program.parse(parser, ["--count", "x"])
-    assert caught.value.hint == ""
+    assert (caught.value.code, caught.value.hint) == ("argument-invalid", "run `prog --help` for the arguments")

@@ -31,7 +31,7 @@ def test_all_is_well(models: Path) -> None:
     assert code == 0
     assert {item["level"] for item in result} == {"ok"}
     about = [item["about"] for item in result]
-    assert about[:5] == ["settings", "TLS", "callers", "gRPC port", "metrics port"]
+    assert about[:5] == ["settings", "TLS", "access", "gRPC port", "metrics port"]
     assert {"runtime", "transport", "processors", "open files", "models"} <= set(about)
     assert result[0]["text"] == "from flag: repository, grpc_port, metrics_port"
 
@@ -39,7 +39,7 @@ def test_all_is_well(models: Path) -> None:
 def test_people_get_a_table(models: Path) -> None:
     done = kanserve("serve", models, *FREE, "--check")
     assert done.returncode == 0
-    assert "toy version 1: files and manifest are as the server wants them" in done.stdout
+    assert "toy version 1: files and manifest are valid" in done.stdout
     assert "0 warnings, 0 problems" in done.stdout
 
 

@@ -41,7 +41,7 @@ def told(actual: Found, level: Level) -> list[str]:
         (("--tls-cert", "server.pem", "--tls-key", "locked.key"), "is encrypted"),
         (
             ("--tls-cert", "server.pem", "--tls-key", "server.key", "--tls-client-ca", "text.pem"),
-            "callers' authorities: ",
+            "client CA: ",
         ),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else None,
@@ -63,8 +63,8 @@ def test_certificates_that_want_looking_after(models: Path, pems: Path) -> None:
     assert code == 0
     first, second = told(result, Level.WARNING)
     assert "soon.pem expires in 9 days" in first
-    assert "everybody on this machine may read or write the key" in second
-    assert any(item.startswith("callers' authorities") for item in told(result, Level.OK))
+    assert "every user of this machine can read or write the key" in second
+    assert any(item.startswith("client CA") for item in told(result, Level.OK))
     secret = "".join(key.read_text().splitlines()[1:4])
     assert secret[:40] not in json.dumps(result)
 
@@ -81,14 +81,14 @@ def test_who_may_call(models: Path, tmp_path: Path) -> None:
     code, result = check(models, *FREE, "--tokens", file)
     assert code == 0
     first, second = told(result, Level.WARNING)
-    assert first == "callers: the token caller0 has expired"
-    assert second.startswith("callers: the token caller1 expires on ")
+    assert first == "access: the token caller0 has expired"
+    assert second.startswith("access: the token caller1 expires on ")
     assert any("has 3 tokens and 0 certificates" in line for line in told(result, Level.OK))
     file.chmod(0o604)
     code, result = check(models, *FREE, "--tokens", file)
     assert (code, len(told(result, Level.PROBLEM))) == (2, 1)
     _, result = check(models, *FREE, "--host", "0.0.0.0", "--insecure")
-    assert any(line.startswith("callers: anyone who reaches 0.0.0.0") for line in told(result, Level.WARNING))
+    assert any(line.startswith("access: all clients that reach 0.0.0.0") for line in told(result, Level.WARNING))
 
 
 def test_ports_that_are_not_to_be_had(models: Path) -> None:
@@ -139,9 +139,9 @@ def test_a_start_says_of_a_port_what_a_check_says(models: Path, place: str, flag
 @pytest.mark.parametrize(
     ("state", "level", "text"),
     [
-        ("state/of/this", Level.OK, "kept in"),
-        ("a file", Level.WARNING, "is a file, expected a directory: the server will not use it"),
-        ("a file/state", Level.WARNING, "is no folder"),
+        ("state/of/this", Level.OK, "stored in"),
+        ("a file", Level.WARNING, "is a file, expected a directory: the server does not use it"),
+        ("a file/state", Level.WARNING, "is not a folder"),
         ("open", Level.WARNING, "can be written by everyone (mode 777)"),
     ],
 )

@@ -37,8 +37,8 @@ def told(actual: Found, level: Level) -> list[str]:
     [
         (("--device", "cuda"), Level.PROBLEM, "runtime: device 'cuda' is not available"),
         (("--backend", "tensorrt"), Level.PROBLEM, "runtime: unknown backend 'tensorrt'"),
-        (("--threads", "1024"), Level.WARNING, "processors: threads = 1024, and"),
-        (("--workers", "256"), Level.WARNING, "processors: workers = 256, and"),
+        (("--threads", "1024"), Level.WARNING, "processors: threads = 1024, but"),
+        (("--workers", "256"), Level.WARNING, "processors: workers = 256, but"),
         (("--gprc-port", "1"), None, ""),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
@@ -57,16 +57,16 @@ def test_files_that_may_be_open(models: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN, timeout=60)
     assert done.returncode == 0
     (line,) = told(json.loads(done.stdout)["findings"], Level.WARNING)
-    assert line == "open files: 200 are allowed, 1064 are needed for max_connections = 1000"
+    assert line == "open files: limit 200, but max_connections = 1000 needs 1064"
 
 
-def test_what_is_installed_is_held_against_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_packages_are_compared_with_the_required_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"onnxruntime": "1.2.0", "onnxruntime-gpu": "", "h2corn": "3.0.1", "orjson": ""}
     real = machine_checks._version
     monkeypatch.setattr(machine_checks, "_version", lambda name: versions.get(name, real(name)))
     lines = [f"{finding.level}: {finding.text}" for finding in machine_checks.installation()]
-    assert "warning: onnxruntime 1.2.0; kanserve was made for >=1.20" in lines
-    assert "warning: h2corn 3.0.1; kanserve was made for <3,>=2.0" in lines
+    assert "warning: onnxruntime 1.2.0, expected >=1.20" in lines
+    assert "warning: h2corn 3.0.1, expected <3,>=2.0" in lines
     assert "problem: orjson is not installed" in lines
     versions = {"onnxruntime": "", "onnxruntime-gpu": "1.24.0"}
     assert all(finding.level is Level.OK for finding in machine_checks.installation())

@@ -59,12 +59,12 @@ def empty(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "level", "text"),
     [
-        (broken, Level.PROBLEM, "toy version 1 is refused: "),
-        (empty, Level.PROBLEM, "has no version that can be served"),
-        (half_exported, Level.WARNING, "an export left toy/.kanexport-host-1-abcd behind"),
-        (plain, Level.WARNING, "plain version 1 has no manifest and is passed over"),
-        (passed_over, Level.WARNING, "toy version 02 is passed over: the server takes no such version"),
-        (idle_config, Level.WARNING, "toy version 1: optimization in config.pbtxt is without effect"),
+        (broken, Level.PROBLEM, "toy version 1 is invalid: "),
+        (empty, Level.PROBLEM, "has no valid model version"),
+        (half_exported, Level.WARNING, "remains of an interrupted export: toy/.kanexport-host-1-abcd"),
+        (plain, Level.WARNING, "plain version 1 has no manifest and is ignored"),
+        (passed_over, Level.WARNING, "toy version 02 is ignored: invalid version"),
+        (idle_config, Level.WARNING, "toy version 1: entries of config.pbtxt without effect: optimization"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -84,7 +84,9 @@ def test_memory_against_models_and_messages(models: Path) -> None:
     assert repository_checks.free_memory(size, settings, needed).level is Level.OK
     short = repository_checks.free_memory(size, settings, needed - 1)
     assert (short.level, short.about) == (Level.WARNING, "memory")
-    assert short.text == "models may take 1,000 MiB, messages 512 MiB, and 1,512 MiB are free"
+    assert short.text == "models need up to 1,000 MiB, messages up to 512 MiB, but only 1,512 MiB are available"
     assert repository_checks.free_memory(size, settings, None).level is Level.OK
     _, result = check(models, *FREE)
-    assert any(line.startswith("memory: models may take 0 MiB, messages 256 MiB; ") for line in told(result, Level.OK))
+    assert any(
+        line.startswith("memory: models need up to 0 MiB, messages up to 256 MiB; ") for line in told(result, Level.OK)
+    )

@@ -46,11 +46,11 @@ def test_the_doctor_looks_at_a_server(alive: Any) -> None:
     code, result = doctor("--url", alive.url, "--metrics", alive.metrics)
     assert code == 1  # not ready, as long as one version is not
     (problem,) = told(result, Level.PROBLEM)
-    assert problem == f"server: {alive.url} answers, and is NOT_SERVING"
+    assert problem == f"server: {alive.url} is NOT_SERVING"
     lines = told(result, Level.WARNING)
     assert any(line.startswith("server: toy version 2 is UNAVAILABLE: ") for line in lines), lines
     assert "metrics: 1 loads of versions failed" in lines
-    assert "server: toy version 1 serves" in told(result, Level.OK)
+    assert "server: toy version 1 is ready" in told(result, Level.OK)
     assert not {"gRPC port", "metrics port"} & {item["about"] for item in result}
 
 
@@ -73,7 +73,9 @@ def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> 
         place = ("--url", f"grpcs://{server.url}", "--server-name", "localhost", "--ca", pems / "ca.pem")
         _, result = doctor(*place, "--token-file", tmp_path / "mine")
         told_of = [line for line in told(result, Level.OK) if line.startswith("metrics")]
-        assert told_of == [f"metrics: https://{server.url}/metrics: nothing was lost, no load and no inference failed"]
+        assert told_of == [
+            f"metrics: https://{server.url}/metrics: no dropped log lines, no failed loads or inferences"
+        ]
         for name, reason in (("localhost", "401 Unauthorized"), ("elsewhere.example", "Hostname mismatch")):
             with pytest.raises(OSError, match=reason):
                 Source(server.url, Trust(pems / "ca.pem", name=name)).read()
@@ -85,7 +87,7 @@ def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) ->
     with serving(models, tmp_path / "log", "--transport", "grpcio") as server:
         _, result = doctor("--url", server.url)
         (line,) = [line for line in told(result, Level.WARNING) if line.startswith("metrics")]
-    assert f"http://{server.url}/metrics: there is no HTTP; http://127.0.0.1:8002/metrics: " in line
+    assert f"http://{server.url}/metrics: no HTTP response; http://127.0.0.1:8002/metrics: " in line
 
 
 def test_a_server_that_is_not_there_is_a_problem() -> None:

@@ -1,0 +1,110 @@
+"""Examples of `kanserve COMMAND --help`: each runs as written, from the root of the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kanserve.cli import main
+from tests.support.command_line import CLEAN, COMMAND, serving
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed"),
+]
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = "tests/golden/checkpoints"
+SETUP = (
+    ("export", f"{GOLDEN}/pykan-hello-adapted/model", "--repository", "models", "--name", "hello"),
+    ("export", f"{GOLDEN}/efficient-kan-digits/model.pt", "--repository", "models", "--name", "digits"),
+    ("copy", "digits", "1", "2"),
+)
+FAILS = {"doctor": 1}  # the exit code if the host has a problem, such as a port in use
+SHORTER = {"bench": " --rounds 1 --batch 1"}
+# The examples of `export` use files of the user.
+COMMANDS = [name for name in main.COMMANDS if name not in ("export", "serve", "view")]
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A folder with the paths of the repository, and the environment of a user with a running server."""
+
+    folder: Path
+    environment: dict[str, str]
+    url: str
+
+    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", line.replace("127.0.0.1:8001", self.url)],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("desk")
+    for name in ("tests", "examples"):
+        (folder / name).symlink_to(ROOT / name)
+    for words in SETUP:
+        subprocess.run([*COMMAND, *words], cwd=folder, env=CLEAN, check=True, capture_output=True, timeout=120)
+    with serving(folder / "models", folder / "log", "--repository-poll-seconds", "0.1") as server:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**CLEAN, "PATH": path, "HOME": str(folder), "KANSERVE_URL": server.url}
+        yield Desk(folder, environment, server.url)
+
+
+def examples(name: str) -> list[str]:
+    """The lines of the help text, without a comment for the reader that the shell would ignore too."""
+    text = main.every_parser()[name].epilog or ""
+    return [line.strip() for line in text.partition("examples:\n")[2].partition("\n\n")[0].splitlines()]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_command_run(desk: Desk, name: str) -> None:
+    lines = examples(name)
+    assert any(re.match(rf"(.*\| )?kanserve {name}\b", line) for line in lines)
+    if name in ("drift", "scores", "stats"):
+        assert desk.run("kanserve infer digits --input examples/digits.csv").returncode == 0
+    if name == "copy":
+        shutil.rmtree(desk.folder / "models" / "digits" / "2")
+    for line in lines:
+        done = desk.run(re.sub(r"\s*#.*", "", line) + SHORTER.get(name, ""))
+        assert done.returncode in (0, FAILS.get(name, 0)), f"{line}: {done.stderr}"
+        assert done.stdout or done.stderr or " > " in line or name == "copy", line
+
+
+def test_the_examples_of_serve_are_valid(desk: Desk) -> None:
+    for line in examples("serve"):
+        done = desk.run(re.sub(r"\s*#.*", "", line) + " --show-config")
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+@pytest.mark.parametrize("line", examples("view"))
+def test_the_examples_of_view_run(desk: Desk, line: str) -> None:
+    pytest.importorskip("h2corn")
+    words = line.split()
+    process = subprocess.Popen(
+        [*COMMAND, *words[1:]], cwd=desk.folder, env=desk.environment, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()

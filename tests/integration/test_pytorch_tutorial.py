@@ -1,0 +1,103 @@
+"""The tutorial docs/tutorials/pytorch-module.md: its files and commands in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "tutorials" / "pytorch-module.md").read_text()
+FILES = dict(re.findall(r'^```py title="([^"]+)"\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL))
+COMMANDS = "".join(re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)).splitlines()
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder with the files of the page, the trained weights and the exported model, and an environment."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        ports = {"KANSERVE_GRPC_PORT": first.getsockname()[1], "KANSERVE_METRICS_PORT": second.getsockname()[1]}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **{name: str(port) for name, port in ports.items()}, "PATH": path, "COLUMNS": "200"}
+    for command in COMMANDS[:2]:
+        run(command, folder, environment)
+    return folder, environment
+
+
+def run(command: str, folder: Path, environment: dict[str, str]) -> str:
+    """The output of a command of the page."""
+    done = subprocess.run(
+        shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def served(desk: tuple[Path, dict[str, str]]) -> Iterator[tuple[Path, dict[str, str]]]:
+    folder, environment = desk
+    command = next(shlex.split(command) for command in COMMANDS if command.startswith("kanserve serve"))
+    server = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + SECONDS
+        while (
+            "READY"
+            not in subprocess.run(
+                ["kanserve", "models"], cwd=folder, env=environment, capture_output=True, text=True
+            ).stdout
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.5)
+        yield folder, environment
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=SECONDS) == 0
+
+
+def test_the_page_has_two_files_and_begins_with_training_and_export() -> None:
+    assert list(FILES) == ["net.py", "train.py"]
+    assert [command.split()[:2] for command in COMMANDS[:3]] == [
+        ["python", "train.py"],
+        ["kanserve", "export"],
+        ["kanserve", "serve"],
+    ]
+
+
+def test_both_layers_of_the_module_have_edges(desk: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = desk
+    shown = run("kanserve models ./models net", folder, environment)
+    assert "2 → 3 → 4 → 1" in shown
+    assert re.search(r"0 +hidden +3 → 4 .*12 of 12", shown)
+    assert re.search(r"1 +out +4 → 1 .*4 of 4", shown)
+
+
+def test_the_other_commands_work_on_the_server(served: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = served
+    outputs = {
+        command.split()[1]: run(command, folder, environment)
+        for command in COMMANDS[3:]
+        if command.startswith("kanserve")
+    }
+    assert set(outputs) == {"models", "infer", "edges", "explain"}
+    assert (folder / "predictions.csv").read_text().startswith("area\n")
+    assert "1 (out): " in outputs["edges"]
+    for node in range(3):
+        assert f"layer 0, node {node}" in outputs["explain"]
