@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from benchmarks import equal_accuracy as script  # noqa: E402 - after the path is set
-from benchmarks.matrix import contestants  # noqa: E402 - as above
+from benchmarks import equal_accuracy as script
+from benchmarks.matrix import contestants
 
 CASE = script.CASES[0]
 
