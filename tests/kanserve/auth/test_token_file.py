@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -147,6 +148,18 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci", "c", "d"]
     assert "# ours" in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_the_last_caller_is_not_revoked(tmp_path: Path) -> None:
+    """A server rejects a file without callers and keeps the previous ones, so the token would stay valid."""
+    path = tmp_path / "tokens.toml"
+    token_file.new(path, "ci", [Role.INFER])
+    before = path.read_text()
+    done = kanserve("token", "revoke", "ci", "--tokens", path, "--json")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "caller-last")
+    assert path.read_text() == before
+    token_file.revoke(path, "ci", last=True)
+    assert token_file.parse(path.read_bytes(), path).tokens == ()
 
 
 def test_the_command_takes_a_token_from_a_secret_store(tmp_path: Path) -> None:
