@@ -81,7 +81,9 @@ def test_without_a_grid_there_is_nothing_outside_but_of_a_reference(tmp_path: Pa
     with pytest.raises(OptionError, match="input 0 has no grid"):
         exported(tmp_path, name, CLAMP)
     for policy in (FLAG, REJECT):
-        with pytest.raises(OptionError, match=f"--out-of-range {policy} does not fit this model: the first layer has no grid"):
+        with pytest.raises(
+            OptionError, match=f"--out-of-range {policy} does not fit this model: the first layer has no grid"
+        ):
             exported(tmp_path, name, policy)
     assert not any(tmp_path.glob("m/[0-9]*"))
     width = exported(tmp_path, name, AS_TRAINED).manifest.input.shape[1]

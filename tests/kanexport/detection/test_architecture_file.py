@@ -148,7 +148,10 @@ def test_the_width_of_the_input_is_that_of_the_first_step(tmp_path: Path) -> Non
     tensors = under(kan=cheby(2, 1))
     assert assembled(tmp_path, tensors, 'select = ""; inputs = [3, 1]\nlayer = "kan"')[0].n_inputs == 4
     assert assembled(tmp_path, tensors, 'function = "tanh"\nlayer = "kan"')[0].n_inputs == 2
-    assert "2 sources, but its input has 1" in refuse(tmp_path, tensors, 'select = ""; inputs = [3]\nlayer = "kan"').message
+    assert (
+        "2 sources, but its input has 1"
+        in refuse(tmp_path, tensors, 'select = ""; inputs = [3]\nlayer = "kan"').message
+    )
 
 
 def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
@@ -162,7 +165,11 @@ def test_the_type_is_that_of_all_tensors_in_use(tmp_path: Path) -> None:
     ("steps", "kind", "text"),
     [
         ('layer = "nowhere"', InvalidKan, "step 1 (layer): no tensor has a name that starts with 'nowhere.'"),
-        ('layer = "ln"', FamilyError, "step 1 (layer): the tensors under 'ln.' (bias, weight) do not fit a known KAN layer"),
+        (
+            'layer = "ln"',
+            FamilyError,
+            "step 1 (layer): the tensors under 'ln.' (bias, weight) do not fit a known KAN layer",
+        ),
         ('layer = "kan"\nlayernorm = "kan"', InvalidKan, "step 2 (layernorm): tensor 'kan.weight' is missing"),
         ('layer = "kan"\nbatchnorm = "ln"', InvalidKan, "step 2 (batchnorm): tensor 'ln.running_var' is missing"),
         ('layer = "kan"\nlinear = "ln"', InvalidKan, "step 2 (linear): tensor 'ln.weight' has shape (4,)"),
@@ -224,7 +231,9 @@ def test_files_that_are_no_list_of_steps(tmp_path: Path, text: str, outcome: str
         architecture_file.load(path)
     assert outcome in caught.value.message
     assert str(path) in caught.value.message
-    assert caught.value.hint == "correct the architecture file; docs/reference/architecture-file.md describes its format"
+    assert (
+        caught.value.hint == "correct the architecture file; docs/reference/architecture-file.md describes its format"
+    )
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -212,6 +212,8 @@ def test_a_moving_average_beside_the_weights_is_a_choice(torch: Any, tmp_path: P
 def test_complex_weights_are_called_so(tmp_path: Path) -> None:
     tensors = chebykan(np.random.default_rng(0))
     tensors["layers.0.cheby_coeffs"] = tensors["layers.0.cheby_coeffs"].astype(np.complex64)
-    with pytest.raises(InvalidKan, match=r"'layers\.0\.cheby_coeffs' is complex64, expected real numbers; KAN reader") as caught:
+    with pytest.raises(
+        InvalidKan, match=r"'layers\.0\.cheby_coeffs' is complex64, expected real numbers; KAN reader"
+    ) as caught:
         read(save(tmp_path, tensors))
     assert "kanserve export --module" in caught.value.hint

@@ -229,7 +229,7 @@ def test_a_weight_and_a_bias_of_no_kind_need_a_word(tmp_path: Path, name: str) -
     assert "--architecture" in actual.hint
     batch = refuse(tmp_path, tensors, "norm=batchnorm")
     assert isinstance(batch, FamilyError)
-    assert "depends on the batch" in batch.message
+    assert "depend on the other rows of the batch" in batch.message
 
 
 def test_one_number_needs_a_word(tmp_path: Path) -> None:

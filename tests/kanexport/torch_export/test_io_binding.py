@@ -83,7 +83,9 @@ def test_a_name_of_an_input_among_the_outputs_and_one_number_a_row(tmp_path: Pat
     result = export(module, {"t": torch.from_numpy(t), "x": x}, tmp_path)
     assert specs(result.manifest.inputs) == [("t", "FP32", (-1, 1)), ("x", "FP32", (-1, 4))]
     assert [spec.name for spec in result.manifest.outputs] == ["x_out", "parts_y0", "parts_y1"]
-    assert {f"{name}: one number per row, served as [rows, 1]" for name in ("t", "parts_y0")} <= {*result.manifest.notes}
+    assert {f"{name}: one number per row, served as [rows, 1]" for name in ("t", "parts_y0")} <= {
+        *result.manifest.notes
+    }
     actual = run(result, {"t": t[:, None], "x": x})
     np.testing.assert_array_equal(actual["parts_y1"], x)
     np.testing.assert_allclose(actual["x_out"].sum(-1, keepdims=True), actual["parts_y0"], rtol=1e-4, atol=1e-5)
@@ -103,7 +105,11 @@ def test_ids_of_tokens_stay_among_those_that_were_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("example", "kind", "words"),
     [
-        (np.zeros((3, 4), np.complex64), OptionError, "the example is complex64; ONNX graphs of kanserve have real numbers"),
+        (
+            np.zeros((3, 4), np.complex64),
+            OptionError,
+            "the example is complex64; ONNX graphs of kanserve have real numbers",
+        ),
         ((np.zeros((3, 4), np.float32), np.zeros((2, 1), np.float32)), OptionError, "x 3, x1 2"),
         ({"z": np.zeros((3, 4), np.float32)}, OptionError, "takes no 'z'"),
         ((np.zeros((3, 4), np.float32), "text"), OptionError, "input x1 of the example is str"),

@@ -93,7 +93,9 @@ def test_a_base_function_is_tried_or_named() -> None:
     tried, named, own = result.notes
     assert own.startswith("1: no reader knows it, and its answers add up source by source")
     assert tried == "0: read with base_activation=tanh, to match the module"
-    assert named.startswith(f"1: resembles a layer of {EFFICIENT}, but differs from the interpretation of its tensors (by up to")
+    assert named.startswith(
+        f"1: resembles a layer of {EFFICIENT}, but differs from the interpretation of its tensors (by up to"
+    )
     assert "its base function LeakyReLU is not in the table" in named
 
 
