@@ -165,10 +165,10 @@ def markup(source: str) -> Iterator[Text]:
 
 
 def remarks(source: str) -> Iterator[Text]:
-    """The comments of a proto file, as paragraphs."""
+    """The comments of a proto file, as paragraphs. Triton's own comments (`//@@`) stay as they are."""
     block: list[str] = []
     for number, line in enumerate([*source.splitlines(), ""], 1):
-        match = re.match(r"\s*//\s?(.*)", line)
+        match = re.match(r"\s*//(?!@@)\s?(.*)", line)
         if match and match[1]:
             block.append(match[1])
             continue

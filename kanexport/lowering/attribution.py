@@ -1,10 +1,11 @@
-"""Attribution graph: operators after the edges of every layer that compute the contribution of each input to each
-output, compared with one reference row.
+"""Attribution graph: the contribution of each input to each output against one reference row, as operators after the
+edges of all layers.
 
-Reference-difference propagation, as `kanserve explain` has it (docs/explaining.md): the difference of an edge falls to
-its source wholly, multipliers (differences of answers by differences of nodes) are chained from the outputs back. For
-networks of class A whose steps look at each node by itself, or multiply nodes; the reference, and how steep everything
-is there, are constants. Float64 reference: `verify/attribution.py`.
+The method is the reference-difference propagation of `kanserve explain`
+(`docs/explanation/contributions-vs-shap.md`): the difference of an edge belongs to its source, and multipliers
+(differences of outputs divided by differences of nodes) are chained from the outputs back. It supports networks of
+class A whose steps act on each node separately, or multiply nodes. The reference, and all slopes there, are constants.
+Float64 reference: `verify/attribution.py`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Anchor:
 
 
 def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
-    """[I]: the number of the node that each source reads, regardless of steps on its value."""
+    """[I]: the number of the layer's node that each source reads, whatever the steps make of its value."""
     nodes = np.arange(width)
     for step in layer.pre_steps:
         if isinstance(step, Select):
@@ -70,8 +71,8 @@ def near(reference: Array, dtype: str) -> Array:
 
 
 def partners(groups: Sequence[int]) -> list[list[int]]:
-    """The other factors in the group of each factor, by number: as many lists as the largest group has others, with
-    -1 for none. Example: groups (2, 1) give [[1, 0, -1]]."""
+    """The other factors of each factor's group, by number: as many lists as the largest group has others, with -1 for
+    none. Example: groups (2, 1) give [[1, 0, -1]]."""
     table = [[-1] * sum(groups) for _ in range(max(groups) - 1)]
     start = 0
     for size in groups:
@@ -83,14 +84,14 @@ def partners(groups: Sequence[int]) -> list[list[int]]:
 
 
 def points(groups: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Gauss points on the line from the reference to a row, and their weights. With them, the mean of a product of
-    the other factors is exact."""
+    """Places on the line from the reference to a row, and their weights, at which the mean of a product of the other
+    factors is exact: Gauss's."""
     places, weights = np.polynomial.legendre.leggauss(max(groups) // 2 + 1)
     return ((places + 1) / 2).tolist(), (weights / 2).tolist()
 
 
 def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> bytes:
-    """Graph from the edges of every layer [B, I, O], with the names `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
+    """Graph from the edges of every layer [B, I, O], called `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
     g = Graph(CONTRIBUTIONS, dtype)
     edges = [g.input(name, *link.edges.shape) for name, link in zip(names, anchor.links, strict=True)]
     chains = [_chain(g, link.layer, values) for link, values in zip(anchor.links, edges, strict=True)]
@@ -108,7 +109,7 @@ def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> byt
 
 
 def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
-    """The sums of the edges [B, O], and the result of each step after them."""
+    """The sums of the edges [B, O], and what each step after them gives."""
     values = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
     for step in layer.post_steps:
         values.append(step.emit(g, values[-1]))
@@ -116,7 +117,7 @@ def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
 
 
 def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multipliers: Value) -> Value:
-    """[B, O, m] of the result of a step -> [B, O, n] of its input."""
+    """[B, O, m] of what a step gives -> [B, O, n] of what it takes."""
     step = link.layer.post_steps[index]
     v, w = chain[index], chain[index + 1]
     v_r, w_r = link.chain[index], link.chain[index + 1]
@@ -148,7 +149,7 @@ def _difference(g: Graph, v: Value, reference: Array) -> tuple[Value, Value]:
 
 
 def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
-    """[B, n]: for each factor the product of the others, as its mean on the line from the reference to the row."""
+    """[B, n]: of each factor the product of the others, its mean on the line from the reference to the row."""
     lists = partners(step.groups)
     total: Value | None = None
     for place, weight in zip(*points(step.groups), strict=True):
@@ -163,7 +164,7 @@ def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
 
 
 def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Value) -> Value:
-    """[B, O, D] of the sums of a layer -> [B, O, n] of its nodes."""
+    """[B, O, D] of a layer's sums -> [B, O, n] of its nodes."""
     sources = columns(link.layer, len(link.nodes))
     difference, is_near = _difference(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
     difference, is_near = (g.reshape(value, 0, len(sources), 1) for value in (difference, is_near))
@@ -173,7 +174,7 @@ def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Valu
 
 
 def _to_nodes(g: Graph, layer: Layer, width: int, multipliers: Value) -> Value:
-    """[B, O, I] of the sources of a layer -> [B, O, n] of its nodes."""
+    """[B, O, I] of a layer's sources -> [B, O, n] of its nodes."""
     sources = columns(layer, width)
     if np.array_equal(sources, np.arange(width)):
         return multipliers
@@ -181,10 +182,10 @@ def _to_nodes(g: Graph, layer: Layer, width: int, multipliers: Value) -> Value:
 
 
 def _scattered(g: Graph, places: npt.NDArray[np.intp], width: int, multipliers: Value) -> Value:
-    """[B, O, m] added up at its places, [B, O, n]."""
+    """[B, O, m] to where each comes from, [B, O, n]; what comes to one place is added up."""
     return g.op("MatMul", multipliers, g.const(np.eye(width)[places][None]))
 
 
 def allowed(step: Step) -> bool:
-    """Whether a step has a rule in this module."""
+    """Whether there is a rule for a step here."""
     return isinstance(step, (Affine, Select, Product, *EACH))

@@ -228,6 +228,12 @@ class BackendError(KanserveError):
     """Failure of the runtime while it executed a graph. The text is for the log only."""
 
 
+def log_facts(error: KanserveError) -> dict[str, str]:
+    """Log fields of an error in addition to its text: its code, and its hint unless it is empty."""
+    facts = {"error_code": error.code, "help": error.hint}
+    return {name: value for name, value in facts.items() if value}
+
+
 def drop_tracebacks(error: BaseException) -> None:
     """Drop the tracebacks of an error, of its cause and of its context, after they are logged. Their frames hold the
     request's message, and often the error too. Such a cycle keeps the message until the garbage collector runs."""

@@ -81,7 +81,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 def asked(client: Client, name: str, rows: Any, reference: Any) -> tuple[Any, Any, float]:
-    """Contributions [N, n], predictions [N], and the model's answer for the reference."""
+    """Contributions [N, n], predictions [N], and the model's output for the reference row."""
     result = client.explain(client.describe(name), rows, reference=reference)
     return result.contributions[:, :, 0], result.predictions[:, 0], float(result.base[0])
 

@@ -101,7 +101,7 @@ def test_the_error_is_the_one_that_fits(told: dict[str, Any], name: str, text: s
 
 
 def _attempt(case: Case, tensors: dict[str, Any], *, prove: bool) -> ExportError | None:
-    """Read, lower and, if asked, prove the case with other tensors; the typed error if there is one."""
+    """Read, lower and, on request, verify the case with other tensors; the typed error if there is one."""
     options = Options.parse(case.options)
     loaded = dataclasses.replace(checkpoint.load(case.path), tensors=tensors)
     try:

@@ -28,7 +28,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 
 
 def namespace() -> list[str] | None:
-    """The command that starts another in a network namespace of its own, if this machine permits one."""
+    """The command that starts another in a separate network namespace, if this machine permits one."""
     for command in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
         try:
             if subprocess.run([*command, "true"], capture_output=True, timeout=30).returncode == 0:

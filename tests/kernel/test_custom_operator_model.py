@@ -107,7 +107,7 @@ def test_weights_in_a_file_are_shared_with_the_portable_graph(
 @pytest.mark.parametrize("name", WITHOUT)
 def test_where_no_layer_has_such_splines_a_note_says_so(name: str, tmp_path: Path, installed: str) -> None:
     if name.endswith("float64"):
-        with pytest.raises(OptionError, match="--kernel needs float32"):
+        with pytest.raises(OptionError, match="--kernel is for float32"):
             exported(tmp_path, name, dtype="float64")
         return
     result = exported(tmp_path, name)
@@ -221,9 +221,9 @@ def scaled(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "file", "reason", "says"),
     [
-        (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, "is in the operator domain 'kanserve'"),
-        (renamed, KERNEL_FILE, LoadReason.STRUCTURE, f"{KERNEL_FILE}: operator 'Another' is in the operator domain 'kanserve'"),
-        (scaled, KERNEL_FILE, LoadReason.REFERENCE, f"{KERNEL_FILE}: reference rows differ by"),
+        (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, "is of the domain 'kanserve'"),
+        (renamed, KERNEL_FILE, LoadReason.STRUCTURE, f"{KERNEL_FILE}: operator 'Another' is of the domain 'kanserve'"),
+        (scaled, KERNEL_FILE, LoadReason.REFERENCE, f"{KERNEL_FILE}: reference outputs differ by"),
     ],
     ids=["in the portable graph", "another operator", "a wrong one"],
 )

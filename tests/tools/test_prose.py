@@ -63,6 +63,7 @@ def test_texts_of_the_web_ui_are_read_without_comments() -> None:
 
 def test_comments_of_proto_files_alerts_and_dashboards_are_read() -> None:
     assert rules("proto/a.proto", "// Rows\n// are told.\nmessage A {} // told too\n") == ["1: 'told'", "3: 'told'"]
+    assert rules("proto/a.proto", "//@@ Rows are told.\n//@@\n  //@@  told\n") == []
     assert rules("a/rules.yml", '  expr: told\n  summary: "{{ $labels.told }} is told"\n') == ["2: 'told'"]
     panel = '{"panels": [{"title": "Told", "expr": "told", "description": "asked"}]}'
     assert rules("grafana/a.json", panel) == ["1: 'told'", "1: 'asked'"]

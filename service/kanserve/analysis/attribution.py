@@ -27,7 +27,7 @@ NEAR, NEAREST = 1e-4, 1e-9
 
 
 class NoParts(ValueError):
-    """Layer whose edge values are known in total only, where the parts of its bases are needed."""
+    """Layer whose edge values are known in total only, although the parts of its bases are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class LayerActivations:
     edges: tuple[Floats, ...]
 
     def sums(self, layer: LayerInfo) -> Floats:
-        """[B, D]: the sums of its edges, and the bias."""
+        """Sums [B, D] of the edges, with the bias."""
         total = sum((edges.sum(axis=1) for edges in self.edges), np.zeros(()))
         return np.asarray(total + np.array(layer.bias) if layer.bias else total)
 
 
 def parts(layer: LayerInfo) -> tuple[Part, ...]:
-    """Raises NoParts for a layer whose bases read different things, if it is not told which part is whose."""
+    """The parts of a layer. Raises NoParts if its bases have different inputs and its export does not separate them."""
     separate = [basis for basis in layer.bases if basis.pre_steps]
     if not separate:
         return (Part(layer.pre_steps, ()),)
@@ -75,19 +75,19 @@ def parts(layer: LayerInfo) -> tuple[Part, ...]:
 
 
 def divided(chosen: Sequence[Part], total: Floats, tensors: Mapping[str, Floats]) -> tuple[Floats, ...]:
-    """[N, S, D] of each part: the outputs of the edge graph, of which `total` is all."""
+    """Values [N, S, D] of each part, from the outputs of the edge graph and their sum `total`."""
     named = [sum((tensors[name] for name in part.tensors), np.zeros(())) for part in chosen]
     rest = total - sum((values for part, values in zip(chosen, named, strict=True) if part.tensors), np.zeros(()))
     return tuple(values if part.tensors else rest for part, values in zip(chosen, named, strict=True))
 
 
 def read(part: Part, nodes: Floats) -> Floats:
-    """[B, n] -> [B, S]: what the bases of a part read. Raises steps.UnknownStep."""
+    """Inputs [B, S] of the bases of a part, from nodes [B, n]. Raises steps.UnknownStep."""
     return _forth(part.pre_steps, nodes)[-1]
 
 
 def apply_post_steps(layer: LayerInfo, sums: Floats) -> Floats:
-    """[B, D] -> [B, m]: what the layer gives. Raises steps.UnknownStep."""
+    """Results [B, m] of the layer, from its sums [B, D]. Raises steps.UnknownStep."""
     for step in layer.post_steps:
         sums = step_rules.evaluate(step, sums)
     return sums
@@ -114,16 +114,16 @@ def through(
 
 
 def carried(layer: LayerInfo, x: LayerActivations, r: LayerActivations, multipliers: Floats) -> Floats:
-    """[B, O, m] of the layer's results -> [B, O, S, D]: what each edge has of the outputs' differences. Raises
-    steps.UnknownStep."""
+    """Contributions [B, O, S, D] of each edge to the outputs' differences, from those [B, O, m] of the layer's results.
+    Raises steps.UnknownStep."""
     multipliers = _back(layer.post_steps, x.sums(layer), r.sums(layer), multipliers)
     difference = sum((e_x - e_r for e_x, e_r in zip(x.edges, r.edges, strict=True)), np.zeros(()))
     return np.asarray(multipliers[:, :, None, :] * difference[:, None])
 
 
 def strongest(values: Floats, k: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], Floats, Floats]:
-    """[B, O, S, D] -> sources, destinations and values [B, O, k] of the edges that carried most, and what all others
-    did, [B, O]. NaN counts as most."""
+    """Sources, destinations and values [B, O, k] of the edges with the largest contributions in [B, O, S, D], and the
+    sum [B, O] of all others. NaN counts as largest."""
     rows, outputs, sources, destinations = values.shape
     flat = values.reshape(rows, outputs, sources * destinations)
     size = np.where(np.isnan(flat), np.inf, np.abs(flat))
@@ -139,7 +139,7 @@ def strongest(values: Floats, k: int) -> tuple[NDArray[np.uint32], NDArray[np.ui
 
 
 def quotients(e_x: Floats, e_r: Floats, h_x: Floats, h_r: Floats, slope: Floats | None) -> Floats:
-    """[B, S, D]: by how much each edge's value grew for a unit of what it reads, from h_r to h_x [B, S]."""
+    """Slopes [B, S, D] of the edges between their inputs h_r and h_x [B, S]."""
     difference = (h_x - h_r)[:, :, None]
     near = np.abs(difference) <= (NEAREST if slope is None else NEAR) * np.maximum(np.abs(h_r), 1.0)[:, :, None]
     with np.errstate(all="ignore"):
@@ -177,7 +177,7 @@ MIXING = frozenset({"layernorm", "rmsnorm", "groupnorm", "rowrange", "softmax", 
 
 
 def _forth(chain: Sequence[NodeStep], v: Floats) -> list[Floats]:
-    """`v`, and what each step gives."""
+    """`v`, and the result of each step."""
     values = [v]
     for step in chain:
         values.append(step_rules.evaluate(step, values[-1]))
@@ -185,7 +185,7 @@ def _forth(chain: Sequence[NodeStep], v: Floats) -> list[Floats]:
 
 
 def _back(chain: Sequence[NodeStep], x: Floats, r: Floats, multipliers: Floats) -> Floats:
-    """Multipliers of what the chain gives -> of what it takes."""
+    """Multipliers of the inputs of the chain, from those of its results."""
     values = zip(chain, _forth(chain, x), _forth(chain, r), strict=False)
     for step, v_x, v_r in reversed(list(values)):
         multipliers = step_rules.backpropagate_multipliers(step, v_x, v_r, multipliers)

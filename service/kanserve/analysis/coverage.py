@@ -26,15 +26,15 @@ from kanexport.contract.manifest import LayerInfo, NodeStep
 from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis import curves
 
-NEAR = 1e-6  # of a cell: as far as a knot and a value may be apart by rounding alone
-NOWHERE = -1  # as a node: none is beyond its grid
+NEAR = 1e-6  # of a grid interval: largest distance of a knot and a value that only rounding causes
+NOWHERE = -1  # as a node: no node is out of its grid
 
 Floats = NDArray[np.float64]
 Zones = NDArray[np.uint8]
 
 
 class Unfit(ValueError):
-    """Steps before a layer that do not fit the nodes that it is given."""
+    """Steps before a layer that do not fit its input nodes."""
 
 
 class Zone(enum.IntEnum):
@@ -69,7 +69,7 @@ class Scale:
     cell: Floats
 
     def read(self, nodes: Floats) -> Floats:
-        """[N, n] -> [N, S]. Raises steps.UnknownStep."""
+        """The values [N, S] that the ranges read, from nodes [N, n]. Raises steps.UnknownStep."""
         for step in self.pre_steps:
             nodes = step_rules.evaluate(step, nodes)
         return nodes if len(self.pre_steps) else nodes[:, self.nodes]
@@ -101,25 +101,25 @@ class Coverage:
     cells: Floats
 
     def joined(self, rows: int) -> Coverage:
-        """[rows, positions * n]: the vectors of a row as one."""
+        """The positions with the vectors of a row joined [rows, positions * n]."""
         return Coverage(self.zones.reshape(rows, -1), self.cells.reshape(rows, -1))
 
     @property
     def counts(self) -> NDArray[np.int32]:
-        """[N, 3]: how many nodes are inside, in the extension and outside."""
+        """Number of nodes in grid, in the extended grid and out of grid [N, 3]."""
         zones = (Zone.INSIDE, Zone.EXTENSION, Zone.OUTSIDE)
         return np.stack([(self.zones == zone).sum(axis=1) for zone in zones], axis=1).astype(np.int32)
 
     @property
     def worst(self) -> NDArray[np.int32]:
-        """[N]: the node that is the farthest beyond its grid, the first of several; NOWHERE if none is."""
+        """The node farthest out of its grid [N], the first of several; NOWHERE without one."""
         if not self.cells.shape[1]:
             return np.full(len(self.cells), NOWHERE, np.int32)
         return np.where(self.excess > 0, self.cells.argmax(axis=1), NOWHERE).astype(np.int32)
 
     @property
     def excess(self) -> Floats:
-        """[N]: by how many cells."""
+        """Distance of the farthest node from its grid, in grid intervals [N]."""
         return np.asarray(self.cells.max(axis=1, initial=0.0))
 
 
@@ -187,7 +187,7 @@ def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[floa
 
 
 def _locate(scale: Scale, values: Floats) -> tuple[Zones, Floats]:
-    """[N, S] of zones and cells."""
+    """Zones and distances of values, both [N, S]."""
     with np.errstate(all="ignore"):
         read = scale.read(values)
         room = scale.cell * NEAR
@@ -224,7 +224,7 @@ def _of_reference(baseline: NodeBaseline, needed: NDArray[np.bool_]) -> Scale:
 
 
 def _used(layer: LayerInfo) -> NDArray[np.bool_]:
-    """[S]: the sources that an edge reads."""
+    """Flags [S] of the sources that an edge reads."""
     if not layer.mask:
         return np.ones(layer.sources, np.bool_)
     used = (np.array(layer.mask) != 0).any(axis=1)
@@ -248,7 +248,7 @@ def _fits(scale: Scale, width: int) -> bool:
 
 
 def _columns(layer: LayerInfo, width: int) -> tuple[int, ...]:
-    """Raises Unfit."""
+    """The node of each source after the steps of the layer. Raises Unfit."""
     try:
         columns = curves.columns(layer)
     except IndexError as error:

@@ -20,9 +20,9 @@ from kanserve.types import CurveBlock, LayerCurves
 
 POINTS, MOST_POINTS = 101, 1024
 MARGIN = 0.02  # of a grid's range, on either side
-AROUND = 0.1  # of a range that was seen, on either side
-STEP = 0.0005  # of a range: what a derivative looks to either side
-ROUNDS, ZOOM = 4, 9  # how often an extreme is looked for closer, at how many points: each time a quarter as far apart
+AROUND = 0.1  # of an observed range, on either side
+STEP = 0.0005  # of a range: distance of the two points of a derivative
+ROUNDS, ZOOM = 4, 9  # refinements of an extreme, and points of each; each refinement has 25% of the distance before
 SYMBOLIC, NOTHING = "symbolic", "nothing"
 BLOCK = 2**19  # bytes of phi in one block
 
@@ -71,7 +71,8 @@ def domain(layer: LayerInfo, observed: Floats | None) -> Domain:
 
 
 def centre(layer: LayerInfo, width: int) -> Floats | None:
-    """[n]: the middle of the grid of each of the layer's nodes, 0 for what is no source; None where one has none."""
+    """The center of the grid of each input node of the layer [n], 0 for a node that is not a source. None if a source
+    has no grid."""
     limits = domain(layer, None)
     which = list(columns(layer))
     if set(limits.origins) != {Origin.GRID} or not all(at < width for at in which):
@@ -109,20 +110,20 @@ def _widened(low: float, high: float, share: float) -> tuple[float, float]:
 
 
 def grid(domain: Domain, points: int, dtype: np.dtype[Any]) -> Floats:
-    """[N, S]: so many points from low to high, as `dtype` can hold them, so that phi is of exactly these."""
+    """`N` points [N, S] from low to high, rounded to `dtype`, so that phi is of exactly these points."""
     at = np.linspace(0.0, 1.0, points)[:, None]
     return np.asarray(domain.low + (domain.high - domain.low) * at, dtype).astype(np.float64)
 
 
 def neighbours(x: Floats, domain: Domain, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
-    """The points a little below and above each of `x` [N, S], as `dtype` can hold them."""
+    """The points slightly below and above each of `x` [N, S], rounded to `dtype`."""
     step = np.maximum((domain.high - domain.low) * STEP, 4 * np.spacing(np.abs(x).astype(dtype)).astype(np.float64))
     below, above = (np.asarray(x + side, dtype).astype(np.float64) for side in (-step, step))
     return below, above
 
 
 def slope(below: Floats, above: Floats, left: NDArray[np.floating], right: NDArray[np.floating]) -> Floats:
-    """[N, S, D]: how steep phi is, which is `left` at `below` [N, S] and `right` at `above`."""
+    """Slopes [N, S, D] of phi, whose values are `left` at `below` [N, S] and `right` at `above`."""
     with np.errstate(invalid="ignore", over="ignore"):
         return (right.astype(np.float64) - left) / (above - below)[:, :, None]
 
@@ -149,8 +150,8 @@ def all_parts(
 
 
 def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> Iterator[tuple[slice, slice]]:
-    """Positions in both lists, whose curves make about a block each: sources together, as many as fit; of one source
-    alone the destinations in parts."""
+    """Positions in both lists for blocks of about equal size. A block has as many sources as fit; if one source is too
+    large, its destinations are divided."""
     curve_bytes = max(1, points * 4)
     columns = max(1, min(len(destinations), BLOCK // curve_bytes))
     rows = max(1, BLOCK // (curve_bytes * columns)) if columns == len(destinations) else 1
@@ -160,7 +161,7 @@ def blocks(sources: Sequence[int], destinations: Sequence[int], points: int) -> 
 
 
 def joined(answer: Iterable[CurveBlock]) -> tuple[LayerCurves, ...]:
-    """All blocks of an answer, joined to one entry per layer. They are in the order of `blocks`: layer by layer, and
+    """All blocks of a response, joined to one entry per layer. They are in the order of `blocks`: layer by layer, and
     the destinations of a source one after the other."""
     layers: dict[int, list[CurveBlock]] = {}
     for block in answer:
@@ -197,13 +198,13 @@ def _joined_layer(layer: int, own: Sequence[CurveBlock]) -> LayerCurves:
 
 
 def between(low: Floats, high: Floats) -> Floats:
-    """[ZOOM, S, D]: equally far apart, both ends included."""
+    """Points [ZOOM, S, D] at equal distances, both ends included."""
     steps = np.linspace(0.0, 1.0, ZOOM)[:, None, None]
     return np.asarray(low * (1 - steps) + high * steps)
 
 
 def _best(values: Floats, *, largest: bool) -> NDArray[np.intp]:
-    """[N, S, D] -> [S, D]: the place of the smallest finite value, or the largest."""
+    """The index [S, D] of the smallest finite value in [N, S, D], or of the largest."""
     finite = np.where(np.isfinite(values), values, -np.inf if largest else np.inf)
     return np.asarray(finite.argmax(axis=0) if largest else finite.argmin(axis=0))
 

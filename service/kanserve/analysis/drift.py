@@ -32,7 +32,7 @@ from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis.histogram import Counts, Floats, Window
 
 ADDED = 0.5  # to each count
-LEVEL = 0.01  # of windows in which nothing has changed, and which are taken for changed all the same
+LEVEL = 0.01  # rate of false alarms: windows without drift above the threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def _shares(counts: Counts, there: NDArray[np.bool_]) -> Floats:
 
 
 def _outside(counts: Counts, lengths: Counts) -> Floats:
-    """[n]; NaN of a node without any value."""
+    """A measure per node [n]; NaN for a node without values."""
     last = counts[np.arange(len(counts)), lengths - 1]
     with np.errstate(invalid="ignore"):
         return np.asarray((counts[:, 0] + last) / counts.sum(axis=1))
@@ -110,12 +110,12 @@ class Origin(enum.StrEnum):
     """Origin of the histogram bins of a node."""
 
     GRID = "grid"  # its knots
-    REFERENCE = "reference"  # what it was on the rows that the export was given
-    DRAWN = "drawn"  # what it was on rows that the export drew from the grid: beyond it means nothing
+    REFERENCE = "reference"  # its values on the baseline rows of the export
+    DRAWN = "drawn"  # its values on rows that the export drew from the grid; values outside mean nothing
 
 
 def core(layer: LayerInfo, node: int) -> Span | None:
-    """The ends of the grid of a node that the layer is given; None where it has no knots."""
+    """The ends of the grid of an input node of the layer; None for a node without knots."""
     entry = grids.knots(layer, node)
     if entry is None:
         return None
@@ -125,7 +125,7 @@ def core(layer: LayerInfo, node: int) -> Span | None:
 
 
 def zones(window: Window, cores: Sequence[Span | None]) -> Counts:
-    """[n, 3]: how many values lay inside, on the extension, and outside."""
+    """Number of values in grid, in the extended grid and out of grid [n, 3]."""
     own = window.cells
     at = np.arange(own.shape[1])
     inside = np.zeros(own.shape, bool)

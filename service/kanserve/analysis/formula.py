@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kanexport.contract.cli.suggest import advice
 from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
 from kanserve.analysis.formula_printer import (
     ATOM,
@@ -85,7 +86,11 @@ def formulas(
     or with a name in `only` that no formula has.
     """
     if not layers:
-        raise FormulaError("the model has no KAN layer that is described")
+        raise FormulaError(
+            "the model has no KAN layers in its manifest",
+            code="model-without-layers",
+            hint="use a model with KAN layers; `kanserve models NAME` lists them",
+        )
     called = _called(layers, outputs)
     shown = called if by_layer else {len(layers) - 1: called[len(layers) - 1]}
     _require(only, list(itertools.chain.from_iterable(shown.values())))
@@ -123,7 +128,7 @@ class UnknownLine(FormulaError):
     """Name that no formula has. `known`: the names of the formulas."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"there is no formula {name[:80]!r}")
+        super().__init__(f"unknown formula {name[:80]!r}", code="formula-unknown", hint=advice(name, known))
         self.name, self.known = name, tuple(known)
 
 
@@ -132,9 +137,13 @@ def _layer(
 ) -> list[Linear]:
     """Expressions of the nodes after a layer; valid for the `needed` ones."""
     if layer.positions:
-        raise FormulaError(f"layer {index} runs at every position of a row; there is no single closed form")
+        raise FormulaError(
+            f"layer {index} runs at every position of a row, so that there is no single closed form",
+            code="formula-layer-at-positions",
+            hint="plot the curves of its edges instead: `kanserve curves`",
+        )
     check(index, layer, partial=partial)
-    # A numeric edge is a function of its node as the layer is given it, but for which that is.
+    # A numeric edge is a function of the input node of the layer, after the selection of nodes only.
     seen = _steps(index, [step for step in layer.pre_steps if step.kind == "select"], nodes, digits)
     read = _steps(index, layer.pre_steps, nodes, digits) if layer.symbolic else seen
     sums = _sums(index, layer, (read, seen), _needed(layer, needed), digits)
@@ -173,8 +182,8 @@ def tokens(names: Sequence[str], letter: str, count: int) -> list[str]:
 def _sums(
     index: int, layer: LayerInfo, nodes: tuple[list[Linear], list[Linear]], needed: set[int], digits: int
 ) -> list[Linear]:
-    """Sums of the edges of a layer, with its bias, for the destinations that are needed. `nodes`: the values that
-    symbolic edges read, and those that numeric edges read."""
+    """Sums of the edges of a layer, with its bias, for the needed destinations. `nodes`: the values that symbolic edges
+    read, and the values that numeric edges read."""
     read, seen = nodes
     symbolic: list[list[SymbolicEdge]] = [[] for _ in range(layer.destinations)]
     for edge in sorted(layer.symbolic, key=lambda edge: edge.source):
@@ -197,13 +206,17 @@ def _edge(index: int, edge: SymbolicEdge, node: Linear, digits: int) -> Linear:
     scale, shift = edge.mask * edge.c, edge.mask * edge.d
     where = f"edge ({index},{edge.source},{edge.destination})"
     if not text:
-        raise FormulaError(f"{where}: function {edge.function!r:.80} is not known by name")
+        raise FormulaError(
+            f"{where}: unknown function {edge.function!r:.80}",
+            code="formula-function-unknown",
+            hint="export the model again with --function NAME=EXPRESSION",
+        )
     try:
         return _function(text, inner, digits).affine(scale, shift)
     except TooLong:
         raise
     except FormulaError as error:
-        raise FormulaError(f"{where}: {error}") from error
+        raise FormulaError(f"{where}: {error}", code=error.code, hint=error.hint) from error
 
 
 def _function(text: str, inner: Linear, digits: int) -> Linear:
@@ -234,7 +247,11 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
         case "function" if step.function in STEP_TEXTS:
             return [_function(STEP_TEXTS[step.function], node, digits) for node in nodes]
     what = step.function if step.kind == "function" else step.kind
-    raise FormulaError(f"layer {index} has a step {what!r:.80}, which has no closed form here")
+    raise FormulaError(
+        f"layer {index} has a step {what!r:.80} without a closed form",
+        code="formula-step-without-closed-form",
+        hint="plot the curves of its edges instead: `kanserve curves`",
+    )
 
 
 def _clipped(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
@@ -247,7 +264,7 @@ def _clipped(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
 
 
 def _products(nodes: list[Linear], groups: Sequence[int], digits: int) -> list[Linear]:
-    """The product of the first nodes, of the next ones, ...; `groups` says how many each."""
+    """The products of consecutive groups of nodes. `groups`: number of nodes per group."""
     rest = iter(nodes)
     return [product([next(rest) for _ in range(count)], digits) for count in groups]
 
@@ -271,17 +288,23 @@ def named(expressions: Iterable[str]) -> list[tuple[int, int, int]]:
 
 
 def check(index: int, layer: LayerInfo, *, partial: bool) -> None:
-    """Raises FormulaError for a layer with numeric edges; if `partial`, where they read more than their sources."""
+    """Raises FormulaError for a layer with numeric edges; with `partial`, only if they read more than their sources."""
     first = _first(layer)
     if first is None:
         return
     kinds = ", ".join(basis.kind for basis in layer.bases)
     if not partial:
         source, destination = first
-        raise FormulaError(f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form")
+        raise FormulaError(
+            f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form",
+            code="formula-edge-numeric",
+            hint="print numeric edges as named functions with --partial",
+        )
     if _mixes(layer):
         raise FormulaError(
-            f"the numeric edges of layer {index} ({kinds}) read the whole row, so that none is a function of one node"
+            f"the numeric edges of layer {index} ({kinds}) depend on the whole row, not on one node",
+            code="formula-edges-of-rows",
+            hint="query edge values for rows instead: `kanserve edges`",
         )
 
 
@@ -296,7 +319,7 @@ def _mixes(layer: LayerInfo) -> bool:
 
 
 def calls(index: int, destination: int, nodes: Sequence[tuple[int, Linear]], digits: int) -> Iterator[Linear]:
-    """The edges of a destination, from its sources and what they are. Raises TooLong."""
+    """The edges of a destination as calls of named functions, from its sources and their values. Raises TooLong."""
     length = len(nodes) * SHORTEST
     for source, node in nodes:
         if length > LIMIT:

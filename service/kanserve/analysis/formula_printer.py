@@ -9,11 +9,13 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kanexport.contract.coded import CodedError
+
 # How tightly a text binds, from the loosest.
 CONDITION, SUM, PRODUCT, SIGN, POWER, ATOM = range(6)
 LIMIT = 100_000  # characters of one formula
 EXPRESSION_LIMIT = 2_000  # of one function's text
-EXACT = 17  # significant digits that tell every float64 apart
+EXACT = 17  # significant digits that distinguish all float64 numbers
 FUNCTIONS = frozenset(
     {"sqrt", "exp", "log", "abs", "sin", "cos", "tan", "tanh", "cosh", "sigmoid", "gaussian", "sgn"}
     | {"arcsin", "arccos", "arctan", "arctanh"}
@@ -30,15 +32,28 @@ OPERATORS: dict[type, tuple[str, int, int, int]] = {  # text, its rank, and what
 COMPARISONS: dict[type, str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 
 
-class FormulaError(ValueError):
-    """Missing closed form, or one that is too long; the text says where and why."""
+class FormulaError(CodedError):
+    """Missing closed form, or one that is too long; the text names the place and the reason."""
 
 
 class TooLong(FormulaError):
-    """Formula that is too long to read and to hold."""
+    """Formula that is too long."""
 
     def __init__(self) -> None:
-        super().__init__(f"the formula has more than {LIMIT} characters")
+        super().__init__(
+            f"the formula has more than {LIMIT} characters",
+            code="formula-too-long",
+            hint="print one formula per layer with --by-layer, or fewer digits with --digits",
+        )
+
+
+def not_supported(what: str) -> FormulaError:
+    """The error for a part of a function's text that formulas do not support."""
+    return FormulaError(
+        f"formulas do not support {what[:80]!r}",
+        code="formula-not-supported",
+        hint="use the operators and functions that --function accepts, and export the model again",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +73,7 @@ class Text:
 
 
 def number(value: float, digits: int) -> Text:
-    """Number with so many significant digits; from `EXACT` on, the shortest text that reads back the same."""
+    """Number with `digits` significant digits; from `EXACT` on, the shortest text that gives the same number."""
     text = repr(value) if digits >= EXACT else f"{value:.{digits}g}"
     text = text.removesuffix(".0")
     return Text(text, SIGN if text.startswith("-") else ATOM)
@@ -77,7 +92,7 @@ class Linear:
         return cls(((1.0, text),))
 
     def affine(self, scale: float, shift: float) -> Linear:
-        """self * scale + shift"""
+        """The expression self * scale + shift."""
         return Linear(tuple((scale * factor, text) for factor, text in self.terms), self.constant * scale + shift)
 
     def render(self, digits: int) -> Text:
@@ -85,7 +100,7 @@ class Linear:
         (negative, first), *rest = self._magnitudes(digits)
         if not rest and not negative:
             return first
-        # A sign binds more tightly than % does; before a product it changes nothing.
+        # A sign binds more tightly than %; before a product that makes no difference.
         tight = first.rank != PRODUCT or " % " in first.text
         start = f"-{first.within(POWER if tight else PRODUCT)}" if negative else first.within(SUM)
         return Text(start + "".join(f" {'-' if minus else '+'} {part.within(PRODUCT)}" for minus, part in rest), SUM)
@@ -99,13 +114,13 @@ class Linear:
 
 
 def _scaled(factor: float, text: Text, digits: int) -> Text:
-    """factor * text; a factor that is written as 1 is left out."""
+    """The text of factor * text, without a factor that is written as 1."""
     size = number(factor, digits)
     return text if size.text == "1" else Text(f"{size.text}*{text.within(POWER)}", PRODUCT)
 
 
 def total(parts: Iterable[Linear]) -> Linear:
-    """The sum; equal texts are put together."""
+    """The sum, with equal texts combined."""
     factors: dict[Text, float] = {}
     constant = 0.0
     for part in parts:
@@ -116,7 +131,7 @@ def total(parts: Iterable[Linear]) -> Linear:
 
 
 def product(parts: Iterable[Linear], digits: int) -> Linear:
-    """The product; the factors of single texts are put together in front."""
+    """The product, with the factors of single texts combined at the front."""
     front, texts = 1.0, []
     for part in parts:
         live = [(factor, text) for factor, text in part.terms if factor != 0]
@@ -139,13 +154,21 @@ def product(parts: Iterable[Linear], digits: int) -> Linear:
 def applied(expression: str, inner: Text, digits: int) -> Text:
     """The text of a function of x with `inner` in the place of x. Raises FormulaError."""
     if len(expression) > EXPRESSION_LIMIT:
-        raise FormulaError(f"a function's text has {len(expression)} characters, more than {EXPRESSION_LIMIT}")
+        raise FormulaError(
+            f"the text of a function has {len(expression)} characters, expected at most {EXPRESSION_LIMIT}",
+            code="formula-function-too-long",
+            hint="simplify the function, and export the model again",
+        )
     try:
         return _text(ast.parse(expression, mode="eval").body, inner, digits)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         if isinstance(error, FormulaError):
             raise
-        raise FormulaError(f"{expression[:80]!r} is no expression") from error
+        raise FormulaError(
+            f"{expression[:80]!r} is not a valid expression",
+            code="formula-function-invalid",
+            hint="correct the function, and export the model again",
+        ) from error
 
 
 # radon: one flat case for each kind of node; in parts it would be a walk in several files.
@@ -156,7 +179,7 @@ def _text(node: ast.AST, x: Text, digits: int) -> Text:
         case ast.Name(id=name) if name in CONSTANTS:
             return Text(name, ATOM)
         case ast.Constant(value=bool()):
-            raise FormulaError(f"{ast.unparse(node)} is not understood")
+            raise not_supported(ast.unparse(node))
         case ast.Constant(value=int() | float() as value):
             return number(value, digits) if isinstance(value, float) else Text(str(value), ATOM)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -175,7 +198,7 @@ def _text(node: ast.AST, x: Text, digits: int) -> Text:
         case ast.IfExp(test=ast.Compare() as test, body=body, orelse=other):
             first, condition, second = (_text(part, x, digits) for part in (body, test, other))
             return Text(f"{first.within(SUM)} if {condition.text} else {second.within(SUM)}", CONDITION)
-    raise FormulaError(f"{ast.unparse(node)[:80]!r} is not understood")
+    raise not_supported(ast.unparse(node))
 
 
 def _call(name: str, argument: Text) -> Text:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 AT_ONCE = 2**20  # comparisons
-ALIKE = 0.1  # of a cell: how far a bound may be from where that of equal cells would be
+ALIKE = 0.1  # of a bin: largest distance of a bound from its place among equal bins
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +41,7 @@ class Cells:
 
     @classmethod
     def from_bounds(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:
-        """Ascending bounds of each node's cells, or one row for all."""
+        """Ascending bounds of the bins of each node, or one row for all nodes."""
         rows = list(bounds) * nodes if len(bounds) == 1 else list(bounds)
         longest = max(map(len, rows))
         padded = np.array([(*row, *[np.inf] * (longest - len(row))) for row in rows])
@@ -51,12 +51,12 @@ class Cells:
         return cls(padded.T, lengths, last, middles, _steps(clipped, lengths))
 
     def places(self, values: Floats) -> Counts:
-        """[N, n]: in which cell each of the finite values is, on a bound in the one above it, on the last in the
-        last."""
+        """The bin [N, n] of each finite value. A value on a bound is in the bin above it; on the last bound, it is in
+        the last bin."""
         if self.steps is None:
             indices: Counts = (values[None] >= self.bounds[:, None]).sum(axis=0)
             return np.asarray(indices - (values == self.last))
-        # Where a cell of equal ones would be, which rounding, or a tenth of a cell, makes wrong by one at most.
+        # The place of an equal bin, which is wrong by at most one because of rounding or 10% of a bin.
         with np.errstate(over="ignore"):
             about = np.floor((values - self.bounds[0]) / self.steps) + 1
         guess = np.clip(about, 1, self.lengths - 2).astype(np.int64)
@@ -66,18 +66,18 @@ class Cells:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """n and K."""
+        """The numbers n and K."""
         nodes, cells = self.middles.shape
         return nodes, cells
 
     @property
     def there(self) -> NDArray[np.bool_]:
-        """[n, K]: which cells are a node's."""
+        """Flags [n, K] of the bins of each node."""
         return np.asarray(np.arange(self.shape[1]) < self.lengths[:, None])
 
 
 def _steps(bounds: Floats, lengths: Counts) -> Floats | None:
-    """[n], of bounds [n, K - 1], the last of a node repeated."""
+    """Number of bounds [n] of each node in [n, K - 1], which repeats the last bound of a node."""
     if (lengths < 3).any():
         return None
     inner = np.arange(bounds.shape[1])[None] < lengths[:, None] - 1
@@ -88,7 +88,7 @@ def _steps(bounds: Floats, lengths: Counts) -> Floats | None:
 
 
 def split(bounds: Sequence[float], times: int) -> list[float]:
-    """Bounds of so many equal cells for each."""
+    """Bounds of equal bins for each node."""
     at = np.arange(times) / times
     own = (low * (1 - at) + high * at for low, high in itertools.pairwise(bounds))
     return [*(float(bound) for cell in own for bound in cell), bounds[-1]]
@@ -118,7 +118,8 @@ class Window:
         return self.cells.lengths
 
     def add(self, nodes: NDArray[np.floating]) -> None:
-        """[N, n]. On a bound a value is in the cell above it, on the last in the last, as for the baseline."""
+        """Count values [N, n]. A value on a bound is in the bin above it; on the last bound, in the last bin, as in the
+        baseline."""
         step = max(1, AT_ONCE // self.cells.bounds.size)
         for at in range(0, len(nodes), step):
             self._add(nodes[at : at + step].astype(np.float64))
@@ -146,7 +147,7 @@ class Window:
         return both
 
     def folded(self, cells: Cells, times: int) -> Window:
-        """Histogram in coarser bins, each of which was split into `times` bins."""
+        """Histogram in coarser bins, which combine `times` bins each."""
         whole, count = Window(cells), cells.shape[1]
         starts = np.concatenate([[0], 1 + times * np.arange(count - 1)])
         into = np.repeat(np.arange(count), np.diff([*starts, self.counts.shape[1]]))
@@ -162,12 +163,11 @@ class Window:
 
     @property
     def values(self) -> Counts:
-        """[n]: how many are in a cell."""
+        """Number of values in a bin [n]."""
         return np.asarray(self.counts.sum(axis=1))
 
     def moments(self) -> tuple[Floats, Floats]:
-        """[n] each: mean and standard deviation of the values, which divides by their number less one; NaN where there
-        are too few."""
+        """Mean and standard deviation [n] of the values, divided by their number minus 1; NaN for too few values."""
         with np.errstate(all="ignore"):
             count = self.values.astype(np.float64)
             mean = (self.counts * self.cells.middles + self.sums).sum(axis=1) / count

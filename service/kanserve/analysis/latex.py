@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kanserve.analysis.formula_printer import FormulaError
+from kanserve.analysis.formula_printer import FormulaError, not_supported
 
 # How tightly a text binds, from the loosest.
 CONDITION, SUM, SIGN, PRODUCT, FRACTION, CALL, ATOM = range(7)
@@ -38,7 +38,7 @@ SPECIAL: Mapping[str, str] = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
 }
-JOINED = frozenset("-'`,?!")  # signs of which two beside each other become another
+JOINED = frozenset("-'`,?!")  # signs that LaTeX joins if two are adjacent
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def escaped(name: str) -> str:
 
 
 def symbol(token: str, name: str = "") -> str:
-    """A variable: the `name` that people gave it, or what `formula` calls it, x0, y0 or h1_0."""
+    """LaTeX symbol of a variable: its display `name`, or its token in `formula`, such as x0, y0 or h1_0."""
     if name and name != token:
         return rf"\text{{{escaped(name)}}}"
     numbered = NUMBERED.fullmatch(token)
@@ -82,12 +82,16 @@ def symbols(tokens: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 
 
 def written(expression: str, known: Mapping[str, str]) -> str:
-    """A formula of `formula.formulas` as LaTeX. `known`: what variables look like, by token; others are as `symbol` has
-    them. Raises FormulaError where it is nested too deep."""
+    """A formula of `formula.formulas` as LaTeX. `known`: symbols of variables by token; other variables are as in
+    `symbol`. Raises FormulaError for a formula that is nested too deep."""
     try:
         return _part(ast.parse(expression, mode="eval").body, known).text
     except (SyntaxError, MemoryError, RecursionError) as error:
-        raise FormulaError("the formula is nested too deep to be written as LaTeX") from error
+        raise FormulaError(
+            "the formula is nested too deep for LaTeX",
+            code="formula-too-deep",
+            hint="print the formula as text, or by layer with --by-layer",
+        ) from error
 
 
 def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
@@ -104,7 +108,7 @@ def _part(node: ast.AST, known: Mapping[str, str]) -> Part:
             return _call(name, _part(argument, known))
         case ast.IfExp():
             return _cases(node, known)
-    raise FormulaError(f"{ast.unparse(node)[:80]!r} is not understood")
+    raise not_supported(ast.unparse(node))
 
 
 def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
@@ -112,7 +116,7 @@ def _cases(node: ast.AST, known: Mapping[str, str]) -> Part:
     lines = []
     while isinstance(node, ast.IfExp):
         if not isinstance(node.test, ast.Compare):
-            raise FormulaError(f"{ast.unparse(node.test)[:80]!r} is not understood")
+            raise not_supported(ast.unparse(node.test))
         low, high = (_part(side, known).within(SUM) for side in (node.test.left, node.test.comparators[0]))
         test = f"{low} {COMPARISONS[type(node.test.ops[0])]} {high}"
         lines.append(rf"{_part(node.body, known).text} & \text{{if }} {test}")
@@ -138,7 +142,7 @@ def _binary(left: Part, op: ast.operator, right: Part) -> Part:
         case ast.Sub():
             return Part(f"{left.within(SUM)} - {right.within(PRODUCT)}", SUM)
         case ast.Mult():
-            # A sign in front of a product is one in front of its first factor.
+            # A sign before a product is a sign before its first factor.
             text = rf"{left.within(SIGN)} \cdot {right.within(FRACTION)}"
             return Part(text, SIGN if left.rank == SIGN else PRODUCT)
         case ast.Div():
@@ -147,7 +151,7 @@ def _binary(left: Part, op: ast.operator, right: Part) -> Part:
             return Part(rf"{left.within(CALL)} \bmod {right.within(CALL)}", CONDITION)
         case ast.Pow():
             return Part(f"{left.within(ATOM)}^{{{right.text}}}", CALL)
-    raise FormulaError(f"the operator {type(op).__name__} is not understood")
+    raise not_supported(f"operator {type(op).__name__}")
 
 
 def _call(name: str, argument: Part) -> Part:
@@ -159,5 +163,5 @@ def _call(name: str, argument: Part) -> Part:
     if edge:
         return Part(rf"\varphi_{{{','.join(edge.groups())}}}\left({argument.text}\right)", CALL)
     if name not in CALLS:
-        raise FormulaError(f"the function {name[:80]!r} is not understood")
+        raise not_supported(f"function {name}")
     return Part(rf"{CALLS[name]}\left({argument.text}\right)", CALL)

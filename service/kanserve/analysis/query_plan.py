@@ -65,8 +65,8 @@ class LayerPlan:
         return (rows, *self.positions, *edges)
 
     def response_bytes(self, rows: int) -> int:
-        """An upper bound of the bytes on the wire, known before anything is computed; but for edges of a magnitude,
-        which are few or many."""
+        """An upper bound of the bytes on the wire, before the computation. It does not cover a selection by magnitude,
+        whose number of edges is unknown."""
         extra, times = self.options, rows * math.prod(self.positions)
         unknown = extra.min_magnitude and not self.top_k
         edges = 0 if unknown else math.prod(self.shape(1)[1 + len(self.positions) :])
@@ -102,9 +102,10 @@ def plan(
 
 
 def find(names: Sequence[str], selection: Sequence[int | str]) -> tuple[int, ...]:
-    """Indices of the layers meant by index or by name, in this order; all if none is
-    named. `names` are those of the model's layers, "" for one without. A name that
-    several layers have means all of them. Raises BadRequest naming those there are.
+    """Indices of the layers selected by index or by name, in this order; all for an empty selection.
+
+    `names`: the names of the model's layers, "" for a layer without one. A name of several layers selects all of them.
+    Raises BadRequest for an unknown layer.
     """
     named: dict[str, list[int]] = {}
     for at, name in enumerate(names):
@@ -117,12 +118,16 @@ def find(names: Sequence[str], selection: Sequence[int | str]) -> tuple[int, ...
         elif item in named:
             chosen += named[item]
         else:
-            raise BadRequest(f"layer {_quoted(item)} does not exist: {_known(list(named), len(names))}")
+            raise BadRequest(
+                f"unknown layer {_quoted(item)}: {_known(list(named), len(names))}",
+                code="layer-unknown",
+                hint="send a name or a number of a layer of the model",
+            )
     return _resolve(chosen, len(names), "layer", "the model")
 
 
 def pick(values: Floats, layer: LayerPlan) -> Floats:
-    """[N, S, D] -> [N, s, d], in the order that was asked for."""
+    """The selected values [N, s, d] of [N, S, D], in the requested order."""
     if len(layer.sources) != values.shape[1] or layer.sources != tuple(range(values.shape[1])):
         values = values[:, list(layer.sources), :]
     if len(layer.destinations) != values.shape[2] or layer.destinations != tuple(range(values.shape[2])):
@@ -133,7 +138,7 @@ def pick(values: Floats, layer: LayerPlan) -> Floats:
 def strengths(values: Floats) -> Floats:
     """The largest magnitude of each edge: [N, s, d] -> [s, d]; 0 without rows.
 
-    NaN counts as infinite: an edge that broke is what a reader must see first.
+    NaN counts as infinite, so that a reader sees a faulty edge first.
     """
     if values.shape[0] == 0:
         return np.zeros(values.shape[1:], values.dtype)
@@ -145,7 +150,7 @@ def strongest(strength: Floats, k: int) -> tuple[NDArray[np.intp], NDArray[np.in
     """Positions of the k strongest in [s, d], strongest first; ties by position."""
     flat = strength.ravel()
     among = np.arange(flat.size)
-    if 0 < k < flat.size:  # sorting a million to have ten takes most of the time of a query
+    if 0 < k < flat.size:  # a full sort of a million edges would take most of the time of a query
         among = np.flatnonzero(flat >= np.partition(flat, flat.size - k)[flat.size - k])
     order = among[np.argsort(-flat[among], kind="stable")[:k]]
     rows, columns = np.unravel_index(order, strength.shape)
@@ -180,20 +185,24 @@ def _resolve(requested: Sequence[int], size: int, what: str, where: str) -> tupl
         return tuple(range(size))
     for index in requested:
         if not 0 <= index < size:
-            raise BadRequest(f"{what} {index} does not exist: {where} has {size} {what}s, numbered 0 to {size - 1}")
+            raise BadRequest(
+                f"unknown {what} {index}: {where} has {size} {what}s",
+                code="selection-unknown",
+                hint=f"send numbers from 0 to {size - 1}",
+            )
     if len(set(requested)) != len(requested):
         twice = collections.Counter(requested).most_common(1)[0][0]
-        raise BadRequest(f"{what} {twice} is named twice; name each {what} once")
+        raise BadRequest(f"{what} {twice} is named twice", code="selection-duplicate", hint=f"name each {what} once")
     return tuple(requested)
 
 
 def _known(names: Sequence[str], count: int) -> str:
-    numbers = f"numbered 0 to {count - 1}"
+    numbers = f"its {count} layers have the numbers 0 to {count - 1}"
     if not names:
-        return f"the model's {count} layers have no names, they are {numbers}"
+        return f"the layers of the model have no names; {numbers}"
     shown = ", ".join(map(_quoted, names[:KNOWN_LIMIT]))
     more = f" and {len(names) - KNOWN_LIMIT} more" if len(names) > KNOWN_LIMIT else ""
-    return f"the model has {shown}{more}; its {count} layers are also {numbers}"
+    return f"the model has {shown}{more}; {numbers}"
 
 
 def _quoted(name: str) -> str:
@@ -228,19 +237,19 @@ def on_the_way(
 
 
 def _through(flags: Flags, links: Flags) -> Flags:
-    """[a] and [a, b] -> [b]: what is linked with any."""
+    """Flags [b] of the nodes that are linked [a, b] with any of the nodes [a]."""
     return np.asarray(links[flags].any(axis=0))
 
 
 def _between(layer: LayerInfo, width: int) -> Flags:
-    """[D, n]: which sum goes into which of so many nodes of the next layer; all into all where the steps between do not
-    say."""
+    """Links [D, n] from sums to nodes of the next layer. If a step between them mixes nodes, all are linked with
+    all."""
     links = results(layer)
     return links if links.shape[1] == width else np.ones((layer.destinations, width), bool)
 
 
 def edges(layer: LayerInfo) -> Flags:
-    """[S, D]: which have a function."""
+    """Flags [S, D] of the edges that have a function."""
     active = np.array(layer.mask) != 0 if layer.mask else np.ones((layer.sources, layer.destinations), bool)
     for edge in layer.symbolic:
         active[edge.source, edge.destination] |= edge.mask != 0
@@ -248,7 +257,7 @@ def edges(layer: LayerInfo) -> Flags:
 
 
 def sources(layer: LayerInfo, width: int) -> Flags:
-    """[n, S]: which of so many nodes goes into which source, whatever basis reads it."""
+    """Links [n, S] from nodes to sources, for all bases."""
     chains = [(*layer.pre_steps, *basis.pre_steps) for basis in layer.bases] or [layer.pre_steps]
     links = [_handed(chain, width) for chain in chains]
     shape = (width, layer.sources)
@@ -257,12 +266,12 @@ def sources(layer: LayerInfo, width: int) -> Flags:
 
 
 def results(layer: LayerInfo) -> Flags:
-    """[D, m]: which sum goes into which result."""
+    """Links [D, m] from sums to results."""
     return _handed(layer.post_steps, layer.destinations)
 
 
 def _handed(chain: Sequence[NodeStep], width: int) -> Flags:
-    """[width, m] through all steps."""
+    """Links [width, m] through all steps."""
     links: Flags = np.eye(width, dtype=bool)
     for step in chain:
         links = (links @ _step(step, links.shape[1])).astype(bool)
@@ -270,7 +279,7 @@ def _handed(chain: Sequence[NodeStep], width: int) -> Flags:
 
 
 def _step(step: NodeStep, width: int) -> Flags:
-    """[width, m]"""
+    """Links [width, m] through one step."""
     if step.kind == "select":
         return np.asarray(np.arange(width)[:, None] == np.array(step.indices, int)[None])
     if step.kind == "product":

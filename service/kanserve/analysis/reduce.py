@@ -15,7 +15,7 @@ from kanserve.analysis.scores import Moments
 
 Floats = NDArray[np.floating]
 QUANTILES, HISTOGRAM, BOUNDS = "quantiles", "histogram", "histogram_bounds"
-KEPT = frozenset({QUANTILES, HISTOGRAM})  # need all values at once
+KEPT = frozenset({QUANTILES, HISTOGRAM})  # need all values at the same time
 USUAL, BINS, MOST_BINS = (0.05, 0.25, 0.5, 0.75, 0.95), 16, 256
 
 
@@ -33,7 +33,7 @@ class Reducer:
         self._kept: list[Floats] = []
 
     def add(self, values: Floats) -> None:
-        """[N, ...]"""
+        """Add values [N, ...]."""
         if not len(values):
             return
         self._moments.add(values)
@@ -93,8 +93,9 @@ ALL = (*FIGURES, HISTOGRAM)
 
 
 def histogram(values: Floats, bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[N, ...] -> how many finite values lie in each of so many equal parts of smallest to largest [bins, ...], and the
-    bounds of these [bins + 1, ...]. Equal values lie in the middle of a range of width 1; without any all are 0."""
+    """Counts [bins, ...] of the finite values of [N, ...] in equal bins from the smallest to the largest value, and the
+    bounds of the bins [bins + 1, ...]. If all values are equal, they are in the middle of a range of width 1. Without
+    values, all counts are 0."""
     finite = np.isfinite(values)
     low = np.where(finite, values, np.inf).min(axis=0, initial=np.inf).astype(np.float64)
     high = np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf).astype(np.float64)
@@ -104,7 +105,7 @@ def histogram(values: Floats, bins: int) -> tuple[NDArray[np.float64], NDArray[n
     low, high = np.where(flat, low - 0.5, low), np.where(flat, high + 0.5, high)
     steps = np.arange(bins + 1).reshape(-1, *(1,) * low.ndim) / bins
     with np.errstate(all="ignore"):
-        bounds = low * (1 - steps) + high * steps  # high - low may be beyond a float64
+        bounds = low * (1 - steps) + high * steps  # high - low may exceed a float64
         at = np.where(finite, (values - low) / (high - low) * bins, -1.0)
     cell = np.minimum(np.floor(np.where(finite, at, -1.0)), bins - 1)
     counts = np.stack([(cell == part).sum(axis=0) for part in range(bins)])
@@ -112,5 +113,5 @@ def histogram(values: Floats, bins: int) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, as the format says
+    with np.errstate(over="ignore"):  # a value that is too large becomes infinite, as in the format
         return np.ascontiguousarray(values, dtype=np.float32)

@@ -24,7 +24,7 @@ from kanexport.contract.manifest import LayerInfo, NodeStep
 from kanserve.analysis.histogram import Floats
 
 ScoreArray = NDArray[np.float64]
-LEAST = 1e-4  # what a spread is never less than
+LEAST = 1e-4  # lower bound of a spread
 
 
 class Moments:
@@ -32,12 +32,12 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self._first: ScoreArray | None = None  # what all are counted from: a large mean would swallow a small spread
+        self._first: ScoreArray | None = None  # origin of all values, because a large mean would hide a small spread
         self._sum: ScoreArray = np.zeros(())
         self._squares: ScoreArray = np.zeros(())
 
     def add(self, values: NDArray[np.floating]) -> None:
-        """[N, ...]"""
+        """Add numbers [N, ...]."""
         if not len(values):
             return
         if self._first is None:
@@ -49,7 +49,7 @@ class Moments:
         self.count += len(values)
 
     def std(self) -> ScoreArray:
-        """[...]: divided by rows - 1; NaN below two rows."""
+        """The spread [...], divided by rows - 1; NaN for fewer than two rows."""
         with np.errstate(all="ignore"):
             variance = (self._squares - self._sum**2 / self.count) / (self.count - 1)
             return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
@@ -72,7 +72,7 @@ class Scores:
 
 
 def attribute(layers: Sequence[LayerInfo], spreads: Sequence[Spread], widths: Sequence[int]) -> list[Scores]:
-    """The scores of each layer. `widths`: how many nodes each layer is given, and the number of outputs."""
+    """The scores of each layer. `widths`: the number of input nodes of each layer, and the number of outputs."""
     score = np.full(widths[-1], 1 / widths[-1])
     results: list[Scores] = []
     for layer, spread, width in reversed(list(zip(layers, spreads, widths, strict=False))):
@@ -88,7 +88,7 @@ def attribute(layers: Sequence[LayerInfo], spreads: Sequence[Spread], widths: Se
 
 
 def _before(step: NodeStep, score: ScoreArray, width: int = 0) -> ScoreArray:
-    """The scores of what a step takes, from those of what it gives."""
+    """The scores of the inputs of a step, from those of its results."""
     if step.kind == "product":
         return np.repeat(score, step.indices)
     if step.kind == "select":
@@ -108,10 +108,10 @@ class Weighted:
         self._sum, self._squares = np.zeros(shape), np.zeros(shape)
 
     def add(self, values: NDArray[np.floating], weights: Floats) -> None:
-        """[P, S, D] and [P, S]; what has no weight may be anything."""
+        """Add numbers [P, S, D] with weights [P, S]. Numbers without weight are ignored."""
         for value, weight in zip(values.astype(np.float64), weights, strict=True):
             at = weight[:, None] > 0
-            self._first = np.where(at & ~self._begun, value, self._first)  # a large mean would swallow a small spread
+            self._first = np.where(at & ~self._begun, value, self._first)  # a large mean would hide a small spread
             self._begun |= at
             with np.errstate(all="ignore"):
                 deviation = np.where(at, value - self._first, 0.0)
@@ -120,15 +120,15 @@ class Weighted:
         self._count += weights.sum(axis=0)[:, None]
 
     def std(self) -> Floats:
-        """[S, D]: divided by the number of values less one; NaN below two."""
+        """The spread [S, D], divided by the number of values minus 1; NaN for fewer than two values."""
         with np.errstate(all="ignore"):
             variance = (self._squares - self._sum**2 / self._count) / np.where(self._count > 1, self._count - 1, np.nan)
             return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
 
 def sums(layer: LayerInfo, edges: Floats, spreads: Floats | None) -> tuple[Floats, bool]:
-    """[D]: how much the sums of a layer's edges move, whose spreads are `edges` [S, D], and whether that was counted:
-    from the spreads `spreads` of what it gives to the next layer, or as the answer; None where these are not known."""
+    """Spreads [D] of the sums of a layer's edges, and whether they were counted. They follow from the spreads `spreads`
+    of the layer's results; if these are None, from the spreads `edges` [S, D] of its edges."""
     known = None if spreads is None else _undone(layer, spreads)
     if known is not None and len(known) == edges.shape[1]:
         return known, True

@@ -19,6 +19,7 @@ from typing import Any
 
 from kanexport.contract.cli.console import Exit, note, print_json
 from kanexport.contract.cli.suggest import advice
+from kanexport.contract.coded import CodedError
 from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanserve.cli.options import TLS_OPTIONS, CommandError, InputError, token
 from kanserve.client.errors import (
@@ -67,12 +68,8 @@ def _client(args: argparse.Namespace, *, own: bool) -> Client:
     options = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
     try:
         return Client(args.url, timeout=args.timeout, token=token(args), token_in_clear=args.token_in_clear, **options)
-    except ValueError as error:
-        raise InputError(
-            str(error),
-            code=getattr(error, "code", "") or "connection-options-invalid",
-            hint=getattr(error, "hint", "") or "correct --url, the TLS options or the token file",
-        ) from error
+    except CodedError as error:
+        raise InputError(str(error), code=error.code, hint=error.hint) from error
 
 
 def failure(error: ClientError, *, hint: str = "") -> CommandError:

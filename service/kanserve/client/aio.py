@@ -20,7 +20,7 @@ P = ParamSpec("P")
 
 
 def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
-    """A method that makes a call of its arguments, and awaits the answer."""
+    """A method that makes a call from its arguments, and awaits the response."""
 
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._perform(make(*args, **kwargs))
@@ -78,18 +78,18 @@ class AsyncClient(Peer[grpc.aio.Channel]):
         await self.close()
 
     async def close(self) -> None:
-        """Drop the connection; calls that run end with ServerFailed or are cancelled."""
+        """Close the connection. Calls in progress end with ServerFailed or are cancelled."""
         await self._channel.close()
 
     def _open(self, tls: base.Tls) -> grpc.aio.Channel:
         try:
             asyncio.get_running_loop()
         except RuntimeError as error:
-            raise RuntimeError("an AsyncClient is made where an event loop runs, inside `async def`") from error
+            raise RuntimeError("an AsyncClient needs a running event loop: create it inside `async def`") from error
         return base.connect_awaited(self.url, tls)
 
     async def _perform(self, request: Request[T]) -> T:
-        """Send it, and before it what has to be known. Raises ClientError."""
+        """Send the request, after the calls whose results it needs. Raises ClientError."""
         while isinstance(request, Chained):
             request = request.then(await self._perform(request.first))
         return await self._do(request)

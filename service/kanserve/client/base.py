@@ -23,7 +23,7 @@ import grpc.aio
 
 from kanserve.client import errors
 from kanserve.client.calls import Call, Request
-from kanserve.client.errors import ClientError
+from kanserve.client.errors import ArgumentError, ClientError
 from kanserve.system import pem
 
 C = TypeVar("C")
@@ -53,17 +53,22 @@ class Peer(ABC, Generic[C]):
         token: str = "",
         token_in_clear: bool = False,
     ) -> None:
-        """`url` is host:port, or grpcs://host:port for TLS, which any of the other arguments ask for too.
+        """Connect to a server at the first call. Raises ValueError for invalid arguments.
 
-        `timeout` seconds bound every single call, retries included. The client makes at most `retries` retries while
-        the server is unavailable or limits the rate. 3 retries take half a second, 8 about 8 s, and more if the server
-        states a longer wait. PEM files: `ca` has whom to
-        trust (default: the usual authorities), `cert` and `key` show who is calling. `server_name`
-        is what the server's certificate says, where that is not the host. `token` goes with every call, over TLS or
-        to this machine alone unless `token_in_clear`. Raises ValueError.
+        url             HOST:PORT, or grpcs://HOST:PORT for TLS; the arguments for TLS enable it too
+        timeout         time limit of each call in seconds, retries included
+        retries         largest number of retries while the server is unavailable or limits the rate: 3 take half a
+                        second, 8 about 8 s, and more if the server states a longer wait
+        ca              PEM file of the certificate authorities to trust; default: those of the system
+        cert, key       PEM files of the client certificate and its private key
+        server_name     name in the server's certificate, if it is not the host
+        token           token that the client sends with each call, over TLS or on this machine
+        token_in_clear  send the token without TLS to other machines too
         """
         if retries < 0:
-            raise ValueError(f"retries is {retries}, expected 0 or more")
+            raise ArgumentError(
+                f"retries is {retries}, expected 0 or more", code="argument-invalid", hint="use 0 for no retries"
+            )
         self.url = url
         self.timeout = _seconds("timeout", timeout)
         self.retries = retries
@@ -77,8 +82,8 @@ class Peer(ABC, Generic[C]):
         """The channel. Raises ValueError."""
 
     def within(self: S, seconds: float) -> S:
-        """Client on the same connection, whose calls may take so long: `client.within(0.2).infer(...)`. Closing one
-        closes both. Raises ValueError."""
+        """Client on the same connection with another time limit of its calls: `client.within(0.2).infer(...)`. Closing
+        one client closes both. Raises ValueError."""
         other = copy.copy(self)
         other.timeout = _seconds("seconds", seconds)
         return other
@@ -160,8 +165,8 @@ class Attempts:
         return max(0.001, self._deadline - time.monotonic())
 
     def pause(self, code: grpc.StatusCode, push_back: float | None = None) -> float | None:
-        """Seconds to wait before the next attempt; None: there is none. `code` and `push_back` (see the function) come
-        from the last attempt."""
+        """Seconds to wait before the next attempt; None without a next attempt. `code` and `push_back` (see the
+        function) are those of the last attempt."""
         wait = min(FIRST_BACK_OFF * 2.0**self._made, LONGEST_BACK_OFF) * random.uniform(0.5, 1.0)
         wait = max(wait, (push_back or 0.0) * random.uniform(1.0, 1.2))  # spreads clients that were rejected at once
         final = code not in AGAIN or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and push_back is None)
@@ -172,16 +177,18 @@ class Attempts:
 
 
 def _seconds(what: str, value: float) -> float:
-    """Raises ValueError for what is no time to wait."""
+    """A time limit in seconds. Raises ValueError for an invalid one."""
     if not value > 0:
-        raise ValueError(f"{what} is {value:g}, expected seconds above 0")
+        raise ArgumentError(
+            f"{what} is {value:g}, expected seconds above 0", code="argument-invalid", hint="pass a number such as 30"
+        )
     return value
 
 
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # gRPC's own are 1 s and 2 minutes, in which no retry of ours would reach a server that is there again.
+    # The defaults of gRPC are 1 s and 2 minutes; the retries of the client would end before the next connection.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
@@ -219,9 +226,13 @@ class Tls:
     def from_files(
         cls, ca: str | Path | None, cert: str | Path | None, key: str | Path | None, server_name: str
     ) -> Tls:
-        """Raises ValueError for half a pair."""
+        """The options from file names. Raises ValueError if one of `cert` and `key` is missing."""
         if bool(cert) != bool(key):
-            raise ValueError("a certificate (cert) and its private key (key) go together, and one is missing")
+            raise ArgumentError(
+                "only one of the client certificate (cert) and its private key (key) is set",
+                code="client-certificate-incomplete",
+                hint="pass both cert and key (--cert, --key), or none",
+            )
         return cls(_path(ca), _path(cert), _path(key), server_name)
 
     @property
@@ -231,21 +242,27 @@ class Tls:
 
 
 def carried(token: str, url: str, *, secure: bool, in_clear: bool) -> tuple[tuple[str, str], ...]:
-    """The metadata of every call. Raises ValueError for a token that would be read on the way, or is none."""
+    """The metadata of every call. Raises ValueError for an invalid token, and for a token that others could read on
+    the way."""
     if not token:
         return ()
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError("the token has characters that no token has")
+        raise ArgumentError(
+            "the token has characters that are not allowed in a token",
+            code="token-invalid",
+            hint="pass the token as `kanserve token new` printed it",
+        )
     if not (secure or in_clear or _here(url)):
-        raise ValueError(
-            f"a token would travel to {url} in the clear: grpcs://HOST:PORT is TLS; on a network that is trusted, say "
-            "so with token_in_clear (--token-in-clear)"
+        raise ArgumentError(
+            f"the client would send the token to {url} without TLS",
+            code="token-without-tls",
+            hint="connect to grpcs://HOST:PORT; on a trusted network, set token_in_clear (--token-in-clear)",
         )
     return (("authorization", f"Bearer {token}"),)
 
 
 def _here(url: str) -> bool:
-    """True if an address is this machine's own."""
+    """True if an address is on this machine."""
     host = url.removeprefix(PLAIN).rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -260,15 +277,16 @@ def _path(name: str | Path | None) -> Path | None:
 def is_secure(url: str, tls: Tls) -> bool:
     """True if the connection uses TLS. Raises ValueError if address and options contradict each other."""
     if url.startswith(PLAIN) and tls.enabled:
-        raise ValueError(
-            f"{url} is an address without TLS, and certificates or a server name were given: "
-            f"{SECURE}{url.removeprefix(PLAIN)} is one with it"
+        raise ArgumentError(
+            f"{url} is an address without TLS, which conflicts with certificates or a server name",
+            code="url-without-tls",
+            hint=f"connect to {SECURE}{url.removeprefix(PLAIN)}, or remove the options for TLS",
         )
     return url.startswith(SECURE) or tls.enabled
 
 
 def connect(url: str, tls: Tls) -> grpc.Channel:
-    """A channel that connects when it is first used. Raises ValueError, also for files that do not serve."""
+    """A channel that connects at its first use. Raises ValueError, also for invalid files."""
     target, credentials, options = _channel_target(url, tls)
     if credentials is None:
         return grpc.insecure_channel(target, options=options)
@@ -276,7 +294,7 @@ def connect(url: str, tls: Tls) -> grpc.Channel:
 
 
 def connect_awaited(url: str, tls: Tls) -> grpc.aio.Channel:
-    """Channel for the event loop that runs."""
+    """A channel for the running event loop. Raises the errors of `connect`."""
     target, credentials, options = _channel_target(url, tls)
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)
@@ -284,7 +302,7 @@ def connect_awaited(url: str, tls: Tls) -> grpc.aio.Channel:
 
 
 def _channel_target(url: str, tls: Tls) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
-    """The address as gRPC has it, whom to trust there (None: no TLS), and the channel's options. Raises ValueError."""
+    """The address in gRPC's form, the credentials (None: no TLS), and the channel's options. Raises ValueError."""
     target = url.removeprefix(SECURE).removeprefix(PLAIN)
     if not is_secure(url, tls):
         return target, None, OPTIONS

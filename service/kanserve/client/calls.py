@@ -82,7 +82,11 @@ def health(service: str = "") -> Call[str]:
     """State of the standard health service, such as SERVING."""
     name = service.encode()
     if len(name) > 127:
-        raise ValueError("a health service name has at most 127 bytes")
+        raise errors.ArgumentError(
+            f"the health service name has {len(name)} bytes, expected at most 127",
+            code="argument-invalid",
+            hint="pass the name of a gRPC service or a model",
+        )
     # NOTE: two fields, encoded by hand, so that a client needs no grpcio-health-checking.
     request = b"\x0a" + bytes([len(name)]) + name if name else b""
     return Call(HEALTH, request, bytes, _health)
@@ -99,7 +103,7 @@ def ready() -> Call[bool]:
 
 
 def index() -> Call[tuple[IndexEntry, ...]]:
-    """Every model version the server knows of."""
+    """Every model version in the repository of the server."""
     return Call(
         f"{INFERENCE}RepositoryIndex",
         oip.RepositoryIndexRequest(),
@@ -203,12 +207,15 @@ def _health(answer: bytes) -> str:
 
 
 def _answer(answer: oip.ModelInferResponse, *, names: Names, index: Any) -> Answer:
-    """Raises NotSupported for an output of a datatype that numpy has not."""
+    """The result of an inference. Raises NotSupported for an output of a datatype that numpy does not have."""
     arrays = {}
     for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
         if output.datatype not in DTYPES:
             raise errors.from_status(
-                "UNIMPLEMENTED", f"output {output.name} is {output.datatype}, which this client cannot read"
+                "UNIMPLEMENTED",
+                f"output {output.name} is {output.datatype}, which this client cannot read",
+                error_code="datatype-not-supported-by-client",
+                hint="use tritonclient for this model",
             )
         arrays[output.name] = np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape))
     return Answer(answer.model_version, arrays, params.read_parameters(answer.parameters), names, index)
@@ -220,7 +227,7 @@ KAN = "/kanserve.v1.KanService/"
 
 
 def describe(name: str, version: str = "") -> Call[Description]:
-    """The KAN behind a model. Raises NotFound, and NotSupported for a plain ONNX model."""
+    """Description of the KAN of a model. Raises NotFound, and NotSupported for a plain ONNX model."""
     request = kan.DescribeModelRequest(model_name=name, model_version=version)
     return Call(f"{KAN}DescribeModel", request, kan.DescribeModelResponse.FromString, from_pb)
 
@@ -260,7 +267,7 @@ def edges(
     rows    shaped as the model's input; for several inputs a mapping by name
     layers  indices or names of layers; the response has the indices first
     path    an input and an output: only the edges on the paths between them
-    wanted  the fields of `kanserve.types.EdgeOptions`, such as top_k, per_row, residual, nodes and reductions
+    options  the fields of `kanserve.types.EdgeOptions`, such as top_k, per_row, residual, nodes and reductions
     """
     chosen: dict[str, Any] = {"layers": layers, "sources": sources, "destinations": destinations, "path": path}
     request = edges_.edges_request(described, packed(described, rows), **chosen, **options)
@@ -293,8 +300,8 @@ def curves(
     parts: bool = False,
     extrema: bool = False,
 ) -> Call[tuple[LayerCurves, ...]]:
-    """Edge functions on a grid of so many `points` (0: 101), from the first to the last of `span`; without it over each
-    source's own domain. Raises NotFound, NotSupported for a layer whose edges are no curves, TooLarge."""
+    """Edge functions at `points` points (0: 101) from the first to the last value of `span`; without `span`, over the
+    domain of each source. Raises NotFound, NotSupported for a layer whose edges have no curves, TooLarge."""
     request = curves_.curves_request(
         name,
         version,
@@ -342,8 +349,8 @@ def explain(
 
 @by_name
 def scores(described: Description, /, rows: Any = None, *, source: str = "") -> Call[Scores]:
-    """Importance of each edge, node and input over `rows` [rows, ...], two or more. Raises NotSupported for a module
-    with KAN layers in it. Instead of rows:
+    """Importance of each edge, node and input over `rows` [rows, ...], two or more. Raises NotSupported for a PyTorch
+    module export. Instead of rows:
 
     None        the reference rows of the export
     "live"      the counted traffic of the model
@@ -368,8 +375,8 @@ def drift(described: Description, /, rows: Any = None) -> Call[Statistics]:
 
 
 def statistics(name: str, version: str = "", *, source: str = "total") -> Call[Statistics]:
-    """Statistics of inputs, hidden nodes and outputs of a model's traffic: of all analysed rows ("total"), or of the
-    latest ("live"). Raises NotSupported if the server analyses no traffic."""
+    """Statistics of inputs, hidden nodes and outputs of a model's traffic: of all analyzed rows ("total"), or of the
+    latest ("live"). Raises NotSupported if the server analyzes no traffic."""
     request = kan.GetStatisticsRequest(model_name=name, model_version=version, source=source)
     return Call(f"{KAN}GetStatistics", request, kan.GetStatisticsResponse.FromString, statistics_.from_pb)
 
@@ -378,7 +385,7 @@ def watch_statistics(
     name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
 ) -> Call[Iterator[Update]]:
     """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
-    deadline; leave the loop to end it. Raises as `statistics`.
+    deadline; leave the loop to end it. Raises the errors of `statistics`.
 
     updates  largest number of updates; 0: until the version is replaced or the server ends
 
@@ -393,7 +400,8 @@ def watch_statistics(
 
 
 def reset_statistics(name: str, version: str = "") -> Call[float]:
-    """Count anew what a model is asked; since when, in seconds since the epoch. Raises as `statistics`."""
+    """Restart the statistics of a model's traffic. The result is the time of the restart in seconds since the epoch.
+    Raises the errors of `statistics`."""
     request = kan.ResetStatisticsRequest(model_name=name, model_version=version)
     return Call(
         f"{KAN}ResetStatistics",

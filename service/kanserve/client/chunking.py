@@ -39,8 +39,8 @@ PAUSE = 0.5  # seconds to wait if the server limits the rate and states no time
 def infer(
     client: Client, model: ServedModel, rows: Any, *, version: str = "", progress: Progress | None = None
 ) -> Answer:
-    """Outputs by name for all `rows` [rows, ...], of several inputs a mapping by their names, in
-    order. Raises ClientError."""
+    """Outputs by name for all `rows` [rows, ...], in order. `rows`: for several inputs, a mapping by name. Raises
+    ClientError."""
     called, rows = index_of(rows), of_frame(rows, model.names)
     parts, done = [], 0
     for answer in stream(client, model, [rows], version=version):
@@ -54,9 +54,9 @@ def infer(
 
 
 def stream(client: Client, model: ServedModel, parts: Iterable[Any], *, version: str = "") -> Iterator[Answer]:
-    """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each answer has
-    the rows of one request. At most WINDOW requests are in flight. The client takes the next part when the server
-    answers one of them. If there are no rows, the client sends one request. Raises ClientError."""
+    """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each result has
+    the rows of one request. At most WINDOW requests are in flight. The client takes the next part after a response. If
+    there are no rows, the client sends one request. Raises ClientError."""
     return _Stream(client, model, version).answers(parts)
 
 
@@ -99,7 +99,7 @@ class _Stream:
         return begin(self._client, self._call(rows))
 
     def _next(self) -> Iterator[Answer]:
-        """The answers for the oldest request."""
+        """The results of the oldest request."""
         rows, pending = self._waiting.popleft()
         try:
             answer = pending.result()
@@ -242,15 +242,16 @@ def edges(
     """Edge values of the layers chosen by index or name, one layer after the other, for `rows` as
     `infer` takes them. Raises ClientError.
 
-    With `top_k`, the strongest edges over *all* rows, also when they travel in several requests. With a `path` the
-    edges on the ways from an input to an output, in the place of sources and destinations; of a layer that no way leads
-    through there are none.
+    With `top_k`, these are the strongest edges over *all* rows, also if the rows are sent in several requests. With a
+    `path`, these are the edges on the paths from an input to an output, in place of sources and destinations. A layer
+    without such a path has no edges.
     """
     rows = of_frame(rows, described.names)
     try:
         indices = query_plan.find([layer.name for layer in described.layers], layers)
     except BadRequest as error:
-        raise InvalidInput(f"model {described.name!r}: {error}", code="INVALID_ARGUMENT") from None
+        text = f"model {described.name!r}: {error}"
+        raise InvalidInput(text, code="INVALID_ARGUMENT", error_code=error.code, hint=error.hint) from None
     ways = dict.fromkeys(indices, (sources, destinations))
     if path is not None:
         none = select_rows(rows, slice(0, 0))
@@ -266,7 +267,7 @@ def edges(
 
 
 def _none(described: Description, index: int, rows: int) -> LayerValues:
-    """No edge of a layer."""
+    """The values of a layer without selected edges."""
     nobody, shape = np.zeros(0, np.int64), (rows, *described.layers[index].positions, 0, 0)
     return LayerValues(layer=index, sources=nobody, destinations=nobody, values=np.zeros(shape, np.float32))
 
@@ -326,8 +327,8 @@ class _LayerQuery:
         )
 
     def _every(self, rows: Any, sources: tuple[int, ...], destinations: tuple[int, ...]) -> LayerValues:
-        """All edges between some nodes, a few destinations at a time where the positions
-        of a single row would not fit an answer."""
+        """All edges between some nodes, in groups of destinations if the positions of a single row do not fit a
+        response."""
         groups = self._groups(sources, destinations)
         answers = [
             self._group(rows, sources, group, shifted(self.progress, done, len(groups)))
@@ -343,8 +344,7 @@ class _LayerQuery:
         )
 
     def _groups(self, sources: tuple[int, ...], destinations: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The destinations in groups whose edges, for one row, fit an answer; as they were
-        given where one group holds them all."""
+        """The destinations in groups whose edges, for one row, fit a response; unchanged if one group has them all."""
         every = destinations or tuple(range(self.layer.destinations))
         most = max(1, self._most_values(self._width(sources) + len(every)) // max(1, self._per_destination(sources)))
         groups = [every[at : at + most] for at in range(0, len(every), most)]
@@ -364,11 +364,11 @@ class _LayerQuery:
         return len(sources) or self.layer.sources
 
     def _per_destination(self, sources: tuple[int, ...]) -> int:
-        """Values of one row that lead to one destination."""
+        """Number of values of one row for one destination."""
         return self._width(sources) * math.prod(self.layer.positions)
 
     def _most_values(self, indices: int) -> int:
-        """Number of values that fit one response that names so many nodes."""
+        """Number of values that fit one response with `indices` node numbers."""
         names = (indices + len(self.layer.positions)) * query_plan.INDEX_BYTES + query_plan.LAYER_BYTES
         return max(0, self.described.max_response_bytes - names) // query_plan.VALUE_BYTES
 
@@ -381,7 +381,7 @@ class _LayerQuery:
         top_k: int,
         progress: Progress | None,
     ) -> list[LayerValues]:
-        """The layer's answers for consecutive parts of `rows`; `fit` is how many rows fit one of them."""
+        """The values of the layer for consecutive parts of `rows`. `fit`: number of rows that fit one response."""
 
         def call(part: Any) -> LayerValues:
             answers = self.client.edges(

@@ -19,14 +19,14 @@ class VersionChoice:
 
 
 def promote(client: Client, name: str, version: str = "") -> VersionChoice:
-    """Have a version answer requests that name none; "": the highest that is ready. Until the server ends."""
+    """Set the default version, until the server ends. "": the highest ready version."""
     request = kan.PromoteModelRequest(model_name=name, model_version=version)
     return client._do(Call(f"{KAN}PromoteModel", request, kan.VersionChoice.FromString, _choice))
 
 
 def rollback(client: Client, name: str) -> VersionChoice:
-    """Have the version answer that did before the last choice; where nobody chose, the one below. Not tried again: a
-    server that went away meanwhile may have done it."""
+    """Restore the default version before the last choice, or the next lower version if there was no choice. The client
+    does not retry, because a server that exited meanwhile may have done it."""
     request = kan.RollbackModelRequest(model_name=name)
     return client._do(Call(f"{KAN}RollbackModel", request, kan.VersionChoice.FromString, _choice, again=False))
 
@@ -52,8 +52,8 @@ class ShadowReport:
 def shadow(
     client: Client, name: str, version: str = "", *, share: float = 0.0, tolerance: float = 0.0, stop: bool = False
 ) -> ShadowReport:
-    """Try a version on a copy of the traffic; "": tell what came of it. `stop`: end it. 0 is the server's choice: all
-    requests, and what the version's export allowed."""
+    """Start a shadow deployment of a version; "": only return the results; `stop`: end it. 0 for `share` and
+    `tolerance` means all requests, and the tolerance of the version's export."""
     request = kan.ShadowModelRequest(
         model_name=name, model_version=version, share=share, tolerance=tolerance, stop=stop
     )

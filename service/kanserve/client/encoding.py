@@ -18,8 +18,8 @@ from kanserve.types import DTYPES, Description, ParameterValue, TensorInfo
 
 
 def needed(module: str, what: str, instead: str, install: str = "") -> Any:
-    """An optional package, loaded at its first use. Raises ModuleNotFoundError that says `what` needs it, what there is
-    `instead`, and how to `install` it."""
+    """An optional package, loaded at its first use. Raises ModuleNotFoundError with the feature (`what`), the
+    alternative (`instead`), and the command that installs it (`install`)."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -27,7 +27,7 @@ def needed(module: str, what: str, instead: str, install: str = "") -> Any:
             raise
         how = install or f"run {sys.executable} -m pip install {module}"
         missing = f"{what} needs the Python package {module}, which is not installed"
-        raise ModuleNotFoundError(f"{missing}: {instead} without it; to have it, {how}", name=module) from error
+        raise ModuleNotFoundError(f"{missing}: {instead} without it; to install it, {how}", name=module) from error
 
 
 def frame(columns: Mapping[str, Any], *, index: Any = None) -> Any:
@@ -36,7 +36,7 @@ def frame(columns: Mapping[str, Any], *, index: Any = None) -> Any:
 
 
 def table(values: Any, names: Sequence[str], *, index: Any = None) -> Any:
-    """A pandas DataFrame of `values` [rows, columns]; the rows are called as `index` has it (None: numbers)."""
+    """A pandas DataFrame of `values` [rows, columns] with the row labels `index` (None: numbers)."""
     pandas = needed("pandas", "to_frame()", "its arrays have the same numbers")
     return pandas.DataFrame(values, columns=list(names), index=index)
 
@@ -56,9 +56,9 @@ SHOWN = 4  # columns in a warning
 
 
 def of_frame(rows: Any, names: Names) -> Any:
-    """Rows as they are. For a DataFrame of pandas or polars: its numbers, with the columns in the order of the feature
-    names. Warns if the model has no feature names. Raises InvalidInput for a column that is missing or not a
-    feature."""
+    """Rows, unchanged unless they are a DataFrame of pandas or polars: then its numbers, with the columns in the order
+    of the feature names. Warns if the model has no feature names. Raises InvalidInput for a missing or unknown
+    column."""
     if not is_frame(rows):
         return rows
     columns = [str(column) for column in rows.columns]
@@ -71,7 +71,7 @@ def of_frame(rows: Any, names: Names) -> Any:
     try:
         order = names.order(columns)
     except NamingError as error:
-        raise errors.from_status("INVALID_ARGUMENT", str(error)) from None
+        raise errors.from_status("INVALID_ARGUMENT", str(error), error_code=error.code, hint=error.hint) from None
     numbers = np.asarray(rows.to_numpy())
     return numbers if order is None else numbers[:, order]
 
@@ -90,8 +90,8 @@ def _outside() -> int:
 
 
 def packed(described: Description, rows: Any) -> dict[str, Any]:
-    """The fields of an edge query that hold rows, of an array or a DataFrame. Raises InvalidInput where rows of an
-    input are missing."""
+    """The row fields of an edge query, from an array or a DataFrame. Raises InvalidInput if rows of an input are
+    missing."""
     rows = of_frame(rows, described.names)
     if not isinstance(rows, Mapping) and len(described.inputs) == 1:
         array = np.ascontiguousarray(rows, DTYPES[described.input.datatype])
@@ -109,13 +109,16 @@ def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[T
     if not isinstance(rows, Mapping) or any(tensor.name not in rows for tensor in tensors):
         names = ", ".join(tensor.name for tensor in tensors)
         raise errors.from_status(
-            "INVALID_ARGUMENT", f"the model has the inputs {names}: rows by name, for each, were expected"
+            "INVALID_ARGUMENT",
+            f"the model has the inputs {names}, but rows of some of them are missing",
+            error_code="input-missing",
+            hint="pass a mapping with the rows of each input by name",
         )
     return [(tensor, rows[tensor.name]) for tensor in tensors]
 
 
 def write_parameters(message: Any, parameters: Mapping[str, ParameterValue]) -> None:
-    """Put them into a message's map."""
+    """Write parameters to the map of a message."""
     for name, value in parameters.items():
         kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "string"
         setattr(message[name], f"{kind}_param", value)

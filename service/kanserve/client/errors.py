@@ -24,6 +24,12 @@ from __future__ import annotations
 
 import math
 
+from kanexport.contract.coded import CodedError
+
+
+class ArgumentError(CodedError):
+    """Invalid argument of a client, which is a ValueError."""
+
 
 class ClientError(Exception):
     """Failed call, with a text for the user.

@@ -15,6 +15,7 @@ from kanexport.contract.cli.suggest import how_to_install
 from kanserve.analysis.coverage import Zone
 from kanserve.client import encoding
 from kanserve.client.encoding import index_of, of_frame, packed
+from kanserve.client.errors import ArgumentError
 from kanserve.client.results import Answer
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, LayerPath
@@ -43,7 +44,7 @@ class Coverage:
 
     @property
     def out_of_grid(self) -> NDArray[np.bool_]:
-        """[B, L]: whether a row has a node outside in each layer."""
+        """Flags [B, L]: whether a row has a node out of grid in each layer."""
         return np.asarray(self.counts[:, :, 2] > 0)
 
 
@@ -128,25 +129,31 @@ class Explanation:
 
     def to_shap(self, output: int | str | None = None) -> Any:
         """Attributions as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(result.to_shap(0))`. For
-        inputs that interact these are not Shapley's values: docs/explaining.md describes the difference.
+        inputs that interact these are not Shapley values: docs/explanation/contributions-vs-shap.md describes the
+        difference.
 
-        Raises ImportError if shap is not installed, ValueError as `to_dict`, and ValueError for a method whose
+        Raises ImportError if shap is not installed, the errors of `to_dict`, and ValueError for a method whose
         contributions do not add up.
         """
         if self.method == GRADIENT:
-            raise ValueError(
-                "slopes times inputs do not add up to the predictions, which shap's plots take for granted: explain by "
-                "the usual method for these, or take the numbers from to_dict()"
+            raise ArgumentError(
+                f"contributions of the method '{GRADIENT}' do not add up to the predictions, which shap requires",
+                code="contributions-do-not-add-up",
+                hint="explain with the default method, or use the numbers in to_dict()",
             )
         shap = encoding.needed("shap", "to_shap()", "to_dict() has the same numbers", how_to_install("shap"))
         return shap.Explanation(**self.to_dict(output))
 
     def to_frame(self, output: int | str | None = None) -> Any:
-        """The contributions to one output as a pandas DataFrame, a column for each input, its rows called as those that
-        were asked. Raises ValueError as `to_dict`, also where several outputs were explained and none is named;
-        ImportError without pandas."""
+        """The contributions to one output as a pandas DataFrame, with a column for each input and the row labels of the
+        request. Raises the errors of `to_dict`, ValueError if `output` is missing and several outputs are explained,
+        and ImportError without pandas."""
         if output is None and len(self.outputs) > 1:
-            raise ValueError(f"which output is meant? {', '.join(map(repr, self.output_names))} were explained")
+            raise ArgumentError(
+                f"the explanation has several outputs: {', '.join(map(repr, self.output_names))}",
+                code="output-missing",
+                hint="pass the name or the number of one output",
+            )
         return encoding.table(self.contributions[:, :, self._at(output)], self.names, index=self.index)
 
     def _at(self, output: int | str | None) -> int:
@@ -155,14 +162,18 @@ class Explanation:
             return 0
         known: Sequence[int | str] = self.output_names if isinstance(output, str) else self.outputs
         if output not in known:
-            raise ValueError(f"output {output!r} was not explained; {', '.join(map(repr, known))} were")
+            raise ArgumentError(
+                f"output {output!r} is not explained, expected one of {', '.join(map(repr, known))}",
+                code="output-unknown",
+                hint="pass an explained output, or explain this output too",
+            )
         return known.index(output)
 
 
 def request(
     described: Description, rows: Any, *, reference: Any, outputs: Sequence[int], method: str, path_top_k: int = 0
 ) -> kan.ExplainRequest:
-    """The message that asks for one. `reference`: its name, or rows."""
+    """The request message for an explanation. `reference`: its name, or rows."""
     message = kan.ExplainRequest(
         model_name=described.name,
         model_version=described.version,
@@ -180,7 +191,7 @@ def request(
 
 
 def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any) -> Explanation:
-    """The answer for some rows as plain values."""
+    """The response for some rows as plain values."""
     outputs = len(answer.outputs)
     name = described.names.feature if answer.nodes_are_inputs else lambda at: f"layer {answer.layer}, node {at}"
 
@@ -222,7 +233,7 @@ def _layer_path(path: kan.LayerPath) -> LayerPath:
 
 
 def _data(described: Description, rows: Any, nodes: int) -> Floats | None:
-    """[B, n]: the rows that were asked, where they are of one input."""
+    """The rows of the request [B, n], if they have one input."""
     rows = of_frame(rows, described.names)
     if isinstance(rows, Mapping):
         rows = next(iter(rows.values())) if len(rows) == 1 else None

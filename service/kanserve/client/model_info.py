@@ -19,14 +19,14 @@ from kanserve.types import Description, TensorInfo
 
 
 def from_pb(answer: kan.DescribeModelResponse) -> Description:
-    """The answer of DescribeModel as plain values."""
+    """The response of DescribeModel as plain values."""
     return Description(
         name=answer.model_name,
         version=answer.model_version,
         digest=answer.digest,
         family=answer.family,
         edge_class=answer.edge_class,
-        # Older servers name the first ones alone.
+        # Older servers name only the first ones.
         inputs=_tensors(answer.inputs or [answer.input]),
         outputs=_tensors(answer.outputs or [answer.output]),
         layers=tuple(_layer(layer, answer.edge_class) for layer in answer.layers),
@@ -130,12 +130,12 @@ def _vector(packed: bytes) -> tuple[float, ...]:
 def _table(packed: bytes, dtype: str, rows: int) -> tuple[tuple[float, ...], ...]:
     if not packed:
         return ()
-    # Row by row: for a million numbers at once, no other thread would run for 0.1 s.
+    # Row by row: with a million numbers in one step, no other thread would run for 0.1 s.
     return tuple(tuple(row.tolist()) for row in np.frombuffer(packed, dtype).reshape(rows, -1))
 
 
 def in_words(config: Any) -> str:
-    """Serving options of a ModelConfig in words; empty for a server that does not state them."""
+    """Serving options of a ModelConfig as text; empty for a server that does not state them."""
     parts = []
     instances = sum(group.count for group in config.instance_group)
     if instances:
@@ -154,7 +154,7 @@ def names_of(parameters: Mapping[str, Any]) -> Names:
 
 
 def _list(parameters: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Asking a map of messages for what it has not would put it there."""
+    """The list in a parameter; empty without one. A lookup of a missing key would add it to the map."""
     try:
         values = json.loads(parameters[key].string_value) if key in parameters else []
     except ValueError:
@@ -169,7 +169,7 @@ def _batching(batching: Any, most: int) -> list[str]:
         f"batches of up to {most} rows" + (preferred if batching.preferred_batch_size else ""),
         f"waiting up to {delay} us for others" if delay else "waiting for no others",
         *([f"{batching.priority_levels} priority levels"] if batching.priority_levels else []),
-        *(["answers in order"] if batching.preserve_ordering else []),
+        *(["responses in order"] if batching.preserve_ordering else []),
     ]
 
 

@@ -15,6 +15,7 @@ from kanexport.contract.naming import UNNAMED, Names
 from kanserve.analysis import curves
 from kanserve.client import encoding
 from kanserve.client.encoding import packed
+from kanserve.client.errors import ArgumentError
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import (
     CurveBlock,
@@ -31,7 +32,7 @@ from kanserve.types import (
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """Metadata that inference needs. If `max_batch_size` is 0, the server promises no batch dimension."""
+    """Metadata that inference needs. If `max_batch_size` is 0, the model has no batch dimension."""
 
     name: str
     versions: tuple[str, ...]
@@ -39,7 +40,7 @@ class ServedModel:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     max_batch_size: int
-    serving: str = ""  # how the server runs it, in words
+    serving: str = ""  # serving options as text
     names: Names = UNNAMED
 
 
@@ -55,8 +56,12 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Outputs of an inference by name, and the version that computed them. `parameters`: what was said of them;
-    `names`: what people call the numbers, of a ServedModel; `index`: what a DataFrame called its rows."""
+    """Outputs of an inference by name, and the version that computed them.
+
+    parameters  parameters of the response
+    names       display names of a ServedModel
+    index       row labels of a DataFrame
+    """
 
     version: str
     outputs: dict[str, Any]
@@ -65,16 +70,23 @@ class Answer:
     index: Any = None
 
     def to_frame(self, output: str = "") -> Any:
-        """An output [rows, n] as a pandas DataFrame, its columns called as the classes, else y0, y1 ...; its rows as
-        those that were asked. `output`: its name, where there are several. Raises ValueError, ImportError without
-        pandas."""
-        own = [name for name in self.outputs if not name.startswith("kan.")]  # those are explanations and the like
+        """An output [rows, n] as a pandas DataFrame, with the class names as columns, or y0, y1 ..., and the row labels
+        of the request. `output`: its name, if there are several. Raises ValueError, ImportError without pandas."""
+        own = [name for name in self.outputs if not name.startswith("kan.")]  # those are explanations and coverage
         name = output or (own[0] if len(own) == 1 else "")
         if name not in self.outputs:
-            raise ValueError(f"output {name!r} is not among {', '.join(map(repr, own))}: which is meant?")
+            raise ArgumentError(
+                f"unknown output {name!r}, expected one of {', '.join(map(repr, own))}",
+                code="output-unknown",
+                hint="pass the name of one output",
+            )
         values = self.outputs[name]
         if values.ndim != 2:
-            raise ValueError(f"output {name} has {values.ndim} axes, and a DataFrame has two, rows and columns")
+            raise ArgumentError(
+                f"output {name} has {values.ndim} axes, expected 2 for a DataFrame",
+                code="output-not-a-table",
+                hint="use the array in `outputs` instead",
+            )
         return encoding.table(values, self.columns()[name], index=self.index)
 
     def columns(self) -> dict[str, tuple[str, ...]]:
@@ -86,8 +98,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class LayerValues:
-    """Edge values. `values` is float32 [rows, *positions, sources, destinations], or of the
-    strongest edges [rows, *positions, k], whose sources and destinations are [k], or, where every row has its own,
+    """Edge values of one layer. `values` is float32 [rows, *positions, sources, destinations], or for the strongest
+    edges [rows, *positions, k]. Their sources and destinations are [k], or for a selection per row
     [rows, *positions, k].
 
     `residual` [rows, *positions, destinations]: the sum of the layer's other edges for each of `residual_destinations`.
@@ -118,7 +130,7 @@ def curves_request(
     parts: bool,
     extrema: bool,
 ) -> kan.GetCurvesRequest:
-    """The message that asks for them."""
+    """The request message for curves."""
     low, high = span or (None, None)
     return kan.GetCurvesRequest(
         model_name=model,
@@ -137,7 +149,7 @@ def curves_request(
 
 
 def curves_of(blocks: Iterable[kan.CurveBlock]) -> tuple[LayerCurves, ...]:
-    """The layers of an answer."""
+    """The layers of a response."""
     return curves.joined(map(_block, blocks))
 
 
@@ -176,7 +188,8 @@ def edges_request(
     path: tuple[int, int] | None = None,
     **wanted: Any,
 ) -> kan.QueryEdgesRequest:
-    """`fields`: those of the rows; `wanted`: those of Wanted. Layers by index or by name."""
+    """The request message for edge values. `fields`: those of the rows; `wanted`: those of EdgeOptions. Layers are
+    given by index or by name."""
     what = EdgeOptions(**wanted)
     message = kan.QueryEdgesRequest(
         model_name=described.name,
@@ -194,7 +207,7 @@ def edges_request(
 
 
 def edges_of(described: Description, answer: kan.QueryEdgesResponse) -> tuple[LayerValues, ...]:
-    """The layers of an answer."""
+    """The layers of a response."""
     return tuple(_layer_edges(described, layer) for layer in answer.layers)
 
 
@@ -238,7 +251,7 @@ def scores_request(described: Description, rows: Any, source: str) -> kan.EdgeSc
 
 
 def scores_of(answer: kan.EdgeScoresResponse) -> Scores:
-    """The answer as plain values."""
+    """The response as plain values."""
     return Scores(
         answer.model_version,
         answer.source,

@@ -60,7 +60,7 @@ class NodeStatistics:
 
     @property
     def drifted(self) -> NDArray[np.bool_]:
-        """[n]: nodes whose PSI is above the threshold."""
+        """Flags [n] of the nodes whose PSI is above the threshold."""
         return np.asarray(self.psi > self.psi_threshold)
 
 
@@ -92,7 +92,7 @@ class Statistics:
     classes: NDArray[np.int64]
 
     def to_frame(self, described: Description) -> Any:
-        """A pandas DataFrame with a line for each node: its name, its layer (-1: the answers), its number there, and
+        """A pandas DataFrame with a line for each node: its name, its layer (-1: the outputs), its number there, and
         its figures. Raises ImportError without pandas."""
         lines: dict[str, list[Any]] = {"name": [], "layer": [], "node": []}
         figures = ("mean", "std", "min", "max", "nonfinite", *(COMPARED if self.baseline_rows else ()))
@@ -123,7 +123,7 @@ def node_name(described: Description, layer: int, at: int) -> str:
 
 
 def request(described: Description, rows: Any) -> kan.GetStatisticsRequest:
-    """The message that asks for them."""
+    """The request message for statistics."""
     fields = {} if rows is None else packed(described, rows)
     return kan.GetStatisticsRequest(model_name=described.name, model_version=described.version, **fields)
 
@@ -133,13 +133,15 @@ def compared(statistics: Statistics, name: str) -> Statistics:
     if not statistics.baseline_rows:
         raise errors.from_status(
             "FAILED_PRECONDITION",
-            f"model '{name}' has nothing to compare with: its export was given no rows (kanserve export --baseline)",
+            f"model '{name}' has no baseline to compare its rows with",
+            error_code="baseline-missing",
+            hint="export the model with --baseline FILE",
         )
     return statistics
 
 
 def from_pb(answer: kan.GetStatisticsResponse) -> Statistics:
-    """The answer as plain values."""
+    """The response as plain values."""
     return Statistics(
         version=answer.model_version,
         source=answer.source,

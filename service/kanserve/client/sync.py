@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 
 def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[Client, P], T]:
-    """A method that makes a call of its arguments, and waits for the answer."""
+    """A method that makes a call from its arguments, and waits for the response."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._perform(make(*args, **kwargs))
@@ -79,14 +79,14 @@ class Client(Peer[grpc.Channel]):
         self.close()
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the connection."""
         self._channel.close()
 
     def _open(self, tls: base.Tls) -> grpc.Channel:
         return base.connect(self.url, tls)
 
     def _perform(self, request: Request[T]) -> T:
-        """Send it, and before it what has to be known. Raises ClientError."""
+        """Send the request, after the calls whose results it needs. Raises ClientError."""
         while isinstance(request, Chained):
             request = request.then(self._perform(request.first))
         return self._do(request)
@@ -106,7 +106,7 @@ class Client(Peer[grpc.Channel]):
             time.sleep(pause)
 
     def _begin(self, call: Call[T]) -> Pending[T]:
-        """Send the call, and return before the server answers."""
+        """Send the call, and return before the response."""
         send, data, attempts = self._send(call), call.data, self._attempts(call)
 
         def attempt() -> Any:
@@ -131,7 +131,7 @@ class Pending(Generic[T]):
         self.held_back = False  # whether the server limited the rate
 
     def result(self) -> T:
-        """Wait for the answer. The client repeats the call like any other. Raises ClientError."""
+        """Wait for the response. The client repeats the call like any other. Raises ClientError."""
         while True:
             try:
                 return self._call.result(self._future.result())
@@ -145,10 +145,10 @@ class Pending(Generic[T]):
             self._future = self._attempt()
 
     def cancel(self) -> None:
-        """Cancel the call if its answer is not needed."""
+        """Cancel the call if its response is not needed."""
         self._future.cancel()
 
 
 def begin(client: Client, call: Call[T]) -> Pending[T]:
-    """Send a call of the `client`, and return before the server answers. Use it for several calls at a time."""
+    """Send a call of the `client`, and return before the response. Use it for several calls at the same time."""
     return client._begin(call)

@@ -9,8 +9,8 @@ from kanserve.repository.pbtxt import ALL, Labels, OperatorConfig, VersionPolicy
 from kanserve.scheduling.queue import Policy, PriorityLevel
 from kanserve.types import ModelInfo
 
-# grpc.aio hands over one call at a time, each some rounds of the loop after the one before, though all of them came
-# together. Measured on a busy machine with 32 callers, [4, 8, 1]: 12 rounds 5050 a second, 8 3560, 4 2980, 1 2930.
+# grpc.aio passes on one call at a time, each some rounds of the loop after the previous one, even if all arrived
+# together. Measured on a busy machine with 32 clients, [4, 8, 1], in calls/s: 12 rounds 5050, 8 3560, 4 2980, 1 2930.
 ROUNDS = {"grpcio": 12}
 
 
@@ -43,7 +43,7 @@ class Serving:
     max_pending_requests  requests that wait or run; 0: only the limits of the priority levels
     device                cpu or cuda
     versions              version policy
-    unused                settings of config.pbtxt without effect, in words
+    unused                texts about settings of config.pbtxt without effect
     max_request_bytes     bytes of one message; the same for all models
     nice                  niceness of its threads; the same for all models
     labels                labels of the classes, by output
@@ -62,16 +62,16 @@ class Serving:
     rounds: int = 1
 
 
-def batch_size(config: OperatorConfig, proved: int, *, manifest: bool) -> int:
-    """Rows of one request, and of one batch: an operator can allow fewer than the manifest proves, not more.
-    Without a manifest nothing is proved. 0: the first dimension is no batch."""
-    if not config.max_batch_size or not proved:
-        return proved
-    return min(config.max_batch_size, proved) if manifest else config.max_batch_size
+def batch_size(config: OperatorConfig, verified: int, *, manifest: bool) -> int:
+    """Largest number of rows of a request and of a batch. An operator can allow fewer rows than the manifest verifies,
+    but not more. Without a manifest, no number is verified. 0: the first dimension is not the batch."""
+    if not config.max_batch_size or not verified:
+        return verified
+    return min(config.max_batch_size, verified) if manifest else config.max_batch_size
 
 
 def resolve_execution(info: ModelInfo, settings: Settings, config: OperatorConfig, way: ExecutionPlan) -> Serving:
-    """The policy of a version, and how its runs go."""
+    """The queue policy and the execution plan of a version."""
     policy = _policy(info, settings, config)
     own = any(level.most for level in policy.levels)
     unused = tuple(_unused(info, config))
@@ -90,7 +90,7 @@ def resolve_execution(info: ModelInfo, settings: Settings, config: OperatorConfi
 
 
 def _policy(info: ModelInfo, settings: Settings, config: OperatorConfig) -> Policy:
-    """Requests for a graph whose first dimension is no batch run alone, and wait for nobody."""
+    """The queue policy. Requests for a graph without a batch dimension run unbatched, and do not wait for others."""
     batching, rows = config.batching, info.max_batch_size
     if batching is None:
         delay = settings.max_queue_delay_microseconds / 1e6
@@ -108,13 +108,13 @@ def _bounded(levels: tuple[PriorityLevel, ...], usual: int) -> tuple[PriorityLev
 
 
 def _unused(info: ModelInfo, config: OperatorConfig) -> list[str]:
-    """Settings without effect, in words."""
+    """Texts about settings without effect."""
     notes = list(config.unused)
     if config.max_batch_size > info.max_batch_size:
-        notes.append(f"max_batch_size {config.max_batch_size}: the model takes {info.max_batch_size}")
+        notes.append(f"max_batch_size {config.max_batch_size}: the model takes at most {info.max_batch_size}")
     if config.batching is not None:
         notes += [
-            f"preferred_batch_size {size}: the model takes {info.max_batch_size}"
+            f"preferred_batch_size {size}: the model takes at most {info.max_batch_size}"
             for size in config.batching.preferred
             if size > info.max_batch_size
         ]

@@ -26,9 +26,9 @@ from kanserve.scheduling.queue import Policy, PriorityLevel, Queue, Waiting, sha
 from kanserve.system.resources import watched
 from kanserve.types import Array
 
-CALM, PROBE = 8, 16  # batches of one request until requests run as they come; of those, one looks for company
-MARGIN = 0.75  # of the time that a caller has left: by then its turn should be over, if runs take as long as lately
-STRING = 8  # a str takes so many pointers of an array, beside its characters; those are in the message
+CALM, PROBE = 8, 16  # batches of one request until requests run immediately; one of PROBE waits for others
+MARGIN = 0.75  # part of the remaining time in which a request should end, at the current service time
+STRING = 8  # pointers of an array per str, in addition to its characters, which are in the message
 
 
 class Limits(NamedTuple):
@@ -85,7 +85,7 @@ class Executor:
         self._pace = ServiceTimeEstimate()
         self._running = 0  # rows, on threads
         self._pool = watched(way.instances, f"infer-{name}", serving.nice)
-        self._asked = False  # whether `_serve` will be called
+        self._scheduled = False  # whether `_serve` will be called
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._leaving = False
@@ -96,9 +96,9 @@ class Executor:
         )  # rows that may run at once
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], rows: int, limits: Limits) -> Run:
-        """Wait, and run. Raises QueueFull at once, also where its deadline would pass before its turn; QueueTimeout
-        or DeadlineExceeded for a request that waited too long, which is then not run; ResourceExhausted,
-        BackendError."""
+        """Wait, and run. Raises QueueFull immediately, also if the deadline would pass before the execution. Raises
+        QueueTimeout or DeadlineExceeded for a request that waited too long, which is then not executed. Raises
+        ResourceExhausted and BackendError."""
         statistics = self._metrics.statistics
         loop = asyncio.get_running_loop()
         job = Job(tuple(outputs), feeds, rows, time.perf_counter_ns(), loop.create_future())
@@ -115,9 +115,9 @@ class Executor:
         if self._order is not None:
             self._order.expect(job)
         if self._idle > 0 and self._queue.rows >= self._full:
-            self._serve(loop)  # a burst does not fill the queue while the loop comes round
+            self._serve(loop)  # a burst does not fill the queue until the next iteration of the loop
         else:
-            self._ask(loop)
+            self._schedule(loop)
         try:
             return await job.future
         finally:
@@ -125,21 +125,21 @@ class Executor:
                 self._end(job, _nothing)
 
     def fast_path(self, form: RequestSignature) -> FastPath | None:
-        """A short way for requests of this form; None where there can be none. The next five are for it."""
+        """A fast path for requests of this form; None if they cannot have one. It uses the next five methods."""
         if form.rows > self._direct or self._policy.levels != (PriorityLevel(),):
             return None
         return FastPath(self, form, min(self._direct, self._policy.max_rows), self._rounds)
 
     @property
     def open(self) -> bool:
-        """Whether a fast path may run what comes: nothing waits, and a run may begin."""
+        """Whether a fast path may run the next request: no request waits, and an instance is idle."""
         waiting = self._metrics.statistics.pending
         return not self._queue.count and self._idle > 0 and not 0 < self._max_pending_requests <= waiting
 
     @property
     def calm(self) -> bool:
-        """Whether requests had no company lately, and are not to wait for any. One of some waits for the loop to
-        come round all the same, to see whether others come with it."""
+        """Whether recent requests were unbatched, so that requests run immediately. One of `PROBE` requests waits for
+        the next iteration of the loop nevertheless, to detect others."""
         return self._calm >= CALM and self._calm % PROBE > 0
 
     def pending(self, count: int) -> None:
@@ -147,7 +147,7 @@ class Executor:
         self._metrics.statistics.pending += count
 
     def execute(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The graph. Raises BackendError, ResourceExhausted."""
+        """Run the graph. Raises BackendError, ResourceExhausted."""
         return self._execute(outputs, feeds)
 
     def ran(self, requests: int, rows: int, timing: Timing) -> None:
@@ -161,36 +161,36 @@ class Executor:
         self._pace.ran(rows, instance_ns / 1e9)
 
     def _alone(self, rows: int, deadline: float | None) -> bool:
-        """Whether a request runs as it comes."""
+        """Whether a request runs immediately, unbatched."""
         if not self.calm or rows > self._direct or self._queue.count or self._idle <= 0:
             return False
         return deadline is None or time.monotonic() <= deadline
 
     def _hopeless(self, rows: int, deadline: float | None) -> bool:
-        """Whether the deadline will have passed before those that wait have run: what waits until its caller
-        gives up, or is computed for nobody, costs those behind it their time too."""
+        """Whether the deadline will pass before the waiting requests have run. A request whose client gives up would
+        delay the requests behind it."""
         if deadline is None or (self._idle > 0 and not self._queue.count):
             return False
         ahead = self._queue.rows + self._running + rows
         return self._pace.seconds(ahead, self._way.instances) > MARGIN * (deadline - time.monotonic())
 
     def leave(self) -> None:
-        """No new requests come: those that are here end, and nothing keeps it longer than they do."""
+        """Accept no new requests. The executor is free when the current ones have ended."""
         self._leaving = True
         self._wake(self._queue.soonest if self._queue.count else math.inf, time.monotonic(), asyncio.get_running_loop())
 
     def close(self) -> None:
-        """Let running work end, drop what waits, join the threads. Blocks."""
+        """Wait for running work, drop waiting work, and join the threads. Blocks."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look at the queue when the loop comes round: what arrives until then runs together."""
-        if not self._asked:
-            self._asked = True
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve the queue in the next iteration of the loop. Requests that arrive until then run together."""
+        if not self._scheduled:
+            self._scheduled = True
             loop.call_soon(self._serve, loop)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._asked = False
+        self._scheduled = False
         now = time.monotonic()
         if now > self._queue.soonest:
             self._expire(now)
@@ -200,12 +200,12 @@ class Executor:
             if batch:
                 self._begin([entry.ticket for entry in batch], loop)
                 if self._queue.count:
-                    self._ask(loop)
+                    self._schedule(loop)
                     return
         self._wake(min(self._queue.soonest, math.inf if wake is None else wake), now, loop)
 
     def _wake(self, at: float, now: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Look at the queue again at that time, or before."""
+        """Serve the queue again at this time, or before."""
         if self._timer is not None and (at >= self._timer_at > now) and not (self._leaving and at == math.inf):
             return
         if self._timer is not None:
@@ -213,7 +213,7 @@ class Executor:
             self._timer = None
         if at < math.inf:
             self._timer_at = at
-            self._timer = loop.call_later(max(0.0, at - now) + 1e-6, self._ask, loop)
+            self._timer = loop.call_later(max(0.0, at - now) + 1e-6, self._schedule, loop)
 
     def _expire(self, now: float) -> None:
         over = self._queue.expire(now)
@@ -223,8 +223,8 @@ class Executor:
             self._fail(entry.ticket, QueueTimeout())
 
     def _most(self) -> int | None:
-        """Rows of the next batch, where nobody has said which sizes are wanted: no more than make one piece,
-        and a part of what waits for every idle instance."""
+        """Most rows of the next batch, if the policy has no sizes: at most one chunk, and at most the share of the
+        waiting rows per idle instance. None: no limit."""
         way = self._way
         if not self._policy.free or self._queue.rows <= way.inline_rows:
             return None
@@ -255,14 +255,14 @@ class Executor:
             if not left:
                 self._running -= rows
                 self._settle(batch, jobs, loop, threads)
-            self._ask(loop)
+            self._schedule(loop)
 
         for _ in range(threads):
             self._pool.submit(work)
 
     def _settle(self, batch: Batch, jobs: list[Job], loop: asyncio.AbstractEventLoop, threads: int) -> None:
-        """Answer the callers of a batch; of one that failed, each runs by itself: one may have spoilt it for
-        all, or all together were too much."""
+        """Return the results of a batch to its requests. If the batch failed, each request runs again by itself: one
+        request may have caused the failure, or all of them together took too much memory."""
         if batch.error is not None:
             if len(jobs) == 1:
                 self._fail(jobs[0], batch.error)
@@ -289,7 +289,7 @@ class Executor:
         self._end(job, lambda: None if job.future.done() else job.future.set_exception(error))
 
     def _end(self, job: Job, deliver: Callable[[], None]) -> None:
-        """A request waits and runs no more."""
+        """End a request that does not wait or run any longer."""
         self._metrics.statistics.pending -= 1
         if self._order is None:
             deliver()
@@ -326,11 +326,11 @@ class InOrder(Generic[T]):
         self._line: dict[T, Deliver | None] = {}  # a dict keeps the order
 
     def expect(self, ticket: T) -> None:
-        """A request came."""
+        """Register a request that has arrived."""
         self._line[ticket] = None
 
     def ready(self, ticket: T, deliver: Deliver) -> None:
-        """The result of a ticket is ready: `deliver` is called in its turn."""
+        """Register the result of a ticket. `deliver` is called after the results of all earlier tickets."""
         self._line[ticket] = deliver
         while self._line:
             first = next(iter(self._line))

@@ -24,7 +24,7 @@ from kanserve.types import BYTES, NUMPY_DTYPES, InferRequest, InferResponse, Inp
 
 INDEX_LIMIT = 2**16
 
-# Looked at before a large message is built. Packed numbers are one field; strings and layer names are one each.
+# Checked before a large message is built. Packed numbers are one field; strings and layer names are one each.
 WIDE = {"InferTensorContents": INDEX_LIMIT}
 
 # Field of InferTensorContents -> datatypes it may carry; the first names it in errors.
@@ -56,12 +56,13 @@ async def parsed(kind: type[M], data: bytes) -> M:
 
 
 def parse(kind: type[M], data: bytes) -> M:
-    """A message from its bytes. Raises BadRequest for bytes that are none, or have more fields than `bound`."""
+    """A message from its bytes. Raises BadRequest for invalid bytes, and for more fields than `bound`."""
     most = bound(kind.DESCRIPTOR)
     if not fits(data, most):
         raise BadRequest(
-            f"{kind.DESCRIPTOR.name} has too many fields: one of its messages has more than {most.most}, or all of "
-            f"them have more than {TOTAL}"
+            f"{kind.DESCRIPTOR.name} has too many fields, expected at most {most.most} in a message and {TOTAL} in all",
+            code="message-too-many-fields",
+            hint="send tensors in raw_input_contents, and fewer layers or indices in one request",
         )
     return _built(kind, data)
 
@@ -70,7 +71,11 @@ def _built(kind: type[M], data: bytes) -> M:
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        raise BadRequest(f"malformed {kind.DESCRIPTOR.name}") from error
+        raise BadRequest(
+            f"malformed {kind.DESCRIPTOR.name}",
+            code="message-malformed",
+            hint="send a message that protobuf has encoded",
+        ) from error
 
 
 def request_from_pb(
@@ -106,7 +111,7 @@ def request_from_pb(
 
 
 def response_to_pb(response: InferResponse) -> pb.ModelInferResponse:
-    """InferResponse -> ModelInferResponse, always raw: the form every client reads."""
+    """InferResponse -> ModelInferResponse, with raw contents, which all clients read."""
     message = pb.ModelInferResponse(model_name=response.model, model_version=str(response.version), id=response.id)
     for tensor in response.outputs:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
@@ -126,10 +131,14 @@ def _say(parameter: pb.InferParameter, value: ParameterValue) -> None:
 
 
 def both(message: Message, first: str, second: str) -> tuple[Any, Any] | None:
-    """Two optional fields that go together; None where neither is given. Raises BadRequest for one alone."""
+    """Two optional fields that belong together; None if neither is set. Raises BadRequest if only one is set."""
     present = [message.HasField(name) for name in (first, second)]
     if any(present) and not all(present):
-        raise BadRequest(f"{first} and {second} go together: give both, or none")
+        raise BadRequest(
+            f"only one of {first} and {second} is set, expected both or none",
+            code="field-pair-incomplete",
+            hint=f"set both {first} and {second}",
+        )
     return (getattr(message, first), getattr(message, second)) if all(present) else None
 
 
@@ -147,14 +156,18 @@ def _raw_inputs(message: pb.ModelInferRequest, raw: list[bytes]) -> tuple[InputT
         if tensor.HasField("contents"):
             raise BadRequest(
                 "contents field must not be specified when using raw_input_contents for "
-                f"'{tensor.name}' for model '{message.model_name}'"
+                f"'{tensor.name}' for model '{message.model_name}'",
+                code="input-data-twice",
+                hint="send either raw_input_contents or contents",
             )
     if len(raw) < len(message.inputs):
         raise validation.no_data(message.model_name, message.inputs[len(raw)].name)
     if len(raw) > len(message.inputs):
         raise BadRequest(
-            f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs "
-            f"of model '{message.model_name}'; send one for each input"
+            f"raw_input_contents has {len(raw)} entries, expected {len(message.inputs)} for model "
+            f"'{message.model_name}'",
+            code="input-data-count-wrong",
+            hint="send one entry per input",
         )
     return tuple(
         InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
@@ -172,8 +185,8 @@ def _typed_inputs(message: pb.ModelInferRequest, max_typed_contents_bytes: int) 
 
 
 def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_contents_bytes: int) -> bytes:
-    """Typed contents as the bytes that raw contents would have been. Bounded, since strings and whole numbers
-    cost a Python object each."""
+    """The bytes of typed contents, in the form of raw contents. The size is limited, because strings and integers take
+    a Python object each."""
     if not tensor.HasField("contents"):
         if 0 in tensor.shape:  # nothing to send, so there is nothing to miss
             return b""
@@ -184,7 +197,9 @@ def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_contents_bytes:
         if tensor.datatype not in allowed:
             raise BadRequest(
                 f"unexpected explicit tensor data for input tensor '{tensor.name}' for model "
-                f"'{message.model_name}' of type '{allowed[0]}', expected datatype '{tensor.datatype}'"
+                f"'{message.model_name}' of type '{allowed[0]}', expected datatype '{tensor.datatype}'",
+                code="input-datatype-wrong",
+                hint="send the contents in the field of the datatype, or in raw_input_contents",
             )
     if not filled:
         return b""
@@ -193,24 +208,29 @@ def _typed(message: pb.ModelInferRequest, tensor: Any, max_typed_contents_bytes:
     size += len(values) * dtype.itemsize
     if size > max_typed_contents_bytes:
         raise ResourceExhausted(
-            f"typed contents of input '{tensor.name}' take {size} bytes, the limit is "
-            f"{max_typed_contents_bytes}; send larger tensors in raw_input_contents"
+            f"typed contents of input '{tensor.name}' take {size} bytes, the limit is {max_typed_contents_bytes}",
+            code="typed-contents-too-large",
+            hint="send the tensor in raw_input_contents",
         )
     try:
         return validation.joined(values) if tensor.datatype == BYTES else numbers(tensor.contents, values, dtype)
     except OverflowError as error:
-        raise BadRequest(f"input '{tensor.name}': a value does not fit {tensor.datatype}") from error
+        raise BadRequest(
+            f"input '{tensor.name}' has a value that does not fit {tensor.datatype}",
+            code="value-out-of-datatype",
+            hint=f"send values in the range of {tensor.datatype}",
+        ) from error
 
 
 MORE = 0x80  # this byte is not the last of its number
-AS_THEY_LIE = "fb"  # kinds of numpy's dtypes
+AS_SENT = "fb"  # kinds of numpy's dtypes whose bytes are those of the message
 PIECE = 4096  # numbers
 
 
 def numbers(contents: Message, values: Sequence[Any], dtype: np.dtype[Any]) -> bytes:
-    """`values` are those of `contents`, in which one field is set and nothing else. Raises OverflowError for one that
-    does not fit."""
-    if dtype.kind not in AS_THEY_LIE:
+    """The bytes of `values`, the only field that is set in `contents`. Raises OverflowError for a value that does not
+    fit."""
+    if dtype.kind not in AS_SENT:
         return b"".join(np.array(values[at : at + PIECE], dtype).tobytes() for at in range(0, len(values), PIECE))
     contents.DiscardUnknownFields()
     data = contents.SerializeToString()
@@ -221,8 +241,8 @@ def numbers(contents: Message, values: Sequence[Any], dtype: np.dtype[Any]) -> b
 
 
 VARINT, FIXED64, LENGTH_DELIMITED_TYPE, BEGIN, END, FIXED32 = 0, 1, 2, 3, 4, 5  # BEGIN and END: of a group
-WIDTHS = {FIXED64: 8, FIXED32: 4, BEGIN: 0, END: 0}  # what a group holds counts as the message's own
-WORTH = 2**16  # bytes; a smaller message cannot hold much
+WIDTHS = {FIXED64: 8, FIXED32: 4, BEGIN: 0, END: 0}  # fields in a group count as fields of the message
+WORTH = 2**16  # bytes; a smaller message has few fields
 MOST = 1024  # fields of one message; packed numbers are one
 QUICK = 2**12  # fields that the event loop scans: some milliseconds
 TOTAL = 2**17  # fields of a message and of all within it
@@ -260,7 +280,8 @@ def byte_limit(message: Descriptor, wide: Mapping[str, int]) -> Bound:
 
 
 def fits(data: bytes, bound: Bound, total: int = TOTAL) -> bool:
-    """Whether the fields are within the bound, and in all not more than `total`. Stops at the first field beyond."""
+    """Whether the fields are within the bound, and at most `total` in all. The function stops at the first excess
+    field."""
     return len(data) < WORTH or _fits(data, 0, len(data), bound, total) >= 0
 
 
@@ -279,7 +300,7 @@ def _fits(data: bytes, start: int, end: int, bound: Bound, left: int) -> int:
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, begin and end of each field's value, as far as they can be told."""
+    """Number, begin and end of each field's value, until the first invalid field."""
     while at < end:
         tag, at = read_varint(data, at, end)
         kind = tag & 7
@@ -299,7 +320,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 
 def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A varint and where it ends; beyond `end` where there is none."""
+    """A varint and the position after it; a position after `end` if there is none."""
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
@@ -315,7 +336,7 @@ SHORT = [bytes([length]) for length in range(0x80)]
 
 
 def varint(value: int) -> bytes:
-    """A length as it stands before its bytes."""
+    """A length as a varint, to put before its bytes."""
     if value <= 0x7F:
         return SHORT[value]
     out = bytearray()

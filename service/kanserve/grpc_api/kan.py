@@ -26,7 +26,7 @@ from kanserve.services.kan import EdgeQueries, Kan
 from kanserve.services.statistics import Watches
 from kanserve.types import EdgeRequest, EdgeResponse, ModelInfo
 
-LARGE = 2**17  # bytes of an answer that is not built on the event loop: tens of microseconds
+LARGE = 2**17  # bytes of a response that is not built on the event loop: tens of microseconds
 
 
 async def _written(size: int, build: Callable[[], Message]) -> bytes:
@@ -53,7 +53,7 @@ class KanService:
         self._describing: weakref.WeakKeyDictionary[Model, asyncio.Task[bytes]] = weakref.WeakKeyDictionary()
 
     def methods(self) -> dict[str, UnaryMethod]:
-        """Name of the RPC -> what answers it."""
+        """Name of the RPC -> its implementation."""
         return {
             "DescribeModel": self.describe_model,
             "QueryEdges": self.query_edges,
@@ -67,7 +67,7 @@ class KanService:
         }
 
     def streams(self) -> dict[str, StreamMethod]:
-        """The same for those that answer with a stream."""
+        """Name of each RPC with a stream of responses -> its implementation."""
         return {
             "GetCurves": self.get_curves,
             "StreamEdges": self.stream_edges,
@@ -75,7 +75,7 @@ class KanService:
         }
 
     async def get_curves(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """Curves of edges, a block a message."""
+        """Curves of edges, one block per message."""
         message = await infer_codec.parsed(kan_pb2.GetCurvesRequest, await anext(messages, b""))
         call.facts["model"] = message.model_name[:128]
         request = kan_codec.curves_from_pb(message, deadline=call.deadline, caller=call.caller.name)
@@ -151,19 +151,19 @@ class KanService:
         return answer.SerializeToString()
 
     async def promote_model(self, data: bytes, call: Call) -> bytes:
-        """Choose the version that answers by default."""
+        """Set the default version of a model."""
         message = await infer_codec.parsed(kan_pb2.PromoteModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         return kan_codec.version_choice(self._control.promote(message.model_name, message.model_version))
 
     async def rollback_model(self, data: bytes, call: Call) -> bytes:
-        """The version that answered by default before."""
+        """Restore the previous default version of a model."""
         message = await infer_codec.parsed(kan_pb2.RollbackModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         return kan_codec.version_choice(self._control.rollback(message.model_name))
 
     async def shadow_model(self, data: bytes, call: Call) -> bytes:
-        """Try a version on the traffic of another, end that, or tell what came of it."""
+        """Start a shadow deployment, end it, or return its results."""
         message = await infer_codec.parsed(kan_pb2.ShadowModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         if message.stop:
@@ -174,7 +174,7 @@ class KanService:
         return kan_codec.shadow_report(self._control.shadow(*arguments))
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
-        """Layers, bases, masks, symbolic edges, and how well the export was verified."""
+        """Layers, bases, masks, symbolic edges, and the verification of the export."""
         message = await infer_codec.parsed(kan_pb2.DescribeModelRequest, data)
         call.facts["model"] = message.model_name[:128]
         model, manifest = self._kan.describe(message.model_name, message.model_version)
@@ -195,7 +195,7 @@ class KanService:
         self._describing.pop(model, None)
 
     def _description(self, info: ModelInfo, manifest: Manifest) -> bytes:
-        """Megabytes, for a large model with masks."""
+        """The description of a version, which takes megabytes for a large model with masks."""
         limits = kan_pb2.QueryLimits(
             max_rows=self._kan.max_edge_query_rows, max_response_bytes=self._kan.max_response_bytes
         )
@@ -212,17 +212,17 @@ class KanService:
         return await asyncio.to_thread(kan_codec.packed, response)
 
     async def stream_edges(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """The same, some rows or sources of a layer a message."""
+        """Edge values for rows, in messages with some rows or sources of a layer."""
         request, estimate_only = await self._edge_request(await anext(messages, b""), call)
         if estimate_only:
             yield kan_codec.estimated(request, *self._edges.estimate(request)).SerializeToString()
             return
         for part in kan_codec.parts(await self._edge_response(request, call)):
             yield kan_codec.packed(part)
-            await asyncio.sleep(0)  # between copies of a megabyte others have their turn
+            await asyncio.sleep(0)  # other calls run between two copies of a megabyte
 
     async def _edge_request(self, data: bytes, call: Call) -> tuple[EdgeRequest, bool]:
-        """The request, and whether an estimate is all. Raises BadRequest."""
+        """The request, and whether it requests only an estimate. Raises BadRequest."""
         message = await infer_codec.parsed(kan_pb2.QueryEdgesRequest, data)
         call.adopt(message.id)
         request = kan_codec.from_pb(message, deadline=call.deadline, caller=call.caller.name)
@@ -246,7 +246,7 @@ class KanService:
         return response
 
     def _labels(self, request: EdgeRequest) -> tuple[str, str]:
-        """Model and version as loaded; the client's words never become labels."""
+        """Model and version as loaded, because text of a client must not become a label."""
         try:
             info = self._kan.registry.resolve(request.model, request.version).info
         except KanserveError:
@@ -256,16 +256,20 @@ class KanService:
 
 Response = kan_pb2.DescribeModelResponse
 LEAST = 2**14  # bytes of a page
-EDGES = 256  # symbolic ones that go together
+EDGES = 256  # symbolic edges of one part
 NUMBER = 4  # bytes of one of a mask
 TOKEN = 16  # characters of the digest in it
 
 
 def page(whole: Response, size: int, token: str) -> Response:
-    """A page of about `size` bytes of a description, the first without a token. Raises BadRequest for a token that is
-    none, FailedPrecondition for one of another version."""
+    """A page of about `size` bytes of a description, the first without a token. Raises BadRequest for an invalid token,
+    FailedPrecondition for a token of another version."""
     if size < LEAST:
-        raise BadRequest(f"page_bytes is {size}, expected {LEAST} or more, or 0 for everything at once")
+        raise BadRequest(
+            f"page_bytes is {size}, expected {LEAST} or more",
+            code="page-size-invalid",
+            hint="send 0 for the complete description in one response",
+        )
     pages = list(_pages(whole, size))
     at = _place(whole, token, len(pages)) if token else 0
     if at + 1 < len(pages):
@@ -277,12 +281,20 @@ def _place(whole: Response, token: str, count: int) -> int:
     digest, _, number = token.rpartition(".")
     if not (number.isdecimal() and len(number) <= 9 and digest):
         raise BadRequest(
-            f"page_token {token[:40]!r} is none that this server gave; ask for the first page, without one"
+            f"invalid page_token {token[:40]!r}", code="page-token-invalid", hint="request the first page, without one"
         )
     if digest != whole.digest[:TOKEN]:
-        raise FailedPrecondition(f"model '{whole.model_name}' has changed since the first page; ask for that again")
+        raise FailedPrecondition(
+            f"model '{whole.model_name}' has changed since the first page",
+            code="page-token-outdated",
+            hint="request the first page again",
+        )
     if not 0 < int(number) < count:
-        raise BadRequest(f"page_token {token[:40]!r} is of {count} pages of another size; keep page_bytes as it was")
+        raise BadRequest(
+            f"page_token {token[:40]!r} does not fit {count} pages of this size",
+            code="page-token-invalid",
+            hint="send the page_bytes of the first page",
+        )
     return int(number)
 
 
@@ -304,7 +316,7 @@ def _pages(whole: Response, size: int) -> Iterator[Response]:
 
 
 def _parts(layer: kan_pb2.Layer, size: int) -> Iterator[kan_pb2.Layer]:
-    """The layer, or if it is larger than a page first all but its mask and its symbolic edges, then these."""
+    """The layer, or if it is larger than a page, first the layer without mask and symbolic edges, then these."""
     if layer.ByteSize() <= size:
         yield layer
         return

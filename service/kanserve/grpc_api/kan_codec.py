@@ -47,7 +47,7 @@ def packed_rows(message: RowsRequest) -> tuple[tuple[str, bytes], ...]:
 
 
 def curves_from_pb(message: kan_pb2.GetCurvesRequest, *, deadline: float | None, caller: str = "") -> CurveRequest:
-    """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists longer than any layer, and for half a span."""
+    """GetCurvesRequest -> CurveRequest. Raises BadRequest for lists that are too long, and for half a span."""
     for name in ("layers", "layer_names", "sources", "destinations"):
         at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
     return CurveRequest(
@@ -104,7 +104,7 @@ def scores_to_pb(
 def statistics_to_pb(result: StatisticsResult) -> kan_pb2.GetStatisticsResponse:
     """Statistics as a message."""
     info, manifest = result.info, result.info.manifest
-    assert manifest is not None  # what has statistics has one
+    assert manifest is not None  # a version with statistics has one
     answer = kan_pb2.GetStatisticsResponse(
         model_name=info.name,
         model_version=str(info.version),
@@ -155,7 +155,7 @@ def _add_nodes(answer: kan_pb2.GetStatisticsResponse, nodes: NodeStatistics) -> 
 
 
 def watch_from_pb(message: kan_pb2.WatchStatisticsRequest, caller: str = "") -> WatchRequest:
-    """WatchStatisticsRequest, as it came."""
+    """WatchStatisticsRequest -> WatchRequest, unchecked."""
     return WatchRequest(
         model=message.model_name,
         version=message.model_version,
@@ -172,7 +172,7 @@ def _float64(values: NDArray[np.float64]) -> bytes:
 
 
 def explain_from_pb(message: kan_pb2.ExplainRequest, *, deadline: float | None, caller: str = "") -> ExplainRequest:
-    """ExplainRequest, as it came. Raises BadRequest for lists that are too long."""
+    """ExplainRequest of protobuf -> ExplainRequest. Raises BadRequest for lists that are too long."""
     at_most("outputs", message.outputs, infer_codec.INDEX_LIMIT)
     return ExplainRequest(
         model=message.model_name,
@@ -250,7 +250,7 @@ def curves_to_pb(info: ModelInfo, block: CurveBlock) -> kan_pb2.CurveBlock:
 N = TypeVar("N", bound=np.generic)
 
 PIECE = 2**16  # values
-PART = 2**20  # bytes of a part of an answer
+PART = 2**20  # bytes of a part of a response
 LENGTH_DELIMITED = 2  # the wire type of bytes and messages
 LAYERS, VALUES = (
     bytes([message.DESCRIPTOR.fields_by_name[name].number << 3 | LENGTH_DELIMITED])
@@ -259,8 +259,7 @@ LAYERS, VALUES = (
 
 
 def from_pb(message: kan_pb2.QueryEdgesRequest, *, deadline: float | None, caller: str = "") -> EdgeRequest:
-    """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists longer than any layer is wide, and for half a
-    path."""
+    """QueryEdgesRequest -> EdgeRequest. Raises BadRequest for lists that are too long, and for half a path."""
     for name in ("layers", "layer_names", "sources", "destinations", "reductions", "quantiles"):
         at_most(name, getattr(message, name), infer_codec.INDEX_LIMIT)
     return EdgeRequest(
@@ -306,7 +305,8 @@ def estimated(request: EdgeRequest, info: ModelInfo, estimate: Estimate) -> kan_
 
 
 def packed(response: EdgeResponse) -> bytes:
-    """As a message would be, but copied piece by piece: all else stands still while Python copies megabytes."""
+    """The bytes of a QueryEdgesResponse, copied in pieces, because no other thread runs while Python copies
+    megabytes."""
     whole = kan_pb2.QueryEdgesResponse(
         model_name=response.model, model_version=str(response.version), digest=response.digest, id=response.id
     )
@@ -317,11 +317,11 @@ def packed(response: EdgeResponse) -> bytes:
         pieces += [LAYERS + varint(len(head) + size) + head]
         flat = layer.values.reshape(-1)
         pieces += [flat[at : at + PIECE].tobytes() for at in range(0, flat.size, PIECE)]
-    return b"".join(pieces)  # which lets others run meanwhile
+    return b"".join(pieces)  # other threads run meanwhile
 
 
 def _layer(layer: LayerEdges) -> kan_pb2.LayerEdges:
-    """Without its values."""
+    """The layer as a message without its values."""
     message = kan_pb2.LayerEdges(
         layer=layer.layer,
         shape=layer.values.shape,
@@ -354,7 +354,7 @@ def parts(response: EdgeResponse, most: int = PART) -> Iterator[EdgeResponse]:
 
 
 def divided(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
-    """Parts of a layer by rows, else by sources or by edges of a list, else by destinations."""
+    """Parts of a layer by rows, otherwise by sources or by edges of a list, otherwise by destinations."""
     rows = len(layer.values)
     if layer.nbytes <= most:
         yield layer
@@ -395,7 +395,8 @@ def _by_edges(layer: LayerEdges, most: int) -> Iterator[LayerEdges]:
 
 
 def _edges(layer: LayerEdges, axis: int, which: slice) -> LayerEdges:
-    """Some along an axis of the edges: -2 sources, -1 destinations, or pairs of both where they are a list."""
+    """A part of a layer along an axis of the edges: -2 sources, -1 destinations, or pairs of both if they are a
+    list."""
 
     def some(array: NDArray[N]) -> NDArray[N]:
         return array[..., which] if axis == -1 else array[..., which, :]

@@ -21,7 +21,7 @@ from kanserve.repository.pbtxt import THREADS, VersionPolicy
 from kanserve.scheduling.queue import Policy, PriorityLevel
 from kanserve.types import BYTES, ModelInfo, TensorInfo
 
-PLATFORM = "onnxruntime_onnx"  # Triton's word; tools decide by it
+PLATFORM = "onnxruntime_onnx"  # Triton's name, which tools read
 BACKEND = "onnxruntime"
 FILE_NAME = "model.onnx"
 PART = 2**15  # numbers, about a millisecond
@@ -43,7 +43,7 @@ def metadata(info: ModelInfo, versions: Sequence[int]) -> pb.ModelMetadataRespon
 
 
 def config(info: ModelInfo, serving: Serving) -> model_config_pb2.ModelConfig:
-    """ModelConfig, as it is in effect: dims without the batch dimension; KAN facts among the parameters."""
+    """ModelConfig in effect: dims without the batch dimension; KAN facts among the parameters."""
     message = model_config_pb2.ModelConfig(
         name=info.name,
         platform=PLATFORM,
@@ -51,7 +51,7 @@ def config(info: ModelInfo, serving: Serving) -> model_config_pb2.ModelConfig:
         max_batch_size=info.max_batch_size,
         default_model_filename=FILE_NAME,
     )
-    # Tools read the bool without asking whether the message around it is there.
+    # Tools read the bool without a check that the outer message is set.
     message.model_transaction_policy.decoupled = False
     skip = 1 if info.max_batch_size else 0
     files = {labels.output: labels.file for labels in serving.labels}
@@ -206,7 +206,7 @@ def _step(step: NodeStep) -> kan_pb2.NodeStep:
 
 
 def _packed(values: Sequence[float] | Sequence[Sequence[float]], dtype: str) -> bytes:
-    """A part at a time: numpy lets no other thread run while it goes through a sequence."""
+    """The numbers in parts, because no other thread runs while numpy converts a sequence."""
     width = len(values[0]) if values and isinstance(values[0], Sequence) else 1
     step = max(1, PART // max(1, width))
     parts = (values[at : at + step] for at in range(0, len(values), step))
@@ -254,7 +254,7 @@ def named(names: Names) -> dict[str, str | list[str]]:
 
 
 def _names(names: Names) -> dict[str, str]:
-    """The same as text, lists as JSON."""
+    """The display names as text, lists as JSON."""
     fields = named(names)
     return {
         key: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
@@ -264,13 +264,13 @@ def _names(names: Names) -> dict[str, str]:
 
 REQUEST = "kan.max_request_bytes"
 GRAPH = "kan.graph"  # the file that runs
-MANY = "kan.many_rows_from"  # runs of so many rows take the graph for many
+MANY = "kan.many_rows_from"  # number of rows from which runs use the large-batch graph
 # `default_timeout_microseconds` and `max_queue_size` are unsigned: 0 stands for none.
 ACTIONS = {False: config_pb.ModelQueuePolicy.REJECT, True: config_pb.ModelQueuePolicy.DELAY}
 
 
 def add(message: config_pb.ModelConfig, serving: Serving) -> None:
-    """Fill what `repository/pbtxt.py` would read."""
+    """Fill the fields that `repository/pbtxt.py` reads."""
     _versions(message.version_policy, serving.versions)
     kind = config_pb.ModelInstanceGroup.KIND_GPU if serving.device == "cuda" else config_pb.ModelInstanceGroup.KIND_CPU
     message.instance_group.add(count=serving.way.instances, kind=kind)

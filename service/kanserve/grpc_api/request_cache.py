@@ -2,8 +2,9 @@
 
 A ModelInferRequest is a head (model, version, names, types and shapes of the inputs, requested outputs), an id, and the
 bytes of the inputs. Clients send the same head repeatedly. `split` divides a message without building it. The cache
-stores an answered head together with the beginning of its response. Equal bytes are equal requests, so the cache
-decides nothing: it never stores a rejected request. If a model comes or goes, the cache drops all entries.
+stores the head of a successful request together with the beginning of its response. Equal bytes are equal requests, so
+the cache decides nothing: it does not store rejected requests. If a model is loaded or unloaded, the cache drops all
+entries.
 
 Source: the Protocol Buffers documentation, "Encoding"; the field numbers are those of proto/grpc_service.proto.
 """
@@ -25,7 +26,7 @@ ID, PARAMETERS, INPUTS, OUTPUTS, RAW = 3, 4, 5, 6, 7  # of ModelInferRequest
 BYTES = 2  # the wire type of strings, bytes and messages
 ID_FIELD, RAW_TAG = ID << 3 | BYTES, bytes([RAW << 3 | BYTES])
 ID_ANSWER, RAW_ANSWER = bytes([3 << 3 | BYTES]), bytes([6 << 3 | BYTES])  # tags of ModelInferResponse
-# The one parameter that says nothing about a request that has one answer; perf_analyzer gives it to every request.
+# The only parameter without effect on a request with one response; perf_analyzer adds it to every request.
 EMPTY_FINAL = b"\n\x22triton_enable_empty_final_response"
 HARMLESS = frozenset((EMPTY_FINAL + b"\x12\x02\x08\x01", EMPTY_FINAL + b"\x12\x02\x08\x00"))
 MOST_HEADS = 1024
@@ -49,7 +50,7 @@ class Parts:
     cut: int
 
 
-# radon: one pass over the fields, each looked at once; parted it would cost more than what it saves.
+# radon: one pass over the fields, each read once; divided it would cost more than it saves.
 def split(data: bytes) -> Parts | None:
     """Divide a message. None for a message with relevant parameters, a long head or id, or an unusual order of
     fields."""
@@ -67,7 +68,7 @@ def split(data: bytes) -> Parts | None:
             if tag & 7 != BYTES or number < last or number == last <= ID or stop > end:
                 return None
             if len(raw) > MOST_RAW or (at > 2 * MOST_BYTES and number != RAW):
-                return None  # at once: megabytes of nothing but fields would hold the event loop for a second
+                return None  # immediately: megabytes of fields would block the event loop for a second
             if number == RAW:
                 raw_at = at if raw_at < 0 else raw_at
                 raw.append((begin, stop))
@@ -89,7 +90,7 @@ def split(data: bytes) -> Parts | None:
 
 @dataclass(slots=True)
 class CacheEntry:
-    """Head of a request that was answered.
+    """Head of a successful request.
 
     ready      the validated request
     inputs     name, dtype, shape and size in bytes of each input
@@ -111,8 +112,8 @@ class CacheEntry:
     fast_path: FastPath | None
 
     def raws(self, data: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:
-        """The bytes of the message's inputs, copied: a runtime wants them aligned. None where they are not what
-        the shapes say."""
+        """The bytes of the message's inputs, copied, because a runtime needs aligned bytes. None if they do not fit the
+        shapes."""
         if len(spans) != len(self.inputs):
             return None
         buffers = [data[begin:stop] for begin, stop in spans]
@@ -122,18 +123,18 @@ class CacheEntry:
         return buffers
 
     def feeds(self, raws: Sequence[bytes]) -> dict[str, Array]:
-        """The tensors that the bytes are, by input."""
+        """The tensors in the bytes, by input."""
         return {
             name: np.frombuffer(raw, dtype).reshape(shape)
             for raw, (name, dtype, shape, _) in zip(raws, self.inputs, strict=True)
         }
 
     def expected(self, arrays: Sequence[Array]) -> bool:
-        """Whether the outputs have the shapes of the first time."""
+        """Whether the outputs have the shapes of the first response."""
         return [array.shape for array in arrays] == self.shapes
 
     def answer(self, named: bytes, outputs: Sequence[bytes]) -> bytes:
-        """The answer as a message, with the bytes of `expected` outputs."""
+        """The response as a message, with the bytes of `expected` outputs."""
         parts = [self.before]
         if named:
             parts += (ID_ANSWER, varint(len(named)), named)
@@ -172,7 +173,7 @@ class MessageTemplate:
 
 
 class RequestCache:
-    """Cache of at most `MOST_HEADS` answered heads; it drops the oldest one. `generation` is the registry's."""
+    """Cache of at most `MOST_HEADS` heads; it drops the oldest one. `generation` is that of the registry."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, CacheEntry] = {}
@@ -198,14 +199,14 @@ class RequestCache:
         return parts, known, parts.id, raws
 
     def find(self, head: bytes, generation: int) -> CacheEntry | None:
-        """The cache entry of a head, if no model came or went since."""
+        """The cache entry of a head, if no model was loaded or unloaded since."""
         if generation != self._generation:
             self._known.clear()
             self._template, self._generation = None, generation
         return self._known.get(head)
 
     def forget(self) -> None:
-        """Drop all entries: they keep models in memory that may have been unloaded."""
+        """Drop all entries, because they keep unloaded models in memory."""
         self._known.clear()
         self._template = None
 
@@ -217,7 +218,8 @@ class RequestCache:
         ready: ValidatedRequest,
         done: InferResponse,
     ) -> None:
-        """A request was answered. Right after `lookup`; keeps nothing whose answers may differ in more than bytes."""
+        """Store the head of a successful request; call this right after `lookup`. The cache stores no head whose
+        responses may differ in more than the output bytes."""
         parameters = [
             *(tensor.parameters for tensor in message.inputs),
             *(tensor.parameters for tensor in message.outputs),

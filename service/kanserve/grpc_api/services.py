@@ -34,7 +34,7 @@ class Services:
     """Methods that a transport serves, and the accounts that it reports to.
 
     methods         by path, such as /grpc.health.v1.Health/Check
-    unknown         answers any other path
+    unknown         handles any other path
     hold            adds to the bytes of responses that wait for their client
     open_request    account of a request that has not arrived completely, by connection, address and
                     `RequestMetadata`
@@ -111,21 +111,29 @@ class Health:
         self._watches = 0
 
     async def check(self, data: bytes, call: Call) -> bytes:
-        """SERVING or NOT_SERVING; NOT_FOUND for a name that means nothing here. Anyone may ask about the whole; who
-        asks about a part needs a role."""
+        """SERVING or NOT_SERVING; NOT_FOUND for an unknown name. The status of the server needs no role; the status of
+        a service or a model needs one."""
         service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, data)).service
         if service not in ("", LIVENESS):
             roles.require(call.caller, permissions.NAMED_HEALTH)
         serving = self._serving(service)
         if serving is None:
-            raise NotFound("unknown service")
+            raise NotFound(
+                "unknown service",
+                code="service-unknown",
+                hint="send the name of a gRPC service or a model, or no name for the server",
+            )
         return _response(serving)
 
     async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """The state now and after every change, until the server leaves."""
+        """The state now and after every change, until the server shuts down."""
         service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, await anext(messages, b""))).service
         if self._watches >= self.max_watch_streams:
-            raise WatchesLimited("too many health watches are open")
+            raise WatchesLimited(
+                f"{self.max_watch_streams} health watches are open, which is the limit max_watch_streams",
+                code="too-many-watches",
+                hint="close a watch, or raise max_watch_streams on the server",
+            )
         self._watches += 1
         try:
             last: bool | Health | None = self  # nothing was sent yet
@@ -142,7 +150,7 @@ class Health:
             self._watches -= 1
 
     async def changed(self, *, end: bool = False) -> None:
-        """Tell the watchers to look again; with `end`, for the last time."""
+        """Wake the watchers, so that they send the state again; with `end`, for the last time."""
         self._ended = self._ended or end
         async with self._condition:
             self._condition.notify_all()
@@ -173,7 +181,7 @@ class Reflection:
         self._servicer = ReflectionServicer(services, pool=pool())
 
     async def info(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """Answer each request of a stream."""
+        """The response to each request of a stream."""
         async for answer in self._servicer.ServerReflectionInfo(_questions(messages), None):
             yield answer.SerializeToString()
             await asyncio.sleep(0)  # thousands of requests may arrive at once: other calls get a turn

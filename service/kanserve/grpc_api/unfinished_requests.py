@@ -16,7 +16,7 @@ from kanserve.errors import RequestBufferLimited
 
 T = TypeVar("T")
 SMALL = 2**12  # bytes; a smaller piece is joined with others
-SHARE, MOST = 0.375, 0.75  # of `max_inflight_bytes`: the rest stays for requests that are whole
+SHARE, MOST = 0.375, 0.75  # of `max_inflight_bytes`: the rest stays for complete requests
 
 
 class Buffer:
@@ -30,7 +30,7 @@ class Buffer:
         self.size = 0
 
     def add(self, data: bytes) -> None:
-        """Append."""
+        """Append a piece."""
         if not data:
             return
         self.size += len(data)
@@ -43,7 +43,7 @@ class Buffer:
             self._pieces.append(bytearray(data))
 
     def take(self) -> bytes:
-        """Everything; then it is empty."""
+        """Return all bytes, and empty the buffer."""
         data = b"".join(self._pieces)
         self._pieces.clear()
         self.size = 0
@@ -65,7 +65,7 @@ class Unfinished:
         self._callers: dict[str, _Caller] = {}
 
     def limit(self, max_inflight_bytes: int) -> None:
-        """The guard's limit from now on."""
+        """Use this limit of the interceptor from now on."""
         self.most = min(max(int(SHARE * max_inflight_bytes), self._largest), int(MOST * max_inflight_bytes))
 
     def open_request(self, connection: Hashable, caller: str) -> IncomingRequest:
@@ -91,7 +91,7 @@ class Unfinished:
                 raise RequestBufferLimited(self.most)
 
     def gone(self, part: IncomingRequest) -> None:
-        """`part` holds nothing any more."""
+        """End the account of `part`."""
         caller = self._callers.get(part.caller)
         connection = caller.connections.get(part.connection) if caller else None
         if caller is None or connection is None or part not in connection.parts:
@@ -160,7 +160,7 @@ class IncomingRequest:
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for more bytes, so that it can be refused."""
+        """Whether the request waits for more bytes, so that it can be rejected."""
         return self._task is not None
 
     def holds(self, size: int) -> None:

@@ -62,7 +62,9 @@ def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
         return coverage.bounds(layer, width, baseline.layers[at] if baseline.rows else None, clamped=clamped)
     except coverage.Unfit as error:
         raise FailedPrecondition(
-            f"the manifest's steps before layer {at} do not fit the {width} nodes that it is given; export again"
+            f"the steps before layer {at} in the manifest do not fit its {width} nodes",
+            code="manifest-steps-invalid",
+            hint="export the model again",
         ) from error
 
 
@@ -85,14 +87,14 @@ def compute(
 
 
 def _of(limits: Bounds, nodes: Array) -> LayerCoverage:
-    """Nodes [B, *positions, n]."""
+    """The nodes of a layer as an array [B, *positions, n]."""
     result = coverage.measure(limits, nodes.reshape(-1, nodes.shape[-1]).astype(np.float64))
     rows: Coverage = result.joined(len(nodes))
     return LayerCoverage(limits.definition, result.zones.reshape(nodes.shape), rows.counts, rows.worst, rows.excess)
 
 
 def _joined(parts: Sequence[LayerCoverage]) -> LayerCoverage:
-    """Consecutive rows as one."""
+    """The coverage of consecutive rows as one."""
     arrays = [[getattr(part, name) for part in parts] for name in ("zones", "counts", "worst", "cells")]
     return LayerCoverage(parts[0].definition, *map(np.concatenate, arrays))
 

@@ -31,7 +31,8 @@ def compute(
     plans: Sequence[LayerPlan],
     request: CurveRequest,
 ) -> Iterator[CurveBlock | None]:
-    """The curves of the planned layers, each of class A: None after each step, and a block now and then."""
+    """The curves of the planned layers, each of class A. Yields None after each step, and a block when it is
+    complete."""
     rows = _reference(manifest) if request.span is None else None
     for plan in plans:
         layer = manifest.layers[plan.layer]
@@ -44,7 +45,7 @@ def compute(
 
 
 def _reference(manifest: Manifest) -> Mapping[str, Array] | None:
-    """The reference rows by input; None where there are none."""
+    """The reference rows by input; None without reference rows."""
     if not manifest.reference.inputs:
         return None
     try:
@@ -54,7 +55,7 @@ def _reference(manifest: Manifest) -> Mapping[str, Array] | None:
 
 
 def _seen(session: Session, layer: LayerInfo, rows: Mapping[str, Array] | None) -> Floats | None:
-    """[R, S]: the layer's sources on the reference rows, at every position."""
+    """Values [R, S] of the layer's sources on the reference rows, at every position."""
     if rows is None:
         return None
     nodes = rows.get(layer.node_tensor)
@@ -123,7 +124,7 @@ def _extrema(
 
 
 def _apart(graph: LayerGraph, plan: LayerPlan, x: Floats) -> Generator[None, None, Floats]:
-    """phi of the planned edges [N, s, d], each at points of its own: a destination after the other."""
+    """phi of the planned edges [N, s, d], each at separate points, one destination after the other."""
     result = np.empty(x.shape)
     chosen = list(plan.sources)
     for at, destination in enumerate(plan.destinations):
@@ -136,8 +137,8 @@ def _apart(graph: LayerGraph, plan: LayerPlan, x: Floats) -> Generator[None, Non
 
 
 def _of_edges(values: Floating, first: slice, second: slice) -> NDArray[np.float32]:
-    """[N, s, d] -> [s, d, N] of some edges. A value that is too large for float32 becomes infinite, as the format
-    says."""
+    """Values [s, d, N] of some edges from [N, s, d]. A value that is too large for float32 becomes infinite, as in the
+    format."""
     with np.errstate(over="ignore"):
         return values[:, first, second].transpose(1, 2, 0).astype(np.float32)
 
@@ -145,8 +146,8 @@ def _of_edges(values: Floating, first: slice, second: slice) -> NDArray[np.float
 def _values(
     graph: LayerGraph, plan: LayerPlan, x: Floats, names: Sequence[str] = ()
 ) -> Generator[None, None, list[Floating]]:
-    """[N, s, d]: phi of the planned edges at `x` [N, S], and the edge graph's outputs of these names; what is no source
-    of the layer is zero."""
+    """phi of the planned edges [N, s, d] at `x` [N, S], and the edge graph's outputs of these names. Nodes that are not
+    sources of the layer are zero."""
     outputs: list[list[Floating]] = [[] for _ in range(1 + len(names))]
     for nodes in _nodes(graph, x):
         for output, values in zip(outputs, graph.parts(nodes, names), strict=True):
@@ -156,7 +157,7 @@ def _values(
 
 
 def pieces(graph: LayerGraph, x: Floats) -> Iterator[tuple[slice, Floating]]:
-    """phi of all edges of the layer at `x` [N, S], some points at a time: which, and [n, S, D]."""
+    """phi of all edges of the layer at `x` [N, S], in chunks: the points of each chunk, and phi [n, S, D]."""
     start = 0
     for nodes in _nodes(graph, x):
         yield slice(start, start + len(nodes)), graph.run(nodes)
@@ -164,7 +165,7 @@ def pieces(graph: LayerGraph, x: Floats) -> Iterator[tuple[slice, Floating]]:
 
 
 def _nodes(graph: LayerGraph, x: Floats) -> Iterator[Array]:
-    """[n, width]: what the layer is given where its sources are `x` [N, S], so much at a time that it is one step."""
+    """Input nodes [n, width] of the layer for the values `x` [N, S] of its sources, in chunks of one step."""
     layer, tensor = graph.layer, graph.node_input
     dtype = DTYPES[tensor.datatype]
     columns = list(curves.columns(layer))

@@ -1,9 +1,9 @@
 """Edge values of a model for given rows, from one small graph per layer, which is created at its first use.
 
-Chunks of rows and positions bound the memory: a chunk of one layer holds at most `chunk_bytes` of edge values, a piece
-of rows at most `chunk_bytes` of node vectors. A layer runs N times, once at every position of every row.
+Chunks of rows and positions bound the memory: a chunk of one layer has at most `chunk_bytes` of edge values, a chunk of
+rows at most `chunk_bytes` of node vectors. A layer runs N times, once at every position of every row.
 
-The work is divided into steps of one chunk or piece, so that queries can take turns.
+The work is divided into steps of one chunk, so that the steps of several queries can alternate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kanserve.runtime.base import Session
 from kanserve.scheduling import batching
 from kanserve.types import Array, LayerEdges, TensorInfo
 
-STEP_BYTES = 4 * 2**20  # of edge values in one step: some ten milliseconds, for which others wait
+STEP_BYTES = 4 * 2**20  # of edge values in one step: about ten milliseconds, for which other queries wait
 
 Floats = NDArray[np.floating]
 
@@ -35,17 +35,21 @@ class LayerGraph:
 
     def __init__(self, layer: LayerInfo, create: Callable[[], Session]) -> None:
         self.layer = layer
-        self._create: Callable[[], Session] | None = create  # holds the bytes until then
+        self._create: Callable[[], Session] | None = create  # keeps the bytes until then
         self._session: Session | None = None
 
     def _open(self) -> Session:
-        """Raises FailedPrecondition."""
+        """The session, created at its first use. Raises FailedPrecondition."""
         if self._session is None:
             assert self._create is not None
             try:
                 self._session = self._create()
             except LoadError as error:
-                raise FailedPrecondition("the edge graph of this layer cannot be loaded; export again") from error
+                raise FailedPrecondition(
+                    "the edge graph of this layer cannot be loaded",
+                    code="edge-graph-not-loadable",
+                    hint="export the model again",
+                ) from error
             self._create = None
         return self._session
 
@@ -59,17 +63,19 @@ class LayerGraph:
         return self.parts(nodes, ())[0]
 
     def parts(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
-        """The same, and other outputs of the edge graph, which are as large. Raises as `run`."""
+        """Edge values, and other outputs of the edge graph of the same shape. Raises the errors of `run`."""
         outputs = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
         expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
         for values in outputs:
             if values.shape != expected or values.dtype.kind != "f":
-                raise BackendError(f"edge graph gave {values.dtype}{values.shape}, expected {expected}")
+                raise BackendError(
+                    f"edge graph gave {values.dtype}{values.shape}, expected {expected}", code="execution-failed"
+                )
         return cast("list[Floats]", outputs)
 
 
 class Nodes:
-    """Node vectors of some layers, a piece of rows at a time. They are computed once if all of them are small, and
+    """Node vectors of some layers, one chunk of rows at a time. They are computed once if all of them are small, and
     otherwise again for each iteration."""
 
     def __init__(
@@ -90,7 +96,7 @@ class Nodes:
         self._kept: dict[int, dict[str, Array]] | None = {} if size * self.count <= chunk_bytes else None
 
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
-        """First row, number of rows, and the node tensors by name [rows, *positions, n]."""
+        """Iterate over chunks: first row, number of rows, and the node tensors by name [rows, *positions, n]."""
         for start in range(0, self.count, self._step):
             piece = batching.select_rows(self._rows, start, start + self._step)
             nodes = self._kept.get(start) if self._kept is not None else None
@@ -105,17 +111,19 @@ class Nodes:
 
 
 class EdgeConsumer(ABC):
-    """Consumer of the edge values of one layer, a chunk at a time."""
+    """Consumer of the edge values of one layer, one chunk at a time."""
 
     def __init__(self, graph: LayerGraph, positions: tuple[int, ...]) -> None:
         self.graph = graph
         self._positions = positions
 
     def flat(self, nodes: Array, rows: int) -> Array:
-        """[rows, *positions, n] -> [N, n]. Raises BackendError for another shape."""
+        """Node vectors [N, n] of nodes [rows, *positions, n]. Raises BackendError for another shape."""
         positions, tensor = self._positions, self.graph.layer.node_tensor
         if nodes.ndim < 2 or nodes.shape[:-1] != (rows, *positions):
-            raise BackendError(f"{tensor} has shape {nodes.shape}, expected {(rows, *positions, 'n')}")
+            raise BackendError(
+                f"{tensor} has shape {nodes.shape}, expected {(rows, *positions, 'n')}", code="execution-failed"
+            )
         return np.ascontiguousarray(nodes).reshape(-1, nodes.shape[-1])
 
     def chunk(self, nodes: Array, chunk_bytes: int) -> int:
@@ -124,7 +132,7 @@ class EdgeConsumer(ABC):
         return max(1, chunk_bytes // max(size, 1))
 
     def add_nodes(self, row: int, vectors: Array) -> None:
-        """The node vectors [N, n] of some rows, from `row` on; before their edge values."""
+        """Receive the node vectors [N, n] of some rows, from `row` on, before their edge values."""
         return
 
     @abstractmethod
@@ -148,8 +156,9 @@ def stream_edges(nodes: Nodes, answers: Sequence[EdgeConsumer], chunk_bytes: int
 def missing(name: str) -> FailedPrecondition:
     """The error for a model that was not exported by kanexport."""
     return FailedPrecondition(
-        f"model '{name}' has no edge graphs: it was not exported by kanexport; "
-        "export its checkpoint with `kanserve export`"
+        f"model '{name}' has no edge graphs, because kanexport did not export it",
+        code="model-without-edge-graphs",
+        hint="export its checkpoint with `kanserve export`",
     )
 
 
@@ -217,14 +226,14 @@ class Answer(EdgeConsumer):
 
     @abstractmethod
     def take(self, at: int, picked: Floats) -> None:
-        """Values [n, s, d] of the edges that were asked for, those from time `at` on."""
+        """Receive values [n, s, d] of the requested edges, from time `at` on."""
 
     def settle(self, most_bytes: int) -> bool:
         """Finish the first pass. False if the values need a second one. Raises ResourceExhausted."""
         return True
 
     def result(self) -> LayerEdges:
-        """The answer, when every value is there."""
+        """The result, after all values."""
         lead = (self._rows, *self._plan.positions)
         nodes = None
         if self._plan.options.nodes:
@@ -243,7 +252,7 @@ class Answer(EdgeConsumer):
 
     @abstractmethod
     def sums(self) -> NDArray[np.float64]:
-        """[N, d]: what the values of the answer add up to."""
+        """Sums [N, d] of the values in the result."""
 
 
 class _Selected(Answer):
@@ -297,8 +306,10 @@ class _Picked(Answer):
         times = 1 if self._plan.options.reductions else self._rows * self._per_row
         if (needed := count * times * query_plan.VALUE_BYTES) > most_bytes:
             raise ResourceExhausted(
-                f"{count} edges of layer {self._plan.layer} reach a magnitude of {least:g}, whose values take {needed} "
-                f"bytes; the limit is {most_bytes}: ask for larger ones, set top_k, or send fewer rows"
+                f"{count} edges of layer {self._plan.layer} have a magnitude of {least:g} or more; their values take "
+                f"{needed} bytes, the limit is {most_bytes}",
+                code="response-too-large",
+                hint="send a larger min_magnitude, set top_k, or send fewer rows",
             )
         rows, columns = query_plan.strongest(self._strength, count)
         self._chosen = (rows[:count], columns[:count])
@@ -311,7 +322,7 @@ class _Picked(Answer):
 
     def edges(self, lead: tuple[int, ...]) -> LayerEdges:
         """The edges, with rows and positions as `lead` says."""
-        assert self._chosen is not None  # it is settled
+        assert self._chosen is not None  # `settle` has chosen them
         sources = tuple(self._plan.sources[at] for at in self._chosen[0])
         destinations = tuple(self._plan.destinations[at] for at in self._chosen[1])
         return dataclasses.replace(self._sink.edges(self._plan.layer, sources, destinations, lead), picked=True)
@@ -397,6 +408,6 @@ def _sink(plan: LayerPlan, times: int, edges: tuple[int, ...]) -> _Sink:
 
 
 def _float32(values: Array) -> Values:
-    """Values as float32. A value that is too large becomes infinite, as the format says."""
+    """Values as float32. A value that is too large becomes infinite, as in the format."""
     with np.errstate(all="ignore"):
         return np.asarray(values, np.float32)

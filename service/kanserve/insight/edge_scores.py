@@ -30,7 +30,7 @@ class _Spread(EdgeConsumer):
         self._edges, self._sums = Moments(), Moments()
 
     def add(self, row: int, offset: int, values: edge_queries.Floats) -> None:
-        """Edge values [n, S, D]."""
+        """Add edge values [n, S, D]."""
         self._edges.add(values)
         self._sums.add(values.sum(axis=1, dtype=np.float64))
 
@@ -40,9 +40,11 @@ class _Spread(EdgeConsumer):
 
 
 def reference(manifest: Manifest) -> dict[str, Array]:
-    """The reference rows of an export by input. Raises FailedPrecondition where there are not two."""
+    """The reference rows of an export by input. Raises FailedPrecondition for fewer than two."""
     if len(manifest.reference.inputs) < 2:
-        raise FailedPrecondition(f"model '{manifest.name}' has no reference rows of its own: send rows")
+        raise FailedPrecondition(
+            f"model '{manifest.name}' has no reference rows", code="reference-rows-missing", hint="send rows"
+        )
     return verify.feeds(manifest)
 
 
@@ -55,7 +57,7 @@ def edge_scores(
     chunk_bytes: int,
     piece_rows: int = 0,
 ) -> Iterator[tuple[LayerScores, ...] | None]:
-    """Scores of all layers over `rows` [B, ...] by input: None after each step, and at last the answer."""
+    """Scores of all layers over `rows` [B, ...] by input. Yields None after each step, and the result at the end."""
     nodes = edge_queries.Nodes(session, manifest.layers, rows, piece_rows, chunk_bytes)
     spreads = [_Spread(graph) for graph in graphs]
     yield from edge_queries.stream_edges(nodes, spreads, min(chunk_bytes, STEP_BYTES))
@@ -149,7 +151,7 @@ def traffic_scores(graphs: Sequence[LayerGraph], manifest: Manifest, tally: Node
 
 
 def points(layer: LayerInfo, window: Window) -> tuple[grids.Floats, grids.Floats]:
-    """[P, S] each: values of the layer's sources, and how many each stands for; none that stands for nothing of any."""
+    """Values of the layer's sources [P, S], and their weights [P, S]. Points without any weight are left out."""
     columns = list(grids.columns(layer))
     x, weights = (array[columns].T for array in window.points())
     there = weights.any(axis=1)

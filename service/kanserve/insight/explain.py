@@ -25,9 +25,9 @@ from kanserve.types import DTYPES, Array, Explanation, LayerPath
 
 RESCALE, GRADIENT = METHODS = ("rescale", "gradient_x_input")
 KEPT = 16 * 2**20  # bytes of a named reference
-ALIKE = 1e-3  # of the largest value: what one layer gives is what the next one takes
-SOME = 8  # rows on which that is tried
-REACH = 1e-3  # of a node's magnitude: what a slope looks to either side
+ALIKE = 1e-3  # of the largest value: tolerance for the results of a layer and the inputs of the next one
+SOME = 8  # rows on which these are compared
+REACH = 1e-3  # of a node's magnitude: distance of the two points of a slope
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class ExplainedLayer:
         return self.graph.layer
 
     def at(self, nodes: Array) -> LayerActivations:
-        """Node vectors [B, n], as the graphs compute -> what the edges make of them."""
+        """The activations of the edges for node vectors [B, n] of the graphs."""
         names = [name for part in self.parts for name in part.tensors]
         total, *more = (values.astype(np.float64) for values in self.graph.parts(nodes, names))
         return LayerActivations(
@@ -142,7 +142,7 @@ def _bases(
 
 
 def _own(manifest: Manifest, reference_rows: Mapping[str, Array]) -> Mapping[str, Array]:
-    """The reference rows of the export. A reference alone, such as zeros, may hide a layer that does not fit."""
+    """The reference rows of the export. A single reference, such as zeros, may hide a layer that does not fit."""
     return verify.feeds(manifest) if manifest.reference.inputs else reference_rows
 
 
@@ -181,21 +181,27 @@ def _chain(
     last = manifest.output
     if len(manifest.outputs) > 1 or len(last.shape) != 2:
         raise FailedPrecondition(
-            f"model '{manifest.name}' has not one output of numbers in a row, which alone is explained"
+            f"model '{manifest.name}' has no explanations: they need exactly one output of shape [rows, numbers]",
+            code="model-not-explainable",
+            hint="query edge values (QueryEdges) instead",
         )
     names = [*(graph.layer.node_tensor for graph in graphs), last.name]
     values = _values(session, names, rows)
     node_values = [values[name].astype(np.float64) for name in names]
     chain: list[ExplainedLayer] = []
     for at in reversed(range(len(graphs))):
-        # Where sums are of bytes, a layer's answers differ from its edges' sum by what was allowed.
+        # If sums are quantized, the results of a layer differ from the sum of its edges by the allowed error.
         link, why = _link(
             graphs[at], values[names[at]], node_values[at + 1], max(ALIKE, manifest.approximation.max_error)
         )
         if link is None:
             if chain and manifest.source.family == HYBRID:
                 break
-            raise FailedPrecondition(f"model '{manifest.name}' cannot be explained: layer {at} {why}")
+            raise FailedPrecondition(
+                f"model '{manifest.name}' cannot be explained: layer {at} {why}",
+                code="model-not-explainable",
+                hint="export the model again; if the error stays, query edge values (QueryEdges) instead",
+            )
         chain.insert(0, link)
     return tuple(chain)
 
@@ -207,8 +213,8 @@ def _values(session: Session, names: Sequence[str], rows: Mapping[str, Array]) -
 
 
 def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tuple[ExplainedLayer | None, str]:
-    """A layer, if what it makes of its nodes [R, n] is what comes next [R, m], to `bound` of the largest; else why
-    not."""
+    """A layer whose results for the nodes [R, n] are `result` [R, m] within `bound` of the largest value; otherwise
+    None and the reason."""
     layer = graph.layer
     if layer.positions:
         return None, "runs at several positions of a row"
@@ -219,14 +225,14 @@ def _link(graph: LayerGraph, nodes: Array, result: Floats, bound: float) -> tupl
         for part in link.parts:  # whether each step before them is known
             attribution.read(part, activations.nodes)
     except attribution.NoParts:
-        return None, "has bases that read different things, and its export does not tell them apart: export again"
+        return None, "has bases with different inputs, which its export does not separate"
     except step_rules.UnknownStep as step:
-        return None, f"has a step that cannot be taken apart: {str(step)[:80]}"
+        return None, f"has an unknown step: {str(step)[:80]}"
     except (IndexError, ValueError):
-        return None, "has steps in its manifest that do not fit its nodes: export again"
+        return None, "has steps in its manifest that do not fit its nodes"
     with np.errstate(all="ignore"):
         alike = outputs.shape == result.shape and _alike(outputs, result, bound)
-    return (link, "") if alike else (None, "gives something else than what comes after it takes")
+    return (link, "") if alike else (None, "has other results than the inputs of the next layer")
 
 
 def _alike(actual: Floats, result: Floats, bound: float) -> bool:
@@ -267,7 +273,8 @@ def _shared(
     *,
     path: bool,
 ) -> Generator[None, None, tuple[Floats, list[Floats]]]:
-    """[B, n, O]: the mean over the rows of reference; with `path` also what each edge of each link carried."""
+    """Contributions [B, n, O] as the mean over the reference rows; with `path` also the contributions of each edge of
+    each layer."""
     total, paths = np.zeros(()), [np.zeros(()) for _ in chain if path]
     for at, base in enumerate(bases):
         if at:
@@ -281,8 +288,8 @@ def _shared(
 def _gradient_x_input(
     chain: Sequence[ExplainedLayer], activations: ForwardPass, bases: Sequence[Base], outputs: Sequence[int]
 ) -> Floats:
-    """[B, n, O]: how steep the outputs are at each row, times how far it is from the reference. The rules of
-    `analysis/attribution.py` for a row that is its own reference are the chain rule."""
+    """Contributions [B, n, O]: the slope of the outputs at each row, times its distance from the reference. For a row
+    that equals its reference, the rules of `analysis/attribution.py` are the chain rule."""
     every = np.eye(activations.answers.shape[1])[list(outputs)]
     multipliers = np.broadcast_to(every, (len(activations.answers), *every.shape))
     for link, at in reversed(list(zip(chain, activations.links, strict=True))):
@@ -304,8 +311,8 @@ def _steepness(link: ExplainedLayer, at: LayerActivations) -> list[Floats]:
 def _contributions(
     chain: Sequence[ExplainedLayer], activations: ForwardPass, base: Base, outputs: Sequence[int], *, path: bool
 ) -> tuple[Floats, list[Floats]]:
-    """[B, n, O]: what each node that the chain is given has to do with the outputs, against one row of reference; with
-    `path` of each link what its edges carried, [B, O, S, D]."""
+    """Contributions [B, n, O] of each input node of the chain to the outputs, compared with one reference row; with
+    `path` also the contributions [B, O, S, D] of the edges of each layer."""
     every, ways = np.eye(activations.answers.shape[1])[list(outputs)], list[Floats]()
     multipliers = np.broadcast_to(every, (len(activations.answers), *every.shape))
     for link, x, r, slope in reversed(list(zip(chain, activations.links, base.seen.links, base.slopes, strict=True))):

@@ -38,12 +38,12 @@ class NodeStatistics:
 
     @property
     def layer(self) -> int:
-        """OUTPUT: the answers."""
+        """Index of the layer; OUTPUT for the outputs of the model."""
         return self.part.layer
 
     @property
     def zones(self) -> Counts:
-        """[n, 3]: as of `drift.zones`."""
+        """Values per zone [n, 3], as in `drift.zones`."""
         return drift_analysis.zones(self.window, self.part.cores)
 
 
@@ -67,7 +67,7 @@ class NodeCounts:
 
 
 class Nodes:
-    """Counter of the values of a model's nodes. Raises what `parts` does."""
+    """Counter of the values of a model's nodes. Raises the errors of `parts`."""
 
     def __init__(self, manifest: Manifest, run: Run) -> None:
         self.parts = parts(manifest, run)
@@ -81,7 +81,7 @@ class Nodes:
         return NodeCounts(0, tuple(Window(part.fine) for part in self.parts), np.zeros(self._classes, np.int64))
 
     def count(self, run: Run, rows: Mapping[str, Array]) -> NodeCounts:
-        """The counts for rows [B, ...] by input. Raises what `run` does."""
+        """The counts for rows [B, ...] by input. Raises the errors of `run`."""
         missing = [name for name in self._wanted if name not in rows]
         values = dict(rows) | dict(zip(missing, run(missing, rows), strict=True))
         tally = self.empty()
@@ -110,7 +110,8 @@ def _flat(values: Array) -> NDArray[np.float64]:
 
 
 def largest(answers: NDArray[np.float64]) -> Counts:
-    """[N, C] -> [C]: in how many answers each number is the largest, the first of several; NaN in one: in none."""
+    """The number of rows [C] in which each output is the largest, for outputs [N, C]. The first of equal outputs
+    counts; a row with NaN does not count."""
     own = answers[~np.isnan(answers).any(axis=1)]
     return np.bincount(own.argmax(axis=1), minlength=answers.shape[1])
 
@@ -147,9 +148,9 @@ def compute(
     yield nodes.compared(tally), tally.classes
 
 
-OUTPUT = -1  # as a layer: the answers
-MOST = 2**18  # cells of a version, of 24 bytes each
-SPLIT, FEW = 3, 40  # what a cell is counted in, where a node has so many bounds at most
+OUTPUT = -1  # as a layer: the outputs of the model
+MOST = 2**18  # histogram bins of a version, of 24 bytes each
+SPLIT, FEW = 3, 40  # number of bins per grid interval, and the most bounds of a node for which intervals are divided
 FINE = 16  # parts of a range, by which its ends are rounded outwards: runs on other threads differ in their last digits
 
 Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
@@ -182,7 +183,7 @@ class Part:
 
 
 def parts(manifest: Manifest, run: Run) -> list[Part]:
-    """The parts of all layers and outputs. Raises FailedPrecondition if there are too many, and what `run` does."""
+    """The parts of all layers and outputs. Raises FailedPrecondition for too many bins, and the errors of `run`."""
     layers: list[tuple[int, str, LayerInfo | None]] = [
         (at, layer.node_tensor, layer) for at, layer in enumerate(manifest.layers)
     ]
@@ -200,7 +201,11 @@ def _of_drawn(manifest: Manifest, run: Run, named: Sequence[tuple[int, str, Laye
     values = dict(rows) | dict(zip(tensors, run(tensors, rows), strict=True))
     parts = [_part(*entry, tuple(_bounds(entry[2], values[entry[1]])), None) for entry in named]
     if (size := sum(math.prod(part.fine.shape) for part in parts)) > MOST:
-        raise FailedPrecondition(f"its nodes have {size} cells, and statistics are kept of {MOST} at most")
+        raise FailedPrecondition(
+            f"its nodes have {size} histogram bins, expected at most {MOST}",
+            code="statistics-too-large",
+            hint="serve the model without statistics, or export it with fewer nodes",
+        )
     return parts
 
 
@@ -231,7 +236,7 @@ def _drawn(manifest: Manifest) -> dict[str, Array]:
 
 
 def _bounds(layer: LayerInfo | None, values: Array) -> Iterator[tuple[float, ...]]:
-    """The bounds of each node, whose values were `values` [B, ..., n]."""
+    """The bounds of each node, from its values [B, ..., n]."""
     flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
     for node in range(flat.shape[1]):
         grid = () if layer is None or drift.core(layer, node) is None else own.grid(layer, node)

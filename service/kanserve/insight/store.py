@@ -32,7 +32,7 @@ FORMAT, MAGIC, SUFFIX = 1, "kanserve statistics", ".tally"
 HEAD = 2**12  # bytes of the line of JSON at most
 LEVEL = 1  # of compression
 KEPT = "kept"
-ALONE = 10.0  # seconds between two times that it is written, where nobody waits for it
+ALONE = 10.0  # seconds between two writes of a single worker
 ARRAYS = ("counts", "nonfinite", "sums", "squares", "min", "max")  # of a window
 
 log = logs.get_logger("models")
@@ -73,7 +73,7 @@ class StatisticsStore:
         return ModelStatisticsFile(self, own, info.digest, nodes)
 
     def cannot(self, what: str, where: Path, error: Exception) -> None:
-        """Log a failure once: for writing, until it works again; for reading, per version; for a refused file, per
+        """Log a failure once: for writing, until it works again; for reading, per version; for an unsafe file, per
         path."""
         if isinstance(error, safe_files.UnsafeFile):
             where = Path(str(error.filename))
@@ -97,7 +97,7 @@ class ModelStatisticsFile:
 
     @property
     def every(self) -> float:
-        """Seconds between two times that it is written at least."""
+        """Least seconds between two writes."""
         return 0.0 if self._keeping.workers > 1 else ALONE
 
     def write(self, stored: StoredStatistics) -> None:
@@ -133,7 +133,7 @@ class ModelStatisticsFile:
         for name in names:
             try:
                 yield int(name.removesuffix(SUFFIX)), self._read(name)
-            except FileNotFoundError:  # nobody's any more
+            except FileNotFoundError:  # of another version
                 continue
             except (OSError, ValueError, KeyError, TypeError, OverflowError, zlib.error) as error:
                 self._keeping.cannot("read", self._folder.path, error)
@@ -148,11 +148,11 @@ class ModelStatisticsFile:
         return json.dumps(head).encode() + b"\n" + zlib.compress(body, LEVEL)
 
     def _read(self, name: str) -> StoredStatistics:
-        """Raises OSError, ValueError, KeyError, TypeError, OverflowError, zlib.error."""
+        """The statistics in a file. Raises OSError, ValueError, KeyError, TypeError, OverflowError, zlib.error."""
         size = 2 * sum(array.nbytes for array in _arrays(self._nodes.empty()))
         line, _, packed = self._folder.read(name, size + size // 256 + 2 * HEAD).partition(b"\n")
         head = serialization.json_of(line[:HEAD])
-        if (wrong := _unlike(head, self._head())) == "digest":  # of what this version was before
+        if (wrong := _unlike(head, self._head())) == "digest":  # of an earlier content of this version
             raise FileNotFoundError
         if wrong:
             raise ValueError(f"{name} has another {wrong} than this version")
@@ -165,7 +165,7 @@ class ModelStatisticsFile:
         return StoredStatistics(mark, since, seen, seconds, total, recent)
 
     def _tally(self, rows: int, body: bytes) -> NodeCounts:
-        """As `_arrays` has taken it apart."""
+        """The counts from the bytes of their arrays; the inverse of `_arrays`."""
         tally, at = self._nodes.empty(), 0
 
         def taken(like: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -196,9 +196,9 @@ def _halves(body: bytes) -> tuple[bytes, bytes]:
 
 
 def _unlike(head: object, expected: dict[str, object]) -> str:
-    """The first of what is wanted that is otherwise. Raises TypeError for what is no head."""
+    """The first expected key with another value, or "". Raises TypeError for an invalid head."""
     if not isinstance(head, dict):
-        raise TypeError("it does not begin with a line of JSON")
+        raise TypeError("the file does not begin with a line of JSON")
     return next((name for name, value in expected.items() if head.get(name) != value), "")
 
 
@@ -207,7 +207,7 @@ def _past(stored: StoredStatistics, nodes: Nodes) -> StoredStatistics:
 
 
 def merged(all_: Sequence[StoredStatistics]) -> StoredStatistics:
-    """As of one process: of those with the latest mark."""
+    """The statistics of all workers with the latest mark, as those of one."""
     mark = max(stored.mark for stored in all_)
     latest = [stored for stored in all_ if stored.mark == mark]
     total, recent = latest[0].total, latest[0].recent

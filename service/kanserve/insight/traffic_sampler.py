@@ -38,11 +38,11 @@ log = logs.get_logger("models")
 
 Copy = tuple[Mapping[str, Array], Sequence[Array]]
 ROWS = 250  # of a window; the latest rows are as many to twice as many
-PAUSE = 0.2  # seconds between two looks
-WAIT, BYTES = 512, 8 * 2**20  # requests that wait for the next look, and their bytes together
-FULL_WAIT, FULL_BYTES = 2**15, 16 * 2**20  # the same where all rows are counted
+PAUSE = 0.2  # seconds between two samples
+WAIT, BYTES = 512, 8 * 2**20  # requests that wait for the next sample, and their bytes together
+FULL_WAIT, FULL_BYTES = 2**15, 16 * 2**20  # the same limits if all rows are counted
 SHARE = 0.01  # of a core that sampled rows may take
-EVERY = 2.0  # seconds until the metrics are reckoned again
+EVERY = 2.0  # seconds until the metrics are computed again
 CLASSES = 100  # of a model that are labels of a metric at most
 
 
@@ -103,7 +103,7 @@ class TrafficSampler:
         self._written = -math.inf
         self._answered = metrics.model(*self._labels).statistics
         self.switch: Callable[[TrafficSampler | None], None] = (
-            _nobody  # who is offered requests: this one, or for a while nobody
+            _nobody  # the receiver of requests: this sampler, or none for a while
         )
         self._lock, self._ended = threading.Lock(), False
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -116,9 +116,9 @@ class TrafficSampler:
             self._set(part_statistics, 0.0, 0.0)
 
     def _begin(self, since: float, mark: float) -> None:
-        """A window."""
+        """Begin the counts."""
         self._mark, self._since, self._begun = mark, since, time.monotonic()
-        self._seen, self._spent = -self._answered.inference_count, 0.0  # but for those that will be answered
+        self._seen, self._spent = -self._answered.inference_count, 0.0  # without the rows before
         self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
         self._rows = KeptRows(self.most_rows, ROWS)
 
@@ -134,11 +134,11 @@ class TrafficSampler:
             self._mark = mark
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """A request was answered: `size` bytes in and out, which `copy` gives as arrays."""
+        """Receive a completed request with `size` bytes of inputs and outputs, which `copy` returns as arrays."""
         if not self._all:
             self._earn()
         if self._credit < 1 or len(self._waiting) >= self._most[0] or self._bytes + size > self._most[1]:
-            if not self._all:  # nothing more is taken for a while, and who answers need not ask
+            if not self._all:  # the sampler accepts no request for a while, so that none is offered
                 self.switch(None)
                 self._later("again", PAUSE, self._again)
             return
@@ -150,14 +150,14 @@ class TrafficSampler:
             self._later("look", PAUSE, self._sample)
 
     def _earn(self) -> None:
-        """Rows that may be taken, by the time that has passed."""
+        """Add the rows that may be sampled for the time that has passed."""
         now = time.monotonic()
         rate = min(self._rate, SHARE / max(self._cost, 1e-9))
         self._credit = min(self._rate, self._credit + (now - self._looked) * rate)
         self._looked = now
 
     def _again(self) -> None:
-        """Requests are offered again, once some may be taken."""
+        """Receive requests again, once some may be sampled."""
         self._earn()
         if self._credit >= 1:
             self.switch(self)
@@ -165,7 +165,7 @@ class TrafficSampler:
             self._later("again", PAUSE, self._again)
 
     def _sample(self) -> None:
-        """At what has come meanwhile, on the thread; later, where it is not done with what came before."""
+        """Analyze the waiting requests on the thread, or later if it still analyzes earlier ones."""
         if self._working is not None and not self._working.done():
             self._later("look", PAUSE, self._sample)
             return
@@ -182,7 +182,7 @@ class TrafficSampler:
     def _soon(self) -> None:
         wait = 0.0 if self._file is None else self._written + self._file.every - time.monotonic()
         self._telling = wait > 0
-        if self._telling:  # else what came last would be written when the next row comes, and perhaps none does
+        if self._telling:  # otherwise the last rows would be written only when another row arrives
             self._later("tell", wait, self._soon)
         self._aside(self._tell)
 
@@ -196,7 +196,7 @@ class TrafficSampler:
         return future
 
     def end(self) -> None:
-        """Nothing more is told of it; what waits is let go, and the version with it."""
+        """End the statistics, and drop the waiting requests, so that the version can be freed."""
         with self._lock:
             self._ended, self.switch = True, _nobody
         self._waiting, self._bytes = [], 0
@@ -205,14 +205,14 @@ class TrafficSampler:
         self._aside(self.keep)
 
     def anew(self) -> float:
-        """Count anew from now on, which is told in seconds since the epoch: later than the last time, even where the
-        clock went back."""
+        """Restart the counts. Returns the time in seconds since the epoch, which is after the last restart even if the
+        clock was set back."""
         mark = max(time.time(), math.nextafter(self._mark, math.inf))
         self.reset(mark)
         return mark
 
     def reset(self, mark: float) -> None:
-        """Count anew, unless what is counted was begun at that time or later."""
+        """Restart the counts, unless they began at that time or later."""
         with self._lock:
             if mark <= self._mark:
                 return
@@ -220,7 +220,7 @@ class TrafficSampler:
         self._aside(self.keep)
 
     def keep(self) -> None:
-        """Write what was counted; on a thread."""
+        """Write the counts to the store; call this on a thread."""
         if self._file is not None:
             self._written = time.monotonic()
             self._file.write(self._kept())
@@ -237,7 +237,7 @@ class TrafficSampler:
         own = self._kept()
         all_ = [own, *([] if self._file is None else self._file.others())]
         merged = store.merged(all_)
-        if merged.mark > own.mark:  # this process has not heard of it yet
+        if merged.mark > own.mark:  # this process does not know of the restart yet
             self.reset(merged.mark)
         tally = merged.recent if lately else merged.total
         return TrafficStatistics(
@@ -262,7 +262,7 @@ class TrafficSampler:
         rows = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         count = len(next(iter(rows.values())))
         for start in range(0, count, ROWS):
-            with contextlib.suppress(KanserveError):  # of requests that could be answered: for want of memory
+            with contextlib.suppress(KanserveError):  # a successful request can fail here for lack of memory
                 self._take(batching.select_rows(rows, start, start + ROWS))
         cost = (time.thread_time() - begun) / max(count, 1)
         self._cost = cost if not self._cost else 0.8 * self._cost + 0.2 * cost
@@ -280,11 +280,11 @@ class TrafficSampler:
                 number.inc(count)
 
     def _tell(self) -> None:
-        """The metrics: of each layer what a person would look at first."""
+        """Set the metrics: the most important figures of each layer."""
         with self._lock:
             tally = self._recent.both()
         compared = self._nodes.compared(tally)
-        with self._lock:  # a version that has gone would have its series again
+        with self._lock:  # otherwise an unloaded version could get its series again
             for nodes in () if self._ended else compared:
                 if nodes.drift is not None:
                     outside = float(np.nan_to_num(nodes.drift.out_of_range).mean())
@@ -293,7 +293,7 @@ class TrafficSampler:
             self.keep()
 
     def _set(self, nodes: NodeStatistics, ratio: float, outside: float) -> None:
-        """Nothing where there is no baseline: what would be normal is not known."""
+        """Set the metrics of some nodes. Drift needs a baseline; without one, its metrics are not set."""
         if nodes.drift is None:
             return
         labels = (*self._labels, "output" if nodes.layer == OUTPUT else str(nodes.layer))

@@ -55,8 +55,8 @@ class Admission:
     async def take(
         self, candidate: Candidate, size: int, current: ServingVersion | None, loaded: LoadedContent | None
     ) -> tuple[Model, LoadedContent] | None:
-        """A loaded model and its content; None if that content is `held` already. `size`: bytes of its files;
-        `like`: the serving version. Raises LoadError, ConfigError."""
+        """A loaded model and its content; None if its content is `loaded` already. `size`: bytes of its files;
+        `current`: the serving version. Raises LoadError, ConfigError."""
         await asyncio.to_thread(resources.check, size)
         # Another process parses the version's texts first. Then this process parses exactly the same bytes.
         texts = await run_detached(functools.partial(layout.texts, candidate))
@@ -65,7 +65,7 @@ class Admission:
         content = LoadedContent(bundle.content, bundle.config)
         if content == loaded:
             return None
-        # A version is tried before it is let in here: whatever it does to a process, it does to another one.
+        # The load check runs before this process loads a version, so that a harmful version affects another process.
         await self._sandbox.validate(bundle)
         return await run_detached(functools.partial(self._loader.load, bundle, current)), content
 
@@ -99,7 +99,7 @@ class Sandbox:
             await self._asker.validate(job, bundle.files)
 
     def close(self) -> None:
-        """Let the process go that versions are tried in."""
+        """End the process of the load checks."""
         self._asker.close()
 
     def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
@@ -128,7 +128,7 @@ def load(candidate: Candidate, bundle: Bundle) -> None:
     try:
         asyncio.run(_usual(candidate.root).validate(bundle))
     except ConfigError as error:
-        raise LoadError(LoadReason.RUNTIME, str(error)) from error
+        raise LoadError(LoadReason.RUNTIME, str(error), code=error.code, hint=error.hint) from error
 
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ _running: set[Future[Any]] = set()
 
 
 def unfinished() -> bool:
-    """Whether something is still at work. The interpreter would wait for it: `os._exit` does not."""
+    """Whether detached work is still running. The interpreter would wait for it at exit; `os._exit` does not."""
     return bool(_running)
 
 

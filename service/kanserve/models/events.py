@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from kanserve.errors import LoadReason
+from kanserve.errors import KanserveError, LoadError, LoadReason, log_facts
 from kanserve.models.model import Model
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
@@ -65,22 +65,23 @@ class ModelEvents:
         facts = {} if info.manifest is None else {"verification_basis": info.manifest.verification_basis}
         if instead_of:
             facts["instead_of"] = instead_of[:12]
-        what = "loaded in the place of another graph" if instead_of else "loaded"
+        what = "reloaded with another graph" if instead_of else "loaded"
         self._history.add(what, *key, f"graph {info.digest[:12]}, in {seconds:.2f} s")
         way = asdict(model.serving.way)
         log.info("model_loaded", model=key[0], version=key[1], seconds=round(seconds, 3), bytes=size, **way, **facts)
         self._warn(model)
 
     def recovered(self, key: Key) -> None:
-        """The rejected files were removed, and the files of the serving version are there again."""
+        """Record that the rejected files were removed, and that the files of the serving version are present again."""
         self._refused.pop(key, None)
         self._metrics.mark_rejected(key[0], str(key[1]), refused=False)
-        self._history.add("again what serves", *key)
+        self._history.add("files match again", *key)
         log.info("model_rejection_cleared", model=key[0], version=key[1])
 
-    def refused(self, key: Key, reason: LoadReason, text: str, *, changed: bool, serves: bool) -> None:
-        """The server rejected the files of a version. `changed`: since the last attempt; `serves`: another content
-        keeps serving."""
+    def rejected(self, key: Key, error: LoadError, *, changed: bool, serves: bool) -> None:
+        """Record that the server rejected the files of a version. `changed`: since the last attempt; `serves`: another
+        content keeps serving."""
+        reason = error.reason
         self._metrics.mark_rejected(key[0], str(key[1]), refused=True)
         if not changed and self._refused.get(key) == reason:
             return
@@ -88,13 +89,14 @@ class ModelEvents:
         self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
         facts = {"serves": "the version loaded before"} if serves else {}
         also = "; the version loaded before keeps serving" if serves else ""
-        self._history.add("refused", *key, f"{reason}: {text}{also}")
-        log.error("model_load_failed", model=key[0], version=key[1], kind=reason, reason=text, **facts)
+        self._history.add("rejected", *key, f"{reason}: {error}{also}")
+        facts |= log_facts(error)
+        log.error("model_load_failed", model=key[0], version=key[1], kind=reason, reason=str(error), **facts)
 
     def missed(self, key: Key, *, gone: bool) -> None:
-        """The files of a version that serves went, or came back."""
+        """Record that the files of a serving version are missing, or are present again."""
         self._metrics.mark_missing(key[0], str(key[1]), missing=gone)
-        self._history.add("files gone" if gone else "files there again", *key)
+        self._history.add("files missing" if gone else "files restored", *key)
         if gone:
             log.warning("model_files_missing", model=key[0], version=key[1])
         else:
@@ -107,9 +109,9 @@ class ModelEvents:
         before = self._defaults.get(name)
         if version != before:
             self._defaults[name] = version
-            text = f"version {before} did before" if before is not None else ""
+            text = f"before: version {before}" if before is not None else ""
             if version is not None:
-                self._history.add("answers by default", name, version, text)
+                self._history.add("default version", name, version, text)
 
     def left_out(self, policies: Mapping[Key, VersionPolicy]) -> None:
         """Record the versions that their version policies exclude."""
@@ -118,23 +120,29 @@ class ModelEvents:
         self._left_out = set(policies)
 
     def forgotten(self, key: Key, seconds: float | None = None) -> None:
-        """Nothing of it is left. `seconds`: that it took to leave; None for one that never served."""
+        """Record that a version is removed. `seconds`: duration of its unload; None if it never served."""
         self._refused.pop(key, None)
         self._metrics.forget(key[0], str(key[1]))
-        self._history.add("gone", *key)
+        self._history.add("removed" if seconds is None else "unloaded", *key)
         if seconds is None:
             log.info("model_removed", model=key[0], version=key[1])
         else:
             log.info("model_unloaded", model=key[0], version=key[1], seconds=round(seconds, 3))
 
-    def readable(self, trouble: str) -> None:
-        """Whether there was trouble with the repository: said when it begins and when it ends."""
+    def unreadable(self, error: KanserveError) -> None:
+        """Record that the repository cannot be read. Only the first time is logged."""
         readable = self._metrics.number("kanserve_repository_readable").labels()
-        if trouble and readable.value:
-            log.error("repository_unreadable", reason=trouble, advice="bring the volume back before a restart")
-        elif not trouble and not readable.value:
+        if readable.value:
+            facts = log_facts(error) | {"help": "restore the volume before you restart the server"}
+            log.error("repository_unreadable", reason=str(error), **facts)
+        readable.set(0)
+
+    def readable(self) -> None:
+        """Record that the repository can be read. Only a change is logged."""
+        readable = self._metrics.number("kanserve_repository_readable").labels()
+        if not readable.value:
             log.info("repository_readable")
-        readable.set(not trouble)
+        readable.set(1)
 
     def _warn(self, model: Model) -> None:
         info, unused = model.info, model.serving.unused

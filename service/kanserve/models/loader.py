@@ -17,7 +17,7 @@ from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import Manifest
 from kanexport.contract.sections import FLAG, REJECT
 from kanserve.config.settings import Settings
-from kanserve.errors import FailedPrecondition, KanserveError, LoadError, LoadReason
+from kanserve.errors import FailedPrecondition, KanserveError, LoadError, LoadReason, log_facts
 from kanserve.execution.config import ExecutionPlan, batch_size, resolve_execution
 from kanserve.insight.coverage import InputRangeGuard
 from kanserve.insight.edge_queries import LayerGraph
@@ -63,14 +63,15 @@ class Loader:
     asides: list[ThreadPoolExecutor] = field(default_factory=list)
 
     def load(self, bundle: Bundle, current: ServingVersion | None = None) -> Model:
-        """Prepare and prove one version; blocks. `like`: one that serves, whose way it may take over. Raises
-        LoadError, ConfigError."""
+        """Load and verify one version; blocks. `current`: the serving version, whose execution plan the new one may
+        use. Raises LoadError, ConfigError."""
         config, settings = bundle.config, self.settings
         if config.device not in ("", settings.device):
             raise LoadError(
                 LoadReason.CONFIG,
-                f"config.pbtxt wants the device {config.device}, this server has {settings.device}: "
-                "start it with another --device, or give the instance_group another kind",
+                f"config.pbtxt requires the device {config.device}, but this server uses {settings.device}",
+                code="config-device-differs",
+                hint="start the server with another --device, or change the kind of the instance_group",
             )
         of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, current)
         by_kernel, threads = (False, self._threads(bundle)) if way is None else (way.kernel, way.threads)
@@ -104,28 +105,29 @@ class Loader:
         return Graphs(bundle, create, library_for(bundle, self.settings))
 
     def _guard_border(self, model: Model, info: ModelInfo) -> None:
-        """The guard for inputs out of range, if the export asks for one."""
+        """The guard for inputs out of range, if the export requires one."""
         manifest = info.manifest
         if manifest is not None and manifest.out_of_range in (FLAG, REJECT):
             counted = self.metrics.number("kanserve_out_of_range_rows_total")
             try:
                 model.range_guard = InputRangeGuard(manifest, counted.labels(info.name, str(info.version)))
             except FailedPrecondition as error:
-                raise LoadError(LoadReason.MANIFEST, str(error)) from error
+                raise LoadError(LoadReason.MANIFEST, str(error), code=error.code, hint=error.hint) from error
 
     def _watch(self, model: Model, info: ModelInfo, session: Session) -> None:
         """Start the statistics of a model, or set the reason why it has none."""
         rate = self.settings.sampled_rows_per_second
         if not rate:
             model.blind = (
-                "this server does not analyse live traffic (statistics is off, or statistics_rows_per_second is 0)"
+                "this server does not analyze live traffic (statistics is off, or statistics_rows_per_second is 0)"
             )
         elif info.manifest is not None:
             try:
                 nodes = Nodes(info.manifest, session.run)
             except KanserveError as error:
-                model.blind = f"the server does not analyse the traffic of model '{info.name}': {error}"
-                log.warning("statistics_unavailable", model=info.name, version=info.version, reason=str(error))
+                model.blind = f"the server does not analyze the traffic of model '{info.name}': {error}"
+                facts = log_facts(error)
+                log.warning("statistics_unavailable", model=info.name, version=info.version, reason=str(error), **facts)
                 return
             open_file = None if self.keeping is None else self.keeping.open_file
             keep = self.settings.sample_rows
@@ -134,7 +136,7 @@ class Loader:
             model.live.switch(model.live)
 
     def _aside(self) -> ThreadPoolExecutor:
-        """The one thread for the statistics of all models, far behind all that answers."""
+        """The single thread for the statistics of all models, with a lower priority than requests."""
         if not self.asides:
             self.asides.append(pool(1, "statistics", NICE))
         return self.asides[0]
@@ -188,7 +190,7 @@ class Loader:
         return (BatchSizeDispatch(session, many, many_from) if many_from else session), many_from
 
     def _many(self, bundle: Bundle, threads: int) -> Session:
-        """The graph for runs of many rows, proved as the other is. Raises LoadError."""
+        """The verified large-batch graph. Raises LoadError."""
         manifest = bundle.manifest
         assert manifest is not None
         (variant,) = manifest.variants
@@ -282,7 +284,7 @@ class Graphs:
     library: str
 
     def sessions(self, *, by_kernel: bool) -> Callable[[int], Session]:
-        """Makes sessions whose runs have so many threads."""
+        """A function from a number of threads to a session."""
         if by_kernel:
             return functools.partial(self._of, KERNEL_FILE, self.library)
         return functools.partial(self._of, contract.MODEL_FILE, "")
@@ -291,7 +293,7 @@ class Graphs:
         return self.create(file, threads=threads, library=library)
 
     def faster(self, info: ModelInfo, portable: Session, threads: int) -> Session | None:
-        """A session by the operator, if it is there, right and faster."""
+        """A session with the custom operator, if that is available, correct and faster."""
         if not self.library or info.manifest is None:
             return None
         try:
@@ -299,9 +301,8 @@ class Graphs:
             verify.check_graph(info.manifest, session)
             verify.check_reference(info.manifest, session)
         except KanserveError as error:
-            log.warning(
-                "custom_kernel_disabled", file=KERNEL_FILE, model=info.name, version=info.version, reason=str(error)
-            )
+            facts = {"model": info.name, "version": info.version, "reason": str(error), **log_facts(error)}
+            log.warning("custom_kernel_disabled", file=KERNEL_FILE, **facts)
             return None
         return session if _gain(info, portable, session) >= GAIN else None
 

@@ -1,8 +1,8 @@
 """Loaded version with its session, its access from requests, and its counters.
 
 Inference runs on its own bounded pool (`executor`). Edge queries run on another thread, so a large query delays
-inference only by the CPU time that it takes. Queries take turns on that thread, step by step, so that none waits for
-the whole of another.
+inference only by the CPU time that it takes. The thread runs one step of each query in turn, so that no query waits for
+all steps of another.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from kanserve.types import Array, CurveBlock, CurveRequest, Explanation, LayerEd
 T = TypeVar("T")
 PIECE = 256  # rows of a query for statistics that are run at once
 END = object()  # of the steps of a query
-Copy = tuple[Mapping[str, Array], Sequence[Array]]  # a request's inputs by name, and its answer's outputs
+Copy = tuple[Mapping[str, Array], Sequence[Array]]  # a request's inputs by name, and its response's outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class RetiredModel:
 
 
 class Observer(Protocol):
-    """Observer that is offered each answered request of a model."""
+    """Observer that receives each completed request of a model."""
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """Outputs by name, bytes of inputs and outputs, and both as arrays."""
+        """Receive the outputs by name, the bytes of inputs and outputs, and both as arrays."""
 
 
 @dataclass(slots=True)
@@ -93,33 +93,33 @@ class Model:
         self.observed = False
         self.live: TrafficSampler | None = None  # its statistics, or in `blind` why there are none
         self.blind = ""
-        self.range_guard: InputRangeGuard | None = None  # if somebody is to know of rows outside
+        self.range_guard: InputRangeGuard | None = None  # if rows out of range are flagged or rejected
         self._explaining, self._covering = Prepared(), Known()
-        self.description = b""  # the answer of DescribeModel, once somebody has asked
+        self.description = b""  # the response of DescribeModel, after the first request
         self._executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)
         self._query_pool = watched(1, f"edges-{info.name}", serving.nice)
 
     async def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, rows: int, limits: Limits) -> Run:
-        """Run the graph, together with whatever else waits.
+        """Run the graph, in a batch with other waiting requests.
 
-        Raises QueueFull at once; QueueTimeout or DeadlineExceeded for a request that
-        waited too long, which is then not run; ResourceExhausted and BackendError.
+        Raises QueueFull immediately. Raises QueueTimeout or DeadlineExceeded for a request that waited too long, which
+        is then not executed. Raises ResourceExhausted and BackendError.
         """
         return await self._executor.run(outputs, feeds, rows, limits)
 
     def observe(self, what: str, by: Observer | None) -> None:
-        """Set the observer of answered requests for one purpose; None removes it."""
+        """Set the observer of completed requests for one purpose; None removes it."""
         others = {name: observer for name, observer in self._observers.items() if name != what}
         self._observers = others if by is None else {**others, what: by}
         self.observed = bool(self._observers)
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """Offer an answered request to all observers; see `Observer.offer`. The event loop calls them later, not within
-        the call: an error there is a line in the log, and does not reach the client."""
+        """Pass a completed request to all observers; see `Observer.offer`. The event loop calls them after the call:
+        an error there is in the log, and does not reach the client."""
         asyncio.get_running_loop().call_soon(self._offered, names, size, copy)
 
     def _offered(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """Offer it to the current observers. An observer that has ended since the answer is not among them."""
+        """Pass a request to the current observers. An observer that has ended since the response is not among them."""
         for observer in self._observers.values():
             observer.offer(names, size, copy)
 
@@ -128,7 +128,7 @@ class Model:
         return self._session.run(outputs, feeds)
 
     def fast_path(self, form: RequestSignature) -> FastPath | None:
-        """A short way for requests of this form, if this version may have one."""
+        """The fast path for requests of this form, if this version may have one."""
         return self._executor.fast_path(form)
 
     async def edges(
@@ -161,7 +161,7 @@ class Model:
     def curves(
         self, manifest: Manifest, plans: tuple[LayerPlan, ...], request: CurveRequest
     ) -> AsyncGenerator[CurveBlock]:
-        """The planned layers' curves, a block at a time. Raises what `edges` does."""
+        """The curves of the planned layers, one block at a time. Raises the errors of `edges`."""
         steps = curves.compute(self._session, self._graph(), manifest, plans, request)
         return self._worked(steps, request.deadline, request.caller)
 
@@ -177,8 +177,9 @@ class Model:
         caller: str = "",
         path: int = 0,
     ) -> AsyncGenerator[Explanation]:
-        """Explanations of rows [B, ...] by input against a reference [R, ...], a piece of the rows at a time; one
-        that has a name is always the same. `path` as of `explain.compute`. Raises what `edges` does."""
+        """Explanations of rows [B, ...] by input against a reference [R, ...], in chunks of rows. `reference`: its
+        name and its rows; a named reference has the same rows each time. `path`: as in `explain.compute`. Raises the
+        errors of `edges`."""
         steps = explain.compute(
             self._session,
             self._graph(),
@@ -196,7 +197,7 @@ class Model:
     async def scores(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerScores, ...]:
-        """The importance of each edge over `rows` [B, ...] by input. Raises what `edges` does."""
+        """The importance of each edge over `rows` [B, ...] by input. Raises the errors of `edges`."""
         steps = edge_scores.edge_scores(
             self._session,
             self._graph(),
@@ -211,7 +212,7 @@ class Model:
     async def live_scores(
         self, manifest: Manifest, tally: NodeCounts, *, deadline: float | None, caller: str = ""
     ) -> LiveScores:
-        """The same over traffic that was counted. Raises what `edges` does."""
+        """The importance of each edge over counted traffic. Raises the errors of `edges`."""
         steps = edge_scores.traffic_scores(self._graph(), manifest, tally)
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
             return await anext(answers)
@@ -220,7 +221,7 @@ class Model:
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[Sequence[NodeStatistics], Counts]:
         """The statistics of the nodes over `rows` [B, ...] by input, compared with the manifest's baseline, and how
-        often each class was the largest output. Raises what `edges` does."""
+        often each class was the largest output. Raises the errors of `edges`."""
         step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
         steps = statistics.compute(self._session, manifest, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
@@ -229,7 +230,7 @@ class Model:
     async def coverage(
         self, manifest: Manifest, rows: Mapping[str, Array], *, deadline: float | None, caller: str = ""
     ) -> tuple[LayerCoverage, ...]:
-        """The coverage of each layer for `rows` [B, ...] by input. Raises what `edges` does."""
+        """The coverage of each layer for `rows` [B, ...] by input. Raises the errors of `edges`."""
         step = self.serving.way.piece_rows or self._settings.max_edge_query_rows
         steps = coverage.compute(self._session, manifest, self._covering, rows, step=min(step, PIECE))
         async with contextlib.aclosing(self._worked(steps, deadline, caller)) as answers:
@@ -281,7 +282,7 @@ class Model:
         return RetiredModel(self.info.name, self.info.version, users, [self._session, *self._graphs])
 
     def close(self) -> None:
-        """Let running work end, drop what waits, join the threads. Blocks."""
+        """Wait for running work, drop waiting work, and join the threads. Blocks."""
         if self.live is not None:
             self.live.keep()
         self._executor.close()

@@ -23,7 +23,7 @@ from kanserve.models.admission import Admission, LoadedContent, run_detached
 from kanserve.models.events import History, ModelEvents, Progress
 from kanserve.models.loader import ServingVersion
 from kanserve.models.model import Model, RetiredModel
-from kanserve.models.registry import Registry, State
+from kanserve.models.registry import Registry, State, unknown_model
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import pbtxt, snapshot
@@ -34,8 +34,8 @@ from kanserve.runtime.base import Backend
 from kanserve.system import resources
 from kanserve.version import version as own_version
 
-REFUSED = "what lies in the repository now was refused, and what was loaded before serves: "
-MISSING = "it is not in the repository any more, and serves until the server ends"
+REJECTED = "the version loaded before keeps serving, because the files in the repository were rejected: "
+MISSING = "its files are missing from the repository; it keeps serving until the server ends"
 
 T = TypeVar("T")
 
@@ -84,8 +84,7 @@ class Reconciler:
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version found, one after the other, until `stop`.
 
-        Raises ConfigError for what concerns all: an unreadable repository, a device
-        that is not there.
+        Raises ConfigError if no version can load: for an unreadable repository, or a missing device.
         """
         device = self._settings.device
         self._metrics.number("kanserve_build_info").labels(own_version(), self._runtime, device).set(1)
@@ -108,28 +107,32 @@ class Reconciler:
         while True:
             forced = await snapshot.due(rescan, snapshot.pause(self._poll, self._took))
             async with self._turn:
-                with contextlib.suppress(LoadError):  # a bug, which was told; whoever watches goes on
+                with contextlib.suppress(LoadError):  # a bug, which is in the log; the next scan continues
                     await _contained(self._scan_and_act(math.inf if forced else time.monotonic()), {})
 
     async def _scan_and_act(self, now: float) -> None:
         try:
             scan = await self._scan()
         except ConfigError as error:
-            self._events.readable(str(error))
+            self._events.unreadable(error)
             return
-        self._events.readable("")
+        self._events.readable()
         await self._carry_out(scan, now, asyncio.Event())
 
     async def load_by_hand(self, name: str) -> None:
-        """All versions of a model that its policy wants, as they lie there now. Raises NotFound, FailedPrecondition,
-        and Unavailable for a repository that cannot be read."""
+        """Load all versions of a model that its policy selects, from the current files. Raises NotFound,
+        FailedPrecondition, and Unavailable for an unreadable repository."""
         async with self._turn:
             try:
                 scan = await self._scan()
             except ConfigError as error:
-                raise Unavailable(f"failed to load '{name}', the repository cannot be read") from error
+                raise Unavailable(
+                    f"failed to load '{name}', the repository cannot be read",
+                    code="repository-not-readable",
+                    hint="restore the repository, then send the request again",
+                ) from error
             if not any(key[0] == name for key in scan.candidates):
-                raise NotFound(f"failed to load '{name}', no version is available")
+                raise _no_version(name)
             if self._asked is not None:
                 self._asked.add(name)
             await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
@@ -139,16 +142,20 @@ class Reconciler:
             if model == name and known.refused
         ]
         if failed:
-            raise FailedPrecondition(f"failed to load '{name}', {'; '.join(failed)}")
+            raise FailedPrecondition(
+                f"failed to load '{name}', {'; '.join(failed)}",
+                code="model-load-failed",
+                hint="correct the files of the version, then load the model again",
+            )
         if not self._registry.ready_versions(name):
-            raise NotFound(f"failed to load '{name}', no version is available")
+            raise _no_version(name)
 
     async def unload_by_hand(self, name: str) -> None:
         """Unload a model after its in-flight requests. Raises NotFound."""
         async with self._turn:
             keys = [key for key in self._known if key[0] == name]
             if not keys and not any(key[0] == name for key in self._there):
-                raise NotFound(f"Request for unknown model: '{name}' is not found")
+                raise unknown_model(name)
             if self._asked is None:
                 self._asked = {key[0] for key in (*self._known, *self._there)}
             self._asked.discard(name)
@@ -160,7 +167,8 @@ class Reconciler:
             await self._changed()
 
     def chosen(self, name: str, how: str, before: int) -> None:
-        """A caller chose the default version. `how`: promote or rollback; `before`: the default version before."""
+        """Record that a caller chose the default version. `how`: promote or rollback; `before`: the default version
+        before."""
         default = self._registry.default(name)
         self._events.chosen(name, default, self._registry.ready_versions(name))
         stays = self._registry.choice(name) is not None
@@ -253,18 +261,19 @@ class Reconciler:
     async def _load(self, key: Key, candidate: Candidate, fingerprint: Fingerprint) -> None:
         """Load one version, and record a failure."""
         if fingerprint.growing and self._begun and self._poll:
-            return  # the next look sees whether it is whole
+            return  # the next scan sees whether it is complete
         started = time.perf_counter()
         try:
             self._admit(key[0])
             work = self._intake.take(candidate, fingerprint.size, self._before(key), self._held.get(key))
             taken = await _contained(work, {"model": key[0], "version": key[1]})
         except LoadError as error:
-            await self._failed(key, candidate, fingerprint, error.reason, str(error))
+            await self._failed(key, candidate, fingerprint, error)
         except ConfigError as error:
             if not self._begun:
                 raise
-            await self._failed(key, candidate, fingerprint, LoadReason.RUNTIME, str(error))
+            failure = LoadError(LoadReason.RUNTIME, str(error), code=error.code, hint=error.hint)
+            await self._failed(key, candidate, fingerprint, failure)
         else:
             if taken is None:
                 self._same(key, fingerprint)
@@ -274,10 +283,15 @@ class Reconciler:
             self._switch(model, time.perf_counter() - started, fingerprint.size)
 
     def _admit(self, name: str) -> None:
-        """Raises LoadError for one model too many."""
+        """Raises LoadError if the server has `max_models` already."""
         served = {key[0] for key, entry in self._known.items() if entry.serves}
         if name not in served and len(served) >= self._settings.max_models:
-            raise LoadError(LoadReason.LIMIT, f"{len(served)} models are served, as many as max_models allows")
+            raise LoadError(
+                LoadReason.LIMIT,
+                f"the server has {len(served)} models, which is the limit max_models",
+                code="too-many-models",
+                hint="raise max_models, or remove models from the repository",
+            )
 
     def _before(self, key: Key) -> ServingVersion | None:
         """The model that serves under this version, or else the highest serving version of that name."""
@@ -297,27 +311,26 @@ class Reconciler:
             self._see_off(before.leave())
 
     def _same(self, key: Key, fingerprint: Fingerprint) -> None:
-        """The files were touched, or are again what serves."""
+        """Record that the files were touched, or are again those of the serving version."""
         refused = self._known[key].refused
         self._known[key] = self._known[key].accepted(fingerprint)
         if refused:
             self._registry.remark(*key, "")
             self._events.recovered(key)
 
-    async def _failed(
-        self, key: Key, candidate: Candidate, fingerprint: Fingerprint, reason: LoadReason, text: str
-    ) -> None:
+    async def _failed(self, key: Key, candidate: Candidate, fingerprint: Fingerprint, error: LoadError) -> None:
         known = self._known[key]
         now = await asyncio.to_thread(self._scanner.fingerprint, candidate)
         if self._poll and (now is None or now.facts != fingerprint.facts):
-            return  # it was written meanwhile, and says nothing yet: the next look sees it
+            return  # it was written meanwhile: the next scan reads it again
         self._known[key] = known.failed(fingerprint, time.monotonic())
+        reason = f"{error}; {error.hint}" if error.hint else str(error)
         if known.serves:
-            self._registry.remark(*key, REFUSED + text)
+            self._registry.remark(*key, REJECTED + reason)
         else:
-            self._registry.mark_failed(*key, text)
+            self._registry.mark_failed(*key, reason)
             self._metrics.expect(key[0], str(key[1]))
-        self._events.refused(key, reason, text, changed=not known.same(fingerprint), serves=known.serves)
+        self._events.rejected(key, error, changed=not known.same(fingerprint), serves=known.serves)
 
     def _miss(self, key: Key, *, gone: bool) -> None:
         self._known[key] = replace(self._known[key], missing=gone)
@@ -363,11 +376,21 @@ async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
         raise
     except Exception as error:
         log.exception("repository_sync_crashed", **facts)
-        raise LoadError(LoadReason.INTERNAL, "internal error; see the server's log") from error
+        raise LoadError(
+            LoadReason.INTERNAL, "internal error", code="internal-error", hint="see the server's log for the cause"
+        ) from error
 
 
-SOONEST, LATEST = 0.01, 0.5  # seconds between two looks at who still uses it
-LONG = 60.0  # seconds after which it is said that somebody does
+def _no_version(name: str) -> NotFound:
+    return NotFound(
+        f"failed to load '{name}', no version is available",
+        code="model-has-no-version",
+        hint="copy a version of the model into the repository, or correct the name",
+    )
+
+
+SOONEST, LATEST = 0.01, 0.5  # seconds between two checks whether requests still use it
+LONG = 60.0  # seconds of use after which a line is logged
 
 
 async def drain_and_free(left: RetiredModel) -> float:

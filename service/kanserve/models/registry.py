@@ -18,7 +18,7 @@ from kanserve.types import VersionStatus
 
 
 class State(enum.StrEnum):
-    """State of a version, in Triton's words, as the index returns it."""
+    """State of a version with Triton's name, as the index returns it."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -47,6 +47,7 @@ TRANSITIONS: dict[tuple[State | None, Event], State] = {
     (State.UNLOADING, Event.FOUND): State.LOADING,
     (State.UNLOADING, Event.CLOSED): State.UNAVAILABLE,
 }
+VERSION_HINT = "send a number such as 1, or no version for the default version"
 UNLOADED = "unloaded"
 NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -75,7 +76,7 @@ class Registry:
     """Registry of versions, for use from the event loop only."""
 
     def __init__(self, *, by_hand: bool = False) -> None:
-        """`by_hand`: models are there when somebody asks for them, and to have none is no failure."""
+        """`by_hand`: explicit model control. The server is ready without any loaded model."""
         self._by_hand = by_hand
         self._entries: dict[str, dict[int, Entry]] = {}
         self._chosen: dict[str, Choice] = {}
@@ -110,7 +111,7 @@ class Registry:
         return {name: choice.version for name, choice in self._chosen.items()}
 
     def default(self, name: str) -> int | None:
-        """The version that answers requests without one; None where none is ready."""
+        """The default version, for requests without a version; None if no version is ready."""
         ready = self.ready_versions(name)
         choice = self._chosen.get(name)
         if choice is not None and choice.version in ready:
@@ -118,7 +119,7 @@ class Registry:
         return ready[-1] if ready else None
 
     def begin_load(self, name: str, version: int) -> None:
-        """A version is discovered, and its load begins."""
+        """Register a discovered version whose load begins."""
         if version in self._entries.get(name, {}):
             self._step(name, version, Event.FOUND)
             return
@@ -134,7 +135,7 @@ class Registry:
         return before
 
     def mark_failed(self, name: str, version: int, reason: str) -> None:
-        """The load of a version failed. If another content serves, it keeps serving."""
+        """Register a failed load. If another content serves, it keeps serving."""
         self._step(name, version, Event.FAILED).reason = reason
 
     def remark(self, name: str, version: int, reason: str) -> None:
@@ -159,14 +160,14 @@ class Registry:
             self._changed()
 
     def complete(self) -> None:
-        """Every version was tried."""
+        """Register that the load of every version was attempted."""
         self._complete = True
 
     @property
     def ready(self) -> bool:
-        """Triton's strict readiness for the versions at the start: the server tried all of them, and none failed. The
-        server stays ready if a later version fails. Probes are frequent and there may be a thousand versions, so the
-        registry computes this once after each change."""
+        """Triton's strict readiness for the versions at the start: the server has loaded all of them, and none failed.
+        The server stays ready if a later version fails. Probes are frequent and there may be a thousand versions, so
+        the registry computes this once after each change."""
         now = self.generation, self._complete
         if self._ready[0] != now:
             self._ready = now, self._all_ready()
@@ -199,7 +200,7 @@ class Registry:
             yield from (versions[version] for version in sorted(versions))
 
     def models(self) -> list[Model]:
-        """The ready ones."""
+        """The ready models."""
         return [entry.model for entry in self.entries() if entry.model is not None]
 
     def index(self, *, only_ready: bool) -> list[VersionStatus]:
@@ -216,30 +217,50 @@ class Registry:
         return sorted(version for version, entry in versions.items() if entry.model is not None)
 
     def resolve(self, name: str, version: str) -> Model:
-        """The model that answers. Raises NotFound, BadRequest, Unavailable, FailedPrecondition."""
+        """The model for a name and a version. Raises NotFound, BadRequest, Unavailable, FailedPrecondition."""
         entry = self.entry(name, version)
         if entry.model is not None:
             return entry.model
         if entry.state is State.UNAVAILABLE and entry.reason != UNLOADED:
-            raise FailedPrecondition(f"Request for unknown model: '{name}' version {entry.version} failed to load")
-        raise Unavailable(f"Request for unknown model: '{name}' version {entry.version} is not at ready state")
+            raise FailedPrecondition(
+                f"Request for unknown model: '{name}' version {entry.version} failed to load",
+                code="model-load-failed",
+                hint="see the reason in the repository index; `kanserve models` prints it",
+            )
+        raise Unavailable(
+            f"Request for unknown model: '{name}' version {entry.version} is not at ready state",
+            code="model-not-ready",
+            hint="send the request again when the version is ready",
+        )
 
     def entry(self, name: str, version: str) -> Entry:
-        """The version meant, in whatever state. Raises NotFound, BadRequest, Unavailable."""
+        """The entry for a name and a version, in any state. Raises NotFound, BadRequest, Unavailable."""
         number = parse_version(version)
         versions = self._entries.get(name)
         if versions is None:
-            raise NotFound(f"Request for unknown model: '{name}' is not found")
+            raise unknown_model(name)
         if number is not None:
             if number not in versions:
-                raise NotFound(f"Request for unknown model: '{name}' version {number} is not found")
+                raise NotFound(
+                    f"Request for unknown model: '{name}' version {number} is not found",
+                    code="version-unknown",
+                    hint="send a version that the repository index lists; `kanserve models` prints it",
+                )
             return versions[number]
         default = self.default(name)
         if default is not None:
             return versions[default]
         if any(entry.state is State.LOADING for entry in versions.values()):
-            raise Unavailable(f"Request for unknown model: '{name}' is not at ready state")
-        raise NotFound(f"Request for unknown model: '{name}' has no available versions")
+            raise Unavailable(
+                f"Request for unknown model: '{name}' is not at ready state",
+                code="model-not-ready",
+                hint="send the request again when the model is ready",
+            )
+        raise NotFound(
+            f"Request for unknown model: '{name}' has no available versions",
+            code="model-has-no-version",
+            hint="see the states in the repository index; `kanserve models` prints it",
+        )
 
     def close(self) -> None:
         """Close every model; blocks until running work has ended."""
@@ -261,15 +282,30 @@ class Registry:
             notify()
 
 
+def unknown_model(name: str) -> NotFound:
+    """The error for an unknown model, with Triton's text."""
+    return NotFound(
+        f"Request for unknown model: '{name}' is not found",
+        code="model-unknown",
+        hint="send a name that the repository index lists; `kanserve models` prints it",
+    )
+
+
 def parse_version(text: str) -> int | None:
-    """A version number; None for "", which means the default version. Raises BadRequest in Triton's words."""
+    """A version number; None for "", which means the default version. Raises BadRequest with Triton's text."""
     if not text:
         return None
     if not NUMBER.fullmatch(text):
         raise BadRequest(
             f"failed to get model version from specified version string '{text[:64]}' (details: stol), "
-            "version should be an integral value > 0"
+            "version should be an integral value > 0",
+            code="version-invalid",
+            hint=VERSION_HINT,
         )
     if int(text) < 0:
-        raise BadRequest(f"invalid model version specified '{text}' , version should be an integral value > 0")
+        raise BadRequest(
+            f"invalid model version specified '{text}' , version should be an integral value > 0",
+            code="version-invalid",
+            hint=VERSION_HINT,
+        )
     return int(text)

@@ -1,6 +1,6 @@
 """Shadow deployment: a version that runs on a copy of the traffic, and the differences of its outputs.
 
-No client gets its outputs or waits for them. The server copies answered requests, runs them one after another on a
+No client gets its outputs or waits for them. The server copies completed requests, runs them one after another on a
 low-priority thread, and drops them if too many wait.
 """
 
@@ -45,8 +45,8 @@ class Shadow:
         self._metrics.number("kanserve_shadow_max_difference_ratio").labels(*self._labels).set(0)
 
     def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """Take an answered request: `size` bytes in and out, which `copy` gives as arrays. Does nothing after the
-        end."""
+        """Receive a completed request with `size` bytes of inputs and outputs, which `copy` returns as arrays. Does
+        nothing after the end."""
         if self._ended:
             return
         self._due += self.share
@@ -66,7 +66,7 @@ class Shadow:
             self._bytes += size
 
     def end(self) -> None:
-        """No more copies; what waits is dropped."""
+        """Receive no more copies, and drop the waiting ones."""
         self._ended = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -103,7 +103,7 @@ def differences(expected: Sequence[Array], actual: Sequence[Array]) -> Floats:
     worst = np.zeros(len(expected[0]))
     for array, other in zip(expected, actual, strict=True):
         if array.shape != other.shape:
-            raise ValueError(f"{other.shape} where the answer has {array.shape}")
+            raise ValueError(f"the output has the shape {other.shape}, expected {array.shape}")
         rows = len(array)
         if array.dtype.hasobject:
             difference = np.where((array == other).reshape(rows, -1), 0.0, np.inf)

@@ -1,13 +1,13 @@
 """Measurements at load that choose how a model runs: on the event loop or on threads, the piece size, and the number of
 instances.
 
-Measured on a machine with two cores, [784, 64, 10], 64 rows per request, 4 clients, in rows/s: two executions at once
-on a thread each 54 400, one execution on two threads 33 800. So a model has one instance per granted thread, each on
-one thread.
+Measured on a machine with two cores, [784, 64, 10], 64 rows per request, 4 clients: two executions at the same time,
+with one thread each, give 54,400 rows/s, and one execution on two threads gives 33,800. So a model has one instance per
+granted thread, each with one thread.
 
 If executions are long, and one on all threads is as fast as several, each uses all threads: a single client waits less
-([1024, 1024, 1024], 8 rows: 4.1 ms against 7.1). With many clients, no execution waits for another's threads (at five
-times its capacity 0.9 of its peak; with one execution at a time 0.7).
+([1024, 1024, 1024], 8 rows: 4.1 ms, not 7.1 ms). With many clients, no execution waits for another's threads. At five
+times the capacity, throughput is 90% of the peak, and 70% with one execution at a time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from kanserve.runtime.base import Session
 from kanserve.types import DTYPES, NUMPY_DTYPES, Array, ModelInfo
 
 PROBES = 5
-ROWS = 64  # of a run that is looked at
+ROWS = 64  # of a run that is measured
 LONG = 2e-3  # seconds of such a run; shorter ones are not worth several threads
-SPENT = 0.1  # seconds that each way is tried
+SPENT = 0.1  # seconds of each measurement
 AS_FAST = 0.85
-WIDE = 256  # rows of a piece of the allowed size, beyond which no smaller one was ever faster
+WIDE = 256  # rows of a chunk of the allowed size, above which no smaller chunk was faster
 LEAST = 16  # rows of a matrix product that is worth one
 FASTER = 0.95
 
@@ -50,7 +50,7 @@ def session_on_all_threads(
 
 
 def tried_rows(manifest: Manifest | None, plain_onnx_max_batch_size: int, micro_batch_bytes: int) -> int:
-    """Rows of the largest run that loading makes, but for those that take no time."""
+    """Rows of the largest run during a load, except for runs that take no time."""
     if manifest is None:
         return min(ROWS, plain_onnx_max_batch_size)
     most = piece_rows(manifest, micro_batch_bytes)
@@ -58,10 +58,10 @@ def tried_rows(manifest: Manifest | None, plain_onnx_max_batch_size: int, micro_
 
 
 def piece_rows(manifest: Manifest | None, micro_batch_bytes: int) -> int:
-    """Rows whose basis values fill `micro_batch_bytes`; 0 if nobody knows whether they may be parted.
+    """Rows whose basis values fill `micro_batch_bytes`; 0 if the rows of a batch may depend on each other.
 
-    The widest intermediate of a piece should stay in a core's cache. Measured on
-    [784, 64, 10], G = 5, 1024 rows: 19.4 ms in pieces of 64 rows, 61 ms in one piece.
+    The widest intermediate tensor of a chunk should stay in a core's cache. Measured on [784, 64, 10], G = 5, 1024
+    rows: 19.4 ms in chunks of 64 rows, 61 ms in one chunk.
     """
     if manifest is None:
         return 0
@@ -73,14 +73,14 @@ def piece_rows(manifest: Manifest | None, micro_batch_bytes: int) -> int:
 
 
 def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
-    """Rows of a piece on this machine: `most`, or a half or a quarter of it where a row takes less time so, as it does
-    where a core's cache is smaller than `micro_batch_bytes` thinks."""
+    """Rows of a chunk on this machine: `most`, or 50% or 25% of it if rows take less time then. That happens if a
+    core's cache is smaller than `micro_batch_bytes` assumes."""
     sizes = [rows for rows in (most, most // 2, most // 4) if rows >= LEAST]
     if len(sizes) < 2 or not most <= min(WIDE, info.max_batch_size):
         return most
     feeds = {rows: _feeds(info, rows) for rows in sizes}
     best = dict.fromkeys(sizes, math.inf)
-    for _ in range(2):  # in turns: a busy moment is nobody's
+    for _ in range(2):  # interleaved, so that a busy moment affects all sizes
         for rows, own in feeds.items():
             if own is not None:
                 best[rows] = min(best[rows], _best_seconds(session, info, own) / rows)
@@ -94,21 +94,21 @@ def times_as_fast(info: ModelInfo, session: Session, other: Session, rows: int) 
     if feeds is None:
         return 0.0
     best = [math.inf, math.inf]
-    for _ in range(2):  # in turns: a busy moment is nobody's
+    for _ in range(2):  # interleaved, so that a busy moment affects both
         for at, candidate in enumerate((session, other)):
             best[at] = min(best[at], _best_seconds(candidate, info, feeds))
     return best[0] / best[1] if max(best) < math.inf else 0.0
 
 
 def _width(layer: LayerInfo, basis: BasisInfo) -> int:
-    """Numbers that a basis makes of one row."""
+    """Numbers that a basis computes from one row."""
     per_function = layer.sources * (layer.destinations if basis.per_edge else 1) * math.prod(layer.positions)
     return per_function * basis.functions
 
 
 def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
-    """Rows from which on the graph for many is faster, in every run up to `most` rows (0: of any size) that was tried;
-    0 if it is not."""
+    """Rows from which on the large-batch graph is faster, in all measured runs up to `most` rows (0: of any size); 0 if
+    it is not faster."""
     largest = min(info.max_batch_size, most if 0 < most <= WIDE else WIDE)
     sizes = sorted({largest, *(2**at for at in range(4, 20) if 2**at < largest)}, reverse=True)
     threshold = 0
@@ -121,10 +121,10 @@ def many_from(info: ModelInfo, few: Session, many: Session, most: int) -> int:
 
 
 def inline_rows(info: ModelInfo, session: Session, inline_run_seconds: float) -> int:
-    """How many rows run within `inline_run_seconds`, for which the event loop may be held: the
-    largest power of two, 0 if not even one.
+    """Number of rows that run within `inline_run_seconds`, so that they may block the event loop: the largest power of
+    two, 0 if one row takes longer.
 
-    Measures the best of a few runs, so that a busy moment does not decide for ever.
+    The function measures the best of a few runs, so that a busy moment does not decide.
     """
     allowed, rows = 0, 1
     while rows <= info.max_batch_size:
@@ -160,7 +160,7 @@ def _best_seconds(session: Session, info: ModelInfo, feeds: Mapping[str, Array])
 
 
 def _rate(session: Session, info: ModelInfo, feeds: Mapping[str, Array], *, at_once: int) -> float:
-    """Runs a second, so many at once, for a short while."""
+    """Runs per second with `at_once` runs at the same time, measured for a short time."""
     names = [tensor.name for tensor in info.outputs]
     end = time.perf_counter() + SPENT
 

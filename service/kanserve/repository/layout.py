@@ -26,9 +26,9 @@ from kanserve.repository.pbtxt import SILENT, OperatorConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
-SHARED = (
-    ": another file may share it and change it; copy it, or set allow_hard_links if the file system shares equal files"
-)
+SHARED_HINT = "copy the file, or set allow_hard_links if the file system shares equal files"
+EXPORT_AGAIN = "export the model again"
+COPY_AGAIN = "copy the version into the repository again, or export it again"
 MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Secret or a projected volume
 
 
@@ -76,7 +76,11 @@ def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> lis
         root = _root(repository)
         entries = sorted(os.listdir(root))
     except OSError as error:
-        raise ConfigError(f"repository {repository}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"repository {repository} cannot be read: {error.strerror or error}",
+            code="repository-not-readable",
+            hint="pass an existing directory that the server may read",
+        ) from error
     markers = (contract.FILE_NAME, contract.MODEL_FILE) if plain_onnx else (contract.FILE_NAME,)
     called = next(filter(NAME.fullmatch, (repository.name, root.name)), "model")
     if set(markers) & set(entries):
@@ -118,10 +122,10 @@ class Texts:
             if manifest is None or self.manifest is None or not manifest.stored:
                 return manifest
             if self.numbers is None:
-                raise LoadError(LoadReason.INTEGRITY, f"{contract.NUMBERS_FILE} is missing")
+                raise _missing(contract.NUMBERS_FILE)
             return contract.loads(self.manifest, self.numbers)
         except ManifestError as error:
-            raise LoadError(LoadReason.MANIFEST, str(error)) from error
+            raise _from_manifest(error) from error
 
 
 def texts(candidate: Candidate) -> Texts:
@@ -131,7 +135,7 @@ def texts(candidate: Candidate) -> Texts:
         with _opened(candidate.root, candidate.steps) as directory:
             return replace(_texts(candidate, directory), config=config_bytes)
     except OSError as error:
-        raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
+        raise _unreadable(error) from error
 
 
 def _texts(candidate: Candidate, directory: int) -> Texts:
@@ -145,10 +149,10 @@ def _texts(candidate: Candidate, directory: int) -> Texts:
 
 
 def load(candidate: Candidate, max_file_bytes: int, known: Texts | None = None) -> Bundle:
-    """Read one version: every listed file once, compared with size and sha256. A file beyond
-    `max_file_bytes` is refused. `known`: the texts of it that were read before, and tried.
+    """Read one version: every listed file once, compared with size and sha256. Files larger than `max_file_bytes` are
+    rejected. `known`: its texts, if they were read and checked before.
 
-    Raises LoadError with the reason; what it says names files by base name only.
+    Raises LoadError with the reason. The text names files by base name only.
     """
     known = known or texts(candidate)
     try:
@@ -160,9 +164,26 @@ def load(candidate: Candidate, max_file_bytes: int, known: Texts | None = None) 
                 bundle, summary = _verified(candidate, directory, known, max_file_bytes, options)
         return replace(bundle, content=hashlib.sha256(summary + repr(options).encode()).hexdigest())
     except OSError as error:
-        raise LoadError(LoadReason.UNREADABLE, f"cannot be read: {error.strerror or error}") from error
+        raise _unreadable(error) from error
     except ManifestError as error:
-        raise LoadError(LoadReason.MANIFEST, str(error)) from error
+        raise _from_manifest(error) from error
+
+
+def _unreadable(error: OSError) -> LoadError:
+    return LoadError(
+        LoadReason.UNREADABLE,
+        f"the version cannot be read: {error.strerror or error}",
+        code="version-not-readable",
+        hint="give the server read permission for the directory and its files",
+    )
+
+
+def _missing(name: str) -> LoadError:
+    return LoadError(LoadReason.INTEGRITY, f"{name} is missing", code="file-missing", hint=COPY_AGAIN)
+
+
+def _from_manifest(error: ManifestError) -> LoadError:
+    return LoadError(LoadReason.MANIFEST, str(error), code=error.code, hint=error.hint)
 
 
 def manifest(candidate: Candidate) -> Manifest:
@@ -241,7 +262,7 @@ def heading(candidate: Candidate) -> tuple[str, int]:
 
 @functools.lru_cache(64)
 def _heading(candidate: Candidate, facts: tuple[int, ...]) -> tuple[str, int]:
-    """A manifest's name and version, while the facts of its file stay; "" and 0 where it is none. Raises OSError."""
+    """Name and version in a manifest, cached by the facts of its file; "" and 0 for an invalid one. Raises OSError."""
     with contextlib.suppress(ManifestError, LoadError):
         with _opened(candidate.root, candidate.steps) as directory:
             data = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
@@ -283,10 +304,17 @@ def _verified(
     if manifest.name != candidate.name:
         raise LoadError(
             LoadReason.MANIFEST,
-            f"the manifest says {manifest.name!r}, the folder {candidate.name!r}: export under this name",
+            f"the manifest has the name {manifest.name!r}, the folder {candidate.name!r}",
+            code="manifest-name-differs",
+            hint=f"export the model with --name {candidate.name}",
         )
     if manifest.version != candidate.version:
-        raise LoadError(LoadReason.MANIFEST, _numbered(candidate, manifest.version))
+        raise LoadError(
+            LoadReason.MANIFEST,
+            f"the manifest has version {manifest.version}, the folder {candidate.version}",
+            code="manifest-version-differs",
+            hint=_renumbered(candidate, manifest.version),
+        )
     files = _files(candidate, directory, known, manifest, max_file_bytes, options)
     graph = manifest.file(contract.MODEL_FILE).sha256
     return Bundle(manifest.name, manifest.version, manifest, files, graph, options), known.manifest
@@ -299,11 +327,21 @@ def _files(
     listed = {entry.path for entry in manifest.files}
     unlisted = sorted(set(os.listdir(directory)) - listed - _beside(candidate, options))
     if unlisted:
-        raise LoadError(LoadReason.INTEGRITY, f"{unlisted[0]} is not listed in the manifest")
+        raise LoadError(
+            LoadReason.INTEGRITY,
+            f"the file {unlisted[0]} is not listed in the manifest",
+            code="file-not-listed",
+            hint="remove the file, or export the model again",
+        )
     files: dict[str, bytes] = {}
     for entry in manifest.files:
         if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):
-            raise LoadError(LoadReason.MANIFEST, f"{entry.path!r} is not a plain file name")
+            raise LoadError(
+                LoadReason.MANIFEST,
+                f"the manifest lists {entry.path!r}, expected a plain file name",
+                code="manifest-file-name-invalid",
+                hint=EXPORT_AGAIN,
+            )
         if entry.path == contract.NUMBERS_FILE and known.numbers is not None:
             data = known.numbers
         else:
@@ -312,19 +350,20 @@ def _files(
         if digest != entry.sha256:
             raise LoadError(
                 LoadReason.INTEGRITY,
-                f"{entry.path} has sha256 {digest}, the manifest says {entry.sha256}: export again",
+                f"{entry.path} has sha256 {digest}, the manifest has {entry.sha256}",
+                code="file-hash-differs",
+                hint=COPY_AGAIN,
             )
         files[entry.path] = data
     return files
 
 
-def _numbered(candidate: Candidate, version: int) -> str:
-    """The error text for a folder whose manifest has another version number, with the remedy."""
-    contradiction = f"the manifest says version {version}, the folder {candidate.version}"
+def _renumbered(candidate: Candidate, version: int) -> str:
+    """The hint for a folder whose manifest has another version number."""
     if os.path.isdir(candidate.root.joinpath(*candidate.steps[:-1], str(version))):
         command = f"kanserve copy {candidate.name} {version} {candidate.version} --force"
-        return f"{contradiction}: `{command}` makes a copy that is valid"
-    return f"{contradiction}: call the folder {version}, or export under this version"
+        return f"make a valid copy: `{command}`"
+    return f"rename the folder to {version}, or export the model with --version {candidate.version}"
 
 
 def _beside(candidate: Candidate, options: OperatorConfig) -> set[str]:
@@ -347,8 +386,14 @@ def _read(candidate: Candidate, directory: int, name: str, limit: int, *, expect
     try:
         return safe_files.read(name, limit, within=directory, hard_links=candidate.hard_links, expected=expected)
     except safe_files.UnsafeFile as error:
-        raise LoadError(LoadReason.INTEGRITY, f"{name} {error.reason}{SHARED if error.names else ''}") from error
+        hint = SHARED_HINT if error.names else error.hint or COPY_AGAIN
+        raise LoadError(LoadReason.INTEGRITY, f"{name} {error.reason}", code=error.code, hint=hint) from error
     except FileNotFoundError as error:
-        raise LoadError(LoadReason.INTEGRITY, f"{name} is missing") from error
+        raise _missing(name) from error
     except OSError as error:
-        raise LoadError(LoadReason.UNREADABLE, f"{name}: {error.strerror or error}") from error
+        raise LoadError(
+            LoadReason.UNREADABLE,
+            f"{name} cannot be read: {error.strerror or error}",
+            code="file-not-readable",
+            hint="give the server read permission for the file",
+        ) from error

@@ -1,8 +1,8 @@
 """Parser of an operator's `config.pbtxt`: Triton's `model_config.proto` as text, limited to the supported fields.
 
-The file is next to the versions, no manifest lists it, and an operator may edit it. It says how a model is served,
-not what it computes. A warning names unsupported fields. Source of fields and rules: Triton's model configuration
-guide, and the checks of its `model_config_utils.cc`.
+The file is next to the versions, no manifest lists it, and an operator may edit it. It configures how a model is
+served, not the computation. A warning names unsupported fields. Source of fields and rules: Triton's model
+configuration guide, and the checks of its `model_config_utils.cc`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LABELS_LIMIT = 2**20  # bytes of a file with labels
 PLATFORMS = {"backend": ("", "onnxruntime"), "platform": ("", "onnxruntime_onnx")}
 THREADS = "intra_op_thread_count"  # of Triton's onnxruntime backend
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-MOST = 1024  # priority levels, each with queues of its own; instances; threads
+MOST = 1024  # priority levels, each with separate queues; instances; threads
 # Supported fields, by message.
 KNOWN = {
     "ModelConfig": {
@@ -127,17 +127,29 @@ def read(data: bytes) -> OperatorConfig:
     try:
         text_format.Parse(data.decode(), message)
     except UnicodeDecodeError as error:
-        raise _refused("is not UTF-8 text") from error
+        raise _rejected("is not UTF-8 text", code="config-not-text", hint="save the file as UTF-8") from error
     except text_format.ParseError as error:
-        raise _refused(f"cannot be read, at line:column {error}") from error
+        raise _rejected(
+            f"has a syntax error at line:column {error}",
+            code="config-syntax",
+            hint="correct the file; its format is Triton's model configuration",
+        ) from error
     for field, allowed in PLATFORMS.items():
         value = getattr(message, field)
         if value not in allowed:
-            raise _refused(f"has {field} {value!r}; this is a model for {allowed[1]!r}")
+            raise _rejected(
+                f"has {field} {value!r}, expected {allowed[1]!r}",
+                code="config-platform",
+                hint=f"set {field} to {allowed[1]!r}, or remove it",
+            )
     if _exporters(message):
         del message.instance_group[:], message.parameters[THREADS]
     if message.max_batch_size < 0:
-        raise _refused(f"has max_batch_size {message.max_batch_size}; 1 or more was expected")
+        raise _rejected(
+            f"has max_batch_size {message.max_batch_size}, expected 1 or more",
+            code="config-value-invalid",
+            hint="set max_batch_size to 1 or more, or remove it",
+        )
     return OperatorConfig(
         name=message.name,
         max_batch_size=message.max_batch_size,
@@ -165,18 +177,26 @@ def _exporters(message: Any) -> bool:
     )
 
 
-def _refused(what: str) -> LoadError:
-    return LoadError(LoadReason.CONFIG, f"{FILE_NAME} {what}")
+def _rejected(fault: str, *, code: str, hint: str) -> LoadError:
+    return LoadError(LoadReason.CONFIG, f"{FILE_NAME} {fault}", code=code, hint=hint)
 
 
 def _batching(message: Any) -> Batching:
     batching = message.dynamic_batching
     levels = _levels(batching)
     if batching.preserve_ordering and (len(levels) > 1 or any(level.delays for level in levels)):
-        raise _refused("has preserve_ordering, which allows neither several priority_levels nor timeout_action DELAY")
+        raise _rejected(
+            "combines preserve_ordering with several priority_levels or with timeout_action DELAY",
+            code="config-options-conflict",
+            hint="remove preserve_ordering, or the other option",
+        )
     usual = batching.default_priority_level
     if batching.priority_levels and not 1 <= usual <= batching.priority_levels:
-        raise _refused(f"has default_priority_level {usual}; 1 to {batching.priority_levels} was expected")
+        raise _rejected(
+            f"has default_priority_level {usual}, expected 1 to {batching.priority_levels}",
+            code="config-value-invalid",
+            hint="set default_priority_level to one of the priority_levels",
+        )
     return Batching(
         batching.max_queue_delay_microseconds / 1e6,
         _preferred(batching.preferred_batch_size, message.max_batch_size),
@@ -190,16 +210,28 @@ def _preferred(sizes: Iterable[int], most: int) -> tuple[int, ...]:
     """Ascending; `most`: the file's own max_batch_size, 0 if it has none."""
     ordered = tuple(sorted(set(sizes)))
     if ordered and (ordered[0] < 1 or 0 < most < ordered[-1]):
-        raise _refused(f"has preferred_batch_size {list(ordered)[:8]}; 1 to {most or 'the largest batch'} was expected")
+        raise _rejected(
+            f"has preferred_batch_size {list(ordered)[:8]}, expected 1 to {most or 'the largest batch'}",
+            code="config-value-invalid",
+            hint="set each preferred_batch_size to at most max_batch_size",
+        )
     return ordered
 
 
 def _levels(batching: Any) -> tuple[PriorityLevel, ...]:
     if batching.priority_levels > MOST:
-        raise _refused(f"has {batching.priority_levels} priority_levels; at most {MOST} are served")
+        raise _rejected(
+            f"has {batching.priority_levels} priority_levels, expected at most {MOST}",
+            code="config-value-invalid",
+            hint="use fewer priority_levels",
+        )
     for key in batching.priority_queue_policy:
         if not 1 <= key <= batching.priority_levels:
-            raise _refused(f"has a priority_queue_policy for level {key} of {batching.priority_levels} priority_levels")
+            raise _rejected(
+                f"has a priority_queue_policy for level {key} of {batching.priority_levels} priority_levels",
+                code="config-value-invalid",
+                hint="raise priority_levels, or remove the policy",
+            )
     usual = _level(batching.default_queue_policy) if batching.HasField("default_queue_policy") else PriorityLevel()
     return tuple(
         _level(batching.priority_queue_policy[level]) if level in batching.priority_queue_policy else usual
@@ -220,14 +252,22 @@ def _instances(message: Any) -> int:
     """Number of instances of all groups; a group without a count has one."""
     counts = [group.count for group in message.instance_group]
     if min(counts, default=0) < 0 or sum(counts) > MOST:
-        raise _refused(f"has instance_group counts {', '.join(map(str, counts))[:80]}; up to {MOST} was expected")
+        raise _rejected(
+            f"has the instance_group counts {', '.join(map(str, counts))[:80]}, expected at most {MOST} in total",
+            code="config-value-invalid",
+            hint="use fewer instances",
+        )
     return sum(max(1, count) for count in counts)
 
 
 def _device(message: Any) -> str:
     kinds = {pb.ModelInstanceGroup.Kind.Name(group.kind) for group in message.instance_group} - {"KIND_AUTO"}
     if not kinds <= {"KIND_CPU", "KIND_GPU"} or len(kinds) > 1:
-        raise _refused(f"has instance_group of {', '.join(sorted(kinds))}; all KIND_CPU, or all KIND_GPU, was expected")
+        raise _rejected(
+            f"has an instance_group of {', '.join(sorted(kinds))}, expected only KIND_CPU or only KIND_GPU",
+            code="config-value-invalid",
+            hint="use one kind for all instance groups",
+        )
     return {"KIND_CPU": "cpu", "KIND_GPU": "cuda"}[kinds.pop()] if kinds else ""
 
 
@@ -236,7 +276,11 @@ def _threads(message: Any) -> int:
         return 0
     text = message.parameters[THREADS].string_value
     if not (text.isascii() and text.isdecimal()) or int(text) > MOST:
-        raise _refused(f"has {THREADS} {text[:20]!r}; a number up to {MOST} was expected, 0 for the server's choice")
+        raise _rejected(
+            f"has {THREADS} {text[:20]!r}, expected a number from 0 to {MOST}",
+            code="config-value-invalid",
+            hint="set a number of threads; 0 lets the server choose",
+        )
     return int(text)
 
 
@@ -251,7 +295,7 @@ def _versions(message: Any) -> VersionPolicy:
 
 
 def _tensor(tensor: Any) -> TensorInfo:
-    """A data type that is not given is an empty one."""
+    """The tensor of a field. An unset data type is ""."""
     datatype = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_") if tensor.data_type else ""
     return TensorInfo(tensor.name, {"STRING": "BYTES"}.get(datatype, datatype), tuple(tensor.dims))
 
@@ -260,20 +304,28 @@ def _beside(output: Any) -> str:
     """The label file of an output, a plain name."""
     name = str(output.label_filename)
     if not FILE.fullmatch(name):
-        raise _refused(f"has label_filename {name[:80]!r}; the name of a file beside it was expected")
+        raise _rejected(
+            f"has label_filename {name[:80]!r}, expected the name of a file in the same directory",
+            code="config-value-invalid",
+            hint="put the label file next to config.pbtxt, and set its name without a path",
+        )
     return name
 
 
 def lines(name: str, data: bytes) -> tuple[str, ...]:
-    """The labels in a file. Raises LoadError where it is no text."""
+    """The labels in a file. Raises LoadError if the file is not UTF-8 text."""
     try:
         return tuple(data.decode().splitlines())
     except UnicodeDecodeError as error:
-        raise _refused(f"names {name} for labels, which is not UTF-8 text") from error
+        raise _rejected(
+            f"has the label file {name}, which is not UTF-8 text",
+            code="labels-not-text",
+            hint="save the label file as UTF-8",
+        ) from error
 
 
 def _unused(message: Message, path: str = "") -> Iterator[str]:
-    """The fields that are set and have no meaning here; an empty message says nothing."""
+    """The set fields that have no effect on this server. An empty message counts as unset."""
     known = KNOWN[message.DESCRIPTOR.name]
     for field, value in message.ListFields():
         if field.name == "parameters":

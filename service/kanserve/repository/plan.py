@@ -1,7 +1,7 @@
 """Reconciliation plan: the next steps from the files, the served versions and earlier attempts. A pure function.
 
-The rules: a served version keeps serving, whatever happens to its files. A new or changed version is tried once, and
-again later if it was rejected. A version that its policy excludes is unloaded only when all wanted versions serve.
+The rules: a served version keeps serving, even if its files change or are missing. A new or changed version is loaded
+once, and again later if it was rejected. An excluded version is unloaded only when all versions of the policy serve.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kanserve.repository.pbtxt import ALL, VersionPolicy
 from kanserve.repository.snapshot import Fingerprint, Key
 
 NONE_CHOSEN: Mapping[str, int] = MappingProxyType({})
-FIRST, LONGEST = 1.0, 300.0  # seconds until what was refused is tried again; doubles
+FIRST, LONGEST = 1.0, 300.0  # seconds until a rejected version is loaded again; doubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Known:
 
     tried    fingerprint of the files that were read last
     serves   True if the version serves
-    missing  True if it serves and its files are gone
+    missing  True if it serves and its files are missing
     refused  number of rejections of the current files in a row
     again    time of the next attempt, on the monotonic clock
     """
@@ -54,11 +54,11 @@ class Step(enum.Enum):
     """Step of a plan.
 
     KEEP    nothing to do
-    LOAD    read and try the version
-    MISS    its files are gone
-    RETURN  its files are back, and are tried
+    LOAD    load the version
+    MISS    its files are missing
+    RETURN  its files are in the repository again, and are loaded
     LEAVE   unload the version
-    FORGET  it does not serve, and its files are gone or it is not wanted any more
+    FORGET  it does not serve, and its files are missing or its policy excludes it
     """
 
     KEEP, LOAD, MISS, RETURN, LEAVE, FORGET = range(6)
@@ -82,7 +82,7 @@ def plan(
     """Actions by model and version, with loads in ascending order.
 
     policies  version policies by model; other models serve all versions
-    now       time on the clock of `Known.again`; infinite: try all rejected versions again
+    now       time on the clock of `Known.again`; infinite: load all rejected versions again
     chosen    by model, the default version that an operator chose, which is not unloaded
     """
     there: dict[str, dict[int, Fingerprint]] = {}
@@ -102,7 +102,7 @@ def plan(
 def left_out(
     prints: Mapping[Key, Fingerprint], known: Mapping[Key, Known], policies: Mapping[str, VersionPolicy]
 ) -> dict[Key, VersionPolicy]:
-    """Versions that are there and that their policies do not want, with these."""
+    """Versions in the repository that their policies exclude, with the policies."""
     there: dict[str, set[int]] = {}
     for name, version in (*prints, *(key for key, state in known.items() if state.serves)):
         there.setdefault(name, set()).add(version)
@@ -114,7 +114,7 @@ def _of_model(
     there: Mapping[int, Fingerprint], known: Mapping[int, Known], policy: VersionPolicy, now: float
 ) -> Iterator[tuple[Step, int]]:
     serving = {version for version, state in known.items() if state.serves}
-    # A served version counts as there: lost files are no reason to serve another version.
+    # A served version counts as present: missing files are not a reason to serve another version.
     selected = policy.served(there.keys() | serving)
     for version in sorted(there.keys() | known.keys()):
         step = _of_version(known.get(version, Known()), there.get(version), version in selected, now)

@@ -25,8 +25,8 @@ from kanserve.repository.pbtxt import ALL, VersionPolicy
 Key = tuple[str, int]  # a model's name and a version
 
 TICK = 50_000_000  # nanoseconds; two writes within a tick of the file system's clock may have the same time
-QUIET = 1_000_000_000  # nanoseconds without a write, after which a graph without a manifest is taken for whole
-BREATH, EVERY = 0.0005, 64  # seconds of a pause after so many versions: a large repository takes turns with requests
+QUIET = 1_000_000_000  # nanoseconds without a write, after which a graph without a manifest counts as complete
+BREATH, EVERY = 0.0005, 64  # seconds of a pause per so many versions, so that requests run during a long scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Scanner:
         self, repository: Path, *, plain_onnx: bool = False, hard_links: bool = False, policy: VersionPolicy = ALL
     ) -> None:
         self._repository, self._plain_onnx, self._hard_links, self._policy = repository, plain_onnx, hard_links, policy
-        self._policies: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and what it says
-        self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, what it last said
+        self._policies: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and its policy
+        self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, the last heading
 
     def scan(self) -> Snapshot:
         """Current snapshot. Raises ConfigError if the repository is not a readable directory."""
@@ -85,7 +85,7 @@ class Scanner:
                 configs[name] = _config_facts(candidate)
                 policies[name] = self._policy_of(candidate, configs[name])
             key = (name, candidate.version)
-            with contextlib.suppress(OSError):  # it went away meanwhile
+            with contextlib.suppress(OSError):  # it was removed meanwhile
                 prints[key] = _print(_folder(candidate), configs[name])
                 entries[key] = candidate
             if at % EVERY == 0:
@@ -94,14 +94,15 @@ class Scanner:
         return Snapshot(entries, prints, policies)
 
     def fingerprint(self, candidate: Candidate) -> Fingerprint | None:
-        """Current fingerprint of one version; None if it is gone."""
+        """Current fingerprint of one version; None if its files are missing."""
         try:
             return _print(_folder(candidate), _config_facts(candidate))
         except OSError:
             return None
 
     def _named(self, candidate: Candidate) -> Candidate:
-        """A folder that is a model has its name from its manifest: while that cannot be read, the last one."""
+        """The candidate with its name. A folder that is a model has its name from its manifest, or the last known name
+        while the manifest cannot be read."""
         steps = candidate.steps
         if len(steps) > 1:
             return candidate
@@ -111,8 +112,8 @@ class Scanner:
         return replace(candidate, name=name, version=version)
 
     def _policy_of(self, candidate: Candidate, facts: bytes) -> VersionPolicy:
-        """Read again only where the file's facts changed. One that cannot be read leaves no version out: each is
-        refused for it."""
+        """The policy of a model, read again only if the facts of its file changed. An unreadable file excludes no
+        version, because each load fails for it."""
         if not facts:
             return self._policy
         cached = self._policies.get(candidate.name)
@@ -129,7 +130,7 @@ def _folder(candidate: Candidate) -> str:
 
 
 def _print(folder: str, config: bytes) -> Fingerprint:
-    """Raises OSError where the folder is gone."""
+    """The fingerprint of a folder. Raises OSError if the folder is missing."""
     lines, size, newest = [config], 0, 0
     names = set()
     with os.scandir(folder) as entries:
@@ -161,16 +162,16 @@ def _facts(about: os.stat_result) -> str:
     return f"{about.st_mode} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
 
 
-SHARE = 10  # of the time at most one such part is spent on looking
+SHARE = 10  # scans take at most one such part of the time
 
 
 def pause(poll: float, took: float) -> float | None:
-    """Seconds until the next look, after one that took so many; None where `poll` is 0: only when asked."""
+    """Seconds until the next scan, after one that took `took` seconds; None if `poll` is 0: only on request."""
     return max(poll, SHARE * took) if poll > 0 else None
 
 
 async def due(requested: asyncio.Event, seconds: float | None) -> bool:
-    """Wait so long, or until `requested`, which is taken back; whether it was asked for."""
+    """Wait `seconds`, or until `requested`, and clear the event. Returns whether it was set."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(requested.wait(), seconds)
     was_requested = requested.is_set()
@@ -183,6 +184,6 @@ def remove_stale_exports(repository: Path) -> list[str]:
     Files of a running export stay, and so does everything in a read-only repository."""
     try:
         folders = [path for path in sorted(repository.iterdir()) if not path.name.startswith(".") and path.is_dir()]
-    except OSError:  # whoever reads it next says so
+    except OSError:  # the next scan reports it
         return []
     return [name for folder in (repository, *folders) if not folder.is_symlink() for name in temp_dirs.sweep(folder)]

@@ -30,6 +30,7 @@ from kanserve.errors import LoadError, LoadReason
 from kanserve.repository.pbtxt import FILE_NAME, OperatorConfig
 from kanserve.types import DTYPES, TensorInfo
 
+EXPORT_AGAIN = "export the model again"
 Tensor = TensorInfo | TensorSpec
 SERVED_CLASSES = ("A", "B")
 
@@ -44,88 +45,112 @@ def check_manifest(manifest: Manifest) -> None:
         if layer.edge_class:
             _check_class(f"layer {at}", layer.edge_class)
         if layer.edges_file not in listed:
-            raise LoadError(LoadReason.MANIFEST, f"layer {at}: {layer.edges_file!r} is not a listed file")
+            raise _not_listed(f"the edge graph {layer.edges_file!r} of layer {at}")
     for variant in manifest.variants:
         if variant.file not in listed:
-            raise LoadError(LoadReason.MANIFEST, f"variant {variant.file!r} is not a listed file")
+            raise _not_listed(f"the variant {variant.file!r}")
     if manifest.explanations.file and manifest.explanations.file not in listed:
-        raise LoadError(LoadReason.MANIFEST, f"{manifest.explanations.file!r} is not a listed file")
+        raise _not_listed(f"the explanation graph {manifest.explanations.file!r}")
     _check_out_of_range(manifest)
     _check_approximation(manifest.approximation)
     _check_optimization(manifest.optimization)
     _check_basis(manifest.verification_basis)
     if len(manifest.reference.inputs) != len(manifest.reference.outputs):
-        raise LoadError(LoadReason.MANIFEST, "the manifest's reference rows have other inputs than outputs")
+        raise _invalid(
+            f"the reference rows have {len(manifest.reference.inputs)} inputs and "
+            f"{len(manifest.reference.outputs)} outputs, expected the same number"
+        )
+
+
+def _invalid(fault: str) -> LoadError:
+    return LoadError(
+        LoadReason.MANIFEST, f"invalid manifest: {fault}", code="manifest-value-invalid", hint=EXPORT_AGAIN
+    )
+
+
+def _not_listed(file: str) -> LoadError:
+    return LoadError(
+        LoadReason.MANIFEST,
+        f"{file} is not in the manifest's list of files",
+        code="manifest-file-not-listed",
+        hint=EXPORT_AGAIN,
+    )
 
 
 def _check_optimization(optimization: str) -> None:
     if optimization not in (ANY, BASIC):
-        raise LoadError(LoadReason.MANIFEST, f"optimization is {optimization[:40]!r}, expected {ANY!r} or {BASIC!r}")
+        raise _invalid(f"optimization is {optimization[:40]!r}, expected {ANY!r} or {BASIC!r}")
 
 
 def _check_basis(basis: str) -> None:
     if basis not in VERIFICATION_BASES:
         known = ", ".join(VERIFICATION_BASES)
-        raise LoadError(LoadReason.MANIFEST, f"verification.basis is {basis[:40]!r}, expected one of {known}")
+        raise _invalid(f"verification.basis is {basis[:40]!r}, expected one of {known}")
 
 
 def _check_out_of_range(manifest: Manifest) -> None:
     if manifest.out_of_range not in OUT_OF_RANGE_POLICIES:
-        raise LoadError(
-            LoadReason.MANIFEST,
-            f"out_of_range is {manifest.out_of_range[:40]!r}, expected one of {', '.join(OUT_OF_RANGE_POLICIES)}",
-        )
+        known = ", ".join(OUT_OF_RANGE_POLICIES)
+        raise _invalid(f"out_of_range is {manifest.out_of_range[:40]!r}, expected one of {known}")
     kept = bool(manifest.layers) and [step.kind for step in manifest.layers[0].pre_steps][-1:] == ["clip"]
     if manifest.out_of_range == CLAMP and not kept:
-        raise LoadError(LoadReason.MANIFEST, "out_of_range is 'clamp', but nothing keeps the inputs of the first layer")
+        raise _invalid("out_of_range is 'clamp', but no step of the first layer clamps its inputs")
 
 
 def _check_approximation(approximation: Approximation) -> None:
     """Check that the claimed error is a rounding error within its bound. Raises LoadError."""
     if approximation.quantize not in ("", INT8, FP16_WEIGHTS):
-        raise LoadError(
-            LoadReason.MANIFEST, f"approximation is {approximation.quantize[:40]!r}, expected {INT8} or {FP16_WEIGHTS}"
-        )
+        raise _invalid(f"approximation is {approximation.quantize[:40]!r}, expected {INT8} or {FP16_WEIGHTS}")
     if not 0 <= approximation.error <= approximation.max_error < 1 or bool(approximation.quantize) != bool(
         approximation.max_error
     ):
-        raise LoadError(
-            LoadReason.MANIFEST,
-            f"approximation has an error of {approximation.error:g} of {approximation.max_error:g} allowed, "
-            "expected 0 to below 1",
+        raise _invalid(
+            f"approximation has the error {approximation.error:g} and the maximum {approximation.max_error:g}, "
+            "expected 0 <= error <= maximum < 1"
         )
 
 
 def _check_names(manifest: Manifest) -> None:
     names = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]
     if len(set(names)) < len(names):
-        raise LoadError(LoadReason.MANIFEST, "two of the manifest's inputs and outputs have one name")
+        raise _invalid("two of the inputs and outputs have the same name")
 
 
 def _check_class(what: str, edge_class: str) -> None:
-    """NOTE: class C is refused, since the same row would get other answers in other
-    company: clients, chunks and dynamic batching decide which rows meet. A model
-    whose ranges were frozen when it was exported is of class A or B."""
+    """Check an edge class. NOTE: class C is rejected, because the prediction of a row would depend on its batch:
+    clients, chunks and dynamic batching decide which rows are in one batch. A model whose ranges were frozen at export
+    is of class A or B."""
     if edge_class == "C":
         raise LoadError(
             LoadReason.MANIFEST,
-            f"{what} is of edge class C: a row's answer depends on the other rows of its batch; "
-            "export it with what it takes from the batch frozen",
+            f"{what} is of edge class C: the prediction of a row depends on the other rows of its batch",
+            code="edge-class-not-served",
+            hint="freeze the ranges that the model computes from a batch, and export it again",
         )
     if edge_class not in SERVED_CLASSES:
-        raise LoadError(LoadReason.MANIFEST, f"{what} is of edge class {edge_class!r}; A and B are known")
+        raise _invalid(f"{what} is of edge class {edge_class!r}, expected A or B")
 
 
 def check_config(
     config: OperatorConfig, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, batched: bool
 ) -> None:
-    """A config.pbtxt against the tensors of its model, whose first dimension is the batch if `batched`.
-    Raises LoadError where they contradict each other."""
+    """Compare a config.pbtxt with the tensors of its model, whose first dimension is the batch if `batched`.
+    Raises LoadError if they contradict each other."""
     if config.name not in ("", name):
-        raise LoadError(LoadReason.CONFIG, f"{FILE_NAME} is of model {config.name!r}, the folder of {name!r}")
+        raise LoadError(
+            LoadReason.CONFIG,
+            f"{FILE_NAME} has the name {config.name!r}, the folder has {name!r}",
+            code="config-name-differs",
+            hint=f"set name to {name!r}, or remove it",
+        )
     missing = {tensor.name for tensor in inputs} - {tensor.name for tensor in config.inputs}
     if config.inputs and missing:
-        raise LoadError(LoadReason.CONFIG, f"{FILE_NAME} lacks the input '{min(missing)}'")
+        raise LoadError(
+            LoadReason.CONFIG,
+            f"{FILE_NAME} does not have the input '{min(missing)}' of the model",
+            code="config-input-missing",
+            hint="add the input, or remove all inputs from the file",
+        )
     for what, configured, expected in (("input", config.inputs, inputs), ("output", config.outputs, outputs)):
         known = {tensor.name: tensor for tensor in expected}
         for tensor in configured:
@@ -136,7 +161,9 @@ def _check_tensor(what: str, configured: TensorInfo, known: dict[str, Tensor], s
     if configured.name not in known:
         raise LoadError(
             LoadReason.CONFIG,
-            f"{FILE_NAME} has the {what} '{configured.name}', the model {', '.join(map(repr, known))}",
+            f"{FILE_NAME} has the {what} '{configured.name}', the model has {', '.join(map(repr, known))}",
+            code="config-tensor-unknown",
+            hint=f"correct the name of the {what}, or remove it",
         )
     expected = known[configured.name]
     shape = expected.shape[skip:]
@@ -146,8 +173,10 @@ def _check_tensor(what: str, configured: TensorInfo, known: dict[str, Tensor], s
     if (configured.shape and not fits) or configured.datatype not in ("", expected.datatype):
         raise LoadError(
             LoadReason.CONFIG,
-            f"{FILE_NAME} says that the {what} '{configured.name}' is {configured.datatype} {list(configured.shape)}, "
-            f"the model says {expected.datatype} {list(shape)}",
+            f"{FILE_NAME} has {configured.datatype} {list(configured.shape)} for the {what} '{configured.name}', "
+            f"the model has {expected.datatype} {list(shape)}",
+            code="config-tensor-differs",
+            hint="correct data_type and dims, or remove them",
         )
 
 
@@ -157,7 +186,7 @@ AXES = 16
 TENSORS = 1024
 LAYERS = 4096
 FILES = LAYERS + 64
-VARIANTS = 1  # nobody would choose among more
+VARIANTS = 1  # the server does not choose among more
 NODES = 2**24  # sources or destinations of a layer
 EDGES = 2**31 - 1  # of a layer
 OPSET = 64
@@ -165,13 +194,13 @@ REFERENCE_ROWS = 4096
 
 
 def check(manifest: Manifest) -> None:
-    """Raises LoadError naming the first number that is out of bounds."""
+    """Raises LoadError for the first number that is out of bounds."""
     for fault in limit_faults(manifest):
-        raise LoadError(LoadReason.MANIFEST, f"{fault}: export the model again")
+        raise _invalid(fault)
 
 
 def limit_faults(manifest: Manifest) -> Iterator[str]:
-    """All that is out of bounds, in words."""
+    """Texts about all numbers that are out of bounds."""
     yield from _within("max_batch_size", manifest.max_batch_size, 1, ROWS)
     yield from _within("opset", manifest.opset, 1, OPSET)
     yield from _within("the number of inputs", len(manifest.inputs), 1, TENSORS)
@@ -190,7 +219,7 @@ def limit_faults(manifest: Manifest) -> Iterator[str]:
         yield from _within(f"the rows of {variant.file[:40]!r}", variant.rows, 1, ROWS)
     yield from _within("the number of reference rows", len(manifest.reference.inputs), 0, REFERENCE_ROWS)
     if not 0 <= manifest.reference.tolerance <= 1:
-        yield f"the reference tolerance is {manifest.reference.tolerance:g}, expected 0 to 1, of the largest answer"
+        yield f"the reference tolerance is {manifest.reference.tolerance:g}, expected 0 to 1"
 
 
 def _names(manifest: Manifest) -> Iterator[str]:
@@ -230,7 +259,7 @@ def _tensor(tensor: TensorSpec | ExplainedTensor) -> Iterator[str]:
     if tensor.datatype not in DTYPES:
         yield f"'{tensor.name}' is {tensor.datatype[:40]!r}, expected one of {', '.join(DTYPES)}"
     if len(shape) < 2 or shape[0] != -1 or min(shape[1:]) < 1:
-        yield f"'{tensor.name}' has shape {_shape(shape)}, expected [-1, ...]: the size of a row is not known"
+        yield f"'{tensor.name}' has shape {_shape(shape)}, expected [-1, ...] with known extents"
         return
     yield from _extents(f"'{tensor.name}'", shape[1:])
 
@@ -246,7 +275,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _layer(layer: LayerInfo) -> Iterator[str]:
     if min(layer.sources, layer.destinations, *layer.positions) < 1:
-        yield "no sources, no destinations or no positions"
+        yield "the layer has no sources, no destinations or no positions"
         return
     yield from _within("the number of sources", layer.sources, 1, NODES)
     yield from _within("the number of destinations", layer.destinations, 1, NODES)
@@ -268,24 +297,24 @@ def _of_edges(layer: LayerInfo) -> Iterator[str]:
     for edge in layer.symbolic:
         source, destination = edge.source, edge.destination
         if not (0 <= source < layer.sources and 0 <= destination < layer.destinations):
-            yield f"a symbolic edge leads from {_number(source)} to {_number(destination)}, which are not there"
+            yield f"a symbolic edge is from {_number(source)} to {_number(destination)}, which the layer does not have"
 
 
 def _basis(basis: BasisInfo, sources: int) -> Iterator[str]:
     yield from _within(f"the number of functions of basis {basis.kind[:40]!r}", basis.functions, 1, NODES)
     if len(basis.knots) not in (0, 1, sources):
-        yield f"basis {basis.kind[:40]!r} has {len(basis.knots)} rows of knots, expected one, or one for each source"
+        yield f"basis {basis.kind[:40]!r} has {len(basis.knots)} rows of knots, expected one, or one per source"
     yield from _steps(basis.pre_steps)
 
 
 def _steps(steps: Sequence[NodeStep]) -> Iterator[str]:
     for step in steps:
         if step.indices and not (min(step.indices) >= 0 and max(step.indices) < NODES):
-            yield f"a step {step.kind[:40]!r} has indices beyond 0 to {NODES - 1}"
+            yield f"a step {step.kind[:40]!r} has an index out of range, expected 0 to {NODES - 1}"
 
 
 def baseline_faults(manifest: Manifest) -> Iterator[str]:
-    """Faults of the baseline in words; none for a valid one."""
+    """Texts about faults of the baseline; none for a valid one."""
     baseline = manifest.baseline
     if not baseline.rows:
         return
@@ -304,16 +333,16 @@ def baseline_faults(manifest: Manifest) -> Iterator[str]:
 
 
 def _part(layer: NodeBaseline) -> str:
-    """The first that is wrong, or ""."""
+    """Text about the first fault, or ""."""
     nodes = len(layer.counts)
     lengths = {len(layer.nonfinite), len(layer.mean), len(layer.std)}
     if lengths != {nodes} or len(layer.cells) not in (1, nodes) or not nodes:
-        return f"the baseline's lists are not one for each of {nodes} nodes"
+        return f"the lists of the baseline do not have one entry for each of {nodes} nodes"
     if not all(map(_ascending, layer.cells)):
-        return "the bounds of the baseline's cells do not ascend"
+        return "the bounds of the baseline's histogram do not ascend"
     cells = layer.cells * nodes if len(layer.cells) == 1 else layer.cells
     fit = all(len(counts) == len(own) + 1 and min(counts) >= 0 for counts, own in zip(layer.counts, cells, strict=True))
-    return "" if fit else "the baseline's counts are not those of its cells"
+    return "" if fit else "the counts of the baseline do not fit the bounds of its histogram"
 
 
 def _ascending(bounds: Sequence[float]) -> bool:

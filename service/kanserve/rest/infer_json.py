@@ -28,7 +28,9 @@ HEADER_LENGTH = "inference-header-content-length"
 DIGITS = re.compile(r"\d{1,10}")
 DIGITS_PER_BYTE = 4  # digits of a number per byte, about
 LIMITS = (-(2**63), 2**63, 2**64)
-BEYOND = 2**1024  # any double that is one
+BEYOND = 2**1024  # larger than any finite double
+BINARY_HINT = "send binary_data_size bytes per input after the JSON"
+LENGTH_HINT = "set Inference-Header-Content-Length to the number of bytes of the JSON"
 
 T = TypeVar("T")
 
@@ -60,7 +62,7 @@ class _Draft:
 
 
 async def request(http_request: HttpRequest, call: Call, typed: int) -> tuple[InferRequest, BinaryOutputs]:
-    """The inference that a request asks for. `typed`: limit in bytes of one tensor as numbers. Raises BadRequest,
+    """The inference request in an HTTP request. `typed`: limit in bytes of one tensor as numbers. Raises BadRequest,
     ResourceExhausted, Unsupported."""
     text, rest = _parted(http_request)
     draft = await json_document.reading(len(text), functools.partial(_draft, http_request, text, rest, typed))
@@ -82,7 +84,11 @@ def _draft(http_request: HttpRequest, text: bytes, rest: memoryview, typed: int)
     for at, tensor in enumerate(_list(body, "inputs", required=True)):
         rest = _input(draft, _is(tensor, dict, f"inputs[{at}]"), rest, typed)
     if rest:
-        raise BadRequest(f"unexpected additional input data for model '{draft.model}': {len(rest)} bytes")
+        raise BadRequest(
+            f"unexpected additional input data for model '{draft.model}': {len(rest)} bytes",
+            code="binary-data-size-wrong",
+            hint=BINARY_HINT,
+        )
     for at, output in enumerate(_list(body, "outputs")):
         _output(draft, _is(output, dict, f"outputs[{at}]"))
     return draft
@@ -113,14 +119,16 @@ def _checked(draft: _Draft, deadline: float | None) -> InferRequest:
 
 
 def bare(http_request: HttpRequest, call: Call, info: ModelInfo) -> tuple[InferRequest, BinaryOutputs]:
-    """The same for a body that is nothing but the bytes of a model's one input: one row, where rows are a dimension.
-    Raises BadRequest for a model whose input's shape that does not tell."""
+    """The inference request in a body that has only the bytes of a model's one input: one row, if rows are a
+    dimension. Raises BadRequest for a model whose shape does not determine the rows."""
     tensor = info.inputs[0]
     shape = [1, *tensor.shape[1:]] if info.max_batch_size else list(tensor.shape)
     if len(info.inputs) > 1 or shape.count(-1) > 1 or tensor.datatype == BYTES:
+        inputs = ", ".join(f"{part.name} {part.datatype} {list(part.shape)}" for part in info.inputs)
         raise BadRequest(
-            f"a request without JSON needs a model with one input of numbers and at most one open dimension; model "
-            f"'{info.name}' has {', '.join(f'{part.name} {part.datatype} {list(part.shape)}' for part in info.inputs)}"
+            f"model '{info.name}' has {inputs}, expected one input of numbers with at most one open dimension",
+            code="request-without-json",
+            hint="send a JSON header before the bytes",
         )
     row = math.prod(extent for extent in shape if extent >= 0) * NUMPY_DTYPES[tensor.datatype].itemsize
     shape = [len(http_request.body) // max(row, 1) if extent < 0 else extent for extent in shape]
@@ -136,8 +144,8 @@ def bare(http_request: HttpRequest, call: Call, info: ModelInfo) -> tuple[InferR
 
 
 async def answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answer:
-    """JSON, and behind it the tensors that go as bytes. Raises ResourceExhausted, BadRequest for what JSON cannot
-    hold."""
+    """The response as JSON, and after it the tensors as bytes. Raises ResourceExhausted, and BadRequest for values that
+    JSON cannot represent."""
     size = sum(len(tensor.data) for tensor in response.outputs if not binary.raw(tensor.name))
     return await json_document.reading(DIGITS_PER_BYTE * size, functools.partial(_answer, response, binary, typed))
 
@@ -164,20 +172,28 @@ def _answer(response: InferResponse, binary: BinaryOutputs, typed: int) -> Answe
 
 
 def _parted(http_request: HttpRequest) -> tuple[bytes, memoryview]:
-    """The JSON, and what lies behind it."""
+    """The JSON, and the bytes after it."""
     length_text = http_request.headers.get(HEADER_LENGTH)
     if length_text is None:
         return http_request.body, memoryview(b"")
     if DIGITS.fullmatch(length_text) is None:
-        raise BadRequest(f"Unable to parse Inference-Header-Content-Length, got: {length_text[:40]}")
+        raise BadRequest(
+            f"Unable to parse Inference-Header-Content-Length, got: {length_text[:40]}",
+            code="header-length-invalid",
+            hint=LENGTH_HINT,
+        )
     length = int(length_text)
     if not 0 < length <= len(http_request.body):
-        raise BadRequest(f"inference header size should be in range (0, {len(http_request.body)}), got: {length}")
+        raise BadRequest(
+            f"inference header size should be in range (0, {len(http_request.body)}), got: {length}",
+            code="header-length-invalid",
+            hint=LENGTH_HINT,
+        )
     return http_request.body[:length], memoryview(http_request.body)[length:]
 
 
 def _input(draft: _Draft, tensor: Mapping[str, Any], rest: memoryview, typed: int) -> memoryview:
-    """Add an input to the draft; the bytes behind the JSON that remain."""
+    """Add an input to the draft. Returns the remaining bytes after the JSON."""
     name = _member(tensor, "name", str, "an input")
     shape = tuple(_extent(extent, name) for extent in _list(tensor, "shape", required=True))
     parameters = _parameters(tensor, f"input '{name}'")
@@ -188,12 +204,18 @@ def _input(draft: _Draft, tensor: Mapping[str, Any], rest: memoryview, typed: in
         draft.inputs.append(InputTensor(name, datatype, shape, _numbers(name, datatype, shape, tensor, typed)))
         return rest
     if "data" in tensor:
-        raise BadRequest(f"input '{name}' has both 'data' and 'binary_data_size'; send one of them")
+        raise BadRequest(
+            f"input '{name}' has both 'data' and 'binary_data_size', expected one of them",
+            code="input-data-twice",
+            hint="remove one of the two keys",
+        )
     size = _is(size, int, "'binary_data_size'")
     if not 0 <= size <= len(rest):
         raise BadRequest(
             f"unexpected size for input '{name}', expecting {size - len(rest)} additional bytes for model "
-            f"'{draft.model}'; binary data follows the JSON, whose length is in Inference-Header-Content-Length"
+            f"'{draft.model}'",
+            code="binary-data-size-wrong",
+            hint=BINARY_HINT,
         )
     draft.inputs.append(InputTensor(name, datatype, shape, bytes(rest[:size])))
     return rest[size:]
@@ -204,26 +226,30 @@ def _numbers(name: str, datatype: str, shape: tuple[int, ...], tensor: Mapping[s
         return b""
     data = json_document.to_bytes(name, datatype, _member(tensor, "data", list, f"input '{name}'"))
     if len(data) > typed:
-        raise ResourceExhausted(_beyond(f"input '{name}'", len(data), typed))
+        raise _too_large(f"input '{name}'", len(data), typed)
     return data
 
 
 def _output(draft: _Draft, output: Mapping[str, Any]) -> None:
     name = _member(output, "name", str, "an output")
     parameters = _parameters(output, f"output '{name}'")
-    # Triton's rule: an output that is named decides for itself, whatever `binary_data_output` says.
+    # Triton's rule: the parameter of a named output overrides `binary_data_output`.
     draft.binary.named[name] = _is(parameters.pop("binary_data", False), bool, "'binary_data'")
     draft.outputs.append((name, {key: _parameter(key, value) for key, value in parameters.items()}))
 
 
 def _data(tensor: OutputTensor, typed: int) -> orjson.Fragment:
     if len(tensor.data) > typed:
-        raise ResourceExhausted(_beyond(f"output '{tensor.name}'", len(tensor.data), typed))
+        raise _too_large(f"output '{tensor.name}'", len(tensor.data), typed)
     return json_document.fragment(tensor)
 
 
-def _beyond(what: str, size: int, typed: int) -> str:
-    return f"{what} takes {size} bytes, as numbers in JSON the limit is {typed}; use the binary data format"
+def _too_large(what: str, size: int, typed: int) -> ResourceExhausted:
+    return ResourceExhausted(
+        f"{what} takes {size} bytes, the limit of numbers in JSON is {typed}",
+        code="json-tensor-too-large",
+        hint="use the binary data format",
+    )
 
 
 def _parameter(key: str, value: Any) -> Parameter:
@@ -240,14 +266,20 @@ def _parameter(key: str, value: Any) -> Parameter:
     if isinstance(value, int | float) and not abs(value) >= BEYOND:
         return Parameter("double_param", float(value))
     raise BadRequest(
-        f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string', got {word(value)}"
+        f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string', got {word(value)}",
+        code="parameter-type-wrong",
+        hint="send an integer, a boolean or a string",
     )
 
 
 def _extent(value: Any, name: str) -> int:
     extent = _is(value, int, f"'shape' of input '{name}'")
     if not LIMITS[0] <= extent < LIMITS[1]:
-        raise BadRequest(f"Unable to parse 'shape' of input '{name}': {str(extent)[:40]} has more than 64 bits")
+        raise BadRequest(
+            f"Unable to parse 'shape' of input '{name}': {str(extent)[:40]} has more than 64 bits",
+            code="json-value-wrong",
+            hint="send integers of at most 64 bits",
+        )
     return extent
 
 
@@ -269,11 +301,17 @@ def _member(holder: Mapping[str, Any], key: str, kind: type[T], whose: str, defa
     if key not in holder:
         if default is not None:
             return default
-        raise BadRequest(f"Unable to parse '{key}': {whose} has none")
+        raise BadRequest(
+            f"Unable to parse '{key}': {whose} has none", code="json-key-missing", hint=f"add the key '{key}'"
+        )
     return _is(holder[key], kind, f"'{key}' of {whose}")
 
 
 def _is(value: Any, kind: type[T], what: str) -> T:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise BadRequest(f"Unable to parse {what}: expected {word(kind)}, got {word(value)}")
+        raise BadRequest(
+            f"Unable to parse {what}: expected {word(kind)}, got {word(value)}",
+            code="json-value-wrong",
+            hint=f"send {word(kind)}",
+        )
     return value

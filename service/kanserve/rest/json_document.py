@@ -27,7 +27,7 @@ T = TypeVar("T")
 PARTS = 2**17  # lists, objects and keys of one request: an empty one costs many times its two bytes
 JSON_DEPTH = 32  # lists and objects within each other
 SLOW = 2**16  # values of one that the standard library reads
-SMALL = 4096  # bytes; a smaller one cannot hold much
+SMALL = 4096  # bytes; a smaller document has few values
 LARGE = 2**16  # bytes from which a document is not read on the event loop
 JSON_WORDS = (b"NaN", b"Infinity", b"-Infinity")
 BEFORE = (b"[", b",", b" ", b"\n", b"\t")
@@ -40,7 +40,7 @@ async def reading(size: int, work: Callable[[], T]) -> T:
 
 
 def read(text: bytes, most: int) -> Any:
-    """The document; NaN and the infinities in lists as strings. `most`: values in it. Raises BadRequest,
+    """The document, with NaN and the infinities in lists as strings. `most`: limit of its values. Raises BadRequest,
     ResourceExhausted."""
     if len(text) <= SMALL and text.count(b"[") + text.count(b"{") <= JSON_DEPTH and text.count(b",") <= most:
         document = _read(text, SMALL)
@@ -71,7 +71,7 @@ def _checked(text: bytes, colons: int, commas: int) -> Any:
 
 
 def _joined(text: bytes, shape: Shape) -> Any:
-    """A document from its pieces. `open_` are the lists and objects that go on after a piece, outermost first."""
+    """A document from its pieces. `open_` are the lists and objects that continue after a piece, outermost first."""
     whole: Any = None
     open_: list[Any] = []
     for piece in json_structure.pieces(text, shape):
@@ -89,7 +89,7 @@ def _joined(text: bytes, shape: Shape) -> Any:
 
 
 def _go_on(open_: list[Any], piece: Piece, value: Any) -> None:
-    """Add a piece to what is open."""
+    """Add a piece to the open lists and objects."""
     for level in range(piece.base, piece.start):
         there, within = open_[level], level + 1 < piece.start
         if isinstance(there, list):
@@ -137,8 +137,10 @@ def _keys(value: Any) -> int:
 def _slowly(text: bytes, commas: int) -> Any:
     if commas > SLOW:
         raise BadRequest(
-            f"failed to parse the request JSON buffer: with more than {SLOW} values, here {commas}, NaN and Infinity "
-            "may stand in lists alone, and every key once; send binary data"
+            f"failed to parse the request JSON buffer: {commas} values with a repeated key, or with NaN or Infinity "
+            f"outside of lists, expected at most {SLOW}",
+            code="json-too-many-values",
+            hint="send binary data, or use each key once and numbers in lists only",
         )
     try:
         return json.loads(text, object_pairs_hook=_once, parse_float=_finite)
@@ -159,32 +161,49 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise BadRequest(f"the number {text[:40]} is larger than any that a tensor holds")
+        raise BadRequest(
+            f"the number {text[:40]} is too large for a tensor",
+            code="json-number-too-large",
+            hint="send a smaller number, or Infinity",
+        )
     return number
 
 
 def _twice(key: str) -> BadRequest:
-    return BadRequest(f"the key '{key[:80]}' stands twice in one object of the request")
+    return BadRequest(
+        f"the key '{key[:80]}' is repeated in one object of the request",
+        code="json-key-duplicate",
+        hint="send each key once",
+    )
 
 
 def _beyond(error: TooMuch, most: int) -> BadRequest | ResourceExhausted:
     if error.what == "values":
         return ResourceExhausted(
-            f"the request has {error.count} values in JSON, at most {most} are allowed; send binary data"
+            f"the request has {error.count} values in JSON, expected at most {most}",
+            code="json-too-many-values",
+            hint="send binary data",
         )
     if error.what == "parts":
         return BadRequest(
-            f"the request has {error.count} lists, objects and colons, at most {PARTS} are allowed; "
-            "send the numbers of a tensor in one flat list, or as binary data"
+            f"the request has {error.count} lists, objects and colons, expected at most {PARTS}",
+            code="json-too-many-parts",
+            hint="send the numbers of a tensor in one flat list, or as binary data",
         )
     return BadRequest(
-        f"the request has {error.count} bytes of JSON between two values of a list, at most "
-        f"{json_structure.LONGEST} are allowed; send binary data"
+        f"the request has {error.count} bytes of JSON between two values of a list, expected at most "
+        f"{json_structure.LONGEST}",
+        code="json-value-too-long",
+        hint="send binary data",
     )
 
 
 def _malformed(words: str) -> BadRequest:
-    return BadRequest(f"failed to parse the request JSON buffer: {words[:200]}")
+    return BadRequest(
+        f"failed to parse the request JSON buffer: {words[:200]}",
+        code="json-invalid",
+        hint="send a valid JSON document",
+    )
 
 
 NUMBER_WORDS = {
@@ -212,25 +231,37 @@ def to_bytes(name: str, datatype: str, data: Any) -> bytes:
     """The bytes of an input whose numbers are `data`, nested or flat. Raises BadRequest."""
     if datatype in RAW_ONLY:
         raise BadRequest(
-            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}",
+            code="json-datatype-not-supported",
+            hint="use the binary data format",
         )
     if datatype not in NUMPY_DTYPES:
-        raise BadRequest(f"invalid datatype for input {name}: '{datatype[:40]}' is none of {', '.join(NUMPY_DTYPES)}")
+        raise BadRequest(
+            f"invalid datatype for input {name}: '{datatype[:40]}', expected one of {', '.join(NUMPY_DTYPES)}",
+            code="datatype-unknown",
+            hint="send the datatype in the model metadata",
+        )
     values = _flat(name, data)
     allowed, words = KINDS[NUMPY_DTYPES[datatype].kind]
     if other := _kinds(values, words=NUMPY_DTYPES[datatype].kind == "f") - allowed:
-        raise BadRequest(f"Unable to parse 'data' of input '{name}': {datatype} takes {words}, got {word(other.pop())}")
+        raise BadRequest(
+            f"Unable to parse 'data' of input '{name}': {datatype} takes {words}, got {word(other.pop())}",
+            code="json-value-wrong",
+            hint=f"send {words} in 'data'",
+        )
     if datatype == BYTES:
         return _strings(name, values)
     return b"".join(_array(name, datatype, part).tobytes() for part in _parts(values))
 
 
 def fragment(tensor: OutputTensor) -> orjson.Fragment:
-    """An output as a flat JSON list. Raises BadRequest for one that JSON cannot hold."""
+    """An output as a flat JSON list. Raises BadRequest for values that JSON cannot represent."""
     if tensor.datatype in RAW_ONLY:
         raise BadRequest(
             f"sending {tensor.datatype} data via JSON is not supported. Please use the binary data format for output "
-            f"{tensor.name}"
+            f"{tensor.name}",
+            code="json-datatype-not-supported",
+            hint="use the binary data format",
         )
     if tensor.datatype == BYTES:
         return _texts(tensor)
@@ -254,7 +285,11 @@ def _strings(name: str, values: Sequence[str]) -> bytes:
     try:
         return b"".join(validation.joined(value.encode() for value in part) for part in _parts(values))
     except UnicodeEncodeError:
-        raise BadRequest(f"input '{name}': half of a surrogate pair is no character") from None
+        raise BadRequest(
+            f"input '{name}' has half of a surrogate pair, which is not a character",
+            code="string-not-utf8",
+            hint="send complete Unicode characters",
+        ) from None
 
 
 def _texts(tensor: OutputTensor) -> orjson.Fragment:
@@ -262,7 +297,9 @@ def _texts(tensor: OutputTensor) -> orjson.Fragment:
         return orjson.Fragment(orjson.dumps([part.decode() for part in validation.parted(tensor.data)]))
     except UnicodeDecodeError:
         raise BadRequest(
-            f"output '{tensor.name}' holds bytes that are no UTF-8, as JSON needs; use the binary data format"
+            f"output '{tensor.name}' has bytes that are not UTF-8",
+            code="output-not-utf8",
+            hint="use the binary data format",
         ) from None
 
 
@@ -280,14 +317,26 @@ def _kinds(values: Sequence[Any], *, words: bool) -> set[type]:
 
 def _flat(name: str, data: Any) -> Sequence[Any]:
     if not isinstance(data, list):
-        raise BadRequest(f"Unable to parse 'data' of input '{name}': expected a list, got {word(data)}")
+        raise BadRequest(
+            f"Unable to parse 'data' of input '{name}': expected a list, got {word(data)}",
+            code="json-value-wrong",
+            hint="send a list in 'data'",
+        )
     for _ in range(NUMBER_DEPTH):
         if not data or not isinstance(data[0], list):
             return cast(list[Any], data)
         if any(not isinstance(item, list) for item in data):
-            raise BadRequest(f"Unable to parse 'data' of input '{name}': lists and values stand side by side")
+            raise BadRequest(
+                f"Unable to parse 'data' of input '{name}': one list has both lists and values",
+                code="json-value-wrong",
+                hint="send one flat list, or lists of equal depth",
+            )
         data = list(itertools.chain.from_iterable(data))
-    raise BadRequest(f"JSON nesting depth exceeds maximum allowed limit ({NUMBER_DEPTH}) in 'data' of input '{name}'")
+    raise BadRequest(
+        f"JSON nesting depth exceeds maximum allowed limit ({NUMBER_DEPTH}) in 'data' of input '{name}'",
+        code="json-too-deep",
+        hint="send one flat list",
+    )
 
 
 def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
@@ -295,7 +344,11 @@ def _array(name: str, datatype: str, values: Sequence[Any]) -> Array:
     dtype: Any = NUMPY_DTYPES[datatype]
     array = _floats(values, dtype) if dtype.kind == "f" else _whole(values, dtype)
     if array is None:
-        raise BadRequest(f"input '{name}': a value does not fit {datatype}")
+        raise BadRequest(
+            f"input '{name}' has a value that does not fit {datatype}",
+            code="value-out-of-datatype",
+            hint=f"send values in the range of {datatype}",
+        )
     return array
 
 

@@ -36,7 +36,7 @@ from kanserve.types import ModelInfo, TensorInfo
 ROWS = {"rows": ("rows", "row_count"), "reference_rows": ("reference_rows", "reference_count")}
 RESET = "statistics/reset"  # as the last part of a path
 OF_PATH = frozenset({"model_name", "model_version"})
-HELD = frozenset({"inputs", "reference_count"})  # what lists of rows say by themselves
+HELD = frozenset({"inputs", "reference_count"})  # fields that follow from lists of rows
 
 
 class KanPages:
@@ -50,7 +50,7 @@ class KanPages:
         self._service, self._catalogue, self._typed, self._most = service, catalogue, typed, most
 
     def methods(self) -> dict[str, tuple[str, Method]]:
-        """Last part of the path -> verb, and what answers it."""
+        """Last part of the path -> verb and handler."""
         service = self._service
         table: dict[str, tuple[type[Message], type[Message], Callable[[bytes, Call], Awaitable[bytes]]]] = {
             "edges": (kan_pb2.QueryEdgesRequest, kan_pb2.QueryEdgesResponse, service.query_edges),
@@ -93,18 +93,26 @@ class KanPages:
             yield await json_document.reading(len(data), functools.partial(_update, data))
 
     def _queried(self, request: HttpRequest, kind: type[Message]) -> Any:
-        """Raises BadRequest."""
+        """The message with the fields of a query. Raises BadRequest."""
         known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH
         if unknown := sorted(request.query.keys() - known):
             name = unknown[0][:40]
-            raise BadRequest(f"the query has {name!r}, which is not known; {advice(name, sorted(known))}")
+            raise BadRequest(
+                f"the query has the unknown parameter {name!r}",
+                code="field-unknown",
+                hint=advice(name, sorted(known)),
+            )
         message = kind(**_model(request))
         for name, text in request.query.items():
             like = getattr(message, name)
             try:
                 setattr(message, name, type(like)(text))
             except (ValueError, OverflowError):
-                raise BadRequest(f"the query has {name}={text[:40]!r}, expected {json_document.word(like)}") from None
+                raise BadRequest(
+                    f"the query has {name}={text[:40]!r}, expected {json_document.word(like)}",
+                    code="field-value-invalid",
+                    hint=f"send {json_document.word(like)}",
+                ) from None
         return message
 
     def _method(
@@ -122,27 +130,40 @@ class KanPages:
     def _within(self, size: int, form: ResponseForm) -> int:
         if not form.packed and size > self._typed:
             raise ResourceExhausted(
-                f"the answer takes {size} bytes, as numbers in JSON the limit is {self._typed}; "
-                "ask for less, with Accept: application/octet-stream, or over gRPC"
+                f"the response takes {size} bytes, the limit of numbers in JSON is {self._typed}",
+                code="json-response-too-large",
+                hint="request less, or send Accept: application/octet-stream, or use gRPC",
             )
         if size > self._most:
-            raise ResourceExhausted(f"the answer takes {size} bytes or more, the limit is {self._most}; ask for less")
+            raise ResourceExhausted(
+                f"the response takes {size} bytes or more, the limit is {self._most}",
+                code="response-too-large",
+                hint="request fewer rows, layers or points",
+            )
         return size
 
     async def message(self, request: HttpRequest, kind: type[Message]) -> Any:
-        """A request of this kind, its rows packed. Raises BadRequest, ResourceExhausted, and what `Catalogue.info`
-        does."""
+        """A request of this kind, with packed rows. Raises BadRequest, ResourceExhausted, and the errors of
+        `Catalogue.info`."""
         info, _ = self._catalogue.info(*_model(request).values())
         return await json_document.reading(len(request.body), functools.partial(self._message, request, kind, info))
 
     def _message(self, request: HttpRequest, kind: type[Message], info: ModelInfo) -> Any:
         body = json_document.read(request.body, self._typed) if request.body else {}
         if not isinstance(body, dict):
-            raise BadRequest(f"Unable to parse the request: expected an object, got {json_document.word(body)}")
+            raise BadRequest(
+                f"Unable to parse the request: expected an object, got {json_document.word(body)}",
+                code="json-value-wrong",
+                hint="send an object with the fields of the request",
+            )
         known = {field.name for field in kind.DESCRIPTOR.fields} - OF_PATH - HELD
         for key in body:
             if key not in known:
-                raise BadRequest(f"the request has {key[:40]!r}, which is not known; {advice(key[:40], sorted(known))}")
+                raise BadRequest(
+                    f"the request has the unknown field {key[:40]!r}",
+                    code="field-unknown",
+                    hint=advice(key[:40], sorted(known)),
+                )
         message = kind(**_model(request))
         for key, (field, count) in ROWS.items():
             if key in body:
@@ -151,15 +172,23 @@ class KanPages:
         try:
             json_format.ParseDict(body, message)
         except json_format.ParseError as error:
-            raise BadRequest(f"Unable to parse the request: {str(error)[:200]}") from None
+            raise BadRequest(
+                f"Unable to parse the request: {str(error)[:200]}",
+                code="field-value-invalid",
+                hint="send values of the types in the page 'REST API'",
+            ) from None
         return message
 
     def _rows(self, message: Any, info: ModelInfo, values: Any, field: str, count: str) -> None:
-        """Rows as a list, or by input in an object."""
+        """Add rows to a message, from a list, or from an object with a list per input."""
         if isinstance(values, dict) and field == "rows":
             tensors = {tensor.name: tensor for tensor in info.inputs}
             if unknown := [name for name in values if name not in tensors]:
-                raise BadRequest(f"rows are of {unknown[0][:40]!r}; the model has the inputs {', '.join(tensors)}")
+                raise BadRequest(
+                    f"rows of the unknown input {unknown[0][:40]!r}",
+                    code="input-unknown",
+                    hint=advice(unknown[0][:40], tensors, what="inputs"),
+                )
             for name, rows in values.items():
                 message.inputs.add(name=name, rows=self._packed(tensors[name], rows))
             setattr(message, count, max(map(len, values.values()), default=0))
@@ -167,23 +196,35 @@ class KanPages:
         if len(info.inputs) > 1:
             names = ", ".join(tensor.name for tensor in info.inputs)
             raise BadRequest(
-                f"model '{info.name}' has the inputs {names}: {field} by name, in an object, were expected"
+                f"model '{info.name}' has the inputs {names}, but {field} is one list",
+                code="input-missing",
+                hint=f"send {field} as an object with a list per input",
             )
         setattr(message, field, self._packed(info.inputs[0], values))
         setattr(message, count, len(values))
 
     def _packed(self, tensor: TensorInfo, rows: Any) -> bytes:
-        """Raises BadRequest, ResourceExhausted."""
+        """The bytes of rows. Raises BadRequest, ResourceExhausted."""
         if not isinstance(rows, list) or any(not isinstance(row, list) for row in rows[:1]):
-            raise BadRequest(f"rows of '{tensor.name}' are a list with a list for each row, [[1, 2], [3, 4]]")
+            raise BadRequest(
+                f"invalid rows of '{tensor.name}', expected a list with a list for each row",
+                code="rows-not-lists",
+                hint="send rows as [[1, 2], [3, 4]]",
+            )
         for at, row in enumerate(rows):
             if not isinstance(row, list) or len(row) != tensor.shape[1]:
                 size = len(row) if isinstance(row, list) else json_document.word(row)
-                raise BadRequest(f"row {at} of '{tensor.name}' has {size}, expected a list of {tensor.shape[1]}")
+                raise BadRequest(
+                    f"row {at} of '{tensor.name}' has {size}, expected a list of {tensor.shape[1]}",
+                    code="rows-wrong-width",
+                    hint=f"send {tensor.shape[1]} numbers per row",
+                )
         data = json_document.to_bytes(tensor.name, tensor.datatype, rows)
         if len(data) > self._typed:
             raise ResourceExhausted(
-                f"rows take {len(data)} bytes, in JSON the limit is {self._typed}; send fewer, or over gRPC"
+                f"rows take {len(data)} bytes, the limit of numbers in JSON is {self._typed}",
+                code="json-tensor-too-large",
+                hint="send fewer rows, or use gRPC",
             )
         return data
 
@@ -195,7 +236,9 @@ def _bound_lists(body: dict[str, Any]) -> None:
         at_most(key, value, infer_codec.INDEX_LIMIT)
     if (values := sum(map(len, lists.values()))) > infer_codec.INDEX_LIMIT:
         raise BadRequest(
-            f"{', '.join(sorted(lists))} have {values} entries together, at most {infer_codec.INDEX_LIMIT} are allowed"
+            f"{', '.join(sorted(lists))} have {values} entries together, expected at most {infer_codec.INDEX_LIMIT}",
+            code="too-many-entries",
+            hint="send fewer entries in one request",
         )
 
 
@@ -303,7 +346,7 @@ def plain(message: Message, write: Write | None = None) -> dict[str, Any]:
 
 
 def _value(field: Any, value: Any, write: Write) -> Any:
-    """The value of a field that does not hold bytes."""
+    """The value of a field that is not of type bytes."""
     inner = field.message_type
     if inner is not None and inner.GetOptions().map_entry:
         return dict(value)
@@ -324,12 +367,12 @@ def _number(value: Any) -> Any:
 
 
 def _sized(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the one extent that numpy finds out, where another is 0."""
+    """A shape without its open extent, if another extent is 0, because numpy cannot determine it then."""
     return tuple(0 if extent < 0 else extent for extent in shape) if 0 in shape else shape
 
 
 KIND = "application/octet-stream"
-GRAIN = 8  # bytes, so that any type can be read where it lies
+GRAIN = 8  # bytes, so that any type can be read in place
 KEY = "$array"
 
 

@@ -34,19 +34,20 @@ class Oip:
         return self._metadata
 
     async def live(self, request: HttpRequest, call: Call) -> Answer:
-        """200 while the process means to go on, or 400, Triton's word for no."""
-        return _yes(call, self._catalogue.live(), "the server is on its way out")
+        """200 until the process begins to exit, then 400 as in Triton."""
+        return _yes(call, self._catalogue.live(), "the server is shutting down", code="server-shutting-down")
 
     async def ready(self, request: HttpRequest, call: Call) -> Answer:
-        """200 once every version is loaded, until the server begins to leave."""
-        return _yes(call, self._catalogue.ready(), "the server is not ready")
+        """200 once every version is loaded, until the server begins to shut down."""
+        return _yes(call, self._catalogue.ready(), "the server is not ready", code="server-not-ready")
 
     async def model_ready(self, request: HttpRequest, call: Call) -> Answer:
-        """Whether a version can be used."""
-        return _yes(call, self._catalogue.model_ready(*_model(request)), "Model version not ready")
+        """Whether a version is ready."""
+        ready = self._catalogue.model_ready(*_model(request))
+        return _yes(call, ready, "Model version not ready", code="model-not-ready")
 
     async def metadata(self, request: HttpRequest, call: Call) -> Answer:
-        """Names, datatypes and shapes of inputs and outputs; what people call their numbers, where somebody said."""
+        """Names, datatypes and shapes of inputs and outputs, and the display names of their numbers, if any."""
         info, versions = self._catalogue.info(*_model(request))
         document = plain(model_codec.metadata(info, versions))
         del document["parameters"]  # lists are lists here
@@ -54,7 +55,7 @@ class Oip:
         return json_answer(document | ({"parameters": named} if named else {}))
 
     async def config(self, request: HttpRequest, call: Call) -> Answer:
-        """The configuration Triton would have made."""
+        """The configuration of a version in Triton's format."""
         model = self._catalogue.model(*_model(request))
         return await asyncio.to_thread(lambda: json_answer(plain(model_codec.config(model.info, model.serving))))
 
@@ -64,12 +65,16 @@ class Oip:
         return await asyncio.to_thread(lambda: json_answer(plain(model_codec.statistics(models))))
 
     async def index(self, request: HttpRequest, call: Call) -> Answer:
-        """Every version found, with its state and what is wrong with it."""
+        """Every version in the repository, with its state and the reason if it is not ready."""
         only_repository(request.path.get("repository", ""))
         body = json_document.read(request.body, INDEX_VALUES) if request.body else {}
         ready = body.get("ready", False) if isinstance(body, dict) else None
         if not isinstance(ready, bool):
-            raise BadRequest("Invalid value for 'ready': expected a boolean, in an object")
+            raise BadRequest(
+                "Invalid value for 'ready': expected a boolean, in an object",
+                code="json-value-wrong",
+                hint='send {"ready": true}, or no body',
+            )
         statuses = self._catalogue.index(only_ready=ready)
         return Answer(
             orjson.dumps(
@@ -82,12 +87,12 @@ class Oip:
         )
 
     async def load(self, request: HttpRequest, call: Call) -> Answer:
-        """As it lies in the repository; refused unless models are loaded by hand."""
+        """Load a model from the repository. The server rejects this without explicit model control."""
         await self._control.load(request.path["name"], _parameters(request))
         return Answer()
 
     async def unload(self, request: HttpRequest, call: Call) -> Answer:
-        """Unload a model; the server rejects this as in `load`."""
+        """Unload a model. The server rejects this without explicit model control."""
         await self._control.unload(request.path["name"], _parameters(request))
         return Answer()
 
@@ -102,28 +107,36 @@ class Oip:
 
 
 def unsupported(what: str) -> Callable[[HttpRequest, Call], Awaitable[Answer]]:
-    """A method that refuses with a sentence what Triton has."""
+    """A method that rejects a feature of Triton with a sentence."""
 
     async def refuse(request: HttpRequest, call: Call) -> Answer:
-        raise Unsupported(f"{what} is not supported by kanserve")
+        raise Unsupported(
+            f"{what} is not supported by kanserve",
+            code="method-not-supported",
+            hint="see the page 'Triton compatibility' for the routes that kanserve supports",
+        )
 
     return refuse
 
 
-def _yes(call: Call, answer: bool, otherwise: str) -> Answer:
-    if answer:
+def _yes(call: Call, state: bool, otherwise: str, *, code: str) -> Answer:
+    if state:
         return Answer()
-    body = orjson.dumps({"error": otherwise, "request_id": call.request_id})
+    body = orjson.dumps({"error": otherwise, "request_id": call.request_id, "code": code})
     return Answer(body, status=HTTPStatus.BAD_REQUEST, headers={ID_HEADER: call.request_id})
 
 
 def _parameters(request: HttpRequest) -> set[str]:
-    """The names of what a request to load or unload says beside. Raises BadRequest, Unsupported."""
+    """The names of the parameters of a request to load or unload a model. Raises BadRequest, Unsupported."""
     only_repository(request.path.get("repository", ""))
     body = json_document.read(request.body, INDEX_VALUES) if request.body else {}
     parameters = body.get("parameters", {}) if isinstance(body, dict) else None
     if not isinstance(parameters, dict):
-        raise BadRequest("Invalid value for 'parameters': expected an object, in an object")
+        raise BadRequest(
+            "Invalid value for 'parameters': expected an object, in an object",
+            code="json-value-wrong",
+            hint='send {"parameters": {}}, or no body',
+        )
     return set(parameters)
 
 

@@ -1,8 +1,7 @@
-"""The observatory page: its files as they are in the package, and index.html for every address of it.
+"""The web UI (Observatory): its files from the package, and index.html for each of its addresses.
 
-The files hold no data and need no role; what they show is asked for with the viewer's own token. No address is written
-down in them: `<base>` leads back to where the server's paths begin, however deep the address that was asked for lies,
-so that the page works behind any prefix of a proxy.
+The files have no data and need no role. They request data with the token of the viewer. They contain no absolute
+address: `<base>` leads back to the start of the server's paths, so that the page works behind any prefix of a proxy.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ HEADERS: Mapping[str, str] = MappingProxyType(
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-opener-policy": "same-origin",
-        "cache-control": "no-cache",  # kept, and asked for by its tag: no page is half of an older server
+        "cache-control": "no-cache",  # cached and compared by its tag, so that all files are of the same server
     }
 )
 LEVEL = 9  # files are packed once
@@ -84,16 +83,16 @@ class _File:
 
 
 class StaticPage:
-    """Answers for the page's addresses."""
+    """Routes of the files of the web UI."""
 
     async def root(self, requested: HttpRequest, call: Call) -> Answer:
-        """To the page, wherever this is."""
+        """Redirect to the web UI, by a relative address."""
         return Answer(
             status=HTTPStatus.TEMPORARY_REDIRECT, headers={"location": "ui/", "referrer-policy": "no-referrer"}
         )
 
     async def file(self, requested: HttpRequest, call: Call) -> Answer:
-        """A file, or index.html for what is none. Raises Refused."""
+        """A file, or index.html for other paths. Raises `Refused`."""
         path = requested.path.get("rest", "")
         name = path.removeprefix(FOLDER)
         if name != path and (result := _files().get(name)):
@@ -121,7 +120,7 @@ def _answer(file: _File, requested: HttpRequest) -> Answer:
 
 @functools.lru_cache(maxsize=64)
 def _index(depth: int) -> _File:
-    """Asked for `depth` slashes behind /ui/; -1: as /ui."""
+    """The index page for a path with `depth` slashes after /ui/; -1: for /ui."""
     back = "../" * (depth + 1) or "./"
     page = _files()[INDEX]
     return _file(page.kind, page.body.replace(BASE, f'<base href="{back}">'.encode()))
@@ -129,7 +128,7 @@ def _index(depth: int) -> _File:
 
 @functools.cache
 def _files() -> Mapping[str, _File]:
-    """By their paths, read once."""
+    """The files of the web UI by their paths, read once."""
     root = importlib.resources.files("kanserve") / "ui" / "static"
     return {name: _file(kind, result.read_bytes()) for name, kind, result in _walk(root, "")}
 
@@ -148,12 +147,12 @@ def _file(kind: str, body: bytes) -> _File:
 
 
 OPERATIONS, OVERVIEW = "/v1/kan/operations", "/v1/kan/overview"
-ZONES = ("unknown", "in_grid", "extended_grid", "out_of_grid")  # what the numbers of zones mean
+ZONES = ("unknown", "in_grid", "extended_grid", "out_of_grid")  # names of the numbers of zones
 VALUES = 64  # of a request for operations, which has one
 
 
 class Views:
-    """From a request to a use case and back. `pages`: what reads rows in JSON."""
+    """Routes of the views. `pages` reads rows in JSON."""
 
     def __init__(self, insights: Insights, pages: KanPages, operations: Operations, card: Card) -> None:
         self._card = card
@@ -168,7 +167,7 @@ class Views:
         }
 
     async def rows(self, requested: HttpRequest, call: Call) -> Answer:
-        """Some of the latest that a version was asked, the newest first, where the operator has them kept."""
+        """Recent rows of a version's traffic, the newest first, if the operator has enabled `sample_rows`."""
         name = requested.path["name"]
         call.facts["model"] = name[:128]
         kept = statistics.recent_rows(self._kan, name, requested.path.get("version", ""))
@@ -191,7 +190,7 @@ class Views:
         return await asyncio.to_thread(answer)
 
     async def coverage(self, requested: HttpRequest, call: Call) -> Answer:
-        """Where the nodes of each layer are on their grids for rows, as `kan.coverage` of ModelInfer tells it."""
+        """The position of the nodes of each layer on their grids, as `kan.coverage` of ModelInfer returns it."""
         message = await self._pages.message(requested, kan_pb2.GetStatisticsRequest)
         call.adopt(message.id)
         request = kan_codec.batch_from_pb(message, deadline=call.deadline, caller=call.caller.name)
@@ -218,11 +217,15 @@ class Views:
         return await asyncio.to_thread(json_answer, reported)
 
     async def operations(self, requested: HttpRequest, call: Call) -> Answer:
-        """How the server does. A request may say `since` when the page knows the readings."""
+        """The figures of the server. `since` in a request limits the readings to later ones."""
         said = json_document.read(requested.body, VALUES) if requested.body else {}
         since = said.get("since", 0) if isinstance(said, dict) and set(said) <= {"since"} else None
         if isinstance(since, bool) or not isinstance(since, int | float) or not math.isfinite(since):
-            raise BadRequest('expected an object with `since`, seconds since the epoch, such as {"since": 0}')
+            raise BadRequest(
+                "invalid body, expected an object with `since`, in seconds since the epoch",
+                code="json-value-wrong",
+                hint='send {"since": 0}, or no body',
+            )
         reported = await self._operations.report(float(since))
         return await asyncio.to_thread(json_answer, reported)
 
@@ -253,7 +256,7 @@ class Card:
         self._kan, self._once = kan, Once(bound or Bound())
 
     async def report(self, requested: HttpRequest, call: Call) -> Answer:
-        """The report of a version; with `Accept: text/html` as the file. Raises what `DescribeModel` does,
+        """The report of a version; with `Accept: text/html` as a file. Raises the errors of `DescribeModel`,
         ServerDeadlineExceeded and QueueFull."""
         model, manifest = self._kan.describe(requested.path["name"], requested.path.get("version", ""))
         info, caller = model.info, call.caller.name
@@ -283,8 +286,13 @@ def _written(plan: Plan, curves: Curves, gone: threading.Event, *, html: bool) -
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`seconds`: time limit of one answer; `together`: answers that are made at once; `waiting`: answers that are made
-    or wait for their turn; `kept`: bytes of kept answers."""
+    """Limits of the work for responses.
+
+    seconds   time limit of one response
+    together  number of responses that are made at the same time
+    waiting   number of responses that are made or wait for their turn
+    kept      bytes of cached responses
+    """
 
     seconds: float = 60.0
     together: int = 2
@@ -296,12 +304,12 @@ class Abandoned(Exception):
     """Raised in a thread by work that no caller waits for any more."""
 
 
-# Makes an answer. `Once` sets the event if no caller waits any more, because a thread cannot be cancelled.
+# Makes a response. `Once` sets the event if no caller waits any more, because a thread cannot be cancelled.
 Make = Callable[[threading.Event], Awaitable[Answer]]
 
 
 class _Work:
-    """One answer in the making. `of`: the object that it is about."""
+    """Work for one response. `of`: the object that it is about."""
 
     def __init__(self, of: object) -> None:
         self.of = weakref.ref(of)
@@ -310,7 +318,7 @@ class _Work:
         self._callers = 0
 
     async def answer(self) -> Answer:
-        """The answer, for one more caller. If the last caller is cancelled, the work is cancelled too."""
+        """Wait for the response as one more caller. If the last caller is cancelled, the work is cancelled too."""
         self._callers += 1
         try:
             return await asyncio.shield(self.task)
@@ -322,12 +330,12 @@ class _Work:
 
     @property
     def left(self) -> bool:
-        """Whether the work was abandoned, and will give no answer."""
+        """Whether the work was abandoned, without a response."""
         return self.gone.is_set() and not self.task.done()
 
 
 class Once:
-    """Use from one event loop."""
+    """Cache of responses that makes each response once, for use from one event loop."""
 
     def __init__(self, bound: Bound) -> None:
         self._bound, self._turn = bound, asyncio.Semaphore(bound.together)
@@ -336,8 +344,8 @@ class Once:
         self._size = 0
 
     async def get(self, key: Hashable, of: object, make: Make) -> Answer:
-        """The answer for this key about `of`. If another object was there before, the answer is made again. Raises what
-        `make` does, ServerDeadlineExceeded, and QueueFull if too many others are made."""
+        """The response for this key about `of`. If the key had another object before, the response is made again.
+        Raises the errors of `make`, ServerDeadlineExceeded, and QueueFull if too many others are made."""
         kept = self._kept.get(key)
         if kept is not None and kept[0]() is of:
             self._kept.move_to_end(key)
@@ -374,7 +382,7 @@ class Once:
                 gone.set()
 
     def _keep(self, key: Hashable, of: object, answer: Answer) -> None:
-        """Keep the answer, and drop the least recently used ones if they do not fit `kept` bytes."""
+        """Cache the response, and drop the least recently used ones if they do not fit `kept` bytes."""
         before = self._kept.pop(key, None)
         self._size += len(answer) - (0 if before is None else len(before[1]))
         self._kept[key] = weakref.ref(of), answer

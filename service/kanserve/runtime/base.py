@@ -51,8 +51,8 @@ class Session(Protocol):
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Compute the named outputs, in this order.
 
-        Raises ResourceExhausted if memory ran out, FailedPrecondition for an answer that cannot be told, BackendError
-        for anything else.
+        Raises ResourceExhausted if memory ran out, FailedPrecondition for an output that the runtime cannot return,
+        BackendError otherwise.
         """
 
 
@@ -63,7 +63,7 @@ class Backend(Protocol):
         """Name and version of the runtime."""
 
     def check(self, device: str) -> None:
-        """Raises ConfigError for a device that is not there."""
+        """Raises ConfigError for an unavailable device."""
 
     def create(
         self,
@@ -81,14 +81,16 @@ class Backend(Protocol):
 
 
 def names() -> list[str]:
-    """The backends that exist."""
+    """The names of all backends."""
     return sorted(module.name for module in pkgutil.iter_modules(runtime.__path__) if module.name != "base")
 
 
 def load(name: str) -> Backend:
-    """The backend of this name. Raises ConfigError naming those that exist."""
+    """The backend of this name. Raises ConfigError for an unknown name."""
     if name not in names():
-        raise ConfigError(f"unknown backend {name!r}; there are: {', '.join(names())}")
+        raise ConfigError(
+            f"unknown backend {name!r}", code="backend-unknown", hint=f"set backend to one of {', '.join(names())}"
+        )
     return cast("Backend", importlib.import_module(f"{runtime.__name__}.{name}"))
 
 
@@ -105,7 +107,7 @@ def create_session(
     manifest  None for plain ONNX; otherwise it limits the optimizations of the runtime
     file      name of the graph
 
-    Raises LoadError, and ConfigError for a device that is not there.
+    Raises LoadError, and ConfigError for an unavailable device.
     """
     return backend.create(
         files[file],

@@ -19,7 +19,7 @@ from kanserve.types import BF16, BYTES, NUMPY_DTYPES, Array, TensorInfo
 
 state = onnxruntime.capi.onnxruntime_pybind11_state
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# Products of matrices in ten bits of mantissa are that provider's default, and no proof of an export would hold.
+# That provider multiplies matrices with ten bits of mantissa by default, which would exceed the verified errors.
 EXACT = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -53,9 +53,9 @@ ERRORS = (
 )
 # Every error also comes as an exception; a second copy on stderr would break JSON logs.
 SILENT = 4
-# No other device, of which it would print lines on stdout, and no options that stand in a graph.
+# No other device, because the runtime would print lines on stdout, and no options from a graph.
 PLAIN = {"enable_fallback": 0, "read_config_from_model": 0}
-STATUS = "Status Message: "  # what follows is of the run, what stands before of the graph
+STATUS = "Status Message: "  # the text after it is about the run, the text before it about the graph
 VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d[\d.]*(?:[eE][+-]?\d+)?")
 MEMORY_WORDS = ("failed to allocate", "bad_alloc", "out of memory", "allocate memory")
 
@@ -69,10 +69,13 @@ def check(device: str) -> None:
     """Raises ConfigError if `device` has no provider here."""
     available = onnxruntime.get_available_providers()
     if PROVIDERS.get(device) not in available:
-        usable = [name for name, offered in PROVIDERS.items() if offered in available]
+        usable = ", ".join(name for name, offered in PROVIDERS.items() if offered in available)
         raise ConfigError(
-            f"device {device!r} is not available: this onnxruntime offers {', '.join(usable)}"
-            + ("; cuda needs onnxruntime-gpu in place of onnxruntime (the extra `gpu`)" if device == "cuda" else "")
+            f"device {device!r} is not available, expected one of {usable}",
+            code="device-not-available",
+            hint="install onnxruntime-gpu in place of onnxruntime (the extra `gpu`)"
+            if device == "cuda"
+            else f"set device to one of {usable}",
         )
 
 
@@ -103,7 +106,7 @@ def create(
         raise _refusal(str(error)) from error
     except MemoryError as error:
         raise _refusal("bad_alloc") from error
-    except UnicodeDecodeError as error:  # its words quote a name of the graph's
+    except UnicodeDecodeError as error:  # its text quotes a name in the graph
         raise _refusal("") from error
     return _wrapped(session, options.device)
 
@@ -111,7 +114,11 @@ def create(
 def _wrapped(session: Any, device: str) -> OrtSession:
     # ORT falls back without an exception when a provider cannot start.
     if session.get_providers()[0] != PROVIDERS[device]:
-        raise ConfigError(f"device {device!r} could not be started; the runtime offered another instead")
+        raise ConfigError(
+            f"device {device!r} could not be started",
+            code="device-not-started",
+            hint="check the driver of the device with `kanserve doctor`, or set device to cpu",
+        )
     tensors = (*session.get_inputs(), *session.get_outputs())
     kind = Bfloat16Session if any(DATATYPES.get(tensor.type) == BF16 for tensor in tensors) else OrtSession
     try:
@@ -135,14 +142,21 @@ class OrtSession:
             return self._run(outputs, feeds)
         except ERRORS as error:
             if _memory(str(error)):
-                raise ResourceExhausted("not enough memory for this request; send fewer rows") from error
-            raise BackendError(_anonymous(str(error))) from None  # its own words would stand in the traceback
+                raise ResourceExhausted(
+                    "there is not enough memory for this request",
+                    code="request-out-of-memory",
+                    hint="send fewer rows in one request",
+                ) from error
+            # The original text would be in the traceback.
+            raise BackendError(_anonymous(str(error)), code="execution-failed") from None
         except UnicodeDecodeError as error:
             raise FailedPrecondition(
-                "the model answers with a string that is not UTF-8, which the runtime cannot give"
+                "the model returns a string that is not UTF-8, which the runtime cannot return",
+                code="output-not-utf8",
+                hint="correct the strings in the model, and export it again",
             ) from error
-        except ValueError as error:  # what the graph says of its inputs is not what it has
-            raise BackendError(str(error)) from error
+        except ValueError as error:  # the graph does not have the inputs that it declares
+            raise BackendError(str(error), code="execution-failed") from error
 
     def _run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         result: list[Array] = self._session.run(outputs, feeds)
@@ -154,12 +168,14 @@ class Bfloat16Session(OrtSession):
     place."""
 
     def __init__(self, session: Any) -> None:
-        """Raises LoadError for what this runtime cannot be handed."""
+        """Raises LoadError for inputs that this runtime does not take."""
         super().__init__(session)
         if any(tensor.datatype == BYTES for tensor in self.inputs):
             raise LoadError(
                 LoadReason.RUNTIME,
-                "the graph has inputs of strings and tensors of BF16, which the runtime cannot be handed together",
+                "the graph has both string inputs and BF16 tensors, which the runtime does not take together",
+                code="tensor-types-conflict",
+                hint="use FP32 in place of BF16, and export the model again",
             )
         self._short = {tensor.name for tensor in (*self.inputs, *self.outputs) if tensor.datatype == BF16}
 
@@ -178,9 +194,9 @@ class Bfloat16Session(OrtSession):
 
 
 def _bits(value: Any) -> Array:
-    """A copy of what lies in a tensor of bfloat16. Raises BackendError for memory of a device."""
+    """A copy of the bit patterns in a bfloat16 tensor. Raises BackendError for memory of a device."""
     if value.device_name() != "cpu":
-        raise BackendError(f"an output of bfloat16 lies on {value.device_name()}")
+        raise BackendError(f"a bfloat16 output is in memory of {value.device_name()}", code="execution-failed")
     dtype, shape = NUMPY_DTYPES[BF16], tuple(value.shape())
     data = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize)
     return np.frombuffer(data, dtype).reshape(shape)
@@ -195,10 +211,10 @@ def _options(device: str, threads: int, beside: Mapping[str, bytes]) -> Any:
     # Spinning burns the quota of a container while nothing is to be done.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # The arena keeps the memory of the largest batch ever seen, for ever, and is no
-    # faster than malloc while large requests run in pieces (`models.tuning`).
+    # The arena keeps the memory of the largest batch, and is not faster than malloc
+    # while large requests run in chunks (`models.tuning`).
     options.enable_cpu_mem_arena = False
-    # Else bytes say by themselves whether they are ONNX or the runtime's own format, which nobody has screened.
+    # Otherwise the bytes decide whether they are ONNX or the runtime's format, which the load check does not screen.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # A graph made from bytes would find its external data in the working directory, unchecked.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
@@ -210,11 +226,13 @@ def _options(device: str, threads: int, beside: Mapping[str, bytes]) -> Any:
 
 
 def _map(options: Any, beside: Mapping[str, bytes]) -> None:
-    """Files in memory; the runtime copies what it needs while it makes the session. Raises LoadError."""
+    """Pass files in memory; the runtime copies them while it makes the session. Raises LoadError."""
     if not hasattr(options, "add_external_initializers_from_files_in_memory"):
         raise LoadError(
             LoadReason.RUNTIME,
-            f"{', '.join(beside)} holds the weights, and {version()} takes none from memory; 1.24 or later does",
+            f"{version()} cannot read weights from memory, which {', '.join(beside)} requires",
+            code="runtime-too-old",
+            hint="install onnxruntime 1.24 or later",
         )
     data = list(beside.values())
     options.add_external_initializers_from_files_in_memory(list(beside), data, [len(part) for part in data])
@@ -230,20 +248,36 @@ def _anonymous(text: str) -> str:
 def _info(node: Any) -> TensorInfo:
     datatype = DATATYPES.get(node.type)
     if datatype is None:
-        raise LoadError(LoadReason.RUNTIME, f"tensor {node.name!r} has type {node.type}, which is not served")
+        raise LoadError(
+            LoadReason.RUNTIME,
+            f"tensor {node.name!r} has type {node.type}, which kanserve does not support",
+            code="tensor-type-not-supported",
+            hint="export the model with another datatype",
+        )
     return TensorInfo(node.name, datatype, tuple(extent if isinstance(extent, int) else -1 for extent in node.shape))
 
 
 def _refusal(text: str) -> LoadError:
-    """Error with a text that the user can act on. The runtime's own text may contain paths."""
+    """Error with a text that the user can act on. The text of the runtime may contain paths."""
     if "external" in text.lower():
         return LoadError(
-            LoadReason.RUNTIME, "the graph keeps weights in files that are not the version's own (external data)"
+            LoadReason.RUNTIME,
+            "the graph has weights in files that are not files of this version (external data)",
+            code="graph-external-data",
+            hint="export the model again",
         )
     if _memory(text):
-        return LoadError(LoadReason.MEMORY, "there is not enough memory to load the graph")
+        return LoadError(
+            LoadReason.MEMORY,
+            "there is not enough memory to load the graph",
+            code="load-out-of-memory",
+            hint="give the server more memory, or raise load_memory_bytes for the load check",
+        )
     return LoadError(
-        LoadReason.RUNTIME, "the runtime cannot load the graph; it is damaged or uses operators this runtime lacks"
+        LoadReason.RUNTIME,
+        "the runtime cannot load the graph: it is damaged, or has operators that this runtime does not know",
+        code="graph-not-loadable",
+        hint="export the model again, or install a newer onnxruntime",
     )
 
 

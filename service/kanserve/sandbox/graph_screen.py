@@ -1,7 +1,7 @@
 """Structural check of a graph before a runtime reads it: known operators, and each tensor defined once.
 
-A runtime's own checks are for accidental faults; this check is for graphs that are made to do harm. Protobuf parses
-the file with the part of ONNX's schema that matters here (`proto/onnx_graph.proto`).
+The checks of a runtime find accidental faults; this check is for graphs that are made to do harm. Protobuf parses the
+file with a part of ONNX's schema (`proto/onnx_graph.proto`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from kanexport.contract import custom_ops as accelerator
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import onnx_graph_pb2 as pb
 
+RELAXED = " (graph_allowlist = relaxed allows it)"  # end of a fault that depends on the setting
 NODES = 100_000
 TENSORS = 100_000
 DEPTH = 20_000  # operators one after the other
 OURS = (accelerator.DOMAIN, accelerator.OPERATOR)
 BEYOND: tuple[Literal["g", "sparse_tensor", "ref_attr_name"], ...] = ("g", "sparse_tensor", "ref_attr_name")
-# Which inputs of an operator say how large its output is.
+# Inputs of an operator that determine the size of its output.
 SIZES: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(("ConstantOfShape", "BlackmanWindow", "HammingWindow", "HannWindow"), (0,)),
     **dict.fromkeys(("Expand", "Tile", "Pad", "OneHot", "CenterCropPad", "AffineGrid", "Upsample", "DFT"), (1,)),
@@ -43,33 +44,49 @@ def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool, ke
     try:
         model = pb.Model.FromString(data)
     except DecodeError as error:
-        raise _refused(name, "it is no ONNX file, or a damaged one") from error
+        raise LoadError(
+            LoadReason.STRUCTURE,
+            f"{name}: it is not an ONNX file, or it is damaged",
+            code="graph-invalid",
+            hint="copy the file again, or export the model again",
+        ) from error
     for fault in graph_faults(model, beside, strict=strict, kernel=kernel):
-        raise _refused(name, fault)
+        raise _rejected(name, fault)
 
 
-def _refused(name: str, fault: str) -> LoadError:
-    return LoadError(LoadReason.STRUCTURE, f"{name}: {fault}")
+def _rejected(name: str, fault: str) -> LoadError:
+    """The error for a fault; the hint depends on whether the setting `graph_allowlist` may allow the fault."""
+    text, relaxed, _ = fault.partition(RELAXED)
+    if relaxed:
+        return LoadError(
+            LoadReason.STRUCTURE,
+            f"{name}: {text}",
+            code="graph-not-allowed",
+            hint="export the model again, or set graph_allowlist = relaxed if you trust its source",
+        )
+    return LoadError(LoadReason.STRUCTURE, f"{name}: {text}", code="graph-invalid", hint="export the model again")
 
 
 def graph_faults(model: pb.Model, beside: Mapping[str, int], *, strict: bool, kernel: bool = False) -> Iterator[str]:
+    """Texts about the faults of a graph. Faults that the setting `graph_allowlist` may allow end with `RELAXED`."""
     if not model.HasField("graph"):
-        yield "it holds no graph"
+        yield "it has no graph"
     if strict:
-        yield from (f"{fault} (graph_allowlist = relaxed allows it)" for fault in _strict(model, kernel=kernel))
+        yield from (f"{fault}{RELAXED}" for fault in _strict(model, kernel=kernel))
     for function in model.functions:
         yield from _of_nodes(function.node, beside, strict=strict)
     yield from _of_graph(model.graph, beside, strict=strict)
 
 
 def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
-    """Faults under the operator allowlist: a graph must be flat and use only operators of ONNX's own domain."""
+    """Faults under the operator allowlist: a graph must be flat and use only operators of ONNX's domain."""
     graph = model.graph
     if model.functions or model.training_info:
-        yield "it has functions or training steps of its own"
+        yield "it has custom functions or training steps"
     yield from _versions(model)
     if len(graph.node) > NODES or len(graph.initializer) > TENSORS:
-        yield f"{len(graph.node)} operators and {len(graph.initializer)} tensors are more than {NODES} and {TENSORS}"
+        found = f"{len(graph.node)} operators and {len(graph.initializer)} tensors"
+        yield f"it has {found}, expected at most {NODES} and {TENSORS}"
         return
     if graph.sparse_initializer:
         yield "it has sparse tensors"
@@ -97,7 +114,7 @@ def _of_node(node: pb.Node, *, kernel: bool) -> Iterator[str]:
         yield f"operator {node.op_type[:80]!r} {why}"
     for attribute in node.attribute:
         if attribute.graphs or any(attribute.HasField(field) for field in BEYOND) or attribute.sparse_tensors:
-            yield f"{_called(node)} has graphs, sparse tensors or references of its own"
+            yield f"{_called(node)} has nested graphs, sparse tensors or references"
 
 
 def _called(node: pb.Node) -> str:
@@ -115,7 +132,7 @@ def _dataflow_faults(graph: pb.Graph) -> Iterator[str]:
             yield fault
             return
         if values.intersection(_sizes(node)):
-            yield f"{_called(node)} makes a tensor whose size follows from values of a request"
+            yield f"{_called(node)} makes a tensor whose size depends on values of a request"
         if node.op_type not in ("Shape", "Size") and values.intersection(node.input):
             values.update(filter(None, node.output))
 
@@ -130,12 +147,12 @@ def _misplaced(node: pb.Node, depth: dict[str, int]) -> str:
     tensors, with the number of operators before each."""
     inputs, outputs = (list(filter(None, names)) for names in (node.input, node.output))
     if missing := [name for name in inputs if name not in depth]:
-        return f"{_called(node)} takes {missing[0][:80]!r}, which nothing before it makes"
+        return f"{_called(node)} uses {missing[0][:80]!r}, which no operator before it makes"
     if twice := depth.keys() & outputs:
-        return f"{min(twice)[:80]!r} is made twice"
+        return f"{min(twice)[:80]!r} is defined twice"
     deep = 1 + max((depth[name] for name in inputs), default=0)
     depth.update(dict.fromkeys(outputs, deep))
-    return f"more than {DEPTH} operators follow one another" if deep > DEPTH else ""
+    return f"it has a chain of more than {DEPTH} operators" if deep > DEPTH else ""
 
 
 def _of_graph(graph: pb.Graph, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
@@ -172,7 +189,7 @@ EXTERNAL = 1  # data_location
 KEYS = {"location", "offset", "length", "checksum"}  # of external data
 DATA = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 STRING = 8
-# By ONNX's number of the type: bytes of an element, and which field holds it where it is not raw.
+# By ONNX's number of the type: bytes of an element, and the field that has it if it is not raw.
 TYPES: Mapping[int, tuple[int, str]] = {
     1: (4, "float_data"),
     **dict.fromkeys((2, 3, 9), (1, "int32_data")),
@@ -195,21 +212,21 @@ def tensor_faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool)
     yield from (f"tensor {tensor.name[:80]!r} {fault}" for fault in _faults(tensor, beside, strict=strict))
 
 
-# radon: one thing after the other that data can be, each a line of its own.
+# radon: one kind of data after the other, each on a separate line.
 def _faults(tensor: pb.Tensor, beside: Mapping[str, int], *, strict: bool) -> Iterator[str]:
     fields = [field for field in DATA if len(getattr(tensor, field))]
     if len(tensor.dims) > AXES or min(tensor.dims, default=0) < 0:
-        yield f"has {len(tensor.dims)} axes, or one of a size below zero"
+        yield f"has {len(tensor.dims)} axes, or an axis of a negative size"
     elif len(fields) + tensor.HasField("raw_data") > 1 or tensor.HasField("segment"):
-        yield "holds its data more than once, or in parts"
+        yield "has its data more than once, or in parts"
     elif tensor.data_location == EXTERNAL:
         yield from _external(tensor, fields, beside)
     elif tensor.data_location or tensor.external_data:
-        yield "says of data in another file that it is here"
+        yield "contradicts itself about the file of its data"
     elif tensor.data_type in TYPES:
         yield from _inside(tensor, fields)
     elif strict:
-        yield f"is of type {tensor.data_type}, which is not served (graph_allowlist = relaxed allows it)"
+        yield f"is of type {tensor.data_type}, which kanserve does not support{RELAXED}"
 
 
 def _inside(tensor: pb.Tensor, fields: list[str]) -> Iterator[str]:
@@ -217,9 +234,9 @@ def _inside(tensor: pb.Tensor, fields: list[str]) -> Iterator[str]:
     size, field = TYPES[tensor.data_type]
     if tensor.HasField("raw_data"):
         if tensor.data_type == STRING or len(tensor.raw_data) != count * size:
-            yield f"has {len(tensor.raw_data)} bytes, its shape says {count * size}"
+            yield f"has {len(tensor.raw_data)} bytes, expected {count * size} by its shape"
     elif fields not in ([], [field]) or len(getattr(tensor, field)) != count:
-        yield f"has {len(getattr(tensor, field))} numbers, its shape says {count}"
+        yield f"has {len(getattr(tensor, field))} numbers, expected {count} by its shape"
 
 
 def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -> Iterator[str]:
@@ -227,11 +244,11 @@ def _external(tensor: pb.Tensor, fields: list[str], beside: Mapping[str, int]) -
     facts = {entry.key: entry.value for entry in tensor.external_data}
     location = facts.get("location", "")
     if fields or tensor.HasField("raw_data"):
-        yield "holds data here and in another file"
+        yield "has data here and in another file"
     if len(facts) != len(tensor.external_data) or not facts.keys() <= KEYS:
-        yield "does not say where its data lies as ONNX has it"
+        yield "has an invalid location of external data"
     elif location not in beside:
-        yield f"keeps its data in {location[:80]!r}, which is not the version's own (external data)"
+        yield f"has its data in {location[:80]!r}, which is not a file of this version (external data)"
     else:
         yield from _placed(tensor, facts, beside[location])
 
@@ -243,8 +260,8 @@ def _placed(tensor: pb.Tensor, facts: Mapping[str, str], size_limit: int) -> Ite
     offset, length = (_number(facts.get(key, usual)) for key, usual in (("offset", "0"), ("length", str(needed))))
     if not size or offset < 0 or length != needed or offset + needed > size_limit:
         yield (
-            f"has {needed} bytes by its shape, and says that it has {length} at {offset} of {facts['location']}, "
-            f"which has {size_limit} (external data)"
+            f"has {needed} bytes by its shape, but {length} bytes at {offset} of {facts['location']}, "
+            f"which has {size_limit} bytes (external data)"
         )
 
 

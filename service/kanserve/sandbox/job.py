@@ -19,7 +19,7 @@ from kanserve.runtime.base import SessionOptions
 
 HEAD = 8  # bytes of the document's length
 PIECE = 2**26  # bytes of one write
-FACTOR = 4  # of the files: their bytes, the runtime's own, packed for its kernels, and what it needs meanwhile
+FACTOR = 4  # of the files: their bytes, the copy of the runtime, packed weights, and temporary memory
 OWN_OPERATORS, OF_A_THREAD = 2**28, 2**24  # bytes of the interpreter and its libraries; of a thread's stack and buffers
 
 
@@ -62,7 +62,7 @@ def strip_for_sandbox(manifest: Manifest) -> str:
 
 
 def put(job: Job, files: Mapping[str, bytes]) -> int:
-    """A descriptor of memory that holds the job and its files. Blocks. Raises OSError."""
+    """A descriptor of memory with the job and its files. Blocks. Raises OSError."""
     document = json.dumps(dataclasses.asdict(job)).encode()
     memory = os.memfd_create("kanserve-load-check", os.MFD_CLOEXEC)
     with contextlib.ExitStack() as undo:
@@ -76,7 +76,7 @@ def put(job: Job, files: Mapping[str, bytes]) -> int:
 
 
 def take(memory: int) -> tuple[Job, dict[str, bytes]]:
-    """The job and its files; what has been read is given back, so that nothing is there twice."""
+    """The job and its files. The function frees the memory that it has read, so that no bytes are kept twice."""
     length = int.from_bytes(os.pread(memory, HEAD, 0), "little")
     at = HEAD + length
     facts = json.loads(_read(memory, HEAD, length))

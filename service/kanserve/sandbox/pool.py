@@ -19,12 +19,12 @@ from kanserve.sandbox import job as jobs
 from kanserve.sandbox.job import Job
 
 AT_ONCE = 2
-IDLE = 30.0  # seconds after which nobody waits to fork any more
-STARTING, GRACE = 60.0, 30.0  # seconds to import everything; beside the version's own, until all is given up
-WORDS = 2**16  # bytes of an answer
-WITHOUT = "load_check = false loads without"
-OWN = "KANSERVE_"  # variables that are no affair of what is tried
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # nobody forks beside others
+IDLE = 30.0  # seconds without a load check until the forking process ends
+STARTING, GRACE = 60.0, 30.0  # seconds to import everything; in addition to the time limit of the version
+WORDS = 2**16  # bytes of a reply
+WITHOUT = "free memory and processes, or set load_check = false (unsafe for untrusted models)"
+OWN = "KANSERVE_"  # variables that the load check does not get
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process with threads cannot fork safely
 
 
 class ProcessLost(Exception):
@@ -32,7 +32,7 @@ class ProcessLost(Exception):
 
 
 class SandboxClient:
-    """Client of the sandbox, which checks each version in a process of its own. Use it on one event loop at a time."""
+    """Client of the sandbox, which checks each version in a separate process. Use it on one event loop at a time."""
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
@@ -58,7 +58,7 @@ class SandboxClient:
                     self._idle = asyncio.get_running_loop().call_later(IDLE, self.close)
 
     def close(self) -> None:
-        """Let the process go that forks. Another comes with the next load check."""
+        """End the forking process. The next load check starts another one."""
         if self._end is not None:
             self._end()
         self._requests = self._end = None
@@ -68,16 +68,20 @@ class SandboxClient:
             try:
                 words = await self._reply(job, files)
             except ProcessLost:
-                self.close()  # it may have been killed: the next one has another try
+                self.close()  # it may have been killed: the next process checks the version again
             except OSError as error:
                 raise LoadError(
                     LoadReason.INTERNAL,
-                    f"no process could be had to try it in ({error.strerror or error}); {WITHOUT}",
+                    f"the load check cannot start a process: {error.strerror or error}",
+                    code="load-check-not-started",
+                    hint=WITHOUT,
                 ) from error
             else:
                 _judge(job, words)
                 return
-        raise LoadError(LoadReason.INTERNAL, "the sandbox process ended twice; load_check = false loads without")
+        raise LoadError(
+            LoadReason.INTERNAL, "the load-check process exited twice", code="load-check-process-lost", hint=WITHOUT
+        )
 
     async def _reply(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
         """First reply of the sandbox process."""
@@ -98,10 +102,10 @@ class SandboxClient:
                     return await _read_reply(ours)
             except TimeoutError as error:
                 self.close()
-                raise LoadError(LoadReason.TIME, _late(job)) from error
+                raise _late(job) from error
 
     async def _process(self) -> socket.socket:
-        """The socket to the process that forks, which is started where there is none. Raises ProcessLost, OSError."""
+        """The socket to the forking process, which is started if there is none. Raises ProcessLost, OSError."""
         async with self._starting:
             if self._requests is None:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -142,7 +146,7 @@ def _ended(process: subprocess.Popen[bytes], requests: socket.socket) -> None:
 
 
 async def _written(job: Job, files: Mapping[str, bytes]) -> int:
-    """Memory with the job. A large one takes its time; what comes too late is closed."""
+    """Memory with the job. A large job takes time; after a cancellation its memory is closed."""
     writing = asyncio.get_running_loop().run_in_executor(None, functools.partial(jobs.put, job, files))
     try:
         return await asyncio.shield(writing)
@@ -162,27 +166,43 @@ async def _read_reply(reply: socket.socket) -> dict[str, str | int]:
     return words
 
 
-def _late(job: Job) -> str:
-    return f"it is not loaded, and has not run, within {job.seconds:.3g} s (load_timeout)"
+def _late(job: Job) -> LoadError:
+    return LoadError(
+        LoadReason.TIME,
+        f"the load check took longer than {job.seconds:.3g} s",
+        code="load-check-timeout",
+        hint="raise load_timeout",
+    )
 
 
 def _judge(job: Job, words: Mapping[str, str | int]) -> None:
-    """Raises what the words say, if it is nothing good."""
+    """Raises the error in a reply; an empty reply has none."""
     if not words:
         return
+    about = {name: str(words.get(name, "")) for name in ("code", "hint")}
     if "config" in words:
-        raise ConfigError(str(words["config"]))
+        raise ConfigError(str(words["config"]), **about)
     if "bug" in words:
         raise RuntimeError(f"the load check of a version failed with a bug:\n{words['bug']}")
     if words.get("ended") == -signal.SIGALRM:
-        raise LoadError(LoadReason.TIME, _late(job))
+        raise _late(job)
     if "memory" in words or words.get("ended") == -signal.SIGKILL or words.get("reason") == LoadReason.MEMORY:
-        cause = words.get("text", "the sandbox process was killed")
-        raise LoadError(LoadReason.MEMORY, f"{cause}, of which {job.most} bytes are granted (load_memory_bytes)")
+        cause = words.get("text", "the load-check process was killed")
+        raise LoadError(
+            LoadReason.MEMORY,
+            f"{cause}; the load check may use {job.most} bytes of memory",
+            code="load-check-memory",
+            hint="raise load_memory_bytes",
+        )
     if "ended" in words:
-        raise LoadError(LoadReason.CRASH, f"it crashed the sandbox process{_how(int(words['ended']))}")
-    raise LoadError(LoadReason(str(words["reason"])), str(words["text"]))
+        raise LoadError(
+            LoadReason.CRASH,
+            f"the version crashed the load-check process {_how(int(words['ended']))}",
+            code="load-check-crash",
+            hint="export the model again",
+        )
+    raise LoadError(LoadReason(str(words["reason"])), str(words["text"]), **about)
 
 
 def _how(code: int) -> str:
-    return f", with {signal.Signals(-code).name}" if code < 0 else f", which had the exit code {code}"
+    return f"with {signal.Signals(-code).name}" if code < 0 else f"with the exit code {code}"

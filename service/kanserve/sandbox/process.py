@@ -42,7 +42,7 @@ from kanserve.sandbox import job as jobs
 from kanserve.sandbox.job import Job
 from kanserve.types import NUMPY_DTYPES, TensorInfo
 
-PAUSE = 50  # milliseconds between two looks at those that run
+PAUSE = 50  # milliseconds between two checks of the running children
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -57,11 +57,11 @@ class Running:
 
 def main() -> None:
     """Serve requests until the server closes its socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then lets go of the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then closes the socket
     requests = socket.socket(fileno=0)
     base.load(sys.argv[1])
     gc.collect()
-    gc.freeze()  # or each process would copy every page that a collection of its own looks at
+    gc.freeze()  # otherwise the garbage collector of each child would copy every page that it visits
     requests.send(b"+")
     running: list[Running] = []
     while True:
@@ -89,7 +89,7 @@ def _forked(requests: socket.socket, others: list[Running], most: int, memory: i
             other.reply.close()
         run(memory, reply)
     finally:
-        if sys.exc_info()[0] is not None:  # a bug: told to who asked, and the end of this process alone
+        if sys.exc_info()[0] is not None:  # a bug: reported to the server, and the end of this process only
             reply.sendall(json.dumps({"bug": traceback.format_exc()[-4000:]}).encode() + b"\n")
         os._exit(0)
 
@@ -119,37 +119,38 @@ def _abandoned(reply: socket.socket) -> bool:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory that a process has; 0 where nobody tells."""
+    """Bytes of memory that a process has; 0 if unknown."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     return 0
 
 
 PR_SET_PDEATHSIG = 1
-ADDRESSES = 2**31  # bytes of addresses beside the memory: stacks, reserves of the allocator
+ADDRESSES = 2**31  # bytes of addresses in addition to the memory: stacks, reserves of the allocator
 ARENA = 2**27  # bytes of addresses that the allocator reserves for a thread
-TOO_MUCH = "there is not enough memory to run it"
+TOO_MUCH = "there is not enough memory to run the version"
 FIRST_TO_GO = "1000"  # for a kernel that is out of memory
 
 
 def run(memory: int, reply: socket.socket) -> None:
-    """Try what lies in `memory` and say what came of it. Where nothing can be said, the end of the process does."""
+    """Run the load check of the job in `memory`, and reply with its error. If the process cannot reply, its exit code
+    shows the failure."""
     try:
         job, files = jobs.take(memory)
         limit(job)
         (parse if job.texts else try_out)(job, files)
         words: dict[str, str] = {}
     except LoadError as error:
-        words = {"reason": error.reason, "text": str(error)}
+        words = {"reason": error.reason, "text": str(error), "code": error.code, "hint": error.hint}
     except ConfigError as error:
-        words = {"config": str(error)}
+        words = {"config": str(error), "code": error.code, "hint": error.hint}
     except (MemoryError, ResourceExhausted):
         words = {"reason": LoadReason.MEMORY, "text": TOO_MUCH}
     reply.sendall(json.dumps(words).encode() + b"\n")
 
 
 def limit(job: Job) -> None:
-    """Set the kernel's limits of this process. Memory of a GPU driver looks larger than it is, so the parent process
+    """Set the kernel's limits of this process. A GPU driver reserves more addresses than it uses, so the parent process
     checks the resident memory in that case."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -172,7 +173,7 @@ def parse(job: Job, files: Mapping[str, bytes]) -> None:
 
 
 def try_out(job: Job, files: Mapping[str, bytes]) -> None:
-    """The structure first, then the runtime. Raises LoadError, ConfigError, ResourceExhausted."""
+    """Check the structure of all graphs, then run them. Raises LoadError, ConfigError, ResourceExhausted."""
     manifest = _strip_for_sandbox(job)
     layers = () if manifest is None else manifest.layers
     sizes = {name: len(data) for name, data in files.items() if name == contract.WEIGHTS_FILE}
@@ -196,7 +197,7 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
 
 
 def _strip_for_sandbox(job: Job) -> Manifest | None:
-    """The manifest that the server has made, of any size."""
+    """The manifest that the server wrote for the load check, of any size."""
     if job.manifest is None:
         return None
     text = job.manifest.encode()
@@ -218,7 +219,7 @@ def _try_kernel(
 
 
 def _prove_others(manifest: Manifest, create: Callable[[str], Session], rows: int) -> None:
-    """The graphs that answer as the model does: for many rows, and with what is behind the answers."""
+    """Check the other graphs of the model: the large-batch variant and the explanation graph."""
     for variant in manifest.variants:
         verify.named(variant.file, functools.partial(_prove, manifest, create(variant.file), rows))
     if manifest.explanations.file:
@@ -226,7 +227,7 @@ def _prove_others(manifest: Manifest, create: Callable[[str], Session], rows: in
 
 
 def _graphs(manifest: Manifest | None) -> list[str]:
-    """The files that are graphs, also the one that is handed on and never served."""
+    """The files that are graphs, also the explanation graph, which the server does not run."""
     if manifest is None:
         return [contract.MODEL_FILE]
     files = [variant.file for variant in manifest.variants]
@@ -244,7 +245,7 @@ def _prove(manifest: Manifest | None, session: Session, rows: int) -> None:
 
 
 def _batch(session: Session, inputs: tuple[TensorInfo, ...], outputs: list[str], rows: int) -> None:
-    """Zeros, as the server will run to measure. A graph may dislike them, but not take too much. Raises
+    """Run zeros, as the server does to measure. A graph may reject them, but may not take too much memory. Raises
     ResourceExhausted."""
     if rows == 0 or not all(tensor.shape and min(tensor.shape[1:], default=1) > 0 for tensor in inputs):
         return

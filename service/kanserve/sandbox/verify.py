@@ -14,31 +14,36 @@ from kanserve.errors import KanserveError, LoadError, LoadReason, ResourceExhaus
 from kanserve.runtime.base import Session
 from kanserve.types import DTYPES, Array, TensorInfo
 
-FLOATS = ("FP32", "FP64")  # what node vectors are
+FLOATS = ("FP32", "FP64")  # datatypes of node vectors
+EXPORT_AGAIN = "export the model again"
 
 
 def tensors(specs: tuple[TensorSpec, ...]) -> tuple[TensorInfo, ...]:
-    """A manifest's inputs or outputs, as the server has them."""
+    """Inputs or outputs of a manifest as types of the server."""
     return tuple(TensorInfo(spec.name, spec.datatype, spec.shape) for spec in specs)
 
 
 def check_graph(manifest: Manifest, session: Session) -> None:
-    """The graph has the tensors of the manifest. Raises LoadError."""
+    """Check that the graph has the tensors of the manifest. Raises LoadError."""
     expected, results = tensors(manifest.inputs), tensors(manifest.outputs)
     inputs = {tensor.name: tensor for tensor in session.inputs}
     outputs = {tensor.name: tensor for tensor in session.outputs}
     if len(inputs) != len(expected) or _unlike(expected, inputs):
         listed = ", ".join(f"'{tensor.name}'" for tensor in expected)
-        raise LoadError(LoadReason.MISMATCH, f"the graph's inputs are not the manifest's {listed}")
+        raise _differs(f"the inputs of the graph differ from those of the manifest: {listed}")
     if name := _unlike(results, outputs):
-        raise LoadError(LoadReason.MISMATCH, f"the graph has no output like the manifest's '{name}'")
+        raise _differs(f"the graph does not have the output '{name}' of the manifest")
     for at, layer in enumerate(manifest.layers):
         node = inputs.get(layer.node_tensor) or outputs.get(layer.node_tensor)
         _check_node(at, layer, node)
 
 
+def _differs(text: str) -> LoadError:
+    return LoadError(LoadReason.MISMATCH, text, code="graph-differs-from-manifest", hint=EXPORT_AGAIN)
+
+
 def _unlike(claims: tuple[TensorInfo, ...], actual: dict[str, TensorInfo]) -> str:
-    """The first that the graph does not have as it is claimed, or nothing."""
+    """The first claimed tensor that the graph does not have, or ""."""
     fits = (claim.name in actual and _fits(claim, actual[claim.name]) for claim in claims)
     return next((claim.name for claim, fit in zip(claims, fits, strict=True) if not fit), "")
 
@@ -46,18 +51,17 @@ def _unlike(claims: tuple[TensorInfo, ...], actual: dict[str, TensorInfo]) -> st
 def _check_node(at: int, layer: LayerInfo, node: TensorInfo | None) -> None:
     """Check that the tensor that feeds a layer exists with the shape [rows, *positions, nodes]. Raises LoadError."""
     if node is None:
-        raise LoadError(LoadReason.MISMATCH, f"layer {at}: the graph has no '{layer.node_tensor}'")
+        raise _differs(f"layer {at}: the graph has no tensor '{layer.node_tensor}'")
     expected = TensorInfo(node.name, node.datatype, (-1, *layer.positions, node.shape[-1] if node.shape else -1))
     if node.datatype not in FLOATS or not _fits(expected, node):
-        raise LoadError(
-            LoadReason.MISMATCH,
+        raise _differs(
             f"layer {at}: '{node.name}' is {node.datatype} {list(node.shape)}, expected {' or '.join(FLOATS)} "
-            f"[rows, *positions, nodes] with positions {list(layer.positions)}",
+            f"[rows, *positions, nodes] with positions {list(layer.positions)}"
         )
 
 
 def _fits(claim: TensorInfo, actual: TensorInfo) -> bool:
-    """Same type and rank, a free batch, and no dimension that contradicts the claim."""
+    """True for the same type and rank, a free batch dimension, and no dimension that contradicts the claim."""
     return (
         claim.datatype == actual.datatype
         and len(claim.shape) == len(actual.shape) > 1
@@ -71,45 +75,55 @@ def check_reference(manifest: Manifest, session: Session) -> None:
     reference = manifest.reference
     output_tensors = tensors(manifest.outputs)
     if not reference.inputs:
-        return  # a model that is NaN somewhere on every row; its notes say so
+        return  # a model with a NaN output on every row; its notes contain that
     rows, expected = feeds(manifest), answers(manifest)
     try:
         outputs = session.run([tensor.name for tensor in output_tensors], rows)
     except ResourceExhausted as error:
-        raise LoadError(LoadReason.MEMORY, "there is not enough memory to run the reference rows") from error
+        raise LoadError(
+            LoadReason.MEMORY,
+            "there is not enough memory to run the reference rows",
+            code="load-check-memory",
+            hint="raise load_memory_bytes",
+        ) from error
     except KanserveError as error:
-        raise LoadError(LoadReason.REFERENCE, "the graph cannot compute the reference rows") from error
+        raise LoadError(
+            LoadReason.REFERENCE,
+            "the graph cannot compute the reference rows",
+            code="reference-rows-fail",
+            hint=EXPORT_AGAIN,
+        ) from error
     for tensor, answer, output in zip(output_tensors, expected, outputs, strict=True):
         _compare("" if len(output_tensors) == 1 else f" of '{tensor.name}'", answer, output, reference.tolerance)
 
 
 def check_explained(manifest: Manifest, session: Session) -> None:
-    """The explaining graph takes what the model takes, gives what the manifest says, and answers the reference rows as
-    the model does. Raises LoadError."""
+    """Check that the explanation graph has the inputs of the model and the outputs of the manifest, and gives the
+    reference outputs. Raises LoadError."""
     explanations, expected = manifest.explanations, tensors(manifest.inputs)
     claims = tuple(TensorInfo(tensor.name, tensor.datatype, tensor.shape) for tensor in explanations.tensors)
     inputs, outputs = ({tensor.name: tensor for tensor in part} for part in (session.inputs, session.outputs))
     if len(inputs) != len(expected) or _unlike(expected, inputs):
-        raise LoadError(LoadReason.MISMATCH, f"{explanations.file} does not take what the model takes")
+        raise _differs(f"the inputs of {explanations.file} differ from those of the model")
     if name := _unlike(claims, outputs):
-        raise LoadError(LoadReason.MISMATCH, f"{explanations.file} has no output like the manifest's '{name}'")
+        raise _differs(f"{explanations.file} does not have the output '{name}' of the manifest")
     named(explanations.file, functools.partial(check_reference, manifest, session))
 
 
 def named(file: str, check: Callable[[], None]) -> None:
-    """A proof of one of several graphs; its LoadError names the file."""
+    """Run the check of one of several graphs. Its LoadError names the file."""
     try:
         check()
     except LoadError as error:
-        raise LoadError(error.reason, f"{file}: {error}") from error
+        raise LoadError(error.reason, f"{file}: {error}", code=error.code, hint=error.hint) from error
 
 
 def answers(manifest: Manifest) -> list[NDArray[np.float64]]:
-    """The reference answers by output, [R, ...] each. Raises LoadError."""
+    """The reference outputs, [R, ...] each. Raises LoadError."""
     try:
         flat = np.asarray(manifest.reference.outputs, np.float64)
     except ValueError as error:
-        raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
+        raise _ragged() from error
     return _parts(flat, tensors(manifest.outputs))
 
 
@@ -119,19 +133,30 @@ def feeds(manifest: Manifest) -> dict[str, Array]:
     try:
         flat = np.asarray(manifest.reference.inputs, np.float64)
     except ValueError as error:
-        raise LoadError(LoadReason.MANIFEST, "the reference rows differ in length") from error
+        raise _ragged() from error
     return {
         tensor.name: rows.astype(DTYPES[tensor.datatype])
         for tensor, rows in zip(inputs, _parts(flat, inputs), strict=True)
     }
 
 
+def _ragged() -> LoadError:
+    return LoadError(
+        LoadReason.MANIFEST,
+        "the reference rows differ in length",
+        code="reference-rows-differ-in-length",
+        hint=EXPORT_AGAIN,
+    )
+
+
 def _compare(what: str, expected: NDArray[np.float64], actual: Array, tolerance: float) -> None:
-    """Raises LoadError where an output is not what the manifest says."""
+    """Raises LoadError if an output differs from the manifest."""
     if actual.shape != expected.shape:
         raise LoadError(
             LoadReason.REFERENCE,
-            f"reference outputs{what} have shape {list(actual.shape)}, not {list(expected.shape)}",
+            f"reference outputs{what} have shape {list(actual.shape)}, expected {list(expected.shape)}",
+            code="reference-outputs-differ",
+            hint=EXPORT_AGAIN,
         )
     scale = float(np.abs(expected).max(initial=0.0))
     error_found = float(np.abs(actual.astype(np.float64) - expected).max(initial=0.0))
@@ -139,7 +164,9 @@ def _compare(what: str, expected: NDArray[np.float64], actual: Array, tolerance:
     if not error_found <= tolerance * scale:
         raise LoadError(
             LoadReason.REFERENCE,
-            f"reference rows{what} differ by {error_found:.3g}; allowed: {tolerance:.3g} of {scale:.3g}",
+            f"reference outputs{what} differ by {error_found:.3g}, expected at most {tolerance:.3g} of {scale:.3g}",
+            code="reference-outputs-differ",
+            hint="export the model again with this version of onnxruntime",
         )
 
 
@@ -150,34 +177,33 @@ def _parts(flat: NDArray[np.float64], tensors: tuple[TensorInfo, ...]) -> list[N
         names = ", ".join(f"'{tensor.name}'" for tensor in tensors)
         raise LoadError(
             LoadReason.MANIFEST,
-            f"a reference row of {names} holds {math.prod(flat.shape[1:])} numbers, expected {sum(sizes)}",
+            f"a reference row of {names} has {math.prod(flat.shape[1:])} numbers, expected {sum(sizes)}",
+            code="reference-rows-wrong-width",
+            hint=EXPORT_AGAIN,
         )
     parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
     return [part.reshape(len(flat), *tensor.shape[1:]) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None:
-    """The edge graph of a layer takes one vector of so many nodes, and gives an edge for each source and destination.
-    Raises LoadError."""
+    """Check that the edge graph of a layer takes one vector of `nodes` numbers, and gives an edge for each source and
+    destination. Raises LoadError."""
     (tensor,) = session.inputs if len(session.inputs) == 1 else (None,)
     if tensor is None or tensor.name != layer.node_tensor or tensor.datatype not in FLOATS:
-        raise LoadError(
-            LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} does not take '{layer.node_tensor}', or not alone"
-        )
+        raise _differs(f"layer {at}: the only input of {layer.edges_file} is not '{layer.node_tensor}'")
     if missing := _wanted(layer) - {tensor.name for tensor in session.outputs}:
-        raise LoadError(LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} has no output '{min(missing)}'")
+        raise _differs(f"layer {at}: {layer.edges_file} has no output '{min(missing)}'")
     try:
         (edges,) = session.run([layer.edges_tensor], {tensor.name: np.zeros((1, nodes), DTYPES[tensor.datatype])})
     except KanserveError as error:
-        raise LoadError(LoadReason.MISMATCH, f"layer {at}: {layer.edges_file} cannot compute one vector") from error
+        raise _differs(f"layer {at}: {layer.edges_file} cannot compute one vector") from error
     expected = (1, layer.sources, layer.destinations)
     if edges.shape != expected or edges.dtype.kind != "f":
-        raise LoadError(
-            LoadReason.MISMATCH,
-            f"layer {at}: {layer.edges_file} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}",
+        raise _differs(
+            f"layer {at}: {layer.edges_file} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}"
         )
 
 
 def _wanted(layer: LayerInfo) -> set[str]:
-    """The outputs of its edge graph that a manifest names."""
+    """The outputs of the edge graph that the manifest names."""
     return {layer.edges_tensor} | {basis.edges_tensor for basis in layer.bases if basis.edges_tensor}

@@ -21,7 +21,7 @@ from kanserve.errors import DeadlineExceeded
 from kanserve.observability.statistics import Timing
 from kanserve.types import Array
 
-ALIGNED = 64  # bytes; the widest registers'
+ALIGNED = 64  # bytes of the widest registers
 
 
 def joined(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
@@ -32,8 +32,8 @@ def joined(feeds: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
 
 
 def select_rows(feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-    """Rows of every input, as views where they begin as the whole does. Elsewhere a copy: with its input at an odd
-    address the runtime adds up in another order, and the same row has other last bits."""
+    """Rows of every input, as views if they are aligned like the whole input, otherwise as copies. With an input at
+    another alignment, the runtime sums in another order, and the last bits of a row may differ."""
     return {
         name: piece if array.strides[0] * start % ALIGNED == 0 else piece.copy()
         for name, array in feeds.items()
@@ -58,7 +58,7 @@ class Batch:
     feeds  the inputs of each request
     piece  largest number of rows of one execution; 0: no division
 
-    Chunks are about equal. None has a single row, which a runtime adds up in another order than several rows.
+    Chunks are about equal. No chunk has a single row, because a runtime sums a single row in another order.
 
     Several threads may call `work` at once: each takes the next chunk until none is left. When all have returned,
     `result` has every row of the outputs, or `error` has the fault. `begun`, `merged` (one input) and `ended` are in
@@ -102,7 +102,7 @@ class Batch:
         self.merged = time.perf_counter_ns()
 
     def _take(self, left: deque[tuple[int, int]], whole: Mapping[str, Array]) -> None:
-        """Pieces, until none is left or one has failed."""
+        """Run chunks until none is left or one has failed."""
         while self.error is None:
             try:
                 start, stop = left.popleft()
@@ -131,11 +131,11 @@ class RequestSignature(NamedTuple):
     rows: int
 
 
-# Plain tuples, because each request makes one of both. An answer has the bytes of each output, and the nanoseconds
-# of waiting and of computing. A job has the inputs' bytes, the future that waits, its arrival in nanoseconds of
-# perf_counter, and its deadline.
-Answer = tuple[list[bytes], int, int]
-_Job = tuple[Sequence[bytes], "asyncio.Future[Answer | None]", int, float | None]
+# Plain tuples, because each request makes one of both. A `FastResult` has the bytes of each output, and the
+# nanoseconds of waiting and of computing. A job has the bytes of the inputs, the future that waits, its arrival in
+# nanoseconds of perf_counter, and its deadline.
+FastResult = tuple[list[bytes], int, int]
+_Job = tuple[Sequence[bytes], "asyncio.Future[FastResult | None]", int, float | None]
 
 
 class Engine(Protocol):
@@ -148,7 +148,7 @@ class Engine(Protocol):
 
     @property
     def calm(self) -> bool:
-        """Whether requests are not to wait for company."""
+        """Whether requests run unbatched, without a wait for others."""
         ...
 
     def pending(self, count: int) -> None:
@@ -164,7 +164,7 @@ class Engine(Protocol):
         ...
 
 
-LONGEST = 2_000_000  # nanoseconds that the first of a run waits for others at most
+LONGEST = 2_000_000  # nanoseconds that the first request of a run waits for others at most
 
 
 class FastPath:
@@ -181,14 +181,14 @@ class FastPath:
         self._sizes = [size for _, _, size in form.outputs]
         self._jobs: list[_Job] = []
 
-    def submit(self, raws: Sequence[bytes], deadline: float | None) -> asyncio.Future[Answer | None] | None:
-        """The inputs' bytes of one request. None where something is to be decided first, or in its place a future,
-        which gives None where the run failed: the request is then to be run by itself. Raises DeadlineExceeded
-        through the future."""
+    def submit(self, raws: Sequence[bytes], deadline: float | None) -> asyncio.Future[FastResult | None] | None:
+        """Submit the input bytes of one request. Returns None if the executor must handle the request. Otherwise
+        returns a future; its result is None if the run failed, and then the executor must handle the request. The
+        future may raise DeadlineExceeded."""
         if not self._engine.open:
             return None
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer | None] = loop.create_future()
+        future: asyncio.Future[FastResult | None] = loop.create_future()
         self._jobs.append((raws, future, time.perf_counter_ns(), deadline))
         self._engine.pending(1)
         if len(self._jobs) >= self._most or self._engine.calm:
@@ -199,7 +199,7 @@ class FastPath:
         return future
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop has come round."""
+        """Handle an iteration of the event loop: run the requests, or wait for more."""
         if len(self._jobs) > self._seen:
             self._seen, self._left = len(self._jobs), self._rounds
         self._left -= 1
@@ -210,7 +210,7 @@ class FastPath:
         self._run()
 
     def _run(self) -> None:
-        """All that came until now."""
+        """Run all waiting requests."""
         jobs, self._jobs = self._jobs, []
         self._engine.pending(-len(jobs))
         jobs = [job for job in jobs if not (job[1].done() or _late(job))]

@@ -19,9 +19,9 @@ from typing import Generic, TypeVar
 class PriorityLevel:
     """Queue policy of one priority level.
 
-    most      largest number of waiting requests; 0: no limit of its own
+    most      largest number of waiting requests; 0: no separate limit
     timeout   seconds that a request may wait; None: unlimited
-    override  True if a request may ask for a shorter timeout
+    override  True if a request may set a shorter timeout
     delays    True if a timed-out request moves behind all others of its level, instead of a rejection
     """
 
@@ -31,7 +31,7 @@ class PriorityLevel:
     delays: bool = False
 
     def queue_deadline(self, arrived: float, requested: float | None) -> float | None:
-        """End of the wait of a request that asks for a timeout of `requested` seconds (None: it does not ask)."""
+        """End of the wait of a request with a timeout of `requested` seconds (None: without a timeout)."""
         if requested is None and self.timeout is None:
             return None
         timeouts = [seconds for seconds in (self.timeout, requested if self.override else None) if seconds is not None]
@@ -63,7 +63,7 @@ class Policy:
 
     @property
     def free(self) -> bool:
-        """Nothing is said about sizes, so that the server may choose them."""
+        """True if the policy has no batch sizes and no delay, so that the server may choose the sizes."""
         return not self.delay and not self.preferred
 
 
@@ -80,15 +80,15 @@ class Choice:
 
 
 def choose(policy: Policy, rows: Sequence[int], oldest: float, now: float, most: int | None = None) -> Choice:
-    """Decision for waiting requests of `rows` rows each, in their order, that may run together. A larger request
-    than the limit runs alone.
+    """Decision for waiting requests of `rows` rows each, in their order, that may run together. A request that is
+    larger than the limit runs by itself.
 
     oldest  arrival of the first request
     now     current time
     most    limit of the rows of this batch; None: the policy's
 
-    A preferred size runs as soon as it is there, the largest of several. The batch does not wait for a preferred
-    size that the next request would exceed. After the delay, all requests that fit run, whatever their size.
+    A preferred size runs as soon as the requests reach it, the largest of several. The batch does not wait for a
+    preferred size that the next request would exceed. After the delay, all requests that fit run, with any size.
     """
     if not rows:
         return Choice(0)
@@ -119,7 +119,7 @@ def _preferred(sizes: Sequence[int], sums: Sequence[int]) -> int:
 
 
 def _sums(rows: Sequence[int], most: int) -> list[int]:
-    """The rows of the first, of the first two, and so on, as far as they fit; at least one."""
+    """The rows of the first request, of the first two, and so on, as far as they fit; at least one number."""
     sums = [rows[0]]
     for count in rows[1:]:
         if sums[-1] + count > most:
@@ -129,8 +129,8 @@ def _sums(rows: Sequence[int], most: int) -> list[int]:
 
 
 def share(waiting: int, idle: int, least: int) -> int:
-    """Rows of a batch when so many wait and so many instances are idle: each takes a part, but none takes
-    fewer than `least`, which are not worth another run."""
+    """Rows of a batch when `waiting` rows wait and `idle` instances are idle. Each instance takes a part of at least
+    `least` rows, because fewer rows are not worth another run."""
     return max(least, -(-waiting // max(1, idle)))
 
 
@@ -180,7 +180,7 @@ class _Lane(Generic[T]):
         return len(self.intime) + len(self.delayed)
 
     def sort(self, now: float, late: list[Waiting[T]], timed_out: list[Waiting[T]] | None) -> None:
-        """Move out those whose time is over; without `timed_out` those that waited too long stay, delayed."""
+        """Move out the expired requests. Without `timed_out`, requests that waited too long stay, delayed."""
         before = (*self.delayed, *self.intime)
         self.intime.clear()
         self.delayed.clear()
@@ -202,7 +202,7 @@ class Queue(Generic[T]):
         self._policy, self._max_bytes = policy, max_bytes
         self._lanes: list[_Lane[T]] = [_Lane() for _ in policy.levels]
         self.count = self._bytes = self.rows = 0
-        self._soonest = math.inf  # nobody's time is over before this
+        self._soonest = math.inf  # no request expires before this
 
     def add(self, request: Waiting[T]) -> bool:
         """Add a request. Returns False if the queue is full."""
@@ -232,7 +232,7 @@ class Queue(Generic[T]):
 
     @property
     def soonest(self) -> float:
-        """Nobody's time is over before this; infinite if nobody's ever is."""
+        """The time before which no request expires; infinite if none expires."""
         return self._soonest
 
     def expire(self, now: float) -> Expired[T]:
@@ -249,7 +249,7 @@ class Queue(Generic[T]):
         return over
 
     def take(self, now: float, most: int | None = None) -> tuple[list[Waiting[T]], float | None]:
-        """The next batch, of at most so many rows, or when to ask again. Call `expire` before."""
+        """The next batch, of at most `most` rows, or the time of the next call. Call `expire` before."""
         if not self.count:
             return [], None
         choice = self._choice(now, most)
@@ -260,12 +260,12 @@ class Queue(Generic[T]):
         return [part for lane in self._lanes for part in (lane.intime, lane.delayed) if part]
 
     def _line(self) -> Iterator[Waiting[T]]:
-        """All, in that order."""
+        """All requests, in the order of service."""
         parts = self._parts()
         return iter(parts[0]) if len(parts) == 1 else itertools.chain.from_iterable(parts)
 
     def _first(self, count: int) -> list[Waiting[T]]:
-        """So many wait no more."""
+        """Remove and return the first `count` requests."""
         taken: list[Waiting[T]] = []
         for part in self._parts():
             while part and len(taken) < count:

@@ -62,12 +62,12 @@ if TYPE_CHECKING:
     from kanserve.observability import tracing
 
 
-WAITING = 4  # threads beyond those that compute, for work that waits for a disk
-EXIT_TERMINATED = 143  # the second signal: what a shell reports for SIGTERM
+WAITING = 4  # threads in addition to compute threads, for work that waits for a disk
+EXIT_TERMINATED = 143  # after a second signal, as a shell reports SIGTERM
 
-HELD = 0.1  # seconds in which who asks again at once has asked, and in which the news of the end arrive
+HELD = 0.1  # seconds in which immediate next requests and the notice of the shutdown arrive
 
-SPARE = 2.0  # seconds after which a transport cuts calls off by itself, without a status for the client
+SPARE = 2.0  # seconds after which a transport itself ends calls, without a status for the client
 
 log = logs.get_logger("app")
 
@@ -103,16 +103,17 @@ class App:
     """Server with its parts. Call `start`, `load`, then `drain`, all on one event loop."""
 
     def __init__(self, settings: Settings, place: WorkerContext | None = None) -> None:
-        """Raises ConfigError. Binds nothing. Needs a running event loop. `place`: among several."""
+        """Build all parts, on a running event loop, without binding ports. `place`: the place among several workers.
+        Raises ConfigError."""
         if sys.byteorder != "little":
-            raise ConfigError("this machine is big-endian; tensors on the wire are little-endian")
-        if settings.exposed:
-            log.warning(
-                "insecure_address",
-                host=settings.host,
-                why=settings.exposed,
-                advice="docs/guides/serve/access-control.md",
+            raise ConfigError(
+                "this machine is big-endian, expected a little-endian one",
+                code="machine-big-endian",
+                hint="run the server on x86-64 or arm64",
             )
+        if settings.exposed:
+            advice = "set tls_cert, tls_key and tokens, or use host 127.0.0.1 (docs/guides/serve/access-control.md)"
+            log.warning("insecure_address", host=settings.host, why=settings.exposed, help=advice)
         settings = self._settings = with_request_limit(factory.with_transport(settings))
         budget = settings.threads or resources.budget()
         loop = asyncio.get_running_loop()
@@ -149,7 +150,7 @@ class App:
         parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, insights)
         self._transport = factory.build(settings, methods, functools.partial(_http_application, *parts))
         self._renewal = Renewal(settings, gate, self._transport, self.metrics)
-        self._beside: list[asyncio.Task[None]] = []  # what goes on as long as the transports are open
+        self._beside: list[asyncio.Task[None]] = []  # tasks that run while the transports are open
         self._metrics_server: MetricsServer | None = None
 
     def _guard(self, gate: Authenticator | None) -> Interceptor:
@@ -167,7 +168,7 @@ class App:
         )
 
     async def start(self) -> dict[str, str]:
-        """Bind all ports and answer "not ready". Returns the addresses, by what is spoken there."""
+        """Bind all ports and report "not ready". Returns the addresses by protocol."""
         settings = self._settings
         self._metrics_server = metrics_server(self.metrics, settings)
         try:
@@ -181,8 +182,8 @@ class App:
         return addresses | {"metrics": f"{settings.metrics_host}:{self._metrics_server.port}"}
 
     async def load(self, stop: asyncio.Event) -> None:
-        """Load every version found, until `stop`, whatever one of them does. Raises ConfigError for what concerns
-        all."""
+        """Load every version in the repository, until `stop`. The failure of one version does not affect others. Raises
+        ConfigError if no version can load."""
         await _unless(stop, self._reconciler.load(stop))
         await _unless(stop, self._control.listen(until_done=True))
         await self._changed()
@@ -215,7 +216,7 @@ class App:
         await self._health.changed()
 
     def change(self, change: Change) -> None:
-        """Take over what may change while the server runs."""
+        """Apply the reloadable settings."""
         settings = self._settings = self._settings.model_copy(update=dict(change.live))
         self._renewal.reschedule(settings.credential_poll_seconds)
         logs.configure(settings.log_format, settings.log_level)
@@ -226,7 +227,7 @@ class App:
         self.metrics.number("kanserve_settings_pending_restart").labels().set(len(change.waiting))
 
     def watch(self, stop: asyncio.Event) -> Watchdog:
-        """Look after the loop and the runs; where a run is stuck, `stop`."""
+        """Start the watchdog of the event loop and the executions. A hung execution sets `stop`."""
         settings = self._settings
         leaving = settings.drain_delay_seconds + settings.drain_reject_seconds + settings.drain_grace_seconds
         patience = Patience(settings.loop_stall_seconds, settings.run_stall_seconds, leaving)
@@ -238,8 +239,8 @@ class App:
         return Watchdog(asyncio.get_running_loop(), patience, self.metrics, stuck)
 
     async def drain(self, hurry: asyncio.Event, *, patient: bool = True) -> int:
-        """Leave without losing a request; `hurry` cuts every wait short. Not `patient`: nobody
-        has to notice first, as on a terminal. Returns the exit code."""
+        """Shut down gracefully; `hurry` ends every wait. Not `patient`: without the waits for load balancers, as on a
+        terminal. Returns the exit code."""
         settings = self._settings
         delay, refuse = (settings.drain_delay_seconds, settings.drain_reject_seconds) if patient else (0.0, 0.0)
         log.info("shutdown_started", delay=delay, grace=settings.drain_grace_seconds)
@@ -254,7 +255,7 @@ class App:
         self.lifecycle.held = True
         await _pause(hurry, HELD)
         await self._stop(hurry)
-        if not (hurry.is_set() or self.lifecycle.stuck):  # which wait for no run
+        if not (hurry.is_set() or self.lifecycle.stuck):  # in these cases the server waits for no execution
             await asyncio.to_thread(self.registry.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
@@ -266,7 +267,7 @@ class App:
         return EXIT_TERMINATED if hurry.is_set() else 0
 
     async def _stop(self, hurry: asyncio.Event) -> None:
-        """Close the ports. The server cuts off calls in flight after `drain_grace_seconds`, or when `hurry` is set."""
+        """Close the ports. The server ends calls in flight after `drain_grace_seconds`, or when `hurry` is set."""
         grace = self._settings.drain_grace_seconds
         stopping = asyncio.create_task(self._transport.stop(grace + SPARE))
         hurried = asyncio.create_task(hurry.wait())
@@ -300,8 +301,9 @@ def _traced(*, enabled: bool) -> tuple[tracing.Tracing | None, type[ModelMetrics
         from kanserve.observability import tracing  # loads OpenTelemetry
     except ImportError as error:
         raise ConfigError(
-            f"traces need the Python package that provides {error.name!r}, which is not installed: "
-            f"{suggest.how_to_install('otel')}, or leave traces off"
+            f"traces need the Python package that provides {error.name!r}, which is not installed",
+            code="package-not-installed",
+            hint=f"{suggest.how_to_install('otel')}, or set traces to false",
         ) from error
     return tracing.build(version.version(), outcome), tracing.TracedModelMetrics
 
@@ -313,10 +315,12 @@ async def serve(
     place: WorkerContext | None = None,
     changes: Changes | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal hurries. Returns the exit code.
+    """Serve until SIGTERM or SIGINT, then drain. A second signal stops the server immediately. Returns the exit code.
 
-    `ready` gets the addresses, by "grpc", "http" and "metrics", once every version was tried. `place`: where it is
-    one of several. `changes`: of settings, which SIGHUP has looked for.
+    ready    receives the addresses, by "grpc", "http" and "metrics", after the load of every version was attempted
+    place    the place among several workers
+    changes  changes of settings, which SIGHUP requests
+
     Raises ConfigError if the server cannot start.
     """
     resources.share()
@@ -353,7 +357,7 @@ async def serve(
 
 async def _leave(app: App, signals: Signals, watch: Watchdog) -> int:
     code = await app.drain(signals.hurry, patient=signals.patient)
-    if code or unfinished():  # a run may go on for long, or for ever, and so may a load
+    if code or unfinished():  # an execution or a load may take long, or hang
         watchdog.end(code)
     watch.close()
     return code
@@ -373,7 +377,7 @@ class Signals:
     """Handler of the process signals, which sets `stop`, and `hurry` at a second signal.
 
     Ctrl-C on a terminal does not wait for load balancers, and reaches a `worker` as SIGINT. SIGHUP on a terminal means
-    that the terminal is gone. Otherwise, and for a worker, SIGHUP calls everything in `on_hangup`.
+    that the terminal was closed. Otherwise, and for a worker, SIGHUP calls everything in `on_hangup`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, worker: bool = False) -> None:
@@ -413,15 +417,15 @@ async def _pause(hurry: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(hurry.wait(), seconds)
 
 
-MOST = 32 * 2**20  # bytes; a larger request is for an operator to allow
-AROUND = 2**16  # bytes of a message beside its tensors
+MOST = 32 * 2**20  # bytes; an operator must allow larger requests
+AROUND = 2**16  # bytes of a message in addition to its tensors
 
 limits_log = logs.get_logger("models")
 
 
 def with_request_limit(settings: Settings) -> Settings:
     """The settings with `max_request_bytes` as large as a full batch of the largest model, up to `MOST`, unless an
-    operator has set it. Reads the manifests; graphs without one do not say how large they are."""
+    operator has set it. The function reads the manifests; the sizes of graphs without a manifest are unknown."""
     if "max_request_bytes" in settings.model_fields_set:
         return settings
     needed = min(MOST, max(_batches(settings), default=0))

@@ -19,7 +19,7 @@ from kanserve.auth import authenticator
 from kanserve.auth.authenticator import Authenticator
 from kanserve.auth.token_file import Credentials
 from kanserve.config.settings import Settings
-from kanserve.errors import ConfigError
+from kanserve.errors import ConfigError, log_facts
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.transport import endpoints
@@ -56,7 +56,7 @@ class Renewal:
     `credential_poll_seconds` and after `reschedule`.
 
     A revoked token must end soon, so a change of the token file's size or times also starts a reload. The server sees
-    such a change within a twentieth of `credential_poll_seconds`.
+    such a change within 5% of `credential_poll_seconds`.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Renewal:
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode
 
     async def _reload(self, source: Source[T]) -> None:
-        reason = ""
+        reason, facts = "", {}
         try:
             content = await asyncio.to_thread(source.read)
             if content is not None and content != source.now:
@@ -127,9 +127,10 @@ class Renewal:
                 source.now = content
                 self._metrics.number("kanserve_credential_reloads_total").labels(source.what).inc()
         except ConfigError as error:
-            reason = str(error)
+            reason, facts = str(error), log_facts(error)
         if reason and reason != source.reason:
-            log.error("credential_reload_failed", credential=source.what, reason=reason, in_effect="those before")
+            kept = "the previous credentials"
+            log.error("credential_reload_failed", credential=source.what, reason=reason, in_effect=kept, **facts)
         source.reason = reason
         self._refused(source.what, reason)
 

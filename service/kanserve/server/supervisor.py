@@ -1,4 +1,4 @@
-"""Supervisor of several servers behind one port: it starts, watches, replaces and ends them, and answers no call.
+"""Supervisor of several servers behind one port: it starts, watches, replaces and ends them, and handles no call.
 
 `await serve(settings, ready)` is used as `app.serve`, with settings.workers > 1.
 
@@ -31,11 +31,11 @@ from kanserve.system import resources
 from kanserve.transport import endpoints, factory
 
 WORKER = (sys.executable, "-m", "kanserve.server.worker")
-STEADY = 10.0  # seconds after which a worker's end is an accident, and no loop
-PAUSE, LONGEST = 0.1, 30.0  # seconds before another takes its place; doubles in a loop
-HURRIED = 5.0  # seconds for those who hurry, before they are killed
-SPARE = 3.0  # seconds in which a stuck worker can end by itself
-LINE = 2**20  # bytes that a worker says at most
+STEADY = 10.0  # seconds after which the exit of a worker is not part of a crash loop
+PAUSE, LONGEST = 0.1, 30.0  # seconds until a worker is replaced; doubles in a crash loop
+HURRIED = 5.0  # seconds for workers that stop immediately, before they are killed
+SPARE = 3.0  # seconds in which a hung worker can end by itself
+LINE = 2**20  # bytes of a line of a worker at most
 
 # Kind of each order; of the orders of one kind, only the last one is kept.
 KINDS = {"load": "load", "unload": "load", "choose": "choose", "shadow": "shadow", "reset": "reset"}
@@ -50,8 +50,8 @@ async def serve(
     *,
     changes: Changes | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then have every worker drain; a second signal hurries. Returns the exit code.
-    `changes` as of `app.serve`. Raises ConfigError if a worker cannot start."""
+    """Serve until SIGTERM or SIGINT, then have every worker drain. A second signal stops them immediately. Returns the
+    exit code. `changes`: as in `app.serve`. Raises ConfigError if a worker cannot start."""
     signals = app.Signals(asyncio.get_running_loop())
     page = MultiprocessMetrics()
     with (
@@ -76,7 +76,7 @@ async def serve(
             signals.hurry.set()
             raise
         finally:
-            bound.close()  # the workers have their own, and the port ends with the last of them
+            bound.close()  # the workers have separate sockets, and the port closes with the last of them
             clean = await supervisor.leave(signals.hurry, signal.SIGTERM if signals.patient else signal.SIGINT)
     if signals.hurry.is_set():
         return app.EXIT_TERMINATED
@@ -167,14 +167,18 @@ class Supervisor:
         replies = starting.result()
         failed = next((reply for reply in replies if "grpc" not in reply), None)
         if failed is not None:
-            raise ConfigError(f"a worker did not start: {failed.get('error', 'it ended without a word')}")
+            raise ConfigError(
+                f"a worker did not start: {failed.get('error', 'its process exited')}",
+                code=failed.get("code", ""),
+                hint=failed.get("hint", "") or "see the log above for the cause",
+            )
         for child in self._workers:
             child.go()
         self._keeping = [asyncio.create_task(child.keep()) for child in self._workers]
         return {name: replies[0][name] for name in ("grpc", "http") if name in replies[0]}
 
     async def leave(self, hurry: asyncio.Event, number: signal.Signals) -> bool:
-        """Have all drain, and sooner with `hurry`. Returns whether all ended well."""
+        """Have all workers drain; with `hurry`, stop them immediately. Returns whether all exited with 0."""
         for child in self._workers:
             child.leave(number)
         ends = asyncio.gather(*(child.ended() for child in self._workers))
@@ -190,7 +194,7 @@ class Supervisor:
 
 
 async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
-    """Whether the work is done before the event comes."""
+    """Whether the work is done before the event is set."""
     coming = asyncio.ensure_future(event.wait())
     await asyncio.wait([work, coming], return_when=asyncio.FIRST_COMPLETED)
     coming.cancel()
@@ -211,7 +215,8 @@ class WorkerProcess:
         self._hearing: asyncio.Task[None] | None = None
 
     async def start(self, *, late: bool = False) -> dict[str, str]:
-        """A process; what it says once it is ready, or why it is not. `late`: the others serve."""
+        """Start a process. Returns its addresses once it is ready, or its error. `late`: the other workers serve
+        already."""
         self._begun = asyncio.get_running_loop().time()
         pipe = asyncio.subprocess.PIPE
         process = self._process = await asyncio.create_subprocess_exec(
@@ -260,7 +265,7 @@ class WorkerProcess:
             process.kill()
 
     def go(self) -> None:
-        """Tell it that all are ready."""
+        """Report to the worker that all workers are ready."""
         self._send({"all": True})
 
     def rescan(self) -> None:
@@ -268,7 +273,7 @@ class WorkerProcess:
         self._send({"look": True})
 
     def apply_change(self, change: Change) -> None:
-        """Settings have changed, or could not be read; whoever takes its place later is told too."""
+        """Pass on changed settings, or a failed reload, to this worker and to its later replacements."""
         self._change = change
         self._send({"change": asdict(change)})
 
@@ -277,7 +282,7 @@ class WorkerProcess:
             self._process.stdin.write(json.dumps(what).encode() + b"\n")
 
     async def keep(self) -> bool:
-        """Replace whoever ends, until `leave`."""
+        """Replace the process when it exits, until `leave`."""
         loop, pause = asyncio.get_running_loop(), PAUSE
         while True:
             code = await self.ended()
@@ -292,11 +297,11 @@ class WorkerProcess:
                 self.go()
 
     async def ended(self) -> int:
-        """Wait for the process; its exit code, negative for a signal."""
+        """Wait for the process. Returns its exit code, negative for a signal."""
         return 0 if self._process is None else await self._process.wait()
 
     def leave(self, number: signal.Signals) -> None:
-        """A signal; nobody comes after."""
+        """Send a signal, and do not replace the process any longer."""
         self._leaving = True
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -1,9 +1,9 @@
 """Watchdog thread, which checks that the event loop responds and that no execution hangs.
 
-An execution that hangs cannot be interrupted, and a blocked event loop answers no request. So both end the process: a
-blocked loop immediately, a hung execution after the calls that the server can still answer. The process manager starts
-another process. The thread counts time in its own ticks. So a process that was paused as a whole, as by a debugger,
-does not count as hung.
+An execution that hangs cannot be interrupted, and a blocked event loop handles no request. So both end the process: a
+blocked loop immediately, a hung execution after the calls that the server can still complete. The process manager
+starts another process. The thread counts time in its ticks. So a process that was paused as a whole, for example by a
+debugger, does not count as hung.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.system import resources
 
-EXIT_STUCK = 70  # sysexits.h: an error inside of the software
-TICK = 1.0  # seconds between two looks, at most
-SPARE = 10.0  # seconds more than leaving may take
-FRAMES = 6  # of a stack that are told
+EXIT_STUCK = 70  # sysexits.h: an error in the software
+TICK = 1.0  # seconds between two checks, at most
+SPARE = 10.0  # seconds in addition to the limit of a graceful shutdown
+FRAMES = 6  # of a stack that are logged
 
 log = logs.get_logger("watchdog")
 
@@ -66,7 +66,7 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop the checks."""
         self._ended.set()
 
     def _watch(self) -> None:
@@ -102,20 +102,20 @@ class Watchdog:
         return True
 
     def _check_runs(self, tick: float) -> float:
-        """Seconds of the run that runs for longest."""
+        """Age in seconds of the oldest execution."""
         self._runs = {number: self._runs.get(number, 0.0) + tick for number in resources.running()}
         longest = max(self._runs.values(), default=0.0)
         self._longest.set(longest)
         return longest
 
     def _names(self) -> list[str]:
-        """Threads with a run that is stuck; they are named after models."""
+        """Names of the threads with a hung execution; they contain the names of models."""
         stuck = {number for number, seconds in self._runs.items() if seconds >= self._patience.run}
         return sorted(name for number, name in resources.running().items() if number in stuck)
 
 
 def end(code: int = EXIT_STUCK) -> NoReturn:
-    """At once: nothing is waited for but lines of the log."""
+    """End the process immediately, after the log lines are written."""
     logs.drain()
     os._exit(code)
 

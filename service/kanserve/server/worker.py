@@ -3,7 +3,7 @@
 The first line on stdin is a JSON object. It has the settings, the inherited sockets, the address of the common metrics,
 whether other workers serve already, and earlier orders about models. A later line reports that all workers are ready.
 Further lines carry changes of settings, requests to scan the repository, and orders that another worker received. If
-stdin closes, the supervisor is gone, and the worker stops.
+stdin closes, the supervisor has exited, and the worker stops.
 
 The first line on stdout has the worker's addresses, or the reason why it does not start. Further lines carry orders
 that clients gave to this worker. An empty line every second is the heartbeat of its event loop.
@@ -28,11 +28,11 @@ from kanserve.server import app, watchdog
 from kanserve.services.control import WorkerBus
 from kanserve.transport import endpoints
 
-BEAT = 1.0  # seconds between two signs of life
+BEAT = 1.0  # seconds between two heartbeats
 
 
 def main() -> int:
-    """Returns 2 if the server does not start. Otherwise the process ends with the server."""
+    """Run the worker. Returns 2 if the server does not start. Otherwise the process ends with the server."""
     start_message = json.loads(sys.stdin.buffer.readline())
     settings = Settings(**start_message["settings"])
     endpoints.inherit({int(port): fd for port, fd in start_message["sockets"].items()})
@@ -40,7 +40,7 @@ def main() -> int:
     try:
         asyncio.run(watchdog.last(_serve(settings, start_message)))
     except KanserveError as error:
-        _send({"error": str(error)})
+        _send({"error": str(error), "code": error.code, "hint": error.hint})
         return 2
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, NotFound, Unavailable
+from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, NotFound, Unavailable, log_facts
 from kanserve.models.model import Model
 from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Choice, Entry, Registry, State
@@ -26,15 +26,15 @@ class Catalogue:
     lifecycle: Lifecycle
 
     def live(self) -> bool:
-        """The process answers and means to go on doing so."""
+        """True until the process begins to exit, or hangs."""
         return not (self.lifecycle.closed or self.lifecycle.stuck)
 
     def ready(self) -> bool:
-        """Everything that was found is loaded, and the server is not on its way out."""
+        """True if all versions are loaded, and the server is not shutting down."""
         return self.registry.ready and self.lifecycle.accepting
 
     def model_ready(self, name: str, version: str) -> bool:
-        """Whether a version can be used now, which one that is not there cannot. Raises BadRequest."""
+        """Whether a version is ready; False for an unknown version. Raises BadRequest."""
         try:
             entry = self.registry.entry(name, version)
         except (NotFound, Unavailable):
@@ -42,24 +42,28 @@ class Catalogue:
         return entry.state is State.READY and self.lifecycle.accepting
 
     def info(self, name: str, version: str) -> tuple[ModelInfo, list[int]]:
-        """A version, and all ready versions of its model. Raises what `Registry.resolve` does."""
+        """A version, and all ready versions of its model. Raises the errors of `Registry.resolve`."""
         model = self.registry.resolve(name, version)
         return model.info, self.registry.ready_versions(name)
 
     def model(self, name: str, version: str) -> Model:
-        """A version that can be used. Raises what `Registry.resolve` does."""
+        """A ready version. Raises the errors of `Registry.resolve`."""
         return self.registry.resolve(name, version)
 
     def statistics(self, name: str, version: str) -> list[Model]:
-        """The models whose statistics are meant: one version, one name, or all.
+        """The models of a statistics request: one version, one name, or all.
 
-        Raises BadRequest in Triton's words; for statistics it is not NotFound.
+        Raises BadRequest with Triton's text, which is not NotFound for statistics.
         """
         if not name:
             return self.registry.models()
         versions = [model for model in self.registry.models() if model.info.name == name]
         if not versions:
-            raise BadRequest(f"requested model '{name}' is not available")
+            raise BadRequest(
+                f"requested model '{name}' is not available",
+                code="model-unknown",
+                hint="send a name that the repository index lists; `kanserve models` prints it",
+            )
         if not version:
             return versions
         try:
@@ -67,16 +71,20 @@ class Catalogue:
         except NotFound:
             entry = None
         if entry is None or entry.model is None:
-            raise BadRequest(f"requested model version is not available for model '{name}'")
+            raise BadRequest(
+                f"requested model version is not available for model '{name}'",
+                code="version-unknown",
+                hint="send a version that the repository index lists; `kanserve models` prints it",
+            )
         return [entry.model]
 
     def index(self, *, only_ready: bool) -> list[VersionStatus]:
-        """Every version that was found, with its state and what is wrong with it."""
+        """Every version in the repository, with its state and the reason if it is not ready."""
         return self.registry.index(only_ready=only_ready)
 
 
-NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"  # Triton's words
-Order = dict[str, Any]  # as it goes to other processes: what is to be done, with which model, and how
+NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"  # Triton's text
+Order = dict[str, Any]  # as sent to other processes: the action, the model, and the details
 
 log = logs.get_logger("models")
 
@@ -92,7 +100,7 @@ class VersionChoice:
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """Call that another worker has answered. This worker names it in its log while it carries out the order."""
+    """Call that another worker has handled. This worker names it in its log while it carries out the order."""
 
     request_id: str
     caller_name: str
@@ -105,7 +113,7 @@ def _nowhere(order: Order) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerBus:
-    """Channel between the workers behind one port. `orders` holds those of other workers, `pass_on` sends one's own."""
+    """Channel between the workers behind one port. `orders` has the orders of other workers, `pass_on` sends one."""
 
     orders: asyncio.Queue[Order] = field(default_factory=asyncio.Queue)
     pass_on: Callable[[Order], None] = _nowhere
@@ -121,7 +129,7 @@ class Control:
     relay: WorkerBus
 
     async def load(self, name: str, parameters: Collection[str]) -> None:
-        """Load the current files of a model from the repository. Raises what `Reconciler.load_by_hand` does, and
+        """Load the current files of a model from the repository. Raises the errors of `Reconciler.load_by_hand`, and
         BadRequest for parameters, because a client cannot define a model."""
         self._check("load", parameters)
         await self.reconciler.load_by_hand(name)
@@ -143,36 +151,40 @@ class Control:
         return self._choose(name, Choice(chosen, before), "promote")
 
     def rollback(self, name: str) -> VersionChoice:
-        """The version answers that did before the last choice, or where there was none, the one below. Raises
-        NotFound, FailedPrecondition."""
+        """Restore the default version before the last choice, or the next lower ready version if there was no choice.
+        Raises NotFound, FailedPrecondition."""
         default, choice = self._default(name), self.registry.choice(name)
         lower = [version for version in self.registry.ready_versions(name) if version < default]
         target = choice.previous_version if choice is not None else max(lower, default=0)
         if not target:
-            raise FailedPrecondition(f"model '{name}' has no ready version below {default} to go back to")
+            raise FailedPrecondition(
+                f"model '{name}' has no ready version below {default}",
+                code="no-version-to-roll-back-to",
+                hint="set a default version by its number: `kanserve promote NAME VERSION`",
+            )
         return self._choose(name, Choice(self._ready(name, str(target)), default), "rollback")
 
     def shadow(self, name: str, version: str, share: float, tolerance: float) -> ShadowReport:
-        """Try a version on the traffic of the one that answers. Raises what `Shadows.start` does."""
+        """Start a shadow deployment of a version. Raises the errors of `Shadows.start`."""
         report = self.shadows.start(name, version, share, tolerance)
         order = {"do": "shadow", "model": name, "version": report.version, "share": share, "tolerance": tolerance}
         self._pass_on(order)
         return report
 
     def unshadow(self, name: str) -> ShadowReport:
-        """Try none. Raises what `Shadows.report` does."""
+        """End the shadow deployment of a model. Raises the errors of `Shadows.report`."""
         report = self.shadows.report(name)
         self.shadows.stop(name)
         self._pass_on({"do": "shadow", "model": name, "version": 0})
         return self.shadows.report(name) if report.running else report
 
     def counted_anew(self, name: str, version: int, mark: float) -> None:
-        """The statistics of a version were reset here; others do the same."""
+        """Have the other workers reset the statistics of a version, which this worker has reset."""
         log.info("statistics_reset", model=name, version=version)
         self._pass_on({"do": "reset", "model": name, "version": version, "mark": mark})
 
     async def listen(self, *, until_done: bool = False) -> None:
-        """Do what others were told to do. `until_done`: until nothing waits, else until cancelled."""
+        """Carry out the orders of other workers, until cancelled; with `until_done`, until no order waits."""
         while not (until_done and self.relay.orders.empty()):
             order = await self.relay.orders.get()
             by = order.get("by")
@@ -180,7 +192,7 @@ class Control:
             try:
                 await self._obey(order)
             except KanserveError as error:
-                log.warning("worker_sync_failed", order=order, reason=str(error))
+                log.warning("worker_sync_failed", order=order, reason=str(error), **log_facts(error))
 
     async def _obey(self, order: Order) -> None:
         name = order["model"]
@@ -228,14 +240,26 @@ class Control:
     def _ready(self, name: str, version: str) -> int:
         entry = self.registry.entry(name, version)
         if entry.model is None:
-            raise FailedPrecondition(f"model '{name}' version {entry.version} is not ready, so it cannot answer")
+            raise FailedPrecondition(
+                f"model '{name}' version {entry.version} is not ready",
+                code="model-not-ready",
+                hint="choose a ready version; `kanserve models` prints the states",
+            )
         return entry.version
 
     def _check(self, what: str, parameters: Collection[str]) -> None:
         if not self.reconciler.by_hand:
-            raise Unavailable(NOT_EXPLICIT)
+            raise Unavailable(
+                NOT_EXPLICIT,
+                code="model-control-not-explicit",
+                hint="start the server with --model-control explicit",
+            )
         if parameters:
-            raise BadRequest(f"unrecognized {what} parameter '{min(parameters)[:64]}'.")
+            raise BadRequest(
+                f"unrecognized {what} parameter '{min(parameters)[:64]}'.",
+                code="parameter-unknown",
+                hint="send the request without parameters",
+            )
 
 
 def build(reconciler: Reconciler, registry: Registry, metrics: Metrics, relay: WorkerBus | None = None) -> Control:
@@ -272,14 +296,20 @@ class Shadows:
         registry.subscribe(self._follow)
 
     def start(self, name: str, version: str, share: float, tolerance: float) -> ShadowReport:
-        """Try a version; one that was tried before is no more. `share` 0: of all requests; `tolerance` 0: what its
-        export allowed. Raises NotFound, FailedPrecondition, BadRequest."""
+        """Start a shadow deployment, in place of an earlier one of the model. `share` 0: all requests; `tolerance` 0:
+        the tolerance of its export. Raises NotFound, FailedPrecondition, BadRequest."""
         if not (0 <= share <= 1 and 0 <= tolerance < float("inf")):
-            raise BadRequest(f"share {share:g} and tolerance {tolerance:g}: 0 to 1, and 0 or more, were expected")
+            raise BadRequest(
+                f"share is {share:g}, expected 0 to 1; tolerance is {tolerance:g}, expected 0 or more",
+                code="shadow-options-invalid",
+                hint="send 0 for the default of each",
+            )
         model, default = self._registry.resolve(name, version), self._registry.default(name)
         if default is None or default == model.info.version:
             raise FailedPrecondition(
-                f"version {model.info.version} of model '{name}' answers requests itself: try another, or promote one"
+                f"version {model.info.version} of model '{name}' is the default version, expected another version",
+                code="shadow-of-default-version",
+                hint="choose another version, or set another default version first",
             )
         manifest = model.info.manifest
         allowed = tolerance or (manifest.verification.outputs_tolerance if manifest is not None else 0.0)
@@ -291,7 +321,7 @@ class Shadows:
         return self.report(name)
 
     def stop(self, name: str) -> None:
-        """Try none any more; what came of it stays."""
+        """End the shadow deployment of a model, and keep its results."""
         shadow = self._running.pop(name, None)
         if shadow is not None:
             shadow.end()
@@ -304,7 +334,11 @@ class Shadows:
         self._registry.entry(name, "")
         shadow = self._running.get(name)
         if shadow is None and name not in self._ended:
-            raise FailedPrecondition(f"model '{name}' has no shadow deployment; name a version")
+            raise FailedPrecondition(
+                f"model '{name}' has no shadow deployment",
+                code="shadow-not-running",
+                hint="start one: `kanserve shadow NAME VERSION`",
+            )
         return self._ended[name] if shadow is None else _report(shadow, running=True)
 
     def reports(self) -> list[ShadowReport]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract.cli.suggest import advice
 from kanexport.contract.manifest import Manifest
 from kanserve.analysis import curves, query_plan
 from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
@@ -90,20 +91,23 @@ class Explainer:
     kan: Kan
 
     async def explain(self, request: ExplainRequest) -> Explained:
-        """Raises BadRequest, ResourceExhausted, FailedPrecondition, and what `Model.edges` does."""
+        """The explanation of a request. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
+        `Model.edges`."""
         return await self.done(self.work(*self.kan.describe(request.model, request.version), request))
 
     def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:
-        """Everything that can be said before. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
+        """Check a request before it is computed. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
         info = model.info
         if not manifest.layers:
-            raise FailedPrecondition(f"model '{info.name}' has no layers whose edges are known")
+            raise _no_layers(info)
         if len(info.inputs) != 1 or info.inputs[0].datatype not in ("FP32", "FP64"):
             raise FailedPrecondition(
-                f"model '{info.name}' has not one input of floating-point numbers: that is explained alone"
+                f"model '{info.name}' has no explanations: they need exactly one floating-point input",
+                code="model-not-explainable",
+                hint="query edge values (QueryEdges) instead",
             )
         if not request.row_count:
-            raise BadRequest("there are no rows to explain")
+            raise _no_rows()
         outputs = _outputs(info, request)
         rows = self.kan.rows(info, request.rows, request.row_count)
         method = _method(request)
@@ -113,7 +117,7 @@ class Explainer:
         return Work(model, manifest, request, rows, method, name, reference, outputs)
 
     async def done(self, work: Work) -> Explained:
-        """Raises FailedPrecondition, and what `Model.edges` does."""
+        """Compute the explanation. Raises FailedPrecondition, and the errors of `Model.edges`."""
         request, known = work.request, work.name if work.name != ROWS else ""
         pieces = work.model.explain(
             work.manifest,
@@ -136,10 +140,16 @@ class Explainer:
         ResourceExhausted."""
         reference, count = request.reference, request.reference_count
         if reference not in ("", *REFERENCES):
-            raise BadRequest(f"reference {reference[:40]!r} is not known; it is one of {', '.join(REFERENCES)}")
+            raise BadRequest(
+                f"unknown reference {reference[:40]!r}",
+                code="reference-unknown",
+                hint=advice(reference, REFERENCES, what="references"),
+            )
         if reference and (reference == ROWS) != bool(count):
             raise BadRequest(
-                f"{count} rows were given as reference, whose name is '{reference}': rows go with '{ROWS}'"
+                f"the reference is '{reference}', but the request has {count} reference rows",
+                code="reference-rows-conflict",
+                hint=f"send reference rows with the reference '{ROWS}' only",
             )
         if count:
             return ROWS, self.kan.rows(info, request.reference_rows, count)
@@ -150,14 +160,16 @@ class Explainer:
     def _bound(
         self, info: ModelInfo, manifest: Manifest, request: ExplainRequest, references: int, outputs: int
     ) -> None:
-        rows, advice = request.row_count, "send fewer rows, or name the outputs that are to be explained"
+        rows, fewer = request.row_count, "send fewer rows, or request fewer outputs"
         width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
         k = request.path_top_k
         path = sum(min(k, layer.sources * layer.destinations) + 1 for layer in manifest.layers) if k else 0
         if (needed := rows * outputs * (width + 2 + 2 * path) * NUMBER) > self.kan.max_response_bytes:
             raise ResourceExhausted(
-                f"the answer takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "
-                f"{self.kan.max_response_bytes}; {advice}"
+                f"the response takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "
+                f"{self.kan.max_response_bytes}",
+                code="response-too-large",
+                hint=fewer,
             )
         each = (
             references
@@ -166,25 +178,43 @@ class Explainer:
         )
         if rows * each > self.kan.max_edge_query_evaluations:
             raise ResourceExhausted(
-                f"the explanation takes {rows * each} edge evaluations ({rows} rows, {references} rows of reference, "
-                f"{outputs} outputs), the limit is {self.kan.max_edge_query_evaluations}; {advice}"
+                f"the explanation takes {rows * each} edge evaluations ({rows} rows, {references} reference rows, "
+                f"{outputs} outputs), the limit is {self.kan.max_edge_query_evaluations}",
+                code="too-many-edge-evaluations",
+                hint=fewer,
             )
 
 
+def _no_layers(info: ModelInfo) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"model '{info.name}' has no KAN layers in its manifest",
+        code="model-without-layers",
+        hint="use a model with KAN layers; DescribeModel lists them",
+    )
+
+
+def _no_rows() -> BadRequest:
+    return BadRequest("the request has no rows", code="rows-missing", hint="send one row or more")
+
+
 def _of_export(info: ModelInfo, manifest: Manifest, reference: str) -> tuple[str, Array]:
-    """A reference that needs no rows: the one that was asked for, or the best that there is. Raises
+    """A reference without rows in the request: the requested one, or else the best available one. Raises
     FailedPrecondition."""
     numbers = math.prod(info.inputs[0].shape[1:])
     if reference in ("", MEAN) and manifest.baseline.rows:
         return MEAN, np.array(manifest.baseline.mean)
     if reference == MEAN:
         raise FailedPrecondition(
-            f"model '{info.name}' has no mean: its export was given no rows (kanserve export --baseline)"
+            f"model '{info.name}' has no mean, because its export had no baseline rows",
+            code="baseline-missing",
+            hint="export the model with --baseline FILE, or use another reference",
         )
     middle = None if reference == ZEROS else _centre(info, manifest)
     if reference == CENTRE and middle is None:
         raise FailedPrecondition(
-            f"model '{info.name}' has inputs without knots, and no grid to have a centre; take '{ZEROS}'"
+            f"model '{info.name}' has inputs without a grid, so there is no grid center",
+            code="grid-center-missing",
+            hint=f"use the reference '{ZEROS}', or send reference rows",
         )
     return (ZEROS, np.zeros(numbers)) if middle is None else (CENTRE, middle)
 
@@ -216,30 +246,44 @@ def _one_path(pieces: Sequence[LayerPath]) -> LayerPath:
 
 
 def _method(request: ExplainRequest) -> str:
-    """Raises BadRequest."""
+    """The requested method, or the default one. Raises BadRequest."""
     if request.method not in ("", *METHODS):
-        raise BadRequest(f"method {request.method[:40]!r} is not known; it is one of {', '.join(METHODS)}")
+        raise BadRequest(
+            f"unknown method {request.method[:40]!r}",
+            code="method-of-explanation-unknown",
+            hint=advice(request.method, METHODS, what="methods"),
+        )
     return request.method or RESCALE
 
 
 def _path(request: ExplainRequest, method: str) -> None:
-    """Raises BadRequest."""
+    """Check the length of the path. Raises BadRequest."""
     if request.path_top_k > MOST_PATH:
-        raise BadRequest(f"a path has {MOST_PATH} edges of a layer at most, path_top_k is {request.path_top_k}")
+        raise BadRequest(
+            f"path_top_k is {request.path_top_k}, expected at most {MOST_PATH} edges per layer",
+            code="path-too-large",
+            hint="send a smaller path_top_k",
+        )
     if request.path_top_k and method != RESCALE:
         raise BadRequest(
-            f"path_top_k goes with the method '{RESCALE}', whose contributions add up; '{method}' was asked"
+            f"path_top_k cannot be combined with the method '{method}'",
+            code="query-options-conflict",
+            hint=f"use the method '{RESCALE}', whose contributions add up, or remove path_top_k",
         )
 
 
 def _outputs(info: ModelInfo, request: ExplainRequest) -> tuple[int, ...]:
-    """Raises BadRequest."""
+    """The requested outputs, or all. Raises BadRequest."""
     count = max(0, info.outputs[0].shape[-1])
     for at in request.outputs:
         if at >= count:
-            raise BadRequest(f"output {at} does not exist: the model has {count} outputs, numbered 0 to {count - 1}")
+            raise BadRequest(
+                f"unknown output {at}: the model has {count} outputs",
+                code="output-number-unknown",
+                hint=f"send numbers from 0 to {count - 1}",
+            )
     if len(set(request.outputs)) != len(request.outputs):
-        raise BadRequest("an output is named twice; name each once")
+        raise BadRequest("an output is named twice", code="output-duplicate", hint="name each output once")
     return request.outputs or tuple(range(count))
 
 
@@ -249,22 +293,26 @@ def _notes(method: str, what: Explanation) -> tuple[str, ...]:
     largest, missed, *answers = (np.abs(part[np.isfinite(part)]).max(initial=0.0) for part in numbers)
     explained, notes = max(answers), []
     if method == GRADIENT:
-        notes.append("slopes at each row times its distance from the reference: they do not add up to the difference")
+        notes.append(
+            "contributions are slopes at each row, multiplied by the distance from the reference; they do not add up "
+            "to the difference"
+        )
     elif missed > INCOMPLETE * explained:
         notes.append(
-            f"contributions miss their prediction by up to {missed:.3g}, of answers of {explained:.3g} at most"
+            f"the largest residual of the contributions is {missed:.3g}; the largest prediction is {explained:.3g}"
         )
     if largest > CANCELLED * explained:
         notes.append(
-            f"contributions of up to {largest:.3g} cancel to answers of {explained:.3g} at most: at the reference the "
-            "model is steep, as a normalisation is for a row of equal numbers; give rows of your data as reference"
+            f"contributions of up to {largest:.3g} cancel to predictions of at most {explained:.3g}, because the model "
+            "is steep at the reference, like a normalization of a row of equal numbers; use rows of your data as "
+            "reference"
         )
     return tuple(notes)
 
 
 COVERAGE, EXPLAIN = "kan.coverage", "kan.explain"
 LARGE = 2**12  # contributions; more are sorted off the event loop, for which they would take milliseconds
-OF_A_LAYER = 24  # bytes of a row, beside its zones: counts, worst and cells
+OF_A_LAYER = 24  # bytes of a row, in addition to its zones: counts, worst and cells
 
 Annotations = tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]
 
@@ -291,29 +339,29 @@ class Insights:
         """Check a request before it runs. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
         manifest = self.kan.manifest(model)
         if not rows:
-            raise BadRequest("there are no rows to tell something of")
+            raise _no_rows()
         if not manifest.layers:
-            raise FailedPrecondition(f"model '{model.info.name}' has no layers whose nodes are known")
+            raise _no_layers(model.info)
         if insight.coverage:
             self._bound(manifest, rows)
         work = self.explainer.work(model, manifest, _explained(request, rows)) if insight.top_k else None
         return Plan(model, manifest, request, insight, work)
 
     async def covered(self, request: EdgeRequest) -> tuple[ModelInfo, tuple[LayerCoverage, ...]]:
-        """The coverage of rows that are not inferred. Raises BadRequest, ResourceExhausted, FailedPrecondition, and
-        what `Model.edges` does."""
+        """The coverage of rows, without inference. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the
+        errors of `Model.edges`."""
         model, manifest = self.kan.describe(request.model, request.version)
         if not request.row_count:
-            raise BadRequest("there are no rows to tell something of")
+            raise _no_rows()
         if not manifest.layers:
-            raise FailedPrecondition(f"model '{model.info.name}' has no layers whose nodes are known")
+            raise _no_layers(model.info)
         self._bound(manifest, request.row_count)
         rows = self.kan.rows(model.info, request.rows, request.row_count)
         layers = await model.coverage(manifest, rows, deadline=request.deadline, caller=request.caller)
         return model.info, layers
 
     async def annotate(self, plan: Plan, feeds: Mapping[str, Array]) -> Annotations:
-        """The coverage and the explanation of the rows in `feeds`. Raises what `Model.edges` does."""
+        """The coverage and the explanation of the rows in `feeds`. Raises the errors of `Model.edges`."""
         outputs: list[OutputTensor] = []
         words: list[tuple[str, ParameterValue]] = []
         if plan.insight.coverage:
@@ -336,7 +384,9 @@ class Insights:
         if needed > self.kan.max_response_bytes:
             raise ResourceExhausted(
                 f"the coverage takes {needed} bytes ({rows} rows x {sum(each)} nodes), the limit is "
-                f"{self.kan.max_response_bytes}; send fewer rows"
+                f"{self.kan.max_response_bytes}",
+                code="response-too-large",
+                hint="send fewer rows",
             )
 
 
@@ -361,7 +411,7 @@ def _covered(layers: tuple[LayerCoverage, ...]) -> Iterator[OutputTensor]:
 
 
 def _sparse(explanation: Explained, top_k: int) -> list[OutputTensor]:
-    """The contributions [B, n, O] that are the largest, and the rest."""
+    """The largest contributions, from [B, n, O], and the sum of the others."""
     what = explanation.what
     rows, outputs = what.predictions.shape
     features = query_plan.largest(what.contributions, top_k)

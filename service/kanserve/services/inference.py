@@ -69,7 +69,7 @@ class ValidatedRequest:
 
     @property
     def fixed(self) -> bool:
-        """Whether every answer has outputs of the same shapes and sizes."""
+        """Whether every response has outputs of the same shapes and sizes."""
         info = self.model.info
         sized = not any(-1 in tensor.shape[1:] for tensor in self.outputs)
         return (
@@ -91,7 +91,7 @@ class Inference:
     insights: Insights
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Answer one request. Raises any KanserveError that `errors.py` lists for requests."""
+        """The response to one request. Raises any KanserveError that `errors.py` lists for requests."""
         with _Attempt(self.metrics.unknown, time.perf_counter_ns()) as attempt:
             model = self.registry.resolve(request.model, request.version)
             attempt.series = model.metrics
@@ -113,7 +113,7 @@ class Inference:
             return _response(info, request, [*answers, *more_outputs], [*words, *more_parameters])
 
     def check(self, model: Model, request: InferRequest) -> ValidatedRequest:
-        """Everything that can be said before a request runs. Raises as `infer`."""
+        """Check a request before it runs. Raises the errors of `infer`."""
         outputs = validation.requested_outputs(model.info, request)
         rows = validation.validate(model.info, request)
         self._bound(model.info, outputs, rows)
@@ -126,15 +126,15 @@ class Inference:
         self, ready: ValidatedRequest, feeds: Mapping[str, Array], deadline: float | None, started: int
     ) -> list[Array]:
         """The outputs of a request that passed the checks, in the order of `ready.outputs`. `started`: arrival time
-        in nanoseconds of `perf_counter`. Raises as `infer`."""
+        in nanoseconds of `perf_counter`. Raises the errors of `infer`."""
         with _Attempt(ready.model.metrics, started):
             return await _execute(ready, feeds, deadline, started)
 
     async def infer_fast(
         self, ready: ValidatedRequest, fast_path: FastPath, raws: Sequence[bytes], deadline: float | None, started: int
     ) -> list[bytes] | None:
-        """As `run`, from the inputs' bytes to those of the outputs, by the short way; None where `run` is to be
-        asked, and nothing was counted. Raises DeadlineExceeded."""
+        """Run a request on the fast path, from input bytes to output bytes. Returns None if `run` must handle the
+        request; then nothing was counted. Raises DeadlineExceeded."""
         answering = fast_path.submit(raws, deadline)
         if answering is None:
             return None
@@ -168,7 +168,7 @@ class Inference:
         return self._classes(request, ready, arrays)
 
     def _classes(self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]) -> list[OutputTensor]:
-        """Classes of the outputs of which they are wanted, the others as they are."""
+        """The outputs, as classes if the request sets a number of classes for them."""
         class_counts, info = dict(request.classes), ready.model.info
         labels = {entry.output: entry.lines for entry in ready.model.serving.labels}
         return [
@@ -189,8 +189,9 @@ class Inference:
         data = validation.packed(tensor.datatype, array)
         if tensor.datatype == BYTES and len(data) > self.max_response_bytes:  # known no earlier
             raise ResourceExhausted(
-                f"output '{tensor.name}' takes {len(data)} bytes, the limit is {self.max_response_bytes}; "
-                "send fewer rows in one request"
+                f"output '{tensor.name}' takes {len(data)} bytes, the limit is {self.max_response_bytes}",
+                code="response-too-large",
+                hint="send fewer rows in one request",
             )
         return OutputTensor(tensor.name, tensor.datatype, array.shape, data)
 
@@ -198,8 +199,10 @@ class Inference:
         needed = rows * sum(tensor.row_bytes for tensor in outputs)
         if needed > self.max_response_bytes:
             raise ResourceExhausted(
-                f"the answer for {rows} rows of model '{info.name}' takes {needed} bytes, "
-                f"the limit is {self.max_response_bytes}; send fewer rows in one request"
+                f"the response for {rows} rows of model '{info.name}' takes {needed} bytes, "
+                f"the limit is {self.max_response_bytes}",
+                code="response-too-large",
+                hint="send fewer rows in one request",
             )
 
 
@@ -256,7 +259,7 @@ async def _execute(
 def _arrays(
     ready: ValidatedRequest, form: RequestSignature, raws: Sequence[bytes], outputs: Sequence[bytes]
 ) -> tuple[dict[str, Array], list[Array]]:
-    """A request of a fast path and its answer, from their bytes."""
+    """The arrays of a fast-path request and its response, from their bytes."""
     feeds = {
         name: np.frombuffer(raw, dtype).reshape(form.rows, *row)
         for raw, (name, dtype, row, _) in zip(raws, form.inputs, strict=True)
@@ -286,7 +289,7 @@ def _reason(error: KanserveError) -> FailureReason:
 
 LARGE = 2**14  # values; more are sorted off the event loop
 MOST = 10**6  # values of one row
-UNORDERED = ("BOOL", "FP16")  # among numpy's types; Triton has no classes of these either
+UNORDERED = ("BOOL", "FP16")  # among the types of numpy; Triton does not classify these either
 
 
 def check_classification(request: InferRequest, outputs: Sequence[TensorInfo]) -> None:
@@ -294,23 +297,32 @@ def check_classification(request: InferRequest, outputs: Sequence[TensorInfo]) -
     class_counts = dict(request.classes)
     for tensor in outputs:
         if tensor.name in class_counts and (tensor.datatype in UNORDERED or tensor.datatype not in DTYPES):
-            raise BadRequest(f"class result not available for output due to unsupported type '{tensor.datatype}'")
+            raise BadRequest(
+                f"class result not available for output due to unsupported type '{tensor.datatype}'",
+                code="classification-not-supported",
+                hint="send the request without the parameter classification",
+            )
 
 
 def classified(
     info: ModelInfo, tensor: TensorInfo, values: Array, most: int, *, max_input_strings: int, labels: Sequence[str] = ()
 ) -> OutputTensor:
-    """The `most` largest of each row, those that are equal in their order, NaN after all others. Raises
-    ResourceExhausted for more than `max_input_strings`, BadRequest for rows beyond `MOST`."""
+    """The `most` largest values of each row. Equal values keep their order, and NaN is after all others. Raises
+    ResourceExhausted for more than `max_input_strings` classes, BadRequest for rows larger than `MOST`."""
     batch = values.shape[:1] if info.max_batch_size else ()
     width = math.prod(values.shape[len(batch) :])
     count = min(most, width)
     if width > MOST:
-        raise BadRequest("classification output tensor too large")
+        raise BadRequest(
+            "classification output tensor too large",
+            code="classification-too-large",
+            hint="send the request without the parameter classification",
+        )
     if math.prod(batch) * count > max_input_strings:
         raise ResourceExhausted(
-            f"output '{tensor.name}' has {math.prod(batch) * count} classes, one output may have {max_input_strings}; "
-            "ask for fewer, or send fewer rows in one request"
+            f"output '{tensor.name}' has {math.prod(batch) * count} classes, expected at most {max_input_strings}",
+            code="too-many-classes",
+            hint="request fewer classes, or send fewer rows in one request",
         )
     rows = values.reshape(math.prod(batch), width)
     chosen = _largest(rows)[:, :count]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kanexport.contract.cli.suggest import advice
 from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest
 from kanserve.analysis import curves, query_plan, reduce
 from kanserve.analysis.query_plan import LayerPlan, LayerShape
@@ -33,6 +34,7 @@ from kanserve.types import (
 )
 
 FARTHEST = 1e30  # from one end of a curve to the other; float32 ends at 3e38
+FEWER_LAYERS = "request fewer layers, or raise max_edge_query_evaluations on the server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class Kan:
         return model.info.manifest
 
     def curves(self, request: CurveRequest) -> tuple[ModelInfo, AsyncGenerator[CurveBlock]]:
-        """The model, and curves of its edges, a block at a time. Raises BadRequest, ResourceExhausted,
-        FailedPrecondition; both raise what `Model.edges` does."""
+        """The model, and curves of its edges, one block at a time. Raises BadRequest, ResourceExhausted,
+        FailedPrecondition; the curves raise the errors of `Model.edges`."""
         model, manifest = self.describe(request.model, request.version)
         request = _in_reason(request)
         plans = tuple(
@@ -86,8 +88,8 @@ class Kan:
         return model.info, model.curves(manifest, plans, request)
 
     async def scores(self, request: EdgeRequest) -> tuple[ModelInfo, str, int, tuple[LayerScores, ...]]:
-        """The model, what the scores are over, how many rows these were, and the scores. Raises BadRequest,
-        ResourceExhausted, FailedPrecondition, and what `Model.edges` does."""
+        """The model, the source of the rows, their number, and the scores over them. Raises BadRequest,
+        ResourceExhausted, FailedPrecondition, and the errors of `Model.edges`."""
         model, manifest = self.scored(request)
         over, rows = self._batch(model.info, manifest, request)
         count = len(next(iter(rows.values())))
@@ -96,21 +98,31 @@ class Kan:
         return model.info, over, count, layers
 
     def scored(self, request: EdgeRequest) -> tuple[Model, Manifest]:
-        """A version whose scores can be told. Raises ResourceExhausted, FailedPrecondition."""
+        """A version that has scores. Raises ResourceExhausted, FailedPrecondition."""
         model, manifest = self.describe(request.model, request.version)
         if manifest.source.family == HYBRID:
             raise FailedPrecondition(
-                f"model '{manifest.name}' is a module with KAN layers in it; what stands between passes no scores on"
+                f"model '{manifest.name}' is a PyTorch module export: scores do not pass its other layers",
+                code="scores-of-module-export",
+                hint="query edge values (QueryEdges) of its KAN layers instead",
             )
         needed = sum(2 * query_plan.VALUE_BYTES * layer.sources * layer.destinations for layer in manifest.layers)
         if needed > self.max_response_bytes:
-            raise ResourceExhausted(f"the scores take {needed} bytes, the limit is {self.max_response_bytes}")
+            raise ResourceExhausted(
+                f"the scores take {needed} bytes, the limit is {self.max_response_bytes}",
+                code="response-too-large",
+                hint="raise max_response_bytes on the server",
+            )
         return model, manifest
 
     def _batch(self, info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[str, dict[str, Array]]:
-        """The caller's rows, or those of the export. Raises BadRequest, FailedPrecondition."""
+        """The rows of the request, or those of the export. Raises BadRequest, FailedPrecondition."""
         if request.row_count == 1:
-            raise BadRequest("1 row was sent: scores are of what moves from row to row, and take two or more")
+            raise BadRequest(
+                "scores over 1 row, expected 2 or more rows",
+                code="too-few-rows",
+                hint="send at least two rows: scores measure the variation between rows",
+            )
         if request.row_count:
             return "rows", self.rows(info, request.rows, request.row_count)
         return "reference", edge_scores.reference(manifest)
@@ -126,27 +138,33 @@ class Kan:
         """Raises ResourceExhausted for more rows than a query may have."""
         if count > self.max_edge_query_rows:
             raise ResourceExhausted(
-                f"{count} rows asked for, one query may have {self.max_edge_query_rows}; send fewer rows, in several "
-                "queries"
+                f"the query has {count} rows, expected at most {self.max_edge_query_rows}",
+                code="too-many-rows",
+                hint="send the rows in several queries",
             )
 
     def _bound_curves(self, plans: tuple[LayerPlan, ...], numbers: int) -> None:
         count = sum(math.prod(plan.shape(1)) for plan in plans)
         if (needed := count * numbers * query_plan.VALUE_BYTES) > self.max_response_bytes:
             raise ResourceExhausted(
-                f"the answer takes {needed} bytes ({count} edges x {numbers} numbers), the limit is "
-                f"{self.max_response_bytes}; ask for fewer layers, sources, destinations or points"
+                f"the response takes {needed} bytes ({count} edges x {numbers} numbers), the limit is "
+                f"{self.max_response_bytes}",
+                code="response-too-large",
+                hint="request fewer layers, sources, destinations or points",
             )
 
     def bound_work(self, layers: Sequence[LayerInfo], rows: int, what: str = "rows") -> None:
-        """A layer computes all its edges, whichever are asked for. Raises ResourceExhausted."""
+        """Raises ResourceExhausted for too many edge evaluations. A layer computes all its edges, also those that are
+        not requested."""
         each = evaluations(layers)
         most = self.max_edge_query_evaluations
         if rows * each > most:
-            advice = f"send at most {most // each} {what}" if each <= most else f"not one of the {what} fits"
+            fewer = f"send at most {most // each} {what}, or request fewer layers" if each <= most else FEWER_LAYERS
             raise ResourceExhausted(
-                f"the query takes {rows * each} edge evaluations ({rows} {what} x {each} edges of the layers that are "
-                f"asked for, counted at each position), the limit is {most}; {advice}, or ask for fewer layers"
+                f"the query takes {rows * each} edge evaluations ({rows} {what} x {each} edges of the requested "
+                f"layers at all positions), the limit is {most}",
+                code="too-many-edge-evaluations",
+                hint=fewer,
             )
 
 
@@ -177,26 +195,35 @@ def _closer(plans: Sequence[LayerPlan], request: CurveRequest) -> int:
 
 
 def _in_reason(request: CurveRequest) -> CurveRequest:
-    """Raises BadRequest."""
+    """The request with the default number of points filled in. Raises BadRequest."""
     request = dataclasses.replace(request, points=request.points or curves.POINTS)
     if not 2 <= request.points <= curves.MOST_POINTS:
-        raise BadRequest(f"a curve has 2 to {curves.MOST_POINTS} points, {request.points} were asked for")
+        raise BadRequest(
+            f"points is {request.points}, expected 2 to {curves.MOST_POINTS}",
+            code="curve-points-invalid",
+            hint="send a number of points in this range, or 0 for the default",
+        )
     if request.span is not None:
         low, high = request.span
         if not (math.isfinite(low) and math.isfinite(high) and low < high and high - low < FARTHEST):
-            raise BadRequest(f"curves go from low to a higher high, finite numbers; {low:g} to {high:g} were asked for")
+            raise BadRequest(
+                f"the range of the curves is {low:g} to {high:g}, expected two finite numbers, the lower one first",
+                code="curve-range-invalid",
+                hint="send a range such as -2 to 2, or no range for the range of each grid",
+            )
     return request
 
 
 def alone(manifest: Manifest, at: int) -> None:
-    """Raises FailedPrecondition for a layer whose edges have no curve of their own."""
+    """Raises FailedPrecondition for a layer whose edges are not functions of one source."""
     layer = manifest.layers[at]
     edge_class = layer.edge_class or manifest.edge_class
     if edge_class != "A":
         raise FailedPrecondition(
-            f"layer {at} of model '{manifest.name}' is of edge class {edge_class}: what an edge gives depends on the "
-            "other nodes of its row too, so that it is no curve over its source; ask for the values of edges for rows "
-            "(QueryEdges), or name other layers"
+            f"layer {at} of model '{manifest.name}' is of edge class {edge_class}: its edges depend on the whole row "
+            "and have no curves",
+            code="edges-without-curves",
+            hint="query edge values for rows (QueryEdges), or request other layers",
         )
 
 
@@ -205,10 +232,18 @@ def _named(info: ModelInfo, packed: Sequence[tuple[str, bytes]]) -> dict[str, by
     names = [tensor.name for tensor in info.inputs]
     input_names = [names[0] if name == ONLY and len(names) == 1 else name for name, _ in packed]
     if input_names == [ONLY]:
-        raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}: each needs rows, in `inputs`")
+        raise BadRequest(
+            f"model '{info.name}' has the inputs {', '.join(names)}, but the request has rows without a name",
+            code="input-missing",
+            hint="send the rows of each input in `inputs`",
+        )
     if sorted(input_names) != sorted(names):
         got = ", ".join(input_names)[:200]
-        raise BadRequest(f"model '{info.name}' has the inputs {', '.join(names)}, each to be given once; got {got}")
+        raise BadRequest(
+            f"the request has the inputs {got}, model '{info.name}' has {', '.join(names)}",
+            code="input-unknown",
+            hint="send each input of the model once",
+        )
     return dict(zip(input_names, (rows for _, rows in packed), strict=True))
 
 
@@ -217,8 +252,10 @@ def _unpacked(tensor: TensorInfo, rows: bytes, count: int) -> Array:
     needed = count * tensor.row_bytes
     if len(rows) != needed:
         raise BadRequest(
-            f"rows holds {len(rows)} bytes, but {count} rows of input "
-            f"'{tensor.name}' ({tensor.datatype}, {tensor.row_bytes} bytes a row) take {needed}"
+            f"rows has {len(rows)} bytes, expected {needed} for {count} rows of input '{tensor.name}' "
+            f"({tensor.datatype}, {tensor.row_bytes} bytes per row)",
+            code="rows-wrong-size",
+            hint=f"send the rows as {tensor.datatype} in C order, and their number in row_count",
         )
     return np.frombuffer(rows, DTYPES[tensor.datatype]).reshape(count, *tensor.shape[1:])
 
@@ -233,8 +270,8 @@ class EdgeQueries:
     kan: Kan
 
     async def edges(self, request: EdgeRequest) -> EdgeResponse:
-        """Edge values for rows. Raises BadRequest, ResourceExhausted, FailedPrecondition, and what `Model.edges`
-        does."""
+        """Edge values for rows. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
+        `Model.edges`."""
         model, manifest = self.kan.describe(request.model, request.version)
         info = model.info
         rows = self.kan.rows(info, request.rows, request.row_count)
@@ -263,7 +300,7 @@ class EdgeQueries:
 
 
 def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[LayerPlan, ...]:
-    """Raises BadRequest, FailedPrecondition."""
+    """The plans of the requested layers. Raises BadRequest, FailedPrecondition."""
     options = _edges_in_reason(request.options)
     plans = query_plan.plan(
         shapes(info, manifest),
@@ -275,7 +312,11 @@ def _plans(info: ModelInfo, manifest: Manifest, request: EdgeRequest) -> tuple[L
     if request.path is None:
         return plans
     if request.sources or request.destinations:
-        raise BadRequest("a path has its own sources and destinations; name layers beside it, or no path")
+        raise BadRequest(
+            "a path cannot be combined with sources or destinations",
+            code="query-options-conflict",
+            hint="send a path with layers only, or send no path",
+        )
     ways = _ways(info, manifest, request.path)
     chosen = [(plan, *ways[plan.layer]) for plan in plans]
     return tuple(
@@ -288,14 +329,19 @@ def _ways(info: ModelInfo, manifest: Manifest, path: tuple[int, int]) -> list[tu
     layers = manifest.layers
     if manifest.source.family == HYBRID or any(layer.positions for layer in layers):
         raise FailedPrecondition(
-            f"model '{manifest.name}' is a module with KAN layers in it; what stands between them does not say which "
-            "nodes lead where, name layers, sources and destinations instead"
+            f"model '{manifest.name}' is a PyTorch module export, which has no paths between its KAN layers",
+            code="path-of-module-export",
+            hint="send layers, sources and destinations instead of a path",
         )
     widths = [shape.nodes for shape in shapes(info, manifest)]
     ends = widths[0], query_plan.results(layers[-1]).shape[1]
     for what, at, count in zip(("input", "output"), path, ends, strict=True):
         if not 0 <= at < count:
-            raise BadRequest(f"{what} {at} does not exist: the model has {count} {what}s, numbered 0 to {count - 1}")
+            raise BadRequest(
+                f"unknown {what} {at}: the model has {count} {what}s",
+                code="path-end-unknown",
+                hint=f"send a number from 0 to {count - 1}",
+            )
     return query_plan.on_the_way(layers, widths, *path)
 
 
@@ -304,59 +350,88 @@ def _edges_in_reason(options: EdgeOptions) -> EdgeOptions:
     _of_picking(options)
     _of_reductions(options)
     if options.quantiles and reduce.QUANTILES not in options.reductions:
-        raise BadRequest(f"quantiles go with the reduction '{reduce.QUANTILES}', which was not asked for")
+        raise BadRequest(
+            f"quantiles without the reduction '{reduce.QUANTILES}'",
+            code="query-options-conflict",
+            hint=f"add '{reduce.QUANTILES}' to reductions, or remove quantiles",
+        )
     if len(options.quantiles) > MOST_QUANTILES or not all(0 <= level <= 1 for level in options.quantiles):
-        raise BadRequest(f"quantiles are at most {MOST_QUANTILES} numbers from 0 to 1")
+        raise BadRequest(
+            f"invalid quantiles, expected at most {MOST_QUANTILES} numbers from 0 to 1",
+            code="quantiles-invalid",
+            hint="send numbers such as 0.05, 0.5 and 0.95",
+        )
     if options.bins > reduce.MOST_BINS:
-        raise BadRequest(f"a histogram has 1 to {reduce.MOST_BINS} bins, {options.bins} were asked for")
+        raise BadRequest(
+            f"bins is {options.bins}, expected 1 to {reduce.MOST_BINS}",
+            code="bins-invalid",
+            hint="send a number of bins in this range, or 0 for the default",
+        )
     levels = options.quantiles or (reduce.USUAL if reduce.QUANTILES in options.reductions else ())
     return dataclasses.replace(options, quantiles=levels, bins=options.bins or reduce.BINS)
 
 
 def _of_reductions(options: EdgeOptions) -> None:
-    """Raises BadRequest."""
+    """Check the reductions of a query. Raises BadRequest."""
     for name in options.reductions:
         if name not in reduce.ALL:
-            raise BadRequest(f"reduction {name[:40]!r} is not known; there are {', '.join(reduce.ALL)}")
+            raise BadRequest(
+                f"unknown reduction {name[:40]!r}",
+                code="reduction-unknown",
+                hint=advice(name, reduce.ALL, what="reductions"),
+            )
     if len(set(options.reductions)) != len(options.reductions):
-        raise BadRequest("a reduction is named twice; name each once")
+        raise BadRequest("a reduction is named twice", code="reduction-duplicate", hint="name each reduction once")
     if options.reductions and (options.residual or options.nodes or options.per_row):
         raise BadRequest(
-            "residual, nodes and per_row apply to each row, reductions combine all rows; request one of them"
+            "reductions cannot be combined with residual, nodes or per_row",
+            code="query-options-conflict",
+            hint="request reductions over all rows, or values of each row",
         )
 
 
 def _of_picking(options: EdgeOptions) -> None:
-    """Raises BadRequest."""
+    """Check the selection of edges by magnitude. Raises BadRequest."""
     if not (math.isfinite(options.min_magnitude) and options.min_magnitude >= 0):
-        raise BadRequest(f"min_magnitude is a number of 0 or more, {options.min_magnitude:g} was given")
+        raise BadRequest(
+            f"min_magnitude is {options.min_magnitude:g}, expected a number of 0 or more",
+            code="min-magnitude-invalid",
+            hint="send 0 for all edges",
+        )
     if options.per_row and not options.top_k:
-        raise BadRequest("per_row needs top_k, the number of edges per row")
+        raise BadRequest(
+            "per_row without top_k",
+            code="query-options-conflict",
+            hint="set top_k to the number of edges per row",
+        )
     if options.per_row and options.min_magnitude:
         raise BadRequest(
-            "min_magnitude applies to all rows together, per_row selects edges for each row; use one of them"
+            "min_magnitude cannot be combined with per_row",
+            code="query-options-conflict",
+            hint="select edges over all rows (min_magnitude), or for each row (per_row)",
         )
 
 
 def _bound(plans: Sequence[LayerPlan], rows: int, most: int) -> None:
-    """Raises ResourceExhausted."""
+    """Raises ResourceExhausted for a response that is too large."""
     needed = sum(plan.response_bytes(rows) for plan in plans)
     if needed > most:
         values = sum(math.prod(plan.shape(1)) for plan in plans)
         raise ResourceExhausted(
-            f"the answer takes {needed} bytes ({rows} rows x {values} edge values a row), "
-            f"the limit is {most}; ask for fewer layers, sources or destinations, "
-            "set top_k, or send fewer rows"
+            f"the response takes {needed} bytes ({rows} rows x {values} edge values per row), the limit is {most}",
+            code="response-too-large",
+            hint="request fewer layers, sources or destinations, set top_k, or send fewer rows",
         )
     if (total := sum(_kept(plan, rows) for plan in plans)) > most:
         raise ResourceExhausted(
-            f"quantiles and histograms are made of all values at once, {total} bytes, the limit is {most}; ask for "
-            "fewer layers, sources or destinations, for other reductions, set top_k, or send fewer rows"
+            f"quantiles and histograms need all values at the same time, {total} bytes, the limit is {most}",
+            code="reduction-too-large",
+            hint="request fewer layers, sources or destinations, other reductions, or send fewer rows",
         )
 
 
 def _kept(plan: LayerPlan, rows: int) -> int:
-    """Bytes of the values that reductions need at once."""
+    """Bytes of the values that reductions need at the same time."""
     if not reduce.KEPT & set(plan.options.reductions):
         return 0
     return math.prod(plan.shape(rows)) * query_plan.VALUE_BYTES

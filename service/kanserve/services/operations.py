@@ -39,7 +39,7 @@ class Operations:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def report(self, since: float) -> JsonObject:
-        """All figures, and the readings that are later than `since`, in seconds since the epoch."""
+        """All figures, and the readings after `since`, in seconds since the epoch."""
         await self._refresh()
         now, before = self._ledger.last, self._ledger.since(RECENT)
         return {
@@ -149,7 +149,7 @@ class Operations:
 
 
 def _identity(info: ModelInfo) -> JsonObject:
-    """The identity of a version that serves. Without a manifest, only its shape is known."""
+    """The identity of a serving version. Without a manifest, it has only its shapes."""
     shapes = [[tensor.shape for tensor in tensors] for tensors in (info.inputs, info.outputs)]
     known = info.manifest
     if known is None:
@@ -169,7 +169,7 @@ def _identity(info: ModelInfo) -> JsonObject:
 
 
 def _reading(now: Figures, before: Figures) -> JsonObject:
-    """Between two readings, of versions that did something."""
+    """The activity between two readings, of versions that had any."""
     versions = []
     for key in now.numbers:
         span = history_span(key, now, before)
@@ -353,7 +353,7 @@ LINES = re.compile(rf"^({'|'.join(sorted(KNOWN))})(?:{{(.*)}})? (\S+)$", re.MULT
 
 
 def read(text: str, at: float) -> Figures:
-    """A page as our own server writes it."""
+    """The numbers of a metrics page of this server."""
     reading = _Reading()
     for name, labels, value in LINES.findall(text):
         reading.take(name, {key: _plain(word) for key, word in LABEL.findall(labels)}, float(value))
@@ -440,17 +440,17 @@ class Ledger:
         self._all: list[Figures] = []
 
     def due(self, at: float) -> bool:
-        """Whether it is time for the next one."""
+        """Whether it is time for the next reading."""
         return not self._all or not 0 <= at - self._all[-1].at < self._apart
 
     def add(self, figures: Figures) -> None:
-        """The next one."""
+        """Add a reading."""
         most = max(LEAST, min(self._most, self._room // max(1, len(figures.numbers))))
         self._all = [*self._all, figures][-most:]
 
     @property
     def last(self) -> Figures:
-        """There is one once `due` was asked and obeyed."""
+        """The last reading. Add one first if `due` is true."""
         return self._all[-1]
 
     def since(self, seconds: float) -> Figures | None:
@@ -459,7 +459,7 @@ class Ledger:
         return older[0] if older else None
 
     def steps(self, after: float) -> Iterator[tuple[Figures, Figures]]:
-        """Each and the one before it, of those later than a time."""
+        """Each reading after a time, with the one before it."""
         for before, now in itertools.pairwise(self._all):
             if now.at > after:
                 yield before, now

@@ -46,8 +46,8 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
 
 
 async def gather(kan: Kan, info: ModelInfo, manifest: Manifest, caller: str) -> tuple[Plan, Curves]:
-    """The plan of a report, and the answers to its requests. `caller`: as in EdgeRequest. Raises what `Model.edges`
-    does, except FailedPrecondition and ResourceExhausted: the report then has no scores, or no curves."""
+    """The plan of a report, and the responses to its requests. `caller`: as in EdgeRequest. Raises the errors of
+    `Model.edges`, except FailedPrecondition and ResourceExhausted: the report then has no scores, or no curves."""
     described = description(kan, info, manifest)
     scores = await _scores(kan, described, caller)
     plan = await asyncio.to_thread(selection.plan, described, scores)
@@ -65,7 +65,8 @@ async def _scores(kan: Kan, described: Description, caller: str) -> Scores | Non
 
 
 async def _curves(kan: Kan, request: CurveRequest, caller: str) -> tuple[LayerCurves, ...]:
-    """The answer to a request. Empty for edges of class B, which have no curves, and if the answer is too large."""
+    """The response to a request. Empty for edges of class B, which have no curves, and if the response is too
+    large."""
     try:
         _, blocks = kan.curves(dataclasses.replace(request, caller=caller))
         async with contextlib.aclosing(blocks):

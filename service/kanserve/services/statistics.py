@@ -21,21 +21,15 @@ from kanserve.services.kan import Kan, alone
 from kanserve.types import EdgeRequest, LayerScores, ModelInfo
 
 ROWS, LIVE, TOTAL, BASELINE, BEST = "rows", "live", "total", "baseline", "best"
-# The reasons why there are no scores over so few rows, and the notes on existing scores.
-LITTLE = {
-    LIVE: "model '{name}' has too little live traffic: {rows} rows were analysed since the statistics began, and "
-    "scores need two or more",
-    BASELINE: "model '{name}' has a baseline of {rows} rows, scores take two or more: its export is given some by "
-    "`kanserve export --baseline`",
-}
 NOTES: dict[str, tuple[str, ...]] = {
     LIVE: (),
-    BASELINE: ("the export keeps counts of these rows, not the rows: scores are over the counts",),
+    BASELINE: ("the export stores counts of these rows, not the rows; the scores are computed from the counts",),
 }
 NONE_KEPT = (
-    "the server keeps no rows of live traffic, because they are clients' data; `kanserve serve --sample-rows N` "
+    "the server keeps no rows of live traffic, because they are data of clients; `kanserve serve --sample-rows N` "
     "(sample_rows) allows it"
 )
+SHUTTING_DOWN = "the version is being unloaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +42,8 @@ class StatisticsResult:
     nodes      statistics of each layer and output
     classes    how often each class was the largest output [C]
     source     ROWS: the client's rows; LIVE: the latest traffic; TOTAL: all traffic since the counts began
-    rows_seen  rows answered meanwhile; 0 for ROWS, as the other fields
-    seconds    time in which these were answered
+    rows_seen  rows of all requests in that time; 0 for ROWS, as the other fields
+    seconds    duration of the counts
     since      begin of the counts, in seconds since the epoch
     processes  number of workers that counted
     """
@@ -68,7 +62,7 @@ class StatisticsResult:
 
 async def statistics(kan: Kan, request: EdgeRequest, source: str = "") -> StatisticsResult:
     """Statistics over the client's rows, or without rows over the model's traffic. Raises BadRequest,
-    ResourceExhausted, FailedPrecondition, and what `Model.edges` does."""
+    ResourceExhausted, FailedPrecondition, and the errors of `Model.edges`."""
     if request.row_count:
         return await _of_rows(kan, request, source)
     model, _ = described(kan, request.model, request.version)
@@ -78,11 +72,16 @@ async def statistics(kan: Kan, request: EdgeRequest, source: str = "") -> Statis
 async def _of_rows(kan: Kan, request: EdgeRequest, source: str) -> StatisticsResult:
     model, manifest = kan.describe(request.model, request.version)
     if source not in ("", ROWS):
-        raise BadRequest(f"statistics over '{source[:32]}' are of the model's traffic: send no rows with it")
+        raise BadRequest(
+            f"the source '{source[:32]}' cannot be combined with rows",
+            code="rows-with-source",
+            hint="send the rows without a source, or the source without rows",
+        )
     if not manifest.baseline.rows:
         raise FailedPrecondition(
-            f"model '{model.info.name}' has nothing to compare with: its export was given no rows "
-            "(kanserve export --baseline)"
+            f"model '{model.info.name}' has no baseline to compare the rows with",
+            code="baseline-missing",
+            hint="export the model with --baseline FILE",
         )
     rows = kan.rows(model.info, request.rows, request.row_count)
     nodes, classes = await model.statistics(manifest, rows, deadline=request.deadline, caller=request.caller)
@@ -90,8 +89,8 @@ async def _of_rows(kan: Kan, request: EdgeRequest, source: str) -> StatisticsRes
 
 
 def described(kan: Kan, name: str, version: str) -> tuple[Model, object]:
-    """A version and its manifest, as `Kan.describe`. If the version is no longer served, the error names the one
-    that is."""
+    """A version and its manifest, as `Kan.describe`. If the version is no longer served, the error names the default
+    version."""
     try:
         return kan.describe(name, version)
     except (NotFound, Unavailable) as error:
@@ -99,14 +98,20 @@ def described(kan: Kan, name: str, version: str) -> tuple[Model, object]:
         if not version or default is None:
             raise
         raise type(error)(
-            f"{error}; version {default} of model '{name}' answers now, and statistics are of versions that serve"
+            str(error),
+            code=error.code,
+            hint=f"send version {default}, the default version of model '{name}', or no version",
         ) from error
 
 
 def live_statistics(model: Model) -> TrafficSampler:
-    """Raises FailedPrecondition."""
+    """The statistics of a version's traffic. Raises FailedPrecondition if there are none."""
     if model.live is None:
-        raise FailedPrecondition(f"{model.blind or 'the version is on its way out'}: send rows")
+        raise FailedPrecondition(
+            model.blind or SHUTTING_DOWN,
+            code="statistics-not-available",
+            hint="send rows with the request, or enable statistics on the server",
+        )
     return model.live
 
 
@@ -133,7 +138,7 @@ def recent_rows(kan: Kan, name: str, version: str) -> RecentRows:
     model, _ = described(kan, name, version)
     sampler = model.live
     if sampler is None:
-        return RecentRows(model.info, 0, (), counted=False, note=model.blind or "the version is on its way out")
+        return RecentRows(model.info, 0, (), counted=False, note=model.blind or SHUTTING_DOWN)
     note = "" if sampler.most_rows else NONE_KEPT
     return RecentRows(model.info, sampler.most_rows, sampler.rows(), counted=True, note=note)
 
@@ -141,7 +146,11 @@ def recent_rows(kan: Kan, name: str, version: str) -> RecentRows:
 async def traffic_statistics(sampler: TrafficSampler, source: str) -> TrafficStatistics:
     """The statistics of a version's traffic. Raises BadRequest for an unknown source."""
     if source not in ("", LIVE, TOTAL):
-        raise BadRequest(f"statistics are over '{LIVE}' or '{TOTAL}', '{source[:32]}' was asked for")
+        raise BadRequest(
+            f"unknown source '{source[:32]}', expected '{LIVE}' or '{TOTAL}'",
+            code="source-unknown",
+            hint=f"send '{LIVE}' for the latest traffic, or '{TOTAL}' for all",
+        )
     return await asyncio.to_thread(sampler.counted, lately=source != TOTAL)
 
 
@@ -174,7 +183,7 @@ class Scored:
 
 def best(kan: Kan, request: EdgeRequest) -> str:
     """The rows that give a model the most useful scores: BASELINE if its export has one and its edges are curves.
-    Otherwise "", which means the reference rows. Raises what `Kan.describe` does."""
+    Otherwise "", which means the reference rows. Raises the errors of `Kan.describe`."""
     _, manifest = kan.describe(request.model, request.version)
     try:
         _counted_of(kan, manifest, edge_scores.baseline_counts(manifest))
@@ -185,16 +194,20 @@ def best(kan: Kan, request: EdgeRequest) -> str:
 
 async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
     """The importance of each edge over counted rows. LIVE: the traffic of a version since its counts began. BASELINE:
-    the rows that its export was given. Raises BadRequest, ResourceExhausted, FailedPrecondition, and what `Model.edges`
-    does."""
+    the baseline rows of its export. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
+    `Model.edges`."""
     if source not in (LIVE, BASELINE):
         raise BadRequest(
-            f"scores are over the rows that come with them, or over '{LIVE}', '{BASELINE}' or '{BEST}'; "
-            f"'{source[:32]}' was asked for"
+            f"unknown source '{source[:32]}', expected '{LIVE}', '{BASELINE}' or '{BEST}'",
+            code="source-unknown",
+            hint="send one of these sources, or send rows without a source",
         )
     if request.row_count:
-        rows_of = "the model's traffic" if source == LIVE else "the rows that the export was given"
-        raise BadRequest(f"scores over '{source}' are of {rows_of}: send no rows with it")
+        raise BadRequest(
+            f"the source '{source}' cannot be combined with rows",
+            code="rows-with-source",
+            hint="send the rows without a source, or the source without rows",
+        )
     described(kan, request.model, request.version)
     model, manifest = kan.scored(request)
     tally = (
@@ -202,25 +215,28 @@ async def counted_scores(kan: Kan, request: EdgeRequest, source: str) -> Scored:
         if source == LIVE
         else edge_scores.baseline_counts(manifest)
     )
-    _counted_of(kan, manifest, tally, LITTLE[source])
+    _counted_of(kan, manifest, tally)
     result = await model.live_scores(manifest, tally, deadline=request.deadline, caller=request.caller)
     return Scored(model.info, source, tally.rows, result.layers, (*NOTES[source], *result.notes))
 
 
-def _counted_of(kan: Kan, manifest: Manifest, tally: NodeCounts, little: str = "{name}: {rows} rows") -> None:
-    """Raises FailedPrecondition for edges that are not curves and for too few rows, ResourceExhausted for too much
-    work."""
+def _counted_of(kan: Kan, manifest: Manifest, tally: NodeCounts) -> None:
+    """Raises FailedPrecondition for edges without curves and for too few rows, ResourceExhausted for too much work."""
     for at in range(len(manifest.layers)):
         alone(manifest, at)
     if tally.rows < 2:
-        raise FailedPrecondition(little.format(name=manifest.name, rows=tally.rows))
+        raise FailedPrecondition(
+            f"scores of model '{manifest.name}' need 2 or more rows, found {tally.rows}",
+            code="too-few-rows",
+            hint="send rows with the request; or send traffic, or export the model with --baseline FILE",
+        )
     most = 2 * max(window.cells.shape[1] for window in tally.windows)
     kan.bound_work([dataclasses.replace(layer, positions=()) for layer in manifest.layers], most, "points")
 
 
 def reset(kan: Kan, name: str, version: str) -> tuple[ModelInfo, float]:
-    """Restart the statistics of a version's traffic. Returns the time in seconds since the epoch. Raises what
-    `statistics` does."""
+    """Restart the statistics of a version's traffic. Returns the time in seconds since the epoch. Raises the errors of
+    `statistics`."""
     model, _ = described(kan, name, version)
     return model.info, live_statistics(model).anew()
 
@@ -272,7 +288,7 @@ class Watches:
     """Watches of one server. All watches of the same statistics share their counts.
 
     closing  set when the server rejects all requests
-    most     watches at once; one caller with a known name may have a quarter of these
+    most     watches at the same time; one caller with a known name may have 25% of these
     """
 
     def __init__(self, kan: Kan, closing: asyncio.Event, most: int) -> None:
@@ -286,13 +302,13 @@ class Watches:
             event.set()
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[tuple[StatisticsResult, str]]:
-        """Statistics now and after each interval; with the last of them why there are no more. Raises BadRequest,
-        WatchesLimited, and what `statistics` does."""
+        """Statistics now and after each interval; the last ones have the reason for the end. Raises BadRequest,
+        WatchesLimited, and the errors of `statistics`."""
         interval, most = _in_reason(request)
         self._bound(request.caller)
         model, _ = described(self._kan, request.model, request.version)
         info, live = model.info, live_statistics(model)
-        del model  # nobody here keeps it from being freed
+        del model  # the watch does not keep its memory
         woken = asyncio.Event()
         self._open[woken] = request.caller
         shared = self._counted.setdefault((live, request.source), _Counted())
@@ -302,7 +318,7 @@ class Watches:
                 counted = await shared.latest(live, request.source)
                 ended = self._ended(info, live, request.version)
                 if not ended and sent == most:
-                    ended = f"{most} updates were sent"
+                    ended = f"the watch has sent {most} updates"
                 yield statistics_result(info, request.id, request.source, counted), ended
                 if ended:
                     return
@@ -314,7 +330,7 @@ class Watches:
                 self._counted.pop((live, request.source), None)
 
     def forget(self) -> None:
-        """Forget the last counts: counting starts again."""
+        """Forget the last counts, because the counts start again."""
         for shared in self._counted.values():
             shared.task = None
 
@@ -322,13 +338,16 @@ class Watches:
         """Raises WatchesLimited."""
         if len(self._open) >= self.most:
             raise WatchesLimited(
-                f"{self.most} watches of statistics are open, which is as many as there may be (max_watch_streams)"
+                f"{self.most} watches of statistics are open, which is the limit max_watch_streams",
+                code="too-many-watches",
+                hint="close a watch, or raise max_watch_streams on the server",
             )
         own, most = list(self._open.values()).count(caller), max(1, self.most // SHARE)
         if caller and own >= most:
             raise WatchesLimited(
-                f"{caller} has {own} watches of statistics open, which is as many as one caller may have (a quarter of "
-                "max_watch_streams)"
+                f"{caller} has {own} open watches of statistics, the limit of one caller (25% of max_watch_streams)",
+                code="too-many-watches",
+                hint="close a watch, or raise max_watch_streams on the server",
             )
 
     async def _pause(
@@ -350,14 +369,14 @@ class Watches:
     def _ended(self, info: ModelInfo, live: TrafficSampler, version: str) -> str:
         """The reason why a watch ends, or ""."""
         if self._closing.is_set():
-            return "the server is on its way out"
+            return "the server is shutting down"
         registry = self._kan.registry
         model, default = registry.model(info.name, info.version), registry.default(info.name)
-        now = "none answers now" if default is None else f"version {default} answers now"
+        now = "no version is ready" if default is None else f"the default version is {default}"
         if model is None:
-            return f"version {info.version} serves no more, {now}"
+            return f"version {info.version} is no longer served; {now}"
         if model.live is not live:
-            return f"version {info.version} was replaced by another of that number"
+            return f"version {info.version} was replaced by another one with this number"
         return "" if version or default == info.version else now
 
 
@@ -368,12 +387,18 @@ def _seen(task: asyncio.Task[TrafficStatistics]) -> None:
 
 
 def _in_reason(request: WatchRequest) -> tuple[float, int]:
-    """Raises BadRequest."""
+    """Interval and number of updates of a watch. Raises BadRequest."""
     interval = request.interval or USUAL
     if not (math.isfinite(interval) and LEAST <= interval <= LONGEST):
         raise BadRequest(
-            f"{interval:g} seconds between two updates were asked for, {LEAST:g} to {LONGEST:g} were expected"
+            f"interval is {interval:g} seconds, expected {LEAST:g} to {LONGEST:g}",
+            code="watch-interval-invalid",
+            hint=f"send 0 for the default of {USUAL:g} seconds",
         )
     if request.updates > MOST:
-        raise BadRequest(f"{request.updates} updates were asked for, one watch has {MOST} at most")
+        raise BadRequest(
+            f"updates is {request.updates}, expected at most {MOST}",
+            code="watch-updates-invalid",
+            hint="send 0 for the largest number, and start another watch after it",
+        )
     return interval, request.updates or MOST

@@ -59,7 +59,11 @@ class Options(NamedTuple):
 def at_most(name: str, values: Sized, limit: int) -> None:
     """Raises BadRequest for a longer list."""
     if len(values) > limit:
-        raise BadRequest(f"{name} has {len(values)} entries, at most {limit} are allowed")
+        raise BadRequest(
+            f"{name} has {len(values)} entries, expected at most {limit}",
+            code="too-many-entries",
+            hint="send fewer entries in one request",
+        )
 
 
 def options(parameters: Mapping[str, Parameter]) -> Options:
@@ -74,7 +78,11 @@ def options(parameters: Mapping[str, Parameter]) -> Options:
         if key == "priority":
             priority = _integer(value)
             if priority < 0:
-                raise BadRequest("invalid value for 'priority', expected value >= 0.")
+                raise BadRequest(
+                    "invalid value for 'priority', expected value >= 0.",
+                    code="parameter-value-invalid",
+                    hint="send 0 for the default priority, or 1 for the highest one",
+                )
     return Options(timeout, priority, _insight(parameters))
 
 
@@ -82,31 +90,51 @@ def check_tensor(name: str, keys: Iterable[str]) -> None:
     """Check the parameter names of an input or output. Raises Unsupported for shared memory."""
     for key in keys:
         if key.startswith("shared_memory"):
-            raise Unsupported(f"tensor '{name}': shared memory is not supported; send the tensor in the request")
+            raise Unsupported(
+                f"tensor '{name}': shared memory is not supported",
+                code="shared-memory-not-supported",
+                hint="send the tensor in the request",
+            )
 
 
 def classes(name: str, keys: Collection[str], read: Callable[[str], Parameter]) -> list[tuple[str, int]]:
-    """The number of classes that a request wants of an output, if any. Raises BadRequest, Unsupported.
+    """The number of classes that a request sets for an output, if any. Raises BadRequest, Unsupported.
 
     keys  names of the output's parameters
-    read  gives the value of one; it is called only for parameters that decide, because an output may have many
+    read  returns the value of one; it is called only for parameters that decide, because an output may have many
     """
     if CLASSES not in keys:
         check_tensor(name, keys)
         return []
     if SHARED_MEMORY in keys:
-        raise BadRequest(f"output can't set both '{SHARED_MEMORY}' and '{CLASSES}'")
+        raise BadRequest(
+            f"output can't set both '{SHARED_MEMORY}' and '{CLASSES}'",
+            code="parameters-conflict",
+            hint=f"send only the parameter {CLASSES}",
+        )
     kind, value = read(CLASSES)
     if kind != "int64_param":
-        raise BadRequest(f"invalid value type for '{CLASSES}' parameter, expected int64_param")
+        raise BadRequest(
+            f"invalid value type for '{CLASSES}' parameter, expected int64_param",
+            code="parameter-type-wrong",
+            hint="send the parameter as int64_param",
+        )
     if _integer(value) <= 0:
-        raise BadRequest(f"invalid value for '{CLASSES}' parameter, expected >= 0")
+        raise BadRequest(
+            f"invalid value for '{CLASSES}' parameter, expected >= 0",
+            code="parameter-value-invalid",
+            hint="send the number of classes, 1 or more",
+        )
     return [(name, _integer(value))]
 
 
 def no_data(model: str, name: str) -> BadRequest:
     """The error for an input without data."""
-    return BadRequest(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
+    return BadRequest(
+        f"unable to find data for input tensor '{name}' for model '{model}' in request.",
+        code="input-data-missing",
+        hint="send raw_input_contents for each input, or contents in each input",
+    )
 
 
 def _check_kind(key: str, kind: str) -> None:
@@ -114,18 +142,29 @@ def _check_kind(key: str, kind: str) -> None:
     if key in PARAMETERS:
         allowed, words = PARAMETERS[key]
         if kind not in allowed:
-            raise BadRequest(f"invalid value type for '{key}' parameter, expected {words}.")
+            raise BadRequest(
+                f"invalid value type for '{key}' parameter, expected {words}.",
+                code="parameter-type-wrong",
+                hint=f"send the parameter as {words}",
+            )
     elif key.startswith(PREFIX):
-        known = advice(key, (COVERAGE, TOP_K), what="parameters", prefix=PREFIX)
-        raise BadRequest(f"parameter '{key[:80]}' is not known: {known}")
+        raise BadRequest(
+            f"unknown parameter '{key[:80]}'",
+            code="parameter-unknown",
+            hint=advice(key, (COVERAGE, TOP_K), what="parameters", prefix=PREFIX),
+        )
     elif key.startswith("triton_"):
         raise BadRequest(
             "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
-            "starting with 'triton_' are allowed: triton_enable_empty_final_response"
+            "starting with 'triton_' are allowed: triton_enable_empty_final_response",
+            code="parameter-unknown",
+            hint="remove the parameter, or give it another name",
         )
     elif not kind:
         raise BadRequest(
-            f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param."
+            f"invalid value type for '{key}' parameter, expected int64_param, bool_param, or string_param.",
+            code="parameter-type-wrong",
+            hint="send a value with the parameter",
         )
 
 
@@ -134,14 +173,22 @@ def _insight(parameters: Mapping[str, Parameter]) -> Insight | None:
         return None
     top_k = _integer(parameters[TOP_K].value) if TOP_K in parameters else 0
     if not 0 <= top_k <= MOST_TOP_K:
-        raise BadRequest(f"invalid value for '{TOP_K}', expected 0 to {MOST_TOP_K}, got {top_k}")
+        raise BadRequest(
+            f"invalid value for '{TOP_K}', expected 0 to {MOST_TOP_K}, got {top_k}",
+            code="parameter-value-invalid",
+            hint="send a smaller number, or send an Explain request for all contributions",
+        )
     coverage = COVERAGE in parameters and parameters[COVERAGE].value is True
     return Insight(coverage, top_k) if coverage or top_k else None
 
 
 def _timeout(microseconds: int) -> float | None:
     if microseconds < 0:
-        raise BadRequest("invalid value for 'timeout' parameter, expected microseconds >= 0.")
+        raise BadRequest(
+            "invalid value for 'timeout' parameter, expected microseconds >= 0.",
+            code="parameter-value-invalid",
+            hint="send 0 for no timeout, or a number of microseconds",
+        )
     return microseconds / 1e6 or None  # 0 is Triton's "no timeout"
 
 
@@ -167,7 +214,9 @@ def validate(info: ModelInfo, request: InferRequest) -> int:
         if any(extent < 0 for extent in tensor.shape):
             raise BadRequest(
                 f"{prefix}All input dimensions should be specified for input '{tensor.name}' "
-                f"for model '{info.name}', got {_list(tensor.shape)}"
+                f"for model '{info.name}', got {_list(tensor.shape)}",
+                code="input-shape-wrong",
+                hint="send a shape without negative numbers",
             )
     rows = _rows(info, request, prefix)
     for tensor in request.inputs:
@@ -184,19 +233,29 @@ def _names(info: ModelInfo, request: InferRequest, prefix: str) -> None:
         raise BadRequest(
             f"{prefix}expected {len(expected)} inputs but got {len(names)} inputs for model '{info.name}'. "
             f"Got input(s) [{_quoted(names)}], but missing required input(s) [{_quoted(missing)}]. "
-            f"Please provide all required input(s).{_there_are('input', info.inputs)}"
+            f"Please provide all required input(s).{_there_are('input', info.inputs)}",
+            code="input-missing",
+            hint="send all inputs of the model",
         )
     for name in names:
         if name not in expected:
             there = _there_are("input", info.inputs)
-            raise BadRequest(f"unexpected inference input '{name}' for model '{info.name}'{there}")
+            raise BadRequest(
+                f"unexpected inference input '{name}' for model '{info.name}'{there}",
+                code="input-unknown",
+                hint=advice(name[:LONGEST], expected[:SHOWN], what="inputs"),
+            )
 
 
 def _once(what: str, names: Sequence[str], prefix: str) -> None:
     unique: set[str] = set()
     for name in names:
         if name in unique:
-            raise BadRequest(f"{prefix}{what} '{name}' already exists in request")
+            raise BadRequest(
+                f"{prefix}{what} '{name}' already exists in request",
+                code="tensor-duplicate",
+                hint=f"send each {what} once",
+            )
         unique.add(name)
 
 
@@ -207,22 +266,34 @@ def _rows(info: ModelInfo, request: InferRequest, prefix: str) -> int:
     for tensor in request.inputs:
         if not tensor.shape:
             raise BadRequest(
-                f"{prefix}input '{tensor.name}' has no shape but model requires batch dimension for '{info.name}'"
+                f"{prefix}input '{tensor.name}' has no shape but model requires batch dimension for '{info.name}'",
+                code="input-shape-wrong",
+                hint="send the number of rows as the first dimension",
             )
         if rows not in (-1, tensor.shape[0]):
-            raise BadRequest(f"{prefix}input '{tensor.name}' batch size does not match other inputs for '{info.name}'")
+            raise BadRequest(
+                f"{prefix}input '{tensor.name}' batch size does not match other inputs for '{info.name}'",
+                code="batch-sizes-differ",
+                hint="send the same number of rows in all inputs",
+            )
         rows = tensor.shape[0]
     if rows > info.max_batch_size:
-        raise BadRequest(f"{prefix}inference request batch-size must be <= {info.max_batch_size} for '{info.name}'")
+        raise BadRequest(
+            f"{prefix}inference request batch-size must be <= {info.max_batch_size} for '{info.name}'",
+            code="batch-too-large",
+            hint="send fewer rows in one request",
+        )
     return rows
 
 
 def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: str) -> None:
-    """Datatype, then shape, then byte count (of strings later); in Python integers, so nothing overflows."""
+    """Check the datatype, then the shape, then the byte count (of strings later). Python integers do not overflow."""
     if tensor.datatype != expected.datatype:
         raise BadRequest(
             f"{prefix}inference input '{tensor.name}' data-type is '{tensor.datatype}', "
-            f"but model '{info.name}' expects '{expected.datatype}'"
+            f"but model '{info.name}' expects '{expected.datatype}'",
+            code="input-datatype-wrong",
+            hint=f"convert the input to {expected.datatype}",
         )
     fits = len(tensor.shape) == len(expected.shape) and all(
         want in (-1, have) for want, have in zip(expected.shape, tensor.shape, strict=True)
@@ -231,18 +302,22 @@ def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: s
         note = f" {BATCH_NOTE}" if info.max_batch_size else ""
         raise BadRequest(
             f"{prefix}unexpected shape for input '{tensor.name}' for model '{info.name}'. "
-            f"Expected {_list(expected.shape)}, got {_list(tensor.shape)}.{note}"
+            f"Expected {_list(expected.shape)}, got {_list(tensor.shape)}.{note}",
+            code="input-shape-wrong",
+            hint="send the shape that the model expects; -1 is any number",
         )
     size = math.prod(tensor.shape) * NUMPY_DTYPES[tensor.datatype].itemsize
     if size != len(tensor.data) and tensor.datatype != BYTES:
         raise BadRequest(
             f"{prefix}input byte size mismatch for input '{tensor.name}' for model '{info.name}'. "
-            f"Expected {size}, got {len(tensor.data)}"
+            f"Expected {size}, got {len(tensor.data)}",
+            code="input-size-wrong",
+            hint="send as many values as the shape has",
         )
 
 
 def requested_outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
-    """The outputs asked for, in this order; all of them if none is named."""
+    """The requested outputs, in the order of the request; all outputs if the request names none."""
     if not request.outputs:
         return info.outputs
     known = {tensor.name: tensor for tensor in info.outputs}
@@ -250,17 +325,22 @@ def requested_outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInf
     for name in request.outputs:
         if name not in known:
             there = _there_are("output", info.outputs)
-            raise BadRequest(f"unexpected inference output '{name}' for model '{info.name}'{there}")
+            raise BadRequest(
+                f"unexpected inference output '{name}' for model '{info.name}'{there}",
+                code="output-unknown",
+                hint=advice(name[:LONGEST], list(known)[:SHOWN], what="outputs"),
+            )
     return tuple(known[name] for name in request.outputs)
 
 
 def beyond(info: ModelInfo, place: OutOfRangeInput, count: int, rows: int) -> BadRequest:
-    """The refusal of a request of which `count` of the rows are outside, the first of them at this place."""
+    """The error of a request with `count` rows out of range; the first one is at this place."""
     named = info.manifest.names.feature(place.feature) if info.manifest is not None else str(place.feature)
     return BadRequest(
-        f"row {place.row}: '{named}' is {place.value:.6g} where model '{info.name}' reads it, outside its range "
-        f"{place.first:.6g} to {place.last:.6g} (rows outside: {count} of {rows}); its export refuses such rows "
-        "(--out-of-range reject)"
+        f"row {place.row}: '{named}' is {place.value:.6g} for model '{info.name}', outside its range "
+        f"{place.first:.6g} to {place.last:.6g} (rows outside: {count} of {rows})",
+        code="row-out-of-range",
+        hint="remove these rows, or export the model with another --out-of-range",
     )
 
 
@@ -285,41 +365,43 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 LENGTH = struct.Struct("<I")
+STRING_HINT = "send each string as its length in 4 bytes, little-endian, and its bytes"
 
 
 def numbers(tensor: InputTensor) -> Array:
-    """A view of the bytes, whose count fits the shape; read-only, which the runtime does not mind."""
+    """A read-only view of the bytes, if their number fits the shape. The runtime accepts read-only arrays."""
     return np.frombuffer(tensor.data, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)
 
 
 def strings(tensor: InputTensor, model: str, *, most: int, prefix: str = "") -> Array:
-    """An array of str. Raises ResourceExhausted for more than `most`; BadRequest, in Triton's words behind `prefix`,
-    for bytes that do not fit the shape, or are not UTF-8."""
+    """An array of str. Raises ResourceExhausted for more than `most` strings. Raises BadRequest, with Triton's text
+    after `prefix`, for bytes that do not fit the shape or are not UTF-8."""
     count = math.prod(tensor.shape)
     if count > most:
         raise ResourceExhausted(
-            f"{prefix}input '{tensor.name}' of model '{model}' has {count} strings, one input may have {most}; "
-            "send fewer rows in one request"
+            f"{prefix}input '{tensor.name}' of model '{model}' has {count} strings, expected at most {most}",
+            code="too-many-strings",
+            hint="send fewer rows in one request",
         )
     where = f"for inference input '{tensor.name}' for model '{model}'"
     try:
         texts = list(_texts(tensor.data, count, where))
     except BadRequest as error:
-        raise BadRequest(f"{prefix}{error}") from error
+        raise BadRequest(f"{prefix}{error}", code=error.code, hint=error.hint) from error
     array = np.empty(count, object)
     array[:] = texts
     return array.reshape(tensor.shape)
 
 
 def packed(datatype: str, values: Array) -> bytes:
-    """An array's bytes on the wire."""
+    """The bytes of an array on the wire."""
     if datatype == BYTES:
         return joined(text.encode() for text in values.ravel().tolist())
     return np.ascontiguousarray(values, NUMPY_DTYPES[datatype]).tobytes()
 
 
 def joined(parts: Iterable[bytes]) -> bytes:
-    """Strings as they lie on the wire."""
+    """The bytes of strings on the wire."""
     return b"".join(itertools.chain.from_iterable((LENGTH.pack(len(part)), part) for part in parts))
 
 
@@ -340,21 +422,37 @@ def _texts(data: bytes, count: int, where: str) -> Iterator[str]:
         if begin > len(data):
             raise BadRequest(
                 f"incomplete string length indicator {where}, expecting {LENGTH.size} bytes but only "
-                f"{len(data) - at} bytes available."
+                f"{len(data) - at} bytes available.",
+                code="string-data-invalid",
+                hint=STRING_HINT,
             )
         (length,) = LENGTH.unpack_from(data, at)
         at = begin + length
         number += 1
         if number > count:
-            raise BadRequest(f"unexpected number of string elements {number} {where}, expecting {count}")
+            raise BadRequest(
+                f"unexpected number of string elements {number} {where}, expecting {count}",
+                code="string-data-invalid",
+                hint=STRING_HINT,
+            )
         if at > len(data):
             raise BadRequest(
                 f"incomplete string data {where}, expecting string of length {length} but only "
-                f"{len(data) - begin} bytes available"
+                f"{len(data) - begin} bytes available",
+                code="string-data-invalid",
+                hint=STRING_HINT,
             )
         try:
             yield data[begin:at].decode()
         except UnicodeDecodeError as error:
-            raise BadRequest(f"string {number - 1} {where} is not UTF-8, which the runtime's strings are") from error
+            raise BadRequest(
+                f"string {number - 1} {where} is not UTF-8",
+                code="string-not-utf8",
+                hint="encode strings as UTF-8",
+            ) from error
     if number != count:
-        raise BadRequest(f"expected {count} string elements {where}, got {number}")
+        raise BadRequest(
+            f"expected {count} string elements {where}, got {number}",
+            code="string-data-invalid",
+            hint=STRING_HINT,
+        )

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import zlib
 
-# Window sizes of zlib: gzip's own header, and zlib's, which both protocols call deflate.
+# Window sizes of zlib: with the header of gzip, and with that of zlib, which both protocols call deflate.
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 BLOCKING = 2**16  # bytes from which packing and unpacking run on a thread
-LEVEL = 1  # of 9: tensors shrink little, and what text can lose it loses at once
+LEVEL = 1  # of 9: higher levels compress tensors and text only a little more
 
 
 class Corrupt(ValueError):
@@ -44,7 +44,7 @@ async def aside(data: bytes, encoding: str, limit: int) -> bytes:
 
 
 def packed(data: bytes, encoding: str) -> bytes:
-    """The inverse."""
+    """Compressed bytes; the inverse of `unpacked`."""
     stream = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOWS[encoding])
     return stream.compress(data) + stream.flush()
 

@@ -18,11 +18,11 @@ class Lifecycle:
     """Lifecycle state of a server process.
 
     waiting   True while the process waits for others that start with it; it is not ready
-    draining  True while it still responds but is not ready any more
+    draining  True while it still responds but is no longer ready
     closed    True if it rejects new requests
     held      True while the ends of calls wait for `released`, because the port closes (see `hold`)
-    cutting   True while it cuts off calls in flight
-    stuck     True if a task will not end, so that the process has to exit
+    cutting   True while it ends calls in flight
+    stuck     True if a task hangs, so that the process has to exit
     closing   event that `closed` becomes true
     released  event that the port is closed
     ends      number of calls by kind of end, while draining

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanexport.contract import atomic, safe_files
+from kanexport.contract.coded import CodedError
 
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 KEY = b"PRIVATE KEY-----"
 ENCRYPTED = b"ENCRYPTED"
-LARGEST = 4 * 2**20  # bytes of a file; all authorities of a system take a quarter of a MiB
+LARGEST = 4 * 2**20  # bytes of a file; all authorities of a system take 0.25 MiB
+COPY_AGAIN = "copy the file again"
 EXPIRED, EARLY = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL
 
 
-class PemError(ValueError):
+class PemError(CodedError):
     """Invalid certificate or key file; the text names the file."""
 
 
@@ -34,7 +36,7 @@ class Identity:
 
 
 class Held:
-    """Copy of bytes under a path of its own, for libraries that read only files. The contents cannot change until
+    """Copy of bytes under a separate path, for libraries that read only files. The contents cannot change until
     `close`."""
 
     def __init__(self, data: bytes) -> None:
@@ -46,17 +48,22 @@ class Held:
         self._file.flush()
 
     def close(self) -> None:
-        """The path is nobody's from now on."""
+        """Remove the copy; the path is invalid from now on."""
         self._file.close()
         if self._name:
             os.unlink(self._name)
 
 
 def identity(cert: Path, key: Path) -> Identity:
-    """A pair that fits together. Each file is read once: what is checked is what is used. Raises PemError."""
+    """A certificate and its private key. Each file is read once, so that the checked bytes are those in use. Raises
+    PemError."""
     pair = Identity(_read(cert, CERTIFICATE, "certificate"), _read(key, KEY, "private key"))
     if ENCRYPTED in pair.key:
-        raise PemError(f"the private key {key} is encrypted: a key without a password was expected")
+        raise PemError(
+            f"the private key {key} is encrypted, expected a key without a password",
+            code="private-key-encrypted",
+            hint="decrypt it with `openssl pkey -in KEY -out PLAIN`, and use the new file",
+        )
     _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), pair, cert, key)
     return pair
 
@@ -67,7 +74,9 @@ def authorities(path: Path) -> bytes:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=_text(data))
     except ssl.SSLError as error:
-        raise PemError(f"a certificate in {path} cannot be read: {_reason(error)}") from error
+        raise PemError(
+            f"a certificate in {path} cannot be read: {_reason(error)}", code="certificate-damaged", hint=COPY_AGAIN
+        ) from error
     return data
 
 
@@ -88,10 +97,27 @@ def served(pair: Identity, cert: Path, key: Path) -> float:
         for side in (caller, answerer, caller):
             _step(side)
     except ssl.SSLCertVerificationError as error:
-        when = {EXPIRED: "has expired", EARLY: "is not valid yet (or the clock is wrong)"}.get(error.verify_code)
-        raise PemError(f"the certificate {cert} {when or f'is refused: {error.verify_message}'}") from error
+        if error.verify_code == EXPIRED:
+            raise PemError(
+                f"the certificate {cert} has expired", code="certificate-expired", hint="renew the certificate"
+            ) from error
+        if error.verify_code == EARLY:
+            raise PemError(
+                f"the certificate {cert} is not valid yet",
+                code="certificate-not-valid-yet",
+                hint="correct the clock of this machine, or use another certificate",
+            ) from error
+        raise PemError(
+            f"the certificate {cert} is rejected: {error.verify_message}",
+            code="certificate-rejected",
+            hint="use a certificate for TLS servers",
+        ) from error
     except ssl.SSLError as error:
-        raise PemError(f"no handshake succeeds with the certificate {cert}: {_reason(error)}") from error
+        raise PemError(
+            f"the TLS handshake with the certificate {cert} fails: {_reason(error)}",
+            code="certificate-rejected",
+            hint="use a certificate for TLS servers",
+        ) from error
     return float(ssl.cert_time_to_seconds(str((caller.getpeercert() or {})["notAfter"])))
 
 
@@ -106,21 +132,37 @@ def _read(path: Path, begin: bytes, what: str) -> bytes:
     try:
         data = safe_files.read(path, LARGEST, links=True)
     except OSError as error:
-        raise PemError(f"the {what} {path} cannot be read: {error.strerror}") from error
+        raise PemError(
+            f"the {what} {path} cannot be read: {error.strerror}",
+            code="pem-not-readable",
+            hint="correct the path, and give this user read permission for the file",
+        ) from error
     if begin not in data:
-        raise PemError(f"{path} is no {what} in PEM form: a line with {begin.decode()} was expected")
+        raise PemError(
+            f"{path} is not a {what} in PEM form, expected a line with {begin.decode()}",
+            code="pem-invalid",
+            hint="use a PEM file; `openssl x509 -inform der -in FILE` converts a DER certificate",
+        )
     return data
 
 
 def _loaded(context: ssl.SSLContext, pair: Identity, cert: Path, key: Path) -> ssl.SSLContext:
-    """`cert` and `key`: what the files are called where something is wrong with them."""
+    """The context with the pair. `cert` and `key`: paths for the text of an error. Raises PemError."""
     with contextlib.closing(Held(pair.chain)) as chain, contextlib.closing(Held(pair.key)) as own:
         try:
             context.load_cert_chain(chain.path, own.path, password="")
         except ssl.SSLError as error:
             if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-                raise PemError(f"the private key {key} does not belong to the certificate {cert}") from error
-            raise PemError(f"the certificate {cert} or its key {key} cannot be read: {_reason(error)}") from error
+                raise PemError(
+                    f"the private key {key} does not belong to the certificate {cert}",
+                    code="private-key-differs",
+                    hint="use the key with which the certificate was requested",
+                ) from error
+            raise PemError(
+                f"the certificate {cert} or its key {key} cannot be read: {_reason(error)}",
+                code="certificate-damaged",
+                hint=COPY_AGAIN,
+            ) from error
     return context
 
 

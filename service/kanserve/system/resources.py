@@ -1,7 +1,7 @@
 """CPU and memory of the process: usable threads, thread priorities, garbage collection pauses, returned memory.
 
-`os.cpu_count()` tells about the machine, not about the container, and a runtime
-that starts 64 threads on a quota of 2 is throttled, not fast.
+`os.cpu_count()` returns the CPUs of the machine, not of the container. A runtime with 64 threads and a quota of 2 is
+throttled.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from typing import ParamSpec, TypeVar
 
 from kanserve.errors import LoadError, LoadReason
 
-PAUSE, LATEST = 1.0, 32.0  # seconds between two looks, and at most between two returns of pages
-GROWN = 2**23  # bytes more than there were, after which pages are returned at once
+PAUSE, LATEST = 1.0, 32.0  # seconds between two checks, and at most between two returns of pages
+GROWN = 2**23  # growth in bytes after which pages are returned immediately
 PAGE = os.sysconf("SC_PAGE_SIZE")
-TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-SET = getattr(ctypes.CDLL(None), "mallopt", None)  # nor this
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl does not have it
+SET = getattr(ctypes.CDLL(None), "mallopt", None)  # musl does not have it
 ARENAS, MOST_ARENAS = -8, 2  # glibc's M_ARENA_MAX: by default eight for each core
-YOUNG = 5000  # objects more than before, for a look at the youngest
+YOUNG = 5000  # new objects until a collection of the youngest
 
 
 def share() -> None:
-    """Have threads share a few arenas. glibc would give each its own, which keeps what was freed in it: at five times
-    what can be answered a server grew by 11 % and not by 5, at the same rate."""
+    """Have threads share a few arenas. glibc would give each thread a separate arena, which keeps freed memory. Then a
+    server grew by 11% instead of 5% at five times its capacity, at the same rate."""
     if SET is not None and "MALLOC_ARENA_MAX" not in os.environ:
         SET(ARENAS, MOST_ARENAS)
 
@@ -50,13 +50,13 @@ def settle() -> None:
 
 
 def thaw() -> None:
-    """Look at everything once: what was settled and is in a cycle would stay for ever otherwise. Takes its time."""
+    """Collect all objects once, also those that `settle` excluded, so that their cycles are freed. This takes time."""
     gc.unfreeze()
     settle()
 
 
 def trim() -> None:
-    """Give freed pages back; blocks."""
+    """Return freed pages to the system; blocks."""
     if TRIM is not None:
         TRIM(0)
 
@@ -81,7 +81,7 @@ async def _keep(statm: int) -> None:
                 low, wait, left = now, PAUSE, 0.0
             low = min(low, now)
             if left <= 0:
-                # In a thread of its own: it may take milliseconds, for which nobody has to wait.
+                # In a separate thread: it may take milliseconds, which must not block the event loop.
                 threading.Thread(target=trim, name="trim", daemon=True).start()
                 wait = left = min(2 * wait, LATEST)
     finally:
@@ -89,29 +89,30 @@ async def _keep(statm: int) -> None:
 
 
 def _resident(statm: int) -> int:
-    """Bytes in memory; proc(5)."""
+    """Bytes of resident memory; see proc(5)."""
     return int(os.pread(statm, 128, 0).split()[1]) * PAGE
 
 
-FACTOR = 5  # of the files: their bytes here and, while they are tried, in another process, and what the runtime makes
-# of them there; measured on graphs of 300 and 900 MiB: 4.7 and 5.1
+FACTOR = 5  # of the files: their bytes here and in the load-check process, and the memory of the runtime there;
+# measured on graphs of 300 and 900 MiB: 4.7 and 5.1
 CGROUP, PROC = Path("/sys/fs/cgroup"), Path("/proc")
 
 
 def check(size: int, cgroup: Path = CGROUP, proc: Path = PROC) -> None:
-    """Raises LoadError where files of so many bytes would take more memory than is free."""
+    """Raises LoadError if files of `size` bytes would take more memory than is free."""
     free = available(cgroup, proc)
     if free is not None and FACTOR * size > free:
         raise LoadError(
             LoadReason.MEMORY,
-            f"{size} bytes of files may take {FACTOR} times as much memory, and {free} bytes are free: "
-            "give the server more, or serve fewer versions (version_policy)",
+            f"{size} bytes of files may take {FACTOR} times as much memory, but only {free} bytes are free",
+            code="load-out-of-memory",
+            hint="give the server more memory, or serve fewer versions (version_policy)",
         )
 
 
 def available(cgroup: Path = CGROUP, proc: Path = PROC) -> int | None:
-    """Bytes that this process may still take: of the machine, and of its cgroup, whose file cache can be taken back.
-    None where nobody tells."""
+    """Bytes of memory that this process may still take, of the machine and of its cgroup, whose file cache counts as
+    free. None if unknown."""
     known = [free for free in (_machine(proc), _group(cgroup)) if free is not None]
     return max(0, min(known)) if known else None
 
@@ -129,7 +130,7 @@ def _group(cgroup: Path) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """None for "max", which is no limit, and for a file that is not there."""
+    """The number in a file. None for "max", which means unlimited, and for a missing file."""
     with contextlib.suppress(OSError, ValueError):
         return int(path.read_text())
     return None
@@ -159,7 +160,7 @@ _ALONE = ThreadPoolExecutor(1, "alone")
 
 async def alone(work: Callable[[], T]) -> T:
     """The result of `work`, which computes only in Python. All such work shares one thread, one job after the other.
-    Each job holds the interpreter lock, so several at once would only keep the event loop waiting for it."""
+    Each job holds the interpreter lock, so several jobs at the same time would only delay the event loop."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_ALONE, context.run, work)
 
@@ -191,9 +192,9 @@ def watched(most: int, name: str, nice: int) -> Pool:
 
 
 def pool(most: int, name: str, nice: int) -> ThreadPoolExecutor:
-    """Threads that compute, `nice` levels behind those that take requests and answer them, as are the threads that
-    they start, such as a runtime's. Where computing takes every core, what is refused, and what needs little, is
-    answered at once all the same."""
+    """Compute threads at a lower priority, by `nice` levels, than the threads that handle requests. The threads that
+    they start, such as those of a runtime, have it too. So rejections and small requests stay fast when the compute
+    threads use all cores."""
     return ThreadPoolExecutor(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
 
 
@@ -203,14 +204,14 @@ def _stand_back(nice: int) -> None:
 
 
 def budget(cgroup: Path = CGROUP) -> int:
-    """min(affinity, ceil(cgroup quota)), at least 1."""
+    """Usable CPUs: min(affinity, ceil(cgroup quota)), at least 1."""
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(cgroup)
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
 
 
 def _quota(cgroup: Path) -> float | None:
-    """CPUs granted by cgroup v2 or v1; None where there is no limit or no cgroup."""
+    """CPUs granted by cgroup v2 or v1; None without a limit or a cgroup."""
     unified = _words(cgroup / "cpu.max")
     if len(unified) == 2 and unified[0] != "max":
         return _ratio(unified[0], unified[1])
@@ -230,7 +231,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _ratio(quota: str, period: str) -> float | None:
-    """None for no limit (-1) and for text that is no number."""
+    """The quotient of two numbers. None for an unlimited quota (-1), and for text that is not a number."""
     try:
         value = int(quota) / int(period)
     except (ValueError, ZeroDivisionError):
@@ -238,14 +239,14 @@ def _ratio(quota: str, period: str) -> float | None:
     return value if value > 0 else None
 
 
-# For files that are no connections of callers: models as they load, the log, scrapes, the runtime's own.
+# For files that are not connections of clients: models during a load, the log, scrapes, files of the runtime.
 RESERVED = 64
 
 
 def connections(requested: int) -> int:
-    """`requested`, or fewer where the system's limit on open files allows no more, at least 1.
+    """`requested`, or fewer if the limit of open files allows no more, at least 1.
 
-    Raises the process' own limit first, as far as the system lets it.
+    The function raises the soft limit of the process first, as far as the system permits.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = requested + RESERVED

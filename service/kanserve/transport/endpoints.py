@@ -16,11 +16,11 @@ from kanserve.system import pem, resources
 
 BACKLOG = 1024
 PROBES = 3
-LONGEST = 32767  # seconds, of TCP's
+LONGEST = 32767  # seconds, the limit of TCP
 ADVICE = {
-    errno.EADDRINUSE: "end what listens there (`ss -ltnp`), or take another port with {flag}",
-    errno.EACCES: "take a port from 1024 on with {flag}, or give the process the right to bind it",
-    errno.EADDRNOTAVAIL: "name an address of this machine (`ip addr`)",
+    errno.EADDRINUSE: "end the process that listens there (`ss -ltnp`), or choose another port with {flag}",
+    errno.EACCES: "choose a port from 1024 on with {flag}, or give the process the right to bind it",
+    errno.EADDRNOTAVAIL: "use an address of this machine (`ip addr`)",
 }
 
 log = logs.get_logger("transport")
@@ -31,7 +31,7 @@ _inherited: dict[int, int] = {}  # port -> file descriptor
 class Port:
     """Port that a server listens on.
 
-    name  words for messages, such as "gRPC port"
+    name  text for messages, such as "gRPC port"
     flag  flag that chooses the port
     host  address or host name
     port  number
@@ -64,10 +64,12 @@ class Port:
 
     def refused(self, error: OSError) -> ConfigError:
         """The error for a port that cannot be opened, with a hint."""
-        advice = ADVICE.get(error.errno or 0, "name another address").format(flag=self.flag)
+        advice = ADVICE.get(error.errno or 0, "use another address").format(flag=self.flag)
         known = (error.errno or 0) > 0  # asyncio extends the system's text; host name errors have none
         why = os.strerror(error.errno or 0) if known else error.strerror or error
-        return ConfigError(f"{self.name}: {self.place} cannot be listened on: {why}", hint=advice)
+        return ConfigError(
+            f"{self.name}: the server cannot listen on {self.place}: {why}", code="port-not-bound", hint=advice
+        )
 
 
 def server_ports(settings: Settings) -> tuple[Port, ...]:
@@ -79,7 +81,9 @@ def server_ports(settings: Settings) -> tuple[Port, ...]:
         first = names.setdefault((port.host, port.port), port.name)
         if port.port and first != port.name:
             raise ConfigError(
-                f"{port.name}: {port.place} is the {first} already", hint=f"take another port with {port.flag}"
+                f"{port.name}: {port.place} is already the {first}",
+                code="port-duplicate",
+                hint=f"choose another port with {port.flag}",
             )
     return tuple(ports)
 
@@ -109,15 +113,15 @@ def shared(port: int) -> bool:
 
 
 def reserve(port: Port) -> socket.socket:
-    """A port for processes that bind sockets of their own to it; this one takes no connection. Raises ConfigError."""
+    """A socket that reserves a port for other processes, and accepts no connection. Raises ConfigError."""
     return _bound(port, listens=False)
 
 
 def bind(port: Port, keepalive: float) -> socket.socket:
     """A listening socket. Raises ConfigError if the address is taken or wrong.
 
-    Its connections take over that TCP looks for the peer after `keepalive` silent seconds, and gives it up after
-    two thirds as many again.
+    On its connections, TCP checks the peer after `keepalive` silent seconds, and closes the connection after two thirds
+    of that time without a reply.
     """
     listener = socket.socket(fileno=_inherited[port.port]) if shared(port.port) else _bound(port, listens=True)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -151,15 +155,15 @@ def _seconds(value: float) -> int:
 
 
 def connection_limit(connections: int, listeners: int) -> int:
-    """As many connections to each listener as the open files of the process allow, with a line in the log where those
-    are fewer."""
+    """The number of connections per listener that the open files of the process allow. A lower number than
+    `connections` is logged."""
     granted = max(1, resources.connections(connections * listeners) // listeners)
     if granted < connections:
         log.warning(
             "connection_limit_reduced",
             max_connections=connections,
             taken=granted,
-            advice="allow the process more open files (ulimit -n)",
+            help="allow the process more open files (ulimit -n)",
         )
     return granted
 
@@ -182,7 +186,7 @@ class Tls:
 
 
 def load(settings: Settings) -> Tls | None:
-    """Read the TLS material, and log until when the certificate is valid. None without TLS. Raises ConfigError."""
+    """Read the TLS material, and log the expiry of the certificate. None without TLS. Raises ConfigError."""
     tls = read(settings)
     if tls is not None:
         log_certificate(tls, settings)
@@ -210,5 +214,5 @@ def read(settings: Settings) -> Tls | None:
         expires = pem.served(identity, settings.tls_cert, settings.tls_key)
         client_ca = pem.authorities(settings.tls_client_ca) if settings.tls_client_ca else None
     except pem.PemError as error:
-        raise ConfigError(f"no TLS: {error}") from error
+        raise ConfigError(f"TLS: {error}", code=error.code, hint=error.hint) from error
     return Tls(identity, client_ca, expires)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from kanexport.contract.cli.suggest import how_to_install
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from kanserve.grpc_api.services import Services
@@ -21,7 +22,7 @@ class Transport(Protocol):
     """Interface of one transport. It needs a running event loop. Call `start` once, then `stop` once."""
 
     async def start(self) -> int:
-        """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
+        """Bind the port and serve. Returns the port. Raises ConfigError if the address is taken or wrong."""
         ...
 
     async def renew(self, tls: Tls) -> None:
@@ -29,13 +30,13 @@ class Transport(Protocol):
         ...
 
     async def stop(self, grace: float | None) -> None:
-        """Take no more calls, wait `grace` seconds for those in flight, then cut them off (None: at once).
-        May be called again with None meanwhile."""
+        """Accept no more calls, wait `grace` seconds for calls in flight, then end them (None: at once). Another call
+        with None may follow meanwhile."""
         ...
 
 
 H2CORN = "h2corn"
-NEEDED = (H2CORN, "starlette", "orjson")  # by what speaks HTTP
+NEEDED = (H2CORN, "starlette", "orjson")  # packages that HTTP needs
 
 log = logs.get_logger("transport")
 
@@ -64,7 +65,7 @@ class Transports:
         self.tls = tls
 
     async def start(self) -> Ports:
-        """Bind and answer. Raises ConfigError if an address is taken or wrong."""
+        """Bind the ports and serve. Raises ConfigError if an address is taken or wrong."""
         port = await self._first.start()
         if self._second is None:
             return Ports(port, port if self._both else None)
@@ -75,20 +76,20 @@ class Transports:
             raise
 
     async def renew(self, tls: Tls) -> None:
-        """As a transport's."""
+        """Use these certificates in all transports; see `Transport.renew`."""
         await self._first.renew(tls)
         if self._second is not None:
             await self._second.renew(tls)
         self.tls = tls
 
     async def stop(self, grace: float | None) -> None:
-        """As a transport's."""
+        """Stop all transports; see `Transport.stop`."""
         transports = (self._first,) if self._second is None else (self._first, self._second)
         await asyncio.gather(*(transport.stop(grace) for transport in transports))
 
 
 def build(settings: Settings, services: Services, pages: Pages) -> Transports:
-    """The transports that are named. `pages` makes the application of HTTP. Raises ConfigError."""
+    """The transports of the settings. `pages` makes the application of HTTP. Raises ConfigError."""
     both = settings.transport == "asgi"
     shown = endpoints.load(settings)
     connections = endpoints.connection_limit(settings.max_connections, listeners=1 if settings.http_port is None else 2)
@@ -112,7 +113,7 @@ def resolve_transport(transport: str) -> str:
         return transport
     lacking = missing()
     if lacking:
-        log.info("transport_selected", taken="grpcio", missing=lacking, advice="pip install 'kanserve[serve]' for asgi")
+        log.info("transport_selected", taken="grpcio", missing=lacking, help=f"for asgi, {how_to_install('serve')}")
     return "grpcio" if lacking else "asgi"
 
 
@@ -127,8 +128,9 @@ def _asgi(
     lacking = missing()
     if lacking:
         raise ConfigError(
-            f"HTTP and the transport asgi need {', '.join(lacking)}: pip install 'kanserve[serve]', "
-            "or take grpcio, without --http-port"
+            f"HTTP and the transport asgi need packages that are not installed: {', '.join(lacking)}",
+            code="package-not-installed",
+            hint=f"{how_to_install('serve')}, or use --transport grpcio without --http-port",
         )
     from kanserve.transport.h2corn_server import H2corn
 

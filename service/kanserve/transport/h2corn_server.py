@@ -1,4 +1,4 @@
-"""ASGI transport on h2corn: HTTP/2 and HTTP/1 in Rust, on this event loop and one thread of its own."""
+"""ASGI transport on h2corn: HTTP/2 and HTTP/1 in Rust, on this event loop and one separate thread."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from kanserve.transport import endpoints
 from kanserve.transport.asgi import Application, GrpcApp, Limits
 from kanserve.transport.endpoints import Port, Tls
 
-RUNTIME_THREADS = 1  # on a few cores a second one only fights the interpreter for a core
-PACKED = 4  # times as many bytes of headers are read before the connection is given up, and not the request alone
-WINDOW = 2**20  # bytes that a caller may send ahead
+RUNTIME_THREADS = 1  # on a few cores, a second one only competes with the interpreter
+PACKED = 4  # times as many bytes of headers are read before the connection is closed, and not only the request
+WINDOW = 2**20  # bytes that a client may send ahead
 AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
-NEWS = 0.1  # seconds in which a GOAWAY arrives: who asks again at once should know of it
-SPARE = 2.0  # seconds more than `drain_grace_seconds`, after which h2corn cuts calls off by itself
-LEAVE = 5.0  # seconds in which clients read that their calls were cut off
-QUIET = 5.0  # seconds without an end, for the next one to be news
+NEWS = 0.1  # seconds in which a GOAWAY arrives, so that clients read it before their next request
+SPARE = 2.0  # seconds more than `drain_grace_seconds`, after which h2corn itself ends calls
+LEAVE = 5.0  # seconds in which clients read that the server has ended their calls
+QUIET = 5.0  # seconds without an end until the next end is logged
 FAILED = {"event": "failed", "subject": "request"}  # h2corn's report of a request, as JSON
 FAILED_TEXT = "request failed: "  # the same report as text
-# Details of that report for a client that left: no stream or no connection is there to write the response to.
+# Details of that report for a client that disconnected: the stream or the connection of the response is closed.
 LEFT = ("stream channel was closed", "connection writer was closed")
 
 log = logs.get_logger("transport")
@@ -56,16 +56,16 @@ class H2corn:
         tls: Tls | None,
     ) -> None:
         limits = Limits(settings.max_request_bytes, settings.request_read_timeout, settings.max_inflight_requests)
-        # h2corn cancels the task of a call whose caller went away.
+        # h2corn cancels the task of a call whose client disconnected.
         self._app = GrpcApp(services, limits, pages, watch=False, certified=settings.certified)
         self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
         self._hold_responses = services.hold_responses
         self._listener: socket.socket | None = None
-        self._carriers: list[_Carrier] = []  # the last takes new connections
+        self._carriers: list[_Carrier] = []  # the last accepts new connections
         self._screen = contextlib.ExitStack()
 
     async def start(self) -> int:
-        """Bind and answer. Returns the port. Raises ConfigError if the address is taken or wrong."""
+        """Bind the port and serve. Returns the port. Raises ConfigError if the address is taken or wrong."""
         _hush()
         asyncio.get_running_loop().set_exception_handler(_handle_loop_error)
         self._listener = endpoints.bind(self._port, self._settings.keepalive_seconds)
@@ -100,7 +100,7 @@ class H2corn:
         self._carriers = [carrier for carrier in self._carriers if not carrier.serving.done()]
 
     async def stop(self, grace: float | None) -> None:
-        """Take no more calls, wait for those in flight, then cut them off (None: at once)."""
+        """Accept no more calls, wait `grace` seconds for calls in flight, then end them (None: at once)."""
         if self._listener is None or not self._carriers:
             return
         for carrier in self._carriers:
@@ -125,14 +125,18 @@ class _Carrier:
         self.ending = False
 
     async def start(self) -> None:
-        """Answer. Raises ConfigError."""
+        """Start serving. Raises ConfigError."""
         self.serving = asyncio.create_task(self._serve(), name="transport")
         try:
             await self._server.wait_started()
         except (OSError, RuntimeError, ValueError) as error:
             self.ending = True
             await asyncio.wait({self.serving})
-            raise ConfigError(f"h2corn does not start: {error}") from error
+            raise ConfigError(
+                f"the HTTP server h2corn did not start: {error}",
+                code="transport-not-started",
+                hint="correct the certificates, or use --transport grpcio",
+            ) from error
 
     async def _serve(self) -> None:
         """Serve until `end`. A server that cannot accept a connection, for example because no file descriptor is
@@ -148,12 +152,12 @@ class _Carrier:
                 else:
                     return
                 if loop.time() - last_failure > QUIET and not self.ending:
-                    log.error("connections_lost", reason=reason, advice="allow more open files (ulimit -n)")
+                    log.error("connections_lost", reason=reason, help="allow more open files (ulimit -n)")
                 last_failure = loop.time()
                 await asyncio.sleep(0 if self.ending else AGAIN)
 
     def end(self) -> None:
-        """Take no more connections; those that are open end with their calls."""
+        """Accept no more connections. Open connections end with their calls."""
         if not self.ending:
             self.ending = True
             self._server.shutdown()
@@ -173,21 +177,21 @@ class _Files:
         return self._held[-1].path
 
     def close(self) -> None:
-        """Remove the copies, when no server starts from them any more."""
+        """Remove the copies, when no server starts from them any longer."""
         for file in self._held:
             file.close()
 
 
 def _hush() -> None:
-    """No banner: it would be a second "listening" among our lines, and no setting leaves it out. Nor does it tell
-    systemd that it stops: it may be one server of several."""
+    """Suppress h2corn's banner, which no setting disables: the log of kanserve reports the addresses. Suppress its
+    message to systemd that it stops, because it may be one server of several."""
     native = importlib.import_module("h2corn._lib")
     vars(native)["emit_banner"] = lambda config, tls: None
     vars(importlib.import_module("h2corn._server"))["notify_stopping"] = lambda: None
 
 
 def _reports_departure(line: str) -> bool:
-    """Whether this is h2corn's error line for a client that left during its response; then a debug line replaces it.
+    """Whether this is h2corn's error line for a client that disconnected during its response. A debug line replaces it.
 
     If the application waits for the next message of a stream that the client resets, h2corn cancels the application
     later. Until then h2corn applies the messages that the application has sent, cannot write them, and reports that as

@@ -14,7 +14,7 @@ from kanserve.observability.metrics import CONTENT_TYPE
 from kanserve.observability.multiprocess import MetricsPage
 from kanserve.system import compression
 
-SCRAPERS = 32  # connections at once; each has a thread and a file, and further ones are closed
+SCRAPERS = 32  # connections at the same time; each has a thread and a file, and further ones are closed
 TLS = b"\x16\x03"  # first bytes of a TLS handshake
 UNREAD = (HTTPStatus.BAD_REQUEST, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)  # for a request that is not HTTP
 QUIET = 60.0  # seconds between two lines about requests that are not HTTP
@@ -26,8 +26,8 @@ class MetricsServer:
     """HTTP server for /metrics on its own thread, so that load on the event loop does not delay it."""
 
     def __init__(self, metrics: MetricsPage, host: str, port: int, scrape_timeout: float) -> None:
-        """Bind. A silent client is dropped after `scrape_timeout` seconds. Raises OSError if the
-        address is taken."""
+        """Bind the port. A silent client is disconnected after `scrape_timeout` seconds. Raises OSError if the address
+        is taken."""
         self._server = _Server((host, port), _handler(metrics, scrape_timeout))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -38,7 +38,7 @@ class MetricsServer:
         return int(self._server.server_address[1])
 
     def close(self) -> None:
-        """Stop answering and release the port."""
+        """Stop serving and release the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -60,11 +60,13 @@ class _Server(ThreadingHTTPServer):
             if time.monotonic() < self._told + QUIET:
                 return
             count, self._refused, self._told = self._refused, 0, time.monotonic()
-        what = "a TLS handshake, but this port speaks plain HTTP" if request.startswith(TLS) else "no HTTP"
+        what = (
+            "a TLS handshake, but this port uses plain HTTP" if request.startswith(TLS) else "bytes that are not HTTP"
+        )
         log.warning("metrics_requests_rejected", refused=count, found=what)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for one more connection, or its end."""
+        """Start a thread for one more connection, or close the connection."""
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
@@ -75,7 +77,7 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a request on its thread, and then free its place."""
+        """Respond to a request on its thread, and then free its place."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -87,7 +89,7 @@ def _handler(metrics: MetricsPage, scrape_timeout: float) -> type[BaseHTTPReques
         timeout = scrape_timeout
 
         def do_GET(self) -> None:
-            body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"only /metrics is here\n"
+            body = metrics.text() if self.path.split("?")[0] == "/metrics" else b"not found, expected /metrics\n"
             known = self.path.split("?")[0] == "/metrics"
             encoding = compression.chosen(self.headers.get("Accept-Encoding", "")) if known else ""
             if encoding:
@@ -118,6 +120,6 @@ def _handler(metrics: MetricsPage, scrape_timeout: float) -> type[BaseHTTPReques
                 self.server.refused(request)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Scrapes are not worth a line."""
+            """Write no line for a scrape."""
 
     return Handler

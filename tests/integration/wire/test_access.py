@@ -134,7 +134,7 @@ def test_two_credentials_are_none(guarded: Guarded) -> None:
 
 
 def test_nothing_is_read_of_a_stranger(tmp_path: Path, transport: str) -> None:
-    """The answer is there before the body, over gRPC and HTTP."""
+    """The response arrives before the body is complete, over gRPC and HTTP."""
     toy_model.write(tmp_path / "models")
     created = token_files.write(tmp_path / "tokens")
     chosen = {"transport": transport, "tokens": str(tmp_path / "tokens"), "request_read_timeout": 60}

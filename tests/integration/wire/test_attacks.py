@@ -1,4 +1,5 @@
-"""Hostile clients (`attacks`) next to an unaffected client: floods, compression bombs, resets, idle connections."""
+"""Hostile clients (`attacks`) next to an unaffected client: many requests at once, compression bombs, resets,
+idle connections."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_queries_take_turns(server: Server) -> None:
 
 
 def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> None:
-    """One that asks four times is no faster for it than one that asks once."""
+    """A client with four requests in flight gets no more rows per second than a client with one."""
     toy_wide_model.write(tmp_path, WIDTH)
     token = token_file.make()
     created = token_files.write(tmp_path / "tokens", more=token_files.block("other", token, "interpret"))

@@ -38,7 +38,7 @@ def kinds(peer: socket.socket, seconds: float) -> list[int]:
 
 
 def own(server: Server) -> grpc.Channel:
-    """A channel with a connection of its own."""
+    """A channel with a separate connection."""
     return grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
 
 

@@ -70,7 +70,7 @@ def mixed() -> bytes:
 
 
 def told(kind: int) -> bytes:
-    """Answers with a string that is not UTF-8."""
+    """Responds with a string that is not UTF-8."""
     text = helper.make_tensor("c", TensorProto.STRING, [1], [b"\xff"])
     given = helper.make_tensor_value_info("x", kind, ["B", 1])
     wanted = helper.make_tensor_value_info("y", TensorProto.STRING, [1])

@@ -114,7 +114,7 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
 
 
 def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport: str) -> None:
-    """The server answers some calls while it drains; other calls arrive too late."""
+    """The server completes some calls while it drains; other calls arrive too late."""
     toy_model.write(tmp_path)
     rows = np.zeros((1, 3), np.float32)
     with serving(tmp_path, transport=transport, drain_delay_seconds=1, drain_reject_seconds=1.5) as server:

@@ -53,7 +53,7 @@ def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> 
 
 
 def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
-    """Every way to be bad is row 14 of the scorecard."""
+    """Row 14 of the reliability tests has the other faults."""
     directory = reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server, reload_tools.kept(directory) as good:
         reload_tools.truncate(directory / "model.onnx", 40)

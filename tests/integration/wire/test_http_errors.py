@@ -53,7 +53,7 @@ def _still_serving(web: Server) -> Iterator[None]:
 
 
 def error(reply: Reply) -> str:
-    """The words of an answer that is one."""
+    """The text of an error response."""
     assert reply.headers["content-type"] == "application/json"
     words = reply.json["error"]
     assert reply.json == {"error": words, "request_id": reply.headers["x-request-id"]}
@@ -325,7 +325,7 @@ def test_packed_bodies(web: Server, body: bytes, encoding: str, status: int, wor
 
 
 def test_an_answer_too_large_for_json_goes_as_bytes(web: Server) -> None:
-    """Rows are half as wide again as answers here, so the limit is met by what comes in."""
+    """Here a row is wider than its response by half, so the request reaches the limit first."""
     rows = np.zeros((60000, 3), np.float32)
     assert infer(web, one_input(shape=[60000, 3], data=rows.ravel().tolist())).status == 413
 

@@ -72,7 +72,7 @@ def wide(**fields: str) -> pb.ModelInferRequest:
 
 
 def opened(server: Server, messages: Any, **options: Any) -> Any:
-    """The answers of a stream, read as they are asked for."""
+    """The responses of a stream, read on demand."""
     data = (message if isinstance(message, bytes) else message.SerializeToString() for message in messages)
     return server.channel.stream_stream(STREAM)(data, **{"timeout": 60, **options})
 
@@ -179,7 +179,7 @@ def test_a_stream_without_messages_ends_well(own: Server) -> None:
 
 
 def settled(server: Server, line: str) -> float:
-    """A count, once it stands still."""
+    """A count, after it stops changing."""
     last, since = count(server, line), time.monotonic()
     while time.monotonic() < since + 1.5:
         time.sleep(0.1)

@@ -99,7 +99,7 @@ def told(server: Server) -> list[dict[str, Any]]:
 
 
 def reset(server: Server, path: str) -> None:
-    """Send a request over HTTP/2, and reset it while the server answers it."""
+    """Send a request over HTTP/2, and reset it while the server sends the response."""
     state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     state.initiate_connection()
     usual = {":method": "GET", ":scheme": "http", ":path": path, ":authority": "a"}
@@ -118,7 +118,7 @@ def test_edges_that_are_no_curves_are_left_out(server: Server) -> None:
 
 
 def test_a_model_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> None:
-    """Answers of little room: no scores, and facts."""
+    """The small response: facts without scores."""
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
     with serving(tmp_path, transport="asgi", max_response_bytes=1024) as server:

@@ -39,7 +39,7 @@ def crowd(port: int, count: int = CROWD) -> Iterator[list[socket.socket]]:
 
 
 def newcomer(server: Server) -> bool:
-    """Whether a caller on a connection of its own is answered."""
+    """Whether a client on a new connection gets a response."""
     with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=2)

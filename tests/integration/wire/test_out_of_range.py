@@ -162,7 +162,7 @@ UNFIT: dict[str, NodeStep] = {
 
 
 def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path) -> None:
-    """With a border when it is loaded, else when somebody asks; nobody else is disturbed."""
+    """Measured at load if the model has a grid edge, otherwise with the first request; other requests succeed."""
     for name, step in UNFIT.items():
         for policy in ("as-trained", "reject"):
             directory = toy_model.write(tmp_path, f"{name}-{policy}")
@@ -179,7 +179,7 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
         assert failed == {
             **{f"{name}-reject": unfit for name in UNFIT},
             "ignore": "out_of_range is 'ignore', expected one of as-trained, flag, reject, clamp",
-            "clamp": "out_of_range is 'clamp', but nothing keeps the inputs of the first layer",
+            "clamp": "out_of_range is 'clamp', but no step of the first layer clamps its inputs",
         }
         for name in UNFIT:
             assert refusal(running, f"{name}-as-trained", {"kan.coverage": True}) == unfit

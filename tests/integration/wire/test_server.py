@@ -96,7 +96,7 @@ def test_threads_that_compute_stand_back(tmp_path: Path, nice: int) -> None:
 
 
 def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:
-    """A plain graph that fails for some values: not foreseeable, so INTERNAL, with an id alone."""
+    """A plain graph that fails for some values: not foreseeable, so INTERNAL, with only an id."""
     node = helper.make_node("Gather", ["table", "x"], ["y"])
     graph = helper.make_graph(
         [node],

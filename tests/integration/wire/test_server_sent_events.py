@@ -86,7 +86,7 @@ def test_who_goes_away_leaves_room_for_others(web: Server) -> None:
 
 
 def packed(reply: Reply) -> Any:
-    """As a caller reads it: the head, and each array where the head says that it lies."""
+    """As a client reads it: the head, and each array at the offset in the head."""
     size = int(reply.headers["inference-header-content-length"])
     assert size % 8 == 0
 

@@ -46,7 +46,7 @@ def test_a_deadline_that_has_passed_is_not_worked_for(peer: Peer, lone: Server) 
 
 
 def test_a_call_that_outlives_its_deadline_ends_with_it(lone: Server) -> None:
-    """Watch answers once and then waits for changes."""
+    """Watch responds once and then waits for changes."""
     requested = health_pb2.HealthCheckRequest(service="").SerializeToString()
     begun = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
@@ -124,7 +124,7 @@ def test_binary_metadata_is_taken(lone: Server) -> None:
 
 
 def test_a_burst_on_a_fresh_channel_loses_nothing(lone: Server) -> None:
-    """Answered, or turned away with a status that is counted; RST_STREAM is neither."""
+    """Completed, or rejected with a status that is counted; RST_STREAM is neither."""
 
     async def burst() -> dict[str, int]:
         outcomes: dict[str, int] = {}

@@ -129,7 +129,7 @@ def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({}, "--sample-rows"), ({"sample_rows": 3, "statistics": "off"}, "does not analyse live traffic")],
+    [({}, "--sample-rows"), ({"sample_rows": 3, "statistics": "off"}, "does not analyze live traffic")],
 )
 def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     pytest.importorskip("h2corn")

@@ -27,7 +27,7 @@ from tests.support.small_checkpoints import beside_forward, save
 pytestmark = pytest.mark.slow
 
 
-PAGE = (ROOT / "docs" / "reference" / "architecture-file.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "architecture-file.md").read_text().replace("\\\n", " ")
 RNG = np.random.default_rng(4)
 
 

@@ -58,7 +58,7 @@ def curve(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def explained(seed: int, after: tuple[NodeStep, ...] = ()) -> tuple[np.ndarray, ...]:
-    """Contributions of a network of two layers with a LayerNorm before one of the first layer's bases; and its answers
+    """Contributions of a network of two layers with a LayerNorm before one of the first layer's bases; and its outputs
     for the rows and the reference."""
     rng = np.random.default_rng(seed)
     layers = (

@@ -108,7 +108,7 @@ def test_the_slope_of_a_line_is_the_line_s(x: np.ndarray, steep: float, shift: f
 
 @given(arrays.arrays(np.float64, (2, 3), elements=st.floats(0.3, 3)), st.booleans())
 def test_an_extreme_is_found_between_the_points(speed: np.ndarray, largest: bool) -> None:
-    """The search finds the extreme of each edge to at least a hundredth of the distance between two points."""
+    """The search finds the extreme of each edge to at least 1% of the distance between two points."""
 
     def wave(x: np.ndarray) -> np.ndarray:
         return np.sin(speed * x + speed) + 0.1 * x

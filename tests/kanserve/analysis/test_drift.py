@@ -217,7 +217,7 @@ def test_over_rows(watched: Server) -> None:
     [
         ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
         ({"model_name": "bare"}, grpc.StatusCode.FAILED_PRECONDITION, "its export was given no rows"),
-        ({"rows": b"", "row_count": 0}, grpc.StatusCode.FAILED_PRECONDITION, "does not analyse live traffic"),
+        ({"rows": b"", "row_count": 0}, grpc.StatusCode.FAILED_PRECONDITION, "does not analyze live traffic"),
         ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 3600 bytes, but 2 rows"),
         ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "one query may have"),
     ],

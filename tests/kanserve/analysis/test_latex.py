@@ -92,7 +92,7 @@ def test_what_is_nested_too_deep_is_said() -> None:
 
 @st.composite
 def mixed(draw: st.DrawFn) -> tuple[int, list[LayerInfo]]:
-    """Networks of which some edges are numeric, a few of them symbolic as well."""
+    """Networks with some numeric edges, a few of them symbolic as well."""
     inputs, layers = draw(networks())
     masks = [
         tuple(tuple(float(draw(st.booleans())) for _ in range(entry.destinations)) for _ in range(entry.sources))

@@ -56,7 +56,7 @@ def networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[int]]:
 
 
 def outputs(layers: list[LayerInfo], x: np.ndarray, cut: set[tuple[int, int, int]] = frozenset()) -> np.ndarray:
-    """With phi(x) = a curve of its own on each edge that is not cut. [B, n] -> [B, m]"""
+    """With a separate curve phi on each edge that is not cut. [B, n] -> [B, m]"""
     for at, item in enumerate(layers):
         weight = np.array(item.mask) * (1.3 + np.arange(item.sources * item.destinations).reshape(item.sources, -1) % 7)
         for _, i, j in (edge for edge in cut if edge[0] == at):

@@ -161,7 +161,7 @@ SIZES = st.integers(1, 12)
     st.integers(0, 150),
 )
 def test_the_strongest_are_the_first_of_all_in_order(strength: np.ndarray, k: int) -> None:
-    """With many that are alike, of which those that come first are taken."""
+    """With many equal importances; the edges with the lowest index are taken."""
     rows, columns = query_plan.strongest(strength, k)
     order = np.argsort(-strength, axis=None, kind="stable")[:k]
     np.testing.assert_array_equal(rows * strength.shape[1] + columns, order)

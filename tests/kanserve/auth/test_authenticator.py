@@ -53,7 +53,7 @@ def test_who_passes(tmp_path: Path) -> None:
 
 
 def test_a_certificate_with_several_listed_names_is_the_first_entry_of_the_file(tmp_path: Path) -> None:
-    """The order of its names does not matter: they are a set, and its order differs between processes."""
+    """The order of its names has no effect: they are a set, and its order differs between processes."""
     names = [f"spiffe://a/{at}" for at in range(40)]
     entries = [f"[[certificate]]\nname = 'c{at}'\nsan = '{name}'\nroles = ['read']\n" for at, name in enumerate(names)]
     for first in (7, 31):

@@ -50,7 +50,10 @@ def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
         ("[[token]]\nroles = ['infer']\n", "[[token]] number 1 has no valid name"),
         ("[[token]]\nname = 'a b'\n", "[[token]] number 1 has no valid name"),
         ("[[token]]\nname = 'a'\nrole = ['infer']\n", "has the unknown key 'role'; did you mean 'roles'?"),
-        (f"[[token]]\nname = 'a'\nsha256 = '{HASH}'\n", "(a) has no roles, expected a list; set roles to a list of read, infer, interpret, admin"),
+        (
+            f"[[token]]\nname = 'a'\nsha256 = '{HASH}'\n",
+            "(a) has no roles, expected a list; set roles to a list of read, infer, interpret, admin",
+        ),
         (f"[[token]]\nname = 'a'\nroles = []\nsha256 = '{HASH}'\n", "(a) has no roles"),
         (
             f"[[token]]\nname = 'a'\nroles = ['infre']\nsha256 = '{HASH}'\n",
@@ -58,11 +61,20 @@ def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
         ),
         (f"[[token]]\nname = 'a'\nroles = [1]\nsha256 = '{HASH}'\n", "unknown role '1'"),
         ("[[token]]\nname = 'a'\nroles = ['infer']\n", "(a) has no valid sha256"),
-        ("[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = 'abc'\n", "(a) has no valid sha256: expected 64 hexadecimal digits"),
+        (
+            "[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = 'abc'\n",
+            "(a) has no valid sha256: expected 64 hexadecimal digits",
+        ),
         (f"[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = '{GOOD}'\n", "not the token"),
-        (token_files.block("a", GOOD, "infer", expires="'soon'"), "has an invalid expires: expected a time with a zone"),
+        (
+            token_files.block("a", GOOD, "infer", expires="'soon'"),
+            "has an invalid expires: expected a time with a zone",
+        ),
         (token_files.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"), "expected a time with a zone"),
-        (token_files.block("a", GOOD, "infer", rate="0"), "has an invalid rate: expected a number of calls per second above 0"),
+        (
+            token_files.block("a", GOOD, "infer", rate="0"),
+            "has an invalid rate: expected a number of calls per second above 0",
+        ),
         (token_files.block("a", GOOD, "infer", rate="true"), "has an invalid rate"),
         (token_files.block("a", GOOD, "infer") + token_files.block("b", GOOD, "read"), "has one token twice"),
         (token_files.block("a", GOOD, "infer") + token_files.block("a", "x", "read"), "has the name a twice"),

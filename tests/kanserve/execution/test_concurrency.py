@@ -18,7 +18,7 @@ from kanserve.scheduling.queue import Policy
 
 
 class Graph:
-    """Doubles, refuses negative numbers, and keeps how many rows each run had."""
+    """Doubles, rejects negative numbers, and records how many rows each run had."""
 
     def __init__(self) -> None:
         self.runs: list[int] = []
@@ -76,7 +76,7 @@ def test_one_by_one_nobody_waits(policy: Policy, expected: bool) -> None:
 
 
 def test_company_is_found_again() -> None:
-    """After at most `PROBE` requests that ran alone, those that come together run together."""
+    """After at most `PROBE` requests that ran one at a time, requests that arrive together run together."""
 
     async def main() -> None:
         graph = Graph()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 class Graph:
-    """Doubles its rows, slowly where it is asked to; refuses a run with a negative number in it."""
+    """Doubles its rows, slowly on request; rejects a run with a negative number in it."""
 
     def __init__(self) -> None:
         self.runs: list[int] = []

@@ -56,11 +56,11 @@ MESSAGES = st.builds(
 
 
 async def nothing() -> None:
-    """Nobody wants to know that models changed."""
+    """No client watches for changed models."""
 
 
 class Served:
-    """One model in this process; `first` answers as if every request were the first."""
+    """One model in this process; `first` handles each request as if it were the first."""
 
     def __init__(self, root: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -155,7 +155,7 @@ def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monk
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: st.DataObject) -> None:
-    """Bytes changed, put in, left out: whatever comes of it, the service that remembers says the same."""
+    """Bytes changed, inserted, removed: the service with a cache gives the same result as one without."""
     whole = request(ROWS, id="abc").SerializeToString()
     toys.again(whole)
     changed = bytearray(whole)

@@ -42,7 +42,7 @@ def account(most: int) -> tuple[Unfinished, list[int]]:
 
 
 async def waiting(part: IncomingRequest, size: int, ends: Counter[str], name: str) -> None:
-    """A request of which so many bytes arrive, and no more."""
+    """A request with only so many bytes sent."""
     with part:
         try:
             part.holds(size)
@@ -128,7 +128,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 def test_unfinished_bodies_take_no_more_than_their_limit(
     server: Server, kind: str, connections: int, streams: int, status: str
 ) -> None:
-    """60 bodies would bring 54 MiB: the server answers other requests meanwhile, and later accepts a large one."""
+    """60 bodies would bring 54 MiB: the server completes other requests meanwhile, and later accepts a large one."""
     server.infer(ROWS)
     most = max(resident(server) + GROWN, highest(server))  # the peak may be of the previous test
     with callers(server, kind, connections, streams, SENT) as ends:

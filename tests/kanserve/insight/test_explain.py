@@ -167,7 +167,7 @@ def _fields(layer: contract.LayerInfo) -> dict[str, Any]:
 
 
 def test_who_leaves_leaves_his_place(server: Server) -> None:
-    """Calls that end before their answer are no queries in progress: more than there are places can come and go."""
+    """Calls that end before their response release their place: more calls than places can start and end."""
     rows = np.zeros((4096, 3), np.float32)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         message = kan_pb2.ExplainRequest(model_name="toy", rows=rows.tobytes(), row_count=len(rows)).SerializeToString()

@@ -130,7 +130,7 @@ def with_head(**changes: Any) -> Callable[[bytes], bytes]:
 
 
 class Lines:
-    """A logger that keeps what it is told: where lines go from here depends on the tests before."""
+    """A logger that keeps its lines: the destination of other loggers depends on the tests before."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -185,7 +185,7 @@ def test_of_another_graph_there_is_nothing(tmp_path: Path, said: list[str]) -> N
 
 
 def broken(folder: Path) -> Path:
-    """A place where no folder can be made, whoever asks."""
+    """A place where no user can create a folder."""
     (folder / "file").write_text("no folder")
     return folder / "file"
 
@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, said: list
 
 
 def test_a_disk_that_is_full_costs_the_keeping_alone(tmp_path: Path) -> None:
-    """/dev/full refuses every byte; the server goes on, says so once, and leaves as it should."""
+    """/dev/full rejects every byte; the server keeps running, logs it once, and exits with 0."""
     toy_model.write(tmp_path / "models")
     state = tmp_path / "state"
     (state / "statistics").mkdir(parents=True)
@@ -255,7 +255,7 @@ def test_counting_goes_on_after_a_restart(tmp_path: Path) -> None:
 
 
 def spread(server: Server, times: int) -> None:
-    """Requests of three rows, each on a connection of its own."""
+    """Requests of three rows, each on a separate connection."""
     data = request(draw(3)).SerializeToString()
     for _ in range(times):
         with grpc.insecure_channel(server.address, OWN) as channel:

@@ -31,7 +31,7 @@ MIB = 2**20
 
 
 def tried(entry: Bundle, root: Path, **settings: Any) -> None:
-    """Raises what the trial raises."""
+    """Raises what the load check raises."""
     asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(entry))
 
 
@@ -43,12 +43,19 @@ REFUSED: list[tuple[str, bytes, str, dict[str, Any], LoadReason, str]] = [
         "model.onnx",
         {"graph_allowlist": "relaxed", "load_timeout": 1},
         LoadReason.TIME,
-        "within 1 s (load_timeout)",
+        "longer than 1 s",
     ),
-    ("huge", hostile.huge(), "model.onnx", {}, LoadReason.MEMORY, "(load_memory_bytes)"),
-    ("huge batch", hostile.huge_batch(), "model.onnx", {}, LoadReason.MEMORY, "not enough memory to run it"),
-    ("no edges", b"none", "edges_l1.onnx", {}, LoadReason.STRUCTURE, "edges_l1.onnx: it is no ONNX file"),
-    ("other edges", toy_model.edge_graph(0), "edges_l1.onnx", {}, LoadReason.MISMATCH, "does not take 'layer1_in'"),
+    ("huge", hostile.huge(), "model.onnx", {}, LoadReason.MEMORY, "the load check may use"),
+    ("huge batch", hostile.huge_batch(), "model.onnx", {}, LoadReason.MEMORY, "not enough memory to run the version"),
+    ("no edges", b"none", "edges_l1.onnx", {}, LoadReason.STRUCTURE, "edges_l1.onnx: it is not an ONNX file"),
+    (
+        "other edges",
+        toy_model.edge_graph(0),
+        "edges_l1.onnx",
+        {},
+        LoadReason.MISMATCH,
+        "the only input of edges_l1.onnx is not 'layer1_in'",
+    ),
     ("loop of edges", hostile.endless(), "edges_l0.onnx", {}, LoadReason.STRUCTURE, "edges_l0.onnx: operator 'Loop'"),
     ("foreign", hostile.foreign(), "model.onnx", {}, LoadReason.STRUCTURE, "com.microsoft"),
     ("dual", hostile.dual(), "model.onnx", {"graph_allowlist": "relaxed"}, LoadReason.STRUCTURE, "more than once"),
@@ -66,7 +73,9 @@ def test_what_harms_is_refused_with_a_reason(
     with pytest.raises(LoadError) as caught:
         tried(bundle(tmp_path, data, name), tmp_path, **settings)
     assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
-    assert str(tmp_path) not in str(caught.value)
+    assert caught.value.code != "load-error"
+    assert caught.value.hint
+    assert str(tmp_path) not in f"{caught.value} {caught.value.hint}"
     assert time.monotonic() - begun < 15
 
 
@@ -89,7 +98,7 @@ def test_a_plain_graph_is_tried_as_well(tmp_path: Path) -> None:
     (tmp_path / "plain" / "1").mkdir(parents=True)
     (tmp_path / "plain" / "1" / contract.MODEL_FILE).write_bytes(hostile.huge_batch())
     (candidate,) = layout.scan(tmp_path, plain_onnx=True)
-    with pytest.raises(LoadError, match="not enough memory to run it"):
+    with pytest.raises(LoadError, match="not enough memory to run the version"):
         tried(layout.load(candidate, 2**30), tmp_path)
 
 
@@ -158,7 +167,7 @@ def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trial", [True, False])
 def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: bool) -> None:
-    """Even where it is not tried first."""
+    """Even without a load check."""
     hostile.replaced(toy_model.write(tmp_path, "endless"), hostile.endless())
     with launched(tmp_path, load_check=trial, graph_allowlist="relaxed", load_timeout=60) as (process, log):
         wait_until(lambda: '"runtime_selected"' in log.read_text(), 30)

@@ -62,7 +62,7 @@ def test_a_graph_without_a_manifest_is_what_the_runtime_says(tmp_path: Path) -> 
 def test_the_next_version_of_the_same_form_takes_over_how_the_last_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its runs would be measured beside live traffic. Under another config, or in another form, they are."""
+    """Its runs would be measured during live traffic. Under another config, or in another form, they are."""
     toy_model.write(tmp_path, "toy", 1)
     toy_model.write(tmp_path, "toy", 2)
     settings = Settings(repository=tmp_path)
@@ -113,16 +113,26 @@ def tensor(**fields: object) -> contract.TensorSpec:
 
 
 CASES: list[tuple[str, Callable[[Path], None], LoadReason, str]] = [
-    ("other numbers", reference(outputs=((1.0, 2.0),) * 4), LoadReason.REFERENCE, "reference rows differ by"),
+    ("other numbers", reference(outputs=((1.0, 2.0),) * 4), LoadReason.REFERENCE, "reference outputs differ by"),
     ("ragged", reference(outputs=((1.0,), (1.0, 2.0)) * 2), LoadReason.MANIFEST, "differ in length"),
-    ("no outputs", reference(outputs=()), LoadReason.MANIFEST, "other inputs than outputs"),
-    ("too wide", reference(inputs=((1.0,) * 5,) * 4), LoadReason.MANIFEST, "holds 5 numbers, expected 3"),
+    ("no outputs", reference(outputs=()), LoadReason.MANIFEST, "have 4 inputs and 0 outputs"),
+    ("too wide", reference(inputs=((1.0,) * 5,) * 4), LoadReason.MANIFEST, "has 5 numbers, expected 3"),
     ("external", replace(toy_model.graph(external=True)), LoadReason.RUNTIME, "external data"),
     ("garbage", replace(b"not a graph"), LoadReason.RUNTIME, "cannot load the graph"),
     ("half", replace(toy_model.graph()[:80]), LoadReason.RUNTIME, "cannot load the graph"),
-    ("an edge graph", replace(toy_model.edge_graph(0)), LoadReason.MISMATCH, "no output like the manifest's 'y'"),
-    ("float64", replace(toy_model.graph("FP64")), LoadReason.MISMATCH, "the manifest's 'x'"),
-    ("input", lambda d: toy_model.edit(d, inputs=[tensor(name="q")]), LoadReason.MISMATCH, "the manifest's 'q'"),
+    (
+        "an edge graph",
+        replace(toy_model.edge_graph(0)),
+        LoadReason.MISMATCH,
+        "the graph does not have the output 'y' of the manifest",
+    ),
+    ("float64", replace(toy_model.graph("FP64")), LoadReason.MISMATCH, "those of the manifest: 'x'"),
+    (
+        "input",
+        lambda d: toy_model.edit(d, inputs=[tensor(name="q")]),
+        LoadReason.MISMATCH,
+        "those of the manifest: 'q'",
+    ),
     ("width", lambda d: toy_model.edit(d, inputs=[tensor(shape=(-1, 4))]), LoadReason.MISMATCH, "'x'"),
     ("batch", lambda d: toy_model.edit(d, max_batch_size=0), LoadReason.MANIFEST, "max_batch_size"),
 ]
@@ -139,7 +149,7 @@ def test_a_graph_that_is_not_its_manifests(
 
 
 def outside(directory: Path, place: Path) -> None:
-    """The toy with its first weights in a file: `place`, of which the graph knows the name."""
+    """The toy with its first weights in a file: `place`, which the graph names."""
     replace(toy_model.graph(external=True, location=place.name))(directory)
     place.write_bytes(toy_model.W0.astype(np.float32).tobytes())
 
@@ -205,7 +215,7 @@ def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine's onnxruntime has CUDA")
     toy_model.write(tmp_path)
-    with pytest.raises(ConfigError, match=r"device 'cuda' is not available.*offers cpu"):
+    with pytest.raises(ConfigError, match=r"device 'cuda' is not available, expected one of cpu"):
         load(tmp_path, device="cuda")
 
 
@@ -223,7 +233,7 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
         assert states["toy", "1"] == ("READY", "")
         assert states["toy", "2"][0] == states["broken", "1"][0] == "UNAVAILABLE"
         assert "edges_l1.onnx has 10 bytes" in states["toy", "2"][1]
-        assert "reference rows differ" in states["broken", "1"][1]
+        assert "reference outputs differ" in states["broken", "1"][1]
         for model, version, code in (
             ("toy", "2", grpc.StatusCode.FAILED_PRECONDITION),
             ("broken", "", grpc.StatusCode.NOT_FOUND),
@@ -354,7 +364,7 @@ def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
     model = loader.load(layout.load(candidate, 2**30))
     assert (model.live, model.observed) == (None, False)
     assert model.blind == (
-        "the server does not analyse the traffic of model 'toy': its nodes have 450 cells, "
+        "the server does not analyze the traffic of model 'toy': its nodes have 450 cells, "
         "and statistics are kept of 100 at most"
     )
     model.close()

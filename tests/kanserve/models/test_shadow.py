@@ -46,7 +46,7 @@ def test_how_far_rows_are_apart(supplied: list, actual: list, apart: list) -> No
 
 
 def test_other_shapes_are_no_answer() -> None:
-    with pytest.raises(ValueError, match="where the answer has"):
+    with pytest.raises(ValueError, match="the output has the shape"):
         differences([np.zeros((2, 3))], [np.zeros((2, 2))])
 
 
@@ -61,7 +61,7 @@ def asked_of(server: Server, model: str, **fields: object) -> kan_pb2.ShadowRepo
 
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
-    """Version 1 is the toy, version 2 gives twice its answers."""
+    """Version 1 is the toy, version 2 gives twice its outputs."""
     for version in (1, 2):
         reload_tools.write(tmp_path / "toy" / str(version), float(version), version=version)
     return tmp_path

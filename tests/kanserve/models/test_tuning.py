@@ -177,7 +177,7 @@ def test_what_is_timed_need_not_answer_rightly(tmp_path: Path) -> None:
     )
     assert (info.name, way.many_from) == ("wide", 0)
     assert session.run(["y"], {"x": np.zeros((1, WIDTHS[0]), np.float32)})[0].shape == (1, 3)
-    with pytest.raises(LoadError, match="reference rows differ by"):
+    with pytest.raises(LoadError, match="reference outputs differ by"):
         loader.load(bundle)
 
 

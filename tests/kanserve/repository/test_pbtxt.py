@@ -115,7 +115,8 @@ def test_labels_lie_beside_it(tmp_path: Path, single: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"\xff\n", "classes.txt for labels, which is not UTF-8 text"), (None, "classes.txt is missing")]
+    ("data", "said"),
+    [(b"\xff\n", "the label file classes.txt, which is not UTF-8 text"), (None, "classes.txt is missing")],
 )
 def test_labels_that_cannot_be_read_are_named(tmp_path: Path, data: bytes | None, said: str) -> None:
     toy_model.write(tmp_path)
@@ -128,18 +129,18 @@ def test_labels_that_cannot_be_read_are_named(tmp_path: Path, data: bytes | None
 WRONG = {
     'output [ { name: "y" label_filename: "../labels.txt" } ]': "label_filename '../labels.txt'",
     'output [ { name: "y" label_filename: "/etc/passwd" } ]': "label_filename '/etc/passwd'",
-    'name: "other"': "is of model 'other'",
+    'name: "other"': "has the name 'other'",
     "dynamc_batching { }": 'no field named "dynamc_batching"',
     "max_batch_size: many": "line:column 1:17",
-    "{{{": "cannot be read",
+    "{{{": "has a syntax error at line:column",
     "max_batch_size: -1": "max_batch_size -1",
     'backend: "tensorflow"': "backend 'tensorflow'",
     'platform: "ensemble"': "platform 'ensemble'",
-    'input [ { name: "z" } ]': "lacks the input 'x'",
+    'input [ { name: "z" } ]': "does not have the input 'x'",
     'output [ { name: "z" } ]': "output 'z'",
     'input [ { name: "x" dims: [ 4 ] } ]': "FP32 [3]",
     'input [ { name: "x" data_type: TYPE_FP64 dims: [ 3 ] } ]': "FP64 [3]",
-    "instance_group [ { kind: KIND_GPU } ]": "wants the device cuda",
+    "instance_group [ { kind: KIND_GPU } ]": "requires the device cuda",
     "instance_group [ { kind: KIND_MODEL } ]": "KIND_MODEL",
     "instance_group [ { count: -3 } ]": "counts -3",
     'parameters { key: "intra_op_thread_count" value { string_value: "all" } }': "'all'",
@@ -158,6 +159,8 @@ def test_a_config_that_cannot_work_is_refused_with_a_reason(tmp_path: Path, text
         load(tmp_path, text)
     assert caught.value.reason is LoadReason.CONFIG
     assert WRONG[text] in str(caught.value)
+    assert caught.value.code.startswith("config-")
+    assert caught.value.hint
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -202,7 +205,7 @@ def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_br
         ("toy", "1"): "READY",
         ("toy", "3"): "READY",
     }
-    assert "config.pbtxt cannot be read" in states["broken", "1"][1]
+    assert "config.pbtxt has a syntax error" in states["broken", "1"][1]
     assert list(config.version_policy.specific.versions) == [1, 3]
     assert config.max_batch_size == 16
     assert [line["fields"] for line in lines if line["event"] == "config_fields_ignored"] == [["optimization"]]
@@ -214,7 +217,7 @@ def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_br
 
 
 def test_a_request_may_wait_for_less_than_its_model_would_have_it(tmp_path: Path) -> None:
-    """A delay that nobody would wait for shows that the request's own timeout ends it."""
+    """A delay longer than a test shows that the request's timeout ends it."""
     toy_model.write(tmp_path)
     (tmp_path / "toy" / pbtxt.FILE_NAME).write_text("dynamic_batching { max_queue_delay_microseconds: 600000000 }")
     sent = request(np.zeros((1, 3), np.float32))

@@ -48,7 +48,7 @@ def carried_out(
     policies: Mapping[str, VersionPolicy],
     good: set[bytes],
 ) -> dict[Key, Known]:
-    """As `models.reconciler` does: whatever has a print in `good` loads."""
+    """As `models.reconciler` does: each version with a print in `good` loads."""
     after = dict(known)
     for action in plan(prints, known, policies, NOW):
         item = after.get(action.key, Known())

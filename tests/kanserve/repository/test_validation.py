@@ -25,7 +25,7 @@ EDGE = SymbolicEdge(source=0, destination=0, function="sin", a=1, b=0, c=1, d=0,
 
 
 def listed() -> Manifest:
-    """The toy's manifest, with the files that it is asked about."""
+    """The toy's manifest, with the files that it lists."""
     names = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
     files = tuple(contract.FileEntry(path=name, size=1, sha256="0" * 64) for name in names)
     return dataclasses.replace(toy_model.manifest("toy"), files=files)
@@ -67,28 +67,28 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("no outputs", {"outputs": ()}, "the number of outputs is 0"),
     ("layers", {"layers": (LAYER,) * 4097}, "the number of layers is 4097"),
     ("row", shape(-1, 2**20, 2**20), "the size of a row of 'x' is 1099511627776"),
-    ("row of no size", shape(-1, -1), "'x' has shape [-1, -1], expected [-1, ...]: the size of a row is not known"),
+    ("row of no size", shape(-1, -1), "'x' has shape [-1, -1], expected [-1, ...] with known extents"),
     ("fixed rows", shape(5, 3), "'x' has shape [5, 3], expected [-1, ...]"),
     ("axes", shape(-1, *[1] * 17), "the number of axes of 'x' is 17, expected 0 to 16"),
     ("sources", layer(sources=2**40), "layer 0: the number of sources is 1099511627776"),
-    ("no sources", layer(sources=0), "layer 0: no sources, no destinations or no positions"),
+    ("no sources", layer(sources=0), "layer 0: the layer has no sources, no destinations or no positions"),
     ("edges", layer(sources=2**16, destinations=2**16), "layer 0: the number of edges is 4294967296"),
     ("active", layer(active_edges=13), "layer 0: active_edges is 13, expected 0 to 12"),
     ("positions", layer(positions=(2**31, 2)), "layer 0: the size of a row of positions is 4294967296"),
     ("mask", layer(mask=((1.0,) * 3,) * 4), "layer 0: the mask is not [3][4]"),
     ("bias", layer(bias=(0.0,)), "layer 0: the bias has 1 entries, expected 4"),
-    ("symbolic", layer(symbolic=(dataclasses.replace(EDGE, source=3),)), "a symbolic edge leads from 3 to 0"),
+    ("symbolic", layer(symbolic=(dataclasses.replace(EDGE, source=3),)), "a symbolic edge is from 3 to 0"),
     ("functions", basis(functions=2**50), "basis 'bspline' is 1125899906842624, expected 1 to 16777216"),
     ("knots", basis(knots=((0.0, 1.0),) * 2), "basis 'bspline' has 2 rows of knots"),
-    ("select", step(0, -1), "a step 'select' has indices beyond 0 to"),
+    ("select", step(0, -1), "a step 'select' has an index out of range, expected 0 to"),
     ("explained layer", told({"layer": 2}), "the layer of 'e' is 2, expected -1 to 1"),
     ("explained shape", told({}, {"shape": (-1, 2**31)}), "the size of a row of 'e' is 2147483648"),
     ("explained nothing", told(), "the number of explained tensors is 0"),
-    ("explained elsewhere", told({}, file="explain.onnx"), "'explain.onnx' is not a listed file"),
+    ("explained elsewhere", told({}, file="explain.onnx"), "'explain.onnx' is not in the manifest's list of files"),
     ("too many variants", {"variants": (MANY, MANY)}, "the number of variants is 2, expected 0 to 1"),
     ("rows of a variant", {"variants": (dataclasses.replace(MANY, rows=0),)}, "the rows of 'model_many.onnx' is 0"),
-    ("variant elsewhere", {"variants": (MANY,)}, "variant 'model_many.onnx' is not a listed file"),
-    ("select far", step(2**40), "a step 'select' has indices beyond 0 to"),
+    ("variant elsewhere", {"variants": (MANY,)}, "the variant 'model_many.onnx' is not in the manifest's list"),
+    ("select far", step(2**40), "a step 'select' has an index out of range, expected 0 to"),
 ]
 
 
@@ -156,7 +156,7 @@ def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None
     said = list(validation.limit_faults(wrong))
     assert [item.partition(":")[0] for item in said] == [
         "'x' is 'COMPLEX', expected one of " + ", ".join(validation.DTYPES),
-        f"'x' has shape [-1, {', '.join(['0'] * 15)}, ...], expected [-1, ...]",
+        f"'x' has shape [-1, {', '.join(['0'] * 15)}, ...], expected [-1, ...] with known extents",
         "layer 0",
         "layer 2",
     ]
@@ -171,15 +171,19 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
 @pytest.mark.parametrize(
     ("changes", "reason", "text"),
     [
-        ({"outputs": (TENSOR,)}, LoadReason.MANIFEST, "two of the manifest's inputs and outputs have one name"),
-        ({"edge_class": "D"}, LoadReason.MANIFEST, "the model is of edge class 'D'; A and B are known"),
-        ({"edge_class": "C"}, LoadReason.MANIFEST, "the model is of edge class C: a row's answer depends"),
+        ({"outputs": (TENSOR,)}, LoadReason.MANIFEST, "two of the inputs and outputs have the same name"),
+        ({"edge_class": "D"}, LoadReason.MANIFEST, "the model is of edge class 'D', expected A or B"),
+        ({"edge_class": "C"}, LoadReason.MANIFEST, "the model is of edge class C: the prediction of a row depends"),
         (layer(edge_class="C"), LoadReason.MANIFEST, "layer 0 is of edge class C"),
-        (layer(edges_file="other.onnx"), LoadReason.MANIFEST, "layer 0: 'other.onnx' is not a listed file"),
+        (
+            layer(edges_file="other.onnx"),
+            LoadReason.MANIFEST,
+            "the edge graph 'other.onnx' of layer 0 is not in the manifest's list",
+        ),
         (
             {"explanations": Explanations(file="explain.onnx", tensors=(TOLD,))},
             LoadReason.MANIFEST,
-            "'explain.onnx' is not a listed file",
+            "'explain.onnx' is not in the manifest's list of files",
         ),
         (
             {"verification": dataclasses.replace(listed().verification, basis="answers")},
@@ -187,11 +191,11 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
             "verification.basis is 'answers', expected one of reading, expected-outputs, module",
         ),
         ({"out_of_range": "maybe"}, LoadReason.MANIFEST, "out_of_range is 'maybe', expected one of as-trained, "),
-        ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "nothing keeps the inputs of the first layer"),
+        ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "no step of the first layer clamps its inputs"),
         (
             {"reference": contract.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
             LoadReason.MANIFEST,
-            "the manifest's reference rows have other inputs than outputs",
+            "the reference rows have 1 inputs and 0 outputs",
         ),
     ],
 )
@@ -216,13 +220,16 @@ X3, Y2 = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"name": "other"}, "config.pbtxt is of model 'other', the folder of 'toy'"),
-        ({"inputs": (dataclasses.replace(NAMED, name="z"),)}, "config.pbtxt lacks the input 'x'"),
-        ({"inputs": (NAMED, dataclasses.replace(NAMED, name="z"))}, "config.pbtxt has the input 'z', the model 'x'"),
-        ({"inputs": (dataclasses.replace(NAMED, shape=(4,)),)}, "says that the input 'x' is FP32 [4]"),
-        ({"inputs": (dataclasses.replace(NAMED, shape=(3, 1)),)}, "says that the input 'x' is FP32 [3, 1]"),
-        ({"inputs": (dataclasses.replace(NAMED, datatype="FP64"),)}, "says that the input 'x' is FP64 [3]"),
-        ({"outputs": (dataclasses.replace(NAMED, name="y"),)}, "says that the output 'y' is FP32 [3]"),
+        ({"name": "other"}, "config.pbtxt has the name 'other', the folder has 'toy'"),
+        ({"inputs": (dataclasses.replace(NAMED, name="z"),)}, "config.pbtxt does not have the input 'x'"),
+        (
+            {"inputs": (NAMED, dataclasses.replace(NAMED, name="z"))},
+            "config.pbtxt has the input 'z', the model has 'x'",
+        ),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(4,)),)}, "has FP32 [4] for the input 'x'"),
+        ({"inputs": (dataclasses.replace(NAMED, shape=(3, 1)),)}, "has FP32 [3, 1] for the input 'x'"),
+        ({"inputs": (dataclasses.replace(NAMED, datatype="FP64"),)}, "has FP64 [3] for the input 'x'"),
+        ({"outputs": (dataclasses.replace(NAMED, name="y"),)}, "has FP32 [3] for the output 'y'"),
     ],
 )
 def test_a_config_that_contradicts_its_model(config: dict[str, Any], text: str) -> None:
@@ -243,5 +250,5 @@ def test_a_config_that_says_the_same_or_less() -> None:
 
 def test_names_that_are_not_the_model_s_are_told() -> None:
     (fault,) = validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b"))))
-    assert fault == "2 features are given, and a row of the model has 3 numbers"
+    assert fault == "found 2 features, expected 3, since the model has 3 inputs per row"
     assert list(validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b", "c"))))) == []

@@ -34,8 +34,8 @@ def unequal(*counts: int) -> dict[str, Any]:
 
 
 MASK = "layer 0: the mask is not [3][4]"
-NOWHERE = "layer 0: no sources, no destinations or no positions"
-INDICES = "layer 0: a step 'select' has indices beyond 0 to 16777215"
+NOWHERE = "layer 0: the layer has no sources, no destinations or no positions"
+INDICES = "layer 0: a step 'select' has an index out of range, expected 0 to 16777215"
 BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that passes, the first that does not, why not
     (
         {"max_batch_size": 2147483647},
@@ -61,9 +61,9 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
     (files(4160), files(4161), "the number of files is 4161, expected 1 to 4160"),
     (files(1), files(0), "the number of files is 0, expected 1 to 4160"),
     (rows(4096), rows(4097), "the number of reference rows is 4097, expected 0 to 4096"),
-    (rows(0), tolerance(1.001), "the reference tolerance is 1.001, expected 0 to 1, of the largest answer"),
-    (tolerance(1), tolerance(-0.001), "the reference tolerance is -0.001, expected 0 to 1, of the largest answer"),
-    (tolerance(0), tolerance(float("nan")), "the reference tolerance is nan, expected 0 to 1, of the largest answer"),
+    (rows(0), tolerance(1.001), "the reference tolerance is 1.001, expected 0 to 1"),
+    (tolerance(1), tolerance(-0.001), "the reference tolerance is -0.001, expected 0 to 1"),
+    (tolerance(0), tolerance(float("nan")), "the reference tolerance is nan, expected 0 to 1"),
     (
         shape(-1, *[1] * 16),
         shape(-1, *[1] * 17),
@@ -77,17 +77,17 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
     (
         shape(-1, 1),
         shape(-1, 0),
-        "'x' has shape [-1, 0], expected [-1, ...]: the size of a row is not known",
+        "'x' has shape [-1, 0], expected [-1, ...] with known extents",
     ),
     (
         shape(-1, 3, 2),
         shape(-1),
-        "'x' has shape [-1], expected [-1, ...]: the size of a row is not known",
+        "'x' has shape [-1], expected [-1, ...] with known extents",
     ),
     (
         shape(-1, 3),
         shape(-2, 3, 0),
-        "'x' has shape [-2, 3, 0], expected [-1, ...]: the size of a row is not known",
+        "'x' has shape [-2, 3, 0], expected [-1, ...] with known extents",
     ),
     (
         layer(sources=2**24, destinations=1),
@@ -125,10 +125,10 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
     (unequal(), unequal(4, 4, 3), MASK),
     (layer(bias=(0.0,) * 4), layer(bias=(0.0,) * 5), "layer 0: the bias has 5 entries, expected 4"),
     (layer(bias=()), layer(bias=(0.0,) * 3), "layer 0: the bias has 3 entries, expected 4"),
-    (edge(2, 3), edge(3, 3), "layer 0: a symbolic edge leads from 3 to 3, which are not there"),
-    (edge(0, 0), edge(2, 4), "layer 0: a symbolic edge leads from 2 to 4, which are not there"),
-    (edge(2, 0), edge(-1, 0), "layer 0: a symbolic edge leads from -1 to 0, which are not there"),
-    (edge(0, 3), edge(0, -1), "layer 0: a symbolic edge leads from 0 to -1, which are not there"),
+    (edge(2, 3), edge(3, 3), "layer 0: a symbolic edge is from 3 to 3, which the layer does not have"),
+    (edge(0, 0), edge(2, 4), "layer 0: a symbolic edge is from 2 to 4, which the layer does not have"),
+    (edge(2, 0), edge(-1, 0), "layer 0: a symbolic edge is from -1 to 0, which the layer does not have"),
+    (edge(0, 3), edge(0, -1), "layer 0: a symbolic edge is from 0 to -1, which the layer does not have"),
     (
         basis(functions=2**24),
         basis(functions=2**24 + 1),
@@ -142,17 +142,17 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
     (
         basis(knots=((0.0, 1.0),)),
         basis(knots=((0.0, 1.0),) * 2),
-        "layer 0: basis 'bspline' has 2 rows of knots, expected one, or one for each source",
+        "layer 0: basis 'bspline' has 2 rows of knots, expected one, or one per source",
     ),
     (
         basis(knots=((0.0, 1.0),) * 3),
         basis(kind="b" * 50, knots=((0.0, 1.0),) * 4),
-        f"layer 0: basis '{'b' * 40}' has 4 rows of knots, expected one, or one for each source",
+        f"layer 0: basis '{'b' * 40}' has 4 rows of knots, expected one, or one per source",
     ),
     (
         basis(pre_steps=(NodeStep(kind="s" * 50, indices=(0,)),)),
         basis(pre_steps=(NodeStep(kind="s" * 50, indices=(-1,)),)),
-        f"layer 0: a step '{'s' * 40}' has indices beyond 0 to 16777215",
+        f"layer 0: a step '{'s' * 40}' has an index out of range, expected 0 to 16777215",
     ),
     (step(0, 2**24 - 1), step(0, 2**24), INDICES),
     (step(0), step(1, -1), INDICES),
@@ -197,11 +197,11 @@ def test_a_shape_is_shown_up_to_its_sixteenth_axis() -> None:
     (whole,) = validation.limit_faults(dataclasses.replace(listed(), **shape(5, *[1] * 15)))
     (cut,) = validation.limit_faults(dataclasses.replace(listed(), **shape(5, *[1] * 16)))
     ones = ", ".join("1" * 15)
-    assert whole == f"'x' has shape [5, {ones}], expected [-1, ...]: the size of a row is not known"
-    assert cut == f"'x' has shape [5, {ones}, ...], expected [-1, ...]: the size of a row is not known"
+    assert whole == f"'x' has shape [5, {ones}], expected [-1, ...] with known extents"
+    assert cut == f"'x' has shape [5, {ones}, ...], expected [-1, ...] with known extents"
 
 
 def test_the_size_of_a_row_is_reckoned_from_as_many_axes_as_there_may_be() -> None:
-    """So that 4000 axes of 2^40 are no long multiplication."""
+    """Otherwise 4000 axes of 2^40 would be a long multiplication."""
     said = list(validation.limit_faults(dataclasses.replace(listed(), **shape(-1, *[1] * 16, 2**40))))
     assert said == ["the number of axes of 'x' is 17, expected 0 to 16"]

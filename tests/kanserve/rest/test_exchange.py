@@ -113,7 +113,7 @@ def test_a_caller_that_goes_away_cancels_its_call(web: Callable[..., Any]) -> No
 
 
 def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
-    """By threads, on connections of their own, beside gRPC on the same models."""
+    """By threads, on separate connections, during gRPC calls on the same models."""
     expected = toy_model.outputs(ROWS)
     wrong: list[object] = []
 

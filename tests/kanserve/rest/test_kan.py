@@ -150,7 +150,7 @@ def test_what_is_refused(web: Server, path: str, body: Any, status: int, words: 
 
 
 def test_every_packed_field_of_an_answer_has_a_shape() -> None:
-    """A new field of an answer is told in JSON too, or this fails."""
+    """A new field of a response is in the JSON too, or this fails."""
     seen: set[str] = set()
 
     def look(message: Any) -> None:

@@ -16,32 +16,32 @@ from tests.support import toy_model
 ALWAYS = True
 STRICT = False
 CASES: list[tuple[str, bytes, str, bool]] = [
-    ("garbage", b"not a graph", "it is no ONNX file, or a damaged one", ALWAYS),
-    ("empty", b"", "it holds no graph", ALWAYS),
+    ("garbage", b"not a graph", "it is not an ONNX file, or it is damaged", ALWAYS),
+    ("empty", b"", "it has no graph", ALWAYS),
     ("loop", hostile.endless(), "operator 'Loop' decides at run time which operators run", STRICT),
     ("branch", hostile.branch(), "operator 'If' decides at run time", STRICT),
-    ("functions", hostile.chained(), "functions or training steps of its own", STRICT),
+    ("functions", hostile.chained(), "custom functions or training steps", STRICT),
     ("domain", hostile.foreign(), "operator 'QuickGelu' is in the operator domain 'com.microsoft'", STRICT),
     ("random", hostile.random(), "operator 'RandomNormalLike' returns different values each time", STRICT),
     ("sparse", hostile.sparse(), "it has sparse tensors", STRICT),
-    ("dual data", hostile.dual(), "tensor 'W0' holds its data more than once", ALWAYS),
-    ("short data", hostile.short(), "tensor 'W0' has 44 bytes, its shape says 48", ALWAYS),
+    ("dual data", hostile.dual(), "tensor 'W0' has its data more than once", ALWAYS),
+    ("short data", hostile.short(), "tensor 'W0' has 44 bytes, expected 48 by its shape", ALWAYS),
     ("unknown field", hostile.extra(), "it has fields that ONNX does not have", STRICT),
-    ("nested", hostile.nested(), "it is no ONNX file, or a damaged one", ALWAYS),
-    ("nested less", hostile.nested(5), "Identity '' has graphs, sparse tensors or references of its own", STRICT),
-    ("long", hostile.long(), "more than 20000 operators follow one another", STRICT),
-    ("size by value", hostile.by_value(), "makes a tensor whose size follows from values of a request", STRICT),
-    ("external", toy_model.graph(external=True, location="../secret"), "keeps its data in '../secret'", ALWAYS),
+    ("nested", hostile.nested(), "it is not an ONNX file, or it is damaged", ALWAYS),
+    ("nested less", hostile.nested(5), "Identity '' has nested graphs, sparse tensors or references", STRICT),
+    ("long", hostile.long(), "it has a chain of more than 20000 operators", STRICT),
+    ("size by value", hostile.by_value(), "makes a tensor whose size depends on values of a request", STRICT),
+    ("external", toy_model.graph(external=True, location="../secret"), "has its data in '../secret'", ALWAYS),
     (
         "external absolute",
         toy_model.graph(external=True, location="/etc/passwd"),
-        "keeps its data in '/etc/passwd'",
+        "has its data in '/etc/passwd'",
         ALWAYS,
     ),
     (
         "external beyond",
         toy_model.graph(external=True),
-        "says that it has 48 at 0 of weights.bin, which has 12",
+        "but 48 bytes at 0 of weights.bin, which has 12",
         ALWAYS,
     ),
 ]
@@ -68,27 +68,52 @@ def node(model: onnx.ModelProto, *parts: object) -> None:
 CHANGES: list[tuple[str, object, str, bool]] = [
     ("opset", lambda m: setattr(m.opset_import[0], "version", 99), "it has opset 99, expected 7 to 28", STRICT),
     ("ir", lambda m: setattr(m, "ir_version", 2**60), "it has IR version", STRICT),
-    ("unknown operator", lambda m: node(m, "Evil", ["y"], ["z"]), "'Evil' is not in the list of known ONNX operators", STRICT),
-    ("before it is made", lambda m: node(m, "Tanh", ["q"], ["z"]), "takes 'q', which nothing before it makes", STRICT),
-    ("made twice", lambda m: node(m, "Tanh", ["x"], ["y"]), "'y' is made twice", STRICT),
+    (
+        "unknown operator",
+        lambda m: node(m, "Evil", ["y"], ["z"]),
+        "'Evil' is not in the list of known ONNX operators",
+        STRICT,
+    ),
+    (
+        "before it is made",
+        lambda m: node(m, "Tanh", ["q"], ["z"]),
+        "uses 'q', which no operator before it makes",
+        STRICT,
+    ),
+    ("made twice", lambda m: node(m, "Tanh", ["x"], ["y"]), "'y' is defined twice", STRICT),
     ("axes", lambda m: m.graph.initializer[0].dims.extend([1] * 40), "has 42 axes", ALWAYS),
-    ("negative", lambda m: m.graph.initializer[0].dims.append(-1), "a size below zero", ALWAYS),
-    ("no data", lambda m: m.graph.initializer[0].ClearField("raw_data"), "has 0 numbers, its shape says 12", ALWAYS),
-    ("type", lambda m: setattr(m.graph.initializer[0], "data_type", 14), "is of type 14, which is not served", STRICT),
-    ("here and there", lambda m: m.graph.initializer[0].external_data.add(key="a"), "says of data in another", ALWAYS),
-    ("key", lambda m: entries(m, __class__="x"), "does not say where its data lies as ONNX has it", ALWAYS),
+    ("negative", lambda m: m.graph.initializer[0].dims.append(-1), "an axis of a negative size", ALWAYS),
+    (
+        "no data",
+        lambda m: m.graph.initializer[0].ClearField("raw_data"),
+        "has 0 numbers, expected 12 by its shape",
+        ALWAYS,
+    ),
+    (
+        "type",
+        lambda m: setattr(m.graph.initializer[0], "data_type", 14),
+        "is of type 14, which kanserve does not support",
+        STRICT,
+    ),
+    (
+        "here and there",
+        lambda m: m.graph.initializer[0].external_data.add(key="a"),
+        "contradicts itself about the file",
+        ALWAYS,
+    ),
+    ("key", lambda m: entries(m, __class__="x"), "has an invalid location of external data", ALWAYS),
     (
         "length",
         lambda m: entries(m, length=str(2**60)),
-        "says that it has 1152921504606846976 at 0 of weights.bin",
+        "but 1152921504606846976 bytes at 0 of weights.bin",
         ALWAYS,
     ),
-    ("offset", lambda m: entries(m, offset="64"), "says that it has 48 at 64 of weights.bin", ALWAYS),
-    ("offset words", lambda m: entries(m, offset="-8"), "says that it has 48 at -1 of weights.bin", ALWAYS),
+    ("offset", lambda m: entries(m, offset="64"), "but 48 bytes at 64 of weights.bin", ALWAYS),
+    ("offset words", lambda m: entries(m, offset="-8"), "but 48 bytes at -1 of weights.bin", ALWAYS),
     (
         "here and elsewhere",
         lambda m: (entries(m), setattr(m.graph.initializer[0], "raw_data", bytes(48))),
-        "holds data here and in another file",
+        "has data here and in another file",
         ALWAYS,
     ),
     ("segment", lambda m: m.graph.initializer[0].segment.SetInParent(), "or in parts", ALWAYS),
@@ -106,11 +131,12 @@ def test_what_is_not_let_pass(data: bytes, text: str, always: bool) -> None:
         graph_screen.check("model.onnx", data, beside, strict=True)
     assert (caught.value.reason, text in str(caught.value)) == (LoadReason.STRUCTURE, True), str(caught.value)
     assert str(caught.value).startswith("model.onnx: ")
+    assert (caught.value.code, caught.value.hint != "") == ("graph-invalid" if always else "graph-not-allowed", True)
     if always:
         with pytest.raises(LoadError, match="model"):
             graph_screen.check("model.onnx", data, beside, strict=False)
     else:
-        assert "graph_allowlist = relaxed" in str(caught.value)
+        assert "graph_allowlist = relaxed" in caught.value.hint
         if not text.startswith("it has sparse"):  # its parts lie elsewhere
             graph_screen.check("model.onnx", data, beside, strict=False)
 
@@ -126,11 +152,11 @@ def test_all_faults_are_told_where_somebody_asks_for_all(monkeypatch: pytest.Mon
     node(model, "Tanh", ["y"], ["y"])
     model.functions.add(name="f", domain="d").node.append(helper.make_node("Tanh", ["a"], ["b"]))
     assert all_of(model) == [
-        f"it has functions or training steps of its own{relaxed}",
-        f"Tanh '' takes 'q', which nothing before it makes{relaxed}",
+        f"it has custom functions or training steps{relaxed}",
+        f"Tanh '' uses 'q', which no operator before it makes{relaxed}",
     ]
     monkeypatch.setattr(graph_screen, "NODES", 1)
-    assert all_of(model)[1].endswith(f"are more than 1 and {graph_screen.TENSORS}{relaxed}")
+    assert all_of(model)[1].endswith(f"expected at most 1 and {graph_screen.TENSORS}{relaxed}")
     assert all_of(model, strict=False) == []
 
 
@@ -142,11 +168,11 @@ def test_data_is_looked_at_wherever_it_stands() -> None:
     model = onnx.load_model_from_string(toy_model.graph())
     model.graph.node.append(helper.make_node("If", ["x"], ["w"], then_branch=inner, more=[inner]))
     model.graph.node.append(helper.make_node("Constant", [], ["v"], sparse_value=sparse, rest=[short]))
-    wrong = "tensor 's' has 0 numbers, its shape says 2"
+    wrong = "tensor 's' has 0 numbers, expected 2 by its shape"
     assert all_of(model, strict=False) == [wrong] * 7
     model.graph.sparse_initializer.append(sparse)
     assert all_of(model, strict=False) == [wrong] * 9
-    assert "Constant '' has graphs, sparse tensors or references of its own" in "".join(all_of(model))
+    assert "Constant '' has nested graphs, sparse tensors or references" in "".join(all_of(model))
 
 
 def test_numbers_may_lie_in_the_field_of_their_type() -> None:

@@ -56,7 +56,7 @@ def test_no_size_follows_from_a_value(operator: str, count: int, shaping: set[in
         inputs = ["c"] * count
         inputs[at] = "x"
         said = flat(helper.make_node(operator, inputs, ["z"], name="n"), values=("c",))
-        wrong = [f"{operator} 'n' makes a tensor whose size follows from values of a request"]
+        wrong = [f"{operator} 'n' makes a tensor whose size depends on values of a request"]
         assert said == (wrong if at in shaping else []), at
     assert flat(helper.make_node(operator, ["c"] * count, ["z"]), values=("c",)) == []
 
@@ -65,7 +65,7 @@ def test_values_are_followed_but_not_through_a_shape() -> None:
     def sized(*before: onnx.NodeProto) -> list[str]:
         return flat(*before, helper.make_node("Expand", ["c", "s"], ["z"]), values=("c",))
 
-    follows = ["Expand '' makes a tensor whose size follows from values of a request"]
+    follows = ["Expand '' makes a tensor whose size depends on values of a request"]
     assert sized(helper.make_node("Tanh", ["x"], ["s"])) == follows
     assert sized(helper.make_node("Tanh", ["x"], ["t"]), helper.make_node("Add", ["c", "t"], ["s"])) == follows
     assert sized(helper.make_node("Split", ["x"], ["", "s"])) == follows
@@ -84,24 +84,28 @@ def test_an_input_that_has_a_value_is_no_value_of_a_request() -> None:
 
 def test_what_is_left_out_of_an_operator_is_taken_from_nowhere() -> None:
     assert flat(helper.make_node("Clip", ["x", "", ""], ["z", ""])) == []
-    assert flat(helper.make_node("Clip", ["x", "", "y"], ["z"])) == ["Clip '' takes 'y', which nothing before it makes"]
+    assert flat(helper.make_node("Clip", ["x", "", "y"], ["z"])) == [
+        "Clip '' uses 'y', which no operator before it makes"
+    ]
     assert flat(helper.make_node("Split", ["x"], ["z", "z"])) == []  # the runtime says so
-    assert flat(helper.make_node("Tanh", ["x"], ["x"])) == ["'x' is made twice"]
-    assert flat(helper.make_node("Split", ["x"], ["c", "x"]), values=("c",)) == ["'c' is made twice"]
+    assert flat(helper.make_node("Tanh", ["x"], ["x"])) == ["'x' is defined twice"]
+    assert flat(helper.make_node("Split", ["x"], ["c", "x"]), values=("c",)) == ["'c' is defined twice"]
 
 
 def test_names_are_told_no_longer_than_needed() -> None:
     long = "n" * 100
     cut = "n" * 80
-    assert flat(helper.make_node(long, ["x"], ["z"])) == [f"operator '{cut}' is not in the list of known ONNX operators"]
+    assert flat(helper.make_node(long, ["x"], ["z"])) == [
+        f"operator '{cut}' is not in the list of known ONNX operators"
+    ]
     assert flat(helper.make_node("Tanh", [long], ["z"], name=long)) == [
-        f"Tanh '{cut}' takes '{cut}', which nothing before it makes"
+        f"Tanh '{cut}' uses '{cut}', which no operator before it makes"
     ]
     assert flat(helper.make_node("Tanh", ["x"], [long]), helper.make_node("Tanh", ["x"], [long])) == [
-        f"'{cut}' is made twice"
+        f"'{cut}' is defined twice"
     ]
     ranged = helper.make_node(long, [long], ["z"])
-    assert flat(ranged)[-1] == f"{cut} '' takes '{cut}', which nothing before it makes"
+    assert flat(ranged)[-1] == f"{cut} '' uses '{cut}', which no operator before it makes"
 
 
 def chain(count: int) -> list[onnx.NodeProto]:
@@ -111,7 +115,7 @@ def chain(count: int) -> list[onnx.NodeProto]:
 
 def test_as_many_operators_follow_one_another_as_are_allowed() -> None:
     assert flat(*chain(20_000)) == []
-    assert flat(*chain(20_001)) == ["more than 20000 operators follow one another"]
+    assert flat(*chain(20_001)) == ["it has a chain of more than 20000 operators"]
 
 
 def test_depth_is_that_of_the_longest_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +123,7 @@ def test_depth_is_that_of_the_longest_way(monkeypatch: pytest.MonkeyPatch) -> No
     beside = [helper.make_node("Constant", [], ["k"]), helper.make_node("Tanh", ["x"], ["w"])]
     assert flat(*chain(3), *beside) == []
     assert flat(*chain(2), *beside, helper.make_node("Add", ["w", "t1"], ["z"])) == []
-    deep = ["more than 3 operators follow one another"]
+    deep = ["it has a chain of more than 3 operators"]
     assert flat(*chain(3), *beside, helper.make_node("Add", ["w", "t2"], ["z"])) == deep
     assert flat(*chain(3), *beside, helper.make_node("Add", ["t2", "w"], ["z"])) == deep
 
@@ -130,10 +134,10 @@ def test_as_many_tensors_and_operators_as_are_allowed(field: str, count: int) ->
     listed = getattr(model.graph, field)
     listed.extend([type(listed[0])()] * (100_000 - len(listed)))
     others = len(model.graph.initializer if count else model.graph.node)
-    assert not any("are more than" in fault for fault in all_of(model))
+    assert not any("expected at most" in fault for fault in all_of(model))
     listed.add()
     numbers = f"100001 operators and {others}" if count else f"{others} operators and 100001"
-    assert f"{numbers} tensors are more than 100000 and 100000{RELAXED}" in all_of(model)
+    assert f"it has {numbers} tensors, expected at most 100000 and 100000{RELAXED}" in all_of(model)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +163,12 @@ def test_versions_at_their_bounds(version: int, opset: int, said: list[str]) -> 
 def test_steps_of_a_training_are_no_part_of_a_graph_that_is_served() -> None:
     model = onnx.load_model_from_string(toy_model.graph())
     model.training_info.add()
-    assert all_of(model) == [f"it has functions or training steps of its own{RELAXED}"]
+    assert all_of(model) == [f"it has custom functions or training steps{RELAXED}"]
 
 
 @pytest.mark.parametrize("field", ["g", "graphs", "sparse_tensor", "sparse_tensors", "ref_attr_name"])
 def test_attributes_hold_numbers_and_tensors_and_nothing_else(field: str) -> None:
-    """A graph with a fault of its own: that is found, and that it stands there."""
+    """A graph with one fault: the screen finds it and reports its place."""
     tensor = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[2])
     model = onnx.load_model_from_string(toy_model.graph())
     attribute = onnx.AttributeProto(name="a")
@@ -179,7 +183,7 @@ def test_attributes_hold_numbers_and_tensors_and_nothing_else(field: str) -> Non
     else:
         attribute.sparse_tensors.add().indices.CopyFrom(tensor)
     model.graph.node[0].attribute.append(attribute)
-    inside = [] if field == "ref_attr_name" else ["tensor 's' has 0 numbers, its shape says 2"]
+    inside = [] if field == "ref_attr_name" else ["tensor 's' has 0 numbers, expected 2 by its shape"]
     name = model.graph.node[0].op_type
-    assert all_of(model) == [f"{name} '' has graphs, sparse tensors or references of its own{RELAXED}", *inside]
+    assert all_of(model) == [f"{name} '' has nested graphs, sparse tensors or references{RELAXED}", *inside]
     assert all_of(model, strict=False) == inside

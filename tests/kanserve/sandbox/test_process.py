@@ -27,11 +27,11 @@ def test_what_ends_the_process_says_how(tmp_path: Path) -> None:
 
     error = during(tmp_path, crash).exception()
     assert isinstance(error, LoadError)
-    assert (error.reason, str(error)) == (LoadReason.CRASH, "it crashed the sandbox process, with SIGSEGV")
+    assert (error.reason, str(error)) == (LoadReason.CRASH, "the version crashed the load-check process with SIGSEGV")
 
 
 def test_who_forks_is_replaced(tmp_path: Path) -> None:
-    """Killed once, another takes its place and the version is tried again; the second time it is told."""
+    """After one kill, another process checks the version again; the second kill is reported."""
 
     async def kill(trial: Sandbox, task: asyncio.Task[None]) -> None:
         first = forker(trial)
@@ -44,7 +44,7 @@ def test_who_forks_is_replaced(tmp_path: Path) -> None:
 
     error = during(tmp_path, kill).exception()
     assert isinstance(error, LoadError)
-    assert (error.reason, "ended twice" in str(error)) == (LoadReason.INTERNAL, True)
+    assert (error.reason, "the load-check process exited twice" in str(error)) == (LoadReason.INTERNAL, True)
 
 
 def test_many_pass_through_one_process(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ NAMES = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
 
 
 def tried(files: dict[str, bytes] | None = None, *, plain: bool = False, device: str = "cpu", **changes: Any) -> None:
-    """The toy with other files and another manifest. Raises what the trial raises."""
+    """The toy with other files and another manifest. Raises what the load check raises."""
     own = dict(zip(NAMES, (toy_model.graph(), toy_model.edge_graph(0), toy_model.edge_graph(1)), strict=True))
     data = {**own, **(files or {})}
     manifest = None if plain else job.strip_for_sandbox(dataclasses.replace(toy_model.manifest("toy"), **changes))
@@ -53,7 +53,7 @@ def edges(*nodes: Any, takes: str = "layer1_in", kind: int = TensorProto.FLOAT) 
 
 
 def falsely() -> bytes:
-    """The toy with twice its answer."""
+    """The toy with twice its output."""
     values = [numpy_helper.from_array(w, name) for name, w in (("W0", toy_model.W0), ("W1", 2 * toy_model.W1))]
     nodes = [
         helper.make_node("Tanh", ["x"], ["t"]),
@@ -66,7 +66,7 @@ def falsely() -> bytes:
 
 
 def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
-    """An explaining graph beside the toy: what it is, and what the manifest says of it."""
+    """An explaining graph next to the toy: its layers, and its entry in the manifest."""
     y = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="output", layer=-1)
     tensors = (y, dataclasses.replace(y, name="layer1_in", shape=(-1, 4), holds="nodes", layer=1))
     reported = dataclasses.replace(Explanations(file="explain.onnx", tensors=tensors), **changes)
@@ -74,7 +74,7 @@ def explaining(graph: bytes, **changes: Any) -> dict[str, Any]:
 
 
 def for_many(graph: bytes) -> dict[str, Any]:
-    """A second graph beside the toy, for runs of many rows."""
+    """A second graph next to the toy, for runs of many rows."""
     return {
         "files": {contract.MANY_FILE: graph},
         "variants": (contract.Variant(file=contract.MANY_FILE, rows=256, zones=()),),
@@ -83,11 +83,16 @@ def for_many(graph: bytes) -> dict[str, Any]:
 
 NODE = helper.make_node
 CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
-    ("no such node", layer(1, node_tensor="h"), LoadReason.MISMATCH, "layer 1: the graph has no 'h'"),
+    ("no such node", layer(1, node_tensor="h"), LoadReason.MISMATCH, "layer 1: the graph has no tensor 'h'"),
     ("positions", layer(1, positions=(5,)), LoadReason.MISMATCH, "layer 1: 'layer1_in' is FP32 [-1, 4], expected"),
     ("too many sources", layer(1, sources=5), LoadReason.MISMATCH, "gives float32 [1, 4, 2], expected [1, 5, 2]"),
     ("another tensor", layer(1, edges_tensor="e"), LoadReason.MISMATCH, "edges_l1.onnx has no output 'e'"),
-    ("another file", layer(1, edges_file="edges_l0.onnx"), LoadReason.MISMATCH, "does not take 'layer1_in'"),
+    (
+        "another file",
+        layer(1, edges_file="edges_l0.onnx"),
+        LoadReason.MISMATCH,
+        "the only input of edges_l1.onnx is not 'layer1_in'",
+    ),
     (
         "edges that cannot be",
         {"files": edges(NODE("Reshape", ["layer1_in", "odd"], ["edges"]))},
@@ -104,7 +109,7 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         "other answers",
         reference(lambda result: dataclasses.replace(result, outputs=((0.5, 0.5),) * 4)),
         LoadReason.REFERENCE,
-        "reference rows differ by",
+        "reference outputs differ by",
     ),
     (
         "ragged",
@@ -124,24 +129,24 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
             toy_model.graph(), tensors=(ExplainedTensor(name="e", datatype="FP32", shape=(-1,), holds="", layer=0),)
         ),
         LoadReason.MISMATCH,
-        "explain.onnx has no output like the manifest's 'e'",
+        "explain.onnx does not have the output 'e'",
     ),
     (
         "explained of another",
         explaining(toy_model.edge_graph(1)),
         LoadReason.MISMATCH,
-        "explain.onnx does not take what",
+        "the inputs of explain.onnx differ",
     ),
-    ("explained falsely", explaining(falsely()), LoadReason.REFERENCE, "explain.onnx: reference rows differ by"),
+    ("explained falsely", explaining(falsely()), LoadReason.REFERENCE, "explain.onnx: reference outputs differ by"),
     ("many that are endless", for_many(hostile.endless()), LoadReason.STRUCTURE, "model_many.onnx: operator 'Loop'"),
     (
         "many of another",
         for_many(toy_model.edge_graph(1)),
         LoadReason.MISMATCH,
-        "model_many.onnx: the graph's inputs are not",
+        "model_many.onnx: the inputs of the graph differ",
     ),
-    ("many falsely", for_many(falsely()), LoadReason.REFERENCE, "model_many.onnx: reference rows differ by"),
-    ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "follows from values"),
+    ("many falsely", for_many(falsely()), LoadReason.REFERENCE, "model_many.onnx: reference outputs differ by"),
+    ("memory", {"files": {"model.onnx": hostile.by_value()}}, LoadReason.STRUCTURE, "depends on values"),
 ]
 
 

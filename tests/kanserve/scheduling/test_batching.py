@@ -17,14 +17,14 @@ from kanserve.execution.config import ExecutionPlan, Serving
 from kanserve.execution.executor import CALM, PROBE, Executor, Limits
 from kanserve.observability.metrics import Metrics
 from kanserve.scheduling import batching
-from kanserve.scheduling.batching import LONGEST, Answer, Batch, FastPath, RequestSignature
+from kanserve.scheduling.batching import LONGEST, Batch, FastPath, FastResult, RequestSignature
 from kanserve.scheduling.queue import Policy, PriorityLevel
 
 FORM = RequestSignature((("x", np.dtype("<f4"), (2,), 8),), (("y", (2,), 8),), 1)
 
 
 class Graph:
-    """Doubles its rows; refuses a run with a negative number in it."""
+    """Doubles its rows; rejects a run with a negative number in it."""
 
     def __init__(self) -> None:
         self.runs: list[int] = []
@@ -51,13 +51,13 @@ def row(value: float) -> list[bytes]:
     return [np.full(2, value, "<f4").tobytes()]
 
 
-def submitted(lane: FastPath, value: float, deadline: float | None = None) -> asyncio.Future[Answer | None]:
+def submitted(lane: FastPath, value: float, deadline: float | None = None) -> asyncio.Future[FastResult | None]:
     result = lane.submit(row(value), deadline)
     assert result is not None
     return result
 
 
-def value(answer: Answer | None) -> float:
+def value(answer: FastResult | None) -> float:
     assert answer is not None
     (item,), queue_ns, infer_ns = answer
     assert queue_ns >= 0 < infer_ns
@@ -66,7 +66,7 @@ def value(answer: Answer | None) -> float:
 
 
 def on(make: Callable[[Executor, FastPath], Coroutine[Any, Any, None]], **options: Any) -> None:
-    """Run a coroutine with an executor of a Graph, and its lane."""
+    """Run a coroutine with an executor of a Graph, and its `Lane`."""
 
     async def main() -> None:
         created = executor(**{"graph": Graph(), **options})

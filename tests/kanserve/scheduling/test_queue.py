@@ -195,7 +195,7 @@ ACTS = st.lists(
 @UNTIMED
 @given(POLICIES, ACTS)
 def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Policy, acts: list[Any]) -> None:
-    """A queue against what was put into it: each request is refused, leaves, runs out of time or runs, once."""
+    """A queue compared with its requests: each is rejected, is cancelled, times out or runs, once."""
     queue: Queue[int] = Queue(policy, 8)
     now, waiting, ended = 0.0, {}, []
     for act in [*acts, ("pass", 99), *[("take", None)] * 60]:

@@ -120,7 +120,7 @@ def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
 
 
 def answered(server: Configured, token: str) -> bool:
-    """On a connection of its own, which any worker may take."""
+    """On a new connection, which any worker may accept."""
     with grpc.insecure_channel(server.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
             channel.unary_unary(f"{INFERENCE}ServerMetadata")(b"", timeout=20, metadata=token_files.bearer(token))

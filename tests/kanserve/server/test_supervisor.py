@@ -44,14 +44,14 @@ def value(text: str, sample: str) -> float:
 
 
 def ask(server: Server, times: int) -> None:
-    """Each time on a connection of its own."""
+    """Each time on a new connection."""
     for _ in range(times):
         with grpc.insecure_channel(server.address, OWN) as channel:
             channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=20)
 
 
 class Asking(threading.Thread):
-    """One call after the other, by a client of its own that connects again after an error."""
+    """One call after the other, by a separate client that connects again after an error."""
 
     def __init__(self, server: Server, stop: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -173,7 +173,7 @@ def test_nobody_is_ready_before_all_are(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_cannot_start_ends_all(tmp_path: Path) -> None:
-    """onnxruntime without CUDA: the reason is a worker's, and told by who started it."""
+    """onnxruntime without CUDA: a worker has the reason, and its parent process reports it."""
     toy_model.write(tmp_path)
     with launched(tmp_path, workers=2, device="cuda") as (process, log):
         assert process.wait(60) != 0

@@ -52,7 +52,7 @@ def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, tr
 
 
 def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
-    """A run that was short when the model was loaded, and so has no thread of its own."""
+    """A run that was short at load, and so has no separate thread."""
     toy_model.write_endless(tmp_path)
     with serving(tmp_path, plain_onnx=True, threads=1, loop_stall_seconds=1.0) as server:
         future = begin(server)

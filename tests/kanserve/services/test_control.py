@@ -51,7 +51,7 @@ def states(server: Server) -> dict[str, str]:
 
 
 def test_one_model_too_many_is_refused_until_there_is_room(tmp_path: Path) -> None:
-    """A version more of a model that serves is no model more."""
+    """Another version of a serving model does not count as another model."""
     repository = tmp_path / "models"
     reload_tools.write(repository / "toy" / "1")
     with serving(repository, max_models=1, model_control="explicit", load_model="*") as server:
@@ -119,7 +119,7 @@ def test_while_the_repository_decides_nobody_else_does(tmp_path: Path) -> None:
 
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
-    """Versions 1, 2 and 3, whose answers are 2, 4 and 8 times the toy's."""
+    """Versions 1, 2 and 3 give 2, 4 and 8 times the toy's outputs."""
     for version in (1, 2, 3):
         reload_tools.write(tmp_path / "toy" / str(version), 2.0**version, version=version)
     return tmp_path

@@ -206,7 +206,7 @@ def test_a_model_without_grids_says_that_it_held_nodes_against_nothing(served: S
 
 
 def test_of_a_layer_at_several_positions_all_nodes_count(tmp_path: Path) -> None:
-    """And an explanation that the model has not is refused as Explain refuses it."""
+    """An explanation that the model does not have is rejected as in Explain."""
     centres = BasisInfo(kind="gaussian", functions=3, parameters={}, knots=((-1.0, 0.0, 1.0),))
     toy_grid_model.edit_layer(toy_grid_model.write(tmp_path), 0, bases=(centres,))
     rows = np.zeros((2, 2, 3), np.float32)
@@ -262,7 +262,7 @@ def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, 
 
 
 def test_the_python_of_the_document_prints_what_it_says(tmp_path: Path) -> None:
-    document = (Path(__file__).parents[3] / "docs" / "explaining.md").read_text()
+    document = (Path(__file__).parents[3] / "docs" / "guides" / "explain" / "with-inference.md").read_text()
     snippets = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
     (snippet,) = (item for item in snippets if "kan.coverage" in item)
     path = checkpoint(tmp_path / "hello.safetensors", (2, 3, 1))
