@@ -1,5 +1,17 @@
 """Files opened by name in folders that other users can write. Other users do not decide which file the program
-opens, how long that takes or how much it reads. Standard library only."""
+opens, how long that takes or how much it reads. Standard library only.
+
+There are three classes, by the party that chose the target of the name (docs/explanation/security-model.md):
+
+    named   the user names the file (settings, tokens, certificates, rows): the program follows links
+    found   others filled the folder (a model repository): the program follows no link
+    owned   the program made the file (statistics, tokens that a command writes, files that an export stages): the
+            program follows no link, and the file has one name. The file and its directory belong to this user or root,
+            and others cannot write the directory.
+
+The program reads only regular files, and checks them before it opens them: opening a device can have effects, and
+opening a FIFO can block forever. Every read has a limit. `UnsafeFile` names the kind of file that was found.
+"""
 
 from __future__ import annotations
 
