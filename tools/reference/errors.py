@@ -320,8 +320,8 @@ class _Visitor(ast.NodeVisitor):
             and (text := self._text(value, depth))
         ):
             return text
-        if isinstance(value, ast.IfExp) and not self._text(value.orelse):
-            return ""
+        if isinstance(value, ast.IfExp) and isinstance(value.orelse, ast.Constant):
+            return self._text(value.body) if value.orelse.value else ""
         return f"<{_name(value)}>"
 
 
