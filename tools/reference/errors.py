@@ -83,8 +83,8 @@ not use it", "hint": "available: base_fun, input_id, n_inputs", "exit_code": 2}}
 SERVER = """## Errors of the server
 
 The server returns the message as the gRPC status message, the code in the trailer `kan-error-code`, and the hint in the
-percent-encoded trailer `kan-error-help`. Over HTTP, the body is a JSON object with the keys `error` (the message), `code`,
-`help` and `request_id`. The class of an error decides its status:
+percent-encoded trailer `kan-error-help`. Over HTTP, the body is a JSON object with the message (`error`), the
+`request_id`, the `code` and, for an error with a hint, `help`. The class of an error decides its status:
 """
 AFTER_SERVER = """A limit on all requests (`LimitReached`) has the HTTP status 429. For an error of another class, the
 server returns the gRPC status INTERNAL and HTTP 500, and logs the details under the request id.
@@ -320,8 +320,8 @@ class _Visitor(ast.NodeVisitor):
             and (text := self._text(value, depth))
         ):
             return text
-        if isinstance(value, ast.IfExp) and not self._text(value.orelse):
-            return ""
+        if isinstance(value, ast.IfExp) and isinstance(value.orelse, ast.Constant):
+            return self._text(value.body) if value.orelse.value else ""
         return f"<{_name(value)}>"
 
 

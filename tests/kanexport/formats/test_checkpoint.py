@@ -41,11 +41,11 @@ class Settings:
 
 
 class Attributes(dict[str, Any]):
-    """As Lightning's hyper-parameters: a dictionary of a class of its own."""
+    """As hyper-parameters of Lightning: a dictionary of a custom class."""
 
 
 class Bag(list[Any]):
-    """A list of a class of its own."""
+    """A list of a custom class."""
 
 
 def objects(torch: Any) -> dict[str, Any]:
