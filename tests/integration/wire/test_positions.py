@@ -144,14 +144,14 @@ def test_the_bound_counts_positions(grid: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         query(grid, rows, layers=[1])
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "(12 rows x 384 edge values a row)" in caught.value.details()
+    assert "(12 rows x 384 edge values per row)" in caught.value.details()
     assert values(query(grid, rows, layers=[1], top_k=3)[0]).shape == (12, 2, 3)
 
 
 def test_rows_of_another_size_are_refused(grid: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         query(grid, np.zeros((4, 3), np.float32))
-    assert "rows holds 48 bytes, but 4 rows of input 'x' (FP32, 24 bytes a row) take 96" in caught.value.details()
+    assert "rows has 48 bytes, expected 96 for 4 rows of input 'x' (FP32, 24 bytes per row)" in caught.value.details()
 
 
 def test_the_description_has_names_classes_and_positions(grid: Server) -> None:
