@@ -72,7 +72,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
         "model.onnx has",
         [],
     ),
-    "an unlisted file": (lambda folder: (folder / "notes").write_text("x") and None, "notes is not listed in the manifest", []),
+    "an unlisted file": (
+        lambda folder: (folder / "notes").write_text("x") and None,
+        "notes is not listed in the manifest",
+        [],
+    ),
     "a missing file": (lambda folder: (folder / "edges_l1.onnx").unlink(), "edges_l1.onnx is missing", []),
     "another name": (edit(name="other"), "the manifest has the name 'other'", []),
     "another version": (edit(version=7), "the manifest has version 7", []),
