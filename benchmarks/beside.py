@@ -41,12 +41,12 @@ TURNS = {"alone": None, "three look inside, ten times a second each": 10.0, "as 
 
 
 def infer(address: str, seconds: float) -> Seen:
-    """The clients, in a process of their own."""
+    """The clients, in a separate process."""
     return asyncio.run(overload.closed(address, overload.message(MODEL, 1, WIDTH), seconds))
 
 
 def look(address: str, seconds: float, rate: float) -> int:
-    """How many questions were answered, each kind asked so often a second; 0: as fast as it is answered."""
+    """Number of responses per kind of query, at `rate` queries per second; 0: as fast as the server responds."""
     os.nice(NICE)
     with Client(address, timeout=60) as client:
         described, rows = client.describe(MODEL), inside.rows(WIDTH, 5)
@@ -90,7 +90,7 @@ def measure(address: str, seconds: float, rounds: int) -> dict[str, list[tuple[f
 
 
 def main() -> None:
-    """Export, serve, ask in turns, print."""
+    """Export, serve, measure interleaved, print."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=5.0)

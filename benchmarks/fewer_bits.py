@@ -68,7 +68,7 @@ def session(model: Path) -> tuple[Any, float]:
 
 
 def timed(sessions: dict[str, Any], x: np.ndarray[Any, Any], seconds: float) -> dict[str, float]:
-    """Median seconds of a run, in turns."""
+    """Median seconds of one call, interleaved."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for model_session in (*sessions.values(), *sessions.values()):
         model_session.run(["y"], {"x": x})

@@ -92,7 +92,7 @@ def measure(client: Client, name: str, rounds: int, folder: Path) -> list[tuple[
 
 
 def main() -> None:
-    """Export, serve, ask, print."""
+    """Export, serve, measure, print."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)

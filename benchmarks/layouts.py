@@ -91,7 +91,7 @@ def same_bits(first: np.ndarray, second: np.ndarray) -> bool:
 def timed(
     runs: list[Any], x: np.ndarray, seconds: float, same: Callable[[np.ndarray, np.ndarray], bool] = same_bits
 ) -> list[float]:
-    """Median microseconds of each, in turns."""
+    """Median microseconds of each, interleaved."""
     first, second = (run(x) for run in runs)
     if not same(first, second):
         raise SystemExit("the two forms do not give the same numbers")

@@ -86,7 +86,7 @@ def servers(repository: Path) -> Iterator[dict[str, Served]]:
 
 
 def spent(served: Served) -> tuple[float, float]:
-    """CPU seconds of all threads of a server, and of the one that looks into rows."""
+    """CPU seconds of all threads of a server, and of the thread that analyzes rows."""
     seconds_used = [0.0, 0.0]
     for task in Path(f"/proc/{served.process.pid}/task").iterdir():
         fields = (task / "stat").read_text().rpartition(")")[2].split()
@@ -121,9 +121,9 @@ def turn(served: Served, data: bytes, seconds: float) -> tuple[float, float]:
 
 
 def cost(seconds: float, rounds: int) -> None:
-    """Serve, ask, print."""
+    """Serve, measure, print."""
     with tempfile.TemporaryDirectory() as place, servers(export(Path(place))) as by_mode:
-        print("| network | statistics | requests/s | ratio | CPU ms per 1000 | ratio | thread | looked into | MiB |")
+        print("| network | statistics | requests/s | ratio | CPU ms per 1000 | ratio | thread | analyzed rows | MiB |")
         print("|---|---|---|---|---|---|---|---|---|")
         for at, (name, widths) in enumerate(NETWORKS.items()):
             data = overload.message(f"n{at}", 1, widths[0])

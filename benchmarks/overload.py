@@ -103,7 +103,7 @@ async def ask(call: Any, data: bytes, seen: Seen) -> None:
 
 
 async def closed(address: str, data: bytes, seconds: float) -> Seen:
-    """`CLIENTS` that each wait for their answer before they ask again."""
+    """`CLIENTS` that each wait for a response before the next request."""
     seen, begun = Seen(), time.perf_counter()
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary(METHOD)
@@ -118,7 +118,7 @@ async def closed(address: str, data: bytes, seconds: float) -> Seen:
 
 
 async def opened(address: str, data: bytes, seconds: float, rate: float) -> Seen:
-    """So many requests a second, whatever becomes of them."""
+    """`rate` requests per second, independent of their responses."""
     seen, begun, sent = Seen(), time.perf_counter(), 0
     async with grpc.aio.insecure_channel(address) as channel:
         call, tasks = channel.unary_unary(METHOD), set()
@@ -137,8 +137,8 @@ async def opened(address: str, data: bytes, seconds: float, rate: float) -> Seen
 
 
 def flood(address: str, data: bytes, seconds: float, rate: float) -> Seen:
-    """`opened` in a process of its own that gives way to the server and to those whose answers are timed: its callers
-    stand for other machines."""
+    """`opened` in a separate process with a lower priority than the server and the timed clients: its clients stand for
+    other machines."""
     out = SPAWN.Queue()
     process = SPAWN.Process(target=_flood, args=(address, data, seconds, rate, out))
     process.start()
@@ -170,7 +170,7 @@ def probe(address: str, data: bytes, seconds: float, out: Any) -> None:
 
 
 def beside(address: str, seconds: float, work: Any, data: bytes | None = None) -> tuple[Any, Seen]:
-    """Do `work` and ask meanwhile, the light model or with `data`; both results."""
+    """Do `work` and send requests meanwhile, to the light model or with `data`; both results."""
     out = SPAWN.Queue()
     process = SPAWN.Process(target=probe, args=(address, data or message("light", 1, LIGHT[0]), seconds, out))
     process.start()

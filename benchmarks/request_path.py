@@ -111,7 +111,7 @@ async def nothing() -> None:
 
 
 async def no_pages(scope: Any, receive: Any, send: Any) -> None:
-    """No HTTP is asked for."""
+    """The benchmark uses no HTTP route."""
 
 
 async def measure(repository: Path, concurrency: int, rounds: int) -> None:

@@ -119,11 +119,9 @@ def _await(environment: dict[str, str]) -> None:
 def test_explanations_travel_as_the_document_says(desk: tuple[Path, dict[str, str]]) -> None:
     """Its command, and its Python against what that wrote: there is no server."""
     folder, environment = desk
-    section = (
-        (ROOT / "docs" / "explaining.md").read_text().partition("## Explanations that travel")[2].partition("\n## ")[0]
-    )
-    (command,) = commands(section)
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    page = (ROOT / "docs" / "guides" / "explain" / "portable-explanations.md").read_text()
+    (command,) = commands(page)
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     for run in (command, [sys.executable, "-c", snippet]):
         done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -95,7 +95,7 @@ def mutate(tools: Path, module: str, tests: str) -> bool:
 
 @contextlib.contextmanager
 def warm(socket: Path, about: Mapping[str, Any]) -> Iterator[None]:
-    """Where runs of pytest are asked for."""
+    """Socket that accepts pytest runs."""
     socket.unlink(missing_ok=True)  # else the last one's passes for it
     command = [sys.executable, "tools/pytest_fork_server.py", "serve", str(socket)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **about) as server:

@@ -21,7 +21,8 @@ from tests.support.server_process import Server, serving
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "docs" / "assets"
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
-WIDTH, HEIGHT = 1120, 700
+WIDTH, HEIGHT = 1120, 800
+MARGIN = 14  # pixels below the last element
 WINE = (
     "alcohol,malic acid,ash,alcalinity of ash,magnesium,total phenols,flavanoids,nonflavanoid phenols,proanthocyanins,"
     "color intensity,hue,od280/od315,proline"
@@ -31,7 +32,7 @@ READY = "main:not([aria-busy]) h1"
 
 
 def write(folder: Path) -> Path:
-    """The models of the pictures, `hello` and `wine` with the rows of a reference."""
+    """Export the models of the pictures. `hello` and `wine` have a baseline."""
     rows = np.random.default_rng(3).normal(0, 0.45, (400, 2)).astype(np.float32)
     np.save(folder / "reference.npy", rows)
     np.save(folder / "train.npy", np.random.default_rng(4).normal(0, 0.5, (600, 13)).astype(np.float32))
@@ -49,7 +50,7 @@ def write(folder: Path) -> Path:
 
 
 def ask(server: Server) -> None:
-    """The traffic of the pictures: one feature has drifted; that of wines does while it is looked at."""
+    """Send the traffic of the pictures. One feature of hello has drifted. `take` makes that of wine drift."""
     rng = np.random.default_rng(1)
     server.infer(
         np.stack([rng.normal(0, 0.45, 300), rng.normal(0.5, 0.5, 300)], axis=1).astype(np.float32), model="hello"
@@ -66,56 +67,97 @@ def _wines(count: int, shift: float) -> np.ndarray:
 
 
 def take(browser: Any, server: Server) -> Iterator[tuple[str, Image.Image]]:
-    """Names and pictures."""
+    """Yield names and pictures."""
     context = browser.new_context(base_url=f"http://{server.http}/", viewport={"width": WIDTH, "height": HEIGHT})
+    context.add_init_script("localStorage.setItem('kanserve-hint', 'closed')")
     page = context.new_page()
+    for name, picture in (
+        ("map", _map),
+        ("edge", _edge),
+        ("matrix", _matrix),
+        ("explain", _explain),
+        ("drift", _drift),
+        ("operations", _operations),
+    ):
+        yield f"observatory-{name}", picture(page, server)
+    context.close()
+
+
+def _map(page: Any, server: Server) -> Image.Image:
     page.goto("ui/hello")
     page.locator(READY).wait_for()
     page.locator(".network .curve").first.wait_for()
-    yield "observatory-map", _shot(page)
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT + 250})
+    return _shot(page, ".map-page")
+
+
+def _edge(page: Any, server: Server) -> Image.Image:
     page.goto("ui/hello/edge/0/1/0")
     page.locator("svg .seen.live").wait_for()
-    yield "observatory-edge", _shot(page)
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    return _shot(page, ".edge-page")
+
+
+def _matrix(page: Any, server: Server) -> Image.Image:
     page.goto("ui/digits")
     page.locator(READY).wait_for()
     page.get_by_role("application").focus()
     with page.expect_response("**/curves"):
-        for _ in range(3):
+        for _ in range(4):
             page.keyboard.press("+")
     page.wait_for_timeout(500)
-    yield "observatory-matrix", _shot(page)
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT + 420})
+    return _shot(page, ".map-page")
+
+
+def _explain(page: Any, server: Server) -> Image.Image:
     page.goto(f"ui/wine/explain#row={ROW}")
     page.locator(".dots figure").first.wait_for()
-    yield "observatory-explain", _shot(page)
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT + 180})
+    return _shot(page, ".parts .panel")
+
+
+def _drift(page: Any, server: Server) -> Image.Image:
     page.goto("ui/wine/drift")
     page.locator(".verdict.good").wait_for()
-    for _ in range(4):
+    for at in range(14):
         page.wait_for_timeout(1000)
-        server.infer(_wines(130, 1.2), model="wine")
+        server.infer(_wines(40 + at, 1.2), model="wine")
     page.locator(".verdict.bad").wait_for()
     page.wait_for_timeout(3000)
-    yield "observatory-drift", _shot(page)
-    context.close()
+    return _shot(page, ".board")
 
 
-def _shot(page: Any) -> Image.Image:
-    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+def _operations(page: Any, server: Server) -> Image.Image:
+    page.goto("ui/ops")
+    page.locator(READY).wait_for()
+    page.locator("main").get_by_role("combobox", name="Version").select_option("hello 1")
+    rng = np.random.default_rng(5)
+    for _ in range(80):
+        for _ in range(rng.integers(2, 6)):
+            server.infer(rng.normal(0, 0.4, (int(rng.integers(1, 40)), 2)).astype(np.float32), model="hello")
+        server.infer(_wines(20, 1.2), model="wine")
+        page.wait_for_timeout(500)
+    return _shot(page, ".board")
+
+
+def _shot(page: Any, last: str) -> Image.Image:
+    """The page from its top to the end of an element."""
+    box = page.locator(last).first.bounding_box()
+    clip = {"x": 0, "y": 0, "width": WIDTH, "height": round(box["y"] + box["height"]) + MARGIN}
+    return Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """With its 256 most frequent colours, the others as the nearest: a third of the bytes."""
-    colours, counts = np.unique(np.asarray(picture).reshape(-1, 3), axis=0, return_counts=True)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colours[np.argsort(-counts)[:256]].tobytes())
-    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    """Reduce a picture to 256 frequent colors, which saves two thirds of the bytes."""
+    pixels = np.asarray(picture)
+    colors, index, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
+    spread = colors.max(axis=1).astype(int) - colors.min(axis=1)
+    kept = colors[np.argsort(-counts * np.where(spread > 40, 20, 1))[:256]].astype(np.float32)  # few pixels have color
+    nearest = [np.square(kept - color).sum(axis=1).argmin() for color in colors.astype(np.float32)]
+    indexed = Image.fromarray(np.array(nearest, np.uint8)[index].reshape(pixels.shape[:2]), "P")
+    indexed.putpalette(kept.astype(np.uint8).tobytes())
+    return indexed
 
 
 def apart(item: Image.Image, other: Image.Image) -> float:
-    """How far two pictures are from one another, of 1: seen from afar, since fonts and edges differ by machine."""
+    """The mean difference of two reduced pictures, 0 to 1. Fonts and edges of full pictures differ by machine."""
     if item.size != other.size:
         return 1.0
     far = [np.asarray(each.convert("RGB").resize((70, 44), Image.Resampling.BOX), np.float64) for each in (item, other)]
@@ -123,7 +165,7 @@ def apart(item: Image.Image, other: Image.Image) -> float:
 
 
 def main() -> int:
-    """Take all of them into docs/assets/."""
+    """Take all pictures, and write them into docs/assets/."""
     from playwright.sync_api import sync_playwright
 
     from tests.integration.ui.conftest import ARGUMENTS, chromium

@@ -32,7 +32,7 @@ Groups = Mapping[str, Callable[[bool], Iterable[Case]]]
 
 
 def main(arguments: Sequence[str] | None = None, groups: Groups = GROUPS) -> int:
-    """0, or 1 where an answer was wrong."""
+    """0, or 1 if an output was wrong."""
     parser = _arguments(groups)
     args = parser.parse_args(arguments)
     if args.quick and args.docs:

@@ -35,7 +35,7 @@ def _node_counts(records: Sequence[Record]) -> float | None:
 
 
 def _unsteady(records: Sequence[Record]) -> float | None:
-    """How many times ours gave other bits in another run of the same rows."""
+    """Number of results of kanserve that are not bit-identical to another call with the same rows."""
     return (
         float(sum(not entrant["steady"] for record in records for entrant in record["entrants"])) if records else None
     )

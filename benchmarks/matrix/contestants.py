@@ -89,8 +89,8 @@ def served(work: Work, version: Path, truth: Truth, name: str = OURS) -> Entrant
 
 
 def one_graph(path: Path | bytes, truth: Truth, name: str, about: str) -> Entrant:
-    """A graph in the runtime as anybody runs it: its defaults, but threads that do not wait by spinning; all rows in
-    one run, the first output."""
+    """A graph in onnxruntime with default options except that threads do not spin; all rows in one call, the first
+    output."""
 
     def threads(count: int) -> tuple[Run, str]:
         return runner(path, count), one_run(count)
@@ -99,7 +99,7 @@ def one_graph(path: Path | bytes, truth: Truth, name: str, about: str) -> Entran
 
 
 def runner(path: Path | bytes, threads: int) -> Run:
-    """A session of a graph's bytes, or of a file with what lies beside it."""
+    """A session from the bytes of a graph, or from a file and the files next to it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -70,7 +70,7 @@ def least(group: str, other: str, ours: str = OURS, rows: int | None = None) -> 
 
 
 def time(group: str, case: str, name: str, rows: int, unit: float = 1e6) -> Figure:
-    """A median, in units of which a second has so many."""
+    """A median time. `unit`: units per second."""
 
     def figure(records: Sequence[Record]) -> float | None:
         for record in records:

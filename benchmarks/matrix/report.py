@@ -140,8 +140,8 @@ def _absences(records: Sequence[Record]) -> Iterator[str]:
                 cases.append(record["case"])
     every = list(dict.fromkeys(record["case"] for record in records))
     for (name, why), cases in by_reason.items():
-        for_cases = "" if cases == every else f" for {'; '.join(cases)}"
-        yield f"{labels.of(name)} is not in the table{for_cases}: {labels.of(why)}"
+        networks = "" if cases == every else f" Networks: {'; '.join(cases)}."
+        yield f"{labels.of(name)} is not in the table: {labels.of(why)}.{networks}"
 
 
 def _facts(records: Sequence[Record]) -> Iterator[str]:

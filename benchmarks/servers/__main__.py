@@ -95,7 +95,7 @@ def _measure(runners: list[Contestant], args: argparse.Namespace, folder: Path) 
 
 
 def _beside_rivals(measured: Measured, args: argparse.Namespace, folder: Path) -> None:
-    """Python servers of the same protocol, by h2load: perf_analyzer asks for what they do not have."""
+    """Python servers of the same protocol, with h2load: they lack methods that perf_analyzer calls."""
     others = contestants.rivals(folder / "models", MODEL)
     if not others:
         return

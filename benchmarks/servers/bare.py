@@ -58,7 +58,7 @@ class Model:
         return response.SerializeToString()
 
     def infer(self, data: bytes) -> bytes:
-        """A ModelInferRequest's answer, nothing checked."""
+        """The response to a ModelInferRequest, without checks."""
         request = pb.ModelInferRequest.FromString(data)
         rows = np.frombuffer(request.raw_input_contents[0], "<f4").reshape(tuple(request.inputs[0].shape))
         return self.answer(rows)

@@ -96,7 +96,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(contestant: Contestant, log: Path) -> Iterator[Running]:
-    """Start, wait until the port answers, stop. Raises RuntimeError with the end of its log if it does not."""
+    """Start, wait for the port, stop. Raises RuntimeError with the end of the log if the port does not open."""
     port = free_port()
     command = [part.replace("PORT", str(port)) for part in contestant.command]
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", **contestant.environment}

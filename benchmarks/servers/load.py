@@ -55,7 +55,7 @@ def perf_analyzer(
 
 
 def h2load(running: Running, model: str, tensor: str, columns: int, *, seconds: float, folder: Path) -> float:
-    """Requests a second over 4 connections of 8 streams. Raises RuntimeError without h2load, or for other answers
+    """Requests per second over 4 connections of 8 streams. Raises RuntimeError without h2load, or for a status other
     than 200."""
     program = shutil.which("h2load")
     if program is None:

@@ -36,7 +36,7 @@ class Measured:
         self.samples.setdefault((name, concurrency), []).append(sample)
 
     def names(self) -> list[str]:
-        """Contestants, in their order."""
+        """Names of the systems, in their order."""
         return list(dict.fromkeys(name for name, _ in self.samples))
 
     def levels(self) -> list[int]:

@@ -23,7 +23,7 @@ class Served(kserve.Model):
         self.ready = True
 
     def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
-        """Answer one request."""
+        """Respond to one request."""
         tensor = payload.inputs[0]
         values = self.session.run([self.output], {tensor.name: tensor.as_numpy()})[0]
         output = InferOutput(self.output, list(values.shape), "FP32")

@@ -24,7 +24,7 @@ class Served(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answer one request."""
+        """Respond to one request."""
         tensor = payload.inputs[0]
         rows = NumpyCodec.decode_input(tensor).astype(np.float32, copy=False)
         values = self.session.run([self.output], {tensor.name: rows})[0]

@@ -1,5 +1,17 @@
 """Files opened by name in folders that other users can write. Other users do not decide which file the program
-opens, how long that takes or how much it reads. Standard library only."""
+opens, how long that takes or how much it reads. Standard library only.
+
+There are three classes, by the party that chose the target of the name (docs/explanation/security-model.md):
+
+    named   the user names the file (settings, tokens, certificates, rows): the program follows links
+    found   others filled the folder (a model repository): the program follows no link
+    owned   the program made the file (statistics, tokens that a command writes, files that an export stages): the
+            program follows no link, and the file has one name. The file and its directory belong to this user or root,
+            and others cannot write the directory.
+
+The program reads only regular files, and checks them before it opens them: opening a device can have effects, and
+opening a FIFO can block forever. Every read has a limit. `UnsafeFile` names the kind of file that was found.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +131,7 @@ def check_regular(path: str | os.PathLike[str], about: os.stat_result, *, hard_l
     if not stat.S_ISREG(about.st_mode):
         raise UnsafeFile(
             path,
-            f"is {KINDS.get(stat.S_IFMT(about.st_mode), 'of an unknown kind')}, expected a regular file",
+            f"is not a regular file but {KINDS.get(stat.S_IFMT(about.st_mode), 'a file of another kind')}",
             code="file-not-regular",
             hint="name a regular file",
         )
@@ -137,9 +149,7 @@ def _drained(descriptor: int, path: str | os.PathLike[str], size: int, most: int
     """All bytes in one piece, so that memory does not hold a large file twice. A file system may return less than a
     read requests."""
     if size > most:
-        raise UnsafeFile(
-            path, f"has {size} bytes, expected at most {most}", code="file-too-large", hint="use a smaller file"
-        )
+        raise UnsafeFile(path, f"has {size} bytes, more than {most}", code="file-too-large", hint="use a smaller file")
     if expected is not None and size != expected:
         raise UnsafeFile(
             path,

@@ -1,10 +1,11 @@
-"""Attribution graph: operators after the edges of every layer that compute the contribution of each input to each
-output, compared with one reference row.
+"""Attribution graph: the contribution of each input to each output against one reference row, as operators after the
+edges of all layers.
 
-Reference-difference propagation, as `kanserve explain` has it (docs/explaining.md): the difference of an edge falls to
-its source wholly, multipliers (differences of answers by differences of nodes) are chained from the outputs back. For
-networks of class A whose steps look at each node by itself, or multiply nodes; the reference, and how steep everything
-is there, are constants. Float64 reference: `verify/attribution.py`.
+The method is the reference-difference propagation of `kanserve explain`
+(`docs/explanation/contributions-vs-shap.md`): the difference of an edge belongs to its source, and multipliers
+(differences of outputs divided by differences of nodes) are chained from the outputs back. It supports networks of
+class A whose steps act on each node separately, or multiply nodes. The reference, and all slopes there, are constants.
+Float64 reference: `verify/attribution.py`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds the server image and runs it as production would: read-only root, no
-# capabilities, not root; then asks it, stops it, and looks at what came out.
+# capabilities, not root. Then sends requests, stops it, and checks logs and exit code.
 #
 #   service/deploy/container-test.sh [MODELS NAME ROWS]
 #
-# MODELS: a repository folder made by `kanserve export`. NAME: a model in it.
+# MODELS: a repository folder that `kanserve export` wrote. NAME: a model in it.
 # ROWS: a file that `kanserve infer` reads. Without them: the digits checkpoint of
 # the tests and its reference rows. Needs podman (installed with apt-get when it is
 # absent and this runs as root).
@@ -51,7 +51,7 @@ export_digits() {
   chmod -R a+rX "$work" # the server in the container is another user
 }
 
-# Machines differ in what they let a container runtime do; these settings ask for least.
+# Machines differ in the rights of a container runtime. These settings need the fewest.
 configure_podman() {
   local soft hard limits=()
   for pair in nofile:n nproc:u; do
@@ -69,11 +69,11 @@ CONF
   export CONTAINERS_CONF=$work/containers.conf PODMAN_IGNORE_CGROUPSV1_WARNING=1
 }
 
-# The same Debian and Python, made from the machine's own package sources.
+# The same Debian and Python, from the package sources of the machine.
 make_base() {
   base=localhost/python-base:container-test
   podman image exists "$base" && return
-  say "no access to the official base image: making one with debootstrap (about 75 s)"
+  say "no access to the official base image: building one with debootstrap (about 75 s)"
   local mirror suite
   # Both forms of apt sources: `URIs: http://...` and `deb [options] http://... suite`.
   mirror=$(cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null |
@@ -102,7 +102,7 @@ import json, sys
 found = {name: entry["value"] for name, entry in json.load(sys.stdin).items()}
 assert (found["host"], found["metrics_host"], found["insecure"]) == ("0.0.0.0", "0.0.0.0", True), found
 assert (found["grpc_port"], found["metrics_port"], found["repository"]) == (8001, 8002, "/models"), found
-' || fail "the defaults of the image are not as promised"
+' || fail "the image has other defaults than expected"
 }
 
 start() {
@@ -121,7 +121,7 @@ start() {
 }
 
 check() {
-  say "healthy; asking it"
+  say "healthy: sending requests"
   "$kanserve" infer "$name" --input "$rows" --url "127.0.0.1:$grpc_port" --json >"$work/answer.json"
   head -c 300 "$work/answer.json"
   echo
@@ -131,7 +131,7 @@ import importlib.util, os, urllib.request
 assert os.getuid() == os.getgid() == 65532, (os.getuid(), os.getgid())
 for name in ("torch", "onnx", "kanexport.cli", "kanexport.pipeline", "pip"):
     assert importlib.util.find_spec(name) is None, f"{name} is in the image"
-assert importlib.util.find_spec("kanexport.contract.cli.console"), "the commands have no voice"
+assert importlib.util.find_spec("kanexport.contract.cli.console"), "the modules of the commands are missing"
 try:
     open("/written", "w")
 except OSError as error:
@@ -141,12 +141,12 @@ else:
 port = os.environ["KANSERVE_METRICS_PORT"]
 text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
 assert "kanserve_build_info{" in text
-print("uid 65532, no torch, no exporter, metrics answer")
-' || fail "the inside of the container is not as promised"
+print("uid 65532, no torch, no exporter, metrics served")
+' || fail "the container has another user, file system or package than expected"
 }
 
 stop() {
-  say "stopping it"
+  say "stopping the container"
   local began=$SECONDS code
   podman stop --time 40 "$container" >/dev/null
   code=$(podman inspect -f '{{.State.ExitCode}}' "$container")

@@ -115,7 +115,7 @@ def test_a_wrong_graph_fails_the_run(tmp_path: Path) -> None:
 
 
 def test_other_bits_each_time_fail_the_run(tmp_path: Path) -> None:
-    """Right, but for the last bit, which changes."""
+    """Right except for the last bit, which changes."""
     count = iter(range(10**9))
 
     def make(work: Work) -> Made:

@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "tutorials" / "pytorch-module.md").read_text()
+PAGE = (ROOT / "docs" / "tutorials" / "pytorch-module.md").read_text().replace("\\\n", " ")
 FILES = dict(re.findall(r'^```py title="([^"]+)"\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL))
 COMMANDS = "".join(re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)).splitlines()
 SECONDS = 300

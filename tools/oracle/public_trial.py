@@ -43,7 +43,7 @@ AGREED, EXCUSE = 1e-4, 32.0  # relative to a row's largest answer; times what ro
 LARGE = 1e30  # what a float32 graph need not hold
 HALF = 2.0**-24
 RIGHTLY = {  # what an export may refuse, by what its error says
-    "class C": ("edge class C", "rows cannot be served one by one"),
+    "class C": ("edge class C", "single rows cannot be served"),
     "random": ("random at inference",),
 }
 ODD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}

@@ -14,8 +14,8 @@ HEAD = """# Alerts
 This page lists every alert that kanserve ships, for the SRE who routes them.
 
 `make reference` writes this file from `service/deploy/monitoring/prometheus/rules.yml`. Severity `page` needs a person
-now. Severity `ticket` can wait until the next working day. Severity `info` needs no action. Each name links to its
-section of the [runbook](../operations/runbook.md).
+now. `ticket` can wait until the next working day. `info` needs no action by itself. Each name links to its section of
+the [runbook](../operations/runbook.md).
 """
 VARIABLE = re.compile(r"\{\{\s*\$labels\.(\w+)\s*\}\}")
 VALUE = re.compile(r"\{\{\s*\$value[^}]*\}\}")

@@ -46,7 +46,7 @@ def milliseconds(seconds: Sequence[float], share: float = 0.99) -> float:
 
 @contextlib.contextmanager
 def company(server: Server, count: int = 1) -> Iterator[list[Beside]]:
-    """Clients of good will beside what happens inside."""
+    """Clients that send valid requests during the block."""
     clients = [Beside(server) for _ in range(count)]
     for client in clients:
         client.start()
@@ -58,7 +58,7 @@ def company(server: Server, count: int = 1) -> Iterator[list[Beside]]:
 
 
 def attack(server: Server, name: str, seconds: float = 1.0, argument: str = "") -> None:
-    """One of `tests.support.attacks`, in a process of its own."""
+    """One of `tests.support.attacks`, in a separate process."""
     code = f"from tests.support import attacks as a; a.SECONDS = {seconds}; a.{name}({server.port}{argument})"
     subprocess.run([sys.executable, "-c", code], timeout=seconds + 120, check=True)
 

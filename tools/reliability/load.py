@@ -58,8 +58,8 @@ def closed(address: str, path: str, data: Sequence[bytes], count: int, scale: Sc
 
 @contextlib.contextmanager
 def asking(address: str, path: str, data: Sequence[bytes], callers: int, nice: int = 0) -> Iterator[Callable[[], int]]:
-    """Callers without a pause as long as this lasts; afterwards it tells how many calls went well. `nice`: how much
-    they give way to others on this machine, where what others notice of the server is asked."""
+    """Clients without a pause during the block; afterwards the number of successful calls. `nice`: their priority below
+    other clients on this machine."""
     with subprocess.Popen(
         [sys.executable, "-m", "tools.reliability.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -47,7 +47,7 @@ async def feed(
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Known heads and the lane are on the way, as for a real call."""
+    """Messages pass the request cache and the fast path, as in a real call."""
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
         served = Served(Path(folder))

@@ -75,7 +75,7 @@ BREAKS: tuple[Break, ...] = (datatype, shape, length, name, twice, both, more_ra
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Each a call of its own, one after the other."""
+    """Separate calls, one after the other."""
     rng, count = random.Random(seed), scale.of(150, 20_000)
     odd: list[str] = []
     with toys(transport) as server:

@@ -15,7 +15,7 @@ from tools.reliability.helpers import ROWS, toys
 
 
 def told(server: Server, path: str, data: bytes) -> str:
-    """The words and the trailers of a refusal."""
+    """The text and the trailers of a rejection."""
     try:
         server.call(path, data)
     except grpc.RpcError as error:

@@ -31,7 +31,7 @@ def resets(server: Server, count: int) -> tuple[int, int]:
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """A client of good will asks every 20 ms, alone and meanwhile."""
+    """A valid client sends a request every 20 ms, before and during the attack."""
     with toys(transport) as server:
         settled(server)
         with company(server) as (alone,):

@@ -1,4 +1,4 @@
-"""Floods and silence: endless bytes, connections with incomplete data, and streams without data."""
+"""Endless frames, connections with incomplete data, and streams without data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ATTACKS = ("continuations", "hpack_bombs", "half_prefaces", "bodiless", "dribble
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """One after the other, with a client of good will beside each."""
+    """One attack after the other, each with a client that sends valid requests."""
     seconds, errors = [], []
     with toys(transport, request_read_timeout=5.0, handshake_timeout=5.0) as server:
         settled(server)
@@ -39,7 +39,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
 
 ROW = Row(
     number="6",
-    title="HTTP/2 floods and idle connections",
+    title="HTTP/2 denial of service and idle connections",
     method=(
         "Eight attacks of 10 s each: CONTINUATION, HPACK, PING, SETTINGS and empty frames without end, 200 half "
         "prefaces, 1000 streams without a body, bodies byte by byte. Another client sends valid requests."

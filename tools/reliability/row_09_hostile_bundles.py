@@ -70,7 +70,7 @@ async def refused(trial: Sandbox, repository: Path) -> bool:
 
 
 async def one(make: Make, trial: Sandbox, root: Path) -> tuple[bool, int]:
-    """Whether it was refused, and how often something outside was opened."""
+    """Whether the server rejected it, and the number of files opened outside."""
     repository, outside = root / "models", root / "outside"
     outside.mkdir(parents=True)
     (outside / SECRET).write_bytes(toy_model.W0.tobytes())

@@ -70,7 +70,7 @@ class Judge:
 
 
 def serves_on(server: Server, good: Path, repository: Path, answers: bytes, seed: int) -> int:
-    """A mutant as the version that serves, and as another: how many answers were others."""
+    """A mutant as the served version, and as another version: the number of changed outputs."""
     wrong = 0
     for version in (1, 2):
         staging = repository / f".mutant-{version}"
@@ -87,7 +87,7 @@ def serves_on(server: Server, good: Path, repository: Path, answers: bytes, seed
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Most are tried, and those that pass loaded, in this process; some lie in the repository of a real server."""
+    """This process checks most mutants and loads those that pass. Some are in the repository of a real server."""
     total, offered = scale.of(300, 100_000), scale.of(4, 200)
     wrong = 0
     with tempfile.TemporaryDirectory(dir=FAST) as name:

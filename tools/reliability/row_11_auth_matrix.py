@@ -46,7 +46,7 @@ def callers(*, mutual: bool, full: bool) -> Iterator[Caller]:
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Each answer is held against the table."""
+    """Each response is compared with the permission table."""
     requested, wrong = 0, []
     with tempfile.TemporaryDirectory() as name:
         folder = certificates.write(Path(name))
@@ -97,7 +97,7 @@ def _answers(
 
 
 def _strangers(server: Server, folder: Path) -> int:
-    """How many get in without a certificate of ours: not as far as a call."""
+    """Number of connections accepted without a trusted certificate."""
     entered = 0
     for shows in ("", "stranger", "expired"):
         pair = [(folder / f"{shows}.{kind}").read_bytes() if shows else None for kind in ("key", "pem")]

@@ -41,7 +41,7 @@ ADMINISTERS = (
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """One start; every socket that the process listens on, of any family and kind, and what the port answers."""
+    """One start: each socket that the process listens on, and the responses of the port."""
     if taken := [port for _, port in sorted(DOCUMENTED) if _answers(port)]:
         raise NotRun(f"another process uses port {taken[0]}")
     with tempfile.TemporaryDirectory() as name:
@@ -82,7 +82,7 @@ def _answers(port: int) -> bool:
 
 
 def _listening(pid: int) -> set[tuple[str, int]]:
-    """Sockets that take connections or datagrams, by address and port; those of a process alone."""
+    """Sockets of a process that accept connections or datagrams, by address and port."""
     inodes = set()
     for entry in os.scandir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):

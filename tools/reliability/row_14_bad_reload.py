@@ -67,7 +67,7 @@ KINDS = {
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Each is seen, then the good files come back; two clients ask all the while."""
+    """The server detects each, then the good files return. Two clients send requests meanwhile."""
     times = scale.of(len(KINDS), 200)
     expected: collections.Counter[str] = collections.Counter()
     slowest = 0.0

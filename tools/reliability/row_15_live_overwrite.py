@@ -15,7 +15,7 @@ from tools.reliability.base import Outcome, Row, Scale, suite
 
 
 def edges(server: Server) -> bool:
-    """Whether an edge query, whose graphs are made when they are first asked for, has the right values."""
+    """Whether an edge query has the right values. The first query makes its graphs."""
     query = kan_pb2.QueryEdgesRequest(
         model_name="toy", rows=reload_tools.ROWS.tobytes(), row_count=len(reload_tools.ROWS)
     )

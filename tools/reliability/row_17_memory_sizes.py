@@ -16,7 +16,7 @@ SIZES = toy_model.BATCH  # rows: 1 to 64
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """RSS after a tenth of the requests, and after all."""
+    """Memory after 10% of the requests, and after all."""
     count = scale.of(5_000, 1_000_000)
     rng = np.random.default_rng(seed)
     data = [request(rng.normal(size=(rows, 3)).astype(np.float32)).SerializeToString() for rows in range(1, SIZES + 1)]

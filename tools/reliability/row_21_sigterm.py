@@ -64,7 +64,7 @@ def client(address: str, seen: Seen, *, stubborn: bool) -> None:
 
 
 def sort(code: grpc.StatusCode, words: str) -> str:
-    """ "refused" in words, "gone" where there is no port, or what else it was."""
+    """Kind of the error: `refused` with a status, `gone` without a port, or the status itself."""
     if code is grpc.StatusCode.UNAVAILABLE and LEAVING in words:
         return "refused"
     if code is grpc.StatusCode.UNAVAILABLE and any(gone in words for gone in GONE):
@@ -73,7 +73,7 @@ def sort(code: grpc.StatusCode, words: str) -> str:
 
 
 def probe(address: str, seen: Seen) -> None:
-    """Readiness, on a connection of its own, until nobody answers."""
+    """Readiness on a separate connection, until the server is gone."""
     with grpc.insecure_channel(address, OPTIONS) as channel:
         call = channel.unary_unary(CHECK)
         while True:
@@ -107,7 +107,7 @@ def one(server: Server) -> tuple[Seen, int, float]:
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Every round has a server of its own."""
+    """Each round has a separate server."""
     rounds = scale.of(1, 50)
     ends: collections.Counter[str] = collections.Counter()
     answered = wrong = clean = 0

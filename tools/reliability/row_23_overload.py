@@ -25,7 +25,7 @@ def bench() -> Any:
 
 
 def recovery(overload: Any, address: str, data: bytes) -> float:
-    """Seconds until calls one after the other are answered again, three in a row."""
+    """Seconds until three calls in a row succeed again."""
     begun = time.monotonic()
     good = 0
     while good < 3 and time.monotonic() < begun + 30:
@@ -43,8 +43,8 @@ async def one(overload: Any, address: str, data: bytes) -> Any:
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """The peak is of 8 callers that wait for their answers. How long a refusal takes is seen by a caller beside the
-    flood: a process that sends five times what is answered has a queue of its own."""
+    """The peak is the rate of 8 clients that wait for their responses. A separate client measures the time of a
+    rejection, because the process that sends five times the peak has a queue itself."""
     overload, seconds = bench(), float(scale.of(3, 60))
     data = overload.message("heavy", overload.ROWS, overload.HEAVY[0])
     with tempfile.TemporaryDirectory() as folder, overload.serving(overload.export(Path(folder)), transport) as served:

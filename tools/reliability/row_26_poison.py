@@ -74,7 +74,7 @@ async def moments(address: str, rng: random.Random, count: int, scale: Scale) ->
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """A table's rows are what they are alone, bit by bit."""
+    """Outputs of a batch equal the unbatched outputs, bit by bit."""
     count = scale.of(100, 10_000)
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))

@@ -21,7 +21,7 @@ ROWS, UNITS = 24, 2.0  # of the last place of the largest answer
 
 
 def golden(count: int) -> list[Any]:
-    """Models with their libraries' answers; hybrids need more than a file."""
+    """Golden checkpoints of libraries; PyTorch module exports need more than a file."""
     from tests.support import golden_cases
 
     return [case for case in golden_cases.cases() if not case.name.startswith("hybrid")][:count]
@@ -34,7 +34,7 @@ def direct(session: Any, x: np.ndarray) -> np.ndarray:
 
 
 def units(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, in the last place of the largest answer."""
+    """The largest difference, in units in the last place of the largest output."""
     finite = np.isfinite(expected)
     if not np.array_equal(finite, np.isfinite(found)):
         return float("inf")
@@ -43,7 +43,7 @@ def units(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def compare(client: Any, case: Any, folder: Path, rng: random.Random, splits: int) -> tuple[int, int, float]:
-    """Rows that came over the wire as they came from onnxruntime, how many, and the largest difference in company."""
+    """Number of rows that equal those of onnxruntime, number of rows, and the largest difference when batched."""
     model = client.model(case.name)
     x = np.ascontiguousarray(case.reference()["x"][:ROWS], np.float32)
     options = onnxruntime.SessionOptions()

@@ -14,7 +14,7 @@ LINE = re.compile(r"^(?:(?P<family>[\w-]+): )?(?P<counts>\{.*\}), largest differ
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """tools/oracle/against_libraries.py; every export is also proved against onnxruntime, or it is refused."""
+    """Run tools/oracle/against_libraries.py. Each export is also verified with onnxruntime."""
     count = scale.of(1, 350)
     command = [sys.executable, "-m", "tools.oracle.against_libraries", "--count", str(count), "--seed", str(seed)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

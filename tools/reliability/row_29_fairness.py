@@ -18,7 +18,7 @@ WIDTH = 1000
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """All share this machine's cores, the askers too."""
+    """Clients and server share the cores of this machine."""
     seconds = scale.of(3, 30)
     large = request(np.ones((64, WIDTH), np.float32), "wide").SerializeToString()
     with tempfile.TemporaryDirectory() as folder:

@@ -115,7 +115,7 @@ def callers(server: Server, files: Files) -> Iterator[Counter[str]]:
 
 
 def counted(server: Server) -> tuple[float, float]:
-    """How often new ones were taken over, and whether those on disk are refused."""
+    """Number of applied reloads, and whether the files on disk are rejected."""
     result = {name: float(value) for name, value in METRIC.findall(server.metrics())}
     return result["reloads_total"], result["reload_failed"]
 

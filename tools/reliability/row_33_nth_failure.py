@@ -85,7 +85,7 @@ ROW = Row(
     title="Failing file operations",
     method=(
         "Each file operation of a forced export over an existing model, and of the server's reads, fails once: "
-        "open, read, sync, rename, exchange, remove, stat. Disk and memory errors are both tried."
+        "open, read, sync, rename, exchange, remove, stat. Both disk and memory errors occur."
     ),
     goal="The old version stays intact, the error is typed, and no file is left over.",
     result=(

@@ -26,7 +26,7 @@ TESTS = (
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """These tests of the suite, over both transports, in a process of their own."""
+    """Tests of the suite, over both transports, in a separate process."""
     chosen = TESTS[:2] if not scale.full else TESTS
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *chosen]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

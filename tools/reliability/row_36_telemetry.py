@@ -12,7 +12,7 @@ MODULES = ("kanexport.verify.graph_runner", "kanserve.runtime.ort", "kanserve.se
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """Each figure beside that of a control, which imports onnxruntime before kanserve can forbid its telemetry."""
+    """Figures, next to those of a control that imports onnxruntime with its telemetry enabled."""
     if namespace() is None:
         raise NotRun("no network namespace of its own is permitted here (unshare --net)")
     with tempfile.TemporaryDirectory() as name:

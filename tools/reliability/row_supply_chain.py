@@ -23,7 +23,7 @@ def pins(text: str) -> tuple[int, list[str]]:
 
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
-    """The short form looks at the hashes alone."""
+    """The short form checks hashes only."""
     counted = [pins((ROOT / "requirements" / name).read_text()) for name in FILES]
     bare, total = [name for _, names in counted for name in names], sum(count for count, _ in counted)
     figures = {"requirements": total, "without a hash": len(bare)}

@@ -56,7 +56,7 @@ def table() -> dict[str, dict[str, Any]]:
 
 
 def make(name: str, facts: Mapping[str, Any], work: Work) -> Made:
-    """The library and ours; nobody where the library is not there, or the export refuses it."""
+    """The library and its export; no system if the library is absent or its export fails."""
     x = module.rows(WIDTHS[0], max(BATCHES))
     try:
         names = _names(facts, work.libraries)
@@ -144,12 +144,12 @@ def stack(layer: Callable[[int, int], nn.Module]) -> nn.Module:
 
 
 def columns(network: nn.Module) -> nn.Module:
-    """Takes rows, where the library wants each number in a row of its own, and answers so."""
+    """Adapts a library that expects each number in a separate row."""
     return _between(network, lambda x: x.unsqueeze(-1), lambda y: y.squeeze(-1))
 
 
 def tokens(network: nn.Module) -> nn.Module:
-    """Takes rows, where the library wants one token in each."""
+    """Adapts a library that expects one token per row."""
     return _between(network, lambda x: x[:, None], lambda y: y[:, 0])
 
 

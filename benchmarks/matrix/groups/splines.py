@@ -24,7 +24,7 @@ def uniform(quick: bool) -> Iterator[Case]:
 
 
 def adapted(quick: bool) -> Iterator[Case]:
-    """Knots of their own for every input, as after a grid update."""
+    """Separate knots for each input, as after a grid update."""
     return _cases(ADAPTED, quick)
 
 
@@ -50,7 +50,7 @@ def make(shape: Shape, work: Work, most: int = max(BATCHES)) -> Made:
 
 
 def ready(shape: Shape, work: Work, most: int) -> tuple[module.Network, Truth, Path]:
-    """The network, what it answers to `most` rows in float64, and its checkpoint."""
+    """The network, its outputs for `most` rows in float64, and its checkpoint."""
     network = module.network(shape)
     x = module.rows(shape.widths[0], most)
     return network, Truth({"x": x}, module.exactly(network, x)), module.save(network, work.folder)

@@ -28,7 +28,7 @@ def start(quick: bool) -> Iterator[Case]:
 
 
 def make(work: Work) -> Made:
-    """A session is made, and answers a row, each time."""
+    """Each call makes a session and runs one row."""
     network, truth, path = splines.ready(SHAPE, work, contestants.SEEN)
     version = contestants.exported(work, path)
     data = module.exported(network, SHAPE.widths[0], work.keep)
@@ -45,7 +45,7 @@ def _fresh(make: Callable[[], Run]) -> Callable[[int], tuple[Run, str]]:
 
 
 def _server(work: Work, version: Path, truth: Truth) -> Entrant:
-    """With the proof, and with what is measured while a model is loaded."""
+    """With the check of reference rows, and with the measurements at load."""
     bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
     loader = Loader(work.backend, work.settings, 1, Metrics())
 

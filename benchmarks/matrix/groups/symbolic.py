@@ -26,13 +26,13 @@ NODES = "our nodes"
 
 
 def symbolic(quick: bool) -> Iterator[Case]:
-    """Every edge has a function of pykan's table, with numbers of its own."""
+    """Each edge has a function of pykan's table, with separate parameters."""
     for widths in SHAPES[: 1 if quick else None]:
         yield Case(SYMBOLIC, str(list(widths)), BATCHES, functools.partial(make, widths))
 
 
 def make(widths: tuple[int, ...], work: Work) -> Made:
-    """Nobody without pykan."""
+    """No system if pykan is not installed."""
     x = module.rows(widths[0], max(BATCHES))
     try:
         network = model(widths)

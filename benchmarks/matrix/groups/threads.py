@@ -27,7 +27,7 @@ CELLS, GRID_SHAPE = (5, 20, 50), (64, 64, 10)
 
 
 def pieces(quick: bool) -> Iterator[Case]:
-    """One run of many rows, beside as many in small runs, as a server runs both."""
+    """One call with many rows, compared with small calls, as a server runs both."""
     for adapted in (False, True):
         for widths in SHAPES[: 1 if quick else None]:
             shape = Shape(widths, adapted=adapted)
@@ -92,7 +92,7 @@ def _threads(shape: Shape, work: Work) -> Made:
 
 
 def _on(entrant: Entrant, name: str, count: int) -> Entrant:
-    """On so many threads, whatever the others have."""
+    """On this number of threads, independent of the other systems."""
     return dataclasses.replace(entrant, name=name, threads=lambda _: entrant.threads(count))
 
 

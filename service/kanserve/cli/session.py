@@ -22,17 +22,28 @@ from kanexport.contract.cli.suggest import advice
 from kanexport.contract.coded import CodedError
 from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanserve.cli.options import TLS_OPTIONS, CommandError, InputError, token
-from kanserve.client.errors import ClientError, DeadlineExceeded, NotAllowed, NotFound, Unreachable
+from kanserve.client.errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    NotSupported,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+    Unreachable,
+)
 from kanserve.client.sync import Client
 
 
 @contextlib.contextmanager
 def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]:
-    """A client for `--url`; its errors become CommandError with hint and exit code.
+    """A client for `--url`. Its errors become CommandError with code, hint and exit code.
 
-    `model`: the name that the command is about. If the server does not know it, the hint lists the known names, and a
+    `model`: the model name of the command. If the server does not know it, the hint lists the known names, and a
     checkpoint of that name in the folder. If `model` is a path, the command exports and serves the checkpoint, and
-    `args.name` becomes the model's name. A command that takes no checkpoint rejects a path.
+    `args.name` becomes the model's name. A command that does not support checkpoints rejects a path.
     """
     own = bool(model) and is_path_for(args, model)
     try:
@@ -42,13 +53,16 @@ def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]
             except NotFound as error:
                 raise failure(error, hint=_names(client, args, model)) from error
     except (Unreachable, DeadlineExceeded) as error:
-        raise failure(error, hint="; or ".join(filter(None, (server_advice(args, model), _hint(error))))) from error
+        advice_for_path = server_advice(args, model)
+        ended = failure(error)
+        ended.hint = "; or ".join(filter(None, (advice_for_path, ended.hint)))
+        raise ended from error
     except ClientError as error:
         raise failure(error) from error
 
 
 def _client(args: argparse.Namespace, *, own: bool) -> Client:
-    """`own`: this command has started the server, which needs neither certificates nor a token."""
+    """`own`: this command started the server, which needs neither certificates nor a token."""
     if own:
         return Client(args.url, timeout=args.timeout)
     options = {name: getattr(args, name) for name, _, _ in TLS_OPTIONS}
@@ -59,42 +73,58 @@ def _client(args: argparse.Namespace, *, own: bool) -> Client:
 
 
 def failure(error: ClientError, *, hint: str = "") -> CommandError:
-    """A client's error as the end of a command, with the server's error code, and its hint unless there is a better
-    one."""
-    return CommandError(
-        str(error),
-        hint=hint or _hint(error),
-        kind=type(error).__name__,
-        code=error.error_code,
-        exit_code=Exit.WRONG if error.input_is_wrong else Exit.FAILED,
-    )
+    """A client's error as the end of a command."""
+    ended = _failure(error)
+    ended.kind = type(error).__name__
+    ended.code = error.error_code or ended.code
+    ended.hint = hint or getattr(error, "hint", "") or ended.hint
+    ended.exit_code = Exit.WRONG if error.input_is_wrong else Exit.FAILED
+    return ended
 
 
-def _hint(error: ClientError) -> str:
-    if isinstance(error, Unreachable) and not error.hint:
-        return "start one with `kanserve serve REPOSITORY`, or name another with --url HOST:PORT"
-    if isinstance(error, NotAllowed):
-        return "--token-file FILE says who is calling; `kanserve token new` makes a token where the server runs"
-    if isinstance(error, DeadlineExceeded):
-        return "--timeout SECONDS allows more"
-    return error.hint
+def _failure(error: ClientError) -> CommandError:
+    text = str(error)
+    match error:
+        case Unreachable() if text.startswith("no server"):
+            start = "start a server with `kanserve serve REPOSITORY`, or pass another address with --url HOST:PORT"
+            return CommandError(text, code="server-unreachable", hint=start)
+        case Unreachable():
+            return CommandError(text, code="connection-failed")
+        case DeadlineExceeded():
+            return CommandError(text, code="timeout-exceeded", hint="pass a longer time limit with --timeout SECONDS")
+        case NotAllowed():
+            token_hint = "pass a token with --token-file FILE; `kanserve token new` on the server's host creates one"
+            return CommandError(text, code="not-allowed", hint=token_hint)
+        case NotFound():
+            return CommandError(text, code="not-found", hint="list the models with `kanserve models`")
+        case TooLarge():
+            return CommandError(text, code="limit-exceeded", hint="pass fewer rows, or raise the limit of the server")
+        case RateLimited():
+            return CommandError(text, code="rate-limited", hint="run the command again later")
+        case Unavailable():
+            return CommandError(text, code="server-unavailable", hint="run the command again later")
+        case NotSupported():
+            return CommandError(text, code="not-supported")
+        case InvalidInput():
+            return CommandError(text, code="request-invalid")
+    return CommandError(text, code="server-failed", hint="read the log of the server")
 
 
 def _names(client: Client, args: argparse.Namespace, model: str) -> str:
-    """Help with a name that the server does not have; nothing if it has it (in another version)."""
+    """Advice for a name that the server does not know, or "" if it has another version of the model."""
     with contextlib.suppress(ClientError):
         known = sorted({entry.name for entry in client.index()})
         if model and model not in known:
-            names = advice(model, known, what="models of the server") or "the server has no models"
+            names = advice(model, known, what="models of the server") or "export a model: the server has none"
             return "; ".join(filter(None, (server_advice(args, model), names)))
     return ""
 
 
 SUFFIXES = (*CHECKPOINTS, *MORE_CHECKPOINTS)
-PARTS = ("_config.yml", "_state")  # of a pykan checkpoint, which goes by what stands before them
+PARTS = ("_config.yml", "_state")  # suffixes of a pykan checkpoint after its prefix
 MODELS = "models"  # the repository in the folder of a command
 PROGRAM = (sys.executable, "-m", "kanserve")
-SECONDS = 10.0  # until a server has left
+SECONDS = 10.0  # until a server has exited
 LAST = 3  # lines of its log in an error
 
 
@@ -111,8 +141,9 @@ def is_path_for(args: argparse.Namespace, word: str) -> bool:
         return is_path(word)
     if _is_place(word):
         raise InputError(
-            f"{word} is a path, and --url names a server: expected one of them",
-            hint="leave --url out for the files here, or give the name of a model of that server",
+            f"the path {word} cannot be combined with --url",
+            code="path-with-url",
+            hint="remove --url to use the files on this machine, or pass the name of a served model",
         )
     return False
 
@@ -130,13 +161,13 @@ def server_advice(args: argparse.Namespace, word: str) -> str:
     "" if the folder has none, or the command takes no path."""
     if not word or _is_place(word):
         return ""
-    leave = " and leave --url out" if getattr(args, "url_given", False) else ""
+    remove = " without --url" if getattr(args, "url_given", False) else ""
     if getattr(args, "folders", False) and Path(word).is_dir():
-        return f"for the folder here, give {_place(word)}{leave}"
+        return f"pass {_place(word)}{remove} to use the folder"
     if not getattr(args, "files", False):
         return ""
     candidates = [word + suffix for suffix in ("", *SUFFIXES) if is_here(word + suffix)]
-    return f"for the checkpoint in this folder, give {_place(candidates[0])}{leave}" if candidates else ""
+    return f"pass {_place(candidates[0])}{remove} to use the checkpoint in this folder" if candidates else ""
 
 
 def _is_place(word: str) -> bool:
@@ -150,11 +181,13 @@ def _place(word: str) -> str:
 
 @contextlib.contextmanager
 def served(args: argparse.Namespace) -> Iterator[None]:
-    """Export the checkpoint at `args.name`, and serve it meanwhile. Sets `args.url` to the server's address and
-    `args.name` to the model's name. Raises CommandError with the text of the export."""
+    """Export the checkpoint at `args.name`, and serve it while the command runs. Sets `args.url` to the server's
+    address and `args.name` to the model's name. Raises CommandError with the text of the export."""
     if not getattr(args, "files", False):
         raise InputError(
-            f"{args.name} is a path, expected the name of a served model: `kanserve {args.command}` takes no file"
+            f"{args.name} is a path, expected the name of a served model",
+            code="path-not-supported",
+            hint="export the checkpoint with `kanserve export`, serve it, and pass the name of the model",
         )
     rows = getattr(args, "input", None)
     with (
@@ -174,9 +207,9 @@ def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, 
     then  the purpose of the export, for the message
     """
     if not is_here(path) and not Path(path).exists():
-        raise CommandError(f"there is no file {path}", hint=_missing(path), exit_code=Exit.WRONG)
+        raise InputError(f"file not found: {path}", code="checkpoint-not-found", hint=_missing(path))
     with tempfile.TemporaryDirectory(prefix="kanserve-") as folder:
-        note(f"{path}: exporting it, and {then} for this command")
+        note(f"{path}: exporting the checkpoint, and {then} for this command")
         report = _export(path, Path(folder) / MODELS, rows)
         note(f"  {report['family']}, {report['verified']}")
         for name, value in report["options"]["assumed"].items():
@@ -186,8 +219,8 @@ def exported(path: str, rows: str | None, *, then: str) -> Iterator[tuple[Path, 
 
 def _missing(path: str) -> str:
     if _is_place(path):
-        return f"the name of a served model has no {os.sep} in it"
-    return "a word with the suffix of a checkpoint is a file; with --url HOST:PORT it is the name of a model"
+        return f"pass an existing checkpoint, or the name of a served model without {os.sep}"
+    return "pass an existing checkpoint; for a served model with this suffix in its name, add --url HOST:PORT"
 
 
 def _export(path: str, repository: Path, rows: str | None) -> Any:
@@ -199,7 +232,7 @@ def _export(path: str, repository: Path, rows: str | None) -> Any:
         error = document["error"]
         raise CommandError(
             error["message"],
-            hint=error["hint"] or "`kanserve export` takes options; then serve what it writes, and name the model",
+            hint=error["hint"] or "export the checkpoint with `kanserve export` and its options, and serve the result",
             kind=error["kind"],
             code=error["code"],
             exit_code=Exit(done.returncode),
@@ -208,7 +241,7 @@ def _export(path: str, repository: Path, rows: str | None) -> Any:
 
 
 def _has_header(rows: str) -> bool:
-    """A .csv whose first line is no row of numbers."""
+    """True for a .csv file whose first line is a header."""
     if not rows.lower().endswith(".csv"):
         return False
     try:
@@ -217,7 +250,7 @@ def _has_header(rows: str) -> bool:
         float(first[0])
     except ValueError:
         return True
-    except OSError:  # the command itself says so
+    except OSError:  # the command itself reports it
         return False
     return False
 
@@ -227,13 +260,13 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Without settings that are meant for the operator's own server."""
+    """The environment without settings of the user's own server."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KANSERVE_")}
 
 
 @contextlib.contextmanager
 def running(models: Path, log: Path, *flags: str) -> Iterator[str]:
-    """A server over a repository, on ports of this machine's choice; its address. Raises CommandError."""
+    """A server for a repository, on free ports, and its address. Raises CommandError."""
     words: Sequence[str] = ("serve", str(models), "--grpc-port", "0", "--metrics-port", "0", "--json", *flags)
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -244,7 +277,11 @@ def running(models: Path, log: Path, *flags: str) -> Iterator[str]:
         line = process.stdout.readline()
         if not line:
             last = "; ".join(log.read_text().splitlines()[-LAST:])
-            raise CommandError(f"a server for {models} did not start: {last[:500]}")
+            raise CommandError(
+                f"the server for {models} did not start: {last[:500]}",
+                code="server-not-started",
+                hint=f"check the repository with `kanserve doctor {models}`",
+            )
         yield json.loads(line)["grpc"]
     finally:
         process.terminate()
@@ -256,7 +293,7 @@ def running(models: Path, log: Path, *flags: str) -> Iterator[str]:
 
 
 SECURE = "grpcs://"
-SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # one of them, where a browser has a place on Linux
+SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # on Linux, a browser needs one of them
 
 
 def ui_address(url: str, *path: str, secure: bool = False, version: str = "") -> str:
@@ -269,7 +306,7 @@ def ui_address(url: str, *path: str, secure: bool = False, version: str = "") ->
 
 
 def check(where: str, seconds: float) -> None:
-    """Raises CommandError where no page is at an address without TLS: a port may speak gRPC alone."""
+    """Raises CommandError if an address without TLS has no page: a port may speak only gRPC."""
     parts = urllib.parse.urlsplit(where)
     if parts.scheme != "http":
         return
@@ -284,23 +321,24 @@ def check(where: str, seconds: float) -> None:
         connection.close()
     if not is_page:
         raise CommandError(
-            f"there is no page at {where}",
-            hint="asgi serves HTTP on gRPC's port; grpcio needs `serve --http-port PORT`, and this command --page",
+            f"no web UI at {where}",
+            code="web-ui-not-found",
+            hint="start the server with --transport asgi, or with --http-port PORT and pass --page HOST:PORT here",
             exit_code=Exit.FAILED,
         )
 
 
 def show(where: str, *, browser: bool, as_json: bool) -> None:
-    """Prints the address, and opens it where there is a browser."""
+    """Print the address, and open it if there is a browser."""
     opened = browser and _has_screen() and webbrowser.open(where)
     if as_json:
         print_json({"address": where, "opened": opened})
     else:
         print(where, flush=True)
         if browser and not opened:
-            note("there is no browser here; open the address in one")
+            note("no browser found; open the address in a browser")
 
 
 def _has_screen() -> bool:
-    """Elsewhere `webbrowser` may take the terminal for a browser of text."""
+    """True if a browser has a screen. Without a screen, `webbrowser` may open a text browser in the terminal."""
     return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in SCREENS)

@@ -128,8 +128,9 @@ class Explanation:
         }
 
     def to_shap(self, output: int | str | None = None) -> Any:
-        """Attributions as a `shap.Explanation`, for the plots of shap: `shap.plots.beeswarm(result.to_shap(0))`. If
-        inputs interact, these are not Shapley values: docs/explaining.md describes the difference.
+        """Attributions as a `shap.Explanation`, for shap's own plots: `shap.plots.beeswarm(result.to_shap(0))`. For
+        inputs that interact these are not Shapley values: docs/explanation/contributions-vs-shap.md describes the
+        difference.
 
         Raises ImportError if shap is not installed, the errors of `to_dict`, and ValueError for a method whose
         contributions do not add up.

@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     )
     threads: int = setting(
         0,
-        "compute threads of all models together; 0: as many as the CPU limit of the cgroup allows",
+        "compute threads per model, shared by the workers; 0: as many as the CPU limit of the cgroup allows",
         group=Group.MODELS,
         metavar="N",
         ge=0,
@@ -334,7 +334,7 @@ class Settings(BaseSettings):
 
     max_request_bytes: Size = setting(
         4 * MIB,
-        "maximum size of one request; if it is not set, the server raises it to one full batch of the largest model",
+        "maximum size of one request; if it is not set, the server raises it to a full batch, up to 32 MiB",
         group=Group.LIMITS,
         metavar="BYTES",
     )

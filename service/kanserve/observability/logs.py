@@ -93,7 +93,7 @@ def drain() -> None:
 
 
 def _keep_free() -> None:
-    """A standard descriptor that is closed would be the next connection's, and get what is meant for it."""
+    """Open closed standard descriptors. Otherwise the next connection would get their number, and log lines."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -182,7 +182,7 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def _from(least: int) -> Processor:
-    """Drops lines that are less severe. A logger of structlog's that did so itself could not change its mind."""
+    """Drop less severe lines. A structlog logger that filters by itself could not change its level."""
 
     def keep(_: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         if LEVELS.get(method, logging.CRITICAL) < least:
@@ -268,10 +268,10 @@ class Sink:
             self._descriptor = os.dup(descriptor)
 
     def flush(self) -> None:
-        """Nothing: lines are written as soon as they can be."""
+        """Do nothing: lines are written as soon as possible."""
 
     def drain(self, seconds: float) -> None:
-        """Wait until all lines are written, or the time is over."""
+        """Wait until all lines are written, for `seconds` at most."""
         end = time.monotonic() + seconds
         with self._changed:
             while self._waiting and (left := end - time.monotonic()) > 0:
@@ -318,7 +318,8 @@ _kept: list[TextIO] = []  # what stderr was
 def adopt(
     logger: FilteringBoundLogger, stream: TextIO, steps: Sequence[Processor], level: int, *, terminal: bool
 ) -> None:
-    """Give them the form of `steps`, into `stream`; again, where the form changes. On a terminal, stderr stays."""
+    """Give lines of libraries the form of `steps`, into `stream`; call it again if the form changes. stderr of a
+    terminal stays."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -328,7 +329,7 @@ def adopt(
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(max(level, logging.INFO))  # libraries' debug lines are not ours to print
+    root.setLevel(max(level, logging.INFO))  # no debug lines of libraries
     warnings.showwarning = _warned(logger)
     warnings.filterwarnings("ignore", NUMBERS, RuntimeWarning)
     sys.excepthook = _untaken(logger)

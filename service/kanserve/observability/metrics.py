@@ -261,7 +261,7 @@ class Metrics:
     """Metrics of one server, in their own registry; nothing is global."""
 
     def __init__(self, kind: type[ModelMetrics] = ModelMetrics) -> None:
-        """`kind`: of the series of a version."""
+        """`kind`: class of the series of a version."""
         self._kind = kind
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU, file descriptors, start time
@@ -285,7 +285,7 @@ class Metrics:
         self.unknown = self.model(UNKNOWN, "")
 
     def number(self, name: str) -> Family[Number]:
-        """The counter or gauge of this name; its the caller sets its labels."""
+        """The counter or gauge of this name; the caller sets its labels."""
         return self._numbers[name]
 
     def spread(self, name: str) -> Family[Spread]:
@@ -343,7 +343,7 @@ class Metrics:
         self.number("kanserve_model_files_missing").labels(name, version).set(missing)
 
     def forget(self, name: str, version: str) -> None:
-        """Remove the series of a version, because those of a server that changes for years would never end."""
+        """Remove the series of a version, so that a server that runs for years does not collect them."""
         self._models.pop((name, version), None)
         for item in DEFINITIONS:
             if item.labels[:2] == MODEL:

@@ -26,7 +26,7 @@ RULES: dict[str, Callable[[Iterable[float]], float]] = {
     "process_max_fds": max,
     "nv_model_load_duration_secs": max,
 }
-MACHINE = "nv_cpu_"  # every process tells the same of it
+MACHINE = "nv_cpu_"  # the same in each process
 
 
 SECONDS = 2.0  # that another process has to send its page
@@ -86,7 +86,7 @@ def _rule(name: str) -> Callable[[Iterable[float]], float]:
 
 
 def _read(page: str) -> dict[str, _Family]:
-    """The families of a page in Prometheus' text format, as our own server writes it: grouped, without timestamps."""
+    """The families of a page in Prometheus' text format, in the form of this server: grouped, without timestamps."""
     families: dict[str, _Family] = {}
     family = _Family()
     for line in page.splitlines():
@@ -117,12 +117,12 @@ class MultiprocessMetrics:
         self._lock = threading.Lock()
 
     def joined(self, number: int, address: str) -> None:
-        """A worker is there."""
+        """Add a worker."""
         with self._lock:
             self._addresses[number] = address
 
     def left(self, number: int) -> None:
-        """A worker has exited. Its counts up to the last scrape are kept."""
+        """Remove a worker that exited, and keep its counts up to the last scrape."""
         with self._lock:
             self._addresses.pop(number, None)
             self._past = merge([self._past, self._last.pop(number, "")], growing=True)

@@ -77,9 +77,9 @@ def test_columns_find_their_places(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        ([*FEATURES[:12], "color, deep"], "there is no column 'colour, deep'; there is 'color, deep'"),
-        ([*FEATURES, "more"], "the column 'more' is no feature of the model"),
-        (FEATURES[:12], "there is no column 'colour, deep'"),
+        ([*FEATURES[:12], "color, deep"], "missing column 'colour, deep', found 'color, deep'"),
+        ([*FEATURES, "more"], "unknown column 'more', which is not one of the"),
+        (FEATURES[:12], "missing column 'colour, deep'"),
     ],
 )
 def test_other_columns_are_refused(server: Server, tmp_path: Path, names: list[str], says: str) -> None:
@@ -198,11 +198,11 @@ def test_a_formula_is_of_the_features(server: Server) -> None:
 def test_names_that_do_not_fit_are_refused_before_anything_is_proved(tmp_path: Path) -> None:
     for supplied, says in (
         (("--features", "a,b"), "2 features are given, and a row of the model has 13 numbers"),
-        (("--classes", "a,b,a"), "classes: 'a' is there twice"),
+        (("--classes", "a,b,a"), "classes: 'a' occurs twice"),
         (("--features", tmp_path / "none.csv"), "cannot be read: No such file or directory"),
     ):
         done = kanserve("export", WINE.path, "--repository", tmp_path / "models", "--name", "wine", *supplied)
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "models").exists()
     done = kanserve("export", tmp_path, "--recursive", "--repository", tmp_path / "models", "--features", "a")
-    assert (done.returncode, "names are of one model, not of a folder" in done.stderr) == (2, True)
+    assert (done.returncode, "--features, --units, --classes or --description cannot be combined with --recursive" in done.stderr) == (2, True)

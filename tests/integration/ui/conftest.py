@@ -39,7 +39,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Ends with the module: an event loop runs beneath it, beside which `asyncio.run` of other tests would fail."""
+    """Ends with the module, because its event loop makes `asyncio.run` of other tests fail."""
     sync_api = pytest.importorskip("playwright.sync_api")
     pytest.importorskip("h2corn")
     if not (result := chromium()):
@@ -80,7 +80,7 @@ def seen() -> Seen:
 
 @pytest.fixture
 def page(browser: Any, server: Server, seen: Seen) -> Iterator[Any]:
-    """A page of a context of its own; `page.goto("ui/")` is of the server."""
+    """A page in a separate browser context; `page.goto("ui/")` opens the server."""
     context = browser.new_context(base_url=f"http://{server.http}/", viewport={"width": WIDTH, "height": HEIGHT})
     yield watched(context, f"http://{server.http}/", seen)
     context.close()

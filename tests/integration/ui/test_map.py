@@ -125,7 +125,7 @@ def test_an_edge_has_its_parts_and_its_table(page: Any, server: Server) -> None:
     table = np.genfromtxt(result.value.path(), delimiter=",", names=True)
     assert table.dtype.names == ("x", "phi", "bspline", "silu", "slope")
     np.testing.assert_allclose(table["phi"], table["bspline"] + table["silu"], atol=1e-6)
-    page.get_by_role("button", name="Next").click()
+    page.get_by_role("form", name="Edge").get_by_role("button", name="Next").click()
     page.get_by_role("heading", name="x10 → node 4 of layer 1").wait_for()
 
 
@@ -139,7 +139,7 @@ def test_an_edge_has_what_its_input_was(page: Any, server: Server) -> None:
 
 
 def test_the_curve_is_drawn_where_it_is(page: Any) -> None:
-    """To a hundredth of a pixel, against the server's own numbers; so is the thumbnail of the map, to a tenth."""
+    """Compared with the values of the server: to 0.01 pixels, the thumbnail of the network to 0.1 pixels."""
     opened(page, "ui/digits/edge/0/10/3")
     requested = {"layers": [0], "sources": [10], "destinations": [3], "points": 257}
     answer = page.request.post("v1/kan/models/digits/curves", data=requested)

@@ -257,3 +257,54 @@ def test_the_policy_lets_no_script_in(page: Any, seen: Seen) -> None:
     )
     assert page.evaluate("window.got") is None
     wait_until(lambda: bool(seen.messages))
+
+
+def test_a_first_visit_explains_edges_until_it_is_closed(page: Any) -> None:
+    page.goto("ui/hello")
+    hint = page.get_by_role("region", name="An edge is a learned function")
+    hint.wait_for()
+    page.get_by_role("button", name="Got it").click()
+    assert hint.is_hidden()
+    assert page.evaluate("document.activeElement.id") == "help"
+    page.reload()
+    page.locator(BUSY).wait_for()
+    assert hint.is_hidden()
+    page.get_by_role("button", name="Help").click()
+    assert hint.is_visible()
+    assert page.locator("#help").get_attribute("aria-expanded") == "true"
+
+
+WIDE = {"width": 1920, "height": 1080}
+SIDE_BY_SIDE = {
+    "ui/hello": (".map-page > .panel", 2),
+    "ui/hello/edge/0/1/0": (".edge-page > *", 2),
+    "ui/hello/drift": (".board > .panel", 4),
+    "ui/ops": (".board.three > .panel", 3),
+    "ui/hello/explain": (".parts > .panel", 2),
+}
+
+
+@pytest.mark.parametrize(("address", "parts", "columns"), [(key, *value) for key, value in SIDE_BY_SIDE.items()])
+def test_views_use_the_width_of_the_screen(page: Any, address: str, parts: str, columns: int) -> None:
+    page.set_viewport_size(WIDE)
+    page.goto(address)
+    page.locator(BUSY).wait_for()
+    wait_until(lambda: page.locator(parts).nth(columns - 1).is_visible())
+    boxes = [box for item in page.locator(parts).all() if (box := item.bounding_box())]
+    first = [box for box in boxes if abs(box["y"] - boxes[0]["y"]) < 2]
+    assert len(first) == columns
+    assert max(box["x"] + box["width"] for box in first) > 0.97 * WIDE["width"]
+    page.set_viewport_size({"width": 390, "height": 844})
+    wait_until(lambda: page.locator(parts).first.bounding_box()["width"] < 390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_empty_repository_says_what_to_do(browser: Any, tmp_path: Path, seen: Seen) -> None:
+    (tmp_path / "models").mkdir()
+    with serving(tmp_path / "models", transport="asgi") as server:
+        own = f"http://{server.http}/"
+        page = watched(browser.new_context(base_url=own), own, seen)
+        page.goto("ui/")
+        page.locator(".empty").filter(has_text="kanserve export").wait_for()
+        page.context.close()
+    assert seen.harm() == []

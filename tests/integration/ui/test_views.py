@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(models: Path) -> Iterator[Server]:
-    """A server that looks at every row, and keeps some."""
+    """A server that analyses every row, and keeps some."""
     pytest.importorskip("h2corn")
     with serving(models, transport="asgi", statistics="full", sample_rows=20, repository_poll_seconds=0.2) as running:
         yield running
@@ -219,18 +220,52 @@ def test_without_a_reference_drift_says_so(at: Any) -> None:
 def test_operations_show_traffic_errors_and_history(at: Any, own: Server) -> None:
     page = at("ui/ops")
     page.get_by_role("heading", name="Versions", exact=True).wait_for()
-    page.locator("svg.chart text").filter(has_text="No data").first.wait_for()  # never an empty picture
+    page.locator(".ops-rates svg.chart").wait_for()
     for _ in range(5):
         own.infer(np.zeros((3, 2), np.float32), "hello")
     with pytest.raises(grpc.RpcError):
         own.infer(np.zeros((3, 7), np.float32), "hello")
     page.get_by_role("heading", name="Request rate").wait_for()
-    page.locator(".ops-rates svg.chart").wait_for()
     page.locator(".ops-errors td").filter(has_text="INVALID_ARGUMENT").first.wait_for()
     assert page.locator(".ops-history tr").filter(has_text="loaded").count() >= 2
-    page.locator("main").get_by_label("Version").select_option(label="hello 1")
+    page.locator("main").get_by_role("combobox", name="Version").select_option(label="hello 1")
     page.locator(".ops-batches svg .bar:not([height='0'])").first.wait_for()
+    page.locator("main").get_by_role("combobox", name="Version").select_option(label="digits 1")
+    page.locator(".ops-times svg.chart text").filter(has_text="No data").wait_for()
+    page.locator(".ops-batches .empty").filter(has_text="No executions yet").wait_for()
     assert page.locator(".ops-versions tbody tr").count() == 2
+
+
+def first_reading(browser: Any, server: Server, seen: Seen) -> Any:
+    """The operations page of a server. The page receives one response, and no second one."""
+    page = opened(browser, server, seen, "about:blank")
+    requests: list[Any] = []
+
+    def once(route: Any) -> None:
+        requests.append(route)
+        if len(requests) == 1:
+            route.continue_()
+
+    page.route("**/v1/kan/operations", once)
+    page.goto("ui/ops")
+    page.get_by_text("Averages since the server started").wait_for()
+    return page
+
+
+def test_operations_show_charts_after_one_reading(browser: Any, repository: Path, seen: Seen) -> None:
+    with serving(repository, transport="asgi") as server:
+        page = first_reading(browser, server, seen)
+        page.locator(".empty").filter(has_text="No requests yet").filter(has_text="kanserve infer").wait_for()
+        assert page.locator(".ops-rates svg.chart").count() == 1
+        page.context.close()
+    with serving(repository, transport="asgi") as server:
+        for _ in range(4):
+            server.infer(np.zeros((3, 2), np.float32), "hello")
+        page = first_reading(browser, server, seen)
+        assert page.locator(".board svg.chart").count() == 6
+        for name in ("rates", "rows", "times"):
+            assert float(re.split(r"[/\s]", page.locator(f".ops-{name} .legend strong").first.inner_text())[0]) > 0
+        page.context.close()
 
 
 def test_a_card_says_how_the_export_was_proved_and_saves_the_report(at: Any) -> None:

@@ -74,7 +74,7 @@ def test_a_long_wait_is_counted_and_a_failure_takes_the_skeleton_away(page: Any,
     page.locator(".doing", has_text=re.compile(r"[2-9]\s?s$")).wait_for()
     page.route("**/report", lambda route: route.fulfill(status=503, json={"error": "not now"}))
     page.get_by_role("link", name="Drift").click()
-    page.get_by_role("heading", name="Has hello’s traffic drifted?").wait_for()
+    page.get_by_role("heading", name="traffic drifted?").wait_for()
     assert page.locator(".skeleton").count() == 0, "of the view that was left"
     page.get_by_role("link", name="Model card").click()
     page.get_by_role("heading", name="Server overloaded or shutting down").wait_for()
@@ -102,7 +102,7 @@ def wait_for_frames(page: Any, count: int) -> None:
 
 
 def test_a_quick_answer_shows_no_skeleton_in_between(page: Any) -> None:
-    """The clock of the page is slowed, so that each answer is quick. A skeleton would be in a painted frame."""
+    """The clock of the page is slowed, so that each response is quick. A skeleton would be in a painted frame."""
     page.goto("ui/hello")
     page.locator(DONE).wait_for()
     page.evaluate(f"(() => {{ {SLOW_CLOCK} {COUNT_FRAMES} }})()")
@@ -110,7 +110,7 @@ def test_a_quick_answer_shows_no_skeleton_in_between(page: Any) -> None:
     page.get_by_role("link", name="Drift").click()
     wait_for_frames(page, 10)
     answer.let_go()
-    page.get_by_role("heading", name="Has hello’s traffic drifted?").wait_for()
+    page.get_by_role("heading", name="traffic drifted?").wait_for()
     wait_for_frames(page, 3)
     assert page.evaluate("window.skeletons_seen") == 0
 
@@ -140,7 +140,7 @@ def test_the_first_page_tells_of_each_model(page: Any, server: Server) -> None:
     assert float(figure.rstrip(")")) == pytest.approx(described.verified_error, rel=0.05)
     assert (digits["Shape"], digits["Drift ratio"]) == ("64 → 16 → 10", "no baseline")
     page.get_by_role("link", name=hello["Verified against"]).click()
-    page.get_by_role("heading", name="What it was verified against").wait_for()
+    page.get_by_role("heading", name="Verification", exact=True).wait_for()
 
 
 def test_importance_is_over_the_baseline_where_there_is_one(page: Any, server: Server) -> None:

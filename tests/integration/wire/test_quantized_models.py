@@ -75,7 +75,7 @@ def test_a_model_says_that_it_is_approximate_wherever_it_is_described(served: Se
     reported = parameters["kan.approximation"].string_value
     assert reported.startswith("APPROXIMATE, as requested")
     assert notes[0] == reported
-    assert any(note.startswith("edges, curves and explanations are those of the rounded") for note in notes)
+    assert any(note.startswith("edges, curves and explanations use the rounded") for note in notes)
 
 
 @pytest.mark.parametrize("name", ["half", "int8"])

@@ -166,7 +166,7 @@ def test_the_header_of_the_baseline_rows_names_the_features(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (",".join(("", *COLUMNS[1:])), "'' is no name"),
+        (",".join(("", *COLUMNS[1:])), "'' is not a valid name"),
         (",".join(("a", "a", *COLUMNS[2:])), "'a' occurs twice"),
     ],
 )
@@ -182,5 +182,5 @@ def test_a_frame_is_baseline_rows() -> None:
     frame = pandas.DataFrame({"a": [1.0, 2.0], " b": [3, 4]})
     rows = baseline.rows_of(frame)
     assert (rows.columns, rows.name, rows.x.tolist()) == (("a", "b"), "a DataFrame", [[1.0, 3.0], [2.0, 4.0]])
-    with pytest.raises(OptionError, match="a DataFrame holds object"):
+    with pytest.raises(OptionError, match="a DataFrame has object"):
         baseline.rows_of(pandas.DataFrame({"a": ["x", "y"]}))

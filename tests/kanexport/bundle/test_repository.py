@@ -242,7 +242,7 @@ def test_links_in_the_way_are_not_followed(packed: Callable[..., Path], tmp_path
     (repository / "m" / "3").symlink_to(tmp_path / "nowhere")
     (repository / "m" / "config.pbtxt").unlink()
     (repository / "m" / "config.pbtxt").symlink_to(victim / "file")
-    with pytest.raises(RepositoryError, match="1 exists"):
+    with pytest.raises(RepositoryError, match="2 exists"):
         packed(repository, name="m", version=2)
     with pytest.raises(RepositoryError):
         packed(repository, name="m", version=3)

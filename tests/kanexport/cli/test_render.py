@@ -63,5 +63,5 @@ def test_regions_have_names_and_what_was_not_compared_a_dash(tmp_path: Path, cap
     render.result(convert(torch.nn.Sequential(KANLinear(4, 3)), np.ones((8, 4)), target, options={}))
     lines = {line[:15].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert lines["batch of 33"].split()[-3:] == ["-", "-", "-"]
-    assert lines["out of grid"].split()[3:5] == ["-", "-"]
+    assert lines["out of grid"].split()[4:6] == ["-", "-"]
     assert "-" not in lines["example rows"].replace("e-", "").split()

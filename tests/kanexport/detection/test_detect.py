@@ -19,7 +19,7 @@ FOUND = {
     "1 recurrent layer (rnn.weight_hh_l0 (7, 5))": {"rnn.weight_hh_l0": (7, 5)},
     "1 attention layer (a.in_proj_weight (24, 8))": {"a.in_proj_weight": (24, 8), "a.out.weight": (8, 8)},
     "1 batch normalization (bn.running_mean (3,))": {"bn.weight": (3,), "bn.bias": (3,), "bn.running_mean": (3,)},
-    "1 normalisation (ln.weight (3,))": {"ln.weight": (3,), "ln.bias": (3,)},
+    "1 normalization (ln.weight (3,))": {"ln.weight": (3,), "ln.bias": (3,)},
     "4 linear layers (0.weight (2, 3), 1.weight (2, 3), 2.weight (2, 3), ...)": {
         f"{at}.weight": (2, 3) for at in range(4)
     },

@@ -126,14 +126,14 @@ def test_every_cut_and_every_changed_byte_of_the_weights_is_read_or_refused() ->
 def test_other_layouts_of_hdf5_are_named() -> None:
     weights = bytearray(parts(CHAIN)[keras.WEIGHTS])
     weights[8] = 3
-    with pytest.raises(CheckpointError, match="superblock 3"):
+    with pytest.raises(CheckpointError, match="superblock version 3"):
         keras.read_hdf5(bytes(weights))
     with pytest.raises(CheckpointError, match="not an HDF5"):
         keras.read_hdf5(b"text")
 
 
 def test_a_group_inside_of_itself_ends(tmp_path: Path) -> None:
-    """The root's header address is written over the first entry of its own table."""
+    """The address of the root header overwrites the first entry of its table."""
     weights = bytearray(parts(CHAIN)[keras.WEIGHTS])
     (root,) = struct.unpack_from("<Q", weights, 64)
     at = weights.index(b"SNOD")

@@ -160,7 +160,7 @@ def test_hostile_files_are_refused_quickly(name: str) -> None:
     started = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         yaml_config.read(HOSTILE[name])
-    assert caught.value.message.startswith("the config")
+    assert "the config" in caught.value.message
     assert len(caught.value.message) < 300
     assert time.process_time() - started < 2.0
 

@@ -246,7 +246,7 @@ def test_trukans_learnt_knots_and_knots_an_edge(tmp_path: Path) -> None:
 
 
 def test_a_trukan_of_many_knots_keeps_its_digits_in_float32(tmp_path: Path) -> None:
-    """A spline of 200 cells whose truncated powers cancel: the export's own proof is the test."""
+    """A spline of 200 grid intervals with truncated powers that cancel: the verification of the export is the test."""
     knots = np.linspace(-1, 1, 202)[1:-1]
     tensors = trukan(2, 2, np.tile(knots, (2, 1)), 3)
     wanted = np.cos(3 * np.pi * knots)  # jumps of the third derivative that alternate and cancel

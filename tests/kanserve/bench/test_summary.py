@@ -31,7 +31,7 @@ def test_what_json_tells(repository: Path) -> None:
     reported = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
     assert (reported["model"], reported["version"], reported["family"]) == ("tiny", "1", "efficient-kan")
     assert (reported["widths"], reported["edges"], reported["right"]) == ([3, 4, 2], 20, True)
-    assert reported["verified"].startswith("verified against our reading of the file")
+    assert reported["verified"].startswith("verified against kanserve's interpretation of the checkpoint")
     assert reported["parameters"] == 20 * 9  # eight splines and a SiLU on every edge
     assert [item["name"] for item in reported["entrants"]] == NAMES
     assert "reference rows of the export" in reported["entrants"][0]["against"]

@@ -121,7 +121,7 @@ def test_a_version_can_be_chosen(server: Server, tmp_path: Path) -> None:
         (".csv", b"1,2,3\n4,5\n", ("line 2", "found 2 columns", "3")),
         (".csv", b"1,2\n3,4\n", ("2 columns", "3 columns")),
         (".csv", b"", ("is empty", "rows of numbers")),
-        (".csv", b"a,b,c\n\n", ("a header line and nothing below it",)),
+        (".csv", b"a,b,c\n\n", ("a header line and no rows",)),
         (".csv", b"a;b;c\n1;2;3\n", ("line 2, column 1", "separated by commas")),
         (".csv", b"\xff\xfe\x00", ("not UTF-8",)),
         (".json", b"[[1, 2, null]]", ("[0][2]", "null", "a number")),

@@ -44,7 +44,7 @@ def test_a_report_is_one_file_with_all_that_is_known(server: Server, tmp_path: P
     assert text.count("<svg") == 1 + 20  # the network, and each of its edges
     for words in (
         "efficient-kan",
-        "verified against our reading of the file",
+        "verified against kanserve's interpretation of the checkpoint",
         "20 rows: the rows that you passed",
     ):
         assert words in text

@@ -75,7 +75,7 @@ def test_a_bad_cell_far_below_is_named_and_no_file_is_left(
     target.write_bytes(b"as it was")
     done = kanserve("infer", "tiny", "--input", path, "--output", target, "--url", server.url)
     assert done.returncode == 2
-    assert f"{path}, line 30001, column 2: found 'oops'; a number was expected" in done.stderr
+    assert f"{path}, line 30001, column 2: found 'oops', expected a number" in done.stderr
     assert target.read_bytes() == b"as it was"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["rows.csv", "y.npy"]
 

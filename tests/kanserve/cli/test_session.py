@@ -35,8 +35,8 @@ def test_a_picture_and_an_explanation_in_two_commands(desk: Path) -> None:
     drawn = program("plot", HELLO.path, "-o", desk / "net.svg", **place)
     assert drawn.returncode == 0, drawn.stderr
     assert "<svg" in (desk / "net.svg").read_text()
-    assert "exporting it, and serving it for this command" in drawn.stderr
-    assert "verified against our reading of the file" in drawn.stderr
+    assert "exporting the checkpoint, and serving it for this command" in drawn.stderr
+    assert "verified against kanserve's interpretation of the checkpoint" in drawn.stderr
     assert "assumed: forward = pykan" in drawn.stderr
     reported = program("explain", HELLO.path, "--input", desk / "rows.csv", "--json", **place)
     assert reported.returncode == 0, reported.stderr
@@ -58,7 +58,7 @@ def test_what_the_export_says_is_the_error(desk: Path) -> None:
 
 def test_a_path_with_nothing_at_its_end(desk: Path) -> None:
     done = kanserve("explain", desk / "missing", "--input", desk / "rows.csv", **NOWHERE)
-    assert (done.returncode, f"there is no file {desk / 'missing'}" in done.stderr) == (2, True)
+    assert (done.returncode, f"file not found: {desk / 'missing'}" in done.stderr) == (2, True)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_name_is_a_served_model_whatever_the_folder_has(command: str, server: 
 def test_without_a_server_the_error_says_which_path_means_the_file(command: str, crowded: Path) -> None:
     done = kanserve(command, "tiny", *COMMANDS[command], "--timeout", "2", **NOWHERE)
     assert "no server at 127.0.0.1:9" in done.stderr
-    assert ("for the checkpoint in this folder, give ./tiny" in done.stderr) == (command in FILES), done.stderr
+    assert ("pass ./tiny to use the checkpoint in this folder" in done.stderr) == (command in FILES), done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -118,7 +118,7 @@ def test_without_such_a_model_the_error_says_which_path_means_the_file(
 ) -> None:
     (crowded / "tinny.safetensors").write_bytes(b"")
     other = kanserve(command, "tinny", *COMMANDS[command], KANSERVE_URL=server.url).stderr
-    assert ("give ./tinny.safetensors; " in other) == (command in FILES), other
+    assert ("pass ./tinny.safetensors to use the checkpoint in this folder; " in other) == (command in FILES), other
     assert "did you mean 'tiny'?" in other, other
 
 
@@ -135,11 +135,11 @@ def test_a_path_is_a_file_in_every_command(command: str, path: str, server: Serv
     done = kanserve(command, path, *COMMANDS[command], KANSERVE_URL=server.url)
     assert done.returncode == 2
     if command in FILES:
-        assert f"{path}: exporting it" in done.stderr
+        assert f"{path}: exporting the checkpoint" in done.stderr
     elif command == "models":
         assert f"{Path(path)} is not a folder" in done.stderr
     else:
-        assert f"`kanserve {command}` takes no file" in done.stderr
+        assert "error[path-not-supported]" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -147,11 +147,11 @@ def test_a_path_next_to_a_server(command: str, server: Server, crowded: Path) ->
     """With a separator it is an error; with only the suffix it is a name, since a model may have such a name."""
     place = ("--url", server.url)
     done = kanserve(command, "./tiny", *COMMANDS[command], *place)
-    assert (done.returncode, "./tiny is a path, and --url names a server" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "the path ./tiny cannot be combined with --url" in done.stderr) == (2, True), done.stderr
     other = kanserve(command, "tiny.pt", *COMMANDS[command], *place)
     assert other.returncode == 2
     assert "did you mean 'tiny'?" in other.stderr, other.stderr
-    assert ("give ./tiny.pt and leave --url out" in other.stderr) == (command in FILES), other.stderr
+    assert ("pass ./tiny.pt without --url" in other.stderr) == (command in FILES), other.stderr
 
 
 def test_a_folder_of_models_is_a_path(server: Server, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,18 +161,18 @@ def test_a_folder_of_models_is_a_path(server: Server, repository: Path, monkeypa
         assert "tiny" in kanserve("models", path, **NOWHERE).stdout
     for word in ("models", "--load"):
         done = kanserve("models", name, *([word] if word.startswith("-") else []), "--timeout", "2", **NOWHERE)
-        assert f"for the folder here, give ./{name}" in done.stderr, done.stderr
+        assert f"pass ./{name} to use the folder" in done.stderr, done.stderr
     assert "3 → 4 → 2" in kanserve("models", name, "tiny", **NOWHERE).stdout
     done = kanserve("models", name, "tiny", "--url", server.url)
-    assert (done.returncode, "expected one of them" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "REPOSITORY cannot be combined with --url" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_timing_is_of_the_repository_or_of_a_path(repository: Path, crowded: Path) -> None:
     few = ("--batch", "1", "--threads", "1", "--rounds", "1", "--json")
     assert document(kanserve("bench", "tiny", "--repository", repository, *few))["model"] == "tiny"
     done = kanserve("bench", "tiny", *few)
-    assert (done.returncode, "give ./tiny" in done.stderr) == (2, True), done.stderr
-    assert "tiny.pt: exporting it" in kanserve("bench", "tiny.pt", "--repository", repository, *few).stderr
+    assert (done.returncode, "pass ./tiny to use" in done.stderr) == (2, True), done.stderr
+    assert "tiny.pt: exporting the checkpoint" in kanserve("bench", "tiny.pt", "--repository", repository, *few).stderr
 
 
 @pytest.mark.parametrize("word", ["n" * 5000, "tiny\0", "hello", "", "étude"])
@@ -180,11 +180,11 @@ def test_words_that_are_no_file(word: str, crowded: Path) -> None:
     (crowded / "hello").mkdir()
     done = kanserve("explain", word, *ROWS, "--timeout", "2", **NOWHERE)
     assert "Traceback" not in done.stderr
-    assert ("exporting" in done.stderr, "give ./" in done.stderr) == (False, False), done.stderr
+    assert ("exporting" in done.stderr, "pass ./" in done.stderr) == (False, False), done.stderr
 
 
 def test_a_missing_file_with_a_suffix(crowded: Path) -> None:
     done = kanserve("explain", "net.pt", *ROWS, **NOWHERE)
     assert done.returncode == 2
-    assert "there is no file net.pt" in done.stderr
-    assert "with --url HOST:PORT it is the name of a model" in done.stderr
+    assert "file not found: net.pt" in done.stderr
+    assert "add --url HOST:PORT" in done.stderr

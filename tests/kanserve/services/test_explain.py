@@ -262,7 +262,7 @@ def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, 
 
 
 def test_the_python_of_the_document_prints_what_it_says(tmp_path: Path) -> None:
-    document = (Path(__file__).parents[3] / "docs" / "explaining.md").read_text()
+    document = (Path(__file__).parents[3] / "docs" / "guides" / "explain" / "with-inference.md").read_text()
     snippets = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
     (snippet,) = (item for item in snippets if "kan.coverage" in item)
     path = checkpoint(tmp_path / "hello.safetensors", (2, 3, 1))

@@ -106,7 +106,7 @@ class App {
   async show(moved = true) {
     const turn = ++this.turn;
     const root = el('div', { class: 'view' });
-    const wanted = route();
+    const target = route();
     const leave = this.leave;
     this.leave = null;
     try {
@@ -116,26 +116,26 @@ class App {
     }
     $('banner').hidden = true;
     $('main').setAttribute('aria-busy', 'true');
-    const waiting = new Skeleton(wanted.module, root);
+    const waiting = new Skeleton(target.module, root);
     const place = () => { if (turn === this.turn && !root.isConnected) $('main').replaceChildren(waiting.node, root); };
     const soon = setTimeout(place, turn === 1 ? 0 : PATIENCE);
     try {
       await this.#list();
-      this.#bar(wanted);
-      if (!wanted.module) throw new Error(`unknown view: ${wanted.view}`);
-      if (wanted.name) waiting.say(`The server describes ${wanted.name}: layers, edges, verification.`);
+      this.#bar(target);
+      if (!target.module) throw new Error(`unknown view: ${target.view}`);
+      if (target.name) waiting.say(`The server describes ${target.name}: layers, edges, verification.`);
       const [model, { show }] = await Promise.all([
-        wanted.name ? this.model(wanted.name, wanted.version) : null, import(`./views/${wanted.module}.js`)]);
+        target.name ? this.model(target.name, target.version) : null, import(`./views/${target.module}.js`)]);
       if (turn !== this.turn) return;
-      if (model) this.#versions(wanted, model);
-      document.title = title(wanted);
+      if (model) this.#versions(target, model);
+      document.title = title(target);
       place();
-      const cleanup = await show(root, { ...this.#context(wanted, model), doing: (text) => waiting.say(text) });
+      const cleanup = await show(root, { ...this.#context(target, model), doing: (text) => waiting.say(text) });
       if (turn === this.turn) this.leave = cleanup ?? null;
       else cleanup?.();
     } catch (error) {
       if (turn !== this.turn || error?.name === 'AbortError') return;
-      document.title = title(wanted);
+      document.title = title(target);
       place();
       showError(root, error);
     } finally {
@@ -169,12 +169,12 @@ class App {
     for (const versions of this.models.values()) versions.sort((a, b) => Number(a) - Number(b));
   }
 
-  #bar(wanted) {
-    const { name, version, view } = wanted;
+  #bar(target) {
+    const { name, version, view } = target;
     $('choose').hidden = !name;
     $('model').replaceChildren(...[...new Set([...this.models.keys(), name])].filter(Boolean)
       .map((each) => el('option', { value: each, selected: each === name }, each)));
-    this.#versions(wanted, null);
+    this.#versions(target, null);
     const own = name ? Object.entries(VIEWS).filter(([, each]) => each.listed) : [];
     const links = [['home', 'Models', ''],
       ...own.map(([each, { title: text }]) => [each, text, this.address(each, name, version)]),

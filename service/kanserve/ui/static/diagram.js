@@ -16,13 +16,13 @@ const WIDE = 60; // nodes; a row of more shows only nodes that have an edge in t
  * Selects the edges of the picture, per layer: those that the filters accept, without edges under folded nodes. If there
  * are too many, it selects the strongest. Returns {edges: [Set], left: edges that are not drawn, hidden: folded edges}.
  */
-export function visible(layers, wanted, folded) {
+export function visible(layers, filter, folded) {
   const open = layers.map(() => null);
   let hidden = 0;
   const all = [];
   for (let at = layers.length - 1; at >= 0; at -= 1) {
     const layer = layers[at];
-    const shown = chosen(layer, wanted).filter((edge) => {
+    const shown = chosen(layer, filter).filter((edge) => {
       const node = layer.into(layer.destination(edge));
       const seen = !folded.has(`${at + 1}/${node}`) && (open[at + 1] ? open[at + 1].has(node) : true);
       hidden += !seen;
@@ -119,15 +119,15 @@ function thumbnail(curve, [x, y], size, opacity) {
 /** The path of a curve in a box, from its smallest value to its largest. */
 export function small({ phi }, left, top, size) {
   const [low, high] = extent(phi);
-  let found = '';
+  let result = '';
   let pen = 'M';
   for (let at = 0; at < phi.length; at += 1) {
     if (!Number.isFinite(phi[at])) { pen = 'M'; continue; }
     const y = high > low ? top + size - ((phi[at] - low) / (high - low)) * size : top + size / 2;
-    found += `${pen}${(left + (at / (phi.length - 1)) * size).toFixed(1)} ${y.toFixed(1)}`;
+    result += `${pen}${(left + (at / (phi.length - 1)) * size).toFixed(1)} ${y.toFixed(1)}`;
     pen = 'L';
   }
-  return found;
+  return result;
 }
 
 function mark({ layers, at, one, place: [x, y], room, folded, onfold }) {
@@ -138,7 +138,7 @@ function mark({ layers, at, one, place: [x, y], room, folded, onfold }) {
   const out = last ? 0 : layer.outOfGrid?.[one] ?? 0;
   const glows = !last && layer.glows(one);
   const label = [name, glows && `${share(out)} of its live values are out of grid`, folded.has(key) && 'folded'].filter(Boolean).join(', ');
-  const words = shortened(brief(name), Math.max(2, Math.floor(room / 6.5)));
+  const words = shortened(brief(name), Math.max(2, Math.floor(room / 7.6)));
   const named = at === 0 || last || room > 60;
   const act = { tabindex: '0', role: 'button', 'aria-pressed': String(folded.has(key)), 'aria-label': `${label}: ${folded.has(key) ? 'unfold' : 'fold'} incoming edges` };
   const fold = () => onfold(key);

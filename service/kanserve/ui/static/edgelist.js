@@ -8,8 +8,8 @@ const SHOWN = 25; // rows of a page
 const CHUNK = 20_000; // rows of CSV that are written before the page may do other work
 const ORDERS = [['strongest', 'strongest first'], ['weakest', 'weakest first'], ['place', 'by source']];
 
-/** Creates the list. layers: those of `network.js`; wanted: the filters of `chosen`. */
-export function edgeList(layers, wanted, { link, model }) {
+/** Creates the list. layers: those of `network.js`; filter: the filters of `chosen`. */
+export function edgeList(layers, filter, { link, model }) {
   let layer = layers[0];
   let order = 'strongest';
   let edges = new Uint32Array(0);
@@ -21,10 +21,10 @@ export function edgeList(layers, wanted, { link, model }) {
   const names = (edge) => [layer.sourceName(layer.source(edge)), layer.destinationName(layer.destination(edge))];
   const record = (edge) => [...names(edge), KINDS[layer.kinds[edge]], layer.scores ? layer.scores[edge] : ''];
   function sort() {
-    const found = chosen(layer, wanted);
-    if (order === 'strongest') edges = strongest(layer, found);
-    else if (order === 'weakest') edges = strongest(layer, found).reverse();
-    else edges = found;
+    const matches = chosen(layer, filter);
+    if (order === 'strongest') edges = strongest(layer, matches);
+    else if (order === 'weakest') edges = strongest(layer, matches).reverse();
+    else edges = matches;
     draw(0);
   }
   function row(edge) {

@@ -3,13 +3,13 @@
 /** Formats a number with `digits` significant digits, without trailing zeros; NaN and the infinities by name. */
 export function number(value, digits = 4) {
   if (value === null || value === undefined) return '';
-  const found = Number(value);
-  if (Number.isNaN(found)) return 'NaN';
-  if (!Number.isFinite(found)) return found > 0 ? 'infinity' : '-infinity';
-  if (found === 0) return '0';
-  const size = Math.abs(found);
-  if (size < 1e-4 || size >= 10 ** Math.max(6, digits)) return found.toExponential(Math.min(2, digits - 1));
-  return String(Number(found.toPrecision(digits)));
+  const result = Number(value);
+  if (Number.isNaN(result)) return 'NaN';
+  if (!Number.isFinite(result)) return result > 0 ? 'infinity' : '-infinity';
+  if (result === 0) return '0';
+  const size = Math.abs(result);
+  if (size < 1e-4 || size >= 10 ** Math.max(6, digits)) return result.toExponential(Math.min(2, digits - 1));
+  return String(Number(result.toPrecision(digits)));
 }
 
 /** Formats an integer, with spaces between thousands. */

@@ -15,7 +15,7 @@ const [LEFT, TOP] = [92, 74]; // room for names
 const SHADES = 256;
 const RULE = 'matrix-note';
 
-/** Creates {node, controls, saver, show(layer, wanted), close()}. Sources are columns, destinations are rows. */
+/** Creates {node, controls, saver, show(layer, filter), close()}. Sources are columns, destinations are rows. */
 export function matrix(ctx) {
   const view = new Matrix(ctx);
   return { node: view.node, controls: view.controls, saver: view.saver, show: (...what) => view.show(...what), close: () => view.close() };
@@ -33,10 +33,10 @@ class Matrix {
     this.note = el('p', { class: 'quiet', id: RULE }, 'Drag to move, scroll to zoom, click an edge to open it. Keys: arrows, plus, minus, Enter.');
     this.pointedText = el('p', { class: 'pointed' }, '\u00a0');
     this.node = el('div', {}, this.canvas, this.pointedText, this.note);
-    this.controls = el('span', { class: 'row' }, button('Zoom in', () => this.#zoom(1.5)), button('Zoom out', () => this.#zoom(1 / 1.5)), button('Fit', () => { this.#fit(); this.#later(); }));
+    this.controls = el('span', { class: 'row' }, button('Zoom in', () => this.#zoom(1.5)), button('Zoom out', () => this.#zoom(1 / 1.5)), button('Fit', () => { this.#resize(); this.#fit(); this.#later(); }));
     this.saver = saver('PNG', () => this.canvas.toBlob((blob) => download(`${ctx.model.model_name}-layer${this.layer.at}.png`, blob)));
     this.paths = new Map();
-    this.sized = new ResizeObserver(() => this.#resize());
+    this.sized = new ResizeObserver(() => { if (Math.max(280, this.node.clientWidth) !== this.width) this.#resize(); });
     this.sized.observe(this.node);
     this.recolor = () => { this.#paint(); this.#later(); };
     document.addEventListener('kanserve:theme', this.recolor);
@@ -52,9 +52,9 @@ class Matrix {
     cancelAnimationFrame(this.frame);
   }
 
-  show(layer, wanted) {
+  show(layer, filter) {
     const same = this.layer === layer;
-    Object.assign(this, { layer, wanted });
+    Object.assign(this, { layer, filter });
     this.canvas.setAttribute('aria-label', `Layer ${layer.at}: ${layer.sources} sources across, ${layer.destinations} destinations down`);
     this.#paint();
     if (!same) {
@@ -83,7 +83,7 @@ class Matrix {
     const data = new ImageData(layer.sources, layer.destinations);
     const points = new Uint32Array(data.data.buffer);
     points.fill(packed(paper));
-    const edges = chosen(layer, this.wanted);
+    const edges = chosen(layer, this.filter);
     for (let at = 0; at < edges.length; at += 1) { // up to a million: the loop allocates nothing
       const edge = edges[at];
       const source = Math.floor(edge / layer.destinations);
@@ -95,18 +95,20 @@ class Matrix {
     this.colors = Object.fromEntries(['ink', 'paper', 'quiet', 'rule', 'alarm', 'focus'].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   }
 
-  #resize() {
+  /** Follows the width of the page, and on zoom the height of the cells. */
+  #resize(fit = true) {
     const width = Math.max(280, this.node.clientWidth);
     if (!this.layer) return;
     const { sources, destinations } = this.layer;
     const most = Math.round(Math.min(Math.max(260, innerHeight * 0.62), 640));
-    const height = Math.min(most, Math.ceil(TOP + Math.max(2 * CURVED, destinations * Math.min(LARGEST, (width - LEFT) / sources))) + 1);
+    const cell = fit ? Math.min(LARGEST, (width - LEFT) / sources) : this.cell;
+    const height = Math.min(most, Math.ceil(TOP + Math.max(2 * CURVED, destinations * cell)) + 1);
     if (this.width === width && this.height === height) return;
     Object.assign(this, { width, height });
     const scale = Math.min(devicePixelRatio || 1, 2);
     [this.canvas.width, this.canvas.height] = [width * scale, height * scale];
     this.canvas.getContext('2d').setTransform(scale, 0, 0, scale, 0, 0);
-    this.#fit();
+    if (fit) this.#fit();
     this.#later();
   }
 
@@ -126,6 +128,7 @@ class Matrix {
   #zoom(by, around = [(this.width + LEFT) / 2, (this.height + TOP) / 2]) {
     const before = this.#under(around);
     this.cell = Math.min(LARGEST, Math.max(this.least, this.cell * by));
+    this.#resize(false);
     this.at = [before[0] - (around[0] - LEFT) / this.cell, before[1] - (around[1] - TOP) / this.cell];
     this.#later();
   }
@@ -164,6 +167,7 @@ class Matrix {
     const view = { first: this.at.map(Math.floor), last: [Math.ceil(this.at[0] + columns), Math.ceil(this.at[1] + rows)] };
     if (tiny) this.#cells(paint, view);
     if (cell >= NAMED) this.#names(paint, view);
+    else this.#captions(paint, columns * cell, rows * cell);
     this.#glow(paint, view);
     for (const [edge, color] of [[this.cursor, document.activeElement === this.canvas ? colors.focus : null], [this.pointed, colors.ink]]) {
       if (edge === null || edge === undefined || !color) continue;
@@ -203,6 +207,20 @@ class Matrix {
         paint.restore();
       }
     }
+    paint.restore();
+  }
+
+  /** Names the axes while the cells are too small for names of nodes. */
+  #captions(paint, width, height) {
+    paint.fillStyle = this.colors.quiet;
+    paint.font = '12px system-ui, sans-serif';
+    paint.textAlign = 'center';
+    paint.textBaseline = 'middle';
+    paint.fillText(`${this.layer.sources} sources`, LEFT + width / 2, TOP - 16);
+    paint.save();
+    paint.translate(LEFT - 16, Math.min(TOP + height / 2, this.height - 52));
+    paint.rotate(-Math.PI / 2);
+    paint.fillText(`${this.layer.destinations} destinations`, 0, 0);
     paint.restore();
   }
 
@@ -250,10 +268,10 @@ class Matrix {
       this.requesting?.abort();
       this.requesting = new AbortController();
       try {
-        const found = await curves(layer, this.ctx, missing, destinations, POINTS, this.requesting.signal);
+        const result = await curves(layer, this.ctx, missing, destinations, POINTS, this.requesting.signal);
         if (layer !== this.layer) return;
         for (const source of missing) for (const destination of destinations) this.paths.set(source * layer.destinations + destination, null);
-        for (const [edge, curve] of found) this.paths.set(edge, new Path2D(small(curve, 0, 0, 80)));
+        for (const [edge, curve] of result) this.paths.set(edge, new Path2D(small(curve, 0, 0, 80)));
         this.#later();
       } catch (error) {
         if (error.name !== 'AbortError') this.pointedText.textContent = `The curves are not available: ${error.message}`;
@@ -332,8 +350,8 @@ class Matrix {
 }
 
 function rgb(text) {
-  const found = parseInt(text.trim().slice(1), 16);
-  return [found >> 16, (found >> 8) & 255, found & 255];
+  const result = parseInt(text.trim().slice(1), 16);
+  return [result >> 16, (result >> 8) & 255, result & 255];
 }
 
 /** The color as bytes of an image: red first, opaque. */

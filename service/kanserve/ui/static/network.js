@@ -82,13 +82,13 @@ const OVER = {
 /** Sets the importance of each edge, and resolves to a text about its rows. source: 'best' for the baseline, or without
  * a baseline for the verification rows; or 'live'. Rejects with ApiError. */
 export async function score(layers, { api, kan }, source) {
-  const found = await api.post(`${kan}/scores`, { source }, { packed: true });
-  for (const one of found.layers) {
+  const result = await api.post(`${kan}/scores`, { source }, { packed: true });
+  for (const one of result.layers) {
     layers[one.layer].scores = one.edges ?? null;
     layers[one.layer].largest = Math.max(...extent(one.edges ?? []).map(Math.abs)) || 1;
     layers[one.layer].nodeScores = one.nodes ?? null;
   }
-  return [OVER[found.source](found.row_count), ...(found.notes ?? [])].join('; ');
+  return [OVER[result.source](result.row_count), ...(result.notes ?? [])].join('; ');
 }
 
 /** Sets the out-of-grid share of each node. `seen`: the records of `nodes.js`. */
@@ -101,7 +101,7 @@ export function glow(layers, seen) {
 }
 
 /**
- * Selects edges of a layer, and returns their numbers. wanted: {text: part of the name of either end, kind: '' or the
+ * Selects edges of a layer, and returns their numbers. filter: {text: part of the name of either end, kind: '' or the
  * number of a kind, least: the smallest opacity}.
  */
 export function chosen(layer, { text = '', kind = '', least = 0 }) {
@@ -109,7 +109,7 @@ export function chosen(layer, { text = '', kind = '', least = 0 }) {
   const fits = (size, name) => Array.from({ length: size }, (_, at) => !part || name(at).toLowerCase().includes(part));
   const sources = fits(layer.sources, (at) => layer.sourceName(at));
   const destinations = fits(layer.destinations, (at) => layer.destinationName(at));
-  const found = new Uint32Array(layer.size);
+  const result = new Uint32Array(layer.size);
   let size = 0;
   for (let source = 0, edge = 0; source < layer.sources; source += 1) {
     for (let destination = 0; destination < layer.destinations; destination += 1, edge += 1) {
@@ -117,11 +117,11 @@ export function chosen(layer, { text = '', kind = '', least = 0 }) {
       if (kind === '' ? each === NONE : each !== Number(kind)) continue;
       if (part && !sources[source] && !destinations[destination]) continue;
       if (least > 0 && layer.darkness(edge) < least) continue;
-      found[size] = edge;
+      result[size] = edge;
       size += 1;
     }
   }
-  return found.subarray(0, size);
+  return result.subarray(0, size);
 }
 
 /**
@@ -139,21 +139,21 @@ export function strongest(layer, edges) {
     bits[2 * at + 1] = upper[0];
   }
   new Float64Array(bits.buffer).sort();
-  const found = new Uint32Array(edges.length);
-  for (let at = 0; at < found.length; at += 1) found[at] = bits[2 * (found.length - 1 - at)];
-  return found;
+  const result = new Uint32Array(edges.length);
+  for (let at = 0; at < result.length; at += 1) result[at] = bits[2 * (result.length - 1 - at)];
+  return result;
 }
 
 /** Resolves to the curves of edges, as a Map of edge -> {x, phi}. The Map is empty if the edges are not curves. */
 export async function curves(layer, { api, kan }, sources, destinations, points, signal) {
-  const found = new Map();
-  if (!layer.curved) return found;
+  const result = new Map();
+  if (!layer.curved) return result;
   try {
     const { blocks } = await api.post(`${kan}/curves`, { layers: [layer.at], sources, destinations, points }, { packed: true, signal });
     for (const block of blocks) {
       block.sources.forEach((source, i) => block.destinations.forEach((destination, j) => {
         const from = (i * block.destinations.length + j) * block.points;
-        found.set(source * layer.destinations + destination, {
+        result.set(source * layer.destinations + destination, {
           x: block.x.subarray(i * block.points, (i + 1) * block.points), phi: block.phi.subarray(from, from + block.points),
         });
       }));
@@ -161,5 +161,5 @@ export async function curves(layer, { api, kan }, sources, destinations, points,
   } catch (error) {
     if (!(error instanceof ApiError) || ![400, 413, 501].includes(error.status)) throw error;
   }
-  return found;
+  return result;
 }

@@ -110,9 +110,9 @@ export function form(model, row, ranges, onrow) {
       current = [...values];
       for (const [at, shown] of lines) shown.show(current[at]);
     },
-    first(wanted) {
+    first(indices) {
       if (current.length <= FORM || list.contains(document.activeElement)) return;
-      order = [...wanted, ...current.map((_, at) => at).filter((at) => !wanted.includes(at))];
+      order = [...indices, ...current.map((_, at) => at).filter((at) => !indices.includes(at))];
       draw();
     },
   };

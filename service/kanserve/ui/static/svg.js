@@ -31,9 +31,9 @@ export function ticks([low, high], most = 6) {
   if (!(raw > 0)) return [low];
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * ([1, 2, 5, 10].find((one) => one * power >= raw) ?? 10);
-  const found = [];
-  for (let at = Math.ceil(low / step); at * step <= high + step * 1e-9; at += 1) found.push(Number((at * step).toPrecision(12)));
-  return found;
+  const result = [];
+  for (let at = Math.ceil(low / step); at * step <= high + step * 1e-9; at += 1) result.push(Number((at * step).toPrecision(12)));
+  return result;
 }
 
 /** The smallest and the largest finite value; [NaN, NaN] without one. */
@@ -58,23 +58,23 @@ export function roomy([low, high], part = 0.05) {
 
 /** The path through points. A value that is not finite leaves a gap. */
 export function path(xs, ys, x, y) {
-  let found = '';
+  let result = '';
   let pen = 'M';
   for (let at = 0; at < xs.length; at += 1) {
     if (!Number.isFinite(ys[at]) || !Number.isFinite(xs[at])) { pen = 'M'; continue; }
-    found += `${pen}${x(xs[at]).toFixed(2)} ${y(ys[at]).toFixed(2)}`;
+    result += `${pen}${x(xs[at]).toFixed(2)} ${y(ys[at]).toFixed(2)}`;
     pen = 'L';
   }
-  return found;
+  return result;
 }
 
 /** The path of steps: heights[i] between bounds[i] and bounds[i + 1]. */
 export function steps(bounds, heights, x, y) {
-  let found = `M${x(bounds[0]).toFixed(2)} ${y(0).toFixed(2)}`;
+  let result = `M${x(bounds[0]).toFixed(2)} ${y(0).toFixed(2)}`;
   heights.forEach((height, at) => {
-    found += `V${y(height).toFixed(2)}H${x(bounds[at + 1]).toFixed(2)}`;
+    result += `V${y(height).toFixed(2)}H${x(bounds[at + 1]).toFixed(2)}`;
   });
-  return `${found}V${y(0).toFixed(2)}`;
+  return `${result}V${y(0).toFixed(2)}`;
 }
 
 export function line(xs, ys, x, y, attributes = {}) {

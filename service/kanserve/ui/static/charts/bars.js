@@ -24,12 +24,12 @@ export function bars({ entries, title, width, height = 200, label }) {
     label && svg('text', { class: 'label', x: width / 2, y: height - 6, 'text-anchor': 'middle' }, label));
 }
 
-/** Draws horizontal bars and a vertical line at `level`. entries: [{name, value}], in order. */
-export function ranked({ entries, level, title, width, height = 228 }) {
+/** Draws horizontal bars, and a vertical line at `level` if there is one. entries: [{name, value}], in order. */
+export function ranked({ entries, level, title, width, height = 228, text = (value) => number(value, 3) }) {
   const left = Math.min(150, width * 0.34);
   const [top, bottom] = [8, 24];
   const row = Math.min(26, (height - top - bottom) / Math.max(1, entries.length));
-  const x = linear([0, 1.02 * Math.max(level.value * 1.2, ...entries.map((each) => each.value).filter(Number.isFinite))], [left, width - 52]);
+  const x = linear([0, 1.02 * Math.max((level?.value ?? 0) * 1.2, 1e-9, ...entries.map((each) => each.value).filter(Number.isFinite))], [left, width - 52]);
   const floor = height - bottom;
   return svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': title, class: 'chart' },
     svg('title', {}, title),
@@ -37,12 +37,12 @@ export function ranked({ entries, level, title, width, height = 228 }) {
       const middle = top + (at + 0.5) * row;
       const end = Number.isFinite(value) ? x(value) : left;
       return svg('g', {},
-        svg('title', {}, `${name}: ${number(value, 3)}`),
+        svg('title', {}, `${name}: ${text(value)}`),
         svg('text', { x: left - 8, y: middle + 4, 'text-anchor': 'end' }, shortened(name, Math.floor(left / 7.2))),
-        svg('rect', { class: value > level.value ? 'bar over' : 'bar', x: left, y: middle - row * 0.32, width: Math.max(1, end - left), height: row * 0.64 }),
-        svg('text', { x: end + 6, y: middle + 4, class: 'figure' }, number(value, 3)));
+        svg('rect', { class: level && value > level.value ? 'bar over' : 'bar', x: left, y: middle - row * 0.32, width: Math.max(1, end - left), height: row * 0.64 }),
+        svg('text', { x: end + 6, y: middle + 4, class: 'figure' }, text(value)));
     }),
     svg('line', { class: 'axis', x1: left, x2: left, y1: top, y2: floor }),
-    svg('line', { class: 'level', x1: x(level.value), x2: x(level.value), y1: top - 4, y2: floor }),
-    svg('text', { class: 'label', x: x(level.value), y: floor + 16, 'text-anchor': 'middle' }, level.name));
+    level && svg('line', { class: 'level ink', x1: x(level.value), x2: x(level.value), y1: top - 4, y2: floor }),
+    level && svg('text', { class: 'label', x: x(level.value), y: floor + 16, 'text-anchor': 'middle' }, level.name));
 }

@@ -13,7 +13,7 @@ function timeAxis(times, width) {
   const first = Math.min(last - WINDOW, times[0] ?? last);
   const step = STEPS.find((each) => (last - first) / each <= width / (each < 60 ? LONG : SHORT)) ?? STEPS.at(-1);
   const at = [];
-  for (let tick = Math.ceil(first / step) * step; tick <= last; tick += step) at.push(tick);
+  for (let tick = Math.ceil((first + (last - first) * 0.05) / step) * step; tick <= last; tick += step) at.push(tick);
   const fields = { hour: '2-digit', minute: '2-digit', hour12: false, ...(step < 60 ? { second: '2-digit' } : {}) };
   return { domain: [first, last], at, names: (value) => new Date(value * 1000).toLocaleTimeString([], fields) };
 }

@@ -50,13 +50,14 @@ class Drift {
   }
 
   start() {
-    const { root, ctx, panels } = this;
+    const { root, ctx } = this;
+    this.board = el('div', { class: 'board four' }, Object.values(this.panels));
     this.table = this.#tablePanel();
     this.table.hidden = true;
     root.append(
-      heading(`Has ${ctx.model.model_name}\u2019s traffic drifted?`),
+      heading(`Has ${possessive(ctx.model.model_name)} traffic drifted?`),
       this.trouble, this.verdict, this.facts, this.tiles,
-      el('div', { class: 'board four' }, Object.values(panels)), this.table,
+      this.board, this.table,
       queries(ofDrift(ctx.name, ctx.model.model_version), ctx.announce));
     this.resized = sized(root, () => this.#draw(true));
     this.following = this.#follow();
@@ -124,6 +125,8 @@ class Drift {
       this.verdict.dataset.words = words.join('');
     }
     this.facts.textContent = known(this.now);
+    this.board.classList.toggle('four', this.now.baseline_rows > 0);
+    this.table.classList.toggle('bare', !this.now.baseline_rows);
     this.tiles.replaceChildren(...tiles(this.now, this.lines));
     if (this.wanted) {
       this.chosen = this.lines.find((line) => line.name === this.wanted || line.key === this.wanted)?.key ?? '';
@@ -153,7 +156,7 @@ class Drift {
     const { ctx, parts } = this;
     this.panels.node.hidden = false;
     this.panels.node.querySelector('h2').textContent = `Distribution of ${line.name}`;
-    this.panels.node.querySelector('.head p').textContent = `Live and baseline values, ${line.place}`;
+    this.panels.node.querySelector('.head p').textContent = `${line.baselineCounts ? 'Live and baseline values' : 'Live values'}, ${line.place}`;
     const now = ended(line.bounds, line.counts);
     const before = line.baselineCounts ? ended(line.bounds, line.baselineCounts) : null;
     if (!now.total && !before) {
@@ -167,12 +170,25 @@ class Drift {
     this.#place('node', [picture, legend(entries), link].filter(Boolean), savers(picture, `${ctx.name}-${line.name}-distribution`));
   }
 
+  /** Ranks the nodes by drift ratio, or without a baseline by out-of-grid share. */
   #ranking() {
-    const entries = this.lines.filter((line) => line.ratio !== null).sort((a, b) => b.ratio - a.ratio).slice(0, RANKED)
-      .map((line) => ({ name: line.place === 'inputs' || line.place === 'outputs' ? line.name : `${line.name}, ${line.place}`, value: line.ratio }));
-    this.panels.ranking.hidden = !entries.length || !this.now.row_count;
-    if (this.panels.ranking.hidden) return;
-    const picture = ranked({ entries, level: { value: 1, name: 'threshold' }, title: 'Largest drift ratios', width: room(this.parts.ranking) });
+    const drift = this.now.baseline_rows > 0;
+    const value = drift ? (line) => line.ratio ?? NaN : outOfGrid;
+    const entries = this.lines.map((line) => ({ name: fullName(line), value: value(line) })).filter((entry) => Number.isFinite(entry.value))
+      .sort((a, b) => b.value - a.value).slice(0, RANKED);
+    const { ranking } = this.panels;
+    ranking.hidden = !drift && (!entries.length || !this.now.row_count);
+    this.panels.node.classList.toggle('full', ranking.hidden);
+    if (ranking.hidden) return;
+    const title = drift ? 'Largest drift ratios' : 'Largest out-of-grid shares';
+    ranking.querySelector('h2').textContent = title;
+    ranking.querySelector('.head p').textContent = drift ? 'PSI divided by the no-drift threshold' : 'Share of live values outside the grid of a node';
+    if (!this.now.row_count) {
+      this.#place('ranking', [empty('No live traffic yet.', 'Send requests. The ranking appears within two seconds.')], []);
+      return;
+    }
+    const options = drift ? { level: { value: 1, name: 'threshold' } } : { text: share };
+    const picture = ranked({ entries, title, width: room(this.parts.ranking), ...options });
     this.#place('ranking', [picture], savers(picture, `${this.ctx.name}-ranking`));
   }
 
@@ -262,8 +278,16 @@ class Drift {
   }
 }
 
+function possessive(name) {
+  return name.endsWith('s') ? `${name}\u2019` : `${name}\u2019s`;
+}
+
 function numeric(column) {
   return column > 1 && column !== TREND;
+}
+
+function fullName({ name, place }) {
+  return place === 'inputs' || place === 'outputs' ? name : `${name}, ${place}`;
 }
 
 function outOfGrid({ zones, origin }) {

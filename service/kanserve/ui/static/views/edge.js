@@ -11,7 +11,7 @@ import { savers } from '../svg.js';
 import { tablePanel } from '../table.js';
 
 const POINTS = 257;
-const HEIGHT = 430; // pixels of the function, next to two panels
+const HEIGHTS = [[500, 300], [660, 500], [Infinity, 430]]; // up to a width in pixels, the height of the function
 const RANGES = {
   requested: 'as requested', grid: 'extended grid, plus 2%', reference: 'range of the verification rows, plus 10%',
   assumed: 'assumed: the model has no grid',
@@ -94,7 +94,7 @@ function drawFunction(root, { grid, knots, ends, file }, curve) {
   const slope = el('div', {});
   const draw = () => {
     const known = { grid, knots, names: ends, width: room(place) };
-    place.replaceChildren(functionChart({ curve, shown, height: known.width < 500 ? 300 : HEIGHT, ...known }));
+    place.replaceChildren(functionChart({ curve, shown, height: heightOf(known.width), ...known }));
     slope.replaceChildren(...(shown.has('slope') ? [slopeChart({ curve, ...known })] : []));
   };
   const box = (name, text) => el('label', {}, el('input', {
@@ -111,6 +111,10 @@ function drawFunction(root, { grid, knots, ends, file }, curve) {
     el('p', { class: 'row' }, parts && box('parts', 'Parts'), knots.length > 0 && box('knots', 'Knots'), box('slope', 'Slope'))));
   draw();
   return sized(place, draw);
+}
+
+function heightOf(width) {
+  return HEIGHTS.find(([most]) => width < most)[1];
 }
 
 function described({ layer, at, source, destination, ends, ctx: { model } }, curve) {

@@ -17,7 +17,7 @@ import { table } from '../table.js';
 const NEAR = 60; // pixels; two panels with a smaller distance from each other are in one row
 const EDGES = 14; // of a layer, in the paths
 // The boxes that each part shows until the first response arrives.
-const WAITING = { prediction: ['tile'], bars: ['chart'], paths: ['picture'] };
+const WAITING = { prediction: ['tile'], bars: ['chart'], paths: ['picture'], dots: ['chart', 'chart', 'chart'] };
 const CHOICES = [['', 'Automatic'], ['mean', 'Baseline mean'], ['grid_center', 'Grid center'], ['zeros', 'Zeros']];
 
 export async function show(root, ctx) {

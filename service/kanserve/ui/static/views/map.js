@@ -15,7 +15,7 @@ import { tablePanel } from '../table.js';
 
 const POINTS = 33; // of a curve on its edge
 const PATIENCE = 200; // milliseconds after the last key until a search begins
-const KINDS = [['', 'all kinds'], [NUMERIC, 'numeric'], [SYMBOLIC, 'symbolic'], [BOTH, 'numeric and symbolic']];
+const KINDS = [['', 'all kinds'], [NUMERIC, 'numeric'], [SYMBOLIC, 'symbolic'], [BOTH, 'both']];
 const SOURCES = [['best', 'baseline'], ['live', 'live traffic']];
 const KEYS = [['numeric', 'numeric'], ['symbolic', 'symbolic'], ['both', 'both'], ['alarm', 'live values out of grid']];
 const STALE = 'The server does not respond. The view shows earlier values.';
@@ -58,7 +58,7 @@ function shape(model) {
 class MapView {
   constructor(ctx, layers, as) {
     Object.assign(this, { ctx, layers, as });
-    this.wanted = { text: ctx.params.get('search') ?? '', kind: '', least: 0 };
+    this.filter = { text: ctx.params.get('search') ?? '', kind: '', least: 0 };
     this.source = 'best';
     this.folded = new Set();
     this.about = el('span', {}, 'The server computes the importance of each edge.');
@@ -83,9 +83,9 @@ class MapView {
     return el('form', { class: 'filters', role: 'search', onsubmit: (event) => event.preventDefault() },
       el('span', { class: 'switch', role: 'group', 'aria-label': 'Form' }, tabs),
       labelled('Importance over', select(SOURCES, this.source, (value) => { this.source = value; this.scored().catch((error) => showError(this.place, error)); })),
-      labelled('Find node', el('input', { type: 'search', value: this.wanted.text, oninput: (event) => later(() => { this.wanted.text = event.target.value; }) })),
-      labelled('Kind', select(KINDS, '', (value) => { this.wanted.kind = value; this.draw(); })),
-      labelled('Minimum importance', el('input', { type: 'range', min: 0, max: 1, step: 0.02, value: '0', oninput: (event) => later(() => { this.wanted.least = Number(event.target.value); }) })));
+      labelled('Find node', el('input', { type: 'search', value: this.filter.text, oninput: (event) => later(() => { this.filter.text = event.target.value; }) })),
+      labelled('Kind', select(KINDS, '', (value) => { this.filter.kind = value; this.draw(); })),
+      labelled('Minimum importance', el('input', { type: 'range', min: 0, max: 1, step: 0.02, value: '0', oninput: (event) => later(() => { this.filter.least = Number(event.target.value); }) })));
   }
 
   /** Requests the importance of the edges, and draws them. Without a result, all edges have the same opacity. */
@@ -104,7 +104,7 @@ class MapView {
   async draw() {
     await this.picture();
     await new Promise((resolve) => { setTimeout(resolve); }); // a list of a million edges takes time: the picture is first
-    this.list.replaceChildren(edgeList(this.layers, this.wanted, this.ctx));
+    this.list.replaceChildren(edgeList(this.layers, this.filter, this.ctx));
   }
 
   async picture() {
@@ -112,7 +112,7 @@ class MapView {
     if (this.as === 'matrix') return this.#matrix();
     this.matrix?.close();
     this.matrix = null;
-    const shown = visible(this.layers, this.wanted, this.folded);
+    const shown = visible(this.layers, this.filter, this.folded);
     const known = await Promise.all(this.layers.map((layer, at) => this.#curves(layer, shown.edges[at])));
     if (turn !== this.turn) return undefined;
     const focus = document.activeElement?.closest?.('.network .spot')?.dataset.key;
@@ -155,13 +155,13 @@ class MapView {
       const sizes = this.layers.map((layer) => [layer.at, `${layer.at}: ${layer.sources} \u00d7 ${layer.destinations}`]);
       const chooser = labelled('Layer', select(sizes, this.layer, (value) => {
         this.layer = Number(value);
-        this.matrix.show(this.layers[this.layer], this.wanted);
+        this.matrix.show(this.layers[this.layer], this.filter);
       }));
       this.matrix = matrix(this.ctx);
       this.tools.replaceChildren(this.matrix.saver);
       this.place.replaceChildren(el('p', { class: 'row' }, chooser, this.matrix.controls), this.matrix.node);
     }
-    this.matrix.show(this.layers[this.layer], this.wanted);
+    this.matrix.show(this.layers[this.layer], this.filter);
   }
 
   /** Draws rings around nodes whose live values are out of grid. Returns a function that ends the view. */

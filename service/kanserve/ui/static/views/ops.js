@@ -142,10 +142,15 @@ class Operations {
     this.empty.hidden = !first;
   }
 
+  /** The versions, those with most recent requests first, and among them those with most requests. */
+  #byRequests() {
+    const recent = (version) => version.recent?.requests ?? version.total.requests;
+    return [...this.now.versions].sort((a, b) => recent(b) - recent(a) || b.total.requests - a.total.requests);
+  }
+
   #choices() {
     const keys = this.now.versions.filter((version) => version.total.requests || version.state === 'READY').map(keyOf);
-    const requests = (version) => version.recent?.requests ?? version.total.requests;
-    const busiest = [...this.now.versions].sort((a, b) => requests(b) - requests(a))[0];
+    const busiest = this.#byRequests()[0];
     if (!keys.includes(this.chosen)) this.chosen = busiest ? keyOf(busiest) : '';
     const shown = JSON.stringify([keys, this.chosen]);
     if (this.picker.dataset.shown === shown || !keys.length) return;
@@ -157,11 +162,12 @@ class Operations {
   /** Draws the charts. A chart under the pointer stays, unless it `must` be drawn. */
   #draw(must) {
     if (!this.now) return;
-    const shown = this.readings.flatMap((reading) => (reading.to - reading.from > LONG ? [{ ...reading, to: reading.from }, reading] : [reading]));
+    const shown = this.readings.flatMap((reading) => (reading.average || reading.to - reading.from > LONG ? [{ ...reading, to: reading.from }, reading] : [reading]));
     const times = shown.map((reading) => reading.to);
     const of = (key) => shown.map((reading) => reading.versions.find((version) => keyOf(version) === key));
     const values = (list, name, none) => list.map((version) => version?.[name] ?? none);
-    const busy = [...new Set(shown.flatMap((reading) => reading.versions.map(keyOf)))].slice(0, LINES.length).map((key) => [key, of(key)]);
+    const active = [...this.#byRequests().filter((version) => version.total.requests).map(keyOf), ...shown.flatMap((reading) => reading.versions.map(keyOf))];
+    const busy = [...new Set(active)].slice(0, LINES.length).map((key) => [key, of(key)]);
     const perVersion = (name) => busy.map(([key, list], at) => ({ name: key, class: LINES[at], values: values(list, name, 0) }));
     const own = of(this.chosen);
     for (const name of ['times', 'phases', 'batches']) this.charts[name].frame.querySelector('.head p').textContent = this.chosen || '\u00a0';
@@ -252,7 +258,7 @@ function sinceStart({ server, time, versions }) {
   const span = Math.max(time - server.started, 1e-9);
   const active = versions.filter((version) => version.total.requests || total(version.total.failures));
   return {
-    from: Math.max(server.started, time - SHOWN), to: time,
+    average: true, from: Math.max(server.started, time - SHOWN), to: time,
     versions: active.map(({ model, version, total: all }) => ({
       ...all, model, version, requests_per_second: all.requests / span, rows_per_second: all.rows / span, failures_per_second: total(all.failures) / span,
     })),
