@@ -22,6 +22,7 @@ from tools.reference.tables import table
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("kanexport", "service/kanserve")
 GENERATED = re.compile(r"/pb/")
+CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+")
 SPECIAL = re.compile(r"([*_\[\]])")  # in Markdown
 # Classes from which all error classes with a code and a hint derive.
 BASES = ("Failure", "KanserveError", "CodedError", "UnsafeFile")
@@ -181,8 +182,10 @@ def classes(files: Iterable[Source]) -> dict[str, ErrorClass]:
         for node in ast.walk(file.tree):
             if isinstance(node, ast.ClassDef):
                 own = dict(_assigned(node.body))
-                bases = tuple(_last(base) for base in node.bases)
-                named.setdefault(node.name, ErrorClass(bases, _literal(own.get("code")), _literal(own.get("hint"))))
+                kind = named.get(node.name, ErrorClass(()))  # the client has classes with the server's names
+                bases = (*kind.bases, *(_last(base) for base in node.bases))
+                code, hint = (_literal(own.get(name)) or _passed_on(node, name) for name in ("code", "hint"))
+                named[node.name] = ErrorClass(bases, kind.code or code, kind.hint or hint)
     errors = {name: named.get(name, ErrorClass(())) for name in BASES}
     while more := {
         name: dataclasses.replace(
@@ -195,6 +198,13 @@ def classes(files: Iterable[Source]) -> dict[str, ErrorClass]:
     }:
         errors |= more
     return errors
+
+
+def _passed_on(node: ast.ClassDef, name: str) -> str:
+    """The text that the constructor of a class passes to its base as the argument `name`; "" without one."""
+    calls = (part for part in ast.walk(node) if isinstance(part, ast.Call) and _last(part.func) == "__init__")
+    found = (_literal(keyword.value) for call in calls for keyword in call.keywords if keyword.arg == name)
+    return next(filter(None, found), "")
 
 
 def _literal(node: ast.expr | None) -> str:
@@ -244,6 +254,8 @@ class _Visitor(ast.NodeVisitor):
         self.generic_visit(node)
         self.local = before
 
+    visit_AsyncFunctionDef = visit_FunctionDef
+
     def visit_Call(self, node: ast.Call) -> None:
         """Add a call of an error class."""
         kind, given = _last(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
@@ -252,10 +264,12 @@ class _Visitor(ast.NodeVisitor):
             self._add(node, kind, given)
         elif kind == "__init__" and own in self.errors and own not in BASES and _literal(given.get("code")):
             self._add(node, own, given)  # without a literal, it passes on an argument
+        elif CODE.fullmatch(_literal(given.get("code"))):
+            self._add(node, kind, given)  # a function that makes an error
         self.generic_visit(node)
 
     def _add(self, node: ast.Call, kind: str, given: Mapping[str | None, ast.expr]) -> None:
-        error = self.errors[kind]
+        error = self.errors.get(kind, ErrorClass(()))
         code = given.get("code")
         texts = [self._text(argument) for argument in node.args] + [self._text(given.get(name)) for name in TEXTS]
         hints = tuple(dict.fromkeys(self._options(given["hint"]))) if "hint" in given else (error.hint,)
