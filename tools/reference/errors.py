@@ -248,13 +248,18 @@ class _Visitor(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """Visit a function, with the texts that it assigns to names."""
+        self._function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """Visit a coroutine like a function."""
+        self._function(node)
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         before = self.local
         assigned = (part for part in ast.walk(node) if isinstance(part, ast.Assign))
         self.local = {**before, **dict(_assigned(assigned))}
         self.generic_visit(node)
         self.local = before
-
-    visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_Call(self, node: ast.Call) -> None:
         """Add a call of an error class."""

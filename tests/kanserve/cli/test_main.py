@@ -21,8 +21,6 @@ import pytest
 from kanexport.contract.cli import console
 from kanserve.cli import main
 from kanserve.server import app, watchdog
-from kanserve.server import app, watchdog
-from kanserve.server import app, watchdog
 from tests.support.command_line import CLEAN, COMMAND, Server, checkpoint, document, kanserve, program
 
 pytestmark = pytest.mark.slow
@@ -34,8 +32,6 @@ def test_help_loads_nothing_heavy() -> None:
     code = f"""
 import sys
 from kanserve.cli import main
-from kanserve.server import app, watchdog
-from kanserve.server import app, watchdog
 try:
     main.main(["--help"])
 except SystemExit:
@@ -99,8 +95,6 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 from kanserve.cli import main
-from kanserve.server import app, watchdog
-from kanserve.server import app, watchdog
 raise SystemExit(main.main([{command!r}, "--help"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
