@@ -202,7 +202,7 @@ def exists(path: str) -> bool:
 
 
 def missing(text: str) -> list[str]:
-    """Paths in backquotes that do not exist: Python files, and whatever starts with a folder that exists."""
+    """Paths in backquotes that do not exist: Python files, and paths whose first folder exists."""
     paths = {path for path in PATH.findall(text) if path.endswith(".py") or exists(path.split("/")[0])}
     return sorted(path for path in paths if not exists(path))
 

@@ -101,7 +101,7 @@ def close(descriptor: int) -> None:
 
 
 def beginning(path: Path, most: int) -> bytes:
-    """The first bytes, `most` at most, of a regular file in a folder that others filled; a link is refused. Raises
+    """The first bytes, `most` at most, of a regular file in a folder that others may fill; a link is an error. Raises
     UnsafeFile, OSError."""
     check_regular(path, path.lstat())
     descriptor = os.open(path, READ | os.O_NOFOLLOW)

@@ -57,7 +57,8 @@ class Anchor:
 
 
 def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
-    """[I]: the number of the layer's node that each source reads, whatever the steps make of its value."""
+    """[I]: for each source, the number of the layer's node that it reads; steps that only change its value do not
+    count."""
     nodes = np.arange(width)
     for step in layer.pre_steps:
         if isinstance(step, Select):

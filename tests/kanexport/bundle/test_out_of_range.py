@@ -81,7 +81,9 @@ def test_without_a_grid_there_is_nothing_outside_but_of_a_reference(tmp_path: Pa
     with pytest.raises(OptionError, match="input 0 has no grid"):
         exported(tmp_path, name, CLAMP)
     for policy in (FLAG, REJECT):
-        with pytest.raises(OptionError, match=f"--out-of-range {policy} does not fit this model: the first layer has no grid"):
+        with pytest.raises(
+            OptionError, match=f"--out-of-range {policy} does not fit this model: the first layer has no grid"
+        ):
             exported(tmp_path, name, policy)
     assert not any(tmp_path.glob("m/[0-9]*"))
     width = exported(tmp_path, name, AS_TRAINED).manifest.input.shape[1]
@@ -122,7 +124,8 @@ def test_another_word_is_refused(tmp_path: Path) -> None:
 
 
 def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path: Path) -> None:
-    """Beyond the grid the clamped graph answers otherwise, and its note says so; the claim is about what was read."""
+    """Beyond the grid the clamped graph has other outputs, and a note reports this; the claim covers the graph as
+    trained."""
     plain = exported(tmp_path / "plain", "efficient-kan-wine-update-grid", AS_TRAINED)
     x = np.random.default_rng(3).normal(scale=3, size=(40, 13)).astype(np.float32)
     np.savez(tmp_path / "outputs.npz", x=x, y=run(plain.directory, "model.onnx", x)[0])

@@ -41,11 +41,11 @@ class Settings:
 
 
 class Attributes(dict[str, Any]):
-    """As Lightning's hyper-parameters: a dictionary of a class of its own."""
+    """A dictionary of a custom class, as in Lightning's hyper-parameters."""
 
 
 class Bag(list[Any]):
-    """A list of a class of its own."""
+    """A list of a custom class."""
 
 
 def objects(torch: Any) -> dict[str, Any]:
@@ -212,6 +212,8 @@ def test_a_moving_average_beside_the_weights_is_a_choice(torch: Any, tmp_path: P
 def test_complex_weights_are_called_so(tmp_path: Path) -> None:
     tensors = chebykan(np.random.default_rng(0))
     tensors["layers.0.cheby_coeffs"] = tensors["layers.0.cheby_coeffs"].astype(np.complex64)
-    with pytest.raises(InvalidKan, match=r"'layers\.0\.cheby_coeffs' is complex64, expected real numbers; KAN reader") as caught:
+    with pytest.raises(
+        InvalidKan, match=r"'layers\.0\.cheby_coeffs' is complex64, expected real numbers; KAN reader"
+    ) as caught:
         read(save(tmp_path, tensors))
     assert "kanserve export --module" in caught.value.hint

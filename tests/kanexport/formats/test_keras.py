@@ -133,7 +133,7 @@ def test_other_layouts_of_hdf5_are_named() -> None:
 
 
 def test_a_group_inside_of_itself_ends(tmp_path: Path) -> None:
-    """The root's header address is written over the first entry of its own table."""
+    """The first entry of the root's table is the address of the root's header."""
     weights = bytearray(parts(CHAIN)[keras.WEIGHTS])
     (root,) = struct.unpack_from("<Q", weights, 64)
     at = weights.index(b"SNOD")

@@ -118,7 +118,7 @@ def test_nested_dictionaries_parameters_and_other_values(torch: Any) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_protocol_torch_can_write(torch: Any, protocol: int) -> None:
-    """torch's own weights_only reader is sure of protocol 2 alone: the others must give the same."""
+    """torch's weights_only reader fully supports only protocol 2; the other protocols must give the same result."""
     value = {"w": torch.arange(6.0).reshape(2, 3), "n": {"b": torch.ones(2), "long" * 100: 2**40}}
     usual = saved(torch, value)
     assert_same(torch, usual)
@@ -285,7 +285,7 @@ def test_an_entry_shorter_than_it_claims_gives_no_bytes_beyond_it(torch_zip: Cal
 
 
 def test_a_deflated_entry_unpacks_no_further_than_it_claims(torch_zip: Callable[..., bytes], tmp_path: Path) -> None:
-    """In a process of its own, where peak memory can be read: 200 MiB behind 16 bytes."""
+    """A separate process measures its peak memory: the entry has 200 MiB, and the directory claims 16 bytes."""
     data = torch_zip(ONE_TENSOR % (4, 4), {"0": bytes(200 * 2**20)}, compression=zipfile.ZIP_DEFLATED)
     (tmp_path / "bomb.pt").write_bytes(_directory_says(data, "archive/data/0", file_size=16))
     script = """

@@ -260,7 +260,7 @@ def test_a_bottleneck_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_layers_with_dropouts_between_need_a_list_of_steps(tmp_path: Path) -> None:
-    """Dropout has no weights, so the numbers have a gap, and the file does not tell what is there."""
+    """Dropout has no weights, so the layer numbers have a gap, and the file does not record the module there."""
     tensors = {f"layers.{at}.{key}": v for at in (0, 2) for key, v in full_layer("kajn", 3, 3, 3).items()}
     error = refuse(tmp_path, tensors)
     assert "does not record the function between them" in error.message

@@ -183,7 +183,7 @@ def test_kanx_grids_may_repeat_knots(tmp_path: Path, k: int) -> None:
 
 
 def test_kanx_keeps_the_activation_its_file_names(tmp_path: Path) -> None:
-    """Its save() writes the constructor's arguments beside the state dict."""
+    """The method save() of kanx writes the constructor's arguments in addition to the state dict."""
     torch = pytest.importorskip("torch")
     tensors = stacked([kanx(3, 4), kanx(4, 2)], "")
     file = {

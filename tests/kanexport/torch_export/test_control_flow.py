@@ -37,8 +37,8 @@ def require_alike(result: Result, module: Any, *shape: int) -> None:
 
 
 class Basis(nn.Module):
-    """B-splines over knots that some of are equal, where an empty cell is asked for, not computed; `of_input`: asks
-    something of its input as well."""
+    """B-splines over knots with duplicates; conditions on the knots skip empty intervals. `of_input`: a condition on
+    the input, too."""
 
     def __init__(self, of_input: bool = False) -> None:
         super().__init__()

@@ -105,7 +105,7 @@ class OneGroup(modules.KANLinear):
 
 
 class Unfolded(nn.Module):
-    """A convolution by such a layer of what lies under the kernel: padding comes before the functions."""
+    """A convolution that applies such a layer to each patch; the padding is applied before the functions."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 class Recurrent(nn.Module):
-    """onnxruntime's LSTM answers NaN with numbers."""
+    """A module with an LSTM, for which onnxruntime returns numbers if its input is NaN."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,8 @@ def test_every_kind_of_difference_is_one_sentence() -> None:
         "differs from PyTorch: if a row has -infinity in the middle, -infinity in every place, -infinity in the first "
         "place, -infinity in the last place, PyTorch feeds layer 0 with -infinity and the exported graph feeds layer 0 "
         "with 0",
-        "differs from PyTorch: if a row has NaN in every place, PyTorch rejects it and the exported graph returns a result",
+        "differs from PyTorch: if a row has NaN in every place, PyTorch rejects it and the exported graph returns a "
+        "result",
     ]
 
 

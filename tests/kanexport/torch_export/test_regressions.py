@@ -25,7 +25,7 @@ def exported(module: nn.Module, folder: Path, rows: np.ndarray = ROWS) -> Result
 
 
 class Cancelling(nn.Module):
-    """(x + big) - big: float32 loses most of its digits, whoever computes it."""
+    """(x + big) - big: float32 loses most of its digits in each runtime."""
 
     def __init__(self, big: float) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Looked(nn.Module):
 
 
 class Counted(nn.Module):
-    """Answers that depend on how many rows there are, asked in a way that torch.export overlooks."""
+    """A module whose outputs depend on the number of rows, in a form that torch.export overlooks."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def test_a_branch_on_the_number_of_rows_is_refused(layer: nn.Module, tmp_path: P
 
 
 class Trainer(nn.Module):
-    """A module whose method `train` is no torch module's, as pykan's before 0.1."""
+    """A module whose method `train` is not that of torch, as in pykan before 0.1."""
 
     def __init__(self) -> None:
         super().__init__()

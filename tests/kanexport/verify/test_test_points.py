@@ -29,7 +29,7 @@ def exported(folder: Path, name: str, policy: str, **more: Any) -> Any:
 
 @pytest.mark.parametrize("name", [case.name for case in cases()])
 def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path, name: str) -> None:
-    """The exporter's zones and the server's are of one grid, whatever the family, wherever there is one alone."""
+    """The zones of the exporter and the coverage of the server agree for each layer that has a single grid."""
     (case,) = (case for case in cases() if case.name == name)
     layers = exported(tmp_path, name, AS_TRAINED).manifest.layers
     kan, _ = read(case.path, *case.options)
@@ -51,8 +51,8 @@ def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path
 
 @pytest.mark.parametrize("name", bases.names())
 def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried(name: str) -> None:
-    """For families to come as well: what a server calls inside lies where rows of the proof lie, and is their zone
-    "inside" itself but for pieces that nothing ends."""
+    """The server's grid is within the range of the verification rows. It equals their zone "inside", except for
+    piecewise polynomials. Bases that are added later are included."""
     for basis in bases.examples(name):
         support = basis.support(3)
         for source, row in enumerate(basis.knots().tolist()):

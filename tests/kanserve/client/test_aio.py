@@ -55,7 +55,7 @@ NAMED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 def plain(answer: Any) -> Any:
-    """An answer as what `==` compares."""
+    """A response in a form that `==` can compare."""
     if dataclasses.is_dataclass(answer):
         return {field.name: plain(getattr(answer, field.name)) for field in dataclasses.fields(answer)}
     if isinstance(answer, np.ndarray):
