@@ -24,7 +24,8 @@ import pytest
 
 from kanserve import Client
 from kanserve.client.errors import ClientError
-from kanserve.config.settings import Group, Settings
+from kanserve.config.fields import Group
+from kanserve.config.settings import Settings
 from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
