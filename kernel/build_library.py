@@ -50,7 +50,7 @@ class CannotBuild(Exception):
 
 
 class Missing(CannotBuild):
-    """A tool or header is absent; the message tells how to get it."""
+    """A tool or header is absent; the message shows how to get it."""
 
 
 def build(output: Path, folder: Path) -> None:

@@ -32,7 +32,8 @@ HOW = "`make setup TORCH=1` installs it"
 
 
 def main(wish: str) -> int:
-    """Decide, install, say so. The exit code is 0 unless torch was asked for by name and there is none."""
+    """Decide, install, and print the result. The exit code is 0 unless torch was requested by name and does not
+    install."""
     stamp = Path(sys.prefix, ".torch")
     if wish == "0" or (stamp.exists() and (wish != "1" or stamp.read_text() == "installed")):
         return 0
@@ -54,7 +55,7 @@ def main(wish: str) -> int:
 
 
 def what_pip_would_take() -> str:
-    """'cpu', 'cuda' or 'none': the build that pip would take for what pyproject.toml asks for."""
+    """'cpu', 'cuda' or 'none': the build that pip would install for the requirement in pyproject.toml."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     wanted = next(line for line in extras["torch"] if Requirement(line).name == "torch")
     options = ["--dry-run", "--no-deps", "--ignore-installed", "--quiet", "--only-binary", ":all:", "--report", "-"]
@@ -66,7 +67,7 @@ def what_pip_would_take() -> str:
 
 
 def build_of(report: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> str:
-    """'cpu' or 'cuda' of pip's report on torch alone, by what it asks for on this machine (or `environment`)."""
+    """'cpu' or 'cuda': the build in pip's report on torch, by its requirements on this machine (or `environment`)."""
     (torch,) = (item["metadata"] for item in report["install"])
     requested = [Requirement(line) for line in torch.get("requires_dist", [])]
     here = {"extra": "", **(environment or {})}

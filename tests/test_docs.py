@@ -24,7 +24,8 @@ import pytest
 
 from kanserve import Client
 from kanserve.client.errors import ClientError
-from kanserve.config.settings import Group, Settings
+from kanserve.config.fields import Group
+from kanserve.config.settings import Settings
 from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
@@ -202,7 +203,7 @@ def exists(path: str) -> bool:
 
 
 def missing(text: str) -> list[str]:
-    """Paths in backquotes that do not exist: Python files, and whatever starts with a folder that exists."""
+    """Paths in backquotes that do not exist: Python files, and paths whose first folder exists."""
     paths = {path for path in PATH.findall(text) if path.endswith(".py") or exists(path.split("/")[0])}
     return sorted(path for path in paths if not exists(path))
 

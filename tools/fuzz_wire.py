@@ -95,7 +95,7 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 def streams() -> set[str]:
-    """The paths of the methods whose answers, or requests, are a stream."""
+    """The paths of the methods with a stream of requests or of responses."""
     services = (*pb.DESCRIPTOR.services_by_name.values(), *kan_pb2.DESCRIPTOR.services_by_name.values())
     ours = {
         f"/{service.full_name}/{method.name}"
@@ -196,7 +196,7 @@ async def converse(port: int, rng: random.Random, todo: Iterator[int], report: R
 
 
 async def probe(address: str, ended: asyncio.Event, report: Report) -> None:
-    """Good will: always the same request, always the same answer."""
+    """A well-behaved client: the same request must return the same response each time."""
     data, expected = request(ROWS).SerializeToString(), None
     async with grpc.aio.insecure_channel(address) as channel:
         while not ended.is_set():

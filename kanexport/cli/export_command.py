@@ -79,13 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arguments.naming_options(parser)
     arguments.explaining_options(parser)
     arguments.precision_options(parser)
-    modules = parser.add_argument_group("PyTorch modules (need torch)").add_argument
-    modules("--module", metavar="PKG.MOD:FACTORY", help="Python function that returns the PyTorch module")
-    modules(
-        "--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: those of the factory)"
-    )
-    modules("--example", type=Path, metavar="FILE", help="with --module: input rows of the module, .npy or .csv")
-    modules("--input-shape", metavar="1,8,8", help="with --module: shape of one row, for random example rows")
+    _module_options(parser)
     add(
         "--time-limit",
         type=float,
@@ -100,6 +94,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help=f"with --recursive: memory limit per file in MiB (default: {sweep.MEMORY})",
     )
+
+
+def _module_options(parser: argparse.ArgumentParser) -> None:
+    """Options for the export of a PyTorch module."""
+    modules = parser.add_argument_group("PyTorch modules (need torch)").add_argument
+    modules("--module", metavar="PKG.MOD:FACTORY", help="Python function that returns the PyTorch module")
+    modules(
+        "--checkpoint", type=Path, metavar="FILE", help="with --module: its weights (default: those of the factory)"
+    )
+    modules("--example", type=Path, metavar="FILE", help="with --module: input rows of the module, .npy or .csv")
+    modules("--input-shape", metavar="1,8,8", help="with --module: shape of one row, for random example rows")
 
 
 def _facts(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[2] / "kernel"
 
 
 def builder() -> ModuleType:
-    """kernel/build_library.py, which is no module of a package."""
+    """The module kernel/build_library.py, which is not part of a package."""
     spec = importlib.util.spec_from_file_location("build_library", SOURCE / "build_library.py")
     assert spec is not None
     assert spec.loader is not None

@@ -249,7 +249,7 @@ def test_a_wrong_graph_is_not_served_where_nothing_is_tried(tmp_path: Path, inst
 def test_mutants_come_to_a_reason_or_to_a_model(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As row 10 of the scorecard, in the graph by the operator."""
+    """Mutated versions with the custom operator load, or fail with a reason."""
     monkeypatch.setattr(mutated_bundles, "GRAPHS", (KERNEL_FILE,))
     good = exported(tmp_path / "good", "pykan-hello-adapted").directory
     came: collections.Counter[str] = collections.Counter()

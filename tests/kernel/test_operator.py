@@ -32,8 +32,8 @@ GOOD: dict[str, Any] = {"degree": DEGREE, "scale": 1.0, "base": "silu", "nan_spr
 
 
 def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(tmp_path: Path) -> None:
-    """Every second one is spoilt. Held against the recursion in double precision, row by row and alone; knots and
-    coefficients lie in memory without room behind them."""
+    """Every second layer has damaged values. Results are compared with the recursion in float64, for whole batches and
+    for single rows. Knots and coefficients fill their memory blocks to the end."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if not compiler:
         pytest.skip("the operator is not built here: there is no g++")

@@ -136,7 +136,7 @@ def windows(port: int) -> None:
 
 
 def unread(port: int) -> None:
-    """Answers without a window to be sent in."""
+    """Send requests on streams with a small window, so that the server has to keep the responses."""
     block, body = headers(), request()
     with contextlib.ExitStack() as held:
         for _ in range(10):

@@ -35,14 +35,14 @@ STATUS = {grpc.StatusCode.UNAUTHENTICATED: 401, grpc.StatusCode.PERMISSION_DENIE
 
 
 def expected(need: Need, role: str) -> grpc.StatusCode | None:
-    """How a caller is refused, whose token has this role ("": no credential that is good); None: not at all."""
+    """The status for a caller whose token has this role; None: accepted. Role "": no valid credential."""
     if need is ANYONE or (role and need in INCLUDES[Role(role)]):
         return None
     return grpc.StatusCode.PERMISSION_DENIED if role else grpc.StatusCode.UNAUTHENTICATED
 
 
 def methods(channel: grpc.Channel, role: str, metadata: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, str]]:
-    """Each method, and what is wrong with how it was answered, or ""."""
+    """Each method, and the fault of its response; "": none."""
     for name in (*METHODS, NOWHERE):
         need = NEEDS[UNIMPLEMENTED if name == NOWHERE else name]
         code, text = called(channel, name, metadata)
@@ -69,7 +69,7 @@ def called(channel: grpc.Channel, name: str, metadata: tuple[tuple[str, str], ..
 def routes(
     address: str, role: str, metadata: tuple[tuple[str, str], ...], context: ssl.SSLContext | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Each route, and what is wrong with how it was answered, or ""."""
+    """Each route, and the fault of its response; "": none."""
     refusals = {status: code for code, status in STATUS.items()}
     for name, need in NEEDS.items():
         verb, _, route = name.partition(" ")
@@ -87,7 +87,7 @@ def routes(
 def asked(
     address: str, verb: str, route: str, headers: dict[str, str], context: ssl.SSLContext | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request on a connection of its own."""
+    """Send one request on a separate connection."""
     path = "/nowhere" if route == UNKNOWN else route
     for key, value in {"name": "toy", "version": "1", "repository": "r", "rest:path": "x"}.items():
         path = path.replace(f"{{{key}}}", value)

@@ -80,7 +80,8 @@ def with_raw(*raw: bytes) -> pb.ModelInferRequest:
 
 
 def with_outputs(*names: str, **parameter: Any) -> pb.ModelInferRequest:
-    """`parameter`: a member of InferParameter and its value, how many classes of the first are wanted."""
+    """A request for some outputs. `parameter`: a member of InferParameter and its value, the number of classes of the
+    first output."""
     message = request(ROWS)
     for name in names:
         message.outputs.add(name=name)

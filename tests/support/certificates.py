@@ -13,7 +13,8 @@ LATER = datetime.datetime(2990, 1, 1, tzinfo=datetime.UTC)
 
 
 def write(folder: Path) -> Path:
-    """ca, other-ca; NAME.pem and NAME.key for server, caller, stranger (of other-ca), expired, early; and damage."""
+    """Write ca and other-ca, NAME.pem and NAME.key for server, caller, `stranger` (of other-ca), expired and early, and
+    damaged files."""
     ours, theirs = trustme.CA(), trustme.CA()
     ours.cert_pem.write_to_path(str(folder / "ca.pem"))
     theirs.cert_pem.write_to_path(str(folder / "other-ca.pem"))

@@ -1,4 +1,4 @@
-"""Local server that gives fixed answers to a client."""
+"""Local server that returns fixed responses to a client."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Server:
 def program(
     *arguments: object, stdin: bytes = b"", cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end in a process of its own; text of both streams and the exit code."""
+    """Run a command to its end in a separate process; returns the text of both streams and the exit code."""
     done = forked_process.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,

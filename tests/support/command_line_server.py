@@ -23,7 +23,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that answers at most 16 KiB and 500 rows per edge query."""
+    """A server with limits of 16 KiB per response and 500 rows per edge query."""
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(repository, log, "--max-response-bytes", "16KiB", "--max-edge-query-rows", "500") as running:
         yield running

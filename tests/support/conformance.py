@@ -56,8 +56,8 @@ def extremes(dtype: str) -> list[float]:
 
 
 def hostile_rows(ordinary: Array, dtype: str) -> Array:
-    """[B, I]: around an ordinary row, numbers that are not finite in every place, alone and
-    mixed, and extreme ones, alone, in all places and beside NaN."""
+    """[B, I]: an ordinary row with NaN, infinities and extreme numbers, in one place, in some and in all places, and
+    next to NaN."""
     n = len(ordinary)
     if n <= SOURCES:  # every mixture
         picks = [np.array(p) for p in itertools.product(range(-1, 3), repeat=n)]
@@ -74,7 +74,7 @@ def hostile_rows(ordinary: Array, dtype: str) -> Array:
 
 
 def rows_around(basis: Basis, sources: int) -> Array:
-    """[B, I]: inside, beside, far, and on every point of the support with its float32 neighbours."""
+    """[B, I]: rows inside the support, near it, far from it, and at each of its points with the float32 neighbors."""
     support = basis.support(sources)
     low, high = support.outer
     spread = np.linspace(0, 1, 101)[:, None]
@@ -199,7 +199,8 @@ def _check_nan(basis: Basis, x: Array, expected: Array, found: Array, what: str)
 
 
 def check_function(function: Unary, dtype: str, *, exact: bool, rtol: float, atol: float) -> None:
-    """One function of a number, over many columns at once; `exact`: where small values matter."""
+    """Compare one function of a number with its reference, over many columns at once. `exact`: small values stay
+    exact."""
     what = f"{function.name} in {dtype}"
     tame = np.concatenate([np.linspace(-4, 4, 187), [0.5, -0.5, 1.0, -1.0, 1e-3, -1e-3, 0.999, -0.999]])
     columns = 17  # more than a vector of any processor, and no multiple of one
@@ -257,7 +258,7 @@ def _size(x: Array, values: Array) -> Array:
 
 
 def _excuse(function: Callable[[Array], Array], x: Array, dtype: str) -> Array:
-    """[B]: as in the proof, what rounding the sources may change, in rows with a large one."""
+    """[B]: in rows with a large source, the change that rounding of the sources may cause, as in the verification."""
     far = (np.isfinite(x) & (np.abs(x) > FAR)).any(axis=1)
     excuse = np.zeros(len(x))
     with np.errstate(all="ignore"):

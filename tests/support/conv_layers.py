@@ -85,7 +85,7 @@ def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
 
 
 class Begun(Bells):
-    """Functions of what a module normalises over the picture, beside functions of what it is given."""
+    """Functions of the input after InstanceNorm2d, and a base branch of the input itself."""
 
     def __init__(self, n: int, m: int, **settings: Any) -> None:
         super().__init__(n, m, **settings)

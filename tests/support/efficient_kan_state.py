@@ -16,7 +16,7 @@ from kanexport.pipeline import Request, export
 def layer(
     n: int, m: int, seed: int = 0, *, k: int = 3, g: int = 4, scaler: bool = True, uniform: bool = False
 ) -> dict[str, Any]:
-    """Tensors of one KANLinear, with knots of their own for every input."""
+    """Tensors of one KANLinear, with separate knots for each input."""
     rng = np.random.default_rng(seed)
     gaps = np.full((n, g + 2 * k), 0.5) if uniform else rng.uniform(0.2, 0.9, size=(n, g + 2 * k))
     knots = np.cumsum(np.concatenate([np.full((n, 1), -2.5), gaps], axis=1), axis=1)

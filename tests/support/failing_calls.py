@@ -29,7 +29,7 @@ def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FIL
 def during(
     root: Path, meanwhile: Callable[[Sandbox, asyncio.Task[None]], Awaitable[None]], **settings: Any
 ) -> asyncio.Task[None]:
-    """An endless version is tried while something happens; the task that tried it."""
+    """Run `meanwhile` during the load check of an endless version; returns the task of the load check."""
     item = bundle(root, hostile.endless())
 
     async def main() -> asyncio.Task[None]:

@@ -19,7 +19,7 @@ Make = Callable[[Path, Path], None]
 
 
 def listed(path: str) -> Make:
-    """A file of the manifest that lies elsewhere."""
+    """A file of the manifest that is outside the version directory."""
 
     def make(directory: Path, outside: Path) -> None:
         name = path.format(outside=outside)

@@ -59,7 +59,7 @@ def endless() -> bytes:
 
 
 def huge() -> bytes:
-    """Eight gigabytes of a constant, of which one number is added."""
+    """A graph with a constant of eight gigabytes, from which it adds one number."""
     values = [numpy_helper.from_array(np.array([2**31], np.int64), "size"), ints("first", 0)]
     nodes = [
         helper.make_node("ConstantOfShape", ["size"], ["large"]),

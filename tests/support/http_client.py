@@ -34,7 +34,8 @@ class Reply:
 
 
 def ask(server: Server, path: str, body: Any = None, method: str = "", timeout: float = 20, **headers: str) -> Reply:
-    """One request on a connection of its own. `body`: bytes, or what becomes JSON. Headers with _ for -."""
+    """Send one request on a separate connection. `body`: bytes, or a value that becomes JSON. Names of headers have _
+    for -."""
     connection = http.client.HTTPConnection(server.http, timeout=timeout)
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()

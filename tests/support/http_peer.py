@@ -44,7 +44,7 @@ class Peer:
         self.flush()
 
     def headers(self, stream: int) -> dict[str, str]:
-        """All headers and trailers of the answer, once it has ended."""
+        """All headers and trailers of a response, after its end."""
         result: dict[str, str] = {}
         while True:
             data = self.socket.recv(65536)

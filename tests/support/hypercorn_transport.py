@@ -17,7 +17,7 @@ from kanserve.transport.factory import Pages
 
 
 class Hypercorn:
-    """A transport, as `kanserve.transport.factory` wants it."""
+    """A transport in the form that `kanserve.transport.factory` requires."""
 
     def __init__(self, settings: Settings, services: Services, pages: Pages) -> None:
         self._app = GrpcApp(

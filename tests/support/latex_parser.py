@@ -31,8 +31,8 @@ LIGATURES = {"--", "''", "``", ",,", "?`", "!`", "<<", ">>"}
 
 
 def compute(text: str, names: Mapping[str, Any]) -> Any:
-    """The value of a formula in float64. `names`: variables and functions as they are written, such as x_{0}, or what
-    stands in \\text{}."""
+    """The value of a formula in float64. `names`: variables and functions as they are written, such as x_{0} or the
+    content of \\text{}."""
     reader = _Reader(text, names)
     with np.errstate(all="ignore"):
         value = reader.sum()
@@ -48,7 +48,7 @@ def decoded(text: str) -> str:
 
 
 def _text(source: str, at: int) -> tuple[str, int]:
-    """The content of a group that begins at `at`, and where it ends. Raw special characters are refused."""
+    """The content of a group that begins at `at`, and its end. Raw special characters are an error."""
     seen, glued = "", ""
     while source[at] != "}":
         word = re.match(r"(\\[A-Za-z]+)\{\}", source[at:])
@@ -151,7 +151,7 @@ class _Reader:
         return self.named()
 
     def number(self) -> Any:
-        """With its power of ten, which is no product to whoever reads it."""
+        """A number with its power of ten, which is one value and not a product."""
         result = SCIENTIFIC.match(self._source[self._at :].lstrip())
         mantissa = self.take()
         if not result:

@@ -36,7 +36,7 @@ class Reader(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Ids of tokens alone."""
+    """A module whose only input has the ids of tokens."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -126,14 +126,14 @@ class Doing(nn.Module):
 
 
 class Tagged(KANLinear):
-    """A class that asks for more of those below it."""
+    """A class that requires an argument from its subclasses."""
 
     def __init_subclass__(cls, tag: str) -> None:
         cls.tag = tag
 
 
 class Patched(Tagged, tag="a"):
-    """Has a forward of its own, on the object."""
+    """A module whose forward is an attribute of the object."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__(n, m)

@@ -83,7 +83,7 @@ def ready(server: Server) -> bool:
 
 
 def factor(server: Server, model: str = "toy", version: str = "") -> float:
-    """Which content answers."""
+    """The factor of the outputs, which shows the content that the server runs."""
     result = server.infer(ROWS, model, model_version=version)
     ratio = result / toy_model.outputs(ROWS)
     assert np.allclose(ratio, ratio[0, 0], rtol=1e-5), ratio
@@ -102,8 +102,8 @@ def sample(text: str, name: str) -> float:
 
 
 class Clients:
-    """Closed-loop clients, each on a connection of its own; every answer is held against those that are `allowed`,
-    by version (0: any) as bytes."""
+    """Closed-loop clients, each on a separate connection. They compare each response with the bytes in `allowed`, by
+    version (0: any)."""
 
     def __init__(self, server: Server, count: int, allowed: dict[int, set[bytes]]) -> None:
         self.failed: list[str] = []
@@ -115,7 +115,7 @@ class Clients:
 
     @property
     def answered(self) -> int:
-        """Answers so far."""
+        """Responses so far."""
         return sum(self.seen.values())
 
     def __enter__(self) -> Clients:
@@ -175,7 +175,7 @@ def slope(values: list[float]) -> float:
 
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[Path]:
-    """A copy beside it, for putting it back."""
+    """A copy in the same folder, from which the test can restore the original."""
     copy = path.with_name(f".kept-{next(_numbers)}")
     shutil.copytree(path, copy)
     yield copy

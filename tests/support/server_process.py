@@ -1,4 +1,4 @@
-"""Server of a test in a process of its own, raw calls to it, and the wait until any server of a test is ready."""
+"""Server of a test in a separate process, raw calls to it, and the wait until a server of a test is ready."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def request(rows: np.ndarray, model: str = "toy", **fields: Any) -> pb.ModelInfe
 
 
 class Beside(threading.Thread):
-    """A client of good will, until it is told to stop."""
+    """A well-behaved client that runs until `ended` is set."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
@@ -183,7 +183,7 @@ def first_line(process: subprocess.Popen[Any], log: Path) -> str:
 
 @contextlib.contextmanager
 def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **settings: Any) -> Iterator[Server]:
-    """A server over `repository` that is ready to be asked."""
+    """A server over `repository` that is ready for requests."""
     with launched(repository, plugin, files, **settings) as (process, log):
         where = json.loads(first_line(process, log))
         port, metrics_port = (int(where[name].rpartition(":")[2]) for name in ("grpc", "metrics"))

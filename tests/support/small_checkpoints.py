@@ -1,4 +1,4 @@
-"""Small checkpoints made in tests: written, exported, and held against formulas with loops."""
+"""Small checkpoints that tests write, export, and compare with formulas in loops."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "") -
 
 
 def network(seed: int, *, products: bool) -> PykanCheckpoint:
-    """A pykan model with affine nodes, a symbolic edge, a masked one, and with products if asked for."""
+    """A pykan model with affine nodes, a symbolic edge and a masked edge; `products` adds product nodes."""
     width: list[Any] = [3, (2, 2), (1, 1)] if products else [3, 4, 2]
     toy = PykanCheckpoint(width, **({"arity": [[], [2, 3], [2]]} if products else {}))
     toy.rng = np.random.default_rng(seed)

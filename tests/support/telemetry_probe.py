@@ -81,7 +81,7 @@ def _served(command: list[str], models: Path, before: int, *, stop_at_first: boo
 
 
 def without_route() -> int:
-    """How often this network namespace had no way to an address that somebody asked for."""
+    """How often this network namespace had no route to a requested address."""
     names, values = Path("/proc/self/net/snmp").read_text().splitlines()[:2]
     return int(dict(zip(names.split(), values.split(), strict=True))["OutNoRoutes"])
 

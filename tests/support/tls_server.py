@@ -35,6 +35,6 @@ def secured(models: Path, files: Path, transport: str, **settings: Any) -> Any:
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def server(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Encrypted, and open to anyone."""
+    """A server with TLS and without client authentication."""
     with secured(models, files, request.param) as running:
         yield running

@@ -25,7 +25,7 @@ def block(name: str, token: str, *roles: str, **fields: object) -> str:
 
 
 def save(path: Path, text: str) -> None:
-    """As the owner alone may read it."""
+    """Write a file that only its owner may read."""
     path.touch(mode=0o600)
     path.write_text(text)
 

@@ -164,7 +164,7 @@ def golden_cnn() -> nn.Module:
 
 
 class Bumps(nn.Module):
-    """A basis of nobody's: sin(k x) / (1 + x^2) and a line, with coefficients [n, m, K]."""
+    """A basis that is in no library: sin(k x) / (1 + x^2) and a line, with coefficients [n, m, K]."""
 
     def __init__(self, n: int, m: int, kinds: int = 3) -> None:
         super().__init__()

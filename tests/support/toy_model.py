@@ -82,7 +82,7 @@ def write(
     reference_scale: float = 1.0,
     directory: Path | None = None,
 ) -> Path:
-    """A version directory under `repository`. `reference_scale` other than 1 makes the proof fail."""
+    """A version directory under `repository`. A `reference_scale` other than 1 makes the verification fail."""
     target = directory or repository / name / str(version)
     target.mkdir(parents=True, exist_ok=True)
     files = {

@@ -15,7 +15,7 @@ from tests.support import toy_model
 
 
 def weights(width: int) -> np.ndarray:
-    """[width, width], of which the diagonal is the strongest."""
+    """[width, width], with the largest weights on the diagonal."""
     rng = np.random.default_rng(0)
     return (rng.uniform(-0.5, 0.5, (width, width)) + 2 * np.eye(width)).astype(np.float32) / width
 

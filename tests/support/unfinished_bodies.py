@@ -119,7 +119,7 @@ def callers(server: Server, kind: str, connections: int, streams: int, size: int
 
 
 def answers(server: Server) -> bool:
-    """Whether the server answers a small request within five seconds."""
+    """Whether the server responds to a small request within five seconds."""
     try:
         server.call(f"{INFERENCE}ModelInfer", request(np.zeros((1, 3), np.float32)).SerializeToString(), timeout=5)
     except grpc.RpcError:

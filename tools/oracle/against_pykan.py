@@ -66,7 +66,7 @@ def arguments(rng: random.Random) -> dict[str, Any]:
 
 @torch.no_grad()
 def disturb(model: Any, rng: random.Random) -> None:
-    """Masks, symbolic edges and affine parameters nobody would train."""
+    """Set random masks, symbolic edges and affine parameters that training does not produce."""
     for at in range(model.depth):
         layer = model.act_fun[at]
         if rng.random() < 0.5:

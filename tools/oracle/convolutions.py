@@ -176,7 +176,7 @@ LIBRARIES: dict[str, Callable[[Path], Iterator[Case]]] = {
 
 
 def look(case: Case, *, export: bool) -> tuple[str, str]:
-    """The outcome of a configuration: one of edges, none, refused, wrong; and a short text."""
+    """The outcome of a configuration (`edges`, `none`, `refused` or `wrong`), and a short text."""
     torch.manual_seed(0)
     network = case.make().eval()
     rng = np.random.default_rng(0)

@@ -105,7 +105,7 @@ def exact(model: Any) -> Any:
 
 
 def rows(knots: np.ndarray) -> np.ndarray:
-    """[B, n] from knots [n, T]: on every knot, its float32 neighbours, between, beside and far."""
+    """[B, n] from knots [n, T]: on each knot, at its float32 neighbors, between knots, near them and far away."""
     single = knots.astype(np.float32).T
     near = [np.nextafter(single, np.float32(side)) for side in (-np.inf, np.inf)]
     between = (single[1:].astype(np.float64) + single[:-1]) / 2  # where float32 has no number too
@@ -154,8 +154,8 @@ def largest_difference(prefix: Path, reference: Any) -> float:
 
 
 def proved(prefix: Path) -> str:
-    """The dtype that the export is proved in: where a spline is narrower than float32's rounding of
-    the base function, or all outputs are smaller than float32 goes, that is float64."""
+    """The suffix " in float64" if the export passes verification only in float64: a spline is narrower than float32's
+    rounding of the base function, or all outputs are too small for float32."""
     try:
         export(Request(path=prefix, repository=prefix.parent / "models"))
     except VerificationFailed:

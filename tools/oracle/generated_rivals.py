@@ -47,7 +47,8 @@ NORM = ("architecture", "norm")
 
 @dataclass(frozen=True)
 class Rival:
-    """One file and the function of its model. `keys`: option keys, one of which the export must list as assumed."""
+    """One file and the function of its model. `keys`: option keys; the export must list one or more of them as
+    assumed."""
 
     name: str
     tensors: Tensors | Path
@@ -180,8 +181,8 @@ SCALARS = {what: VECTORS[what] for what in ("a scale", "PReLU", "Swish", "a shif
 
 
 def modules(family: Family, seed: int) -> Iterator[Rival]:
-    """Modules between layers whose tensors are also another module's. Names that say a kind are
-    assumed to be that kind, others are refused."""
+    """Modules between layers whose tensors also fit another module. If a name identifies a kind, the export assumes it;
+    otherwise the export rejects the file."""
     rng = np.random.default_rng(seed)
     weight, bias = (np.asarray(rng.normal(1, 0.4, size=6), np.float32) for _ in range(2))
     number = np.array([0.3], np.float32)
@@ -281,7 +282,7 @@ def apart(found: Array, expected: Array) -> float:
 
 @dataclass
 class Trial:
-    """Outcomes of the rivals: counts by outcome, and texts of failures."""
+    """Outcomes of the alternative interpretations: counts by outcome, and texts of failures."""
 
     folder: Path
     counts: collections.Counter[str]
@@ -299,7 +300,7 @@ class Trial:
         return path
 
     def without_outputs(self, rival: Rival) -> None:
-        """Refused, or the question is listed."""
+        """The export must reject the file, or list the question."""
         key = (str(rival.tensors) if isinstance(rival.tensors, Path) else _key(rival.tensors), rival.options)
         if key not in self.exports:
             self.exports[key] = self.outcome(rival)
@@ -333,7 +334,7 @@ class Trial:
             return error
 
     def with_outputs(self, rival: Rival) -> None:
-        """Decided rightly, or refused with exit 3 (or 2 where nothing could be read)."""
+        """The export must decide correctly, or reject the file with exit code 3 (2 if it could not read the file)."""
         x = rows(rival, 64, 2)
         with np.errstate(all="ignore"):
             y = rival.forward(x)
@@ -375,7 +376,7 @@ def _key(tensors: Tensors) -> Any:
 def run(
     folder: Path, *, seed: int = 0, first: int = 0, every: int = 1, outputs: bool = False, show: bool = False
 ) -> Trial:
-    """Every n-th rival from the `first` on, tried."""
+    """Check every n-th alternative interpretation, from the `first` on."""
     trial = Trial(folder, collections.Counter(), [])
     for rival in itertools.islice(rivals(seed), first + seed % every, None, every):
         trial.counts["rivals"] += 1

@@ -216,7 +216,7 @@ def norm_cases(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def spline_cases(rng: np.random.Generator) -> Iterator[Case]:
-    """efficient-kan's layers: other activations, weights of the file in fewer bits, scales a little off."""
+    """Layers of efficient-kan with other activations, weights at reduced precision, or slightly different scales."""
     n, m, k, degree = int(rng.integers(2, 6)), int(rng.integers(1, 4)), 8, 3
     knots = ((np.arange(k + degree + 1) - degree) * 0.4 - 1).astype(np.float32)
     full: Tensors = {
@@ -256,7 +256,7 @@ def spline_cases(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def fewer_bits(full: Tensors) -> dict[str, Tensors]:
-    """Files of efficient-kan's layers that hold weights in fewer bits."""
+    """Files of efficient-kan's layers with weights at reduced precision."""
 
     def rounded(*keys: str) -> Tensors:
         halves = {key: full[key].astype(np.float16).astype(np.float32) for key in keys}

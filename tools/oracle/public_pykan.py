@@ -126,7 +126,8 @@ def rows(model: Any, seed: int) -> torch.Tensor:
 
 @torch.no_grad()
 def compare(prefix: Path, graphs: bool) -> str:
-    """One file: "same", why pykan does not run it, why kanexport refuses it, or how much differs."""
+    """Compare one file: "same", the reason why pykan does not run it or kanexport rejects it, or the size of the
+    difference."""
     try:
         model = load(prefix)
         x = rows(model, 0)

@@ -162,8 +162,8 @@ class Judge:
         return f"{name}: row {at} of {len(bad)} is {apart[at]:.2e} off, its largest answer {scale[at]:.2e}"
 
     def odd(self, name: str, rows: Sequence[Array]) -> str:
-        """As `zone`, for rows with NaN and infinities: where torch says no number, the graph says none, or a note
-        tells."""
+        """As `zone`, for rows with NaN and infinities: the graph must have them in the same places as torch, unless a
+        note reports a difference."""
         try:
             single = self.model.answers(self.model.module, rows, np.float32)
         except Exception:
@@ -221,7 +221,7 @@ def prepare(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def made(configuration: dict[str, Any]) -> Model:
-    """The same each time. Raises whatever others' code does."""
+    """Build the same model each time. Raises the exceptions of the library's code."""
     torch.manual_seed(SEED)
     module = build(configuration)
     shapes = configuration["rows"]
@@ -252,7 +252,7 @@ def refused(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """By how much the graph's answers differ from the module's own."""
+    """The difference between the outputs of the graph and those of the module."""
     model = made(configuration)
     directory = folder / json.loads((folder / "export.json").read_text())["directory"]
     manifest = json.loads((directory / "manifest.json").read_text())

@@ -332,7 +332,8 @@ def reading(kan: Kan, form: str) -> Callable[..., torch.Tensor]:
 
 
 def difference(found: np.ndarray, expected: np.ndarray, moved: Callable[[], list[np.ndarray]]) -> str:
-    """In what two answers [B, N] differ, row by row; empty where they do not, or where rounding explains it."""
+    """The difference between two outputs [B, N], row by row; empty if they agree, or if rounding explains the
+    difference."""
     finite = np.isfinite(expected)
     with np.errstate(all="ignore"):
         apart = np.where(finite, np.abs(found - expected), 0).max(axis=1)

@@ -259,7 +259,7 @@ GROUPS = {"gaussians": gaussians, "splines": splines, "combined": combined, "oth
 
 
 def randomise(module: torch.nn.Module) -> None:
-    """Weights of a size that shows in the outputs; grids and whatever is no weight stay."""
+    """Draw weights with a visible effect on the outputs; grids and other tensors that are not weights stay."""
     for name, value in module.named_parameters():
         last = name.split(".")[-1]
         if value.is_floating_point() and last not in ("grid", "mask", "affine", "inv_denominator"):

@@ -86,32 +86,32 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UsageError instead of ending the process."""
         usage, more = self.format_usage().rstrip(), f"run `{self.prog} --help` for the arguments"
-        if found := MISSING.match(message):
-            raise UsageError(f"missing argument: {found[1]}", code="argument-missing", hint=more, usage=usage)
-        if found := CONFLICT.match(message):
+        if match := MISSING.match(message):
+            raise UsageError(f"missing argument: {match[1]}", code="argument-missing", hint=more, usage=usage)
+        if match := CONFLICT.match(message):
             raise UsageError(
-                f"{found[1]} cannot be combined with {found[2]}",
+                f"{match[1]} cannot be combined with {match[2]}",
                 code="arguments-conflict",
-                hint=f"remove {found[1]} or {found[2]}",
+                hint=f"remove {match[1]} or {match[2]}",
                 usage=usage,
             )
-        if found := CHOICE.match(message):
-            choices = [choice.strip("'") for choice in found[3].split(", ")]
+        if match := CHOICE.match(message):
+            choices = [choice.strip("'") for choice in match[3].split(", ")]
             raise UsageError(
-                f"{found[1]}: invalid choice {found[2]!r}, expected one of {', '.join(choices)}",
+                f"{match[1]}: invalid choice {match[2]!r}, expected one of {', '.join(choices)}",
                 code="choice-invalid",
-                hint=advice(found[2], choices, what="choices"),
+                hint=advice(match[2], choices, what="choices"),
                 usage=usage,
             )
-        if found := KIND.match(message):
+        if match := KIND.match(message):
             raise UsageError(
-                f"{found[1]}: invalid value {found[3]}, expected {KINDS.get(found[2], 'another form')}",
+                f"{match[1]}: invalid value {match[3]}, expected {KINDS.get(match[2], 'another form')}",
                 code="argument-invalid",
                 hint=more,
                 usage=usage,
             )
-        if found := VALUE.match(message):
-            raise UsageError(f"{found[1]}: {found[2]}", code="argument-invalid", hint=more, usage=usage)
+        if match := VALUE.match(message):
+            raise UsageError(f"{match[1]}: {match[2]}", code="argument-invalid", hint=more, usage=usage)
         raise UsageError(message, code="command-line-invalid", hint=more, usage=usage)
 
     def format_usage(self) -> str:

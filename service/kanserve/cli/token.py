@@ -59,6 +59,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="token file of the server, as for `kanserve serve --tokens` (default: KANSERVE_TOKENS)",
     )
+    _add_new_options(parser)
+    add_json_option(parser)
+
+
+def _add_new_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the action `new`."""
     parser.add_argument(
         "--roles",
         type=_roles,
@@ -86,7 +92,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="new: write the token to this file with mode 0600; an existing file is an error (default: stdout)",
     )
     parser.add_argument("--force", action="store_true", help="new: replace an existing --output file (default: off)")
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from kanexport.contract.cli.console import Exit, emit, json_text
-from kanserve.config.settings import GIB, KIB, LIVE, MIB, Group, Settings
+from kanserve.config.fields import GIB, KIB, MIB, Group
+from kanserve.config.settings import LIVE, Settings
 from kanserve.observability.log_events import EVENTS
 
 PAGE, SCHEMA, EVENTS_PAGE = "settings.md", "kanserve.schema.json", "log-events.md"

@@ -20,7 +20,8 @@ from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from kanexport.contract import safe_files
 from kanexport.contract.cli.suggest import closest
-from kanserve.config.settings import ENV_PREFIX, SettingFault, Settings
+from kanserve.config.fields import SettingFault
+from kanserve.config.settings import ENV_PREFIX, Settings
 from kanserve.errors import ConfigError
 
 # Variables of the client commands.
@@ -92,8 +93,8 @@ def _read_environment() -> dict[str, Any]:
     relevant = {name.upper() for name, value in os.environ.items() if _is_setting(name.upper(), value)}
     if unknown := sorted(relevant - known):
         candidates = {name.removeprefix(ENV_PREFIX): name for name in sorted({*known, *CLIENTS})}
-        found = ((name, closest(name.removeprefix(ENV_PREFIX), candidates)) for name in unknown)
-        raise _unknown([(name, "the environment", candidates.get(near, "")) for name, near in found])
+        suggestions = ((name, closest(name.removeprefix(ENV_PREFIX), candidates)) for name in unknown)
+        raise _unknown([(name, "the environment", candidates.get(near, "")) for name, near in suggestions])
     values = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, case_sensitive=False)()
     return {key: value for key, value in values.items() if f"{ENV_PREFIX}{key.upper()}" in relevant}
 

@@ -85,8 +85,8 @@ def _strict(model: pb.Model, *, kernel: bool) -> Iterator[str]:
         yield "it has custom functions or training steps"
     yield from _versions(model)
     if len(graph.node) > NODES or len(graph.initializer) > TENSORS:
-        found = f"{len(graph.node)} operators and {len(graph.initializer)} tensors"
-        yield f"it has {found}, expected at most {NODES} and {TENSORS}"
+        counts = f"{len(graph.node)} operators and {len(graph.initializer)} tensors"
+        yield f"it has {counts}, expected at most {NODES} and {TENSORS}"
         return
     if graph.sparse_initializer:
         yield "it has sparse tensors"

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 
-from kanserve.config.settings import GRPC_LIMIT, Settings
+from kanserve.config.fields import GRPC_LIMIT
+from kanserve.config.settings import Settings
 from kanserve.grpc_api.call_context import Code, RequestMetadata
 from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Guarded, Kind, Stream, Unary
 from kanserve.grpc_api.services import Services

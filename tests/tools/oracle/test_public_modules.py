@@ -60,7 +60,7 @@ def clones(tmp_path: Path) -> Path:
 
 
 def oracle(folder: Path, *code: str) -> subprocess.CompletedProcess[str]:
-    """Python beside the oracle's files."""
+    """Run Python with the oracle's files on its path."""
     path = [str(ORACLE), *sys.path]
     return subprocess.run(
         [sys.executable, *code],
