@@ -57,7 +57,7 @@ AREAS = {  # folder -> heading, in the order of the page
 
 HEAD = """# Errors
 
-This page lists the errors of the exporter, the server and the commands, for users who want to solve one.
+This page lists the errors of the exporter, the server and the commands, for users who have to solve one.
 
 `make reference` writes this file from the code. An error has a code that does not change when its message changes.
 Search this page for the code. In a message, `<name>` stands for a value.
