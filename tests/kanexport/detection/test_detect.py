@@ -23,7 +23,7 @@ FOUND = {
     "4 linear layers (0.weight (2, 3), 1.weight (2, 3), 2.weight (2, 3), ...)": {
         f"{at}.weight": (2, 3) for at in range(4)
     },
-    "2 tensors of three axes, as edges have (a.magic (3, 2, 5), b.magic (2, 1, 5))": {
+    "2 tensors of three axes, as for edges (a.magic (3, 2, 5), b.magic (2, 1, 5))": {
         "a.magic": (3, 2, 5),
         "b.magic": (2, 1, 5),
     },

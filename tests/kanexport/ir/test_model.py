@@ -66,7 +66,10 @@ BAD_LAYERS: dict[str, tuple[Callable[[], Layer], str]] = {
     ),
     "coefficient shape": (lambda: layer(terms=(BasisTerm(spline(), np.ones((3, 2, 5))),)), "expected"),
     "coefficient count": (lambda: layer(terms=(BasisTerm(SILU, np.ones((2, 3, 2))),)), "expected"),
-    "knots for other sources": (lambda: layer(terms=(BasisTerm(spline(4), np.ones((2, 3, 5))),)), "made for 4 sources"),
+    "knots for other sources": (
+        lambda: layer(terms=(BasisTerm(spline(4), np.ones((2, 3, 5))),)),
+        "has 4 sources, the layer has 2",
+    ),
     "edge outside": (lambda: layer(symbolic=(edge(source=2),)), "outside"),
     "edge negative": (lambda: layer(symbolic=(edge(destination=-1),)), "outside"),
     "edge NaN": (lambda: layer(symbolic=(edge(c=np.nan),)), "not finite"),
@@ -93,7 +96,7 @@ def test_invalid_layers(name: str) -> None:
         ((layer(2, 3, post_steps=(Affine(np.ones(2), np.ones(2)),)),), "2 values for 3 nodes"),
         ((layer(2, 3, pre_steps=(Select((0, 2)),)),), "column 2 is selected"),
         ((layer(2, 3, pre_steps=(Select((0, -1)),)),), "column -1 is selected"),
-        ((layer(2, 3, pre_steps=(Select((0,)),)),), "is given 1"),
+        ((layer(2, 3, pre_steps=(Select((0,)),)),), "its input has 1 values"),
     ],
 )
 def test_layers_that_do_not_chain(layers: tuple[Layer, ...], text: str) -> None:

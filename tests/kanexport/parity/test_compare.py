@@ -77,7 +77,7 @@ def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(recorded: Any, cl
     assert error.value.exit_code == 3
     assert "rounding explains" in error.value.message
     assert not (tmp_path / "models").exists()
-    tolerance = float(error.value.hint.partition("--tolerance ")[2].split()[0])
+    tolerance = float(error.value.hint.partition("--tolerance ")[2].split(";")[0].split()[0])
     notes = recorded(save(tmp_path, tensors), x, y, options=("forward=clip",), tolerance=tolerance).manifest.notes
     reported = (
         r"off by up to 2\.\de-05 of the largest output of a row; without the relaxed tolerance, "

@@ -83,7 +83,7 @@ def test_inputs_of_any_name_and_outputs_of_any_kind_are_recorded(tmp_path: Path)
     loaded = data.load([tmp_path / "a.npz"])
     assert [port.name for port in loaded.inputs] == ["file", "zone"]
     np.testing.assert_array_equal(loaded.of_model(loaded.inputs, loaded.outputs).y, loaded.y)
-    with pytest.raises(OptionError, match=r"gives float32 of shape \(\) for"):
+    with pytest.raises(OptionError, match=r"returns float32 of shape \(\) for"):
         kanexport.record_outputs(lambda rows: rows.sum(), x, tmp_path / "b.npz")
 
 

@@ -32,7 +32,7 @@ def exported(folder: Path, name: str, **more: Any) -> Any:
         ({"quantization": QuantizationOptions("fp16-weights"), "dtype": "float64"}, "cannot be combined with"),
         ({"quantization": QuantizationOptions("fp16-weights"), "explain": True}, "cannot be combined with"),
         ({"quantization": QuantizationOptions("int4")}, "--quantize is 'int4', expected fp16-weights or int8"),
-        ({"quantization": QuantizationOptions(max_error=0.1)}, "--max-error is for"),
+        ({"quantization": QuantizationOptions(max_error=0.1)}, "--max-error needs --quantize"),
         ({"quantization": QuantizationOptions("fp16-weights", max_error=float("nan"))}, "--max-error is nan"),
         ({"quantization": QuantizationOptions("fp16-weights", max_error=0.0)}, "--max-error is 0"),
     ],

@@ -104,7 +104,7 @@ def test_a_checkpoint_with_them_exports_as_pykan_computes_it(pykan: Any, tmp_pat
     assert np.abs(actual - expected).max() <= (5e-5 if dtype == "float32" else 1e-11) * np.abs(expected).max()
     (note,) = [note for note in result.manifest.notes if "repeat" in note]
     assert "layer 0: knots of source 0, 1, 2, 3, 4, 5, 7 repeat" in note
-    assert "decrease" in note
+    assert "decreasing knots jump" in note
     assert "repeated_knots" not in result.manifest.source.options_assumed
 
 
@@ -143,7 +143,7 @@ def test_a_division_of_a_number_by_zero_is_refused(pykan: Any, tmp_path: Path) -
     toy.tensors["act_fun.0.grid"][0, 5] = toy.tensors["act_fun.0.grid"][0, 7]
     toy.tensors["act_fun.0.grid"][0, 6] += 0.125
     with pytest.raises(
-        InvalidKan, match="knots 5 and 7 of source 0 are equal, and one between them is larger"
+        InvalidKan, match="knots 5 and 7 of source 0 are equal, and a knot between them is larger"
     ) as caught:
         export(Request(path=toy.write(tmp_path), repository=tmp_path / "models"))
     assert "layer 0" in caught.value.message

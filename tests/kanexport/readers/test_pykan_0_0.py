@@ -175,7 +175,7 @@ def test_the_command_takes_names_and_functions(tmp_path: Path, capsys: pytest.Ca
     assert export_command.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["options"]["given"]["function mine"] == "x**2"
     assert export_command.main([*arguments[:-2], "--force"]) == 2
-    assert "give it with --function mine=..." in capsys.readouterr().err
+    assert "define it with --function mine=..." in capsys.readouterr().err
 
 
 def test_edges_without_a_name_are_listed_and_the_option_told(tmp_path: Path) -> None:
@@ -218,12 +218,12 @@ def refuse(folder: Path, tensors: dict[str, Any], *options: str, symbolic: tuple
 
 
 WRONG_SYMBOLS = {
-    "0,1=sin": "malformed",
-    "0,1,0": "malformed",
-    "0,1,0=": "malformed",
-    "a,b,c=sin": "malformed",
-    "0,1,-1=sin": "malformed",
-    "9999999999,1,0=sin": "malformed",
+    "0,1=sin": "invalid --symbolic",
+    "0,1,0": "invalid --symbolic",
+    "0,1,0=": "invalid --symbolic",
+    "a,b,c=sin": "invalid --symbolic",
+    "0,1,-1=sin": "invalid --symbolic",
+    "9999999999,1,0=sin": "invalid --symbolic",
     "5,1,0=sin": "no such symbolic edge",
     "0,7,0=sin": "no such symbolic edge",
 }

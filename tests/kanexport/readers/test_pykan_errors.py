@@ -87,7 +87,7 @@ def test_weights_that_are_not_finite_are_named(pykan: Any, tmp_path: Path, part:
     assert isinstance(error, InvalidKan)
     assert "layer 1" in error.message
     assert "[2, 1" in error.message
-    assert "diverged" in error.hint
+    assert "an earlier checkpoint" in error.hint
 
 
 @pytest.mark.parametrize("key", ["node_scale_0", "node_bias_0", "subnode_scale_1", "subnode_bias_1"])
@@ -105,7 +105,7 @@ def test_an_affine_that_is_not_finite_is_refused(pykan: Any, tmp_path: Path, key
         (3, None, "knots of source 1 repeat"),
         (3, np.nan, "not strictly increasing"),
         (-1, np.inf, "not finite"),
-        (0, -1e35, "beyond"),
+        (0, -1e35, "above 1e+30"),
     ],
 )
 def test_knots_must_be_increasing_and_finite(
@@ -193,18 +193,18 @@ def test_well_known_base_functions_are_taken_from_their_tags(pykan: Any, tmp_pat
 
 
 OPTIONS = {
-    ("input_id=0",): "2 inputs",
+    ("input_id=0",): "1 entries, expected 2",
     ("input_id=0,x",): "input_id",
     ("input_id=0,-1",): "input_id",
     ("input_id=0,5", "n_inputs=4"): "column 5",
-    ("input_id=0,999999999",): "more than",
-    ("n_inputs=4",): "input_id",
-    ("n_inputs=2,3",): "one number",
+    ("input_id=0,999999999",): "at most 100000",
+    ("n_inputs=4",): "2 of 4 inputs",
+    ("n_inputs=2,3",): "expected one",
     ("base_fun=magic",): "magic",
     ("colour=red",): "colour",
     ("base_fun=silu", "base_fun=tanh"): "twice",
-    ("base_fun",): "malformed",
-    ("=x",): "malformed",
+    ("base_fun",): "expected KEY=VALUE",
+    ("=x",): "expected KEY=VALUE",
 }
 
 

@@ -225,4 +225,4 @@ def test_libraries_are_told_apart(tmp_path: Path) -> None:
     both = stacked([fastkan(3, 4)]) | {f"layers.1.{key}": value for key, value in rbf_kan(4, 2).items()}
     error = refuse(tmp_path, both)
     assert isinstance(error, FamilyError)
-    assert re.search(r"fit fastkan \(.*\) and rbf-kan \(", error.message)
+    assert re.search(r"fit several libraries: fastkan \(.*\) and rbf-kan \(", error.message)

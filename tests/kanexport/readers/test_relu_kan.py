@@ -112,7 +112,7 @@ def test_ends_near_their_start_tell_k_and_others_ask(tmp_path: Path, grid: int, 
     assert kan.layers[0].terms[0].basis.rate == 4 * grid**2 / (k + 1) ** 2
     error = refuse(tmp_path, relu_kan(3, 2, grid, k, moved=2.0))
     assert isinstance(error, OpenQuestion)
-    assert f"its {grid + k} trained functions" in error.message
+    assert f"the {grid + k} trained functions" in error.message
     assert error.key == "k"
     assert error.among == tuple(map(str, range(grid + k)))
 

@@ -179,7 +179,7 @@ def test_nothing_of_the_machine_gets_into_the_graph(tmp_path: Path) -> None:
         (modules.KANLinear(4, 3), draw(5), InvalidKan, r"does not run on \d rows of shape"),
         (modules.KANLinear(4, 3), np.array([["a"]]), OptionError, "of floating-point or whole numbers"),
         (modules.KANLinear(4, 3), np.full((3, 4), np.nan, np.float32), OptionError, "not finite"),
-        (nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), draw(4), InvalidKan, r"gives 24 rows for 8"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), draw(4), InvalidKan, r"returns 24 rows for 8"),
     ],
 )
 def test_what_cannot_be_served_is_refused(module: Any, rows: Any, kind: type, message: str, tmp_path: Path) -> None:

@@ -111,9 +111,9 @@ def test_ids_of_tokens_stay_among_those_that_were_seen(tmp_path: Path) -> None:
             "the example is complex64; ONNX graphs of kanserve have real numbers",
         ),
         ((np.zeros((3, 4), np.float32), np.zeros((2, 1), np.float32)), OptionError, "x 3, x1 2"),
-        ({"z": np.zeros((3, 4), np.float32)}, OptionError, "takes no 'z'"),
+        ({"z": np.zeros((3, 4), np.float32)}, OptionError, "has no parameter 'z'"),
         ((np.zeros((3, 4), np.float32), "text"), OptionError, "input x1 of the example is str"),
-        (np.full((3, 4), 2**40), OptionError, "beyond 2000000"),
+        (np.full((3, 4), 2**40), OptionError, "above 2000000"),
         (np.zeros((3, 4), np.int64), InvalidKan, "does not run on 3 rows"),
         ((np.zeros((3, 4), np.float32), np.zeros((3, 1), np.int64)), InvalidKan, r"shapes x \[4\], x1 \[1\]"),
     ],
@@ -138,10 +138,13 @@ class Giving(nn.Module):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda y: (y, y.sum()), "output 'y1' is float64 without an axis"),
-        (lambda y: {"y": y, "table": y.T}, "output 'table' has 3 rows for 8"),
-        (lambda y: torch.complex(y, y), "output is complex128; ONNX graphs of kanserve have real numbers"),
-        (lambda y: (y, "text"), "output 'y1' is str"),
+        (lambda y: (y, y.sum()), "output 'y1' of the module is float64 without an axis"),
+        (lambda y: {"y": y, "table": y.T}, "output 'table' of the module has 3 rows for 8"),
+        (
+            lambda y: torch.complex(y, y),
+            "output of the module is complex128; ONNX graphs of kanserve have real numbers",
+        ),
+        (lambda y: (y, "text"), "output 'y1' of the module is str"),
     ],
 )
 def test_outputs_that_cannot_be_served_are_named(function: Any, words: str, tmp_path: Path) -> None:

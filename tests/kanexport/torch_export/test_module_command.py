@@ -212,7 +212,7 @@ def test_each_phase_is_a_line_where_there_is_no_terminal(
         == 0
     )
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("exporting: ")]
-    assert [line.split()[1] for line in lines] == ["calling", "calling", "looking", "tracing", "verifying"]
+    assert [line.split()[1] for line in lines] == ["calling", "calling", "searching", "tracing", "verifying"]
 
 
 def test_the_generators_are_as_they_were() -> None:

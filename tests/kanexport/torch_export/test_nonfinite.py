@@ -59,7 +59,7 @@ def test_what_the_runtime_answers_otherwise_is_told_row_by_row(tmp_path: Path) -
     torch.manual_seed(0)
     manifest = export(Recurrent(), tmp_path, 3, 4).manifest
     (note,) = [note for note in manifest.notes if note.startswith("differs from PyTorch")]
-    assert "where a row has NaN in the middle, NaN in every place, " in note
+    assert "if a row has NaN in the middle, NaN in every place, " in note
     assert "PyTorch returns NaN and the exported graph returns " in note
     assert note.endswith(": LSTM of the graph returns numbers for NaN")
     compared = {zone.name: zone.rows for zone in manifest.verification.zones}

@@ -78,12 +78,12 @@ def test_a_function_of_the_users_own_is_asked_for_and_taken() -> None:
     # Its splines are read; what the symbolic layer's function is, only its answers tell.
     assert families(alone) == {"act_fun.0": "pykan-layer", "symbolic_fun.0": "sampled"}
     note, own = alone.notes
-    assert own.startswith("symbolic_fun.0: no reader knows it, and its answers add up")
+    assert own.startswith("symbolic_fun.0: no reader knows the layer, and it is additive")
     assert "resembles a layer of pykan, but cannot be read" in note
     assert "--function inverse=..." in note
     result = plan(odd.Pykan("inverse"), draw(4), **{"function inverse": "1/x"})
     assert list(families(result).values()) == ["pykan"]
-    with pytest.raises(OptionError, match="has a use for --function other"):
+    with pytest.raises(OptionError, match="unknown option --function other"):
         plan(odd.Pykan(), draw(4), **{"function other": "x"})
 
 
@@ -91,7 +91,7 @@ def test_a_base_function_is_tried_or_named() -> None:
     result = plan(odd.by_a_lambda(), draw(4))
     assert families(result) == {"0": EFFICIENT, "1": "sampled"}
     tried, named, own = result.notes
-    assert own.startswith("1: no reader knows it, and its answers add up source by source")
+    assert own.startswith("1: no reader knows the layer, and it is additive")
     assert tried == "0: read with base_activation=tanh, to match the module"
     assert named.startswith(
         f"1: resembles a layer of {EFFICIENT}, but differs from the interpretation of its tensors (by up to"
@@ -121,7 +121,7 @@ def test_a_layer_that_knows_nothing_of_the_rows_has_no_edges_to_ask_for() -> Non
 
 
 def test_options_of_no_use_are_refused() -> None:
-    with pytest.raises(OptionError, match="has a use for 'wavelet_type'") as caught:
+    with pytest.raises(OptionError, match="unknown option 'wavelet_type'") as caught:
         plan(modules.KANLinear(4, 3), draw(4), wavelet_type="dog")
     assert "base_activation" in caught.value.hint
 
@@ -148,7 +148,10 @@ REFUSED = {
         lambda: odd.Doing(lambda y, x: y[:, : 3 - len(x)] if len(x) < 3 else y[:, :1]),
         r"a row gives \[2\] by itself and \[1\] in a batch",
     ),
-    "not a tensor": (lambda: odd.Doing(lambda y, _: {"y": "text"}), "output 'y' is str, expected a tensor"),
+    "not a tensor": (
+        lambda: odd.Doing(lambda y, _: {"y": "text"}),
+        "output 'y' of the module is str, expected a tensor",
+    ),
     "a mistake": (
         lambda: odd.Doing(lambda y, x: y.reshape(3, 3)),
         r"RuntimeError: shape .* \(test_plan.py, line \d+, in <lambda>: .*y.reshape\(3, 3\)",

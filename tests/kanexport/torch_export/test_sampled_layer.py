@@ -56,7 +56,7 @@ def test_edges_of_an_unknown_layer_add_up_to_what_it_gives(dtype: str, tmp_path:
     first, _ = result.manifest.layers
     assert (first.name, first.positions, first.edge_class) == ("first", (5,), "A")
     assert [(basis.kind, basis.functions) for basis in first.bases] == [("sampled", 1)]
-    assert "first: no reader knows it, and its answers add up source by source" in "\n".join(result.manifest.notes)
+    assert "first: no reader knows the layer, and it is additive" in "\n".join(result.manifest.notes)
     x = np.random.default_rng(2).normal(scale=20, size=(7, 5, 4)).astype(dtype)
     actual = run(result.directory / "model.onnx", {"x": x})
     vectors = actual[first.node_tensor].reshape(-1, 4)

@@ -79,7 +79,7 @@ def test_weights_of_half_precision_are_kept_exactly(tmp_path: Path) -> None:
     module, x = nn.Sequential(nn.Linear(4, 5), odd.KANLinear(5, 3)).half(), draw(4)
     result = export(module, x.astype(np.float16), tmp_path)
     assert result.manifest.source.dtype == "float16"
-    assert any("weights are float16" in note for note in result.manifest.notes)
+    assert any("weights of the module are float16" in note for note in result.manifest.notes)
     assert relative_error(outputs(result, x), exact(module, x)) <= OUTPUT_TOLERANCE
 
 
