@@ -32,12 +32,9 @@ class ArgumentError(CodedError):
 
 
 class ClientError(Exception):
-    """Failed call, with a text for the user.
-
-    code        gRPC status name, such as "NOT_FOUND"
-    error_code  stable code of the error, such as "model-unknown"; "" if the server sent none
-    hint        the action that solves the problem; "" if the server sent none
-    """
+    """Failed call, with a text for the user. `code` is the gRPC status name, such as "NOT_FOUND". `error_code` is the
+    stable code of the error, such as "model-unknown", and `hint` is the action that solves the problem. Both are empty
+    if the server sent none."""
 
     def __init__(self, text: str, *, code: str, error_code: str = "", hint: str = "") -> None:
         super().__init__(text)

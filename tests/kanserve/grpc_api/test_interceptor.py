@@ -200,4 +200,4 @@ def test_a_file_beyond_the_limit_is_not_loaded(tmp_path: Path) -> None:
     with serving(tmp_path, max_file_bytes=1024, plain_onnx=True) as server:
         (entry,) = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b"")).models
     assert entry.state == "UNAVAILABLE"
-    assert entry.reason == "model.onnx has 1025 bytes, expected at most 1024; use a smaller file"
+    assert entry.reason == "model.onnx has 1025 bytes, more than 1024; use a smaller file"

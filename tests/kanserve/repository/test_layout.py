@@ -72,7 +72,7 @@ def test_a_mounted_folder_is_the_one_that_its_link_names(tmp_path: Path) -> None
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
-    with pytest.raises(LoadError, match="bytes, expected at most 10"):
+    with pytest.raises(LoadError, match="bytes, more than 10"):
         layout.load(candidate, 10)
 
 
@@ -146,7 +146,7 @@ def test_numbers_of_a_manifest_in_a_file_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"numbers\.bin is not listed"):
         only(tmp_path)
     huge(path)
-    with pytest.raises(LoadError, match="expected at most"):
+    with pytest.raises(LoadError, match="more than 67108864"):
         only(tmp_path)
 
 
@@ -226,9 +226,9 @@ CASES: list[tuple[str, Callable[[Path], object], LoadReason, str]] = [
         LoadReason.INTEGRITY,
         "hard",
     ),
-    ("pipe", pipe, LoadReason.INTEGRITY, "model.onnx is a FIFO, expected a regular file"),
-    ("socket", bound, LoadReason.INTEGRITY, "model.onnx is a socket, expected a regular file"),
-    ("folder", lambda d: swap(d, Path.mkdir), LoadReason.INTEGRITY, "model.onnx is a directory"),
+    ("pipe", pipe, LoadReason.INTEGRITY, "model.onnx is not a regular file but a FIFO"),
+    ("socket", bound, LoadReason.INTEGRITY, "model.onnx is not a regular file but a socket"),
+    ("folder", lambda d: swap(d, Path.mkdir), LoadReason.INTEGRITY, "model.onnx is not a regular file but a directory"),
     ("dots", listing("../secret"), LoadReason.MANIFEST, "lists '../secret', expected a plain file name"),
     ("absolute", listing("/etc/passwd"), LoadReason.MANIFEST, "expected a plain file name"),
     ("empty name", listing(""), LoadReason.MANIFEST, "expected a plain file name"),
@@ -299,7 +299,7 @@ def test_a_pipe_where_the_only_models_manifest_should_be(tmp_path: Path, steps: 
     os.mkfifo(directory / contract.FILE_NAME)
     (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
     assert (candidate.name, candidate.version) == ("models", 1)
-    with pytest.raises(LoadError, match=r"manifest\.json is a FIFO"):
+    with pytest.raises(LoadError, match=r"manifest\.json is not a regular file but a FIFO"):
         layout.load(candidate, 2**30)
 
 
@@ -314,7 +314,7 @@ def test_what_is_no_file_is_not_even_opened(tmp_path: Path) -> None:
     opened: list[object] = []
     LISTENERS.append(lambda path: opened.append(path))
     try:
-        with pytest.raises(LoadError, match="expected a regular file"):
+        with pytest.raises(LoadError, match="is not a regular file"):
             only(tmp_path)
     finally:
         LISTENERS.clear()
