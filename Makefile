@@ -79,7 +79,7 @@ $(AUDIT_VENV)/bin/pip-audit:
 mutate: setup $(MUTATE_VENV)/bin/cosmic-ray ## Change pure modules one spot at a time; the tests should notice (MODULE=... for one)
 	@$(BIN)/python tools/mutate.py $(MUTATE_VENV)/bin $(MODULE)
 
-check: setup ## Format, lint, strict types, generated code
+check: setup ## Format, lint, strict types, generated code and pages, words of the style guide
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
 	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(BIN)/mypy; else \
 		echo "torch is not installed: kanexport/torch_export is checked as if torch had no types"; \
@@ -87,6 +87,7 @@ check: setup ## Format, lint, strict types, generated code
 			--no-warn-return-any; fi
 	@$(BIN)/python -m kanserve.pb --check
 	@$(BIN)/python -m tools.reference --check
+	@$(BIN)/python tools/prose.py
 
 format: setup ## Format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .

@@ -48,9 +48,9 @@ from kanserve.cli import inventory  # noqa: E402 - as above
 
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
 PAGE, WRITER = ROOT / "docs" / "explanation" / "why-kan.md", "benchmarks/equal_accuracy.py"
-TRAINING, TESTING, STEPS = 2000, 10_000, 400
-SEEDS = (0, 1, 2)
-WIDTHS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+TRAINING, TESTING, STEPS = 1000, 10_000, 1000
+SEEDS = (0, 1)
+WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"relu": torch.relu, "tanh": torch.tanh}
 BATCHES = (1, 64, 1024)
 SIZED = ("pykan-hello-adapted", "pykan-feynman-I.6.20", "efficient-kan-digits", "fastkan-digits", "chebykan-bare-layer")
@@ -87,20 +87,13 @@ class Case:
         return np.random.default_rng(seed).uniform(self.low, self.high, size).astype(np.float32).astype(np.float64)
 
 
-SQUARE, CUBE = ((-1.0, -1.0), (1.0, 1.0)), ((-1.0,) * 3, (1.0,) * 3)
+SQUARE = ((-1.0, -1.0), (1.0, 1.0))
 CASES = (
     Case("pykan-hello-symbolic", "exp(sin(pi x) + y^2)", hello, *SQUARE),
     Case("pykan-hello-adapted", "exp(sin(pi x) + y^2)", hello, *SQUARE),
     Case("trained with pykan", "exp(sin(pi x) + y^2)", hello, *SQUARE, widths=(2, 1, 1), grids=(3, 5, 10, 20, 50)),
     Case("pykan-feynman-I.6.20", "Feynman I.6.20", gauss, (-1.0, 0.5), (1.0, 2.0)),
     Case("trained with pykan", "Feynman I.6.20", gauss, (-1.0, 0.5), (1.0, 2.0), widths=(2, 3, 1), grids=(5, 10, 20)),
-    Case("pykan-mult-affine", "x y + sin(2 x) / 2", lambda x: x[:, 0] * x[:, 1] + np.sin(2 * x[:, 0]) / 2, *SQUARE),
-    Case(
-        "pykan-pruned-edges",
-        "sin(2 x) + exp(y - 1) + 0.3 y z",
-        lambda x: np.sin(2 * x[:, 0]) + np.exp(x[:, 1] - 1) + 0.3 * x[:, 1] * x[:, 2],
-        *CUBE,
-    ),
 )
 
 
@@ -177,12 +170,18 @@ def learnt(case: Case, widths: Sequence[int], activation: str) -> tuple[float, N
 
 
 def equal(case: Case, error: float, activation: str) -> tuple[float, Network] | None:
-    """The narrowest MLP that reaches the error, or None."""
-    for width in WIDTHS:
-        found = learnt(case, (len(case.low), width, width, 1), activation)
+    """The narrowest MLP that reaches the error, by bisection over WIDTHS; None if the widest does not."""
+    best, low, high = None, -1, len(WIDTHS)
+    while high - low > 1:
+        middle = len(WIDTHS) - 1 if high == len(WIDTHS) else (low + high) // 2
+        found = learnt(case, (len(case.low), WIDTHS[middle], WIDTHS[middle], 1), activation)
         if found[0] <= error:
-            return found
-    return None
+            best, high = found, middle
+        elif best is None:
+            return None
+        else:
+            low = middle
+    return best
 
 
 def graph(network: Network) -> bytes:
@@ -227,7 +226,8 @@ def accuracy(case: Case, work: Work, rounds: int) -> Iterator[str]:
         calls = {"kan": functools.partial(answer, {name: x}), "mlp": functools.partial(run, x)}
         seconds = runner.measure(calls, rounds, after=lambda: None)
         times.append(f"{runner.ratio(seconds['mlp'], seconds['kan']):.2f}")
-    what = f"{widths_of(network)}, {network.activation}"
+    others = [activation for activation, result in found.items() if result is None]
+    what = f"{widths_of(network)}, {network.activation}" + (f" ({others[0]}: none)" if others else "")
     yield _line([*cells, what, str(entrants.mlp_parameters(widths_of(network))), f"{best:.1e}", *times])
 
 

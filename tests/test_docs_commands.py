@@ -107,12 +107,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def desk(page: str, exported: Path, folder: Path) -> Iterator[Desk]:
-    """A folder with what a clone has, the exported models, and a server. A model that the page exports is not there."""
+def desk(own: set[str], exported: Path, folder: Path) -> Iterator[Desk]:
+    """A folder with what a clone has, the exported models, and a server. `own`: models that the page exports; they are
+    not there."""
     for name in ("tests", "examples", "benchmarks", "service", "proto", "Dockerfile"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(exported, folder / "models")
-    for name in set(EXPORTED.findall(page)) & set(MODELS):
+    for name in own & set(MODELS):
         shutil.rmtree(folder / "models" / name)
     grpc, metrics = free_port(), free_port()
     environment = {
@@ -126,7 +127,7 @@ def desk(page: str, exported: Path, folder: Path) -> Iterator[Desk]:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
             desk = Desk(folder, environment, grpc)
-            for name in set(MODELS) - set(EXPORTED.findall(page)):
+            for name in set(MODELS) - own:
                 desk.wait_for(name)
             yield desk
         finally:
@@ -142,7 +143,8 @@ def test_its_blocks_run(page: Path, exported: Path, tmp_path: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     if "curl " in text and not (shutil.which("curl") and importlib.util.find_spec("h2corn")):
         pytest.skip("curl or h2corn is not installed")
-    with desk(text, exported, tmp_path) as here:
+    own = {model for _, block in blocks(text) for model in EXPORTED.findall(block)}
+    with desk(own, exported, tmp_path) as here:
         metrics = here.environment["KANSERVE_METRICS_PORT"]
         for language, block in blocks(text):
             local = re.sub(r"(localhost|127\.0\.0\.1):8001\b", f"127.0.0.1:{here.port}", block)

@@ -12,7 +12,7 @@ from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID, READING, Manifest, arrows
 from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES, Approximation
 
-ASSUMED = "assumed, because the file does not record it"
+ASSUMED = "assumed, because the checkpoint does not store it"
 COMPARE = (
     "to compare: run kanexport.record_outputs(model, rows, 'outputs.npz') with the trained model, "
     "then export with --expected-outputs outputs.npz"

@@ -1,16 +1,16 @@
-"""Files opened by name in folders that others may write. Other users do not decide which file the program opens, how
-long that takes or how much it reads. Standard library only.
+"""Files opened by name in folders that other users can write. Other users do not decide which file the program
+opens, how long that takes or how much it reads. Standard library only.
 
 There are three classes, by the party that chose the target of the name (docs/explanation/security-model.md):
 
-    named   a person names the file (settings, tokens, certificates, rows): the program follows links
+    named   the user names the file (settings, tokens, certificates, rows): the program follows links
     found   others filled the folder (a model repository): the program follows no link
     owned   the program made the file (statistics, tokens that a command writes, files that an export stages): the
             program follows no link, and the file has one name. The file and its directory belong to this user or root,
             and others cannot write the directory.
 
-The program reads only regular files, and checks them before it opens them: to open a device can do something, and to
-open a FIFO can last for ever. Every read has a limit. `UnsafeFile` names what was found instead.
+The program reads only regular files, and checks them before it opens them: opening a device can have effects, and
+opening a FIFO can block forever. Every read has a limit. `UnsafeFile` names the kind of file that was found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-LINKED = "is a symbolic link, which may lead anywhere: put the file there"
+LINKED = "is a symbolic link, expected a regular file"
 
 
 class UnsafeFile(OSError):
@@ -53,11 +53,15 @@ class UnsafeFile(OSError):
 
     reason  the rest of a sentence that begins with its name, such as "is a FIFO"
     names   the number of names of a file with hard links, otherwise 0
+    code    stable id of the error
+    hint    the action that solves the problem, or empty
     """
 
-    def __init__(self, path: str | os.PathLike[str], reason: str, names: int = 0) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], reason: str, names: int = 0, *, code: str = "file-unsafe", hint: str = ""
+    ) -> None:
         super().__init__(errno.EPERM, f"it {reason}", os.fspath(path))
-        self.reason, self.names = reason, names
+        self.reason, self.names, self.code, self.hint = reason, names, code, hint
 
 
 def read(
@@ -94,15 +98,14 @@ def read(
 
 
 def close(descriptor: int) -> None:
-    """Close a descriptor that nothing was written through. An error would mean nothing, and would hide that the work
-    is done."""
+    """Close a descriptor that was only read. An error is ignored: the work is done."""
     with contextlib.suppress(OSError):
         os.close(descriptor)
 
 
 def beginning(path: Path, most: int) -> bytes:
-    """The first bytes, `most` at most, of a regular file in a folder that others may fill; a link is an error. Raises
-    UnsafeFile, OSError."""
+    """The first bytes, at most `most`, of a regular file in a folder that other users can write. A link is rejected.
+    Raises UnsafeFile, OSError."""
     check_regular(path, path.lstat())
     descriptor = os.open(path, READ | os.O_NOFOLLOW)
     try:
@@ -113,8 +116,8 @@ def beginning(path: Path, most: int) -> bytes:
 
 
 def first_line(path: str, most: int) -> bytes:
-    """The first line of a file that a person names. A file that is open already (/dev/stdin, `<(command)` of a
-    shell) is read as it comes. Raises UnsafeFile, OSError."""
+    """The first line of a file that the user names. A file that is open already (/dev/stdin, `<(command)` of a shell)
+    is read as a stream. Raises UnsafeFile, OSError."""
     if path.startswith(OPEN_ALREADY):
         with open(path, "rb", buffering=0) as file:
             return file.readline(most)
@@ -124,28 +127,54 @@ def first_line(path: str, most: int) -> bytes:
 def check_regular(path: str | os.PathLike[str], about: os.stat_result, *, hard_links: bool = True) -> None:
     """Raises UnsafeFile for a file that is not regular, or that has several names if `hard_links` is false."""
     if stat.S_ISLNK(about.st_mode):
-        raise UnsafeFile(path, LINKED)
+        raise UnsafeFile(path, LINKED, code="file-not-regular", hint="replace the link with the file")
     if not stat.S_ISREG(about.st_mode):
-        raise UnsafeFile(path, f"is not a regular file but {KINDS.get(stat.S_IFMT(about.st_mode), 'something else')}")
+        raise UnsafeFile(
+            path,
+            f"is not a regular file but {KINDS.get(stat.S_IFMT(about.st_mode), 'a file of another kind')}",
+            code="file-not-regular",
+            hint="name a regular file",
+        )
     if about.st_nlink > 1 and not hard_links:
-        raise UnsafeFile(path, f"is a hard link, a file with {about.st_nlink} names", about.st_nlink)
+        raise UnsafeFile(
+            path,
+            f"is a hard link, a file with {about.st_nlink} names",
+            about.st_nlink,
+            code="file-has-hard-links",
+            hint="copy the file, so that it has one name",
+        )
 
 
 def _drained(descriptor: int, path: str | os.PathLike[str], size: int, most: int, expected: int | None) -> bytes:
     """All bytes in one piece, so that memory does not hold a large file twice. A file system may return less than a
     read requests."""
     if size > most:
-        raise UnsafeFile(path, f"has {size} bytes, more than {most}")
+        raise UnsafeFile(path, f"has {size} bytes, more than {most}", code="file-too-large", hint="use a smaller file")
     if expected is not None and size != expected:
-        raise UnsafeFile(path, f"has {size} bytes, the manifest says {expected}")
+        raise UnsafeFile(
+            path,
+            f"has {size} bytes, the manifest says {expected}",
+            code="file-size-differs",
+            hint="copy the version again, or export the model again",
+        )
     try:
         data = os.read(descriptor, size + 1)
     except MemoryError:
-        raise UnsafeFile(path, f"has {size} bytes, more than there is memory for") from None
+        raise UnsafeFile(
+            path,
+            f"has {size} bytes, more than the free memory",
+            code="file-larger-than-memory",
+            hint="raise the memory limit of the process",
+        ) from None
     while len(data) <= size and (more := os.read(descriptor, size + 1 - len(data))):
         data += more
     if len(data) != size:
-        raise UnsafeFile(path, f"{'grew' if len(data) > size else 'shrank'} while it was read")
+        raise UnsafeFile(
+            path,
+            f"{'grew' if len(data) > size else 'shrank'} while it was read",
+            code="file-changed-while-read",
+            hint="run the command again after the file is complete",
+        )
     return data
 
 
@@ -186,7 +215,12 @@ def directory(
         descriptor = os.open(path, flags, dir_fd=within)
     except NotADirectoryError:  # Linux raises it for a link too
         kind = stat.S_IFMT(os.stat(path, dir_fd=within, follow_symlinks=False).st_mode)
-        raise UnsafeFile(called or path, f"is {KINDS.get(kind, 'a file')}, expected a directory") from None
+        raise UnsafeFile(
+            called or path,
+            f"is {KINDS.get(kind, 'a file')}, expected a directory",
+            code="directory-expected",
+            hint="name a directory, not a link to one",
+        ) from None
     try:
         yield descriptor
     finally:
@@ -195,7 +229,7 @@ def directory(
 
 def copy(name: str, source: int, target: int) -> None:
     """Copy a file, a link, or a directory with its contents from one open directory into another. Raises UnsafeFile for
-    what cannot be copied, and OSError."""
+    other kinds of files, and OSError."""
     about = os.stat(name, dir_fd=source, follow_symlinks=False)
     if stat.S_ISLNK(about.st_mode):
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
@@ -223,13 +257,13 @@ def _copy_file(name: str, source: int, target: int) -> None:
 
 
 class Folder:
-    """Directory for files that the program owns: `root`, which a person named, and folders in it. Each use opens it
-    step by step, so that the program notices a directory that another user replaced."""
+    """Directory for files that the program owns: `root`, named by the user, and folders in it. Each use opens it step
+    by step, so that the program notices a directory that another user replaced."""
 
     def __init__(self, root: Path, *inner: str, shared: bool = False) -> None:
-        """`shared`: a person keeps other files in `root` too. The program follows links on the way to it, and does
-        not make it if it is missing. Others may make files in it if they cannot rename those of this user, as in
-        /tmp."""
+        """`shared`: the user keeps other files in `root` too. The program follows links on the path to it, and does
+        not create it if it is missing. Other users may create files in it if they cannot rename those of this user,
+        as in /tmp."""
         self._root, self._inner, self._shared = root, inner, shared
 
     @property
@@ -277,7 +311,7 @@ class Folder:
 
     @contextlib.contextmanager
     def append(self, name: str) -> Iterator[int]:
-        """The descriptor of a file for reading and appending. The file is made if it is missing. Raises UnsafeFile,
+        """The descriptor of a file for reading and appending. The file is created if it is missing. Raises UnsafeFile,
         OSError."""
         with self._opened(make=True) as within:
             try:
@@ -292,7 +326,7 @@ class Folder:
                 close(descriptor)
 
     def check(self, name: str = "") -> None:
-        """Check that this directory is a place for such files, and that the file `name` in it is one. It makes
+        """Check that this directory is safe for such files, and that the file `name` in it is one. It creates
         nothing. Raises UnsafeFile, FileNotFoundError, other OSError."""
         with self._opened(make=False) as descriptor:
             if name:
@@ -324,24 +358,35 @@ class Folder:
         # Root may change a user's files in that user's own directory, because the user can change them as well.
         more = {os.fstat(within).st_uid} if self._shared and os.geteuid() == 0 else set()
         if about.st_uid not in _trusted() | more:
-            raise UnsafeFile(path, _foreign(about.st_uid))
+            raise UnsafeFile(path, _foreign(about.st_uid), code="file-owner-not-trusted", hint=CHANGE_OWNER)
 
 
 def check_folder(path: str | os.PathLike[str], about: os.stat_result, *, shared: bool = False) -> None:
-    """Raises UnsafeFile for a directory in which another user could make or replace files. `shared`: see Folder."""
+    """Raises UnsafeFile for a directory in which another user could create or replace files. `shared`: see Folder."""
     mode = about.st_mode
     if mode & stat.S_IWOTH and not (shared and mode & stat.S_ISVTX):
         raise UnsafeFile(
-            path, f"can be written by everyone (mode {stat.S_IMODE(mode):o}): chmod o-w, or name a directory in it"
+            path,
+            f"can be written by everyone (mode {stat.S_IMODE(mode):o}): chmod o-w, or name a directory in it",
+            code="directory-open-to-others",
+            hint="run chmod o-w on the directory, or name a directory in it",
         )
     if mode & stat.S_IWGRP and about.st_gid not in {os.getegid(), *os.getgroups()} and not (mode & stat.S_ISVTX):
-        raise UnsafeFile(path, f"can be written by group {about.st_gid}, which this process is not in: chmod g-w")
+        raise UnsafeFile(
+            path,
+            f"can be written by group {about.st_gid}, which this process is not in: chmod g-w",
+            code="directory-open-to-others",
+            hint="run chmod g-w on the directory",
+        )
     if about.st_uid not in _trusted() and not (shared and os.geteuid() == 0):
-        raise UnsafeFile(path, _foreign(about.st_uid))
+        raise UnsafeFile(path, _foreign(about.st_uid), code="file-owner-not-trusted", hint=CHANGE_OWNER)
+
+
+CHANGE_OWNER = "change the owner with chown, or name another directory"
 
 
 def _trusted() -> set[int]:
-    """Users whose files the program trusts like this user's own."""
+    """Users whose files the program trusts as it trusts those of the user that runs it."""
     return {os.geteuid(), 0}
 
 

@@ -57,8 +57,7 @@ class Anchor:
 
 
 def columns(layer: Layer, width: int) -> npt.NDArray[np.intp]:
-    """[I]: for each source, the number of the layer's node that it reads; steps that only change its value do not
-    count."""
+    """[I]: the number of the node that each source reads, regardless of steps on its value."""
     nodes = np.arange(width)
     for step in layer.pre_steps:
         if isinstance(step, Select):
@@ -72,8 +71,8 @@ def near(reference: Array, dtype: str) -> Array:
 
 
 def partners(groups: Sequence[int]) -> list[list[int]]:
-    """The other factors of each factor's group, by number: as many lists as the largest group has others, with -1 for
-    none. Example: groups (2, 1) give [[1, 0, -1]]."""
+    """The other factors in the group of each factor, by number: as many lists as the largest group has others, with
+    -1 for none. Example: groups (2, 1) give [[1, 0, -1]]."""
     table = [[-1] * sum(groups) for _ in range(max(groups) - 1)]
     start = 0
     for size in groups:
@@ -85,14 +84,14 @@ def partners(groups: Sequence[int]) -> list[list[int]]:
 
 
 def points(groups: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Places on the line from the reference to a row, and their weights, at which the mean of a product of the other
-    factors is exact: Gauss's."""
+    """Gauss points on the line from the reference to a row, and their weights. With them, the mean of a product of
+    the other factors is exact."""
     places, weights = np.polynomial.legendre.leggauss(max(groups) // 2 + 1)
     return ((places + 1) / 2).tolist(), (weights / 2).tolist()
 
 
 def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> bytes:
-    """Graph from the edges of every layer [B, I, O], called `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
+    """Graph from the edges of every layer [B, I, O], with the names `names`, to CONTRIBUTIONS [B, inputs, outputs]."""
     g = Graph(CONTRIBUTIONS, dtype)
     edges = [g.input(name, *link.edges.shape) for name, link in zip(names, anchor.links, strict=True)]
     chains = [_chain(g, link.layer, values) for link, values in zip(anchor.links, edges, strict=True)]
@@ -110,7 +109,7 @@ def contributions_graph(anchor: Anchor, names: Sequence[str], dtype: str) -> byt
 
 
 def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
-    """The sums of the edges [B, O], and what each step after them gives."""
+    """The sums of the edges [B, O], and the result of each step after them."""
     values = [g.add(g.sum(edges, axis=1), g.const(layer.bias[None]))]
     for step in layer.post_steps:
         values.append(step.emit(g, values[-1]))
@@ -118,7 +117,7 @@ def _chain(g: Graph, layer: Layer, edges: Value) -> list[Value]:
 
 
 def _pulled(g: Graph, link: Link, index: int, chain: Sequence[Value], multipliers: Value) -> Value:
-    """[B, O, m] of what a step gives -> [B, O, n] of what it takes."""
+    """[B, O, m] of the result of a step -> [B, O, n] of its input."""
     step = link.layer.post_steps[index]
     v, w = chain[index], chain[index + 1]
     v_r, w_r = link.chain[index], link.chain[index + 1]
@@ -150,7 +149,7 @@ def _difference(g: Graph, v: Value, reference: Array) -> tuple[Value, Value]:
 
 
 def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
-    """[B, n]: of each factor the product of the others, its mean on the line from the reference to the row."""
+    """[B, n]: for each factor the product of the others, as its mean on the line from the reference to the row."""
     lists = partners(step.groups)
     total: Value | None = None
     for place, weight in zip(*points(step.groups), strict=True):
@@ -165,7 +164,7 @@ def _others(g: Graph, step: Product, v: Value, v_r: Array) -> Value:
 
 
 def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Value) -> Value:
-    """[B, O, D] of a layer's sums -> [B, O, n] of its nodes."""
+    """[B, O, D] of the sums of a layer -> [B, O, n] of its nodes."""
     sources = columns(link.layer, len(link.nodes))
     difference, is_near = _difference(g, g.gather(nodes, sources, axis=1), link.nodes[sources])
     difference, is_near = (g.reshape(value, 0, len(sources), 1) for value in (difference, is_near))
@@ -175,7 +174,7 @@ def _through(g: Graph, link: Link, edges: Value, nodes: Value, multipliers: Valu
 
 
 def _to_nodes(g: Graph, layer: Layer, width: int, multipliers: Value) -> Value:
-    """[B, O, I] of a layer's sources -> [B, O, n] of its nodes."""
+    """[B, O, I] of the sources of a layer -> [B, O, n] of its nodes."""
     sources = columns(layer, width)
     if np.array_equal(sources, np.arange(width)):
         return multipliers
@@ -183,10 +182,10 @@ def _to_nodes(g: Graph, layer: Layer, width: int, multipliers: Value) -> Value:
 
 
 def _scattered(g: Graph, places: npt.NDArray[np.intp], width: int, multipliers: Value) -> Value:
-    """[B, O, m] to where each comes from, [B, O, n]; what comes to one place is added up."""
+    """[B, O, m] added up at its places, [B, O, n]."""
     return g.op("MatMul", multipliers, g.const(np.eye(width)[places][None]))
 
 
 def allowed(step: Step) -> bool:
-    """Whether there is a rule for a step here."""
+    """Whether a step has a rule in this module."""
     return isinstance(step, (Affine, Select, Product, *EACH))

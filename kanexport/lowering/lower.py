@@ -133,7 +133,15 @@ def serving_graph(
     kernel: bool = False,
 ) -> bytes:
     """Graph from x [B, n] to y [B, m], with the input vectors of all layers except the first as additional outputs,
-    [B, width]. Raises InvalidKan, which names the layer, for a weight that is too large."""
+    [B, width]. Raises InvalidKan, which names the layer, for a weight that is too large.
+
+    names    one for each layer, the first of which is not used
+    dtype    "float32" or "float64"
+    weights  as in `Graph`
+    whole    whether it is a whole model; a part of a module may precede a normalization
+    rows     the batch size for which it is optimized
+    kernel   splines by the operator of `custom_ops`
+    """
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
     x = g.input(INPUT, kan.n_inputs)

@@ -198,7 +198,7 @@ def require(result: Match, recorded: RecordedOutputs, what: str) -> None:
         raise too_few(result, recorded)
     if not result.fits:
         raise OutputsDiffer(
-            f"{what} disagrees with the recorded outputs: {result.max_rel:.2e} relative, {result.where}",
+            f"{what} differs from the recorded outputs: {result.max_rel:.2e} relative, {result.where}",
             code="expected-outputs-differ",
             hint="nothing was written; select another interpretation with --option, or export the PyTorch module with "
             "--module",

@@ -343,7 +343,7 @@ class InterpretationSearch:
         result, count = nearest.match, len(self._readings())
         close = result.max_rel <= INEXACT
         enough = (
-            f"if the library itself is not more exact, set --tolerance {self.enough(result.max_rel):.0e}; otherwise "
+            f"set --tolerance {self.enough(result.max_rel):.0e} if the library itself is not more exact; otherwise "
         )
         few = (
             "" if self.telling else "record outputs with more different values, which distinguish interpretations; or "

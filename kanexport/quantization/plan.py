@@ -1,5 +1,9 @@
 """Choice of the branches to quantize: the exporter tests each by itself, and quantizes it as far as its share of the
-error allows."""
+error allows.
+
+The loss differs between the base branch and the splines of efficient-kan and pykan, between layers, and between models.
+Rounding errors of branches are independent: with n branches, each may have 1 / sqrt(n) of the error of the whole model.
+"""
 
 from __future__ import annotations
 

@@ -224,7 +224,11 @@ class Guess:
 
 
 class _First(NamedTuple):
-    """The possible inputs of the first module with tensors."""
+    """The possible inputs of the first module with tensors.
+
+    widths  numbers of columns or channels that it may take
+    axes    number of axes after the channels, such as 2 for pictures; 0 for columns
+    """
 
     widths: Sequence[int]
     axes: int

@@ -197,7 +197,10 @@ CLASSES = {"swish": "silu"}
 
 class Facts(Options):
     """Options of one submodule. A tested value has priority over one of the user, which has priority over one of the
-    call or an attribute."""
+    call or an attribute.
+
+    choices  after reading: by option, the names of its choice
+    """
 
     def __init__(
         self, user_options: Mapping[str, str], module: nn.Module, by_call: Mapping[str, str], tried: Mapping[str, str]

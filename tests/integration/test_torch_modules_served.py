@@ -88,7 +88,10 @@ def test_of_a_hybrid_the_layers_at_its_end_are_explained(
 
 
 def test_a_hybrid_that_ends_otherwise_is_not_explained(hybrids: Server) -> None:
-    with Client(hybrids.address) as client, pytest.raises(NotSupported, match="has not one output of numbers in a row"):
+    with (
+        Client(hybrids.address) as client,
+        pytest.raises(NotSupported, match=r"need exactly one output of shape \[rows, numbers\]"),
+    ):
         client.explain(client.describe("turned"), draw("turned", 2))
 
 

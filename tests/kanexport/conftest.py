@@ -108,8 +108,8 @@ class PykanCheckpoint:
         self.config[f"symbolic.funs_name.{layer}"][j][i] = name
 
     def write(self, folder: Path, config: str | None = None) -> Path:
-        """Write both files and return their prefix. The state is safetensors, because the loader detects formats by
-        their bytes."""
+        """Write both files and return their prefix. The state is safetensors: the loader detects formats by their
+        bytes."""
         prefix = folder / "toy"
         Path(f"{prefix}_state").write_bytes(safetensors.numpy.save(self.tensors))
         Path(f"{prefix}_config.yml").write_text(config or yaml.safe_dump(self.config))

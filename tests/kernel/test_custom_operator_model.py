@@ -221,8 +221,13 @@ def scaled(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "file", "reason", "says"),
     [
-        (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, "is of the domain 'kanserve'"),
-        (renamed, KERNEL_FILE, LoadReason.STRUCTURE, f"{KERNEL_FILE}: operator 'Another' is of the domain 'kanserve'"),
+        (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, "is in the operator domain 'kanserve'"),
+        (
+            renamed,
+            KERNEL_FILE,
+            LoadReason.STRUCTURE,
+            f"{KERNEL_FILE}: operator 'Another' is in the operator domain 'kanserve'",
+        ),
         (scaled, KERNEL_FILE, LoadReason.REFERENCE, f"{KERNEL_FILE}: reference outputs differ by"),
     ],
     ids=["in the portable graph", "another operator", "a wrong one"],

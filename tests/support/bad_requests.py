@@ -203,7 +203,7 @@ INFER = [
         f"{NO_ID}inference request batch-size must be <= 64 for 'toy'",
     ),
     Wrong("product huge", with_input(shape=[1, 2**62]), INVALID, shape_text(f"[1,{2**62}]")),
-    Wrong("too many dimensions", with_input(shape=[1] * 17), INVALID, "shape has 17 entries, at most 16 are allowed"),
+    Wrong("too many dimensions", with_input(shape=[1] * 17), INVALID, "shape has 17 entries, expected at most 16"),
     Wrong(
         "too many rows",
         request(np.zeros((65, 3), np.float32)),
@@ -234,7 +234,7 @@ INFER = [
         "more raw",
         with_raw(b"", b""),
         INVALID,
-        "raw_input_contents has 2 entries for 1 inputs of model 'toy'; send one for each input",
+        "raw_input_contents has 2 entries, expected 1 for model 'toy'",
         over_http=False,
     ),
     Wrong(
@@ -275,7 +275,7 @@ INFER = [
             f"shared memory of an {kind}",
             shared(kind),
             Code.UNIMPLEMENTED,
-            f"tensor '{name}': shared memory is not supported; send the tensor in the request",
+            f"tensor '{name}': shared memory is not supported",
         )
         for kind, name in (("input", "x"), ("output", "y"))
     ),

@@ -11,7 +11,12 @@ from kanexport.contract.cli import console
 from tools.reference import errors
 
 # Packages in which each place that makes an error has a code.
-CODED = ("kanexport",)
+CODED = (
+    "kanexport",
+    *(f"service/kanserve/{folder}" for folder in ("analysis", "auth", "execution", "grpc_api", "insight", "models")),
+    *(f"service/kanserve/{folder}" for folder in ("repository", "rest", "runtime", "sandbox", "scheduling")),
+    *(f"service/kanserve/{folder}" for folder in ("server", "services", "system", "transport")),
+)
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 HINTED = 0.9  # the smallest share of places with a hint
 
@@ -30,16 +35,16 @@ def test_codes_are_in_kebab_case() -> None:
 
 
 def test_nearly_all_errors_have_a_hint() -> None:
-    for package in CODED:
-        coded = [site for site in errors.sites((package,)) if site.code]
+    for packages in (CODED[:1], CODED[1:]):
+        coded = [site for site in errors.sites(packages) if site.code]
         share = sum(bool(site.hints) for site in coded) / len(coded)
-        print(f"{package}: {share:.1%} of {len(coded)} places with a code have a hint")
+        print(f"{packages[0]}: {share:.1%} of {len(coded)} places with a code have a hint")
         assert share >= HINTED
 
 
 def test_a_hint_is_one_sentence_without_a_full_stop() -> None:
     for site in errors.sites(CODED):
-        assert all(hint == hint.strip() and not hint.endswith(".") for hint in site.hints), site
+        assert all(hint == hint.strip() and not re.search(r"[^.]\.$", hint) for hint in site.hints), site
 
 
 def test_the_page_has_each_code_once() -> None:
@@ -69,4 +74,26 @@ def test_messages_are_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("name-bad", "invalid name <name> of <number> rows", ("choose another name",), False),
         ("name-unknown", "<name> is unknown", ("remove it", "see <name>"), False),
         ("", "", (), True),
+    ]
+
+
+def test_errors_of_a_constructor_and_of_a_function_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "kanexport"
+    package.mkdir()
+    (package / "a.py").write_text(
+        "class Failure(Exception): ...\n"
+        "class Full(Failure):\n"
+        "    def __init__(self):\n"
+        '        super().__init__("the queue is full", code="queue-full", hint="send fewer requests")\n'
+        "async def check(name):\n"
+        '    text = f"{name} is too large"\n'
+        '    raise rejected(name, text, code="name-too-large", hint="choose another name")\n'
+        "    raise Full()\n"
+    )
+    (package / "b.py").write_text("class Full(Exception): ...\n")
+    monkeypatch.setattr(errors, "ROOT", tmp_path)
+    assert [(site.kind, site.code, site.message, site.hints) for site in errors.sites(("kanexport",))] == [
+        ("Full", "queue-full", "the queue is full", ("send fewer requests",)),
+        ("rejected", "name-too-large", "<name> is too large", ("choose another name",)),
+        ("Full", "queue-full", "", ("send fewer requests",)),
     ]

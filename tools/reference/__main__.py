@@ -17,6 +17,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 PAGES = {
     "alerts.md": "alerts",
     "cli.md": "cli",
+    "errors.md": "errors",
     "grpc-api.md": "grpc_api",
     "metrics.md": "metrics",
     "openapi.json": "openapi",

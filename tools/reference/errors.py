@@ -22,6 +22,7 @@ from tools.reference.tables import table
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("kanexport", "service/kanserve")
 GENERATED = re.compile(r"/pb/")
+CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+")
 SPECIAL = re.compile(r"([*_\[\]])")  # in Markdown
 # Classes from which all error classes with a code and a hint derive.
 BASES = ("Failure", "KanserveError", "CodedError", "UnsafeFile")
@@ -56,7 +57,7 @@ AREAS = {  # folder -> heading, in the order of the page
 
 HEAD = """# Errors
 
-This page lists the errors of the exporter, the server and the commands, for users who want to solve one.
+This page lists the errors of the exporter, the server and the commands, for users who have to solve one.
 
 `make reference` writes this file from the code. An error has a code that does not change when its message changes.
 Search this page for the code. In a message, `<name>` stands for a value.
@@ -83,8 +84,8 @@ not use it", "hint": "available: base_fun, input_id, n_inputs", "exit_code": 2}}
 SERVER = """## Errors of the server
 
 The server returns the message as the gRPC status message, the code in the trailer `kan-error-code`, and the hint in the
-percent-encoded trailer `kan-error-help`. Over HTTP, the body is a JSON object with the key `error`. The class of an
-error decides its status:
+percent-encoded trailer `kan-error-help`. Over HTTP, the body is a JSON object with the message (`error`), the
+`request_id`, the `code` and, for an error with a hint, `help`. The class of an error decides its status:
 """
 AFTER_SERVER = """A limit on all requests (`LimitReached`) has the HTTP status 429. For an error of another class, the
 server returns the gRPC status INTERNAL and HTTP 500, and logs the details under the request id.
@@ -181,8 +182,10 @@ def classes(files: Iterable[Source]) -> dict[str, ErrorClass]:
         for node in ast.walk(file.tree):
             if isinstance(node, ast.ClassDef):
                 own = dict(_assigned(node.body))
-                bases = tuple(_last(base) for base in node.bases)
-                named.setdefault(node.name, ErrorClass(bases, _literal(own.get("code")), _literal(own.get("hint"))))
+                kind = named.get(node.name, ErrorClass(()))  # the client has classes with the server's names
+                bases = (*kind.bases, *(_last(base) for base in node.bases))
+                code, hint = (_literal(own.get(name)) or _passed_on(node, name) for name in ("code", "hint"))
+                named[node.name] = ErrorClass(bases, kind.code or code, kind.hint or hint)
     errors = {name: named.get(name, ErrorClass(())) for name in BASES}
     while more := {
         name: dataclasses.replace(
@@ -195,6 +198,13 @@ def classes(files: Iterable[Source]) -> dict[str, ErrorClass]:
     }:
         errors |= more
     return errors
+
+
+def _passed_on(node: ast.ClassDef, name: str) -> str:
+    """The text that the constructor of a class passes to its base as the argument `name`; "" without one."""
+    calls = (part for part in ast.walk(node) if isinstance(part, ast.Call) and _last(part.func) == "__init__")
+    found = (_literal(keyword.value) for call in calls for keyword in call.keywords if keyword.arg == name)
+    return next(filter(None, found), "")
 
 
 def _literal(node: ast.expr | None) -> str:
@@ -238,6 +248,13 @@ class _Visitor(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """Visit a function, with the texts that it assigns to names."""
+        self._function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """Visit a coroutine like a function."""
+        self._function(node)
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         before = self.local
         assigned = (part for part in ast.walk(node) if isinstance(part, ast.Assign))
         self.local = {**before, **dict(_assigned(assigned))}
@@ -252,10 +269,12 @@ class _Visitor(ast.NodeVisitor):
             self._add(node, kind, given)
         elif kind == "__init__" and own in self.errors and own not in BASES and _literal(given.get("code")):
             self._add(node, own, given)  # without a literal, it passes on an argument
+        elif CODE.fullmatch(_literal(given.get("code"))):
+            self._add(node, kind, given)  # a function that makes an error
         self.generic_visit(node)
 
     def _add(self, node: ast.Call, kind: str, given: Mapping[str | None, ast.expr]) -> None:
-        error = self.errors[kind]
+        error = self.errors.get(kind, ErrorClass(()))
         code = given.get("code")
         texts = [self._text(argument) for argument in node.args] + [self._text(given.get(name)) for name in TEXTS]
         hints = tuple(dict.fromkeys(self._options(given["hint"]))) if "hint" in given else (error.hint,)
@@ -320,8 +339,8 @@ class _Visitor(ast.NodeVisitor):
             and (text := self._text(value, depth))
         ):
             return text
-        if isinstance(value, ast.IfExp) and not self._text(value.orelse):
-            return ""
+        if isinstance(value, ast.IfExp) and isinstance(value.orelse, ast.Constant):
+            return self._text(value.body) if value.orelse.value else ""
         return f"<{_name(value)}>"
 
 

@@ -54,8 +54,9 @@ def new(
     return value
 
 
-def revoke(path: Path, name: str) -> None:
-    """Remove a caller from the file. If it raises ConfigError, the file is unchanged."""
+def revoke(path: Path, name: str, *, last: bool = False) -> None:
+    """Remove a caller from the file. `last`: also if no other caller is left; a running server rejects such a file and
+    keeps its callers. If it raises ConfigError, the file is unchanged."""
     with _open(path) as file:
         data = file.read()
         names = _names(data, path)
@@ -74,6 +75,12 @@ def revoke(path: Path, name: str) -> None:
                 f"the entry of {name} in {path} has an unusual form, so kanserve cannot remove it",
                 code="token-entry-unusual",
                 hint="remove the entry with a text editor",
+            )
+        if names == {name} and not last:
+            raise ConfigError(
+                f"{name} is the last caller of the token file {path}, and a server keeps its callers if none is left",
+                code="caller-last",
+                hint="create another token first with `kanserve token new`, or stop the server and delete the file",
             )
         about = os.fstat(file.fileno())
         _folder(path).write(path.name, kept, mode=stat.S_IMODE(about.st_mode), owner=(about.st_uid, about.st_gid))

@@ -131,7 +131,7 @@ def _new(args: argparse.Namespace) -> int:
         try:
             put(token)
         except OSError:
-            token_file.revoke(args.tokens, args.name)  # the token reached no user
+            token_file.revoke(args.tokens, args.name, last=True)  # the token reached no user
             raise
     _report(args, "" if supplied or args.output is not None else token)
     return Exit.DONE

@@ -55,10 +55,11 @@ class Peer(ABC, Generic[C]):
     ) -> None:
         """Connect to a server at the first call. Raises ValueError for invalid arguments.
 
+        Three retries take about 0.5 s and eight about 8 s, or longer if the server states a longer wait.
+
         url             HOST:PORT, or grpcs://HOST:PORT for TLS; the arguments for TLS enable it too
         timeout         time limit of each call in seconds, retries included
-        retries         largest number of retries while the server is unavailable or limits the rate: 3 take half a
-                        second, 8 about 8 s, and more if the server states a longer wait
+        retries         largest number of retries while the server is unavailable or limits the rate
         ca              PEM file of the certificate authorities to trust; default: those of the system
         cert, key       PEM files of the client certificate and its private key
         server_name     name in the server's certificate, if it is not the host

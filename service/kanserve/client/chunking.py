@@ -17,11 +17,12 @@ import numpy as np
 
 from kanexport.contract.manifest import LayerInfo
 from kanserve.analysis import query_plan
+from kanserve.client import errors
 from kanserve.client import explanation as cover
 from kanserve.client import explanation as explanations
 from kanserve.client.calls import Call, inference
 from kanserve.client.encoding import index_of, of_frame
-from kanserve.client.errors import InvalidInput, RateLimited, TooLarge
+from kanserve.client.errors import RateLimited, TooLarge
 from kanserve.client.explanation import Explanation
 from kanserve.client.results import Answer, LayerValues, ServedModel
 from kanserve.client.sync import Client, Pending, begin
@@ -251,7 +252,7 @@ def edges(
         indices = query_plan.find([layer.name for layer in described.layers], layers)
     except BadRequest as error:
         text = f"model {described.name!r}: {error}"
-        raise InvalidInput(text, code="INVALID_ARGUMENT", error_code=error.code, hint=error.hint) from None
+        raise errors.from_status("INVALID_ARGUMENT", text, error_code=error.code, hint=error.hint) from None
     ways = dict.fromkeys(indices, (sources, destinations))
     if path is not None:
         none = select_rows(rows, slice(0, 0))

@@ -179,9 +179,9 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
     """Raises the error in a reply; an empty reply has none."""
     if not words:
         return
-    about = {name: str(words.get(name, "")) for name in ("code", "hint")}
+    code, hint = (str(words.get(name, "")) for name in ("code", "hint"))
     if "config" in words:
-        raise ConfigError(str(words["config"]), **about)
+        raise ConfigError(str(words["config"]), code=code, hint=hint)
     if "bug" in words:
         raise RuntimeError(f"the load check of a version failed with a bug:\n{words['bug']}")
     if words.get("ended") == -signal.SIGALRM:
@@ -201,7 +201,7 @@ def _judge(job: Job, words: Mapping[str, str | int]) -> None:
             code="load-check-crash",
             hint="export the model again",
         )
-    raise LoadError(LoadReason(str(words["reason"])), str(words["text"]), **about)
+    raise LoadError(LoadReason(str(words["reason"])), str(words["text"]), code=code, hint=hint)
 
 
 def _how(code: int) -> str:

@@ -205,4 +205,7 @@ def test_names_that_do_not_fit_are_refused_before_anything_is_proved(tmp_path: P
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "models").exists()
     done = kanserve("export", tmp_path, "--recursive", "--repository", tmp_path / "models", "--features", "a")
-    assert (done.returncode, "--features, --units, --classes or --description cannot be combined with --recursive" in done.stderr) == (2, True)
+    assert (
+        done.returncode,
+        "--features, --units, --classes or --description cannot be combined with --recursive" in done.stderr,
+    ) == (2, True)

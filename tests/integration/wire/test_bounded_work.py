@@ -13,7 +13,7 @@ import pytest
 
 from kanserve.auth import token_file
 from kanserve.pb import kan_pb2
-from tests.support import token_files, toy_model, toy_wide_model
+from tests.support import error_codes, token_files, toy_model, toy_wide_model
 from tests.support.server_process import KAN, Server, serving, wait_until
 
 pytestmark = pytest.mark.slow
@@ -49,9 +49,11 @@ def test_a_query_that_takes_too_much_is_refused_before_it_begins(server: Server)
         server.call(f"{KAN}QueryEdges", query(1001, top_k=1))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.details() == (
-        "the query takes 360360000 edge evaluations (1001 rows x 360000 edges of the layers that are asked for, "
-        "counted at each position), the limit is 360000000; send at most 1000 rows, or ask for fewer layers"
+        "the query takes 360360000 edge evaluations (1001 rows x 360000 edges of the requested layers at all "
+        "positions), the limit is 360000000"
     )
+    assert error_codes.code(caught.value) == "too-many-edge-evaluations"
+    assert error_codes.hint(caught.value) == "send at most 1000 rows, or request fewer layers"
     assert time.monotonic() - begun < seconds(server, query(1000, top_k=1))
 
 

@@ -122,7 +122,7 @@ def test_what_has_no_order_has_no_classes(served: Server, model: str, kind: str,
 def test_classes_are_bounded_in_number(served: Server) -> None:
     rows = np.arange(30000, dtype=np.float32).reshape(10, 3000)  # sorted off the loop
     assert ask(served, "wide", rows, 10)[9, 0] == b"29999.000000:2999"
-    with pytest.raises(triton.InferenceServerException, match="has 110 classes, one output may have 100"):
+    with pytest.raises(triton.InferenceServerException, match="has 110 classes, expected at most 100"):
         ask(served, "wide", rows, 11)
 
 

@@ -39,6 +39,7 @@ WIDTH, ROWS = 256, 128  # of responses that exceed the buffers of the transports
 SOON = 6.0  # seconds; the server takes less than one after it has seen the change, and the machine may be busy
 LIVES = 6.0  # seconds from the creation of the tokens to their expiry
 ALL = ["read", "infer", "interpret"]
+ENDED = ("credential-revoked", "token-expired")
 WATCHED = ("/v1/kan/models/toy/watch", "/v1/kan/models/toy/versions/1/watch")
 ROUTES = {path.replace("toy", "{name}").replace("versions/1", "versions/{version}"): path for path in WATCHED}
 # The first message of each stream. The stream lasts longer than this test, or has more than a reader takes at once.
@@ -125,7 +126,7 @@ class OfHttp(Held):
                     said = json.loads(line[6:])
                     if kind == "error":
                         assert not answer.read().strip(b":\n"), "nothing follows the error"
-                        return "UNAUTHENTICATED" if "open another stream" in said["error"] else said["error"]
+                        return "UNAUTHENTICATED" if said["code"] in ENDED else said["error"]
             return "OK"
         finally:
             connection.close()

@@ -89,7 +89,7 @@ def test_the_second_signal_hurries(tmp_path: Path, transport: str) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             future.result()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        words = "does not wait for this call any longer" if transport == "asgi" else "Cancelling all calls"
+        words = "is shutting down and has ended this call" if transport == "asgi" else "Cancelling all calls"
         assert words in caught.value.details()
         (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
         assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (0, 0, 1, 0)

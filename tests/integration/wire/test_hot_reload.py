@@ -60,7 +60,7 @@ def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
         wait_until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
         state, reason = reload_tools.index(server)["toy", "1"]
         assert state == "READY"
-        assert "what was loaded before serves: model.onnx has 40 bytes" in reason
+        assert "the files in the repository were rejected: model.onnx has 40 bytes" in reason
         assert str(tmp_path) not in reason
         assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
         time.sleep(2 * POLL)
@@ -82,7 +82,7 @@ def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
         missing = 'kanserve_model_files_missing{model="toy",version="1"}'
         wait_until(lambda: reload_tools.sample(server.metrics(), missing) == 1)
         assert reload_tools.index(server)["toy", "1"][0] == "READY"
-        assert "not in the repository any more" in reload_tools.index(server)["toy", "1"][1]
+        assert "missing from the repository; it keeps serving" in reload_tools.index(server)["toy", "1"][1]
         assert reload_tools.factor(server) == 1
         reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 16.0), directory)
         serves(server, 16)
@@ -193,7 +193,7 @@ def test_a_folder_that_is_the_model_as_kserve_mounts_it(tmp_path: Path) -> None:
         wait_until(lambda: reload_tools.factor(server, "digits") == 2)
         assert list(reload_tools.index(server)) == [("digits", "3")]
         reload_tools.truncate(models / contract.FILE_NAME, 50)
-        wait_until(lambda: "what was loaded before serves" in reload_tools.index(server)["digits", "3"][1])
+        wait_until(lambda: "the version loaded before keeps serving" in reload_tools.index(server)["digits", "3"][1])
         assert list(reload_tools.index(server)) == [("digits", "3")]
         assert reload_tools.factor(server, "digits") == 2
         assert reload_tools.ready(server)

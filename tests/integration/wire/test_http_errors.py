@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 import time
 import zlib
@@ -55,10 +56,14 @@ def _still_serving(web: Server) -> Iterator[None]:
 def error(reply: Reply) -> str:
     """The text of an error response."""
     assert reply.headers["content-type"] == "application/json"
-    words = reply.json["error"]
-    assert reply.json == {"error": words, "request_id": reply.headers["x-request-id"]}
+    words, hint = reply.json["error"], reply.json.get("help", "")
+    request_id = reply.headers["x-request-id"]
+    expected = {"error": words, "code": reply.json["code"], "request_id": request_id}
+    assert reply.json == {**expected, "help": hint} if hint else expected
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", reply.json["code"])
     assert words
-    assert not any(word in words for word in ("Traceback", "Error", "/work", "/tmp", "site-packages", "kanserve/"))
+    for word in ("Traceback", "Error", "/work", "/tmp", "site-packages", "kanserve/"):
+        assert word not in f"{words} {hint}"
     return str(words)
 
 
@@ -151,11 +156,11 @@ BODIES: list[tuple[str, Any, int, str]] = [
     ("no inputs", {}, 400, "Unable to parse 'inputs'"),
     ("inputs no list", {"inputs": {}}, 400, "Unable to parse 'inputs' of the request: expected a list, got an object"),
     ("input no object", {"inputs": [1]}, 400, "inputs[0]: expected an object, got an integer"),
-    ("many inputs", {"inputs": [tensor()] * 65}, 400, "inputs has 65 entries, at most 64 are allowed"),
+    ("many inputs", {"inputs": [tensor()] * 65}, 400, "inputs has 65 entries, expected at most 64"),
     ("no name", one_input(name=None), 400, "Unable to parse 'name'"),
     ("name a number", one_input(name=1), 400, "Unable to parse 'name' of an input: expected a string, got an integer"),
     ("no datatype", one_input(datatype=None), 400, "Unable to parse 'datatype'"),
-    ("datatype none", one_input(datatype="FOO"), 400, "invalid datatype for input x: 'FOO' is none of BOOL"),
+    ("datatype none", one_input(datatype="FOO"), 400, "invalid datatype for input x: 'FOO', expected one of BOOL"),
     ("half precision", one_input(datatype="FP16"), 400, "receiving FP16 data via JSON is not supported"),
     ("no shape", one_input(shape=None), 400, "Unable to parse 'shape'"),
     ("shape a word", one_input(shape="4,3"), 400, "Unable to parse 'shape'"),
@@ -169,15 +174,15 @@ BODIES: list[tuple[str, Any, int, str]] = [
     ("data true", data(1, True, 3), 400, "FP32 takes numbers, got a boolean"),
     ("data objects", data({}, {}, {}), 400, "FP32 takes numbers, got an object"),
     ("data fractions", data(1, 2.5, 3, datatype="INT32"), 400, "INT32 takes integers, got a number"),
-    ("data too large", data(1, 2**31, 3, datatype="INT32"), 400, "a value does not fit INT32"),
-    ("data below zero", data(1, -1, 3, datatype="UINT8"), 400, "a value does not fit UINT8"),
+    ("data too large", data(1, 2**31, 3, datatype="INT32"), 400, "has a value that does not fit INT32"),
+    ("data below zero", data(1, -1, 3, datatype="UINT8"), 400, "has a value that does not fit UINT8"),
     ("data far too large", data(1, 2**200, 3, datatype="INT64"), 400, "INT64"),
-    ("data both ends", data(2**63, -1, 3, datatype="INT64"), 400, "a value does not fit INT64"),
-    ("float too large", data(1, 1e39, 3), 400, "a value does not fit FP32"),
-    ("integer too large", data(1, 10**39, 3), 400, "a value does not fit FP32"),
+    ("data both ends", data(2**63, -1, 3, datatype="INT64"), 400, "has a value that does not fit INT64"),
+    ("float too large", data(1, 1e39, 3), 400, "has a value that does not fit FP32"),
+    ("integer too large", data(1, 10**39, 3), 400, "has a value that does not fit FP32"),
     ("exponent", b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1e999]}]}', 400, "infinity"),
     ("digits", b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[' + b"9" * 5000 + b"]}]}", 400, ""),
-    ("ragged", data([1, 2], 3), 400, "lists and values stand side by side"),
+    ("ragged", data([1, 2], 3), 400, "one list has both lists and values"),
     ("deep", b'{"inputs":' + deep("[", 30) + deep("]", 30) + b"}", 400, "inputs[0]: expected an object, got a list"),
     ("too deep", b'{"inputs":' + deep("[", 32) + deep("]", 32) + b"}", 400, "maximum allowed limit (32): 33"),
     ("deep objects", deep('{"a":', 990) + b"1" + deep("}", 990), 400, "maximum allowed limit (32): 990"),
@@ -185,13 +190,13 @@ BODIES: list[tuple[str, Any, int, str]] = [
     ("objects without end", deep('{"a":', 6 * 10**4), 400, MALFORMED),
     ("deep NaN", deep("[", 5000) + b"NaN" + deep("]", 5000), 400, "nested too deep"),
     ("deep data", one_input(data=json.loads("[" * 40 + "1" + "]" * 40)), 400, "nesting depth exceeds"),
-    ("many lists", b"[" * (2**17 + 1), 400, "lists, objects and colons, at most"),
-    ("many values", one_input(data=[0] * (TYPED + 1)), 413, "values in JSON, at most"),
-    ("many bytes", data(*[0] * (TYPED // 4 + 1)), 413, "as numbers in JSON the limit is"),
-    ("key twice", b'{"inputs": [], "inputs": []}', 400, "the key 'inputs' stands twice in one object"),
-    ("key twice inside", b'{"inputs": [{"name": "x", "name": "y"}]}', 400, "the key 'name' stands twice"),
-    ("key twice, many values", b'{"a":1,"a":2,"d":[' + b"0," * 70000 + b"0]}", 400, "the key 'a' stands twice"),
-    ("key twice, far apart", b'{"a":1,"d":[' + b"0," * 70000 + b'0],"a":2}', 400, "the key 'a' stands twice"),
+    ("many lists", b"[" * (2**17 + 1), 400, "lists, objects and colons, expected at most"),
+    ("many values", one_input(data=[0] * (TYPED + 1)), 413, "values in JSON, expected at most"),
+    ("many bytes", data(*[0] * (TYPED // 4 + 1)), 413, "the limit of numbers in JSON is"),
+    ("key twice", b'{"inputs": [], "inputs": []}', 400, "the key 'inputs' is repeated in one object"),
+    ("key twice inside", b'{"inputs": [{"name": "x", "name": "y"}]}', 400, "the key 'name' is repeated"),
+    ("key twice, many values", b'{"a":1,"a":2,"d":[' + b"0," * 70000 + b"0]}", 400, "the key 'a' is repeated"),
+    ("key twice, far apart", b'{"a":1,"d":[' + b"0," * 70000 + b'0],"a":2}', 400, "the key 'a' is repeated"),
     ("NaN in a key, many values", b'{"a NaN":1,"d":[NaN' + b",0" * 70000 + b"]}", 400, "Unable to parse 'inputs'"),
     ("not closed, many values", b'{"d":[' + b"0," * 70000 + b"0]", 400, MALFORMED),
     ("a comma too many, many values", b'{"d":[' + b"0," * 70000 + b"]}", 400, MALFORMED),
@@ -259,7 +264,7 @@ def test_bytes_that_belong_to_no_input(web: Server) -> None:
 
 
 NOWHERE = [
-    (GET, "/v1", 404, "Not Found: /v1; the Open Inference Protocol is at /v2"),
+    (GET, "/v1", 404, "Not Found: /v1"),
     (GET, "/v2/", 404, "Not Found"),
     (GET, "/v2/models", 404, "Not Found"),
     (GET, "/v2/models//ready", 404, "Not Found"),
@@ -276,7 +281,7 @@ NOWHERE = [
     (GET, "/v2/trace/setting", 501, "not supported"),
     (POST, "/v2/logging", 501, "not supported"),
     (POST, "/v2/models/toy/generate", 501, "not supported"),
-    (POST, f"{INFERENCE}ModelInfer", 415, "is a gRPC method: call it over HTTP/2"),
+    (POST, f"{INFERENCE}ModelInfer", 415, "is a gRPC method, expected a path of the REST API"),
     (GET, "/grpc.health.v1.Health/Check", 415, "is a gRPC method"),
 ]
 
@@ -307,12 +312,12 @@ GOOD = json.dumps(one_input()).encode()
 @pytest.mark.parametrize(
     ("body", "encoding", "status", "words"),
     [
-        (GOOD, "br", 501, "content-encoding 'br' is not supported; gzip, deflate are"),
+        (GOOD, "br", 501, "content-encoding 'br' is not supported, expected one of gzip, deflate"),
         (GOOD, "gzip, gzip", 501, "is not supported"),
-        (GOOD, "gzip", 400, "the body is no whole gzip stream"),
-        (gzip.compress(GOOD)[:-4], "gzip", 400, "the body is no whole gzip stream"),
-        (gzip.compress(GOOD) + b"x", "gzip", 400, "the body is no whole gzip stream"),
-        (zlib.compress(GOOD), "gzip", 400, "the body is no whole gzip stream"),
+        (GOOD, "gzip", 400, "the body is not a complete gzip stream"),
+        (gzip.compress(GOOD)[:-4], "gzip", 400, "the body is not a complete gzip stream"),
+        (gzip.compress(GOOD) + b"x", "gzip", 400, "the body is not a complete gzip stream"),
+        (zlib.compress(GOOD), "gzip", 400, "the body is not a complete gzip stream"),
         (gzip.compress(bytes(100 * LIMIT)), "gzip", 413, "it has more when unpacked"),
         (zlib.compress(bytes(LIMIT + 1)), "deflate", 413, "it has more when unpacked"),
     ],
@@ -387,7 +392,7 @@ def test_a_body_that_never_ends(web: Server, header: str) -> None:
         peer.socket.sendall(b"5\r\n{    \r\n")
         status, body = peer.reply()
     assert status == 408
-    assert json.loads(body)["error"] == "the request did not arrive whole within 1 s"
+    assert json.loads(body)["error"] == "the request did not arrive completely within 1 s"
 
 
 def refusals(status: int) -> Callable[[Server], float]:

@@ -332,7 +332,7 @@ def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path,
         said = {read(data).error_message for data in answers}
         assert said == {
             "",
-            "the messages of all calls take more than 2097152 bytes, the server's limit; try again later",
+            "the messages of all calls take more than 2097152 bytes, the server's limit",
         }
         assert len(list(opened(server, [wide()]))) == 1
 

@@ -145,7 +145,7 @@ def test_the_client_sends_more_rows_than_a_request_may_have(client: Client, modu
     expected = exact(module, feeds)
     np.testing.assert_allclose(answer.outputs["logits"], expected.logits.numpy(), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(answer.outputs["best"][:, 0], expected.best.numpy())
-    with pytest.raises(InvalidInput, match="inputs tokens, mask, x: rows by name"):
+    with pytest.raises(InvalidInput, match="has the inputs tokens, mask, x, but rows of some"):
         chunking.infer(client, client.model("text"), {"tokens": feeds["tokens"]})
 
 
@@ -158,7 +158,10 @@ def test_edges_of_a_model_with_several_inputs(client: Client, server: Server, mo
     lone = kan_pb2.QueryEdgesRequest(model_name="text", rows=feeds["x"].tobytes(), row_count=7)
     half = kan_pb2.QueryEdgesRequest(model_name="text", row_count=7)
     half.inputs.add(name="x", rows=feeds["x"].tobytes())
-    for message, words in ((lone, "each needs rows, in `inputs`"), (half, "each to be given once; got x")):
+    for message, words in (
+        (lone, "but the request has rows without a name"),
+        (half, "the request has the inputs x, model 'text' has"),
+    ):
         with pytest.raises(grpc.RpcError) as caught:
             server.call(f"{KAN}QueryEdges", message.SerializeToString())
         assert words in caught.value.details()

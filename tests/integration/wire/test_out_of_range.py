@@ -31,10 +31,7 @@ pytestmark = pytest.mark.slow
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid.
 INSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.1]], np.float32)
 OUTSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.6], [9.0, 0.0, 2.5], [0.0, 2.1, 0.0]], np.float32)
-REFUSED = (
-    "row 1: 'width' is -2.6 where model 'reject' reads it, outside its range -2.2 to 2.2 (rows outside: 2 of 4); "
-    "its export refuses such rows (--out-of-range reject)"
-)
+REFUSED = "row 1: 'width' is -2.6 for model 'reject', outside its range -2.2 to 2.2 (rows outside: 2 of 4)"
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +170,7 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
     toy_model.edit(toy_model.write(tmp_path, "clamp"), out_of_range="clamp")
     toy_model.edit(toy_model.write(tmp_path, "empty"), layers=())
     toy_model.write(tmp_path, "good")
-    unfit = "the manifest's steps before layer 0 do not fit the 3 nodes that it is given; export again"
+    unfit = "the steps before layer 0 in the manifest do not fit its 3 nodes"
     with serving(tmp_path) as running:
         failed = {line["model"]: line["reason"] for line in running.lines() if line["event"] == "model_load_failed"}
         assert failed == {
@@ -186,7 +183,7 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
             reported = refusal(running, f"{name}-as-trained", {"kan.explain_top_k": 1})
             assert "layer 0 has steps in its manifest that do not fit its nodes" in reported
         for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}):
-            assert refusal(running, "empty", parameters) == "model 'empty' has no layers whose nodes are known"
+            assert refusal(running, "empty", parameters) == "model 'empty' has no KAN layers in its manifest"
         assert running.infer(INSIDE, "good").shape == running.infer(INSIDE, "empty").shape == (2, 2)
 
 

@@ -144,14 +144,14 @@ def test_the_bound_counts_positions(grid: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         query(grid, rows, layers=[1])
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "(12 rows x 384 edge values a row)" in caught.value.details()
+    assert "(12 rows x 384 edge values per row)" in caught.value.details()
     assert values(query(grid, rows, layers=[1], top_k=3)[0]).shape == (12, 2, 3)
 
 
 def test_rows_of_another_size_are_refused(grid: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         query(grid, np.zeros((4, 3), np.float32))
-    assert "rows holds 48 bytes, but 4 rows of input 'x' (FP32, 24 bytes a row) take 96" in caught.value.details()
+    assert "rows has 48 bytes, expected 96 for 4 rows of input 'x' (FP32, 24 bytes per row)" in caught.value.details()
 
 
 def test_the_description_has_names_classes_and_positions(grid: Server) -> None:
@@ -277,27 +277,32 @@ CASES: list[tuple[str, Callable[[Path], None], LoadReason, str]] = [
         LoadReason.MANIFEST,
         "layer 1 is of edge class",
     ),
-    ("unknown", lambda d: toy_model.edit(d, edge_class="a"), LoadReason.MANIFEST, "class 'a'; A and B are known"),
+    ("unknown", lambda d: toy_model.edit(d, edge_class="a"), LoadReason.MANIFEST, "class 'a', expected A or B"),
     (
         "shape",
         lambda d: toy_model.edit(d, inputs=[tensor("x", -1, 3, 2)]),
         LoadReason.MISMATCH,
-        "not the manifest's 'x'",
+        "the inputs of the graph differ from those of the manifest: 'x'",
     ),
     (
         "free",
         lambda d: toy_model.edit(d, inputs=[tensor("x", -1, -1, 3)]),
         LoadReason.MANIFEST,
-        "size of a row is not known",
+        "'x' has shape [-1, -1, 3], expected [-1, ...] with known extents",
     ),
-    ("flat", lambda d: toy_model.edit(d, outputs=[tensor("y", -1, 2)]), LoadReason.MISMATCH, "no output like"),
+    (
+        "flat",
+        lambda d: toy_model.edit(d, outputs=[tensor("y", -1, 2)]),
+        LoadReason.MISMATCH,
+        "does not have the output 'y'",
+    ),
     (
         "rows",
         lambda d: toy_model.edit(d, reference=reference(3, 2)),
         LoadReason.MANIFEST,
-        "'x' holds 3 numbers, expected 6",
+        "'x' has 3 numbers, expected 6",
     ),
-    ("answers", lambda d: toy_model.edit(d, reference=reference(6, 3)), LoadReason.MANIFEST, "'y' holds 3 numbers"),
+    ("answers", lambda d: toy_model.edit(d, reference=reference(6, 3)), LoadReason.MANIFEST, "'y' has 3 numbers"),
 ]
 
 

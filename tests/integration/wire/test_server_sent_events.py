@@ -56,7 +56,7 @@ def test_updates_come_one_by_one_and_say_when_they_end(web: Server) -> None:
         second = event(answer)
         assert answer.read() == b""
     assert first["end_reason"] == ""
-    assert second["end_reason"] == "2 updates were sent"
+    assert second["end_reason"] == "the watch has sent 2 updates"
     assert [len(node["mean"]) for node in first["statistics"]["nodes"]] == [3, 4, 2]
     assert second["statistics"]["rows_seen"] >= first["statistics"]["rows_seen"] + 7
 
@@ -64,12 +64,12 @@ def test_updates_come_one_by_one_and_say_when_they_end(web: Server) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("?every=2", "'every', which is not known"),
+        ("?every=2", "unknown parameter 'every'"),
         ("?interval=often", "interval='often', expected a number"),
         ("?updates=-1", "updates='-1', expected an integer"),
-        ("?interval=0.1", "0.1 seconds between two updates"),
+        ("?interval=0.1", "interval is 0.1 seconds, expected 1 to 3600"),
         ("?source=never", "never"),
-        ("?model_name=toy64", "'model_name', which is not known"),
+        ("?model_name=toy64", "unknown parameter 'model_name'"),
     ],
 )
 def test_what_is_refused_has_its_status(web: Server, query: str, words: str) -> None:

@@ -161,7 +161,10 @@ def test_the_command_ends_with_the_reason(files: Path, models: Path, transport: 
     ("make", "says"),
     [
         (lambda files: Client("grpc://a:1", ca=files / "ca.pem"), "is an address without TLS"),
-        (lambda files: Client("a:1", cert=files / "caller.pem"), "go together, and one is missing"),
+        (
+            lambda files: Client("a:1", cert=files / "caller.pem"),
+            "only one of the client certificate (cert) and",
+        ),
         (lambda files: Client("a:1", ca=files / "none.pem"), "cannot be read: No such file"),
         (lambda files: Client("a:1", cert=files / "caller.pem", key=files / "server.key"), "does not belong to"),
     ],

@@ -92,8 +92,8 @@ def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer) ->
 @pytest.mark.parametrize(
     ("end", "status", "words"),
     [
-        (False, Code.DEADLINE_EXCEEDED, "the request did not arrive whole within 1 s"),
-        (True, Code.INTERNAL, "the call ends inside of a message"),
+        (False, Code.DEADLINE_EXCEEDED, "the request did not arrive completely within 1 s"),
+        (True, Code.INTERNAL, "the call ends inside a message"),
     ],
 )
 def test_a_message_that_is_not_whole_is_given_up(peer: Peer, end: bool, status: grpc.StatusCode, words: str) -> None:
@@ -189,6 +189,6 @@ def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path,
         opened = [crowd.open() for _ in range(20)]
         result = crowd.headers(opened[0])
         assert result["grpc-status"] == str(Code.RESOURCE_EXHAUSTED.value[0])
-        assert result["grpc-message"].startswith("more than 8 requests are on their way")
+        assert result["grpc-message"].startswith("more than 8 requests arrive at the same time")
         assert server.infer(ROWS).shape == (2, 2)
         crowd.socket.close()

@@ -76,7 +76,7 @@ def test_a_path_of_all_edges_of_many_rows_and_in_json(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("requested", "words"),
-    [({"path_top_k": 257}, "256 edges"), ({"path_top_k": 1, "method": "gradient_x_input"}, "goes with the method")],
+    [({"path_top_k": 257}, "256 edges"), ({"path_top_k": 1, "method": "gradient_x_input"}, "combined with the method")],
 )
 def test_what_paths_may_not_be(server: Server, requested: dict[str, Any], words: str) -> None:
     status, result = ask(server, f"{MODELS}/toy/explain", {"rows": ROWS.tolist(), **requested})
@@ -254,7 +254,7 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
     reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, transport="asgi", repository_poll_seconds=0.1) as server, Client(server.address) as client:
         reload_tools.write(tmp_path / "toy" / "2", 2.0, version=2)
-        wait_until(lambda: ("answers by default", "2") in happened(server))
+        wait_until(lambda: ("default version", "2") in happened(server))
         control.promote(client, "toy", "1")
         control.rollback(client, "toy")
         control.promote(client, "toy", "1")
@@ -271,19 +271,20 @@ def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path)
         (tmp_path / "broken" / "model.onnx").write_bytes(b"no graph")
         (tmp_path / "broken").rename(tmp_path / "toy" / "3")
         wait_until(lambda: seen(server, "3") and of_toy(operations(server), "3")["state"] == "UNAVAILABLE")
-        (refused,) = [item for item in operations(server)["history"] if item["what"] == "refused"]
+        (refused,) = [item for item in operations(server)["history"] if item["what"] == "rejected"]
         assert (refused["version"], refused["text"]) == (
             "3",
-            "integrity: model.onnx has 8 bytes, the manifest says 268",
+            "integrity: model.onnx has 8 bytes, the manifest says 268; copy the version again, "
+            "or export the model again",
         )
-        first = [item for item in happened(server) if item[0] != "refused"]
+        first = [item for item in happened(server) if item[0] != "rejected"]
         assert first[:6] == [
             ("loaded", "1"),
-            ("answers by default", "1"),
+            ("default version", "1"),
             ("loaded", "2"),
-            ("answers by default", "2"),
-            ("answers by default", "1"),
-            ("answers by default", "2"),
+            ("default version", "2"),
+            ("default version", "1"),
+            ("default version", "2"),
         ]
         assert of_toy(operations(server))["chosen"] is True
 

@@ -50,7 +50,7 @@ def test_random_splines_survive_emission(spline: BSpline) -> None:
 
 
 def test_a_fine_grid_gives_the_very_numbers_of_the_whole_recursion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fast path computes only the functions of one grid interval; rows are on, near and between knots, outside, and
+    """The fast form computes only the functions of one grid interval; on, near and between knots, outside, and for
     NaN."""
     rng = np.random.default_rng(2)
     for degree in (1, 2, 3, 5):

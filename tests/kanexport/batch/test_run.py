@@ -71,7 +71,7 @@ def test_each_golden_checkpoint_is_found_without_its_suffix(tmp_path: Path) -> N
 
 @pytest.fixture
 def three(tmp_path: Path, golden: Golden, pykan: Any) -> Path:
-    """Two valid checkpoints, and one with a custom function."""
+    """Two good checkpoints, and one with a custom function."""
     root = tmp_path / "files"
     (root / "sub").mkdir(parents=True)
     shutil.copy(golden("efficient-kan-wine-update-grid")[0], root / "sub" / "wine.pt")
@@ -86,7 +86,7 @@ def three(tmp_path: Path, golden: Golden, pykan: Any) -> Path:
 
 @pytest.fixture
 def mixed(three: Path) -> Path:
-    """The same files, and three that the exporter rejects for other reasons."""
+    """The same, and three that are rejected for other reasons."""
     root = three
     write(root, **{"evil\x1b[2J.pt": (root / "sub" / "wine.pt").read_bytes()[:1000], "empty.pth": b""})
     (root / "cnn.safetensors").write_bytes(safetensors.numpy.save({"conv.weight": np.ones((2, 2, 3, 3))}))

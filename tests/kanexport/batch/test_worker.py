@@ -67,7 +67,7 @@ def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
 def test_a_process_that_dies_is_an_error_of_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kind: str, text: str
 ) -> None:
-    """A script replaces the interpreter: it reads the request and then runs `code`."""
+    """Another interpreter in place of the exporter: it reads the request and exits."""
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.buffer.read()\n{code}\n")
     script.chmod(0o755)

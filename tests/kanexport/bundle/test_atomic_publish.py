@@ -125,7 +125,7 @@ def test_killed_at_any_moment_the_next_export_and_the_server_see_whole_versions(
 
 
 def test_what_else_is_in_a_models_folder_stays(tmp_path: Path) -> None:
-    """Other files stay, even if the export replaces the whole folder because the config changes."""
+    """Also if the whole folder is replaced because the config changes."""
     packed(tmp_path)
     packed(tmp_path, 2)
     (tmp_path / "toy" / "labels.txt").write_text("a\n")

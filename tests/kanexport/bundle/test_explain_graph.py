@@ -50,7 +50,7 @@ def exported(folder: Path, name: str = ADAPTED, **more: Any) -> Result:
 
 
 def run(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Run a graph by its path, which a graph with external weights needs."""
+    """A session from the path of the graph, as external weights need it."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"x": x}), strict=True))
@@ -101,7 +101,7 @@ def test_the_manifest_names_every_output_as_it_is(golden: tuple[Case, Result]) -
 
 
 def test_it_needs_nothing_but_onnxruntime(tmp_path: Path) -> None:
-    """In an interpreter without both packages, the metadata of the file is enough to add up its outputs."""
+    """In an interpreter without both programs, the metadata of the file is enough to add up."""
     names = Names(features=("length", "width"), classes=("area",))
     result = exported(tmp_path / "models", names=names)
     (tmp_path / "alone").mkdir()
@@ -174,7 +174,7 @@ def test_in_float64_it_is_exact(tmp_path: Path) -> None:
 
 
 def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:
-    """A network, its graphs with an explain graph, and the parts of that graph."""
+    """A network, its graphs with an explaining one, and the parts of that graph."""
     item = case(name)
     kan, _ = read(item.path, *item.options)
     graphs = lower.lower(kan, "float32")

@@ -124,8 +124,7 @@ def test_another_word_is_refused(tmp_path: Path) -> None:
 
 
 def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path: Path) -> None:
-    """Beyond the grid the clamped graph has other outputs, and a note reports this; the claim covers the graph as
-    trained."""
+    """Out of grid the clamped graph differs, and its note says so; the claim is about the interpretation."""
     plain = exported(tmp_path / "plain", "efficient-kan-wine-update-grid", AS_TRAINED)
     x = np.random.default_rng(3).normal(scale=3, size=(40, 13)).astype(np.float32)
     np.savez(tmp_path / "outputs.npz", x=x, y=run(plain.directory, "model.onnx", x)[0])

@@ -66,7 +66,7 @@ def owned(path: Path, most: int) -> bytes:
 def test_a_file_that_is_replaced_after_its_check_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path, int], bytes], kind: str
 ) -> None:
-    """Another process replaces the file between the check and the open; a check by name does not detect this."""
+    """A file is replaced between the check and the open, which a check by name cannot see."""
     path, victim, check = tmp_path / "folder" / "file", tmp_path / "victim", safe_files.check_regular
     path.parent.mkdir(mode=0o700)
     path.write_bytes(b"own")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("policy", [FLAG, REJECT])
 def test_of_a_module_nobody_knows_which_inputs_are_outside(tmp_path: Path, policy: str) -> None:
-    """Each layer of a module has separate tensors, so kanexport does not compare the inputs with its grid."""
+    """Its layers have separate tensors, for any modules before them."""
     torch = pytest.importorskip("torch")
     import kanexport
     from tests.support import torch_modules as modules

@@ -41,7 +41,7 @@ class Settings:
 
 
 class Attributes(dict[str, Any]):
-    """A dictionary of a custom class, as in Lightning's hyper-parameters."""
+    """As hyper-parameters of Lightning: a dictionary of a custom class."""
 
 
 class Bag(list[Any]):

@@ -133,7 +133,7 @@ def test_other_layouts_of_hdf5_are_named() -> None:
 
 
 def test_a_group_inside_of_itself_ends(tmp_path: Path) -> None:
-    """The first entry of the root's table is the address of the root's header."""
+    """The address of the root header overwrites the first entry of its table."""
     weights = bytearray(parts(CHAIN)[keras.WEIGHTS])
     (root,) = struct.unpack_from("<Q", weights, 64)
     at = weights.index(b"SNOD")

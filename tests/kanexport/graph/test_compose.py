@@ -41,7 +41,7 @@ def case(name: str) -> Case:
 
 
 def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:
-    """A network, its graphs with an explain graph, and the parts of that graph."""
+    """A network, its graphs with an explaining one, and the parts of that graph."""
     item = case(name)
     kan, _ = read(item.path, *item.options)
     graphs = lower.lower(kan, "float32")

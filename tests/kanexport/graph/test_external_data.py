@@ -84,8 +84,7 @@ def test_coefficients_are_on_disk_once(middling: tuple[Path, Result, int]) -> No
 
 
 def test_an_export_takes_no_more_than_three_times_its_checkpoint(middling: tuple[Path, Result, int]) -> None:
-    """The limit includes 300 MiB for the edge values of the verification, which do not depend on the size of the
-    file."""
+    """And the size of the edge values of the verification, which a larger file does not change."""
     path, _, grown = middling
     assert grown < 3 * path.stat().st_size + 300 * MIB
 

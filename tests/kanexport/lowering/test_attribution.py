@@ -50,7 +50,7 @@ NONE = {  # of the golden cases: why not
 
 @pytest.fixture(scope="module", params=cases(), ids=lambda entry: entry.name)
 def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result, np.ndarray]:
-    """A case, exported with every second row as its baseline, and its finite rows."""
+    """A case, exported with its rows as the reference, and rows of numbers."""
     case: Case = request.param
     x = case.reference()["x"]
     x = x[np.isfinite(x).all(axis=1)]

@@ -31,7 +31,7 @@ def rounded(sources: int, intervals: int, degree: int = 3, low: float = -1.0, hi
 
 
 def own(sources: int, intervals: int, degree: int = 3) -> BSpline:
-    """Splines with a separate range for each source."""
+    """A separate range for each source."""
     cells = np.arange(-degree, intervals + degree + 1)
     low = np.random.default_rng(1).uniform(-2, 0, size=(sources, 1))
     width = np.random.default_rng(2).uniform(0.5, 3, size=(sources, 1))

@@ -99,7 +99,7 @@ def test_a_network_without_any_live_edge_is_constant(pykan: Any, tmp_path: Path,
 
 @pytest.mark.parametrize("name", ["log", "arctan", "abs"])
 def test_edges_off_and_on_spoil_what_pykan_spoils(pykan: Any, tmp_path: Path, name: str) -> None:
-    """Some edges have no function, and their sources spread NaN through `x*0`; other edges are symbolic."""
+    """Some edges without a function, whose sources spoil through `x*0`, next to symbolic ones."""
     toy = symbolic(pykan, "tanh", (name, "tanh"))
     toy.symbolic(0, 0, 0, "0", (1, 0, 1, 0), 0.0)
     kan = read(toy.write(tmp_path))

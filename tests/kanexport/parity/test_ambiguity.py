@@ -75,8 +75,7 @@ def test_too_many_selections_are_not_tried(pykan: Any, tmp_path: Path) -> None:
 
 
 def test_a_reading_that_fails_at_first_is_tried_with_another_forward(tmp_path: Path) -> None:
-    """Coefficients have the order [O, I, K], which the names of the layers do not record; as [I, O, K] the layers do
-    not connect."""
+    """Coefficients [O, I, K] of layers without an order in their names: as [I, O, K], no layer follows another."""
     tensors = {
         "first.cheby_coeffs": floats(4, 3, 3),
         "last.cheby_coeffs": floats(5, 4, 3),

@@ -90,7 +90,7 @@ def test_what_no_reading_gives_is_refused_with_the_nearest_and_nothing_is_writte
     held: Export, tmp_path: Path, case: Any
 ) -> None:
     _, reference = case("efficient-kan-wine-update-grid")
-    with pytest.raises(OutputsDiffer, match=r"none of \d+ known readings.* is efficient-kan \(") as error:
+    with pytest.raises(OutputsDiffer, match=r"none of \d+ known interpretations.* is efficient-kan \(") as error:
         held("efficient-kan-wine-update-grid", reference["x"], np.sin(3 * reference["y"]))
     assert error.value.exit_code == 3
     assert "--module" in error.value.hint
@@ -144,7 +144,7 @@ def test_outputs_that_say_nothing_decide_nothing(held: Export, case: Any) -> Non
     _, reference = case("jacobikan-wine")
     x, rng = reference["x"], np.random.default_rng(0)
     for y in (np.zeros_like(reference["y"]), np.ones_like(reference["y"])):
-        with pytest.raises(OutputsDiffer, match="none of 1 known readings") as error:
+        with pytest.raises(OutputsDiffer, match="none of 1 known interpretations") as error:
             held("jacobikan-wine", x, y)
         assert "more different values" in error.value.hint
     for rows_, y in ((x, np.full_like(reference["y"], np.nan)), (np.full_like(x, np.nan), reference["y"] * np.nan)):
@@ -174,12 +174,15 @@ def _write(path: Path, **arrays: Any) -> Path:
     ("make", "text"),
     [
         (lambda p: [p / "missing.npz"], "No such file"),
-        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)))], "but no y"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)))], "has x, expected y"),
         (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)), y=np.ones((3, 1)))], "2 rows of x and 3 of y"),
-        (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)), y=np.array([["a"], ["b"]]))], "expected real numbers"),
+        (
+            lambda p: [_write(p / "a.npz", x=np.ones((2, 2)), y=np.array([["a"], ["b"]]))],
+            "expected rows of real numbers",
+        ),
         (lambda p: [_write(p / "a.npz", x=np.ones((2, 2), complex), y=np.ones((2, 1)))], "complex128"),
         (lambda p: [_write(p / "a.npz", x=np.ones((0, 2)), y=np.ones((0, 1)))], "0 rows"),
-        (lambda p: [_write(p / "a.npz", x=np.ones((2, 5)), y=np.ones((2, 10)))], "rows of 5 numbers.*takes 64"),
+        (lambda p: [_write(p / "a.npz", x=np.ones((2, 5)), y=np.ones((2, 10)))], "5 inputs per row.*takes 64"),
         (lambda p: [_write(p / "a.npz", x=np.ones((2, 64)), y=np.ones((2, 3)))], "3 outputs per row.*gives 10"),
         (lambda p: [p / "a.npz"] * 3, "3 times"),
         (lambda p: [_text(p / "a.csv", "a,b\n1,2\n")], "the columns a, b"),

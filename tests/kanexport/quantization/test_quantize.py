@@ -126,8 +126,7 @@ def test_an_answer_does_not_depend_on_its_company_or_on_the_run(name: str) -> No
 
 
 def layer_of(rng: np.random.Generator, sources: int, destinations: int, intervals: int, *, uneven: bool) -> Layer:
-    """A layer of splines with a base branch and masked edges; the size of the weights differs widely between
-    columns."""
+    """Splines and a base branch, some edges masked, with weights that differ a lot from column to column."""
     knots = np.tile(np.linspace(-2, 2, intervals + 7), (sources, 1))
     if uneven:
         knots = np.sort(knots + rng.uniform(-0.1, 0.1, knots.shape), axis=1)

@@ -246,8 +246,7 @@ def test_trukans_learnt_knots_and_knots_an_edge(tmp_path: Path) -> None:
 
 
 def test_a_trukan_of_many_knots_keeps_its_digits_in_float32(tmp_path: Path) -> None:
-    """The truncated powers of a spline with many grid intervals cancel; the verification of the export measures the
-    error."""
+    """A spline of 200 grid intervals with truncated powers that cancel: the verification of the export is the test."""
     knots = np.linspace(-1, 1, 202)[1:-1]
     tensors = trukan(2, 2, np.tile(knots, (2, 1)), 3)
     wanted = np.cos(3 * np.pi * knots)  # jumps of the third derivative that alternate and cancel

@@ -113,7 +113,7 @@ def test_torchkan_in_a_larger_model_needs_a_prefix(tmp_path: Path) -> None:
     assert "conv.weight" in error.message
     assert read(save(tmp_path, tensors), "prefix=kan.")[0].widths() == (3, 4)
     twice = tensors | {f"other.{key}": value for key, value in spline_lists([3, 4]).items()}
-    assert "2 times" in refuse(tmp_path, twice).message
+    assert "under 2 prefixes" in refuse(tmp_path, twice).message
 
 
 def test_a_missing_list_item_is_named(tmp_path: Path) -> None:
@@ -142,15 +142,15 @@ def test_kal_net_with_frozen_ranges(tmp_path: Path, polynomial: str, function: A
         x = ACTS["silu"](norm(z, part[f"layer_norms.{at}.weight"], part[f"layer_norms.{at}.bias"]))
     manifest = same(tmp_path, tensors, x, *RANGES, f"polynomial={polynomial}", n=3)
     assert manifest.source.family == "kal-net"
-    assert "frozen" in manifest.notes[0]
+    assert "fixed range" in manifest.notes[0]
     assert manifest.layers[0].bases[0].kind == polynomial
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ((), "depends on the other rows"),
-        (("x_min=-1,-1",), "depends on the other rows"),
+        ((), "depends on other rows"),
+        (("x_min=-1,-1",), "depends on other rows"),
         (("x_min=-1", "x_max=1"), "expected 2 numbers"),
         (("x_min=-1,0,1", "x_max=1,2,3"), "expected 2 numbers"),
         (("x_min=-1,nan", "x_max=1,1"), "expected 2 numbers"),
@@ -260,7 +260,7 @@ def test_a_bottleneck_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_layers_with_dropouts_between_need_a_list_of_steps(tmp_path: Path) -> None:
-    """Dropout has no weights, so the layer numbers have a gap, and the file does not record the module there."""
+    """Dropout has no weights, so the numbers have a gap, and the file does not show the module in it."""
     tensors = {f"layers.{at}.{key}": v for at in (0, 2) for key, v in full_layer("kajn", 3, 3, 3).items()}
     error = refuse(tmp_path, tensors)
     assert "does not record the function between them" in error.message

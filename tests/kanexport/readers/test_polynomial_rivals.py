@@ -348,7 +348,7 @@ def test_boas_buck(tmp_path: Path) -> None:
 
 
 def test_two_layers_of_them_export(tmp_path: Path) -> None:
-    """Networks of two such layers export, which includes the verification of their graphs."""
+    """The verification covers the graphs, too."""
     for family in ("gottliebkan", "padokan", "fermatkan", "meixnerpollaczekkan"):
         key, squash, numbers, polynomials = FAMILIES[family]
         scale = 0.2 if squash == "raw" else 1.0

@@ -29,8 +29,7 @@ FUNCTIONS = {"sin": math.sin, "x^2": lambda u: u * u, "cosh": math.cosh, "sigmoi
 def state(
     *widths: int, k: int = 3, g: int = 4, per_edge: bool = True, seed: int = 0, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Tensors of a pykan 0.0 model. `per_edge`: each edge has separate knots; otherwise the knots of its source, as
-    after training."""
+    """`per_edge`: every edge has separate knots; otherwise those of its source, as training leaves them."""
     rng = np.random.default_rng(seed)
     tensors: dict[str, Any] = {}
     for at, (n, m) in enumerate(itertools.pairwise(widths)):

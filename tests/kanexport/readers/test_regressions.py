@@ -147,7 +147,7 @@ RIVALS: dict[str, Rival] = {
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """An alternative interpretation of two layers: its file, rows, and outputs for these rows."""
+    """An alternative forward of two layers: its file, rows, and its outputs for them."""
 
     rival: Rival
     path: Path
@@ -209,7 +209,7 @@ def test_expected_outputs_decide_for_the_rival(file: File) -> None:
 
 
 def test_the_librarys_own_forward_is_wrong_and_expected_outputs_say_so(file: File) -> None:
-    """Without expected outputs, the error exceeds 1% for each case except X-KANeRF's Chebyshev."""
+    """The alternatives differ in their outputs."""
     if file.rival is not RIVALS["X-KANeRF's Chebyshev"]:
         assert error(file, run(file)) > 0.01
 
@@ -229,7 +229,7 @@ def test_a_weight_and_a_bias_of_no_kind_need_a_word(tmp_path: Path, name: str) -
     assert "--architecture" in actual.hint
     batch = refuse(tmp_path, tensors, "norm=batchnorm")
     assert isinstance(batch, FamilyError)
-    assert "depends on the batch" in batch.message
+    assert "depend on the other rows of the batch" in batch.message
 
 
 def test_one_number_needs_a_word(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def blocks(*widths: int) -> tuple[Tensors, Callable[[Any], Any]]:
 
 @pytest.mark.parametrize("widths", [(3, 5, 5, 2), (4, 4, 4)])
 def test_x_kanerfs_whole_network(tmp_path: Path, widths: tuple[int, ...]) -> None:
-    """The block of each layer also contains a norm."""
+    """A norm for each layer, in the block of the layer."""
     tensors, forward = blocks(*widths)
     x = np.random.default_rng(1).normal(size=(50, widths[0])).astype(np.float32)
     path = save(tmp_path, tensors)

@@ -260,7 +260,7 @@ def test_higher_order_relu_kans(tmp_path: Path) -> None:
     )
     options = asked(tmp_path, tensors, *supplied)
     assert {"rate", "power"} <= set(options.open)
-    assert "range" in refuse(tmp_path, tensors, "forward=hrkan", "grid_min=2").message
+    assert "expected grid_min < grid_max" in refuse(tmp_path, tensors, "forward=hrkan", "grid_min=2").message
 
 
 def test_the_papers_denominator_of_gr_kan(tmp_path: Path) -> None:

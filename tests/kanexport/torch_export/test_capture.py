@@ -90,7 +90,7 @@ def test_derivatives_by_torch_func(tmp_path: Path) -> None:
 
 
 class Own(torch.autograd.Function):
-    """A function with a custom backward, as in FasterKAN's basis."""
+    """A function with a custom backward, like the basis of FasterKAN."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: float) -> torch.Tensor:
@@ -104,7 +104,7 @@ class Own(torch.autograd.Function):
 
 
 class Basis(nn.Module):
-    """A module that applies `Own` in front of a KAN layer."""
+    """Next to a KAN layer."""
 
     def __init__(self) -> None:
         super().__init__()

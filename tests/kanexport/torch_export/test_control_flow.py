@@ -37,8 +37,8 @@ def require_alike(result: Result, module: Any, *shape: int) -> None:
 
 
 class Basis(nn.Module):
-    """B-splines over knots with duplicates; conditions on the knots skip empty intervals. `of_input`: a condition on
-    the input, too."""
+    """B-splines over knots with equal ones among them. An empty interval is tested by a condition, not computed;
+    `of_input`: with a condition on its input as well."""
 
     def __init__(self, of_input: bool = False) -> None:
         super().__init__()

@@ -15,8 +15,7 @@ from tests.support.conv_layers import Begun, Bells, edge_sums, planned, rows, su
 
 
 class Projected(Bells):
-    """Functions of a few mixtures of the channels, convolved and mixed again, in addition to functions of the
-    channels."""
+    """Functions of a few mixtures of the channels, convolved and mixed again, and functions of the channels."""
 
     def __init__(self, n: int, m: int, **settings: Any) -> None:
         super().__init__(n, m, **settings)

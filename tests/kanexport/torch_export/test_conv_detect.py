@@ -105,7 +105,7 @@ class OneGroup(modules.KANLinear):
 
 
 class Unfolded(nn.Module):
-    """A convolution that applies such a layer to each patch; the padding is applied before the functions."""
+    """A convolution of the values under the kernel by such a layer: padding precedes the functions."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from tests.support.conv_layers import Bells, edge_sums, planned, rows, sums  # n
 
 
 class Ones(Bells):
-    """Functions that do not depend on x, next to a straight line."""
+    """Functions that do not depend on x, and a straight line."""
 
     def basis(self, x: Any) -> Any:
         return torch.ones_like(x).repeat_interleave(self.kinds, dim=1)

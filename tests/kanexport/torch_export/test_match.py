@@ -94,7 +94,7 @@ def test_the_layer_itself_is_still_recognised(layer: type, dtype: str) -> None:
 
 
 def test_what_no_row_of_the_module_can_bring_about_is_tried_too() -> None:
-    """Behind tanh the layer does not receive 50, but a query may still evaluate its edges there."""
+    """Behind tanh the layer does not receive 50, but its edges may be queried there."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Tanh(), changed(modules.KANLinear, CHANGES["clamped at 50"], 4, 3))
     assert "differs from the interpretation of its tensors at 1000 times its range" in plan(module).notes[0]

@@ -107,7 +107,7 @@ def first_reference(result: Result) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("factory", ["net", "wrapped"])
 def test_weights_under_a_trainers_prefix_are_found(folder: Path, factory: str) -> None:
-    """The state has the prefixes of Lightning and of a compiled module, and a weight of the loss."""
+    """As Lightning saves them, of a compiled module, next to a custom loss."""
     module = layers()
     state = {f"model._orig_mod.{key}": value for key, value in module.state_dict().items()}
     result = run(folder, factory, {"state_dict": state | {"loss.weight": torch.ones(3)}, "epoch": 3})

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 class Recurrent(nn.Module):
-    """A module with an LSTM, for which onnxruntime returns numbers if its input is NaN."""
+    """LSTM of onnxruntime returns numbers for NaN."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ def require_right(result: Result, module: Any, *counts: int) -> None:
 
 
 class Peeking(KANLinear):
-    """A layer that keeps its output in an attribute, which the caller reads and a placeholder does not have."""
+    """The calling module reads a value that the layer keeps of a call; a placeholder does not keep it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen = super().forward(x)
@@ -50,7 +50,7 @@ class Peeking(KANLinear):
 
 
 class Net(nn.Module):
-    """Two layers; the exporter can replace only the first."""
+    """Two layers; one of them cannot be replaced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Far(nn.Module):
 
 
 class Parted(nn.Module):
-    """Large batches take another path with the same output."""
+    """Large batches are computed in another way, with the same result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Parted(nn.Module):
 
 
 class Turning(nn.Module):
-    """Large batches have a different output."""
+    """Large batches have another result."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if x.shape[0] < 40 else -x

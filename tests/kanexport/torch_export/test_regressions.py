@@ -25,7 +25,7 @@ def exported(module: nn.Module, folder: Path, rows: np.ndarray = ROWS) -> Result
 
 
 class Cancelling(nn.Module):
-    """(x + big) - big: float32 loses most of its digits in each runtime."""
+    """(x + big) - big: float32 loses most of its digits in any implementation."""
 
     def __init__(self, big: float) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Looked(nn.Module):
 
 
 class Counted(nn.Module):
-    """A module whose outputs depend on the number of rows, in a form that torch.export overlooks."""
+    """Outputs that depend on the number of rows, by a condition that torch.export does not see."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def test_a_branch_on_the_number_of_rows_is_refused(layer: nn.Module, tmp_path: P
 
 
 class Trainer(nn.Module):
-    """A module whose method `train` is not that of torch, as in pykan before 0.1."""
+    """A module with a method `train` that differs from that of torch modules, like pykan before 0.1."""
 
     def __init__(self) -> None:
         super().__init__()

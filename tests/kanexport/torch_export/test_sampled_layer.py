@@ -72,7 +72,7 @@ def test_edges_of_an_unknown_layer_add_up_to_what_it_gives(dtype: str, tmp_path:
 
 
 class Another(modules.KANLinear):
-    """A layer with efficient-kan's tensors and an additional base function, which is in no table."""
+    """The tensors of efficient-kan, and a custom base function that is not in the table."""
 
     def forward(self, x: Any) -> Any:
         return super().forward(x) + torch.sin(3 * x) @ self.base_weight.T

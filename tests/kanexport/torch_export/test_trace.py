@@ -105,7 +105,8 @@ def test_the_line_that_cannot_be_followed_is_named(
 def test_a_large_modules_layers_share_their_weights_with_their_edges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linear layers are KAN layers too, and one of them runs twice; the test lowers the size that counts as large."""
+    """Linear layers are KAN layers too, and one of them runs twice; the limit of a large layer is small in this
+    test."""
     monkeypatch.setattr(lower, "SHARED_FROM", 2**19)
 
     class Net(nn.Module):

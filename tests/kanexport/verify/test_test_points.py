@@ -29,7 +29,7 @@ def exported(folder: Path, name: str, policy: str, **more: Any) -> Any:
 
 @pytest.mark.parametrize("name", [case.name for case in cases()])
 def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path, name: str) -> None:
-    """The zones of the exporter and the coverage of the server agree for each layer that has a single grid."""
+    """The zones of the exporter and of the server come from one grid, for any family, if there is only one grid."""
     (case,) = (case for case in cases() if case.name == name)
     layers = exported(tmp_path, name, AS_TRAINED).manifest.layers
     kan, _ = read(case.path, *case.options)
@@ -51,8 +51,8 @@ def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path
 
 @pytest.mark.parametrize("name", bases.names())
 def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried(name: str) -> None:
-    """The server's grid is within the range of the verification rows. It equals their zone "inside", except for
-    piecewise polynomials. Bases that are added later are included."""
+    """Also for new families: the server's grid contains rows of the verification, and equals the zone "inside" except
+    for unbounded pieces."""
     for basis in bases.examples(name):
         support = basis.support(3)
         for source, row in enumerate(basis.knots().tolist()):

@@ -86,7 +86,7 @@ def test_any_perturbed_weight_of_an_edge_graph_is_caught(toy: Kan, layer: int) -
 
 
 def test_swapped_edge_graphs_are_caught(pykan: Any, tmp_path: Path) -> None:
-    """Both layers have the same shape, so the sums do not show the swap."""
+    """Two layers of one shape: sums by themselves would not show the difference."""
     loaded = checkpoint.load(pykan([2, 2, 2]).write(tmp_path))
     kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
     lowered = lower.lower(kan, "float32")
@@ -144,7 +144,7 @@ def test_an_error_in_any_zone_is_caught(toy: Kan, zone: str) -> None:
 
 
 def test_wrong_behaviour_on_nan_and_infinity_is_caught(toy: Kan) -> None:
-    """A graph that cleans its input returns finite values if the model returns NaN."""
+    """A graph that cleans its input gives finite outputs for rows with NaN in the model."""
     lowered = lower.lower(toy, "float32")
     proto = onnx.load_from_string(lowered.model)
     for node in proto.graph.node:
@@ -173,7 +173,7 @@ def test_a_graph_that_spoils_one_row_by_another_is_caught(toy: Kan) -> None:
 
 
 def test_reports_are_honest(toy: Kan) -> None:
-    """The error of the same rows, measured here from the same graphs, is at most the reported error."""
+    """The error of the same rows, measured here from the same graphs, is not larger than reported."""
     lowered = lower.lower(toy, "float32")
     zones = {zone.name: zone for zone in verify.verify(toy, lowered, "float32").verification.zones}
     session = onnxruntime.InferenceSession(lowered.model, providers=["CPUExecutionProvider"])

@@ -193,13 +193,15 @@ def test_a_numeric_edge_is_named() -> None:
 
 
 REFUSED = {
-    "has no closed form": layer(1, 1, post_steps=(NodeStep(kind="layernorm", scale=(1.0,), bias=(0.0,)),)),
+    "step 'layernorm' without a closed form": layer(
+        1, 1, post_steps=(NodeStep(kind="layernorm", scale=(1.0,), bias=(0.0,)),)
+    ),
     "step 'gelu'": layer(1, 1, post_steps=(NodeStep(kind="function", function="gelu"),)),
     "every position": layer(1, 1, positions=(4,)),
-    "not known by name": layer(1, 1, edge(0, 0, "mystery")),
-    "no expression": layer(1, 1, edge(0, 0, "own", expression="x +")),
-    "is not understood": layer(1, 1, edge(0, 0, "own", expression="__import__('os')")),
-    "more than": layer(1, 1, edge(0, 0, "own", expression="x+" * 2000 + "x")),
+    "unknown function 'mystery'": layer(1, 1, edge(0, 0, "mystery")),
+    "is not a valid expression": layer(1, 1, edge(0, 0, "own", expression="x +")),
+    "formulas do not support": layer(1, 1, edge(0, 0, "own", expression="__import__('os')")),
+    "expected at most 2000": layer(1, 1, edge(0, 0, "own", expression="x+" * 2000 + "x")),
 }
 
 

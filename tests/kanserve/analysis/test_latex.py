@@ -179,8 +179,9 @@ def test_a_formula_in_part_reads() -> None:
     ],
 )
 def test_an_edge_that_reads_the_whole_row_is_no_function_of_its_node(facts: dict[str, object]) -> None:
-    with pytest.raises(FormulaError, match=r"the numeric edges of layer 0 \(bspline\) read the whole row"):
+    with pytest.raises(FormulaError, match=r"the numeric edges of layer 0 \(bspline\) depend on the whole") as caught:
         formulas(("a", "b"), (layer(2, 1, mask=(), **facts),), digits=3, partial=True)
+    assert caught.value.code == "formula-edges-of-rows"
 
 
 def test_a_numeric_edge_reads_its_node_as_its_curve_does() -> None:
@@ -224,7 +225,7 @@ def test_only_what_is_asked_for_is_made(requested: set[int], by_layer: bool) -> 
 
 
 def test_a_line_that_is_not_there_is_named() -> None:
-    with pytest.raises(UnknownLine, match="there is no formula 'h1_0'") as caught:
+    with pytest.raises(UnknownLine, match="unknown formula 'h1_0'") as caught:
         formulas(("a",), [layer(1, 1, mask=()), layer(1, 1, mask=())], digits=3, partial=True, only=["h1_0"])
     assert caught.value.known == ("y0",)
 

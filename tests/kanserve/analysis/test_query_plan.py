@@ -121,16 +121,16 @@ def test_layers_by_index_and_by_name(wanted: tuple[int | str, ...], actual: tupl
 @pytest.mark.parametrize(
     ("selection", "text"),
     [
-        ({"layers": [3]}, "layer 3 does not exist: the model has 3 layers, numbered 0 to 2"),
+        ({"layers": [3]}, "unknown layer 3: the model has 3 layers"),
         ({"sources": [1]}, "layer 2 has 1 sources"),
         ({"layers": [1], "destinations": [2]}, "layer 1 has 2 destinations"),
         ({"layers": [0, 0]}, "layer 0 is named twice"),
         ({"layers": [2, "stem"]}, "layer 2 is named twice"),
         (
             {"layers": ["tail"]},
-            "layer 'tail' does not exist: the model has 'stem', 'head.layers.0'; its 3 layers are also numbered 0 to 2",
+            "unknown layer 'tail': the model has 'stem', 'head.layers.0'; its 3 layers have the numbers 0 to 2",
         ),
-        ({"layers": ["x" * 9000]}, r"^layer 'x{64}\.\.\.' does not exist"),
+        ({"layers": ["x" * 9000]}, r"^unknown layer 'x{64}\.\.\.':"),
         ({"layers": [0], "sources": [1, 2, 1]}, "source 1 is named twice"),
     ],
 )
@@ -141,7 +141,7 @@ def test_what_does_not_exist_is_named(selection: dict[str, list[int | str]], tex
 
 
 def test_a_model_without_names_says_so() -> None:
-    with pytest.raises(BadRequest, match="the model's 2 layers have no names, they are numbered 0 to 1"):
+    with pytest.raises(BadRequest, match="the layers of the model have no names; its 2 layers have the numbers 0 to 1"):
         query_plan.find(["", ""], ["head"])
     with pytest.raises(BadRequest, match="no names"):
         query_plan.find(["", ""], [""])

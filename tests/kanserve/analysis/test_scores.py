@@ -111,9 +111,9 @@ def test_over_the_rows_of_the_export(server: Server) -> None:
     ("fields", "code", "text"),
     [
         ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
-        ({"row_count": 1}, grpc.StatusCode.INVALID_ARGUMENT, "1 row was sent: scores are of what moves"),
-        ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows holds 600 bytes, but 2 rows"),
-        ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "one query may have"),
+        ({"row_count": 1}, grpc.StatusCode.INVALID_ARGUMENT, "scores over 1 row, expected 2 or more rows"),
+        ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows has 600 bytes"),
+        ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "the query has 2147483648 rows"),
     ],
 )
 def test_what_has_no_scores_is_refused_in_words(

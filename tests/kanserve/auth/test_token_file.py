@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for make, says in (
         (lambda: None, "cannot be read: No such file"),
         (lambda: path.write_bytes(b"\xff"), "is not UTF-8 text"),
-        (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "has 1048578 bytes, more than 1048576"),
+        (lambda: path.write_bytes(b"#" * 2**20 + b"##"), "has 1048578 bytes, expected at most 1048576"),
         (lambda: path.chmod(0o644), "is open to all users of this machine (mode 644)"),
         (lambda: path.chmod(0o602), "is open to all users"),
         (lambda: (path.unlink(), path.mkdir()), "is not a regular file but a directory"),
@@ -149,6 +150,18 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+def test_the_last_caller_is_not_revoked(tmp_path: Path) -> None:
+    """A server rejects a file without callers and keeps the previous ones, so the token would stay valid."""
+    path = tmp_path / "tokens.toml"
+    token_file.new(path, "ci", [Role.INFER])
+    before = path.read_text()
+    done = kanserve("token", "revoke", "ci", "--tokens", path, "--json")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "caller-last")
+    assert path.read_text() == before
+    token_file.revoke(path, "ci", last=True)
+    assert token_file.parse(path.read_bytes(), path).tokens == ()
+
+
 def test_the_command_takes_a_token_from_a_secret_store(tmp_path: Path) -> None:
     path = tmp_path / "t"
     done = kanserve("token", "new", "ci", "--roles", "infer", "--tokens", path, "--stdin", stdin=f"{GOOD}\n".encode())
@@ -159,14 +172,14 @@ def test_the_command_takes_a_token_from_a_secret_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("new", "a", "--roles", "infer"), "--tokens FILE is missing"),
-        (("new", "--roles", "infer", "--tokens", "t"), "needs a NAME"),
-        (("new", "a", "--tokens", "t"), "--roles is missing: read, infer, interpret, admin"),
-        (("new", "a", "--roles", "infer;read", "--tokens", "t"), "is none of read"),
+        (("new", "a", "--roles", "infer"), "missing argument: --tokens FILE"),
+        (("new", "--roles", "infer", "--tokens", "t"), "missing argument: NAME"),
+        (("new", "a", "--tokens", "t"), "missing argument: --roles"),
+        (("new", "a", "--roles", "infer;read", "--tokens", "t"), "expected one or more of read, infer"),
         (("new", "a b", "--roles", "infer", "--tokens", "t"), "has no valid name"),
         (("new", 'a"\nroles=["admin"]\nname="b', "--roles", "infer", "--tokens", "t"), "has no valid name"),
-        (("new", "a", "--roles", "infer", "--tokens", "t", "--expires", "soon"), "is no date"),
-        (("new", "a", "--roles", "infer", "--tokens", "t", "--rate", "0"), "no number of calls per second"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--expires", "soon"), "expected a date such as"),
+        (("new", "a", "--roles", "infer", "--tokens", "t", "--rate", "0"), "error[argument-invalid]: --rate"),
         (("new", "a", "--roles", "infer", "--tokens", "no/t"), "cannot be changed: No such file"),
         (("new", "a", "--roles", "infer", "--tokens", "t", "--stdin"), "the token on stdin has 0 characters"),
         (("revoke", "a", "--tokens", "t"), "has no caller 'a'"),
@@ -193,4 +206,4 @@ def test_a_name_twice_changes_nothing(tmp_path: Path) -> None:
     assert "open to all users" in kanserve("token", "new", "b", "--roles", "infer", "--tokens", path).stderr
     path.chmod(0o600)
     path.write_text(before.replace('name = "ci"', 'name = """ci"""'))
-    assert "only an editor can" in kanserve("token", "revoke", "ci", "--tokens", path).stderr
+    assert "error[token-entry-unusual]" in kanserve("token", "revoke", "ci", "--tokens", path).stderr

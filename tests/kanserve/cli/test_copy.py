@@ -68,7 +68,7 @@ def test_the_error_of_a_copy_by_hand_gives_the_command(models: Path, tmp_path: P
 def test_a_folder_that_was_renamed_is_told_so(models: Path) -> None:
     (models / "tiny" / "1").rename(models / "tiny" / "4")
     done = kanserve("models", models)
-    assert "the manifest says version 1, the folder 4: call the folder 1" in done.stdout
+    assert "the manifest has version 1, the folder 4; rename the folder to 1" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -65,4 +65,5 @@ def test_a_model_without_rows_says_how_to_give_it_some(server: Server, tmp_path:
     np.save(tmp_path / "rows.npy", ROWS)
     done = kanserve("drift", "tiny", "--input", tmp_path / "rows.npy", "--url", server.url)
     assert done.returncode == 2
-    assert "its export was given no rows (kanserve export --baseline)" in done.stderr
+    assert "error[baseline-missing]" in done.stderr
+    assert "  help: export the model with --baseline FILE\n" in done.stderr

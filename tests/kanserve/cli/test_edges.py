@@ -126,12 +126,12 @@ def test_non_finite_rows_still_make_a_table(server: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--layer", 7), "layer 7 does not exist: the model has 2 layers, numbered 0 to 1"),
+        (("--layer", 7), "unknown layer 7: the model has 2 layers"),
         (("--layer", 0, "--source", 99), "99"),
         (("--layer", 0, "--destination", 99), "99"),
         (
             ("--layer", "head"),
-            "layer 'head' does not exist: the model's 2 layers have no names, they are numbered 0 to 1",
+            "unknown layer 'head': the layers of the model have no names; its 2 layers have the numbers 0 to 1",
         ),
         (("--output", "edges.csv"), ".npz"),
     ],

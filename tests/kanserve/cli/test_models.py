@@ -72,15 +72,19 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
         "model.onnx has",
         [],
     ),
-    "an unlisted file": (lambda folder: (folder / "notes").write_text("x") and None, "notes is not listed", []),
+    "an unlisted file": (
+        lambda folder: (folder / "notes").write_text("x") and None,
+        "notes is not listed in the manifest",
+        [],
+    ),
     "a missing file": (lambda folder: (folder / "edges_l1.onnx").unlink(), "edges_l1.onnx is missing", []),
-    "another name": (edit(name="other"), "the manifest says 'other'", []),
-    "another version": (edit(version=7), "the manifest says version 7", []),
-    "no edges file": (unlist_edges, "'edges_l1.onnx' is not a listed file", ["names", "files"]),
+    "another name": (edit(name="other"), "the manifest has the name 'other'", []),
+    "another version": (edit(version=7), "the manifest has version 7", []),
+    "no edges file": (unlist_edges, "'edges_l1.onnx' of layer 1 is not in the manifest's list", ["names", "files"]),
     "class C": (edit(edge_class="C"), "edge class C", ["names", "files"]),
     "no batch": (edit(max_batch_size=0), "max_batch_size is 0", ["names", "files"]),
     "a NaN reference": (nan_reference, "NaN is not allowed", []),
-    "an uneven reference": (reference(outputs=()), "other inputs than outputs", ["names", "files"]),
+    "an uneven reference": (reference(outputs=()), "expected the same number", ["names", "files"]),
 }
 
 

@@ -54,4 +54,4 @@ def test_without_rows_it_says_over_what(server: Server) -> None:
 def test_one_row_is_refused(server: Server, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", ROWS[:1])
     done = kanserve("scores", "tiny", "--input", tmp_path / "one.npy", "--url", server.url)
-    assert (done.returncode, "1 row was sent: scores are of what moves" in done.stderr) == (2, True)
+    assert (done.returncode, "scores over 1 row, expected 2 or more rows" in done.stderr) == (2, True)

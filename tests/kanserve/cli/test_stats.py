@@ -63,9 +63,9 @@ def test_watching_prints_one_look_after_the_other(asked: Server) -> None:
     ask = ("stats", "tiny", "--url", asked.url, "--watch", "--updates", "2", "--interval", "1")
     done = kanserve(*ask)
     assert (done.returncode, done.stdout.count("tiny version 1")) == (0, 2)
-    assert "end of the updates: 2 updates were sent" in done.stderr
+    assert "end of the updates: the watch has sent 2 updates" in done.stderr
     lines = [json.loads(line) for line in kanserve(*ask, "--json").stdout.splitlines()]
-    assert [line["end_reason"] for line in lines] == ["", "2 updates were sent"]
+    assert [line["end_reason"] for line in lines] == ["", "the watch has sent 2 updates"]
 
 
 def test_scores_over_the_traffic(asked: Server) -> None:

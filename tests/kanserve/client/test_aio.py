@@ -55,7 +55,7 @@ NAMED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 def plain(answer: Any) -> Any:
-    """A response in a form that `==` can compare."""
+    """A response as what `==` compares."""
     if dataclasses.is_dataclass(answer):
         return {field.name: plain(getattr(answer, field.name)) for field in dataclasses.fields(answer)}
     if isinstance(answer, np.ndarray):
@@ -179,7 +179,7 @@ def test_a_server_that_goes_away_and_comes_back(repository: Path, tmp_path: Path
 
 
 def test_an_awaited_client_needs_a_loop() -> None:
-    with pytest.raises(RuntimeError, match="made where an event loop runs"):
+    with pytest.raises(RuntimeError, match="needs a running event loop"):
         AsyncClient("127.0.0.1:1")
 
 

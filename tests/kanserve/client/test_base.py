@@ -49,10 +49,10 @@ def test_what_is_no_patience(make: Callable[[], Client], text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "more", "says"),
     [
-        ("10.0.0.1:8001", {"token": "t" * 47}, "would travel to 10.0.0.1:8001 in the clear"),
-        ("grpc://example:8001", {"token": "t" * 47}, "in the clear"),
-        ("localhost:8001", {"token": "two words"}, "characters that no token has"),
-        ("localhost:8001", {"token": "t\u00e9"}, "characters that no token has"),
+        ("10.0.0.1:8001", {"token": "t" * 47}, "would send the token to 10.0.0.1:8001 without TLS"),
+        ("grpc://example:8001", {"token": "t" * 47}, "without TLS"),
+        ("localhost:8001", {"token": "two words"}, "characters that are not allowed in a token"),
+        ("localhost:8001", {"token": "t\u00e9"}, "characters that are not allowed in a token"),
     ],
 )
 def test_a_token_that_is_not_sent(url: str, more: dict[str, str], says: str) -> None:

@@ -82,7 +82,7 @@ def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) ->
     pd.testing.assert_frame_equal(joined.to_frame(), frame)
     pd.testing.assert_frame_equal(by_number.to_frame("y"), frame.reset_index(drop=True))
     assert list(bare.to_frame().columns) == ["y0", "y1"]
-    with pytest.raises(ValueError, match="output 'z' is not among 'y': which is meant"):
+    with pytest.raises(ValueError, match="unknown output 'z', expected one of 'y'"):
         answer.to_frame("z")
 
 
@@ -96,7 +96,7 @@ def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
     np.testing.assert_allclose(frame.sum(axis=1) + result.base[1], result.predictions[:, 1], atol=1e-5)
     pd.testing.assert_frame_equal(joined.to_frame(1), frame)
     pd.testing.assert_frame_equal(item.to_frame(), frame)
-    with pytest.raises(ValueError, match=r"which output is meant\? 'no', 'yes' were explained"):
+    with pytest.raises(ValueError, match="the explanation has several outputs: 'no', 'yes'"):
         result.to_frame()
 
 

@@ -80,7 +80,22 @@ def test_other_codes_are_final_and_translated(
     with answering(answer) as url, Client(url) as client, pytest.raises(ClientError, match=says) as caught:
         client.index()
     assert (type(caught.value), caught.value.code, caught.value.input_is_wrong) == (kind, code.name, input_is_wrong)
+    assert (caught.value.error_code, caught.value.hint) == ("", "")  # as this server sends none
     assert len(calls) == 1
+
+
+def test_an_error_has_the_code_and_the_hint_of_the_server() -> None:
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        context.set_trailing_metadata(
+            (("kan-error-code", "rows-missing"), ("kan-error-help", "gr%C3%B6%C3%9Fe: 50%25"))
+        )
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the text")
+        raise AssertionError
+
+    with answering(answer) as url, Client(url) as client, pytest.raises(InvalidInput, match=r"^the text$") as caught:
+        client.index()
+    assert (caught.value.code, caught.value.error_code) == ("INVALID_ARGUMENT", "rows-missing")
+    assert caught.value.hint == "größe: 50%"
 
 
 def test_nobody_at_the_address_is_an_error_of_its_own() -> None:

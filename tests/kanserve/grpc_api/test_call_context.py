@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from urllib.parse import unquote
 
 import pytest
 
-from kanserve.errors import KanserveError, ServerDeadlineExceeded
+from kanserve.errors import BadRequest, ConfigError, KanserveError, ServerDeadlineExceeded
 from kanserve.grpc_api import call_context
 from kanserve.grpc_api.call_context import Call, with_deadline
 
@@ -42,3 +43,27 @@ def test_every_error_has_a_code_or_is_a_bug() -> None:
     for kind in leaves(KanserveError):
         internal = call_context.code(kind.__new__(kind)) is call_context.Code.INTERNAL
         assert internal == (kind.__name__ in bugs), kind
+
+
+@pytest.mark.parametrize(
+    ("text", "encoded"),
+    [
+        ("send rows, or `0`", "send rows, or `0`"),
+        ("50% of größe\n", "50%25 of gr%C3%B6%C3%9Fe%0A"),
+        ("", ""),
+    ],
+)
+def test_a_hint_travels_as_printable_ascii(text: str, encoded: str) -> None:
+    assert call_context.percent_encoded(text) == encoded
+    assert unquote(encoded) == text
+    both = (("kan-error-code", "a-code"), ("kan-error-help", encoded))
+    assert call_context.error_trailers("a-code", text) == (both if text else both[:1])
+
+
+def test_a_bug_has_a_code_and_no_hint() -> None:
+    for error in (ValueError("secret"), ConfigError("secret", code="setting-invalid", hint="see /etc/path")):
+        assert call_context.hint(error) == ""
+    assert call_context.error_code(ValueError("secret")) == "internal-error"
+    refused = BadRequest("no", code="rows-missing", hint="é" * 2000)
+    assert call_context.error_code(refused) == "rows-missing"
+    assert len(call_context.hint(refused).encode()) <= call_context.HINT_BYTES

@@ -71,7 +71,7 @@ def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(tmp_path:
         watch = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
         assert health_pb2.HealthCheckResponse.FromString(next(watch)).status == health_pb2.HealthCheckResponse.SERVING
         assert "kanserve_inflight_requests 0.0" in server.metrics()
-        with pytest.raises(grpc.RpcError, match="too many health watches are open"):
+        with pytest.raises(grpc.RpcError, match="1 health watches are open, which is the limit"):
             next(server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30))
         watch.cancel()
         wait_until(lambda: handled(server, "Watch", "CANCELLED") == 1)
@@ -158,7 +158,7 @@ def test_the_backend_is_a_setting(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), "--backend", "abacus"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "unknown backend 'abacus'; there are: ort" in done.stderr
+    assert "error[backend-unknown]: unknown backend 'abacus'\n  help: set backend to one of ort" in done.stderr
 
 
 def typed(values: int) -> bytes:
@@ -200,4 +200,4 @@ def test_a_file_beyond_the_limit_is_not_loaded(tmp_path: Path) -> None:
     with serving(tmp_path, max_file_bytes=1024, plain_onnx=True) as server:
         (entry,) = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b"")).models
     assert entry.state == "UNAVAILABLE"
-    assert entry.reason == "model.onnx has 1025 bytes, more than 1024"
+    assert entry.reason == "model.onnx has 1025 bytes, expected at most 1024; use a smaller file"

@@ -66,9 +66,9 @@ def test_pages_hold_everything_once_and_are_small(whole: kan_pb2.DescribeModelRe
 @pytest.mark.parametrize(
     ("token", "kind", "words"),
     [
-        ("x", BadRequest, "is none that this server gave"),
-        (f"{'a1' * 8}.9", BadRequest, "of another size"),
-        (f"{'a1' * 8}.0", BadRequest, "of another size"),
+        ("x", BadRequest, "invalid page_token 'x'"),
+        (f"{'a1' * 8}.9", BadRequest, "does not fit 1 pages of this size"),
+        (f"{'a1' * 8}.0", BadRequest, "does not fit 1 pages of this size"),
         (f"{'b2' * 8}.1", FailedPrecondition, "has changed since the first page"),
     ],
 )

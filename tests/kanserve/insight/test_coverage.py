@@ -66,6 +66,6 @@ def test_a_border_that_cannot_be_drawn_is_a_load_that_fails(tmp_path: Path, step
     toy_model.edit(directory, layers=(layer, *rest), out_of_range="reject")
     (result,) = layout.scan(tmp_path, plain_onnx=False)
     settings = Settings(repository=tmp_path)
-    with pytest.raises(LoadError, match="do not fit the 3 nodes that it is given; export again") as caught:
+    with pytest.raises(LoadError, match="the steps before layer 0 in the manifest do not fit its 3 nodes") as caught:
         Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(result, settings.max_file_bytes))
     assert caught.value.reason is LoadReason.MANIFEST

@@ -150,7 +150,7 @@ def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Pa
         for source in ("baseline", "best"):
             result = client.scores(described, source=source)
             assert (result.source, result.row_count) == ("baseline", 1500)
-            assert "the export keeps counts of these rows" in result.notes[0]
+            assert "the export stores counts of these rows" in result.notes[0]
             for item, other in zip(result.layers, exact.layers, strict=True):
                 for what in ("edges", "nodes"):
                     reported, true = getattr(item, what), getattr(other, what)
@@ -161,11 +161,11 @@ def test_without_a_baseline_the_best_are_the_reference_rows(tmp_path: Path) -> N
     directory = toy_model.write(tmp_path)
     with serving(tmp_path) as server, Client(server.address) as client:
         described = client.describe("toy")
-        with pytest.raises(NotSupported, match="has a baseline of 0 rows, scores take two or more"):
+        with pytest.raises(NotSupported, match="scores of model 'toy' need 2 or more rows, found 0"):
             client.scores(described, source="baseline")
         best, usual = client.scores(described, source="best"), client.scores(described)
         assert (best.source, best.row_count) == (usual.source, usual.row_count) == ("reference", usual.row_count)
-        with pytest.raises(InvalidInput, match="send no rows"):
+        with pytest.raises(InvalidInput, match="the source 'baseline' cannot be combined with rows"):
             client.scores(described, draw(8), source="baseline")
     layers = contract.load(directory).layers
     toy_model.edit(
@@ -182,7 +182,7 @@ def test_live_scores_over_the_wire(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path) as server, Client(server.address) as client:
         described, rows = client.describe("toy"), draw(200)
-        with pytest.raises(NotSupported, match="has too little live traffic: 0 rows were analysed"):
+        with pytest.raises(NotSupported, match="scores of model 'toy' need 2 or more rows, found 0"):
             client.scores(described, source="live")
         server.infer(rows[:64])
         for at in range(64, 200, 17):
@@ -200,8 +200,8 @@ def test_live_scores_over_the_wire(tmp_path: Path) -> None:
             "5 values of nodes were not finite, and are in no score",
         )
         for ask, words in (
-            ({"rows": rows, "source": "live"}, "send no rows"),
-            ({"source": "ever"}, "'ever' was asked for"),
+            ({"rows": rows, "source": "live"}, "the source 'live' cannot be combined with rows"),
+            ({"source": "ever"}, "unknown source 'ever'"),
         ):
             with pytest.raises(InvalidInput, match=words):
                 client.scores(described, **ask)

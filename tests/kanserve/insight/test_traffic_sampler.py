@@ -123,8 +123,10 @@ def test_a_model_without_a_baseline_is_looked_into_all_the_same(tmp_path: Path) 
         assert (result.source, result.row_count, result.rows_seen, result.baseline_rows) == ("total", 64, 64, 0)
         assert [len(part.psi) for part in result.nodes] == [0, 0, 0]
         assert "kanserve_drift_psi_ratio{" not in server.metrics()  # what would be normal is not known
-        with pytest.raises(NotSupported, match="kanserve export --baseline"):
+        with pytest.raises(NotSupported) as caught:
             client.drift(client.describe("toy"))
+        assert caught.value.error_code == "baseline-missing"
+        assert "--baseline FILE" in caught.value.hint
 
 
 def watching(how: Any, rate: float, pool: ThreadPoolExecutor) -> traffic_sampler.TrafficSampler:

@@ -31,7 +31,7 @@ from kanserve.repository import layout
 from kanserve.runtime import base
 from kanserve.scheduling.queue import Policy
 from tests.kanserve.analysis.test_drift import seen
-from tests.support import toy_model
+from tests.support import error_codes, toy_model
 from tests.support.server_process import INFERENCE, KAN, request, serving
 
 pytestmark = pytest.mark.slow
@@ -296,7 +296,8 @@ def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             server.call(f"{KAN}QueryEdges", query.SerializeToString())
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "not exported by kanexport" in caught.value.details()
+        assert error_codes.code(caught.value) == "model-without-edge-graphs"
+        assert "kanexport did not export it" in caught.value.details()
 
 
 @pytest.mark.parametrize("instances", [1, 3])
@@ -364,8 +365,8 @@ def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
     model = loader.load(layout.load(candidate, 2**30))
     assert (model.live, model.observed) == (None, False)
     assert model.blind == (
-        "the server does not analyze the traffic of model 'toy': its nodes have 450 cells, "
-        "and statistics are kept of 100 at most"
+        "the server does not analyze the traffic of model 'toy': its nodes have 450 histogram bins, "
+        "expected at most 100"
     )
     model.close()
 

@@ -250,5 +250,5 @@ def test_a_config_that_says_the_same_or_less() -> None:
 
 def test_names_that_are_not_the_model_s_are_told() -> None:
     (fault,) = validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b"))))
-    assert fault == "found 2 features, expected 3, since the model has 3 inputs per row"
+    assert fault == "found 2 features, expected 3: one per input of the model"
     assert list(validation.limit_faults(dataclasses.replace(listed(), names=Names(features=("a", "b", "c"))))) == []

@@ -186,4 +186,4 @@ def test_without_its_packages_the_other_transport_is_as_before(tmp_path: Path, n
         with start(**wish) as process:
             _, errors = process.communicate(timeout=30)
             assert process.returncode
-            assert f"need {', '.join(names)}: pip install 'kanserve[serve]'" in errors
+            assert f"need packages that are not installed: {', '.join(names)}" in errors

@@ -46,9 +46,9 @@ def test_numbers_that_json_lacks_in_pieces(slices: int) -> None:
 
 def test_counts_are_bounded_and_strings_count_as_one() -> None:
     assert len(json_document.read(b'["' + b"," * 5000 + b'"]', 1)) == 1
-    with pytest.raises(ResourceExhausted, match="values in JSON, at most 4"):
+    with pytest.raises(ResourceExhausted, match="values in JSON, expected at most 4"):
         json_document.read(b"[" + b"0," * 5 + b"0]", 4)
-    with pytest.raises(BadRequest, match="lists, objects and colons, at most"):
+    with pytest.raises(BadRequest, match="lists, objects and colons, expected at most"):
         json_document.read(b"[" + b"[]," * (json_document.PARTS + 1) + b"0]", MANY)
 
 

@@ -80,7 +80,7 @@ def test_a_file_that_is_not_there_is_no_page(web: Server) -> None:
     ):
         reply = ask(web, path)
         assert reply.status == 404, path
-        assert reply.json["error"].startswith("Not Found: the page has no file")
+        assert reply.json["error"].startswith("Not Found: the web UI has no file")
 
 
 def test_the_page_may_do_nothing_but_show_this_server(web: Server) -> None:

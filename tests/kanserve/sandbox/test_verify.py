@@ -91,7 +91,7 @@ CASES: list[tuple[str, dict[str, Any], LoadReason, str]] = [
         "another file",
         layer(1, edges_file="edges_l0.onnx"),
         LoadReason.MISMATCH,
-        "the only input of edges_l1.onnx is not 'layer1_in'",
+        "the only input of edges_l0.onnx is not 'layer1_in'",
     ),
     (
         "edges that cannot be",

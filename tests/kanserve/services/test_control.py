@@ -57,7 +57,7 @@ def test_one_model_too_many_is_refused_until_there_is_room(tmp_path: Path) -> No
     with serving(repository, max_models=1, model_control="explicit", load_model="*") as server:
         reload_tools.swap(reload_tools.write(tmp_path / "other", 1.0, name="other"), repository / "other" / "1")
         reload_tools.swap(reload_tools.write(tmp_path / "two", 2.0, version=2), repository / "toy" / "2")
-        refused(Code.FAILED_PRECONDITION, "1 models are served, as many as max_models allows", server, "other")
+        refused(Code.FAILED_PRECONDITION, "the server has 1 models, which is the limit max_models", server, "other")
         load(server, "toy")
         assert reload_tools.factor(server) == 2
         assert reload_tools.shown(server, 'kanserve_model_load_failures_total{reason="limit"}') == 1
@@ -86,7 +86,7 @@ def test_models_are_there_when_they_are_asked_for(tmp_path: Path, transport: str
         load(server, "toy")
         assert reload_tools.factor(server) == 4
         reload_tools.truncate(tmp_path / "toy" / "1" / "model.onnx", 10)
-        refused(Code.FAILED_PRECONDITION, "failed to load 'toy', version 1: what lies", server, "toy")
+        refused(Code.FAILED_PRECONDITION, "failed to load 'toy', version 1: the version loaded", server, "toy")
         assert reload_tools.factor(server) == 4
         load(server, "toy", "Unload", parameters={"unload_dependents": pb.ModelRepositoryParameter(bool_param=True)})
         with pytest.raises(grpc.RpcError) as caught:

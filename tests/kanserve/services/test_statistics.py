@@ -69,7 +69,7 @@ def test_updates_come_as_often_and_as_many_as_asked(server: Server) -> None:
     begun = time.monotonic()
     watching = Watching(server, interval=1.0, updates=3)
     server.infer(draw(48))
-    assert watching.ended() == "3 updates were sent"
+    assert watching.ended() == "the watch has sent 3 updates"
     assert 2.0 <= time.monotonic() - begun < 10
     rows = [update.statistics.row_count for update in watching.updates]
     assert (rows[0], rows[-1], len(rows)) == (0, 48, 3)
@@ -78,9 +78,9 @@ def test_updates_come_as_often_and_as_many_as_asked(server: Server) -> None:
 @pytest.mark.parametrize(
     ("version", "query", "words"),
     [
-        (2, "", "version 1 serves no more, version 2 answers now"),
-        (2, "1", "version 1 serves no more, version 2 answers now"),
-        (1, "", "version 1 was replaced by another of that number"),
+        (2, "", "version 1 is no longer served; the default version is 2"),
+        (2, "1", "version 1 is no longer served; the default version is 2"),
+        (1, "", "version 1 was replaced by another one with this number"),
     ],
 )
 def test_a_version_that_is_replaced_says_so_with_its_last_numbers(
@@ -91,14 +91,15 @@ def test_a_version_that_is_replaced_says_so_with_its_last_numbers(
     watching = Watching(server, query, interval=3600.0)
     replace(tmp_path, version)
     until(lambda: bool(watching.updates[-1].end_reason))
-    assert watching.ended() == words or (version, watching.ended()) == (2, "version 2 answers now")
+    assert watching.ended() == words or (version, watching.ended()) == (2, "the default version is 2")
     last = watching.updates[-1].statistics
     assert (last.version, last.row_count) == ("1", 32)
     with Client(server.address) as client:
         until(lambda: client.statistics("toy").row_count == 0)  # the new one begins anew
         if version == 2:
-            with pytest.raises((NotFound, Unavailable), match="version 2 of model 'toy' answers now"):
+            with pytest.raises((NotFound, Unavailable)) as caught:
                 until(lambda: client.statistics("toy", "1") is None)
+            assert caught.value.hint == "send version 2, the default version of model 'toy', or no version"
 
 
 def test_who_watches_by_no_version_is_told_of_another_that_answers(tmp_path: Path) -> None:
@@ -108,10 +109,10 @@ def test_who_watches_by_no_version_is_told_of_another_that_answers(tmp_path: Pat
         watching, other = Watching(server, interval=3600.0), Watching(server, "2", interval=3600.0)
         message = kan_pb2.PromoteModelRequest(model_name="toy", model_version="1")
         server.call(f"{KAN}PromoteModel", message.SerializeToString())
-        assert watching.ended() == "version 1 answers now"
+        assert watching.ended() == "the default version is 1"
         assert other.is_alive()
         server.process.terminate()
-        assert other.ended() == "the server is on its way out"
+        assert other.ended() == "the server is shutting down"
         assert server.process.wait(20) == 0
 
 
@@ -147,11 +148,11 @@ def test_a_deadline_ends_it_as_any_call(server: Server) -> None:
 @pytest.mark.parametrize(
     ("how", "kind", "words"),
     [
-        ({"interval": 0.1}, InvalidInput, "0.1 seconds between two updates were asked for, 1 to 3600 were expected"),
+        ({"interval": 0.1}, InvalidInput, "interval is 0.1 seconds, expected 1 to 3600"),
         ({"interval": float("nan")}, InvalidInput, "nan seconds"),
-        ({"updates": 20_000}, InvalidInput, "20000 updates were asked for, one watch has 10000 at most"),
-        ({"source": "ever"}, InvalidInput, "statistics are over 'live' or 'total', 'ever' was asked for"),
-        ({"version": "7"}, NotFound, "version 7 is not found; version 1 of model 'toy' answers now"),
+        ({"updates": 20_000}, InvalidInput, "updates is 20000, expected at most 10000"),
+        ({"source": "ever"}, InvalidInput, "unknown source 'ever', expected 'live' or 'total'"),
+        ({"version": "7"}, NotFound, "version 7 is not found"),
     ],
 )
 def test_what_cannot_be_watched_is_refused_in_words(
@@ -224,7 +225,7 @@ def test_one_caller_has_a_quarter_of_all_watches(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             next(watch(requested, timeout=30, metadata=of[mine]))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "me has 2 watches of statistics open" in caught.value.details()
+        assert "me has 2 open watches of statistics" in caught.value.details()
         assert next(watch(requested, timeout=30, metadata=of[other]))
 
 

@@ -148,5 +148,5 @@ def test_of_many_inputs_the_first_are_told() -> None:
 def test_a_row_outside_is_told_with_its_place_and_range(named: tuple[str, ...], said: str) -> None:
     manifest = replace(toy_model.manifest("toy"), names=Names(named, (), (), ""))
     reported = beyond(replace(MODEL, manifest=manifest), OutOfRangeInput(7, 1, 2.5, -1.0, 1.0), 3, 9)
-    assert str(reported).startswith(f"row 7: {said} is 2.5 where model 'toy' reads it, outside its range -1 to 1 (rows")
+    assert str(reported).startswith(f"row 7: {said} is 2.5 for model 'toy', outside its range -1 to 1 (rows")
     assert "(rows outside: 3 of 9)" in str(reported)

@@ -11,7 +11,7 @@ from kanexport.contract.cli.console import Exit, Failure
 
 
 class Wrong(Failure):
-    """A failure with a separate kind."""
+    """A custom kind."""
 
 
 def test_a_failure_is_one_document_and_one_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,21 +125,21 @@ def test_arranged(tmp_path: Path, name: str) -> None:
 
 REFUSED = {
     # ln2 may stand after the last layer, and so may ln1 and ln2 before their layers.
-    "a norm for every layer": (model(kan1=(4, 4), ln1=("ln", 4), kan2=(4, 4), ln2=("ln", 4)), "where ln1.*"),
-    "a norm of the last layer": (model(kan1=(4, 4), kan2=(4, 4), ln2=("ln", 4)), "where ln2.*"),
-    "a norm of the middle": (model(kan1=(4, 4), kan2=(4, 4), kan3=(4, 4), ln2=("ln", 4)), "where ln2.*"),
-    "a square layer and its norm": (model(kan1=(4, 4), ln1=("ln", 4)), "where ln1.*"),
+    "a norm for every layer": (model(kan1=(4, 4), ln1=("ln", 4), kan2=(4, 4), ln2=("ln", 4)), "the place of ln1.*"),
+    "a norm of the last layer": (model(kan1=(4, 4), kan2=(4, 4), ln2=("ln", 4)), "the place of ln2.*"),
+    "a norm of the middle": (model(kan1=(4, 4), kan2=(4, 4), kan3=(4, 4), ln2=("ln", 4)), "the place of ln2.*"),
+    "a square layer and its norm": (model(kan1=(4, 4), ln1=("ln", 4)), "the place of ln1.*"),
     "lists that count from other numbers": (
         model(layers__0=(4, 4), layers__1=(4, 4), ln1=("ln", 4)),
-        "where ln1.*",
+        "the place of ln1.*",
     ),
-    "no number, widths that repeat": (model(first=(5, 4), ln=("ln", 4), second=(4, 4)), "where ln.*"),
-    "one norm for all": (model(kan1=(4, 4), ln=("ln", 4), kan2=(4, 4)), "where ln.*"),
-    "a width that is nowhere": (model(kan1=(5, 4), ln1=("ln", 7), kan2=(4, 3)), "where ln1.*"),
+    "no number, widths that repeat": (model(first=(5, 4), ln=("ln", 4), second=(4, 4)), "the place of ln.*"),
+    "one norm for all": (model(kan1=(4, 4), ln=("ln", 4), kan2=(4, 4)), "the place of ln.*"),
+    "a width that is nowhere": (model(kan1=(5, 4), ln1=("ln", 7), kan2=(4, 3)), "the place of ln1.*"),
     "a norm of one node": (model(kan1=(5, 4), ln1=("ln", 1), kan2=(4, 3)), "layernorm of 1"),
     "two in one gap": (
         model(kan1=(5, 4), ln1=("ln", 4), prelu1=("prelu", 1), kan2=(4, 3)),
-        "ln1. and prelu1. may both stand",
+        "ln1. and prelu1. may both precede",
     ),
     "tanh or dropout in a sequential": (model(_0=(5, 4), _2=(4, 3)), "0.* is followed by 2.*"),
     "a gap beside a norm": (model(_0=(5, 4), _1=("ln", 4), _3=(4, 3)), "1.* is followed by 3.*"),
@@ -152,7 +152,7 @@ REFUSED = {
     "a linear layer": (model(kan1=(5, 4), head=("linear", 4)), "such as 'head."),
     "two networks": (model(a__0=(4, 4), b__0=(4, 4)), "2 places: 'a.', 'b.'"),
     "a norm of another part": (model(a__0=(5, 4), a__1=(4, 3), b__c__ln=("ln", 4)), "places"),
-    "a norm in a layer": (model(kan1=(5, 4), kan1__ln=("ln", 5)), "kan1.ln.* (layernorm) lies inside"),
+    "a norm in a layer": (model(kan1=(5, 4), kan1__ln=("ln", 5)), "kan1.ln.* (layernorm) is inside"),
     "a norm in a lone layer": (
         {"cheby_coeffs": np.ones((5, 4, 3), np.float32)} | model(ln=("ln", 5)),
         "is inside the layer (single)",

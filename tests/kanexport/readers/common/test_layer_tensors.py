@@ -35,7 +35,7 @@ def read(seed: fuzzer.Seed, loaded: Checkpoint) -> Kan:
 
 
 def attempt(seed: fuzzer.Seed, loaded: Checkpoint) -> Kan | ExportError:
-    """The network, or the error, whose message gives the reason."""
+    """The network, or the text of its rejection."""
     try:
         return read(seed, loaded)
     except ExportError as error:
@@ -56,8 +56,7 @@ def spoilt(seed: fuzzer.Seed, key: str, value: Any) -> Checkpoint:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_tensor_may_be_missing_or_of_another_shape(family: str, seeds: dict[str, fuzzer.Seed]) -> None:
-    """The reader accepts the file without an optional tensor, or rejects it with a message; it raises no other
-    error."""
+    """It is read without (an optional one), or rejected with a text."""
     seed, refusals = seeds[family], 0
     for key, value in seed.loaded.tensors.items():
         for other in (None, value[None], value[..., :0] if value.ndim else value):
@@ -68,7 +67,7 @@ def test_any_tensor_may_be_missing_or_of_another_shape(family: str, seeds: dict[
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("number", [np.nan, np.inf], ids=["nan", "inf"])
 def test_a_weight_that_is_not_finite_is_refused(family: str, number: float, seeds: dict[str, fuzzer.Seed]) -> None:
-    """Numbers that are not finite do not reach the layers, no matter which tensor has them."""
+    """At any place, values that are not finite do not reach the layers."""
     seed, refusals = seeds[family], 0
     for key, value in seed.loaded.tensors.items():
         if value.dtype.kind != "f" or not value.size:

@@ -1,4 +1,4 @@
-"""pykan weights without a config: the same graph if nothing is missing, otherwise an error that requests options."""
+"""pykan weights without a config: the same graph if nothing is missing, otherwise an error that requires options."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def test_weights_alone_give_the_same_graph(golden: Golden, tmp_path: Path, name:
 
 
 def test_products_follow_from_the_widths(pykan: Any, tmp_path: Path) -> None:
-    """[2, (3 sums, 2 products), (1, 1)]: products of two factors by default, and of three with the option
-    `mult_arity`."""
+    """[2, (3 sums, 2 products), (1, 1)]: with factors of two assumed, of three if given."""
     for arity in (2, 3):
         toy = pykan([2, (3, 2), (1, 1)], arity=arity)
         expected = graph(run(toy.write(tmp_path), tmp_path))

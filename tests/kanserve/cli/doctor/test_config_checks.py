@@ -97,15 +97,15 @@ def test_ports_that_are_not_to_be_had(models: Path) -> None:
         code, result = check(models, "--grpc-port", port, "--metrics-port", "0", "--http-port", "0")
         assert code == 2
         assert told(result, Level.PROBLEM) == [
-            f"gRPC port: 127.0.0.1:{port} cannot be listened on: Address already in use"
+            f"gRPC port: the server cannot listen on 127.0.0.1:{port}: Address already in use"
         ]
     _, result = check(models, "--grpc-port", port, "--metrics-port", port)
-    assert told(result, Level.PROBLEM) == [f"metrics port: 127.0.0.1:{port} is the gRPC port already"]
+    assert told(result, Level.PROBLEM) == [f"metrics port: 127.0.0.1:{port} is already the gRPC port"]
     _, result = check(models, *FREE, "--metrics-host", "192.0.2.1")
     (problem,) = told(result, Level.PROBLEM)
-    assert "192.0.2.1:0 cannot be listened on: Cannot assign requested address" in problem
+    assert "cannot listen on 192.0.2.1:0: Cannot assign requested address" in problem
     _, result = check(models, *FREE, "--metrics-host", "no.such.host.example")
-    assert told(result, Level.PROBLEM)[0].startswith("metrics port: no.such.host.example:0 cannot be listened on")
+    assert told(result, Level.PROBLEM)[0].startswith("metrics port: the server cannot listen on no.such.host.example:0")
     with socket.create_server(("127.0.0.1", port)):  # nothing of the check listens any more
         pass
 
@@ -132,8 +132,9 @@ def test_a_start_says_of_a_port_what_a_check_says(models: Path, place: str, flag
     error = json.loads(started.stdout)["error"]
     assert (checked.returncode, started.returncode, error["kind"]) == (2, 2, "ConfigError")
     assert error["message"] == f"{wrong['about']}: {wrong['text']}"
-    assert error["message"] == f"{place} port: 127.0.0.1:{port} cannot be listened on: Address already in use"
-    assert error["hint"] == wrong["advice"] == f"end what listens there (`ss -ltnp`), or take another port with {flag}"
+    assert error["message"] == f"{place} port: the server cannot listen on 127.0.0.1:{port}: Address already in use"
+    hint = f"end the process that listens there (`ss -ltnp`), or choose another port with {flag}"
+    assert error["hint"] == wrong["advice"] == hint
 
 
 @pytest.mark.parametrize(

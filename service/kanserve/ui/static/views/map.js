@@ -16,7 +16,7 @@ import { tablePanel } from '../table.js';
 const POINTS = 33; // of a curve on its edge
 const PATIENCE = 200; // milliseconds after the last key until a search begins
 const KINDS = [['', 'all kinds'], [NUMERIC, 'numeric'], [SYMBOLIC, 'symbolic'], [BOTH, 'both']];
-const SOURCES = [['best', 'baseline'], ['live', 'live traffic']];
+const SOURCES = [['best', 'export rows'], ['live', 'live traffic']];
 const KEYS = [['numeric', 'numeric'], ['symbolic', 'symbolic'], ['both', 'both'], ['alarm', 'live values out of grid']];
 const STALE = 'The server does not respond. The view shows earlier values.';
 
