@@ -80,6 +80,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arguments.explaining_options(parser)
     arguments.precision_options(parser)
     _module_options(parser)
+    _limit_options(parser)
+
+
+def _limit_options(parser: argparse.ArgumentParser) -> None:
+    """Limits of each export in a recursive export."""
+    add = parser.add_argument
     add(
         "--time-limit",
         type=float,
