@@ -31,7 +31,7 @@ from kanexport.contract.cli.console import Exit, Failure
 LISTED = 24  # values that an open question names
 
 # Hints of several errors.
-USE_MODULE = "export the PyTorch module instead: --module FILE:FACTORY"
+USE_MODULE = "export the PyTorch module instead: --module PKG.MOD:FACTORY"
 CHECK_FAMILY = "check that --family names the library of the checkpoint, and that the file is complete"
 REPAIR = "export an earlier checkpoint, from before the weights became NaN or infinite"
 REPORT = "nothing was written; report this bug with the file, or with the code that made it"

@@ -19,7 +19,7 @@ from kanexport.readers.common.layer_tensors import natural
 
 CHAIN_LIMIT = 6  # layers whose order is looked for: all orders of more would be too many
 CHAINS = 24  # orders that are named, and tried if recorded outputs decide
-GIVE_MODULE = "export the PyTorch module instead: --module FILE:FACTORY --checkpoint FILE"
+GIVE_MODULE = "export the PyTorch module instead: --module PKG.MOD:FACTORY --checkpoint FILE"
 GIVE_ARCHITECTURE = f"{GIVE_MODULE}; or pass an architecture file with --architecture layers.toml"
 
 Sides = dict[str, tuple[int, int]]  # by name: a layer's sources and destinations
