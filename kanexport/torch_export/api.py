@@ -115,8 +115,8 @@ def record_outputs(model: Callable[..., Any], rows: Any, path: str | Path) -> Pa
     The file holds the inputs under their names, `y` (several outputs: `y.NAME` each) and `zone`, in the model's own
     precision. A single input is `x`, or has the name that a dictionary gives it. A module of half precision runs as a
     float32 copy, because its own outputs would be too inexact to separate forward variants. The file leaves out outputs
-    that have no row for each row of the input, such as a loss. Raises OptionError if the first output is such a one, and
-    for rows or outputs that are not real numbers, one for each row.
+    that have no row for each row of the input, such as a loss. Raises OptionError if the first output is such a one,
+    and for rows or outputs that are not real numbers, one for each row.
     """
     entries = _named_rows(model, rows)
     zones = _zones(entries)

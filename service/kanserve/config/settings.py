@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     )
     plain_onnx: bool = setting(
         False,
-        "serving of model.onnx files without a manifest; such models are not verified and have no edge queries",
+        "serving of model.onnx files without a manifest; such models have no verification and no edge queries",
         group=Group.MODELS,
     )
     plain_onnx_max_batch_size: Count = setting(

@@ -197,7 +197,7 @@ def test_a_formula_is_of_the_features(server: Server) -> None:
 
 def test_names_that_do_not_fit_are_refused_before_anything_is_proved(tmp_path: Path) -> None:
     for supplied, says in (
-        (("--features", "a,b"), "2 features are given, and a row of the model has 13 numbers"),
+        (("--features", "a,b"), "found 2 features, expected 13"),
         (("--classes", "a,b,a"), "classes: 'a' occurs twice"),
         (("--features", tmp_path / "none.csv"), "cannot be read: No such file or directory"),
     ):

@@ -52,8 +52,11 @@ def test_known_alternatives_are_counted(words: str, count: int) -> None:
     assert render._count(words) == count
 
 
-def test_regions_have_names_and_what_was_not_compared_a_dash(tmp_path: Path, capsys: Any) -> None:
+def test_regions_have_names_and_what_was_not_compared_a_dash(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch = pytest.importorskip("torch")
+    monkeypatch.setenv("COLUMNS", "120")
     from kanexport.bundle.publish import Target
     from kanexport.torch_export.convert import convert
     from tests.support.torch_modules import KANLinear

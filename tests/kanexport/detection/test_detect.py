@@ -27,7 +27,7 @@ FOUND = {
         "a.magic": (3, 2, 5),
         "b.magic": (2, 1, 5),
     },
-    "2 modules of their own kind (a.p (3,), a.b.q (2, 2))": {"a.p": (3,), "a.b.q": (2, 2)},
+    "2 custom modules (a.p (3,), a.b.q (2, 2))": {"a.p": (3,), "a.b.q": (2, 2)},
 }
 
 

@@ -150,7 +150,7 @@ def test_outputs_that_say_nothing_decide_nothing(held: Export, case: Any) -> Non
     for rows_, y in ((x, np.full_like(reference["y"], np.nan)), (np.full_like(x, np.nan), reference["y"] * np.nan)):
         with pytest.raises(OutputsDiffer, match=r"outputs\.npz: only 0 of 0 rows with finite outputs are comparable"):
             held("jacobikan-wine", rows_, y)
-    with pytest.raises(OutputsDiffer, match=r"which is too few; rounding alone|none of"):
+    with pytest.raises(OutputsDiffer, match=r"rows with finite outputs are comparable|none of"):
         held("jacobikan-wine", 1e30 * rng.normal(size=x.shape), reference["y"])
 
 

@@ -78,4 +78,4 @@ def test_a_module_whose_name_says_nothing_must_be_told(tmp_path: Path, key: str)
 def test_a_batch_norm_without_statistics_is_refused(tmp_path: Path) -> None:
     tensors = stacked(SQUARE, "kan") | {"bn0.weight": np.ones(4, np.float32), "bn0.bias": np.ones(4, np.float32)}
     assert isinstance(refuse(tmp_path, tensors), OpenQuestion)
-    assert "depends on the batch" in refuse(tmp_path, tensors, "norm=batchnorm").message
+    assert "depend on the other rows of the batch" in refuse(tmp_path, tensors, "norm=batchnorm").message
