@@ -1,24 +1,22 @@
 """KANs compared with MLPs of equal size and of equal accuracy, for docs/explanation/why-kan.md.
 
-    make notebook                                  # makes .venv-notebook, with pykan
-    .venv-notebook/bin/python benchmarks/equal_accuracy.py [--rounds 9] [--docs]
+    make setup TORCH=1
+    python benchmarks/equal_accuracy.py [--rounds 9] [--docs]
 
 Equal size: `kanserve bench` times golden checkpoints and MLPs with the nearest number of parameters.
 
-Equal accuracy: the script takes golden checkpoints that learned a known function, and KANs that pykan trains for
-longer. It measures the error of each KAN on fresh rows: the root mean square error, divided by the standard deviation
-of the function. It trains MLPs with two hidden layers and growing width (ReLU and tanh, L-BFGS in float64, several
-seeds) until one reaches that error. Then it times both graphs interleaved, on one thread. The script runs for a few
-minutes and prints Markdown on stdout. `--docs` writes the tables into the page.
+Equal accuracy: the script takes golden checkpoints that learned a known function. It measures the error of each KAN on
+fresh rows: the root mean square error, divided by the standard deviation of the function. It trains MLPs with two
+hidden layers (ReLU and tanh, L-BFGS in float64, two seeds), and searches the narrowest one that reaches that error.
+Then it times both graphs interleaved, on one thread. The script needs a few minutes and prints Markdown on stdout.
+`--docs` stores the results and writes the tables into the page.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import functools
-import io
 import itertools
 import json
 import os
@@ -27,7 +25,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +46,7 @@ from kanserve.cli import inventory  # noqa: E402 - as above
 
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
 PAGE, WRITER = ROOT / "docs" / "explanation" / "why-kan.md", "benchmarks/equal_accuracy.py"
+RESULTS = ROOT / "docs" / "benchmarks" / "results" / "equal_accuracy.json"
 TRAINING, TESTING, STEPS = 1000, 10_000, 1000
 SEEDS = (0, 1)
 WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
@@ -70,16 +69,13 @@ def gauss(x: Rows) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A KAN for `function` on a box. `grids`: pykan trains a network of `widths` on these grids, one after the other;
-    without, `name` is a golden checkpoint."""
+    """A golden checkpoint `name` that learned `function` on a box."""
 
     name: str
     formula: str
     function: Function
     low: tuple[float, ...]
     high: tuple[float, ...]
-    widths: tuple[int, ...] = ()
-    grids: tuple[int, ...] = ()
 
     def rows(self, seed: int, count: int) -> Rows:
         """Uniform in the box, in float32 as a client sends them."""
@@ -91,40 +87,13 @@ SQUARE = ((-1.0, -1.0), (1.0, 1.0))
 CASES = (
     Case("pykan-hello-symbolic", "exp(sin(pi x) + y^2)", hello, *SQUARE),
     Case("pykan-hello-adapted", "exp(sin(pi x) + y^2)", hello, *SQUARE),
-    Case("trained with pykan", "exp(sin(pi x) + y^2)", hello, *SQUARE, widths=(2, 1, 1), grids=(3, 5, 10, 20, 50)),
     Case("pykan-feynman-I.6.20", "Feynman I.6.20", gauss, (-1.0, 0.5), (1.0, 2.0)),
-    Case("trained with pykan", "Feynman I.6.20", gauss, (-1.0, 0.5), (1.0, 2.0), widths=(2, 3, 1), grids=(5, 10, 20)),
 )
 
 
 def relative(outputs: Any, expected: Any) -> float:
     """Root mean square error, divided by the standard deviation of the function."""
     return float(np.sqrt(np.mean((outputs - expected) ** 2)) / np.std(expected))
-
-
-def checkpoint(case: Case, folder: Path) -> Path:
-    """The golden checkpoint, or what pykan trains: L-BFGS on the rows of the MLPs, with a finer grid each time."""
-    if not case.grids:
-        return GOLDEN / case.name / "model"
-    from kan import KAN
-
-    torch.manual_seed(0)
-    data = {}
-    for what, seed in (("train", 1), ("test", 2)):
-        x = case.rows(seed, TRAINING)
-        data[f"{what}_input"] = torch.tensor(x, dtype=torch.float32)
-        data[f"{what}_label"] = torch.tensor(case.function(x)[:, None], dtype=torch.float32)
-    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    # pykan writes its history into a folder of the working directory.
-    with quiet[0], quiet[1], contextlib.chdir(folder):
-        Path("model").mkdir(exist_ok=True)
-        model = KAN(width=list(case.widths), grid=case.grids[0], k=3, seed=1, auto_save=False)
-        for grid in case.grids:
-            model = model if grid == case.grids[0] else model.refine(grid)
-            model.fit(data, opt="LBFGS", steps=50, update_grid=False)
-        path = Path(tempfile.mkdtemp(dir=folder)) / "model"
-        model.saveckpt(str(path))
-    return path
 
 
 class Network(torch.nn.Module):
@@ -199,10 +168,10 @@ def widths_of(network: Network) -> list[int]:
     return [network.layers[0].in_features, *(layer.out_features for layer in network.layers)]
 
 
-def accuracy(case: Case, work: Work, rounds: int) -> Iterator[str]:
-    """A line of the second table."""
+def accuracy(case: Case, work: Work, rounds: int) -> list[list[str]]:
+    """Cells of a line of the second table."""
     print(f"{case.name}: {case.formula}", file=sys.stderr)
-    version = contestants.exported(work, checkpoint(case, work.folder))
+    version = contestants.exported(work, GOLDEN / case.name / "model")
     bundle, manifest = inventory.version(version.parents[1], version.parent.name, version.name)
     entrant = entrants.kanserve_entrant(bundle, manifest, work.backend, work.settings)
     answer, _ = entrant.threads(1)
@@ -216,8 +185,7 @@ def accuracy(case: Case, work: Work, rounds: int) -> Iterator[str]:
     reached = [result for result in found.values() if result is not None]
     cells = [case.formula, case.name, str(list(manifest.widths)), str(size), f"{error:.1e}", f"{same[0]:.1e}"]
     if not reached:
-        yield _line([*cells, f"none up to {WIDTHS[-1]} hidden nodes", "", "", *("" for _ in BATCHES)])
-        return
+        return [[*cells, f"none up to {WIDTHS[-1]} hidden nodes", "", "", *("" for _ in BATCHES)]]
     best, network = min(reached, key=lambda result: entrants.mlp_parameters(widths_of(result[1])))
     run = contestants.runner(graph(network), 1)
     times = []
@@ -228,11 +196,11 @@ def accuracy(case: Case, work: Work, rounds: int) -> Iterator[str]:
         times.append(f"{runner.ratio(seconds['mlp'], seconds['kan']):.2f}")
     others = [activation for activation, result in found.items() if result is None]
     what = f"{widths_of(network)}, {network.activation}" + (f" ({others[0]}: none)" if others else "")
-    yield _line([*cells, what, str(entrants.mlp_parameters(widths_of(network))), f"{best:.1e}", *times])
+    return [[*cells, what, str(entrants.mlp_parameters(widths_of(network))), f"{best:.1e}", *times]]
 
 
-def size(name: str, rounds: int) -> Iterator[str]:
-    """A line of the first table, from `kanserve bench`."""
+def size(name: str, rounds: int) -> list[list[str]]:
+    """Cells of the lines of the first table, from `kanserve bench`."""
     print(f"kanserve bench {name}", file=sys.stderr)
     folder = GOLDEN / name
     path = folder / "model" if (folder / "model_state").exists() else folder / "model.pt"
@@ -241,49 +209,69 @@ def size(name: str, rounds: int) -> Iterator[str]:
     done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     about = {entrant["name"]: entrant["about"] for entrant in done["entrants"]}
     times = {(result["name"], result["rows"]): result["ratio"] for result in done["results"]}
+    lines = []
     for other in (entrants.MLP, entrants.TORCH):
         if other in about:
             widths = re.match(r"\[[\d, ]+\]", about[other])
             what = f"MLP {widths[0]}" if widths else "the same layers in PyTorch"
             ratios = [f"{times[other, rows]:.2f}" for rows in BATCHES]
-            yield _line([name, str(done["widths"]), f"{done['parameters']:,}", what, *ratios])
+            lines.append([name, str(done["widths"]), f"{done['parameters']:,}", what, *ratios])
+    return lines
 
 
-def table(head: Sequence[str], lines: Sequence[str]) -> str:
-    """Markdown."""
-    return "\n".join([_line(head), "|" + "---|" * len(head), *lines]) + "\n"
+def report(results: Mapping[str, Mapping[str, Any]], name: str, keys: Sequence[str], head: Sequence[str]) -> str:
+    """A table of stored results, below the places where they were measured."""
+    known = [results[f"{name}: {key}"] for key in keys if f"{name}: {key}" in results]
+    places = "\n".join(dict.fromkeys(result["place"] for result in known))
+    lines = [f"| {' | '.join(cells)} |" for result in known for cells in result["lines"]]
+    return "\n".join([places, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines]) + "\n"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def parts(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Name and text of each generated part of the page."""
+    times = [f"{rows} row{'s' * (rows > 1)}" for rows in BATCHES]
+    head = ("golden checkpoint", "widths", "parameters", "compared with", *times)
+    yield "equal size", report(results, "size", SIZED, head)
+    columns = ("function", "KAN", "widths", "parameters", "error", "error of an MLP with as many parameters")
+    columns = (*columns, "smallest MLP with at most the KAN's error", "parameters", "error", *times)
+    yield "equal accuracy", report(results, "accuracy", [key(case) for case in CASES], columns)
+
+
+def key(case: Case) -> str:
+    """Name of a case in the results."""
+    return f"{case.name}, {case.formula}"
 
 
 def main() -> None:
-    """Measure, print, and write."""
+    """Measure, store, print, and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", default="", help="cases whose name or formula has this text")
-    parser.add_argument("--docs", action="store_true", help="write the tables into the page")
+    parser.add_argument(
+        "--only", default="", help="cases whose name or formula has this text; others keep their results"
+    )
+    parser.add_argument("--docs", action="store_true", help="store the results and write the tables into the page")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    times = [f"{rows} row{'s' * (rows > 1)}" for rows in BATCHES]
     place = (
-        f"{runner.processor()}, {os.cpu_count()} cores, one thread, Python {platform.python_version()}, onnxruntime "
-        f"{contestants.onnxruntime.__version__}, torch {torch.__version__}, {datetime.date.today().isoformat()}, "
-        f"{args.rounds} rounds, load {os.getloadavg()[0]:.1f}.\n\n"
+        f"{runner.processor()}, {os.cpu_count()} cores, one thread. Python {platform.python_version()}, onnxruntime "
+        f"{contestants.onnxruntime.__version__}, torch {torch.__version__}. {datetime.date.today().isoformat()}, "
+        f"{args.rounds} rounds."
     )
-    head = ("golden checkpoint", "widths", "parameters", "compared with", *times)
-    sized = table(head, [line for name in SIZED if args.only in name for line in size(name, args.rounds)])
-    head = ("function", "KAN", "widths", "parameters", "error", "error of an MLP with as many parameters")
-    head = (*head, "smallest MLP with at most the KAN's error", "parameters", "error", *times)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in SIZED:
+        if args.only in name:
+            results[f"size: {name}"] = {"place": place, "lines": size(name, args.rounds)}
     with tempfile.TemporaryDirectory() as folder:
         work = Work.begin(Path(folder), Path(folder))
-        chosen = [case for case in CASES if args.only in f"{case.name} {case.formula}"]
-        accurate = table(head, [line for case in chosen for line in accuracy(case, work, args.rounds)])
-    for key, text in (("equal size", place + sized), ("equal accuracy", place + accurate)):
+        for case in CASES:
+            if args.only in key(case):
+                results[f"accuracy: {key(case)}"] = {"place": place, "lines": accuracy(case, work, args.rounds)}
+    for name, text in parts(results):
         print(text)
         if args.docs:
-            pages.put(PAGE, key, WRITER, text)
+            pages.put(PAGE, name, WRITER, text)
+    if args.docs:
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

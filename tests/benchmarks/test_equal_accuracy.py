@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ pytest.importorskip("torch")
 import torch
 
 from benchmarks import equal_accuracy as script
+from benchmarks import pages
 from benchmarks.matrix import contestants
 
 CASE = script.CASES[0]
@@ -42,3 +44,11 @@ def test_the_error_is_relative_to_the_spread_of_the_function() -> None:
     expected = np.array([0.0, 2.0])
     assert script.relative(expected, expected) == 0
     assert script.relative(np.array([1.0, 1.0]), expected) == 1.0
+
+
+def test_the_page_has_the_stored_results() -> None:
+    results = json.loads(script.RESULTS.read_text())
+    expected = {f"size: {name}" for name in script.SIZED} | {f"accuracy: {script.key(case)}" for case in script.CASES}
+    assert set(results) == expected
+    for name, text in script.parts(results):
+        assert pages.read(script.PAGE, name, script.WRITER) == text
