@@ -72,12 +72,17 @@ def _client(args: argparse.Namespace, *, own: bool) -> Client:
         raise InputError(str(error), code=error.code, hint=error.hint) from error
 
 
+# Codes whose hints name headers and arguments of clients. A command has options for them.
+IN_OTHER_WORDS = ("authorization-invalid", "credential-missing", "deadline-exceeded")
+
+
 def failure(error: ClientError, *, hint: str = "") -> CommandError:
     """A client's error as the end of a command."""
     ended = _failure(error)
     ended.kind = type(error).__name__
     ended.code = error.error_code or ended.code
-    ended.hint = hint or getattr(error, "hint", "") or ended.hint
+    of_server = "" if error.error_code in IN_OTHER_WORDS else error.hint
+    ended.hint = hint or of_server or ended.hint
     ended.exit_code = Exit.WRONG if error.input_is_wrong else Exit.FAILED
     return ended
 

@@ -331,7 +331,7 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
         standing.gate.take(standing.credentials(text))
         with pytest.raises(CallFailed) as caught:
             await asyncio.wait_for(waiting, 5)
-        assert (caught.value.code, standing.cleaned) == (Code.UNAUTHENTICATED, 1)
+        assert (caught.value.status, standing.cleaned) == (Code.UNAUTHENTICATED, 1)
         assert not standing.gate._open
 
         # If the caller leaves at the same moment, the call is cancelled.

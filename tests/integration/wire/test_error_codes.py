@@ -29,7 +29,7 @@ ROWS = np.zeros((2, 3), np.float32)
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with gRPC and HTTP."""
-    yield from http_client.running(request.param, tmp_path_factory.mktemp("web"))
+    yield from http_client.running(request.param, tmp_path_factory.mktemp("web"), access_log="all")
 
 
 def edges(**fields: object) -> bytes:
@@ -117,7 +117,7 @@ def test_the_line_of_a_failed_call_has_the_code(web: Server) -> None:
     web.infer(ROWS)
     methods = ("kanserve.v1.KanService/GetCurves", "POST /v2/models/{name}/infer")
     wait_until(lambda: all(logged(web, method) for method in methods))
-    (curves,) = logged(web, methods[0])
+    curves = logged(web, methods[0])[-1]
     assert (curves["code"], curves["error_code"]) == ("INVALID_ARGUMENT", "curve-points-invalid")
     assert logged(web, methods[1])[-1]["error_code"] == "model-unknown"
     good = [line for line in logged(web, "inference.GRPCInferenceService/ModelInfer") if line["code"] == "OK"]
@@ -128,10 +128,10 @@ def test_the_line_of_a_failed_call_has_the_code(web: Server) -> None:
 def test_both_clients_have_the_code_and_the_hint(web: Server) -> None:
     async def ask() -> None:
         async with AsyncClient(web.address) as client:
-            await client.curves(await client.describe("toy"), points=1)
+            await client.curves("toy", points=1)
 
     with Client(web.address) as client, pytest.raises(InvalidInput) as caught:
-        client.curves(client.describe("toy"), points=1)
+        client.curves("toy", points=1)
     with pytest.raises(InvalidInput) as awaited:
         asyncio.run(ask())
     for error in (caught.value, awaited.value):
