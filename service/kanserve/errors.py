@@ -80,6 +80,11 @@ class LoadError(KanserveError):
         super().__init__(text, code=code, hint=hint)
         self.reason = reason
 
+    @property
+    def text_with_hint(self) -> str:
+        """The text and the hint as one reason, for a list of versions."""
+        return f"{self}; {self.hint}" if self.hint else str(self)
+
 
 class BadRequest(KanserveError):
     """Invalid request; a retry fails again."""

@@ -173,7 +173,7 @@ def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail
             _load(candidate, bundle)
             checked += ["graph", *(["reference rows"] if manifest.reference.inputs else [])]
     except LoadError as error:
-        refused = _bare(name, version, INVALID, str(error))
+        refused = _bare(name, version, INVALID, error.text_with_hint)
         return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
     stored = _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
     return replace(stored, entry=replace(stored.entry, unused=bundle.config.unused))

@@ -324,7 +324,7 @@ class Reconciler:
         if self._poll and (now is None or now.facts != fingerprint.facts):
             return  # it was written meanwhile: the next scan reads it again
         self._known[key] = known.failed(fingerprint, time.monotonic())
-        reason = f"{error}; {error.hint}" if error.hint else str(error)
+        reason = error.text_with_hint
         if known.serves:
             self._registry.remark(*key, REJECTED + reason)
         else:
