@@ -24,7 +24,7 @@ from kanserve.cli.options import CommandError, InputError
 from kanserve.client.errors import ClientError, NoAnswer
 from kanserve.client.results import IndexEntry
 from kanserve.client.sync import Client
-from kanserve.errors import ConfigError, LoadError
+from kanserve.errors import ConfigError, LoadError, text_and_hint
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate
 from kanserve.repository.validation import check_config, check_manifest
@@ -173,7 +173,7 @@ def _judged(candidate: Candidate, left_out: str | None, *, load: bool) -> Detail
             _load(candidate, bundle)
             checked += ["graph", *(["reference rows"] if manifest.reference.inputs else [])]
     except LoadError as error:
-        refused = _bare(name, version, INVALID, str(error))
+        refused = _bare(name, version, INVALID, text_and_hint(error))
         return replace(refused, entry=replace(refused.entry, checked=tuple(checked)))
     stored = _stored(candidate, manifest, LOADS if load else COMPLETE, tuple(checked))
     return replace(stored, entry=replace(stored.entry, unused=bundle.config.unused))

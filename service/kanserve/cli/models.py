@@ -107,6 +107,12 @@ def _target(args: argparse.Namespace) -> tuple[Path | None, str]:
                 hint="remove --url to list the folder, or REPOSITORY to list the server",
             )
         return Path(args.where), args.name or ""
+    _reject_folder_options(args)
+    return None, args.where or ""
+
+
+def _reject_folder_options(args: argparse.Namespace) -> None:
+    """Raises CommandError if an option is passed that only a folder has."""
     for option, value in (("--load", args.load), ("--allow-invalid", args.allow_invalid)):
         if value:
             raise CommandError(
@@ -114,7 +120,6 @@ def _target(args: argparse.Namespace) -> tuple[Path | None, str]:
                 code="repository-missing",
                 hint=session.server_advice(args, args.where or "") or "pass the folder, such as ./models",
             )
-    return None, args.where or ""
 
 
 def _of_server(name: str, args: argparse.Namespace) -> Detail:

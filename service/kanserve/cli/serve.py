@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,16 @@ def run(args: argparse.Namespace) -> int:
     if args.show_config:
         _show(loaded, as_json=args.json)
         return Exit.DONE
-    settings = loaded.settings
+    return _serve(loaded.settings, lambda: sources.load(flags, config=args.config).settings, as_json=args.json)
+
+
+def _serve(
+    settings: settings_schema.Settings, load_again: Callable[[], settings_schema.Settings], *, as_json: bool
+) -> int:
+    """Run the server until it ends; the exit code. Raises CommandError."""
     logs.configure(settings.log_format, settings.log_level)
     try:
-        again = Reload(settings, lambda: sources.load(flags, config=args.config).settings)
+        again = Reload(settings, load_again)
         # Before the slow steps: the server imports the runtime, then loads models.
         log.info(
             "server_starting",
@@ -110,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         module = "kanserve.server.supervisor" if settings.workers > 1 else "kanserve.server.app"
         serve = suggest.load("serve", module, "serve").serve
         last = suggest.load("serve", "kanserve.server.watchdog", "serve").last
-        return int(asyncio.run(last(serve(settings, _announce if args.json else None, changes=again))))
+        return int(asyncio.run(last(serve(settings, _announce if as_json else None, changes=again))))
     except KanserveError as error:
         raise _ended(error) from error
     finally:

@@ -90,11 +90,8 @@ def failure(error: ClientError, *, hint: str = "") -> CommandError:
 def _failure(error: ClientError) -> CommandError:
     text = str(error)
     match error:
-        case Unreachable() if text.startswith("no server"):
-            start = "start a server with `kanserve serve REPOSITORY`, or pass another address with --url HOST:PORT"
-            return CommandError(text, code="server-unreachable", hint=start)
         case Unreachable():
-            return CommandError(text, code="connection-failed")
+            return _unreachable(text)
         case DeadlineExceeded():
             return CommandError(text, code="timeout-exceeded", hint="pass a longer time limit with --timeout SECONDS")
         case NotAllowed():
@@ -113,6 +110,14 @@ def _failure(error: ClientError) -> CommandError:
         case InvalidInput():
             return CommandError(text, code="request-invalid")
     return CommandError(text, code="server-failed", hint="read the log of the server")
+
+
+def _unreachable(text: str) -> CommandError:
+    """The error for an address without a server, or for a connection that fails."""
+    if text.startswith("no server"):
+        start = "start a server with `kanserve serve REPOSITORY`, or pass another address with --url HOST:PORT"
+        return CommandError(text, code="server-unreachable", hint=start)
+    return CommandError(text, code="connection-failed")
 
 
 def _names(client: Client, args: argparse.Namespace, model: str) -> str:

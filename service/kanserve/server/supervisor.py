@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -165,13 +165,7 @@ class Supervisor:
             starting.cancel()
             return {}
         replies = starting.result()
-        failed = next((reply for reply in replies if "grpc" not in reply), None)
-        if failed is not None:
-            raise ConfigError(
-                f"a worker did not start: {failed.get('error', 'its process exited')}",
-                code=failed.get("code", ""),
-                hint=failed.get("hint", "") or "see the log above for the cause",
-            )
+        _require_started(replies)
         for child in self._workers:
             child.go()
         self._keeping = [asyncio.create_task(child.keep()) for child in self._workers]
@@ -191,6 +185,17 @@ class Supervisor:
         for task in self._keeping:
             task.cancel()
         return not any(codes)
+
+
+def _require_started(replies: Sequence[Mapping[str, str]]) -> None:
+    """Raises ConfigError with the error of the first worker that reports no address."""
+    failed = next((reply for reply in replies if "grpc" not in reply), None)
+    if failed is not None:
+        raise ConfigError(
+            f"a worker did not start: {failed.get('error', 'its process exited')}",
+            code=failed.get("code", ""),
+            hint=failed.get("hint", "") or "see the log above for the cause",
+        )
 
 
 async def _before(work: asyncio.Future[Any], event: asyncio.Event) -> bool:

@@ -107,5 +107,6 @@ def test_from_python(server: Server) -> None:
         total = total + answer.outputs["kan.explain.values"].sum(axis=2)
         np.testing.assert_allclose(total, answer.outputs["y"], atol=1e-4)
         assert not client.infer(client.model("tiny"), ROWS).parameters
-        with pytest.raises(InvalidInput, match=r"did you mean 'kan\.coverage'"):
+        with pytest.raises(InvalidInput, match=r"unknown parameter 'kan\.coverge'") as caught:
             client.infer(client.model("tiny"), ROWS, parameters={"kan.coverge": True})
+        assert (caught.value.error_code, caught.value.hint) == ("parameter-unknown", "did you mean 'kan.coverage'?")

@@ -23,7 +23,7 @@ def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Pa
     good, bad = document(kanserve("models", tmp_path / "models", "--load", "--json", "--allow-invalid"))["models"]
     assert (good["state"], good["checked"]) == ("LOADS", ["names", "files", "manifest", "graph", "reference rows"])
     assert (bad["state"], bad["checked"]) == ("INVALID", ["names", "files", "manifest"])
-    assert "reference rows differ" in bad["reason"]
+    assert "reference outputs differ by" in bad["reason"]
     assert "pass --load to check the graph too" in kanserve("models", tmp_path / "models").stdout
     assert "pass --load" not in kanserve("models", tmp_path / "models", "--load").stdout
 

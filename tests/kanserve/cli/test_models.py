@@ -65,7 +65,7 @@ def unlist_edges(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
-    "not JSON": (lambda folder: (folder / "manifest.json").write_text("{") and None, "not JSON", []),
+    "not JSON": (lambda folder: (folder / "manifest.json").write_text("{") and None, "not valid JSON", []),
     "a changed byte": (flip, "edges_l0.onnx has sha256", []),
     "more bytes": (
         lambda folder: (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"more") and None,

@@ -62,7 +62,7 @@ def test_without_pillow_it_says_what_to_install(
         (("--json",), "--json needs -o FILE"),
         (("--source", 1), "--source and --destination need --layer"),
         (("--layer", 0), "--layer needs one --source and one --destination"),
-        (("--layer", 7, "--source", 1, "--destination", 1), "layer 7 does not exist"),
+        (("--layer", 7, "--source", 1, "--destination", 1), "unknown layer 7: the model has 2 layers"),
     ],
 )
 def test_what_is_refused(server: Server, arguments: tuple[object, ...], text: str) -> None:

@@ -107,7 +107,7 @@ def test_columns_of_a_table_find_their_places_by_name(tmp_path: Path) -> None:
         path = columns(path, ROWS, ["height", "lenght", "width"])  # type: ignore[arg-type]  # iterated
         with (
             row_stream.opened(str(path)) as supplied,
-            pytest.raises(InputError, match="no column 'length'; there is 'len"),
+            pytest.raises(InputError, match="missing column 'length', found 'lenght'"),
         ):
             list(row_stream.rows([X], supplied, names=names).parts)
 

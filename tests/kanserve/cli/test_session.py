@@ -100,7 +100,7 @@ def test_a_name_is_a_served_model_whatever_the_folder_has(command: str, server: 
     done = kanserve(command, "tiny", *COMMANDS[command], KANSERVE_URL=server.url)
     assert "no checkpoint" not in done.stderr, done.stderr
     assert "exporting" not in done.stderr
-    refused = {"drift": "nothing to compare with", "rollback": "no ready version", "shadow": "no shadow deployment"}
+    refused = {"drift": "error[baseline-missing]", "rollback": "no ready version", "shadow": "no shadow deployment"}
     assert (done.returncode == 0) == (command not in refused), done.stderr
     assert done.returncode == 0 or refused[command] in done.stderr
 

@@ -81,7 +81,8 @@ def test_scores_over_the_traffic(asked: Server) -> None:
 
 def test_a_version_that_serves_no_more_names_the_one_that_does(asked: Server) -> None:
     done = kanserve("stats", "tiny", "--model-version", "7", "--url", asked.url)
-    assert (done.returncode, "version 1 of model 'tiny' answers now" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "error[version-unknown]" in done.stderr) == (2, True), done.stderr
+    assert "send version 1, the default version of model 'tiny'" in done.stderr
 
 
 def test_after_a_reset_there_is_nothing_yet(asked: Server) -> None:

@@ -19,8 +19,8 @@ from tests.support.tls_server import server as server
     [
         ("none.pem", "server.key", "", "the certificate {0}/none.pem cannot be read: No such file"),
         ("server.pem", "none.key", "", "the private key {0}/none.key cannot be read: No such file"),
-        ("text.pem", "server.key", "", "{0}/text.pem is no certificate in PEM form"),
-        ("server.pem", "server.pem", "", "{0}/server.pem is no private key in PEM form"),
+        ("text.pem", "server.key", "", "{0}/text.pem is not a certificate in PEM form"),
+        ("server.pem", "server.pem", "", "{0}/server.pem is not a private key in PEM form"),
         ("cut.pem", "server.key", "", "{0}/cut.pem or its key {0}/server.key cannot be read"),
         ("server.pem", "caller.key", "", "the private key {0}/caller.key does not belong to the certificate"),
         ("server.pem", "locked.key", "", "the private key {0}/locked.key is encrypted"),

@@ -49,8 +49,9 @@ def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> 
     code, (item,) = check(models, "--config", file)
     assert code == 2
     assert (item["level"], item["about"]) == ("problem", "settings")
-    assert "did you mean 'grpc_port'?" in item["text"]
-    assert "did you mean 'max_watch_streams'?" in item["text"]
+    assert f"unknown setting 'gprc_port' in {file}" in item["text"]
+    assert f"unknown setting 'max_watch_stream' in {file}" in item["text"]
+    assert item["advice"] == "did you mean 'grpc_port' and 'max_watch_streams'?"
     code, (item,) = check(models, KANSERVE_WORKER="2", KANSERVE_THREAD="1")
     assert code == 2
     assert "KANSERVE_WORKER in" in item["text"]
