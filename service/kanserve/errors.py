@@ -228,6 +228,11 @@ class BackendError(KanserveError):
     """Failure of the runtime while it executed a graph. The text is for the log only."""
 
 
+def text_and_hint(error: KanserveError) -> str:
+    """Text of an error, followed by its hint if it has one."""
+    return f"{error}; {error.hint}" if error.hint else str(error)
+
+
 def log_facts(error: KanserveError) -> dict[str, str]:
     """Log fields of an error in addition to its text: its code, and its hint unless it is empty."""
     facts = {"error_code": error.code, "help": error.hint}

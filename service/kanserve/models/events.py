@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from kanserve.errors import KanserveError, LoadError, LoadReason, log_facts
+from kanserve.errors import KanserveError, LoadError, LoadReason, log_facts, text_and_hint
 from kanserve.models.model import Model
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
@@ -89,7 +89,7 @@ class ModelEvents:
         self._metrics.number("kanserve_model_load_failures_total").labels(reason).inc()
         facts = {"serves": "the version loaded before"} if serves else {}
         also = "; the version loaded before keeps serving" if serves else ""
-        self._history.add("rejected", *key, f"{reason}: {error}{also}")
+        self._history.add("rejected", *key, f"{reason}: {text_and_hint(error)}{also}")
         facts |= log_facts(error)
         log.error("model_load_failed", model=key[0], version=key[1], kind=reason, reason=str(error), **facts)
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from kanserve.config.settings import Settings
-from kanserve.errors import ConfigError, FailedPrecondition, LoadError, LoadReason, NotFound, Unavailable
+from kanserve.errors import ConfigError, FailedPrecondition, LoadError, LoadReason, NotFound, Unavailable, text_and_hint
 from kanserve.insight.store import StatisticsStore
 from kanserve.models.admission import Admission, LoadedContent, run_detached
 from kanserve.models.events import History, ModelEvents, Progress
@@ -324,7 +324,7 @@ class Reconciler:
         if self._poll and (now is None or now.facts != fingerprint.facts):
             return  # it was written meanwhile: the next scan reads it again
         self._known[key] = known.failed(fingerprint, time.monotonic())
-        reason = f"{error}; {error.hint}" if error.hint else str(error)
+        reason = text_and_hint(error)
         if known.serves:
             self._registry.remark(*key, REJECTED + reason)
         else:
