@@ -208,7 +208,7 @@ def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError, match="batch-size must be <= 1"):
             reload_tools.factor(server)
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: {\n")
-        wait_until(lambda: "config.pbtxt cannot be read" in reload_tools.index(server)["toy", "1"][1])
+        wait_until(lambda: "config.pbtxt has a syntax error" in reload_tools.index(server)["toy", "1"][1])
         (tmp_path / "toy" / "config.pbtxt").unlink()
         wait_until(lambda: len(reload_tools.events(server, "model_loaded")) == 3)
         assert reload_tools.factor(server) == 1

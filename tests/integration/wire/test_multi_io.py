@@ -203,5 +203,6 @@ def test_reference_rows_of_every_output_are_checked(repository: Path, tmp_path: 
     reference = dataclasses.replace(reported.reference, outputs=(moved, *rest))
     path.write_bytes(contract.dumps(dataclasses.replace(reported, reference=reference)))
     bundle = layout.load(layout.scan(tmp_path / "r", plain_onnx=False)[0], 2**30)
-    with pytest.raises(LoadError, match=r"reference rows of 'logits' differ by 0\.05"):
+    with pytest.raises(LoadError, match=r"reference outputs of 'logits' differ by 0\.05") as result:
         Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
+    assert result.value.code == "reference-outputs-differ"

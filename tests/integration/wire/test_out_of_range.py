@@ -21,7 +21,7 @@ from kanexport.contract.sections import OUT_OF_RANGE_POLICIES
 from kanexport.pipeline import Request, export
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import http_client, toy_model
+from tests.support import error_codes, http_client, toy_model
 from tests.support.command_line import checkpoint
 from tests.support.server_process import INFERENCE, Server, request, serving
 
@@ -88,7 +88,7 @@ def test_a_request_with_a_row_outside_is_refused_by_name(served: Server) -> None
         assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, REFUSED)
         with pytest.raises(grpc.RpcError) as caught:
             served.infer(OUTSIDE[2:], "reject")
-        assert "row 0: 'length' is 9 where" in caught.value.details()
+        assert "row 0: 'length' is 9 for model 'reject', outside its range -2.2 to 2.2" in caught.value.details()
     assert counted(served, "reject") == before + 9
     reply = http_client.infer(served, {"inputs": [http_client.tensor(OUTSIDE)]}, "reject")
     assert (reply.status, reply.json["error"]) == (400, REFUSED)
@@ -103,7 +103,8 @@ def test_what_is_no_number_is_outside(served: Server) -> None:
     assert ask(served, "flag", rows).parameters["kan.out_of_range_rows"].int64_param == 2
     with pytest.raises(grpc.RpcError) as caught:
         served.infer(rows, "reject")
-    assert "row 0: 'length' is nan where" in caught.value.details()
+    assert error_codes.code(caught.value) == "row-out-of-range"
+    assert "row 0: 'length' is nan for model 'reject', outside its range -2.2 to 2.2" in caught.value.details()
 
 
 def test_clamped_inputs_are_answered_as_the_nearest_on_the_grid(served: Server) -> None:
@@ -175,8 +176,8 @@ def test_a_manifest_that_does_not_fit_itself_is_refused_in_words(tmp_path: Path)
         failed = {line["model"]: line["reason"] for line in running.lines() if line["event"] == "model_load_failed"}
         assert failed == {
             **{f"{name}-reject": unfit for name in UNFIT},
-            "ignore": "out_of_range is 'ignore', expected one of as-trained, flag, reject, clamp",
-            "clamp": "out_of_range is 'clamp', but no step of the first layer clamps its inputs",
+            "ignore": "invalid manifest: out_of_range is 'ignore', expected one of as-trained, flag, reject, clamp",
+            "clamp": "invalid manifest: out_of_range is 'clamp', but no step of the first layer clamps its inputs",
         }
         for name in UNFIT:
             assert refusal(running, f"{name}-as-trained", {"kan.coverage": True}) == unfit

@@ -29,7 +29,7 @@ from kanserve.repository.layout import Bundle
 from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
 from kanserve.types import Array, EdgeOptions
-from tests.support import toy_grid_model, toy_model
+from tests.support import error_codes, toy_grid_model, toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 
 pytestmark = pytest.mark.slow
@@ -135,7 +135,8 @@ def test_layers_are_chosen_by_name(grid: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         query(grid, ROWS, layer_names=["tail"])
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "layer 'tail' does not exist" in caught.value.details()
+    assert error_codes.code(caught.value) == "layer-unknown"
+    assert "unknown layer 'tail'" in caught.value.details()
     assert "'pixels', 'token.kan', 'head.layers.0'" in caught.value.details()
 
 
@@ -175,8 +176,9 @@ def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
         strength = np.abs(expected).max(axis=(0, 1))
         assert strength[result.sources, result.destinations].tolist() == sorted(strength.ravel(), reverse=True)[:4]
         np.testing.assert_allclose(result.values, expected[..., result.sources, result.destinations], **TOLERANCE)
-        with pytest.raises(ClientError, match=r"model 'grid': layer 'tail' does not exist") as caught:
+        with pytest.raises(ClientError, match=r"model 'grid': unknown layer 'tail'") as caught:
             next(chunking.edges(client, described, rows, layers=("tail",)))
+        assert caught.value.error_code == "layer-unknown"
         assert caught.value.input_is_wrong
 
 

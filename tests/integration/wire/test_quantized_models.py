@@ -113,9 +113,9 @@ def test_other_codes_than_those_that_were_proved_are_not_served(models: Path, tm
     (whole,) = (item for item in layout.scan(models, plain_onnx=False, hard_links=True) if item.name == "int8")
     admission.load(whole, layout.load(whole, 2**30))
     (damaged,) = layout.scan(_damaged(models, tmp_path), plain_onnx=False, hard_links=True)
-    with pytest.raises(LoadError, match="reference rows differ") as result:
+    with pytest.raises(LoadError, match="reference outputs differ") as result:
         admission.load(damaged, layout.load(damaged, 2**30))
-    assert result.value.reason is LoadReason.REFERENCE
+    assert (result.value.reason, result.value.code) == (LoadReason.REFERENCE, "reference-outputs-differ")
 
 
 @pytest.mark.parametrize(

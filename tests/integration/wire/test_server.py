@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import toy_model
+from tests.support import error_codes, toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 
 ROWS = np.full((2, 3), 0.123456, np.float32)
@@ -69,7 +69,9 @@ def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: P
         with pytest.raises(grpc.RpcError) as caught:
             server.infer(np.zeros((129, 3), np.float32))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "takes 1032 bytes, the limit is 1024; send fewer rows" in caught.value.details()
+        assert "takes 1032 bytes, the limit is 1024" in caught.value.details()
+        assert error_codes.code(caught.value) == "response-too-large"
+        assert "send fewer rows" in error_codes.hint(caught.value)
         assert "nv_inference_exec_count" in server.metrics()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import http_client, toy_model
+from tests.support import error_codes, http_client, toy_model
 from tests.support.http_client import Reply, ask
 from tests.support.server_process import Server, wait_until
 
@@ -132,6 +132,8 @@ def same(result: Any, expected: Any) -> bool:
 def test_what_is_too_much_as_numbers_comes_as_bytes(web: Server) -> None:
     requested = {"layers": [0], "points": 101}
     refused = ask(web, "/v1/kan/models/toy/curves", requested)
-    assert (refused.status, "Accept: application/octet-stream" in refused.json["error"]) == (413, True)
+    code, hint = error_codes.of_body(refused.body)
+    assert (refused.status, code) == (413, "json-response-too-large")
+    assert "Accept: application/octet-stream" in hint
     (block,) = packed(ask(web, "/v1/kan/models/toy/curves", requested, accept=PACKED))["blocks"]
     np.testing.assert_allclose(block["phi"][0, 1], np.tanh(block["x"][0]) * toy_model.W0[0, 1], rtol=1e-5, atol=1e-6)

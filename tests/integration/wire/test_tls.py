@@ -163,7 +163,7 @@ def test_the_command_ends_with_the_reason(files: Path, models: Path, transport: 
         (lambda files: Client("grpc://a:1", ca=files / "ca.pem"), "is an address without TLS"),
         (
             lambda files: Client("a:1", cert=files / "caller.pem"),
-            "only one of the client certificate (cert) and",
+            r"only one of the client certificate \(cert\) and its private key \(key\) is set",
         ),
         (lambda files: Client("a:1", ca=files / "none.pem"), "cannot be read: No such file"),
         (lambda files: Client("a:1", cert=files / "caller.pem", key=files / "server.key"), "does not belong to"),

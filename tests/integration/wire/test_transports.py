@@ -176,7 +176,7 @@ def test_what_ends_in_the_transport_is_counted_and_told(peer: Peer, lone: Server
     peer.send(cut, framed(body())[:-1])
     peer.headers(slow)
     assert {status: count(status) - 1 for status in before} == before
-    wait_until(lambda: any("arrive whole" in str(line.get("reason")) for line in lone.lines()))
+    wait_until(lambda: any("did not arrive completely" in str(line.get("reason")) for line in lone.lines()))
 
 
 @pytest.mark.parametrize("transport", [(), HYPERCORN], ids=["asgi", "hypercorn"])
