@@ -168,10 +168,10 @@ def _names(entries: list[zipfile.ZipInfo], packed: int) -> list[str]:
     names = [entry.filename for entry in entries]
     if len(entries) > ENTRY_LIMIT or len(set(names)) != len(names):
         raise DamagedCheckpoint("the archive has duplicate entries, or too many")
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > _unpacked_bytes(packed):
+    unpacked, most = sum(entry.file_size for entry in entries), _unpacked_bytes(packed)
+    if unpacked > most:
         raise CheckpointError(
-            f"the archive unpacks to {unpacked} bytes, more than the limit",
+            f"the archive unpacks to {unpacked} bytes, expected at most {most}",
             code="checkpoint-too-large",
             hint=SAVE_STATE_DICT,
         )

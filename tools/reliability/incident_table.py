@@ -182,7 +182,7 @@ ISSUES = (
         "Durations are sums, so quantiles over several servers are not available.",
         f"{TRITON} 2685, 3060, 7287, 7672",
         "Durations are histograms in seconds.",
-        guard="tests/integration/deploy/test_monitoring.py::test_every_histogram_is_asked_by_its_buckets",
+        guard="tests/integration/deploy/test_monitoring.py::test_every_histogram_is_queried_by_its_buckets",
     ),
     KnownIssue(
         "The first request after a start fails, because the server is not ready.",

@@ -36,7 +36,10 @@ class Command:
 EXPORT, SERVE, QUERY, OPERATE, OTHER = "Export", "Serve", "Query and explain", "Operate", "Other"
 COMMANDS = {
     "export": Command(
-        "kanexport.cli.export_command", "export a trained KAN to verified ONNX in a model repository", EXPORT, "export"
+        "kanexport.cli.export_command",
+        "export a KAN to ONNX, verified against float64, in a repository",
+        EXPORT,
+        "export",
     ),
     "copy": Command("kanserve.cli.copy", "copy a model version under another version number", EXPORT, "serve"),
     "serve": Command("kanserve.cli.serve", "serve a model repository over gRPC and REST", SERVE, "serve"),

@@ -59,4 +59,4 @@ def test_a_module_is_not_clamped(folder: Path) -> None:
     created = ("--module", "torch.nn:Identity", "--example", folder / "rows.npy", "--name", "module")
     done = kanserve("export", *created, "--repository", folder / "models", "--out-of-range", "clamp")
     assert done.returncode == 2
-    assert "--out-of-range clamp is for checkpoints that are read as layers" in words(done.stderr)
+    assert "--out-of-range clamp does not fit a PyTorch module" in words(done.stderr)

@@ -125,7 +125,7 @@ def test_a_number_that_is_a_layers_name_is_that_layer(tmp_path: Path, rows: Path
             assert document(kanserve(*arguments, "--layer", wanted))["layers"][0]["index"] == meant
         done = kanserve(*arguments, "--layer", "99999999999")
         assert done.returncode == 2
-        assert "layer '99999999999' does not exist" in json.loads(done.stdout)["error"]["message"]
+        assert "unknown layer '99999999999'" in json.loads(done.stdout)["error"]["message"]
 
 
 @pytest.mark.parametrize("place", ["server", "folder"])

@@ -99,7 +99,7 @@ def test_a_folder(repository: Path, tmp_path: Path) -> None:
     printed = narrow(*arguments, tmp_path / "models", code=4)
     report = json.loads(kanserve(*arguments, tmp_path / "again", "--json").stdout)
     good, bad = sorted(report["files"], key=lambda entry: entry["status"])
-    holds(printed, good["path"], good["family"], f"{good['edges_max_rel']:.1e}", "refused")
+    holds(printed, good["path"], good["family"], f"{good['edges_max_rel']:.1e}", "rejected")
     assert bad["path"] in "".join(printed.split())
     holds(printed, f"{bad['error']['kind']}:", *bad["error"]["hint"].split())
 

@@ -164,7 +164,7 @@ def test_a_server_that_goes_and_a_version_that_is_replaced(browser: Any, tmp_pat
         page.get_by_role("heading", name="toy, version 1").wait_for()
         page.wait_for_timeout(500)  # it follows the traffic by then
         toy_model.write(tmp_path / "models", version=2)
-        page.locator("#banner").filter(has_text="version 2").wait_for(timeout=30_000)
+        page.locator("#banner").filter(has_text="the default version is 2").wait_for(timeout=30_000)
         page.get_by_role("button", name="Show current state").click()
         page.get_by_role("heading", name="toy, version 2").wait_for()
         server.stop()

@@ -327,7 +327,7 @@ def test_another_version_under_an_open_page_is_told(at: Any, own: Server, models
     created = ("--repository", models, "--name", "hello", "--version", "2", "--features", "length,width")
     done = program("export", GOLDEN / "pykan-hello-symbolic/model", *created)
     assert done.returncode == 0, done.stderr
-    drift.locator("#banner").filter(has_text="version 2").wait_for()
+    drift.locator("#banner").filter(has_text="the default version is 2").wait_for()
     page.get_by_role("slider", name="length, slider").focus()
     page.keyboard.press("ArrowRight")
     page.locator("#banner").filter(has_text="Version 2 of hello is the default version now").wait_for()

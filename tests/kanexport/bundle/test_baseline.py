@@ -116,13 +116,13 @@ BASE = NodeBaseline(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"counts": ((0, 3, 1),) * 3}, "the baseline's counts are not those of its cells"),
-        ({"counts": ((0, 3, -1, 0),) * 3}, "the baseline's counts are not those of its cells"),
-        ({"cells": ((0.0, 0.0, 1.0),)}, "the bounds of the baseline's cells do not ascend"),
+        ({"counts": ((0, 3, 1),) * 3}, "the counts of the baseline do not fit the bounds"),
+        ({"counts": ((0, 3, -1, 0),) * 3}, "the counts of the baseline do not fit the bounds"),
+        ({"cells": ((0.0, 0.0, 1.0),)}, "the bounds of the baseline's histogram do not ascend"),
         ({"cells": ((0.0,),)}, "do not ascend"),
-        ({"cells": ((0.0, 1.0, 2.0),) * 2}, "lists are not one for each of 3 nodes"),
-        ({"mean": (1.0,)}, "lists are not one for each of 3 nodes"),
-        ({"counts": ()}, "lists are not one for each of 0 nodes"),
+        ({"cells": ((0.0, 1.0, 2.0),) * 2}, "the lists of the baseline do not have one entry for each of 3 nodes"),
+        ({"mean": (1.0,)}, "the lists of the baseline do not have one entry for each of 3 nodes"),
+        ({"counts": ()}, "the lists of the baseline do not have one entry for each of 0 nodes"),
     ],
 )
 def test_a_baseline_that_does_not_fit_its_model_is_a_reason_not_to_load(changes: dict[str, Any], words: str) -> None:

@@ -64,9 +64,7 @@ def test_a_layer_that_is_differentiated_is_torchs_and_has_edges(by_itself: bool,
     result = export(module, tmp_path)
     assert [layer.name for layer in result.manifest.layers] == ["start", "energy"]
     (note,) = [note for note in result.manifest.notes if "from a separate graph" in note]
-    assert note.startswith(
-        "start, energy: through torch.onnx, with what its edges are asked with from a separate graph"
-    )
+    assert note.startswith("start, energy: exported by torch.onnx, with edge values from a separate graph")
     assert "a replaced layer has no derivative" in note
     require_right(result, module, 1, 5)
 

@@ -168,7 +168,7 @@ function follow(root, { ctx, at, node, ends: [name], grid }, domain) {
   const take = ({ statistics, end_reason: ended }) => {
     latest = statistics;
     draw();
-    if (ended) ctx.changed(`${ended}: the view shows version ${statistics.model_version}.`);
+    if (ended) ctx.changed(`The view shows version ${statistics.model_version}: ${ended}.`);
   };
   ctx.api.follow(`${ctx.kan}/watch?source=live&interval=2`, take, {
     signal: stop.signal, onTrouble: (error) => ctx.announce(error ? STALE : 'The server responds again.'),

@@ -172,7 +172,7 @@ class MapView {
       const before = JSON.stringify(this.layers.map((layer) => layer.outOfGrid));
       glow(this.layers, lines(this.ctx.model, statistics));
       if (before !== JSON.stringify(this.layers.map((layer) => layer.outOfGrid))) this.picture();
-      if (ended) this.ctx.changed(`${ended}: the view shows version ${statistics.model_version}.`);
+      if (ended) this.ctx.changed(`The view shows version ${statistics.model_version}: ${ended}.`);
     }, { signal: stop.signal, onTrouble: (error) => this.ctx.announce(error ? STALE : 'The server responds again.') })
       .catch((error) => { this.status.textContent = `Live traffic is not available: ${error.message}`; });
     return () => {
