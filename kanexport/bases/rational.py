@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
+from kanexport.bases.polynomial import DEGREE_LIMIT
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
@@ -52,6 +53,13 @@ class Rational:
             raise InvalidKan(
                 f"coefficients of shapes {shapes[0]} and {shapes[1]} do not make rational functions of sources",
                 code="tensors-inconsistent",
+                hint=CHECK_FAMILY,
+            )
+        degree = max(shapes[0][1] - 1, shapes[1][1])
+        if degree > DEGREE_LIMIT:
+            raise InvalidKan(
+                f"a rational function has degree {degree}, expected at most {DEGREE_LIMIT}",
+                code="network-too-large",
                 hint=CHECK_FAMILY,
             )
         if not (np.isfinite(self.numerator).all() and np.isfinite(self.denominator).all()):

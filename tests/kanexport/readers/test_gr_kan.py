@@ -228,6 +228,17 @@ def test_the_proof_holds_far_outside(tmp_path: Path, dtype: str) -> None:
     assert result.manifest.layers[0].bases[0].parameters["degrees"] == "5/4"
 
 
+@pytest.mark.parametrize(("above", "below", "degree"), [(1001, 1000, None), (1002, 4, 1001), (6, 1001, 1001)])
+def test_the_degree_is_limited(above: int, below: int, degree: int | None) -> None:
+    """Every degree is a few operators of the graph."""
+    if degree is None:
+        assert Rational(np.ones((1, above)), np.ones((1, below))).degree == 1000
+        return
+    with pytest.raises(InvalidKan, match=f"rational function has degree {degree}, expected at most 1000") as error:
+        Rational(np.ones((1, above)), np.ones((1, below)))
+    assert error.value.code == "network-too-large"
+
+
 @given(st.integers(2, 7), st.integers(1, 5), st.sampled_from(KINDS), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_rational_functions_survive_emission(above: int, below: int, kind: str, seed: int) -> None:
