@@ -129,7 +129,10 @@ def sources(*folders: Path) -> list[Path]:
 
 
 PRODUCT = sources(*PACKAGES.values())
-EVERYTHING = sources(*PACKAGES.values(), *(ROOT / name for name in ("tests", "benchmarks", "tools", "examples")))
+EVERYTHING = sources(
+    *PACKAGES.values(),
+    *(ROOT / name for name in ("service/deploy", "tests", "benchmarks", "tools", "examples")),
+)
 
 
 def name(path: Path) -> str:

@@ -74,10 +74,17 @@ def heatmap(title: str, histogram: str) -> Panel:
     return created
 
 
+INFER = f'{SERVER}, grpc_method="ModelInfer"'
+HANDLED = "grpc_server_handled_total"
+
+
 def overview() -> list[Panel]:
-    infer = f'{SERVER}, grpc_method="ModelInfer"'
-    failed = f'{infer}, grpc_code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED"'
-    handled = "grpc_server_handled_total"
+    return [*tiles(), *traffic()]
+
+
+def tiles() -> list[Panel]:
+    """Panels with one number each."""
+    failed = f'{INFER}, grpc_code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED"'
     return [
         panel(
             "Ready model versions",
@@ -89,7 +96,7 @@ def overview() -> list[Panel]:
         panel(
             "Failed requests",
             "percentunit",
-            (f"(sum({rate(handled, failed)}) or vector(0)) / sum({rate(handled, infer)})", "share"),
+            (f"(sum({rate(HANDLED, failed)}) or vector(0)) / sum({rate(HANDLED, INFER)})", "share"),
             kind="stat",
             help="Share of inference requests that failed because of the server. Invalid and cancelled requests do not "
             "count. The objective is 99.9% success.",
@@ -104,10 +111,16 @@ def overview() -> list[Panel]:
         panel(
             "Requests per second",
             "reqps",
-            (f"sum({rate('grpc_server_started_total', infer)})", "started"),
+            (f"sum({rate('grpc_server_started_total', INFER)})", "started"),
             kind="stat",
             help="Inference requests over gRPC that started, per second.",
         ),
+    ]
+
+
+def traffic() -> list[Panel]:
+    """Requests and their latency over time."""
+    return [
         panel(
             "Successful inferences",
             "reqps",
@@ -130,7 +143,7 @@ def overview() -> list[Panel]:
         panel(
             "RPCs by status",
             "reqps",
-            (f"sum by (grpc_method, grpc_code) ({rate(handled, SERVER)})", "{{grpc_method}} {{grpc_code}}"),
+            (f"sum by (grpc_method, grpc_code) ({rate(HANDLED, SERVER)})", "{{grpc_method}} {{grpc_code}}"),
             help="Completed gRPC calls per second, by method and status code.",
         ),
     ]
@@ -176,6 +189,11 @@ def latency() -> list[Panel]:
 
 
 def models() -> list[Panel]:
+    return [*versions(), *batches(), *loads()]
+
+
+def versions() -> list[Panel]:
+    """States of the versions and their changes."""
     return [
         table(
             "Model versions",
@@ -192,6 +210,12 @@ def models() -> list[Panel]:
             help="Loads per second. Number of servers that reject the files of a version, and of servers that serve a "
             "version whose files are missing.",
         ),
+    ]
+
+
+def batches() -> list[Panel]:
+    """Rows, and rows per execution."""
+    return [
         panel(
             "Rows per second",
             "rowsps",
@@ -213,6 +237,12 @@ def models() -> list[Panel]:
             (quantile(0.95, "kanserve_batch_rows"), NAMED),
             help="Batch size that 95% of executions do not exceed. Large batches take longer.",
         ),
+    ]
+
+
+def loads() -> list[Panel]:
+    """Duration and failures of loads."""
+    return [
         panel(
             "Load time",
             "s",
