@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from kanserve.grpc_api.inference import InferenceService
 from tools.reference import proto
+from tools.reference.openapi import Anything
 from tools.reference.tables import table
 
 HEAD = """# gRPC API
@@ -24,27 +27,15 @@ KAN = """## kanserve.v1.KanService
 
 Requests and responses are the messages [below](#messages). Arrays are packed in C order, and numbers are little-endian.
 """
-# Methods that the server implements; it rejects the others with UNIMPLEMENTED.
-SERVED = (
-    "ServerLive",
-    "ServerReady",
-    "ServerMetadata",
-    "ModelReady",
-    "ModelMetadata",
-    "ModelConfig",
-    "ModelStatistics",
-    "ModelInfer",
-    "ModelStreamInfer",
-    "RepositoryIndex",
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
-)
+STREAM = "ModelStreamInfer"  # the only stream of the service, which `InferenceService.methods` does not list
 
 
 def page() -> str:
     """The page."""
     kan, triton = proto.read("kan.proto"), proto.read("grpc_service.proto")
-    rows = [rpc for rpc in triton.rpcs if rpc.name in SERVED]
+    anything: Any = Anything()
+    served = {*InferenceService.methods(anything), STREAM}
+    rows = [rpc for rpc in triton.rpcs if rpc.name in served]
     return (
         "\n".join(
             [

@@ -106,8 +106,8 @@ INFER = {
 }
 
 
-class _Anything:
-    """Object whose attributes exist: the table of routes reads methods and calls none."""
+class Anything:
+    """Object whose attributes exist: a table of methods or routes reads them and calls none."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *_: None
@@ -144,7 +144,7 @@ def document() -> dict[str, Any]:
 
 def routes() -> Iterator[tuple[Any, ...]]:
     """Method and path of each route of the server, and of the event streams."""
-    stub: Any = _Anything()
+    stub: Any = Anything()
     kan = KanPages(stub, stub, 0, 0)
     insights: Any = SimpleNamespace(kan=stub)
     views = Views(insights, kan, stub, stub)
