@@ -84,7 +84,7 @@ def writable(path: Path, victim: Path) -> None:
 
 def foreign(path: Path, victim: Path) -> None:
     if not ROOT:
-        pytest.skip("only root gives files away")
+        pytest.skip("only root can change the owner of a file")
     atomic.write(path, victim.read_bytes(), mode=0o600)
     os.chown(path, FOREIGN, FOREIGN)
 
@@ -297,10 +297,10 @@ INSTEAD: dict[str, Callable[[Path, Path], object]] = {
     "dangling link": lambda path, victim: path.symlink_to(victim / "nowhere"),
     "writable by everyone": lambda path, victim: (path.mkdir(), path.chmod(0o777)),
     "sticky": lambda path, victim: (path.mkdir(), path.chmod(0o1777)),
-    OWNER: lambda path, victim: (path.mkdir(), os.chown(path, FOREIGN, FOREIGN) if ROOT else pytest.skip("root alone")),
+    OWNER: lambda path, victim: (path.mkdir(), os.chown(path, FOREIGN, FOREIGN) if ROOT else pytest.skip("needs root")),
     "another group's": lambda path, victim: (
         path.mkdir(),
-        os.chown(path, -1, FOREIGN) if ROOT else pytest.skip("root alone"),
+        os.chown(path, -1, FOREIGN) if ROOT else pytest.skip("needs root"),
         path.chmod(0o770),
     ),
 }
@@ -376,7 +376,7 @@ def test_a_token_goes_to_a_file_of_its_owner_alone(tmp_path: Path) -> None:
 
 def test_what_is_written_has_the_owner_and_mode_of_what_was_there(tmp_path: Path) -> None:
     if not ROOT:
-        pytest.skip("only root gives files away")
+        pytest.skip("only root can change the owner of a file")
     path = tmp_path / "tokens"
     for name in "ab":
         token_file.new(path, name, [Role.INFER])

@@ -65,7 +65,7 @@ def test_outputs_through_tritonclient(case: Case, answers: dict[str, np.ndarray]
 @pytest.mark.parametrize("binary", [True, False], ids=["bytes", "JSON"])
 def test_outputs_over_http_are_the_same_bits(case: Case, served, answers: dict[str, np.ndarray], binary: bool) -> None:
     if not served.http:
-        pytest.skip("no h2corn")
+        pytest.skip("h2corn is not installed")
     rows = case.reference()["x"]
     with tritonclient.http.InferenceServerClient(served.http) as client:
         metadata = client.get_model_metadata(case.name)

@@ -117,6 +117,6 @@ def test_an_export_a_server_and_a_request_leave_nothing(scenes: dict[str, tuple[
 def test_nobody_is_asked_over_the_network(scenes: dict[str, tuple[dict[str, Any], list[str]]]) -> None:
     """The control looks a host up nine seconds after the import; the quiet server is watched longer than that."""
     if scenes["quiet"][0]["without_route"] is None:
-        pytest.skip("no network namespace of its own is permitted here (unshare --net)")
+        pytest.skip("this machine permits no separate network namespace (unshare --net)")
     assert scenes["quiet"][0]["without_route"] == 0
     assert scenes["loud"][0]["without_route"] > 0

@@ -28,7 +28,7 @@ def test_perf_analyzer_reaches_its_table(served, tmp_path: Path, way: str) -> No
     assert program
     over_http = way.startswith("http")
     if over_http and not served.http:
-        pytest.skip("no h2corn")
+        pytest.skip("h2corn is not installed")
     where = ["-i", "http", "-u", served.http] if over_http else ["-i", "grpc", "-u", served.url]
     flags = ["-m", "efficient-kan-digits", *where, "-b", "8", *MORE[way]]
     # Short windows, and any of them counts as stable: it is the protocol that is tried, on a busy machine too.

@@ -21,26 +21,16 @@ from kanserve import AsyncClient, Client, NotAllowed
 from kanserve.auth import authenticator
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
-from tests.support import certificates, token_files, toy_model
+from tests.support import token_files, toy_model
 from tests.support.command_line import document, kanserve, program
 from tests.support.server_process import INFERENCE, Server, launched, serving, wait_until
+from tests.support.tls_server import files as files
+from tests.support.tls_server import models as models
 
 pytestmark = pytest.mark.slow
 
 ROWS = np.full((2, 3), 0.25, np.float32)
 CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return certificates.write(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    toy_model.write(root)
-    return root
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])

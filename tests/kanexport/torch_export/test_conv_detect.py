@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from kanexport.bundle.publish import Result, Target
-from kanexport.verify import float64_reference
 from tests.support.golden_cases import relative_error
 
 torch = pytest.importorskip("torch")
@@ -20,7 +19,7 @@ from kanexport.torch_export import conv_detect  # noqa: E402 - needs torch
 from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - needs torch
 from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
-from tests.support.conv_layers import Bells, Powers, planned, rows, sums  # noqa: E402 - needs torch
+from tests.support.conv_layers import Bells, Powers, edge_sums, planned, rows, sums  # noqa: E402 - needs torch
 
 pytestmark = pytest.mark.slow
 
@@ -120,17 +119,6 @@ class Unfolded(nn.Module):
 def export(module: Any, folder: Path, *shape: int, **settings: Any) -> Result:
     x = rows(*shape).astype(np.float32)
     return convert(module, x, Target(repository=folder, name="m", **settings), options={})
-
-
-def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
-    """Return the edge sums of all layers, concatenated in layer order."""
-    actual = []
-    with lent(whole, plan.oracle.dtype):
-        for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
-            pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
-            total = np.concatenate(pieces).sum(axis=1) + layer.bias
-            actual.append(total.reshape(*vectors.shape[:-1], -1))
-    return np.concatenate(actual, axis=-1)
 
 
 CASES: dict[str, tuple[Any, tuple[int, ...]]] = {

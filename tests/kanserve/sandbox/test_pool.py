@@ -9,31 +9,19 @@ from typing import Any
 
 import pytest
 
-from kanexport.contract import manifest as contract
 from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.models.admission import Sandbox
-from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox import job, pool
 from kanserve.sandbox.job import Job
-from tests.support import hostile_graphs as hostile
-from tests.support import toy_model
+from tests.support.failing_calls import bundle
 
 MIB = 2**20
 
 
 JOB = Job("ort", SessionOptions("cpu", 1), True, 1, 10, MIB, {}, None)
-
-
-def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FILE) -> Bundle:
-    """The toy, with another file in it."""
-    directory = toy_model.write(root)
-    if data is not None:
-        hostile.replaced(directory, data, name)
-    (candidate,) = layout.scan(root, plain_onnx=False)
-    return layout.load(candidate, 2**30)
 
 
 def tried(item: Bundle, root: Path, **settings: Any) -> None:
