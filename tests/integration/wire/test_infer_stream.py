@@ -231,7 +231,8 @@ def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: 
             next(call)
         call.cancel()
         done.put(None)
-    wait_until(lambda: sum(handled().values()) >= sum(before.values()) + 60 - 60 // 10 and inflight(own) == 0, 30)
+    # A client that reads nothing may leave before its call reaches a handler: that is 12 of the 60.
+    wait_until(lambda: sum(handled().values()) >= sum(before.values()) + 48 and inflight(own) == 0, 30)
     assert {code for code, number in handled().items() if number != before.get(code, 0)} <= {"CANCELLED", "OK"}
     assert not [line for line in own.lines()[seen:] if line.get("level") == "error" or "exception" in line]
 
