@@ -20,14 +20,14 @@ def nonfinite(g: Graph, x: Value) -> Value:
     return g.op("IsNaN", g.sub(x, x))
 
 
-def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
-    """[B, I] and the sums so far -> [B, O]: a term times its coefficients, summed over the sources. One matrix
-    product [B, K * I] @ [K * I, O] for a basis."""
+def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value | None) -> Value:
+    """[B, I] and the sums so far, if there are any -> [B, O]: a term times its coefficients, summed over the sources.
+    One matrix product [B, K * I] @ [K * I, O] for a basis."""
     if isinstance(term, EdgeTerm):
         values = _edge_functions(g, layer, term, x)
         if term.functions > 1:  # one sum, not one after the other
             values = g.reshape(values, 0, layer.sources * term.functions, layer.destinations)
-        return g.add(total, g.sum(values, axis=1))
+        return _plus(g, total, g.sum(values, axis=1))
     if isinstance(term.basis, Stepped):
         return _bytes(g, layer, term, term.basis, x, total)
     basis = basis_term(g, layer, term, x)
@@ -36,15 +36,19 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
     return g.gemm(basis, weight_matrix(g, layer, term, term.functions * layer.sources, layer.destinations), total)
 
 
-def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value) -> Value:
+def _plus(g: Graph, total: Value | None, value: Value) -> Value:
+    return value if total is None else g.add(total, value)
+
+
+def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value | None) -> Value:
     """The same in whole numbers: int8 values of the basis times int8 values of the coefficients, summed as int32."""
     read = sources(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
     codes = basis.codes(g, read, layer.sources)
     if not basis.compact:  # NaN has no code
         spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
-        total = g.add(total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
+        total = _plus(g, total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
     products = g.op("MatMulInteger", codes, weight_codes(g, layer, term, by_source=basis.table is not None))
-    return g.add(g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)), total)
+    return _plus(g, total, g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)))
 
 
 def by_edge(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
