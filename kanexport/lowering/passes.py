@@ -121,7 +121,7 @@ def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """A term that acts on some edges only: a layer with this term alone, and the ranges of its `sources` and
+    """A term that acts on some edges: a layer that has only this term, and the ranges of its `sources` and
     `destinations` in the whole layer."""
 
     layer: Layer
@@ -145,25 +145,27 @@ def spoils(term: Term) -> bool:
         return bool(np.isnan(term.function.evaluate(np.array([np.nan, np.inf, -np.inf]))).all())
 
 
+def _separable(term: Term) -> bool:
+    """Whether values that are not finite have the same effect on all edges of a term."""
+    compact = isinstance(term, BasisTerm) and term.basis.compact
+    return not term.pre_steps and (compact or spoils(term))
+
+
 def _block(layer: Layer, term: Term) -> Block | None:
     """The block of a term, if it is much smaller than the layer, and if all else of the term is zero or NaN."""
-    if term.pre_steps or not (spoils(term) or (isinstance(term, BasisTerm) and term.basis.compact)):
+    if not _separable(term):
         return None
     active = np.concatenate([coefficients(layer, term, part=part).any(axis=2) for part in blocks(term)])
-    if not active.any():
+    sources, destinations = (_hull(np.asarray(active.any(axis=axis))) for axis in (1, 0))
+    if not 0 < active[sources, destinations].size <= BLOCK_WORTH * active.size:
         return None
-    sources, destinations = (_hull(active.any(axis=axis)) for axis in (1, 0))
-    if active[sources, destinations].size > BLOCK_WORTH * active.size:
-        return None
-    kept = np.arange(layer.sources)[sources]
-    part = _select_sources(term, kept)
+    part = _select_sources(term, np.arange(layer.sources)[sources])
     if part is None:
         return None
     arrays = ("coef",) if isinstance(part, BasisTerm) else ("centre", "rate", "coef")
-    part = dataclasses.replace(part, **{name: getattr(part, name)[:, destinations] for name in arrays})
     small = dataclasses.replace(
         layer,
-        terms=(part,),
+        terms=(dataclasses.replace(part, **{name: getattr(part, name)[:, destinations] for name in arrays}),),
         mask=layer.mask[sources, destinations],
         bias=layer.bias[destinations],
         nan_spreads=layer.nan_spreads[sources, destinations],
@@ -175,9 +177,9 @@ def _block(layer: Layer, term: Term) -> Block | None:
 
 
 def _hull(active: npt.NDArray[np.bool_]) -> slice:
-    """The range from the first true entry to the last."""
+    """The range from the first true entry to the last; empty if there is none."""
     places = np.flatnonzero(active)
-    return slice(int(places[0]), int(places[-1]) + 1)
+    return slice(int(places.min(initial=len(active))), int(places.max(initial=-1)) + 1)
 
 
 def _select_sources(term: Term, kept: SourceIndices) -> Term | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.functions import wavelets
 from kanexport.graph import precision
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.precision import BYTES
@@ -110,18 +111,19 @@ def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
     coef = passes.coefficients(layer, term)
     for step in term.pre_steps:
         x = step.emit(g, x)
+    form = wavelets.weighted(g, term.function, term.centre, term.rate)
+    if form is not None:
+        x = wavelets.bounded(g, term.function, x, term.centre, term.rate)
     if term.functions == 1:
-        centre, rate, weight = (
-            term.centre[None, :, :, 0],
-            term.rate[None, :, :, 0],
-            coef[None, :, :, 0],
-        )
-        inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1), g.const(centre)), g.const(rate))
-        return g.mul(term.function.emit(g, inner), g.const(weight))
-    # [B, I, K, O]: sums over K then run over whole rows of O.
-    centre, rate, weight = (a.transpose(0, 2, 1)[None] for a in (term.centre, term.rate, coef))
-    inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1, 1), g.const(centre)), g.const(rate))
-    return g.mul(term.function.emit(g, inner), g.const(weight))
+        centre, rate, weight = (a[None, :, :, 0] for a in (term.centre, term.rate, coef))
+        x = g.reshape(x, 0, layer.sources, 1)
+    else:  # [B, I, K, O]: sums over K then run over whole rows of O.
+        centre, rate, weight = (a.transpose(0, 2, 1)[None] for a in (term.centre, term.rate, coef))
+        x = g.reshape(x, 0, layer.sources, 1, 1)
+    distance = g.sub(x, g.const(centre))
+    if form is not None:
+        return form(g, distance, rate, weight)
+    return g.mul(term.function.emit(g, g.mul(distance, g.const(rate))), g.const(weight))
 
 
 def symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:
