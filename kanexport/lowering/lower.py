@@ -19,8 +19,8 @@ from kanexport.contract.sections import Explanations
 from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
-from kanexport.ir.model import Kan, Layer
-from kanexport.lowering import passes, spline_forms, terms
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.lowering import interval_gather, passes, spline_forms, terms
 from kanexport.lowering.attribution import Anchor
 from kanexport.lowering.passes import Block
 
@@ -153,7 +153,8 @@ def serving_graph(
         with naming(at):
             for step in layer.pre_steps:
                 x = step.emit(g, x)
-            x = _sums(g, passes.live(layer), x, kernel=kernel)
+            carried = at > 0 and passes.carries_nan(kan.layers[at - 1], layer)
+            x = _sums(g, passes.live(layer), x, kernel=kernel, carried=carried)
             for step in layer.post_steps:
                 x = step.emit(g, x)
         last = at == len(kan.layers) - 1
@@ -163,11 +164,12 @@ def serving_graph(
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
 
 
-def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
-    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
+def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool, carried: bool) -> Value:
+    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias. `carried`: as `passes.carries_nan`
+    says."""
     taken = spline_forms.kernel_terms(layer, g.dtype) if kernel else None
     if taken is None:
-        total = _terms(g, layer, x)
+        total = _terms(g, layer, x, carried=carried)
     else:
         total = spline_forms.emit(g, layer, taken, x)
         for term in layer.terms:
@@ -182,16 +184,19 @@ def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
     return total
 
 
-def _terms(g: Graph, layer: Layer, x: Value) -> Value:
+def _terms(g: Graph, layer: Layer, x: Value, *, carried: bool) -> Value:
     """[B, I] -> [B, O]: the bias and all terms, for the sources that contribute."""
+    part, kept = passes.drop_idle_sources(layer)
+    rest, blocks = passes.separate(part)
+    if carried and kept is None and not blocks:
+        bias = g.const(layer.bias[None]) if passes.has_bias(layer) else None
+        return _summed(g, layer, x, bias)
     total = _start(g, layer, x)
-    layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
         x = g.gather(x, kept, axis=1)
-    layer, blocks = passes.separate(layer)
-    if layer.terms:
-        total = _summed(g, layer, x, total)
-    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x)), blocks, total)
+    if rest.terms:
+        total = _summed(g, rest, x, total)
+    return functools.reduce(lambda total, block: g.add(total, _block(g, part, block, x)), blocks, total)
 
 
 def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
@@ -199,7 +204,11 @@ def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
     if spline_forms.fits(g, layer):
         return spline_forms.summed(g, layer, x, total)
     for term in layer.terms:
-        total = terms.summed(g, layer, term, x, total)
+        if isinstance(term, BasisTerm) and interval_gather.fits(g, layer, term):
+            value = interval_gather.summed(g, layer, term, x)
+            total = value if total is None else g.add(total, value)
+        else:
+            total = terms.summed(g, layer, term, x, total)
     assert total is not None
     return total
 

@@ -53,7 +53,7 @@ from kanexport.graph.builder import Graph, Value
 from kanexport.graph.precision import FULL
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, Term
 from kanexport.lowering import passes, terms
-from kanexport.lowering.passes import FittedTerm
+from kanexport.lowering.passes import SILU, FittedTerm
 
 MANY = 20_000  # values [B, I] of one function, from which tensors apart are surely faster
 FUNCTIONS = 64  # of a term; more make thousands of operators, which take long to load
@@ -152,7 +152,7 @@ def _hats(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns:
     hats = g.hard_sigmoid(distance, alpha=-1 / step, beta=1.0)
     padded = np.pad(coefficients, ((0, 0), (0, 0), (2, 2)))
     second = padded[:, :, :-2] - 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
-    return [(hats, _flat(padded[:, :, 1:-1])), (g.pow(hats, 3.0), _flat(second / 6))]
+    return [(hats, _flat(padded[:, :, 1:-1])), (g.cube(hats), _flat(second / 6))]
 
 
 def _powers(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns:
@@ -242,9 +242,6 @@ def choices(away: Mapping[int, float]) -> list[tuple[int, ...]]:
     layer pass through all others."""
     every = tuple(away)
     return list(dict.fromkeys([every, every[1:], ()]))
-
-
-SILU = "silu"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
