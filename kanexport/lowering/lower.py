@@ -20,7 +20,7 @@ from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
 from kanexport.ir.model import BasisTerm, Kan, Layer
-from kanexport.lowering import interval_gather, passes, spline_forms, terms
+from kanexport.lowering import interval_gather, passes, spline_forms, symbolic_sums, terms
 from kanexport.lowering.attribution import Anchor
 from kanexport.lowering.passes import Block
 
@@ -167,6 +167,7 @@ def serving_graph(
 def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool, carried: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias. `carried`: as `passes.carries_nan`
     says."""
+    layer, edges = symbolic_sums.split(layer)
     taken = spline_forms.kernel_terms(layer, g.dtype) if kernel else None
     if taken is None:
         total = _terms(g, layer, x, carried=carried)
@@ -177,6 +178,8 @@ def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool, carried: bool) -> V
                 total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
+    if edges:
+        total = symbolic_sums.summed(g, layer, edges, x, total)
     if layer.nan_spreads.any() and not layer.nan_spreads.all():
         # Counted, because 0 * NaN would reach destinations that have no such edge.
         spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.nan_spreads))
