@@ -11,6 +11,8 @@ from typing import Any
 from kanexport.bundle import baseline
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
+from kanexport.ccode import generate, wasm
+from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import custom_ops
 from kanexport.contract.naming import UNNAMED, Names
 from kanexport.contract.sections import AS_TRAINED
@@ -30,7 +32,7 @@ class Request:
     """Export request: the checkpoint, its destination and options. `name`: if empty, the name of the checkpoint."""
 
     path: Path
-    repository: Path
+    repository: Path | None  # None: no version is written, only the C code
     name: str = ""
     version: int = 1
     family: str | None = None
@@ -51,6 +53,8 @@ class Request:
     optimize_for_batch: int = 0  # rows per batch; 0: a graph for small batches, and another for large ones if it pays
     kernel: bool = False  # with a graph by the operator of `contract.custom_ops`
     quantization: QuantizationOptions = NOTHING
+    code: Path | None = None  # the folder for C code of the network
+    wasm: bool = False  # with a WebAssembly module of it
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -96,6 +100,20 @@ class Request:
         if self.kernel and self.quantization != NOTHING:
             raise OptionError(
                 "--kernel cannot be combined with --quantize: the operator computes with float32 weights",
+                code="arguments-conflict",
+                hint="remove one of the two",
+            )
+
+    def check_code(self, name: str) -> None:
+        """Raises OptionError for C code that does not fit the other options. `name`: of the model."""
+        if self.code is None:
+            return
+        generate.check(self.code, name, self.dtype)
+        if self.wasm:
+            wasm.check()
+        if self.quantization != NOTHING:
+            raise OptionError(
+                "--c cannot be combined with --quantize, which changes the graphs",
                 code="arguments-conflict",
                 hint="remove one of the two",
             )
@@ -146,4 +164,19 @@ def document(result: Result) -> dict[str, Any]:
         "explanations": dataclasses.asdict(manifest.explanations),
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),
+        "c": None if result.code is None else _code(result.code),
+    }
+
+
+def _code(code: CodeFiles) -> dict[str, Any]:
+    return {
+        "files": {name: len(data) for name, data in code.files.items()},
+        "compiler": code.compiler,
+        "zones": [dataclasses.asdict(zone) for zone in code.zones],
+        "explain": code.contributes,
+        "explained": code.explained,
+        "tables": code.code.tables,
+        "explain_tables": code.code.explain_tables,
+        "stack": dict(code.code.stack),
+        "notes": list(code.notes),
     }

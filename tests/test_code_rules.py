@@ -94,6 +94,10 @@ OPENS = {
     # The repository that the user names; the program renames whole folders in it.
     "kanexport/bundle/repository.py": {"os.mkdir", "os.rename", "mkdir"},
     "service/kanserve/cli/inventory.py": {"os.mkdir", "os.rename", "mkdir"},
+    # A private folder for one compilation; the folder for C code that the user names.
+    "kanexport/ccode/compiled.py": {"tempfile.TemporaryDirectory", "shutil.which", "write_text"},
+    "kanexport/ccode/generate.py": {"mkdir"},
+    "kanexport/ccode/wasm.py": {"tempfile.TemporaryDirectory", "write_text", "read_bytes"},
     "kanexport/contract/cli/console.py": {"open"},  # a descriptor
     "kanexport/contract/cli/program.py": {"os.open"},  # /dev/null
     "kanexport/torch_export/borrowed_module.py": {"resolve"},  # where this package is, for a traceback

@@ -97,6 +97,24 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def code_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for C code."""
+    add = parser.add_argument_group("C code").add_argument
+    add(
+        "--c",
+        type=Path,
+        metavar="DIR",
+        help="write DIR/NAME.c and DIR/NAME.h: the network as C99 without dependencies, verified if a C compiler is "
+        "installed; also export to a repository only if --repository names one",
+    )
+    add(
+        "--wasm",
+        action="store_true",
+        help="with --c: also write DIR/NAME.wasm, the same code as a WebAssembly module for `kanserve report "
+        "--interactive`; needs the extra wasm",
+    )
+
+
 def quantization(args: argparse.Namespace) -> QuantizationOptions:
     """Options of the quantization. Raises OptionError."""
     rows = None if args.calibration is None else baseline.load(args.calibration, CALIBRATION)

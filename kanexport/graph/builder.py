@@ -183,20 +183,22 @@ class Graph:
         self._nodes.append(node)
         return Value(output)
 
-    def spline_layer(self, *inputs: Value, shape: int, **attributes: Any) -> Value:
-        """[B, shape]: the operator of `custom_ops`, without a check; kernel/src/operator.cpp documents its
-        arguments."""
+    def spline_layer(
+        self, *inputs: Value, shape: tuple[int, ...], kind: str = custom_ops.OPERATOR, **attributes: Any
+    ) -> Value:
+        """[B, *shape]: the operator of `custom_ops`, or another `kind` with the same arguments, without a check;
+        kernel/src/operator.cpp documents them."""
         self._count += 1
         output = f"splines{self._count}"
         node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
-            custom_ops.OPERATOR,
+            kind,
             [value.name for value in inputs],
             [output],
             name=output,
             domain=custom_ops.DOMAIN,
             **attributes,
         )
-        declared = _tensor_info(output, self.dtype, ("batch", shape))
+        declared = _tensor_info(output, self.dtype, ("batch", *shape))
         self._types[output] = declared.type
         self._foreign.append(node)
         self._nodes.append(node)

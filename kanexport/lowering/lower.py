@@ -235,16 +235,19 @@ def naming(at: int) -> Iterator[None]:
 EDGES = "edges"
 
 
-def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes:
+def edge_graph(
+    layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None, *, kernel: bool = False
+) -> bytes:
     """A graph from the input vector of a layer [B, width], named `name`, to the values of its edges [B, I, O], named
     EDGES, and to the part of each term, with the names of `term_tensors`; in "float32" or "float64". `weights`: as
-    in `Graph`. Raises InvalidKan for a weight that is too large."""
+    in `Graph`. `kernel`: only EDGES, with splines by `spline_forms.EDGES_OPERATOR`. Raises InvalidKan for a weight
+    that is too large."""
     g = Graph("edges", dtype, weights)
     g.small_values = False
     x = g.input(name, width)
     for step in layer.pre_steps:
         x = step.emit(g, x)
-    total, parts = _edge_values(g, layer, x)
+    total, parts = (_kernel_edges(g, layer, x), {}) if kernel else _edge_values(g, layer, x)
     shape: tuple[int, ...] = (layer.sources, layer.destinations)
     return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
 
@@ -267,6 +270,19 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Val
         parts.append(_symbolic_edges(g, live, x))
     parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
     return _spoilt(g, live, x, functools.reduce(g.add, parts)), named
+
+
+def _kernel_edges(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I] -> [B, I, O]: every edge by itself, with the terms of the custom operator by its form for edges."""
+    live = passes.live(layer)
+    taken = spline_forms.kernel_terms(live, g.dtype)
+    if taken is None:
+        return _edge_values(g, layer, x)[0]
+    others = [term for term in live.terms if term not in (taken.spline, taken.base)]
+    parts = [spline_forms.emit(g, live, taken, x, edges=True), *(terms.by_edge(g, live, term, x) for term in others)]
+    if live.symbolic:
+        parts.append(_symbolic_edges(g, live, x))
+    return _spoilt(g, live, x, functools.reduce(g.add, parts))
 
 
 def _spoilt(g: Graph, layer: Layer, x: Value, total: Value) -> Value:

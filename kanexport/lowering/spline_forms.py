@@ -284,9 +284,14 @@ def kernel_terms(layer: Layer, dtype: npt.DTypeLike) -> KernelTerms | None:
     return None
 
 
-def emit(g: Graph, layer: Layer, part: KernelTerms, x: Value) -> Value:
+EDGES_OPERATOR = "SplineEdges"  # the arguments of the custom operator; the result is its terms before the sums
+
+
+def emit(g: Graph, layer: Layer, part: KernelTerms, x: Value, *, edges: bool = False) -> Value:
     """[B, I] -> [B, O]: those terms, summed over the sources, the bias, and NaN in rows with a source that is not
-    finite, if that spreads to all destinations."""
+    finite, if that spreads to all destinations.
+
+    edges  [B, I, O] instead: those terms of every edge, for a compiler of graphs; no runtime has this operator"""
     spline, sources, destinations = part.spline, layer.sources, layer.destinations
     inputs = [
         x,
@@ -298,7 +303,8 @@ def emit(g: Graph, layer: Layer, part: KernelTerms, x: Value) -> Value:
         inputs.append(terms.weight_matrix(g, layer, part.base, sources, destinations))
     return g.spline_layer(
         *inputs,
-        shape=destinations,
+        shape=(sources, destinations) if edges else (destinations,),
+        kind=EDGES_OPERATOR if edges else custom_ops.OPERATOR,
         degree=part.basis.degree,
         scale=1 / part.basis.emitted_scale(g),  # the coefficients are the portable graph's
         base=SILU if part.base is not None else "",
