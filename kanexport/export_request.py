@@ -15,15 +15,17 @@ from kanexport.ccode import generate, wasm
 from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import custom_ops
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED
+from kanexport.contract.sections import AS_TRAINED, INT8
 from kanexport.errors import OptionError
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
+from kanexport.quantization import options as quantization
 from kanexport.quantization.options import NOTHING, QuantizationOptions
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
+CODE_ERRORS = {"float32": 0.0, "int16": 5e-4, "int8": quantization.MAX_ERROR[INT8]}  # of the C code, relative
 MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into pieces of about so many, or fewer
 
 
@@ -55,6 +57,7 @@ class Request:
     quantization: QuantizationOptions = NOTHING
     code: Path | None = None  # the folder for C code of the network
     wasm: bool = False  # with a WebAssembly module of it
+    storage: str = "float32"  # of the coefficients in C, a key of `ccode.integer_tables.STORAGE`
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -103,6 +106,11 @@ class Request:
                 code="arguments-conflict",
                 hint="remove one of the two",
             )
+
+    @property
+    def code_tolerance(self) -> float:
+        """The allowed relative error of the outputs of the C code."""
+        return max(self.tolerance, CODE_ERRORS[self.storage])
 
     def check_code(self, name: str) -> None:
         """Raises OptionError for C code that does not fit the other options. `name`: of the model."""

@@ -72,14 +72,14 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     )
     if request.code is None:
         return publish(target, model)
-    code = _code(graphs, target, model, with_module=request.wasm)
+    code = _code(graphs, target, model, request)
     result = publish(target, model)
     code.write(request.code)
     folder = request.code if request.repository is None else result.directory
     return dataclasses.replace(result, code=code, directory=folder)
 
 
-def _code(graphs: Graphs, target: Target, model: VerifiedModel, *, with_module: bool) -> CodeFiles:
+def _code(graphs: Graphs, target: Target, model: VerifiedModel, request: Request) -> CodeFiles:
     """C code of the network, verified if there is a compiler. Raises InvalidKan and VerificationFailed."""
     facts = generate.Facts(
         name=target.name,
@@ -87,10 +87,11 @@ def _code(graphs: Graphs, target: Target, model: VerifiedModel, *, with_module: 
         family=model.source.family,
         files=model.source.files,
         names=target.names,
-        tolerance=target.tolerance,
+        tolerance=request.code_tolerance,
+        storage=request.storage,
         mean=() if target.baseline is None else baseline.mean(target.baseline, model.signature, target.names),
     )
-    return generate.generate(graphs.kan, graphs.lowered, graphs.layers, facts, with_module=with_module)
+    return generate.generate(graphs.kan, graphs.lowered, graphs.layers, facts, with_module=request.wasm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

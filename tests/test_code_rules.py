@@ -122,6 +122,7 @@ OPENS = {
     "service/kanserve/repository/layout.py": {"resolve"},  # the user's repository, and a ConfigMap's link
     "service/kanserve/sandbox/process.py": {"write_text", "read_text"},  # /proc
     "service/kanserve/rest/ui.py": {"read_bytes"},  # files of the package
+    "service/kanserve/report/interactive.py": {"read_text"},  # a file of the package
     "service/kanserve/server/supervisor.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
 }
 

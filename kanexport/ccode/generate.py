@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.ccode import compiled, network, source, wasm
+from kanexport.ccode import compiled, integer_tables, network, source, wasm
 from kanexport.ccode.compiled import Program
 from kanexport.ccode.source import Code
 from kanexport.contract import atomic
@@ -30,13 +30,14 @@ from kanexport.verify.test_points import EDGE_BUDGET
 Array = npt.NDArray[np.float64]
 
 LISTED = 40  # inputs and outputs that a comment names
+DRAWS = 16  # times the rows of the verification, for rounded coefficients
 NOT_COMPILED = "not compiled: no C compiler is installed (CC, cc, gcc, clang)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the comments of the files say about a model, and the tolerance of its outputs. `mean`: of the baseline
-    rows, if there are any."""
+    """Facts for the comments of the files, and the tolerance of the outputs. `mean`: of the baseline
+    rows, if there are any. `storage`: of the coefficients of splines, a key of `integer_tables.STORAGE`."""
 
     name: str
     version: int
@@ -45,6 +46,7 @@ class Facts:
     names: Names
     tolerance: float
     mean: Sequence[float] = ()
+    storage: str = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class CodeFiles:
         if not self.compiler:
             return NOT_COMPILED
         worst = max(zone.outputs_max_rel for zone in self.zones)
-        return f"compiled by {self.compiler}; largest relative error against float64 {worst:.1e}"
+        return f"compiled by {self.compiler}; largest relative error of outputs and contributions {worst:.1e}"
 
     def write(self, directory: Path) -> None:
         """Write the files to a folder, which may not exist. Raises RepositoryError."""
@@ -110,24 +112,29 @@ def generate(
     InvalidKan for an operator without C, OptionError without the compiler of the module, and VerificationFailed if the
     code differs from the float64 evaluation."""
     chosen, row = network.reference(layers, kan.n_inputs, facts.mean)
+    anchor: Anchor | None = None
+    own: Anchor | None = (
+        None  # with the coefficients of the code, so that differences from the reference are consistent
+    )
     try:
-        anchor: Anchor | None = attribution.anchor(kan, row)
+        anchor, own = (attribution.anchor(part, row) for part in (kan, integer_tables.rounded(kan, facts.storage)))
         explained = chosen
     except NoContributions as error:
-        anchor, explained = None, str(error)
-    predict, explain = network.network(kan, lowered.node_tensors, anchor)
+        explained = str(error)
+    predict, explain = network.network(kan, lowered.node_tensors, own)
     model = source.Model(
         name=facts.name,
         inputs=kan.n_inputs,
         outputs=kan.n_outputs,
         predict=predict,
         explain=explain,
-        base=() if anchor is None else anchor.base.tolist(),
+        base=() if own is None else own.base.tolist(),
         about=_about(kan, facts),
+        storage=facts.storage,
         usage=[*_tensors(kan, facts.names), *_usage(facts.name, explained, row, contributes=anchor is not None)],
     )
     code = source.write(model)
-    command, zones, notes = _verified(kan, lowered, anchor, code, facts.tolerance)
+    command, zones, notes = _verified(kan, lowered, anchor, code, facts)
     files = {f"{facts.name}.c": code.text.encode(), f"{facts.name}.h": code.header.encode()}
     if with_module:
         files[f"{facts.name}.wasm"] = wasm.module(code, _module_facts(model, facts, explained, row))
@@ -157,7 +164,7 @@ def _module_facts(model: source.Model, facts: Facts, explained: str, row: Array)
 
 
 def _verified(
-    kan: Kan, lowered: Lowered, anchor: Anchor | None, code: Code, tolerance: float
+    kan: Kan, lowered: Lowered, anchor: Anchor | None, code: Code, facts: Facts
 ) -> tuple[str, tuple[Zone, ...], tuple[str, ...]]:
     command = compiled.compiler()
     if not command:
@@ -165,9 +172,11 @@ def _verified(
     with compiled.program(code, kan.n_inputs, kan.n_outputs, command) as program:
 
         def prover(subject: Subject) -> CodeProver:
-            return CodeProver(subject, lowered, anchor, program, tolerance)
+            return CodeProver(subject, lowered, anchor, program, facts.tolerance)
 
-        zones, notes = verify.verify_other(kan, prover, f"{code.name}.c", hint="")
+        draws = 1 if facts.storage == "float32" else DRAWS
+        hint = "; or use larger --c-tables"
+        zones, notes = verify.verify_other(kan, prover, f"{code.name}.c", hint=hint, draws=draws)
         return program.command, zones, notes
 
 

@@ -60,11 +60,12 @@ class Code:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What is written: the nodes of the results, and comments for the reader.
+    """Content of the files: the nodes of the results, and comments for the reader.
 
     predict  [1, outputs]
     explain  [1, outputs, inputs], or None
     base     the outputs that the contributions add up from
+    storage  of the coefficients of splines, a key of `integer_tables.STORAGE`
     about    lines of the comment at the top of both files
     usage    further lines of the header's comment
     """
@@ -77,6 +78,7 @@ class Model:
     base: Sequence[float]
     about: Sequence[str]
     usage: Sequence[str]
+    storage: str = "float32"
 
 
 def check_name(name: str) -> None:
@@ -121,7 +123,7 @@ class _File:
 
     def __post_init__(self) -> None:
         self.tables = Tables(self.model.name)
-        self.routines = SplineRoutines(self.model.name, self.tables)
+        self.routines = SplineRoutines(self.model.name, self.tables, self.model.storage)
 
     def function(self, user: str, result: Node, name: str) -> int:
         """Write a function. Returns its bytes on the stack."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.ccode.integer_tables import STORAGE, Codes
 from kanexport.ccode.nodes import Array, Splines
 from kanexport.ccode.tables import Tables, literal
 
@@ -94,11 +95,29 @@ def _piece(knots: Floats, function: int, degree: int, cell: int) -> Floats:
     return total
 
 
-class SplineRoutines:
-    """C functions of the splines of a file, each written once. `users`: the functions that call each."""
+@dataclass(frozen=True, slots=True)
+class LayerTables:
+    """Names of the tables of a layer.
 
-    def __init__(self, prefix: str, tables: Tables) -> None:
-        self._prefix, self._tables = prefix, tables
+    type     of the coefficients in C
+    base     the weights of the base branch, or ""
+    rows     the scale of each source, or "" if the coefficients are floats
+    columns  the scale of each output
+    """
+
+    type: str
+    coef: str
+    base: str = ""
+    rows: str = ""
+    columns: str = ""
+
+
+class SplineRoutines:
+    """C functions of the splines of a file, each written once. `users`: the functions that call each. `storage`: of the
+    coefficients, a key of `STORAGE`."""
+
+    def __init__(self, prefix: str, tables: Tables, storage: str) -> None:
+        self._prefix, self._tables, self._storage = prefix, tables, storage
         self._names: dict[tuple[object, ...], str] = {}
         self.texts: dict[str, list[str]] = {}
         self.users: dict[str, set[str]] = {}
@@ -108,13 +127,28 @@ class SplineRoutines:
         edges = node.start is None
         basis = Basis(node.knots, node.degree, node.scale)
         own = self._basis(basis, node.coef.size)
-        base = None if node.weights is None else self._tables.table(node.weights)
-        coef = self._tables.table(np.ascontiguousarray(node.coef.transpose(1, 0, 2)))
-        name = self._named(("edges" if edges else "layer", own, coef, base, node.spreads))
+        layer = self._layer(node)
+        name = self._named(("edges" if edges else "layer", own, layer, node.spreads))
         self.users[name].add(self._tables.user)
         if not self.texts[name]:
-            self.texts[name] = list(_layer(name, own, node, basis, coef, base, self._prefix))
+            self.texts[name] = list(_layer(name, own, node, basis, layer, self._prefix))
         return name
+
+    def _layer(self, node: Splines) -> LayerTables:
+        """The tables of the coefficients."""
+        coef, weights, table = node.coef.transpose(1, 0, 2), node.weights, self._tables.table
+        limit = STORAGE[self._storage]
+        if not limit:
+            return LayerTables("float", table(coef), "" if weights is None else table(weights))
+        codes = Codes.of(coef, weights, limit)
+        numbers, functions = codes.numbers.astype(self._storage), len(node.coef)
+        return LayerTables(
+            "short" if numbers.dtype == np.int16 else "signed char",
+            table(numbers[:, :functions]),
+            "" if weights is None else table(numbers[:, functions]),
+            table(codes.rows.astype(np.float32)),
+            table(codes.columns.astype(np.float32)),
+        )
 
     def _named(self, key: tuple[object, ...]) -> str:
         if key not in self._names:
@@ -222,41 +256,64 @@ def _by_recursion(name: str, basis: Basis, knots: str) -> Iterator[str]:
     yield "}"
 
 
-def _layer(name: str, own: str, node: Splines, basis: Basis, coef: str, base: str | None, prefix: str) -> Iterator[str]:
+def _layer(name: str, own: str, node: Splines, basis: Basis, tables: LayerTables, prefix: str) -> Iterator[str]:
     """The function of a layer: sums of all sources, or every edge."""
     functions, sources, outputs = node.coef.shape
+    by_output, at = (f" * {outputs}", "o") if outputs > 1 else ("", "")
     yield f"static void {name}(const float *restrict x, float *restrict y)"
     yield "{"
-    if node.spreads:
-        yield "    float spread = 0.0f;"
+    yield from _sums(node, tables)
     yield f"    for (int i = 0; i < {sources}; i++) {{"
     yield f"        float w[{basis.live}];"
-    call = f"{own}(x[i], {'i, ' if len(basis.knots) > 1 else ''}w)"
-    by_output, at = (f" * {outputs}", "o") if outputs > 1 else ("", "")
-    row = f"i * {functions} + {call}"
-    yield f"        const float *c = {coef} + {f'({row}){by_output}' if by_output else row};"
+    row = f"i * {functions} + {own}(x[i], {'i, ' if len(basis.knots) > 1 else ''}w)"
+    yield f"        const {tables.type} *c = {tables.coef} + {f'({row}){by_output}' if by_output else row};"
     terms = [f"w[{r}] * c[{_sum(r * outputs, at)}]" for r in range(basis.live)]
-    if base is not None:
-        yield f"        const float *v = {base} + i{by_output};"
-        yield f"        const float b = {prefix}_silu(x[i]);"
+    yield from _scaled(basis, tables)
+    if tables.base:
+        yield f"        const {tables.type} *v = {tables.base} + i{by_output};"
+        yield f"        const float b = {prefix}_silu(x[i]){f' * {tables.rows}[i]' if tables.rows else ''};"
         terms.append(f"b * v[{_sum(0, at)}]")
-    yield from _summed(node, terms, at, by_output)
+    write = _edges if node.start is None else _summed
+    yield from write(node, " + ".join(terms), tables, at)
 
 
-def _summed(node: Splines, terms: list[str], at: str, by_output: str) -> Iterator[str]:
-    """The loop over the outputs, and the rest of the function. `at`: the variable of an output; "" for a single one."""
-    outputs, edges = node.coef.shape[2], node.start is None
-    target = f"y[i{by_output}{f' + {at}' if at else ''}] =" if edges else f"y[{_sum(0, at)}] +="
-    loop = f"for (int o = 0; o < {outputs}; o++) " if at else ""
-    yield f"        {loop}{target} {' + '.join(terms)};"
+def _sums(node: Splines, tables: LayerTables) -> Iterator[str]:
+    if node.spreads:
+        yield "    float spread = 0.0f;"
+    if tables.rows and node.start is not None:
+        yield f"    float s[{node.coef.shape[2]}] = {{0.0f}};"
+
+
+def _scaled(basis: Basis, tables: LayerTables) -> Iterator[str]:
+    if tables.rows:
+        yield f"        for (int r = 0; r < {basis.live}; r++) w[r] *= {tables.rows}[i];"
+
+
+def _edges(node: Splines, terms: str, tables: LayerTables, at: str) -> Iterator[str]:
+    """The rest of a function that writes every edge. `at`: the variable of an output; "" for a single one."""
+    outputs = node.coef.shape[2]
+    loop, place = (f"for (int o = 0; o < {outputs}; o++) ", f"i * {outputs} + o") if at else ("", "i")
+    scaled = f"{tables.columns}[{_sum(0, at)}] * ({terms})" if tables.rows else terms
+    yield f"        {loop}y[{place}] = {scaled};"
+    yield "    }"
+    yield "}"
+
+
+def _summed(node: Splines, terms: str, tables: LayerTables, at: str) -> Iterator[str]:
+    """The rest of a function that adds up the edges. `at`: as above."""
+    own = f"[{_sum(0, at)}]"
+    loop = f"for (int o = 0; o < {node.coef.shape[2]}; o++) " if at else ""
+    yield f"        {loop}{'s' if tables.rows else 'y'}{own} += {terms};"
     if node.spreads:
         yield "        spread += x[i] - x[i];"
     yield "    }"
-    if node.spreads:
-        yield f"    {loop}y[{_sum(0, at)}] += spread;"
+    rest = [f"s{own} * {tables.columns}{own}"] if tables.rows else []
+    rest += ["spread"] if node.spreads else []
+    if rest:
+        yield f"    {loop}y{own} += {' + '.join(rest)};"
     yield "}"
 
 
 def _sum(number: int, variable: str) -> str:
-    """C of a number plus a variable, either of which may be absent."""
+    """C of a number plus a variable. A zero or an empty name is left out."""
     return " + ".join(filter(None, (str(number) if number or not variable else "", variable)))

@@ -41,6 +41,7 @@ class Table:
         yield "};"
 
 
+STORED = {np.dtype(np.int8): "signed char", np.dtype(np.int16): "short"}  # of coefficients, whatever their values
 SIZES = {"float": 4, "unsigned char": 1, "signed char": 1, "short": 2, "unsigned short": 2, "int": 4}
 
 
@@ -115,8 +116,8 @@ def _type(flat: Array) -> str:
     """The smallest C type for the values of a table."""
     if flat.dtype.kind == "f":
         return "float"
-    if flat.dtype == np.int8:
-        return "signed char"
+    if flat.dtype in STORED:
+        return STORED[flat.dtype]
     low, high = int(flat.min(initial=0)), int(flat.max(initial=0))
     limits: Iterable[tuple[str, int, int]] = (
         ("unsigned char", 0, 255),

@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
     add("path", nargs="?", type=Path, metavar="checkpoint", help="checkpoint file, or prefix of a pykan checkpoint")
-    add("--repository", type=Path, help="model repository (default: models; none with --c)")
+    add("--repository", type=Path, default=REPOSITORY, help="model repository (default: models; none with --c)")
     add("--name", default="", help="model name (default: the name of the checkpoint)")
     add("--version", type=int, default=1, help="version number (default: 1)")
     _facts(parser)
@@ -226,8 +226,9 @@ def _check_folder(args: argparse.Namespace) -> None:
                 code="argument-not-for-folder",
                 hint="export the checkpoints one by one",
             )
-    if args.wasm and args.c is None:
-        raise OptionError("--wasm needs --c", code="option-needs-other", hint="name a folder with --c DIR")
+    if args.c is None and (args.wasm or args.c_tables != "float32"):
+        flag = "--wasm" if args.wasm else "--c-tables"
+        raise OptionError(f"{flag} needs --c", code="option-needs-other", hint="name a folder with --c DIR")
     if args.report is not None and not args.recursive:
         raise OptionError(
             "--report needs --recursive", code="option-needs-other", hint="add --recursive, or remove --report"
@@ -236,7 +237,8 @@ def _check_folder(args: argparse.Namespace) -> None:
 
 def _repository(args: argparse.Namespace) -> Path | None:
     """The repository; None if only C code is written."""
-    return args.repository or (None if args.c is not None else REPOSITORY)
+    unnamed: bool = args.repository is REPOSITORY
+    return None if unnamed and args.c is not None else args.repository
 
 
 def _request(args: argparse.Namespace) -> Request:
@@ -246,6 +248,7 @@ def _request(args: argparse.Namespace) -> Request:
         repository=_repository(args),
         code=args.c,
         wasm=args.wasm,
+        storage=args.c_tables,
         name=args.name,
         version=args.version,
         family=args.family,

@@ -26,7 +26,7 @@ class WasmModuleError(CodedError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleFacts:
-    """What a module computes.
+    """Facts about the model in a module.
 
     sources    sha256 of each file of the checkpoint, by name
     base       outputs at the reference row; empty if the module has no contributions
