@@ -17,66 +17,42 @@
 #include <string>
 #include <vector>
 
-#define ORT_API_MANUAL_INIT
-#include "onnxruntime_cxx_api.h"
-#undef ORT_API_MANUAL_INIT
-
 #include "layer.h"
+#include "ort_abi.h"
 
 namespace {
 
 using kanserve::Layer;
 using kanserve::Scratch;
 
-constexpr uint32_t kApi = 17;  // what of the runtime's interface is used here is in it; any newer runtime has it too
+using ort::Matrix;
+
 enum Input : size_t { kX, kStart, kKnots, kCoef, kWeights, kInputs };
 
-OrtStatus* failure(const char* what) { return Ort::GetApi().CreateStatus(ORT_INVALID_ARGUMENT, what); }
-
-// What `work` throws, as a status: nothing may be thrown through the runtime.
+// The exception that `work` throws, as a status: nothing may be thrown through the runtime.
 template <typename Work>
-OrtStatus* guarded(Work work) noexcept {
+ort::Status* guarded(Work work) noexcept {
   try {
     work();
     return nullptr;
   } catch (const std::bad_alloc&) {
-    return Ort::GetApi().CreateStatus(ORT_FAIL, "SplineLayer: failed to allocate memory");
+    return ort::status(ort::kFail, "SplineLayer: failed to allocate memory");
   } catch (const std::exception& error) {
-    return failure(error.what());
+    return ort::status(ort::kInvalidArgument, error.what());
   } catch (...) {
-    return failure("SplineLayer: failed");
+    return ort::status(ort::kFail, "SplineLayer: failed");
   }
 }
 
-struct Matrix {
-  const float* data;
-  int64_t rows, columns;
-};
-
-Matrix matrix(const Ort::ConstValue& value, const char* name) {
-  const auto info = value.GetTensorTypeAndShapeInfo();
-  const auto shape = info.GetShape();
-  if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || shape.size() != 2 || shape[0] < 0 || shape[1] < 0)
-    throw std::invalid_argument(std::string("SplineLayer: ") + name + " is no matrix of float32");
-  return {value.GetTensorData<float>(), shape[0], shape[1]};
-}
-
-Matrix constant(const Ort::ConstKernelInfo& info, Input at, const char* name) {
-  int is_constant = 0;
-  const auto value = info.GetTensorConstantInput(at, &is_constant);
-  if (!is_constant) throw std::invalid_argument(std::string("SplineLayer: ") + name + " is no constant");
-  return matrix(value, name);
-}
-
-Layer prepared(const Ort::ConstKernelInfo& info) {
-  const Matrix knots = constant(info, kKnots, "knots"), coef = constant(info, kCoef, "coef");
+Layer prepared(const ort::Info* info) {
+  const Matrix knots = ort::constant(info, kKnots, "SplineLayer: knots"), coef = ort::constant(info, kCoef, "SplineLayer: coef");
   kanserve::Tensors t{};
-  const int64_t degree = info.GetAttribute<int64_t>("degree");
+  const int64_t degree = ort::integer(info, "degree");
   if (degree < 1 || degree > 3) throw std::invalid_argument("SplineLayer: degree is not 1 to 3");
   t.degree = static_cast<int>(degree);
-  t.scale = info.GetAttribute<float>("scale");
-  t.spreads = info.GetAttribute<int64_t>("nan_spreads") != 0;
-  const std::string base = info.GetAttribute<std::string>("base");
+  t.scale = ort::number(info, "scale");
+  t.spreads = ort::integer(info, "nan_spreads") != 0;
+  const std::string base = ort::text(info, "base");
   if (!base.empty() && base != "silu") throw std::invalid_argument("SplineLayer: base is neither \"\" nor \"silu\"");
   t.base = base.empty() ? kanserve::Base::kNone : kanserve::Base::kSilu;
   t.knots = knots.data;
@@ -89,7 +65,7 @@ Layer prepared(const Ort::ConstKernelInfo& info) {
   t.sources = coef.rows / t.functions;
   t.outputs = coef.columns;
   if (!base.empty()) {
-    const Matrix weights = constant(info, kWeights, "weights");
+    const Matrix weights = ort::constant(info, kWeights, "SplineLayer: weights");
     if (weights.rows != t.sources || weights.columns != t.outputs)
       throw std::invalid_argument("SplineLayer: weights are not [sources, outputs]");
     t.weights = weights.data;
@@ -99,24 +75,21 @@ Layer prepared(const Ort::ConstKernelInfo& info) {
 
 class Kernel {
  public:
-  explicit Kernel(const OrtKernelInfo* info) : layer_(prepared(Ort::ConstKernelInfo(info))) {}
+  explicit Kernel(const ort::Info* info) : layer_(prepared(info)) {}
 
-  void run(OrtKernelContext* given) {
-    Ort::KernelContext context(given);
-    const Matrix x = matrix(context.GetInput(kX), "x"), start = matrix(context.GetInput(kStart), "start");
+  void run(ort::Context* context) {
+    const Matrix x = ort::input(context, kX, "SplineLayer: x"), start = ort::input(context, kStart, "SplineLayer: start");
     if (x.columns != layer_.sources) throw std::invalid_argument("SplineLayer: x has another number of sources");
     if (start.columns != layer_.outputs || (start.rows != 1 && start.rows != x.rows))
       throw std::invalid_argument("SplineLayer: start is not [1 or rows, outputs]");
-    const int64_t shape[] = {x.rows, layer_.outputs};
-    float* y = context.GetOutput(0, shape, 2).GetTensorMutableData<float>();
+    float* y = ort::output(context, 0, x.rows, layer_.outputs);
     Job job(this, x, start, y);
     const int64_t parts = (x.rows + kanserve::kRows - 1) / kanserve::kRows;
     if (parts <= 1) {
       job.part(0);
     } else {
       const auto part = [](void* of, size_t at) { static_cast<const Job*>(of)->part(static_cast<int64_t>(at)); };
-      Ort::ThrowOnError(Ort::GetApi().KernelContext_ParallelFor(given, part, static_cast<size_t>(parts), 0,
-                                                                &job));
+      ort::parallel(context, static_cast<size_t>(parts), part, &job);
       if (job.failed) throw std::bad_alloc();
     }
   }
@@ -165,60 +138,54 @@ class Kernel {
   std::vector<std::unique_ptr<Scratch>> idle_;  // as many as runs were ever at it at once
 };
 
-struct Operator : OrtCustomOp {
-  Operator() : OrtCustomOp{} {
-    version = kApi;
-    GetName = [](const OrtCustomOp*) { return "SplineLayer"; };
-    GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
-    GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kInputs; };
-    GetInputType = [](const OrtCustomOp*, size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
-    GetInputCharacteristic = [](const OrtCustomOp*, size_t at) {
-      return at == kWeights ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
-    };
-    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-    GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
-    GetOutputType = [](const OrtCustomOp*, size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
-    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
-    GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
-    GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
-    GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
-    GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
-    GetStartVersion = [](const OrtCustomOp*) { return 1; };
-    GetEndVersion = [](const OrtCustomOp*) { return 1; };
-    CreateKernelV2 = [](const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** kernel) -> OrtStatusPtr {
+struct Operator : ort::CustomOp {
+  Operator() {
+    using Op = const ort::CustomOp*;
+    name = [](Op) { return "SplineLayer"; };
+    provider = [](Op) { return "CPUExecutionProvider"; };
+    input_count = [](Op) -> size_t { return kInputs; };
+    input_type = [](Op, size_t) { return ort::kFloat; };
+    input_characteristic = [](Op, size_t at) { return at == kWeights ? ort::kOptional : ort::kRequired; };
+    input_memory = [](Op, size_t) { return ort::kDefaultMemory; };
+    output_count = [](Op) -> size_t { return 1; };
+    output_type = [](Op, size_t) { return ort::kFloat; };
+    output_characteristic = [](Op, size_t) { return ort::kRequired; };
+    variadic_input_least = variadic_input_same = variadic_output_least = variadic_output_same = [](Op) { return 0; };
+    first_version = last_version = [](Op) { return 1; };
+    create_kernel_v2 = [](Op, ort::Api*, const ort::Info* info, void** kernel) -> ort::Status* {
       *kernel = nullptr;
       return guarded([&] { *kernel = new Kernel(info); });
     };
-    KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatusPtr {
+    compute_v2 = [](void* kernel, ort::Context* context) -> ort::Status* {
       return guarded([&] { static_cast<Kernel*>(kernel)->run(context); });
     };
-    KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   }
 };
 
 const Operator kOperator;
-OrtCustomOpDomain* domain = nullptr;
+ort::Domain* domain = nullptr;
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
-                                                                               const OrtApiBase* base) {
-  const OrtApi* api = base->GetApi(kApi);
-  if (!api) return nullptr;  // a runtime before 1.17: it will say that it does not know the operator
+extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options,
+                                                                                const ort::ApiBase* base) {
+  ort::Api* table = base->get_api(ort::kVersion);
+  if (!table) return nullptr;  // an older runtime: its message names the operator that it does not know
   static std::mutex mutex;
   const std::lock_guard<std::mutex> hold(mutex);
   if (!domain) {
-    Ort::Global<void>::api_ = api;
-    OrtCustomOpDomain* made = nullptr;
-    if (OrtStatus* status = api->CreateCustomOpDomain("kanserve", &made)) return status;
-    if (OrtStatus* status = api->CustomOpDomain_Add(made, &kOperator)) {
-      api->ReleaseCustomOpDomain(made);
-      return status;
+    ort::table = table;
+    ort::Domain* created = nullptr;
+    if (auto* error = ort::call<const char*, ort::Domain**>(ort::CreateCustomOpDomain, "kanserve", &created)) return error;
+    if (auto* error = ort::call<ort::Domain*, const ort::CustomOp*>(ort::CustomOpDomain_Add, created, &kOperator)) {
+      ort::release(ort::ReleaseCustomOpDomain, created);
+      return error;
     }
-    domain = made;
+    domain = created;
   }
-  return api->AddCustomOpDomain(options, domain);
+  return ort::call<ort::SessionOptions*, ort::Domain*>(ort::AddCustomOpDomain, options, domain);
 }
 
-// Which of the evaluations runs here, for people.
+// The name of the instruction set that the library selected, for people.
 extern "C" __attribute__((visibility("default"))) const char* kanserve_kernel_machine() { return kanserve::machine().name; }

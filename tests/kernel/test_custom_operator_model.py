@@ -136,7 +136,7 @@ def test_without_the_package_nothing_is_exported_and_it_says_how_to_get_it(
         exported(tmp_path, NAMES[0])
     assert not list(tmp_path.iterdir())
     assert export_command.main([str(case(NAMES[0]).path), "--repository", str(tmp_path), "--kernel"]) == 2
-    assert "make kernel" in capsys.readouterr().err
+    assert "make setup" in capsys.readouterr().err
 
 
 def bundle(root: Path) -> Bundle:

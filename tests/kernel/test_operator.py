@@ -180,4 +180,4 @@ def test_a_wheel_without_a_compiler_says_what_is_missing(tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 1
-    assert "there is no g++" in done.stderr
+    assert "there is no C++ compiler: install g++" in done.stderr
