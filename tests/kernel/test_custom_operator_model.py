@@ -21,6 +21,7 @@ from kanexport.contract import custom_ops
 from kanexport.contract import manifest as contract
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.errors import OptionError, VerificationFailed
+from kanexport.graph.builder import Graph
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
 from kanexport.verify import verify
@@ -127,6 +128,35 @@ def test_a_wrong_graph_fails_the_proof(installed: str) -> None:
     scale.f *= 1.001
     with pytest.raises(VerificationFailed, match=KERNEL_FILE):
         verify.verify(kan, dataclasses.replace(lowered, kernel=model.SerializeToString()), "float32")
+
+
+def test_an_export_has_the_graph_if_the_package_is_installed(tmp_path: Path, installed: str) -> None:
+    result = exported(tmp_path, NAMES[0], kernel=None)
+    assert KERNEL_FILE in {entry.path for entry in result.manifest.files}
+    assert result.manifest.verification.kernel
+    for name, more in (("no", {"kernel": False}), ("double", {"kernel": None, "dtype": "float64"})):
+        assert not (exported(tmp_path / name, NAMES[0], **more).directory / KERNEL_FILE).exists()
+
+
+def test_an_export_without_the_package_has_the_portable_graph_only(tmp_path: Path, absent: None) -> None:
+    result = exported(tmp_path, NAMES[0], kernel=None)
+    assert not (result.directory / KERNEL_FILE).exists()
+    assert not [note for note in result.manifest.notes if KERNEL_FILE in note]
+
+
+def test_an_export_leaves_a_wrong_graph_out_and_says_why(
+    tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Graph.spline_layer
+    monkeypatch.setattr(
+        Graph, "spline_layer", lambda self, *x, scale, **more: original(self, *x, scale=scale * 1.001, **more)
+    )
+    result = exported(tmp_path, NAMES[0], kernel=None)
+    assert not (result.directory / KERNEL_FILE).exists()
+    (note,) = (note for note in result.manifest.notes if KERNEL_FILE in note)
+    assert note.startswith(f"{KERNEL_FILE} was not written: ")
+    with pytest.raises(VerificationFailed, match=KERNEL_FILE):
+        exported(tmp_path / "required", NAMES[0])
 
 
 def test_without_the_package_nothing_is_exported_and_it_says_how_to_get_it(
