@@ -118,8 +118,12 @@ def lower(
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:
     """The empty file for the constants of a model with these layers; None if each graph keeps its constants."""
-    numbers = sum(term.coef.size for layer in layers for term in layer.terms)
-    return Weights() if numbers * np.dtype(dtype).itemsize >= SHARED_FROM else None
+    return Weights() if coefficient_bytes(layers, dtype) >= SHARED_FROM else None
+
+
+def coefficient_bytes(layers: Iterable[Layer], dtype: str) -> int:
+    """The size in bytes of all coefficients of these layers."""
+    return sum(term.coef.size for layer in layers for term in layer.terms) * np.dtype(dtype).itemsize
 
 
 INPUT = "x"
