@@ -22,6 +22,7 @@ from kanexport.graph.external_data import SHARED_FROM, Weights
 from kanexport.ir.model import Kan, Layer
 from kanexport.lowering import passes, spline_forms, terms
 from kanexport.lowering.attribution import Anchor
+from kanexport.lowering.passes import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +197,33 @@ def _terms(g: Graph, layer: Layer, x: Value) -> Value:
     layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
         x = g.gather(x, kept, axis=1)
+    layer, blocks = passes.separate(layer)
+    if layer.terms:
+        total = _summed(g, layer, x, total)
+    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x)), blocks, total)
+
+
+def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
+    """[B, I] and the initial value of the sums, if there is one -> [B, O]: all terms."""
     if spline_forms.fits(g, layer):
         return spline_forms.summed(g, layer, x, total)
     for term in layer.terms:
         total = terms.summed(g, layer, term, x, total)
+    assert total is not None
     return total
+
+
+def _block(g: Graph, whole: Layer, block: Block, x: Value) -> Value:
+    """[B, I] -> [B, O]: the sums of a block, and zero for other destinations."""
+    sources, destinations = block.sources, block.destinations
+    own = g.slice(x, sources.start, sources.stop, axis=1) if block.layer.sources < whole.sources else x
+    value = _summed(g, block.layer, own, None)
+    if block.layer.destinations < whole.destinations:
+        ends = [0, destinations.start, 0, whole.destinations - destinations.stop]
+        value = g.op("Pad", value, g.index(ends), g.const(0.0))
+    if not whole.nan_spreads.all() and any(map(passes.spoils, block.layer.terms)):
+        value = g.add(value, g.sum(g.sub(x, x), axis=1, keepdims=True, exact=True))
+    return value
 
 
 def _start(g: Graph, layer: Layer, x: Value) -> Value:
