@@ -183,13 +183,13 @@ class Graph:
         self._nodes.append(node)
         return Value(output)
 
-    def spline_layer(self, *inputs: Value, shape: int, **attributes: Any) -> Value:
-        """[B, shape]: the operator of `custom_ops`, without a check; kernel/src/operator.cpp documents its
+    def custom(self, operator: str, *inputs: Value, shape: int, **attributes: Any) -> Value:
+        """[B, shape]: an operator of `custom_ops`, without a check; the files kernel/src/*operator*.cpp document the
         arguments."""
         self._count += 1
-        output = f"splines{self._count}"
+        output = f"{operator.lower()}{self._count}"
         node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
-            custom_ops.OPERATOR,
+            operator,
             [value.name for value in inputs],
             [output],
             name=output,
