@@ -58,7 +58,7 @@ def why_not(domain: str, name: str) -> str:
 
 
 DOMAIN, DOMAIN_VERSION = "kanserve", 1
-SPLINES, BASIS, EDGES = OPERATORS = ("SplineLayer", "BasisLayer", "EdgeLayer")
+SPLINES, BASIS, EDGES, NORM = OPERATORS = ("SplineLayer", "BasisLayer", "EdgeLayer", "NormLayer")
 KERNEL_FILE = "model.kernel.onnx"
 PACKAGE = "kanserve_kernel"
 DEGREES = (1, 2, 3)  # of its splines

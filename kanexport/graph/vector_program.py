@@ -23,8 +23,9 @@ from kanexport.graph.builder import Graph, Value
 # In the order of kernel/src/program.h.
 BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Bell")
 UNARY = ("Neg", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "Sin", "Cos", "Tanh", "Sigmoid", "Relu", "Round", "Floor")
-UNARY = (*UNARY, "Sign", "IsNaN", "Copy")
-TERNARY = ("Where", "MulAdd", "MulSub", "SubMul", "Affine")
+UNARY = (*UNARY, "Sign", "IsNaN", "Copy", "Silu", "Hill")
+TERNARY = ("Where", "MulAdd", "MulSub", "SubMul", "Affine", "Distance", "Radial", "SinOf", "CosOf")
+PLAIN = frozenset((*BINARY[:-1], *UNARY[:-3], "Where"))  # those that are operators of ONNX
 CODES = {name: code for code, name in enumerate((*BINARY, *UNARY, *TERNARY))}
 TABLE, INPUT = 1 << 20, 1 << 21  # first operands of table rows and of inputs
 INPUTS = ("sources", "normalized")
@@ -64,6 +65,7 @@ def compiled(emit: Emit, sources: int) -> Program:
     """The program of the values that `emit` makes of two inputs [B, I], the sources and the same after a layer
     normalization: each with its number of functions K, [B, K, I] or [B, I]. Raises NoProgramError."""
     g = Graph("basis", np.float32)
+    g.exact_waves = True
     given = [g.input(name, sources) for name in INPUTS]
     results = emit(g, *given)
     outputs = {f"result{at}": (value, (k, sources) if k > 1 else (sources,)) for at, (value, k) in enumerate(results)}
@@ -72,7 +74,7 @@ def compiled(emit: Emit, sources: int) -> Program:
     rows = [row for name in outputs for row in reader.rows[name]]
     if len(rows) != sum(k for _, k in results):
         raise NoProgramError("a result has another shape")
-    return _Writer(_fused(reader.cells, rows), rows).program(reader.tables, sources)
+    return _Writer(_Fuser(reader.cells, rows).fused(), rows).program(reader.tables, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class _Reader:
             return self.cell("Min", self.cell("Max", of[0], of[1]), of[2])
         name = {"And": "Mul", "Or": "Max"}.get(kind, kind)
         wanted = 2 if name in BINARY else 1 if name in UNARY else 3
-        if name not in CODES or name in ("Bell", "Copy", *TERNARY[1:]) or len(of) != wanted:
+        if name not in PLAIN or len(of) != wanted:
             raise NoProgramError(f"the operator {kind}")
         return self.cell(name, *of)
 
@@ -217,42 +219,96 @@ def _reachable(cells: list[_Cell], results: list[int]) -> list[int]:
     return order
 
 
-def _fused(cells: list[_Cell], results: list[int]) -> list[_Cell]:
-    """The cells with longer instructions in place of two or three."""
-    fused = list(cells)
-    order = _reachable(cells, results)
-    uses = Counter(other for at in order for other in cells[at].of) + Counter(results)
-    for at in order:
-        fused[at] = _bell(fused, at) or _with_product(fused, at, uses) or fused[at]
-    return fused
+class _Fuser:
+    """Longer instructions in place of two to four, where the values between have no other use."""
 
+    def __init__(self, cells: list[_Cell], results: list[int]) -> None:
+        self.cells = list(cells)
+        self._order = _reachable(cells, results)
+        self._uses = Counter(other for at in self._order for other in cells[at].of) + Counter(results)
 
-def _bell(cells: list[_Cell], at: int) -> _Cell | None:
-    """exp(-d d), and exp(u u c) with a constant c."""
-    if cells[at].kind != "Exp":
+    def fused(self) -> list[_Cell]:
+        """The cells; those that are no longer needed remain."""
+        rules = {
+            "Exp": self._exponential,
+            "Div": self._quotient,
+            "Add": self._sum,
+            "Sub": self._sum,
+            "Mul": self._product,
+            "Sin": self._wave,
+            "Cos": self._wave,
+        }
+        for at in self._order:
+            cell = self.cells[at]
+            if cell.kind in rules:
+                self.cells[at] = rules[cell.kind](cell) or cell
+        return self.cells
+
+    def _single(self, at: int, kind: str) -> _Cell | None:
+        """A cell of this kind that is used once."""
+        return self.cells[at] if self.cells[at].kind == kind and self._uses[at] == 1 else None
+
+    def _number(self, value: float) -> int:
+        self.cells.append(_Cell("const", value=value))
+        return len(self.cells) - 1
+
+    def _is(self, at: int, value: float) -> bool:
+        return self.cells[at] == _Cell("const", value=value)
+
+    def _exponential(self, cell: _Cell) -> _Cell | None:
+        """exp(-d d) of a difference times a constant, and exp(u u c) with a constant c."""
+        at, factor = cell.of[0], -1
+        if negated := self._single(at, "Neg"):
+            at = negated.of[0]
+        elif (scaled := self._single(at, "Mul")) and self.cells[scaled.of[1]].kind == "const":
+            at, factor = scaled.of
+        square = self._single(at, "Mul")
+        if at == cell.of[0] or square is None or square.of[0] != square.of[1]:
+            return None
+        root = square.of[0]
+        if factor < 0 and self.cells[root].kind == "Affine" and self._uses[root] == len(square.of):
+            return _Cell("Radial", self.cells[root].of)
+        return _Cell("Bell", (root, self._number(-1.0) if factor < 0 else factor))
+
+    def _quotient(self, cell: _Cell) -> _Cell | None:
+        """x / (1 + exp(-x)), and e / ((1 + e) (1 + e)) with e = exp(a)."""
+        above, below = cell.of
+        if total := self._single(below, "Add"):
+            power = self.cells[total.of[0]]
+            if power.kind == "Exp" and self._is(total.of[1], 1.0) and self.cells[power.of[0]] == _Cell("Neg", (above,)):
+                return _Cell("Silu", (above,))
+        square, power = self.cells[below], self.cells[above]
+        if square.kind == "Mul" and square.of[0] == square.of[1] and power.kind == "Exp":
+            total = self.cells[square.of[0]]
+            if total.kind == "Add" and total.of[0] == above and self._is(total.of[1], 1.0):
+                return _Cell("Hill", power.of)
         return None
-    inner = cells[cells[at].of[0]]
-    if inner.kind == "Mul":
-        square, factor = cells[inner.of[0]], inner.of[1]
-        if square.kind == "Mul" and square.of[0] == square.of[1] and cells[factor].kind == "const":
-            return _Cell("Bell", (square.of[0], factor))
-    return None
 
+    def _product(self, cell: _Cell) -> _Cell | None:
+        """A difference, or its magnitude, times a constant."""
+        first, second = cell.of
+        if not _leaf(self.cells[second]):
+            return None
+        if difference := self._single(first, "Sub"):
+            return _Cell("Affine", (*difference.of, second))
+        size = self._single(first, "Abs")
+        inner = self._single(size.of[0], "Sub") if size else None
+        return _Cell("Distance", (*inner.of, second)) if inner else None
 
-def _with_product(cells: list[_Cell], at: int, uses: Counter[int]) -> _Cell | None:
-    """A sum with a product that only this sum uses, and a difference times a number."""
-    cell = cells[at]
-    if cell.kind not in ("Add", "Sub", "Mul"):
+    def _sum(self, cell: _Cell) -> _Cell | None:
+        """A sum or difference with a product."""
+        first, second = cell.of
+        for at, other, kind in ((first, second, f"Mul{cell.kind}"), (second, first, f"{cell.kind}Mul")):
+            if (product := self._single(at, "Mul")) and at != other:
+                return _Cell("MulAdd" if cell.kind == "Add" else kind, (*product.of, other))
         return None
-    first, second = cell.of
-    if cell.kind == "Mul":
-        inner = cells[first]
-        single = inner.kind == "Sub" and uses[first] == 1
-        return _Cell("Affine", (*inner.of, second)) if single and _leaf(cells[second]) else None
-    for product, other, kind in ((first, second, f"Mul{cell.kind}"), (second, first, f"{cell.kind}Mul")):
-        if cells[product].kind == "Mul" and uses[product] == 1 and product != other:
-            return _Cell("MulAdd" if cell.kind == "Add" else kind, (*cells[product].of, other))
-    return None
+
+    def _wave(self, cell: _Cell) -> _Cell | None:
+        """The sine or cosine of a product, or of a product and a sum."""
+        inner = self.cells[cell.of[0]]
+        if inner.kind == "MulAdd":
+            return _Cell(f"{cell.kind}Of", inner.of)
+        return _Cell(f"{cell.kind}Of", (*inner.of, self._number(0.0))) if inner.kind == "Mul" else None
 
 
 class _Writer:

@@ -4,6 +4,7 @@
 |---|---|
 | SplineLayer | the first B-splines of a degree in `custom_ops.DEGREES`, and a SiLU base branch |
 | BasisLayer | any basis whose emitted operators `graph/vector_program.py` has as instructions, up to four terms together |
+| NormLayer | no terms: a layer or group normalization before or after a layer |
 | EdgeLayer | functions with separate shifts and rates for every edge, such as wavelets |
 
 Each operator starts with the sums of the one before; the first starts with the bias. A layer normalization before a
@@ -27,9 +28,9 @@ from kanexport.contract import custom_ops
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.vector_program import Emit, NoProgramError, Program, compiled
 from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
-from kanexport.ir.norms import LayerNorm
+from kanexport.ir.norms import GroupNorm, LayerNorm, NormOfGroups
 from kanexport.ir.quantized_basis import Stepped
-from kanexport.ir.steps import Affine
+from kanexport.ir.steps import Affine, Step
 from kanexport.lowering import passes, terms
 
 SILU = "silu"
@@ -181,6 +182,19 @@ def notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bool) -> 
         f"{custom_ops.KERNEL_FILE} is the same network; operators of kanserve-kernel compute "
         f"layer{'s' * (len(which) > 1)} {', '.join(which)}; a server without the operators does not use the file",
     )
+
+
+def step(g: Graph, step: Step, x: Value) -> Value:
+    """[B, N] -> [B, M]: a step before or after a layer."""
+    norm, groups = (step.norm, step.groups) if isinstance(step, NormOfGroups) else (step, 1)
+    if isinstance(norm, GroupNorm):
+        groups = norm.groups
+    if g.dtype != np.float32 or not isinstance(norm, (LayerNorm, GroupNorm)):
+        return step.emit(g, x)
+    repeat = groups if isinstance(step, NormOfGroups) else 1
+    scale, bias = (g.const(np.tile(part, repeat)[None]) for part in (norm.scale, norm.bias))
+    shape = len(norm.scale) * repeat
+    return g.custom(custom_ops.NORM, x, bias, scale, shape=shape, groups=groups, epsilon=norm.epsilon)
 
 
 def _splines(layer: Layer) -> Splines | None:

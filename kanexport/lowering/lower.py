@@ -153,10 +153,10 @@ def serving_graph(
             live = passes.live(layer)
             live = kernel_forms.absorbed(live, dtype) if kernel else live
             for step in live.pre_steps:
-                x = step.emit(g, x)
+                x = kernel_forms.step(g, step, x) if kernel else step.emit(g, x)
             x = _sums(g, live, x, kernel=kernel)
             for step in layer.post_steps:
-                x = step.emit(g, x)
+                x = kernel_forms.step(g, step, x) if kernel else step.emit(g, x)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
         x = g.rename(x, name)

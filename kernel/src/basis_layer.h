@@ -1,7 +1,8 @@
-// Two kinds of KAN layers whose functions a program computes:
+// Two kinds of KAN layers whose functions a program computes, and the layer normalization between layers:
 //
 //   BasisLayer   y[b, o] = start[o] + sum over i, k of f_k(x[b, i]) * coef[k, i, o]
 //   EdgeLayer    y[b, o] = start[o] + sum over i, k of f((x[b, i] - centre[i, k, o]) * rate[i, k, o]) * coef[i, k, o]
+//   NormLayer    y[b, i] = start[i] + (x[b, i] - mean) / sqrt(variance + epsilon) * scale[i], for each group of sources
 #pragma once
 
 #include "program.h"
@@ -59,18 +60,33 @@ struct EdgeScratch {
   void fit(const EdgeLayer& layer, int64_t rows);
 };
 
+struct NormLayer {
+  int sources = 0, outputs = 0, size = 0;  // sources of a group
+  float epsilon = 0;
+  Floats scale;                            // [sources]
+};
+
+struct NormScratch {
+  Floats row;
+  void fit(const NormLayer& layer, int64_t rows);
+};
+
 // Throw std::invalid_argument for tensors that are not a layer, std::bad_alloc. `width`: floats of a vector.
 BasisLayer prepare(const BasisTensors&, int width);
 EdgeLayer prepare(const EdgeTensors&, int width);
+NormLayer prepare_norm(const float* scale, int64_t sources, int64_t groups, float epsilon);
 
 // As `Evaluate` of layer.h.
 using EvaluateBasis = void (*)(const BasisLayer&, const float* x, int64_t rows, const float* start, int64_t start_step,
                                float* y, BasisScratch&);
 using EvaluateEdges = void (*)(const EdgeLayer&, const float* x, int64_t rows, const float* start, int64_t start_step,
                                float* y, EdgeScratch&);
+using EvaluateNorm = void (*)(const NormLayer&, const float* x, int64_t rows, const float* start, int64_t start_step,
+                              float* y, NormScratch&);
 
 // The evaluations of `machine()`.
 EvaluateBasis basis_evaluation(const Machine&);
 EvaluateEdges edge_evaluation(const Machine&);
+EvaluateNorm norm_evaluation(const Machine&);
 
 }  // namespace kanserve

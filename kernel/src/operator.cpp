@@ -71,7 +71,8 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
     ort::table = table;
     ort::Domain* created = nullptr;
     if (auto* error = ort::call<const char*, ort::Domain**>(ort::CreateCustomOpDomain, "kanserve", &created)) return error;
-    for (const ort::CustomOp* one : {static_cast<const ort::CustomOp*>(&kSplines), kanserve::basis_operator(), kanserve::edge_operator()}) {
+    const ort::CustomOp* every[] = {&kSplines, kanserve::basis_operator(), kanserve::edge_operator(), kanserve::norm_operator()};
+    for (const ort::CustomOp* one : every) {
       if (auto* error = ort::call<ort::Domain*, const ort::CustomOp*>(ort::CustomOpDomain_Add, created, one)) {
         ort::release(ort::ReleaseCustomOpDomain, created);
         return error;

@@ -136,5 +136,6 @@ struct Operator : ort::CustomOp {
 // The operators of program_operators.cpp.
 const ort::CustomOp* basis_operator();
 const ort::CustomOp* edge_operator();
+const ort::CustomOp* norm_operator();
 
 }  // namespace kanserve

@@ -14,6 +14,7 @@ namespace kanserve {
   namespace name {                                                                                                     \
   void evaluate_basis(const BasisLayer&, const float*, int64_t, const float*, int64_t, float*, BasisScratch&);         \
   void evaluate_edges(const EdgeLayer&, const float*, int64_t, const float*, int64_t, float*, EdgeScratch&);           \
+  void evaluate_norm(const NormLayer&, const float*, int64_t, const float*, int64_t, float*, NormScratch&);            \
   }
 #if defined(__x86_64__)
 EVALUATIONS(avx512)
@@ -151,6 +152,24 @@ void EdgeScratch::fit(const EdgeLayer& layer, int64_t rows) {
   if (inputs.size() < values) inputs.resize(values);
 }
 
+NormLayer prepare_norm(const float* scale, int64_t sources, int64_t groups, float epsilon) {
+  const std::string name = "NormLayer";
+  check(name, sources, sources, 1);
+  if (groups < 1 || sources % groups != 0) throw std::invalid_argument(name + ": groups do not divide the sources");
+  if (!(epsilon >= 0 && std::isfinite(epsilon))) throw std::invalid_argument(name + ": epsilon is not a number from 0 on");
+  NormLayer layer;
+  layer.sources = layer.outputs = static_cast<int>(sources);
+  layer.size = static_cast<int>(sources / groups);
+  layer.epsilon = epsilon;
+  layer.scale.assign(scale, scale + sources);
+  return layer;
+}
+
+void NormScratch::fit(const NormLayer& layer, int64_t) {
+  const size_t size = static_cast<size_t>(layer.size) + kWidestVector;
+  if (row.size() < size) row.resize(size);
+}
+
 EvaluateBasis basis_evaluation(const Machine& machine) {
 #if defined(__x86_64__)
   if (machine.width == 16) return avx512::evaluate_basis;
@@ -167,6 +186,15 @@ EvaluateEdges edge_evaluation(const Machine& machine) {
 #endif
   (void)machine;
   return portable::evaluate_edges;
+}
+
+EvaluateNorm norm_evaluation(const Machine& machine) {
+#if defined(__x86_64__)
+  if (machine.width == 16) return avx512::evaluate_norm;
+  if (machine.width == 8) return avx2::evaluate_norm;
+#endif
+  (void)machine;
+  return portable::evaluate_norm;
 }
 
 }  // namespace kanserve

@@ -14,7 +14,7 @@ constexpr int64_t kMostNumbers = 1 << 28;
 
 int operands(Op op) {
   if (op <= Op::kBell) return 2;
-  return op <= Op::kCopy ? 1 : 3;
+  return op <= Op::kHill ? 1 : 3;
 }
 
 class Checker {

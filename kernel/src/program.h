@@ -18,11 +18,17 @@ enum class Op : int {
   kAdd, kSub, kMul, kDiv, kMax, kMin, kLess, kLessEqual, kGreater, kGreaterEqual, kEqual,
   kBell,     // exp(a a b)
   kNeg, kAbs, kExp, kLog, kSqrt, kReciprocal, kSin, kCos, kTanh, kSigmoid, kRelu, kRound, kFloor, kSign, kIsNan, kCopy,
+  kSilu,     // a / (1 + exp(-a))
+  kHill,     // e / (1 + e)^2 with e = exp(a)
   kWhere,    // a is not 0 ? b : c
   kMulAdd,   // a b + c
   kMulSub,   // a b - c
   kSubMul,   // c - a b
   kAffine,   // (a - b) c
+  kDistance,  // |a - b| c
+  kRadial,   // exp(-((a - b) c)^2)
+  kSinOf,    // sin(a b + c), with all digits of the product
+  kCosOf,
   kOps
 };
 

@@ -1,4 +1,4 @@
-// The operators BasisLayer and EdgeLayer of the domain "kanserve", version 1, on the CPU, float32.
+// The operators BasisLayer, EdgeLayer and NormLayer of the domain "kanserve", version 1, on the CPU, float32.
 //
 // Inputs      x [B, I]; start [1 or B, O]; program [N, 5], constants [1, C], and
 //             BasisLayer  tables [T, I], one value for each source; coef [K * I, O] of one to four terms, function by function
@@ -8,6 +8,8 @@
 //                         normalization of the row, without scale and bias; epsilon of it
 //             EdgeLayer   functions, K
 // Output      y [B, O]
+//
+// NormLayer has the inputs x [B, I], start [1 or B, I] and scale [1, I], and the attributes groups and epsilon.
 //
 // program.h has the instructions. Of the tables, a first row that no instruction reads makes an empty matrix unnecessary.
 #include "basis_layer.h"
@@ -106,6 +108,25 @@ struct OfEdges {
   }
 };
 
+struct OfNorm {
+  using Layer = NormLayer;
+  using Scratch = NormScratch;
+  static constexpr const char* kName = "NormLayer";
+  static constexpr size_t kInputs = 3, kRequiredInputs = 3;
+
+  static Layer prepared(const ort::Info* info) {
+    const Matrix scale = ort::constant(info, 2, "NormLayer: scale");
+    if (scale.rows != 1) throw std::invalid_argument("NormLayer: scale is not [1, sources]");
+    return prepare_norm(scale.data, scale.columns, ort::integer(info, "groups"), ort::number(info, "epsilon"));
+  }
+
+  static void evaluate(const Layer& layer, const float* x, int64_t rows, const float* start, int64_t step, float* y,
+                       Scratch& scratch) {
+    static const EvaluateNorm function = norm_evaluation(machine());
+    function(layer, x, rows, start, step, y, scratch);
+  }
+};
+
 }  // namespace
 
 const ort::CustomOp* basis_operator() {
@@ -115,6 +136,11 @@ const ort::CustomOp* basis_operator() {
 
 const ort::CustomOp* edge_operator() {
   static const Operator<OfEdges> described;
+  return &described;
+}
+
+const ort::CustomOp* norm_operator() {
+  static const Operator<OfNorm> described;
   return &described;
 }
 
