@@ -49,7 +49,9 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     optimize_for_batch: int = 0  # rows per batch; 0: a graph for small batches, and another for large ones if it pays
-    kernel: bool = False  # with a graph by the operator of `contract.custom_ops`
+    kernel: bool | None = (
+        None  # with a graph by the operator of `contract.custom_ops`; None: if it is installed and fits
+    )
     quantization: QuantizationOptions = NOTHING
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
@@ -77,6 +79,13 @@ class Request:
                 code="batch-size-out-of-range",
                 hint="pass at most the value of --max-batch-size",
             )
+
+    @property
+    def writes_kernel(self) -> bool:
+        """Whether a graph by the custom operator is written for the layers that it supports."""
+        if self.kernel is None:
+            return self.dtype == "float32" and self.quantization == NOTHING and bool(custom_ops.library())
+        return self.kernel
 
     def check_kernel(self) -> None:
         """Raises OptionError for a kernel graph that this machine cannot verify, or that does not fit the other
@@ -107,7 +116,8 @@ class Request:
             self.dtype,
             rows=self.optimize_for_batch or 1,
             many=0 if self.optimize_for_batch else min(MANY_ROWS, self.max_batch_size),
-            kernel=self.kernel,
+            kernel=self.writes_kernel,
+            kernel_optional=self.kernel is None,
             near=near,
             curves=curves,
         )

@@ -63,7 +63,7 @@ KERNEL_FILE = "model.kernel.onnx"
 PACKAGE = "kanserve_kernel"
 DEGREES = (1, 2, 3)  # of its splines
 NARROWEST, WIDEST = 1e-10, 1e10  # cells that it takes, as kernel/src/prepare.cpp refuses others
-HOW_TO_INSTALL = "run `make kernel` in a checkout of kanserve; it needs g++"
+HOW_TO_INSTALL = "run `make setup` in a checkout of kanserve"
 
 
 def library() -> str:

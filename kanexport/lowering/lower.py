@@ -55,7 +55,8 @@ class Lowered:
     weights       the file from which all of them take large constants, if there is one
     explained     the explaining graph, if the user asked for it
     many          the large-batch variant, if it differs
-    kernel        `model` by the operators of `custom_ops`, if the user asked for it
+    kernel        `model` by the operators of `custom_ops`, if a layer has terms that they support
+    kernel_optional  whether the export continues without that graph if it fails the verification
     optimization  how far a runtime may change the graphs, `manifest.ANY` or `BASIC`
     """
 
@@ -66,6 +67,7 @@ class Lowered:
     explained: Explained | None = None
     many: Many | None = None
     kernel: bytes | None = None
+    kernel_optional: bool = False
     optimization: str = ANY
 
 
@@ -76,6 +78,7 @@ def lower(
     rows: int = 1,
     many: int = 0,
     kernel: bool = False,
+    kernel_optional: bool = False,
     near: Collection[int] = (),
     curves: Kan | None = None,
 ) -> Lowered:
@@ -85,7 +88,8 @@ def lower(
     dtype   "float32" or "float64"
     rows    the batch size in which the serving graph shall be fast
     many    the batch size of a further serving graph, if that differs; 0 for none
-    kernel  whether to lower also to the operators of `custom_ops`, where they support a term
+    kernel  whether to lower also to the operators of `custom_ops`, if a layer has terms that they support
+    kernel_optional  as in `Lowered`
     near    layers whose knots are treated as uniform, among those of `spline_forms.uniform_layers`; the operator has
             them as they are
     curves  the network of the edge graphs, if not the same one
@@ -108,6 +112,7 @@ def lower(
         weights,
         many=Many(other, many) if other != model else None,
         kernel=serving_graph(read, names, dtype, weights, kernel=True) if takes else None,
+        kernel_optional=kernel_optional,
     )
 
 

@@ -22,6 +22,7 @@ from tests.kernel.conftest import SOURCE, builder
 pytestmark = pytest.mark.slow
 
 LAYERS = 300
+MACHINES = ("avx512", "avx2", "portable")
 SANITIZED = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
 SANITIZED = (*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCE / 'src'}")
 I, O, K, DEGREE = 3, 2, 6, 3  # noqa: E741 - as everywhere here: sources, destinations, functions
@@ -67,7 +68,7 @@ def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(
     program, source = tmp_path / harness, str(Path(__file__).parent / f"{harness}.cpp")
     subprocess.run([compiler, *SANITIZED, source, *parts, "-o", str(program)], check=True)
     seen = set()
-    for name in ("avx512", "avx2", "portable"):
+    for name in MACHINES:
         done = subprocess.run(
             [str(program), "1", str(LAYERS)],
             env=os.environ | {"KANKERNEL_MACHINE": name},
@@ -81,6 +82,19 @@ def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(
         assert int(refused) > LAYERS // 8
         seen.add(machine)
     assert "portable" in seen
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_every_basis_is_exact_on_every_machine(machine: str, installed: str) -> None:
+    """Each instruction set has a third of the layers. Single rows have the bits that they have in a batch, and NaN is in
+    the outputs in which the portable graph has it."""
+    command = [sys.executable, "-m", "tests.kernel.every_basis", str(MACHINES.index(machine)), str(len(MACHINES))]
+    environment = os.environ | {"KANKERNEL_MACHINE": machine}
+    done = subprocess.run(command, cwd=SOURCE.parent, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *faults, counts = done.stdout.splitlines()
+    assert not faults
+    assert "'BasisLayer'" in counts
 
 
 def graph(
@@ -191,4 +205,4 @@ def test_a_wheel_without_a_compiler_says_what_is_missing(tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 1
-    assert "there is no g++" in done.stderr
+    assert "there is no C++ compiler: install g++" in done.stderr
