@@ -8,7 +8,6 @@ it, and so do a Gaussian's operators.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,28 @@ import onnx
 from onnx import numpy_helper
 
 from kanexport.graph.builder import Graph, Value
+from kanexport.graph.vector_cells import Cell, Fuser, is_leaf, reachable
 
 # In the order of kernel/src/program.h.
 BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Bell")
-UNARY = ("Neg", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "Sin", "Cos", "Tanh", "Sigmoid", "Relu", "Round", "Floor")
-UNARY = (*UNARY, "Sign", "IsNaN", "Copy", "Silu", "Hill")
+UNARY: tuple[str, ...] = (
+    "Neg",
+    "Abs",
+    "Exp",
+    "Log",
+    "Sqrt",
+    "Reciprocal",
+    "Sin",
+    "Cos",
+    "Tanh",
+    "Sigmoid",
+    "Relu",
+    "Round",
+    "Floor",
+)
+UNARY = (*UNARY, "Sign", "IsNaN", "Copy", "Atan", "Softplus", "Silu", "Hill")
 TERNARY = ("Where", "MulAdd", "MulSub", "SubMul", "Affine", "Distance", "Radial", "SinOf", "CosOf")
-PLAIN = frozenset((*BINARY[:-1], *UNARY[:-3], "Where"))  # those that are operators of ONNX
+PLAIN = frozenset((*BINARY, *UNARY, "Where")) - {"Bell", "Copy", "Silu", "Hill"}  # those that are operators of ONNX
 CODES = {name: code for code, name in enumerate((*BINARY, *UNARY, *TERNARY))}
 TABLE, INPUT = 1 << 20, 1 << 21  # first operands of table rows and of inputs
 INPUTS = ("sources", "normalized")
@@ -68,33 +82,26 @@ def compiled(emit: Emit, sources: int) -> Program:
     g.exact_waves = True
     given = [g.input(name, sources) for name in INPUTS]
     results = emit(g, *given)
-    outputs = {f"result{at}": (value, (k, sources) if k > 1 else (sources,)) for at, (value, k) in enumerate(results)}
+    outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
+    for at, (value, k) in enumerate(results):
+        outputs[f"result{at}"] = (value, (k, sources) if k > 1 else (sources,))
     graph = onnx.load_from_string(g.build(outputs)).graph
     reader = _Reader(graph, sources)
     rows = [row for name in outputs for row in reader.rows[name]]
     if len(rows) != sum(k for _, k in results):
         raise NoProgramError("a result has another shape")
-    return _Writer(_Fuser(reader.cells, rows).fused(), rows).program(reader.tables, sources)
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """One row: an instruction of other rows, or "const" or "table" or "input" of a number."""
-
-    kind: str
-    of: tuple[int, ...] = ()
-    value: float = 0.0
+    return _Writer(Fuser(reader.cells, rows).fused(), rows).program(reader.tables, sources)
 
 
 class _Reader:
     """Rows of each tensor of a graph, as numbers of cells. Equal cells are one."""
 
     def __init__(self, graph: Any, sources: int) -> None:
-        self.cells: list[_Cell] = []
+        self.cells: list[Cell] = []
         self.tables: list[Array] = []
         self.rows: dict[str, list[int]] = {}
         self._sources = sources
-        self._places: dict[_Cell, int] = {}
+        self._places: dict[Cell, int] = {}
         self._table_places: dict[bytes, int] = {}
         self._arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         for at, name in enumerate(INPUTS):
@@ -104,7 +111,7 @@ class _Reader:
 
     def cell(self, kind: str, *of: int, value: float = 0.0) -> int:
         """The number of a cell."""
-        made = _Cell(kind, of, value)
+        made = Cell(kind, of, value)
         if made not in self._places:
             if len(self.cells) >= INSTRUCTIONS:
                 raise NoProgramError("the graph is too large")
@@ -137,10 +144,14 @@ class _Reader:
             self.tables.append(row)
         return self.cell("table", value=self._table_places[key])
 
+    # radon: one operator after the other.
     def _node(self, node: Any) -> None:
         kind, names = node.op_type, list(node.input)
         attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}  # noqa: TID251 - read
-        if kind in ("Reshape", "Slice"):
+        if kind == "Gather" and attributes.get("axis") == 1:
+            rows = self._of(names[0])
+            values = [rows[at] for at in self._arrays[names[1]].reshape(-1).tolist()]
+        elif kind in ("Reshape", "Slice"):
             values = self._moved(kind, self._of(names[0]), [self._arrays[name] for name in names[1:]])
         elif kind == "Concat" and attributes["axis"] == 1:
             values = [row for name in names for row in self._of(name)]
@@ -198,142 +209,29 @@ class _Reader:
         return self.cell(name, *of)
 
 
-def _leaf(cell: _Cell) -> bool:
-    return cell.kind in ("const", "table", "input")
-
-
-def _reachable(cells: list[_Cell], results: list[int]) -> list[int]:
-    """The cells that the results need, each after its operands, with the results as early as they can be."""
-    order: list[int] = []
-    seen: set[int] = set()
-    for result in results:
-        pending = [(result, False)]
-        while pending:
-            at, ready = pending.pop()
-            if ready:
-                order.append(at)
-            elif at not in seen:
-                seen.add(at)
-                pending.append((at, True))
-                pending += [(other, False) for other in reversed(cells[at].of) if other not in seen]
-    return order
-
-
-class _Fuser:
-    """Longer instructions in place of two to four, where the values between have no other use."""
-
-    def __init__(self, cells: list[_Cell], results: list[int]) -> None:
-        self.cells = list(cells)
-        self._order = _reachable(cells, results)
-        self._uses = Counter(other for at in self._order for other in cells[at].of) + Counter(results)
-
-    def fused(self) -> list[_Cell]:
-        """The cells; those that are no longer needed remain."""
-        rules = {
-            "Exp": self._exponential,
-            "Div": self._quotient,
-            "Add": self._sum,
-            "Sub": self._sum,
-            "Mul": self._product,
-            "Sin": self._wave,
-            "Cos": self._wave,
-        }
-        for at in self._order:
-            cell = self.cells[at]
-            if cell.kind in rules:
-                self.cells[at] = rules[cell.kind](cell) or cell
-        return self.cells
-
-    def _single(self, at: int, kind: str) -> _Cell | None:
-        """A cell of this kind that is used once."""
-        return self.cells[at] if self.cells[at].kind == kind and self._uses[at] == 1 else None
-
-    def _number(self, value: float) -> int:
-        self.cells.append(_Cell("const", value=value))
-        return len(self.cells) - 1
-
-    def _is(self, at: int, value: float) -> bool:
-        return self.cells[at] == _Cell("const", value=value)
-
-    def _exponential(self, cell: _Cell) -> _Cell | None:
-        """exp(-d d) of a difference times a constant, and exp(u u c) with a constant c."""
-        at, factor = cell.of[0], -1
-        if negated := self._single(at, "Neg"):
-            at = negated.of[0]
-        elif (scaled := self._single(at, "Mul")) and self.cells[scaled.of[1]].kind == "const":
-            at, factor = scaled.of
-        square = self._single(at, "Mul")
-        if at == cell.of[0] or square is None or square.of[0] != square.of[1]:
-            return None
-        root = square.of[0]
-        if factor < 0 and self.cells[root].kind == "Affine" and self._uses[root] == len(square.of):
-            return _Cell("Radial", self.cells[root].of)
-        return _Cell("Bell", (root, self._number(-1.0) if factor < 0 else factor))
-
-    def _quotient(self, cell: _Cell) -> _Cell | None:
-        """x / (1 + exp(-x)), and e / ((1 + e) (1 + e)) with e = exp(a)."""
-        above, below = cell.of
-        if total := self._single(below, "Add"):
-            power = self.cells[total.of[0]]
-            if power.kind == "Exp" and self._is(total.of[1], 1.0) and self.cells[power.of[0]] == _Cell("Neg", (above,)):
-                return _Cell("Silu", (above,))
-        square, power = self.cells[below], self.cells[above]
-        if square.kind == "Mul" and square.of[0] == square.of[1] and power.kind == "Exp":
-            total = self.cells[square.of[0]]
-            if total.kind == "Add" and total.of[0] == above and self._is(total.of[1], 1.0):
-                return _Cell("Hill", power.of)
-        return None
-
-    def _product(self, cell: _Cell) -> _Cell | None:
-        """A difference, or its magnitude, times a constant."""
-        first, second = cell.of
-        if not _leaf(self.cells[second]):
-            return None
-        if difference := self._single(first, "Sub"):
-            return _Cell("Affine", (*difference.of, second))
-        size = self._single(first, "Abs")
-        inner = self._single(size.of[0], "Sub") if size else None
-        return _Cell("Distance", (*inner.of, second)) if inner else None
-
-    def _sum(self, cell: _Cell) -> _Cell | None:
-        """A sum or difference with a product."""
-        first, second = cell.of
-        for at, other, kind in ((first, second, f"Mul{cell.kind}"), (second, first, f"{cell.kind}Mul")):
-            if (product := self._single(at, "Mul")) and at != other:
-                return _Cell("MulAdd" if cell.kind == "Add" else kind, (*product.of, other))
-        return None
-
-    def _wave(self, cell: _Cell) -> _Cell | None:
-        """The sine or cosine of a product, or of a product and a sum."""
-        inner = self.cells[cell.of[0]]
-        if inner.kind == "MulAdd":
-            return _Cell(f"{cell.kind}Of", inner.of)
-        return _Cell(f"{cell.kind}Of", (*inner.of, self._number(0.0))) if inner.kind == "Mul" else None
-
-
 class _Writer:
     """Assigns registers, and writes the instructions. A register is free again after the last use of its value."""
 
-    def __init__(self, cells: list[_Cell], results: list[int]) -> None:
+    def __init__(self, cells: list[Cell], results: list[int]) -> None:
         self._cells, self._results = cells, results
-        self._order = [at for at in _reachable(cells, results) if not _leaf(cells[at])]
+        self._order = [at for at in reachable(cells, results) if not is_leaf(cells[at])]
         self._code: list[tuple[float, ...]] = []
         self._constants: dict[str, tuple[int, float]] = {}
         self._registers = len(results)
         self._place: dict[int, int] = {}
         for register, result in enumerate(results):
-            if not _leaf(cells[result]):
+            if not is_leaf(cells[result]):
                 self._place.setdefault(result, register)
 
+    # radon: one expression for each part of the program.
     def program(self, tables: list[Array], sources: int) -> Program:
         """The program of all cells."""
         last = {other: step for step, at in enumerate(self._order) for other in self._cells[at].of}
         kept, free = set(self._place), list[int]()
         for step, at in enumerate(self._order):
             operands = [self._operand(other) for other in self._cells[at].of]
-            for other in set(self._cells[at].of):
-                if last[other] == step and other in self._place and other not in kept:
-                    free.append(self._place[other])
+            ended = {other for other in self._cells[at].of if last[other] == step} & self._place.keys()
+            free += [self._place[other] for other in sorted(ended - kept)]
             if at not in self._place:
                 self._place[at] = free.pop() if free else self._new()
             self._write(self._cells[at].kind, self._place[at], operands)
@@ -341,7 +239,7 @@ class _Writer:
             if self._place.get(result) != register:
                 self._write("Copy", register, [self._operand(result)])
         constants = [value for _, value in self._constants.values()] or [0.0]
-        held = np.array(tables or [np.zeros(sources)], np.float32)
+        held = np.array(tables or [np.zeros(sources, np.float32)])
         code = np.array(self._code, np.float32)
         return Program(code, np.array([constants], np.float32), held, self._registers, len(self._results))
 

@@ -3,7 +3,7 @@
 | operator | terms |
 |---|---|
 | SplineLayer | the first B-splines of a degree in `custom_ops.DEGREES`, and a SiLU base branch |
-| BasisLayer | any basis whose emitted operators `graph/vector_program.py` has as instructions, up to four terms together |
+| BasisLayer | bases whose emitted operators are instructions of `graph/vector_program.py`, up to four terms |
 | NormLayer | no terms: a layer or group normalization before or after a layer |
 | EdgeLayer | functions with separate shifts and rates for every edge, such as wavelets |
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -23,7 +22,10 @@ from typing import TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.bases import Basis
 from kanexport.bases.bspline import BSpline
+from kanexport.bases.uniform_cubic import DEGREE as CUBIC
+from kanexport.bases.uniform_cubic import Cubic
 from kanexport.contract import custom_ops
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.vector_program import Emit, NoProgramError, Program, compiled
@@ -33,16 +35,22 @@ from kanexport.ir.quantized_basis import Stepped
 from kanexport.ir.steps import Affine, Step
 from kanexport.lowering import passes, terms
 
+Array = npt.NDArray[np.float64]
+
 SILU = "silu"
 TOGETHER = 4  # terms of one BasisLayer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splines:
-    """Splines of a layer with their base branch: a SplineLayer."""
+    """Splines of a layer with their base branch: a SplineLayer.
+
+    knots  [I, T], or [1, T] if all sources share them
+    """
 
     spline: BasisTerm
-    basis: BSpline
+    degree: int
+    knots: Array
     base: BasisTerm | None
 
     def emit(self, g: Graph, layer: Layer, x: Value, start: Value, *, spreads: bool) -> Value:
@@ -51,7 +59,7 @@ class Splines:
         inputs = [
             x,
             start,
-            g.const(self.basis.knots()),
+            g.const(self.knots),
             terms.weight_matrix(g, layer, self.spline, self.spline.functions * sources, destinations),
         ]
         if self.base is not None:
@@ -60,8 +68,8 @@ class Splines:
             custom_ops.SPLINES,
             *inputs,
             shape=destinations,
-            degree=self.basis.degree,
-            scale=1 / self.basis.emitted_scale(g),  # the coefficients are the portable graph's
+            degree=self.degree,
+            scale=1 / self.spline.basis.emitted_scale(g),  # the coefficients are the portable graph's
             base=SILU if self.base is not None else "",
             nan_spreads=int(spreads),
         )
@@ -155,15 +163,18 @@ def plan(layer: Layer, dtype: npt.DTypeLike) -> tuple[list[Part], list[Term]]:
 def absorbed(layer: Layer, dtype: npt.DTypeLike) -> Layer:
     """The layer with its normalization and affine maps as steps of its terms, if one BasisLayer then computes it."""
     steps = layer.pre_steps
-    whole = layer.nan_spreads.all() or not layer.nan_spreads.any()
-    if not steps or layer.symbolic or not layer.terms or not whole:
-        return layer
-    if not all(isinstance(step, (LayerNorm, Affine)) for step in steps) or _splines(layer) is not None:
+    if not steps or not all(isinstance(step, (LayerNorm, Affine)) for step in steps) or not _alone(layer):
         return layer
     moved = tuple(dataclasses.replace(term, pre_steps=(*steps, *term.pre_steps)) for term in layer.terms)
     changed = dataclasses.replace(layer, terms=moved, pre_steps=())
     parts, rest = plan(changed, dtype)
     return changed if len(parts) == 1 and isinstance(parts[0], Bases) and not rest else layer
+
+
+def _alone(layer: Layer) -> bool:
+    """Whether the terms are all that reads the sources, and none of them is for SplineLayer."""
+    whole = layer.nan_spreads.all() or not layer.nan_spreads.any()
+    return bool(layer.terms and whole and not layer.symbolic and _splines(layer) is None)
 
 
 def operators(layers: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
@@ -199,17 +210,26 @@ def step(g: Graph, step: Step, x: Value) -> Value:
 
 def _splines(layer: Layer) -> Splines | None:
     for term in layer.terms:
-        if isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) and not term.pre_steps and _fits(term.basis):
-            return Splines(term, term.basis, next(filter(_is_silu, layer.terms), None))
+        form = _spline_form(term.basis) if isinstance(term, BasisTerm) and not term.pre_steps else None
+        if isinstance(term, BasisTerm) and form is not None:
+            degree, knots = form
+            return Splines(term, degree, knots, next(filter(_is_silu, layer.terms), None))
     return None
 
 
-def _fits(basis: BSpline) -> bool:
-    """Whether SplineLayer supports such knots, in its precision."""
-    cells = np.diff(basis.extended.astype(np.float32).astype(np.float64), axis=1)
-    return basis.degree in custom_ops.DEGREES and bool(
-        ((cells >= custom_ops.NARROWEST) & (cells <= custom_ops.WIDEST)).all()
-    )
+def _spline_form(basis: Basis) -> tuple[int, Array] | None:
+    """Degree and knots of splines that SplineLayer supports, in its precision; None for other functions."""
+    if isinstance(basis, Cubic):
+        degree, knots = CUBIC, basis.common_knots()
+    elif isinstance(basis, BSpline):
+        degree, knots = basis.degree, basis.extended
+    else:
+        return None
+    if degree not in custom_ops.DEGREES or knots is None:
+        return None
+    cells = np.diff(knots.astype(np.float32).astype(np.float64), axis=1)
+    fits = ((cells >= custom_ops.NARROWEST) & (cells <= custom_ops.WIDEST)).all()
+    return (degree, basis.knots() if isinstance(basis, BSpline) else knots) if fits else None
 
 
 def _is_silu(term: Term) -> TypeGuard[BasisTerm]:
@@ -248,7 +268,9 @@ def _emission(layer: Layer, group: Sequence[BasisTerm]) -> Emit:
     return functools.partial(_emitted, layer, group)
 
 
-def _emitted(layer: Layer, group: Sequence[BasisTerm], g: Graph, x: Value, normalized: Value) -> list[tuple[Value, int]]:
+def _emitted(
+    layer: Layer, group: Sequence[BasisTerm], g: Graph, x: Value, normalized: Value
+) -> list[tuple[Value, int]]:
     """The functions of terms, from the sources and their layer normalization without scale and bias."""
     results = []
     for term in group:

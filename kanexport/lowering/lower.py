@@ -20,6 +20,7 @@ from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
 from kanexport.ir.model import Kan, Layer
+from kanexport.ir.steps import Step
 from kanexport.lowering import kernel_forms, passes, spline_forms, terms
 from kanexport.lowering.attribution import Anchor
 
@@ -157,16 +158,20 @@ def serving_graph(
         with naming(at):
             live = passes.live(layer)
             live = kernel_forms.absorbed(live, dtype) if kernel else live
-            for step in live.pre_steps:
-                x = kernel_forms.step(g, step, x) if kernel else step.emit(g, x)
+            x = _steps(g, live.pre_steps, x, kernel=kernel)
             x = _sums(g, live, x, kernel=kernel)
-            for step in layer.post_steps:
-                x = kernel_forms.step(g, step, x) if kernel else step.emit(g, x)
+            x = _steps(g, layer.post_steps, x, kernel=kernel)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
         x = g.rename(x, name)
         outputs[name] = (x, (width,))
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
+
+
+def _steps(g: Graph, steps: Iterable[Step], x: Value, *, kernel: bool) -> Value:
+    for step in steps:
+        x = kernel_forms.step(g, step, x) if kernel else step.emit(g, x)
+    return x
 
 
 def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:

@@ -18,6 +18,7 @@ enum class Op : int {
   kAdd, kSub, kMul, kDiv, kMax, kMin, kLess, kLessEqual, kGreater, kGreaterEqual, kEqual,
   kBell,     // exp(a a b)
   kNeg, kAbs, kExp, kLog, kSqrt, kReciprocal, kSin, kCos, kTanh, kSigmoid, kRelu, kRound, kFloor, kSign, kIsNan, kCopy,
+  kAtan, kSoftplus,
   kSilu,     // a / (1 + exp(-a))
   kHill,     // e / (1 + e)^2 with e = exp(a)
   kWhere,    // a is not 0 ? b : c

@@ -43,7 +43,13 @@ from tests.support.small_checkpoints import read
 
 pytestmark = pytest.mark.slow
 
-NAMES = ("efficient-kan-digits", "pykan-hello-adapted", "pykan-mult-affine", "pykan-pruned-edges", "kanx-hello")
+NAMES: tuple[str, ...] = (
+    "efficient-kan-digits",
+    "pykan-hello-adapted",
+    "pykan-mult-affine",
+    "pykan-pruned-edges",
+    "kanx-hello",
+)
 NAMES = (*NAMES, "fastkan-digits", "torchkan-digits", "jacobikan-wine", "wav-kan-dog-breast-cancer")
 WITHOUT = ("pykan-hello-symbolic", "pykan-ellipj-float64")
 MUTANTS = 60
@@ -148,9 +154,9 @@ def test_an_export_without_the_package_has_the_portable_graph_only(tmp_path: Pat
 def test_an_export_leaves_a_wrong_graph_out_and_says_why(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Graph.spline_layer
+    original = Graph.custom
     monkeypatch.setattr(
-        Graph, "spline_layer", lambda self, *x, scale, **more: original(self, *x, scale=scale * 1.001, **more)
+        Graph, "custom", lambda self, kind, *x, scale, **more: original(self, kind, *x, scale=scale * 1.001, **more)
     )
     result = exported(tmp_path, NAMES[0], kernel=None)
     assert not (result.directory / KERNEL_FILE).exists()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 LAYERS = 300
 MACHINES = ("avx512", "avx2", "portable")
-SANITIZED = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
+SANITIZED: tuple[str, ...] = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
 SANITIZED = (*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCE / 'src'}")
 I, O, K, DEGREE = 3, 2, 6, 3  # noqa: E741 - as everywhere here: sources, destinations, functions
 KNOTS = np.cumsum(np.full((I, K + DEGREE + 1), 0.25, np.float32), axis=1)
@@ -86,8 +86,8 @@ def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_basis_is_exact_on_every_machine(machine: str, installed: str) -> None:
-    """Each instruction set has a third of the layers. Single rows have the bits that they have in a batch, and NaN is in
-    the outputs in which the portable graph has it."""
+    """Each instruction set has a third of the layers. Single rows have the bits that they have in a batch. The same
+    outputs are NaN as in the portable graph."""
     command = [sys.executable, "-m", "tests.kernel.every_basis", str(MACHINES.index(machine)), str(len(MACHINES))]
     environment = os.environ | {"KANKERNEL_MACHINE": machine}
     done = subprocess.run(command, cwd=SOURCE.parent, env=environment, capture_output=True, text=True, check=False)
