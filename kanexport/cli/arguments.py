@@ -49,7 +49,7 @@ def form_options(parser: argparse.ArgumentParser) -> None:
         "--kernel",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help=f"also write {KERNEL_FILE}, which computes splines with the custom operator of kanserve-kernel (default: "
+        help=f"also write {KERNEL_FILE}, which computes layers with the custom operators of kanserve-kernel (default: "
         "if it is installed and supports a layer)",
     )
 

@@ -20,7 +20,8 @@ from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
 from kanexport.ir.model import Kan, Layer
-from kanexport.lowering import passes, spline_forms, terms
+from kanexport.ir.steps import Step
+from kanexport.lowering import kernel_forms, passes, spline_forms, terms
 from kanexport.lowering.attribution import Anchor
 from kanexport.lowering.passes import Block
 
@@ -56,7 +57,7 @@ class Lowered:
     weights       the file from which all of them take large constants, if there is one
     explained     the explaining graph, if the user asked for it
     many          the large-batch variant, if it differs
-    kernel        `model` by the operator of `custom_ops`, if a layer has terms that it supports
+    kernel        `model` by the operators of `custom_ops`, if a layer has terms that they support
     kernel_optional  whether the export continues without that graph if it fails the verification
     optimization  how far a runtime may change the graphs, `manifest.ANY` or `BASIC`
     """
@@ -89,7 +90,7 @@ def lower(
     dtype   "float32" or "float64"
     rows    the batch size in which the serving graph shall be fast
     many    the batch size of a further serving graph, if that differs; 0 for none
-    kernel  whether to lower also to the operator of `custom_ops`, if a layer has splines that it supports
+    kernel  whether to lower also to the operators of `custom_ops`, if a layer has terms that they support
     kernel_optional  as in `Lowered`
     near    layers whose knots are treated as uniform, among those of `spline_forms.uniform_layers`; the operator has
             them as they are
@@ -105,7 +106,7 @@ def lower(
             edges.append(edge_graph(layer, name, width, dtype, weights))
     model = serving_graph(kan, names, dtype, weights, rows=rows)
     other = serving_graph(kan, names, dtype, weights, rows=many) if many else model
-    takes = kernel and any(spline_forms.spline_layers(read.layers, dtype))
+    takes = kernel and any(kernel_forms.operators(read.layers, dtype))
     return Lowered(
         model,
         tuple(edges),
@@ -150,7 +151,7 @@ def serving_graph(
     weights  as in `Graph`
     whole    whether it is a whole model; a part of a module may precede a normalization
     rows     the batch size for which it is optimized
-    kernel   splines by the operator of `custom_ops`
+    kernel   terms by the operators of `custom_ops`, where they support them
     """
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
@@ -158,13 +159,13 @@ def serving_graph(
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
-        g.unpacked = spline_forms.unpacked(layer, rows)
+        g.unpacked = not kernel and spline_forms.unpacked(layer, rows)
         with naming(at):
-            for step in layer.pre_steps:
-                x = step.emit(g, x)
-            x = _sums(g, passes.live(layer), x, kernel=kernel)
-            for step in layer.post_steps:
-                x = step.emit(g, x)
+            live = passes.live(layer)
+            live = kernel_forms.absorbed(live, dtype) if kernel else live
+            x = _steps(g, live.pre_steps, x, kernel=kernel)
+            x = _sums(g, live, x, kernel=kernel)
+            x = _steps(g, layer.post_steps, x, kernel=kernel)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
         x = g.rename(x, name)
@@ -172,16 +173,17 @@ def serving_graph(
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
 
 
+def _steps(g: Graph, steps: Iterable[Step], x: Value, *, kernel: bool) -> Value:
+    for step in steps:
+        x = kernel_forms.step(g, step, x) if kernel else step.emit(g, x)
+    return x
+
+
 def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    taken = spline_forms.kernel_terms(layer, g.dtype) if kernel else None
-    if taken is None:
+    total = kernel_forms.summed(g, layer, x) if kernel else None
+    if total is None:
         total = _terms(g, layer, x)
-    else:
-        total = spline_forms.emit(g, layer, taken, x)
-        for term in layer.terms:
-            if term not in (taken.spline, taken.base):
-                total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
     if layer.nan_spreads.any() and not layer.nan_spreads.all():
