@@ -113,7 +113,7 @@ def lower(
         names,
         weights,
         many=Many(other, many) if other != model else None,
-        kernel=serving_graph(read, names, dtype, weights, kernel=True) if takes else None,
+        kernel=serving_graph(read, names, dtype, weights, custom=custom_ops.OPERATORS) if takes else None,
         kernel_optional=kernel_optional,
     )
 
@@ -141,7 +141,7 @@ def serving_graph(
     *,
     whole: bool = True,
     rows: int = 1,
-    kernel: bool = False,
+    custom: Collection[str] = (),
 ) -> bytes:
     """Graph from x [B, n] to y [B, m], with the input vectors of all layers except the first as additional outputs,
     [B, width]. Raises InvalidKan, which names the layer, for a weight that is too large.
@@ -151,7 +151,7 @@ def serving_graph(
     weights  as in `Graph`
     whole    whether it is a whole model; a part of a module may precede a normalization
     rows     the batch size for which it is optimized
-    kernel   terms by the operators of `custom_ops`, where they support them
+    custom   operators of `custom_ops` that compute the terms and steps that they support
     """
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
@@ -159,13 +159,13 @@ def serving_graph(
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
-        g.unpacked = not kernel and spline_forms.unpacked(layer, rows)
+        g.unpacked = not custom and spline_forms.unpacked(layer, rows)
         with naming(at):
             live = passes.live(layer)
-            live = kernel_forms.absorbed(live, dtype) if kernel else live
-            x = _steps(g, live.pre_steps, x, kernel=kernel)
-            x = _sums(g, live, x, kernel=kernel)
-            x = _steps(g, layer.post_steps, x, kernel=kernel)
+            live = kernel_forms.absorbed(live, dtype, custom)
+            x = _steps(g, live.pre_steps, x, custom)
+            x = _sums(g, live, x, custom)
+            x = _steps(g, layer.post_steps, x, custom)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
         x = g.rename(x, name)
@@ -173,15 +173,15 @@ def serving_graph(
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
 
 
-def _steps(g: Graph, steps: Iterable[Step], x: Value, *, kernel: bool) -> Value:
+def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -> Value:
     for step in steps:
-        x = kernel_forms.step(g, step, x) if kernel else step.emit(g, x)
+        x = kernel_forms.step(g, step, x, custom)
     return x
 
 
-def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
+def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    total = kernel_forms.summed(g, layer, x) if kernel else None
+    total = kernel_forms.summed(g, layer, x, custom)
     if total is None:
         total = _terms(g, layer, x)
     if layer.symbolic:
