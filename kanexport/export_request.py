@@ -53,7 +53,9 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     optimize_for_batch: int = 0  # rows per batch; 0: a graph for small batches, and another for large ones if it pays
-    kernel: bool = False  # with a graph by the operator of `contract.custom_ops`
+    kernel: bool | None = (
+        None  # with a graph by the operator of `contract.custom_ops`; None: if it is installed and fits
+    )
     quantization: QuantizationOptions = NOTHING
     code: Path | None = None  # the folder for C code of the network
     wasm: bool = False  # with a WebAssembly module of it
@@ -84,6 +86,14 @@ class Request:
                 code="batch-size-out-of-range",
                 hint="pass at most the value of --max-batch-size",
             )
+
+    def _writes_kernel(self, kan: Kan) -> bool:
+        """Whether a graph by the custom operator is written for the layers that it supports."""
+        if self.kernel is not None:
+            return self.kernel
+        fits = self.dtype == "float32" and self.quantization == NOTHING
+        small = lower.coefficient_bytes(kan.layers, self.dtype) <= custom_ops.LARGEST
+        return fits and small and bool(custom_ops.library())
 
     def check_kernel(self) -> None:
         """Raises OptionError for a kernel graph that this machine cannot verify, or that does not fit the other
@@ -133,7 +143,8 @@ class Request:
             self.dtype,
             rows=self.optimize_for_batch or 1,
             many=0 if self.optimize_for_batch else min(MANY_ROWS, self.max_batch_size),
-            kernel=self.kernel,
+            kernel=self._writes_kernel(kan),
+            kernel_optional=self.kernel is None,
             near=near,
             curves=curves,
         )

@@ -23,7 +23,7 @@ from kanexport.formats.checkpoint import Checkpoint
 from kanexport.graph import builder, precision
 from kanexport.ir import norms
 from kanexport.ir.model import Kan
-from kanexport.lowering import spline_forms
+from kanexport.lowering import kernel_forms, spline_forms
 from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
 from kanexport.parity import compare, data
@@ -190,8 +190,8 @@ def build_and_verify(kan: Kan, request: Request, target: Target, signature: Sign
 def _of_form(graphs: Graphs, request: Request) -> tuple[str, ...]:
     layers, many = graphs.kan.layers, graphs.lowered.many
     rows, file = (request.optimize_for_batch or 1, "") if many is None else (many.rows, MANY_FILE)
-    return spline_forms.form_notes(layers, rows, file) + spline_forms.spline_notes(
-        layers, request.dtype, requested=request.kernel
+    return spline_forms.form_notes(layers, rows, file) + kernel_forms.notes(
+        layers, request.dtype, requested=bool(request.kernel)
     )
 
 
@@ -238,6 +238,8 @@ def _build_and_prove(
     against = explain_graph.attribution_baseline(target.explain, served, mean)
     lowered = explain_graph.add(target.explain, lowered, layers, signature, target.names, against)
     proof = verify.verify(served, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
+    if not proof.verification.kernel:  # it failed, and the export continues without it
+        lowered = dataclasses.replace(lowered, kernel=None)
     return Graphs(served, lowered, proof, plain, target, layers)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from kanexport.ccode.nodes import Array
 from kanexport.graph.builder import Graph
 from kanexport.ir.model import Kan, Layer
-from kanexport.lowering import passes, spline_forms
+from kanexport.lowering import kernel_forms, passes
 
 STORAGE = {"float32": 0, "int16": 32_767, "int8": 127}  # the largest number of each integer type
 
@@ -64,7 +64,7 @@ def rounded(kan: Kan, storage: str) -> Kan:
 
 
 def _rounded(layer: Layer, limit: int) -> Layer:
-    taken = spline_forms.kernel_terms(passes.live(layer), np.float32)
+    taken = kernel_forms.splines(passes.live(layer), np.float32)
     if taken is None:
         return layer
     scale = taken.spline.basis.emitted_scale(Graph("scale", np.float32))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kanexport.ccode import operators
 from kanexport.ccode.nodes import FLOAT, Given, Node, transposed
+from kanexport.contract import custom_ops
 from kanexport.contract.manifest import SAME_UNITS, LayerInfo
 from kanexport.contract.sections import CONTRIBUTIONS
 from kanexport.graph.external_data import Weights
@@ -32,7 +33,7 @@ def network(kan: Kan, node_tensors: Sequence[str], anchor: Anchor | None) -> tup
     """The nodes of the outputs [1, m] and, with an anchor, of the contributions [1, m, n]. Raises InvalidKan for an
     operator without C."""
     weights = Weights()
-    graph = opened(lower.serving_graph(kan, tuple(node_tensors), DTYPE, weights, kernel=True), weights)
+    graph = opened(lower.serving_graph(kan, tuple(node_tensors), DTYPE, weights, custom=(custom_ops.SPLINES,)), weights)
     row = Given((1, kan.n_inputs), FLOAT, INPUT)
     values = operators.nodes(graph, {INPUT: row})
     if anchor is None:

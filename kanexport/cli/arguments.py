@@ -49,9 +49,10 @@ def form_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--kernel",
-        action="store_true",
-        help=f"also write {KERNEL_FILE}, which computes splines with the custom operator of kanserve-kernel, for "
-        "servers that have it",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help=f"also write {KERNEL_FILE}, which computes layers with the custom operators of kanserve-kernel (default: "
+        "if it is installed and supports a layer)",
     )
 
 

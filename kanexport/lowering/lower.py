@@ -14,14 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kanexport.contract import custom_ops
 from kanexport.contract.manifest import ANY
 from kanexport.contract.sections import Explanations
 from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
 from kanexport.ir.model import Kan, Layer
-from kanexport.lowering import passes, spline_forms, terms
+from kanexport.ir.steps import Step
+from kanexport.lowering import kernel_forms, passes, spline_forms, terms
 from kanexport.lowering.attribution import Anchor
+from kanexport.lowering.passes import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class Lowered:
     weights       the file from which all of them take large constants, if there is one
     explained     the explaining graph, if the user asked for it
     many          the large-batch variant, if it differs
-    kernel        `model` by the operator of `custom_ops`, if the user asked for it
+    kernel        `model` by the operators of `custom_ops`, if a layer has terms that they support
+    kernel_optional  whether the export continues without that graph if it fails the verification
     optimization  how far a runtime may change the graphs, `manifest.ANY` or `BASIC`
     """
 
@@ -66,6 +70,7 @@ class Lowered:
     explained: Explained | None = None
     many: Many | None = None
     kernel: bytes | None = None
+    kernel_optional: bool = False
     optimization: str = ANY
 
 
@@ -76,6 +81,7 @@ def lower(
     rows: int = 1,
     many: int = 0,
     kernel: bool = False,
+    kernel_optional: bool = False,
     near: Collection[int] = (),
     curves: Kan | None = None,
 ) -> Lowered:
@@ -85,7 +91,8 @@ def lower(
     dtype   "float32" or "float64"
     rows    the batch size in which the serving graph shall be fast
     many    the batch size of a further serving graph, if that differs; 0 for none
-    kernel  whether to lower also to the operator of `custom_ops`, where a layer has splines that it takes
+    kernel  whether to lower also to the operators of `custom_ops`, if a layer has terms that they support
+    kernel_optional  as in `Lowered`
     near    layers whose knots are treated as uniform, among those of `spline_forms.uniform_layers`; the operator has
             them as they are
     curves  the network of the edge graphs, if not the same one
@@ -100,21 +107,26 @@ def lower(
             edges.append(edge_graph(layer, name, width, dtype, weights))
     model = serving_graph(kan, names, dtype, weights, rows=rows)
     other = serving_graph(kan, names, dtype, weights, rows=many) if many else model
-    takes = kernel and any(spline_forms.spline_layers(read.layers, dtype))
+    takes = kernel and any(kernel_forms.operators(read.layers, dtype))
     return Lowered(
         model,
         tuple(edges),
         names,
         weights,
         many=Many(other, many) if other != model else None,
-        kernel=serving_graph(read, names, dtype, weights, kernel=True) if takes else None,
+        kernel=serving_graph(read, names, dtype, weights, custom=custom_ops.OPERATORS) if takes else None,
+        kernel_optional=kernel_optional,
     )
 
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:
     """The empty file for the constants of a model with these layers; None if each graph keeps its constants."""
-    numbers = sum(term.coef.size for layer in layers for term in layer.terms)
-    return Weights() if numbers * np.dtype(dtype).itemsize >= SHARED_FROM else None
+    return Weights() if coefficient_bytes(layers, dtype) >= SHARED_FROM else None
+
+
+def coefficient_bytes(layers: Iterable[Layer], dtype: str) -> int:
+    """The size in bytes of all coefficients of these layers."""
+    return sum(term.coef.size for layer in layers for term in layer.terms) * np.dtype(dtype).itemsize
 
 
 INPUT = "x"
@@ -130,7 +142,7 @@ def serving_graph(
     *,
     whole: bool = True,
     rows: int = 1,
-    kernel: bool = False,
+    custom: Collection[str] = (),
 ) -> bytes:
     """Graph from x [B, n] to y [B, m], with the input vectors of all layers except the first as additional outputs,
     [B, width]. Raises InvalidKan, which names the layer, for a weight that is too large.
@@ -140,7 +152,7 @@ def serving_graph(
     weights  as in `Graph`
     whole    whether it is a whole model; a part of a module may precede a normalization
     rows     the batch size for which it is optimized
-    kernel   splines by the operator of `custom_ops`
+    custom   operators of `custom_ops` that compute the terms and steps that they support
     """
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
@@ -148,13 +160,13 @@ def serving_graph(
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
-        g.unpacked = spline_forms.unpacked(layer, rows)
+        g.unpacked = not custom and spline_forms.unpacked(layer, rows)
         with naming(at):
-            for step in layer.pre_steps:
-                x = step.emit(g, x)
-            x = _sums(g, passes.live(layer), x, kernel=kernel)
-            for step in layer.post_steps:
-                x = step.emit(g, x)
+            live = passes.live(layer)
+            live = kernel_forms.absorbed(live, dtype, custom)
+            x = _steps(g, live.pre_steps, x, custom)
+            x = _sums(g, live, x, custom)
+            x = _steps(g, layer.post_steps, x, custom)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
         x = g.rename(x, name)
@@ -162,16 +174,17 @@ def serving_graph(
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
 
 
-def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
+def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -> Value:
+    for step in steps:
+        x = kernel_forms.step(g, step, x, custom)
+    return x
+
+
+def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    taken = spline_forms.kernel_terms(layer, g.dtype) if kernel else None
-    if taken is None:
+    total = kernel_forms.summed(g, layer, x, custom)
+    if total is None:
         total = _terms(g, layer, x)
-    else:
-        total = spline_forms.emit(g, layer, taken, x)
-        for term in layer.terms:
-            if term not in (taken.spline, taken.base):
-                total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
     if layer.nan_spreads.any() and not layer.nan_spreads.all():
@@ -187,11 +200,33 @@ def _terms(g: Graph, layer: Layer, x: Value) -> Value:
     layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
         x = g.gather(x, kept, axis=1)
+    layer, blocks = passes.separate(layer)
+    if layer.terms:
+        total = _summed(g, layer, x, total)
+    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x)), blocks, total)
+
+
+def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
+    """[B, I] and the initial value of the sums, if there is one -> [B, O]: all terms."""
     if spline_forms.fits(g, layer):
         return spline_forms.summed(g, layer, x, total)
     for term in layer.terms:
         total = terms.summed(g, layer, term, x, total)
+    assert total is not None
     return total
+
+
+def _block(g: Graph, whole: Layer, block: Block, x: Value) -> Value:
+    """[B, I] -> [B, O]: the sums of a block, and zero for other destinations."""
+    sources, destinations = block.sources, block.destinations
+    own = g.slice(x, sources.start, sources.stop, axis=1) if block.layer.sources < whole.sources else x
+    value = _summed(g, block.layer, own, None)
+    if block.layer.destinations < whole.destinations:
+        ends = [0, destinations.start, 0, whole.destinations - destinations.stop]
+        value = g.op("Pad", value, g.index(ends), g.const(0.0))
+    if not whole.nan_spreads.all() and any(map(passes.spoils, block.layer.terms)):
+        value = g.add(value, g.sum(g.sub(x, x), axis=1, keepdims=True, exact=True))
+    return value
 
 
 def _start(g: Graph, layer: Layer, x: Value) -> Value:
@@ -240,7 +275,7 @@ def edge_graph(
 ) -> bytes:
     """A graph from the input vector of a layer [B, width], named `name`, to the values of its edges [B, I, O], named
     EDGES, and to the part of each term, with the names of `term_tensors`; in "float32" or "float64". `weights`: as
-    in `Graph`. `kernel`: only EDGES, with splines by `spline_forms.EDGES_OPERATOR`. Raises InvalidKan for a weight
+    in `Graph`. `kernel`: only EDGES, with splines by `kernel_forms.SPLINE_EDGES`. Raises InvalidKan for a weight
     that is too large."""
     g = Graph("edges", dtype, weights)
     g.small_values = False
@@ -275,11 +310,12 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Val
 def _kernel_edges(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, I, O]: every edge by itself, with the terms of the custom operator by its form for edges."""
     live = passes.live(layer)
-    taken = spline_forms.kernel_terms(live, g.dtype)
+    taken = kernel_forms.splines(live, g.dtype)
     if taken is None:
         return _edge_values(g, layer, x)[0]
     others = [term for term in live.terms if term not in (taken.spline, taken.base)]
-    parts = [spline_forms.emit(g, live, taken, x, edges=True), *(terms.by_edge(g, live, term, x) for term in others)]
+    of_splines = taken.emit(g, live, x, g.const(live.bias[None]), spreads=False, edges=True)
+    parts = [of_splines, *(terms.by_edge(g, live, term, x) for term in others)]
     if live.symbolic:
         parts.append(_symbolic_edges(g, live, x))
     return _spoilt(g, live, x, functools.reduce(g.add, parts))

@@ -176,8 +176,13 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
     if lowered.kernel is not None:
         by_operator = dataclasses.replace(lowered, model=lowered.kernel)
         by_kernel = Prover(subject, by_operator, dtype, tolerance, library=custom_ops.library())
-        notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; or export without --kernel", empty=empty)
-        report = dataclasses.replace(report, kernel=_zones(by_kernel))
+        try:
+            notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; or export without --kernel", empty=empty)
+            report = dataclasses.replace(report, kernel=_zones(by_kernel))
+        except VerificationFailed as failed:
+            if not lowered.kernel_optional:
+                raise
+            notes.append(f"{KERNEL_FILE} was not written: {failed.message}")
     return Proof(report, proof.reference, tuple(notes), variants)
 
 

@@ -2,3 +2,4 @@
 #define WIDTH 16
 #define SPLIT 4
 #include "evaluate.inc"
+#include "basis.inc"

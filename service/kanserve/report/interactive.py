@@ -36,7 +36,7 @@ class ModuleMismatch(CodedError):
 
 @dataclass(frozen=True, slots=True)
 class Interactive:
-    """What the page gets: the data of the script as JSON, and the script."""
+    """Data of the script as JSON, and the script."""
 
     data: str
     script: str
