@@ -42,12 +42,12 @@ def kan(name: str) -> Kan:
 
 
 @functools.cache
-def code(name: str) -> CodeFiles:
+def code(name: str, storage: str = "float32", tolerance: float = OUTPUT_TOLERANCE) -> CodeFiles:
     """The generated and verified code of a golden case."""
     network = kan(name)
     lowered = lower.lower(network, "float32")
     layers = description.layers(network, lowered.node_tensors)
-    facts = Facts(name=NAME, version=1, family="golden", files=(), names=UNNAMED, tolerance=OUTPUT_TOLERANCE)
+    facts = Facts(name=NAME, version=1, family="golden", files=(), names=UNNAMED, tolerance=tolerance, storage=storage)
     return generate.generate(network, lowered, layers, facts)
 
 

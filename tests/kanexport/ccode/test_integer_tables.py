@@ -5,25 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kanexport.bundle import description
-from kanexport.ccode import compiled, generate, integer_tables
-from kanexport.ccode.generate import Facts
+from kanexport.ccode import compiled, integer_tables
 from kanexport.ccode.integer_tables import STORAGE, Codes
-from kanexport.contract.naming import UNNAMED
 from kanexport.errors import VerificationFailed
-from kanexport.lowering import lower
 from kanexport.verify import float64_reference
 from tests.support import c_code
 
 WIDE = "efficient-kan-digits"
-
-
-def generated(name: str, storage: str, tolerance: float) -> generate.CodeFiles:
-    kan = c_code.kan(name)
-    lowered = lower.lower(kan, "float32")
-    layers = description.layers(kan, lowered.node_tensors)
-    facts = Facts(name="net", version=1, family="", files=(), names=UNNAMED, tolerance=tolerance, storage=storage)
-    return generate.generate(kan, lowered, layers, facts)
 
 
 def test_codes_are_within_the_limit_and_round_by_half_a_step() -> None:
@@ -41,7 +29,7 @@ def test_codes_are_within_the_limit_and_round_by_half_a_step() -> None:
 @pytest.mark.parametrize(("storage", "share"), [("int16", 0.53), ("int8", 0.28)])
 def test_the_code_computes_the_rounded_network(storage: str, share: float) -> None:
     c_code.needs("cc")
-    files, whole, kan = generated(WIDE, storage, 0.05), c_code.code(WIDE), c_code.kan(WIDE)
+    files, whole, kan = c_code.code(WIDE, storage, 0.05), c_code.code(WIDE), c_code.kan(WIDE)
     x = c_code.case(WIDE).reference()["x"][:50].astype(np.float32)
     with compiled.program(files.code, 64, 10, ["cc"]) as program:
         y, contributions = program.run(x)
@@ -55,7 +43,7 @@ def test_the_code_computes_the_rounded_network(storage: str, share: float) -> No
 def test_a_target_that_integers_miss_is_an_error() -> None:
     c_code.needs("cc")
     with pytest.raises(VerificationFailed, match=r"net\.c differs from the checkpoint") as caught:
-        generated("pykan-hello-adapted", "int8", 1e-5)
+        c_code.code("pykan-hello-adapted", "int8", 1e-5)
     assert "or use larger --c-tables" in caught.value.hint
 
 

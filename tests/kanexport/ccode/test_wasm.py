@@ -48,12 +48,19 @@ def facts(name: str) -> ModuleFacts:
     )
 
 
-@pytest.mark.parametrize(("name", "largest"), [("pykan-hello-adapted", 10_000), ("efficient-kan-digits", 60_000)])
-def test_a_module_computes_what_the_c_code_does(name: str, largest: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "storage", "largest"),
+    [
+        ("pykan-hello-adapted", "float32", 10_000),
+        ("efficient-kan-digits", "float32", 60_000),
+        ("efficient-kan-digits", "int16", 40_000),
+    ],
+)
+def test_a_module_computes_what_the_c_code_does(name: str, storage: str, largest: int, tmp_path: Path) -> None:
     c_code.needs("node", "cc")
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("not installed: ziglang (the extra wasm)")
-    code, own = c_code.code(name).code, facts(name)
+    code, own = c_code.code(name, storage, 5e-4).code, facts(name)
     module = wasm.module(code, own)
     assert len(module) <= largest
     assert wasm_module.facts(module) == own
