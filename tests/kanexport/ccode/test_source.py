@@ -25,7 +25,7 @@ def test_other_names_have_a_proposal(name: str, proposal: str) -> None:
 
 def test_every_name_of_the_files_begins_with_that_of_the_model() -> None:
     code = c_code.code("fastkan-digits").code
-    defined = re.findall(r"^(?:static )?(?:const )?[a-z ]+? \**(\w+)[\[(].*$", code.text, re.MULTILINE)
+    defined = re.findall(r"^(?!\s)(?:[a-z]+ )+\*?(\w+)[\[(].*$", code.text, re.MULTILINE)
     assert len(defined) > 5
     assert all(name.startswith("net_") for name in defined)
 
