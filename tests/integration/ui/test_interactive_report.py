@@ -29,7 +29,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     with serving(folder / "models", transport="asgi") as server:
         target = folder / "hello.html"
-        done = program("report", "hello", "--interactive", MODULE, "-o", target, "--url", server.url)
+        done = program("report", "hello", "--interactive", MODULE, "-o", target, "--url", server.address)
     assert done.returncode == 0, done.stderr
     return target
 
