@@ -140,6 +140,7 @@ def summed(g: Graph, layer: Layer, x: Value) -> Value | None:
     return total
 
 
+# radon: one expression for each operator.
 def plan(layer: Layer, dtype: npt.DTypeLike) -> tuple[list[Part], list[Term]]:
     """The operators of a layer, in order, and the terms that remain for portable operators."""
     if np.dtype(dtype) != np.float32:
@@ -149,15 +150,12 @@ def plan(layer: Layer, dtype: npt.DTypeLike) -> tuple[list[Part], list[Term]]:
     if splines is not None:
         parts.append(splines)
     left = [term for term in layer.terms if splines is None or term not in (splines.spline, splines.base)]
-    programs = {id(term): _own_program(layer, term) for term in left}
-    bases = [term for term in left if isinstance(term, BasisTerm) and programs[id(term)] is not None]
-    for group in _groups(bases):
+    programs = [(term, program) for term in left if (program := _own_program(layer, term)) is not None]
+    for group in _groups([term for term, _ in programs if isinstance(term, BasisTerm)]):
         parts.append(Bases(group, compiled(_emission(layer, group), layer.sources), _epsilon(group)))
-    for term in left:
-        program = programs[id(term)]
-        if isinstance(term, EdgeTerm) and program is not None:
-            parts.append(Edges(term, program))
-    return parts, [term for term in left if programs[id(term)] is None]
+    parts += [Edges(term, program) for term, program in programs if isinstance(term, EdgeTerm)]
+    supported = [term for term, _ in programs]
+    return parts, [term for term in left if term not in supported]
 
 
 def absorbed(layer: Layer, dtype: npt.DTypeLike) -> Layer:
