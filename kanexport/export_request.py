@@ -80,12 +80,13 @@ class Request:
                 hint="pass at most the value of --max-batch-size",
             )
 
-    @property
-    def writes_kernel(self) -> bool:
+    def _writes_kernel(self, kan: Kan) -> bool:
         """Whether a graph by the custom operator is written for the layers that it supports."""
-        if self.kernel is None:
-            return self.dtype == "float32" and self.quantization == NOTHING and bool(custom_ops.library())
-        return self.kernel
+        if self.kernel is not None:
+            return self.kernel
+        fits = self.dtype == "float32" and self.quantization == NOTHING
+        small = lower.coefficient_bytes(kan.layers, self.dtype) <= custom_ops.LARGEST
+        return fits and small and bool(custom_ops.library())
 
     def check_kernel(self) -> None:
         """Raises OptionError for a kernel graph that this machine cannot verify, or that does not fit the other
@@ -116,7 +117,7 @@ class Request:
             self.dtype,
             rows=self.optimize_for_batch or 1,
             many=0 if self.optimize_for_batch else min(MANY_ROWS, self.max_batch_size),
-            kernel=self.writes_kernel,
+            kernel=self._writes_kernel(kan),
             kernel_optional=self.kernel is None,
             near=near,
             curves=curves,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
+ROOM = {"float32": 1e36, "float64": 1e300}  # for the values of a polynomial
+BENT = {"float32": 1e-7, "float64": 1e-15}  # how far from a line a function may be beyond the limit, relative
 KINDS = ("abs", "signed", "outer")  # where the denominator takes absolute values
 
 
@@ -81,9 +83,7 @@ class Rational:
     @property
     def degree(self) -> int:
         """The highest power with a nonzero coefficient, above or below; 1 or more."""
-        above = np.flatnonzero(self.numerator.any(axis=0))
-        below = np.flatnonzero(self.denominator.any(axis=0)) + 1
-        return max(1, int(above.max(initial=1)), int(below.max(initial=1)))
+        return max(1, *(degree for _, degree in self._parts()))
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, 1, I], float64: the scheme of Horner."""
@@ -103,8 +103,53 @@ class Rational:
         return self.denominator if self.kind_below == "outer" else np.abs(self.denominator)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
-        """Both polynomials in z = x s with s = 1 / max(1, |x|), times s^degree. No power overflows then, in contrast
-        to the fifth power of 1e8 in float32."""
+        """P(y) / Q(y) of y, which is x up to a limit, and beyond it the line r(y) + a_n / b_m (x - y). If there is no
+        such limit, both polynomials in z = x s with s = 1 / max(1, |x|), times s^degree. No power overflows in either
+        form, in contrast to the fifth power of 1e8 in float32."""
+        limit = self._limit(g)
+        return self._emit_powers(g, x) if limit is None else self._emit_within(g, x, limit)
+
+    def _limit(self, g: Graph) -> float | None:
+        """The limit of y, from which on each function is a line; None if that is not so."""
+        parts = self._parts()
+        if not self._ends_in_a_line:
+            return None
+        sizes = [(np.abs(powers).sum(axis=1).max() + 1, degree) for powers, degree in parts if degree]
+        limit = float(2.0 ** np.floor(np.log2(min((ROOM[g.dtype.name] / size) ** (1 / n) for size, n in sizes))))
+        rest = sum(_lower_powers(powers, degree, limit) for powers, degree in parts)
+        return limit if float(np.max(rest)) ** 2 <= BENT[g.dtype.name] else None
+
+    @property
+    def _ends_in_a_line(self) -> bool:
+        """Whether each function is nearly a line far away."""
+        (above, n), (below, m) = self._parts()
+        even = m % 2 == 0 or self.kind_below == "signed"
+        return n == m + 1 and even and bool(above[:, n].all() and below[:, m].all())
+
+    def _parts(self) -> tuple[tuple[Array, int], tuple[Array, int]]:
+        """The coefficients above and below, and the highest power of each."""
+        above, below = self.numerator, self._whole
+        return (above, _degree(above)), (below, _degree(below))
+
+    @property
+    def _whole(self) -> Array:
+        """1, b_1 .. b_m"""
+        return np.concatenate([np.ones((len(self.denominator), 1)), self._below], axis=1)
+
+    def _emit_within(self, g: Graph, x: Value, limit: float) -> Value:
+        y = g.clip(g.add(x, g.sub(x, x)), -limit, limit)  # NaN for infinities
+        value = _horner(g, self.numerator, y)
+        (above, n), (below, m) = self._parts()
+        if m:
+            lower = _horner(
+                g, below * (np.arange(below.shape[1]) > 0), g.op("Abs", y) if self.kind_below == "abs" else y
+            )
+            lower = g.op("Abs", lower) if self.kind_below == "outer" else lower
+            value = g.op("Div", value, g.add(lower, g.const(1.0)))
+        slope = above[:, n] / (np.abs(below[:, m]) if self.kind_below == "outer" else below[:, m])
+        return g.add(value, g.mul(g.sub(x, y), g.const(slope[None])))
+
+    def _emit_powers(self, g: Graph, x: Value) -> Value:
         size = g.op("Abs", x)
         small = g.op("Reciprocal", g.op("Max", size, g.const(1.0)))
         z = g.mul(x, small)
@@ -143,6 +188,29 @@ class Rational:
     def knots(self) -> Array:
         """[0, 0]: no knots."""
         return np.zeros((0, 0))
+
+
+def _degree(coefficients: Array) -> int:
+    """The highest power that a function [I, n + 1] has; 0 if there is none."""
+    return int(np.flatnonzero(coefficients.any(axis=0)).max(initial=0))
+
+
+def _lower_powers(coefficients: Array, degree: int, x: float) -> Array:
+    """[I]: the sizes of all powers below the highest one, relative to it, at a large x."""
+    ratios = np.abs(coefficients[:, :degree] / coefficients[:, degree, None])
+    return np.asarray(ratios @ x ** np.arange(-degree, 0.0))
+
+
+def _horner(g: Graph, coefficients: Array, y: Value) -> Value:
+    """sum_k c_k y^k, for coefficients [I, n + 1] that are not all zero."""
+    total: Value | None = None
+    for column in coefficients.T[::-1]:
+        total = None if total is None else g.mul(total, y)
+        if column.any():
+            row = g.const(column[None])
+            total = row if total is None else g.add(total, row)
+    assert total is not None
+    return total
 
 
 def _homogeneous(g: Graph, coefficients: Array, z: Value, powers: list[Value]) -> Value:

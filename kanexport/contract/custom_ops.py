@@ -63,6 +63,7 @@ KERNEL_FILE = "model.kernel.onnx"
 PACKAGE = "kanserve_kernel"
 DEGREES = (1, 2, 3)  # of its splines
 NARROWEST, WIDEST = 1e-10, 1e10  # cells that it takes, as kernel/src/prepare.cpp refuses others
+LARGEST = 128 * 2**20  # bytes of coefficients; a server does not try the operator for models that are much larger
 HOW_TO_INSTALL = "run `make setup` in a checkout of kanserve"
 
 

@@ -14,6 +14,7 @@ torch-wavelet-kan's. A value that is not finite gives NaN in each, as 0 * inf do
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,8 @@ Array = npt.NDArray[np.float64]
 
 HAT_HEIGHT = 2 / (math.sqrt(3) * math.pi**0.25)
 MORLET_FREQUENCY = 5.0
+SLOWEST = 1e-6  # rates from here to its inverse have ordinary squares
+REACH = 20.0  # widths, at which exp(-u^2 / 2) is zero in float32
 NU = (35.0, -84.0, 70.0, -20.0)  # nu(t) = t^4 (35 - 84 t + 70 t^2 - 20 t^3), Meyer's step from 0 to 1
 
 
@@ -98,6 +101,60 @@ WAVELETS = {
         Unary("ricker", lambda u: HAT_HEIGHT * (1 - u**2) * _bell(u), lambda g, u: g.op("Neg", _emit_hat(g, u))),
     )
 }
+
+
+Weighted = Callable[["Graph", "Value", Array, Array], "Value"]
+
+
+def _bell_of(g: Graph, d: Value, rate: Array) -> tuple[Value, Value]:
+    """-u^2 / 2 and exp(-u^2 / 2) for u = d * rate, with one constant for both factors."""
+    exponent = g.mul(g.mul(d, d), g.const(-0.5 * rate**2))
+    return exponent, g.op("Exp", exponent)
+
+
+def _weighted_hat(g: Graph, d: Value, rate: Array, weight: Array) -> Value:
+    exponent, bell = _bell_of(g, d, rate)
+    inner = g.mul(g.add(exponent, g.const(0.5)), bell)
+    return g.mul(inner, g.const(-2 * HAT_HEIGHT * weight))
+
+
+def _weighted_morlet(g: Graph, d: Value, rate: Array, weight: Array) -> Value:
+    angle = g.mul(d, g.const(MORLET_FREQUENCY * rate))
+    bell = g.op("Exp", g.mul(g.mul(angle, angle), g.const(-0.5 / MORLET_FREQUENCY**2)))
+    return g.mul(g.mul(g.op("Cos", angle), bell), g.const(weight))
+
+
+def _weighted_dog(g: Graph, d: Value, rate: Array, weight: Array) -> Value:
+    return g.mul(g.mul(d, _bell_of(g, d, rate)[1]), g.const(-rate * weight))
+
+
+# weight * wavelet(d * rate) with fewer operators on all edges, because the constants of an edge are multiplied first.
+WEIGHTED: dict[str, Weighted] = {
+    "mexican_hat": _weighted_hat,
+    "morlet": _weighted_morlet,
+    "dog": _weighted_dog,
+    "ricker": lambda g, d, rate, weight: _weighted_hat(g, d, rate, -weight),
+}
+HATS = ("mexican_hat", "ricker")  # near a zero of these, the form has an absolute error; infinite squares make it NaN
+
+
+def weighted(g: Graph, function: Unary, centre: Array, rate: Array) -> Weighted | None:
+    """The form of `WEIGHTED` of a wavelet in a float32 graph, if the squares of all numbers in it are ordinary ones and
+    its error is small enough."""
+    if g.dtype != np.float32 or function is not WAVELETS.get(function.name):
+        return None
+    size = np.abs(rate)
+    fits = size.min() >= SLOWEST and size.max() <= 1 / SLOWEST and np.abs(centre).max() <= 1 / SLOWEST
+    return WEIGHTED.get(function.name) if fits and not (g.small_values and function.name in HATS) else None
+
+
+def bounded(g: Graph, function: Unary, x: Value, centre: Array, rate: Array) -> Value:
+    """x for a form of `WEIGHTED`: without numbers so large that their squares are infinite, where the wavelet is zero;
+    NaN for infinities."""
+    if function.name not in HATS:
+        return x
+    reach = float((np.abs(centre) + REACH / np.abs(rate)).max())
+    return g.clip(g.add(x, g.sub(x, x)), -reach, reach)
 
 
 def hamming(count: int) -> Array:

@@ -20,7 +20,7 @@ class Cell:
 
 
 def is_leaf(cell: Cell) -> bool:
-    """Whether a cell is no instruction."""
+    """Whether a cell is not an instruction."""
     return cell.kind in ("const", "table", "input")
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -125,10 +125,10 @@ class Edges:
 Part = Splines | Bases | Edges
 
 
-def summed(g: Graph, layer: Layer, x: Value) -> Value | None:
+def summed(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value | None:
     """[B, I] -> [B, O]: the bias and all terms, and NaN in rows with a source that is not finite, if that spreads to
-    all destinations; None if no operator supports a term."""
-    parts, rest = plan(layer, g.dtype)
+    all destinations; None if no operator of `custom` supports a term."""
+    parts, rest = plan(layer, g.dtype, custom)
     if not parts:
         return None
     total, spreads = g.const(layer.bias[None]), bool(layer.nan_spreads.all())
@@ -141,16 +141,19 @@ def summed(g: Graph, layer: Layer, x: Value) -> Value | None:
 
 
 # radon: one expression for each operator.
-def plan(layer: Layer, dtype: npt.DTypeLike) -> tuple[list[Part], list[Term]]:
-    """The operators of a layer, in order, and the terms that remain for portable operators."""
+def plan(
+    layer: Layer, dtype: npt.DTypeLike, custom: Collection[str] = custom_ops.OPERATORS
+) -> tuple[list[Part], list[Term]]:
+    """The operators of a layer among `custom`, in order, and the terms that remain for portable operators."""
     if np.dtype(dtype) != np.float32:
         return [], list(layer.terms)
     parts: list[Part] = []
-    splines = _splines(layer)
+    splines = _splines(layer) if custom_ops.SPLINES in custom else None
     if splines is not None:
         parts.append(splines)
     left = [term for term in layer.terms if splines is None or term not in (splines.spline, splines.base)]
-    programs = [(term, program) for term in left if (program := _own_program(layer, term)) is not None]
+    chosen = [term for term in left if _operator(term) in custom]
+    programs = [(term, program) for term in chosen if (program := _own_program(layer, term)) is not None]
     for group in _groups([term for term, _ in programs if isinstance(term, BasisTerm)]):
         parts.append(Bases(group, compiled(_emission(layer, group), layer.sources), _epsilon(group)))
     parts += [Edges(term, program) for term, program in programs if isinstance(term, EdgeTerm)]
@@ -158,10 +161,15 @@ def plan(layer: Layer, dtype: npt.DTypeLike) -> tuple[list[Part], list[Term]]:
     return parts, [term for term in left if term not in supported]
 
 
-def absorbed(layer: Layer, dtype: npt.DTypeLike) -> Layer:
+def _operator(term: Term) -> str:
+    return custom_ops.EDGES if isinstance(term, EdgeTerm) else custom_ops.BASIS
+
+
+def absorbed(layer: Layer, dtype: npt.DTypeLike, custom: Collection[str]) -> Layer:
     """The layer with its normalization and affine maps as steps of its terms, if one BasisLayer then computes it."""
     steps = layer.pre_steps
-    if not steps or not all(isinstance(step, (LayerNorm, Affine)) for step in steps) or not _alone(layer):
+    movable = custom_ops.BASIS in custom and all(isinstance(step, (LayerNorm, Affine)) for step in steps)
+    if not steps or not movable or not _alone(layer):
         return layer
     moved = tuple(dataclasses.replace(term, pre_steps=(*steps, *term.pre_steps)) for term in layer.terms)
     changed = dataclasses.replace(layer, terms=moved, pre_steps=())
@@ -193,12 +201,12 @@ def notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bool) -> 
     )
 
 
-def step(g: Graph, step: Step, x: Value) -> Value:
+def step(g: Graph, step: Step, x: Value, custom: Collection[str]) -> Value:
     """[B, N] -> [B, M]: a step before or after a layer."""
     norm, groups = (step.norm, step.groups) if isinstance(step, NormOfGroups) else (step, 1)
     if isinstance(norm, GroupNorm):
         groups = norm.groups
-    if g.dtype != np.float32 or not isinstance(norm, (LayerNorm, GroupNorm)):
+    if custom_ops.NORM not in custom or g.dtype != np.float32 or not isinstance(norm, (LayerNorm, GroupNorm)):
         return step.emit(g, x)
     repeat = groups if isinstance(step, NormOfGroups) else 1
     scale, bias = (g.const(np.tile(part, repeat)[None]) for part in (norm.scale, norm.bias))

@@ -8,21 +8,24 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from kanexport.contract import custom_ops
 from kanexport.contract.manifest import ANY
 from kanexport.contract.sections import Explanations
 from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
-from kanexport.ir.model import Kan, Layer
+from kanexport.ir.model import EdgeTerm, Kan, Layer
 from kanexport.ir.steps import Step
 from kanexport.lowering import kernel_forms, passes, spline_forms, terms
 from kanexport.lowering.attribution import Anchor
+from kanexport.lowering.passes import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +115,19 @@ def lower(
         names,
         weights,
         many=Many(other, many) if other != model else None,
-        kernel=serving_graph(read, names, dtype, weights, kernel=True) if takes else None,
+        kernel=serving_graph(read, names, dtype, weights, custom=custom_ops.OPERATORS) if takes else None,
         kernel_optional=kernel_optional,
     )
 
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:
     """The empty file for the constants of a model with these layers; None if each graph keeps its constants."""
-    numbers = sum(term.coef.size for layer in layers for term in layer.terms)
-    return Weights() if numbers * np.dtype(dtype).itemsize >= SHARED_FROM else None
+    return Weights() if coefficient_bytes(layers, dtype) >= SHARED_FROM else None
+
+
+def coefficient_bytes(layers: Iterable[Layer], dtype: str) -> int:
+    """The size in bytes of all coefficients of these layers."""
+    return sum(term.coef.size for layer in layers for term in layer.terms) * np.dtype(dtype).itemsize
 
 
 INPUT = "x"
@@ -136,7 +143,7 @@ def serving_graph(
     *,
     whole: bool = True,
     rows: int = 1,
-    kernel: bool = False,
+    custom: Collection[str] = (),
 ) -> bytes:
     """Graph from x [B, n] to y [B, m], with the input vectors of all layers except the first as additional outputs,
     [B, width]. Raises InvalidKan, which names the layer, for a weight that is too large.
@@ -146,7 +153,7 @@ def serving_graph(
     weights  as in `Graph`
     whole    whether it is a whole model; a part of a module may precede a normalization
     rows     the batch size for which it is optimized
-    kernel   terms by the operators of `custom_ops`, where they support them
+    custom   operators of `custom_ops` that compute the terms and steps that they support
     """
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
@@ -154,13 +161,13 @@ def serving_graph(
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
-        g.unpacked = not kernel and spline_forms.unpacked(layer, rows)
+        g.unpacked = not custom and spline_forms.unpacked(layer, rows)
         with naming(at):
             live = passes.live(layer)
-            live = kernel_forms.absorbed(live, dtype) if kernel else live
-            x = _steps(g, live.pre_steps, x, kernel=kernel)
-            x = _sums(g, live, x, kernel=kernel)
-            x = _steps(g, layer.post_steps, x, kernel=kernel)
+            live = kernel_forms.absorbed(live, dtype, custom)
+            x = _steps(g, live.pre_steps, x, custom)
+            x = _sums(g, live, x, custom)
+            x = _steps(g, layer.post_steps, x, custom)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
         x = g.rename(x, name)
@@ -168,15 +175,15 @@ def serving_graph(
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
 
 
-def _steps(g: Graph, steps: Iterable[Step], x: Value, *, kernel: bool) -> Value:
+def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -> Value:
     for step in steps:
-        x = kernel_forms.step(g, step, x) if kernel else step.emit(g, x)
+        x = kernel_forms.step(g, step, x, custom)
     return x
 
 
-def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
+def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    total = kernel_forms.summed(g, layer, x) if kernel else None
+    total = _custom_terms(g, layer, x, custom) if custom else None
     if total is None:
         total = _terms(g, layer, x)
     if layer.symbolic:
@@ -188,17 +195,51 @@ def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool) -> Value:
     return total
 
 
+def _custom_terms(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value | None:
+    """[B, I] -> [B, O]: the bias and all terms by operators of `custom`; None if they support no term. Functions of
+    single edges are expensive, so that only the edges that have some are evaluated."""
+    by_edge = any(isinstance(term, EdgeTerm) for term in layer.terms)
+    small, blocks = passes.separate(layer) if by_edge else (layer, [])
+    total = kernel_forms.summed(g, small, x, custom) if small.terms else _start(g, layer, x)
+    if total is None:
+        return None
+    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x, custom)), blocks, total)
+
+
 def _terms(g: Graph, layer: Layer, x: Value) -> Value:
     """[B, I] -> [B, O]: the bias and all terms, for the sources that contribute."""
     total = _start(g, layer, x)
     layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
         x = g.gather(x, kept, axis=1)
+    layer, blocks = passes.separate(layer)
+    if layer.terms:
+        total = _summed(g, layer, x, total)
+    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x)), blocks, total)
+
+
+def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
+    """[B, I] and the initial value of the sums, if there is one -> [B, O]: all terms."""
     if spline_forms.fits(g, layer):
         return spline_forms.summed(g, layer, x, total)
     for term in layer.terms:
         total = terms.summed(g, layer, term, x, total)
+    assert total is not None
     return total
+
+
+def _block(g: Graph, whole: Layer, block: Block, x: Value, custom: Collection[str] = ()) -> Value:
+    """[B, I] -> [B, O]: the sums of a block, and zero for other destinations."""
+    sources, destinations = block.sources, block.destinations
+    own = g.slice(x, sources.start, sources.stop, axis=1) if block.layer.sources < whole.sources else x
+    bare = dataclasses.replace(block.layer, bias=0 * block.layer.bias, nan_spreads=block.layer.nan_spreads & False)
+    value = kernel_forms.summed(g, bare, own, custom) or _summed(g, block.layer, own, None)
+    if block.layer.destinations < whole.destinations:
+        ends = [0, destinations.start, 0, whole.destinations - destinations.stop]
+        value = g.op("Pad", value, g.index(ends), g.const(0.0))
+    if not whole.nan_spreads.all() and any(map(passes.spoils, block.layer.terms)):
+        value = g.add(value, g.sum(g.sub(x, x), axis=1, keepdims=True, exact=True))
+    return value
 
 
 def _start(g: Graph, layer: Layer, x: Value) -> Value:

@@ -87,6 +87,7 @@ def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
 SourceIndices = npt.NDArray[np.intp]
 
 WORTH = 1 / 8  # of the sources: to leave out fewer costs more than their functions
+BLOCK_WORTH = 3 / 4  # of the edges: a block of more of them is not much faster than all
 
 
 def drop_idle_sources(layer: Layer) -> tuple[Layer, SourceIndices | None]:
@@ -116,6 +117,69 @@ def _idle_sources(layer: Layer) -> npt.NDArray[np.bool_]:
             idle[part] &= ~coefficients(layer, term, part=part).any(axis=(1, 2))
     compact = all(isinstance(term, BasisTerm) and term.basis.compact for term in layer.terms)
     return idle & (compact | layer.nan_spreads.all(axis=1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A term that acts on some edges: a layer that has only this term, and the ranges of its `sources` and
+    `destinations` in the whole layer."""
+
+    layer: Layer
+    sources: slice
+    destinations: slice
+
+
+def separate(layer: Layer) -> tuple[Layer, list[Block]]:
+    """The terms that act on most edges, and a block for each of the others. The sums and, if `nan_spreads` or NaN in
+    all destinations for a source that is not finite are added, NaN are the same."""
+    blocks_of = {term: block for term in layer.terms if (block := _block(layer, term)) is not None}
+    rest = tuple(term for term in layer.terms if term not in blocks_of)
+    return dataclasses.replace(layer, terms=rest) if blocks_of else layer, list(blocks_of.values())
+
+
+def spoils(term: Term) -> bool:
+    """Whether each function of a term is NaN for each value that is not finite, so that a sum over sources is."""
+    if isinstance(term, BasisTerm) or term.pre_steps:
+        return False
+    with np.errstate(all="ignore"):
+        return bool(np.isnan(term.function.evaluate(np.array([np.nan, np.inf, -np.inf]))).all())
+
+
+def _separable(term: Term) -> bool:
+    """Whether values that are not finite have the same effect on all edges of a term."""
+    compact = isinstance(term, BasisTerm) and term.basis.compact
+    return not term.pre_steps and (compact or spoils(term))
+
+
+def _block(layer: Layer, term: Term) -> Block | None:
+    """The block of a term, if it is much smaller than the layer, and if all else of the term is zero or NaN."""
+    if not _separable(term):
+        return None
+    active = np.concatenate([coefficients(layer, term, part=part).any(axis=2) for part in blocks(term)])
+    sources, destinations = (_hull(np.asarray(active.any(axis=axis))) for axis in (1, 0))
+    if not 0 < active[sources, destinations].size <= BLOCK_WORTH * active.size:
+        return None
+    part = _select_sources(term, np.arange(layer.sources)[sources])
+    if part is None:
+        return None
+    arrays = ("coef",) if isinstance(part, BasisTerm) else ("centre", "rate", "coef")
+    small = dataclasses.replace(
+        layer,
+        terms=(dataclasses.replace(part, **{name: getattr(part, name)[:, destinations] for name in arrays}),),
+        mask=layer.mask[sources, destinations],
+        bias=layer.bias[destinations],
+        nan_spreads=layer.nan_spreads[sources, destinations],
+        symbolic=(),
+        pre_steps=(),
+        post_steps=(),
+    )
+    return Block(small, sources, destinations)
+
+
+def _hull(active: npt.NDArray[np.bool_]) -> slice:
+    """The range from the first true entry to the last; empty if there is none."""
+    places = np.flatnonzero(active)
+    return slice(int(places.min(initial=len(active))), int(places.max(initial=-1)) + 1)
 
 
 def _select_sources(term: Term, kept: SourceIndices) -> Term | None:

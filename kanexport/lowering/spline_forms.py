@@ -112,8 +112,8 @@ def fits(g: Graph, layer: Layer) -> bool:
     return g.dtype == np.float32 and not g.small_values and narrow(layer)
 
 
-def summed(g: Graph, layer: Layer, x: Value, total: Value) -> Value:
-    """[B, I] and the initial value of the sums -> [B, O]: all terms, summed over the sources."""
+def summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
+    """[B, I] and the initial value of the sums, if there is one -> [B, O]: all terms, summed over the sources."""
     columns: Columns = []
     for term in layer.terms:
         if isinstance(term, EdgeTerm):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.functions import wavelets
 from kanexport.graph import precision
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.precision import BYTES
@@ -20,14 +21,14 @@ def nonfinite(g: Graph, x: Value) -> Value:
     return g.op("IsNaN", g.sub(x, x))
 
 
-def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
-    """[B, I] and the sums so far -> [B, O]: a term times its coefficients, summed over the sources. One matrix
-    product [B, K * I] @ [K * I, O] for a basis."""
+def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value | None) -> Value:
+    """[B, I] and the sums so far, if there are any -> [B, O]: a term times its coefficients, summed over the sources.
+    One matrix product [B, K * I] @ [K * I, O] for a basis."""
     if isinstance(term, EdgeTerm):
         values = _edge_functions(g, layer, term, x)
         if term.functions > 1:  # one sum, not one after the other
             values = g.reshape(values, 0, layer.sources * term.functions, layer.destinations)
-        return g.add(total, g.sum(values, axis=1))
+        return _plus(g, total, g.sum(values, axis=1))
     if isinstance(term.basis, Stepped):
         return _bytes(g, layer, term, term.basis, x, total)
     basis = basis_term(g, layer, term, x)
@@ -36,15 +37,19 @@ def summed(g: Graph, layer: Layer, term: Term, x: Value, total: Value) -> Value:
     return g.gemm(basis, weight_matrix(g, layer, term, term.functions * layer.sources, layer.destinations), total)
 
 
-def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value) -> Value:
+def _plus(g: Graph, total: Value | None, value: Value) -> Value:
+    return value if total is None else g.add(total, value)
+
+
+def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value | None) -> Value:
     """The same in whole numbers: int8 values of the basis times int8 values of the coefficients, summed as int32."""
     read = sources(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
     codes = basis.codes(g, read, layer.sources)
     if not basis.compact:  # NaN has no code
         spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
-        total = g.add(total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
+        total = _plus(g, total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
     products = g.op("MatMulInteger", codes, weight_codes(g, layer, term, by_source=basis.table is not None))
-    return g.add(g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)), total)
+    return _plus(g, total, g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)))
 
 
 def by_edge(g: Graph, layer: Layer, term: Term, x: Value) -> Value:
@@ -110,18 +115,19 @@ def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
     coef = passes.coefficients(layer, term)
     for step in term.pre_steps:
         x = step.emit(g, x)
+    form = wavelets.weighted(g, term.function, term.centre, term.rate)
+    if form is not None:
+        x = wavelets.bounded(g, term.function, x, term.centre, term.rate)
     if term.functions == 1:
-        centre, rate, weight = (
-            term.centre[None, :, :, 0],
-            term.rate[None, :, :, 0],
-            coef[None, :, :, 0],
-        )
-        inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1), g.const(centre)), g.const(rate))
-        return g.mul(term.function.emit(g, inner), g.const(weight))
-    # [B, I, K, O]: sums over K then run over whole rows of O.
-    centre, rate, weight = (a.transpose(0, 2, 1)[None] for a in (term.centre, term.rate, coef))
-    inner = g.mul(g.sub(g.reshape(x, 0, layer.sources, 1, 1), g.const(centre)), g.const(rate))
-    return g.mul(term.function.emit(g, inner), g.const(weight))
+        centre, rate, weight = (a[None, :, :, 0] for a in (term.centre, term.rate, coef))
+        x = g.reshape(x, 0, layer.sources, 1)
+    else:  # [B, I, K, O]: sums over K then run over whole rows of O.
+        centre, rate, weight = (a.transpose(0, 2, 1)[None] for a in (term.centre, term.rate, coef))
+        x = g.reshape(x, 0, layer.sources, 1, 1)
+    distance = g.sub(x, g.const(centre))
+    if form is not None:
+        return form(g, distance, rate, weight)
+    return g.mul(term.function.emit(g, g.mul(distance, g.const(rate))), g.const(weight))
 
 
 def symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:

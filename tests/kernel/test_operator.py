@@ -86,7 +86,7 @@ def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_basis_is_exact_on_every_machine(machine: str, installed: str) -> None:
-    """Each instruction set has a third of the layers. Single rows have the bits that they have in a batch. The same
+    """The layers are divided among the instruction sets. Single rows have the bits that they have in a batch. The same
     outputs are NaN as in the portable graph."""
     command = [sys.executable, "-m", "tests.kernel.every_basis", str(MACHINES.index(machine)), str(len(MACHINES))]
     environment = os.environ | {"KANKERNEL_MACHINE": machine}

@@ -31,6 +31,7 @@ SPENT = 0.1  # seconds of each measurement
 AS_FAST = 0.85
 WIDE = 256  # rows of a chunk of the allowed size, above which no smaller chunk was faster
 LEAST = 16  # rows of a matrix product that is worth one
+TRIED_LEAST = 4  # rows of the smallest chunk that is measured; of edges without a matrix product, it can be the fastest
 FASTER = 0.95
 
 Create = Callable[[int], Session]  # a session whose runs have so many threads
@@ -75,7 +76,7 @@ def piece_rows(manifest: Manifest | None, micro_batch_bytes: int) -> int:
 def fitting_rows(info: ModelInfo, session: Session, most: int) -> int:
     """Rows of a chunk on this machine: `most`, or 50% or 25% of it if rows take less time then. That happens if a
     core's cache is smaller than `micro_batch_bytes` assumes."""
-    sizes = [rows for rows in (most, most // 2, most // 4) if rows >= LEAST]
+    sizes = [rows for rows in (most, most // 2, most // 4) if rows >= TRIED_LEAST]
     if len(sizes) < 2 or not most <= min(WIDE, info.max_batch_size):
         return most
     feeds = {rows: _feeds(info, rows) for rows in sizes}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kanexport.detection import detect
 from kanexport.errors import ExportError, InvalidKan, OptionError
 from kanexport.formats import checkpoint
+from kanexport.functions import wavelets
 from kanexport.functions.wavelets import WAVELETS, hamming, rates
 from kanexport.graph.builder import Graph
 from kanexport.ir.model import Kan
@@ -76,6 +77,36 @@ def test_far_away_they_vanish_and_what_is_not_finite_is_nan(name: str, dtype: st
     with np.errstate(invalid="ignore"):
         assert np.isnan(WAVELETS[name].evaluate(spoilt)).all()
     assert np.isnan(emitted(name, spoilt, dtype)).all()
+
+
+@pytest.mark.parametrize("name", wavelets.WEIGHTED)
+def test_the_form_with_fewer_operators_is_the_same_function(name: str) -> None:
+    rng = np.random.default_rng(0)
+    centre, rate, weight = (rng.normal(size=(1, 3)) for _ in range(3))
+    g = Graph("wavelet", "float32")
+    g.small_values = False
+    x = g.input("x", 3)
+    form = wavelets.weighted(g, WAVELETS[name], centre, rate)
+    assert form is not None
+    inner = wavelets.bounded(g, WAVELETS[name], x, centre, rate)
+    model = g.build({"f": (form(g, g.sub(inner, g.const(centre)), rate, weight), (3,))})
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    places = np.concatenate([INSIDE, [50.0, -1e6, 1e20, -1e30, np.nan, np.inf, -np.inf]])
+    rows = np.repeat(places[:, None], 3, axis=1).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = weight * WAVELETS[name].evaluate((rows.astype(np.float64) - centre) * rate)
+    np.testing.assert_allclose(session.run(["f"], {"x": rows})[0], expected, rtol=0, atol=3e-6)
+
+
+def test_the_form_with_fewer_operators_is_for_ordinary_numbers() -> None:
+    g = Graph("wavelet", "float32")
+    one = np.ones((2, 2))
+    assert wavelets.weighted(g, WAVELETS["dog"], one, one) is not None
+    assert wavelets.weighted(g, WAVELETS["meyer"], one, one) is None
+    assert wavelets.weighted(g, WAVELETS["dog"], one, 1e20 * one) is None
+    assert wavelets.weighted(g, WAVELETS["dog"], one, 0 * one) is None
+    assert wavelets.weighted(Graph("wavelet", "float64"), WAVELETS["dog"], one, one) is None
+    assert wavelets.weighted(g, WAVELETS["mexican_hat"], one, one) is None  # a norm may follow, and enlarge its error
 
 
 @given(st.integers(1, 60))

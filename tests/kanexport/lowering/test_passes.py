@@ -18,7 +18,7 @@ from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer
 from kanexport.ir.norms import LayerNorm
 from kanexport.lowering import lower, passes
 from kanexport.pipeline import Request, export
-from kanexport.verify import verify
+from kanexport.verify import float64_reference, verify
 from tests.kanexport.lowering.test_near_uniform_knots import rounded
 from tests.kanexport.lowering.test_spline_forms import answers, layer, uneven
 from tests.kanexport.lowering.test_symbolic_networks import read
@@ -70,6 +70,46 @@ def test_sources_without_a_live_edge_are_not_looked_at(destinations: int, symbol
     assert answers(created.model, x)[0].tobytes() == answers(created.model, moved)[0].tobytes()
     x[0, 4], x[1, 5], x[2, 0] = np.nan, np.inf, np.nan
     assert np.isnan(answers(created.model, x)[0]).all(axis=1).tolist() == [True, True, True, False, False]
+
+
+def two_blocks(*, spreads: bool) -> Layer:
+    """Splines between the first half of the nodes, wavelets between the second."""
+    spline = layer(uneven(8, 5), 6).terms[1]
+    assert isinstance(spline, BasisTerm)
+    wavelet = edge_term(8, 6)
+    first, second = np.zeros((8, 6, 1)), np.zeros((8, 6, 1))
+    first[:4, :3], second[4:, 3:] = 1, 1
+    terms = (
+        dataclasses.replace(spline, coef=spline.coef * first),
+        dataclasses.replace(wavelet, coef=wavelet.coef * second),
+    )
+    return Layer(terms, np.ones((8, 6)), np.arange(6.0), np.full((8, 6), spreads))
+
+
+@pytest.mark.parametrize("spreads", [False, True])
+def test_terms_of_some_edges_are_summed_over_these_edges_only(spreads: bool) -> None:
+    item = two_blocks(spreads=spreads)
+    rest, blocks = passes.separate(item)
+    assert not rest.terms
+    assert [(block.sources, block.destinations) for block in blocks] == [
+        (slice(0, 4), slice(0, 3)),
+        (slice(4, 8), slice(3, 6)),
+    ]
+    kan = Kan(8, (item,))
+    created = lower.lower(kan, "float32")
+    verify.verify(kan, created, "float32")
+    dense = tuple(dataclasses.replace(term, coef=np.ones(term.coef.shape)) for term in item.terms)
+    whole = lower.lower(Kan(8, (dataclasses.replace(item, terms=dense),)), "float32")
+    assert numbers(created.model) < 0.5 * numbers(whole.model)
+    x = np.full((3, 8), 0.3, dtype=np.float32)
+    x[1, 0] = x[2, 6] = np.nan
+    expected = float64_reference.evaluate(kan, x.astype(np.float64)).y
+    assert np.isnan(answers(created.model, x)[0]).tolist() == np.isnan(expected).tolist()
+
+
+def test_terms_of_most_edges_stay_whole() -> None:
+    item = layer(uneven(8, 5), 6)
+    assert passes.separate(item) == (item, [])
 
 
 def test_what_would_become_of_nan_otherwise_is_kept() -> None:

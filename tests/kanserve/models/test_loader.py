@@ -334,8 +334,9 @@ def test_the_size_of_a_piece_follows_from_the_widest_layer(tmp_path: Path) -> No
         (128, {128: 1.0, 64: 0.96, 32: 0.97}, 128),  # no difference that would be seen again
         (128, {128: 1.0, 64: 0.5, 32: 0.7}, 64),
         (128, {128: 1.0, 64: 0.9, 32: 0.6}, 32),
-        (40, {40: 1.0, 20: 0.1}, 20),
-        (31, {31: 1.0}, 31),  # half of it is no matrix product worth one
+        (40, {40: 1.0, 20: 0.1, 10: 0.2}, 20),
+        (31, {31: 1.0, 15: 0.8, 7: 0.9}, 15),  # of edges without a matrix product, fewer rows can be faster
+        (7, {7: 1.0}, 7),  # half of it is not measured
         (512, {}, 512),  # not looked at
         (0, {}, 0),
     ],
