@@ -8,6 +8,7 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from kanexport.contract.sections import Explanations
 from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
-from kanexport.ir.model import Kan, Layer
+from kanexport.ir.model import EdgeTerm, Kan, Layer
 from kanexport.ir.steps import Step
 from kanexport.lowering import kernel_forms, passes, spline_forms, terms
 from kanexport.lowering.attribution import Anchor
@@ -182,7 +183,7 @@ def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -
 
 def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    total = kernel_forms.summed(g, layer, x, custom)
+    total = _custom_terms(g, layer, x, custom) if custom else None
     if total is None:
         total = _terms(g, layer, x)
     if layer.symbolic:
@@ -192,6 +193,17 @@ def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value:
         spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.nan_spreads))
         total = g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), total)
     return total
+
+
+def _custom_terms(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value | None:
+    """[B, I] -> [B, O]: the bias and all terms by operators of `custom`; None if they support no term. Functions of
+    single edges are expensive, so that only the edges that have some are evaluated."""
+    by_edge = any(isinstance(term, EdgeTerm) for term in layer.terms)
+    small, blocks = passes.separate(layer) if by_edge else (layer, [])
+    total = kernel_forms.summed(g, small, x, custom) if small.terms else _start(g, layer, x)
+    if total is None:
+        return None
+    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x, custom)), blocks, total)
 
 
 def _terms(g: Graph, layer: Layer, x: Value) -> Value:
@@ -216,11 +228,12 @@ def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
     return total
 
 
-def _block(g: Graph, whole: Layer, block: Block, x: Value) -> Value:
+def _block(g: Graph, whole: Layer, block: Block, x: Value, custom: Collection[str] = ()) -> Value:
     """[B, I] -> [B, O]: the sums of a block, and zero for other destinations."""
     sources, destinations = block.sources, block.destinations
     own = g.slice(x, sources.start, sources.stop, axis=1) if block.layer.sources < whole.sources else x
-    value = _summed(g, block.layer, own, None)
+    bare = dataclasses.replace(block.layer, bias=0 * block.layer.bias, nan_spreads=block.layer.nan_spreads & False)
+    value = kernel_forms.summed(g, bare, own, custom) or _summed(g, block.layer, own, None)
     if block.layer.destinations < whole.destinations:
         ends = [0, destinations.start, 0, whole.destinations - destinations.stop]
         value = g.op("Pad", value, g.index(ends), g.const(0.0))
