@@ -1,4 +1,4 @@
-# The server alone: no torch, no exporter, no compiler, no pip, not root.
+# The server only, with the custom operator: no torch, no exporter, no compiler, no pip, not root.
 # Any base with python3 (3.11 to 3.13) and its venv module will do.
 ARG BASE_IMAGE=docker.io/library/python:3.13-slim-bookworm
 
@@ -6,19 +6,24 @@ FROM ${BASE_IMAGE} AS build
 WORKDIR /src
 # The venv lives at one path in both stages: its scripts name their interpreter.
 # Dependencies first, so that a change of our code reuses this layer.
-COPY requirements/server.txt requirements/build.txt requirements/
+COPY requirements/server.txt requirements/build.txt requirements/kernel.txt requirements/
 RUN python3 -m venv /opt/kanserve \
  && /opt/kanserve/bin/python -m pip install --no-cache-dir --require-hashes --only-binary :all: \
       -r requirements/server.txt \
  && python3 -m venv /opt/build \
  && /opt/build/bin/python -m pip install --no-cache-dir --require-hashes --only-binary :all: \
-      -r requirements/build.txt
+      -r requirements/build.txt -r requirements/kernel.txt
+# The custom operator, compiled by ziglang: the library runs on any Linux with glibc 2.17 or later.
+COPY kernel kernel
+RUN cd kernel \
+ && CXX="/opt/build/bin/python -m ziglang c++" /opt/build/bin/python -m hatchling build -t wheel -d /wheels \
+ && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile --no-index /wheels/kanserve_kernel-*.whl
 COPY pyproject.toml README.md ./
 COPY kanexport kanexport
 COPY service/kanserve service/kanserve
 # Of kanexport the server needs the manifest and what both share; the exporter stays out of production.
 RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
- && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile /wheels/*.whl \
+ && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile /wheels/kanserve-*.whl \
  && /opt/kanserve/bin/python -I -c "import kanexport, pathlib, shutil; \
 [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in pathlib.Path(kanexport.__file__).parent.iterdir() \
  if p.name not in ('__init__.py', 'contract')]" \

@@ -8,6 +8,7 @@ MUTATE_VENV := .venv-mutate
 AUDIT_VENV := .venv-audit
 NOTEBOOK_VENV := $(VENV)-notebook
 DOCS_VENV := .venv-docs
+ZIG_VENV := .venv-zig
 PIP := python -m pip install --quiet --disable-pip-version-check
 # One more than cores: tests wait for servers a fifth of their time. Each file's tests stay on one worker: its servers
 # and exports are made once.
@@ -24,7 +25,8 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # Torch: a CPU build, or none. requirements/torch_build.py says how that is decided.
-setup: $(VENV)/.ready ## Build .venv with what is cheap here; TORCH=1 with torch in any case, TORCH=0 without
+# The custom operator needs a C++ compiler: g++, clang++, or ziglang, which the installation downloads. KERNEL=0 leaves it out.
+setup: $(VENV)/.ready $(if $(filter 0,$(KERNEL)),,$(VENV)/.kernel) ## Build .venv with what is cheap here; TORCH=1 with torch in any case, TORCH=0 without
 	@$(BIN)/python requirements/torch_build.py $(TORCH)
 
 $(VENV)/.ready: pyproject.toml requirements/dev.txt
@@ -35,6 +37,10 @@ $(VENV)/.ready: pyproject.toml requirements/dev.txt
 	@echo "== installing locked dependencies (about a minute) =="
 	@$(BIN)/$(PIP) --require-hashes --no-deps --only-binary :all: -r requirements/dev.txt
 	@$(BIN)/$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.kernel: $(VENV)/.ready $(wildcard kernel/*.* kernel/src/* kernel/kanserve_kernel/*.py) requirements/kernel.txt
+	@$(BIN)/python kernel/install.py $(ZIG_VENV)
 	@touch $@
 
 demo: setup ## Export real checkpoints, serve them, send requests, stop
@@ -138,15 +144,15 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 	@$(BIN)/$(PIP) uv
 	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --upgrade"; \
-	$$compile pyproject.toml --extra dev -o requirements/dev.txt && \
-	$$compile pyproject.toml --extra serve --extra certificates -o requirements/server.txt && \
+	$$compile pyproject.toml --extra dev --no-emit-package kanserve-kernel -o requirements/dev.txt && \
+	$$compile pyproject.toml --extra serve --extra certificates --no-emit-package kanserve-kernel -o requirements/server.txt && \
 	$$compile requirements/docs.in -o requirements/docs.txt && \
-	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt
+	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt && \
+	echo 'ziglang>=0.17,<0.18' | $$compile - -o requirements/kernel.txt
 
-# Optional, and not a part of `make setup`: it needs g++. kernel/build_library.py lists the other requirements.
-kernel: setup ## Build the wheel of the operator (kanserve[kernel]) with g++, and install it into .venv
-	@cd kernel && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
-	@$(BIN)/$(PIP) --no-deps --no-index --force-reinstall "$$(ls -t dist/kanserve_kernel-*.whl | head -1)"
+# `make setup` installs the operator for this machine already.
+kernel: setup ## Build wheels of the custom operator for x86-64 and aarch64 into dist/, with ziglang
+	@$(BIN)/python kernel/install.py $(ZIG_VENV) dist
 
 # Builds from the commit, tests outside the clone, and sets no tag: it prints the command. tools/release.py says the rest.
 release: setup ## Build and test wheel, sdist and kernel wheel; print the tag to set (ARGS=--check: only the checks)
@@ -156,5 +162,5 @@ container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
 
 clean: ## Remove environments and caches
-	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(ZIG_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.coverage .coverage.* .mutate

@@ -11,17 +11,21 @@ from typing import Any
 from kanexport.bundle import baseline
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
+from kanexport.ccode import generate, wasm
+from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import custom_ops
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED
+from kanexport.contract.sections import AS_TRAINED, INT8
 from kanexport.errors import OptionError
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
+from kanexport.quantization import options as quantization
 from kanexport.quantization.options import NOTHING, QuantizationOptions
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
+CODE_ERRORS = {"float32": 0.0, "int16": 5e-4, "int8": quantization.MAX_ERROR[INT8]}  # of the C code, relative
 MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into pieces of about so many, or fewer
 
 
@@ -30,7 +34,7 @@ class Request:
     """Export request: the checkpoint, its destination and options. `name`: if empty, the name of the checkpoint."""
 
     path: Path
-    repository: Path
+    repository: Path | None  # None: no version is written, only the C code
     name: str = ""
     version: int = 1
     family: str | None = None
@@ -49,8 +53,13 @@ class Request:
     explain_layers: tuple[str, ...] = ()  # whose edges it tells, as `packing.explained.Asked` has them
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     optimize_for_batch: int = 0  # rows per batch; 0: a graph for small batches, and another for large ones if it pays
-    kernel: bool = False  # with a graph by the operator of `contract.custom_ops`
+    kernel: bool | None = (
+        None  # with a graph by the operator of `contract.custom_ops`; None: if it is installed and fits
+    )
     quantization: QuantizationOptions = NOTHING
+    code: Path | None = None  # the folder for C code of the network
+    wasm: bool = False  # with a WebAssembly module of it
+    storage: str = "float32"  # of the coefficients in C, a key of `ccode.integer_tables.STORAGE`
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -78,6 +87,14 @@ class Request:
                 hint="pass at most the value of --max-batch-size",
             )
 
+    def _writes_kernel(self, kan: Kan) -> bool:
+        """Whether a graph by the custom operator is written for the layers that it supports."""
+        if self.kernel is not None:
+            return self.kernel
+        fits = self.dtype == "float32" and self.quantization == NOTHING
+        small = lower.coefficient_bytes(kan.layers, self.dtype) <= custom_ops.LARGEST
+        return fits and small and bool(custom_ops.library())
+
     def check_kernel(self) -> None:
         """Raises OptionError for a kernel graph that this machine cannot verify, or that does not fit the other
         options."""
@@ -100,6 +117,25 @@ class Request:
                 hint="remove one of the two",
             )
 
+    @property
+    def code_tolerance(self) -> float:
+        """The allowed relative error of the outputs of the C code."""
+        return max(self.tolerance, CODE_ERRORS[self.storage])
+
+    def check_code(self, name: str) -> None:
+        """Raises OptionError for C code that does not fit the other options. `name`: of the model."""
+        if self.code is None:
+            return
+        generate.check(self.code, name, self.dtype)
+        if self.wasm:
+            wasm.check()
+        if self.quantization != NOTHING:
+            raise OptionError(
+                "--c cannot be combined with --quantize, which changes the graphs",
+                code="arguments-conflict",
+                hint="remove one of the two",
+            )
+
     def lower(self, kan: Kan, *, near: Collection[int] = (), curves: Kan | None = None) -> Lowered:
         """The graphs of a network, for the requested batch size. `near` and `curves`: as in `lower.lower`."""
         return lower.lower(
@@ -107,7 +143,8 @@ class Request:
             self.dtype,
             rows=self.optimize_for_batch or 1,
             many=0 if self.optimize_for_batch else min(MANY_ROWS, self.max_batch_size),
-            kernel=self.kernel,
+            kernel=self._writes_kernel(kan),
+            kernel_optional=self.kernel is None,
             near=near,
             curves=curves,
         )
@@ -146,4 +183,19 @@ def document(result: Result) -> dict[str, Any]:
         "explanations": dataclasses.asdict(manifest.explanations),
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),
+        "c": None if result.code is None else _code(result.code),
+    }
+
+
+def _code(code: CodeFiles) -> dict[str, Any]:
+    return {
+        "files": {name: len(data) for name, data in code.files.items()},
+        "compiler": code.compiler,
+        "zones": [dataclasses.asdict(zone) for zone in code.zones],
+        "explain": code.contributes,
+        "explained": code.explained,
+        "tables": code.code.tables,
+        "explain_tables": code.code.explain_tables,
+        "stack": dict(code.code.stack),
+        "notes": list(code.notes),
     }

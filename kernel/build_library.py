@@ -1,17 +1,19 @@
-"""Build of the custom operator's library with the system compiler, as a step of the wheel build or by hand.
+"""Build of the custom operator's library, as a step of the wheel build or by hand.
 
-    python kernel/build_library.py OUTPUT.so
+    python kernel/build_library.py OUTPUT.so [ARCHITECTURE]
 
 The build compiles the evaluation once per instruction set. The library selects the best set of the processor at run
-time, so that one wheel serves all processors of an architecture. The build needs g++ (or `CXX`) and onnxruntime's C++
-header. It takes the header from `ORT_INCLUDE` or from the folder of Debian's libonnxruntime-dev. Otherwise it downloads
-this package with apt-get and extracts the header without an installation.
+time, so that one wheel serves all processors of an architecture. The build needs a C++17 compiler: `CXX`, g++, clang++
+or the package ziglang, which pip installs. ziglang also compiles for another architecture, x86_64 or aarch64, and for
+every Linux with glibc 2.17 or later. A wheel build takes the architecture from KANKERNEL_ARCHITECTURE.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-HEADER = "onnxruntime_cxx_api.h"
-INSTALLED = (Path("/usr/include/onnxruntime"), Path("/usr/local/include/onnxruntime"))
-PACKAGE = "libonnxruntime-dev"
+GLIBC = "2.17"  # the oldest that a library of ziglang runs with, as in the tag manylinux2014
+ARCHITECTURES = ("x86_64", "aarch64")
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -42,7 +43,8 @@ X86 = {
     ),
     "evaluate_avx2.cpp": ("-mavx2", "-mfma"),
 }
-EVERYWHERE = ("evaluate_portable.cpp", "prepare.cpp", "operator.cpp")
+EVERYWHERE = ("evaluate_portable.cpp", "prepare.cpp", "prepare_basis.cpp", "program.cpp")
+EVERYWHERE = (*EVERYWHERE, "operator.cpp", "program_operators.cpp")
 
 
 class CannotBuild(Exception):
@@ -53,48 +55,59 @@ class Missing(CannotBuild):
     """A tool or header is absent; the message shows how to get it."""
 
 
-def build(output: Path, folder: Path) -> None:
-    """The library, with what is made on the way in `folder`. Raises CannotBuild, and Missing for a tool or a header."""
-    compiler = os.environ.get("CXX") or shutil.which("g++")
-    if not compiler:
-        raise Missing("there is no g++: install one (apt-get install g++), or name a C++ compiler in CXX")
-    include = header(folder)
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    sources = {**dict.fromkeys(EVERYWHERE, ()), **(X86 if x86 else {})}
+def build(output: Path, folder: Path, architecture: str = "") -> str:
+    """Write the library to `output`, and object files to `folder`. Return the platform tag of its wheel.
+
+    architecture  one of ARCHITECTURES; empty for this machine, with the first compiler that is installed
+    Raises CannotBuild, and Missing for a compiler.
+    """
+    here = {"AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+    architecture = architecture or here
+    command, flags = compiler(), FLAGS
+    zig = command[-2:] == ["ziglang", "c++"]
+    if architecture != here and not zig:
+        command, zig = ziglang(), True
+    if zig:
+        if architecture not in ARCHITECTURES:
+            raise CannotBuild(f"the architecture is {architecture}, expected one of {', '.join(ARCHITECTURES)}")
+        flags = (*flags, "-target", f"{architecture}-linux-gnu.{GLIBC}")
+    sources = {**dict.fromkeys(EVERYWHERE, ()), **(X86 if architecture == "x86_64" else {})}
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda item: _compiled(compiler, include, folder, *item), sources.items()))
-    _run(compiler, "-shared", "-s", "-o", str(output), *objects, "-Wl,-z,defs", "-static-libgcc")
+        objects = list(pool.map(lambda item: _compiled([*command, *flags], folder, *item), sources.items()))
+    link = ("-shared", "-s", "-Wl,-z,defs", *(() if zig else ("-static-libgcc",)))
+    _run(*command, *(flags[-2:] if zig else ()), *link, "-o", str(output), *objects)
+    if zig:
+        return f"manylinux_{GLIBC.replace('.', '_')}_{architecture}"
+    return sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 
-def header(folder: Path) -> Path:
-    """The folder of onnxruntime's header. Raises Missing."""
-    supplied = os.environ.get("ORT_INCLUDE")
-    for place in (Path(supplied),) if supplied else INSTALLED:
-        if (place / HEADER).is_file():
-            return place
-    if supplied:
-        raise Missing(f"ORT_INCLUDE is {supplied}, which has no {HEADER}")
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise Missing(f"there is no {HEADER}: name its folder in ORT_INCLUDE (Debian has it in {PACKAGE})")
-    try:
-        _run("apt-get", "download", "-qq", PACKAGE, cwd=folder)
-    except CannotBuild as error:
-        raise Missing(f"there is no {HEADER}, and apt-get cannot download {PACKAGE}: {error}") from error
-    package = next(folder.glob(f"{PACKAGE}_*.deb"))
-    _run("dpkg-deb", "-x", str(package), str(folder / PACKAGE))
-    return folder / PACKAGE / "usr" / "include" / "onnxruntime"
+def compiler() -> list[str]:
+    """The command of the C++ compiler. Raises Missing."""
+    if named := os.environ.get("CXX"):
+        return shlex.split(named)
+    for name in ("g++", "clang++"):
+        if path := shutil.which(name):
+            return [path]
+    return ziglang()
 
 
-def _compiled(compiler: str, include: Path, folder: Path, source: str, flags: tuple[str, ...]) -> str:
+def ziglang() -> list[str]:
+    """The command of the compiler in the package ziglang. Raises Missing."""
+    if importlib.util.find_spec("ziglang") is None:
+        raise Missing("there is no C++ compiler: install g++, run `pip install ziglang`, or name a compiler in CXX")
+    return [sys.executable, "-m", "ziglang", "c++"]
+
+
+def _compiled(command: list[str], folder: Path, source: str, flags: tuple[str, ...]) -> str:
     target = folder / Path(source).with_suffix(".o").name
-    _run(compiler, *FLAGS, *flags, "-isystem", str(include), "-c", str(HERE / "src" / source), "-o", str(target))
+    _run(*command, *flags, "-c", str(HERE / "src" / source), "-o", str(target))
     return str(target)
 
 
-def _run(*command: str, cwd: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotBuild(f"{' '.join(command[:1])} failed: {(done.stderr or done.stdout).strip()[:2000]}")
+        raise CannotBuild(f"{shlex.join(command)} failed: {(done.stderr or done.stdout).strip()[:2000]}")
 
 
 try:
@@ -104,19 +117,27 @@ except ImportError:  # by hand, without hatchling
 else:
 
     class Hook(BuildHookInterface):  # type: ignore[type-arg]
-        """A hatchling hook that adds the library to the wheel, with a tag for this platform and any Python 3."""
+        """A hatchling hook that adds the library to the wheel, with a tag for its platform and any Python 3."""
+
+        def dependencies(self) -> list[str]:
+            """See hatchling: pip installs ziglang for the build if this machine has no compiler."""
+            try:
+                compiler()
+            except Missing:
+                return ["ziglang>=0.17,<0.18"]
+            return []
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             """See hatchling."""
+            library = HERE / "kanserve_kernel" / "libkanserve_kernel.so"
             with tempfile.TemporaryDirectory() as folder:
-                build(HERE / "kanserve_kernel" / "libkanserve_kernel.so", Path(folder))
-            tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+                tag = build(library, Path(folder), os.environ.get("KANKERNEL_ARCHITECTURE", ""))
             build_data.update(pure_python=False, tag=f"py3-none-{tag}")
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as work:
         try:
-            build(Path(sys.argv[1]), Path(folder))
+            print(build(Path(sys.argv[1]), Path(work), *sys.argv[2:3]))
         except CannotBuild as fault:
             sys.exit(str(fault))

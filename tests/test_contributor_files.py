@@ -254,7 +254,7 @@ def test_a_release_accepts_a_clean_clone(clone: Path) -> None:
             "kernel/pyproject.toml: version is '9.0.0'",
         ),
         ("kernel/kanserve_kernel/__init__.py", f'"{VERSION}"', '"9.0.0"', "VERSION is '9.0.0'"),
-        ("pyproject.toml", "kanserve-kernel>=", "kanserve-kernel==", "extra kernel is 'kanserve-kernel=="),
+        ("pyproject.toml", "kanserve-kernel>=", "kanserve-kernel==", "extra export is 'kanserve-kernel=="),
         ("pyproject.toml", f'version = "{VERSION}"', 'version = "next"', "expected MAJOR.MINOR.PATCH"),
         ("CHANGELOG.md", f"## [{VERSION}]", "## [9.0.0]", "the first headings are ['Unreleased', '9.0.0']"),
         ("CHANGELOG.md", "## [Unreleased]\n", "## [Unreleased]\n\n* More.\n", '"Unreleased" has lines'),

@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import io
 import os
+import platform
 import re
 import shutil
 import signal
@@ -80,12 +81,18 @@ def read_version(root: Path) -> str:
         raise ReleaseError(f"pyproject.toml: version {version!r}, expected MAJOR.MINOR.PATCH", "correct the version")
     major, minor, *_ = version.split(".")
     pin = f"kanserve-kernel>={major}.{minor},<{major}.{int(minor) + 1}"
+    pins = {
+        extra: next(
+            (need.partition(";")[0] for need in project["optional-dependencies"][extra] if "kernel" in need), ""
+        )
+        for extra in ("export", "serve")
+    }
     kernel = tomllib.loads((root / "kernel" / "pyproject.toml").read_text())["project"]["version"]
     constant = re.search(r'^VERSION = "(.+)"$', (root / "kernel/kanserve_kernel/__init__.py").read_text(), re.MULTILINE)
     for place, value, expected in (
         ("kernel/pyproject.toml: version", kernel, version),
         ("kernel/kanserve_kernel/__init__.py: VERSION", constant[1] if constant else "none", version),
-        ("pyproject.toml: extra kernel", *project["optional-dependencies"]["kernel"], pin),
+        *((f"pyproject.toml: extra {extra}", found, pin) for extra, found in pins.items()),
     ):
         if value != expected:
             raise ReleaseError(
@@ -179,21 +186,30 @@ def build(release: Release) -> str:
 
 
 def build_kernel(release: Release) -> str:
-    """The wheel of the custom operator, for this platform."""
-    hatch(release.source / "kernel", release.built, "wheel")
-    return distribution(release, "kanserve_kernel-*.whl").name
+    """The wheels of the custom operator, one for each architecture."""
+    command = [
+        sys.executable,
+        str(release.source / "kernel" / "install.py"),
+        str(release.work / "zig"),
+        str(release.built),
+    ]
+    run(command, release.work, "check the network; the build downloads the compiler ziglang")
+    return ", ".join(sorted(path.name for path in release.built.glob("kanserve_kernel-*.whl")))
 
 
 def install(release: Release) -> str:
-    """A new environment with both wheels, the extras export, serve and kernel, and the locked versions of the rest."""
+    """A new environment with both wheels, the extras export and serve, and the locked versions of the rest."""
     locked = re.findall(
         r"^([\w.-]+==[^\s\\]+(?: *;[^\\\n]+)?)", (release.source / "requirements/dev.txt").read_text(), re.M
     )
     constraints = release.work / "constraints.txt"
     constraints.write_text("\n".join(locked) + "\n")
     run([sys.executable, "-m", "venv", str(release.bin.parent)], release.work, "install python3-venv")
-    wheel, kernel = distribution(release, "kanserve-*.whl"), distribution(release, "kanserve_kernel-*.whl")
-    needs = [f"kanserve[export,serve,kernel] @ {wheel.as_uri()}", f"kanserve-kernel @ {kernel.as_uri()}"]
+    wheel, kernel = (
+        distribution(release, "kanserve-*.whl"),
+        distribution(release, f"kanserve_kernel-*_{platform.machine()}.whl"),
+    )
+    needs = [f"kanserve[export,serve] @ {wheel.as_uri()}", f"kanserve-kernel @ {kernel.as_uri()}"]
     python = str(release.bin / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
     advice = "check the network and the package index; after a change of pyproject.toml run `make lock`"
@@ -209,7 +225,7 @@ def install(release: Release) -> str:
 def export(release: Release) -> str:
     """One golden checkpoint, exported with the custom operator by the installed program."""
     checkpoint = release.source / CHECKPOINT / "model"
-    command = [release.bin / "kanserve", "export", checkpoint, "--repository", "models", "--name", "tiny", "--kernel"]
+    command = [release.bin / "kanserve", "export", checkpoint, "--repository", "models", "--name", "tiny"]
     run(list(map(str, command)), release.work, "run `make test ARGS=tests/kanexport` and tests/kernel")
     written = {path.name for path in (release.work / "models" / "tiny" / "1").iterdir()}
     missing = {"model.onnx", "model.kernel.onnx", "manifest.json"} - written

@@ -75,9 +75,10 @@ def _by_rows(run: Run, feeds: Feeds) -> list[Array]:
 
 
 def exported(work: Work, checkpoint: Path, *, name: str = NAME, **options: Any) -> Path:
-    """The folder of the version, exported from a checkpoint as a user would; `options` as of Request."""
+    """The folder of the version, exported from a checkpoint without the custom operator, unless `options` has it;
+    `options` as of Request."""
     place = Path(tempfile.mkdtemp(dir=work.folder))
-    export(Request(path=checkpoint, repository=place, name=name, **options))
+    export(Request(path=checkpoint, repository=place, name=name, **({"kernel": False} | options)))
     return place / name / "1"
 
 

@@ -65,7 +65,7 @@ class Fourier:
         """[B, I] -> [B, 2 K, I]. In float32 the angle is reduced first, to keep its digits."""
         x = g.reshape(x, 0, 1, sources)
         order = g.const(np.arange(1, self.harmonics + 1)[:, None])
-        if g.dtype == np.float64:
+        if g.exact_waves:
             angles = g.mul(x, order)
         elif self.harmonics <= SINGLE_PRODUCT_HARMONICS:
             near, rest = _reduced(g, x)

@@ -60,11 +60,9 @@ class Sine:
         its digits."""
         x = g.reshape(x, 0, 1, sources)
         frequencies = self.frequencies[:, None]
-        if g.dtype == np.float64:
-            angles = g.add(g.mul(x, g.const(frequencies)), g.const(self.phases))
-        else:
-            small = np.remainder(self.phases + math.pi, 2 * math.pi) - math.pi
-            angles = g.add(_exact_product(g, x, frequencies), g.const(small))
+        small = np.remainder(self.phases + math.pi, 2 * math.pi) - math.pi
+        product = g.mul(x, g.const(frequencies)) if g.exact_waves else _exact_product(g, x, frequencies)
+        angles = g.add(product, g.const(small if g.dtype == np.float32 else self.phases))
         sines = g.op("Sin", angles)
         return sines if self.functions > 1 else g.reshape(sines, 0, sources)
 

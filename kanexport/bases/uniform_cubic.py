@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis, Support
-from kanexport.bases.bspline import CUBIC_SCALE, MAX_KNOT_MAGNITUDE, emit_uniform_cubic
+from kanexport.bases.bspline import CUBIC_SCALE, MAX_KNOT_MAGNITUDE, UNIFORM_TOLERANCE, emit_uniform_cubic
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 
 if TYPE_CHECKING:
@@ -76,6 +76,13 @@ class Cubic:
     def emitted_scale(self, g: Graph) -> float:
         """CUBIC_SCALE."""
         return CUBIC_SCALE
+
+    def common_knots(self) -> Array | None:
+        """[1, K + 4]: knots of B-splines that are the same functions except for rounding; None if the starts are not a
+        grid interval apart."""
+        knots = self.starts[0] + self.step * np.arange(len(self.starts) + DEGREE + 1)
+        away = np.abs(knots[: len(self.starts)] - self.starts)
+        return knots[None] if (away <= UNIFORM_TOLERANCE * self.step).all() else None
 
     def support(self, sources: int) -> Support:
         """The range that all splines cover, and the ends of the outermost splines; every knot is a point."""

@@ -1,4 +1,4 @@
-"""Custom operator of `kanserve-kernel`, and the allowlist of ONNX operators that compute tensors from tensors.
+"""Custom operators of `kanserve-kernel`, and the allowlist of ONNX operators that compute tensors from tensors.
 
 The server's structural screen refuses any other, and the exporter says so before it writes one. Standard library only.
 A new release of ONNX brings new names; `tests/kanserve/sandbox/test_graph_screen.py` holds both tables against it.
@@ -57,12 +57,14 @@ def why_not(domain: str, name: str) -> str:
     return "" if name in ALLOWED else LEFT_OUT.get(name, "is not in the list of known ONNX operators")
 
 
-DOMAIN, OPERATOR, DOMAIN_VERSION = "kanserve", "SplineLayer", 1
+DOMAIN, DOMAIN_VERSION = "kanserve", 1
+SPLINES, BASIS, EDGES, NORM = OPERATORS = ("SplineLayer", "BasisLayer", "EdgeLayer", "NormLayer")
 KERNEL_FILE = "model.kernel.onnx"
 PACKAGE = "kanserve_kernel"
 DEGREES = (1, 2, 3)  # of its splines
 NARROWEST, WIDEST = 1e-10, 1e10  # cells that it takes, as kernel/src/prepare.cpp refuses others
-HOW_TO_INSTALL = "run `make kernel` in a checkout of kanserve; it needs g++"
+LARGEST = 128 * 2**20  # bytes of coefficients; a server does not try the operator for models that are much larger
+HOW_TO_INSTALL = "run `make setup` in a checkout of kanserve"
 
 
 def library() -> str:

@@ -44,6 +44,7 @@ class Graph:
     dtype         numpy float32 or float64; constants are stored in it
     small_values  whether a value near zero must keep its digits, because a normalisation that follows may make it
                   large; otherwise cheaper operators serve
+    exact_waves   whether sines and cosines have all digits of a product before them, so that no angle is reduced first
     unpacked      whether each function of a basis is a tensor of its own (`lowering/spline_forms.py`)
     weights       the file that takes its large constants, if the model has one
     """
@@ -52,6 +53,7 @@ class Graph:
         self.dtype = np.dtype(dtype)
         self.weights = weights
         self.small_values = True
+        self.exact_waves = self.dtype == np.float64
         self.unpacked = False
         self._name = name
         self._nodes: list[Any] = []
@@ -183,20 +185,21 @@ class Graph:
         self._nodes.append(node)
         return Value(output)
 
-    def spline_layer(self, *inputs: Value, shape: int, **attributes: Any) -> Value:
-        """[B, shape]: the operator of `custom_ops`, without a check; kernel/src/operator.cpp documents its
-        arguments."""
+    def custom(self, operator: str, *inputs: Value, shape: int | tuple[int, ...], **attributes: Any) -> Value:
+        """[B, shape] or [B, *shape]: an operator of `custom_ops`, without a check; the files
+        kernel/src/*operator*.cpp document the arguments."""
         self._count += 1
-        output = f"splines{self._count}"
+        output = f"{operator.lower()}{self._count}"
         node = onnx.helper.make_node(  # noqa: TID251 - this file is the builder
-            custom_ops.OPERATOR,
+            operator,
             [value.name for value in inputs],
             [output],
             name=output,
             domain=custom_ops.DOMAIN,
             **attributes,
         )
-        declared = _tensor_info(output, self.dtype, ("batch", shape))
+        own = (shape,) if isinstance(shape, int) else shape
+        declared = _tensor_info(output, self.dtype, ("batch", *own))
         self._types[output] = declared.type
         self._foreign.append(node)
         self._nodes.append(node)

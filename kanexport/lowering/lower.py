@@ -8,19 +8,22 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from kanexport.contract import custom_ops
 from kanexport.contract.manifest import ANY
 from kanexport.contract.sections import Explanations
 from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
-from kanexport.ir.model import BasisTerm, Kan, Layer
-from kanexport.lowering import interval_gather, passes, spline_forms, symbolic_sums, terms
+from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer
+from kanexport.ir.steps import Step
+from kanexport.lowering import interval_gather, kernel_forms, passes, spline_forms, symbolic_sums, terms
 from kanexport.lowering.attribution import Anchor
 from kanexport.lowering.passes import Block
 
@@ -56,7 +59,8 @@ class Lowered:
     weights       the file from which all of them take large constants, if there is one
     explained     the explaining graph, if the user asked for it
     many          the large-batch variant, if it differs
-    kernel        `model` by the operator of `custom_ops`, if the user asked for it
+    kernel        `model` by the operators of `custom_ops`, if a layer has terms that they support
+    kernel_optional  whether the export continues without that graph if it fails the verification
     optimization  how far a runtime may change the graphs, `manifest.ANY` or `BASIC`
     """
 
@@ -67,6 +71,7 @@ class Lowered:
     explained: Explained | None = None
     many: Many | None = None
     kernel: bytes | None = None
+    kernel_optional: bool = False
     optimization: str = ANY
 
 
@@ -77,6 +82,7 @@ def lower(
     rows: int = 1,
     many: int = 0,
     kernel: bool = False,
+    kernel_optional: bool = False,
     near: Collection[int] = (),
     curves: Kan | None = None,
 ) -> Lowered:
@@ -86,7 +92,8 @@ def lower(
     dtype   "float32" or "float64"
     rows    the batch size in which the serving graph shall be fast
     many    the batch size of a further serving graph, if that differs; 0 for none
-    kernel  whether to lower also to the operator of `custom_ops`, where a layer has splines that it takes
+    kernel  whether to lower also to the operators of `custom_ops`, if a layer has terms that they support
+    kernel_optional  as in `Lowered`
     near    layers whose knots are treated as uniform, among those of `spline_forms.uniform_layers`; the operator has
             them as they are
     curves  the network of the edge graphs, if not the same one
@@ -101,21 +108,26 @@ def lower(
             edges.append(edge_graph(layer, name, width, dtype, weights))
     model = serving_graph(kan, names, dtype, weights, rows=rows)
     other = serving_graph(kan, names, dtype, weights, rows=many) if many else model
-    takes = kernel and any(spline_forms.spline_layers(read.layers, dtype))
+    takes = kernel and any(kernel_forms.operators(read.layers, dtype))
     return Lowered(
         model,
         tuple(edges),
         names,
         weights,
         many=Many(other, many) if other != model else None,
-        kernel=serving_graph(read, names, dtype, weights, kernel=True) if takes else None,
+        kernel=serving_graph(read, names, dtype, weights, custom=custom_ops.OPERATORS) if takes else None,
+        kernel_optional=kernel_optional,
     )
 
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:
     """The empty file for the constants of a model with these layers; None if each graph keeps its constants."""
-    numbers = sum(term.coef.size for layer in layers for term in layer.terms)
-    return Weights() if numbers * np.dtype(dtype).itemsize >= SHARED_FROM else None
+    return Weights() if coefficient_bytes(layers, dtype) >= SHARED_FROM else None
+
+
+def coefficient_bytes(layers: Iterable[Layer], dtype: str) -> int:
+    """The size in bytes of all coefficients of these layers."""
+    return sum(term.coef.size for layer in layers for term in layer.terms) * np.dtype(dtype).itemsize
 
 
 INPUT = "x"
@@ -131,7 +143,7 @@ def serving_graph(
     *,
     whole: bool = True,
     rows: int = 1,
-    kernel: bool = False,
+    custom: Collection[str] = (),
 ) -> bytes:
     """Graph from x [B, n] to y [B, m], with the input vectors of all layers except the first as additional outputs,
     [B, width]. Raises InvalidKan, which names the layer, for a weight that is too large.
@@ -141,7 +153,7 @@ def serving_graph(
     weights  as in `Graph`
     whole    whether it is a whole model; a part of a module may precede a normalization
     rows     the batch size for which it is optimized
-    kernel   splines by the operator of `custom_ops`
+    custom   operators of `custom_ops` that compute the terms and steps that they support
     """
     g = Graph("kan", dtype, weights)
     following = [*(layer.mixes for layer in kan.layers[1:]), not whole]
@@ -149,14 +161,14 @@ def serving_graph(
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
-        g.unpacked = spline_forms.unpacked(layer, rows)
+        g.unpacked = not custom and spline_forms.unpacked(layer, rows)
         with naming(at):
-            for step in layer.pre_steps:
-                x = step.emit(g, x)
-            carried = at > 0 and passes.carries_nan(kan.layers[at - 1], layer)
-            x = _sums(g, passes.live(layer), x, kernel=kernel, carried=carried)
-            for step in layer.post_steps:
-                x = step.emit(g, x)
+            carried = at > 0 and not custom and passes.carries_nan(kan.layers[at - 1], layer)
+            live = passes.live(layer)
+            live = kernel_forms.absorbed(live, dtype, custom)
+            x = _steps(g, live.pre_steps, x, custom)
+            x = _sums(g, live, x, custom, carried=carried)
+            x = _steps(g, layer.post_steps, x, custom)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
         x = g.rename(x, name)
@@ -164,18 +176,19 @@ def serving_graph(
     return g.build({OUTPUT: outputs.pop(OUTPUT), **outputs})
 
 
-def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool, carried: bool) -> Value:
+def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -> Value:
+    for step in steps:
+        x = kernel_forms.step(g, step, x, custom)
+    return x
+
+
+def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str], *, carried: bool) -> Value:
     """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias. `carried`: as `passes.carries_nan`
     says."""
     layer, edges = symbolic_sums.split(layer)
-    taken = spline_forms.kernel_terms(layer, g.dtype) if kernel else None
-    if taken is None:
+    total = _custom_terms(g, layer, x, custom) if custom else None
+    if total is None:
         total = _terms(g, layer, x, carried=carried)
-    else:
-        total = spline_forms.emit(g, layer, taken, x)
-        for term in layer.terms:
-            if term not in (taken.spline, taken.base):
-                total = terms.summed(g, layer, term, x, total)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
     if edges:
@@ -185,6 +198,17 @@ def _sums(g: Graph, layer: Layer, x: Value, *, kernel: bool, carried: bool) -> V
         spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.nan_spreads))
         total = g.op("Where", g.op("Greater", spoilt, g.const(0.0)), g.nan(), total)
     return total
+
+
+def _custom_terms(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value | None:
+    """[B, I] -> [B, O]: the bias and all terms by operators of `custom`; None if they support no term. Functions of
+    single edges are expensive, so that only the edges that have some are evaluated."""
+    by_edge = any(isinstance(term, EdgeTerm) for term in layer.terms)
+    small, blocks = passes.separate(layer) if by_edge else (layer, [])
+    total = kernel_forms.summed(g, small, x, custom) if small.terms else _start(g, layer, x)
+    if total is None:
+        return None
+    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x, custom)), blocks, total)
 
 
 def _terms(g: Graph, layer: Layer, x: Value, *, carried: bool) -> Value:
@@ -216,11 +240,12 @@ def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
     return total
 
 
-def _block(g: Graph, whole: Layer, block: Block, x: Value) -> Value:
+def _block(g: Graph, whole: Layer, block: Block, x: Value, custom: Collection[str] = ()) -> Value:
     """[B, I] -> [B, O]: the sums of a block, and zero for other destinations."""
     sources, destinations = block.sources, block.destinations
     own = g.slice(x, sources.start, sources.stop, axis=1) if block.layer.sources < whole.sources else x
-    value = _summed(g, block.layer, own, None)
+    bare = dataclasses.replace(block.layer, bias=0 * block.layer.bias, nan_spreads=block.layer.nan_spreads & False)
+    value = kernel_forms.summed(g, bare, own, custom) or _summed(g, block.layer, own, None)
     if block.layer.destinations < whole.destinations:
         ends = [0, destinations.start, 0, whole.destinations - destinations.stop]
         value = g.op("Pad", value, g.index(ends), g.const(0.0))
@@ -270,16 +295,19 @@ def naming(at: int) -> Iterator[None]:
 EDGES = "edges"
 
 
-def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes:
+def edge_graph(
+    layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None, *, kernel: bool = False
+) -> bytes:
     """A graph from the input vector of a layer [B, width], named `name`, to the values of its edges [B, I, O], named
     EDGES, and to the part of each term, with the names of `term_tensors`; in "float32" or "float64". `weights`: as
-    in `Graph`. Raises InvalidKan for a weight that is too large."""
+    in `Graph`. `kernel`: only EDGES, with splines by `kernel_forms.SPLINE_EDGES`. Raises InvalidKan for a weight
+    that is too large."""
     g = Graph("edges", dtype, weights)
     g.small_values = False
     x = g.input(name, width)
     for step in layer.pre_steps:
         x = step.emit(g, x)
-    total, parts = _edge_values(g, layer, x)
+    total, parts = (_kernel_edges(g, layer, x), {}) if kernel else _edge_values(g, layer, x)
     shape: tuple[int, ...] = (layer.sources, layer.destinations)
     return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
 
@@ -302,6 +330,20 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Val
         parts.append(_symbolic_edges(g, live, x))
     parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
     return _spoilt(g, live, x, functools.reduce(g.add, parts)), named
+
+
+def _kernel_edges(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I] -> [B, I, O]: every edge by itself, with the terms of the custom operator by its form for edges."""
+    live = passes.live(layer)
+    taken = kernel_forms.splines(live, g.dtype)
+    if taken is None:
+        return _edge_values(g, layer, x)[0]
+    others = [term for term in live.terms if term not in (taken.spline, taken.base)]
+    of_splines = taken.emit(g, live, x, g.const(live.bias[None]), spreads=False, edges=True)
+    parts = [of_splines, *(terms.by_edge(g, live, term, x) for term in others)]
+    if live.symbolic:
+        parts.append(_symbolic_edges(g, live, x))
+    return _spoilt(g, live, x, functools.reduce(g.add, parts))
 
 
 def _spoilt(g: Graph, layer: Layer, x: Value, total: Value) -> Value:

@@ -39,21 +39,18 @@ own, which the server refuses.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeGuard
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform_bspline import DEGREES, NEAR, UniformSpline, departure
-from kanexport.contract import custom_ops
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.precision import FULL
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, Term
 from kanexport.lowering import passes, terms
-from kanexport.lowering.passes import SILU, FittedTerm
+from kanexport.lowering.passes import FittedTerm
 
 MANY = 20_000  # values [B, I] of one function, from which tensors apart are surely faster
 FUNCTIONS = 64  # of a term; more make thousands of operators, which take long to load
@@ -242,74 +239,3 @@ def choices(away: Mapping[int, float]) -> list[tuple[int, ...]]:
     layer pass through all others."""
     every = tuple(away)
     return list(dict.fromkeys([every, every[1:], ()]))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KernelTerms:
-    """Terms of a layer that the custom operator computes."""
-
-    spline: BasisTerm
-    basis: BSpline
-    base: BasisTerm | None
-
-
-def spline_layers(layers: Iterable[Layer], dtype: npt.DTypeLike) -> Iterator[bool]:
-    """For each layer, whether the operator supports its splines."""
-    return (kernel_terms(passes.live(layer), dtype) is not None for layer in layers)
-
-
-def spline_notes(layers: Sequence[Layer], dtype: npt.DTypeLike, *, requested: bool) -> tuple[str, ...]:
-    """Notes of the manifest on the graph with the custom operator, if the user `requested` it."""
-    if not requested:
-        return ()
-    which = [str(at) for at, fits in enumerate(spline_layers(layers, dtype)) if fits]
-    if not which:
-        return (f"{custom_ops.KERNEL_FILE} was not written: no layer has splines that its operator supports",)
-    return (
-        f"{custom_ops.KERNEL_FILE} is the same network; an operator of kanserve-kernel computes the splines of "
-        f"layer{'s' * (len(which) > 1)} {', '.join(which)}; a server without the operator does not use the file",
-    )
-
-
-def kernel_terms(layer: Layer, dtype: npt.DTypeLike) -> KernelTerms | None:
-    """The terms of a layer that the operator computes; None if there are none."""
-    if np.dtype(dtype) != np.float32:
-        return None
-    for term in layer.terms:
-        if isinstance(term, BasisTerm) and isinstance(term.basis, BSpline) and not term.pre_steps and _fits(term.basis):
-            return KernelTerms(term, term.basis, next(filter(_is_silu, layer.terms), None))
-    return None
-
-
-def emit(g: Graph, layer: Layer, part: KernelTerms, x: Value) -> Value:
-    """[B, I] -> [B, O]: those terms, summed over the sources, the bias, and NaN in rows with a source that is not
-    finite, if that spreads to all destinations."""
-    spline, sources, destinations = part.spline, layer.sources, layer.destinations
-    inputs = [
-        x,
-        g.const(layer.bias[None]),
-        g.const(part.basis.knots()),
-        terms.weight_matrix(g, layer, spline, spline.functions * sources, destinations),
-    ]
-    if part.base is not None:
-        inputs.append(terms.weight_matrix(g, layer, part.base, sources, destinations))
-    return g.spline_layer(
-        *inputs,
-        shape=destinations,
-        degree=part.basis.degree,
-        scale=1 / part.basis.emitted_scale(g),  # the coefficients are the portable graph's
-        base=SILU if part.base is not None else "",
-        nan_spreads=int(layer.nan_spreads.all()),
-    )
-
-
-def _fits(basis: BSpline) -> bool:
-    """Whether the operator supports such knots, in its precision."""
-    cells = np.diff(basis.extended.astype(np.float32).astype(np.float64), axis=1)
-    return basis.degree in custom_ops.DEGREES and bool(
-        ((cells >= custom_ops.NARROWEST) & (cells <= custom_ops.WIDEST)).all()
-    )
-
-
-def _is_silu(term: Term) -> TypeGuard[BasisTerm]:
-    return isinstance(term, BasisTerm) and term.kind == SILU and not term.pre_steps

@@ -91,7 +91,11 @@ def basis_term(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
 
 def sources(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
     """[B, I]: the input of the basis of a term; without NaN, if the basis is compact."""
-    x = _prepared(g, term, x)
+    return guarded(g, layer, term, _prepared(g, term, x))
+
+
+def guarded(g: Graph, layer: Layer, term: BasisTerm, x: Value) -> Value:
+    """[B, I]: the input of the basis after the steps of the term; without NaN, if the basis is compact."""
     # A step before, such as a norm of the whole row, makes NaN of sources that are none.
     if term.basis.compact and (term.pre_steps or not layer.nan_spreads.all()):
         low = g.const(term.basis.support(layer.sources).outer[0])

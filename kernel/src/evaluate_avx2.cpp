@@ -2,3 +2,4 @@
 #define WIDTH 8
 #define SPLIT 2
 #include "evaluate.inc"
+#include "basis.inc"

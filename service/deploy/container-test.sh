@@ -132,6 +132,8 @@ assert os.getuid() == os.getgid() == 65532, (os.getuid(), os.getgid())
 for name in ("torch", "onnx", "kanexport.cli", "kanexport.pipeline", "pip"):
     assert importlib.util.find_spec(name) is None, f"{name} is in the image"
 assert importlib.util.find_spec("kanexport.contract.cli.console"), "the modules of the commands are missing"
+from kanexport.contract import custom_ops
+assert custom_ops.library(), "the custom operator is missing, or does not load"
 try:
     open("/written", "w")
 except OSError as error:

@@ -21,6 +21,7 @@ from kanexport.contract import custom_ops
 from kanexport.contract import manifest as contract
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.errors import OptionError, VerificationFailed
+from kanexport.graph.builder import Graph
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, export
 from kanexport.verify import verify
@@ -42,8 +43,15 @@ from tests.support.small_checkpoints import read
 
 pytestmark = pytest.mark.slow
 
-NAMES = ("efficient-kan-digits", "pykan-hello-adapted", "pykan-mult-affine", "pykan-pruned-edges", "kanx-hello")
-WITHOUT = ("fastkan-digits", "pykan-ellipj-float64")
+NAMES: tuple[str, ...] = (
+    "efficient-kan-digits",
+    "pykan-hello-adapted",
+    "pykan-mult-affine",
+    "pykan-pruned-edges",
+    "kanx-hello",
+)
+NAMES = (*NAMES, "fastkan-digits", "torchkan-digits", "jacobikan-wine", "wav-kan-dog-breast-cancer")
+WITHOUT = ("pykan-hello-symbolic", "pykan-ellipj-float64")
 MUTANTS = 60
 
 
@@ -80,7 +88,7 @@ def test_the_graph_by_the_operator_answers_as_the_portable_one(name: str, tmp_pa
     assert max(zone.outputs_max_rel for zone in about.kernel) <= 1e-5
     assert {entry.path for entry in result.manifest.files} >= {contract.MODEL_FILE, KERNEL_FILE}
     model = onnx.load(result.directory / KERNEL_FILE)
-    assert custom_ops.OPERATOR in {node.op_type for node in model.graph.node}
+    assert set(custom_ops.OPERATORS) & {node.op_type for node in model.graph.node}
     x = rows(result)
     plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
     assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
@@ -113,7 +121,7 @@ def test_where_no_layer_has_such_splines_a_note_says_so(name: str, tmp_path: Pat
     result = exported(tmp_path, name)
     assert not (result.directory / KERNEL_FILE).exists()
     assert any(
-        note.startswith(f"{KERNEL_FILE} was not written: no layer has splines") for note in result.manifest.notes
+        note.startswith(f"{KERNEL_FILE} was not written: no layer has functions") for note in result.manifest.notes
     )
 
 
@@ -129,6 +137,35 @@ def test_a_wrong_graph_fails_the_proof(installed: str) -> None:
         verify.verify(kan, dataclasses.replace(lowered, kernel=model.SerializeToString()), "float32")
 
 
+def test_an_export_has_the_graph_if_the_package_is_installed(tmp_path: Path, installed: str) -> None:
+    result = exported(tmp_path, NAMES[0], kernel=None)
+    assert KERNEL_FILE in {entry.path for entry in result.manifest.files}
+    assert result.manifest.verification.kernel
+    for name, more in (("no", {"kernel": False}), ("double", {"kernel": None, "dtype": "float64"})):
+        assert not (exported(tmp_path / name, NAMES[0], **more).directory / KERNEL_FILE).exists()
+
+
+def test_an_export_without_the_package_has_the_portable_graph_only(tmp_path: Path, absent: None) -> None:
+    result = exported(tmp_path, NAMES[0], kernel=None)
+    assert not (result.directory / KERNEL_FILE).exists()
+    assert not [note for note in result.manifest.notes if KERNEL_FILE in note]
+
+
+def test_an_export_leaves_a_wrong_graph_out_and_says_why(
+    tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Graph.custom
+    monkeypatch.setattr(
+        Graph, "custom", lambda self, kind, *x, scale, **more: original(self, kind, *x, scale=scale * 1.001, **more)
+    )
+    result = exported(tmp_path, NAMES[0], kernel=None)
+    assert not (result.directory / KERNEL_FILE).exists()
+    (note,) = (note for note in result.manifest.notes if KERNEL_FILE in note)
+    assert note.startswith(f"{KERNEL_FILE} was not written: ")
+    with pytest.raises(VerificationFailed, match=KERNEL_FILE):
+        exported(tmp_path / "required", NAMES[0])
+
+
 def test_without_the_package_nothing_is_exported_and_it_says_how_to_get_it(
     tmp_path: Path, absent: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +173,7 @@ def test_without_the_package_nothing_is_exported_and_it_says_how_to_get_it(
         exported(tmp_path, NAMES[0])
     assert not list(tmp_path.iterdir())
     assert export_command.main([str(case(NAMES[0]).path), "--repository", str(tmp_path), "--kernel"]) == 2
-    assert "make kernel" in capsys.readouterr().err
+    assert "make setup" in capsys.readouterr().err
 
 
 def bundle(root: Path) -> Bundle:

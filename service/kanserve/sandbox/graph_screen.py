@@ -21,7 +21,7 @@ RELAXED = " (graph_allowlist = relaxed allows it)"  # end of a fault that depend
 NODES = 100_000
 TENSORS = 100_000
 DEPTH = 20_000  # operators one after the other
-OURS = (accelerator.DOMAIN, accelerator.OPERATOR)
+OURS = {(accelerator.DOMAIN, operator) for operator in accelerator.OPERATORS}
 BEYOND: tuple[Literal["g", "sparse_tensor", "ref_attr_name"], ...] = ("g", "sparse_tensor", "ref_attr_name")
 # Inputs of an operator that determine the size of its output.
 SIZES: Mapping[str, tuple[int, ...]] = {
@@ -39,7 +39,7 @@ def check(name: str, data: bytes, beside: Mapping[str, int], *, strict: bool, ke
 
     beside  sizes of the files that may hold its weights, by name
     strict  apply the operator allowlist
-    kernel  accept the operator of `custom_ops`
+    kernel  accept the operators of `custom_ops`
     """
     try:
         model = pb.Model.FromString(data)
@@ -109,7 +109,7 @@ def _versions(model: pb.Model) -> Iterator[str]:
 
 
 def _of_node(node: pb.Node, *, kernel: bool) -> Iterator[str]:
-    known = kernel and (node.domain, node.op_type) == OURS
+    known = kernel and (node.domain, node.op_type) in OURS
     if not known and (why := custom_ops.why_not(node.domain, node.op_type)):
         yield f"operator {node.op_type[:80]!r} {why}"
     for attribute in node.attribute:

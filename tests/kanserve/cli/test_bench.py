@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
+PORTABLE = {"KANSERVE_KERNEL": "false"}
 TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -80,7 +81,7 @@ def results(report: Any, name: str) -> list[Any]:
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path, factor: float) -> None:
     wrong = spoiled(repository, tmp_path / "models", multiplied(factor))
-    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
+    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json", **PORTABLE)
     assert done.returncode == 1
     assert "wrong outputs: kanserve" in done.stderr
     reported = json.loads(done.stdout)
@@ -90,13 +91,13 @@ def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path,
     assert [item["right"] for item in results(reported, "mlp")] == [True, True]
     if TORCH:  # what was found from the right edges is not the wrong graph
         assert "differs from the model" in {item["name"]: item["why"] for item in reported["left_out"]}["torch eager"]
-    shown = kanserve("bench", "tiny", "--repository", wrong, *FEW)
+    shown = kanserve("bench", "tiny", "--repository", wrong, *FEW, **PORTABLE)
     assert (shown.returncode, shown.stdout.count("WRONG") >= 2) == (1, True)
 
 
 def test_a_graph_that_is_wrong_for_many_rows_alone(repository: Path, tmp_path: Path) -> None:
     wrong = spoiled(repository, tmp_path / "models", wrong_from_three_rows_on)
-    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json")
+    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json", **PORTABLE)
     reported = json.loads(done.stdout)
     actual = {item["rows"]: item["right"] for item in results(reported, "kanserve")}
     assert (done.returncode, actual) == (1, {1: True, 4: False})
@@ -105,14 +106,16 @@ def test_a_graph_that_is_wrong_for_many_rows_alone(repository: Path, tmp_path: P
 def test_a_graph_that_was_not_changed_is_right(repository: Path, tmp_path: Path) -> None:
     """The same surgery, by 1: what fails above is the change."""
     same = spoiled(repository, tmp_path / "models", multiplied(1.0))
-    assert document(kanserve("bench", "tiny", "--repository", same, *FEW, "--json"))["right"] is True
+    assert document(kanserve("bench", "tiny", "--repository", same, *FEW, "--json", **PORTABLE))["right"] is True
 
 
 def test_pieces_side_by_side(repository: Path) -> None:
     """On threads, as a server parts a large batch."""
     few = ("--batch", 64, "--threads", 3, "--rounds", 1)
     reported = document(
-        kanserve("bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_MICRO_BATCH_BYTES="1536")
+        kanserve(
+            "bench", "tiny", "--repository", repository, *few, "--json", KANSERVE_MICRO_BATCH_BYTES="1536", **PORTABLE
+        )
     )
     (item,) = results(reported, "kanserve")
     assert (item["how"], item["right"]) == ("3 parallel executions on 1 thread each, in micro-batches of 16 rows", True)

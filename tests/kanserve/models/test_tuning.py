@@ -49,7 +49,9 @@ def wide(folder: Path, **more: Any) -> Result:
         }
         state |= {f"layers.{at}.{name}": value.astype(np.float32) for name, value in parts.items()}
     save_file(state, folder / "wide.safetensors")
-    return export(Request(path=folder / "wide.safetensors", repository=folder / "models", name="wide", **more))
+    return export(
+        Request(path=folder / "wide.safetensors", repository=folder / "models", name="wide", kernel=False, **more)
+    )
 
 
 def read(result: Result) -> Bundle:

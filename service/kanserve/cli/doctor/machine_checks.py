@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from kanexport.contract import custom_ops
 from kanexport.contract.cli.suggest import how_to_install
 from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.config.settings import Settings
@@ -25,6 +26,7 @@ from kanserve.transport import factory
 EXTRA = "serve"
 ONE_OF = {"onnxruntime": "onnxruntime-gpu"}  # packages that stand for others
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
+KERNEL = "kanserve-kernel"  # `kernel` reports it
 UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
 TIMEX = 512  # bytes, more than any struct timex has
 
@@ -46,12 +48,24 @@ def installation() -> Iterator[Finding]:
 
 def _unfit() -> Iterator[Finding]:
     for requirement in _needed():
+        if requirement.name == KERNEL:
+            continue
         version = _version(requirement.name) or _version(ONE_OF.get(requirement.name, ""))
         if not version:
             yield problem("packages", f"{requirement.name} is not installed", f"run pip install '{requirement.name}'")
         elif not requirement.specifier.contains(version, prereleases=True):
             text = f"{requirement.name} {version}, expected {requirement.specifier}"
             yield warning("packages", text, f"run pip install '{requirement.name}{requirement.specifier}'")
+
+
+def kernel(settings: Settings) -> Finding:
+    """Finding about the custom operator, which makes models several times faster on a CPU."""
+    if not settings.kernel or settings.device != "cpu":
+        return ok("custom operator", "not used: kernel = false" if not settings.kernel else "not used on a GPU")
+    if custom_ops.library():
+        return ok("custom operator", f"{KERNEL} {_version(KERNEL)}")
+    text = f"{KERNEL} is not installed for this machine: models use their portable graphs, which are slower"
+    return warning("custom operator", text, custom_ops.HOW_TO_INSTALL)
 
 
 def _needed() -> Iterator[Requirement]:

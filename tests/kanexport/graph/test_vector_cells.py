@@ -1,0 +1,38 @@
+"""Tests of `graph/vector_cells.py`."""
+
+from __future__ import annotations
+
+from kanexport.graph.vector_cells import Cell, Fuser, is_leaf, reachable
+
+X, ONE, TWO = Cell("input"), Cell("const", value=1.0), Cell("const", value=2.0)
+
+
+def fused(*cells: Cell) -> Cell:
+    """The last cell, which is the result."""
+    return Fuser(list(cells), [len(cells) - 1]).fused()[len(cells) - 1]
+
+
+def test_a_cell_comes_after_its_operands_and_unused_cells_are_left_out() -> None:
+    cells = [X, Cell("Abs", (0,)), Cell("Neg", (0,)), Cell("Add", (2, 0))]
+    assert reachable(cells, [3]) == [0, 2, 3]
+    assert [is_leaf(cell) for cell in cells] == [True, False, False, False]
+
+
+def test_the_order_of_a_product_in_a_difference_is_kept() -> None:
+    product = Cell("Mul", (0, 1))
+    assert fused(X, TWO, product, ONE, Cell("Add", (3, 2))) == Cell("MulAdd", (0, 1, 3))
+    assert fused(X, TWO, product, ONE, Cell("Sub", (2, 3))) == Cell("MulSub", (0, 1, 3))
+    assert fused(X, TWO, product, ONE, Cell("Sub", (3, 2))) == Cell("SubMul", (0, 1, 3))
+
+
+def test_a_bell_needs_a_square_and_a_constant() -> None:
+    square = Cell("Mul", (0, 0))
+    assert fused(X, TWO, square, Cell("Mul", (2, 1)), Cell("Exp", (3,))) == Cell("Bell", (0, 1))
+    assert fused(X, TWO, Cell("Mul", (0, 1)), Cell("Mul", (2, 1)), Cell("Exp", (3,))).kind == "Exp"
+    assert fused(X, square, Cell("Exp", (1,))).kind == "Exp"
+
+
+def test_a_hill_is_a_quotient_of_one_exponential() -> None:
+    power, above = Cell("Exp", (0,)), Cell("Add", (1, 2))
+    assert fused(X, power, ONE, above, Cell("Mul", (3, 3)), Cell("Div", (1, 4))) == Cell("Hill", (0,))
+    assert fused(X, power, TWO, above, Cell("Mul", (3, 3)), Cell("Div", (1, 4))).kind == "Div"
