@@ -179,7 +179,7 @@ def _scale(degree: int, reach: float) -> float:
 
 
 def _power(g: Graph, a: Value, exponent: int) -> Value:
-    """a to a small whole power; onnxruntime is fast at squares and cubes."""
+    """a to a small whole power, by products."""
     if exponent == 1:
         return a
     root = _power(g, a, exponent // 2)
