@@ -7,7 +7,7 @@ sources: the time of all functions divided by the time of this form (medians in 
 
 | destinations, grid intervals | 1 row | 64 rows | 256 rows |
 |---|---|---|---|
-| 64, 50 | 1.4 | 1.3 | 1.3 |
+| 64, 50 | 1.3 | 1.4 | 1.3 |
 | 10, 50 | 1.3 | 2.9 | 3.0 |
 | 64, 20 | 0.9 | 0.4 | 0.5 |
 | 10, 20 | 0.9 | 1.0 | 1.2 |
