@@ -11,17 +11,21 @@ from typing import Any
 from kanexport.bundle import baseline
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
+from kanexport.ccode import generate, wasm
+from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import custom_ops
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED
+from kanexport.contract.sections import AS_TRAINED, INT8
 from kanexport.errors import OptionError
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
+from kanexport.quantization import options as quantization
 from kanexport.quantization.options import NOTHING, QuantizationOptions
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
+CODE_ERRORS = {"float32": 0.0, "int16": 5e-4, "int8": quantization.MAX_ERROR[INT8]}  # of the C code, relative
 MANY_ROWS = 256  # of a large run: a server cuts those of wide layers into pieces of about so many, or fewer
 
 
@@ -30,7 +34,7 @@ class Request:
     """Export request: the checkpoint, its destination and options. `name`: if empty, the name of the checkpoint."""
 
     path: Path
-    repository: Path
+    repository: Path | None  # None: no version is written, only the C code
     name: str = ""
     version: int = 1
     family: str | None = None
@@ -53,6 +57,9 @@ class Request:
         None  # with a graph by the operator of `contract.custom_ops`; None: if it is installed and fits
     )
     quantization: QuantizationOptions = NOTHING
+    code: Path | None = None  # the folder for C code of the network
+    wasm: bool = False  # with a WebAssembly module of it
+    storage: str = "float32"  # of the coefficients in C, a key of `ccode.integer_tables.STORAGE`
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -110,6 +117,25 @@ class Request:
                 hint="remove one of the two",
             )
 
+    @property
+    def code_tolerance(self) -> float:
+        """The allowed relative error of the outputs of the C code."""
+        return max(self.tolerance, CODE_ERRORS[self.storage])
+
+    def check_code(self, name: str) -> None:
+        """Raises OptionError for C code that does not fit the other options. `name`: of the model."""
+        if self.code is None:
+            return
+        generate.check(self.code, name, self.dtype)
+        if self.wasm:
+            wasm.check()
+        if self.quantization != NOTHING:
+            raise OptionError(
+                "--c cannot be combined with --quantize, which changes the graphs",
+                code="arguments-conflict",
+                hint="remove one of the two",
+            )
+
     def lower(self, kan: Kan, *, near: Collection[int] = (), curves: Kan | None = None) -> Lowered:
         """The graphs of a network, for the requested batch size. `near` and `curves`: as in `lower.lower`."""
         return lower.lower(
@@ -157,4 +183,19 @@ def document(result: Result) -> dict[str, Any]:
         "explanations": dataclasses.asdict(manifest.explanations),
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),
+        "c": None if result.code is None else _code(result.code),
+    }
+
+
+def _code(code: CodeFiles) -> dict[str, Any]:
+    return {
+        "files": {name: len(data) for name, data in code.files.items()},
+        "compiler": code.compiler,
+        "zones": [dataclasses.asdict(zone) for zone in code.zones],
+        "explain": code.contributes,
+        "explained": code.explained,
+        "tables": code.code.tables,
+        "explain_tables": code.code.explain_tables,
+        "stack": dict(code.code.stack),
+        "notes": list(code.notes),
     }

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from kanexport.bundle import baseline, description, explain_graph
 from kanexport.bundle.description import Signature
 from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
-from kanexport.contract.manifest import MANY_FILE, READING, LayerInfo, Source
+from kanexport.ccode import generate
+from kanexport.ccode.generate import CodeFiles
+from kanexport.contract.manifest import MANY_FILE, READING, LayerInfo, Source, SourceFile
 from kanexport.contract.sections import CLAMP, EXACT, Approximation
 from kanexport.detection import architecture_file, detect
 from kanexport.detection.registry import Reader
@@ -44,6 +46,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     target.check()
     request.check_batch()
     request.check_kernel()
+    request.check_code(target.name)
     request.quantization.check(request.dtype, explain=target.explain.enabled)
     recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
     interpreted = _read(loaded, request, recorded, advance)
@@ -53,16 +56,6 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
     graphs = build_and_verify(kan, request, target, signature, advance)
-    source = Source(
-        family=interpreted.family,
-        family_reason=interpreted.reason,
-        dtype=kan.dtype,
-        files=files,
-        options_given=options.explicit,
-        options_assumed=options.assumed,
-        options_decided=options.decided,
-        alternatives=options.alternatives(),
-    )
     model = VerifiedModel(
         lowered=graphs.lowered,
         proof=graphs.proof,
@@ -73,11 +66,32 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         edge_class=kan.edge_class,
         opset=builder.OPSET,
         signature=signature,
-        source=source,
+        source=interpreted.source(files),
         notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype) + graphs.notes + interpreted.notes,
         approximation=graphs.approximation,
     )
-    return publish(target, model)
+    if request.code is None:
+        return publish(target, model)
+    code = _code(graphs, target, model, request)
+    result = publish(target, model)
+    code.write(request.code)
+    folder = request.code if request.repository is None else result.directory
+    return dataclasses.replace(result, code=code, directory=folder)
+
+
+def _code(graphs: Graphs, target: Target, model: VerifiedModel, request: Request) -> CodeFiles:
+    """C code of the network, verified if there is a compiler. Raises InvalidKan and VerificationFailed."""
+    facts = generate.Facts(
+        name=target.name,
+        version=target.version,
+        family=model.source.family,
+        files=model.source.files,
+        names=target.names,
+        tolerance=request.code_tolerance,
+        storage=request.storage,
+        mean=() if target.baseline is None else baseline.mean(target.baseline, model.signature, target.names),
+    )
+    return generate.generate(graphs.kan, graphs.lowered, graphs.layers, facts, with_module=request.wasm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +104,19 @@ class _Interpreted:
     reason: str
     options: Options
     notes: tuple[str, ...] = ()
+
+    def source(self, files: tuple[SourceFile, ...]) -> Source:
+        """The facts of the manifest about the checkpoint."""
+        return Source(
+            family=self.family,
+            family_reason=self.reason,
+            dtype=self.kan.dtype,
+            files=files,
+            options_given=self.options.explicit,
+            options_assumed=self.options.assumed,
+            options_decided=self.options.decided,
+            alternatives=self.options.alternatives(),
+        )
 
 
 def _read(

@@ -94,6 +94,10 @@ OPENS = {
     # The repository that the user names; the program renames whole folders in it.
     "kanexport/bundle/repository.py": {"os.mkdir", "os.rename", "mkdir"},
     "service/kanserve/cli/inventory.py": {"os.mkdir", "os.rename", "mkdir"},
+    # A private folder for one compilation; the folder for C code that the user names.
+    "kanexport/ccode/compiled.py": {"tempfile.TemporaryDirectory", "shutil.which", "write_text"},
+    "kanexport/ccode/generate.py": {"mkdir"},
+    "kanexport/ccode/wasm.py": {"tempfile.TemporaryDirectory", "write_text", "read_bytes"},
     "kanexport/contract/cli/console.py": {"open"},  # a descriptor
     "kanexport/contract/cli/program.py": {"os.open"},  # /dev/null
     "kanexport/torch_export/borrowed_module.py": {"resolve"},  # where this package is, for a traceback
@@ -118,6 +122,7 @@ OPENS = {
     "service/kanserve/repository/layout.py": {"resolve"},  # the user's repository, and a ConfigMap's link
     "service/kanserve/sandbox/process.py": {"write_text", "read_text"},  # /proc
     "service/kanserve/rest/ui.py": {"read_bytes"},  # files of the package
+    "service/kanserve/report/interactive.py": {"read_text"},  # a file of the package
     "service/kanserve/server/supervisor.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
 }
 

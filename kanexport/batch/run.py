@@ -83,7 +83,7 @@ def sweep(
     ExportError only for what concerns all of them, before the first.
     """
     _check(request, seconds, memory)
-    items = discover.find(request.path, request.repository)
+    items = discover.find(request.path, request.repository or Path())
     names = discover.names(items, request.name)
     rows: list[Row] = []
     for at, (item, name) in enumerate(zip(items, names, strict=True)):

@@ -18,6 +18,7 @@ from kanexport.bundle import baseline, repository
 from kanexport.bundle.baseline import Rows
 from kanexport.bundle.description import Signature, edges_file
 from kanexport.bundle.explain_graph import NO_EXPLANATION, ExplainOptions
+from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import grids, manifest, naming
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, Source, TensorSpec
@@ -45,9 +46,9 @@ MAX_BATCH_SIZE = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Destination of a model in the repository, and the requirements on it."""
+    """Destination of a model in the repository, and the requirements on it. `repository`: None writes no version."""
 
-    repository: Path
+    repository: Path | None
     name: str
     version: int = 1
     dtype: str = "float32"
@@ -100,7 +101,8 @@ class Target:
                 code="option-out-of-range",
                 hint="pass a small number, such as --tolerance 1e-4",
             )
-        repository.check_target(self.repository, self.name, self.version, force=self.force)
+        if self.repository is not None:
+            repository.check_target(self.repository, self.name, self.version, force=self.force)
 
     def check_names(self, signature: Signature) -> None:
         """Check that the names fit the inputs and outputs of the model. Raises OptionError."""
@@ -152,14 +154,17 @@ class VerifiedModel:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Result of an export: the folder of the new version, and its manifest."""
+    """Result of an export: the folder of the new version, or else of the C code; the manifest; and the C code, if the
+    user requested it."""
 
     directory: Path
     manifest: Manifest
+    code: CodeFiles | None = None
 
 
 def publish(target: Target, model: VerifiedModel) -> Result:
-    """Write one version. Raises RepositoryError and OptionError; then the repository is unchanged."""
+    """Write one version, if the target has a repository. Raises RepositoryError and OptionError; then the repository is
+    unchanged."""
     target.check_names(model.signature)
     files, measured = _files(model.lowered), _baseline(target, model)
     range_notes = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
@@ -199,6 +204,8 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         optimization=model.lowered.optimization,
     )
     bare, document = _with_numbers_file(document, files)
+    if target.repository is None:
+        return Result(Path(), document)
     return Result(repository.pack(target.repository, bare, files, force=target.force), document)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kanexport import export_request
 from kanexport.bundle import baseline, explain_graph
 from kanexport.bundle.explain_graph import ExplainOptions
+from kanexport.ccode.integer_tables import STORAGE
 from kanexport.contract import naming
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.naming import Names
@@ -95,6 +97,32 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="largest difference from the checkpoint, relative to the largest output (default: "
         f"{options.MAX_ERROR[INT8]:g} for int8, {options.MAX_ERROR[FP16_WEIGHTS]:g} for fp16-weights)",
+    )
+
+
+def code_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for C code."""
+    add = parser.add_argument_group("C code").add_argument
+    add(
+        "--c",
+        type=Path,
+        metavar="DIR",
+        help="write DIR/NAME.c and DIR/NAME.h: the network as C99 without dependencies, verified if a C compiler is "
+        "installed; also export to a repository only if --repository names one",
+    )
+    add(
+        "--c-tables",
+        choices=tuple(STORAGE),
+        default="float32",
+        help="with --c: storage of spline coefficients; int16 has half the size and an allowed error of "
+        f"{export_request.CODE_ERRORS['int16']:g}, int8 a quarter and {export_request.CODE_ERRORS['int8']:g}, unless "
+        "--tolerance is larger (default: float32)",
+    )
+    add(
+        "--wasm",
+        action="store_true",
+        help="with --c: also write DIR/NAME.wasm, the same code as a WebAssembly module for `kanserve report "
+        "--interactive`; needs the extra wasm",
     )
 
 

@@ -32,6 +32,7 @@ from kanexport.pipeline import Request, export
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
 PROGRAM = "kanserve export"
+REPOSITORY = Path("models")
 EXAMPLES = """examples:
   kanserve export model/0.5 --repository models --name wine     pykan: the prefix, or any of its files
   kanserve export digits.pt --repository models --name digits   efficient-kan: .pt, .pth, .safetensors
@@ -39,6 +40,7 @@ EXAMPLES = """examples:
   kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
   kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a PyTorch module
   kanserve export digits.pt --repository models --explain       portable explanations
+  kanserve export digits.pt --c firmware --name digits          C code, without a repository
   kanserve export experiments --recursive --repository models --report report.json
 """
 
@@ -52,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
     add("path", nargs="?", type=Path, metavar="checkpoint", help="checkpoint file, or prefix of a pykan checkpoint")
-    add("--repository", type=Path, default=Path("models"), help="model repository (default: models)")
+    add("--repository", type=Path, default=REPOSITORY, help="model repository (default: models; none with --c)")
     add("--name", default="", help="model name (default: the name of the checkpoint)")
     add("--version", type=int, default=1, help="version number (default: 1)")
     _facts(parser)
@@ -79,6 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arguments.naming_options(parser)
     arguments.explaining_options(parser)
     arguments.precision_options(parser)
+    arguments.code_options(parser)
     _module_options(parser)
     _limit_options(parser)
 
@@ -196,7 +199,7 @@ def _check_module(args: argparse.Namespace) -> None:
                 code="argument-not-for-module",
                 hint="pass the weights of the module with --checkpoint FILE",
             )
-    for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error"):
+    for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error", "c"):
         if getattr(args, name):
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(
@@ -214,6 +217,7 @@ def _check_folder(args: argparse.Namespace) -> None:
         "--calibration": args.calibration,
         "--features, --units, --classes or --description": arguments.names(args),
         "--explain-layers": args.explain_layers,
+        "--c": args.c,
     }
     for what, value in of_one.items():
         if args.recursive and value:
@@ -222,17 +226,29 @@ def _check_folder(args: argparse.Namespace) -> None:
                 code="argument-not-for-folder",
                 hint="export the checkpoints one by one",
             )
+    if args.c is None and (args.wasm or args.c_tables != "float32"):
+        flag = "--wasm" if args.wasm else "--c-tables"
+        raise OptionError(f"{flag} needs --c", code="option-needs-other", hint="name a folder with --c DIR")
     if args.report is not None and not args.recursive:
         raise OptionError(
             "--report needs --recursive", code="option-needs-other", hint="add --recursive, or remove --report"
         )
 
 
+def _repository(args: argparse.Namespace) -> Path | None:
+    """The repository; None if only C code is written."""
+    unnamed: bool = args.repository is REPOSITORY
+    return None if unnamed and args.c is not None else args.repository
+
+
 def _request(args: argparse.Namespace) -> Request:
     explanations = arguments.explanations(args)
     return Request(
         path=args.path,
-        repository=args.repository,
+        repository=_repository(args),
+        code=args.c,
+        wasm=args.wasm,
+        storage=args.c_tables,
         name=args.name,
         version=args.version,
         family=args.family,
@@ -267,7 +283,7 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
             hint=how_to_install("torch"),
         ) from error
     target = Target(
-        repository=args.repository,
+        repository=_repository(args),
         name=args.name or args.module.rpartition(":")[2],
         version=args.version,
         dtype=args.dtype,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanexport.bundle.publish import Result
+from kanexport.ccode.generate import CodeFiles
 from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID, READING, Manifest, arrows
@@ -55,12 +56,30 @@ def result(result: Result, *, verbose: bool = False) -> None:
     for note in manifest.notes[len(manifest.approximation.notes()) :]:
         say(f"note: {note}")
     _zones(manifest).show()
+    _other_graphs(manifest)
+    if result.code is not None:
+        _code(result.code)
+    say(f"written to {result.directory}")
+
+
+def _other_graphs(manifest: Manifest) -> None:
+    """Print the graphs next to the one for inference."""
     for variant in manifest.variants:
         worst = max(zone.outputs_max_rel for zone in variant.zones)
         say(f"{variant.file}: large-batch variant; largest relative difference of outputs and nodes {worst:.1e}")
     if manifest.explanations.file:
         say(f"{manifest.explanations.file}: {', '.join(tensor.name for tensor in manifest.explanations.tensors)}")
-    say(f"written to {result.directory}")
+
+
+def _code(code: CodeFiles) -> None:
+    """Print the generated files, their sizes and their verification."""
+    sizes = f"{code.code.tables} bytes of constants"
+    if code.code.explain_tables:
+        sizes += f", {code.code.explain_tables} of them for contributions"
+    say(f"{', '.join(code.files)}: {sizes}; {code.verified}")
+    say(f"contributions: {code.explained}" if code.contributes else f"no contributions: {code.explained}", indent=2)
+    for note in code.notes:
+        say(f"note: {note}")
 
 
 def _assumed(facts: Mapping[str, str], words: Mapping[str, str], *, verbose: bool) -> None:

@@ -34,10 +34,11 @@ from kanexport.ir.norms import GroupNorm, LayerNorm, NormOfGroups
 from kanexport.ir.quantized_basis import Stepped
 from kanexport.ir.steps import Affine, Step
 from kanexport.lowering import passes, terms
+from kanexport.lowering.passes import SILU
 
 Array = npt.NDArray[np.float64]
 
-SILU = "silu"
+SPLINE_EDGES = "SplineEdges"  # the arguments of SplineLayer; the result is its terms before the sums
 TOGETHER = 4  # terms of one BasisLayer
 
 
@@ -53,8 +54,9 @@ class Splines:
     knots: Array
     base: BasisTerm | None
 
-    def emit(self, g: Graph, layer: Layer, x: Value, start: Value, *, spreads: bool) -> Value:
-        """[B, I] and the sums so far -> [B, O]."""
+    def emit(self, g: Graph, layer: Layer, x: Value, start: Value, *, spreads: bool, edges: bool = False) -> Value:
+        """[B, I] and the sums so far -> [B, O]. `edges`: [B, I, O] instead, every edge by itself, for a compiler of
+        graphs; no runtime has this operator."""
         sources, destinations = layer.sources, layer.destinations
         inputs = [
             x,
@@ -65,9 +67,9 @@ class Splines:
         if self.base is not None:
             inputs.append(terms.weight_matrix(g, layer, self.base, sources, destinations))
         return g.custom(
-            custom_ops.SPLINES,
+            SPLINE_EDGES if edges else custom_ops.SPLINES,
             *inputs,
-            shape=destinations,
+            shape=(sources, destinations) if edges else destinations,
             degree=self.degree,
             scale=1 / self.spline.basis.emitted_scale(g),  # the coefficients are the portable graph's
             base=SILU if self.base is not None else "",
@@ -159,6 +161,11 @@ def plan(
     parts += [Edges(term, program) for term, program in programs if isinstance(term, EdgeTerm)]
     supported = [term for term, _ in programs]
     return parts, [term for term in left if term not in supported]
+
+
+def splines(layer: Layer, dtype: npt.DTypeLike) -> Splines | None:
+    """The splines that SplineLayer supports, if a layer has some."""
+    return _splines(layer) if np.dtype(dtype) == np.float32 else None
 
 
 def _operator(term: Term) -> str:

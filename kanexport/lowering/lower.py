@@ -21,9 +21,9 @@ from kanexport.contract.sections import Explanations
 from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
-from kanexport.ir.model import EdgeTerm, Kan, Layer
+from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer
 from kanexport.ir.steps import Step
-from kanexport.lowering import kernel_forms, passes, spline_forms, terms
+from kanexport.lowering import interval_gather, kernel_forms, passes, spline_forms, symbolic_sums, terms
 from kanexport.lowering.attribution import Anchor
 from kanexport.lowering.passes import Block
 
@@ -163,10 +163,10 @@ def serving_graph(
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
         g.unpacked = not custom and spline_forms.unpacked(layer, rows)
         with naming(at):
-            live = passes.live(layer)
-            live = kernel_forms.absorbed(live, dtype, custom)
+            carried = at > 0 and passes.carries_nan(kan.layers[at - 1], layer)
+            live = kernel_forms.absorbed(passes.live(layer), dtype, custom)
             x = _steps(g, live.pre_steps, x, custom)
-            x = _sums(g, live, x, custom)
+            x = _sums(g, live, x, custom, carried=carried)
             x = _steps(g, layer.post_steps, x, custom)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
@@ -181,13 +181,17 @@ def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -
     return x
 
 
-def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value:
-    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
+def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str], *, carried: bool) -> Value:
+    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias. `carried`: as `passes.carries_nan`
+    says."""
+    layer, edges = symbolic_sums.split(layer)
     total = _custom_terms(g, layer, x, custom) if custom else None
     if total is None:
-        total = _terms(g, layer, x)
+        total = _terms(g, layer, x, carried=carried)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
+    if edges:
+        total = symbolic_sums.summed(g, layer, edges, x, total)
     if layer.nan_spreads.any() and not layer.nan_spreads.all():
         # Counted, because 0 * NaN would reach destinations that have no such edge.
         spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.nan_spreads))
@@ -206,16 +210,19 @@ def _custom_terms(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> 
     return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x, custom)), blocks, total)
 
 
-def _terms(g: Graph, layer: Layer, x: Value) -> Value:
+def _terms(g: Graph, layer: Layer, x: Value, *, carried: bool) -> Value:
     """[B, I] -> [B, O]: the bias and all terms, for the sources that contribute."""
+    part, kept = passes.drop_idle_sources(layer)
+    rest, blocks = passes.separate(part)
+    if carried and kept is None and not blocks:
+        bias = g.const(layer.bias[None]) if passes.has_bias(layer) else None
+        return _summed(g, layer, x, bias)
     total = _start(g, layer, x)
-    layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
         x = g.gather(x, kept, axis=1)
-    layer, blocks = passes.separate(layer)
-    if layer.terms:
-        total = _summed(g, layer, x, total)
-    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x)), blocks, total)
+    if rest.terms:
+        total = _summed(g, rest, x, total)
+    return functools.reduce(lambda total, block: g.add(total, _block(g, part, block, x)), blocks, total)
 
 
 def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
@@ -223,7 +230,11 @@ def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
     if spline_forms.fits(g, layer):
         return spline_forms.summed(g, layer, x, total)
     for term in layer.terms:
-        total = terms.summed(g, layer, term, x, total)
+        if isinstance(term, BasisTerm) and interval_gather.fits(g, layer, term):
+            value = interval_gather.summed(g, layer, term, x)
+            total = value if total is None else g.add(total, value)
+        else:
+            total = terms.summed(g, layer, term, x, total)
     assert total is not None
     return total
 
@@ -283,16 +294,19 @@ def naming(at: int) -> Iterator[None]:
 EDGES = "edges"
 
 
-def edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes:
+def edge_graph(
+    layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None, *, kernel: bool = False
+) -> bytes:
     """A graph from the input vector of a layer [B, width], named `name`, to the values of its edges [B, I, O], named
     EDGES, and to the part of each term, with the names of `term_tensors`; in "float32" or "float64". `weights`: as
-    in `Graph`. Raises InvalidKan for a weight that is too large."""
+    in `Graph`. `kernel`: only EDGES, with splines by `kernel_forms.SPLINE_EDGES`. Raises InvalidKan for a weight
+    that is too large."""
     g = Graph("edges", dtype, weights)
     g.small_values = False
     x = g.input(name, width)
     for step in layer.pre_steps:
         x = step.emit(g, x)
-    total, parts = _edge_values(g, layer, x)
+    total, parts = (_kernel_edges(g, layer, x), {}) if kernel else _edge_values(g, layer, x)
     shape: tuple[int, ...] = (layer.sources, layer.destinations)
     return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
 
@@ -315,6 +329,20 @@ def _edge_values(g: Graph, layer: Layer, x: Value) -> tuple[Value, dict[str, Val
         parts.append(_symbolic_edges(g, live, x))
     parts = parts or [g.const(np.zeros((1, layer.sources, layer.destinations)))]
     return _spoilt(g, live, x, functools.reduce(g.add, parts)), named
+
+
+def _kernel_edges(g: Graph, layer: Layer, x: Value) -> Value:
+    """[B, I] -> [B, I, O]: every edge by itself, with the terms of the custom operator by its form for edges."""
+    live = passes.live(layer)
+    taken = kernel_forms.splines(live, g.dtype)
+    if taken is None:
+        return _edge_values(g, layer, x)[0]
+    others = [term for term in live.terms if term not in (taken.spline, taken.base)]
+    of_splines = taken.emit(g, live, x, g.const(live.bias[None]), spreads=False, edges=True)
+    parts = [of_splines, *(terms.by_edge(g, live, term, x) for term in others)]
+    if live.symbolic:
+        parts.append(_symbolic_edges(g, live, x))
+    return _spoilt(g, live, x, functools.reduce(g.add, parts))
 
 
 def _spoilt(g: Graph, layer: Layer, x: Value, total: Value) -> Value:

@@ -142,20 +142,23 @@ class ExplainedProver(Prover):
 
     def zone(self, name: str, x: Array) -> None:
         """All outputs of the graph for rows x [B, ...]. If there are too many rows, an even selection."""
-        if len(x) > self.rows:
-            x = x[np.linspace(0, len(x) - 1, self.rows).round().astype(int)]
+        x = self.fewer(x)
         errors, trace, outputs, keep, shaken = self.outputs(name, x)
         self._require_shapes(outputs, len(x))
         for tensor in self._nodes:
             self.nodes(errors, tensor.name, tensor.layer, outputs[tensor.name], trace, keep, shaken)
         if self._anchor is not None:
-            self._contributions(errors, x, trace, outputs, keep, shaken)
+            self.compare_contributions(errors, x, trace, outputs, keep, shaken)
         for tensor in self._edges_of:
             at = tensor.layer
             nodes = outputs[self.lowered.node_tensors[at]]
             self.layer(errors, at, nodes, trace.inputs[at], keep, shaken, outputs[tensor.name])
 
-    def _contributions(
+    def fewer(self, x: Array) -> Array:
+        """The rows, or an even selection of as many as run at a time."""
+        return x if len(x) <= self.rows else x[np.linspace(0, len(x) - 1, self.rows).round().astype(int)]
+
+    def compare_contributions(
         self, errors: ZoneErrors, x: Array, trace: Trace, outputs: dict[str, Array], keep: Rows, shaken: Draws
     ) -> None:
         """Compare the contributions of finite rows with finite outputs, each by itself, and their sums per row."""

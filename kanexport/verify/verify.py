@@ -85,16 +85,37 @@ def verify(
     tolerance  of outputs, relative; edges are allowed in proportion
     advance    called with (done, total)
     """
-    size = max(map(test_points.basis_size, kan.layers))
-    rows = [
-        test_points.zone_rows(layer, width, seed=index, size=size)
-        for index, (layer, width) in enumerate(zip(kan.layers, kan.widths(), strict=False))
-    ]
+    rows = _rows(kan)
     # The first layer's rows are the network's.
     own: list[dict[str, Array]] = [{}, *rows[1:]]
     return verify_subject(
         _Network(kan), lowered, dtype, zones=rows[0], layers=own, tolerance=tolerance, advance=advance
     )
+
+
+def _rows(kan: Kan, seed: int = 0) -> list[dict[str, Array]]:
+    """Rows of each layer, by region."""
+    size = max(map(test_points.basis_size, kan.layers))
+    return [
+        test_points.zone_rows(layer, width, seed=seed + index, size=size)
+        for index, (layer, width) in enumerate(zip(kan.layers, kan.widths(), strict=False))
+    ]
+
+
+def verify_other(
+    kan: Kan, make: Callable[[Subject], Prover], file: str, *, hint: str = "", draws: int = 1
+) -> tuple[tuple[Zone, ...], tuple[str, ...]]:
+    """Verify another implementation of a network on the rows of `verify`, one of them also by itself. Returns the
+    errors by region, and notes on relaxed tolerances. Raises VerificationFailed, which names region and place.
+
+    make   the prover of the implementation, whose name is `file`
+    hint   what to do if it differs
+    draws  how many times as many rows, for an implementation that rounds its weights
+    """
+    prover, drawn = make(_Network(kan)), [_rows(kan, seed)[0] for seed in range(draws)]
+    zones = {name: np.concatenate([rows[name] for rows in drawn]) for name in drawn[0]}
+    notes = _alone(prover, zones, file, hint=hint, empty=False)
+    return _zones(prover), tuple(notes)
 
 
 def verify_subject(

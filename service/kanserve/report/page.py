@@ -1,4 +1,5 @@
-"""Report as one HTML file with text, tables and pictures, without external resources."""
+"""Report as one HTML file with text, tables and pictures, without external resources. A report that computes has one
+script, and a content security policy."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from html import escape
 
 from kanserve.plotting import render
 from kanserve.plotting.scenes import Scene
+from kanserve.report.interactive import Interactive
 
 STYLE = """
 body { font: 15px/1.5 ui-sans-serif, system-ui, sans-serif; color: #111; background: #fff; margin: 2rem auto;
@@ -18,6 +20,9 @@ table { border-collapse: collapse; } td, th { text-align: left; vertical-align: 
 th { font-weight: 600; white-space: nowrap; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
 div.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 div.bar { background: #2266bb; height: .8rem; } footer { color: #777; margin: 3rem 0 1rem; font-size: .85rem; }
+section { overflow-x: auto; } tr.chosen { background: #eef3fb; } div.share { background: #2266bb; height: .8rem; }
+div.share.less { background: #bb6622; } input[type="number"] { width: 7rem; }
+table.inputs td { vertical-align: middle; }
 @media print { div.grid { grid-template-columns: 1fr 1fr; } svg { break-inside: avoid; } }
 """
 
@@ -69,17 +74,31 @@ class Report:
     lead: str
     parts: Sequence[Part]
     footer: str
+    interactive: Interactive | None = None
 
 
 def html(report: Report) -> str:
     """The HTML file."""
     body, title = "\n".join(map(_part, report.parts)), report.title
+    policy = ""
+    if report.interactive is not None:
+        body = f"{_interactive(report.interactive)}\n{body}"
+        policy = f'<meta http-equiv="Content-Security-Policy" content="{escape(report.interactive.policy)}">\n'
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"{policy}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(report.lead)}</p>\n{body}\n'
         f"<footer>{escape(report.footer)}</footer>\n</body>\n</html>\n"
+    )
+
+
+def _interactive(part: Interactive) -> str:
+    return (
+        "<h2>Try it</h2>\n<p>Move a slider, or select an output. This page computes without a network.</p>\n"
+        '<section id="interactive"><noscript>This part needs JavaScript.</noscript></section>\n'
+        f'<script type="application/json" id="interactive-data">{part.data}</script>\n<script>{part.script}</script>'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -150,3 +151,43 @@ def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert "--option forward=spline-of-tanh" in printed
     assert "base_activation=silu (or identity, zero, relu, " in printed
+
+
+def test_c_code_alone_writes_no_repository(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = golden("pykan-hello-adapted")
+    monkeypatch.chdir(tmp_path)
+    done = run(path, "--c", "firmware", "--name", "hello", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert sorted(document["c"]["files"]) == ["hello.c", "hello.h"] == sorted(os.listdir("firmware"))
+    assert os.listdir() == ["firmware"]
+    assert document["directory"] == "firmware"
+    assert document["c"]["explain"] is True
+
+
+def test_c_code_along_with_a_repository(golden: Golden, tmp_path: Path) -> None:
+    path, _ = golden("pykan-hello-adapted")
+    done = run(path, "--c", tmp_path / "firmware", "--repository", tmp_path / "models", "--name", "hello")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "models" / "hello" / "1" / "model.onnx").is_file()
+    assert re.search(r"hello\.c, hello\.h: \d+ bytes of constants, \d+ of them for contributions; ", done.stdout)
+    assert "contributions: middle of each input's grid" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("net.pt", "--name", "my-net"), "c-name-invalid"),
+        (("net.pt", "--name", "net", "--dtype", "float64"), "arguments-conflict"),
+        (("net.pt", "--name", "net", "--quantize", "int8"), "arguments-conflict"),
+        (("folder", "--recursive"), "argument-not-for-folder"),
+        (("--module", "nets:make"), "argument-not-for-module"),
+    ],
+)
+def test_c_code_that_does_not_fit(arguments: tuple[str, ...], code: str, golden: Golden, tmp_path: Path) -> None:
+    path, _ = golden("efficient-kan-digits")
+    (tmp_path / "net.pt").symlink_to(path)
+    own = [tmp_path / word if word in ("net.pt", "folder") else word for word in arguments]
+    done = run(*own, "--c", tmp_path / "firmware", "--json")
+    assert json.loads(done.stdout)["error"]["code"] == code
+    assert not (tmp_path / "firmware").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from pathlib import Path
 
@@ -56,3 +57,18 @@ def test_a_report_is_one_file_with_all_that_is_known(server: Server, tmp_path: P
 def test_what_is_refused(server: Server, arguments: tuple[object, ...]) -> None:
     done = kanserve("report", "tiny", *arguments, "--url", server.url)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("pykan-hello-adapted.wasm", "wasm-module-mismatch"),
+        ("no-such-file.wasm", "module-unreadable"),
+        ("../README.md", "wasm-module-invalid"),
+    ],
+)
+def test_modules_that_do_not_fit(server: Server, tmp_path: Path, name: str, code: str) -> None:
+    module, target = Path(__file__).parents[2] / "golden" / "wasm" / name, tmp_path / "tiny.html"
+    done = kanserve("report", "tiny", "--interactive", module, "-o", target, "--json", "--url", server.url)
+    assert json.loads(done.stdout)["error"]["code"] == code
+    assert not target.exists()

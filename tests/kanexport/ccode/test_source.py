@@ -1,0 +1,38 @@
+"""Names and parts of the generated files."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from kanexport.ccode import source
+from kanexport.errors import OptionError
+from tests.support import c_code
+
+
+@pytest.mark.parametrize("name", ["net", "Net_2", "x" * 40])
+def test_identifiers_are_names(name: str) -> None:
+    source.check_name(name)
+
+
+@pytest.mark.parametrize(("name", "proposal"), [("my-net", "my_net"), ("3d", "kan_model"), ("for", "kan_model")])
+def test_other_names_have_a_proposal(name: str, proposal: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        source.check_name(name)
+    assert caught.value.hint == f"pass --name {proposal}"
+
+
+def test_every_name_of_the_files_begins_with_that_of_the_model() -> None:
+    code = c_code.code("fastkan-digits").code
+    defined = re.findall(r"^(?!\s)(?:[a-z]+ )+\*?(\w+)[\[(].*$", code.text, re.MULTILINE)
+    assert len(defined) > 5
+    assert all(name.startswith("net_") for name in defined)
+
+
+def test_only_contributions_need_what_is_guarded() -> None:
+    code = c_code.code("pykan-hello-adapted").code
+    without = re.sub(r"#ifndef NET_NO_EXPLAIN.*?#endif", "", code.text, flags=re.DOTALL)
+    assert "explain" not in without.replace("net_explain(x, contributions)", "")
+    assert len(without) < len(code.text)
+    assert 0 < code.explain_tables < code.tables

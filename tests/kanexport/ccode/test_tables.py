@@ -1,0 +1,50 @@
+"""Tables: float constants that read back as they were, and views that share memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanexport.ccode.nodes import Index
+from kanexport.ccode.tables import Tables, literal
+
+
+@pytest.mark.parametrize("value", [0.1, -3.0, 1e-30, 1.1754944e-38, 3.4028235e38, 16777216.0, 1 / 3])
+def test_literals_read_back(value: float) -> None:
+    text = literal(value)
+    assert text.endswith("f")
+    assert any(mark in text for mark in ".e")
+    assert np.float32(text[:-1]) == np.float32(value)
+
+
+def test_values_that_are_not_finite_have_names() -> None:
+    assert [literal(value) for value in (np.nan, np.inf, -np.inf)] == ["NAN", "INFINITY", "-INFINITY"]
+
+
+def test_views_share_one_table() -> None:
+    tables, array = Tables("net"), np.arange(12, dtype=np.float32).reshape(3, 4)
+    i, j = Index.of("i"), Index.of("j")
+    assert tables.element(array, (i, j)) == "net_k0[4 * i + j]"
+    assert tables.element(array.T, (j, i)) == "net_k0[j + 4 * i]"
+    assert tables.element(array[1:], (i, Index(2))) == "net_k0[4 * i + 6]"
+    assert tables.element(np.array(array), (i, j)) == "net_k0[4 * i + j]"
+    (table,) = tables
+    assert (table.type, table.size) == ("float", 48)
+
+
+def test_a_small_part_of_a_large_array_has_its_own_table() -> None:
+    tables, array = Tables("net"), np.arange(1000, dtype=np.float32)
+    assert tables.element(array[7:10], (Index.of("i"),)) == "net_k0[i]"
+    assert [table.values.tolist() for table in tables] == [[7.0, 8.0, 9.0]]
+
+
+def test_integers_have_the_smallest_type() -> None:
+    tables = Tables("net")
+    for values in ([0, 255], [0, 256], [-5, 300], [0, 1 << 20]):
+        tables.element(np.array(values), (Index.of("i"),))
+    tables.element(np.array([True, False]), (Index.of("i"),))
+    assert [table.type for table in tables] == ["unsigned char", "unsigned short", "short", "int", "unsigned char"]
+
+
+def test_equal_elements_are_a_literal() -> None:
+    assert Tables("net").element(np.full((3, 3), 0.5, dtype=np.float32), (Index.of("i"), Index.of("j"))) == "0.5f"

@@ -1,0 +1,87 @@
+"""WebAssembly of the generated C, run by Node.js."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanexport.ccode import compiled, wasm
+from kanexport.contract import wasm_module
+from kanexport.contract.wasm_module import ModuleFacts
+from kanexport.errors import OptionError
+from tests.support import c_code
+
+NODE = """
+const [file, rows] = process.argv.slice(1);
+const module = new WebAssembly.Module(require("fs").readFileSync(file));
+const { exports: net } = new WebAssembly.Instance(module, {});
+const of = (address, count) => new Float32Array(net.memory.buffer, address, count);
+const result = JSON.parse(rows).map((row) => {
+  of(net.inputs(), row.length).set(row);
+  net.predict();
+  net.explain();
+  const y = Array.from(of(net.outputs(), OUTPUTS));
+  return [...y, ...of(net.contributions(), row.length * OUTPUTS)];
+});
+console.log(JSON.stringify({ imports: WebAssembly.Module.imports(module).length, result }));
+"""
+
+
+def facts(name: str) -> ModuleFacts:
+    kan = c_code.kan(name)
+    return ModuleFacts(
+        name="net",
+        version=1,
+        inputs=kan.n_inputs,
+        outputs=kan.n_outputs,
+        sources={},
+        base=(),
+        reference=(),
+        explained="",
+        tolerance=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "storage", "largest"),
+    [
+        ("pykan-hello-adapted", "float32", 10_000),
+        ("efficient-kan-digits", "float32", 60_000),
+        ("efficient-kan-digits", "int16", 40_000),
+    ],
+)
+def test_a_module_computes_what_the_c_code_does(name: str, storage: str, largest: int, tmp_path: Path) -> None:
+    c_code.needs("node", "cc")
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("not installed: ziglang (the extra wasm)")
+    code, own = c_code.code(name, storage, 5e-4).code, facts(name)
+    module = wasm.module(code, own)
+    assert len(module) <= largest
+    assert wasm_module.facts(module) == own
+    (tmp_path / "net.wasm").write_bytes(module)
+    x = c_code.case(name).reference()["x"][:20].astype(np.float32)
+    with compiled.program(code, own.inputs, own.outputs, ["cc"]) as program:
+        y, contributions = program.run(x)
+    script = NODE.replace("OUTPUTS", str(own.outputs))
+    command = ["node", "-e", script, str(tmp_path / "net.wasm"), json.dumps(x.tolist())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["imports"] == 0
+    result = np.array(document["result"])
+    np.testing.assert_allclose(result[:, : own.outputs], y, rtol=0, atol=2e-6 * np.abs(y).max())
+    shares = contributions.reshape(len(x), -1)
+    np.testing.assert_allclose(result[:, own.outputs :], shares, rtol=0, atol=1e-4 * np.abs(shares).max())
+
+
+def test_without_the_compiler_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ziglang", None)
+    with pytest.raises(OptionError, match="--wasm needs the Python package ziglang") as caught:
+        wasm.check()
+    assert "[wasm]" in caught.value.hint

@@ -1,0 +1,108 @@
+"""C code of golden checkpoints, and its compilation by a compiler that a test names."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanexport.bundle import description
+from kanexport.ccode import generate
+from kanexport.ccode.generate import CodeFiles, Facts
+from kanexport.contract.naming import UNNAMED
+from kanexport.detection import detect
+from kanexport.formats import checkpoint
+from kanexport.ir.model import Kan
+from kanexport.lowering import lower
+from kanexport.options import Options
+from kanexport.verify.tolerances import OUTPUT_TOLERANCE
+from tests.support.golden_cases import Case, cases
+
+STRICT = ("-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic")
+NAME = "net"
+
+
+@functools.cache
+def case(name: str) -> Case:
+    """The golden case with this name."""
+    return next(case for case in cases() if case.name == name)
+
+
+@functools.cache
+def kan(name: str) -> Kan:
+    """The network of a golden case."""
+    own = case(name)
+    loaded = checkpoint.load(own.path)
+    reader, _ = detect.detect(loaded, None)
+    return detect.read(reader, loaded, Options.parse(own.options))
+
+
+@functools.cache
+def code(name: str, storage: str = "float32", tolerance: float = OUTPUT_TOLERANCE) -> CodeFiles:
+    """The generated and verified code of a golden case."""
+    network = kan(name)
+    lowered = lower.lower(network, "float32")
+    layers = description.layers(network, lowered.node_tensors)
+    facts = Facts(name=NAME, version=1, family="golden", files=(), names=UNNAMED, tolerance=tolerance, storage=storage)
+    return generate.generate(network, lowered, layers, facts)
+
+
+def written(files: CodeFiles, folder: Path) -> Path:
+    """A folder with the files."""
+    for name, data in files.files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def compile_and_run(command: list[str], main: str, folder: Path, *, run: tuple[str, ...] = ()) -> str:
+    """Compile `main` with the generated code in a folder, and run it, with the command `run` before its name. Returns
+    what it prints."""
+    (folder / "main.c").write_text(main)
+    built = subprocess.run(
+        [*command, "-o", "main", "main.c", f"{NAME}.c", "-lm"], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([*run, "./main"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def main_of(rows: np.ndarray, *, explain: bool = False) -> str:
+    """A program that prints the outputs of rows [B, n] and, with `explain`, their contributions, one row a line."""
+    values = ", ".join(f"{value!r}f" for value in rows.astype(np.float32).reshape(-1).tolist())
+    contributions = f"""
+        {NAME}_explain(x + row * NET_INPUTS, c);
+        for (int i = 0; i < NET_OUTPUTS * NET_INPUTS; i++) printf("%.9g ", (double)c[i]);"""
+    return f"""#include <stdio.h>
+#include "{NAME}.h"
+
+static const float x[] = {{{values}}};
+
+int main(void)
+{{
+    static float y[NET_OUTPUTS], c[NET_OUTPUTS * NET_INPUTS];
+    for (int row = 0; row < {len(rows)}; row++) {{
+        {NAME}_predict(x + row * NET_INPUTS, y);
+        for (int i = 0; i < NET_OUTPUTS; i++) printf("%.9g ", (double)y[i]);{contributions if explain else ""}
+        printf("\\n");
+    }}
+    (void)c;
+    return 0;
+}}
+"""
+
+
+def numbers(text: str) -> np.ndarray:
+    """The printed numbers, one row a line."""
+    return np.array([[float(word) for word in line.split()] for line in text.splitlines()])
+
+
+def needs(*tools: str) -> None:
+    """Skip the test if a tool is not installed."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
