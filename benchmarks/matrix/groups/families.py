@@ -62,7 +62,8 @@ def make(name: str, facts: Mapping[str, Any], work: Work) -> Made:
         names = _names(facts, work.libraries)
         network = library(facts["make"], names)
         truth = Truth({"x": x}, _exactly(network, x), "the library in float64")
-        checkpoint, request = module.save(network, work.folder), {"family": name, "options": tuple(facts["options"])}
+        checkpoint = module.save(network, work.folder)
+        request: dict[str, Any] = {"family": name, "options": tuple(facts["options"])}
         version = contestants.exported(work, checkpoint, **request)
         kernel = contestants.by_kernel(work, checkpoint, truth, **request)
     except (Missing, ExportError) as error:
