@@ -44,13 +44,17 @@ CUBIC_SCALE = 8 / 6
 def emit_uniform_cubic(g: Graph, x: Value, centres: Array, step: float) -> Value:
     """[B, 1, I] -> [B, K, I]: cubic splines of one step around centres [K], divided by CUBIC_SCALE.
 
-    ((2-d)+^3 - 4 (1-d)+^3) / 8 with d = |x - centre| / step, in seven passes.
+    ((2-d)+^3 - 4 (1-d)+^3) / 8 with d = |x - centre| / step, in nine passes.
     """
-    distance = g.op("Abs", g.sub(x, g.const(centres[None, :, None])))
+    return cubic_at_distance(g, g.op("Abs", g.sub(x, g.const(centres[None, :, None]))), step)
+
+
+def cubic_at_distance(g: Graph, distance: Value, step: float) -> Value:
+    """The cubic spline of one step at a distance from its center, divided by CUBIC_SCALE."""
     half = 2.0 ** (-1 / 3)
     wide = _fade(g, distance, -0.5 / step, 1.0)
     narrow = _fade(g, distance, -half / step, half)
-    return g.sub(g.pow(wide, 3.0), g.pow(narrow, 3.0))
+    return g.sub(g.cube(wide), g.cube(narrow))
 
 
 def _fade(g: Graph, distance: Value, slope: float, start: float) -> Value:

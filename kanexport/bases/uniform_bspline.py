@@ -53,6 +53,27 @@ def _line(spline: BSpline) -> tuple[Array, Array]:
     return t.mean(axis=1) + step * n[0], step
 
 
+def placed(g: Graph, spline: BSpline, x: Value) -> tuple[Value, Array, float]:
+    """Values [B, I] in the unit in which the functions have one step, the centers there, [K, 1], and the step."""
+    if spline.shared:
+        places, step = _shared(spline)
+        return x, places[:, None], step
+    # Half of the grid in cells, from its middle: small numbers, which the subtraction leaves exact.
+    start, steps = _line(spline)
+    middle = start + steps * (spline.extended.shape[1] - 1) / 2
+    x = g.mul(g.sub(x, g.const(middle[None])), g.const(1 / steps[None]))
+    return x, np.arange(spline.functions, dtype=np.float64)[:, None] - (spline.functions - 1) / 2, 1.0
+
+
+def _shared(spline: BSpline) -> tuple[Array, float]:
+    """The centers [K] of shared knots, as in a float32 graph, and the step."""
+    _, step = _line(spline)
+    t, k, p = spline.extended[0], spline.functions, spline.degree
+    middle = (p + 1) // 2
+    places = t[middle : middle + k] if p % 2 else (t[middle : middle + k] + t[middle + 1 : middle + 1 + k]) / 2
+    return places.astype(np.float32).astype(np.float64), float(step[0])
+
+
 @dataclass(frozen=True, eq=False)
 class UniformSpline:
     """Closed form of `spline`, which has nearly uniform knots. Its float64 values are those of the spline; the emitted
@@ -98,35 +119,19 @@ class UniformSpline:
 
     def _closed(self, x: Array) -> Array:
         """[n, 1] -> [n, K]: the values of the graph on shared knots, without rounding."""
-        places, step = self._shared()
+        places, step = _shared(self.spline)
         distance = np.abs(x - places) / step
         reach, terms = _terms(self.spline.degree)
         powers = [s * (w * np.maximum(a - distance, 0)) ** self.spline.degree for s, w, a in terms]
         return np.asarray(sum(powers), dtype=np.float64) * _scale(self.spline.degree, reach)
-
-    def _shared(self) -> tuple[Array, float]:
-        """The centers [K] of shared knots, as in a float32 graph, and the step."""
-        _, step = _line(self.spline)
-        t = self.spline.extended[0]
-        k, p = self.functions, self.spline.degree
-        middle = (p + 1) // 2
-        places = t[middle : middle + k] if p % 2 else (t[middle : middle + k] + t[middle + 1 : middle + 1 + k]) / 2
-        return places.astype(np.float32).astype(np.float64), float(step[0])
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I], divided by `emitted_scale`; in float64 the form of the spline, which keeps its
         digits."""
         if g.dtype != np.float32:
             return self.spline.emit(g, x, sources)
-        if self.spline.shared:
-            places, step = self._shared()
-        else:
-            # Half of the grid in cells, from its middle: small numbers, which the subtraction leaves exact.
-            start, steps = _line(self.spline)
-            middle = start + steps * (self.spline.extended.shape[1] - 1) / 2
-            x = g.mul(g.sub(x, g.const(middle[None])), g.const(1 / steps[None]))
-            places, step = np.arange(self.functions, dtype=np.float64) - (self.functions - 1) / 2, 1.0
-        distance = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(places[None, :, None])))
+        x, places, step = placed(g, self.spline, x)
+        distance = g.op("Abs", g.sub(g.reshape(x, 0, 1, sources), g.const(places[None])))
         _, terms = _terms(self.spline.degree)
         total: Value | None = None
         for sign, weight, end in terms:
@@ -175,8 +180,8 @@ def _scale(degree: int, reach: float) -> float:
 
 def _power(g: Graph, a: Value, exponent: int) -> Value:
     """a to a small whole power; onnxruntime is fast at squares and cubes."""
-    if exponent <= 3:
-        return a if exponent == 1 else g.pow(a, float(exponent))
+    if exponent == 1:
+        return a
     root = _power(g, a, exponent // 2)
     square = g.mul(root, root)
     return g.mul(square, a) if exponent % 2 else square

@@ -126,11 +126,11 @@ class Graph:
         return self._store(np.ascontiguousarray(array, dtype=np.bool_))
 
     def raw(self, array: Array) -> Value:
-        """A constant of int8 or uint8, unchanged."""
+        """A constant of int8, uint8 or int32, unchanged."""
         return self._store(np.ascontiguousarray(array))
 
     def whole(self, a: Value) -> Value:
-        """Non-negative numbers without their fraction, as int32: indices."""
+        """Numbers without their fraction, as int32: indices."""
         return self.op("Cast", a, to=TensorProto.INT32)
 
     def cast(self, a: Value) -> Value:
@@ -251,6 +251,10 @@ class Graph:
     def pow(self, a: Value, exponent: float) -> Value:
         """a to the power of one constant."""
         return self.op("Pow", a, self.const(exponent))
+
+    def cube(self, a: Value) -> Value:
+        """a to the third power, by two products: onnxruntime's Pow takes as long as three."""
+        return self.mul(self.mul(a, a), a)
 
     def clip(self, a: Value, low: float, high: float) -> Value:
         """a, no less than `low` and no more than `high`; NaN stays."""

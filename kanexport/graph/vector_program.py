@@ -38,7 +38,7 @@ UNARY: tuple[str, ...] = (
     "Floor",
 )
 UNARY = (*UNARY, "Sign", "IsNaN", "Copy", "Atan", "Softplus", "Silu", "Hill")
-TERNARY = ("Where", "MulAdd", "MulSub", "SubMul", "Affine", "Distance", "Radial", "SinOf", "CosOf")
+TERNARY = ("Where", "MulAdd", "MulSub", "SubMul", "Affine", "Distance", "Radial", "BellTimes", "SinOf", "CosOf")
 PLAIN = frozenset((*BINARY, *UNARY, "Where")) - {"Bell", "Copy", "Silu", "Hill"}  # those that are operators of ONNX
 CODES = {name: code for code, name in enumerate((*BINARY, *UNARY, *TERNARY))}
 TABLE, INPUT = 1 << 20, 1 << 21  # first operands of table rows and of inputs
@@ -80,8 +80,8 @@ def compiled(emit: Emit, sources: int) -> Program:
     normalization: each with its number of functions K, [B, K, I] or [B, I]. Raises NoProgramError."""
     g = Graph("basis", np.float32)
     g.exact_waves = True
-    given = [g.input(name, sources) for name in INPUTS]
-    results = emit(g, *given)
+    entries = [g.input(name, sources) for name in INPUTS]
+    results = emit(g, *entries)
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (value, k) in enumerate(results):
         outputs[f"result{at}"] = (value, (k, sources) if k > 1 else (sources,))
@@ -111,13 +111,13 @@ class _Reader:
 
     def cell(self, kind: str, *of: int, value: float = 0.0) -> int:
         """The number of a cell."""
-        made = Cell(kind, of, value)
-        if made not in self._places:
+        cell = Cell(kind, of, value)
+        if cell not in self._places:
             if len(self.cells) >= INSTRUCTIONS:
                 raise NoProgramError("the graph is too large")
-            self._places[made] = len(self.cells)
-            self.cells.append(made)
-        return self._places[made]
+            self._places[cell] = len(self.cells)
+            self.cells.append(cell)
+        return self._places[cell]
 
     def number(self, value: float) -> int:
         """The number of the cell of a constant. NaN is not equal to itself, so that it has one name."""
@@ -163,15 +163,15 @@ class _Reader:
             values = self._stacked(kind, [self._of(name) for name in names])
         self.rows[node.output[0]] = values
 
-    def _moved(self, kind: str, rows: list[int], given: list[npt.NDArray[Any]]) -> list[int]:
+    def _moved(self, kind: str, rows: list[int], shapes: list[npt.NDArray[Any]]) -> list[int]:
         """The rows of a Reshape, which are the same, or of a Slice."""
         if kind == "Reshape":
-            shape = given[0].tolist()
+            shape = shapes[0].tolist()
             if shape[-1] == -1 or shape[-1] % self._sources or not 1 < len(shape) <= ROW or shape[0] != 0:
                 raise NoProgramError(f"a tensor takes the shape {shape}")
             return rows
-        start, stop, axis = (int(array[0]) for array in given[:3])
-        if axis != 1 or len(given) > ROW:
+        start, stop, axis = (int(array[0]) for array in shapes[:3])
+        if axis != 1 or len(shapes) > ROW:
             raise NoProgramError(f"a slice of axis {axis}")
         return rows[start:stop]
 

@@ -34,10 +34,10 @@ from kanexport.ir.norms import GroupNorm, LayerNorm, NormOfGroups
 from kanexport.ir.quantized_basis import Stepped
 from kanexport.ir.steps import Affine, Step
 from kanexport.lowering import passes, terms
+from kanexport.lowering.passes import SILU
 
 Array = npt.NDArray[np.float64]
 
-SILU = "silu"
 SPLINE_EDGES = "SplineEdges"  # the arguments of SplineLayer; the result is its terms before the sums
 TOGETHER = 4  # terms of one BasisLayer
 
@@ -142,6 +142,7 @@ def summed(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value |
     return total
 
 
+# radon: one expression for each operator.
 def plan(
     layer: Layer, dtype: npt.DTypeLike, custom: Collection[str] = custom_ops.OPERATORS
 ) -> tuple[list[Part], list[Term]]:
@@ -153,15 +154,13 @@ def plan(
     if splines is not None:
         parts.append(splines)
     left = [term for term in layer.terms if splines is None or term not in (splines.spline, splines.base)]
-    programs = {id(term): _own_program(layer, term) if _operator(term) in custom else None for term in left}
-    bases = [term for term in left if isinstance(term, BasisTerm) and programs[id(term)] is not None]
-    for group in _groups(bases):
+    chosen = [term for term in left if _operator(term) in custom]
+    programs = [(term, program) for term in chosen if (program := _own_program(layer, term)) is not None]
+    for group in _groups([term for term, _ in programs if isinstance(term, BasisTerm)]):
         parts.append(Bases(group, compiled(_emission(layer, group), layer.sources), _epsilon(group)))
-    for term in left:
-        program = programs[id(term)]
-        if isinstance(term, EdgeTerm) and program is not None:
-            parts.append(Edges(term, program))
-    return parts, [term for term in left if programs[id(term)] is None]
+    parts += [Edges(term, program) for term, program in programs if isinstance(term, EdgeTerm)]
+    supported = [term for term, _ in programs]
+    return parts, [term for term in left if term not in supported]
 
 
 def splines(layer: Layer, dtype: npt.DTypeLike) -> Splines | None:

@@ -8,6 +8,7 @@ are in graphs of their own, because onnxruntime computes outputs nobody asks for
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from kanexport.contract.sections import Explanations
 from kanexport.errors import InvalidKan
 from kanexport.graph.builder import Graph, Value
 from kanexport.graph.external_data import SHARED_FROM, Weights
-from kanexport.ir.model import Kan, Layer
+from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer
 from kanexport.ir.steps import Step
-from kanexport.lowering import kernel_forms, passes, spline_forms, terms
+from kanexport.lowering import interval_gather, kernel_forms, passes, spline_forms, symbolic_sums, terms
 from kanexport.lowering.attribution import Anchor
 from kanexport.lowering.passes import Block
 
@@ -162,10 +163,10 @@ def serving_graph(
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
         g.unpacked = not custom and spline_forms.unpacked(layer, rows)
         with naming(at):
-            live = passes.live(layer)
-            live = kernel_forms.absorbed(live, dtype, custom)
+            carried = at > 0 and passes.carries_nan(kan.layers[at - 1], layer)
+            live = kernel_forms.absorbed(passes.live(layer), dtype, custom)
             x = _steps(g, live.pre_steps, x, custom)
-            x = _sums(g, live, x, custom)
+            x = _sums(g, live, x, custom, carried=carried)
             x = _steps(g, layer.post_steps, x, custom)
         last = at == len(kan.layers) - 1
         name = OUTPUT if last else names[at + 1]
@@ -180,13 +181,17 @@ def _steps(g: Graph, steps: Iterable[Step], x: Value, custom: Collection[str]) -
     return x
 
 
-def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value:
-    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias."""
-    total = kernel_forms.summed(g, layer, x, custom)
+def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str], *, carried: bool) -> Value:
+    """[B, I] -> [B, O]: the sum over the sources of every edge, plus the bias. `carried`: as `passes.carries_nan`
+    says."""
+    layer, edges = symbolic_sums.split(layer)
+    total = _custom_terms(g, layer, x, custom) if custom else None
     if total is None:
-        total = _terms(g, layer, x)
+        total = _terms(g, layer, x, carried=carried)
     if layer.symbolic:
         total = g.add(total, g.sum(_symbolic_table(g, layer, x), axis=1))
+    if edges:
+        total = symbolic_sums.summed(g, layer, edges, x, total)
     if layer.nan_spreads.any() and not layer.nan_spreads.all():
         # Counted, because 0 * NaN would reach destinations that have no such edge.
         spoilt = g.gemm(g.cast(terms.nonfinite(g, x)), g.const(layer.nan_spreads))
@@ -194,16 +199,30 @@ def _sums(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value:
     return total
 
 
-def _terms(g: Graph, layer: Layer, x: Value) -> Value:
+def _custom_terms(g: Graph, layer: Layer, x: Value, custom: Collection[str]) -> Value | None:
+    """[B, I] -> [B, O]: the bias and all terms by operators of `custom`; None if they support no term. Functions of
+    single edges are expensive, so that only the edges that have some are evaluated."""
+    by_edge = any(isinstance(term, EdgeTerm) for term in layer.terms)
+    small, blocks = passes.separate(layer) if by_edge else (layer, [])
+    total = kernel_forms.summed(g, small, x, custom) if small.terms else _start(g, layer, x)
+    if total is None:
+        return None
+    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x, custom)), blocks, total)
+
+
+def _terms(g: Graph, layer: Layer, x: Value, *, carried: bool) -> Value:
     """[B, I] -> [B, O]: the bias and all terms, for the sources that contribute."""
+    part, kept = passes.drop_idle_sources(layer)
+    rest, blocks = passes.separate(part)
+    if carried and kept is None and not blocks:
+        bias = g.const(layer.bias[None]) if passes.has_bias(layer) else None
+        return _summed(g, layer, x, bias)
     total = _start(g, layer, x)
-    layer, kept = passes.drop_idle_sources(layer)
     if kept is not None:
         x = g.gather(x, kept, axis=1)
-    layer, blocks = passes.separate(layer)
-    if layer.terms:
-        total = _summed(g, layer, x, total)
-    return functools.reduce(lambda total, block: g.add(total, _block(g, layer, block, x)), blocks, total)
+    if rest.terms:
+        total = _summed(g, rest, x, total)
+    return functools.reduce(lambda total, block: g.add(total, _block(g, part, block, x)), blocks, total)
 
 
 def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
@@ -211,16 +230,21 @@ def _summed(g: Graph, layer: Layer, x: Value, total: Value | None) -> Value:
     if spline_forms.fits(g, layer):
         return spline_forms.summed(g, layer, x, total)
     for term in layer.terms:
-        total = terms.summed(g, layer, term, x, total)
+        if isinstance(term, BasisTerm) and interval_gather.fits(g, layer, term):
+            value = interval_gather.summed(g, layer, term, x)
+            total = value if total is None else g.add(total, value)
+        else:
+            total = terms.summed(g, layer, term, x, total)
     assert total is not None
     return total
 
 
-def _block(g: Graph, whole: Layer, block: Block, x: Value) -> Value:
+def _block(g: Graph, whole: Layer, block: Block, x: Value, custom: Collection[str] = ()) -> Value:
     """[B, I] -> [B, O]: the sums of a block, and zero for other destinations."""
     sources, destinations = block.sources, block.destinations
     own = g.slice(x, sources.start, sources.stop, axis=1) if block.layer.sources < whole.sources else x
-    value = _summed(g, block.layer, own, None)
+    bare = dataclasses.replace(block.layer, bias=0 * block.layer.bias, nan_spreads=block.layer.nan_spreads & False)
+    value = kernel_forms.summed(g, bare, own, custom) or _summed(g, block.layer, own, None)
     if block.layer.destinations < whole.destinations:
         ends = [0, destinations.start, 0, whole.destinations - destinations.stop]
         value = g.op("Pad", value, g.index(ends), g.const(0.0))

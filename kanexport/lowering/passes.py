@@ -18,12 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bases import Basis
+from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform_bspline import UniformSpline
 from kanexport.ir.model import BasisTerm, Layer, SymbolicEdge, Term
+from kanexport.ir.steps import Affine
 
 Array = npt.NDArray[np.float64]
 
+SILU = "silu"
 BLOCK_NUMBERS = 8_000_000  # coefficients that are worked on at a time
 
 
@@ -82,6 +85,30 @@ def outer(edges: list[SymbolicEdge]) -> tuple[list[float], list[float]]:
     """Scale and bias outside the symbolic function of each edge, with its mask folded in: mask * (c * f + d) is (mask *
     c) * f + mask * d."""
     return [edge.mask * edge.c for edge in edges], [edge.mask * edge.d for edge in edges]
+
+
+def carries_nan(before: Layer, layer: Layer) -> bool:
+    """Whether a NaN of the layer `before` reaches all destinations of a layer in its base branch, and no other number
+    that is not finite occurs. Then the sum needs no other term for NaN.
+
+    Of finite numbers, splines and SiLU make finite ones. Of others, `before` makes NaN."""
+    plain = all(isinstance(step, Affine) for step in (*before.post_steps, *layer.pre_steps))
+    spread = before.nan_spreads.all() and layer.nan_spreads.all()
+    return bool(plain and spread and _spline_layer(before) and _spline_layer(layer) and _has_silu(live(layer)))
+
+
+def _has_silu(layer: Layer) -> bool:
+    bases = [term.basis for term in layer.terms if isinstance(term, BasisTerm)]
+    return any(isinstance(basis, Activation) and basis.kind == SILU for basis in bases)
+
+
+def _spline_layer(layer: Layer) -> bool:
+    """Whether all edges are splines and SiLU."""
+    kinds = (
+        isinstance(term, BasisTerm) and (term.basis.compact or term.basis.kind == SILU) and not term.pre_steps
+        for term in layer.terms
+    )
+    return all(kinds) and not layer.symbolic
 
 
 SourceIndices = npt.NDArray[np.intp]

@@ -149,7 +149,7 @@ def _hats(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns:
     hats = g.hard_sigmoid(distance, alpha=-1 / step, beta=1.0)
     padded = np.pad(coefficients, ((0, 0), (0, 0), (2, 2)))
     second = padded[:, :, :-2] - 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
-    return [(hats, _flat(padded[:, :, 1:-1])), (g.pow(hats, 3.0), _flat(second / 6))]
+    return [(hats, _flat(padded[:, :, 1:-1])), (g.cube(hats), _flat(second / 6))]
 
 
 def _powers(g: Graph, spline: BSpline, coefficients: Array, x: Value) -> Columns:

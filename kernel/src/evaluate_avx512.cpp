@@ -1,5 +1,5 @@
 #define MACHINE avx512
 #define WIDTH 16
-#define SPLIT 4
+#define SPLIT 2
 #include "evaluate.inc"
 #include "basis.inc"

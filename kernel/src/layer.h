@@ -44,6 +44,19 @@ struct Tensors {
   bool spreads;          // whether a source that is not finite makes all of its row NaN
 };
 
+// How the cell of a value is found where knots are many. Values of one bucket, a range of equal width, have a table entry:
+// the number of knots below the bucket, less one. `steps` knots at most are in a bucket, and are compared. Without buckets
+// the cell is found by halves.
+struct Search {
+  bool used = false;
+  int buckets = 0, steps = 0;
+  int knots_of_row = 0;               // knots of a row in `knots`, with NaN behind the last
+  std::vector<int> lane_knots, lane_table;  // where each lane's source has its own, from the first lane's on
+  Floats knots;                       // [rows, knots_of_row]
+  Floats first, inverse;              // by lane: bucket = (x - first) * inverse
+  std::vector<int32_t> table;         // [rows, buckets + 1]
+};
+
 struct Layer {
   int sources = 0, outputs = 0, knots = 0;
   int last = 0;          // the highest number that the first of four functions in a row has
@@ -59,6 +72,7 @@ struct Layer {
   std::vector<int> columns;        // vectors of each block of outputs
   std::vector<int> lane_polynomials;  // where each lane's source has its own, from the first lane's on
   Floats knots_by_lane;  // [groups of sources, knots and NaN to a multiple of 4, vector]
+  Search search;
   Floats polynomials;    // [sources or 1, cells + 2, kPolynomials], the first and last cell outside
   Floats coef;           // [blocks of outputs][sources, per_source, outputs of the block]
 };

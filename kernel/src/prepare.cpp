@@ -24,6 +24,8 @@ constexpr int kVectors = 8;              // of outputs in one block
 constexpr int64_t kCache = 40 * 1024;    // bytes of a core's first cache that coefficients may fill
 constexpr int kMostBlock = 64;           // sources whose basis is known at a time
 constexpr int kLeastPart = 4;            // sources whose coefficients are read at a time, or sums are fetched too often
+constexpr int kLinear = 16;              // knots that are compared one after the other
+constexpr int kMostSteps = 3;            // knots of a bucket that are compared
 constexpr double kNarrowestCell = 1e-10, kWidestCell = 1e10;  // of a cell: its cube and the inverse of it are float32 numbers
 constexpr double kFarthest = 1e30;       // of a knot, as in kanexport/bases/bspline.py
 
@@ -149,6 +151,69 @@ void set_lanes(const Tensors& t, int width, Layer& layer) {
   }
 }
 
+// The bucket of a value as `evaluate` computes it: no operation here may be joined with another, so that both are the same,
+// and a larger value is in the same bucket or in a later one.
+int bucket_of(float x, float first, float inverse, int buckets) {
+  const float place = (x - first) * inverse;
+  return static_cast<int>(std::min(place > 0 ? place : 0.0f, static_cast<float>(buckets)));
+}
+
+// Knots of a row in one bucket, at most. `table`: [buckets + 1], the number of knots in buckets before each, less one.
+int set_table(const float* knots, int count, float inverse, int buckets, int32_t* table) {
+  int most = 0, before = 0;
+  for (int bucket = 0; bucket <= buckets; ++bucket) {
+    table[bucket] = before - 1;
+    int inside = 0;
+    while (before < count && bucket_of(knots[before], knots[0], inverse, buckets) == bucket) ++before, ++inside;
+    most = std::max(most, inside);
+  }
+  return most;
+}
+
+void set_search(const Tensors& t, int width, Layer& layer) {
+  const int count = layer.knots;
+  if (count <= kLinear) return;
+  Search& search = layer.search;
+  search.used = true;
+  int halves = 1;
+  while (halves <= count) halves *= 2;
+  search.knots_of_row = halves + 1;
+  const size_t rows = static_cast<size_t>(t.knot_rows);
+  const size_t padded = rows + (layer.shared || layer.lane_rows > 1 ? 0 : kWidest);  // lanes beyond the last source read too
+  search.knots.assign(padded * search.knots_of_row, std::numeric_limits<float>::quiet_NaN());
+  for (size_t row = 0; row < rows; ++row)
+    std::memcpy(search.knots.data() + row * search.knots_of_row, t.knots + row * count, count * sizeof(float));
+  std::vector<float> inverse(rows), chosen(rows);
+  for (const int factor : {1, 2, 4}) {
+    const int buckets = factor * (count - 1);
+    std::vector<int32_t> table(padded * (buckets + 1));
+    int steps = 0;
+    for (size_t row = 0; row < rows; ++row) {
+      const float* knots = t.knots + row * count;
+      inverse[row] = static_cast<float>(buckets / (static_cast<double>(knots[count - 1]) - knots[0]));
+      steps = std::max(steps, set_table(knots, count, inverse[row], buckets, table.data() + row * (buckets + 1)));
+    }
+    if (steps > kMostSteps || (search.buckets && steps >= search.steps)) continue;
+    search.buckets = buckets;
+    search.steps = steps;
+    search.table = std::move(table);
+    chosen = inverse;
+    if (steps == 1) break;
+  }
+  const size_t lanes = layer.shared || layer.lane_rows > 1 ? width : rows + width;
+  search.first.assign(lanes, 0.0f);
+  search.inverse.assign(lanes, 0.0f);
+  for (size_t lane = 0; lane < lanes; ++lane) {
+    const size_t row = layer.shared ? 0 : layer.lane_rows > 1 ? lane % layer.sources : lane;
+    const bool beyond = row >= padded;
+    search.first[lane] = row < rows ? t.knots[row * count] : 0.0f;
+    search.inverse[lane] = row < rows ? chosen[row] : 0.0f;
+    if (lane >= static_cast<size_t>(width)) continue;
+    search.lane_knots.push_back(beyond ? 0 : static_cast<int>(row) * search.knots_of_row);
+    search.lane_table.push_back(beyond ? 0 : static_cast<int>(row) * (search.buckets + 1));
+  }
+}
+
 void set_coefficients(const Tensors& t, int width, Layer& layer) {
   layer.coef.resize(static_cast<size_t>(layer.sources) * layer.per_source * layer.padded);
   float* out = layer.coef.data();
@@ -215,6 +280,7 @@ Layer prepare(const Tensors& t, const Machine& machine) {
   layer.block = (std::min(layer.part, kMostBlock) + width - 1) / width * width;
   layer.part = std::min(layer.part, layer.block);
   set_lanes(t, width, layer);
+  set_search(t, width, layer);
   set_polynomials(t, layer);
   set_coefficients(t, width, layer);
   return layer;

@@ -13,9 +13,11 @@ from onnx import numpy_helper
 
 from kanexport.bases.gaussian import Gaussian
 from kanexport.bases.uniform_bspline import UniformSpline
+from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.functions.wavelets import WAVELETS
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer
 from kanexport.ir.norms import LayerNorm
+from kanexport.ir.steps import Elementwise
 from kanexport.lowering import lower, passes
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference, verify
@@ -110,6 +112,38 @@ def test_terms_of_some_edges_are_summed_over_these_edges_only(spreads: bool) -> 
 def test_terms_of_most_edges_stay_whole() -> None:
     item = layer(uneven(8, 5), 6)
     assert passes.separate(item) == (item, [])
+
+
+def test_nan_of_the_layer_before_needs_no_term_of_its_own() -> None:
+    first, second = (
+        dataclasses.replace(layer(uneven(n, 5), m), nan_spreads=np.ones((n, m), bool)) for n, m in ((8, 40), (40, 3))
+    )
+    assert passes.carries_nan(first, second)
+    kan = Kan(8, (first, second))
+    created = lower.lower(kan, "float32")
+    verify.verify(kan, created, "float32")
+    sums = [node.op_type for node in onnx.load_from_string(created.model).graph.node].count("ReduceSum")
+    assert sums == 1
+    x = np.full((4, 8), 0.3, dtype=np.float32)
+    x[1, 2], x[2, 0], x[3, 7] = np.nan, np.inf, -np.inf
+    assert np.isnan(answers(created.model, x)[0]).all(axis=1).tolist() == [False, True, True, True]
+
+
+def test_nan_that_the_base_branch_does_not_carry_has_a_term() -> None:
+    first, second = (
+        dataclasses.replace(layer(uneven(n, 5), m), nan_spreads=np.ones((n, m), bool)) for n, m in ((8, 40), (40, 3))
+    )
+    splines = dataclasses.replace(second, terms=second.terms[1:])
+    some = dataclasses.replace(first, nan_spreads=np.zeros((8, 40), bool))
+    logarithm = Elementwise(SYMBOLIC["log"])
+    edges = dataclasses.replace(first, terms=(*first.terms, edge_term(8, 40)))
+    cases = [
+        (first, splines),
+        (some, second),
+        (dataclasses.replace(first, post_steps=(logarithm,)), second),
+        (edges, second),
+    ]
+    assert not any(passes.carries_nan(before, after) for before, after in cases)
 
 
 def test_what_would_become_of_nan_otherwise_is_kept() -> None:

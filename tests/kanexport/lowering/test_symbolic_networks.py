@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 # Operators that compute affine maps and sums around symbolic functions.
-PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity"}
+PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity", "Gemm", "Slice"}
 
 
 def operators(model: bytes) -> set[str]:
