@@ -127,11 +127,12 @@ def ours(work: Work, checkpoint: Path, truth: Truth, *, rows: int) -> tuple[Path
     return plain, systems
 
 
-def by_kernel(work: Work, checkpoint: Path, truth: Truth, name: str = KERNEL) -> Entrant | Absent:
-    """As a server runs it that has the package with our operator: by that where it measures faster."""
+def by_kernel(work: Work, checkpoint: Path, truth: Truth, name: str = KERNEL, **options: Any) -> Entrant | Absent:
+    """As a server runs it that has the package with the custom operators: by these if they measure faster. `options`:
+    as of Request."""
     if not custom_ops.library():
         return Absent(name, f"kanserve-kernel is not installed; {custom_ops.HOW_TO_INSTALL}")
-    return served(work, exported(work, checkpoint, kernel=True), truth, name)
+    return served(work, exported(work, checkpoint, kernel=True, **options), truth, name)
 
 
 def _files(version: Path) -> Mapping[str, bytes]:

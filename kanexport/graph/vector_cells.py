@@ -109,15 +109,19 @@ class Fuser:
         return None
 
     def _product(self, cell: Cell) -> Cell | None:
-        """A difference, or its magnitude, times a constant."""
+        """A bell, a difference, or the magnitude of a difference, times a number."""
+        for at, other in (cell.of, cell.of[::-1]):
+            if (bell := self._single(at, "Bell")) and at != other:
+                return Cell("BellTimes", (other, *bell.of))
         first, second = cell.of
-        if not is_leaf(self.cells[second]):
-            return None
-        if difference := self._single(first, "Sub"):
+        if (difference := self._single(first, "Sub")) and is_leaf(self.cells[second]):
             return Cell("Affine", (*difference.of, second))
+        total = self._single(second, "Add")
+        if total and self.cells[total.of[1]].kind == "const":
+            return Cell("Affine", (total.of[0], self._number(-self.cells[total.of[1]].value), first))
         size = self._single(first, "Abs")
         inner = self._single(size.of[0], "Sub") if size else None
-        return Cell("Distance", (*inner.of, second)) if inner else None
+        return Cell("Distance", (*inner.of, second)) if inner and is_leaf(self.cells[second]) else None
 
     def _sum(self, cell: Cell) -> Cell | None:
         """A sum or difference with a product."""

@@ -34,10 +34,10 @@ from kanexport.ir.norms import GroupNorm, LayerNorm, NormOfGroups
 from kanexport.ir.quantized_basis import Stepped
 from kanexport.ir.steps import Affine, Step
 from kanexport.lowering import passes, terms
+from kanexport.lowering.passes import SILU
 
 Array = npt.NDArray[np.float64]
 
-SILU = "silu"
 SPLINE_EDGES = "SplineEdges"  # the arguments of SplineLayer; the result is its terms before the sums
 TOGETHER = 4  # terms of one BasisLayer
 

@@ -28,6 +28,7 @@ enum class Op : int {
   kAffine,   // (a - b) c
   kDistance,  // |a - b| c
   kRadial,   // exp(-((a - b) c)^2)
+  kBellTimes,  // a exp(b b c)
   kSinOf,    // sin(a b + c), with all digits of the product
   kCosOf,
   kOps

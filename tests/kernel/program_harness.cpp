@@ -43,7 +43,7 @@ float odd() {
 // Instructions without jumps, which a rounding does not make large.
 const Op kSmooth[] = {Op::kAdd,  Op::kSub,  Op::kMul,    Op::kMax,    Op::kMin,    Op::kNeg,     Op::kAbs,     Op::kSin,
                       Op::kCos,  Op::kTanh, Op::kSigmoid, Op::kRelu,  Op::kCopy,   Op::kSilu,    Op::kMulAdd,  Op::kMulSub,
-                      Op::kSubMul, Op::kAffine, Op::kDistance, Op::kRadial, Op::kSinOf, Op::kCosOf, Op::kAtan, Op::kSoftplus};
+                      Op::kSubMul, Op::kAffine, Op::kDistance, Op::kRadial, Op::kSinOf, Op::kCosOf, Op::kAtan, Op::kSoftplus, Op::kBellTimes};
 
 double apply(Op op, double a, double b, double c) {
   const double e = std::exp(-a);
@@ -61,6 +61,7 @@ double apply(Op op, double a, double b, double c) {
     case Op::kSigmoid: return 1 / (1 + e);
     case Op::kRelu: return std::fmax(a, 0);
     case Op::kCopy: return a;
+    case Op::kBellTimes: return a * std::exp(b * b * c);
     case Op::kAtan: return std::atan(a);
     case Op::kSoftplus: return std::log1p(std::exp(a));
     case Op::kSilu: return a / (1 + e);

@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kanexport.contract import custom_ops
+from kanexport.graph import vector_program
 from tests.kernel.conftest import SOURCE, builder
 
 pytestmark = pytest.mark.slow
@@ -206,3 +207,70 @@ def test_a_wheel_without_a_compiler_says_what_is_missing(tmp_path: Path) -> None
     )
     assert done.returncode == 1
     assert "there is no C++ compiler: install g++" in done.stderr
+
+
+CODE = np.array([[vector_program.CODES["Affine"], 0, vector_program.INPUT, -1, vector_program.TABLE]], np.float32)
+PROGRAM: dict[str, Any] = {
+    "program": CODE,
+    "constants": np.array([[0.5]], np.float32),
+    "tables": np.ones((1, I), np.float32),
+    "coef": COEF[:I],
+}
+SETTINGS: dict[str, Any] = {"terms": 1, "registers": 1, "normalized": 0, "epsilon": 0.0, "nan_spreads": 0}
+
+
+def program_graph(x_columns: int = I, **changes: Any) -> bytes:
+    """One BasisLayer of one function, (x - 0.5) times a table."""
+    constants = {name: changes.get(name, array) for name, array in PROGRAM.items()}
+    settings = {name: changes.get(name, value) for name, value in SETTINGS.items()}
+    held = {"start": np.zeros((1, O), np.float32), **constants}
+    node = helper.make_node(custom_ops.BASIS, ["x", *held], ["y"], domain=custom_ops.DOMAIN, **settings)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, x_columns])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    tensors = [numpy_helper.from_array(value, name) for name, value in held.items()]
+    created = helper.make_graph([node], "g", [x], [y], tensors)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(custom_ops.DOMAIN, 1)]
+    return bytes(helper.make_model(created, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
+def changed(at: int, value: float) -> np.ndarray:
+    code = CODE.copy()
+    code[0, at] = value
+    return code
+
+
+def test_a_program_computes_a_layer(installed: str) -> None:
+    x = np.random.default_rng(0).normal(size=(5, I)).astype(np.float32)
+    y = session(installed, program_graph()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(y, (x - 0.5) @ COEF[:I], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"program": changed(0, 1000)},
+        {"program": changed(0, 0.5)},
+        {"program": changed(0, np.nan)},
+        {"program": changed(1, 1)},
+        {"program": changed(1, -1)},
+        {"program": changed(2, 0)},
+        {"program": changed(2, vector_program.INPUT + 1)},
+        {"program": changed(3, -2)},
+        {"program": changed(4, vector_program.TABLE + 1)},
+        {"program": CODE[:, :4]},
+        {"program": CODE[:0]},
+        {"constants": np.zeros((2, 1), np.float32)},
+        {"tables": np.ones((1, I + 1), np.float32)},
+        {"tables": np.ones((1, 0), np.float32)},
+        {"coef": COEF},
+        {"coef": COEF[:0]},
+        {"registers": 0},
+        {"registers": 2**40},
+        {"terms": 0},
+        {"terms": 2},
+        {"normalized": 1, "epsilon": float("nan")},
+    ],
+)
+def test_what_is_no_program_is_no_session(changes: dict[str, Any], installed: str) -> None:
+    with pytest.raises(Exception, match="ONNXRuntimeError"):
+        session(installed, program_graph(**changes))

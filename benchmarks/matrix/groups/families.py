@@ -62,15 +62,17 @@ def make(name: str, facts: Mapping[str, Any], work: Work) -> Made:
         names = _names(facts, work.libraries)
         network = library(facts["make"], names)
         truth = Truth({"x": x}, _exactly(network, x), "the library in float64")
-        version = contestants.exported(
-            work, module.save(network, work.folder), family=name, options=tuple(facts["options"])
-        )
+        checkpoint = module.save(network, work.folder)
+        request: dict[str, Any] = {"family": name, "options": tuple(facts["options"])}
+        version = contestants.exported(work, checkpoint, **request)
+        kernel = contestants.by_kernel(work, checkpoint, truth, **request)
     except (Missing, ExportError) as error:
         why = str(error) if isinstance(error, Missing) else f"it was not exported: {error.message}"
         return Made((), {"x": x}, (Absent(name, why),))
     every = [
         contestants.served(work, version, truth),
         contestants.one_graph(version / MODEL_FILE, truth, ONE_RUN, "the exported graph"),
+        kernel,
         contestants.eager(network, dataclasses.replace(truth, tolerance=facts["tolerance"]), LIBRARY),
     ]
     if "export" in facts:

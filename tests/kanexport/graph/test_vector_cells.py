@@ -32,6 +32,18 @@ def test_a_bell_needs_a_square_and_a_constant() -> None:
     assert fused(X, square, Cell("Exp", (1,))).kind == "Exp"
 
 
+def test_a_hat_is_two_differences_around_a_bell() -> None:
+    bell, left, right = Cell("Bell", (0, 2)), Cell("Affine", (0, 1, 2)), Cell("Add", (0, 1))
+    times = Cell("Mul", (4, 3))
+    cells = [X, ONE, TWO, bell, left, times, right, Cell("Mul", (5, 6))]
+    fuser = Fuser(cells, [7])
+    fused_cells = fuser.fused()
+    assert fused_cells[5] == Cell("BellTimes", (4, 0, 2))
+    of = fused_cells[7].of
+    assert fused_cells[7] == Cell("Affine", (0, of[1], 5))
+    assert fused_cells[of[1]] == Cell("const", value=-1.0)
+
+
 def test_a_hill_is_a_quotient_of_one_exponential() -> None:
     power, above = Cell("Exp", (0,)), Cell("Add", (1, 2))
     assert fused(X, power, ONE, above, Cell("Mul", (3, 3)), Cell("Div", (1, 4))) == Cell("Hill", (0,))

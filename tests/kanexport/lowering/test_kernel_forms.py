@@ -10,6 +10,7 @@ import pytest
 from kanexport import bases
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
+from kanexport.contract import custom_ops
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.functions.wavelets import WAVELETS
 from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, Term
@@ -66,11 +67,11 @@ def test_float64_and_steps_before_wavelets_stay_portable() -> None:
 
 def test_a_norm_before_a_layer_is_a_step_of_its_terms_if_one_operator_computes_them() -> None:
     before = dataclasses.replace(layer(GAUSSIAN, SILU), pre_steps=(norm(),))
-    moved = kernel_forms.absorbed(before, np.float32)
+    moved = kernel_forms.absorbed(before, np.float32, custom_ops.OPERATORS)
     assert not moved.pre_steps
     assert all(isinstance(each.pre_steps[0], LayerNorm) for each in moved.terms)
     splines = dataclasses.replace(layer(CUBIC), pre_steps=(norm(),))
-    assert kernel_forms.absorbed(splines, np.float32) is splines
+    assert kernel_forms.absorbed(splines, np.float32, custom_ops.OPERATORS) is splines
 
 
 def test_notes_say_which_layers_an_operator_computes() -> None:
