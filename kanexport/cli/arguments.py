@@ -107,8 +107,8 @@ def code_options(parser: argparse.ArgumentParser) -> None:
         "--c",
         type=Path,
         metavar="DIR",
-        help="write DIR/NAME.c and DIR/NAME.h: the network as C99 without dependencies, verified if a C compiler is "
-        "installed; also export to a repository only if --repository names one",
+        help="write DIR/NAME.c and DIR/NAME.h: the network as C99 without dependencies, verified against float64 if "
+        "a C compiler is installed; also export to a repository only if --repository names one",
     )
     add(
         "--c-tables",

@@ -163,8 +163,9 @@ def serving_graph(
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
         g.unpacked = not custom and spline_forms.unpacked(layer, rows)
         with naming(at):
-            carried = at > 0 and passes.carries_nan(kan.layers[at - 1], layer)
-            live = kernel_forms.absorbed(passes.live(layer), dtype, custom)
+            carried = at > 0 and not custom and passes.carries_nan(kan.layers[at - 1], layer)
+            live = passes.live(layer)
+            live = kernel_forms.absorbed(live, dtype, custom)
             x = _steps(g, live.pre_steps, x, custom)
             x = _sums(g, live, x, custom, carried=carried)
             x = _steps(g, layer.post_steps, x, custom)
