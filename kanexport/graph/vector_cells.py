@@ -113,7 +113,9 @@ class Fuser:
         for at, other in (cell.of, cell.of[::-1]):
             if (bell := self._single(at, "Bell")) and at != other:
                 return Cell("BellTimes", (other, *bell.of))
-        first, second = cell.of
+        return self._difference(*cell.of)
+
+    def _difference(self, first: int, second: int) -> Cell | None:
         if (difference := self._single(first, "Sub")) and is_leaf(self.cells[second]):
             return Cell("Affine", (*difference.of, second))
         total = self._single(second, "Add")

@@ -24,7 +24,9 @@ constexpr int kVectors = 8;              // of outputs in one block
 constexpr int64_t kCache = 40 * 1024;    // bytes of a core's first cache that coefficients may fill
 constexpr int kMostBlock = 64;           // sources whose basis is known at a time
 constexpr int kLeastPart = 4;            // sources whose coefficients are read at a time, or sums are fetched too often
-constexpr int kLinear = 16;              // knots that are compared one after the other
+// Knots that are compared one after the other, which is faster up to these numbers: those that all sources share, or that
+// each source has by itself, where a table for each source costs more reads.
+constexpr int kLinearShared = 48, kLinearOwn = 128;
 constexpr int kMostSteps = 3;            // knots of a bucket that are compared
 constexpr double kNarrowestCell = 1e-10, kWidestCell = 1e10;  // of a cell: its cube and the inverse of it are float32 numbers
 constexpr double kFarthest = 1e30;       // of a knot, as in kanexport/bases/bspline.py
@@ -172,7 +174,7 @@ int set_table(const float* knots, int count, float inverse, int buckets, int32_t
 
 void set_search(const Tensors& t, int width, Layer& layer) {
   const int count = layer.knots;
-  if (count <= kLinear) return;
+  if (count <= (layer.shared ? kLinearShared : kLinearOwn)) return;
   Search& search = layer.search;
   search.used = true;
   int halves = 1;

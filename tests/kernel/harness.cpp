@@ -42,7 +42,7 @@ float odd() {
 // One layer: 0 refused, 1 right; ends the process where it is wrong.
 int once(long number, bool hostile) {
   const int sources = 1 + upto(upto(3) ? 20 : 70), outputs = 1 + upto(upto(3) ? 20 : 300), degree = 1 + upto(2);
-  const int cells = 1 + upto(upto(2) ? 8 : 60), functions = cells + degree, count = functions + degree + 1;
+  const int cells = 1 + upto(upto(2) ? 8 : upto(3) ? 60 : 200), functions = cells + degree, count = functions + degree + 1;
   const int rows = upto(4) ? 1 + upto(20) : 60 + upto(80), knot_rows = upto(1) ? 1 : sources;
   std::vector<float> knots, coef(static_cast<size_t>(functions) * sources * outputs), weights(sources * outputs);
   for (int row = 0; row < knot_rows; ++row) {
