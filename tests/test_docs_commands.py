@@ -42,7 +42,7 @@ SETUP = re.compile(r"^\s*(git|make|source|cd|pip|pre-commit|\.venv/bin/pip)\b")
 FREE = "KANSERVE_GRPC_PORT=0 KANSERVE_METRICS_PORT=0"
 FENCE = re.compile(r"^( *)```(sh|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 # Models that a page exports into the repository of its server.
-EXPORTED = re.compile(r"kanserve export (?![^\n]*--repository (?!models\b))[^\n]*--name (\w+)")
+EXPORTED = re.compile(r"kanserve export (?![^\n]*--repository (?!models\b))(?![^\n]*--c )[^\n]*--name (\w+)")
 
 
 class Desk(NamedTuple):

@@ -67,9 +67,9 @@ def test_the_flags_of_export() -> None:
     assert flags == {
         *("-h", "help", "json", "verbose", "repository", "name", "version", "force", "recursive", "report"),
         *("family", "option", "symbolic", "function", "architecture", "expected-outputs", "tolerance"),
-        *("dtype", "max-batch-size", "optimize-for-batch", "kernel", "out-of-range"),
+        *("dtype", "max-batch-size", "optimize-for-batch", "kernel", "no-kernel", "out-of-range"),
         *("features", "units", "classes", "description", "baseline", "explain", "explain-layers"),
-        *("quantize", "calibration", "max-error"),
+        *("quantize", "calibration", "max-error", "c", "c-tables", "wasm"),
         *("module", "checkpoint", "example", "input-shape", "time-limit", "memory-limit"),
     }
 
@@ -79,9 +79,10 @@ def test_the_fields_of_a_request() -> None:
         *("path", "repository", "name", "version", "force", "shared"),
         *("family", "options", "symbolic", "functions", "architecture", "expected_outputs", "tolerance"),
         *("dtype", "max_batch_size", "optimize_for_batch", "kernel", "out_of_range", "quantization"),
+        *("code", "storage", "wasm"),
         *("names", "baseline", "explain", "explain_layers"),
     }
-    assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest"}
+    assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest", "code"}
 
 
 def test_the_transport_for_modules() -> None:

@@ -86,11 +86,12 @@ def check_name(name: str) -> None:
     if IDENTIFIER.fullmatch(name) and name not in KEYWORDS and len(name) <= LONGEST_NAME:
         return
     proposal = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")[:LONGEST_NAME]
-    usable = IDENTIFIER.fullmatch(proposal) and proposal not in KEYWORDS
+    if not IDENTIFIER.fullmatch(proposal) or proposal in KEYWORDS:
+        proposal = "kan_model"
     raise OptionError(
         f"the model name {name[:80]!r} is not a C identifier of at most {LONGEST_NAME} letters, digits and underscores",
         code="c-name-invalid",
-        hint=f"pass --name {proposal if usable else 'kan_model'}",
+        hint=f"pass --name {proposal}",
     )
 
 

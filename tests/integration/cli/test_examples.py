@@ -59,6 +59,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
     for name in ("tests", "examples"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "firmware").mkdir()
+    shutil.copy(ROOT / "tests/golden/wasm/pykan-hello-adapted.wasm", folder / "firmware/hello.wasm")
     for words in SETUP:
         subprocess.run([*COMMAND, *words], cwd=folder, env=CLEAN, check=True, capture_output=True, timeout=120)
     with serving(folder / "models", folder / "log", "--repository-poll-seconds", "0.1") as server:

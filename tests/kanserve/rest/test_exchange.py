@@ -95,7 +95,8 @@ def test_a_full_queue_refuses_at_once(web: Callable[..., Any]) -> None:
         assert {reply.headers["retry-after"] for reply in refused} == {"1"}
 
 
-def test_a_caller_that_goes_away_cancels_its_call(web: Callable[..., Any]) -> None:
+def test_a_caller_that_goes_away_cancels_its_call(web: Callable[..., Any], tmp_path: Path) -> None:
+    toy_model.write_slow(tmp_path, steps=12)  # the first call runs until the second is gone
     with web() as server, ThreadPoolExecutor() as pool:
         first = slow(server, pool)
         wait_until(waiting(server, 1))
