@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
 import signal
 import ssl
 import subprocess
@@ -96,6 +97,7 @@ def test_a_full_queue_refuses_at_once(web: Callable[..., Any]) -> None:
 
 
 def test_a_caller_that_goes_away_cancels_its_call(web: Callable[..., Any], tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "slow")
     toy_model.write_slow(tmp_path, steps=12)  # the first call runs until the second is gone
     with web() as server, ThreadPoolExecutor() as pool:
         first = slow(server, pool)
