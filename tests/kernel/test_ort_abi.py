@@ -43,8 +43,10 @@ CALLBACKS = {
 def test_the_positions_are_those_of_the_header(tmp_path: Path) -> None:
     folder = next((x for x in (os.environ.get("ORT_INCLUDE", ""), *PLACES) if (Path(x) / HEADER).is_file()), None)
     compiler = os.environ.get("CXX") or shutil.which("g++")
-    if folder is None or compiler is None:
-        pytest.skip(f"{HEADER} or g++ is not installed (Debian: libonnxruntime-dev; other folders: ORT_INCLUDE)")
+    if folder is None:
+        pytest.skip(f"{HEADER} is not installed (Debian: libonnxruntime-dev; other folders: ORT_INCLUDE)")
+    if compiler is None:
+        pytest.skip("there is no g++")
     slots = dict(re.findall(r"^  (\w+) = (\d+),", ABI, re.MULTILINE))
     assert len(slots) >= 20
     checks = [f"static_assert(offsetof(OrtApi, {name}) == {at} * sizeof(void*));" for name, at in slots.items()]
