@@ -11,6 +11,8 @@ import pytest
 
 from tests.kernel.conftest import SOURCE, builder
 
+pytestmark = pytest.mark.slow
+
 INSTALL = SOURCE / "install.py"
 
 

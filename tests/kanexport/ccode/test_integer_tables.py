@@ -11,6 +11,8 @@ from kanexport.errors import VerificationFailed
 from kanexport.verify import float64_reference
 from tests.support import c_code
 
+pytestmark = pytest.mark.slow
+
 WIDE = "efficient-kan-digits"
 
 
