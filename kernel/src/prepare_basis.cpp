@@ -170,31 +170,16 @@ void NormScratch::fit(const NormLayer& layer, int64_t) {
   if (row.size() < size) row.resize(size);
 }
 
-EvaluateBasis basis_evaluation(const Machine& machine) {
+// The function of the instruction set that a machine has.
 #if defined(__x86_64__)
-  if (machine.width == 16) return avx512::evaluate_basis;
-  if (machine.width == 8) return avx2::evaluate_basis;
+#define OF_MACHINE(function) \
+  (machine.width == 16 ? avx512::function : machine.width == 8 ? avx2::function : portable::function)
+#else
+#define OF_MACHINE(function) ((void)machine, portable::function)
 #endif
-  (void)machine;
-  return portable::evaluate_basis;
-}
 
-EvaluateEdges edge_evaluation(const Machine& machine) {
-#if defined(__x86_64__)
-  if (machine.width == 16) return avx512::evaluate_edges;
-  if (machine.width == 8) return avx2::evaluate_edges;
-#endif
-  (void)machine;
-  return portable::evaluate_edges;
-}
-
-EvaluateNorm norm_evaluation(const Machine& machine) {
-#if defined(__x86_64__)
-  if (machine.width == 16) return avx512::evaluate_norm;
-  if (machine.width == 8) return avx2::evaluate_norm;
-#endif
-  (void)machine;
-  return portable::evaluate_norm;
-}
+EvaluateBasis basis_evaluation(const Machine& machine) { return OF_MACHINE(evaluate_basis); }
+EvaluateEdges edge_evaluation(const Machine& machine) { return OF_MACHINE(evaluate_edges); }
+EvaluateNorm norm_evaluation(const Machine& machine) { return OF_MACHINE(evaluate_norm); }
 
 }  // namespace kanserve
