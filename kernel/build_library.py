@@ -94,7 +94,7 @@ def compiler() -> list[str]:
 def ziglang() -> list[str]:
     """The command of the compiler in the package ziglang. Raises Missing."""
     if importlib.util.find_spec("ziglang") is None:
-        raise Missing("there is no C++ compiler: install g++, run `pip install ziglang`, or name a compiler in CXX")
+        raise Missing("no C++ compiler is installed: install g++, run `pip install ziglang`, or name a compiler in CXX")
     return [sys.executable, "-m", "ziglang", "c++"]
 
 

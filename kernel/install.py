@@ -3,9 +3,9 @@
     python kernel/install.py ZIG_ENVIRONMENT           build for this machine, install; a failure is a message
     python kernel/install.py ZIG_ENVIRONMENT FOLDER    build a wheel for each architecture into FOLDER with ziglang
 
-Without a C++ compiler the first form downloads ziglang (100 MB) into an environment of its own, ZIG_ENVIRONMENT. The
-versions and hashes are in requirements/kernel.txt. kanserve works without the operator, so that the first form
-exits with 0 in each case.
+If this machine has no C++ compiler, the first form downloads ziglang (100 MB) into the separate environment
+ZIG_ENVIRONMENT. The version and hashes are in requirements/kernel.txt. kanserve works without the operator, so that the
+first form exits with 0 in each case.
 """
 
 from __future__ import annotations

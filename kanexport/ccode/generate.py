@@ -57,7 +57,7 @@ class CodeFiles:
     code         the code, with its sizes
     compiler     the command of the compiler, or "" if the code was not compiled
     zones        errors of outputs and contributions against float64, by region
-    explained    the reference of the contributions, or the reason why there is no function for them
+    explained    the reference row of the contributions, or the reason for their absence
     contributes  whether there is that function
     notes        on relaxed tolerances
     """
@@ -252,7 +252,7 @@ def _usage(name: str, explained: str, row: Array, *, contributes: bool) -> list[
         f"    {name}_predict(x, y);",
     ]
     if not contributes:
-        return [*lines, "", plain(f"There is no function for contributions: {explained}.")]
+        return [*lines, "", plain(f"The code has no function for contributions: {explained}.")]
     shown = ", ".join(f"{value:.6g}" for value in row[:LISTED]) + (", ..." if len(row) > LISTED else "")
     return [
         *lines,

@@ -31,7 +31,7 @@ class ModuleFacts:
     sources    sha256 of each file of the checkpoint, by name
     base       outputs at the reference row; empty if the module has no contributions
     reference  the row against which contributions are
-    explained  the name of the reference, or the reason why there are no contributions
+    explained  the name of the reference row, or the reason for missing contributions
     tolerance  of the outputs, relative
     """
 

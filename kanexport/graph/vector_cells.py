@@ -50,7 +50,7 @@ class Fuser:
         self._uses = Counter(other for at in self._order for other in cells[at].of) + Counter(results)
 
     def fused(self) -> list[Cell]:
-        """The cells; those that are no longer needed remain."""
+        """The cells after fusion, unused ones included."""
         rules = {
             "Exp": self._exponential,
             "Div": self._quotient,

@@ -1,6 +1,6 @@
 """Programs of vector instructions, for the custom operators that compute any basis (`kernel/src/program.h`).
 
-A program comes from the ONNX graph that a basis emits, so that a new family needs no code of its own here or in the
+The compiler reads the ONNX graph that a basis emits. A new family needs no further code here or in the
 operator. Every value of that graph is a stack of rows [K, I], and each row becomes one register: Add of two stacks of
 five rows is five instructions. Instructions have no jumps. Products that only one sum uses become one instruction with
 it, and so do a Gaussian's operators.

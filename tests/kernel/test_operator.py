@@ -206,7 +206,7 @@ def test_a_wheel_without_a_compiler_says_what_is_missing(tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 1
-    assert "there is no C++ compiler: install g++" in done.stderr
+    assert "no C++ compiler is installed: install g++" in done.stderr
 
 
 CODE = np.array([[vector_program.CODES["Affine"], 0, vector_program.INPUT, -1, vector_program.TABLE]], np.float32)
