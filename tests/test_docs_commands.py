@@ -12,16 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from kanserve import Client
-from kanserve.client.errors import ClientError
-from tests.support.server_process import READY_SECONDS
+from tests.support import command_shim, forked_process
+from tests.support.command_shim import EXPORTED, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +39,6 @@ MODELS = {
 SETUP = re.compile(r"^\s*(git|make|source|cd|pip|pre-commit|\.venv/bin/pip)\b")
 FREE = "KANSERVE_GRPC_PORT=0 KANSERVE_METRICS_PORT=0"
 FENCE = re.compile(r"^( *)```(sh|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-# Models that a page exports into the repository of its server.
-EXPORTED = re.compile(r"kanserve export (?![^\n]*--repository (?!models\b))(?![^\n]*--c )[^\n]*--name (\w+)")
 
 
 class Desk(NamedTuple):
@@ -54,21 +50,8 @@ class Desk(NamedTuple):
 
     def run(self, command: list[str]) -> None:
         """Raises AssertionError with the output of a command that fails."""
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=SECONDS
-        )
-        assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
-
-    def wait_for(self, model: str) -> None:
-        """Until the server serves the model."""
-        end = time.monotonic() + READY_SECONDS
-        with Client(f"127.0.0.1:{self.port}") as client:
-            while time.monotonic() < end:
-                with contextlib.suppress(ClientError):
-                    client.model(model)
-                    return
-                time.sleep(0.05)
-        raise AssertionError(f"the server did not load {model}")
+        done = forked_process.run(command, input=b"", timeout=SECONDS, cwd=self.folder, env=self.environment)
+        assert done.returncode == 0, f"{command[-1]}\n{done.stdout.decode()}\n{done.stderr.decode()}"
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -116,21 +99,18 @@ def desk(own: set[str], exported: Path, folder: Path) -> Iterator[Desk]:
     for name in own & set(MODELS):
         shutil.rmtree(folder / "models" / name)
     grpc, metrics = free_port(), free_port()
-    environment = {
-        **os.environ,
-        "KANSERVE_GRPC_PORT": str(grpc),
-        "KANSERVE_METRICS_PORT": str(metrics),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
+    ports = {"KANSERVE_GRPC_PORT": str(grpc), "KANSERVE_METRICS_PORT": str(metrics)}
     options = ["--repository-poll-seconds", "0.2", "--drain-delay-seconds", "0"]
     command = [sys.executable, "-m", "kanserve", "serve", "models", *options]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+    address = f"127.0.0.1:{grpc}"
+    with (folder / "server.log").open("wb") as log, command_shim.on_path(address) as path:
+        environment = {**os.environ, **ports, "PATH": path}
+        server = forked_process.popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            desk = Desk(folder, environment, grpc)
             for name in set(MODELS) - own:
-                desk.wait_for(name)
-            yield desk
+                wait_for(name, address)
+            yield Desk(folder, environment, grpc)
         finally:
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=SECONDS) == 0
@@ -152,7 +132,7 @@ def test_its_blocks_run(page: Path, exported: Path, tmp_path: Path) -> None:
             local = re.sub(r"(localhost|127\.0\.0\.1):8002\b", f"127.0.0.1:{metrics}", local)
             here.run([sys.executable, "-c", local] if language == "python" else ["bash", "-c", script(local)])
             for model in EXPORTED.findall(local):
-                here.wait_for(model)
+                wait_for(model, f"127.0.0.1:{here.port}")
 
 
 def test_a_block_is_a_script() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import atexit
 import functools
+import gc
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -40,6 +42,7 @@ START = "from tests.support import forked_process as forks\nforks.serve({fd})"
 OF_THE_INTERPRETER = {"PYTHONPATH", "PYTHONHASHSEED", "PYTHONWARNINGS", "PYTHONSAFEPATH", "PYTHONDEVMODE", "LD_PRELOAD"}
 AT_START = dict(os.environ)  # a test may set some for the processes that it starts
 HEAD = 8  # bytes of a message's length
+ASKING = threading.Lock()  # threads take turns
 
 
 class Popen(subprocess.Popen[Any]):
@@ -79,6 +82,11 @@ class Popen(subprocess.Popen[Any]):
             os.close(self._status)
             self.returncode = int(report) if report else -signal.SIGKILL  # nobody is left who could report
         return self.returncode
+
+    @property
+    def status(self) -> int:
+        """A file that is readable when the process has ended and `wait` has not returned yet."""
+        return self._status
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:  # of __del__
         return self.returncode
@@ -120,11 +128,12 @@ def _parent() -> socket.socket:
 
 def _ask(job: Mapping[str, Any], files: list[int]) -> int:
     data = json.dumps(job).encode()
-    parent = _parent()
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
-    parent.sendmsg([len(data).to_bytes(HEAD, "big")], rights)
-    parent.sendall(data)
-    return int.from_bytes(parent.recv(HEAD, socket.MSG_WAITALL), "big")
+    with ASKING:
+        parent = _parent()
+        parent.sendmsg([len(data).to_bytes(HEAD, "big")], rights)
+        parent.sendall(data)
+        return int.from_bytes(parent.recv(HEAD, socket.MSG_WAITALL), "big")
 
 
 def serve(fd: int) -> None:
@@ -134,6 +143,8 @@ def serve(fd: int) -> None:
             __import__(name)
         except ImportError:
             continue
+    gc.collect()
+    gc.freeze()  # the collector of a fork does not touch, and so copy, the pages of all modules
     before = {int(name) for name in os.listdir("/proc/self/fd")} - {fd}
     statuses: dict[int, int] = {}
     wake, woken = os.pipe2(os.O_NONBLOCK)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from kanserve.cli import main
-from tests.support.command_line import CLEAN, COMMAND, serving
+from tests.support import command_shim
+from tests.support.command_line import CLEAN, COMMAND, program, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,9 +61,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     (folder / "firmware").mkdir()
     shutil.copy(ROOT / "tests/golden/wasm/pykan-hello-adapted.wasm", folder / "firmware/hello.wasm")
     for words in SETUP:
-        subprocess.run([*COMMAND, *words], cwd=folder, env=CLEAN, check=True, capture_output=True, timeout=120)
-    with serving(folder / "models", folder / "log", "--repository-poll-seconds", "0.1") as server:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        assert program(*words, cwd=folder).returncode == 0
+    with (
+        serving(folder / "models", folder / "log", "--repository-poll-seconds", "0.1") as server,
+        command_shim.on_path(server.url) as path,
+    ):
         environment = {**CLEAN, "PATH": path, "HOME": str(folder), "KANSERVE_URL": server.url}
         yield Desk(folder, environment, server.url)
 
