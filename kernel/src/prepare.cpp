@@ -8,13 +8,23 @@
 #include <stdexcept>
 #include <string>
 
+#include "edges.h"
 #include "layer.h"
 
 namespace kanserve {
 
-namespace avx512 { void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&); }
-namespace avx2 { void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&); }
-namespace portable { void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&); }
+namespace avx512 {
+void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&);
+void evaluate_single_edges(const Layer&, const float*, int, int, int, const EdgeSink&, Scratch&);
+}
+namespace avx2 {
+void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&);
+void evaluate_single_edges(const Layer&, const float*, int, int, int, const EdgeSink&, Scratch&);
+}
+namespace portable {
+void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&);
+void evaluate_single_edges(const Layer&, const float*, int, int, int, const EdgeSink&, Scratch&);
+}
 
 namespace {
 
@@ -244,6 +254,15 @@ const Machine& machine() {
     return kMachines[sizeof kMachines / sizeof *kMachines - 1];
   }();
   return chosen;
+}
+
+EvaluateSingleEdges single_edges(const Machine& machine) {
+#if defined(__x86_64__)
+  if (machine.width == 16) return avx512::evaluate_single_edges;
+  if (machine.width == 8) return avx2::evaluate_single_edges;
+#endif
+  (void)machine;
+  return portable::evaluate_single_edges;
 }
 
 void Scratch::fit(const Layer& layer, int64_t rows) {

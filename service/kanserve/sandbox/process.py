@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from kanexport.contract import manifest as contract
-from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.custom_ops import KERNEL_FILE, edges_file
 from kanexport.contract.manifest import Manifest
 from kanserve.errors import BackendError, ConfigError, FailedPrecondition, LoadError, LoadReason, ResourceExhausted
 from kanserve.repository.layout import Texts
@@ -194,6 +194,8 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
     for at, layer in enumerate(layers):
         graph = create(layer.edges_file)
         verify.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
+        if job.options.library and manifest is not None:
+            _try_kernel_edges(job, at, files, sizes, manifest, graph, create)
 
 
 def _strip_for_sandbox(job: Job) -> Manifest | None:
@@ -216,6 +218,23 @@ def _try_kernel(
     if data is not None:
         graph_screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
         verify.named(KERNEL_FILE, functools.partial(_prove, manifest, create(KERNEL_FILE), job.rows))
+
+
+def _try_kernel_edges(
+    job: Job,
+    at: int,
+    files: Mapping[str, bytes],
+    sizes: Mapping[str, int],
+    manifest: Manifest,
+    portable: Session,
+    create: Callable[[str, SessionOptions], Session],
+) -> None:
+    """Check the edge graph of a layer with custom operators, if there is one, against its portable edge graph. Raises
+    LoadError, ResourceExhausted."""
+    file = edges_file(manifest.layers[at].edges_file)
+    if file in files:
+        graph_screen.check(file, files[file], sizes, strict=job.strict, kernel=True)
+        verify.check_operator_edges(manifest, at, create(file, job.options), portable)
 
 
 def _prove_others(manifest: Manifest, create: Callable[[str], Session], rows: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract import custom_ops
 from kanexport.contract.manifest import LayerInfo, Manifest, TensorSpec
 from kanserve.errors import KanserveError, LoadError, LoadReason, ResourceExhausted
 from kanserve.runtime.base import Session
@@ -201,6 +202,34 @@ def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None
     if edges.shape != expected or edges.dtype.kind != "f":
         raise _differs(
             f"layer {at}: {layer.edges_file} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}"
+        )
+
+
+EDGES_APART = 10  # times the tolerance of edges, by which two right edge graphs may differ
+
+
+def check_operator_edges(manifest: Manifest, at: int, by_operator: Session, portable: Session) -> None:
+    """Check that the edge graph of a layer by the custom operator gives the edges of the portable one for a few
+    vectors. Raises LoadError."""
+    layer, tensor = manifest.layers[at], portable.inputs[0]
+    what = f"layer {at}: {custom_ops.edges_file(layer.edges_file)}"
+    ramp = np.linspace(-1, 1, max(tensor.shape[-1], 1) if tensor.shape else 1)
+    nodes = np.stack([0 * ramp, ramp, -2 * ramp]).astype(np.float32)
+    count = np.zeros((1, 1), np.float32)
+    try:
+        (expected,) = portable.run([layer.edges_tensor], {tensor.name: nodes})
+        (actual,) = by_operator.run([layer.edges_tensor], {tensor.name: nodes, custom_ops.STRONGEST: count})
+    except KanserveError as error:
+        raise _differs(f"{what} cannot compute a few vectors") from error
+    if expected.size != len(nodes) * layer.sources * layer.destinations or actual.shape != (3, expected.size // 3):
+        raise _differs(f"{what} gives {list(actual.shape)} for {len(nodes)} vectors, expected every edge")
+    pairs = actual.astype(np.float64).ravel() - expected.astype(np.float64).ravel()
+    difference = float(np.abs(pairs).max(initial=0.0))
+    largest = float(np.abs(expected).max(initial=0.0))
+    # Written so that NaN fails.
+    if not difference <= EDGES_APART * manifest.verification.edges_tolerance * largest:
+        raise _differs(
+            f"{what} differs by {difference:.3g} from {layer.edges_file}, whose largest edge is {largest:.3g}"
         )
 
 
