@@ -74,10 +74,28 @@ class Strongest {
   std::vector<Found> found_;
 };
 
+// The largest magnitudes of coefficients, by which most edges are seen to be too small without their coefficients. A chunk is
+// up to 16 outputs of a block.
+struct Bounds {
+  struct Chunk {
+    size_t coef;       // where the coefficients of source 0 are
+    int width;         // outputs of the block
+    int column;        // the first output
+    int filled;        // outputs
+  };
+  int padded = 0;      // chunks, to whole vectors
+  std::vector<Chunk> chunks;
+  Floats most;         // [sources, per_source, padded]; infinite for NaN
+};
+
+// Throws std::bad_alloc.
+Bounds prepare_bounds(const Layer&, const Machine&);
+
 // Where the values of one run are written: all values [rows, sources, outputs], or `strongest` of each row.
 struct EdgeSink {
   float* values;
   Strongest* strongest;
+  const Bounds* bounds;  // where `strongest` is
 };
 
 // The edges of `x` [rows, sources], at most kRows rows, from the sources `first` to `end`; `first` is a multiple of the

@@ -15,12 +15,13 @@ namespace {
 
 using ort::Matrix;
 
-constexpr int64_t kEdgesOfPart = 1 << 16;  // at least, so that a thread is worth its start
+// At least, so that a thread is worth its start: values that are written, or only compared.
+constexpr int64_t kEdgesOfPart = 1 << 16, kComparedOfPart = 1 << 20;
 constexpr int64_t kMostParts = 8;
 
 class EdgeKernel {
  public:
-  explicit EdgeKernel(const ort::Info* info) : layer_(spline_layer(info, "SplineEdges")) {
+  explicit EdgeKernel(const ort::Info* info) : layer_(spline_layer(info, "SplineEdges")), bounds_(prepare_bounds(layer_, machine())) {
     if (edges() >= kMostEdges) throw std::invalid_argument("SplineEdges: the layer has too many edges");
   }
 
@@ -51,7 +52,7 @@ class EdgeKernel {
     void part(size_t at) {
       const Layer& layer = kernel->layer_;
       const int first = static_cast<int>(at) * sources, end = std::min(first + sources, layer.sources);
-      const EdgeSink sink{values, strongest.empty() ? nullptr : strongest.data() + at * rows};
+      const EdgeSink sink{values, strongest.empty() ? nullptr : strongest.data() + at * rows, &kernel->bounds_};
       try {
         auto scratch = kernel->pool_.borrow();
         scratch->fit(layer, rows);
@@ -68,7 +69,7 @@ class EdgeKernel {
 
   void some_rows(ort::Context* context, const float* x, int rows, int64_t count, float* y) {
     const int64_t blocks = (layer_.sources + layer_.block - 1) / layer_.block;
-    const int64_t most = std::min({kMostParts, blocks, 1 + rows * edges() / kEdgesOfPart});
+    const int64_t most = std::min({kMostParts, blocks, 1 + rows * edges() / (count ? kComparedOfPart : kEdgesOfPart)});
     const int64_t of_part = (blocks + most - 1) / most;
     const size_t parts = static_cast<size_t>((blocks + of_part - 1) / of_part);
     Job job{this, x, rows, static_cast<int>(of_part * layer_.block), count ? nullptr : y, {}};
@@ -98,6 +99,7 @@ class EdgeKernel {
   }
 
   const Layer layer_;
+  const Bounds bounds_;
   Pool<Scratch> pool_;
 };
 

@@ -236,10 +236,14 @@ def test_without_the_package_the_portable_graph_serves(
     again.close()
 
 
+def bundle_folder(root: Path) -> Path:
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    return root.joinpath(*candidate.steps)
+
+
 def damaged(root: Path, change: Callable[[onnx.ModelProto], None], file: str = KERNEL_FILE) -> None:
     """A version whose graph was changed, and whose manifest lists it so."""
-    (candidate,) = layout.scan(root, plain_onnx=False)
-    folder = root.joinpath(*candidate.steps)
+    folder = bundle_folder(root)
     model = onnx.load(folder / KERNEL_FILE)
     change(model)
     hostile.replaced(folder, model.SerializeToString(), file)
