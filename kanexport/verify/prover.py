@@ -354,13 +354,13 @@ class KernelProver(Prover):
         if index not in self.lowered.kernel_edges:
             return super().edge_values(index, nodes)
         layer, count = self.subject.layers[index], min(STRONGEST, self.subject.layers[index].mask.size)
-        values, found = (self._by_operator(index, nodes, number) for number in (0, count))
+        values, selection = (self._by_operator(index, nodes, number) for number in (0, count))
         magnitude = np.abs(values)
         magnitude[np.isnan(magnitude)] = np.inf
         chosen = np.argsort(-magnitude, axis=1, kind="stable")[:, :count]
         places = np.divmod(chosen, layer.destinations)
         expected = np.concatenate([np.take_along_axis(values, chosen, axis=1), *places], axis=1)
-        if not np.array_equal(found, expected, equal_nan=True):
+        if not np.array_equal(selection, expected, equal_nan=True):
             raise VerificationFailed(
                 f"the {count} strongest edges of layer {index} are not the strongest among its edge values",
                 code="internal-check-failed",
