@@ -246,8 +246,8 @@ def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer
     if _strongest_only(graph.layer, plan) and graph.has_strongest(plan.top_k):
         if plan.options.per_row:
             return _StrongestOfEachRow(graph, plan, rows)
-        if rows * math.prod(plan.positions) == 1:
-            return _StrongestOfOneRow(graph, plan, rows)
+        one = rows * math.prod(plan.positions) == 1
+        return _StrongestOfOneRow(graph, plan, rows) if one else _PickedByOperator(graph, plan, rows, 0)
     if plan.options.per_row:
         return _OfEachRow(graph, plan, rows)
     return _Picked(graph, plan, rows, share) if plan.picked else _Selected(graph, plan, rows)
@@ -397,6 +397,19 @@ class _Picked(Answer):
         totals = np.zeros((self._rows * self._per_row, len(self._plan.destinations)))
         np.add.at(totals.T, self._chosen[1], self._sink.values.T)
         return totals
+
+
+class _PickedByOperator(_Picked):
+    """The same result, if the operator returns the edges of largest magnitude of each row. The strongest over all rows
+    are among these: an edge that k others exceed in each row is not one of the k strongest."""
+
+    def run(self, row: int, offset: int, vectors: Array) -> None:
+        """Compute the edges of node vectors [n, ...], those of `row` from its position `offset` on."""
+        if self._chosen is not None:
+            super().run(row, offset, vectors)
+            return
+        values, positions = self.graph.strongest(vectors, self._plan.top_k)
+        np.maximum.at(self._strength.reshape(-1), positions, query_plan.strengths(values[None]))
 
 
 class _OfEachRow(Answer):
