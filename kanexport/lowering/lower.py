@@ -324,7 +324,7 @@ def edge_graph(
     return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
 
 
-FEWEST_EDGES = 2**14  # of a layer; an edge graph by SplineEdges saves less time for fewer than a request takes
+FEWEST_EDGES = 2**15  # of a layer; an edge graph by SplineEdges saves less time for fewer than a request takes
 
 
 def kernel_edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes | None:

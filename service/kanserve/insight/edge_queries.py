@@ -246,8 +246,8 @@ def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer
     if _strongest_only(graph.layer, plan) and graph.has_strongest(plan.top_k):
         if plan.options.per_row:
             return _StrongestOfEachRow(graph, plan, rows)
-        one = rows * math.prod(plan.positions) == 1
-        return _StrongestOfOneRow(graph, plan, rows) if one else _PickedByOperator(graph, plan, rows, 0)
+        single = rows * math.prod(plan.positions) == 1
+        return _StrongestOfOneRow(graph, plan, rows) if single else _PickedByOperator(graph, plan, rows, 0)
     if plan.options.per_row:
         return _OfEachRow(graph, plan, rows)
     return _Picked(graph, plan, rows, share) if plan.picked else _Selected(graph, plan, rows)
