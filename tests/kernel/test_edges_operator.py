@@ -170,13 +170,25 @@ def scaled(root: Path) -> None:
     hostile.replaced(folder, model.SerializeToString(), FILE)
 
 
-def test_a_wrong_edge_graph_is_refused_or_not_used(
+def test_a_wrong_edge_graph_is_not_used(tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
+    models.exported(tmp_path, "pykan-hello-adapted")
+    scaled(tmp_path)
+    models.tried(tmp_path)
+    model = models.loaded(tmp_path)
+    assert not model._graph()[0].has_strongest(1)
+    assert model._graph()[1].has_strongest(1)
+    model.close()
+
+
+def test_an_edge_graph_that_does_not_run_is_refused(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
     models.exported(tmp_path, "pykan-hello-adapted")
-    scaled(tmp_path)
-    with pytest.raises(LoadError, match=f"{FILE} differs by"):
+    folder = models.bundle_folder(tmp_path)
+    hostile.replaced(folder, (folder / "edges_l1.kernel.onnx").read_bytes(), FILE)
+    with pytest.raises(LoadError, match=f"{FILE} cannot compute 1 vectors"):
         models.tried(tmp_path)
     model = models.loaded(tmp_path)
     assert not model._graph()[0].has_strongest(1)
