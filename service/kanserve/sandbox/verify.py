@@ -227,7 +227,7 @@ def check_operator_edges(manifest: Manifest, at: int, by_operator: Session, port
     """Check that the edge graph of a layer by the custom operator gives the edges of the portable one, on a few vectors
     and, if the layer takes the input of the model, on the reference rows. Raises LoadError."""
     layer = manifest.layers[at]
-    width = portable.inputs[0].shape[-1] if portable.inputs[0].shape else 0
+    width = next((tensor.shape[-1] for tensor in portable.inputs if tensor.shape), 0)
     ramp = np.linspace(-1, 1, max(width, 1), dtype=np.float32)
     rows = feeds(manifest).get(layer.node_tensor, ramp[:0]) if manifest.reference.inputs else ramp[:0]
     parts = [np.stack([0 * ramp, ramp, -2 * ramp]), *([rows] if rows.shape[1:] == ramp.shape else [])]
