@@ -143,6 +143,11 @@ class Nodes:
         self._step = max(1, min(piece_rows or self.count, chunk_bytes // max(size, 1)))
         self._kept: dict[int, dict[str, Array]] | None = {} if size * self.count <= chunk_bytes else None
 
+    @property
+    def computed(self) -> bool:
+        """Whether the serving graph computes some of the vectors."""
+        return bool(self._wanted)
+
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """Iterate over chunks: first row, number of rows, and the node tensors by name [rows, *positions, n]."""
         for start in range(0, self.count, self._step):
@@ -193,16 +198,21 @@ class EdgeConsumer(ABC):
 
 
 def stream_edges(nodes: Nodes, answers: Sequence[EdgeConsumer], chunk_bytes: int) -> Iterator[None]:
-    """Pass each layer's edge values to its consumer, one chunk per step."""
+    """Pass each layer's edge values to its consumer, one chunk per step. The step of the last chunk ends with the
+    result, because each step of a query waits for its turn."""
     for row, count, tensors in nodes:
-        yield
+        computed = nodes.computed
         for answer in answers:
             vectors = answer.flat(tensors[answer.graph.layer.node_tensor], count)
             answer.add_nodes(row, vectors)
             size = answer.chunk(vectors, chunk_bytes)
             for offset in range(0, len(vectors), size):
+                if computed:
+                    yield
+                computed = True
                 answer.run(row, offset, vectors[offset : offset + size])
-                yield
+        if row + count < nodes.count:
+            yield
 
 
 def missing(name: str) -> FailedPrecondition:
@@ -238,6 +248,7 @@ def compute(
     yield from stream_edges(nodes, answers, min(chunk_bytes, STEP_BYTES))
     second_pass = [answer for answer in answers if not answer.settle(most_bytes)]
     if second_pass:
+        yield None
         yield from stream_edges(nodes, second_pass, min(chunk_bytes, STEP_BYTES))
     yield tuple(answer.result() for answer in answers)
 
