@@ -239,7 +239,7 @@ def _build_and_prove(
     lowered = explain_graph.add(target.explain, lowered, layers, signature, target.names, against)
     proof = verify.verify(served, lowered, request.dtype, tolerance=request.tolerance, advance=advance)
     if not proof.verification.kernel:  # it failed, and the export continues without it
-        lowered = dataclasses.replace(lowered, kernel=None)
+        lowered = dataclasses.replace(lowered, kernel=None, kernel_edges={})
     return Graphs(served, lowered, proof, plain, target, layers)
 
 

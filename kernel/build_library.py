@@ -44,7 +44,7 @@ X86 = {
     "evaluate_avx2.cpp": ("-mavx2", "-mfma"),
 }
 EVERYWHERE = ("evaluate_portable.cpp", "prepare.cpp", "prepare_basis.cpp", "program.cpp")
-EVERYWHERE = (*EVERYWHERE, "operator.cpp", "program_operators.cpp")
+EVERYWHERE = (*EVERYWHERE, "operator.cpp", "edges_operator.cpp", "program_operators.cpp")
 
 
 class CannotBuild(Exception):

@@ -21,6 +21,7 @@ from kanexport.bundle.explain_graph import NO_EXPLANATION, ExplainOptions
 from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import grids, manifest, naming
 from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.custom_ops import edges_file as kernel_edges_file
 from kanexport.contract.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, Source, TensorSpec
 from kanexport.contract.naming import UNNAMED, Names, NamingError
 from kanexport.contract.sections import (
@@ -248,6 +249,7 @@ def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
         files[EXPLAIN_FILE] = lowered.explained.graph
     if lowered.kernel is not None:
         files[KERNEL_FILE] = lowered.kernel
+    files |= {kernel_edges_file(edges_file(at)): data for at, data in lowered.kernel_edges.items()}
     return files | {edges_file(at): data for at, data in enumerate(lowered.edges)}
 
 

@@ -31,7 +31,6 @@ from kanexport.ccode.nodes import (
 from kanexport.contract import custom_ops
 from kanexport.errors import InvalidKan
 from kanexport.graph.opened import OpenedGraph, Operator, whole
-from kanexport.lowering.kernel_forms import SPLINE_EDGES
 
 CALL, QUOTIENT = 20, 4  # what a function of <math.h> and a division cost, in additions
 
@@ -86,7 +85,7 @@ def nodes(graph: OpenedGraph, inputs: Mapping[str, Node]) -> dict[str, Node]:
 
 
 def _node(operator: Operator, operands: Operands) -> Node:
-    if operator.domain == custom_ops.DOMAIN and operator.kind in (custom_ops.SPLINES, SPLINE_EDGES):
+    if operator.domain == custom_ops.DOMAIN and operator.kind in (custom_ops.SPLINES, custom_ops.SPLINE_EDGES):
         return _splines(operator, operands)
     if operator.domain or len(operator.outputs) != 1:
         raise _unknown(operator)
@@ -315,7 +314,7 @@ def _splines(operator: Operator, operands: Operands) -> Node:
     """The custom operator of kanserve-kernel, and its form that returns each edge by itself."""
     value, start, *rest = operands
     knots, coef, *weights = (constant.array for constant in rest if isinstance(constant, Constant))
-    facts, edges = operator.attributes, operator.kind == SPLINE_EDGES
+    facts, edges = operator.attributes, operator.kind == custom_ops.SPLINE_EDGES
     if facts.get("base", "") not in ("", "silu") or not 1 <= int(facts["degree"]) <= 5:
         raise _unknown(operator)
     sources, outputs = value.shape[1], coef.shape[1]

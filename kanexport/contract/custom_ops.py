@@ -58,13 +58,25 @@ def why_not(domain: str, name: str) -> str:
 
 
 DOMAIN, DOMAIN_VERSION = "kanserve", 1
-SPLINES, BASIS, EDGES, NORM = OPERATORS = ("SplineLayer", "BasisLayer", "EdgeLayer", "NormLayer")
+SPLINES, BASIS, EDGES, NORM, SPLINE_EDGES = OPERATORS = (
+    *("SplineLayer", "BasisLayer", "EdgeLayer", "NormLayer"),
+    "SplineEdges",
+)
 KERNEL_FILE = "model.kernel.onnx"
+STRONGEST = (
+    "k"  # input [1, 1] of an edge graph by SplineEdges: the number of edges of largest magnitude; 0 for all edges
+)
+MOST_STRONGEST = 4096  # the largest number in it, as in kernel/src/edges.h
 PACKAGE = "kanserve_kernel"
 DEGREES = (1, 2, 3)  # of its splines
 NARROWEST, WIDEST = 1e-10, 1e10  # cells that it takes, as kernel/src/prepare.cpp refuses others
 LARGEST = 128 * 2**20  # bytes of coefficients; a server does not try the operator for models that are much larger
 HOW_TO_INSTALL = "run `make setup` in a checkout of kanserve"
+
+
+def edges_file(portable: str) -> str:
+    """The name of the edge graph by SplineEdges next to the `portable` edge graph of a layer."""
+    return f"{portable.removesuffix('.onnx')}.kernel.onnx"
 
 
 def library() -> str:

@@ -276,7 +276,8 @@ class Verification:
     basis             a key of `VERIFICATION_BASES`
     expected_outputs  results of the comparison with recorded outputs of the trained model
     explaining        zones of the explaining graph, if there is one: its outputs, node vectors and edges
-    kernel            zones of `custom_ops.KERNEL_FILE` in place of the model's graph, if it is among the files
+    kernel            zones of `custom_ops.KERNEL_FILE` in place of the model's graph, and of the edge graphs by
+                      SplineEdges, if they are among the files
     """
 
     outputs_tolerance: float

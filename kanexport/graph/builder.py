@@ -9,7 +9,7 @@ name, how many inputs, their types and their shapes as far as they are known. So
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +66,9 @@ class Graph:
         self._foreign: list[Any] = []  # operators that ONNX does not know
         self._count = 0
 
-    def input(self, name: str, *shape: int) -> Value:
+    def input(self, name: str, *shape: int, batch: int | str = "batch") -> Value:
         """Declare a graph input [batch, *shape]."""
-        declared = _tensor_info(name, self.dtype, ("batch", *shape))
+        declared = _tensor_info(name, self.dtype, (batch, *shape))
         self._inputs.append(declared)
         self._types[name] = declared.type
         return Value(name)
@@ -298,7 +298,7 @@ class Graph:
         """a @ b + c for matrices; c broadcasts."""
         return self.op("Gemm", a, b) if c is None else self.op("Gemm", a, b, c)
 
-    def build(self, outputs: dict[str, tuple[Value, tuple[int, ...]]]) -> bytes:
+    def build(self, outputs: Mapping[str, tuple[Value, tuple[int | str, ...]]]) -> bytes:
         """The finished model. `outputs` maps a name to its value and the shape
         after the batch. Raises onnx.checker.ValidationError on a faulty graph."""
         infos = []

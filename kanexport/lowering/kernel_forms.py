@@ -3,6 +3,7 @@
 | operator | terms |
 |---|---|
 | SplineLayer | the first B-splines of a degree in `custom_ops.DEGREES`, and a SiLU base branch |
+| SplineEdges | the same terms before the sums |
 | BasisLayer | bases whose emitted operators are instructions of `graph/vector_program.py`, up to four terms |
 | NormLayer | no terms: a layer or group normalization before or after a layer |
 | EdgeLayer | functions with separate shifts and rates for every edge, such as wavelets |
@@ -38,7 +39,6 @@ from kanexport.lowering.passes import SILU
 
 Array = npt.NDArray[np.float64]
 
-SPLINE_EDGES = "SplineEdges"  # the arguments of SplineLayer; the result is its terms before the sums
 TOGETHER = 4  # terms of one BasisLayer
 
 
@@ -55,8 +55,9 @@ class Splines:
     base: BasisTerm | None
 
     def emit(self, g: Graph, layer: Layer, x: Value, start: Value, *, spreads: bool, edges: bool = False) -> Value:
-        """[B, I] and the sums so far -> [B, O]. `edges`: [B, I, O] instead, every edge by itself, for a compiler of
-        graphs; no runtime has this operator."""
+        """[B, I] and the sums so far -> [B, O]. `edges`: the edges instead, [B, I * O] or the strongest of them, by
+        SplineEdges. `start` is then the number of these, `custom_ops.STRONGEST`. A compiler of graphs has all edges,
+        [B, I, O]."""
         sources, destinations = layer.sources, layer.destinations
         inputs = [
             x,
@@ -67,7 +68,7 @@ class Splines:
         if self.base is not None:
             inputs.append(terms.weight_matrix(g, layer, self.base, sources, destinations))
         return g.custom(
-            SPLINE_EDGES if edges else custom_ops.SPLINES,
+            custom_ops.SPLINE_EDGES if edges else custom_ops.SPLINES,
             *inputs,
             shape=(sources, destinations) if edges else destinations,
             degree=self.degree,
@@ -166,6 +167,14 @@ def plan(
 def splines(layer: Layer, dtype: npt.DTypeLike) -> Splines | None:
     """The splines that SplineLayer supports, if a layer has some."""
     return _splines(layer) if np.dtype(dtype) == np.float32 else None
+
+
+def splines_only(layer: Layer, dtype: npt.DTypeLike) -> Splines | None:
+    """The splines of a live layer whose edges are the results of SplineEdges, without other operators."""
+    taken = splines(layer, dtype)
+    if taken is None or layer.symbolic or (layer.nan_spreads.any() and not layer.nan_spreads.all()):
+        return None
+    return taken if all(term in (taken.spline, taken.base) for term in layer.terms) else None
 
 
 def _operator(term: Term) -> str:

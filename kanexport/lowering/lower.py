@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -60,7 +60,8 @@ class Lowered:
     explained     the explaining graph, if the user asked for it
     many          the large-batch variant, if it differs
     kernel        `model` by the operators of `custom_ops`, if a layer has terms that they support
-    kernel_optional  whether the export continues without that graph if it fails the verification
+    kernel_edges  edge graphs by SplineEdges, by layer
+    kernel_optional  whether the export continues without these graphs if one of them fails the verification
     optimization  how far a runtime may change the graphs, `manifest.ANY` or `BASIC`
     """
 
@@ -71,6 +72,7 @@ class Lowered:
     explained: Explained | None = None
     many: Many | None = None
     kernel: bytes | None = None
+    kernel_edges: Mapping[int, bytes] = field(default_factory=dict)
     kernel_optional: bool = False
     optimization: str = ANY
 
@@ -116,8 +118,18 @@ def lower(
         weights,
         many=Many(other, many) if other != model else None,
         kernel=serving_graph(read, names, dtype, weights, custom=custom_ops.OPERATORS) if takes else None,
+        kernel_edges=_kernel_edge_graphs(read, names, dtype, weights) if takes else {},
         kernel_optional=kernel_optional,
     )
+
+
+def _kernel_edge_graphs(kan: Kan, names: tuple[str, ...], dtype: str, weights: Weights | None) -> dict[int, bytes]:
+    graphs = {}
+    for at, (layer, name, width) in enumerate(zip(kan.layers, names, kan.widths(), strict=False)):
+        with naming(at):
+            if (graph := kernel_edge_graph(layer, name, width, dtype, weights)) is not None:
+                graphs[at] = graph
+    return graphs
 
 
 def shared(layers: Iterable[Layer], dtype: str) -> Weights | None:
@@ -300,8 +312,8 @@ def edge_graph(
 ) -> bytes:
     """A graph from the input vector of a layer [B, width], named `name`, to the values of its edges [B, I, O], named
     EDGES, and to the part of each term, with the names of `term_tensors`; in "float32" or "float64". `weights`: as
-    in `Graph`. `kernel`: only EDGES, with splines by `kernel_forms.SPLINE_EDGES`. Raises InvalidKan for a weight
-    that is too large."""
+    in `Graph`. `kernel`: only EDGES, with splines by SplineEdges, for a compiler of graphs. Raises InvalidKan for a
+    weight that is too large."""
     g = Graph("edges", dtype, weights)
     g.small_values = False
     x = g.input(name, width)
@@ -310,6 +322,27 @@ def edge_graph(
     total, parts = (_kernel_edges(g, layer, x), {}) if kernel else _edge_values(g, layer, x)
     shape: tuple[int, ...] = (layer.sources, layer.destinations)
     return g.build({name: (value, shape) for name, value in {EDGES: total, **parts}.items()})
+
+
+FEWEST_EDGES = 2**15  # of a layer; an edge graph by SplineEdges saves less time for fewer than a request takes
+
+
+def kernel_edge_graph(layer: Layer, name: str, width: int, dtype: str, weights: Weights | None = None) -> bytes | None:
+    """A graph from the input vector of a layer [B, width], named `name`, and `custom_ops.STRONGEST` to the result of
+    SplineEdges, named EDGES. None if other terms add to the edges, or if the layer has few edges. `weights`: as in
+    `Graph`. Raises InvalidKan for a weight that is too large."""
+    live = passes.live(layer)
+    taken = kernel_forms.splines_only(live, dtype)
+    if taken is None or layer.mask.size < FEWEST_EDGES:
+        return None
+    g = Graph("edges", dtype, weights)
+    g.small_values = False
+    x = g.input(name, width)
+    count = g.input(custom_ops.STRONGEST, 1, batch=1)
+    for step in layer.pre_steps:
+        x = step.emit(g, x)
+    values = taken.emit(g, live, x, count, spreads=bool(live.nan_spreads.all()), edges=True)
+    return g.build({EDGES: (values, ("numbers",))})
 
 
 def term_tensors(layer: Layer) -> tuple[str, ...]:

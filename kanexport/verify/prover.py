@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.contract import custom_ops
 from kanexport.errors import REPAIR, REPORT, InvalidKan, VerificationFailed
 from kanexport.ir import norms
 from kanexport.ir.model import Layer
@@ -323,6 +324,55 @@ class ManyProver(Prover):
                         hint=REPORT,
                     )
         self.zone("single", x[:1])
+
+
+STRONGEST = 10  # edges of a vector whose selection is compared
+
+
+class KernelProver(Prover):
+    """Prover of the graphs with custom operators. `layers`: rows of each layer by region, [B, width]."""
+
+    def __init__(
+        self, subject: Subject, lowered: Lowered, dtype: str, tolerance: float, layers: Sequence[dict[str, Array]]
+    ) -> None:
+        library = custom_ops.library()
+        super().__init__(subject, lowered, dtype, tolerance, library=library)
+        self._layers = layers
+        for index, graph in lowered.kernel_edges.items():
+            self.edge_sessions[index] = graph_runner.session(graph, lowered.weights, library, lowered.optimization)
+
+    def zone(self, name: str, x: Array) -> None:
+        """Outputs, and the edges of every layer, for rows x [B, ...], and the edges of the layer rows of the region."""
+        super().zone(name, x)
+        for index in self.lowered.kernel_edges:
+            if name in self._layers[index]:
+                self.layer_zone(name, index, self._layers[index][name])
+
+    def edge_values(self, index: int, nodes: Array) -> Array:
+        """See `Prover.edge_values`. Raises VerificationFailed if the selection of the strongest is not that of these
+        values, bit by bit."""
+        if index not in self.lowered.kernel_edges:
+            return super().edge_values(index, nodes)
+        layer, count = self.subject.layers[index], min(STRONGEST, self.subject.layers[index].mask.size)
+        values, selection = (self._by_operator(index, nodes, number) for number in (0, count))
+        magnitude = np.abs(values)
+        magnitude[np.isnan(magnitude)] = np.inf
+        chosen = np.argsort(-magnitude, axis=1, kind="stable")[:, :count]
+        places = np.divmod(chosen, layer.destinations)
+        expected = np.concatenate([np.take_along_axis(values, chosen, axis=1), *places], axis=1)
+        if not np.array_equal(selection, expected, equal_nan=True):
+            raise VerificationFailed(
+                f"the {count} strongest edges of layer {index} are not the strongest among its edge values",
+                code="internal-check-failed",
+                hint=REPORT,
+            )
+        return values.reshape(len(nodes), layer.sources, layer.destinations)
+
+    def _by_operator(self, index: int, nodes: Array, strongest: int) -> Array:
+        name = self.lowered.node_tensors[index]
+        feeds = {name: nodes.astype(self.dtype), custom_ops.STRONGEST: np.array([[strongest]], self.dtype)}
+        (result,) = graph_runner.run(self.edge_sessions[index], feeds).values()
+        return result
 
 
 FloatRows = npt.NDArray[np.floating]

@@ -17,18 +17,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract import custom_ops
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import MANY_FILE, Reference, Variant, Verification, Zone
 from kanexport.contract.sections import EXPLAIN_FILE
-from kanexport.errors import VerificationFailed
+from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.ir.model import Kan, Layer
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
 from kanexport.verify import float64_reference, graph_runner, test_points
 from kanexport.verify.attribution import ExplainedProver
 from kanexport.verify.float64_reference import Jitter, Trace
 from kanexport.verify.graph_runner import Port, Ports
-from kanexport.verify.prover import ManyProver, Prover, Subject, table
+from kanexport.verify.prover import KernelProver, ManyProver, Prover, Subject, table
 from kanexport.verify.tolerances import CONDITION, OUTPUT_TOLERANCE, OVERFLOW, magnitude
 
 Array = npt.NDArray[np.float64]
@@ -158,10 +157,12 @@ def verify_subject(
         notes.append(
             "no row in the grid gives only finite outputs, so the server has no reference rows for its load check"
         )
-    return _others(Proof(_report(prover), reference, tuple(notes)), prover, zones, empty=empty)
+    return _others(Proof(_report(prover), reference, tuple(notes)), prover, zones, layers, empty=empty)
 
 
-def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: bool) -> Proof:
+def _others(
+    proof: Proof, prover: Prover, zones: dict[str, Array], layers: list[dict[str, Array]], *, empty: bool
+) -> Proof:
     """The result with the verifications of the graphs next to the one for inference, on the same rows."""
     subject, lowered, dtype = prover.subject, prover.lowered, prover.dtype.name
     report, notes, variants, tolerance = proof.verification, list(proof.notes), proof.variants, prover.tolerance.outputs
@@ -175,11 +176,11 @@ def _others(proof: Proof, prover: Prover, zones: dict[str, Array], *, empty: boo
         variants = (Variant(file=MANY_FILE, rows=lowered.many.rows, zones=_zones(many)),)
     if lowered.kernel is not None:
         by_operator = dataclasses.replace(lowered, model=lowered.kernel)
-        by_kernel = Prover(subject, by_operator, dtype, tolerance, library=custom_ops.library())
         try:
+            by_kernel = KernelProver(subject, by_operator, dtype, tolerance, layers)
             notes += _alone(by_kernel, zones, KERNEL_FILE, hint="; or export without --kernel", empty=empty)
             report = dataclasses.replace(report, kernel=_zones(by_kernel))
-        except VerificationFailed as failed:
+        except (VerificationFailed, InvalidKan) as failed:  # or the installed package has no such operator
             if not lowered.kernel_optional:
                 raise
             notes.append(f"{KERNEL_FILE} was not written: {failed.message}")

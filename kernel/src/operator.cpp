@@ -9,11 +9,44 @@
 // Constants are checked once, shapes at every run; what does not fit is an error of the session or the run.
 #include "operator_kernel.h"
 
-namespace {
-
 using ort::Matrix;
 
+namespace {
+
 enum Input : size_t { kX, kStart, kKnots, kCoef, kWeights, kInputCount };
+
+}  // namespace
+
+kanserve::Layer kanserve::spline_layer(const ort::Info* info, const std::string& name) {
+  const Matrix knots = ort::constant(info, kKnots, name + ": knots"), coef = ort::constant(info, kCoef, name + ": coef");
+  Tensors t{};
+  const int64_t degree = ort::integer(info, "degree");
+  if (degree < 1 || degree > 3) throw std::invalid_argument(name + ": degree is not 1 to 3");
+  t.degree = static_cast<int>(degree);
+  t.scale = ort::number(info, "scale");
+  t.spreads = ort::integer(info, "nan_spreads") != 0;
+  const std::string base = ort::text(info, "base");
+  if (!base.empty() && base != "silu") throw std::invalid_argument(name + ": base is neither \"\" nor \"silu\"");
+  t.base = base.empty() ? Base::kNone : Base::kSilu;
+  t.knots = knots.data;
+  t.knot_rows = knots.rows;
+  t.knots_of_row = knots.columns;
+  t.functions = knots.columns - t.degree - 1;
+  if (t.functions < 1 || coef.rows % t.functions != 0)
+    throw std::invalid_argument(name + ": rows of coef are no whole number of functions");
+  t.coef = coef.data;
+  t.sources = coef.rows / t.functions;
+  t.outputs = coef.columns;
+  if (!base.empty()) {
+    const Matrix weights = ort::constant(info, kWeights, name + ": weights");
+    if (weights.rows != t.sources || weights.columns != t.outputs)
+      throw std::invalid_argument(name + ": weights are not [sources, outputs]");
+    t.weights = weights.data;
+  }
+  return prepare(t, machine());
+}
+
+namespace {
 
 struct OfSplines {
   using Layer = kanserve::Layer;
@@ -21,34 +54,7 @@ struct OfSplines {
   static constexpr const char* kName = "SplineLayer";
   static constexpr size_t kInputs = kInputCount, kRequiredInputs = kWeights;
 
-  static Layer prepared(const ort::Info* info) {
-    const Matrix knots = ort::constant(info, kKnots, "SplineLayer: knots"), coef = ort::constant(info, kCoef, "SplineLayer: coef");
-    kanserve::Tensors t{};
-    const int64_t degree = ort::integer(info, "degree");
-    if (degree < 1 || degree > 3) throw std::invalid_argument("SplineLayer: degree is not 1 to 3");
-    t.degree = static_cast<int>(degree);
-    t.scale = ort::number(info, "scale");
-    t.spreads = ort::integer(info, "nan_spreads") != 0;
-    const std::string base = ort::text(info, "base");
-    if (!base.empty() && base != "silu") throw std::invalid_argument("SplineLayer: base is neither \"\" nor \"silu\"");
-    t.base = base.empty() ? kanserve::Base::kNone : kanserve::Base::kSilu;
-    t.knots = knots.data;
-    t.knot_rows = knots.rows;
-    t.knots_of_row = knots.columns;
-    t.functions = knots.columns - t.degree - 1;
-    if (t.functions < 1 || coef.rows % t.functions != 0)
-      throw std::invalid_argument("SplineLayer: rows of coef are no whole number of functions");
-    t.coef = coef.data;
-    t.sources = coef.rows / t.functions;
-    t.outputs = coef.columns;
-    if (!base.empty()) {
-      const Matrix weights = ort::constant(info, kWeights, "SplineLayer: weights");
-      if (weights.rows != t.sources || weights.columns != t.outputs)
-        throw std::invalid_argument("SplineLayer: weights are not [sources, outputs]");
-      t.weights = weights.data;
-    }
-    return kanserve::prepare(t, kanserve::machine());
-  }
+  static Layer prepared(const ort::Info* info) { return kanserve::spline_layer(info, kName); }
 
   static void evaluate(const Layer& layer, const float* x, int64_t rows, const float* start, int64_t step, float* y,
                        Scratch& scratch) {
@@ -71,7 +77,8 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
     ort::table = table;
     ort::Domain* created = nullptr;
     if (auto* error = ort::call<const char*, ort::Domain**>(ort::CreateCustomOpDomain, "kanserve", &created)) return error;
-    const ort::CustomOp* every[] = {&kSplines, kanserve::basis_operator(), kanserve::edge_operator(), kanserve::norm_operator()};
+    const ort::CustomOp* every[] = {&kSplines, kanserve::single_edge_operator(), kanserve::basis_operator(),
+                                    kanserve::edge_operator(), kanserve::norm_operator()};
     for (const ort::CustomOp* one : every) {
       if (auto* error = ort::call<ort::Domain*, const ort::CustomOp*>(ort::CustomOpDomain_Add, created, one)) {
         ort::release(ort::ReleaseCustomOpDomain, created);

@@ -37,6 +37,28 @@ ort::Status* guarded(const char* name, Work work) noexcept {
   }
 }
 
+// Scratch memory that runs borrow, as many as were ever at it at once.
+template <typename Scratch>
+class Pool {
+ public:
+  std::unique_ptr<Scratch> borrow() {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    if (idle_.empty()) return std::make_unique<Scratch>();
+    auto last = std::move(idle_.back());
+    idle_.pop_back();
+    return last;
+  }
+
+  void give_back(std::unique_ptr<Scratch> scratch) {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    idle_.push_back(std::move(scratch));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Scratch>> idle_;
+};
+
 template <typename Of>
 class Kernel {
  public:
@@ -78,36 +100,23 @@ class Kernel {
       if (rows <= 0) return;
       try {
         const int64_t step = start.rows == 1 ? 0 : start.columns;
-        auto scratch = kernel->borrow();
+        auto scratch = kernel->pool_.borrow();
         scratch->fit(kernel->layer_, rows);
         Of::evaluate(kernel->layer_, x.data + first * x.columns, rows, start.data + first * step, step,
                      y + first * start.columns, *scratch);
-        kernel->give_back(std::move(scratch));
+        kernel->pool_.give_back(std::move(scratch));
       } catch (const std::bad_alloc&) {
         failed = true;
       }
     }
   };
 
-  std::unique_ptr<Scratch> borrow() {
-    const std::lock_guard<std::mutex> hold(mutex_);
-    if (idle_.empty()) return std::make_unique<Scratch>();
-    auto last = std::move(idle_.back());
-    idle_.pop_back();
-    return last;
-  }
-
-  void give_back(std::unique_ptr<Scratch> scratch) {
-    const std::lock_guard<std::mutex> hold(mutex_);
-    idle_.push_back(std::move(scratch));
-  }
-
   const Layer layer_;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Scratch>> idle_;  // as many as runs were ever at it at once
+  Pool<Scratch> pool_;
 };
 
-template <typename Of>
+// The description of an operator with one output. `Runs`: its kernel, which is made from the node and has `run`.
+template <typename Of, typename Runs = Kernel<Of>>
 struct Operator : ort::CustomOp {
   Operator() {
     using Op = const ort::CustomOp*;
@@ -124,14 +133,20 @@ struct Operator : ort::CustomOp {
     first_version = last_version = [](Op) { return 1; };
     create_kernel_v2 = [](Op, ort::Api*, const ort::Info* info, void** kernel) -> ort::Status* {
       *kernel = nullptr;
-      return guarded(Of::kName, [&] { *kernel = new Kernel<Of>(info); });
+      return guarded(Of::kName, [&] { *kernel = new Runs(info); });
     };
     compute_v2 = [](void* kernel, ort::Context* context) -> ort::Status* {
-      return guarded(Of::kName, [&] { static_cast<Kernel<Of>*>(kernel)->run(context); });
+      return guarded(Of::kName, [&] { static_cast<Runs*>(kernel)->run(context); });
     };
-    destroy = [](void* kernel) { delete static_cast<Kernel<Of>*>(kernel); };
+    destroy = [](void* kernel) { delete static_cast<Runs*>(kernel); };
   }
 };
+
+// The layer of a SplineLayer, or of another operator with the same constants. Throws std::invalid_argument.
+Layer spline_layer(const ort::Info* info, const std::string& name);
+
+// The operator of edges_operator.cpp.
+const ort::CustomOp* single_edge_operator();
 
 // The operators of program_operators.cpp.
 const ort::CustomOp* basis_operator();

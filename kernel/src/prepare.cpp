@@ -8,13 +8,23 @@
 #include <stdexcept>
 #include <string>
 
+#include "edges.h"
 #include "layer.h"
 
 namespace kanserve {
 
-namespace avx512 { void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&); }
-namespace avx2 { void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&); }
-namespace portable { void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&); }
+namespace avx512 {
+void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&);
+void evaluate_single_edges(const Layer&, const float*, int, int, int, const EdgeSink&, Scratch&);
+}
+namespace avx2 {
+void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&);
+void evaluate_single_edges(const Layer&, const float*, int, int, int, const EdgeSink&, Scratch&);
+}
+namespace portable {
+void evaluate(const Layer&, const float*, int64_t, const float*, int64_t, float*, Scratch&);
+void evaluate_single_edges(const Layer&, const float*, int, int, int, const EdgeSink&, Scratch&);
+}
 
 namespace {
 
@@ -244,6 +254,44 @@ const Machine& machine() {
     return kMachines[sizeof kMachines / sizeof *kMachines - 1];
   }();
   return chosen;
+}
+
+Bounds prepare_bounds(const Layer& layer, const Machine& machine) {
+  Bounds bounds;
+  size_t coef = 0;
+  int column = 0;
+  for (const int vectors : layer.columns) {
+    const int width = vectors * machine.width, step = std::min<int>(width, kWidest);
+    for (int at = 0; at < width && column + at < layer.outputs; at += step)
+      bounds.chunks.push_back({coef + at, width, column + at, std::min(step, layer.outputs - column - at)});
+    coef += static_cast<size_t>(layer.sources) * layer.per_source * width;
+    column += width;
+  }
+  const size_t rows = static_cast<size_t>(layer.sources) * layer.per_source;
+  const int count = static_cast<int>(bounds.chunks.size());
+  bounds.padded = (count + machine.width - 1) / machine.width * machine.width;
+  bounds.most.assign(rows * bounds.padded, 0.0f);
+  for (int at = 0; at < count; ++at) {
+    const Bounds::Chunk& chunk = bounds.chunks[at];
+    for (size_t row = 0; row < rows; ++row) {
+      const float* from = layer.coef.data() + chunk.coef + row * chunk.width;
+      float& most = bounds.most[row * bounds.padded + at];
+      for (int output = 0; output < chunk.filled; ++output) {
+        const float size = std::fabs(from[output]);
+        most = std::isnan(size) ? std::numeric_limits<float>::infinity() : std::max(most, size);
+      }
+    }
+  }
+  return bounds;
+}
+
+EvaluateSingleEdges single_edges(const Machine& machine) {
+#if defined(__x86_64__)
+  if (machine.width == 16) return avx512::evaluate_single_edges;
+  if (machine.width == 8) return avx2::evaluate_single_edges;
+#endif
+  (void)machine;
+  return portable::evaluate_single_edges;
 }
 
 void Scratch::fit(const Layer& layer, int64_t rows) {

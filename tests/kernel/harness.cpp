@@ -1,14 +1,17 @@
 // Random layers, right and wrong ones, beside a plain evaluation in double precision; for the sanitizers.
 //   harness SEED COUNT
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <vector>
 
+#include "edges.h"
 #include "layer.h"
 
 using namespace kanserve;
@@ -37,6 +40,43 @@ float odd() {
   const float values[] = {0, -0.0f, 1e-45f, 1e30f, -1e30f, 3e38f, std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()};
   return values[upto(8)];
+}
+
+// The values of all edges [rows, sources, outputs], after a comparison of the strongest with a sort of all values.
+std::vector<float> edges_of(const Layer& layer, const float* x, int rows) {
+  const size_t each = static_cast<size_t>(layer.sources) * layer.outputs;
+  std::vector<float> values(rows * each);
+  const Bounds bounds = prepare_bounds(layer, machine());
+  const size_t count = 1 + rng() % std::min<size_t>(each, upto(3) ? 20 : 600);
+  Scratch scratch;
+  for (int done = 0; done < rows; done += kRows) {
+    const int some = std::min(kRows, rows - done);
+    scratch.fit(layer, some);
+    float* to = values.data() + done * each;
+    single_edges(machine())(layer, x + done * layer.sources, some, 0, layer.sources, {to, nullptr, nullptr}, scratch);
+    std::vector<Strongest> strongest(some);
+    for (Strongest& one : strongest) one.start(count);
+    const EdgeSink sink{nullptr, strongest.data(), &bounds};
+    single_edges(machine())(layer, x + done * layer.sources, some, 0, layer.sources, sink, scratch);
+    for (int row = 0; row < some; ++row) {
+      std::vector<uint32_t> order(each);
+      for (size_t at = 0; at < each; ++at) order[at] = static_cast<uint32_t>(at);
+      const auto size = [&](uint32_t edge) {
+        const float value = to[row * each + edge];
+        return std::isnan(value) ? std::numeric_limits<float>::infinity() : std::fabs(value);
+      };
+      std::stable_sort(order.begin(), order.end(), [&](uint32_t one, uint32_t other) { return size(one) > size(other); });
+      const auto& found = strongest[row].sorted();
+      for (size_t at = 0; at < count; ++at) {
+        const float expected = to[row * each + order[at]];
+        if (found[at].edge() == order[at] && std::memcmp(&found[at].value, &expected, sizeof expected) == 0) continue;
+        std::printf("row %d, strongest %zu of %zu: edge %u, value %.9g, expected %u, %.9g\n", row, at, count, found[at].edge(),
+                    found[at].value, order[at], expected);
+        std::exit(1);
+      }
+    }
+  }
+  return values;
 }
 
 // One layer: 0 refused, 1 right; ends the process where it is wrong.
@@ -81,29 +121,41 @@ int once(long number, bool hostile) {
   Scratch scratch;
   scratch.fit(layer, rows);
   machine().evaluate(layer, exact(x), rows, exact(start), 0, y.data(), scratch);
+  const std::vector<float> edges = edges_of(layer, exact(x), rows);
   std::vector<float> alone(outputs);
   const int row = upto(rows - 1);
   Scratch other;
   other.fit(layer, 1);
   machine().evaluate(layer, x.data() + static_cast<size_t>(row) * sources, 1, start.data(), 0, alone.data(), other);
+  const std::vector<float> edges_alone = edges_of(layer, x.data() + static_cast<size_t>(row) * sources, 1);
   for (int output = 0; output < outputs; ++output) {
     double sum = start[output], size = 1;
     for (int source = 0; source < sources; ++source) {
       const double value = x[static_cast<size_t>(row) * sources + source];
       const float* own = knots.data() + (knot_rows == 1 ? 0 : static_cast<size_t>(source) * count);
+      double edge = 0, edge_size = 1;
       if (std::isfinite(value))
         for (int function = 0; function < functions; ++function) {
           const double part = t.scale * spline(own, count, degree, function, value) *
                               coef[(static_cast<size_t>(function) * sources + source) * outputs + output];
-          sum += part;
-          size += std::fabs(part);
+          edge += part;
+          edge_size += std::fabs(part);
         }
       if (t.weights) {
         const double part = value / (1 + std::exp(-value)) * weights[static_cast<size_t>(source) * outputs + output];
-        sum += part;
-        size += std::fabs(part);
+        edge += part;
+        edge_size += std::fabs(part);
       }
-      if (t.spreads) sum += value - value;
+      if (t.spreads) edge += value - value;
+      sum += edge;
+      size += edge_size - 1;
+      const float own_edge = edges_alone[static_cast<size_t>(source) * outputs + output];
+      const float in_batch = edges[(static_cast<size_t>(row) * sources + source) * outputs + output];
+      const bool close = std::isfinite(edge) ? std::fabs(own_edge - edge) <= 3e-6 * edge_size : std::isnan(own_edge) == std::isnan(edge);
+      if (!(hostile || close) || std::memcmp(&own_edge, &in_batch, sizeof in_batch) != 0) {
+        std::printf("layer %ld: edge [%d, %d] is %.9g, in a batch %.9g, expected %.9g\n", number, source, output, own_edge, in_batch, edge);
+        std::exit(1);
+      }
     }
     const float found = y[static_cast<size_t>(row) * outputs + output];
     const bool same = std::isnan(found) ? std::isnan(alone[output]) : found == alone[output];

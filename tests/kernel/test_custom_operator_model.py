@@ -236,10 +236,14 @@ def test_without_the_package_the_portable_graph_serves(
     again.close()
 
 
+def bundle_folder(root: Path) -> Path:
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    return root.joinpath(*candidate.steps)
+
+
 def damaged(root: Path, change: Callable[[onnx.ModelProto], None], file: str = KERNEL_FILE) -> None:
     """A version whose graph was changed, and whose manifest lists it so."""
-    (candidate,) = layout.scan(root, plain_onnx=False)
-    folder = root.joinpath(*candidate.steps)
+    folder = bundle_folder(root)
     model = onnx.load(folder / KERNEL_FILE)
     change(model)
     hostile.replaced(folder, model.SerializeToString(), file)
@@ -294,7 +298,8 @@ def test_mutants_come_to_a_reason_or_to_a_model(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutated versions with the custom operator load, or fail with a reason."""
-    monkeypatch.setattr(mutated_bundles, "GRAPHS", (KERNEL_FILE,))
+    monkeypatch.setattr(mutated_bundles, "GRAPHS", (KERNEL_FILE, "edges_l0.kernel.onnx"))
+    monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
     good = exported(tmp_path / "good", "pykan-hello-adapted").directory
     came: collections.Counter[str] = collections.Counter()
 
@@ -304,7 +309,10 @@ def test_mutants_come_to_a_reason_or_to_a_model(
         try:
             item = bundle(root)
             await trial.validate(item)
-            loader.load(item).close()
+            model = loader.load(item)
+            for graph in model._graphs:
+                graph.has_strongest(1)  # opens the edge graph, or logs why not
+            model.close()
         except (LoadError, ConfigError) as error:
             came[getattr(error, "reason", "config")] += 1
         else:

@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract import custom_ops
 from kanexport.contract.manifest import LayerInfo
 from kanserve.analysis import query_plan, reduce
 from kanserve.analysis.query_plan import LayerPlan
@@ -31,12 +32,29 @@ Floats = NDArray[np.floating]
 
 
 class LayerGraph:
-    """Edge graph of one layer, for use by one thread. The session is created at its first use."""
+    """Edge graph of one layer, for use by one thread. Sessions are created at their first use.
 
-    def __init__(self, layer: LayerInfo, create: Callable[[], Session]) -> None:
+    create       a session of the portable graph
+    by_operator  a session of the graph by SplineEdges, or None if it cannot be used
+    """
+
+    def __init__(
+        self,
+        layer: LayerInfo,
+        create: Callable[[], Session],
+        by_operator: Callable[[], Session | None] = lambda: None,
+    ) -> None:
         self.layer = layer
         self._create: Callable[[], Session] | None = create  # keeps the bytes until then
+        self._create_by_operator: Callable[[], Session | None] | None = by_operator
         self._session: Session | None = None
+        self._by_operator: Session | None = None
+
+    def _operator(self) -> Session | None:
+        """The session by SplineEdges, created at its first use; None without one."""
+        if self._create_by_operator is not None:
+            self._by_operator, self._create_by_operator = self._create_by_operator(), None
+        return self._by_operator
 
     def _open(self) -> Session:
         """The session, created at its first use. Raises FailedPrecondition."""
@@ -56,14 +74,44 @@ class LayerGraph:
     @property
     def node_input(self) -> TensorInfo:
         """The input for node vectors [N, n]. Raises FailedPrecondition."""
-        return self._open().inputs[0]
+        return (self._operator() or self._open()).inputs[0]
 
     def run(self, nodes: Array) -> Floats:
         """Node vectors [N, n] -> edge values [N, S, D]. Raises FailedPrecondition, BackendError."""
-        return self.parts(nodes, ())[0]
+        session, layer = self._operator(), self.layer
+        if session is None:
+            return self._portable(nodes, ())[0]
+        values = self._selected(session, nodes, 0, layer.sources * layer.destinations)
+        return values.reshape(len(nodes), layer.sources, layer.destinations)
+
+    def has_strongest(self, k: int) -> bool:
+        """Whether `strongest` is available for k edges."""
+        return 0 < k <= custom_ops.MOST_STRONGEST and self._operator() is not None
+
+    def strongest(self, nodes: Array, k: int) -> tuple[Floats, NDArray[np.intp]]:
+        """Values [N, k] of the edges of largest magnitude of each of the node vectors [N, n], and their positions
+        [N, k] in [S, D], flat, in the order of `query_plan.strongest`. Raises BackendError."""
+        session = self._operator()
+        assert session is not None  # `has_strongest`
+        values, sources, destinations = np.split(self._selected(session, nodes, k, 3 * k), 3, axis=1)
+        positions = sources.astype(np.intp) * self.layer.destinations + destinations.astype(np.intp)
+        return values, positions
+
+    def _selected(self, session: Session, nodes: Array, k: int, numbers: int) -> Floats:
+        feeds = {self.layer.node_tensor: nodes, custom_ops.STRONGEST: np.full((1, 1), k, np.float32)}
+        (values,) = session.run([self.layer.edges_tensor], feeds)
+        if values.shape != (len(nodes), numbers) or values.dtype.kind != "f":
+            raise BackendError(
+                f"edge graph gave {values.dtype}{values.shape}, expected {(len(nodes), numbers)}",
+                code="execution-failed",
+            )
+        return cast("Floats", values)
 
     def parts(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
         """Edge values, and other outputs of the edge graph of the same shape. Raises the errors of `run`."""
+        return self._portable(nodes, names) if names else [self.run(nodes)]
+
+    def _portable(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
         outputs = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
         expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
         for values in outputs:
@@ -94,6 +142,11 @@ class Nodes:
         size = sum(math.prod(layer.positions) * layer.sources for layer in layers) * item
         self._step = max(1, min(piece_rows or self.count, chunk_bytes // max(size, 1)))
         self._kept: dict[int, dict[str, Array]] | None = {} if size * self.count <= chunk_bytes else None
+
+    @property
+    def computed(self) -> bool:
+        """Whether the serving graph computes some of the vectors."""
+        return bool(self._wanted)
 
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """Iterate over chunks: first row, number of rows, and the node tensors by name [rows, *positions, n]."""
@@ -135,22 +188,31 @@ class EdgeConsumer(ABC):
         """Receive the node vectors [N, n] of some rows, from `row` on, before their edge values."""
         return
 
+    def run(self, row: int, offset: int, vectors: Array) -> None:
+        """Compute the edges of node vectors [n, ...], those of `row` from its position `offset` on."""
+        self.add(row, offset, self.graph.run(vectors))
+
     @abstractmethod
     def add(self, row: int, offset: int, values: Floats) -> None:
         """Edge values [n, S, D], those of `row` from its position `offset` on."""
 
 
 def stream_edges(nodes: Nodes, answers: Sequence[EdgeConsumer], chunk_bytes: int) -> Iterator[None]:
-    """Pass each layer's edge values to its consumer, one chunk per step."""
+    """Pass each layer's edge values to its consumer, one chunk per step. The step of the last chunk ends with the
+    result, because each step of a query waits for its turn."""
     for row, count, tensors in nodes:
-        yield
+        computed = nodes.computed
         for answer in answers:
             vectors = answer.flat(tensors[answer.graph.layer.node_tensor], count)
             answer.add_nodes(row, vectors)
             size = answer.chunk(vectors, chunk_bytes)
             for offset in range(0, len(vectors), size):
-                answer.add(row, offset, answer.graph.run(vectors[offset : offset + size]))
-                yield
+                if computed:
+                    yield
+                computed = True
+                answer.run(row, offset, vectors[offset : offset + size])
+        if row + count < nodes.count:
+            yield
 
 
 def missing(name: str) -> FailedPrecondition:
@@ -186,14 +248,26 @@ def compute(
     yield from stream_edges(nodes, answers, min(chunk_bytes, STEP_BYTES))
     second_pass = [answer for answer in answers if not answer.settle(most_bytes)]
     if second_pass:
+        yield None
         yield from stream_edges(nodes, second_pass, min(chunk_bytes, STEP_BYTES))
     yield tuple(answer.result() for answer in answers)
 
 
 def _answer(graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> Answer:
+    if _strongest_only(graph.layer, plan) and graph.has_strongest(plan.top_k):
+        if plan.options.per_row:
+            return _StrongestOfEachRow(graph, plan, rows)
+        single = rows * math.prod(plan.positions) == 1
+        return _StrongestOfOneRow(graph, plan, rows) if single else _PickedByOperator(graph, plan, rows, 0)
     if plan.options.per_row:
         return _OfEachRow(graph, plan, rows)
     return _Picked(graph, plan, rows, share) if plan.picked else _Selected(graph, plan, rows)
+
+
+def _strongest_only(layer: LayerInfo, plan: LayerPlan) -> bool:
+    """Whether the result has the strongest among all edges of a layer, and needs no values of others."""
+    every = plan.sources == tuple(range(layer.sources)) and plan.destinations == tuple(range(layer.destinations))
+    return every and plan.top_k > 0 and not (plan.options.residual or plan.options.reductions)
 
 
 class Answer(EdgeConsumer):
@@ -284,7 +358,7 @@ class _Picked(Answer):
 
     def __init__(self, graph: LayerGraph, plan: LayerPlan, rows: int, share: int) -> None:
         super().__init__(graph, plan, rows)
-        self._strength = np.zeros((len(plan.sources), len(plan.destinations)))
+        self._strength: Floats = np.zeros((len(plan.sources), len(plan.destinations)), np.float32)
         self._kept: list[Floats] | None = [] if rows * self._per_row * self._strength.size * 8 <= share else None
         self._chosen: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
         self._sink = _Sink(0, ())
@@ -294,14 +368,15 @@ class _Picked(Answer):
         if self._chosen is not None:
             self._sink.put(at, picked[:, self._chosen[0], self._chosen[1]])
             return
-        self._strength = np.maximum(self._strength, query_plan.strengths(picked))
+        strengths = query_plan.strengths(picked)
+        self._strength = np.maximum(self._strength, strengths) if at else strengths
         if self._kept is not None:
             self._kept.append(picked)
 
     def settle(self, most_bytes: int) -> bool:
         """Choose the strongest edges."""
         least = self._plan.options.min_magnitude
-        count = int((self._strength >= least).sum())
+        count = int((self._strength >= np.float64(least)).sum()) if least else self._strength.size
         count = min(count, self._plan.top_k or count)
         times = 1 if self._plan.options.reductions else self._rows * self._per_row
         if (needed := count * times * query_plan.VALUE_BYTES) > most_bytes:
@@ -335,6 +410,19 @@ class _Picked(Answer):
         return totals
 
 
+class _PickedByOperator(_Picked):
+    """The same result, if the operator returns the edges of largest magnitude of each row. The strongest over all rows
+    are among these: an edge that k others exceed in each row is not one of the k strongest."""
+
+    def run(self, row: int, offset: int, vectors: Array) -> None:
+        """Compute the edges of node vectors [n, ...], those of `row` from its position `offset` on."""
+        if self._chosen is not None:
+            super().run(row, offset, vectors)
+            return
+        values, positions = self.graph.strongest(vectors, self._plan.top_k)
+        np.maximum.at(self._strength.reshape(-1), positions, query_plan.strengths(values[None]))
+
+
 class _OfEachRow(Answer):
     """Result with the edges of largest magnitude of each row and position."""
 
@@ -365,6 +453,28 @@ class _OfEachRow(Answer):
         totals = np.zeros((len(self._values), len(self._plan.destinations)))
         np.add.at(totals, (np.arange(len(totals))[:, None], self._flat % max(1, totals.shape[1])), self._values)
         return totals
+
+
+class _StrongestOfEachRow(_OfEachRow):
+    """The same result, from the operator that returns the edges of largest magnitude only."""
+
+    def run(self, row: int, offset: int, vectors: Array) -> None:
+        """Compute the edges of node vectors [n, ...], those of `row` from its position `offset` on."""
+        at = row * self._per_row + offset
+        until = at + len(vectors)
+        self._values[at:until], self._flat[at:until] = self.graph.strongest(vectors, self._plan.top_k)
+
+
+class _StrongestOfOneRow(_StrongestOfEachRow):
+    """The result of `_Picked` for a single row and position."""
+
+    def edges(self, lead: tuple[int, ...]) -> LayerEdges:
+        """The edges, with rows and positions as `lead` says."""
+        strengths = query_plan.strengths(self._values)
+        count = int((strengths >= np.float64(self._plan.options.min_magnitude)).sum())
+        sources, destinations = np.divmod(self._flat[0, :count], len(self._plan.destinations))
+        values = np.ascontiguousarray(self._values[:, :count]).reshape(*lead, count)
+        return LayerEdges(self._plan.layer, tuple(sources.tolist()), tuple(destinations.tolist()), values, picked=True)
 
 
 class _Sink:

@@ -200,13 +200,30 @@ class Loader:
         return session
 
     def _graphs(self, bundle: Bundle, manifest: Manifest) -> tuple[LayerGraph, ...]:
+        library = library_for(bundle, self.settings)
         return tuple(
             LayerGraph(
                 layer,
                 functools.partial(self._create, bundle, layer.edges_file, threads=self.threads),
+                functools.partial(self._edges_by_operator, bundle, manifest, at, library),
             )
-            for layer in manifest.layers
+            for at, layer in enumerate(manifest.layers)
         )
+
+    def _edges_by_operator(self, bundle: Bundle, manifest: Manifest, at: int, library: str) -> Session | None:
+        """The session of an edge graph with the custom operator, if that is available and correct."""
+        portable = manifest.layers[at].edges_file
+        file = custom_ops.edges_file(portable)
+        if not library or file not in bundle.files:
+            return None
+        try:
+            session = self._create(bundle, file, threads=self.threads, library=library)
+            verify.check_operator_edges(manifest, at, session, self._create(bundle, portable, threads=1))
+        except KanserveError as error:
+            facts = {"model": manifest.name, "version": manifest.version, "reason": str(error), **log_facts(error)}
+            log.warning("custom_kernel_disabled", file=file, **facts)
+            return None
+        return session
 
     def _create(self, bundle: Bundle, file: str, *, threads: int, library: str = "") -> Session:
         options = session_options(self.settings, threads, library)

@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np
 
 from kanexport.contract import manifest as contract
-from kanexport.contract.custom_ops import KERNEL_FILE
-from kanexport.contract.manifest import Manifest
+from kanexport.contract.custom_ops import KERNEL_FILE, edges_file
+from kanexport.contract.manifest import LayerInfo, Manifest
 from kanserve.errors import BackendError, ConfigError, FailedPrecondition, LoadError, LoadReason, ResourceExhausted
 from kanserve.repository.layout import Texts
 from kanserve.repository.validation import check_manifest
@@ -193,7 +193,10 @@ def try_out(job: Job, files: Mapping[str, bytes]) -> None:
         _try_kernel(job, files, sizes, manifest, functools.partial(create, options=job.options))
     for at, layer in enumerate(layers):
         graph = create(layer.edges_file)
-        verify.check_edges(at, layer, graph, _nodes(layer.node_tensor, graph, session, layer.sources))
+        nodes = _nodes(layer.node_tensor, graph, session, layer.sources)
+        verify.check_edges(at, layer, graph, nodes)
+        if job.options.library:
+            _try_kernel_edges(job, at, layer, files, sizes, nodes, create)
 
 
 def _strip_for_sandbox(job: Job) -> Manifest | None:
@@ -216,6 +219,23 @@ def _try_kernel(
     if data is not None:
         graph_screen.check(KERNEL_FILE, data, sizes, strict=job.strict, kernel=True)
         verify.named(KERNEL_FILE, functools.partial(_prove, manifest, create(KERNEL_FILE), job.rows))
+
+
+def _try_kernel_edges(
+    job: Job,
+    at: int,
+    layer: LayerInfo,
+    files: Mapping[str, bytes],
+    sizes: Mapping[str, int],
+    nodes: int,
+    create: Callable[[str, SessionOptions], Session],
+) -> None:
+    """Check that the edge graph of a layer with custom operators, if there is one, runs. The server compares its values
+    with those of the portable edge graph. Raises LoadError, ResourceExhausted."""
+    file = edges_file(layer.edges_file)
+    if file in files:
+        graph_screen.check(file, files[file], sizes, strict=job.strict, kernel=True)
+        verify.operator_edges(at, layer, create(file, job.options), np.zeros((1, nodes), np.float32))
 
 
 def _prove_others(manifest: Manifest, create: Callable[[str], Session], rows: int) -> None:

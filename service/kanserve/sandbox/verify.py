@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract import custom_ops
 from kanexport.contract.manifest import LayerInfo, Manifest, TensorSpec
 from kanserve.errors import KanserveError, LoadError, LoadReason, ResourceExhausted
 from kanserve.runtime.base import Session
@@ -201,6 +202,50 @@ def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None
     if edges.shape != expected or edges.dtype.kind != "f":
         raise _differs(
             f"layer {at}: {layer.edges_file} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}"
+        )
+
+
+EDGES_APART = 10  # times the tolerance of edges, by which two right edge graphs may differ
+
+
+def operator_edges(at: int, layer: LayerInfo, session: Session, nodes: Array) -> NDArray[np.float64]:
+    """The edge values [N, S * D] of the edge graph of a layer by the custom operator. Raises LoadError if it does not
+    take the node vectors [N, n], or gives other edges."""
+    what = f"layer {at}: {custom_ops.edges_file(layer.edges_file)}"
+    count = np.zeros((1, 1), np.float32)
+    try:
+        (edges,) = session.run([layer.edges_tensor], {layer.node_tensor: nodes, custom_ops.STRONGEST: count})
+    except KanserveError as error:
+        raise _differs(f"{what} cannot compute {len(nodes)} vectors") from error
+    expected = (len(nodes), layer.sources * layer.destinations)
+    if edges.shape != expected or edges.dtype.kind != "f":
+        raise _differs(f"{what} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}")
+    return edges.astype(np.float64)
+
+
+def check_operator_edges(manifest: Manifest, at: int, by_operator: Session, portable: Session) -> None:
+    """Check that the edge graph of a layer by the custom operator gives the edges of the portable one, on a few vectors
+    and, if the layer takes the input of the model, on the reference rows. Raises LoadError."""
+    layer = manifest.layers[at]
+    width = next((tensor.shape[-1] for tensor in portable.inputs if tensor.shape), 0)
+    ramp = np.linspace(-1, 1, max(width, 1), dtype=np.float32)
+    rows = feeds(manifest).get(layer.node_tensor, ramp[:0]) if manifest.reference.inputs else ramp[:0]
+    parts = [np.stack([0 * ramp, ramp, -2 * ramp]), *([rows] if rows.shape[1:] == ramp.shape else [])]
+    nodes = np.concatenate(parts).astype(np.float32)
+    edges = operator_edges(at, layer, by_operator, nodes)
+    try:
+        (values,) = portable.run([layer.edges_tensor], {layer.node_tensor: nodes})
+    except KanserveError as error:
+        raise _differs(f"layer {at}: {layer.edges_file} cannot compute {len(nodes)} vectors") from error
+    if values.size != edges.size:
+        raise _differs(f"layer {at}: {layer.edges_file} gives {list(values.shape)} for {len(nodes)} vectors")
+    difference = float(np.abs(edges - values.astype(np.float64).reshape(edges.shape)).max(initial=0.0))
+    largest = float(np.abs(values).max(initial=0.0))
+    # Written so that NaN fails.
+    if not difference <= EDGES_APART * manifest.verification.edges_tolerance * largest:
+        raise _differs(
+            f"layer {at}: {custom_ops.edges_file(layer.edges_file)} differs by {difference:.3g} from "
+            f"{layer.edges_file}, whose largest edge is {largest:.3g}"
         )
 
 

@@ -72,6 +72,19 @@ def test_strengths_of_chunks_join(values: np.ndarray, at: int) -> None:
     np.testing.assert_array_equal(parts, query_plan.strengths(values))
 
 
+@pytest.mark.parametrize("distinct", [3, 40, 10**6])
+@pytest.mark.parametrize("k", [1, 7, 30])
+def test_the_strongest_of_many_are_those_of_a_sort(distinct: int, k: int) -> None:
+    """From k parts on, the maxima of the parts give a bound. Few distinct values have many ties."""
+    rng = np.random.default_rng(k)
+    for rows in (1, 20, 33):
+        values = rng.integers(-distinct, distinct, (1, rows, query_plan.PART)).astype(np.float32)
+        values[0, 0, :2] = np.nan, np.inf
+        strength = query_plan.strengths(values)
+        positions = np.ravel_multi_index(query_plan.strongest(strength, k), strength.shape)
+        assert positions.tolist() == np.argsort(-strength.ravel(), kind="stable")[:k].tolist()
+
+
 def test_an_edge_that_broke_comes_first() -> None:
     values = np.array([[[1, np.nan], [9, 2]]], np.float32)
     rows, columns = query_plan.strongest(query_plan.strengths(values), 1)
