@@ -2,9 +2,10 @@
 
 Made of a basis whose functions are nowhere negative and end somewhere, or fade until they are less than half a unit.
 Where all sources share their knots, the codes are read from a table over where a source lies, a hundred or so entries a
-cell: its last and its first entry are zero, as the functions are there. Elsewhere those that end are computed and
-rounded. Either way the unit and the steps are the model's own and not a batch's, so that a row's answer does not depend
-on its company, and nothing is cut off.
+cell: its last and its first entry are zero, as the functions are there. Splines on other knots have a table for each
+source, with equally many entries in each cell; the graph has the knots, and a runtime computes the tables when it
+loads the graph. Elsewhere those that end are computed and rounded. In all forms the unit and the steps are the model's
+own and not a batch's, so that a row's answer does not depend on its company, and nothing is cut off.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ ROUNDING = 2.0**-24  # of float32
 NOTHING = -1e-9  # what is no less counts as not negative
 STEEP = 8  # codes from one entry to the next, above which a table says too little
 WIDER = 4  # times that the ends of functions that fade are put further out
+ENTRIES = 32  # of a cell, in the tables of each source: more take longer to compute and to read
+LARGEST_TABLES = 2**22  # bytes of the tables of all sources: of larger ones, too little is in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +72,12 @@ class Stepped:
         handles it."""
         return self.basis.compact
 
+    @property
+    def by_source(self) -> bool:
+        """Whether the codes of the functions of a source are adjacent; otherwise those of the sources of a function
+        are."""
+        return self.table is not None
+
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64: the meaning of the int8 values."""
         if self.table is None:
@@ -86,8 +95,8 @@ class Stepped:
         return slope, -self.low * slope, float(np.nextafter(np.float32(len(self.table)), np.float32(0)))
 
     def codes(self, g: Graph, x: Value, sources: int) -> Value:
-        """[B, I] -> [B, N] of uint8: with a table the functions of a source are adjacent, otherwise the sources of a
-        function are. With a table, NaN gives zeros; without, the input has no NaN."""
+        """[B, I] -> [B, N] of uint8, in the order of `by_source`. With a table, NaN gives zeros; without, the input has
+        no NaN."""
         if self.table is None:
             unit = self.unit / self.basis.emitted_scale(g)
             basis = self.basis.emit(g, x, sources)
@@ -102,7 +111,7 @@ class Stepped:
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, K, I]: the meaning of the int8 values."""
         values = g.mul(g.cast(self.codes(g, x, sources)), g.const(self.unit))
-        if self.table is None:
+        if not self.by_source:
             return g.reshape(values, 0, self.functions, sources)
         values = g.transpose(g.reshape(values, 0, sources, self.functions), 0, 2, 1)
         if self.compact:
@@ -126,6 +135,80 @@ class Stepped:
         return self.basis.knots()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SteppedCells(Stepped):
+    """Quantized form of `spline`, which is `basis`, with a table for each source over the number of cells below a
+    value. `entries` [I, L, K]: `ENTRIES` for each cell, the first at the first knot and the last at the last."""
+
+    spline: BSpline = dataclasses.field(kw_only=True)
+    entries: Codes = dataclasses.field(kw_only=True)
+
+    @property
+    def by_source(self) -> bool:
+        """True: an entry has the functions of a source."""
+        return True
+
+    def evaluate(self, x: Array) -> Array:
+        """[B, I] -> [B, K, I], float64: the meaning of the int8 values."""
+        knots = self.spline.extended
+        passed = (np.where(np.isnan(x), -np.inf, x)[:, :, None] - knots[:, :-1]) / np.diff(knots, axis=1)
+        place = (np.clip(passed, 0, 1).sum(axis=2) * ENTRIES + 0.5).astype(np.int64)
+        values = self.entries[np.arange(len(knots)), place] * self.unit
+        return np.asarray(values.transpose(0, 2, 1))
+
+    def codes(self, g: Graph, x: Value, sources: int) -> Value:
+        """[B, I] -> [B, I * K] of uint8. NaN gives zeros."""
+        knots = self.spline.extended
+        cells = knots.shape[1] - 1
+        known = g.op("Where", g.op("IsNaN", x), g.const(knots[:, 0]), x)
+        below = g.sub(g.reshape(known, 0, 1, sources), self._knots(g, 0, cells))
+        ramps = g.hard_sigmoid(g.mul(below, g.const(1 / np.diff(knots).T[None])), alpha=1.0, beta=0.0)
+        place = g.op("MatMul", g.const(np.full((1, cells), float(ENTRIES))), ramps)
+        nearest = g.whole(g.add(g.reshape(place, 0, sources), g.const(0.5)))
+        first = np.arange(sources, dtype=np.int32) * np.int32(self.entries.shape[1])
+        row = g.add(nearest, g.raw(first[None]))
+        return g.reshape(g.op("Gather", self._tables(g, sources), row, axis=0), 0, self.functions * sources)
+
+    def _knots(self, g: Graph, start: int, stop: int) -> Value:
+        """[1, stop - start, I]: knots of all sources, from the constant that the functions have."""
+        return g.slice(g.const(self.spline.extended.T[None]), start, stop, axis=1)
+
+    def _tables(self, g: Graph, sources: int) -> Value:
+        """[I * L, K] of uint8. All operators have constant inputs, so that a runtime computes them once."""
+        cells = self.spline.extended.shape[1] - 1
+        start, last = self._knots(g, 0, cells), self._knots(g, cells, cells + 1)
+        width = g.sub(self._knots(g, 1, cells + 1), start)
+        start, width = (g.reshape(value, cells, 1, sources) for value in (start, width))
+        x = g.add(start, g.mul(width, g.const(_parts()[None, :, None])))
+        x = g.op("Concat", g.reshape(x, cells * ENTRIES, sources), g.reshape(last, 1, sources), axis=0)
+        unpacked, g.unpacked = g.unpacked, False
+        values = self.spline.emit(g, x, sources)
+        g.unpacked = unpacked
+        unit = self.unit / self.spline.emitted_scale(g)
+        codes = g.op("QuantizeLinear", values, g.const(unit), g.raw(np.zeros((), np.uint8)))
+        return g.reshape(g.transpose(codes, 2, 0, 1), sources * self.entries.shape[1], self.functions)
+
+
+def _parts() -> Array:
+    """The places of the entries of a cell, as parts of its width."""
+    return np.arange(ENTRIES) / ENTRIES
+
+
+def _by_cells(spline: BSpline) -> SteppedCells | None:
+    """None if the tables are too large, or if the functions are not zero at the first knot and at the last."""
+    knots = spline.extended.T  # [T, I]
+    count = (len(knots) - 1) * ENTRIES + 1
+    if count * spline.functions * len(spline.extended) > LARGEST_TABLES or not spline.increasing:
+        return None
+    x = knots[:-1, None] + np.diff(knots, axis=0)[:, None] * _parts()[:, None]
+    values = spline.evaluate(np.concatenate([x.reshape(count - 1, -1), knots[-1:]]))  # [L, K, I]
+    if not (values.min() >= NOTHING and 0 < values.max() < np.inf):
+        return None
+    unit = _unit(float(values.max()))
+    entries = np.clip(np.rint(values / unit), 0, LARGEST).astype(np.uint8).transpose(2, 0, 1)
+    return None if entries[:, [0, -1]].any() else SteppedCells(spline, unit, spline=spline, entries=entries)
+
+
 def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
     """A basis in steps. None if it cannot be a sum of int8 values: it is unbounded, negative somewhere, or fades and
     has no table. `room`: the largest size of a table in bytes."""
@@ -133,6 +216,8 @@ def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
     tabled = None if single is None else _tabled(basis, single, room)
     if tabled is not None or not basis.compact:
         return tabled
+    if isinstance(basis, BSpline) and (cells := _by_cells(basis)) is not None:
+        return cells
     largest, least = 0.0, 0.0
     for values in _walked(basis, sources):
         largest, least = max(largest, float(values.max())), min(least, float(values.min()))
