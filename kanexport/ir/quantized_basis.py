@@ -3,9 +3,10 @@
 Made of a basis whose functions are nowhere negative and end somewhere, or fade until they are less than half a unit.
 Where all sources share their knots, the codes are read from a table over where a source lies, a hundred or so entries a
 cell: its last and its first entry are zero, as the functions are there. Splines on other knots have a table for each
-source, with equally many entries in each cell; the graph has the knots, and a runtime computes the tables when it
-loads the graph. Elsewhere those that end are computed and rounded. In all forms the unit and the steps are the model's
-own and not a batch's, so that a row's answer does not depend on its company, and nothing is cut off.
+source. Its entries are equally spaced or, if some cells are much narrower than others, equally many in each cell. The
+graph has the knots, and a runtime computes these tables when it loads the graph. Elsewhere the functions that end are
+computed and rounded. In all forms the unit and the steps are the model's own and not a batch's, so that a row's answer
+does not depend on its company, and nothing is cut off.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ NOTHING = -1e-9  # what is no less counts as not negative
 STEEP = 8  # codes from one entry to the next, above which a table says too little
 WIDER = 4  # times that the ends of functions that fade are put further out
 ENTRIES = 32  # of a cell, in the tables of each source: more take longer to compute and to read
+STEEPEST = 12  # codes from one entry of such a table to the next, above which the entries are placed cell by cell
 LARGEST_TABLES = 2**22  # bytes of the tables of all sources: of larger ones, too little is in the cache
 
 
@@ -103,9 +105,8 @@ class Stepped:
             codes = g.op("QuantizeLinear", basis, g.const(unit), g.raw(np.zeros((), np.uint8)))
         else:
             slope, start, count = self._places()
-            known = g.op("Where", g.op("IsNaN", x), g.const(self.low), x)
-            place = g.mul(g.hard_sigmoid(known, alpha=slope, beta=start), g.const(count))
-            codes = g.op("Gather", g.raw(self.table), g.whole(place), axis=0)
+            place = g.whole(g.mul(g.hard_sigmoid(x, alpha=slope, beta=start), g.const(count)))
+            codes = g.op("Gather", g.raw(self.table), _within(g, place, len(self.table)), axis=0)
         return g.reshape(codes, 0, self.functions * sources)
 
     def emit(self, g: Graph, x: Value, sources: int) -> Value:
@@ -136,11 +137,17 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SteppedCells(Stepped):
-    """Quantized form of `spline`, which is `basis`, with a table for each source over the number of cells below a
-    value. `entries` [I, L, K]: `ENTRIES` for each cell, the first at the first knot and the last at the last."""
+class SteppedPieces(Stepped):
+    """Quantized form of `spline`, which is `basis`, with a table for each source over its range.
+
+    pieces   [I, P + 1]: bounds of the pieces of a range, from the first knot to the last
+    each     entries of a piece, equally spaced, the first at its lower bound
+    entries  [I, L, K]: the table; its last entry is at the last knot
+    """
 
     spline: BSpline = dataclasses.field(kw_only=True)
+    pieces: Array = dataclasses.field(kw_only=True)
+    each: int = dataclasses.field(kw_only=True)
     entries: Codes = dataclasses.field(kw_only=True)
 
     @property
@@ -150,37 +157,35 @@ class SteppedCells(Stepped):
 
     def evaluate(self, x: Array) -> Array:
         """[B, I] -> [B, K, I], float64: the meaning of the int8 values."""
-        knots = self.spline.extended
-        passed = (np.where(np.isnan(x), -np.inf, x)[:, :, None] - knots[:, :-1]) / np.diff(knots, axis=1)
-        place = (np.clip(passed, 0, 1).sum(axis=2) * ENTRIES + 0.5).astype(np.int64)
-        values = self.entries[np.arange(len(knots)), place] * self.unit
-        return np.asarray(values.transpose(0, 2, 1))
+        known = np.where(np.isnan(x), -np.inf, x)[:, :, None]
+        passed = np.clip((known - self.pieces[:, :-1]) / np.diff(self.pieces, axis=1), 0, 1).sum(axis=2)
+        values = self.entries[np.arange(len(self.pieces)), (passed * self.each + 0.5).astype(np.int64)]
+        return np.asarray(values.transpose(0, 2, 1) * self.unit)
 
     def codes(self, g: Graph, x: Value, sources: int) -> Value:
         """[B, I] -> [B, I * K] of uint8. NaN gives zeros."""
-        knots = self.spline.extended
-        cells = knots.shape[1] - 1
-        known = g.op("Where", g.op("IsNaN", x), g.const(knots[:, 0]), x)
-        below = g.sub(g.reshape(known, 0, 1, sources), self._knots(g, 0, cells))
-        ramps = g.hard_sigmoid(g.mul(below, g.const(1 / np.diff(knots).T[None])), alpha=1.0, beta=0.0)
-        place = g.op("MatMul", g.const(np.full((1, cells), float(ENTRIES))), ramps)
+        count, entries = self.pieces.shape[1] - 1, self.entries.shape[1]
+        below = g.sub(g.reshape(x, 0, 1, sources), self._bounds(g, 0, count))
+        passed = g.hard_sigmoid(g.mul(below, g.const(1 / np.diff(self.pieces).T[None])), alpha=1.0, beta=0.0)
+        weights = g.const(np.full((1, count), float(self.each)))
+        place = g.op("MatMul", weights, passed) if count > 1 else g.mul(passed, weights)
         nearest = g.whole(g.add(g.reshape(place, 0, sources), g.const(0.5)))
-        first = np.arange(sources, dtype=np.int32) * np.int32(self.entries.shape[1])
-        row = g.add(nearest, g.raw(first[None]))
+        first = np.arange(sources, dtype=np.int32) * np.int32(entries)
+        row = g.add(_within(g, nearest, entries), g.raw(first[None]))
         return g.reshape(g.op("Gather", self._tables(g, sources), row, axis=0), 0, self.functions * sources)
 
-    def _knots(self, g: Graph, start: int, stop: int) -> Value:
-        """[1, stop - start, I]: knots of all sources, from the constant that the functions have."""
-        return g.slice(g.const(self.spline.extended.T[None]), start, stop, axis=1)
+    def _bounds(self, g: Graph, start: int, stop: int) -> Value:
+        """[1, stop - start, I]: bounds of pieces; if they are the knots, from the constant that the functions have."""
+        return g.slice(g.const(self.pieces.T[None]), start, stop, axis=1)
 
     def _tables(self, g: Graph, sources: int) -> Value:
         """[I * L, K] of uint8. All operators have constant inputs, so that a runtime computes them once."""
-        cells = self.spline.extended.shape[1] - 1
-        start, last = self._knots(g, 0, cells), self._knots(g, cells, cells + 1)
-        width = g.sub(self._knots(g, 1, cells + 1), start)
-        start, width = (g.reshape(value, cells, 1, sources) for value in (start, width))
-        x = g.add(start, g.mul(width, g.const(_parts()[None, :, None])))
-        x = g.op("Concat", g.reshape(x, cells * ENTRIES, sources), g.reshape(last, 1, sources), axis=0)
+        count = self.pieces.shape[1] - 1
+        start, last = self._bounds(g, 0, count), self._bounds(g, count, count + 1)
+        width = g.sub(self._bounds(g, 1, count + 1), start)
+        start, width = (g.reshape(value, count, 1, sources) for value in (start, width))
+        x = g.add(start, g.mul(width, g.const(_parts(self.each)[None, :, None])))
+        x = g.op("Concat", g.reshape(x, count * self.each, sources), g.reshape(last, 1, sources), axis=0)
         unpacked, g.unpacked = g.unpacked, False
         values = self.spline.emit(g, x, sources)
         g.unpacked = unpacked
@@ -189,24 +194,39 @@ class SteppedCells(Stepped):
         return g.reshape(g.transpose(codes, 2, 0, 1), sources * self.entries.shape[1], self.functions)
 
 
-def _parts() -> Array:
-    """The places of the entries of a cell, as parts of its width."""
-    return np.arange(ENTRIES) / ENTRIES
+def _within(g: Graph, place: Value, count: int) -> Value:
+    """Numbers of entries, in the table. The number of NaN is any int32; at both ends of a table are zeros."""
+    return g.op("Clip", place, *(g.raw(np.array(end, np.int32)) for end in (0, count - 1)))
 
 
-def _by_cells(spline: BSpline) -> SteppedCells | None:
-    """None if the tables are too large, or if the functions are not zero at the first knot and at the last."""
-    knots = spline.extended.T  # [T, I]
-    count = (len(knots) - 1) * ENTRIES + 1
-    if count * spline.functions * len(spline.extended) > LARGEST_TABLES or not spline.increasing:
+def _parts(each: int) -> Array:
+    """The places of the entries of a piece, as parts of its width."""
+    return np.arange(each) / each
+
+
+def _by_pieces(spline: BSpline) -> SteppedPieces | None:
+    """Tables with equally spaced entries, which are found faster, if neighbors differ little; otherwise with equally
+    many in each cell. None if the tables are too large, or if a function is not zero at the first or last knot."""
+    cells = spline.extended.shape[1] - 1
+    if (cells * ENTRIES + 1) * spline.functions * len(spline.extended) > LARGEST_TABLES or not spline.increasing:
         return None
-    x = knots[:-1, None] + np.diff(knots, axis=0)[:, None] * _parts()[:, None]
-    values = spline.evaluate(np.concatenate([x.reshape(count - 1, -1), knots[-1:]]))  # [L, K, I]
+    even = _with_entries(spline, spline.extended[:, [0, -1]], cells * ENTRIES)
+    if even is None or np.abs(np.diff(even.entries.astype(np.int16), axis=1)).max() <= STEEPEST:
+        return even
+    return _with_entries(spline, spline.extended, ENTRIES)
+
+
+def _with_entries(spline: BSpline, pieces: Array, each: int) -> SteppedPieces | None:
+    bounds = pieces.T  # [P + 1, I]
+    x = bounds[:-1, None] + np.diff(bounds, axis=0)[:, None] * _parts(each)[:, None]
+    values = spline.evaluate(np.concatenate([x.reshape(-1, x.shape[2]), bounds[-1:]]))  # [L, K, I]
     if not (values.min() >= NOTHING and 0 < values.max() < np.inf):
         return None
     unit = _unit(float(values.max()))
     entries = np.clip(np.rint(values / unit), 0, LARGEST).astype(np.uint8).transpose(2, 0, 1)
-    return None if entries[:, [0, -1]].any() else SteppedCells(spline, unit, spline=spline, entries=entries)
+    if entries[:, [0, -1]].any():
+        return None
+    return SteppedPieces(spline, unit, spline=spline, pieces=pieces, each=each, entries=entries)
 
 
 def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
@@ -216,8 +236,8 @@ def stepped(basis: Basis, sources: int, room: int) -> Stepped | None:
     tabled = None if single is None else _tabled(basis, single, room)
     if tabled is not None or not basis.compact:
         return tabled
-    if isinstance(basis, BSpline) and (cells := _by_cells(basis)) is not None:
-        return cells
+    if isinstance(basis, BSpline) and (pieces := _by_pieces(basis)) is not None:
+        return pieces
     largest, least = 0.0, 0.0
     for values in _walked(basis, sources):
         largest, least = max(largest, float(values.max())), min(least, float(values.min()))

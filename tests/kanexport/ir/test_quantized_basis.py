@@ -17,7 +17,7 @@ from kanexport.bases.bspline import BSpline
 from kanexport.graph import precision
 from kanexport.graph.builder import Graph
 from kanexport.ir import quantized_basis
-from kanexport.ir.quantized_basis import Stepped, SteppedCells, stepped
+from kanexport.ir.quantized_basis import Stepped, SteppedPieces, stepped
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ COMPACT = [basis for basis in STEPPED if basis.compact]
 
 def largest_move(steps: Stepped) -> float:
     """The largest difference of two neighboring entries of a table, in codes; zero if there is no table."""
-    if isinstance(steps, SteppedCells):
+    if isinstance(steps, SteppedPieces):
         return float(np.abs(np.diff(steps.entries.astype(float), axis=1)).max())
     return 0.0 if steps.table is None else float(np.abs(np.diff(steps.table.astype(float), axis=0)).max())
 
@@ -74,28 +74,36 @@ def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) ->
         assert np.isfinite(result).sum() == result.size - (0 if basis.compact else basis.functions)
 
 
-def uneven(sources: int, cells: int, degree: int = 3) -> BSpline:
-    """Splines on separate knots, some of whose cells are a hundred times as wide as others."""
-    widths = 10 ** np.random.default_rng(1).uniform(-2, 0, size=(sources, cells + 2 * degree))
+def uneven(sources: int, cells: int, degree: int = 3, *, ratio: float = 100.0) -> BSpline:
+    """Splines on separate knots, some of whose cells are up to `ratio` times as wide as others."""
+    widths = ratio ** np.random.default_rng(1).uniform(-1, 0, size=(sources, cells + 2 * degree))
     knots = np.cumsum(np.concatenate([np.full((sources, 1), -2.0), widths], axis=1), axis=1)
     return BSpline(knots.astype(np.float32).astype(np.float64), degree)
+
+
+def test_tables_of_each_source_have_no_large_steps() -> None:
+    for ratio, pieces in ((1.5, 1), (100.0, 11)):
+        steps = stepped(uneven(3, 5, ratio=ratio), 3, 0)
+        assert isinstance(steps, SteppedPieces)
+        assert steps.pieces.shape == (3, pieces + 1)
+        assert largest_move(steps) <= quantized_basis.STEEPEST
 
 
 def test_tables_of_each_source_are_exact_on_knots_and_nothing_outside() -> None:
     spline = uneven(3, 5)
     steps = stepped(spline, 3, 0)
-    assert isinstance(steps, SteppedCells)
-    assert largest_move(steps) <= 127 / 8
+    assert isinstance(steps, SteppedPieces)
     knots = spline.extended.T
     np.testing.assert_allclose(steps.evaluate(knots), spline.evaluate(knots), rtol=0, atol=0.501 * steps.unit)
     beyond = np.array([[np.nan, np.inf, -np.inf], [-3e38, 3e38, np.nan], spline.extended[:, 0], spline.extended[:, -1]])
     assert not steps.evaluate(beyond).any()
 
 
-def test_a_runtime_computes_the_tables_of_each_source_when_it_loads_the_graph() -> None:
-    spline = uneven(4, 5)
+@pytest.mark.parametrize("ratio", [1.5, 100.0])
+def test_a_runtime_computes_the_tables_of_each_source_when_it_loads_the_graph(ratio: float) -> None:
+    spline = uneven(4, 5, ratio=ratio)
     steps = stepped(spline, 4, 0)
-    assert isinstance(steps, SteppedCells)
+    assert isinstance(steps, SteppedPieces)
     g = Graph("steps", "float32")
     model = g.build({"y": (steps.emit(g, g.input("x", 4), 4), (spline.functions, 4))})
     options = onnxruntime.SessionOptions()
