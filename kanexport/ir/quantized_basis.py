@@ -38,8 +38,8 @@ ROUNDING = 2.0**-24  # of float32
 NOTHING = -1e-9  # what is no less counts as not negative
 STEEP = 8  # codes from one entry to the next, above which a table says too little
 WIDER = 4  # times that the ends of functions that fade are put further out
-ENTRIES = 32  # of a cell, in the tables of each source: more take longer to compute and to read
 STEEPEST = 12  # codes from one entry of such a table to the next, above which the entries are placed cell by cell
+SMALL_TABLES = 2**18  # bytes of the tables of all sources, up to which a cell has more than `LEAST` entries
 LARGEST_TABLES = 2**22  # bytes of the tables of all sources: of larger ones, too little is in the cache
 
 
@@ -184,7 +184,7 @@ class SteppedPieces(Stepped):
         start, last = self._bounds(g, 0, count), self._bounds(g, count, count + 1)
         width = g.sub(self._bounds(g, 1, count + 1), start)
         start, width = (g.reshape(value, count, 1, sources) for value in (start, width))
-        x = g.add(start, g.mul(width, g.const(_parts(self.each)[None, :, None])))
+        x = g.add(start, g.mul(width, self._emitted_parts(g)))
         x = g.op("Concat", g.reshape(x, count * self.each, sources), g.reshape(last, 1, sources), axis=0)
         unpacked, g.unpacked = g.unpacked, False
         values = self.spline.emit(g, x, sources)
@@ -192,6 +192,12 @@ class SteppedPieces(Stepped):
         unit = self.unit / self.spline.emitted_scale(g)
         codes = g.op("QuantizeLinear", values, g.const(unit), g.raw(np.zeros((), np.uint8)))
         return g.reshape(g.transpose(codes, 2, 0, 1), sources * self.entries.shape[1], self.functions)
+
+    def _emitted_parts(self, g: Graph) -> Value:
+        """[1, E, 1]: the places of the entries of a piece, as sums of two short constants."""
+        fine = math.gcd(self.each, CELL)
+        coarse = g.const(np.arange(0, self.each, fine)[None, :, None] / self.each)
+        return g.reshape(g.add(coarse, g.const(np.arange(fine)[None, None] / self.each)), 1, self.each, 1)
 
 
 def _within(g: Graph, place: Value, count: int) -> Value:
@@ -207,13 +213,16 @@ def _parts(each: int) -> Array:
 def _by_pieces(spline: BSpline) -> SteppedPieces | None:
     """Tables with equally spaced entries, which are found faster, if neighbors differ little; otherwise with equally
     many in each cell. None if the tables are too large, or if a function is not zero at the first or last knot."""
-    cells = spline.extended.shape[1] - 1
-    if (cells * ENTRIES + 1) * spline.functions * len(spline.extended) > LARGEST_TABLES or not spline.increasing:
+    cells, each = spline.extended.shape[1] - 1, CELL
+    size = cells * spline.functions * len(spline.extended)  # bytes of one entry of each cell
+    while each > LEAST and each * size > SMALL_TABLES:
+        each //= 2
+    if each * size > LARGEST_TABLES or not spline.increasing:
         return None
-    even = _with_entries(spline, spline.extended[:, [0, -1]], cells * ENTRIES)
+    even = _with_entries(spline, spline.extended[:, [0, -1]], cells * each)
     if even is None or np.abs(np.diff(even.entries.astype(np.int16), axis=1)).max() <= STEEPEST:
         return even
-    return _with_entries(spline, spline.extended, ENTRIES)
+    return _with_entries(spline, spline.extended, each)
 
 
 def _with_entries(spline: BSpline, pieces: Array, each: int) -> SteppedPieces | None:
