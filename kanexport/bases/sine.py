@@ -96,8 +96,10 @@ def _exact_product(g: Graph, x: Value, frequencies: Array) -> Value:
     x_upper = g.sub(swollen, g.sub(swollen, x))
     product = g.mul(x_upper, g.const(upper))
     partial = g.mul(g.sub(product, g.op("Round", product)), g.const(2 * math.pi))
-    rest = g.mul(x_upper, g.const((turns - upper) * (2 * math.pi)))
-    return g.add(partial, g.add(rest, g.mul(g.sub(x, x_upper), g.const(frequencies))))
+    # One product of [K, 2] and [B, 2, I] is faster than two that broadcast and their sum.
+    halves = g.op("Concat", x_upper, g.sub(x, x_upper), axis=1)
+    rest = g.op("MatMul", g.const(np.concatenate([(turns - upper) * (2 * math.pi), frequencies], axis=1)), halves)
+    return g.add(partial, rest)
 
 
 def examples() -> list[Basis]:

@@ -44,7 +44,8 @@ class Graph:
     dtype         numpy float32 or float64; constants are stored in it
     small_values  whether a value near zero must keep its digits, because a normalisation that follows may make it
                   large; otherwise cheaper operators serve
-    exact_waves   whether sines and cosines have all digits of a product before them, so that no angle is reduced first
+    exact_waves   whether a product before a sine or cosine loses no digits that its factors have, so that no angle is
+                  reduced first
     unpacked      whether each function of a basis is a tensor of its own (`lowering/spline_forms.py`)
     weights       the file that takes its large constants, if the model has one
     """

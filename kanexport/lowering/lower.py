@@ -173,6 +173,8 @@ def serving_graph(
     outputs: dict[str, tuple[Value, tuple[int, ...]]] = {}
     for at, (layer, width) in enumerate(zip(kan.layers, kan.widths()[1:], strict=True)):
         g.small_values = following[at] or any(step.mixes for step in layer.post_steps)
+        # A sum that a layer before computed is rounded, so that its product with a frequency is, too.
+        g.exact_waves = at > 0 or g.dtype == np.float64
         g.unpacked = not custom and spline_forms.unpacked(layer, rows)
         with naming(at):
             carried = at > 0 and not custom and passes.carries_nan(kan.layers[at - 1], layer)

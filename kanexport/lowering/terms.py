@@ -43,12 +43,12 @@ def _plus(g: Graph, total: Value | None, value: Value) -> Value:
 
 def _bytes(g: Graph, layer: Layer, term: BasisTerm, basis: Stepped, x: Value, total: Value | None) -> Value:
     """The same in whole numbers: int8 values of the basis times int8 values of the coefficients, summed as int32."""
-    read = sources(g, layer, term, x) if basis.table is None else _prepared(g, term, x)
+    read = _prepared(g, term, x) if basis.by_source else sources(g, layer, term, x)
     codes = basis.codes(g, read, layer.sources)
     if not basis.compact:  # NaN has no code
         spoilt = g.op("Where", g.op("IsNaN", read), g.nan(), g.const(0.0))
         total = _plus(g, total, g.sum(spoilt, axis=1, keepdims=True, exact=True))
-    products = g.op("MatMulInteger", codes, weight_codes(g, layer, term, by_source=basis.table is not None))
+    products = g.op("MatMulInteger", codes, weight_codes(g, layer, term, by_source=basis.by_source))
     return _plus(g, total, g.mul(g.cast(products), g.const(units(layer, term)[None] * basis.unit)))
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from kanexport import bases
 from kanexport.bases import Basis
+from kanexport.bases.bspline import BSpline
 from kanexport.graph import precision
 from kanexport.graph.builder import Graph
-from kanexport.ir.quantized_basis import Stepped, stepped
+from kanexport.ir import quantized_basis
+from kanexport.ir.quantized_basis import Stepped, SteppedPieces, stepped
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +26,13 @@ STEPPED = [basis for name in bases.names() for basis in bases.examples(name) if 
 
 
 COMPACT = [basis for basis in STEPPED if basis.compact]
+
+
+def largest_move(steps: Stepped) -> float:
+    """The largest difference of two neighboring entries of a table, in codes; zero if there is no table."""
+    if isinstance(steps, SteppedPieces):
+        return float(np.abs(np.diff(steps.entries.astype(float), axis=1)).max())
+    return 0.0 if steps.table is None else float(np.abs(np.diff(steps.table.astype(float), axis=0)).max())
 
 
 @pytest.mark.parametrize(
@@ -33,7 +47,7 @@ def test_steps_are_near_the_basis_and_mean_what_their_graph_gives(basis: Basis, 
     x = rng.uniform(*support.outer, size=(200, sources)).astype(np.float32)
     exact, meant = basis.evaluate(x.astype(float)), steps.evaluate(x.astype(float))
     # A table's entry is at most half a step of it away from where its value is from.
-    moved = 0.0 if steps.table is None else np.abs(np.diff(steps.table.astype(float), axis=0)).max() * steps.unit
+    moved = largest_move(steps) * steps.unit
     assert np.abs(meant - exact).max() <= steps.unit * 0.501 + moved
     g = Graph("steps", "float32")
     value = steps.emit(g, g.input("x", sources), sources)
@@ -58,6 +72,60 @@ def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) ->
         assert not np.nan_to_num(result).any()
         assert np.isnan(result[0, :, 0]).all() == (not basis.compact)
         assert np.isfinite(result).sum() == result.size - (0 if basis.compact else basis.functions)
+
+
+def uneven(sources: int, cells: int, degree: int = 3, *, ratio: float = 1000.0) -> BSpline:
+    """Splines on separate knots, some of whose cells are up to `ratio` times as wide as others."""
+    widths = ratio ** np.random.default_rng(1).uniform(-1, 0, size=(sources, cells + 2 * degree))
+    knots = np.cumsum(np.concatenate([np.full((sources, 1), -2.0), widths], axis=1), axis=1)
+    return BSpline(knots.astype(np.float32).astype(np.float64), degree)
+
+
+def test_tables_of_each_source_have_no_large_steps() -> None:
+    for ratio, pieces in ((1.5, 1), (1000.0, 11)):
+        steps = stepped(uneven(3, 5, ratio=ratio), 3, 0)
+        assert isinstance(steps, SteppedPieces)
+        assert steps.pieces.shape == (3, pieces + 1)
+        assert largest_move(steps) <= quantized_basis.STEEPEST
+
+
+def test_tables_of_each_source_are_exact_on_knots_and_nothing_outside() -> None:
+    spline = uneven(3, 5)
+    steps = stepped(spline, 3, 0)
+    assert isinstance(steps, SteppedPieces)
+    knots = spline.extended.T
+    np.testing.assert_allclose(steps.evaluate(knots), spline.evaluate(knots), rtol=0, atol=0.501 * steps.unit)
+    beyond = np.array([[np.nan, np.inf, -np.inf], [-3e38, 3e38, np.nan], spline.extended[:, 0], spline.extended[:, -1]])
+    assert not steps.evaluate(beyond).any()
+
+
+@pytest.mark.parametrize("ratio", [1.5, 1000.0])
+def test_a_runtime_computes_the_tables_of_each_source_when_it_loads_the_graph(ratio: float) -> None:
+    spline = uneven(4, 5, ratio=ratio)
+    steps = stepped(spline, 4, 0)
+    assert isinstance(steps, SteppedPieces)
+    g = Graph("steps", "float32")
+    model = g.build({"y": (steps.emit(g, g.input("x", 4), 4), (spline.functions, 4))})
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    optimized = "tables.onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / optimized)
+        onnxruntime.InferenceSession(model, options)
+        graph = onnx.load(Path(folder) / optimized).graph
+    (table,) = (tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.UINT8)
+    stored = numpy_helper.to_array(table).astype(int).reshape(steps.entries.shape)
+    assert np.count_nonzero(stored != steps.entries) <= 0.001 * stored.size  # values just between two codes
+    assert np.abs(stored - steps.entries).max() <= 1
+    assert "QuantizeLinear" not in {node.op_type for node in graph.node}
+
+
+def test_splines_with_large_tables_are_computed_in_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    spline = uneven(3, 5)
+    monkeypatch.setattr(quantized_basis, "LARGEST_TABLES", 1000)
+    steps = stepped(spline, 3, 0)
+    assert steps is not None
+    assert not steps.by_source
 
 
 def test_sums_fit_what_adds_them() -> None:
