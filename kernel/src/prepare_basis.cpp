@@ -27,7 +27,7 @@ namespace {
 constexpr int64_t kMostUnits = 1 << 24, kMostFunctions = 1 << 13;
 constexpr int kVectors = 4;            // of outputs in one block
 constexpr int kTileNumbers = 8 * 1024;  // of the registers of a tile, so that they stay in the first cache
-constexpr int kMostValues = 512, kLeastValues = 64;
+constexpr int kMostValues = 384, kLeastValues = 64;
 
 int up(int64_t number, int to) { return static_cast<int>((number + to - 1) / to * to); }
 
