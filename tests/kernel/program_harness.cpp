@@ -43,7 +43,7 @@ float odd() {
 // Instructions without jumps, which a rounding does not make large.
 const Op kSmooth[] = {Op::kAdd,  Op::kSub,  Op::kMul,    Op::kMax,    Op::kMin,    Op::kNeg,     Op::kAbs,     Op::kSin,
                       Op::kCos,  Op::kTanh, Op::kSigmoid, Op::kRelu,  Op::kCopy,   Op::kSilu,    Op::kMulAdd,  Op::kMulSub,
-                      Op::kSubMul, Op::kAffine, Op::kDistance, Op::kRadial, Op::kSinOf, Op::kCosOf, Op::kAtan, Op::kSoftplus, Op::kBellTimes};
+                      Op::kSubMul, Op::kAffine, Op::kDistance, Op::kRadial, Op::kSinOf, Op::kCosOf, Op::kAtan, Op::kSoftplus, Op::kBellTimes, Op::kRidge};
 
 double apply(Op op, double a, double b, double c) {
   const double e = std::exp(-a);
@@ -73,6 +73,7 @@ double apply(Op op, double a, double b, double c) {
     case Op::kRadial: return std::exp(-((a - b) * c) * ((a - b) * c));
     case Op::kSinOf: return std::sin(a * b + c);
     case Op::kCosOf: return std::cos(a * b + c);
+    case Op::kRidge: return 1 / (2 + std::exp((a - b) * c) + std::exp((b - a) * c));
     default: std::abort();
   }
 }
