@@ -93,10 +93,9 @@ class Fuser:
             return Cell("Radial", self.cells[root].of)
         return Cell("Bell", (root, self._number(-1.0) if factor < 0 else factor))
 
-    # radon: the parts of two patterns.
+    # radon: the parts of three patterns.
     def _quotient(self, cell: Cell) -> Cell | None:
-        """x / (1 + exp(-x)), and e / ((1 + e) (1 + e)) with e = exp(a), where a may be the magnitude of a difference times
-        a number."""
+        """x / (1 + exp(-x)), and e / ((1 + e) (1 + e)) with e = exp(a), where a may be a distance."""
         above, below = cell.of
         if total := self._single(below, "Add"):
             power = self.cells[total.of[0]]
