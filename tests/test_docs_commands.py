@@ -122,7 +122,8 @@ def desk(own: set[str], exported: Path, folder: Path) -> Iterator[Desk]:
         "KANSERVE_METRICS_PORT": str(metrics),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    command = [sys.executable, "-m", "kanserve", "serve", "models", "--repository-poll-seconds", "0.2"]
+    options = ["--repository-poll-seconds", "0.2", "--drain-delay-seconds", "0"]
+    command = [sys.executable, "-m", "kanserve", "serve", "models", *options]
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:

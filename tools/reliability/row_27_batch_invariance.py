@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from kanexport.contract import custom_ops
+from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.ort import onnxruntime
 from kanexport.pipeline import Request, export
 from kanserve import Client
-from tests.support.server_process import serving
+from kanserve.grpc_api.model_codec import GRAPH
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support.server_process import INFERENCE, Server, serving
 from tools.reliability.base import Outcome, Row, Scale
 
 ROWS, UNITS = 24, 2.0  # of the last place of the largest answer
@@ -42,13 +46,28 @@ def units(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found[finite] - expected[finite]).max(initial=0) / unit)
 
 
-def compare(client: Any, case: Any, folder: Path, rng: random.Random, splits: int) -> tuple[int, int, float]:
-    """Number of rows that equal those of onnxruntime, number of rows, and the largest difference when batched."""
-    model = client.model(case.name)
-    x = np.ascontiguousarray(case.reference()["x"][:ROWS], np.float32)
+def graph(server: Server, name: str) -> str:
+    """The file that the server runs for small batches, as its configuration says."""
+    request = pb.ModelConfigRequest(name=name).SerializeToString()
+    message = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", request))
+    return message.config.parameters[GRAPH].string_value
+
+
+def alone_in_runtime(path: Path) -> Any:
+    """A session of onnxruntime on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(folder / case.name / "1" / "model.onnx"), options)
+    if path.name == KERNEL_FILE:
+        options.register_custom_ops_library(custom_ops.library())
+    return onnxruntime.InferenceSession(str(path), options)
+
+
+def compare(client: Any, case: Any, path: Path, rng: random.Random, splits: int) -> tuple[int, int, float]:
+    """Number of rows that equal those of onnxruntime, number of rows, and the largest difference when batched. `path`:
+    the graph that the server runs."""
+    model = client.model(case.name)
+    x = np.ascontiguousarray(case.reference()["x"][:ROWS], np.float32)
+    session = alone_in_runtime(path)
     x = x.astype({"tensor(float)": np.float32, "tensor(double)": np.float64}[session.get_inputs()[0].type])
 
     def ask(part: np.ndarray) -> np.ndarray:
@@ -72,19 +91,22 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """The reference rows of every golden model, sent one by one and in random requests and batches."""
     rng, cases, splits = random.Random(seed), golden(scale.of(3, 1000)), scale.of(3, 30)
     worst: dict[str, float] = {}
-    same = rows = 0
+    same = rows = by_kernel = 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for case in cases:
             export(Request(path=case.path, repository=folder, name=case.name, options=case.options))
         with serving(folder, transport=transport, access_log="none") as server, Client(server.address) as client:
             for at, case in enumerate(cases):
-                result = compare(client, case, folder, rng, splits)
+                file = graph(server, case.name)
+                by_kernel += file == KERNEL_FILE
+                result = compare(client, case, folder / case.name / "1" / file, rng, splits)
                 same, rows, worst[case.name] = same + result[0], rows + result[1], result[2]
                 scale.tell(at + 1, len(cases))
     beyond = {name: round(value, 1) for name, value in worst.items() if value > UNITS}
     figures = {
         "models": len(cases),
+        "models that run the custom operators": by_kernel,
         "rows": rows,
         "as onnxruntime gives them, bit by bit": same,
         "models that company does not change": sum(value == 0 for value in worst.values()),
@@ -107,7 +129,8 @@ ROW = Row(
     ),
     result=(
         "{as onnxruntime gives them, bit by bit} of {rows} rows bit-identical. {models that company does not "
-        "change} of {models} models unchanged by batching."
+        "change} of {models} models unchanged by batching. {models that run the custom operators} models ran the "
+        "custom operators."
     ),
     wire=True,
     guarded_by=("tests/integration/test_golden_batches.py",),

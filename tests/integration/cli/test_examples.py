@@ -98,15 +98,21 @@ def test_the_examples_of_serve_are_valid(desk: Desk) -> None:
 @pytest.mark.parametrize("line", examples("view"))
 def test_the_examples_of_view_run(desk: Desk, line: str) -> None:
     pytest.importorskip("h2corn")
-    words = line.split()
-    process = subprocess.Popen(
-        [*COMMAND, *words[1:]], cwd=desk.folder, env=desk.environment, stdout=subprocess.PIPE, text=True
-    )
+    words, log = line.split(), desk.folder / "view.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*COMMAND, *words[1:]],
+            cwd=desk.folder,
+            env=desk.environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     with process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            assert process.stdout.readline().startswith("http://127.0.0.1:"), log.read_text()
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
+            assert process.wait(60) == 0, log.read_text()
         finally:
             process.kill()

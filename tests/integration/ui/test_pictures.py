@@ -13,7 +13,7 @@ from tools import ui_pictures
 
 pytestmark = pytest.mark.slow
 
-TOLERANCE = 0.02  # of 1: fonts differ by machine; the picture of another view is 0.05 and more away
+TOLERANCE = 0.03  # of 1: fonts and latencies differ by machine; the picture of another view is 0.05 and more away
 
 
 def test_the_pictures_in_the_documents_are_of_this_page(browser: Any, tmp_path: Path) -> None:
