@@ -99,7 +99,7 @@ void join_ridges(const ProgramTensors& t, Program& program) {
     Ridges ridges{middle, static_cast<float>(rate), static_cast<float>(kSteepest - std::fabs(rate) * (high - low) / 2), {}};
     for (size_t of = at; of < end; ++of)
       ridges.factors.push_back(static_cast<float>(std::exp((middle - constant(all[of].of[1])) * rate)));
-    joined.push_back({Op::kRidges, first.to, {first.of[0], static_cast<int>(program.ridges.size()), 0}});
+    joined.push_back({kRidges, first.to, {first.of[0], static_cast<int>(program.ridges.size()), 0}});
     program.ridges.push_back(ridges);
   }
   program.instructions = joined;

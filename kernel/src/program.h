@@ -32,9 +32,11 @@ enum class Op : int {
   kSinOf,    // sin(a b + c), with all digits of the product
   kCosOf,
   kRidge,    // e / (1 + e)^2 with e = exp((a - b) c)
-  kOps,
-  kRidges    // several of them, which no graph has: `program_of` puts one in place of kRidge around different numbers
+  kOps
 };
+
+// Several ridges, which no graph has: `program_of` puts one in place of instructions kRidge around different numbers.
+constexpr Op kRidges = Op::kOps;
 
 constexpr int kTable = 1 << 20, kInput = 1 << 21;
 
@@ -53,7 +55,7 @@ struct Ridges {
 
 struct Program {
   std::vector<Instruction> instructions;
-  std::vector<Ridges> ridges;        // of instructions kRidges: `of` has the operand and a number here
+  std::vector<Ridges> ridges;        // of instructions kRidges, whose `of` has the operand and a number here
   int registers = 0, functions = 0;  // registers 0 to functions - 1 are the results
   Floats constants;                  // [constants, widest vector]: each fills one
   Floats tables;                     // [rows, lanes of a table]
