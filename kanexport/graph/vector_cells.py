@@ -93,9 +93,9 @@ class Fuser:
             return Cell("Radial", self.cells[root].of)
         return Cell("Bell", (root, self._number(-1.0) if factor < 0 else factor))
 
-    # radon: the parts of two patterns.
+    # radon: the parts of three patterns.
     def _quotient(self, cell: Cell) -> Cell | None:
-        """x / (1 + exp(-x)), and e / ((1 + e) (1 + e)) with e = exp(a)."""
+        """x / (1 + exp(-x)), and e / ((1 + e) (1 + e)) with e = exp(a), where a may be a distance."""
         above, below = cell.of
         if total := self._single(below, "Add"):
             power = self.cells[total.of[0]]
@@ -105,7 +105,8 @@ class Fuser:
         if square.kind == "Mul" and square.of[0] == square.of[1] and power.kind == "Exp":
             total = self.cells[square.of[0]]
             if total.kind == "Add" and total.of[0] == above and self._is(total.of[1], 1.0):
-                return Cell("Hill", power.of)
+                inner = self._single(power.of[0], "Distance")
+                return Cell("Ridge", inner.of) if inner else Cell("Hill", power.of)
         return None
 
     def _product(self, cell: Cell) -> Cell | None:

@@ -38,7 +38,19 @@ UNARY: tuple[str, ...] = (
     "Floor",
 )
 UNARY = (*UNARY, "Sign", "IsNaN", "Copy", "Atan", "Softplus", "Silu", "Hill")
-TERNARY = ("Where", "MulAdd", "MulSub", "SubMul", "Affine", "Distance", "Radial", "BellTimes", "SinOf", "CosOf")
+TERNARY = (
+    "Where",
+    "MulAdd",
+    "MulSub",
+    "SubMul",
+    "Affine",
+    "Distance",
+    "Radial",
+    "BellTimes",
+    "SinOf",
+    "CosOf",
+    "Ridge",
+)
 PLAIN = frozenset((*BINARY, *UNARY, "Where")) - {"Bell", "Copy", "Silu", "Hill"}  # those that are operators of ONNX
 CODES = {name: code for code, name in enumerate((*BINARY, *UNARY, *TERNARY))}
 TABLE, INPUT = 1 << 20, 1 << 21  # first operands of table rows and of inputs

@@ -49,6 +49,7 @@ struct Tensors {
 // the cell is found by halves.
 struct Search {
   bool used = false;
+  bool small = false;                 // knots that all sources share, of which there are 63 at most, as there are buckets
   int buckets = 0, steps = 0;
   int knots_of_row = 0;               // knots of a row in `knots`, with NaN behind the last
   std::vector<int> lane_knots, lane_table;  // where each lane's source has its own, from the first lane's on

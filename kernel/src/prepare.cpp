@@ -37,6 +37,7 @@ constexpr int kLeastPart = 4;            // sources whose coefficients are read 
 // Knots that are compared one after the other, which is faster up to these numbers: those that all sources share, or that
 // each source has by itself, where a table for each source costs more reads.
 constexpr int kLinearShared = 48, kLinearOwn = 128;
+constexpr int kSmall = 64;               // numbers of four vectors of the widest machine
 constexpr int kMostSteps = 3;            // knots of a bucket that are compared
 constexpr double kNarrowestCell = 1e-10, kWidestCell = 1e10;  // of a cell: its cube and the inverse of it are float32 numbers
 constexpr double kFarthest = 1e30;       // of a knot, as in kanexport/bases/bspline.py
@@ -212,6 +213,8 @@ void set_search(const Tensors& t, int width, Layer& layer) {
     chosen = inverse;
     if (steps == 1) break;
   }
+  search.small = layer.shared && search.buckets && search.buckets < kSmall && count < kSmall;
+  if (search.small) search.table.resize(kSmall);
   const size_t lanes = layer.shared || layer.lane_rows > 1 ? width : rows + width;
   search.first.assign(lanes, 0.0f);
   search.inverse.assign(lanes, 0.0f);

@@ -28,6 +28,7 @@ constexpr int64_t kMostUnits = 1 << 24, kMostFunctions = 1 << 13;
 constexpr int kVectors = 4;            // of outputs in one block
 constexpr int kTileNumbers = 8 * 1024;  // of the registers of a tile, so that they stay in the first cache
 constexpr int kMostValues = 512, kLeastValues = 64;
+constexpr int kMostOfWidest = 384;     // the same for the widest vector: 24 rows, four products of six
 
 int up(int64_t number, int to) { return static_cast<int>((number + to - 1) / to * to); }
 
@@ -38,8 +39,9 @@ void check(const std::string& name, int64_t sources, int64_t outputs, int64_t fu
                                 " outputs and " + std::to_string(functions) + " functions are not a layer");
 }
 
-int values_of(const Program& program, int multiple) {
-  const int most = std::min(std::max(kTileNumbers / program.registers, kLeastValues), kMostValues);
+int values_of(const Program& program, int multiple, int width) {
+  const int limit = width == kWidestVector ? kMostOfWidest : kMostValues;
+  const int most = std::min(std::max(kTileNumbers / program.registers, kLeastValues), limit);
   return std::max(most / multiple, 1) * multiple;
 }
 
@@ -93,7 +95,7 @@ BasisLayer prepare(const BasisTensors& t, int width) {
   program.repeat = layer.packed;
   program.inputs = t.normalized ? 2 : 1;
   layer.program = program_of(program, name);
-  layer.values = values_of(layer.program, kGroup);
+  layer.values = values_of(layer.program, kGroup, width);
   int left = (layer.outputs + width - 1) / width;
   layer.padded = left * width;
   for (int vectors = kVectors; left > 0; left -= vectors) {
@@ -131,7 +133,7 @@ EdgeLayer prepare(const EdgeTensors& t, int width) {
   program.repeat = 1;
   program.inputs = 1;
   layer.program = program_of(program, name);
-  layer.block = std::max(1, values_of(layer.program, 1) / layer.padded);
+  layer.block = std::max(1, values_of(layer.program, 1, width) / layer.padded);
   const size_t rows = static_cast<size_t>(layer.sources) * layer.functions;
   const auto filled = [&](const float* from, Floats& to) {
     to.resize(rows * layer.padded);

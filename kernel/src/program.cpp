@@ -3,6 +3,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -63,6 +64,47 @@ class Checker {
   std::vector<bool> written_;
 };
 
+// Ridges have one e up to this distance from the first to the last, and e^kSteepest at most.
+constexpr double kFarthestRidge = 12, kSteepest = 32;
+
+// Whether a second ridge has the operand and the rate of a first one, and is `after` instructions later.
+bool together(const Instruction& first, const Instruction& second, int after) {
+  return second.op == Op::kRidge && second.of[0] == first.of[0] && second.of[2] == first.of[2] && second.of[1] < 0 &&
+         second.to == first.to + after && second.to != first.of[0];
+}
+
+// One instruction in place of several ridges next to each other.
+void join_ridges(const ProgramTensors& t, Program& program) {
+  const auto constant = [&](int operand) { return static_cast<double>(t.constants[-1 - operand]); };
+  std::vector<Instruction> joined;
+  const auto& all = program.instructions;
+  for (size_t at = 0, end; at < all.size(); at = end) {
+    const Instruction& first = all[at];
+    end = at + 1;
+    const bool apart = first.op != Op::kRidge || first.of[1] >= 0 || first.of[2] >= 0 || first.to == first.of[0] ||
+                       first.of[0] < 0 || (first.of[0] >= kTable && first.of[0] < kInput);
+    const double rate = apart ? 0 : constant(first.of[2]);
+    double low = apart ? 0 : constant(first.of[1]), high = low;
+    for (; !apart && end < all.size() && together(first, all[end], static_cast<int>(end - at)); ++end) {
+      const double centre = constant(all[end].of[1]);
+      if (!(std::fabs(rate) * (std::max(high, centre) - std::min(low, centre)) <= kFarthestRidge)) break;
+      low = std::min(low, centre);
+      high = std::max(high, centre);
+    }
+    if (end == at + 1) {
+      joined.push_back(first);
+      continue;
+    }
+    const float middle = static_cast<float>((low + high) / 2);
+    Ridges ridges{middle, static_cast<float>(rate), static_cast<float>(kSteepest - std::fabs(rate) * (high - low) / 2), {}};
+    for (size_t of = at; of < end; ++of)
+      ridges.factors.push_back(static_cast<float>(std::exp((middle - constant(all[of].of[1])) * rate)));
+    joined.push_back({kRidges, first.to, {first.of[0], static_cast<int>(program.ridges.size()), 0}});
+    program.ridges.push_back(ridges);
+  }
+  program.instructions = joined;
+}
+
 }  // namespace
 
 Program program_of(const ProgramTensors& t, const std::string& name) {
@@ -74,8 +116,13 @@ Program program_of(const ProgramTensors& t, const std::string& name) {
   program.registers = static_cast<int>(t.registers);
   program.functions = static_cast<int>(t.functions);
   Checker checker(t, name);
-  for (int64_t at = 0; at < t.instructions; ++at) program.instructions.push_back(checker.read(at));
+  for (int64_t at = 0; at < t.instructions; ++at) {
+    program.instructions.push_back(checker.read(at));
+    for (const int operand : program.instructions.back().of)
+      if (operand >= kInput) program.reads[operand - kInput] = true;
+  }
   checker.end();
+  join_ridges(t, program);
   program.constants.resize(static_cast<size_t>(t.constant_count) * kWidestVector);
   for (int64_t at = 0; at < t.constant_count; ++at)
     std::fill_n(program.constants.begin() + at * kWidestVector, kWidestVector, t.constants[at]);

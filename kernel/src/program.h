@@ -31,8 +31,12 @@ enum class Op : int {
   kBellTimes,  // a exp(b b c)
   kSinOf,    // sin(a b + c), with all digits of the product
   kCosOf,
+  kRidge,    // e / (1 + e)^2 with e = exp((a - b) c)
   kOps
 };
+
+// Several ridges, which no graph has: `program_of` puts one in place of instructions kRidge around different numbers.
+constexpr Op kRidges = Op::kOps;
 
 constexpr int kTable = 1 << 20, kInput = 1 << 21;
 
@@ -42,12 +46,21 @@ struct Instruction {
   int of[3];
 };
 
+// Ridges (a - b) c of one operand a, with a constant c and constants b. Each e is that of the middle times a factor. Beyond
+// the limit of (a - middle) c, where all of them are below 3e-9, they stay as they are there.
+struct Ridges {
+  float middle, rate, limit;
+  std::vector<float> factors;
+};
+
 struct Program {
   std::vector<Instruction> instructions;
+  std::vector<Ridges> ridges;        // of instructions kRidges, whose `of` has the operand and a number here
   int registers = 0, functions = 0;  // registers 0 to functions - 1 are the results
   Floats constants;                  // [constants, widest vector]: each fills one
   Floats tables;                     // [rows, lanes of a table]
   int table_lanes = 0;               // a multiple of the widest vector
+  bool reads[2] = {};                // whether an instruction reads the sources, as they are and normalized
 };
 
 constexpr int kWidestVector = 16;

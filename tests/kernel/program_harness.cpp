@@ -43,7 +43,7 @@ float odd() {
 // Instructions without jumps, which a rounding does not make large.
 const Op kSmooth[] = {Op::kAdd,  Op::kSub,  Op::kMul,    Op::kMax,    Op::kMin,    Op::kNeg,     Op::kAbs,     Op::kSin,
                       Op::kCos,  Op::kTanh, Op::kSigmoid, Op::kRelu,  Op::kCopy,   Op::kSilu,    Op::kMulAdd,  Op::kMulSub,
-                      Op::kSubMul, Op::kAffine, Op::kDistance, Op::kRadial, Op::kSinOf, Op::kCosOf, Op::kAtan, Op::kSoftplus, Op::kBellTimes};
+                      Op::kSubMul, Op::kAffine, Op::kDistance, Op::kRadial, Op::kSinOf, Op::kCosOf, Op::kAtan, Op::kSoftplus, Op::kBellTimes, Op::kRidge};
 
 double apply(Op op, double a, double b, double c) {
   const double e = std::exp(-a);
@@ -73,6 +73,7 @@ double apply(Op op, double a, double b, double c) {
     case Op::kRadial: return std::exp(-((a - b) * c) * ((a - b) * c));
     case Op::kSinOf: return std::sin(a * b + c);
     case Op::kCosOf: return std::cos(a * b + c);
+    case Op::kRidge: return 1 / (2 + std::exp((a - b) * c) + std::exp((b - a) * c));
     default: std::abort();
   }
 }
@@ -86,9 +87,10 @@ struct Random {
       : constants(uniforms(1 + upto(5), -1, 1)), tables(uniforms(static_cast<size_t>(table_rows) * of_lanes, -1, 1)),
         registers(of_functions + 2 + upto(4)), functions(of_functions), rows(table_rows), lanes(of_lanes), inputs(of_inputs) {
     std::vector<int> written;
+    const auto any_constant = [&] { return -1 - upto(static_cast<int>(constants.size()) - 1); };
     const auto any = [&]() -> int {
       switch (upto(written.empty() ? 2 : 4)) {
-        case 0: return -1 - upto(static_cast<int>(constants.size()) - 1);
+        case 0: return any_constant();
         case 1: return kInput + upto(inputs - 1);
         case 2: return rows ? kTable + upto(rows - 1) : kInput;
         default: return written[upto(static_cast<int>(written.size()) - 1)];
@@ -98,7 +100,10 @@ struct Random {
       for (const int number : {static_cast<int>(op), to, a, b, c}) code.push_back(static_cast<float>(number));
       written.push_back(to);
     };
-    for (int function = 0; function < functions; ++function) {
+    const int ridges = upto(2) ? 0 : upto(functions);  // next to each other, which are computed together
+    for (int function = 0, rate = any_constant(); function < ridges; ++function)
+      add(Op::kRidge, function, kInput + inputs - 1, any_constant(), rate);
+    for (int function = ridges; function < functions; ++function) {
       for (int more = upto(3); more >= 0; --more) {
         const int temporary = functions + upto(registers - functions - 1);
         add(kSmooth[upto(sizeof kSmooth / sizeof *kSmooth - 1)], temporary, any(), any(), any());

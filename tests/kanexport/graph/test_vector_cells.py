@@ -48,3 +48,12 @@ def test_a_hill_is_a_quotient_of_one_exponential() -> None:
     power, above = Cell("Exp", (0,)), Cell("Add", (1, 2))
     assert fused(X, power, ONE, above, Cell("Mul", (3, 3)), Cell("Div", (1, 4))) == Cell("Hill", (0,))
     assert fused(X, power, TWO, above, Cell("Mul", (3, 3)), Cell("Div", (1, 4))).kind == "Div"
+
+
+def test_a_hill_of_a_distance_is_a_ridge() -> None:
+    apart, power, above = Cell("Distance", (0, 1, 2)), Cell("Exp", (3,)), Cell("Add", (4, 1))
+    cells = (X, ONE, TWO, apart, power, above, Cell("Mul", (5, 5)), Cell("Div", (4, 6)))
+    assert fused(*cells) == Cell("Ridge", (0, 1, 2))
+    twice = (*cells, Cell("Mul", (3, 7)))
+    fuser = Fuser(list(twice), [8])
+    assert fuser.fused()[7] == Cell("Hill", (3,))
