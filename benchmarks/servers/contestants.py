@@ -61,6 +61,7 @@ def contestants(repository: Path, model: str, tls: Path) -> list[Contestant]:
     ]
     serve = (python, "-m", "kanserve", "serve", str(repository), "--grpc-port", "PORT", "--metrics-port", "0")
     systems += [Contestant(f"kanserve {name}", (*serve, *flags)) for name, flags in OURS.items()]
+    systems.append(Contestant("kanserve asgi, portable graph", (*serve, *OURS["asgi"], "--no-kernel")))
     secret = ("--tls-cert", str(tls / "cert.pem"), "--tls-key", str(tls / "key.pem"))
     trusted = ("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(tls / "cert.pem"))
     systems.append(Contestant("kanserve asgi, TLS", (*serve, *OURS["asgi"], *secret), flags=trusted))
