@@ -10,9 +10,9 @@ NOTEBOOK_VENV := $(VENV)-notebook
 DOCS_VENV := .venv-docs
 ZIG_VENV := .venv-zig
 PIP := python -m pip install --quiet --disable-pip-version-check
-# Two more than cores: tests wait for servers a third of their time. Each file's tests stay on one worker: its servers
+# One more than cores: tests wait for servers a fifth of their time. Each file's tests stay on one worker: its servers
 # and exports are made once.
-WORKERS ?= $(shell expr $$(nproc) + 2)
+WORKERS ?= $(shell expr $$(nproc) + 1)
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # More arguments for pytest, and a module for `make mutate`.
 ARGS ?=
