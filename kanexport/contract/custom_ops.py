@@ -63,9 +63,7 @@ SPLINES, BASIS, EDGES, NORM, SPLINE_EDGES = OPERATORS = (
     "SplineEdges",
 )
 KERNEL_FILE = "model.kernel.onnx"
-STRONGEST = (
-    "k"  # input [1, 1] of an edge graph by SplineEdges: the number of edges of largest magnitude; 0 for all edges
-)
+STRONGEST = "k"  # input [1, 1] of SplineEdges: the number of edges of largest magnitude; 0 for all edges
 MOST_STRONGEST = 4096  # the largest number in it, as in kernel/src/edges.h
 PACKAGE = "kanserve_kernel"
 DEGREES = (1, 2, 3)  # of its splines

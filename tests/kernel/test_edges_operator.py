@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,32 @@ def scaled(root: Path) -> None:
     hostile.replaced(folder, model.SerializeToString(), FILE)
 
 
-def test_a_wrong_edge_graph_is_not_used(tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def negated(root: Path) -> None:
+    """Change the sign of the strongest edges of the first layer, and not of all edges."""
+    folder = models.bundle_folder(root)
+    model = onnx.load(folder / FILE)
+    (node,) = [node for node in model.graph.node if node.op_type == "SplineEdges"]
+    (name,), node.output[:] = node.output, ["values"]
+    one = helper.make_node("Constant", [], ["one"], value_floats=[1.0])
+    model.graph.node.insert(0, one)
+    model.graph.node.extend(
+        [
+            helper.make_node("Min", [custom_ops.STRONGEST, "one"], ["some"]),
+            helper.make_node("Add", ["some", "some"], ["twice"]),
+            helper.make_node("Sub", ["one", "twice"], ["sign"]),
+            helper.make_node("Mul", ["values", "sign"], [name]),
+        ]
+    )
+    hostile.replaced(folder, model.SerializeToString(), FILE)
+
+
+@pytest.mark.parametrize("change", [scaled, negated])
+def test_a_wrong_edge_graph_is_not_used(
+    change: Callable[[Path], None], tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
     models.exported(tmp_path, "pykan-hello-adapted")
-    scaled(tmp_path)
+    change(tmp_path)
     models.tried(tmp_path)
     model = models.loaded(tmp_path)
     assert not model._graph()[0].has_strongest(1)

@@ -205,19 +205,20 @@ def check_edges(at: int, layer: LayerInfo, session: Session, nodes: int) -> None
         )
 
 
+STRONGEST_CHECKED = 10  # edges of a vector whose selection is compared with a sort of all edges
 EDGES_APART = 10  # times the tolerance of edges, by which two right edge graphs may differ
 
 
-def operator_edges(at: int, layer: LayerInfo, session: Session, nodes: Array) -> NDArray[np.float64]:
-    """The edge values [N, S * D] of the edge graph of a layer by the custom operator. Raises LoadError if it does not
-    take the node vectors [N, n], or gives other edges."""
+def operator_edges(at: int, layer: LayerInfo, session: Session, nodes: Array, k: int = 0) -> NDArray[np.float64]:
+    """The edge values [N, S * D] of the edge graph of a layer by the custom operator, or its k strongest edges
+    [N, 3 k]. Raises LoadError if it does not take the node vectors [N, n], or gives another shape."""
     what = f"layer {at}: {custom_ops.edges_file(layer.edges_file)}"
-    count = np.zeros((1, 1), np.float32)
+    count = np.full((1, 1), k, np.float32)
     try:
         (edges,) = session.run([layer.edges_tensor], {layer.node_tensor: nodes, custom_ops.STRONGEST: count})
     except KanserveError as error:
         raise _differs(f"{what} cannot compute {len(nodes)} vectors") from error
-    expected = (len(nodes), layer.sources * layer.destinations)
+    expected = (len(nodes), 3 * k or layer.sources * layer.destinations)
     if edges.shape != expected or edges.dtype.kind != "f":
         raise _differs(f"{what} gives {edges.dtype} {list(edges.shape)}, expected {list(expected)}")
     return edges.astype(np.float64)
@@ -247,6 +248,12 @@ def check_operator_edges(manifest: Manifest, at: int, by_operator: Session, port
             f"layer {at}: {custom_ops.edges_file(layer.edges_file)} differs by {difference:.3g} from "
             f"{layer.edges_file}, whose largest edge is {largest:.3g}"
         )
+    count = min(STRONGEST_CHECKED, edges.shape[1])
+    chosen = np.argsort(-np.abs(edges), axis=1, kind="stable")[:, :count]
+    places = np.divmod(chosen, layer.destinations)
+    expected = np.concatenate([np.take_along_axis(edges, chosen, axis=1), *places], axis=1)
+    if not np.array_equal(operator_edges(at, layer, by_operator, nodes, count), expected):
+        raise _differs(f"layer {at}: {custom_ops.edges_file(layer.edges_file)} selects other edges than the strongest")
 
 
 def _wanted(layer: LayerInfo) -> set[str]:
