@@ -99,13 +99,7 @@ class LayerGraph:
 
     def _selected(self, session: Session, nodes: Array, k: int, numbers: int) -> Floats:
         feeds = {self.layer.node_tensor: nodes, custom_ops.STRONGEST: np.full((1, 1), k, np.float32)}
-        (values,) = session.run([self.layer.edges_tensor], feeds)
-        if values.shape != (len(nodes), numbers) or values.dtype.kind != "f":
-            raise BackendError(
-                f"edge graph gave {values.dtype}{values.shape}, expected {(len(nodes), numbers)}",
-                code="execution-failed",
-            )
-        return cast("Floats", values)
+        return _checked(session.run([self.layer.edges_tensor], feeds), (len(nodes), numbers))[0]
 
     def parts(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
         """Edge values, and other outputs of the edge graph of the same shape. Raises the errors of `run`."""
@@ -113,13 +107,17 @@ class LayerGraph:
 
     def _portable(self, nodes: Array, names: Sequence[str]) -> list[Floats]:
         outputs = self._open().run([self.layer.edges_tensor, *names], {self.layer.node_tensor: nodes})
-        expected = (nodes.shape[0], self.layer.sources, self.layer.destinations)
-        for values in outputs:
-            if values.shape != expected or values.dtype.kind != "f":
-                raise BackendError(
-                    f"edge graph gave {values.dtype}{values.shape}, expected {expected}", code="execution-failed"
-                )
-        return cast("list[Floats]", outputs)
+        return _checked(outputs, (nodes.shape[0], self.layer.sources, self.layer.destinations))
+
+
+def _checked(outputs: list[Array], expected: tuple[int, ...]) -> list[Floats]:
+    """The outputs of an edge graph. Raises BackendError for another shape or type."""
+    for values in outputs:
+        if values.shape != expected or values.dtype.kind != "f":
+            raise BackendError(
+                f"edge graph gave {values.dtype}{values.shape}, expected {expected}", code="execution-failed"
+            )
+    return cast("list[Floats]", outputs)
 
 
 class Nodes:
