@@ -12,7 +12,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from kanserve import Client
 from kanserve.client.errors import ClientError
 from tests.support import forked_process
 from tests.support.forked_process import HEAD
-from tests.support.server_process import READY_SECONDS
+from tests.support.server_process import READY_SECONDS, wait_until
 
 CODE = """#!{python} -SEs
 import json, os, socket, sys
@@ -40,14 +39,16 @@ EXPORTED = re.compile(r"kanserve export (?![^\n]*--repository (?!models\b))(?![^
 
 def wait_for(model: str, address: str) -> None:
     """Until the server serves the model."""
-    end = time.monotonic() + READY_SECONDS
     with Client(address) as client:
-        while time.monotonic() < end:
-            with contextlib.suppress(ClientError):
-                client.model(model)
-                return
-            time.sleep(0.05)
-    raise AssertionError(f"the server did not load {model}")
+        wait_until(lambda: _serves(client, model), READY_SECONDS)
+
+
+def _serves(client: Client, model: str) -> bool:
+    try:
+        client.model(model)
+    except ClientError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
