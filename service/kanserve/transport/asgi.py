@@ -90,7 +90,7 @@ class GrpcApp:
         self._services, self._limits, self._watch, self._certified = services, limits, watch, certified
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
-        self.cut = self._calls.cut
+        self._grace: float | None = None
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Respond to one request. Raises only cancellation."""
@@ -125,6 +125,12 @@ class GrpcApp:
         finally:
             self._calls.end(task)
 
+    def cut(self, grace: float | None = None) -> int:
+        """End every call with UNAVAILABLE. Returns their number. `grace`: seconds that they had to end after their
+        connection was closed for new calls; None: the server shuts down."""
+        self._grace = grace
+        return self._calls.cut()
+
     async def _no_upgrade(self, scope: Event, send: Send, headers: dict[bytes, bytes]) -> None:
         """Reject a request for another protocol, for every caller. The transport does not read it, and checks no
         credential."""
@@ -154,7 +160,7 @@ class GrpcApp:
                 if started:
                     await send({"type": BODY, "body": b"", "more_body": False})
                 else:
-                    await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, _cut_off())
+                    await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, _cut_off(self._grace))
 
     async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
         method = self._services.methods.get(call.path, self._services.unknown)
@@ -175,7 +181,7 @@ class GrpcApp:
             if not self._calls.was_cut(task):
                 raise
             async with asyncio.timeout(LAST):
-                await wire.fail(_cut_off())
+                await wire.fail(_cut_off(self._grace))
 
     async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
         if isinstance(method, Unary):
@@ -235,14 +241,23 @@ def _late(method: Guarded, call: _Request) -> CallFailed:
     return with_trailers(failure, logs.CALL.get() or begin_call(call.arrival))
 
 
-def _cut_off() -> CallFailed:
-    """The status of a call that the server ends. The guard has logged it already."""
-    failure = framing.failed(
-        Code.UNAVAILABLE,
-        "the server is shutting down and has ended this call",
-        code="server-shutting-down",
-        hint="send the request to another server, or again later",
-    )
+def _cut_off(grace: float | None) -> CallFailed:
+    """The status of a call that the server ends; see `GrpcApp.cut`. The guard has logged it already."""
+    if grace is None:
+        failure = framing.failed(
+            Code.UNAVAILABLE,
+            "the server is shutting down and has ended this call",
+            code="server-shutting-down",
+            hint="send the request to another server, or again later",
+        )
+    else:
+        failure = framing.failed(
+            Code.UNAVAILABLE,
+            f"the server has closed this connection, and the call did not end within {grace:g} s",
+            code="connection-closed-by-age",
+            hint="send the request again, which opens a new connection; a longer "
+            "max_connection_age_grace_seconds gives calls more time",
+        )
     return with_trailers(failure, logs.CALL.get() or begin_call(NO_METADATA))
 
 
@@ -525,11 +540,12 @@ class Calls:
         """The failure to report if the task was cancelled because its call did not arrive."""
         return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
 
-    def cut(self) -> None:
-        """Cancel every call: the server no longer waits."""
+    def cut(self) -> int:
+        """Cancel every call: the server no longer waits. Returns their number."""
         for task in tuple(self._all):
             self._cut.add(task)
             task.cancel()
+        return len(self._all)
 
     def was_cut(self, task: asyncio.Task[Any]) -> bool:
         """Whether `cut` has cancelled the task. The first query clears the cancellation, so the task can send its
