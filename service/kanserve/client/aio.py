@@ -29,8 +29,8 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P
 
 
 class AsyncClient(Peer[grpc.aio.Channel]):
-    """Connection to one server, bound to the event loop that runs when it is created; calls may run at the same
-    time. Close it, or use it in an `async with` statement."""
+    """Connection to one or several servers, bound to the event loop that runs when it is created. Calls may run at the
+    same time. Close it, or use it in an `async with` statement."""
 
     health = _sends(calls.health)
     ready = _sends(calls.ready)
@@ -86,7 +86,7 @@ class AsyncClient(Peer[grpc.aio.Channel]):
             asyncio.get_running_loop()
         except RuntimeError as error:
             raise RuntimeError("an AsyncClient needs a running event loop: create it inside `async def`") from error
-        return base.connect_awaited(self.url, tls)
+        return base.connect_awaited(self._target, tls)
 
     async def _perform(self, request: Request[T]) -> T:
         """Send the request, after the calls whose results it needs. Raises ClientError."""

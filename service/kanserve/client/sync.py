@@ -33,7 +33,7 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[Client, P], T]
 
 
 class Client(Peer[grpc.Channel]):
-    """Connection to one server. Close it, or use it in a `with` statement."""
+    """Connection to one or several servers. Close it, or use it in a `with` statement."""
 
     health = _sends(calls.health)
     ready = _sends(calls.ready)
@@ -83,7 +83,7 @@ class Client(Peer[grpc.Channel]):
         self._channel.close()
 
     def _open(self, tls: base.Tls) -> grpc.Channel:
-        return base.connect(self.url, tls)
+        return base.connect(self._target, tls)
 
     def _perform(self, request: Request[T]) -> T:
         """Send the request, after the calls whose results it needs. Raises ClientError."""
