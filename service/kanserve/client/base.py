@@ -34,6 +34,7 @@ SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
 PUSH_BACK = "grpc-retry-pushback-ms"  # metadata key of gRPC retries (gRFC A6)
 ERROR_CODE, ERROR_HELP = "kan-error-code", "kan-error-help"  # trailers; the second is percent-encoded
+AGED = "connection-closed-by-age"  # error code
 AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the second only with push-back
 
 
@@ -136,6 +137,11 @@ class Peer(ABC, Generic[C]):
 def _trailers(error: grpc.RpcError) -> dict[str, Any]:
     trailers: Any = error.trailing_metadata()
     return dict(trailers or ())
+
+
+def closed_by_age(error: grpc.RpcError) -> bool:
+    """True if the server has ended a stream only because its connection reached the maximum age."""
+    return _text(_trailers(error), ERROR_CODE) == AGED
 
 
 def _text(trailers: dict[str, Any], name: str) -> str:

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 
+from kanserve import AsyncClient, Client
 from tests.integration.wire.test_connections import kinds
 from tests.support import attacks, certificates, toy_model
 from tests.support.server_process import INFERENCE, request, serving, wait_until
@@ -105,3 +106,19 @@ def test_a_stream_that_outlives_the_grace_gets_a_status(tmp_path: Path, transpor
             assert "did not end within 0.2 s" in error.details()
             assert dict(error.trailing_metadata())["kan-error-code"] == "connection-closed-by-age"
             wait_until(lambda: any(line["event"] == "calls_cut_off" for line in server.lines()))
+
+
+def test_a_watch_goes_on_with_the_next_connection(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    ages: dict[str, Any] = {"max_connection_age_seconds": 0.3, "max_connection_age_grace_seconds": 0.1}
+    with serving(tmp_path, transport="asgi", **ages) as server:
+
+        async def watch() -> int:
+            async with AsyncClient(server.address) as client:
+                return len([update async for update in client.watch_statistics("toy", interval=3.0, updates=3)])
+
+        assert asyncio.run(watch()) == 3
+        with Client(server.address) as client:
+            assert len(list(client.watch_statistics("toy", interval=3.0, updates=3))) == 3
+        wait_until(lambda: any(line["event"] == "calls_cut_off" for line in server.lines()))
