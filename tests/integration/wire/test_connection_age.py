@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 DATA = request(np.zeros((1, 3), np.float32)).SerializeToString()
 AGE: dict[str, Any] = {"max_connection_age_seconds": 0.5, "max_connection_age_grace_seconds": 5.0}
 SECONDS = 2.0  # of load: several ages
+LOST = 5  # connections in a row
 
 
 async def _load(open_channel: Callable[[], grpc.aio.Channel], loops: int = 4) -> tuple[int, list[str]]:
@@ -80,15 +81,26 @@ def test_every_worker_closes_them_with_tls_and_pages_too(tmp_path: Path) -> None
 
 
 def _pages(port: int, trusted: bytes) -> int:
-    """The number of pages that were read, each on a separate connection."""
+    """The number of pages that were read, each on a separate connection. h2corn closes a connection that is in its TLS
+    handshake when the age is over, which is often here; then one of the next connections has to be good."""
     context, read, end = ssl.create_default_context(cadata=trusted.decode()), 0, time.monotonic() + SECONDS
+    lost = 0
     while time.monotonic() < end:
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
-        with contextlib.closing(connection):
-            connection.request("GET", "/v2/health/live")
-            assert connection.getresponse().status == 200
-        read += 1
+        try:
+            assert _status(port, context) == 200
+        except (OSError, http.client.HTTPException):
+            lost += 1
+            assert lost < LOST
+            continue
+        read, lost = read + 1, 0
     return read
+
+
+def _status(port: int, context: ssl.SSLContext) -> int:
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+    with contextlib.closing(connection):
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status
 
 
 def test_a_stream_that_outlives_the_grace_gets_a_status(tmp_path: Path, transport: str) -> None:
