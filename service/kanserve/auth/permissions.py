@@ -34,7 +34,7 @@ _INFERENCE: dict[Need, tuple[str, ...]] = {
     ),
 }
 _CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics")
-# Health/Check of a model or a service: only the message names it, so `grpc_api/services.py` requires this role.
+# The health of a model or a service: only the message names it, so `grpc_api/services.py` requires this role.
 NAMED_HEALTH = Role.READ
 _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     ANYONE: (
@@ -85,8 +85,7 @@ def _methods() -> Iterator[tuple[str, Need]]:
         )
     )
     yield from ((f"{KAN}/{name}", Role.ADMIN) for name in _CONTROL)
-    yield f"{HEALTH}/Check", ANYONE
-    yield f"{HEALTH}/Watch", Role.READ
+    yield from ((f"{HEALTH}/{name}", ANYONE) for name in ("Check", "Watch"))  # gRPC's balancers send no credential
     yield from ((f"{name}/ServerReflectionInfo", Role.READ) for name in REFLECTION)
     yield f"{UNKNOWN}/{UNKNOWN}", Role.READ
 

@@ -57,7 +57,8 @@ def add_client_options(parser: argparse.ArgumentParser, *, url: str | None = Non
         action=_Url,
         default=default_url() if url is None else url,
         metavar="HOST:PORT",
-        help=f"gRPC address of the server; grpcs://HOST:PORT uses TLS (default: {default})",
+        help="gRPC address of the server; grpcs://HOST:PORT uses TLS; several servers: HOST:PORT,HOST:PORT or "
+        f"dns:///NAME:PORT (default: {default})",
     )
     parser.set_defaults(url_given=False)
     for name, metavar, what in TLS_OPTIONS:

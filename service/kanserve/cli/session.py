@@ -22,7 +22,9 @@ from kanexport.contract.cli.suggest import advice
 from kanexport.contract.coded import CodedError
 from kanexport.contract.naming import CHECKPOINTS, MORE_CHECKPOINTS
 from kanserve.cli.options import TLS_OPTIONS, CommandError, InputError, token
+from kanserve.client import targets
 from kanserve.client.errors import (
+    ArgumentError,
     ClientError,
     DeadlineExceeded,
     InvalidInput,
@@ -59,6 +61,8 @@ def connection(args: argparse.Namespace, *, model: str = "") -> Iterator[Client]
         raise ended from error
     except ClientError as error:
         raise failure(error) from error
+    except ArgumentError as error:
+        raise InputError(str(error), code=error.code, hint=error.hint) from error
 
 
 def _client(args: argparse.Namespace, *, own: bool) -> Client:
@@ -308,7 +312,11 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # on Linux, a browser needs
 
 def ui_address(url: str, *path: str, secure: bool = False, version: str = "") -> str:
     """Address of the web UI for a server's port that speaks gRPC and HTTP, such as 127.0.0.1:8001. `path`: the part
-    after /ui/."""
+    after /ui/. Raises InputError for the address of several servers."""
+    try:
+        targets.require_single(url, "the web UI")
+    except CodedError as error:
+        raise InputError(str(error), code=error.code, hint=error.hint) from error
     scheme = "https" if secure or url.startswith(SECURE) else "http"
     place = "/".join(urllib.parse.quote(part, safe="") for part in path)
     query = f"?version={urllib.parse.quote(version, safe='')}" if version else ""

@@ -29,8 +29,8 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[AsyncClient, P
 
 
 class AsyncClient(Peer[grpc.aio.Channel]):
-    """Connection to one server, bound to the event loop that runs when it is created; calls may run at the same
-    time. Close it, or use it in an `async with` statement."""
+    """Connection to one or several servers, bound to the event loop that runs when it is created. Calls may run at the
+    same time. Close it, or use it in an `async with` statement."""
 
     health = _sends(calls.health)
     ready = _sends(calls.ready)
@@ -52,22 +52,29 @@ class AsyncClient(Peer[grpc.aio.Channel]):
         self, name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
     ) -> AsyncIterator[Update]:
         """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
-        deadline; leave the loop to end it.
+        deadline; leave the loop to end it. It continues on a new connection if the server closes an old one by age.
 
         updates  largest number of updates; 0: until the version is replaced or the server ends
 
         The last update says why the watch ended.
         """
-        call = calls.watch_statistics(name, version, source=source, interval=interval, updates=updates)
-        messages = self._send(call)(call.data, metadata=self._metadata)
-        try:
-            async for message in messages:
-                for update in call.result([message]):
-                    yield update
-        except grpc.RpcError as error:
-            raise self._translated(call, error) from None
-        finally:
-            messages.cancel()
+        count = 0
+        while not (updates and count >= updates):
+            left = updates and updates - count
+            call = calls.watch_statistics(name, version, source=source, interval=interval, updates=left)
+            messages = self._send(call)(call.data, metadata=self._metadata)
+            try:
+                async for message in messages:
+                    for update in call.result([message]):
+                        count += 1
+                        yield update
+            except grpc.RpcError as error:
+                if not base.closed_by_age(error):
+                    raise self._translated(call, error) from None
+            else:
+                return
+            finally:
+                messages.cancel()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -86,7 +93,7 @@ class AsyncClient(Peer[grpc.aio.Channel]):
             asyncio.get_running_loop()
         except RuntimeError as error:
             raise RuntimeError("an AsyncClient needs a running event loop: create it inside `async def`") from error
-        return base.connect_awaited(self.url, tls)
+        return base.connect_awaited(self._target, tls)
 
     async def _perform(self, request: Request[T]) -> T:
         """Send the request, after the calls whose results it needs. Raises ClientError."""

@@ -6,13 +6,12 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import ipaddress
 import math
 import random
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,9 +20,10 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
-from kanserve.client import errors
+from kanserve.client import errors, targets
 from kanserve.client.calls import Call, Request
 from kanserve.client.errors import ArgumentError, ClientError
+from kanserve.client.targets import PLAIN, SECURE, Target
 from kanserve.system import pem
 
 C = TypeVar("C")
@@ -34,15 +34,16 @@ SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
 PUSH_BACK = "grpc-retry-pushback-ms"  # metadata key of gRPC retries (gRFC A6)
 ERROR_CODE, ERROR_HELP = "kan-error-code", "kan-error-help"  # trailers; the second is percent-encoded
+AGED = "connection-closed-by-age"  # error code
 AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)  # the second only with push-back
 
 
 class Peer(ABC, Generic[C]):
-    """Address of a server, its channel, and the metadata of every call to it."""
+    """Address of one or several servers, its channel, and the metadata of every call to it."""
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         timeout: float = 30.0,
         retries: int = 3,
@@ -53,11 +54,15 @@ class Peer(ABC, Generic[C]):
         token: str = "",
         token_in_clear: bool = False,
     ) -> None:
-        """Connect to a server at the first call. Raises ValueError for invalid arguments.
+        """Connect at the first call. Raises ValueError for invalid arguments.
+
+        If there are several addresses, or a DNS name of several servers, calls take turns (round robin). Servers that
+        are not reachable or not ready get none, and a retry goes to another server.
 
         Three retries take about 0.5 s and eight about 8 s, or longer if the server states a longer wait.
 
-        url             HOST:PORT, or grpcs://HOST:PORT for TLS; the arguments for TLS enable it too
+        url             HOST:PORT, or grpcs://HOST:PORT for TLS; the arguments for TLS enable it too. Several servers:
+                        a list, HOST:PORT,HOST:PORT, or dns:///NAME:PORT, which is resolved again and again
         timeout         time limit of each call in seconds, retries included
         retries         largest number of retries while the server is unavailable or limits the rate
         ca              PEM file of the certificate authorities to trust; default: those of the system
@@ -70,12 +75,13 @@ class Peer(ABC, Generic[C]):
             raise ArgumentError(
                 f"retries is {retries}, expected 0 or more", code="argument-invalid", hint="use 0 for no retries"
             )
-        self.url = url
+        self._target = targets.parse(url)
+        self.url = self._target.url
         self.timeout = _seconds("timeout", timeout)
         self.retries = retries
         tls = Tls.from_files(ca, cert, key, server_name)
-        self._secure = is_secure(url, tls)
-        self._metadata = carried(token, url, secure=self._secure, in_clear=token_in_clear)
+        self._secure = is_secure(self.url, tls)
+        self._metadata = carried(token, self.url, secure=self._secure, in_clear=token_in_clear)
         self._channel = self._open(tls)
 
     @abstractmethod
@@ -90,7 +96,10 @@ class Peer(ABC, Generic[C]):
         return other
 
     def _send(self, call: Call[Any]) -> Any:
-        """Callable of gRPC that sends the call."""
+        """Callable of gRPC that sends the call. Raises ArgumentError for a change of one server if there are
+        several."""
+        if call.single:
+            targets.require_single(self.url, call.path.rpartition("/")[2])
         channel: Any = self._channel
         shape = channel.unary_stream if call.stream else channel.unary_unary
         return shape(call.path, request_serializer=None, response_deserializer=call.parse)
@@ -105,6 +114,8 @@ class Peer(ABC, Generic[C]):
             why, hint = cause
             text = f"no connection to the server at {self.url}: {why}"
             return errors.from_status(code, text, unreachable=True, hint=hint)
+        if code == "UNAVAILABLE" and UNHEALTHY.search(details):
+            return errors.from_status(code, f"no server at {self.url} is ready: {details}")
         if code == "UNAVAILABLE" and "connect" in details.lower():
             return errors.from_status(code, f"no server at {self.url}", unreachable=True)
         words = {
@@ -126,6 +137,11 @@ class Peer(ABC, Generic[C]):
 def _trailers(error: grpc.RpcError) -> dict[str, Any]:
     trailers: Any = error.trailing_metadata()
     return dict(trailers or ())
+
+
+def closed_by_age(error: grpc.RpcError) -> bool:
+    """True if the server has ended a stream only because its connection reached the maximum age."""
+    return _text(_trailers(error), ERROR_CODE) == AGED
 
 
 def _text(trailers: dict[str, Any], name: str) -> str:
@@ -193,7 +209,6 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
-PLAIN, SECURE = "grpc://", "grpcs://"
 PRESENT = "if the server requires a client certificate, pass cert and key (--cert, --key)"
 # Messages of gRPC core for a failed connection -> the cause and a hint; the first match counts.
 FAILURES = (
@@ -210,6 +225,9 @@ FAILURES = (
     ),
     (r"TSI_|SSL_ERROR", "the TLS handshake failed", PRESENT),
 )
+UNHEALTHY = re.compile(
+    r"backend unhealthy|health check call failed"
+)  # in the details of gRPC core, with several servers
 CLOSED, CLOSES = "Socket closed", "it closes the connection immediately"
 CLOSED_HINTS = {False: "if the server requires TLS, connect to grpcs://HOST:PORT", True: PRESENT}
 
@@ -253,7 +271,7 @@ def carried(token: str, url: str, *, secure: bool, in_clear: bool) -> tuple[tupl
             code="token-invalid",
             hint="pass the token as `kanserve token new` printed it",
         )
-    if not (secure or in_clear or _here(url)):
+    if not (secure or in_clear or targets.parse(url).local):
         raise ArgumentError(
             f"the client would send the token to {url} without TLS",
             code="token-without-tls",
@@ -262,53 +280,48 @@ def carried(token: str, url: str, *, secure: bool, in_clear: bool) -> tuple[tupl
     return (("authorization", f"Bearer {token}"),)
 
 
-def _here(url: str) -> bool:
-    """True if an address is on this machine."""
-    host = url.removeprefix(PLAIN).rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or url.startswith("unix:")
-
-
 def _path(name: str | Path | None) -> Path | None:
     return Path(name) if name else None
 
 
 def is_secure(url: str, tls: Tls) -> bool:
     """True if the connection uses TLS. Raises ValueError if address and options contradict each other."""
-    if url.startswith(PLAIN) and tls.enabled:
+    scheme = targets.parse(url).scheme
+    if scheme == PLAIN and tls.enabled:
         raise ArgumentError(
             f"{url} is an address without TLS, which conflicts with certificates or a server name",
             code="url-without-tls",
             hint=f"connect to {SECURE}{url.removeprefix(PLAIN)}, or remove the options for TLS",
         )
-    return url.startswith(SECURE) or tls.enabled
+    return scheme == SECURE or tls.enabled
 
 
-def connect(url: str, tls: Tls) -> grpc.Channel:
+def connect(target: Target, tls: Tls) -> grpc.Channel:
     """A channel that connects at its first use. Raises ValueError, also for invalid files."""
-    target, credentials, options = _channel_target(url, tls)
+    name, credentials, options = _channel_target(target, tls)
     if credentials is None:
-        return grpc.insecure_channel(target, options=options)
-    return grpc.secure_channel(target, credentials, options=options)
+        return grpc.insecure_channel(name, options=options)
+    return grpc.secure_channel(name, credentials, options=options)
 
 
-def connect_awaited(url: str, tls: Tls) -> grpc.aio.Channel:
+def connect_awaited(target: Target, tls: Tls) -> grpc.aio.Channel:
     """A channel for the running event loop. Raises the errors of `connect`."""
-    target, credentials, options = _channel_target(url, tls)
+    name, credentials, options = _channel_target(target, tls)
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options=options)
-    return grpc.aio.secure_channel(target, credentials, options=options)
+        return grpc.aio.insecure_channel(name, options=options)
+    return grpc.aio.secure_channel(name, credentials, options=options)
 
 
-def _channel_target(url: str, tls: Tls) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
+def _channel_target(
+    target: Target, tls: Tls
+) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
     """The address in gRPC's form, the credentials (None: no TLS), and the channel's options. Raises ValueError."""
-    target = url.removeprefix(SECURE).removeprefix(PLAIN)
-    if not is_secure(url, tls):
-        return target, None, OPTIONS
-    names = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
-    return target, _credentials(tls), [*OPTIONS, *names]
+    options = [*OPTIONS, *target.options()]
+    if not is_secure(target.url, tls):
+        return target.name(), None, options
+    server_name = target.server_name(tls.server_name)
+    names = [("grpc.ssl_target_name_override", server_name)] if server_name else []
+    return target.name(), _credentials(tls), [*options, *names]
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:

@@ -52,6 +52,7 @@ class Call(Generic[T]):
     result   converter of the response message, or of the list of messages of a stream
     stream   True if the response is a stream
     again    True if a retry is harmless
+    single   True if it changes the state of the server that gets it
     """
 
     path: str
@@ -60,6 +61,7 @@ class Call(Generic[T]):
     result: Callable[[Any], T]
     stream: bool = False
     again: bool = True
+    single: bool = False
 
     @property
     def data(self) -> bytes:
@@ -409,6 +411,7 @@ def reset_statistics(name: str, version: str = "") -> Call[float]:
         kan.ResetStatisticsResponse.FromString,
         lambda answer: float(answer.since),
         again=False,
+        single=True,
     )
 
 

@@ -1,4 +1,6 @@
-"""Control calls of an operator, as functions of a `Client`: default version of a model, shadow deployments."""
+"""Control calls of an operator, as functions of a `Client`: default version of a model, shadow deployments.
+
+Each changes one server, so a client with several addresses raises ArgumentError."""
 
 from __future__ import annotations
 
@@ -21,14 +23,16 @@ class VersionChoice:
 def promote(client: Client, name: str, version: str = "") -> VersionChoice:
     """Set the default version, until the server ends. "": the highest ready version."""
     request = kan.PromoteModelRequest(model_name=name, model_version=version)
-    return client._do(Call(f"{KAN}PromoteModel", request, kan.VersionChoice.FromString, _choice))
+    return client._do(Call(f"{KAN}PromoteModel", request, kan.VersionChoice.FromString, _choice, single=True))
 
 
 def rollback(client: Client, name: str) -> VersionChoice:
     """Restore the default version before the last choice, or the next lower version if there was no choice. The client
     does not retry, because a server that exited meanwhile may have done it."""
     request = kan.RollbackModelRequest(model_name=name)
-    return client._do(Call(f"{KAN}RollbackModel", request, kan.VersionChoice.FromString, _choice, again=False))
+    return client._do(
+        Call(f"{KAN}RollbackModel", request, kan.VersionChoice.FromString, _choice, again=False, single=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def shadow(
     request = kan.ShadowModelRequest(
         model_name=name, model_version=version, share=share, tolerance=tolerance, stop=stop
     )
-    return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed))
+    return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed, single=True))
 
 
 def _shadowed(report: kan.ShadowReport) -> ShadowReport:

@@ -33,7 +33,7 @@ def _sends(make: Callable[P, Request[T]]) -> Callable[Concatenate[Client, P], T]
 
 
 class Client(Peer[grpc.Channel]):
-    """Connection to one server. Close it, or use it in a `with` statement."""
+    """Connection to one or several servers. Close it, or use it in a `with` statement."""
 
     health = _sends(calls.health)
     ready = _sends(calls.ready)
@@ -55,20 +55,28 @@ class Client(Peer[grpc.Channel]):
         self, name: str, version: str = "", *, source: str = "total", interval: float = 0.0, updates: int = 0
     ) -> Iterator[Update]:
         """Statistics as `statistics` returns them, now and after every `interval` seconds (0: 2). The watch has no
-        deadline; leave the loop to end it.
+        deadline; leave the loop to end it. It continues on a new connection if the server closes an old one by age.
 
         updates  largest number of updates; 0: until the version is replaced or the server ends
 
         The last update says why the watch ended.
         """
-        call = calls.watch_statistics(name, version, source=source, interval=interval, updates=updates)
-        messages = self._send(call)(call.data, metadata=self._metadata)
-        try:
-            yield from call.result(messages)
-        except grpc.RpcError as error:
-            raise self._translated(call, error) from None
-        finally:
-            messages.cancel()
+        count = 0
+        while not (updates and count >= updates):
+            left = updates and updates - count
+            call = calls.watch_statistics(name, version, source=source, interval=interval, updates=left)
+            messages = self._send(call)(call.data, metadata=self._metadata)
+            try:
+                for update in call.result(messages):
+                    count += 1
+                    yield update
+            except grpc.RpcError as error:
+                if not base.closed_by_age(error):
+                    raise self._translated(call, error) from None
+            else:
+                return
+            finally:
+                messages.cancel()
 
     def __enter__(self) -> Client:
         return self
@@ -83,7 +91,7 @@ class Client(Peer[grpc.Channel]):
         self._channel.close()
 
     def _open(self, tls: base.Tls) -> grpc.Channel:
-        return base.connect(self.url, tls)
+        return base.connect(self._target, tls)
 
     def _perform(self, request: Request[T]) -> T:
         """Send the request, after the calls whose results it needs. Raises ClientError."""

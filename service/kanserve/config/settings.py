@@ -366,16 +366,17 @@ class Settings(BaseSettings):
     )
     max_watch_streams: Count = setting(
         64,
-        "maximum open health watches, and maximum open statistics watches; one authenticated client may have 25% of "
-        "the "
-        "statistics watches",
+        "maximum open statistics watches; one authenticated client may have 25% of them",
         group=Group.LIMITS,
         metavar="N",
         live=True,
     )
 
     max_connections: Count = setting(
-        1000, "maximum open connections of the process", group=Group.CONNECTIONS, metavar="N"
+        1000,
+        "maximum open connections, and maximum open health watches, of the process",
+        group=Group.CONNECTIONS,
+        metavar="N",
     )
     max_concurrent_streams: Count = setting(
         2048, "maximum concurrent calls on one connection", group=Group.CONNECTIONS, metavar="N"
@@ -398,12 +399,15 @@ class Settings(BaseSettings):
         group=Group.CONNECTIONS,
         metavar="SECONDS",
     )
-    max_connection_age_seconds: Seconds = setting(
-        1800.0, "age at which the server closes a connection (grpcio)", group=Group.CONNECTIONS, metavar="SECONDS"
+    max_connection_age_seconds: Pause = setting(
+        1800.0,
+        "age, within 10%, at which the server closes a connection, so that clients reach new replicas; 0: no limit",
+        group=Group.CONNECTIONS,
+        metavar="SECONDS",
     )
     max_connection_age_grace_seconds: Seconds = setting(
         30.0,
-        "time that calls have to finish after their connection has reached its maximum age (grpcio)",
+        "time that calls have to finish after their connection has reached its maximum age",
         group=Group.CONNECTIONS,
         metavar="SECONDS",
     )

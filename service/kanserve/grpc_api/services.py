@@ -112,11 +112,12 @@ LIVENESS = "liveness"
 class Health:
     """grpc.health.v1.Health, which reports the state of the catalogue. `changed` wakes the watchers."""
 
-    def __init__(self, catalogue: Catalogue, services: tuple[str, ...], max_watch_streams: int) -> None:
-        """`services`: names that mean the whole server. `max_watch_streams`: each is an open RPC."""
+    def __init__(self, catalogue: Catalogue, services: tuple[str, ...], most: int) -> None:
+        """`services`: names that mean the whole server. `most`: number of open watches. A client that balances calls
+        has one for each connection."""
         self._catalogue = catalogue
         self._services = services
-        self.max_watch_streams = max_watch_streams
+        self._most = most
         self._condition = asyncio.Condition()
         self._ended = False
         self._watches = 0
@@ -124,9 +125,7 @@ class Health:
     async def check(self, data: bytes, call: Call) -> bytes:
         """SERVING or NOT_SERVING; NOT_FOUND for an unknown name. The status of the server needs no role; the status of
         a service or a model needs one."""
-        service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, data)).service
-        if service not in ("", LIVENESS):
-            roles.require(call.caller, permissions.NAMED_HEALTH)
+        service = await self._requested(data, call)
         serving = self._serving(service)
         if serving is None:
             raise NotFound(
@@ -137,13 +136,13 @@ class Health:
         return _response(serving)
 
     async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """The state now and after every change, until the server shuts down."""
-        service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, await anext(messages, b""))).service
-        if self._watches >= self.max_watch_streams:
+        """The state now and after every change, until the server shuts down. It needs the roles of `check`."""
+        service = await self._requested(await anext(messages, b""), call)
+        if self._watches >= self._most:
             raise WatchesLimited(
-                f"{self.max_watch_streams} health watches are open, which is the limit max_watch_streams",
+                f"{self._most} health watches are open, which is the limit max_connections",
                 code="too-many-watches",
-                hint="close a watch, or raise max_watch_streams on the server",
+                hint="close a watch, or raise max_connections on the server",
             )
         self._watches += 1
         try:
@@ -159,6 +158,13 @@ class Health:
                     await self._condition.wait()
         finally:
             self._watches -= 1
+
+    async def _requested(self, data: bytes, call: Call) -> str:
+        """The service that a request names. Raises the reason if its caller may not know the state of that service."""
+        service = (await infer_codec.parsed(health_pb2.HealthCheckRequest, data)).service
+        if service not in ("", LIVENESS):
+            roles.require(call.caller, permissions.NAMED_HEALTH)
+        return str(service)
 
     async def changed(self, *, end: bool = False) -> None:
         """Wake the watchers, so that they send the state again; with `end`, for the last time."""

@@ -19,12 +19,18 @@ class LogEvent:
 
 
 EVENTS = {
+    "calls_cut_off": LogEvent(
+        "info", "Calls did not end within the grace time after their connection was closed; the server ended them."
+    ),
     "client_disconnected": LogEvent("debug", "A client disconnected while the server sent the response."),
     "config_fields_ignored": LogEvent("warning", "The config.pbtxt has fields that have no effect in kanserve."),
     "connection_limit_reduced": LogEvent(
         "warning", "The limit of open files is lower than max_connections needs; the server takes fewer connections."
     ),
     "connections_lost": LogEvent("error", "The server could not accept connections."),
+    "connections_not_renewed": LogEvent(
+        "warning", "Connections exceed their maximum age, because no new server could start on the port."
+    ),
     "credential_reload_failed": LogEvent(
         "error", "The reload of credential files failed; the previous credentials stay in effect."
     ),

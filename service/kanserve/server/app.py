@@ -138,7 +138,7 @@ class App:
         inference = Inference(
             self.registry, self.metrics, settings.max_response_bytes, settings.max_input_strings, insights
         )
-        self._health = Health(catalogue, services.NAMES, settings.max_watch_streams)
+        self._health = Health(catalogue, services.NAMES, settings.max_connections)
         gate = authenticator.build(settings)
         guard = self.guard = self._guard(gate)
         self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
@@ -223,7 +223,7 @@ class App:
         logs.configure(settings.log_format, settings.log_level)
         self.guard.lines = AccessLog(settings.access_log)
         self.guard.limit(settings.max_inflight_requests, settings.max_inflight_bytes)
-        self._health.max_watch_streams = self._watches.most = settings.max_watch_streams
+        self._watches.most = settings.max_watch_streams
         self.metrics.number("kanserve_settings_reload_failed").labels().set(change.refused)
         self.metrics.number("kanserve_settings_pending_restart").labels().set(len(change.waiting))
 

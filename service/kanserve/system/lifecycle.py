@@ -40,6 +40,7 @@ class Lifecycle:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
+    _holds: int = 0  # contexts of `hold` that are open
 
     def ended(self, error: BaseException | None) -> None:
         """Count a call that ends while the server is draining, by the error that its method raised."""
@@ -67,15 +68,19 @@ class Lifecycle:
 
     @contextlib.asynccontextmanager
     async def hold(self, seconds: float) -> AsyncIterator[None]:
-        """Set `held` for `seconds` before and after the body, while the server goes on."""
+        """Set `held` for `seconds` before and after the body, while the server goes on. Several may overlap. If the
+        server shuts down meanwhile, it has the last word."""
         self.held = True
+        self._holds += 1
         try:
             await asyncio.sleep(seconds)
             yield
             await asyncio.sleep(seconds)
         finally:
-            self.release()
-            self.released = asyncio.Event()
+            self._holds -= 1
+            if not (self._holds or self.closed):
+                self.release()
+                self.released = asyncio.Event()
 
     def release(self) -> None:
         """Record that the port is closed."""

@@ -87,7 +87,7 @@ class GrpcApp:
         self._plain: Headers | None = None  # headers of the last direct call without a deadline
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
-        self.cut = self._calls.cut
+        self._grace: float | None = None
 
     # radon: one function for a direct call, because each function in between would cost a tenth of such a call.
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -138,7 +138,7 @@ class GrpcApp:
         late = self._calls.given_up(task)
         if late is not None:
             return method.refused(late, NO_METADATA)
-        return _cut_off() if self._calls.was_cut(task) else None
+        return _cut_off(self._grace) if self._calls.was_cut(task) else None
 
     def _plain_seconds(self, scope: Event) -> float:
         """Seconds until the deadline of a gRPC call that has no other header that the server reads; infinite without
@@ -190,6 +190,12 @@ class GrpcApp:
         finally:
             self._calls.end(task)
 
+    def cut(self, grace: float | None = None) -> int:
+        """End every call with UNAVAILABLE. Returns their number. `grace`: seconds that they had to end after their
+        connection was closed for new calls; None: the server shuts down."""
+        self._grace = grace
+        return self._calls.cut()
+
     async def _no_upgrade(self, scope: Event, send: Send, headers: dict[bytes, bytes]) -> None:
         """Reject a request for another protocol, for every caller. The transport does not read it, and checks no
         credential."""
@@ -219,7 +225,7 @@ class GrpcApp:
                 if started:
                     await send({"type": BODY, "body": b"", "more_body": False})
                 else:
-                    await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, _cut_off())
+                    await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, _cut_off(self._grace))
 
     async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
         method = self._services.methods.get(call.path, self._services.unknown)
@@ -240,7 +246,7 @@ class GrpcApp:
             if not self._calls.was_cut(task):
                 raise
             async with asyncio.timeout(LAST):
-                await wire.fail(_cut_off())
+                await wire.fail(_cut_off(self._grace))
 
     async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
         if isinstance(method, Unary):
@@ -300,14 +306,23 @@ def _late(method: Guarded, call: _Request) -> CallFailed:
     return with_trailers(failure, logs.CALL.get() or begin_call(call.arrival))
 
 
-def _cut_off() -> CallFailed:
-    """The status of a call that the server ends. The guard has logged it already."""
-    failure = framing.failed(
-        Code.UNAVAILABLE,
-        "the server is shutting down and has ended this call",
-        code="server-shutting-down",
-        hint="send the request to another server, or again later",
-    )
+def _cut_off(grace: float | None) -> CallFailed:
+    """The status of a call that the server ends; see `GrpcApp.cut`. The guard has logged it already."""
+    if grace is None:
+        failure = framing.failed(
+            Code.UNAVAILABLE,
+            "the server is shutting down and has ended this call",
+            code="server-shutting-down",
+            hint="send the request to another server, or again later",
+        )
+    else:
+        failure = framing.failed(
+            Code.UNAVAILABLE,
+            f"the server has closed this connection, and the call did not end within {grace:g} s",
+            code="connection-closed-by-age",
+            hint="send the request again, which opens a new connection; a longer "
+            "max_connection_age_grace_seconds gives calls more time",
+        )
     return with_trailers(failure, logs.CALL.get() or begin_call(NO_METADATA))
 
 

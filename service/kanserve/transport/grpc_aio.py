@@ -63,7 +63,7 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
         # Waiting to be picked up: beyond the first, gRPC core cancels some at random. The guard rejects with a text.
         ("grpc.server.max_pending_requests", PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING),
-        *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),
+        *((name, round(seconds * 1000)) for name, seconds in milliseconds.items() if seconds),  # 0: gRPC's: no limit
     ]
 
 

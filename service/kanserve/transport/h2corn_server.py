@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import json
+import random
 import re
 import socket
 from pathlib import Path
@@ -29,9 +31,10 @@ WINDOW = 2**20  # bytes that a client may send ahead
 AGAIN = 0.5  # seconds until a server that ended is started again
 RUST_IO = re.compile(r"\(os error \d+\)$")  # how Rust ends the text of an OSError
 NEWS = 0.1  # seconds in which a GOAWAY arrives, so that clients read it before their next request
-SPARE = 2.0  # seconds more than `drain_grace_seconds`, after which h2corn itself ends calls
+SPARE = 2.0  # seconds more than the longer grace time, after which h2corn itself ends calls
 LEAVE = 5.0  # seconds in which clients read that the server has ended their calls
 QUIET = 5.0  # seconds without an end until the next end is logged
+JITTER = 0.1  # share of the maximum age by which it varies, as in gRPC core: replicas do not close connections at once
 FAILED = {"event": "failed", "subject": "request"}  # h2corn's report of a request, as JSON
 FAILED_TEXT = "request failed: "  # the same report as text
 # Details of that report for a client that disconnected: the stream or the connection of the response is closed.
@@ -43,8 +46,9 @@ log = logs.get_logger("transport")
 class H2corn:
     """Transport on h2corn that is not bound yet.
 
-    h2corn reads certificates only when a server starts. So new certificates get a new server, which accepts from the
-    same socket. The previous server sends a GOAWAY to its clients after their in-flight calls.
+    h2corn reads certificates only when a server starts, and has no maximum age of a connection. So new certificates,
+    and the end of the maximum age, get a new server, which accepts from the same socket. The previous server sends a
+    GOAWAY to its clients, and ends after their in-flight calls. A connection is at most as old as its server.
     """
 
     def __init__(
@@ -58,11 +62,15 @@ class H2corn:
     ) -> None:
         limits = Limits(settings.max_request_bytes, settings.request_read_timeout, settings.max_inflight_requests)
         # h2corn cancels the task of a call whose client disconnected.
-        self._app = GrpcApp(services, limits, pages, watch=False, certified=settings.certified)
+        self._application = functools.partial(
+            GrpcApp, services, limits, pages, watch=False, certified=settings.certified
+        )
         self._settings, self._port, self._connections, self._tls = settings, port, connections, tls
         self._hold_responses = services.hold_responses
         self._listener: socket.socket | None = None
         self._carriers: list[_Carrier] = []  # the last accepts new connections
+        self._replacing = asyncio.Lock()
+        self._aging: asyncio.Task[None] | None = None
         self._screen = contextlib.ExitStack()
 
     async def start(self) -> int:
@@ -72,16 +80,18 @@ class H2corn:
         self._listener = endpoints.bind(self._port, self._settings.keepalive_seconds)
         self._screen.enter_context(logs.screened(_reports_departure))
         try:
-            await self._carry(self._listener, self._tls)
+            await self._carry(self._listener)
         except ConfigError:
             self._screen.close()
             self._listener.close()
             raise
+        if self._settings.max_connection_age_seconds:
+            self._aging = asyncio.create_task(self._age(self._settings), name="connection age")
         return int(self._listener.getsockname()[1])
 
-    async def _carry(self, listener: socket.socket, tls: Tls | None) -> None:
+    async def _carry(self, listener: socket.socket) -> None:
         """Start one more server. Raises ConfigError."""
-        carrier = _Carrier(self._app.__call__, self._settings, self._connections, listener.fileno(), tls)
+        carrier = _Carrier(self._application(), self._settings, self._connections, listener.fileno(), self._tls)
         self._carriers.append(carrier)  # also if this is cancelled: `stop` has to know of it
         try:
             await carrier.start()
@@ -89,39 +99,69 @@ class H2corn:
             self._carriers.remove(carrier)
             raise
 
+    async def _age(self, settings: Settings) -> None:
+        """Replace the server each time that its connections reach their maximum age."""
+        while True:
+            await asyncio.sleep(settings.max_connection_age_seconds * random.uniform(1 - JITTER, 1 + JITTER))
+            try:
+                await self._replace(settings.max_connection_age_grace_seconds)
+            except ConfigError as error:
+                log.warning("connections_not_renewed", reason=str(error), code=error.code, hint=error.hint)
+
     async def renew(self, tls: Tls) -> None:
         """Use these certificates in every new handshake. Calls on open connections have `drain_grace_seconds` to
         end."""
-        if self._listener is None or not self._carriers or self._carriers[-1].ending:
-            return
-        await self._carry(self._listener, tls)
-        async with self._hold_responses(NEWS):
-            for carrier in self._carriers[:-1]:
-                carrier.end()
-        self._carriers = [carrier for carrier in self._carriers if not carrier.serving.done()]
+        previous, self._tls = self._tls, tls
+        try:
+            await self._replace(self._settings.drain_grace_seconds)
+        except ConfigError:
+            self._tls = previous
+            raise
+
+    async def _replace(self, grace: float) -> None:
+        """Have a new server accept connections, and close those of the previous one. Their calls have `grace` seconds
+        to end. Raises ConfigError, and then the previous server goes on."""
+        async with self._replacing:
+            if self._listener is None or not self._carriers or self._carriers[-1].ending:
+                return
+            await self._carry(self._listener)
+            async with self._hold_responses(NEWS):
+                for carrier in self._carriers[:-1]:
+                    carrier.retire(grace)
+            self._carriers = [carrier for carrier in self._carriers if not carrier.serving.done()]
 
     async def stop(self, grace: float | None) -> None:
         """Accept no more calls, wait `grace` seconds for calls in flight, then end them (None: at once)."""
+        if self._aging is not None:
+            self._aging.cancel()
         if self._listener is None or not self._carriers:
             return
         for carrier in self._carriers:
             carrier.end()
         self._listener.close()
+        await self._ended(grace)
+        self._screen.close()
+
+    async def _ended(self, grace: float | None) -> None:
+        """Wait until all servers have ended; see `stop`."""
         serving = {carrier.serving for carrier in self._carriers}
         if grace is not None:
             await asyncio.wait(serving, timeout=grace)
         if not all(task.done() for task in serving):
-            self._app.cut()
+            for carrier in self._carriers:
+                carrier.application.cut()
         await asyncio.wait(serving, timeout=LEAVE if grace is None else None)
-        self._screen.close()
 
 
 class _Carrier:
     """h2corn server from `start` to `end`, including the calls that are in flight at the end."""
 
-    def __init__(self, application: Any, settings: Settings, connections: int, listener: int, tls: Tls | None) -> None:
+    def __init__(
+        self, application: GrpcApp, settings: Settings, connections: int, listener: int, tls: Tls | None
+    ) -> None:
         self._files = _Files(tls)
-        self._server = h2corn.Server(application, _config(settings, connections, listener, self._files))
+        self.application = application
+        self._server = h2corn.Server(application.__call__, _config(settings, connections, listener, self._files))
         self.serving: asyncio.Task[None]
         self.ending = False
 
@@ -162,6 +202,19 @@ class _Carrier:
         if not self.ending:
             self.ending = True
             self._server.shutdown()
+
+    def retire(self, grace: float) -> None:
+        """The same as `end`, while another server goes on. Calls that have not ended after `grace` seconds get the
+        status UNAVAILABLE."""
+        if self.ending:
+            return
+        self.end()
+        late = asyncio.get_running_loop().call_later(grace, self._cut, grace)
+        self.serving.add_done_callback(lambda task: late.cancel())
+
+    def _cut(self, grace: float) -> None:
+        if calls := self.application.cut(grace):
+            log.info("calls_cut_off", calls=calls, grace=grace)
 
 
 class _Files:
@@ -239,7 +292,7 @@ def _config(settings: Settings, connections: int, listener: int, files: _Files) 
         timeout_handshake=settings.handshake_timeout,
         timeout_request_header=settings.handshake_timeout,
         timeout_keep_alive=settings.max_connection_idle_seconds,
-        timeout_graceful_shutdown=settings.drain_grace_seconds + SPARE,
+        timeout_graceful_shutdown=max(settings.drain_grace_seconds, settings.max_connection_age_grace_seconds) + SPARE,
         h2_initial_stream_window_size=WINDOW,
         h2_initial_connection_window_size=4 * WINDOW,
         limit_request_head_size=settings.max_header_bytes,

@@ -74,11 +74,12 @@ class Calls:
         """The failure to report if the task was cancelled because its call did not arrive."""
         return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
 
-    def cut(self) -> None:
-        """Cancel every call: the server no longer waits."""
+    def cut(self) -> int:
+        """Cancel every call: the server no longer waits. Returns their number."""
         for task in tuple(self._since):
             self._cut.add(task)
             task.cancel()
+        return len(self._since)
 
     def was_cut(self, task: asyncio.Task[Any]) -> bool:
         """Whether `cut` has cancelled the task. The first query clears the cancellation, so the task can send its

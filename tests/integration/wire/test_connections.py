@@ -103,16 +103,3 @@ def timer(here: int, there: int) -> str:
         if (local[-4:], remote[-4:]) == (f"{here:04X}", f"{there:04X}"):
             return running[:2]
     return ""
-
-
-def test_an_old_connection_is_closed_by_grpcio(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(
-        tmp_path, transport="grpcio", max_connection_age_seconds=1.0, max_connection_age_grace_seconds=1.0
-    ) as server:
-        with attacks.connect(server.port) as peer:
-            peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
-            assert attacks.GOAWAY in kinds(peer, 20)
-        for _ in range(30):
-            server.infer(ROWS)
-            time.sleep(0.1)

@@ -179,8 +179,9 @@ def test_what_stands_before_a_method(tmp_path: Path) -> None:
         with pytest.raises(Forbidden, match="this method has no access rule"):
             unlisted(shown(GOOD))
     assert NEEDS["grpc.health.v1.Health/Check"] is ANYONE
-    # Health, Triton's words for it, and both over HTTP; the page's three addresses.
-    assert sum(need is ANYONE for need in NEEDS.values()) == 7 + 3
+    assert NEEDS["grpc.health.v1.Health/Watch"] is ANYONE
+    # Health, its watch, Triton's words for it, and both over HTTP; the page's three addresses.
+    assert sum(need is ANYONE for need in NEEDS.values()) == 8 + 3
 
 
 def test_a_rate_below_one_still_lets_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_health_and_reflection_pass_the_guard(tmp_path: Path) -> None:
 
 def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, max_watch_streams=1) as server:
+    with serving(tmp_path, max_connections=1) as server:
         watch = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
         assert health_pb2.HealthCheckResponse.FromString(next(watch)).status == health_pb2.HealthCheckResponse.SERVING
         assert "kanserve_inflight_requests 0.0" in server.metrics()

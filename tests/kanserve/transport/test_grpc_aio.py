@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from kanserve.transport.grpc_aio import Readers
+from kanserve.config.settings import Settings
+from kanserve.transport.grpc_aio import Readers, options
 
 
 def test_calls_that_leave_while_they_wait_take_no_turn_with_them() -> None:
@@ -19,3 +21,12 @@ def test_calls_that_leave_while_they_wait_take_no_turn_with_them() -> None:
         assert await asyncio.wait_for(readers.read("another", release.wait), 5)
 
     asyncio.run(run())
+
+
+def test_no_limit_of_the_age_is_the_default_of_grpc(tmp_path: Path) -> None:
+    name = "grpc.max_connection_age_ms"
+    limited, unlimited = (
+        dict(options(Settings(repository=tmp_path, max_connection_age_seconds=age), 10)) for age in (2.0, 0.0)
+    )
+    assert limited[name] == 2000
+    assert name not in unlimited

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kanexport.contract.cli.console import Exit, exit_codes_of, print_json
+from kanexport.contract.coded import CodedError
 from kanserve.cli import session
 from kanserve.cli.doctor import check_results, machine_checks, server_checks
 from kanserve.cli.doctor.check_results import Finding, problem, well
 from kanserve.cli.doctor.config_checks import ahead
 from kanserve.cli.doctor.server_checks import Source, Trust
 from kanserve.cli.options import CommandError, add_client_options, token
-from kanserve.client import base
+from kanserve.client import base, targets
 from kanserve.client.base import Tls
 from kanserve.config import sources
 from kanserve.errors import ConfigError
@@ -76,8 +77,11 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _running(args: argparse.Namespace) -> Iterator[Finding]:
     try:
+        targets.require_single(args.url, "kanserve doctor")
         with session.connection(args) as client:
             yield from server_checks.check_server(client, _sources(args))
+    except CodedError as error:
+        yield problem("server", str(error), error.hint)
     except CommandError as error:
         yield problem("server", error.message, error.hint)
 

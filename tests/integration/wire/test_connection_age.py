@@ -1,0 +1,136 @@
+"""Maximum age of a connection: the server closes it in words, a client that goes on loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kanserve import AsyncClient, Client
+from tests.integration.wire.test_connections import kinds
+from tests.support import attacks, certificates, toy_model
+from tests.support.server_process import INFERENCE, request, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+DATA = request(np.zeros((1, 3), np.float32)).SerializeToString()
+AGE: dict[str, Any] = {"max_connection_age_seconds": 0.5, "max_connection_age_grace_seconds": 5.0}
+SECONDS = 2.0  # of load: several ages
+LOST = 5  # connections in a row
+
+
+async def _load(open_channel: Callable[[], grpc.aio.Channel], loops: int = 4) -> tuple[int, list[str]]:
+    """Calls that ended well in SECONDS, and the errors of the others. Each of the two channels has `loops` loops."""
+    done, errors, end = 0, list[str](), time.monotonic() + SECONDS
+
+    async def loop(channel: grpc.aio.Channel) -> None:
+        nonlocal done
+        infer: Any = channel.unary_unary(f"{INFERENCE}ModelInfer")
+        while time.monotonic() < end:
+            try:
+                await infer(DATA, timeout=20)
+                done += 1
+            except grpc.aio.AioRpcError as error:
+                errors.append(f"{error.code().name}: {error.details()}")
+
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(open_channel()) for _ in range(2)]
+        await asyncio.gather(*(loop(channel) for channel in channels for _ in range(loops)))
+    return done, errors
+
+
+OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
+
+
+def test_a_client_that_goes_on_loses_nothing(tmp_path: Path, transport: str) -> None:
+    toy_model.write(tmp_path)
+    with serving(tmp_path, transport=transport, **AGE) as server, attacks.connect(server.port) as peer:
+        peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
+        done, errors = asyncio.run(_load(lambda: grpc.aio.insecure_channel(server.address, OPTIONS)))
+        assert not errors
+        assert done > 20
+        assert attacks.GOAWAY in kinds(peer, 1)
+
+
+def test_every_worker_closes_them_with_tls_and_pages_too(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path / "models")
+    files = certificates.write(tmp_path)
+    pair: dict[str, Any] = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
+    trusted = (files / "ca.pem").read_bytes()
+    with serving(tmp_path / "models", transport="asgi", workers=2, threads=2, **AGE, **pair) as server:
+
+        async def both() -> tuple[tuple[int, list[str]], int]:
+            secure = grpc.ssl_channel_credentials(trusted)
+            load = _load(lambda: grpc.aio.secure_channel(server.address, secure, OPTIONS))
+            return await asyncio.gather(load, asyncio.to_thread(_pages, server.port, trusted))
+
+        (done, errors), pages = asyncio.run(both())
+        assert not errors
+        assert done > 20
+        assert pages > 5
+
+
+def _pages(port: int, trusted: bytes) -> int:
+    """The number of pages that were read, each on a separate connection. h2corn closes a connection that is in its TLS
+    handshake when the age is over, which is often here; then one of the next connections has to be good."""
+    context, read, end = ssl.create_default_context(cadata=trusted.decode()), 0, time.monotonic() + SECONDS
+    lost = 0
+    while time.monotonic() < end:
+        try:
+            assert _status(port, context) == 200
+        except (OSError, http.client.HTTPException):
+            lost += 1
+            assert lost < LOST
+            continue
+        read, lost = read + 1, 0
+    return read
+
+
+def _status(port: int, context: ssl.SSLContext) -> int:
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+    with contextlib.closing(connection):
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status
+
+
+def test_a_stream_that_outlives_the_grace_gets_a_status(tmp_path: Path, transport: str) -> None:
+    toy_model.write(tmp_path)
+    ages: dict[str, Any] = {"max_connection_age_seconds": 0.3, "max_connection_age_grace_seconds": 0.2}
+    with serving(tmp_path, transport=transport, **ages) as server:
+        begun = time.monotonic()
+        watch: Any = server.channel.unary_stream("/grpc.health.v1.Health/Watch")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(watch(b"", timeout=20))
+        assert time.monotonic() - begun < 10
+        error: Any = caught.value
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        if transport == "asgi":
+            assert "did not end within 0.2 s" in error.details()
+            assert dict(error.trailing_metadata())["kan-error-code"] == "connection-closed-by-age"
+            wait_until(lambda: any(line["event"] == "calls_cut_off" for line in server.lines()))
+
+
+def test_a_watch_goes_on_with_the_next_connection(tmp_path: Path) -> None:
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    ages: dict[str, Any] = {"max_connection_age_seconds": 0.3, "max_connection_age_grace_seconds": 0.1}
+    with serving(tmp_path, transport="asgi", **ages) as server:
+
+        async def watch() -> int:
+            async with AsyncClient(server.address) as client:
+                return len([update async for update in client.watch_statistics("toy", interval=3.0, updates=3)])
+
+        assert asyncio.run(watch()) == 3
+        with Client(server.address) as client:
+            assert len(list(client.watch_statistics("toy", interval=3.0, updates=3))) == 3
+        wait_until(lambda: any(line["event"] == "calls_cut_off" for line in server.lines()))

@@ -1,0 +1,117 @@
+"""Clients of several servers: a new server gets its share, a server that exits or is not ready costs no call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanserve import AsyncClient, Client, ClientError
+from kanserve.client import control, targets
+from kanserve.client.errors import ArgumentError
+from tests.support import toy_model
+from tests.support.name_server import resolving
+from tests.support.server_process import Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+ROWS = np.zeros((1, 3), np.float32)
+AGE = 1.0  # seconds
+SHARE = 100  # calls per server in a measurement
+
+
+def handled(server: Server) -> int:
+    """ModelInfer calls that a server has finished."""
+    lines = [line for line in server.metrics().splitlines() if line.startswith("grpc_server_handled_total{")]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines if '"ModelInfer"' in line))
+
+
+def shares(servers: list[Server], before: list[int]) -> list[int]:
+    return [handled(server) - count for server, count in zip(servers, before, strict=True)]
+
+
+async def _send(client: AsyncClient, calls: int, at_once: int = 8) -> list[str]:
+    """The errors of so many calls."""
+    errors, left = list[str](), iter(range(calls))
+
+    async def loop() -> None:
+        for _ in left:
+            try:
+                await client.infer(model, ROWS)
+            except ClientError as error:
+                errors.append(str(error))
+
+    model = await client.model("toy")
+    await asyncio.gather(*(loop() for _ in range(at_once)))
+    return errors
+
+
+def test_one_more_server_gets_its_share_and_one_that_is_killed_costs_no_call(
+    tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_model.write(tmp_path)
+    monkeypatch.setattr(targets, "RESOLVE_SECONDS", 0.2)
+    settings: dict[str, Any] = {"transport": transport, "max_connection_age_seconds": AGE}
+    with contextlib.ExitStack() as stack, resolving("127.0.0.1", "127.0.0.2") as names:
+        servers = [stack.enter_context(serving(tmp_path, host="127.0.0.1", **settings))]
+        for last in (2, 3):
+            more = serving(tmp_path, host=f"127.0.0.{last}", grpc_port=servers[0].port, **settings)
+            servers.append(stack.enter_context(more))
+
+        async def run() -> None:
+            async with AsyncClient(names.target(servers[0].port), retries=8) as client:
+                assert not await _send(client, SHARE)
+                assert handled(servers[2]) == 0
+                names.addresses.append("127.0.0.3")
+                joined = time.monotonic()
+                while handled(servers[2]) == 0:
+                    assert not await _send(client, 10)
+                    assert time.monotonic() - joined < 5 * AGE
+                assert not await _send(client, SHARE)  # until each connection is ready again
+                before = [handled(server) for server in servers]
+                assert not await _send(client, 3 * SHARE)
+                assert min(shares(servers, before)) > SHARE / 3
+                sending = asyncio.create_task(_send(client, 3 * SHARE))
+                await asyncio.sleep(0.1)
+                servers[0].process.kill()
+                assert not await sending
+                assert not await _send(client, SHARE)
+
+        asyncio.run(run())
+
+
+@contextlib.contextmanager
+def _two(repository: Path) -> Iterator[tuple[Server, Server]]:
+    with serving(repository, drain_delay_seconds=20) as first, serving(repository) as second:
+        yield first, second
+
+
+def test_a_server_that_is_not_ready_gets_no_call(tmp_path: Path) -> None:
+    toy_model.write(tmp_path)
+    with _two(tmp_path) as (first, second):
+        addresses = [first.address, "127.0.0.1:1", second.address]
+        with Client(addresses, retries=0) as client, Client(first.address) as direct:
+            model = client.model("toy")
+            wait_until(lambda: client.infer(model, ROWS) and handled(first) and handled(second))
+            with pytest.raises(ArgumentError, match="PromoteModel needs one server"):
+                control.promote(client, "toy")
+            first.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: direct.health() == "NOT_SERVING")
+            time.sleep(0.2)  # until the client has the same news
+            before = handled(first)
+            for _ in range(20):
+                client.infer(model, ROWS)
+            assert handled(first) == before
+            direct.infer(model, ROWS)  # it still responds
+            second.process.kill()
+            wait_until(lambda: second.process.poll() is not None)
+            time.sleep(0.2)
+            with pytest.raises(ClientError, match="no server at"):
+                client.infer(model, ROWS)

@@ -1,0 +1,66 @@
+"""Tests of `client/targets.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from kanserve import Client
+from kanserve.client import targets
+from kanserve.client.errors import ArgumentError
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "secure", "balanced"),
+    [
+        ("a:1", "a:1", False, False),
+        ("grpcs://a:1", "a:1", True, False),
+        ("[::1]:1", "[::1]:1", False, False),
+        ("unix:/a,b", "unix:/a,b", False, False),
+        ("ipv4:10.0.0.1:1,10.0.0.2:1", "ipv4:10.0.0.1:1,10.0.0.2:1", False, False),
+        ("dns:///a:1", "dns:///a:1", False, True),
+        ("grpcs://dns:///a:1", "dns:///a:1", True, True),
+        ("127.0.0.1:1, 127.0.0.2:2", "ipv4:127.0.0.1:1,127.0.0.2:2", False, True),
+        ("grpcs://[::1]:1,[::1]:2", "ipv6:[::1]:1,[::1]:2", True, True),
+        (["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"], "ipv4:127.0.0.1:1,127.0.0.1:2", True, True),
+    ],
+)
+def test_an_address_is_one_server_or_several(url: str | list[str], name: str, secure: bool, balanced: bool) -> None:
+    target = targets.parse(url)
+    assert (target.name(), target.scheme == targets.SECURE, target.balanced) == (name, secure, balanced)
+    assert bool(target.options()) == balanced
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("a:1,grpcs://b:1,grpc://c:1", "address-invalid"),
+        ("a:1,,b:1", "address-invalid"),
+        ("dns:///a:1,b:1", "address-invalid"),
+        ("127.0.0.1,127.0.0.2:1", "address-invalid"),
+        ("127.0.0.1:1,[::1]:1", "address-invalid"),
+        ("no-such-host.invalid:1,127.0.0.1:1", "address-not-resolved"),
+        ("grpcs://127.0.0.1:1,127.0.0.2:1", "server-name-missing"),
+        ("grpc://127.0.0.1:1,127.0.0.2:1", "token-without-tls"),
+    ],
+)
+def test_an_address_that_is_none_is_an_error(url: str, code: str) -> None:
+    token = "" if code != "token-without-tls" else "t" * 47
+    if code == "token-without-tls":
+        url = url.replace("127.0.0.2", "10.0.0.2")
+    with pytest.raises(ArgumentError) as caught:
+        Client(url, token=token)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("localhost:1,127.0.0.1:1", True),
+        ("127.0.0.1:1,10.0.0.1:1", False),
+        ("dns:///localhost:1", True),
+        ("dns://127.0.0.1:53/example:1", False),
+        ("unix:/socket", True),
+    ],
+)
+def test_all_servers_have_to_be_on_this_machine(url: str, local: bool) -> None:
+    assert targets.parse(url).local == local
