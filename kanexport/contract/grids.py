@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from kanexport.contract.manifest import SAME_UNITS, BasisInfo, LayerInfo
 
 SPLINE, BUMPS = "bspline", "relu-bumps"
 PIECES = frozenset({"piecewise-linear", "piecewise-polynomial"})  # their knots are the ends of cells, and not extended
+SAME = 16  # rows of knots whose values are kept, since the sources of a layer often have equal ones
 WIDTHS = 3  # cells beyond the outermost centre that a bell reaches
 
 
@@ -77,7 +79,13 @@ def grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
     """The distinct knots of a node of the layer, ascending. Empty if the node is not a source without change, or has no
     knots."""
     stored = knots(layer, node)
-    return rounded(np.unique(stored[1])) if stored is not None else ()
+    return _distinct(stored[1]) if stored is not None else ()
+
+
+@functools.lru_cache(SAME)
+def _distinct(knots: tuple[float, ...]) -> tuple[float, ...]:
+    """The distinct values of finite knots, rounded and ascending."""
+    return rounded(sorted(set(knots)))
 
 
 def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | None:

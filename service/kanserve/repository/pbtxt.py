@@ -7,6 +7,7 @@ configuration guide, and the checks of its `model_config_utils.cc`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -120,9 +121,21 @@ class OperatorConfig:
 SILENT = OperatorConfig()
 
 
+KEPT, SHORT = 1024, 4096  # files whose configs are kept, and the most bytes of such a file
+
+
 def read(data: bytes) -> OperatorConfig:
     """Operator config from the bytes of the file. Raises LoadError for invalid text, or for a config that cannot
-    work."""
+    work. The server reads each file several times, so the configs of short files are kept."""
+    return _kept(data) if len(data) <= SHORT else _parsed(data)
+
+
+@functools.lru_cache(KEPT)
+def _kept(data: bytes) -> OperatorConfig:
+    return _parsed(data)
+
+
+def _parsed(data: bytes) -> OperatorConfig:
     message = pb.ModelConfig()
     try:
         text_format.Parse(data.decode(), message)
