@@ -18,6 +18,7 @@ Shapes: n nodes, K bins; the outer two have no end.
 from __future__ import annotations
 
 import enum
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -120,7 +121,12 @@ def core(layer: LayerInfo, node: int) -> Span | None:
     if entry is None:
         return None
     basis, knots = entry
-    grid = grids.of_knots(basis.kind, basis.functions, knots)
+    return _ends(basis.kind, basis.functions, knots)
+
+
+@functools.lru_cache(grids.SAME)
+def _ends(kind: str, functions: int, knots: tuple[float, ...]) -> Span | None:
+    grid = grids.of_knots(kind, functions, knots)
     return None if grid is None else (grid.low, grid.high)
 
 
