@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -36,6 +37,8 @@ from kanserve.version import version as own_version
 
 REJECTED = "the version loaded before keeps serving, because the files in the repository were rejected: "
 MISSING = "its files are missing from the repository; it keeps serving until the server ends"
+
+LOADS = 4  # models that load at the same time: one in this process, others in their load checks
 
 T = TypeVar("T")
 
@@ -82,7 +85,7 @@ class Reconciler:
         self._took = 0.0
 
     async def load(self, stop: asyncio.Event) -> None:
-        """Load every version found, one after the other, until `stop`.
+        """Load every version found, until `stop`.
 
         Raises ConfigError if no version can load: for an unreadable repository, or a missing device.
         """
@@ -209,19 +212,31 @@ class Reconciler:
             await self._changed()
 
     async def _take_all(self, actions: Sequence[Action], scan: Snapshot, stop: asyncio.Event) -> None:
-        """Take the actions one after the other, until `stop`. The log shows the progress of the loads."""
+        """Take the actions of a few models at the same time, those of one model one after the other, until `stop`. The
+        log shows the progress of the loads."""
         loads = [action.key for action in actions if action.step is Step.LOAD]
         for key in loads:
             self._announce(key)
         if loads and not self._begun:
             log.info("models_loading", versions=len(loads))
+        models = iter([list(own) for _, own in itertools.groupby(actions, lambda action: action.key[0])])
+
+        async def work(progress: Progress) -> None:
+            for own in models:
+                for action in own:
+                    if stop.is_set():
+                        return
+                    with progress.of(action.key) if action.step is Step.LOAD else contextlib.nullcontext():
+                        await self._take(action.step, action.key, scan)
+
         async with _logged_progress(Progress(len(loads))) as progress:
-            for action in actions:
-                if stop.is_set():
-                    return
-                if action.step is Step.LOAD:
-                    progress.next(action.key)
-                await self._take(action.step, action.key, scan)
+            await _together([work(progress) for _ in range(self._at_once(loads))])
+
+    def _at_once(self, loads: Sequence[Key]) -> int:
+        """The number of models that load at the same time. It is one if `max_models` may reject some, so that the first
+        ones serve."""
+        served = {key[0] for key, entry in self._known.items() if entry.serves}
+        return LOADS if len(served.union(key[0] for key in loads)) <= self._settings.max_models else 1
 
     async def _make_room(self, scan: Snapshot, names: Collection[str] | None) -> None:
         """Unload the versions that the loaded ones replace, and update the default versions."""
@@ -365,6 +380,16 @@ async def _logged_progress(progress: Progress) -> AsyncIterator[Progress]:
         yield progress
     finally:
         telling.cancel()
+
+
+async def _together(works: Sequence[Coroutine[None, None, None]]) -> None:
+    """Do several works at the same time. The first error ends all of them, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:
