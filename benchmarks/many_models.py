@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import overload
@@ -88,8 +90,8 @@ def load_seconds(served: Served, name: str, count: int) -> float:
     """The median time of RepositoryModelLoad of a model, which is unloaded before each load."""
     taken = []
     with grpc.insecure_channel(served.address) as channel:
-        load = channel.unary_unary(f"{SERVICE}RepositoryModelLoad")
-        unload = channel.unary_unary(f"{SERVICE}RepositoryModelUnload")
+        load: Any = channel.unary_unary(f"{SERVICE}RepositoryModelLoad")
+        unload: Any = channel.unary_unary(f"{SERVICE}RepositoryModelUnload")
         for _ in range(count):
             unload(pb.RepositoryModelUnloadRequest(model_name=name).SerializeToString(), timeout=60)
             begun = time.perf_counter()
@@ -107,14 +109,16 @@ def full_load(served: Served, name: str) -> Iterator[None]:
         raise RuntimeError("perf_analyzer is not installed (the extra `dev` has it on x86-64)")
     flags = ["-m", name, "-i", "grpc", "-u", served.address, "--concurrency-range", f"{IN_FLIGHT}:{IN_FLIGHT}"]
     flags += ["--measurement-interval", "5000", "--stability-percentage", "1", "--max-trials", "1000"]
-    client = subprocess.Popen([program, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # The program is a script that starts another one, so both are in their own group.
+    silent = subprocess.DEVNULL
+    client = subprocess.Popen([program, *flags], stdout=silent, stderr=silent, process_group=0)
     try:
         time.sleep(SETTLE)
         yield
         if client.poll() is not None:
             raise RuntimeError("perf_analyzer has ended before the measurement")
     finally:
-        client.kill()
+        os.killpg(client.pid, signal.SIGKILL)
         client.wait()
 
 

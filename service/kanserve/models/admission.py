@@ -133,11 +133,15 @@ class VersionSandbox:
     async def run(self, bundle: Bundle) -> None:
         """Wait until the version has passed its load check. Raises LoadError with the reason of a failure, and
         ConfigError for a device that does not exist."""
-        if bundle.manifest is not None:
-            await asyncio.to_thread(check_manifest, bundle.manifest)
+        job = await asyncio.to_thread(self._prepared, bundle)
         if self._settings.load_check:
-            job = await asyncio.to_thread(self._job, bundle, bundle.files)
             await self._check.run(job, bundle.files)
+
+    def _prepared(self, bundle: Bundle) -> Job:
+        """The job of a version whose manifest is valid. Raises LoadError."""
+        if bundle.manifest is not None:
+            check_manifest(bundle.manifest)
+        return self._job(bundle, bundle.files)
 
     def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest

@@ -126,19 +126,8 @@ class Reconciler:
         """Load all versions of a model that its policy selects, from the current files. Raises NotFound,
         FailedPrecondition, and Unavailable for an unreadable repository."""
         async with self._turn:
-            try:
-                scan = await self._scan()
-            except ConfigError as error:
-                raise Unavailable(
-                    f"failed to load '{name}', the repository cannot be read",
-                    code="repository-not-readable",
-                    hint="restore the repository, then send the request again",
-                ) from error
-            if not any(key[0] == name for key in scan.candidates):
-                raise _no_version(name)
-            if self._asked is not None:
-                self._asked.add(name)
-            await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
+            with resources.quick_switches():
+                await self._load_now(name)
         failed = [
             f"version {version}: {self._registry.entry(name, str(version)).reason}"
             for (model, version), known in sorted(self._known.items())
@@ -152,6 +141,22 @@ class Reconciler:
             )
         if not self._registry.ready_versions(name):
             raise _no_version(name)
+
+    async def _load_now(self, name: str) -> None:
+        """Load the versions of a model from the current files. Raises NotFound, Unavailable."""
+        try:
+            scan = await self._scan()
+        except ConfigError as error:
+            raise Unavailable(
+                f"failed to load '{name}', the repository cannot be read",
+                code="repository-not-readable",
+                hint="restore the repository, then send the request again",
+            ) from error
+        if not any(key[0] == name for key in scan.candidates):
+            raise _no_version(name)
+        if self._asked is not None:
+            self._asked.add(name)
+        await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
 
     async def unload_by_hand(self, name: str) -> None:
         """Unload a model after its in-flight requests. Raises NotFound."""
@@ -229,8 +234,10 @@ class Reconciler:
                     with progress.of(action.key) if action.step is Step.LOAD else contextlib.nullcontext():
                         await self._take(action.step, action.key, scan)
 
+        quick = resources.quick_switches() if loads else contextlib.nullcontext()
         async with _logged_progress(Progress(len(loads))) as progress:
-            await _together([work(progress) for _ in range(self._at_once(loads))])
+            with quick:
+                await _together([work(progress) for _ in range(self._at_once(loads))])
 
     def _at_once(self, loads: Sequence[Key]) -> int:
         """The number of models that load at the same time. It is one if `max_models` may reject some, so that the first
