@@ -50,9 +50,6 @@ WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the gr
 NUMBERS_FILE = "numbers.bin"  # long lists of a large manifest, see `Manifest.stored`
 SIZE_LIMIT = 4 * 2**20  # bytes of a manifest; one of 10^6 edges has 1.0 MiB before the exporter moves its lists
 SMALL = 2**19  # bytes of a manifest up to which its lists stay in it, for readability
-# The instance_group of an exported config.pbtxt for Triton: its name, the runs at once, and the threads of each.
-# kanserve treats it as a default that nobody chose, as long as it is unchanged, and decides by itself.
-TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
 
 # How far a runtime may optimize the graphs: without a limit, or up to onnxruntime's ORT_ENABLE_BASIC.
 ANY, BASIC = "", "basic"

@@ -29,6 +29,7 @@ from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import pbtxt, snapshot
 from kanserve.repository.layout import Candidate
+from kanserve.repository.pbtxt import VersionPolicy
 from kanserve.repository.plan import Action, Known, Step, left_out, plan
 from kanserve.repository.snapshot import Fingerprint, Key, Scanner, Snapshot, remove_stale_exports
 from kanserve.runtime.base import Backend
@@ -256,9 +257,15 @@ class Reconciler:
     async def _plan(self, scan: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
         """Decide the actions, on a thread because there may be thousands of versions."""
         known = {key: entry for key, entry in self._known.items() if names is None or key[0] in names}
-        left = await asyncio.to_thread(left_out, scan.prints, known, scan.policies)
+        chosen = self._registry.chosen()
+
+        def decide() -> tuple[dict[Key, VersionPolicy], list[Action]]:
+            left = left_out(scan.prints, known, scan.policies)
+            return left, plan(scan.prints, known, scan.policies, now, chosen)
+
+        left, actions = await asyncio.to_thread(decide)
         self._events.left_out(left)
-        return await asyncio.to_thread(plan, scan.prints, known, scan.policies, now, self._registry.chosen())
+        return actions
 
     async def _take(self, step: Step, key: Key, scan: Snapshot) -> None:
         if step in (Step.MISS, Step.RETURN):

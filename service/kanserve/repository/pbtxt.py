@@ -17,7 +17,8 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from kanexport.contract import manifest as contract
+from kanexport.contract import triton
+from kanexport.contract.triton import THREADS
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import model_config_pb2 as pb
 from kanserve.scheduling.queue import PriorityLevel
@@ -58,7 +59,6 @@ FILE_NAME = "config.pbtxt"
 SIZE_LIMIT = 2**17  # bytes; the parser takes half a second for this size
 LABELS_LIMIT = 2**20  # bytes of a file with labels
 PLATFORMS = {"backend": ("", "onnxruntime"), "platform": ("", "onnxruntime_onnx")}
-THREADS = "intra_op_thread_count"  # of Triton's onnxruntime backend
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MOST = 1024  # priority levels, each with separate queues; instances; threads
 # Supported fields, by message.
@@ -155,8 +155,7 @@ def _parsed(data: bytes) -> OperatorConfig:
                 code="config-platform",
                 hint=f"set {field} to {allowed[1]!r}, or remove it",
             )
-    if _exporters(message):
-        del message.instance_group[:], message.parameters[THREADS]
+    _drop_exporters(message)
     if message.max_batch_size < 0:
         raise _rejected(
             f"has max_batch_size {message.max_batch_size}, expected 1 or more",
@@ -178,16 +177,25 @@ def _parsed(data: bytes) -> OperatorConfig:
     )
 
 
-def _exporters(message: Any) -> bool:
-    """True if the options of execution are those that the exporter wrote for Triton, not an operator's."""
-    usual = pb.ModelInstanceGroup(
-        name=contract.TRITON_RUNS, count=contract.TRITON_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU
-    )
-    return (
-        list(message.instance_group) == [usual]
-        and THREADS in message.parameters
-        and message.parameters[THREADS].string_value == str(contract.TRITON_THREADS)
-    )
+def _drop_exporters(message: Any) -> None:
+    """Remove the options of execution that the exporter wrote for Triton, if they are unchanged: kanserve measures
+    instances and threads, and its settings decide about batches. If one of them is changed, all are an operator's."""
+    options = triton.find(group.name for group in message.instance_group)
+    if options is None:
+        return
+    usual = pb.ModelConfig()
+    text_format.Parse(options.text(), usual)
+    same = list(message.instance_group) == list(usual.instance_group)
+    same = same and _thread_text(message) == _thread_text(usual)
+    if same and (not options.batching or message.dynamic_batching == usual.dynamic_batching):
+        del message.instance_group[:]
+        message.parameters.pop(THREADS, None)
+        if options.batching:
+            message.ClearField("dynamic_batching")
+
+
+def _thread_text(message: Any) -> str | None:
+    return message.parameters[THREADS].string_value if THREADS in message.parameters else None
 
 
 def _rejected(fault: str, *, code: str, hint: str) -> LoadError:

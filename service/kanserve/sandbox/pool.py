@@ -22,6 +22,7 @@ AT_ONCE = 2
 IDLE = 30.0  # seconds without a load check until the forking process ends
 STARTING, GRACE = 60.0, 30.0  # seconds to import everything; in addition to the time limit of the version
 WORDS = 2**16  # bytes of a reply
+SMALL = 2**16  # bytes of files that are written on the event loop, in less time than a thread needs to start
 WITHOUT = "free memory and processes, or set load_check = false (unsafe for untrusted models)"
 OWN = "KANSERVE_"  # variables that the load check does not get
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process with threads cannot fork safely
@@ -213,7 +214,9 @@ def _ended(process: subprocess.Popen[bytes], requests: socket.socket) -> None:
 
 
 async def _written(job: Job, files: Mapping[str, bytes]) -> int:
-    """Memory with the job. A large job takes time; after a cancellation its memory is closed."""
+    """Memory with the job. A large job takes time, on a thread; after a cancellation its memory is closed."""
+    if sum(map(len, files.values())) <= SMALL:
+        return jobs.put(job, files)
     writing = asyncio.get_running_loop().run_in_executor(None, functools.partial(jobs.put, job, files))
     try:
         return await asyncio.shield(writing)
