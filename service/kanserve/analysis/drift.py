@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract import grids
-from kanexport.contract.manifest import LayerInfo
+from kanexport.contract.manifest import BasisInfo, LayerInfo
 from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis.histogram import Counts, Floats, Window
 
@@ -117,11 +117,12 @@ class Origin(enum.StrEnum):
 
 def core(layer: LayerInfo, node: int) -> Span | None:
     """The ends of the grid of an input node of the layer; None for a node without knots."""
-    entry = grids.knots(layer, node)
-    if entry is None:
-        return None
-    basis, knots = entry
-    return _ends(basis.kind, basis.functions, knots)
+    return span(grids.knots(layer, node))
+
+
+def span(entry: tuple[BasisInfo, tuple[float, ...]] | None) -> Span | None:
+    """The ends of the grid with these knots of this basis; None without knots."""
+    return None if entry is None else _ends(entry[0].kind, entry[0].functions, entry[1])
 
 
 @functools.lru_cache(grids.SAME)

@@ -61,9 +61,8 @@ class Admission:
         """A loaded model and its content; None if its content is `loaded` already. `size`: bytes of its files;
         `current`: the serving version. Raises LoadError, ConfigError."""
         async with self._large if size > LARGE else contextlib.nullcontext():
-            await asyncio.to_thread(resources.check, size)
             async with self._sandbox.check(size) as check:
-                bundle = await self._checked(candidate, check, loaded)
+                bundle = await self._checked(candidate, size, check, loaded)
             if bundle is None:
                 return None
             async with self._here:
@@ -71,18 +70,28 @@ class Admission:
         return model, LoadedContent(bundle.content, bundle.config)
 
     async def _checked(
-        self, candidate: Candidate, check: VersionSandbox, loaded: LoadedContent | None
+        self, candidate: Candidate, size: int, check: VersionSandbox, loaded: LoadedContent | None
     ) -> Bundle | None:
-        """The bytes of a version that passed its load check; None if its content is `loaded` already."""
+        """The bytes of a version that passed its load check; None if its content is `loaded` already. Each change of
+        the thread waits for the event loop, so there are few."""
+
+        def read() -> Texts:
+            resources.check(size)
+            return layout.texts(candidate)
+
+        def load() -> tuple[Bundle, Job]:
+            bundle = layout.load(candidate, self._max_file_bytes, texts)
+            return bundle, check.prepared(bundle)
+
         # Another process parses the version's texts first. Then this process parses exactly the same bytes.
-        texts = await run_detached(functools.partial(layout.texts, candidate))
+        texts = await run_detached(read)
         await check.parse(texts)
         async with self._here:
-            bundle = await run_detached(functools.partial(layout.load, candidate, self._max_file_bytes, texts))
+            bundle, job = await run_detached(load)
         if LoadedContent(bundle.content, bundle.config) == loaded:
             return None
         # The load check runs before this process loads a version, so that a harmful version affects another process.
-        await check.run(bundle)
+        await check.run(job, bundle)
         return bundle
 
 
@@ -101,10 +110,10 @@ class Sandbox:
         self._asker = SandboxClient(settings.backend)
 
     async def validate(self, bundle: Bundle) -> None:
-        """Wait until a version has passed its load check. Raises what `VersionSandbox.run` raises. A cancellation stops
+        """Wait until a version has passed its load check. Raises what `VersionSandbox` raises. A cancellation stops
         the other process."""
         async with self.check(0) as check:
-            await check.run(bundle)
+            await check.run(await asyncio.to_thread(check.prepared, bundle), bundle)
 
     @contextlib.asynccontextmanager
     async def check(self, size: int) -> AsyncIterator[VersionSandbox]:
@@ -130,14 +139,13 @@ class VersionSandbox:
             await self._check.run(replace(self._job(None, files), texts=True), files)
             self._parsed = True
 
-    async def run(self, bundle: Bundle) -> None:
+    async def run(self, job: Job, bundle: Bundle) -> None:
         """Wait until the version has passed its load check. Raises LoadError with the reason of a failure, and
         ConfigError for a device that does not exist."""
-        job = await asyncio.to_thread(self._prepared, bundle)
         if self._settings.load_check:
             await self._check.run(job, bundle.files)
 
-    def _prepared(self, bundle: Bundle) -> Job:
+    def prepared(self, bundle: Bundle) -> Job:
         """The job of a version whose manifest is valid. Raises LoadError."""
         if bundle.manifest is not None:
             check_manifest(bundle.manifest)

@@ -298,7 +298,7 @@ def _threads(message: Any) -> int:
     text = message.parameters[THREADS].string_value
     if not (text.isascii() and text.isdecimal()) or int(text) > MOST:
         raise _rejected(
-            f"has {THREADS} {text[:20]!r}, expected a number from 0 to {MOST}",
+            f"has intra_op_thread_count {text[:20]!r}, expected a number from 0 to {MOST}",
             code="config-value-invalid",
             hint="set a number of threads; 0 lets the server choose",
         )

@@ -42,6 +42,7 @@ class SandboxClient:
         self._starting = asyncio.Lock()
         self._requests: socket.socket | None = None
         self._end: weakref.finalize[[subprocess.Popen[bytes], socket.socket], SandboxClient] | None = None
+        self._started = 0  # processes so far
         self._busy = 0
         self._idle: asyncio.TimerHandle | None = None
 
@@ -79,9 +80,15 @@ class SandboxClient:
             self._end()
         self._requests = self._end = None
 
-    async def forked(self, most: int, memory: int) -> socket.socket:
-        """Socket to a new process, which begins with the job in `memory`. Raises ProcessLost, OSError."""
-        requests = await self._process()
+    def lost(self, forker: int) -> None:
+        """End the forking process with this number. It may have been killed, and another check may have replaced it."""
+        if forker == self._started:
+            self.close()
+
+    async def forked(self, most: int, memory: int) -> tuple[socket.socket, int]:
+        """Socket to a new process, which begins with the job in `memory`, and the number of the process that forked it.
+        Raises ProcessLost, OSError."""
+        requests, number = await self._process()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs, contextlib.ExitStack() as undo:
@@ -89,14 +96,17 @@ class SandboxClient:
             try:
                 socket.send_fds(requests, [most.to_bytes(8, "little")], [memory, theirs.fileno()])
             except OSError as error:
+                self.lost(number)
                 raise ProcessLost from error
             undo.pop_all()
-        return ours
+        return ours, number
 
-    async def _process(self) -> socket.socket:
-        """The socket to the forking process, which is started if there is none. Raises ProcessLost, OSError."""
+    async def _process(self) -> tuple[socket.socket, int]:
+        """The socket to the forking process and its number. It is started if there is none. Raises ProcessLost,
+        OSError."""
         async with self._starting:
             if self._requests is None:
+                self._started += 1
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with contextlib.ExitStack() as undo:
                     undo.callback(ours.close)
@@ -109,7 +119,7 @@ class SandboxClient:
                             raise ProcessLost
                     undo.pop_all()
                 self._requests = ours
-            return self._requests
+            return self._requests, self._started
 
 
 class VersionCheck:
@@ -118,6 +128,7 @@ class VersionCheck:
     def __init__(self, client: SandboxClient) -> None:
         self._client = client
         self._socket: socket.socket | None = None
+        self._forker = 0
         self._heard = b""
         self._parts: list[tuple[Job, Mapping[str, bytes]]] = []
         self._passed = 0
@@ -133,7 +144,7 @@ class VersionCheck:
                     await self._catch_up()
                 except ProcessLost:
                     self.close()
-                    self._client.close()
+                    self._client.lost(self._forker)
                 except OSError as error:
                     raise LoadError(
                         LoadReason.INTERNAL,
@@ -165,7 +176,7 @@ class VersionCheck:
         memory = await _written(job, files)
         try:
             if self._socket is None:
-                self._socket = await self._client.forked(job.most, memory)
+                self._socket, self._forker = await self._client.forked(job.most, memory)
             else:
                 socket.send_fds(self._socket, [b"+"], [memory])
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -176,13 +187,16 @@ class VersionCheck:
             async with asyncio.timeout(job.seconds + GRACE):
                 return await self._line(self._socket)
         except TimeoutError as error:
-            self._client.close()
+            self._client.lost(self._forker)
             raise _late(job) from error
 
     async def _line(self, reply: socket.socket) -> dict[str, str | int]:
         loop = asyncio.get_running_loop()
         while b"\n" not in self._heard and len(self._heard) < WORDS:
-            more = await loop.sock_recv(reply, WORDS)
+            try:
+                more = await loop.sock_recv(reply, WORDS)
+            except ConnectionResetError as error:
+                raise ProcessLost from error
             if not more:
                 raise ProcessLost
             self._heard += more

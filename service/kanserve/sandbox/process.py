@@ -102,10 +102,11 @@ def prepare(backend: Backend) -> None:
 
 
 def _forked(requests: socket.socket, others: list[Running], most: int, memory: int, back: int) -> Running:
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid:
         os.close(memory)
         return Running(pid, socket.socket(fileno=back), most)
+    _end_with(parent)
     reply = socket.socket(fileno=back)
     try:
         requests.close()
@@ -116,6 +117,13 @@ def _forked(requests: socket.socket, others: list[Running], most: int, memory: i
         if sys.exc_info()[0] is not None:  # a bug: reported to the server, and the end of this process only
             reply.sendall(json.dumps({"bug": traceback.format_exc()[-4000:]}).encode() + b"\n")
         os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent ends, also if that has just happened."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _ended(child: Running) -> bool:
@@ -205,7 +213,6 @@ def _next(reply: socket.socket) -> int | None:
 def limit(job: Job) -> None:
     """Set the kernel's limits of this process. A GPU driver reserves more addresses than it uses, so the parent process
     checks the resident memory in that case."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, job.seconds)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

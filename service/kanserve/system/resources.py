@@ -144,7 +144,7 @@ def _table(path: Path) -> dict[str, int]:
     return {}
 
 
-SWITCH, USUAL_SWITCH = 5e-4, sys.getswitchinterval()  # seconds; Python's default is 5 ms
+SWITCH, USUAL_SWITCH = 1e-4, sys.getswitchinterval()  # seconds; Python's default is 5 ms
 _quick = itertools.count()  # contexts so far, to restore the interval at the end of the last one
 _open: set[int] = set()
 

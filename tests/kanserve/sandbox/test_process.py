@@ -60,9 +60,9 @@ def test_parts_of_a_version_share_a_process_which_no_other_version_gets(tmp_path
             first = await grandchildren(trial, 1)
             await two.parse(texts)
             both = await grandchildren(trial, 2)
-            await two.run(item)
+            await two.run(two.prepared(item), item)
             assert set(first) < set(both)
-            await one.run(item)
+            await one.run(one.prepared(item), item)
             threads = f"/proc/{forker(trial)}/task"
             assert len(os.listdir(threads)) == 1  # a process with threads cannot fork safely
         await grandchildren(trial, 0)
