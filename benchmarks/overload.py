@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,11 +181,11 @@ def beside(address: str, seconds: float, work: Any, data: bytes | None = None) -
 
 
 @contextlib.contextmanager
-def serving(repository: Path, transport: str) -> Iterator[Served]:
-    """A server over both models."""
+def serving(repository: Path, transport: str, flags: Sequence[str] = ()) -> Iterator[Served]:
+    """A server over the models of a repository, with more `flags`."""
     command = [sys.executable, "-m", "kanserve", "serve", str(repository), "--grpc-port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
-        [*command, "--log-format", "json", "--access-log", "none", "--transport", transport],
+        [*command, "--log-format", "json", "--access-log", "none", "--transport", transport, *flags],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:2])},

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kanexport.contract import atomic, safe_files, temp_dirs
+from kanexport.contract import atomic, safe_files, temp_dirs, triton
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import Manifest
 from kanexport.errors import RepositoryError
@@ -107,12 +107,8 @@ def pack(repository: Path, manifest: Manifest, files: Mapping[str, bytes | Parts
 
 def triton_config(manifest: Manifest) -> bytes:
     """config.pbtxt for the onnxruntime backend of Triton. It serves all versions, as kanserve does; the default of
-    Triton is the highest version only. Several runs of one thread each are 61% faster in Triton than its own choice,
-    one run of all threads ([784, 64, 10], 64 rows per request, two cores)."""
-    group = f'name: "{contract.TRITON_RUNS}" count: {contract.TRITON_INSTANCES} kind: KIND_CPU'
-    threads = f'key: "intra_op_thread_count" value: {{ string_value: "{contract.TRITON_THREADS}" }}'
-    text = f"version_policy {{ all {{ }} }}\ninstance_group [ {{ {group} }} ]\nparameters {{ {threads} }}\n"
-    return _signature(manifest) + text.encode()
+    Triton is the highest version only."""
+    return _signature(manifest) + f"version_policy {{ all {{ }} }}\n{triton.choose(manifest).text()}".encode()
 
 
 def _signature(manifest: Manifest) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from kanexport.contract.manifest import SAME_UNITS, BasisInfo, LayerInfo
 
 SPLINE, BUMPS = "bspline", "relu-bumps"
 PIECES = frozenset({"piecewise-linear", "piecewise-polynomial"})  # their knots are the ends of cells, and not extended
+SAME = 16  # rows of knots whose values are kept, since the sources of a layer often have equal ones
 WIDTHS = 3  # cells beyond the outermost centre that a bell reaches
 
 
@@ -77,18 +79,33 @@ def grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
     """The distinct knots of a node of the layer, ascending. Empty if the node is not a source without change, or has no
     knots."""
     stored = knots(layer, node)
-    return rounded(np.unique(stored[1])) if stored is not None else ()
+    return distinct(stored[1]) if stored is not None else ()
+
+
+@functools.lru_cache(SAME)
+def distinct(knots: tuple[float, ...]) -> tuple[float, ...]:
+    """The distinct values of finite knots, rounded and ascending."""
+    return rounded(sorted(set(knots)))
 
 
 def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | None:
     """The knots of a node as they are in the manifest, and their basis: the one with most functions among those that
     read the sources unchanged."""
-    columns = _columns(layer)
+    return knots_by_node(layer).get(node)
+
+
+def knots_by_node(layer: LayerInfo) -> dict[int, tuple[BasisInfo, tuple[float, ...]]]:
+    """The knots of all nodes that have some, as `knots` returns them."""
     own = [basis for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
-    if not own or node not in columns:
-        return None
+    if not own:
+        return {}
     basis = max(own, key=lambda candidate: candidate.functions)
-    return basis, basis.knots[columns.index(node) if len(basis.knots) > 1 else 0]
+    columns = _columns(layer)
+    rows = basis.knots * len(columns) if len(basis.knots) == 1 else basis.knots
+    by_node: dict[int, tuple[BasisInfo, tuple[float, ...]]] = {}
+    for node, row in zip(columns, rows, strict=False):
+        by_node.setdefault(node, (basis, row))
+    return by_node
 
 
 def _columns(layer: LayerInfo) -> tuple[int, ...]:

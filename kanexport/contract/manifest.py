@@ -33,6 +33,7 @@ from kanexport.contract.serialization import (
     Stored,
     build,
     entries,
+    evaluate_annotations,
     extract_lists,
     json_of,
     name_of,
@@ -49,9 +50,6 @@ WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the gr
 NUMBERS_FILE = "numbers.bin"  # long lists of a large manifest, see `Manifest.stored`
 SIZE_LIMIT = 4 * 2**20  # bytes of a manifest; one of 10^6 edges has 1.0 MiB before the exporter moves its lists
 SMALL = 2**19  # bytes of a manifest up to which its lists stay in it, for readability
-# The instance_group of an exported config.pbtxt for Triton: its name, the runs at once, and the threads of each.
-# kanserve treats it as a default that nobody chose, as long as it is unchanged, and decides by itself.
-TRITON_RUNS, TRITON_INSTANCES, TRITON_THREADS = "kanexport", 2, 1
 
 # How far a runtime may optimize the graphs: without a limit, or up to onnxruntime's ORT_ENABLE_BASIC.
 ANY, BASIC = "", "basic"
@@ -468,6 +466,11 @@ def _text(document: Any) -> bytes:
     """The document as indented JSON, with each list of numbers on one line."""
     text = json.dumps(document, indent=1, allow_nan=False)
     return NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text).encode() + b"\n"
+
+
+def prepare() -> None:
+    """Make the first `loads` as fast as the following ones."""
+    evaluate_annotations(Manifest)
 
 
 def loads(data: bytes, numbers: bytes | None = None, *, most: int = SIZE_LIMIT) -> Manifest:

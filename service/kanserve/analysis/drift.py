@@ -18,6 +18,7 @@ Shapes: n nodes, K bins; the outer two have no end.
 from __future__ import annotations
 
 import enum
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract import grids
-from kanexport.contract.manifest import LayerInfo
+from kanexport.contract.manifest import BasisInfo, LayerInfo
 from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis.histogram import Counts, Floats, Window
 
@@ -116,11 +117,17 @@ class Origin(enum.StrEnum):
 
 def core(layer: LayerInfo, node: int) -> Span | None:
     """The ends of the grid of an input node of the layer; None for a node without knots."""
-    entry = grids.knots(layer, node)
-    if entry is None:
-        return None
-    basis, knots = entry
-    grid = grids.of_knots(basis.kind, basis.functions, knots)
+    return span(grids.knots(layer, node))
+
+
+def span(entry: tuple[BasisInfo, tuple[float, ...]] | None) -> Span | None:
+    """The ends of the grid with these knots of this basis; None without knots."""
+    return None if entry is None else _ends(entry[0].kind, entry[0].functions, entry[1])
+
+
+@functools.lru_cache(grids.SAME)
+def _ends(kind: str, functions: int, knots: tuple[float, ...]) -> Span | None:
+    grid = grids.of_knots(kind, functions, knots)
     return None if grid is None else (grid.low, grid.high)
 
 

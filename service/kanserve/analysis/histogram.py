@@ -42,10 +42,11 @@ class Cells:
     @classmethod
     def from_bounds(cls, bounds: Sequence[Sequence[float]], nodes: int) -> Cells:
         """Ascending bounds of the bins of each node, or one row for all nodes."""
-        rows = list(bounds) * nodes if len(bounds) == 1 else list(bounds)
-        longest = max(map(len, rows))
-        padded = np.array([(*row, *[np.inf] * (longest - len(row))) for row in rows])
-        lengths, last = np.array([len(row) + 1 for row in rows]), np.array([row[-1] for row in rows])
+        longest = max(map(len, bounds))
+        padded = np.array([(*row, *[np.inf] * (longest - len(row))) for row in bounds])
+        lengths, last = np.array([len(row) + 1 for row in bounds]), np.array([row[-1] for row in bounds])
+        if len(bounds) == 1:
+            padded, lengths, last = (np.repeat(part, nodes, axis=0) for part in (padded, lengths, last))
         clipped = np.minimum(padded, last[:, None])
         middles = np.concatenate([clipped[:, :1], clipped[:, :-1] / 2 + clipped[:, 1:] / 2, clipped[:, -1:]], axis=1)
         return cls(padded.T, lengths, last, middles, _steps(clipped, lengths))
@@ -89,9 +90,11 @@ def _steps(bounds: Floats, lengths: Counts) -> Floats | None:
 
 def split(bounds: Sequence[float], times: int) -> list[float]:
     """Bounds of equal bins for each node."""
-    at = np.arange(times) / times
-    own = (low * (1 - at) + high * at for low, high in itertools.pairwise(bounds))
-    return [*(float(bound) for cell in own for bound in cell), bounds[-1]]
+    shares = [at / times for at in range(times)]
+    return [
+        *(low * (1 - share) + high * share for low, high in itertools.pairwise(bounds) for share in shares),
+        bounds[-1],
+    ]
 
 
 class Window:

@@ -11,13 +11,14 @@ import numpy as np
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
 from kanexport.contract.naming import Names
+from kanexport.contract.triton import THREADS
 from kanserve.execution.config import Serving
 from kanserve.models.model import Model
 from kanserve.observability.statistics import Duration
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2, model_config_pb2
 from kanserve.pb import model_config_pb2 as config_pb
-from kanserve.repository.pbtxt import THREADS, VersionPolicy
+from kanserve.repository.pbtxt import VersionPolicy
 from kanserve.scheduling.queue import Policy, PriorityLevel
 from kanserve.types import BYTES, ModelInfo, TensorInfo
 

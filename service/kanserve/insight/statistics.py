@@ -213,7 +213,8 @@ def _part(
     at: int, tensor: str, layer: LayerInfo | None, bounds: tuple[tuple[float, ...], ...], before: NodeBaseline | None
 ) -> Part:
     nodes = len(bounds) if before is None else len(before.counts)
-    cores = tuple(None if layer is None else drift.core(layer, node) for node in range(nodes))
+    knots = {} if layer is None else own.knots_by_node(layer)
+    cores = tuple(drift.span(knots.get(node)) for node in range(nodes))
     otherwise = Origin.DRAWN if before is None else Origin.REFERENCE
     origins = tuple(otherwise if core is None else Origin.GRID for core in cores)
     if before is None and len(set(bounds)) == 1:
@@ -238,8 +239,10 @@ def _drawn(manifest: Manifest) -> dict[str, Array]:
 def _bounds(layer: LayerInfo | None, values: Array) -> Iterator[tuple[float, ...]]:
     """The bounds of each node, from its values [B, ..., n]."""
     flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    knots = {} if layer is None else own.knots_by_node(layer)
     for node in range(flat.shape[1]):
-        grid = () if layer is None or drift.core(layer, node) is None else own.grid(layer, node)
+        entry = knots.get(node)
+        grid = () if entry is None or drift.span(entry) is None else own.distinct(entry[1])
         yield grid or own.equal(*_range(flat[:, node]))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from kanserve.repository.validation import check_manifest
 from kanserve.runtime.base import Backend
 from kanserve.sandbox import job
 from kanserve.sandbox.job import Job
-from kanserve.sandbox.pool import SandboxClient
+from kanserve.sandbox.pool import SandboxClient, VersionCheck
 from kanserve.system import resources
 
 
@@ -51,25 +52,50 @@ class Admission:
         self._max_file_bytes = settings.max_file_bytes
         self._loader = Loader(backend, settings, threads, metrics, keeping)
         self._sandbox = Sandbox(settings)
+        self._here = asyncio.Lock()  # of the work in this process: a measurement must not run next to another load
+        self._large = asyncio.Lock()
 
     async def take(
         self, candidate: Candidate, size: int, current: ServingVersion | None, loaded: LoadedContent | None
     ) -> tuple[Model, LoadedContent] | None:
         """A loaded model and its content; None if its content is `loaded` already. `size`: bytes of its files;
         `current`: the serving version. Raises LoadError, ConfigError."""
-        await asyncio.to_thread(resources.check, size)
+        async with self._large if size > LARGE else contextlib.nullcontext():
+            async with self._sandbox.check(size) as check:
+                bundle = await self._checked(candidate, size, check, loaded)
+            if bundle is None:
+                return None
+            async with self._here:
+                model = await run_detached(functools.partial(self._loader.load, bundle, current))
+        return model, LoadedContent(bundle.content, bundle.config)
+
+    async def _checked(
+        self, candidate: Candidate, size: int, check: VersionSandbox, loaded: LoadedContent | None
+    ) -> Bundle | None:
+        """The bytes of a version that passed its load check; None if its content is `loaded` already. Each change of
+        the thread waits for the event loop, so there are few."""
+
+        def read() -> Texts:
+            resources.check(size)
+            return layout.texts(candidate)
+
+        def load() -> tuple[Bundle, Job]:
+            bundle = layout.load(candidate, self._max_file_bytes, texts)
+            return bundle, check.prepared(bundle)
+
         # Another process parses the version's texts first. Then this process parses exactly the same bytes.
-        texts = await run_detached(functools.partial(layout.texts, candidate))
-        await self._sandbox.parse_texts(texts)
-        bundle = await run_detached(functools.partial(layout.load, candidate, self._max_file_bytes, texts))
-        content = LoadedContent(bundle.content, bundle.config)
-        if content == loaded:
+        texts = await run_detached(read)
+        await check.parse(texts)
+        async with self._here:
+            bundle, job = await run_detached(load)
+        if LoadedContent(bundle.content, bundle.config) == loaded:
             return None
         # The load check runs before this process loads a version, so that a harmful version affects another process.
-        await self._sandbox.validate(bundle)
-        return await run_detached(functools.partial(self._loader.load, bundle, current)), content
+        await check.run(job, bundle)
+        return bundle
 
 
+LARGE = 2**25  # bytes of files; of larger versions, one loads at a time, because of its memory
 THREADS = 1  # of the runs of a load check
 PACE = (
     2**24
@@ -83,24 +109,47 @@ class Sandbox:
         self._settings = settings
         self._asker = SandboxClient(settings.backend)
 
-    async def parse_texts(self, texts: Texts) -> None:
-        """Wait until another process has parsed the texts of a version. Raises what `validate` does."""
-        if self._settings.load_check:
-            files = texts.files()
-            await self._asker.validate(replace(self._job(None, files), texts=True), files)
-
     async def validate(self, bundle: Bundle) -> None:
-        """Wait until a version has passed its load check. Raises LoadError with the reason of a failure, and
-        ConfigError for a device that does not exist. A cancellation stops the other process."""
-        if bundle.manifest is not None:
-            await asyncio.to_thread(check_manifest, bundle.manifest)
-        if self._settings.load_check:
-            job = await asyncio.to_thread(self._job, bundle, bundle.files)
-            await self._asker.validate(job, bundle.files)
+        """Wait until a version has passed its load check. Raises what `VersionSandbox` raises. A cancellation stops
+        the other process."""
+        async with self.check(0) as check:
+            await check.run(await asyncio.to_thread(check.prepared, bundle), bundle)
+
+    @contextlib.asynccontextmanager
+    async def check(self, size: int) -> AsyncIterator[VersionSandbox]:
+        """Context of the load check of one version with `size` bytes of files; 0 if it has one part."""
+        async with self._asker.check() as check:
+            yield VersionSandbox(self._settings, check, size)
 
     def close(self) -> None:
         """End the process of the load checks."""
         self._asker.close()
+
+
+class VersionSandbox:
+    """Load check of one version in its process, as the settings require."""
+
+    def __init__(self, settings: Settings, check: VersionCheck, size: int) -> None:
+        self._settings, self._check, self._size, self._parsed = settings, check, size, False
+
+    async def parse(self, texts: Texts) -> None:
+        """Wait until the process has parsed the texts of the version. Raises what `run` does."""
+        if self._settings.load_check:
+            files = texts.files()
+            await self._check.run(replace(self._job(None, files), texts=True), files)
+            self._parsed = True
+
+    async def run(self, job: Job, bundle: Bundle) -> None:
+        """Wait until the version has passed its load check. Raises LoadError with the reason of a failure, and
+        ConfigError for a device that does not exist."""
+        if self._settings.load_check:
+            await self._check.run(job, bundle.files)
+
+    def prepared(self, bundle: Bundle) -> Job:
+        """The job of a version whose manifest is valid. Raises LoadError."""
+        if bundle.manifest is not None:
+            check_manifest(bundle.manifest)
+        return self._job(bundle, bundle.files)
 
     def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest
@@ -113,7 +162,9 @@ class Sandbox:
             seconds=settings.load_timeout + sum(map(len, files.values())) / PACE,
             memory=settings.load_memory_bytes,
             files={name: len(data) for name, data in files.items()},
-            manifest=None if manifest is None else job.strip_for_sandbox(manifest),
+            manifest=None if manifest is None or self._parsed else job.strip_for_sandbox(manifest),
+            parsed=self._parsed,
+            size=self._size,
         )
 
 

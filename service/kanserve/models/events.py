@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from kanserve.errors import KanserveError, LoadError, LoadReason, log_facts, text_and_hint
@@ -26,23 +27,27 @@ log = logs.get_logger("models")
 class Progress:
     """Progress of the loads of several versions. `log_every` logs it every few seconds."""
 
-    def __init__(self, of: int) -> None:
-        self._of, self._done, self._key = of, -1, ("", 0)
-        self._began = time.monotonic()
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._began: dict[Key, float] = {}
 
-    def next(self, key: Key) -> None:
-        """The load of this version begins, and the previous load has ended."""
-        self._key, self._began, self._done = key, time.monotonic(), self._done + 1
+    @contextlib.contextmanager
+    def of(self, key: Key) -> Iterator[None]:
+        """Context of the load of this version."""
+        self._began[key] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._began[key]
+            self._done += 1
 
     async def log_every(self) -> None:
-        """Log the progress until the task is cancelled."""
+        """Log the progress, with the load that takes longest, until the task is cancelled."""
         while True:
             await asyncio.sleep(EVERY)
-            seconds = round(time.monotonic() - self._began, 1)
-            name, version = self._key
-            log.info(
-                "model_loading", model=name, version=version, seconds=seconds, done=max(0, self._done), of=self._of
-            )
+            for (name, version), began in list(self._began.items())[:1]:
+                seconds = round(time.monotonic() - began, 1)
+                log.info("model_loading", model=name, version=version, seconds=seconds, done=self._done, of=self._total)
 
 
 class ModelEvents:

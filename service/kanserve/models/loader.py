@@ -24,8 +24,9 @@ from kanserve.insight.edge_queries import LayerGraph
 from kanserve.insight.statistics import Nodes
 from kanserve.insight.store import StatisticsStore
 from kanserve.insight.traffic_sampler import TrafficSampler
-from kanserve.models import tuning
+from kanserve.models import plans, tuning
 from kanserve.models.model import Model
+from kanserve.models.plans import KnownPlans, MeasuredPlan
 from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.repository.layout import Bundle
@@ -61,6 +62,7 @@ class Loader:
     metrics: Metrics
     keeping: StatisticsStore | None = None
     asides: list[ThreadPoolExecutor] = field(default_factory=list)
+    plans: KnownPlans = field(default_factory=KnownPlans)
 
     def load(self, bundle: Bundle, current: ServingVersion | None = None) -> Model:
         """Load and verify one version; blocks. `current`: the serving version, whose execution plan the new one may
@@ -73,24 +75,61 @@ class Loader:
                 code="config-device-differs",
                 hint="start the server with another --device, or change the kind of the instance_group",
             )
-        of_bundle, way = self._graphs_of(bundle), self._same_way(bundle, current)
-        by_kernel, threads = (False, self._threads(bundle)) if way is None else (way.kernel, way.threads)
-        session = of_bundle.sessions(by_kernel=by_kernel)(threads)
-        info = _info(bundle, session, settings.plain_onnx_max_batch_size)
-        check_config(config, info.name, info.inputs, info.outputs, batched=info.max_batch_size > 0)
-        graphs: tuple[LayerGraph, ...] = ()
-        if bundle.manifest is not None:
-            verify.check_reference(bundle.manifest, session)
-            graphs = self._graphs(bundle, bundle.manifest)
-        if way is None:
-            session, way = self._way(bundle, info, session, of_bundle)
-        elif way.many_from:
-            session = BatchSizeDispatch(session, self._many(bundle, way.threads), way.many_from)
+        info, session, way = self._opened(bundle, current)
+        graphs = () if bundle.manifest is None else self._graphs(bundle, bundle.manifest)
         metrics = self.metrics.model(info.name, str(info.version))
         model = Model(info, session, graphs, metrics, settings, resolve_execution(info, settings, config, way))
         self._guard_border(model, info)
         self._watch(model, info, session)
         return model
+
+    def _opened(self, bundle: Bundle, current: ServingVersion | None) -> tuple[ModelInfo, Session, ExecutionPlan]:
+        """The session of a version after its self-test, and its execution plan: that of the serving version, that of
+        another model of the same form, or a measured one. Raises LoadError."""
+        graphs, way = self._graphs_of(bundle), self._same_way(bundle, current)
+        if way is not None:
+            info, session = self._tested(bundle, graphs, way.threads, by_kernel=way.kernel)
+            if way.many_from:
+                session = BatchSizeDispatch(session, self._many(bundle, way.threads), way.many_from)
+            return info, session, way
+        key = None if bundle.manifest is None else plans.key(bundle.manifest, bundle.config, graphs.library)
+        known = self._by_known_plan(bundle, graphs, key)
+        if known is not None:
+            return known
+        info, session = self._tested(bundle, graphs, self._threads(bundle), by_kernel=False)
+        session, way = self._way(bundle, info, session, graphs)
+        seconds = math.inf if key is None or way.many_from else tuning.run_seconds(info, session)
+        if seconds < math.inf:
+            self.plans.keep(key, MeasuredPlan(way, seconds))
+        return info, session, way
+
+    def _by_known_plan(
+        self, bundle: Bundle, graphs: Graphs, key: object
+    ) -> tuple[ModelInfo, Session, ExecutionPlan] | None:
+        """The parts of a version with the plan of another model of the same form, if it holds for this one. A plan
+        without one of the graphs is not passed on: that graph may be the faster one here."""
+        known = None if key is None else self.plans.get(key)
+        manifest = bundle.manifest
+        if known is None or manifest is None or known.plan.kernel != bool(graphs.library):
+            return None
+        if manifest.variants and not known.plan.kernel:
+            return None
+        try:
+            info, session = self._tested(bundle, graphs, known.plan.threads, by_kernel=known.plan.kernel)
+        except KanserveError:  # the full measurement reports it, or uses the portable graph
+            return None
+        inline = self.settings.inline_run_seconds
+        holds = tuning.plan_holds(info, session, known.seconds, known.plan.inline_rows, inline)
+        return (info, session, known.plan) if holds else None
+
+    def _tested(self, bundle: Bundle, graphs: Graphs, threads: int, *, by_kernel: bool) -> tuple[ModelInfo, Session]:
+        """The facts of a version, and the session of one of its graphs after its self-test. Raises LoadError."""
+        session = graphs.sessions(by_kernel=by_kernel)(threads)
+        info = _info(bundle, session, self.settings.plain_onnx_max_batch_size)
+        check_config(bundle.config, info.name, info.inputs, info.outputs, batched=info.max_batch_size > 0)
+        if bundle.manifest is not None:
+            verify.check_reference(bundle.manifest, session)
+        return info, session
 
     def unproved(self, bundle: Bundle) -> tuple[ModelInfo, Session, ExecutionPlan]:
         """The parts of a version without its self-test, for benchmarks that measure time and error. Raises
@@ -157,7 +196,7 @@ class Loader:
             return None
         if current.way.kernel != bool(library_for(bundle, self.settings)):  # else another graph may be the faster one
             return None
-        return current.way if _form(manifest) == _form(current.info.manifest) else None
+        return current.way if plans.form(manifest) == plans.form(current.info.manifest) else None
 
     def _way(self, bundle: Bundle, info: ModelInfo, session: Session, graphs: Graphs) -> tuple[Session, ExecutionPlan]:
         """The execution plan and its session, from the config, the size or a measurement. `session`: of the portable
@@ -233,15 +272,6 @@ class Loader:
 def session_options(settings: Settings, threads: int, library: str = "") -> SessionOptions:
     """Options of a session as the settings have them, for serving and for the load check."""
     return SessionOptions(settings.device, threads, library)
-
-
-def _form(manifest: Manifest) -> object:
-    """The properties of a manifest that determine how long an execution takes."""
-    layers = [
-        (x.sources, x.destinations, x.positions, [(y.kind, y.functions) for y in x.bases]) for x in manifest.layers
-    ]
-    variants = [(variant.file, variant.rows) for variant in manifest.variants]
-    return manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.opset, layers, variants
 
 
 def _large(bundle: Bundle) -> bool:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import pbtxt, snapshot
 from kanserve.repository.layout import Candidate
+from kanserve.repository.pbtxt import VersionPolicy
 from kanserve.repository.plan import Action, Known, Step, left_out, plan
 from kanserve.repository.snapshot import Fingerprint, Key, Scanner, Snapshot, remove_stale_exports
 from kanserve.runtime.base import Backend
@@ -36,6 +38,8 @@ from kanserve.version import version as own_version
 
 REJECTED = "the version loaded before keeps serving, because the files in the repository were rejected: "
 MISSING = "its files are missing from the repository; it keeps serving until the server ends"
+
+LOADS = 4  # models that load at the same time: one in this process, others in their load checks
 
 T = TypeVar("T")
 
@@ -82,7 +86,7 @@ class Reconciler:
         self._took = 0.0
 
     async def load(self, stop: asyncio.Event) -> None:
-        """Load every version found, one after the other, until `stop`.
+        """Load every version found, until `stop`.
 
         Raises ConfigError if no version can load: for an unreadable repository, or a missing device.
         """
@@ -123,19 +127,8 @@ class Reconciler:
         """Load all versions of a model that its policy selects, from the current files. Raises NotFound,
         FailedPrecondition, and Unavailable for an unreadable repository."""
         async with self._turn:
-            try:
-                scan = await self._scan()
-            except ConfigError as error:
-                raise Unavailable(
-                    f"failed to load '{name}', the repository cannot be read",
-                    code="repository-not-readable",
-                    hint="restore the repository, then send the request again",
-                ) from error
-            if not any(key[0] == name for key in scan.candidates):
-                raise _no_version(name)
-            if self._asked is not None:
-                self._asked.add(name)
-            await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
+            with resources.quick_switches():
+                await self._load_now(name)
         failed = [
             f"version {version}: {self._registry.entry(name, str(version)).reason}"
             for (model, version), known in sorted(self._known.items())
@@ -149,6 +142,22 @@ class Reconciler:
             )
         if not self._registry.ready_versions(name):
             raise _no_version(name)
+
+    async def _load_now(self, name: str) -> None:
+        """Load the versions of a model from the current files. Raises NotFound, Unavailable."""
+        try:
+            scan = await self._scan()
+        except ConfigError as error:
+            raise Unavailable(
+                f"failed to load '{name}', the repository cannot be read",
+                code="repository-not-readable",
+                hint="restore the repository, then send the request again",
+            ) from error
+        if not any(key[0] == name for key in scan.candidates):
+            raise _no_version(name)
+        if self._asked is not None:
+            self._asked.add(name)
+        await self._carry_out(scan.only({name}), math.inf, asyncio.Event(), {name})
 
     async def unload_by_hand(self, name: str) -> None:
         """Unload a model after its in-flight requests. Raises NotFound."""
@@ -209,19 +218,33 @@ class Reconciler:
             await self._changed()
 
     async def _take_all(self, actions: Sequence[Action], scan: Snapshot, stop: asyncio.Event) -> None:
-        """Take the actions one after the other, until `stop`. The log shows the progress of the loads."""
+        """Take the actions of a few models at the same time, those of one model one after the other, until `stop`. The
+        log shows the progress of the loads."""
         loads = [action.key for action in actions if action.step is Step.LOAD]
         for key in loads:
             self._announce(key)
         if loads and not self._begun:
             log.info("models_loading", versions=len(loads))
+        models = iter([list(own) for _, own in itertools.groupby(actions, lambda action: action.key[0])])
+
+        async def work(progress: Progress) -> None:
+            for own in models:
+                for action in own:
+                    if stop.is_set():
+                        return
+                    with progress.of(action.key) if action.step is Step.LOAD else contextlib.nullcontext():
+                        await self._take(action.step, action.key, scan)
+
+        quick = resources.quick_switches() if loads else contextlib.nullcontext()
         async with _logged_progress(Progress(len(loads))) as progress:
-            for action in actions:
-                if stop.is_set():
-                    return
-                if action.step is Step.LOAD:
-                    progress.next(action.key)
-                await self._take(action.step, action.key, scan)
+            with quick:
+                await _together([work(progress) for _ in range(self._at_once(loads))])
+
+    def _at_once(self, loads: Sequence[Key]) -> int:
+        """The number of models that load at the same time. It is one if `max_models` may reject some, so that the first
+        ones serve."""
+        served = {key[0] for key, entry in self._known.items() if entry.serves}
+        return LOADS if len(served.union(key[0] for key in loads)) <= self._settings.max_models else 1
 
     async def _make_room(self, scan: Snapshot, names: Collection[str] | None) -> None:
         """Unload the versions that the loaded ones replace, and update the default versions."""
@@ -234,9 +257,15 @@ class Reconciler:
     async def _plan(self, scan: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
         """Decide the actions, on a thread because there may be thousands of versions."""
         known = {key: entry for key, entry in self._known.items() if names is None or key[0] in names}
-        left = await asyncio.to_thread(left_out, scan.prints, known, scan.policies)
+        chosen = self._registry.chosen()
+
+        def decide() -> tuple[dict[Key, VersionPolicy], list[Action]]:
+            left = left_out(scan.prints, known, scan.policies)
+            return left, plan(scan.prints, known, scan.policies, now, chosen)
+
+        left, actions = await asyncio.to_thread(decide)
         self._events.left_out(left)
-        return await asyncio.to_thread(plan, scan.prints, known, scan.policies, now, self._registry.chosen())
+        return actions
 
     async def _take(self, step: Step, key: Key, scan: Snapshot) -> None:
         if step in (Step.MISS, Step.RETURN):
@@ -365,6 +394,16 @@ async def _logged_progress(progress: Progress) -> AsyncIterator[Progress]:
         yield progress
     finally:
         telling.cancel()
+
+
+async def _together(works: Sequence[Coroutine[None, None, None]]) -> None:
+    """Do several works at the same time. The first error ends all of them, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _contained(work: Awaitable[T], facts: Mapping[str, object]) -> T:

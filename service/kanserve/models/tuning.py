@@ -33,6 +33,7 @@ WIDE = 256  # rows of a chunk of the allowed size, above which no smaller chunk 
 LEAST = 16  # rows of a matrix product that is worth one
 TRIED_LEAST = 4  # rows of the smallest chunk that is measured; of edges without a matrix product, it can be the fastest
 FASTER = 0.95
+APART = 1.5  # times as long, at most, for a plan of another model
 
 Create = Callable[[int], Session]  # a session whose runs have so many threads
 
@@ -134,6 +135,21 @@ def inline_rows(info: ModelInfo, session: Session, inline_run_seconds: float) ->
             break
         allowed, rows = rows, 2 * rows
     return allowed
+
+
+def run_seconds(info: ModelInfo, session: Session) -> float:
+    """The best time of a run of a usual batch in seconds; infinite if it cannot be measured."""
+    feeds = _feeds(info, min(ROWS, info.max_batch_size))
+    return math.inf if feeds is None else _best_seconds(session, info, feeds)
+
+
+def plan_holds(info: ModelInfo, session: Session, seconds: float, inline_rows: int, inline_run_seconds: float) -> bool:
+    """Whether a plan that was measured with another model holds for this one. The run that took `seconds` there takes
+    as long here, and the largest run on the event loop ends within `inline_run_seconds`, up to `APART`."""
+    if not 1 / APART < run_seconds(info, session) / seconds < APART:
+        return False
+    feeds = _feeds(info, inline_rows) if inline_rows else {}
+    return feeds is not None and (not feeds or _best_seconds(session, info, feeds) < APART * inline_run_seconds)
 
 
 def _feeds(info: ModelInfo, rows: int) -> Mapping[str, Array] | None:

@@ -7,6 +7,7 @@ configuration guide, and the checks of its `model_config_utils.cc`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from kanexport.contract import manifest as contract
+from kanexport.contract import triton
+from kanexport.contract.triton import THREADS
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import model_config_pb2 as pb
 from kanserve.scheduling.queue import PriorityLevel
@@ -57,7 +59,6 @@ FILE_NAME = "config.pbtxt"
 SIZE_LIMIT = 2**17  # bytes; the parser takes half a second for this size
 LABELS_LIMIT = 2**20  # bytes of a file with labels
 PLATFORMS = {"backend": ("", "onnxruntime"), "platform": ("", "onnxruntime_onnx")}
-THREADS = "intra_op_thread_count"  # of Triton's onnxruntime backend
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MOST = 1024  # priority levels, each with separate queues; instances; threads
 # Supported fields, by message.
@@ -120,9 +121,21 @@ class OperatorConfig:
 SILENT = OperatorConfig()
 
 
+KEPT, SHORT = 1024, 4096  # files whose configs are kept, and the most bytes of such a file
+
+
 def read(data: bytes) -> OperatorConfig:
     """Operator config from the bytes of the file. Raises LoadError for invalid text, or for a config that cannot
-    work."""
+    work. The server reads each file several times, so the configs of short files are kept."""
+    return _kept(data) if len(data) <= SHORT else _parsed(data)
+
+
+@functools.lru_cache(KEPT)
+def _kept(data: bytes) -> OperatorConfig:
+    return _parsed(data)
+
+
+def _parsed(data: bytes) -> OperatorConfig:
     message = pb.ModelConfig()
     try:
         text_format.Parse(data.decode(), message)
@@ -142,8 +155,7 @@ def read(data: bytes) -> OperatorConfig:
                 code="config-platform",
                 hint=f"set {field} to {allowed[1]!r}, or remove it",
             )
-    if _exporters(message):
-        del message.instance_group[:], message.parameters[THREADS]
+    _drop_exporters(message)
     if message.max_batch_size < 0:
         raise _rejected(
             f"has max_batch_size {message.max_batch_size}, expected 1 or more",
@@ -165,16 +177,25 @@ def read(data: bytes) -> OperatorConfig:
     )
 
 
-def _exporters(message: Any) -> bool:
-    """True if the options of execution are those that the exporter wrote for Triton, not an operator's."""
-    usual = pb.ModelInstanceGroup(
-        name=contract.TRITON_RUNS, count=contract.TRITON_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU
-    )
-    return (
-        list(message.instance_group) == [usual]
-        and THREADS in message.parameters
-        and message.parameters[THREADS].string_value == str(contract.TRITON_THREADS)
-    )
+def _drop_exporters(message: Any) -> None:
+    """Remove the options of execution that the exporter wrote for Triton, if they are unchanged: kanserve measures
+    instances and threads, and its settings decide about batches. If one of them is changed, all are an operator's."""
+    options = triton.find(group.name for group in message.instance_group)
+    if options is None:
+        return
+    usual = pb.ModelConfig()
+    text_format.Parse(options.text(), usual)
+    same = list(message.instance_group) == list(usual.instance_group)
+    same = same and _thread_text(message) == _thread_text(usual)
+    if same and (not options.batching or message.dynamic_batching == usual.dynamic_batching):
+        del message.instance_group[:]
+        message.parameters.pop(THREADS, None)
+        if options.batching:
+            message.ClearField("dynamic_batching")
+
+
+def _thread_text(message: Any) -> str | None:
+    return message.parameters[THREADS].string_value if THREADS in message.parameters else None
 
 
 def _rejected(fault: str, *, code: str, hint: str) -> LoadError:
@@ -277,7 +298,7 @@ def _threads(message: Any) -> int:
     text = message.parameters[THREADS].string_value
     if not (text.isascii() and text.isdecimal()) or int(text) > MOST:
         raise _rejected(
-            f"has {THREADS} {text[:20]!r}, expected a number from 0 to {MOST}",
+            f"has intra_op_thread_count {text[:20]!r}, expected a number from 0 to {MOST}",
             code="config-value-invalid",
             hint="set a number of threads; 0 lets the server choose",
         )

@@ -34,6 +34,8 @@ class Job:
     strict   the setting `graph_allowlist`
     options  options of the sessions; the library is only for the graph that needs it, "" if it is not loaded
     texts    the files are those of `layout.Texts`, and the process only parses them
+    parsed   the process has parsed the manifest in an earlier part of the same check
+    size     bytes of all files of the version, if later parts have more of them than this one
     """
 
     backend: str
@@ -45,20 +47,28 @@ class Job:
     files: Mapping[str, int]
     manifest: str | None
     texts: bool = False
+    parsed: bool = False
+    size: int = 0
 
     @property
     def most(self) -> int:
         """Bytes that the process may have."""
-        return self.memory + FACTOR * sum(self.files.values()) + OWN_OPERATORS + OF_A_THREAD * self.options.threads
+        size = max(self.size, sum(self.files.values()))
+        return self.memory + FACTOR * size + OWN_OPERATORS + OF_A_THREAD * self.options.threads
 
 
-def strip_for_sandbox(manifest: Manifest) -> str:
+def stripped(manifest: Manifest) -> Manifest:
     """The manifest without parts that the load check does not read, such as knots."""
     layers = tuple(
         dataclasses.replace(layer, bases=(), pre_steps=(), post_steps=(), mask=(), bias=(), symbolic=())
         for layer in manifest.layers
     )
-    return contract.dumps(dataclasses.replace(manifest, layers=layers, notes=())).decode()
+    return dataclasses.replace(manifest, layers=layers, notes=())
+
+
+def strip_for_sandbox(manifest: Manifest) -> str:
+    """The text of a stripped manifest."""
+    return contract.dumps(stripped(manifest)).decode()
 
 
 def put(job: Job, files: Mapping[str, bytes]) -> int:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.sandbox import job as jobs
@@ -22,6 +22,7 @@ AT_ONCE = 2
 IDLE = 30.0  # seconds without a load check until the forking process ends
 STARTING, GRACE = 60.0, 30.0  # seconds to import everything; in addition to the time limit of the version
 WORDS = 2**16  # bytes of a reply
+SMALL = 2**16  # bytes of files that are written on the event loop, in less time than a thread needs to start
 WITHOUT = "free memory and processes, or set load_check = false (unsafe for untrusted models)"
 OWN = "KANSERVE_"  # variables that the load check does not get
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process with threads cannot fork safely
@@ -36,26 +37,42 @@ class SandboxClient:
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self.turn = asyncio.Semaphore(AT_ONCE)  # of the parts that run
+        self._alone = asyncio.Lock()
         self._starting = asyncio.Lock()
         self._requests: socket.socket | None = None
         self._end: weakref.finalize[[subprocess.Popen[bytes], socket.socket], SandboxClient] | None = None
+        self._started = 0  # processes so far
         self._busy = 0
         self._idle: asyncio.TimerHandle | None = None
 
     async def validate(self, job: Job, files: Mapping[str, bytes]) -> None:
-        """Wait for the load check of a version. Raises LoadError with its fault, and ConfigError for a missing
-        device."""
-        async with self._turn:
-            self._busy += 1
-            if self._idle is not None:
-                self._idle.cancel()
-            try:
-                await self._validate(job, files)
-            finally:
-                self._busy -= 1
-                if not self._busy:
-                    self._idle = asyncio.get_running_loop().call_later(IDLE, self.close)
+        """Wait for a load check of one part. Raises what `VersionCheck.run` raises."""
+        async with self.check() as check:
+            await check.run(job, files)
+
+    @contextlib.asynccontextmanager
+    async def check(self) -> AsyncIterator[VersionCheck]:
+        """Context of the load check of one version, whose process ends with it."""
+        self._busy += 1
+        if self._idle is not None:
+            self._idle.cancel()
+        check = VersionCheck(self)
+        try:
+            yield check
+        finally:
+            check.close()
+            self._busy -= 1
+            if not self._busy:
+                self._idle = asyncio.get_running_loop().call_later(IDLE, self.close)
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Context in which no part of another check runs, so that a loss of the process is due to this one."""
+        async with self._alone, contextlib.AsyncExitStack() as turns:
+            for _ in range(AT_ONCE):
+                await turns.enter_async_context(self.turn)
+            yield
 
     def close(self) -> None:
         """End the forking process. The next load check starts another one."""
@@ -63,51 +80,33 @@ class SandboxClient:
             self._end()
         self._requests = self._end = None
 
-    async def _validate(self, job: Job, files: Mapping[str, bytes]) -> None:
-        for _ in range(2):
-            try:
-                words = await self._reply(job, files)
-            except ProcessLost:
-                self.close()  # it may have been killed: the next process checks the version again
-            except OSError as error:
-                raise LoadError(
-                    LoadReason.INTERNAL,
-                    f"the load check cannot start a process: {error.strerror or error}",
-                    code="load-check-not-started",
-                    hint=WITHOUT,
-                ) from error
-            else:
-                _judge(job, words)
-                return
-        raise LoadError(
-            LoadReason.INTERNAL, "the load-check process exited twice", code="load-check-process-lost", hint=WITHOUT
-        )
+    def lost(self, forker: int) -> None:
+        """End the forking process with this number. It may have been killed, and another check may have replaced it."""
+        if forker == self._started:
+            self.close()
 
-    async def _reply(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
-        """First reply of the sandbox process."""
-        requests = await self._process()
-        memory = await _written(job, files)
+    async def forked(self, most: int, memory: int) -> tuple[socket.socket, int]:
+        """Socket to a new process, which begins with the job in `memory`, and the number of the process that forked it.
+        Raises ProcessLost, OSError."""
+        requests, number = await self._process()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with ours:
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             try:
-                socket.send_fds(requests, [job.most.to_bytes(8, "little")], [memory, theirs.fileno()])
+                socket.send_fds(requests, [most.to_bytes(8, "little")], [memory, theirs.fileno()])
             except OSError as error:
+                self.lost(number)
                 raise ProcessLost from error
-            finally:
-                os.close(memory)
-                theirs.close()
-            try:
-                async with asyncio.timeout(job.seconds + GRACE):
-                    return await _read_reply(ours)
-            except TimeoutError as error:
-                self.close()
-                raise _late(job) from error
+            undo.pop_all()
+        return ours, number
 
-    async def _process(self) -> socket.socket:
-        """The socket to the forking process, which is started if there is none. Raises ProcessLost, OSError."""
+    async def _process(self) -> tuple[socket.socket, int]:
+        """The socket to the forking process and its number. It is started if there is none. Raises ProcessLost,
+        OSError."""
         async with self._starting:
             if self._requests is None:
+                self._started += 1
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with contextlib.ExitStack() as undo:
                     undo.callback(ours.close)
@@ -120,7 +119,90 @@ class SandboxClient:
                             raise ProcessLost
                     undo.pop_all()
                 self._requests = ours
-            return self._requests
+            return self._requests, self._started
+
+
+class VersionCheck:
+    """Load check of one version, whose parts run one after the other in one process that checks no other version."""
+
+    def __init__(self, client: SandboxClient) -> None:
+        self._client = client
+        self._socket: socket.socket | None = None
+        self._forker = 0
+        self._heard = b""
+        self._parts: list[tuple[Job, Mapping[str, bytes]]] = []
+        self._passed = 0
+
+    async def run(self, job: Job, files: Mapping[str, bytes]) -> None:
+        """Wait for the next part of the load check. Raises LoadError with the fault of the version, and ConfigError for
+        a missing device."""
+        self._parts.append((job, files))
+        # The process that forks may have been killed: another one checks the version again, without others next to it.
+        for turn in (self._client.turn, self._client.alone()):
+            async with turn:
+                try:
+                    await self._catch_up()
+                except ProcessLost:
+                    self.close()
+                    self._client.lost(self._forker)
+                except OSError as error:
+                    raise LoadError(
+                        LoadReason.INTERNAL,
+                        f"the load check cannot start a process: {error.strerror or error}",
+                        code="load-check-not-started",
+                        hint=WITHOUT,
+                    ) from error
+                else:
+                    return
+        raise LoadError(
+            LoadReason.INTERNAL, "the load-check process exited twice", code="load-check-process-lost", hint=WITHOUT
+        )
+
+    def close(self) -> None:
+        """End the process of this version."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self._heard, self._passed = None, b"", 0
+
+    async def _catch_up(self) -> None:
+        """Run the parts that have not passed; after the loss of a process, all of them."""
+        while self._passed < len(self._parts):
+            job, files = self._parts[self._passed]
+            _judge(job, await self._reply(job, files))
+            self._passed += 1
+
+    async def _reply(self, job: Job, files: Mapping[str, bytes]) -> dict[str, str | int]:
+        """The reply to one part."""
+        memory = await _written(job, files)
+        try:
+            if self._socket is None:
+                self._socket, self._forker = await self._client.forked(job.most, memory)
+            else:
+                socket.send_fds(self._socket, [b"+"], [memory])
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ProcessLost from error
+        finally:
+            os.close(memory)
+        try:
+            async with asyncio.timeout(job.seconds + GRACE):
+                return await self._line(self._socket)
+        except TimeoutError as error:
+            self._client.lost(self._forker)
+            raise _late(job) from error
+
+    async def _line(self, reply: socket.socket) -> dict[str, str | int]:
+        loop = asyncio.get_running_loop()
+        while b"\n" not in self._heard and len(self._heard) < WORDS:
+            try:
+                more = await loop.sock_recv(reply, WORDS)
+            except ConnectionResetError as error:
+                raise ProcessLost from error
+            if not more:
+                raise ProcessLost
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        words: dict[str, str | int] = json.loads(line)
+        return words
 
 
 def _started(backend: str, end: int) -> subprocess.Popen[bytes]:
@@ -146,24 +228,15 @@ def _ended(process: subprocess.Popen[bytes], requests: socket.socket) -> None:
 
 
 async def _written(job: Job, files: Mapping[str, bytes]) -> int:
-    """Memory with the job. A large job takes time; after a cancellation its memory is closed."""
+    """Memory with the job. A large job takes time, on a thread; after a cancellation its memory is closed."""
+    if sum(map(len, files.values())) <= SMALL:
+        return jobs.put(job, files)
     writing = asyncio.get_running_loop().run_in_executor(None, functools.partial(jobs.put, job, files))
     try:
         return await asyncio.shield(writing)
     except asyncio.CancelledError:
         writing.add_done_callback(lambda done: os.close(done.result()))
         raise
-
-
-async def _read_reply(reply: socket.socket) -> dict[str, str | int]:
-    loop, heard = asyncio.get_running_loop(), b""
-    while b"\n" not in heard and len(heard) < WORDS:
-        more = await loop.sock_recv(reply, WORDS)
-        if not more:
-            raise ProcessLost
-        heard += more
-    words: dict[str, str | int] = json.loads(heard.partition(b"\n")[0])
-    return words
 
 
 def _late(job: Job) -> LoadError:

@@ -3,9 +3,10 @@
     python -m kanserve.sandbox.process BACKEND       on descriptor 0: a socket to the server
 
 A message is the number of bytes of memory that the child may use, with two descriptors: shared memory with the job,
-and a socket for the reply. The child replies, and this process adds how the child ended. It has no threads
-and no session of a runtime, so that it may fork. It ends with the server's end of its socket, and then kills its
-children.
+and a socket for the reply. The child replies, and this process adds how the child ended. A child that has parsed the
+texts of a version waits on its socket for the next job of that version. Each version has a new child, so no check
+affects another one. This process has no threads and no open session of a runtime, so that it may fork. It ends with the
+server's end of its socket, and then kills its children.
 """
 
 from __future__ import annotations
@@ -32,11 +33,19 @@ import numpy as np
 from kanexport.contract import manifest as contract
 from kanexport.contract.custom_ops import KERNEL_FILE, edges_file
 from kanexport.contract.manifest import LayerInfo, Manifest
-from kanserve.errors import BackendError, ConfigError, FailedPrecondition, LoadError, LoadReason, ResourceExhausted
+from kanserve.errors import (
+    BackendError,
+    ConfigError,
+    FailedPrecondition,
+    KanserveError,
+    LoadError,
+    LoadReason,
+    ResourceExhausted,
+)
 from kanserve.repository.layout import Texts
 from kanserve.repository.validation import check_manifest
 from kanserve.runtime import base
-from kanserve.runtime.base import Session, SessionOptions
+from kanserve.runtime.base import Backend, Session, SessionOptions
 from kanserve.sandbox import graph_screen, verify
 from kanserve.sandbox import job as jobs
 from kanserve.sandbox.job import Job
@@ -44,6 +53,12 @@ from kanserve.types import NUMPY_DTYPES, TensorInfo
 
 PAUSE = 50  # milliseconds between two checks of the running children
 PAGE = os.sysconf("SC_PAGE_SIZE")
+# An ONNX graph with y = x + w, for x [b, 1].
+SMALL = (
+    b'\x08\x08:N\n\x0e\n\x01x\n\x01w\x12\x01y"\x03Add\x12\x01g*\r\x08\x01\x10\x01"\x04\x00\x00\x80?B\x01wZ\x14\n\x01x'
+    b"\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01b\n\x02\x08\x01b\x14\n\x01y\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01b\n"
+    b"\x02\x08\x01B\x04\n\x00\x10\x11"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +74,7 @@ def main() -> None:
     """Serve requests until the server closes its socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then closes the socket
     requests = socket.socket(fileno=0)
-    base.load(sys.argv[1])
-    gc.collect()
-    gc.freeze()  # otherwise the garbage collector of each child would copy every page that it visits
+    prepare(base.load(sys.argv[1]))
     requests.send(b"+")
     running: list[Running] = []
     while True:
@@ -77,11 +90,23 @@ def main() -> None:
         os.kill(child.pid, signal.SIGKILL)
 
 
+def prepare(backend: Backend) -> None:
+    """Do once, before all forks, what each child would do at its first use: evaluate the types of a manifest, and fill
+    the registries of the runtime with a session of a small graph. The session has ended before the first fork."""
+    contract.prepare()
+    with contextlib.suppress(KanserveError):  # each load check reports it
+        backend.create(SMALL, SessionOptions("cpu", 1)).run(["y"], {"x": np.zeros((1, 1), np.float32)})
+    gc.collect()
+    gc.freeze()  # otherwise the garbage collector of each child would copy every page that it visits
+    gc.disable()  # a child ends after one version
+
+
 def _forked(requests: socket.socket, others: list[Running], most: int, memory: int, back: int) -> Running:
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid:
         os.close(memory)
         return Running(pid, socket.socket(fileno=back), most)
+    _end_with(parent)
     reply = socket.socket(fileno=back)
     try:
         requests.close()
@@ -92,6 +117,13 @@ def _forked(requests: socket.socket, others: list[Running], most: int, memory: i
         if sys.exc_info()[0] is not None:  # a bug: reported to the server, and the end of this process only
             reply.sendall(json.dumps({"bug": traceback.format_exc()[-4000:]}).encode() + b"\n")
         os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent ends, also if that has just happened."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _ended(child: Running) -> bool:
@@ -133,13 +165,34 @@ FIRST_TO_GO = "1000"  # for a kernel that is out of memory
 
 
 def run(memory: int, reply: socket.socket) -> None:
-    """Run the load check of the job in `memory`, and reply with its error. If the process cannot reply, its exit code
-    shows the failure."""
-    try:
+    """Run the load check of the job in `memory`, and reply with its error. After the texts of a version, the check
+    goes on with the next job from `reply`. If the process cannot reply, its exit code shows the failure."""
+    manifests: list[Manifest | None] = []
+
+    def first() -> None:
         job, files = jobs.take(memory)
         limit(job)
-        (parse if job.texts else try_out)(job, files)
-        words: dict[str, str] = {}
+        if job.texts:
+            manifests.append(parse(files))
+        else:
+            try_out(job, files)
+
+    def second(following: int) -> None:
+        job, files = jobs.take(following)
+        signal.setitimer(signal.ITIMER_REAL, job.seconds)
+        try_out(job, files, manifests[0])
+
+    if _replied(reply, first) and manifests:
+        following = _next(reply)
+        if following is not None:
+            _replied(reply, functools.partial(second, following))
+
+
+def _replied(reply: socket.socket, check: Callable[[], None]) -> bool:
+    """Reply with the error of a check, or without one; True in the second case."""
+    words: dict[str, str] = {}
+    try:
+        check()
     except LoadError as error:
         words = {"reason": error.reason, "text": str(error), "code": error.code, "hint": error.hint}
     except ConfigError as error:
@@ -147,12 +200,19 @@ def run(memory: int, reply: socket.socket) -> None:
     except (MemoryError, ResourceExhausted):
         words = {"reason": LoadReason.MEMORY, "text": TOO_MUCH}
     reply.sendall(json.dumps(words).encode() + b"\n")
+    return not words
+
+
+def _next(reply: socket.socket) -> int | None:
+    """The memory with the next job; None if the server has closed its socket. The time limit does not include this."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _, descriptors, _, _ = socket.recv_fds(reply, 1, 1)
+    return descriptors[0] if descriptors else None
 
 
 def limit(job: Job) -> None:
     """Set the kernel's limits of this process. A GPU driver reserves more addresses than it uses, so the parent process
     checks the resident memory in that case."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, job.seconds)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -165,16 +225,20 @@ def limit(job: Job) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
 
 
-def parse(job: Job, files: Mapping[str, bytes]) -> None:
-    """Parse the texts before the server does. This process has limits on time and memory. Raises LoadError."""
+def parse(files: Mapping[str, bytes]) -> Manifest | None:
+    """Parse the texts before the server does. This process has limits on time and memory. Returns the parts of the
+    manifest that the rest of the check reads; None for plain ONNX. Raises LoadError."""
     manifest = Texts.from_files(files).judge()
-    if manifest is not None:
-        check_manifest(manifest)
+    if manifest is None:
+        return None
+    check_manifest(manifest)
+    return jobs.stripped(manifest)
 
 
-def try_out(job: Job, files: Mapping[str, bytes]) -> None:
-    """Check the structure of all graphs, then run them. Raises LoadError, ConfigError, ResourceExhausted."""
-    manifest = _strip_for_sandbox(job)
+def try_out(job: Job, files: Mapping[str, bytes], parsed: Manifest | None = None) -> None:
+    """Check the structure of all graphs, then run them. `parsed`: the manifest from an earlier part of the check.
+    Raises LoadError, ConfigError, ResourceExhausted."""
+    manifest = parsed if job.parsed else _strip_for_sandbox(job)
     layers = () if manifest is None else manifest.layers
     sizes = {name: len(data) for name, data in files.items() if name == contract.WEIGHTS_FILE}
     for name in _graphs(manifest):

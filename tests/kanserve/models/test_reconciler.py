@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from kanexport.contract import manifest as contract
 from kanserve.config.settings import Settings
+from kanserve.models.admission import Admission
 from kanserve.models.reconciler import Reconciler
 from kanserve.models.registry import Registry, State
 from kanserve.observability.metrics import Metrics
@@ -87,3 +89,34 @@ def test_what_a_version_says_is_parsed_elsewhere_first(tmp_path: Path, monkeypat
         assert (state, says in reason) == (State.UNAVAILABLE, True), (name, reason)
     assert parsed
     assert max(parsed) < 100_000
+
+
+@pytest.mark.parametrize(("most", "at_once"), [(5, True), (4, False)])
+def test_models_load_at_the_same_time_unless_some_may_be_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, at_once: bool
+) -> None:
+    """Then the first ones are served. The versions of one model load one after the other."""
+    for name in "abcde":
+        toy_model.write(tmp_path, name)
+    toy_model.write(tmp_path, "a", version=2)
+    running, seen, take = set[str](), list[set[str]](), Admission.take
+
+    async def counted(self: Admission, candidate: Candidate, *rest: Any) -> Any:
+        assert candidate.name not in running
+        running.add(candidate.name)
+        seen.append(set(running))
+        try:
+            return await take(self, candidate, *rest)
+        finally:
+            running.discard(candidate.name)
+
+    monkeypatch.setattr(Admission, "take", counted)
+    registry, interval = Registry(), sys.getswitchinterval()
+    settings = Settings(repository=tmp_path, max_models=most)
+    reconciler = Reconciler(settings, base.load("ort"), 1, registry, Metrics(), nothing)
+    asyncio.run(reconciler.load(asyncio.Event()))
+    served = sorted({entry.name for entry in registry.entries() if entry.state is State.READY})
+    assert served == list("abcde")[:most]
+    assert registry.ready_versions("a") == [1, 2]
+    assert (max(map(len, seen)) > 1) is at_once
+    assert sys.getswitchinterval() == interval

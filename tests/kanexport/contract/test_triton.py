@@ -1,0 +1,66 @@
+"""Tests of `kanexport/contract/triton.py`, with the parser of the server."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("kanserve")
+
+from google.protobuf import text_format
+
+from kanexport.bundle.repository import triton_config
+from kanexport.contract import manifest as contract
+from kanexport.contract import triton
+from kanexport.contract.manifest import Manifest
+from kanexport.contract.triton import BATCHED, SEPARATE, SINGLE, TritonOptions
+from kanserve.pb import model_config_pb2 as pb
+from kanserve.repository import pbtxt
+from tests.support import toy_model
+
+
+def manifest(root: Path, sources: int, destinations: int, positions: tuple[int, ...], size: int) -> Manifest:
+    toy_model.write(root)
+    toy = contract.load(root / "toy" / "1")
+    layer = dataclasses.replace(toy.layers[0], sources=sources, destinations=destinations, positions=positions)
+    entry = contract.FileEntry(path=contract.MODEL_FILE, size=size, sha256="")
+    return dataclasses.replace(toy, layers=(layer,), files=(entry,))
+
+
+@pytest.mark.parametrize(
+    ("sources", "destinations", "positions", "size", "wanted"),
+    [
+        (4, 8, (), 10_000, BATCHED),
+        (10, 100, (), 10_000, BATCHED),
+        (10, 100, (2,), 10_000, SEPARATE),
+        (784, 64, (), 10_000, SEPARATE),
+        (4, 8, (), triton.LARGE + 1, SINGLE),
+    ],
+)
+def test_options_follow_the_size(
+    tmp_path: Path, sources: int, destinations: int, positions: tuple[int, ...], size: int, wanted: TritonOptions
+) -> None:
+    item = manifest(tmp_path, sources, destinations, positions, size)
+    assert triton.choose(item) is wanted
+    message = text_format.Parse(triton_config(item).decode(), pb.ModelConfig())
+    assert message.HasField("dynamic_batching") is wanted.batching
+    assert [(group.name, group.count) for group in message.instance_group] == [(wanted.name, wanted.instances)]
+
+
+@pytest.mark.parametrize("options", triton.ALL)
+def test_unchanged_options_have_no_effect_on_the_server(options: TritonOptions) -> None:
+    assert pbtxt.read(options.text().encode()) == pbtxt.SILENT
+
+
+def test_options_of_an_operator_have_an_effect() -> None:
+    delayed = BATCHED.text().replace("{ }", "{ max_queue_delay_microseconds: 5 }")
+    read = pbtxt.read(delayed.encode())
+    assert read.batching is not None
+    assert (read.batching.delay, read.instances, read.threads) == (5e-6, 2, 1)
+    added = pbtxt.read(f"{SEPARATE.text()}dynamic_batching {{ }}".encode())
+    assert added.batching is not None
+    assert (added.instances, added.threads) == (0, 0)
+    more = pbtxt.read(SINGLE.text().replace("count: 1", "count: 4").encode())
+    assert more.instances == 4
