@@ -27,6 +27,7 @@ EXCUSED = 3.0  # seconds after a fault in which the server may turn calls away
 SLOPE = 0.1  # MiB an hour
 EARLY = 0.25  # of the time, in which caches and pools fill
 LEAST = 1.0  # hours that a slope needs to mean something
+PERIOD = 1 / 12  # hours of one figure in the series of memory
 
 
 @dataclass
@@ -133,18 +134,35 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     return judged(watch, whole / 3600, count, alive=alive)
 
 
+def line_slope(watch: Watch, begin: float) -> float:
+    """Slope in MiB per hour of the least-squares line through the samples from hour `begin` on."""
+    kept = [item for item in watch.samples if item[0] >= begin]
+    return float(np.polyfit([item[0] for item in kept], [item[1] for item in kept], 1)[0])
+
+
+def series(watch: Watch) -> str:
+    """The mean MiB of each period, as text."""
+    periods: dict[int, list[float]] = {}
+    for hour, size, _, _ in watch.samples:
+        periods.setdefault(int(hour / PERIOD), []).append(size)
+    return " ".join(f"{np.mean(sizes):.1f}" for sizes in periods.values())
+
+
 def judged(watch: Watch, hours: float, faults: int, *, alive: bool) -> Outcome:
-    """The slope is that of the line through all but the first quarter."""
+    """The slope is that of the line through all but the first quarter. The slope of the second half and the series
+    show whether memory levels off; they are not judged."""
     kept = [item for item in watch.samples if item[0] >= EARLY * hours]
-    slope = float(np.polyfit([item[0] for item in kept], [item[1] for item in kept], 1)[0])
+    slope = line_slope(watch, EARLY * hours)
     (_, _, files, threads), last = kept[0], watch.samples[-1]
-    figures = {
+    figures: dict[str, float | int | str] = {
         "minutes": round(60 * hours, 1),
         "faults": faults,
         "calls": watch.calls,
         "errors that no fault explains": len(watch.errors),
         "MiB at the end": round(last[1], 1),
         "MiB an hour": round(slope, 2),
+        "MiB an hour in the second half": round(line_slope(watch, hours / 2), 2),
+        "MiB in each 5 minutes": series(watch),
         "descriptors": last[2] - files,
         "threads": last[3] - threads,
     }

@@ -98,7 +98,7 @@ EVENTS = {
     "stream_request_failed": LogEvent("error", "A request of a stream failed with an internal error."),
     "tls_certificate_loaded": LogEvent("info", "The server certificate is loaded."),
     "token_file_loaded": LogEvent("info", "The token file is loaded."),
-    "transport_selected": LogEvent("info", "The server uses grpcio because asgi is not available."),
+    "transport_selected": LogEvent("warning", "The server falls back to grpcio because asgi is not available."),
     "unhandled_exception": LogEvent("error", "An exception was not handled."),
     "worker_exited": LogEvent("error", "A worker process exited; the parent process starts another one."),
     "worker_stalled": LogEvent("error", "A worker process is hung; the parent process kills it."),

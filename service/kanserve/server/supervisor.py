@@ -52,6 +52,7 @@ async def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT, then have every worker drain. A second signal stops them immediately. Returns the
     exit code. `changes`: as in `app.serve`. Raises ConfigError if a worker cannot start."""
+    settings = factory.with_transport(settings)  # once, so that the workers do not repeat its warning
     signals = app.Signals(asyncio.get_running_loop())
     page = MultiprocessMetrics()
     with (
@@ -108,7 +109,7 @@ def _ports(settings: Settings) -> tuple[str, ...]:
 
 def _bound(settings: Settings, name: str) -> socket.socket:
     """The socket of a port that the workers inherit: a listening one, or for grpcio one that reserves the port."""
-    accepts = name == "http_port" or factory.resolve_transport(settings.transport) == "asgi"
+    accepts = name == "http_port" or settings.transport == "asgi"
     port = (endpoints.Port.http if name == "http_port" else endpoints.Port.grpc)(settings)
     return endpoints.bind(port, settings.keepalive_seconds) if accepts else endpoints.reserve(port)
 

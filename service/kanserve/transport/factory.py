@@ -37,6 +37,8 @@ class Transport(Protocol):
 
 H2CORN = "h2corn"
 NEEDED = (H2CORN, "starlette", "orjson")  # packages that HTTP needs
+LOST = "HTTP on the gRPC port, half of the request rate under load, tight bounds of stream resets and of memory"
+LIMITS = "docs/guides/serve/configure.md#limits-of-grpcio"
 
 log = logs.get_logger("transport")
 
@@ -108,12 +110,14 @@ def with_transport(settings: Settings) -> Settings:
 
 
 def resolve_transport(transport: str) -> str:
-    """The name of a transport. For `auto`, it is asgi if the packages that it needs are installed."""
+    """The name of a transport. For `auto`, it is asgi if the packages that it needs are installed. Otherwise it is
+    grpcio, with a warning about what the server lacks."""
     if transport != "auto":
         return transport
     lacking = missing()
     if lacking:
-        log.info("transport_selected", taken="grpcio", missing=lacking, help=f"for asgi, {how_to_install('serve')}")
+        advice = f"for asgi, {how_to_install('serve')}; to accept grpcio, set transport to grpcio ({LIMITS})"
+        log.warning("transport_selected", taken="grpcio", missing=lacking, lost=LOST, help=advice)
     return "grpcio" if lacking else "asgi"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from kanserve.transport import factory
 from tests.support import toy_model
 from tests.support.http_peer import Code, body, code
 from tests.support.server_process import INFERENCE, serving
@@ -36,11 +37,12 @@ def test_auto_takes_asgi(tmp_path: Path) -> None:
         assert server.http == server.address
 
 
-def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path) -> None:
-    """And says so."""
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path, workers: str) -> None:
+    """And warns once, however many workers there are."""
     toy_model.write(tmp_path)
     ports = ("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-delay-seconds", "0", "--json")
-    command = [sys.executable, "-c", WITHOUT, "serve", str(tmp_path), *ports]
+    command = [sys.executable, "-c", WITHOUT, "serve", str(tmp_path), *ports, "--workers", workers]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -53,4 +55,13 @@ def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path) -> None:
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr]
     (said,) = [line for line in lines if line["event"] == "transport_selected"]
-    assert (said["taken"], said["missing"]) == ("grpcio", ["h2corn"])
+    assert (said["level"], said["taken"], said["missing"]) == ("warning", "grpcio", ["h2corn"])
+    assert "HTTP on the gRPC port" in said["lost"]
+    assert "pip install" in said["help"]
+    assert factory.LIMITS in said["help"]
+
+
+def test_the_warning_names_a_section_of_the_documentation() -> None:
+    page, _, anchor = factory.LIMITS.partition("#")
+    headings = [line.removeprefix("## ") for line in Path(page).read_text().splitlines() if line.startswith("## ")]
+    assert anchor in {heading.lower().replace("`", "").replace(" ", "-") for heading in headings}
