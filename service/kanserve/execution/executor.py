@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from kanserve.execution.config import Serving
 from kanserve.observability.metrics import ModelMetrics
 from kanserve.observability.statistics import Timing
 from kanserve.scheduling import batching
-from kanserve.scheduling.batching import Batch, Execute, FastPath, RequestSignature
+from kanserve.scheduling.batching import Batch, Execute, FastPath, Recipient, RequestSignature
 from kanserve.scheduling.queue import Policy, PriorityLevel, Queue, Waiting, share
 from kanserve.system.resources import watched
 from kanserve.types import Array
@@ -124,17 +125,18 @@ class Executor:
             if job.future.cancelled() and self._queue.remove(entry):
                 self._end(job, _nothing)
 
-    def fast_path(self, form: RequestSignature) -> FastPath | None:
+    def fast_path(self, form: RequestSignature, recipient: Recipient) -> FastPath | None:
         """A fast path for requests of this form; None if they cannot have one. It uses the next five methods."""
         if form.rows > self._direct or self._policy.levels != (PriorityLevel(),):
             return None
-        return FastPath(self, form, min(self._direct, self._policy.max_rows), self._rounds)
+        return FastPath(self, form, recipient, min(self._direct, self._policy.max_rows), self._rounds)
 
-    @property
-    def open(self) -> bool:
-        """Whether a fast path may run the next request: no request waits, and an instance is idle."""
-        waiting = self._metrics.statistics.pending
-        return not self._queue.count and self._idle > 0 and not 0 < self._max_pending_requests <= waiting
+    def room(self) -> int:
+        """Requests that a fast path may take now; 0 if a request waits in the queue, or no instance is idle."""
+        if self._queue.count or self._idle <= 0:
+            return 0
+        most = self._max_pending_requests
+        return most - self._metrics.statistics.pending if most > 0 else sys.maxsize
 
     @property
     def calm(self) -> bool:

@@ -13,13 +13,12 @@ import asyncio
 import contextlib
 import enum
 import functools
-import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sized
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence, Sized
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from kanserve.auth import authenticator as access
 from kanserve.auth.authenticator import Authenticator
@@ -28,30 +27,21 @@ from kanserve.errors import (
     ConcurrencyLimited,
     Draining,
     InflightBytesLimited,
-    KanserveError,
-    LimitReached,
-    QueueFull,
-    RateLimited,
     Unsupported,
-    drop_tracebacks,
 )
-from kanserve.grpc_api import call_context
-from kanserve.grpc_api.call_context import ID_HEADER, INTERNAL_ERROR, Call, Code, RequestMetadata, begin_call
+from kanserve.grpc_api import access_log, call_context, failures
+from kanserve.grpc_api.access_log import AccessLog
+from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata, begin_call
+from kanserve.grpc_api.failures import CallFailed, with_trailers
 from kanserve.grpc_api.unfinished_requests import IncomingRequest, Unfinished
 from kanserve.observability import logs
-from kanserve.observability.logs import Named
 from kanserve.observability.metrics import UNKNOWN, Metrics
+from kanserve.scheduling.batching import FastResult
 from kanserve.system.lifecycle import Lifecycle
 
 STRICT_HEADER = "triton_grpc_error"  # of a stream of requests: what is wrong with one ends it
 TRACE_HEADERS = ("traceparent", "tracestate")
 HEADERS = (ID_HEADER, STRICT_HEADER, *TRACE_HEADERS, access.HEADER)  # all that is read of a call's metadata
-# gRPC's standard trailer for "retry, but not at once"; its retry policies honor it. By this trailer, kanserve's clients
-# distinguish a limit on all requests from a limit on one.
-PUSHBACK = ("grpc-retry-pushback-ms", "500")
-
-
-log = logs.get_logger("rpc")
 
 
 class Kind(enum.StrEnum):
@@ -60,28 +50,6 @@ class Kind(enum.StrEnum):
     UNARY = "unary"
     SERVER_STREAM = "server_stream"
     BIDI_STREAM = "bidi_stream"
-
-
-class CallFailed(Exception):
-    """Failure of a call, in the form that the transport sends to the client.
-
-    status    gRPC status
-    text      message
-    trailers  names and values; of a failure that `Unary.refused` or `Stream.refused` has returned, all of them
-    code      stable code of the error
-    hint      the action that solves the problem, or empty
-    """
-
-    def __init__(
-        self, status: Code, text: str, trailers: tuple[tuple[str, str], ...] = (), *, code: str, hint: str = ""
-    ) -> None:
-        super().__init__(text)
-        self.status, self.text, self.trailers = status, text, trailers
-        self.code, self.hint = code, hint
-
-    def forget(self) -> None:
-        """Drop the tracebacks of this error, as `drop_tracebacks` does."""
-        drop_tracebacks(self)
 
 
 class ClientDisconnected(Exception):
@@ -95,6 +63,11 @@ UnaryMethod = Callable[[bytes, Call], Awaitable[bytes]]
 StreamMethod = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
+# Begins a call from its message and its deadline on the monotonic clock. Returns None if `Unary.answer` has to handle
+# the call. Otherwise returns a future of the response; if its result is None, `Unary.answer` has to handle the call.
+DirectMethod = Callable[[bytes, float | None], "asyncio.Future[FastResult | None] | None"]
+
+
 @dataclass(frozen=True, slots=True)
 class Unary:
     """Guarded method with one request and one response.
@@ -103,11 +76,13 @@ class Unary:
     refused         counts a call that ended in the transport, and returns the failure to send
     rejects_caller  whether `answer` rejects this caller, so that the transport need not read the message; None: it
                     rejects no caller
+    direct          begins a call without metadata in fewer steps than `answer`, if it can
     """
 
     answer: Callable[[bytes, RequestMetadata], Awaitable[bytes]]
     refused: Callable[[CallFailed, RequestMetadata], CallFailed]
     rejects_caller: Callable[[RequestMetadata], bool] | None = None
+    direct: DirectMethod | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,32 +134,6 @@ class Tracing(Protocol):
         ...
 
 
-class AccessLog:
-    """Policy that selects the calls with an access log line.
-
-        policy  all, errors, none, or sampled:N, which selects one of N successful calls
-
-    Internal errors always have a line. Probes have one only if they fail.
-    """
-
-    def __init__(self, policy: str) -> None:
-        kind, _, every = policy.partition(":")
-        self.refused = kind != "none"  # whether refused calls have one
-        self.every = {"all": 1, "sampled": int(every or 1)}.get(kind, 0)
-        self._count = 0
-
-    def wants(self, outcome: Code, *, probe: bool) -> bool:
-        """Whether a call has a line; call this once per call."""
-        if outcome is Code.INTERNAL:
-            return True
-        if outcome is not Code.OK:
-            return self.refused and not (probe and outcome is Code.CANCELLED)
-        if probe or not self.every:
-            return False
-        self._count += 1
-        return self._count % self.every == 0
-
-
 class Interceptor:
     """Interceptor for the methods of one server.
 
@@ -214,17 +163,29 @@ class Interceptor:
         self.streams: set[str] = set()  # of these, that answer with a stream
         self._metrics = metrics
         self.max_inflight_requests, self.calls = max_inflight_requests, 0
-        self.max_inflight_bytes, self._bytes = max_inflight_bytes, 0
+        self.max_inflight_bytes, self.bytes = max_inflight_bytes, 0
         self._unfinished = Unfinished(self.hold, max_inflight_bytes, largest)
         self._lifecycle = lifecycle
         self.inflight = metrics.number("kanserve_inflight_requests").labels()
 
-    def unary(self, service: str, name: str, method: UnaryMethod, *, probe: bool = False) -> Unary:
+    def unary(
+        self,
+        service: str,
+        name: str,
+        method: UnaryMethod,
+        *,
+        probe: bool = False,
+        direct: Callable[[DirectCalls], DirectMethod] | None = None,
+    ) -> Unary:
         """A method with one request and one response. `probe`: a method such as health, which responds while the server
-        shuts down. It does not count as work in flight, and only its failures are logged."""
+        shuts down. It does not count as work in flight, and only its failures are logged. `direct` makes a function
+        that begins calls in fewer steps; the interceptor does without it if it checks or traces each call."""
         series = _Series(self._metrics, Kind.UNARY, service, name)
         refused = functools.partial(self._reject_in_transport, series)
-        return Unary(self.wrap_unary(series, method, probe=probe), refused, self.rejects_caller(series.path))
+        answer, rejects_caller = self.wrap_unary(series, method, probe=probe), self.rejects_caller(series.path)
+        if direct is None or self._gate is not None or self._tracing is not None:
+            return Unary(answer, refused, rejects_caller)
+        return Unary(answer, refused, rejects_caller, direct(DirectCalls(self, self._lifecycle, series)))
 
     def wrap_unary(
         self, series: Series, method: Callable[[Q, Call], Awaitable[A]], *, probe: bool = False
@@ -323,7 +284,7 @@ class Interceptor:
         series.begun()
         series.ended(failure.status, failure, 0.0)
         if self.lines.refused:
-            _write(series, call, failure.status, failure, seconds=0.0, sizes=(0, 0))
+            access_log.write(series.path, call, failure.status, failure, seconds=0.0, sizes=(0, 0))
         return with_trailers(failure, call)
 
     def refusal(self, service: str, name: str, *, streaming: bool = False) -> Guarded:
@@ -371,14 +332,14 @@ class Interceptor:
     def enter(self, series: Series, size: int, *, probe: bool) -> None:
         """Begin a call. Its `size` bytes count until it ends."""
         series.begun()
-        self._bytes += size
+        self.bytes += size
         if not probe:
             self.calls += 1
             self.inflight.value += 1
 
     def leave(self, size: int, *, probe: bool) -> None:
         """End a call; the counterpart of `enter`."""
-        self._bytes -= size
+        self.bytes -= size
         if not probe:
             self.calls -= 1
             self.inflight.value -= 1
@@ -404,9 +365,9 @@ class Interceptor:
         series.ended(outcome, error, seconds)
         failure = error if isinstance(error, Exception) and not isinstance(error, ClientDisconnected) else None
         if self.lines.wants(outcome, probe=probe):
-            _write(series, call, outcome, failure, seconds=seconds, sizes=sizes)
+            access_log.write(series.path, call, outcome, failure, seconds=seconds, sizes=sizes)
         if failure is not None:  # the process boundary: a bug must not reach the wire as text
-            raise _failed(failure, call) from failure
+            raise failures.from_error(failure, call) from failure
 
     def limit(self, max_inflight_requests: int, max_inflight_bytes: int) -> None:
         """Use these limits from now on."""
@@ -420,7 +381,7 @@ class Interceptor:
 
     def hold(self, size: int) -> None:
         """Add `size` bytes to those of messages; negative to subtract."""
-        self._bytes += size
+        self.bytes += size
 
     def admit(self, *, probe: bool) -> None:
         """Check the limits before a call runs. Raises the reason if the call is rejected."""
@@ -430,8 +391,65 @@ class Interceptor:
             raise Draining
         if self.calls > self.max_inflight_requests:
             raise ConcurrencyLimited(self.max_inflight_requests)
-        if self._bytes > self.max_inflight_bytes:
+        if self.bytes > self.max_inflight_bytes:
             raise InflightBytesLimited(self.max_inflight_bytes)
+
+
+class DirectCalls:
+    """Account of the calls of a method that its fast path takes directly. The limits are those of `Interceptor`; the
+    counters are updated once per batch."""
+
+    __slots__ = ("_guard", "_lifecycle", "_series")
+
+    def __init__(self, guard: Interceptor, lifecycle: Lifecycle, series: _Series) -> None:
+        self._guard, self._lifecycle, self._series = guard, lifecycle, series
+
+    def begin(self, size: int) -> bool:
+        """Begin a call of `size` bytes. False if the regular path must handle it, for a limit, a log line, or because
+        the server shuts down."""
+        guard, state = self._guard, self._lifecycle
+        if (
+            guard.calls >= guard.max_inflight_requests
+            or guard.bytes + size > guard.max_inflight_bytes
+            or state.draining
+            or state.closed
+            or state.held
+            or not guard.lines.skips()
+        ):
+            return False
+        guard.bytes += size
+        guard.calls += 1
+        guard.inflight.value += 1
+        return True
+
+    def answered(self, calls: int, size: int, seconds: Sequence[float]) -> None:
+        """Count successful calls. `size`: bytes of their requests. `seconds`: duration of each."""
+        self._left(calls, size)
+        self._series.succeeded(seconds)
+        if self._lifecycle.draining:
+            for _ in range(calls):
+                self._lifecycle.ended(None)
+
+    def abandoned(
+        self, size: int, seconds: float, deadline: float | None, named: bytes, facts: dict[str, object]
+    ) -> None:
+        """Count and log a call whose client disconnected. `named`: the id in the message. `facts`: of the log line."""
+        call = begin_call(RequestMetadata((), None))
+        call.deadline, call.facts = deadline, facts
+        call.adopt(named.decode())
+        self._left(1, size)
+        self._series.begun()
+        self._guard.ended(self._series, call, asyncio.CancelledError(), seconds, (size, 0), probe=False)
+
+    def moved(self, size: int) -> None:
+        """Forget a call, which the regular path counts again."""
+        self._left(1, size)
+
+    def _left(self, calls: int, size: int) -> None:
+        guard = self._guard
+        guard.bytes -= size
+        guard.calls -= calls
+        guard.inflight.value -= calls
 
 
 class StreamRequest:
@@ -509,6 +527,11 @@ class _Series:
         self.begun = metrics.number("grpc_server_started_total").labels(*self._labels).inc
         self._ok = self._handled.labels(*self._labels, "OK")
 
+    def succeeded(self, seconds: Sequence[float]) -> None:
+        self.begun(len(seconds))
+        self._ok.inc(len(seconds))
+        self._seconds.observe_all(seconds)
+
     def ended(self, outcome: Code, error: BaseException | None, seconds: float) -> None:
         counter = self._ok
         if outcome is not Code.OK:
@@ -521,63 +544,3 @@ async def _counted(messages: AsyncIterator[Q], watch: _Watch) -> AsyncIterator[Q
     async for message in messages:
         watch.request_bytes += len(message)
         yield message
-
-
-def _failed(error: Exception, call: Call) -> CallFailed:
-    if isinstance(error, CallFailed):
-        return with_trailers(error, call)
-    pushback: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, RateLimited):
-        pushback = ((PUSHBACK[0], str(math.ceil(error.wait * 1000))),)
-    elif isinstance(error, QueueFull | Draining | LimitReached):
-        pushback = (PUSHBACK,)
-    status, text = call_context.code(error), call_context.text(error, call.request_id)
-    failure = CallFailed(status, text, pushback, code=call_context.error_code(error), hint=call_context.hint(error))
-    return with_trailers(failure, call)
-
-
-def with_trailers(failure: CallFailed, call: Named) -> CallFailed:
-    """The failure with all trailers: the request id that the log has, the code and the hint of the error, and the
-    trailers of the failure itself."""
-    trailers = (
-        (ID_HEADER, call.request_id),
-        *call_context.error_trailers(failure.code, failure.hint),
-        *failure.trailers,
-    )
-    return CallFailed(failure.status, failure.text, trailers, code=failure.code, hint=failure.hint)
-
-
-def error_body(failure: CallFailed) -> dict[str, str]:
-    """The JSON document of a failed HTTP request: Triton's `error`, the request id, the code and the hint."""
-    body = {"error": failure.text, "request_id": dict(failure.trailers)[ID_HEADER], "code": failure.code}
-    return body | {"help": failure.hint} if failure.hint else body
-
-
-def _write(
-    series: Series, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
-) -> None:
-    """Write the call's log line: error for a bug of the server, warning for a rejected call, info otherwise."""
-    facts: dict[str, Any] = {
-        "method": series.path,
-        "code": outcome.name,
-        "ms": round(seconds * 1e3, 3),
-        "request_bytes": sizes[0],
-        "response_bytes": sizes[1],
-        **call.facts,
-    }
-    if call.caller.name:
-        facts["caller"] = call.caller.name
-    if isinstance(failure, CallFailed):  # by the transport, whose status for a malformed call is INTERNAL too
-        facts["error_code"] = failure.code
-        log.warning("request_completed", **facts, reason=failure.text)
-    elif outcome is Code.INTERNAL:
-        facts["error_code"] = INTERNAL_ERROR if failure is None else call_context.error_code(failure)
-        log.error("request_completed", **facts, exc_info=failure)
-    elif isinstance(failure, KanserveError):
-        facts["error_code"] = failure.code
-        log.warning("request_completed", **facts, reason=call_context.text(failure, call.request_id))
-    elif outcome is Code.DEADLINE_EXCEEDED:
-        facts["error_code"] = "deadline-exceeded"
-        log.warning("request_completed", **facts, reason="the deadline of the client passed")
-    else:
-        log.info("request_completed", **facts)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from kanserve.grpc_api.infer_codec import read_varint, varint
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.scheduling.batching import FastPath, RequestSignature
+from kanserve.scheduling.batching import ARRIVED, DEADLINE, NAMED, SIZE, FastBatch, FastJob, FastPath, RequestSignature
+from kanserve.services import inference
 from kanserve.services.inference import ValidatedRequest
 from kanserve.types import NUMPY_DTYPES, Array, InferRequest, InferResponse
 
@@ -88,27 +90,113 @@ def split(data: bytes) -> Parts | None:
     return Parts(data[:id_at] + data[id_end:raw_at] if id_end else data[:raw_at], named, raw, cut)
 
 
+class Account(Protocol):
+    """Account of the calls whose request the fast path takes directly; see `interceptor.DirectCalls`."""
+
+    def answered(self, calls: int, size: int, seconds: Sequence[float]) -> None:
+        """Count successful calls. `size`: bytes of their requests. `seconds`: duration of each."""
+        ...
+
+    def abandoned(
+        self, size: int, seconds: float, deadline: float | None, named: bytes, facts: dict[str, object]
+    ) -> None:
+        """Count a call whose client disconnected."""
+        ...
+
+    def moved(self, size: int) -> None:
+        """Forget a call, which the regular path counts again."""
+        ...
+
+
+@dataclass(slots=True)
+class Responses:
+    """Responses to requests with one head; the `Recipient` of their fast path.
+
+    ready    the validated request
+    before   bytes of a response before its id
+    after    bytes of a response after its id
+    leads    bytes before each output's data
+    facts    facts for the access log
+    account  account of direct calls
+    """
+
+    ready: ValidatedRequest
+    before: bytes
+    after: bytes
+    leads: list[bytes]
+    facts: dict[str, object]
+    account: Account | None
+
+    def answer(self, named: bytes, outputs: Sequence[bytes]) -> bytes:
+        """The response as a message, with the bytes of outputs of the expected shapes."""
+        parts = [self.before]
+        if named:
+            parts += (ID_ANSWER, varint(len(named)), named)
+        parts.append(self.after)
+        for lead, output in zip(self.leads, outputs, strict=True):
+            parts += (lead, output)
+        return b"".join(parts)
+
+    def responses(self, jobs: Sequence[FastJob], outputs: Sequence[bytes]) -> list[bytes]:
+        """The response to each request, from the bytes of each output for all of them."""
+        sizes = [len(output) // len(jobs) for output in outputs]
+        if len(outputs) == 1:
+            (size,), (output,), lead = sizes, outputs, self.leads[0]
+            parts = [lead + output[at * size : (at + 1) * size] for at in range(len(jobs))]
+        else:
+            leads = list(zip(self.leads, outputs, sizes, strict=True))
+            parts = [
+                b"".join([lead + output[at * size : (at + 1) * size] for lead, output, size in leads])
+                for at in range(len(jobs))
+            ]
+        plain = self.before + self.after
+        return [
+            self._named(job[NAMED]) + part if job[NAMED] else plain + part
+            for job, part in zip(jobs, parts, strict=True)
+        ]
+
+    def _named(self, named: bytes) -> bytes:
+        """The bytes before the data of the outputs, with an id."""
+        return b"".join((self.before, ID_ANSWER, varint(len(named)), named, self.after))
+
+    def answered(self, batch: FastBatch) -> None:
+        """Count the requests of a batch."""
+        took = inference.record_batch(self.ready, batch)
+        if self.account is None:
+            return
+        sizes = [job[SIZE] for job in batch.jobs]
+        direct = [seconds for seconds, size in zip(took, sizes, strict=True) if size] if 0 in sizes else took
+        if direct:
+            self.account.answered(len(direct), sum(sizes), direct)
+
+    def abandoned(self, job: FastJob, now: int) -> None:
+        """Count a request whose client has disconnected."""
+        waited = now - job[ARRIVED]
+        inference.record_cancelled(self.ready, waited)
+        if job[SIZE] and self.account is not None:
+            self.account.abandoned(job[SIZE], waited / 1e9, job[DEADLINE], job[NAMED], self.facts)
+
+    def moved(self, job: FastJob) -> None:
+        """Forget a request that the executor will handle."""
+        if job[SIZE] and self.account is not None:
+            self.account.moved(job[SIZE])
+
+
 @dataclass(slots=True)
 class CacheEntry:
     """Head of a successful request.
 
     ready      the validated request
     inputs     name, dtype, shape and size in bytes of each input
-    before     bytes of the response before its id
-    after      bytes of the response after its id
-    leads      bytes before each output's data
+    responses  encoder of the responses
     shapes     shape of each output
-    facts      facts for the access log
     fast_path  fast path for such requests, if there is one
     """
 
     ready: ValidatedRequest
     inputs: list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]]
-    before: bytes
-    after: bytes
-    leads: list[bytes]
+    responses: Responses
     shapes: list[tuple[int, ...]]
-    facts: dict[str, object]
     fast_path: FastPath | None
 
     def raws(self, data: bytes, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:
@@ -132,16 +220,6 @@ class CacheEntry:
     def expected(self, arrays: Sequence[Array]) -> bool:
         """Whether the outputs have the shapes of the first response."""
         return [array.shape for array in arrays] == self.shapes
-
-    def answer(self, named: bytes, outputs: Sequence[bytes]) -> bytes:
-        """The response as a message, with the bytes of `expected` outputs."""
-        parts = [self.before]
-        if named:
-            parts += (ID_ANSWER, varint(len(named)), named)
-        parts.append(self.after)
-        for lead, output in zip(self.leads, outputs, strict=True):
-            parts += (lead, output)
-        return b"".join(parts)
 
 
 @dataclass(slots=True)
@@ -217,6 +295,7 @@ class RequestCache:
         request: InferRequest,
         ready: ValidatedRequest,
         done: InferResponse,
+        account: Account | None,
     ) -> None:
         """Store the head of a successful request; call this right after `lookup`. The cache stores no head whose
         responses may differ in more than the output bytes."""
@@ -232,15 +311,20 @@ class RequestCache:
         rest = pb.ModelInferResponse()
         for tensor in done.outputs:
             rest.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        self._known[parts.head] = CacheEntry(
+        responses = Responses(
             ready,
-            [(tensor.name, NUMPY_DTYPES[tensor.datatype], tensor.shape, len(tensor.data)) for tensor in request.inputs],
             start.SerializeToString(),
             rest.SerializeToString(),
             [RAW_ANSWER + varint(len(tensor.data)) for tensor in done.outputs],
-            [tensor.shape for tensor in done.outputs],
             {"model": done.model, "version": done.version, "rows": ready.rows},
-            ready.model.fast_path(_form(request, done, ready.rows)),
+            account,
+        )
+        self._known[parts.head] = CacheEntry(
+            ready,
+            [(tensor.name, NUMPY_DTYPES[tensor.datatype], tensor.shape, len(tensor.data)) for tensor in request.inputs],
+            responses,
+            [tensor.shape for tensor in done.outputs],
+            ready.model.fast_path(_form(request, done, ready.rows), responses),
         )
 
 

@@ -17,14 +17,22 @@ from kanserve.errors import NotFound, WatchesLimited
 from kanserve.grpc_api import call_context, infer_codec
 from kanserve.grpc_api.call_context import Call, RequestMetadata
 from kanserve.grpc_api.inference import InferenceService, InferStream
-from kanserve.grpc_api.interceptor import Guarded, Interceptor, Kind, StreamMethod, UnaryMethod
+from kanserve.grpc_api.interceptor import (
+    DirectCalls,
+    DirectMethod,
+    Guarded,
+    Interceptor,
+    Kind,
+    StreamMethod,
+    UnaryMethod,
+)
 from kanserve.grpc_api.kan import KanService
 from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability.metrics import UNKNOWN
 from kanserve.pb import pool
 from kanserve.services.control import Catalogue
 
-STREAM = "ModelStreamInfer"
+INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 NONE: Mapping[str, StreamMethod] = {}
 NAMES = (InferenceService.descriptor.full_name, KanService.descriptor.full_name)
 
@@ -60,7 +68,7 @@ def guarded(
 ) -> Services:
     """All methods. `mirror` None: reflection is not offered."""
     methods: dict[str, Guarded] = {}
-    methods |= _service(guard, inference.descriptor, inference.methods())
+    methods |= _service(guard, inference.descriptor, inference.methods(), direct=inference.direct)
     infer = call_context.with_deadline(inference.model_infer, guard.max_seconds, f"{NAMES[0]}/{STREAM}")
     stream = InferStream(guard, infer, max_stream_requests)
     methods[f"/{NAMES[0]}/{STREAM}"] = guard.stream(NAMES[0], STREAM, Kind.BIDI_STREAM, stream.answers)
@@ -78,13 +86,16 @@ def _service(
     descriptor: ServiceDescriptor,
     methods: Mapping[str, UnaryMethod],
     streams: Mapping[str, StreamMethod] = NONE,
+    direct: Callable[[DirectCalls], DirectMethod] | None = None,
 ) -> dict[str, Guarded]:
-    """Entries for all methods of the descriptor. A method without an implementation is rejected."""
+    """Entries for all methods of the descriptor. A method without an implementation is rejected. `direct`: of
+    ModelInfer."""
     table: dict[str, Guarded] = {}
     for method in descriptor.methods:
         path = f"/{descriptor.full_name}/{method.name}"
         if method.name in methods:
-            table[path] = guard.unary(descriptor.full_name, method.name, methods[method.name])
+            begin = direct if method.name == INFER else None
+            table[path] = guard.unary(descriptor.full_name, method.name, methods[method.name], direct=begin)
         elif method.name in streams:
             kind = Kind.SERVER_STREAM
             table[path] = guard.stream(descriptor.full_name, method.name, kind, streams[method.name])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from kanserve.insight.statistics import NodeCounts, NodeStatistics
 from kanserve.insight.traffic_sampler import TrafficSampler
 from kanserve.observability.metrics import ModelMetrics
 from kanserve.runtime.base import Session
-from kanserve.scheduling.batching import FastPath, RequestSignature
+from kanserve.scheduling.batching import FastPath, Recipient, RequestSignature
 from kanserve.system.resources import watched
 from kanserve.types import Array, CurveBlock, CurveRequest, Explanation, LayerEdges, LayerScores, ModelInfo
 
@@ -113,23 +114,25 @@ class Model:
         self._observers = others if by is None else {**others, what: by}
         self.observed = bool(self._observers)
 
-    def offer(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """Pass a completed request to all observers; see `Observer.offer`. The event loop calls them after the call:
-        an error there is in the log, and does not reach the client."""
-        asyncio.get_running_loop().call_soon(self._offered, names, size, copy)
+    def offer(self, names: Sequence[str], sizes: Sequence[int], copy: Callable[[int], Copy]) -> None:
+        """Pass completed requests to all observers; see `Observer.offer`. `copy` takes the position of a request in
+        `sizes`. The event loop calls the observers after the call: an error there is in the log, and does not reach the
+        client."""
+        asyncio.get_running_loop().call_soon(self._offered, names, sizes, copy)
 
-    def _offered(self, names: Sequence[str], size: int, copy: Callable[[], Copy]) -> None:
-        """Pass a request to the current observers. An observer that has ended since the response is not among them."""
-        for observer in self._observers.values():
-            observer.offer(names, size, copy)
+    def _offered(self, names: Sequence[str], sizes: Sequence[int], copy: Callable[[int], Copy]) -> None:
+        """Pass requests to the current observers. An observer that has ended since the response is not among them."""
+        for at, size in enumerate(sizes):
+            for observer in self._observers.values():
+                observer.offer(names, size, functools.partial(copy, at))
 
     def trace(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Run the graph now, on the caller's thread, uncounted. Raises BackendError, ResourceExhausted."""
         return self._session.run(outputs, feeds)
 
-    def fast_path(self, form: RequestSignature) -> FastPath | None:
+    def fast_path(self, form: RequestSignature, recipient: Recipient) -> FastPath | None:
         """The fast path for requests of this form, if this version may have one."""
-        return self._executor.fast_path(form)
+        return self._executor.fast_path(form, recipient)
 
     async def edges(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -255,6 +255,17 @@ class ModelMetrics:
         """Count one successful request."""
         self.statistics.succeeded(ns, time.time_ns() // 10**6)
         self.request_seconds.observe(ns / 1e9)
+
+    def answered(self, rows: int, timing: Timing, waited: Sequence[float], took: Sequence[float]) -> None:
+        """Count the successful requests of one execution over `rows` rows. `waited`, `took`: seconds that each request
+        waited, and that it took in all."""
+        ns = round(sum(took) * 1e9)
+        self.statistics.answered(len(took), rows, timing, ns, time.time_ns() // 10**6)
+        self.queue_seconds.observe_all(waited)
+        self.request_seconds.observe_all(took)
+
+    def traced(self, rows: int, timing: Timing) -> None:
+        """Note one request's part in an execution in the trace of the current call, if there is one."""
 
 
 class Metrics:

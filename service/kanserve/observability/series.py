@@ -52,6 +52,16 @@ class Spread:
         self.total += value
         self.counts[bisect_left(self.bounds, value)] += 1
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Count at least one value."""
+        self.total += sum(values)
+        first = bisect_left(self.bounds, min(values))
+        if first == bisect_left(self.bounds, max(values)):
+            self.counts[first] += len(values)
+            return
+        for value in values:
+            self.counts[bisect_left(self.bounds, value)] += 1
+
 
 S = TypeVar("S", Number, Spread)
 Show = Callable[[list[tuple[tuple[str, ...], S]]], Metric]

@@ -98,6 +98,19 @@ class Statistics:
         self.success.add(ns)
         self.last_inference = at_ms
 
+    def answered(self, requests: int, rows: int, timing: Timing, ns: int, at_ms: int) -> None:
+        """Count the successful requests of one execution, like `computed` and `succeeded` for each. `timing.queue` and
+        `ns` are sums over the requests."""
+        self.inference_count += rows
+        self.success.count += requests
+        self.success.ns += ns
+        self.last_inference = at_ms
+        phases = (self.queue, self.compute_input, self.compute_infer, self.compute_output)
+        queue, inputs, infer, output = timing
+        for phase, spent in zip(phases, (queue, inputs * requests, infer * requests, output * requests), strict=True):
+            phase.count += requests
+            phase.ns += spent
+
     def failed(self, ns: int, reason: FailureReason) -> None:
         """Count one rejected or lost request."""
         self.fail.add(ns)

@@ -46,6 +46,10 @@ class TracedModelMetrics(ModelMetrics):
     def computed(self, rows: int, timing: Timing) -> None:
         """Count one request's part in an execution."""
         ModelMetrics.computed(self, rows, timing)
+        self.traced(rows, timing)
+
+    def traced(self, rows: int, timing: Timing) -> None:
+        """Note the execution in the trace of the current call."""
         trace = TRACE.get()
         if trace is not None:
             trace.runs.append(Run(rows, timing, time.time_ns()))

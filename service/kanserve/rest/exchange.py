@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 from kanserve.auth import authenticator
 from kanserve.errors import BadRequest, LimitReached, RequestBufferLimited
 from kanserve.grpc_api.call_context import ID_HEADER, Call, Code, RequestMetadata
-from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Interceptor, error_body
+from kanserve.grpc_api.failures import PUSHBACK, CallFailed, error_body
+from kanserve.grpc_api.interceptor import Interceptor
 from kanserve.grpc_api.unfinished_requests import Buffer, IncomingRequest
 from kanserve.observability.metrics import Metrics
 from kanserve.system import compression

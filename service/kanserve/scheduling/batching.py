@@ -13,11 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
-from kanserve.errors import DeadlineExceeded
 from kanserve.observability.statistics import Timing
 from kanserve.types import Array
 
@@ -131,19 +130,45 @@ class RequestSignature(NamedTuple):
     rows: int
 
 
-# Plain tuples, because each request makes one of both. A `FastResult` has the bytes of each output, and the
-# nanoseconds of waiting and of computing. A job has the bytes of the inputs, the future that waits, its arrival in
-# nanoseconds of perf_counter, and its deadline.
-FastResult = tuple[list[bytes], int, int]
-_Job = tuple[Sequence[bytes], "asyncio.Future[FastResult | None]", int, float | None]
+# Plain tuples, because each request makes one of both. A `FastResult` has the bytes of the response, and the
+# nanoseconds of waiting and of computing. A job has the bytes of the inputs, the request id, the future that waits,
+# its arrival in nanoseconds of perf_counter, its deadline, and the bytes of a direct call (0: counted elsewhere).
+FastResult = tuple[bytes, int, int]
+FastJob = tuple[Sequence[bytes], bytes, "asyncio.Future[FastResult | None]", int, float | None, int]
+RAWS: Final = 0
+NAMED: Final = 1
+FUTURE: Final = 2
+ARRIVED: Final = 3
+DEADLINE: Final = 4
+SIZE: Final = 5
+
+
+class FastBatch(NamedTuple):
+    """Execution of a fast path. All times are nanoseconds of perf_counter.
+
+    jobs      requests that ran
+    feeds     inputs of all requests by name
+    outputs   outputs of all requests
+    begun     begin of the batch
+    joined    time at which the inputs were joined
+    ended     end of the execution
+    answered  time at which all responses were encoded
+    """
+
+    jobs: Sequence[FastJob]
+    feeds: Mapping[str, Array]
+    outputs: Sequence[Array]
+    begun: int
+    joined: int
+    ended: int
+    answered: int
 
 
 class Engine(Protocol):
     """Interface of the executor that a fast path uses; see `Executor`."""
 
-    @property
-    def open(self) -> bool:
-        """Whether a run may begin."""
+    def room(self) -> int:
+        """Number of requests that may wait for the next run; 0 if no run may begin."""
         ...
 
     @property
@@ -164,38 +189,70 @@ class Engine(Protocol):
         ...
 
 
+class Recipient(Protocol):
+    """Owner of the requests of a fast path, which encodes their responses and counts them per batch."""
+
+    def responses(self, jobs: Sequence[FastJob], outputs: Sequence[bytes]) -> list[bytes]:
+        """The response to each request, from the bytes of each output for all of them."""
+        ...
+
+    def answered(self, batch: FastBatch) -> None:
+        """Count the requests of a batch."""
+        ...
+
+    def abandoned(self, job: FastJob, now: int) -> None:
+        """Count a request whose client has disconnected. `now`: nanoseconds of perf_counter."""
+        ...
+
+    def moved(self, job: FastJob) -> None:
+        """Count nothing for a request that the executor will handle."""
+        ...
+
+
 LONGEST = 2_000_000  # nanoseconds that the first request of a run waits for others at most
 
 
 class FastPath:
     """Fast path of one signature, for use from one event loop.
 
-    most    rows of one execution
-    rounds  iterations of the event loop without a new request until the waiting ones run
+    recipient  encodes the responses, and counts the requests
+    most       rows of one execution
+    rounds     iterations of the event loop without a new request until the waiting ones run
     """
 
-    def __init__(self, engine: Engine, form: RequestSignature, most: int, rounds: int = 1) -> None:
-        self._engine, self.form, self._most = engine, form, max(1, most // form.rows)
+    def __init__(
+        self, engine: Engine, form: RequestSignature, recipient: Recipient, most: int, rounds: int = 1
+    ) -> None:
+        self._engine, self.form, self._recipient = engine, form, recipient
+        self._most = max(1, most // form.rows)
         self._rounds, self._left, self._seen, self._turning = rounds, 0, 0, False
         self._names = [name for name, _, _ in form.outputs]
-        self._sizes = [size for _, _, size in form.outputs]
-        self._jobs: list[_Job] = []
+        self._jobs: list[FastJob] = []
+        self._room = 0  # of the next run
 
-    def submit(self, raws: Sequence[bytes], deadline: float | None) -> asyncio.Future[FastResult | None] | None:
+    def submit(
+        self, raws: Sequence[bytes], named: bytes, deadline: float | None, size: int = 0
+    ) -> asyncio.Future[FastResult | None] | None:
         """Submit the input bytes of one request. Returns None if the executor must handle the request. Otherwise
-        returns a future; its result is None if the run failed, and then the executor must handle the request. The
-        future may raise DeadlineExceeded."""
-        if not self._engine.open:
+        returns a future; its result is None if the run failed or the deadline has passed, and then the executor must
+        handle the request. `size`: bytes of a direct call, which the recipient counts."""
+        jobs = self._jobs
+        if not jobs:
+            self._room = self._engine.room()
+        if len(jobs) >= self._room:
             return None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[FastResult | None] = loop.create_future()
-        self._jobs.append((raws, future, time.perf_counter_ns(), deadline))
+        jobs.append((raws, named, future, time.perf_counter_ns(), deadline, size))
         self._engine.pending(1)
-        if len(self._jobs) >= self._most or self._engine.calm:
+        if len(jobs) >= self._most:
             self._run()
         elif not self._turning:
-            self._turning, self._seen = True, 0
-            loop.call_soon(self._turn, loop)
+            if self._engine.calm:
+                self._run()
+            else:
+                self._turning, self._seen = True, 0
+                loop.call_soon(self._turn, loop)
         return future
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -203,7 +260,7 @@ class FastPath:
         if len(self._jobs) > self._seen:
             self._seen, self._left = len(self._jobs), self._rounds
         self._left -= 1
-        if self._left > 0 and self._jobs and time.perf_counter_ns() - self._jobs[0][2] < LONGEST:
+        if self._left > 0 and self._jobs and time.perf_counter_ns() - self._jobs[0][ARRIVED] < LONGEST:
             loop.call_soon(self._turn, loop)
             return
         self._turning = False
@@ -211,43 +268,62 @@ class FastPath:
 
     def _run(self) -> None:
         """Run all waiting requests."""
-        jobs, self._jobs = self._jobs, []
-        self._engine.pending(-len(jobs))
-        jobs = [job for job in jobs if not (job[1].done() or _late(job))]
-        if not jobs:
-            return
         begun = time.perf_counter_ns()
-        batch = Batch(self._engine.execute, self._names, (self._joined(jobs),), len(jobs) * self.form.rows, 0)
-        batch.work()
-        if not self._as_expected(batch):
-            for _, future, _, _ in jobs:
-                future.set_result(None)
-            return
-        blobs = [array.tobytes() for array in batch.result]
-        self._engine.ran(len(jobs), batch.rows, Timing(0, batch.begun - begun, batch.ended - batch.begun, 0))
-        spent = batch.ended - begun
-        for at, (_, future, submitted, _) in enumerate(jobs):
-            parts = [blob[at * size : (at + 1) * size] for blob, size in zip(blobs, self._sizes, strict=True)]
-            future.set_result((parts, begun - submitted, spent))
+        waiting, self._jobs = self._jobs, []
+        self._engine.pending(-len(waiting))
+        jobs = self._present(waiting, begun)
+        if jobs:
+            self._execute(jobs, begun)
 
-    def _joined(self, jobs: Sequence[_Job]) -> dict[str, Array]:
-        """Inputs by name, with the rows of all requests in order."""
+    def _execute(self, jobs: Sequence[FastJob], begun: int) -> None:
+        """Run these requests, and give each its response."""
         rows = len(jobs) * self.form.rows
+        feeds = self._joined(jobs, rows)
+        joined = time.perf_counter_ns()
+        batch = Batch(self._engine.execute, self._names, (feeds,), rows, 0)
+        batch.work()
+        outputs, ended = batch.result, batch.ended
+        if not self._as_expected(outputs, rows):  # each request runs again by itself, and reports its own failure
+            for job in jobs:
+                self._move(job)
+            return
+        responses = self._recipient.responses(jobs, [array.tobytes() for array in outputs])
+        spent = ended - begun
+        for job, response in zip(jobs, responses, strict=True):
+            job[FUTURE].set_result((response, begun - job[ARRIVED], spent))
+        answered = time.perf_counter_ns()
+        self._engine.ran(len(jobs), rows, Timing(0, joined - begun, ended - joined, answered - ended))
+        self._recipient.answered(FastBatch(jobs, feeds, outputs, begun, joined, ended, answered))
+
+    def _present(self, jobs: Sequence[FastJob], now: int) -> Sequence[FastJob]:
+        """Those of the requests that still wait for a response that the fast path may give."""
+        if any([job[DEADLINE] is not None or job[FUTURE].done() for job in jobs]):
+            return [job for job in jobs if self._waits(job, now)]
+        return jobs
+
+    def _waits(self, job: FastJob, now: int) -> bool:
+        """Whether a request still waits for a response that the fast path may give."""
+        if job[FUTURE].done():
+            self._recipient.abandoned(job, now)
+            return False
+        if job[DEADLINE] is not None and time.monotonic() > job[DEADLINE]:
+            self._move(job)
+            return False
+        return True
+
+    def _move(self, job: FastJob) -> None:
+        """Leave a request to the executor."""
+        self._recipient.moved(job)
+        job[FUTURE].set_result(None)
+
+    def _joined(self, jobs: Sequence[FastJob], rows: int) -> dict[str, Array]:
+        """Inputs by name, with the rows of all requests in order."""
         return {
-            name: np.frombuffer(b"".join([raws[at] for raws, _, _, _ in jobs]), dtype).reshape(rows, *row)
+            name: np.frombuffer(b"".join([job[RAWS][at] for job in jobs]), dtype).reshape(rows, *row)
             for at, (name, dtype, row, _) in enumerate(self.form.inputs)
         }
 
-    def _as_expected(self, batch: Batch) -> bool:
-        return batch.error is None and all(
-            array.shape == (batch.rows, *row)
-            for array, (_, row, _) in zip(batch.result, self.form.outputs, strict=True)
+    def _as_expected(self, outputs: Sequence[Array], rows: int) -> bool:
+        return len(outputs) == len(self.form.outputs) and all(
+            array.shape == (rows, *row) for array, (_, row, _) in zip(outputs, self.form.outputs, strict=True)
         )
-
-
-def _late(job: _Job) -> bool:
-    _, future, _, deadline = job
-    if deadline is None or time.monotonic() <= deadline:
-        return False
-    future.set_exception(DeadlineExceeded())
-    return True

@@ -30,8 +30,9 @@ from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError
 from kanserve.execution.config import batch_size
 from kanserve.grpc_api import services
+from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.inference import InferenceService
-from kanserve.grpc_api.interceptor import AccessLog, Interceptor, outcome
+from kanserve.grpc_api.interceptor import Interceptor, outcome
 from kanserve.grpc_api.kan import KanService
 from kanserve.grpc_api.services import Health, Reflection
 from kanserve.insight.store import StatisticsStore

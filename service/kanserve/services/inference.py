@@ -27,7 +27,7 @@ from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.statistics import FailureReason, Timing
-from kanserve.scheduling.batching import FastPath, RequestSignature
+from kanserve.scheduling.batching import ARRIVED, FastBatch
 from kanserve.services import validation
 from kanserve.services.explain import Insights
 from kanserve.types import (
@@ -130,31 +130,6 @@ class Inference:
         with _Attempt(ready.model.metrics, started):
             return await _execute(ready, feeds, deadline, started)
 
-    async def infer_fast(
-        self, ready: ValidatedRequest, fast_path: FastPath, raws: Sequence[bytes], deadline: float | None, started: int
-    ) -> list[bytes] | None:
-        """Run a request on the fast path, from input bytes to output bytes. Returns None if `run` must handle the
-        request; then nothing was counted. Raises DeadlineExceeded."""
-        answering = fast_path.submit(raws, deadline)
-        if answering is None:
-            return None
-        series = ready.model.metrics
-        input_ns = time.perf_counter_ns() - started
-        try:
-            answer = await answering
-        except (asyncio.CancelledError, DeadlineExceeded) as error:
-            _Attempt(series, started).__exit__(type(error), error, None)
-            raise
-        if answer is None:
-            return None
-        outputs, queue_ns, infer_ns = answer
-        series.computed(ready.rows, Timing(queue_ns, input_ns, infer_ns, 0))
-        series.succeeded(time.perf_counter_ns() - started)
-        if ready.model.observed:
-            size = sum(map(len, (*raws, *outputs)))
-            ready.model.offer(ready.names, size, lambda: _arrays(ready, fast_path.form, raws, outputs))
-        return outputs
-
     def _array(self, info: ModelInfo, request: InferRequest, tensor: InputTensor) -> Array:
         if tensor.datatype != BYTES:
             return validation.numbers(tensor)
@@ -252,22 +227,39 @@ async def _execute(
     ready.model.metrics.computed(ready.rows, timing)
     if ready.model.observed:
         size = sum(array.nbytes for array in (*feeds.values(), *run.outputs))
-        ready.model.offer(ready.names, size, lambda: (feeds, run.outputs))
+        ready.model.offer(ready.names, (size,), lambda _: (feeds, run.outputs))
     return run.outputs
 
 
-def _arrays(
-    ready: ValidatedRequest, form: RequestSignature, raws: Sequence[bytes], outputs: Sequence[bytes]
-) -> tuple[dict[str, Array], list[Array]]:
-    """The arrays of a fast-path request and its response, from their bytes."""
-    feeds = {
-        name: np.frombuffer(raw, dtype).reshape(form.rows, *row)
-        for raw, (name, dtype, row, _) in zip(raws, form.inputs, strict=True)
-    }
-    pairs = zip(outputs, ready.outputs, strict=True)
-    return feeds, [
-        np.frombuffer(raw, NUMPY_DTYPES[tensor.datatype]).reshape(form.rows, *tensor.shape[1:]) for raw, tensor in pairs
-    ]
+def record_batch(ready: ValidatedRequest, batch: FastBatch) -> list[float]:
+    """Count the requests of a batch of the fast path, which all have the form of `ready`, and offer them to the
+    observers of the model. Returns the seconds that each request took."""
+    jobs, model = batch.jobs, ready.model
+    arrived = [job[ARRIVED] for job in jobs]
+    waited = [(batch.begun - at) / 1e9 for at in arrived]
+    took = [(batch.answered - at) / 1e9 for at in arrived]
+    timing = Timing(
+        batch.begun * len(jobs) - sum(arrived),
+        batch.joined - batch.begun,
+        batch.ended - batch.joined,
+        batch.answered - batch.ended,
+    )
+    model.metrics.answered(ready.rows * len(jobs), timing, waited, took)
+    if model.observed:
+        rows, feeds, outputs = ready.rows, batch.feeds, batch.outputs
+        size = sum(array.nbytes for array in (*feeds.values(), *outputs)) // len(jobs)
+
+        def copy(at: int) -> tuple[dict[str, Array], list[Array]]:
+            part = slice(at * rows, (at + 1) * rows)
+            return {name: array[part] for name, array in feeds.items()}, [array[part] for array in outputs]
+
+        model.offer(ready.names, [size] * len(jobs), copy)
+    return took
+
+
+def record_cancelled(ready: ValidatedRequest, ns: int) -> None:
+    """Count a request whose client disconnected after `ns` nanoseconds."""
+    ready.model.metrics.statistics.failed(ns, FailureReason.CANCELED)
 
 
 def _response(

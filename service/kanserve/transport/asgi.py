@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, MutableMapping
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
@@ -24,22 +26,14 @@ from kanserve.auth import authenticator as access
 from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api import interceptor
 from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
-from kanserve.grpc_api.interceptor import (
-    PUSHBACK,
-    CallFailed,
-    ClientDisconnected,
-    Guarded,
-    Kind,
-    Stream,
-    Unary,
-    error_body,
-    with_trailers,
-)
+from kanserve.grpc_api.failures import PUSHBACK, CallFailed, error_body, with_trailers
+from kanserve.grpc_api.interceptor import ClientDisconnected, Guarded, Kind, Stream, Unary
 from kanserve.grpc_api.services import Services
 from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability import logs
 from kanserve.transport import framing
 from kanserve.transport.framing import Headers, Messages
+from kanserve.transport.open_calls import Application, Calls, Event, Receive, Send, Watched
 
 T = TypeVar("T")
 
@@ -55,6 +49,7 @@ METADATA_HEADERS = tuple(name.encode() for name in interceptor.HEADERS)
 CREDENTIAL_HEADER = access.HEADER.encode()
 ID = ID_HEADER.encode()
 READ = frozenset((TIMEOUT, ENCODING, *METADATA_HEADERS))
+SPECIAL = READ - {TIMEOUT} | {UPGRADE}
 NO_METADATA = RequestMetadata((), None)
 OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
@@ -88,13 +83,83 @@ class GrpcApp:
     ) -> None:
         """`certified`: the certificate of a connection identifies the caller."""
         self._services, self._limits, self._watch, self._certified = services, limits, watch, certified
+        self._direct = {} if watch or certified else _direct(services)
+        self._plain: Headers | None = None  # headers of the last direct call without a deadline
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
         self.cut = self._calls.cut
 
+    # radon: one function for a direct call, because each function in between would cost a tenth of such a call.
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
-        """Respond to one request. Raises only cancellation."""
-        task = self._calls.begin()
+        """Respond to one request. Raises only cancellation. A unary call without metadata ends here if the direct form
+        of its method takes it."""
+        method = self._direct.get(scope["path"])
+        if method is None or method.direct is None or (seconds := self._plain_seconds(scope)) < 0:
+            await self._regular(scope, receive, send)
+            return
+        calls, sent, began = self._calls, False, time.monotonic()
+        task = calls.begin(began)
+        try:
+            first, last = await receive(), None
+            data = framing.alone(first.get("body", b""), self._limits.message_bytes)
+            if data is not None and first.get("more_body", False):
+                last = await receive()
+                if last["type"] != REQUEST or last.get("body") or last.get("more_body", False):
+                    data = None
+            if data is not None:
+                calls.whole(task)
+                answering = method.direct(data, None if seconds == math.inf else began + seconds)
+                result = None if answering is None else await answering
+                if result is not None:
+                    sent = True
+                    if len(result[0]) > SMALL:
+                        await _Wire(send, self._services.hold).only(result[0])
+                        return
+                    await send(START)
+                    await send({"type": BODY, "body": framing.frame(result[0]), "more_body": False})
+                    await send(OK)
+                    return
+            arrived = _replay([first] if last is None else [first, last], receive)
+            call = _Request(scope, arrived, self._services.open_request, began)
+            await self._call(task, call, dict(scope["headers"]), _Wire(send, self._services.hold))
+        except asyncio.CancelledError:
+            failure = self._ended_by_server(task, method)
+            if failure is None:
+                raise
+            async with asyncio.timeout(LAST):
+                await _Wire(send, self._services.hold, started=sent).fail(failure)
+        except (ClientDisconnected, OSError):  # OSError: in ASGI, a `send` to a client that has disconnected
+            await asyncio.sleep(CANCELLED)
+        finally:
+            calls.end(task)
+
+    def _ended_by_server(self, task: asyncio.Task[Any], method: Unary) -> CallFailed | None:
+        """The failure of a direct call whose task the server has cancelled; None if its client has disconnected."""
+        late = self._calls.given_up(task)
+        if late is not None:
+            return method.refused(late, NO_METADATA)
+        return _cut_off() if self._calls.was_cut(task) else None
+
+    def _plain_seconds(self, scope: Event) -> float:
+        """Seconds until the deadline of a gRPC call that has no other header that the server reads; infinite without
+        a deadline, negative for all other requests. A client sends the same headers with each call, so the last ones
+        are known."""
+        if scope.get("method") != "POST" or scope["http_version"] != HTTP2:
+            return -1.0
+        if scope["headers"] == self._plain:
+            return math.inf
+        headers = dict(scope["headers"])
+        if not SPECIAL.isdisjoint(headers) or headers.get(b"content-type") != GRPC:
+            return -1.0
+        if TIMEOUT not in headers:
+            self._plain = scope["headers"]
+            return math.inf
+        return framing.timeout(headers[TIMEOUT]) if framing.TIMEOUT.fullmatch(headers[TIMEOUT]) else -1.0
+
+    async def _regular(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Respond to a request of any kind."""
+        began = time.monotonic()
+        task = self._calls.begin(began)
         try:
             headers = dict(scope["headers"])
             if scope["type"] != "http" or UPGRADE in headers:
@@ -115,7 +180,7 @@ class GrpcApp:
             else:
                 await self._call(
                     task,
-                    _Request(scope, receive, self._services.open_request),
+                    _Request(scope, receive, self._services.open_request, began),
                     headers,
                     _Wire(send, self._services.hold),
                 )
@@ -263,6 +328,21 @@ async def _alone(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
+def _direct(services: Services) -> dict[str, Unary]:
+    """The methods that may take a call directly, by path."""
+    methods = services.methods.items()
+    return {path: method for path, method in methods if isinstance(method, Unary) and method.direct is not None}
+
+
+def _replay(events: list[Event], receive: Receive) -> Receive:
+    """A `receive` that returns the events that have arrived already first."""
+
+    async def replay() -> Event:
+        return events.pop(0) if events else await receive()
+
+    return replay
+
+
 def _is_grpc(kind: bytes) -> bool:
     return kind == GRPC or kind.startswith(GRPC + b"+") or kind.partition(b";")[0].strip() == GRPC
 
@@ -281,8 +361,8 @@ class _Wire:
 
     __slots__ = ("_hold", "_send", "_started")
 
-    def __init__(self, send: Send, hold: Callable[[int], None]) -> None:
-        self._send, self._hold, self._started = send, hold, False
+    def __init__(self, send: Send, hold: Callable[[int], None], *, started: bool = False) -> None:
+        self._send, self._hold, self._started = send, hold, started
 
     async def only(self, data: bytes) -> None:
         """Send the one message of a unary call, and end the response."""
@@ -334,18 +414,24 @@ class _Wire:
 class _Request:
     """Request side of a call, while it arrives."""
 
-    __slots__ = ("_open_request", "_packed", "_receive", "_scope", "arrival", "guarded", "path")
+    __slots__ = ("_began", "_open_request", "_packed", "_receive", "_scope", "arrival", "guarded", "path")
 
     def __init__(
-        self, scope: Event, receive: Receive, part: Callable[[Hashable, str, RequestMetadata], IncomingRequest]
+        self,
+        scope: Event,
+        receive: Receive,
+        part: Callable[[Hashable, str, RequestMetadata], IncomingRequest],
+        began: float,
     ) -> None:
+        """`began`: time of the arrival on the monotonic clock."""
+        self._began = began
         self._scope, self.path, self._receive, self._open_request = scope, scope["path"], receive, part
         self._packed: bytes | None = None
         self.arrival, self.guarded = NO_METADATA, False
 
     def read(self, headers: dict[bytes, bytes]) -> None:
         """Read the headers in READ. Raises CallFailed for an invalid header."""
-        seconds = framing.timeout(headers[TIMEOUT]) if TIMEOUT in headers else None
+        seconds = self._seconds(headers[TIMEOUT]) if TIMEOUT in headers else None
         self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
         pairs = [(name, headers[name]) for name in METADATA_HEADERS if name in headers]
         if CREDENTIAL_HEADER in headers:  # each of them, so that a second credential is seen
@@ -355,6 +441,10 @@ class _Request:
         self.arrival = RequestMetadata(
             tuple(framing.metadata(pairs)) if pairs else (), seconds, authenticator.presented(self._scope)
         )
+
+    def _seconds(self, timeout: bytes) -> float:
+        """Seconds until the deadline of a call with this header. Raises CallFailed for an invalid one."""
+        return framing.timeout(timeout) - (time.monotonic() - self._began)
 
     async def message(self, limit: int) -> bytes:
         """The one message of a unary call. Raises CallFailed, or ClientDisconnected."""
@@ -432,130 +522,3 @@ class _Request:
         finally:
             gone.cancel()
             work.cancel()
-
-
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-GRAIN = 0.02  # seconds between two checks for calls that do not arrive
-Application = Callable[[Event, Receive, Send], Awaitable[None]]
-
-
-class Watched:
-    """ASGI application that is cancelled if its client disconnects after the complete request."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-
-    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
-        whole = asyncio.Event()
-
-        async def noted() -> Event:
-            event = await receive()
-            if not event.get("more_body", False):
-                whole.set()
-            return event
-
-        async def gone() -> None:
-            await whole.wait()
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        work = asyncio.ensure_future(self._application(scope, noted, send))
-        watch = asyncio.ensure_future(gone())
-        try:
-            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:
-            work.cancel()
-            watch.cancel()
-
-
-class Calls:
-    """Registry of the calls of a transport, with a time limit for the arrival of each.
-
-        seconds  time within which each call must arrive completely; one timer checks all calls
-        most     number of calls that may arrive at the same time, since each takes memory
-
-    If more than `most` calls arrive, the server rejects the call that has been arriving for the longest time. So one
-    client cannot shut out others.
-    """
-
-    def __init__(self, seconds: float, most: int) -> None:
-        self._seconds, self._most = seconds, most
-        self._all: set[asyncio.Task[Any]] = set()
-        self._coming: dict[asyncio.Task[Any], float] = {}  # since when, the first first
-        self._given_up: dict[asyncio.Task[Any], CallFailed] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._cut: set[asyncio.Task[Any]] = set()
-
-    def begin(self) -> asyncio.Task[Any]:
-        """Register the running task as a call that arrives."""
-        task = asyncio.current_task()
-        assert task is not None
-        loop = task.get_loop()
-        self._all.add(task)
-        self._coming[task] = loop.time()
-        if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._reject_late, loop)
-        if len(self._coming) > self._most:
-            failure = CallFailed(
-                Code.RESOURCE_EXHAUSTED,
-                f"more than {self._most} requests arrive at the same time, and this one is the slowest",
-                (PUSHBACK,),
-                code="too-many-incomplete-requests",
-                hint="send the request again later",
-            )
-            self._give_up(next(iter(self._coming)), failure)
-        return task
-
-    def whole(self, task: asyncio.Task[Any]) -> None:
-        """The call has arrived completely, or has no time limit."""
-        self._coming.pop(task, None)
-
-    def end(self, task: asyncio.Task[Any]) -> None:
-        """Forget a call that has ended."""
-        self._all.discard(task)
-        self._coming.pop(task, None)
-        self._given_up.pop(task, None)
-        self._cut.discard(task)
-
-    def given_up(self, task: asyncio.Task[Any]) -> CallFailed | None:
-        """The failure to report if the task was cancelled because its call did not arrive."""
-        return self._given_up.get(task) if task in self._given_up and task.uncancel() == 0 else None
-
-    def cut(self) -> None:
-        """Cancel every call: the server no longer waits."""
-        for task in tuple(self._all):
-            self._cut.add(task)
-            task.cancel()
-
-    def was_cut(self, task: asyncio.Task[Any]) -> bool:
-        """Whether `cut` has cancelled the task. The first query clears the cancellation, so the task can send its
-        status."""
-        if task not in self._cut:
-            return False
-        self._cut.discard(task)
-        return task.uncancel() == 0
-
-    def _give_up(self, task: asyncio.Task[Any], failure: CallFailed) -> None:
-        del self._coming[task]
-        self._given_up[task] = failure
-        task.cancel()
-
-    def _reject_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Reject the calls that have not arrived in time, the oldest first."""
-        self._timer, now = None, loop.time()
-        for task, since in tuple(self._coming.items()):
-            if since + self._seconds > now:
-                # Each check takes time for all calls, so that calls do not get one check each.
-                self._timer = loop.call_at(max(since + self._seconds, now + GRAIN), self._reject_late, loop)
-                return
-            late = framing.failed(
-                Code.DEADLINE_EXCEEDED,
-                f"the request did not arrive completely within {self._seconds:g} s",
-                code="request-too-slow",
-                hint="send a smaller request, or raise request_read_timeout on the server",
-            )
-            self._give_up(task, late)

@@ -14,8 +14,8 @@ from kanserve.errors import ConfigError
 from kanserve.grpc_api.services import Services
 from kanserve.observability import logs
 from kanserve.transport import endpoints
-from kanserve.transport.asgi import Application
 from kanserve.transport.endpoints import Port, Tls
+from kanserve.transport.open_calls import Application
 
 
 class Transport(Protocol):

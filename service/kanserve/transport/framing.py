@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kanserve.grpc_api.call_context import Code, percent_encoded
-from kanserve.grpc_api.interceptor import CallFailed
+from kanserve.grpc_api.failures import CallFailed
 from kanserve.grpc_api.unfinished_requests import Buffer
 from kanserve.system import compression
 

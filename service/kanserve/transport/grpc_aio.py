@@ -15,7 +15,8 @@ import grpc
 from kanserve.config.fields import GRPC_LIMIT
 from kanserve.config.settings import Settings
 from kanserve.grpc_api.call_context import Code, RequestMetadata
-from kanserve.grpc_api.interceptor import PUSHBACK, CallFailed, Guarded, Kind, Stream, Unary
+from kanserve.grpc_api.failures import PUSHBACK, CallFailed
+from kanserve.grpc_api.interceptor import Guarded, Kind, Stream, Unary
 from kanserve.grpc_api.services import Services
 from kanserve.grpc_api.unfinished_requests import SHARE
 from kanserve.transport import endpoints, framing

@@ -19,8 +19,9 @@ from kanserve.grpc_api.services import Services
 from kanserve.observability import logs
 from kanserve.system import pem
 from kanserve.transport import endpoints
-from kanserve.transport.asgi import Application, GrpcApp, Limits
+from kanserve.transport.asgi import GrpcApp, Limits
 from kanserve.transport.endpoints import Port, Tls
+from kanserve.transport.open_calls import Application
 
 RUNTIME_THREADS = 1  # on a few cores, a second one only competes with the interpreter
 PACKED = 4  # times as many bytes of headers are read before the connection is closed, and not only the request

@@ -15,8 +15,8 @@ import grpc
 import numpy as np
 import pytest
 
+from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.call_context import Code
-from kanserve.grpc_api.interceptor import AccessLog
 from kanserve.observability.logs import Sink
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, START, request, serving, wait_until

@@ -1,0 +1,77 @@
+"""Access log: which calls have a line, and the line itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kanserve.errors import KanserveError
+from kanserve.grpc_api import call_context
+from kanserve.grpc_api.call_context import INTERNAL_ERROR, Call, Code
+from kanserve.grpc_api.failures import CallFailed
+from kanserve.observability import logs
+
+log = logs.get_logger("rpc")
+
+
+class AccessLog:
+    """Policy that selects the calls with an access log line.
+
+        policy  all, errors, none, or sampled:N, which selects one of N successful calls
+
+    Internal errors always have a line. Probes have one only if they fail.
+    """
+
+    def __init__(self, policy: str) -> None:
+        kind, _, every = policy.partition(":")
+        self.refused = kind != "none"  # whether refused calls have one
+        self.every = {"all": 1, "sampled": int(every or 1)}.get(kind, 0)
+        self._count = 0
+
+    def wants(self, outcome: Code, *, probe: bool) -> bool:
+        """Whether a call has a line; call this once per call."""
+        if outcome is Code.INTERNAL:
+            return True
+        if outcome is not Code.OK:
+            return self.refused and not (probe and outcome is Code.CANCELLED)
+        if probe or not self.every:
+            return False
+        self._count += 1
+        return self._count % self.every == 0
+
+    def skips(self) -> bool:
+        """Whether the next successful call has no line. Counts the call if so."""
+        if self.every and (self._count + 1) % self.every == 0:
+            return False
+        self._count += 1
+        return True
+
+
+def write(
+    path: str, call: Call, outcome: Code, failure: Exception | None, *, seconds: float, sizes: tuple[int, int]
+) -> None:
+    """Write the line of a call to the method `path`: error for a bug of the server, warning for a rejected call, info
+    otherwise."""
+    facts: dict[str, Any] = {
+        "method": path,
+        "code": outcome.name,
+        "ms": round(seconds * 1e3, 3),
+        "request_bytes": sizes[0],
+        "response_bytes": sizes[1],
+        **call.facts,
+    }
+    if call.caller.name:
+        facts["caller"] = call.caller.name
+    if isinstance(failure, CallFailed):  # by the transport, whose status for a malformed call is INTERNAL too
+        facts["error_code"] = failure.code
+        log.warning("request_completed", **facts, reason=failure.text)
+    elif outcome is Code.INTERNAL:
+        facts["error_code"] = INTERNAL_ERROR if failure is None else call_context.error_code(failure)
+        log.error("request_completed", **facts, exc_info=failure)
+    elif isinstance(failure, KanserveError):
+        facts["error_code"] = failure.code
+        log.warning("request_completed", **facts, reason=call_context.text(failure, call.request_id))
+    elif outcome is Code.DEADLINE_EXCEEDED:
+        facts["error_code"] = "deadline-exceeded"
+        log.warning("request_completed", **facts, reason="the deadline of the client passed")
+    else:
+        log.info("request_completed", **facts)

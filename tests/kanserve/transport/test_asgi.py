@@ -1,0 +1,239 @@
+"""Direct calls of the ASGI application: the same responses and counts as on the regular path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanserve.config.settings import Settings
+from kanserve.grpc_api.interceptor import Unary
+from kanserve.grpc_api.services import Services
+from kanserve.server import app
+from kanserve.transport import factory
+from kanserve.transport.asgi import GrpcApp, Limits
+from tests.support import toy_model
+from tests.support.server_process import INFERENCE, request
+
+ROWS = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
+HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+METHOD = ("unary", "inference.GRPCInferenceService", "ModelInfer")
+
+
+class Served:
+    """A toy model behind the application, without a port."""
+
+    def __init__(self, application: app.App, services: Services) -> None:
+        self.app, self.services = application, services
+        self.asgi = GrpcApp(services, Limits(2**20, 0.2, 64), self._page, watch=False)
+
+    async def _page(self, scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("no page was requested")
+
+    async def call(
+        self, *bodies: bytes, headers: Any = HEADERS, pause: float = 0.0
+    ) -> tuple[bytes, dict[bytes, bytes]]:
+        """Message and trailers of one call, whose body arrives in these parts."""
+        events = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
+        events[-1]["more_body"] = False
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.sleep(pause)
+            return events.pop(0)
+
+        async def send(event: Any) -> None:
+            sent.append(event)
+
+        scope = {"type": "http", "method": "POST", "path": f"{INFERENCE}ModelInfer", "http_version": "2"}
+        await self.asgi({**scope, "headers": list(headers)}, receive, send)
+        assert [event["type"] for event in sent] == [
+            "http.response.start",
+            "http.response.body",
+            "http.response.trailers",
+        ]
+        return sent[1]["body"], dict(sent[2]["headers"])
+
+    def counts(self) -> dict[str, float]:
+        """Counters of the calls that have ended, and what is in progress."""
+        metrics, guard = self.app.metrics, self.app.guard
+        statistics = metrics.model("toy", "1").statistics
+        number = metrics.number
+        return {
+            "started": number("grpc_server_started_total").labels(*METHOD).value,
+            "ok": number("grpc_server_handled_total").labels(*METHOD, "OK").value,
+            "cancelled": number("grpc_server_handled_total").labels(*METHOD, "CANCELLED").value,
+            "seconds": sum(metrics.spread("grpc_server_handling_seconds").labels(*METHOD).counts),
+            "success": statistics.success.count,
+            "rows": statistics.inference_count,
+            "queued": statistics.queue.count,
+            "failed": statistics.fail.count,
+            "in flight": guard.calls + guard.bytes + guard.inflight.value + statistics.pending,
+        }
+
+
+class NoPort:
+    """A transport without a port."""
+
+    tls = None
+
+    async def start(self) -> factory.Ports:
+        return factory.Ports(0, None)
+
+    async def stop(self, grace: float | None) -> None:
+        """Nothing serves."""
+
+
+@contextlib.asynccontextmanager
+async def served(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    toy_model.write(root)
+    built: list[Services] = []
+
+    def build(settings: Settings, services: Services, pages: Any) -> Any:
+        built.append(services)
+        return NoPort()
+
+    monkeypatch.setattr(factory, "build", build)
+    application = app.App(Settings(repository=root, metrics_port=0, statistics="off"))
+    await application.load(asyncio.Event())
+    created = Served(application, built[0])
+    await created.call(framed())  # the regular path learns the head
+    yield created
+    application.registry.close()
+
+
+Check = Callable[[Served], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Check], None]:
+    """Run a check with a served model."""
+
+    def run(check: Check) -> None:
+        async def main() -> None:
+            async with served(tmp_path, monkeypatch) as created:
+                await check(created)
+
+        asyncio.run(main())
+
+    return run
+
+
+def framed(rows: np.ndarray = ROWS, id: str = "") -> bytes:
+    message = request(rows, id=id).SerializeToString()
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def direct_only(created: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call may take the regular path from now on."""
+    monkeypatch.setattr(GrpcApp, "_call", None)
+
+
+@pytest.mark.parametrize("id", ["", "é", "y" * 200])
+def test_a_direct_call_returns_the_bytes_of_the_regular_path(
+    on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch, id: str
+) -> None:
+    async def check(created: Served) -> None:
+        regular = await created.call(framed(ROWS + 1, id), headers=[*HEADERS, (b"x-request-id", b"a")])
+        direct_only(created, monkeypatch)
+        calls = [created.call(framed(ROWS + 1, id), headers=headers) for headers in (HEADERS, HEADERS[::-1])]
+        late = [*HEADERS, (b"grpc-timeout", b"5S")]
+        calls.append(created.call(framed(ROWS + 1, id), headers=late))
+        calls.append(created.call(framed(ROWS + 1, id), b""))
+        assert {answer for answer, _ in await asyncio.gather(*calls)} == {regular[0]}
+
+    on(check)
+
+
+def test_a_batch_counts_like_its_calls(on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(created: Served) -> None:
+        before = created.counts()
+        direct_only(created, monkeypatch)
+        await asyncio.gather(*(created.call(framed(ROWS + at)) for at in range(20)))
+        change = {name: value - before[name] for name, value in created.counts().items()}
+        same = dict.fromkeys(("started", "ok", "seconds", "success", "queued"), 20)
+        assert change == {**same, "rows": 40, "cancelled": 0, "failed": 0, "in flight": 0}
+
+    on(check)
+
+
+def test_a_client_that_disconnects_is_counted_and_not_computed(on: Callable[[Check], None]) -> None:
+    async def check(created: Served) -> None:
+        before = created.counts()
+        tasks = [asyncio.ensure_future(created.call(framed())) for _ in range(3)]
+        method = created.services.methods[f"{INFERENCE}ModelInfer"]
+        assert isinstance(method, Unary)
+        while not created.app.guard.calls:
+            await asyncio.sleep(0)
+        tasks[1].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(result, asyncio.CancelledError) for result in results] == [False, True, False]
+        change = {name: value - before[name] for name, value in created.counts().items()}
+        assert change == {
+            **{"started": 3, "ok": 2, "cancelled": 1, "seconds": 3, "success": 2},
+            **{"rows": 4, "queued": 2, "failed": 1, "in flight": 0},
+        }
+
+    on(check)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "headers"),
+    [
+        ([framed()[:7], framed()[7:]], HEADERS),
+        ([framed()], [*HEADERS, (b"x-request-id", b"a")]),
+        ([framed(np.zeros((3, 3), np.float32))], HEADERS),
+    ],
+    ids=["in parts", "with metadata", "of another shape"],
+)
+def test_other_calls_take_the_regular_path(
+    on: Callable[[Check], None], bodies: list[bytes], headers: list[tuple[bytes, bytes]]
+) -> None:
+    async def check(created: Served) -> None:
+        before = created.counts()
+        _, trailers = await created.call(*bodies, headers=headers)
+        assert trailers[b"grpc-status"] == b"0"
+        change = {name: value - before[name] for name, value in created.counts().items()}
+        assert (change["started"], change["ok"], change["in flight"]) == (1, 1, 0)
+
+    on(check)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "pause", "status"),
+    [
+        (framed(), [*HEADERS, (b"grpc-timeout", b"1n")], 0.0, b"4"),
+        (framed(), [*HEADERS, (b"grpc-timeout", b"1x")], 0.0, b"13"),
+        (framed()[:9], HEADERS, 0.0, b"13"),
+        (framed(id="é").replace("é".encode(), b"\xff\xff"), HEADERS, 0.0, b"3"),
+        (framed(), HEADERS, 0.6, b"4"),
+    ],
+    ids=["deadline passed", "invalid deadline", "incomplete", "id not UTF-8", "arrives too late"],
+)
+def test_a_call_that_fails_ends_with_its_status(
+    on: Callable[[Check], None], body: bytes, headers: list[tuple[bytes, bytes]], pause: float, status: bytes
+) -> None:
+    async def check(created: Served) -> None:
+        runs = created.app.metrics.model("toy", "1").statistics.execution_count
+        _, trailers = await created.call(body, headers=headers, pause=pause)
+        assert trailers[b"grpc-status"] == status
+        assert created.counts()["in flight"] == 0
+        assert created.app.metrics.model("toy", "1").statistics.execution_count == runs
+
+    on(check)
+
+
+def test_a_server_that_stops_ends_direct_calls_with_a_status(on: Callable[[Check], None]) -> None:
+    async def check(created: Served) -> None:
+        task = asyncio.ensure_future(created.call(framed(), pause=0.1))
+        await asyncio.sleep(0.01)
+        created.asgi.cut()
+        _, trailers = await task
+        assert (trailers[b"grpc-status"], trailers[b"kan-error-code"]) == (b"14", b"server-shutting-down")
+
+    on(check)
