@@ -1,124 +1,101 @@
 """Command that measures the gRPC transports against no-op baselines, other Python servers and Triton.
 
-    python benchmarks/servers [--rounds 3] [--seconds 2] [--concurrency 1,8,32,128] [--rows 1] [--widths 4,8,1]
-                            [--only WORD] [--docs]
+    python benchmarks/servers [--rounds 5] [--seconds 2] [--only WORD ...] [--json FILE] [--docs]
+    python benchmarks/servers --widths 64,64,10 --rows 8 --concurrency 1,8
 
-The command exports a network of random weights, and every server serves the same folder. In each round, perf_analyzer
-measures one server after the other. The file contestants.py lists the other servers. `--docs` writes the report into
-docs/benchmarks/serving.md and the chart into docs/assets. The servers listen on loopback and stop with the command.
+The command exports networks of random weights, and every server serves the same folder. In each round, perf_analyzer
+measures one server after the other. Without `--widths`, the command measures the two cases of targets.py and prints the
+table of targets. The file contestants.py lists the other servers, and the environment variables that add them. `--docs`
+writes the report into docs/benchmarks/serving.md and the charts into docs/assets; `--json` writes all values to a file.
+The servers listen on loopback and stop with the command.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
-import subprocess
+import json
+import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-
-from rich.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 
 import pages  # noqa: E402 - beside this folder
-import scale  # noqa: E402 - as above
 
-from servers import contestants, load, plot, report  # noqa: E402 - as above
-from servers.contestants import Contestant, Running  # noqa: E402 - as above
-from servers.report import Measured  # noqa: E402 - as above
+from servers import plot, report, rounds, targets  # noqa: E402 - as above
+from servers.measured import Case, Measured  # noqa: E402 - as above
 
-MODEL = "model"
 PAGE, ASSETS = ROOT / "docs" / "benchmarks" / "serving.md", ROOT / "docs" / "assets"
+WRITER = "benchmarks/servers"
 
 
 def main() -> None:
     """Measure and print."""
     args = _arguments()
+    cases = (Case(args.widths, args.rows, args.concurrency),) if args.widths else targets.CASES
+    load, measured = os.getloadavg()[0], {}
+    for case in cases:
+        measured[case.key] = _measured(case, args)
+    count = f"{args.rounds} round{'s' * (args.rounds > 1)}"
+    where = f"{count}, {datetime.date.today().isoformat()}, load {load:.1f} before the start"
+    if text := report.targets(measured, where):
+        print(text)
+        if args.docs:
+            pages.put(PAGE, "servers targets", WRITER, text)
+    for case in cases:
+        text = report.markdown(measured[case.key], f"{case.title}, {where}")
+        print(text)
+        if args.docs:
+            _publish(case, measured[case.key], text)
+    if args.json:
+        args.json.write_text(json.dumps(_record(cases, measured, where), indent=1) + "\n")
+
+
+def _measured(case: Case, args: argparse.Namespace) -> Measured:
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        scale.export(scale.write(scale.Shape(args.widths, 5), folder), folder / "models")
-        _certificate(folder)
-        runners = contestants.contestants(folder / "models", MODEL, folder)
-        runners = [runner for runner in runners if any(word in runner.name for word in args.only)]
-        measured = _measure(runners, args, folder)
-        if args.rows == 1:
-            _beside_rivals(measured, args, folder)
-    shape = f"{list(args.widths)}, {args.rows} row{'s' * (args.rows > 1)} per request, {args.rounds} rounds"
-    text = report.markdown(measured, f"{shape}, {datetime.date.today().isoformat()}")
-    print(text)
-    if args.docs:
-        key = f"servers {'-'.join(map(str, args.widths))} {args.rows}"
-        picture = ASSETS / f"{key.replace(' ', '-')}.svg"
-        title = f"Inferences per second, {list(args.widths)}, batch size {args.rows}"
-        picture.write_text(plot.svg(measured, title))
-        pages.put(PAGE, key, "benchmarks/servers", f"{text}\n![{title}](../assets/{picture.name})\n")
+        measured = rounds.measure(case, args.rounds, args.seconds, Path(place), args.only)
+        if case.rows == 1:
+            rounds.beside_rivals(case, measured, args.rounds, args.seconds, Path(place))
+    return measured
+
+
+def _publish(case: Case, measured: Measured, text: str) -> None:
+    key = f"servers {case.key}"
+    picture = ASSETS / f"{key.replace(' ', '-')}.svg"
+    title = f"Inferences per second, {list(case.widths)}, batch size {case.rows}"
+    picture.write_text(plot.svg(measured, title))
+    pages.put(PAGE, key, WRITER, f"{text}\n![{title}](../assets/{picture.name})\n")
+
+
+def _record(cases: tuple[Case, ...], measured: Mapping[str, Measured], where: str) -> dict[str, object]:
+    """All values of the run."""
+    return {
+        "machine": report.machine(),
+        "run": where,
+        "targets": targets.record(measured),
+        "cases": [{"widths": case.widths, "rows": case.rows, **measured[case.key].record()} for case in cases],
+    }
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--concurrency", type=_numbers, default=(1, 8, 32, 128))
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--widths", type=_numbers, default=(4, 8, 1))
-    parser.add_argument("--only", nargs="*", default=[""])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="one window; perf_analyzer measures three")
+    parser.add_argument("--widths", type=_numbers, help="layer sizes of one case instead of the two cases")
+    parser.add_argument("--concurrency", type=_numbers, default=(1, 8, 32, 128), help="of this case")
+    parser.add_argument("--rows", type=int, default=1, help="rows per request of this case")
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of the systems to measure")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--docs", action="store_true")
     return parser.parse_args()
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
-
-
-def _measure(runners: list[Contestant], args: argparse.Namespace, folder: Path) -> Measured:
-    measured = Measured()
-    with contextlib.ExitStack() as stack, Progress() as progress:
-        running: list[tuple[Contestant, Running]] = []
-        for runner in runners:
-            log = folder / f"{len(running)}.log"
-            running.append((runner, stack.enter_context(contestants.started(runner, log))))
-        task = progress.add_task("servers", total=args.rounds * len(args.concurrency) * len(running))
-        for _ in range(args.rounds):
-            for level in args.concurrency:
-                for runner, where in running:
-                    progress.update(task, description=f"{runner.name}, c = {level}")
-                    sample = load.perf_analyzer(
-                        *(runner, where, MODEL), concurrency=level, rows=args.rows, window=args.seconds, folder=folder
-                    )
-                    measured.add(runner.name, level, sample)
-                    progress.advance(task)
-        measured.resident = {runner.name: where.resident() for runner, where in running}
-    return measured
-
-
-def _beside_rivals(measured: Measured, args: argparse.Namespace, folder: Path) -> None:
-    """Python servers of the same protocol, with h2load: they lack methods that perf_analyzer calls."""
-    others = contestants.rivals(folder / "models", MODEL)
-    if not others:
-        return
-    ours = [
-        runner for runner in contestants.contestants(folder / "models", MODEL, folder) if runner.name == "kanserve asgi"
-    ]
-    with contextlib.ExitStack() as stack, Progress() as progress:
-        running = [
-            (runner, stack.enter_context(contestants.started(runner, folder / f"{runner.name}.log")))
-            for runner in (*ours, *others)
-        ]
-        for _ in progress.track(range(args.rounds), description="h2load"):
-            for runner, where in running:
-                rate = load.h2load(where, MODEL, "x", args.widths[0], seconds=args.seconds, folder=folder)
-                measured.streams.setdefault(runner.name, []).append(rate)
-
-
-def _certificate(folder: Path) -> None:
-    """For 127.0.0.1, good for a day."""
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run(command, check=True, capture_output=True)
 
 
 if __name__ == "__main__":

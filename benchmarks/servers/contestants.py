@@ -1,6 +1,7 @@
 """The servers that the benchmark measures, and the command that starts each of them.
 
-TRITONSERVER=PATH                      a tritonserver with an onnxruntime backend (TRITON_BACKENDS names its folder)
+TRITONSERVER=PATH                      a tritonserver with an onnxruntime backend (TRITON_BACKENDS names its folder).
+                                       It serves the exported folder, and a copy with dynamic batching
 KSERVE_PYTHON=PATH, MLSERVER_PYTHON=PATH   interpreters in whose environments those servers are
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,8 @@ HERE = Path(__file__).parent
 START_SECONDS, STOP_SECONDS = 60, 20
 # Names in the report, and arguments of bare.py.
 BARE = {"no-op grpcio": "noop-grpcio", "no-op asgi": "noop-asgi", "grpc.aio handler": "handler"}
+PORTABLE, TLS = "kanserve asgi, portable graph", "kanserve asgi, TLS"
+TRITONS = ("triton", "triton, dynamic batching")
 OURS = {"grpcio": ("--transport", "grpcio"), "asgi": ("--transport", "asgi")}
 
 
@@ -52,8 +56,9 @@ class Running:
         return int(words[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def contestants(repository: Path, model: str, tls: Path) -> list[Contestant]:
-    """Those that can run here. PORT stands for the gRPC port. `tls`: a folder with cert.pem and key.pem."""
+def contestants(repository: Path, model: str, folder: Path) -> list[Contestant]:
+    """Those that can run here. PORT stands for the gRPC port. `folder`: has cert.pem and key.pem, and gets a second
+    repository for Triton."""
     python = sys.executable
     systems = [
         Contestant(name, (python, str(HERE / "bare.py"), kind, "PORT", str(repository), model))
@@ -61,12 +66,13 @@ def contestants(repository: Path, model: str, tls: Path) -> list[Contestant]:
     ]
     serve = (python, "-m", "kanserve", "serve", str(repository), "--grpc-port", "PORT", "--metrics-port", "0")
     systems += [Contestant(f"kanserve {name}", (*serve, *flags)) for name, flags in OURS.items()]
-    systems.append(Contestant("kanserve asgi, portable graph", (*serve, *OURS["asgi"], "--no-kernel")))
-    secret = ("--tls-cert", str(tls / "cert.pem"), "--tls-key", str(tls / "key.pem"))
-    trusted = ("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(tls / "cert.pem"))
-    systems.append(Contestant("kanserve asgi, TLS", (*serve, *OURS["asgi"], *secret), flags=trusted))
+    systems.append(Contestant(PORTABLE, (*serve, *OURS["asgi"], "--no-kernel")))
+    secret = ("--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem"))
+    trusted = ("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(folder / "cert.pem"))
+    systems.append(Contestant(TLS, (*serve, *OURS["asgi"], *secret), flags=trusted))
     if "TRITONSERVER" in os.environ:
-        systems.append(_triton(repository))
+        systems.append(_triton(TRITONS[0], repository))
+        systems.append(_triton(TRITONS[1], _batched(repository, model, folder / "batched")))
     return systems
 
 
@@ -80,12 +86,23 @@ def rivals(repository: Path, model: str) -> list[Contestant]:
     ]
 
 
-def _triton(repository: Path) -> Contestant:
+def _batched(repository: Path, model: str, copy: Path) -> Path:
+    """A copy of the repository whose model has Triton's dynamic batching with its default settings."""
+    if not copy.exists():
+        shutil.copytree(repository, copy)
+        config = copy / model / "config.pbtxt"
+        text = config.read_text()
+        if "dynamic_batching" not in text:
+            config.write_text(f"{text}\ndynamic_batching {{}}\n")
+    return copy
+
+
+def _triton(name: str, repository: Path) -> Contestant:
     command = [os.environ["TRITONSERVER"], f"--model-repository={repository}", "--grpc-port=PORT"]
     command += ["--allow-http=false", "--allow-metrics=false"]
     if "TRITON_BACKENDS" in os.environ:
         command.append(f"--backend-directory={os.environ['TRITON_BACKENDS']}")
-    return Contestant("triton", tuple(command))
+    return Contestant(name, tuple(command))
 
 
 def free_port() -> int:

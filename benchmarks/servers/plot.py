@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
-from servers.report import Measured
+from servers.measured import Measured
 
 COLOURS = ("#9aa5b1", "#5f6f81", "#c9a227", "#7a9e7e", "#1f6feb", "#8250df", "#d1495b", "#2a9d8f")
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 760, 330, 64, 44, 34

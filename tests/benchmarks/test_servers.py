@@ -1,38 +1,90 @@
-"""Report of the server benchmark: the page has the words that the report writes."""
+"""Report of the server benchmark: its targets, its quartiles, and the page with the words that the report writes."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
+
+from tests.support import toy_model
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks" / "serving.md"
 
 
 @pytest.fixture
-def report(monkeypatch: pytest.MonkeyPatch) -> Any:
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The package of the benchmark, which is not on the path of the tests."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     pytest.importorskip("grpc")
-    from servers import contestants, report
+    import servers
+    from servers import contestants, loop, measured, report, targets  # noqa: F401 - attributes of the package
 
-    yield report, contestants
+    yield servers
     for name in [name for name in sys.modules if name.partition(".")[0] == "servers"]:
         del sys.modules[name]
 
 
-def test_the_page_has_the_heads_of_the_report(report: Any, tmp_path: Path) -> None:
+def test_the_page_has_the_heads_of_the_report(servers: ModuleType, tmp_path: Path) -> None:
     """A change of words changes the page too, although its figures need another machine."""
-    module, contestants = report
-    measured = module.Measured(streams={"kanserve asgi": [1.0]})
-    for level in (1, 8, 32, 128):
-        for system in contestants.contestants(tmp_path, "model", tmp_path):
-            measured.add(system.name, level, module.Sample(1.0, 1.0, 1.0, 1.0))
-            measured.resident[system.name] = 1.0
-    page = PAGE.read_text()
-    for line in module.markdown(measured, "title").splitlines():
-        if line.startswith("| "):
-            assert f"\n{line.split(' | ')[0]} |" in page, line
-    assert "Resident memory at the end, MiB: no-op grpcio" in page
+    page, measured = PAGE.read_text(), {}
+    for case in servers.targets.CASES:
+        measured[case.key] = servers.measured.Measured(loops={"portable graph": [1.0]} if case.rows > 1 else {})
+        for level in case.levels:
+            for system in servers.contestants.contestants(tmp_path, "model", tmp_path):
+                if system.name in case.systems:
+                    measured[case.key].add(system.name, level, servers.measured.Sample(1.0, 1.0, 1.0, 1.0))
+                    measured[case.key].resident[system.name] = 1.0
+        lines = servers.report.markdown(measured[case.key], "title").splitlines()
+        for line in lines:
+            if line.startswith("| "):
+                assert f"\n{line.split(' | ')[0]} |" in page, line
+    for target, goal, *_ in servers.targets.rows(measured):
+        assert f"\n| {target} | {goal} |" in page
+
+
+def test_a_target_is_met_by_the_median_of_the_rounds(servers: ModuleType) -> None:
+    small, large = servers.targets.CASES
+    measured = {small.key: servers.measured.Measured(), large.key: servers.measured.Measured()}
+    for rate in (90.0, 100.0, 300.0):
+        measured[small.key].add("kanserve asgi", 32, servers.measured.Sample(rate, 50.0, 5000.0, 48.0))
+        measured[small.key].add("no-op asgi", 32, servers.measured.Sample(110.0, 20.0, 5000.0, 20.0))
+        measured[large.key].add("kanserve asgi, portable graph", 4, servers.measured.Sample(rate, 1.0, 1.0, 1.0))
+    measured[large.key].loops["portable graph"] = [100.0, 200.0, 300.0]
+    rows = {row[0]: row[1:] for row in servers.targets.rows(measured)}
+    assert rows["kanserve asgi / no-op asgi, c = 32"] == ("at least 0.80x", "0.91x (0.86x to 1.82x)", "met")
+    assert rows["p99 latency, c = 32"] == ("at most 4000 us", "5000 us (5000 us to 5000 us)", "**missed**")
+    assert rows["server CPU per request, c = 32"][2] == "met"
+    assert rows["kanserve asgi / no-op grpcio, c = 8"] == ("at least 2.80x", "-", "not run")
+    name = "portable graph / two sessions in a loop, [784, 64, 10], 64 rows per request, c = 4"
+    assert rows[name] == ("at least 0.95x", "0.90x (0.70x to 0.95x)", "**missed**")
+    assert json.loads(json.dumps(servers.targets.record(measured)))[0]["result"] == "not run"
+
+
+def test_quartiles_are_of_all_rounds(servers: ModuleType) -> None:
+    assert servers.measured.spread([]) == "-"
+    assert servers.measured.spread([7.0]) == "7"
+    assert servers.measured.spread([1.0, 2.0, 3.0, 4.0, 50.0]) == "3 (2 to 4)"
+
+
+def test_triton_gets_a_copy_with_dynamic_batching(
+    servers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONSERVER", "/opt/tritonserver")
+    (tmp_path / "models" / "model").mkdir(parents=True)
+    config = tmp_path / "models" / "model" / "config.pbtxt"
+    config.write_text('name: "model"\n')
+    systems = servers.contestants.contestants(tmp_path / "models", "model", tmp_path)
+    tritons = [system for system in systems if system.name.startswith("triton")]
+    assert [system.name for system in tritons] == list(servers.contestants.TRITONS)
+    (copy,) = (part.partition("=")[2] for part in tritons[1].command if part.startswith("--model-repository="))
+    assert "dynamic_batching {}" in (Path(copy) / "model" / "config.pbtxt").read_text()
+    assert config.read_text() == 'name: "model"\n'
+
+
+def test_the_loop_counts_rows(servers: ModuleType) -> None:
+    assert servers.loop.run(toy_model.graph("FP32"), 4, 2, 0.05) > 0

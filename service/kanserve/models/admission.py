@@ -26,7 +26,7 @@ from kanserve.runtime.base import Backend
 from kanserve.sandbox import job
 from kanserve.sandbox.job import Job
 from kanserve.sandbox.pool import SandboxClient, VersionCheck
-from kanserve.system import resources
+from kanserve.system import resources, slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def unfinished() -> bool:
 async def run_detached(work: Callable[[], T]) -> T:
     """The result of `work`, which runs on its own thread. After a cancellation the thread ends on its own, and its
     result is lost. The end of the event loop does not wait for it, in contrast to `asyncio.to_thread`."""
-    own = ThreadPoolExecutor(1, thread_name_prefix="aside")
+    own = ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=slices.usual)
     future = own.submit(work)
     own.shutdown(wait=False)
     _running.add(future)

@@ -118,7 +118,7 @@ class App:
         settings = self._settings = with_request_limit(factory.with_transport(settings))
         budget = settings.threads or resources.budget()
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(resources.pool(budget + WAITING, "work", settings.compute_nice))
+        resources.separate(loop, budget + WAITING, settings.compute_nice)
         self.lifecycle = Lifecycle()
         self.rescan_requested = asyncio.Event()
         self.registry = Registry(by_hand=settings.model_control == "explicit")

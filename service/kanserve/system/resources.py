@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from kanserve.errors import LoadError, LoadReason
+from kanserve.system import slices
 
 PAUSE, LATEST = 1.0, 32.0  # seconds between two checks, and at most between two returns of pages
 GROWN = 2**23  # growth in bytes after which pages are returned immediately
@@ -176,7 +177,7 @@ def running() -> dict[int, str]:
     return dict(_running)
 
 
-_ALONE = ThreadPoolExecutor(1, "alone")
+_ALONE = ThreadPoolExecutor(1, "alone", initializer=slices.usual)
 
 
 async def alone(work: Callable[[], T]) -> T:
@@ -213,13 +214,21 @@ def watched(most: int, name: str, nice: int) -> Pool:
 
 
 def pool(most: int, name: str, nice: int) -> ThreadPoolExecutor:
-    """Compute threads at a lower priority, by `nice` levels, than the threads that handle requests. The threads that
-    they start, such as those of a runtime, have it too. So rejections and small requests stay fast when the compute
-    threads use all cores."""
+    """Compute threads with the default time slice, `nice` levels below the priority of the threads that handle
+    requests. The threads that they start, such as those of a runtime, have both too."""
     return ThreadPoolExecutor(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
 
 
+def separate(loop: asyncio.AbstractEventLoop, most: int, nice: int) -> None:
+    """Prefer the current thread, which runs the event loop, and threads that it starts directly, such as those of a
+    transport: they get a short time slice. The default executor of the loop gets compute threads. So rejections and
+    small requests stay fast when the compute threads use all cores."""
+    slices.short()
+    loop.set_default_executor(pool(most, "work", nice))
+
+
 def _stand_back(nice: int) -> None:
+    slices.usual()
     if nice:  # Linux counts it per thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)
 

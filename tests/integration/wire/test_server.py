@@ -15,8 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.system import slices
 from tests.support import error_codes, toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.time_slice import time_slice
 
 ROWS = np.full((2, 3), 0.123456, np.float32)
 
@@ -95,6 +97,22 @@ def test_threads_that_compute_stand_back(tmp_path: Path, nice: int) -> None:
     levels = set().union(*result.values())
     assert levels == {0, nice}
     assert result["tokio-rt-worker"] == {0}
+
+
+def test_threads_that_handle_requests_have_a_short_time_slice(tmp_path: Path) -> None:
+    """So a request does not wait for a thread that computes, at the same priority."""
+    if (usual := time_slice(0)) is None:
+        pytest.skip("this kernel has no slices of threads")
+    toy_model.write(tmp_path)
+    with serving(tmp_path, inline_run_seconds=0) as server:
+        server.infer(np.zeros((2, 3), np.float32))
+        result: dict[str, set[float | None]] = {}
+        for task in Path(f"/proc/{server.process.pid}/task").iterdir():
+            result.setdefault((task / "comm").read_text().strip(), set()).add(time_slice(int(task.name)))
+        loop = time_slice(server.process.pid)
+    assert loop == slices.SHORT
+    assert result["tokio-rt-worker"] == {slices.SHORT}
+    assert usual in set().union(*result.values())  # of threads that compute, whose names differ by version
 
 
 def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Time slices of threads: the kernel has the slice that a thread requests, and its other attributes stay."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from kanserve.system import resources, slices
+from tests.support.time_slice import time_slice
+
+T = TypeVar("T")
+
+
+def in_thread(work: Callable[[], T]) -> T:
+    """The result of some work on a new thread, whose attributes end with it."""
+    result: list[T] = []
+    thread = threading.Thread(target=lambda: result.append(work()))
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+@pytest.fixture
+def usual() -> float:
+    """Seconds of the default slice."""
+    value = in_thread(lambda: time_slice(0))
+    if value is None:
+        pytest.skip("this kernel has no slices of threads, which Linux 6.12 has")
+    return value
+
+
+def test_a_thread_gets_a_short_slice_and_the_usual_one_back(usual: float) -> None:
+    def both() -> tuple[float | None, float | None]:
+        slices.short()
+        first = time_slice(0)
+        slices.usual()
+        return first, time_slice(0)
+
+    assert usual > slices.SHORT
+    assert in_thread(both) == (slices.SHORT, usual)
+
+
+def test_threads_inherit_the_slice(usual: float) -> None:
+    assert in_thread(lambda: slices.short() and in_thread(lambda: time_slice(0))) == slices.SHORT
+
+
+def test_compute_threads_do_not_inherit_it(usual: float) -> None:
+    def computed() -> float | None:
+        slices.short()
+        with resources.pool(1, "work", 0) as pool:
+            return pool.submit(time_slice, 0).result()
+
+    assert in_thread(computed) == usual
+
+
+def test_the_niceness_stays() -> None:
+    def lower() -> int:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 12)
+        slices.short()
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert in_thread(lower) == 12
+
+
+def test_another_policy_stays() -> None:
+    def batch() -> tuple[bool, int]:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        return slices.short(), os.sched_getscheduler(0)
+
+    assert in_thread(batch) == (False, os.SCHED_BATCH)
+
+
+def test_an_unknown_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert not slices.short()
