@@ -139,21 +139,14 @@ class Responses:
 
     def responses(self, jobs: Sequence[FastJob], outputs: Sequence[bytes]) -> list[bytes]:
         """The response to each request, from the bytes of each output for all of them."""
-        sizes = [len(output) // len(jobs) for output in outputs]
-        if len(outputs) == 1:
-            (size,), (output,), lead = sizes, outputs, self.leads[0]
-            parts = [lead + output[at * size : (at + 1) * size] for at in range(len(jobs))]
-        else:
-            leads = list(zip(self.leads, outputs, sizes, strict=True))
-            parts = [
-                b"".join([lead + output[at * size : (at + 1) * size] for lead, output, size in leads])
-                for at in range(len(jobs))
-            ]
-        plain = self.before + self.after
-        return [
-            self._named(job[NAMED]) + part if job[NAMED] else plain + part
-            for job, part in zip(jobs, parts, strict=True)
-        ]
+        plain, count, responses = self.before + self.after, len(jobs), []
+        for at, job in enumerate(jobs):
+            response = self._named(job[NAMED]) if job[NAMED] else plain
+            for lead, output in zip(self.leads, outputs, strict=True):
+                size = len(output) // count
+                response += lead + output[at * size : (at + 1) * size]
+            responses.append(response)
+        return responses
 
     def _named(self, named: bytes) -> bytes:
         """The bytes before the data of the outputs, with an id."""
@@ -164,10 +157,13 @@ class Responses:
         took = inference.record_batch(self.ready, batch)
         if self.account is None:
             return
-        sizes = [job[SIZE] for job in batch.jobs]
-        direct = [seconds for seconds, size in zip(took, sizes, strict=True) if size] if 0 in sizes else took
+        size, direct = 0, []
+        for job, seconds in zip(batch.jobs, took, strict=True):
+            if job[SIZE]:
+                size += job[SIZE]
+                direct.append(seconds)
         if direct:
-            self.account.answered(len(direct), sum(sizes), direct)
+            self.account.answered(len(direct), size, direct)
 
     def abandoned(self, job: FastJob, now: int) -> None:
         """Count a request whose client has disconnected."""

@@ -54,6 +54,9 @@ class Spread:
 
     def observe_all(self, values: Sequence[float]) -> None:
         """Count at least one value."""
+        if len(values) == 1:
+            self.observe(values[0])
+            return
         self.total += sum(values)
         first = bisect_left(self.bounds, min(values))
         if first == bisect_left(self.bounds, max(values)):

@@ -105,11 +105,15 @@ class Statistics:
         self.success.count += requests
         self.success.ns += ns
         self.last_inference = at_ms
-        phases = (self.queue, self.compute_input, self.compute_infer, self.compute_output)
         queue, inputs, infer, output = timing
-        for phase, spent in zip(phases, (queue, inputs * requests, infer * requests, output * requests), strict=True):
-            phase.count += requests
-            phase.ns += spent
+        self.queue.count += requests
+        self.queue.ns += queue
+        self.compute_input.count += requests
+        self.compute_input.ns += inputs * requests
+        self.compute_infer.count += requests
+        self.compute_infer.ns += infer * requests
+        self.compute_output.count += requests
+        self.compute_output.ns += output * requests
 
     def failed(self, ns: int, reason: FailureReason) -> None:
         """Count one rejected or lost request."""

@@ -235,15 +235,14 @@ def record_batch(ready: ValidatedRequest, batch: FastBatch) -> list[float]:
     """Count the requests of a batch of the fast path, which all have the form of `ready`, and offer them to the
     observers of the model. Returns the seconds that each request took."""
     jobs, model = batch.jobs, ready.model
-    arrived = [job[ARRIVED] for job in jobs]
-    waited = [(batch.begun - at) / 1e9 for at in arrived]
-    took = [(batch.answered - at) / 1e9 for at in arrived]
-    timing = Timing(
-        batch.begun * len(jobs) - sum(arrived),
-        batch.joined - batch.begun,
-        batch.ended - batch.joined,
-        batch.answered - batch.ended,
-    )
+    begun, answered, queue = batch.begun, batch.answered, 0
+    waited, took = [], []
+    for job in jobs:
+        arrived = job[ARRIVED]
+        queue += begun - arrived
+        waited.append((begun - arrived) / 1e9)
+        took.append((answered - arrived) / 1e9)
+    timing = Timing(queue, batch.joined - begun, batch.ended - batch.joined, answered - batch.ended)
     model.metrics.answered(ready.rows * len(jobs), timing, waited, took)
     if model.observed:
         rows, feeds, outputs = ready.rows, batch.feeds, batch.outputs
