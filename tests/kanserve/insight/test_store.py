@@ -273,7 +273,7 @@ def several(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 def test_workers_answer_as_one(several: Server) -> None:
     rows = 0
-    while rows < 1200 and (not rows or statistics(several).processes < 2):  # the kernel deals out connections
+    while rows < 4800 and (not rows or statistics(several).processes < 2):  # the kernel deals out connections
         spread(several, 40)
         rows += 120
         until(lambda rows=rows: all(statistics(several).row_count == rows for _ in range(6)))
