@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT)]
 
 from servers import contestants, load, report  # noqa: E402 - as above
 from servers.contestants import TRITONS, Contestant, Running  # noqa: E402 - as above
-from servers.measured import Case, Measured, Sample, spread  # noqa: E402 - as above
+from servers.measured import Case, Measured, Sample, numbers, spread  # noqa: E402 - as above
 
 PAGE, WRITER = ROOT / "docs" / "benchmarks" / "foreign-load.md", "benchmarks/foreign_load.py"
 MODEL, ASGI = "model", "kanserve asgi"
@@ -192,15 +192,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.7, help="one window; perf_analyzer measures three")
-    parser.add_argument("--busy", type=_numbers, default=(0, 2, 4), help="numbers of foreign processes; 0 is first")
-    parser.add_argument("--nice", type=_numbers, default=(10, 5, 0), help="values of compute_nice")
+    parser.add_argument("--busy", type=numbers, default=(0, 2, 4), help="numbers of foreign processes; 0 is first")
+    parser.add_argument("--nice", type=numbers, default=(10, 5, 0), help="values of compute_nice")
     parser.add_argument("--only", default="", help="layer sizes of one case, such as 4-8-1")
     parser.add_argument("--docs", action="store_true")
     return parser.parse_args()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

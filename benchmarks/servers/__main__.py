@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 import pages  # noqa: E402 - beside this folder
 
 from servers import plot, report, rounds, targets  # noqa: E402 - as above
-from servers.measured import Case, Measured  # noqa: E402 - as above
+from servers.measured import Case, Measured, numbers  # noqa: E402 - as above
 
 PAGE, ASSETS = ROOT / "docs" / "benchmarks" / "serving.md", ROOT / "docs" / "assets"
 WRITER = "benchmarks/servers"
@@ -85,17 +85,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="one window; perf_analyzer measures three")
-    parser.add_argument("--widths", type=_numbers, help="layer sizes of one case instead of the two cases")
-    parser.add_argument("--concurrency", type=_numbers, default=(1, 8, 32, 128), help="of this case")
+    parser.add_argument("--widths", type=numbers, help="layer sizes of one case instead of the two cases")
+    parser.add_argument("--concurrency", type=numbers, default=(1, 8, 32, 128), help="of this case")
     parser.add_argument("--rows", type=int, default=1, help="rows per request of this case")
     parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of the systems to measure")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--docs", action="store_true")
     return parser.parse_args()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ class Running:
 
 
 def contestants(repository: Path, model: str, folder: Path) -> list[Contestant]:
-    """Those that can run here. PORT stands for the gRPC port. `folder`: has cert.pem and key.pem, and gets a second
-    repository for Triton."""
+    """Systems that can run on this machine. In a command, PORT stands for the gRPC port. `folder` contains cert.pem
+    and key.pem; the function writes a second repository for Triton there."""
     python = sys.executable
     systems = [
         Contestant(name, (python, str(HERE / "bare.py"), kind, "PORT", str(repository), model))

@@ -99,3 +99,8 @@ def spread(values: Sequence[float], form: str = "{:.0f}") -> str:
         return "-"
     low, middle, high = (form.format(value) for value in quartiles(values))
     return middle if len(values) == 1 else f"{middle} ({low} to {high})"
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The value of a command line option such as 1,8,32."""
+    return tuple(int(part) for part in text.split(","))
