@@ -192,12 +192,22 @@ def test_a_client_that_disconnects_is_counted_and_not_computed(on: Callable[[Che
     ids=["in parts", "with metadata", "of another shape"],
 )
 def test_other_calls_take_the_regular_path(
-    on: Callable[[Check], None], bodies: list[bytes], headers: list[tuple[bytes, bytes]]
+    on: Callable[[Check], None],
+    monkeypatch: pytest.MonkeyPatch,
+    bodies: list[bytes],
+    headers: list[tuple[bytes, bytes]],
 ) -> None:
     async def check(created: Served) -> None:
         before = created.counts()
+        regular, handle = [], GrpcApp._call
+
+        async def noted(*arguments: Any) -> None:
+            regular.append(arguments)
+            await handle(*arguments)
+
+        monkeypatch.setattr(GrpcApp, "_call", noted)
         _, trailers = await created.call(*bodies, headers=headers)
-        assert trailers[b"grpc-status"] == b"0"
+        assert (len(regular), trailers[b"grpc-status"]) == (1, b"0")
         change = {name: value - before[name] for name, value in created.counts().items()}
         assert (change["started"], change["ok"], change["in flight"]) == (1, 1, 0)
 
