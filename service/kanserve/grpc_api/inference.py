@@ -125,7 +125,8 @@ class InferenceService:
         """Run inference. A request with a known head takes the fast path, or at least skips parsing."""
         started = time.perf_counter_ns()
         parts, head, named, raws = self._cache.lookup(data, self._inference.registry.generation)
-        if head is not None and _text(named, call):
+        if head is not None and (message_id := _decoded(named)) is not None:
+            call.adopt(message_id)
             call.facts = head.responses.facts
             path = head.fast_path
             answering = None if path is None else path.submit(raws, named, call.deadline)
@@ -150,7 +151,7 @@ class InferenceService:
         if calls is None or size > LARGE or not calls.begin(size):
             return None
         _, head, named, raws = self._cache.lookup(data, self._inference.registry.generation)
-        if head is not None and head.fast_path is not None and not (named and _not_text(named)):
+        if head is not None and head.fast_path is not None and _decoded(named) is not None:
             answering = head.fast_path.submit(raws, named, deadline, size)
             if answering is not None:
                 return answering
@@ -227,22 +228,12 @@ def only_repository(name: str) -> None:
         )
 
 
-def _not_text(named: bytes) -> bool:
+def _decoded(named: bytes) -> str | None:
+    """The id of a message; None if it is not UTF-8, which makes the message invalid."""
     try:
-        named.decode()
+        return named.decode()
     except UnicodeDecodeError:
-        return True
-    return False
-
-
-def _text(named: bytes, call: Call) -> bool:
-    """Use a message's id, if it has one. False if the id is not UTF-8, which makes the message invalid."""
-    if named:
-        try:
-            call.adopt(named.decode())
-        except UnicodeDecodeError:
-            return False
-    return True
+        return None
 
 
 STRICT = (STRICT_HEADER, "true")

@@ -129,28 +129,26 @@ class Responses:
 
     def answer(self, named: bytes, outputs: Sequence[bytes]) -> bytes:
         """The response as a message, with the bytes of outputs of the expected shapes."""
-        parts = [self.before]
-        if named:
-            parts += (ID_ANSWER, varint(len(named)), named)
-        parts.append(self.after)
+        parts = [self._start(named)]
         for lead, output in zip(self.leads, outputs, strict=True):
             parts += (lead, output)
         return b"".join(parts)
 
     def responses(self, jobs: Sequence[FastJob], outputs: Sequence[bytes]) -> list[bytes]:
         """The response to each request, from the bytes of each output for all of them."""
-        plain, count, responses = self.before + self.after, len(jobs), []
+        plain, count, responses = self._start(b""), len(jobs), []
         for at, job in enumerate(jobs):
-            response = self._named(job[NAMED]) if job[NAMED] else plain
+            response = self._start(job[NAMED]) if job[NAMED] else plain
             for lead, output in zip(self.leads, outputs, strict=True):
                 size = len(output) // count
                 response += lead + output[at * size : (at + 1) * size]
             responses.append(response)
         return responses
 
-    def _named(self, named: bytes) -> bytes:
-        """The bytes before the data of the outputs, with an id."""
-        return b"".join((self.before, ID_ANSWER, varint(len(named)), named, self.after))
+    def _start(self, named: bytes) -> bytes:
+        """Bytes of a response before its outputs, with the id of the request if it has one."""
+        id_field = ID_ANSWER + varint(len(named)) + named if named else b""
+        return self.before + id_field + self.after
 
     def answered(self, batch: FastBatch) -> None:
         """Count the requests of a batch."""

@@ -298,7 +298,7 @@ class FastPath:
         self._recipient.answered(FastBatch(jobs, feeds, outputs, begun, joined, ended, answered))
 
     def _present(self, jobs: Sequence[FastJob], now: int) -> Sequence[FastJob]:
-        """Those of the requests that still wait for a response that the fast path may give."""
+        """Requests that still wait: without those that were cancelled and those whose deadline has passed."""
         for job in jobs:
             if job[DEADLINE] is not None or job[FUTURE].done():
                 return [job for job in jobs if self._waits(job, now)]
