@@ -26,9 +26,10 @@ from kanserve.grpc_api.interceptor import (
 from kanserve.observability import logs
 from kanserve.observability.statistics import Timing
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.scheduling.batching import FastResult
+from kanserve.scheduling.batching import FastResult, NativeQueue
 from kanserve.services.control import Catalogue, Control
 from kanserve.services.inference import Inference
+from kanserve.system import native
 from kanserve.types import InferRequest, InferResponse
 from kanserve.version import version
 
@@ -143,10 +144,14 @@ class InferenceService:
     def direct(self, calls: DirectCalls) -> DirectMethod:
         """A function that begins ModelInfer calls with a known head; they count in `calls`."""
         self._direct_calls = calls
-        return self._begin_directly
+        queues: list[NativeQueue] = []
+        module = native.calls()
+        if module is not None:
+            self._cache.attach(module, queues)
+        return DirectMethod(self._begin_directly, queues)
 
     def _begin_directly(self, data: bytes, deadline: float | None) -> asyncio.Future[FastResult | None] | None:
-        """See `interceptor.DirectMethod`."""
+        """See `interceptor.DirectMethod.begin`."""
         size, calls = len(data), self._direct_calls
         if calls is None or size > LARGE or not calls.begin(size):
             return None
@@ -155,7 +160,7 @@ class InferenceService:
             answering = head.fast_path.submit(raws, named, deadline, size)
             if answering is not None:
                 return answering
-        calls.moved(size)
+        calls.moved(1, size)
         return None
 
     async def _first(self, data: bytes, parts: request_cache.Parts | None, call: Call) -> bytes:

@@ -16,7 +16,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+import types
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Hashable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
@@ -31,6 +32,7 @@ from kanserve.grpc_api.interceptor import ClientDisconnected, Guarded, Kind, Str
 from kanserve.grpc_api.services import Services
 from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability import logs
+from kanserve.system import native
 from kanserve.transport import framing
 from kanserve.transport.framing import Headers, Messages
 from kanserve.transport.open_calls import Application, Calls, Event, Receive, Send, Watched
@@ -55,6 +57,7 @@ OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailer
 HTTP2 = "2"
 SOCKET = "websocket."  # prefix of the event types that reject a WebSocket
 PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
+ARRIVING = ("arriving", "ending", "begun")  # stages of a call without a response
 SMALL = 4096  # bytes of a response that are not worth counting while it is sent
 LAST = 1.0  # seconds in which a client reads that
 CANCELLED = 1.0  # seconds in which a server cancels the task of a client that has disconnected
@@ -88,6 +91,15 @@ class GrpcApp:
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
         self._grace: float | None = None
+        self.application: Application = self.__call__  # the same, with native code for direct calls if there is some
+        self._native: Any = None
+        module = native.calls()
+        for path, method in self._direct.items() if module is not None else ():
+            queues = method.direct.queues if method.direct is not None else []
+            self._native = module.Application(
+                path, self.__call__, self._resume, START, OK, limits.message_bytes, SMALL, queues
+            )
+            self.application = self._native
 
     # radon: one function for a direct call, because each function in between would cost a tenth of such a call.
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -108,7 +120,7 @@ class GrpcApp:
                     data = None
             if data is not None:
                 calls.whole(task)
-                answering = method.direct(data, None if seconds == math.inf else began + seconds)
+                answering = method.direct.begin(data, None if seconds == math.inf else began + seconds)
                 result = None if answering is None else await answering
                 if result is not None:
                     sent = True
@@ -153,8 +165,52 @@ class GrpcApp:
             return -1.0
         if TIMEOUT not in headers:
             self._plain = scope["headers"]
+            if self._native is not None:
+                self._native.plain = self._plain
             return math.inf
         return framing.timeout(headers[TIMEOUT]) if framing.TIMEOUT.fullmatch(headers[TIMEOUT]) else -1.0
+
+    async def _resume(
+        self,
+        stage: str,
+        scope: Event,
+        receive: Receive,
+        send: Send,
+        events: tuple[Any, ...] | None,
+        iterator: Generator[Any, Any, Event],
+        yielded: object,
+    ) -> None:
+        """Go on with a call of the native module, from one of the stages in kernel/src/calls.cpp. `events`: those of
+        the request, or the one that is being sent. `iterator` has yielded `yielded` and is to be awaited."""
+        if stage in ARRIVING:
+            waiting = None if stage == "begun" else _again(iterator, yielded)
+            await self(scope, _replay(list(events or ()), receive, waiting), send)
+        elif stage == "disconnected":
+            await asyncio.sleep(CANCELLED)
+        else:
+            await self._finish(stage, send, (events or (b"",))[0], _again(iterator, yielded))
+
+    async def _finish(self, stage: str, send: Send, last: Any, waiting: Awaitable[Event]) -> None:
+        """Send the rest of a response, whose client reads slowly."""
+        began = time.monotonic()
+        task = self._calls.begin(began)
+        self._calls.whole(task)
+        try:
+            if stage == "large":
+                await _Wire(send, self._services.hold).only(last[framing.PREFIX.size :])
+                return
+            await waiting
+            for event in {"started": (last, OK), "sent": (OK,)}.get(stage, ()):
+                await send(event)
+        except asyncio.CancelledError:
+            if not self._calls.was_cut(task):
+                raise
+            async with asyncio.timeout(LAST):
+                await _Wire(send, self._services.hold, started=True).fail(_cut_off(self._grace))
+        except OSError:  # in ASGI, a `send` to a client that has disconnected
+            await asyncio.sleep(CANCELLED)
+        finally:
+            self._calls.end(task)
 
     async def _regular(self, scope: Event, receive: Receive, send: Send) -> None:
         """Respond to a request of any kind."""
@@ -349,13 +405,31 @@ def _direct(services: Services) -> dict[str, Unary]:
     return {path: method for path, method in methods if isinstance(method, Unary) and method.direct is not None}
 
 
-def _replay(events: list[Event], receive: Receive) -> Receive:
-    """A `receive` that returns the events that have arrived already first."""
+def _replay(events: list[Event], receive: Receive, waiting: Awaitable[Event] | None = None) -> Receive:
+    """A `receive` that returns first the events that have arrived already, then the one that is `waiting`."""
+    left = [] if waiting is None else [waiting]
 
     async def replay() -> Event:
-        return events.pop(0) if events else await receive()
+        if events:
+            return events.pop(0)
+        return await (left.pop() if left else receive())
 
     return replay
+
+
+@types.coroutine
+def _again(iterator: Generator[Any, Any, T], yielded: object) -> Generator[Any, Any, T]:
+    """Await the rest of an iterator that has yielded `yielded` already."""
+    while True:
+        try:
+            try:
+                value = yield yielded
+            except BaseException as error:
+                yielded = iterator.throw(error)
+            else:
+                yielded = iterator.send(value)
+        except StopIteration as end:
+            return cast(T, end.value)
 
 
 def _is_grpc(kind: bytes) -> bool:

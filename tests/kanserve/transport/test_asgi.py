@@ -14,7 +14,9 @@ import pytest
 from kanserve.config.settings import Settings
 from kanserve.grpc_api.interceptor import Unary
 from kanserve.grpc_api.services import Services
+from kanserve.scheduling.batching import FastPath
 from kanserve.server import app
+from kanserve.system import native
 from kanserve.transport import factory
 from kanserve.transport.asgi import GrpcApp, Limits
 from tests.support import toy_model
@@ -44,20 +46,30 @@ class Served:
         sent: list[Any] = []
 
         async def receive() -> Any:
-            await asyncio.sleep(pause)
+            if pause:
+                await asyncio.sleep(pause)
             return events.pop(0)
 
         async def send(event: Any) -> None:
             sent.append(event)
 
         scope = {"type": "http", "method": "POST", "path": f"{INFERENCE}ModelInfer", "http_version": "2"}
-        await self.asgi({**scope, "headers": list(headers)}, receive, send)
+        await asyncio.create_task(self.asgi.application({**scope, "headers": list(headers)}, receive, send))
         assert [event["type"] for event in sent] == [
             "http.response.start",
             "http.response.body",
             "http.response.trailers",
         ]
         return sent[1]["body"], dict(sent[2]["headers"])
+
+    def path(self) -> FastPath:
+        """The fast path of the only known head."""
+        method = self.services.methods[f"{INFERENCE}ModelInfer"]
+        assert isinstance(method, Unary)
+        assert method.direct is not None
+        (entry,) = method.direct.begin.__self__._cache._known.values()  # type: ignore[attr-defined]
+        assert entry.fast_path is not None
+        return entry.fast_path
 
     def counts(self) -> dict[str, float]:
         """Counters of the calls that have ended, and what is in progress."""
@@ -102,7 +114,8 @@ async def served(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
     application = app.App(Settings(repository=root, metrics_port=0, statistics="off"))
     await application.load(asyncio.Event())
     created = Served(application, built[0])
-    await created.call(framed())  # the regular path learns the head
+    for _ in range(2):
+        await created.call(framed())  # the regular path learns the head, and the next call the headers
     yield created
     application.registry.close()
 
@@ -110,9 +123,13 @@ async def served(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
 Check = Callable[[Served], Coroutine[Any, Any, None]]
 
 
-@pytest.fixture
-def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Check], None]:
-    """Run a check with a served model."""
+@pytest.fixture(params=["python", "native"])
+def on(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Check], None]:
+    """Run a check with a served model, with direct calls in Python or in native code."""
+    if request.param == "python":
+        monkeypatch.setattr(native, "calls", lambda: None)
+    elif native.calls() is None:
+        pytest.skip("kanserve-kernel is not installed")
 
     def run(check: Check) -> None:
         async def main() -> None:
@@ -166,9 +183,7 @@ def test_a_client_that_disconnects_is_counted_and_not_computed(on: Callable[[Che
     async def check(created: Served) -> None:
         before = created.counts()
         tasks = [asyncio.ensure_future(created.call(framed())) for _ in range(3)]
-        method = created.services.methods[f"{INFERENCE}ModelInfer"]
-        assert isinstance(method, Unary)
-        while not created.app.guard.calls:
+        while not created.path()._turning:
             await asyncio.sleep(0)
         tasks[1].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -245,5 +260,20 @@ def test_a_server_that_stops_ends_direct_calls_with_a_status(on: Callable[[Check
         created.asgi.cut()
         _, trailers = await task
         assert (trailers[b"grpc-status"], trailers[b"kan-error-code"]) == (b"14", b"server-shutting-down")
+
+    on(check)
+
+
+@pytest.mark.parametrize("last", [(), (b"",)], ids=["one event", "two events"])
+def test_native_code_takes_a_known_call_without_python(
+    on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch, last: tuple[bytes, ...]
+) -> None:
+    async def check(created: Served) -> None:
+        if native.calls() is None:
+            return
+        regular = [await created.call(framed(ROWS + at), *last, headers=HEADERS[::-1]) for at in range(20)]
+        await created.call(framed(), *last)
+        monkeypatch.setattr(FastPath, "submit", None)
+        assert await asyncio.gather(*(created.call(framed(ROWS + at), *last) for at in range(20))) == regular
 
     on(check)
