@@ -1,4 +1,4 @@
-"""Build of the custom operator's library, as a step of the wheel build or by hand.
+"""Build of the custom operator's library and of the extension module `calls`, as a step of the wheel build or by hand.
 
     python kernel/build_library.py OUTPUT.so [ARCHITECTURE]
 
@@ -45,7 +45,7 @@ X86 = {
 }
 EVERYWHERE = ("evaluate_portable.cpp", "prepare.cpp", "prepare_basis.cpp", "program.cpp")
 EVERYWHERE = (*EVERYWHERE, "operator.cpp", "edges_operator.cpp", "program_operators.cpp")
-CALLS = "calls.cpp"  # the extension module, for each CPython from 3.11
+CALLS, MODULE = "calls.cpp", "calls.abi3.so"  # the extension module, for each CPython from 3.11
 
 
 class CannotBuild(Exception):
@@ -73,14 +73,13 @@ def build(output: Path, folder: Path, architecture: str = "") -> str:
         if architecture not in ARCHITECTURES:
             raise CannotBuild(f"the architecture is {architecture}, expected one of {', '.join(ARCHITECTURES)}")
         flags = (*flags, "-target", f"{architecture}-linux-gnu.{GLIBC}")
-    sources = {**dict.fromkeys(EVERYWHERE, ()), **(X86 if architecture == "x86_64" else {})}
+    sources = {CALLS: (), **dict.fromkeys(EVERYWHERE, ()), **(X86 if architecture == "x86_64" else {})}
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda item: _compiled([*command, *flags], folder, *item), sources.items()))
+        calls, *objects = pool.map(lambda item: _compiled([*command, *flags], folder, *item), sources.items())
     link = ("-shared", "-s", *(() if zig else ("-static-libgcc",)))
     link = (*command, *(flags[-2:] if zig else ()), *link)
     _run(*link, "-Wl,-z,defs", "-o", str(output), *objects)
-    calls = _compiled([*command, *flags], folder, CALLS)  # Python itself has the functions that it needs
-    _run(*link, "-o", str(output.with_name(Path(CALLS).with_suffix(".abi3.so").name)), calls)
+    _run(*link, "-o", str(output.with_name(MODULE)), calls)  # the running Python has the functions that it needs
     if zig:
         return f"manylinux_{GLIBC.replace('.', '_')}_{architecture}"
     return sysconfig.get_platform().replace("-", "_").replace(".", "_")

@@ -30,6 +30,7 @@ struct Names {
   PyTypeObject *call, *reply;
 } g;
 
+constexpr long kVersion = 1;          // of the functions and stages below, which Python's part checks
 constexpr Py_ssize_t kPrefix = 5;     // bytes of a gRPC frame before its message
 constexpr char kIdTag = 3 << 3 | 2;   // of the field `id`, in a ModelInferRequest and in a ModelInferResponse
 constexpr Py_ssize_t kLongestId = 127;  // of which the length takes one byte
@@ -685,7 +686,7 @@ PyGetSetDef kApplicationAttributes[] = {
 
 PyTypeObject* Type(const char* name, int size, bool instances, std::vector<PyType_Slot> slots) {
   slots.push_back({0, nullptr});
-  const unsigned flags = python::kVersionTag | python::kGarbageCollected | (instances ? 0u : python::kNoInstances);
+  const unsigned flags = python::kGarbageCollected | (instances ? 0u : python::kNoInstances);
   PyType_Spec spec = {name, size, 0, flags, slots.data()};
   return As<PyTypeObject>(PyType_FromSpec(&spec));
 }
@@ -749,5 +750,6 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit_calls() {
   for (const auto& item : types)
     if (!module || item.type == nullptr || PyModule_AddObjectRef(module.get(), item.name, Object(item.type)) < 0)
       return nullptr;
+  if (PyModule_AddIntConstant(module.get(), "VERSION", kVersion) < 0) return nullptr;
   return module.release();
 }

@@ -104,6 +104,7 @@ void PyObject_GC_UnTrack(void*);
 void PyObject_GC_Del(void*);
 PyObject* PyModule_Create2(PyModuleDef*, int);
 int PyModule_AddObjectRef(PyObject*, const char*, PyObject*);
+int PyModule_AddIntConstant(PyObject*, const char*, long);
 PyObject* PyImport_ImportModule(const char*);
 
 extern PyObject _Py_NoneStruct, _Py_FalseStruct;
@@ -116,7 +117,7 @@ namespace python {
 constexpr int kEqual = 2;                             // Py_EQ
 constexpr PySendResult kReturn = 0, kError = -1, kNext = 1;
 constexpr int kVarArgs = 1, kKeywords = 2, kNoArgs = 4, kOneArg = 8;
-constexpr unsigned kGarbageCollected = 1u << 14, kNoInstances = 1u << 7, kVersionTag = 1u << 18;
+constexpr unsigned kGarbageCollected = 1u << 14, kNoInstances = 1u << 7;
 constexpr unsigned long kBytes = 1ul << 27, kDict = 1ul << 29, kException = 1ul << 30;
 constexpr int kDealloc = 52, kTraverse = 71, kClear = 51, kInit = 60, kCall = 50, kIter = 62, kIterNext = 63;
 constexpr int kMethods = 64, kGetSet = 73, kAlloc = 47, kAwait = 77, kAmSend = 81;

@@ -8,6 +8,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Any
 
 from kanserve.auth.roles import Role, require
 from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
@@ -29,7 +30,6 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.scheduling.batching import FastResult, NativeQueue
 from kanserve.services.control import Catalogue, Control
 from kanserve.services.inference import Inference
-from kanserve.system import native
 from kanserve.types import InferRequest, InferResponse
 from kanserve.version import version
 
@@ -55,13 +55,19 @@ class InferenceService:
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
     def __init__(
-        self, inference: Inference, catalogue: Catalogue, control: Control, max_typed_contents_bytes: int
+        self,
+        inference: Inference,
+        catalogue: Catalogue,
+        control: Control,
+        max_typed_contents_bytes: int,
+        native: Any = None,
     ) -> None:
+        """`native`: the module of `request_cache.native_calls`, or None."""
         self._inference, self._control = inference, control
         self._catalogue = catalogue
         self._max_typed_contents_bytes = max_typed_contents_bytes
         self._version = version()
-        self._cache = request_cache.RequestCache()
+        self._native, self._cache = native, request_cache.RequestCache()
         self._direct_calls: DirectCalls | None = None
         inference.registry.subscribe(self._cache.forget)
 
@@ -145,10 +151,9 @@ class InferenceService:
         """A function that begins ModelInfer calls with a known head; they count in `calls`."""
         self._direct_calls = calls
         queues: list[NativeQueue] = []
-        module = native.calls()
-        if module is not None:
-            self._cache.attach(module, queues)
-        return DirectMethod(self._begin_directly, queues)
+        if self._native is not None:
+            self._cache.attach(self._native, queues)
+        return DirectMethod(self._begin_directly, queues, self._native)
 
     def _begin_directly(self, data: bytes, deadline: float | None) -> asyncio.Future[FastResult | None] | None:
         """See `interceptor.DirectMethod.begin`."""

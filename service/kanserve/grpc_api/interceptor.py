@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterat
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from kanserve.auth import authenticator as access
 from kanserve.auth.authenticator import Authenticator
@@ -71,10 +71,12 @@ class DirectMethod:
             to handle the call. Otherwise returns a future of the response; if its result is None, `Unary.answer` has to
             handle the call
     queues  native queues of the known heads, which a transport may use in place of `begin`
+    native  the module of these queues, `kanserve_kernel.calls`; None without it
     """
 
     begin: Callable[[bytes, float | None], asyncio.Future[FastResult | None] | None]
     queues: list[NativeQueue]
+    native: Any
 
 
 @dataclass(frozen=True, slots=True)

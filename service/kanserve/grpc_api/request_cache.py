@@ -12,7 +12,9 @@ Source: the Protocol Buffers documentation, "Encoding"; the field numbers are th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import functools
+import importlib
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +37,7 @@ HARMLESS = frozenset((EMPTY_FINAL + b"\x12\x02\x08\x01", EMPTY_FINAL + b"\x12\x0
 MOST_HEADS = 1024
 MOST_BYTES = 4096  # of one head, or one id
 MOST_RAW = 1024  # inputs with bytes
+NATIVE, NATIVE_VERSION = "kanserve_kernel.calls", 1  # the version is that of the module's functions
 MOST_QUEUES = 16  # heads that the native module compares with a message
 
 
@@ -90,6 +93,20 @@ def split(data: bytes) -> Parts | None:
     if not raw or raw_at - (id_end - id_at) > MOST_BYTES:
         return None
     return Parts(data[:id_at] + data[id_end:raw_at] if id_end else data[:raw_at], named, raw, cut)
+
+
+@functools.cache
+def native_calls() -> Any:
+    """The extension module of the package kanserve-kernel for direct calls; None if it is absent or of another version.
+    Without it, the server handles these calls in Python, with the same results."""
+    try:
+        module = importlib.import_module(NATIVE)
+    except ImportError:
+        return None
+    if module.VERSION != NATIVE_VERSION:
+        return None
+    Coroutine.register(module.Call)  # so that asyncio makes tasks of them
+    return module
 
 
 class Account(Protocol):

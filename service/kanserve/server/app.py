@@ -29,7 +29,7 @@ from kanserve.config.reload import Change, Changes
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError
 from kanserve.execution.config import batch_size
-from kanserve.grpc_api import services
+from kanserve.grpc_api import request_cache, services
 from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.grpc_api.interceptor import Interceptor, outcome
@@ -142,7 +142,8 @@ class App:
         gate = authenticator.build(settings)
         guard = self.guard = self._guard(gate)
         self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
-        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
+        native = request_cache.native_calls() if settings.kernel else None
+        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes, native)
         views = KanService(kan, self._control, self.metrics, self._watches)
         mirror = Reflection(services.NAMES) if settings.reflection else None
         page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)
