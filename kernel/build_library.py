@@ -57,8 +57,8 @@ class Missing(CannotBuild):
 
 
 def build(output: Path, folder: Path, architecture: str = "") -> str:
-    """Write the library to `output`, the extension module `calls` beside it, and object files to `folder`. Return the
-    platform tag of the wheel.
+    """Write the library to `output`, the extension module `calls` into the same folder, and object files to `folder`.
+    Return the platform tag of the wheel.
 
     architecture  one of ARCHITECTURES; empty for this machine, with the first compiler that is installed
     Raises CannotBuild, and Missing for a compiler.

@@ -53,7 +53,7 @@ MEMBERS = {
 
 
 def compiled(folder: Path, lines: list[str], *flags: str) -> list[str]:
-    """What a program with these lines prints, one line for each."""
+    """The lines that a program with these statements prints."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler is None:
         pytest.skip("there is no g++")

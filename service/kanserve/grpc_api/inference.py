@@ -46,7 +46,6 @@ EXTENSIONS = (
 )
 
 SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to a thread
-LARGE = 2**16  # bytes of a message whose execution takes longer than the regular path
 
 
 class InferenceService:
@@ -158,7 +157,7 @@ class InferenceService:
     def _begin_directly(self, data: bytes, deadline: float | None) -> asyncio.Future[FastResult | None] | None:
         """See `interceptor.DirectMethod.begin`."""
         size, calls = len(data), self._direct_calls
-        if calls is None or size > LARGE or not calls.begin(size):
+        if calls is None or size > request_cache.LARGE or not calls.begin(size):
             return None
         _, head, named, raws = self._cache.lookup(data, self._inference.registry.generation)
         if head is not None and head.fast_path is not None and _decoded(named) is not None:

@@ -38,6 +38,7 @@ MOST_HEADS = 1024
 MOST_BYTES = 4096  # of one head, or one id
 MOST_RAW = 1024  # inputs with bytes
 NATIVE, NATIVE_VERSION = "kanserve_kernel.calls", 1  # the version is that of the module's functions
+LARGE = 2**16  # bytes of a message whose execution takes longer than the regular path
 MOST_QUEUES = 16  # heads that the native module compares with a message
 
 
@@ -324,7 +325,8 @@ class RequestCache:
 
     def _learn_queue(self, template: MessageTemplate) -> None:
         path, responses = template.known.fast_path, template.known.responses
-        if self._module is None or path is None or len(path.form.outputs) != 1:
+        size = len(template.lead) + len(template.rest) + template.size
+        if self._module is None or path is None or len(path.form.outputs) != 1 or size > LARGE:
             return
         if path.native is None:
             loop, (lead,) = asyncio.get_running_loop(), responses.leads
