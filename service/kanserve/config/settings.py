@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     )
     kernel: bool = setting(
         True,
-        "use of kanserve-kernel if it is installed: its custom operators, if the export has such a graph and that graph "
+        "use of kanserve-kernel if it is installed: its custom operators if the export has such a graph and that graph "
         "measures faster, and its native code for calls with a known head",
         group=Group.MODELS,
     )

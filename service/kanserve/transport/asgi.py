@@ -40,7 +40,7 @@ from kanserve.transport.call_io import (
     TIMEOUT,
     Request,
     Response,
-    awaited_again,
+    Resumed,
     replay,
 )
 from kanserve.transport.framing import Headers
@@ -178,12 +178,12 @@ class GrpcApp:
         """Go on with a call of the native module, from one of the stages in kernel/src/calls.cpp. `events`: those of
         the request, or the one that is being sent. `iterator` has yielded `yielded` and is to be awaited."""
         if stage in ARRIVING:
-            waiting = None if stage == "begun" else awaited_again(iterator, yielded)
+            waiting = None if stage == "begun" else Resumed(iterator, yielded)
             await self(scope, replay(list(events or ()), receive, waiting), send)
         elif stage == "disconnected":
             await asyncio.sleep(CANCELLED)
         else:
-            await self._finish(stage, send, (events or (b"",))[0], awaited_again(iterator, yielded))
+            await self._finish(stage, send, (events or (b"",))[0], Resumed(iterator, yielded))
 
     async def _finish(self, stage: str, send: Send, last: Any, waiting: Awaitable[Event]) -> None:
         """Send the rest of a response, whose client reads slowly."""

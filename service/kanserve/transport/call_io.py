@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from kanserve.auth import authenticator
 from kanserve.errors import RequestBufferLimited
@@ -48,19 +47,22 @@ def replay(events: list[Event], receive: Receive, waiting: Awaitable[Event] | No
     return replay
 
 
-@types.coroutine
-def awaited_again(iterator: Generator[Any, Any, T], yielded: object) -> Generator[Any, Any, T]:
-    """Await the rest of an iterator that has yielded `yielded` already."""
-    while True:
-        try:
-            try:
-                value = yield yielded
-            except BaseException as error:
-                yielded = iterator.throw(error)
-            else:
-                yielded = iterator.send(value)
-        except StopIteration as end:
-            return cast(T, end.value)
+class Resumed(Generator[Any, Any, Event]):
+    """Awaitable of the rest of an iterator that has yielded `yielded` already."""
+
+    def __init__(self, iterator: Generator[Any, Any, Event], yielded: object) -> None:
+        self._iterator, self._yielded = iterator, [yielded]
+
+    def __await__(self) -> Generator[Any, Any, Event]:
+        return self
+
+    def send(self, value: Any) -> Any:
+        """See Generator."""
+        return self._yielded.pop() if self._yielded else self._iterator.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """See Generator."""
+        return self._iterator.throw(*error)
 
 
 class Response:
