@@ -349,7 +349,11 @@ class FastPath:
             queue.deliver(batch, outputs[0].tobytes())
             answered = time.perf_counter_ns()
             queue.wake(batch, now)
-            self._answered(FastBatch(arrived, arrived, size, feeds, outputs, begun, joined, ended, answered))
+            done = FastBatch(arrived, arrived, size, feeds, outputs, begun, joined, ended, answered)
+            if now:
+                self._answered(done)
+            else:
+                self._answer_later(done)
         finally:
             queue.move(batch)  # a call without a response would wait forever
 
@@ -384,7 +388,7 @@ class FastPath:
             if job[SIZE]:
                 direct.append(job[ARRIVED])
                 size += job[SIZE]
-        self._answered(FastBatch(arrived, direct, size, feeds, outputs, begun, joined, ended, answered))
+        self._answer_later(FastBatch(arrived, direct, size, feeds, outputs, begun, joined, ended, answered))
 
     def _computed(self, feeds: Mapping[str, Array], rows: int) -> tuple[list[Array], int]:
         """The outputs, and the end of the execution. No outputs if it failed: each request then runs again by itself,
@@ -392,6 +396,10 @@ class FastPath:
         batch = Batch(self._engine.execute, self._names, (feeds,), rows, 0)
         batch.work()
         return (batch.result if self._as_expected(batch.result, rows) else []), batch.ended
+
+    def _answer_later(self, batch: FastBatch) -> None:
+        """Count a batch in the next iteration of the loop, after the responses are sent."""
+        asyncio.get_running_loop().call_soon(self._answered, batch)
 
     def _answered(self, batch: FastBatch) -> None:
         """Count a batch whose requests have their responses."""
