@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -49,6 +49,16 @@ def split(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
 
 
 Execute = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """The result of `work`, or any exception that it raises, because requests would wait forever otherwise."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:
+        return error
 
 
 class Batch:
@@ -82,20 +92,21 @@ class Batch:
         self.begun = self.merged = self.ended = 0
 
     def work(self) -> None:
-        """Execute chunks; callable on any thread. The batch keeps every exception, because the requests would wait
-        forever otherwise."""
-        try:
-            if self._left is None or self._merging is None:
+        """Execute chunks; callable on any thread."""
+        failure = attempt(self._work)
+        if failure is not None:
+            self.error = failure
+
+    def _work(self) -> None:
+        if self._left is None or self._merging is None:
+            self._merge()
+            self.result = self._execute(self._outputs, self._whole or {})
+            self.ended = time.perf_counter_ns()
+            return
+        with self._merging:
+            if self._whole is None:
                 self._merge()
-                self.result = self._execute(self._outputs, self._whole or {})
-                self.ended = time.perf_counter_ns()
-                return
-            with self._merging:
-                if self._whole is None:
-                    self._merge()
-            self._take(self._left, self._whole or {})
-        except Exception as error:
-            self.error = error
+        self._take(self._left, self._whole or {})
 
     def _merge(self) -> None:
         self.begun = time.perf_counter_ns()
@@ -349,7 +360,11 @@ class FastPath:
             queue.deliver(batch, outputs[0].tobytes())
             answered = time.perf_counter_ns()
             queue.wake(batch, now)
-            self._answered(FastBatch(arrived, arrived, size, feeds, outputs, begun, joined, ended, answered))
+            done = FastBatch(arrived, arrived, size, feeds, outputs, begun, joined, ended, answered)
+            if now:
+                self._answered(done)
+            else:
+                self._answer_later(done)
         finally:
             queue.move(batch)  # a call without a response would wait forever
 
@@ -384,14 +399,20 @@ class FastPath:
             if job[SIZE]:
                 direct.append(job[ARRIVED])
                 size += job[SIZE]
-        self._answered(FastBatch(arrived, direct, size, feeds, outputs, begun, joined, ended, answered))
+        self._answer_later(FastBatch(arrived, direct, size, feeds, outputs, begun, joined, ended, answered))
 
     def _computed(self, feeds: Mapping[str, Array], rows: int) -> tuple[list[Array], int]:
         """The outputs, and the end of the execution. No outputs if it failed: each request then runs again by itself,
         and reports its own failure."""
-        batch = Batch(self._engine.execute, self._names, (feeds,), rows, 0)
-        batch.work()
-        return (batch.result if self._as_expected(batch.result, rows) else []), batch.ended
+        outputs = attempt(self._engine.execute, self._names, feeds)
+        ended = time.perf_counter_ns()
+        if isinstance(outputs, Exception) or not self._as_expected(outputs, rows):
+            return [], ended
+        return outputs, ended
+
+    def _answer_later(self, batch: FastBatch) -> None:
+        """Count a batch in the next iteration of the loop, after the responses are sent."""
+        asyncio.get_running_loop().call_soon(self._answered, batch)
 
     def _answered(self, batch: FastBatch) -> None:
         """Count a batch whose requests have their responses."""
