@@ -32,6 +32,8 @@ GROWN = 2**23  # growth in bytes after which pages are returned immediately
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl does not have it
 SET = getattr(ctypes.CDLL(None), "mallopt", None)  # musl does not have it
+NAME_THREAD = getattr(ctypes.CDLL(None), "prctl", None)  # only Linux has it
+PR_SET_NAME = 15  # of prctl(2): name of the current thread
 ARENAS, MOST_ARENAS = -8, 2  # glibc's M_ARENA_MAX: by default eight for each core
 YOUNG = 5000  # new objects until a collection of the youngest
 
@@ -232,8 +234,8 @@ def peer(name: str) -> ThreadPoolExecutor:
 
 def _as_peer(name: str) -> None:
     slices.short()
-    with contextlib.suppress(OSError):  # no /proc
-        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
+    if NAME_THREAD is not None:
+        NAME_THREAD(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def yield_lock() -> None:
