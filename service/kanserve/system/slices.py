@@ -10,16 +10,13 @@ is the slice in nanoseconds, 0.1 ms to 100 ms.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import platform
 import struct
 import threading
-from collections.abc import Iterator
 
 SHORT = 100e-6  # seconds; the smallest slice. The kernel's default is 0.7 to 2.8 ms
-HELPER = 300e-6  # of a helper of the event loop: it interrupts other programs, but not the loop
 NUMBERS = {"x86_64": 314, "aarch64": 274}  # of the system call sched_setattr
 ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, niceness, priority, runtime, deadline, period
 
@@ -28,20 +25,6 @@ def short() -> bool:
     """Request a short slice for the current thread. Returns whether the system accepts the request; a kernel without
     slices accepts it too."""
     return _request(SHORT)
-
-
-@contextlib.contextmanager
-def for_helpers() -> Iterator[None]:
-    """Context in which threads that the current thread starts get the slice `HELPER`. The current thread has the short
-    slice afterwards.
-
-    A helper with the slice of the event loop would interrupt the loop on each signal, several times per request, only
-    to find that the response is not complete."""
-    _request(HELPER)
-    try:
-        yield
-    finally:
-        short()
 
 
 def usual() -> bool:

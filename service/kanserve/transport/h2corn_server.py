@@ -19,7 +19,7 @@ from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from kanserve.grpc_api.services import Services
 from kanserve.observability import logs
-from kanserve.system import pem, slices
+from kanserve.system import pem
 from kanserve.transport import endpoints
 from kanserve.transport.asgi import GrpcApp, Limits
 from kanserve.transport.endpoints import Port, Tls
@@ -167,10 +167,9 @@ class _Carrier:
 
     async def start(self) -> None:
         """Start serving. Raises ConfigError."""
+        self.serving = asyncio.create_task(self._serve(), name="transport")
         try:
-            with slices.for_helpers():  # the thread of h2corn, which starts here
-                self.serving = asyncio.create_task(self._serve(), name="transport")
-                await self._server.wait_started()
+            await self._server.wait_started()
         except (OSError, RuntimeError, ValueError) as error:
             self.ending = True
             await asyncio.wait({self.serving})

@@ -52,17 +52,6 @@ def test_threads_inherit_the_slice(usual: float) -> None:
     assert in_thread(lambda: slices.short() and in_thread(lambda: time_slice(0))) == slices.SHORT
 
 
-def test_a_helper_does_not_interrupt_the_thread_that_starts_it(usual: float) -> None:
-    def both() -> tuple[float | None, float | None]:
-        slices.short()
-        with slices.for_helpers():
-            helper = in_thread(lambda: time_slice(0))
-        return helper, time_slice(0)
-
-    assert in_thread(both) == (slices.HELPER, slices.SHORT)
-    assert slices.SHORT < slices.HELPER < usual
-
-
 def test_compute_threads_do_not_inherit_it(usual: float) -> None:
     def computed() -> float | None:
         slices.short()
