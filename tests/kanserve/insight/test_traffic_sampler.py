@@ -97,7 +97,8 @@ def test_a_version_that_goes_takes_its_series_with_it(watched: Server, tmp_path:
     shutil.copytree(tmp_path / "toy" / "1", tmp_path / "toy" / ".2")
     toy_model.edit(tmp_path / "toy" / ".2", version=2)
     (tmp_path / "toy" / ".2").rename(tmp_path / "toy" / "2")
-    until(lambda: latest(watched).version == "2")
+    with Client(watched.address) as client:
+        until(lambda: client.describe("toy").version == "2")
     assert latest(watched).row_count == 0
     until(lambda: 'layer="0",model="toy",version="1"' not in watched.metrics())
     send(watched, draw(32))
