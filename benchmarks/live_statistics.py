@@ -7,8 +7,8 @@ The first command serves networks of random weights on three servers, with stati
 connection, 32 clients send single-row requests to each server, interleaved every few seconds, so that other load on the
 machine affects all servers. The table shows requests per second, and the CPU time of the server's threads per thousand
 requests, as medians over all rounds. Each has its ratio to the server without statistics in the same round. `thread` is
-the share of CPU time of the thread that analyses sampled rows. This thread has the lowest priority, and other load does
-not change its figure. The table also shows the number of sampled rows, and the server's memory at the start and end.
+the share of CPU time of the thread that analyses sampled rows. The table also shows the number of sampled rows, and the
+server's memory at the start and end.
 
 The second command requests 2000 rows around the middle of the grid from each golden checkpoint with curves. It compares
 the scores that EdgeScores returns for these rows with those from the sampled statistics. Markdown on stdout.
@@ -47,7 +47,7 @@ from kanserve.errors import KanserveError  # noqa: E402 - as above
 from kanserve.insight import edge_scores  # noqa: E402 - as above
 from kanserve.insight.edge_queries import LayerGraph  # noqa: E402 - as above
 from kanserve.insight.statistics import Nodes  # noqa: E402 - as above
-from kanserve.models.loader import NICE  # noqa: E402 - as above
+from kanserve.models.loader import STATISTICS  # noqa: E402 - as above
 from kanserve.runtime import base  # noqa: E402 - as above
 from kanserve.services import kan  # noqa: E402 - as above
 from tests.support.golden_cases import Case, cases  # noqa: E402 - as above
@@ -92,7 +92,7 @@ def spent(served: Served) -> tuple[float, float]:
         fields = (task / "stat").read_text().rpartition(")")[2].split()
         seconds = (int(fields[11]) + int(fields[12])) / TICK
         seconds_used[0] += seconds
-        seconds_used[1] += seconds if int(fields[16]) == NICE else 0.0
+        seconds_used[1] += seconds if (task / "comm").read_text().strip() == STATISTICS else 0.0
     return seconds_used[0], seconds_used[1]
 
 

@@ -1,10 +1,10 @@
 """Sampler of a version's traffic: statistics over all sampled rows, and over the latest of them.
 
-The model offers requests after it has answered them. A few times per second, a low-priority thread runs the rows
-through the graph again to get the hidden nodes, in constant memory. With "sampled", it takes a fixed number of rows per
-second, and fewer if that would exceed a small share of one core. With "full", it takes all rows that fit its buffer
-until the next run. While the sampler takes no rows, the model offers none, because the offer would cost more than the
-sampling.
+The model offers requests after it has answered them. A few times per second, a thread runs the rows through the graph
+again to get the hidden nodes, in constant memory. It works in short pieces, and gives way to the event loop after each.
+With "sampled", it takes a fixed number of rows per second, and fewer if that would exceed a small share of one core.
+With "full", it takes all rows that fit its buffer until the next run. While the sampler takes no rows, the model offers
+none, because the offer would cost more than the sampling.
 
 The latest rows are those of two windows: one that is full, and one that is being filled. The sampler stores no row
 unless `keep` says so.
@@ -32,6 +32,7 @@ from kanserve.insight.store import ModelStatisticsFile, StoredStatistics
 from kanserve.observability import logs
 from kanserve.observability.metrics import CLASS_ROWS, Metrics
 from kanserve.scheduling import batching
+from kanserve.system import resources
 from kanserve.types import Array, ModelInfo
 
 log = logs.get_logger("models")
@@ -43,6 +44,7 @@ WAIT, BYTES = 512, 8 * 2**20  # requests that wait for the next sample, and thei
 FULL_WAIT, FULL_BYTES = 2**15, 16 * 2**20  # the same limits if all rows are counted
 SHARE = 0.01  # of a core that sampled rows may take
 EVERY = 2.0  # seconds until the metrics are computed again
+PIECE = 128  # requests that the thread copies at once
 CLASSES = 100  # of a model that are labels of a metric at most
 
 
@@ -258,12 +260,16 @@ class TrafficSampler:
 
     def _work(self, copies: Sequence[Callable[[], Copy]]) -> None:
         begun = time.thread_time()
-        feeds = [copy()[0] for copy in copies]
+        feeds: list[Mapping[str, Array]] = []
+        for start in range(0, len(copies), PIECE):
+            feeds += [copy()[0] for copy in copies[start : start + PIECE]]
+            resources.yield_lock()
         rows = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         count = len(next(iter(rows.values())))
         for start in range(0, count, ROWS):
             with contextlib.suppress(KanserveError):  # a successful request can fail here for lack of memory
                 self._take(batching.select_rows(rows, start, start + ROWS))
+            resources.yield_lock()
         cost = (time.thread_time() - begun) / max(count, 1)
         self._cost = cost if not self._cost else 0.8 * self._cost + 0.2 * cost
 

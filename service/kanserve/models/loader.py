@@ -34,13 +34,13 @@ from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_config, check_manifest
 from kanserve.runtime.base import Backend, Session, SessionOptions, create_session
 from kanserve.sandbox import verify
-from kanserve.system.resources import pool
+from kanserve.system.resources import peer
 from kanserve.types import Array, ModelInfo
 
 log = logs.get_logger("models")
 
 LARGE = 256 * 2**20  # bytes
-NICE = 19
+STATISTICS = "statistics"  # name of the thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +175,9 @@ class Loader:
             model.live.switch(model.live)
 
     def _aside(self) -> ThreadPoolExecutor:
-        """The single thread for the statistics of all models, with a lower priority than requests."""
+        """The single thread for the statistics of all models."""
         if not self.asides:
-            self.asides.append(pool(1, "statistics", NICE))
+            self.asides.append(peer(STATISTICS))
         return self.asides[0]
 
     def _threads(self, bundle: Bundle) -> int:

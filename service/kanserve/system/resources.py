@@ -18,6 +18,7 @@ import os
 import resource
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,8 @@ GROWN = 2**23  # growth in bytes after which pages are returned immediately
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl does not have it
 SET = getattr(ctypes.CDLL(None), "mallopt", None)  # musl does not have it
+NAME_THREAD = getattr(ctypes.CDLL(None), "prctl", None)  # only Linux has it
+PR_SET_NAME = 15  # of prctl(2): name of the current thread
 ARENAS, MOST_ARENAS = -8, 2  # glibc's M_ARENA_MAX: by default eight for each core
 YOUNG = 5000  # new objects until a collection of the youngest
 
@@ -146,6 +149,7 @@ def _table(path: Path) -> dict[str, int]:
 
 
 SWITCH, USUAL_SWITCH = 1e-4, sys.getswitchinterval()  # seconds; Python's default is 5 ms
+YIELD = 1e-4  # seconds; a waiting thread is woken in less
 _quick = itertools.count()  # contexts so far, to restore the interval at the end of the last one
 _open: set[int] = set()
 
@@ -217,6 +221,27 @@ def pool(most: int, name: str, nice: int) -> ThreadPoolExecutor:
     """Compute threads with the default time slice, `nice` levels below the priority of the threads that handle
     requests. The threads that they start, such as those of a runtime, have both too."""
     return ThreadPoolExecutor(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
+
+
+def peer(name: str) -> ThreadPoolExecutor:
+    """Single thread for short work in Python, with the priority and the time slice of the event loop. `name`: at most
+    15 characters; the system shows it too.
+
+    The event loop waits while another thread has the interpreter lock. If that thread had a lower priority, other
+    programs would run instead of it, and the loop would wait for them too (priority inversion)."""
+    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=functools.partial(_as_peer, name))
+
+
+def _as_peer(name: str) -> None:
+    slices.short()
+    if NAME_THREAD is not None:
+        NAME_THREAD(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def yield_lock() -> None:
+    """Pass the interpreter lock to a thread that waits for it, such as the event loop. A thread that only releases the
+    lock takes it again before the waiting thread runs, so this function sleeps for `YIELD` seconds."""
+    time.sleep(YIELD)
 
 
 def separate(loop: asyncio.AbstractEventLoop, most: int, nice: int) -> None:

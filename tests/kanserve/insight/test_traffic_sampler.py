@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
+import os
 import re
 import shutil
 import threading
@@ -21,6 +23,7 @@ from kanserve.client.statistics import Statistics
 from kanserve.client.sync import Client
 from kanserve.insight import traffic_sampler
 from kanserve.insight.statistics import Nodes
+from kanserve.models.loader import STATISTICS
 from kanserve.observability.metrics import Metrics
 from kanserve.sandbox import verify
 from kanserve.types import Array, ModelInfo
@@ -94,7 +97,8 @@ def test_a_version_that_goes_takes_its_series_with_it(watched: Server, tmp_path:
     shutil.copytree(tmp_path / "toy" / "1", tmp_path / "toy" / ".2")
     toy_model.edit(tmp_path / "toy" / ".2", version=2)
     (tmp_path / "toy" / ".2").rename(tmp_path / "toy" / "2")
-    until(lambda: latest(watched).version == "2")
+    with Client(watched.address) as client:
+        until(lambda: client.describe("toy").version == "2")
     assert latest(watched).row_count == 0
     until(lambda: 'layer="0",model="toy",version="1"' not in watched.metrics())
     send(watched, draw(32))
@@ -163,6 +167,33 @@ def test_what_waits_is_bounded_where_the_thread_gets_no_turn() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         assert asyncio.run(offered(pool)) <= traffic_sampler.FULL_WAIT
+
+
+def test_short_pieces_of_work_change_no_count() -> None:
+    rows = draw(3 * traffic_sampler.PIECE + 7)
+    nodes = Nodes(toy_model.manifest("toy"), run)
+    expected = nodes.empty()
+    for start in range(0, len(rows), traffic_sampler.ROWS):
+        expected = expected.plus(nodes.count(run, {"x": rows[start : start + traffic_sampler.ROWS]}))
+    with ThreadPoolExecutor(1) as pool:
+        item = watching(run, math.inf, pool)
+        item._work([functools.partial(lambda at: ({"x": rows[at : at + 1]}, []), at) for at in range(len(rows))])
+        tally = item.counted(lately=False).tally
+    assert tally.rows == len(rows)
+    for window, other in zip(tally.windows, expected.windows, strict=True):
+        np.testing.assert_array_equal(window.counts, other.counts)
+        np.testing.assert_array_equal(window.squares, other.squares)
+
+
+def test_the_thread_has_the_priority_of_the_event_loop(watched: Server) -> None:
+    """The loop waits while the thread has the interpreter lock."""
+    send(watched, draw(16))
+    until(lambda: value(watched, "kanserve_statistics_sampled_rows_total") >= 16)
+    niceness = {
+        (task / "comm").read_text().strip(): os.getpriority(os.PRIO_PROCESS, int(task.name))
+        for task in Path(f"/proc/{watched.process.pid}/task").iterdir()
+    }
+    assert niceness[STATISTICS] == os.getpriority(os.PRIO_PROCESS, watched.process.pid)
 
 
 def test_a_clock_that_went_back_does_not_keep_anybody_from_counting_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -56,6 +59,42 @@ def test_compute_threads_do_not_inherit_it(usual: float) -> None:
             return pool.submit(time_slice, 0).result()
 
     assert in_thread(computed) == usual
+
+
+def test_a_peer_of_the_event_loop_has_its_slice_and_its_priority(usual: float) -> None:
+    def own() -> tuple[float | None, int, str]:
+        thread = threading.get_native_id()
+        name = Path(f"/proc/self/task/{thread}/comm").read_text().strip()
+        return time_slice(0), os.getpriority(os.PRIO_PROCESS, thread), name
+
+    with resources.peer("counter") as pool:
+        assert pool.submit(own).result() == (slices.SHORT, os.getpriority(os.PRIO_PROCESS, 0), "counter")
+
+
+def test_a_thread_that_yields_passes_the_interpreter_lock() -> None:
+    """Without the yield, a waiting thread gets the lock once per switch interval."""
+    ended, turns = threading.Event(), 0
+
+    def wait_for_the_lock() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            time.sleep(0)  # the other thread takes the lock here
+
+    thread = threading.Thread(target=wait_for_the_lock)
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(60.0)
+    thread.start()
+    try:
+        for _ in range(5):
+            before, end = turns, time.monotonic() + 10
+            while turns == before and time.monotonic() < end:  # more than once only on a busy machine
+                resources.yield_lock()
+            assert turns > before
+    finally:
+        ended.set()
+        sys.setswitchinterval(usual)
+        thread.join()
 
 
 def test_the_niceness_stays() -> None:
