@@ -188,12 +188,11 @@ def compared(case: Case, folder: Path) -> tuple[list[float], bool] | None:
         return None
     if document.source.family == manifest.HYBRID:
         return None
-    create = functools.partial(base.load("ort").create, device="cpu", threads=1, beside={})
-    session = create((folder / "m" / "1" / "model.onnx").read_bytes())
-    graphs = tuple(
-        LayerGraph(layer, functools.partial(create, (folder / "m" / "1" / layer.edges_file).read_bytes()))
-        for layer in document.layers
-    )
+    files = {path.name: path.read_bytes() for path in (folder / "m" / "1").iterdir() if path.is_file()}
+    options = base.SessionOptions("cpu", 1)
+    create = functools.partial(base.create_session, base.load("ort"), files, document, options=options)
+    session = create("model.onnx")
+    graphs = tuple(LayerGraph(layer, functools.partial(create, layer.edges_file)) for layer in document.layers)
     low, high = (end(np.array(document.reference.inputs), axis=0) for end in (np.min, np.max))
     lines, assumed = [], False
     for spread in SPREADS:
