@@ -1,4 +1,4 @@
-"""Build of the custom operator's library, as a step of the wheel build or by hand.
+"""Build of the custom operator's library and of the extension module `calls`, as a step of the wheel build or by hand.
 
     python kernel/build_library.py OUTPUT.so [ARCHITECTURE]
 
@@ -45,6 +45,7 @@ X86 = {
 }
 EVERYWHERE = ("evaluate_portable.cpp", "prepare.cpp", "prepare_basis.cpp", "program.cpp")
 EVERYWHERE = (*EVERYWHERE, "operator.cpp", "edges_operator.cpp", "program_operators.cpp")
+CALLS, MODULE = "calls.cpp", "calls.abi3.so"  # the extension module, for each CPython from 3.11
 
 
 class CannotBuild(Exception):
@@ -56,7 +57,8 @@ class Missing(CannotBuild):
 
 
 def build(output: Path, folder: Path, architecture: str = "") -> str:
-    """Write the library to `output`, and object files to `folder`. Return the platform tag of its wheel.
+    """Write the library to `output`, the extension module `calls` into the same folder, and object files to `folder`.
+    Return the platform tag of the wheel.
 
     architecture  one of ARCHITECTURES; empty for this machine, with the first compiler that is installed
     Raises CannotBuild, and Missing for a compiler.
@@ -71,11 +73,13 @@ def build(output: Path, folder: Path, architecture: str = "") -> str:
         if architecture not in ARCHITECTURES:
             raise CannotBuild(f"the architecture is {architecture}, expected one of {', '.join(ARCHITECTURES)}")
         flags = (*flags, "-target", f"{architecture}-linux-gnu.{GLIBC}")
-    sources = {**dict.fromkeys(EVERYWHERE, ()), **(X86 if architecture == "x86_64" else {})}
+    sources = {CALLS: (), **dict.fromkeys(EVERYWHERE, ()), **(X86 if architecture == "x86_64" else {})}
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda item: _compiled([*command, *flags], folder, *item), sources.items()))
-    link = ("-shared", "-s", "-Wl,-z,defs", *(() if zig else ("-static-libgcc",)))
-    _run(*command, *(flags[-2:] if zig else ()), *link, "-o", str(output), *objects)
+        calls, *objects = pool.map(lambda item: _compiled([*command, *flags], folder, *item), sources.items())
+    link = ("-shared", "-s", *(() if zig else ("-static-libgcc",)))
+    link = (*command, *(flags[-2:] if zig else ()), *link)
+    _run(*link, "-Wl,-z,defs", "-o", str(output), *objects)
+    _run(*link, "-o", str(output.with_name(MODULE)), calls)  # the running Python has the functions that it needs
     if zig:
         return f"manylinux_{GLIBC.replace('.', '_')}_{architecture}"
     return sysconfig.get_platform().replace("-", "_").replace(".", "_")

@@ -52,7 +52,8 @@ def _build(place: Path, home: Path, fault: Path) -> None:
         fault.write_text(str(error))
         return
     shutil.copytree(SOURCE / custom_ops.PACKAGE, home, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    shutil.copy(created / "libkanserve_kernel.so", home)
+    for path in created.glob("*.so"):
+        shutil.copy(path, home)
 
 
 @pytest.fixture

@@ -188,8 +188,8 @@ class Settings(BaseSettings):
     )
     kernel: bool = setting(
         True,
-        "use of the custom operator of kanserve-kernel if it is installed, the export has such a graph and that graph "
-        "measures faster",
+        "use of kanserve-kernel if it is installed: its custom operators if the export has such a graph and that graph "
+        "measures faster, and its native code for calls with a known head",
         group=Group.MODELS,
     )
     micro_batch_bytes: Size = setting(

@@ -8,6 +8,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Any
 
 from kanserve.auth.roles import Role, require
 from kanserve.errors import Draining, KanserveError, Unauthenticated, Unsupported
@@ -26,7 +27,7 @@ from kanserve.grpc_api.interceptor import (
 from kanserve.observability import logs
 from kanserve.observability.statistics import Timing
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.scheduling.batching import FastResult
+from kanserve.scheduling.batching import FastResult, NativeQueue
 from kanserve.services.control import Catalogue, Control
 from kanserve.services.inference import Inference
 from kanserve.types import InferRequest, InferResponse
@@ -45,7 +46,6 @@ EXTENSIONS = (
 )
 
 SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to a thread
-LARGE = 2**16  # bytes of a message whose execution takes longer than the regular path
 
 
 class InferenceService:
@@ -54,13 +54,19 @@ class InferenceService:
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
     def __init__(
-        self, inference: Inference, catalogue: Catalogue, control: Control, max_typed_contents_bytes: int
+        self,
+        inference: Inference,
+        catalogue: Catalogue,
+        control: Control,
+        max_typed_contents_bytes: int,
+        native: Any = None,
     ) -> None:
+        """`native`: the module of `request_cache.native_calls`, or None."""
         self._inference, self._control = inference, control
         self._catalogue = catalogue
         self._max_typed_contents_bytes = max_typed_contents_bytes
         self._version = version()
-        self._cache = request_cache.RequestCache()
+        self._native, self._cache = native, request_cache.RequestCache()
         self._direct_calls: DirectCalls | None = None
         inference.registry.subscribe(self._cache.forget)
 
@@ -143,19 +149,22 @@ class InferenceService:
     def direct(self, calls: DirectCalls) -> DirectMethod:
         """A function that begins ModelInfer calls with a known head; they count in `calls`."""
         self._direct_calls = calls
-        return self._begin_directly
+        queues: list[NativeQueue] = []
+        if self._native is not None:
+            self._cache.attach(self._native, queues)
+        return DirectMethod(self._begin_directly, queues, self._native)
 
     def _begin_directly(self, data: bytes, deadline: float | None) -> asyncio.Future[FastResult | None] | None:
-        """See `interceptor.DirectMethod`."""
+        """See `interceptor.DirectMethod.begin`."""
         size, calls = len(data), self._direct_calls
-        if calls is None or size > LARGE or not calls.begin(size):
+        if calls is None or size > request_cache.LARGE or not calls.begin(size):
             return None
         _, head, named, raws = self._cache.lookup(data, self._inference.registry.generation)
         if head is not None and head.fast_path is not None and _decoded(named) is not None:
             answering = head.fast_path.submit(raws, named, deadline, size)
             if answering is not None:
                 return answering
-        calls.moved(size)
+        calls.moved(1, size)
         return None
 
     async def _first(self, data: bytes, parts: request_cache.Parts | None, call: Call) -> bytes:

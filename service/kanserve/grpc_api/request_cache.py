@@ -11,15 +11,18 @@ Source: the Protocol Buffers documentation, "Encoding"; the field numbers are th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import functools
+import importlib
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from kanserve.grpc_api.infer_codec import read_varint, varint
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.scheduling.batching import ARRIVED, DEADLINE, NAMED, SIZE, FastBatch, FastJob, FastPath, RequestSignature
+from kanserve.scheduling.batching import NAMED, FastBatch, FastJob, FastPath, NativeQueue, RequestSignature
 from kanserve.services import inference
 from kanserve.services.inference import ValidatedRequest
 from kanserve.types import NUMPY_DTYPES, Array, InferRequest, InferResponse
@@ -34,6 +37,9 @@ HARMLESS = frozenset((EMPTY_FINAL + b"\x12\x02\x08\x01", EMPTY_FINAL + b"\x12\x0
 MOST_HEADS = 1024
 MOST_BYTES = 4096  # of one head, or one id
 MOST_RAW = 1024  # inputs with bytes
+NATIVE, NATIVE_VERSION = "kanserve_kernel.calls", 1  # the version is that of the module's functions
+LARGE = 2**16  # bytes of a message whose execution takes longer than the regular path
+MOST_QUEUES = 16  # heads that the native module compares with a message
 
 
 @dataclass(slots=True)
@@ -90,6 +96,20 @@ def split(data: bytes) -> Parts | None:
     return Parts(data[:id_at] + data[id_end:raw_at] if id_end else data[:raw_at], named, raw, cut)
 
 
+@functools.cache
+def native_calls() -> Any:
+    """The extension module of the package kanserve-kernel for direct calls; None if it is absent or of another version.
+    Without it, the server handles these calls in Python, with the same results."""
+    try:
+        module = importlib.import_module(NATIVE)
+    except ImportError:
+        return None
+    if module.VERSION != NATIVE_VERSION:
+        return None
+    Coroutine.register(module.Call)  # so that asyncio makes tasks of them
+    return module
+
+
 class Account(Protocol):
     """Account of the calls whose request the fast path takes directly; see `interceptor.DirectCalls`."""
 
@@ -103,8 +123,16 @@ class Account(Protocol):
         """Count a call whose client disconnected."""
         ...
 
-    def moved(self, size: int) -> None:
-        """Forget a call, which the regular path counts again."""
+    def room(self) -> int:
+        """Number of calls that may begin now."""
+        ...
+
+    def began(self, calls: int, size: int) -> None:
+        """Count calls in progress, and the bytes of their messages."""
+        ...
+
+    def moved(self, calls: int, size: int) -> None:
+        """Forget calls in progress, which the regular path counts again."""
         ...
 
 
@@ -153,27 +181,31 @@ class Responses:
     def answered(self, batch: FastBatch) -> None:
         """Count the requests of a batch."""
         took = inference.record_batch(self.ready, batch)
-        if self.account is None:
+        if self.account is None or not batch.direct:
             return
-        size, direct = 0, []
-        for job, seconds in zip(batch.jobs, took, strict=True):
-            if job[SIZE]:
-                size += job[SIZE]
-                direct.append(seconds)
-        if direct:
-            self.account.answered(len(direct), size, direct)
+        if len(batch.direct) < len(took):
+            took = [(batch.answered - at) / 1e9 for at in batch.direct]
+        self.account.answered(len(took), batch.size, took)
 
-    def abandoned(self, job: FastJob, now: int) -> None:
+    def abandoned(self, waited: int, size: int, named: bytes, deadline: float | None) -> None:
         """Count a request whose client has disconnected."""
-        waited = now - job[ARRIVED]
         inference.record_cancelled(self.ready, waited)
-        if job[SIZE] and self.account is not None:
-            self.account.abandoned(job[SIZE], waited / 1e9, job[DEADLINE], job[NAMED], self.facts)
+        if size and self.account is not None:
+            self.account.abandoned(size, waited / 1e9, deadline, named, self.facts)
 
-    def moved(self, job: FastJob) -> None:
-        """Forget a request that the executor will handle."""
-        if job[SIZE] and self.account is not None:
-            self.account.moved(job[SIZE])
+    def room(self) -> int:
+        """Number of direct calls that may begin now."""
+        return 0 if self.account is None else self.account.room()
+
+    def began(self, calls: int, size: int) -> None:
+        """Count direct calls in progress."""
+        if self.account is not None:
+            self.account.began(calls, size)
+
+    def moved(self, calls: int, size: int) -> None:
+        """Forget direct calls that the executor will handle."""
+        if self.account is not None:
+            self.account.moved(calls, size)
 
 
 @dataclass(slots=True)
@@ -251,6 +283,13 @@ class RequestCache:
         self._known: dict[bytes, CacheEntry] = {}
         self._generation = -1
         self._template: MessageTemplate | None = None  # of the last message
+        self._module: Any = None
+        self._queues: list[NativeQueue] = []
+
+    def attach(self, module: Any, queues: list[NativeQueue]) -> None:
+        """Make a native queue for each head with a fast path, one input and one output, and add it to `queues`, the
+        newest first. `module`: `kanserve_kernel.calls`."""
+        self._module, self._queues = module, queues
 
     def lookup(self, data: bytes, generation: int) -> tuple[Parts | None, CacheEntry | None, bytes, list[bytes]]:
         """A message's parts, the cache entry of its head, and if there is one, its id and the bytes of its inputs.
@@ -268,6 +307,7 @@ class RequestCache:
             return parts, None, b"", []
         if len(raws) == 1:
             self._template = _template(known, parts, data)
+            self._learn_queue(self._template)
         return parts, known, parts.id, raws
 
     def find(self, head: bytes, generation: int) -> CacheEntry | None:
@@ -280,7 +320,25 @@ class RequestCache:
     def forget(self) -> None:
         """Drop all entries, because they keep unloaded models in memory."""
         self._known.clear()
+        self._queues.clear()
         self._template = None
+
+    def _learn_queue(self, template: MessageTemplate) -> None:
+        path, responses = template.known.fast_path, template.known.responses
+        size = len(template.lead) + len(template.rest) + template.size
+        if self._module is None or path is None or len(path.form.outputs) != 1 or size > LARGE:
+            return
+        if path.native is None:
+            loop, (lead,) = asyncio.get_running_loop(), responses.leads
+            path.attach(
+                lambda open, run: self._module.Queue(
+                    *(open, run, loop, template.lead, template.rest, responses.before, responses.after + lead),
+                    template.size,
+                )
+            )
+        if path.native is not None and path.native not in self._queues:
+            self._queues.insert(0, path.native)
+            del self._queues[MOST_QUEUES:]
 
     def learn(
         self,

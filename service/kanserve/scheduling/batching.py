@@ -148,7 +148,8 @@ SIZE: Final = 5
 class FastBatch(NamedTuple):
     """Execution of a fast path. All times are nanoseconds of perf_counter.
 
-    jobs      requests that ran
+    arrived   arrival of each request
+    direct    arrival of each direct call among them, and `size`: the bytes of their messages
     feeds     inputs of all requests by name
     outputs   outputs of all requests
     begun     begin of the batch
@@ -157,7 +158,9 @@ class FastBatch(NamedTuple):
     answered  time at which all responses were encoded
     """
 
-    jobs: Sequence[FastJob]
+    arrived: Sequence[int]
+    direct: Sequence[int]
+    size: int
     feeds: Mapping[str, Array]
     outputs: Sequence[Array]
     begun: int
@@ -202,12 +205,44 @@ class Recipient(Protocol):
         """Count the requests of a batch."""
         ...
 
-    def abandoned(self, job: FastJob, now: int) -> None:
-        """Count a request whose client has disconnected. `now`: nanoseconds of perf_counter."""
+    def abandoned(self, waited: int, size: int, named: bytes, deadline: float | None) -> None:
+        """Count a request whose client has disconnected after `waited` nanoseconds. `size`: as in a job."""
         ...
 
-    def moved(self, job: FastJob) -> None:
-        """Count nothing for a request that the executor will handle."""
+    def room(self) -> int:
+        """Number of direct calls that may begin now."""
+        ...
+
+    def began(self, calls: int, size: int) -> None:
+        """Count direct calls in progress, and the bytes of their messages."""
+        ...
+
+    def moved(self, calls: int, size: int) -> None:
+        """Count direct calls no longer, because the executor will handle their requests."""
+        ...
+
+
+Taken = tuple[list[object], bytes, list[int], int, list[tuple[int, int, bytes]]]
+
+
+class NativeQueue(Protocol):
+    """Queue of direct calls in the module `kanserve_kernel.calls`; see kernel/src/calls.cpp."""
+
+    def take(self) -> Taken:
+        """The waiting calls, the bytes of their inputs, their arrivals, and the bytes of their messages. Last the calls
+        whose clients have disconnected: arrival, bytes of the message, id."""
+        ...
+
+    def deliver(self, batch: list[object], outputs: bytes, /) -> None:
+        """Encode the response of each call with its part of `outputs`."""
+        ...
+
+    def wake(self, batch: list[object], now: bool, /) -> None:
+        """Let each call go on: immediately, or in the next iteration of the loop."""
+        ...
+
+    def move(self, batch: list[object], /) -> None:
+        """Wake the calls that have no response; the regular path handles them."""
         ...
 
 
@@ -231,6 +266,27 @@ class FastPath:
         self._names = [name for name, _, _ in form.outputs]
         self._jobs: list[FastJob] = []
         self._room = 0  # of the next run
+        self.native: NativeQueue | None = None
+
+    def attach(self, make: Callable[[Callable[[], int], Callable[[], None]], NativeQueue]) -> NativeQueue:
+        """Make the native queue of direct calls for this path. `make` takes two functions: the first opens a batch and
+        returns its room, which is negative if each call runs at once; the second runs the calls that wait."""
+        self.native = make(self._open, self._run_native)
+        return self.native
+
+    def _open(self) -> int:
+        room = min(self._engine.room(), self._recipient.room(), self._most)
+        if room <= 0:
+            return 0
+        if self._engine.calm:
+            return -1
+        self._schedule(asyncio.get_running_loop())
+        return room
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._turning:
+            self._turning, self._seen = True, 0
+            loop.call_soon(self._turn, loop)
 
     def submit(
         self, raws: Sequence[bytes], named: bytes, deadline: float | None, size: int = 0
@@ -253,8 +309,7 @@ class FastPath:
             if self._engine.calm:
                 self._run()
             else:
-                self._turning, self._seen = True, 0
-                loop.call_soon(self._turn, loop)
+                self._schedule(loop)
         return future
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -266,10 +321,42 @@ class FastPath:
             loop.call_soon(self._turn, loop)
             return
         self._turning = False
+        if self.native is not None:
+            self._run_native(now=True)
         self._run()
+
+    def _run_native(self, *, now: bool = False) -> None:
+        """Run the direct calls that wait in the native queue. `now`: no task is running, so that each call goes on
+        immediately."""
+        queue, begun = self.native, time.perf_counter_ns()
+        assert queue is not None
+        batch, inputs, arrived, size, abandoned = queue.take()
+        for at, message_bytes, named in abandoned:
+            self._recipient.began(1, message_bytes)
+            self._recipient.abandoned(begun - at, message_bytes, named, None)
+        if not batch:
+            return
+        try:
+            self._recipient.began(len(batch), size)
+            (name, dtype, row, _), *_ = self.form.inputs
+            rows = len(batch) * self.form.rows
+            feeds = {name: np.frombuffer(inputs, dtype).reshape(rows, *row)}
+            joined = time.perf_counter_ns()
+            outputs, ended = self._computed(feeds, rows)
+            if not outputs:
+                self._recipient.moved(len(batch), size)
+                return
+            queue.deliver(batch, outputs[0].tobytes())
+            answered = time.perf_counter_ns()
+            queue.wake(batch, now)
+            self._answered(FastBatch(arrived, arrived, size, feeds, outputs, begun, joined, ended, answered))
+        finally:
+            queue.move(batch)  # a call without a response would wait forever
 
     def _run(self) -> None:
         """Run all waiting requests."""
+        if not self._jobs:
+            return
         begun = time.perf_counter_ns()
         waiting, self._jobs = self._jobs, []
         self._engine.pending(-len(waiting))
@@ -282,10 +369,8 @@ class FastPath:
         rows = len(jobs) * self.form.rows
         feeds = self._joined(jobs, rows)
         joined = time.perf_counter_ns()
-        batch = Batch(self._engine.execute, self._names, (feeds,), rows, 0)
-        batch.work()
-        outputs, ended = batch.result, batch.ended
-        if not self._as_expected(outputs, rows):  # each request runs again by itself, and reports its own failure
+        outputs, ended = self._computed(feeds, rows)
+        if not outputs:
             for job in jobs:
                 self._move(job)
             return
@@ -293,9 +378,27 @@ class FastPath:
         spent = ended - begun
         for job, response in zip(jobs, responses, strict=True):
             job[FUTURE].set_result((response, begun - job[ARRIVED], spent))
-        answered = time.perf_counter_ns()
-        self._engine.ran(len(jobs), rows, Timing(0, joined - begun, ended - joined, answered - ended))
-        self._recipient.answered(FastBatch(jobs, feeds, outputs, begun, joined, ended, answered))
+        answered, arrived, direct, size = time.perf_counter_ns(), [], [], 0
+        for job in jobs:
+            arrived.append(job[ARRIVED])
+            if job[SIZE]:
+                direct.append(job[ARRIVED])
+                size += job[SIZE]
+        self._answered(FastBatch(arrived, direct, size, feeds, outputs, begun, joined, ended, answered))
+
+    def _computed(self, feeds: Mapping[str, Array], rows: int) -> tuple[list[Array], int]:
+        """The outputs, and the end of the execution. No outputs if it failed: each request then runs again by itself,
+        and reports its own failure."""
+        batch = Batch(self._engine.execute, self._names, (feeds,), rows, 0)
+        batch.work()
+        return (batch.result if self._as_expected(batch.result, rows) else []), batch.ended
+
+    def _answered(self, batch: FastBatch) -> None:
+        """Count a batch whose requests have their responses."""
+        requests = len(batch.arrived)
+        timing = Timing(0, batch.joined - batch.begun, batch.ended - batch.joined, batch.answered - batch.ended)
+        self._engine.ran(requests, requests * self.form.rows, timing)
+        self._recipient.answered(batch)
 
     def _present(self, jobs: Sequence[FastJob], now: int) -> Sequence[FastJob]:
         """Requests that still wait: without those that were cancelled and those whose deadline has passed."""
@@ -307,7 +410,7 @@ class FastPath:
     def _waits(self, job: FastJob, now: int) -> bool:
         """Whether a request still waits for a response that the fast path may give."""
         if job[FUTURE].done():
-            self._recipient.abandoned(job, now)
+            self._recipient.abandoned(now - job[ARRIVED], job[SIZE], job[NAMED], job[DEADLINE])
             return False
         if job[DEADLINE] is not None and time.monotonic() > job[DEADLINE]:
             self._move(job)
@@ -316,7 +419,8 @@ class FastPath:
 
     def _move(self, job: FastJob) -> None:
         """Leave a request to the executor."""
-        self._recipient.moved(job)
+        if job[SIZE]:
+            self._recipient.moved(1, job[SIZE])
         job[FUTURE].set_result(None)
 
     def _joined(self, jobs: Sequence[FastJob], rows: int) -> dict[str, Array]:

@@ -29,7 +29,7 @@ from kanserve.config.reload import Change, Changes
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError
 from kanserve.execution.config import batch_size
-from kanserve.grpc_api import services
+from kanserve.grpc_api import request_cache, services
 from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.grpc_api.interceptor import Interceptor, outcome
@@ -127,12 +127,8 @@ class App:
         runtime, store = base.load(settings.backend), _keeping(settings, place)
         self._reconciler = Reconciler(settings, runtime, budget, self.registry, self.metrics, self._changed, store)
         catalogue = Catalogue(self.registry, self.lifecycle)
-        kan = Kan(
-            self.registry,
-            settings.max_edge_query_rows,
-            settings.max_edge_query_evaluations,
-            settings.max_response_bytes,
-        )
+        bounds = (settings.max_edge_query_rows, settings.max_edge_query_evaluations, settings.max_response_bytes)
+        kan = Kan(self.registry, *bounds)
         self._watches = Watches(kan, self.lifecycle.closing, settings.max_watch_streams)
         insights = Insights(kan, Explainer(kan))
         inference = Inference(
@@ -142,7 +138,8 @@ class App:
         gate = authenticator.build(settings)
         guard = self.guard = self._guard(gate)
         self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
-        service = InferenceService(inference, catalogue, self._control, settings.max_typed_contents_bytes)
+        facts = (settings.max_typed_contents_bytes, request_cache.native_calls() if settings.kernel else None)
+        service = InferenceService(inference, catalogue, self._control, *facts)
         views = KanService(kan, self._control, self.metrics, self._watches)
         mirror = Reflection(services.NAMES) if settings.reflection else None
         page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)

@@ -27,7 +27,7 @@ from kanserve.models.model import Model
 from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.statistics import FailureReason, Timing
-from kanserve.scheduling.batching import ARRIVED, FastBatch
+from kanserve.scheduling.batching import FastBatch
 from kanserve.services import validation
 from kanserve.services.explain import Insights
 from kanserve.types import (
@@ -234,25 +234,24 @@ async def _execute(
 def record_batch(ready: ValidatedRequest, batch: FastBatch) -> list[float]:
     """Count the requests of a batch of the fast path, which all have the form of `ready`, and offer them to the
     observers of the model. Returns the seconds that each request took."""
-    jobs, model = batch.jobs, ready.model
+    arrived, model = batch.arrived, ready.model
     begun, answered, queue = batch.begun, batch.answered, 0
     waited, took = [], []
-    for job in jobs:
-        arrived = job[ARRIVED]
-        queue += begun - arrived
-        waited.append((begun - arrived) / 1e9)
-        took.append((answered - arrived) / 1e9)
+    for at in arrived:
+        queue += begun - at
+        waited.append((begun - at) / 1e9)
+        took.append((answered - at) / 1e9)
     timing = Timing(queue, batch.joined - begun, batch.ended - batch.joined, answered - batch.ended)
-    model.metrics.answered(ready.rows * len(jobs), timing, waited, took)
+    model.metrics.answered(ready.rows * len(arrived), timing, waited, took)
     if model.observed:
         rows, feeds, outputs = ready.rows, batch.feeds, batch.outputs
-        size = sum(array.nbytes for array in (*feeds.values(), *outputs)) // len(jobs)
+        size = sum(array.nbytes for array in (*feeds.values(), *outputs)) // len(arrived)
 
         def copy(at: int) -> tuple[dict[str, Array], list[Array]]:
             part = slice(at * rows, (at + 1) * rows)
             return {name: array[part] for name, array in feeds.items()}, [array[part] for array in outputs]
 
-        model.offer(ready.names, [size] * len(jobs), copy)
+        model.offer(ready.names, [size] * len(arrived), copy)
     return took
 
 

@@ -16,46 +16,46 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
-from kanserve.auth import authenticator
-from kanserve.auth import authenticator as access
-from kanserve.errors import RequestBufferLimited
-from kanserve.grpc_api import interceptor
 from kanserve.grpc_api.call_context import ID_HEADER, Code, RequestMetadata, begin_call
-from kanserve.grpc_api.failures import PUSHBACK, CallFailed, error_body, with_trailers
+from kanserve.grpc_api.failures import CallFailed, error_body, with_trailers
 from kanserve.grpc_api.interceptor import ClientDisconnected, Guarded, Kind, Stream, Unary
 from kanserve.grpc_api.services import Services
-from kanserve.grpc_api.unfinished_requests import IncomingRequest
 from kanserve.observability import logs
 from kanserve.transport import framing
-from kanserve.transport.framing import Headers, Messages
+from kanserve.transport.call_io import (
+    BODY,
+    ENCODING,
+    GRPC,
+    METADATA_HEADERS,
+    NO_METADATA,
+    OK,
+    REQUEST,
+    SMALL,
+    START,
+    TIMEOUT,
+    Request,
+    Response,
+    Resumed,
+    replay,
+)
+from kanserve.transport.framing import Headers
 from kanserve.transport.open_calls import Application, Calls, Event, Receive, Send, Watched
 
 T = TypeVar("T")
 
-GRPC = b"application/grpc"
-TRAILERS = "http.response.trailers"
-HEADERS: Headers = [(b"content-type", GRPC), (b"grpc-accept-encoding", framing.ACCEPTED)]
-START: Event = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
-REQUEST, BODY = "http.request", "http.response.body"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 UPGRADE = b"http2-settings"  # header of a request that has upgraded its connection to h2c
-TIMEOUT, ENCODING = b"grpc-timeout", b"grpc-encoding"
-METADATA_HEADERS = tuple(name.encode() for name in interceptor.HEADERS)
-CREDENTIAL_HEADER = access.HEADER.encode()
 ID = ID_HEADER.encode()
 READ = frozenset((TIMEOUT, ENCODING, *METADATA_HEADERS))
 SPECIAL = READ - {TIMEOUT} | {UPGRADE}
-NO_METADATA = RequestMetadata((), None)
-OK: Event = {"type": TRAILERS, "headers": framing.status(Code.OK), "more_trailers": False}
 HTTP2 = "2"
 SOCKET = "websocket."  # prefix of the event types that reject a WebSocket
-PART = 2**18  # bytes that are given to the server at a time: it copies them, and nothing else runs meanwhile
-SMALL = 4096  # bytes of a response that are not worth counting while it is sent
+ARRIVING = ("arriving", "ending", "begun")  # stages of a call without a response
 LAST = 1.0  # seconds in which a client reads that
 CANCELLED = 1.0  # seconds in which a server cancels the task of a client that has disconnected
 LATE = "Deadline Exceeded"  # gRPC's own words
@@ -88,6 +88,13 @@ class GrpcApp:
         self._pages = Watched(pages) if watch else pages
         self._calls = Calls(limits.arrival, limits.coming)
         self._grace: float | None = None
+        self.application: Application = self.__call__  # the same, with native code for direct calls if there is some
+        self._native: Any = None
+        for path, method in self._direct.items():
+            if method.direct is not None and method.direct.native is not None:
+                facts = (START, OK, limits.message_bytes, SMALL, method.direct.queues)
+                self._native = method.direct.native.Application(path, self.__call__, self._resume, *facts)
+                self.application = self._native
 
     # radon: one function for a direct call, because each function in between would cost a tenth of such a call.
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -108,26 +115,26 @@ class GrpcApp:
                     data = None
             if data is not None:
                 calls.whole(task)
-                answering = method.direct(data, None if seconds == math.inf else began + seconds)
+                answering = method.direct.begin(data, None if seconds == math.inf else began + seconds)
                 result = None if answering is None else await answering
                 if result is not None:
                     sent = True
                     if len(result[0]) > SMALL:
-                        await _Wire(send, self._services.hold).only(result[0])
+                        await Response(send, self._services.hold).only(result[0])
                         return
                     await send(START)
                     await send({"type": BODY, "body": framing.frame(result[0]), "more_body": False})
                     await send(OK)
                     return
-            arrived = _replay([first] if last is None else [first, last], receive)
-            call = _Request(scope, arrived, self._services.open_request, began)
-            await self._call(task, call, dict(scope["headers"]), _Wire(send, self._services.hold))
+            arrived = replay([first] if last is None else [first, last], receive)
+            call = Request(scope, arrived, self._services.open_request, began)
+            await self._call(task, call, dict(scope["headers"]), Response(send, self._services.hold))
         except asyncio.CancelledError:
             failure = self._ended_by_server(task, method)
             if failure is None:
                 raise
             async with asyncio.timeout(LAST):
-                await _Wire(send, self._services.hold, started=sent).fail(failure)
+                await Response(send, self._services.hold, started=sent).fail(failure)
         except (ClientDisconnected, OSError):  # OSError: in ASGI, a `send` to a client that has disconnected
             await asyncio.sleep(CANCELLED)
         finally:
@@ -153,8 +160,52 @@ class GrpcApp:
             return -1.0
         if TIMEOUT not in headers:
             self._plain = scope["headers"]
+            if self._native is not None:
+                self._native.plain = self._plain
             return math.inf
         return framing.timeout(headers[TIMEOUT]) if framing.TIMEOUT.fullmatch(headers[TIMEOUT]) else -1.0
+
+    async def _resume(
+        self,
+        stage: str,
+        scope: Event,
+        receive: Receive,
+        send: Send,
+        events: tuple[Any, ...] | None,
+        iterator: Generator[Any, Any, Event],
+        yielded: object,
+    ) -> None:
+        """Go on with a call of the native module, from one of the stages in kernel/src/calls.cpp. `events`: those of
+        the request, or the one that is being sent. `iterator` has yielded `yielded` and is to be awaited."""
+        if stage in ARRIVING:
+            waiting = None if stage == "begun" else Resumed(iterator, yielded)
+            await self(scope, replay(list(events or ()), receive, waiting), send)
+        elif stage == "disconnected":
+            await asyncio.sleep(CANCELLED)
+        else:
+            await self._finish(stage, send, (events or (b"",))[0], Resumed(iterator, yielded))
+
+    async def _finish(self, stage: str, send: Send, last: Any, waiting: Awaitable[Event]) -> None:
+        """Send the rest of a response, whose client reads slowly."""
+        began = time.monotonic()
+        task = self._calls.begin(began)
+        self._calls.whole(task)
+        try:
+            if stage == "large":
+                await Response(send, self._services.hold).only(last[framing.PREFIX.size :])
+                return
+            await waiting
+            for event in {"started": (last, OK), "sent": (OK,)}.get(stage, ()):
+                await send(event)
+        except asyncio.CancelledError:
+            if not self._calls.was_cut(task):
+                raise
+            async with asyncio.timeout(LAST):
+                await Response(send, self._services.hold, started=True).fail(_cut_off(self._grace))
+        except OSError:  # in ASGI, a `send` to a client that has disconnected
+            await asyncio.sleep(CANCELLED)
+        finally:
+            self._calls.end(task)
 
     async def _regular(self, scope: Event, receive: Receive, send: Send) -> None:
         """Respond to a request of any kind."""
@@ -180,9 +231,9 @@ class GrpcApp:
             else:
                 await self._call(
                     task,
-                    _Request(scope, receive, self._services.open_request, began),
+                    Request(scope, receive, self._services.open_request, began),
                     headers,
-                    _Wire(send, self._services.hold),
+                    Response(send, self._services.hold),
                 )
         except (ClientDisconnected, OSError):  # OSError: in ASGI, a `send` to a client that has disconnected
             # A server that cancels the task does so now. It would log a call that returns before that as a failure.
@@ -227,7 +278,7 @@ class GrpcApp:
                 else:
                     await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, _cut_off(self._grace))
 
-    async def _call(self, task: asyncio.Task[Any], call: _Request, headers: dict[bytes, bytes], wire: _Wire) -> None:
+    async def _call(self, task: asyncio.Task[Any], call: Request, headers: dict[bytes, bytes], wire: Response) -> None:
         method = self._services.methods.get(call.path, self._services.unknown)
         try:
             if self._certified or not READ.isdisjoint(headers):
@@ -248,7 +299,7 @@ class GrpcApp:
             async with asyncio.timeout(LAST):
                 await wire.fail(_cut_off(self._grace))
 
-    async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: _Request, wire: _Wire) -> None:
+    async def _answer(self, method: Guarded, task: asyncio.Task[Any], call: Request, wire: Response) -> None:
         if isinstance(method, Unary):
             data = b"" if method is self._services.unknown else await self._message(method, task, call)
             call.guarded = True
@@ -265,7 +316,7 @@ class GrpcApp:
             answers = _stream(method, _until(call.messages(self._limits.message_bytes), read), call.arrival, wire)
             await (call.unless_disconnected(answers, read) if self._watch else answers)
 
-    async def _message(self, method: Guarded, task: asyncio.Task[Any], call: _Request) -> bytes:
+    async def _message(self, method: Guarded, task: asyncio.Task[Any], call: Request) -> bytes:
         """The only message of a call; empty if the method rejects the caller. Raises CallFailed, also for a message
         that does not arrive."""
         if method.rejects_caller is not None and method.rejects_caller(call.arrival):
@@ -283,7 +334,7 @@ class GrpcApp:
         return data
 
 
-def _read(method: Guarded, call: _Request, headers: dict[bytes, bytes]) -> None:
+def _read(method: Guarded, call: Request, headers: dict[bytes, bytes]) -> None:
     """Read the headers of a call. Raises CallFailed for invalid ones."""
     try:
         call.read(headers)
@@ -296,7 +347,7 @@ def _named(headers: dict[bytes, bytes]) -> RequestMetadata:
     return RequestMetadata(tuple(framing.metadata([(ID, headers[ID])])) if ID in headers else (), None)
 
 
-def _late(method: Guarded, call: _Request) -> CallFailed:
+def _late(method: Guarded, call: Request) -> CallFailed:
     """The failure of a call whose deadline passed. The guard has logged it, unless the call never got that far."""
     failure = framing.failed(
         Code.DEADLINE_EXCEEDED, LATE, code="deadline-exceeded", hint="set a longer timeout in the client"
@@ -326,7 +377,7 @@ def _cut_off(grace: float | None) -> CallFailed:
     return with_trailers(failure, logs.CALL.get() or begin_call(NO_METADATA))
 
 
-async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: RequestMetadata, wire: _Wire) -> None:
+async def _stream(method: Stream, messages: AsyncIterator[bytes], arrival: RequestMetadata, wire: Response) -> None:
     async with contextlib.aclosing(cast(AsyncGenerator[bytes], method.answers(messages, arrival))) as answers:
         async for answer in answers:
             await wire.message(answer)
@@ -349,15 +400,6 @@ def _direct(services: Services) -> dict[str, Unary]:
     return {path: method for path, method in methods if isinstance(method, Unary) and method.direct is not None}
 
 
-def _replay(events: list[Event], receive: Receive) -> Receive:
-    """A `receive` that returns the events that have arrived already first."""
-
-    async def replay() -> Event:
-        return events.pop(0) if events else await receive()
-
-    return replay
-
-
 def _is_grpc(kind: bytes) -> bool:
     return kind == GRPC or kind.startswith(GRPC + b"+") or kind.partition(b";")[0].strip() == GRPC
 
@@ -369,171 +411,3 @@ async def _refuse(send: Send, status: HTTPStatus, failure: CallFailed, before: s
     headers.append((ID, trailers[ID_HEADER].encode()))
     await send({"type": f"{before}http.response.start", "status": status, "headers": headers})
     await send({"type": f"{before}http.response.body", "body": body})
-
-
-class _Wire:
-    """Response side of a call. `hold` counts the bytes of responses that a client is slow to read."""
-
-    __slots__ = ("_hold", "_send", "_started")
-
-    def __init__(self, send: Send, hold: Callable[[int], None], *, started: bool = False) -> None:
-        self._send, self._hold, self._started = send, hold, started
-
-    async def only(self, data: bytes) -> None:
-        """Send the one message of a unary call, and end the response."""
-        self._started = True
-        await self._send(START)
-        if len(data) <= SMALL:
-            await self._send({"type": BODY, "body": framing.frame(data), "more_body": False})
-        else:
-            await self._body(data, more=False)
-        await self._send(OK)
-
-    async def message(self, data: bytes) -> None:
-        """Send one message of a stream."""
-        if not self._started:
-            self._started = True
-            await self._send(START)
-        await self._body(data, more=True)
-
-    async def _body(self, data: bytes, *, more: bool) -> None:
-        """Send a message. A server takes some bytes of each connection ahead; a larger message waits here until they
-        are taken."""
-        if len(data) <= SMALL:
-            await self._send({"type": BODY, "body": framing.frame(data), "more_body": more})
-            return
-        self._hold(len(data))
-        try:
-            for part, last in framing.parts(data, PART):
-                await self._send({"type": BODY, "body": part, "more_body": more or not last})
-        finally:
-            self._hold(-len(data))
-
-    async def end(self) -> None:
-        """End the response after all messages."""
-        if not self._started:
-            await self._send(START)
-        await self._send({"type": BODY, "body": b"", "more_body": False})
-        await self._send(OK)
-
-    async def fail(self, failure: CallFailed) -> None:
-        """End the response with a failure. It is sent in trailers even without a message, because servers treat a
-        response that has only headers differently."""
-        if not self._started:
-            await self._send(START)
-        last = framing.status(failure.status, failure.text, failure.trailers)
-        await self._send({"type": BODY, "body": b"", "more_body": False})
-        await self._send({"type": TRAILERS, "headers": last, "more_trailers": False})
-
-
-class _Request:
-    """Request side of a call, while it arrives."""
-
-    __slots__ = ("_began", "_open_request", "_packed", "_receive", "_scope", "arrival", "guarded", "path")
-
-    def __init__(
-        self,
-        scope: Event,
-        receive: Receive,
-        part: Callable[[Hashable, str, RequestMetadata], IncomingRequest],
-        began: float,
-    ) -> None:
-        """`began`: time of the arrival on the monotonic clock."""
-        self._began = began
-        self._scope, self.path, self._receive, self._open_request = scope, scope["path"], receive, part
-        self._packed: bytes | None = None
-        self.arrival, self.guarded = NO_METADATA, False
-
-    def read(self, headers: dict[bytes, bytes]) -> None:
-        """Read the headers in READ. Raises CallFailed for an invalid header."""
-        seconds = self._seconds(headers[TIMEOUT]) if TIMEOUT in headers else None
-        self._packed = framing.encoding(headers[ENCODING]) if ENCODING in headers else None
-        pairs = [(name, headers[name]) for name in METADATA_HEADERS if name in headers]
-        if CREDENTIAL_HEADER in headers:  # each of them, so that a second credential is seen
-            pairs += [
-                header for header in self._scope["headers"] if header[0] == CREDENTIAL_HEADER and header not in pairs
-            ]
-        self.arrival = RequestMetadata(
-            tuple(framing.metadata(pairs)) if pairs else (), seconds, authenticator.presented(self._scope)
-        )
-
-    def _seconds(self, timeout: bytes) -> float:
-        """Seconds until the deadline of a call with this header. Raises CallFailed for an invalid one."""
-        return framing.timeout(timeout) - (time.monotonic() - self._began)
-
-    async def message(self, limit: int) -> bytes:
-        """The one message of a unary call. Raises CallFailed, or ClientDisconnected."""
-        first = await self._receive()
-        alone = framing.alone(first.get("body", b""), limit)
-        if alone is None:
-            return await self._only(limit, first)
-        if not first.get("more_body", False):
-            return alone
-        last = await self._receive()
-        if last["type"] != REQUEST or last.get("body") or last.get("more_body", False):
-            return await self._only(limit, first, last)
-        return alone
-
-    async def _only(self, limit: int, *begun: Event) -> bytes:
-        payloads: list[bytes] = []
-        async with contextlib.aclosing(self.messages(limit, *begun)) as messages:
-            async for data in messages:
-                if payloads:
-                    raise framing.failed(
-                        Code.INTERNAL,
-                        "a unary call has more than one message, expected one",
-                        code="grpc-message-count",
-                        hint=framing.CLIENT_HINT,
-                    )
-                payloads.append(data)
-        if not payloads:
-            raise framing.no_message()
-        return payloads[0]
-
-    async def messages(self, limit: int, *begun: Event) -> AsyncGenerator[bytes]:
-        """All messages, until the client is done; `begun` are events that arrived already. The transport counts the
-        bytes of an incomplete message. Raises CallFailed, or ClientDisconnected."""
-        messages = Messages(limit, self._packed)
-        more, before = True, list(begun)
-        client = self._scope.get("client")
-        with self._open_request(client, client[0] if client else "", self.arrival) as part:
-            try:
-                while more:
-                    event = before.pop(0) if before else await part.more(self._receive())
-                    if event["type"] != REQUEST:
-                        raise ClientDisconnected
-                    more = event.get("more_body", False)
-                    for message in messages.take(event.get("body", b"")):
-                        part.holds(messages.size)
-                        yield message if isinstance(message, bytes) else await message.unpacked()
-                    part.holds(messages.size)
-            except RequestBufferLimited as error:
-                raise CallFailed(
-                    Code.RESOURCE_EXHAUSTED, str(error), (PUSHBACK,), code=error.code, hint=error.hint
-                ) from None
-        if not messages.whole:
-            raise framing.failed(
-                Code.INTERNAL,
-                "the call ends inside a message",
-                code="grpc-message-incomplete",
-                hint="send the call again",
-            )
-
-    async def _after(self, read: asyncio.Event | None) -> None:
-        if read is not None:
-            await read.wait()
-        await self._receive()
-
-    async def unless_disconnected(self, answering: Awaitable[T], read: asyncio.Event | None) -> T:
-        """Return the result of `answering`, unless the client disconnects first. The transport watches for that once
-        all is `read`. Raises ClientDisconnected."""
-        work = asyncio.ensure_future(answering)
-        gone = asyncio.ensure_future(self._after(read))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientDisconnected
-            return work.result()
-        finally:
-            gone.cancel()
-            work.cancel()

@@ -161,7 +161,7 @@ class _Carrier:
     ) -> None:
         self._files = _Files(tls)
         self.application = application
-        self._server = h2corn.Server(application.__call__, _config(settings, connections, listener, self._files))
+        self._server = h2corn.Server(application.application, _config(settings, connections, listener, self._files))
         self.serving: asyncio.Task[None]
         self.ending = False
 

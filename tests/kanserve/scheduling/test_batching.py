@@ -18,7 +18,6 @@ from kanserve.execution.executor import CALM, PROBE, Executor, Limits
 from kanserve.observability.metrics import Metrics
 from kanserve.scheduling import batching
 from kanserve.scheduling.batching import (
-    FUTURE,
     LONGEST,
     Batch,
     FastBatch,
@@ -65,8 +64,8 @@ class Recipient:
 
     def __init__(self) -> None:
         self.batches: list[FastBatch] = []
-        self.gone: list[FastJob] = []
-        self.left: list[FastJob] = []
+        self.gone: list[bytes] = []
+        self.left = 0
 
     def responses(self, jobs: Sequence[FastJob], outputs: Sequence[bytes]) -> list[bytes]:
         return [outputs[0][8 * at : 8 * at + 8] for at in range(len(jobs))]
@@ -74,11 +73,17 @@ class Recipient:
     def answered(self, batch: FastBatch) -> None:
         self.batches.append(batch)
 
-    def abandoned(self, job: FastJob, now: int) -> None:
-        self.gone.append(job)
+    def abandoned(self, waited: int, size: int, named: bytes, deadline: float | None) -> None:
+        self.gone.append(named)
 
-    def moved(self, job: FastJob) -> None:
-        self.left.append(job)
+    def room(self) -> int:
+        return 1
+
+    def began(self, calls: int, size: int) -> None:
+        raise AssertionError("no call is direct")
+
+    def moved(self, calls: int, size: int) -> None:
+        self.left += calls
 
 
 def submitted(lane: FastPath, value: float, deadline: float | None = None) -> asyncio.Future[FastResult | None]:
@@ -194,9 +199,9 @@ def test_who_gave_up_is_not_computed() -> None:
         assert graph.runs == [1]
         recipient = lane._recipient
         assert isinstance(recipient, Recipient)
-        assert [job[FUTURE] for job in recipient.gone] == [gone]
-        assert [job[FUTURE] for job in recipient.left] == [late]
-        assert [len(batch.jobs) for batch in recipient.batches] == [1]
+        assert recipient.gone == [b""]
+        assert recipient.left == 0
+        assert [len(batch.arrived) for batch in recipient.batches] == [1]
 
     on(ask, graph=graph)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import random
+import sys
+import types
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,16 +16,19 @@ import numpy as np
 import pytest
 
 from kanserve.config.settings import Settings
+from kanserve.grpc_api import request_cache
 from kanserve.grpc_api.interceptor import Unary
 from kanserve.grpc_api.services import Services
+from kanserve.scheduling.batching import FastPath
 from kanserve.server import app
-from kanserve.transport import factory
+from kanserve.transport import asgi, factory
 from kanserve.transport.asgi import GrpcApp, Limits
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, request
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
 HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+TRACED = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 METHOD = ("unary", "inference.GRPCInferenceService", "ModelInfer")
 
 
@@ -35,29 +42,46 @@ class Served:
     async def _page(self, scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("no page was requested")
 
+    def scope(self, headers: Any) -> Any:
+        """The scope of a call of ModelInfer."""
+        path = f"{INFERENCE}ModelInfer"
+        return {"type": "http", "method": "POST", "path": path, "http_version": "2", "headers": list(headers)}
+
     async def call(
-        self, *bodies: bytes, headers: Any = HEADERS, pause: float = 0.0
+        self, *bodies: bytes, headers: Any = HEADERS, pause: float = 0.0, slow: float = 0.0
     ) -> tuple[bytes, dict[bytes, bytes]]:
-        """Message and trailers of one call, whose body arrives in these parts."""
+        """Message and trailers of one call, whose body arrives in these parts. `pause`: seconds before each part.
+        `slow`: seconds that the client takes to read each part of the response."""
         events = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
         events[-1]["more_body"] = False
         sent: list[Any] = []
 
         async def receive() -> Any:
-            await asyncio.sleep(pause)
+            if pause:
+                await asyncio.sleep(pause)
             return events.pop(0)
 
         async def send(event: Any) -> None:
+            if slow:
+                await asyncio.sleep(slow)
             sent.append(event)
 
-        scope = {"type": "http", "method": "POST", "path": f"{INFERENCE}ModelInfer", "http_version": "2"}
-        await self.asgi({**scope, "headers": list(headers)}, receive, send)
+        await asyncio.create_task(self.asgi.application(self.scope(headers), receive, send))
         assert [event["type"] for event in sent] == [
             "http.response.start",
             "http.response.body",
             "http.response.trailers",
         ]
         return sent[1]["body"], dict(sent[2]["headers"])
+
+    def path(self) -> FastPath:
+        """The fast path of the only known head."""
+        method = self.services.methods[f"{INFERENCE}ModelInfer"]
+        assert isinstance(method, Unary)
+        assert method.direct is not None
+        (entry,) = method.direct.begin.__self__._cache._known.values()  # type: ignore[attr-defined]  # a bound method
+        assert entry.fast_path is not None
+        return entry.fast_path
 
     def counts(self) -> dict[str, float]:
         """Counters of the calls that have ended, and what is in progress."""
@@ -77,6 +101,22 @@ class Served:
         }
 
 
+class Broken:
+    """A client that sends a known call and disconnects after `left` events of its response."""
+
+    def __init__(self, left: int) -> None:
+        self._left, self.sent = left, []
+
+    async def receive(self) -> Any:
+        return {"type": "http.request", "body": framed(), "more_body": False}
+
+    async def send(self, event: Any) -> None:
+        if not self._left:
+            raise OSError
+        self._left -= 1
+        self.sent.append(event)
+
+
 class NoPort:
     """A transport without a port."""
 
@@ -90,7 +130,7 @@ class NoPort:
 
 
 @contextlib.asynccontextmanager
-async def served(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+async def served(root: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool) -> AsyncIterator[Served]:
     toy_model.write(root)
     built: list[Services] = []
 
@@ -99,10 +139,11 @@ async def served(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
         return NoPort()
 
     monkeypatch.setattr(factory, "build", build)
-    application = app.App(Settings(repository=root, metrics_port=0, statistics="off"))
+    application = app.App(Settings(repository=root, metrics_port=0, statistics="off", kernel=native))
     await application.load(asyncio.Event())
     created = Served(application, built[0])
-    await created.call(framed())  # the regular path learns the head
+    for _ in range(2):
+        await created.call(framed())  # the regular path learns the head, and the next call the headers
     yield created
     application.registry.close()
 
@@ -110,13 +151,16 @@ async def served(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
 Check = Callable[[Served], Coroutine[Any, Any, None]]
 
 
-@pytest.fixture
-def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Check], None]:
-    """Run a check with a served model."""
+@pytest.fixture(params=["python", "native"])
+def on(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Check], None]:
+    """Run a check with a served model, with direct calls in Python or in native code."""
+    native = request.param == "native"
+    if native and request_cache.native_calls() is None:
+        pytest.skip("kanserve-kernel is not installed (make kernel)")
 
     def run(check: Check) -> None:
         async def main() -> None:
-            async with served(tmp_path, monkeypatch) as created:
+            async with served(tmp_path, monkeypatch, native=native) as created:
                 await check(created)
 
         asyncio.run(main())
@@ -166,9 +210,7 @@ def test_a_client_that_disconnects_is_counted_and_not_computed(on: Callable[[Che
     async def check(created: Served) -> None:
         before = created.counts()
         tasks = [asyncio.ensure_future(created.call(framed())) for _ in range(3)]
-        method = created.services.methods[f"{INFERENCE}ModelInfer"]
-        assert isinstance(method, Unary)
-        while not created.app.guard.calls:
+        while not created.path()._turning:
             await asyncio.sleep(0)
         tasks[1].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -247,3 +289,98 @@ def test_a_server_that_stops_ends_direct_calls_with_a_status(on: Callable[[Check
         assert (trailers[b"grpc-status"], trailers[b"kan-error-code"]) == (b"14", b"server-shutting-down")
 
     on(check)
+
+
+@pytest.mark.parametrize("last", [(), (b"",)], ids=["one event", "two events"])
+def test_native_code_takes_a_known_call_without_python(
+    on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch, last: tuple[bytes, ...]
+) -> None:
+    async def check(created: Served) -> None:
+        if created.asgi.application == created.asgi.__call__:
+            return  # direct calls in Python
+        regular = [await created.call(framed(ROWS + at), *last, headers=HEADERS[::-1]) for at in range(20)]
+        await created.call(framed(), *last)
+        monkeypatch.setattr(FastPath, "submit", None)
+        assert await asyncio.gather(*(created.call(framed(ROWS + at), *last) for at in range(20))) == regular
+
+    on(check)
+
+
+def test_a_client_that_reads_slowly_gets_the_same_response(on: Callable[[Check], None]) -> None:
+    async def check(created: Served) -> None:
+        expected = await created.call(framed())
+        assert await asyncio.gather(*(created.call(framed(), slow=0.01) for _ in range(5))) == [expected] * 5
+        assert created.counts()["in flight"] == 0
+
+    on(check)
+
+
+def test_a_client_that_disconnects_while_it_reads_ends_its_call_only(
+    on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "CANCELLED", 0.01)
+
+    async def check(created: Served) -> None:
+        expected = await created.call(framed())
+        for at in range(3):
+            broken = Broken(at)
+            scope = created.scope(HEADERS)
+            gone = asyncio.create_task(created.asgi.application(scope, broken.receive, broken.send))
+            assert await created.call(framed()) == expected
+            assert await gone is None
+            assert len(broken.sent) == at
+        assert created.counts()["in flight"] == 0
+
+    on(check)
+
+
+def test_changed_messages_get_the_responses_of_the_regular_path(on: Callable[[Check], None]) -> None:
+    async def check(created: Served) -> None:
+        choice = random.Random(7)
+        known = framed(id="abc")
+        for _ in range(300):
+            data = bytearray(known)
+            for _ in range(choice.choice((1, 1, 2, 5))):
+                data[choice.randrange(5, len(data))] = choice.choice((0, 1, 7, 0x22, 0x7F, 0x80, 0xFF))
+            cut = choice.choice((0, 0, 0, 1, choice.randrange(len(data) - 5)))
+            message = bytes(data[5 : len(data) - cut])
+            body = b"\0" + len(message).to_bytes(4, "big") + message
+            direct, regular = [await created.call(body, headers=headers) for headers in (HEADERS, [*HEADERS, TRACED])]
+            assert direct[0] == regular[0], body
+            assert direct[1][b"grpc-status"] == regular[1][b"grpc-status"], body
+            assert await created.call(known) == await created.call(known, headers=HEADERS)
+        assert created.counts()["in flight"] == 0
+
+    on(check)
+
+
+def test_an_unloaded_model_answers_no_direct_call(on: Callable[[Check], None]) -> None:
+    async def check(created: Served) -> None:
+        waiting = [asyncio.create_task(created.call(framed())) for _ in range(3)]
+        while not created.path()._turning:
+            await asyncio.sleep(0)
+        await created.app._reconciler.unload_by_hand("toy")
+        assert {trailers[b"grpc-status"] for _, trailers in await asyncio.gather(*waiting)} <= {b"0", b"5"}
+        _, trailers = await created.call(framed())
+        assert trailers[b"grpc-status"] == b"5"
+
+    on(check)
+
+
+def test_no_object_of_a_call_stays(on: Callable[[Check], None]) -> None:
+    async def check(created: Served) -> None:
+        await asyncio.gather(*(created.call(framed(ROWS + at), slow=at % 2 / 100) for at in range(20)))
+        gc.collect()
+        before = len(gc.get_objects())
+        for _ in range(10):
+            await asyncio.gather(*(created.call(framed(ROWS + at), slow=at % 2 / 100) for at in range(20)))
+        gc.collect()
+        assert len(gc.get_objects()) - before < 100
+        assert not [item for item in gc.get_objects() if type(item).__name__ in ("Call", "Reply")]
+
+    on(check)
+
+
+def test_a_module_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, request_cache.NATIVE, types.SimpleNamespace(VERSION=0))
+    assert request_cache.native_calls.__wrapped__() is None
