@@ -42,9 +42,14 @@ def session_on_all_threads(
     info: ModelInfo, session: Session, create: Create, *, budget: int, piece_rows: int
 ) -> Session | None:
     """A session whose executions use all threads, if one execution is as fast as several of `session`, which use one
-    thread each. Otherwise None."""
-    feeds = _feeds(info, min(ROWS, info.max_batch_size, piece_rows or ROWS))
-    if budget == 1 or feeds is None or not LONG < _best_seconds(session, info, feeds) < math.inf:
+    thread each. Otherwise None. Instances share a large batch by its chunks, so only a chunk that is long itself can
+    need several threads."""
+    rows = min(ROWS, info.max_batch_size, piece_rows or ROWS)
+    if budget == 1 or not LONG < _seconds(session, info, rows) < math.inf:
+        return None
+    chunk = min(rows, fitting_rows(info, session, piece_rows) or rows)
+    feeds = _feeds(info, chunk)
+    if feeds is None or (chunk < rows and _best_seconds(session, info, feeds) <= LONG):
         return None
     separate = _rate(session, info, feeds, at_once=budget)
     other = create(budget)
@@ -139,8 +144,7 @@ def inline_rows(info: ModelInfo, session: Session, inline_run_seconds: float) ->
 
 def run_seconds(info: ModelInfo, session: Session) -> float:
     """The best time of a run of a usual batch in seconds; infinite if it cannot be measured."""
-    feeds = _feeds(info, min(ROWS, info.max_batch_size))
-    return math.inf if feeds is None else _best_seconds(session, info, feeds)
+    return _seconds(session, info, min(ROWS, info.max_batch_size))
 
 
 def plan_holds(info: ModelInfo, session: Session, seconds: float, inline_rows: int, inline_run_seconds: float) -> bool:
@@ -157,6 +161,12 @@ def _feeds(info: ModelInfo, rows: int) -> Mapping[str, Array] | None:
     if info.max_batch_size == 0 or any(-1 in tensor.shape[1:] for tensor in info.inputs):
         return None
     return {tensor.name: np.zeros((rows, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in info.inputs}
+
+
+def _seconds(session: Session, info: ModelInfo, rows: int) -> float:
+    """The best time of a run of `rows` rows in seconds; infinite if it cannot be measured."""
+    feeds = _feeds(info, rows)
+    return math.inf if feeds is None else _best_seconds(session, info, feeds)
 
 
 def _best_seconds(session: Session, info: ModelInfo, feeds: Mapping[str, Array]) -> float:

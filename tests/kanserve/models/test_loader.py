@@ -351,6 +351,30 @@ def test_pieces_are_smaller_where_that_is_faster(
     assert tuning.fitting_rows(info, model._session, most) == wanted
 
 
+@pytest.mark.parametrize(
+    ("costs", "wanted"),
+    [
+        ({64: 40, 32: 40, 16: 40}, True),  # no smaller chunk is faster, and 64 rows take 2.6 ms
+        ({64: 40, 32: 30, 16: 35}, False),  # two threads share 64 rows, and each chunk takes 1 ms
+        ({64: 400, 32: 300, 16: 350}, True),  # a chunk takes 9.6 ms
+        ({64: 20, 32: 20, 16: 20}, False),
+    ],
+)
+def test_executions_use_all_threads_only_if_one_chunk_is_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs: dict[int, float], wanted: bool
+) -> None:
+    """`costs`: microseconds per row, by the rows of a chunk. Both sessions are equally fast."""
+    toy_model.write(tmp_path)
+    model = load(tmp_path)
+    info = dataclasses.replace(model.info, max_batch_size=1024)
+    session = model._session
+    taken = {rows: rows * cost / 1e6 for rows, cost in costs.items()}
+    monkeypatch.setattr(tuning, "_best_seconds", lambda session, info, feeds: taken[len(feeds["x"])])
+    monkeypatch.setattr(tuning, "_rate", lambda session, info, feeds, *, at_once: 1.0)
+    found = tuning.session_on_all_threads(info, session, lambda threads: session, budget=2, piece_rows=64)
+    assert (found is session) is wanted
+
+
 async def left(model: Model) -> None:
     """As on the event loop."""
     model.leave()
