@@ -1,16 +1,17 @@
-// Direct calls of an ASGI application without Python frames: a unary gRPC call whose message has a known head.
+// Direct calls of an ASGI application without a task of asyncio: a unary gRPC call whose message has a known head.
 //
-//   Queue        waiting requests with one known head; Python runs them as one batch (take, deliver)
-//   Reply        the response that a call waits for; for asyncio it is a future
-//   Call         coroutine of one call: it receives, waits for its reply, and sends
-//   Application  ASGI application that makes a Call, or calls the Python application for any other request
+//   Queue        waiting calls with one known head; Python runs them as one batch (take, deliver, wake, move)
+//   Call         one request of the application; `start` makes a future of it, which is complete after its response
+//   Application  ASGI application that makes a Call
+//   start        task factory of the event loop
 //
-// A call that cannot go on here (its body has not arrived, its head is unknown, its client reads slowly) continues in
-// the coroutine that Python's `resume` makes. `kanserve.transport.asgi` has the same path in Python, and its tests run
-// with both.
+// A task of asyncio costs more than the rest of such a call. So `start` itself receives the message, when the transport
+// makes the task, and the queue itself sends the responses. A call that cannot go on here (its body has not arrived, its
+// head is unknown, its client reads slowly) continues in a task of asyncio, with the coroutine that Python's `resume`
+// makes. `kanserve.transport.asgi` has the same path in Python, and its tests run with both.
 //
-// Sources: ASGI 3.0; "gRPC over HTTP2"; Protocol Buffers, "Encoding"; Python, "asyncio.Future" (the attribute
-// _asyncio_future_blocking, add_done_callback, cancel, get_loop and result are all that a task uses of a future).
+// Sources: ASGI 3.0; "gRPC over HTTP2"; Protocol Buffers, "Encoding"; Python, "asyncio.loop.set_task_factory" and
+// "asyncio.Future" (the methods and the attribute _asyncio_future_blocking that tasks and transports use of a future).
 #include <time.h>
 
 #include <climits>
@@ -25,12 +26,15 @@ using python::Ref;
 
 struct Names {
   PyObject *path, *headers, *method, *version, *post, *two, *await, *raise, *close, *type, *body, *more, *request,
-      *response_body, *context, *run, *call_soon, *empty;
-  PyObject* cancelled;  // asyncio.CancelledError
-  PyTypeObject *call, *reply;
+      *response_body, *context, *call_soon, *loop, *eager_start, *add_done_callback, *cancel, *cancelled_method,
+      *exception, *adopt, *respond, *empty;
+  PyObject *cancelled, *invalid;  // asyncio.CancelledError, asyncio.InvalidStateError
+  PyObject* task;                 // asyncio.Task
+  bool eager;                     // whether it can start at once, from Python 3.12
+  PyTypeObject* call;
 } g;
 
-constexpr long kVersion = 1;          // of the functions and stages below, which Python's part checks
+constexpr long kVersion = 2;          // of the functions and stages below, which Python's part checks
 constexpr Py_ssize_t kPrefix = 5;     // bytes of a gRPC frame before its message
 constexpr char kIdTag = 3 << 3 | 2;   // of the field `id`, in a ModelInferRequest and in a ModelInferResponse
 constexpr Py_ssize_t kLongestId = 127;  // of which the length takes one byte
@@ -67,20 +71,11 @@ struct Head {
   PyObject *before, *after;  // bytes of a response before and after the id; the output follows
 };
 
-struct Reply {
-  PyObject base;
-  PyObject *callback, *context, *loop;
-  PyObject *raw, *id, *frame;
-  long long arrived;
-  Py_ssize_t bytes;
-  bool blocking, cancelled, moved;
-};
-
 struct Queue {
   PyObject base;
-  PyObject *open, *run, *loop;
+  PyObject *open, *run;
   Head head;
-  PyObject* waiting;  // list of replies
+  PyObject* waiting;  // list of calls
   Py_ssize_t size;    // bytes of the input
   Py_ssize_t room;    // requests of this batch; negative: each runs at once
 };
@@ -94,16 +89,22 @@ struct Application {
   Py_ssize_t small;  // bytes of a response that is sent at once
 };
 
-enum class State : char { kNew, kWaiting, kDelegated, kDone };
+enum class State : char { kNew, kWaiting, kMoved, kDone };
 
 struct Call {
   PyObject base;
   Application* app;
   PyObject *scope, *receive, *send;
-  PyObject* inner;   // coroutine that has the rest of the call
-  PyObject* events;  // of the request, a tuple
-  Reply* reply;
+  PyObject* inner;    // from the state kMoved on: the task that has the rest of the call; before: a coroutine or null
+  PyObject* events;   // of the request, a tuple
+  PyObject* loop;     // of a future
+  PyObject* watchers;  // callbacks of a future and their contexts, alternating, in a list; null: none
+  PyObject *raw, *id, *frame;
+  PyObject* error;  // that ended it, or null
+  long long arrived;
+  Py_ssize_t bytes;
   State state;
+  bool plain, starting, blocking, cancelled;
 };
 
 template <typename T>
@@ -134,85 +135,17 @@ int Visit(PyObject* self, visitproc visit, void* argument, Members*... members) 
   return 0;
 }
 
-// --- Reply -----------------------------------------------------------------------------------------------------------
-
-PyObject* AddDoneCallback(PyObject* self, PyObject* arguments, PyObject* named) {
-  PyObject* callback = PyTuple_GetItem(arguments, 0);
-  PyObject* context = named != nullptr ? PyDict_GetItemWithError(named, g.context) : nullptr;
-  if (callback == nullptr || context == nullptr) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "only a task may wait for a reply");
-    return nullptr;
-  }
-  Set(As<Reply>(self)->callback, Increased(callback));
-  Set(As<Reply>(self)->context, Increased(context));
-  return Increased(python::None());
-}
-
-// Wake the task that waits for a reply, if one does: now, or in the next iteration of the loop. An error is reported,
-// because other tasks wait for their turn.
-void Wake(Reply* reply, bool now) {
-  Ref callback(std::exchange(reply->callback, nullptr)), context(std::exchange(reply->context, nullptr));
-  if (!callback) return;
-  Ref done;
-  if (now) {
-    done = Ref(PyObject_CallMethodObjArgs(context.get(), g.run, callback.get(), Object(reply), nullptr));
-  } else {
-    Ref method(PyObject_GetAttr(reply->loop, g.call_soon));
-    Ref positional(PyTuple_Pack(2, callback.get(), Object(reply))), named(PyDict_New());
-    if (method && positional && named && PyDict_SetItem(named.get(), g.context, context.get()) == 0)
-      done = Ref(PyObject_Call(method.get(), positional.get(), named.get()));
-  }
-  if (!done) PyErr_WriteUnraisable(callback.get());
-}
-
-PyObject* Cancel(PyObject* self, PyObject*, PyObject*) {
-  Reply* reply = As<Reply>(self);
-  const bool open = !reply->cancelled && !reply->moved && reply->frame == nullptr;
-  if (open) {
-    reply->cancelled = true;
-    Wake(reply, false);
-  }
-  return PyBool_FromLong(open);
-}
-
-PyObject* Result(PyObject* self, PyObject*) {
-  if (!As<Reply>(self)->cancelled) return Increased(python::None());
-  PyErr_SetNone(g.cancelled);
-  return nullptr;
-}
-
-PyObject* GetLoop(PyObject* self, PyObject*) { return Increased(As<Reply>(self)->loop); }
-
-PyObject* GetBlocking(PyObject* self, void*) { return PyBool_FromLong(As<Reply>(self)->blocking); }
-
-int SetBlocking(PyObject* self, PyObject* value, void*) {
-  As<Reply>(self)->blocking = value != nullptr && PyObject_IsTrue(value) > 0;
-  return 0;
-}
-
-int VisitReply(PyObject* self, visitproc visit, void* argument) {
-  Reply* reply = As<Reply>(self);
-  return Visit(self, visit, argument, reply->callback, reply->context, reply->loop);
-}
-
-int ClearReply(PyObject* self) {
-  Reply* reply = As<Reply>(self);
-  for (PyObject** slot : {&reply->callback, &reply->context, &reply->loop, &reply->raw, &reply->id, &reply->frame})
-    Set(*slot, nullptr);
-  return 0;
-}
-
 // --- Queue -----------------------------------------------------------------------------------------------------------
 
-// Queue(open, run, loop, lead, rest, before, after, size)
+// Queue(open, run, lead, rest, before, after, size)
 int InitQueue(PyObject* self, PyObject* arguments, PyObject*) {
   Queue* queue = As<Queue>(self);
-  PyObject *open, *run, *loop, *lead, *rest, *before, *after;
-  if (!PyArg_ParseTuple(arguments, "OOOSSSSn", &open, &run, &loop, &lead, &rest, &before, &after, &queue->size)) return -1;
-  PyObject** slots[] = {&queue->open,      &queue->run,         &queue->loop,      &queue->head.lead,
+  PyObject *open, *run, *lead, *rest, *before, *after;
+  if (!PyArg_ParseTuple(arguments, "OOSSSSn", &open, &run, &lead, &rest, &before, &after, &queue->size)) return -1;
+  PyObject** slots[] = {&queue->open,      &queue->run,         &queue->head.lead,
                         &queue->head.rest, &queue->head.before, &queue->head.after};
-  PyObject* values[] = {open, run, loop, lead, rest, before, after};
-  for (int at = 0; at < 7; ++at) Set(*slots[at], Increased(values[at]));
+  PyObject* values[] = {open, run, lead, rest, before, after};
+  for (int at = 0; at < 6; ++at) Set(*slots[at], Increased(values[at]));
   Set(queue->waiting, PyList_New(0));
   return queue->waiting == nullptr ? -1 : 0;
 }
@@ -243,37 +176,33 @@ bool Matches(const Queue* queue, const Bytes& body, Match* match) {
   return true;
 }
 
-// A reply for a request, after a run if it was the last of its batch. Null without an error: no room.
-Reply* Join(Queue* queue, const Match& match, Py_ssize_t bytes) {
+// Adds a call to the waiting ones, and runs them if it is the last of its batch. False: no room, or an error.
+bool Join(Queue* queue, Call* call, const Match& match, Py_ssize_t bytes) {
   const Py_ssize_t count = PyList_Size(queue->waiting);
   if (count == 0) {
     Ref room(PyObject_CallNoArgs(queue->open));
-    if (!room) return nullptr;
+    if (!room) return false;
     queue->room = PyLong_AsSsize_t(room.get());
-    if (PyErr_Occurred()) return nullptr;
+    if (PyErr_Occurred()) return false;
   }
   const Py_ssize_t most = queue->room < 0 ? 1 : queue->room;
-  if (count >= most) return nullptr;
-  Ref created(New(g.reply));
-  if (!created) return nullptr;
-  Reply* reply = As<Reply>(created.get());
-  reply->loop = Increased(queue->loop);
-  reply->arrived = Now();
-  reply->bytes = bytes;
-  reply->blocking = true;
-  reply->raw = PyBytes_FromStringAndSize(match.input, queue->size);
-  if (match.id != nullptr) reply->id = PyBytes_FromStringAndSize(match.id, match.id_size);
-  if (reply->raw == nullptr || (match.id != nullptr && reply->id == nullptr)) return nullptr;
-  if (PyList_Append(queue->waiting, created.get()) < 0) return nullptr;
+  if (count >= most) return false;
+  call->arrived = Now();
+  call->bytes = bytes;
+  Set(call->raw, PyBytes_FromStringAndSize(match.input, queue->size));
+  if (match.id != nullptr) Set(call->id, PyBytes_FromStringAndSize(match.id, match.id_size));
+  if (call->raw == nullptr || (match.id != nullptr && call->id == nullptr)) return false;
+  if (PyList_Append(queue->waiting, Object(call)) < 0) return false;
+  call->state = State::kWaiting;
   if (queue->room < 0 || count + 1 == most) {
     Ref done(PyObject_CallNoArgs(queue->run));
-    if (!done) return nullptr;
+    if (!done) return false;
   }
-  return As<Reply>(created.release());
+  return true;
 }
 
-// take() -> (batch, inputs, arrived, bytes, abandoned): the waiting requests, the bytes of their inputs, their arrivals,
-// the bytes of their messages, and the requests whose clients have disconnected, as (arrived, bytes, id).
+// take() -> (batch, inputs, arrived, bytes, abandoned): the waiting calls, the bytes of their inputs, their arrivals, the
+// bytes of their messages, and the calls whose clients have disconnected, as (arrived, bytes, id).
 PyObject* Take(PyObject* self, PyObject*) {
   Queue* queue = As<Queue>(self);
   Ref empty(PyList_New(0)), batch(PyList_New(0)), arrivals(PyList_New(0)), abandoned(PyList_New(0));
@@ -283,15 +212,15 @@ PyObject* Take(PyObject* self, PyObject*) {
   const Py_ssize_t count = PyList_Size(waiting.get());
   for (Py_ssize_t at = 0; at < count; ++at) {
     PyObject* item = PyList_GetItem(waiting.get(), at);
-    Reply* reply = As<Reply>(item);
-    if (!reply->cancelled) {
-      Ref arrived(PyLong_FromLongLong(reply->arrived));
+    Call* call = As<Call>(item);
+    if (call->state == State::kWaiting) {
+      Ref arrived(PyLong_FromLongLong(call->arrived));
       if (!arrived || PyList_Append(arrivals.get(), arrived.get()) < 0) return nullptr;
       if (PyList_Append(batch.get(), item) < 0) return nullptr;
-      bytes += reply->bytes;
+      bytes += call->bytes;
       continue;
     }
-    Ref gone(Py_BuildValue("LnO", reply->arrived, reply->bytes, reply->id != nullptr ? reply->id : g.empty));
+    Ref gone(Py_BuildValue("LnO", call->arrived, call->bytes, call->id != nullptr ? call->id : g.empty));
     if (!gone || PyList_Append(abandoned.get(), gone.get()) < 0) return nullptr;
   }
   const Py_ssize_t present = PyList_Size(batch.get());
@@ -300,17 +229,17 @@ PyObject* Take(PyObject* self, PyObject*) {
   if (!inputs || !target.of(inputs.get())) return nullptr;
   for (Py_ssize_t at = 0; at < present; ++at) {
     Bytes raw;
-    if (!raw.of(As<Reply>(PyList_GetItem(batch.get(), at))->raw)) return nullptr;
+    if (!raw.of(As<Call>(PyList_GetItem(batch.get(), at))->raw)) return nullptr;
     std::memcpy(target.data + at * queue->size, raw.data, raw.size);
   }
   return Py_BuildValue("OOOnO", batch.get(), inputs.get(), arrivals.get(), bytes, abandoned.get());
 }
 
 // The framed response to one request.
-PyObject* Framed(const Head& head, const Reply* reply, const char* output, Py_ssize_t size) {
+PyObject* Framed(const Head& head, const Call* call, const char* output, Py_ssize_t size) {
   Bytes before, after, id;
   if (!before.of(head.before) || !after.of(head.after)) return nullptr;
-  const bool named = id.of(reply->id);
+  const bool named = id.of(call->id);
   const Py_ssize_t length = before.size + (named ? id.size + 2 : 0) + after.size + size;
   Ref frame(PyBytes_FromStringAndSize(nullptr, kPrefix + length));
   Bytes target;
@@ -330,7 +259,7 @@ PyObject* Framed(const Head& head, const Reply* reply, const char* output, Py_ss
   return frame.release();
 }
 
-// deliver(batch, outputs): encodes the response of each request, with its rows of `outputs`.
+// deliver(batch, outputs): encodes the response of each call, with its rows of `outputs`.
 PyObject* Deliver(PyObject* self, PyObject* arguments) {
   Queue* queue = As<Queue>(self);
   PyObject *batch, *outputs;
@@ -340,83 +269,196 @@ PyObject* Deliver(PyObject* self, PyObject* arguments) {
   if (count <= 0 || !rows.of(outputs)) return nullptr;
   const Py_ssize_t size = rows.size / count;
   for (Py_ssize_t at = 0; at < count; ++at) {
-    Reply* reply = As<Reply>(PyList_GetItem(batch, at));
-    Set(reply->frame, Framed(queue->head, reply, rows.data + at * size, size));
-    if (reply->frame == nullptr) return nullptr;
-  }
-  return Increased(python::None());
-}
-
-// wake(batch, now): lets each call of the batch go on, now or in the next iteration of the loop.
-PyObject* WakeAll(PyObject*, PyObject* arguments) {
-  PyObject* batch;
-  int now;
-  if (!PyArg_ParseTuple(arguments, "Op", &batch, &now)) return nullptr;
-  for (Py_ssize_t at = 0, count = PyList_Size(batch); at < count; ++at)
-    Wake(As<Reply>(PyList_GetItem(batch, at)), now);
-  return Increased(python::None());
-}
-
-// move(batch): Python's application handles each request without a response.
-PyObject* Move(PyObject*, PyObject* batch) {
-  for (Py_ssize_t at = 0, count = PyList_Size(batch); at < count; ++at) {
-    Reply* reply = As<Reply>(PyList_GetItem(batch, at));
-    reply->moved = reply->frame == nullptr;
-    Wake(reply, false);
+    Call* call = As<Call>(PyList_GetItem(batch, at));
+    Set(call->frame, Framed(queue->head, call, rows.data + at * size, size));
+    if (call->frame == nullptr) return nullptr;
   }
   return Increased(python::None());
 }
 
 int VisitQueue(PyObject* self, visitproc visit, void* argument) {
   Queue* queue = As<Queue>(self);
-  return Visit(self, visit, argument, queue->open, queue->run, queue->loop, queue->waiting);
+  return Visit(self, visit, argument, queue->open, queue->run, queue->waiting);
 }
 
 int ClearQueue(PyObject* self) {
   Queue* queue = As<Queue>(self);
-  for (PyObject** slot : {&queue->open, &queue->run, &queue->loop, &queue->waiting, &queue->head.lead,
+  for (PyObject** slot : {&queue->open, &queue->run, &queue->waiting, &queue->head.lead,
                           &queue->head.rest, &queue->head.before, &queue->head.after})
     Set(*slot, nullptr);
   return 0;
 }
 
-// --- Call ------------------------------------------------------------------------------------------------------------
+// --- Call: a future --------------------------------------------------------------------------------------------------
 
-PySendResult Step(Call* call, PyObject* value, PyObject** result) {
-  const PySendResult outcome = PyIter_Send(call->inner, value, result);
-  if (outcome != python::kNext) {
-    Set(call->inner, nullptr);
-    call->state = State::kDone;
+// loop.call_soon(function[, argument][, context=context]); without a context if it is None.
+bool CallSoon(PyObject* loop, PyObject* function, PyObject* argument, PyObject* context) {
+  Ref method(PyObject_GetAttr(loop, g.call_soon)), named;
+  Ref positional(argument != nullptr ? PyTuple_Pack(2, function, argument) : PyTuple_Pack(1, function));
+  if (context != python::None()) {
+    named = Ref(PyDict_New());
+    if (!named || PyDict_SetItem(named.get(), g.context, context) < 0) return false;
   }
-  return outcome;
+  return method && positional && Ref(PyObject_Call(method.get(), positional.get(), named.get()));
 }
 
-// Continue in Python from this stage on. `iterator` has yielded `yielded` to the task.
-PySendResult Delegate(Call* call, const char* stage, Ref iterator, Ref yielded, PyObject** result) {
-  Ref name(PyUnicode_InternFromString(stage));
+// The call ends. `now`: its watchers without a context may run at once, because no other code of the loop runs.
+void Complete(Call* call, bool now) {
+  if (call->state == State::kDone) return;
   call->state = State::kDone;
-  if (!name) return python::kError;
-  auto given = [](PyObject* object) { return object != nullptr ? object : python::None(); };
-  PyObject* coroutine = PyObject_CallFunctionObjArgs(call->app->resume, name.get(), call->scope, call->receive, call->send,
-                                                     given(call->events), given(iterator.get()), given(yielded.get()),
-                                                     nullptr);
-  if (coroutine == nullptr) return python::kError;
-  Set(call->inner, coroutine);
-  call->state = State::kDelegated;
-  return Step(call, python::None(), result);
+  Ref watchers(std::exchange(call->watchers, nullptr)), kept = Ref::Borrowed(Object(call));
+  for (Py_ssize_t at = 0, count = watchers ? PyList_Size(watchers.get()) : 0; at + 1 < count; at += 2) {
+    PyObject* callback = PyList_GetItem(watchers.get(), at);
+    PyObject* context = PyList_GetItem(watchers.get(), at + 1);
+    const bool told = now && context == python::None()
+                          ? static_cast<bool>(Ref(PyObject_CallFunctionObjArgs(callback, kept.get(), nullptr)))
+                          : CallSoon(call->loop, callback, kept.get(), context);
+    if (!told) PyErr_WriteUnraisable(callback);
+  }
 }
 
-// Await what a call of `receive` or `send` has returned. False: the call ends with `outcome`, here or in Python.
-bool Ready(Call* call, const char* stage, Ref awaitable, Ref* value, PySendResult* outcome, PyObject** result) {
-  *outcome = python::kError;
-  Ref iterator(awaitable ? PyObject_CallMethodObjArgs(awaitable.get(), g.await, nullptr) : nullptr);
-  if (!iterator) return false;
+// The call ends with the current exception.
+void Fail(Call* call, bool now) {
+  PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  Ref kind(type), trace(traceback);
+  Set(call->error, value);
+  Complete(call, now);
+}
+
+PyObject* AddDoneCallback(PyObject* self, PyObject* arguments, PyObject* named) {
+  Call* call = As<Call>(self);
+  PyObject* callback = PyTuple_GetItem(arguments, 0);
+  if (callback == nullptr) return nullptr;
+  PyObject* context = named != nullptr ? PyDict_GetItemWithError(named, g.context) : nullptr;
+  if (context == nullptr) context = python::None();
+  if (call->state == State::kDone)
+    return CallSoon(call->loop, callback, self, context) ? Increased(python::None()) : nullptr;
+  if (call->watchers == nullptr) call->watchers = PyList_New(0);
+  if (call->watchers == nullptr || PyList_Append(call->watchers, callback) < 0 ||
+      PyList_Append(call->watchers, context) < 0)
+    return nullptr;
+  return Increased(python::None());
+}
+
+PyObject* RemoveDoneCallback(PyObject* self, PyObject* callback) {
+  Call* call = As<Call>(self);
+  Ref left(PyList_New(0));
+  long removed = 0;
+  const Py_ssize_t count = call->watchers != nullptr ? PyList_Size(call->watchers) : 0;
+  for (Py_ssize_t at = 0; left && at + 1 < count; at += 2) {
+    const int same = PyObject_RichCompareBool(PyList_GetItem(call->watchers, at), callback, python::kEqual);
+    if (same < 0) return nullptr;
+    removed += same;
+    for (Py_ssize_t item = at; same == 0 && item < at + 2; ++item)
+      if (PyList_Append(left.get(), PyList_GetItem(call->watchers, item)) < 0) return nullptr;
+  }
+  if (!left) return nullptr;
+  if (count > 0) Set(call->watchers, left.release());
+  return PyLong_FromLongLong(removed);
+}
+
+// Its request is not computed if it still waits.
+PyObject* Cancel(PyObject* self, PyObject*, PyObject*) {
+  Call* call = As<Call>(self);
+  if (call->state == State::kMoved) return PyObject_CallMethodObjArgs(call->inner, g.cancel, nullptr);
+  const bool open = call->state == State::kWaiting;
+  if (open) {
+    call->cancelled = true;
+    Complete(call, false);
+  }
+  return PyBool_FromLong(open);
+}
+
+PyObject* IsDone(PyObject* self, PyObject*) { return PyBool_FromLong(As<Call>(self)->state == State::kDone); }
+
+PyObject* IsCancelled(PyObject* self, PyObject*) { return PyBool_FromLong(As<Call>(self)->cancelled); }
+
+PyObject* Exception(PyObject* self, PyObject*) {
+  Call* call = As<Call>(self);
+  if (call->state == State::kDone && !call->cancelled)
+    return Increased(call->error != nullptr ? call->error : python::None());
+  PyErr_SetNone(call->cancelled ? g.cancelled : g.invalid);
+  return nullptr;
+}
+
+PyObject* Result(PyObject* self, PyObject*) {
+  Ref error(Exception(self, nullptr));
+  if (!error || error.get() == python::None()) return error.release();
+  PyErr_SetObject(Object(error.get()->ob_type), error.get());
+  return nullptr;
+}
+
+PyObject* GetLoop(PyObject* self, PyObject*) {
+  PyObject* loop = As<Call>(self)->loop;
+  return Increased(loop != nullptr ? loop : python::None());
+}
+
+PyObject* SetName(PyObject*, PyObject*) { return Increased(python::None()); }
+
+PyObject* GetBlocking(PyObject* self, void*) { return PyBool_FromLong(As<Call>(self)->blocking); }
+
+int SetBlocking(PyObject* self, PyObject* value, void*) {
+  As<Call>(self)->blocking = value != nullptr && PyObject_IsTrue(value) > 0;
+  return 0;
+}
+
+// --- Call: its steps -------------------------------------------------------------------------------------------------
+
+enum class Step { kReady, kLater, kFailed };
+
+// Await what a call of `receive` or `send` has returned. kLater: `iterator` has yielded `value`.
+Step Await(Ref awaitable, Ref* iterator, Ref* value) {
+  *iterator = Ref(awaitable ? PyObject_CallMethodObjArgs(awaitable.get(), g.await, nullptr) : nullptr);
+  if (!*iterator) return Step::kFailed;
   PyObject* object = nullptr;
-  *outcome = PyIter_Send(iterator.get(), python::None(), &object);
+  const PySendResult outcome = PyIter_Send(iterator->get(), python::None(), &object);
   *value = Ref(object);
-  if (*outcome == python::kNext) *outcome = Delegate(call, stage, std::move(iterator), std::move(*value), result);
-  else if (*outcome == python::kReturn) return true;
-  return false;
+  return outcome == python::kReturn ? Step::kReady : outcome == python::kNext ? Step::kLater : Step::kFailed;
+}
+
+// A task of asyncio. `eager`: it may start at once, as the transport would start it.
+PyObject* Task(PyObject* loop, Ref coroutine, PyObject* options, bool eager) {
+  Ref named(options != nullptr ? PyDict_Copy(options) : PyDict_New());
+  if (!coroutine || !named || PyDict_SetItem(named.get(), g.loop, loop) < 0) return nullptr;
+  if (eager && g.eager && PyDict_SetItem(named.get(), g.eager_start, &_Py_TrueStruct) < 0) return nullptr;
+  Ref positional(PyTuple_Pack(1, coroutine.get()));
+  return positional ? PyObject_Call(g.task, positional.get(), named.get()) : nullptr;
+}
+
+// The coroutine of Python that goes on from this stage. `iterator` has yielded `yielded` and is to be awaited.
+Ref Resumed(Call* call, const char* stage, const Ref& iterator = Ref(), const Ref& yielded = Ref()) {
+  auto given = [](PyObject* object) { return object != nullptr ? object : python::None(); };
+  Ref name(PyUnicode_InternFromString(stage));
+  if (!name) return Ref();
+  return Ref(PyObject_CallFunctionObjArgs(call->app->resume, name.get(), call->scope, call->receive, call->send,
+                                          given(call->events), given(iterator.get()), given(yielded.get()), nullptr));
+}
+
+// A future that has begun continues in a task.
+void Move(Call* call, Ref coroutine, bool now) {
+  Ref task(Task(call->loop, std::move(coroutine), nullptr, false));
+  Ref adopt(task ? PyObject_GetAttr(Object(call), g.adopt) : nullptr);
+  Ref added(adopt ? PyObject_CallMethodObjArgs(task.get(), g.add_done_callback, adopt.get(), nullptr) : nullptr);
+  if (!added) return Fail(call, now);
+  Set(call->inner, task.release());
+  call->state = State::kMoved;
+}
+
+// adopt(task): ends as the task has ended.
+PyObject* Adopt(PyObject* self, PyObject* task) {
+  Call* call = As<Call>(self);
+  Ref cancelled(PyObject_CallMethodObjArgs(task, g.cancelled_method, nullptr));
+  if (!cancelled) return nullptr;
+  call->cancelled = PyObject_IsTrue(cancelled.get()) > 0;
+  if (!call->cancelled) {
+    Ref error(PyObject_CallMethodObjArgs(task, g.exception, nullptr));
+    if (!error) return nullptr;
+    if (error.get() != python::None()) Set(call->error, error.release());
+  }
+  Complete(call, true);
+  return Increased(python::None());
 }
 
 int Same(PyObject* scope, PyObject* key, PyObject* expected) {
@@ -430,137 +472,180 @@ bool More(PyObject* event) {
   return more != nullptr && more != &_Py_FalseStruct;
 }
 
-PySendResult Respond(Call* call, PyObject* frame, PyObject** result) {
+// Send the response of a call. `now`: as in Complete.
+void Respond(Call* call, bool now) {
   Ref body(PyDict_New());
   Bytes bytes;
-  if (!body || !bytes.of(frame)) return python::kError;
-  if (bytes.size > call->app->small + kPrefix) {
-    Set(call->events, PyTuple_Pack(1, frame));
-    if (call->events == nullptr) return python::kError;
-    return Delegate(call, "large", Ref(), Ref(), result);
-  }
-  if (PyDict_SetItem(body.get(), g.type, g.response_body) < 0 || PyDict_SetItem(body.get(), g.body, frame) < 0 ||
+  if (!body || !bytes.of(call->frame)) return Fail(call, now);
+  const bool large = bytes.size > call->app->small + kPrefix;
+  Set(call->events, PyTuple_Pack(1, large ? call->frame : body.get()));
+  if (call->events == nullptr) return Fail(call, now);
+  if (large) return Move(call, Resumed(call, "large"), now);
+  if (PyDict_SetItem(body.get(), g.type, g.response_body) < 0 || PyDict_SetItem(body.get(), g.body, call->frame) < 0 ||
       PyDict_SetItem(body.get(), g.more, &_Py_FalseStruct) < 0)
-    return python::kError;
-  Set(call->events, PyTuple_Pack(1, body.get()));
-  if (call->events == nullptr) return python::kError;
+    return Fail(call, now);
   PyObject* events[] = {call->app->start, body.get(), call->app->end};
   static const char* const kStages[] = {"started", "sent", "ended"};
   for (int at = 0; at < 3; ++at) {
-    PySendResult outcome;
-    Ref value;
-    if (Ready(call, kStages[at], Ref(PyObject_CallFunctionObjArgs(call->send, events[at], nullptr)), &value, &outcome,
-              result))
-      continue;
-    if (outcome != python::kError || call->inner != nullptr || !PyErr_ExceptionMatches(PyExc_OSError)) return outcome;
+    Ref iterator, value;
+    const Step step = Await(Ref(PyObject_CallFunctionObjArgs(call->send, events[at], nullptr)), &iterator, &value);
+    if (step == Step::kReady) continue;
+    if (step == Step::kLater) return Move(call, Resumed(call, kStages[at], iterator, value), now);
+    if (!PyErr_ExceptionMatches(PyExc_OSError)) return Fail(call, now);
     PyErr_Clear();
-    return Delegate(call, "disconnected", Ref(), Ref(), result);
+    return Move(call, Resumed(call, "disconnected"), now);
   }
-  *result = Increased(python::None());
-  call->state = State::kDone;
-  return python::kReturn;
+  Complete(call, now);
 }
 
-// Goes on after the reply is complete.
-PySendResult Finish(Call* call, PyObject** result) {
-  Ref kept(Object(std::exchange(call->reply, nullptr)));
-  Reply* reply = As<Reply>(kept.get());
-  if (reply->moved) return Delegate(call, "begun", Ref(), Ref(), result);
-  if (reply->frame != nullptr) return Respond(call, reply->frame, result);
-  PyErr_SetString(PyExc_RuntimeError, "the task of a call was woken before its reply");
-  return python::kError;
+// respond(): in an iteration of the loop after its batch.
+PyObject* RespondLater(PyObject* self, PyObject*) {
+  Call* call = As<Call>(self);
+  if (call->state == State::kWaiting && call->frame != nullptr) Respond(call, true);
+  return Increased(python::None());
+}
+
+// wake(batch, now): sends the response of each call, now or in the next iteration of the loop. A call that is starting
+// sends its own.
+PyObject* WakeAll(PyObject*, PyObject* arguments) {
+  PyObject* batch;
+  int now;
+  if (!PyArg_ParseTuple(arguments, "Op", &batch, &now)) return nullptr;
+  for (Py_ssize_t at = 0, count = PyList_Size(batch); at < count; ++at) {
+    Call* call = As<Call>(PyList_GetItem(batch, at));
+    if (call->state != State::kWaiting || call->starting) continue;
+    if (now) {
+      Respond(call, true);
+      continue;
+    }
+    Ref respond(PyObject_GetAttr(Object(call), g.respond));
+    if (!respond || !CallSoon(call->loop, respond.get(), nullptr, python::None())) Fail(call, false);
+  }
+  return Increased(python::None());
+}
+
+// move(batch): Python's application handles each call without a response.
+PyObject* MoveAll(PyObject*, PyObject* batch) {
+  for (Py_ssize_t at = 0, count = PyList_Size(batch); at < count; ++at) {
+    Call* call = As<Call>(PyList_GetItem(batch, at));
+    if (call->state == State::kWaiting && call->frame == nullptr) Move(call, Resumed(call, "begun"), false);
+  }
+  return Increased(python::None());
 }
 
 // The queue of the head of a body, or null.
-Queue* Known(Application* app, const Bytes& body, Match* match) {
+Ref Known(Application* app, const Bytes& body, Match* match) {
   const unsigned char* length = reinterpret_cast<const unsigned char*>(body.data) + 1;
-  if (body.size < kPrefix || body.data[0] != 0) return nullptr;
+  if (body.size < kPrefix || body.data[0] != 0) return Ref();
   const size_t size = static_cast<size_t>(length[0]) << 24 | length[1] << 16 | length[2] << 8 | length[3];
-  if (size + kPrefix != static_cast<size_t>(body.size) || body.size - kPrefix > app->limit) return nullptr;
+  if (size + kPrefix != static_cast<size_t>(body.size) || body.size - kPrefix > app->limit) return Ref();
   for (Py_ssize_t at = 0, count = PyList_Size(app->queues); at < count; ++at) {
     Queue* queue = As<Queue>(PyList_GetItem(app->queues, at));
-    if (Matches(queue, body, match)) return queue;
+    if (Matches(queue, body, match)) return Ref::Borrowed(Object(queue));
   }
-  return nullptr;
+  return Ref();
 }
 
-PySendResult Begin(Call* call, PyObject** result) {
-  PySendResult outcome;
-  Ref first, last;
-  if (!Ready(call, "arriving", Ref(PyObject_CallNoArgs(call->receive)), &first, &outcome, result)) return outcome;
+// Whether the message of a call has arrived: `events` has it, and `body`. kLater: the call stops in `stage`.
+Step Arrived(Call* call, const char** stage, Bytes* body, bool* whole, Ref* iterator, Ref* value) {
+  *stage = "arriving";
+  Step step = Await(Ref(PyObject_CallNoArgs(call->receive)), iterator, value);
+  if (step != Step::kReady) return step;
+  Ref first(std::move(*value));
   Set(call->events, PyTuple_Pack(1, first.get()));
-  if (call->events == nullptr) return python::kError;
+  if (call->events == nullptr) return Step::kFailed;
+  *whole = python::Is(first.get(), python::kDict) && body->of(PyDict_GetItemWithError(first.get(), g.body));
+  if (!*whole || !More(first.get())) return Step::kReady;
+  *stage = "ending";
+  step = Await(Ref(PyObject_CallNoArgs(call->receive)), iterator, value);
+  if (step != Step::kReady) return step;
+  PyObject* last = value->get();
+  Set(call->events, PyTuple_Pack(2, first.get(), last));
+  if (call->events == nullptr || !python::Is(last, python::kDict)) return Step::kFailed;
+  PyObject* rest = PyDict_GetItemWithError(last, g.body);
+  *whole = Same(last, g.type, g.request) > 0 && !More(last) && (rest == nullptr || PyObject_Size(rest) == 0);
+  return Step::kReady;
+}
+
+// A future for a call that can go on here, otherwise a task.
+PyObject* Begin(Call* call, PyObject* options) {
+  const char* stage;
   Bytes body;
   Match match;
-  bool whole = python::Is(first.get(), python::kDict) && body.of(PyDict_GetItemWithError(first.get(), g.body));
-  if (whole && More(first.get())) {
-    if (!Ready(call, "ending", Ref(PyObject_CallNoArgs(call->receive)), &last, &outcome, result)) return outcome;
-    Set(call->events, PyTuple_Pack(2, first.get(), last.get()));
-    if (call->events == nullptr) return python::kError;
-    PyObject* rest = PyDict_GetItemWithError(last.get(), g.body);
-    whole = Same(last.get(), g.type, g.request) > 0 && !More(last.get()) && (rest == nullptr || PyObject_Size(rest) == 0);
+  bool whole = false;
+  Ref iterator, value, kept = Ref::Borrowed(Object(call));
+  const Step step = Arrived(call, &stage, &body, &whole, &iterator, &value);
+  if (step == Step::kLater) return Task(call->loop, Resumed(call, stage, iterator, value), options, true);
+  Ref queue;
+  if (step == Step::kReady && whole && !PyErr_Occurred()) queue = Known(call->app, body, &match);
+  call->starting = true;
+  const bool joined = queue && Join(As<Queue>(queue.get()), call, match, body.size - kPrefix);
+  call->starting = false;
+  if (PyErr_Occurred()) {
+    if (call->state == State::kMoved)
+      PyErr_WriteUnraisable(Object(call));  // a task has it
+    else
+      Fail(call, false);
+  } else if (!joined) {
+    return Task(call->loop, Resumed(call, "begun"), options, true);
+  } else if (call->state == State::kWaiting && call->frame != nullptr) {
+    Respond(call, false);
   }
-  Queue* queue = whole && !PyErr_Occurred() ? Known(call->app, body, &match) : nullptr;
-  if (queue != nullptr) {
-    Ref kept = Ref::Borrowed(Object(queue));
-    call->reply = Join(queue, match, body.size - kPrefix);
-  }
-  if (PyErr_Occurred()) return python::kError;
-  if (call->reply == nullptr) return Delegate(call, "begun", Ref(), Ref(), result);
-  if (call->reply->frame != nullptr || call->reply->moved) return Finish(call, result);
-  call->state = State::kWaiting;
-  *result = Increased(Object(call->reply));
-  return python::kNext;
+  return kept.release();
 }
+
+// The coroutine of a call in Python.
+Ref Regular(Call* call) {
+  return Ref(PyObject_CallFunctionObjArgs(call->app->regular, call->scope, call->receive, call->send, nullptr));
+}
+
+// start(loop, coroutine, **options): the task factory.
+PyObject* Start(PyObject*, PyObject* arguments, PyObject* options) {
+  PyObject* loop = PyTuple_GetItem(arguments, 0);
+  PyObject* coroutine = loop != nullptr ? PyTuple_GetItem(arguments, 1) : nullptr;
+  if (coroutine == nullptr) return nullptr;
+  Call* call = As<Call>(coroutine);
+  if (coroutine->ob_type != g.call || call->inner != nullptr || call->state != State::kNew)
+    return Task(loop, Ref::Borrowed(coroutine), options, false);
+  if (!call->plain) return Task(loop, Regular(call), options, true);
+  Set(call->loop, Increased(loop));
+  return Begin(call, options);
+}
+
+// --- Call: a coroutine, for `await` and for a loop without the task factory ------------------------------------------
 
 PySendResult SendCall(PyObject* self, PyObject* value, PyObject** result) {
   Call* call = As<Call>(self);
   *result = nullptr;
-  if (call->state == State::kDelegated) return Step(call, value, result);
-  PySendResult outcome = python::kError;
-  if (call->state == State::kNew)
-    outcome = Begin(call, result);
-  else if (call->state == State::kWaiting)
-    outcome = Finish(call, result);
-  else
-    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-  if (outcome == python::kError) call->state = State::kDone;
-  return outcome;
-}
-
-PyObject* Stopped(PySendResult outcome, PyObject* result) {
-  if (outcome != python::kReturn) return result;
-  Ref value(result);
-  PyErr_SetObject(PyExc_StopIteration, value.get());
-  return nullptr;
+  if (call->loop == nullptr) {  // no future
+    if (call->inner == nullptr) call->inner = Regular(call).release();
+    return call->inner != nullptr ? PyIter_Send(call->inner, value, result) : python::kError;
+  }
+  if (call->state == State::kDone) {
+    *result = Result(self, nullptr);
+    return *result != nullptr ? python::kReturn : python::kError;
+  }
+  call->blocking = true;
+  *result = Increased(self);
+  return python::kNext;
 }
 
 PyObject* Send(PyObject* self, PyObject* value) {
   PyObject* result = nullptr;
-  const PySendResult outcome = SendCall(self, value, &result);
-  return Stopped(outcome, result);
+  if (SendCall(self, value, &result) != python::kReturn) return result;
+  Ref returned(result);
+  PyErr_SetObject(PyExc_StopIteration, returned.get());
+  return nullptr;
 }
 
 PyObject* Next(PyObject* self) { return Send(self, python::None()); }
 
-// The call ends here: its request is not computed.
-void Abandon(Call* call) {
-  if (call->reply != nullptr) call->reply->cancelled = true;
-  call->state = State::kDone;
-}
-
 PyObject* Throw(PyObject* self, PyObject* arguments) {
   Call* call = As<Call>(self);
-  if (call->inner != nullptr) {
+  if (call->loop == nullptr && call->inner != nullptr) {
     Ref method(PyObject_GetAttr(call->inner, g.raise));
-    PyObject* result = method ? PyObject_CallObject(method.get(), arguments) : nullptr;
-    if (result == nullptr) {
-      Set(call->inner, nullptr);
-      call->state = State::kDone;
-    }
-    return result;
+    return method ? PyObject_CallObject(method.get(), arguments) : nullptr;
   }
-  Abandon(call);
   PyObject* raised = PyTuple_GetItem(arguments, 0);
   if (raised == nullptr) return nullptr;
   if (python::Is(raised, python::kException))
@@ -572,24 +657,22 @@ PyObject* Throw(PyObject* self, PyObject* arguments) {
 
 PyObject* Close(PyObject* self, PyObject*) {
   Call* call = As<Call>(self);
-  Abandon(call);
-  Ref inner(std::exchange(call->inner, nullptr));
-  if (inner) return PyObject_CallMethodObjArgs(inner.get(), g.close, nullptr);
+  if (call->loop == nullptr && call->inner != nullptr) return PyObject_CallMethodObjArgs(call->inner, g.close, nullptr);
   return Increased(python::None());
 }
 
 int VisitCall(PyObject* self, visitproc visit, void* argument) {
   Call* call = As<Call>(self);
   return Visit(self, visit, argument, call->app, call->scope, call->receive, call->send, call->inner, call->events,
-               call->reply);
+               call->loop, call->watchers, call->error);
 }
 
 int ClearCall(PyObject* self) {
   Call* call = As<Call>(self);
-  Abandon(call);
   Py_DecRef(Object(std::exchange(call->app, nullptr)));
-  Py_DecRef(Object(std::exchange(call->reply, nullptr)));
-  for (PyObject** slot : {&call->scope, &call->receive, &call->send, &call->inner, &call->events}) Set(*slot, nullptr);
+  for (PyObject** slot : {&call->scope, &call->receive, &call->send, &call->inner, &call->events, &call->loop,
+                          &call->watchers, &call->raw, &call->id, &call->frame, &call->error})
+    Set(*slot, nullptr);
   return 0;
 }
 
@@ -619,15 +702,16 @@ int Plain(Application* app, PyObject* scope) {
 
 PyObject* CallApplication(PyObject* self, PyObject* arguments, PyObject* named) {
   Application* app = As<Application>(self);
-  const int plain = PyTuple_Size(arguments) == 3 && named == nullptr ? Plain(app, PyTuple_GetItem(arguments, 0)) : 0;
-  if (plain <= 0) return plain < 0 ? nullptr : PyObject_Call(app->regular, arguments, named);
-  PyObject* created = New(g.call);
+  if (PyTuple_Size(arguments) != 3 || named != nullptr) return PyObject_Call(app->regular, arguments, named);
+  const int plain = Plain(app, PyTuple_GetItem(arguments, 0));
+  PyObject* created = plain >= 0 ? New(g.call) : nullptr;
   if (created == nullptr) return nullptr;
   Call* call = As<Call>(created);
   call->app = As<Application>(Increased(self));
   call->scope = Increased(PyTuple_GetItem(arguments, 0));
   call->receive = Increased(PyTuple_GetItem(arguments, 1));
   call->send = Increased(PyTuple_GetItem(arguments, 2));
+  call->plain = plain > 0;
   return created;
 }
 
@@ -665,21 +749,29 @@ PyCFunction Named(PyCFunctionWithKeywords function) {
 }
 PyObject* Self(PyObject* self) { return Increased(self); }
 
-PyMethodDef kReplyMethods[] = {{"add_done_callback", Named(AddDoneCallback), python::kVarArgs | python::kKeywords, nullptr},
-                               {"cancel", Named(Cancel), python::kVarArgs | python::kKeywords, nullptr},
-                               {"result", Result, python::kNoArgs, nullptr},
-                               {"get_loop", GetLoop, python::kNoArgs, nullptr},
-                               {}};
-PyGetSetDef kReplyAttributes[] = {{"_asyncio_future_blocking", GetBlocking, SetBlocking, nullptr, nullptr}, {}};
 PyMethodDef kQueueMethods[] = {{"take", Take, python::kNoArgs, nullptr},
                                {"deliver", Deliver, python::kVarArgs, nullptr},
                                {"wake", WakeAll, python::kVarArgs, nullptr},
-                               {"move", Move, python::kOneArg, nullptr},
+                               {"move", MoveAll, python::kOneArg, nullptr},
                                {}};
-PyMethodDef kCallMethods[] = {{"send", Send, python::kOneArg, nullptr},
-                              {"throw", Throw, python::kVarArgs, nullptr},
-                              {"close", Close, python::kNoArgs, nullptr},
-                              {}};
+PyMethodDef kCallMethods[] = {
+    {"add_done_callback", Named(AddDoneCallback), python::kVarArgs | python::kKeywords, nullptr},
+    {"remove_done_callback", RemoveDoneCallback, python::kOneArg, nullptr},
+    {"cancel", Named(Cancel), python::kVarArgs | python::kKeywords, nullptr},
+    {"done", IsDone, python::kNoArgs, nullptr},
+    {"cancelled", IsCancelled, python::kNoArgs, nullptr},
+    {"exception", Exception, python::kNoArgs, nullptr},
+    {"result", Result, python::kNoArgs, nullptr},
+    {"get_loop", GetLoop, python::kNoArgs, nullptr},
+    {"set_name", SetName, python::kOneArg, nullptr},
+    {"adopt", Adopt, python::kOneArg, nullptr},
+    {"respond", RespondLater, python::kNoArgs, nullptr},
+    {"send", Send, python::kOneArg, nullptr},
+    {"throw", Throw, python::kVarArgs, nullptr},
+    {"close", Close, python::kNoArgs, nullptr},
+    {}};
+PyGetSetDef kCallAttributes[] = {{"_asyncio_future_blocking", GetBlocking, SetBlocking, nullptr, nullptr}, {}};
+PyMethodDef kFunctions[] = {{"start", Named(Start), python::kVarArgs | python::kKeywords, nullptr}, {}};
 PyGetSetDef kApplicationAttributes[] = {
     {"plain", Get<&Application::plain>, Put<&Application::plain>, nullptr, nullptr},
     {}};
@@ -699,33 +791,37 @@ bool Intern() {
                      {&g.post, "POST"}, {&g.two, "2"}, {&g.await, "__await__"}, {&g.raise, "throw"},
                      {&g.close, "close"}, {&g.type, "type"}, {&g.body, "body"}, {&g.more, "more_body"},
                      {&g.request, "http.request"}, {&g.response_body, "http.response.body"},
-                     {&g.context, "context"}, {&g.run, "run"}, {&g.call_soon, "call_soon"}};
+                     {&g.context, "context"}, {&g.call_soon, "call_soon"}, {&g.loop, "loop"},
+                     {&g.eager_start, "eager_start"}, {&g.add_done_callback, "add_done_callback"},
+                     {&g.cancel, "cancel"}, {&g.cancelled_method, "cancelled"}, {&g.exception, "exception"},
+                     {&g.adopt, "adopt"}, {&g.respond, "respond"}};
   for (const auto& name : names)
     if ((*name.slot = PyUnicode_InternFromString(name.text)) == nullptr) return false;
   g.empty = PyBytes_FromStringAndSize("", 0);
-  Ref exceptions(PyImport_ImportModule("asyncio.exceptions"));
-  g.cancelled = exceptions ? PyObject_GetAttrString(exceptions.get(), "CancelledError") : nullptr;
-  return g.empty != nullptr && g.cancelled != nullptr;
+  Ref asyncio(PyImport_ImportModule("asyncio"));
+  if (!asyncio || g.empty == nullptr) return false;
+  g.cancelled = PyObject_GetAttrString(asyncio.get(), "CancelledError");
+  g.invalid = PyObject_GetAttrString(asyncio.get(), "InvalidStateError");
+  g.task = PyObject_GetAttrString(asyncio.get(), "Task");
+  Ref factory(PyObject_GetAttrString(asyncio.get(), "eager_task_factory"));
+  g.eager = static_cast<bool>(factory);
+  PyErr_Clear();
+  return g.cancelled != nullptr && g.invalid != nullptr && g.task != nullptr;
 }
 
-PyModuleDef kModule = {{1, nullptr}, nullptr, 0, nullptr, "calls", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef kModule = {{1, nullptr}, nullptr, 0, nullptr, "calls", nullptr, -1, kFunctions, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit_calls() {
   if (!Intern()) return nullptr;
   Ref module(PyModule_Create2(&kModule, python::kApi));
-  g.reply = Type("kanserve_kernel.calls.Reply", sizeof(Reply), false,
-                 {{python::kDealloc, Slot(Free<ClearReply>)},
-                  {python::kTraverse, Slot(VisitReply)},
-                  {python::kClear, Slot(ClearReply)},
-                  {python::kMethods, kReplyMethods},
-                  {python::kGetSet, kReplyAttributes}});
   g.call = Type("kanserve_kernel.calls.Call", sizeof(Call), false,
                 {{python::kDealloc, Slot(Free<ClearCall>)},
                  {python::kTraverse, Slot(VisitCall)},
                  {python::kClear, Slot(ClearCall)},
                  {python::kMethods, kCallMethods},
+                 {python::kGetSet, kCallAttributes},
                  {python::kIter, Slot(Self)},
                  {python::kIterNext, Slot(Next)},
                  {python::kAwait, Slot(Self)},
@@ -746,7 +842,7 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit_calls() {
   struct {
     const char* name;
     PyTypeObject* type;
-  } const types[] = {{"Reply", g.reply}, {"Call", g.call}, {"Queue", queue}, {"Application", application}};
+  } const types[] = {{"Call", g.call}, {"Queue", queue}, {"Application", application}};
   for (const auto& item : types)
     if (!module || item.type == nullptr || PyModule_AddObjectRef(module.get(), item.name, Object(item.type)) < 0)
       return nullptr;

@@ -76,6 +76,7 @@ PyObject* PyUnicode_InternFromString(const char*);
 int PyBytes_AsStringAndSize(PyObject*, char**, Py_ssize_t*);
 PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t);
 PyObject* PyDict_New();
+PyObject* PyDict_Copy(PyObject*);
 int PyDict_SetItem(PyObject*, PyObject*, PyObject*);
 PyObject* PyDict_GetItemWithError(PyObject*, PyObject*);
 PyObject* PyTuple_Pack(Py_ssize_t, ...);
@@ -92,6 +93,8 @@ int PyArg_ParseTuple(PyObject*, const char*, ...);
 PyObject* Py_BuildValue(const char*, ...);
 PyObject* PyErr_Occurred();
 void PyErr_Clear();
+void PyErr_Fetch(PyObject**, PyObject**, PyObject**);
+void PyErr_NormalizeException(PyObject**, PyObject**, PyObject**);
 void PyErr_SetString(PyObject*, const char*);
 void PyErr_SetObject(PyObject*, PyObject*);
 void PyErr_SetNone(PyObject*);
@@ -107,7 +110,7 @@ int PyModule_AddObjectRef(PyObject*, const char*, PyObject*);
 int PyModule_AddIntConstant(PyObject*, const char*, long);
 PyObject* PyImport_ImportModule(const char*);
 
-extern PyObject _Py_NoneStruct, _Py_FalseStruct;
+extern PyObject _Py_NoneStruct, _Py_FalseStruct, _Py_TrueStruct;
 extern PyObject *PyExc_OSError, *PyExc_RuntimeError, *PyExc_StopIteration, *PyExc_AttributeError;
 
 }  // extern "C"

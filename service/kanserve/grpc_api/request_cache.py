@@ -11,7 +11,6 @@ Source: the Protocol Buffers documentation, "Encoding"; the field numbers are th
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import importlib
 from collections.abc import Coroutine, Sequence
@@ -37,7 +36,7 @@ HARMLESS = frozenset((EMPTY_FINAL + b"\x12\x02\x08\x01", EMPTY_FINAL + b"\x12\x0
 MOST_HEADS = 1024
 MOST_BYTES = 4096  # of one head, or one id
 MOST_RAW = 1024  # inputs with bytes
-NATIVE, NATIVE_VERSION = "kanserve_kernel.calls", 1  # the version is that of the module's functions
+NATIVE, NATIVE_VERSION = "kanserve_kernel.calls", 2  # the version is that of the module's functions
 LARGE = 2**16  # bytes of a message whose execution takes longer than the regular path
 MOST_QUEUES = 16  # heads that the native module compares with a message
 
@@ -329,10 +328,10 @@ class RequestCache:
         if self._module is None or path is None or len(path.form.outputs) != 1 or size > LARGE:
             return
         if path.native is None:
-            loop, (lead,) = asyncio.get_running_loop(), responses.leads
+            (lead,) = responses.leads
             path.attach(
                 lambda open, run: self._module.Queue(
-                    *(open, run, loop, template.lead, template.rest, responses.before, responses.after + lead),
+                    *(open, run, template.lead, template.rest, responses.before, responses.after + lead),
                     template.size,
                 )
             )

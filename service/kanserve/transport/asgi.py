@@ -89,12 +89,14 @@ class GrpcApp:
         self._calls = Calls(limits.arrival, limits.coming)
         self._grace: float | None = None
         self.application: Application = self.__call__  # the same, with native code for direct calls if there is some
+        self.task_factory: Any = None  # of the event loop, without which native code handles no call
         self._native: Any = None
         for path, method in self._direct.items():
             if method.direct is not None and method.direct.native is not None:
                 facts = (START, OK, limits.message_bytes, SMALL, method.direct.queues)
-                self._native = method.direct.native.Application(path, self.__call__, self._resume, *facts)
-                self.application = self._native
+                module = method.direct.native
+                self._native = module.Application(path, self.__call__, self._resume, *facts)
+                self.application, self.task_factory = self._native, module.start
 
     # radon: one function for a direct call, because each function in between would cost a tenth of such a call.
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:

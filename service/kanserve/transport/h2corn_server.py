@@ -91,7 +91,10 @@ class H2corn:
 
     async def _carry(self, listener: socket.socket) -> None:
         """Start one more server. Raises ConfigError."""
-        carrier = _Carrier(self._application(), self._settings, self._connections, listener.fileno(), self._tls)
+        application, loop = self._application(), asyncio.get_running_loop()
+        if application.task_factory is not None and loop.get_task_factory() is None:
+            loop.set_task_factory(application.task_factory)
+        carrier = _Carrier(application, self._settings, self._connections, listener.fileno(), self._tls)
         self._carriers.append(carrier)  # also if this is cancelled: `stop` has to know of it
         try:
             await carrier.start()
