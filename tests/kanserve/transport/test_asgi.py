@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import random
 import sys
@@ -387,3 +388,34 @@ def test_no_object_of_a_call_stays(on: Callable[[Check], None]) -> None:
 def test_a_module_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, request_cache.NATIVE, types.SimpleNamespace(VERSION=0))
     assert request_cache.native_calls.__wrapped__() is None
+
+
+def test_a_loop_without_the_task_factory_handles_calls_in_python(on: Callable[[Check], None]) -> None:
+    async def check(created: Served) -> None:
+        expected = await created.call(framed())
+        asyncio.get_running_loop().set_task_factory(None)
+        assert await asyncio.gather(*(created.call(framed()) for _ in range(3))) == [expected] * 3
+        task = asyncio.create_task(created.call(framed(), pause=0.1))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert created.counts()["in flight"] == 0
+
+    on(check)
+
+
+def test_the_task_factory_changes_no_other_task(on: Callable[[Check], None]) -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+    async def name() -> tuple[str, int]:
+        task = asyncio.current_task()
+        assert task is not None
+        return task.get_name(), variable.get()
+
+    async def check(created: Served) -> None:
+        context = contextvars.copy_context()
+        context.run(variable.set, 7)
+        assert await asyncio.create_task(name(), name="other", context=context) == ("other", 7)
+
+    on(check)
