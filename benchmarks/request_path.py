@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter as Sum
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ OBJECTS = {
     "libm.": "libc",
     "libstdc++": "libstdc++",
 }
-Ask = Callable[[], Awaitable[None]]
+Ask = Callable[[], Coroutine[Any, Any, None]]  # what h2corn makes a task of
 Costs = dict[tuple[int, str, str], float]  # by concurrency, form and layer, of a request with all outer layers
 
 
@@ -110,10 +110,7 @@ def through(application: Any, data: bytes, headers: Mapping[bytes, bytes]) -> As
     async def send(event: Any) -> None:
         pass
 
-    async def ask() -> None:
-        await application(dict(scope), receive, send)
-
-    return ask
+    return lambda: application(dict(scope), receive, send)
 
 
 async def requests(ask: Ask, concurrency: int, count: int) -> int:
@@ -121,7 +118,7 @@ async def requests(ask: Ask, concurrency: int, count: int) -> int:
 
     async def client(times: int) -> None:
         for _ in range(times):
-            await asyncio.ensure_future(ask())
+            await asyncio.get_running_loop().create_task(ask())
 
     await asyncio.gather(*(client(count // concurrency) for _ in range(concurrency)))
     return count // concurrency * concurrency
@@ -182,6 +179,7 @@ class Server:
 
     async def request(self, form: str, layer: str) -> Ask:
         """A request of this form, with constants inside of `layer`."""
+        asyncio.get_running_loop().set_task_factory(None)
         if layer == TASKS:
             return nothing
         for name, part in (self._parts | self._constants(layer)).items():
@@ -189,10 +187,11 @@ class Server:
         self._cache.forget()
         application = self._application(form, layer)
         headers = HEADERS | NAMED if form == REGULAR else HEADERS
+        asyncio.get_running_loop().set_task_factory(application.task_factory)
         ask = through(application.application, self.data, headers)
         for _ in range(3):
             await self.method.answer(self.data, RequestMetadata((), None))
-            await asyncio.ensure_future(ask())
+            await asyncio.get_running_loop().create_task(ask())
         return ask
 
     def _constants(self, layer: str) -> dict[str, Any]:
@@ -246,10 +245,11 @@ async def served(repository: Path) -> Server:
 
 
 def steps(server: Server, form: str) -> tuple[str, ...]:
-    """Layers of a form. The native module has no borders between the transport, the known head and the queue."""
+    """Layers of a form. The native module makes no task, and has no borders between the transport, the known head and
+    the queue."""
     if form == NATIVE and server.direct.native is None:
         return ()
-    return tuple(layer for layer in LAYERS if form != NATIVE or layer not in (TRANSPORT, HEAD))
+    return tuple(layer for layer in LAYERS if form != NATIVE or layer not in (TASKS, TRANSPORT, HEAD))
 
 
 async def timed(repository: Path, concurrencies: Sequence[int], rounds: int) -> Costs:

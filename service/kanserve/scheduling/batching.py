@@ -277,6 +277,7 @@ class FastPath:
         self._names = [name for name, _, _ in form.outputs]
         self._jobs: list[FastJob] = []
         self._room = 0  # of the next run
+        self._uncounted = 0  # batches of this iteration of the loop
         self.native: NativeQueue | None = None
 
     def attach(self, make: Callable[[Callable[[], int], Callable[[], None]], NativeQueue]) -> NativeQueue:
@@ -289,7 +290,7 @@ class FastPath:
         room = min(self._engine.room(), self._recipient.room(), self._most)
         if room <= 0:
             return 0
-        if self._engine.calm:
+        if self._alone():
             return -1
         self._schedule(asyncio.get_running_loop())
         return room
@@ -317,7 +318,7 @@ class FastPath:
         if len(jobs) >= self._most:
             self._run()
         elif not self._turning:
-            if self._engine.calm:
+            if self._alone():
                 self._run()
             else:
                 self._schedule(loop)
@@ -410,9 +411,19 @@ class FastPath:
             return [], ended
         return outputs, ended
 
+    def _alone(self) -> bool:
+        """Whether a request runs immediately: recent ones were unbatched, and none ran in this iteration of the
+        loop."""
+        return self._engine.calm and not self._uncounted
+
     def _answer_later(self, batch: FastBatch) -> None:
         """Count a batch in the next iteration of the loop, after the responses are sent."""
-        asyncio.get_running_loop().call_soon(self._answered, batch)
+        self._uncounted += 1
+        asyncio.get_running_loop().call_soon(self._count, batch)
+
+    def _count(self, batch: FastBatch) -> None:
+        self._uncounted -= 1
+        self._answered(batch)
 
     def _answered(self, batch: FastBatch) -> None:
         """Count a batch whose requests have their responses."""

@@ -141,6 +141,23 @@ def test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then() -> No
     on(ask)
 
 
+def test_requests_that_arrive_together_after_single_ones_run_together() -> None:
+    graph = Graph()
+
+    async def ask(built: Executor, lane: FastPath) -> None:
+        for at in range(CALM + 1):
+            await submitted(lane, at)
+            await asyncio.sleep(0)
+        graph.runs.clear()
+        await asyncio.gather(*(submitted(lane, at) for at in range(10)))
+        await asyncio.sleep(0)
+        assert graph.runs == [1, 9]
+        await asyncio.gather(*(submitted(lane, at) for at in range(10)))
+        assert graph.runs == [1, 9, 10]
+
+    on(ask, graph=graph)
+
+
 @pytest.mark.parametrize(("rounds", "runs"), [(1, [1] * 6), (2, [1] * 6), (4, [6])])
 def test_those_that_a_transport_hands_over_one_by_one_run_together_where_it_is_waited_for_them(
     rounds: int, runs: list[int], monkeypatch: pytest.MonkeyPatch
