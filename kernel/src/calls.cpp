@@ -1,6 +1,6 @@
 // Direct calls of an ASGI application without a task of asyncio: a unary gRPC call whose message has a known head.
 //
-//   Queue        waiting calls with one known head; Python runs them as one batch (take, deliver, wake, move)
+//   Queue        waiting calls with one known head; Python runs them as one batch (take, deliver, wake)
 //   Call         one request of the application; `start` makes a future of it, which is complete after its response
 //   Application  ASGI application that makes a Call
 //   start        task factory of the event loop
@@ -506,29 +506,22 @@ PyObject* RespondLater(PyObject* self, PyObject*) {
 }
 
 // wake(batch, now): sends the response of each call, now or in the next iteration of the loop. A call that is starting
-// sends its own.
+// sends its own. Python's application handles a call without a response.
 PyObject* WakeAll(PyObject*, PyObject* arguments) {
   PyObject* batch;
   int now;
   if (!PyArg_ParseTuple(arguments, "Op", &batch, &now)) return nullptr;
   for (Py_ssize_t at = 0, count = PyList_Size(batch); at < count; ++at) {
     Call* call = As<Call>(PyList_GetItem(batch, at));
-    if (call->state != State::kWaiting || call->starting) continue;
-    if (now) {
+    if (call->state != State::kWaiting) continue;
+    if (call->frame == nullptr) {
+      Move(call, Resumed(call, "begun"), false);
+    } else if (now) {
       Respond(call, true);
-      continue;
+    } else if (!call->starting) {
+      Ref respond(PyObject_GetAttr(Object(call), g.respond));
+      if (!respond || !CallSoon(call->loop, respond.get(), nullptr, python::None())) Fail(call, false);
     }
-    Ref respond(PyObject_GetAttr(Object(call), g.respond));
-    if (!respond || !CallSoon(call->loop, respond.get(), nullptr, python::None())) Fail(call, false);
-  }
-  return Increased(python::None());
-}
-
-// move(batch): Python's application handles each call without a response.
-PyObject* MoveAll(PyObject*, PyObject* batch) {
-  for (Py_ssize_t at = 0, count = PyList_Size(batch); at < count; ++at) {
-    Call* call = As<Call>(PyList_GetItem(batch, at));
-    if (call->state == State::kWaiting && call->frame == nullptr) Move(call, Resumed(call, "begun"), false);
   }
   return Increased(python::None());
 }
@@ -752,7 +745,6 @@ PyObject* Self(PyObject* self) { return Increased(self); }
 PyMethodDef kQueueMethods[] = {{"take", Take, python::kNoArgs, nullptr},
                                {"deliver", Deliver, python::kVarArgs, nullptr},
                                {"wake", WakeAll, python::kVarArgs, nullptr},
-                               {"move", MoveAll, python::kOneArg, nullptr},
                                {}};
 PyMethodDef kCallMethods[] = {
     {"add_done_callback", Named(AddDoneCallback), python::kVarArgs | python::kKeywords, nullptr},

@@ -249,11 +249,8 @@ class NativeQueue(Protocol):
         ...
 
     def wake(self, batch: list[object], now: bool, /) -> None:
-        """Let each call go on: immediately, or in the next iteration of the loop."""
-        ...
-
-    def move(self, batch: list[object], /) -> None:
-        """Wake the calls that have no response; the regular path handles them."""
+        """Send the response of each call: immediately, or in the next iteration of the loop. The regular path handles
+        a call without a response."""
         ...
 
 
@@ -348,26 +345,30 @@ class FastPath:
             self._recipient.abandoned(begun - at, message_bytes, named, None)
         if not batch:
             return
+        done: FastBatch | None = None
         try:
-            self._recipient.began(len(batch), size)
-            (name, dtype, row, _), *_ = self.form.inputs
-            rows = len(batch) * self.form.rows
-            feeds = {name: np.frombuffer(inputs, dtype).reshape(rows, *row)}
-            joined = time.perf_counter_ns()
-            outputs, ended = self._computed(feeds, rows)
-            if not outputs:
-                self._recipient.moved(len(batch), size)
-                return
-            queue.deliver(batch, outputs[0].tobytes())
-            answered = time.perf_counter_ns()
-            queue.wake(batch, now)
-            done = FastBatch(arrived, arrived, size, feeds, outputs, begun, joined, ended, answered)
-            if now:
-                self._answered(done)
-            else:
-                self._answer_later(done)
+            done = self._delivered(queue, batch, inputs, arrived, size, begun)
         finally:
-            queue.move(batch)  # a call without a response would wait forever
+            queue.wake(batch, now)
+        if done is not None and now:
+            self._answered(done)
+        elif done is not None:
+            self._answer_later(done)
+
+    def _delivered(
+        self, queue: NativeQueue, batch: list[object], inputs: bytes, arrived: list[int], size: int, begun: int
+    ) -> FastBatch | None:
+        """The execution of direct calls, after the queue has their responses; None if it failed."""
+        (name, dtype, row, _), *_ = self.form.inputs
+        rows = len(batch) * self.form.rows
+        feeds = {name: np.frombuffer(inputs, dtype).reshape(rows, *row)}
+        joined = time.perf_counter_ns()
+        outputs, ended = self._computed(feeds, rows)
+        if not outputs:
+            return None
+        queue.deliver(batch, outputs[0].tobytes())
+        self._recipient.began(len(batch), size)
+        return FastBatch(arrived, arrived, size, feeds, outputs, begun, joined, ended, time.perf_counter_ns())
 
     def _run(self) -> None:
         """Run all waiting requests."""

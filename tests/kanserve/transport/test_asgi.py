@@ -419,3 +419,16 @@ def test_the_task_factory_changes_no_other_task(on: Callable[[Check], None]) -> 
         assert await asyncio.create_task(name(), name="other", context=context) == ("other", 7)
 
     on(check)
+
+
+def test_calls_of_a_batch_that_fails_take_the_regular_path(
+    on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(created: Served) -> None:
+        expected, before = await created.call(framed()), created.counts()
+        monkeypatch.setattr(FastPath, "_computed", lambda *_: ([], 0))
+        assert await asyncio.gather(*(created.call(framed()) for _ in range(3))) == [expected] * 3
+        change = {name: value - before[name] for name, value in created.counts().items()}
+        assert (change["started"], change["ok"], change["in flight"]) == (3, 3, 0)
+
+    on(check)
