@@ -37,7 +37,7 @@ def missing() -> str | None:
     if not HEADER.exists():
         return f"--instructions needs {HEADER}, which is absent: install the development files of valgrind"
     if shutil.which("cc") is None:
-        return "--instructions needs a C compiler, and there is no cc: install one"
+        return "--instructions needs the C compiler cc, which is not installed: install gcc or clang"
     return None
 
 

@@ -297,10 +297,13 @@ INSTEAD: dict[str, Callable[[Path, Path], object]] = {
     "dangling link": lambda path, victim: path.symlink_to(victim / "nowhere"),
     "writable by everyone": lambda path, victim: (path.mkdir(), path.chmod(0o777)),
     "sticky": lambda path, victim: (path.mkdir(), path.chmod(0o1777)),
-    OWNER: lambda path, victim: (path.mkdir(), os.chown(path, FOREIGN, FOREIGN) if ROOT else pytest.skip("needs root")),
+    OWNER: lambda path, victim: (
+        path.mkdir(),
+        os.chown(path, FOREIGN, FOREIGN) if ROOT else pytest.skip("only root can change the owner of a file"),
+    ),
     "another group's": lambda path, victim: (
         path.mkdir(),
-        os.chown(path, -1, FOREIGN) if ROOT else pytest.skip("needs root"),
+        os.chown(path, -1, FOREIGN) if ROOT else pytest.skip("only root can change the owner of a file"),
         path.chmod(0o770),
     ),
 }
