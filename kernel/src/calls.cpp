@@ -395,6 +395,7 @@ PyObject* GetLoop(PyObject* self, PyObject*) {
   return Increased(loop != nullptr ? loop : python::None());
 }
 
+// asyncio names each task that a factory makes; no message shows the name of a call.
 PyObject* SetName(PyObject*, PyObject*) { return Increased(python::None()); }
 
 PyObject* GetBlocking(PyObject* self, void*) { return PyBool_FromLong(As<Call>(self)->blocking); }

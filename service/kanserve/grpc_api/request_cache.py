@@ -329,13 +329,9 @@ class RequestCache:
             return
         if path.native is None:
             (lead,) = responses.leads
-            path.attach(
-                lambda open, run: self._module.Queue(
-                    *(open, run, template.lead, template.rest, responses.before, responses.after + lead),
-                    template.size,
-                )
-            )
-        if path.native is not None and path.native not in self._queues:
+            head = (template.lead, template.rest, responses.before, responses.after + lead, template.size)
+            path.native = self._module.Queue(path.open_native, path.run_native, *head)
+        if path.native not in self._queues:
             self._queues.insert(0, path.native)
             del self._queues[MOST_QUEUES:]
 

@@ -34,7 +34,7 @@ from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_config, check_manifest
 from kanserve.runtime.base import Backend, Session, SessionOptions, create_session
 from kanserve.sandbox import verify
-from kanserve.system.resources import peer
+from kanserve.system.resources import single_thread
 from kanserve.types import Array, ModelInfo
 
 log = logs.get_logger("models")
@@ -177,7 +177,7 @@ class Loader:
     def _aside(self) -> ThreadPoolExecutor:
         """The single thread for the statistics of all models."""
         if not self.asides:
-            self.asides.append(peer(STATISTICS))
+            self.asides.append(single_thread(STATISTICS))
         return self.asides[0]
 
     def _threads(self, bundle: Bundle) -> int:

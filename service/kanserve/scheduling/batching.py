@@ -276,17 +276,14 @@ class FastPath:
         self._room = 0  # of the next run
         self._uncounted = 0  # batches of this iteration of the loop
         self.native: NativeQueue | None = None
+        self._native_waits = False  # whether calls wait in it
 
-    def attach(self, make: Callable[[Callable[[], int], Callable[[], None]], NativeQueue]) -> NativeQueue:
-        """Make the native queue of direct calls for this path. `make` takes two functions: the first opens a batch and
-        returns its room, which is negative if each call runs at once; the second runs the calls that wait."""
-        self.native = make(self._open, self._run_native)
-        return self.native
-
-    def _open(self) -> int:
+    def open_native(self) -> int:
+        """Begin a batch of the native queue. Returns its room, which is negative if each call runs at once."""
         room = min(self._engine.room(), self._recipient.room(), self._most)
         if room <= 0:
             return 0
+        self._native_waits = True
         if self._alone():
             return -1
         self._schedule(asyncio.get_running_loop())
@@ -330,15 +327,16 @@ class FastPath:
             loop.call_soon(self._turn, loop)
             return
         self._turning = False
-        if self.native is not None:
-            self._run_native(now=True)
+        if self._native_waits:
+            self.run_native(now=True)
         self._run()
 
-    def _run_native(self, *, now: bool = False) -> None:
+    def run_native(self, *, now: bool = False) -> None:
         """Run the direct calls that wait in the native queue. `now`: no task is running, so that each call goes on
         immediately."""
         queue, begun = self.native, time.perf_counter_ns()
         assert queue is not None
+        self._native_waits = False
         batch, inputs, arrived, size, abandoned = queue.take()
         for at, message_bytes, named in abandoned:
             self._recipient.began(1, message_bytes)

@@ -223,16 +223,16 @@ def pool(most: int, name: str, nice: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(most, thread_name_prefix=name, initializer=functools.partial(_stand_back, nice))
 
 
-def peer(name: str) -> ThreadPoolExecutor:
+def single_thread(name: str) -> ThreadPoolExecutor:
     """Single thread for short work in Python, with the priority and the time slice of the event loop. `name`: at most
     15 characters; the system shows it too.
 
     The event loop waits while another thread has the interpreter lock. If that thread had a lower priority, other
     programs would run instead of it, and the loop would wait for them too (priority inversion)."""
-    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=functools.partial(_as_peer, name))
+    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=functools.partial(_share_priority, name))
 
 
-def _as_peer(name: str) -> None:
+def _share_priority(name: str) -> None:
     slices.short()
     if NAME_THREAD is not None:
         NAME_THREAD(PR_SET_NAME, name.encode(), 0, 0, 0)

@@ -67,7 +67,7 @@ def test_a_peer_of_the_event_loop_has_its_slice_and_its_priority(usual: float) -
         name = Path(f"/proc/self/task/{thread}/comm").read_text().strip()
         return time_slice(0), os.getpriority(os.PRIO_PROCESS, thread), name
 
-    with resources.peer("counter") as pool:
+    with resources.single_thread("counter") as pool:
         assert pool.submit(own).result() == (slices.SHORT, os.getpriority(os.PRIO_PROCESS, 0), "counter")
 
 
