@@ -122,6 +122,7 @@ def measure(case: Case, args: argparse.Namespace, home: Path) -> Results:
             stack.enter_context(cpu_groups.group(home, name)) for name in ("served", "foreign", "clients")
         )
         running = serve(case, args.nice, folder, served, stack)
+        data = load.inputs(folder, "x", case.rows, case.widths[0])
         stack.enter_context(cpu_groups.inside(clients))
         task = progress.add_task(case.title, total=args.rounds * len(situations) * len(running))
         for number in range(args.rounds):
@@ -131,11 +132,10 @@ def measure(case: Case, args: argparse.Namespace, home: Path) -> Results:
                     for system, where in (*running[at:], *running[:at]):
                         progress.update(task, description=f"{system.name}, foreign: {situation}")
                         sample = load.perf_analyzer(
-                            *(system, where, MODEL),
+                            *(system, where, MODEL, data),
                             concurrency=case.levels[0],
                             rows=case.rows,
                             window=args.seconds,
-                            folder=folder,
                         )
                         results.add(situation, system.name, case.levels[0], sample)
                         progress.advance(task)

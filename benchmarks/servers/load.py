@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -22,16 +23,27 @@ SECONDS = 120  # that one measurement may take
 ATTEMPTS = 3  # of one measurement: a window without a response makes the client give up
 
 
+def inputs(folder: Path, tensor: str, rows: int, columns: int) -> Path:
+    """A file with the input of a request for perf_analyzer, the same rows in [-1, 1] that `loop.py` runs. Without a
+    file, perf_analyzer sends random bits: half of them are out of range, and subnormal numbers slow a graph down."""
+    path = folder / f"{tensor}_{rows}_{columns}.json"
+    if not path.exists():
+        values = np.random.default_rng(0).uniform(-1, 1, (rows, columns)).astype(np.float32)
+        path.write_text(json.dumps({"data": [{tensor: row} for row in values.tolist()]}))
+    return path
+
+
 def perf_analyzer(
-    contestant: Contestant, running: Running, model: str, *, concurrency: int, rows: int, window: float, folder: Path
+    contestant: Contestant, running: Running, model: str, data: Path, *, concurrency: int, rows: int, window: float
 ) -> Sample:
-    """The mean of three windows of `window` seconds. Raises RuntimeError if the client fails, or measures nothing in
-    each attempt."""
+    """The mean of three windows of `window` seconds with the input file `data`. Raises RuntimeError if the client
+    fails, or measures nothing in each attempt."""
     program = shutil.which("perf_analyzer", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if program is None:
         raise RuntimeError("perf_analyzer is not installed (the extra `dev` has it on x86-64)")
-    table = folder / "measured.csv"
+    table = data.with_name("measured.csv")
     flags = ["-m", model, "-i", "grpc", "-u", f"127.0.0.1:{running.port}", "-b", str(rows)]
+    flags += ["--input-data", str(data)]
     flags += ["--concurrency-range", f"{concurrency}:{concurrency}", "--percentile", "99", "-f", str(table)]
     flags += ["--measurement-interval", str(round(window * 1000)), "--stability-percentage", "999", "--max-trials", "3"]
     for _ in range(ATTEMPTS):

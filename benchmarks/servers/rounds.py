@@ -28,6 +28,7 @@ def measure(case: Case, rounds: int, seconds: float, folder: Path, words: Sequen
     if case.systems:
         systems = [system for system in systems if system.name in case.systems]
     systems = [system for system in systems if any(word in system.name for word in words)]
+    data = load.inputs(folder, "x", case.rows, case.widths[0])
     measured = Measured()
     with contextlib.ExitStack() as stack, Progress() as progress:
         running = started(systems, folder, stack)
@@ -40,7 +41,7 @@ def measure(case: Case, rounds: int, seconds: float, folder: Path, words: Sequen
                 for system, where in rotated(running, number):
                     progress.update(task, description=f"{system.name}, c = {level}")
                     sample = load.perf_analyzer(
-                        *(system, where, MODEL), concurrency=level, rows=case.rows, window=seconds, folder=folder
+                        *(system, where, MODEL, data), concurrency=level, rows=case.rows, window=seconds
                     )
                     measured.add(system.name, level, sample)
                     progress.advance(task)
