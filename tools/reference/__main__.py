@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/reference, or check them.
+"""Write the generated pages of docs/reference and the schema of the Helm chart's values, or check them.
 
 python -m tools.reference            writes the files (`make reference`)
 python -m tools.reference --check    exits with 1 and names the files that differ
@@ -7,29 +7,35 @@ python -m tools.reference --check    exits with 1 and names the files that diffe
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
 from kanserve.config import reference as settings
+from tools.reference import helm_values
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "docs" / "reference"
 # Page -> module of this package that writes it.
 PAGES = {
     "alerts.md": "alerts",
     "cli.md": "cli",
     "errors.md": "errors",
     "grpc-api.md": "grpc_api",
+    "helm-values.md": "helm_values",
     "metrics.md": "metrics",
     "openapi.json": "openapi",
     "python-api.md": "python_api",
     "supported-libraries.md": "libraries",
 }
+VALUES_SCHEMA = os.path.relpath(helm_values.CHART / "values.schema.json", FOLDER)
 
 
 def texts() -> dict[str, str]:
-    """The text of each generated file, by file name."""
+    """The text of each generated file, by path relative to docs/reference."""
     pages = {name: importlib.import_module(f"tools.reference.{module}").page() for name, module in PAGES.items()}
-    return {**settings.texts(), **{name: text.rstrip() + "\n" for name, text in pages.items()}}
+    pages = {name: text.rstrip() + "\n" for name, text in pages.items()}
+    return {**settings.texts(), **pages, VALUES_SCHEMA: helm_values.schema_text()}
 
 
 def differing() -> list[str]:
@@ -43,7 +49,8 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         names = differing()
         for name in names:
-            print(f"docs/reference/{name} differs from the code; run make reference", file=sys.stderr)
+            path = (FOLDER / name).resolve().relative_to(ROOT)
+            print(f"{path} differs from the code; run make reference", file=sys.stderr)
         return 1 if names else 0
     for name, text in texts().items():
         (FOLDER / name).write_text(text)
