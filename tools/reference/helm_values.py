@@ -66,7 +66,9 @@ def _values(node: Any, defaults: dict[str, Any], lines: list[str], above: tuple[
         comment = _comment(lines, key.start_mark.line, key.start_mark.column)
         default = defaults[key.value]
         words = " ".join(line for line in comment if not line.startswith(MARK))
-        schema = {k: v for line in comment if line.startswith(MARK) for k, v in yaml.safe_load(line[len(MARK) :]).items()}
+        schema = {
+            k: v for line in comment if line.startswith(MARK) for k, v in yaml.safe_load(line[len(MARK) :]).items()
+        }
         if comment and words:
             yield Value(path, default, words, schema)
         elif isinstance(default, dict) and default and not schema:

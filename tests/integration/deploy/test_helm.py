@@ -1,0 +1,257 @@
+"""The Helm chart: rendered by helm, checked strictly against the schemas of the oldest and the newest Kubernetes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kanserve.config.reference import properties
+from kanserve.config.sources import load
+from tests.support.helm_chart import (
+    CHART,
+    EXAMPLES,
+    NEWEST,
+    OLDEST,
+    ROOT,
+    environment,
+    failure,
+    only,
+    pairwise,
+    problems,
+    render,
+    run,
+    server,
+)
+
+pytestmark = pytest.mark.slow
+
+INSECURE = "{insecure: true, models: {pvc: {claimName: models}}}"
+SECURE = "{models: {pvc: {claimName: models}}, tls: {secretName: t}, tokens: {secretName: u}}"
+CLIENTS = "{models: {pvc: {claimName: m}}, tls: {secretName: t, clientCA: {secretName: c, probeSecretName: p}}}"
+# One entry for each parameter of the matrix, with its choices.
+CHOICES: list[list[dict[str, Any]]] = [
+    [
+        {"insecure": True},
+        {"tls": {"secretName": "t"}, "tokens": {"secretName": "u"}},
+        {"tls": {"secretName": "t", "clientCA": {"secretName": "c", "probeSecretName": "p"}}},
+    ],
+    [
+        {"models": {"source": "pvc", "pvc": {"claimName": "m", "subPath": "models"}}},
+        {"models": {"source": "image", "image": {"reference": "registry.example/models:1"}}},
+        {"models": {"source": "configMap", "configMaps": [{"name": "hello-1", "model": "hello", "version": 1}]}},
+        {"models": {"source": "sync", "sync": {"remote": ":s3:bucket", "secretName": "s"}}},
+    ],
+    [
+        {},
+        {"autoscaling": {"type": "hpa"}},
+        {"autoscaling": {"type": "hpa", "hpa": {"cpuPercent": 0, "inflightRequests": 4}}},
+        {"autoscaling": {"type": "keda"}},
+    ],
+    [
+        {},
+        {"ingress": {"enabled": True, "hosts": ["a.example"], "tlsSecretName": "i"}},
+        {"gateway": {"route": "HTTPRoute", "parentRefs": [{"name": "g"}], "hostnames": ["a.example"]}},
+        {"gateway": {"route": "GRPCRoute", "parentRefs": [{"name": "g", "sectionName": "grpc"}]}},
+    ],
+    [{}, {"monitoring": {name: {"enabled": True} for name in ("serviceMonitor", "rules", "dashboard")}}],
+    [{}, {"networkPolicy": {"enabled": False}}, {"networkPolicy": {"clients": [], "metrics": []}}],
+    [{}, {"podDisruptionBudget": {"enabled": False}}, {"podDisruptionBudget": {"maxUnavailable": "25%"}}],
+    [{}, {"topologySpread": {"hosts": "none", "zones": "none"}}, {"topologySpread": {"zones": "DoNotSchedule"}}],
+    [{}, {"serviceAccount": {"create": False}}, {"serviceAccount": {"name": "own"}}],
+    [{}, {"service": {"type": "LoadBalancer", "port": 443, "annotations": {}}}],
+    [{}, {"fullnameOverride": "x" * 60}, {"nameOverride": "kans"}],
+    [{}, {"settings": {"transport": "grpcio", "max_inflight_bytes": 2**30, "reflection": True}}],
+    [{}, {"strategy": {"maxSurge": "50%"}, "image": {"tag": "7"}, "imagePullSecrets": ["registry"]}],
+]
+MATRIX = pairwise(CHOICES)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_passes_lint_and_the_schemas_of_the_oldest_and_newest_kubernetes(example: Path) -> None:
+    values = example.read_text()
+    done = run("lint", str(CHART), "--strict", "--quiet", values=values)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for version in (OLDEST, NEWEST):
+        assert problems(render(values, version), values, version) == []
+
+
+@pytest.mark.parametrize("values", MATRIX, ids=str)
+def test_each_pair_of_values_renders_valid_objects(values: str) -> None:
+    version = NEWEST if '"image"' in values or "registry.example" in values else OLDEST
+    assert problems(render(values, version), values, version) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("{models: {pvc: {claimName: m}}}", "tls.secretName: not set"),
+        ("{models: {pvc: {claimName: m}}, tls: {secretName: t}}", "tokens.secretName: not set"),
+        ("{insecure: true}", "models.pvc.claimName: not set"),
+        ("{insecure: true, models: {source: image}}", "models.image.reference: not set"),
+        ("{insecure: true, models: {source: configMap}}", "models.configMaps: empty"),
+        ("{insecure: true, models: {source: sync}}", "models.sync.remote: not set"),
+        ("{insecure: true, models: {pvc: {claimName: m}}, ingress: {enabled: true}}", "ingress.hosts: empty"),
+        ("{insecure: true, models: {pvc: {claimName: m}}, gateway: {route: HTTPRoute}}", "gateway.parentRefs: empty"),
+        ("{insecure: true, models: {pvc: {claimName: m}}, replcas: 3}", "'replcas' not allowed"),
+        ("{insecure: true, models: {pvc: {claimName: m}}, settings: {thread: 3}}", "'thread' not allowed"),
+        ("{insecure: true, models: {pvc: {claimName: m}}, settings: {repository: x}}", "'repository' not allowed"),
+        ("{insecure: true, models: {pvc: {claimName: m}}, settings: {threads: -1}}", "/settings/threads"),
+        (
+            "{tls: {secretName: t, clientCA: {secretName: c}}, models: {pvc: {claimName: m}}}",
+            "probeSecretName: not set",
+        ),
+        ("{insecure: true, models: {pvc: {claimName: m}}, tls: {clientCA: {secretName: c}}}", "without tls.secretName"),
+        (CLIENTS[:-1] + ", probes: {type: https}}", "probes.type: https"),
+        (INSECURE[:-1] + ", autoscaling: {type: keda, maxReplicas: 1}}", "autoscaling.maxReplicas: 1"),
+        (INSECURE[:-1] + ", autoscaling: {type: hpa, hpa: {cpuPercent: 0}}}", "autoscaling.hpa: no metric"),
+    ],
+)
+def test_unsafe_or_incomplete_values_are_rejected(values: str, message: str) -> None:
+    assert message in failure(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (SECURE[:-1] + ", probes: {type: grpc}}", "probes.type: grpc with TLS on Kubernetes v1.36"),
+        ("{insecure: true, models: {source: image, image: {reference: r}}}", ""),
+    ],
+)
+def test_a_feature_of_a_later_kubernetes_is_rejected(values: str, message: str) -> None:
+    if message:
+        assert message in failure(values, "1.36")
+    else:
+        assert "models.source: image on Kubernetes v1.32" in failure(values, "1.32")
+
+
+@pytest.mark.parametrize("waits", [(5, 0.5, 25), (0, 0, 0), (20, 1.25, 90), (0.1, 0.1, 0.1)])
+def test_the_termination_grace_period_covers_the_drain(waits: tuple[float, float, float]) -> None:
+    names = ("drain_delay_seconds", "drain_reject_seconds", "drain_grace_seconds")
+    settings = json.dumps(dict(zip(names, waits, strict=True)))
+    pod = only(render(f"{INSECURE[:-1]}, settings: {settings}}}"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == math.ceil(sum(waits)) + 5
+
+
+def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server reads them as the values state them: large numbers, sizes, switches and fractions."""
+    settings = {
+        "max_inflight_bytes": 2**30,
+        "max_request_bytes": "8MiB",
+        "batching": False,
+        "access_log": "sampled:100",
+        "max_queue_delay_microseconds": 10_000_000,
+        "inline_run_seconds": 0.0004,
+        "load_model": "hello,digits",
+        "model_control": "explicit",
+    }
+    container = server(render(f"{INSECURE[:-1]}, settings: {json.dumps(settings)}}}"))
+    for name, value in environment(container).items():
+        monkeypatch.setenv(name, value)
+    loaded = load({}).settings
+    assert (str(loaded.repository), loaded.host, loaded.insecure) == ("/models", "0.0.0.0", True)
+    assert (loaded.max_inflight_bytes, loaded.max_request_bytes, loaded.batching) == (2**30, 2**23, False)
+    assert (loaded.max_queue_delay_microseconds, loaded.inline_run_seconds) == (10_000_000, 0.0004)
+    assert (loaded.access_log, loaded.drain_reject_seconds) == ("sampled:100", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "version", "kind", "port"),
+    [
+        (INSECURE, OLDEST, "grpc", "h2c"),
+        (SECURE, OLDEST, "httpGet", "https"),
+        (SECURE[:-1] + ", probes: {type: grpc}}", NEWEST, "grpc", "https"),
+        (SECURE[:-1] + ", settings: {transport: grpcio}}", OLDEST, "exec", "https"),
+        (CLIENTS, OLDEST, "exec", "https"),
+    ],
+)
+def test_the_probe_fits_the_transport(values: str, version: str, kind: str, port: str) -> None:
+    documents = render(values, version)
+    container = server(documents)
+    assert {kind} == {key for key in container["livenessProbe"] if not key.endswith(("Seconds", "Threshold"))}
+    if kind == "grpc":
+        assert container["livenessProbe"]["grpc"]["service"] == "liveness"
+        assert container["readinessProbe"]["grpc"].get("mode") == ("TLS" if port == "https" else None)
+    if kind == "httpGet":
+        assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "https", "scheme": "HTTPS"}
+    if kind == "exec":
+        assert environment(container)["KANSERVE_URL"] == "grpcs://127.0.0.1:8001"
+        assert container["readinessProbe"]["exec"]["command"][1:] == ["health", "--timeout=4"]
+    assert [entry["name"] for entry in container["ports"]] == [port, "metrics"]
+    protocols = {p["name"]: p["appProtocol"] for p in only(documents, "Service", "r-kanserve")["spec"]["ports"]}
+    assert protocols == {port: "https" if port == "https" else "kubernetes.io/h2c"}
+
+
+@pytest.mark.parametrize("values", [INSECURE, SECURE, EXAMPLES[0].read_text()], ids=["plain", "tls", "sync"])
+def test_the_pod_satisfies_the_restricted_standard(values: str) -> None:
+    pod = only(render(values), "Deployment")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert not any(pod.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+        context = container["securityContext"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
+        assert container["resources"]["limits"]["memory"]
+    assert all("hostPath" not in volume for volume in pod["volumes"])
+    modes = [volume["secret"]["defaultMode"] for volume in pod["volumes"] if "secret" in volume]
+    assert all(mode == 0o440 for mode in modes), "the server rejects a token file that all users can read"
+
+
+def test_alerts_and_dashboard_are_those_of_the_monitoring_folder() -> None:
+    documents = render(f"{INSECURE[:-1]}, monitoring: {{rules: {{enabled: true}}, dashboard: {{enabled: true}}}}}}")
+    monitoring = ROOT / "service" / "deploy" / "monitoring"
+    assert only(documents, "PrometheusRule")["spec"] == yaml.safe_load(
+        (monitoring / "prometheus" / "rules.yml").read_text()
+    )
+    (text,) = only(documents, "ConfigMap")["data"].values()
+    assert json.loads(text) == json.loads((monitoring / "grafana" / "kanserve.json").read_text())
+
+
+def test_keda_reads_the_metric_of_each_pod_and_may_connect() -> None:
+    documents = render(f"{SECURE[:-1]}, autoscaling: {{type: keda}}}}")
+    trigger = only(documents, "ScaledObject")["spec"]["triggers"][0]
+    assert trigger["metricType"] == "Value", "AverageValue divides the mean by the number of pods again"
+    assert trigger["metadata"]["url"] == "http://r-kanserve-headless.models.svc:8002/metrics"
+    assert only(documents, "Service", "r-kanserve-headless")["spec"]["clusterIP"] == "None"
+    peers = only(documents, "NetworkPolicy")["spec"]["ingress"][1]["from"]
+    assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}} in peers
+    assert "replicas" not in only(documents, "Deployment")["spec"], "a rollout would reset the number of pods"
+
+
+def test_the_templates_use_each_value_and_no_other() -> None:
+    """A misspelled value in a template is empty, without an error."""
+    text = "\n".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    aliases = {
+        "models": "models",
+        "tls": "tls",
+        "scaling": "autoscaling",
+        "sync": "models.sync",
+        "settings": "settings",
+    }
+    used = set(re.findall(r"\.Values\.([\w.]+)", text)) | set(re.findall(r"\$values\.([\w.]+)", text))
+    used |= {
+        f"{aliases[name]}.{rest}" for name, rest in re.findall(r"\$(models|tls|scaling|sync|settings)\.([\w.]+)", text)
+    }
+    values["settings"] |= dict.fromkeys(properties())
+    for path in used:
+        value: Any = values
+        for key in path.split("."):
+            assert isinstance(value, dict), path
+            assert key in value, f"the templates use {path}, which is not in values.yaml"
+            value = value[key]
+    unused = [key for key in values if not any(path.split(".")[0] == key for path in used)]
+    assert unused == []
+
+
+def test_the_version_of_the_chart_is_that_of_the_package() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert chart["version"] == chart["appVersion"] == version

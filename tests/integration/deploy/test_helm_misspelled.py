@@ -1,0 +1,126 @@
+"""A check notices each misspelled field: in the rendered objects, and in the values."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.support.helm_chart import (
+    CHART,
+    CHOSEN,
+    EXAMPLES,
+    NEWEST,
+    merge,
+    only,
+    problems,
+    render,
+    run,
+    server,
+    user_keys,
+)
+from tools.manifests import references, schemas
+
+pytestmark = pytest.mark.slow
+
+FIELDS = 200
+Path = tuple[str | int, ...]
+
+
+def fields(value: Any, path: Path = ()) -> Iterator[Path]:
+    """The path of each key of a document."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        if isinstance(value, dict):
+            yield (*path, key)
+        yield from fields(child, (*path, key))
+
+
+def misspelled(document: Any, path: Path, rng: random.Random) -> Any:
+    """A copy in which one key has two letters swapped, or one letter less."""
+    changed = copy.deepcopy(document)
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    name = str(path[-1])
+    at = rng.randrange(len(name) - 1) if len(name) > 1 else 0
+    wrong = name[:at] + name[at + 1 : at + 2] + name[at] + name[at + 2 :]
+    wrong = name[:at] + name[at + 1 :] if wrong == name else wrong
+    items = [(wrong if key == path[-1] else key, value) for key, value in place.items()]
+    place.clear()
+    place.update(items)
+    return changed
+
+
+def shape(path: Path) -> Path:
+    return tuple(key for key in path if isinstance(key, str))
+
+
+def test_misspelled_fields_of_the_objects_are_noticed() -> None:
+    rng = random.Random(27)
+    candidates = {}
+    for example in EXAMPLES:
+        values = example.read_text()
+        for index, document in enumerate(render(values)):
+            for path in fields(document):
+                candidates.setdefault((document["kind"], shape(path)), (values, index, path))
+    assert len(candidates) >= FIELDS
+    missed = []
+    for values, index, path in rng.sample(sorted(candidates.values(), key=str), FIELDS):
+        documents = list(render(values))
+        documents[index] = misspelled(documents[index], path, rng)
+        keys = user_keys(yaml.safe_load(values))
+        if not schemas.problems(documents[index], NEWEST) and not references.problems(documents, keys):
+            missed.append((render(values)[index]["kind"], path))
+    assert missed == []
+
+
+def test_misspelled_variables_of_the_server_are_noticed() -> None:
+    rng = random.Random(27)
+    for example in EXAMPLES:
+        values = example.read_text()
+        document, keys = copy.deepcopy(only(render(values), "Deployment")), user_keys(yaml.safe_load(values))
+        assert references.problems([document], keys) == []
+        for variable in server([document])["env"]:
+            name = variable["name"]
+            (variable["name"],) = misspelled({name: 0}, (name,), rng)
+            assert references.problems([document], keys), variable["name"]
+            variable["name"] = name
+
+
+def test_misspelled_values_are_noticed() -> None:
+    """By the schema of the values, which helm checks, or by the schemas of the objects that helm renders from them."""
+    rng = random.Random(27)
+    schema = jsonschema.Draft7Validator(json.loads((CHART / "values.schema.json").read_text()))
+    candidates = []
+    for text in (*(example.read_text() for example in EXAMPLES), (CHART / "values.yaml").read_text()):
+        values = yaml.safe_load(text)
+        assert schema.is_valid(merged(values))
+        candidates += [(values, path) for path in fields(values) if not set(path[:-1]) & {*CHOSEN, "matchLabels"}]
+    missed = []
+    for values, path in rng.sample(candidates, FIELDS):
+        wrong = misspelled(values, path, rng)
+        if schema.is_valid(merged(wrong)) and not rejected(wrong):
+            missed.append(path)
+    assert missed == []
+
+
+def merged(values: Any) -> Any:
+    """The values of the chart with those of a file over them, as helm checks them."""
+    whole = yaml.safe_load((CHART / "values.yaml").read_text())
+    merge(whole, values)
+    return whole
+
+
+def rejected(values: Any) -> bool:
+    """Whether helm rejects values, or a check rejects what it renders from them."""
+    text = json.dumps({"insecure": True, "models": {"source": "sync", "sync": {"remote": "r"}}} | values)
+    if run("template", "r", str(CHART), "--kube-version", "1.37", values=text).returncode:
+        return True
+    return bool(problems(render(text), text))
