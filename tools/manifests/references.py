@@ -5,6 +5,7 @@ A schema accepts every key of a map, such as a label. A misspelled one is an obj
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -180,6 +181,13 @@ def _metrics(kind: str, spec: Any) -> Iterator[str]:
     yield from (f"{kind}: the server exports no metric {name}" for name in named if name and name not in exported)
 
 
+@functools.cache
+def _variables() -> frozenset[str]:
+    """Variables of the server, of its client commands and of the synchronization."""
+    names = {f"KANSERVE_{name.upper()}" for name in properties()} | {f"KANSERVE_{name}" for name in CLIENT}
+    return frozenset({*names, *SYNC})
+
+
 def _pod(pod: Document, user_keys: frozenset[str]) -> Iterator[str]:
     """Problems of one pod: volumes, variables, probes, grace period."""
     spec = pod.get("spec") or {}
@@ -188,11 +196,11 @@ def _pod(pod: Document, user_keys: frozenset[str]) -> Iterator[str]:
     mounted = {mount.get("name") for container in containers for mount in container.get("volumeMounts") or ()}
     yield from (f"volume {name}: mounted, and not defined" for name in sorted(map(str, mounted - volumes)))
     yield from (f"volume {name}: defined, and not mounted" for name in sorted(map(str, volumes - mounted)))
-    variables = {f"KANSERVE_{name.upper()}" for name in properties()} | {f"KANSERVE_{name}" for name in CLIENT}
+    known = _variables() | user_keys
     for container in containers:
         name, env = container.get("name"), container.get("env") or ()
         for variable in env:
-            if variable.get("name") not in variables | set(SYNC) | user_keys:
+            if variable.get("name") not in known:
                 yield f"container {name}: unknown variable {variable.get('name')}"
         yield from _files(container, env)
     servers = [container for container in containers if container.get("args") == ["serve"]]

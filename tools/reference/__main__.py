@@ -7,15 +7,13 @@ python -m tools.reference --check    exits with 1 and names the files that diffe
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 
 from kanserve.config import reference as settings
 from tools.reference import helm_values
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "docs" / "reference"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 # Page -> module of this package that writes it.
 PAGES = {
     "alerts.md": "alerts",
@@ -28,11 +26,12 @@ PAGES = {
     "python-api.md": "python_api",
     "supported-libraries.md": "libraries",
 }
-VALUES_SCHEMA = os.path.relpath(helm_values.CHART / "values.schema.json", FOLDER)
+# The folder of the chart has a link to this file.
+VALUES_SCHEMA = "helm-values.schema.json"
 
 
 def texts() -> dict[str, str]:
-    """The text of each generated file, by path relative to docs/reference."""
+    """The text of each generated file, by file name."""
     pages = {name: importlib.import_module(f"tools.reference.{module}").page() for name, module in PAGES.items()}
     pages = {name: text.rstrip() + "\n" for name, text in pages.items()}
     return {**settings.texts(), **pages, VALUES_SCHEMA: helm_values.schema_text()}
@@ -49,8 +48,7 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         names = differing()
         for name in names:
-            path = (FOLDER / name).resolve().relative_to(ROOT)
-            print(f"{path} differs from the code; run make reference", file=sys.stderr)
+            print(f"docs/reference/{name} differs from the code; run make reference", file=sys.stderr)
         return 1 if names else 0
     for name, text in texts().items():
         (FOLDER / name).write_text(text)

@@ -34,7 +34,7 @@ This page lists every value of the chart `service/deploy/helm/kanserve`, for ope
 
 `make reference` writes this file from `service/deploy/helm/kanserve/values.yaml`. The guide
 [Kubernetes](../guides/serve/kubernetes.md) shows how you install the chart. Helm checks your values against
-`values.schema.json`, which has a schema for each value, and rejects a name that is not in this table.
+the JSON schema [helm-values.schema.json](helm-values.schema.json) and rejects a name that is not in this table.
 
 The value `settings` has the [settings](settings.md) of the server by name. These settings have other values:
 """
@@ -109,7 +109,7 @@ def _leaf(value: Value) -> dict[str, Any]:
     if added.pop("resources", False):
         names = {"cpu": QUANTITY, "memory": QUANTITY, "ephemeral-storage": QUANTITY}
         part = {"type": "object", "properties": names, "patternProperties": {r"^.+[./].+$": QUANTITY}}
-        parts = dict.fromkeys(("requests", "limits"), {**part, "additionalProperties": False})
+        parts = {name: {**part, "additionalProperties": False} for name in ("requests", "limits")}
         added |= {"additionalProperties": False, "properties": parts}
     return {"description": value.text, "type": TYPES[type(value.default)], **added}
 
@@ -148,11 +148,11 @@ def _allowed(leaf: dict[str, Any]) -> str:
         return f"more than {leaf['exclusiveMinimum']}"
     if low is not None:
         return f"{low} to {high}" if high is not None else f"{low} or more"
-    kinds = leaf["type"] if isinstance(leaf["type"], list) else [leaf["type"]]
+    kinds: list[str] = leaf["type"] if isinstance(leaf["type"], list) else [leaf["type"]]
     words = {"array": "list", "object": "mapping", "boolean": "true, false", "string": "text"}
     return " or ".join(words.get(kind, kind) for kind in kinds)
 
 
 def schema_text() -> str:
-    """The text of values.schema.json."""
+    """The text of helm-values.schema.json, to which values.schema.json of the chart is a link."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
+import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import yaml
 
 from kanserve.config.reference import properties
 from kanserve.config.sources import load
+from tests.support.command_line import kanserve
 from tests.support.helm_chart import (
     CHART,
     EXAMPLES,
@@ -21,19 +25,25 @@ from tests.support.helm_chart import (
     ROOT,
     environment,
     failure,
+    merge,
     only,
     pairwise,
     problems,
+    program,
     render,
     run,
     server,
 )
+from tools.manifests import schemas
 
 pytestmark = pytest.mark.slow
 
+GOLDEN = ROOT / "tests" / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
+GUIDE = (ROOT / "docs" / "guides" / "serve" / "kubernetes.md").read_text()
 INSECURE = "{insecure: true, models: {pvc: {claimName: models}}}"
 SECURE = "{models: {pvc: {claimName: models}}, tls: {secretName: t}, tokens: {secretName: u}}"
 CLIENTS = "{models: {pvc: {claimName: m}}, tls: {secretName: t, clientCA: {secretName: c, probeSecretName: p}}}"
+CONFIG_MAP = {"name": "hello-1", "model": "hello", "version": 1, "files": ["manifest.json", "model.onnx"]}
 # One entry for each parameter of the matrix, with its choices.
 CHOICES: list[list[dict[str, Any]]] = [
     [
@@ -44,7 +54,7 @@ CHOICES: list[list[dict[str, Any]]] = [
     [
         {"models": {"source": "pvc", "pvc": {"claimName": "m", "subPath": "models"}}},
         {"models": {"source": "image", "image": {"reference": "registry.example/models:1"}}},
-        {"models": {"source": "configMap", "configMaps": [{"name": "hello-1", "model": "hello", "version": 1}]}},
+        {"models": {"source": "configMap", "configMaps": [CONFIG_MAP]}},
         {"models": {"source": "sync", "sync": {"remote": ":s3:bucket", "secretName": "s"}}},
     ],
     [
@@ -138,7 +148,7 @@ def test_the_termination_grace_period_covers_the_drain(waits: tuple[float, float
     assert pod["terminationGracePeriodSeconds"] == math.ceil(sum(waits)) + 5
 
 
-def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The server reads them as the values state them: large numbers, sizes, switches and fractions."""
     settings = {
         "max_inflight_bytes": 2**30,
@@ -151,10 +161,12 @@ def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.Monke
         "model_control": "explicit",
     }
     container = server(render(f"{INSECURE[:-1]}, settings: {json.dumps(settings)}}}"))
-    for name, value in environment(container).items():
+    env = environment(container)
+    assert env["KANSERVE_REPOSITORY"] == "/models"
+    for name, value in (env | {"KANSERVE_REPOSITORY": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
     loaded = load({}).settings
-    assert (str(loaded.repository), loaded.host, loaded.insecure) == ("/models", "0.0.0.0", True)
+    assert (loaded.host, loaded.grpc_port, loaded.insecure) == ("0.0.0.0", 8001, True)
     assert (loaded.max_inflight_bytes, loaded.max_request_bytes, loaded.batching) == (2**30, 2**23, False)
     assert (loaded.max_queue_delay_microseconds, loaded.inline_run_seconds) == (10_000_000, 0.0004)
     assert (loaded.access_log, loaded.drain_reject_seconds) == ("sampled:100", 0.5)
@@ -255,3 +267,64 @@ def test_the_version_of_the_chart_is_that_of_the_package() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["version"] == chart["appVersion"] == version
+
+
+def guide_commands(program_name: str) -> list[list[str]]:
+    """The commands of a program in the blocks of the guide."""
+    lines = (
+        line.strip() for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()
+    )
+    return [shlex.split(line)[1:] for line in lines if line.startswith(f"{program_name} ")]
+
+
+def test_the_commands_of_the_guide_create_what_its_values_name(tmp_path: Path) -> None:
+    """kubectl and helm run without a cluster: `create` as a dry run, `install` as `template`."""
+    for name in ("tls.crt", "tls.key", "ca.crt", "tokens.toml"):
+        (tmp_path / name).write_text("x")
+    export = ("export", GOLDEN, "--repository", tmp_path / "models", "--name", "hello")
+    assert kanserve(*export).returncode == 0
+    created = []
+    for command in guide_commands("kubectl"):
+        if "create" not in command:
+            continue
+        dry = [str(program("kubectl")), *command, "--dry-run=client", "--output", "json"]
+        done = subprocess.run(dry, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        created.append(json.loads(done.stdout))
+    assert [problem for document in created for problem in schemas.problems(document, NEWEST)] == []
+    (install,) = (command for command in guide_commands("helm") if command[0] == "install")
+    assert install[1:3] == ["kanserve", CHART.relative_to(ROOT).as_posix()]
+    values = textwrap.dedent(re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[0])
+    documents = render(values)
+    assert problems(documents, values) == []
+    named = {v["secret"]["secretName"] for v in volumes(documents) if "secret" in v}
+    (source,) = (v["projected"]["sources"] for v in volumes(documents) if "projected" in v)
+    named |= {entry["configMap"]["name"] for entry in source}
+    assert named <= {document["metadata"]["name"] for document in created}
+    keys = {item["key"] for item in source[0]["configMap"]["items"]}
+    stored = only(created, "ConfigMap")
+    assert keys == {*stored.get("data", {}), *stored["binaryData"]}, "the values name all files of the version"
+
+
+def volumes(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    pod: dict[str, Any] = only(documents, "Deployment")["spec"]["template"]["spec"]
+    return list(pod["volumes"])
+
+
+def test_each_example_of_the_guide_has_valid_values() -> None:
+    examples = [textwrap.dedent(text) for text in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]
+    assert len(examples) >= 5
+    for example in examples:
+        values = yaml.safe_load(INSECURE)
+        merge(values, yaml.safe_load(example))
+        text = json.dumps(values)
+        assert problems(render(text), text) == []
+
+
+def test_the_guide_names_the_objects_of_its_release() -> None:
+    """The Service of a release `kanserve` has that name, without the chart's name a second time."""
+    done = run("template", "kanserve", str(CHART), "--namespace", "models", values=SECURE)
+    services = [d for d in yaml.safe_load_all(done.stdout) if d and d["kind"] == "Service"]
+    assert [service["metadata"]["name"] for service in services] == ["kanserve", "kanserve-headless"]
+    assert "service/kanserve 8001" in GUIDE
+    assert "kanserve.models.svc" in GUIDE

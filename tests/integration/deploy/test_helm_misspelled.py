@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import random
 from collections.abc import Iterator
@@ -111,9 +112,14 @@ def test_misspelled_values_are_noticed() -> None:
     assert missed == []
 
 
+@functools.cache
+def defaults() -> Any:
+    return yaml.safe_load((CHART / "values.yaml").read_text())
+
+
 def merged(values: Any) -> Any:
     """The values of the chart with those of a file over them, as helm checks them."""
-    whole = yaml.safe_load((CHART / "values.yaml").read_text())
+    whole = copy.deepcopy(defaults())
     merge(whole, values)
     return whole
 

@@ -41,20 +41,12 @@
 {{- $models := .Values.models -}}
 - name: tmp
   mountPath: /tmp
-{{- if eq $models.source "configMap" }}
-{{- range $index, $entry := $models.configMaps }}
-- name: model-{{ $index }}
-  mountPath: /models/{{ $entry.model }}/{{ $entry.version }}
-  readOnly: true
-{{- end }}
-{{- else }}
 - name: models
   mountPath: /models
   readOnly: true
   {{- if and (eq $models.source "pvc") $models.pvc.subPath }}
   subPath: {{ $models.pvc.subPath }}
   {{- end }}
-{{- end }}
 {{- if .Values.tls.secretName }}
 - name: tls
   mountPath: /credentials/tls
@@ -102,11 +94,19 @@
     reference: {{ $models.image.reference }}
     pullPolicy: {{ $models.image.pullPolicy }}
 {{- else if eq $models.source "configMap" }}
-{{- range $index, $entry := $models.configMaps }}
-- name: model-{{ $index }}
-  configMap:
-    name: {{ $entry.name }}
-{{- end }}
+# By paths below the volume, so that the files of a version are regular files: the server rejects links among them.
+- name: models
+  projected:
+    sources:
+      {{- range $entry := $models.configMaps }}
+      - configMap:
+          name: {{ $entry.name }}
+          items:
+            {{- range $entry.files }}
+            - key: {{ . }}
+              path: {{ $entry.model }}/{{ $entry.version }}/{{ . }}
+            {{- end }}
+      {{- end }}
 {{- else }}
 - name: models
   emptyDir:

@@ -1,0 +1,116 @@
+"""Models in a pod: the synchronization of a remote repository, and the links of a ConfigMap volume."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import checkpoint, document, kanserve
+from tests.support.helm_chart import CHART, only, program, render
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    done = kanserve(
+        "export",
+        checkpoint(folder / "net.safetensors", (2, 3, 1)),
+        "--repository",
+        folder / "models",
+        "--name",
+        "hello",
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "models"
+
+
+def names(folder: Path) -> list[str]:
+    """The visible files of a folder and its visible folders."""
+    return sorted(
+        path.name for path in folder.rglob("*") if not path.name.startswith(".") and ".incoming" not in path.parts
+    )
+
+
+def test_the_synchronization_copies_whole_versions(exported: Path, tmp_path: Path) -> None:
+    """Once before the server starts, then in a loop: new versions, changed files, removed versions, SIGTERM."""
+    remote, store = tmp_path / "remote", tmp_path / "store"
+    shutil.copytree(exported, remote)
+    store.mkdir()
+    environment = {
+        "PATH": f"{program('rclone').parent}:{os.environ['PATH']}",
+        "SYNC_REMOTE": str(remote),
+        "SYNC_FOLDER": str(store),
+        "SYNC_SECONDS": "0.2",
+        "RCLONE_CONFIG": str(tmp_path / "none.conf"),
+    }
+    command = ["/bin/sh", str(CHART / "files" / "sync.sh")]
+    once = subprocess.run([*command, "once"], env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert once.returncode == 0, once.stderr
+    assert names(store) == names(remote)
+    shown = document(kanserve("models", store, "--load", "--json"))
+    assert [(row["name"], row["version"]) for row in shown["models"]] == [("hello", "1")]
+
+    shutil.copytree(remote / "hello" / "1", remote / "hello" / "2")
+    (remote / "hello" / "config.pbtxt").write_text("# another\n")
+    loop = subprocess.Popen([*command, "loop"], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        until(lambda: (store / "hello" / "config.pbtxt").read_text() == "# another\n")
+        assert names(store) == names(remote)
+        shutil.rmtree(remote / "hello" / "1")
+        until(lambda: not (store / "hello" / "1").exists())
+        assert names(store) == names(remote)
+    finally:
+        loop.send_signal(signal.SIGTERM)
+        output, _ = loop.communicate(timeout=SECONDS)
+    assert loop.returncode == 0, "the pod would wait for its grace period"
+    assert output.count("published") == 2, output
+
+
+def test_a_failed_synchronization_stops_the_start(tmp_path: Path) -> None:
+    environment = {
+        "PATH": f"{program('rclone').parent}:{os.environ['PATH']}",
+        "SYNC_REMOTE": str(tmp_path / "absent"),
+        "SYNC_FOLDER": str(tmp_path),
+        "SYNC_SECONDS": "1",
+    }
+    command = ["/bin/sh", str(CHART / "files" / "sync.sh"), "once"]
+    assert subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS).returncode != 0
+
+
+def test_a_version_in_a_config_map_loads(exported: Path, tmp_path: Path) -> None:
+    """The kubelet writes each path of the volume into a hidden folder, and links the first part of the path to it."""
+    files = sorted(path.name for path in (exported / "hello" / "1").iterdir())
+    entry = {"name": "hello-1", "model": "hello", "version": 1, "files": files}
+    values = {"insecure": True, "models": {"source": "configMap", "configMaps": [entry]}}
+    pod = only(render(json.dumps(values)), "Deployment")["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "models")
+    (tmp_path / "..data").symlink_to("..2026_11_29")
+    for item in volume["projected"]["sources"][0]["configMap"]["items"]:
+        path = tmp_path / "..2026_11_29" / item["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(exported / "hello" / "1" / item["key"], path)
+    (tmp_path / "hello").symlink_to("..data/hello")
+    done = kanserve("models", tmp_path, "--load", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["name"] for row in document(done)["models"]] == ["hello"]
+
+
+def until(condition: object) -> None:
+    """Wait until a condition holds. Raises AssertionError after SECONDS."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        if callable(condition) and condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("the condition did not hold in time")
