@@ -328,3 +328,14 @@ def test_the_guide_names_the_objects_of_its_release() -> None:
     assert [service["metadata"]["name"] for service in services] == ["kanserve", "kanserve-headless"]
     assert "service/kanserve 8001" in GUIDE
     assert "kanserve.models.svc" in GUIDE
+
+
+def test_the_packaged_chart_is_complete(tmp_path: Path) -> None:
+    """The alerts, the dashboard and the schema are links in the repository, and files in the package."""
+    assert run("package", str(CHART), "--destination", str(tmp_path)).returncode == 0
+    (package,) = tmp_path.glob("kanserve-*.tgz")
+    values = next(path for path in EXAMPLES if path.stem == "secure-values").read_text()
+    arguments = ("--namespace", "models", "--kube-version", NEWEST)
+    done = run("template", "r", str(package), *arguments, values=values)
+    assert [document for document in yaml.safe_load_all(done.stdout) if document] == render(values)
+    assert "'replcas' not allowed" in run("template", "r", str(package), values="replcas: 1").stderr

@@ -1,0 +1,127 @@
+"""A real server with the variables of the rendered Deployment passes its probes, and stops within the grace period."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from tests.support import certificates, token_files, toy_model
+from tests.support.command_line import CLEAN, COMMAND
+from tests.support.helm_chart import environment, only, render, server
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 60
+CHECK = "/grpc.health.v1.Health/Check"
+DRAIN = {"drain_delay_seconds": 0.2, "drain_reject_seconds": 0.1, "drain_grace_seconds": 1}
+PVC = {"pvc": {"claimName": "models"}}
+TLS = {"secretName": "tls", "serverName": "localhost"}
+CLIENT_CA = {"secretName": "clients", "probeSecretName": "probe"}
+CASES: dict[str, dict[str, Any]] = {
+    "grpc": {"insecure": True},
+    "httpGet": {"tls": TLS, "tokens": {"secretName": "tokens"}},
+    "exec": {"tls": {**TLS, "clientCA": CLIENT_CA}, "tokens": {"secretName": "tokens"}},
+}
+
+
+def secret(folder: Path, **files: bytes) -> None:
+    """A mounted Secret: links to a hidden folder, files that only owner and group can read."""
+    (folder / "..1").mkdir(parents=True)
+    (folder / "..data").symlink_to("..1")
+    for name, content in files.items():
+        file = folder / "..1" / name.replace("__", ".")
+        file.write_bytes(content)
+        file.chmod(0o440)
+        (folder / file.name).symlink_to(f"..data/{file.name}")
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Path:
+    """The volumes of a pod: models and credentials."""
+    (tmp_path / "models").mkdir()
+    toy_model.write(tmp_path / "models")
+    (tmp_path / "files").mkdir()
+    made = certificates.write(tmp_path / "files")
+    token_files.write(tmp_path / "files" / "tokens.toml")
+    read = {
+        name: (made / name).read_bytes() for name in ("server.pem", "server.key", "caller.pem", "caller.key", "ca.pem")
+    }
+    mounts = tmp_path / "credentials"
+    secret(mounts / "tls", tls__crt=read["server.pem"], tls__key=read["server.key"], ca__crt=read["ca.pem"])
+    secret(mounts / "probe", tls__crt=read["caller.pem"], tls__key=read["caller.key"])
+    secret(mounts / "client-ca", ca__crt=read["ca.pem"])
+    secret(mounts / "tokens", tokens__toml=(made / "tokens.toml").read_bytes())
+    return tmp_path
+
+
+def variables(container: dict[str, Any], pod: Path, port: int) -> dict[str, str]:
+    """The variables of the container, with the folders and the port of this test, on loopback."""
+    found = dict(CLEAN)
+    for name, value in environment(container).items():
+        path = value.startswith(("/models", "/credentials"))
+        found[name] = f"{pod}{value}" if path else value.replace("8001", str(port)).replace("8002", "0")
+    return found | {"KANSERVE_HOST": "127.0.0.1", "KANSERVE_METRICS_HOST": "127.0.0.1"}
+
+
+def passes(probe: dict[str, Any], env: dict[str, str], port: int) -> bool:
+    """One run of a probe, as the kubelet does it."""
+    if "grpc" in probe:
+        request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(CHECK, response_deserializer=health_pb2.HealthCheckResponse.FromString)
+            try:
+                answer = call(request.SerializeToString(), timeout=probe["timeoutSeconds"])
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    if "httpGet" in probe:
+        get = probe["httpGet"]
+        url = f"{get['scheme'].lower()}://127.0.0.1:{port}{get['path']}"
+        unverified = ssl._create_unverified_context()
+        try:
+            with urllib.request.urlopen(url, timeout=probe["timeoutSeconds"], context=unverified) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+    command = [*COMMAND, *probe["exec"]["command"][1:]]
+    return subprocess.run(command, env=env, capture_output=True, timeout=SECONDS).returncode == 0
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_server_of_the_chart_passes_its_probes(kind: str, pod: Path) -> None:
+    if kind == "httpGet":
+        pytest.importorskip("h2corn")
+    documents = render(json.dumps(CASES[kind] | {"models": PVC, "settings": DRAIN}))
+    container = server(documents)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = variables(container, pod, port)
+    with (pod / "log").open("wb") as log:
+        process = subprocess.Popen([*COMMAND, *container["args"]], env=env, stdout=log, stderr=log, cwd=os.sep)
+    try:
+        end = time.monotonic() + SECONDS
+        while not passes(container["startupProbe"], env, port):
+            assert process.poll() is None, (pod / "log").read_text()
+            assert time.monotonic() < end, (pod / "log").read_text()
+            time.sleep(0.1)
+        assert kind in container["readinessProbe"]
+        assert passes(container["readinessProbe"], env, port)
+        assert passes(container["livenessProbe"], env, port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        grace = only(documents, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert process.wait(timeout=grace) == 0, (pod / "log").read_text()
+    assert not passes(container["livenessProbe"], env, port)
