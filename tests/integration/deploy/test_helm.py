@@ -127,17 +127,18 @@ def test_unsafe_or_incomplete_values_are_rejected(values: str, message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "version", "message"),
     [
-        (SECURE[:-1] + ", probes: {type: grpc}}", "probes.type: grpc with TLS on Kubernetes v1.36"),
-        ("{insecure: true, models: {source: image, image: {reference: r}}}", ""),
+        (SECURE[:-1] + ", probes: {type: grpc}}", "1.36", "probes.type: grpc with TLS on Kubernetes v1.36"),
+        ("{insecure: true, models: {source: image, image: {reference: r}}}", "1.32", "models.source: image on"),
+        (INSECURE[:-1] + ", service: {trafficDistribution: PreferClose}}", "1.30", "expected 1.31 or later"),
+        (INSECURE[:-1] + ", service: {trafficDistribution: PreferSameZone}}", "1.33", "expected 1.34 or later"),
     ],
 )
-def test_a_feature_of_a_later_kubernetes_is_rejected(values: str, message: str) -> None:
-    if message:
-        assert message in failure(values, "1.36")
-    else:
-        assert "models.source: image on Kubernetes v1.32" in failure(values, "1.32")
+def test_a_feature_of_a_later_kubernetes_is_rejected(values: str, version: str, message: str) -> None:
+    assert message in failure(values, version)
+    first = f"1.{int(version.partition('.')[2]) + 1}"
+    assert problems(render(values, first), values, first) == []
 
 
 @pytest.mark.parametrize("waits", [(5, 0.5, 25), (0, 0, 0), (20, 1.25, 90), (0.1, 0.1, 0.1)])
@@ -265,6 +266,10 @@ def test_the_templates_use_each_value_and_no_other() -> None:
 
 def test_the_version_of_the_chart_is_that_of_the_package() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert set(chart) == {
+        *("apiVersion", "name", "description", "type", "version", "appVersion", "kubeVersion"),
+        *("home", "sources", "keywords", "annotations"),
+    }, "helm ignores a misspelled field"
     (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["version"] == chart["appVersion"] == version
 

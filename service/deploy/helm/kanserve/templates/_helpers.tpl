@@ -169,6 +169,12 @@ timeoutSeconds: {{ .root.Values.probes.timeoutSeconds }}
 {{- if and (eq $values.probes.type "grpc") $values.tls.secretName (semverCompare "<1.37.0-0" $kube) -}}
 {{- fail (printf "probes.type: grpc with TLS on Kubernetes %s, expected 1.37 or later. Set probes.type=auto" $kube) -}}
 {{- end -}}
+{{- with $values.service.trafficDistribution -}}
+{{- $since := ternary "1.31" "1.34" (eq . "PreferClose") -}}
+{{- if semverCompare (printf "<%s.0-0" $since) $kube -}}
+{{- fail (printf "service.trafficDistribution: %s on Kubernetes %s, expected %s or later. Leave it empty" . $kube $since) -}}
+{{- end -}}
+{{- end -}}
 {{- $source := $values.models.source -}}
 {{- if and (eq $source "pvc") (not $values.models.pvc.claimName) -}}
 {{- fail "models.pvc.claimName: not set, expected the name of a PersistentVolumeClaim. Set it, or another models.source" -}}
