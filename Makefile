@@ -155,7 +155,7 @@ kernel: setup ## Build wheels of the custom operator for x86-64 and aarch64 into
 	@$(BIN)/python kernel/install.py $(ZIG_VENV) dist
 
 # Builds from the commit, tests outside the clone, and sets no tag: it prints the command. tools/release.py says the rest.
-release: setup ## Build and test wheel, sdist and kernel wheel; print the tag to set (ARGS=--check: only the checks)
+release: setup ## Build and test wheel, sdist, kernel wheel and Helm chart; print the tag to set (ARGS=--check: only the checks)
 	@$(BIN)/python tools/release.py $(ARGS)
 
 container: setup ## Build the server image and prove it with podman

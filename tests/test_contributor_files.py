@@ -209,7 +209,10 @@ def git(clone: Path, *arguments: str) -> None:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A repository with one commit of the files that a release checks."""
-    for name in ("pyproject.toml", "kernel/pyproject.toml", "kernel/kanserve_kernel/__init__.py", "CHANGELOG.md"):
+    for name in (
+        *("pyproject.toml", "kernel/pyproject.toml", "kernel/kanserve_kernel/__init__.py", "CHANGELOG.md"),
+        f"{release.CHART}/Chart.yaml",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     git(tmp_path, "init", "--quiet")
@@ -254,6 +257,7 @@ def test_a_release_accepts_a_clean_clone(clone: Path) -> None:
             "kernel/pyproject.toml: version is '9.0.0'",
         ),
         ("kernel/kanserve_kernel/__init__.py", f'"{VERSION}"', '"9.0.0"', "VERSION is '9.0.0'"),
+        (f"{release.CHART}/Chart.yaml", f"\nversion: {VERSION}", "\nversion: 9.0.0", "Chart.yaml: version is '9.0.0'"),
         ("pyproject.toml", "kanserve-kernel>=", "kanserve-kernel==", "extra export is 'kanserve-kernel=="),
         ("pyproject.toml", f'version = "{VERSION}"', 'version = "next"', "expected MAJOR.MINOR.PATCH"),
         ("CHANGELOG.md", f"## [{VERSION}]", "## [9.0.0]", "the first headings are ['Unreleased', '9.0.0']"),

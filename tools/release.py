@@ -1,4 +1,4 @@
-"""Release builder: wheel, sdist and kernel wheel of one commit, tested in an environment outside the clone.
+"""Release builder: wheel, sdist, kernel wheel and Helm chart of one commit, tested in an environment outside the clone.
 
     make release                 all steps; the tested files are then in dist/
     make release ARGS=--check    only the checks of versions, changelog, work tree and tag
@@ -32,10 +32,16 @@ from typing import NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.manifests import download  # noqa: E402 - of the clone
+
 CHECKPOINT = "tests/golden/checkpoints/pykan-hello-adapted"  # 2 inputs, 1 output, 64 recorded rows
 TOLERANCE = 1e-5  # of the largest recorded output
 SECONDS_READY, SECONDS_STOP = 120, 90  # for a server on a busy machine
 OUTPUT_LINES = 25  # of a failed command
+CHART = "service/deploy/helm/kanserve"
+SUMS = "SHA256SUMS"
 SECTIONS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Renamed names")
 
 
@@ -74,7 +80,7 @@ class Release(NamedTuple):
 
 
 def read_version(root: Path) -> str:
-    """The version of pyproject.toml. Raises ReleaseError if the kernel's files have another one."""
+    """The version of pyproject.toml. Raises ReleaseError if a file of the kernel or the chart has another one."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     version = str(project["version"])
     if not re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", version):
@@ -89,15 +95,15 @@ def read_version(root: Path) -> str:
     }
     kernel = tomllib.loads((root / "kernel" / "pyproject.toml").read_text())["project"]["version"]
     constant = re.search(r'^VERSION = "(.+)"$', (root / "kernel/kanserve_kernel/__init__.py").read_text(), re.MULTILINE)
+    chart = dict(re.findall(r"^(version|appVersion): (.+)$", (root / CHART / "Chart.yaml").read_text(), re.MULTILINE))
     for place, value, expected in (
         ("kernel/pyproject.toml: version", kernel, version),
         ("kernel/kanserve_kernel/__init__.py: VERSION", constant[1] if constant else "none", version),
+        *((f"{CHART}/Chart.yaml: {key}", chart.get(key, "none"), version) for key in ("version", "appVersion")),
         *((f"pyproject.toml: extra {extra}", found, pin) for extra, found in pins.items()),
     ):
         if value != expected:
-            raise ReleaseError(
-                f"{place} is {value!r}, expected {expected!r}", "write the same version in both projects"
-            )
+            raise ReleaseError(f"{place} is {value!r}, expected {expected!r}", "write the same version in all of them")
     return version
 
 
@@ -195,6 +201,17 @@ def build_kernel(release: Release) -> str:
     ]
     run(command, release.work, "check the network; the build downloads the compiler ziglang")
     return ", ".join(sorted(path.name for path in release.built.glob("kanserve_kernel-*.whl")))
+
+
+def package_chart(release: Release) -> str:
+    """The Helm chart as one file."""
+    try:
+        helm = download.program("helm")
+    except download.Unavailable as error:
+        raise ReleaseError(str(error), "install helm, or check the network") from error
+    command = [str(helm), "package", CHART, "--destination", str(release.built)]
+    run(command, release.source, "run `make test ARGS=tests/integration/deploy`")
+    return distribution(release, "kanserve-*.tgz").name
 
 
 def install(release: Release) -> str:
@@ -297,18 +314,20 @@ def uninstall(release: Release) -> str:
 
 
 def keep(release: Release) -> str:
-    """The tested distributions in dist/ of the clone."""
-    target = release.root / "dist"
+    """The tested distributions in dist/ of the clone, and their hashes in the format of `sha256sum --check`."""
+    target, built = release.root / "dist", sorted(release.built.iterdir())
     target.mkdir(exist_ok=True)
-    for path in release.built.iterdir():
+    for path in built:
         shutil.copyfile(path, target / path.name)
-    return f"{len(list(release.built.iterdir()))} files"
+    (target / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in built))
+    return f"{len(built)} files and {SUMS}"
 
 
 STEPS: tuple[tuple[str, Callable[[Release], str]], ...] = (
     ("unpack the commit", unpack),
     ("build wheel and sdist", build),
     ("build the kernel wheel", build_kernel),
+    ("package the Helm chart", package_chart),
     ("install in a clean environment", install),
     ("export a checkpoint", export),
     ("serve it and infer", serve),
@@ -360,11 +379,16 @@ def hatch(project: Path, target: Path, *kinds: str) -> None:
 def distribution(release: Release, pattern: str) -> Path:
     """The one built file of a pattern. Raises ReleaseError if its name has another version."""
     (path,) = release.built.glob(pattern)
-    if path.name.split("-")[1].removesuffix(".tar.gz") != release.version:
+    if path.name.split("-")[1].removesuffix(".tar.gz").removesuffix(".tgz") != release.version:
         raise ReleaseError(
             f"{path.name} is not of version {release.version}", "write the same version in both projects"
         )
     return path
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def free_ports(count: int) -> list[int]:
@@ -378,10 +402,7 @@ def free_ports(count: int) -> list[int]:
 
 def closing(release: Release) -> str:
     """The distributions with their hashes, and the commands that set and publish the tag."""
-    hashes = "".join(
-        f"  dist/{path.name}\n    sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
-        for path in sorted(release.built.iterdir())
-    )
+    hashes = "".join(f"  dist/{path.name}\n    sha256 {sha256(path)}\n" for path in sorted(release.built.iterdir()))
     tag = f"v{release.version}"
     known = git(release.root, "tag", "--list", tag).strip()
     create = "" if known else f'  git tag --annotate {tag} --message "kanserve {release.version}"\n'
