@@ -104,8 +104,7 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = setting(
         None,
         "PEM file of the client CA certificates, which must have signed the certificate of each client; unset: "
-        "clients need "
-        "no certificate",
+        "clients need no certificate",
         group=Group.TLS,
         metavar="FILE",
     )
@@ -113,8 +112,7 @@ class Settings(BaseSettings):
     credential_poll_seconds: Seconds = setting(
         10.0,
         "interval between two checks of the certificates and the token file; the server finds a change of the token "
-        "file "
-        "within 5% of it",
+        "file within 5% of it",
         group=Group.ACCESS,
         metavar="SECONDS",
         live=True,
@@ -220,10 +218,16 @@ class Settings(BaseSettings):
     state_dir: Path | None = setting(
         None,
         "folder in which the traffic statistics persist; each server needs a separate folder; unset: statistics start "
-        "at "
-        "zero after a restart",
+        "at zero after a restart",
         group=Group.MODELS,
         metavar="DIR",
+    )
+    model_name: str = setting(
+        "",
+        "name under which the only model of the repository is served; empty: the names of folders and manifests",
+        group=Group.MODELS,
+        metavar="NAME",
+        pattern=r"|[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
     )
     repository_poll_seconds: Pause = setting(
         2.0,
@@ -233,15 +237,13 @@ class Settings(BaseSettings):
     )
     model_control: Literal["poll", "explicit"] = setting(
         "poll",
-        "selection of the loaded models; poll: all in the repository; explicit: those that RepositoryModelLoad "
-        "requests",
+        "selection of models to load; poll: all in the repository; explicit: those of RepositoryModelLoad requests",
         group=Group.MODELS,
         metavar="poll|explicit",
     )
     load_model: str = setting(
         "",
-        "models that are loaded at the start if model_control is explicit: names separated by commas; *: all; empty: "
-        "none",
+        "models loaded at the start if model_control is explicit: names separated by commas; *: all; empty: none",
         group=Group.MODELS,
         metavar="NAMES",
         pattern=r"|\*|[A-Za-z0-9][A-Za-z0-9._-]{0,127}(,[A-Za-z0-9][A-Za-z0-9._-]{0,127})*",

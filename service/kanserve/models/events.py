@@ -138,7 +138,9 @@ class ModelEvents:
         """Record that the repository cannot be read. Only the first time is logged."""
         readable = self._metrics.number("kanserve_repository_readable").labels()
         if readable.value:
-            facts = log_facts(error) | {"help": "restore the volume before you restart the server"}
+            facts = log_facts(error)
+            if error.code == "repository-not-readable":
+                facts["help"] = "restore the volume before you restart the server"
             log.error("repository_unreadable", reason=str(error), **facts)
         readable.set(0)
 

@@ -69,7 +69,11 @@ class Reconciler:
         self._intake = Admission(settings, backend, threads, metrics, keeping)
         policy = pbtxt.parse(settings.version_policy)
         self._scanner = Scanner(
-            settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.allow_hard_links, policy=policy
+            settings.repository,
+            plain_onnx=settings.plain_onnx,
+            hard_links=settings.allow_hard_links,
+            policy=policy,
+            model_name=settings.model_name,
         )
         self._known: dict[Key, Known] = {}
         self._held: dict[Key, LoadedContent] = {}

@@ -36,8 +36,10 @@ MOUNTED = "..data"  # the link through which Kubernetes mounts a ConfigMap, a Se
 class Candidate:
     """Version directory in a repository.
 
+    name        name under which the server serves it
     steps       path components from the repository root
     hard_links  True if its files may have other names as well
+    stored      name in its files, if that is not `name`; otherwise empty
     """
 
     name: str
@@ -45,6 +47,7 @@ class Candidate:
     root: Path
     steps: tuple[str, ...]
     hard_links: bool = False
+    stored: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,22 @@ def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> lis
         for version in _versions(root / name, _names(root / name), markers)
     ]
     return sorted(candidates, key=lambda candidate: (candidate.name, candidate.version))
+
+
+def served_as(candidates: Iterable[Candidate], name: str) -> list[Candidate]:
+    """The versions of the only model of a repository, under another name. Raises ConfigError for several models."""
+    versions = list(candidates)
+    models = sorted({candidate.steps[0] for candidate in versions if len(candidate.steps) > 1})
+    if len(models) > 1:
+        raise ConfigError(
+            f"the repository has {len(models)} models ({', '.join(models[:3])}), expected one to serve as '{name}'",
+            code="repository-not-one-model",
+            hint="pass the folder of one model as the repository, or remove model_name from the settings",
+        )
+    return [
+        candidate if candidate.name == name else replace(candidate, name=name, stored=candidate.name)
+        for candidate in versions
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +225,10 @@ def _config_bytes(candidate: Candidate) -> bytes | None:
 
 
 def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:
-    """The operator's config, with the lines of the label files that it names."""
+    """The operator's config, with the name of the candidate, and the lines of the label files that it names."""
     options = SILENT if data is None else pbtxt.read(data)
+    if candidate.stored and options.name == candidate.stored:
+        options = replace(options, name=candidate.name)
     if not options.labels:
         return options
     with _opened(candidate.root, candidate.steps[:-1]) as directory:
@@ -301,12 +322,13 @@ def _verified(
     manifest = known.judge()
     assert manifest is not None
     assert known.manifest is not None
-    if manifest.name != candidate.name:
+    stored = candidate.stored or candidate.name
+    if manifest.name != stored:
         raise LoadError(
             LoadReason.MANIFEST,
-            f"the manifest has the name {manifest.name!r}, the folder {candidate.name!r}",
+            f"the manifest has the name {manifest.name!r}, the folder {stored!r}",
             code="manifest-name-differs",
-            hint=f"export the model with --name {candidate.name}",
+            hint=f"export the model with --name {stored}",
         )
     if manifest.version != candidate.version:
         raise LoadError(
@@ -317,6 +339,8 @@ def _verified(
         )
     files = _files(candidate, directory, known, manifest, max_file_bytes, options)
     graph = manifest.file(contract.MODEL_FILE).sha256
+    if candidate.stored:
+        manifest = replace(manifest, name=candidate.name)
     return Bundle(manifest.name, manifest.version, manifest, files, graph, options), known.manifest
 
 

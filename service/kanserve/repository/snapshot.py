@@ -62,24 +62,38 @@ class Snapshot:
 
 
 class Scanner:
-    """Scanner of one repository. It blocks, so use it on a thread. `policy`: the policy of models without one in
-    config.pbtxt."""
+    """Scanner of one repository. It blocks, so use it on a thread.
+
+    policy      policy of models without one in config.pbtxt
+    model_name  name under which the only model is served; empty: the names in the repository
+    """
 
     def __init__(
-        self, repository: Path, *, plain_onnx: bool = False, hard_links: bool = False, policy: VersionPolicy = ALL
+        self,
+        repository: Path,
+        *,
+        plain_onnx: bool = False,
+        hard_links: bool = False,
+        policy: VersionPolicy = ALL,
+        model_name: str = "",
     ) -> None:
         self._repository, self._plain_onnx, self._hard_links, self._policy = repository, plain_onnx, hard_links, policy
+        self._model_name = model_name
         self._policies: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and its policy
         self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, the last heading
 
     def scan(self) -> Snapshot:
-        """Current snapshot. Raises ConfigError if the repository is not a readable directory."""
-        candidates = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
+        """Current snapshot. Raises ConfigError if the repository is not a readable directory, or if it has several
+        models and all have to have one name."""
+        found = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
+        candidates = list(map(self._named, found))
+        if self._model_name:
+            candidates = layout.served_as(candidates, self._model_name)
         entries: dict[Key, Candidate] = {}
         prints: dict[Key, Fingerprint] = {}
         policies: dict[str, VersionPolicy] = {}
         configs: dict[str, bytes] = {}
-        for at, candidate in enumerate(map(self._named, candidates), 1):
+        for at, candidate in enumerate(candidates, 1):
             name = candidate.name
             if name not in configs:
                 configs[name] = _config_facts(candidate)

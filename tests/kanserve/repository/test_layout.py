@@ -57,6 +57,26 @@ def test_a_folder_that_is_the_model_and_does_not_say_which(tmp_path: Path) -> No
     assert layout.heading(candidate) == ("", 0)
 
 
+def test_the_only_model_may_have_another_name(tmp_path: Path) -> None:
+    """Also a version whose manifest names nothing, so that its load reports the fault under the same name."""
+    for version in (1, 2):
+        toy_model.write(tmp_path, "digits", version)
+    (tmp_path / "digits" / "config.pbtxt").write_text('name: "digits"\n')
+    (tmp_path / "digits" / "2" / contract.FILE_NAME).write_text("{")
+    for root in (tmp_path, tmp_path / "digits"):
+        found = layout.served_as(layout.scan(root, plain_onnx=False), "iris")
+        assert [(candidate.name, candidate.version) for candidate in found] == [("iris", 1), ("iris", 2)]
+        bundle = layout.load(found[0], 2**30)
+        assert bundle.manifest is not None
+        assert (bundle.name, bundle.manifest.name, bundle.config.name) == ("iris", "iris", "iris")
+    toy_model.write(tmp_path, "other")
+    with pytest.raises(
+        ConfigError, match="has 2 models \\(digits, other\\), expected one to serve as 'iris'"
+    ) as caught:
+        layout.served_as(layout.scan(tmp_path, plain_onnx=False), "iris")
+    assert caught.value.code == "repository-not-one-model"
+
+
 def test_a_mounted_folder_is_the_one_that_its_link_names(tmp_path: Path) -> None:
     """As Kubernetes mounts a ConfigMap; a link to elsewhere is none of these."""
     toy_model.write(tmp_path / "models" / "..of_today", "digits", 1)

@@ -11,6 +11,8 @@ from kanserve.cli.doctor.check_results import Finding, ok, problem, warning
 from kanserve.cli.inventory import Entry
 from kanserve.cli.options import InputError
 from kanserve.config.settings import Settings
+from kanserve.errors import ConfigError
+from kanserve.repository import layout
 from kanserve.system import resources
 
 ABOUT = "models"
@@ -26,6 +28,8 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
     except InputError as error:
         yield problem(ABOUT, error.message, error.hint or "allow the server's user to read the folder and its files")
         return
+    if settings.model_name:
+        yield _named(settings)
     served = [entry for entry in entries if _serves(entry, settings)]
     if not served:
         yield problem(
@@ -37,6 +41,16 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
         yield _judged(entry, settings)
     yield free_memory(sum(entry.size or 0 for entry in served), settings, resources.available())
     yield from _left_behind(repository)
+
+
+def _named(settings: Settings) -> Finding:
+    """Finding about a repository whose only model has the name of the settings."""
+    try:
+        found = layout.scan(settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.allow_hard_links)
+        layout.served_as(found, settings.model_name)
+    except ConfigError as error:
+        return problem(ABOUT, str(error), error.hint)
+    return ok(ABOUT, f"the only model is served as '{settings.model_name}'")
 
 
 def free_memory(size: int, settings: Settings, free: int | None) -> Finding:
