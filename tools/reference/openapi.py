@@ -55,6 +55,9 @@ SUMMARIES = {
     "GET rows": "Returns recent rows of the traffic, if `sample_rows` is above 0.",
     "POST coverage": "Returns which nodes are in grid, in the extended grid and out of grid for the given rows.",
     "GET report": "Returns the model report as JSON, or as HTML with `Accept: text/html`.",
+    "GET /v1/models/{name}": "Returns the name of a model if it is ready (KServe V1).",
+    "POST :predict": "Returns one prediction per instance (KServe V1).",
+    "POST :explain": "Returns the contributions of the inputs to the prediction of each instance (KServe V1).",
     "GET /v1/kan/overview": "Returns a short description of each version.",
     "POST /v1/kan/operations": "Returns rates, latencies and states of the server since a point in time.",
     "GET watch": "Streams statistics as server-sent events.",
@@ -148,7 +151,7 @@ def routes() -> Iterator[tuple[Any, ...]]:
     kan = KanPages(stub, stub, 0, 0)
     insights: Any = SimpleNamespace(kan=stub)
     views = Views(insights, kan, stub, stub)
-    yield from route_table(stub, kan, views, stub)
+    yield from route_table(stub, stub, kan, views, stub)
     for path in ("/v1/kan/models/{name}", "/v1/kan/models/{name}/versions/{version}"):
         yield "GET", f"{path}/watch"
 
@@ -160,7 +163,7 @@ def _operation(verb: str, path: str) -> dict[str, Any]:
     rpc = RPCS.get(last) if of_kan else None
     operation: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{verb.lower()}{path}").strip("_"),
-        "summary": _comments()[rpc] if rpc else SUMMARIES[f"{verb} {last}"],
+        "summary": _comments()[rpc] if rpc else SUMMARIES.get(f"{verb} {path}") or SUMMARIES[f"{verb} {last}"],
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in re.findall(r"{(\w+)", path)

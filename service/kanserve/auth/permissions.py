@@ -16,6 +16,7 @@ Need = Role | None
 INFERENCE, KAN, HEALTH = "inference.GRPCInferenceService", "kanserve.v1.KanService", "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+KSERVE_V1 = "/v1/models/{name}"
 KANS = ("/v1/kan/models/{name}", "/v1/kan/models/{name}/versions/{version}")
 
 _INFERENCE: dict[Need, tuple[str, ...]] = {
@@ -45,15 +46,18 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         *(("GET", route) for route in ("/metrics", "/v2", "/v2/models/stats")),
         *(("GET", f"{model}{rest}") for model in MODELS for rest in ("", "/ready", "/config", "/stats")),
         *(("POST", f"/v2/repository/{rest}") for rest in ("index", "{repository}/index")),
+        ("GET", KSERVE_V1),
         ("POST", "/v1/kan/operations"),
         (UNKNOWN, UNKNOWN),  # unknown routes: a client without a credential does not learn that
     ),
     Role.INFER: (
         *(("POST", f"{model}/infer") for model in MODELS),
+        ("POST", f"{KSERVE_V1}:predict"),
         *((UNKNOWN, f"{MODELS[0]}/{rest}") for rest in ("generate", "generate_stream")),
     ),
     Role.INTERPRET: (
         ("GET", "/v1/kan/overview"),
+        ("POST", f"{KSERVE_V1}:explain"),
         *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/watch", "/rows", "/report")),
         *(
             ("POST", f"{model}/{what}")

@@ -23,6 +23,7 @@ from kanserve.observability.metrics import CONTENT_TYPE, UNKNOWN, Metrics
 from kanserve.observability.multiprocess import MetricsPage
 from kanserve.rest.exchange import Answer, Bounds, Events, Exchange, HttpRequest, Method, Refused
 from kanserve.rest.kan import KanPages
+from kanserve.rest.kserve_v1 import KServeV1
 from kanserve.rest.oip import Oip, unsupported
 from kanserve.rest.ui import OPERATIONS, OVERVIEW, Card, StaticPage, Views
 from kanserve.services.control import Catalogue, Control
@@ -32,6 +33,7 @@ from kanserve.services.operations import Operations
 MODEL = "/v2/models/{name}"
 VERSIONED = (MODEL, f"{MODEL}/versions/{{version}}")
 OF_KAN = tuple(path.replace("/v2/", "/v1/kan/", 1) for path in VERSIONED)
+KSERVE_V1 = "/v1/models/{name}"
 REPOSITORY = "{repository}"
 GRPC_PATH = re.compile(r"/(\w+\.)+\w+/\w+")
 # Path of a Triton feature that kanserve does not have -> its name. `rest` is the remaining path.
@@ -47,7 +49,14 @@ ABSENT = {
 
 
 def build_routes(
-    guard: Interceptor, metrics: Metrics, bounds: Bounds, oip: Oip, kan: KanPages, views: Views, probes: Probes
+    guard: Interceptor,
+    metrics: Metrics,
+    bounds: Bounds,
+    oip: Oip,
+    rows: KServeV1,
+    kan: KanPages,
+    views: Views,
+    probes: Probes,
 ) -> Starlette:
     """Every route behind the guard, as an application for any ASGI server."""
 
@@ -56,7 +65,7 @@ def build_routes(
 
     routes = [
         Route(route, exchange(verb, route, method, probe=probe).answer, methods=[verb])
-        for verb, route, method, probe in route_table(oip, kan, views, probes)
+        for verb, route, method, probe in route_table(oip, rows, kan, views, probes)
     ]
     for path in OF_KAN:
         route = f"{path}/watch"
@@ -74,7 +83,9 @@ def build_routes(
     return application
 
 
-def route_table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterator[tuple[str, str, Method, bool]]:
+def route_table(
+    oip: Oip, rows: KServeV1, kan: KanPages, views: Views, probes: Probes
+) -> Iterator[tuple[str, str, Method, bool]]:
     """Verb, path, method, and whether it is a probe. The most frequent routes come first, because Starlette checks the
     routes in this order."""
     for path in VERSIONED:
@@ -96,6 +107,9 @@ def route_table(oip: Oip, kan: KanPages, views: Views, probes: Probes) -> Iterat
         yield "GET", f"{path}/ready", oip.model_ready, True
         yield "GET", f"{path}/config", oip.config, False
         yield "GET", f"{path}/stats", oip.statistics, False
+    yield "POST", f"{KSERVE_V1}:predict", rows.predict, False
+    yield "POST", f"{KSERVE_V1}:explain", rows.explain, False
+    yield "GET", KSERVE_V1, rows.ready, False
     yield "POST", OPERATIONS, views.operations, False
     yield "GET", OVERVIEW, views.overview, False
     for path in OF_KAN:
@@ -156,7 +170,8 @@ def build_application(
     pages = Oip(service, catalogue, control, bounds.typed)
     views = KanPages(kan, catalogue, bounds.typed, settings.max_response_bytes)
     ui_views = Views(insights, views, Operations(catalogue, control, page), Card(insights.kan))
-    return build_routes(guard, metrics, bounds, pages, views, ui_views, Probes(catalogue, page))
+    rows = KServeV1(service, kan, views, catalogue, bounds.typed)
+    return build_routes(guard, metrics, bounds, pages, rows, views, ui_views, Probes(catalogue, page))
 
 
 TEXT = "text/plain; charset=utf-8"

@@ -80,7 +80,7 @@ class KanPages:
         blocks: list[Any] = []
         size, form = 0, ResponseForm(request)
         async for data in self._service.get_curves(_one(message.SerializeToString()), call):
-            size = self._within(size + len(data), form)
+            size = self.within(size + len(data), packed=form.packed)
             decode = functools.partial(_encoded, form, kan_pb2.CurveBlock, data)
             blocks.append(await json_document.reading(len(data), decode))
         return await json_document.reading(size, lambda: form.answer({"blocks": blocks}))
@@ -122,13 +122,14 @@ class KanPages:
             message = await self.message(request, kind)
             data = await method(message.SerializeToString(), call)
             form = ResponseForm(request)
-            self._within(len(data), form)
+            self.within(len(data), packed=form.packed)
             return await json_document.reading(len(data), lambda: form.answer(_encoded(form, answer, data)))
 
         return answered
 
-    def _within(self, size: int, form: ResponseForm) -> int:
-        if not form.packed and size > self._typed:
+    def within(self, size: int, *, packed: bool = False) -> int:
+        """The bytes of a response. Raises ResourceExhausted if they exceed a limit."""
+        if not packed and size > self._typed:
             raise ResourceExhausted(
                 f"the response takes {size} bytes, the limit of numbers in JSON is {self._typed}",
                 code="json-response-too-large",
@@ -167,7 +168,7 @@ class KanPages:
         message = kind(**_model(request))
         for key, (field, count) in ROWS.items():
             if key in body:
-                self._rows(message, info, body.pop(key), field, count)
+                self.add_rows(message, info, body.pop(key), field, count)
         _bound_lists(body)
         try:
             json_format.ParseDict(body, message)
@@ -179,8 +180,11 @@ class KanPages:
             ) from None
         return message
 
-    def _rows(self, message: Any, info: ModelInfo, values: Any, field: str, count: str) -> None:
-        """Add rows to a message, from a list, or from an object with a list per input."""
+    def add_rows(
+        self, message: Any, info: ModelInfo, values: Any, field: str = "rows", count: str = "row_count"
+    ) -> None:
+        """Add rows to a message, from a list, or from an object with a list per input. Raises BadRequest,
+        ResourceExhausted."""
         if isinstance(values, dict) and field == "rows":
             tensors = {tensor.name: tensor for tensor in info.inputs}
             if unknown := [name for name in values if name not in tensors]:

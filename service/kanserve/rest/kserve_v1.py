@@ -1,0 +1,205 @@
+"""KServe's protocol V1 over HTTP: rows in `instances`, and one prediction or explanation for each of them.
+
+The work, the limits and the errors are those of ModelInfer and Explain. Source of the routes and bodies: KServe's V1
+inference protocol, which has the row format of TensorFlow Serving.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+import orjson
+
+from kanexport.contract.cli.suggest import advice
+from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
+from kanserve.grpc_api.call_context import Call
+from kanserve.grpc_api.inference import InferenceService
+from kanserve.grpc_api.kan import KanService
+from kanserve.pb import kan_pb2
+from kanserve.rest import json_document
+from kanserve.rest.exchange import Answer, HttpRequest, json_answer
+from kanserve.rest.infer_json import DIGITS_PER_BYTE
+from kanserve.rest.kan import KanPages
+from kanserve.services.control import Catalogue
+from kanserve.types import NUMPY_DTYPES, InferRequest, InferResponse, InputTensor, ModelInfo, OutputTensor, TensorInfo
+
+INSTANCES = "instances"
+
+
+class KServeV1:
+    """Routes of KServe's protocol V1. `typed`: bytes of one tensor as numbers in JSON."""
+
+    def __init__(
+        self, service: InferenceService, kan: KanService, pages: KanPages, catalogue: Catalogue, typed: int
+    ) -> None:
+        self._service, self._kan, self._pages, self._catalogue, self._typed = service, kan, pages, catalogue, typed
+
+    async def ready(self, request: HttpRequest, call: Call) -> Answer:
+        """Whether the default version is ready. Raises the errors of `Registry.resolve` if it is not."""
+        info, _ = self._catalogue.info(request.path["name"], "")
+        return json_answer({"name": info.name, "ready": True})
+
+    async def predict(self, request: HttpRequest, call: Call) -> Answer:
+        """Inference of rows by the default version."""
+        call.facts["model"] = request.path["name"][:128]
+        info, _ = self._catalogue.info(request.path["name"], "")
+        inputs = await json_document.reading(len(request.body), functools.partial(self._inputs, request.body, info))
+        message = InferRequest(model=info.name, version="", id="", inputs=inputs, deadline=call.deadline)
+        response = await self._service.run(message, call)
+        size = sum(len(tensor.data) for tensor in response.outputs)
+        return await json_document.reading(DIGITS_PER_BYTE * size, functools.partial(self._predictions, response))
+
+    async def explain(self, request: HttpRequest, call: Call) -> Answer:
+        """Contributions of the inputs to each prediction, as Explain computes them without options."""
+        info, _ = self._catalogue.info(request.path["name"], "")
+        message = await json_document.reading(len(request.body), functools.partial(self._rows, request.body, info))
+        data = await self._kan.explain(message.SerializeToString(), call)
+        self._pages.within(len(data))
+        return await json_document.reading(len(data), functools.partial(_explanations, data))
+
+    def _inputs(self, body: bytes, info: ModelInfo) -> tuple[InputTensor, ...]:
+        columns = _columns(json_document.read(body, self._typed), info)
+        return tuple(self._tensor(tensor, columns[tensor.name]) for tensor in info.inputs)
+
+    def _tensor(self, tensor: TensorInfo, rows: list[Any]) -> InputTensor:
+        """An input with the bytes of its rows. Raises BadRequest, ResourceExhausted."""
+        shape = _shape(tensor, rows)
+        data = json_document.to_bytes(tensor.name, tensor.datatype, rows)
+        self._bound(f"input '{tensor.name}'", len(data))
+        return InputTensor(tensor.name, tensor.datatype, shape, data)
+
+    def _rows(self, body: bytes, info: ModelInfo) -> Any:
+        """The message of Explain. Raises BadRequest, ResourceExhausted."""
+        columns = _columns(json_document.read(body, self._typed), info)
+        for tensor in info.inputs:
+            _shape(tensor, columns[tensor.name])
+        message = kan_pb2.ExplainRequest(model_name=info.name)
+        self._pages.add_rows(message, info, columns if len(info.inputs) > 1 else columns[info.inputs[0].name])
+        return message
+
+    def _predictions(self, response: InferResponse) -> Answer:
+        """One value for each row: that of the only output, or an object with the outputs by name."""
+        for tensor in response.outputs:
+            self._bound(f"output '{tensor.name}'", len(tensor.data))
+        arrays = {tensor.name: _array(tensor) for tensor in response.outputs}
+        if len(arrays) == 1:
+            (array,) = arrays.values()
+            return json_answer({"predictions": orjson.Fragment(json_document.written(array))})
+        rows = zip(*(map(_row, itertools.repeat(array), range(len(array))) for array in arrays.values()), strict=True)
+        return json_answer({"predictions": [dict(zip(arrays, row, strict=True)) for row in rows]})
+
+    def _bound(self, what: str, size: int) -> None:
+        if size > self._typed:
+            raise ResourceExhausted(
+                f"{what} takes {size} bytes, the limit of numbers in JSON is {self._typed}",
+                code="json-tensor-too-large",
+                hint="send fewer rows, or use the binary data format of /v2",
+            )
+
+
+def _columns(document: Any, info: ModelInfo) -> dict[str, list[Any]]:
+    """The rows of each input, by its name. Raises BadRequest."""
+    rows = _instances(document)
+    names = [tensor.name for tensor in info.inputs]
+    if len(names) == 1 and not isinstance(rows[0], dict):
+        return {names[0]: rows}
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for at, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != columns.keys():
+            found = ", ".join(sorted(row))[:80] if isinstance(row, dict) else json_document.word(row)
+            raise BadRequest(
+                f"instance {at} has {found or 'no input'}, expected an object with the inputs {', '.join(names)}",
+                code="instance-inputs-wrong",
+                hint="send each instance as an object with one value per input",
+            )
+        for name, value in row.items():
+            columns[name].append(value)
+    return columns
+
+
+def _instances(document: Any) -> list[Any]:
+    """The list of rows in a request. Raises BadRequest."""
+    if not isinstance(document, dict):
+        raise BadRequest(
+            f"Unable to parse the request: expected an object, got {json_document.word(document)}",
+            code="json-value-wrong",
+            hint='send {"instances": [...]}',
+        )
+    if unknown := sorted(document.keys() - {INSTANCES}):
+        raise BadRequest(
+            f"the request has the unknown field {unknown[0][:40]!r}",
+            code="field-unknown",
+            hint=advice(unknown[0][:40], [INSTANCES]),
+        )
+    rows = document.get(INSTANCES)
+    if not isinstance(rows, list):
+        raise BadRequest(
+            f"'{INSTANCES}' is {json_document.word(rows)}, expected a list of rows",
+            code="rows-not-lists",
+            hint='send {"instances": [[1, 2], [3, 4]]}',
+        )
+    if not rows:
+        raise BadRequest("the request has no rows", code="rows-missing", hint="send one row or more")
+    return rows
+
+
+def _shape(tensor: TensorInfo, rows: list[Any]) -> tuple[int, ...]:
+    """The shape of rows, each of which has the extents of the input. An open extent is that of the first row. Raises
+    BadRequest."""
+    shape, level = [len(rows)], rows
+    for extent in tensor.shape[1:]:
+        first = len(level[0]) if level and isinstance(level[0], list) else 0
+        extent = first if extent < 0 else extent
+        for at, value in enumerate(level):
+            if not isinstance(value, list) or len(value) != extent:
+                size = f"{len(value)} values" if isinstance(value, list) else json_document.word(value)
+                raise BadRequest(
+                    f"instance {at * len(rows) // len(level)} of '{tensor.name}' has {size}, expected a list of "
+                    f"{extent}",
+                    code="rows-wrong-width",
+                    hint=f"send each instance with the shape {list(tensor.shape[1:])}",
+                )
+        shape.append(extent)
+        level = list(itertools.chain.from_iterable(level))
+    return tuple(shape)
+
+
+def _array(tensor: OutputTensor) -> np.ndarray[Any, Any]:
+    """The numbers of an output. Raises FailedPrecondition for a datatype that has no numbers in JSON."""
+    if NUMPY_DTYPES[tensor.datatype].kind not in "buif" or tensor.datatype in json_document.RAW_ONLY:
+        raise FailedPrecondition(
+            f"output '{tensor.name}' is {tensor.datatype}, expected a datatype with numbers in JSON",
+            code="datatype-not-in-v1",
+            hint="use /v2/models/NAME/infer with binary data",
+        )
+    return np.frombuffer(tensor.data, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)
+
+
+def _row(array: np.ndarray[Any, Any], at: int) -> orjson.Fragment:
+    """One row of an output as JSON."""
+    return orjson.Fragment(json_document.written(array[at : at + 1])[1:-1])
+
+
+def _explanations(data: bytes) -> Answer:
+    """One object for each row, and the facts that all rows share."""
+    message = kan_pb2.ExplainResponse.FromString(data)
+    outputs = len(message.outputs)
+    shapes: dict[str, tuple[int, ...]] = {"contributions": (-1, message.nodes, outputs)}
+    shapes |= dict.fromkeys(("predictions", "completeness_error"), (-1, outputs))
+    arrays = {name: np.frombuffer(getattr(message, name), "<f8").reshape(shape) for name, shape in shapes.items()}
+    base = orjson.Fragment(json_document.written(np.frombuffer(message.base, "<f8")))
+    explanations = [
+        {
+            "base": base,
+            "prediction": _row(arrays["predictions"], at),
+            "contributions": _row(arrays["contributions"], at),
+            "completeness_error": _row(arrays["completeness_error"], at),
+        }
+        for at in range(len(arrays["predictions"]))
+    ]
+    shared = {name: getattr(message, name) for name in ("model_name", "model_version", "method", "reference")}
+    shared |= {"outputs": list(message.outputs), "notes": list(message.notes)}
+    return json_answer({"explanations": explanations, **shared})
