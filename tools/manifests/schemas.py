@@ -1,4 +1,4 @@
-"""Strict JSON schemas: of Kubernetes itself, and of the custom resources that the chart writes."""
+"""Strict JSON schemas: of Kubernetes itself, of KServe, and of the custom resources that the chart writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 from referencing import Registry, Resource
 
-from tools.manifests import download
+from tools.manifests import download, kserve
 
 Document = dict[str, Any]
 FOLDER = "kubernetes_validate/kubernetes-json-schema/v{version}.0-local-strict/"
@@ -41,6 +41,8 @@ def _validator(api: str, kind: str, version: str) -> jsonschema.protocols.Valida
     custom = json.loads(CUSTOM.read_text())
     if schema := custom["kinds"].get(f"{api} {kind}"):
         return jsonschema.Draft202012Validator({**schema, "$defs": custom["$defs"]})
+    if api.startswith(f"{kserve.GROUP}/"):
+        return jsonschema.Draft202012Validator(kserve.schema(api, kind, DEFINITIONS), registry=_registry(version))
     group, _, release = api.rpartition("/")
     prefix = group.split(".")[0]
     name = "-".join(part for part in (kind.lower(), prefix, release) if part)

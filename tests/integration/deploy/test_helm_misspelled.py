@@ -6,7 +6,6 @@ import copy
 import functools
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -26,37 +25,12 @@ from tests.support.helm_chart import (
     server,
     user_keys,
 )
+from tests.support.misspelling import Path, fields, misspelled
 from tools.manifests import references, schemas
 
 pytestmark = pytest.mark.slow
 
 FIELDS = 200
-Path = tuple[str | int, ...]
-
-
-def fields(value: Any, path: Path = ()) -> Iterator[Path]:
-    """The path of each key of a document."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        if isinstance(value, dict):
-            yield (*path, key)
-        yield from fields(child, (*path, key))
-
-
-def misspelled(document: Any, path: Path, rng: random.Random) -> Any:
-    """A copy in which one key has two letters swapped, or one letter less."""
-    changed = copy.deepcopy(document)
-    place = changed
-    for key in path[:-1]:
-        place = place[key]
-    name = str(path[-1])
-    at = rng.randrange(len(name) - 1) if len(name) > 1 else 0
-    wrong = name[:at] + name[at + 1 : at + 2] + name[at] + name[at + 2 :]
-    wrong = name[:at] + name[at + 1 :] if wrong == name else wrong
-    items = [(wrong if key == path[-1] else key, value) for key, value in place.items()]
-    place.clear()
-    place.update(items)
-    return changed
 
 
 def shape(path: Path) -> Path:

@@ -6,25 +6,21 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2
 
 from tests.support import certificates, token_files, toy_model
 from tests.support.command_line import CLEAN, COMMAND
 from tests.support.helm_chart import environment, only, render, server
+from tests.support.probes import passes
 
 pytestmark = pytest.mark.slow
 
 SECONDS = 60
-CHECK = "/grpc.health.v1.Health/Check"
 DRAIN = {"drain_delay_seconds": 0.2, "drain_reject_seconds": 0.1, "drain_grace_seconds": 1}
 PVC = {"pvc": {"claimName": "models"}}
 TLS = {"secretName": "tls", "serverName": "localhost"}
@@ -73,30 +69,6 @@ def variables(container: dict[str, Any], pod: Path, port: int) -> dict[str, str]
         path = value.startswith(("/models", "/credentials"))
         found[name] = f"{pod}{value}" if path else value.replace("8001", str(port)).replace("8002", "0")
     return found | {"KANSERVE_HOST": "127.0.0.1", "KANSERVE_METRICS_HOST": "127.0.0.1"}
-
-
-def passes(probe: dict[str, Any], env: dict[str, str], port: int) -> bool:
-    """One run of a probe, as the kubelet does it."""
-    if "grpc" in probe:
-        request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_unary(CHECK, response_deserializer=health_pb2.HealthCheckResponse.FromString)
-            try:
-                answer = call(request.SerializeToString(), timeout=probe["timeoutSeconds"])
-            except grpc.RpcError:
-                return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-    if "httpGet" in probe:
-        get = probe["httpGet"]
-        url = f"{get['scheme'].lower()}://127.0.0.1:{port}{get['path']}"
-        unverified = ssl._create_unverified_context()
-        try:
-            with urllib.request.urlopen(url, timeout=probe["timeoutSeconds"], context=unverified) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
-    command = [*COMMAND, *probe["exec"]["command"][1:]]
-    return subprocess.run(command, env=env, capture_output=True, timeout=SECONDS).returncode == 0
 
 
 @pytest.mark.parametrize("kind", CASES)
