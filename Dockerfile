@@ -1,45 +1,78 @@
-# The server only, with the custom operator: no torch, no exporter, no compiler, no pip, not root.
-# Any base with python3 (3.11 to 3.13) and its venv module will do.
+# Three images: `server` (the default target), `server-cuda` and `export`.
+#
+#   docker build -t kanserve .
+#   docker build --target export -t kanserve-export .
+#
+# BASE_IMAGE has Python and the libraries of the system; any Debian with python3 (3.11 to 3.13) and its venv module will
+# do. The server images take only what the server loads from it: no shell, no package manager, no compiler, no pip.
 ARG BASE_IMAGE=docker.io/library/python:3.13-slim-bookworm
 
-FROM ${BASE_IMAGE} AS build
+# Wheels of kanserve and of the custom operator.
+FROM ${BASE_IMAGE} AS wheels
 WORKDIR /src
-# The venv lives at one path in both stages: its scripts name their interpreter.
 # Dependencies first, so that a change of our code reuses this layer.
-COPY requirements/server.txt requirements/build.txt requirements/kernel.txt requirements/
-RUN python3 -m venv /opt/kanserve \
- && /opt/kanserve/bin/python -m pip install --no-cache-dir --require-hashes --only-binary :all: \
-      -r requirements/server.txt \
- && python3 -m venv /opt/build \
+COPY requirements/build.txt requirements/kernel.txt requirements/
+RUN python3 -m venv /opt/build \
  && /opt/build/bin/python -m pip install --no-cache-dir --require-hashes --only-binary :all: \
       -r requirements/build.txt -r requirements/kernel.txt
 # The custom operator, compiled by ziglang: the library runs on any Linux with glibc 2.17 or later.
 COPY kernel kernel
-RUN cd kernel \
- && CXX="/opt/build/bin/python -m ziglang c++" /opt/build/bin/python -m hatchling build -t wheel -d /wheels \
- && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile --no-index /wheels/kanserve_kernel-*.whl
+WORKDIR /src/kernel
+RUN CXX="/opt/build/bin/python -m ziglang c++" /opt/build/bin/python -m hatchling build -t wheel -d /wheels
+WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY kanexport kanexport
 COPY service/kanserve service/kanserve
-# Of kanexport the server needs the manifest and what both share; the exporter stays out of production.
-RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
- && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile /wheels/kanserve-*.whl \
- && /opt/kanserve/bin/python -I -c "import kanexport, pathlib, shutil; \
-[shutil.rmtree(p) if p.is_dir() else p.unlink() for p in pathlib.Path(kanexport.__file__).parent.iterdir() \
- if p.name not in ('__init__.py', 'contract')]" \
- && /opt/kanserve/bin/python -m pip uninstall --yes --quiet pip \
- && /opt/kanserve/bin/python -m compileall -q /opt/kanserve/lib
+RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
-FROM ${BASE_IMAGE}
-COPY --from=build /opt/kanserve /opt/kanserve
-# The root file system may be read-only: nothing is written, byte code is already there.
+# The environment of the server. It has the same path in the image: its scripts name their interpreter.
+FROM ${BASE_IMAGE} AS server-environment
+WORKDIR /src
+COPY requirements/server.txt requirements/
+RUN python3 -m venv /opt/kanserve \
+ && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: \
+      -r requirements/server.txt
+COPY service/deploy/image service/deploy/image
+COPY --from=wheels /wheels /wheels
+# Byte code last: the root file system of a container may be read-only.
+RUN /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile --no-index /wheels/*.whl \
+ && python3 -I service/deploy/image/trim_environment.py /opt/kanserve \
+ && python3 -m compileall -q /opt/kanserve/lib \
+ && python3 -I service/deploy/image/runtime_root.py /opt/kanserve /runtime \
+ && python3 -I service/deploy/image/bill_of_materials.py /opt/kanserve /runtime /opt/kanserve/sbom.cdx.json
+
+# The same with onnxruntime-gpu and CUDA's libraries. The driver is the host's.
+FROM ${BASE_IMAGE} AS cuda-environment
+WORKDIR /src
+COPY requirements/server-cuda.txt requirements/
+RUN python3 -m venv /opt/kanserve \
+ && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: \
+      -r requirements/server-cuda.txt
+COPY service/deploy/image service/deploy/image
+COPY --from=wheels /wheels /wheels
+# CUDA's libraries are in a folder for each package. The loader finds them by links in one folder.
+RUN /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile --no-index /wheels/*.whl \
+ && python3 -I service/deploy/image/trim_environment.py /opt/kanserve \
+ && python3 -m compileall -q /opt/kanserve/lib \
+ && mkdir /opt/kanserve/cuda \
+ && find /opt/kanserve/lib -path '*/nvidia/*' -name '*.so*' -exec ln -s -t /opt/kanserve/cuda {} + \
+ && LD_LIBRARY_PATH=/opt/kanserve/cuda python3 -I service/deploy/image/runtime_root.py /opt/kanserve /runtime \
+ && python3 -I service/deploy/image/bill_of_materials.py /opt/kanserve /runtime /opt/kanserve/sbom.cdx.json
+
+# Settings that both server images share.
+FROM scratch AS runtime
+ARG VERSION=0.2.0
+LABEL org.opencontainers.image.title="kanserve" \
+      org.opencontainers.image.description="Server for trained Kolmogorov-Arnold Networks, over gRPC and REST" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.url="https://github.com/kanserve/kanserve"
 # ORT_DISABLE_TELEMETRY: kanserve sets it for itself; here for any other Python that is run inside.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
-# Inside a container loopback reaches nobody, so the ports listen on all of its
-# addresses; what may connect is decided by the ports that are published and by
-# network policy. KANSERVE_INSECURE says that this is on purpose. As environment,
-# not arguments, so that `docker run IMAGE serve --threads 2` keeps them.
-ENV KANSERVE_REPOSITORY=/models KANSERVE_HOST=0.0.0.0 KANSERVE_METRICS_HOST=0.0.0.0 KANSERVE_INSECURE=true
+# Inside a container loopback reaches nobody, so the ports listen on all of its addresses. The server does not start
+# there without TLS and tokens, unless the user sets KANSERVE_INSECURE=true. As environment, not arguments, so that
+# `docker run IMAGE serve --threads 2` keeps them.
+ENV KANSERVE_REPOSITORY=/models KANSERVE_HOST=0.0.0.0 KANSERVE_METRICS_HOST=0.0.0.0
 USER 65532:65532
 WORKDIR /
 EXPOSE 8001 8002
@@ -49,3 +82,45 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
   CMD ["/opt/kanserve/bin/kanserve", "health", "--timeout", "4"]
 ENTRYPOINT ["/opt/kanserve/bin/kanserve"]
 CMD ["serve"]
+
+FROM runtime AS server-cuda
+COPY --from=cuda-environment /runtime /
+COPY --from=cuda-environment /opt/kanserve /opt/kanserve
+ENV LD_LIBRARY_PATH=/opt/kanserve/cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# The exporter, for checkpoints. TORCH_OPTIONS: options of pip that name a place with CPU builds of torch, such as
+# `--index-url URL`; torch is for modules only, and without options it is left out.
+FROM ${BASE_IMAGE} AS export-environment
+WORKDIR /src
+COPY requirements/export.txt requirements/
+RUN python3 -m venv /opt/kanserve \
+ && /opt/kanserve/bin/python -m pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: \
+      -r requirements/export.txt
+ARG TORCH_OPTIONS=
+# hadolint ignore=SC2086
+RUN if [ -n "$TORCH_OPTIONS" ]; then \
+      /opt/kanserve/bin/python -m pip install --no-cache-dir --no-compile --only-binary :all: $TORCH_OPTIONS "torch>=2.10"; \
+    fi
+COPY --from=wheels /wheels /wheels
+RUN /opt/kanserve/bin/python -m pip install --no-cache-dir --no-deps --no-compile --no-index /wheels/*.whl \
+ && /opt/kanserve/bin/python -m pip uninstall --yes --quiet pip \
+ && python3 -m compileall -q /opt/kanserve/lib
+
+FROM ${BASE_IMAGE} AS export
+ARG VERSION=0.2.0
+LABEL org.opencontainers.image.title="kanserve-export" \
+      org.opencontainers.image.description="Exporter of trained Kolmogorov-Arnold Networks to ONNX" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.url="https://github.com/kanserve/kanserve"
+COPY --from=export-environment /opt/kanserve /opt/kanserve
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
+USER 65532:65532
+WORKDIR /work
+HEALTHCHECK NONE
+ENTRYPOINT ["/opt/kanserve/bin/kanserve", "export"]
+CMD ["--help"]
+
+FROM runtime AS server
+COPY --from=server-environment /runtime /
+COPY --from=server-environment /opt/kanserve /opt/kanserve

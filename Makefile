@@ -146,6 +146,9 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 		--no-annotate --no-emit-index-url --upgrade"; \
 	$$compile pyproject.toml --extra dev --no-emit-package kanserve-kernel -o requirements/dev.txt && \
 	$$compile pyproject.toml --extra serve --extra certificates --no-emit-package kanserve-kernel -o requirements/server.txt && \
+	$$compile pyproject.toml requirements/server-cuda.in --extra serve --extra certificates \
+		--no-emit-package kanserve-kernel --no-emit-package onnxruntime -o requirements/server-cuda.txt && \
+	$$compile pyproject.toml requirements/export.in --extra export --no-emit-package kanserve-kernel -o requirements/export.txt && \
 	$$compile requirements/docs.in -o requirements/docs.txt && \
 	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt && \
 	echo 'ziglang>=0.17,<0.18' | $$compile - -o requirements/kernel.txt

@@ -171,7 +171,7 @@ def test_the_first_screen_says_how_to_begin_and_the_page_is_short() -> None:
 
 def test_the_container_command_of_the_readme_is_the_safe_one() -> None:
     (command,) = re.findall(r"^docker run (.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert all(flag in command for flag in ("--tls-cert", "--tls-key", "--tokens"))
+    assert all(flag in command for flag in ("KANSERVE_TLS_CERT", "KANSERVE_TLS_KEY", "KANSERVE_TOKENS"))
     warning = README.partition("> **Warning:**")[2].partition("\n\n")[0]
     assert "without authentication" in warning
     assert "127.0.0.1:8001:8001" in warning
@@ -315,9 +315,24 @@ def test_every_row_of_the_security_model_names_the_tests_that_verify_it() -> Non
         assert f"def {name}(" in (ROOT / path).read_text() if name else (ROOT / path).is_file(), f"{path}::{name}"
 
 
-def test_the_security_pages_warn_of_the_default_of_the_container() -> None:
-    assert "KANSERVE_INSECURE=true" in (ROOT / "Dockerfile").read_text()
+def test_the_security_pages_warn_of_the_insecure_container() -> None:
     for name in ("SECURITY.md", "docs/explanation/security-model.md", "docs/operations/hardening.md"):
         page = (ROOT / name).read_text()
-        for words in ("KANSERVE_INSECURE=true", "KANSERVE_INSECURE=false", "guides/serve/docker.md"):
+        for words in ("KANSERVE_INSECURE=true", "guides/serve/docker.md"):
             assert words in page, name
+
+
+def test_every_command_that_runs_the_container_is_safe() -> None:
+    """It has TLS and tokens, or publishes its ports on loopback only."""
+    commands = [
+        (page, command.replace("\\\n", " "))
+        for page in PAGES
+        for command in re.findall(r"^ *((?:docker|podman) run (?:.*\\\n)*.*)$", page.read_text(), re.MULTILINE)
+        if "/models" in command
+    ]
+    assert len(commands) >= 3
+    for page, command in commands:
+        protected = re.search("--tokens|KANSERVE_TOKENS", command) and re.search("--tls-key|KANSERVE_TLS_KEY", command)
+        published = re.findall(r"(?:-p|--publish) (\S+)", command)
+        local = published and all(port.startswith("127.0.0.1:") for port in published)
+        assert bool(protected) != ("KANSERVE_INSECURE=true" in command and bool(local)), (page.name, command)

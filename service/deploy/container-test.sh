@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the server image and runs it as production would: read-only root, no
 # capabilities, not root. Then sends requests, stops it, and checks logs and exit code.
+# A second container has the addresses of the image, TLS and a token.
 #
 #   service/deploy/container-test.sh [MODELS NAME ROWS]
 #
@@ -10,10 +11,11 @@
 # absent and this runs as root).
 #
 # Variables: KANSERVE (the client; default .venv/bin/kanserve), BASE_IMAGE,
-# GRPC_PORT, METRICS_PORT, CA_BUNDLE (a bundle pip should trust in the build).
+# GRPC_PORT, METRICS_PORT, CA_BUNDLE (a bundle pip should trust in the build),
+# SBOM (a file for the bill of materials of the image, CycloneDX in JSON).
 set -euo pipefail
 
-[ $# -eq 3 ] || [ $# -eq 0 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 3 ] || [ $# -eq 0 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
 kanserve=${KANSERVE:-$root/.venv/bin/kanserve}
 base=${BASE_IMAGE:-$(sed -n 's/^ARG BASE_IMAGE=//p' "$root/Dockerfile")}
@@ -33,7 +35,7 @@ say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 
 clean_up() {
-  podman rm --force --time 0 "$container" >/dev/null 2>&1 || true
+  podman rm --force --time 0 "$container" "$container-tls" >/dev/null 2>&1 || true
   rm -rf "$work"
 }
 trap clean_up EXIT
@@ -90,13 +92,18 @@ make_base() {
 build() {
   say "building from $base"
   [ -n "$ca" ] && build_arguments+=(-v "$ca:/etc/ssl/certs/ca-certificates.crt:ro")
-  podman build --format docker --network host "${build_arguments[@]}" --build-arg "BASE_IMAGE=$base" \
+  podman build --format docker --network host "${build_arguments[@]}" --build-arg "BASE_IMAGE=$base" --target server \
     --tag "$image" "$root"
 }
 
-# The image's default addresses and ports, read without a network.
+# The image's default addresses and ports, read without a network. It accepts them only with TLS and tokens, or on demand.
 check_defaults() {
-  podman run --rm --network none --volume "$models:/models:ro" "$image" serve --show-config --json |
+  local show=(podman run --rm --network none --volume "$models:/models:ro")
+  if "${show[@]}" "$image" serve --show-config >"$work/refused" 2>&1; then
+    fail "the image listens on all addresses without TLS and tokens"
+  fi
+  grep -q "neither TLS nor authentication" "$work/refused" || { cat "$work/refused"; fail "another error than expected"; }
+  "${show[@]}" --env KANSERVE_INSECURE=true "$image" serve --show-config --json |
     python3 -c '
 import json, sys
 found = {name: entry["value"] for name, entry in json.load(sys.stdin).items()}
@@ -105,19 +112,49 @@ assert (found["grpc_port"], found["metrics_port"], found["repository"]) == (8001
 ' || fail "the image has other defaults than expected"
 }
 
+# start NAME ARGUMENTS: a container without rights. Returns when its health check passes.
 start() {
-  say "running read-only, without capabilities, on ports $grpc_port and $metrics_port"
-  podman run --detach --name "$container" --network host --read-only --read-only-tmpfs=false \
-    --cap-drop=all --security-opt=no-new-privileges --volume "$models:/models:ro" \
-    --env "KANSERVE_GRPC_PORT=$grpc_port" --env "KANSERVE_METRICS_PORT=$metrics_port" \
-    --env KANSERVE_HOST=127.0.0.1 --env KANSERVE_METRICS_HOST=127.0.0.1 "$image" >/dev/null
+  local name=$1
+  shift
+  podman run --detach --name "$name" --read-only --read-only-tmpfs=false \
+    --cap-drop=all --security-opt=no-new-privileges --volume "$models:/models:ro" "$@" "$image" >/dev/null
   for _ in $(seq 60); do
-    podman healthcheck run "$container" >/dev/null 2>&1 && return
-    [ "$(podman inspect -f '{{.State.Running}}' "$container")" = true ] || break
+    podman healthcheck run "$name" >/dev/null 2>&1 && return
+    [ "$(podman inspect -f '{{.State.Running}}' "$name")" = true ] || break
     sleep 0.5
   done
-  podman logs "$container"
-  fail "the container did not become healthy"
+  podman logs "$name"
+  fail "the container $name did not become healthy"
+}
+
+start_plain() {
+  say "running read-only, without capabilities, on ports $grpc_port and $metrics_port"
+  start "$container" --network host \
+    --env "KANSERVE_GRPC_PORT=$grpc_port" --env "KANSERVE_METRICS_PORT=$metrics_port" \
+    --env KANSERVE_HOST=127.0.0.1 --env KANSERVE_METRICS_HOST=127.0.0.1
+}
+
+# With a network of its own, so that its addresses reach nothing else. The health check is a client of the TLS port.
+check_tls() {
+  say "running with TLS and a token, on the addresses of the image"
+  local credentials=$work/credentials
+  mkdir "$credentials"
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=kanserve.example \
+    -addext subjectAltName=DNS:kanserve.example -keyout "$credentials/tls.key" -out "$credentials/tls.crt" 2>/dev/null
+  "$kanserve" token new app --roles infer --tokens "$credentials/tokens.toml" --output "$credentials/app.token"
+  chmod 0750 "$credentials"
+  chmod 0640 "$credentials"/*
+  if [ "$(id -u)" = 0 ]; then chown -R 65532:65532 "$credentials"; else podman unshare chown -R 65532:65532 "$credentials"; fi
+  start "$container-tls" --network none --volume "$credentials:/credentials:ro" \
+    --env KANSERVE_TLS_CERT=/credentials/tls.crt --env KANSERVE_TLS_KEY=/credentials/tls.key \
+    --env KANSERVE_TOKENS=/credentials/tokens.toml \
+    --env KANSERVE_URL=grpcs://127.0.0.1:8001 --env KANSERVE_CA=/credentials/tls.crt \
+    --env KANSERVE_SERVER_NAME=kanserve.example
+  podman exec "$container-tls" /opt/kanserve/bin/kanserve models --token-file /credentials/app.token
+  if podman exec "$container-tls" /opt/kanserve/bin/kanserve models >/dev/null 2>&1; then
+    fail "the server accepts a client without a token"
+  fi
+  stop "$container-tls"
 }
 
 check() {
@@ -134,6 +171,11 @@ for name in ("torch", "onnx", "kanexport.cli", "kanexport.pipeline", "pip"):
 assert importlib.util.find_spec("kanexport.contract.cli.console"), "the modules of the commands are missing"
 from kanexport.contract import custom_ops
 assert custom_ops.library(), "the custom operator is missing, or does not load"
+import kanserve_kernel.calls
+maps = open("/proc/1/maps").read()
+assert "kanserve_kernel/calls.abi3.so" in maps and "libkanserve_kernel.so" in maps, "the server does not use the kernel"
+assert "libonnxruntime.so" not in maps and "onnxruntime_pybind11_state" in maps, maps
+assert not any(os.path.exists(path) for path in ("/bin/sh", "/bin/bash", "/usr/bin/apt", "/usr/bin/perl")), "a shell"
 try:
     open("/written", "w")
 except OSError as error:
@@ -150,9 +192,9 @@ print("uid 65532, no torch, no exporter, metrics served")
 stop() {
   say "stopping the container"
   local began=$SECONDS code
-  podman stop --time 40 "$container" >/dev/null
-  code=$(podman inspect -f '{{.State.ExitCode}}' "$container")
-  [ "$code" = 0 ] || { podman logs "$container"; fail "exit code $code after SIGTERM"; }
+  podman stop --time 40 "$1" >/dev/null
+  code=$(podman inspect -f '{{.State.ExitCode}}' "$1")
+  [ "$code" = 0 ] || { podman logs "$1"; fail "exit code $code after SIGTERM"; }
   echo "drained in $((SECONDS - began)) s, exit code 0"
 }
 
@@ -162,9 +204,14 @@ configure_podman
 podman image exists "$base" || podman pull --quiet "$base" >/dev/null 2>&1 || make_base
 build
 check_defaults
-start
+start_plain
 check
-stop
+stop "$container"
+check_tls
+if [ -n "${SBOM:-}" ]; then
+  podman cp "$container:/opt/kanserve/sbom.cdx.json" "$SBOM"
+  say "the bill of materials is in $SBOM"
+fi
 say "sizes"
 podman images --filter "reference=$image" --filter "reference=$base" --format '{{.Repository}}:{{.Tag}} {{.Size}}'
 say "the container test passed"

