@@ -19,7 +19,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container kernel release clean
+.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test kernel release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -163,6 +163,9 @@ release: setup ## Build and test wheel, sdist, kernel wheel and Helm chart; prin
 
 container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
+
+stack-test: setup ## Run the tests of image, compose stack, monitoring and chart; print a table (ARGS=compose-stack)
+	@$(BIN)/python tools/stack_test.py $(ARGS)
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(ZIG_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \

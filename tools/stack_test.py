@@ -1,0 +1,107 @@
+"""Tests of the deployment for `make stack-test`: image, compose stack, monitoring, chart.
+
+    python tools/stack_test.py [PART...]
+
+The program runs each part, and prints a table: passed or failed, its tests, seconds, and the reasons of skipped tests.
+A part whose program is absent is `absent`, which is not a failure. The exit code is 1 if a part failed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = "tests/integration/deploy"
+MONITORS = ("prometheus", "prometheus-alertmanager")
+
+
+class Part(NamedTuple):
+    """One part: a command, or test files, and the programs without which it is absent."""
+
+    command: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """A row of the table."""
+
+    part: str
+    state: str
+    tests: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+PARTS = {
+    "image": Part(command=("bash", "service/deploy/container-test.sh"), needs=("podman",)),
+    "image-recipe": Part(tests=(f"{TESTS}/test_image.py",)),
+    "compose-file": Part(tests=(f"{TESTS}/test_compose.py",)),
+    "compose-stack": Part(tests=(f"{TESTS}/test_compose_stack.py",), needs=MONITORS),
+    "compose-containers": Part(
+        command=("bash", "service/deploy/compose-test.sh", "localhost/kanserve:container-test"),
+        needs=("podman", "docker-compose", "curl", "busybox", *MONITORS),
+    ),
+    "monitoring": Part(tests=(f"{TESTS}/test_monitoring.py",), needs=("promtool",)),
+    "chart": Part(tests=(f"{TESTS}/test_helm.py", f"{TESTS}/test_helm_probes.py")),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the parts, or those that are named. Returns 0, 1 if one failed, or 2 for an unknown name."""
+    if unknown := [name for name in arguments if name not in PARTS]:
+        print(f"no part {', '.join(unknown)}, expected: {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    rows = []
+    for name in arguments or PARTS:
+        print(f"== {name}", flush=True)
+        rows.append(run(name, PARTS[name]))
+    print(table(rows))
+    return int(any(row.state == "failed" for row in rows))
+
+
+def run(name: str, part: Part) -> Outcome:
+    """Run one part."""
+    absent = tuple(f"{program} is not installed" for program in part.needs if shutil.which(program) is None)
+    if absent:
+        return Outcome(name, "absent", "-", 0.0, absent)
+    begin = time.monotonic()
+    if part.command:
+        done = subprocess.run(part.command, cwd=ROOT)
+        return Outcome(name, "failed" if done.returncode else "passed", "-", time.monotonic() - begin)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *part.tests]
+        code = subprocess.run(command, cwd=ROOT).returncode
+        count, notes = counted(report) if report.is_file() else ("-", ())
+    return Outcome(name, "failed" if code else "passed", count, time.monotonic() - begin, notes)
+
+
+def counted(report: Path) -> tuple[str, tuple[str, ...]]:
+    """Number of tests that ran of all tests, and the reasons of the others, from a report of pytest."""
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    skips = [skip.get("message", "").removeprefix("Skipped: ") for case in cases for skip in case.iter("skipped")]
+    notes = tuple(f"{count} skipped: {reason}" for reason, count in sorted(Counter(skips).items()))
+    return f"{len(cases) - len(skips)} of {len(cases)}", notes
+
+
+def table(rows: Sequence[Outcome]) -> str:
+    """The rows as text, with notes below each."""
+    lines = ["", f"{'part':<20}{'result':<9}{'tests':<12}{'seconds':>7}"]
+    for row in rows:
+        lines.append(f"{row.part:<20}{row.state:<9}{row.tests:<12}{row.seconds:>7.0f}")
+        lines += [f"    {note}" for note in row.notes]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
