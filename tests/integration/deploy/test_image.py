@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 RECIPE = (ROOT / "Dockerfile").read_text()
 SCRIPT = ROOT / "service" / "deploy" / "container-test.sh"
 SERVERS, IMAGES = ("server", "server-cuda"), ("server", "server-cuda", "export")
-HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin")
+HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
