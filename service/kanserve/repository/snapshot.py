@@ -85,8 +85,8 @@ class Scanner:
     def scan(self) -> Snapshot:
         """Current snapshot. Raises ConfigError if the repository is not a readable directory, or if it has several
         models and all have to have one name."""
-        found = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
-        candidates = list(map(self._named, found))
+        scanned = layout.scan(self._repository, plain_onnx=self._plain_onnx, hard_links=self._hard_links)
+        candidates = list(map(self._named, scanned))
         if self._model_name:
             candidates = layout.served_as(candidates, self._model_name)
         entries: dict[Key, Candidate] = {}

@@ -109,15 +109,19 @@ def _columns(document: Any, info: ModelInfo) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for at, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != columns.keys():
-            found = ", ".join(sorted(row))[:80] if isinstance(row, dict) else json_document.word(row)
-            raise BadRequest(
-                f"instance {at} has {found or 'no input'}, expected an object with the inputs {', '.join(names)}",
-                code="instance-inputs-wrong",
-                hint="send each instance as an object with one value per input",
-            )
+            raise _inputs_wrong(at, row, names)
         for name, value in row.items():
             columns[name].append(value)
     return columns
+
+
+def _inputs_wrong(at: int, row: Any, names: list[str]) -> BadRequest:
+    keys = ", ".join(sorted(row))[:80] if isinstance(row, dict) else json_document.word(row)
+    return BadRequest(
+        f"instance {at} has {keys or 'no input'}, expected an object with the inputs {', '.join(names)}",
+        code="instance-inputs-wrong",
+        hint="send each instance as an object with one value per input",
+    )
 
 
 def _instances(document: Any) -> list[Any]:

@@ -46,8 +46,9 @@ def check_repository(settings: Settings) -> Iterator[Finding]:
 def _named(settings: Settings) -> Finding:
     """Finding about a repository whose only model has the name of the settings."""
     try:
-        found = layout.scan(settings.repository, plain_onnx=settings.plain_onnx, hard_links=settings.allow_hard_links)
-        layout.served_as(found, settings.model_name)
+        links, plain = settings.allow_hard_links, settings.plain_onnx
+        candidates = layout.scan(settings.repository, plain_onnx=plain, hard_links=links)
+        layout.served_as(candidates, settings.model_name)
     except ConfigError as error:
         return problem(ABOUT, str(error), error.hint)
     return ok(ABOUT, f"the only model is served as '{settings.model_name}'")
