@@ -151,7 +151,7 @@ def _instances(document: Any) -> list[Any]:
 
 
 def _shape(tensor: TensorInfo, rows: list[Any]) -> tuple[int, ...]:
-    """The shape of rows, each of which has the extents of the input. An open extent is that of the first row. Raises
+    """The shape of rows with the extents of the input. An open extent is that of the first row. Raises
     BadRequest."""
     shape, level = [len(rows)], rows
     for extent in tensor.shape[1:]:
