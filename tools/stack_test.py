@@ -49,7 +49,7 @@ PARTS = {
     "compose-stack": Part(tests=(f"{TESTS}/test_compose_stack.py",), needs=MONITORS),
     "compose-containers": Part(
         command=("bash", "service/deploy/compose-test.sh", "localhost/kanserve:container-test"),
-        needs=("podman", "docker-compose", "curl", "busybox", *MONITORS),
+        needs=("podman", "docker-compose", "nft", "curl", "busybox", *MONITORS),
     ),
     "monitoring": Part(tests=(f"{TESTS}/test_monitoring.py",), needs=("promtool",)),
     "chart": Part(tests=(f"{TESTS}/test_helm.py", f"{TESTS}/test_helm_probes.py")),

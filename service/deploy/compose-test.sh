@@ -16,7 +16,7 @@ root=$(cd "$here/../.." && pwd)
 kanserve=${KANSERVE:-$root/.venv/bin/kanserve}
 image=$1 base=${BASE_IMAGE:-localhost/python-base:container-test}
 work=$(mktemp -d)
-services=(init server demo prometheus alertmanager receiver)
+services=(init server prometheus alertmanager)
 # Ports that another stack on this machine does not use.
 export SERVER_IMAGE=$image MODELS=$work/models PORT=28001 METRICS_PORT=28002 PROMETHEUS_PORT=29090 \
   ALERTMANAGER_PORT=29093 GRAFANA_PORT=23000 COMPOSE_PROJECT_NAME=kanserve-test-$$ COMPOSE_PROFILES=demo
@@ -31,6 +31,7 @@ clean_up() {
   rm -rf "$work"
 }
 trap clean_up EXIT
+trap 'exit 1' INT TERM
 cd "$here/compose"
 
 # Machines differ in the rights of a container runtime. These settings need the fewest.
@@ -60,7 +61,9 @@ monitoring_image() {
   mkdir "$context"
   cp "$(command -v "$program")" "$context/$name"
   cp "$(command -v busybox)" "$context/wget"
-  printf '%s\n' "FROM $base" "COPY $name wget /bin/" "RUN mkdir /$name && chown 65534:65534 /$name" \
+  # Debian's Alertmanager reads its templates from this folder.
+  cp -r "/usr/share/prometheus/$name" "$context/templates" 2>/dev/null || mkdir "$context/templates"
+  printf '%s\n' "FROM $base" "COPY $name wget /bin/" "COPY templates /usr/share/prometheus/$name" "RUN mkdir /$name && chown 65534:65534 /$name" \
     "USER 65534:65534" "WORKDIR /$name" "ENTRYPOINT [\"/bin/$name\"]" >"$context/Dockerfile"
   podman build --quiet --format docker --network host --tag "$tag" "$context" >/dev/null
 }
@@ -100,8 +103,10 @@ say "up"
 health_checks &
 checks=$!
 began=$SECONDS
-docker-compose up --detach --wait --no-build "${services[@]}" || fail "the stack did not become healthy"
+docker-compose up --detach --wait --wait-timeout 300 --no-build "${services[@]}" || fail "the stack did not become healthy"
 echo "healthy in $((SECONDS - began)) s"
+# docker-compose waits for no container of podman without a health check.
+docker-compose up --detach --no-build --no-deps demo receiver
 
 say "a request with TLS and the token"
 docker-compose cp server:/credentials/client/ca.crt "$work/ca.crt"
