@@ -135,7 +135,7 @@ ISSUES = (
     KnownIssue(
         "Batching makes single requests slower. Without batching the server is slower.",
         "MLServer 1826, 1911",
-        "A single request does not wait for others. Median latency is 233 us, of a no-op baseline 147 us.",
+        "A single request does not wait for others. Median latency is 232 us, of a no-op baseline 144 us.",
         guard="tests/kanserve/scheduling/test_batching.py::test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then",
         figures=SERVING,
     ),
@@ -148,7 +148,7 @@ ISSUES = (
     KnownIssue(
         "Requests are 3 to 10 times slower than direct calls of the runtime.",
         f"{TRITON} 4812, 5675, 7677; {BACKEND} 34, 116, 265",
-        "[784, 64, 10], 64 rows per request: 2.86x and 2.93x of the rate of a grpc.aio handler that calls the "
+        "[784, 64, 10], 64 rows per request: 2.30x and 2.20x of the rate of a grpc.aio handler that calls the "
         "runtime, with 4 and 8 requests in flight and with the custom operators.",
         guard="tests/integration/test_perf_analyzer.py::test_perf_analyzer_reaches_its_table",
         figures=SERVING,
