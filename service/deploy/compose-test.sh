@@ -9,6 +9,7 @@
 #
 # Variables: KANSERVE (the client; default .venv/bin/kanserve), BASE_IMAGE (a Debian for the monitoring programs).
 set -euo pipefail
+. "$(dirname "$0")/podman.sh"
 
 [ $# -eq 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
@@ -34,22 +35,9 @@ trap clean_up EXIT
 trap 'exit 1' INT TERM
 cd "$here/compose"
 
-# Machines differ in the rights of a container runtime. These settings need the fewest.
-configure_podman() {
-  local soft hard limits=()
-  for pair in nofile:n nproc:u; do
-    soft=$(ulimit -S"${pair#*:}") hard=$(ulimit -H"${pair#*:}")
-    limits+=("\"${pair%:*}=${soft/unlimited/-1}:${hard/unlimited/-1}\"")
-  done
-  cat >"$work/containers.conf" <<CONF
-[containers]
-default_ulimits = [$(IFS=,; echo "${limits[*]}")]
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-CONF
-  export CONTAINERS_CONF=$work/containers.conf PODMAN_IGNORE_CGROUPSV1_WARNING=1 DOCKER_HOST=unix://$work/podman.sock
+# The engine that docker-compose uses.
+start_engine() {
+  export DOCKER_HOST=unix://$work/podman.sock
   podman system service --time 0 "$DOCKER_HOST" 2>"$work/engine.log" &
   engine=$!
 }
@@ -92,6 +80,7 @@ finds() { # a value of a query, in Prometheus
 }
 
 configure_podman
+start_engine
 within 10 test -S "$work/podman.sock" || { cat "$work/engine.log" >&2; fail "podman's service did not start"; }
 say "images of Prometheus and Alertmanager"
 monitoring_image docker.io/prom/prometheus:v2.53.3 prometheus prometheus

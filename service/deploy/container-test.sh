@@ -14,6 +14,7 @@
 # GRPC_PORT, METRICS_PORT, CA_BUNDLE (a bundle pip should trust in the build),
 # SBOM (a file for the bill of materials of the image, CycloneDX in JSON).
 set -euo pipefail
+. "$(dirname "$0")/podman.sh"
 
 [ $# -eq 3 ] || [ $# -eq 0 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -51,24 +52,6 @@ export_digits() {
   say "exporting the tests' digits checkpoint"
   "$kanserve" export "$golden/model.pt" --repository "$models" --name "$name"
   chmod -R a+rX "$work" # the server in the container is another user
-}
-
-# Machines differ in the rights of a container runtime. These settings need the fewest.
-configure_podman() {
-  local soft hard limits=()
-  for pair in nofile:n nproc:u; do
-    soft=$(ulimit -S"${pair#*:}") hard=$(ulimit -H"${pair#*:}")
-    limits+=("\"${pair%:*}=${soft/unlimited/-1}:${hard/unlimited/-1}\"")
-  done
-  cat >"$work/containers.conf" <<CONF
-[containers]
-default_ulimits = [$(IFS=,; echo "${limits[*]}")]
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-CONF
-  export CONTAINERS_CONF=$work/containers.conf PODMAN_IGNORE_CGROUPSV1_WARNING=1
 }
 
 # The same Debian and Python, from the package sources of the machine.
