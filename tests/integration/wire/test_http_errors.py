@@ -269,7 +269,7 @@ NOWHERE = [
     (GET, "/v2/models", 404, "Not Found"),
     (GET, "/v2/models//ready", 404, "Not Found"),
     (GET, "/v2/models/toy/versions", 404, "Not Found"),
-    (GET, "/v1/models/toy:predict", 404, "Not Found"),
+    (GET, "/v1/models/toy:predict", 404, "unknown model: 'toy:predict'"),
     (GET, "/v2/../../etc/passwd", 404, "Not Found"),
     (GET, "/v2/models/toy/infer", 405, "takes POST"),
     ("DELETE", "/v2", 405, "Method Not Allowed"),
