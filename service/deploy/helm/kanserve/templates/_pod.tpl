@@ -143,9 +143,11 @@ env:
   - name: SYNC_SECONDS
     value: {{ $sync.intervalSeconds | quote }}
   - name: RCLONE_CONFIG
-    value: /tmp/rclone.conf
+    value: /cache/rclone.conf
   - name: RCLONE_CACHE_DIR
-    value: /tmp
+    value: /cache
+  - name: TMPDIR
+    value: /cache
 {{- with $sync.secretName }}
 envFrom:
   - secretRef:
@@ -155,7 +157,7 @@ resources: {{- toYaml $sync.resources | nindent 2 }}
 securityContext: {{- toYaml .root.Values.securityContext | nindent 2 }}
 volumeMounts:
   - name: tmp
-    mountPath: /tmp
+    mountPath: /cache
   - name: models
     mountPath: /models
   - name: scripts
