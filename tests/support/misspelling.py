@@ -21,15 +21,19 @@ def fields(value: Any, path: Path = ()) -> Iterator[Path]:
 
 def misspelled(document: Any, path: Path, rng: random.Random) -> Any:
     """A copy in which one key has two letters swapped, or one letter less."""
+    name = str(path[-1])
+    at = rng.randrange(len(name) - 1) if len(name) > 1 else 0
+    wrong = name[:at] + name[at + 1 : at + 2] + name[at] + name[at + 2 :]
+    return renamed(document, path, name[:at] + name[at + 1 :] if wrong == name else wrong)
+
+
+def renamed(document: Any, path: Path, name: str) -> Any:
+    """A copy in which the key at a path has another name, at the same position."""
     changed = copy.deepcopy(document)
     place = changed
     for key in path[:-1]:
         place = place[key]
-    name = str(path[-1])
-    at = rng.randrange(len(name) - 1) if len(name) > 1 else 0
-    wrong = name[:at] + name[at + 1 : at + 2] + name[at] + name[at + 2 :]
-    wrong = name[:at] + name[at + 1 :] if wrong == name else wrong
-    items = [(wrong if key == path[-1] else key, value) for key, value in place.items()]
+    items = [(name if key == path[-1] else key, value) for key, value in place.items()]
     place.clear()
     place.update(items)
     return changed

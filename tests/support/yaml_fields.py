@@ -6,9 +6,10 @@ which the author of a file chooses. A shape of a field also holds for the elemen
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
+
+from tests.support import misspelling
 
 LEAF = None
 Shape = dict[str, Any] | None
@@ -102,12 +103,7 @@ def misspelled(value: Any, shape: Shape) -> Iterator[tuple[str, Any]]:
     letter twice. Names that the author chooses stay."""
     for place in _fields(value, shape):
         for spelling in (place[-1][:-1], place[-1] + place[-1][-1]):
-            changed = copy.deepcopy(value)
-            holder = changed
-            for step in place[:-1]:
-                holder = holder[step]
-            holder[spelling] = holder.pop(place[-1])
-            yield ".".join(map(str, (*place[:-1], spelling))), changed
+            yield ".".join(map(str, (*place[:-1], spelling))), misspelling.renamed(value, place, spelling)
 
 
 def _fields(value: Any, shape: Shape) -> Iterator[tuple[Any, ...]]:
