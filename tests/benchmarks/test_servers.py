@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from tests.support import toy_model
@@ -22,7 +23,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     pytest.importorskip("grpc")
     import servers
-    from servers import contestants, loop, measured, report, targets  # noqa: F401 - attributes of the package
+    from servers import contestants, load, loop, measured, report, targets  # noqa: F401 - attributes of the package
 
     yield servers
     for name in [name for name in sys.modules if name.partition(".")[0] == "servers"]:
@@ -88,3 +89,12 @@ def test_triton_gets_a_copy_with_dynamic_batching(
 
 def test_the_loop_counts_rows(servers: ModuleType) -> None:
     assert servers.loop.run(toy_model.graph("FP32"), 4, 2, 0.05) > 0
+
+
+def test_the_client_sends_the_rows_that_the_loop_runs(servers: ModuleType, tmp_path: Path) -> None:
+    """Random bits, the default of the client, take longer than values in range."""
+    _, feeds, _ = servers.loop.prepared(toy_model.graph("FP32"), 5)
+    ((name, rows),) = feeds.items()
+    sent = json.loads(servers.load.inputs(tmp_path, name, *rows.shape).read_text())["data"]
+    np.testing.assert_array_equal(np.array([row[name] for row in sent], np.float32), rows)
+    assert np.abs(rows).max() <= 1
