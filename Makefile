@@ -164,7 +164,7 @@ release: setup ## Build and test wheel, sdist, kernel wheel and Helm chart; prin
 container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
 
-stack-test: setup ## Run the tests of image, compose stack, monitoring and chart; print a table (ARGS=compose-stack)
+stack-test: setup ## Run the tests of image, compose stack, monitoring, KServe and chart; print a table (ARGS=compose-stack)
 	@$(BIN)/python tools/stack_test.py $(ARGS)
 
 clean: ## Remove environments and caches

@@ -1,4 +1,4 @@
-"""Tests of the deployment for `make stack-test`: image, compose stack, monitoring, chart.
+"""Tests of the deployment for `make stack-test`: image, compose stack, monitoring, KServe, chart.
 
     python tools/stack_test.py [PART...]
 
@@ -52,6 +52,7 @@ PARTS = {
         needs=("podman", "docker-compose", "nft", "curl", "busybox", *MONITORS),
     ),
     "monitoring": Part(tests=(f"{TESTS}/test_monitoring.py",), needs=("promtool",)),
+    "kserve": Part(tests=(f"{TESTS}/test_kserve.py", f"{TESTS}/test_kserve_gateway.py")),
     "chart": Part(tests=(f"{TESTS}/test_helm.py", f"{TESTS}/test_helm_probes.py")),
 }
 
