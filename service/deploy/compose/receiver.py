@@ -29,7 +29,9 @@ class Webhook(BaseHTTPRequestHandler):
         except (ValueError, KeyError, TypeError):
             self.send_error(HTTPStatus.BAD_REQUEST, "expected a delivery of Alertmanager")
             return
-        print(*lines, sep="\n", flush=True)
+        # One write, because other deliveries print from their own threads.
+        sys.stdout.write("".join(f"{each}\n" for each in lines))
+        sys.stdout.flush()
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import ssl
 import subprocess
 import sys
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +241,25 @@ def test_the_dashboard_is_where_grafana_reads_it() -> None:
     assert target.startswith(f"{provider['options']['path']}/")
     assert (DEPLOY / "monitoring" / "grafana" / "kanserve.json").is_file()
     assert ROOT in FOLDER.parents
+
+
+def test_the_webhook_prints_whole_lines_if_deliveries_come_at_the_same_time(tmp_path: Path) -> None:
+    alert = {"status": "firing", "labels": {"alertname": "Down"}, "annotations": {"summary": "no response"}}
+    body = json.dumps({"alerts": [alert] * 2}).encode()
+    port = compose_stack.free_ports("receiver")["receiver"]
+    command = [sys.executable, "-P", FOLDER / "receiver.py", "127.0.0.1", str(port)]
+    with (tmp_path / "lines").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log)
+    try:
+
+        def deliver(_: int) -> int:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", data=body, timeout=10) as response:
+                return int(response.status)
+
+        compose_stack.until(lambda: deliver(0) == 200, "the webhook", 20)
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(deliver, range(500))) == {200}
+    finally:
+        process.terminate()
+        process.wait(10)
+    assert (tmp_path / "lines").read_text() == "firing Down - - no response\n" * 2 * 501
