@@ -247,7 +247,7 @@ def test_the_webhook_prints_whole_lines_if_deliveries_come_at_the_same_time(tmp_
     alert = {"status": "firing", "labels": {"alertname": "Down"}, "annotations": {"summary": "no response"}}
     body = json.dumps({"alerts": [alert] * 2}).encode()
     port = compose_stack.free_ports("receiver")["receiver"]
-    command = [sys.executable, "-P", FOLDER / "receiver.py", "127.0.0.1", str(port)]
+    command = [sys.executable, "-P", str(FOLDER / "receiver.py"), "127.0.0.1", str(port)]
     with (tmp_path / "lines").open("wb") as log:
         process = subprocess.Popen(command, stdout=log)
     try:
