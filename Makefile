@@ -9,6 +9,7 @@ AUDIT_VENV := .venv-audit
 NOTEBOOK_VENV := $(VENV)-notebook
 DOCS_VENV := .venv-docs
 ZIG_VENV := .venv-zig
+STACK_VENV := .venv-stack
 PIP := python -m pip install --quiet --disable-pip-version-check
 # One more than cores: tests wait for servers a fifth of their time. Each file's tests stay on one worker: its servers
 # and exports are made once.
@@ -150,6 +151,7 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 		--no-emit-package kanserve-kernel --no-emit-package onnxruntime -o requirements/server-cuda.txt && \
 	$$compile pyproject.toml requirements/export.in --extra export --no-emit-package kanserve-kernel -o requirements/export.txt && \
 	$$compile requirements/docs.in -o requirements/docs.txt && \
+	$$compile requirements/stack.in -o requirements/stack.txt && \
 	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt && \
 	echo 'ziglang>=0.17,<0.18' | $$compile - -o requirements/kernel.txt
 
@@ -164,9 +166,15 @@ release: setup ## Build and test wheel, sdist, kernel wheel and Helm chart; prin
 container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
 
-stack-test: setup ## Run the tests of image, compose stack, monitoring, KServe and chart; print a table (ARGS=compose-stack)
+stack-test: setup $(STACK_VENV)/.ready ## Run the tests of image, compose stack, monitoring, KServe and chart; print a table (ARGS=compose-stack)
 	@$(BIN)/python tools/stack_test.py $(ARGS)
 
+$(STACK_VENV)/.ready: requirements/stack.txt
+	@echo "== creating $(STACK_VENV) =="
+	@$(PYTHON) -m venv --clear $(STACK_VENV)
+	@$(STACK_VENV)/bin/$(PIP) --require-hashes --no-deps -r requirements/stack.txt
+	@touch $@
+
 clean: ## Remove environments and caches
-	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(ZIG_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(ZIG_VENV) $(STACK_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.coverage .coverage.* .mutate

@@ -1,4 +1,4 @@
-"""Tests of the deployment for `make stack-test`: image, compose stack, monitoring, KServe, chart.
+"""Tests of the deployment for `make stack-test`: image, compose stack, monitoring, KServe, storage, chart.
 
     python tools/stack_test.py [PART...]
 
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
 PARTS = {
     "image": Part(command=("bash", "service/deploy/container-test.sh"), needs=("podman",)),
-    "image-recipe": Part(tests=(f"{TESTS}/test_image.py",)),
+    "image-recipe": Part(tests=(f"{TESTS}/test_image.py", f"{TESTS}/test_image_contents.py")),
     "compose-file": Part(tests=(f"{TESTS}/test_compose.py",)),
     "compose-stack": Part(tests=(f"{TESTS}/test_compose_stack.py",), needs=MONITORS),
     "compose-containers": Part(
@@ -53,7 +53,8 @@ PARTS = {
     ),
     "monitoring": Part(tests=(f"{TESTS}/test_monitoring.py",), needs=("promtool",)),
     "kserve": Part(tests=(f"{TESTS}/test_kserve.py", f"{TESTS}/test_kserve_gateway.py")),
-    "chart": Part(tests=(f"{TESTS}/test_helm.py", f"{TESTS}/test_helm_probes.py")),
+    "kserve-storage": Part(tests=(f"{TESTS}/test_kserve_storage.py",)),
+    "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }
 
 

@@ -79,6 +79,18 @@ build() {
     --tag "$image" "$root"
 }
 
+# Files that a layer contains in vain, because another layer replaces or removes them.
+check_layers() {
+  local dive
+  dive=$(cd "$root" && .venv/bin/python -c 'from tools.manifests import download; print(download.program("dive"))') ||
+    { say "not run: dive, which cannot be downloaded"; return; }
+  podman save --quiet --format docker-archive --output "$work/image.tar" "$image"
+  CI=true "$dive" --source docker-archive --ci --lowestEfficiency 0.999 --highestUserWastedPercent 0.001 \
+    "$work/image.tar" >"$work/dive" 2>&1 || { cat "$work/dive"; fail "layers of the image contain files in vain"; }
+  say "dive: $(sed -n 's/^ *wastedBytes: //p' "$work/dive") wasted"
+  rm "$work/image.tar"
+}
+
 # The image's default addresses and ports, read without a network. It accepts them only with TLS and tokens, or on demand.
 check_defaults() {
   local show=(podman run --rm --network none --volume "$models:/models:ro")
@@ -186,6 +198,7 @@ configure_podman
 [ -d "$models" ] || export_digits
 podman image exists "$base" || podman pull --quiet "$base" >/dev/null 2>&1 || make_base
 build
+check_layers
 check_defaults
 start_plain
 check

@@ -34,6 +34,7 @@ PACKAGES = {
     "promtool": ("promtool", "prometheus"),
     "alertmanager": ("prometheus-alertmanager", "prometheus-alertmanager"),
     "amtool": ("amtool", "prometheus-alertmanager"),
+    "docker-registry": ("docker-registry", "docker-registry"),
 }
 SECONDS = 120
 # Waits of the shipped configuration become one second, and windows of its expressions five.

@@ -15,9 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tools.manifests import download
+from tests.support import stack_tools
 
 SECONDS = 30
 TYPES = "type.googleapis.com/envoy.extensions"
@@ -45,16 +43,13 @@ def _path(regex: str) -> Document:
 @contextlib.contextmanager
 def running(rules: list[tuple[Document, int, bool]], folder: Path) -> Iterator[int]:
     """The port of an Envoy with these rules. Skips the test if Envoy cannot be had."""
-    try:
-        program = download.program("envoy")
-    except download.Unavailable as error:
-        pytest.skip(f"envoy cannot be downloaded: {error}")
+    program = stack_tools.program("envoy")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = folder / "envoy.json"
     config.write_text(json.dumps(_bootstrap(port, rules)))
-    command = [str(program), "--config-path", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
+    command = [program, "--config-path", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
     with (folder / "envoy.log").open("wb") as log:
         process = subprocess.Popen([*command, "--log-level", "warning"], stdout=log, stderr=log)
     try:

