@@ -31,8 +31,8 @@ setup: $(VENV)/.ready $(if $(filter 0,$(KERNEL)),,$(VENV)/.kernel) ## Build .ven
 	@$(BIN)/python requirements/torch_build.py $(TORCH)
 
 $(VENV)/.ready: pyproject.toml requirements/dev.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
-		"kanserve needs Python 3.11 to 3.13, found %d.%d; choose one with make PYTHON=python3.13" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 14) else \
+		"kanserve needs Python 3.11 to 3.14, found %d.%d; choose one with make PYTHON=python3.13" % v)'
 	@echo "== creating $(VENV) with $$($(PYTHON) --version) =="
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "python3 has no venv module: install python3-venv" >&2; exit 1; }
 	@echo "== installing locked dependencies (about a minute) =="
@@ -176,5 +176,5 @@ $(STACK_VENV)/.ready: requirements/stack.txt
 	@touch $@
 
 clean: ## Remove environments and caches
-	rm -rf $(VENV) $(VENV)-3.1[123] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(ZIG_VENV) $(STACK_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-3.1[1234] $(PROTO_VENV) $(MUTATE_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(ZIG_VENV) $(STACK_VENV) site $(VENV)*-notebook .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.coverage .coverage.* .mutate

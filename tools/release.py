@@ -1,4 +1,4 @@
-"""Release builder: wheel, sdist, kernel wheel and Helm chart of one commit, tested in an environment outside the clone.
+"""Release builder: wheels, sdist, Helm chart, image and documentation of one commit, tested outside the clone.
 
     make release                 all steps; the tested files are then in dist/
     make release ARGS=--check    only the checks of versions, changelog, work tree and tag
@@ -25,8 +25,9 @@ import tarfile
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -34,11 +35,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tools import emulated  # noqa: E402 - of the clone
 from tools.manifests import download  # noqa: E402 - of the clone
 
 CHECKPOINT = "tests/golden/checkpoints/pykan-hello-adapted"  # 2 inputs, 1 output, 64 recorded rows
 TOLERANCE = 1e-5  # of the largest recorded output
 SECONDS_READY, SECONDS_STOP = 120, 90  # for a server on a busy machine
+SLOWER = 5  # of an emulated machine
 OUTPUT_LINES = 25  # of a failed command
 CHART = "service/deploy/helm/kanserve"
 SUMS = "SHA256SUMS"
@@ -253,17 +256,35 @@ def export(release: Release) -> str:
 
 def serve(release: Release) -> str:
     """A server of the export, one inference through the installed client, and a graceful shutdown."""
+    return served(release, [str(release.bin / "kanserve")])
+
+
+def serve_emulated(release: Release) -> str:
+    """The same with the server and the custom operator for aarch64, on an emulated machine, if there can be one."""
+    if why := emulated.reason():
+        return f"not run: {why}"
+    machine = emulated.Machine(release.work / "aarch64")
+    wheels = [distribution(release, name) for name in ("kanserve-*.whl", "kanserve_kernel-*_aarch64.whl")]
+    try:
+        machine.create(release.source / "requirements" / "server.txt", wheels)
+    except emulated.Failed as fault:
+        raise ReleaseError(str(fault), "check the network, and the mirror in the apt sources") from fault
+    return served(release, [str(machine.python), "-m", "kanserve"], SLOWER)
+
+
+def served(release: Release, kanserve: Sequence[str], slower: int = 1) -> str:
+    """Start a server of the export with a command, infer, and shut it down. `slower`: factor of the time limits."""
     program, ports = str(release.bin / "kanserve"), free_ports(2)
     log = release.work / "serve.log"
     options = ["--grpc-port", str(ports[0]), "--metrics-port", str(ports[1])]
     with log.open("wb") as stderr:
         server = subprocess.Popen(
-            [program, "serve", "models", *options], cwd=release.work, env=environment(), stderr=stderr
+            [*kanserve, "serve", "models", *options], cwd=release.work, env=environment(), stderr=stderr
         )
     try:
-        error = infer(release, program, f"127.0.0.1:{ports[0]}", server)
+        error = infer(release, program, f"127.0.0.1:{ports[0]}", server, slower)
         server.send_signal(signal.SIGTERM)
-        status = server.wait(SECONDS_STOP)
+        status = server.wait(SECONDS_STOP * slower)
     except (ReleaseError, subprocess.TimeoutExpired) as fault:
         advice = f"read the log of the server:\n{last_lines(log.read_text(errors='replace'))}"
         raise ReleaseError(str(fault), advice) from fault
@@ -272,19 +293,23 @@ def serve(release: Release) -> str:
         server.wait()
     if status != 0:
         raise ReleaseError(f"the server exits with {status} after SIGTERM, expected 0", "run `make test`")
-    return f"largest error {error:.1e}"
+    if '"kernel": true' not in log.read_text(errors="replace"):
+        raise ReleaseError("the server does not use the custom operator", f"read its log:\n{log.read_text()[-4000:]}")
+    return f"largest error {error:.1e}, with the custom operator"
 
 
-def infer(release: Release, program: str, address: str, server: subprocess.Popen[bytes]) -> float:
+def infer(release: Release, program: str, address: str, server: subprocess.Popen[bytes], slower: int) -> float:
     """The largest error of the served outputs, relative to the largest output that the checkpoint's library gave."""
-    deadline = time.monotonic() + SECONDS_READY
+    deadline = time.monotonic() + SECONDS_READY * slower
     while subprocess.run(
         [program, "health", "--url", address], cwd=release.work, env=environment(), capture_output=True, check=False
     ).returncode:
         if (status := server.poll()) is not None:
             raise ReleaseError(f"the server exits with {status} before it is healthy", "run `kanserve serve` by hand")
         if time.monotonic() > deadline:
-            raise ReleaseError(f"the server is not healthy within {SECONDS_READY} s", "run `kanserve serve` by hand")
+            raise ReleaseError(
+                f"the server is not healthy within {SECONDS_READY * slower} s", "run `kanserve serve` by hand"
+            )
         time.sleep(0.5)
     rows = release.source / CHECKPOINT / "reference.npz"
     arguments = ["infer", "tiny", "--input", str(rows), "--array", "x", "--output", "outputs.npy", "--url", address]
@@ -313,6 +338,26 @@ def uninstall(release: Release) -> str:
     return "nothing is left"
 
 
+def build_image(release: Release) -> str:
+    """The server image as an OCI archive, and its bill of materials, after the container test, if podman is there."""
+    if shutil.which("podman") is None:
+        return "not run: podman is not installed"
+    name = f"kanserve-{release.version}-image-{platform.machine()}"
+    archive, bill = (release.built / f"{name}.{suffix}" for suffix in ("oci.tar", "cdx.json"))
+    variables = {"KANSERVE": str(release.bin / "kanserve"), "ARCHIVE": str(archive), "SBOM": str(bill)}
+    run(["bash", "service/deploy/container-test.sh"], release.source, "run `make container`", variables)
+    return f"{archive.name}, {archive.stat().st_size / 1e6:.0f} MB"
+
+
+def build_docs(release: Release) -> str:
+    """The documentation site as one file, after the check of its links."""
+    run(["make", "docs", f"PYTHON={sys.executable}"], release.source, "run `make docs`")
+    target = release.built / f"kanserve-{release.version}-docs.tar.gz"
+    with tarfile.open(target, "w:gz") as archive:
+        archive.add(release.source / "site", f"kanserve-{release.version}-docs")
+    return target.name
+
+
 def keep(release: Release) -> str:
     """The tested distributions in dist/ of the clone, and their hashes in the format of `sha256sum --check`."""
     target, built = release.root / "dist", sorted(release.built.iterdir())
@@ -331,6 +376,9 @@ STEPS: tuple[tuple[str, Callable[[Release], str]], ...] = (
     ("install in a clean environment", install),
     ("export a checkpoint", export),
     ("serve it and infer", serve),
+    ("serve it on an emulated aarch64 machine", serve_emulated),
+    ("build the server image", build_image),
+    ("build the documentation", build_docs),
     ("uninstall", uninstall),
     ("copy the distributions to dist/", keep),
 )
@@ -354,9 +402,10 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
 
 
-def run(command: Sequence[str], folder: Path, advice: str) -> str:
+def run(command: Sequence[str], folder: Path, advice: str, variables: Mapping[str, str] = MappingProxyType({})) -> str:
     """The stdout of a command. Raises ReleaseError with the end of its output if it fails."""
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    variables = environment() | dict(variables)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         shown = " ".join([Path(command[0]).name, *command[1:]])
         output = last_lines(done.stdout + done.stderr)

@@ -12,11 +12,12 @@
 #
 # Variables: KANSERVE (the client; default .venv/bin/kanserve), BASE_IMAGE,
 # GRPC_PORT, METRICS_PORT, CA_BUNDLE (a bundle pip should trust in the build),
-# SBOM (a file for the bill of materials of the image, CycloneDX in JSON).
+# SBOM (a file for the bill of materials of the image, CycloneDX in JSON), ARCHIVE (a file for the image, as an archive
+# of OCI). Both are written after all checks.
 set -euo pipefail
 . "$(dirname "$0")/podman.sh"
 
-[ $# -eq 3 ] || [ $# -eq 0 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 3 ] || [ $# -eq 0 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
 kanserve=${KANSERVE:-$root/.venv/bin/kanserve}
 base=${BASE_IMAGE:-$(sed -n 's/^ARG BASE_IMAGE=//p' "$root/Dockerfile")}
@@ -82,7 +83,7 @@ build() {
 # Files that a layer contains in vain, because another layer replaces or removes them.
 check_layers() {
   local dive
-  dive=$(cd "$root" && .venv/bin/python -c 'from tools.manifests import download; print(download.program("dive"))') ||
+  dive=$(cd "$root" && "$(dirname "$kanserve")/python" -c 'from tools.manifests import download; print(download.program("dive"))') ||
     { say "not run: dive, which cannot be downloaded"; return; }
   podman save --quiet --format docker-archive --output "$work/image.tar" "$image"
   CI=true "$dive" --source docker-archive --ci --lowestEfficiency 0.999 --highestUserWastedPercent 0.001 \
@@ -207,6 +208,10 @@ check_tls
 if [ -n "${SBOM:-}" ]; then
   podman cp "$container:/opt/kanserve/sbom.cdx.json" "$SBOM"
   say "the bill of materials is in $SBOM"
+fi
+if [ -n "${ARCHIVE:-}" ]; then
+  podman save --quiet --format oci-archive --output "$ARCHIVE" "$image"
+  say "the image is in $ARCHIVE"
 fi
 say "sizes"
 podman images --filter "reference=$image" --filter "reference=$base" --format '{{.Repository}}:{{.Tag}} {{.Size}}'

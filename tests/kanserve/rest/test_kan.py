@@ -44,7 +44,8 @@ def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        with error:
+            return error.code, json.load(error)
 
 
 def good(server: Server, path: str, body: Any = None) -> Any:

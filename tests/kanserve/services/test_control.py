@@ -42,6 +42,7 @@ def post(server: Server, path: str, body: object = None) -> int:
         with urllib.request.urlopen(f"http://{server.address}/v2/repository/{path}", data=data, timeout=20) as answer:
             return answer.status
     except HTTPError as error:
+        error.close()
         return error.code
 
 
