@@ -1,0 +1,73 @@
+"""Objects that the releases of the scenarios name: claims with models, and Secrets with certificates and tokens."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.support import certificates, token_files, toy_model
+from tools.cluster.sandbox import Storage
+
+HEAVY_WIDTH, HEAVY_PRODUCTS = 1024, 24
+COLD_MODELS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Arguments of a client for TLS and tokens: a file, a name of the certificate, and a token."""
+
+    ca: str
+    server_name: str
+    token: str
+
+
+def models(folder: Path) -> Storage:
+    """The claim `models` with the model `toy`."""
+    toy_model.write(folder / "models")
+    return Storage(claims={"models": folder / "models"})
+
+
+def cold_models(folder: Path) -> Storage:
+    """The claim `models` with the folders `warm`, which has the model `toy`, and `cold`, which has many more models."""
+    toy_model.write(folder / "models" / "warm")
+    toy_model.write(folder / "models" / "cold")
+    for number in range(COLD_MODELS):
+        toy_model.write(folder / "models" / "cold", f"other-{number}")
+    return Storage(claims={"models": folder / "models"})
+
+
+def heavy_models(folder: Path) -> Storage:
+    """The claim `models` with `toy`, and with `heavy`: an ONNX graph of matrix products, milliseconds per row."""
+    storage = models(folder)
+    target = folder / "models" / "heavy" / "1"
+    target.mkdir(parents=True)
+    weights = np.eye(HEAVY_WIDTH, dtype=np.float32)
+    names = ["x", *(f"h{number}" for number in range(1, HEAVY_PRODUCTS)), "y"]
+    nodes = [helper.make_node("MatMul", [source, "W"], [result]) for source, result in itertools.pairwise(names)]
+    shape = ["B", HEAVY_WIDTH]
+    graph = toy_model.model(
+        nodes, [("x", shape)], [("y", shape)], [numpy_helper.from_array(weights, "W")], TensorProto.FLOAT
+    )
+    (target / "model.onnx").write_bytes(graph)
+    return storage
+
+
+def secured(folder: Path) -> tuple[Storage, Credentials]:
+    """The claim `models`, the Secrets `tls` and `tokens`, and credentials of a client."""
+    files = folder / "credentials"
+    files.mkdir()
+    certificates.write(files)
+    tokens = token_files.write(files / "tokens.toml")
+    pair = {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}
+    secrets = {
+        "tls": {key: (files / name).read_bytes() for key, name in pair.items()},
+        "tokens": {"tokens.toml": (files / "tokens.toml").read_bytes()},
+    }
+    return (
+        Storage(models(folder).claims, secrets),
+        Credentials(str(files / "ca.pem"), "localhost", tokens["infer"]),
+    )
