@@ -31,6 +31,10 @@ S = TypeVar("S", bound="Peer[Any]")
 M = TypeVar("M", bound=Callable[..., Any])
 SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
+# A server that hangs keeps its connection open. During a call, the client sends a ping after PING seconds without data.
+# Without a response within PONG seconds it closes the connection, and a retry reaches another server. gRPC core has two
+# time limits, for keepalive pings and for the pings of its flow control, which take the place of the first.
+PING_SECONDS, PONG_SECONDS = 10.0, 10.0
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.1, 2.0  # seconds; doubles, with jitter
 PUSH_BACK = "grpc-retry-pushback-ms"  # metadata key of gRPC retries (gRFC A6)
 ERROR_CODE, ERROR_HELP = "kan-error-code", "kan-error-help"  # trailers; the second is percent-encoded
@@ -316,12 +320,22 @@ def _channel_target(
     target: Target, tls: Tls
 ) -> tuple[str, grpc.ChannelCredentials | None, list[tuple[str, int | str]]]:
     """The address in gRPC's form, the credentials (None: no TLS), and the channel's options. Raises ValueError."""
-    options = [*OPTIONS, *target.options()]
+    options = [*OPTIONS, *_pings(), *target.options()]
     if not is_secure(target.url, tls):
         return target.name(), None, options
     server_name = target.server_name(tls.server_name)
     names = [("grpc.ssl_target_name_override", server_name)] if server_name else []
     return target.name(), _credentials(tls), [*options, *names]
+
+
+def _pings() -> list[tuple[str, int]]:
+    """Channel options for connections to servers that hang."""
+    seconds = {
+        "grpc.keepalive_time_ms": PING_SECONDS,
+        "grpc.keepalive_timeout_ms": PONG_SECONDS,
+        "grpc.http2.ping_timeout_ms": PONG_SECONDS,
+    }
+    return [(name, round(1000 * value)) for name, value in seconds.items()]
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kanserve import AsyncClient, Client, ClientError
-from kanserve.client import control, targets
+from kanserve.client import base, control, targets
 from kanserve.client.errors import ArgumentError
 from tests.support import toy_model
 from tests.support.name_server import resolving
@@ -115,3 +115,40 @@ def test_a_server_that_is_not_ready_gets_no_call(tmp_path: Path) -> None:
             time.sleep(0.2)
             with pytest.raises(ClientError, match="no server at"):
                 client.infer(model, ROWS)
+
+
+def test_a_server_that_hangs_costs_time_and_no_call(
+    tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_model.write(tmp_path)
+    monkeypatch.setattr(base, "PING_SECONDS", 0.3)
+    monkeypatch.setattr(base, "PONG_SECONDS", 0.5)
+    with (
+        serving(tmp_path, transport=transport) as first,
+        serving(tmp_path, transport=transport) as second,
+        Client([first.address, second.address], timeout=20) as client,
+    ):
+        model = client.model("toy")
+        while not (handled(first) and handled(second)):
+            client.infer(model, ROWS)
+        first.process.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        for _ in range(10):
+            client.infer(model, ROWS)
+        assert time.monotonic() - begun < 10
+
+
+def test_pings_of_an_idle_client_close_no_connection(
+    tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_model.write(tmp_path)
+    monkeypatch.setattr(base, "PING_SECONDS", 0.1)
+    with (
+        serving(tmp_path, transport=transport) as first,
+        serving(tmp_path, transport=transport) as second,
+        Client([first.address, second.address], retries=0) as client,
+    ):
+        model = client.model("toy")
+        for _ in range(20):
+            client.infer(model, ROWS)
+            time.sleep(0.15)
