@@ -45,6 +45,9 @@ class Hypercorn:
     async def renew(self, found: Tls) -> None:
         raise AssertionError("this transport serves in the clear, and has no certificate to renew")
 
+    async def part(self) -> None:
+        """Its connections stay open until `stop`."""
+
     async def stop(self, grace: float | None) -> None:
         self._stop.set()
         await self._serving

@@ -3,10 +3,10 @@
 At the start, the server first opens its ports, so that probes get "not ready", then loads the models, and then becomes
 ready.
 
-At the end, it reports "not ready" and keeps answering until the load balancers have noticed. Then it rejects new
-requests for a moment. Then it announces the end to every connection while it holds all responses. The reason is that a
-server that stops under load cancels calls that arrive meanwhile (grpc/grpc#41785). Then the in-flight requests end. The
-metrics port closes last.
+At the end, it reports "not ready" and keeps answering until the load balancers have noticed. Then it closes the open
+connections, so that their clients connect to other servers, and rejects new requests for a moment. Then it announces
+the end to every connection while it holds all responses. The reason is that a server that stops under load cancels
+calls that arrive meanwhile (grpc/grpc#41785). Then the in-flight requests end. The metrics port closes last.
 """
 
 from __future__ import annotations
@@ -247,6 +247,8 @@ class App:
             task.cancel()
         await self._health.changed()
         await _pause(hurry, delay)
+        if delay and not hurry.is_set():  # load balancers have noticed: clients that connect again reach other servers
+            await self._transport.part()
         self.lifecycle.close()
         await self._health.changed(end=True)
         await _pause(hurry, refuse)

@@ -29,6 +29,11 @@ class Transport(Protocol):
         """Use these certificates in every new handshake. Raises ConfigError, and then the previous ones stay in use."""
         ...
 
+    async def part(self) -> None:
+        """Close open connections after their calls, so that clients connect again, to other servers behind the same
+        address. New connections are still accepted. A transport that cannot do so does nothing."""
+        ...
+
     async def stop(self, grace: float | None) -> None:
         """Accept no more calls, wait `grace` seconds for calls in flight, then end them (None: at once). Another call
         with None may follow meanwhile."""
@@ -84,10 +89,16 @@ class Transports:
             await self._second.renew(tls)
         self.tls = tls
 
+    async def part(self) -> None:
+        """Close the open connections of all transports; see `Transport.part`."""
+        await asyncio.gather(*(transport.part() for transport in self._all()))
+
+    def _all(self) -> tuple[Transport, ...]:
+        return (self._first,) if self._second is None else (self._first, self._second)
+
     async def stop(self, grace: float | None) -> None:
         """Stop all transports; see `Transport.stop`."""
-        transports = (self._first,) if self._second is None else (self._first, self._second)
-        await asyncio.gather(*(transport.stop(grace) for transport in transports))
+        await asyncio.gather(*(transport.stop(grace) for transport in self._all()))
 
 
 def build(settings: Settings, services: Services, pages: Pages) -> Transports:

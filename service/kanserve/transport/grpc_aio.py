@@ -113,6 +113,9 @@ class Grpcio:
         """Use these certificates in every new handshake."""
         self._renewed = _configured(tls)
 
+    async def part(self) -> None:
+        """Nothing: gRPC core closes no connection of a server that goes on."""
+
     async def stop(self, grace: float | None) -> None:
         """Accept no more calls, wait `grace` seconds for calls in flight, then end them (None: at once)."""
         await self._server.stop(grace)

@@ -106,10 +106,18 @@ class H2corn:
         """Replace the server each time that its connections reach their maximum age."""
         while True:
             await asyncio.sleep(settings.max_connection_age_seconds * random.uniform(1 - JITTER, 1 + JITTER))
-            try:
-                await self._replace(settings.max_connection_age_grace_seconds)
-            except ConfigError as error:
-                log.warning("connections_not_renewed", reason=str(error), code=error.code, hint=error.hint)
+            await self._close_open(settings.max_connection_age_grace_seconds)
+
+    async def part(self) -> None:
+        """Close open connections; their calls have `drain_grace_seconds` to end. See `Transport.part`."""
+        await self._close_open(self._settings.drain_grace_seconds)
+
+    async def _close_open(self, grace: float) -> None:
+        """The same as `_replace`, whose failure is only logged."""
+        try:
+            await self._replace(grace)
+        except ConfigError as error:
+            log.warning("connections_not_renewed", reason=str(error), code=error.code, hint=error.hint)
 
     async def renew(self, tls: Tls) -> None:
         """Use these certificates in every new handshake. Calls on open connections have `drain_grace_seconds` to

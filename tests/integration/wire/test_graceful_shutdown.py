@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -19,6 +20,7 @@ from grpc_health.v1 import health_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
+from tests.support.connection_balancer import balancing
 from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
 
 pytestmark = pytest.mark.slow
@@ -131,6 +133,33 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport:
         assert server.process.wait(30) == 0
         (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
         assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (answered, refused, 0, 0)
+
+
+def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path) -> None:
+    """A ClusterIP balances connections. The server closes them before it rejects requests, so that clients move."""
+    pytest.importorskip("h2corn")
+    toy_model.write(tmp_path)
+    data, errors = request(np.zeros((1, 3), np.float32)).SerializeToString(), list[str]()
+    settings: dict[str, Any] = {"transport": "asgi", "drain_delay_seconds": 1, "drain_reject_seconds": 1}
+    with (
+        serving(tmp_path, **settings) as old,
+        serving(tmp_path, **settings) as new,
+        balancing(old.port) as balancer,
+        grpc.insecure_channel(f"127.0.0.1:{balancer.port}", [("grpc.enable_retries", 0)]) as channel,
+    ):
+        call = channel.unary_unary(f"{INFERENCE}ModelInfer")
+        call(data, timeout=20)
+        old.process.send_signal(signal.SIGTERM)
+        balancer.target = new.port
+        while old.process.poll() is None:
+            try:
+                call(data, timeout=20)
+            except grpc.RpcError as error:
+                errors.append(str(error))
+            time.sleep(0.01)
+        assert not errors
+        assert balancer.targets == [old.port, new.port]
+        assert old.process.returncode == 0
 
 
 def test_the_process_ends_with_its_last_line(tmp_path: Path, transport: str) -> None:

@@ -127,6 +127,9 @@ class NoPort:
     async def start(self) -> factory.Ports:
         return factory.Ports(0, None)
 
+    async def part(self) -> None:
+        """Nothing is connected."""
+
     async def stop(self, grace: float | None) -> None:
         """Nothing serves."""
 
