@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kanserve.client.targets import RESOLVE_SECONDS
 from kanserve.config.reference import properties
 from kanserve.config.sources import load
 from tests.support.command_line import kanserve
@@ -147,6 +148,11 @@ def test_the_termination_grace_period_covers_the_drain(waits: tuple[float, float
     settings = json.dumps(dict(zip(names, waits, strict=True)))
     pod = only(render(f"{INSECURE[:-1]}, settings: {settings}}}"), "Deployment")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == math.ceil(sum(waits)) + 5
+
+
+def test_clients_find_a_new_pod_before_the_rollout_goes_on() -> None:
+    """Otherwise a client of the headless Service knows only pods that are terminating: half of the time is for DNS."""
+    assert only(render(INSECURE), "Deployment")["spec"]["minReadySeconds"] >= 2 * RESOLVE_SECONDS
 
 
 def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
