@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tools.cluster import scenarios
-from tools.cluster.scenarios import SCENARIOS
 from tools.cluster.experiment import Outcome
+from tools.cluster.scenarios import SCENARIOS
 from tools.manifests import download
 
 HEAD = ("scenario", "client", "calls", "lost", "wrong", "rejected", "late", "longest s")

@@ -12,9 +12,6 @@ from typing import Any
 
 from tools.cluster import objects
 from tools.cluster.cluster import Cluster
-from tools.cluster.load import Plan
-from tools.cluster.pods import Pod
-from tools.cluster.proxy import CLUSTER_IP, GATEWAY
 from tools.cluster.experiment import (
     HEADLESS,
     NO_RETRIES,
@@ -22,11 +19,14 @@ from tools.cluster.experiment import (
     START_SECONDS,
     STRICT,
     Change,
-    Outcome,
     Experiment,
+    Outcome,
     clients,
     triton,
 )
+from tools.cluster.load import Plan
+from tools.cluster.pods import Pod
+from tools.cluster.proxy import CLUSTER_IP, GATEWAY
 
 CHANGED = {"settings": {"log_level": "warning"}}
 AGE = 10  # seconds: maximum age of a connection in the scenario `scale`
