@@ -29,8 +29,8 @@ class Counting:
     async def renew(self, found: Tls) -> None:
         await self._transports.renew(found)
 
-    async def part(self) -> None:
-        await self._transports.part()
+    async def part(self, grace: float) -> None:
+        await self._transports.part(grace)
 
     async def stop(self, grace: float | None) -> None:
         await self._transports.stop(grace)

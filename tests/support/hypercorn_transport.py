@@ -45,7 +45,7 @@ class Hypercorn:
     async def renew(self, found: Tls) -> None:
         raise AssertionError("this transport serves in the clear, and has no certificate to renew")
 
-    async def part(self) -> None:
+    async def part(self, grace: float) -> None:
         """Its connections stay open until `stop`."""
 
     async def stop(self, grace: float | None) -> None:

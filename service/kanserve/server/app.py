@@ -3,7 +3,7 @@
 At the start, the server first opens its ports, so that probes get "not ready", then loads the models, and then becomes
 ready.
 
-At the end, it reports "not ready" and keeps answering until the load balancers have noticed. Then it closes the open
+At the end, it reports "not ready" and keeps answering until the load balancers have noticed. It closes the open
 connections, so that their clients connect to other servers, and rejects new requests for a moment. Then it announces
 the end to every connection while it holds all responses. The reason is that a server that stops under load cancels
 calls that arrive meanwhile (grpc/grpc#41785). Then the in-flight requests end. The metrics port closes last.
@@ -246,9 +246,7 @@ class App:
         for task in self._beside:
             task.cancel()
         await self._health.changed()
-        await _pause(hurry, delay)
-        if delay and not hurry.is_set():  # load balancers have noticed: clients that connect again reach other servers
-            await self._transport.part()
+        await self._leave_balancers(hurry, delay)
         self.lifecycle.close()
         await self._health.changed(end=True)
         await _pause(hurry, refuse)
@@ -265,6 +263,16 @@ class App:
         if self.lifecycle.stuck:
             return watchdog.EXIT_STUCK
         return EXIT_TERMINATED if hurry.is_set() else 0
+
+    async def _leave_balancers(self, hurry: asyncio.Event, delay: float) -> None:
+        """Wait until load balancers have noticed. Clients connect again before and after this wait: before it, clients
+        that balance calls themselves look up the name of the servers; after it, load balancers have other servers."""
+        grace = self._settings.drain_grace_seconds
+        if delay and not hurry.is_set():
+            await self._transport.part(delay + grace)
+        await _pause(hurry, delay)
+        if delay and not hurry.is_set():
+            await self._transport.part(grace)
 
     async def _stop(self, hurry: asyncio.Event) -> None:
         """Close the ports. The server ends calls in flight after `drain_grace_seconds`, or when `hurry` is set."""

@@ -29,9 +29,10 @@ class Transport(Protocol):
         """Use these certificates in every new handshake. Raises ConfigError, and then the previous ones stay in use."""
         ...
 
-    async def part(self) -> None:
-        """Close open connections after their calls, so that clients connect again, to other servers behind the same
-        address. New connections are still accepted. A transport that cannot do so does nothing."""
+    async def part(self, grace: float) -> None:
+        """Close open connections, so that clients connect again, to other servers of the same name or address. Calls
+        in flight have `grace` seconds to end. New connections are still accepted. A transport that cannot do so does
+        nothing."""
         ...
 
     async def stop(self, grace: float | None) -> None:
@@ -89,9 +90,9 @@ class Transports:
             await self._second.renew(tls)
         self.tls = tls
 
-    async def part(self) -> None:
+    async def part(self, grace: float) -> None:
         """Close the open connections of all transports; see `Transport.part`."""
-        await asyncio.gather(*(transport.part() for transport in self._all()))
+        await asyncio.gather(*(transport.part(grace) for transport in self._all()))
 
     def _all(self) -> tuple[Transport, ...]:
         return (self._first,) if self._second is None else (self._first, self._second)

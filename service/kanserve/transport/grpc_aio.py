@@ -113,7 +113,7 @@ class Grpcio:
         """Use these certificates in every new handshake."""
         self._renewed = _configured(tls)
 
-    async def part(self) -> None:
+    async def part(self, grace: float) -> None:
         """Nothing: gRPC core closes no connection of a server that goes on."""
 
     async def stop(self, grace: float | None) -> None:

@@ -106,14 +106,10 @@ class H2corn:
         """Replace the server each time that its connections reach their maximum age."""
         while True:
             await asyncio.sleep(settings.max_connection_age_seconds * random.uniform(1 - JITTER, 1 + JITTER))
-            await self._close_open(settings.max_connection_age_grace_seconds)
+            await self.part(settings.max_connection_age_grace_seconds)
 
-    async def part(self) -> None:
-        """Close open connections; their calls have `drain_grace_seconds` to end. See `Transport.part`."""
-        await self._close_open(self._settings.drain_grace_seconds)
-
-    async def _close_open(self, grace: float) -> None:
-        """The same as `_replace`, whose failure is only logged."""
+    async def part(self, grace: float) -> None:
+        """Close open connections; see `Transport.part`. A failure is only logged."""
         try:
             await self._replace(grace)
         except ConfigError as error:

@@ -150,15 +150,17 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
         call = channel.unary_unary(f"{INFERENCE}ModelInfer")
         call(data, timeout=20)
         old.process.send_signal(signal.SIGTERM)
-        balancer.target = new.port
+        noticed = time.monotonic() + 0.7  # later than the connections that close at the start of the shutdown
         while old.process.poll() is None:
+            if time.monotonic() > noticed:
+                balancer.target = new.port
             try:
                 call(data, timeout=20)
             except grpc.RpcError as error:
                 errors.append(str(error))
             time.sleep(0.01)
         assert not errors
-        assert balancer.targets == [old.port, new.port]
+        assert balancer.targets == [old.port, old.port, new.port]
         assert old.process.returncode == 0
 
 

@@ -127,7 +127,7 @@ class NoPort:
     async def start(self) -> factory.Ports:
         return factory.Ports(0, None)
 
-    async def part(self) -> None:
+    async def part(self, grace: float) -> None:
         """Nothing is connected."""
 
     async def stop(self, grace: float | None) -> None:
