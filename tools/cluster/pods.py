@@ -60,6 +60,7 @@ class Pod:
     gone: bool = False
     killed: bool = False
     restarts: int = 0
+    created: float = field(default_factory=time.monotonic)
     process: asyncio.subprocess.Process | None = None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
