@@ -1,4 +1,4 @@
-"""Tests of the deployment for `make stack-test`: image, compose stack, monitoring, KServe, storage, chart.
+"""Tests of the deployment for `make stack-test`: image, compose stack, monitoring, KServe, storage, cluster, chart.
 
     python tools/stack_test.py [PART...]
 
@@ -53,6 +53,8 @@ PARTS = {
     ),
     "monitoring": Part(tests=(f"{TESTS}/test_monitoring.py",), needs=("promtool",)),
     "kserve": Part(tests=(f"{TESTS}/test_kserve.py", f"{TESTS}/test_kserve_gateway.py")),
+    "cluster": Part(command=(sys.executable, "-m", "tools.cluster")),
+    "cluster-wrong": Part(command=(sys.executable, "-m", "tools.cluster", "--wrong-charts")),
     "kserve-storage": Part(tests=(f"{TESTS}/test_kserve_storage.py",)),
     "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }

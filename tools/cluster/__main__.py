@@ -1,8 +1,10 @@
 """Command that runs cluster scenarios on this machine and prints their table.
 
     python -m tools.cluster [SCENARIO...] [--json] [--events]
+    python -m tools.cluster --wrong-charts
 
-The exit code is 1 if a check of a scenario fails, and 3 if helm or Envoy cannot be downloaded.
+With `--wrong-charts`, the command runs scenarios with wrong charts, which must fail. The exit code is 1 if a check of a
+scenario fails, or if a wrong chart passes. It is 3 if helm or Envoy cannot be downloaded.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from pathlib import Path
 
 from tools.cluster import scenarios
 from tools.cluster.experiment import Outcome
+from tools.cluster.manifest import Deployment
 from tools.cluster.scenarios import SCENARIOS
+from tools.cluster.wrong import WRONG, Wrong
 from tools.manifests import download
 
 HEAD = ("scenario", "client", "calls", "lost", "wrong", "rejected", "late", "longest s")
@@ -33,15 +37,18 @@ def main() -> int:
         "scenarios", nargs="*", metavar="SCENARIO", help=f"one of {', '.join(SCENARIOS)} (default: all)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--wrong-charts", action="store_true", help="run wrong charts, which must fail")
     parser.add_argument("--events", action="store_true", help="print the events of the pods")
     requested = parser.parse_args()
     if unknown := [name for name in requested.scenarios if name not in SCENARIOS]:
         parser.error(f"no scenario {', '.join(unknown)}, expected: {', '.join(SCENARIOS)}")
+    wrong = requested.wrong_charts
+    plan = WRONG if wrong else {name: Wrong(name, _unchanged) for name in requested.scenarios or SCENARIOS}
     outcomes: dict[str, Outcome] = {}
-    for name in requested.scenarios or SCENARIOS:
+    for name, each in plan.items():
         with tempfile.TemporaryDirectory() as folder:
             try:
-                outcomes[name] = asyncio.run(scenarios.run(name, Path(folder)))
+                outcomes[name] = asyncio.run(scenarios.run(each.scenario, Path(folder), each.change))
             except download.Unavailable as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 3
@@ -49,10 +56,14 @@ def main() -> int:
             for seconds, text in outcomes[name].events:
                 print(f"{name} {seconds:7.2f} s: {text}", file=sys.stderr)
     if requested.json:
-        print(json.dumps({name: {**asdict(each), "passed": each.passed} for name, each in outcomes.items()}))
+        print(json.dumps({name: {**asdict(one), "passed": one.passed} for name, one in outcomes.items()}))
     else:
         print(table(outcomes))
-    return int(not all(outcome.passed for outcome in outcomes.values()))
+    return int(any(outcome.passed is wrong for outcome in outcomes.values()))
+
+
+def _unchanged(deployment: Deployment) -> Deployment:
+    return deployment
 
 
 def table(outcomes: Mapping[str, Outcome]) -> str:

@@ -50,8 +50,8 @@ class Experiment:
     """A run. `change`: applied to each Deployment, to test a wrong chart; `delay` of the endpoints, in seconds."""
 
     folder: Path
-    change: Change = lambda deployment: deployment
-    delay: float = 3.0
+    change: Change
+    delay: float
     outcome: Outcome = field(default_factory=Outcome)
 
     def deployment(self, *values: Mapping[str, Any]) -> Deployment:

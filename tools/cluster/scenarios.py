@@ -29,6 +29,7 @@ from tools.cluster.load import Plan
 from tools.cluster.pods import Pod
 from tools.cluster.proxy import CLUSTER_IP, GATEWAY
 
+DELAY = 3.0  # seconds until gateways and names have a change of the endpoints
 CHANGED = {"settings": {"log_level": "warning"}}
 AGE = 10  # seconds: maximum age of a connection in the scenario `scale`
 FLOOD, FLOOD_CALLERS, FLOOD_RATE, FLOOD_SECONDS = "flood", 48, 400.0, 15.0
@@ -185,10 +186,10 @@ SCENARIOS: dict[str, Callable[[Experiment], Awaitable[None]]] = {
 }
 
 
-async def run(name: str, folder: Path, change: Change | None = None) -> Outcome:
-    """Run a scenario. `change`: see Experiment. Raises download.Unavailable, ManifestError or RuntimeError."""
+async def run(name: str, folder: Path, change: Change = lambda deployment: deployment, delay: float = DELAY) -> Outcome:
+    """Run a scenario. `change`, `delay`: see Experiment. Raises download.Unavailable, ManifestError or RuntimeError."""
     begun = time.monotonic()
-    experiment = Experiment(folder) if change is None else Experiment(folder, change)
+    experiment = Experiment(folder, change, delay)
     await SCENARIOS[name](experiment)
     experiment.outcome.seconds = round(time.monotonic() - begun, 1)
     return experiment.outcome

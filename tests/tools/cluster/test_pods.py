@@ -1,0 +1,193 @@
+"""Pods and rollouts with small real processes: thresholds, restarts, grace period, surge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.cluster.manifest import Deployment, PodSpec, Probe
+from tools.cluster.pods import Host, Pod
+from tools.cluster.probes import Verdict, watch
+from tools.cluster.rollout import Controller, Counts, step
+from tools.cluster.sandbox import Image, Storage
+
+SHELL = "/bin/sh"
+SECONDS = 20.0
+SPEC = PodSpec(
+    command=(SHELL, "-c", "trap 'exit 0' TERM; while :; do sleep 0.02; done"),
+    args=(),
+    env=(),
+    mounts=(),
+    ports={},
+    grace=5,
+    startup=None,
+    readiness=None,
+    liveness=None,
+)
+
+
+def check(script: str, **times: Any) -> Probe:
+    return Probe("exec", {"command": [SHELL, "-c", script]}, **{"period": 0.05, "timeout": 5, **times})
+
+
+class Cluster:
+    """A host with its events, and the wait for a condition."""
+
+    def __init__(self, folder: Path) -> None:
+        self.events: list[str] = []
+        self.changes = 0
+        self.host = Host(folder, "127.0.1", Image(), Storage(), 1.0, self.events.append, self._changed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def test_a_verdict_changes_after_equal_results_in_a_row() -> None:
+    verdict = Verdict(Probe("exec", {}, failures=3, successes=2), passing=True)
+    assert [verdict.add(good) for good in (False, False, True, False, False, False)] == [False] * 5 + [True]
+    assert not verdict.passing
+    assert [verdict.add(good) for good in (True, False, True, True)] == [False, False, False, True]
+    assert verdict.passing
+
+
+def test_the_period_includes_the_run() -> None:
+    async def run() -> float:
+        runs = iter([True, True, False])
+        begun = asyncio.get_running_loop().time()
+
+        async def once() -> bool:
+            await asyncio.sleep(0.05)
+            return next(runs)
+
+        await watch(once, Probe("exec", {}, period=1, failures=1), 0.1, lambda v: v.passing, passing=True)
+        return asyncio.get_running_loop().time() - begun
+
+    assert 0.25 <= asyncio.run(run()) < 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "replicas", "surge", "unavailable", "expected"),
+    [
+        (Counts(0, 0, 2, 2), 2, 1, 0, (1, 0, 0)),
+        (Counts(1, 0, 2, 2), 2, 1, 0, (0, 0, 0)),
+        (Counts(1, 1, 2, 2), 2, 1, 0, (0, 1, 0)),
+        (Counts(1, 1, 1, 1), 2, 1, 0, (1, 0, 0)),
+        (Counts(2, 2, 1, 1), 2, 1, 0, (0, 1, 0)),
+        (Counts(0, 0, 4, 4), 4, 0, 1, (0, 1, 0)),
+        (Counts(0, 0, 4, 4), 4, 2, 1, (2, 1, 0)),
+        (Counts(1, 0, 2, 0), 2, 1, 0, (0, 0, 0)),
+        (Counts(1, 1, 2, 1), 2, 1, 0, (0, 1, 0)),
+        (Counts(4, 4, 0, 0), 2, 1, 0, (0, 0, 2)),
+        (Counts(2, 2, 0, 0), 4, 1, 0, (2, 0, 0)),
+    ],
+)
+def test_a_step_of_a_rollout(
+    counts: Counts, replicas: int, surge: int, unavailable: int, expected: tuple[int, int, int]
+) -> None:
+    assert tuple(step(counts, replicas, surge, unavailable)) == expected
+
+
+def test_startup_readiness_and_liveness_decide_what_a_pod_is(cluster: Cluster, tmp_path: Path) -> None:
+    exists = "test -e {0}/{1}".format
+    spec = replace(
+        SPEC,
+        startup=check(exists(tmp_path, "started"), failures=400),
+        readiness=check(exists(tmp_path, "ready"), failures=2),
+        liveness=check(f"! {exists(tmp_path, 'broken')}", failures=2),
+    )
+
+    async def run() -> None:
+        pod = Pod(1, spec, 1, "a", cluster.host)
+        (tmp_path / "ready").touch()
+        pod.start()
+        await asyncio.sleep(0.3)
+        assert (pod.started, pod.ready) == (False, False)
+        (tmp_path / "started").touch()
+        await cluster.until(lambda: pod.ready)
+        (tmp_path / "ready").unlink()
+        await cluster.until(lambda: not pod.ready)
+        assert (pod.restarts, cluster.changes) == (0, 2)
+        (tmp_path / "started").unlink()
+        (tmp_path / "broken").touch()
+        await cluster.until(lambda: pod.restarts == 1 and not pod.started)
+        await pod.close()
+
+    asyncio.run(run())
+    assert "pod-1 fails its liveness probe and restarts" in cluster.events
+    assert "pod-1 ended with 0" in cluster.events
+
+
+@pytest.mark.parametrize(("script", "killed"), [("trap 'exit 0' TERM", False), ("trap '' TERM", True)])
+def test_a_pod_that_ignores_sigterm_is_killed_after_the_grace_period(
+    cluster: Cluster, script: str, *, killed: bool
+) -> None:
+    endless = (SHELL, "-c", f"{script}; while :; do sleep 0.02; done")
+    spec = replace(SPEC, command=endless, grace=1.0 if killed else 10.0, pre_stop={"sleep": {"seconds": 0.3}})
+
+    async def run() -> Pod:
+        pod = Pod(1, spec, 1, "a", cluster.host)
+        pod.start()
+        await cluster.until(lambda: pod.ready)
+        await asyncio.sleep(0.2)
+        pod.delete()
+        assert pod.terminating
+        await asyncio.sleep(0.15)
+        assert not pod.gone  # the hook runs
+        await cluster.until(lambda: pod.gone)
+        return pod
+
+    assert asyncio.run(run()).killed is killed
+
+
+def test_a_rollout_keeps_all_replicas_available(cluster: Cluster) -> None:
+    spec = replace(SPEC, readiness=check("true"))
+    deployment = Deployment(2, 1, 0, 0.1, spec)
+
+    async def run() -> None:
+        controller = Controller(cluster.host, deployment)
+        working = asyncio.create_task(controller.run())
+        assert await controller.wait(SECONDS)
+        first = list(controller.pods)
+        controller.apply(replace(deployment, pod=replace(spec, env=(("A", "1"),))))
+        most, least = 0, 2
+        while not controller.complete():
+            alive = [pod for pod in controller.pods if not pod.terminating]
+            most, least = max(most, len(alive)), min(least, sum(pod.ready for pod in alive))
+            await asyncio.sleep(0.01)
+        assert (most, least, controller.revision) == (3, 2, 2)
+        await cluster.until(lambda: all(pod.gone for pod in first))
+        working.cancel()
+        await controller.close()
+
+    asyncio.run(run())
+
+
+def test_a_lost_pod_counts_as_ready_until_the_cluster_forgets_it(cluster: Cluster) -> None:
+    async def run() -> None:
+        pod = Pod(1, SPEC, 1, "a", cluster.host)
+        pod.start()
+        await cluster.until(lambda: pod.ready)
+        pod.lose()
+        assert pod.process is not None
+        await asyncio.wait_for(pod.process.wait(), SECONDS)
+        await asyncio.sleep(0.1)
+        assert (pod.ready, pod.gone) == (True, False)
+        pod.forget()
+        assert (pod.ready, pod.gone) == (False, True)
+
+    asyncio.run(run())
