@@ -265,14 +265,13 @@ class App:
         return EXIT_TERMINATED if hurry.is_set() else 0
 
     async def _leave_balancers(self, hurry: asyncio.Event, delay: float) -> None:
-        """Wait until load balancers have noticed. Clients connect again before and after this wait: before it, clients
-        that balance calls themselves look up the name of the servers; after it, load balancers have other servers."""
-        grace = self._settings.drain_grace_seconds
-        if delay and not hurry.is_set():
-            await self._transport.part(delay + grace)
+        """Wait until load balancers have noticed. Then clients that connect again reach other servers.
+
+        Not before: a gateway that sends a request at the moment of a GOAWAY can lose it.
+        """
         await _pause(hurry, delay)
         if delay and not hurry.is_set():
-            await self._transport.part(grace)
+            await self._transport.part(self._settings.drain_grace_seconds)
 
     async def _stop(self, hurry: asyncio.Event) -> None:
         """Close the ports. The server ends calls in flight after `drain_grace_seconds`, or when `hurry` is set."""

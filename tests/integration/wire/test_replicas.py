@@ -152,23 +152,3 @@ def test_pings_of_an_idle_client_close_no_connection(
         for _ in range(20):
             client.infer(model, ROWS)
             time.sleep(0.15)
-
-
-def test_a_client_of_the_only_server_of_a_name_finds_the_next_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Connections close when the server reports that it is not ready, so that gRPC resolves the name again."""
-    pytest.importorskip("h2corn")
-    toy_model.write(tmp_path)
-    monkeypatch.setattr(targets, "RESOLVE_SECONDS", 0.2)
-    settings: dict[str, Any] = {"transport": "asgi", "drain_delay_seconds": 3}
-    with contextlib.ExitStack() as stack, resolving("127.0.0.1") as names:
-        old = stack.enter_context(serving(tmp_path, host="127.0.0.1", **settings))
-        stack.enter_context(serving(tmp_path, host="127.0.0.2", grpc_port=old.port, **settings))
-        client = stack.enter_context(Client(names.target(old.port)))
-        model = client.model("toy")
-        names.addresses[:] = ["127.0.0.2"]
-        old.process.send_signal(signal.SIGTERM)
-        while old.process.poll() is None:
-            client.infer(model, ROWS)
-            time.sleep(0.02)
