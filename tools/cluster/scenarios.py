@@ -76,7 +76,9 @@ async def hung(experiment: Experiment) -> None:
         async def event() -> None:
             pod.signal(signal.SIGSTOP)
             removed = await running.until(lambda: not pod.ready, START_SECONDS)
-            experiment.check("readiness removes the pod before its restart", removed and not pod.stopping)
+            experiment.check(
+                "readiness removes the pod before its restart", removed and not (pod.stopping or pod.restarts)
+            )
             experiment.check("liveness restarts the pod", await running.until(lambda: pod.restarts > 0, START_SECONDS))
             experiment.check("the pod is ready again", await running.until(lambda: pod.ready, START_SECONDS))
             await asyncio.sleep(experiment.delay)
