@@ -67,6 +67,7 @@ HOMES = {
     "grpc_reflection": {"service/kanserve/grpc_api/services.py"},
     "yaml": {"kanexport/formats/yaml_config.py"},
     "rich": {"kanexport/contract/cli/tables.py"},
+    "ray": {"service/kanserve/ray/"},
     "safetensors": set(),  # kanexport/formats/safetensors.py reads the format; tests compare it with the library
 }
 
@@ -121,6 +122,7 @@ OPENS = {
     "service/kanserve/system/pem.py": {"os.unlink", "tempfile.mkstemp"},  # its own file, if there is no memory file
     "service/kanserve/repository/layout.py": {"resolve"},  # the user's repository, and a ConfigMap's link
     "service/kanserve/sandbox/process.py": {"write_text", "read_text"},  # /proc
+    "service/kanserve/ray/haproxy.py": {"tempfile.TemporaryDirectory", "shutil.which"},  # only for this user
     "service/kanserve/rest/ui.py": {"read_bytes"},  # files of the package
     "service/kanserve/report/interactive.py": {"read_text"},  # a file of the package
     "service/kanserve/server/supervisor.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user

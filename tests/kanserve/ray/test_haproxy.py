@@ -1,0 +1,135 @@
+"""HAProxy's configuration, and a real HAProxy in front of real listeners where it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from kanserve.ray import haproxy
+from kanserve.ray.errors import FleetError
+from kanserve.ray.haproxy import Front, Haproxy
+
+
+def lines(front: Front) -> list[str]:
+    return [line.strip() for line in haproxy.configuration(front, "/run/admin").splitlines()]
+
+
+def test_the_configuration_forwards_connections_to_slots() -> None:
+    text = lines(Front("127.0.0.1", 8001, 5, connections=700, threads=2))
+    assert "bind 127.0.0.1:8001" in text
+    assert "server-template s 1-5 127.0.0.1:9 disabled" in text
+    assert "mode tcp" in text
+    assert "nbthread 2" in text
+    assert text.count("maxconn 700") == 2
+    assert "stats socket /run/admin mode 600 level admin" in text
+    assert "http-check send meth GET uri /readyz ver HTTP/1.1 hdr host fleet" in text
+
+
+def test_the_health_check_fits_the_servers() -> None:
+    (tls,) = [line for line in lines(Front("::1", 8001, 1, tls=True)) if line.startswith("default-server check")]
+    assert "check-ssl" in tls
+    assert not [line for line in lines(Front("::1", 8001, 1, readiness=False)) if "httpchk" in line]
+    assert "bind [::1]:8001" in lines(Front("::1", 8001, 1))
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_a_port_that_clients_cannot_know_is_refused(port: int) -> None:
+    with pytest.raises(FleetError, match=f"port is {port}") as caught:
+        haproxy.configuration(Front("127.0.0.1", port, 1), "/run/admin")
+    assert caught.value.code == "fleet-port-invalid"
+
+
+def test_haproxy_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(haproxy.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FleetError, match="HAProxy is not installed") as caught:
+        haproxy.find_program()
+    assert "[ray]" in caught.value.hint
+
+
+@pytest.fixture
+def program() -> str:
+    try:
+        return haproxy.find_program()
+    except FleetError:
+        pytest.skip("HAProxy is not installed")
+
+
+def test_haproxy_accepts_the_configuration(program: str) -> None:
+    for front in (Front("127.0.0.1", 8001, 3), Front("::1", 8001, 65, tls=True), Front("::", 9, 1, readiness=False)):
+        text = haproxy.configuration(front, "/tmp/kanserve-test-admin")
+        done = subprocess.run([program, "-c", "-f", "/dev/stdin"], input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "WARNING" not in done.stderr
+
+
+@contextlib.contextmanager
+def answering(name: bytes) -> Iterator[int]:
+    """A listener that sends its name to each connection; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(name)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def reply(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        return connection.recv(10)
+
+
+def test_slots_are_filled_and_emptied_without_a_reload(program: str) -> None:
+    port = free_port()
+    front = Haproxy(Front("127.0.0.1", port, 3, readiness=False, connections=100))
+    try:
+        with answering(b"one") as first, answering(b"two") as second:
+            front.fill(1, "127.0.0.1", first)
+            assert {reply(port) for _ in range(4)} == {b"one"}
+            front.fill(3, "127.0.0.1", second)
+            front.drain(1)
+            assert {reply(port) for _ in range(4)} == {b"two"}
+            front.fill(1, "127.0.0.1", first)
+            front.empty(3)
+            assert {reply(port) for _ in range(4)} == {b"one"}
+            assert set(front.connections()) == {1, 2, 3}
+    finally:
+        front.stop(5)
+    assert front.process.returncode == 0
+
+
+def test_a_port_that_is_taken_is_named(program: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pytest.raises(FleetError, match=r"did not start on 127\.0\.0\.1:\d+: .*") as caught,
+    ):
+        Haproxy(Front("127.0.0.1", listener.getsockname()[1], 1, connections=100))
+    assert caught.value.code == "haproxy-not-started"
+
+
+def test_ray_that_is_absent_is_named() -> None:
+    """In a process in which the import of Ray fails, as without the package."""
+    code = "import sys; sys.modules['ray'] = None\nfrom kanserve.ray import fleet\nraise SystemExit(fleet.main(['x']))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        "error[package-not-installed]: kanserve.ray.fleet needs the Python package that provides 'ray'" in done.stderr
+    )
+    assert "pip install -e '.[ray]'" in done.stderr
