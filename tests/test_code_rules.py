@@ -58,7 +58,11 @@ HOMES = {
         "service/kanserve/repository/pbtxt.py",
         "service/kanserve/sandbox/graph_screen.py",
     },
-    "grpc": {"service/kanserve/client/", "service/kanserve/transport/grpc_aio.py"},
+    "grpc": {
+        "service/kanserve/client/",
+        "service/kanserve/ray/application.py",
+        "service/kanserve/transport/grpc_aio.py",
+    },
     "opentelemetry": {"service/kanserve/observability/tracing.py"},
     "h2corn": {"service/kanserve/transport/h2corn_server.py"},
     "starlette": {"service/kanserve/rest/"},

@@ -130,8 +130,8 @@ def checked(options: Options) -> Options:
 def server_settings(
     repository: str | Path, wanted: Mapping[str, Any], options: Options, host: str = "127.0.0.1"
 ) -> tuple[dict[str, Any], Settings]:
-    """The settings of each server that are no default, and all of them. `host`: address of a node. Raises ConfigError
-    if they are wrong, and FleetError if they have a setting that the fleet chooses."""
+    """The settings of each server that differ from a default, and all of them. `host`: address of a node. Raises
+    ConfigError if they are wrong, and FleetError if they have a setting that the fleet chooses."""
     if owned := [name for name in OWNED if name in wanted]:
         raise FleetError(
             f"the fleet chooses {' and '.join(owned)} of each server",
@@ -293,7 +293,7 @@ class Fleet:
                 time.sleep(POLL / 3)
 
     def _look(self, server: _Server) -> None:
-        """Read the last report of a server, and ask for the next one."""
+        """Read the last report of a server, and request the next one."""
         if server.pending is not None:
             done, _ = self._ray.wait([server.pending], timeout=0)
             if not done:
@@ -305,7 +305,7 @@ class Fleet:
         server.pending = server.actor.report.remote()
 
     def _send(self, server: _Server) -> None:
-        """Tell HAProxy the address of a server."""
+        """Pass the address of a server to HAProxy."""
         assert self._haproxy is not None
         if server.state.address == server.sent:
             return
@@ -358,7 +358,7 @@ def _connect(ray: ModuleType, address: str | None) -> None:
     except (ConnectionError, ValueError) as error:
         if address is not None or os.environ.get("RAY_ADDRESS"):
             raise FleetError(
-                f"no Ray cluster answers at {address or os.environ['RAY_ADDRESS']}: {error}",
+                f"no Ray cluster responds at {address or os.environ['RAY_ADDRESS']}: {error}",
                 code="ray-unreachable",
                 hint="start the cluster with `ray start`, or correct address",
             ) from error

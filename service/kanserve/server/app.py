@@ -56,6 +56,7 @@ from kanserve.services.statistics import Watches
 from kanserve.system import resources
 from kanserve.system.lifecycle import Lifecycle
 from kanserve.transport import endpoints, factory
+from kanserve.transport.factory import Build
 from kanserve.transport.metrics_server import MetricsServer
 from kanserve.types import NUMPY_DTYPES, TensorInfo
 
@@ -103,9 +104,9 @@ class WorkerContext:
 class App:
     """Server with its parts. Call `start`, `load`, then `drain`, all on one event loop."""
 
-    def __init__(self, settings: Settings, place: WorkerContext | None = None) -> None:
+    def __init__(self, settings: Settings, place: WorkerContext | None = None, build: Build | None = None) -> None:
         """Build all parts, on a running event loop, without binding ports. `place`: the place among several workers.
-        Raises ConfigError."""
+        `build`: makes the transports, in place of `factory.build`. Raises ConfigError."""
         if sys.byteorder != "little":
             raise ConfigError(
                 "this machine is big-endian, expected a little-endian one",
@@ -146,7 +147,7 @@ class App:
         most = settings.max_stream_requests
         methods = services.guarded(guard, service, views, self._health, mirror, max_stream_requests=most)
         parts = (settings, guard, self.metrics, page, service, views, catalogue, self._control, insights)
-        self._transport = factory.build(settings, methods, functools.partial(_http_application, *parts))
+        self._transport = (build or factory.build)(settings, methods, functools.partial(_http_application, *parts))
         self._renewal = Renewal(settings, gate, self._transport, self.metrics)
         self._beside: list[asyncio.Task[None]] = []  # tasks that run while the transports are open
         self._metrics_server: MetricsServer | None = None

@@ -102,6 +102,9 @@ class Transports:
         await asyncio.gather(*(transport.stop(grace) for transport in self._all()))
 
 
+Build = Callable[[Settings, Services, Pages], Transports]
+
+
 def build(settings: Settings, services: Services, pages: Pages) -> Transports:
     """The transports of the settings. `pages` makes the application of HTTP. Raises ConfigError."""
     both = settings.transport == "asgi"

@@ -133,3 +133,6 @@ def test_ray_that_is_absent_is_named() -> None:
         "error[package-not-installed]: kanserve.ray.fleet needs the Python package that provides 'ray'" in done.stderr
     )
     assert "pip install -e '.[ray]'" in done.stderr
+    code = "import sys; sys.modules['ray'] = None\nimport kanserve.ray\nkanserve.ray.build({'repository': 'models'})"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert "MissingPackage: kanserve.ray:build needs" in done.stderr
