@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from kanexport.contract.cli import console, program
-from kanexport.contract.cli.console import Exit, Failure, print_json
+from kanexport.contract.cli.console import Exit, Failure, json_text
 from kanserve.config import sources
 from kanserve.config.settings import Settings, is_loopback
 from kanserve.errors import ConfigError
@@ -402,34 +402,41 @@ def _run(arguments: Sequence[str]) -> int:
     """Run a fleet until SIGTERM or SIGINT. Raises Failure."""
     args = vars(program.parse(_parser(), arguments))
     repository, as_json = args.pop("repository"), args.pop("json")
-    try:
-        fleet = start(repository, **args)
-    except ConfigError as error:
-        raise FleetError(str(error), code=error.code, hint=error.hint, exit_code=Exit.WRONG) from error
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda arrived, _: signals.put(arrived))
-    _announce(fleet, as_json=as_json)
-    while signals.get() == signal.SIGHUP:
+    output = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints messages of nodes to stdout
         try:
-            fleet.redeploy()
-        except (Failure, ConfigError) as error:
-            failure = error if isinstance(error, Failure) else FleetError(str(error), code=error.code, hint=error.hint)
-            print(console.text(PROGRAM, failure), file=sys.stderr, flush=True)
-        else:
-            _announce(fleet, as_json=as_json)
-    fleet.stop()
+            fleet = start(repository, **args)
+        except ConfigError as error:
+            raise _failure(error, Exit.WRONG) from error
+        signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda arrived, _: signals.put(arrived))
+        print(_report(fleet, as_json=as_json), file=output, flush=True)
+        while signals.get() == signal.SIGHUP:
+            try:
+                fleet.redeploy()
+            except (Failure, ConfigError) as error:
+                print(console.text(PROGRAM, _failure(error)), file=sys.stderr, flush=True)
+            else:
+                print(_report(fleet, as_json=as_json), file=output, flush=True)
+        fleet.stop()
     return Exit.DONE
 
 
-def _announce(fleet: Fleet, *, as_json: bool) -> None:
-    """Print the address and the servers of a fleet that is ready."""
-    servers = [asdict(status) for status in fleet.status()]
+def _failure(error: Failure | ConfigError, exit_code: int = Exit.FAILED) -> Failure:
+    """The error of a command."""
+    if isinstance(error, Failure):
+        return error
+    return FleetError(str(error), code=error.code, hint=error.hint, kind=type(error).__name__, exit_code=exit_code)
+
+
+def _report(fleet: Fleet, *, as_json: bool) -> str:
+    """The address and the servers of a fleet that is ready."""
+    servers = fleet.status()
     if as_json:
-        print_json({"state": "serving", "address": fleet.address, "servers": servers})
-        return
-    lines = [f"  {server['server']['address']}  node {server['node'][:8]}" for server in servers]
-    print("\n".join([f"{len(servers)} servers behind {fleet.address}", *lines]), flush=True)
+        return json_text({"state": "serving", "address": fleet.address, "servers": [asdict(s) for s in servers]})
+    lines = [f"  {status.server.address}  node {status.node[:8]}" for status in servers]
+    return "\n".join([f"{len(servers)} servers behind {fleet.address}", *lines])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -248,9 +248,9 @@ class App:
             task.cancel()
         await self._health.changed()
         await self._leave_balancers(hurry, delay)
-        self.lifecycle.close()
-        await self._health.changed(end=True)
-        await _pause(hurry, refuse)
+        if refuse:
+            await self._close()
+            await _pause(hurry, refuse)
         self.lifecycle.held = True
         await _pause(hurry, HELD)
         await self._stop(hurry)
@@ -274,12 +274,18 @@ class App:
         if delay and not hurry.is_set():
             await self._transport.part(self._settings.drain_grace_seconds)
 
+    async def _close(self) -> None:
+        """Reject new requests, and end the watches."""
+        self.lifecycle.close()
+        await self._health.changed(end=True)
+
     async def _stop(self, hurry: asyncio.Event) -> None:
         """Close the ports. The server ends calls in flight after `drain_grace_seconds`, or when `hurry` is set."""
         grace = self._settings.drain_grace_seconds
         stopping = asyncio.create_task(self._transport.stop(grace + SPARE))
         hurried = asyncio.create_task(hurry.wait())
         await _pause(hurry, HELD)
+        await self._close()  # not before: a client that has read the GOAWAY sends no request that has to be rejected
         self.lifecycle.release()
         await asyncio.wait({stopping, hurried}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()

@@ -1,0 +1,150 @@
+"""Two Ray nodes on loopback: a fleet and an application of Ray Serve, of which servers and nodes end under load.
+
+Each test runs with clients that retry and with clients that do not, and prints what each kind lost (`pytest -s`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from tests.support import ray_cluster, toy_model
+from tests.support.ray_cluster import ROWS, Cluster, Load
+from tests.support.server_process import INFERENCE, request
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None or not ray_cluster.RAY.is_file(),
+        reason="Ray is not installed: the extra `ray` has it, and `make stack-test ARGS=ray` installs it",
+    ),
+]
+
+SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    toy_model.write(root)
+    return root
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass(slots=True)
+class Fleet:
+    """A fleet that `python -m kanserve.ray.fleet` runs."""
+
+    process: subprocess.Popen[str]
+    cluster: Cluster
+    log: Path
+
+    def report(self) -> dict[str, Any]:
+        """The next document that the command prints."""
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], SECONDS)
+        line = self.process.stdout.readline() if readable else ""
+        assert line, self.log.read_text()[-4000:]
+        return dict(json.loads(line))
+
+
+@pytest.fixture(scope="module")
+def fleet(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, dict[str, Any]]]:
+    """A fleet of two servers on two nodes, and what it reports at its start."""
+    log = tmp_path_factory.mktemp("fleet") / "log"
+    with ray_cluster.running() as cluster, log.open("w") as errors:
+        command = [sys.executable, "-P", "-m", "kanserve.ray.fleet", str(repository), "--replicas", "2"]
+        command += ["--address", cluster.address, "--port", str(free_port()), "--connections", "500", "--json"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=cluster.environment
+        ) as process:
+            try:
+                running = Fleet(process, cluster, log)
+                yield running, running.report()
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(SECONDS) == 0, log.read_text()[-4000:]
+            finally:
+                for pid in ray_cluster.descendants(process.pid)[::-1] if process.poll() is None else ():
+                    os.kill(pid, signal.SIGKILL)
+
+
+def hosts(report: dict[str, Any]) -> list[str]:
+    return sorted(server["server"]["address"].rpartition(":")[0] for server in report["servers"])
+
+
+def check(load: Load, event: str, *, without_retries: bool) -> None:
+    """Print what the clients lost. Clients with retries may lose nothing."""
+    print(load.row(event))
+    assert not load.lost["kanserve.Client"], load.lost["kanserve.Client"]
+    assert min(load.calls.values()) > 100
+    if without_retries:
+        assert not load.lost["tritonclient"], load.lost["tritonclient"]
+
+
+def test_a_fleet_has_servers_on_both_nodes(fleet: tuple[Fleet, dict[str, Any]]) -> None:
+    import tritonclient.grpc as triton
+
+    _, report = fleet
+    assert hosts(report) == ["127.0.0.2", "127.0.0.3"]
+    with triton.InferenceServerClient(report["address"]) as client:
+        assert client.is_server_ready()
+        tensor = triton.InferInput("x", list(ROWS.shape), "FP32")
+        tensor.set_data_from_numpy(ROWS)
+        np.testing.assert_allclose(client.infer("toy", [tensor]).as_numpy("y"), toy_model.outputs(ROWS), rtol=1e-5)
+    with urllib.request.urlopen(f"http://{report['address']}/v2/models/toy", timeout=20) as answer:
+        assert json.load(answer)["name"] == "toy"
+
+
+def test_a_redeploy_loses_no_call(fleet: tuple[Fleet, dict[str, Any]]) -> None:
+    running, before = fleet
+    with ray_cluster.loaded(before["address"]) as load:
+        running.process.send_signal(signal.SIGHUP)
+        after = running.report()
+    check(load, "fleet: redeploy", without_retries=True)
+    pids = [{server["server"]["pid"] for server in report["servers"]} for report in (before, after)]
+    assert not pids[0] & pids[1]
+    assert len(pids[1]) == 2
+    before.update(after)
+
+
+def test_a_server_that_is_killed_starts_again(fleet: tuple[Fleet, dict[str, Any]]) -> None:
+    _, report = fleet
+    victim = report["servers"][0]["server"]
+    with ray_cluster.loaded(report["address"]) as load:
+        os.kill(victim["pid"], signal.SIGKILL)
+        time.sleep(6)
+    check(load, "fleet: server killed", without_retries=False)
+
+
+def test_a_node_that_is_killed_loses_no_call_with_retries(fleet: tuple[Fleet, dict[str, Any]]) -> None:
+    running, report = fleet
+    with ray_cluster.loaded(report["address"]) as load:
+        running.cluster.second.kill()
+        time.sleep(8)
+    check(load, "fleet: node killed", without_retries=False)
+    running.process.send_signal(signal.SIGHUP)
+    assert hosts(running.report()) == ["127.0.0.2", "127.0.0.2"]
