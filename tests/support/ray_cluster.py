@@ -68,6 +68,10 @@ class Cluster:
     head: Node
     second: Node
 
+    def pids(self) -> set[int]:
+        """The ids of all processes of the cluster."""
+        return {pid for node in (self.head, self.second) for pid in descendants(node.process.pid)}
+
 
 def _ports(base: int) -> list[str]:
     names = ("node-manager", "object-manager", "metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc")
@@ -76,8 +80,8 @@ def _ports(base: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(*, cpus: int = 4) -> Iterator[Cluster]:
-    """A cluster of two nodes with so many cores each, as far as Ray knows."""
+def running(*, cpus: int = 4, nodes: int = 2) -> Iterator[Cluster]:
+    """A cluster of one or two nodes with so many cores each, as far as Ray knows."""
     base = random.SystemRandom().randrange(16000, 31000, 500)
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         environment = {
@@ -109,22 +113,27 @@ def running(*, cpus: int = 4) -> Iterator[Cluster]:
                 return node
 
             first = start("127.0.0.2", *head, *_ports(base), f"--temp-dir={folder}")
-            time.sleep(4)
-            other = start("127.0.0.3", *second, *_ports(base + 250))
-            _wait_nodes(address, environment, Path(folder))
+            _wait_nodes(1, address, environment, Path(folder))
+            other = first
+            if nodes == 2:
+                other = start("127.0.0.3", *second, *_ports(base + 250))
+                _wait_nodes(2, address, environment, Path(folder))
             yield Cluster(address, environment, first, other)
 
 
-def _wait_nodes(address: str, environment: dict[str, str], logs: Path) -> None:
-    """Wait until both nodes are alive."""
+def _wait_nodes(count: int, address: str, environment: dict[str, str], logs: Path) -> None:
+    """Wait until so many nodes are alive."""
     code = (
         "import sys, ray, time\nray.init(address=sys.argv[1], logging_level='ERROR')\n"
-        "while sum(node['Alive'] for node in ray.nodes()) < 2: time.sleep(0.2)"
+        "while sum(node['Alive'] for node in ray.nodes()) < int(sys.argv[2]): time.sleep(0.2)"
     )
-    command = [sys.executable, "-P", "-c", code, address]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_SECONDS)
-    logged = "".join(path.read_text() for path in logs.glob("127*.log"))
-    assert done.returncode == 0, f"{done.stderr[-2000:]}{logged[-2000:]}"
+    command, end = [sys.executable, "-P", "-c", code, address, str(count)], time.monotonic() + START_SECONDS
+    while True:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_SECONDS)
+        if done.returncode == 0:
+            return
+        logged = "".join(path.read_text() for path in logs.glob("127*.log"))
+        assert time.monotonic() < end, f"{done.stderr[-2000:]}{logged[-2000:]}"
 
 
 @dataclass(slots=True)
