@@ -1,9 +1,10 @@
-"""Tests of the deployment for `make stack-test`: image, compose stack, monitoring, KServe, storage, cluster, chart.
+"""Tests of the deployment for `make stack-test`: image, compose, monitoring, KServe, storage, cluster, Ray, chart.
 
     python tools/stack_test.py [PART...]
 
 The program runs each part, and prints a table: passed or failed, its tests, seconds, and the reasons of skipped tests.
-A part whose program is absent is `absent`, which is not a failure. The exit code is 1 if a part failed.
+A part whose program is absent is `absent`, which is not a failure. A part with packages of its own has them in the
+environment `.venv-PART`, which also sees the packages of this interpreter. The exit code is 1 if a part failed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
@@ -25,11 +27,12 @@ MONITORS = ("prometheus", "prometheus-alertmanager")
 
 
 class Part(NamedTuple):
-    """One part: a command, or test files, and the programs without which it is absent."""
+    """One part: a command, or test files, the programs without which it is absent, and packages of its own."""
 
     command: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -55,6 +58,7 @@ PARTS = {
     "kserve": Part(tests=(f"{TESTS}/test_kserve.py", f"{TESTS}/test_kserve_gateway.py")),
     "cluster": Part(command=(sys.executable, "-m", "tools.cluster")),
     "cluster-wrong": Part(command=(sys.executable, "-m", "tools.cluster", "--wrong-charts")),
+    "ray": Part(tests=(f"{TESTS}/test_ray.py", "tests/kanserve/ray"), packages=("ray[serve]==2.60.0",)),
     "kserve-storage": Part(tests=(f"{TESTS}/test_kserve_storage.py",)),
     "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }
@@ -78,16 +82,35 @@ def run(name: str, part: Part) -> Outcome:
     absent = tuple(f"{program} is not installed" for program in part.needs if shutil.which(program) is None)
     if absent:
         return Outcome(name, "absent", "-", 0.0, absent)
-    begin = time.monotonic()
+    begin, python = time.monotonic(), sys.executable
+    if part.packages:
+        try:
+            python = interpreter(ROOT / f".venv-{name}", part.packages)
+        except subprocess.CalledProcessError as error:
+            return Outcome(name, "absent", "-", time.monotonic() - begin, (f"pip could not install it: {error}",))
     if part.command:
         done = subprocess.run(part.command, cwd=ROOT)
         return Outcome(name, "failed" if done.returncode else "passed", "-", time.monotonic() - begin)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *part.tests]
+        command = [python, "-m", "pytest", "-q", f"--junitxml={report}", *part.tests]
         code = subprocess.run(command, cwd=ROOT).returncode
         count, notes = counted(report) if report.is_file() else ("-", ())
     return Outcome(name, "failed" if code else "passed", count, time.monotonic() - begin, notes)
+
+
+def interpreter(folder: Path, packages: Sequence[str]) -> str:
+    """The interpreter of an environment with these packages and those of this interpreter. The environment is made
+    once. Raises CalledProcessError if pip fails."""
+    python, ready = folder / "bin" / "python", folder / ".ready"
+    if ready.is_file() and ready.read_text() == "\n".join(packages):
+        return str(python)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    own.joinpath("zz_beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+    ready.write_text("\n".join(packages))
+    return str(python)
 
 
 def counted(report: Path) -> tuple[str, tuple[str, ...]]:

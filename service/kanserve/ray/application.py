@@ -78,7 +78,7 @@ def build(args: Mapping[str, Any]) -> Any:
 
 
 def _settings(repository: str, wanted: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """The settings of a replica that are no default. Raises ConfigError."""
+    """The settings of a replica that differ from a default. Raises ConfigError."""
     if owned := [name for name in wanted if name in OWNED]:
         raise ConfigError(
             f"Ray Serve has the ports, so the setting {owned[0]} has no effect",

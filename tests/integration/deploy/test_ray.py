@@ -1,4 +1,4 @@
-"""Two Ray nodes on loopback: a fleet and an application of Ray Serve, of which servers and nodes end under load.
+"""Two Ray nodes on loopback: a fleet and an application of Ray Serve, whose servers and nodes end under load.
 
 Each test runs with clients that retry and with clients that do not, and prints what each kind lost (`pytest -s`).
 """
@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
+import queue
 import select
 import signal
 import socket
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,3 +148,122 @@ def test_a_node_that_is_killed_loses_no_call_with_retries(fleet: tuple[Fleet, di
     check(load, "fleet: node killed", without_retries=False)
     running.process.send_signal(signal.SIGHUP)
     assert hosts(running.report()) == ["127.0.0.2", "127.0.0.2"]
+
+
+# An application on the cluster. A line on stdin deploys it again with a changed setting.
+DRIVER = """
+import sys
+import ray
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+from ray import serve
+import kanserve.ray
+http = {"host": "0.0.0.0", "port": int(sys.argv[2])}
+grpc = {"port": int(sys.argv[3]), "grpc_servicer_functions": ["kanserve.ray.add_services"]}
+serve.start("HeadOnly", http, grpc_options=grpc)
+for number in range(1, 100):
+    settings = {"max_watch_streams": number, "drain_grace_seconds": 5}
+    application = kanserve.ray.build({"repository": sys.argv[4], "num_replicas": 2, "settings": settings})
+    serve.run(application)
+    print("ready", flush=True)
+    if not sys.stdin.readline():
+        break
+"""
+
+
+@dataclass(slots=True)
+class Application:
+    """An application of Ray Serve with its ports of HTTP and gRPC."""
+
+    process: subprocess.Popen[str]
+    cluster: Cluster
+    http: str
+    address: str
+    log: Path
+
+    def wait(self) -> None:
+        """Wait until the application is deployed, and Ray's HAProxy reaches it."""
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], SECONDS)
+        assert readable, self.log.read_text()[-4000:]
+        assert self.process.stdout.readline() == "ready\n", self.log.read_text()[-4000:]
+        end = time.monotonic() + SECONDS
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{self.http}/readyz", timeout=5):
+                return
+            assert time.monotonic() < end
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def application(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    """Two replicas of a Ray Serve application, one on each node."""
+    log = tmp_path_factory.mktemp("application") / "log"
+    http, port = free_port(), free_port()
+    with ray_cluster.running(cpus=1) as cluster, log.open("w") as errors:
+        command = [sys.executable, "-P", "-c", DRIVER, cluster.address, str(http), str(port), str(repository)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        with subprocess.Popen(command, **pipes, text=True, env=cluster.environment) as process:
+            try:
+                running = Application(process, cluster, f"127.0.0.1:{http}", f"127.0.0.1:{port}", log)
+                running.wait()
+                yield running
+            finally:
+                process.kill()
+
+
+def replicas(node: ray_cluster.Node) -> int:
+    """Number of replicas of Ray Serve on a node."""
+    lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in ray_cluster.descendants(node.process.pid)]
+    return sum(line.startswith(b"ray::ServeReplica") for line in lines)
+
+
+def test_an_application_serves_grpc_and_rest_on_both_nodes(application: Application) -> None:
+    import tritonclient.grpc as triton
+
+    import kanserve
+
+    assert [replicas(node) for node in (application.cluster.head, application.cluster.second)] == [1, 1]
+    with triton.InferenceServerClient(application.address) as client:
+        tensor = triton.InferInput("x", list(ROWS.shape), "FP32")
+        tensor.set_data_from_numpy(ROWS)
+        np.testing.assert_allclose(client.infer("toy", [tensor]).as_numpy("y"), toy_model.outputs(ROWS), rtol=1e-5)
+        results: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        client.start_stream(lambda result, error: results.put((result, error)))
+        client.async_stream_infer("toy", [tensor])
+        result, error = results.get(timeout=20)
+        assert error is None
+        np.testing.assert_allclose(result.as_numpy("y"), toy_model.outputs(ROWS), rtol=1e-5)
+        client.stop_stream()
+    with kanserve.Client(application.address) as client:
+        assert client.describe("toy").name == "toy"
+    with urllib.request.urlopen(f"http://{application.http}/v2/models/toy", timeout=20) as answer:
+        assert json.load(answer)["name"] == "toy"
+
+
+def test_an_application_returns_the_errors_of_kanserve(application: Application) -> None:
+    with grpc.insecure_channel(application.address) as channel:
+        healthy = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
+        assert health_pb2.HealthCheckResponse.FromString(healthy).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(request(ROWS, "toys").SerializeToString(), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert ("kan-error-code", "model-unknown") in {(key, value) for key, value in caught.value.trailing_metadata()}
+
+
+def test_an_application_serves_while_it_is_deployed_again_and_a_node_ends(application: Application) -> None:
+    """Ray Serve has the ports and drains the replicas, so kanserve promises no number of lost calls."""
+    with ray_cluster.loaded(application.address) as load:
+        assert application.process.stdin is not None
+        application.process.stdin.write("again\n")
+        application.process.stdin.flush()
+        application.wait()
+    print(load.row("application: redeploy"))
+    with ray_cluster.loaded(application.address) as load:
+        application.cluster.second.kill()
+        time.sleep(8)
+    print(load.row("application: node killed"))
+    for name, calls in load.calls.items():
+        assert len(load.lost[name]) < calls / 2, load.lost[name][:3]
+    with ray_cluster.loaded(application.address) as load:
+        time.sleep(1)
+    assert not load.lost["kanserve.Client"], load.lost["kanserve.Client"]
