@@ -87,6 +87,7 @@ def running(*, cpus: int = 4, nodes: int = 2) -> Iterator[Cluster]:
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "KANSERVE_"))},
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_SERVE_ENABLE_HA_PROXY": "1",

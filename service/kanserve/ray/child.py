@@ -127,7 +127,7 @@ class Keeper:
                 text=True,
                 env=environment(),
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=_detach,
             )
             return self._process
 
@@ -150,9 +150,12 @@ class Keeper:
             self._state = State("serving", document["grpc"], document["metrics"], pid, restarts)
 
 
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent ends."""
+def _detach() -> None:
+    """Have the kernel send SIGTERM to this process when its parent ends, and take back the low priority that Ray gives
+    to its workers, if the user may."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 class Replica(Keeper):

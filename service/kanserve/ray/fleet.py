@@ -363,6 +363,7 @@ def _connect(ray: ModuleType, address: str | None) -> None:
                 hint="start the cluster with `ray start`, or correct address",
             ) from error
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+        os.environ.setdefault("RAY_worker_niceness", "0")  # not 15: the servers are what this machine is for
         ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK)
 
 
