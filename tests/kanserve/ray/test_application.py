@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kanserve.errors import ConfigError
 
@@ -69,3 +70,19 @@ def test_every_method_is_registered_as_bytes() -> None:
     assert registered[f"/{INFER}/ModelStreamInfer"].request_streaming
     assert registered[f"/{KAN}/GetCurves"].response_streaming
     assert not registered[f"/{KAN}/GetCurves"].request_streaming
+
+
+def test_the_configs_have_only_fields_that_ray_knows() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    folder = Path(__file__).parents[3] / "service" / "deploy" / "ray"
+    config = yaml.safe_load((folder / "serve.yaml").read_text())
+    service = yaml.safe_load((folder / "rayservice.yaml").read_text())
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == config
+    schema = ServeDeploySchema.model_validate(config)
+    (only,) = schema.applications
+    assert set(only.args) <= set(application.ARGUMENTS)
+    with pytest.raises(ValueError, match="import_pat"):
+        ServeDeploySchema.model_validate(
+            {**config, "applications": [{"name": "a", "import_pat": "kanserve.ray:build"}]}
+        )
