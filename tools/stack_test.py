@@ -3,7 +3,7 @@
     python tools/stack_test.py [PART...]
 
 The program runs each part, and prints a table: passed or failed, its tests, seconds, and the reasons of skipped tests.
-A part whose program is absent is `absent`, which is not a failure. A part with packages of its own has them in the
+A part whose program is absent is `absent`, which is not a failure. A part with additional packages has them in the
 environment `.venv-PART`, which also sees the packages of this interpreter. The exit code is 1 if a part failed.
 """
 
@@ -27,7 +27,7 @@ MONITORS = ("prometheus", "prometheus-alertmanager")
 
 
 class Part(NamedTuple):
-    """One part: a command, or test files, the programs without which it is absent, and packages of its own."""
+    """One part: a command, or test files, the programs without which it is absent, and additional packages."""
 
     command: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,36 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
         assert not errors
         assert balancer.targets == [old.port, new.port]
         assert old.process.returncode == 0
+
+
+def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, transport: str) -> None:
+    toy_model.write(tmp_path)
+    data = request(np.ones((1, 3), np.float32)).SerializeToString()
+    with serving(tmp_path, transport=transport, drain_reject_seconds=0) as server:
+        ends: list[str] = []
+
+        def repeat() -> None:
+            with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
+                try:
+                    while True:
+                        infer(data, timeout=20)
+                except grpc.RpcError as error:
+                    ends.append(error.details())
+
+        clients = [threading.Thread(target=repeat, daemon=True) for _ in range(4)]
+        for client in clients:
+            client.start()
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        for client in clients:
+            client.join(30)
+        (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
+        assert last["answered"] > 0
+        assert (last["refused"], last["cut_off"], last["cancelled"]) == (0, 0, 0)
+        assert len(ends) == 4  # they did not find the port again
+        assert not [text for text in ends if "shutting down" in text]
 
 
 def test_the_process_ends_with_its_last_line(tmp_path: Path, transport: str) -> None:
