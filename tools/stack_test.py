@@ -105,7 +105,7 @@ def interpreter(folder: Path, packages: Sequence[str]) -> str:
     python, ready = folder / "bin" / "python", folder / ".ready"
     if ready.is_file() and ready.read_text() == "\n".join(packages):
         return str(python)
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     own.joinpath("zz_beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)

@@ -317,16 +317,31 @@ class Fleet:
         server.sent = server.state.address
 
     def _watch(self) -> None:
-        """Keep HAProxy and its table up to date until the fleet ends."""
+        """Keep HAProxy and its table up to date until the fleet ends. A failure is written once, and does not end the
+        loop."""
+        last = ""
         while not self._ended.wait(POLL):
-            with self._table:
-                if self._haproxy is not None and self._haproxy.process.poll() is not None:
-                    self._haproxy = Haproxy(self._haproxy.front)
-                    for server in self._servers:
-                        server.sent = ""
-                for server in self._servers:
-                    self._look(server)
-                    self._send(server)
+            try:
+                with self._table:
+                    self._refresh()
+                last = ""
+            except (OSError, FleetError) as error:
+                if str(error) != last:
+                    last = str(error)
+                    print(
+                        f"kanserve.ray.fleet: HAProxy does not respond, the fleet tries again: {last}", file=sys.stderr
+                    )
+
+    def _refresh(self) -> None:
+        """Start HAProxy again if it has ended, and pass it the addresses. Raises OSError and FleetError."""
+        if self._haproxy is not None and self._haproxy.process.poll() is not None:
+            self._haproxy.stop(0)
+            self._haproxy = Haproxy(self._haproxy.front)
+            for server in self._servers:
+                server.sent = ""
+        for server in self._servers:
+            self._look(server)
+            self._send(server)
 
     def _remove(self, servers: Sequence[_Server]) -> None:
         """Drain and end servers."""
@@ -334,11 +349,13 @@ class Fleet:
             for server in servers:
                 self._servers.remove(server)
                 if self._haproxy is not None:
-                    self._haproxy.drain(server.slot)
+                    with contextlib.suppress(OSError):  # it has ended, with all connections
+                        self._haproxy.drain(server.slot)
         self._end(servers)
         if self._haproxy is not None:
             for server in servers:
-                self._haproxy.empty(server.slot)
+                with contextlib.suppress(OSError):
+                    self._haproxy.empty(server.slot)
 
     def _end(self, servers: Sequence[_Server]) -> None:
         """Have the actors drain their servers, and end the actors."""

@@ -30,6 +30,7 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2
 
+import kanserve
 from tests.support import ray_cluster, toy_model
 from tests.support.ray_cluster import ROWS, Cluster, Load
 from tests.support.server_process import INFERENCE, request
@@ -159,6 +160,15 @@ def test_a_server_that_is_killed_starts_again(fleet: tuple[Fleet, dict[str, Any]
     check(load, "fleet: server killed", without_retries=False)
 
 
+def test_haproxy_that_is_killed_starts_again(fleet: tuple[Fleet, dict[str, Any]]) -> None:
+    running, report = fleet
+    names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in ray_cluster.descendants(running.process.pid)}
+    (haproxy,) = [pid for pid, name in names.items() if name == "haproxy\n"]
+    os.kill(haproxy, signal.SIGKILL)
+    with kanserve.Client(report["address"], timeout=60, retries=20) as client:
+        np.testing.assert_allclose(client.infer("toy", {"x": ROWS}).outputs["y"], toy_model.outputs(ROWS), rtol=1e-5)
+
+
 def test_a_node_that_is_killed_loses_no_call_with_retries(fleet: tuple[Fleet, dict[str, Any]]) -> None:
     running, report = fleet
     with ray_cluster.loaded(report["address"]) as load:
@@ -241,8 +251,6 @@ def replicas(node: ray_cluster.Node) -> int:
 
 def test_an_application_serves_grpc_and_rest_on_both_nodes(application: Application) -> None:
     import tritonclient.grpc as triton
-
-    import kanserve
 
     assert [replicas(node) for node in (application.cluster.head, application.cluster.second)] == [1, 1]
     with triton.InferenceServerClient(application.address) as client:
