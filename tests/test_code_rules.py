@@ -111,6 +111,8 @@ OPENS = {
     "kanexport/batch/discover.py": {"resolve"},  # whether a folder is the repository itself
     "service/kanserve/auth/token_file.py": {"open"},  # a descriptor
     "service/kanserve/bench/runner.py": {"read_text"},  # /proc
+    "service/kanserve/capacity/usage.py": {"read_text"},  # /proc
+    "service/kanserve/cli/plan.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
     "service/kanserve/cli/view.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
     "service/kanserve/cli/session.py": {
         "tempfile.TemporaryDirectory",

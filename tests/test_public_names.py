@@ -47,6 +47,7 @@ def test_the_commands() -> None:
         "copy",
         "serve",
         "bench",
+        "plan",
         "infer",
         "edges",
         "formula",

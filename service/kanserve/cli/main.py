@@ -63,6 +63,7 @@ COMMANDS = {
     "shadow": Command("kanserve.cli.shadow", "mirror traffic to another version of a model", OPERATE),
     "doctor": Command("kanserve.cli.doctor.command", "diagnose the host, models and settings", OPERATE, "serve"),
     "bench": Command("kanserve.cli.bench", "benchmark a model on this machine", OPERATE, "serve"),
+    "plan": Command("kanserve.cli.plan", "measure a model and plan replicas for a rate", OPERATE, "serve"),
     "token": Command("kanserve.cli.token", "manage access tokens", OPERATE),
     "completion": Command("kanserve.cli.completion", "generate a shell completion script", OTHER),
 }

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import urllib.parse
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,8 +281,16 @@ def _environment() -> dict[str, str]:
 @contextlib.contextmanager
 def running(models: Path, log: Path, *flags: str) -> Iterator[str]:
     """A server for a repository, on free ports, and its address. Raises CommandError."""
+    with started(models, log, *flags) as facts:
+        yield facts["grpc"]
+
+
+@contextlib.contextmanager
+def started(models: Path, log: Path, *flags: str, cores: Collection[int] = ()) -> Iterator[dict[str, Any]]:
+    """A server as `running`, on these cores (none: all), and its document: the addresses `grpc` and `metrics`, and
+    `pid`. Raises CommandError."""
     words: Sequence[str] = ("serve", str(models), "--grpc-port", "0", "--metrics-port", "0", "--json", *flags)
-    with log.open("w") as errors:
+    with log.open("w") as errors, _on_cores(cores):
         process = subprocess.Popen(
             [*PROGRAM, *words], env=_environment(), stdout=subprocess.PIPE, stderr=errors, text=True
         )
@@ -296,7 +304,7 @@ def running(models: Path, log: Path, *flags: str) -> Iterator[str]:
                 code="server-not-started",
                 hint=f"check the repository with `kanserve doctor {models}`",
             )
-        yield json.loads(line)["grpc"]
+        yield json.loads(line)
     finally:
         process.terminate()
         try:
@@ -304,6 +312,23 @@ def running(models: Path, log: Path, *flags: str) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def _on_cores(cores: Collection[int]) -> Iterator[None]:
+    """Context in which this thread, and the processes that it starts, have only these cores. A server counts its cores
+    when it starts."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 SECURE = "grpcs://"

@@ -1,0 +1,293 @@
+"""Command `kanserve plan NAME --rate N --p99 TIME`: measures a server of a model, and plans replicas for a rate."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanexport.contract.cli import tables
+from kanexport.contract.cli.console import Exit, exit_codes_of, print_json, say
+from kanexport.contract.coded import CodedError
+from kanserve.bench import entrants, runner
+from kanserve.capacity import measure, sizing, summary, usage
+from kanserve.capacity import probe as probing
+from kanserve.capacity.measure import Curve
+from kanserve.capacity.probe import Access, Probe
+from kanserve.capacity.sizing import Goal, Memory
+from kanserve.capacity.summary import Study
+from kanserve.cli import input_rows, inventory, output_results, plot, session
+from kanserve.cli.options import (
+    CommandError,
+    InputError,
+    add_client_options,
+    add_row_options,
+    invalid,
+    number,
+    token,
+    whole,
+)
+from kanserve.client import base, calls, targets
+from kanserve.client.base import Tls
+from kanserve.client.results import ServedModel
+from kanserve.config.settings import Settings
+from kanserve.errors import KanserveError
+from kanserve.types import DTYPES, Array
+
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+CONNECTIONS = 8
+MOST_ROWS, MOST_ZONES, MOST_CORES = 2**20, 100, 1024
+TEXT = """Measure how many requests one replica serves within a latency goal, and plan replicas for a rate.
+
+The command starts a server of the model on this machine. A load generator sends requests at random times, which do not
+depend on responses, at rising rates. From the highest rate at which the p99 meets the goal, the command plans replicas,
+so that the others meet the goal without one zone. It prints thresholds for autoscalers, memory, and values of the Helm
+chart. Server and generator run on separate cores if the machine has enough.
+"""
+EXAMPLES = """examples:
+  kanserve plan hello --rate 50000 --p99 5ms
+  kanserve plan digits --rate 2000 --p99 20ms --rows 64 --cores 2 --plot curve.svg
+  kanserve plan hello --rate 50000 --p99 5ms --url 127.0.0.1:8001
+"""
+EXITS = exit_codes_of(FAILED="no rate met the goal, or another failure")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.description, parser.epilog = TEXT, f"{EXAMPLES}\n{EXITS}"
+    parser.add_argument("name", metavar="NAME", help="name of a model in the repository, or of the server at --url")
+    parser.add_argument(
+        "--rate", type=_rate, required=True, metavar="N", help="goal: requests per second of all replicas together"
+    )
+    parser.add_argument(
+        "--p99", type=_time, required=True, metavar="TIME", help="goal: 99th percentile of the latency, such as 5ms"
+    )
+    parser.add_argument("--rows", type=_whole(MOST_ROWS), default=1, metavar="N", help="rows of a request (default: 1)")
+    parser.add_argument(
+        "--cores", type=_whole(MOST_CORES), default=1, metavar="N", help="CPU cores of a replica (default: 1)"
+    )
+    parser.add_argument(
+        "--zones",
+        type=_whole(MOST_ZONES),
+        default=3,
+        metavar="N",
+        help="zones of the cluster; the plan permits the loss of one, if there are two or more (default: 3)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=30.0,
+        metavar="N",
+        help="time limit of the measurement in seconds (default: 30)",
+    )
+    parser.add_argument(
+        "--without-deadline",
+        action="store_true",
+        help="send requests without a deadline, for clients that set neither deadlines nor tokens (default: off)",
+    )
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("models"),
+        metavar="FOLDER",
+        help="model repository with NAME (default: models)",
+    )
+    parser.add_argument(
+        "--model-version", default="", metavar="N", help="version of the model (default: the server's default version)"
+    )
+    add_row_options(parser, "random rows within the grids")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="write a plot of latency by rate to this file, .svg or .png (default: no plot)"
+    )
+    add_client_options(parser, url="")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0. Raises CommandError."""
+    output_results.check(args.plot, plot.SUFFIXES, option="--plot")
+    try:
+        study = _study(args)
+    except KanserveError as error:
+        raise CommandError(str(error), code=error.code, hint=error.hint, exit_code=Exit.FAILED) from error
+    except CodedError as error:
+        raise InputError(str(error), code=error.code, hint=error.hint) from error
+    if args.plot:
+        plot.write(args.plot, summary.picture(study))
+    if args.json:
+        print_json(summary.document(study))
+        return Exit.DONE
+    summary.table(study).show()
+    for line in summary.lines(study):
+        say(line)
+    for title, facts in (("measured", summary.measured(study)), ("assumed", summary.assumed(study))):
+        say(f"{title}:")
+        for fact in facts:
+            say(f"- {fact}", indent=2)
+    say("values of the Helm chart:")
+    for line in sizing.yaml(study.values):
+        say(line, indent=2)
+    return Exit.DONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served:
+    """A server under measurement.
+
+    access  how the generator reaches it
+    place   server and generator in words
+    cores   cores of the generator; empty: all
+    feeds   rows for a request, by input; None: random ones
+    files   bytes of the files of the model; 0: unknown
+    """
+
+    access: Access
+    place: str
+    cores: Sequence[int] = ()
+    feeds: entrants.Feeds | None = None
+    files: int = 0
+
+
+def _study(args: argparse.Namespace) -> Study:
+    goal = Goal(rate=args.rate, p99=args.p99, zones=args.zones, cores=args.cores)
+    load = os.getloadavg()[0]
+    served = _named(args) if args.url_given else _own(args)
+    with served as server, session.connection(args, model=args.name) as client:
+        model = client.model(args.name, args.model_version)
+        rows = _rows(args, model, server)
+        latency = probing.first_latency(lambda: client.infer(model, rows, version=args.model_version))
+        call = calls.inference(model, rows, version=args.model_version)
+        with probing.probe(
+            server.access, call, args.name, latency=latency, cores=server.cores, connections=CONNECTIONS
+        ) as probe:
+            curve = _curve(args, probe, latency)
+            memory = Memory(probe.peak_bytes, server.files, _message_bytes())
+    return Study(
+        title=f"{args.name}, {args.rows} row{'s' * (args.rows > 1)} per request",
+        place=server.place,
+        machine=runner.facts("", load),
+        rows=args.rows,
+        goal=goal,
+        curve=curve,
+        memory=memory,
+        plan=sizing.plan(curve, goal, memory),
+    )
+
+
+def _curve(args: argparse.Namespace, probe: Probe, latency: float) -> Curve:
+    with tables.bar(f"measuring {args.name}", unit="s") as report:
+        return measure.search(
+            probe.measure,
+            args.p99,
+            args.seconds,
+            lambda done, place: report(round(done), round(args.seconds), place),
+            latency=latency,
+        )
+
+
+@contextlib.contextmanager
+def _own(args: argparse.Namespace) -> Iterator[_Served]:
+    """A server of the repository, on cores that the generator does not use if there are enough."""
+    available = usage.cores()
+    if args.cores > len(available):
+        raise InputError(
+            f"--cores {args.cores}: this machine has {len(available)} for this process",
+            code="capacity-cores-missing",
+            hint=f"pass --cores {len(available)} or less, or run the command on a larger machine",
+        )
+    _, manifest = inventory.version(args.repository, args.name, args.model_version)
+    feeds = entrants.drawn(manifest, args.rows)
+    own, others = available[: args.cores], available[args.cores :]
+    with (
+        tempfile.TemporaryDirectory(prefix="kanserve-") as folder,
+        session.started(args.repository, Path(folder) / "log", "--drain-delay-seconds", "0", cores=own) as facts,
+    ):
+        args.url, args.url_given = facts["grpc"], True
+        shared = f"load generator on {_listed(others)}" if others else "the load generator shares them"
+        yield _Served(
+            access=_access(args, facts["grpc"], str(facts["metrics"] or "")),
+            place=f"server without TLS on {_listed(own)}, {shared}",
+            cores=others,
+            feeds=feeds,
+            files=sum(file.size for file in manifest.files),
+        )
+
+
+def _listed(cores: Sequence[int]) -> str:
+    return f"core{'s' * (len(cores) > 1)} {', '.join(map(str, cores))}"
+
+
+@contextlib.contextmanager
+def _named(args: argparse.Namespace) -> Iterator[_Served]:
+    """The server at `--url`."""
+    targets.require_single(args.url, "kanserve plan")
+    yield _Served(
+        access=_access(args, args.url, ""), place=f"server at {args.url}; the load generator may share its cores"
+    )
+
+
+def _access(args: argparse.Namespace, url: str, metrics: str) -> Access:
+    tls = Tls.from_files(args.ca, args.cert, args.key, args.server_name)
+    secure = base.is_secure(url, tls)
+    fields = list(base.carried(token(args), url, secure=secure, in_clear=args.token_in_clear))
+    if not args.without_deadline:
+        fields.append(("grpc-timeout", f"{max(1, round(args.timeout))}S"))
+    return Access(
+        target=targets.parse(url),
+        fields=fields,
+        secure=secure,
+        ca=args.ca,
+        cert=args.cert,
+        key=args.key,
+        server_name=args.server_name,
+        metrics=metrics,
+    )
+
+
+def _rows(args: argparse.Namespace, model: ServedModel, server: _Served) -> dict[str, Array]:
+    """Rows of one request, by input."""
+    if args.input:
+        source = input_rows.contents(args.input)
+        rows = input_rows.rows_for_all(model.inputs, source, array=args.array, names=model.names)
+        feeds = rows if isinstance(rows, dict) else {model.inputs[0].name: rows}
+        return entrants.repeated(feeds, args.rows)
+    if server.feeds is not None:
+        return dict(server.feeds)
+    rng = np.random.default_rng(0)
+    return {
+        tensor.name: rng.uniform(-1, 1, (args.rows, *tensor.shape[1:])).astype(DTYPES[tensor.datatype])
+        for tensor in model.inputs
+    }
+
+
+def _message_bytes() -> int:
+    """Default of the server's limit for messages in flight."""
+    default: Any = Settings.model_fields["max_inflight_bytes"].default
+    return int(default)
+
+
+def _time(text: str) -> float:
+    """An argparse type: a time with a unit, such as 5ms, in seconds."""
+    expected = "a time with a unit, such as 5ms or 0.5s"
+    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
+    if not unit:
+        raise invalid(text, expected)
+    return UNITS[unit] * number(text.removesuffix(unit), expected, lambda value: 0 < value < 1e6)
+
+
+def _rate(text: str) -> float:
+    return number(text, "a number of requests per second above 0", lambda value: 0 < value <= 1e12)
+
+
+def _seconds(text: str) -> float:
+    return number(text, "a number of seconds from 1 to 3600", lambda value: 1 <= value <= 3600)
+
+
+def _whole(most: int) -> Any:
+    return lambda text: whole(text, f"a whole number from 1 to {most}", lambda value: 0 < value <= most)
