@@ -24,7 +24,9 @@ DELIVERED = 0.97  # achieved rate relative to the arrivals
 OVERLOADED = 0.8  # such a ratio, below which a window is not repeated
 TRIES = 3  # windows of one rate, if only the tail of the latency misses the goal
 TAIL = 0.5  # p50 relative to the goal, below which only the tail misses it
+LATE = 0.25  # lag of the generator relative to the goal, above which a missed window says nothing of the server
 BUSY = 0.85  # CPU use of the cores from which a process counts as the limit
+QUANTILES = np.linspace(0.0, 1.0, 201)  # of the latency, that a level keeps
 GENERATOR, SERVER, LATENCY = "generator", "server", "latency"
 
 
@@ -45,6 +47,7 @@ class Level:
     lag            p99 of the time by which the generator sent a request late
     other_cores    the same of other programs on the machine, if the server is on it; NaN if unknown
     batches        executions of the graph per second; NaN if unknown
+    quantiles      latency at `QUANTILES`; empty without a successful request
     """
 
     offered: float
@@ -60,6 +63,16 @@ class Level:
     lag: float
     other_cores: float = math.nan
     batches: float = math.nan
+    quantiles: tuple[float, ...] = ()
+
+    def overloaded(self, goal: float) -> bool:
+        """Whether more than the tail of the latency misses the goal, or a queue remained."""
+        return self.p50 > TAIL * goal or self.achieved < OVERLOADED * self.offered
+
+    def disturbed(self, goal: float) -> bool:
+        """Whether the generator was late without being busy, because other programs used its core. If such a level
+        misses the goal, the server need not be the reason."""
+        return self.lag > LATE * goal and self.generator_cores < BUSY and not self.overloaded(goal)
 
     def holds(self, goal: float) -> bool:
         """Whether the p99 meets the goal, nearly all requests succeeded, and no queue remained."""
@@ -98,6 +111,7 @@ def level(sent: Sent, before: Usage, after: Usage, seconds: float) -> Level:
         lag=float(np.quantile(lag, 0.99)) if len(lag) else math.inf,
         other_cores=_others(before, after, sent.cpu) / seconds,
         batches=(after.batches - before.batches) / seconds,
+        quantiles=tuple(np.quantile(latency, QUANTILES).tolist()) if len(latency) else (),
     )
 
 
@@ -179,42 +193,43 @@ class _Search:
         self._curve.levels.append(item)
         return item
 
-    def _holds(self, rate: float, seconds: float) -> Level | None:
-        """The level, if it meets the goal in one of several windows."""
+    def _holds(self, rate: float, seconds: float) -> Level:
+        """The level: the first of several windows that meets the goal, otherwise the last. Windows are repeated if only
+        the tail misses the goal."""
         goal = self._curve.goal
         for _ in range(TRIES):
             item = self._window(rate, seconds)
-            if item.holds(goal):
-                return item
-            overloaded = item.p50 > TAIL * goal or item.achieved < OVERLOADED * item.offered
-            if overloaded or self._left() <= 0:
+            if item.holds(goal) or item.overloaded(goal) or self._left() <= 0:
                 break
-        return None
+        return item
 
     def run(self, latency: float) -> Curve:
         """Rise, halve, confirm."""
-        rate = min(FIRST_MOST, max(1.0, FIRST_SHARE / max(latency, 1e-6)))
-        good, bad = self._holds(rate, ENOUGH), math.inf
-        if good is None:
-            return self._curve
-        reserve = 2 * FINAL * self._scale
-        while math.isinf(bad) and self._left() > reserve:
-            item = self._holds(2 * good.offered, FEW)
-            good, bad = (item, bad) if item else (good, 2 * good.offered)
-        while bad / good.offered > CLOSE and self._left() > reserve and math.isfinite(bad):
+        goal, reserve = self._curve.goal, 2 * FINAL * self._scale
+        rate, bad = min(FIRST_MOST, max(1.0, FIRST_SHARE / max(latency, 1e-6))), math.inf
+        good: Level | None = None
+        while math.isinf(bad) and (good is None or self._left() > reserve):
+            item = self._holds(rate, FEW if good else ENOUGH)
+            good = item if item.holds(goal) else good
+            if not item.holds(goal) and (not item.disturbed(goal) or self._left() <= 0):
+                bad = rate
+            rate = 2 * max(rate, item.offered)
+        while good and bad / good.offered > CLOSE and self._left() > reserve and math.isfinite(bad):
             middle = math.sqrt(bad * good.offered)
             item = self._holds(middle, ENOUGH)
-            good, bad = (item, bad) if item else (good, middle)
-        self._confirm(good)
+            good, bad = (item, bad) if item.holds(goal) else (good, middle)
+        if good:
+            self._confirm(good.offered)
         return self._curve
 
-    def _confirm(self, good: Level) -> None:
+    def _confirm(self, rate: float) -> None:
         """Measure the result again in a longer window, and lower it until it meets the goal."""
-        rate = good.offered
+        goal = self._curve.goal
         while self._left() > 0:
-            self._curve.best = self._holds(rate, FINAL)
-            if self._curve.best is not None:
+            item = self._holds(rate, FINAL)
+            if item.holds(goal):
+                self._curve.best = item
                 return
             rate *= BACK
-        known = [item for item in self._curve.levels if item.holds(self._curve.goal) and item.offered <= rate]
+        known = [item for item in self._curve.levels if item.holds(goal) and item.offered <= rate]
         self._curve.best = max(known, key=lambda item: item.offered, default=None)

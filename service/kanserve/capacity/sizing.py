@@ -18,7 +18,8 @@ MARGIN = 1.25  # memory request relative to the measured peak
 FILES = 5  # memory of a load relative to the size of its files, as in `system.resources.FACTOR`
 SINGLE_ZONE = 0.7  # share of the measured rate that a replica gets if there is one zone
 LEAST = 2  # replicas, so that one can be missing
-GROWTH = 1.25  # largest number of replicas relative to the planned one
+GROWTH = 1.5  # largest number of replicas relative to the planned one
+TOLERANCE = 0.1  # by which the use may exceed the threshold before the autoscaler adds replicas; Kubernetes' default
 CPU_DEFAULT = 70  # percent; the chart's default, for a server whose CPU time is unknown
 CPU_LEAST, CPU_MOST = 10, 95  # percent
 
@@ -83,7 +84,8 @@ def plan(curve: Curve, goal: Goal, memory: Memory) -> Plan:
     if best is None:
         raise _impossible(curve, goal)
     count = replicas(goal.rate, best.offered, goal.zones)
-    threshold = best.offered * ((goal.zones - 1) / goal.zones if goal.zones > 1 else SINGLE_ZONE)
+    share = (goal.zones - 1) / goal.zones if goal.zones > 1 else SINGLE_ZONE
+    threshold = best.offered * share / (1 + TOLERANCE)
     cores = at_rate(curve, threshold, lambda item: item.server_cores)
     percent = math.floor(100 * cores / goal.cores) if math.isfinite(cores) else CPU_DEFAULT
     return Plan(
@@ -121,6 +123,13 @@ def _rounded(size: float) -> int:
 
 def _impossible(curve: Curve, goal: Goal) -> CapacityError:
     floor = curve.floor
+    if floor.disturbed(goal.p99):
+        return CapacityError(
+            f"the load generator sent requests up to {1e3 * floor.lag:.3g} ms late (p99), because other programs used "
+            f"{curve.other_cores:.1f} cores",
+            code="capacity-disturbed",
+            hint="stop other programs on this machine, or pass a larger --p99",
+        )
     if floor.rejected + floor.lost > floor.count / 2:
         return CapacityError(
             f"{floor.rejected + floor.lost} of {floor.count} requests failed at {floor.offered:,.0f} requests/s",

@@ -25,15 +25,18 @@ LIMITS = {
 class Study:
     """Everything that was measured and planned.
 
-    title   the model and the request in words
-    place   the server, the generator and the cores in words
-    machine facts of the machine, as in a benchmark
+    title      the model and the request in words
+    place      the server, the generator and the cores in words
+    machine    facts of the machine, as in a benchmark
+    rows       rows of a request
+    most_rows  rows of the largest batch of the model
     """
 
     title: str
     place: str
     machine: dict[str, Any]
     rows: int
+    most_rows: int
     goal: Goal
     curve: Curve
     memory: Memory
@@ -58,7 +61,7 @@ def document(study: Study) -> dict[str, Any]:
         "place": study.place,
         "rows_per_request": study.rows,
         "goal": asdict(study.goal),
-        "curve": [{**asdict(item), "holds": item.holds(study.goal.p99)} for item in study.curve.levels],
+        "curve": [_level(item, study.goal.p99) for item in study.curve.levels],
         "limit": study.curve.limit(study.goal.cores),
         "memory": asdict(study.memory),
         "plan": {**asdict(study.plan), "cores": study.plan.replicas * study.goal.cores},
@@ -66,6 +69,11 @@ def document(study: Study) -> dict[str, Any]:
         "assumed": list(assumed(study)),
         "values": study.values,
     }
+
+
+def _level(item: Level, goal: float) -> dict[str, Any]:
+    facts = {name: value for name, value in asdict(item).items() if name != "quantiles"}
+    return {**facts, "holds": item.holds(goal)}
 
 
 def table(study: Study) -> Table:

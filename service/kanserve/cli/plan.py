@@ -7,7 +7,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import Exit, exit_codes_of, print_json, say
 from kanexport.contract.coded import CodedError
 from kanserve.bench import entrants, runner
-from kanserve.capacity import measure, sizing, summary, usage
+from kanserve.capacity import forecast, measure, sizing, summary, usage
 from kanserve.capacity import probe as probing
+from kanserve.capacity.forecast import Forecast
 from kanserve.capacity.measure import Curve
 from kanserve.capacity.probe import Access, Probe
 from kanserve.capacity.sizing import Goal, Memory
@@ -55,6 +56,7 @@ EXAMPLES = """examples:
   kanserve plan hello --rate 50000 --p99 5ms
   kanserve plan digits --rate 2000 --p99 20ms --rows 64 --cores 2 --plot curve.svg
   kanserve plan hello --rate 50000 --p99 5ms --url 127.0.0.1:8001
+  kanserve plan hello --rate 50000 --p99 5ms --simulate-rate 1e6
 """
 EXITS = exit_codes_of(FAILED="no rate met the goal, or another failure")
 
@@ -106,6 +108,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE", help="write a plot of latency by rate to this file, .svg or .png (default: no plot)"
     )
+    group = parser.add_argument_group("simulation of a fleet")
+    group.add_argument(
+        "--simulate",
+        action="store_true",
+        help="simulate the fleet with an autoscaler, a burst and a lost zone (default: off)",
+    )
+    group.add_argument(
+        "--simulate-rate",
+        type=_rate,
+        metavar="N",
+        help="requests per second of the simulated fleet; turns --simulate on (default: --rate)",
+    )
+    group.add_argument(
+        "--pod-start", type=_time, default=20.0, metavar="TIME", help="time until a new pod is ready (default: 20s)"
+    )
     add_client_options(parser, url="")
 
 
@@ -120,9 +137,29 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(str(error), code=error.code, hint=error.hint) from error
     if args.plot:
         plot.write(args.plot, summary.picture(study))
+    simulated = _forecast(args, study) if args.simulate or args.simulate_rate else None
     if args.json:
-        print_json(summary.document(study))
+        simulation = {"simulation": forecast.document(simulated)} if simulated else {}
+        print_json({**summary.document(study), **simulation})
         return Exit.DONE
+    _show(study)
+    if simulated is not None:
+        forecast.checks_table(simulated).show()
+        forecast.phases_table(simulated).show()
+        say("assumed in the simulation:")
+        for fact in forecast.assumed(simulated):
+            say(f"- {fact}", indent=2)
+    return Exit.DONE
+
+
+def _forecast(args: argparse.Namespace, study: Study) -> Forecast:
+    limit: int = Settings.model_fields["max_pending_requests"].default
+    goal = replace(study.goal, rate=args.simulate_rate or args.rate)
+    most = max(1, study.most_rows // args.rows)
+    return forecast.forecast(study.curve, study.plan, goal, most=most, limit=limit, pod_start=args.pod_start)
+
+
+def _show(study: Study) -> None:
     summary.table(study).show()
     for line in summary.lines(study):
         say(line)
@@ -133,7 +170,6 @@ def run(args: argparse.Namespace) -> int:
     say("values of the Helm chart:")
     for line in sizing.yaml(study.values):
         say(line, indent=2)
-    return Exit.DONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +209,7 @@ def _study(args: argparse.Namespace) -> Study:
         place=server.place,
         machine=runner.facts("", load),
         rows=args.rows,
+        most_rows=model.max_batch_size,
         goal=goal,
         curve=curve,
         memory=memory,

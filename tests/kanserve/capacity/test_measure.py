@@ -96,7 +96,7 @@ def test_a_level_counts_what_failed() -> None:
 
 
 def test_a_queue_that_remains_is_no_rate_that_holds() -> None:
-    """A window may be too short for a long wait. At twice the capacity of 1000 requests/s, a tenth of a second is."""
+    """A window may be too short for a long wait. At twice the capacity of 1000 requests/s, 0.1 s is."""
     due = np.arange(200) / 2000.0
     ends = np.arange(1, 201) / 1000.0
     none = Usage(0.0, 0.0, 0.0)
@@ -105,3 +105,17 @@ def test_a_queue_that_remains_is_no_rate_that_holds() -> None:
     assert not item.holds(GOAL * 20)
     calm = measure.level(Sent(due, due * 0 + 0.05, due * 0, np.zeros(200, np.int64), 0.0, 0.1), none, none, 1.0)
     assert calm.holds(GOAL * 20)
+
+
+def test_a_disturbed_generator_does_not_end_the_search() -> None:
+    """The generator is late at the first rates, so their tails say nothing of the server."""
+    server, late = Server(5000.0), dict.fromkeys(range(1, 8), 0.006)
+
+    def measured(rate: float, seconds: float) -> Level:
+        item = server.measure(rate, seconds)
+        lag = late.get(len(server.rates), 0.0)
+        return at(rate, item.p99 + 3 * lag, p50=0.001, lag=lag) if lag else item
+
+    curve = measure.search(measured, GOAL, 1e9, lambda done, place: None, latency=0.001)
+    assert curve.best is not None
+    assert curve.best.offered > 4000

@@ -49,8 +49,9 @@ def test_a_plan_has_the_figures_of_the_curve() -> None:
     plan = sizing.plan(curve(), goal(), MEMORY)
     assert (plan.rate, plan.replicas, plan.lower_bound) == (900.0, 84, False)
     assert plan.share == pytest.approx(50_000 / 84 / 900)
-    assert (plan.threshold_rate, plan.cpu_percent) == (pytest.approx(600.0), 60)
-    assert plan.inflight == pytest.approx(600 * 0.002)  # Little's law
+    # Without a zone, a replica has 3/2 of its load, and the autoscaler tolerates 10% more than its threshold.
+    assert (plan.threshold_rate, plan.cpu_percent) == (pytest.approx(600.0 / 1.1), 54)
+    assert plan.inflight == pytest.approx(600 / 1.1 * 0.002)  # Little's law
     assert plan.cores_per_rate == pytest.approx(1e-3)
     assert plan.memory_request == 128 * MEBIBYTE
     assert plan.memory_limit == 448 * MEBIBYTE  # 125 + 10 + 256, rounded up
@@ -74,6 +75,12 @@ def test_an_impossible_goal_says_the_floor() -> None:
     with pytest.raises(CapacityError, match="1000 of 1000 requests failed") as caught:
         sizing.plan(Curve(GOAL, [at(100.0, math.inf, rejected=1000)]), goal(), MEMORY)
     assert caught.value.code == "capacity-requests-failed"
+    late = at(100.0, 0.05, p50=0.001, lag=0.04, other_cores=1.5)
+    with pytest.raises(
+        CapacityError, match=r"up to 40 ms late \(p99\), because other programs used 1.5 cores"
+    ) as caught:
+        sizing.plan(Curve(GOAL, [late]), goal(), MEMORY)
+    assert caught.value.code == "capacity-disturbed"
 
 
 def values(plan: Plan) -> dict[str, Any]:
@@ -105,6 +112,6 @@ def test_helm_renders_the_values() -> None:
     text = "\n".join(sizing.yaml(sizing.helm_values(sizing.plan(curve(), goal(), MEMORY), goal())))
     documents = helm_chart.render(f"{text}\ninsecure: true\nmodels: {{pvc: {{claimName: models}}}}\n")
     autoscaler = helm_chart.only(documents, "HorizontalPodAutoscaler")["spec"]
-    assert (autoscaler["minReplicas"], autoscaler["maxReplicas"]) == (3, 105)
+    assert (autoscaler["minReplicas"], autoscaler["maxReplicas"]) == (3, 126)
     (container,) = helm_chart.only(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"cpu": "1", "memory": "448Mi"}

@@ -39,6 +39,16 @@ def test_a_plan_for_a_server_in_words(server: Server) -> None:
     assert yaml.safe_load(values)["autoscaling"]["minReplicas"] == 2
 
 
+def test_a_plan_is_simulated(server: Server) -> None:
+    words = ("plan", "tiny", *EASY, "--url", server.url, "--simulate-rate", "1e4", "--pod-start", "30s")
+    simulation = document(kanserve(*words, "--json"))["simulation"]
+    assert simulation["fleet"]["pod_start"] == 30
+    assert {phase["phase"] for phase in simulation["phases"]} >= {"night", "zone lost", "burst"}
+    assert simulation["requests"] > 1e6
+    assert simulation["checks"]
+    assert simulation["service"]["batch"] + simulation["service"]["request"] > 0
+
+
 def test_a_goal_that_no_rate_meets(server: Server) -> None:
     done = kanserve("plan", "tiny", "--rate", 1, "--p99", "1us", "--seconds", 2, "--url", server.url)
     assert done.returncode == 1

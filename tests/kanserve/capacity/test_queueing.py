@@ -1,0 +1,132 @@
+"""Tests of `capacity/queueing.py` against results of queueing theory, and against arithmetic by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from kanserve.capacity import queueing
+from kanserve.capacity.measure import Curve
+from kanserve.capacity.queueing import Replica, Service
+from tests.kanserve.capacity.test_measure import GOAL, at
+
+REQUESTS = 200_000
+
+
+def waits(service: Service, rate: float, factors: np.ndarray | None = None) -> np.ndarray:
+    """Latencies in the long run."""
+    seconds = REQUESTS / rate
+    due = queueing.poisson(rate, 0.0, seconds, np.random.default_rng(3))
+    replica = Replica(service, (1.0,) if factors is None else factors.tolist())
+    served = replica.advance(due, math.inf)
+    assert (len(served.latency), served.rejected) == (len(due), 0)
+    return served.latency[len(due) // 20 :]
+
+
+def error(latency: np.ndarray) -> float:
+    """Standard error of the mean of a correlated series, from 40 means of batches."""
+    means = [part.mean() for part in np.array_split(latency, 40)]
+    return float(np.std(means, ddof=1) / math.sqrt(len(means)))
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_the_mean_wait_of_one_server_with_constant_times(load: float) -> None:
+    """M/D/1 by Pollaczek and Khinchine: rho s / (2 (1 - rho))."""
+    service = Service(0.001, 0.0, most=1)
+    latency = waits(service, load / 0.001)
+    expected = 0.001 + load * 0.001 / (2 * (1 - load))
+    assert latency.mean() == pytest.approx(expected, abs=4 * error(latency))
+    assert error(latency) < 0.05 * expected
+
+
+@pytest.mark.parametrize("servers", [1, 2, 5])
+def test_the_mean_wait_of_several_servers_with_exponential_times(servers: int) -> None:
+    """M/M/c by Erlang's C formula."""
+    load, mean = 0.7, 0.001
+    offered = load * servers
+    factors = np.random.default_rng(5).exponential(size=REQUESTS)
+    latency = waits(Service(mean, 0.0, most=1, servers=servers), offered / mean, factors)
+    last = offered**servers / math.factorial(servers) / (1 - load)
+    busy = last / (sum(offered**k / math.factorial(k) for k in range(servers)) + last)
+    expected = mean + busy * mean / (servers * (1 - load))
+    assert latency.mean() == pytest.approx(expected, abs=4 * error(latency))
+    assert error(latency) < 0.05 * expected
+
+
+def test_all_waiting_requests_are_one_batch() -> None:
+    replica = Replica(Service(1.0, 0.5))
+    served = replica.advance(np.array([0.0, 0.1, 0.2, 1.4, 9.0]), 10.0)
+    # 0 runs alone until 1.5. The next three run together until 1.5 + 1 + 3 * 0.5 = 4. The last one runs alone.
+    assert served.latency == pytest.approx([1.5, 3.9, 3.8, 2.6, 1.5])
+    assert replica.busy == pytest.approx(1.5 + 2.5 + 1.5)
+
+
+def test_a_batch_has_its_most_and_the_queue_its_limit() -> None:
+    replica = Replica(Service(1.0, 0.0, most=2, limit=3))
+    served = replica.advance(np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]), 10.0)
+    # 0 runs until 1. Of the five others three may wait. Two of them run until 2, one until 3.
+    assert served.rejected == 2
+    assert served.latency == pytest.approx([1.0, 1.9, 1.8, 2.7])
+
+
+def test_a_queue_goes_on_from_step_to_step() -> None:
+    """Many steps give what one gives."""
+    service, rng = Service(0.001, 0.0002, most=50, limit=100), np.random.default_rng(1)
+    due = queueing.poisson(4000.0, 0.0, 2.0, rng)
+    whole = Replica(service).advance(due, 2.0)
+    parts, replica, rejected = [], Replica(service), 0
+    for step in range(20):
+        inside = due[(due >= step / 10) & (due < (step + 1) / 10)]
+        served = replica.advance(inside, (step + 1) / 10)
+        parts.append(served.latency)
+        rejected += served.rejected
+    assert np.concatenate(parts) == pytest.approx(whole.latency)
+    assert rejected == whole.rejected
+    lost = replica.waiting
+    assert (replica.fail(), replica.waiting) == (lost, 0)
+
+
+def test_an_overload_serves_the_capacity() -> None:
+    service = Service(0.001, 0.0001, most=64, limit=256)
+    replica, due = Replica(service), queueing.poisson(30_000.0, 0.0, 3.0, np.random.default_rng(1))
+    served = replica.advance(due, 3.0)
+    assert service.capacity == pytest.approx(64 / (0.001 + 64 * 0.0001))
+    assert len(served.latency) / 3.0 == pytest.approx(service.capacity, rel=0.02)
+
+
+def test_a_random_share_of_a_stream_is_a_stream() -> None:
+    """The law by which a fleet is simulated: a replica that gets a random 1/20 of all requests has the latency of a
+    replica with a stream of 1/20 of the rate. All 20 replicas are simulated here."""
+    service, rng, count = Service(0.0004, 0.0001), np.random.default_rng(8), 20
+    due = queueing.poisson(count * 4000.0, 0.0, 5.0, rng)
+    to = rng.integers(0, count, len(due))
+    fleet = np.concatenate([Replica(service).advance(due[to == at], math.inf).latency for at in range(count)])
+    one = Replica(service).advance(queueing.poisson(4000.0, 0.0, 100.0, rng), math.inf).latency
+    for share in (0.5, 0.9, 0.99):
+        assert np.quantile(fleet, share) == pytest.approx(np.quantile(one, share), rel=0.02)
+
+
+def test_service_times_are_fitted_from_cpu_times() -> None:
+    batch, request, levels = 0.0003, 0.00005, []
+    for rate, together in ((100.0, 1.0), (1000.0, 1.4), (5000.0, 4.0)):
+        cores = batch * rate / together + request * rate
+        levels.append(at(rate, 0.002, server_cores=cores, batches=rate / together))
+    service = queueing.fit(Curve(GOAL, levels), most=8, limit=16)
+    assert (service.batch, service.request) == (pytest.approx(batch), pytest.approx(request))
+    assert (service.most, service.limit, service.extra) == (8, 16, (0.0,))
+
+
+@pytest.mark.parametrize("batches", [math.nan, 1.0])
+def test_without_a_number_of_batches_each_request_costs_the_same(batches: float) -> None:
+    levels = [at(rate, 0.002, server_cores=rate * 1e-4, batches=batches * rate) for rate in (100.0, 1000.0)]
+    service = queueing.fit(Curve(GOAL, levels), most=8, limit=16)
+    assert service.batch + service.request == pytest.approx(1e-4)
+
+
+def test_the_rest_of_the_latency_is_that_without_load() -> None:
+    extra = tuple((0.001 + 0.001 * queueing.QUANTILES).tolist())
+    latency = queueing.simulate(Service(1e-6, 0.0, extra), 100.0, 100.0)
+    assert np.median(latency) == pytest.approx(0.0015, rel=0.02)
+    assert latency.min() >= 0.001
