@@ -37,6 +37,7 @@ class Level:
     offered        mean rate of the arrivals
     achieved       rate of the successful responses. If they end later after the last arrival than the mean latency, the
                    server was still working off a queue, and this time counts too
+    completed      successful responses per second of the time in which the CPU time was measured
     count          number of arrivals
     p50, p99       quantiles of the latency of successful requests; infinity without one
     mean           mean latency
@@ -52,6 +53,7 @@ class Level:
 
     offered: float
     achieved: float
+    completed: float
     count: int
     p50: float
     p99: float
@@ -100,6 +102,7 @@ def level(sent: Sent, before: Usage, after: Usage, seconds: float) -> Level:
     return Level(
         offered=count / span,
         achieved=int(good.sum()) / (span + (max(0.0, float(ends.max()) - span - mean) if len(latency) else 0.0)),
+        completed=int(good.sum()) / seconds,
         count=count,
         p50=float(p50),
         p99=float(p99),

@@ -137,13 +137,13 @@ def poisson(rate: float, start: float, end: float, rng: np.random.Generator) -> 
 
 
 def fit(curve: Curve, *, most: int, limit: int) -> Service:
-    """Service times that explain the CPU times of the levels that meet the goal: CPU per second = batch * batches per
-    second + request * requests per second, by least squares of the relative errors.
+    """Service times that explain the CPU times of all levels: CPU per second = batch * batches per second + request *
+    responses per second, by least squares. Levels with too high a rate have the largest batches.
 
     With several cores, the times are divided by the largest number of cores that the server used. Without the number of
     batches, each request costs the same. The rest of the latency is that of the lowest rate.
     """
-    levels = [item for item in curve.levels if item.holds(curve.goal) and item.server_cores > 0]
+    levels = [item for item in curve.levels if item.completed > 0 and item.server_cores > 0]
     batch, request = _fitted(levels)
     batch, request = batch / speed(curve), request / speed(curve)
     floor = curve.floor.quantiles
@@ -160,18 +160,13 @@ def _fitted(levels: Sequence[Level]) -> tuple[float, float]:
     """CPU seconds of a batch and of a request, neither negative."""
     if not levels:
         return 0.0, 0.0
-    rates = np.array([item.achieved for item in levels])
+    rates = np.array([item.completed for item in levels])
     cores = np.array([item.server_cores for item in levels])
     batches = np.array([item.batches if math.isfinite(item.batches) else 0.0 for item in levels])
-    columns = np.stack([batches, rates], axis=1) / cores[:, None]
-    (batch, request), *_ = np.linalg.lstsq(columns, np.ones(len(levels)), rcond=None)
+    # NOTE: absolute errors. At a low rate, a batch takes longer: caches are cold and threads have to wake up.
+    (batch, request), *_ = np.linalg.lstsq(np.stack([batches, rates], axis=1), cores, rcond=None)
     if request < 0 and batch > 0:
-        return _only(columns[:, 0]), 0.0
+        return float(batches @ cores / (batches @ batches)), 0.0
     if batch <= 0:
-        return 0.0, _only(columns[:, 1])
+        return 0.0, float(rates @ cores / (rates @ rates))
     return float(batch), float(request)
-
-
-def _only(column: Floats) -> float:
-    """The least-squares factor of one column whose product is 1."""
-    return float(column.sum() / (column * column).sum())

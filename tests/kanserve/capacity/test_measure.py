@@ -16,7 +16,7 @@ GOAL = 0.01
 
 def at(rate: float, p99: float, **other: float) -> Level:
     facts = {"p50": p99 / 4, "mean": p99 / 4, "rejected": 0, "lost": 0, "lag": 0.0, "generator_cores": 0.1}
-    facts |= {"offered": rate, "achieved": rate, "count": 1000, "server_cores": rate / 1000} | other
+    facts |= {"offered": rate, "achieved": rate, "completed": rate, "count": 1000, "server_cores": rate / 1000} | other
     return Level(p99=p99, **facts)  # type: ignore[arg-type] # the facts of this test
 
 
@@ -87,6 +87,7 @@ def test_a_level_counts_what_failed() -> None:
     assert (item.server_cores, item.generator_cores, item.other_cores, item.batches) == (0.5, 0.25, 0.25, 50.0)
     assert item.p50 == pytest.approx(0.01)
     assert item.p99 == pytest.approx(np.quantile(latency[15:], 0.99))
+    assert item.completed == 86.0
     assert item.achieved == pytest.approx(86 / (1.05 - latency[15:].mean()))
     assert not item.holds(1.0), "15 of 101 failed"
     nothing = Sent(due, np.full(101, np.nan), np.full(101, np.nan), np.full(101, LOST), 0.25, 1.0)
