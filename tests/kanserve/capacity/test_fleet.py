@@ -1,4 +1,4 @@
-"""Tests of `capacity/fleet.py`: the autoscaler, pods and zones, and the law by which few replicas stand for many."""
+"""Tests of `capacity/fleet.py`: the autoscaler, pods and zones, and the rule by which few replicas stand for many."""
 
 from __future__ import annotations
 

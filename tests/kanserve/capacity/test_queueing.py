@@ -97,7 +97,7 @@ def test_an_overload_serves_the_capacity() -> None:
 
 
 def test_a_random_share_of_a_stream_is_a_stream() -> None:
-    """The law by which a fleet is simulated: a replica that gets a random 1/20 of all requests has the latency of a
+    """The rule by which a fleet is simulated: a replica that gets a random 1/20 of all requests has the latency of a
     replica with a stream of 1/20 of the rate. All 20 replicas are simulated here."""
     service, rng, count = Service(0.0004, 0.0001), np.random.default_rng(8), 20
     due = queueing.poisson(count * 4000.0, 0.0, 5.0, rng)
