@@ -208,22 +208,35 @@ class _Search:
 
     def run(self, latency: float) -> Curve:
         """Rise, halve, confirm."""
-        goal, reserve = self._curve.goal, 2 * FINAL * self._scale
-        rate, bad = min(FIRST_MOST, max(1.0, FIRST_SHARE / max(latency, 1e-6))), math.inf
-        good: Level | None = None
-        while math.isinf(bad) and (good is None or self._left() > reserve):
+        good, bad = self._rise(min(FIRST_MOST, max(1.0, FIRST_SHARE / max(latency, 1e-6))))
+        if good is not None:
+            self._confirm(self._halve(good, bad).offered)
+        return self._curve
+
+    def _reserve(self) -> bool:
+        """Whether more time is left than the confirmation needs."""
+        return self._left() > 2 * FINAL * self._scale
+
+    def _rise(self, rate: float) -> tuple[Level | None, float]:
+        """Double the rate until it misses the goal; the best level, and the rate that missed it. A disturbed window is
+        not a miss."""
+        goal, good = self._curve.goal, None
+        while good is None or self._reserve():
             item = self._holds(rate, FEW if good else ENOUGH)
-            good = item if item.holds(goal) else good
-            if not item.holds(goal) and (not item.disturbed(goal) or self._left() <= 0):
-                bad = rate
+            if item.holds(goal):
+                good = item
+            elif not item.disturbed(goal) or self._left() <= 0:
+                return good, rate
             rate = 2 * max(rate, item.offered)
-        while good and bad / good.offered > CLOSE and self._left() > reserve and math.isfinite(bad):
+        return good, math.inf
+
+    def _halve(self, good: Level, bad: float) -> Level:
+        """The best level, after the interval up to a bad rate was halved again and again."""
+        while math.isfinite(bad) and bad / good.offered > CLOSE and self._reserve():
             middle = math.sqrt(bad * good.offered)
             item = self._holds(middle, ENOUGH)
-            good, bad = (item, bad) if item.holds(goal) else (good, middle)
-        if good:
-            self._confirm(good.offered)
-        return self._curve
+            good, bad = (item, bad) if item.holds(self._curve.goal) else (good, middle)
+        return good
 
     def _confirm(self, rate: float) -> None:
         """Measure the result again in a longer window, and lower it until it meets the goal."""

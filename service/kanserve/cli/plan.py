@@ -108,6 +108,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE", help="write a plot of latency by rate to this file, .svg or .png (default: no plot)"
     )
+    _add_simulation(parser)
+    add_client_options(parser, url="")
+
+
+def _add_simulation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("simulation of a fleet")
     group.add_argument(
         "--simulate",
@@ -123,7 +128,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pod-start", type=_time, default=20.0, metavar="TIME", help="time until a new pod is ready (default: 20s)"
     )
-    add_client_options(parser, url="")
 
 
 def run(args: argparse.Namespace) -> int:
