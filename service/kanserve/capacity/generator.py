@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from kanserve.capacity.http2 import FORGOTTEN, LOST, CapacityError, Connection
 from kanserve.system import slices
 
-PATIENCE = 2.0  # seconds that late responses have after the last request
+PATIENCE = 5.0  # seconds that late responses have after the last request
 PR_SET_TIMERSLACK, SLACK = 29, 1000  # of prctl(2), in nanoseconds
 URGENT = -10  # niceness, which only a privileged user may set
 POLL = 0.01  # seconds of the longest sleep

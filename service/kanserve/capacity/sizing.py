@@ -132,7 +132,8 @@ def _impossible(curve: Curve, goal: Goal) -> CapacityError:
         )
     if floor.rejected + floor.lost > floor.count / 2:
         return CapacityError(
-            f"{floor.rejected + floor.lost} of {floor.count} requests failed at {floor.offered:,.0f} requests/s",
+            f"at {floor.offered:,.0f} requests/s, {floor.rejected} of {floor.count} requests were rejected, and "
+            f"{floor.lost} had no response",
             code="capacity-requests-failed",
             hint="send one request with `kanserve infer` and correct its error, then run the command again",
         )

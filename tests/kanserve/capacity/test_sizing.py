@@ -72,7 +72,7 @@ def test_an_impossible_goal_says_the_floor() -> None:
     with pytest.raises(CapacityError, match="p99 is 50 ms at 100 requests/s, almost without load") as caught:
         sizing.plan(Curve(GOAL, [at(100.0, 0.05)]), goal(), MEMORY)
     assert (caught.value.code, "--p99 1e+02ms" in caught.value.hint) == ("capacity-goal-below-floor", True)
-    with pytest.raises(CapacityError, match="1000 of 1000 requests failed") as caught:
+    with pytest.raises(CapacityError, match="1000 of 1000 requests were rejected, and 0 had no response") as caught:
         sizing.plan(Curve(GOAL, [at(100.0, math.inf, rejected=1000)]), goal(), MEMORY)
     assert caught.value.code == "capacity-requests-failed"
     late = at(100.0, 0.05, p50=0.001, lag=0.04, other_cores=1.5)
