@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -98,6 +100,12 @@ def calm(levels: Sequence[Level]) -> list[Level]:
     return sorted(levels, key=lambda item: item.other_cores)[: max(1, len(levels) // 4)]
 
 
+def pooled(levels: Sequence[Level]) -> dict[str, Any]:
+    """Quantiles and p99 of all requests of the calm windows."""
+    values = np.quantile(np.concatenate([item.quantiles for item in calm(levels)]), measure.QUANTILES)
+    return {"quantiles": tuple(values.tolist()), "p99": float(np.interp(0.99, measure.QUANTILES, values))}
+
+
 def compared(kind: str, rate: float, levels: Sequence[Level], service: Service) -> str:
     """A row of the table."""
     chosen = calm(levels)
@@ -120,10 +128,12 @@ def table(args: argparse.Namespace) -> Iterator[str]:
         levels = [[bed.level(load, rate, args.seconds) for rate in rates] for _ in range(args.rounds)]
         over = [bed.level(load, OVERLOAD, args.seconds) for _ in range(args.rounds // 4)]
     by_rate = [list(each) for each in zip(*levels, strict=True)]
-    quiet = [item for each in [*by_rate, over] for item in calm(each)]
-    floor = np.quantile(np.concatenate([item.quantiles for item in calm(by_rate[0])]), measure.QUANTILES)
-    lowest = replace(calm(by_rate[0])[0], offered=0.0, quantiles=tuple(floor.tolist()))
-    service = queueing.fit(Curve(GOAL, [lowest, *quiet]), most=1024, limit=256)
+    quiet = [replace(item, p99=math.inf) for each in [*by_rate, over] for item in calm(each)]  # for CPU times only
+    pools = [
+        replace(calm(each)[0], offered=rate, achieved=rate, **pooled(each))
+        for rate, each in zip(rates, by_rate, strict=True)
+    ]
+    service = queueing.fit(Curve(GOAL, [*pools, *quiet]), most=1024, limit=256)
     yield f"a batch takes {1e6 * service.batch:.0f} us, and {1e6 * service.request:.0f} us per request"
     for rate, each in zip(rates, by_rate, strict=True):
         yield compared("one server", rate, each, service)

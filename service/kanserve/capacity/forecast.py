@@ -197,7 +197,7 @@ def assumed(written: Forecast) -> Iterator[str]:
     service, setup, result = written.service, written.setup, written.result
     yield (
         f"a batch takes {1e6 * service.batch:.3g} µs and {1e6 * service.request:.3g} µs per request, fitted from CPU "
-        f"times; the rest of the latency is that of the lowest measured rate"
+        f"times; the rest of the latency is that of a low rate"
     )
     yield "arrivals are random (Poisson) at each replica, at the mean rate of the fleet"
     yield (

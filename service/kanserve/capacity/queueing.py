@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from kanserve.capacity.measure import QUANTILES, Curve, Level
 
 Floats = NDArray[np.float64]
+LOW = 1 / 3  # rate relative to the highest one, up to which the wait for other requests is short
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +142,20 @@ def fit(curve: Curve, *, most: int, limit: int) -> Service:
     responses per second, by least squares. Levels with too high a rate have the largest batches.
 
     With several cores, the times are divided by the largest number of cores that the server used. Without the number of
-    batches, each request costs the same. The rest of the latency is that of the lowest rate.
+    batches, each request costs the same. The rest of the latency is that of a low rate, in the least disturbed window.
     """
     levels = [item for item in curve.levels if item.completed > 0 and item.server_cores > 0]
     batch, request = _fitted(levels)
     batch, request = batch / speed(curve), request / speed(curve)
-    floor = curve.floor.quantiles
-    extra = tuple(max(0.0, value - batch - request) for value in floor) or (0.0,)
+    extra = tuple(max(0.0, value - batch - request) for value in _calm(curve).quantiles) or (0.0,)
     return Service(batch, request, extra, most, limit)
+
+
+def _calm(curve: Curve) -> Level:
+    """The level with the lowest p99 among those of low rates."""
+    levels = [item for item in curve.levels if item.holds(curve.goal)]
+    most = LOW * max((item.offered for item in levels), default=0.0)
+    return min((item for item in levels if item.offered <= most), key=lambda item: item.p99, default=curve.floor)
 
 
 def speed(curve: Curve) -> float:

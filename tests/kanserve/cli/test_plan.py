@@ -12,7 +12,7 @@ from tests.support.command_line import Server, document, kanserve
 
 pytestmark = pytest.mark.slow
 
-EASY = ("--rate", 100, "--p99", "900ms", "--seconds", 3)
+EASY = ("--rate", 100, "--p99", "5s", "--seconds", 3)
 
 
 def test_a_plan_for_a_model_of_a_repository(repository: Path, tmp_path: Path) -> None:
