@@ -138,6 +138,9 @@ class _NoTransport:
     async def renew(self, tls: Tls) -> None:
         return
 
+    async def part(self, grace: float) -> None:
+        return
+
     async def stop(self, grace: float | None) -> None:
         return
 
