@@ -13,7 +13,6 @@ from tests.support import certificates, token_files, toy_model
 from tools.cluster.sandbox import Storage
 
 HEAVY_WIDTH, HEAVY_PRODUCTS = 1024, 24
-COLD_MODELS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +27,6 @@ class Credentials:
 def models(folder: Path) -> Storage:
     """The claim `models` with the model `toy`."""
     toy_model.write(folder / "models")
-    return Storage(claims={"models": folder / "models"})
-
-
-def cold_models(folder: Path) -> Storage:
-    """The claim `models` with the folders `warm`, which has the model `toy`, and `cold`, which has many more models."""
-    toy_model.write(folder / "models" / "warm")
-    toy_model.write(folder / "models" / "cold")
-    for number in range(COLD_MODELS):
-        toy_model.write(folder / "models" / "cold", f"other-{number}")
     return Storage(claims={"models": folder / "models"})
 
 

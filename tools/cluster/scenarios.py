@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ from tools.cluster.experiment import (
     triton,
 )
 from tools.cluster.load import Plan
+from tools.cluster.manifest import Deployment
 from tools.cluster.pods import Pod
 from tools.cluster.proxy import CLUSTER_IP, GATEWAY
+from tools.cluster.sandbox import SERVER
 
 DELAY = 3.0  # seconds until gateways and names have a change of the endpoints
 CHANGED = {"settings": {"log_level": "warning"}}
 AGE = 10  # seconds: maximum age of a connection in the scenario `scale`
 FLOOD, FLOOD_CALLERS, FLOOD_RATE, FLOOD_SECONDS = "flood", 48, 400.0, 15.0
+LATE = 8.0  # seconds until the server of a new pod starts in the scenario `slow`
 SCALE = 0.2  # of the waits in the scenarios in which a cluster waits for a minute
 
 
@@ -44,10 +47,13 @@ async def rollout(experiment: Experiment) -> None:
     experiment.zero(*STRICT)
 
 
-async def replaced(experiment: Experiment, running: Cluster, *values: Any) -> None:
-    """Apply other values, and wait for the end of the rollout, of the old pods, and of the delay of the endpoints."""
+async def replaced(
+    experiment: Experiment, running: Cluster, *values: Any, change: Change = lambda deployment: deployment
+) -> None:
+    """Apply other values, and wait for the end of the rollout, of the old pods, and of the delay of the endpoints.
+    `change`: of the new pods."""
     old = list(running.pods)
-    running.controller.apply(experiment.deployment(*values))
+    running.controller.apply(change(experiment.deployment(*values)))
     experiment.check("the rollout completes", await running.controller.wait(START_SECONDS))
     experiment.check("the old pods end", await running.until(lambda: all(pod.gone for pod in old), START_SECONDS))
     experiment.check("no old pod gets SIGKILL", not any(pod.killed for pod in old))
@@ -88,10 +94,15 @@ async def hung(experiment: Experiment) -> None:
 
 
 async def slow(experiment: Experiment) -> None:
-    """A rollout of one replica to a repository with many models: the new pod gets no call before it is ready."""
-    warm, cold = ({"replicas": 1, "models": {"pvc": {"subPath": name}}} for name in ("warm", "cold"))
+    """A rollout of one replica, whose server starts late: the new pod gets no call before it is ready."""
+    single = {"replicas": 1}
     early: list[str] = []
-    async with experiment.cluster(experiment.deployment(warm), objects.cold_models(experiment.folder)) as running:
+
+    def late(deployment: Deployment) -> Deployment:
+        command = ("/bin/sh", "-c", f'sleep {LATE:g}; exec "$@"', "sh", *SERVER)
+        return replace(deployment, pod=replace(deployment.pod, command=command))
+
+    async with experiment.cluster(experiment.deployment(single), objects.models(experiment.folder)) as running:
 
         async def watch() -> None:
             while True:
@@ -102,7 +113,7 @@ async def slow(experiment: Experiment) -> None:
 
         async def event() -> None:
             watching = asyncio.create_task(watch())
-            await replaced(experiment, running, cold)
+            await replaced(experiment, running, single, CHANGED, change=late)
             watching.cancel()
 
         # One replica: a client of the headless Service needs a second one (docs/guides/serve/replicas.md).
