@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from kanexport.contract.cli.tables import Table
 from kanserve.capacity import measure, sizing
 from kanserve.capacity.measure import Curve, Level
 from kanserve.capacity.sizing import MEBIBYTE, Goal, Memory, Plan
-from kanserve.plotting.figures import decades
-from kanserve.plotting.scenes import BLUE, GREY, PURPLE, RED, Box, Dot, Line, Scene, Words, shortened
+from kanserve.plotting.figures import LogPlot
+from kanserve.plotting.scenes import BLUE, GREY, PURPLE, RED, Dot, Line, Scene, Words
 
 LIMITS = {
     measure.GENERATOR: "the load generator used its core: the server may achieve more",
@@ -164,25 +164,8 @@ def _ms(seconds: float) -> str:
 
 
 DISTURBED = 0.2  # cores of other programs, from which the result counts as disturbed
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720.0, 440.0, 80.0, 190.0, 48.0, 64.0
-INNER, FLOOR, ROOM = WIDTH - RIGHT, HEIGHT - BOTTOM, 0.05
+LEGEND = 190.0  # pixels right of the axes
 LONGEST = 20.0  # p99 relative to the goal, above which a level is outside the picture
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Axes in powers of ten: rates from `start` to `end`, milliseconds from `low` to `high`."""
-
-    start: float
-    end: float
-    low: float
-    high: float
-
-    def across(self, rate: float) -> float:
-        return LEFT + (INNER - LEFT) * (math.log10(rate) - self.start) / (self.end - self.start)
-
-    def down(self, time: float) -> float:
-        return FLOOR - (FLOOR - TOP) * (math.log10(time) - self.low) / (self.high - self.low)
 
 
 def picture(study: Study) -> Scene:
@@ -191,21 +174,17 @@ def picture(study: Study) -> Scene:
     shown = [item for item in study.curve.levels if item.achieved > 0 and item.p99 <= LONGEST * goal]
     shown.sort(key=lambda item: item.offered)
     times = [1e3 * time for item in shown for time in (item.p50, item.p99)] + [1e3 * goal]
-    rates = [item.offered for item in shown]
-    edges = (min(rates), max(rates)), (min(times), max(times))
-    (start, end), (low, high) = ((math.log10(a) - ROOM, math.log10(b) + ROOM) for a, b in edges)
-    frame = _Frame(start, end, low, high)
-    scene = Scene(WIDTH, HEIGHT, study.title)
-    scene.add(Words(LEFT, 22, shortened(study.title, 90), 14, "start"))
-    scene.add(Words(LEFT, HEIGHT - 8, shortened(_machine(study), 130), 10, "start", GREY))
-    _axes(scene, frame)
+    plot = LogPlot([item.offered for item in shown], times, LEGEND)
+    scene = plot.scene(study.title, _machine(study), ("requests per second", "latency, ms"))
     for at, (name, colour, value) in enumerate(SERIES):
-        _series(scene, frame, at, name, colour, [(item.offered, 1e3 * value(item)) for item in shown])
-    y, x = frame.down(1e3 * goal), frame.across(study.plan.rate)
-    scene.add(Line(((LEFT, y), (INNER, y)), GREY), Words(INNER + 8, y + 4, f"goal {_ms(goal)}", 10, "start", GREY))
-    scene.add(
-        Line(((x, TOP), (x, FLOOR)), PURPLE), Words(x, TOP - 8, f"{study.plan.rate:,.0f}/s", 10, "middle", PURPLE)
-    )
+        plot.legend(scene, at, colour, name)
+        places = [(plot.across(item.offered), plot.down(1e3 * value(item))) for item in shown]
+        scene.add(Line(tuple(places), colour, 2.0), *(Dot(x, y, 3.0, colour) for x, y in places))
+    y, x = plot.down(1e3 * goal), plot.across(study.plan.rate)
+    scene.add(Line(((plot.left, y), (plot.right, y)), GREY))
+    scene.add(Words(plot.right + 8, y + 4, f"goal {_ms(goal)}", 10, "start", GREY))
+    scene.add(Line(((x, plot.top), (x, plot.floor)), PURPLE))
+    scene.add(Words(x, plot.top - 8, f"{study.plan.rate:,.0f}/s", 10, "middle", PURPLE))
     return scene
 
 
@@ -218,24 +197,3 @@ def _p99(item: Level) -> float:
 
 
 SERIES = (("p50", BLUE, _p50), ("p99", RED, _p99))
-
-
-def _axes(scene: Scene, frame: _Frame) -> None:
-    scene.add(Box(LEFT, TOP, INNER - LEFT, FLOOR - TOP, "", GREY), Words(LEFT, TOP - 8, "latency, ms", 11, "start"))
-    scene.add(Words((LEFT + INNER) / 2, FLOOR + 34, "requests per second", 11))
-    for rate in decades(10**frame.start, 10**frame.end):
-        at = frame.across(rate)
-        scene.add(Line(((at, FLOOR), (at, FLOOR + 5)), GREY), Words(at, FLOOR + 18, f"{rate:,.10g}", 10))
-    for time in decades(10**frame.low, 10**frame.high):
-        at = frame.down(time)
-        scene.add(Line(((LEFT - 5, at), (LEFT, at)), GREY), Words(LEFT - 8, at + 4, f"{time:,.10g}", 10, "end"))
-
-
-def _series(
-    scene: Scene, frame: _Frame, at: int, name: str, colour: str, points: Sequence[tuple[float, float]]
-) -> None:
-    places = [(frame.across(rate), frame.down(time)) for rate, time in points]
-    scene.add(Line(tuple(places), colour, 2.0), *(Dot(x, y, 3.0, colour) for x, y in places))
-    level = TOP + 14 + 18 * at
-    scene.add(Line(((INNER + 10, level - 4), (INNER + 26, level - 4)), colour, 2.0))
-    scene.add(Words(INNER + 32, level, name, 10, "start"))

@@ -16,7 +16,7 @@ from kanserve.bench import entrants, runner, summary
 from kanserve.bench.entrants import Feeds
 from kanserve.bench.summary import Measurement
 from kanserve.cli import input_rows, inventory, output_results, plot, session
-from kanserve.cli.options import InputError, add_json_option, add_row_options, whole
+from kanserve.cli.options import InputError, add_json_option, add_measured_model, whole
 from kanserve.config import sources
 from kanserve.errors import KanserveError
 from kanserve.plotting import render
@@ -51,17 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="name of a model in the repository, or the path of a checkpoint, with a / or a suffix (./net, net.pt)",
     )
     parser.set_defaults(files=True)
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        default=Path("models"),
-        metavar="FOLDER",
-        help="model repository with NAME (default: models)",
-    )
-    parser.add_argument(
-        "--model-version", default="", metavar="N", help="version of the model (default: the highest version)"
-    )
-    add_row_options(parser, "random rows within the grids")
+    add_measured_model(parser, "the highest version")
     parser.add_argument(
         "--batch",
         type=_counts,

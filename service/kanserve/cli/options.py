@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from kanexport.contract import safe_files
@@ -132,6 +133,20 @@ def add_name(parser: argparse.ArgumentParser, *, files: bool = False) -> None:
     )
     parser.add_argument("name", metavar="NAME", help=f"name of a served model{also if files else ''}")
     parser.set_defaults(files=files)
+
+
+def add_measured_model(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--repository`, `--model-version` and the rows, of a command that measures a model. `default`: the version
+    without the option."""
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("models"),
+        metavar="FOLDER",
+        help="model repository with NAME (default: models)",
+    )
+    parser.add_argument("--model-version", default="", metavar="N", help=f"version of the model (default: {default})")
+    add_row_options(parser, "random rows within the grids")
 
 
 def add_row_options(parser: argparse.ArgumentParser, default: str = "") -> None:

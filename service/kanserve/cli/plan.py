@@ -29,7 +29,7 @@ from kanserve.cli.options import (
     CommandError,
     InputError,
     add_client_options,
-    add_row_options,
+    add_measured_model,
     invalid,
     number,
     token,
@@ -94,17 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="send requests without a deadline, for clients that set neither deadlines nor tokens (default: off)",
     )
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        default=Path("models"),
-        metavar="FOLDER",
-        help="model repository with NAME (default: models)",
-    )
-    parser.add_argument(
-        "--model-version", default="", metavar="N", help="version of the model (default: the server's default version)"
-    )
-    add_row_options(parser, "random rows within the grids")
+    add_measured_model(parser, "the server's default version")
     parser.add_argument(
         "--plot", metavar="FILE", help="write a plot of latency by rate to this file, .svg or .png (default: no plot)"
     )

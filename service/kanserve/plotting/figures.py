@@ -149,9 +149,8 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(at * step, 12) for at in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-THROUGHPUT_WIDTH, THROUGHPUT_HEIGHT = 720.0, 440.0
-THROUGHPUT_LEFT, THROUGHPUT_RIGHT, THROUGHPUT_TOP, THROUGHPUT_BOTTOM = 80.0, 250.0, 48.0, 64.0
-INNER, FLOOR = THROUGHPUT_WIDTH - THROUGHPUT_RIGHT, THROUGHPUT_HEIGHT - THROUGHPUT_BOTTOM
+WIDE, HIGH, SIDE, HEAD, FOOT = 720.0, 440.0, 80.0, 48.0, 64.0  # pixels of a plot with logarithmic axes
+LEGEND = 250.0  # pixels for the names of systems
 COLOURS = (BLUE, RED, PURPLE, BLACK, "#118833", "#cc7700", GREY)
 LETTERS = string.ascii_lowercase  # not all readers distinguish colors, and characters have no color
 ROOM = 0.05  # margin of the plot, in decades
@@ -169,58 +168,67 @@ class Rates:
     points: tuple[tuple[int, float, float, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Axes in powers of ten: rows from `start` to `end`, rates from `low` to `high`."""
+class LogPlot:
+    """Plot whose axes are in powers of ten. Its attributes are edges in pixels.
 
-    start: float
-    end: float
-    low: float
-    high: float
+    xs, ys  values on the axes, all above 0
+    legend  pixels right of the axes
+    """
 
-    def across(self, count: float) -> float:
-        return THROUGHPUT_LEFT + (INNER - THROUGHPUT_LEFT) * (math.log10(count) - self.start) / (self.end - self.start)
+    def __init__(self, xs: Sequence[float], ys: Sequence[float], legend: float) -> None:
+        self.left, self.right, self.top, self.floor = SIDE, WIDE - legend, HEAD, HIGH - FOOT
+        self._x, self._y = ((math.log10(min(values)) - ROOM, math.log10(max(values)) + ROOM) for values in (xs, ys))
 
-    def down(self, rate: float) -> float:
-        return FLOOR - (FLOOR - THROUGHPUT_TOP) * (math.log10(rate) - self.low) / (self.high - self.low)
+    def across(self, value: float) -> float:
+        """Horizontal pixel of a value."""
+        start, end = self._x
+        return self.left + (self.right - self.left) * (math.log10(value) - start) / (end - start)
+
+    def down(self, value: float) -> float:
+        """Vertical pixel of a value."""
+        low, high = self._y
+        return self.floor - (self.floor - self.top) * (math.log10(value) - low) / (high - low)
+
+    def scene(self, title: str, caption: str, names: tuple[str, str], marks: Sequence[float] = ()) -> Scene:
+        """The plot without curves. `names`: of the axes; `marks`: values on the horizontal axis, by default decades."""
+        scene = Scene(WIDE, HIGH, title)
+        scene.add(Words(self.left, 22, shortened(title, 90), 14, "start"))
+        scene.add(Words(self.left, HIGH - 8, shortened(caption, 130), 10, "start", GREY))
+        scene.add(Box(self.left, self.top, self.right - self.left, self.floor - self.top, "", GREY))
+        scene.add(Words((self.left + self.right) / 2, self.floor + 34, names[0], 11))
+        scene.add(Words(self.left, self.top - 8, names[1], 11, "start"))
+        for value in marks or decades(*(10**end for end in self._x)):
+            at = self.across(value)
+            scene.add(Line(((at, self.floor), (at, self.floor + 5)), GREY))
+            scene.add(Words(at, self.floor + 18, f"{value:,.10g}", 10))
+        for value in decades(*(10**end for end in self._y)):
+            at = self.down(value)
+            scene.add(Line(((self.left - 5, at), (self.left, at)), GREY))
+            scene.add(Words(self.left - 8, at + 4, f"{value:,.10g}", 10, "end"))
+        return scene
+
+    def legend(self, scene: Scene, at: int, colour: str, name: str) -> None:
+        """Draw the line `at` of the legend."""
+        level = self.top + 14 + 18 * at
+        scene.add(Line(((self.right + 10, level - 4), (self.right + 26, level - 4)), colour, 2.0))
+        scene.add(Words(self.right + 32, level, shortened(name, 40), 10, "start"))
 
 
 def throughput_scene(title: str, caption: str, every: Sequence[Rates]) -> Scene:
     """Plot of throughput. Raises ValueError without a point."""
-    scene = Scene(THROUGHPUT_WIDTH, THROUGHPUT_HEIGHT, title)
     rows = sorted({point[0] for series in every for point in series.points})
-    rates = [rate for series in every for point in series.points for rate in point[1:]]
-    low, high = (math.log10(pick(rates)) for pick in (min, max))
-    frame = _Frame(math.log10(rows[0]) - ROOM, math.log10(rows[-1]) + ROOM, low - ROOM, high + ROOM)
-    scene.add(Words(THROUGHPUT_LEFT, 22, shortened(title, 90), 14, "start"))
-    scene.add(Words(THROUGHPUT_LEFT, THROUGHPUT_HEIGHT - 8, shortened(caption, 130), 10, "start", GREY))
-    _axes(scene, frame, rows)
+    plot = LogPlot(rows, [rate for series in every for point in series.points for rate in point[1:]], LEGEND)
+    scene = plot.scene(title, caption, ("rows per execution", "rows per second"), rows)
     for at, series in enumerate(every):
-        _curve(scene, frame, at, series)
+        _curve(scene, plot, at, series)
     return scene
 
 
-def _axes(scene: Scene, frame: _Frame, rows: Sequence[int]) -> None:
-    scene.add(Box(THROUGHPUT_LEFT, THROUGHPUT_TOP, INNER - THROUGHPUT_LEFT, FLOOR - THROUGHPUT_TOP, "", GREY))
-    scene.add(Words(THROUGHPUT_LEFT, THROUGHPUT_TOP - 8, "rows per second", 11, "start"))
-    scene.add(Words((THROUGHPUT_LEFT + INNER) / 2, FLOOR + 34, "rows per execution", 11))
-    for count in rows:
-        at = frame.across(count)
-        scene.add(Line(((at, FLOOR), (at, FLOOR + 5)), GREY), Words(at, FLOOR + 18, str(count), 10))
-    for rate in decades(10**frame.low, 10**frame.high):
-        at = frame.down(rate)
-        scene.add(
-            Line(((THROUGHPUT_LEFT - 5, at), (THROUGHPUT_LEFT, at)), GREY),
-            Words(THROUGHPUT_LEFT - 8, at + 4, f"{rate:,.10g}", 10, "end"),
-        )
-
-
-def _curve(scene: Scene, frame: _Frame, at: int, series: Rates) -> None:
+def _curve(scene: Scene, plot: LogPlot, at: int, series: Rates) -> None:
     """Draw the curve of one system, and its line in the legend."""
-    colour, letter, level = COLOURS[at % len(COLOURS)], LETTERS[at % len(LETTERS)], THROUGHPUT_TOP + 14 + 18 * at
-    scene.add(Line(((INNER + 10, level - 4), (INNER + 26, level - 4)), colour, 2.0))
-    scene.add(Words(INNER + 32, level, shortened(f"{letter} {series.name}", 40), 10, "start"))
-    places = [(frame.across(count), *map(frame.down, three)) for count, *three in series.points]
+    colour, letter = COLOURS[at % len(COLOURS)], LETTERS[at % len(LETTERS)]
+    plot.legend(scene, at, colour, f"{letter} {series.name}")
+    places = [(plot.across(count), *map(plot.down, three)) for count, *three in series.points]
     scene.add(Line(tuple((x, middle) for x, _, middle, _ in places), colour, 2.0))
     for x, lower, middle, upper in places:
         scene.add(Line(((x, lower), (x, upper)), colour, 1.0), Dot(x, middle, 3.0, colour))

@@ -23,8 +23,9 @@ def test_cpu_time_counts_ended_children() -> None:
     before, machine = usage.cpu_seconds([os.getpid()]), usage.machine_seconds()
     code = "import time\nwhile time.process_time() < 0.2: pass"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert usage.cpu_seconds([os.getpid()]) - before >= 0.19
-    assert usage.machine_seconds() - machine >= 0.19
+    # The kernel counts user and system time of each process in whole ticks of 10 ms.
+    assert usage.cpu_seconds([os.getpid()]) - before >= 0.15
+    assert usage.machine_seconds() - machine >= 0.15
     assert usage.cpu_seconds([2**31]) == 0.0
 
 

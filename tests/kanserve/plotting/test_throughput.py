@@ -28,8 +28,8 @@ def test_all_points_lie_in_the_frame(every: list[list[tuple[int, float, float, f
     dots = [item for item in scene.items if isinstance(item, Dot)]
     assert len(dots) == sum(map(len, every))
     for dot in dots:
-        assert figures.THROUGHPUT_LEFT <= dot.x <= figures.THROUGHPUT_WIDTH - figures.THROUGHPUT_RIGHT
-        assert figures.THROUGHPUT_TOP <= dot.y <= figures.THROUGHPUT_HEIGHT - figures.THROUGHPUT_BOTTOM
+        assert figures.SIDE <= dot.x <= figures.WIDE - figures.LEGEND
+        assert figures.HEAD <= dot.y <= figures.HIGH - figures.FOOT
     assert all(
         math.isfinite(value) for item in scene.items if isinstance(item, Line) for p in item.points for value in p
     )
