@@ -130,7 +130,7 @@ def _impossible(curve: Curve, goal: Goal) -> CapacityError:
             code="capacity-disturbed",
             hint="stop other programs on this machine, or pass a larger --p99",
         )
-    if floor.rejected + floor.lost > floor.count / 2:
+    if math.isinf(floor.p99) or floor.rejected + floor.lost > floor.count / 2:
         return CapacityError(
             f"at {floor.offered:,.0f} requests/s, {floor.rejected} of {floor.count} requests were rejected, and "
             f"{floor.lost} had no response",
@@ -141,7 +141,7 @@ def _impossible(curve: Curve, goal: Goal) -> CapacityError:
         f"the p99 is {1e3 * floor.p99:.3g} ms at {floor.offered:,.0f} requests/s, almost without load, "
         f"more than --p99 {1e3 * goal.p99:.3g}ms",
         code="capacity-goal-below-floor",
-        hint=f"pass --p99 {2e3 * floor.p99:.2g}ms or more, send fewer --rows, or stop other programs on this machine",
+        hint=f"pass --p99 {math.ceil(2e3 * floor.p99)}ms or more, send fewer --rows, or stop other programs here",
     )
 
 

@@ -88,7 +88,7 @@ def table(study: Study) -> Table:
             str(item.rejected + item.lost),
             _number(item.server_cores),
             _number(item.generator_cores),
-            f"{1e3 * item.lag:.2g}",
+            f"{1e3 * item.lag:.1f}",
             _number(study.rows * item.achieved / item.batches if item.batches else math.nan),
             "met" if item.holds(study.goal.p99) else "missed",
         )
@@ -123,7 +123,7 @@ def lines(study: Study) -> Iterator[str]:
     total = plan.replicas * goal.cores
     yield f"plan for {goal.rate:,.0f} requests/s: {plan.replicas} replicas{zones}, {_cores(total)}"
     yield f"load of a replica at this rate: {100 * plan.share:.0f}% of its highest rate"
-    yield f"autoscaler: {plan.cpu_percent}% CPU, or {plan.inflight:.2g} requests in flight per replica"
+    yield f"autoscaler: {plan.cpu_percent}% CPU, or {plan.inflight:.1f} requests in flight per replica"
     sizes = (plan.memory_request, plan.memory_limit)
     yield "memory of a replica: request {} MiB, limit {} MiB".format(*(size // MEBIBYTE for size in sizes))
 
