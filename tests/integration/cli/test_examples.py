@@ -29,7 +29,8 @@ SETUP = (
     ("copy", "digits", "1", "2"),
 )
 FAILS = {"doctor": 1}  # the exit code if the host has a problem, such as a port in use
-SHORTER = {"bench": " --rounds 1 --batch 1"}
+# The goal of a plan is loose: other tests use the cores too.
+SHORTER = {"bench": " --rounds 1 --batch 1", "plan": " --seconds 3 --p99 5s"}
 # The examples of `export` use files of the user.
 COMMANDS = [name for name in main.COMMANDS if name not in ("export", "serve", "view")]
 
