@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-MIRROR, SUITE, PYTHON = "http://deb.debian.org/debian", "trixie", "3.13"
+SUITE, PYTHON = "trixie", "3.13"
 # A processor with NEON and without SVE, as in most servers and small boards of 2016 and later.
 PROCESSOR = "cortex-a72"
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
@@ -37,7 +37,9 @@ def reason() -> str:
     absent = [name for name in ("qemu-aarch64", "debootstrap", "dpkg") if shutil.which(name) is None]
     if absent:
         return f"{', '.join(absent)} not installed (Debian: apt-get install qemu-user debootstrap)"
-    return "" if os.geteuid() == 0 else "debootstrap needs root"
+    if os.geteuid() != 0:
+        return "debootstrap needs root"
+    return "" if mirror() else "the apt sources of this machine have no mirror of Debian"
 
 
 class Machine:
@@ -80,13 +82,13 @@ class Machine:
 
 
 def mirror() -> str:
-    """The mirror of Debian that this machine uses."""
+    """The mirror of Debian that this machine uses; empty if there is none."""
     places = [*Path("/etc/apt/sources.list.d").glob("*.sources"), Path("/etc/apt/sources.list")]
     for path in places:
         text = path.read_text() if path.is_file() else ""
         if found := re.search(r"^(?:URIs: *|deb (?:\[.*\] )?)(https?://\S+/debian)/?(?:\s|$)", text, re.MULTILINE):
             return found[1]
-    return MIRROR
+    return ""
 
 
 def _run(command: Sequence[str]) -> None:
