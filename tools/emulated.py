@@ -1,6 +1,6 @@
 """An emulated aarch64 machine: Debian's Python under qemu-user, with the locked packages of the server.
 
-It has no kernel of its own, so programs see the files and the loopback address of this machine.
+Programs share the kernel, the files and the loopback address of this machine.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Cluster:
             pod.forget()
 
     async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a condition. False if it is not true within so many seconds."""
+        """Wait for a condition. False if the time limit passes first."""
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:

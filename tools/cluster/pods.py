@@ -85,7 +85,7 @@ class Pod:
         return self._stop.is_set()
 
     def available(self, seconds: float) -> bool:
-        """Whether the pod is ready for so many seconds."""
+        """True if the pod has been ready for this time."""
         return self.ready and time.monotonic() - self.ready_since >= seconds
 
     def start(self) -> None:

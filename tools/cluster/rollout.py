@@ -75,7 +75,7 @@ class Controller:
         return counts.old == 0 and counts.new == counts.new_available == self.replicas
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until the rollout is complete. False if it is not within so many seconds."""
+        """Wait until the rollout is complete. False if the time limit passes first."""
         end = asyncio.get_running_loop().time() + seconds
         while not self.complete():
             if asyncio.get_running_loop().time() > end:

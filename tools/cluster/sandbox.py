@@ -1,7 +1,7 @@
 """Files, variables and commands of a pod as a process of this machine, with folders as volumes and a loopback address.
 
-A process has no file system of its own. So a path below a mount, in an argument or a variable, becomes a path below the
-folder of the volume. The addresses of all interfaces and of loopback become the address of the pod.
+Processes share the file system of this machine. The sandbox replaces a mount path in an argument or a variable by the
+folder of the volume, and the addresses of all interfaces and of loopback by the address of the pod.
 """
 
 from __future__ import annotations

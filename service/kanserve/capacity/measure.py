@@ -124,7 +124,7 @@ def _others(before: Usage, after: Usage, generator: float) -> float:
     return max(0.0, difference) if math.isfinite(difference) else math.nan
 
 
-Measure = Callable[[float, float], Level]  # at a rate, for so many seconds
+Measure = Callable[[float, float], Level]  # of a rate and a duration in seconds
 Report = Callable[[float, str], None]  # seconds so far, and the work in words
 
 

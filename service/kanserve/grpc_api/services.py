@@ -46,7 +46,7 @@ class Services:
     hold            adds to the bytes of responses that wait for their client
     open_request    account of a request that has not arrived completely, by connection, address and
                     `RequestMetadata`
-    hold_responses  context in which calls that end wait, for so many seconds before and after its body, so that no
+    hold_responses  context in which calls that end wait, for a number of seconds before and after its body, so that no
                     client sends the next request in that time
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -39,8 +41,8 @@ def test_unknown_figures_are_not_numbers(server: Server) -> None:
     assert np.isnan(probe.executions("127.0.0.1:1", "tiny"))
 
 
-def test_a_name_that_is_resolved_again_is_no_place(server: Server) -> None:
-    access = Access(target=targets.parse("unix:/tmp/socket"))
+def test_a_name_that_is_resolved_again_is_no_place(server: Server, tmp_path: Path) -> None:
+    access = Access(target=targets.parse(f"unix:{tmp_path}/socket"))
     measured = probe.probe(access, call(server), "tiny", latency=0.001, cores=(), connections=1)
     with pytest.raises(CapacityError, match="expected HOST:PORT"), measured:
         pass

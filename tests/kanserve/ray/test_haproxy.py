@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -61,9 +62,9 @@ def program() -> str:
         pytest.skip("HAProxy is not installed")
 
 
-def test_haproxy_accepts_the_configuration(program: str) -> None:
+def test_haproxy_accepts_the_configuration(program: str, tmp_path: Path) -> None:
     for front in (Front("127.0.0.1", 8001, 3), Front("::1", 8001, 65, tls=True), Front("::", 9, 1, readiness=False)):
-        text = haproxy.configuration(front, "/tmp/kanserve-test-admin")
+        text = haproxy.configuration(front, str(tmp_path / "admin"))
         done = subprocess.run([program, "-c", "-f", "/dev/stdin"], input=text, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "WARNING" not in done.stderr
