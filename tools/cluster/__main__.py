@@ -52,6 +52,8 @@ def main() -> int:
             except download.Unavailable as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 3
+            except KeyboardInterrupt:
+                return 130
         if requested.events:
             for seconds, text in outcomes[name].events:
                 print(f"{name} {seconds:7.2f} s: {text}", file=sys.stderr)

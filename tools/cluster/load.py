@@ -123,7 +123,8 @@ async def start(plans: Sequence[Plan], nice: int = 0) -> Load:
     """Start the callers, and return when each has had a first response or error."""
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-P", "-m", "tools.cluster.load", str(nice))
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    # In its own session, because Ctrl-C is for this process, which then ends the other.
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, start_new_session=True)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(json.dumps([asdict(plan) for plan in plans]).encode() + b"\n")

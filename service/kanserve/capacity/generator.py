@@ -259,7 +259,9 @@ class Generator:
 
     def __init__(self, job: Job, cores: Sequence[int] = ()) -> None:
         command = [sys.executable, "-P", "-m", "kanserve.capacity.generator"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        # In its own session, because Ctrl-C is for this process, which then ends the other.
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         if cores:
             os.sched_setaffinity(self._process.pid, cores)
         self._seed = 0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.support.command_line import Server, document, kanserve
+from kanserve.capacity import usage
+from tests.support.command_line import CLEAN, COMMAND, Server, document, kanserve
+from tests.support.server_process import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +58,31 @@ def test_a_goal_that_no_rate_meets(server: Server) -> None:
     assert done.returncode == 1
     assert "error[capacity-goal-below-floor]: the p99 is " in done.stderr
     assert "almost without load, more than --p99 0.001ms" in done.stderr
+
+
+def test_an_interruption_ends_all_processes_silently(repository: Path) -> None:
+    """A terminal sends SIGINT to the command, its server and its load generator."""
+    command = [*COMMAND, "plan", "tiny", "--repository", str(repository), "--rate", "100", "--p99", "5s"]
+    # A suite in the background ignores SIGINT, and so do the processes that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, env=CLEAN, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+
+        def generating() -> bool:
+            others = usage.descendants([process.pid]) - {process.pid}
+            lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in others if Path(f"/proc/{pid}").is_dir()]
+            return any(b"capacity.generator" in line for line in lines)
+
+        wait_until(generating, 60)
+        others = usage.descendants([process.pid]) - {process.pid}
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    wait_until(lambda: not any(Path(f"/proc/{pid}").is_dir() for pid in others))
 
 
 WRONG = {
