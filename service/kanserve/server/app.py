@@ -247,10 +247,9 @@ class App:
         for task in self._beside:
             task.cancel()
         await self._health.changed()
-        await self._leave_balancers(hurry, delay)
+        await _pause(hurry, delay)
         if refuse:
-            await self._close()
-            await _pause(hurry, refuse)
+            await self._reject(hurry, refuse, part=delay > 0)
         self.lifecycle.held = True
         await _pause(hurry, HELD)
         await self._stop(hurry)
@@ -265,14 +264,16 @@ class App:
             return watchdog.EXIT_STUCK
         return EXIT_TERMINATED if hurry.is_set() else 0
 
-    async def _leave_balancers(self, hurry: asyncio.Event, delay: float) -> None:
-        """Wait until load balancers have noticed. Then clients that connect again reach other servers.
+    async def _reject(self, hurry: asyncio.Event, seconds: float, *, part: bool) -> None:
+        """Reject new requests for a time. `part`: close the connections before, so that their clients connect to other
+        servers.
 
-        Not before: a gateway that sends a request at the moment of a GOAWAY can lose it.
+        Not at the start of the shutdown: a gateway that sends a request at the moment of a GOAWAY can lose it.
         """
-        await _pause(hurry, delay)
-        if delay and not hurry.is_set():
+        if part and not hurry.is_set():
             await self._transport.part(self._settings.drain_grace_seconds)
+        await self._close()
+        await _pause(hurry, seconds)
 
     async def _close(self) -> None:
         """Reject new requests, and end the watches."""
