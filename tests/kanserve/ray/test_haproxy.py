@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,66 @@ def test_slots_are_filled_and_emptied_without_a_reload(program: str) -> None:
     finally:
         front.stop(5)
     assert front.process.returncode == 0
+
+
+class _Probed:
+    """A server that answers probes as ready until it drains, and keeps other connections open."""
+
+    def __init__(self) -> None:
+        self.status = b"200 OK"
+        self.probes = 0
+        self._held: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=self._listener.accept()[:1], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._held.append(connection)
+        with contextlib.suppress(OSError):
+            while data := connection.recv(1000):
+                if data.startswith(b"GET /readyz"):
+                    self.probes += 1
+                    connection.sendall(b"HTTP/1.1 " + self.status + b"\r\nContent-Length: 0\r\n\r\n")
+                    connection.close()
+                    return
+                connection.sendall(data)
+
+    def close(self) -> None:
+        for connection in (self._listener, *self._held):
+            connection.close()
+
+
+def test_a_server_that_drains_keeps_its_connections(program: str) -> None:
+    port = free_port()
+    server = _Probed()
+    front = Haproxy(Front("127.0.0.1", port, 2, connections=100))
+    try:
+        front.fill(1, "127.0.0.1", server.port)
+        end = time.monotonic() + 10
+        while not server.probes and time.monotonic() < end:
+            time.sleep(0.05)
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(b"one")
+            assert connection.recv(10) == b"one"
+            front.drain(1)
+            server.status = b"503 Service Unavailable"
+            time.sleep(3)  # three failed checks take 2.4 s at most
+            connection.sendall(b"two")
+            assert connection.recv(10) == b"two"
+        server.status, seen = b"200 OK", server.probes
+        front.fill(1, "127.0.0.1", server.port)
+        end = time.monotonic() + 10
+        while server.probes == seen and time.monotonic() < end:
+            time.sleep(0.05)
+        assert server.probes > seen
+    finally:
+        front.stop(5)
+        server.close()
 
 
 def test_a_port_that_is_taken_is_named(program: str) -> None:
