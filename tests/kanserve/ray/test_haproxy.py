@@ -118,7 +118,7 @@ def test_slots_are_filled_and_emptied_without_a_reload(program: str) -> None:
 
 
 class _Probed:
-    """A server that answers probes as ready until it drains, and keeps other connections open."""
+    """A server that is ready until it drains, and keeps other connections open."""
 
     def __init__(self) -> None:
         self.status = b"200 OK"
