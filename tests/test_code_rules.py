@@ -48,7 +48,8 @@ HOMES = {
     "onnxruntime": {"kanexport/contract/ort.py"},
     "torch": {"kanexport/torch_export/", "service/kanserve/bench/torch_eager.py"},
     "pickle": set(),
-    "pyarrow": {"kanexport/contract/csv_columns.py", "service/kanserve/cli/columnar.py"},
+    "pyarrow": {"kanexport/contract/csv_columns.py", "service/kanserve/cli/columnar.py", "service/kanserve/batch/"},
+    "obstore": {"service/kanserve/batch/files.py"},
     "prometheus_client": {
         "service/kanserve/observability/metrics.py",
         "service/kanserve/observability/series.py",
@@ -110,6 +111,7 @@ OPENS = {
     "kanexport/detection/architecture_file.py": {"read_text"},  # a file that the user names
     "kanexport/batch/discover.py": {"resolve"},  # whether a folder is the repository itself
     "service/kanserve/auth/token_file.py": {"open"},  # a descriptor
+    "service/kanserve/batch/files.py": {"mkdir", "open", "unlink"},  # tables and results that the user names
     "service/kanserve/bench/runner.py": {"read_text"},  # /proc
     "service/kanserve/capacity/usage.py": {"read_text"},  # /proc
     "service/kanserve/cli/plan.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user

@@ -44,6 +44,7 @@ COMMANDS = {
     "copy": Command("kanserve.cli.copy", "copy a model version under another version number", EXPORT, "serve"),
     "serve": Command("kanserve.cli.serve", "serve a model repository over gRPC and REST", SERVE, "serve"),
     "view": Command("kanserve.cli.view", "open the web UI for a local repository or checkpoint", SERVE, "serve"),
+    "score": Command("kanserve.cli.score", "score tables with a model, without a server", QUERY, "serve"),
     "infer": Command("kanserve.cli.infer", "send rows to a served model", QUERY),
     "explain": Command("kanserve.cli.explain", "show feature contributions for a prediction", QUERY),
     "edges": Command("kanserve.cli.edges", "query per-edge activations", QUERY),

@@ -53,6 +53,20 @@ class ServingVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedVersion:
+    """Version that passed its self-test, with the parts that compute.
+
+    plan    execution plan that was measured for `session`
+    graphs  edge graphs of the layers, which are loaded on first use
+    """
+
+    info: ModelInfo
+    session: Session
+    plan: ExecutionPlan
+    graphs: tuple[LayerGraph, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Loader:
     """Loader of models with one backend, for the device and within the limits of the settings."""
 
@@ -130,6 +144,13 @@ class Loader:
         if bundle.manifest is not None:
             verify.check_reference(bundle.manifest, session)
         return info, session
+
+    def load_parts(self, bundle: Bundle) -> OpenedVersion:
+        """The parts of one version after its self-test, for work without a server; blocks. Raises LoadError,
+        ConfigError."""
+        info, session, plan = self._opened(bundle, None)
+        graphs = () if bundle.manifest is None else self._graphs(bundle, bundle.manifest)
+        return OpenedVersion(info, session, plan, graphs)
 
     def unproved(self, bundle: Bundle) -> tuple[ModelInfo, Session, ExecutionPlan]:
         """The parts of a version without its self-test, for benchmarks that measure time and error. Raises

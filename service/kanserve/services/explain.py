@@ -153,7 +153,7 @@ class Explainer:
             )
         if count:
             return ROWS, self.kan.rows(info, request.reference_rows, count)
-        name, values = _of_export(info, manifest, reference)
+        name, values = export_reference(info, manifest, reference)
         tensor = info.inputs[0]
         return name, {tensor.name: values.astype(DTYPES[tensor.datatype]).reshape(1, *tensor.shape[1:])}
 
@@ -197,9 +197,9 @@ def _no_rows() -> BadRequest:
     return BadRequest("the request has no rows", code="rows-missing", hint="send one row or more")
 
 
-def _of_export(info: ModelInfo, manifest: Manifest, reference: str) -> tuple[str, Array]:
-    """A reference without rows in the request: the requested one, or else the best available one. Raises
-    FailedPrecondition."""
+def export_reference(info: ModelInfo, manifest: Manifest, reference: str) -> tuple[str, Array]:
+    """The name of a reference without rows in the request, and its numbers: `reference`, or the best available one if
+    that is empty. Raises FailedPrecondition."""
     numbers = math.prod(info.inputs[0].shape[1:])
     if reference in ("", MEAN) and manifest.baseline.rows:
         return MEAN, np.array(manifest.baseline.mean)

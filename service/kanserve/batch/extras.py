@@ -1,0 +1,141 @@
+"""Columns of a result beside the outputs: the largest contributions, coverage, and the flag of rows out of range."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanserve.analysis.coverage import Zone
+from kanserve.batch.columns import arrow
+from kanserve.batch.folder import Version
+from kanserve.types import Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """Rows with their outputs.
+
+    feeds    rows [B, ...] by input
+    outputs  each output, flat [B, numbers]
+    outside  rows with an input out of range [B]
+    """
+
+    feeds: Mapping[str, Array]
+    outputs: Sequence[Array]
+    outside: NDArray[np.bool_]
+
+
+class Extra(Protocol):
+    """Further columns of a result. Several threads may call it at once."""
+
+    @property
+    def fields(self) -> Sequence[Any]:
+        """The pyarrow fields of its columns."""
+
+    def arrays(self, scored: Scored) -> list[Any]:
+        """A pyarrow array for each field. Raises FailedPrecondition."""
+
+
+class Contributions:
+    """For each row, the inputs with the largest contributions to the output, or to the largest of several outputs. The
+    contributions are those of `kanserve explain`."""
+
+    def __init__(self, version: Version, top_k: int) -> None:
+        """`top_k`: the number of inputs. Raises FailedPrecondition for plain ONNX."""
+        assert version.manifest  # or it raises
+        width = sum(math.prod(tensor.shape[1:]) for tensor in version.info.inputs)
+        self._version, self._count = version, min(top_k, width)
+        self._outputs = math.prod(version.info.outputs[0].shape[1:])
+        self._turn = threading.Lock()
+
+    @property
+    def fields(self) -> list[Any]:
+        """See `Extra.fields`."""
+        pa = arrow()
+        named = [pa.field("explained_output", pa.string())] if self._outputs > 1 else []
+        for at in range(1, self._count + 1):
+            named += [pa.field(f"top{at}_input", pa.string()), pa.field(f"top{at}_contribution", pa.float32())]
+        return named
+
+    def arrays(self, scored: Scored) -> list[Any]:
+        """See `Extra.arrays`."""
+        pa, names = arrow(), self._version.names
+        outputs = scored.outputs[0]
+        largest = np.argmax(outputs, axis=1)
+        inputs, values = self._largest(scored.feeds, largest)
+        features = np.array([names.feature(at) for at in range(int(inputs.max(initial=0)) + 1)], object)
+        columns = []
+        if self._outputs > 1:
+            labels = np.array([names.output(at) for at in range(self._outputs)], object)
+            columns.append(pa.array(labels[largest], pa.string()))
+        for at in range(self._count):
+            columns.append(pa.array(features[inputs[:, at]], pa.string()))
+            columns.append(pa.array(np.ascontiguousarray(values[:, at])))
+        return columns
+
+    def _largest(self, feeds: Mapping[str, Array], explained: NDArray[np.intp]) -> tuple[Array, Array]:
+        """Inputs [B, K] and their contributions [B, K] to the `explained` output of each row."""
+        shape = (len(explained), self._count)
+        inputs, values = np.zeros(shape, np.intp), np.zeros(shape, np.float32)
+        with self._turn:
+            for output in np.unique(explained).tolist():
+                rows = np.flatnonzero(explained == output)
+                picked = {name: np.ascontiguousarray(array[rows]) for name, array in feeds.items()}
+                pieces = [piece.contributions[:, :, 0] for piece in self._version.explain(picked, output)]
+                contributions = np.concatenate(pieces)
+                order = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, : self._count]
+                inputs[rows], values[rows] = order, np.take_along_axis(contributions, order, axis=1)
+        return inputs, values
+
+
+class InputCoverage:
+    """For each row, how many inputs of the first layer are out of range, and the farthest one."""
+
+    def __init__(self, version: Version) -> None:
+        """Raises FailedPrecondition for plain ONNX."""
+        assert version.manifest  # or it raises
+        self._version = version
+
+    @property
+    def fields(self) -> list[Any]:
+        """See `Extra.fields`."""
+        pa = arrow()
+        kinds = {
+            "inputs_out_of_range": pa.int32(),
+            "farthest_input": pa.string(),
+            "grid_intervals_outside": pa.float32(),
+        }
+        return [pa.field(name, kind) for name, kind in kinds.items()]
+
+    def arrays(self, scored: Scored) -> list[Any]:
+        """See `Extra.arrays`."""
+        pa = arrow()
+        first = self._version.coverage(scored.feeds)[0]
+        zones = first.zones.reshape(len(first.zones), -1)
+        names = [self._version.names.feature(at) for at in range(zones.shape[1])]
+        farthest = np.array([*names, None], object)[first.worst.astype(np.intp)]  # -1 is no input
+        return [
+            pa.array((zones == Zone.OUTSIDE).sum(axis=1).astype(np.int32)),
+            pa.array(farthest, pa.string()),
+            pa.array(first.cells.astype(np.float32)),
+        ]
+
+
+class Flag:
+    """Flag of rows with an input out of range, for a model whose export requires it."""
+
+    @property
+    def fields(self) -> list[Any]:
+        """See `Extra.fields`."""
+        pa = arrow()
+        return [pa.field("out_of_range", pa.bool_())]
+
+    def arrays(self, scored: Scored) -> list[Any]:
+        """See `Extra.arrays`."""
+        return [arrow().array(scored.outside)]

@@ -1,0 +1,241 @@
+"""Table files as record batches, and back: Parquet, Arrow IPC and CSV, in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Self
+
+from kanexport.contract import csv_text
+from kanserve.batch.columns import TableError, arrow
+from kanserve.errors import BadRequest
+
+PARQUET, ARROW, CSV = FORMS = ("parquet", "arrow", "csv")
+SUFFIXES = {
+    ".parquet": PARQUET,
+    ".pq": PARQUET,
+    ".arrow": ARROW,
+    ".ipc": ARROW,
+    ".feather": ARROW,
+    ".csv": CSV,
+}
+BATCH_BYTES = 2**24  # of the numbers of a batch
+LEAST_ROWS, MOST_ROWS = 2**10, 2**16  # of a batch
+BUFFERS = 2**26  # bytes of the buffers of all columns together
+LEAST_BUFFER, MOST_BUFFER = 2**16, 2**23  # of the buffer of a column
+GROUP_BYTES, MOST_GROUP = 2**25, 2**20  # of a row group of a result: bytes and rows
+HEAD = 2**20  # bytes in which a CSV has its header
+COPY_AGAIN = "copy or write the file again"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive rows of a table.
+
+    batch  record batch
+    place  the part of the file, such as "row group 3"; empty if the file has no parts
+    first  row of the file
+    """
+
+    batch: Any
+    place: str
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Open table. `rows`: the number of its rows, 0 if it is not known. `names`: whether its columns have names."""
+
+    form: str
+    schema: Any
+    rows: int
+    names: bool
+    _file: Any
+
+    def keeping(self, columns: Collection[str]) -> Source:
+        """The same table, with columns to keep as they are: those of a CSV are text."""
+        if self.form != CSV:
+            return self
+        pa = arrow()
+        fields = [pa.field(field.name, pa.string()) if field.name in columns else field for field in self.schema]
+        return replace(self, schema=pa.schema(fields))
+
+    def parts(self, columns: Sequence[str]) -> Iterator[Part]:
+        """The rows of some columns, in order. Raises TableError for a damaged file."""
+        wanted = list(dict.fromkeys(columns))
+        read = {PARQUET: _parquet_batches, ARROW: _arrow_batches, CSV: _csv_batches}[self.form]
+        first = 0
+        with _readable_errors():
+            for batch, place in read(self, wanted):
+                rows = batch_rows(len(wanted))
+                for start in range(0, batch.num_rows, rows):
+                    part = batch.slice(start, rows)
+                    yield Part(part, place, first)
+                    first += part.num_rows
+
+    @property
+    def file(self) -> Any:
+        """The open file of pyarrow, or the bytes of a CSV."""
+        return self._file
+
+
+def form_of(name: str) -> str:
+    """The form of a file by its suffix. Raises BadRequest."""
+    suffix = "." + name.rpartition(".")[2].lower()
+    if suffix not in SUFFIXES:
+        raise BadRequest(
+            f"{name}: unknown file format {suffix if '.' in name else 'without a suffix'}, expected "
+            f"{', '.join(SUFFIXES)}",
+            code="rows-format-unknown",
+            hint="convert the file to Parquet, Arrow IPC or CSV",
+        )
+    return SUFFIXES[suffix]
+
+
+def batch_rows(columns: int) -> int:
+    """Rows of a batch with so many columns."""
+    return min(MOST_ROWS, max(LEAST_ROWS, BATCH_BYTES // (8 * max(1, columns))))
+
+
+def opened(file: BinaryIO, form: str) -> Source:
+    """The table in a file. Raises TableError for a damaged one."""
+    with _readable_errors():
+        return {PARQUET: _open_parquet, ARROW: _open_arrow, CSV: _open_csv}[form](file)
+
+
+def _open_parquet(file: BinaryIO) -> Source:
+    from pyarrow import parquet
+
+    table = parquet.ParquetFile(file)
+    return Source(PARQUET, table.schema_arrow, table.metadata.num_rows, True, (file, table.metadata))
+
+
+def _parquet_batches(source: Source, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    """Batches of each row group. Only buffers of its pages are in memory, of a bounded size together."""
+    from pyarrow import parquet
+
+    file, metadata = source.file
+    buffer = min(MOST_BUFFER, max(LEAST_BUFFER, BUFFERS // max(1, len(columns))))
+    table = parquet.ParquetFile(file, metadata=metadata, pre_buffer=False, buffer_size=buffer)
+    for group in range(metadata.num_row_groups):
+        rows = batch_rows(len(columns))
+        for batch in table.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+            yield batch.select(columns), f"row group {group}"
+
+
+def _open_arrow(file: BinaryIO) -> Source:
+    """An Arrow IPC file, which includes Feather, or an Arrow IPC stream."""
+    pa = arrow()
+    mark = file.read(6)
+    file.seek(0)
+    if mark != b"ARROW1":
+        stream = pa.ipc.open_stream(file)
+        return Source(ARROW, stream.schema, 0, True, stream)
+    table = pa.ipc.open_file(file)
+    return Source(ARROW, table.schema, 0, True, table)
+
+
+def _arrow_batches(source: Source, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    pa, table = arrow(), source.file
+    if isinstance(table, pa.ipc.RecordBatchFileReader):
+        batches: Any = map(table.get_batch, range(table.num_record_batches))
+    else:
+        batches = iter(table)
+    for at, batch in enumerate(batches):
+        yield batch.select(list(columns)), f"record batch {at}"
+
+
+def _open_csv(file: BinaryIO) -> Source:
+    """A CSV with or without a header. A column that the model reads has numbers."""
+    pa = arrow()
+    head = file.read(HEAD)
+    file.seek(0)
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.end < len(head) - 3 or len(head) < HEAD:
+            raise TableError(
+                f"it is not UTF-8 text (byte {error.start})", code="csv-not-utf8", hint=csv_text.SAVE_AS_UTF8
+            ) from error
+        text = head[: error.start].decode("utf-8-sig")
+    cells = next(iter(csv.reader(io.StringIO(text, newline=""))), [])
+    if not cells:
+        raise TableError("it is empty, expected rows of numbers", code="csv-no-rows", hint=csv_text.ADD_ROWS)
+    named = csv_text.is_header(cells)
+    names = [cell.strip() for cell in cells] if named else [f"f{at}" for at in range(len(cells))]
+    return Source(CSV, pa.schema([(name, pa.float64()) for name in names]), 0, named, file)
+
+
+def _csv_batches(source: Source, columns: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    from pyarrow import csv as reader
+
+    read = reader.ReadOptions(
+        use_threads=False, block_size=2**22, column_names=source.schema.names, skip_rows=1 if source.names else 0
+    )
+    kinds = {name: source.schema.field(name).type for name in columns}
+    convert = reader.ConvertOptions(column_types=kinds, include_columns=list(columns))
+    with reader.open_csv(source.file, read_options=read, convert_options=convert) as batches:
+        for batch in batches:
+            yield batch, ""
+
+
+class Writer:
+    """Writer of results into a file. The end of the block completes the table; an error leaves it incomplete."""
+
+    def __init__(self, file: BinaryIO, form: str, schema: Any) -> None:
+        self._form = form
+        if form == PARQUET:
+            self._writer = _parquet_writer(file, schema)
+        elif form == ARROW:
+            self._writer = arrow().ipc.new_file(file, schema)
+        else:
+            from pyarrow import csv as writer
+
+            self._writer = writer.CSVWriter(file, schema)
+        self._rows = _group_rows(schema)
+
+    def write(self, batch: Any) -> None:
+        """Add a record batch. Raises OSError."""
+        if self._form == PARQUET:
+            self._writer.write_batch(batch, row_group_size=self._rows)
+        else:
+            self._writer.write_batch(batch) if self._form == ARROW else self._writer.write(batch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Raises OSError, unless another error ended the block."""
+        failed = (OSError, ValueError) if kind is not None else ()  # errors of pyarrow are ValueErrors
+        with contextlib.suppress(*failed):
+            self._writer.close()
+
+
+def _parquet_writer(file: BinaryIO, schema: Any) -> Any:
+    from pyarrow import parquet
+
+    pa = arrow()
+    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_dictionary(field.type)]
+    return parquet.ParquetWriter(file, schema, use_dictionary=texts or False)
+
+
+def _group_rows(schema: Any) -> int:
+    return max(LEAST_ROWS, min(MOST_GROUP, GROUP_BYTES // (8 * max(1, len(schema)))))
+
+
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Turn errors of pyarrow about a file into TableError."""
+    pa = arrow()
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        first = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise TableError(f"it cannot be read as a table: {first}", code="table-damaged", hint=COPY_AGAIN) from error

@@ -1,0 +1,135 @@
+"""Inputs by pattern, and the folder of results with its records."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+
+from kanserve.batch import files
+from kanserve.batch.files import Input, Journal
+from kanserve.errors import BadRequest
+
+SUFFIXES = (".csv", ".parquet")
+FINGERPRINT = {"model": {"name": "toy", "content": "1"}, "options": {"keep": []}}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for name in ("b.csv", "a.parquet", "sub/c.csv", "sub/_hidden.csv", ".d.csv", "note.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def names(*patterns: object) -> list[str]:
+    return [item.name for item in files.inputs(list(map(str, patterns)), SUFFIXES)]
+
+
+def test_folders_patterns_and_paths_select_files(data: Path) -> None:
+    assert names(data) == ["a.parquet", "b.csv", "sub/c.csv"]
+    assert names(data / "*.csv", data / "b.csv") == ["b.csv"]
+    assert names(data / "**" / "c*.csv") == ["sub/c.csv"]
+    assert names(data / "note.txt") == ["note.txt"]  # a named file is taken; its form is checked later
+    (only,) = files.inputs([str(data / "b.csv")], SUFFIXES)
+    assert only.size == 5
+    with only.opened() as file:
+        assert file.read() == b"b.csv"
+
+
+@pytest.mark.parametrize("pattern", ["*.json", "missing.csv", "none/"])
+def test_a_pattern_without_a_file_is_refused(data: Path, pattern: str) -> None:
+    with pytest.raises(BadRequest, match="no file fits"):
+        names(data / pattern)
+
+
+def test_two_files_of_one_name_are_refused(data: Path) -> None:
+    (data / "sub" / "b.csv").write_text("1")
+    with pytest.raises(BadRequest, match=r"b\.csv and .*sub/b\.csv would have the same result b"):
+        names(data / "b.csv", data / "sub" / "b.csv")
+    assert names(data / "b.csv", data)[:2] == ["b.csv", "a.parquet"]
+
+
+def test_a_result_appears_only_as_a_whole(tmp_path: Path) -> None:
+    folder = files.output(str(tmp_path / "new" / "out"))
+    with contextlib.suppress(KeyError), folder.opened("sub/a.csv") as file:
+        file.write(b"half")
+        raise KeyError
+    assert folder.names() == []
+    with folder.opened("sub/a.csv") as file:
+        file.write(b"whole")
+    assert folder.names() == ["sub/a.csv"]
+    assert folder.read("sub/a.csv") == b"whole"
+    assert folder.read("b.csv") is None
+
+
+def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    folder = files.output(str(tmp_path))
+    (tmp_path / ".kanserve-0011").write_text("half")
+    assert folder.names() == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_run_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+    folder, other = files.output(str(tmp_path)), files.output(str(tmp_path))
+    with folder.locked(), pytest.raises(BadRequest, match="another run writes"), other.locked():
+        pass
+    with other.locked():
+        pass
+
+
+def source(path: Path) -> Input:
+    (found,) = files.inputs([str(path)], SUFFIXES)
+    return found
+
+
+def test_a_finished_file_is_known_until_its_input_changes(data: Path, tmp_path: Path) -> None:
+    journal = Journal(files.output(str(tmp_path / "out")), FINGERPRINT)
+    journal.begin(overwrite=False)
+    assert journal.finished("b.csv", source(data / "b.csv")) is None
+    journal.finish("b.csv", source(data / "b.csv"), {"rows": 3})
+    journal.begin(overwrite=False)
+    record = journal.finished("b.csv", source(data / "b.csv"))
+    assert record is not None
+    assert record["rows"] == 3
+    os.utime(data / "b.csv", (1, 1))
+    assert journal.finished("b.csv", source(data / "b.csv")) is None
+
+
+def test_a_folder_with_something_else_is_refused(data: Path, tmp_path: Path) -> None:
+    out = files.output(str(tmp_path / "out"))
+    journal = Journal(out, FINGERPRINT)
+    journal.begin(overwrite=False)
+    journal.finish("b.csv", source(data / "b.csv"), {})
+    other = Journal(out, {**FINGERPRINT, "options": {"keep": ["id"]}})
+    with pytest.raises(BadRequest, match="is not empty: a run with another options wrote it"):
+        other.begin(overwrite=False)
+    other.begin(overwrite=True)
+    assert other.finished("b.csv", source(data / "b.csv")) is None
+    foreign = Journal(files.output(str(data)), FINGERPRINT)
+    with pytest.raises(BadRequest, match=r"is not empty: it has 6 files, such as"):
+        foreign.begin(overwrite=False)
+
+
+def test_a_damaged_record_is_no_record(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    journal = Journal(files.output(str(out)), FINGERPRINT)
+    journal.begin(overwrite=False)
+    journal.finish("b.csv", source(data / "b.csv"), {})
+    for text in ("", "[1]", "{", "9" * 10):
+        (out / "_score" / "b.csv.json").write_text(text)
+        assert journal.finished("b.csv", source(data / "b.csv")) is None
+
+
+@pytest.mark.parametrize("url", ["ftp://host/data", "s3:///"])
+def test_urls_of_unknown_stores_are_refused(url: str) -> None:
+    with pytest.raises(BadRequest, match="is not a URL of a store"):
+        files.inputs([url + "/a.csv"], SUFFIXES)
+
+
+def test_an_object_that_does_not_exist_is_not_found() -> None:
+    with pytest.raises((BadRequest, OSError)):
+        files.inputs(["http://127.0.0.1:9/none.csv"], SUFFIXES)

@@ -1,0 +1,184 @@
+"""Scores of record batches: the served outputs, explanations and coverage as columns."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import FLAG, REJECT
+from kanexport.pipeline import Request, export
+from kanserve.batch import Scorer
+from kanserve.batch.columns import TableError
+from kanserve.errors import BadRequest, ConfigError, FailedPrecondition, LoadError, NotFound
+from tests.support import toy_model
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
+ROWS = np.random.default_rng(0).normal(size=(3000, 3)).astype(np.float32)
+NAMES = Names(features=("age", "height", "weight"), classes=("no", "yes"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for version in (1, 2):
+        toy_model.write(root, version=version)
+    export(Request(path=GOLDEN / "pykan-hello-adapted" / "model", repository=root, name="grid"))
+    toy_model.edit(toy_model.write(root, "named"), names=NAMES)
+    return root
+
+
+def table(rows: np.ndarray, names: str | tuple[str, ...] = "abc") -> pa.RecordBatch:
+    return pa.record_batch([pa.array(rows[:, at]) for at in range(rows.shape[1])], names=list(names))
+
+
+def columns(result: pa.RecordBatch, *names: str) -> np.ndarray:
+    return np.stack([result.column(name).to_numpy() for name in names], axis=1)
+
+
+def test_results_are_the_outputs_of_the_model_in_order(models: Path) -> None:
+    scorer = Scorer(models / "toy")
+    result = scorer(table(ROWS))
+    assert result.schema.names == ["y0", "y1"]
+    np.testing.assert_allclose(columns(result, "y0", "y1"), toy_model.outputs(ROWS), rtol=1e-4, atol=1e-5)
+    facts = json.loads(result.schema.metadata[b"kanserve"])
+    assert (facts["model"], facts["version"], len(facts["content"])) == ("toy", "2", 64)
+    assert scorer.counts.rows == len(ROWS)
+    assert scorer.counts.out_of_range is None  # the model has no grid
+
+
+def test_a_table_gives_a_table_and_no_rows_give_no_rows(models: Path) -> None:
+    scorer = Scorer(models / "toy", version=1, check=False)
+    parts = pa.Table.from_batches([table(ROWS[:10]), table(ROWS[10:30])])
+    assert scorer(parts).to_batches()[1].equals(scorer(table(ROWS[10:30])))
+    empty = scorer(parts.slice(0, 0))
+    assert (empty.num_rows, empty.schema) == (0, scorer.schema(parts.schema))
+    assert scorer(table(ROWS[:0])).num_rows == 0
+
+
+def test_columns_have_the_names_of_features_and_classes(models: Path) -> None:
+    scorer = Scorer(models / "named", keep=["id"], check=False)
+    shuffled = ("weight", "id", "age", "height")
+    batch = table(
+        np.stack([ROWS[:, 2], np.arange(len(ROWS), dtype=np.float32), ROWS[:, 0], ROWS[:, 1]], axis=1), shuffled
+    )
+    result = scorer(batch)
+    assert result.schema.names == ["no", "yes", "id"]
+    np.testing.assert_allclose(columns(result, "no", "yes"), toy_model.outputs(ROWS), rtol=1e-4, atol=1e-5)
+    assert result.column("id").equals(batch.column("id"))
+    with pytest.raises(TableError, match="missing column 'age'"):
+        Scorer(models / "named", check=False)(table(ROWS))
+    with pytest.raises(BadRequest, match="'yes' to keep has the name of a column of the result"):
+        Scorer(models / "named", keep=["yes"], check=False)
+
+
+def test_arrays_give_the_same_outputs(models: Path) -> None:
+    scorer = Scorer(models / "toy", check=False)
+    assert scorer.predict(ROWS).tolist() == columns(scorer(table(ROWS)), "y0", "y1").tolist()
+    with pytest.raises(TableError, match=r"shape \[3000, 2\], expected \[rows, 3\]"):
+        scorer.predict(ROWS[:, :2])
+
+
+def test_a_scorer_travels_to_another_process_and_serves_threads(models: Path) -> None:
+    scorer = Scorer(models / "toy", check=False)
+    again = pickle.loads(pickle.dumps(scorer))
+    assert again.options == scorer.options
+    batches = [table(ROWS[at : at + 300]) for at in range(0, 3000, 300)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(again, batches))
+    assert pa.Table.from_batches(results).equals(pa.Table.from_batches(list(map(scorer, batches))))
+    assert again.counts.rows == 3000
+
+
+def test_explanations_name_the_largest_contributions(models: Path) -> None:
+    scorer = Scorer(models / "named", explain_top_k=5, check=False)
+    batch = table(ROWS[:40], NAMES.features)
+    result = scorer(batch)
+    outputs = toy_model.outputs(ROWS[:40])
+    largest = outputs.argmax(axis=1)
+    assert result.column("explained_output").to_pylist() == [NAMES.classes[at] for at in largest]
+    shares = toy_model.edges(ROWS[:40], 0) @ toy_model.W1  # the model is linear behind its first layer
+    for row in range(40):
+        expected = sorted(
+            zip(shares[row, :, largest[row]], NAMES.features, strict=True), key=lambda pair: -abs(pair[0])
+        )
+        named = [result.column(f"top{at}_input")[row].as_py() for at in (1, 2, 3)]
+        values = [result.column(f"top{at}_contribution")[row].as_py() for at in (1, 2, 3)]
+        assert named == [name for _, name in expected]
+        np.testing.assert_allclose(values, [value for value, _ in expected], rtol=1e-4, atol=1e-5)
+    assert "top4_input" not in result.schema.names  # the model has three inputs
+    assert scorer.schema(batch.schema) == result.schema
+
+
+def test_rows_out_of_range_are_counted_and_the_farthest_input_is_named(models: Path) -> None:
+    scorer = Scorer(models / "grid", coverage=True, check=False)
+    width = math.prod(scorer.model.info.inputs[0].shape[1:])
+    rows = np.zeros((500, width), np.float32)
+    rows[7, 1] = 50
+    rows[9] = -80
+    result = scorer(table(rows, tuple(f"x{at}" for at in range(width))))
+    counts = result.column("inputs_out_of_range").to_pylist()
+    assert [at for at, count in enumerate(counts) if count] == [7, 9]
+    assert result.column("farthest_input")[7].as_py() == "x1"
+    assert result.column("farthest_input")[0].as_py() is None
+    assert result.column("grid_intervals_outside")[7].as_py() > 10
+    assert scorer.counts.out_of_range == 2
+
+
+def test_the_policy_of_the_export_holds_for_rows_out_of_range(models: Path, tmp_path: Path) -> None:
+    flagged, rejecting = tmp_path / "flagged", tmp_path / "rejecting"
+    for copy, policy in ((flagged, FLAG), (rejecting, REJECT)):
+        shutil.copytree(models / "grid" / "1", copy)
+        toy_model.edit(copy, out_of_range=policy)
+    scorer = Scorer(flagged, check=False)
+    width = math.prod(scorer.model.info.inputs[0].shape[1:])
+    rows = np.zeros((20, width), np.float32)
+    rows[3, 0] = 100
+    batch = table(rows, tuple(f"x{at}" for at in range(width)))
+    assert np.flatnonzero(scorer(batch).column("out_of_range").to_numpy(zero_copy_only=False)).tolist() == [3]
+    with pytest.raises(TableError, match="an input is out of range") as caught:
+        Scorer(rejecting, check=False)(batch)
+    assert caught.value.row == 3
+
+
+def test_numbers_that_are_not_finite_are_refused_or_passed(models: Path) -> None:
+    rows = ROWS[:5].copy()
+    rows[2, 1] = np.nan
+    with pytest.raises(TableError, match="column 'b': found nan") as caught:
+        Scorer(models / "toy", check=False)(table(rows))
+    assert caught.value.row == 2
+    passed = Scorer(models / "toy", non_finite="pass", check=False)(table(rows))
+    assert np.isnan(columns(passed, "y0", "y1")).any(axis=1).tolist() == [False, False, True, False, False]
+    with pytest.raises(BadRequest, match="unknown value 'ignore' of non_finite"):
+        Scorer(models / "toy", non_finite="ignore", check=False)
+
+
+def test_folders_that_are_not_one_model_are_refused(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has 3 models \(grid, named, toy\), expected one") as caught:
+        Scorer(models)
+    assert str(models / "grid") in caught.value.hint
+    with pytest.raises(NotFound, match="has no model version"):
+        Scorer(tmp_path)
+    with pytest.raises(NotFound, match="model 'toy' has no version 7"):
+        Scorer(models / "toy", version=7)
+    broken = toy_model.write(tmp_path, "broken")
+    (broken / "model.onnx").write_bytes(b"")
+    with pytest.raises(LoadError):
+        Scorer(broken)
+
+
+def test_plain_onnx_is_scored_without_explanations(tmp_path: Path) -> None:
+    (tmp_path / "plain" / "1").mkdir(parents=True)
+    (tmp_path / "plain" / "1" / "model.onnx").write_bytes(toy_model.graph())
+    scorer = Scorer(tmp_path / "plain", check=False)
+    assert [name for name in scorer.columns if name.startswith("y")] == list(scorer.columns)[:2]
+    with pytest.raises(FailedPrecondition, match="plain ONNX"):
+        Scorer(tmp_path / "plain", coverage=True, check=False)

@@ -1,0 +1,127 @@
+"""Table files as record batches: every form, and files that are damaged."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import feather, parquet
+
+from kanserve.batch import tables
+from kanserve.batch.columns import TableError
+from kanserve.batch.tables import Part, Writer
+from kanserve.errors import BadRequest
+
+ROWS = 70_000
+TABLE = pa.table(
+    {
+        "a": np.arange(ROWS, dtype=np.float64),
+        "b": np.arange(ROWS, dtype=np.float64) / 4,
+        "note": [f"n{at % 7}" for at in range(ROWS)],
+    }
+)
+
+
+def written(form: str, table: pa.Table = TABLE) -> bytes:
+    target = io.BytesIO()
+    with Writer(target, form, table.schema) as writer:
+        for batch in table.to_batches(20_000):
+            writer.write(batch)
+    return target.getvalue()
+
+
+def parts(data: bytes, form: str, *columns: str) -> list[Part]:
+    return list(tables.opened(io.BytesIO(data), form).parts(columns))
+
+
+@pytest.mark.parametrize("form", tables.FORMS)
+def test_a_table_that_was_written_is_read_back(form: str) -> None:
+    found = parts(written(form), form, "b", "a")
+    assert all(part.batch.num_rows <= tables.MOST_ROWS for part in found)
+    assert [part.first for part in found] == np.cumsum([0, *(part.batch.num_rows for part in found)])[:-1].tolist()
+    joined = pa.Table.from_batches([part.batch for part in found])
+    assert joined.schema.names == ["b", "a"]
+    assert joined.equals(TABLE.select(["b", "a"]))
+
+
+@pytest.mark.parametrize("form", tables.FORMS)
+def test_a_table_without_rows_keeps_its_columns(form: str) -> None:
+    data = written(form, TABLE.slice(0, 0))
+    source = tables.opened(io.BytesIO(data), form)
+    assert source.schema.names == TABLE.schema.names
+    assert sum(part.batch.num_rows for part in source.parts(["a"])) == 0
+
+
+def test_parts_name_their_place() -> None:
+    target = io.BytesIO()
+    parquet.write_table(TABLE, target, row_group_size=30_000)
+    found = parts(target.getvalue(), "parquet", "a")
+    assert [(part.place, part.first) for part in found] == [
+        ("row group 0", 0),
+        ("row group 1", 30_000),
+        ("row group 2", 60_000),
+    ]
+    assert parts(written("arrow"), "arrow", "a")[1].place == "record batch 1"
+
+
+def test_streams_and_feather_files_are_arrow(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, TABLE.schema) as writer:
+        writer.write_table(TABLE)
+    feather.write_feather(TABLE, tmp_path / "t.feather")
+    for data in (stream.getvalue(), (tmp_path / "t.feather").read_bytes()):
+        assert pa.Table.from_batches([part.batch for part in parts(data, "arrow", "a")]).equals(TABLE.select(["a"]))
+
+
+def test_a_csv_may_have_no_header_and_any_line_ends() -> None:
+    source = tables.opened(io.BytesIO(b"1,2\r\n3,4\r\n"), "csv")
+    assert (source.names, source.schema.names) == (False, ["f0", "f1"])
+    assert [part.batch.to_pylist() for part in source.parts(["f1"])] == [[{"f1": 2.0}, {"f1": 4.0}]]
+    source = tables.opened(io.BytesIO('\ufeff"a" , b\n1,2\n'.encode()), "csv")
+    assert (source.names, source.schema.names) == (True, ["a", "b"])
+
+
+def test_wide_tables_have_smaller_batches() -> None:
+    assert tables.batch_rows(2) == tables.MOST_ROWS
+    assert tables.batch_rows(784) * 784 * 8 <= tables.BATCH_BYTES
+    assert tables.batch_rows(10**6) == tables.LEAST_ROWS
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("kept", [0, 3, 1000, -1, -100])
+def test_a_truncated_file_is_damaged(form: str, kept: int) -> None:
+    with pytest.raises(TableError, match="cannot be read as a table") as caught:
+        parts(written(form)[:kept], form, "a")
+    assert caught.value.code == "table-damaged"
+
+
+def test_bytes_inside_a_file_that_changed_are_found() -> None:
+    data = bytearray(written("parquet"))
+    data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
+    with pytest.raises(TableError, match="cannot be read as a table"):
+        parts(bytes(data), "parquet", *TABLE.schema.names)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"", "it is empty"),
+        (b"a,b\n1,2\n3\n", "Expected 2 columns, got 1"),
+        (b"a,b\n1,2\nx,3\n", "invalid value 'x'"),
+        (b"a,b\n1,\xff\n", "not UTF-8 text"),
+    ],
+)
+def test_a_csv_that_is_no_table_is_refused(text: bytes, problem: str) -> None:
+    with pytest.raises(TableError, match=problem):
+        parts(text, "csv", "a", "b")
+
+
+def test_the_suffix_gives_the_form() -> None:
+    assert tables.form_of("a/b.PQ") == "parquet"
+    assert tables.form_of("b.feather") == "arrow"
+    for name in ("a.xlsx", "table", "a.parquet/b"):
+        with pytest.raises(BadRequest, match="unknown file format"):
+            tables.form_of(name)

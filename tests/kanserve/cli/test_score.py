@@ -1,0 +1,113 @@
+"""`kanserve score`: results, messages and exit codes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from tests.support import toy_model
+from tests.support.command_line import CLEAN, COMMAND, document, kanserve
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_model.write(tmp_path_factory.mktemp("models")).parent
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    values = np.random.default_rng(0).normal(size=(500, 3))
+    table = pa.table(
+        {"id": np.arange(500), **{name: values[:, at] for at, name in enumerate("abc")}, "d": values[:, 0]}
+    )
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    return tmp_path / "rows.parquet"
+
+
+def test_scores_and_what_was_assumed(model: Path, rows: Path, tmp_path: Path) -> None:
+    done = kanserve("score", model, "--input", rows, "--output", tmp_path / "out", "--keep", "id", "--threads", 2)
+    assert done.returncode == 0, done.stderr
+    assert "the model has no feature names, so the first columns are its inputs" in done.stderr
+    assert "ignored columns: 'd'" in done.stderr
+    assert "500 rows in 1 file" in done.stdout
+    table = parquet.read_table(rows)
+    expected = toy_model.outputs(np.stack([table.column(name).to_numpy() for name in "abc"], axis=1))
+    found = parquet.read_table(tmp_path / "out" / "rows.parquet")
+    np.testing.assert_allclose(found.column("y1").to_numpy(), expected[:, 1], rtol=1e-4, atol=1e-5)
+    again = kanserve("score", model, "--input", rows, "--output", tmp_path / "out", "--keep", "id")
+    assert "0 rows in 0 files; nothing to do; 1 complete before" in again.stdout
+
+
+def test_the_document_counts_rows(model: Path, rows: Path, tmp_path: Path) -> None:
+    found = document(
+        kanserve("score", model, "--input", rows, "--output", tmp_path / "out", "--explain-top-k", 1, "--json")
+    )
+    assert found["rows"] == 500
+    assert found["rows_out_of_range"] is None
+    assert found["columns"] == ["y0", "y1", "explained_output", "top1_input", "top1_contribution"]
+    assert found["columns_ignored"] == ["c", "d"]
+    assert found["columns_by_position"]
+
+
+def test_a_checkpoint_is_exported_first(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("x0,x1\n0.1,0.2\n0.3,0.4\n9,9\n")
+    checkpoint = GOLDEN / "pykan-hello-adapted" / "model"
+    done = kanserve("score", checkpoint, "--input", tmp_path / "rows.csv", "--output", tmp_path / "out", "--coverage")
+    assert done.returncode == 0, done.stderr
+    assert "exporting the checkpoint, and scoring with it" in done.stderr
+    assert "1 rows out of range" in done.stdout
+    found = csv.read_csv(tmp_path / "out" / "rows.csv")
+    assert found.column("inputs_out_of_range").to_pylist() == [0, 0, 2]
+
+
+def test_errors_name_the_cause_and_the_solution(model: Path, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for words, text in (
+        ((tmp_path / "none", "--input", rows), f"folder not found: {tmp_path}/none"),
+        ((tmp_path, "--input", rows), "has no model version"),
+        ((model, "--input", tmp_path / "*.csv"), "no file fits"),
+        ((model, "--input", rows, "--keep", "key"), "missing column 'key' to keep"),
+        ((model, "--input", rows, "--version", 9), "has no version 9"),
+        ((model, "--input", rows, "--threads", 0), "expected a whole number from 1"),
+        ((model, "--input", Path(__file__)), "unknown file format .py"),
+    ):
+        done = kanserve("score", *words, "--output", out)
+        assert done.returncode == 2, done.stderr
+        assert text in done.stderr
+        assert "  help: " in done.stderr
+    (tmp_path / "file").write_text("")
+    done = kanserve("score", model, "--input", rows, "--output", tmp_path / "file" / "out")
+    assert done.returncode == 1
+    assert "Not a directory" in done.stderr
+
+
+def test_an_interrupted_command_leaves_no_half_file(model: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    values = np.zeros((400_000, 3), np.float32)
+    table = pa.table({name: values[:, at] for at, name in enumerate("abc")})
+    parquet.write_table(table, data / "0.parquet")
+    for at in range(1, 12):
+        shutil.copy(data / "0.parquet", data / f"{at}.parquet")
+    command = [*COMMAND, "score", str(model), "--input", str(data), "--output", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN) as process:
+        end = time.monotonic() + 60
+        while not list(out.glob("*.parquet")) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    complete = list(out.glob("*.parquet"))
+    assert len(complete) in range(1, 12)
+    assert {parquet.read_metadata(path).num_rows for path in complete} == {400_000}
