@@ -1,4 +1,5 @@
-"""Tests of the deployment for `make stack-test`: image, compose, monitoring, KServe, storage, cluster, Ray, chart.
+"""Tests of the deployment for `make stack-test`: image, compose, monitoring, KServe, storage, cluster, Ray, chart, and
+the engines that score tables.
 
     python tools/stack_test.py [PART...]
 
@@ -58,7 +59,11 @@ PARTS = {
     "kserve": Part(tests=(f"{TESTS}/test_kserve.py", f"{TESTS}/test_kserve_gateway.py")),
     "cluster": Part(command=(sys.executable, "-m", "tools.cluster")),
     "cluster-wrong": Part(command=(sys.executable, "-m", "tools.cluster", "--wrong-charts")),
-    "ray": Part(tests=(f"{TESTS}/test_ray.py", "tests/kanserve/ray"), packages=("ray[serve]==2.60.0",)),
+    "ray": Part(
+        tests=(f"{TESTS}/test_ray.py", f"{TESTS}/test_engines.py", "tests/kanserve/ray"),
+        packages=("ray[serve]==2.60.0",),
+    ),
+    "engines": Part(tests=(f"{TESTS}/test_engines.py",), packages=("duckdb==2.0.1", "polars==2.1.0", "pyspark==4.3.0")),
     "kserve-storage": Part(tests=(f"{TESTS}/test_kserve_storage.py",)),
     "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }
