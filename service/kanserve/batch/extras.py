@@ -1,4 +1,4 @@
-"""Columns of a result beside the outputs: the largest contributions, coverage, and the flag of rows out of range."""
+"""Further columns of a result: the largest contributions, coverage, and the flag of rows out of range."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Run:
     threads: int = 1
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the results."""
+        """The facts that decide the results."""
         info = self.scorer.model.info
         options = asdict(self.scorer.options)
         options["keep"] = list(options["keep"])

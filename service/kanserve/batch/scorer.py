@@ -26,7 +26,7 @@ METADATA = b"kanserve"  # key in the schema of a result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Columns of a result, beside the outputs.
+    """Columns of a result in addition to the outputs.
 
     keep           names of columns of the table that the result keeps
     explain_top_k  inputs with the largest contributions to the output, or to the largest of several outputs
