@@ -290,7 +290,7 @@ def _column(name: str, values: Any) -> Any:
 
 
 def _check_exact(name: str, values: Any) -> None:
-    """Raises TableError for an integer that is no float64 number: it is an id rather than a quantity."""
+    """Raises TableError for an integer that float64 cannot hold exactly: it is an id rather than a quantity."""
     numbers = values.to_numpy()
     if len(numbers) and (int(numbers.max()) > EXACT or int(numbers.min()) < -EXACT):
         beyond = numbers > EXACT if int(numbers.max()) > EXACT else numbers < -EXACT
