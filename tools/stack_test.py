@@ -25,6 +25,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = "tests/integration/deploy"
 MONITORS = ("prometheus", "prometheus-alertmanager")
+# Clients of the stores in docs/guides/models, 250 MB installed.
+SOURCES = ("awscli==1.46.3", "boto3>=1.40,<2")
 
 
 class Part(NamedTuple):
@@ -65,6 +67,7 @@ PARTS = {
     ),
     "engines": Part(tests=(f"{TESTS}/test_engines.py",), packages=("duckdb==2.0.1", "polars==2.1.0", "pyspark==4.3.0")),
     "kserve-storage": Part(tests=(f"{TESTS}/test_kserve_storage.py",)),
+    "model-sources": Part(tests=(f"{TESTS}/test_source_s3.py",), packages=SOURCES),
     "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }
 

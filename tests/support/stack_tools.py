@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tools.manifests import download
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-stack" / "bin"
+SOURCES = Path(__file__).parents[2] / ".venv-model-sources" / "bin"  # of the part model-sources of `make stack-test`
 
 
 def program(name: str) -> str:
@@ -37,3 +39,16 @@ def interpreter(module: str) -> str:
     if not (ENVIRONMENT / "python").is_file():
         pytest.skip(f"{module} is not installed; `make stack-test` installs it (380 MB with others)")
     return str(ENVIRONMENT / "python")
+
+
+def folders(*programs: str) -> str:
+    """Folders of programs, and of the tools for sources of models, as a part of the variable PATH."""
+    return os.pathsep.join([*(str(Path(program(name)).parent) for name in programs), str(SOURCES)])
+
+
+def source_tool(name: str) -> str:
+    """A tool for sources of models, by its path. Skips the test if it is absent."""
+    found = shutil.which(name, path=str(SOURCES))
+    if found is None:
+        pytest.skip(f"{name} is not installed; `make stack-test ARGS=model-sources` installs it")
+    return found

@@ -17,6 +17,7 @@ from kanserve.insight.store import StatisticsStore
 from kanserve.models import loader, tuning
 from kanserve.models.loader import Loader, ServingVersion
 from kanserve.models.model import Model
+from kanserve.observability import logs
 from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle, Candidate, Texts
@@ -27,6 +28,8 @@ from kanserve.sandbox import job
 from kanserve.sandbox.job import Job
 from kanserve.sandbox.pool import SandboxClient, VersionCheck
 from kanserve.system import resources, slices
+
+log = logs.get_logger("models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,9 @@ class Admission:
                 return None
             async with self._here:
                 model = await run_detached(functools.partial(self._loader.load, bundle, current))
+        if bundle.ignored:
+            names = list(bundle.ignored[:SHOWN])
+            log.info("model_files_ignored", model=bundle.name, version=bundle.version, files=names)
         return model, LoadedContent(bundle.content, bundle.config)
 
     async def _checked(
@@ -95,6 +101,7 @@ class Admission:
         return bundle
 
 
+SHOWN = 8  # names of files in a log line
 LARGE = 2**25  # bytes of files; of larger versions, one loads at a time, because of its memory
 THREADS = 1  # of the runs of a load check
 PACE = (

@@ -45,6 +45,7 @@ EVENTS = {
     "library_message": LogEvent("any", "(the text of the library)"),
     "metrics_requests_rejected": LogEvent("warning", "The metrics port rejected requests."),
     "model_excluded": LogEvent("info", "The version policy excludes a version."),
+    "model_files_ignored": LogEvent("info", "The folder of a version has files that its manifest does not list."),
     "model_files_missing": LogEvent("warning", "A version keeps serving although its source files are missing."),
     "model_files_restored": LogEvent("info", "The source files of a served version are present again."),
     "model_load_failed": LogEvent("error", "A version failed to load."),

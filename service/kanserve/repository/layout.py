@@ -58,6 +58,7 @@ class Bundle:
     digest    sha256 of the graph
     config    contents of the operator's config.pbtxt, which no manifest lists
     content   hash of the manifest and the config
+    ignored   names of other files in the folder, which the server does not read
     """
 
     name: str
@@ -67,6 +68,7 @@ class Bundle:
     digest: str
     config: OperatorConfig = SILENT
     content: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 def scan(repository: Path, *, plain_onnx: bool, hard_links: bool = False) -> list[Candidate]:
@@ -337,26 +339,33 @@ def _verified(
             code="manifest-version-differs",
             hint=_renumbered(candidate, manifest.version),
         )
-    files = _files(candidate, directory, known, manifest, max_file_bytes, options)
+    ignored = _ignored(candidate, directory, known, manifest, options)
+    files = _files(candidate, directory, known, manifest, max_file_bytes)
     graph = manifest.file(contract.MODEL_FILE).sha256
     if candidate.stored:
         manifest = replace(manifest, name=candidate.name)
-    return Bundle(manifest.name, manifest.version, manifest, files, graph, options), known.manifest
+    bundle = Bundle(manifest.name, manifest.version, manifest, files, graph, options, ignored=ignored)
+    return bundle, known.manifest
 
 
-def _files(
-    candidate: Candidate, directory: int, known: Texts, manifest: Manifest, most: int, options: OperatorConfig
-) -> dict[str, bytes]:
-    """The files that the manifest lists. Raises LoadError, also if the folder has other files."""
+def _ignored(
+    candidate: Candidate, directory: int, known: Texts, manifest: Manifest, options: OperatorConfig
+) -> tuple[str, ...]:
+    """Names in the folder that the manifest does not list. The server ignores them: tools that copy models leave
+    partial files and files about a model. Raises LoadError for numbers, which are read before the manifest's list."""
     listed = {entry.path for entry in manifest.files}
-    unlisted = sorted(set(os.listdir(directory)) - listed - _beside(candidate, options))
-    if unlisted:
+    if known.numbers is not None and contract.NUMBERS_FILE not in listed:
         raise LoadError(
             LoadReason.INTEGRITY,
-            f"the file {unlisted[0]} is not listed in the manifest",
+            f"the file {contract.NUMBERS_FILE} is not listed in the manifest",
             code="file-not-listed",
             hint="remove the file, or export the model again",
         )
+    return tuple(sorted(set(os.listdir(directory)) - listed - _beside(candidate, options)))
+
+
+def _files(candidate: Candidate, directory: int, known: Texts, manifest: Manifest, most: int) -> dict[str, bytes]:
+    """The files that the manifest lists. Raises LoadError."""
     files: dict[str, bytes] = {}
     for entry in manifest.files:
         if os.path.basename(entry.path) != entry.path or not NAME.fullmatch(entry.path):

@@ -5,7 +5,6 @@ The S3 server is SeaweedFS, the registry is docker-registry. Both listen on loop
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support import compose_stack, stack_tools, toy_model
+from tests.support import compose_stack, model_stores, stack_tools, toy_model
 from tests.support.server_process import serving
 
 pytestmark = pytest.mark.slow
@@ -29,7 +28,6 @@ pytestmark = pytest.mark.slow
 EXAMPLES = compose_stack.ROOT / "service" / "deploy" / "kserve"
 NAME = "iris"
 ROWS = [[0.5, -1.0, 2.0]]
-KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "of-this-test"}
 COPY = "import sys; from kserve_storage import Storage; Storage.download(*sys.argv[1:])"
 UPLOAD = """
 import os, pathlib, sys, boto3
@@ -51,20 +49,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for version in (1, 2):
         toy_model.write(folder, "hello", version=version)
     return folder
-
-
-@contextlib.contextmanager
-def started(command: list[Any], folder: Path, **environment: str) -> Iterator[None]:
-    """A process with its output in a log, which ends with the context."""
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            list(map(str, command)), stdout=log, stderr=log, cwd=folder, env=os.environ | environment
-        )
-    try:
-        yield
-    finally:
-        process.kill()  # it keeps nothing, and SeaweedFS takes half a minute to end
-        process.wait()
 
 
 def initialize(uri: str, target: Path, **environment: str) -> None:
@@ -95,27 +79,16 @@ def expected(models: Path) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def bucket(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment for the initializer to read the bucket `models` of an S3 server that requires credentials."""
-    python, weed = stack_tools.interpreter("kserve_storage"), stack_tools.program("weed")
-    folder = tmp_path_factory.mktemp("s3")
-    names = ("master", "volume", "filer", "s3")
-    ports = compose_stack.free_ports(*names, *(f"{name} grpc" for name in names))
-    options = [f"-{name}.port={ports[name]}" for name in names]
-    options += [f"-{name}.port.grpc={ports[f'{name} grpc']}" for name in names]
-    keys = [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}]
-    identities = [{"name": "reader", "credentials": keys, "actions": ["Admin", "Read", "List", "Write"]}]
-    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    (folder / "data").mkdir()
-    listen = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir", folder / "data", "-s3", f"-s3.config={folder / 's3.json'}"]
-    endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}", "AWS_DEFAULT_REGION": "us-east-1"}
-    with started([weed, "server", *listen, *options, "-master.volumeSizeLimitMB=64"], folder):
+    python = stack_tools.interpreter("kserve_storage")
+    with model_stores.s3_server(tmp_path_factory.mktemp("s3")) as variables:
         upload = [python, "-c", UPLOAD, str(models)]
 
         def uploaded() -> bool:
-            done = subprocess.run(upload, capture_output=True, timeout=60, env=os.environ | KEYS | endpoint)
+            done = subprocess.run(upload, capture_output=True, timeout=60, env=os.environ | variables)
             return done.returncode == 0
 
-        compose_stack.until(uploaded, f"the bucket, see {folder}/log", 60)
-        yield KEYS | endpoint
+        compose_stack.until(uploaded, "the bucket", 60)
+        yield variables
 
 
 @pytest.mark.parametrize("path", ["hello", "hello/2", ""])
@@ -145,23 +118,8 @@ def files(folder: Path) -> list[Path]:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """The address of an OCI registry."""
-    program = compose_stack.program("docker-registry")
-    address = f"127.0.0.1:{compose_stack.free_ports('registry')['registry']}"
-    config = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": str(tmp_path / "store")}}}
-    (tmp_path / "config.yml").write_text(yaml.safe_dump(config | {"http": {"addr": address}}))
-    with started([program, "serve", tmp_path / "config.yml"], tmp_path):
-        wait_for(f"http://{address}/v2/")
+    with model_stores.registry(tmp_path) as address:
         yield address
-
-
-def wait_for(url: str) -> None:
-    """Wait until an address responds."""
-
-    def responds() -> bool:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
-
-    compose_stack.until(responds, url, 30)
 
 
 def push(address: str, name: str, tag: str, layer: bytes) -> None:

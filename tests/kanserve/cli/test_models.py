@@ -73,8 +73,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
         [],
     ),
     "an unlisted file": (
-        lambda folder: (folder / "notes").write_text("x") and None,
-        "notes is not listed in the manifest",
+        lambda folder: (folder / "numbers.bin").write_text("x") and None,
+        "numbers.bin is not listed in the manifest",
         [],
     ),
     "a missing file": (lambda folder: (folder / "edges_l1.onnx").unlink(), "edges_l1.onnx is missing", []),

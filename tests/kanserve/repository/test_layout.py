@@ -237,7 +237,12 @@ CASES: list[tuple[str, Callable[[Path], object], LoadReason, str]] = [
         "model.onnx has 50 bytes, the manifest says",
     ),
     ("missing", lambda d: (d / "edges_l1.onnx").unlink(), LoadReason.INTEGRITY, "edges_l1.onnx is missing"),
-    ("unlisted", lambda d: (d / "more.bin").touch(), LoadReason.INTEGRITY, "more.bin is not listed"),
+    (
+        "unlisted numbers",
+        lambda d: (d / contract.NUMBERS_FILE).touch(),
+        LoadReason.INTEGRITY,
+        "numbers.bin is not listed",
+    ),
     ("link", link, LoadReason.INTEGRITY, "model.onnx is a symbolic link"),
     ("hard link", hard_link, LoadReason.INTEGRITY, "model.onnx is a hard link, a file with 2 names"),
     (
@@ -271,7 +276,7 @@ CASES: list[tuple[str, Callable[[Path], object], LoadReason, str]] = [
         "has the name 'other', the folder 'toy'",
     ),
     ("other version", lambda d: toy_model.edit(d, version=3), LoadReason.MANIFEST, "has version 3, the folder 1"),
-    ("no graph", lambda d: toy_model.edit(d, files=()), LoadReason.INTEGRITY, "is not listed"),
+    ("no graph", lambda d: toy_model.edit(d, files=()), LoadReason.MANIFEST, "is not listed"),
 ]
 
 
@@ -287,6 +292,22 @@ def test_damage_is_found_and_named(
     assert caught.value.code != "load-error"
     assert caught.value.hint
     assert str(tmp_path) not in f"{caught.value} {caught.value.hint}"
+
+
+def test_files_that_the_manifest_does_not_list_are_not_opened(tmp_path: Path) -> None:
+    """Tools that copy models leave partial files, links into caches, and files about the model."""
+    directory = toy_model.write(tmp_path)
+    before = only(tmp_path)
+    (directory / "model.onnx.1a2b3c4d.partial").write_bytes(b"half")
+    (directory / ".cache").mkdir()
+    (directory / "README.md").symlink_to("/etc/passwd")
+    os.mkfifo(directory / "weights.bin")
+    unreadable = directory / "more.onnx"
+    unreadable.write_bytes(b"a graph that no manifest knows")
+    unreadable.chmod(0)
+    after = only(tmp_path)
+    names = (".cache", "README.md", "model.onnx.1a2b3c4d.partial", "more.onnx", "weights.bin")
+    assert after == dataclasses.replace(before, ignored=names)
 
 
 def test_a_linked_version_is_not_followed(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""The guide of S3: rclone and the AWS CLI copy from a real S3 server into the repository of a live server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import model_stores, reload_tools, stack_tools
+from tests.support.compose_stack import until
+from tests.support.model_stores import Relay
+from tests.support.source_desk import HALF, PAD, Desk, Load, commands, desk
+
+pytestmark = pytest.mark.slow
+
+GUIDE = commands("from-s3.md")
+RCLONE, AWS = GUIDE["Fetch with rclone"][0], GUIDE["Fetch with the AWS CLI"][0]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables of an S3 server."""
+    stack_tools.program("rclone")
+    with model_stores.s3_server(tmp_path_factory.mktemp("s3")) as variables:
+        yield variables
+
+
+@pytest.fixture
+def here(store: dict[str, str], tmp_path: Path) -> Iterator[Desk]:
+    """A desk whose commands reach a folder of the bucket."""
+    path = f"{stack_tools.folders('rclone')}{os.pathsep}{os.environ['PATH']}"
+    replaced = {"PROVIDER=AWS": "PROVIDER=Other", "acme-models": f"acme-models/{tmp_path.name}"}
+    with desk(tmp_path, replaced, PATH=path, **store | endpoint(store["AWS_ENDPOINT_URL"])) as made:
+        yield made
+
+
+def endpoint(url: str) -> dict[str, str]:
+    """The variables of both tools for an address."""
+    shell = {"RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENV_AUTH": "true"}  # as the guide exports them
+    return shell | {
+        "RCLONE_S3_ENDPOINT": url,
+        "AWS_ENDPOINT_URL": url,
+        "RCLONE_CONFIG": "/dev/null",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+
+
+def publish(here: Desk, version: int, factor: float, pad: int = 0) -> None:
+    """Publish a version as the guide does."""
+    reload_tools.write(here.folder / "release" / "toy" / str(version), factor, version=version, pad=pad)
+    here.run(GUIDE["Publish a version"][0])
+
+
+def test_the_guide_runs_and_no_call_is_lost(here: Desk) -> None:
+    (here.folder / "release" / "toy").mkdir(parents=True)
+    (here.folder / "release" / "toy" / "config.pbtxt").write_text('name: "toy"\nversion_policy { all { } }\n')
+    with Load(here) as load:
+        publish(here, 2, 2.0)
+        here.run(RCLONE)
+        here.serves(2, 2.0)
+        until(lambda: 2 in load.seen, "a call of version 2", 30)
+        assert "READY" in here.run(GUIDE["Fetch with rclone"][1])
+        at_once, for_all = GUIDE["Roll back"]
+        here.run(at_once)
+        assert here.factor() == 1.0
+        reload_tools.write(here.folder / "release" / "toy" / "1")
+        here.run(for_all)
+        here.run(RCLONE)
+        until(lambda: here.state(2) != "READY", "the policy", 30)
+        assert here.factor() == 1.0
+    assert load.failed == []
+    assert load.seen == {1, 2}
+    assert reload_tools.events(here.server, "model_load_failed") == [], "the manifest arrives last"
+
+
+@pytest.mark.parametrize("tool", ["rclone", "aws"])
+@pytest.mark.parametrize("order", ["manifest last", "any order"])
+def test_a_killed_copy_is_not_served_and_disturbs_nothing(
+    here: Desk, store: dict[str, str], tool: str, order: str
+) -> None:
+    block = fetch(tool)
+    interrupted = block if order == "manifest last" else block.replace(first_of(block), "")
+    with Load(here) as load:
+        publish(here, 2, 2.0, PAD)
+        with Relay(store["AWS_ENDPOINT_URL"].removeprefix("http://"), HALF) as relay:
+            here.killed(interrupted, relay.stopped.is_set, **endpoint(f"http://{relay.address}"))
+        version = here.models / "toy" / "2"
+        left = [path.name for path in version.iterdir() if path.name.startswith("model.onnx")]
+        assert left, "a part of the graph was copied"
+        assert left != ["model.onnx"], "the copy is not complete"
+        here.scans()
+        assert here.state(2) != "READY"
+        assert here.factor() == 1.0
+        here.run(block)
+        here.serves(2, 2.0)
+    assert load.failed == []
+    if tool == "aws":  # rclone uses its partial file again
+        assert set(left) < set(os.listdir(version))
+        (ignored,) = reload_tools.events(here.server, "model_files_ignored")
+        assert set(ignored["files"]) == set(left)
+
+
+@pytest.mark.parametrize("tool", ["rclone", "aws"])
+def test_a_killed_replacement_leaves_the_previous_content(here: Desk, store: dict[str, str], tool: str) -> None:
+    block = fetch(tool)
+    publish(here, 2, 2.0, PAD)
+    here.run(block)
+    here.serves(2, 2.0)
+    with Load(here) as load:
+        publish(here, 2, 4.0, PAD)
+        with Relay(store["AWS_ENDPOINT_URL"].removeprefix("http://"), HALF) as relay:
+            here.killed(block, relay.stopped.is_set, **endpoint(f"http://{relay.address}"))
+        here.scans()
+        assert here.factor("2") == 2.0
+        publish(here, 2, 8.0, PAD)  # rclone then has no use for its partial file
+        here.run(block)
+        here.serves(2, 8.0)
+        assert reload_tools.events(here.server, "model_files_ignored")
+    assert load.failed == []
+
+
+def test_sync_of_aws_skips_files_of_equal_size_without_the_flag_of_the_guide(here: Desk) -> None:
+    publish(here, 2, 2.0)
+    here.run(fetch("aws"))
+    here.serves(2, 2.0)
+    publish(here, 2, 4.0)
+    here.run(AWS.replace("--exact-timestamps ", ""))
+    here.scans()
+    assert here.factor("2") == 2.0
+    here.run(AWS)
+    here.serves(2, 4.0)
+
+
+def test_deleted_files_are_no_outage(here: Desk) -> None:
+    publish(here, 2, 2.0)
+    with Load(here) as load:
+        here.run(RCLONE.replace("rclone copy", "rclone sync"))
+        here.serves(2, 2.0)
+        until(lambda: not (here.models / "toy" / "1").exists(), "the deletion", 30)
+        here.scans()
+        assert here.factor("1") == 1.0
+    assert load.failed == []
+
+
+def fetch(tool: str) -> str:
+    """The commands of the guide for a tool. Skips the test if it is absent."""
+    if tool == "aws":
+        stack_tools.source_tool("aws")
+        return AWS
+    return RCLONE
+
+
+def first_of(block: str) -> str:
+    """The command of a block that leaves out the manifest."""
+    return next(line for line in block.splitlines() if "manifest.json" in line)
