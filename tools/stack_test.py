@@ -67,7 +67,9 @@ PARTS = {
     ),
     "engines": Part(tests=(f"{TESTS}/test_engines.py",), packages=("duckdb==2.0.1", "polars==2.1.0", "pyspark==4.3.0")),
     "kserve-storage": Part(tests=(f"{TESTS}/test_kserve_storage.py",)),
-    "model-sources": Part(tests=(f"{TESTS}/test_source_s3.py",), packages=SOURCES),
+    "model-sources": Part(
+        tests=tuple(f"{TESTS}/test_source_{name}.py" for name in ("s3", "registry")), packages=SOURCES
+    ),
     "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }
 

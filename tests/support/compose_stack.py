@@ -35,6 +35,7 @@ PACKAGES = {
     "alertmanager": ("prometheus-alertmanager", "prometheus-alertmanager"),
     "amtool": ("amtool", "prometheus-alertmanager"),
     "docker-registry": ("docker-registry", "docker-registry"),
+    "oras": ("oras", "oras"),
 }
 SECONDS = 120
 # Waits of the shipped configuration become one second, and windows of its expressions five.

@@ -1,0 +1,147 @@
+"""The guide of registries: oras moves versions from a real registry into the repository of a live server."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kanserve.repository import layout
+from tests.support import model_stores, reload_tools
+from tests.support.compose_stack import program, until
+from tests.support.helm_chart import program as pinned
+from tests.support.model_stores import Relay
+from tests.support.source_desk import HALF, PAD, ROOT, Desk, Load, commands, desk
+
+pytestmark = pytest.mark.slow
+
+GUIDE = commands("from-registry.md")
+PUSH, TAG = GUIDE["Publish a version"]
+FETCH, RESOLVE = GUIDE["Fetch a version"]
+(BACK,) = GUIDE["Roll back"]
+DIRECT = "oras pull --output models registry.example/models/toy:production"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a registry."""
+    program("oras")
+    with model_stores.registry(tmp_path_factory.mktemp("registry")) as found:
+        yield found.replace("127.0.0.1", "localhost")
+
+
+@pytest.fixture
+def here(address: str, tmp_path: Path) -> Iterator[Desk]:
+    """A desk whose commands reach models of this test in the registry. For localhost, oras uses plain HTTP."""
+    with desk(tmp_path, {"registry.example/models": f"{address}/{tmp_path.name.lower().strip('_')}"}) as made:
+        (tmp_path / "examples").symlink_to(ROOT / "examples")
+        yield made
+
+
+def publish(here: Desk, version: int, factor: float, pad: int = 0) -> None:
+    """Publish a version and move the tag to it, as the guide does."""
+    reload_tools.write(here.folder / "release" / "toy" / str(version), factor, version=version, pad=pad)
+    here.run(of_version(PUSH, version))
+    here.run(of_version(TAG, version))
+
+
+def of_version(block: str, version: int) -> str:
+    """A block of the guide for another version than its 2."""
+    return block.replace("toy:2", f"toy:{version}").replace("toy/2", f"toy/{version}")
+
+
+def stalled(here: Desk, block: str, address: str) -> None:
+    """Run a block through a relay that stops halfway, and kill it."""
+    with Relay(address, HALF) as relay:
+        port, path = relay.address.rpartition(":")[2], here.local("registry.example/models").partition("/")[2]
+        here.killed(block.replace("registry.example/models", f"localhost:{port}/{path}"), relay.stopped.is_set)
+
+
+def test_servers_follow_a_tag_forward_and_back_and_no_call_is_lost(here: Desk) -> None:
+    with Load(here) as load:
+        publish(here, 1, 1.0)
+        publish(here, 2, 2.0)
+        here.run(FETCH)
+        assert here.factor() == 2.0
+        publish(here, 3, 4.0)
+        here.run(FETCH)
+        assert here.factor() == 4.0
+        until(lambda: 3 in load.seen, "a call of version 3", 30)
+        here.run(BACK)
+        here.run(FETCH)
+        assert here.factor() == 1.0
+        assert here.factor("3") == 4.0
+    assert load.failed == []
+    assert here.run(RESOLVE).startswith("sha256:")
+    assert reload_tools.events(here.server, "model_load_failed") == []
+
+
+def test_a_moved_tag_with_another_content_under_the_same_number_is_an_error(here: Desk) -> None:
+    publish(here, 1, 2.0)
+    with pytest.raises(
+        AssertionError, match="toy/1 has other content: publish each content with its own version number"
+    ):
+        here.run(FETCH)
+    here.scans()
+    assert here.factor() == 1.0
+
+
+def test_a_killed_fetch_changes_nothing(here: Desk, address: str) -> None:
+    publish(here, 2, 2.0, PAD)
+    with Load(here) as load:
+        stalled(here, FETCH, address)
+        assert list((here.models / ".incoming").rglob("*.onnx"))
+        here.scans()
+        assert here.state(2) == ""
+        here.run(FETCH)
+        assert here.factor() == 2.0
+    assert load.failed == []
+    assert reload_tools.events(here.server, "model_load_failed") == []
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_killed_pull_into_the_live_repository_is_not_served(here: Desk, address: str, served: bool) -> None:
+    if served:
+        publish(here, 2, 2.0, PAD)
+        here.run(DIRECT)
+        here.serves(2, 2.0)
+    publish(here, 2, 4.0, PAD)
+    with Load(here) as load:
+        stalled(here, DIRECT, address)
+        graph = here.models / "toy" / "2" / "model.onnx"
+        assert graph.stat().st_size < PAD, "it is written in place"
+        here.scans()
+        assert here.factor() == (2.0 if served else 1.0)
+        here.run(DIRECT)
+        here.serves(2, 4.0)
+    assert load.failed == []
+
+
+def test_the_image_is_one_that_runtimes_mount(here: Desk, tmp_path: Path) -> None:
+    """Its layer has the digest that its configuration names, and its files are a repository."""
+    reload_tools.write(here.folder / "release" / "toy" / "2", 2.0, version=2)
+    image, upgrade = GUIDE["Image volumes on Kubernetes"]
+    here.run(image)
+    name = here.local("registry.example/models/all:2")
+    manifest = json.loads(here.run(f"oras manifest fetch {name}"))
+    config = json.loads(here.run(f"oras manifest fetch-config {name}"))
+    (layer,) = manifest["layers"]
+    assert manifest["config"]["mediaType"] == "application/vnd.oci.image.config.v1+json"
+    assert config["rootfs"]["diff_ids"] == [layer["digest"]]
+    here.run(f"oras blob fetch --output layer.tar {name.rpartition(':')[0]}@{layer['digest']}")
+    with tarfile.open(here.folder / "layer.tar") as archive:
+        archive.extractall(here.folder / "mounted", filter="data")
+    (candidate,) = layout.scan(here.folder / "mounted", plain_onnx=False)
+    assert (candidate.name, candidate.version) == ("toy", 2)
+    rendered = here.run(
+        upgrade.replace("helm upgrade", f"{pinned('helm')} template")
+        .replace("service/deploy", str(ROOT / "service" / "deploy"))
+        .replace("--reuse-values", "--set insecure=true --show-only templates/deployment.yaml")
+    )
+    volumes = yaml.safe_load(rendered)["spec"]["template"]["spec"]["volumes"]
+    (found,) = (volume["image"]["reference"] for volume in volumes if "image" in volume)
+    assert found == f"{name.rpartition(':')[0]}@{here.run(f'oras resolve {name}').strip()}"
