@@ -73,6 +73,7 @@ HOMES = {
     "yaml": {"kanexport/formats/yaml_config.py"},
     "rich": {"kanexport/contract/cli/tables.py"},
     "ray": {"service/kanserve/ray/"},
+    "mlflow": {"kanexport/mlflow.py"},
     "safetensors": set(),  # kanexport/formats/safetensors.py reads the format; tests compare it with the library
 }
 
@@ -103,6 +104,7 @@ OPENS = {
     # A private folder for one compilation; the folder for C code that the user names.
     "kanexport/ccode/compiled.py": {"tempfile.TemporaryDirectory", "shutil.which", "write_text"},
     "kanexport/ccode/generate.py": {"mkdir"},
+    "kanexport/mlflow.py": {"mkdir"},  # a new folder that the user or MLflow names
     "kanexport/ccode/wasm.py": {"tempfile.TemporaryDirectory", "write_text", "read_bytes"},
     "kanexport/contract/cli/console.py": {"open"},  # a descriptor
     "kanexport/contract/cli/program.py": {"os.open"},  # /dev/null

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 HEAVY = ["numpy", "onnx", "onnxruntime", "torch", "grpc", "google.protobuf", "yaml", "safetensors", "pyarrow"]
-HEAVY += ["prometheus_client", "pydantic", "rich", "structlog"]
+HEAVY += ["prometheus_client", "pydantic", "rich", "structlog", "mlflow"]
 
 
 def loaded(code: str) -> set[str]:
@@ -43,6 +43,10 @@ def test_help_loads_nothing_heavy() -> None:
         "try: main()\nexcept SystemExit: pass"
     )
     assert loaded(code) == set()
+
+
+def test_mlflow_is_imported_at_its_first_use() -> None:
+    assert "mlflow" not in loaded("import kanexport.mlflow, kanexport.cli.export_command")
 
 
 @pytest.mark.parametrize("module", ["kanexport.cli.export_command", "kanserve.server.app"])

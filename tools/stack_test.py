@@ -26,7 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = "tests/integration/deploy"
 MONITORS = ("prometheus", "prometheus-alertmanager")
 # Clients of the stores in docs/guides/models, 250 MB installed.
-SOURCES = ("awscli==1.46.3", "huggingface-hub==2.4.0")
+SOURCES = (
+    "awscli==1.46.3",
+    "boto3==1.44.8",
+    "huggingface-hub==2.4.0",
+    "mlflow-skinny==3.17.2",
+    "sqlalchemy>=2,<3",
+    "alembic>=1.13,<2",
+)
 
 
 class Part(NamedTuple):
@@ -68,7 +75,8 @@ PARTS = {
     "engines": Part(tests=(f"{TESTS}/test_engines.py",), packages=("duckdb==2.0.1", "polars==2.1.0", "pyspark==4.3.0")),
     "kserve-storage": Part(tests=(f"{TESTS}/test_kserve_storage.py",)),
     "model-sources": Part(
-        tests=tuple(f"{TESTS}/test_source_{name}.py" for name in ("s3", "registry", "hugging_face")), packages=SOURCES
+        tests=tuple(f"{TESTS}/test_source_{name}.py" for name in ("s3", "registry", "hugging_face", "mlflow")),
+        packages=SOURCES,
     ),
     "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }

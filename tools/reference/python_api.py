@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "service" / "kanserve" / "client"
 TYPES = ROOT / "service" / "kanserve" / "types.py"
 API = ROOT / "kanexport" / "torch_export" / "api.py"
+MLFLOW = ROOT / "kanexport" / "mlflow.py"
 HEAD = """# Python API
 
 This page lists the public names of the packages `kanserve` and `kanexport`, for engineers who write Python.
@@ -55,6 +56,8 @@ def page() -> str:
     parts = [HEAD, CLIENTS, *_clients(), "## Results\n", *_results(), "## Errors\n", *_errors(), "## kanexport\n"]
     module = _module(API)
     parts += [_function(_find(module, name), f"kanexport.{name}") for name in ("export", "record_outputs")]
+    logged = _module(MLFLOW)
+    parts += [_function(_find(logged, name), f"kanexport.mlflow.{name}") for name in ("log_model", "save_model")]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -1,0 +1,148 @@
+"""The guide of MLflow: versions are logged to a registry in SQLite with artifacts in a bucket, and a server follows."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import model_stores, reload_tools, stack_tools, toy_model
+from tests.support.compose_stack import until
+from tests.support.model_stores import Relay
+from tests.support.source_desk import HALF, PAD, ROOT, Desk, Load, commands, desk
+
+pytestmark = pytest.mark.slow
+
+GUIDE = commands("from-mlflow.md")
+(LOG,), (LOADED,), (FETCH,) = (GUIDE[title] for title in ("Log a version", "Load it in Python", "Fetch a version"))
+(MOVE,), (DIRECT,) = GUIDE["Move the alias, and roll back"], GUIDE["Download into the live repository"]
+PREPARE = """
+import boto3, mlflow, os
+boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"]).create_bucket(Bucket="artifacts")
+mlflow.create_experiment("toy", artifact_location="s3://artifacts")
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Path]]:
+    """The variables of an S3 server, and a database with an experiment whose artifacts are there."""
+    interpreter, folder = stack_tools.source_tool("python"), tmp_path_factory.mktemp("s3")
+    with model_stores.s3_server(folder) as variables:
+        variables |= {"MLFLOW_S3_ENDPOINT_URL": variables["AWS_ENDPOINT_URL"], "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = os.environ | variables | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        subprocess.run([interpreter, "-c", PREPARE], env=environment, check=True, timeout=90, capture_output=True)
+        yield variables, folder / "mlflow.db"
+
+
+@pytest.fixture
+def here(store: tuple[dict[str, str], Path], tmp_path: Path) -> Iterator[Desk]:
+    """A desk with a registry of its own."""
+    variables, database = store
+    shutil.copy(database, tmp_path)
+    variables = variables | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "MLFLOW_EXPERIMENT_NAME": "toy",
+        "PATH": f"{stack_tools.SOURCES}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'service'}",
+    }
+    with desk(tmp_path, **variables) as made:
+        (tmp_path / "examples").symlink_to(ROOT / "examples")
+        yield made
+
+
+def python(here: Desk, code: str) -> str:
+    """Run a block of Python of the guide. Returns its output."""
+    (here.folder / "block.py").write_text(code)
+    return here.run("python block.py")
+
+
+def publish(here: Desk, version: int, factor: float, pad: int = 0) -> None:
+    """Log a version, and move the alias to it."""
+    folder = reload_tools.write(here.folder / "release" / "toy" / str(version), factor, version=version, pad=pad)
+    (folder.parent / "config.pbtxt").write_text('name: "toy"\n')
+    python(here, LOG.replace("release/toy/2", f"release/toy/{version}"))
+
+
+def stalled(here: Desk, block: str) -> None:
+    """Run a block through a relay that stops halfway, and kill it."""
+    with Relay(here.environment["MLFLOW_S3_ENDPOINT_URL"].removeprefix("http://"), HALF) as relay:
+        here.killed(block, relay.stopped.is_set, MLFLOW_S3_ENDPOINT_URL=f"http://{relay.address}")
+
+
+def test_servers_follow_an_alias_forward_and_back_and_no_call_is_lost(here: Desk) -> None:
+    with Load(here) as load:
+        publish(here, 1, 1.0)
+        publish(here, 2, 2.0)
+        here.run(FETCH)
+        assert here.factor() == 2.0
+        publish(here, 3, 4.0)
+        here.run(FETCH)
+        assert here.factor() == 4.0
+        until(lambda: 3 in load.seen, "a call of version 3", 30)
+        python(here, MOVE)
+        here.run(FETCH)
+        assert here.factor() == 1.0
+        assert here.factor("3") == 4.0
+    assert load.failed == []
+    assert reload_tools.events(here.server, "model_load_failed") == []
+    assert sorted(path.name for path in here.models.iterdir() if not path.name.startswith(".")) == ["toy"]
+
+
+def test_mlflow_loads_the_plain_graph_and_gives_the_served_outputs(here: Desk) -> None:
+    publish(here, 2, 2.0)
+    here.run(FETCH)
+    printed, name = python(here, LOADED + "print(repr(model.predict(rows)['y'].tolist()))").splitlines()[-2:][::-1]
+    rows = np.array([[0.5, -1.0, 2.0]], np.float32)
+    np.testing.assert_allclose(ast.literal_eval(printed), here.server.infer(rows, model_version="2"), rtol=1e-6)
+    assert name == "x"
+    assert "mlflow" not in here.server.log.read_text()
+
+
+def test_the_logged_model_has_signature_example_and_tags(here: Desk) -> None:
+    publish(here, 2, 2.0)
+    code = """
+import mlflow
+client = mlflow.MlflowClient()
+version = client.get_model_version_by_alias("toy", "champion")
+model = mlflow.models.get_model_info("models:/toy@champion")
+print([version.tags, sorted(model.flavors), str(model.signature.inputs), model.flavors["kanserve"]["data"]])
+print(mlflow.pyfunc.load_model("models:/toy@champion").input_example.tolist())
+"""
+    about, example = map(ast.literal_eval, python(here, code).splitlines()[-2:])
+    assert about[0] == {"kanserve.model": "toy", "kanserve.version": "2"}
+    assert about[1:] == [["kanserve", "onnx", "python_function"], "[Tensor('float32', (-1, 3))]", "toy/2"]
+    rows = np.array(toy_model.manifest("toy").reference.inputs)
+    np.testing.assert_allclose(example, rows[:5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("block", [FETCH, DIRECT], ids=["fetch", "direct"])
+def test_a_killed_download_is_not_served(here: Desk, block: str) -> None:
+    publish(here, 2, 2.0, PAD)
+    with Load(here) as load:
+        stalled(here, block)
+        here.scans()
+        assert here.state(2) != "READY"
+        assert here.factor() == 1.0
+        here.run(block)
+        here.serves(2, 2.0)
+    assert load.failed == []
+
+
+def test_a_killed_replacement_leaves_the_previous_content(here: Desk) -> None:
+    publish(here, 2, 2.0, PAD)
+    here.run(DIRECT)
+    here.serves(2, 2.0)
+    publish(here, 2, 4.0, PAD)
+    with Load(here) as load:
+        stalled(here, DIRECT)
+        here.scans()
+        assert here.factor("2") == 2.0
+        here.run(DIRECT)
+        here.serves(2, 4.0)
+    assert load.failed == []

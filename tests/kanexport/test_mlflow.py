@@ -1,0 +1,76 @@
+"""Versions as models of MLflow, as far as this needs no MLflow; tests/integration/deploy has the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kanexport.mlflow
+from kanexport.contract.manifest import TensorSpec
+from kanexport.errors import RepositoryError
+from tests.support import toy_model
+
+HERE = importlib.util.find_spec("mlflow") is not None
+
+
+@pytest.mark.skipif(HERE, reason="mlflow is installed")
+@pytest.mark.parametrize("function", [kanexport.mlflow.log_model, lambda v: kanexport.mlflow.save_model(v, "model")])
+def test_without_mlflow_the_error_names_the_command_that_installs_it(tmp_path: Path, function: object) -> None:
+    assert callable(function)
+    with pytest.raises(ImportError, match=r"mlflow, which is not installed: .*\.\[mlflow\]"):
+        function(toy_model.write(tmp_path))
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_without_a_manifest_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match=r"is not a version folder: .* expected a manifest\.json"):
+        kanexport.mlflow._read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("edges_l0.onnx", b"other", "file-hash-differs"),
+        ("model.onnx", b"x" * 9, "file-hash-differs"),
+        ("edges_l1.onnx", None, "file-not-readable"),
+    ],
+)
+def test_a_file_that_differs_from_its_manifest_is_an_error(
+    tmp_path: Path, name: str, data: bytes | None, code: str
+) -> None:
+    directory = toy_model.write(tmp_path)
+    (directory / name).unlink()
+    if data is not None:
+        (directory / name).write_bytes(data)
+    (tmp_path / "target").mkdir()
+    _, manifest = kanexport.mlflow._read(directory)
+    with pytest.raises(RepositoryError) as caught:
+        kanexport.mlflow._copy(directory, manifest, tmp_path / "target")
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+def test_all_files_of_a_version_are_copied(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path / "models")
+    (directory.parent / "config.pbtxt").write_text("# the operator's")
+    (directory / "notes").write_text("not of the version")
+    target = tmp_path / "toy" / "1"
+    target.mkdir(parents=True)
+    kanexport.mlflow._copy(*kanexport.mlflow._read(directory), target)
+    for path in ("manifest.json", "model.onnx", "edges_l0.onnx", "edges_l1.onnx", "../config.pbtxt"):
+        assert (target / path).read_bytes() == (directory / path).read_bytes()
+    assert not (target / "notes").exists()
+
+
+def test_rows_with_all_values_are_split_by_tensor() -> None:
+    specs = (
+        TensorSpec(name="a", datatype="FP32", shape=(-1, 2)),
+        TensorSpec(name="b", datatype="INT64", shape=(-1, 1, 2)),
+    )
+    parts = kanexport.mlflow._split(np.array([[0.5, 1, 2, 3], [4.5, 5, 6, 7]]), specs)
+    assert parts["a"].tolist() == [[0.5, 1], [4.5, 5]]
+    assert parts["b"].tolist() == [[[2, 3]], [[6, 7]]]
+    assert [part.dtype for part in parts.values()] == [np.float32, np.int64]
