@@ -223,7 +223,15 @@ def _config_bytes(candidate: Candidate) -> bytes | None:
     with _opened(candidate.root, candidate.steps[:-1]) as directory:
         if pbtxt.FILE_NAME not in os.listdir(directory):
             return None
-        return _read(candidate, directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT)
+        data = _read(candidate, directory, pbtxt.FILE_NAME, pbtxt.SIZE_LIMIT)
+    if not data:  # a tool writes it in place, or was killed then; without its policy, other versions would serve
+        raise LoadError(
+            LoadReason.CONFIG,
+            f"{pbtxt.FILE_NAME} is empty",
+            code="config-empty",
+            hint="copy the file again, or remove it",
+        )
+    return data
 
 
 def _labelled(candidate: Candidate, data: bytes | None) -> OperatorConfig:

@@ -214,6 +214,23 @@ def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
         assert reload_tools.factor(server) == 1
 
 
+def test_a_config_that_is_copied_in_place_serves_no_excluded_version(tmp_path: Path) -> None:
+    """oras and MLflow empty the file before they write it, and leave it so if they are killed."""
+    for version in (1, 2):
+        reload_tools.write(tmp_path / "toy" / str(version), float(version), version=version)
+    config = tmp_path / "toy" / "config.pbtxt"
+    config.write_text("version_policy { specific { versions: [1] } }\n")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
+        assert reload_tools.factor(server) == 1.0
+        os.truncate(config, 0)
+        wait_until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "1"][1])
+        wait_until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "2"][1])
+        assert reload_tools.factor(server) == 1.0
+        config.write_text("version_policy { specific { versions: [2] } }\n")
+        wait_until(lambda: reload_tools.factor(server) == 2.0)
+        wait_until(lambda: set(reload_tools.index(server)) == {("toy", "2")})
+
+
 def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> None:
     reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL, plain_onnx=True) as server:

@@ -310,6 +310,22 @@ def test_files_that_the_manifest_does_not_list_are_not_opened(tmp_path: Path) ->
     assert after == dataclasses.replace(before, ignored=names)
 
 
+def test_an_empty_config_is_one_that_is_being_copied(tmp_path: Path) -> None:
+    """Its version policy is then unknown, so no version loads, and no served version is excluded."""
+    toy_model.write(tmp_path, version=1)
+    toy_model.write(tmp_path, version=2)
+    config = tmp_path / "toy" / "config.pbtxt"
+    config.write_text("version_policy { specific { versions: [1] } }")
+    candidates = layout.scan(tmp_path, plain_onnx=False)
+    assert [candidate.version for candidate in layout.left_out(candidates)] == [2]
+    os.truncate(config, 0)
+    assert layout.left_out(candidates) == {}
+    for candidate in candidates:
+        with pytest.raises(LoadError, match=r"config\.pbtxt is empty") as caught:
+            layout.load(candidate, 2**30)
+        assert caught.value.reason is LoadReason.CONFIG
+
+
 def test_a_linked_version_is_not_followed(tmp_path: Path) -> None:
     toy_model.write(tmp_path / "outside")
     (tmp_path / "repository" / "toy").mkdir(parents=True)
