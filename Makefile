@@ -166,7 +166,7 @@ release: setup ## Build and test wheel, sdist, kernel wheel and Helm chart; prin
 container: setup ## Build the server image and prove it with podman
 	@bash service/deploy/container-test.sh
 
-stack-test: setup $(STACK_VENV)/.ready ## Run the tests of image, compose stack, monitoring, KServe, cluster, Ray and chart; print a table (ARGS=compose-stack)
+stack-test: setup $(STACK_VENV)/.ready ## Run the tests of image, compose stack, monitoring, KServe, cluster, Ray, chart and sources of models; print a table (ARGS=compose-stack)
 	@$(BIN)/python tools/stack_test.py $(ARGS)
 
 $(STACK_VENV)/.ready: requirements/stack.txt

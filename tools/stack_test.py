@@ -1,5 +1,4 @@
-"""Tests of the deployment for `make stack-test`: image, compose, monitoring, KServe, storage, cluster, Ray, chart, and
-the engines that score tables.
+"""Tests of the deployment for `make stack-test`: image, compose, monitoring, KServe, cluster, Ray, chart, sources, engines.
 
     python tools/stack_test.py [PART...]
 

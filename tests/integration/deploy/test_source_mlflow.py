@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kanserve import Client
 from tests.support import model_stores, reload_tools, stack_tools, toy_model
+from tests.support.command_line import checkpoint, kanserve
 from tests.support.compose_stack import until
 from tests.support.model_stores import Relay
+from tests.support.server_process import serving
 from tests.support.source_desk import HALF, PAD, ROOT, Desk, Load, commands, desk
 
 pytestmark = pytest.mark.slow
@@ -42,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
 
 @pytest.fixture
 def here(store: tuple[dict[str, str], Path], tmp_path: Path) -> Iterator[Desk]:
-    """A desk with a registry of its own."""
+    """A desk with a separate registry."""
     variables, database = store
     shutil.copy(database, tmp_path)
     variables = variables | {
@@ -119,6 +122,44 @@ print(mlflow.pyfunc.load_model("models:/toy@champion").input_example.tolist())
     assert about[1:] == [["kanserve", "onnx", "python_function"], "[Tensor('float32', (-1, 3))]", "toy/2"]
     rows = np.array(toy_model.manifest("toy").reference.inputs)
     np.testing.assert_allclose(example, rows[:5], rtol=1e-6)
+
+
+SAVE = """
+import sys, numpy as np, mlflow, kanexport.mlflow
+kanexport.mlflow.save_model(sys.argv[1], "logged")
+predicted = mlflow.pyfunc.load_model("logged").predict(np.load("rows.npy"))
+names = {output.name for output in mlflow.onnx.load_model("logged").graph.output}
+assert set(predicted) == names and "y" in names
+np.save("predicted.npy", predicted["y"])
+"""
+
+
+@pytest.mark.parametrize(("name", "width"), [("hello", 2), ("large", 600)])
+def test_a_real_export_serves_from_the_logged_folder_and_predicts_alike(tmp_path: Path, name: str, width: int) -> None:
+    """The weights of the large one are in a separate file."""
+    interpreter, source = stack_tools.source_tool("python"), ROOT / "tests/golden/checkpoints/pykan-hello-adapted/model"
+    if name == "large":
+        source = checkpoint(tmp_path / "net.safetensors", (width, 400, 10))
+    done = kanserve("export", source, "--repository", tmp_path / "release", "--name", name, "--version", 2)
+    assert done.returncode == 0, done.stderr
+    version = tmp_path / "release" / name / "2"
+    assert (version / "weights.bin").exists() == (name == "large")
+    rows = np.random.default_rng(0).uniform(-1, 1, (16, width)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'service'}",
+    }
+    command = [interpreter, "-c", SAVE, str(version)]
+    saved = subprocess.run(command, cwd=tmp_path, env=environment, timeout=90, capture_output=True, text=True)
+    assert saved.returncode == 0, saved.stderr
+    with serving(tmp_path / "logged") as server, Client(server.address) as client:
+        result = client.infer(name, rows)
+        assert result.version == "2"
+        served = result.outputs["y"]
+        # The server runs another graph of the same network. The error of a float32 sum is relative to its terms.
+        largest = float(np.abs(served).max())
+        np.testing.assert_allclose(np.load(tmp_path / "predicted.npy"), served, rtol=1e-5, atol=2e-6 * largest)
 
 
 @pytest.mark.parametrize("block", [FETCH, DIRECT], ids=["fetch", "direct"])

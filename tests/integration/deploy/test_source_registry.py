@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_a_moved_tag_with_another_content_under_the_same_number_is_an_error(here
         here.run(FETCH)
     here.scans()
     assert here.factor() == 1.0
+
+
+@pytest.mark.parametrize(("versions", "reason"), [((), "no version with a manifest"), ((1, 2), "several versions")])
+def test_the_script_needs_exactly_one_version(tmp_path: Path, versions: tuple[int, ...], reason: str) -> None:
+    for version in versions:
+        reload_tools.write(tmp_path / "fetched" / "toy" / str(version), version=version)
+    command = ["sh", ROOT / "examples" / "follow_tag.sh", tmp_path / "fetched", tmp_path / "models", "toy"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_killed_fetch_changes_nothing(here: Desk, address: str) -> None:
