@@ -28,15 +28,21 @@ PAD = 3 * 2**20  # bytes that make a graph large enough to stop its copy halfway
 HALF = 2**20  # bytes of responses after which a relay stops
 
 
-def commands(page: str) -> dict[str, list[str]]:
-    """The blocks of commands of a guide by section, without their indentation."""
+def commands(page: str, **counts: int) -> dict[str, list[str]]:
+    """The blocks of commands of a guide by section, without their indentation. `counts`: the blocks that a test runs, by
+    the first word of their section. Another number fails."""
     titles = SECTION.split((GUIDES / page).read_text())
     texts = dict(zip(titles[1::2], titles[2::2], strict=True))
     found = {
         title: [re.sub(rf"(?m)^{indent}", "", block) for indent, block in BLOCK.findall(text)]
         for title, text in texts.items()
     }
-    return {title: blocks for title, blocks in found.items() if blocks}
+    found = {title: blocks for title, blocks in found.items() if blocks}
+    assert {title.partition(" ")[0]: 0 for title in found}.keys() == counts.keys(), f"{page}: {list(found)}"
+    for word, count in counts.items():
+        blocks = [block for title, own in found.items() if title.partition(" ")[0] == word for block in own]
+        assert len(blocks) == count, f"{page}: {len(blocks)} blocks below {word!r}"
+    return found
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from tests.support.source_desk import HALF, PAD, ROOT, Desk, Load, commands, des
 
 pytestmark = pytest.mark.slow
 
-GUIDE = commands("from-hugging-face.md")
+GUIDE = commands("from-hugging-face.md", Publish=1, Fetch=1, Pin=1, Roll=1, Download=1, The=1)
 (UPLOAD,), (FETCH,), (PINNED,) = (GUIDE[title] for title in ("Publish a version", "Fetch a version", "Pin a commit"))
 (DIRECT,), (CACHED,) = GUIDE["Download into the live repository"], GUIDE["The local cache"]
 

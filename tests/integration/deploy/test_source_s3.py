@@ -15,7 +15,7 @@ from tests.support.source_desk import HALF, PAD, Desk, Load, commands, desk
 
 pytestmark = pytest.mark.slow
 
-GUIDE = commands("from-s3.md")
+GUIDE = commands("from-s3.md", Publish=1, Fetch=3, Roll=2)
 RCLONE, AWS = GUIDE["Fetch with rclone"][0], GUIDE["Fetch with the AWS CLI"][0]
 
 
