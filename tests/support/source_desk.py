@@ -29,8 +29,8 @@ HALF = 2**20  # bytes of responses after which a relay stops
 
 
 def commands(page: str, **counts: int) -> dict[str, list[str]]:
-    """The blocks of commands of a guide by section, without their indentation. `counts`: the blocks that a test runs, by
-    the first word of their section. Another number fails."""
+    """The blocks of commands of a guide by section, without their indentation. `counts`: the blocks that a test runs,
+    by the first word of their section. Another number fails."""
     titles = SECTION.split((GUIDES / page).read_text())
     texts = dict(zip(titles[1::2], titles[2::2], strict=True))
     found = {
@@ -127,6 +127,12 @@ def desk(folder: Path, replaced: dict[str, str] | None = None, **environment: st
     program.chmod(0o755)
     with server_process.serving(folder / "models", repository_poll_seconds=POLL) as server:
         yield Desk(folder, server, environment, replaced or {})
+
+
+def ignored(desk: Desk) -> list[str]:
+    """The files that the server ignored in the version that it loaded last. The server writes its log with a delay."""
+    lines = until(lambda: reload_tools.events(desk.server, "model_files_ignored"), "a line of the log", 30)
+    return list(lines[-1]["files"])
 
 
 class Load:

@@ -15,7 +15,7 @@ from tests.support import fake_hub, reload_tools, stack_tools
 from tests.support.compose_stack import until
 from tests.support.fake_hub import Hub
 from tests.support.model_stores import Relay
-from tests.support.source_desk import HALF, PAD, ROOT, Desk, Load, commands, desk
+from tests.support.source_desk import HALF, PAD, ROOT, Desk, Load, commands, desk, ignored
 
 pytestmark = pytest.mark.slow
 
@@ -124,8 +124,7 @@ def test_a_repository_of_the_hub_may_be_one_version(here: Desk, hub: tuple[str, 
     here.run("hf upload acme/toy release . --revision production")
     here.run("hf download acme/toy --revision production --local-dir models/toy/2")
     here.serves(2, 2.0)
-    (ignored,) = reload_tools.events(here.server, "model_files_ignored")
-    assert ignored["files"] == [".cache", ".gitattributes", "README.md"]
+    assert ignored(here) == [".cache", ".gitattributes", "README.md"]
 
 
 def test_the_cache_has_links_which_the_server_does_not_follow(here: Desk, hub: tuple[str, Hub]) -> None:

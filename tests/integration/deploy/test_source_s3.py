@@ -11,7 +11,7 @@ import pytest
 from tests.support import model_stores, reload_tools, stack_tools
 from tests.support.compose_stack import until
 from tests.support.model_stores import Relay
-from tests.support.source_desk import HALF, PAD, Desk, Load, commands, desk
+from tests.support.source_desk import HALF, PAD, Desk, Load, commands, desk, ignored
 
 pytestmark = pytest.mark.slow
 
@@ -98,8 +98,7 @@ def test_a_killed_copy_is_not_served_and_disturbs_nothing(
     assert load.failed == []
     if tool == "aws":  # rclone uses its partial file again
         assert set(left) < set(os.listdir(version))
-        (ignored,) = reload_tools.events(here.server, "model_files_ignored")
-        assert set(ignored["files"]) == set(left)
+        assert ignored(here) == left
 
 
 @pytest.mark.parametrize("tool", ["rclone", "aws"])
@@ -117,7 +116,7 @@ def test_a_killed_replacement_leaves_the_previous_content(here: Desk, store: dic
         publish(here, 2, 8.0, PAD)  # rclone then has no use for its partial file
         here.run(block)
         here.serves(2, 8.0)
-        assert reload_tools.events(here.server, "model_files_ignored")
+        assert ignored(here), "the partial file"
     assert load.failed == []
 
 
