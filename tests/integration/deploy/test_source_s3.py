@@ -22,6 +22,7 @@ RCLONE, AWS = GUIDE["Fetch with rclone"][0], GUIDE["Fetch with the AWS CLI"][0]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables of an S3 server."""
+    stack_tools.source_tool("aws")  # without it, `make test` downloads no S3 server
     stack_tools.program("rclone")
     with model_stores.s3_server(tmp_path_factory.mktemp("s3")) as variables:
         yield variables
@@ -144,11 +145,8 @@ def test_deleted_files_are_no_outage(here: Desk) -> None:
 
 
 def fetch(tool: str) -> str:
-    """The commands of the guide for a tool. Skips the test if it is absent."""
-    if tool == "aws":
-        stack_tools.source_tool("aws")
-        return AWS
-    return RCLONE
+    """The commands of the guide for a tool."""
+    return AWS if tool == "aws" else RCLONE
 
 
 def first_of(block: str) -> str:
