@@ -176,10 +176,13 @@ class Haproxy:
         """Send new connections also to this server. Raises OSError."""
         self.empty(slot)
         self.command(f"set server {BACKEND}/s{slot} addr {host} port {port}")
+        self.command(f"enable health {BACKEND}/s{slot}")
         self.command(f"set server {BACKEND}/s{slot} state ready")
 
     def drain(self, slot: int) -> None:
-        """Send no new connections to this server; open ones continue. Raises OSError."""
+        """Send no new connections to this server; open ones continue. A server that drains is not ready, and HAProxy
+        would close the connections of a server that fails its health checks, so the checks end. Raises OSError."""
+        self.command(f"disable health {BACKEND}/s{slot}")
         self.command(f"set server {BACKEND}/s{slot} state drain")
 
     def empty(self, slot: int) -> None:
