@@ -24,14 +24,18 @@ from kanexport.contract.sections import (
     EXACT,
     NO_BASELINE,
     NO_EXPLANATIONS,
+    NO_INTERVALS,
     Approximation,
     Baseline,
     Explanations,
+    Intervals,
 )
 from kanexport.contract.serialization import (
     LIMIT,
+    OPTIONAL,
     Stored,
     build,
+    document_of,
     entries,
     evaluate_annotations,
     extract_lists,
@@ -338,6 +342,7 @@ class Manifest:
     approximation     the quantization
     optimization      `ANY` or `BASIC`; with `BASIC`, the runtime of the verification computes other numbers at a higher
                       level
+    intervals         prediction intervals; the key is missing in a document without them
     stored            the lists of numbers that are in NUMBERS_FILE; empty if `loads` was given that file
     """
 
@@ -364,6 +369,7 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     approximation: Approximation = EXACT
     optimization: str = ANY
+    intervals: Intervals = dataclasses.field(default=NO_INTERVALS, metadata=OPTIONAL)
     stored: tuple[Stored, ...] = ()
 
     @property
@@ -440,14 +446,14 @@ def arrows(shapes: tuple[tuple[int, ...], ...]) -> str:
 
 def dumps(manifest: Manifest) -> bytes:
     """The manifest as UTF-8 JSON; `loads(dumps(m)) == m`. Non-finite numbers raise."""
-    return _text(dataclasses.asdict(manifest))
+    return _text(document_of(manifest))
 
 
 def parts(manifest: Manifest) -> tuple[Manifest, bytes | None]:
     """A large manifest without its long lists of numbers, and these lists as the bytes of NUMBERS_FILE. The
     manifest's `files` do not list that file yet. A small manifest stays as it is, with None. Raises ManifestError
     for one that is too large even so."""
-    document = dataclasses.asdict(manifest)
+    document = document_of(manifest)
     if len(_text(document)) <= SMALL:
         return manifest, None
     bare, stored, numbers = extract_lists(document)

@@ -1,4 +1,5 @@
-"""Optional sections of the manifest: quantization, baseline, explanations, and handling of rows out of range.
+"""Optional sections of the manifest: quantization, baseline, explanations, prediction intervals, and handling of rows
+out of range.
 
 Standard library only."""
 
@@ -166,6 +167,71 @@ class Explanations:
 
 
 NO_EXPLANATIONS = Explanations()
+
+
+# Methods of prediction intervals: half widths, half widths by predicted value, and sets of classes.
+ABSOLUTE, NORMALIZED, LAC = "absolute", "normalized", "lac"
+LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs of a classifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputInterval:
+    """Interval of one number of the output.
+
+    quantile  half width of the interval; with NORMALIZED its ratio to the spread
+    points    predicted values, ascending; empty with ABSOLUTE
+    spreads   mean absolute residual at these points, linear in between and constant outside
+    width     mean width of the interval on the calibration rows
+    """
+
+    quantile: float
+    points: tuple[float, ...]
+    spreads: tuple[float, ...]
+    width: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """Prediction intervals by split conformal prediction. No method: the export had no calibration rows with targets.
+
+    method       ABSOLUTE, NORMALIZED or LAC; empty for none
+    coverage     requested share of rows whose target is in the interval, or in the set, between 0 and 1
+    name, sha256 of the calibration file
+    rows         number of its rows
+    fitted       number of these rows that fit the spreads and give no quantile
+    outputs      one for each number of the output; empty with LAC
+    scores       with LAC, the meaning of the outputs: LOGITS or PROBABILITIES
+    threshold    with LAC, largest 1 - p of a class in the set
+    size         with LAC, mean number of classes in the set on the calibration rows
+    checked      coverage of the second half of the file with the quantiles of its first half, least of all outputs
+    """
+
+    method: str = ""
+    coverage: float = 0.0
+    name: str = ""
+    sha256: str = ""
+    rows: int = 0
+    fitted: int = 0
+    outputs: tuple[OutputInterval, ...] = ()
+    scores: str = ""
+    threshold: float = 0.0
+    size: float = 0.0
+    checked: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The intervals in one sentence; empty for none."""
+        if not self.method:
+            return ""
+        what = "prediction sets" if self.method == LAC else f"prediction intervals, {self.method} residuals"
+        return f"{what}: {self.coverage * 100:g}% coverage, calibrated on {self.rows} rows of {self.name}"
+
+
+NO_INTERVALS = Intervals()
+EXCHANGEABLE = (
+    "the coverage holds on average over rows that are exchangeable with the calibration rows, such as new rows of the "
+    "same source; it does not hold for each row, nor after drift"
+)
 
 
 AS_TRAINED, FLAG, REJECT, CLAMP = "as-trained", "flag", "reject", "clamp"

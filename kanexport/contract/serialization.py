@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 
 PLAIN = (float, int, str, bool)
+OPTIONAL = {"optional": True}  # metadata of a field that a document lacks if the field has its default value
 DEPTH = 32  # levels of nested lists and objects
 CONTAINER_LIMIT = 100_000  # lists and objects together, which take longer to parse than numbers
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -66,13 +67,29 @@ def build(kind: type[T], value: Any, where: str) -> T:
     if not isinstance(value, dict):
         raise ManifestError(f"{where}: expected an object, found {name_of(value)}")
     hints = _hints(typing.cast("typing.Hashable", kind))
-    _check_keys(set(value), list(hints), where)
+    missing = _check_keys(set(value), list(hints), where, kind)
     return kind(
         **{
             name: value[name] if _exact(hint, value[name]) else _convert(hint, value[name], f"{where}.{name}")
             for name, hint in hints.items()
+            if name not in missing
         }
     )
+
+
+def document_of(value: Any) -> dict[str, Any]:
+    """The document of a dataclass, without its optional fields that have their default values."""
+    document = dataclasses.asdict(value)
+    for name, default in _optional(typing.cast("typing.Hashable", type(value))).items():
+        if getattr(value, name) == default:
+            del document[name]
+    return document
+
+
+@functools.cache
+def _optional(kind: Any) -> dict[str, Any]:
+    """The default values of the optional fields."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if "optional" in field.metadata}
 
 
 @functools.cache
@@ -95,13 +112,18 @@ def _exact(hint: Any, value: Any) -> bool:
     return type(value) is hint and hint is not float
 
 
-def _check_keys(keys: set[str], known: list[str], where: str) -> None:
+def _check_keys(keys: set[str], known: list[str], where: str, kind: Any) -> set[str]:
+    """The missing keys, which are optional. Raises ManifestError for unknown keys and for other missing keys."""
     unknown = sorted(keys - set(known))
     if unknown:
         raise ManifestError(f"{where}: unknown key {unknown[0]!r}")
+    if len(keys) == len(known):
+        return set()
     missing = [name for name in known if name not in keys]
-    if missing:
-        raise ManifestError(f"{where}: key {missing[0]!r} is missing")
+    required = [name for name in missing if name not in _optional(kind)]
+    if required:
+        raise ManifestError(f"{where}: key {required[0]!r} is missing")
+    return set(missing)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

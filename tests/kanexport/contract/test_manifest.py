@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from kanexport.contract import manifest
 from kanexport.contract.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, ManifestError, NodeStep, SymbolicEdge
+from kanexport.contract.sections import Intervals, OutputInterval
 from kanexport.pipeline import Request, export
 from tests.support import toy_model
 
@@ -212,3 +213,18 @@ def test_the_page_names_every_field() -> None:
     missing = {name for name in fields(Manifest) if f"`{name}`" not in page and f".{name}`" not in page}
     assert missing == set()
     assert f"`format` is {FORMAT}." in page
+
+
+def test_a_manifest_without_intervals_has_no_key_for_them() -> None:
+    document = json.loads(manifest.dumps(toy_model.manifest("toy")))
+    assert "intervals" not in document
+    own = OutputInterval(quantile=1.0, points=(0.0,), spreads=(1.0,), width=2.0)
+    whole = dataclasses.replace(
+        toy_model.manifest("toy"), intervals=Intervals(method="normalized", coverage=0.9, rows=20, outputs=(own, own))
+    )
+    text = manifest.dumps(whole)
+    assert manifest.loads(text) == whole
+    with pytest.raises(ManifestError, match="intervals: key 'coverage' is missing"):
+        manifest.loads(text.replace(b'"coverage": 0.9,', b""))
+    with pytest.raises(ManifestError, match="intervals: unknown key 'covers'"):
+        manifest.loads(text.replace(b'"coverage": 0.9,', b'"coverage": 0.9, "covers": 1,'))
