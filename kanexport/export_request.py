@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport.bundle import baseline
+from kanexport.bundle import baseline, calibration
+from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.ccode import generate, wasm
@@ -57,6 +58,7 @@ class Request:
         None  # with a graph by the operator of `contract.custom_ops`; None: if it is installed and fits
     )
     quantization: QuantizationOptions = NOTHING
+    intervals: IntervalOptions = calibration.NO_OPTIONS
     code: Path | None = None  # the folder for C code of the network
     wasm: bool = False  # with a WebAssembly module of it
     storage: str = "float32"  # of the coefficients in C, a key of `ccode.integer_tables.STORAGE`
@@ -76,6 +78,7 @@ class Request:
             baseline=None if self.baseline is None else baseline.load(self.baseline),
             explain=ExplainOptions(self.explain or bool(self.explain_layers), self.explain_layers),
             out_of_range=self.out_of_range,
+            intervals=self.intervals,
         )
 
     def check_batch(self) -> None:
@@ -181,6 +184,7 @@ def document(result: Result) -> dict[str, Any]:
         "verification": dataclasses.asdict(manifest.verification),
         "variants": [dataclasses.asdict(variant) for variant in manifest.variants],
         "explanations": dataclasses.asdict(manifest.explanations),
+        "intervals": dataclasses.asdict(manifest.intervals) if manifest.intervals.method else None,
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),
         "c": None if result.code is None else _code(result.code),

@@ -70,7 +70,7 @@ def test_the_flags_of_export() -> None:
         *("family", "option", "symbolic", "function", "architecture", "expected-outputs", "tolerance"),
         *("dtype", "max-batch-size", "optimize-for-batch", "kernel", "no-kernel", "out-of-range"),
         *("features", "units", "classes", "description", "baseline", "explain", "explain-layers"),
-        *("quantize", "calibration", "max-error", "c", "c-tables", "wasm"),
+        *("quantize", "calibration", "max-error", "c", "c-tables", "wasm", "coverage", "interval-method"),
         *("module", "checkpoint", "example", "input-shape", "time-limit", "memory-limit"),
     }
 
@@ -81,7 +81,7 @@ def test_the_fields_of_a_request() -> None:
         *("family", "options", "symbolic", "functions", "architecture", "expected_outputs", "tolerance"),
         *("dtype", "max_batch_size", "optimize_for_batch", "kernel", "out_of_range", "quantization"),
         *("code", "storage", "wasm"),
-        *("names", "baseline", "explain", "explain_layers"),
+        *("names", "baseline", "explain", "explain_layers", "intervals"),
     }
     assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest", "code"}
 
@@ -94,7 +94,7 @@ def test_the_transport_for_modules() -> None:
     assert names == [
         *("module", "example_inputs", "name", "repository", "version", "options", "functions", "dtype"),
         *("max_batch_size", "tolerance", "force", "expected_outputs", "features", "units", "classes", "description"),
-        *("baseline", "explain", "out_of_range", "advance"),
+        *("baseline", "explain", "out_of_range", "calibration", "coverage", "interval_method", "advance"),
     ]
     assert kanexport.__all__ == ["export", "record_outputs"]
     with pytest.raises(AttributeError, match="has no attribute 'import_'"):

@@ -25,6 +25,7 @@ from kanexport.quantization.options import QuantizationOptions
 
 MIB = 2**20
 # Measured: 1822 MiB for a file of 401, 453 for one of 33, 334 for one of 2.
+OF_ONE = ("names", "intervals")  # fields of a request for one model, which a folder does not have
 PER_BYTE, BASE = 4, 350 * MIB
 
 
@@ -37,8 +38,8 @@ def decode(data: bytes) -> tuple[Request, int]:
     """The inverse of `encode`."""
     document = json.loads(data)
     hints = typing.get_type_hints(Request)
-    fields = {name: _value(hints[name], value) for name, value in document["request"].items() if name != "names"}
-    return Request(**fields), document["memory"]  # names are of one model, and none of a folder's
+    fields = {name: _value(hints[name], value) for name, value in document["request"].items() if name not in OF_ONE}
+    return Request(**fields), document["memory"]
 
 
 def main() -> int:

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport.bundle import baseline, repository
+from kanexport.bundle import baseline, calibration, repository
 from kanexport.bundle.baseline import Rows
+from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.description import Signature, edges_file
 from kanexport.bundle.explain_graph import NO_EXPLANATION, ExplainOptions
 from kanexport.ccode.generate import CodeFiles
@@ -60,6 +61,7 @@ class Target:
     baseline: Rows | None = None  # of the user's data
     explain: ExplainOptions = NO_EXPLANATION
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    intervals: IntervalOptions = calibration.NO_OPTIONS
 
     def __post_init__(self) -> None:
         """The header of the baseline rows names the features, unless the user does."""
@@ -167,6 +169,9 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     """Write one version, if the target has a repository. Raises RepositoryError and OptionError; then the repository is
     unchanged."""
     target.check_names(model.signature)
+    intervals, interval_notes = calibration.measure(
+        target.intervals, model.lowered, model.signature, target.names, target.dtype
+    )
     files, measured = _files(model.lowered), _baseline(target, model)
     range_notes = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
     explained = model.lowered.explained
@@ -194,7 +199,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         + model.claim.notes
         + _of_operators(model)
         + target.of_header()
-        + range_notes
+        + (*range_notes, *interval_notes, *_same_rows(target, measured))
         + (() if explained is None else explained.notes),
         names=target.names,
         baseline=measured,
@@ -203,6 +208,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         variants=model.proof.variants,
         approximation=model.approximation,
         optimization=model.lowered.optimization,
+        intervals=intervals,
     )
     bare, document = _with_numbers_file(document, files)
     if target.repository is None:
@@ -227,9 +233,24 @@ def _with_numbers_file(document: Manifest, files: dict[str, bytes | repository.P
 
 
 def _baseline(target: Target, model: VerifiedModel) -> Baseline:
-    if target.baseline is None:
+    """The baseline of the user's rows; otherwise of the inputs of the calibration rows, if the model has one input."""
+    rows = target.baseline
+    if rows is None and target.intervals.rows is not None:
+        inputs = model.signature.inputs()
+        rows = target.intervals.rows.as_baseline() if len(inputs) == 1 and inputs[0].datatype in FLOATS else None
+    if rows is None:
         return NO_BASELINE
-    return baseline.measure(target.baseline, model.lowered, model.layers, model.signature, target.names, target.dtype)
+    return baseline.measure(rows, model.lowered, model.layers, model.signature, target.names, target.dtype)
+
+
+def _same_rows(target: Target, measured: Baseline) -> tuple[str, ...]:
+    """Notes on a baseline of the calibration rows."""
+    rows = target.intervals.rows
+    if rows is None or rows.sha256 != measured.sha256:
+        return ()
+    if target.baseline is None:
+        return (f"the baseline has the inputs of {rows.name}, because --baseline was not given",)
+    return (f"{rows.name} is the baseline too; calibration rows must not be training rows",)
 
 
 def _of_operators(model: VerifiedModel) -> tuple[str, ...]:
@@ -260,6 +281,7 @@ def _entry(path: str, data: bytes | repository.Parts) -> FileEntry:
     return FileEntry(path=path, size=sum(map(len, parts)), sha256=digest.hexdigest())
 
 
+FLOATS = ("FP32", "FP64")
 SHOWN = 10  # inputs that are named
 
 

@@ -1,4 +1,4 @@
-"""Arguments of `kanserve export` for names, baseline rows and explanations."""
+"""Arguments of `kanserve export` for names, baseline rows, explanations and prediction intervals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from kanexport import export_request
-from kanexport.bundle import baseline, explain_graph
+from kanexport.bundle import baseline, calibration, explain_graph
+from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.ccode.integer_tables import STORAGE
 from kanexport.contract import naming
@@ -89,7 +90,8 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="rows of your data, as .npy, .npz or .csv, on which the exporter measures errors and selects branches "
-        "(default: the rows of --baseline, otherwise rows that the exporter generates)",
+        "(default: the rows of --baseline, otherwise rows that the exporter generates); with --coverage, the rows of "
+        "the prediction intervals instead",
     )
     add(
         "--max-error",
@@ -97,6 +99,28 @@ def precision_options(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="largest difference from the checkpoint, relative to the largest output (default: "
         f"{options.MAX_ERROR[INT8]:g} for int8, {options.MAX_ERROR[FP16_WEIGHTS]:g} for fp16-weights)",
+    )
+
+
+def interval_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for prediction intervals."""
+    add = parser.add_argument_group(
+        "prediction intervals (with --calibration FILE: rows with targets that the model was not trained on, as .npz "
+        "with the arrays x and y, or .csv with target columns y, or y0, y1, ...)"
+    ).add_argument
+    add(
+        "--coverage",
+        type=float,
+        metavar="C",
+        help="store prediction intervals, or prediction sets if the targets are labels, with this coverage, such as "
+        "0.9: the share of rows whose target is in the interval, if rows are exchangeable with those of --calibration",
+    )
+    add(
+        "--interval-method",
+        choices=calibration.METHODS,
+        default="",
+        help="absolute: intervals of constant width; normalized: wider where residuals of similar predicted values are "
+        "larger (default: absolute)",
     )
 
 
@@ -127,9 +151,16 @@ def code_options(parser: argparse.ArgumentParser) -> None:
 
 
 def quantization(args: argparse.Namespace) -> QuantizationOptions:
-    """Options of the quantization. Raises OptionError."""
-    rows = None if args.calibration is None else baseline.load(args.calibration, CALIBRATION)
+    """Options of the quantization. It does not use rows of prediction intervals, because rows that select branches
+    would not be exchangeable with new rows. Raises OptionError."""
+    unused = args.calibration is None or args.coverage is not None
+    rows = None if unused else baseline.load(args.calibration, CALIBRATION)
     return QuantizationOptions(args.quantize, rows, args.max_error)
+
+
+def intervals(args: argparse.Namespace) -> IntervalOptions:
+    """Options of prediction intervals. Raises OptionError."""
+    return calibration.options(args.calibration, args.coverage, args.interval_method, names(args).classes)
 
 
 def explanations(args: argparse.Namespace) -> ExplainOptions:

@@ -80,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
     arguments.naming_options(parser)
     arguments.explaining_options(parser)
+    arguments.interval_options(parser)
     arguments.precision_options(parser)
     arguments.code_options(parser)
     _module_options(parser)
@@ -200,7 +201,7 @@ def _check_module(args: argparse.Namespace) -> None:
                 hint="pass the weights of the module with --checkpoint FILE",
             )
     for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error", "c"):
-        if getattr(args, name):
+        if getattr(args, name) and (name != "calibration" or args.coverage is None):
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(
                 f"{flag} cannot be combined with --module: torch.onnx builds that graph",
@@ -215,6 +216,7 @@ def _check_folder(args: argparse.Namespace) -> None:
         "--expected-outputs": args.expected_outputs,
         "--baseline": args.baseline,
         "--calibration": args.calibration,
+        "--coverage": args.coverage,
         "--features, --units, --classes or --description": arguments.names(args),
         "--explain-layers": args.explain_layers,
         "--c": args.c,
@@ -269,6 +271,7 @@ def _request(args: argparse.Namespace) -> Request:
         optimize_for_batch=args.optimize_for_batch,
         kernel=args.kernel,
         quantization=arguments.quantization(args),
+        intervals=arguments.intervals(args),
     )
 
 
@@ -294,6 +297,7 @@ def _module(args: argparse.Namespace, advance: tables.Report) -> Result:
         baseline=None if args.baseline is None else baseline.load(args.baseline),
         explain=arguments.explanations(args),
         out_of_range=args.out_of_range,
+        intervals=arguments.intervals(args),
     )
     options = Options.parse(tuple(args.option), functions=tuple(args.function))
     return module_command.run(

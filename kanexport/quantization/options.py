@@ -67,8 +67,9 @@ class QuantizationOptions:
     def _unused(self) -> None:
         for flag, value in (("--calibration", self.rows), ("--max-error", self.max_error)):
             if value is not None:
+                other = "--quantize or --coverage" if flag == "--calibration" else "--quantize"
                 raise OptionError(
-                    f"{flag} needs --quantize", code="option-needs-other", hint=f"add --quantize, or remove {flag}"
+                    f"{flag} needs {other}", code="option-needs-other", hint=f"add {other}, or remove {flag}"
                 )
 
 

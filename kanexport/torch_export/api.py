@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from kanexport.bundle import baseline as baseline_rows
+from kanexport.bundle import calibration as calibration_rows
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.contract import atomic
@@ -52,18 +53,19 @@ def export(
     baseline: Any = None,
     explain: bool | Sequence[str | int] = False,
     out_of_range: str = AS_TRAINED,
+    calibration: str | Path | None = None,
+    coverage: float | None = None,
+    interval_method: str = "",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Export a module with KAN layers into a model repository; it restores the module, and returns the bundle.
 
     example_inputs    rows [rows, ...] as the module takes them: a tensor, an array, or a tuple. Verification uses them.
     options, functions    as in `--option` (facts that no tensor shows) and `--function` (expressions in x, by name)
-    features, units, classes, description    names for inputs, outputs and the model
-    baseline          as `--baseline`, or a DataFrame, whose columns name the features
-    out_of_range, explain    as `--out-of-range`, and `--explain` or the layers of `--explain-layers`
+    baseline, explain as the options, or a DataFrame whose columns name the features, or layers of `--explain-layers`
     expected_outputs  a file of `record_outputs`, with outputs of the trained model
 
-    Raises ExportError, and writes nothing then."""
+    Others are as the options of `kanserve export`. Raises ExportError, and writes nothing then."""
     target = Target(
         repository=Path(repository),
         name=name,
@@ -73,13 +75,28 @@ def export(
         tolerance=tolerance,
         force=force,
         names=Names(tuple(features), tuple(units), tuple(classes), description),
-        baseline=None if baseline is None else baseline_rows.rows_of(baseline),
         explain=ExplainOptions.parse(explain),
         out_of_range=out_of_range,
+        **_rows(baseline, calibration, coverage, interval_method, classes),
     )
-    parsed = Options.parse(_pairs(options or {}), functions=_pairs(functions or {}))
     recorded = None if expected_outputs is None else load_recorded([Path(expected_outputs)])
-    return convert(module, example_inputs, target, options=parsed.explicit, recorded=recorded, advance=advance)
+    facts = _explicit(options or {}, functions or {})
+    return convert(module, example_inputs, target, options=facts, recorded=recorded, advance=advance)
+
+
+def _explicit(options: Mapping[str, object], functions: Mapping[str, str]) -> dict[str, str]:
+    """The facts that the user gives, by name. Raises OptionError."""
+    return Options.parse(_pairs(options), functions=_pairs(functions)).explicit
+
+
+def _rows(
+    baseline: Any, calibration: str | Path | None, coverage: float | None, method: str, classes: Sequence[str]
+) -> dict[str, Any]:
+    """The facts of a Target from files with rows of the user. Raises OptionError."""
+    return {
+        "baseline": None if baseline is None else baseline_rows.rows_of(baseline),
+        "intervals": calibration_rows.options(calibration, coverage, method, classes),
+    }
 
 
 def _pairs(values: Mapping[str, object]) -> list[str]:

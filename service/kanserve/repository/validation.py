@@ -18,13 +18,20 @@ from kanexport.contract.manifest import (
     TensorSpec,
 )
 from kanexport.contract.sections import (
+    ABSOLUTE,
     CLAMP,
     FP16_WEIGHTS,
     INT8,
+    LAC,
+    LOGITS,
+    NORMALIZED,
     OUT_OF_RANGE_POLICIES,
+    PROBABILITIES,
     Approximation,
     ExplainedTensor,
+    Intervals,
     NodeBaseline,
+    OutputInterval,
 )
 from kanserve.errors import LoadError, LoadReason
 from kanserve.repository.pbtxt import FILE_NAME, OperatorConfig
@@ -213,6 +220,7 @@ def limit_faults(manifest: Manifest) -> Iterator[str]:
         yield from (f"layer {at}: {fault}" for fault in _layer(layer))
     yield from _names(manifest)
     yield from baseline_faults(manifest)
+    yield from interval_faults(manifest)
     yield from _explanations(manifest)
     yield from _within("the number of variants", len(manifest.variants), 0, VARIANTS)
     for variant in manifest.variants:
@@ -343,6 +351,44 @@ def _part(layer: NodeBaseline) -> str:
     cells = layer.cells * nodes if len(layer.cells) == 1 else layer.cells
     fit = all(len(counts) == len(own) + 1 and min(counts) >= 0 for counts, own in zip(layer.counts, cells, strict=True))
     return "" if fit else "the counts of the baseline do not fit the bounds of its histogram"
+
+
+POINTS = 4096  # of a table of spreads
+
+
+def interval_faults(manifest: Manifest) -> Iterator[str]:
+    """Texts about faults of the prediction intervals; none for valid ones, and for a model without intervals."""
+    section = manifest.intervals
+    if not section.method:
+        return
+    if section.method not in (ABSOLUTE, NORMALIZED, LAC):
+        yield f"intervals.method is {section.method[:40]!r}, expected {ABSOLUTE}, {NORMALIZED} or {LAC}"
+    if not 0 < section.coverage < 1:
+        yield f"intervals.coverage is {section.coverage:g}, expected a number between 0 and 1"
+    if [tensor.datatype in ("FP32", "FP64") for tensor in manifest.outputs] != [True]:
+        yield f"the model has intervals and {len(manifest.outputs)} outputs, expected one floating-point output"
+        return
+    yield from _of_output(section, manifest.output.shape[1 : AXES + 1])
+    yield from (f"intervals.outputs[{at}]: {fault}" for at, own in enumerate(section.outputs) if (fault := _table(own)))
+
+
+def _of_output(section: Intervals, shape: Sequence[int]) -> Iterator[str]:
+    """Texts about intervals that do not fit an output with rows of this shape."""
+    if section.method != LAC:
+        if len(section.outputs) != math.prod(shape):
+            yield f"the intervals have {len(section.outputs)} entries, expected {math.prod(shape)}"
+    elif section.scores not in (LOGITS, PROBABILITIES) or len(shape) != 1:
+        yield f"the scores of the prediction sets are {section.scores[:40]!r} of an output {_shape(shape)}"
+
+
+def _table(interval: OutputInterval) -> str:
+    """Text about the first fault, or ""."""
+    points, spreads = interval.points, interval.spreads
+    if interval.quantile < 0 or min(spreads, default=1) <= 0:
+        return "the quantile or a spread is negative, or a spread is 0"
+    if len(points) != len(spreads) or len(points) > POINTS:
+        return f"the table has {len(points)} points and {len(spreads)} spreads, expected as many, at most {POINTS}"
+    return "" if len(points) < 2 or _ascending(points) else "the points do not ascend"
 
 
 def _ascending(bounds: Sequence[float]) -> bool:

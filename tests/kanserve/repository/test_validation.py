@@ -12,7 +12,7 @@ import pytest
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import ExplainedTensor, Explanations
+from kanexport.contract.sections import ExplainedTensor, Explanations, Intervals, OutputInterval
 from kanserve.errors import LoadError, LoadReason
 from kanserve.repository import layout, pbtxt, validation
 from kanserve.repository.validation import check_config, check_manifest
@@ -90,6 +90,41 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("variant elsewhere", {"variants": (MANY,)}, "the variant 'model_many.onnx' is not in the manifest's list"),
     ("select far", step(2**40), "a step 'select' has an index out of range, expected 0 to"),
 ]
+
+
+OWN = OutputInterval(quantile=1.0, points=(0.0, 1.0), spreads=(1.0, 2.0), width=2.0)
+BOTH = Intervals(method="normalized", coverage=0.9, rows=100, outputs=(OWN, OWN))
+SETS = Intervals(method="lac", coverage=0.9, rows=100, scores="logits", threshold=0.5)
+
+
+def intervals(**changes: Any) -> dict[str, Any]:
+    return {"intervals": dataclasses.replace(BOTH, **changes)}
+
+
+def table(**changes: Any) -> dict[str, Any]:
+    return intervals(outputs=(OWN, dataclasses.replace(OWN, **changes)))
+
+
+CASES += [
+    ("method of intervals", intervals(method="guess"), "intervals.method is 'guess', expected absolute, normalized"),
+    ("coverage", intervals(coverage=1.0), "intervals.coverage is 1, expected a number between 0 and 1"),
+    ("too few intervals", intervals(outputs=(OWN,)), "the intervals have 1 entries, expected 2"),
+    ("no intervals", intervals(outputs=()), "the intervals have 0 entries, expected 2"),
+    ("scores", {"intervals": dataclasses.replace(SETS, scores="odds")}, "scores of the prediction sets are 'odds'"),
+    ("quantile", table(quantile=-1.0), "intervals.outputs[1]: the quantile or a spread is negative"),
+    ("spread", table(spreads=(1.0, 0.0)), "intervals.outputs[1]: the quantile or a spread is negative"),
+    ("points", table(points=(1.0, 0.0)), "intervals.outputs[1]: the points do not ascend"),
+    ("table", table(points=(0.0,)), "intervals.outputs[1]: the table has 1 points and 2 spreads"),
+    ("long table", table(points=(0.0,) * 5000, spreads=(1.0,) * 5000), "the table has 5000 points and 5000 spreads"),
+]
+
+
+def test_intervals_of_each_method_pass() -> None:
+    for section in (BOTH, SETS, dataclasses.replace(BOTH, method="absolute")):
+        check_manifest(dataclasses.replace(listed(), intervals=section))
+    whole = TensorSpec(name="y", datatype="INT64", shape=(-1, 2))
+    with pytest.raises(LoadError, match="expected one floating-point output"):
+        check_manifest(dataclasses.replace(listed(), intervals=BOTH, outputs=(whole,)))
 
 
 @pytest.mark.parametrize(("changes", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
