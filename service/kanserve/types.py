@@ -18,7 +18,7 @@ from kanexport.contract.naming import UNNAMED, Names
 from kanexport.contract.sections import AS_TRAINED
 
 Array = NDArray[np.generic]
-ParameterValue = str | int | bool  # the value of a parameter
+ParameterValue = str | int | float | bool  # the value of a parameter
 
 # Open Inference Protocol datatype -> how its bytes lie on the wire. Explicitly
 # little-endian: an array in the wrong byte order is run without complaint.

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from kanexport.contract import conformal
 from kanexport.contract.sections import LAC, Intervals
-from kanserve.errors import FailedPrecondition
 from kanserve.types import Array
 
 NAME = "kan.interval"  # of the optional output
@@ -40,15 +39,6 @@ def of(section: Intervals, outputs: Array) -> NDArray[np.float64] | NDArray[np.u
     for at, interval in enumerate(section.outputs):
         half[:, at] = interval.quantile * conformal.spread(interval, flat[:, at])
     return np.stack([flat - half, flat + half], axis=-1).reshape(*values.shape, 2)
-
-
-def missing(model: str) -> FailedPrecondition:
-    """The error for a model without intervals."""
-    return FailedPrecondition(
-        f"model '{model}' has no prediction intervals, because its export had no calibration rows with targets",
-        code="intervals-missing",
-        hint="export the model with --calibration rows.npz --coverage 0.9",
-    )
 
 
 def _sets(section: Intervals, outputs: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -120,7 +120,8 @@ def pairs(tensors: TensorInfo | Sequence[TensorInfo], rows: Any) -> list[tuple[T
 def write_parameters(message: Any, parameters: Mapping[str, ParameterValue]) -> None:
     """Write parameters to the map of a message."""
     for name, value in parameters.items():
-        kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "string"
+        kinds = {bool: "bool", int: "int64", float: "double"}  # a bool is an int too
+        kind = next((kind for type_, kind in kinds.items() if isinstance(value, type_)), "string")
         setattr(message[name], f"{kind}_param", value)
 
 

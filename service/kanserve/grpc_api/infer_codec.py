@@ -126,6 +126,8 @@ def _say(parameter: pb.InferParameter, value: ParameterValue) -> None:
         parameter.bool_param = value
     elif isinstance(value, int):
         parameter.int64_param = value
+    elif isinstance(value, float):
+        parameter.double_param = value
     else:
         parameter.string_param = value
 

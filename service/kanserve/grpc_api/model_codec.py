@@ -10,8 +10,8 @@ import numpy as np
 
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
-from kanexport.contract.naming import Names
 from kanexport.contract.triton import THREADS
+from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.execution.config import Serving
 from kanserve.models.model import Model
 from kanserve.observability.statistics import Duration
@@ -38,7 +38,7 @@ def metadata(info: ModelInfo, versions: Sequence[int]) -> pb.ModelMetadataRespon
     for tensor in info.outputs:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
     if info.manifest is not None:
-        for key, text in _names(info.manifest.names).items():
+        for key, text in _text(displayed(info.manifest)).items():
             message.parameters[key].string_param = text
     return message
 
@@ -238,25 +238,27 @@ def _facts(info: ModelInfo) -> dict[str, str]:
             "kan.verification": info.manifest.claim,
             "kan.out_of_range_policy": info.manifest.out_of_range,
             **({"kan.approximation": text} if (text := info.manifest.approximation.text) else {}),
-            **_names(info.manifest.names),
+            **_text(displayed(info.manifest)),
         }
     return facts
 
 
-def named(names: Names) -> dict[str, str | list[str]]:
-    """The display names of a model's inputs, units and classes, and its description. Empty ones are left out."""
+def displayed(manifest: Manifest) -> dict[str, str | list[str]]:
+    """The display names of a model's inputs, units and classes, its description, and its prediction intervals in one
+    sentence. Empty ones are left out."""
+    names = manifest.names
     fields: dict[str, str | list[str]] = {
         "kan.features": list(names.features),
         "kan.units": list(names.units),
         "kan.classes": list(names.classes),
         "kan.description": names.description,
+        INTERVAL: manifest.intervals.text,
     }
     return {key: value for key, value in fields.items() if value}
 
 
-def _names(names: Names) -> dict[str, str]:
-    """The display names as text, lists as JSON."""
-    fields = named(names)
+def _text(fields: dict[str, str | list[str]]) -> dict[str, str]:
+    """The fields as text, lists as JSON."""
     return {
         key: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
         for key, value in fields.items()

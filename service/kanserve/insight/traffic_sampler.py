@@ -72,6 +72,20 @@ class TrafficStatistics:
     tally: NodeCounts
 
 
+@dataclass(frozen=True, slots=True)
+class LatestDrift:
+    """Largest drift of the latest rows from the baseline.
+
+    rows   sampled rows
+    ratio  largest PSI of a node, divided by its no-drift threshold
+    place  layer of this node, in words
+    """
+
+    rows: int
+    ratio: float
+    place: str
+
+
 class TrafficSampler:
     """Sampler of one version's traffic, for use on the event loop except for its own thread.
 
@@ -123,6 +137,7 @@ class TrafficSampler:
         self._seen, self._spent = -self._answered.inference_count, 0.0  # without the rows before
         self._recent, self._total = Recent(self._nodes, ROWS), self._nodes.empty()
         self._rows = KeptRows(self.most_rows, ROWS)
+        self.drift: LatestDrift | None = None  # of this process; None without a baseline, or before the first rows
 
     def _take_over(self) -> None:
         """Continue with the counts before the last restart, unless they were reset meanwhile."""
@@ -290,6 +305,7 @@ class TrafficSampler:
         with self._lock:
             tally = self._recent.both()
         compared = self._nodes.compared(tally)
+        self.drift = _largest(compared, tally.rows)
         with self._lock:  # otherwise an unloaded version could get its series again
             for nodes in () if self._ended else compared:
                 if nodes.drift is not None:
@@ -307,6 +323,15 @@ class TrafficSampler:
         self._metrics.number("kanserve_drift_psi_ratio").labels(*labels).set(ratio)
         self._metrics.number("kanserve_out_of_range_ratio").labels(*labels).set(outside)
         self._metrics.number("kanserve_baseline_out_of_range_ratio").labels(*labels).set(before)
+
+
+def _largest(compared: Sequence[NodeStatistics], rows: int) -> LatestDrift | None:
+    """The largest drift over all layers and outputs; None without a baseline or without rows."""
+    ratios = [(nodes.drift.ratio, nodes.layer) for nodes in compared if nodes.drift is not None]
+    if not ratios or not rows:
+        return None
+    ratio, layer = max(ratios)
+    return LatestDrift(rows, ratio, "the outputs" if layer == OUTPUT else f"the inputs of layer {layer}")
 
 
 def _nobody(observer: TrafficSampler | None) -> None:

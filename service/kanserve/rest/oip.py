@@ -51,7 +51,7 @@ class Oip:
         info, versions = self._catalogue.info(*_model(request))
         document = plain(model_codec.metadata(info, versions))
         del document["parameters"]  # lists are lists here
-        named = {} if info.manifest is None else model_codec.named(info.manifest.names)
+        named = {} if info.manifest is None else model_codec.displayed(info.manifest)
         return json_answer(document | ({"parameters": named} if named else {}))
 
     async def config(self, request: HttpRequest, call: Call) -> Answer:

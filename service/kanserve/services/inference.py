@@ -28,7 +28,7 @@ from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.statistics import FailureReason, Timing
 from kanserve.scheduling.batching import FastBatch
-from kanserve.services import validation
+from kanserve.services import intervals, validation
 from kanserve.services.explain import Insights
 from kanserve.types import (
     BYTES,
@@ -54,8 +54,9 @@ class ValidatedRequest:
 
     model          version that runs
     outputs        requested outputs, in their order
-    names          names of these outputs
+    names          names of the outputs that run: these, and the first output if its intervals are requested
     rows           number of rows
+    interval       whether the intervals of the first output are requested
     queue_timeout  seconds
     priority       as in the request
     """
@@ -66,6 +67,7 @@ class ValidatedRequest:
     rows: int
     queue_timeout: float | None
     priority: int
+    interval: bool = False
 
     @property
     def fixed(self) -> bool:
@@ -74,6 +76,7 @@ class ValidatedRequest:
         sized = not any(-1 in tensor.shape[1:] for tensor in self.outputs)
         return (
             sized
+            and not self.interval
             and self.model.range_guard is None
             and self.rows > 0 < info.max_batch_size
             and BYTES not in {t.datatype for t in (*info.inputs, *info.outputs)}
@@ -103,24 +106,25 @@ class Inference:
             feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
             words = _outside(model, feeds)
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
-                arrays: list[Array] = [
-                    np.empty((0, *tensor.shape[1:]), NUMPY_DTYPES[tensor.datatype]) for tensor in ready.outputs
-                ]
-                return _response(info, request, await self._answers(request, ready, arrays))
+                answers, _ = await self._answers(request, ready, _no_rows(ready))
+                return _response(info, request, answers)
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
-            answers = await self._answers(request, ready, arrays)
+            answers, more_words = await self._answers(request, ready, arrays)
             more_outputs, more_parameters = ([], []) if plan is None else await self.insights.annotate(plan, feeds)
-            return _response(info, request, [*answers, *more_outputs], [*words, *more_parameters])
+            return _response(info, request, [*answers, *more_outputs], [*words, *more_words, *more_parameters])
 
     def check(self, model: Model, request: InferRequest) -> ValidatedRequest:
         """Check a request before it runs. Raises the errors of `infer`."""
+        interval = intervals.requested(model.info, request)
         outputs = validation.requested_outputs(model.info, request)
         rows = validation.validate(model.info, request)
-        self._bound(model.info, outputs, rows)
+        self._bound(model.info, outputs, rows, intervals.row_bytes(model.info) if interval else 0)
         if request.classes:
             check_classification(request, outputs)
         names = tuple(tensor.name for tensor in outputs)
-        return ValidatedRequest(model, outputs, names, rows, request.queue_timeout, request.priority)
+        if interval and (first := model.info.outputs[0].name) not in names:
+            names = (*names, first)
+        return ValidatedRequest(model, outputs, names, rows, request.queue_timeout, request.priority, interval)
 
     async def run(
         self, ready: ValidatedRequest, feeds: Mapping[str, Array], deadline: float | None, started: int
@@ -135,7 +139,21 @@ class Inference:
             return validation.numbers(tensor)
         return validation.strings(tensor, info.name, most=self.max_input_strings, prefix=validation.prefix_of(request))
 
-    async def _answers(self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]) -> list[OutputTensor]:
+    async def _answers(
+        self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]
+    ) -> tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]:
+        """The requested outputs in the order of the request, and response parameters. `arrays`: of `ready.names`."""
+        answers = await self._own_outputs(request, ready, arrays[: len(ready.outputs)])
+        if not ready.interval:
+            return answers, []
+        info = ready.model.info
+        interval = await intervals.tensor(info, arrays[ready.names.index(info.outputs[0].name)])
+        answers.insert(request.outputs.index(interval.name), interval)
+        return answers, intervals.parameters(ready.model)
+
+    async def _own_outputs(
+        self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]
+    ) -> list[OutputTensor]:
         if not request.classes:
             return [self._packed(tensor, array) for tensor, array in zip(ready.outputs, arrays, strict=True)]
         if sum(array.size for array in arrays) > LARGE:
@@ -170,8 +188,8 @@ class Inference:
             )
         return OutputTensor(tensor.name, tensor.datatype, array.shape, data)
 
-    def _bound(self, info: ModelInfo, outputs: Sequence[TensorInfo], rows: int) -> None:
-        needed = rows * sum(tensor.row_bytes for tensor in outputs)
+    def _bound(self, info: ModelInfo, outputs: Sequence[TensorInfo], rows: int, more: int) -> None:
+        needed = rows * (more + sum(tensor.row_bytes for tensor in outputs))
         if needed > self.max_response_bytes:
             raise ResourceExhausted(
                 f"the response for {rows} rows of model '{info.name}' takes {needed} bytes, "
@@ -215,6 +233,12 @@ def _outside(model: Model, feeds: Mapping[str, Array]) -> list[tuple[str, Parame
     if count and model.range_guard.policy == REJECT:
         raise validation.beyond(model.info, model.range_guard.place(feeds, int(outside.argmax())), count, len(outside))
     return [(OUT_OF_RANGE_ROWS, count)] if model.range_guard.policy == FLAG else []
+
+
+def _no_rows(ready: ValidatedRequest) -> list[Array]:
+    """The outputs of a request without rows."""
+    tensors = {tensor.name: tensor for tensor in ready.model.info.outputs}
+    return [np.empty((0, *tensors[name].shape[1:]), NUMPY_DTYPES[tensors[name].datatype]) for name in ready.names]
 
 
 async def _execute(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kanexport.contract.cli.suggest import advice
+from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.errors import BadRequest, ResourceExhausted, Unsupported
 from kanserve.insight.coverage import OutOfRangeInput
 from kanserve.types import BYTES, NUMPY_DTYPES, Array, InferRequest, InputTensor, Insight, ModelInfo, TensorInfo
@@ -317,20 +318,20 @@ def _check(info: ModelInfo, tensor: InputTensor, expected: TensorInfo, prefix: s
 
 
 def requested_outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInfo, ...]:
-    """The requested outputs, in the order of the request; all outputs if the request names none."""
+    """The requested outputs of the graph, in the order of the request; all outputs if the request names none."""
     if not request.outputs:
         return info.outputs
     known = {tensor.name: tensor for tensor in info.outputs}
     _once("output", request.outputs, prefix_of(request))
     for name in request.outputs:
-        if name not in known:
+        if name not in known and name != INTERVAL:
             there = _there_are("output", info.outputs)
             raise BadRequest(
                 f"unexpected inference output '{name}' for model '{info.name}'{there}",
                 code="output-unknown",
                 hint=advice(name[:LONGEST], list(known)[:SHOWN], what="outputs"),
             )
-    return tuple(known[name] for name in request.outputs)
+    return tuple(known[name] for name in request.outputs if name in known)
 
 
 def beyond(info: ModelInfo, place: OutOfRangeInput, count: int, rows: int) -> BadRequest:

@@ -1,0 +1,100 @@
+"""Use case of prediction intervals: the optional output `kan.interval`, and whether drift makes it unreliable.
+
+Only requests for intervals pay for them. The drift is that of the latest traffic, which the sampler computes anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from kanexport.contract.sections import LAC, Intervals
+from kanserve.analysis import intervals
+from kanserve.analysis.intervals import NAME
+from kanserve.errors import BadRequest, FailedPrecondition
+from kanserve.models.model import Model
+from kanserve.services import validation
+from kanserve.types import Array, InferRequest, ModelInfo, OutputTensor, ParameterValue
+
+LARGE = 2**14  # numbers; more are computed off the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Whether intervals are reliable.
+
+    reliable  False if the latest traffic drifted from the baseline; None if the server does not measure drift
+    note      reason, if they are unreliable or if it is unknown
+    """
+
+    reliable: bool | None
+    note: str = ""
+
+
+def requested(info: ModelInfo, request: InferRequest) -> bool:
+    """Whether a request names the optional output. Raises FailedPrecondition for a model without intervals, BadRequest
+    for a number of classes."""
+    if NAME not in request.outputs or any(tensor.name == NAME for tensor in info.outputs):
+        return False
+    section(info)
+    if NAME in dict(request.classes):
+        raise BadRequest(
+            f"output '{NAME}' cannot be combined with the parameter {validation.CLASSES}",
+            code="classification-not-supported",
+            hint=f"request {NAME} without the parameter {validation.CLASSES}",
+        )
+    return True
+
+
+def section(info: ModelInfo) -> Intervals:
+    """The intervals of a model. Raises FailedPrecondition if it has none."""
+    if info.manifest is None or not info.manifest.intervals.method:
+        raise FailedPrecondition(
+            f"model '{info.name}' has no prediction intervals, because its export had no calibration rows with targets",
+            code="intervals-missing",
+            hint="export the model with --calibration rows.npz --coverage 0.9",
+        )
+    return info.manifest.intervals
+
+
+def row_bytes(info: ModelInfo) -> int:
+    """Bytes of the intervals of one row."""
+    numbers = math.prod(info.outputs[0].shape[1:])
+    return numbers if section(info).method == LAC else 2 * 8 * numbers
+
+
+async def tensor(info: ModelInfo, outputs: Array) -> OutputTensor:
+    """The optional output, for the first output of the model [B, ...]. Raises FailedPrecondition."""
+    own = section(info)
+    made = await asyncio.to_thread(intervals.of, own, outputs) if outputs.size > LARGE else intervals.of(own, outputs)
+    datatype = "UINT8" if own.method == LAC else "FP64"
+    return OutputTensor(NAME, datatype, made.shape, validation.packed(datatype, made))
+
+
+def parameters(model: Model) -> list[tuple[str, ParameterValue]]:
+    """The response parameters about the intervals. Raises FailedPrecondition."""
+    own, state = section(model.info), reliability(model)
+    facts: list[tuple[str, ParameterValue]] = [(f"{NAME}_method", own.method), (f"{NAME}_coverage", own.coverage)]
+    if state.reliable is not None:
+        facts.append((f"{NAME}_reliable", state.reliable))
+    return [*facts, (f"{NAME}_note", state.note)] if state.note else facts
+
+
+def reliability(model: Model) -> Reliability:
+    """The reliability of a model's intervals, by the drift of its latest sampled traffic."""
+    manifest, live = model.info.manifest, model.live
+    if manifest is None or not manifest.baseline.rows:
+        return Reliability(None, "drift is not measured: the export has no baseline rows")
+    if live is None:
+        return Reliability(None, f"drift is not measured: {model.blind or 'the version is being unloaded'}")
+    drift = live.drift
+    if drift is None:
+        return Reliability(None, "drift is not measured: the server has sampled no rows yet")
+    if drift.ratio <= 1:
+        return Reliability(True)
+    return Reliability(
+        False,
+        f"the latest {drift.rows} sampled rows drifted from the baseline: the largest PSI of {drift.place} is "
+        f"{drift.ratio:.3g} times its no-drift threshold, so the coverage of the intervals may be lower",
+    )

@@ -1,0 +1,202 @@
+"""`kan.interval` of golden models over gRPC and REST: values, order, parameters, errors, and the mark of drift."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.http as triton_http
+
+from kanexport.bundle import calibration
+from kanexport.contract import manifest
+from kanexport.pipeline import Request, export
+from kanserve.analysis import intervals
+from kanserve.client.sync import Client
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import error_codes, http_client
+from tests.support.golden_cases import cases
+from tests.support.server_process import INFERENCE, Server, request, serving
+
+pytestmark = pytest.mark.slow
+
+
+RNG = np.random.default_rng(1)
+ROWS = RNG.uniform(-1, 1, (5, 2)).astype(np.float32)
+SECONDS = 20
+
+
+def exported(root: Path, name: str, golden: str, x: Any = None, y: Any = None, method: str = "") -> None:
+    (case,) = (case for case in cases() if case.name == golden)
+    wanted = calibration.NO_OPTIONS
+    if x is not None:
+        np.savez(root / f"{name}.npz", x=x, y=y)
+        wanted = calibration.options(root / f"{name}.npz", 0.9, method)
+    export(Request(path=case.path, repository=root / "m", name=name, options=case.options, intervals=wanted))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A regression by each method, a classifier, and a model without intervals."""
+    root = tmp_path_factory.mktemp("intervals")
+    x, noise = RNG.uniform(-1, 1, (600, 2)), RNG.normal(size=600)
+    for method in ("absolute", "normalized"):
+        exported(root, method, "pykan-hello-adapted", x, np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2) + noise, method)
+    exported(root, "sets", "efficient-kan-wine-update-grid", RNG.normal(size=(300, 13)), RNG.integers(0, 3, 300))
+    exported(root, "plain", "pykan-hello-adapted")
+    return root / "m"
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    transport, chosen = http_client.way(request.param)
+    with serving(models, transport, **chosen) as running:
+        yield running
+
+
+def ask(server: Server, model: str, rows: np.ndarray, *outputs: str) -> pb.ModelInferResponse:
+    message = request(rows, model)
+    for name in outputs:
+        message.outputs.add(name=name)
+    return pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+
+
+def array(answer: pb.ModelInferResponse, name: str) -> np.ndarray:
+    dtypes = {"FP64": "<f8", "FP32": "<f4", "UINT8": "<u1"}
+    for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+        if output.name == name:
+            return np.frombuffer(raw, dtypes[output.datatype]).reshape(output.shape)
+    raise KeyError(name)
+
+
+@pytest.mark.parametrize("method", ["absolute", "normalized"])
+def test_intervals_are_those_of_the_manifest_around_unchanged_outputs(
+    served: Server, models: Path, method: str
+) -> None:
+    section = manifest.load(models / method / "1").intervals
+    plain = ask(served, method, ROWS)
+    for _ in range(3):  # the cache of known requests does not learn it
+        answer = ask(served, method, ROWS, "y", intervals.NAME)
+        assert [output.name for output in answer.outputs] == ["y", intervals.NAME]
+        assert answer.raw_output_contents[0] == plain.raw_output_contents[0]
+        np.testing.assert_array_equal(array(answer, intervals.NAME), intervals.of(section, array(plain, "y")))
+        assert answer.parameters["kan.interval_method"].string_param == method
+        assert answer.parameters["kan.interval_coverage"].double_param == 0.9
+    assert array(answer, intervals.NAME).shape == (5, 1, 2)
+    turned = ask(served, method, ROWS, intervals.NAME, "y")
+    assert [output.name for output in turned.outputs] == [intervals.NAME, "y"]
+    only = ask(served, method, ROWS, intervals.NAME)
+    assert [output.name for output in only.outputs] == [intervals.NAME]
+    assert only.raw_output_contents[0] == answer.raw_output_contents[1]
+    none = ask(served, method, ROWS[:0], "y", intervals.NAME)
+    assert array(none, intervals.NAME).shape == (0, 1, 2)
+    assert "kan.interval_method" not in plain.parameters
+
+
+def test_sets_have_a_number_for_each_class(served: Server, models: Path) -> None:
+    section = manifest.load(models / "sets" / "1").intervals
+    rows = RNG.normal(size=(7, 13)).astype(np.float32)
+    answer = ask(served, "sets", rows, "y", intervals.NAME)
+    sets = array(answer, intervals.NAME)
+    assert sets.dtype == np.uint8
+    np.testing.assert_array_equal(sets, intervals.of(section, array(answer, "y")))
+    assert (sets.sum(axis=1) >= 1).all()
+    assert answer.parameters["kan.interval_method"].string_param == "lac"
+
+
+def test_the_clients_of_triton_and_kanserve_read_intervals(served: Server) -> None:
+    expected = array(ask(served, "absolute", ROWS, intervals.NAME), intervals.NAME)
+    tensor = triton.InferInput("x", [5, 2], "FP32")
+    tensor.set_data_from_numpy(ROWS)
+    with triton.InferenceServerClient(served.address) as client:
+        result = client.infer("absolute", [tensor], outputs=[triton.InferRequestedOutput(intervals.NAME)])
+        np.testing.assert_array_equal(result.as_numpy(intervals.NAME), expected)
+    over_http = triton_http.InferInput("x", [5, 2], "FP32")
+    over_http.set_data_from_numpy(ROWS)
+    with triton_http.InferenceServerClient(served.http) as client:
+        wanted = [triton_http.InferRequestedOutput(name) for name in ("y", intervals.NAME)]
+        result = client.infer("absolute", [over_http], outputs=wanted)
+        np.testing.assert_array_equal(result.as_numpy(intervals.NAME), expected)
+    with Client(served.address) as client:
+        own = client.infer(client.model("absolute"), ROWS, outputs=["y", intervals.NAME])
+        np.testing.assert_array_equal(own.outputs[intervals.NAME], expected)
+        assert own.parameters["kan.interval_coverage"] == 0.9
+        assert own.to_frame().shape == (5, 1)
+
+
+def test_rest_returns_intervals_and_their_facts(served: Server) -> None:
+    body = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [5, 2], "data": ROWS.ravel().tolist()}],
+        "outputs": [{"name": "y"}, {"name": intervals.NAME}],
+    }
+    answer = http_client.infer(served, body, "normalized").json
+    assert answer["parameters"]["kan.interval_method"] == "normalized"
+    assert answer["parameters"]["kan.interval_coverage"] == 0.9
+    own = answer["outputs"][1]
+    assert (own["name"], own["datatype"], own["shape"]) == (intervals.NAME, "FP64", [5, 1, 2])
+    expected = array(ask(served, "normalized", ROWS, intervals.NAME), intervals.NAME)
+    np.testing.assert_array_equal(np.array(own["data"]).reshape(5, 1, 2), expected)
+    metadata = http_client.ask(served, "/v2/models/normalized").json
+    assert metadata["parameters"][intervals.NAME].startswith("prediction intervals, normalized residuals: 90% coverage")
+    assert [output["name"] for output in metadata["outputs"]] == ["y"]
+    assert "parameters" not in http_client.ask(served, "/v2/models/plain").json
+
+
+def test_metadata_and_configuration_name_the_intervals(served: Server) -> None:
+    about = served.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="sets").SerializeToString())
+    found = pb.ModelMetadataResponse.FromString(about).parameters[intervals.NAME].string_param
+    with triton.InferenceServerClient(served.address) as client:
+        assert found.startswith("prediction sets: 90% coverage, calibrated on 300 rows of sets.npz")
+        assert client.get_model_config("sets").config.parameters[intervals.NAME].string_value == found
+        assert intervals.NAME not in client.get_model_config("plain").config.parameters
+
+
+def test_a_model_without_intervals_rejects_the_request(served: Server) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(served, "plain", ROWS, "y", intervals.NAME)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "model 'plain' has no prediction intervals" in caught.value.details()
+    assert error_codes.code(caught.value) == "intervals-missing"
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(served, "absolute", ROWS, intervals.NAME, intervals.NAME)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    message = request(ROWS, "absolute")
+    message.outputs.add(name=intervals.NAME).parameters["classification"].int64_param = 1
+    with pytest.raises(grpc.RpcError, match="cannot be combined with the parameter classification"):
+        served.call(f"{INFERENCE}ModelInfer", message.SerializeToString())
+    assert array(ask(served, "absolute", ROWS, "y"), "y").shape == (5, 1)
+
+
+def reliable(server: Server, model: str, rows: np.ndarray, expected: bool) -> str:
+    """Send rows until the parameter has this value. Returns the note."""
+    end = time.monotonic() + SECONDS
+    while True:
+        facts = ask(server, model, rows, intervals.NAME).parameters
+        if "kan.interval_reliable" in facts and facts["kan.interval_reliable"].bool_param == expected:
+            return str(facts["kan.interval_note"].string_param) if "kan.interval_note" in facts else ""
+        assert time.monotonic() < end, facts
+        time.sleep(0.1)
+
+
+def test_drift_marks_intervals_as_unreliable(models: Path) -> None:
+    with serving(models, statistics="full") as server:
+        facts = ask(server, "absolute", ROWS, intervals.NAME).parameters
+        assert "kan.interval_reliable" not in facts
+        assert facts["kan.interval_note"].string_param == "drift is not measured: the server has sampled no rows yet"
+        same = RNG.uniform(-1, 1, (250, 2)).astype(np.float32)
+        assert reliable(server, "absolute", same, True) == ""
+        note = reliable(server, "absolute", same * 0.2 + 0.8, False)
+        assert "drifted from the baseline: the largest PSI of" in note
+        assert reliable(server, "normalized", same, True) == ""  # each version by itself
+
+
+def test_a_server_without_statistics_leaves_the_reliability_open(models: Path) -> None:
+    with serving(models, statistics="off") as server:
+        facts = ask(server, "absolute", ROWS, intervals.NAME).parameters
+        assert "kan.interval_reliable" not in facts
+        assert "statistics is off" in facts["kan.interval_note"].string_param
