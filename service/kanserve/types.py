@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest, SourceFile, Zone, row_shapes
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED
+from kanexport.contract.sections import AS_TRAINED, NO_INTERVALS, Intervals
 
 Array = NDArray[np.generic]
 ParameterValue = str | int | float | bool  # the value of a parameter
@@ -446,6 +446,7 @@ class Description:
     files: tuple[SourceFile, ...] = ()
     exporter: str = ""  # its version
     options_given: Mapping[str, str] = field(default_factory=dict)
+    intervals: Intervals = NO_INTERVALS
 
     @property
     def verified_error(self) -> float:

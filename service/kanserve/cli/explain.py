@@ -23,7 +23,7 @@ from kanserve.cli.options import (
     index,
 )
 from kanserve.client import chunking
-from kanserve.client.explanation import Explanation
+from kanserve.client.explanation import Explanation, RowIntervals
 from kanserve.report.text_tables import bar
 from kanserve.types import Description
 
@@ -68,7 +68,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE.npz",
         help="write arrays to this file, float64: contributions (rows, inputs, outputs), base (outputs), predictions "
-        "and completeness_error (rows, outputs) (default: print a table)",
+        "and completeness_error (rows, outputs), and interval (rows, outputs, 2), or 0 and 1 (rows, classes) for "
+        "prediction sets, if the model has them (default: print a table)",
     )
     parser.add_argument(
         "--method",
@@ -170,6 +171,16 @@ def document(described: Description, explanation: Explanation) -> dict[str, Any]
         "rows": len(explanation.predictions),
         "largest_completeness_error": float(np.max(explanation.completeness_error, initial=0.0)),
         "notes": explanation.notes,
+        "intervals": None if explanation.intervals is None else _facts(explanation.intervals),
+    }
+
+
+def _facts(intervals: RowIntervals) -> dict[str, Any]:
+    return {
+        "method": intervals.method,
+        "coverage": intervals.coverage,
+        "reliable": intervals.reliable,
+        "note": intervals.note,
     }
 
 
@@ -180,7 +191,35 @@ def explanation_arrays(explanation: Explanation) -> dict[str, Any]:
         "base": explanation.base,
         "predictions": explanation.predictions,
         "completeness_error": explanation.completeness_error,
+        **_interval_array(explanation.intervals),
     }
+
+
+def _interval_array(intervals: RowIntervals | None) -> dict[str, Any]:
+    """The array `interval`, as the output kan.interval has it; none without intervals."""
+    if intervals is None:
+        return {}
+    return {"interval": intervals.bounds if intervals.sets is None else intervals.sets.astype(np.uint8)}
+
+
+def _interval_lines(described: Description, explanation: Explanation, which: int) -> Sequence[str]:
+    """The interval of an output of the first row, or its set of classes, and their reliability."""
+    intervals = explanation.intervals
+    if intervals is None:
+        return ()
+    share = f"{intervals.coverage * 100:g}%"
+    if intervals.sets is not None:
+        classes = ", ".join(described.names.output(int(at)) for at in np.flatnonzero(intervals.sets[0]))
+        line = f"{share} prediction set: {classes}"
+    else:
+        assert intervals.bounds is not None
+        low, high = intervals.bounds[0, which]
+        line = f"{share} prediction interval ({intervals.method}): {low:.6g} to {high:.6g}"
+    return (line + ("; UNRELIABLE" if intervals.reliable is False else ""), *_note(intervals))
+
+
+def _note(intervals: RowIntervals | None) -> Sequence[str]:
+    return () if intervals is None or not intervals.note else (f"intervals: {intervals.note}",)
 
 
 def of_row(described: Description, explanation: Explanation, rows: Any, row: int, which: int, show: int) -> Table:
@@ -194,7 +233,10 @@ def of_row(described: Description, explanation: Explanation, rows: Any, row: int
         f"{explanation.predictions[0, which]:.6g}",
         ("input", "value", "contribution", ""),
         numbers=("value", "contribution"),
-        caption=_caption(explanation, float(explanation.completeness_error[0, which])),
+        caption=(
+            *_interval_lines(described, explanation, which),
+            *_caption(explanation, float(explanation.completeness_error[0, which])),
+        ),
     )
     largest = float(np.nanmax(np.abs(contributions), initial=0.0))
     table.add("base value", "", f"{explanation.base[which]:.6g}", "")
@@ -221,6 +263,7 @@ def of_all(described: Description, explanation: Explanation, show: int) -> Table
         caption=(
             f"{min(show, len(order))} of {len(order)} inputs; --row N explains one row",
             *_caption(explanation, float(np.max(explanation.completeness_error, initial=0.0))),
+            *_note(explanation.intervals),
         ),
     )
     largest = float(np.nanmax(overall, initial=0.0))

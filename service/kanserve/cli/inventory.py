@@ -62,6 +62,7 @@ class Entry:
     serving: str = ""  # how a server runs it, in words
     unused: tuple[str, ...] = ()  # of folders: entries of config.pbtxt without effect
     out_of_range_policy: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
+    intervals: str = ""  # prediction intervals in one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ def described(answer: Description, serving: str = "") -> Detail:
         assumed=dict(answer.options_assumed),
         serving=serving,
         out_of_range_policy=answer.out_of_range_policy,
+        intervals=answer.intervals.text,
     )
     return Detail(entry, answer.layers, answer.notes, answer.names)
 
@@ -202,6 +204,7 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         verified=manifest.claim,
         assumed=manifest.source.options_assumed,
         out_of_range_policy=manifest.out_of_range,
+        intervals=manifest.intervals.text,
     )
     return Detail(entry, manifest.layers, manifest.notes, manifest.names)
 

@@ -65,6 +65,27 @@ def joined_coverage(parts: Sequence[Coverage]) -> Coverage:
     return Coverage(parts[-1].version, parts[0].definitions, counts, worst, cells, zones)
 
 
+@dataclass(frozen=True, slots=True)
+class RowIntervals:
+    """Prediction intervals of B rows.
+
+    method    absolute, normalized, or lac for sets of classes
+    coverage  share of rows whose target is in the interval or set, if the rows are exchangeable with the calibration
+              rows of the export
+    bounds    [B, O, 2], lower and upper end for each explained output; None with lac
+    sets      [B, C], the classes in the set of each row; None with the other methods
+    reliable  False if the latest traffic of the version drifted; None if the server does not measure drift
+    note      reason, if the intervals are unreliable or if it is unknown
+    """
+
+    method: str
+    coverage: float
+    bounds: NDArray[np.float64] | None
+    sets: NDArray[np.bool_] | None
+    reliable: bool | None
+    note: str
+
+
 Floats = NDArray[np.float64]
 GRADIENT = "gradient_x_input"
 
@@ -86,6 +107,7 @@ class Explanation:
     output_names        [O], names of the outputs
     index               row labels of a DataFrame
     path                by explained layer, the edges with the largest shares, if requested
+    intervals           prediction intervals of the rows; None if the model has none
     """
 
     version: str
@@ -104,6 +126,7 @@ class Explanation:
     output_names: tuple[str, ...]
     index: Any = None
     path: tuple[LayerPath, ...] = ()
+    intervals: RowIntervals | None = None
 
     def to_dict(self, output: int | str | None = None) -> dict[str, Any]:
         """Arrays under the names that shap uses. Raises ValueError for an output that was not explained.
@@ -215,6 +238,20 @@ def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any) -> E
         output_names=tuple(map(described.names.output, answer.outputs)),
         index=index_of(rows),
         path=tuple(map(_layer_path, answer.path)),
+        intervals=_intervals(answer.intervals) if answer.HasField("intervals") else None,
+    )
+
+
+def _intervals(message: kan.RowIntervals) -> RowIntervals:
+    bounds = np.frombuffer(message.bounds, "<f8").reshape(-1, message.numbers, 2)
+    sets = np.frombuffer(message.sets, "<u1").reshape(-1, message.numbers).astype(bool)
+    return RowIntervals(
+        message.method,
+        message.coverage,
+        None if message.sets else bounds,
+        sets if message.sets else None,
+        message.reliable if message.HasField("reliable") else None,
+        message.note,
     )
 
 
@@ -247,6 +284,27 @@ def _joined_path(parts: Sequence[LayerPath]) -> LayerPath:
     return LayerPath(parts[0].layer, *(np.concatenate([getattr(part, name) for part in parts]) for name in arrays))
 
 
+def _joined_intervals(parts: Sequence[RowIntervals | None]) -> RowIntervals | None:
+    """Intervals of consecutive rows as one: unreliable if those of a part are."""
+    some = [part for part in parts if part is not None]
+    if len(some) != len(parts):  # another version without intervals computed some of the rows
+        return None
+    worst = min(some, key=lambda part: {False: 0, None: 1, True: 2}[part.reliable])
+    bounds, sets = (
+        [array for part in some if (array := getattr(part, name)) is not None] for name in ("bounds", "sets")
+    )
+    return dataclasses.replace(
+        worst,
+        bounds=np.concatenate(bounds) if bounds else None,
+        sets=np.concatenate(sets) if sets else None,
+    )
+
+
+def _joined_rows(parts: Sequence[Explanation]) -> Floats | None:
+    rows = [part.rows for part in parts if part.rows is not None]
+    return np.concatenate(rows) if rows else None
+
+
 def joined(parts: Sequence[Explanation]) -> Explanation:
     """Explanations of consecutive rows as one."""
     return dataclasses.replace(
@@ -256,5 +314,6 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         completeness_error=np.concatenate([part.completeness_error for part in parts]),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         path=tuple(map(_joined_path, zip(*(part.path for part in parts), strict=True))),
-        rows=None if parts[0].rows is None else np.concatenate([part.rows for part in parts if part.rows is not None]),
+        intervals=_joined_intervals([part.intervals for part in parts]),
+        rows=_joined_rows(parts),
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SourceFile, SymbolicEdge, Zone
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import AS_TRAINED
+from kanexport.contract.sections import AS_TRAINED, NO_INTERVALS, Intervals, OutputInterval
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, TensorInfo
 
@@ -44,6 +44,32 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         files=tuple(SourceFile(name=file.name, sha256=file.sha256) for file in answer.source.files),
         exporter=answer.source.exporter_version,
         options_given=dict(answer.source.options_given),
+        intervals=_intervals(answer.intervals) if answer.HasField("intervals") else NO_INTERVALS,
+    )
+
+
+def _intervals(message: kan.Intervals) -> Intervals:
+    return Intervals(
+        method=message.method,
+        coverage=message.coverage,
+        name=message.name,
+        sha256=message.sha256,
+        rows=message.rows,
+        fitted=message.fitted,
+        outputs=tuple(map(_output_interval, message.outputs)),
+        scores=message.scores,
+        threshold=message.threshold,
+        size=message.size,
+        checked=message.checked,
+    )
+
+
+def _output_interval(message: kan.Intervals.Output) -> OutputInterval:
+    return OutputInterval(
+        quantile=message.quantile,
+        points=tuple(message.points),
+        spreads=tuple(message.spreads),
+        width=message.width,
     )
 
 

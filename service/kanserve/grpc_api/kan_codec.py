@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract.sections import LAC
 from kanserve.grpc_api import infer_codec
 from kanserve.grpc_api.infer_codec import varint
 from kanserve.grpc_api.request_cache import BYTES
@@ -18,6 +19,7 @@ from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
 from kanserve.services.control import ShadowReport, VersionChoice
 from kanserve.services.explain import Explained
+from kanserve.services.intervals import RowIntervals
 from kanserve.services.statistics import StatisticsResult, WatchRequest
 from kanserve.services.validation import COUNT_LIMITS, at_most
 from kanserve.types import (
@@ -211,6 +213,20 @@ def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
         completeness_error=what.completeness_error.astype("<f8").tobytes(),
         notes=answer.notes,
         path=map(_path_to_pb, what.path),
+        intervals=None if answer.intervals is None else _intervals_to_pb(answer.intervals),
+    )
+
+
+def _intervals_to_pb(rows: RowIntervals) -> kan_pb2.RowIntervals:
+    sets = rows.method == LAC
+    return kan_pb2.RowIntervals(
+        method=rows.method,
+        coverage=rows.coverage,
+        numbers=rows.values.shape[1],
+        bounds=b"" if sets else rows.values.astype("<f8").tobytes(),
+        sets=rows.values.astype("<u1").tobytes() if sets else b"",
+        reliable=rows.state.reliable,
+        note=rows.state.note,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
+from kanexport.contract.sections import Intervals
 from kanexport.contract.triton import THREADS
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.execution.config import Serving
@@ -122,7 +124,14 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
     message.source.options_decided.update(manifest.source.options_decided)
     message.source.alternatives.update(manifest.source.alternatives)
     _verification(message, manifest)
+    if manifest.intervals.method:
+        message.intervals.CopyFrom(_intervals(manifest.intervals))
     return message
+
+
+def _intervals(intervals: Intervals) -> kan_pb2.Intervals:
+    fields = dataclasses.asdict(intervals)
+    return kan_pb2.Intervals(**{**fields, "outputs": [kan_pb2.Intervals.Output(**own) for own in fields["outputs"]]})
 
 
 def _verification(message: kan_pb2.DescribeModelResponse, manifest: Manifest) -> None:

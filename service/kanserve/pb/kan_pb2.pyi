@@ -86,7 +86,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., page_bytes: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token")
+    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token", "intervals")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,7 @@ class DescribeModelResponse(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_RANGE_POLICY_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INTERVALS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -129,7 +130,45 @@ class DescribeModelResponse(_message.Message):
     description: str
     out_of_range_policy: str
     next_page_token: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    intervals: Intervals
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ..., intervals: _Optional[_Union[Intervals, _Mapping]] = ...) -> None: ...
+
+class Intervals(_message.Message):
+    __slots__ = ("method", "coverage", "name", "sha256", "rows", "fitted", "outputs", "scores", "threshold", "size", "checked")
+    class Output(_message.Message):
+        __slots__ = ("quantile", "points", "spreads", "width")
+        QUANTILE_FIELD_NUMBER: _ClassVar[int]
+        POINTS_FIELD_NUMBER: _ClassVar[int]
+        SPREADS_FIELD_NUMBER: _ClassVar[int]
+        WIDTH_FIELD_NUMBER: _ClassVar[int]
+        quantile: float
+        points: _containers.RepeatedScalarFieldContainer[float]
+        spreads: _containers.RepeatedScalarFieldContainer[float]
+        width: float
+        def __init__(self, quantile: _Optional[float] = ..., points: _Optional[_Iterable[float]] = ..., spreads: _Optional[_Iterable[float]] = ..., width: _Optional[float] = ...) -> None: ...
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    FITTED_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CHECKED_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    coverage: float
+    name: str
+    sha256: str
+    rows: int
+    fitted: int
+    outputs: _containers.RepeatedCompositeFieldContainer[Intervals.Output]
+    scores: str
+    threshold: float
+    size: float
+    checked: float
+    def __init__(self, method: _Optional[str] = ..., coverage: _Optional[float] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., rows: _Optional[int] = ..., fitted: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[Intervals.Output, _Mapping]]] = ..., scores: _Optional[str] = ..., threshold: _Optional[float] = ..., size: _Optional[float] = ..., checked: _Optional[float] = ...) -> None: ...
 
 class TensorInfo(_message.Message):
     __slots__ = ("name", "datatype", "shape")
@@ -565,7 +604,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., path_top_k: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "nodes_are_inputs", "path")
+    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "nodes_are_inputs", "path", "intervals")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -582,6 +621,7 @@ class ExplainResponse(_message.Message):
     NOTES_FIELD_NUMBER: _ClassVar[int]
     NODES_ARE_INPUTS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    INTERVALS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -598,7 +638,26 @@ class ExplainResponse(_message.Message):
     notes: _containers.RepeatedScalarFieldContainer[str]
     nodes_are_inputs: bool
     path: _containers.RepeatedCompositeFieldContainer[LayerPath]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., nodes_are_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ...) -> None: ...
+    intervals: RowIntervals
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., nodes_are_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ..., intervals: _Optional[_Union[RowIntervals, _Mapping]] = ...) -> None: ...
+
+class RowIntervals(_message.Message):
+    __slots__ = ("method", "coverage", "numbers", "bounds", "sets", "reliable", "note")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    SETS_FIELD_NUMBER: _ClassVar[int]
+    RELIABLE_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    coverage: float
+    numbers: int
+    bounds: bytes
+    sets: bytes
+    reliable: bool
+    note: str
+    def __init__(self, method: _Optional[str] = ..., coverage: _Optional[float] = ..., numbers: _Optional[int] = ..., bounds: _Optional[bytes] = ..., sets: _Optional[bytes] = ..., reliable: _Optional[bool] = ..., note: _Optional[str] = ...) -> None: ...
 
 class LayerPath(_message.Message):
     __slots__ = ("layer", "outputs", "edges", "sources", "destinations", "values", "residual")

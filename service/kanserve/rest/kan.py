@@ -263,7 +263,7 @@ def _model(request: HttpRequest) -> dict[str, Any]:
 
 
 Shape = Callable[[Any], tuple[int, ...]]
-F4, F8, U4, U8 = "<f4", "<f8", "<u4", "<u8"
+F4, F8, U1, U4, U8 = "<f4", "<f8", "<u1", "<u4", "<u8"
 
 
 def _flat(message: Any) -> tuple[int, ...]:
@@ -286,6 +286,10 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             "base": (F8, _flat),
             "predictions": (F8, lambda m: (-1, len(m.outputs))),
             "completeness_error": (F8, lambda m: (-1, len(m.outputs))),
+        },
+        "RowIntervals": {
+            "bounds": (F8, lambda m: (-1, m.numbers, 2)),
+            "sets": (U1, lambda m: (-1, m.numbers)),
         },
         "LayerPath": {
             **dict.fromkeys(("sources", "destinations"), (U4, lambda m: (-1, m.outputs, m.edges))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
 from kanserve.insight.coverage import LayerCoverage
 from kanserve.insight.explain import GRADIENT, METHODS, RESCALE
 from kanserve.models.model import Model
-from kanserve.services import validation
+from kanserve.services import intervals, validation
+from kanserve.services.intervals import RowIntervals
 from kanserve.services.kan import Kan
 from kanserve.types import (
     DTYPES,
@@ -52,6 +54,7 @@ class Explained:
     outputs    explained outputs, by index
     what       contributions
     notes      remarks for the reader
+    intervals  prediction intervals of the rows; None if the model has none
     """
 
     info: ModelInfo
@@ -61,6 +64,7 @@ class Explained:
     outputs: tuple[int, ...]
     what: Explanation
     notes: tuple[str, ...]
+    intervals: RowIntervals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,9 @@ class Explainer:
     async def explain(self, request: ExplainRequest) -> Explained:
         """The explanation of a request. Raises BadRequest, ResourceExhausted, FailedPrecondition, and the errors of
         `Model.edges`."""
-        return await self.done(self.work(*self.kan.describe(request.model, request.version), request))
+        work = self.work(*self.kan.describe(request.model, request.version), request)
+        explained = await self.done(work)
+        return dataclasses.replace(explained, intervals=await intervals.of_rows(work.model, work.rows, work.outputs))
 
     def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:
         """Check a request before it is computed. Raises BadRequest, ResourceExhausted, FailedPrecondition."""

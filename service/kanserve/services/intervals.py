@@ -7,17 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from kanexport.contract.sections import LAC, Intervals
 from kanserve.analysis import intervals
 from kanserve.analysis.intervals import NAME
 from kanserve.errors import BadRequest, FailedPrecondition
 from kanserve.models.model import Model
+from kanserve.scheduling import batching
 from kanserve.services import validation
 from kanserve.types import Array, InferRequest, ModelInfo, OutputTensor, ParameterValue
 
 LARGE = 2**14  # numbers; more are computed off the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class RowIntervals:
+    """Intervals of B explained rows.
+
+    method, coverage  as in the manifest
+    values            float64 [B, O, 2] for the explained outputs; with LAC uint8 [B, C]
+    state             whether they are reliable
+    """
+
+    method: str
+    coverage: float
+    values: Array
+    state: Reliability
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +86,10 @@ def row_bytes(info: ModelInfo) -> int:
 async def tensor(info: ModelInfo, outputs: Array) -> OutputTensor:
     """The optional output, for the first output of the model [B, ...]. Raises FailedPrecondition."""
     own = section(info)
-    made = await asyncio.to_thread(intervals.of, own, outputs) if outputs.size > LARGE else intervals.of(own, outputs)
+    large = outputs.size > LARGE
+    values = await asyncio.to_thread(intervals.of, own, outputs) if large else intervals.of(own, outputs)
     datatype = "UINT8" if own.method == LAC else "FP64"
-    return OutputTensor(NAME, datatype, made.shape, validation.packed(datatype, made))
+    return OutputTensor(NAME, datatype, values.shape, validation.packed(datatype, values))
 
 
 def parameters(model: Model) -> list[tuple[str, ParameterValue]]:
@@ -79,6 +99,29 @@ def parameters(model: Model) -> list[tuple[str, ParameterValue]]:
     if state.reliable is not None:
         facts.append((f"{NAME}_reliable", state.reliable))
     return [*facts, (f"{NAME}_note", state.note)] if state.note else facts
+
+
+async def of_rows(model: Model, rows: Mapping[str, Array], outputs: Sequence[int]) -> RowIntervals | None:
+    """The intervals of rows [B, ...] by input, for some numbers of the first output; None for a model without
+    intervals, or whose output has several axes. Runs the served graph on a thread. Raises BackendError,
+    ResourceExhausted."""
+    info, manifest = model.info, model.info.manifest
+    if manifest is None or not manifest.intervals.method or len(info.outputs[0].shape) != 2:
+        return None
+    own = manifest.intervals
+    predicted = await asyncio.to_thread(_predicted, model, rows)
+    values = intervals.of(own, predicted)
+    return RowIntervals(
+        own.method, own.coverage, values if own.method == LAC else values[:, list(outputs)], reliability(model)
+    )
+
+
+def _predicted(model: Model, rows: Mapping[str, Array]) -> Array:
+    """The first output [B, O] of the served graph, in batches that the model accepts."""
+    count, step = len(next(iter(rows.values()))), max(1, model.info.max_batch_size)
+    name = (model.info.outputs[0].name,)
+    parts = [model.trace(name, batching.select_rows(rows, at, at + step))[0] for at in range(0, count, step)]
+    return np.concatenate(parts)
 
 
 def reliability(model: Model) -> Reliability:

@@ -20,6 +20,7 @@ from kanserve.analysis import intervals
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import error_codes, http_client
+from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, Server, request, serving
 
@@ -200,3 +201,60 @@ def test_a_server_without_statistics_leaves_the_reliability_open(models: Path) -
         facts = ask(server, "absolute", ROWS, intervals.NAME).parameters
         assert "kan.interval_reliable" not in facts
         assert "statistics is off" in facts["kan.interval_note"].string_param
+
+
+def test_explanations_have_the_intervals_of_their_rows(served: Server) -> None:
+    with Client(served.address) as client:
+        for method in ("absolute", "normalized"):
+            explained = client.explain(client.describe(method), ROWS)
+            assert explained.intervals is not None
+            assert explained.intervals.method == method
+            assert explained.intervals.bounds is not None
+            expected = array(ask(served, method, ROWS, intervals.NAME), intervals.NAME)
+            np.testing.assert_allclose(explained.intervals.bounds, expected, rtol=1e-6)
+        rows = RNG.normal(size=(1100, 13)).astype(np.float32)  # more than a batch
+        some = client.explain(client.describe("sets"), rows, outputs=[2])
+        assert some.intervals is not None
+        assert some.intervals.sets is not None
+        assert some.intervals.sets.shape == (1100, 3)
+        expected = array(ask(served, "sets", rows[:1000], intervals.NAME), intervals.NAME)
+        np.testing.assert_array_equal(some.intervals.sets[:1000], expected)
+        assert client.explain(client.describe("plain"), ROWS).intervals is None
+
+
+def test_explanations_over_rest_have_them_too(served: Server) -> None:
+    answer = http_client.ask(served, "/v1/kan/models/normalized/explain", {"rows": ROWS[:2].tolist()}).json
+    expected = array(ask(served, "normalized", ROWS[:2], intervals.NAME), intervals.NAME)
+    np.testing.assert_allclose(answer["intervals"]["bounds"], expected, rtol=1e-6)
+    assert (answer["intervals"]["method"], answer["intervals"]["coverage"]) == ("normalized", 0.9)
+    rows = RNG.normal(size=(2, 13)).astype(np.float32)
+    answer = http_client.ask(served, "/v1/kan/models/sets/explain", {"rows": rows.tolist()}).json
+    np.testing.assert_array_equal(
+        answer["intervals"]["sets"], array(ask(served, "sets", rows, intervals.NAME), intervals.NAME)
+    )
+    assert "intervals" not in http_client.ask(served, "/v1/kan/models/plain/explain", {"rows": ROWS.tolist()}).json
+
+
+def test_the_description_has_the_section_of_the_manifest(served: Server, models: Path) -> None:
+    with Client(served.address) as client:
+        for name in ("absolute", "normalized", "sets", "plain"):
+            assert client.describe(name).intervals == manifest.load(models / name / "1").intervals
+
+
+def test_the_commands_show_intervals(served: Server, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    done = kanserve("explain", "absolute", "--input", tmp_path / "rows.npy", "--row", 1, "--url", served.address)
+    assert done.returncode == 0, done.stderr
+    low, high = array(ask(served, "absolute", ROWS, intervals.NAME), intervals.NAME)[1, 0]
+    assert f"90% prediction interval (absolute): {low:.6g} to {high:.6g}" in done.stdout
+    target = tmp_path / "e.npz"
+    kanserve("explain", "absolute", "--input", tmp_path / "rows.npy", "--output", target, "--url", served.address)
+    with np.load(target) as arrays:
+        assert arrays["interval"].shape == (5, 1, 2)
+    np.save(tmp_path / "wine.npy", RNG.normal(size=(1, 13)).astype(np.float32))
+    done = kanserve("explain", "sets", "--input", tmp_path / "wine.npy", "--url", served.address)
+    assert "90% prediction set: y" in done.stdout
+    said = document(kanserve("explain", "sets", "--input", tmp_path / "wine.npy", "--json", "--url", served.address))
+    assert said["intervals"]["method"] == "lac"
+    shown = document(kanserve("models", "absolute", "--json", "--url", served.address))
+    assert shown["model"]["intervals"].startswith("prediction intervals, absolute residuals: 90% coverage")

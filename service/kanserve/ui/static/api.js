@@ -221,7 +221,7 @@ export function parsed(text, revive) {
 }
 
 const MARK = '\uE000number:'; // a prefix that no response contains, for numbers that JSON lacks
-const ARRAYS = { '<f4': Float32Array, '<f8': Float64Array, '<u4': Uint32Array, '<u8': BigUint64Array };
+const ARRAYS = { '<f4': Float32Array, '<f8': Float64Array, '<u4': Uint32Array, '<u8': BigUint64Array, '|u1': Uint8Array };
 
 /** Reads JSON of `head` bytes, then the bytes of its arrays. {"$array": [type, offset, ...shape]} becomes a typed array
  * with the property `shape`. 64-bit integers become doubles. */

@@ -59,6 +59,21 @@ export function headline({ explained }, { name, words, apart }) {
   ];
 }
 
+/** The prediction interval of the row, or its set of classes, and whether drift makes it unreliable; nothing without. */
+export function interval(model, { explained }) {
+  const own = explained.intervals;
+  if (!own) return [];
+  const share = `${number(own.coverage * 100, 4)}%`;
+  const classes = (row) => row.flatMap((member, at) => (member ? [names.output(model, at)] : [])).join(', ');
+  const words = own.sets
+    ? `${share} prediction set: ${classes([...own.sets[0]])}.`
+    : `${share} prediction interval: ${own.bounds[0][0].map((end) => number(end, 5)).join(' to ')}.`;
+  const state = { true: ['good', ''], false: ['bad', 'Unreliable. '] }[own.reliable] ?? ['unknown', 'Reliability unknown. '];
+  const note = own.note ? ` ${own.note[0].toUpperCase()}${own.note.slice(1)}.` : '';
+  return [el('p', { class: `cover ${state[0]} interval`, role: own.reliable === false ? 'status' : null },
+    state[1] ? el('strong', {}, state[1]) : '', words, note)];
+}
+
 /** Reports whether the row is within the training grid. */
 export function coverage(model, { covered, state }) {
   const first = covered.layers[0];
