@@ -9,10 +9,11 @@ from typing import Any
 
 from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import Exit, note, print_json
+from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.cli import output_results, row_stream, session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options
 from kanserve.client import chunking
-from kanserve.client.results import ServedModel
+from kanserve.client.results import Answer, ServedModel
 from kanserve.client.sync import Client
 
 REPORTED = 1.0  # seconds; a longer command reports its speed
@@ -40,6 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"write the outputs to this file: {', '.join(output_results.SUFFIXES[:-1])} or .jsonl, which has one line "
         "per row (default: CSV on stdout)",
     )
+    parser.add_argument(
+        "--interval",
+        action="store_true",
+        help=f"also request {INTERVAL}: prediction intervals, or the set of classes, of a model that was exported with "
+        "--coverage (default: off)",
+    )
     add_client_options(parser)
 
 
@@ -50,34 +57,49 @@ def run(args: argparse.Namespace) -> int:
     keep = (lambda outputs, _: kept.update(outputs)) if args.json else None
     with row_stream.opened(args.input) as source, session.connection(args, model=args.name) as client:
         model = client.model(args.name, args.model_version)
-        names = tuple(output.name for output in model.outputs)
+        names = tuple(output.name for output in model.outputs) + (INTERVAL,) * args.interval
         output_results.check_count(args.output, names)
         rows = row_stream.rows(model.inputs, source, array=args.array, names=model.names)
         with output_results.opened(args.output, names, keep=keep) as sink:
-            ran = _infer(args, client, model, rows, sink)
+            ran = _infer(args, client, model, rows, sink, names if args.interval else ())
     _print(args, ran, sink, kept)
     return Exit.DONE
 
 
 @dataclass(slots=True)
 class _Run:
-    """Versions that computed the rows, in the order of the rows, and the total time."""
+    """Versions that computed the rows, in the order of the rows, the total time, and notes on intervals."""
 
     versions: list[str]
     seconds: float
+    notes: list[str]
+
+    def add_notes(self, answer: Answer) -> None:
+        """Keep the note of a response that has intervals, once."""
+        text = str(answer.parameters.get(f"{INTERVAL}_note", ""))
+        unreliable = answer.parameters.get(f"{INTERVAL}_reliable") is False
+        text = f"warning: intervals are unreliable: {text}" if unreliable else f"intervals: {text}" if text else ""
+        if text and text not in self.notes:
+            self.notes.append(text)
 
     def rate(self, rows: int) -> float:
         return rows / max(self.seconds, 1e-9)
 
 
 def _infer(
-    args: argparse.Namespace, client: Client, model: ServedModel, rows: row_stream.Rows, sink: output_results.Shapes
+    args: argparse.Namespace,
+    client: Client,
+    model: ServedModel,
+    rows: row_stream.Rows,
+    sink: output_results.Shapes,
+    outputs: tuple[str, ...],
 ) -> _Run:
     """Send the rows to the server, and write their outputs to the sink."""
-    ran, begun = _Run([], 0.0), time.monotonic()
+    ran, begun = _Run([], 0.0, []), time.monotonic()
     with tables.bar("infer", unit="rows", at_once=False) as report:
-        for answer in chunking.stream(client, model, rows.parts, version=args.model_version):
+        for answer in chunking.stream(client, model, rows.parts, version=args.model_version, outputs=outputs):
             sink.add(answer)
+            ran.add_notes(answer)
             if answer.version not in ran.versions:
                 ran.versions.append(answer.version)
             report(sink.rows, rows.total, rows.share())
@@ -89,6 +111,8 @@ def _print(args: argparse.Namespace, ran: _Run, sink: output_results.Shapes, kep
     """Print the written outputs, their place and the speed on stderr; with --json, print one document."""
     if args.output and not args.json:
         note(output_results.written(args.output, sink.shapes))
+    for text in ran.notes:
+        note(text)
     if len(ran.versions) > 1:
         note(
             f"warning: the default version changed: versions {', '.join(ran.versions)} computed the rows, in this order"
@@ -102,4 +126,8 @@ def _print(args: argparse.Namespace, ran: _Run, sink: output_results.Shapes, kep
             else {"outputs": {name: output.tolist() for name, output in kept.items()}}
         )
         speed = {"seconds": round(ran.seconds, 3), "rows_per_second": round(ran.rate(sink.rows), 1)}
-        print_json({"model": args.name, "version": ran.versions[-1], "rows": sink.rows, **speed, **what})
+        print_json({"model": args.name, "version": ran.versions[-1], "rows": sink.rows, **speed, **_notes(ran), **what})
+
+
+def _notes(ran: _Run) -> dict[str, list[str]]:
+    return {"notes": ran.notes} if ran.notes else {}

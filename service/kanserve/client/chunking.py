@@ -54,18 +54,20 @@ def infer(
     return Answer(parts[-1].version, outputs, parts[-1].parameters, model.names, called)
 
 
-def stream(client: Client, model: ServedModel, parts: Iterable[Any], *, version: str = "") -> Iterator[Answer]:
+def stream(
+    client: Client, model: ServedModel, parts: Iterable[Any], *, version: str = "", outputs: Sequence[str] = ()
+) -> Iterator[Answer]:
     """Outputs for consecutive parts of rows, in order. Each part has the form that `infer` takes, and each result has
     the rows of one request. At most WINDOW requests are in flight. The client takes the next part after a response. If
-    there are no rows, the client sends one request. Raises ClientError."""
-    return _Stream(client, model, version).answers(parts)
+    there are no rows, the client sends one request. `outputs`: names; empty: all. Raises ClientError."""
+    return _Stream(client, model, version, outputs).answers(parts)
 
 
 class _Stream:
     """Requests in flight, the oldest first."""
 
-    def __init__(self, client: Client, model: ServedModel, version: str) -> None:
-        self._client, self._model, self._version = client, model, version
+    def __init__(self, client: Client, model: ServedModel, version: str, outputs: Sequence[str]) -> None:
+        self._client, self._model, self._version, self._outputs = client, model, version, outputs
         self._window, self._most = WINDOW, 0  # most rows of a request, 0: no limit is known yet
         self._waiting: deque[tuple[Any, Pending[Answer]]] = deque()
 
@@ -94,7 +96,7 @@ class _Stream:
         return max(1, min(most, REQUEST_BYTES // max(1, row_bytes(rows, self._model.inputs))))
 
     def _call(self, rows: Any) -> Call[Answer]:
-        return inference(self._model, rows, version=self._version)
+        return inference(self._model, rows, version=self._version, outputs=self._outputs)
 
     def _begun(self, rows: Any) -> Pending[Answer]:
         return begin(self._client, self._call(rows))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kanexport.contract.naming import UNNAMED, Names
 from kanserve.analysis import curves
+from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.client import encoding
 from kanserve.client.encoding import packed
 from kanserve.client.errors import ArgumentError
@@ -93,7 +94,17 @@ class Answer:
         """The column names of one row of each output, in C order: see `Names.columns`."""
         sizes = {name: math.prod(values.shape[1:]) for name, values in self.outputs.items()}
         own = {name: size for name, size in sizes.items() if not name.startswith("kan.")}
-        return UNNAMED.columns(sizes) | self.names.columns(own)
+        return UNNAMED.columns(sizes) | self.names.columns(own) | self._interval_columns()
+
+    def _interval_columns(self) -> dict[str, tuple[str, ...]]:
+        """The column names of the optional output of intervals, if it was requested: both ends of each number, or the
+        classes."""
+        values = self.outputs.get(INTERVAL)
+        if values is None:
+            return {}
+        ends = ("",) if values.dtype.kind == "u" else (" lower", " upper")
+        numbers = math.prod(values.shape[1:]) // len(ends)
+        return {INTERVAL: tuple(f"{self.names.output(at)}{end}" for at in range(numbers) for end in ends)}
 
 
 @dataclass(frozen=True, slots=True)

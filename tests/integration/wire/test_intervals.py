@@ -256,5 +256,20 @@ def test_the_commands_show_intervals(served: Server, tmp_path: Path) -> None:
     assert "90% prediction set: y" in done.stdout
     said = document(kanserve("explain", "sets", "--input", tmp_path / "wine.npy", "--json", "--url", served.address))
     assert said["intervals"]["method"] == "lac"
+    done = kanserve("infer", "absolute", "--input", tmp_path / "rows.npy", "--interval", "--url", served.address)
+    assert done.returncode == 0, done.stderr
+    header, *_ = done.stdout.splitlines()
+    assert header == "y0"
+    assert done.stdout.splitlines()[6] == "y0 lower,y0 upper"
+    assert [float(text) for text in done.stdout.splitlines()[8].split(",")] == [low, high]
+    target = tmp_path / "o.npz"
+    kanserve(
+        "infer", "sets", "--input", tmp_path / "wine.npy", "--interval", "--output", target, "--url", served.address
+    )
+    with np.load(target) as arrays:
+        assert {name: array.shape for name, array in arrays.items()} == {"y": (1, 3), intervals.NAME: (1, 3)}
+    done = kanserve("infer", "plain", "--input", tmp_path / "rows.npy", "--interval", "--url", served.address)
+    assert done.returncode != 0
+    assert "has no prediction intervals" in done.stderr
     shown = document(kanserve("models", "absolute", "--json", "--url", served.address))
     assert shown["model"]["intervals"].startswith("prediction intervals, absolute residuals: 90% coverage")
