@@ -171,6 +171,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Reject arguments that contradict each other. Raises OptionError."""
     _check_folder(args)
+    _check_intervals(args)
     if args.module:
         _check_module(args)
         return
@@ -234,6 +235,16 @@ def _check_folder(args: argparse.Namespace) -> None:
     if args.report is not None and not args.recursive:
         raise OptionError(
             "--report needs --recursive", code="option-needs-other", hint="add --recursive, or remove --report"
+        )
+
+
+def _check_intervals(args: argparse.Namespace) -> None:
+    """Raises OptionError for intervals that no file would have."""
+    if args.coverage is not None and _repository(args) is None:
+        raise OptionError(
+            "--coverage needs --repository: C code has no intervals",
+            code="option-needs-other",
+            hint="name a repository with --repository, or remove --coverage",
         )
 
 

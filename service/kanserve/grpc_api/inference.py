@@ -43,6 +43,7 @@ EXTENSIONS = (
     "kan_edges",
     "kan_interpret",
     "kan_coverage",
+    "kan_interval",
 )
 
 SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to a thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,7 @@ def test_metadata_and_configuration_name_the_intervals(served: Server) -> None:
     about = served.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="sets").SerializeToString())
     found = pb.ModelMetadataResponse.FromString(about).parameters[intervals.NAME].string_param
     with triton.InferenceServerClient(served.address) as client:
+        assert "kan_interval" in client.get_server_metadata().extensions
         assert found.startswith("prediction sets: 90% coverage, calibrated on 300 rows of sets.npz")
         assert client.get_model_config("sets").config.parameters[intervals.NAME].string_value == found
         assert intervals.NAME not in client.get_model_config("plain").config.parameters
@@ -171,6 +173,22 @@ def test_a_model_without_intervals_rejects_the_request(served: Server) -> None:
     with pytest.raises(grpc.RpcError, match="cannot be combined with the parameter classification"):
         served.call(f"{INFERENCE}ModelInfer", message.SerializeToString())
     assert array(ask(served, "absolute", ROWS, "y"), "y").shape == (5, 1)
+
+
+def test_a_stream_returns_intervals(served: Server) -> None:
+    answers: queue.Queue[Any] = queue.Queue()
+    tensor = triton.InferInput("x", [5, 2], "FP32")
+    tensor.set_data_from_numpy(ROWS)
+    with triton.InferenceServerClient(served.address) as client:
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        for name in (intervals.NAME, "y"):
+            client.async_stream_infer("absolute", [tensor], outputs=[triton.InferRequestedOutput(name)])
+        (first, error), (second, _) = answers.get(timeout=SECONDS), answers.get(timeout=SECONDS)
+        client.stop_stream()
+    assert error is None
+    expected = array(ask(served, "absolute", ROWS, intervals.NAME), intervals.NAME)
+    np.testing.assert_array_equal(first.as_numpy(intervals.NAME), expected)
+    assert second.as_numpy(intervals.NAME) is None
 
 
 def reliable(server: Server, model: str, rows: np.ndarray, expected: bool) -> str:

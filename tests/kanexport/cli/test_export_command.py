@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kanexport.cli import export_command
@@ -191,3 +192,26 @@ def test_c_code_that_does_not_fit(arguments: tuple[str, ...], code: str, golden:
     done = run(*own, "--c", tmp_path / "firmware", "--json")
     assert json.loads(done.stdout)["error"]["code"] == code
     assert not (tmp_path / "firmware").exists()
+
+
+def test_intervals_by_the_command(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = golden("pykan-hello-adapted")
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (100, 2))
+    np.savez(tmp_path / "rows.npz", x=x, y=np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2) + rng.normal(size=100))
+    calibrated = ("--calibration", tmp_path / "rows.npz")
+    common = (path, "--repository", tmp_path / "models", "--name", "m", "--force", *calibrated)
+    said = (*map(str, common), "--coverage", "0.8", "--interval-method", "normalized", "--json")
+    assert export_command.main(list(said)) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["intervals"]["method"], document["intervals"]["coverage"]) == ("normalized", 0.8)
+    assert (document["intervals"]["rows"], document["intervals"]["fitted"]) == (100, 50)
+    for arguments, text in (
+        (common, "--calibration needs --quantize or --coverage"),
+        ((path, "--coverage", "0.9"), "--coverage needs --calibration"),
+        ((*common, "--coverage", "2"), "--coverage is 2, expected a number between 0 and 1"),
+        ((tmp_path, "--recursive", "--coverage", "0.9"), "--coverage cannot be combined with --recursive"),
+        ((path, "--c", tmp_path / "c", *calibrated, "--coverage", "0.9"), "--coverage needs --repository"),
+    ):
+        assert export_command.main([*map(str, arguments)]) == 2
+        assert text in capsys.readouterr().err
