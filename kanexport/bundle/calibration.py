@@ -118,7 +118,7 @@ def options(
             code="option-value-unknown",
             hint=f"pass --interval-method {' or '.join(METHODS)}",
         )
-    return IntervalOptions(coverage, method or ABSOLUTE, load(Path(path), classes))
+    return IntervalOptions(float(coverage), method or ABSOLUTE, load(Path(path), classes))
 
 
 def _needs(flag: str, other: str, what: str) -> OptionError:
@@ -327,7 +327,9 @@ def _sets(
     about: Intervals, wanted: IntervalOptions, rows: Rows, outputs: Array, port: Port
 ) -> tuple[Intervals, tuple[str, ...]]:
     """Sets of classes; `outputs` [B, C]."""
-    if wanted.method != ABSOLUTE or len(port.shape) != 1:
+    if len(port.shape) != 1:
+        raise _wrong(rows.name, "labels [rows]", f"targets of shape {list(port.shape)}")
+    if wanted.method != ABSOLUTE:
         raise OptionError(
             f"--interval-method {wanted.method} needs targets of shape {list(port.shape)}, found labels",
             code="calibration-wrong-shape",

@@ -29,13 +29,18 @@ Floats = NDArray[np.float64]
 def rank(rows: int, coverage: float) -> int:
     """The number of the quantile among the sorted scores, from 1; more than `rows` if the quantile is infinite. The
     coverage counts as the decimal number that the user wrote."""
-    return math.ceil((rows + 1) * Fraction(repr(coverage)))
+    return math.ceil((rows + 1) * _decimal(coverage))
 
 
 def rows_needed(coverage: float) -> int:
     """The smallest number of calibration rows with a finite quantile."""
-    share = Fraction(repr(coverage))
+    share = _decimal(coverage)
     return math.ceil(share / (1 - share))
+
+
+def _decimal(coverage: float) -> Fraction:
+    """The number that the user wrote: 0.9 is 9/10, and not the nearest binary fraction."""
+    return Fraction(repr(float(coverage)))
 
 
 def quantile(scores: Floats, coverage: float) -> float:

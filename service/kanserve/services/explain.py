@@ -170,7 +170,8 @@ class Explainer:
         width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
         k = request.path_top_k
         path = sum(min(k, layer.sources * layer.destinations) + 1 for layer in manifest.layers) if k else 0
-        if (needed := rows * outputs * (width + 2 + 2 * path) * NUMBER) > self.kan.max_response_bytes:
+        ends = 2 if manifest.intervals.method else 0
+        if (needed := rows * outputs * (width + 2 + ends + 2 * path) * NUMBER) > self.kan.max_response_bytes:
             raise ResourceExhausted(
                 f"the response takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "
                 f"{self.kan.max_response_bytes}",

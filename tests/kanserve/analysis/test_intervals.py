@@ -33,6 +33,7 @@ def section(method: str, **fields: object) -> Intervals:
 )
 def test_the_rank_is_that_of_the_decimal_coverage(rows: int, coverage: float, expected: int) -> None:
     assert conformal.rank(rows, coverage) == expected
+    assert conformal.rank(rows, np.float64(coverage)) == expected
 
 
 @pytest.mark.parametrize(("coverage", "rows"), [(0.9, 9), (0.95, 19), (0.99, 99), (0.5, 1), (0.55, 2), (0.999, 999)])
@@ -67,9 +68,9 @@ def test_normalized_intervals_follow_the_table_of_spreads() -> None:
 
 
 def test_a_set_has_the_probable_classes_and_always_the_most_probable() -> None:
-    found = section(LAC, scores=PROBABILITIES, threshold=0.65, size=1.0)
+    sets = section(LAC, scores=PROBABILITIES, threshold=0.65, size=1.0)
     p = np.array([[0.6, 0.4, 0.0], [0.34, 0.33, 0.33], [np.nan, 0.5, 0.5]])
-    np.testing.assert_array_equal(intervals.of(found, p), [[1, 1, 0], [1, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(intervals.of(sets, p), [[1, 1, 0], [1, 0, 0], [1, 1, 1]])
     logits = section(LAC, scores=LOGITS, threshold=0.65, size=1.0)
     with np.errstate(divide="ignore"):
         np.testing.assert_array_equal(intervals.of(logits, np.log(p[:2]) + 800), [[1, 1, 0], [1, 0, 0]])
