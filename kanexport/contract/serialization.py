@@ -80,7 +80,8 @@ def build(kind: type[T], value: Any, where: str) -> T:
 def document_of(value: Any) -> dict[str, Any]:
     """The document of a dataclass, without its optional fields that have their default values."""
     document = dataclasses.asdict(value)
-    for name, default in _optional(typing.cast("typing.Hashable", type(value))).items():
+    kind: Any = type(value)
+    for name, default in _optional(kind).items():
         if getattr(value, name) == default:
             del document[name]
     return document

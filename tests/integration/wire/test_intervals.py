@@ -20,7 +20,7 @@ from kanexport.pipeline import Request, export
 from kanserve.analysis import intervals
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import error_codes, http_client
+from tests.support import error_codes, http_client, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, Server, request, serving
@@ -51,13 +51,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         exported(root, method, "pykan-hello-adapted", x, np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2) + noise, method)
     exported(root, "sets", "efficient-kan-wine-update-grid", RNG.normal(size=(300, 13)), RNG.integers(0, 3, 300))
     exported(root, "plain", "pykan-hello-adapted")
+    toy_model.write_slow(root / "m", "onnx", steps=1, size=2)
     return root / "m"
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
-    with serving(models, transport, **chosen) as running:
+    with serving(models, transport, plain_onnx=True, **chosen) as running:
         yield running
 
 
@@ -165,6 +166,8 @@ def test_a_model_without_intervals_rejects_the_request(served: Server) -> None:
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "model 'plain' has no prediction intervals" in caught.value.details()
     assert error_codes.code(caught.value) == "intervals-missing"
+    with pytest.raises(grpc.RpcError, match="model 'onnx' has no prediction intervals"):
+        ask(served, "onnx", ROWS[:1, :1], intervals.NAME)
     with pytest.raises(grpc.RpcError) as caught:
         ask(served, "absolute", ROWS, intervals.NAME, intervals.NAME)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
