@@ -10,20 +10,24 @@ from typing import Any
 
 from kanexport.bundle import baseline, calibration
 from kanexport.bundle.calibration import IntervalOptions
+from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.ccode import generate, wasm
 from kanexport.ccode.generate import CodeFiles
-from kanexport.contract import custom_ops
+from kanexport.contract import custom_ops, naming
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED, INT8
+from kanexport.contract.sections import AS_TRAINED, INT8, NO_SCALER, Scaler, Scalers
 from kanexport.errors import OptionError
+from kanexport.formats import scaler
+from kanexport.ir import scaling
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
 from kanexport.quantization import options as quantization
 from kanexport.quantization.options import NOTHING, QuantizationOptions
+from kanexport.verify.graph_runner import Port
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
 
 CODE_ERRORS = {"float32": 0.0, "int16": 5e-4, "int8": quantization.MAX_ERROR[INT8]}  # of the C code, relative
@@ -62,6 +66,8 @@ class Request:
     code: Path | None = None  # the folder for C code of the network
     wasm: bool = False  # with a WebAssembly module of it
     storage: str = "float32"  # of the coefficients in C, a key of `ccode.integer_tables.STORAGE`
+    input_scaler: Path | None = None  # a file that `formats.scaler` reads; rows are then in the user's units
+    output_scaler: Path | None = None
     shared: bool = False  # options and architecture are for many files; this one may have no use for them
 
     def target(self, name: str) -> Target:
@@ -80,6 +86,14 @@ class Request:
             out_of_range=self.out_of_range,
             intervals=self.intervals,
         )
+
+    def with_scalers(self, target: Target, signature: Signature) -> tuple[Target, tuple[str, ...]]:
+        """The target with the scalers of the request, and notes on their columns. Raises OptionError."""
+        names, ports = target.names, signature.ports
+        inputs, features, notes = _fitted(self.input_scaler, scaling.INPUTS, names.features, ports.inputs[0], "input")
+        outputs, classes, more = _fitted(self.output_scaler, scaling.OUTPUTS, names.classes, ports.outputs[0], "output")
+        names = dataclasses.replace(names, features=features, classes=classes)
+        return dataclasses.replace(target, names=names, scalers=Scalers(inputs=inputs, outputs=outputs)), notes + more
 
     def check_batch(self) -> None:
         """Raises OptionError if the batch size to optimize for is out of range."""
@@ -160,6 +174,20 @@ class Request:
         return options
 
 
+def _fitted(
+    path: Path | None, option: str, names: tuple[str, ...], port: Port, what: str
+) -> tuple[Scaler, tuple[str, ...], tuple[str, ...]]:
+    """The scaler of one side, the names of its columns, and notes. `names`: empty if the user gave none; the columns of
+    the file then name them. Raises OptionError."""
+    if path is None:
+        return NO_SCALER, names, ()
+    file = scaler.load(path, option)
+    fitted, notes = file.fitted(names, port.size, what)
+    if not file.columns or names:
+        return fitted, names, notes
+    return fitted, file.columns, (f"the columns of {path.name} name the {what}s: {naming.listed(file.columns)}",)
+
+
 def document(result: Result) -> dict[str, Any]:
     """The document that `--json` prints for one export."""
     manifest = result.manifest
@@ -175,6 +203,7 @@ def document(result: Result) -> dict[str, Any]:
         "verified": manifest.claim,
         "out_of_range": manifest.out_of_range,
         "approximation": dataclasses.asdict(manifest.approximation),
+        "scalers": dataclasses.asdict(manifest.scalers),
         "options": {
             "given": manifest.source.options_given,
             "assumed": manifest.source.options_assumed,

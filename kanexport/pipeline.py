@@ -21,7 +21,7 @@ from kanexport.export_request import Request as Request
 from kanexport.formats import checkpoint
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.graph import builder, precision
-from kanexport.ir import norms
+from kanexport.ir import norms, scaling
 from kanexport.ir.model import Kan
 from kanexport.lowering import kernel_forms, spline_forms
 from kanexport.lowering.lower import Lowered
@@ -55,6 +55,8 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     options.finish(interpreted.family, shared=request.shared)
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
+    target, scaler_notes = request.with_scalers(target, signature)
+    target.check_names(signature)
     graphs = build_and_verify(kan, request, target, signature, advance)
     model = VerifiedModel(
         lowered=graphs.lowered,
@@ -67,7 +69,11 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         opset=builder.OPSET,
         signature=signature,
         source=interpreted.source(files),
-        notes=graphs.kan.notes + precision.notes(kan.dtype, request.dtype) + graphs.notes + interpreted.notes,
+        notes=graphs.kan.notes
+        + scaler_notes
+        + precision.notes(kan.dtype, request.dtype)
+        + graphs.notes
+        + interpreted.notes,
         approximation=graphs.approximation,
     )
     if request.code is None:
@@ -89,6 +95,7 @@ def _code(graphs: Graphs, target: Target, model: VerifiedModel, request: Request
         names=target.names,
         tolerance=request.code_tolerance,
         storage=request.storage,
+        scalers=target.scalers,
         mean=() if target.baseline is None else baseline.mean(target.baseline, model.signature, target.names),
     )
     return generate.generate(graphs.kan, graphs.lowered, graphs.layers, facts, with_module=request.wasm)
@@ -164,7 +171,7 @@ Advance = Callable[[int, int], None]
 class Graphs:
     """Graphs of a network and their verification.
 
-    plain         those of the network as it was read, which `kan` is unless its inputs are clamped to the grid
+    plain         those of the network as it was read: `kan` also clamps its inputs and applies scalers, on request
     requirements  the target with the tolerance for recorded outputs of the trained model
     notes         on their layout
     """
@@ -182,6 +189,7 @@ class Graphs:
 def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
     """Build the graphs of a network and verify them. Raises VerificationFailed, InvalidKan and OptionError."""
     served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
+    served = scaling.scaled(served, target.scalers, request.dtype)
     make = _build_quantized if request.quantization.quantize else _build_exact
     graphs = make(kan, served, request, target, signature, advance)
     return dataclasses.replace(graphs, notes=_of_form(graphs, request) + graphs.notes)
@@ -232,7 +240,8 @@ def _build_and_prove(
     plain = lowered = request.lower(kan, near=near)
     if served is not kan:
         lowered = request.lower(served, near=near)
-        prover.verify_clamping(served.layers[0], kan.n_inputs, plain, lowered, request.dtype)
+    if request.out_of_range == CLAMP:
+        _verify_clamping(kan, plain, lowered, request, target, near)
     layers = description.layers(served, lowered.node_tensors)
     mean = () if target.baseline is None else baseline.mean(target.baseline, signature, target.names)
     against = explain_graph.attribution_baseline(target.explain, served, mean)
@@ -241,6 +250,15 @@ def _build_and_prove(
     if not proof.verification.kernel:  # it failed, and the export continues without it
         lowered = dataclasses.replace(lowered, kernel=None, kernel_edges={})
     return Graphs(served, lowered, proof, plain, target, layers)
+
+
+def _verify_clamping(
+    kan: Kan, plain: Lowered, lowered: Lowered, request: Request, target: Target, near: tuple[int, ...]
+) -> None:
+    """Compare the clamped graph with the plain one, bit by bit. Scalers round, so that they are left out of both."""
+    clamped = norms.clamped(kan)
+    graphs = request.lower(clamped, near=near) if target.scalers else lowered
+    prover.verify_clamping(clamped.layers[0], kan.n_inputs, plain, graphs, request.dtype)
 
 
 def _build_quantized(

@@ -70,7 +70,18 @@ def test_the_flags_of_export() -> None:
         *("family", "option", "symbolic", "function", "architecture", "expected-outputs", "tolerance"),
         *("dtype", "max-batch-size", "optimize-for-batch", "kernel", "no-kernel", "out-of-range"),
         *("features", "units", "classes", "description", "baseline", "explain", "explain-layers"),
-        *("quantize", "calibration", "max-error", "c", "c-tables", "wasm", "coverage", "interval-method"),
+        *(
+            "quantize",
+            "calibration",
+            "max-error",
+            "c",
+            "c-tables",
+            "wasm",
+            "coverage",
+            "interval-method",
+            "input-scaler",
+            "output-scaler",
+        ),
         *("module", "checkpoint", "example", "input-shape", "time-limit", "memory-limit"),
     }
 
@@ -81,7 +92,7 @@ def test_the_fields_of_a_request() -> None:
         *("family", "options", "symbolic", "functions", "architecture", "expected_outputs", "tolerance"),
         *("dtype", "max_batch_size", "optimize_for_batch", "kernel", "out_of_range", "quantization"),
         *("code", "storage", "wasm"),
-        *("names", "baseline", "explain", "explain_layers", "intervals"),
+        *("names", "baseline", "explain", "explain_layers", "intervals", "input_scaler", "output_scaler"),
     }
     assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest", "code"}
 

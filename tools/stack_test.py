@@ -1,4 +1,5 @@
-"""Tests of the deployment for `make stack-test`: image, compose, monitoring, KServe, cluster, Ray, chart, models, engines.
+"""Tests of the deployment for `make stack-test`: image, compose, monitoring, KServe, cluster, Ray, chart, models,
+engines.
 
     python tools/stack_test.py [PART...]
 

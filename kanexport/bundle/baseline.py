@@ -128,7 +128,7 @@ def measure(
         name=rows.name,
         sha256=rows.sha256,
         rows=len(x),
-        mean=grids.rounded(_moments(x.reshape(len(x), -1))[0]),
+        mean=grids.rounded(*_moments(x.reshape(len(x), -1))),
         layers=tuple(
             _counted(values_by_tensor[layer.node_tensor], functools.partial(grids.grid, layer)) for layer in layers
         ),
@@ -139,7 +139,7 @@ def measure(
 def mean(rows: Rows, signature: Signature, names: Names) -> tuple[float, ...]:
     """The mean of each input value, as the baseline stores it. Raises OptionError if the rows do not fit the model."""
     x = fitting(rows, signature.inputs(), names)
-    return grids.rounded(_moments(x.reshape(len(x), -1))[0])
+    return grids.rounded(*_moments(x.reshape(len(x), -1)))
 
 
 def fitting(rows: Rows, inputs: Sequence[TensorSpec], names: Names, flag: str = BASELINE) -> Array:
@@ -175,7 +175,7 @@ def _counted(nodes: Array, grid: Callable[[int], tuple[float, ...]]) -> NodeBase
         cells=(bounds[0],) if len(set(bounds)) == 1 else tuple(bounds),
         counts=counts,
         nonfinite=nonfinite,
-        mean=grids.rounded(mean),
+        mean=grids.rounded(mean, std),
         std=grids.rounded(std),
     )
 

@@ -34,8 +34,10 @@ from kanexport.contract.sections import (
     NO_EXPLANATIONS,
     OUT_OF_RANGE_POLICIES,
     REJECT,
+    UNSCALED,
     Approximation,
     Baseline,
+    Scalers,
 )
 from kanexport.errors import REPORT, OptionError, RepositoryError
 from kanexport.graph import compose, precision
@@ -62,6 +64,7 @@ class Target:
     explain: ExplainOptions = NO_EXPLANATION
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     intervals: IntervalOptions = calibration.NO_OPTIONS
+    scalers: Scalers = UNSCALED  # which the graphs apply
 
     def __post_init__(self) -> None:
         """The header of the baseline rows names the features, unless the user does."""
@@ -209,6 +212,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         approximation=model.approximation,
         optimization=model.lowered.optimization,
         intervals=intervals,
+        scalers=target.scalers,
     )
     bare, document = _with_numbers_file(document, files)
     if target.repository is None:

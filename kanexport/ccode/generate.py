@@ -16,7 +16,7 @@ from kanexport.ccode.source import Code
 from kanexport.contract import atomic
 from kanexport.contract.manifest import LayerInfo, SourceFile, Zone
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import CONTRIBUTIONS
+from kanexport.contract.sections import CONTRIBUTIONS, UNSCALED, Scalers
 from kanexport.contract.wasm_module import ModuleFacts
 from kanexport.errors import OptionError, RepositoryError
 from kanexport.ir.model import Kan
@@ -37,7 +37,8 @@ NOT_COMPILED = "not compiled: no C compiler is installed (CC, cc, gcc, clang)"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Facts for the comments of the files, and the tolerance of the outputs. `mean`: of the baseline
-    rows, if there are any. `storage`: of the coefficients of splines, a key of `integer_tables.STORAGE`."""
+    rows, if there are any. `storage`: of the coefficients of splines, a key of `integer_tables.STORAGE`. `scalers`: the
+    network applies them."""
 
     name: str
     version: int
@@ -47,6 +48,7 @@ class Facts:
     tolerance: float
     mean: Sequence[float] = ()
     storage: str = "float32"
+    scalers: Scalers = UNSCALED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,10 +220,17 @@ def _about(kan: Kan, facts: Facts) -> list[str]:
         "",
         f"Library  {facts.family}, {' -> '.join(map(str, kan.widths()))}",
         *(f"Source   {file.name}, sha256 {file.sha256}" for file in facts.files),
+        *_units(facts.scalers),
         f"Written  by kanserve {importlib.metadata.version('kanserve')}; do not edit",
         f"Target   error of at most {facts.tolerance:g} of the largest output, against the checkpoint in float64",
     ]
     return [plain(line) for line in lines]
+
+
+def _units(scalers: Scalers) -> list[str]:
+    """The files of the scalers, if there are any."""
+    files = " and ".join(scaler.name for scaler in (scalers.inputs, scalers.outputs) if scaler)
+    return [f"Units    the code applies the scalers {files}: values are not scaled"] if files else []
 
 
 def _tensors(kan: Kan, names: Names) -> list[str]:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from kanexport.ccode import operators
 from kanexport.ccode.nodes import FLOAT, Given, Node, transposed
-from kanexport.contract import custom_ops
-from kanexport.contract.manifest import SAME_UNITS, LayerInfo
+from kanexport.contract import custom_ops, grids
+from kanexport.contract.manifest import LayerInfo
 from kanexport.contract.sections import CONTRIBUTIONS
 from kanexport.graph.external_data import Weights
 from kanexport.graph.opened import opened
@@ -57,19 +57,19 @@ def reference(layers: Sequence[LayerInfo], width: int, mean: Sequence[float]) ->
 
 
 def _middle(layer: LayerInfo, width: int) -> Array | None:
-    if any(step.kind not in SAME_UNITS for step in layer.pre_steps):
+    sources = grids.sources(layer)
+    if sources is None:
         return None
-    columns = next((step.indices for step in layer.pre_steps if step.kind == "select"), tuple(range(layer.sources)))
     middle = np.zeros(width)
-    for source, column in enumerate(columns):
-        knots = _knots(layer, source)
+    for at, source in enumerate(sources):
+        knots = source.in_node_units(_knots(layer, at))
         if not knots:
             return None
-        middle[column] = (min(knots) + max(knots)) / 2
+        middle[source.node] = (min(knots) + max(knots)) / 2
     return middle
 
 
-def _knots(layer: LayerInfo, source: int) -> list[float]:
-    """The finite knots of a source in the units of its node."""
+def _knots(layer: LayerInfo, source: int) -> tuple[float, ...]:
+    """The finite knots of a source."""
     rows = [basis.knots for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
-    return [knot for row in rows for knot in row[source if len(row) > 1 else 0] if np.isfinite(knot)]
+    return tuple(knot for row in rows for knot in row[source if len(row) > 1 else 0] if np.isfinite(knot))

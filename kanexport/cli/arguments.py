@@ -37,6 +37,24 @@ def naming_options(parser: argparse.ArgumentParser) -> None:
     add("--description", default="", metavar="TEXT", help="description of the model")
 
 
+def scaler_options(parser: argparse.ArgumentParser) -> None:
+    """Scalers of the inputs and outputs."""
+    add = parser.add_argument_group("units (the scaling becomes part of the graph)").add_argument
+    add(
+        "--input-scaler",
+        type=Path,
+        metavar="FILE",
+        help="scaler that the training applied to the inputs, as JSON: mean and scale, or min and max, of each column; "
+        "requests, --baseline and --calibration then have unscaled values, --expected-outputs keep the scaled ones",
+    )
+    add(
+        "--output-scaler",
+        type=Path,
+        metavar="FILE",
+        help="scaler that the training applied to the targets, in the same form; predictions then have unscaled values",
+    )
+
+
 def form_options(parser: argparse.ArgumentParser) -> None:
     """Arguments for additional graphs of the same network."""
     add = parser.add_argument

@@ -79,6 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arguments.form_options(parser)
     add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
     arguments.naming_options(parser)
+    arguments.scaler_options(parser)
     arguments.explaining_options(parser)
     arguments.interval_options(parser)
     arguments.precision_options(parser)
@@ -201,6 +202,14 @@ def _check_module(args: argparse.Namespace) -> None:
                 code="argument-not-for-module",
                 hint="pass the weights of the module with --checkpoint FILE",
             )
+    for name in ("input_scaler", "output_scaler"):
+        if getattr(args, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(
+                f"{flag} cannot be combined with --module, whose layers would have other units than the inputs",
+                code="argument-not-for-module",
+                hint=f"remove {flag}, and scale the values in the forward of the module",
+            )
     for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error", "c"):
         if getattr(args, name) and (name != "calibration" or args.coverage is None):
             flag = f"--{name.replace('_', '-')}"
@@ -283,6 +292,8 @@ def _request(args: argparse.Namespace) -> Request:
         kernel=args.kernel,
         quantization=arguments.quantization(args),
         intervals=arguments.intervals(args),
+        input_scaler=args.input_scaler,
+        output_scaler=args.output_scaler,
     )
 
 

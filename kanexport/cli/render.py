@@ -48,6 +48,12 @@ def result(result: Result, *, verbose: bool = False) -> None:
         say(COMPARE, indent=2)
     _assumed(manifest.source.options_assumed, manifest.source.alternatives, verbose=verbose)
     _facts("decided by the expected outputs", manifest.source.options_decided, {})
+    for what, scaler, name in (
+        ("input", manifest.scalers.inputs, manifest.names.feature),
+        ("output", manifest.scalers.outputs, manifest.names.output),
+    ):
+        if scaler:
+            say(f"{what} scaler: {scaler.text(name)}")
     if manifest.out_of_range != AS_TRAINED:
         say(f"out of range: {manifest.out_of_range}: {OUT_OF_RANGE_POLICIES[manifest.out_of_range]}")
     if manifest.approximation.quantize:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import SAME_UNITS, BasisInfo, LayerInfo
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 
 SPLINE, BUMPS = "bspline", "relu-bumps"
 PIECES = frozenset({"piecewise-linear", "piecewise-polynomial"})  # their knots are the ends of cells, and not extended
@@ -62,7 +62,7 @@ def of_knots(kind: str, functions: int, knots: Sequence[float]) -> Grid | None:
 
 Floats = NDArray[np.float64]
 PARTS = 16  # of what was seen, where a node has no grid
-DIGITS = 9  # of what is written: of a float32
+DIGITS, MOST_DIGITS = 9, 17  # of what is written: of a float32, and of a float64
 
 
 def count(bounds: Sequence[float], values: NDArray[np.floating]) -> tuple[tuple[int, ...], int]:
@@ -85,43 +85,94 @@ def grid(layer: LayerInfo, node: int) -> tuple[float, ...]:
 @functools.lru_cache(SAME)
 def distinct(knots: tuple[float, ...]) -> tuple[float, ...]:
     """The distinct values of finite knots, rounded and ascending."""
-    return rounded(sorted(set(knots)))
+    ordered = np.array(sorted(set(knots)))
+    return rounded(ordered, np.ptp(ordered))
 
 
 def knots(layer: LayerInfo, node: int) -> tuple[BasisInfo, tuple[float, ...]] | None:
-    """The knots of a node as they are in the manifest, and their basis: the one with most functions among those that
-    read the sources unchanged."""
-    return knots_by_node(layer).get(node)
+    """The knots of a node in the units of the node, and their basis: the one with most functions among those that read
+    the sources unchanged."""
+    entry = _rows_by_node(layer).get(node)
+    return None if entry is None else (entry[0], entry[1].in_node_units(entry[2]))
 
 
 def knots_by_node(layer: LayerInfo) -> dict[int, tuple[BasisInfo, tuple[float, ...]]]:
     """The knots of all nodes that have some, as `knots` returns them."""
+    return {node: (basis, source.in_node_units(row)) for node, (basis, source, row) in _rows_by_node(layer).items()}
+
+
+def _rows_by_node(layer: LayerInfo) -> dict[int, tuple[BasisInfo, SourceUnits, tuple[float, ...]]]:
+    """By node the basis, its source, and the knots as the manifest has them."""
     own = [basis for basis in layer.bases if basis.knots and not (basis.pre_steps or basis.per_edge)]
     if not own:
         return {}
     basis = max(own, key=lambda candidate: candidate.functions)
-    columns = _columns(layer)
-    rows = basis.knots * len(columns) if len(basis.knots) == 1 else basis.knots
-    by_node: dict[int, tuple[BasisInfo, tuple[float, ...]]] = {}
-    for node, row in zip(columns, rows, strict=False):
-        by_node.setdefault(node, (basis, row))
+    read = sources(layer) or ()
+    rows = basis.knots * len(read) if len(basis.knots) == 1 else basis.knots
+    by_node: dict[int, tuple[BasisInfo, SourceUnits, tuple[float, ...]]] = {}
+    for source, row in zip(read, rows, strict=False):
+        by_node.setdefault(source.node, (basis, source, row))
     return by_node
 
 
-def _columns(layer: LayerInfo) -> tuple[int, ...]:
-    """The nodes that the sources of the layer read unchanged. Empty if a step changes them."""
-    if any(step.kind not in SAME_UNITS for step in layer.pre_steps):
-        return ()
-    return next((step.indices for step in layer.pre_steps if step.kind == "select"), tuple(range(layer.sources)))
+@dataclass(frozen=True, slots=True)
+class SourceUnits:
+    """The value that a source of a layer reads: (node - offset) / scale, with a positive scale."""
+
+    node: int
+    offset: float = 0.0
+    scale: float = 1.0
+
+    def in_node_units(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Values of the source in the units of its node."""
+        if (self.offset, self.scale) == (0.0, 1.0):
+            return values
+        return tuple(self.offset + self.scale * value for value in values)
+
+
+def sources(layer: LayerInfo) -> tuple[SourceUnits, ...] | None:
+    """The units of each source of the layer. None if a step other than a selection, a scaler or a clip changes the
+    nodes, so that the knots of the layer are not in proportion to the values of its nodes, or if the steps do not fit
+    together. A manifest whose selection does not fit the layer has another number of them."""
+    read: tuple[SourceUnits, ...] | None = None
+    for step in layer.pre_steps:
+        if step.kind != "clip":
+            read = _after(step, read)
+            if read is None:
+                return None
+    return tuple(map(SourceUnits, range(layer.sources))) if read is None else read
+
+
+def _after(step: NodeStep, before: tuple[SourceUnits, ...] | None) -> tuple[SourceUnits, ...] | None:
+    """The units after a selection or a scaler; None for another step, or if it does not fit. `before`: None for the
+    nodes themselves, whose number the first step shows."""
+    if step.kind == "select":
+        nodes = range(max(step.indices, default=-1) + 1)
+        before = tuple(map(SourceUnits, nodes)) if before is None else before
+        return tuple(before[at] for at in step.indices) if len(before) >= len(nodes) else None
+    if step.kind != "standardize":
+        return None
+    before = tuple(map(SourceUnits, range(len(step.scale)))) if before is None else before
+    if not len(before) == len(step.bias) == len(step.scale):
+        return None
+    return tuple(
+        SourceUnits(source.node, source.offset + source.scale * offset, source.scale * scale)
+        for source, offset, scale in zip(before, step.bias, step.scale, strict=True)
+    )
 
 
 def equal(low: float, high: float) -> tuple[float, ...]:
     """The bounds of equal intervals between two values."""
     if not high > low:
         low, high = low - 0.5, high + 0.5
-    return rounded(np.linspace(low, high, PARTS + 1))
+    return rounded(np.linspace(low, high, PARTS + 1), high - low)
 
 
-def rounded(values: npt.ArrayLike) -> tuple[float, ...]:
-    """Values rounded to the digits that are stored."""
-    return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values).tolist())
+def rounded(values: npt.ArrayLike, spread: npt.ArrayLike = np.inf) -> tuple[float, ...]:
+    """Values rounded to the digits that are stored. `spread`: the distance over which values differ, one for all or one
+    for each; a value that is many times as large has as many more digits."""
+    array = np.asarray(values, np.float64)
+    with np.errstate(all="ignore"):
+        more = np.floor(np.log10(np.abs(array) / np.asarray(spread)))
+    digits = DIGITS + np.clip(np.where(np.isfinite(more), more, 0), 0, MOST_DIGITS - DIGITS).astype(int)
+    return tuple(float(f"{value:.{own}g}") for value, own in zip(array.tolist(), digits.tolist(), strict=True))

@@ -25,10 +25,12 @@ from kanexport.contract.sections import (
     NO_BASELINE,
     NO_EXPLANATIONS,
     NO_INTERVALS,
+    UNSCALED,
     Approximation,
     Baseline,
     Explanations,
     Intervals,
+    Scalers,
 )
 from kanexport.contract.serialization import (
     LIMIT,
@@ -58,7 +60,6 @@ SMALL = 2**19  # bytes of a manifest up to which its lists stay in it, for reada
 # How far a runtime may optimize the graphs: without a limit, or up to onnxruntime's ORT_ENABLE_BASIC.
 ANY, BASIC = "", "basic"
 NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
-SAME_UNITS = ("select", "clip")  # steps whose results are what they take, where they give it
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
 READING, EXPECTED_OUTPUTS, MODULE = "reading", "expected-outputs", "module"
 # Bases of a verification, and their descriptions.
@@ -98,6 +99,7 @@ class NodeStep:
     select     `indices` are the columns kept, in this order
     product    `indices` are the sizes of groups of consecutive values, each multiplied to one
     affine     x * `scale` + `bias`
+    standardize  (x - `bias`) / `scale`, with positive scales: inputs in the user's units, as the network reads them
     layernorm  the same after (x - mean) / sqrt(variance + `epsilon`), both over the vector
     rmsnorm    x / sqrt(mean of squares + `epsilon`) * `scale`
     groupnorm  layernorm, over each of `indices[0]` runs of consecutive nodes by itself
@@ -232,7 +234,7 @@ class Zone:
                      layers; a module has inside, scaled, noise, zeros and single for its rows, and
                      batches of so many rows, such as "batch of 33"
     rows             of the model; of a layer, if the group was made for layers alone
-    *_max_abs        absolute, in the units of the output or the edge
+    *_max_abs        absolute, in the units of the output or the edge; of an output with a scaler, in scaled units
     *_max_rel        relative to the largest finite magnitude (of the layer, for edges) in the
                      group or inside the grid, whichever is larger
     worst_*          where the largest relative error is
@@ -344,6 +346,7 @@ class Manifest:
                       level
     intervals         prediction intervals; the key is missing in a document without them
     stored            the lists of numbers that are in NUMBERS_FILE; empty if `loads` was given that file
+    scalers           the scaling of the inputs and outputs, which is part of the graphs
     """
 
     format: int
@@ -371,6 +374,7 @@ class Manifest:
     optimization: str = ANY
     intervals: Intervals = dataclasses.field(default=NO_INTERVALS, metadata=OPTIONAL)
     stored: tuple[Stored, ...] = ()
+    scalers: Scalers = dataclasses.field(default=UNSCALED, metadata=OPTIONAL)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -1,11 +1,11 @@
-"""Optional sections of the manifest: quantization, baseline, explanations, prediction intervals, and handling of rows
-out of range.
+"""Optional sections of the manifest: quantization, baseline, explanations, prediction intervals, scalers, and handling
+of rows out of range.
 
 Standard library only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -248,3 +248,59 @@ OUT_OF_RANGE_POLICIES: Mapping[str, str] = MappingProxyType(
         CLAMP: "the graph clamps inputs to the grid: a row out of grid gets the output of the nearest row in the grid",
     }
 )
+
+
+STANDARD, MIN_MAX = "standard", "min-max"
+SHOWN = 4  # columns of a scaler that its text lists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaler:
+    """Scaling of the columns of the inputs or of the outputs: scaled = (value - offset) / scale.
+
+    kind          STANDARD or MIN_MAX, the form of the file; empty if there is no scaler
+    offset        one for each column, in the user's units: the mean, or the value that becomes 0
+    scale         one for each column, positive, in the user's units
+    range         of MIN_MAX: the two values that the least and the greatest value become
+    name, sha256  of the file
+    """
+
+    kind: str = ""
+    offset: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    range: tuple[float, ...] = ()
+    name: str = ""
+    sha256: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.kind)
+
+    def column(self, at: int) -> str:
+        """The numbers of one column as text, such as "mean 5, scale 2" or "0 to 10 become 0 to 1"."""
+        if self.kind == STANDARD:
+            return f"mean {self.offset[at]:.9g}, scale {self.scale[at]:.9g}"
+        low, high = (f"{self.offset[at] + end * self.scale[at]:.9g}" for end in self.range)
+        return f"{low} to {high} become {self.range[0]:.6g} to {self.range[1]:.6g}"
+
+    def text(self, name: Callable[[int], str]) -> str:
+        """The scaler in one line. `name`: of a column."""
+        listed = "; ".join(f"{name(at)}: {self.column(at)}" for at in range(min(len(self.scale), SHOWN)))
+        more = f"; and {len(self.scale) - SHOWN} more" if len(self.scale) > SHOWN else ""
+        return f"{self.kind} ({self.name}): {listed}{more}"
+
+
+NO_SCALER = Scaler()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scalers:
+    """Scalers of a model. Its graphs apply them, so that inputs and outputs are in the user's units."""
+
+    inputs: Scaler = NO_SCALER
+    outputs: Scaler = NO_SCALER
+
+    def __bool__(self) -> bool:
+        return bool(self.inputs or self.outputs)
+
+
+UNSCALED = Scalers()

@@ -9,6 +9,7 @@ exactly, up to rounding. The rules by kind of step:
 
     select             the multiplier of its column
     affine             the multiplier times the scale
+    standardize        the multiplier over the scale
     function and the   elementwise: (f(x) - f(r)) / (x - r), and the derivative if x is r
     like
     product            u v, with both differences: mean of v times that of u, and mean of u times that of v; of several
@@ -155,6 +156,17 @@ class _Affine(_Rule):
         return np.asarray(multipliers * self._scale)
 
 
+class _Standardize(_Rule):
+    def __init__(self, step: NodeStep) -> None:
+        self._scale, self._offset = np.array(step.scale), np.array(step.bias)
+
+    def evaluate(self, v: Floats) -> Floats:
+        return np.asarray((v - self._offset) / self._scale)
+
+    def backpropagate_multipliers(self, x: Floats, r: Floats, multipliers: Floats) -> Floats:
+        return np.asarray(multipliers / self._scale)
+
+
 class _Product(_Rule):
     def __init__(self, step: NodeStep) -> None:
         self._sizes = step.indices
@@ -279,6 +291,7 @@ RULES: Mapping[str, Callable[[NodeStep], _Rule]] = MappingProxyType(
     {
         "select": _Select,
         "affine": _Affine,
+        "standardize": _Standardize,
         "product": _Product,
         "layernorm": lambda step: _Norm(step, groups=1, centred=True),
         "groupnorm": lambda step: _Norm(step, groups=step.indices[0], centred=True),

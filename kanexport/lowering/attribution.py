@@ -19,6 +19,7 @@ import numpy.typing as npt
 from kanexport.contract.sections import CONTRIBUTIONS
 from kanexport.graph.builder import Graph, Value
 from kanexport.ir.model import Layer
+from kanexport.ir.scaling import Standardize
 from kanexport.ir.steps import Affine, Clip, Elementwise, PRelu, Product, Select, Step, Swish
 
 Array = npt.NDArray[np.float64]
@@ -188,4 +189,4 @@ def _scattered(g: Graph, places: npt.NDArray[np.intp], width: int, multipliers: 
 
 def allowed(step: Step) -> bool:
     """Whether a step has a rule in this module."""
-    return isinstance(step, (Affine, Select, Product, *EACH))
+    return isinstance(step, (Affine, Standardize, Select, Product, *EACH))

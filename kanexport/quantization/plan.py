@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from kanexport.contract.sections import FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS, Branch
 from kanexport.graph import precision
+from kanexport.ir import scaling
 from kanexport.ir.model import BasisTerm, Kan, Layer, Term
 from kanexport.ir.quantized_basis import Stepped, stepped
 from kanexport.lowering import passes
@@ -57,8 +58,9 @@ def errors(expected: Array, outputs: Array) -> Errors:
 
 
 def network_outputs(kan: Kan, x: Array) -> Array:
-    """[B, O] in float64, in chunks of rows."""
-    return np.concatenate([float64_reference.evaluate(kan, x[at : at + AT_ONCE]).y for at in range(0, len(x), AT_ONCE)])
+    """[B, O] in float64, in the network's units, in chunks of rows."""
+    parts = [float64_reference.evaluate(kan, x[at : at + AT_ONCE]).y for at in range(0, len(x), AT_ONCE)]
+    return scaling.in_network_units(kan, np.concatenate(parts))
 
 
 def choose(kan: Kan, options: QuantizationOptions, x: Array) -> tuple[Branch, ...]:

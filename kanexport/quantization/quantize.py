@@ -15,6 +15,7 @@ from kanexport.contract.manifest import Reference, TensorSpec
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import FLOAT32, Approximation, Branch
 from kanexport.errors import REPORT, OptionError, VerificationFailed
+from kanexport.ir import scaling
 from kanexport.ir.model import Kan
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
 from kanexport.quantization import plan
@@ -134,7 +135,8 @@ def measure(
             code="quantization-error-too-large",
             hint=_hint(options),
         )
-    errors = plan.errors(plan.network_outputs(exact, x), graph_outputs(lowered, x))
+    outputs = scaling.in_network_units(exact, graph_outputs(lowered, x))
+    errors = plan.errors(plan.network_outputs(exact, x), outputs)
     if not errors.largest <= options.bound:
         raise VerificationFailed(
             f"the outputs of the quantized graph are off by {errors.largest:.2e} of the largest output on {len(x)} "
@@ -170,9 +172,8 @@ def _meaning(served: Kan, lowered: Lowered, tolerance: float, bound: float) -> R
     x = rows["inside"]
     meant = plan.network_outputs(served, x)
     with np.errstate(invalid="ignore"):
-        differences = np.abs(graph_outputs(lowered, x) - meant).max(axis=1) / (
-            np.abs(meant[np.isfinite(meant)]).max(initial=0) or 1
-        )
+        outputs = scaling.in_network_units(served, graph_outputs(lowered, x))
+        differences = np.abs(outputs - meant).max(axis=1) / (np.abs(meant[np.isfinite(meant)]).max(initial=0) or 1)
     fine = np.isfinite(meant).all(axis=1)
     agree = fine & (differences <= tolerance * SLACK)
     if np.count_nonzero(agree) < AGREE * np.count_nonzero(fine):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kanexport.contract import step_rules
 from kanexport.contract.sections import CONTRIBUTIONS, EDGES, NODES
 from kanexport.errors import REPORT, VerificationFailed
+from kanexport.ir import scaling
 from kanexport.ir.model import Kan, Layer
 from kanexport.ir.steps import Step
 from kanexport.lowering.attribution import EACH, Anchor, Link, allowed, columns, near
@@ -166,10 +167,15 @@ class ExplainedProver(Prover):
         anchor = self._anchor
         rows = keep & np.isfinite(x).all(axis=1) & np.isfinite(trace.y).all(axis=1)
         rows[rows] = contributions(anchor, _only(trace, rows), self.dtype.name)[1] < OVERFLOW
-        computed = outputs[CONTRIBUTIONS][rows]
+        restore = scaling.restore(self.subject.layers)
+        unit = 1.0 if restore is None else restore.scale  # of each output
+        computed = outputs[CONTRIBUTIONS][rows] / unit
 
         def exact(trace: Trace, jitter: Jitter | None = None) -> Array:
-            return contributions(anchor, _only(trace, rows), self.dtype.name, jitter)[0]
+            return contributions(anchor, _only(trace, rows), self.dtype.name, jitter)[0] / unit
+
+        def outputs_of(trace: Trace) -> Array:
+            return trace.y[rows] if restore is None else restore.in_network_units(trace.y[rows])
 
         def changes() -> Iterator[Array]:
             return (exact(draw(), jitter) for draw, jitter in zip(shaken, self.tolerance.jitters, strict=True))
@@ -177,8 +183,9 @@ class ExplainedProver(Prover):
         expected = exact(trace)
         allowance = self.allow(CONTRIBUTIONS, self.tolerance.edges, expected, changes)
         errors.outputs.add(computed, expected, allowance, lambda at: f"{CONTRIBUTIONS}[{at[1]},{at[2]}]")
-        sums, y = computed.sum(axis=1) + anchor.base, trace.y[rows]
-        whole = self.allow("answers", self.tolerance.edges, y, lambda: [_only(draw(), rows).y for draw in shaken])
+        base = anchor.base if restore is None else restore.in_network_units(anchor.base)
+        sums, y = computed.sum(axis=1) + base, outputs_of(trace)
+        whole = self.allow("answers", self.tolerance.edges, y, lambda: [outputs_of(draw()) for draw in shaken])
         errors.outputs.add(sums, y, whole, lambda at: f"the sum of {CONTRIBUTIONS} to {at[1]}")
 
     def batches(self, x: Array, *, empty: bool) -> None:

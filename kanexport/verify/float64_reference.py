@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.ir import scaling
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
 
 Array = npt.NDArray[np.float64]
@@ -70,7 +71,7 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
     with np.errstate(all="ignore"):
         for at, layer in enumerate(kan.layers):
             if jitter is not None and (at > 0 or layer.mixes or not jitter.functions):
-                x = jitter.shake(x)
+                x = shaken_nodes(layer, x, jitter)
             inputs.append(x)
             x, most = _sums(layer, x, jitter)
             peaks += [most, peak(x)]
@@ -80,6 +81,13 @@ def evaluate(kan: Kan, x: Array, *, jitter: Jitter | None = None) -> Trace:
                 x = step.evaluate(x)
                 peaks.append(peak(x))
     return Trace(x, tuple(inputs), np.max(peaks, axis=0))
+
+
+def shaken_nodes(layer: Layer, x: Array, jitter: Jitter) -> Array:
+    """Nodes [B, n] of a layer with the rounding of an implementation. Rounding of inputs with a scaler is relative to
+    their distance from its offset, because the graph subtracts the offset first, without a loss of digits."""
+    first = scaling.standardize(layer)
+    return jitter.shake(x) if first is None else first.offset + jitter.shake(x - first.offset)
 
 
 def edges(layer: Layer, x: Array, jitter: Jitter | None = None) -> Iterator[tuple[slice, Array, Array]]:
@@ -100,7 +108,7 @@ def _sums(layer: Layer, x: Array, jitter: Jitter | None) -> tuple[Array, Array]:
     for step in layer.pre_steps:
         x = step.evaluate(x)
     total = np.zeros((len(x), layer.destinations), x.dtype)
-    bound = np.zeros(len(x))
+    bound = np.zeros(len(x)) if scaling.standardize(layer) is None else peak(x)
     for term in layer.terms:
         if isinstance(term, EdgeTerm):
             for part, values in _edge_term(term, x, jitter):

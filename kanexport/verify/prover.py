@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kanexport.contract import custom_ops
 from kanexport.errors import REPAIR, REPORT, InvalidKan, VerificationFailed
-from kanexport.ir import norms
+from kanexport.ir import norms, scaling
 from kanexport.ir.model import Layer
 from kanexport.ir.steps import Clip
 from kanexport.lowering.lower import INPUT, Lowered, Many
@@ -50,6 +50,11 @@ class ZoneErrors:
 def _output(name: str) -> Callable[[tuple[int, ...]], str]:
     """`name`: empty for a model with one output."""
     return lambda at: f"{name}[{at[1]}]" if name else str(at[1])
+
+
+def _column(column: int, at: tuple[int, ...]) -> str:
+    """The place of an error in one column of the outputs."""
+    return str(column)
 
 
 def _edge(layer: int) -> Callable[[tuple[int, ...]], str]:
@@ -143,22 +148,36 @@ class Prover:
         """One output of the graph, compared with its part of y."""
         ports = self.subject.ports
 
-        def exact(rows: Array) -> Array:
-            return ports.float64_outputs(rows)[port.name]
-
-        if computed.shape != exact(y).shape:
+        expected_shape = ports.float64_outputs(y)[port.name].shape
+        if computed.shape != expected_shape:
             raise VerificationFailed(
-                f"{port.name} has shape {computed.shape} for {len(y)} rows, expected {exact(y).shape}",
+                f"{port.name} has shape {computed.shape} for {len(y)} rows, expected {expected_shape}",
                 code="internal-check-failed",
                 hint=REPORT,
             )
-        expected = table(exact(y)[keep])
+        restore = scaling.restore(self.subject.layers)
+
+        def kept(rows: Array) -> Array:
+            values = table(rows[keep])
+            return values if restore is None else restore.in_network_units(values)
+
+        def exact(rows: Array) -> Array:
+            return kept(ports.float64_outputs(rows)[port.name])
+
+        expected = exact(y)
         tolerance = self.tolerance.outputs if port.kind == FLOAT else WHOLE
-        allowance = self.allow(
-            port.name, tolerance, expected, lambda: (table(exact(draw().y)[keep]) for draw in shaken)
-        )
+        allowance = self.allow(port.name, tolerance, expected, lambda: (exact(draw().y) for draw in shaken))
         place = _output(port.name if len(ports.outputs) > 1 else "")
-        errors.outputs.add(table(computed[keep]), expected, allowance, place)
+        result = kept(computed)
+        if restore is None:
+            errors.outputs.add(result, expected, allowance, place)
+            return
+        rounding = restore.rounding(table(y[keep]), self.dtype)
+        for at, room in enumerate(rounding):
+            column = slice(at, at + 1)
+            scale = max(magnitude(expected[:, column]), allowance.scale) or 1.0
+            relaxed = dataclasses.replace(allowance, tolerance=tolerance + float(room) / scale)
+            errors.outputs.add(result[:, column], expected[:, column], relaxed, functools.partial(_column, at))
 
     def nodes(
         self, errors: ZoneErrors, name: str, index: int, computed: Array, trace: Trace, keep: Rows, shaken: Draws
@@ -203,7 +222,8 @@ class Prover:
 
     def layer_zone(self, name: str, index: int, x: Array) -> None:
         """The edges of one layer from rows x [B, width] for this layer."""
-        moved = [functools.cache(functools.partial(jitter.shake, x)) for jitter in self.tolerance.jitters]
+        shaken = functools.partial(float64_reference.shaken_nodes, self.subject.layers[index], x)
+        moved = [functools.cache(functools.partial(shaken, jitter)) for jitter in self.tolerance.jitters]
         # `rows` counts rows of the model; a zone without any counts the layer's.
         errors = self.zones.setdefault(name, ZoneErrors(rows=len(x)))
         self._edges(errors, index, functools.partial(self._edge_part, index, x), x, moved)

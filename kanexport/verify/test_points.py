@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.ir import scaling
 from kanexport.ir.model import EdgeTerm, Layer
+from kanexport.ir.scaling import Standardize
 from kanexport.ir.steps import Affine, Select
 
 Array = npt.NDArray[np.float64]
@@ -27,8 +29,9 @@ def edge_count(layer: Layer) -> int:
     return layer.mask.size * effort
 
 
-def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str, Array]:
-    """Rows [B, width] of a layer's input vector, by zone (ZONES); all representable in float32.
+def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0, dtype: str = "float32") -> dict[str, Array]:
+    """Rows [B, width] of a layer's input vector, by zone (ZONES); all representable in float32, or in `dtype` if the
+    layer has a scaler, whose offset may need more digits.
 
     inside     within the grid            extension  between its ends and the last knots
     knots      on every knot, and beside  far        up to a hundred spans beyond
@@ -53,7 +56,8 @@ def zone_rows(layer: Layer, width: int, seed: int, *, size: int = 0) -> dict[str
         "nonfinite": _nonfinite(rng.uniform(low, high)),
     }
     with np.errstate(invalid="ignore", over="ignore"):
-        return {name: _widen(layer, rows, width).astype(np.float32).astype(np.float64) for name, rows in zones.items()}
+        stored = np.float32 if scaling.standardize(layer) is None else np.dtype(dtype)
+        return {name: _widen(layer, rows, width).astype(stored).astype(np.float64) for name, rows in zones.items()}
 
 
 def _bounded(values: Array) -> Array:
@@ -94,6 +98,8 @@ def _widen(layer: Layer, rows: Array, width: int) -> Array:
     for step in reversed(layer.pre_steps):
         if isinstance(step, Affine):
             rows = (rows - step.bias) / np.where(step.scale == 0, 1, step.scale)
+        if isinstance(step, Standardize):
+            rows = rows * step.scale + step.offset
         if isinstance(step, Select):
             wide = np.full((len(rows), width), 0.25)
             wide[:, list(step.indices)] = rows

@@ -21,6 +21,7 @@ from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import MANY_FILE, Reference, Variant, Verification, Zone
 from kanexport.contract.sections import EXPLAIN_FILE
 from kanexport.errors import InvalidKan, VerificationFailed
+from kanexport.ir import scaling
 from kanexport.ir.model import Kan, Layer
 from kanexport.lowering.lower import INPUT, OUTPUT, Lowered
 from kanexport.verify import float64_reference, graph_runner, test_points
@@ -84,7 +85,7 @@ def verify(
     tolerance  of outputs, relative; edges are allowed in proportion
     advance    called with (done, total)
     """
-    rows = _rows(kan)
+    rows = _rows(kan, dtype=dtype)
     # The first layer's rows are the network's.
     own: list[dict[str, Array]] = [{}, *rows[1:]]
     return verify_subject(
@@ -92,11 +93,11 @@ def verify(
     )
 
 
-def _rows(kan: Kan, seed: int = 0) -> list[dict[str, Array]]:
+def _rows(kan: Kan, seed: int = 0, dtype: str = "float32") -> list[dict[str, Array]]:
     """Rows of each layer, by region."""
     size = max(map(test_points.basis_size, kan.layers))
     return [
-        test_points.zone_rows(layer, width, seed=seed + index, size=size)
+        test_points.zone_rows(layer, width, seed=seed + index, size=size, dtype=dtype)
         for index, (layer, width) in enumerate(zip(kan.layers, kan.widths(), strict=False))
     ]
 
@@ -204,8 +205,14 @@ def _alone(prover: Prover, zones: dict[str, Array], file: str, *, hint: str, emp
 
 def _reference(prover: Prover, x: Array) -> Reference:
     """Rows with finite outputs that do not depend on rounding, so that other machines reproduce them."""
-    y = table(prover.subject.evaluate(x).y)
-    moved = [table(prover.subject.evaluate(x, jitter).y) for jitter in prover.tolerance.jitters]
+    outputs = table(prover.subject.evaluate(x).y)
+    restore = scaling.restore(prover.subject.layers)
+
+    def in_network_units(rows: Array) -> Array:
+        return table(rows) if restore is None else restore.in_network_units(table(rows))
+
+    y = in_network_units(outputs)
+    moved = [in_network_units(prover.subject.evaluate(x, jitter).y) for jitter in prover.tolerance.jitters]
     tolerance = prover.tolerance.of_reference()
     ports = prover.subject.ports
     # Each output is compared with its own magnitude.
@@ -218,7 +225,7 @@ def _reference(prover: Prover, x: Array) -> Reference:
     tolerance = max(tolerance, float(change[chosen].max(initial=0)))
     return Reference(
         inputs=tuple(map(tuple, table(x[chosen]).tolist())),
-        outputs=tuple(map(tuple, y[chosen].tolist())),
+        outputs=tuple(map(tuple, outputs[chosen].tolist())),
         tolerance=tolerance,
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest, SourceFile, Zone, row_shapes
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED, NO_INTERVALS, Intervals
+from kanexport.contract.sections import AS_TRAINED, NO_INTERVALS, UNSCALED, Intervals, Scalers
 
 Array = NDArray[np.generic]
 ParameterValue = str | int | float | bool  # the value of a parameter
@@ -419,6 +419,7 @@ class Description:
     names               the names of features, units and classes
     zones               the largest errors of each group of verification rows
     files               the source files of the export
+    scalers             the scaling of inputs and outputs that the graph applies
 
     The `edge_class` of a layer is never empty. The server does not send the `node_tensor`, `edges_file` and
     `edges_tensor` of a layer: a client has empty ones.
@@ -447,6 +448,7 @@ class Description:
     exporter: str = ""  # its version
     options_given: Mapping[str, str] = field(default_factory=dict)
     intervals: Intervals = NO_INTERVALS
+    scalers: Scalers = UNSCALED
 
     @property
     def verified_error(self) -> float:

@@ -86,6 +86,17 @@ def read(part: Part, nodes: Floats) -> Floats:
     return _forth(part.pre_steps, nodes)[-1]
 
 
+def magnitudes(layer: LayerInfo, nodes: Floats) -> Floats:
+    """[B, n]: the size of the values that the edges read, at least 1, in the units of the nodes [B, n]: a mean that is
+    large compared with the scale of an input does not count. At least 4000 adjacent float32 values."""
+    first = layer.pre_steps[:1]
+    if not first or first[0].kind != "standardize":
+        return np.maximum(np.abs(nodes), 1.0)
+    scale = np.array(first[0].scale)
+    sizes = np.maximum(np.abs(step_rules.evaluate(first[0], nodes)), 1.0) * scale
+    return np.asarray(np.maximum(sizes, 4000 * np.spacing(np.abs(nodes).astype(np.float32)).astype(np.float64)))
+
+
 def apply_post_steps(layer: LayerInfo, sums: Floats) -> Floats:
     """Results [B, m] of the layer, from its sums [B, D]. Raises steps.UnknownStep."""
     for step in layer.post_steps:

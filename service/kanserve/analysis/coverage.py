@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract import grids, step_rules
-from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 from kanexport.contract.sections import NodeBaseline
 from kanserve.analysis import curves
 
@@ -58,6 +58,7 @@ class Scale:
     low, high    the grid
     first, last  the extended grid; NaN if there is none
     cell         width of a grid interval
+    units        of the values that the ranges read, by source; None if they are not in proportion to the nodes
     """
 
     pre_steps: tuple[NodeStep, ...]
@@ -67,6 +68,7 @@ class Scale:
     high: Floats
     last: Floats
     cell: Floats
+    units: tuple[grids.SourceUnits, ...] | None = None
 
     def read(self, nodes: Floats) -> Floats:
         """The values [N, S] that the ranges read, from nodes [N, n]. Raises steps.UnknownStep."""
@@ -172,8 +174,9 @@ def outside(limits: Bounds, nodes: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[float, float, float]:
-    """Position of an out-of-range node, of nodes [n]: the value that the grid reads, and both ends of its extended
-    range. With several grids, the one that it is farthest from."""
+    """Position of an out-of-range node, of nodes [n]: its value and both ends of its extended range. They are in the
+    units of the node, or of what the grid reads if these are not in proportion. With several grids, the one that it is
+    farthest from."""
     places: list[tuple[float, tuple[float, float, float]]] = []
     values = nodes.astype(np.float64)[None]
     for scale in limits.scales:
@@ -182,6 +185,9 @@ def placed(limits: Bounds, nodes: NDArray[np.floating], node: int) -> tuple[floa
             read = scale.read(values)
         for at in np.flatnonzero((scale.nodes == node) & (zones[0] == Zone.OUTSIDE)).tolist():
             place = (float(read[0, at]), float(scale.first[at]), float(scale.last[at]))
+            if scale.units is not None:
+                first, last = scale.units[at].in_node_units(place[1:])
+                place = (float(values[0, node]), first, last)
             places.append((float(beyond[0, at]), place))
     return max(places)[1]
 
@@ -211,8 +217,15 @@ def _of_grids(
         rows = known * layer.sources if len(known) == 1 else known
         ends = [(grid.first, grid.low, grid.high, grid.last, grid.cell) if grid else (np.nan,) * 5 for grid in rows]
         table = np.where(used[:, None], np.array(ends), np.nan)
-        scales.append(Scale((*pre_steps, *basis.pre_steps), nodes, *table.T))
+        first, low, high, last, cell = table.T
+        scales.append(Scale((*pre_steps, *basis.pre_steps), nodes, first, low, high, last, cell, _units(layer, basis)))
     return [scale for scale in scales if np.isfinite(scale.low).any()]
+
+
+def _units(layer: LayerInfo, basis: BasisInfo) -> tuple[grids.SourceUnits, ...] | None:
+    """The units of the values that a basis reads, by source; None if they are not in proportion to the nodes."""
+    units = None if basis.pre_steps else grids.sources(layer)
+    return units if units is not None and len(units) == layer.sources else None
 
 
 def _of_reference(baseline: NodeBaseline, needed: NDArray[np.bool_]) -> Scale:

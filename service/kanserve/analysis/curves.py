@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract.manifest import SAME_UNITS, LayerInfo
+from kanexport.contract import grids
+from kanexport.contract.manifest import LayerInfo
 from kanserve.types import CurveBlock, LayerCurves
 
 POINTS, MOST_POINTS = 101, 1024
@@ -60,11 +61,13 @@ def columns(layer: LayerInfo) -> tuple[int, ...]:
 def domain(layer: LayerInfo, observed: Floats | None) -> Domain:
     """Domain of each source of the layer. `observed` [R, S]: the values of the sources for some rows.
 
-    A source with knots has its extended grid, unless a step stands between the two: the knots are then not in units
-    of the node. Otherwise the domain is the range of `observed`, and without it -1 to 1.
+    A source with knots has its extended grid in the units of its node, unless a step other than a scaler stands between
+    the two. Otherwise the domain is the range of `observed`, and without it -1 to 1.
     """
+    sources = grids.sources(layer) or ()
     ranges = [
-        _grid(layer, at) or _reference(observed, at) or (-1.0, 1.0, Origin.ASSUMED) for at in range(layer.sources)
+        (at < len(sources) and _grid(layer, at, sources[at])) or _reference(observed, at) or (-1.0, 1.0, Origin.ASSUMED)
+        for at in range(layer.sources)
     ]
     low, high, origins = zip(*ranges, strict=True)
     return Domain(np.array(low), np.array(high), tuple(origins))
@@ -87,13 +90,14 @@ def requested(low: float, high: float, sources: int) -> Domain:
     return Domain(np.full(sources, low), np.full(sources, high), (Origin.REQUESTED,) * sources)
 
 
-def _grid(layer: LayerInfo, source: int) -> tuple[float, float, Origin] | None:
-    if any(step.kind not in SAME_UNITS for step in layer.pre_steps):
-        return None
+def _grid(layer: LayerInfo, source: int, units: grids.SourceUnits) -> tuple[float, float, Origin] | None:
     rows = [basis.knots for basis in layer.bases if not (basis.pre_steps or basis.per_edge)]
     own = itertools.chain.from_iterable(row[source if len(row) > 1 else 0] for row in rows if row)
     knots = sorted(filter(math.isfinite, own))
-    return (*_widened(knots[0], knots[-1], MARGIN), Origin.GRID) if knots else None
+    if not knots:
+        return None
+    low, high = units.in_node_units((knots[0], knots[-1]))
+    return *_widened(low, high, MARGIN), Origin.GRID
 
 
 def _reference(observed: Floats | None, source: int) -> tuple[float, float, Origin] | None:

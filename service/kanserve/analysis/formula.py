@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import keyword
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
 from kanserve.analysis.formula_printer import (
     ATOM,
     CONSTANTS,
+    EXACT,
     FUNCTIONS,
     LIMIT,
     FormulaError,
@@ -26,6 +28,7 @@ from kanserve.analysis.formula_printer import (
     Text,
     TooLong,
     applied,
+    number,
     product,
     total,
 )
@@ -238,8 +241,8 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
     match step.kind:
         case "select":
             return [nodes[at] for at in step.indices]
-        case "affine":
-            return [node.affine(a, b) for node, a, b in zip(nodes, step.scale, step.bias, strict=True)]
+        case "affine" | "standardize":
+            return _scaled(step, nodes, digits)
         case "product":
             return _products(nodes, step.indices, digits)
         case "clip":
@@ -252,6 +255,38 @@ def _step(index: int, step: NodeStep, nodes: list[Linear], digits: int) -> list[
         code="formula-step-without-closed-form",
         hint="plot the curves of its edges instead: `kanserve curves`",
     )
+
+
+def _scaled(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:
+    """Nodes after an affine step, or after the scaler of the inputs."""
+    numbers = zip(nodes, step.scale, step.bias, strict=True)
+    if step.kind == "affine":
+        return [_shifted(node, scale, bias, digits) for node, scale, bias in numbers]
+    return [_centred(node, bias, scale, digits) for node, scale, bias in numbers]
+
+
+def _shifted(node: Linear, scale: float, bias: float, digits: int) -> Linear:
+    """node * scale + bias. A constant that is many times the scale has as many more digits, because the node would
+    otherwise be lost in its rounding."""
+    moved = node.affine(scale, bias)
+    more = _more_digits(moved.constant, scale)
+    if not more or not moved.terms:
+        return moved
+    constant = number(abs(moved.constant), min(digits + more, EXACT))
+    return Linear((*moved.terms, (math.copysign(1.0, moved.constant), constant)))
+
+
+def _more_digits(constant: float, scale: float) -> int:
+    """The count of digits of a constant before those that are comparable with the scale."""
+    ratio = abs(constant / scale) if scale else 0.0
+    return max(0, math.floor(math.log10(ratio))) if 0 < ratio < math.inf else 0
+
+
+def _centred(node: Linear, offset: float, scale: float, digits: int) -> Linear:
+    """(node - offset) / scale. The difference stays a text by itself, with as many digits of the offset as the scale
+    has: multiplied out, a large offset would need more digits than the formula prints."""
+    digits = min(digits + _more_digits(offset, scale) + 1, EXACT)
+    return Linear.from_text(Linear(node.terms, node.constant - offset).render(digits)).affine(1 / scale, 0.0)
 
 
 def _clipped(step: NodeStep, nodes: list[Linear], digits: int) -> list[Linear]:

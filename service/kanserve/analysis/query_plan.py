@@ -224,7 +224,7 @@ def _quoted(name: str) -> str:
 
 
 Flags = NDArray[np.bool_]
-ALONE = frozenset({"affine", "prelu", "swish", "clip"})  # each node by itself
+ALONE = frozenset({"affine", "standardize", "prelu", "swish", "clip"})  # each node by itself
 WHOLE = frozenset({"softmax", "log_softmax"})  # functions of all nodes of a row
 
 

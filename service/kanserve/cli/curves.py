@@ -240,12 +240,14 @@ def table(described: Description, edge_curves: Sequence[Curve], shown: int) -> T
                 f"{domain}: {DOMAINS[domain]}"
                 for domain in dict.fromkeys(curve.domain for curve in edge_curves[:shown])
             ),
+            *text_tables.scaled_edges(described, {curve.layer for curve in edge_curves[:shown]}),
         ),
     )
     for curve in edge_curves[:shown]:
         (least_at, least), (most_at, most) = curve.extreme(np.nanargmin), curve.extreme(np.nanargmax)
-        numbers = (f"{number:.4g}" for number in (least, least_at, most, most_at))
-        ends = f"{curve.x[0]:.4g}", f"{curve.x[-1]:.4g} ({curve.domain})"
+        x = text_tables.place(curve.x[0], curve.x[-1])
+        numbers = f"{least:.4g}", x(least_at), f"{most:.4g}", x(most_at)
+        ends = x(curve.x[0]), f"{x(curve.x[-1])} ({curve.domain})"
         rows.add(name(described, curve), ends[0], text_tables.line(curve.phi, BARS), ends[1], *numbers, curve.symbolic)
     return rows
 
@@ -265,7 +267,7 @@ def picture(described: Description, curve: Curve) -> list[str]:
     lines = text_tables.picture(curve.phi, WIDTH, HEIGHT)
     marks = [f"{most:.4g}", *[""] * (len(lines) - 2), f"{least:.4g}"]
     room = max(map(len, marks))
-    ends = f"{curve.x[0]:.4g}", f"{curve.x[-1]:.4g}"
+    ends = tuple(map(text_tables.place(curve.x[0], curve.x[-1]), (curve.x[0], curve.x[-1])))
     return [
         f"{described.name} version {described.version}, edge {name(described, curve)}"
         + (f" ({curve.symbolic})" if curve.symbolic else ""),
@@ -273,4 +275,5 @@ def picture(described: Description, curve: Curve) -> list[str]:
         " " * room + " └" + "─" * WIDTH,
         " " * (room + 2) + ends[0] + ends[1].rjust(WIDTH - len(ends[0])),
         f"x from {ends[0]} to {ends[1]}: {DOMAINS[curve.domain]}",
+        *text_tables.scaled_edges(described, {curve.layer}),
     ]

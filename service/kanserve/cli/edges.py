@@ -25,6 +25,7 @@ from kanserve.cli.options import (
 )
 from kanserve.client import chunking
 from kanserve.client.results import LayerValues
+from kanserve.report import text_tables
 from kanserve.types import Description
 
 TEXT = """Query per-edge activations: the values φ of the edges for the rows of a file.
@@ -297,6 +298,7 @@ def table(described: Description, survey: Survey, row_count: int) -> Table:
             f"{len(survey.strongest)} of {survey.total} edges, by mean |φ|",
             *LEGEND,
             *_remarks(described, survey.layers),
+            *text_tables.scaled_edges(described, {edge.layer for edge in survey.strongest}),
         ),
     )
     for edge in survey.strongest:

@@ -20,6 +20,7 @@ from kanexport.contract.cli.console import Exit
 from kanexport.contract.cli.suggest import advice
 from kanexport.contract.manifest import LayerInfo, Manifest
 from kanexport.contract.naming import UNNAMED, Names
+from kanexport.contract.sections import UNSCALED, Scalers
 from kanserve.cli.options import CommandError, InputError
 from kanserve.client.errors import ClientError, NoAnswer
 from kanserve.client.results import IndexEntry
@@ -73,6 +74,7 @@ class Detail:
     layers: tuple[LayerInfo, ...]
     notes: tuple[str, ...]
     names: Names = UNNAMED
+    scalers: Scalers = UNSCALED
 
 
 def of_server(client: Client) -> list[Entry]:
@@ -124,7 +126,7 @@ def described(answer: Description, serving: str = "") -> Detail:
         out_of_range_policy=answer.out_of_range_policy,
         intervals=answer.intervals.text,
     )
-    return Detail(entry, answer.layers, answer.notes, answer.names)
+    return Detail(entry, answer.layers, answer.notes, answer.names, answer.scalers)
 
 
 def _served(client: Client, indexed: IndexEntry) -> Entry:
@@ -206,7 +208,7 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         out_of_range_policy=manifest.out_of_range,
         intervals=manifest.intervals.text,
     )
-    return Detail(entry, manifest.layers, manifest.notes, manifest.names)
+    return Detail(entry, manifest.layers, manifest.notes, manifest.names, manifest.scalers)
 
 
 def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:

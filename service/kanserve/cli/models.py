@@ -154,11 +154,13 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
             "layers": text_tables.layers_document(detail.layers),
             "notes": detail.notes,
             "names": asdict(detail.names),
+            "scalers": asdict(detail.scalers),
         }
         print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
     table(source, [detail.entry], whole=True).show()
     text_tables.show_names(detail.names)
+    text_tables.show_scalers(detail.scalers, detail.names)
     text_tables.show(detail.layers, detail.notes, detail.entry.edge_class)
 
 

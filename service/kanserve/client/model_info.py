@@ -13,7 +13,7 @@ import numpy as np
 
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SourceFile, SymbolicEdge, Zone
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import AS_TRAINED, NO_INTERVALS, Intervals, OutputInterval
+from kanexport.contract.sections import AS_TRAINED, NO_INTERVALS, Intervals, OutputInterval, Scaler, Scalers
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, TensorInfo
 
@@ -45,6 +45,7 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         exporter=answer.source.exporter_version,
         options_given=dict(answer.source.options_given),
         intervals=_intervals(answer.intervals) if answer.HasField("intervals") else NO_INTERVALS,
+        scalers=Scalers(inputs=_scaler(answer.input_scaler), outputs=_scaler(answer.output_scaler)),
     )
 
 
@@ -70,6 +71,17 @@ def _output_interval(message: kan.Intervals.Output) -> OutputInterval:
         points=tuple(message.points),
         spreads=tuple(message.spreads),
         width=message.width,
+    )
+
+
+def _scaler(scaler: kan.Scaler) -> Scaler:
+    return Scaler(
+        kind=scaler.kind,
+        offset=_vector(scaler.offset),
+        scale=_vector(scaler.scale),
+        range=tuple(scaler.range),
+        name=scaler.name,
+        sha256=scaler.sha256,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
-from kanexport.contract.sections import Intervals
+from kanexport.contract.sections import Intervals, Scaler
 from kanexport.contract.triton import THREADS
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.execution.config import Serving
@@ -123,6 +123,12 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
     message.source.options_assumed.update(manifest.source.options_assumed)
     message.source.options_decided.update(manifest.source.options_decided)
     message.source.alternatives.update(manifest.source.alternatives)
+    for scaler, part in (
+        (manifest.scalers.inputs, message.input_scaler),
+        (manifest.scalers.outputs, message.output_scaler),
+    ):
+        if scaler:
+            part.CopyFrom(_scaler(scaler))
     _verification(message, manifest)
     if manifest.intervals.method:
         message.intervals.CopyFrom(_intervals(manifest.intervals))
@@ -132,6 +138,17 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
 def _intervals(intervals: Intervals) -> kan_pb2.Intervals:
     fields = dataclasses.asdict(intervals)
     return kan_pb2.Intervals(**{**fields, "outputs": [kan_pb2.Intervals.Output(**own) for own in fields["outputs"]]})
+
+
+def _scaler(scaler: Scaler) -> kan_pb2.Scaler:
+    return kan_pb2.Scaler(
+        kind=scaler.kind,
+        offset=_packed(scaler.offset, "<f8"),
+        scale=_packed(scaler.scale, "<f8"),
+        range=scaler.range,
+        name=scaler.name,
+        sha256=scaler.sha256,
+    )
 
 
 def _verification(message: kan_pb2.DescribeModelResponse, manifest: Manifest) -> None:
@@ -248,8 +265,18 @@ def _facts(info: ModelInfo) -> dict[str, str]:
             "kan.out_of_range_policy": info.manifest.out_of_range,
             **({"kan.approximation": text} if (text := info.manifest.approximation.text) else {}),
             **_text(displayed(info.manifest)),
+            **_scalers(info.manifest),
         }
     return facts
+
+
+def _scalers(manifest: Manifest) -> dict[str, str]:
+    """The scalers in one line of text each; a scaler of many columns is shortened."""
+    sides = {
+        "kan.input_scaler": (manifest.scalers.inputs, manifest.names.feature),
+        "kan.output_scaler": (manifest.scalers.outputs, manifest.names.output),
+    }
+    return {key: scaler.text(name) for key, (scaler, name) in sides.items() if scaler}
 
 
 def displayed(manifest: Manifest) -> dict[str, str | list[str]]:

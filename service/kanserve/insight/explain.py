@@ -259,7 +259,7 @@ def _slopes(chain: Sequence[ExplainedLayer], base: ForwardPass) -> list[list[Flo
             slopes.append([None] * len(link.parts))
             continue
         dtype = DTYPES[link.graph.node_input.datatype]
-        reach = REACH * np.maximum(np.abs(activations.nodes), 1.0)
+        reach = REACH * attribution.magnitudes(link.layer, activations.nodes)
         below, above = (link.at((activations.nodes + side).astype(dtype)) for side in (-reach, reach))
         slopes.append(attribution.slopes(link.parts, below, above))
     return slopes
@@ -303,7 +303,7 @@ def _steepness(link: ExplainedLayer, at: LayerActivations) -> list[Floats]:
     """The slopes of the edges of each part at each row. Every other node moves in the other direction, because a
     norm would not change if all moved in the same one."""
     dtype = DTYPES[link.graph.node_input.datatype]
-    reach = REACH * np.maximum(np.abs(at.nodes), 1.0) * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
+    reach = REACH * attribution.magnitudes(link.layer, at.nodes) * np.where(np.arange(at.nodes.shape[1]) % 2, -1.0, 1.0)
     below, above = (link.at((at.nodes + side).astype(dtype)) for side in (-reach, reach))
     return attribution.gradients(link.parts, below, above)
 

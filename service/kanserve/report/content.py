@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract import grids
 from kanexport.contract.manifest import HYBRID, LayerInfo, arrows
 from kanserve.analysis import formula
 from kanserve.analysis.formula_printer import FormulaError
@@ -110,6 +111,7 @@ def _card(described: Description) -> Facts:
         ("Edge class", described.edge_class),
         ("Inputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.inputs)),
         ("Outputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.outputs)),
+        *((what.capitalize(), text) for what, text in text_tables.scaler_lines(described.scalers, described.names)),
         *(("Note", note) for note in described.notes),
     ]
     return Facts("Description", lines)
@@ -269,11 +271,12 @@ def colour(layer: LayerInfo, source: int, destination: int) -> str:
 
 
 def knot_positions(layer: LayerInfo, source: int) -> list[float]:
-    """The grid knots of a source, in its own units."""
-    if any(step.kind != "select" for step in layer.pre_steps):
+    """The grid knots of a source, in the units of its node."""
+    read = grids.sources(layer)
+    if read is None or source >= len(read):
         return []
     rows = [basis.knots for basis in layer.bases if basis.knots and not basis.pre_steps]
-    return [knot for row in rows for knot in row[source if len(row) > 1 else 0]]
+    return [knot for row in rows for knot in read[source].in_node_units(row[source if len(row) > 1 else 0])]
 
 
 def columns(layer: LayerInfo) -> tuple[int, ...]:

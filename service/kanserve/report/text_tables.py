@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,7 @@ from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Cell, Table
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 from kanexport.contract.naming import Names
+from kanexport.contract.sections import Scalers
 from kanserve.report.selection import strongest
 from kanserve.types import Description, Scores
 
@@ -38,6 +40,34 @@ def show_names(names: Names) -> None:
     for what, named in (("features", features), ("classes", list(names.classes))):
         if named:
             say(f"{what}: {_listed(named)}")
+
+
+def show_scalers(scalers: Scalers, names: Names) -> None:
+    """Print the scalers that the graph applies. Print nothing if the export has none."""
+    for what, text in scaler_lines(scalers, names):
+        say(f"{what}: {text}")
+
+
+def scaler_lines(scalers: Scalers, names: Names) -> list[tuple[str, str]]:
+    """A title and one line of text for each scaler."""
+    sides = (("input scaler", scalers.inputs, names.feature), ("output scaler", scalers.outputs, names.output))
+    return [(what, scaler.text(name)) for what, scaler, name in sides if scaler]
+
+
+def scaled_edges(described: Description, layers: Collection[int]) -> list[str]:
+    """A sentence on the units of edges, if `layers` contain the last one and the model has an output scaler."""
+    scaler, last = described.scalers.outputs, len(described.layers) - 1
+    if not scaler or last not in layers:
+        return []
+    names = [f"{scale:.6g} of {described.names.output(at)}" for at, scale in enumerate(scaler.scale[:SHOWN])]
+    return [f"edges of layer {last} are scaled: 1 is {', '.join(names)}{', ...' * (len(scaler.scale) > SHOWN)}"]
+
+
+def place(low: float, high: float) -> Callable[[float], str]:
+    """A function that formats values between two ends, with as many digits as their distance needs."""
+    ratio = max(abs(low), abs(high)) / (high - low) if high > low else 1.0
+    digits = 4 + max(0, math.floor(math.log10(ratio))) if math.isfinite(ratio) and ratio > 0 else 4
+    return lambda value: f"{value:.{min(digits, 17)}g}"
 
 
 def show(layers: Sequence[LayerInfo], notes: Sequence[str], edge_class: str) -> None:
@@ -115,6 +145,8 @@ def step(info: NodeStep) -> str:
             return f"products of {_listed(list(map(str, info.indices)))} values"
         case "affine":
             return _affine(info) or "affine"
+        case "standardize":
+            return "input scaler"
         case "layernorm":
             return f"layernorm{_with(_affine(info))}"
         case "prelu" if len(info.scale) == 1:

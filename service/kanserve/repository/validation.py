@@ -24,9 +24,11 @@ from kanexport.contract.sections import (
     INT8,
     LAC,
     LOGITS,
+    MIN_MAX,
     NORMALIZED,
     OUT_OF_RANGE_POLICIES,
     PROBABILITIES,
+    STANDARD,
     Approximation,
     ExplainedTensor,
     Intervals,
@@ -198,6 +200,7 @@ NODES = 2**24  # sources or destinations of a layer
 EDGES = 2**31 - 1  # of a layer
 OPSET = 64
 REFERENCE_ROWS = 4096
+RANGES = {STANDARD: 0, MIN_MAX: 2}  # numbers in the range of each kind of scaler
 
 
 def check(manifest: Manifest) -> None:
@@ -221,6 +224,7 @@ def limit_faults(manifest: Manifest) -> Iterator[str]:
     yield from _names(manifest)
     yield from baseline_faults(manifest)
     yield from interval_faults(manifest)
+    yield from _scalers(manifest)
     yield from _explanations(manifest)
     yield from _within("the number of variants", len(manifest.variants), 0, VARIANTS)
     for variant in manifest.variants:
@@ -236,6 +240,21 @@ def _names(manifest: Manifest) -> Iterator[str]:
         manifest.names.check(*naming.sizes(*([tensor.shape for tensor in part] for part in tensors)))
     except naming.NamingError as error:
         yield str(error)
+
+
+def _scalers(manifest: Manifest) -> Iterator[str]:
+    """Faults of the scalers, with which the server explains numbers."""
+    for what, scaler, tensors in (
+        ("input", manifest.scalers.inputs, manifest.inputs),
+        ("output", manifest.scalers.outputs, manifest.outputs),
+    ):
+        if not scaler:
+            continue
+        size = sum(math.prod(tensor.shape[1 : AXES + 1]) for tensor in tensors)
+        if not len(scaler.offset) == len(scaler.scale) == size or min(scaler.scale) <= 0:
+            yield f"the {what} scaler does not have an offset and a positive scale for each of {_number(size)} columns"
+        if scaler.kind not in RANGES or len(scaler.range) != RANGES[scaler.kind]:
+            yield f"the {what} scaler is {scaler.kind[:40]!r} with a range of {len(scaler.range)} numbers"
 
 
 def _explanations(manifest: Manifest) -> Iterator[str]:
@@ -319,6 +338,8 @@ def _steps(steps: Sequence[NodeStep]) -> Iterator[str]:
     for step in steps:
         if step.indices and not (min(step.indices) >= 0 and max(step.indices) < NODES):
             yield f"a step {step.kind[:40]!r} has an index out of range, expected 0 to {NODES - 1}"
+        if step.kind == "standardize" and not (len(step.scale) == len(step.bias) and min(step.scale, default=0) > 0):
+            yield "a step 'standardize' has no positive scale for each offset"
 
 
 def baseline_faults(manifest: Manifest) -> Iterator[str]:

@@ -329,6 +329,7 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
         "Layer": {"mask": (F4, lambda m: (m.sources, m.destinations)), "bias": (F8, _flat)},
         "Basis": {"knots": (F8, lambda m: (m.knot_rows, -1))},
         "NodeStep": {"scale": (F8, _flat), "bias": (F8, _flat)},
+        "Scaler": {"offset": (F8, _flat), "scale": (F8, _flat)},
     }
 )
 

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from kanexport.contract import custom_ops
 from kanexport.contract.manifest import LayerInfo, Manifest, TensorSpec
+from kanexport.contract.sections import Scaler
 from kanserve.errors import KanserveError, LoadError, LoadReason, ResourceExhausted
 from kanserve.runtime.base import Session
 from kanserve.types import DTYPES, Array, TensorInfo
 
+ROUNDING = 2.0  # units in the last place that a restored output may be off by
 FLOATS = ("FP32", "FP64")  # datatypes of node vectors
 EXPORT_AGAIN = "export the model again"
 
@@ -95,7 +97,8 @@ def check_reference(manifest: Manifest, session: Session) -> None:
             hint=EXPORT_AGAIN,
         ) from error
     for tensor, answer, output in zip(output_tensors, expected, outputs, strict=True):
-        _compare("" if len(output_tensors) == 1 else f" of '{tensor.name}'", answer, output, reference.tolerance)
+        what = "" if len(output_tensors) == 1 else f" of '{tensor.name}'"
+        _compare(what, answer, output, reference.tolerance, manifest.scalers.outputs)
 
 
 def check_explained(manifest: Manifest, session: Session) -> None:
@@ -150,8 +153,9 @@ def _ragged() -> LoadError:
     )
 
 
-def _compare(what: str, expected: NDArray[np.float64], actual: Array, tolerance: float) -> None:
-    """Raises LoadError if an output differs from the manifest."""
+def _compare(what: str, expected: NDArray[np.float64], actual: Array, tolerance: float, scaler: Scaler) -> None:
+    """Raises LoadError if an output differs from the manifest. Outputs with a scaler are compared as the network
+    computes them, so that a column of large values does not hide another one."""
     if actual.shape != expected.shape:
         raise LoadError(
             LoadReason.REFERENCE,
@@ -159,8 +163,12 @@ def _compare(what: str, expected: NDArray[np.float64], actual: Array, tolerance:
             code="reference-outputs-differ",
             hint=EXPORT_AGAIN,
         )
-    scale = float(np.abs(expected).max(initial=0.0))
-    error_found = float(np.abs(actual.astype(np.float64) - expected).max(initial=0.0))
+    offset, unit = (np.array(scaler.offset), np.array(scaler.scale)) if scaler else (np.zeros(()), np.ones(()))
+    scale = float(np.abs((expected - offset) / unit).max(initial=0.0))
+    last = float(np.finfo(np.float64 if actual.dtype == np.float64 else np.float32).eps)
+    room = ROUNDING * last * np.maximum(np.abs(expected), np.abs(offset)) if scaler else 0.0
+    differences = np.abs(actual.astype(np.float64) - expected)
+    error_found = float((np.where(differences <= room, 0.0, differences) / unit).max(initial=0.0))
     # Written so that NaN fails.
     if not error_found <= tolerance * scale:
         raise LoadError(

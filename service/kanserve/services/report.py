@@ -43,6 +43,7 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
         files=manifest.source.files,
         exporter=manifest.exporter_version,
         options_given=manifest.source.options_given,
+        scalers=manifest.scalers,
     )
 
 

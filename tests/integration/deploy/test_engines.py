@@ -101,5 +101,9 @@ def test_spark(desk: Path, engine: str) -> None:
 def test_ray_data_on_two_nodes(desk: Path) -> None:
     needs("ray")
     with ray_cluster.running() as cluster:
-        code = block("ray.data").replace("/shared", str(desk)).replace("import ray\n", f"import ray\nray.init({cluster.address!r})\n", 1)
+        code = (
+            block("ray.data")
+            .replace("/shared", str(desk))
+            .replace("import ray\n", f"import ray\nray.init({cluster.address!r})\n", 1)
+        )
         check(desk, run(desk, code, **cluster.environment))

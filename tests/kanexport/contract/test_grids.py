@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.contract import grids
+from kanexport.contract.manifest import LayerInfo, NodeStep
 
 
 @settings(deadline=None)
@@ -63,3 +65,44 @@ def test_a_grid_lies_in_what_its_functions_reach_whatever_a_manifest_says(knots:
         if result is not None:
             assert result.first <= result.low <= result.high <= result.last
             assert result.cell > 0
+
+
+def test_values_keep_the_digits_that_distinguish_them() -> None:
+    """A mean of 1e9 with a scale of 1: knots that are 0.1 apart stay apart."""
+    knots = tuple(1e9 + 0.1 * at for at in range(9))
+    assert len(set(grids.distinct(knots))) == 9
+    bounds = grids.equal(1e9, 1e9 + 0.5)
+    assert len(set(bounds)) == len(bounds)
+    assert grids.rounded([1.23456789012, -0.5]) == (1.23456789, -0.5)
+    assert grids.rounded([1234567.89123456, 1.0], [0.001, 0.0]) == (1234567.89123456, 1.0)
+
+
+STEPS = {
+    "scaler": NodeStep(kind="standardize", bias=(5.0, 2020.0), scale=(2.0, 10.0)),
+    "select": NodeStep(kind="select", indices=(1,)),
+    "clip": NodeStep(kind="clip", scale=(-1.0,), bias=(1.0,)),
+    "norm": NodeStep(kind="layernorm", scale=(1.0,), bias=(0.0,)),
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ((), [(0, 0.0, 1.0)]),
+        (("select",), [(1, 0.0, 1.0)]),
+        (("scaler", "select"), [(1, 2020.0, 10.0)]),
+        (("scaler", "select", "clip"), [(1, 2020.0, 10.0)]),
+        (("scaler", "scaler", "select"), [(1, 2020.0 + 10 * 2020.0, 100.0)]),
+        (("scaler", "select", "norm"), None),
+        (("select", "scaler"), None),  # a scaler of two columns after one
+    ],
+)
+def test_the_units_of_a_source_are_those_of_the_steps_before_it(names: tuple[str, ...], expected: Any) -> None:
+    empty = {name: () for name in ("bases", "post_steps", "mask", "bias", "symbolic")}
+    texts = {name: "" for name in ("node_tensor", "edges_file", "edges_tensor")}
+    steps = tuple(STEPS[name] for name in names)
+    own = grids.sources(LayerInfo(sources=1, destinations=1, pre_steps=steps, active_edges=1, **empty, **texts))
+    assert (None if own is None else [dataclasses.astuple(source) for source in own]) == expected
+    if own is not None:
+        offset, scale = own[0].offset, own[0].scale
+        assert own[0].in_node_units((-1.0, 2.0)) == (offset - scale, offset + 2 * scale)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kanexport.contract import manifest
 from kanexport.contract.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, ManifestError, NodeStep, SymbolicEdge
-from kanexport.contract.sections import Intervals, OutputInterval
+from kanexport.contract.sections import Intervals, OutputInterval, Scaler, Scalers
 from kanexport.pipeline import Request, export
 from tests.support import toy_model
 
@@ -150,6 +150,41 @@ def test_a_large_manifest_has_its_numbers_in_a_file_beside_it() -> None:
     assert manifest.loads(manifest.dumps(bare)) == bare
     small = toy_model.manifest("toy")
     assert manifest.parts(small) == (small, None)
+
+
+SCALERS = Scalers(
+    inputs=Scaler(kind="min-max", offset=(0.5,) * 300, scale=(2.0,) * 300, range=(0.0, 1.0), name="s.json", sha256="0"),
+)
+
+
+def test_the_key_of_scalers_may_be_missing() -> None:
+    """Manifests from before scalers do not have it, and exports without scalers write none."""
+    small = toy_model.manifest("toy")
+    document = json.loads(manifest.dumps(small))
+    assert "scalers" not in document
+    scaled = dataclasses.replace(small, scalers=SCALERS)
+    written = json.loads(manifest.dumps(scaled))
+    assert {*written} - {*document} == {"scalers"}
+    assert manifest.loads(manifest.dumps(scaled)) == scaled
+    for key in document:
+        rest = {name: value for name, value in document.items() if name != key}
+        with pytest.raises(ManifestError):
+            manifest.loads(json.dumps(rest).encode())
+    written["scalers"]["inputs"]["more"] = 1
+    with pytest.raises(ManifestError, match=r"manifest\.scalers\.inputs: unknown key 'more'"):
+        manifest.loads(json.dumps(written).encode())
+    del written["scalers"]["outputs"]
+    with pytest.raises(ManifestError, match=r"manifest\.scalers"):
+        manifest.loads(json.dumps(written).encode())
+
+
+def test_the_numbers_of_a_wide_scaler_are_in_the_file_beside_a_large_manifest() -> None:
+    whole = dataclasses.replace(large(), scalers=SCALERS)
+    bare, numbers = manifest.parts(whole)
+    assert numbers is not None
+    assert {"scalers.inputs.offset", "scalers.inputs.scale"} <= {item.place for item in bare.stored}
+    assert manifest.loads(manifest.dumps(bare), numbers) == whole
+    assert bare.scalers.inputs.text(str) == "min-max (s.json): "
 
 
 def turned(at: int, **changes: Any) -> Callable[[Manifest, bytes], tuple[Manifest, bytes]]:

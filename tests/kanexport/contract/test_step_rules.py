@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from kanexport.contract import step_rules
 from kanexport.contract.manifest import NodeStep
 from kanexport.functions import elementwise
-from kanexport.ir import norms
+from kanexport.ir import norms, scaling
 from kanexport.ir import steps as forms
 from tests.support.conformance import Emitted
 
@@ -26,6 +26,7 @@ SCALE, BIAS = RNG.normal(size=(2, WIDTH))
 FORMS = {
     "select": forms.Select((4, 1, 1, 0)),
     "affine": forms.Affine(SCALE, BIAS),
+    "standardize": scaling.Standardize(BIAS, np.abs(SCALE) + 0.1),
     "product": forms.Product((1, 3, 2)),
     "clip": forms.Clip(np.full(WIDTH, -0.5), np.full(WIDTH, 0.7)),
     "prelu": forms.PRelu(np.array([0.25])),

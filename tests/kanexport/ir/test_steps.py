@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from kanexport.functions import elementwise
-from kanexport.ir import norms, steps
+from kanexport.ir import norms, scaling, steps
 from kanexport.ir.norms import FourierFeatures, GroupNorm, LayerNorm, NormOfGroups, RmsNorm, Softmax
+from kanexport.ir.scaling import Restore, Standardize
 from kanexport.ir.steps import Affine, Clip, Elementwise, PRelu, Product, RowRange, Select, Step, Swish
 from tests.support.conformance import DTYPES, SOURCES, check_step
 
@@ -29,6 +30,8 @@ STEPS: dict[type, list[Step]] = {
     Elementwise: [Elementwise(elementwise.activation(name)) for name in ("tanh", "silu", "relu")],
     RowRange: [RowRange()],
     Clip: [Clip(ONES - 1, ONES + 0.5), Clip(-np.ones(3), np.ones(3))],
+    Standardize: [Standardize(ONES, np.abs(ONES)), Standardize(np.zeros(3), np.array([0.1, 3.0, 1e6]))],
+    Restore: [Restore(np.abs(ONES), ONES)],
     PRelu: [PRelu(np.array([0.25])), PRelu(ONES), PRelu(np.zeros(3))],
 }
 
@@ -36,7 +39,7 @@ STEPS: dict[type, list[Step]] = {
 def test_every_step_has_an_example() -> None:
     classes = [
         kind
-        for home in (steps, norms)
+        for home in (steps, norms, scaling)
         for _, kind in inspect.getmembers(home, inspect.isclass)
         if kind.__module__ == home.__name__
     ]

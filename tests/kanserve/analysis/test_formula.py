@@ -80,6 +80,19 @@ def test_steps_are_carried_out() -> None:
     ]
 
 
+def test_scalers_keep_their_offsets_apart() -> None:
+    """Three digits of a year would make all years equal."""
+    before = (NodeStep(kind="standardize", bias=(2017.25, -0.5), scale=(4.0, 2.0)),)
+    after = (NodeStep(kind="affine", scale=(50.0, 1.0), bias=(123456.5, 0.0)),)
+    edges = (edge(0, 0, "sin"), edge(1, 0, "x", 3), edge(1, 1, "x", 1, 2))
+    assert text(layer(2, 2, *edges, pre_steps=before, post_steps=after), digits=3) == [
+        "50*sin(0.25*(x0 - 2017.25)) + 75*(x1 + 0.5) + 123456",
+        "0.5*(x1 + 0.5) + 2",
+    ]
+    selected = (*before, NodeStep(kind="select", indices=(1,)))
+    assert text(layer(1, 1, edge(0, 0, "sin"), pre_steps=selected)) == ["sin(0.5*(x1 + 0.5))"]
+
+
 def test_masks_and_empty_layers() -> None:
     assert text(layer(1, 2, edge(0, 0, "sin", mask=0.0), edge(0, 1, "sin", d=1, mask=0.5)), inputs=1) == [
         "0",

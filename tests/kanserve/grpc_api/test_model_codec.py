@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, Zone
 from kanexport.contract.naming import Names
+from kanexport.contract.sections import Scaler, Scalers
 from kanserve.client import model_info
 from kanserve.grpc_api import model_codec
 from kanserve.models.registry import Registry
@@ -49,6 +50,11 @@ RENAMED = {
     "source.family": "family",
     "out_of_range": "out_of_range_policy",
     **{f"names.{field}": field for field in ("features", "units", "classes", "description")},
+    **{
+        f"scalers.{side}s.{field}": f"{side}_scaler.{field}"
+        for side in ("input", "output")
+        for field in ("kind", "offset", "scale", "range", "name", "sha256")
+    },
 }
 
 
@@ -174,6 +180,9 @@ def test_a_report_of_the_server_has_the_description_of_a_client(layers: tuple[La
         plain,
         layers=layers,
         names=Names(("a", "b", "c"), ("m", "", "s"), ("d", "e"), "for a test"),
+        scalers=Scalers(
+            inputs=Scaler(kind="min-max", offset=(0.1,) * 3, scale=(2.0,) * 3, range=(0.0, 1.0), name="s", sha256="0")
+        ),
         verification=dataclasses.replace(plain.verification, zones=zones),
         source=dataclasses.replace(plain.source, options_given={"grid": "5"}, options_assumed={"k": "3"}),
     )

@@ -12,7 +12,16 @@ import pytest
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, SymbolicEdge, TensorSpec
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import ExplainedTensor, Explanations, Intervals, OutputInterval
+from kanexport.contract.sections import (
+    MIN_MAX,
+    STANDARD,
+    ExplainedTensor,
+    Explanations,
+    Intervals,
+    OutputInterval,
+    Scaler,
+    Scalers,
+)
 from kanserve.errors import LoadError, LoadReason
 from kanserve.repository import layout, pbtxt, validation
 from kanserve.repository.validation import check_config, check_manifest
@@ -45,6 +54,14 @@ def shape(*extents: int) -> dict[str, Any]:
 
 def step(*indices: int) -> dict[str, Any]:
     return layer(pre_steps=(NodeStep(kind="select", indices=indices),))
+
+
+def standardize(offset: tuple[float, ...], scale: tuple[float, ...]) -> dict[str, Any]:
+    return layer(pre_steps=(NodeStep(kind="standardize", bias=offset, scale=scale),))
+
+
+def scaled(offset: tuple[float, ...], scale: tuple[float, ...], kind: str = STANDARD) -> dict[str, Any]:
+    return {"scalers": Scalers(inputs=Scaler(kind=kind, offset=offset, scale=scale, name="s.json"))}
 
 
 TENSOR = TensorSpec(name="x", datatype="FP32", shape=(-1, 3))
@@ -89,6 +106,21 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("rows of a variant", {"variants": (dataclasses.replace(MANY, rows=0),)}, "the rows of 'model_many.onnx' is 0"),
     ("variant elsewhere", {"variants": (MANY,)}, "the variant 'model_many.onnx' is not in the manifest's list"),
     ("select far", step(2**40), "a step 'select' has an index out of range, expected 0 to"),
+    (
+        "no scale",
+        standardize((0.0,) * 3, (1.0, 0.0, 1.0)),
+        "a step 'standardize' has no positive scale for each offset",
+    ),
+    ("no offsets", standardize((), (1.0,) * 3), "a step 'standardize' has no positive scale for each offset"),
+    ("scaled columns", scaled((0.0, 0.0), (1.0, 1.0)), "the input scaler does not have an offset and a positive scale"),
+    ("scaled by zero", scaled((0.0,) * 3, (1.0, 0.0, 1.0)), "and a positive scale for each of 3 columns"),
+    ("scaled by none", scaled((), ()), "the input scaler does not have an offset and a positive scale for each of 3"),
+    ("scaler", scaled((0.0,) * 3, (1.0,) * 3, kind="robust"), "the input scaler is 'robust' with a range of 0 numbers"),
+    (
+        "no range",
+        scaled((0.0,) * 3, (1.0,) * 3, kind=MIN_MAX),
+        "the input scaler is 'min-max' with a range of 0 numbers",
+    ),
 ]
 
 
@@ -153,6 +185,8 @@ def test_what_is_within_reason_passes() -> None:
     check_manifest(listed())
     check_manifest(dataclasses.replace(listed(), max_batch_size=2**31 - 1))
     check_manifest(dataclasses.replace(listed(), **told({}, {"layer": -1})))
+    check_manifest(dataclasses.replace(listed(), **scaled((0.0,) * 3, (1.0,) * 3)))
+    check_manifest(dataclasses.replace(listed(), **standardize((0.0,) * 3, (1.0,) * 3)))
 
 
 @pytest.mark.parametrize(

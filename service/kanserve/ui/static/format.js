@@ -12,6 +12,12 @@ export function number(value, digits = 4) {
   return String(Number(result.toPrecision(digits)));
 }
 
+/** The count of significant digits that distinguish values from `low` to `high` as `least` digits distinguish those from 0. */
+export function digits(low, high, least = 4) {
+  const more = Math.log10(Math.max(Math.abs(low), Math.abs(high)) / (high - low));
+  return least + (Number.isFinite(more) ? Math.min(12, Math.max(0, Math.ceil(more))) : 0);
+}
+
 /** Formats an integer, with spaces between thousands. */
 export function count(value) {
   return String(Math.round(Number(value))).replace(/\B(?=(\d{3})+$)/g, '\u202f');

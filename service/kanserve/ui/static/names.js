@@ -1,5 +1,7 @@
 // Names of inputs, outputs, nodes and verifications, and the nodes at the two ends of an edge.
 
+import { number } from './format.js';
+
 /** Basis of a verification -> its short name, and the color of the entry. */
 export const BASES = { reading: ['checkpoint', 'fair'], 'expected-outputs': ['trained model', 'good'], module: ['PyTorch module', 'good'] };
 
@@ -34,6 +36,20 @@ export function shaped(flat, shape) {
 export function nodeOfSource(layer, source) {
   const chosen = layer.pre_steps?.find((step) => step.kind === 'select');
   return chosen ? chosen.indices[source] : source;
+}
+
+/** The value that the edges of a source read, as an expression of its node: "(age - 40) / 12" with a scaler of the inputs. */
+export function valueOfSource(layer, source, name) {
+  const scaler = layer.pre_steps?.find((step) => step.kind === 'standardize');
+  if (!scaler) return name;
+  const at = nodeOfSource(layer, source);
+  const [offset, scale] = [scaler.bias[at], scaler.scale[at]];
+  return `((${name} ${offset < 0 ? '+' : '-'} ${number(Math.abs(offset), 9)}) / ${number(scale, 9)})`;
+}
+
+/** The scale of an output that a scaler restores: one unit of an edge of the last layer in the user's units. 1 without one. */
+export function outputScale(model, layer, at) {
+  return layer === model.layers.length - 1 && at !== null ? model.output_scaler?.scale?.[at] ?? 1 : 1;
 }
 
 /** The node of the next layer, or the output, that a destination is part of; null if a step of the layer drops it. */

@@ -1,7 +1,7 @@
 // SVG chart toolkit: scales, axes, marks, and buttons that save a chart.
 
 import { download, fill, saver } from './dom.js';
-import { number } from './format.js';
+import { digits, number } from './format.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -91,7 +91,7 @@ export function chart(options) {
   const x = linear(options.x.domain, [margin.left, width - margin.right]);
   const y = linear(options.y.domain, [height - margin.bottom, margin.top]);
   const plot = svg('g', {});
-  const named = (axis) => axis.names ?? ((value) => number(value, 3));
+  const named = (axis) => axis.names ?? ((value) => number(value, digits(...axis.domain, 3)));
   const floor = height - margin.bottom;
   const node = svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': title, class: 'chart' },
     svg('title', {}, title),

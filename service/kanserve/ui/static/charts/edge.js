@@ -1,8 +1,10 @@
 // Charts of one edge on a shared axis: function with base and basis parts, slope, distribution of the input.
 
-import { number, share } from '../format.js';
+import { digits, number, share } from '../format.js';
+import { nodeOfSource } from '../names.js';
 import { chart, extent, line, roomy, steps, svg } from '../svg.js';
 
+const SAME = new Set(['select', 'clip']); // steps whose results are in the units of what they read
 const MARGIN = { left: 64, right: 14, top: 10, bottom: 40 };
 // Activations of the exporter, and those with trained parameters.
 const BASES = new Set([
@@ -24,7 +26,7 @@ export function functionChart({ curve, grid, knots, names, shown, width, height 
   const parts = shown.has('parts') && curve.parts.length > 1 ? curve.parts : [];
   const { node, plot, x, y } = chart({
     width, height, margin: MARGIN,
-    title: `Contribution of ${names[0]} to ${names[1]} for values from ${number(curve.x[0])} to ${number(curve.x.at(-1))}: ${turns(curve)}`,
+    title: `Contribution of ${names[0]} to ${names[1]} for values from ${place(curve)(curve.x[0])} to ${place(curve)(curve.x.at(-1))}: ${turns(curve)}`,
     x: { domain: extent(curve.x), label: `value of ${names[0]}` },
     y: { domain: roomy(extent(curve.phi, ...parts.map((part) => part.phi))), label: `contribution to ${names[1]}` },
   });
@@ -36,7 +38,7 @@ export function functionChart({ curve, grid, knots, names, shown, width, height 
   for (const [at, value] of curve.extrema) {
     if (Number.isFinite(value)) {
       plot.append(svg('circle', { class: 'extreme', cx: x(at), cy: y(value), r: 3.5 },
-        svg('title', {}, `${number(value)} at ${number(at)}`)));
+        svg('title', {}, `${number(value)} at ${place(curve)(at)}`)));
     }
   }
   return node;
@@ -115,18 +117,25 @@ function ticksOf(knots, x, y) {
     .map((knot) => svg('line', { class: 'knot', x1: x(knot), x2: x(knot), y1: y.range[0], y2: y.range[0] - 9 }, svg('title', {}, `knot at ${number(knot)}`)));
 }
 
-function turns({ extrema }) {
-  const finite = extrema.filter(([, value]) => Number.isFinite(value));
-  return finite.length ? `minimum ${number(finite[0][1])} at ${number(finite[0][0])}, maximum ${number(finite[1][1])} at ${number(finite[1][0])}` : 'no finite value';
+/** A function that formats values on the x axis of a curve. */
+function place({ x }) {
+  return (value) => number(value, digits(x[0], x.at(-1)));
+}
+
+function turns(curve) {
+  const finite = curve.extrema.filter(([, value]) => Number.isFinite(value));
+  const [low, high] = finite.map(([at, value]) => `${number(value)} at ${place(curve)(at)}`);
+  return finite.length ? `minimum ${low}, maximum ${high}` : 'no finite value';
 }
 
 /** The grid of a basis for the picture, by the rules of kanexport/contract/grids.py. Only splines have an extended grid.
  * `grid` is null without knots in the units of the node. */
 export function grids(layer, source) {
-  if (layer.pre_steps?.some((step) => step.kind !== 'select')) return { knots: [], grid: null };
+  const inNodeUnits = units(layer, source);
+  if (!inNodeUnits) return { knots: [], grid: null };
   const found = layer.bases.filter((basis) => basis.knots?.length && !basis.pre_steps?.length).map((basis) => {
     const rows = basis.knots.shape ? rowsOf(basis.knots) : basis.knots;
-    return [basis, [...rows[rows.length > 1 ? source : 0]].sort((a, b) => a - b)];
+    return [basis, [...rows[rows.length > 1 ? source : 0]].sort((a, b) => a - b).map(inNodeUnits)];
   });
   const knots = found.flatMap(([, row]) => row);
   const spline = found.find(([basis]) => basis.kind === 'bspline');
@@ -134,6 +143,15 @@ export function grids(layer, source) {
   const [basis, row] = spline;
   const degree = Math.max(0, Math.min(row.length - basis.functions - 1, Math.floor((row.length - 1) / 2)));
   return { knots, grid: { first: row[0], low: row[degree], high: row.at(-1 - degree), last: row.at(-1) } };
+}
+
+/** A function from values that the edges of a source read to the units of its node; null if they are not in proportion. */
+function units(layer, source) {
+  const [first, ...rest] = layer.pre_steps ?? [];
+  const scaled = first?.kind === 'standardize';
+  if ((first && !scaled && !SAME.has(first.kind)) || rest.some((step) => !SAME.has(step.kind))) return null;
+  const at = nodeOfSource(layer, source);
+  return scaled ? (value) => first.bias[at] + first.scale[at] * value : (value) => value;
 }
 
 function rowsOf(array) {

@@ -3,7 +3,7 @@
 import { ApiError } from '../api.js';
 import { button, el, empty, facts, heading, labelled, panel, room, showError, sized } from '../dom.js';
 import { beyond, functionChart, grids, inputChart, slopeChart, style, total } from '../charts/edge.js';
-import { count, number, seconds, share } from '../format.js';
+import { count, digits, number, seconds, share } from '../format.js';
 import { KINDS, Layer } from '../network.js';
 import * as names from '../names.js';
 import { lines } from '../nodes.js';
@@ -25,7 +25,8 @@ export async function show(root, ctx) {
   const node = names.nodeOfSource(layer, source);
   const into = names.nodeOfDestination(layer, destination);
   const ends = [names.node(model, at, node), into === null ? `sum ${destination}` : names.node(model, at + 1, into)];
-  const view = { ctx, layer, at, source, destination, node, ends, ...grids(layer, source), file: `${model.model_name}-${at}-${source}-${destination}` };
+  const unit = names.outputScale(model, at, into);
+  const view = { ctx, layer, at, source, destination, node, ends, unit, ...grids(layer, source), file: `${model.model_name}-${at}-${source}-${destination}` };
   const [shape, input, identity, points] = [el('div'), el('div'), el('div'), el('div')];
   let curve = null;
   try {
@@ -88,12 +89,12 @@ async function curveOf({ api, kan }, layer, source, destination) {
 }
 
 /** Draws the function, and its slope on request. Returns a function that ends this. */
-function drawFunction(root, { grid, knots, ends, file }, curve) {
+function drawFunction(root, { grid, knots, ends, unit, file }, curve) {
   const shown = new Set(['parts', 'knots']);
   const place = el('div', { class: 'plot' });
   const slope = el('div', {});
   const draw = () => {
-    const known = { grid, knots, names: ends, width: room(place) };
+    const known = { grid, knots, names: unit === 1 ? ends : [ends[0], `${ends[1]}, scaled`], width: room(place) };
     place.replaceChildren(functionChart({ curve, shown, height: heightOf(known.width), ...known }));
     slope.replaceChildren(...(shown.has('slope') ? [slopeChart({ curve, ...known })] : []));
   };
@@ -117,18 +118,20 @@ function heightOf(width) {
   return HEIGHTS.find(([most]) => width < most)[1];
 }
 
-function described({ layer, at, source, destination, ends, ctx: { model } }, curve) {
+function described({ layer, at, source, destination, ends, unit, ctx: { model } }, curve) {
   const symbolic = (layer.symbolic ?? []).find((each) => each.source === source && each.destination === destination);
   const edge = source * layer.destinations + destination;
   const mask = layer.mask?.[edge];
-  const extreme = ([x, value]) => `${number(value)} at ${number(x)}`;
+  const place = (x) => number(x, digits(curve.x[0], curve.x.at(-1)));
+  const extreme = ([x, value]) => `${number(value)} at ${place(x)}`;
   return [
-    symbolic && ['Formula', el('code', {}, formula(symbolic, ends[0]))],
+    symbolic && ['Formula', el('code', {}, formula(symbolic, names.valueOfSource(layer, source, ends[0])))],
+    unit !== 1 && ['Unit', `1 is ${number(unit)} of ${ends[1]}, by the output scaler`],
     ['Kind', KINDS[new Layer(model, at).kinds[edge]]],
     ['Functions', layer.bases.map((basis) => basis.kind).join(', ') || 'symbolic'],
     curve && ['Minimum', extreme(curve.extrema[0])],
     curve && ['Maximum', extreme(curve.extrema[1])],
-    curve && ['Range', `${number(curve.x[0])} to ${number(curve.x.at(-1))} (${RANGES[curve.domain] ?? curve.domain})`],
+    curve && ['Range', `${place(curve.x[0])} to ${place(curve.x.at(-1))} (${RANGES[curve.domain] ?? curve.domain})`],
     mask !== undefined && ['Mask', number(mask)],
   ].filter(Boolean);
 }
@@ -136,7 +139,8 @@ function described({ layer, at, source, destination, ends, ctx: { model } }, cur
 function pointPanel({ file }, curve) {
   const parts = curve.parts.length > 1 ? curve.parts.map((part) => [part.kind, part.phi]) : [];
   const columns = [['x', curve.x], ['phi', curve.phi], ...parts, ['slope', curve.derivative]];
-  return tablePanel('Curve points', columns.map(([name, values]) => ({ name, number: true, value: (row) => values[row], text: (row) => number(values[row], 6) })),
+  const size = (name) => (name === 'x' ? digits(curve.x[0], curve.x.at(-1), 6) : 6);
+  return tablePanel('Curve points', columns.map(([name, values]) => ({ name, number: true, value: (row) => values[row], text: (row) => number(values[row], size(name)) })),
     Array.from({ length: curve.x.length }, (_, row) => row), { caption: 'Points of the function', file, kind: 'points', note: `${curve.x.length} points of the function` });
 }
 
