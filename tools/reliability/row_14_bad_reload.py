@@ -60,7 +60,7 @@ KINDS = {
     "wrong hash": (flipped, "integrity"),
     "manifest truncated": (lambda d: reload_tools.truncate(d / contract.FILE_NAME, 200), "manifest"),
     "another model": (swapped, "manifest"),
-    "a file too many": (lambda d: (d / "more.bin").write_bytes(b"0"), "integrity"),
+    "numbers that are not listed": (lambda d: (d / "numbers.bin").write_bytes(b"0"), "integrity"),
     "wrong numbers": (reference, "reference"),
     "deleted": (shutil.rmtree, ""),
 }
