@@ -214,6 +214,20 @@ def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
         assert reload_tools.factor(server) == 1
 
 
+def test_a_file_that_a_killed_copy_left_has_no_effect(tmp_path: Path) -> None:
+    directory = reload_tools.write(tmp_path / "toy" / "1")
+    partial = directory / "model.onnx.1a2b3c4d.partial"
+    partial.write_bytes(b"half of a graph")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
+        assert reload_tools.factor(server) == 1.0
+        wait_until(lambda: reload_tools.events(server, "model_files_ignored"))
+        partial.unlink()
+        reload_tools.swap(reload_tools.write(tmp_path / ".new", 2.0), directory)
+        wait_until(lambda: reload_tools.factor(server) == 2.0)
+        (line,) = reload_tools.events(server, "model_files_ignored")
+        assert (line["model"], line["version"], line["files"]) == ("toy", 1, [partial.name])
+
+
 def test_a_config_that_is_copied_in_place_serves_no_excluded_version(tmp_path: Path) -> None:
     """oras and MLflow empty the file before they write it, and leave it so if they are killed."""
     for version in (1, 2):
