@@ -1,4 +1,5 @@
-"""Further columns of a result: the largest contributions, coverage, and the flag of rows out of range."""
+"""Further columns of a result: the largest contributions, coverage, prediction intervals, and the flag of rows out of
+range."""
 
 from __future__ import annotations
 
@@ -11,10 +12,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract.sections import LAC
+from kanserve.analysis import intervals
 from kanserve.analysis.coverage import Zone
 from kanserve.batch.columns import arrow
-from kanserve.batch.folder import Version
+from kanserve.batch.folder import Version, sizes
+from kanserve.insight.statistics import Nodes
+from kanserve.services.intervals import Reliability, section
 from kanserve.types import Array
+
+SAMPLED = 64  # rows of a block whose drift is measured
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,6 +132,73 @@ class InputCoverage:
             pa.array(farthest, pa.string()),
             pa.array(first.cells.astype(np.float32)),
         ]
+
+
+class DriftSample:
+    """Drift of a sample of the rows from the baseline of the export."""
+
+    def __init__(self, version: Version) -> None:
+        """Raises FailedPrecondition for plain ONNX."""
+        self._version, self._nodes = version, Nodes(version.manifest, version.trace)
+        self._tally, self._turn = self._nodes.empty(), threading.Lock()
+
+    def add(self, feeds: Mapping[str, Array]) -> None:
+        """Count some of these rows [B, ...] by input, at equal distances."""
+        rows = len(next(iter(feeds.values())))
+        some = {name: np.ascontiguousarray(array[:: -(-rows // SAMPLED)]) for name, array in feeds.items()}
+        tally = self._nodes.count(self._version.trace, some)
+        with self._turn:
+            self._tally = self._tally.plus(tally)
+
+    def ratio(self) -> float | None:
+        """The largest PSI of a node, divided by its no-drift threshold; None before the first row."""
+        with self._turn:
+            tally = self._tally
+        if not tally.rows:
+            return None
+        return max((part.drift.ratio for part in self._nodes.compared(tally) if part.drift is not None), default=None)
+
+
+class PredictionIntervals:
+    """Prediction interval of each number of the output, or for a classifier whether each class is in the set."""
+
+    def __init__(self, version: Version) -> None:
+        """Raises FailedPrecondition for a model without prediction intervals."""
+        self._section = section(version.info)
+        self._names = version.names.columns(sizes(version))[version.info.outputs[0].name]
+        self._drift = DriftSample(version) if version.manifest.baseline.rows else None
+
+    @property
+    def fields(self) -> list[Any]:
+        """See `Extra.fields`."""
+        pa = arrow()
+        if self._section.method == LAC:
+            return [pa.field(f"{name}_in_set", pa.bool_()) for name in self._names]
+        ends = (f"{name}_{end}" for name in self._names for end in ("lower", "upper"))
+        return [pa.field(name, pa.float64()) for name in ends]
+
+    def arrays(self, scored: Scored) -> list[Any]:
+        """See `Extra.arrays`."""
+        pa = arrow()
+        if self._drift is not None:
+            self._drift.add(scored.feeds)
+        values = intervals.of(self._section, scored.outputs[0])
+        flat = np.ascontiguousarray(values.reshape(len(values), -1).T)
+        kinds = [field.type for field in self.fields]
+        return [pa.array(column.astype(kind.to_pandas_dtype())) for column, kind in zip(flat, kinds, strict=True)]
+
+    def reliability(self) -> Reliability:
+        """The reliability of the intervals so far, by the drift of a sample of the rows."""
+        if self._drift is None:
+            return Reliability(None, "drift is not measured: the export has no baseline rows")
+        ratio = self._drift.ratio()
+        if ratio is None or ratio <= 1:
+            return Reliability(None if ratio is None else True)
+        return Reliability(
+            False,
+            f"the rows drifted from the baseline: the largest PSI is {ratio:.3g} times its no-drift threshold, so the "
+            "coverage of the intervals may be lower",
+        )
 
 
 class Flag:

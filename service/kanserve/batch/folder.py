@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +67,10 @@ class Version:
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """The outputs for at most `most_rows` rows by input. Raises BackendError and ResourceExhausted."""
         return self._session.run([tensor.name for tensor in self.info.outputs], feeds)
+
+    def trace(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Named tensors for rows by input. Raises BackendError and ResourceExhausted."""
+        return self._session.run(names, feeds)
 
     def coverage(self, feeds: Mapping[str, Array]) -> tuple[LayerCoverage, ...]:
         """The coverage of each layer for rows by input. Raises FailedPrecondition."""

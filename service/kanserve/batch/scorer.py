@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from kanexport.contract.cli.suggest import advice
 from kanexport.contract.sections import FLAG, REJECT
 from kanserve.batch import columns, folder
 from kanserve.batch.columns import Block, Reader, Selection, TableError, arrow
-from kanserve.batch.extras import Contributions, Extra, Flag, InputCoverage, Scored
+from kanserve.batch.extras import Contributions, Extra, Flag, InputCoverage, PredictionIntervals, Scored
 from kanserve.errors import BadRequest
+from kanserve.services.intervals import Reliability
 from kanserve.types import DTYPES, NUMPY_DTYPES, Array
 
 ERROR, PASS = NON_FINITE = ("error", "pass")
@@ -31,12 +32,14 @@ class Options:
     keep           names of columns of the table that the result keeps
     explain_top_k  inputs with the largest contributions to the output, or to the largest of several outputs
     coverage       how many inputs are out of range, and the farthest one
+    intervals      prediction intervals, or sets of classes
     non_finite     "error" rejects NaN and infinities, "pass" scores them as the model computes them
     """
 
     keep: tuple[str, ...] = ()
     explain_top_k: int = 0
     coverage: bool = False
+    intervals: bool = False
     non_finite: str = ERROR
 
 
@@ -76,6 +79,7 @@ class Scorer:
         keep: Sequence[str] = (),
         explain_top_k: int = 0,
         coverage: bool = False,
+        intervals: bool = False,
         non_finite: str = ERROR,
         check: bool = True,
     ) -> None:
@@ -87,17 +91,15 @@ class Scorer:
 
         Raises ConfigError, NotFound and LoadError for the folder, BadRequest and FailedPrecondition for the options.
         """
-        self._arguments = {
-            "path": str(path),
-            "version": version,
-            "keep": tuple(keep),
-            "explain_top_k": explain_top_k,
-            "coverage": coverage,
-            "non_finite": non_finite,
-            "check": check,
-        }
+        self._place = (str(path), version, check)
         arrow()
-        self.options = Options(keep=tuple(keep), explain_top_k=explain_top_k, coverage=coverage, non_finite=non_finite)
+        self.options = Options(
+            keep=tuple(keep),
+            explain_top_k=explain_top_k,
+            coverage=coverage,
+            intervals=intervals,
+            non_finite=non_finite,
+        )
         self.model = folder.load(Path(path), version, check=check)
         self._sizes = folder.sizes(self.model)
         self._ranges = folder.InputRanges(self.model)
@@ -114,7 +116,8 @@ class Scorer:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self._arguments,)
+        path, version, check = self._place
+        return _again, (path, {"version": version, "check": check, **asdict(self.options)})
 
     def _extras_of(self, options: Options) -> list[Extra]:
         """The further columns. Raises BadRequest and FailedPrecondition."""
@@ -135,6 +138,8 @@ class Scorer:
             extras.append(Contributions(self.model, options.explain_top_k))
         if options.coverage:
             extras.append(InputCoverage(self.model))
+        if options.intervals:
+            extras.append(PredictionIntervals(self.model))
         if self._policy == FLAG:
             extras.append(Flag())
         return extras
@@ -145,6 +150,12 @@ class Scorer:
         names = self.model.names.columns(self._sizes)
         outputs = tuple(name for of_output in names.values() for name in of_output)
         return (*outputs, *(field.name for extra in self._extras for field in extra.fields))
+
+    @property
+    def reliability(self) -> Reliability | None:
+        """Whether the prediction intervals so far are reliable; None without intervals."""
+        states = (extra.reliability() for extra in self._extras if isinstance(extra, PredictionIntervals))
+        return next(states, None)
 
     def select(self, schema: Any) -> Selection:
         """The columns of a table with this pyarrow schema that the model reads. Raises TableError."""
@@ -249,5 +260,5 @@ class Scorer:
         return pa.record_batch([*arrays, *(batch.column(name) for name in self.options.keep)], schema=schema)
 
 
-def _again(arguments: dict[str, Any]) -> Scorer:
-    return Scorer(arguments.pop("path"), **arguments)
+def _again(path: str, arguments: dict[str, Any]) -> Scorer:
+    return Scorer(path, **arguments)

@@ -79,6 +79,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="add the number of inputs out of range, and the farthest one (default: off)",
     )
     parser.add_argument(
+        "--intervals",
+        action="store_true",
+        help="add the prediction interval of each output, or for a classifier whether each class is in the prediction "
+        "set (default: off)",
+    )
+    parser.add_argument(
         "--threads", type=_threads, default=_cores(), metavar="N", help="compute threads (default: one per core)"
     )
     parser.add_argument(
@@ -104,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
                 keep=args.keep,
                 explain_top_k=args.explain_top_k,
                 coverage=args.coverage,
+                intervals=args.intervals,
                 non_finite=args.non_finite,
             )
             inputs = files.inputs(args.input, tuple(tables.SUFFIXES))
@@ -147,6 +154,9 @@ def _print(args: argparse.Namespace, scorer: Scorer, summary: Summary) -> None:
         note("the model has no feature names, so the first columns are its inputs, in the order of the file")
     if summary.ignored:
         note(f"ignored columns: {listed(list(summary.ignored))}")
+    state = scorer.reliability
+    if state is not None and state.note:
+        note(f"{'warning: ' * (state.reliable is False)}{state.note}")
     rate = summary.rows / max(summary.seconds, 1e-9)
     parts = [f"{summary.rows:,} rows in {summary.files} file{'s' * (summary.files != 1)}"]
     parts.append(f"{summary.seconds:.1f} s, {rate:,.0f} rows/s" if summary.files else "nothing to do")
@@ -160,6 +170,7 @@ def _print(args: argparse.Namespace, scorer: Scorer, summary: Summary) -> None:
 def document(args: argparse.Namespace, scorer: Scorer, summary: Summary) -> dict[str, Any]:
     """The JSON document of a run."""
     info = scorer.model.info
+    state = scorer.reliability
     return {
         "model": info.name,
         "version": str(info.version),
@@ -171,6 +182,8 @@ def document(args: argparse.Namespace, scorer: Scorer, summary: Summary) -> dict
         "columns": list(scorer.columns) + args.keep,
         "columns_ignored": list(summary.ignored),
         "columns_by_position": summary.by_position,
+        "intervals_reliable": None if state is None else state.reliable,
+        "intervals_note": "" if state is None else state.note,
         "seconds": round(summary.seconds, 3),
         "rows_per_second": round(summary.rows / max(summary.seconds, 1e-9), 1),
     }

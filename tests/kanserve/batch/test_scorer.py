@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kanexport.bundle import calibration
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import FLAG, REJECT
 from kanexport.pipeline import Request, export
 from kanserve.batch import Scorer
 from kanserve.batch.columns import TableError
 from kanserve.errors import BadRequest, ConfigError, FailedPrecondition, LoadError, NotFound
+from kanserve.services.intervals import Reliability
 from tests.support import toy_model
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
@@ -182,3 +184,28 @@ def test_plain_onnx_is_scored_without_explanations(tmp_path: Path) -> None:
     assert [name for name in scorer.columns if name.startswith("y")] == list(scorer.columns)[:2]
     with pytest.raises(FailedPrecondition, match="plain ONNX"):
         Scorer(tmp_path / "plain", coverage=True, check=False)
+
+
+def test_prediction_intervals_are_those_of_the_served_model(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    checkpoint = GOLDEN / "pykan-hello-adapted" / "model"
+    export(Request(path=checkpoint, repository=tmp_path, name="plain"))
+    rows = rng.uniform(-1, 1, (2000, 2)).astype(np.float32)
+    targets = Scorer(tmp_path / "plain", check=False).predict(rows) + rng.normal(0, 0.1, (2000, 1))
+    np.savez(tmp_path / "rows.npz", x=rows, y=targets.astype(np.float32))
+    options = calibration.options(tmp_path / "rows.npz", 0.9)
+    export(Request(path=checkpoint, repository=tmp_path, name="calibrated", intervals=options))
+    scorer = Scorer(tmp_path / "calibrated", intervals=True, check=False)
+    result = scorer(table(rows, ("x0", "x1")))
+    assert result.schema.names == ["y0", "y0_lower", "y0_upper"]
+    lower, upper = columns(result, "y0_lower", "y0_upper").T
+    inside = (lower <= targets[:, 0]) & (targets[:, 0] <= upper)
+    assert 0.88 < inside.mean() < 0.92
+    assert scorer.reliability == Reliability(True)
+    far = Scorer(tmp_path / "calibrated", intervals=True, check=False)
+    far(table(rows / 10 + 0.8, ("x0", "x1")))
+    assert far.reliability is not None
+    assert far.reliability.reliable is False
+    assert "drifted from the baseline" in far.reliability.note
+    with pytest.raises(FailedPrecondition, match="has no prediction intervals"):
+        Scorer(tmp_path / "plain", intervals=True, check=False)
