@@ -20,7 +20,7 @@ ARGS ?=
 MODULE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test kernel release clean
+.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test data-test kernel release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -168,6 +168,9 @@ container: setup ## Build the server image and prove it with podman
 
 stack-test: setup $(STACK_VENV)/.ready ## Run the tests of image, compose stack, monitoring, KServe, cluster, Ray, chart and sources of models; print a table (ARGS=compose-stack)
 	@$(BIN)/python tools/stack_test.py $(ARGS)
+
+data-test: setup $(STACK_VENV)/.ready ## Run the tests of models and tables in stores, and of the engines that score tables; print a table
+	@$(BIN)/python tools/stack_test.py stores model-sources engines
 
 $(STACK_VENV)/.ready: requirements/stack.txt
 	@echo "== creating $(STACK_VENV) =="

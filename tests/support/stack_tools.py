@@ -13,7 +13,7 @@ import pytest
 from tools.manifests import download
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-stack" / "bin"
-SOURCES = Path(__file__).parents[2] / ".venv-model-sources" / "bin"  # of the part model-sources of `make stack-test`
+SOURCES = Path(__file__).parents[2] / ".venv-model-sources" / "bin"  # of the part model-sources of `make data-test`
 
 
 def program(name: str) -> str:
@@ -50,5 +50,5 @@ def source_tool(name: str) -> str:
     """A tool for sources of models, by its path. Skips the test if it is absent."""
     found = shutil.which(name, path=str(SOURCES))
     if found is None:
-        pytest.skip(f"{name} is not installed; `make stack-test ARGS=model-sources` installs it")
+        pytest.skip(f"{name} is not installed; `make data-test` installs it")
     return found

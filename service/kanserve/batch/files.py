@@ -132,13 +132,10 @@ def _of_path(path: Path, name: str) -> Input:
 
 
 def _remote(url: str, suffixes: Sequence[str]) -> Iterator[Input]:
-    scheme, _, rest = url.partition("://")
-    parts = rest.split("/")
-    fixed = next((at for at, part in enumerate(parts) if MAGIC.search(part)), len(parts) - 1)
-    base, tail = f"{scheme}://{'/'.join(parts[:fixed])}", "/".join(parts[fixed:])
+    base, tail, single = _divided(url)
     store = _store(base)
     with _readable_errors(url):
-        if tail and not MAGIC.search(tail):
+        if single:
             with contextlib.suppress(FileNotFoundError):
                 yield _of_object(store, base, _obstore().head(store, tail))
             return
@@ -146,6 +143,16 @@ def _remote(url: str, suffixes: Sequence[str]) -> Iterator[Input]:
     for item in sorted(listed, key=lambda item: str(item["path"])):
         if _fits(item["path"], tail, suffixes):
             yield _of_object(store, base, item)
+
+
+def _divided(url: str) -> tuple[str, str, bool]:
+    """A URL as its fixed part, the rest, and whether the rest is one name. A web server lists no files, and its paths may
+    have any characters."""
+    scheme, _, rest = url.partition("://")
+    parts, lists = rest.split("/"), not scheme.startswith("http")
+    fixed = next((at for at, part in enumerate(parts) if lists and MAGIC.search(part)), len(parts) - 1)
+    tail = "/".join(parts[fixed:])
+    return f"{scheme}://{'/'.join(parts[:fixed])}", tail, not lists or bool(tail and not MAGIC.search(tail))
 
 
 def _fits(name: str, pattern: str, suffixes: Sequence[str]) -> bool:
