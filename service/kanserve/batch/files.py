@@ -146,8 +146,8 @@ def _remote(url: str, suffixes: Sequence[str]) -> Iterator[Input]:
 
 
 def _divided(url: str) -> tuple[str, str, bool]:
-    """A URL as its fixed part, the rest, and whether the rest is one name. A web server lists no files, and its paths may
-    have any characters."""
+    """A URL as its fixed part, the rest, and whether the rest is one name. A web server lists no files, and its paths
+    may have any characters."""
     scheme, _, rest = url.partition("://")
     parts, lists = rest.split("/"), not scheme.startswith("http")
     fixed = next((at for at, part in enumerate(parts) if lists and MAGIC.search(part)), len(parts) - 1)
@@ -195,6 +195,20 @@ class _Object(io.RawIOBase):
         buffer[:count] = memoryview(data)
         self._at += count
         return count
+
+
+class _Upload(io.RawIOBase):
+    """Upload to a store as a file. Its end does not complete the upload."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._writer.write(bytes(data))
+        return len(data)
 
 
 def output(place: str) -> Output:
@@ -269,8 +283,10 @@ class _RemoteFolder:
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
         """See `Output.opened`. The store shows an object only after the whole upload."""
-        with _readable_errors(f"{self.place}/{name}"), _obstore().open_writer(self._store, name) as writer:
-            yield writer
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_readable_errors(f"{self.place}/{name}"))
+            upload = stack.enter_context(_obstore().open_writer(self._store, name))
+            yield stack.enter_context(io.BufferedWriter(_Upload(upload), 2**20))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -55,8 +55,7 @@ def store(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
             for name, value in environment.items():
                 patch.setenv(name, value)
             host = variables["AWS_ENDPOINT_URL"].removeprefix("http://")
-            keys = (variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
-            S3FileSystem(*keys, endpoint_override=host, scheme="http", allow_bucket_creation=True).create_dir("tables")
+            S3FileSystem(endpoint_override=host, scheme="http", allow_bucket_creation=True).create_dir("tables")
             bucket = from_url(BUCKET)
             for path in tables.iterdir():
                 obstore.put(bucket, f"data/{path.name}", path.read_bytes())
