@@ -28,6 +28,7 @@ class Summary:
     skipped       result files that an earlier run wrote
     rows          rows of the written files
     out_of_range  rows of them with an input out of range; None if the inputs have no range
+    before        the same two numbers of the result files of earlier runs
     seconds       duration
     ignored       names of columns that no file used
     by_position   whether the positions of columns selected the inputs, because they have no names
@@ -37,9 +38,16 @@ class Summary:
     skipped: int = 0
     rows: int = 0
     out_of_range: int | None = None
+    before: tuple[int, int] = (0, 0)
     seconds: float = 0.0
     ignored: dict[str, None] = field(default_factory=dict)
     by_position: bool = False
+
+    def skip(self, record: dict[str, Any]) -> None:
+        """Count a file that an earlier run finished."""
+        self.skipped += 1
+        rows, outside = self.before
+        self.before = rows + int(record.get("rows") or 0), outside + int(record.get("rows_out_of_range") or 0)
 
     def add(self, selection: Selection, rows: int, outside: int | None) -> None:
         """Add a finished file."""
@@ -84,7 +92,7 @@ class Run:
             for item, name in zip(inputs, names, strict=True):
                 done = journal.finished(name, item)
                 if done is not None:
-                    summary.skipped += 1
+                    summary.skip(done)
                     progress.skip(item)
                     continue
                 counts = self._file(item, name, pool, progress, summary)

@@ -238,4 +238,5 @@ def _readable_errors() -> Iterator[None]:
         first = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         if isinstance(error, OSError) and error.filename:
             raise
-        raise TableError(f"it cannot be read as a table: {first}", code="table-damaged", hint=COPY_AGAIN) from error
+        hint = "correct this row of the file" if "CSV" in first else COPY_AGAIN
+        raise TableError(f"it cannot be read as a table: {first}", code="table-damaged", hint=hint) from error

@@ -179,6 +179,8 @@ def document(args: argparse.Namespace, scorer: Scorer, summary: Summary) -> dict
         "files_complete_before": summary.skipped,
         "rows": summary.rows,
         "rows_out_of_range": summary.out_of_range,
+        "rows_complete_before": summary.before[0],
+        "rows_out_of_range_before": summary.before[1],
         "columns": list(scorer.columns) + args.keep,
         "columns_ignored": list(summary.ignored),
         "columns_by_position": summary.by_position,

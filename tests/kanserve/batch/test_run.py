@@ -105,7 +105,7 @@ def test_a_second_run_skips_what_is_complete(scorer: Scorer, data: Path, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.*")}
     parquet.write_table(table(10), data / "p1.parquet")
     summary = score(scorer, data, out)
-    assert (summary.files, summary.skipped, summary.rows) == (1, 3, 10)
+    assert (summary.files, summary.skipped, summary.rows, summary.before) == (1, 3, 10, (10_100, 0))
     changed = [path.name for path, time_ in before.items() if path.stat().st_mtime_ns != time_]
     assert changed == ["p1.parquet"]
 
