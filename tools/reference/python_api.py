@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "service" / "kanserve" / "client"
 TYPES = ROOT / "service" / "kanserve" / "types.py"
 API = ROOT / "kanexport" / "torch_export" / "api.py"
+SCORER = ROOT / "service" / "kanserve" / "batch" / "scorer.py"
 MLFLOW = ROOT / "kanexport" / "mlflow.py"
 HEAD = """# Python API
 
@@ -53,7 +54,17 @@ RESULTS = {
 
 def page() -> str:
     """The page."""
-    parts = [HEAD, CLIENTS, *_clients(), "## Results\n", *_results(), "## Errors\n", *_errors(), "## kanexport\n"]
+    parts = [
+        HEAD,
+        CLIENTS,
+        *_clients(),
+        "## Results\n",
+        *_results(),
+        "## Errors\n",
+        *_errors(),
+        *_scorer(),
+        "## kanexport\n",
+    ]
     module = _module(API)
     parts += [_function(_find(module, name), f"kanexport.{name}") for name in ("export", "record_outputs")]
     logged = _module(MLFLOW)
@@ -98,6 +109,15 @@ def _results() -> Iterator[str]:
             for node in kind.body:
                 if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and ast.get_docstring(node):
                     yield _function(node, f"{name}.{node.name}", level=4)
+
+
+def _scorer() -> Iterator[str]:
+    scorer = _find(_module(SCORER), "Scorer")
+    assert isinstance(scorer, ast.ClassDef)
+    yield f"## kanserve.batch.Scorer\n\n{_doc(scorer)}\n"
+    yield _function(_find(scorer, "__init__"), "Scorer")
+    for name in ("__call__", "predict", "schema", "columns", "reliability"):
+        yield _function(_find(scorer, name), f"Scorer.{name}")
 
 
 def _errors() -> Iterator[str]:

@@ -27,14 +27,7 @@ METADATA = b"kanserve"  # key in the schema of a result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Columns of a result in addition to the outputs.
-
-    keep           names of columns of the table that the result keeps
-    explain_top_k  inputs with the largest contributions to the output, or to the largest of several outputs
-    coverage       how many inputs are out of range, and the farthest one
-    intervals      prediction intervals, or sets of classes
-    non_finite     "error" rejects NaN and infinities, "pass" scores them as the model computes them
-    """
+    """Options of the results, as `Scorer` takes them."""
 
     keep: tuple[str, ...] = ()
     explain_top_k: int = 0
@@ -85,9 +78,13 @@ class Scorer:
     ) -> None:
         """Load the model in a folder: of a version, of a model, or of a repository with one model.
 
-        version  the highest one if None
-        check    run the load check in a sandboxed process first
-        others   see `Options`
+        version        the highest one if None
+        keep           names of columns of the table that the result keeps
+        explain_top_k  add the inputs with the largest contributions to the output, or to the largest of several outputs
+        coverage       add how many inputs are out of range, and the farthest one
+        intervals      add prediction intervals, or sets of classes
+        non_finite     "error" rejects NaN and infinities, "pass" scores them as the model computes them
+        check          run the load check in a sandboxed process first
 
         Raises ConfigError, NotFound and LoadError for the folder, BadRequest and FailedPrecondition for the options.
         """
