@@ -76,7 +76,7 @@ def check(desk: Path, scores: dict[int, float]) -> None:
 
 def needs(module: str) -> None:
     if importlib.util.find_spec(module) is None:
-        pytest.skip(f"the package {module} is not installed; make data-test installs it")
+        pytest.skip(f"the package {module} is not installed; make data-test or make stack-test ARGS=ray installs it")
 
 
 def test_every_block_has_a_test() -> None:
