@@ -13,6 +13,7 @@ from kanexport.bundle.publish import Result, Target, VerificationBasis, Verified
 from kanexport.ccode import generate
 from kanexport.ccode.generate import CodeFiles
 from kanexport.contract.manifest import MANY_FILE, READING, LayerInfo, Source, SourceFile
+from kanexport.contract.naming import Names
 from kanexport.contract.sections import CLAMP, EXACT, Approximation
 from kanexport.detection import architecture_file, detect
 from kanexport.detection.registry import Reader
@@ -83,6 +84,26 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     code.write(request.code)
     folder = request.code if request.repository is None else result.directory
     return dataclasses.replace(result, code=code, directory=folder)
+
+
+def network(request: Request, *, advance: Callable[[int, int], None] = lambda done, total: None) -> tuple[Kan, Names]:
+    """The network of a checkpoint as an export would serve it, with clamped inputs and scalers on request, and its
+    names. Raises ExportError."""
+    loaded = checkpoint.load(request.path)
+    target = request.target(loaded.stem)
+    recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
+    interpreted = _read(loaded, request, recorded, advance)
+    interpreted.options.finish(interpreted.family, shared=request.shared)
+    signature = Signature.of_network(interpreted.kan, request.dtype)
+    target, _ = request.with_scalers(target, signature)
+    target.check_names(signature)
+    return _served(interpreted.kan, request, target), target.names
+
+
+def _served(kan: Kan, request: Request, target: Target) -> Kan:
+    """The network with clamped inputs and scalers, if the user asked for them. Raises OptionError."""
+    served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
+    return scaling.scaled(served, target.scalers, request.dtype)
 
 
 def _code(graphs: Graphs, target: Target, model: VerifiedModel, request: Request) -> CodeFiles:
@@ -188,8 +209,7 @@ class Graphs:
 
 def build_and_verify(kan: Kan, request: Request, target: Target, signature: Signature, advance: Advance) -> Graphs:
     """Build the graphs of a network and verify them. Raises VerificationFailed, InvalidKan and OptionError."""
-    served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
-    served = scaling.scaled(served, target.scalers, request.dtype)
+    served = _served(kan, request, target)
     make = _build_quantized if request.quantization.quantize else _build_exact
     graphs = make(kan, served, request, target, signature, advance)
     return dataclasses.replace(graphs, notes=_of_form(graphs, request) + graphs.notes)

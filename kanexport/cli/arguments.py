@@ -1,4 +1,4 @@
-"""Arguments of `kanserve export` for names, baseline rows, explanations and prediction intervals."""
+"""Arguments of `kanserve export` for facts, names, baseline rows, explanations and prediction intervals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,42 @@ from kanexport.errors import OptionError
 from kanexport.quantization import options
 from kanexport.quantization.options import QuantizationOptions
 from kanexport.quantization.quantize import CALIBRATION
+
+
+def fact_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for facts that the checkpoint does not record."""
+    add = parser.add_argument
+    add("--family", help="library that wrote the checkpoint, if the file does not identify it")
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help="fact that the checkpoint does not record")
+    add(
+        "--symbolic",
+        action="append",
+        default=[],
+        metavar="L,S,D=NAME",
+        help="function of a symbolic edge (layer, source, destination) that the checkpoint does not name",
+    )
+    add(
+        "--function",
+        action="append",
+        default=[],
+        metavar="NAME=EXPR",
+        help='definition of a custom symbolic function, such as xsinx="x*sin(x)"; checkpoints do not store it',
+    )
+    add(
+        "--architecture",
+        type=Path,
+        metavar="FILE",
+        help="architecture file (TOML) that lists the steps of the network, for a checkpoint that does not record them",
+    )
+    add(
+        "--expected-outputs",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="outputs of the trained model (.npz with x and y, .csv, or .npy twice: inputs, outputs); the exporter "
+        "compares the graph with them, and resolves ambiguities of the checkpoint with them",
+    )
 
 
 def naming_options(parser: argparse.ArgumentParser) -> None:

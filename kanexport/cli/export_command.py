@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--repository", type=Path, default=REPOSITORY, help="model repository (default: models; none with --c)")
     add("--name", default="", help="model name (default: the name of the checkpoint)")
     add("--version", type=int, default=1, help="version number (default: 1)")
-    _facts(parser)
+    arguments.fact_options(parser)
     add(
         "--dtype",
         choices=tuple(precision.DATATYPES),
@@ -116,42 +116,6 @@ def _module_options(parser: argparse.ArgumentParser) -> None:
     )
     modules("--example", type=Path, metavar="FILE", help="with --module: input rows of the module, .npy or .csv")
     modules("--input-shape", metavar="1,8,8", help="with --module: shape of one row, for random example rows")
-
-
-def _facts(parser: argparse.ArgumentParser) -> None:
-    """Arguments for facts that the checkpoint does not record."""
-    add = parser.add_argument
-    add("--family", help="library that wrote the checkpoint, if the file does not identify it")
-    add("--option", action="append", default=[], metavar="KEY=VALUE", help="fact that the checkpoint does not record")
-    add(
-        "--symbolic",
-        action="append",
-        default=[],
-        metavar="L,S,D=NAME",
-        help="function of a symbolic edge (layer, source, destination) that the checkpoint does not name",
-    )
-    add(
-        "--function",
-        action="append",
-        default=[],
-        metavar="NAME=EXPR",
-        help='definition of a custom symbolic function, such as xsinx="x*sin(x)"; checkpoints do not store it',
-    )
-    add(
-        "--architecture",
-        type=Path,
-        metavar="FILE",
-        help="architecture file (TOML) that lists the steps of the network, for a checkpoint that does not record them",
-    )
-    add(
-        "--expected-outputs",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="outputs of the trained model (.npz with x and y, .csv, or .npy twice: inputs, outputs); the exporter "
-        "compares the graph with them, and resolves ambiguities of the checkpoint with them",
-    )
 
 
 def run(args: argparse.Namespace) -> int:

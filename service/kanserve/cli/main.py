@@ -41,6 +41,12 @@ COMMANDS = {
         EXPORT,
         "export",
     ),
+    "certify": Command(
+        "kanexport.cli.certify_command",
+        "prove output ranges and directions of a checkpoint over a box",
+        EXPORT,
+        "export",
+    ),
     "copy": Command("kanserve.cli.copy", "copy a model version under another version number", EXPORT, "serve"),
     "serve": Command("kanserve.cli.serve", "serve a model repository over gRPC and REST", SERVE, "serve"),
     "view": Command("kanserve.cli.view", "open the web UI for a local repository or checkpoint", SERVE, "serve"),

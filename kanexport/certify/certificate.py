@@ -1,0 +1,168 @@
+"""Certificate of a network over a box: what is proven, what was found, and what is assumed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.certify import branch, search
+from kanexport.certify.enclosure import Network
+from kanexport.certify.search import Found
+from kanexport.errors import OptionError
+from kanexport.ir.model import Kan
+
+Array = npt.NDArray[np.float64]
+
+INCREASING, DECREASING, NEITHER, UNDECIDED = "increasing", "decreasing", "neither", "undecided"
+SEARCHING = 0.3  # of the budget, at most
+METHOD = "affine and interval enclosure with branch and bound"
+ASSUMPTIONS = (
+    "inputs are float32 values in the box",
+    "the graph is the plain or large-batch float32 graph of this checkpoint, with options of this command; quantized "
+    "graphs, graphs in float64 and graphs with custom operators are not covered",
+    "the runtime rounds sums and products as IEEE 754 requires, in any order, and its elementary functions have an "
+    "error of at most 1e-6 * max(1, |f|)",
+    "numpy's elementary functions in float64 have an error of at most four units in the last place",
+    "directions and Lipschitz bounds are those of the function of the checkpoint; the graph differs from it by at most "
+    "float32_slack",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Certificate:
+    """Certificate of a network with n inputs and m outputs over a box.
+
+    low, high              [n]: the box
+    y_low, y_high          [m]: no output of the served graph is outside
+    found_low, found_high  [m]: outputs of the network at `at_low` and `at_high` [m, n]
+    direction              [n][m]: INCREASING, DECREASING, NEITHER or UNDECIDED
+    lipschitz              [n, m]: the output changes by at most this per unit of the input
+    slack                  [m]: how far the served graph may be from the network
+    edges                  of each layer [I, O, 4]: the lowest and highest value and slope of each edge
+    boxes                  how many boxes cover the box
+    """
+
+    low: Array
+    high: Array
+    y_low: Array
+    y_high: Array
+    found_low: Array
+    found_high: Array
+    at_low: Array
+    at_high: Array
+    direction: tuple[tuple[str, ...], ...]
+    witnesses: search.Witnesses
+    lipschitz: Array
+    slack: Array
+    edges: tuple[Array, ...]
+    boxes: int
+    seconds: float
+
+    @property
+    def tightness(self) -> Array:
+        """[m]: the certified range over the found range; infinite if one value was found."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((self.y_high - self.y_low) / (self.found_high - self.found_low))
+
+
+def certify(kan: Kan, low: Array, high: Array, budget: float, seed: int = 0) -> Certificate:
+    """The certificate for inputs from low to high [n], within about `budget` seconds. Raises InvalidKan for a network
+    that has no certificate, and OptionError for a box or budget that is not valid."""
+    _check(kan, low, high, budget)
+    start, rng = time.monotonic(), np.random.default_rng(seed)
+    network = Network.of(kan, low, high)
+    found = Found(kan, (low, high))
+    search.climb(found, start + SEARCHING * budget, rng)
+    seen = search.witnesses(network, found, start + (SEARCHING + 0.1) * budget, rng)
+    frontier, _ = branch.refine(network, found, seen, start + budget)
+    y_low, y_high, down, up = frontier.bounds()
+    return Certificate(
+        low=low,
+        high=high,
+        y_low=y_low,
+        y_high=y_high,
+        found_low=found.low,
+        found_high=found.high,
+        at_low=found.at_low,
+        at_high=found.at_high,
+        direction=_directions(down, up, seen),
+        witnesses=seen,
+        lipschitz=np.maximum(np.abs(down), np.abs(up)),
+        slack=network.slack,
+        edges=tuple(np.stack(stage.table.facts(), axis=2) for stage in network.stages),
+        boxes=len(frontier),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _check(kan: Kan, low: Array, high: Array, budget: float) -> None:
+    if not (np.isfinite(budget) and budget > 0):
+        raise OptionError(
+            f"the budget is {budget:g} seconds, expected a positive number",
+            code="budget-out-of-range",
+            hint="pass a time such as --budget 60s",
+        )
+    if low.shape != (kan.n_inputs,) or high.shape != low.shape:
+        raise OptionError(
+            f"the box has {len(low)} columns, the network has {kan.n_inputs} inputs",
+            code="box-not-valid",
+            hint="pass rows with one column per input",
+        )
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+        at = int(np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low <= high)))[0])
+        raise OptionError(
+            f"input {at} of the box is from {low[at]} to {high[at]}, expected finite numbers in ascending order",
+            code="box-not-valid",
+            hint="remove rows with values that are not finite",
+        )
+
+
+def _directions(down: Array, up: Array, seen: search.Witnesses) -> tuple[tuple[str, ...], ...]:
+    """[n][m]: the direction of each output in each input."""
+    words = np.where(seen.rises & seen.falls, NEITHER, UNDECIDED).astype(object)
+    words[up <= 0] = DECREASING
+    words[down >= 0] = INCREASING
+    return tuple(tuple(map(str, row)) for row in words)
+
+
+def document(certificate: Certificate, features: tuple[str, ...], classes: tuple[str, ...]) -> dict[str, Any]:
+    """The certificate as JSON. `features`, `classes`: names of the inputs and outputs."""
+    c = certificate
+    return {
+        "box": {"low": c.low.tolist(), "high": c.high.tolist()},
+        "outputs": [
+            {
+                "name": name,
+                "low": float(c.y_low[o]),
+                "high": float(c.y_high[o]),
+                "found_low": float(c.found_low[o]),
+                "found_high": float(c.found_high[o]),
+                "at_low": c.at_low[o].tolist(),
+                "at_high": c.at_high[o].tolist(),
+                "float32_slack": float(c.slack[o]),
+            }
+            for o, name in enumerate(classes)
+        ],
+        "monotone": [_pair(c, i, o, features, classes) for i in range(len(features)) for o in range(len(classes))],
+        "lipschitz": [
+            {"input": feature, "output": name, "bound": float(c.lipschitz[i, o])}
+            for i, feature in enumerate(features)
+            for o, name in enumerate(classes)
+        ],
+        "method": METHOD,
+        "assumptions": list(ASSUMPTIONS),
+        "boxes": c.boxes,
+        "seconds": c.seconds,
+    }
+
+
+def _pair(c: Certificate, i: int, o: int, features: tuple[str, ...], classes: tuple[str, ...]) -> dict[str, Any]:
+    """One entry of `monotone`; with NEITHER, two pairs of points that differ in the input."""
+    entry: dict[str, Any] = {"input": features[i], "output": classes[o], "direction": c.direction[i][o]}
+    if c.direction[i][o] == NEITHER:
+        entry["rises"], entry["falls"] = c.witnesses.up[i, o].tolist(), c.witnesses.down[i, o].tolist()
+    return entry

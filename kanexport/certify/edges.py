@@ -1,0 +1,294 @@
+"""Proven facts of the edges of a layer: enclosures of each edge function and of its slope on intervals of its source.
+
+A table has points of each source so close that every edge is nearly a line between two of them. Between neighbours
+at a distance h, a function differs from its chord by at most h^2 / 8 * max |f''|. Splines bound their derivatives by
+their coefficients: a spline is a convex combination of the coefficients that act in a cell (de Boor 1978), and its
+derivative is the spline of q (c_k - c_{k-1}) / (t_{k+q} - t_k) on the same knots.
+
+All arithmetic is float64. `Table.rounding` bounds its error, and every enclosure is widened by it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.certify import curves
+from kanexport.certify.curves import Curve
+from kanexport.errors import InvalidKan
+from kanexport.graph import precision
+from kanexport.ir.model import BasisTerm, Layer
+
+Array = npt.NDArray[np.float64]
+
+PARTS = (16, 8, 4, 2, 1)  # of a cell between two knots
+OUTSIDE = 4  # times as many parts beyond the knots
+NUMBERS = 2e7  # of one array of a table
+ULP = 1e-15  # more than four units of float64's rounding, 2^-53
+MARGIN = 1 + 1e-9  # of bounds that are products of few numbers
+HINT = "certify a network of B-splines with SiLU; docs/guides/explain/certificates.md lists what is supported"
+
+
+def refuse(message: str) -> InvalidKan:
+    """The error for a network that has no certificate."""
+    return InvalidKan(message, code="certificate-not-supported", hint=HINT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spline:
+    """Splines of a term. `coefs[m]` [I, O, K + m] are the coefficients of the derivative of order m, for 0 to 3."""
+
+    basis: BSpline
+    coefs: tuple[Array, ...]
+
+    @classmethod
+    def of(cls, basis: BSpline, coef: Array) -> Spline:
+        """The splines with masked coefficients [I, O, K]."""
+        coefs = [coef]
+        for order in range(1, 4):
+            q = basis.degree - order + 1
+            if q < 1:
+                break
+            change = np.diff(np.pad(coefs[-1], ((0, 0), (0, 0), (1, 1))), axis=2)
+            width = basis.extended[:, q:] - basis.extended[:, :-q]
+            coefs.append(q * change / width[:, None, :])
+        return cls(basis, tuple(coefs))
+
+    @property
+    def largest(self) -> Array:
+        """[I, O]: the largest coefficient, a bound of each spline."""
+        return np.asarray(np.abs(self.coefs[0]).max(axis=2))
+
+    @property
+    def narrowest(self) -> Array:
+        """[I]: the width of the narrowest cell."""
+        return np.asarray(np.diff(self.basis.extended, axis=1).min(axis=1))
+
+    def rounding(self, order: int) -> Array:
+        """[I, O]: a bound of the error of the derivative of an order in float64."""
+        operations = 16 * self.basis.degree + self.basis.functions + 16
+        size = (2 * self.basis.degree / self.narrowest[:, None]) ** order
+        return np.asarray(ULP * operations * size * self.largest)
+
+    def values(self, x: Array, order: int) -> Array:
+        """[B, I] -> [B, I, O]: the derivative of order 0 or 1. Splines of degree 1 have no slope at a knot."""
+        q = self.basis.degree - order
+        if q < 1:
+            return np.zeros((*x.shape, self.coefs[0].shape[1]))
+        basis = self.basis if order == 0 else BSpline(self.basis.extended, q)
+        return np.asarray(np.einsum("bki,iok->bio", basis.evaluate(x), self.coefs[order], optimize=True))
+
+    def in_cells(self, order: int, middles: Array) -> tuple[Array, Array]:
+        """[n, I, O] twice: the smallest and largest coefficient of a derivative in the cells with these middles
+        [n, I]; zero beyond the knots."""
+        q = self.basis.degree - order
+        shape = (*middles.shape, self.coefs[0].shape[1])
+        low, high = np.zeros(shape), np.zeros(shape)
+        if q < 0:
+            return low, high
+        for at, knots in enumerate(self.basis.extended):
+            coef = self.coefs[order][at].T  # [K, O]
+            cell = np.searchsorted(knots, middles[:, at], side="right") - 1
+            inside = (cell >= 0) & (cell < len(knots) - 1)
+            active = cell[:, None] - np.arange(q + 1)  # [n, q + 1]
+            known = (active >= 0) & (active < len(coef))
+            values = np.where(known[:, :, None], coef[np.clip(active, 0, len(coef) - 1)], 0.0)
+            low[:, at] = np.where(inside[:, None], values.min(axis=1), 0.0)
+            high[:, at] = np.where(inside[:, None], values.max(axis=1), 0.0)
+        return low, high
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Smooth:
+    """weight * curve(rate * x + shift), [I, O] each; of a base activation, or of a symbolic edge."""
+
+    curve: Curve
+    weight: Array
+    rate: Array
+    shift: Array
+
+    def inner(self, x: Array) -> Array:
+        """[B, I] -> [B, I, O]"""
+        return np.asarray(x[:, :, None] * self.rate + self.shift)
+
+    def value(self, x: Array) -> Array:
+        """[B, I] -> [B, I, O]"""
+        return np.where(self.weight == 0, 0.0, self.weight * self.curve.value(self.inner(x)))
+
+    def slope(self, x: Array) -> Array:
+        """[B, I] -> [B, I, O]"""
+        return np.where(self.weight == 0, 0.0, self.weight * self.rate * self.curve.slope(self.inner(x)))
+
+    def ends(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Ends of the inner value between low and high [..., I], [..., I, O] each."""
+        a, b = low[..., None] * self.rate + self.shift, high[..., None] * self.rate + self.shift
+        return np.minimum(a, b), np.maximum(a, b)
+
+    def bounds(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """[n, I, O] twice: bounds of the second and third derivative between low and high [n, I]."""
+        ends, size, rate = self.ends(low, high), np.abs(self.weight), np.abs(self.rate)
+        second = np.where(size == 0, 0.0, self.curve.second(*ends) * size * rate**2)
+        third = np.where(size == 0, 0.0, self.curve.third(*ends) * size * rate**3)
+        return second * MARGIN, third * MARGIN
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edges:
+    """Edge functions of a layer: sum of splines and smooth functions, plus a constant per destination [O]."""
+
+    splines: tuple[Spline, ...]
+    smooth: tuple[Smooth, ...]
+    constant: Array
+    sources: int
+
+    @classmethod
+    def of(cls, layer: Layer) -> Edges:
+        """The functions of a layer. Raises InvalidKan for a term without proven bounds."""
+        splines, smooth, constant = [], [], layer.bias.copy()
+        for term in layer.terms:
+            if not isinstance(term, BasisTerm) or term.pre_steps or term.stored != precision.FULL:
+                raise refuse(f"the term {term.kind} has edges that certificates do not support")
+            coef = term.coef * layer.mask[:, :, None]
+            if isinstance(term.basis, BSpline):
+                splines.append(Spline.of(_increasing(term.basis), coef))
+            elif isinstance(term.basis, Activation) and term.kind in curves.BASE:
+                ones = np.ones(layer.mask.shape)
+                smooth.append(Smooth(curves.BASE[term.kind], coef[:, :, 0], ones, 0 * ones))
+            else:
+                raise refuse(f"the basis {term.kind} has no proven bounds in a certificate")
+        for edge in layer.symbolic:
+            if edge.function.name not in curves.EDGE:
+                raise refuse(f"the symbolic function {edge.function.name!r} has no proven bounds in a certificate")
+            weight, rate, shift = (np.zeros(layer.mask.shape) for _ in range(3))
+            at = edge.source, edge.destination
+            weight[at], rate[at], shift[at] = edge.mask * edge.c, edge.a, edge.b
+            constant[edge.destination] += edge.mask * edge.d
+            smooth.append(Smooth(curves.EDGE[edge.function.name], weight, rate, shift))
+        return cls(tuple(splines), tuple(smooth), constant, layer.sources)
+
+    @property
+    def destinations(self) -> int:
+        """O, the number of sums."""
+        return len(self.constant)
+
+    def values(self, x: Array) -> Array:
+        """[B, I] -> [B, I, O]: the edge functions, without the constant."""
+        total = np.zeros((*x.shape, self.destinations))
+        for spline in self.splines:
+            total += spline.values(x, 0)
+        for part in self.smooth:
+            total += part.value(x)
+        return total
+
+    def slopes(self, x: Array) -> Array:
+        """[B, I] -> [B, I, O]: the slopes, without those of splines of degree 1."""
+        total = np.zeros((*x.shape, self.destinations))
+        for spline in self.splines:
+            total += spline.values(x, 1)
+        for part in self.smooth:
+            total += part.slope(x)
+        return total
+
+    def rounding(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """[I, O] twice: bounds of the float64 error of values and slopes for sources from low to high [I]."""
+        value = sum((s.rounding(0) for s in self.splines), np.zeros((self.sources, self.destinations)))
+        slope = sum((s.rounding(1) for s in self.splines), np.zeros((self.sources, self.destinations)))
+        for part in self.smooth:
+            ends = part.ends(low, high)
+            size, steep = np.abs(part.weight), part.curve.slope_limit(*ends)
+            inner = np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(part.shift)
+            largest = steep * inner + np.abs(part.curve.value(np.zeros(1)))
+            bend = part.curve.second(*ends) * inner
+            value = value + np.where(size == 0, 0.0, 16 * ULP * size * (largest + 1))
+            slope = slope + np.where(size == 0, 0.0, 16 * ULP * size * np.abs(part.rate) * (steep + bend + 1))
+        return np.asarray(value), np.asarray(slope)
+
+
+def _increasing(basis: BSpline) -> BSpline:
+    if not basis.increasing:
+        raise refuse("the spline has repeated or decreasing knots, where it is not continuous")
+    return basis
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Table of a layer for sources from x[0] to x[-1].
+
+    x          [n, I]: points of each source in order; the last one repeats
+    value      [n, I, O]: the edge functions there
+    bend       [n - 1, I, O]: max |f''| / 8 between two points
+    low, high  [n - 1, I, O]: enclosure of the slope between two points
+    rounding   [I, O]: of the values in float64
+    """
+
+    edges: Edges
+    x: Array
+    value: Array
+    bend: Array
+    low: Array
+    high: Array
+    rounding: Array
+
+    @classmethod
+    def of(cls, edges: Edges, low: Array, high: Array) -> Table:
+        """The table for sources from low to high [I]. Raises InvalidKan for a layer that is too large."""
+        x = _points(edges, low, high)
+        middles, h = (x[:-1] + x[1:]) / 2, np.diff(x, axis=0)[:, :, None]
+        shape = (len(middles), *x.shape[1:], edges.destinations)
+        second, third, flat_low, flat_high = (np.zeros(shape) for _ in range(4))
+        for spline in edges.splines:
+            for order, target in ((2, second), (3, third)):
+                a, b = spline.in_cells(order, middles)
+                extra = spline.rounding(order) if order <= spline.basis.degree else 0.0
+                target += np.maximum(np.abs(a), np.abs(b)) * MARGIN + extra
+            if spline.basis.degree == 1:
+                a, b = spline.in_cells(1, middles)
+                flat_low, flat_high = flat_low + a, flat_high + b
+        for part in edges.smooth:
+            more_second, more_third = part.bounds(x[:-1], x[1:])
+            second, third = second + more_second, third + more_third
+        value_rounding, slope_rounding = edges.rounding(low, high)
+        slope = edges.slopes(x)
+        reach = third * h**2 / 8 * MARGIN + slope_rounding
+        lower = np.minimum(slope[:-1], slope[1:]) - reach + flat_low
+        upper = np.maximum(slope[:-1], slope[1:]) + reach + flat_high
+        return cls(edges, x, edges.values(x), second / 8 * MARGIN, lower, upper, value_rounding)
+
+    def facts(self) -> tuple[Array, Array, Array, Array]:
+        """[I, O] four times: the lowest and highest value of each edge, and of its slope."""
+        reach = self.bend * np.diff(self.x, axis=0)[:, :, None] ** 2 + self.rounding
+        low = (np.minimum(self.value[:-1], self.value[1:]) - reach).min(axis=0)
+        high = (np.maximum(self.value[:-1], self.value[1:]) + reach).max(axis=0)
+        return low, high, self.low.min(axis=0), self.high.max(axis=0)
+
+
+def _points(edges: Edges, low: Array, high: Array) -> Array:
+    """[n, I]: the ends, all knots between them, and points between those."""
+    for parts in PARTS:
+        columns = [_column(edges, at, float(low[at]), float(high[at]), parts) for at in range(edges.sources)]
+        count = max(map(len, columns))
+        if count * edges.sources * edges.destinations <= NUMBERS:
+            break
+    else:
+        raise refuse(f"a layer of {edges.sources} sources and {edges.destinations} destinations is too large")
+    return np.stack([np.pad(column, (0, count - len(column)), mode="edge") for column in columns], axis=1)
+
+
+def _column(edges: Edges, source: int, low: float, high: float, parts: int) -> Array:
+    knots = [spline.basis.extended[source] for spline in edges.splines]
+    every = np.unique(np.concatenate([*knots, [low, high, 0.0]]))
+    ends = every[(every >= low) & (every <= high)]
+    if len(ends) == 1:
+        return np.array([low, high])
+    first = min((row[0] for row in knots), default=np.inf)
+    last = max((row[-1] for row in knots), default=-np.inf)
+    pieces = []
+    for a, b in itertools.pairwise(ends):
+        count = parts if first <= a and b <= last else OUTSIDE * parts
+        pieces.append(a + (b - a) * np.arange(count) / count)
+    return np.unique(np.concatenate([*pieces, ends]))

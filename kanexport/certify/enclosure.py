@@ -1,0 +1,287 @@
+"""Enclosure of a network on many boxes at once: affine forms of the nodes, and intervals of their slopes.
+
+A node is c + sum_s g_s e_s with e_s in [-1, 1] (a zonotope). The first symbols are the inputs. Each edge is replaced
+by a line and the range of what remains; the sum of these ranges, and the float32 error of the sum, are a new symbol
+of its destination. An interval beside the form keeps the smaller of both ranges.
+
+Slopes are intervals [inputs, nodes], multiplied layer by layer (the chain rule). They are those of the exact function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.certify import rounding
+from kanexport.certify.edges import ULP, Edges, Table, refuse
+from kanexport.certify.piece import Piece
+from kanexport.ir.model import Kan, Layer
+from kanexport.ir.scaling import Standardize
+from kanexport.ir.steps import Affine, Clip, Select, Step
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nodes:
+    """Nodes of N boxes.
+
+    center     [N, w]
+    form       [N, s, w]: the coefficients of the symbols
+    low, high  [N, w]
+    down, up   [N, n, w]: enclosure of the derivative of each node with respect to each input
+    """
+
+    center: Array
+    form: Array
+    low: Array
+    high: Array
+    down: Array
+    up: Array
+
+    @classmethod
+    def of_boxes(cls, low: Array, high: Array) -> Nodes:
+        """The inputs of boxes from low to high [N, n]."""
+        center = (low + high) / 2
+        radius = np.maximum(high - center, center - low) * (1 + 4 * ULP)
+        one = np.broadcast_to(np.eye(low.shape[1]), (len(low), low.shape[1], low.shape[1]))
+        return cls(center, one * radius[:, :, None], low, high, one.copy(), one.copy())
+
+    @property
+    def largest(self) -> Array:
+        """[N, w]: the largest magnitude of each node."""
+        return np.asarray(np.maximum(np.abs(self.low), np.abs(self.high)))
+
+    def summed(self) -> tuple[Array, Array]:
+        """The range of the form, [N, w] twice."""
+        radius = np.abs(self.form).sum(axis=1) * (1 + 1e-12)
+        edge = ULP * (np.abs(self.center) + radius)
+        return self.center - radius - edge, self.center + radius + edge
+
+    def widened(self, error: Array) -> Nodes:
+        """With an error of at most `error` [N, w] or [w] of each node, as a symbol of its own."""
+        error = np.broadcast_to(error * (1 + 1e-12), self.center.shape)
+        new = np.zeros((*error.shape, error.shape[1]))
+        at = np.arange(error.shape[1])
+        new[:, at, at] = error
+        form = np.concatenate([self.form, new], axis=1)
+        low, high = self.low - error, self.high + error
+        edge = ULP * np.maximum(np.abs(low), np.abs(high))
+        return dataclasses.replace(self, form=form, low=low - edge, high=high + edge)
+
+    def within(self, low: Array, high: Array) -> Nodes:
+        """The same nodes in boxes that are known to hold them, [w] or [N, w]."""
+        return dataclasses.replace(self, low=np.maximum(self.low, low), high=np.minimum(self.high, high))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """Layer with its table and its float32 error [O]; `low` and `high` [I] hold its sources on the whole box."""
+
+    before: tuple[Step, ...]
+    table: Table
+    slack: Array
+    low: Array
+    high: Array
+    after: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """Network with the tables of its layers, for inputs in the box from low to high [n]. `slack` [m]: how far outputs
+    of the served graph may be from those of the exact function."""
+
+    stages: tuple[Stage, ...]
+    low: Array
+    high: Array
+    slack: Array
+
+    @classmethod
+    def of(cls, kan: Kan, low: Array, high: Array) -> Network:
+        """The tables, layer by layer. Raises InvalidKan for a network that has no certificate."""
+        if kan.edge_class != "A":
+            raise refuse("the network is of class B: a step reads the whole row")
+        nodes, slack = Nodes.of_boxes(low[None], high[None]), np.zeros(len(low))
+        stages = []
+        for layer in kan.layers:
+            stage, nodes, slack = _stage(layer, nodes, slack)
+            stages.append(stage)
+        return cls(tuple(stages), low, high, slack * (1 + 1e-9))
+
+    def enclose(self, low: Array, high: Array, *, served: bool = True) -> Nodes:
+        """The outputs on boxes from low to high [N, n], within the box of the network. `served`: with the float32
+        errors of the graph; without them, the outputs of the exact function."""
+        first, rest = self.stages[0], self.stages[1:]
+        nodes, pieces = _first_sums(first, Nodes.of_boxes(low, high), served)
+        outputs = _through(rest, _steps(first.after, nodes, served), served)
+        if not rest:
+            return outputs
+        # The same with the sums of the first layer as symbols, in which outputs are nearly lines.
+        sums = Nodes.of_boxes(nodes.low, nodes.high)
+        later = _through(rest, _steps(first.after, sums, served), served)
+        slack = first.slack if served else 0 * first.slack
+        return outputs.within(*_by_inputs(sums, later, pieces, first.table.edges.constant, slack))
+
+
+def _first_sums(stage: Stage, nodes: Nodes, served: bool) -> tuple[Nodes, list[Piece]]:
+    nodes = _steps(stage.before, nodes, served).within(stage.low, stage.high)
+    pieces: list[Piece] = []
+    nodes = _sums(stage.table, nodes, pieces)
+    return (nodes.widened(stage.slack) if served else nodes), pieces
+
+
+def _through(stages: tuple[Stage, ...], nodes: Nodes, served: bool) -> Nodes:
+    """The nodes after some stages."""
+    for stage in stages:
+        nodes, _ = _first_sums(stage, nodes, served)
+        nodes = _steps(stage.after, nodes, served)
+    return nodes
+
+
+def _by_inputs(sums: Nodes, outputs: Nodes, pieces: list[Piece], constant: Array, slack: Array) -> tuple[Array, Array]:
+    """The range of the outputs [N, m] twice, if each is a line in the sums of the first layer, plus a rest. A line of
+    sums is a sum of functions of one input each, whose ranges add up without a loss. `sums`: as symbols, the first
+    ones of `outputs`; `constant`, `slack` [O]: of the sums."""
+    width = sums.center.shape[1]
+    at = np.arange(width)
+    radius = sums.form[:, at, at][:, :, None]  # [N, O, 1]
+    slope = np.where(radius > 0, outputs.form[:, :width] / np.where(radius > 0, radius, 1.0), 0.0)  # [N, O, m]
+    start = constant - sums.center
+    low = outputs.center + np.einsum("no,nom->nm", start, slope)
+    rest = np.abs(outputs.form[:, width:]).sum(axis=1) + np.einsum("o,nom->nm", slack, np.abs(slope))
+    size = np.abs(outputs.center) + np.einsum("no,nom->nm", np.abs(start) + np.abs(sums.center), np.abs(slope)) + rest
+    high = low.copy()
+    for piece in pieces:
+        least, most, bound = piece.combined(slope)
+        low, high, size = low + least, high + most, size + bound
+    rest = rest + ULP * (width + len(pieces) + outputs.form.shape[1] + 8) * size
+    return low - rest, high + rest
+
+
+def _stage(layer: Layer, nodes: Nodes, error: Array) -> tuple[Stage, Nodes, Array]:
+    """The stage of a layer, and the nodes after it with their float32 errors. `nodes`, `error` [w]: before it."""
+    nodes, error = _steps_with_errors(layer.pre_steps, nodes, error)
+    low, high = nodes.low[0], nodes.high[0]
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and np.abs(nodes.largest).max() < rounding.LARGEST):
+        raise refuse("the nodes of a layer may exceed float32 on this box")
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = Edges.of(layer)
+        slack = rounding.of_sums(edges, low, high)
+        table = Table.of(edges, low, high)
+    if not all(np.isfinite(part).all() for part in (table.value, table.bend, table.low, table.high)):
+        raise refuse("an edge has no finite bound on this box")
+    steep = np.maximum(np.abs(table.low), np.abs(table.high)).max(axis=0)  # [I, O]
+    after, error = _steps_with_errors(layer.post_steps, _sums(table, nodes, []).widened(slack), error @ steep + slack)
+    return Stage(layer.pre_steps, table, slack, low, high, layer.post_steps), after, error
+
+
+def _steps_with_errors(steps: tuple[Step, ...], nodes: Nodes, error: Array) -> tuple[Nodes, Array]:
+    """The nodes after some steps, and their float32 errors [w]."""
+    for step in steps:
+        if isinstance(step, Select):
+            error = error[list(step.indices)]
+        elif isinstance(step, Affine):
+            error = error * np.abs(step.scale) + rounding.of_affine(step.scale, step.bias, nodes.largest)[0]
+        elif isinstance(step, Standardize):
+            error = error / step.scale + rounding.of_scaler(step.offset, step.scale, nodes.low, nodes.high)[0]
+        elif isinstance(step, Clip):
+            error = error + rounding.UNIT * np.maximum(np.abs(step.low), np.abs(step.high))
+        nodes = _step(step, nodes, True)
+    return nodes, error
+
+
+def _steps(steps: tuple[Step, ...], nodes: Nodes, served: bool) -> Nodes:
+    for step in steps:
+        nodes = _step(step, nodes, served)
+    return nodes
+
+
+def _step(step: Step, nodes: Nodes, served: bool) -> Nodes:
+    if isinstance(step, Select):
+        kept = list(step.indices)
+        parts = {f.name: getattr(nodes, f.name)[..., kept] for f in dataclasses.fields(nodes)}
+        return Nodes(**parts)
+    if isinstance(step, Affine):
+        error = rounding.of_affine(step.scale, step.bias, nodes.largest) * served
+        return _line(nodes, step.scale, step.bias).widened(error)
+    if isinstance(step, Standardize):
+        error = rounding.of_scaler(step.offset, step.scale, nodes.low, nodes.high) * served
+        return _line(nodes, 1 / step.scale, -step.offset / step.scale).widened(error)
+    if isinstance(step, Clip):
+        return _clipped(nodes, step.low, step.high)
+    raise refuse(f"a step of kind {step.describe().kind!r} has no enclosure in a certificate")
+
+
+def _line(nodes: Nodes, scale: Array, shift: Array) -> Nodes:
+    """x * scale + shift of each node, with the float64 error of these operations."""
+    ends = nodes.low * scale + shift, nodes.high * scale + shift
+    slopes = nodes.down * scale, nodes.up * scale
+    moved = Nodes(
+        nodes.center * scale + shift,
+        nodes.form * scale,
+        np.minimum(*ends),
+        np.maximum(*ends),
+        np.minimum(*slopes) - 4 * ULP * np.abs(slopes[0]),
+        np.maximum(*slopes) + 4 * ULP * np.abs(slopes[1]),
+    )
+    return moved.widened(8 * ULP * (np.abs(scale) * nodes.largest + np.abs(shift)))
+
+
+def _clipped(nodes: Nodes, low: Array, high: Array) -> Nodes:
+    """The nodes between two limits: a line from end to end, and what remains at the corners."""
+    # A limit that float32 rounds moves by one rounding.
+    a, b = nodes.low, nodes.high
+    fa, fb = np.clip(a, low, high), np.clip(b, low, high)
+    width = np.where(b > a, b - a, 1.0)
+    slope = np.clip((fb - fa) / width, 0, 1)
+    corners = np.stack([a, b, np.clip(low, a, b), np.clip(high, a, b)])
+    rest = np.clip(corners, low, high) - slope * corners
+    least, most = rest.min(axis=0), rest.max(axis=0)
+    passes, stops = (a >= low) & (b <= high), (b < low) | (a > high)
+    kept, opened = np.where(stops, 0.0, 1.0)[:, None, :], np.where(passes, 1.0, 0.0)[:, None, :]
+    down = np.minimum(nodes.down * opened, nodes.down * kept)
+    up = np.maximum(nodes.up * opened, nodes.up * kept)
+    moved = Nodes(nodes.center * slope + (least + most) / 2, nodes.form * slope[:, None, :], fa, fb, down, up)
+    limits = rounding.UNIT * np.maximum(np.abs(low), np.abs(high))
+    return moved.widened((most - least) / 2 + 8 * ULP * (nodes.largest + np.abs(fa) + np.abs(fb)) + limits)
+
+
+def _sums(table: Table, nodes: Nodes, pieces: list[Piece]) -> Nodes:
+    """The sums of the edges, with the float64 error of this function. Appends the pieces of each source."""
+    edges = table.edges
+    count, inputs = nodes.down.shape[:2]
+    at_low, at_high = edges.values(nodes.low), edges.values(nodes.high)
+    reach = np.abs(nodes.center) + np.abs(nodes.form).sum(axis=1) + nodes.largest  # [N, I]
+    center = np.broadcast_to(edges.constant, (count, edges.destinations)).copy()
+    lines = np.zeros((count, edges.sources, edges.destinations))
+    size, radius, low, high = np.abs(center), np.zeros_like(center), center.copy(), center.copy()
+    down, up, steep = (np.zeros((count, inputs, edges.destinations)) for _ in range(3))
+    for i in range(edges.sources):
+        piece = Piece.of(table, i, (nodes.low[:, i], nodes.high[:, i]), (at_low[:, i], at_high[:, i]))
+        pieces.append(piece)
+        least, most = piece.rest(np.zeros_like(center))
+        slope, rest_low, rest_high = piece.line()
+        center += slope * (nodes.center[:, i] - piece.middle)[:, None] + (rest_low + rest_high) / 2
+        lines[:, i] = slope
+        radius += (rest_high - rest_low) / 2
+        bound = np.maximum(np.abs(least), np.abs(most)) + np.maximum(np.abs(rest_low), np.abs(rest_high))
+        size += 2 * np.abs(slope) * reach[:, i, None] + 2 * bound
+        low, high = low + least, high + most
+        a, b = product(nodes.down[:, :, i, None], nodes.up[:, :, i, None], piece.down[:, None], piece.up[:, None])
+        down, up, steep = down + a, up + b, steep + np.maximum(np.abs(a), np.abs(b))
+    noise = ULP * (edges.sources + 8) * size
+    slack = ULP * (edges.sources + 8) * steep
+    low, high = low - noise, high + noise
+    summed = Nodes(center, nodes.form @ lines, low, high, down - slack, up + slack).widened(radius + noise)
+    # The interval has no need of the symbol, because it holds all values without it.
+    summed = dataclasses.replace(summed, low=low, high=high)
+    return summed.within(*summed.summed())
+
+
+def product(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
+    """The interval [a, b] * [c, d]."""
+    products = a * c, a * d, b * c, b * d
+    return np.minimum.reduce(products), np.maximum.reduce(products)

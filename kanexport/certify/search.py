@@ -1,0 +1,160 @@
+"""Search of a network: the highest and lowest outputs in a box, and points where an output rises or falls."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.certify.enclosure import Network
+from kanexport.ir.model import Kan
+from kanexport.verify import float64_reference
+
+Array = npt.NDArray[np.float64]
+
+FIRST = 4096  # random points
+STARTS = 3  # points from which the search climbs to each end of each output
+VALUES = 17  # of an input that one step of the search tries
+LINES = 24  # points, through which a line in each input is searched for rises and falls
+ROWS = 8192  # that are evaluated at a time
+SWEEPS = 8
+
+
+@dataclass(eq=False)
+class Found:
+    """Best points so far.
+
+    low, high          [m]: the lowest and highest outputs in float64
+    at_low, at_high    [m, n]: where
+    """
+
+    kan: Kan
+    box: tuple[Array, Array]
+    low: Array = field(init=False)
+    high: Array = field(init=False)
+    at_low: Array = field(init=False)
+    at_high: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        outputs, inputs = self.kan.n_outputs, self.kan.n_inputs
+        self.low, self.high = np.full(outputs, np.inf), np.full(outputs, -np.inf)
+        self.at_low, self.at_high = np.zeros((outputs, inputs)), np.zeros((outputs, inputs))
+
+    def add(self, x: Array) -> Array:
+        """Evaluate rows [B, n] of the box and keep the best. Returns the outputs [B, m]."""
+        parts = [float64_reference.evaluate(self.kan, x[at : at + ROWS]).y for at in range(0, len(x), ROWS)]
+        y = np.concatenate(parts)
+        lowest, highest = y.argmin(axis=0), y.argmax(axis=0)
+        for o in range(y.shape[1]):
+            if y[lowest[o], o] < self.low[o]:
+                self.low[o], self.at_low[o] = y[lowest[o], o], x[lowest[o]]
+            if y[highest[o], o] > self.high[o]:
+                self.high[o], self.at_high[o] = y[highest[o], o], x[highest[o]]
+        return y
+
+    @property
+    def span(self) -> Array:
+        """[m]: the found range, at least a little more than zero."""
+        return np.maximum(self.high - self.low, 1e-9 * (1 + np.maximum(np.abs(self.low), np.abs(self.high))))
+
+
+def random_points(box: tuple[Array, Array], count: int, rng: np.random.Generator) -> Array:
+    """[count, n]: points of a box, a quarter of which have inputs at its ends."""
+    low, high = box
+    x = rng.uniform(low, high, (count, len(low)))
+    ends = rng.random(x.shape) < np.where(np.arange(count) % 4 == 0, 0.5, 0.0)[:, None]
+    return np.clip(np.where(ends, np.where(rng.random(x.shape) < 0.5, low, high), x), low, high)
+
+
+def climb(found: Found, until: float, rng: np.random.Generator) -> None:
+    """Improve the best points by one input at a time, until no step helps or the time is over. `until`: of
+    `time.monotonic`."""
+    x = random_points(found.box, FIRST, rng)
+    y = found.add(x)
+    order = y.argsort(axis=0)
+    for sign, ranks in ((-1, order[:STARTS]), (1, order[-STARTS:])):
+        for o in range(y.shape[1]):
+            starts = [x[at] for at in ranks[:, o]] + [(found.at_high if sign > 0 else found.at_low)[o]]
+            for start in starts:
+                _from(found, start, o, sign, until, rng)
+                if time.monotonic() > until:
+                    return
+
+
+def _from(found: Found, start: Array, output: int, sign: int, until: float, rng: np.random.Generator) -> None:
+    """Climb from one point [n] in one output, up for the sign 1 and down for -1."""
+    low, high = found.box
+    point, reach = start.copy(), 1.0
+    best = sign * float64_reference.evaluate(found.kan, point[None]).y[0, output]
+    for _ in range(SWEEPS):
+        before = best
+        for group in np.array_split(rng.permutation(len(low)), max(1, len(low) * VALUES // 512)):
+            # All steps of one input each, of several inputs at a time; then the best ones together.
+            trials = np.repeat(point[None], len(group) * VALUES, axis=0)
+            grid = np.linspace(-1, 1, VALUES)
+            for k, at in enumerate(group):
+                width = (high[at] - low[at]) * reach
+                trials[k * VALUES : (k + 1) * VALUES, at] = np.clip(point[at] + grid * width, low[at], high[at])
+            values = sign * found.add(trials)[:, output].reshape(len(group), VALUES)
+            joint = point.copy()
+            for k, at in enumerate(group):
+                joint[at] = trials[k * VALUES + values[k].argmax(), at]
+            together = sign * found.add(joint[None])[0, output]
+            k, j = divmod(int(values.argmax()), VALUES)
+            if together > max(best, values[k, j]):
+                point, best = joint, float(together)
+            elif values[k, j] > best:
+                point, best = trials[k * VALUES + j], float(values[k, j])
+            if time.monotonic() > until:
+                return
+        if best <= before + 1e-4 * abs(before):
+            if reach < 0.02:
+                return
+            reach /= 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Witnesses:
+    """Pairs of points [n, m, 2, n] that differ in one input, where the output is proven to rise or to fall; `rises`
+    and `falls` [n, m] say where there is one."""
+
+    rises: npt.NDArray[np.bool_]
+    falls: npt.NDArray[np.bool_]
+    up: Array
+    down: Array
+
+
+def witnesses(network: Network, found: Found, until: float, rng: np.random.Generator) -> Witnesses:
+    """Search lines along each input for steps where an output rises and steps where it falls, and prove them."""
+    low, high = found.box
+    inputs, outputs = len(low), len(found.low)
+    flags = np.zeros((2, inputs, outputs), dtype=bool)
+    pairs = np.zeros((2, inputs, outputs, 2, inputs))
+    for at in range(inputs):
+        points = random_points(found.box, LINES, rng)
+        points[0] = (low + high) / 2
+        lines = np.repeat(points[:, None], VALUES, axis=1)
+        lines[:, :, at] = np.linspace(low[at], high[at], VALUES)
+        y = found.add(lines.reshape(-1, inputs)).reshape(LINES, VALUES, outputs)
+        change = np.diff(y, axis=1).reshape(-1, outputs)
+        _prove(network, at, lines, change, flags, pairs)
+        if time.monotonic() > until:
+            break
+    return Witnesses(flags[0], flags[1], pairs[0], pairs[1])
+
+
+def _prove(network: Network, at: int, lines: Array, change: Array, flags: npt.NDArray[np.bool_], pairs: Array) -> None:
+    """Prove the largest rise and the largest fall of each output, among changes [LINES * (VALUES - 1), m]."""
+    outputs = change.shape[1]
+    for way, steps in ((0, change.argmax(axis=0)), (1, change.argmin(axis=0))):
+        line, step = np.divmod(steps, VALUES - 1)
+        a, b = lines[line, step], lines[line, step + 1]  # [m, n]
+        both = np.concatenate([a, b])
+        nodes = network.enclose(both, both, served=False)
+        o = np.arange(outputs)
+        before, after = (o, outputs + o) if way == 0 else (outputs + o, o)
+        proven = nodes.low[after, o] > nodes.high[before, o]
+        flags[way, at] |= proven
+        pairs[way, at, :, 0], pairs[way, at, :, 1] = a, b

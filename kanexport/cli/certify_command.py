@@ -1,0 +1,141 @@
+"""Command `kanserve certify`: proves ranges, directions and Lipschitz bounds of a checkpoint over a box of inputs.
+
+It writes nothing. The certificate goes to stdout; `--json` prints one document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from kanexport import pipeline
+from kanexport.bundle import baseline
+from kanexport.certify import boxes, certificate
+from kanexport.certify.certificate import Certificate
+from kanexport.cli import arguments
+from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
+from kanexport.contract.cli.tables import Table
+from kanexport.contract.naming import UNNAMED
+from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
+from kanexport.errors import OptionError
+from kanexport.export_request import Request
+from kanexport.ir.model import Kan
+
+GRID = "grid"
+BOX = "--box"
+MANIFEST = "manifest.json"
+TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+EXAMPLES = """examples:
+  kanserve certify digits.pt                                 over the grid that the model was trained on
+  kanserve certify digits.pt --box rows.npz --budget 5m      over the range of each column of these rows
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `certify` to a parser."""
+    parser.description = (
+        "Prove the output ranges of a trained KAN over a box of inputs, the direction of each output in each input, "
+        "and Lipschitz bounds. The ranges hold for the float32 graph that `kanserve export` writes."
+    )
+    parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
+    add = parser.add_argument
+    add("path", type=Path, metavar="checkpoint", help="checkpoint file, or prefix of a pykan checkpoint")
+    add(
+        BOX,
+        default=GRID,
+        metavar="FILE",
+        help="rows as .npz, .npy or .csv, whose smallest and largest value of each column make the box, or `grid`: the "
+        "grid of each input (default: grid)",
+    )
+    add("--budget", default="60s", metavar="TIME", help="time for the search and the bounds, such as 30s or 5m")
+    add("--json", action="store_true", help="print one JSON document")
+    arguments.fact_options(parser)
+    add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
+    arguments.naming_options(parser)
+    arguments.scaler_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Certify a network from parsed arguments. Returns the exit code. Raises ExportError."""
+    budget = seconds(args.budget)
+    _require_checkpoint(args.path)
+    kan, names = pipeline.network(_request(args))
+    low, high = boxes.of_grid(kan) if args.box == GRID else boxes.of_rows(baseline.load(Path(args.box), BOX))
+    result = certificate.certify(kan, low, high, budget)
+    features = tuple(names.feature(at) for at in range(kan.n_inputs))
+    classes = tuple(names.output(at) for at in range(kan.n_outputs))
+    if args.json:
+        print_json(certificate.document(result, features, classes))
+    else:
+        _show(result, kan, features, classes)
+    return Exit.DONE
+
+
+def seconds(text: str) -> float:
+    """The seconds of a time such as "60s", "5m" or "30". Raises OptionError."""
+    match = TIME.fullmatch(text.strip())
+    value = float(match[1]) * SECONDS[match[2] or ""] if match else 0.0
+    if not (value > 0 and math.isfinite(value)):
+        raise OptionError(
+            f"--budget is {text[:40]!r}, expected a time above zero",
+            code="budget-out-of-range",
+            hint="pass a time such as 60s or 5m",
+        )
+    return value
+
+
+def _require_checkpoint(path: Path) -> None:
+    """Raises OptionError for a version folder, whose graphs do not have the coefficients in a form that is proven."""
+    versions = (path / MANIFEST, *path.glob(f"*/{MANIFEST}")) if path.is_dir() else ()
+    if any(file.exists() for file in versions):
+        raise OptionError(
+            f"{path} is an exported model: its graphs have the functions of the network only as rounded operators",
+            code="certificate-needs-checkpoint",
+            hint="pass the checkpoint that was exported, with the same options",
+        )
+
+
+def _request(args: argparse.Namespace) -> Request:
+    return Request(
+        path=args.path,
+        repository=None,
+        family=args.family,
+        options=tuple(args.option),
+        symbolic=tuple(args.symbolic),
+        functions=tuple(args.function),
+        architecture=args.architecture,
+        expected_outputs=tuple(args.expected_outputs),
+        names=arguments.names(args) or UNNAMED,
+        baseline=args.baseline,
+        out_of_range=args.out_of_range,
+        input_scaler=args.input_scaler,
+        output_scaler=args.output_scaler,
+    )
+
+
+def _show(result: Certificate, kan: Kan, features: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    outputs = Table(
+        f"outputs of the served graph over the box ({result.boxes} boxes, {result.seconds:.1f} s)",
+        ("output", "proven low", "found low", "found high", "proven high", "proven / found"),
+        ("proven low", "found low", "found high", "proven high", "proven / found"),
+    )
+    for o, name in enumerate(classes):
+        values = result.y_low[o], result.found_low[o], result.found_high[o], result.y_high[o], result.tightness[o]
+        outputs.add(name, *(f"{value:.4g}" for value in values))
+    outputs.show()
+    inputs = Table(
+        "effect of each input over the box",
+        ("input", "low", "high", *(f"{name} {what}" for name in classes for what in ("direction", "Lipschitz"))),
+    )
+    for i, name in enumerate(features):
+        cells = [(result.direction[i][o], f"{result.lipschitz[i, o]:.4g}") for o in range(len(classes))]
+        inputs.add(name, f"{result.low[i]:.4g}", f"{result.high[i]:.4g}", *(cell for pair in cells for cell in pair))
+    inputs.show()
+    say(f"float32 graph and network differ by at most {np.max(result.slack):.2g}")
+    for assumption in certificate.ASSUMPTIONS:
+        say(f"assumes: {assumption}")
