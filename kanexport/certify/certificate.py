@@ -22,11 +22,11 @@ SEARCHING = 0.3  # of the budget, at most
 METHOD = "affine and interval enclosure with branch and bound"
 ASSUMPTIONS = (
     "inputs are float32 values in the box",
-    "the graph is the plain or large-batch float32 graph of this checkpoint, with options of this command; quantized "
-    "graphs, graphs in float64 and graphs with custom operators are not covered",
+    "the graph is a float32 graph that `kanserve export` writes from this checkpoint with the same options, on a CPU; "
+    "quantized graphs, graphs in float64 and reduced precision of an accelerator, such as TF32, are not covered",
     "the runtime rounds sums and products as IEEE 754 requires, in any order, and its elementary functions have an "
     "error of at most 1e-6 * max(1, |f|)",
-    "numpy's elementary functions in float64 have an error of at most four units in the last place",
+    "numpy computes elementary functions in float64 with an error of at most four units in the last place",
     "directions and Lipschitz bounds are those of the function of the checkpoint; the graph differs from it by at most "
     "float32_slack",
 )

@@ -63,7 +63,7 @@ def _silu_third(low: Array, high: Array) -> Array:
 
 def _exp_of_high(low: Array, high: Array) -> Array:
     with np.errstate(over="ignore"):
-        return np.asarray(np.exp(high) * (1 + 1e-9) + 0 * low)
+        return np.asarray(np.exp(high) * (1 + 1e-9) + 0 * low, dtype=np.float64)
 
 
 _ONE, _ZERO = _constant(1.0), _constant(0.0)

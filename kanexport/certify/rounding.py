@@ -5,8 +5,8 @@ The bound covers every form in which `lowering/` writes splines, since it takes 
 * Stored knots are rounded, and closed forms move them to equal distances. With every knot moved by d, a spline moves
   by at most 4 max |S'| d (the derivative with respect to a knot, Jupp 1978), and a single function by its part.
 * The distance to a knot or a center, in cells, has an error of `_argument`. The pieces of a spline are polynomials
-  with Bernstein coefficients of at most C, its largest coefficient, so that powers have coefficients of at most
-  3^p C in sum, in at most p + 2 functions and three neighboring cells.
+  with Bernstein coefficients of at most C, its largest coefficient. So the coefficient of u^q is at most
+  binomial(p, q) 2^q C, and all are at most 3^p C in sum, in at most p + 2 functions and three neighboring cells.
 * A sum of n terms in any order has an error of at most n u / (1 - n u) times the sum of their magnitudes (Higham
   2002, 4.2), with u = 2^-24. A product that adds without rounding (FMA) is within the same bound.
 
@@ -28,6 +28,7 @@ Array = npt.NDArray[np.float64]
 UNIT = 2.0**-24  # of float32's rounding
 FUNCTION = 1e-6
 LARGEST = 1e30  # magnitudes from which on float32 may overflow
+FEW = 1024.0  # roundings of the largest coefficient inside of the functions of a source, for degrees up to 3
 COARSE = 64  # roundings of a knot that fit into a cell, at least
 
 
@@ -69,15 +70,28 @@ def _spline(spline: Spline) -> tuple[Array, float, Array]:
     near = closed or away <= NEAR
     if near:
         moved = moved + 2 * away
-    argument = _argument(basis, knot / narrowest, near)
-    powers = 3 * (p + 2) * 3.0**p * largest
-    error = 4 * (p + 2) * p * largest * moved + powers * argument
+    error, magnitude, terms = _of_form(basis, largest, moved, _argument(basis, knot / narrowest, near))
     if near and not closed:
         error = error + _refitted(spline)
     variation = np.abs(np.diff(np.pad(spline.coefs[0], ((0, 0), (0, 0), (1, 1))), axis=2)).sum(axis=2)
-    magnitude = (p + 2) * 3.0**p * largest + (0.0 if closed else variation)
-    terms = 3.0 * (p + 2) if closed else float(p * basis.extended.shape[1])
-    return error, terms, magnitude
+    return error, terms, magnitude + variation
+
+
+def _of_form(basis: BSpline, largest: Array, moved: Array, argument: Array) -> tuple[Array, Array, float]:
+    """The error and magnitude [I, O] of splines with coefficients of at most `largest`, and the terms of a source, in
+    the worst form. `moved`, `argument` [I, 1]: of knots and of distances, in cells.
+
+    Degree 3 and below: a cube of the uniform forms has a slope of at most 2 (wide) or 3.2 (narrow) with respect to its
+    distance, and five functions act; three cells of the form by powers have a slope of at most 6 C each. Terms of the
+    form by powers are at most C (2 + 20 / 4 + 8 * 4 / 27) in a cell, and in all cells before they add up to the change
+    of the spline there, which is at most the variation of the coefficients.
+    """
+    p = basis.degree
+    shifts = 4 * (p + 2) * p * largest * moved
+    if p <= 3:
+        return shifts + (32 * argument + FEW * UNIT) * largest, 9 * largest, float(basis.extended.shape[1] + 12)
+    powers = (p + 2) * 3.0**p * largest
+    return shifts + 3 * powers * argument, powers, float(p * basis.extended.shape[1])
 
 
 def _argument(basis: BSpline, cells: Array, near: bool) -> Array:
