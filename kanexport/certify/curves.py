@@ -53,17 +53,17 @@ def _silu_slope(x: Array) -> Array:
 
 def _silu_second(low: Array, high: Array) -> Array:
     near = _nearest(low, high)
-    return np.minimum(0.5, (2 + near) * np.exp(-near))
+    return np.asarray(np.minimum(0.5, (2 + near) * np.exp(-near)))
 
 
 def _silu_third(low: Array, high: Array) -> Array:
-    near = np.maximum(_nearest(low, high), 0)
-    return np.minimum(0.7, (3 + near) * np.exp(-near))
+    near = _nearest(low, high)
+    return np.asarray(np.minimum(0.7, (3 + near) * np.exp(-near)))
 
 
 def _exp_of_high(low: Array, high: Array) -> Array:
     with np.errstate(over="ignore"):
-        return np.asarray(np.exp(high) * (1 + 1e-9) + 0 * low, dtype=np.float64)
+        return np.asarray(np.exp(high) * (1 + 1e-9) + 0 * low)
 
 
 _ONE, _ZERO = _constant(1.0), _constant(0.0)

@@ -1,0 +1,225 @@
+"""Certificates hold on the served graphs in float32, for golden checkpoints and random networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanexport import pipeline
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.certify import boxes, certificate
+from kanexport.certify.certificate import DECREASING, INCREASING, NEITHER, Certificate
+from kanexport.contract import custom_ops
+from kanexport.contract.sections import Scaler, Scalers
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.export_request import Request
+from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
+from kanexport.ir import norms, scaling
+from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
+from kanexport.ir.steps import Affine, Select
+from kanexport.lowering import lower, spline_forms
+from kanexport.verify import float64_reference, graph_runner
+
+pytestmark = pytest.mark.slow
+
+Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+ROWS = 4000
+# Certified range over found range, at most.
+GOLDEN = {
+    "efficient-kan-digits": 6.0,
+    "efficient-kan-wine-update-grid": 1.2,
+    "inkan-hello": 1.05,
+    "kanx-hello": 1.05,
+    "pykan-0.0.5-hello": 1.05,
+    "pykan-diabetes": 1.05,
+    "pykan-ellipj-float64": 1.05,
+    "pykan-feynman-I.6.20": 1.05,
+    "pykan-hello-adapted": 1.05,
+    "pykan-hello-pruned": 1.05,
+    "pykan-hello-symbolic": 1.05,
+    "pykan-knot-signature": 1.05,
+    "pykan-prune-input": 1.05,
+    "pykan-pruned-edges": 1.05,
+}
+
+
+def network(path: Path, options: tuple[str, ...]) -> Kan:
+    return pipeline.network(Request(path=path, repository=None, options=options))[0]
+
+
+def graphs(kan: Kan) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """The graphs that an export may write, from float32 rows to outputs."""
+    result = {}
+    away = tuple(spline_forms.uniform_layers(kan, "float32"))
+    for near in dict.fromkeys(((), away)):
+        lowered = lower.lower(kan, "float32", many=256, kernel=True, near=near)
+        models = {"plain": (lowered.model, ""), "many": (lowered.many and lowered.many.graph, "")}
+        models["kernel"] = (lowered.kernel, custom_ops.library())
+        for name, (model, library) in models.items():
+            if model and (library or name != "kernel"):
+                session = graph_runner.session(model, lowered.weights, library)
+                result[f"{name} {near}"] = lambda x, s=session: graph_runner.run(s, {"x": x})["y"]
+    return result
+
+
+def inner_float32(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and largest float32 numbers between two arrays."""
+    a, b = low.astype(np.float32), high.astype(np.float32)
+    a = np.where(a < low, np.nextafter(a, np.float32(np.inf)), a)
+    return a, np.where(b > high, np.nextafter(b, np.float32(-np.inf)), b)
+
+
+def points(c: Certificate, rng: np.random.Generator) -> np.ndarray:
+    """Float32 rows of the box: random ones, ones at its ends, and ones near the best points."""
+    x = rng.uniform(c.low, c.high, (ROWS, len(c.low)))
+    ends = rng.random(x.shape) < 0.3 * (np.arange(ROWS) % 3 == 0)[:, None]
+    x = np.where(ends, np.where(rng.random(x.shape) < 0.5, c.low, c.high), x)
+    best = np.concatenate([c.at_low, c.at_high])
+    near = best[rng.integers(0, len(best), ROWS // 2)]
+    size = (c.high - c.low) * 10.0 ** rng.uniform(-7, -1, (len(near), 1))
+    x[: len(near)] = near + size * rng.normal(size=near.shape)
+    return np.clip(x.astype(np.float32), *inner_float32(c.low, c.high))
+
+
+def assert_holds(kan: Kan, c: Certificate) -> None:
+    """Raises AssertionError if a point contradicts the certificate."""
+    x = points(c, np.random.default_rng(5))
+    exact = float64_reference.evaluate(kan, x.astype(np.float64)).y
+    for name, run in graphs(kan).items():
+        y = run(x)
+        assert (y >= c.y_low).all(), name
+        assert (y <= c.y_high).all(), name
+        assert (np.abs(y - exact) <= c.slack).all(), name
+    assert (c.y_low <= c.found_low).all()
+    assert (c.found_high <= c.y_high).all()
+    assert_directions_hold(kan, c, x.astype(np.float64)[:400], exact[:400])
+
+
+def assert_directions_hold(kan: Kan, c: Certificate, x: np.ndarray, y: np.ndarray) -> None:
+    rng = np.random.default_rng(6)
+    for i, words in enumerate(c.direction):
+        moved = x.copy()
+        moved[:, i] = rng.uniform(x[:, i], c.high[i])
+        step = moved[:, i] - x[:, i]
+        change = float64_reference.evaluate(kan, moved).y - y
+        noise = 1e-12 * (1 + np.abs(y).max())
+        assert (np.abs(change) <= c.lipschitz[i] * step[:, None] + noise).all()
+        for o, word in enumerate(words):
+            assert word != INCREASING or (change[:, o] >= -noise).all()
+            assert word != DECREASING or (change[:, o] <= noise).all()
+            if word == NEITHER:
+                pairs = np.concatenate([c.witnesses.up[i, o], c.witnesses.down[i, o]])
+                assert (np.delete(pairs[::2] - pairs[1::2], i, axis=1) == 0).all()
+                at = float64_reference.evaluate(kan, pairs).y[:, o]
+                assert at[1] > at[0]
+                assert at[3] < at[2]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_checkpoints(golden: Golden, name: str) -> None:
+    kan = network(*golden(name))
+    c = certificate.certify(kan, *boxes.of_grid(kan), budget=1.5)
+    assert_holds(kan, c)
+    assert c.tightness.max() <= GOLDEN[name]
+
+
+def random_network(seed: int) -> Kan:
+    """Network of splines on uneven or uniform knots with symbolic edges and affine steps."""
+    rng = np.random.default_rng(seed)
+    degree = int(rng.integers(1, 5))
+    widths = [int(n) for n in rng.integers(1, 5, 3)]
+    layers = []
+    for sources, destinations in itertools.pairwise(widths):
+        shape, count = (sources, destinations), int(rng.integers(1, 8)) + 2 * degree + 1
+        knots = np.tile(np.linspace(-1.7, 1.5, count), (sources, 1))
+        if seed % 2:
+            knots = np.cumsum(rng.uniform(0.05, 0.8, (sources, count)), axis=1) - 2
+        spline = BSpline(knots.astype(np.float32).astype(np.float64), degree)
+        base = ("silu", "tanh", "sin", "identity")[seed % 4]
+        terms = (
+            BasisTerm(spline, rng.normal(size=(*shape, spline.functions)).astype(np.float32).astype(np.float64)),
+            BasisTerm(Activation(ACTIVATIONS[base]), rng.normal(size=(*shape, 1))),
+        )
+        name = ("sin", "exp", "x^2", "x^3", "cos", "tanh")[seed % 6]
+        symbolic = (SymbolicEdge(0, 0, SYMBOLIC[name], 0.7, 0.1, 0.5, -0.2, 1.0),) if seed % 3 == 0 else ()
+        step = Affine(rng.normal(size=destinations), rng.normal(size=destinations))
+        steps = (step,) if seed % 5 == 0 else ()
+        mask, bias = (rng.random(shape) > 0.2).astype(float), rng.normal(size=destinations)
+        layers.append(Layer(terms, mask, bias, np.ones(shape, dtype=bool), symbolic, post_steps=steps))
+    return Kan(widths[0], tuple(layers))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("reach", [1.0, 3.0])
+def test_random_networks(seed: int, reach: float) -> None:
+    """Also with boxes that leave the grid."""
+    kan = random_network(seed)
+    low, high = boxes.of_grid(kan)
+    center, radius = (low + high) / 2, reach * (high - low) / 2
+    assert_holds(kan, certificate.certify(kan, center - radius, center + radius, budget=0.4))
+
+
+def test_scalers_selections_and_clamped_inputs() -> None:
+    kan = random_network(3)
+    sources = kan.layers[0].sources
+    first = dataclasses.replace(kan.layers[0], pre_steps=(Select(tuple(range(1, sources + 1))),))
+    kan = norms.clamped(Kan(sources + 1, (first, *kan.layers[1:])))
+    offset, scale = tuple(1000.0 + np.arange(sources + 1)), tuple(0.5 + np.arange(sources + 1))
+    inputs = Scaler(kind="standard", offset=offset, scale=scale, name="s.json")
+    outputs = Scaler(kind="standard", offset=(5.0,) * kan.n_outputs, scale=(40.0,) * kan.n_outputs, name="t.json")
+    kan = scaling.scaled(kan, Scalers(inputs=inputs, outputs=outputs), "float32")
+    low, high = boxes.of_grid(kan)
+    assert (np.abs((low + high) / 2 - offset) <= 2 * np.array(scale)).all()
+    wide = certificate.certify(kan, low - 5, high + 5, budget=1.0)
+    assert_holds(kan, wide)
+    assert wide.direction[0] == (INCREASING,) * kan.n_outputs  # no edge reads it
+    assert (wide.lipschitz[0] == 0).all() or (wide.lipschitz[0] < 1e-200).all()
+
+
+def test_a_box_of_one_point() -> None:
+    kan = random_network(1)
+    point = np.full(kan.n_inputs, 0.25)
+    c = certificate.certify(kan, point, point, budget=0.5)
+    assert_holds(kan, c)
+    assert (c.y_high - c.y_low <= 2 * c.slack + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fastkan-digits", "class B"),
+        ("chebykan-bare-layer", "the basis chebyshev has no proven bounds"),
+        ("torchkan-digits", "the basis gelu has no proven bounds"),
+        ("pykan-mult-affine", "a step of kind 'product' has no enclosure"),
+        ("wav-kan-mexican-hat-wine", "the term mexican_hat has edges that certificates do not support"),
+    ],
+)
+def test_other_networks_are_refused(golden: Golden, name: str, message: str) -> None:
+    kan = network(*golden(name))
+    box = np.full(kan.n_inputs, -1.0), np.full(kan.n_inputs, 1.0)
+    with pytest.raises(InvalidKan, match=message) as caught:
+        certificate.certify(kan, *box, budget=1.0)
+    assert caught.value.code == "certificate-not-supported"
+
+
+def test_boxes_that_are_not_valid() -> None:
+    kan = random_network(1)
+    low, high = boxes.of_grid(kan)
+    for bad, message in (
+        ((high, low), "expected finite numbers in ascending order"),
+        ((low, high * np.nan), "expected finite numbers in ascending order"),
+        ((low[:0], high[:0]), "the box has 0 columns"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            certificate.certify(kan, *bad, budget=1.0)
+    for budget in (0.0, -1.0, float("nan")):
+        with pytest.raises(OptionError, match="the budget is"):
+            certificate.certify(kan, low, high, budget=budget)
+    with pytest.raises(InvalidKan, match="exceed float32"):
+        certificate.certify(kan, low - 1e33, high + 1e33, budget=1.0)
