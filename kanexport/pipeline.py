@@ -101,7 +101,7 @@ def network(request: Request, *, advance: Callable[[int, int], None] = lambda do
 
 
 def _served(kan: Kan, request: Request, target: Target) -> Kan:
-    """The network with clamped inputs and scalers, if the user asked for them. Raises OptionError."""
+    """The network with clamped inputs and scalers, if the user requests them. Raises OptionError."""
     served = norms.clamped(kan) if request.out_of_range == CLAMP else kan
     return scaling.scaled(served, target.scalers, request.dtype)
 

@@ -1,1 +1,1 @@
-"""Certificates of a network: proven output ranges, directions and Lipschitz bounds over a box of inputs."""
+"""Certificates of a network: guaranteed output ranges, directions and Lipschitz bounds over a box of inputs."""

@@ -1,4 +1,4 @@
-"""Certificate of a network over a box: what is proven, what was found, and what is assumed."""
+"""Certificate of a network over a box: what is guaranteed, what was found, and what is assumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Smooth functions of edges with proven bounds of their derivatives: base activations and symbolic functions.
+"""Smooth functions of edges with bounds of their derivatives: base activations and symbolic functions.
 
 A bound of the second derivative encloses the function between two points: it differs from the chord by at most
 h^2 / 8 times that bound (the error of linear interpolation). The third derivative does the same for the slope.

@@ -1,4 +1,4 @@
-"""Proven facts of the edges of a layer: enclosures of each edge function and of its slope on intervals of its source.
+"""Facts of the edges of a layer: enclosures of each edge function and of its slope on intervals of its source.
 
 A table has points of each source so close that every edge is nearly a line between two of them. Between neighbours
 at a distance h, a function differs from its chord by at most h^2 / 8 * max |f''|. Splines bound their derivatives by
@@ -148,7 +148,7 @@ class Edges:
 
     @classmethod
     def of(cls, layer: Layer) -> Edges:
-        """The functions of a layer. Raises InvalidKan for a term without proven bounds."""
+        """The functions of a layer. Raises InvalidKan for a term without known bounds."""
         splines, smooth, constant = [], [], layer.bias.copy()
         for term in layer.terms:
             if not isinstance(term, BasisTerm) or term.pre_steps or term.stored != precision.FULL:
@@ -160,10 +160,10 @@ class Edges:
                 ones = np.ones(layer.mask.shape)
                 smooth.append(Smooth(curves.BASE[term.kind], coef[:, :, 0], ones, 0 * ones))
             else:
-                raise refuse(f"the basis {term.kind} has no proven bounds in a certificate")
+                raise refuse(f"the basis {term.kind} has no known bounds in a certificate")
         for edge in layer.symbolic:
             if edge.function.name not in curves.EDGE:
-                raise refuse(f"the symbolic function {edge.function.name!r} has no proven bounds in a certificate")
+                raise refuse(f"the symbolic function {edge.function.name!r} has no known bounds in a certificate")
             weight, rate, shift = (np.zeros(layer.mask.shape) for _ in range(3))
             at = edge.source, edge.destination
             weight[at], rate[at], shift[at] = edge.mask * edge.c, edge.a, edge.b

@@ -43,12 +43,13 @@ class Nodes:
     up: Array
 
     @classmethod
-    def of_boxes(cls, low: Array, high: Array) -> Nodes:
-        """The inputs of boxes from low to high [N, n]."""
+    def of_boxes(cls, low: Array, high: Array, *, slopes: bool = True) -> Nodes:
+        """The inputs of boxes from low to high [N, n]. `slopes`: with derivatives; otherwise n is 0 in `down`, `up`."""
         center = (low + high) / 2
         radius = np.maximum(high - center, center - low) * (1 + 4 * ULP)
         one = np.broadcast_to(np.eye(low.shape[1]), (len(low), low.shape[1], low.shape[1]))
-        return cls(center, one * radius[:, :, None], low, high, one.copy(), one.copy())
+        start = one if slopes else one[:, :0]
+        return cls(center, one * radius[:, :, None], low, high, start.copy(), start.copy())
 
     @property
     def largest(self) -> Array:
@@ -62,7 +63,7 @@ class Nodes:
         return self.center - radius - edge, self.center + radius + edge
 
     def widened(self, error: Array) -> Nodes:
-        """With an error of at most `error` [N, w] or [w] of each node, as a symbol of its own."""
+        """With an error of at most `error` [N, w] or [w] of each node, as a separate symbol."""
         error = np.broadcast_to(error * (1 + 1e-12), self.center.shape)
         new = np.zeros((*error.shape, error.shape[1]))
         at = np.arange(error.shape[1])
@@ -111,16 +112,16 @@ class Network:
             stages.append(stage)
         return cls(tuple(stages), low, high, slack * (1 + 1e-9))
 
-    def enclose(self, low: Array, high: Array, *, served: bool = True) -> Nodes:
+    def enclose(self, low: Array, high: Array, *, served: bool = True, slopes: bool = True) -> Nodes:
         """The outputs on boxes from low to high [N, n], within the box of the network. `served`: with the float32
-        errors of the graph; without them, the outputs of the exact function."""
+        errors of the graph; without them, the outputs of the exact function. `slopes`: with derivatives."""
         first, rest = self.stages[0], self.stages[1:]
-        nodes, pieces = _first_sums(first, Nodes.of_boxes(low, high), served)
+        nodes, pieces = _first_sums(first, Nodes.of_boxes(low, high, slopes=slopes), served)
         outputs = _through(rest, _steps(first.after, nodes, served), served)
         if not rest:
             return outputs
         # The same with the sums of the first layer as symbols, in which outputs are nearly lines.
-        sums = Nodes.of_boxes(nodes.low, nodes.high)
+        sums = Nodes.of_boxes(nodes.low, nodes.high, slopes=False)
         later = _through(rest, _steps(first.after, sums, served), served)
         slack = first.slack if served else 0 * first.slack
         return outputs.within(*_by_inputs(sums, later, pieces, first.table.edges.constant, slack))

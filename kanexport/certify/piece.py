@@ -1,4 +1,4 @@
-"""Edges of one source on one interval in each box: lines beside them, ranges of what remains, ranges of slopes."""
+"""Edges of one source on one interval in each box: lines near them, ranges of the rest, ranges of slopes."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Found:
 
 
 def random_points(box: tuple[Array, Array], count: int, rng: np.random.Generator) -> Array:
-    """[count, n]: points of a box, a quarter of which have inputs at its ends."""
+    """[count, n]: points of a box, 25% with inputs at its ends."""
     low, high = box
     x = rng.uniform(low, high, (count, len(low)))
     ends = rng.random(x.shape) < np.where(np.arange(count) % 4 == 0, 0.5, 0.0)[:, None]
@@ -117,7 +117,7 @@ def _from(found: Found, start: Array, output: int, sign: int, until: float, rng:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Witnesses:
-    """Pairs of points [n, m, 2, n] that differ in one input, where the output is proven to rise or to fall; `rises`
+    """Pairs of points [n, m, 2, n] that differ in one input, where the output is certain to rise or to fall; `rises`
     and `falls` [n, m] say where there is one."""
 
     rises: npt.NDArray[np.bool_]
@@ -127,7 +127,7 @@ class Witnesses:
 
 
 def witnesses(network: Network, found: Found, until: float, rng: np.random.Generator) -> Witnesses:
-    """Search lines along each input for steps where an output rises and steps where it falls, and prove them."""
+    """Search lines along each input for steps where an output rises and steps where it falls, and verify them."""
     low, high = found.box
     inputs, outputs = len(low), len(found.low)
     flags = np.zeros((2, inputs, outputs), dtype=bool)
@@ -139,22 +139,21 @@ def witnesses(network: Network, found: Found, until: float, rng: np.random.Gener
         lines[:, :, at] = np.linspace(low[at], high[at], VALUES)
         y = found.add(lines.reshape(-1, inputs)).reshape(LINES, VALUES, outputs)
         change = np.diff(y, axis=1).reshape(-1, outputs)
-        _prove(network, at, lines, change, flags, pairs)
+        _verify(network, at, lines, change, flags, pairs)
         if time.monotonic() > until:
             break
     return Witnesses(flags[0], flags[1], pairs[0], pairs[1])
 
 
-def _prove(network: Network, at: int, lines: Array, change: Array, flags: npt.NDArray[np.bool_], pairs: Array) -> None:
-    """Prove the largest rise and the largest fall of each output, among changes [LINES * (VALUES - 1), m]."""
+def _verify(network: Network, at: int, lines: Array, change: Array, flags: npt.NDArray[np.bool_], pairs: Array) -> None:
+    """Verify the largest rise and fall of each output in the input `at`, among changes [LINES * (VALUES - 1), m]."""
     outputs = change.shape[1]
-    for way, steps in ((0, change.argmax(axis=0)), (1, change.argmin(axis=0))):
-        line, step = np.divmod(steps, VALUES - 1)
-        a, b = lines[line, step], lines[line, step + 1]  # [m, n]
-        both = np.concatenate([a, b])
-        nodes = network.enclose(both, both, served=False)
-        o = np.arange(outputs)
-        before, after = (o, outputs + o) if way == 0 else (outputs + o, o)
-        proven = nodes.low[after, o] > nodes.high[before, o]
-        flags[way, at] |= proven
-        pairs[way, at, :, 0], pairs[way, at, :, 1] = a, b
+    steps = np.stack([change.argmax(axis=0), change.argmin(axis=0)])  # [2, m]
+    line, step = np.divmod(steps, VALUES - 1)
+    a, b = lines[line, step], lines[line, step + 1]  # [2, m, n]
+    both = np.stack([a, b]).reshape(-1, a.shape[2])
+    nodes = network.enclose(both, both, served=False, slopes=False)
+    way, o = np.arange(2)[:, None], np.arange(outputs)
+    low, high = (part.reshape(2, 2, outputs, outputs)[:, way, o, o] for part in (nodes.low, nodes.high))  # [2, 2, m]
+    flags[:, at] = low[1, 0] > high[0, 0], low[0, 1] > high[1, 1]
+    pairs[:, at] = np.stack([a, b], axis=2)

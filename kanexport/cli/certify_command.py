@@ -1,4 +1,4 @@
-"""Command `kanserve certify`: proves ranges, directions and Lipschitz bounds of a checkpoint over a box of inputs.
+"""Command `kanserve certify`: certifies ranges, directions and Lipschitz bounds of a checkpoint over a box of inputs.
 
 It writes nothing. The certificate goes to stdout; `--json` prints one document.
 """
@@ -28,6 +28,7 @@ from kanexport.ir.model import Kan
 GRID = "grid"
 BOX = "--box"
 MANIFEST = "manifest.json"
+NO_EFFECT = "no effect"
 TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 EXAMPLES = """examples:
@@ -39,8 +40,8 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `certify` to a parser."""
     parser.description = (
-        "Prove the output ranges of a trained KAN over a box of inputs, the direction of each output in each input, "
-        "and Lipschitz bounds. The ranges hold for the float32 graph that `kanserve export` writes."
+        "Guarantee the output ranges of a trained KAN over a box of inputs, the direction of each output in each "
+        "input, and Lipschitz bounds. The ranges hold for the float32 graph that `kanserve export` writes."
     )
     parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
@@ -90,7 +91,7 @@ def seconds(text: str) -> float:
 
 
 def _require_checkpoint(path: Path) -> None:
-    """Raises OptionError for a version folder, whose graphs do not have the coefficients in a form that is proven."""
+    """Raises OptionError for a version folder, whose graphs do not have no exact coefficients."""
     versions = (path / MANIFEST, *path.glob(f"*/{MANIFEST}")) if path.is_dir() else ()
     if any(file.exists() for file in versions):
         raise OptionError(
@@ -121,8 +122,8 @@ def _request(args: argparse.Namespace) -> Request:
 def _show(result: Certificate, kan: Kan, features: tuple[str, ...], classes: tuple[str, ...]) -> None:
     outputs = Table(
         f"outputs of the served graph over the box ({result.boxes} boxes, {result.seconds:.1f} s)",
-        ("output", "proven low", "found low", "found high", "proven high", "proven / found"),
-        ("proven low", "found low", "found high", "proven high", "proven / found"),
+        ("output", "certified low", "found low", "found high", "certified high", "certified / found"),
+        ("certified low", "found low", "found high", "certified high", "certified / found"),
     )
     for o, name in enumerate(classes):
         values = result.y_low[o], result.found_low[o], result.found_high[o], result.y_high[o], result.tightness[o]
@@ -133,7 +134,9 @@ def _show(result: Certificate, kan: Kan, features: tuple[str, ...], classes: tup
         ("input", "low", "high", *(f"{name} {what}" for name in classes for what in ("direction", "Lipschitz"))),
     )
     for i, name in enumerate(features):
-        cells = [(result.direction[i][o], f"{result.lipschitz[i, o]:.4g}") for o in range(len(classes))]
+        # An output that does not change has the direction "increasing", which people would misread.
+        steep = result.lipschitz[i]
+        cells = [(result.direction[i][o] if steep[o] else NO_EFFECT, f"{steep[o]:.4g}") for o in range(len(classes))]
         inputs.add(name, f"{result.low[i]:.4g}", f"{result.high[i]:.4g}", *(cell for pair in cells for cell in pair))
     inputs.show()
     say(f"float32 graph and network differ by at most {np.max(result.slack):.2g}")

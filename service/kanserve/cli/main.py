@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "certify": Command(
         "kanexport.cli.certify_command",
-        "prove output ranges and directions of a checkpoint over a box",
+        "certify output ranges and directions of a checkpoint over a box",
         EXPORT,
         "export",
     ),

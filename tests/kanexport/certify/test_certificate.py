@@ -194,8 +194,8 @@ def test_a_box_of_one_point() -> None:
     ("name", "message"),
     [
         ("fastkan-digits", "class B"),
-        ("chebykan-bare-layer", "the basis chebyshev has no proven bounds"),
-        ("torchkan-digits", "the basis gelu has no proven bounds"),
+        ("chebykan-bare-layer", "the basis chebyshev has no known bounds"),
+        ("torchkan-digits", "the basis gelu has no known bounds"),
         ("pykan-mult-affine", "a step of kind 'product' has no enclosure"),
         ("wav-kan-mexican-hat-wine", "the term mexican_hat has edges that certificates do not support"),
     ],

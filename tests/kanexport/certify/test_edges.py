@@ -104,7 +104,7 @@ def test_other_functions_are_refused() -> None:
     other = BasisTerm(Gaussian(np.linspace(-2, 2, 5), 1.0), np.ones((SOURCES, DESTINATIONS, 5)))
     repeated = BSpline(np.tile([0.0, 1, 2, 2, 2, 3, 4, 5], (SOURCES, 1)), 2, Repeated.TERM)
     steps = BasisTerm(repeated, np.ones((SOURCES, DESTINATIONS, 5)))
-    for term, message in ((other, "the basis gaussian has no proven bounds"), (steps, "repeated or decreasing knots")):
+    for term, message in ((other, "the basis gaussian has no known bounds"), (steps, "repeated or decreasing knots")):
         changed = Layer((term,), known.mask, known.bias, known.nan_spreads)
         with pytest.raises(InvalidKan, match=message) as caught:
             Edges.of(changed)

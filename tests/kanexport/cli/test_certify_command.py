@@ -1,0 +1,84 @@
+"""`kanserve certify`: the document, the table, boxes and budgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanexport.cli import certify_command
+from kanexport.contract.cli import program
+from kanexport.errors import OptionError
+from kanexport.pipeline import Request, export
+
+Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+
+
+def run(*arguments: object) -> int:
+    parser = program.Parser(prog="kanserve certify")
+    certify_command.configure(parser)
+    words = [str(argument) for argument in arguments]
+    return certify_command.run(program.parse(parser, words))
+
+
+@pytest.fixture(scope="module")
+def hello(golden: Golden) -> Path:
+    return golden("pykan-hello-pruned")[0]
+
+
+def test_the_document(hello: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(hello, "--features", "a,b", "--classes", "z", "--budget", "2s", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["box"]["low"]) == len(document["box"]["high"]) == 2
+    (output,) = document["outputs"]
+    assert output["name"] == "z"
+    assert output["low"] < output["found_low"] < output["found_high"] < output["high"]
+    assert {(entry["input"], entry["output"]) for entry in document["monotone"]} == {("a", "z"), ("b", "z")}
+    assert all(entry["direction"] == "neither" for entry in document["monotone"])
+    assert all(len(entry[word]) == 2 for entry in document["monotone"] for word in ("rises", "falls"))
+    assert [entry["input"] for entry in document["lipschitz"]] == ["a", "b"]
+    assert all(entry["bound"] > 0 for entry in document["lipschitz"])
+    assert 0 < document["seconds"] < 10
+    assert len(document["assumptions"]) == 5
+
+
+def test_the_box_of_rows(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.array([[0.1, -0.2], [0.3, 0.4], [0.2, 0.0]]))
+    assert run(hello, "--box", tmp_path / "rows.npz", "--budget", "1", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["box"] == {"low": [0.1, -0.2], "high": [0.3, 0.4]}
+
+
+def test_the_tables(hello: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(hello, "--budget", "1s") == 0
+    printed = capsys.readouterr().out
+    for part in ("certified low", "y0 direction", "neither", "differ by at most", "assumes: inputs are float32"):
+        assert part in printed
+
+
+def test_columns_of_another_network(hello: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.zeros((2, 3)))
+    with pytest.raises(OptionError, match="the box has 3 columns, the network has 2 inputs"):
+        run(hello, "--box", tmp_path / "rows.npy")
+
+
+def test_an_exported_version_is_refused(hello: Path, tmp_path: Path) -> None:
+    export(Request(path=hello, repository=tmp_path, name="hello"))
+    for folder in (tmp_path / "hello", tmp_path / "hello" / "1"):
+        with pytest.raises(OptionError, match="is an exported model") as caught:
+            run(folder)
+        assert caught.value.code == "certificate-needs-checkpoint"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("60s", 60.0), ("1.5m", 90.0), ("2h", 7200.0), ("30", 30.0)])
+def test_times(text: str, expected: float) -> None:
+    assert certify_command.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "-1s", "", "soon", "1d", "nan", "9" * 400])
+def test_times_that_are_not_valid(text: str) -> None:
+    with pytest.raises(OptionError, match="--budget is"):
+        certify_command.seconds(text)
