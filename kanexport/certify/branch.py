@@ -61,7 +61,7 @@ def bounded(network: Network, low: Array, high: Array) -> Frontier:
     return Frontier(low, high, nodes.low, nodes.high, nodes.down, nodes.up)
 
 
-def refine(network: Network, found: Found, seen: Witnesses, until: float) -> tuple[Frontier, int]:
+def refine(network: Network, best: Found, seen: Witnesses, until: float) -> tuple[Frontier, int]:
     """Split boxes until the time is over or all bounds are close. Returns the boxes and how many were evaluated.
     `until`: of `time.monotonic`."""
     frontier = bounded(network, network.low[None], network.high[None])
@@ -71,7 +71,7 @@ def refine(network: Network, found: Found, seen: Witnesses, until: float) -> tup
     inputs, outputs = frontier.down.shape[1:]
     limit = int(NUMBERS / (2 * inputs * outputs + 2 * inputs + 2 * outputs))
     while time.monotonic() < until and len(frontier) + batch < limit:
-        goals = [_range_gap(frontier, found, network.slack), _sign_gap(frontier, seen)]
+        goals = [_range_gap(frontier, best, network.slack), _sign_gap(frontier, seen)]
         goal = goals[turn % 2] if goals[turn % 2].max() > 0 else goals[(turn + 1) % 2]
         turn += 1
         if not goal.max() > 0:
@@ -80,23 +80,23 @@ def refine(network: Network, found: Found, seen: Witnesses, until: float) -> tup
         worst = worst[goal[worst] > 0]
         taken = np.zeros(len(frontier), dtype=bool)
         taken[worst] = True
-        children = _children(network, frontier, worst, found)
+        children = _children(network, frontier, worst, best)
         frontier = frontier.without(taken).joined(children)
         evaluated += len(children)
     return frontier, evaluated
 
 
-def _children(network: Network, frontier: Frontier, worst: npt.NDArray[np.intp], found: Found) -> Frontier:
+def _children(network: Network, frontier: Frontier, worst: npt.NDArray[np.intp], best: Found) -> Frontier:
     """Both halves of boxes, along the input that changes the outputs most. A half has no worse bounds than its box."""
     low, high = frontier.low[worst], frontier.high[worst]
-    steep = np.maximum(np.abs(frontier.down[worst]), np.abs(frontier.up[worst])) / found.span
+    steep = np.maximum(np.abs(frontier.down[worst]), np.abs(frontier.up[worst])) / best.span
     effect = (steep.max(axis=2) + 1e-9) * (high - low)
     axis, rows = effect.argmax(axis=1), np.arange(len(worst))
     middle = (low[rows, axis] + high[rows, axis]) / 2
     left, right = high.copy(), low.copy()
     left[rows, axis] = right[rows, axis] = middle
     lows, highs = np.concatenate([low, right]), np.concatenate([left, high])
-    found.add((lows + highs) / 2)
+    best.add((lows + highs) / 2)
     new, both = bounded(network, lows, highs), np.concatenate([worst, worst])
     return Frontier(
         lows,
@@ -108,11 +108,11 @@ def _children(network: Network, frontier: Frontier, worst: npt.NDArray[np.intp],
     )
 
 
-def _range_gap(frontier: Frontier, found: Found, slack: Array) -> Array:
+def _range_gap(frontier: Frontier, best: Found, slack: Array) -> Array:
     """[F]: how far the bounds of a box exceed what was found and the float32 error, in found ranges; zero if that is
     close enough."""
-    above = (frontier.y_high - found.high - slack) / found.span
-    below = (found.low - frontier.y_low - slack) / found.span
+    above = (frontier.y_high - best.high - slack) / best.span
+    below = (best.low - frontier.y_low - slack) / best.span
     gap = np.maximum(above, below).max(axis=1)
     return np.where(gap > CLOSE, gap, 0.0)
 

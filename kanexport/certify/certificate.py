@@ -1,4 +1,4 @@
-"""Certificate of a network over a box: what is guaranteed, what was found, and what is assumed."""
+"""Certificate of a network over a box: what is guaranteed, what was best, and what is assumed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.certify import branch, search
+from kanexport.certify.edges import refuse
 from kanexport.certify.enclosure import Network
 from kanexport.certify.search import Found
 from kanexport.errors import OptionError
 from kanexport.ir.model import Kan
+from kanexport.ir.scaling import Standardize
+from kanexport.ir.steps import Affine, Clip, Select
 
 Array = npt.NDArray[np.float64]
 
 INCREASING, DECREASING, NEITHER, UNDECIDED = "increasing", "decreasing", "neither", "undecided"
-SEARCHING = 0.3  # of the budget, at most
+SEARCHING, WITNESSES = 0.25, 0.15  # of the budget, at most
 METHOD = "affine and interval enclosure with branch and bound"
 ASSUMPTIONS = (
     "inputs are float32 values in the box",
@@ -64,7 +67,7 @@ class Certificate:
 
     @property
     def tightness(self) -> Array:
-        """[m]: the certified range over the found range; infinite if one value was found."""
+        """[m]: the certified range over the found range; infinite if one value was best."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((self.y_high - self.y_low) / (self.found_high - self.found_low))
 
@@ -75,20 +78,20 @@ def certify(kan: Kan, low: Array, high: Array, budget: float, seed: int = 0) -> 
     _check(kan, low, high, budget)
     start, rng = time.monotonic(), np.random.default_rng(seed)
     network = Network.of(kan, low, high)
-    found = Found(kan, (low, high))
-    search.climb(found, start + SEARCHING * budget, rng)
-    seen = search.witnesses(network, found, start + (SEARCHING + 0.1) * budget, rng)
-    frontier, _ = branch.refine(network, found, seen, start + budget)
+    best = Found(kan, (low, high))
+    search.climb(best, start + SEARCHING * budget, rng)
+    seen = search.witnesses(network, best, time.monotonic() + WITNESSES * budget, rng)
+    frontier, _ = branch.refine(network, best, seen, start + budget)
     y_low, y_high, down, up = frontier.bounds()
     return Certificate(
         low=low,
         high=high,
         y_low=y_low,
         y_high=y_high,
-        found_low=found.low,
-        found_high=found.high,
-        at_low=found.at_low,
-        at_high=found.at_high,
+        found_low=best.low,
+        found_high=best.high,
+        at_low=best.at_low,
+        at_high=best.at_high,
         direction=_directions(down, up, seen),
         witnesses=seen,
         lipschitz=np.maximum(np.abs(down), np.abs(up)),
@@ -166,3 +169,32 @@ def _pair(c: Certificate, i: int, o: int, features: tuple[str, ...], classes: tu
     if c.direction[i][o] == NEITHER:
         entry["rises"], entry["falls"] = c.witnesses.up[i, o].tolist(), c.witnesses.down[i, o].tolist()
     return entry
+
+
+def grid_box(kan: Kan) -> tuple[Array, Array]:
+    """The grid of each input [n] twice, in the units of the inputs; [-1, 1] for an input that no edge reads. Raises
+    InvalidKan if a step before the first layer has no inverse."""
+    first = kan.layers[0]
+    low, high = first.support().core
+    for step in reversed(first.pre_steps):
+        if isinstance(step, Select):
+            low, high = _before(step, low, high, kan.n_inputs)
+        elif isinstance(step, Standardize):
+            low, high = low * step.scale + step.offset, high * step.scale + step.offset
+        elif isinstance(step, Affine) and (step.scale != 0).all():
+            ends = (low - step.bias) / step.scale, (high - step.bias) / step.scale
+            low, high = np.minimum(*ends), np.maximum(*ends)
+        elif not isinstance(step, Clip):
+            raise refuse(f"a step of kind {step.describe().kind!r} before the first layer has no grid")
+    return low.astype(np.float64), high.astype(np.float64)
+
+
+def _before(step: Select, low: Array, high: Array, width: int) -> tuple[Array, Array]:
+    """The box before a selection. An input that is several sources has the range of all of them."""
+    if list(step.indices) == list(range(width)):
+        return low, high
+    before_low, before_high = np.full(width, np.inf), np.full(width, -np.inf)
+    np.minimum.at(before_low, list(step.indices), low)
+    np.maximum.at(before_high, list(step.indices), high)
+    unread = before_low > before_high
+    return np.where(unread, -1.0, before_low), np.where(unread, 1.0, before_high)

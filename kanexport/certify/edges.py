@@ -22,7 +22,7 @@ from kanexport.certify import curves
 from kanexport.certify.curves import Curve
 from kanexport.errors import InvalidKan
 from kanexport.graph import precision
-from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.model import BasisTerm, Layer, SymbolicEdge, Term
 
 Array = npt.NDArray[np.float64]
 
@@ -149,26 +149,17 @@ class Edges:
     @classmethod
     def of(cls, layer: Layer) -> Edges:
         """The functions of a layer. Raises InvalidKan for a term without known bounds."""
-        splines, smooth, constant = [], [], layer.bias.copy()
+        splines, smooth = [], []
         for term in layer.terms:
-            if not isinstance(term, BasisTerm) or term.pre_steps or term.stored != precision.FULL:
-                raise refuse(f"the term {term.kind} has edges that certificates do not support")
-            coef = term.coef * layer.mask[:, :, None]
-            if isinstance(term.basis, BSpline):
-                splines.append(Spline.of(_increasing(term.basis), coef))
-            elif isinstance(term.basis, Activation) and term.kind in curves.BASE:
-                ones = np.ones(layer.mask.shape)
-                smooth.append(Smooth(curves.BASE[term.kind], coef[:, :, 0], ones, 0 * ones))
+            part = _of_term(layer, term)
+            if isinstance(part, Spline):
+                splines.append(part)
             else:
-                raise refuse(f"the basis {term.kind} has no known bounds in a certificate")
+                smooth.append(part)
+        constant = layer.bias.copy()
         for edge in layer.symbolic:
-            if edge.function.name not in curves.EDGE:
-                raise refuse(f"the symbolic function {edge.function.name!r} has no known bounds in a certificate")
-            weight, rate, shift = (np.zeros(layer.mask.shape) for _ in range(3))
-            at = edge.source, edge.destination
-            weight[at], rate[at], shift[at] = edge.mask * edge.c, edge.a, edge.b
+            smooth.append(_of_symbolic(layer, edge))
             constant[edge.destination] += edge.mask * edge.d
-            smooth.append(Smooth(curves.EDGE[edge.function.name], weight, rate, shift))
         return cls(tuple(splines), tuple(smooth), constant, layer.sources)
 
     @property
@@ -209,10 +200,28 @@ class Edges:
         return np.asarray(value), np.asarray(slope)
 
 
-def _increasing(basis: BSpline) -> BSpline:
-    if not basis.increasing:
-        raise refuse("the spline has repeated or decreasing knots, where it is not continuous")
-    return basis
+def _of_term(layer: Layer, term: Term) -> Spline | Smooth:
+    if not isinstance(term, BasisTerm) or term.pre_steps or term.stored != precision.FULL:
+        raise refuse(f"the term {term.kind} has edges that certificates do not support")
+    coef = term.coef * layer.mask[:, :, None]
+    if isinstance(term.basis, BSpline):
+        if not term.basis.increasing:
+            raise refuse("the spline has repeated or decreasing knots, where it is not continuous")
+        return Spline.of(term.basis, coef)
+    if not isinstance(term.basis, Activation) or term.kind not in curves.BASE:
+        raise refuse(f"the basis {term.kind} has no known bounds in a certificate")
+    ones = np.ones(layer.mask.shape)
+    return Smooth(curves.BASE[term.kind], coef[:, :, 0], ones, 0 * ones)
+
+
+def _of_symbolic(layer: Layer, edge: SymbolicEdge) -> Smooth:
+    """The function of a symbolic edge, without its constant."""
+    if edge.function.name not in curves.EDGE:
+        raise refuse(f"the symbolic function {edge.function.name!r} has no known bounds in a certificate")
+    weight, rate, shift = (np.zeros(layer.mask.shape) for _ in range(3))
+    at = edge.source, edge.destination
+    weight[at], rate[at], shift[at] = edge.mask * edge.c, edge.a, edge.b
+    return Smooth(curves.EDGE[edge.function.name], weight, rate, shift)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

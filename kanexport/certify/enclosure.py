@@ -47,9 +47,9 @@ class Nodes:
         """The inputs of boxes from low to high [N, n]. `slopes`: with derivatives; otherwise n is 0 in `down`, `up`."""
         center = (low + high) / 2
         radius = np.maximum(high - center, center - low) * (1 + 4 * ULP)
-        one = np.broadcast_to(np.eye(low.shape[1]), (len(low), low.shape[1], low.shape[1]))
-        start = one if slopes else one[:, :0]
-        return cls(center, one * radius[:, :, None], low, high, start.copy(), start.copy())
+        unit = np.broadcast_to(np.eye(low.shape[1]), (len(low), low.shape[1], low.shape[1]))
+        start = unit if slopes else unit[:, :0]
+        return cls(center, unit * radius[:, :, None], low, high, start.copy(), start.copy())
 
     @property
     def largest(self) -> Array:

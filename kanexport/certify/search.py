@@ -68,26 +68,26 @@ def random_points(box: tuple[Array, Array], count: int, rng: np.random.Generator
     return np.clip(np.where(ends, np.where(rng.random(x.shape) < 0.5, low, high), x), low, high)
 
 
-def climb(found: Found, until: float, rng: np.random.Generator) -> None:
+def climb(best: Found, until: float, rng: np.random.Generator) -> None:
     """Improve the best points by one input at a time, until no step helps or the time is over. `until`: of
     `time.monotonic`."""
-    x = random_points(found.box, FIRST, rng)
-    y = found.add(x)
+    x = random_points(best.box, FIRST, rng)
+    y = best.add(x)
     order = y.argsort(axis=0)
     for sign, ranks in ((-1, order[:STARTS]), (1, order[-STARTS:])):
         for o in range(y.shape[1]):
-            starts = [x[at] for at in ranks[:, o]] + [(found.at_high if sign > 0 else found.at_low)[o]]
+            starts = [x[at] for at in ranks[:, o]] + [(best.at_high if sign > 0 else best.at_low)[o]]
             for start in starts:
-                _from(found, start, o, sign, until, rng)
+                _from(best, start, o, sign, until, rng)
                 if time.monotonic() > until:
                     return
 
 
-def _from(found: Found, start: Array, output: int, sign: int, until: float, rng: np.random.Generator) -> None:
+def _from(known: Found, start: Array, output: int, sign: int, until: float, rng: np.random.Generator) -> None:
     """Climb from one point [n] in one output, up for the sign 1 and down for -1."""
-    low, high = found.box
+    low, high = known.box
     point, reach = start.copy(), 1.0
-    best = sign * float64_reference.evaluate(found.kan, point[None]).y[0, output]
+    best = sign * float64_reference.evaluate(known.kan, point[None]).y[0, output]
     for _ in range(SWEEPS):
         before = best
         for group in np.array_split(rng.permutation(len(low)), max(1, len(low) * VALUES // 512)):
@@ -97,11 +97,11 @@ def _from(found: Found, start: Array, output: int, sign: int, until: float, rng:
             for k, at in enumerate(group):
                 width = (high[at] - low[at]) * reach
                 trials[k * VALUES : (k + 1) * VALUES, at] = np.clip(point[at] + grid * width, low[at], high[at])
-            values = sign * found.add(trials)[:, output].reshape(len(group), VALUES)
+            values = sign * known.add(trials)[:, output].reshape(len(group), VALUES)
             joint = point.copy()
             for k, at in enumerate(group):
                 joint[at] = trials[k * VALUES + values[k].argmax(), at]
-            together = sign * found.add(joint[None])[0, output]
+            together = sign * known.add(joint[None])[0, output]
             k, j = divmod(int(values.argmax()), VALUES)
             if together > max(best, values[k, j]):
                 point, best = joint, float(together)
@@ -126,18 +126,18 @@ class Witnesses:
     down: Array
 
 
-def witnesses(network: Network, found: Found, until: float, rng: np.random.Generator) -> Witnesses:
+def witnesses(network: Network, best: Found, until: float, rng: np.random.Generator) -> Witnesses:
     """Search lines along each input for steps where an output rises and steps where it falls, and verify them."""
-    low, high = found.box
-    inputs, outputs = len(low), len(found.low)
+    low, high = best.box
+    inputs, outputs = len(low), len(best.low)
     flags = np.zeros((2, inputs, outputs), dtype=bool)
     pairs = np.zeros((2, inputs, outputs, 2, inputs))
     for at in range(inputs):
-        points = random_points(found.box, LINES, rng)
+        points = random_points(best.box, LINES, rng)
         points[0] = (low + high) / 2
         lines = np.repeat(points[:, None], VALUES, axis=1)
         lines[:, :, at] = np.linspace(low[at], high[at], VALUES)
-        y = found.add(lines.reshape(-1, inputs)).reshape(LINES, VALUES, outputs)
+        y = best.add(lines.reshape(-1, inputs)).reshape(LINES, VALUES, outputs)
         change = np.diff(y, axis=1).reshape(-1, outputs)
         _verify(network, at, lines, change, flags, pairs)
         if time.monotonic() > until:

@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from kanexport import pipeline
 from kanexport.bundle import baseline
-from kanexport.certify import boxes, certificate
+from kanexport.certify import certificate
 from kanexport.certify.certificate import Certificate
 from kanexport.cli import arguments
 from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
@@ -23,7 +24,8 @@ from kanexport.contract.naming import UNNAMED
 from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
 from kanexport.errors import OptionError
 from kanexport.export_request import Request
-from kanexport.ir.model import Kan
+
+Array = npt.NDArray[np.float64]
 
 GRID = "grid"
 BOX = "--box"
@@ -66,15 +68,21 @@ def run(args: argparse.Namespace) -> int:
     budget = seconds(args.budget)
     _require_checkpoint(args.path)
     kan, names = pipeline.network(_request(args))
-    low, high = boxes.of_grid(kan) if args.box == GRID else boxes.of_rows(baseline.load(Path(args.box), BOX))
+    low, high = certificate.grid_box(kan) if args.box == GRID else _box_of_rows(Path(args.box))
     result = certificate.certify(kan, low, high, budget)
     features = tuple(names.feature(at) for at in range(kan.n_inputs))
     classes = tuple(names.output(at) for at in range(kan.n_outputs))
     if args.json:
         print_json(certificate.document(result, features, classes))
     else:
-        _show(result, kan, features, classes)
+        _show(result, features, classes)
     return Exit.DONE
+
+
+def _box_of_rows(path: Path) -> tuple[Array, Array]:
+    """The smallest and largest value of each column of a file, [n] twice. Raises OptionError."""
+    rows = baseline.load(path, BOX).x
+    return rows.min(axis=0), rows.max(axis=0)
 
 
 def seconds(text: str) -> float:
@@ -119,7 +127,7 @@ def _request(args: argparse.Namespace) -> Request:
     )
 
 
-def _show(result: Certificate, kan: Kan, features: tuple[str, ...], classes: tuple[str, ...]) -> None:
+def _show(result: Certificate, features: tuple[str, ...], classes: tuple[str, ...]) -> None:
     outputs = Table(
         f"outputs of the served graph over the box ({result.boxes} boxes, {result.seconds:.1f} s)",
         ("output", "certified low", "found low", "found high", "certified high", "certified / found"),
@@ -129,16 +137,21 @@ def _show(result: Certificate, kan: Kan, features: tuple[str, ...], classes: tup
         values = result.y_low[o], result.found_low[o], result.found_high[o], result.y_high[o], result.tightness[o]
         outputs.add(name, *(f"{value:.4g}" for value in values))
     outputs.show()
+    _show_inputs(result, features, classes)
+    say(f"float32 graph and network differ by at most {np.max(result.slack):.2g}")
+    for assumption in certificate.ASSUMPTIONS:
+        say(f"assumes: {assumption}")
+
+
+def _show_inputs(result: Certificate, features: tuple[str, ...], classes: tuple[str, ...]) -> None:
     inputs = Table(
         "effect of each input over the box",
         ("input", "low", "high", *(f"{name} {what}" for name in classes for what in ("direction", "Lipschitz"))),
     )
     for i, name in enumerate(features):
-        # An output that does not change has the direction "increasing", which people would misread.
-        steep = result.lipschitz[i]
-        cells = [(result.direction[i][o] if steep[o] else NO_EFFECT, f"{steep[o]:.4g}") for o in range(len(classes))]
-        inputs.add(name, f"{result.low[i]:.4g}", f"{result.high[i]:.4g}", *(cell for pair in cells for cell in pair))
+        cells = [f"{result.low[i]:.4g}", f"{result.high[i]:.4g}"]
+        for direction, steep in zip(result.direction[i], result.lipschitz[i], strict=True):
+            # An output that does not change has the direction "increasing", which people would misread.
+            cells += [direction if steep else NO_EFFECT, f"{steep:.4g}"]
+        inputs.add(name, *cells)
     inputs.show()
-    say(f"float32 graph and network differ by at most {np.max(result.slack):.2g}")
-    for assumption in certificate.ASSUMPTIONS:
-        say(f"assumes: {assumption}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,20 +10,18 @@ import numpy as np
 import pytest
 
 from kanexport import pipeline
-from kanexport.bases.activation import Activation
-from kanexport.bases.bspline import BSpline
-from kanexport.certify import boxes, certificate
+from kanexport.certify import certificate
 from kanexport.certify.certificate import DECREASING, INCREASING, NEITHER, Certificate
 from kanexport.contract import custom_ops
 from kanexport.contract.sections import Scaler, Scalers
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.export_request import Request
-from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
 from kanexport.ir import norms, scaling
-from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
-from kanexport.ir.steps import Affine, Select
+from kanexport.ir.model import Kan
+from kanexport.ir.steps import Select
 from kanexport.lowering import lower, spline_forms
 from kanexport.verify import float64_reference, graph_runner
+from tests.support.spline_networks import random_network
 
 pytestmark = pytest.mark.slow
 
@@ -124,35 +121,9 @@ def assert_directions_hold(kan: Kan, c: Certificate, x: np.ndarray, y: np.ndarra
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_checkpoints(golden: Golden, name: str) -> None:
     kan = network(*golden(name))
-    c = certificate.certify(kan, *boxes.of_grid(kan), budget=1.5)
+    c = certificate.certify(kan, *certificate.grid_box(kan), budget=1.5)
     assert_holds(kan, c)
     assert c.tightness.max() <= GOLDEN[name]
-
-
-def random_network(seed: int) -> Kan:
-    """Network of splines on uneven or uniform knots with symbolic edges and affine steps."""
-    rng = np.random.default_rng(seed)
-    degree = int(rng.integers(1, 5))
-    widths = [int(n) for n in rng.integers(1, 5, 3)]
-    layers = []
-    for sources, destinations in itertools.pairwise(widths):
-        shape, count = (sources, destinations), int(rng.integers(1, 8)) + 2 * degree + 1
-        knots = np.tile(np.linspace(-1.7, 1.5, count), (sources, 1))
-        if seed % 2:
-            knots = np.cumsum(rng.uniform(0.05, 0.8, (sources, count)), axis=1) - 2
-        spline = BSpline(knots.astype(np.float32).astype(np.float64), degree)
-        base = ("silu", "tanh", "sin", "identity")[seed % 4]
-        terms = (
-            BasisTerm(spline, rng.normal(size=(*shape, spline.functions)).astype(np.float32).astype(np.float64)),
-            BasisTerm(Activation(ACTIVATIONS[base]), rng.normal(size=(*shape, 1))),
-        )
-        name = ("sin", "exp", "x^2", "x^3", "cos", "tanh")[seed % 6]
-        symbolic = (SymbolicEdge(0, 0, SYMBOLIC[name], 0.7, 0.1, 0.5, -0.2, 1.0),) if seed % 3 == 0 else ()
-        step = Affine(rng.normal(size=destinations), rng.normal(size=destinations))
-        steps = (step,) if seed % 5 == 0 else ()
-        mask, bias = (rng.random(shape) > 0.2).astype(float), rng.normal(size=destinations)
-        layers.append(Layer(terms, mask, bias, np.ones(shape, dtype=bool), symbolic, post_steps=steps))
-    return Kan(widths[0], tuple(layers))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -160,7 +131,7 @@ def random_network(seed: int) -> Kan:
 def test_random_networks(seed: int, reach: float) -> None:
     """Also with boxes that leave the grid."""
     kan = random_network(seed)
-    low, high = boxes.of_grid(kan)
+    low, high = certificate.grid_box(kan)
     center, radius = (low + high) / 2, reach * (high - low) / 2
     assert_holds(kan, certificate.certify(kan, center - radius, center + radius, budget=0.4))
 
@@ -174,7 +145,7 @@ def test_scalers_selections_and_clamped_inputs() -> None:
     inputs = Scaler(kind="standard", offset=offset, scale=scale, name="s.json")
     outputs = Scaler(kind="standard", offset=(5.0,) * kan.n_outputs, scale=(40.0,) * kan.n_outputs, name="t.json")
     kan = scaling.scaled(kan, Scalers(inputs=inputs, outputs=outputs), "float32")
-    low, high = boxes.of_grid(kan)
+    low, high = certificate.grid_box(kan)
     assert (np.abs((low + high) / 2 - offset) <= 2 * np.array(scale)).all()
     wide = certificate.certify(kan, low - 5, high + 5, budget=1.0)
     assert_holds(kan, wide)
@@ -210,7 +181,7 @@ def test_other_networks_are_refused(golden: Golden, name: str, message: str) -> 
 
 def test_boxes_that_are_not_valid() -> None:
     kan = random_network(1)
-    low, high = boxes.of_grid(kan)
+    low, high = certificate.grid_box(kan)
     for bad, message in (
         ((high, low), "expected finite numbers in ascending order"),
         ((low, high * np.nan), "expected finite numbers in ascending order"),

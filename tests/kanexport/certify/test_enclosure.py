@@ -1,0 +1,58 @@
+"""Enclosures of networks hold on small and large boxes, for outputs and derivatives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanexport.certify import certificate
+from kanexport.certify.enclosure import Network
+from kanexport.verify import float64_reference
+from tests.support.spline_networks import random_network
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("size", [1e-9, 1e-3, 0.1, 1.0])
+def test_outputs_and_derivatives_hold(seed: int, size: float) -> None:
+    kan, rng = random_network(seed), np.random.default_rng(seed)
+    low, high = certificate.grid_box(kan)
+    network = Network.of(kan, low, high)
+    start = rng.uniform(low, high, (30, kan.n_inputs))
+    end = np.minimum(start + size * (high - low), high)
+    exact, graph = network.enclose(start, end, served=False), network.enclose(start, end)
+    for _ in range(20):
+        x = rng.uniform(start, end)
+        y = float64_reference.evaluate(kan, x).y
+        for nodes in (exact, graph):
+            assert (y >= nodes.low).all()
+            assert (y <= nodes.high).all()
+        for i in range(kan.n_inputs):
+            moved = x.copy()
+            moved[:, i] = rng.uniform(x[:, i], end[:, i])
+            step = (moved - x)[:, i, None]
+            change = float64_reference.evaluate(kan, moved).y - y
+            noise = 1e-12 * (1 + np.abs(y).max())
+            assert (change >= exact.down[:, i] * step - noise).all()
+            assert (change <= exact.up[:, i] * step + noise).all()
+
+
+def test_small_boxes_have_small_ranges() -> None:
+    """The range of a small box is that of the float32 error and of the linear part."""
+    kan = random_network(1)
+    low, high = certificate.grid_box(kan)
+    network = Network.of(kan, low, high)
+    x = np.random.default_rng(0).uniform(low, high, (40, kan.n_inputs))
+    width = 1e-6 * (high - low)
+    nodes = network.enclose(x, np.minimum(x + width, high), served=False)
+    steep = np.maximum(np.abs(nodes.down), np.abs(nodes.up))
+    assert (nodes.high - nodes.low <= 1.01 * np.einsum("n,bnm->bm", width, steep) + 1e-9).all()
+
+
+def test_derivatives_are_optional() -> None:
+    kan = random_network(2)
+    low, high = certificate.grid_box(kan)
+    network = Network.of(kan, low, high)
+    whole, part = (network.enclose(low[None], high[None], slopes=slopes) for slopes in (True, False))
+    assert part.down.shape[1] == 0
+    np.testing.assert_array_equal(whole.low, part.low)
+    np.testing.assert_array_equal(whole.high, part.high)
