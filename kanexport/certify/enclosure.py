@@ -15,67 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.certify import rounding
+from kanexport.certify import rounding, steps
 from kanexport.certify.edges import ULP, Edges, Table, refuse
+from kanexport.certify.nodes import Nodes, product
 from kanexport.certify.piece import Piece
 from kanexport.ir.model import Kan, Layer
-from kanexport.ir.scaling import Standardize
-from kanexport.ir.steps import Affine, Clip, Select, Step
+from kanexport.ir.steps import Step
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Nodes:
-    """Nodes of N boxes.
-
-    center     [N, w]
-    form       [N, s, w]: the coefficients of the symbols
-    low, high  [N, w]
-    down, up   [N, n, w]: enclosure of the derivative of each node with respect to each input
-    """
-
-    center: Array
-    form: Array
-    low: Array
-    high: Array
-    down: Array
-    up: Array
-
-    @classmethod
-    def of_boxes(cls, low: Array, high: Array, *, slopes: bool = True) -> Nodes:
-        """The inputs of boxes from low to high [N, n]. `slopes`: with derivatives; otherwise n is 0 in `down`, `up`."""
-        center = (low + high) / 2
-        radius = np.maximum(high - center, center - low) * (1 + 4 * ULP)
-        unit = np.broadcast_to(np.eye(low.shape[1]), (len(low), low.shape[1], low.shape[1]))
-        start = unit if slopes else unit[:, :0]
-        return cls(center, unit * radius[:, :, None], low, high, start.copy(), start.copy())
-
-    @property
-    def largest(self) -> Array:
-        """[N, w]: the largest magnitude of each node."""
-        return np.asarray(np.maximum(np.abs(self.low), np.abs(self.high)))
-
-    def summed(self) -> tuple[Array, Array]:
-        """The range of the form, [N, w] twice."""
-        radius = np.abs(self.form).sum(axis=1) * (1 + 1e-12)
-        edge = ULP * (np.abs(self.center) + radius)
-        return self.center - radius - edge, self.center + radius + edge
-
-    def widened(self, error: Array) -> Nodes:
-        """With an error of at most `error` [N, w] or [w] of each node, as a separate symbol."""
-        error = np.broadcast_to(error * (1 + 1e-12), self.center.shape)
-        new = np.zeros((*error.shape, error.shape[1]))
-        at = np.arange(error.shape[1])
-        new[:, at, at] = error
-        form = np.concatenate([self.form, new], axis=1)
-        low, high = self.low - error, self.high + error
-        edge = ULP * np.maximum(np.abs(low), np.abs(high))
-        return dataclasses.replace(self, form=form, low=low - edge, high=high + edge)
-
-    def within(self, low: Array, high: Array) -> Nodes:
-        """The same nodes in boxes that are known to hold them, [w] or [N, w]."""
-        return dataclasses.replace(self, low=np.maximum(self.low, low), high=np.minimum(self.high, high))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,18 +64,18 @@ class Network:
         errors of the graph; without them, the outputs of the exact function. `slopes`: with derivatives."""
         first, rest = self.stages[0], self.stages[1:]
         nodes, pieces = _first_sums(first, Nodes.of_boxes(low, high, slopes=slopes), served)
-        outputs = _through(rest, _steps(first.after, nodes, served), served)
+        outputs = _through(rest, steps.through(first.after, nodes, served), served)
         if not rest:
             return outputs
         # The same with the sums of the first layer as symbols, in which outputs are nearly lines.
         sums = Nodes.of_boxes(nodes.low, nodes.high, slopes=False)
-        later = _through(rest, _steps(first.after, sums, served), served)
+        later = _through(rest, steps.through(first.after, sums, served), served)
         slack = first.slack if served else 0 * first.slack
         return outputs.within(*_by_inputs(sums, later, pieces, first.table.edges.constant, slack))
 
 
 def _first_sums(stage: Stage, nodes: Nodes, served: bool) -> tuple[Nodes, list[Piece]]:
-    nodes = _steps(stage.before, nodes, served).within(stage.low, stage.high)
+    nodes = steps.through(stage.before, nodes, served).within(stage.low, stage.high)
     pieces: list[Piece] = []
     nodes = _sums(stage.table, nodes, pieces)
     return (nodes.widened(stage.slack) if served else nodes), pieces
@@ -138,7 +85,7 @@ def _through(stages: tuple[Stage, ...], nodes: Nodes, served: bool) -> Nodes:
     """The nodes after some stages."""
     for stage in stages:
         nodes, _ = _first_sums(stage, nodes, served)
-        nodes = _steps(stage.after, nodes, served)
+        nodes = steps.through(stage.after, nodes, served)
     return nodes
 
 
@@ -153,7 +100,8 @@ def _by_inputs(sums: Nodes, outputs: Nodes, pieces: list[Piece], constant: Array
     start = constant - sums.center
     low = outputs.center + np.einsum("no,nom->nm", start, slope)
     rest = np.abs(outputs.form[:, width:]).sum(axis=1) + np.einsum("o,nom->nm", slack, np.abs(slope))
-    size = np.abs(outputs.center) + np.einsum("no,nom->nm", np.abs(start) + np.abs(sums.center), np.abs(slope)) + rest
+    reach = np.abs(start) + np.abs(sums.center) + radius[:, :, 0]
+    size = np.abs(outputs.center) + np.einsum("no,nom->nm", reach, np.abs(slope)) + rest
     high = low.copy()
     for piece in pieces:
         least, most, bound = piece.combined(slope)
@@ -164,7 +112,7 @@ def _by_inputs(sums: Nodes, outputs: Nodes, pieces: list[Piece], constant: Array
 
 def _stage(layer: Layer, nodes: Nodes, error: Array) -> tuple[Stage, Nodes, Array]:
     """The stage of a layer, and the nodes after it with their float32 errors. `nodes`, `error` [w]: before it."""
-    nodes, error = _steps_with_errors(layer.pre_steps, nodes, error)
+    nodes, error = steps.with_errors(layer.pre_steps, nodes, error)
     low, high = nodes.low[0], nodes.high[0]
     if not (np.isfinite(low).all() and np.isfinite(high).all() and np.abs(nodes.largest).max() < rounding.LARGEST):
         raise refuse("the nodes of a layer may exceed float32 on this box")
@@ -175,79 +123,8 @@ def _stage(layer: Layer, nodes: Nodes, error: Array) -> tuple[Stage, Nodes, Arra
     if not all(np.isfinite(part).all() for part in (table.value, table.bend, table.low, table.high)):
         raise refuse("an edge has no finite bound on this box")
     steep = np.maximum(np.abs(table.low), np.abs(table.high)).max(axis=0)  # [I, O]
-    after, error = _steps_with_errors(layer.post_steps, _sums(table, nodes, []).widened(slack), error @ steep + slack)
+    after, error = steps.with_errors(layer.post_steps, _sums(table, nodes, []).widened(slack), error @ steep + slack)
     return Stage(layer.pre_steps, table, slack, low, high, layer.post_steps), after, error
-
-
-def _steps_with_errors(steps: tuple[Step, ...], nodes: Nodes, error: Array) -> tuple[Nodes, Array]:
-    """The nodes after some steps, and their float32 errors [w]."""
-    for step in steps:
-        if isinstance(step, Select):
-            error = error[list(step.indices)]
-        elif isinstance(step, Affine):
-            error = error * np.abs(step.scale) + rounding.of_affine(step.scale, step.bias, nodes.largest)[0]
-        elif isinstance(step, Standardize):
-            error = error / step.scale + rounding.of_scaler(step.offset, step.scale, nodes.low, nodes.high)[0]
-        elif isinstance(step, Clip):
-            error = error + rounding.UNIT * np.maximum(np.abs(step.low), np.abs(step.high))
-        nodes = _step(step, nodes, True)
-    return nodes, error
-
-
-def _steps(steps: tuple[Step, ...], nodes: Nodes, served: bool) -> Nodes:
-    for step in steps:
-        nodes = _step(step, nodes, served)
-    return nodes
-
-
-def _step(step: Step, nodes: Nodes, served: bool) -> Nodes:
-    if isinstance(step, Select):
-        kept = list(step.indices)
-        parts = {f.name: getattr(nodes, f.name)[..., kept] for f in dataclasses.fields(nodes)}
-        return Nodes(**parts)
-    if isinstance(step, Affine):
-        error = rounding.of_affine(step.scale, step.bias, nodes.largest) * served
-        return _line(nodes, step.scale, step.bias).widened(error)
-    if isinstance(step, Standardize):
-        error = rounding.of_scaler(step.offset, step.scale, nodes.low, nodes.high) * served
-        return _line(nodes, 1 / step.scale, -step.offset / step.scale).widened(error)
-    if isinstance(step, Clip):
-        return _clipped(nodes, step.low, step.high)
-    raise refuse(f"a step of kind {step.describe().kind!r} has no enclosure in a certificate")
-
-
-def _line(nodes: Nodes, scale: Array, shift: Array) -> Nodes:
-    """x * scale + shift of each node, with the float64 error of these operations."""
-    ends = nodes.low * scale + shift, nodes.high * scale + shift
-    slopes = nodes.down * scale, nodes.up * scale
-    moved = Nodes(
-        nodes.center * scale + shift,
-        nodes.form * scale,
-        np.minimum(*ends),
-        np.maximum(*ends),
-        np.minimum(*slopes) - 4 * ULP * np.abs(slopes[0]),
-        np.maximum(*slopes) + 4 * ULP * np.abs(slopes[1]),
-    )
-    return moved.widened(8 * ULP * (np.abs(scale) * nodes.largest + np.abs(shift)))
-
-
-def _clipped(nodes: Nodes, low: Array, high: Array) -> Nodes:
-    """The nodes between two limits: a line from end to end, and what remains at the corners."""
-    # A limit that float32 rounds moves by one rounding.
-    a, b = nodes.low, nodes.high
-    fa, fb = np.clip(a, low, high), np.clip(b, low, high)
-    width = np.where(b > a, b - a, 1.0)
-    slope = np.clip((fb - fa) / width, 0, 1)
-    corners = np.stack([a, b, np.clip(low, a, b), np.clip(high, a, b)])
-    rest = np.clip(corners, low, high) - slope * corners
-    least, most = rest.min(axis=0), rest.max(axis=0)
-    passes, stops = (a >= low) & (b <= high), (b < low) | (a > high)
-    kept, opened = np.where(stops, 0.0, 1.0)[:, None, :], np.where(passes, 1.0, 0.0)[:, None, :]
-    down = np.minimum(nodes.down * opened, nodes.down * kept)
-    up = np.maximum(nodes.up * opened, nodes.up * kept)
-    moved = Nodes(nodes.center * slope + (least + most) / 2, nodes.form * slope[:, None, :], fa, fb, down, up)
-    limits = rounding.UNIT * np.maximum(np.abs(low), np.abs(high))
-    return moved.widened((most - least) / 2 + 8 * ULP * (nodes.largest + np.abs(fa) + np.abs(fb)) + limits)
 
 
 def _sums(table: Table, nodes: Nodes, pieces: list[Piece]) -> Nodes:
@@ -280,9 +157,3 @@ def _sums(table: Table, nodes: Nodes, pieces: list[Piece]) -> Nodes:
     # The interval has no need of the symbol, because it holds all values without it.
     summed = dataclasses.replace(summed, low=low, high=high)
     return summed.within(*summed.summed())
-
-
-def product(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
-    """The interval [a, b] * [c, d]."""
-    products = a * c, a * d, b * c, b * d
-    return np.minimum.reduce(products), np.maximum.reduce(products)

@@ -1,0 +1,85 @@
+"""Nodes of a network on many boxes: affine forms, ranges, and enclosures of their derivatives.
+
+A node is c + sum_s g_s e_s with e_s in [-1, 1] (a zonotope). An interval next to the form keeps the smaller range.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.certify.edges import ULP
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nodes:
+    """Nodes of N boxes.
+
+    center     [N, w]
+    form       [N, s, w]: the coefficients of the symbols
+    low, high  [N, w]
+    down, up   [N, n, w]: enclosure of the derivative of each node with respect to each input
+    """
+
+    center: Array
+    form: Array
+    low: Array
+    high: Array
+    down: Array
+    up: Array
+
+    @classmethod
+    def of_boxes(cls, low: Array, high: Array, *, slopes: bool = True) -> Nodes:
+        """The inputs of boxes from low to high [N, n]. `slopes`: with derivatives; otherwise n is 0 in `down`, `up`."""
+        center = (low + high) / 2
+        radius = np.maximum(high - center, center - low) * (1 + 4 * ULP)
+        unit = np.broadcast_to(np.eye(low.shape[1]), (len(low), low.shape[1], low.shape[1]))
+        start = unit if slopes else unit[:, :0]
+        return cls(center, unit * radius[:, :, None], low, high, start.copy(), start.copy())
+
+    @property
+    def largest(self) -> Array:
+        """[N, w]: the largest magnitude of each node."""
+        return np.asarray(np.maximum(np.abs(self.low), np.abs(self.high)))
+
+    @property
+    def size(self) -> Array:
+        """[N, w]: a bound of all numbers of each node, for float64 errors."""
+        return np.asarray(np.abs(self.center) + np.abs(self.form).sum(axis=1) + self.largest)
+
+    def columns(self, indices: Sequence[int]) -> Nodes:
+        """The nodes with these indices."""
+        return Nodes(**{f.name: getattr(self, f.name)[..., list(indices)] for f in dataclasses.fields(self)})
+
+    def summed(self) -> tuple[Array, Array]:
+        """The range of the form, [N, w] twice."""
+        radius = np.abs(self.form).sum(axis=1) * (1 + 1e-12)
+        edge = ULP * (np.abs(self.center) + radius)
+        return self.center - radius - edge, self.center + radius + edge
+
+    def widened(self, error: Array) -> Nodes:
+        """With an error of at most `error` [N, w] or [w] of each node, as a separate symbol."""
+        error = np.broadcast_to(error * (1 + 1e-12), self.center.shape)
+        new = np.zeros((*error.shape, error.shape[1]))
+        at = np.arange(error.shape[1])
+        new[:, at, at] = error
+        form = np.concatenate([self.form, new], axis=1)
+        low, high = self.low - error, self.high + error
+        edge = ULP * np.maximum(np.abs(low), np.abs(high))
+        return dataclasses.replace(self, form=form, low=low - edge, high=high + edge)
+
+    def within(self, low: Array, high: Array) -> Nodes:
+        """The same nodes in boxes that are known to hold them, [w] or [N, w]."""
+        return dataclasses.replace(self, low=np.maximum(self.low, low), high=np.minimum(self.high, high))
+
+
+def product(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
+    """The interval [a, b] * [c, d]."""
+    products = a * c, a * d, b * c, b * d
+    return np.minimum.reduce(products), np.maximum.reduce(products)
