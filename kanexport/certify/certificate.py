@@ -21,7 +21,7 @@ from kanexport.ir.steps import Affine, Clip, Select
 Array = npt.NDArray[np.float64]
 
 INCREASING, DECREASING, NEITHER, UNDECIDED = "increasing", "decreasing", "neither", "undecided"
-SEARCHING, WITNESSES = 0.25, 0.15  # of the budget, at most
+SEARCHING, WITNESSES = 0.25, 0.2  # of the budget, at most
 METHOD = "affine and interval enclosure with branch and bound"
 ASSUMPTIONS = (
     "inputs are float32 values in the box",

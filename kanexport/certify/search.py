@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -15,9 +16,9 @@ from kanexport.verify import float64_reference
 Array = npt.NDArray[np.float64]
 
 FIRST = 4096  # random points
-STARTS = 3  # points from which the search climbs to each end of each output
+STARTS = 4  # points from which the search climbs to each end of each output
 VALUES = 17  # of an input that one step of the search tries
-LINES = 24  # points, through which a line in each input is searched for rises and falls
+LINES = 12  # points, through which a line in each input is searched for rises and falls
 ROWS = 8192  # that are evaluated at a time
 SWEEPS = 8
 
@@ -74,13 +75,15 @@ def climb(best: Found, until: float, rng: np.random.Generator) -> None:
     x = random_points(best.box, FIRST, rng)
     y = best.add(x)
     order = y.argsort(axis=0)
-    for sign, ranks in ((-1, order[:STARTS]), (1, order[-STARTS:])):
-        for o in range(y.shape[1]):
-            starts = [x[at] for at in ranks[:, o]] + [(best.at_high if sign > 0 else best.at_low)[o]]
-            for start in starts:
-                _from(best, start, o, sign, until, rng)
-                if time.monotonic() > until:
-                    return
+    outputs = range(y.shape[1])
+    # Every end of every output once, before more starts of the first ones.
+    for start, o, sign in itertools.product(range(STARTS), outputs, (-1, 1)):
+        point = (best.at_high if sign > 0 else best.at_low)[o]
+        if start:
+            point = x[order[-1 - start if sign > 0 else start, o]]
+        _from(best, point, o, sign, until, rng)
+        if time.monotonic() > until:
+            return
 
 
 def _from(known: Found, start: Array, output: int, sign: int, until: float, rng: np.random.Generator) -> None:

@@ -56,20 +56,22 @@ def fact_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def naming_options(parser: argparse.ArgumentParser) -> None:
-    """Names of inputs and outputs, and rows of user data."""
+def naming_options(parser: argparse.ArgumentParser, *, rows: bool = True) -> None:
+    """Names of inputs and outputs, and with `rows` a file with rows of user data."""
     add = parser.add_argument_group("names for tables, formulas and pictures").add_argument
     each = "separated by commas, or a file: the header of a .csv, a list in a .json, lines of a .txt"
     add("--features", default="", metavar="NAMES", help=f"names of the inputs, {each}")
     add("--units", default="", metavar="NAMES", help="units of the features, in the same form; empty for none")
     add("--classes", default="", metavar="NAMES", help="names of the outputs, in the same form")
-    add(
-        "--baseline",
-        type=Path,
-        metavar="FILE",
-        help="rows of your data, such as the training set, as .npy, .npz or .csv; the model stores the distribution of "
-        "its nodes on these rows, not the rows; a .csv header names the features if --features does not",
-    )
+    if rows:
+        add(
+            "--baseline",
+            type=Path,
+            metavar="FILE",
+            help="rows of your data, such as the training set, as .npy, .npz or .csv; the model stores the "
+            "distribution of its nodes on these rows, not the rows; a .csv header names the features if --features does "
+            "not",
+        )
     add("--description", default="", metavar="TEXT", help="description of the model")
 
 

@@ -20,7 +20,7 @@ from kanexport.certify.certificate import Certificate
 from kanexport.cli import arguments
 from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
 from kanexport.contract.cli.tables import Table
-from kanexport.contract.naming import UNNAMED
+from kanexport.contract.naming import Names, NamingError
 from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
 from kanexport.errors import OptionError
 from kanexport.export_request import Request
@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     arguments.fact_options(parser)
     add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
-    arguments.naming_options(parser)
+    arguments.naming_options(parser, rows=False)
     arguments.scaler_options(parser)
 
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     budget = seconds(args.budget)
     _require_checkpoint(args.path)
     kan, names = pipeline.network(_request(args))
-    low, high = certificate.grid_box(kan) if args.box == GRID else _box_of_rows(Path(args.box))
+    low, high = certificate.grid_box(kan) if args.box == GRID else _box_of_rows(Path(args.box), names)
     result = certificate.certify(kan, low, high, budget)
     features = tuple(names.feature(at) for at in range(kan.n_inputs))
     classes = tuple(names.output(at) for at in range(kan.n_outputs))
@@ -79,10 +79,16 @@ def run(args: argparse.Namespace) -> int:
     return Exit.DONE
 
 
-def _box_of_rows(path: Path) -> tuple[Array, Array]:
-    """The smallest and largest value of each column of a file, [n] twice. Raises OptionError."""
-    rows = baseline.load(path, BOX).x
-    return rows.min(axis=0), rows.max(axis=0)
+def _box_of_rows(path: Path, names: Names) -> tuple[Array, Array]:
+    """The smallest and largest value of each input in the rows of a file, [n] twice. Raises OptionError, also for
+    columns that are not the features."""
+    rows = baseline.load(path, BOX)
+    try:
+        order = names.order(rows.columns)
+    except NamingError as error:
+        raise OptionError(f"{BOX} {path.name}: {error}", code=error.code, hint=error.hint) from error
+    x = rows.x if order is None else rows.x[:, order]
+    return x.min(axis=0), x.max(axis=0)
 
 
 def seconds(text: str) -> float:
@@ -119,8 +125,7 @@ def _request(args: argparse.Namespace) -> Request:
         functions=tuple(args.function),
         architecture=args.architecture,
         expected_outputs=tuple(args.expected_outputs),
-        names=arguments.names(args) or UNNAMED,
-        baseline=args.baseline,
+        names=arguments.names(args),
         out_of_range=args.out_of_range,
         input_scaler=args.input_scaler,
         output_scaler=args.output_scaler,

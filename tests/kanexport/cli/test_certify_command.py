@@ -52,6 +52,16 @@ def test_the_box_of_rows(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert document["box"] == {"low": [0.1, -0.2], "high": [0.3, 0.4]}
 
 
+def test_columns_are_matched_by_name(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("b,a\n-0.5,0.25\n0.5,0.75\n")
+    assert run(hello, "--features", "a,b", "--box", file, "--budget", "1", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["box"] == {"low": [0.25, -0.5], "high": [0.75, 0.5]}
+    with pytest.raises(OptionError, match=r"--box rows.csv: missing column .*c"):
+        run(hello, "--features", "a,c", "--box", file)
+
+
 def test_the_tables(hello: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(hello, "--budget", "1s") == 0
     printed = capsys.readouterr().out
