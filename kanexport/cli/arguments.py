@@ -69,8 +69,8 @@ def naming_options(parser: argparse.ArgumentParser, *, rows: bool = True) -> Non
             type=Path,
             metavar="FILE",
             help="rows of your data, such as the training set, as .npy, .npz or .csv; the model stores the "
-            "distribution of its nodes on these rows, not the rows; a .csv header names the features if --features does "
-            "not",
+            "distribution of its nodes on these rows, not the rows; a .csv header names the features if --features "
+            "does not",
         )
     add("--description", default="", metavar="TEXT", help="description of the model")
 
