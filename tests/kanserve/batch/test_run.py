@@ -193,6 +193,8 @@ def test_a_killed_run_continues_without_lost_or_repeated_rows(model: Path, tmp_p
         str(out),
         "--keep",
         "id",
+        "--explain-top-k",  # so that a file takes long enough to be killed
+        "1",
         "--json",
     ]
     kills = 0

@@ -40,7 +40,7 @@ def test_every_error_has_a_code_or_is_a_bug() -> None:
         return [kind, *(leaf for below in kind.__subclasses__() for leaf in leaves(below))]
 
     # No call raises the last one: it is an error of `kanserve plan`.
-    bugs = {"KanserveError", "ConfigError", "LoadError", "BackendError", "CapacityError"}
+    bugs = {"KanserveError", "ConfigError", "LoadError", "BackendError", "CapacityError", "TableError"}
     for kind in leaves(KanserveError):
         internal = call_context.code(kind.__new__(kind)) is call_context.Code.INTERNAL
         assert internal == (kind.__name__ in bugs), kind
