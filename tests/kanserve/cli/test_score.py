@@ -94,7 +94,7 @@ def test_errors_name_the_cause_and_the_solution(model: Path, rows: Path, tmp_pat
 def test_an_interrupted_command_leaves_no_half_file(model: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
-    values = np.zeros((100_000, 3), np.float32)
+    values = np.zeros((250_000, 3), np.float32)
     table = pa.table({name: values[:, at] for at, name in enumerate("abc")})
     parquet.write_table(table, data / "0.parquet")
     for at in range(1, 12):
@@ -110,4 +110,4 @@ def test_an_interrupted_command_leaves_no_half_file(model: Path, tmp_path: Path)
     assert "Traceback" not in errors
     complete = list(out.glob("*.parquet"))
     assert len(complete) in range(1, 12)
-    assert {parquet.read_metadata(path).num_rows for path in complete} == {100_000}
+    assert {parquet.read_metadata(path).num_rows for path in complete} == {250_000}
