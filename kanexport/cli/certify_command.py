@@ -34,8 +34,8 @@ NO_EFFECT = "no effect"
 TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 EXAMPLES = """examples:
-  kanserve certify digits.pt                                 over the grid that the model was trained on
-  kanserve certify digits.pt --box rows.npz --budget 5m      over the range of each column of these rows
+  kanserve certify tests/golden/checkpoints/pykan-hello-adapted/model --budget 5s
+  kanserve certify tests/golden/checkpoints/pykan-hello-adapted/model --box examples/hello.csv --budget 5s --json
 """
 
 

@@ -100,7 +100,13 @@ def test_an_interrupted_command_leaves_no_half_file(model: Path, tmp_path: Path)
     for at in range(1, 12):
         shutil.copy(data / "0.parquet", data / f"{at}.parquet")
     command = [*COMMAND, "score", str(model), "--input", str(data), "--output", str(out), "--explain-top-k", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN) as process:
+    # A suite in the background ignores SIGINT, and so do the processes that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         end = time.monotonic() + 60
         while not list(out.glob("*.parquet")) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.001)
