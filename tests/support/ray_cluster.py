@@ -92,6 +92,7 @@ def running(*, cpus: int = 4, nodes: int = 2) -> Iterator[Cluster]:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_HAPROXY_MAXCONN": "1000",
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(base + 245),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/h/haproxy.cfg",
             "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/h/admin.sock",
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/h/metrics.sock",
