@@ -275,8 +275,11 @@ def _require_finite(values: Array, rows: Rows, what: str) -> None:
 
 
 def _require_rows(about: Intervals, rows: int, factor: int = 1) -> None:
-    """Raises OptionError if `rows` of the file are too few for a finite quantile. `factor`: the file has so many times
-    more rows."""
+    """Raises OptionError if a file has too few rows for a finite quantile.
+
+    rows    rows that give the quantile
+    factor  rows of the file, divided by `rows`
+    """
     needed = conformal.rows_needed(about.coverage)
     if rows < needed:
         raise OptionError(

@@ -53,7 +53,7 @@ def of_sums(edges: Edges, low: Array, high: Array) -> Array:
 
 
 def gamma(count: float) -> float:
-    """The relative error of a sum of so many terms."""
+    """The bound of the relative error of a sum with this number of terms."""
     return count * UNIT / (1 - count * UNIT)
 
 

@@ -1,6 +1,6 @@
 """Formulas of split conformal prediction that calibration and serving share.
 
-Of n calibration scores, the k-th smallest with k = ceil((n + 1) * coverage) is the quantile. If the rows are
+The quantile is the k-th smallest of n calibration scores, with k = ceil((n + 1) * coverage). If the rows are
 exchangeable, a new row has at most this score with a probability of at least `coverage`, on average over calibration
 files (Vovk, Gammerman and Shafer 2005; Lei et al. 2018, theorem 2.2). For continuous scores, the probability is at most
 coverage + 1 / (n + 1).

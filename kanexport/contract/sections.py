@@ -258,7 +258,7 @@ SHOWN = 4  # columns of a scaler that its text lists
 class Scaler:
     """Scaling of the columns of the inputs or of the outputs: scaled = (value - offset) / scale.
 
-    kind          STANDARD or MIN_MAX, the form of the file; empty if there is no scaler
+    kind          form of the file: STANDARD or MIN_MAX; empty without a scaler
     offset        one for each column, in the user's units: the mean, or the value that becomes 0
     scale         one for each column, positive, in the user's units
     range         of MIN_MAX: the two values that the least and the greatest value become

@@ -2,7 +2,7 @@
 them.
 
 The input scaler is the first step of the first layer, the inverse of the output scaler the last step of the last layer.
-The network between them has units of its own, the network's units. A verification compares outputs in those, because
+The network between them computes in scaled units. The verification compares outputs in scaled units, because
 one error relative to the largest output would hide a wrong column of small values behind a column of large ones.
 """
 

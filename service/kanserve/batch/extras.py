@@ -55,7 +55,7 @@ class Contributions:
 
     def __init__(self, version: Version, top_k: int) -> None:
         """`top_k`: the number of inputs. Raises FailedPrecondition for plain ONNX."""
-        assert version.manifest  # or it raises
+        self._names = version.manifest.names
         width = sum(math.prod(tensor.shape[1:]) for tensor in version.info.inputs)
         self._version, self._count = version, min(top_k, width)
         self._outputs = math.prod(version.info.outputs[0].shape[1:])
@@ -72,7 +72,7 @@ class Contributions:
 
     def arrays(self, scored: Scored) -> list[Any]:
         """See `Extra.arrays`."""
-        pa, names = arrow(), self._version.names
+        pa, names = arrow(), self._names
         outputs = scored.outputs[0]
         largest = np.argmax(outputs, axis=1)
         inputs, values = self._largest(scored.feeds, largest)
@@ -106,8 +106,7 @@ class InputCoverage:
 
     def __init__(self, version: Version) -> None:
         """Raises FailedPrecondition for plain ONNX."""
-        assert version.manifest  # or it raises
-        self._version = version
+        self._version, self._names = version, version.manifest.names
 
     @property
     def fields(self) -> list[Any]:
@@ -125,8 +124,8 @@ class InputCoverage:
         pa = arrow()
         first = self._version.coverage(scored.feeds)[0]
         zones = first.zones.reshape(len(first.zones), -1)
-        names = [self._version.names.feature(at) for at in range(zones.shape[1])]
-        farthest = np.array([*names, None], object)[first.worst.astype(np.intp)]  # -1 is no input
+        names = [self._names.feature(at) for at in range(zones.shape[1])]
+        farthest = np.array([*names, None], object)[first.worst.astype(np.intp)]  # NOWHERE, -1, selects None
         return [
             pa.array((zones == Zone.OUTSIDE).sum(axis=1).astype(np.int32)),
             pa.array(farthest, pa.string()),

@@ -130,7 +130,7 @@ class Run:
                 for result in self._results(item, source, columns, pool):
                     writer.write(result)
                     progress.add(result.num_rows)
-        progress.end(item)
+        progress.end()
         rows = counts.rows - before[0]
         outside = None if counts.out_of_range is None else counts.out_of_range - (before[1] or 0)
         summary.add(selection, rows, outside)
@@ -195,7 +195,7 @@ class _Progress:
         self._left -= item.size
 
     def begin(self, item: Input, rows: int) -> None:
-        """Begin a file with so many rows (0: unknown)."""
+        """Begin a file. `rows`: its number of rows; 0 if it is not known."""
         self._left -= item.size
         self._bytes += item.size
         self._before, self._current, self._place = self._done, rows, item.name
@@ -206,7 +206,7 @@ class _Progress:
         self._done += rows
         self._show()
 
-    def end(self, item: Input) -> None:
+    def end(self) -> None:
         """End the current file."""
         self._before, self._current = self._done, 0
 

@@ -47,13 +47,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Open table. `rows`: the number of its rows, 0 if it is not known. `names`: whether its columns have names."""
+    """Open table.
+
+    rows   number of its rows; 0 if it is not known
+    names  whether its columns have names
+    file   open file of pyarrow, or that of a CSV; for Parquet with its metadata
+    """
 
     form: str
     schema: Any
     rows: int
     names: bool
-    _file: Any
+    file: Any
 
     def keeping(self, columns: Collection[str]) -> Source:
         """The same table, with columns to keep as they are: those of a CSV are text."""
@@ -76,11 +81,6 @@ class Source:
                     yield Part(part, place, first)
                     first += part.num_rows
 
-    @property
-    def file(self) -> Any:
-        """The open file of pyarrow, or the bytes of a CSV."""
-        return self._file
-
 
 def form_of(name: str) -> str:
     """The form of a file by its suffix. Raises BadRequest."""
@@ -96,7 +96,7 @@ def form_of(name: str) -> str:
 
 
 def batch_rows(columns: int) -> int:
-    """Rows of a batch with so many columns."""
+    """The number of rows of a batch. `columns`: the number of its columns."""
     return min(MOST_ROWS, max(LEAST_ROWS, BATCH_BYTES // (8 * max(1, columns))))
 
 
