@@ -9,6 +9,7 @@ with an underscore.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import glob
@@ -325,13 +326,14 @@ def _store(url: str) -> Any:
 
 @contextlib.contextmanager
 def _readable_errors(place: str) -> Iterator[None]:
-    """Turn errors of obstore into OSError with one line of text. A missing object stays FileNotFoundError."""
+    """Turn errors of obstore into OSError with one line of text and the place. A missing object stays
+    FileNotFoundError."""
     from obstore.exceptions import BaseError
 
     try:
         yield
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, _first(error), place) from error
     except BaseError as error:
         raise OSError(None, _first(error), place) from error
 

@@ -130,6 +130,7 @@ def test_urls_of_unknown_stores_are_refused(url: str) -> None:
         files.inputs([url + "/a.csv"], SUFFIXES)
 
 
-def test_an_object_that_does_not_exist_is_not_found() -> None:
-    with pytest.raises((BadRequest, OSError)):
+def test_a_store_that_cannot_be_reached_is_named() -> None:
+    with pytest.raises(OSError, match="error sending request") as caught:
         files.inputs(["http://127.0.0.1:9/none.csv"], SUFFIXES)
+    assert caught.value.filename == "http://127.0.0.1:9/none.csv"
