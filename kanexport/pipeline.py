@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from kanexport.bundle import baseline, description, explain_graph
 from kanexport.bundle.description import Signature
+from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
 from kanexport.ccode import generate
 from kanexport.ccode.generate import CodeFiles
-from kanexport.contract.manifest import MANY_FILE, READING, LayerInfo, Source, SourceFile
+from kanexport.contract import manifest, safe_files
+from kanexport.contract.manifest import MANY_FILE, NETWORK_FILE, READING, LayerInfo, Manifest, Source, SourceFile
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import CLAMP, EXACT, Approximation
 from kanexport.detection import architecture_file, detect
 from kanexport.detection.registry import Reader
-from kanexport.errors import OptionError, VerificationFailed
+from kanexport.errors import CheckpointError, DamagedCheckpoint, OptionError, VerificationFailed
 from kanexport.export_request import Request as Request
 from kanexport.formats import checkpoint
 from kanexport.formats.checkpoint import Checkpoint
 from kanexport.graph import builder, precision
-from kanexport.ir import norms, scaling
+from kanexport.ir import archive, norms, scaling
 from kanexport.ir.model import Kan
 from kanexport.lowering import kernel_forms, spline_forms
 from kanexport.lowering.lower import Lowered
@@ -34,6 +39,9 @@ from kanexport.quantization import quantize
 from kanexport.verify import prover, verify
 from kanexport.verify.verify import Proof
 
+# Settings of an export that its network file keeps; those that the manifest has are not among them.
+SETTINGS = ("dtype", "max_batch_size", "tolerance", "optimize_for_batch", "kernel", "explain_layers")
+NETWORK_BYTES = 2**28  # of a network file, at most
 ARCHITECTURE = "given with --architecture"
 
 
@@ -57,8 +65,26 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
     target, scaler_notes = request.with_scalers(target, signature)
+    notes = scaler_notes + precision.notes(kan.dtype, request.dtype) + interpreted.notes
+    return export_network(kan, request, target, interpreted.source(files), notes, recorded=recorded, advance=advance)
+
+
+def export_network(
+    kan: Kan,
+    request: Request,
+    target: Target,
+    source: Source,
+    notes: tuple[str, ...] = (),
+    *,
+    recorded: RecordedOutputs | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """Lower, verify and publish a network as it was read. `source`: its origin, for the manifest. Raises ExportError;
+    then nothing in the repository has changed."""
+    signature = Signature.of_network(kan, request.dtype)
     target.check_names(signature)
     graphs = build_and_verify(kan, request, target, signature, advance)
+    network, network_notes = _network_file(kan, request, target)
     model = VerifiedModel(
         lowered=graphs.lowered,
         proof=graphs.proof,
@@ -69,13 +95,10 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
         edge_class=kan.edge_class,
         opset=builder.OPSET,
         signature=signature,
-        source=interpreted.source(files),
-        notes=graphs.kan.notes
-        + scaler_notes
-        + precision.notes(kan.dtype, request.dtype)
-        + graphs.notes
-        + interpreted.notes,
+        source=source,
+        notes=graphs.kan.notes + notes + graphs.notes + network_notes,
         approximation=graphs.approximation,
+        network=network,
     )
     if request.code is None:
         return publish(target, model)
@@ -98,6 +121,92 @@ def network(request: Request, *, advance: Callable[[int, int], None] = lambda do
     target, _ = request.with_scalers(target, signature)
     target.check_names(signature)
     return _served(interpreted.kan, request, target), target.names
+
+
+def _network_file(kan: Kan, request: Request, target: Target) -> tuple[bytes | None, tuple[str, ...]]:
+    """The archive of a network with the settings of its export, if there is one, and notes."""
+    settings = {name: getattr(request, name) for name in SETTINGS}
+    facts = settings | {"explain": target.explain.enabled, "quantize": request.quantization.quantize}
+    try:
+        data = archive.dumps(kan, facts)
+    except archive.NotArchivable as error:
+        return None, (f"the version has no {NETWORK_FILE}, which `kanserve edit` reads: {error}",)
+    if len(data) > NETWORK_BYTES:
+        size = f"{len(data) >> 20} MiB, expected at most {NETWORK_BYTES >> 20}"
+        return None, (f"the version has no {NETWORK_FILE}, which `kanserve edit` reads: it has {size}",)
+    return data, ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reopened:
+    """The network of a version, and what exports it again.
+
+    kan       as it was read, without clamped inputs and scalers
+    request   with the settings of the export; `quantization` is not among them
+    target    the repository, name, version, names, scalers and policy of the version
+    quantize  the method of the export, or empty
+    """
+
+    kan: Kan
+    request: Request
+    target: Target
+    manifest: Manifest
+    quantize: str
+
+    @property
+    def served(self) -> Kan:
+        """The network with clamped inputs and scalers, as the graphs compute it."""
+        return _served(self.kan, self.request, self.target)
+
+
+def reopen(folder: Path) -> Reopened:
+    """The network of a version in a model repository. Raises CheckpointError and RepositoryError."""
+    try:
+        about = manifest.load(folder)
+        entry = next((file for file in about.files if file.path == NETWORK_FILE), None)
+        if entry is None:
+            raise CheckpointError(
+                f"{folder} has no {NETWORK_FILE}: it is an exported PyTorch module, or an earlier release exported it",
+                code="network-file-missing",
+                hint="export the checkpoint of the network again with this version of kanserve",
+            )
+        data = safe_files.read(folder / NETWORK_FILE, NETWORK_BYTES, expected=entry.size)
+    except (OSError, manifest.ManifestError) as error:
+        raise CheckpointError(
+            f"{folder} is not a readable version of a model: {error}",
+            code="version-unreadable",
+            hint="pass the folder of a version, such as models/hello/1",
+        ) from error
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise CheckpointError(
+            f"{folder / NETWORK_FILE} differs from the file that the manifest lists",
+            code="file-hash-differs",
+            hint="copy the version again",
+        )
+    kan, facts = archive.loads(data)
+    return _reopened(folder, kan, about, facts)
+
+
+def _reopened(folder: Path, kan: Kan, about: Manifest, facts: dict[str, Any]) -> Reopened:
+    """The request of the export. Raises DamagedCheckpoint for facts of another form."""
+    try:
+        settings = {name: facts[name] for name in SETTINGS}
+        quantize, explain = str(facts["quantize"]), bool(facts["explain"])
+        layers = settings["explain_layers"] = tuple(settings["explain_layers"])
+    except (KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{folder / NETWORK_FILE} has no setting {error}") from error
+    request = Request(
+        path=folder,
+        repository=folder.absolute().parents[1],
+        name=about.name,
+        version=about.version,
+        names=about.names,
+        explain=explain,
+        out_of_range=about.out_of_range,
+        **settings,
+    )
+    target = dataclasses.replace(request.target(about.name), scalers=about.scalers)
+    return Reopened(kan, request, dataclasses.replace(target, explain=ExplainOptions(explain, layers)), about, quantize)
 
 
 def _served(kan: Kan, request: Request, target: Target) -> Kan:

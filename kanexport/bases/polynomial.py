@@ -19,7 +19,7 @@ import numpy.typing as npt
 from kanexport.bases import Basis, Support
 from kanexport.errors import CHECK_FAMILY, REPAIR, InvalidKan
 from kanexport.functions import elementwise
-from kanexport.functions.domain_maps import SOFTSIGN, Bounded, Clip, Range, Raw, Squash, Tanh, TanhOf
+from kanexport.functions.domain_maps import Bounded, Clip, Range, Raw, Squash, Tanh, TanhOf
 from kanexport.functions.elementwise import Unary
 
 if TYPE_CHECKING:
@@ -320,7 +320,11 @@ def examples() -> list[Basis]:
         instances += [make(degree, Range(-1.5, 4)) for make in (chebyshev, legendre)]
     squashes: tuple[Squash, ...] = (
         *(Tanh(short=1e-3), Tanh(slope=0.5, shift=0.1), TanhOf(Tanh()), TanhOf(Clip()), Clip(), Raw()),
-        *(Clip(short=1e-3), Bounded(SOFTSIGN), Bounded(elementwise.SYMBOLIC["arctan"], 2 / np.pi)),
+        *(
+            Clip(short=1e-3),
+            Bounded(elementwise.SHAPES["softsign"]),
+            Bounded(elementwise.SYMBOLIC["arctan"], 2 / np.pi),
+        ),
     )
     return [
         *instances,

@@ -288,13 +288,21 @@ def hermite_functions(degree: int, epsilon: float) -> Recurrence:
         linear = (stretch * math.sqrt(2 / n), 0)
         return [linear] if n == 1 else [linear, (0, -math.sqrt((n - 1) / n))]
 
-    bell = Unary(
+    return Recurrence(
+        "hermite-functions", table(degree, row), squash=Tanh(), weight=bell(stretch), settings=(("epsilon", epsilon),)
+    )
+
+
+BELL = "hermite-bell"  # kind of recipe
+
+
+def bell(stretch: float) -> Unary:
+    """The weight of the Hermite functions at u * stretch."""
+    return Unary(
         "pi^(-1/4) exp(-u^2 / 2)",
         lambda u: np.asarray(math.pi**-0.25 * np.exp(-((stretch * u) ** 2) / 2)),
         lambda g, u: g.mul(g.op("Exp", g.mul(g.mul(u, u), g.const(-(stretch**2) / 2))), g.const(math.pi**-0.25)),
-    )
-    return Recurrence(
-        "hermite-functions", table(degree, row), squash=Tanh(), weight=bell, settings=(("epsilon", epsilon),)
+        recipe=(BELL, stretch),
     )
 
 

@@ -156,6 +156,7 @@ class VerifiedModel:
     source: Source
     notes: tuple[str, ...]
     approximation: Approximation = EXACT
+    network: bytes | None = None  # archive of the network, as in `ir.archive`
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     intervals, interval_notes = calibration.measure(
         target.intervals, model.lowered, model.signature, target.names, target.dtype
     )
-    files, measured = _files(model.lowered), _baseline(target, model)
+    files, measured = _files(model), _baseline(target, model)
     range_notes = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
     explained = model.lowered.explained
     document = Manifest(
@@ -263,8 +264,9 @@ def _of_operators(model: VerifiedModel) -> tuple[str, ...]:
     return compose.notes(model.lowered.model) if model.source.family == manifest.HYBRID else ()
 
 
-def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
+def _files(model: VerifiedModel) -> dict[str, bytes | repository.Parts]:
     """The files of a version by name, without its manifest."""
+    lowered = model.lowered
     files: dict[str, bytes | repository.Parts] = {manifest.MODEL_FILE: lowered.model}
     if lowered.weights is not None:
         files[manifest.WEIGHTS_FILE] = list(lowered.weights.content())
@@ -274,6 +276,8 @@ def _files(lowered: Lowered) -> dict[str, bytes | repository.Parts]:
         files[EXPLAIN_FILE] = lowered.explained.graph
     if lowered.kernel is not None:
         files[KERNEL_FILE] = lowered.kernel
+    if model.network is not None:
+        files[manifest.NETWORK_FILE] = model.network
     files |= {kernel_edges_file(edges_file(at)): data for at, data in lowered.kernel_edges.items()}
     return files | {edges_file(at): data for at, data in enumerate(lowered.edges)}
 

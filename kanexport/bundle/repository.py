@@ -3,6 +3,7 @@
     NAME/config.pbtxt          for Triton and KServe, which load the folder unchanged
     NAME/VERSION/model.onnx    and edges_l0.onnx, edges_l1.onnx, ...
     NAME/VERSION/weights.bin   of a large model: the constants of all of them
+    NAME/VERSION/network.safetensors   the exact network
     NAME/VERSION/numbers.bin   of a large manifest: its long lists of numbers
     NAME/VERSION/manifest.json written last
 

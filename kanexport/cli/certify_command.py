@@ -24,6 +24,7 @@ from kanexport.contract.naming import Names, NamingError
 from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
 from kanexport.errors import OptionError
 from kanexport.export_request import Request
+from kanexport.ir.model import Kan
 
 Array = npt.NDArray[np.float64]
 
@@ -47,7 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
-    add("path", type=Path, metavar="checkpoint", help="checkpoint file, or prefix of a pykan checkpoint")
+    add(
+        "path",
+        type=Path,
+        metavar="checkpoint",
+        help="checkpoint file, prefix of a pykan checkpoint, or folder of an exported version",
+    )
     add(
         BOX,
         default=GRID,
@@ -66,8 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Certify a network from parsed arguments. Returns the exit code. Raises ExportError."""
     budget = seconds(args.budget)
-    _require_checkpoint(args.path)
-    kan, names = pipeline.network(_request(args))
+    kan, names = _version(args) if _is_version(args.path) else pipeline.network(_request(args))
     low, high = certificate.grid_box(kan) if args.box == GRID else _box_of_rows(Path(args.box), names)
     result = certificate.certify(kan, low, high, budget)
     features = tuple(names.feature(at) for at in range(kan.n_inputs))
@@ -104,15 +109,36 @@ def seconds(text: str) -> float:
     return value
 
 
-def _require_checkpoint(path: Path) -> None:
-    """Raises OptionError for a version folder, whose graphs do not have no exact coefficients."""
-    versions = (path / MANIFEST, *path.glob(f"*/{MANIFEST}")) if path.is_dir() else ()
-    if any(file.exists() for file in versions):
+def _is_version(path: Path) -> bool:
+    """Whether the path is a version folder. Raises OptionError for the folder of a model, which has several."""
+    if not path.is_dir():
+        return False
+    if versions := sorted(path.glob(f"*/{MANIFEST}")):
         raise OptionError(
-            f"{path} is an exported model: its graphs have the functions of the network only as rounded operators",
-            code="certificate-needs-checkpoint",
-            hint="pass the checkpoint that was exported, with the same options",
+            f"{path} is the folder of a model, expected one of its versions",
+            code="certificate-needs-version",
+            hint=f"pass {versions[-1].parent}",
         )
+    return (path / MANIFEST).exists()
+
+
+def _version(args: argparse.Namespace) -> tuple[Kan, Names]:
+    """The network that the graphs of a version compute, and its names. Raises ExportError, also for options that the
+    version has already."""
+    if _request(args) != Request(path=args.path, repository=None):
+        raise OptionError(
+            f"{args.path} is an exported version, which has the options of its export already",
+            code="arguments-conflict",
+            hint="pass only --box, --budget and --json",
+        )
+    opened = pipeline.reopen(args.path)
+    if opened.quantize:
+        raise OptionError(
+            f"{args.path} has quantized graphs ({opened.quantize}), which certificates do not cover",
+            code="certificate-not-supported",
+            hint="certify the checkpoint, or an export of it without --quantize",
+        )
+    return opened.served, opened.target.names
 
 
 def _request(args: argparse.Namespace) -> Request:

@@ -52,6 +52,7 @@ FILE_NAME = "manifest.json"
 EXPORT_AGAIN = "kanserve export CHECKPOINT --repository REPOSITORY --name NAME --force"
 MODEL_FILE = "model.onnx"
 MANY_FILE = "model_many.onnx"  # the same network for runs of many rows
+NETWORK_FILE = "network.safetensors"  # the exact network, which `kanserve certify` and `kanserve edit` read
 WEIGHTS_FILE = "weights.bin"  # constants of all graphs of a large model; the graphs name it as external data
 NUMBERS_FILE = "numbers.bin"  # long lists of a large manifest, see `Manifest.stored`
 SIZE_LIMIT = 4 * 2**20  # bytes of a manifest; one of 10^6 edges has 1.0 MiB before the exporter moves its lists

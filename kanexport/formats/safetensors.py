@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,31 @@ def read(data: bytes) -> dict[str, Array]:
         places.append((entry.begin, entry.end))
     _check_places(places, size)
     return tensors
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """The texts of the header that are not tensors, by name. Raises CheckpointError."""
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    texts = _header(data[8:start]).get(METADATA, {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise DamagedCheckpoint("the metadata of the safetensors header is not a table of texts")
+    return texts
+
+
+def write(tensors: Mapping[str, Array], texts: Mapping[str, str]) -> bytes:
+    """A file of tensors, of the types in TYPES, and metadata. Its header is padded to a multiple of 8 bytes."""
+    codes = {np.dtype(text): code for code, text in TYPES.items() if code != "BF16"}
+    header: dict[str, Any] = {METADATA: dict(texts)}
+    parts, end = [], 0
+    for name, array in tensors.items():
+        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        entry = {"dtype": codes[array.dtype.newbyteorder("<")], "shape": list(array.shape)}
+        header[name] = entry | {"data_offsets": [end, end + len(data)]}
+        end += len(data)
+        parts.append(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((struct.pack("<Q", len(text)), text, *parts))
 
 
 def _check_places(places: list[tuple[int, int]], size: int) -> None:

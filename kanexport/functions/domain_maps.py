@@ -312,9 +312,12 @@ class Range:
         return (low, high), (low - reach, high + reach)
 
 
-SOFTSIGN = Unary(
-    "softsign", lambda x: x / (1 + np.abs(x)), lambda g, x: g.op("Div", x, g.add(g.op("Abs", x), g.const(1.0)))
-)
+SQUASH = "squash"  # kind of recipe
+
+
+def function(squash: Squash) -> Unary:
+    """The map as a function of one number."""
+    return Unary(squash.name, squash.evaluate, squash.emit, recipe=(SQUASH, squash))
 
 
 def frozen(options: Options, at: int, count: int) -> Range:

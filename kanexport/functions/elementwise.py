@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Unary:
 
     expression  the function in terms of x, in Python's syntax, if the name does not show it
     effort      its time as a multiple of an ordinary function's time, so that the verification uses fewer rows
+    recipe      the kind of maker and its arguments, for `ir/archive.py`; empty: a file cannot hold the function
     """
 
     name: str
@@ -43,6 +44,7 @@ class Unary:
     emit: Callable[[Graph, Value], Value]
     expression: str = ""
     effort: int = 1
+    recipe: tuple[Any, ...] = ()
 
 
 def _op(kind: str) -> Callable[[Graph, Value], Value]:
@@ -144,8 +146,9 @@ def _emit_sign(g: Graph, x: Value) -> Value:
     return g.sub(g.cast(g.op("Greater", x, zero)), g.cast(g.op("Less", x, zero)))
 
 
-def _table(*functions: Unary) -> dict[str, Unary]:
-    return {function.name: function for function in functions}
+def table(kind: str, *functions: Unary) -> dict[str, Unary]:
+    """Functions by name. `kind`: the first value of their recipes, whose second is the name."""
+    return {function.name: replace(function, recipe=(kind, function.name)) for function in functions}
 
 
 EMITTED: dict[str, Callable[[Graph, Value], Value]] = {
@@ -161,9 +164,11 @@ EMITTED: dict[str, Callable[[Graph, Value], Value]] = {
     "gelu": _emit_gelu,
     "gelu_tanh": _emit_gelu_tanh,
 }
-ACTIVATIONS = _table(*(Unary(name, FUNCTIONS[name], emit) for name, emit in EMITTED.items()))
+ACTIVATION, SYMBOLIC_FUNCTION, SHAPE = "activation", "symbolic", "shape"  # kinds of recipes
+ACTIVATIONS = table(ACTIVATION, *(Unary(name, FUNCTIONS[name], emit) for name, emit in EMITTED.items()))
 
-SYMBOLIC = _table(
+SYMBOLIC = table(
+    SYMBOLIC_FUNCTION,
     *(_power(n) for n in (1, 2, 3, 4, 5)),
     *(_reciprocal(n) for n in (1, 2, 3, 4, 5)),
     Unary("sqrt", np.sqrt, _op("Sqrt")),
@@ -187,6 +192,17 @@ SYMBOLIC = _table(
     Unary("gaussian", lambda x: np.exp(-(x**2)), lambda g, x: g.op("Exp", g.op("Neg", g.mul(x, x)))),
     Unary("sigmoid", FUNCTIONS["sigmoid"], _emit_sigmoid),
     Unary("cosh", np.cosh, float64_ops.cosh),
+)
+
+# Functions that only some libraries have.
+SHAPES = table(
+    SHAPE,
+    Unary("softsign", lambda x: x / (1 + np.abs(x)), lambda g, x: g.op("Div", x, g.add(g.op("Abs", x), g.const(1.0)))),
+    Unary(
+        "sech2",
+        lambda u: 1 - np.tanh(u) ** 2,
+        lambda g, u: g.sub(g.const(1.0), g.mul(g.op("Tanh", u), g.op("Tanh", u))),
+    ),
 )
 
 

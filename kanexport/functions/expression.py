@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
+EXPRESSION = "expression"  # kind of recipe
 MAX_TEXT_CHARACTERS = 500  # an expression stands in messages, and in the manifest
 MAX_TEXT_DEPTH = 50  # parts inside one another: evaluation recurses as deep
 MAX_PRODUCT_POWER = 16  # integer exponents up to this are products; larger ones are left to Pow
@@ -86,7 +87,7 @@ def function(name: str, text: str) -> Unary:
             code="expression-invalid",
             hint="write an expression of x; the affine values of the edge add constants",
         )
-    return Unary(name, part.evaluate, part.emit, text.strip())
+    return Unary(name, part.evaluate, part.emit, text.strip(), recipe=(EXPRESSION, name, text.strip()))
 
 
 def _part(node: ast.AST, depth: int) -> Part:

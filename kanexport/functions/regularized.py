@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,9 +46,16 @@ PI_HIGH = 201 / 64
 PI_LOW = math.pi - PI_HIGH
 
 
+AVOIDING = "avoiding"  # kind of recipe
+
+
 def avoiding(name: str, limit: float) -> Unary:
     """The variant of a function of the table, with T = `limit` > 0; the plain function if pykan has no variant. Not for
     `BROKEN`."""
+    return replace(_variant(name, limit), recipe=(AVOIDING, name, limit))
+
+
+def _variant(name: str, limit: float) -> Unary:
     if name in ("sqrt", "x^0.5"):
         return _sqrt(name, limit)
     if name in ("1/sqrt(x)", "1/x^0.5"):

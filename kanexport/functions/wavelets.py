@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.errors import REPAIR, InvalidKan
-from kanexport.functions.elementwise import Unary
+from kanexport.functions.elementwise import Unary, table
 
 if TYPE_CHECKING:
     from kanexport.graph.builder import Graph, Value
@@ -90,17 +90,16 @@ def _sinc(u: Array) -> Array:
     return np.where(u == 0, 1.0, np.sin(safe) / safe)
 
 
-WAVELETS = {
-    function.name: function
-    for function in (
-        Unary("mexican_hat", lambda u: HAT_HEIGHT * (u**2 - 1) * _bell(u), _emit_hat),
-        Unary("morlet", lambda u: np.cos(MORLET_FREQUENCY * u) * _bell(u), _emit_morlet),
-        Unary("dog", lambda u: -u * _bell(u), lambda g, u: g.mul(g.op("Neg", u), _emit_bell(g, u))),
-        Unary("meyer", _meyer, _emit_meyer),
-        Unary("shannon", _sinc, _emit_sinc),
-        Unary("ricker", lambda u: HAT_HEIGHT * (1 - u**2) * _bell(u), lambda g, u: g.op("Neg", _emit_hat(g, u))),
-    )
-}
+WAVELET = "wavelet"  # kind of recipe
+WAVELETS = table(
+    WAVELET,
+    Unary("mexican_hat", lambda u: HAT_HEIGHT * (u**2 - 1) * _bell(u), _emit_hat),
+    Unary("morlet", lambda u: np.cos(MORLET_FREQUENCY * u) * _bell(u), _emit_morlet),
+    Unary("dog", lambda u: -u * _bell(u), lambda g, u: g.mul(g.op("Neg", u), _emit_bell(g, u))),
+    Unary("meyer", _meyer, _emit_meyer),
+    Unary("shannon", _sinc, _emit_sinc),
+    Unary("ricker", lambda u: HAT_HEIGHT * (1 - u**2) * _bell(u), lambda g, u: g.op("Neg", _emit_hat(g, u))),
+)
 
 
 Weighted = Callable[["Graph", "Value", Array, Array], "Value"]

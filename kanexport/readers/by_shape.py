@@ -352,7 +352,7 @@ def _alone(kind: str, centres: Array, coef: Array, pre_steps: tuple[Step, ...], 
         )
     if kind == "gaussian" and centres.ndim < 3:
         return BasisTerm(_gaussian(centres, np.asarray(width)), coef, pre_steps)
-    function = elementwise.SYMBOLIC["gaussian"] if kind == "gaussian" else SECH2
+    function = elementwise.SYMBOLIC["gaussian"] if kind == "gaussian" else elementwise.SHAPES["sech2"]
     return _each(function, centres, np.asarray(1 / width), coef, pre_steps)
 
 
@@ -383,10 +383,3 @@ def _hidden(name: str, shifts: Array, slopes: Array, coef: Array, pre_steps: tup
             hint="select other functions with --option forward=NAME",
         )
     return _each(elementwise.activation(name), -shifts / slopes, slopes, coef, pre_steps)
-
-
-SECH2 = Unary(
-    "sech2",
-    lambda u: 1 - np.tanh(u) ** 2,
-    lambda g, u: g.sub(g.const(1.0), g.mul(g.op("Tanh", u), g.op("Tanh", u))),
-)

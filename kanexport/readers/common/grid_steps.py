@@ -19,9 +19,8 @@ from kanexport.bases import Basis, polynomial
 from kanexport.bases.polynomial import Polynomial
 from kanexport.bases.recurrence import Recurrence
 from kanexport.errors import USE_MODULE, InvalidKan, OptionError
-from kanexport.functions import elementwise
-from kanexport.functions.domain_maps import SOFTSIGN, Bounded, Clip, Raw, Sigmoid, Squash, Tanh, TanhOf
-from kanexport.functions.elementwise import Unary
+from kanexport.functions import domain_maps, elementwise
+from kanexport.functions.domain_maps import Bounded, Clip, Raw, Sigmoid, Squash, Tanh, TanhOf
 from kanexport.ir.model import BasisTerm, Layer, Term
 from kanexport.ir.norms import LayerNorm
 from kanexport.ir.steps import Elementwise, RowRange, Step
@@ -146,7 +145,7 @@ SQUASHES: dict[str, Callable[[Options], Squash]] = {
     "tanh-eps": lambda options: Tanh(short=options.number("squash_eps", SHORT[0], among=SHORT)),
     "tanh-twice": lambda options: TanhOf(Tanh()),
     "arctan": lambda options: Bounded(elementwise.SYMBOLIC["arctan"], 2 / math.pi),
-    "softsign": lambda options: Bounded(SOFTSIGN),
+    "softsign": lambda options: Bounded(elementwise.SHAPES["softsign"]),
     "sigmoid": lambda options: Tanh(slope=0.5),
 }
 
@@ -218,7 +217,7 @@ class Argument:
         """The whole argument as steps, for functions without a squash."""
         if isinstance(self.squash, Raw):
             return self.first
-        return (*self.first, Elementwise(Unary(self.squash.name, self.squash.evaluate, self.squash.emit)))
+        return (*self.first, Elementwise(domain_maps.function(self.squash)))
 
 
 def layer(

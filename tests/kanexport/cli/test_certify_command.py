@@ -11,8 +11,11 @@ import pytest
 
 from kanexport.cli import certify_command
 from kanexport.contract.cli import program
-from kanexport.errors import OptionError
+from kanexport.contract.manifest import NETWORK_FILE
+from kanexport.contract.sections import INT8
+from kanexport.errors import CheckpointError, OptionError
 from kanexport.pipeline import Request, export
+from kanexport.quantization.options import QuantizationOptions
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
@@ -75,12 +78,40 @@ def test_columns_of_another_network(hello: Path, tmp_path: Path) -> None:
         run(hello, "--box", tmp_path / "rows.npy")
 
 
-def test_an_exported_version_is_refused(hello: Path, tmp_path: Path) -> None:
-    export(Request(path=hello, repository=tmp_path, name="hello"))
-    for folder in (tmp_path / "hello", tmp_path / "hello" / "1"):
-        with pytest.raises(OptionError, match="is an exported model") as caught:
-            run(folder)
-        assert caught.value.code == "certificate-needs-checkpoint"
+def test_a_version_has_the_certificate_of_its_network(
+    hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bounds = {}
+    export(Request(path=hello, repository=tmp_path, name="hello", out_of_range="clamp"))
+    for path, more in ((hello, ("--out-of-range", "clamp")), (tmp_path / "hello" / "1", ())):
+        assert run(path, *more, "--budget", "1s", "--json") == 0
+        document = json.loads(capsys.readouterr().out)
+        bounds[path] = document["box"], document["outputs"][0]["high"]
+    (box, high), (same_box, same_high) = bounds.values()
+    assert box == same_box
+    assert same_high == pytest.approx(high, rel=0.01)
+
+
+def test_versions_that_have_no_certificate(hello: Path, tmp_path: Path) -> None:
+    version = export(Request(path=hello, repository=tmp_path, name="hello")).directory
+    for arguments, code in (
+        ((version.parent,), "certificate-needs-version"),
+        ((version, "--option", "grid=3"), "arguments-conflict"),
+        ((version, "--out-of-range", "clamp"), "arguments-conflict"),
+    ):
+        with pytest.raises(OptionError) as caught:
+            run(*arguments)
+        assert caught.value.code == code
+    (version / NETWORK_FILE).write_bytes((version / NETWORK_FILE).read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="differs from the file that the manifest lists"):
+        run(version)
+
+
+def test_a_quantized_version_has_no_certificate(golden: Golden, tmp_path: Path) -> None:
+    path, quantization = golden("efficient-kan-digits")[0], QuantizationOptions(quantize=INT8)
+    version = export(Request(path=path, repository=tmp_path, name="digits", quantization=quantization)).directory
+    with pytest.raises(OptionError, match="has quantized graphs"):
+        run(version)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("60s", 60.0), ("1.5m", 90.0), ("2h", 7200.0), ("30", 30.0)])
