@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kanexport.contract import manifest as contract
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.insight.store import StatisticsStore
@@ -150,13 +151,13 @@ class VersionSandbox:
         """Wait until the version has passed its load check. Raises LoadError with the reason of a failure, and
         ConfigError for a device that does not exist."""
         if self._settings.load_check:
-            await self._check.run(job, bundle.files)
+            await self._check.run(job, _checked_files(bundle))
 
     def prepared(self, bundle: Bundle) -> Job:
         """The job of a version whose manifest is valid. Raises LoadError."""
         if bundle.manifest is not None:
             check_manifest(bundle.manifest)
-        return self._job(bundle, bundle.files)
+        return self._job(bundle, _checked_files(bundle))
 
     def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest
@@ -173,6 +174,11 @@ class VersionSandbox:
             parsed=self._parsed,
             size=self._size,
         )
+
+
+def _checked_files(bundle: Bundle) -> dict[str, bytes]:
+    """The files that the load check runs or parses. The server does not parse the network file."""
+    return {name: data for name, data in bundle.files.items() if name != contract.NETWORK_FILE}
 
 
 @functools.cache
