@@ -17,6 +17,7 @@ from kanserve import Client
 from kanserve.client.errors import ClientError
 from tests.support import reload_tools, server_process
 from tests.support.compose_stack import until
+from tests.support.model_stores import Relay
 from tests.support.server_process import Server
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,7 @@ BLOCK = re.compile(r"^( *)```(?:console|py)\n(.*?)^\1```", re.MULTILINE | re.DOT
 SECONDS = 90
 PAD = 3 * 2**20  # bytes that make a graph large enough to stop its copy halfway
 HALF = 2**20  # bytes of responses after which a relay stops
+RELAY = "RELAY"  # its port, in commands and variables of `Desk.stalled`
 
 
 def commands(page: str, **counts: int) -> dict[str, list[str]]:
@@ -93,6 +95,24 @@ class Desk:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    def stalled(self, block: str, server: str, partial: str = "", **more: str) -> None:
+        """Run a block through a relay that stops halfway, and kill it. `server`: the host and port that the relay
+        reaches. `partial`: the pattern of a file in `models` that it then has. RELAY in the block and in the values of
+        `more` is the relay's port."""
+        with Relay(server, HALF) as relay:
+            port = relay.address.rpartition(":")[2]
+            redirected = {name: value.replace(RELAY, port) for name, value in more.items()}
+
+            def halfway() -> bool:
+                return relay.stopped.is_set() and (not partial or any(self.models.glob(partial)))
+
+            self.killed(block.replace(RELAY, port), halfway, **redirected)
+
+    def release(self, version: int, factor: float, pad: int = 0) -> Path:
+        """Write a version to publish into the folder `release`. Returns its folder; see `reload_tools.write`."""
+        folder = self.folder / "release" / "toy" / str(version)
+        return reload_tools.write(folder, factor, version=version, pad=pad)
+
     def factor(self, version: str = "") -> float:
         """The factor of the content that serves; see `reload_tools`."""
         return reload_tools.factor(self.server, version=version)
@@ -121,6 +141,7 @@ POLL = 0.2  # seconds between two scans of the server
 def desk(folder: Path, replaced: dict[str, str] | None = None, **environment: str) -> Iterator[Desk]:
     """A desk whose server serves version 1 of the model `toy` (factor 1)."""
     reload_tools.write(folder / "models" / "toy" / "1")
+    (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "bin").mkdir()
     program = folder / "bin" / "kanserve"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m kanserve "$@"\n')
@@ -136,7 +157,8 @@ def ignored(desk: Desk) -> list[str]:
 
 
 class Load:
-    """Calls of kanserve's client without retries while versions change. `failed`: errors; `seen`: versions."""
+    """Calls of kanserve's client without retries while versions change. The end of the block fails if a call failed.
+    `failed`: errors; `seen`: versions."""
 
     def __init__(self, desk: Desk, clients: int = 2) -> None:
         self.failed: list[str] = []
@@ -151,10 +173,12 @@ class Load:
         until(lambda: self.calls, "a first response", 30)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
         for thread in self._threads:
             thread.join(30)
+        if kind is None:
+            assert self.failed == []
 
     def _work(self) -> None:
         with Client(self._address, retries=0) as client:
@@ -164,3 +188,24 @@ class Load:
                 except ClientError as error:
                     self.failed.append(str(error))
                 self.calls += 1
+
+
+def follow(desk: Desk, load: Load, publish: Callable[[int, float], object], fetch: str) -> None:
+    """Publish the versions 2 and 3, and run a block that fetches each. Servers and clients follow at once."""
+    for version, factor in ((2, 2.0), (3, 4.0)):
+        publish(version, factor)
+        desk.run(fetch)
+        assert desk.factor() == factor
+    until(lambda: 3 in load.seen, "a call of version 3", 30)
+
+
+def survive(desk: Desk, interrupted: Callable[[], object], block: str, *, served: float, factor: float) -> None:
+    """Interrupt a copy of version 2: the server goes on with the content of before. A block that copies again makes it
+    serve the new content. `served`, `factor`: the factors before and after. No call fails."""
+    ready = desk.state(2) == "READY"
+    with Load(desk):
+        interrupted()
+        desk.scans()
+        assert (desk.state(2) == "READY", desk.factor()) == (ready, served)
+        desk.run(block)
+        desk.serves(2, factor)

@@ -12,10 +12,8 @@ import pytest
 from kanserve.errors import LoadError
 from kanserve.repository import layout
 from tests.support import fake_hub, reload_tools, stack_tools
-from tests.support.compose_stack import until
 from tests.support.fake_hub import Hub
-from tests.support.model_stores import Relay
-from tests.support.source_desk import HALF, PAD, ROOT, Desk, Load, commands, desk, ignored
+from tests.support.source_desk import PAD, Desk, Load, commands, desk, follow, ignored, survive
 
 pytestmark = pytest.mark.slow
 
@@ -40,43 +38,39 @@ def here(hub: tuple[str, Hub], tmp_path: Path) -> Iterator[Desk]:
     variables = {"HF_ENDPOINT": f"http://{hub[0]}", "HF_TOKEN": "hf_of_this_test", "HF_HOME": str(tmp_path / "hf")}
     variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     with desk(tmp_path, PATH=path, **variables) as made:
-        (tmp_path / "examples").symlink_to(ROOT / "examples")
         yield made
 
 
 def publish(here: Desk, version: int, factor: float, pad: int = 0) -> None:
     """Publish a version to the branch, as the guide does."""
     shutil.rmtree(here.folder / "release", ignore_errors=True)
-    reload_tools.write(here.folder / "release" / "toy" / str(version), factor, version=version, pad=pad)
+    here.release(version, factor, pad)
     (here.folder / "release" / "toy" / "README.md").write_text("# a model card\n")
     here.run(UPLOAD)
 
 
 def stalled(here: Desk, block: str, address: str) -> None:
     """Run a block through a relay that stops halfway, and kill it."""
-    with Relay(address, HALF) as relay:
-        here.killed(block, relay.stopped.is_set, HF_ENDPOINT=f"http://{relay.address}")
+    here.stalled(block, address, HF_ENDPOINT="http://127.0.0.1:RELAY")
 
 
 def test_servers_follow_a_branch_forward_and_back_and_no_call_is_lost(here: Desk, hub: tuple[str, Hub]) -> None:
-    content = hub[1]
+    content, published = hub[1], []
+
+    def publish_one(version: int, factor: float) -> None:
+        publish(here, version, factor)
+        published.append(content.branches["production"])
+
     with Load(here) as load:
-        publish(here, 2, 2.0)
-        assert set(content.commits[content.branches["production"]]) >= {"2/manifest.json", "README.md"}
-        here.run(FETCH)
-        assert here.factor() == 2.0
-        before = content.branches["production"]
-        publish(here, 3, 4.0)
-        assert "2/manifest.json" not in content.commits[content.branches["production"]]
-        here.run(FETCH)
-        assert here.factor() == 4.0
-        until(lambda: 3 in load.seen, "a call of version 3", 30)
+        follow(here, load, publish_one, FETCH)
+        before, after = published
+        assert set(content.commits[before]) >= {"2/manifest.json", "README.md"}
+        assert "2/manifest.json" not in content.commits[after]
         here.run(FETCH.replace("--revision production", "--revision " + before))
         assert here.factor() == 2.0
         (at_once,) = GUIDE["Roll back"]
         here.run(at_once)
         assert here.factor() == 1.0
-    assert load.failed == []
     assert reload_tools.events(here.server, "model_load_failed") == []
 
 
@@ -92,15 +86,12 @@ def test_a_pinned_commit_stays_when_the_branch_moves(here: Desk, hub: tuple[str,
 @pytest.mark.parametrize("block", [FETCH, DIRECT], ids=["fetch", "direct"])
 def test_a_killed_download_is_not_served(here: Desk, hub: tuple[str, Hub], block: str) -> None:
     publish(here, 2, 2.0, PAD)
-    with Load(here) as load:
+
+    def interrupted() -> None:
         stalled(here, block, hub[0])
         assert list(here.models.rglob("*.incomplete"))
-        here.scans()
-        assert here.state(2) != "READY"
-        assert here.factor() == 1.0
-        here.run(block)
-        here.serves(2, 2.0)
-    assert load.failed == []
+
+    survive(here, interrupted, block, served=1.0, factor=2.0)
 
 
 def test_a_killed_replacement_leaves_the_previous_content(here: Desk, hub: tuple[str, Hub]) -> None:
@@ -108,13 +99,7 @@ def test_a_killed_replacement_leaves_the_previous_content(here: Desk, hub: tuple
     here.run(DIRECT)
     here.serves(2, 2.0)
     publish(here, 2, 4.0, PAD)
-    with Load(here) as load:
-        stalled(here, DIRECT, hub[0])
-        here.scans()
-        assert here.factor() == 2.0
-        here.run(DIRECT)
-        here.serves(2, 4.0)
-    assert load.failed == []
+    survive(here, lambda: stalled(here, DIRECT, hub[0]), DIRECT, served=2.0, factor=4.0)
 
 
 def test_a_repository_of_the_hub_may_be_one_version(here: Desk, hub: tuple[str, Hub]) -> None:

@@ -15,10 +15,8 @@ import pytest
 from kanserve import Client
 from tests.support import model_stores, reload_tools, stack_tools, toy_model
 from tests.support.command_line import checkpoint, kanserve
-from tests.support.compose_stack import until
-from tests.support.model_stores import Relay
 from tests.support.server_process import serving
-from tests.support.source_desk import HALF, PAD, ROOT, Desk, Load, commands, desk
+from tests.support.source_desk import PAD, ROOT, Desk, Load, commands, desk, follow, survive
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +53,6 @@ def here(store: tuple[dict[str, str], Path], tmp_path: Path) -> Iterator[Desk]:
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'service'}",
     }
     with desk(tmp_path, **variables) as made:
-        (tmp_path / "examples").symlink_to(ROOT / "examples")
         yield made
 
 
@@ -67,32 +64,25 @@ def python(here: Desk, code: str) -> str:
 
 def publish(here: Desk, version: int, factor: float, pad: int = 0) -> None:
     """Log a version, and move the alias to it."""
-    folder = reload_tools.write(here.folder / "release" / "toy" / str(version), factor, version=version, pad=pad)
+    folder = here.release(version, factor, pad)
     (folder.parent / "config.pbtxt").write_text('name: "toy"\n')
     python(here, LOG.replace("release/toy/2", f"release/toy/{version}"))
 
 
 def stalled(here: Desk, block: str) -> None:
     """Run a block through a relay that stops halfway, and kill it."""
-    with Relay(here.environment["MLFLOW_S3_ENDPOINT_URL"].removeprefix("http://"), HALF) as relay:
-        here.killed(block, relay.stopped.is_set, MLFLOW_S3_ENDPOINT_URL=f"http://{relay.address}")
+    server = here.environment["MLFLOW_S3_ENDPOINT_URL"].removeprefix("http://")
+    here.stalled(block, server, MLFLOW_S3_ENDPOINT_URL="http://127.0.0.1:RELAY")
 
 
 def test_servers_follow_an_alias_forward_and_back_and_no_call_is_lost(here: Desk) -> None:
     with Load(here) as load:
         publish(here, 1, 1.0)
-        publish(here, 2, 2.0)
-        here.run(FETCH)
-        assert here.factor() == 2.0
-        publish(here, 3, 4.0)
-        here.run(FETCH)
-        assert here.factor() == 4.0
-        until(lambda: 3 in load.seen, "a call of version 3", 30)
+        follow(here, load, lambda version, factor: publish(here, version, factor), FETCH)
         python(here, MOVE)
         here.run(FETCH)
         assert here.factor() == 1.0
         assert here.factor("3") == 4.0
-    assert load.failed == []
     assert reload_tools.events(here.server, "model_load_failed") == []
     assert sorted(path.name for path in here.models.iterdir() if not path.name.startswith(".")) == ["toy"]
 
@@ -165,14 +155,7 @@ def test_a_real_export_serves_from_the_logged_folder_and_predicts_alike(tmp_path
 @pytest.mark.parametrize("block", [FETCH, DIRECT], ids=["fetch", "direct"])
 def test_a_killed_download_is_not_served(here: Desk, block: str) -> None:
     publish(here, 2, 2.0, PAD)
-    with Load(here) as load:
-        stalled(here, block)
-        here.scans()
-        assert here.state(2) != "READY"
-        assert here.factor() == 1.0
-        here.run(block)
-        here.serves(2, 2.0)
-    assert load.failed == []
+    survive(here, lambda: stalled(here, block), block, served=1.0, factor=2.0)
 
 
 def test_a_killed_replacement_leaves_the_previous_content(here: Desk) -> None:
@@ -180,10 +163,4 @@ def test_a_killed_replacement_leaves_the_previous_content(here: Desk) -> None:
     here.run(DIRECT)
     here.serves(2, 2.0)
     publish(here, 2, 4.0, PAD)
-    with Load(here) as load:
-        stalled(here, DIRECT)
-        here.scans()
-        assert here.factor("2") == 2.0
-        here.run(DIRECT)
-        here.serves(2, 4.0)
-    assert load.failed == []
+    survive(here, lambda: stalled(here, DIRECT), DIRECT, served=2.0, factor=4.0)
