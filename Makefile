@@ -151,7 +151,9 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 		--no-emit-package kanserve-kernel --no-emit-package onnxruntime -o requirements/server-cuda.txt && \
 	$$compile pyproject.toml requirements/export.in --extra export --no-emit-package kanserve-kernel -o requirements/export.txt && \
 	$$compile requirements/docs.in -o requirements/docs.txt && \
-	$$compile requirements/stack.in -o requirements/stack.txt && \
+	for name in stack model-sources; do $$compile requirements/$$name.in -o requirements/$$name.txt || exit 1; done && \
+	for name in engines ray; do \
+		$$compile requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt || exit 1; done && \
 	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt && \
 	echo 'ziglang>=0.17,<0.18' | $$compile - -o requirements/kernel.txt
 

@@ -3,13 +3,16 @@ Tests of models and tables in stores, and of engines that score tables, for `mak
 
     python tools/stack_test.py [PART...]
 
-The program runs each part, and prints a table: passed or failed, its tests, seconds, and the reasons of skipped tests.
-A part whose program is absent is `absent`, which is not a failure. A part with additional packages has them in the
-environment `.venv-PART`, which also sees the packages of this interpreter. The exit code is 1 if a part failed.
+The program first looks for the programs that the parts need. As root on Debian it installs those that are absent, with
+apt-get; otherwise it prints the command that installs them. Then it runs each part, and prints a table: passed or
+failed, its tests, seconds, and the reasons of skipped tests. A part whose program is absent is `absent`, which is not a
+failure. A part with additional packages has them in the environment `.venv-PART`, which also sees the packages of this
+interpreter. The exit code is 1 if a part failed.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -25,24 +28,36 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = "tests/integration/deploy"
 MONITORS = ("prometheus", "prometheus-alertmanager")
-# Clients of the stores in docs/guides/models, 250 MB installed.
-SOURCES = (
-    "awscli==1.46.3",
-    "boto3==1.44.8",
-    "huggingface-hub==2.4.0",
-    "mlflow-skinny==3.17.2",
-    "sqlalchemy>=2,<3",
-    "alembic>=1.13,<2",
-)
+# podman with its helpers: a runtime, and the network of containers.
+PODMAN = ("podman", "conmon", "runc", "netavark", "aardvark-dns", "pasta", "newuidmap")
+# The package of Debian for each program, where its name differs.
+DEBIAN = {
+    "podman": "podman golang-github-containers-common",
+    "pasta": "passt",
+    "newuidmap": "uidmap",
+    "promtool": "prometheus",
+    "amtool": "prometheus-alertmanager",
+    "nft": "nftables",
+    "busybox": "busybox-static",
+    "java": "openjdk-21-jre-headless",
+}
+# Folders of programs that may be absent from PATH: those of root, and Debian's for helpers of podman.
+FOLDERS = ("/usr/sbin", "/sbin", "/usr/lib/podman")
 
 
 class Part(NamedTuple):
-    """One part: a command, or test files, the programs without which it is absent, and additional packages."""
+    """One part: a command, or test files.
+
+    needs   the programs without which the part is absent
+    uses    the programs without which tests of the part are skipped, or fail
+    locked  whether `requirements/PART.txt` has additional packages
+    """
 
     command: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    locked: bool = False
 
 
 class Outcome(NamedTuple):
@@ -56,13 +71,16 @@ class Outcome(NamedTuple):
 
 
 PARTS = {
-    "image": Part(command=("bash", "service/deploy/container-test.sh"), needs=("podman",)),
+    "image": Part(
+        command=("bash", "service/deploy/container-test.sh"), needs=("podman",), uses=(*PODMAN, "debootstrap")
+    ),
     "image-recipe": Part(tests=(f"{TESTS}/test_image.py", f"{TESTS}/test_image_contents.py")),
-    "compose-file": Part(tests=(f"{TESTS}/test_compose.py",)),
+    "compose-file": Part(tests=(f"{TESTS}/test_compose.py",), uses=("docker-compose", "promtool", "amtool")),
     "compose-stack": Part(tests=(f"{TESTS}/test_compose_stack.py",), needs=MONITORS),
     "compose-containers": Part(
         command=("bash", "service/deploy/compose-test.sh", "localhost/kanserve:container-test"),
         needs=("podman", "docker-compose", "nft", "curl", "busybox", *MONITORS),
+        uses=PODMAN,
     ),
     "monitoring": Part(tests=(f"{TESTS}/test_monitoring.py",), needs=("promtool",)),
     "kserve": Part(tests=(f"{TESTS}/test_kserve.py", f"{TESTS}/test_kserve_gateway.py")),
@@ -70,14 +88,15 @@ PARTS = {
     "cluster-wrong": Part(command=(sys.executable, "-m", "tools.cluster", "--wrong-charts")),
     "ray": Part(
         tests=(f"{TESTS}/test_ray.py", f"{TESTS}/test_engines.py", "tests/kanserve/ray"),
-        packages=("ray[serve]==2.60.0",),
+        locked=True,
     ),
-    "engines": Part(tests=(f"{TESTS}/test_engines.py",), packages=("duckdb==2.0.1", "polars==2.1.0", "pyspark==4.3.0")),
+    "engines": Part(tests=(f"{TESTS}/test_engines.py",), uses=("java",), locked=True),
     "kserve-storage": Part(tests=(f"{TESTS}/test_kserve_storage.py",)),
     "stores": Part(tests=(f"{TESTS}/test_score_stores.py",)),
     "model-sources": Part(
         tests=tuple(f"{TESTS}/test_source_{name}.py" for name in ("s3", "registry", "hugging_face", "mlflow")),
-        packages=SOURCES,
+        uses=("oras", "docker-registry", "podman", "curl"),
+        locked=True,
     ),
     "chart": Part(tests=tuple(f"{TESTS}/test_helm{name}.py" for name in ("", "_probes", "_policies"))),
 }
@@ -90,23 +109,49 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := [name for name in arguments if name not in PARTS]:
         print(f"no part {', '.join(unknown)}, expected: {', '.join(PARTS)}", file=sys.stderr)
         return 2
+    names = arguments or [name for name in PARTS if name not in DATA]
+    os.environ["PATH"] = os.pathsep.join((os.environ["PATH"], *FOLDERS))
+    provide([PARTS[name] for name in names], root=os.geteuid() == 0)
     rows = []
-    for name in arguments or [name for name in PARTS if name not in DATA]:
+    for name in names:
         print(f"== {name}", flush=True)
         rows.append(run(name, PARTS[name]))
     print(table(rows))
     return int(any(row.state == "failed" for row in rows))
 
 
+def provide(parts: Sequence[Part], *, root: bool) -> None:
+    """Install the absent programs of these parts, as `root` on Debian. Otherwise print the command that does it."""
+    wanted = dict.fromkeys(program for part in parts for program in (*part.needs, *part.uses))
+    absent = [program for program in wanted if shutil.which(program) is None]
+    if not absent:
+        return
+    packages = list(dict.fromkeys(" ".join(DEBIAN.get(program, program) for program in absent).split()))
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    if not root or shutil.which("apt-get") is None:
+        print(f"not installed: {', '.join(absent)}; parts and tests that need them do not run", flush=True)
+        print(f"on Debian, root installs them: {' '.join(install)}", flush=True)
+        return
+    print(f"== installing {', '.join(packages)}, for {', '.join(absent)}", flush=True)
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], env=environment)  # with an old list, some packages may still be found
+    if subprocess.run(install, env=environment, stdout=subprocess.DEVNULL).returncode:
+        print(f"apt-get failed; parts and tests that need {', '.join(absent)} may not run", flush=True)
+
+
 def run(name: str, part: Part) -> Outcome:
     """Run one part."""
-    absent = tuple(f"{program} is not installed" for program in part.needs if shutil.which(program) is None)
+    absent = tuple(
+        f"{program} is not installed (Debian: apt-get install {DEBIAN.get(program, program)})"
+        for program in part.needs
+        if shutil.which(program) is None
+    )
     if absent:
         return Outcome(name, "absent", "-", 0.0, absent)
     begin, python = time.monotonic(), sys.executable
-    if part.packages:
+    if part.locked:
         try:
-            python = interpreter(ROOT / f".venv-{name}", part.packages)
+            python = interpreter(ROOT / f".venv-{name}", ROOT / "requirements" / f"{name}.txt")
         except subprocess.CalledProcessError as error:
             return Outcome(name, "absent", "-", time.monotonic() - begin, (f"pip could not install it: {error}",))
     if part.command:
@@ -120,17 +165,18 @@ def run(name: str, part: Part) -> Outcome:
     return Outcome(name, "failed" if code else "passed", count, time.monotonic() - begin, notes)
 
 
-def interpreter(folder: Path, packages: Sequence[str]) -> str:
-    """The interpreter of an environment with these packages and those of this interpreter. The environment is made
-    once. Raises CalledProcessError if pip fails."""
+def interpreter(folder: Path, requirements: Path) -> str:
+    """The interpreter of an environment with locked packages, and with those of this interpreter. The environment is
+    made again if the locked packages change. Raises CalledProcessError if pip fails."""
     python, ready = folder / "bin" / "python", folder / ".ready"
-    if ready.is_file() and ready.read_text() == "\n".join(packages):
+    if ready.is_file() and ready.read_text() == requirements.read_text():
         return str(python)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     own.joinpath("zz_beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
-    ready.write_text("\n".join(packages))
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--require-hashes", "--no-deps", "-r", str(requirements)], check=True)
+    ready.write_text(requirements.read_text())
     return str(python)
 
 

@@ -94,7 +94,7 @@ def test_engines_on_one_machine(desk: Path, engine: str) -> None:
 def test_spark(desk: Path, engine: str) -> None:
     needs("pyspark")
     if shutil.which("java") is None:
-        pytest.skip("Java is not installed")
+        pytest.skip("Java is not installed (Debian: apt-get install openjdk-21-jre-headless)")
     check(desk, run(desk, block(engine), SPARK_LOCAL_IP="127.0.0.1", PYSPARK_PYTHON=sys.executable))
 
 
