@@ -1,5 +1,6 @@
 """Files of a scoring run: inputs by pattern, and a folder of results in which a file appears only as a whole. Local
-paths, and URLs of object stores (`s3://`, `gs://`, `az://`, `https://`) through obstore.
+paths, and URLs of object stores (`s3://`, `gs://`, `az://`, `https://`) through obstore. The query of a web URL may be
+a signature, so no message and no record has it.
 
 The folder of results has a folder `_score`: `run.json` says which model and options wrote it, and one document for each
 finished file says from which input. A run that continues skips these files. Readers of tables ignore names that begin
@@ -21,12 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
+from urllib.parse import unquote
 
 from kanexport.contract import atomic, safe_files
 from kanexport.contract.cli.suggest import how_to_install
 from kanserve.errors import BadRequest, ConfigError
 
 URL = re.compile(r"[a-z][a-z0-9+]*://")
+WEB = ("http://", "https://")
+QUERY = re.compile(r"(https?://[^\s?]*)\?\S*")  # a web URL with its query
 MAGIC = re.compile(r"[*?\[]")
 RECORDS, RUN = "_score", "_score/run.json"
 RECORD_BYTES = 2**20  # largest size of a document
@@ -78,11 +82,19 @@ def inputs(patterns: Sequence[str], suffixes: Sequence[str]) -> list[Input]:
         several = list(_remote(pattern, suffixes) if URL.match(pattern) else _local(pattern, suffixes))
         if not several:
             raise BadRequest(
-                f"no file fits {pattern}",
+                f"no file fits {_shown(pattern)}",
                 code="input-not-found",
                 hint=f"pass files, a folder or a pattern; a folder selects {', '.join(suffixes)}",
             )
-        files |= {item.place: item for item in several}
+        for item in several:
+            known = files.setdefault(item.place, item)
+            if (known.size, known.tag) != (item.size, item.tag):
+                raise BadRequest(
+                    f"{item.place} was found twice, with different content",
+                    code="input-names-equal",
+                    hint="pass each file once; a URL with another query is another run",
+                )
+            files[item.place] = item
     named: dict[str, str] = {}
     for item in files.values():
         stem = item.name.rpartition(".")[0] or item.name
@@ -133,26 +145,55 @@ def _of_path(path: Path, name: str) -> Input:
 
 
 def _remote(url: str, suffixes: Sequence[str]) -> Iterator[Input]:
-    base, tail, single = _divided(url)
-    store = _store(base)
-    with _readable_errors(url):
+    address, query = _shown(url), url.partition("?")[2] if url.startswith(WEB) else ""
+    base, tail, single = _divided(address)
+    store = _store(f"{base}?{query}" if query else base)
+    with _readable_errors(address):
         if single:
             with contextlib.suppress(FileNotFoundError):
-                yield _of_object(store, base, _obstore().head(store, tail))
+                yield _of_object(store, base, _about(store, tail, signed=bool(query)))
             return
-        listed = [item for batch in _obstore().list(store) for item in batch]
+        listed = _listed(store, address)
     for item in sorted(listed, key=lambda item: str(item["path"])):
         if _fits(item["path"], tail, suffixes):
             yield _of_object(store, base, item)
 
 
+def _about(store: Any, name: str, *, signed: bool) -> Any:
+    """Size, entity tag and time of an object. A signed URL permits one method, GET."""
+    if signed:
+        return _obstore().get(store, name, options={"range": (0, 1)}).meta
+    return _obstore().head(store, name)
+
+
+def _listed(store: Any, url: str) -> list[Any]:
+    """The objects of a store. Raises BadRequest if its bucket does not exist."""
+    from obstore.exceptions import BaseError
+
+    try:
+        return [item for batch in _obstore().list(store) for item in batch]
+    except BaseError as error:
+        if "404 Not Found" not in str(error):
+            raise
+        raise BadRequest(
+            f"{url}: the store has no such bucket (404 Not Found)",
+            code="input-not-found",
+            hint="correct the bucket, or the address of the store in its environment variables",
+        ) from error
+
+
+def _shown(url: str) -> str:
+    """A path or URL for messages and records."""
+    return url.partition("?")[0] if url.startswith(WEB) else url
+
+
 def _divided(url: str) -> tuple[str, str, bool]:
     """A URL as its fixed part, the rest, and whether the rest is one name. A web server lists no files, and its paths
-    may have any characters."""
+    may have any characters, some of them escaped."""
     scheme, _, rest = url.partition("://")
-    parts, lists = rest.split("/"), not scheme.startswith("http")
+    parts, lists = rest.split("/"), not url.startswith(WEB)
     fixed = next((at for at, part in enumerate(parts) if lists and MAGIC.search(part)), len(parts) - 1)
-    tail = "/".join(parts[fixed:])
+    tail = "/".join(parts[fixed:]) if lists else unquote(parts[-1])
     return f"{scheme}://{'/'.join(parts[:fixed])}", tail, not lists or bool(tail and not MAGIC.search(tail))
 
 
@@ -318,7 +359,7 @@ def _store(url: str) -> Any:
         return store.from_url(url, **options)
     except (BaseError, ValueError) as error:
         raise BadRequest(
-            f"{url} is not a URL of a store: {_first(error)}",
+            f"{_shown(url)} is not a URL of a store: {_first(error)}",
             code="store-url-invalid",
             hint="pass s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or https://HOST/PATH",
         ) from error
@@ -339,7 +380,7 @@ def _readable_errors(place: str) -> Iterator[None]:
 
 
 def _first(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+    return QUERY.sub(r"\1", next(iter(str(error).splitlines()), type(error).__name__))[:300]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import http.server
 import threading
 from collections.abc import Iterator
@@ -122,9 +123,40 @@ def test_wrong_keys_and_a_missing_bucket_are_named(model: Path, store: dict[str,
     assert done.returncode == 1
     assert "403" in done.stderr or "Forbidden" in done.stderr or "denied" in done.stderr
     assert "Traceback" not in done.stderr
-    done = program("score", model, "--input", "s3://none/data/*.parquet", *out, **store)
-    assert done.returncode in (1, 2)
-    assert "s3://none/data" in done.stderr
+    for url, reason in (
+        ("s3://none/data/*.parquet", "the store has no such bucket"),
+        ("s3://none/data/", "the store has no such bucket"),
+        ("s3://none/data/0.parquet", "no file fits"),  # the store says nothing about the bucket of an object
+        (f"{BUCKET}/data/9.parquet", "no file fits"),
+        (f"{BUCKET}/none/", "no file fits"),
+    ):
+        done = program("score", model, "--input", url, *out, **store)
+        assert done.returncode == 2, (url, done.stderr)
+        assert url in done.stderr
+        assert reason in done.stderr, url
+
+
+def test_a_signed_url_is_scored_without_keys_and_its_signature_is_secret(
+    model: Path, store: dict[str, str], tmp_path: Path
+) -> None:
+    """A URL with another signature of the same object continues the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in store.items():
+            patch.setenv(key, value)
+        good, again = (
+            obstore.sign(from_url(BUCKET), "GET", "data/1.parquet", datetime.timedelta(minutes=end)) for end in (9, 10)
+        )
+    words = (model, "--output", tmp_path / "out", "--keep", "id", "--json")
+    first = document(program("score", *words, "--input", good))
+    assert (first["files"], first["rows"]) == (1, ROWS)
+    check(parquet.read_table(tmp_path / "out" / "1.parquet"), 1)
+    assert document(program("score", *words, "--input", again))["files_complete_before"] == 1
+    texts = [path.read_text() for path in (tmp_path / "out" / "_score").rglob("*.json")]
+    wrong = program("score", *words[:-1], "--input", good[:-4] + "0000")
+    assert wrong.returncode == 1
+    assert f"{store['AWS_ENDPOINT_URL']}/tables/data/1.parquet: " in wrong.stderr
+    assert "403" in wrong.stderr
+    assert not any("Signature" in text for text in (*texts, wrong.stderr, wrong.stdout))
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
@@ -156,14 +188,21 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
 
 
 def test_a_table_of_a_web_server_is_scored(model: Path, tables: Path, tmp_path: Path) -> None:
-    handler = partial(Ranges, directory=str(tables))
+    out = tmp_path / "out"
+    (tmp_path / "web").mkdir()
+    for name, at in (("1", 1), ("a b", 0)):
+        (tmp_path / "web" / f"{name}.parquet").symlink_to(tables / f"{at}.parquet")
+    handler = partial(Ranges, directory=str(tmp_path / "web"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        done = program("score", model, "--input", f"{url}/1.parquet", "--output", tmp_path, "--keep", "id")
+        done = program("score", model, "--input", f"{url}/1.parquet", "--output", out, "--keep", "id")
         assert done.returncode == 0, done.stderr
-        missing = program("score", model, "--input", f"{url}/9.parquet", "--output", tmp_path, "--keep", "id")
+        missing = program("score", model, "--input", f"{url}/9.parquet", "--output", out, "--keep", "id")
+        escaped = program("score", model, "--input", f"{url}/a%20b.parquet", "--output", out, "--keep", "id")
         server.shutdown()
-    check(parquet.read_table(tmp_path / "1.parquet"), 1)
+    check(parquet.read_table(out / "1.parquet"), 1)
     assert missing.returncode == 2
     assert "no file fits" in missing.stderr
+    assert escaped.returncode == 0, escaped.stderr
+    check(parquet.read_table(out / "a b.parquet"), 0)
