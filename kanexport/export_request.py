@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport.bundle import baseline, calibration
+from kanexport.bundle import baseline, calibration, certification
 from kanexport.bundle.calibration import IntervalOptions
+from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
@@ -63,6 +64,7 @@ class Request:
     )
     quantization: QuantizationOptions = NOTHING
     intervals: IntervalOptions = calibration.NO_OPTIONS
+    certification: CertifyOptions = certification.NO_OPTIONS
     code: Path | None = None  # the folder for C code of the network
     wasm: bool = False  # with a WebAssembly module of it
     storage: str = "float32"  # of the coefficients in C, a key of `ccode.integer_tables.STORAGE`
@@ -85,6 +87,7 @@ class Request:
             explain=ExplainOptions(self.explain or bool(self.explain_layers), self.explain_layers),
             out_of_range=self.out_of_range,
             intervals=self.intervals,
+            range_of_certificate=self.certification.range_check,
         )
 
     def with_scalers(self, target: Target, signature: Signature) -> tuple[Target, tuple[str, ...]]:
@@ -153,6 +156,10 @@ class Request:
                 hint="remove one of the two",
             )
 
+    def check_certificate(self) -> None:
+        """Raises OptionError for a certificate that does not fit the other options."""
+        certification.check(self.certification, self.dtype, quantized=self.quantization != NOTHING)
+
     def lower(self, kan: Kan, *, near: Collection[int] = (), curves: Kan | None = None) -> Lowered:
         """The graphs of a network, for the requested batch size. `near` and `curves`: as in `lower.lower`."""
         return lower.lower(
@@ -214,6 +221,7 @@ def document(result: Result) -> dict[str, Any]:
         "variants": [dataclasses.asdict(variant) for variant in manifest.variants],
         "explanations": dataclasses.asdict(manifest.explanations),
         "intervals": dataclasses.asdict(manifest.intervals) if manifest.intervals.method else None,
+        "certificate": dataclasses.asdict(manifest.certificate) if manifest.certificate else None,
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),
         "c": None if result.code is None else _code(result.code),

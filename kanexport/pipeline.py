@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport.bundle import baseline, description, explain_graph
+from kanexport.bundle import baseline, certification, description, explain_graph
 from kanexport.bundle.description import Signature
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import Result, Target, VerificationBasis, VerifiedModel, publish
@@ -56,6 +56,7 @@ def export(request: Request, *, advance: Callable[[int, int], None] = lambda don
     request.check_batch()
     request.check_kernel()
     request.check_code(target.name)
+    request.check_certificate()
     request.quantization.check(request.dtype, explain=target.explain.enabled)
     recorded = data.load(request.expected_outputs).of_network() if request.expected_outputs else None
     interpreted = _read(loaded, request, recorded, advance)
@@ -99,6 +100,7 @@ def export_network(
         notes=graphs.kan.notes + notes + graphs.notes + network_notes,
         approximation=graphs.approximation,
         network=network,
+        certificate=certification.measure(request.certification, graphs.kan, target.names),
     )
     if request.code is None:
         return publish(target, model)

@@ -31,12 +31,14 @@ from kanexport.contract.sections import (
     EXPLAIN_FILE,
     FLAG,
     NO_BASELINE,
+    NO_CERTIFICATE,
     NO_EXPLANATIONS,
     OUT_OF_RANGE_POLICIES,
     REJECT,
     UNSCALED,
     Approximation,
     Baseline,
+    CertificateInfo,
     Scalers,
 )
 from kanexport.errors import REPORT, OptionError, RepositoryError
@@ -65,6 +67,7 @@ class Target:
     out_of_range: str = AS_TRAINED  # handling of such rows, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     intervals: IntervalOptions = calibration.NO_OPTIONS
     scalers: Scalers = UNSCALED  # which the graphs apply
+    range_of_certificate: bool = False  # FLAG and REJECT check the certified box
 
     def __post_init__(self) -> None:
         """The header of the baseline rows names the features, unless the user does."""
@@ -157,6 +160,7 @@ class VerifiedModel:
     notes: tuple[str, ...]
     approximation: Approximation = EXACT
     network: bytes | None = None  # archive of the network, as in `ir.archive`
+    certificate: CertificateInfo = NO_CERTIFICATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,8 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         target.intervals, model.lowered, model.signature, target.names, target.dtype
     )
     files, measured = _files(model), _baseline(target, model)
-    range_notes = check(target.out_of_range, model.layers, model.signature.inputs(), measured)
+    checked = AS_TRAINED if target.range_of_certificate else target.out_of_range
+    range_notes = check(checked, model.layers, model.signature.inputs(), measured)
     explained = model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
@@ -213,6 +218,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         approximation=model.approximation,
         optimization=model.lowered.optimization,
         intervals=intervals,
+        certificate=model.certificate,
         scalers=target.scalers,
     )
     bare, document = _with_numbers_file(document, files)

@@ -13,6 +13,10 @@ from kanexport.certify import branch, search
 from kanexport.certify.edges import refuse
 from kanexport.certify.enclosure import Network
 from kanexport.certify.search import Found
+from kanexport.contract.sections import DECREASING as DECREASING
+from kanexport.contract.sections import INCREASING as INCREASING
+from kanexport.contract.sections import NEITHER as NEITHER
+from kanexport.contract.sections import UNDECIDED as UNDECIDED
 from kanexport.errors import OptionError
 from kanexport.ir.model import Kan
 from kanexport.ir.scaling import Standardize
@@ -20,7 +24,6 @@ from kanexport.ir.steps import Affine, Clip, Select
 
 Array = npt.NDArray[np.float64]
 
-INCREASING, DECREASING, NEITHER, UNDECIDED = "increasing", "decreasing", "neither", "undecided"
 SEARCHING, WITNESSES = 0.25, 0.2  # of the budget, at most
 METHOD = "affine and interval enclosure with branch and bound"
 ASSUMPTIONS = (

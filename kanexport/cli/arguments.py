@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from kanexport import export_request
-from kanexport.bundle import baseline, calibration, explain_graph
+from kanexport.bundle import baseline, calibration, certification, explain_graph
 from kanexport.bundle.calibration import IntervalOptions
+from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.ccode.integer_tables import STORAGE
 from kanexport.contract import naming
@@ -180,6 +181,28 @@ def interval_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def certificate_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for a certificate."""
+    add = parser.add_argument_group(
+        "certificate (ranges, directions and Lipschitz bounds that hold in a box)"
+    ).add_argument
+    add("--certify", action="store_true", help="store a certificate of the model, or write nothing if it has none")
+    add(
+        "--certify-box",
+        metavar="FILE",
+        help="rows as .npz, .npy or .csv, whose smallest and largest value of each column make the box, or `grid`: the "
+        "grid of each input (default: grid)",
+    )
+    add("--certify-budget", metavar="TIME", help="time for the search and the bounds, such as 30s or 5m (default: 60s)")
+    add(
+        "--range-from",
+        choices=(certification.TRAINING, certification.CERTIFICATE),
+        default=certification.TRAINING,
+        help="range that --out-of-range flag and reject check: training is the grid, or the baseline rows without one, "
+        "certificate is the certified box (default: training)",
+    )
+
+
 def code_options(parser: argparse.ArgumentParser) -> None:
     """Arguments for C code."""
     add = parser.add_argument_group("C code").add_argument
@@ -217,6 +240,13 @@ def quantization(args: argparse.Namespace) -> QuantizationOptions:
 def intervals(args: argparse.Namespace) -> IntervalOptions:
     """Options of prediction intervals. Raises OptionError."""
     return calibration.options(args.calibration, args.coverage, args.interval_method, names(args).classes)
+
+
+def certificate(args: argparse.Namespace) -> CertifyOptions:
+    """Options of the certificate. Raises OptionError."""
+    return certification.options(
+        args.certify, args.certify_box, args.certify_budget, args.range_from, args.out_of_range
+    )
 
 
 def explanations(args: argparse.Namespace) -> ExplainOptions:

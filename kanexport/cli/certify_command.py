@@ -1,39 +1,31 @@
-"""Command `kanserve certify`: certifies ranges, directions and Lipschitz bounds of a checkpoint over a box of inputs.
+"""Command `kanserve certify`: certifies ranges, directions and Lipschitz bounds of a checkpoint over a box of inputs,
+or shows the certificate that an exported version has.
 
-It writes nothing. The certificate goes to stdout; `--json` prints one document.
+It writes nothing. The certificate is printed to stdout; `--json` prints one document.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import re
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from kanexport import pipeline
-from kanexport.bundle import baseline
+from kanexport.bundle import baseline, certification
+from kanexport.bundle.certification import CertifyOptions
 from kanexport.certify import certificate
-from kanexport.certify.certificate import Certificate
 from kanexport.cli import arguments
-from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
-from kanexport.contract.cli.tables import Table
-from kanexport.contract.naming import Names, NamingError
-from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
+from kanexport.contract import manifest
+from kanexport.contract.cli import certificates
+from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json
+from kanexport.contract.manifest import Manifest
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import AS_TRAINED, GRID_BOX, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
 from kanexport.errors import OptionError
 from kanexport.export_request import Request
 from kanexport.ir.model import Kan
 
-Array = npt.NDArray[np.float64]
-
-GRID = "grid"
-BOX = "--box"
-MANIFEST = "manifest.json"
-NO_EFFECT = "no effect"
-TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+BOX, BUDGET = "--box", "--budget"
+DEFAULT_BUDGET = "60s"
 EXAMPLES = """examples:
   kanserve certify tests/golden/checkpoints/pykan-hello-adapted/model --budget 5s
   kanserve certify tests/golden/checkpoints/pykan-hello-adapted/model --box examples/hello.csv --budget 5s --json
@@ -44,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `certify` to a parser."""
     parser.description = (
         "Guarantee the output ranges of a trained KAN over a box of inputs, the direction of each output in each "
-        "input, and Lipschitz bounds. The ranges hold for the float32 graph that `kanserve export` writes."
+        "input, and Lipschitz bounds. The ranges hold for the float32 graph that `kanserve export` writes. For a "
+        "version folder, show the certificate that it was exported with (`kanserve export --certify`)."
     )
     parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
     add = parser.add_argument
@@ -56,12 +49,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add(
         BOX,
-        default=GRID,
         metavar="FILE",
         help="rows as .npz, .npy or .csv, whose smallest and largest value of each column make the box, or `grid`: the "
         "grid of each input (default: grid)",
     )
-    add("--budget", default="60s", metavar="TIME", help="time for the search and the bounds, such as 30s or 5m")
+    add(
+        BUDGET,
+        metavar="TIME",
+        help=f"time for the search and the bounds, such as 30s or 5m (default: {DEFAULT_BUDGET})",
+    )
     add("--json", action="store_true", help="print one JSON document")
     arguments.fact_options(parser)
     add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
@@ -70,59 +66,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Certify a network from parsed arguments. Returns the exit code. Raises ExportError."""
-    budget = seconds(args.budget)
-    kan, names = _version(args) if _is_version(args.path) else pipeline.network(_request(args))
-    low, high = certificate.grid_box(kan) if args.box == GRID else _box_of_rows(Path(args.box), names)
-    result = certificate.certify(kan, low, high, budget)
-    features = tuple(names.feature(at) for at in range(kan.n_inputs))
-    classes = tuple(names.output(at) for at in range(kan.n_outputs))
+    """Certify a network from parsed arguments, or show the certificate of a version. Returns the exit code. Raises
+    ExportError."""
+    version = _version_folder(args.path)
+    stored = None if version is None or args.box or args.budget else _manifest(version)
+    if stored is not None and stored.certificate:
+        if args.json:
+            print_json(certificates.document(stored.certificate, stored.names))
+        else:
+            certificates.show(stored.certificate, stored.names)
+        return Exit.DONE
+    options = CertifyOptions(
+        budget=certification.seconds(args.budget or DEFAULT_BUDGET, BUDGET),
+        rows=None if args.box in (None, GRID_BOX) else baseline.load(Path(args.box), BOX),
+    )
+    kan, names = pipeline.network(_request(args)) if version is None else _of_version(version, args)
+    low, high = certification.box_of(kan, names, options.rows, BOX)
+    result = certificate.certify(kan, low, high, options.budget)
     if args.json:
+        features = tuple(names.feature(at) for at in range(kan.n_inputs))
+        classes = tuple(names.output(at) for at in range(kan.n_outputs))
         print_json(certificate.document(result, features, classes))
     else:
-        _show(result, features, classes)
+        certificates.show(certification.section(options, result), names)
     return Exit.DONE
 
 
-def _box_of_rows(path: Path, names: Names) -> tuple[Array, Array]:
-    """The smallest and largest value of each input in the rows of a file, [n] twice. Raises OptionError, also for
-    columns that are not the features."""
-    rows = baseline.load(path, BOX)
+def _manifest(folder: Path) -> Manifest:
+    """The manifest of a version. Raises OptionError."""
     try:
-        order = names.order(rows.columns)
-    except NamingError as error:
-        raise OptionError(f"{BOX} {path.name}: {error}", code=error.code, hint=error.hint) from error
-    x = rows.x if order is None else rows.x[:, order]
-    return x.min(axis=0), x.max(axis=0)
-
-
-def seconds(text: str) -> float:
-    """The seconds of a time such as "60s", "5m" or "30". Raises OptionError."""
-    match = TIME.fullmatch(text.strip())
-    value = float(match[1]) * SECONDS[match[2] or ""] if match else 0.0
-    if not (value > 0 and math.isfinite(value)):
+        return manifest.load(folder)
+    except (OSError, manifest.ManifestError) as error:
         raise OptionError(
-            f"--budget is {text[:40]!r}, expected a time above zero",
-            code="budget-out-of-range",
-            hint="pass a time such as 60s or 5m",
-        )
-    return value
+            f"{folder / manifest.FILE_NAME} cannot be read: {error}",
+            code="manifest-invalid",
+            hint="copy the version folder again, or export the model again",
+        ) from error
 
 
-def _is_version(path: Path) -> bool:
-    """Whether the path is a version folder. Raises OptionError for the folder of a model, which has several."""
-    if not path.is_dir():
-        return False
-    if versions := sorted(path.glob(f"*/{MANIFEST}")):
-        raise OptionError(
-            f"{path} is the folder of a model, expected one of its versions",
-            code="certificate-needs-version",
-            hint=f"pass {versions[-1].parent}",
-        )
-    return (path / MANIFEST).exists()
-
-
-def _version(args: argparse.Namespace) -> tuple[Kan, Names]:
+def _of_version(folder: Path, args: argparse.Namespace) -> tuple[Kan, Names]:
     """The network that the graphs of a version compute, and its names. Raises ExportError, also for options that the
     version has already."""
     if _request(args) != Request(path=args.path, repository=None):
@@ -131,14 +113,24 @@ def _version(args: argparse.Namespace) -> tuple[Kan, Names]:
             code="arguments-conflict",
             hint="pass only --box, --budget and --json",
         )
-    opened = pipeline.reopen(args.path)
+    opened = pipeline.reopen(folder)
     if opened.quantize:
         raise OptionError(
-            f"{args.path} has quantized graphs ({opened.quantize}), which certificates do not cover",
+            f"{folder} has quantized graphs ({opened.quantize}), which certificates do not cover",
             code="certificate-not-supported",
             hint="certify the checkpoint, or an export of it without --quantize",
         )
     return opened.served, opened.target.names
+
+
+def _version_folder(path: Path) -> Path | None:
+    """The folder itself, or the highest version in it; None without a manifest."""
+    if not path.is_dir():
+        return None
+    if (path / manifest.FILE_NAME).exists():
+        return path
+    versions = [file.parent for file in path.glob(f"*/{manifest.FILE_NAME}") if file.parent.name.isdecimal()]
+    return max(versions, key=lambda folder: int(folder.name), default=None)
 
 
 def _request(args: argparse.Namespace) -> Request:
@@ -156,33 +148,3 @@ def _request(args: argparse.Namespace) -> Request:
         input_scaler=args.input_scaler,
         output_scaler=args.output_scaler,
     )
-
-
-def _show(result: Certificate, features: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    outputs = Table(
-        f"outputs of the served graph over the box ({result.boxes} boxes, {result.seconds:.1f} s)",
-        ("output", "certified low", "found low", "found high", "certified high", "certified / found"),
-        ("certified low", "found low", "found high", "certified high", "certified / found"),
-    )
-    for o, name in enumerate(classes):
-        values = result.y_low[o], result.found_low[o], result.found_high[o], result.y_high[o], result.tightness[o]
-        outputs.add(name, *(f"{value:.4g}" for value in values))
-    outputs.show()
-    _show_inputs(result, features, classes)
-    say(f"float32 graph and network differ by at most {np.max(result.slack):.2g}")
-    for assumption in certificate.ASSUMPTIONS:
-        say(f"assumes: {assumption}")
-
-
-def _show_inputs(result: Certificate, features: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    inputs = Table(
-        "effect of each input over the box",
-        ("input", "low", "high", *(f"{name} {what}" for name in classes for what in ("direction", "Lipschitz"))),
-    )
-    for i, name in enumerate(features):
-        cells = [f"{result.low[i]:.4g}", f"{result.high[i]:.4g}"]
-        for direction, steep in zip(result.direction[i], result.lipschitz[i], strict=True):
-            # An output that does not change has the direction "increasing", which people would misread.
-            cells += [direction if steep else NO_EFFECT, f"{steep:.4g}"]
-        inputs.add(name, *cells)
-    inputs.show()

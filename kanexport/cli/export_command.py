@@ -40,6 +40,7 @@ EXAMPLES = """examples:
   kanserve export pruned --repository models --option input_id=0,2 --option n_inputs=4
   kanserve export --module nets:make --checkpoint net.pt --example rows.npy   a PyTorch module
   kanserve export digits.pt --repository models --explain       portable explanations
+  kanserve export model/0.5 --repository models --certify       with certified ranges of the outputs
   kanserve export digits.pt --c firmware --name digits          C code, without a repository
   kanserve export experiments --recursive --repository models --report report.json
 """
@@ -82,6 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arguments.scaler_options(parser)
     arguments.explaining_options(parser)
     arguments.interval_options(parser)
+    arguments.certificate_options(parser)
     arguments.precision_options(parser)
     arguments.code_options(parser)
     _module_options(parser)
@@ -136,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Reject arguments that contradict each other. Raises OptionError."""
     _check_folder(args)
-    _check_intervals(args)
+    _check_stored(args)
     if args.module:
         _check_module(args)
         return
@@ -174,7 +176,7 @@ def _check_module(args: argparse.Namespace) -> None:
                 code="argument-not-for-module",
                 hint=f"remove {flag}, and scale the values in the forward of the module",
             )
-    for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error", "c"):
+    for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error", "c", "certify"):
         if getattr(args, name) and (name != "calibration" or args.coverage is None):
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(
@@ -193,6 +195,7 @@ def _check_folder(args: argparse.Namespace) -> None:
         "--coverage": args.coverage,
         "--features, --units, --classes or --description": arguments.names(args),
         "--explain-layers": args.explain_layers,
+        "--certify": args.certify,
         "--c": args.c,
     }
     for what, value in of_one.items():
@@ -211,14 +214,18 @@ def _check_folder(args: argparse.Namespace) -> None:
         )
 
 
-def _check_intervals(args: argparse.Namespace) -> None:
-    """Raises OptionError for intervals that no file would have."""
-    if args.coverage is not None and _repository(args) is None:
-        raise OptionError(
-            "--coverage needs --repository: C code has no intervals",
-            code="option-needs-other",
-            hint="name a repository with --repository, or remove --coverage",
-        )
+def _check_stored(args: argparse.Namespace) -> None:
+    """Raises OptionError for intervals, or a certificate, that no file would have."""
+    for flag, given, what in (
+        ("--coverage", args.coverage is not None, "intervals"),
+        ("--certify", args.certify, "certificate"),
+    ):
+        if given and _repository(args) is None:
+            raise OptionError(
+                f"{flag} needs --repository: C code has no {what}",
+                code="option-needs-other",
+                hint=f"name a repository with --repository, or remove {flag}",
+            )
 
 
 def _repository(args: argparse.Namespace) -> Path | None:
@@ -256,6 +263,7 @@ def _request(args: argparse.Namespace) -> Request:
         kernel=args.kernel,
         quantization=arguments.quantization(args),
         intervals=arguments.intervals(args),
+        certification=arguments.certificate(args),
         input_scaler=args.input_scaler,
         output_scaler=args.output_scaler,
     )

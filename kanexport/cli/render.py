@@ -8,6 +8,7 @@ from typing import Any
 
 from kanexport.bundle.publish import Result
 from kanexport.ccode.generate import CodeFiles
+from kanexport.contract.cli import certificates
 from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import HYBRID, READING, Manifest, arrows
@@ -56,6 +57,8 @@ def result(result: Result, *, verbose: bool = False) -> None:
             say(f"{what} scaler: {scaler.text(name)}")
     if manifest.out_of_range != AS_TRAINED:
         say(f"out of range: {manifest.out_of_range}: {OUT_OF_RANGE_POLICIES[manifest.out_of_range]}")
+    if manifest.certificate:
+        certificates.show_ranges(manifest.certificate, manifest.names, manifest.certificate.text)
     if manifest.approximation.quantize:
         say(manifest.approximation.text)
         _branches(manifest.approximation).show()

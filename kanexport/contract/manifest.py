@@ -23,11 +23,13 @@ from kanexport.contract.sections import (
     AS_TRAINED,
     EXACT,
     NO_BASELINE,
+    NO_CERTIFICATE,
     NO_EXPLANATIONS,
     NO_INTERVALS,
     UNSCALED,
     Approximation,
     Baseline,
+    CertificateInfo,
     Explanations,
     Intervals,
     Scalers,
@@ -346,6 +348,7 @@ class Manifest:
     optimization      `ANY` or `BASIC`; with `BASIC`, the runtime of the verification computes other numbers at a higher
                       level
     intervals         prediction intervals; the key is missing in a document without them
+    certificate       certified ranges of the outputs; the key is missing in a document without them
     stored            the lists of numbers that are in NUMBERS_FILE; empty if `loads` was given that file
     scalers           the scaling of the inputs and outputs, which is part of the graphs
     """
@@ -374,6 +377,7 @@ class Manifest:
     approximation: Approximation = EXACT
     optimization: str = ANY
     intervals: Intervals = dataclasses.field(default=NO_INTERVALS, metadata=OPTIONAL)
+    certificate: CertificateInfo = dataclasses.field(default=NO_CERTIFICATE, metadata=OPTIONAL)
     stored: tuple[Stored, ...] = ()
     scalers: Scalers = dataclasses.field(default=UNSCALED, metadata=OPTIONAL)
 

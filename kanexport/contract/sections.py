@@ -1,5 +1,5 @@
-"""Optional sections of the manifest: quantization, baseline, explanations, prediction intervals, scalers, and handling
-of rows out of range.
+"""Optional sections of the manifest: quantization, baseline, explanations, prediction intervals, certificate, scalers,
+and handling of rows out of range.
 
 Standard library only."""
 
@@ -232,6 +232,68 @@ EXCHANGEABLE = (
     "the coverage holds on average over rows that are exchangeable with the calibration rows, such as new rows of the "
     "same source; it does not hold for each row, nor after drift"
 )
+
+
+INCREASING, DECREASING, NEITHER, UNDECIDED = "increasing", "decreasing", "neither", "undecided"
+DIRECTIONS = (UNDECIDED, INCREASING, DECREASING, NEITHER)  # by their number in a manifest
+PAIRS = 2**16  # of an input and an output, in one certificate at most
+GRID_BOX = "grid"  # name of the box that is the training grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateInfo:
+    """Certificate of a model with n inputs and m outputs over a box of inputs. No method: the export made none.
+
+    method       how the exporter computed it; empty for none
+    box          GRID_BOX, or the name of the file whose rows span the box
+    sha256       of that file; empty for the grid
+    low, high    [n]: the box, in the units of the inputs
+    budget       requested time in seconds, and `seconds`: the time that the exporter used
+    boxes        the number of boxes that cover the box
+    output_low, output_high  [m]: no row in the box has an output outside of this range
+    found_low, found_high    [m]: the most extreme outputs that the search found
+    slack        [m]: largest difference between an output of the float32 graph and that of the network
+    directions   [n][m]: positions in DIRECTIONS
+    lipschitz    [n][m]: an output changes by at most this per unit of the input
+    assumptions  conditions under which the certificate holds, one sentence each
+    range_check  True if FLAG and REJECT check the box, and not the range of the training
+    """
+
+    method: str = ""
+    box: str = ""
+    sha256: str = ""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    budget: float = 0.0
+    seconds: float = 0.0
+    boxes: int = 0
+    output_low: tuple[float, ...] = ()
+    output_high: tuple[float, ...] = ()
+    found_low: tuple[float, ...] = ()
+    found_high: tuple[float, ...] = ()
+    slack: tuple[float, ...] = ()
+    directions: tuple[tuple[int, ...], ...] = ()
+    lipschitz: tuple[tuple[float, ...], ...] = ()
+    assumptions: tuple[str, ...] = ()
+    range_check: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.method)
+
+    def direction(self, source: int, output: int) -> str:
+        """The direction of an output in an input, one of DIRECTIONS."""
+        return DIRECTIONS[self.directions[source][output]]
+
+    @property
+    def text(self) -> str:
+        """The certificate in one sentence; empty for none."""
+        if not self.method:
+            return ""
+        where = "the training grid" if self.box == GRID_BOX else f"the box of {self.box}"
+        return f"certified over {where}: ranges of {len(self.output_low)} outputs, by {self.method}"
+
+
+NO_CERTIFICATE = CertificateInfo()
 
 
 AS_TRAINED, FLAG, REJECT, CLAMP = "as-trained", "flag", "reject", "clamp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kanexport.bundle import certification
+from kanexport.bundle.certification import CertifyOptions
 from kanexport.cli import certify_command
 from kanexport.contract.cli import program
 from kanexport.contract.manifest import NETWORK_FILE
+from kanexport.contract.naming import Names
 from kanexport.contract.sections import INT8
 from kanexport.errors import CheckpointError, OptionError
 from kanexport.pipeline import Request, export
@@ -95,7 +99,6 @@ def test_a_version_has_the_certificate_of_its_network(
 def test_versions_that_have_no_certificate(hello: Path, tmp_path: Path) -> None:
     version = export(Request(path=hello, repository=tmp_path, name="hello")).directory
     for arguments, code in (
-        ((version.parent,), "certificate-needs-version"),
         ((version, "--option", "grid=3"), "arguments-conflict"),
         ((version, "--out-of-range", "clamp"), "arguments-conflict"),
     ):
@@ -114,12 +117,40 @@ def test_a_quantized_version_has_no_certificate(golden: Golden, tmp_path: Path) 
         run(version)
 
 
+def test_a_version_with_a_certificate(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = Names(features=("a", "b"), classes=("z",))
+    request = Request(path=hello, repository=tmp_path, name="hello", names=names)
+    export(dataclasses.replace(request, certification=CertifyOptions(budget=1.0)))
+    export(dataclasses.replace(request, version=2))
+    assert run(tmp_path / "hello" / "1", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["box"]["name"] == "grid"
+    (output,) = document["outputs"]
+    assert output["name"] == "z"
+    assert output["low"] < output["found_low"] < output["found_high"] < output["high"]
+    assert [entry["direction"] for entry in document["monotone"]] == ["neither", "neither"]
+    assert run(tmp_path / "hello" / "1") == 0
+    printed = capsys.readouterr().out
+    for part in ("the training grid", "z direction", "neither", "assumes: inputs are float32"):
+        assert part in printed
+    assert run(tmp_path / "hello" / "1", "--budget", "1s", "--json") == 0  # a new certificate
+    assert "name" not in json.loads(capsys.readouterr().out)["box"]
+    assert run(tmp_path / "hello", "--json") == 0  # of the highest version, which has none
+    assert "name" not in json.loads(capsys.readouterr().out)["box"]
+
+
+def test_a_manifest_that_is_not_valid(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(OptionError, match=r"manifest.json cannot be read: the manifest is not valid JSON"):
+        run(tmp_path)
+
+
 @pytest.mark.parametrize(("text", "expected"), [("60s", 60.0), ("1.5m", 90.0), ("2h", 7200.0), ("30", 30.0)])
 def test_times(text: str, expected: float) -> None:
-    assert certify_command.seconds(text) == expected
+    assert certification.seconds(text, "--budget") == expected
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "-1s", "", "soon", "1d", "nan", "9" * 400])
 def test_times_that_are_not_valid(text: str) -> None:
     with pytest.raises(OptionError, match="--budget is"):
-        certify_command.seconds(text)
+        certification.seconds(text, "--budget")

@@ -1,0 +1,88 @@
+"""Certificates of models as tables and as JSON, for the commands of both packages."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from kanexport.contract.cli.console import say
+from kanexport.contract.cli.tables import Table
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import CertificateInfo
+
+RANGES = ("certified low", "found low", "found high", "certified high", "certified / found")
+NO_EFFECT = "no effect"
+
+
+def document(info: CertificateInfo, names: Names) -> dict[str, Any]:
+    """The certificate of a manifest as JSON, with the fields of `kanserve certify --json` and the origin of the box."""
+    outputs, inputs = range(len(info.output_low)), range(len(info.low))
+    return {
+        "box": {"low": list(info.low), "high": list(info.high), "name": info.box, "sha256": info.sha256},
+        "outputs": [
+            {
+                "name": names.output(at),
+                "low": info.output_low[at],
+                "high": info.output_high[at],
+                "found_low": info.found_low[at],
+                "found_high": info.found_high[at],
+                "float32_slack": info.slack[at],
+            }
+            for at in outputs
+        ],
+        "monotone": [
+            {"input": names.feature(i), "output": names.output(o), "direction": info.direction(i, o)}
+            for i in inputs
+            for o in outputs
+        ],
+        "lipschitz": [
+            {"input": names.feature(i), "output": names.output(o), "bound": info.lipschitz[i][o]}
+            for i in inputs
+            for o in outputs
+        ],
+        "method": info.method,
+        "assumptions": list(info.assumptions),
+        "boxes": info.boxes,
+        "budget": info.budget,
+        "seconds": info.seconds,
+        "range_check": info.range_check,
+    }
+
+
+def show(info: CertificateInfo, names: Names) -> None:
+    """Print the certificate: ranges, effects of the inputs, and assumptions."""
+    show_ranges(info, names, f"outputs of the served graph over {_box(info)}")
+    _show_effects(info, names)
+    say(f"float32 graph and network differ by at most {max(info.slack):.2g}")
+    for assumption in info.assumptions:
+        say(f"assumes: {assumption}")
+
+
+def show_ranges(info: CertificateInfo, names: Names, title: str) -> None:
+    """Print the certified and the found range of each output."""
+    ranges = Table(f"{title} ({info.boxes} boxes, {info.seconds:.1f} s)", ("output", *RANGES), RANGES)
+    bounds = zip(info.output_low, info.found_low, info.found_high, info.output_high, strict=True)
+    for at, (low, found_low, found_high, high) in enumerate(bounds):
+        found = found_high - found_low
+        ratio = (high - low) / found if found > 0 else math.inf
+        ranges.add(names.output(at), *(f"{value:.4g}" for value in (low, found_low, found_high, high, ratio)))
+    ranges.show()
+
+
+def _box(info: CertificateInfo) -> str:
+    return f"the box of {info.box}" if info.sha256 else "the box of the training grid"
+
+
+def _show_effects(info: CertificateInfo, names: Names) -> None:
+    classes = [names.output(at) for at in range(len(info.output_low))]
+    effects = Table(
+        "effect of each input over the box",
+        ("input", "low", "high", *(f"{name} {what}" for name in classes for what in ("direction", "Lipschitz"))),
+    )
+    for i, bounds in enumerate(info.lipschitz):
+        cells = [f"{info.low[i]:.4g}", f"{info.high[i]:.4g}"]
+        for o, steep in enumerate(bounds):
+            # An output that does not change has the direction "increasing", which people would misread.
+            cells += [info.direction(i, o) if steep else NO_EFFECT, f"{steep:.4g}"]
+        effects.add(names.feature(i), *cells)
+    effects.show()

@@ -1,0 +1,150 @@
+"""Certificates of exports: the section of the manifest, the served graph in the box, and options that do not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from kanexport.cli import export_command
+from kanexport.contract import manifest
+from kanexport.contract.cli import program
+from kanexport.contract.manifest import Manifest
+from kanexport.contract.sections import NEITHER
+from kanexport.errors import ExportError, InvalidKan, OptionError
+
+Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+
+
+def run(*arguments: object) -> int:
+    parser = program.Parser(prog="kanserve export")
+    export_command.configure(parser)
+    return export_command.run(program.parse(parser, [str(argument) for argument in arguments]))
+
+
+@pytest.fixture(scope="module")
+def hello(golden: Golden) -> Path:
+    return golden("pykan-hello-pruned")[0]
+
+
+@pytest.fixture(scope="module")
+def certified(hello: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a version with a certificate over the training grid."""
+    repository = tmp_path_factory.mktemp("repository")
+    words = ("--features", "a,b", "--classes", "z", "--certify", "--certify-budget", "1s")
+    assert run(hello, "--repository", repository, "--name", "hello", *words) == 0
+    return repository / "hello" / "1"
+
+
+def test_the_section_of_the_manifest(certified: Path) -> None:
+    stored = manifest.load(certified).certificate
+    assert (stored.box, stored.sha256, stored.budget, stored.range_check) == ("grid", "", 1.0, False)
+    assert len(stored.low) == len(stored.high) == len(stored.directions) == len(stored.lipschitz) == 2
+    assert [len(row) for row in (*stored.directions, *stored.lipschitz)] == [1] * 4
+    assert stored.direction(0, 0) == NEITHER
+    assert stored.output_low[0] <= stored.found_low[0] < stored.found_high[0] <= stored.output_high[0]
+    assert 0 < stored.slack[0] < 1
+    assert 0 < stored.seconds < 10
+    assert len(stored.assumptions) == 5
+
+
+def test_the_served_graph_stays_in_its_range(certified: Path) -> None:
+    whole = manifest.load(certified)
+    stored = whole.certificate
+    session = onnxruntime.InferenceSession(certified / "model.onnx", providers=["CPUExecutionProvider"])
+    low, high = np.array(stored.low), np.array(stored.high)
+    rows = np.random.default_rng(3).uniform(low, high, (100_000, 2)).astype(np.float32)
+    rows = rows[((rows >= low) & (rows <= high)).all(axis=1)]
+    y = np.concatenate([session.run([whole.output.name], {whole.input.name: part})[0] for part in np.split(rows, 8)])
+    assert len(y) > 99_000
+    assert stored.output_low[0] <= y.min() <= y.max() <= stored.output_high[0]
+    assert y.max() - y.min() > 0.8 * (stored.output_high[0] - stored.output_low[0])  # and the range is not far from it
+
+
+def test_a_manifest_without_a_certificate_has_no_key(hello: Path, tmp_path: Path) -> None:
+    run(hello, "--repository", tmp_path, "--name", "hello")
+    assert "certificate" not in json.loads((tmp_path / "hello" / "1" / "manifest.json").read_text())
+
+
+def test_the_box_of_rows(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("b,a\n-0.5,0.25\n0.5,0.75\n")
+    words = ("--features", "a,b", "--certify", "--certify-box", file, "--certify-budget", "1", "--json")
+    assert run(hello, "--repository", tmp_path / "models", "--name", "hello", *words) == 0
+    document = json.loads(capsys.readouterr().out)["certificate"]
+    assert (document["low"], document["high"]) == ([0.25, -0.5], [0.75, 0.5])
+    assert document["box"] == "rows.csv"
+    assert len(document["sha256"]) == 64
+
+
+def test_the_table(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(hello, "--repository", tmp_path, "--name", "hello", "--certify", "--certify-budget", "1s")
+    assert "certified over the training grid" in capsys.readouterr().out
+
+
+def test_long_lists_move_to_the_numbers_file(certified: Path) -> None:
+    whole = manifest.load(certified)
+    document = manifest.document_of(whole)
+    document["certificate"] |= {
+        "lipschitz": [[0.5 + at] * 40 for at in range(10)],
+        "directions": [[at % 4] * 40 for at in range(10)],
+    }
+    bare, stored, numbers = manifest.extract_lists(document)
+    assert {entry.place for entry in stored} >= {"certificate.lipschitz", "certificate.directions"}
+    again = manifest.loads(json.dumps(bare | {"stored": manifest.entries(stored)}).encode(), numbers)
+    assert again.certificate.lipschitz[9] == (9.5,) * 40
+    assert again.certificate.directions[3] == (3,) * 40
+    assert isinstance(again, Manifest)
+
+
+def test_a_network_without_a_certificate_writes_nothing(golden: Golden, tmp_path: Path) -> None:
+    path, options = golden("fastkan-digits")
+    words = [word for option in options for word in ("--option", option)]
+    with pytest.raises(InvalidKan) as caught:
+        run(path, *words, "--repository", tmp_path, "--name", "other", "--certify", "--certify-budget", "1s")
+    assert caught.value.code == "certificate-not-supported"
+    assert list(tmp_path.glob("**/manifest.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--certify", "--quantize", "int8"), "--certify cannot be combined with --quantize"),
+        (("--certify", "--dtype", "float64"), "--certify needs float32, found --dtype float64"),
+        (("--certify", "--recursive"), "--certify cannot be combined with --recursive"),
+        (("--certify", "--c", "code"), "--certify needs --repository: C code has no certificate"),
+        (("--certify-box", "grid"), "--certify-box needs --certify"),
+        (("--certify-budget", "5s"), "--certify-budget needs --certify"),
+        (("--range-from", "certificate"), "--range-from certificate needs --certify"),
+        (("--certify", "--range-from", "certificate"), "needs --out-of-range flag or reject"),
+        (("--certify", "--certify-budget", "0s"), "--certify-budget is '0s', expected a time above zero"),
+        (("--certify", "--certify-box", "none.npy"), "--certify-box none.npy cannot be read"),
+    ],
+)
+def test_options_that_do_not_fit(
+    hello: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError) as caught:
+        run(hello, *words)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[0.0, 0.0, 0.0]] * 2, "the box has 3 columns, the network has 2 inputs"),
+        ([[0.0, np.nan], [0.0, 1.0]], "expected finite numbers in ascending order"),
+    ],
+)
+def test_boxes_that_do_not_fit(hello: Path, tmp_path: Path, rows: list[list[float]], message: str) -> None:
+    np.save(tmp_path / "rows.npy", np.array(rows))
+    words = ("--certify", "--certify-box", tmp_path / "rows.npy")
+    with pytest.raises(ExportError, match=message):
+        run(hello, "--repository", tmp_path / "models", "--name", "hello", *words)
+    assert not (tmp_path / "models" / "hello").exists()
