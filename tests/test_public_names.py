@@ -21,6 +21,7 @@ from kanserve.pb import grpc_service_pb2, kan_pb2
 
 CALLS = {
     *(
+        "certificates",
         "close",
         "coverage",
         "curves",
@@ -82,6 +83,7 @@ def test_the_flags_of_export() -> None:
             "input-scaler",
             "output-scaler",
         ),
+        *("certify", "certify-box", "certify-budget", "range-from"),
         *("module", "checkpoint", "example", "input-shape", "time-limit", "memory-limit"),
     }
 
@@ -92,7 +94,16 @@ def test_the_fields_of_a_request() -> None:
         *("family", "options", "symbolic", "functions", "architecture", "expected_outputs", "tolerance"),
         *("dtype", "max_batch_size", "optimize_for_batch", "kernel", "out_of_range", "quantization"),
         *("code", "storage", "wasm"),
-        *("names", "baseline", "explain", "explain_layers", "intervals", "input_scaler", "output_scaler"),
+        *(
+            "names",
+            "baseline",
+            "explain",
+            "explain_layers",
+            "intervals",
+            "certification",
+            "input_scaler",
+            "output_scaler",
+        ),
     }
     assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest", "code"}
 
@@ -175,6 +186,7 @@ def test_the_services() -> None:
             "GetStatistics",
             "WatchStatistics",
             "ResetStatistics",
+            "GetCertificates",
             "PromoteModel",
             "RollbackModel",
             "ShadowModel",

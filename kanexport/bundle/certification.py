@@ -59,8 +59,8 @@ NO_OPTIONS = CertifyOptions()
 def options(certify: bool, box: str | None, budget: str | None, range_from: str, policy: str) -> CertifyOptions:
     """The options of a command, with the rows of the box. `policy`: of --out-of-range. Raises OptionError."""
     if not certify:
-        for flag, given in ((BOX, box is not None), (BUDGET, budget is not None)):
-            if given:
+        for flag, value in ((BOX, box), (BUDGET, budget)):
+            if value is not None:
                 raise _needs(flag, CERTIFY)
         if range_from == CERTIFICATE:
             raise _needs(f"{RANGE_FROM} {CERTIFICATE}", CERTIFY)

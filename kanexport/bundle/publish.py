@@ -76,6 +76,11 @@ class Target:
                 names = dataclasses.replace(self.names, features=self.baseline.features())
                 object.__setattr__(self, "names", names)
 
+    @property
+    def training_policy(self) -> str:
+        """The policy for rows outside of the range of the training."""
+        return AS_TRAINED if self.range_of_certificate else self.out_of_range
+
     def of_header(self) -> tuple[str, ...]:
         """Notes on the header of the baseline rows."""
         rows = self.baseline
@@ -181,8 +186,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         target.intervals, model.lowered, model.signature, target.names, target.dtype
     )
     files, measured = _files(model), _baseline(target, model)
-    checked = AS_TRAINED if target.range_of_certificate else target.out_of_range
-    range_notes = check(checked, model.layers, model.signature.inputs(), measured)
+    range_notes = check(target.training_policy, model.layers, model.signature.inputs(), measured)
     explained = model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
@@ -222,9 +226,8 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         scalers=target.scalers,
     )
     bare, document = _with_numbers_file(document, files)
-    if target.repository is None:
-        return Result(Path(), document)
-    return Result(repository.pack(target.repository, bare, files, force=target.force), document)
+    root = target.repository
+    return Result(Path() if root is None else repository.pack(root, bare, files, force=target.force), document)
 
 
 def _with_numbers_file(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:

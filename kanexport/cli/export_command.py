@@ -216,11 +216,11 @@ def _check_folder(args: argparse.Namespace) -> None:
 
 def _check_stored(args: argparse.Namespace) -> None:
     """Raises OptionError for intervals, or a certificate, that no file would have."""
-    for flag, given, what in (
+    for flag, stored, what in (
         ("--coverage", args.coverage is not None, "intervals"),
         ("--certify", args.certify, "certificate"),
     ):
-        if given and _repository(args) is None:
+        if stored and _repository(args) is None:
             raise OptionError(
                 f"{flag} needs --repository: C code has no {what}",
                 code="option-needs-other",

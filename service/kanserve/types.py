@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from kanexport.contract.manifest import HYBRID, LayerInfo, Manifest, SourceFile, Zone, row_shapes
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED, NO_INTERVALS, UNSCALED, Intervals, Scalers
+from kanexport.contract.sections import (
+    AS_TRAINED,
+    NO_CERTIFICATE,
+    NO_INTERVALS,
+    UNSCALED,
+    CertificateInfo,
+    Intervals,
+    Scalers,
+)
 
 Array = NDArray[np.generic]
 ParameterValue = str | int | float | bool  # the value of a parameter
@@ -420,6 +428,7 @@ class Description:
     zones               the largest errors of each group of verification rows
     files               the source files of the export
     scalers             the scaling of inputs and outputs that the graph applies
+    certificate         certified ranges; without directions and Lipschitz bounds if they are many
 
     The `edge_class` of a layer is never empty. The server does not send the `node_tensor`, `edges_file` and
     `edges_tensor` of a layer: a client has empty ones.
@@ -449,6 +458,7 @@ class Description:
     options_given: Mapping[str, str] = field(default_factory=dict)
     intervals: Intervals = NO_INTERVALS
     scalers: Scalers = UNSCALED
+    certificate: CertificateInfo = NO_CERTIFICATE
 
     @property
     def verified_error(self) -> float:

@@ -28,6 +28,7 @@ NUMBERS: dict[int, dict[str, Any]] = {
 # Last part of a route of KanService -> its RPC.
 RPCS = {
     "": "DescribeModel",
+    "certificates": "GetCertificates",
     "curves": "GetCurves",
     "edges": "QueryEdges",
     "explain": "Explain",

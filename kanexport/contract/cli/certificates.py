@@ -7,7 +7,7 @@ from typing import Any
 
 from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Table
-from kanexport.contract.naming import Names
+from kanexport.contract.naming import Names, listed
 from kanexport.contract.sections import CertificateInfo
 
 RANGES = ("certified low", "found low", "found high", "certified high", "certified / found")
@@ -63,10 +63,25 @@ def show_ranges(info: CertificateInfo, names: Names, title: str) -> None:
     ranges = Table(f"{title} ({info.boxes} boxes, {info.seconds:.1f} s)", ("output", *RANGES), RANGES)
     bounds = zip(info.output_low, info.found_low, info.found_high, info.output_high, strict=True)
     for at, (low, found_low, found_high, high) in enumerate(bounds):
-        found = found_high - found_low
-        ratio = (high - low) / found if found > 0 else math.inf
+        ratio = (high - low) / (found_high - found_low) if found_high > found_low else math.inf
         ranges.add(names.output(at), *(f"{value:.4g}" for value in (low, found_low, found_high, high, ratio)))
     ranges.show()
+
+
+def show_brief(info: CertificateInfo, names: Names) -> None:
+    """Print the ranges, and the directions of each output in the inputs."""
+    show_ranges(info, names, info.text)
+    for o in range(len(info.output_low)):
+        words: dict[str, list[str]] = {}
+        for i in range(len(info.directions)):
+            words.setdefault(direction_text(info, i, o), []).append(names.feature(i))
+        say(f"{names.output(o)}: {'; '.join(f'{word} in {listed(inputs)}' for word, inputs in words.items())}")
+
+
+def direction_text(info: CertificateInfo, source: int, output: int) -> str:
+    """The direction for people: an output that does not change has the direction "increasing", which they would
+    misread."""
+    return info.direction(source, output) if info.lipschitz[source][output] else NO_EFFECT
 
 
 def _box(info: CertificateInfo) -> str:
@@ -82,7 +97,6 @@ def _show_effects(info: CertificateInfo, names: Names) -> None:
     for i, bounds in enumerate(info.lipschitz):
         cells = [f"{info.low[i]:.4g}", f"{info.high[i]:.4g}"]
         for o, steep in enumerate(bounds):
-            # An output that does not change has the direction "increasing", which people would misread.
-            cells += [info.direction(i, o) if steep else NO_EFFECT, f"{steep:.4g}"]
+            cells += [direction_text(info, i, o), f"{steep:.4g}"]
         effects.add(names.feature(i), *cells)
     effects.show()

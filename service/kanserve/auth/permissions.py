@@ -58,7 +58,7 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
     Role.INTERPRET: (
         ("GET", "/v1/kan/overview"),
         ("POST", f"{KSERVE_V1}:explain"),
-        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/watch", "/rows", "/report")),
+        *(("GET", f"{model}{rest}") for model in KANS for rest in ("", "/certificates", "/watch", "/rows", "/report")),
         *(
             ("POST", f"{model}/{what}")
             for model in KANS
@@ -85,7 +85,7 @@ def _methods() -> Iterator[tuple[str, Need]]:
         (f"{KAN}/{name}", Role.INTERPRET)
         for name in (
             *("DescribeModel", "QueryEdges", "StreamEdges", "GetCurves", "Explain", "EdgeScores"),
-            *("GetStatistics", "WatchStatistics"),
+            *("GetStatistics", "WatchStatistics", "GetCertificates"),
         )
     )
     yield from ((f"{KAN}/{name}", Role.ADMIN) for name in _CONTROL)

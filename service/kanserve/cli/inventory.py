@@ -20,7 +20,7 @@ from kanexport.contract.cli.console import Exit
 from kanexport.contract.cli.suggest import advice
 from kanexport.contract.manifest import LayerInfo, Manifest
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import UNSCALED, Scalers
+from kanexport.contract.sections import NO_CERTIFICATE, UNSCALED, CertificateInfo, Scalers
 from kanserve.cli.options import CommandError, InputError
 from kanserve.client.errors import ClientError, NoAnswer
 from kanserve.client.results import IndexEntry
@@ -64,6 +64,7 @@ class Entry:
     unused: tuple[str, ...] = ()  # of folders: entries of config.pbtxt without effect
     out_of_range_policy: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     intervals: str = ""  # prediction intervals in one sentence
+    certificate: str = ""  # the certificate in one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Detail:
     notes: tuple[str, ...]
     names: Names = UNNAMED
     scalers: Scalers = UNSCALED
+    certificate: CertificateInfo = NO_CERTIFICATE
 
 
 def of_server(client: Client) -> list[Entry]:
@@ -125,8 +127,9 @@ def described(answer: Description, serving: str = "") -> Detail:
         serving=serving,
         out_of_range_policy=answer.out_of_range_policy,
         intervals=answer.intervals.text,
+        certificate=answer.certificate.text,
     )
-    return Detail(entry, answer.layers, answer.notes, answer.names, answer.scalers)
+    return Detail(entry, answer.layers, answer.notes, answer.names, answer.scalers, answer.certificate)
 
 
 def _served(client: Client, indexed: IndexEntry) -> Entry:
@@ -207,8 +210,9 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         assumed=manifest.source.options_assumed,
         out_of_range_policy=manifest.out_of_range,
         intervals=manifest.intervals.text,
+        certificate=manifest.certificate.text,
     )
-    return Detail(entry, manifest.layers, manifest.notes, manifest.names, manifest.scalers)
+    return Detail(entry, manifest.layers, manifest.notes, manifest.names, manifest.scalers, manifest.certificate)
 
 
 def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:

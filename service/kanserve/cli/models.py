@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from kanexport.contract.cli import certificates
 from kanexport.contract.cli.console import Exit, exit_codes_of, note, print_json
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.manifest import VERIFICATION_BASES, arrows
@@ -125,6 +126,8 @@ def _reject_folder_options(args: argparse.Namespace) -> None:
 def _of_server(name: str, args: argparse.Namespace) -> Detail:
     with session.connection(args, model=name) as client:
         described = client.describe(name, args.model_version)
+        if described.certificate and not described.certificate.lipschitz:  # its many effects are in another response
+            described = replace(described, certificate=client.certificates(name, described.version)[0])
         return inventory.described(described, client.model(name, described.version).serving)
 
 
@@ -155,12 +158,15 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
             "notes": detail.notes,
             "names": asdict(detail.names),
             "scalers": asdict(detail.scalers),
+            "certified": certificates.document(detail.certificate, detail.names) if detail.certificate else None,
         }
         print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
     table(source, [detail.entry], whole=True).show()
     text_tables.show_names(detail.names)
     text_tables.show_scalers(detail.scalers, detail.names)
+    if detail.certificate:
+        certificates.show_brief(detail.certificate, detail.names)
     text_tables.show(detail.layers, detail.notes, detail.entry.edge_class)
 
 

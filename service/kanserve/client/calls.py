@@ -17,6 +17,7 @@ import numpy as np
 from google.protobuf.message import Message
 
 from kanexport.contract.naming import UNNAMED, Names
+from kanexport.contract.sections import CertificateInfo
 from kanserve.client import encoding as params
 from kanserve.client import errors
 from kanserve.client import explanation as coverage_
@@ -27,6 +28,7 @@ from kanserve.client import results as scores_
 from kanserve.client import statistics as statistics_
 from kanserve.client.encoding import index_of, of_frame, packed, pairs
 from kanserve.client.explanation import Coverage, Explanation
+from kanserve.client.model_info import certificates as certificates_of
 from kanserve.client.model_info import from_pb, in_words, names_of
 from kanserve.client.results import Answer, IndexEntry, LayerValues, ServedModel
 from kanserve.client.statistics import Statistics, Update
@@ -232,6 +234,13 @@ def describe(name: str, version: str = "") -> Call[Description]:
     """Description of the KAN of a model. Raises NotFound, and NotSupported for a plain ONNX model."""
     request = kan.DescribeModelRequest(model_name=name, model_version=version)
     return Call(f"{KAN}DescribeModel", request, kan.DescribeModelResponse.FromString, from_pb)
+
+
+def certificates(name: str, version: str = "") -> Call[tuple[CertificateInfo, ...]]:
+    """Certificates of a model: output ranges, directions and Lipschitz bounds over a box of inputs. Empty if the export
+    made none. Raises NotFound, and NotSupported for a plain ONNX model."""
+    request = kan.GetCertificatesRequest(model_name=name, model_version=version)
+    return Call(f"{KAN}GetCertificates", request, kan.GetCertificatesResponse.FromString, certificates_of)
 
 
 def by_name(

@@ -13,7 +13,18 @@ import numpy as np
 
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SourceFile, SymbolicEdge, Zone
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import AS_TRAINED, NO_INTERVALS, Intervals, OutputInterval, Scaler, Scalers
+from kanexport.contract.sections import (
+    AS_TRAINED,
+    DIRECTIONS,
+    NO_CERTIFICATE,
+    NO_INTERVALS,
+    UNDECIDED,
+    CertificateInfo,
+    Intervals,
+    OutputInterval,
+    Scaler,
+    Scalers,
+)
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, TensorInfo
 
@@ -46,7 +57,42 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         options_given=dict(answer.source.options_given),
         intervals=_intervals(answer.intervals) if answer.HasField("intervals") else NO_INTERVALS,
         scalers=Scalers(inputs=_scaler(answer.input_scaler), outputs=_scaler(answer.output_scaler)),
+        certificate=_certificate(answer.certificate) if answer.HasField("certificate") else NO_CERTIFICATE,
     )
+
+
+def certificates(answer: kan.GetCertificatesResponse) -> tuple[CertificateInfo, ...]:
+    """The response of GetCertificates as plain values."""
+    return tuple(map(_certificate, answer.certificates))
+
+
+def _certificate(message: kan.Certificate) -> CertificateInfo:
+    outputs = len(message.outputs)
+    rows = [message.effects[at : at + outputs] for at in range(0, len(message.effects), max(1, outputs))]
+    return CertificateInfo(
+        method=message.method,
+        box=message.box,
+        sha256=message.sha256,
+        low=tuple(message.low),
+        high=tuple(message.high),
+        budget=message.budget,
+        seconds=message.seconds,
+        boxes=message.boxes,
+        output_low=tuple(output.low for output in message.outputs),
+        output_high=tuple(output.high for output in message.outputs),
+        found_low=tuple(output.found_low for output in message.outputs),
+        found_high=tuple(output.found_high for output in message.outputs),
+        slack=tuple(output.float32_slack for output in message.outputs),
+        directions=tuple(tuple(_direction(effect.direction) for effect in row) for row in rows),
+        lipschitz=tuple(tuple(effect.lipschitz for effect in row) for row in rows),
+        assumptions=tuple(message.assumptions),
+        range_check=message.range_check,
+    )
+
+
+def _direction(word: str) -> int:
+    """The position of a direction. A later server can have other words, which this client does not know."""
+    return DIRECTIONS.index(word if word in DIRECTIONS else UNDECIDED)
 
 
 def _intervals(message: kan.Intervals) -> Intervals:

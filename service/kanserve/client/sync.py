@@ -40,6 +40,7 @@ class Client(Peer[grpc.Channel]):
     index = _sends(calls.index)
     model = _sends(calls.model)
     describe = _sends(calls.describe)
+    certificates = _sends(calls.certificates)
     infer = _sends(calls.infer)
     edges = _sends(calls.edges)
     estimate = _sends(calls.estimate)

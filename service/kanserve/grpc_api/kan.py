@@ -26,6 +26,7 @@ from kanserve.services.kan import EdgeQueries, Kan
 from kanserve.services.statistics import Watches
 from kanserve.types import EdgeRequest, EdgeResponse, ModelInfo
 
+EFFECT = 32  # bytes of an effect in a certificate
 LARGE = 2**17  # bytes of a response that is not built on the event loop: tens of microseconds
 
 
@@ -56,6 +57,7 @@ class KanService:
         """Name of the RPC -> its implementation."""
         return {
             "DescribeModel": self.describe_model,
+            "GetCertificates": self.get_certificates,
             "QueryEdges": self.query_edges,
             "Explain": self.explain,
             "EdgeScores": self.edge_scores,
@@ -183,6 +185,15 @@ class KanService:
         if message.page_bytes or message.page_token:
             return await asyncio.to_thread(_page, model.description, message)
         return model.description
+
+    async def get_certificates(self, data: bytes, call: Call) -> bytes:
+        """The certificates of a version."""
+        message = await infer_codec.parsed(kan_pb2.GetCertificatesRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        model, manifest = self._kan.describe(message.model_name, message.model_version)
+        call.facts["version"] = model.info.version
+        size = EFFECT * len(manifest.certificate.low) * len(manifest.certificate.output_low)
+        return await _written(size, lambda: model_codec.certificates(model.info, manifest))
 
     async def _described(self, model: Model, manifest: Manifest) -> None:
         """Describe the model once for all calls that wait. The work goes on if some of them leave, because a thread

@@ -11,7 +11,8 @@ import numpy as np
 
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
-from kanexport.contract.sections import Intervals, Scaler
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import CertificateInfo, Intervals, Scaler
 from kanexport.contract.triton import THREADS
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.execution.config import Serving
@@ -28,6 +29,7 @@ PLATFORM = "onnxruntime_onnx"  # Triton's name, which tools read
 BACKEND = "onnxruntime"
 FILE_NAME = "model.onnx"
 PART = 2**15  # numbers, about a millisecond
+EFFECTS = 1024  # of a certificate; DescribeModel leaves out more
 
 
 def metadata(info: ModelInfo, versions: Sequence[int]) -> pb.ModelMetadataResponse:
@@ -132,6 +134,45 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
     _verification(message, manifest)
     if manifest.intervals.method:
         message.intervals.CopyFrom(_intervals(manifest.intervals))
+    if manifest.certificate:
+        few = len(manifest.certificate.low) * len(manifest.certificate.output_low) <= EFFECTS
+        message.certificate.CopyFrom(_certificate(manifest.certificate, manifest.names, effects=few))
+    return message
+
+
+def certificates(info: ModelInfo, manifest: Manifest) -> kan_pb2.GetCertificatesResponse:
+    """GetCertificates: the certificate of the export with all effects, if there is one."""
+    message = kan_pb2.GetCertificatesResponse(model_name=info.name, model_version=str(info.version), digest=info.digest)
+    if manifest.certificate:
+        message.certificates.append(_certificate(manifest.certificate, manifest.names, effects=True))
+    return message
+
+
+def _certificate(stored: CertificateInfo, names: Names, *, effects: bool) -> kan_pb2.Certificate:
+    message = kan_pb2.Certificate(
+        method=stored.method,
+        box=stored.box,
+        sha256=stored.sha256,
+        low=stored.low,
+        high=stored.high,
+        assumptions=stored.assumptions,
+        boxes=stored.boxes,
+        budget=stored.budget,
+        seconds=stored.seconds,
+        range_check=stored.range_check,
+    )
+    for at, low in enumerate(stored.output_low):
+        message.outputs.add(
+            name=names.output(at),
+            low=low,
+            high=stored.output_high[at],
+            found_low=stored.found_low[at],
+            found_high=stored.found_high[at],
+            float32_slack=stored.slack[at],
+        )
+    for i, bounds in enumerate(stored.lipschitz if effects else ()):
+        for o, bound in enumerate(bounds):
+            message.effects.add(input=i, output=o, direction=stored.direction(i, o), lipschitz=bound)
     return message
 
 

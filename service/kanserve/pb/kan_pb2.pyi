@@ -86,7 +86,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., page_bytes: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token", "input_scaler", "output_scaler", "intervals")
+    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token", "input_scaler", "output_scaler", "intervals", "certificate")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +111,7 @@ class DescribeModelResponse(_message.Message):
     INPUT_SCALER_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_SCALER_FIELD_NUMBER: _ClassVar[int]
     INTERVALS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -135,7 +136,82 @@ class DescribeModelResponse(_message.Message):
     input_scaler: Scaler
     output_scaler: Scaler
     intervals: Intervals
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ..., input_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., output_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., intervals: _Optional[_Union[Intervals, _Mapping]] = ...) -> None: ...
+    certificate: Certificate
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ..., input_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., output_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., intervals: _Optional[_Union[Intervals, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ...) -> None: ...
+
+class GetCertificatesRequest(_message.Message):
+    __slots__ = ("model_name", "model_version")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
+
+class GetCertificatesResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "digest", "certificates")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    digest: str
+    certificates: _containers.RepeatedCompositeFieldContainer[Certificate]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ...) -> None: ...
+
+class Certificate(_message.Message):
+    __slots__ = ("method", "box", "sha256", "low", "high", "outputs", "effects", "assumptions", "boxes", "budget", "seconds", "range_check")
+    class Output(_message.Message):
+        __slots__ = ("name", "low", "high", "found_low", "found_high", "float32_slack")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        LOW_FIELD_NUMBER: _ClassVar[int]
+        HIGH_FIELD_NUMBER: _ClassVar[int]
+        FOUND_LOW_FIELD_NUMBER: _ClassVar[int]
+        FOUND_HIGH_FIELD_NUMBER: _ClassVar[int]
+        FLOAT32_SLACK_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        low: float
+        high: float
+        found_low: float
+        found_high: float
+        float32_slack: float
+        def __init__(self, name: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., found_low: _Optional[float] = ..., found_high: _Optional[float] = ..., float32_slack: _Optional[float] = ...) -> None: ...
+    class Effect(_message.Message):
+        __slots__ = ("input", "output", "direction", "lipschitz")
+        INPUT_FIELD_NUMBER: _ClassVar[int]
+        OUTPUT_FIELD_NUMBER: _ClassVar[int]
+        DIRECTION_FIELD_NUMBER: _ClassVar[int]
+        LIPSCHITZ_FIELD_NUMBER: _ClassVar[int]
+        input: int
+        output: int
+        direction: str
+        lipschitz: float
+        def __init__(self, input: _Optional[int] = ..., output: _Optional[int] = ..., direction: _Optional[str] = ..., lipschitz: _Optional[float] = ...) -> None: ...
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    ASSUMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    BOXES_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RANGE_CHECK_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    box: str
+    sha256: str
+    low: _containers.RepeatedScalarFieldContainer[float]
+    high: _containers.RepeatedScalarFieldContainer[float]
+    outputs: _containers.RepeatedCompositeFieldContainer[Certificate.Output]
+    effects: _containers.RepeatedCompositeFieldContainer[Certificate.Effect]
+    assumptions: _containers.RepeatedScalarFieldContainer[str]
+    boxes: int
+    budget: float
+    seconds: float
+    range_check: bool
+    def __init__(self, method: _Optional[str] = ..., box: _Optional[str] = ..., sha256: _Optional[str] = ..., low: _Optional[_Iterable[float]] = ..., high: _Optional[_Iterable[float]] = ..., outputs: _Optional[_Iterable[_Union[Certificate.Output, _Mapping]]] = ..., effects: _Optional[_Iterable[_Union[Certificate.Effect, _Mapping]]] = ..., assumptions: _Optional[_Iterable[str]] = ..., boxes: _Optional[int] = ..., budget: _Optional[float] = ..., seconds: _Optional[float] = ..., range_check: _Optional[bool] = ...) -> None: ...
 
 class Intervals(_message.Message):
     __slots__ = ("method", "coverage", "name", "sha256", "rows", "fitted", "outputs", "scores", "threshold", "size", "checked")

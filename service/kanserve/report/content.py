@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract import grids
+from kanexport.contract.cli.certificates import RANGES, direction_text
 from kanexport.contract.manifest import HYBRID, LayerInfo, arrows
 from kanserve.analysis import formula
 from kanserve.analysis.formula_printer import FormulaError
@@ -26,6 +27,7 @@ from kanserve.types import Description, LayerCurves, Scores
 
 LINES = 6000  # edges; a larger network is drawn as matrices of colors
 INPUTS = 40  # maximum of a report
+PAIRS = 640  # of a certificate in a report
 
 REGIONS = {
     "inside": "in grid",
@@ -69,6 +71,7 @@ def report(plan: Plan, curves: Curves) -> Report:
         *_formula(described),
         _source(described),
         *_proof(described),
+        *_certificate(described),
         *(_pictures(plan, plan.scores, curves) if plan.scores is not None else ()),
         Facts("Layers", [(str(at), _layer(layer)) for at, layer in enumerate(described.layers)]),
     ]
@@ -169,6 +172,46 @@ def _proof(described: Description) -> Sequence[Part]:
         ]
         result.append(Grid("Test regions", remark, head, zones))
     return result
+
+
+def _certificate(described: Description) -> Sequence[Part]:
+    """Certified ranges, effects of the inputs on them, and assumptions. Empty without a certificate."""
+    stored, names = described.certificate, described.names
+    if not stored:
+        return ()
+    bounds = zip(stored.output_low, stored.found_low, stored.found_high, stored.output_high, stored.slack, strict=True)
+    ranges = [(names.output(at), *(f"{value:.4g}" for value in row)) for at, row in enumerate(bounds)]
+    remark = (
+        f"{stored.text[0].upper()}{stored.text[1:]}. No row in the box has an output outside of its certified range, "
+        "under the assumptions below."
+    )
+    return (
+        Grid("Certified ranges", remark, ("output", *RANGES[:4], "float32 slack"), ranges),
+        *_effects(described),
+        Facts("Certificate", [("Assumes", text) for text in stored.assumptions]),
+    )
+
+
+def _effects(described: Description) -> Sequence[Part]:
+    """Direction and Lipschitz bound of each pair of an input and an output; empty if they are too many to read."""
+    stored, names = described.certificate, described.names
+    pairs = [(i, o) for i, bounds in enumerate(stored.lipschitz) for o in range(len(bounds))]
+    if not 0 < len(pairs) <= PAIRS:
+        return ()
+    lines = [
+        (
+            names.feature(i),
+            f"{stored.low[i]:.4g}",
+            f"{stored.high[i]:.4g}",
+            names.output(o),
+            f"{stored.lipschitz[i][o]:.4g}",
+            direction_text(stored, i, o),
+        )
+        for i, o in pairs
+    ]
+    head = ("input", "low", "high", "output", "Lipschitz bound", "direction")
+    remark = "Over the certified box. The bound is the largest change of the output per unit of the input."
+    return (Grid("Certified effects", remark, head, lines),)
 
 
 def _inputs(described: Description, scores: Scores) -> Bars:

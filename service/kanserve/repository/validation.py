@@ -20,6 +20,8 @@ from kanexport.contract.manifest import (
 from kanexport.contract.sections import (
     ABSOLUTE,
     CLAMP,
+    DIRECTIONS,
+    FLAG,
     FP16_WEIGHTS,
     INT8,
     LAC,
@@ -27,9 +29,12 @@ from kanexport.contract.sections import (
     MIN_MAX,
     NORMALIZED,
     OUT_OF_RANGE_POLICIES,
+    PAIRS,
     PROBABILITIES,
+    REJECT,
     STANDARD,
     Approximation,
+    CertificateInfo,
     ExplainedTensor,
     Intervals,
     NodeBaseline,
@@ -224,6 +229,7 @@ def limit_faults(manifest: Manifest) -> Iterator[str]:
     yield from _names(manifest)
     yield from baseline_faults(manifest)
     yield from interval_faults(manifest)
+    yield from (f"certificate: {fault}" for fault in certificate_faults(manifest))
     yield from _scalers(manifest)
     yield from _explanations(manifest)
     yield from _within("the number of variants", len(manifest.variants), 0, VARIANTS)
@@ -410,6 +416,49 @@ def _table(interval: OutputInterval) -> str:
     if len(points) != len(spreads) or len(points) > POINTS:
         return f"the table has {len(points)} points and {len(spreads)} spreads, expected as many, at most {POINTS}"
     return "" if len(points) < 2 or _ascending(points) else "the points do not ascend"
+
+
+def certificate_faults(manifest: Manifest) -> Iterator[str]:
+    """Texts about faults of the certificate; none for a valid one, and for a model without one."""
+    stored = manifest.certificate
+    if not stored:
+        return
+    inputs, outputs = (
+        sum(math.prod(tensor.shape[1 : AXES + 1]) for tensor in part) for part in (manifest.inputs, manifest.outputs)
+    )
+    if [tensor.datatype for tensor in (*manifest.inputs, *manifest.outputs)] != ["FP32", "FP32"]:
+        yield "the model has other tensors than one FP32 input and one FP32 output"
+    yield from _within("the number of pairs of an input and an output", inputs * outputs, 1, PAIRS)
+    sizes = {
+        inputs: ("low", "high", "directions", "lipschitz"),
+        outputs: ("output_low", "output_high", "found_low", "found_high", "slack"),
+    }
+    wrong = [name for size, own in sizes.items() for name in own if len(getattr(stored, name)) != size]
+    wrong += [name for name in ("directions", "lipschitz") if {*map(len, getattr(stored, name))} - {outputs}]
+    if wrong:
+        yield f"{wrong[0]} does not fit {inputs} inputs and {outputs} outputs"
+        return
+    yield from _certified_bounds(stored)
+    if stored.range_check and manifest.out_of_range not in (FLAG, REJECT):
+        yield f"range_check is true, but out_of_range is {manifest.out_of_range[:40]!r}, expected {FLAG} or {REJECT}"
+
+
+def _certified_bounds(stored: CertificateInfo) -> Iterator[str]:
+    """Texts about bounds that contradict each other."""
+    for what, lows, highs in (
+        ("the box", stored.low, stored.high),
+        ("the range of the outputs", stored.output_low, stored.output_high),
+        ("the found range", stored.found_low, stored.found_high),
+    ):
+        for at, (low, high) in enumerate(zip(lows, highs, strict=True)):
+            if low > high:
+                yield f"{what} has {low:g} as low and {high:g} as high at {at}, expected ascending numbers"
+    if min(stored.slack) < 0 or min(map(min, stored.lipschitz)) < 0:
+        yield "a slack or a Lipschitz bound is negative, expected 0 or more"
+    if not all(0 <= at < len(DIRECTIONS) for row in stored.directions for at in row):
+        yield f"a direction is not a number from 0 to {len(DIRECTIONS) - 1}"
+    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
+        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
 
 
 def _ascending(bounds: Sequence[float]) -> bool:

@@ -61,6 +61,7 @@ class KanPages:
         }
         return {
             "": ("GET", self.describe),
+            "certificates": ("GET", self.certificates),
             "curves": ("POST", self.curves),
             **{name: ("POST", self._method(*what)) for name, what in table.items()},
         }
@@ -72,6 +73,16 @@ class KanPages:
         form = ResponseForm(request)
         return await json_document.reading(
             len(data), lambda: form.answer(form.encode(kan_pb2.DescribeModelResponse.FromString(data)))
+        )
+
+    async def certificates(self, request: HttpRequest, call: Call) -> Answer:
+        """GetCertificates."""
+        message = kan_pb2.GetCertificatesRequest(**_model(request))
+        data = await self._service.get_certificates(message.SerializeToString(), call)
+        form = ResponseForm(request)
+        self.within(len(data), packed=form.packed)
+        return await json_document.reading(
+            len(data), lambda: form.answer(_encoded(form, kan_pb2.GetCertificatesResponse, data))
         )
 
     async def curves(self, request: HttpRequest, call: Call) -> Answer:

@@ -44,6 +44,7 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
         exporter=manifest.exporter_version,
         options_given=manifest.source.options_given,
         scalers=manifest.scalers,
+        certificate=manifest.certificate,
     )
 
 

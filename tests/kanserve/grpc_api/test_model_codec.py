@@ -50,6 +50,11 @@ RENAMED = {
     "source.family": "family",
     "out_of_range": "out_of_range_policy",
     **{f"names.{field}": field for field in ("features", "units", "classes", "description")},
+    **{f"certificate.output_{end}": f"certificate.outputs.{end}" for end in ("low", "high")},
+    **{f"certificate.found_{end}": f"certificate.outputs.found_{end}" for end in ("low", "high")},
+    "certificate.slack": "certificate.outputs.float32_slack",
+    "certificate.directions": "certificate.effects.direction",
+    "certificate.lipschitz": "certificate.effects.lipschitz",
     **{
         f"scalers.{side}s.{field}": f"{side}_scaler.{field}"
         for side in ("input", "output")

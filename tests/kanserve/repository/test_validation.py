@@ -15,6 +15,7 @@ from kanexport.contract.naming import Names
 from kanexport.contract.sections import (
     MIN_MAX,
     STANDARD,
+    CertificateInfo,
     ExplainedTensor,
     Explanations,
     Intervals,
@@ -157,6 +158,52 @@ def test_intervals_of_each_method_pass() -> None:
     whole = TensorSpec(name="y", datatype="INT64", shape=(-1, 2))
     with pytest.raises(LoadError, match="expected one floating-point output"):
         check_manifest(dataclasses.replace(listed(), intervals=BOTH, outputs=(whole,)))
+
+
+CERTIFICATE = CertificateInfo(
+    method="branch and bound",
+    box="grid",
+    low=(-1.0, -1.0, -1.0),
+    high=(1.0, 1.0, 1.0),
+    budget=60.0,
+    seconds=3.0,
+    boxes=4,
+    output_low=(-30.0, -20.0),
+    output_high=(30.0, 20.0),
+    found_low=(-25.0, -15.0),
+    found_high=(25.0, 15.0),
+    slack=(1e-5, 1e-5),
+    directions=((0, 1), (2, 3), (1, 1)),
+    lipschitz=((1.0, 2.0), (3.0, 0.0), (2.0, 2.0)),
+)
+
+
+def certificate(**changes: Any) -> dict[str, Any]:
+    return {"certificate": dataclasses.replace(CERTIFICATE, **changes)}
+
+
+CASES += [
+    ("box", certificate(low=(-1.0, 2.0, -1.0)), "certificate: the box has 2 as low and 1 as high at 1"),
+    ("range", certificate(output_low=(31.0, 0.0)), "the range of the outputs has 31 as low and 30 as high at 0"),
+    ("found range", certificate(found_low=(26.0, 0.0)), "the found range has 26 as low and 25 as high at 0"),
+    ("short box", certificate(low=(-1.0, -1.0)), "certificate: low does not fit 3 inputs and 2 outputs"),
+    ("short range", certificate(output_high=(30.0,)), "certificate: output_high does not fit 3 inputs and 2 outputs"),
+    ("short bounds", certificate(lipschitz=((1.0,),) * 3), "certificate: lipschitz does not fit 3 inputs"),
+    ("few directions", certificate(directions=((0, 1),)), "certificate: directions does not fit 3 inputs"),
+    ("direction", certificate(directions=((0, 4),) * 3), "a direction is not a number from 0 to 3"),
+    ("slack", certificate(slack=(-1.0, 0.0)), "a slack or a Lipschitz bound is negative"),
+    ("bound", certificate(lipschitz=((0.0, -1.0),) * 3), "a slack or a Lipschitz bound is negative"),
+    ("budget", certificate(budget=0.0), "certificate: budget 0, seconds 3 or boxes 4 are out of range"),
+    ("range check", certificate(range_check=True), "range_check is true, but out_of_range is 'as-trained'"),
+]
+
+
+def test_a_certificate_passes() -> None:
+    check_manifest(dataclasses.replace(listed(), **certificate()))
+    check_manifest(dataclasses.replace(listed(), **certificate(range_check=True), out_of_range="reject"))
+    integers = TensorSpec(name="x", datatype="INT64", shape=(-1, 3))
+    with pytest.raises(LoadError, match="other tensors than one FP32 input and one FP32 output"):
+        check_manifest(dataclasses.replace(listed(), **certificate(), inputs=(integers,)))
 
 
 @pytest.mark.parametrize(("changes", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])

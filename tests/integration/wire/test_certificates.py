@@ -1,0 +1,172 @@
+"""Certificates of served models: gRPC, REST, both clients, commands, the report, and versions that are rejected."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport.bundle.certification import CertifyOptions
+from kanexport.contract import manifest
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import NO_CERTIFICATE, CertificateInfo
+from kanexport.pipeline import Request, export
+from kanserve.client.aio import AsyncClient
+from kanserve.client.errors import NotFound
+from kanserve.client.sync import Client
+from kanserve.grpc_api import model_codec
+from kanserve.pb import kan_pb2
+from kanserve.types import ModelInfo, TensorInfo
+from tests.support import http_client, toy_model
+from tests.support.command_line import document, kanserve
+from tests.support.golden_cases import cases
+from tests.support.server_process import KAN, Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+NAMES = Names(features=("a", "b"), classes=("z",))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a certificate, and one without."""
+    root = tmp_path_factory.mktemp("certificates") / "models"
+    (case,) = (case for case in cases() if case.name == "pykan-hello-pruned")
+    certified = CertifyOptions(budget=1.0)
+    export(Request(path=case.path, repository=root, name="hello", names=NAMES, certification=certified))
+    toy_model.write(root, "toy")
+    return root
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    transport, chosen = http_client.way(request.param)
+    with serving(models, transport, repository_poll_seconds=0.2, **chosen) as running:
+        yield running
+
+
+def stored(models: Path) -> CertificateInfo:
+    return manifest.load(models / "hello" / "1").certificate
+
+
+def test_the_clients(served: Server, models: Path) -> None:
+    with Client(served.address) as client:
+        assert client.certificates("hello") == (stored(models),)
+        assert client.describe("hello").certificate == stored(models)
+        assert client.certificates("toy") == ()
+        assert client.describe("toy").certificate == NO_CERTIFICATE
+        with pytest.raises(NotFound):
+            client.certificates("none")
+        with pytest.raises(NotFound):
+            client.certificates("hello", "7")
+
+    async def awaited() -> tuple[CertificateInfo, ...]:
+        async with AsyncClient(served.address) as peer:
+            return await peer.certificates("hello", "1")
+
+    assert asyncio.run(awaited()) == (stored(models),)
+
+
+def test_the_message(served: Server, models: Path) -> None:
+    data = kan_pb2.GetCertificatesRequest(model_name="hello").SerializeToString()
+    answer = kan_pb2.GetCertificatesResponse.FromString(served.call(f"{KAN}GetCertificates", data))
+    (certificate,) = answer.certificates
+    assert (answer.model_name, answer.model_version, len(answer.digest)) == ("hello", "1", 64)
+    assert [output.name for output in certificate.outputs] == ["z"]
+    assert [(e.input, e.output, e.direction) for e in certificate.effects] == [(0, 0, "neither"), (1, 0, "neither")]
+    assert certificate.effects[1].lipschitz == stored(models).lipschitz[1][0]
+
+
+def test_the_routes(served: Server, models: Path) -> None:
+    for route in ("/v1/kan/models/hello/certificates", "/v1/kan/models/hello/versions/1/certificates"):
+        reply = http_client.ask(served, route)
+        assert reply.status == 200
+        (certificate,) = reply.json["certificates"]
+        assert certificate["low"] == list(stored(models).low)
+        assert certificate["outputs"][0]["high"] == stored(models).output_high[0]
+        assert certificate["effects"][0]["direction"] == "neither"
+    assert http_client.ask(served, "/v1/kan/models/toy/certificates").json["certificates"] == []
+    assert http_client.ask(served, "/v1/kan/models/none/certificates").status == 404
+    parts = {part["heading"]: part for part in http_client.ask(served, "/v1/kan/models/hello/report").json["parts"]}
+    assert parts["Certified ranges"]["lines"][0][0] == "z"
+    assert [line[0] for line in parts["Certified effects"]["lines"]] == ["a", "b"]
+    assert [line[-1] for line in parts["Certified effects"]["lines"]] == ["neither", "neither"]
+    assert len(parts["Certificate"]["lines"]) == len(stored(models).assumptions)
+    assert b"Certified ranges" not in http_client.ask(served, "/v1/kan/models/toy/report", accept="text/html").body
+
+
+def test_the_commands(served: Server, models: Path) -> None:
+    for where in (("hello", "--url", served.address), (models, "hello")):
+        printed = kanserve("models", *where)
+        assert printed.returncode == 0, printed.stderr
+        assert "certified over the training grid" in printed.stdout
+        assert "z: neither in 'a', 'b'" in printed.stdout
+        told = document(kanserve("models", *where, "--json"))["model"]
+        assert told["certified"]["outputs"][0]["low"] == stored(models).output_low[0]
+        assert told["certified"]["monotone"][0] == {"input": "a", "output": "z", "direction": "neither"}
+    assert document(kanserve("models", "toy", "--url", served.address, "--json"))["model"]["certified"] is None
+
+
+def test_many_effects_are_only_in_their_own_response(models: Path) -> None:
+    whole = manifest.load(models / "hello" / "1")
+    outputs, inputs = 40, 30
+    many = dataclasses.replace(
+        stored(models),
+        low=(-1.0,) * inputs,
+        high=(1.0,) * inputs,
+        **{name: (0.0,) * outputs for name in ("output_low", "output_high", "found_low", "found_high", "slack")},
+        directions=((1,) * outputs,) * inputs,
+        lipschitz=((2.0,) * outputs,) * inputs,
+    )
+    large = dataclasses.replace(whole, certificate=many, names=Names())
+    tensor = TensorInfo("x", "FP32", (-1, inputs))
+    info = ModelInfo("hello", 1, 8, (tensor,), (tensor,), "digest", large)
+    assert len(model_codec.certificates(info, large).certificates[0].effects) == outputs * inputs
+    described = model_codec.describe(info, large, kan_pb2.QueryLimits()).certificate
+    assert (len(described.effects), len(described.outputs), described.outputs[39].name) == (0, outputs, "y39")
+
+
+BROKEN = {
+    "box": (lambda section: section | {"low": section["high"], "high": section["low"]}, "the box has 0.99"),
+    "nan": (lambda section: section | {"slack": [float("nan")]}, "NaN is not allowed"),
+    "text": (lambda section: section | {"boxes": "many"}, "certificate.boxes: expected int, found a string"),
+    "length": (lambda section: section | {"lipschitz": []}, "lipschitz does not fit 2 inputs and 1 outputs"),
+    "missing": (lambda section: {k: v for k, v in section.items() if k != "low"}, "certificate: key 'low' is missing"),
+    "more": (lambda section: section | {"proof": True}, "certificate: unknown key 'proof'"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_version_with_a_broken_certificate_is_rejected(
+    served: Server, models: Path, tmp_path: Path, fault: str
+) -> None:
+    broken, text = BROKEN[fault]
+    number = 2 + list(BROKEN).index(fault)
+    source, target = models / "hello" / "1", models / "hello" / str(number)
+    whole: dict[str, Any] = json.loads((source / "manifest.json").read_text())
+    changed = whole | {"version": number, "certificate": broken(whole["certificate"])}
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    for file in source.iterdir():
+        (staged / file.name).write_bytes(file.read_bytes())
+    (staged / "manifest.json").write_text(json.dumps(changed))
+    staged.rename(target)
+    try:
+        with Client(served.address) as client:
+            wait_until(lambda: reason(client, number))
+            assert text in reason(client, number)
+            assert client.certificates("hello") == (stored(models),)
+        judged = kanserve("models", models)
+        assert (judged.returncode, text in judged.stdout) == (2, True)
+    finally:
+        shutil.rmtree(target)
+
+
+def reason(client: Client, number: int) -> str:
+    return next((entry.reason for entry in client.index() if entry.version == str(number)), "")
