@@ -66,6 +66,15 @@ def certificates(answer: kan.GetCertificatesResponse) -> tuple[CertificateInfo, 
     return tuple(map(_certificate, answer.certificates))
 
 
+CERTIFIED = {  # fields of a certificate by output -> those of the message
+    "output_low": "low",
+    "output_high": "high",
+    "found_low": "found_low",
+    "found_high": "found_high",
+    "slack": "float32_slack",
+}
+
+
 def _certificate(message: kan.Certificate) -> CertificateInfo:
     outputs = len(message.outputs)
     rows = [message.effects[at : at + outputs] for at in range(0, len(message.effects), max(1, outputs))]
@@ -78,11 +87,7 @@ def _certificate(message: kan.Certificate) -> CertificateInfo:
         budget=message.budget,
         seconds=message.seconds,
         boxes=message.boxes,
-        output_low=tuple(output.low for output in message.outputs),
-        output_high=tuple(output.high for output in message.outputs),
-        found_low=tuple(output.found_low for output in message.outputs),
-        found_high=tuple(output.found_high for output in message.outputs),
-        slack=tuple(output.float32_slack for output in message.outputs),
+        **{key: tuple(getattr(output, name) for output in message.outputs) for key, name in CERTIFIED.items()},
         directions=tuple(tuple(_direction(effect.direction) for effect in row) for row in rows),
         lipschitz=tuple(tuple(effect.lipschitz for effect in row) for row in rows),
         assumptions=tuple(message.assumptions),

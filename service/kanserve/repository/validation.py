@@ -423,28 +423,36 @@ def certificate_faults(manifest: Manifest) -> Iterator[str]:
     stored = manifest.certificate
     if not stored:
         return
-    inputs, outputs = (
-        sum(math.prod(tensor.shape[1 : AXES + 1]) for tensor in part) for part in (manifest.inputs, manifest.outputs)
-    )
     if [tensor.datatype for tensor in (*manifest.inputs, *manifest.outputs)] != ["FP32", "FP32"]:
         yield "the model has other tensors than one FP32 input and one FP32 output"
-    yield from _within("the number of pairs of an input and an output", inputs * outputs, 1, PAIRS)
-    sizes = {
-        inputs: ("low", "high", "directions", "lipschitz"),
-        outputs: ("output_low", "output_high", "found_low", "found_high", "slack"),
-    }
-    wrong = [name for size, own in sizes.items() for name in own if len(getattr(stored, name)) != size]
-    wrong += [name for name in ("directions", "lipschitz") if {*map(len, getattr(stored, name))} - {outputs}]
-    if wrong:
-        yield f"{wrong[0]} does not fit {inputs} inputs and {outputs} outputs"
         return
-    yield from _certified_bounds(stored)
+    inputs, outputs = (math.prod(tensor.shape[1 : AXES + 1]) for tensor in (manifest.input, manifest.output))
+    yield from _within("the number of pairs of an input and an output", inputs * outputs, 1, PAIRS)
+    wrong = _wrong_size(stored, inputs, outputs)
+    if wrong:
+        yield f"{wrong} does not fit {inputs} inputs and {outputs} outputs"
+        return
+    yield from _certified_ranges(stored)
+    yield from _certified_effects(stored)
+    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
+        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
     if stored.range_check and manifest.out_of_range not in (FLAG, REJECT):
         yield f"range_check is true, but out_of_range is {manifest.out_of_range[:40]!r}, expected {FLAG} or {REJECT}"
 
 
-def _certified_bounds(stored: CertificateInfo) -> Iterator[str]:
-    """Texts about bounds that contradict each other."""
+def _wrong_size(stored: CertificateInfo, inputs: int, outputs: int) -> str:
+    """Name of the first list of the wrong length, or ""."""
+    sizes = {
+        **dict.fromkeys(("low", "high", "directions", "lipschitz"), inputs),
+        **dict.fromkeys(("output_low", "output_high", "found_low", "found_high", "slack"), outputs),
+    }
+    wrong = [name for name, size in sizes.items() if len(getattr(stored, name)) != size]
+    wrong += [name for name in ("directions", "lipschitz") if {*map(len, getattr(stored, name))} - {outputs}]
+    return wrong[0] if wrong else ""
+
+
+def _certified_ranges(stored: CertificateInfo) -> Iterator[str]:
+    """Texts about ranges that do not ascend."""
     for what, lows, highs in (
         ("the box", stored.low, stored.high),
         ("the range of the outputs", stored.output_low, stored.output_high),
@@ -453,12 +461,14 @@ def _certified_bounds(stored: CertificateInfo) -> Iterator[str]:
         for at, (low, high) in enumerate(zip(lows, highs, strict=True)):
             if low > high:
                 yield f"{what} has {low:g} as low and {high:g} as high at {at}, expected ascending numbers"
+
+
+def _certified_effects(stored: CertificateInfo) -> Iterator[str]:
+    """Texts about bounds and directions that have no meaning."""
     if min(stored.slack) < 0 or min(map(min, stored.lipschitz)) < 0:
         yield "a slack or a Lipschitz bound is negative, expected 0 or more"
-    if not all(0 <= at < len(DIRECTIONS) for row in stored.directions for at in row):
+    if {*itertools.chain.from_iterable(stored.directions)} - {*range(len(DIRECTIONS))}:
         yield f"a direction is not a number from 0 to {len(DIRECTIONS) - 1}"
-    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
-        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
 
 
 def _ascending(bounds: Sequence[float]) -> bool:
