@@ -57,9 +57,28 @@ class Part:
     constant: float | None = None
 
 
-def function(name: str, text: str) -> Unary:
-    """The function of that name. Raises OptionError, which names the fault of the text."""
-    what = f"--function {name[:40]}={text[:80]!r}"
+def function(name: str, text: str, *, what: str = "") -> Unary:
+    """The function of that name. `what`: the option with the text, for messages. Raises OptionError, which names the
+    fault of the text."""
+    what = what or f"--function {name[:40]}={text[:80]!r}"
+    part = _part_of(text, what)
+    if part.constant is not None:
+        raise OptionError(
+            f"{what} does not depend on x",
+            code="expression-invalid",
+            hint="write an expression of x; the affine values of the edge add constants",
+        )
+    return Unary(name, part.evaluate, part.emit, text.strip(), recipe=(EXPRESSION, name, text.strip()))
+
+
+def constant(node: str | ast.expr, *, what: str = "") -> float | None:
+    """The value of an expression without x; None if it depends on x. Raises OptionError, as `function`."""
+    text = node if isinstance(node, str) else ast.unparse(node)
+    return _part_of(text, what or repr(text[:80])).constant
+
+
+def _part_of(text: str, what: str) -> Part:
+    """The whole expression. Raises OptionError, which starts with `what`."""
     if len(text) > MAX_TEXT_CHARACTERS or not (text.isascii() and text.isprintable()):
         raise OptionError(
             f"{what}: expected at most {MAX_TEXT_CHARACTERS} printable ASCII characters",
@@ -73,7 +92,7 @@ def function(name: str, text: str) -> Unary:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise OptionError(f"{what} is not an expression", code="expression-invalid", hint=USE_GRAMMAR) from error
     try:
-        part = _part(tree.body, MAX_TEXT_DEPTH)
+        return _part(tree.body, MAX_TEXT_DEPTH)
     except OptionError as error:
         hint = error.hint or USE_GRAMMAR
         raise OptionError(f"{what}: {error.message}", code=error.code, hint=hint) from error
@@ -81,13 +100,6 @@ def function(name: str, text: str) -> Unary:
         raise OptionError(
             f"{what}: a part of it is not allowed", code="expression-invalid", hint=USE_GRAMMAR
         ) from error
-    if part.constant is not None:
-        raise OptionError(
-            f"{what} does not depend on x",
-            code="expression-invalid",
-            hint="write an expression of x; the affine values of the edge add constants",
-        )
-    return Unary(name, part.evaluate, part.emit, text.strip(), recipe=(EXPRESSION, name, text.strip()))
 
 
 def _part(node: ast.AST, depth: int) -> Part:

@@ -1,0 +1,120 @@
+"""Symbolic edges of expressions: the form, the values, and expressions that have no value on the grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanexport.edit import forms
+from kanexport.errors import ExportError
+from kanexport.functions import elementwise
+from kanexport.ir.model import SymbolicEdge
+
+X = np.linspace(-0.9, 1.4, 201)
+
+
+def value(edge: SymbolicEdge, x: np.ndarray = X) -> np.ndarray:
+    return edge.mask * (edge.c * edge.function.evaluate(edge.a * x + edge.b) + edge.d)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "abcd"),
+    [
+        ("1.2*sin(x)", "sin", (1, 0, 1.2, 0)),
+        ("3 - sin(2*x + 1)/4", "sin", (2, 1, -0.25, 3)),
+        ("-(x-1)**2", "x^2", (1, -1, -1, 0)),
+        ("2*x + pi", "x", (1, 0, 2, np.pi)),
+        ("x", "x", (1, 0, 1, 0)),
+        ("1/(x+3)", "1/x", (1, 3, 1, 0)),
+        ("(x+3)**-2", "1/x^2", (1, 3, 1, 0)),
+        ("sqrt(x+2)", "sqrt", (1, 2, 1, 0)),
+        ("2*(x+2)**0.5 - 1", "sqrt", (1, 2, 2, -1)),
+        ("exp(-x)*2", "exp", (-1, 0, 2, 0)),
+        ("0.5", "0", (1, 0, 0, 0.5)),
+        ("-2*e", "0", (1, 0, 0, -2 * np.e)),
+    ],
+)
+def test_a_text_in_the_form_of_the_table(text: str, name: str, abcd: tuple[float, ...]) -> None:
+    edge = forms.symbolic(text, 1, 2, what="--to")
+    assert edge.function is elementwise.SYMBOLIC[name]
+    assert (edge.a, edge.b, edge.c, edge.d) == pytest.approx(abcd)
+    expected = eval(text, {**vars(np), "x": X})
+    np.testing.assert_allclose(value(edge), np.broadcast_to(expected, X.shape), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "text", ["x*sin(x)", "sin(x)+cos(x)", "sin(x)*cos(2*x)", "sin(sin(x))", "2/(x+3)", "2**x", "x**2+x", "1/sin(x+2)"]
+)
+def test_another_text_is_a_function_by_itself(text: str) -> None:
+    edge = forms.symbolic(text, 0, 0, what="--to")
+    assert edge.function.name not in elementwise.SYMBOLIC
+    assert edge.function.expression == text
+    np.testing.assert_allclose(value(edge), eval(text, {**vars(np), "x": X}), rtol=1e-12)
+
+
+def test_the_name_of_a_function_depends_on_its_text() -> None:
+    one, same, other = (
+        forms.symbolic(text, 0, 0, what="--to").function.name for text in ("x*sin(x)", "x*sin(x)", "x*x")
+    )
+    assert one == same != other
+
+
+@pytest.mark.parametrize("text", ["sin(y)", "x+", "__import__('os')", "x^2", "", "1/0", "9" * 600, "lambda: x"])
+def test_a_text_outside_the_grammar_is_rejected(text: str) -> None:
+    with pytest.raises(ExportError, match=r"^edge 0:0:0: --to"):
+        forms.symbolic(text, 0, 0, what=f"edge 0:0:0: --to {text[:20]}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sin(x)",
+        "1/(x+3)",
+        "x*sin(x)",
+        "sqrt(x+2)",
+        "x**2+x",
+        "(x+2)**-3",
+        "x**3",
+        "exp(x)",
+        "gaussian(2*x)",
+        "1/sqrt(x+1)",
+    ],
+)
+def test_a_limited_edge_is_within_its_bounds(text: str) -> None:
+    edge = forms.symbolic(f"1.5*({text})-0.1", 0, 0, what="--to")
+    limited = value(forms.clamped(edge, -0.25, 0.3, what="--clamp"))
+    np.testing.assert_allclose(limited, np.clip(value(edge), -0.25, 0.3), atol=1e-14)
+
+
+def test_a_limited_edge_can_be_limited_again() -> None:
+    edge = forms.clamped(forms.symbolic("x**3", 0, 0, what="--to"), -0.5, 1, what="--clamp")
+    again = forms.clamped(edge, -0.1, 2, what="--clamp")
+    np.testing.assert_allclose(value(again), np.clip(X**3, -0.1, 1), atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("1/x", -1, 1),
+        ("log(x)", 0, 1),
+        ("sqrt(x)", -1e-3, 1),
+        ("1/(x-0.3217)", -1, 1),
+        ("1/(x-0.3217)**2", -1, 1),
+        ("tan(4*x)", -1, 1),
+        ("log(abs(x-0.123))", 0.123, 1),
+        ("arctanh(x)", -1, 0.5),
+    ],
+)
+def test_a_curve_without_a_value_on_the_grid_is_found(text: str, low: float, high: float) -> None:
+    edge = forms.symbolic(text, 0, 0, what="--to")
+    with np.errstate(all="ignore"), pytest.raises(ExportError, match="expected finite values on the grid") as error:
+        forms.check(lambda x: value(edge, x), low, high, what=f"--to {text}")
+    assert error.value.code == "expression-undefined"
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"), [("1/x", 0.01, 1), ("log(x)", 1e-6, 1), ("exp(9*x)", -1, 1), ("0", -1, 1)]
+)
+def test_a_steep_curve_passes(text: str, low: float, high: float) -> None:
+    edge = forms.symbolic(text, 0, 0, what="--to")
+    forms.check(lambda x: value(edge, x), low, high, what=f"--to {text}")
