@@ -69,13 +69,10 @@ def run(args: argparse.Namespace) -> int:
     """Certify a network from parsed arguments, or show the certificate of a version. Returns the exit code. Raises
     ExportError."""
     version = _version_folder(args.path)
-    stored = None if version is None or args.box or args.budget else _manifest(version)
-    if stored is not None and stored.certificate:
-        if args.json:
-            print_json(certificates.document(stored.certificate, stored.names))
-        else:
-            certificates.show(stored.certificate, stored.names)
-        return Exit.DONE
+    if version is not None and not (args.box or args.budget):
+        stored = _manifest(version)
+        if stored.certificate:
+            return _print_stored(stored, as_json=args.json)
     options = CertifyOptions(
         budget=certification.seconds(args.budget or DEFAULT_BUDGET, BUDGET),
         rows=None if args.box in (None, GRID_BOX) else baseline.load(Path(args.box), BOX),
@@ -89,6 +86,14 @@ def run(args: argparse.Namespace) -> int:
         print_json(certificate.document(result, features, classes))
     else:
         certificates.show(certification.section(options, result), names)
+    return Exit.DONE
+
+
+def _print_stored(stored: Manifest, *, as_json: bool) -> int:
+    if as_json:
+        print_json(certificates.document(stored.certificate, stored.names))
+    else:
+        certificates.show(stored.certificate, stored.names)
     return Exit.DONE
 
 

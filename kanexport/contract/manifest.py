@@ -24,12 +24,14 @@ from kanexport.contract.sections import (
     EXACT,
     NO_BASELINE,
     NO_CERTIFICATE,
+    NO_EDIT,
     NO_EXPLANATIONS,
     NO_INTERVALS,
     UNSCALED,
     Approximation,
     Baseline,
     CertificateInfo,
+    Edit,
     Explanations,
     Intervals,
     Scalers,
@@ -64,12 +66,13 @@ SMALL = 2**19  # bytes of a manifest up to which its lists stay in it, for reada
 ANY, BASIC = "", "basic"
 NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 HYBRID = "hybrid"  # the family of a torch module with KAN layers in it
-READING, EXPECTED_OUTPUTS, MODULE = "reading", "expected-outputs", "module"
+READING, EXPECTED_OUTPUTS, MODULE, EDITED = "reading", "expected-outputs", "module", "edited"
 # Bases of a verification, and their descriptions.
 VERIFICATION_BASES = {
     READING: "verified against kanserve's interpretation of the checkpoint; not compared with the trained model",
     EXPECTED_OUTPUTS: "verified against the trained model",
     MODULE: "verified against the PyTorch module, as PyTorch runs it",
+    EDITED: "verified against the edited network; not compared with the trained model",
 }
 
 
@@ -351,6 +354,7 @@ class Manifest:
     certificate       certified ranges of the outputs; the key is missing in a document without them
     stored            the lists of numbers that are in NUMBERS_FILE; empty if `loads` was given that file
     scalers           the scaling of the inputs and outputs, which is part of the graphs
+    edit              how the version was made from another one; the key is missing if it was not
     """
 
     format: int
@@ -380,6 +384,7 @@ class Manifest:
     certificate: CertificateInfo = dataclasses.field(default=NO_CERTIFICATE, metadata=OPTIONAL)
     stored: tuple[Stored, ...] = ()
     scalers: Scalers = dataclasses.field(default=UNSCALED, metadata=OPTIONAL)
+    edit: Edit = dataclasses.field(default=NO_EDIT, metadata=OPTIONAL)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

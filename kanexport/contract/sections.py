@@ -1,5 +1,5 @@
 """Optional sections of the manifest: quantization, baseline, explanations, prediction intervals, certificate, scalers,
-and handling of rows out of range.
+edits, and handling of rows out of range.
 
 Standard library only."""
 
@@ -366,3 +366,81 @@ class Scalers:
 
 
 UNSCALED = Scalers()
+
+
+EXACT_FORM, FITTED_FORM = "exact", "fitted"
+SHOWN_EDGES = 3  # of an edit in its sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditedEdge:
+    """Edge that an edit changed.
+
+    operation  the operation and its values, such as "clamp -1:2"
+    form       EXACT_FORM, or FITTED_FORM: the basis cannot express the requested curve, and has the nearest one
+    error      of FITTED_FORM: largest difference from the requested curve; of "monotone" from the curve before
+    """
+
+    layer: int
+    source: int
+    destination: int
+    operation: str
+    form: str = EXACT_FORM
+    error: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """Such as "edge 0:2:1 clamp -1:2"."""
+        return f"edge {self.layer}:{self.source}:{self.destination} {self.operation}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """Edit that made a version from another version of the model. Version 0: the version is not an edit.
+
+    parent_version  the version that was edited
+    parent_sha256   of its manifest.json, hexadecimal
+    author          name of the person or token
+    released        whether a server may serve the version by default, without a choice of an operator
+    rows, rows_from  rows on which both versions were compared, and where they are from
+    largest, mean   of each output: largest and mean absolute change on these rows
+    changed         on how many rows another output is the largest; -1 if there is one output
+    """
+
+    parent_version: int = 0
+    parent_sha256: str = ""
+    author: str = ""
+    released: bool = False
+    edges: tuple[EditedEdge, ...] = ()
+    rows: int = 0
+    rows_from: str = ""
+    largest: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    changed: int = -1
+
+    def __bool__(self) -> bool:
+        return self.parent_version > 0
+
+    @property
+    def text(self) -> str:
+        """The edit in one sentence; empty for none."""
+        if not self:
+            return ""
+        listed = ", ".join(edge.text for edge in self.edges[:SHOWN_EDGES])
+        more = f" and {len(self.edges) - SHOWN_EDGES} more" if len(self.edges) > SHOWN_EDGES else ""
+        by = f" by {self.author}" if self.author else ""
+        return f"edit of version {self.parent_version}{by}: {listed}{more}"
+
+    @property
+    def difference(self) -> str:
+        """The change of the outputs in one sentence; empty for none."""
+        if not self.rows:
+            return ""
+        flips = f", and the largest output is another one on {self.changed} rows" if self.changed >= 0 else ""
+        return (
+            f"outputs change by up to {max(self.largest, default=0.0):.3g}, on average by "
+            f"{max(self.mean, default=0.0):.3g}, on {self.rows} rows ({self.rows_from}){flips}"
+        )
+
+
+NO_EDIT = Edit()

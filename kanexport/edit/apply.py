@@ -117,9 +117,9 @@ def _shift(edge: Edge, edit: EdgeEdit) -> Applied:
         return layer, Change(edit, EXACT)
     _require_overlap(edge, distance)
     x, weights = refit.grid_points(edge)
-    wanted = edge.values(x - distance)
-    _require_finite(edge, edit, wanted)
-    return _fitted(edit, refit.nearest(edge, wanted, x, weights))
+    target = edge.values(x - distance)
+    _require_finite(edge, edit, target)
+    return _fitted(edit, refit.nearest(edge, target, x, weights))
 
 
 def _without_basis(edge: Edge) -> bool:
@@ -140,9 +140,9 @@ def _require_overlap(edge: Edge, distance: float) -> None:
         )
 
 
-def _require_finite(edge: Edge, edit: EdgeEdit, wanted: Array) -> None:
+def _require_finite(edge: Edge, edit: EdgeEdit, target: Array) -> None:
     """Raises InvalidKan for a curve with values that are not finite."""
-    if not np.isfinite(wanted).all():
+    if not np.isfinite(target).all():
         raise InvalidKan(
             f"{_what(edge, edit)}: the curve is not finite on its grid", code="expression-undefined", hint=WITH_TO
         )

@@ -1,4 +1,4 @@
-"""Curves in the basis of an edge that are nearest to a wanted curve, in least squares over the grid.
+"""Curves in the basis of an edge that are nearest to a target curve, in least squares over the grid.
 
 Bounds and monotonicity are bounds on the coefficients. A B-spline on increasing knots is within the range of its
 coefficients on the grid, and it is monotone there if its coefficients are (de Boor, A Practical Guide to Splines, 2001,
@@ -32,7 +32,7 @@ ROUNDING = 1e-9  # of the largest value, that a bound may be exceeded by
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Layer with the fitted curve, and its largest and root mean square difference from the wanted one: over the grid,
+    """Layer with the fitted curve, and its largest and root mean square difference from the target: over the grid,
     or at the points of the user."""
 
     layer: Layer
@@ -66,13 +66,13 @@ def points(edge: Edge, x: Array, y: Array) -> Fitted:
     return _measured(edge, layer, x, y)
 
 
-def nearest(edge: Edge, wanted: Array, x: Array, weights: Array) -> Fitted:
-    """The curve nearest to the values `wanted` at the points x [n] of `grid_points`. The other terms stay."""
+def nearest(edge: Edge, target: Array, x: Array, weights: Array) -> Fitted:
+    """The curve nearest to the values `target` at the points x [n] of `grid_points`. The other terms stay."""
     at, _ = _largest_term(edge)
     root = np.sqrt(weights)
     design = edge.design(edge.layer.terms[at], x) * root[:, None]
-    layer = _changed(edge, at, design, (wanted - edge.values(x)) * root)
-    return _measured(edge, layer, x, wanted)
+    layer = _changed(edge, at, design, (target - edge.values(x)) * root)
+    return _measured(edge, layer, x, target)
 
 
 def _changed(edge: Edge, at: int, design: Array, missing: Array) -> Layer:
@@ -134,7 +134,7 @@ def monotone(edge: Edge, *, up: bool) -> Fitted:
 
 
 def _with_bounds(
-    edge: Edge, at: int, basis: Basis, form: _Bounded, of_wanted: Callable[[Array], Array]
+    edge: Edge, at: int, basis: Basis, form: _Bounded, of_target: Callable[[Array], Array]
 ) -> tuple[Fitted, Array]:
     """The fit, and the new curve at points of the grid."""
     _require_bounds(edge, basis)
@@ -143,11 +143,11 @@ def _with_bounds(
     design = edge.design(edge.layer.terms[at], x) @ form.matrix * root[:, None]
     present = edge.layer.terms[at].coef[edge.source, edge.destination] * edge.mask
     start = np.linalg.solve(form.matrix, present)
-    solution = bounded.solve(design, of_wanted(edge.values(x)) * root, form.low, form.high, start)
+    solution = bounded.solve(design, of_target(edge.values(x)) * root, form.low, form.high, start)
     layer = edge.with_coefficients(at, form.matrix @ solution, others=False)
     dense = np.linspace(*edge.grid(), CHECKED)
     after = Edge(layer, edge.at)
-    return _measured(edge, layer, dense, of_wanted(edge.values(dense))), after.values(dense)
+    return _measured(edge, layer, dense, of_target(edge.values(dense))), after.values(dense)
 
 
 def _require_bounds(edge: Edge, basis: Basis) -> None:
@@ -179,8 +179,8 @@ def grid_points(edge: Edge) -> tuple[Array, Array]:
     return x.ravel(), (half * weights).ravel() / (high - low)
 
 
-def _measured(edge: Edge, layer: Layer, x: Array, wanted: Array) -> Fitted:
-    difference = Edge(layer, edge.at).values(x) - wanted
+def _measured(edge: Edge, layer: Layer, x: Array, target: Array) -> Fitted:
+    difference = Edge(layer, edge.at).values(x) - target
     return Fitted(layer, float(np.abs(difference).max()), float(np.sqrt(np.mean(difference**2))))
 
 

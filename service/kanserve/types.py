@@ -18,9 +18,11 @@ from kanexport.contract.naming import UNNAMED, Names
 from kanexport.contract.sections import (
     AS_TRAINED,
     NO_CERTIFICATE,
+    NO_EDIT,
     NO_INTERVALS,
     UNSCALED,
     CertificateInfo,
+    Edit,
     Intervals,
     Scalers,
 )
@@ -429,6 +431,7 @@ class Description:
     files               the source files of the export
     scalers             the scaling of inputs and outputs that the graph applies
     certificate         certified ranges; without directions and Lipschitz bounds if they are many
+    edit                how the version was made from another one
 
     The `edge_class` of a layer is never empty. The server does not send the `node_tensor`, `edges_file` and
     `edges_tensor` of a layer: a client has empty ones.
@@ -459,6 +462,7 @@ class Description:
     intervals: Intervals = NO_INTERVALS
     scalers: Scalers = UNSCALED
     certificate: CertificateInfo = NO_CERTIFICATE
+    edit: Edit = NO_EDIT
 
     @property
     def verified_error(self) -> float:

@@ -14,11 +14,14 @@ TEXT = """Copy a version of a model in a repository folder under another version
 The manifest of the copy has the new number, and kanserve compares each file with its SHA-256. The copy appears
 atomically, also while a server uses the repository. Do not copy with `cp -r 1 2`: the manifest then still has number
 1, and the server rejects the version.
+
+A version that `kanserve edit` wrote is never the default version by itself. With --release, its copy can be.
 """
 EXAMPLES = """examples:
   kanserve copy digits 1 2
   kanserve copy digits 1 2 --force                                # replace version 2
   kanserve copy digits 1 3 --repository models
+  kanserve copy digits 2 3 --release                              # version 2 is an edit
 """
 
 
@@ -32,12 +35,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--repository", type=Path, default=Path("models"), metavar="FOLDER", help="model repository (default: models)"
     )
     parser.add_argument("--force", action="store_true", help="replace version TO if it exists (default: off)")
+    parser.add_argument(
+        "--release",
+        action="store_true",
+        help="let a server serve the copy of an edit by default, without a promote (default: off)",
+    )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0. Raises CommandError."""
-    manifest = inventory.copied(args.repository, args.name, args.source, args.target, force=args.force)
+    manifest = inventory.copied(
+        args.repository, args.name, args.source, args.target, force=args.force, release=args.release
+    )
     if args.json:
         print_json(
             {

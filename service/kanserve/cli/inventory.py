@@ -20,7 +20,7 @@ from kanexport.contract.cli.console import Exit
 from kanexport.contract.cli.suggest import advice
 from kanexport.contract.manifest import LayerInfo, Manifest
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import NO_CERTIFICATE, UNSCALED, CertificateInfo, Scalers
+from kanexport.contract.sections import NO_CERTIFICATE, NO_EDIT, UNSCALED, CertificateInfo, Edit, Scalers
 from kanserve.cli.options import CommandError, InputError
 from kanserve.client.errors import ClientError, NoAnswer
 from kanserve.client.results import IndexEntry
@@ -65,6 +65,7 @@ class Entry:
     out_of_range_policy: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     intervals: str = ""  # prediction intervals in one sentence
     certificate: str = ""  # the certificate in one sentence
+    edited: str = ""  # the edit that made the version, in one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Detail:
     names: Names = UNNAMED
     scalers: Scalers = UNSCALED
     certificate: CertificateInfo = NO_CERTIFICATE
+    edit: Edit = NO_EDIT
 
 
 def of_server(client: Client) -> list[Entry]:
@@ -128,8 +130,9 @@ def described(answer: Description, serving: str = "") -> Detail:
         out_of_range_policy=answer.out_of_range_policy,
         intervals=answer.intervals.text,
         certificate=answer.certificate.text,
+        edited=answer.edit.text,
     )
-    return Detail(entry, answer.layers, answer.notes, answer.names, answer.scalers, answer.certificate)
+    return Detail(entry, answer.layers, answer.notes, answer.names, answer.scalers, answer.certificate, answer.edit)
 
 
 def _served(client: Client, indexed: IndexEntry) -> Entry:
@@ -211,8 +214,17 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         out_of_range_policy=manifest.out_of_range,
         intervals=manifest.intervals.text,
         certificate=manifest.certificate.text,
+        edited=manifest.edit.text,
     )
-    return Detail(entry, manifest.layers, manifest.notes, manifest.names, manifest.scalers, manifest.certificate)
+    return Detail(
+        entry,
+        manifest.layers,
+        manifest.notes,
+        manifest.names,
+        manifest.scalers,
+        manifest.certificate,
+        manifest.edit,
+    )
 
 
 def _ignored(repository: Path, known: set[tuple[str, ...]]) -> list[Detail]:
@@ -260,10 +272,11 @@ def version(repository: Path, name: str, requested: str) -> tuple[Bundle, Manife
     return _loaded(repository, _candidate(repository, name, requested))
 
 
-def copied(repository: Path, name: str, source: str, target: str, *, force: bool) -> Manifest:
+def copied(repository: Path, name: str, source: str, target: str, *, force: bool, release: bool = False) -> Manifest:
     """Copy the version `source` to the number `target`, completely or not at all. The manifest of the copy has the new
     number. The command reads the copy back and verifies it before the copy appears. `force`: replace an existing
-    version. Raises InputError if the source cannot be copied, CommandError if the target cannot be written."""
+    version. `release`: the copy of an edit can be the default version. Raises InputError if the source cannot be
+    copied, CommandError if the target cannot be written."""
     candidate = _candidate(repository, name, source)
     if not layout.VERSION.fullmatch(target) or int(target) == candidate.version:
         raise InputError(
@@ -281,6 +294,8 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
     bundle, _ = _loaded(repository, candidate)
     try:
         manifest = replace(layout.manifest(candidate), version=int(target))  # its long lists stay in their own file
+        if release:
+            manifest = _released(manifest, source)
         _check_free(home, target, force=force)
         with temp_dirs.staging_path(home) as staging:
             _write(staging, target, {**bundle.files, contract.FILE_NAME: contract.dumps(manifest)})
@@ -302,6 +317,17 @@ def copied(repository: Path, name: str, source: str, target: str, *, force: bool
             exit_code=Exit.FAILED,
         ) from error
     return manifest
+
+
+def _released(manifest: Manifest, source: str) -> Manifest:
+    """The manifest of a released edit. Raises InputError if it is not an edit."""
+    if not manifest.edit:
+        raise InputError(
+            f"--release: version {source} of {manifest.name} is not an edit",
+            code="version-not-an-edit",
+            hint="copy it without --release: it can be the default version already",
+        )
+    return replace(manifest, edit=replace(manifest.edit, released=True))
 
 
 def _write(staging: Path, target: str, files: Mapping[str, bytes]) -> None:

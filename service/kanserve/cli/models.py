@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -159,6 +159,7 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
             "names": asdict(detail.names),
             "scalers": asdict(detail.scalers),
             "certified": certificates.document(detail.certificate, detail.names) if detail.certificate else None,
+            "edit": asdict(detail.edit) if detail.edit else None,
         }
         print_json({"source": source, "model": {**asdict(detail.entry), **facts}})
         return
@@ -167,26 +168,18 @@ def _show_detail(source: str, detail: Detail, *, as_json: bool) -> None:
     text_tables.show_scalers(detail.scalers, detail.names)
     if detail.certificate:
         certificates.show_brief(detail.certificate, detail.names)
+    text_tables.show_edit(detail.edit)
     text_tables.show(detail.layers, detail.notes, detail.entry.edge_class)
 
 
 def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Table:
     """Table with one row per version. `source` is the folder or the server's address. `whole`: with all facts of
     their verification."""
-    checked = inventory.COMPLETE in {entry.state for entry in entries}
     versions = Table(
         f"models of {source}",
         ("name", "version", "state", "library", "widths", "class", "error", "verified against", "size"),
         numbers=("version", "error", "size"),
-        caption=(
-            *(_claims(entries) if whole else _kinds(entries)),
-            *(
-                f"{e.name} version {e.version}: entries of config.pbtxt without effect: {', '.join(e.unused)}"
-                for e in entries
-                if e.unused
-            ),
-            *(("COMPLETE: names, files and manifest are valid; pass --load to check the graph too",) * checked),
-        ),
+        caption=tuple(_caption(entries, whole=whole)),
     )
     for entry in entries:
         versions.add(
@@ -201,6 +194,18 @@ def table(source: str, entries: Sequence[Entry], *, whole: bool = False) -> Tabl
             "" if entry.size is None else f"{entry.size / 1024:,.0f} KiB",
         )
     return versions
+
+
+def _caption(entries: Sequence[Entry], *, whole: bool) -> Iterator[str]:
+    yield from _claims(entries) if whole else _kinds(entries)
+    for entry in entries:
+        if entry.unused:
+            effect = f"entries of config.pbtxt without effect: {', '.join(entry.unused)}"
+            yield f"{entry.name} version {entry.version}: {effect}"
+        if entry.edited:
+            yield f"{entry.name} version {entry.version}: {entry.edited}"
+    if inventory.COMPLETE in {entry.state for entry in entries}:
+        yield "COMPLETE: names, files and manifest are valid; pass --load to check the graph too"
 
 
 def _classes(entry: Entry) -> str:

@@ -42,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(asdict(choice))
     else:
-        say(f"{choice.model}: default version {choice.version}, previously {choice.previous_version}")
+        say(f"{choice.model}: default version {choice.version}, previously {choice.previous_version or 'none'}")
     return Exit.DONE

@@ -17,9 +17,12 @@ from kanexport.contract.sections import (
     AS_TRAINED,
     DIRECTIONS,
     NO_CERTIFICATE,
+    NO_EDIT,
     NO_INTERVALS,
     UNDECIDED,
     CertificateInfo,
+    Edit,
+    EditedEdge,
     Intervals,
     OutputInterval,
     Scaler,
@@ -58,6 +61,32 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         intervals=_intervals(answer.intervals) if answer.HasField("intervals") else NO_INTERVALS,
         scalers=Scalers(inputs=_scaler(answer.input_scaler), outputs=_scaler(answer.output_scaler)),
         certificate=_certificate(answer.certificate) if answer.HasField("certificate") else NO_CERTIFICATE,
+        edit=_edit(answer.edit) if answer.HasField("edit") else NO_EDIT,
+    )
+
+
+def _edit(message: kan.Edit) -> Edit:
+    return Edit(
+        parent_version=int(message.parent_version),
+        parent_sha256=message.parent_sha256,
+        author=message.author,
+        released=message.released,
+        edges=tuple(
+            EditedEdge(
+                layer=edge.layer,
+                source=edge.source,
+                destination=edge.destination,
+                operation=edge.operation,
+                form=edge.form,
+                error=edge.error,
+            )
+            for edge in message.edges
+        ),
+        rows=message.rows,
+        rows_from=message.rows_from,
+        largest=tuple(message.largest),
+        mean=tuple(message.mean),
+        changed=message.changed,
     )
 
 

@@ -469,7 +469,7 @@ def _written(result: StatisticsResult) -> bytes:
 def version_choice(chosen: VersionChoice) -> bytes:
     """The message VersionChoice."""
     answer = kan_pb2.VersionChoice(
-        model_name=chosen.model, model_version=str(chosen.version), previous_version=str(chosen.previous_version)
+        model_name=chosen.model, model_version=str(chosen.version), previous_version=str(chosen.previous_version or "")
     )
     return answer.SerializeToString()
 

@@ -12,7 +12,7 @@ import numpy as np
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import CertificateInfo, Intervals, Scaler
+from kanexport.contract.sections import CertificateInfo, Edit, Intervals, Scaler
 from kanexport.contract.triton import THREADS
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.execution.config import Serving
@@ -137,6 +137,8 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
     if manifest.certificate:
         few = len(manifest.certificate.low) * len(manifest.certificate.output_low) <= EFFECTS
         message.certificate.CopyFrom(_certificate(manifest.certificate, manifest.names, effects=few))
+    if manifest.edit:
+        message.edit.CopyFrom(_edit(manifest.edit))
     return message
 
 
@@ -174,6 +176,12 @@ def _certificate(stored: CertificateInfo, names: Names, *, effects: bool) -> kan
         for o, bound in enumerate(bounds):
             message.effects.add(input=i, output=o, direction=stored.direction(i, o), lipschitz=bound)
     return message
+
+
+def _edit(edit: Edit) -> kan_pb2.Edit:
+    fields = dataclasses.asdict(edit)
+    fields["edges"] = [kan_pb2.Edit.Edge(**edge) for edge in fields["edges"]]
+    return kan_pb2.Edit(**{**fields, "parent_version": str(edit.parent_version)})
 
 
 def _intervals(intervals: Intervals) -> kan_pb2.Intervals:

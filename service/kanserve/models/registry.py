@@ -1,8 +1,9 @@
 """Registry of all versions, with their states and the lookup by name and version.
 
 All versions are loaded and stay addressable. A request without a version gets the chosen version, or else the highest
-ready one. The registry does not load: `reconciler.py` reports events, and a table maps them to states. A ready version
-stays ready while another content of it is loaded, even if that load fails.
+ready one that is not an edit (`kanserve edit`) without a release. The registry does not load: `reconciler.py` reports
+events, and a table maps them to states. A ready version stays ready while another content of it is loaded, even if that
+load fails.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Registry:
             self._entries.setdefault(name, {})[version] = entry
 
     def choose(self, name: str, choice: Choice | None) -> None:
-        """Set the default version; None: the highest ready one."""
+        """Set the default version; None: the highest ready one that is not an edit."""
         self._chosen.pop(name, None)
         if choice is not None:
             self._chosen[name] = choice
@@ -111,12 +112,12 @@ class Registry:
         return {name: choice.version for name, choice in self._chosen.items()}
 
     def default(self, name: str) -> int | None:
-        """The default version, for requests without a version; None if no version is ready."""
-        ready = self.ready_versions(name)
+        """The default version, for requests without a version; None if no version is ready, or only edits are."""
         choice = self._chosen.get(name)
-        if choice is not None and choice.version in ready:
+        if choice is not None and self.model(name, choice.version) is not None:
             return choice.version
-        return ready[-1] if ready else None
+        regular = self.regular_versions(name)
+        return regular[-1] if regular else None
 
     def begin_load(self, name: str, version: int) -> None:
         """Register a discovered version whose load begins."""
@@ -216,6 +217,13 @@ class Registry:
         versions = self._entries.get(name, {})
         return sorted(version for version, entry in versions.items() if entry.model is not None)
 
+    def regular_versions(self, name: str) -> list[int]:
+        """Ready versions that may be the default version without a choice, ascending: those that are not edits, and
+        released edits."""
+        versions = self._entries.get(name, {})
+        models = ((version, entry.model) for version, entry in versions.items())
+        return sorted(version for version, model in models if model is not None and _regular(model))
+
     def resolve(self, name: str, version: str) -> Model:
         """The model for a name and a version. Raises NotFound, BadRequest, Unavailable, FailedPrecondition."""
         entry = self.entry(name, version)
@@ -259,7 +267,9 @@ class Registry:
         raise NotFound(
             f"Request for unknown model: '{name}' has no available versions",
             code="model-has-no-version",
-            hint="see the states in the repository index; `kanserve models` prints it",
+            hint="its ready versions are edits: set a default version with `kanserve promote NAME VERSION`"
+            if self.ready_versions(name)
+            else "see the states in the repository index; `kanserve models` prints it",
         )
 
     def close(self) -> None:
@@ -280,6 +290,11 @@ class Registry:
         self.generation += 1
         for notify in self._subscribers:
             notify()
+
+
+def _regular(model: Model) -> bool:
+    manifest = model.info.manifest
+    return manifest is None or not manifest.edit or manifest.edit.released
 
 
 def unknown_model(name: str) -> NotFound:

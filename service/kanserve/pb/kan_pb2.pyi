@@ -86,7 +86,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., page_bytes: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token", "input_scaler", "output_scaler", "intervals", "certificate")
+    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token", "input_scaler", "output_scaler", "intervals", "certificate", "edit")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class DescribeModelResponse(_message.Message):
     OUTPUT_SCALER_FIELD_NUMBER: _ClassVar[int]
     INTERVALS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    EDIT_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -137,7 +138,8 @@ class DescribeModelResponse(_message.Message):
     output_scaler: Scaler
     intervals: Intervals
     certificate: Certificate
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ..., input_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., output_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., intervals: _Optional[_Union[Intervals, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ...) -> None: ...
+    edit: Edit
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ..., input_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., output_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., intervals: _Optional[_Union[Intervals, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ...) -> None: ...
 
 class GetCertificatesRequest(_message.Message):
     __slots__ = ("model_name", "model_version")
@@ -212,6 +214,45 @@ class Certificate(_message.Message):
     seconds: float
     range_check: bool
     def __init__(self, method: _Optional[str] = ..., box: _Optional[str] = ..., sha256: _Optional[str] = ..., low: _Optional[_Iterable[float]] = ..., high: _Optional[_Iterable[float]] = ..., outputs: _Optional[_Iterable[_Union[Certificate.Output, _Mapping]]] = ..., effects: _Optional[_Iterable[_Union[Certificate.Effect, _Mapping]]] = ..., assumptions: _Optional[_Iterable[str]] = ..., boxes: _Optional[int] = ..., budget: _Optional[float] = ..., seconds: _Optional[float] = ..., range_check: _Optional[bool] = ...) -> None: ...
+
+class Edit(_message.Message):
+    __slots__ = ("parent_version", "parent_sha256", "author", "released", "edges", "rows", "rows_from", "largest", "mean", "changed")
+    class Edge(_message.Message):
+        __slots__ = ("layer", "source", "destination", "operation", "form", "error")
+        LAYER_FIELD_NUMBER: _ClassVar[int]
+        SOURCE_FIELD_NUMBER: _ClassVar[int]
+        DESTINATION_FIELD_NUMBER: _ClassVar[int]
+        OPERATION_FIELD_NUMBER: _ClassVar[int]
+        FORM_FIELD_NUMBER: _ClassVar[int]
+        ERROR_FIELD_NUMBER: _ClassVar[int]
+        layer: int
+        source: int
+        destination: int
+        operation: str
+        form: str
+        error: float
+        def __init__(self, layer: _Optional[int] = ..., source: _Optional[int] = ..., destination: _Optional[int] = ..., operation: _Optional[str] = ..., form: _Optional[str] = ..., error: _Optional[float] = ...) -> None: ...
+    PARENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARENT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FROM_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    parent_version: str
+    parent_sha256: str
+    author: str
+    released: bool
+    edges: _containers.RepeatedCompositeFieldContainer[Edit.Edge]
+    rows: int
+    rows_from: str
+    largest: _containers.RepeatedScalarFieldContainer[float]
+    mean: _containers.RepeatedScalarFieldContainer[float]
+    changed: int
+    def __init__(self, parent_version: _Optional[str] = ..., parent_sha256: _Optional[str] = ..., author: _Optional[str] = ..., released: _Optional[bool] = ..., edges: _Optional[_Iterable[_Union[Edit.Edge, _Mapping]]] = ..., rows: _Optional[int] = ..., rows_from: _Optional[str] = ..., largest: _Optional[_Iterable[float]] = ..., mean: _Optional[_Iterable[float]] = ..., changed: _Optional[int] = ...) -> None: ...
 
 class Intervals(_message.Message):
     __slots__ = ("method", "coverage", "name", "sha256", "rows", "fitted", "outputs", "scores", "threshold", "size", "checked")

@@ -115,6 +115,7 @@ def _card(described: Description) -> Facts:
         ("Inputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.inputs)),
         ("Outputs", ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in described.outputs)),
         *((what.capitalize(), text) for what, text in text_tables.scaler_lines(described.scalers, described.names)),
+        *((what.capitalize(), text) for what, text in text_tables.edit_lines(described.edit)),
         *(("Note", note) for note in described.notes),
     ]
     return Facts("Description", lines)

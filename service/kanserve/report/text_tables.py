@@ -15,7 +15,7 @@ from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Cell, Table
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import Scalers
+from kanexport.contract.sections import FITTED_FORM, Edit, EditedEdge, Scalers
 from kanserve.report.selection import strongest
 from kanserve.types import Description, Scores
 
@@ -52,6 +52,26 @@ def scaler_lines(scalers: Scalers, names: Names) -> list[tuple[str, str]]:
     """A title and one line of text for each scaler."""
     sides = (("input scaler", scalers.inputs, names.feature), ("output scaler", scalers.outputs, names.output))
     return [(what, scaler.text(name)) for what, scaler, name in sides if scaler]
+
+
+def edit_lines(edit: Edit) -> list[tuple[str, str]]:
+    """A title and a line of text for the parent version, for each edge and for the change of the outputs."""
+    if not edit:
+        return []
+    by = f" by {edit.author}" if edit.author else ""
+    lines = [("edit", f"of version {edit.parent_version}{by} (manifest {edit.parent_sha256[:12]})")]
+    lines += [("edited", f"{edge.text}: {_form(edge)}") for edge in edit.edges]
+    return lines + [("compared", edit.difference)] * bool(edit.difference)
+
+
+def _form(edge: EditedEdge) -> str:
+    return edge.form if edge.form != FITTED_FORM else f"{edge.form}, within {edge.error:.2g}"
+
+
+def show_edit(edit: Edit) -> None:
+    """Print how the version was made from another one. Print nothing if it was not."""
+    for what, text in edit_lines(edit):
+        say(f"{what}: {text}")
 
 
 def scaled_edges(described: Description, layers: Collection[int]) -> list[str]:

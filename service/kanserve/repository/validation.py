@@ -21,12 +21,15 @@ from kanexport.contract.sections import (
     ABSOLUTE,
     CLAMP,
     DIRECTIONS,
+    EXACT_FORM,
+    FITTED_FORM,
     FLAG,
     FP16_WEIGHTS,
     INT8,
     LAC,
     LOGITS,
     MIN_MAX,
+    NO_EDIT,
     NORMALIZED,
     OUT_OF_RANGE_POLICIES,
     PAIRS,
@@ -35,6 +38,7 @@ from kanexport.contract.sections import (
     STANDARD,
     Approximation,
     CertificateInfo,
+    EditedEdge,
     ExplainedTensor,
     Intervals,
     NodeBaseline,
@@ -231,6 +235,7 @@ def limit_faults(manifest: Manifest) -> Iterator[str]:
     yield from interval_faults(manifest)
     yield from (f"certificate: {fault}" for fault in certificate_faults(manifest))
     yield from _scalers(manifest)
+    yield from edit_faults(manifest)
     yield from _explanations(manifest)
     yield from _within("the number of variants", len(manifest.variants), 0, VARIANTS)
     for variant in manifest.variants:
@@ -380,6 +385,31 @@ def _part(layer: NodeBaseline) -> str:
     return "" if fit else "the counts of the baseline do not fit the bounds of its histogram"
 
 
+def edit_faults(manifest: Manifest) -> Iterator[str]:
+    """Texts about faults of the edit; none for a version that is not one."""
+    edit = manifest.edit
+    if edit == NO_EDIT:
+        return
+    yield from _within("the parent version of the edit", edit.parent_version, 1, 2**63 - 1)
+    yield from _within("the number of edited edges", len(edit.edges), 1, EDGES)
+    yield from _within("the number of compared rows", edit.rows, 0, 2**32 - 1)
+    yield from _within("the number of changed rows", edit.changed, -1, edit.rows)
+    if min((*edit.largest, *edit.mean), default=0.0) < 0:
+        yield "a change of an output is negative"
+    for edge in edit.edges:
+        if not _has(manifest.layers, edge):
+            yield f"the edited edge {_number(edge.layer)}:{_number(edge.source)}:{_number(edge.destination)} is unknown"
+        if edge.form not in (EXACT_FORM, FITTED_FORM) or edge.error < 0:
+            yield f"an edited edge has the form {edge.form[:40]!r} and the error {edge.error:g}"
+
+
+def _has(layers: Sequence[LayerInfo], edge: EditedEdge) -> bool:
+    if not 0 <= edge.layer < len(layers):
+        return False
+    layer = layers[edge.layer]
+    return 0 <= edge.source < layer.sources and 0 <= edge.destination < layer.destinations
+
+
 POINTS = 4096  # of a table of spreads
 
 
@@ -434,10 +464,15 @@ def certificate_faults(manifest: Manifest) -> Iterator[str]:
         return
     yield from _certified_ranges(stored)
     yield from _certified_effects(stored)
-    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
-        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
+    yield from _certified_work(stored)
     if stored.range_check and manifest.out_of_range not in (FLAG, REJECT):
         yield f"range_check is true, but out_of_range is {manifest.out_of_range[:40]!r}, expected {FLAG} or {REJECT}"
+
+
+def _certified_work(stored: CertificateInfo) -> Iterator[str]:
+    """Texts about times and counts that cannot be."""
+    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
+        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
 
 
 def _wrong_size(stored: CertificateInfo, inputs: int, outputs: int) -> str:

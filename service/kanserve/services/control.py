@@ -142,19 +142,21 @@ class Control:
         self._pass_on({"do": "unload", "model": name})
 
     def promote(self, name: str, version: str) -> VersionChoice:
-        """Set the default version of a model; "": the highest ready one. The same choice again does not change the
-        target of a rollback. Raises NotFound, FailedPrecondition, BadRequest."""
-        before, choice = self._default(name), self.registry.choice(name)
+        """Set the default version of a model; "": the highest ready one that is not an edit. The same choice again does
+        not change the target of a rollback. Raises NotFound, FailedPrecondition, BadRequest."""
+        choice = self.registry.choice(name)
+        before = self._default(name) if not version else self.registry.default(name) or 0
         chosen = self._ready(name, version) if version else 0
         if choice is not None and choice.version == chosen:
             before = choice.previous_version
         return self._choose(name, Choice(chosen, before), "promote")
 
     def rollback(self, name: str) -> VersionChoice:
-        """Restore the default version before the last choice, or the next lower ready version if there was no choice.
+        """Restore the default version before the last choice. If there was no choice, the next lower ready version that
+        is not an edit.
         Raises NotFound, FailedPrecondition."""
         default, choice = self._default(name), self.registry.choice(name)
-        lower = [version for version in self.registry.ready_versions(name) if version < default]
+        lower = [version for version in self.registry.regular_versions(name) if version < default]
         target = choice.previous_version if choice is not None else max(lower, default=0)
         if not target:
             raise FailedPrecondition(

@@ -45,6 +45,7 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
         options_given=manifest.source.options_given,
         scalers=manifest.scalers,
         certificate=manifest.certificate,
+        edit=manifest.edit,
     )
 
 

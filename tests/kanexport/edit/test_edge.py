@@ -48,8 +48,8 @@ def test_a_curve_has_the_values_of_the_reference(network: Network, name: str) ->
         active = layer.active()
         for source, destination in np.argwhere(active)[:: max(1, active.sum() // 8)]:
             own = edges.find(kan, (at, int(source), int(destination))).values(x[:, source])
-            wanted = expected[:, source, destination]
-            np.testing.assert_allclose(own, wanted, rtol=1e-9, atol=1e-12)
+            target = expected[:, source, destination]
+            np.testing.assert_allclose(own, target, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Fitted curves: within their bounds, monotone, and nearest to the wanted curve."""
+"""Fitted curves: within their bounds, monotone, and nearest to the target curve."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_the_monotone_curve_is_the_nearest_with_monotone_coefficients() -> None:
     before = edge(SPLINES[2], seed=3)
     fitted = refit.monotone(before, up=True)
     x, weights = refit.grid_points(before)
-    design, wanted = before.design(before.layer.terms[0], x), before.values(x)
+    design, target = before.design(before.layer.terms[0], x), before.values(x)
 
     def distance(values: np.ndarray) -> float:
-        return float(np.sum(weights * (values - wanted) ** 2))
+        return float(np.sum(weights * (values - target) ** 2))
 
     k = design.shape[1]
     found = optimize.minimize(
@@ -116,8 +116,8 @@ def test_more_points_than_coefficients_have_a_residual() -> None:
 def test_a_curve_is_fitted_in_its_basis(basis: object) -> None:
     before = edge(basis)
     x, weights = refit.grid_points(before)
-    wanted = before.values(x) + before.design(before.layer.terms[0], x) @ np.linspace(0, 1, basis.functions)
-    assert refit.nearest(before, wanted, x, weights).error_max < 1e-9
+    target = before.values(x) + before.design(before.layer.terms[0], x) @ np.linspace(0, 1, basis.functions)
+    assert refit.nearest(before, target, x, weights).error_max < 1e-9
 
 
 def test_the_weights_are_those_of_a_mean() -> None:

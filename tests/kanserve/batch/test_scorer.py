@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pickle
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pytest
 
 from kanexport.bundle import calibration
+from kanexport.contract import manifest as contract
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import FLAG, REJECT
+from kanexport.contract.sections import FLAG, REJECT, Edit, EditedEdge
 from kanexport.pipeline import Request, export
 from kanserve.batch import Scorer
 from kanserve.batch.columns import TableError
@@ -175,6 +177,22 @@ def test_folders_that_are_not_one_model_are_refused(models: Path, tmp_path: Path
     (broken / "model.onnx").write_bytes(b"")
     with pytest.raises(LoadError):
         Scorer(broken)
+
+
+def test_an_edit_is_used_only_by_its_number(tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = toy_model.write(tmp_path, version=number)
+        edge = EditedEdge(layer=0, source=0, destination=0, operation="zero")
+        edited = dataclasses.replace(contract.load(folder), edit=Edit(parent_version=number, edges=(edge,)))
+        if number == 2:
+            (folder / contract.FILE_NAME).write_bytes(contract.dumps(edited))
+    assert Scorer(tmp_path).model.info.version == 1
+    assert Scorer(tmp_path, version=2).model.info.version == 2
+    assert Scorer(tmp_path / "toy" / "2").model.info.version == 2
+    shutil.rmtree(tmp_path / "toy" / "1")
+    with pytest.raises(NotFound, match="the versions of model 'toy' are edits") as caught:
+        Scorer(tmp_path)
+    assert caught.value.hint == "pass a version, such as --version 2"
 
 
 def test_plain_onnx_is_scored_without_explanations(tmp_path: Path) -> None:

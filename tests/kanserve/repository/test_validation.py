@@ -16,6 +16,8 @@ from kanexport.contract.sections import (
     MIN_MAX,
     STANDARD,
     CertificateInfo,
+    Edit,
+    EditedEdge,
     ExplainedTensor,
     Explanations,
     Intervals,
@@ -150,6 +152,35 @@ CASES += [
     ("table", table(points=(0.0,)), "intervals.outputs[1]: the table has 1 points and 2 spreads"),
     ("long table", table(points=(0.0,) * 5000, spreads=(1.0,) * 5000), "the table has 5000 points and 5000 spreads"),
 ]
+
+
+EDIT = Edit(parent_version=1, edges=(EditedEdge(layer=0, source=2, destination=3, operation="zero"),), changed=0)
+
+
+def edited(**changes: Any) -> dict[str, Any]:
+    return {"edit": dataclasses.replace(EDIT, **changes)}
+
+
+def edge(**changes: Any) -> dict[str, Any]:
+    return edited(edges=(dataclasses.replace(EDIT.edges[0], **changes),))
+
+
+CASES += [
+    ("no parent", edited(parent_version=0), "the parent version of the edit is 0, expected 1 to"),
+    ("a negative parent", edited(parent_version=-1), "the parent version of the edit is -1, expected 1 to"),
+    ("no edge", edited(edges=()), "the number of edited edges is 0"),
+    ("changed rows", edited(changed=5), "the number of changed rows is 5, expected -1 to 0"),
+    ("a negative change", edited(mean=(1.0, -1.0)), "a change of an output is negative"),
+    ("a layer beyond", edge(layer=2), "the edited edge 2:2:3 is unknown"),
+    ("a source beyond", edge(source=3), "the edited edge 0:3:3 is unknown"),
+    ("a form", edge(form="guessed"), "an edited edge has the form 'guessed' and the error 0"),
+]
+
+
+def test_an_edit_passes() -> None:
+    check_manifest(dataclasses.replace(listed(), edit=EDIT))
+    released = dataclasses.replace(EDIT, released=True, rows=9, changed=9, largest=(1.0,), mean=(0.5,))
+    check_manifest(dataclasses.replace(listed(), edit=released))
 
 
 def test_intervals_of_each_method_pass() -> None:
@@ -304,7 +335,7 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
         (
             {"verification": dataclasses.replace(listed().verification, basis="answers")},
             LoadReason.MANIFEST,
-            "verification.basis is 'answers', expected one of reading, expected-outputs, module",
+            "verification.basis is 'answers', expected one of reading, expected-outputs, module, edited",
         ),
         ({"out_of_range": "maybe"}, LoadReason.MANIFEST, "out_of_range is 'maybe', expected one of as-trained, "),
         ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "no step of the first layer clamps its inputs"),

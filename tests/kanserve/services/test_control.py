@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from urllib.error import HTTPError
 import grpc
 import pytest
 
+from kanexport.contract import manifest as contract
+from kanexport.contract.sections import Edit, EditedEdge
 from kanserve import Client
 from kanserve.client import control
 from kanserve.pb import grpc_service_pb2 as pb
@@ -177,6 +180,87 @@ def test_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
             with pytest.raises(grpc.RpcError, match=words) as caught:
                 server.call(f"{KAN}{method}", requested.SerializeToString()[: None if "P" in method else 5])
             assert caught.value.code() is Code.FAILED_PRECONDITION
+
+
+EDIT = Edit(
+    parent_version=1,
+    parent_sha256="0" * 64,
+    author="ada",
+    edges=(
+        EditedEdge(layer=0, source=2, destination=1, operation="zero"),
+        EditedEdge(layer=1, source=0, destination=0, operation="clamp 0:1", form="fitted", error=0.25),
+    ),
+    rows=100,
+    rows_from="rows.csv",
+    largest=(0.5, 2.0),
+    mean=(0.125, 0.25),
+    changed=3,
+)
+
+
+def edited(folder: Path, **fields: object) -> Path:
+    """The version becomes an edit."""
+    changed = dataclasses.replace(contract.load(folder), edit=dataclasses.replace(EDIT, **fields))
+    (folder / contract.FILE_NAME).write_bytes(contract.dumps(changed))
+    return folder
+
+
+def test_an_edit_serves_only_by_its_number_until_somebody_chooses_it(three: Path) -> None:
+    edited(three / "toy" / "3")
+    edited(three / "toy" / "2")
+    with serving(three, repository_poll_seconds=0.1) as server, Client(server.address) as client:
+        assert reload_tools.factor(server) == 2
+        assert client.describe("toy", "3").edit == EDIT
+        assert not client.describe("toy", "1").edit
+        assert reload_tools.factor(server, version="3") == 8
+        assert choose(server, "3") == ("3", "1")
+        assert reload_tools.factor(server) == 8
+        assert choose(server) == ("1", "3"), "without a number, the highest version that is not an edit"
+        reload_tools.write(three / "toy" / "4", 16.0, version=4)
+        wait_until(lambda: reload_tools.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
+        assert reload_tools.factor(server) == 16
+        shown = document(kanserve("models", "toy", "--model-version", "3", "--url", server.address, "--json"))["model"]
+        assert (shown["edit"]["parent_version"], shown["edit"]["author"]) == (1, "ada")
+        words = kanserve("models", "toy", "--model-version", "3", "--url", server.address).stdout
+        for line in (
+            "edit: of version 1 by ada (manifest 000000000000)",
+            "edited: edge 0:2:1 zero: exact",
+            "edited: edge 1:0:0 clamp 0:1: fitted, within 0.25",
+            "compared: outputs change by up to 2, on average by 0.25, on 100 rows (rows.csv), and the largest output",
+        ):
+            assert line in words, words
+    listed = kanserve("models", three).stdout
+    assert "toy version 3: edit of version 1 by ada: edge 0:2:1 zero, edge 1:0:0 clamp 0:1" in listed
+
+
+def test_a_rollback_without_a_choice_passes_over_edits(three: Path) -> None:
+    edited(three / "toy" / "2")
+    with serving(three) as server:
+        back = document(kanserve("rollback", "toy", "--url", server.address, "--json"))
+        assert back == {"model": "toy", "version": "1", "previous_version": "3"}
+
+
+def test_a_model_of_edits_only_has_no_default_version(tmp_path: Path) -> None:
+    edited(reload_tools.write(tmp_path / "toy" / "2", 4.0, version=2))
+    with serving(tmp_path) as server:
+        with pytest.raises(grpc.RpcError, match="'toy' has no available versions") as caught:
+            reload_tools.factor(server)
+        assert caught.value.code() is Code.NOT_FOUND
+        assert reload_tools.factor(server, version="2") == 4
+        assert choose(server, "2") == ("2", "")
+        assert reload_tools.factor(server) == 4
+        with pytest.raises(grpc.RpcError, match="no ready version below 2"):
+            server.call(f"{KAN}RollbackModel", kan_pb2.RollbackModelRequest(model_name="toy").SerializeToString())
+
+
+def test_a_released_edit_is_the_default_version(three: Path) -> None:
+    edited(three / "toy" / "3")
+    done = kanserve("copy", "toy", "2", "9", "--release", "--repository", three)
+    assert (done.returncode, "version 2 of toy is not an edit" in done.stderr) == (2, True), done.stderr
+    kanserve("copy", "toy", "3", "4", "--release", "--repository", three)
+    with serving(three) as server, Client(server.address) as client:
+        assert reload_tools.factor(server) == 8
+        assert client.describe("toy").edit == dataclasses.replace(EDIT, released=True)
 
 
 def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
