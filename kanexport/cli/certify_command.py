@@ -73,10 +73,7 @@ def run(args: argparse.Namespace) -> int:
         stored = _manifest(version)
         if stored.certificate:
             return _print_stored(stored, as_json=args.json)
-    options = CertifyOptions(
-        budget=certification.seconds(args.budget or DEFAULT_BUDGET, BUDGET),
-        rows=None if args.box in (None, GRID_BOX) else baseline.load(Path(args.box), BOX),
-    )
+    options = _options(args)
     kan, names = pipeline.network(_request(args)) if version is None else _of_version(version, args)
     low, high = certification.box_of(kan, names, options.rows, BOX)
     result = certificate.certify(kan, low, high, options.budget)
@@ -87,6 +84,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         certificates.show(certification.section(options, result), names)
     return Exit.DONE
+
+
+def _options(args: argparse.Namespace) -> CertifyOptions:
+    return CertifyOptions(
+        budget=certification.seconds(args.budget or DEFAULT_BUDGET, BUDGET),
+        rows=None if args.box in (None, GRID_BOX) else baseline.load(Path(args.box), BOX),
+    )
 
 
 def _print_stored(stored: Manifest, *, as_json: bool) -> int:
