@@ -47,6 +47,7 @@ class Definition(enum.StrEnum):
     """Origin of the range of a node."""
 
     GRID = "grid"
+    CERTIFICATE = "certificate"
     REFERENCE = "reference"
     NONE = "none"
 
@@ -146,6 +147,13 @@ def bounds(layer: LayerInfo, width: int, baseline: NodeBaseline | None, *, clamp
     if observed is not None and known.any():
         scales.append(observed)
     return Bounds(tuple(scales), tuple(map(Definition, definitions.tolist())))
+
+
+def of_box(low: Floats, high: Floats) -> Bounds:
+    """Ranges of inputs in a box [n], without a tolerance. A value outside is infinitely far outside."""
+    nodes = np.arange(len(low))
+    scale = Scale((), nodes, low, low, high, high, np.zeros(len(low)))
+    return Bounds((scale,), (Definition.CERTIFICATE,) * len(low))
 
 
 def measure(limits: Bounds, nodes: NDArray[np.floating]) -> Coverage:

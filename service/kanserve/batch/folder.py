@@ -178,17 +178,8 @@ class InputRanges:
     each input decide that for most blocks of rows, at no cost."""
 
     def __init__(self, version: Version) -> None:
-        self._parts: list[tuple[str, Bounds, bool]] = []
         manifest = version.info.manifest
-        inputs = {tensor.name: tensor for tensor in version.info.inputs}
-        for at, layer in enumerate(() if manifest is None else manifest.layers):
-            if manifest is None or layer.node_tensor not in inputs:
-                continue
-            with contextlib.suppress(FailedPrecondition):  # its steps are unknown, and so is the range
-                bounds = insight_coverage.bounds(manifest, at, inputs[layer.node_tensor].shape[-1])
-                if bounds.scales:
-                    steps = [step for scale in bounds.scales for step in scale.pre_steps]
-                    self._parts.append((layer.node_tensor, bounds, all(map(_monotone, steps))))
+        self._parts = [] if manifest is None else list(_ranges(manifest, version.info))
 
     @property
     def known(self) -> bool:
@@ -209,6 +200,22 @@ class InputRanges:
             nodes = feeds[name].reshape(-1, width).astype(np.float64)
             mask |= coverage.outside(bounds, nodes).reshape(len(mask), -1).any(axis=1)
         return mask
+
+
+def _ranges(manifest: Manifest, info: ModelInfo) -> Iterator[tuple[str, Bounds, bool]]:
+    """Each input with ranges, the ranges, and whether they read it by steps that keep the order."""
+    if manifest.certificate.range_check:
+        yield from ((name, bounds, True) for name, _, bounds in insight_coverage.checked_inputs(manifest))
+        return
+    inputs = {tensor.name: tensor for tensor in info.inputs}
+    for at, layer in enumerate(manifest.layers):
+        if layer.node_tensor not in inputs:
+            continue
+        with contextlib.suppress(FailedPrecondition):  # its steps are unknown, and so is the range
+            bounds = insight_coverage.bounds(manifest, at, inputs[layer.node_tensor].shape[-1])
+            if bounds.scales:
+                steps = [step for scale in bounds.scales for step in scale.pre_steps]
+                yield layer.node_tensor, bounds, all(map(_monotone, steps))
 
 
 def _monotone(step: NodeStep) -> bool:

@@ -68,6 +68,23 @@ def bounds(manifest: Manifest, at: int, width: int) -> Bounds:
         ) from error
 
 
+def checked_inputs(manifest: Manifest) -> list[tuple[str, int, Bounds]]:
+    """Each input that has ranges: its name, the position of its first number in a row, and the ranges that the policy
+    checks. Raises FailedPrecondition."""
+    stored = manifest.certificate
+    if stored.range_check:
+        return [(manifest.input.name, 0, coverage.of_box(np.array(stored.low), np.array(stored.high)))]
+    starts, start = {}, 0
+    for tensor in manifest.inputs:
+        starts[tensor.name] = (start, tensor.shape[-1])
+        start += math.prod(tensor.shape[1:])
+    return [
+        (layer.node_tensor, starts[layer.node_tensor][0], bounds(manifest, at, starts[layer.node_tensor][1]))
+        for at, layer in enumerate(manifest.layers)
+        if layer.node_tensor in starts
+    ]
+
+
 def compute(
     session: Session, manifest: Manifest, known: Known, rows: Mapping[str, Array], *, step: int
 ) -> Iterator[tuple[LayerCoverage, ...] | None]:
@@ -123,15 +140,7 @@ class InputRangeGuard:
 
     def __init__(self, manifest: Manifest, rows: Number) -> None:
         self.policy, self.rows = manifest.out_of_range, rows
-        self._parts: list[tuple[str, int, Bounds]] = []
-        starts, start = {}, 0
-        for tensor in manifest.inputs:
-            starts[tensor.name] = (start, tensor.shape[-1])
-            start += math.prod(tensor.shape[1:])
-        for at, layer in enumerate(manifest.layers):
-            if layer.node_tensor in starts:
-                first, width = starts[layer.node_tensor]
-                self._parts.append((layer.node_tensor, first, bounds(manifest, at, width)))
+        self._parts = checked_inputs(manifest)
 
     def outside(self, rows: Mapping[str, Array]) -> NDArray[np.bool_]:
         """Whether each of `rows` [B, ...] by input has an input out of range [B]."""

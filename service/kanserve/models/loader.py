@@ -19,6 +19,7 @@ from kanexport.contract.sections import FLAG, REJECT
 from kanserve.config.settings import Settings
 from kanserve.errors import FailedPrecondition, KanserveError, LoadError, LoadReason, log_facts
 from kanserve.execution.config import ExecutionPlan, batch_size, resolve_execution
+from kanserve.insight.certificate import CertificateWatch
 from kanserve.insight.coverage import InputRangeGuard
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.insight.statistics import Nodes
@@ -28,7 +29,7 @@ from kanserve.models import plans, tuning
 from kanserve.models.model import Model
 from kanserve.models.plans import KnownPlans, MeasuredPlan
 from kanserve.observability import logs
-from kanserve.observability.metrics import Metrics
+from kanserve.observability.metrics import CERTIFICATE_VIOLATIONS, Metrics
 from kanserve.repository.layout import Bundle
 from kanserve.repository.pbtxt import OperatorConfig
 from kanserve.repository.validation import check_config, check_manifest
@@ -95,6 +96,7 @@ class Loader:
         model = Model(info, session, graphs, metrics, settings, resolve_execution(info, settings, config, way))
         self._guard_border(model, info)
         self._watch(model, info, session)
+        self._watch_certificate(model, info)
         return model
 
     def _opened(self, bundle: Bundle, current: ServingVersion | None) -> tuple[ModelInfo, Session, ExecutionPlan]:
@@ -194,6 +196,14 @@ class Loader:
             model.live = TrafficSampler(info, nodes, session.run, rate, self._aside(), self.metrics, open_file, keep)
             model.live.switch = functools.partial(model.observe, "statistics")
             model.live.switch(model.live)
+
+    def _watch_certificate(self, model: Model, info: ModelInfo) -> None:
+        """Start to check outputs against the certificate, if the version has one. A certificate covers CPUs only."""
+        manifest = info.manifest
+        if manifest is not None and manifest.certificate and self.settings.device == "cpu":
+            violating = self.metrics.number(CERTIFICATE_VIOLATIONS).labels(info.name, str(info.version))
+            switch = functools.partial(model.observe, "certificate")
+            model.certificate_watch = CertificateWatch(info, manifest, violating, switch)
 
     def _aside(self) -> ThreadPoolExecutor:
         """The single thread for the statistics of all models."""

@@ -24,6 +24,7 @@ from kanserve.errors import DeadlineExceeded, QueueFull
 from kanserve.execution.config import Serving
 from kanserve.execution.executor import Executor, Limits, Run
 from kanserve.insight import coverage, curves, edge_queries, edge_scores, explain, statistics
+from kanserve.insight.certificate import CertificateWatch
 from kanserve.insight.coverage import InputRangeGuard, Known, LayerCoverage
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.insight.edge_scores import LiveScores
@@ -95,6 +96,7 @@ class Model:
         self.live: TrafficSampler | None = None  # its statistics, or in `blind` why there are none
         self.blind = ""
         self.range_guard: InputRangeGuard | None = None  # if rows out of range are flagged or rejected
+        self.certificate_watch: CertificateWatch | None = None
         self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the response of DescribeModel, after the first request
         self._executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)
@@ -278,9 +280,11 @@ class Model:
         """Stop accepting requests; on the event loop. In-flight requests end on the returned model."""
         self._executor.leave()
         self._observers, self.observed = {}, False  # requests in flight still end on it, without observers
+        if self.certificate_watch is not None:
+            self.certificate_watch.end()
         if self.live is not None:
             self.live.end()
-        self.live = None
+        self.live = self.certificate_watch = None
         users = (weakref.ref(self), weakref.ref(self._executor))
         return RetiredModel(self.info.name, self.info.version, users, [self._session, *self._graphs])
 

@@ -22,6 +22,9 @@ EVENTS = {
     "calls_cut_off": LogEvent(
         "info", "Calls did not end within the grace time after their connection was closed; the server ended them."
     ),
+    "certificate_violated": LogEvent(
+        "error", "Rows in the certified box have outputs outside of the certified range, which is a bug."
+    ),
     "client_disconnected": LogEvent("debug", "A client disconnected while the server sent the response."),
     "config_fields_ignored": LogEvent("warning", "The config.pbtxt has fields that have no effect in kanserve."),
     "connection_limit_reduced": LogEvent(

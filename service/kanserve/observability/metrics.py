@@ -28,6 +28,7 @@ __all__ = ["CONTENT_TYPE", "DEFINITIONS", "UNKNOWN", "Metrics", "ModelMetrics"]
 UNKNOWN = "_unknown_"
 CHANGED = "kanserve_repository_change_timestamp_seconds"
 CLASS_ROWS = "kanserve_statistics_class_rows_total"
+CERTIFICATE_VIOLATIONS = "kanserve_certificate_violations_total"
 LINES_DROPPED = "kanserve_log_lines_dropped_total"
 
 SECONDS = (
@@ -162,6 +163,11 @@ DEFINITIONS = (
         LAYER,
     ),
     _counter("kanserve_out_of_range_rows_total", "Rows flagged or rejected because an input is out of range.", MODEL),
+    _counter(
+        CERTIFICATE_VIOLATIONS,
+        "Checked rows in the certified box with an output outside of the certified range.",
+        MODEL,
+    ),
     _gauge("kanserve_repository_readable", "1 if the server can read the repository, otherwise 0.", merge=Merge.MIN),
     _gauge("kanserve_repository_scan_seconds", "Duration of the last repository scan."),
     _gauge(CHANGED, "Unix time of the last change of the served versions; 0 before the first."),

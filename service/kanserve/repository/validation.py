@@ -463,16 +463,9 @@ def certificate_faults(manifest: Manifest) -> Iterator[str]:
         yield f"{wrong} does not fit {inputs} inputs and {outputs} outputs"
         return
     yield from _certified_ranges(stored)
-    yield from _certified_effects(stored)
-    yield from _certified_work(stored)
+    yield from _certified_facts(stored)
     if stored.range_check and manifest.out_of_range not in (FLAG, REJECT):
         yield f"range_check is true, but out_of_range is {manifest.out_of_range[:40]!r}, expected {FLAG} or {REJECT}"
-
-
-def _certified_work(stored: CertificateInfo) -> Iterator[str]:
-    """Texts about times and counts that cannot be."""
-    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
-        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
 
 
 def _wrong_size(stored: CertificateInfo, inputs: int, outputs: int) -> str:
@@ -498,12 +491,14 @@ def _certified_ranges(stored: CertificateInfo) -> Iterator[str]:
                 yield f"{what} has {low:g} as low and {high:g} as high at {at}, expected ascending numbers"
 
 
-def _certified_effects(stored: CertificateInfo) -> Iterator[str]:
-    """Texts about bounds and directions that have no meaning."""
+def _certified_facts(stored: CertificateInfo) -> Iterator[str]:
+    """Texts about bounds, directions and times that have no meaning."""
     if min(stored.slack) < 0 or min(map(min, stored.lipschitz)) < 0:
         yield "a slack or a Lipschitz bound is negative, expected 0 or more"
     if {*itertools.chain.from_iterable(stored.directions)} - {*range(len(DIRECTIONS))}:
         yield f"a direction is not a number from 0 to {len(DIRECTIONS) - 1}"
+    if not (stored.budget > 0 and stored.seconds >= 0 and 1 <= stored.boxes < ROWS):
+        yield f"budget {stored.budget:g}, seconds {stored.seconds:g} or boxes {stored.boxes} are out of range"
 
 
 def _ascending(bounds: Sequence[float]) -> bool:

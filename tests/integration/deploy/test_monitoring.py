@@ -93,6 +93,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     state = checkpoint(folder / "tiny.safetensors", (2, 2))
     np.save(folder / "train.npy", np.zeros((5, 2)))
     reference = ("--baseline", folder / "train.npy", "--out-of-range", "flag", "--classes", "cat,dog")
+    reference = (*reference, "--certify", "--certify-budget", "0.5s")
     document(kanserve("export", state, "--repository", folder / "models", "--name", "tiny", *reference, "--json"))
     with (
         serving(folder / "models", folder / "log") as server,

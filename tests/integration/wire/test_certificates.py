@@ -5,28 +5,35 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.contract import manifest
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import NO_CERTIFICATE, CertificateInfo
+from kanexport.contract.sections import AS_TRAINED, FLAG, NO_CERTIFICATE, REJECT, CertificateInfo
 from kanexport.pipeline import Request, export
 from kanserve.client.aio import AsyncClient
 from kanserve.client.errors import NotFound
 from kanserve.client.sync import Client
 from kanserve.grpc_api import model_codec
+from kanserve.insight import certificate
+from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.types import ModelInfo, TensorInfo
 from tests.support import http_client, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
-from tests.support.server_process import KAN, Server, serving, wait_until
+from tests.support.server_process import INFERENCE, KAN, Server, serving, wait_until
+from tests.support.server_process import request as request_of
 
 pytestmark = pytest.mark.slow
 
@@ -76,21 +83,21 @@ def test_the_clients(served: Server, models: Path) -> None:
 def test_the_message(served: Server, models: Path) -> None:
     data = kan_pb2.GetCertificatesRequest(model_name="hello").SerializeToString()
     answer = kan_pb2.GetCertificatesResponse.FromString(served.call(f"{KAN}GetCertificates", data))
-    (certificate,) = answer.certificates
+    (section,) = answer.certificates
     assert (answer.model_name, answer.model_version, len(answer.digest)) == ("hello", "1", 64)
-    assert [output.name for output in certificate.outputs] == ["z"]
-    assert [(e.input, e.output, e.direction) for e in certificate.effects] == [(0, 0, "neither"), (1, 0, "neither")]
-    assert certificate.effects[1].lipschitz == stored(models).lipschitz[1][0]
+    assert [output.name for output in section.outputs] == ["z"]
+    assert [(e.input, e.output, e.direction) for e in section.effects] == [(0, 0, "neither"), (1, 0, "neither")]
+    assert section.effects[1].lipschitz == stored(models).lipschitz[1][0]
 
 
 def test_the_routes(served: Server, models: Path) -> None:
     for route in ("/v1/kan/models/hello/certificates", "/v1/kan/models/hello/versions/1/certificates"):
         reply = http_client.ask(served, route)
         assert reply.status == 200
-        (certificate,) = reply.json["certificates"]
-        assert certificate["low"] == list(stored(models).low)
-        assert certificate["outputs"][0]["high"] == stored(models).output_high[0]
-        assert certificate["effects"][0]["direction"] == "neither"
+        (box,) = reply.json["certificates"]
+        assert box["low"] == list(stored(models).low)
+        assert box["outputs"][0]["high"] == stored(models).output_high[0]
+        assert box["effects"][0]["direction"] == "neither"
     assert http_client.ask(served, "/v1/kan/models/toy/certificates").json["certificates"] == []
     assert http_client.ask(served, "/v1/kan/models/none/certificates").status == 404
     parts = {part["heading"]: part for part in http_client.ask(served, "/v1/kan/models/hello/report").json["parts"]}
@@ -170,3 +177,91 @@ def test_a_version_with_a_broken_certificate_is_rejected(
 
 def reason(client: Client, number: int) -> str:
     return next((entry.reason for entry in client.index() if entry.version == str(number)), "")
+
+
+INSIDE = np.array(
+    [[0.1, -0.2, 0.3], [0.5, -0.5, 0.5]], np.float32
+)  # in the box, whose outputs are wider than certified
+BOX = CertificateInfo(
+    method="by hand",
+    box="grid",
+    low=(-0.5,) * 3,
+    high=(0.5,) * 3,
+    budget=1.0,
+    boxes=1,
+    output_low=(-0.1, -50.0),
+    output_high=(0.1, 50.0),
+    found_low=(-0.1, -1.0),
+    found_high=(0.1, 1.0),
+    slack=(0.0, 0.0),
+    directions=((0, 0),) * 3,
+    lipschitz=((50.0, 50.0),) * 3,
+)
+
+
+def by_hand(root: Path, name: str, section: CertificateInfo, policy: str = AS_TRAINED) -> None:
+    """A toy model with a certificate that no exporter wrote."""
+    folder = toy_model.write(root, name)
+    toy_model.save(folder, dataclasses.replace(manifest.load(folder), certificate=section, out_of_range=policy))
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def watched(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Toys: one with a range that its outputs leave, one with a true range, and policies that check the box."""
+    root = tmp_path_factory.mktemp("watched") / "models"
+    by_hand(root, "false", BOX)
+    by_hand(root, "true", dataclasses.replace(BOX, output_low=(-50.0, -50.0), output_high=(50.0, 50.0)))
+    for policy in (FLAG, REJECT):
+        by_hand(root, policy, dataclasses.replace(BOX, range_check=True), policy)
+    toy_model.write(root, "none")
+    transport, chosen = http_client.way(request.param)
+    with serving(root, transport, **chosen) as running:
+        yield running
+
+
+def violations(server: Server, model: str) -> float | None:
+    pattern = rf'kanserve_certificate_violations_total{{model="{model}",version="1"}} (\S+)'
+    match = re.search(pattern, server.metrics())
+    return float(match[1]) if match else None
+
+
+def test_outputs_that_leave_the_certified_range_are_counted_and_logged(watched: Server) -> None:
+    assert [violations(watched, name) for name in ("false", "true", "none")] == [0, 0, None]
+    for name in ("false", "true", "none"):
+        np.testing.assert_allclose(watched.infer(INSIDE, name), toy_model.outputs(INSIDE), rtol=1e-5)
+    wait_until(lambda: violations(watched, "false") == 2)
+    (line,) = [line for line in watched.lines() if line["event"] == "certificate_violated"]
+    assert (line["model"], line["version"], line["rows"], line["checked"]) == ("false", 1, 2, 2)
+    assert (line["level"], line["low"], line["high"], line["output"]) == ("error", -0.1, 0.1, 0)
+    assert float(line["value"]) == pytest.approx(toy_model.outputs(INSIDE)[0, 0], rel=1e-5)
+    assert violations(watched, "true") == 0
+
+
+def test_rows_outside_of_the_box_are_not_checked(watched: Server) -> None:
+    time.sleep(certificate.QUIET)
+    before = violations(watched, "false")
+    for _ in range(20):
+        watched.infer(INSIDE + 1, "false")
+    time.sleep(0.2)
+    assert violations(watched, "false") == before
+
+
+def test_every_output_of_small_requests_is_checked_again_after_a_pause(watched: Server) -> None:
+    time.sleep(certificate.QUIET)
+    before = violations(watched, "false")
+    watched.infer(INSIDE[:1], "false")
+    wait_until(lambda: violations(watched, "false") == before + 1)
+
+
+def test_policies_that_check_the_box(watched: Server) -> None:
+    outside = np.array([[0.1, 0.1, 0.1], [0.1, 0.50001, 0.1], [np.nan, 0, 0]], np.float32)
+    answer = pb.ModelInferResponse.FromString(
+        watched.call(f"{INFERENCE}ModelInfer", request_of(outside, FLAG).SerializeToString())
+    )
+    assert answer.parameters["kan.out_of_range_rows"].int64_param == 2
+    with pytest.raises(grpc.RpcError) as caught:
+        watched.infer(outside, REJECT)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "row 1: 'x1' is 0.50001 for model 'reject', outside its range -0.5 to 0.5" in caught.value.details()
+    assert "rows outside: 2 of 3" in caught.value.details()
+    np.testing.assert_allclose(watched.infer(INSIDE, REJECT), toy_model.outputs(INSIDE), rtol=1e-5)

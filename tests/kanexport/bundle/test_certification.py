@@ -148,3 +148,10 @@ def test_boxes_that_do_not_fit(hello: Path, tmp_path: Path, rows: list[list[floa
     with pytest.raises(ExportError, match=message):
         run(hello, "--repository", tmp_path / "models", "--name", "hello", *words)
     assert not (tmp_path / "models" / "hello").exists()
+
+
+def test_the_box_as_the_range_of_a_policy(hello: Path, tmp_path: Path) -> None:
+    words = ("--certify", "--certify-budget", "1s", "--out-of-range", "reject", "--range-from", "certificate")
+    assert run(hello, "--repository", tmp_path, "--name", "hello", *words) == 0
+    whole = manifest.load(tmp_path / "hello" / "1")
+    assert (whole.out_of_range, whole.certificate.range_check) == ("reject", True)

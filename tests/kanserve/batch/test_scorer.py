@@ -17,7 +17,7 @@ import pytest
 from kanexport.bundle import calibration
 from kanexport.contract import manifest as contract
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import FLAG, REJECT, Edit, EditedEdge
+from kanexport.contract.sections import FLAG, REJECT, CertificateInfo, Edit, EditedEdge
 from kanexport.pipeline import Request, export
 from kanserve.batch import Scorer
 from kanserve.batch.columns import TableError
@@ -134,6 +134,31 @@ def test_rows_out_of_range_are_counted_and_the_farthest_input_is_named(models: P
     assert result.column("farthest_input")[7].as_py() == "x1"
     assert result.column("farthest_input")[0].as_py() is None
     assert result.column("grid_intervals_outside")[7].as_py() > 10
+    assert scorer.counts.out_of_range == 2
+
+
+def test_the_policy_can_check_the_certified_box(tmp_path: Path) -> None:
+    """The toy has no grid, so that only its certificate gives a range."""
+    folder = toy_model.write(tmp_path)
+    box = CertificateInfo(
+        method="by hand",
+        box="grid",
+        low=(-1.0,) * 3,
+        high=(1.0,) * 3,
+        budget=1.0,
+        boxes=1,
+        **{name: (99.0,) * 2 for name in ("output_low", "output_high", "found_low", "found_high", "slack")},
+        directions=((0, 0),) * 3,
+        lipschitz=((1.0, 1.0),) * 3,
+        range_check=True,
+    )
+    toy_model.edit(folder, out_of_range=FLAG, certificate=box)
+    scorer = Scorer(folder, check=False)
+    rows = np.ones((20, 3), np.float32)
+    rows[3, 2] = np.nextafter(np.float32(1), np.float32(2))
+    rows[8] = -5
+    result = scorer(table(rows, ("x0", "x1", "x2"))).column("out_of_range").to_numpy(zero_copy_only=False)
+    assert np.flatnonzero(result).tolist() == [3, 8]
     assert scorer.counts.out_of_range == 2
 
 
