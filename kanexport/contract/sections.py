@@ -290,7 +290,9 @@ class CertificateInfo:
         if not self.method:
             return ""
         where = "the training grid" if self.box == GRID_BOX else f"the box of {self.box}"
-        return f"certified over {where}: ranges of {len(self.output_low)} outputs, by {self.method}"
+        count = len(self.output_low)
+        checked = "; rows outside of the box are out of range" if self.range_check else ""
+        return f"certified over {where}: ranges of {count} output{'s' * (count != 1)}, by {self.method}{checked}"
 
 
 NO_CERTIFICATE = CertificateInfo()

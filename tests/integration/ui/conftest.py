@@ -58,7 +58,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(rows, np.random.default_rng(3).normal(0, 0.5, (400, 2)).astype(np.float32))
     named = ("--features", "length,width", "--baseline", str(rows))
     for name, case, *flags in (
-        ("hello", "pykan-hello-symbolic/model", *named),
+        ("hello", "pykan-hello-symbolic/model", *named, "--certify", "--certify-budget", "1s"),
         ("digits", "efficient-kan-digits/model.pt"),
     ):
         done = program("export", GOLDEN / case, "--repository", folder / "models", "--name", name, *flags)

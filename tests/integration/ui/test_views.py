@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
+from kanexport.contract import manifest
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import GOLDEN, HEIGHT, WIDTH, Seen, watched
 from tests.support import token_files
@@ -281,6 +282,28 @@ def test_a_card_says_how_the_export_was_proved_and_saves_the_report(at: Any) -> 
     with page.expect_download() as picture:
         page.get_by_role("button", name="Save as PNG").first.click()
     assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_card_shows_the_certificate(at: Any, repository: Path) -> None:
+    stored = manifest.load(repository / "hello" / "1").certificate
+    page = at("ui/hello/card")
+    ranges = page.get_by_role("region", name="Certified ranges")
+    ranges.wait_for()
+    bounds = stored.output_low, stored.found_low, stored.found_high, stored.output_high, stored.slack
+    assert ranges.locator("td").all_inner_texts() == ["y0", *(f"{values[0]:.4g}" for values in bounds)]
+    cells = page.get_by_role("region", name="Certified effects").locator("tbody tr").all()
+    assert [row.locator("td").all_inner_texts() for row in cells] == [
+        [
+            name,
+            f"{stored.low[at]:.4g}",
+            f"{stored.high[at]:.4g}",
+            "y0",
+            f"{stored.lipschitz[at][0]:.4g}",
+            stored.direction(at, 0),
+        ]
+        for at, name in enumerate(("length", "width"))
+    ]
+    assert page.get_by_text("inputs are float32 values in the box").is_visible()
 
 
 NAMELESS = """() => [...document.querySelectorAll(

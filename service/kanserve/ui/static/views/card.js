@@ -52,13 +52,18 @@ function partPanel(part, file) {
     return panel(part.heading, { note: part.remark }, facts(lines));
   }
   if (part.kind === 'grid') {
-    const columns = part.head.map((head, at) => ({ name: head, value: (line) => line[at], number: at > 0 && at < part.head.length - 1 }));
+    const columns = part.head.map((head, at) => ({ name: head, value: (line) => line[at], number: at > 0 && part.lines.every((line) => numeric(line[at])) }));
     return tablePanel(part.heading, columns, part.lines, { caption: part.heading, file: name, note: part.remark });
   }
   if (part.kind === 'bars') return bars(part, name);
   const many = part.pictures.length > 1;
   return panel(part.heading, { note: part.remark },
     el('div', { class: many ? 'card-pictures' : 'card-picture' }, part.pictures.map((each, at) => picture(each, `${name}-${at + 1}`))));
+}
+
+/** Whether a cell has a number, or stands for a number that is missing. */
+function numeric(text) {
+  return text === '-' || (text !== '' && Number.isFinite(Number(text)));
 }
 
 function slug(text) {
