@@ -13,7 +13,7 @@ other safe Pade units have 1 + |b_1 x + .. + b_m x^m| there (`outer`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,18 +106,18 @@ class Rational:
         """P(y) / Q(y) of y, which is x up to a limit, and beyond it the line r(y) + a_n / b_m (x - y). If there is no
         such limit, both polynomials in z = x s with s = 1 / max(1, |x|), times s^degree. No power overflows in either
         form, in contrast to the fifth power of 1e8 in float32."""
-        limit = self._limit(g)
+        limit = self.limit(g.dtype)
         return self._emit_powers(g, x) if limit is None else self._emit_within(g, x, limit)
 
-    def _limit(self, g: Graph) -> float | None:
+    def limit(self, dtype: np.dtype[Any]) -> float | None:
         """The limit of y, from which on each function is a line; None if that is not so."""
         parts = self._parts()
         if not self._ends_in_a_line:
             return None
         sizes = [(np.abs(powers).sum(axis=1).max() + 1, degree) for powers, degree in parts if degree]
-        limit = float(2.0 ** np.floor(np.log2(min((ROOM[g.dtype.name] / size) ** (1 / n) for size, n in sizes))))
+        limit = float(2.0 ** np.floor(np.log2(min((ROOM[dtype.name] / size) ** (1 / n) for size, n in sizes))))
         rest = sum(_lower_powers(powers, degree, limit) for powers, degree in parts)
-        return limit if float(np.max(rest)) ** 2 <= BENT[g.dtype.name] else None
+        return limit if float(np.max(rest)) ** 2 <= BENT[dtype.name] else None
 
     @property
     def _ends_in_a_line(self) -> bool:

@@ -18,11 +18,14 @@ import numpy.typing as npt
 
 from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
-from kanexport.certify import curves
+from kanexport.certify import curves, families
 from kanexport.certify.curves import Curve
+from kanexport.certify.enclosed import KINK, Enclosed, Errors, OnCells, Separate, Shared, symbolic
+from kanexport.certify.taylor import UnboundedError
 from kanexport.errors import InvalidKan
+from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
 from kanexport.graph import precision
-from kanexport.ir.model import BasisTerm, Layer, SymbolicEdge, Term
+from kanexport.ir.model import EdgeTerm, Layer, SymbolicEdge, Term
 
 Array = npt.NDArray[np.float64]
 
@@ -31,7 +34,8 @@ OUTSIDE = 4  # times as many parts beyond the knots
 NUMBERS = 2e7  # of one array of a table
 ULP = 1e-15  # more than four units of float64's rounding, 2^-53
 MARGIN = 1 + 1e-9  # of bounds that are products of few numbers
-HINT = "certify a network of B-splines with SiLU; docs/guides/explain/certificates.md lists what is supported"
+HINT = "docs/guides/explain/certificates.md lists the supported bases, functions and steps"
+STEEPEST = 1e200  # a slope that stands for no bound
 
 
 def refuse(message: str) -> InvalidKan:
@@ -139,28 +143,29 @@ class Smooth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edges:
-    """Edge functions of a layer: sum of splines and smooth functions, plus a constant per destination [O]."""
+    """Edge functions of a layer: sum of splines, smooth functions and enclosed terms, plus a constant per destination
+    [O]."""
 
     splines: tuple[Spline, ...]
     smooth: tuple[Smooth, ...]
+    enclosed: tuple[Enclosed, ...]
     constant: Array
     sources: int
 
     @classmethod
     def of(cls, layer: Layer) -> Edges:
         """The functions of a layer. Raises InvalidKan for a term without known bounds."""
-        splines, smooth = [], []
-        for term in layer.terms:
-            part = _of_term(layer, term)
-            if isinstance(part, Spline):
-                splines.append(part)
-            else:
-                smooth.append(part)
+        parts = [*(_of_term(layer, term) for term in layer.terms), *_of_symbolic_edges(layer)]
         constant = layer.bias.copy()
         for edge in layer.symbolic:
-            smooth.append(_of_symbolic(layer, edge))
             constant[edge.destination] += edge.mask * edge.d
-        return cls(tuple(splines), tuple(smooth), constant, layer.sources)
+        return cls(
+            tuple(part for part in parts if isinstance(part, Spline)),
+            tuple(part for part in parts if isinstance(part, Smooth)),
+            tuple(part for part in parts if isinstance(part, Enclosed)),
+            constant,
+            layer.sources,
+        )
 
     @property
     def destinations(self) -> int:
@@ -174,16 +179,25 @@ class Edges:
             total += spline.values(x, 0)
         for part in self.smooth:
             total += part.value(x)
+        for term in self.enclosed:
+            total += term.values(x)
         return total
 
     def slopes(self, x: Array) -> Array:
-        """[B, I] -> [B, I, O]: the slopes, without those of splines of degree 1."""
+        """[B, I] -> [B, I, O]: the slopes of splines and smooth functions, without those of splines of degree 1."""
         total = np.zeros((*x.shape, self.destinations))
         for spline in self.splines:
             total += spline.values(x, 1)
         for part in self.smooth:
             total += part.slope(x)
         return total
+
+    def on_cells(self, low: Array, high: Array) -> tuple[list[OnCells], list[Errors]]:
+        """The facts and errors of the enclosed terms on cells from low to high [n, I]. Raises InvalidKan."""
+        try:
+            return [t.on_cells(low, high) for t in self.enclosed], [t.errors(low, high) for t in self.enclosed]
+        except UnboundedError as error:
+            raise refuse(f"a function of the layer has no known bound in a certificate: {error}") from error
 
     def rounding(self, low: Array, high: Array) -> tuple[Array, Array]:
         """[I, O] twice: bounds of the float64 error of values and slopes for sources from low to high [I]."""
@@ -200,24 +214,40 @@ class Edges:
         return np.asarray(value), np.asarray(slope)
 
 
-def _of_term(layer: Layer, term: Term) -> Spline | Smooth:
-    if not isinstance(term, BasisTerm) or term.pre_steps or term.stored != precision.FULL:
-        raise refuse(f"the term {term.kind} has edges that certificates do not support")
+def _of_term(layer: Layer, term: Term) -> Spline | Smooth | Enclosed:
+    if term.pre_steps:
+        raise refuse(f"the term {term.kind} has separate steps")
     coef = term.coef * layer.mask[:, :, None]
+    if isinstance(term, EdgeTerm):
+        return Separate(term, coef)
+    if term.stored != precision.FULL:
+        raise refuse(f"the coefficients of {term.kind} are stored as {term.stored}")
     if isinstance(term.basis, BSpline):
         if not term.basis.increasing:
             raise refuse("the spline has repeated or decreasing knots, where it is not continuous")
         return Spline.of(term.basis, coef)
-    if not isinstance(term.basis, Activation) or term.kind not in curves.BASE:
+    if (
+        isinstance(term.basis, Activation)
+        and term.basis.function is ACTIVATIONS.get(term.kind)
+        and term.kind in curves.BASE
+    ):
+        ones = np.ones(layer.mask.shape)
+        return Smooth(curves.BASE[term.kind], coef[:, :, 0], ones, 0 * ones)
+    if not families.known(term.basis):
         raise refuse(f"the basis {term.kind} has no known bounds in a certificate")
-    ones = np.ones(layer.mask.shape)
-    return Smooth(curves.BASE[term.kind], coef[:, :, 0], ones, 0 * ones)
+    return Shared(term, coef)
+
+
+def _of_symbolic_edges(layer: Layer) -> list[Smooth | Enclosed]:
+    """The functions of symbolic edges, without their constants."""
+    live = [edge for edge in layer.symbolic if edge.mask * edge.c]
+    plain = [e for e in live if e.function is SYMBOLIC.get(e.function.name) and e.function.name in curves.EDGE]
+    others = [edge for edge in live if edge not in plain]
+    return [*(_of_symbolic(layer, edge) for edge in plain), *symbolic(others, (layer.sources, layer.destinations))]
 
 
 def _of_symbolic(layer: Layer, edge: SymbolicEdge) -> Smooth:
     """The function of a symbolic edge, without its constant."""
-    if edge.function.name not in curves.EDGE:
-        raise refuse(f"the symbolic function {edge.function.name!r} has no known bounds in a certificate")
     weight, rate, shift = (np.zeros(layer.mask.shape) for _ in range(3))
     at = edge.source, edge.destination
     weight[at], rate[at], shift[at] = edge.mask * edge.c, edge.a, edge.b
@@ -233,6 +263,7 @@ class Table:
     bend       [n - 1, I, O]: max |f''| / 8 between two points
     low, high  [n - 1, I, O]: enclosure of the slope between two points
     rounding   [I, O]: of the values in float64
+    errors     of the enclosed terms
     """
 
     edges: Edges
@@ -242,7 +273,9 @@ class Table:
     low: Array
     high: Array
     rounding: Array
+    errors: tuple[Errors, ...] = ()
 
+    # radon: the sums over splines, smooth functions and enclosed terms.
     @classmethod
     def of(cls, edges: Edges, low: Array, high: Array) -> Table:
         """The table for sources from low to high [I]. Raises InvalidKan for a layer that is too large."""
@@ -266,11 +299,24 @@ class Table:
         reach = third * h**2 / 8 * MARGIN + slope_rounding
         lower = np.minimum(slope[:-1], slope[1:]) - reach + flat_low
         upper = np.maximum(slope[:-1], slope[1:]) + reach + flat_high
-        return cls(edges, x, edges.values(x), second / 8 * MARGIN, lower, upper, value_rounding)
+        facts, errors = edges.on_cells(x[:-1], x[1:])
+        for fact, error in zip(facts, errors, strict=True):
+            second, value_rounding = second + fact.second, value_rounding + error.double
+            lower, upper = lower + fact.low, upper + fact.high
+        if not (np.maximum(np.abs(lower), np.abs(upper)) < STEEPEST).all():
+            raise refuse("an edge has a jump, a pole or an undefined value on this box")
+        return cls(edges, x, edges.values(x), second / 8 * MARGIN, lower, upper, value_rounding, tuple(errors))
+
+    @property
+    def reach(self) -> Array:
+        """[n - 1, I, O]: how far an edge may leave its chord between two points: by its curvature, or by the range of
+        its slope."""
+        h = np.diff(self.x, axis=0)[:, :, None]
+        return np.minimum(self.bend * h**2, (self.high - self.low) / 4 * h * MARGIN)
 
     def facts(self) -> tuple[Array, Array, Array, Array]:
         """[I, O] four times: the lowest and highest value of each edge, and of its slope."""
-        reach = self.bend * np.diff(self.x, axis=0)[:, :, None] ** 2 + self.rounding
+        reach = self.reach + self.rounding
         low = (np.minimum(self.value[:-1], self.value[1:]) - reach).min(axis=0)
         high = (np.maximum(self.value[:-1], self.value[1:]) + reach).max(axis=0)
         return low, high, self.low.min(axis=0), self.high.max(axis=0)
@@ -288,9 +334,11 @@ def _points(edges: Edges, low: Array, high: Array) -> Array:
     return np.stack([np.pad(column, (0, count - len(column)), mode="edge") for column in columns], axis=1)
 
 
+# radon: where points are, and how many between two.
 def _column(edges: Edges, source: int, low: float, high: float, parts: int) -> Array:
     knots = [spline.basis.extended[source] for spline in edges.splines]
-    every = np.unique(np.concatenate([*knots, [low, high, 0.0]]))
+    others = [term.points(source, low, high) for term in edges.enclosed]
+    every = np.unique(np.concatenate([*knots, *others, [low, high, 0.0]]))
     ends = every[(every >= low) & (every <= high)]
     if len(ends) == 1:
         return np.array([low, high])
@@ -298,6 +346,7 @@ def _column(edges: Edges, source: int, low: float, high: float, parts: int) -> A
     last = max((row[-1] for row in knots), default=-np.inf)
     pieces = []
     for a, b in itertools.pairwise(ends):
-        count = parts if first <= a and b <= last else OUTSIDE * parts
+        count = parts if edges.enclosed or (first <= a and b <= last) else OUTSIDE * parts
+        count = 1 if b - a < 4 * KINK * (1 + abs(a)) else count
         pieces.append(a + (b - a) * np.arange(count) / count)
     return np.unique(np.concatenate([*pieces, ends]))

@@ -118,8 +118,8 @@ def _stage(layer: Layer, nodes: Nodes, error: Array) -> tuple[Stage, Nodes, Arra
         raise refuse("the nodes of a layer may exceed float32 on this box")
     with np.errstate(over="ignore", invalid="ignore"):
         edges = Edges.of(layer)
-        slack = rounding.of_sums(edges, low, high)
         table = Table.of(edges, low, high)
+        slack = rounding.of_sums(table, low, high)
     if not all(np.isfinite(part).all() for part in (table.value, table.bend, table.low, table.high)):
         raise refuse("an edge has no finite bound on this box")
     steep = np.maximum(np.abs(table.low), np.abs(table.high)).max(axis=0)  # [I, O]

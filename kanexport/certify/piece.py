@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.certify.edges import ULP, Table
+from kanexport.certify.edges import MARGIN, ULP, Table
 
 Array = npt.NDArray[np.float64]
 
@@ -39,15 +39,18 @@ class Piece:
         cells = len(x) - 1
         first = np.clip(np.searchsorted(x, low, side="right") - 1, 0, cells - 1)
         last = np.clip(np.searchsorted(x, high, side="left") - 1, first, cells - 1)
-        reach = bend * np.diff(x)[:, None] ** 2  # [cells, O]
+        reach, spread = table.reach[:, source], table.high[:, source] - table.low[:, source]  # [cells, O]
         beside = np.maximum(np.pad(reach, ((1, 0), (0, 0))), np.pad(reach, ((0, 1), (0, 0))))
         # Points that lie between the ends; others repeat the lower end.
         span = int((last - first).max(initial=0))
         inner = first[:, None] + 1 + np.arange(span)
         known = inner <= last[:, None]
         inner = np.minimum(inner, cells)
-        width = ((high - low) ** 2)[:, None]
-        at_ends = np.stack([np.minimum(reach[cell], bend[cell] * width) for cell in (first, last)], axis=1)
+        width = (high - low)[:, None]
+        by_slope = [np.minimum(reach[cell], spread[cell] / 4 * width * MARGIN) for cell in (first, last)]
+        at_ends = np.stack(
+            [np.minimum(s, bend[c] * width**2) for s, c in zip(by_slope, (first, last), strict=True)], axis=1
+        )
         at_low, at_high = ends
         points = np.concatenate([np.stack([low, high], axis=1), np.where(known, x[inner], low[:, None])], axis=1)
         inside = known[:, :, None]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform_bspline import DEGREES, NEAR, UniformSpline, departure
-from kanexport.certify.edges import Edges, Smooth, Spline, refuse
+from kanexport.certify.edges import Smooth, Spline, Table, refuse
 
 Array = npt.NDArray[np.float64]
 
@@ -32,9 +32,10 @@ FEW = 1024.0  # roundings of the largest coefficient inside of the functions of 
 COARSE = 64  # roundings of a knot that fit into a cell, at least
 
 
-def of_sums(edges: Edges, low: Array, high: Array) -> Array:
+def of_sums(table: Table, low: Array, high: Array) -> Array:
     """[O]: the bound for the sums of the edges, for sources from low to high [I]. Raises InvalidKan if knots are too
     close for float32, or numbers too large."""
+    edges = table.edges
     shape = edges.sources, edges.destinations
     error, magnitude = np.zeros(shape), np.zeros(shape)
     count = 4.0
@@ -44,6 +45,9 @@ def of_sums(edges: Edges, low: Array, high: Array) -> Array:
     for smooth in edges.smooth:
         part, size = _smooth(smooth, low, high)
         error, magnitude, count = error + part, magnitude + size, count + 4 * edges.sources
+    for own in table.errors:
+        error, magnitude = error + own.single, magnitude + own.magnitude
+        count = count + (own.terms + 4) * edges.sources
     total = magnitude.sum(axis=0) + np.abs(edges.constant)
     if not (np.isfinite(error).all() and (total < LARGEST).all()):
         raise refuse("the values of a layer may exceed float32 on this box")

@@ -15,6 +15,8 @@ from kanexport.ir.model import BasisTerm, EdgeTerm, Layer, SymbolicEdge, Term
 from kanexport.ir.quantized_basis import Stepped
 from kanexport.lowering import passes
 
+Array = npt.NDArray[np.float64]
+
 
 def nonfinite(g: Graph, x: Value) -> Value:
     """Booleans in the shape of x: true for NaN and infinities, for which x - x is NaN."""
@@ -115,19 +117,35 @@ def _edge_functions(g: Graph, layer: Layer, term: EdgeTerm, x: Value) -> Value:
     coef = passes.coefficients(layer, term)
     for step in term.pre_steps:
         x = step.emit(g, x)
-    form = wavelets.weighted(g, term.function, term.centre, term.rate)
-    if form is not None:
-        x = wavelets.bounded(g, term.function, x, term.centre, term.rate)
-    if term.functions == 1:
-        centre, rate, weight = (a[None, :, :, 0] for a in (term.centre, term.rate, coef))
-        x = g.reshape(x, 0, layer.sources, 1)
-    else:  # [B, I, K, O]: sums over K then run over whole rows of O.
-        centre, rate, weight = (a.transpose(0, 2, 1)[None] for a in (term.centre, term.rate, coef))
-        x = g.reshape(x, 0, layer.sources, 1, 1)
-    distance = g.sub(x, g.const(centre))
-    if form is not None:
-        return form(g, distance, rate, weight)
+    weighted = weighted_edges(g, term, coef, x)
+    if weighted is not None:
+        return weighted
+    distance, (rate, weight) = _distances(g, term, x, term.rate, coef)
     return g.mul(term.function.emit(g, g.mul(distance, g.const(rate))), g.const(weight))
+
+
+def weighted_edges(g: Graph, term: EdgeTerm, coef: Array, x: Value) -> Value | None:
+    """The functions of a term times `coef` [I, O, K] in the form of `wavelets.weighted`, if they have one: [B, I] ->
+    [B, I, K, O], or [B, I, O] if K is 1."""
+    form = wavelets.weighted(g, term.function, term.centre, term.rate)
+    if form is None:
+        return None
+    x = wavelets.bounded(g, term.function, x, term.centre, term.rate)
+    distance, (rate, weight) = _distances(g, term, x, term.rate, coef)
+    return form(g, distance, rate, weight)
+
+
+def _distances(g: Graph, term: EdgeTerm, x: Value, *tables: Array) -> tuple[Value, list[Array]]:
+    """x [B, I] - centre for each edge, and tables [I, O, K] in the same layout: [., I, K, O], or [., I, O] if K is
+    1. Sums over K then run over whole rows of O."""
+    sources = len(term.coef)
+    if term.functions == 1:
+        centre, *others = (a[None, :, :, 0] for a in (term.centre, *tables))
+        x = g.reshape(x, 0, sources, 1)
+    else:
+        centre, *others = (a.transpose(0, 2, 1)[None] for a in (term.centre, *tables))
+        x = g.reshape(x, 0, sources, 1, 1)
+    return g.sub(x, g.const(centre)), others
 
 
 def symbolic_columns(g: Graph, layer: Layer, x: Value) -> tuple[Value, list[SymbolicEdge]]:

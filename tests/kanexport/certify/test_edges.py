@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from kanexport.bases.bspline import BSpline, Repeated
-from kanexport.bases.gaussian import Gaussian
 from kanexport.certify.edges import Edges, Table
 from kanexport.errors import InvalidKan
+from kanexport.graph import precision
 from kanexport.ir.model import BasisTerm, Layer
+from kanexport.ir.quantized_basis import Stepped
+from kanexport.ir.steps import Affine
 from tests.support.spline_networks import DESTINATIONS, SOURCES, spline_layer
 
 
@@ -33,10 +37,19 @@ def test_the_facts_hold_and_are_close(degree: int) -> None:
 
 def test_other_functions_are_refused() -> None:
     known = spline_layer(3)
-    other = BasisTerm(Gaussian(np.linspace(-2, 2, 5), 1.0), np.ones((SOURCES, DESTINATIONS, 5)))
     repeated = BSpline(np.tile([0.0, 1, 2, 2, 2, 3, 4, 5], (SOURCES, 1)), 2, Repeated.TERM)
     steps = BasisTerm(repeated, np.ones((SOURCES, DESTINATIONS, 5)))
-    for term, message in ((other, "the basis gaussian has no known bounds"), (steps, "repeated or decreasing knots")):
+    spline = known.terms[0]
+    assert isinstance(spline, BasisTerm)
+    own = dataclasses.replace(spline, pre_steps=(Affine(np.ones(SOURCES), np.ones(SOURCES)),))
+    half = dataclasses.replace(spline, stored=precision.HALF)
+    bytes_basis = BasisTerm(Stepped(spline.basis, 0.01), spline.coef)
+    for term, message in (
+        (steps, "repeated or decreasing knots"),
+        (own, "the term bspline has separate steps"),
+        (half, "the coefficients of bspline are stored as half"),
+        (bytes_basis, "the basis bspline has no known bounds"),
+    ):
         changed = Layer((term,), known.mask, known.bias, known.nan_spreads)
         with pytest.raises(InvalidKan, match=message) as caught:
             Edges.of(changed)

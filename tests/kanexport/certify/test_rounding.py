@@ -7,7 +7,7 @@ import pytest
 
 from kanexport.bases.bspline import BSpline
 from kanexport.certify import rounding
-from kanexport.certify.edges import Edges
+from kanexport.certify.edges import Edges, Table
 from kanexport.errors import InvalidKan
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.scaling import Standardize
@@ -39,4 +39,4 @@ def test_layers_without_a_bound(knots: list[float], coefficient: float, message:
     term = BasisTerm(BSpline(np.array([knots], dtype=np.float64), 3), np.full((1, 1, 4), coefficient))
     layer = Layer((term,), np.ones((1, 1)), np.zeros(1), np.ones((1, 1), dtype=bool))
     with pytest.raises(InvalidKan, match=message):
-        rounding.of_sums(Edges.of(layer), np.zeros(1), np.ones(1))
+        rounding.of_sums(Table.of(Edges.of(layer), np.zeros(1), np.ones(1)), np.zeros(1), np.ones(1))

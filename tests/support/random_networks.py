@@ -1,0 +1,108 @@
+"""Networks of each basis that certificates support, with random numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from kanexport.bases import Basis, recurrence
+from kanexport.bases.activation import Activation
+from kanexport.bases.bspline import BSpline
+from kanexport.bases.fermat import Fermat
+from kanexport.bases.fourier import Fourier
+from kanexport.bases.gaussian import Gaussian
+from kanexport.bases.piecewise_linear import Hats
+from kanexport.bases.piecewise_polynomial import LocalPowers
+from kanexport.bases.polynomial import chebyshev, hermite, jacobi, legendre, squashed
+from kanexport.bases.rational import Rational
+from kanexport.bases.relu_bumps import ReluBumps
+from kanexport.bases.sech2 import Sech2
+from kanexport.bases.sine import Sine
+from kanexport.bases.uniform_cubic import Cubic
+from kanexport.functions import expression
+from kanexport.functions.domain_maps import Clip, Tanh
+from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
+from kanexport.functions.wavelets import WAVELETS
+from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge, Term
+
+Rng = np.random.Generator
+
+
+def _local_powers(rng: Rng, sources: int) -> Basis:
+    return LocalPowers(np.cumsum(rng.uniform(0.2, 0.9, (sources, 5)), axis=1) - 1.5, 3)
+
+
+def _bumps(rng: Rng, sources: int) -> Basis:
+    low = np.tile(np.arange(-3, 5) / 5, (sources, 1)) + rng.normal(0, 0.05, (sources, 8))
+    return ReluBumps(low, low + 0.8, 6.0)
+
+
+def _splines(rng: Rng, sources: int) -> Basis:
+    return BSpline(np.cumsum(rng.uniform(0.2, 0.8, (sources, 12)), axis=1) - 2.5, 3)
+
+
+BASES: dict[str, Callable[[Rng, int], Basis]] = {
+    "bspline": _splines,
+    "gaussian": lambda rng, sources: Gaussian(np.linspace(-2, 2, 8), 4 / 7),
+    "chebyshev": lambda rng, sources: chebyshev(5),
+    "chebyshev-clip": lambda rng, sources: squashed(chebyshev(4), Clip()),
+    "legendre": lambda rng, sources: legendre(4, Tanh(slope=0.7, shift=0.1)),
+    "jacobi": lambda rng, sources: jacobi(4, 0.5, 2),
+    "hermite": lambda rng, sources: hermite(3),
+    "gottlieb": lambda rng, sources: recurrence.gottlieb(4, -0.7),
+    "hermite-functions": lambda rng, sources: recurrence.hermite_functions(4, 1.0),
+    "fourier": lambda rng, sources: Fourier(4),
+    "sine": lambda rng, sources: Sine(np.arange(1.0, 6), rng.uniform(0, 9, (5, sources))),
+    "sech2": lambda rng, sources: Sech2(np.linspace(-1.2, 1.2, 6), 1.5),
+    "uniform-cubic": lambda rng, sources: Cubic(np.arange(8) * 0.4 - 2.2, 0.4),
+    "relu-bumps": _bumps,
+    "piecewise-linear": lambda rng, sources: Hats(8, 4.0),
+    "piecewise-polynomial": _local_powers,
+    "rational": lambda rng, sources: Rational(rng.normal(size=(sources, 6)), rng.normal(size=(sources, 4))),
+    "fermat": lambda rng, sources: Fermat(3),
+    "gelu": lambda rng, sources: Activation(ACTIVATIONS["gelu"]),
+}
+EDGES = ("mexican_hat", "morlet", "dog", "ricker")
+EXPRESSIONS = ("x*sin(x)", "exp(-x**2) + x/2", "log(x**2 + 2)", "1/(1 + x**2)")
+KINDS = (*BASES, *EDGES, "symbolic")
+SYMBOLS = ("arctan", "gaussian", "sigmoid", "cosh", "x^4", "x^5", "tanh", "cos")
+
+
+def term(kind: str, rng: Rng, shape: tuple[int, int]) -> Term:
+    """A term with random coefficients whose edges are of the order of one."""
+    if kind in EDGES:
+        size = (*shape, 2)
+        centre, rate = rng.normal(0, 0.6, size), rng.uniform(0.6, 1.8, size)
+        return EdgeTerm(WAVELETS[kind], centre, rate, rng.normal(size=size))
+    basis = BASES[kind](rng, shape[0])
+    return BasisTerm(basis, rng.normal(size=(*shape, basis.functions)) / np.sqrt(basis.functions))
+
+
+def layer(kind: str, rng: Rng, shape: tuple[int, int]) -> Layer:
+    """A layer of one kind. Every second one has a base branch, too."""
+    ones, bias = np.ones(shape), rng.normal(size=shape[1])
+    spreads = np.ones(shape, dtype=bool)
+    if kind == "symbolic":
+        functions = [SYMBOLIC[name] for name in SYMBOLS]
+        functions += [expression.function(f"f{at}", text) for at, text in enumerate(EXPRESSIONS)]
+        edges = tuple(
+            SymbolicEdge(i, o, functions[int(rng.integers(len(functions)))], 0.6, 0.1, float(rng.normal()), 0.2, 1.0)
+            for i in range(shape[0])
+            for o in range(shape[1])
+        )
+        return Layer((), ones, bias, spreads, edges)
+    terms = [term(kind, rng, shape)]
+    if rng.random() < 0.5:
+        terms.append(BasisTerm(Activation(ACTIVATIONS["silu"]), rng.normal(size=(*shape, 1))))
+    mask = (rng.random(shape) > 0.15).astype(float)
+    return Layer(tuple(terms), mask, bias, spreads)
+
+
+def network(kind: str, depth: int, seed: int) -> Kan:
+    """A network of `depth` layers of one kind."""
+    rng = np.random.default_rng(seed)
+    widths = [int(n) for n in rng.integers(2, 5, depth + 1)]
+    layers = tuple(layer(kind, rng, shape) for shape in itertools.pairwise(widths))
+    return Kan(widths[0], layers)
