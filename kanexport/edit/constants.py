@@ -1,0 +1,255 @@
+"""Simple numbers in place of the constants of forms.
+
+The same network has many sets of constants: a hidden node can be scaled and shifted if the forms that read it undo it.
+`normal` first chooses one set, in which scales and shifts are in as few constants as possible. `simplified` then
+replaces constants by integers, fractions and multiples of pi, one at a time, and fits the others again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from kanexport.edit import circuit, library
+from kanexport.edit.circuit import At, Circuit, Forms, Judge
+from kanexport.edit.curve_fit import Form
+from kanexport.ir.model import Kan
+from kanexport.ir.steps import Product
+
+SAME = 1e-7  # of the spread: two sets of constants with smaller differences are the same network
+NEAR = 0.02  # of a constant: the distance to a simple number that is tested
+MOST = 48  # constants of a network that are tested
+TRIED = 3  # simple numbers of each constant
+TURN = 0.05  # radians: a phase so near to a quarter of a turn makes a sine a cosine
+GROWTH = 1.02  # of the error, in addition to what is allowed
+# f(s * x) = s ** power * f(x) for s > 0.
+POWERS = {f"x^{n}": float(n) for n in (2, 3, 4, 5)} | {f"1/x^{n}": -float(n) for n in (2, 3, 4, 5)}
+POWERS |= {"1/x": -1.0, "abs": 1.0, "sqrt": 0.5, "x^1.5": 1.5, "1/sqrt(x)": -0.5}
+ODD, EVEN = ("tanh", "arctan", "arctanh", "arcsin", "tan"), ("gaussian", "cosh")
+
+
+def simplified(
+    found: Circuit, judge: Judge, error: Callable[[Circuit], float], limit: float, allowed: float
+) -> Circuit:
+    """The circuit with simple constants. `error`: of a circuit on all rows. It grows by a little more than `allowed` at
+    most, and stays within the limit."""
+    found = normal(found, judge)
+    start = error(found)
+    limit = min(limit, max(start * GROWTH, start + allowed))
+    if not math.isfinite(start):
+        return found
+    names = [(at, name) for at in sorted(found.forms) for name in circuit.free(found.forms[at])]
+    if len(names) > MOST:
+        return found
+    fixed: frozenset[tuple[At, str]] = frozenset()
+    while names:
+        at, name = min(names, key=lambda key: _distance(getattr(found.forms[key[0]], key[1])))
+        names.remove((at, name))
+        for number in _simple(getattr(found.forms[at], name)):
+            forms = {**found.forms, at: found.forms[at].having(name, number)}
+            tested = circuit.refit(found.with_forms(forms), judge, fixed | {(at, name)})
+            if error(tested) <= limit:
+                found, fixed = tested, fixed | {(at, name)}
+                break
+    return found
+
+
+def _simple(value: float) -> list[float]:
+    """Simple numbers near a value, the simplest first."""
+    found: dict[float, float] = {}
+    if abs(value) < NEAR:
+        found[0.0] = 0.0
+    for rank, unit, denominators in ((1, 1.0, (1, 2, 3, 4, 5, 10)), (3, math.pi, (1, 2, 3, 4, 6))):
+        for q in denominators:
+            p = round(value * q / unit)
+            number = p * unit / q
+            if p and abs(number - value) <= NEAR * abs(value):
+                found.setdefault(number, rank * q + abs(p) / 10)
+    return sorted(found, key=lambda number: found[number])[:TRIED]
+
+
+def _distance(value: float) -> float:
+    """The distance to the nearest simple number, relative to the value."""
+    return min((abs(number - value) / max(abs(value), NEAR) for number in _simple(value)), default=math.inf)
+
+
+def normal(found: Circuit, judge: Judge) -> Circuit:
+    """The same network with normal constants. The circuit stays if a form does not allow it."""
+    forms = {at: canonical(form) for at, form in found.forms.items()}
+    for layer in range(len(found.kan.layers)):
+        changed = _gauged(found.kan, forms, layer)
+        tested = found.with_forms(changed)
+        if tested.defined() and bool((np.abs(tested.y - found.y) <= SAME * judge.spread).all()):
+            forms = changed
+    tested = found.with_forms(forms)
+    same = tested.defined() and bool((np.abs(tested.y - found.y) <= SAME * judge.spread).all())
+    return tested if same else found
+
+
+def canonical(form: Form) -> Form:
+    """The same function, with as few constants as possible that differ from 0 and 1."""
+    name, a, b, c, d = form.candidate.name, form.a, form.b, form.c, form.d
+    if name == "x":
+        return dataclasses.replace(form, a=1.0, b=0.0, c=c * a, d=d + c * b)
+    if name == "exp":
+        return dataclasses.replace(form, b=0.0, c=c * math.exp(b))
+    if name == "log":
+        return dataclasses.replace(form, a=math.copysign(1.0, a), b=b / abs(a), d=d + c * math.log(abs(a)))
+    if name in POWERS:
+        size = abs(a)
+        sign = math.copysign(1.0, a)
+        if form.candidate.domain in (library.Domain.ALL, library.Domain.NOT_ZERO) and sign < 0:
+            # (-x)^n
+            odd = name in ("1/x", "x^3", "x^5", "1/x^3", "1/x^5")
+            return canonical(dataclasses.replace(form, a=-a, b=-b, c=-c if odd else c))
+        return dataclasses.replace(form, a=sign, b=b / size, c=c * size ** POWERS[name])
+    if name == "sin":
+        return _sine(form)
+    if name in ODD and a < 0:
+        return dataclasses.replace(form, a=-a, b=-b, c=-c)
+    if name in EVEN and a < 0:
+        return dataclasses.replace(form, a=-a, b=-b)
+    return form
+
+
+def _sine(form: Form) -> Form:
+    """A sine with a positive rate and a phase between -pi/2 and pi/2, or a cosine."""
+    a, b, c = (form.a, form.b, form.c) if form.a > 0 else (-form.a, -form.b, -form.c)
+    turns = round(b / math.pi)
+    b, c = b - turns * math.pi, -c if turns % 2 else c
+    if abs(abs(b) - math.pi / 2) > TURN:
+        return dataclasses.replace(form, a=a, b=b, c=c)
+    quarter = math.copysign(math.pi / 2, b)
+    return dataclasses.replace(form, candidate=library.ALL["cos"], a=a, b=b - quarter, c=math.copysign(1.0, b) * c)
+
+
+def _gauged(kan: Kan, forms: Forms, layer: int) -> dict[At, Form]:
+    """Forms with normal constants of the nodes after a layer."""
+    changed = dict(forms)
+    for factors, node in _nodes(kan, layer):
+        inbound = [_inbound(kan, changed, layer, factor) for factor in factors]
+        readers = _readers(kan, changed, layer + 1, node)
+        if readers is None or any(not part for part in inbound):
+            continue
+        for part in inbound:
+            _gather(changed, part)
+        if len(factors) > 1:
+            _scale_factors(changed, inbound, readers)
+        elif len(readers) == 1:
+            _absorb(changed, inbound[0], readers[0])
+        elif readers:
+            _share(changed, inbound[0], readers)
+    return changed
+
+
+def _nodes(kan: Kan, layer: int) -> Iterator[tuple[list[int], int]]:
+    """The nodes after a layer: their factors, which are destinations of the layer, and their number. Other steps than
+    products have no normal constants."""
+    after = kan.layers[layer].post_steps
+    before = kan.layers[layer + 1].pre_steps if layer + 1 < len(kan.layers) else ()
+    steps = (*after, *before)
+    if not steps:
+        yield from (([at], at) for at in range(kan.layers[layer].destinations))
+    elif len(steps) == 1 and isinstance(steps[0], Product):
+        start = 0
+        for node, size in enumerate(steps[0].groups):
+            yield list(range(start, start + size)), node
+            start += size
+
+
+def _inbound(kan: Kan, forms: Forms, layer: int, destination: int) -> list[At]:
+    """The forms that a destination sums, functions before constants; empty if an edge has no form, or if there is a
+    bias."""
+    part = kan.layers[layer]
+    edges = [(layer, int(source), destination) for source in np.flatnonzero(part.active()[:, destination])]
+    if part.bias[destination] or any(at not in forms for at in edges):
+        return []
+    edges.sort(key=lambda at: (forms[at].candidate.name == "0", at))
+    return edges if edges and forms[edges[0]].candidate.name != "0" and forms[edges[0]].c else []
+
+
+def _readers(kan: Kan, forms: Forms, layer: int, node: int) -> list[At] | None:
+    """The forms that read a node, without constants; None if an edge has no form. Empty after the last layer."""
+    if layer == len(kan.layers):
+        return []
+    edges = [(layer, node, int(at)) for at in np.flatnonzero(kan.layers[layer].active()[node])]
+    if not edges or any(at not in forms for at in edges):
+        return None
+    return [at for at in edges if forms[at].candidate.name != "0"] or None
+
+
+def _gather(forms: dict[At, Form], part: list[At]) -> None:
+    """Add the constants of a sum up in its first form."""
+    total = sum(forms[at].d for at in part)
+    for at in part:
+        forms[at] = dataclasses.replace(forms[at], d=total if at == part[0] else 0.0)
+
+
+def _scale(forms: dict[At, Form], part: list[At], scale: float, shift: float = 0.0) -> None:
+    """Multiply the forms of a sum by a scale, and add a shift."""
+    for at in part:
+        form = forms[at]
+        forms[at] = dataclasses.replace(form, c=form.c * scale, d=form.d * scale + (shift if at == part[0] else 0.0))
+
+
+def _scale_factors(forms: dict[At, Form], inbound: list[list[At]], readers: list[At]) -> None:
+    """Make the first coefficient of each factor 1. The readers, or the last factor of an output, have the scales."""
+    total = 1.0
+    for part in inbound:
+        lead = forms[part[0]].c
+        _scale(forms, part, 1 / lead)
+        total *= lead
+    if not readers:
+        _scale(forms, inbound[-1], total)
+    for at in readers:
+        forms[at] = canonical(dataclasses.replace(forms[at], a=forms[at].a * total))
+
+
+def _share(forms: dict[At, Form], part: list[At], readers: list[At]) -> None:
+    """Make the first coefficient of a sum 1 and its constant 0, for several readers."""
+    scale, shift = forms[part[0]].c, forms[part[0]].d
+    _scale(forms, part, 1 / scale, -shift / scale)
+    for at in readers:
+        form = forms[at]
+        forms[at] = canonical(dataclasses.replace(form, a=form.a * scale, b=form.b + form.a * shift))
+
+
+def _absorb(forms: dict[At, Form], part: list[At], reader: At) -> None:
+    """Move the scale and the shift of the only reader of a sum into the sum, as far as one of them is redundant."""
+    form = forms[reader]
+    _scale(forms, part, form.a, form.b)
+    form = dataclasses.replace(form, a=1.0, b=0.0)
+    name = form.candidate.name
+    if name == "x":
+        _scale(forms, part, form.c, form.d)
+        form = dataclasses.replace(form, c=1.0, d=0.0)
+    elif name == "exp":
+        form = dataclasses.replace(form, c=form.c * math.exp(forms[part[0]].d))
+        _scale(forms, part, 1.0, -forms[part[0]].d)
+    elif name == "log" or name in POWERS:
+        form = _homogeneous(forms, part, form)
+    forms[reader] = form
+
+
+def _homogeneous(forms: dict[At, Form], part: list[At], form: Form) -> Form:
+    """Choose the scale of a sum whose reader is a power or a logarithm, so that most constants are simple."""
+    power = POWERS.get(form.candidate.name, 0.0)
+    constants = [forms[at].c for at in part] + [forms[part[0]].d]
+    scales = [abs(value) for value in constants if value]
+    if power:
+        scales.insert(0, abs(form.c) ** (-1 / power))
+    best = max(scales, key=lambda scale: _count_simple(constants, form, scale, power))
+    _scale(forms, part, 1 / best)
+    if not power:
+        return dataclasses.replace(form, d=form.d + form.c * math.log(best))
+    return dataclasses.replace(form, c=form.c * best**power)
+
+
+def _count_simple(constants: list[float], form: Form, scale: float, power: float) -> int:
+    """How many constants are near simple numbers after division by a scale."""
+    outer = form.c * scale**power if power else form.d + form.c * math.log(scale)
+    values = [value / scale for value in constants] + [outer]
+    return sum(_distance(value) < NEAR / 4 for value in values)

@@ -1,0 +1,327 @@
+"""Replacement of edges by functions of the symbolic table, one after another, judged at the outputs of the network.
+
+1. Edges without effect become constants, smallest effect first.
+2. Every other edge is replaced by the function with the best score: the error of the outputs after a joint fit of all
+   forms, and the complexity of the function. Simple functions come first, then small damage.
+3. Forms are revised: another function takes the place of a form if the score of the whole network improves.
+4. Constants become simple numbers if the error stays (`constants.py`).
+
+The error is that of `Judge.error`. It must not exceed the tolerance on any part of the rows. Every fourth row is left
+out of the fits. The search has no random part, so that its result is the same in every run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.edit import circuit, constants, curve_fit, library
+from kanexport.edit.circuit import At, Circuit, Forms, Judge
+from kanexport.edit.curve_fit import Form
+from kanexport.edit.library import Candidate
+from kanexport.errors import InvalidKan, OptionError
+from kanexport.ir.model import Kan
+
+Array = npt.NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+LEAST_ROWS, JUDGED, FITTED = 16, 4096, 384  # rows
+LARGEST = 2048  # edges of a network
+ZERO_SHARE = 0.3  # of the tolerance, for edges that become constants
+DECADES = 0.25  # of the error, that one unit of complexity is worth
+DETAIL = 0.1  # of the tolerance: smaller errors against the outputs of the network are those of its own curves
+EXACT = 1e-9  # the same against targets
+REFITTED = 2  # functions of an edge and of each complexity that a joint fit compares
+REVISED, SWEEPS = 24, 4  # forms of a network that are revised, and how often
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Form of one edge, and the error of the outputs after its replacement and those before it."""
+
+    at: At
+    form: Form
+    error: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Symbolified:
+    """Network with forms.
+
+    replaced    in the order of their replacement, with their final forms
+    left        edges that keep their curves
+    base        the error of the original network, 0 without targets
+    error       the error of the new network on all rows, and on the rows that no fit used
+    undefined   edges whose form is not defined on the whole training grid, with that grid
+    """
+
+    kan: Kan
+    replaced: tuple[Replacement, ...]
+    left: tuple[At, ...]
+    base: float
+    error: float
+    held_out: float
+    undefined: tuple[tuple[At, float, float], ...]
+
+
+def symbolify(
+    kan: Kan,
+    rows: Array,
+    tolerance: float,
+    *,
+    targets: Array | None = None,
+    names: Sequence[str] = (),
+    advance: Progress = lambda done, total: None,
+) -> Symbolified:
+    """Replace edges of a network by functions.
+
+    rows       [N, n], from where the network is used
+    tolerance  the largest error of the outputs, relative to their spread; with targets, in addition to the error of the
+               original network
+    targets    [N, m]: true values, to which the forms are fitted; otherwise the outputs of the network
+    names      functions of the library; empty: the standard ones
+    advance    receives the number of edges that are decided, and of all
+
+    Raises InvalidKan for a network of class B, and OptionError.
+    """
+    functions = library.chosen(names)
+    _check(kan, rows, tolerance, targets)
+    search = _Search(kan, rows, tolerance, targets, functions, advance)
+    search.drop()
+    search.place()
+    search.revise()
+    search.place()
+    search.polish()
+    return search.result()
+
+
+def _check(kan: Kan, rows: Array, tolerance: float, targets: Array | None) -> None:
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise OptionError(
+            f"the tolerance is {tolerance:g}, expected a positive number",
+            code="tolerance-out-of-range",
+            hint="pass a relative error such as --tolerance 1e-3",
+        )
+    if kan.edge_class != "A":
+        raise InvalidKan(
+            "the network is of class B: a step reads the whole row, so that its edges are not functions of one node",
+            code="symbolify-not-supported",
+            hint="train a network without normalization over the row",
+        )
+    edges = len(list(circuit.active(kan)))
+    if edges > LARGEST:
+        raise InvalidKan(
+            f"the network has {edges} edges, expected at most {LARGEST}",
+            code="network-too-large",
+            hint="prune the network first",
+        )
+    if rows.ndim != 2 or rows.shape[1] != kan.n_inputs or len(rows) < LEAST_ROWS:
+        raise OptionError(
+            f"the rows have shape {list(rows.shape)}, expected at least {LEAST_ROWS} rows with {kan.n_inputs} columns",
+            code="rows-wrong-shape",
+            hint="pass rows with one column per input",
+        )
+    if targets is not None and targets.shape != (len(rows), kan.n_outputs):
+        raise OptionError(
+            f"the targets have shape {list(targets.shape)}, expected {[len(rows), kan.n_outputs]}",
+            code="rows-wrong-shape",
+            hint="pass one row of targets per row, with one column per output",
+        )
+    for what, array in (("rows", rows), ("targets", targets)):
+        if array is not None and not np.isfinite(array).all():
+            raise OptionError(
+                f"the {what} have values that are not finite",
+                code="rows-not-finite",
+                hint="remove rows with NaN or infinity",
+            )
+
+
+def _evenly(count: int, most: int) -> npt.NDArray[np.intp]:
+    """Up to `most` of `count` rows, at equal distances."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
+
+
+class _Search:
+    """Present forms, and what they are compared with."""
+
+    def __init__(
+        self,
+        kan: Kan,
+        rows: Array,
+        tolerance: float,
+        targets: Array | None,
+        functions: tuple[Candidate, ...],
+        advance: Progress,
+    ) -> None:
+        self.kan, self.functions, self.advance, self.tolerance = kan, functions, advance, tolerance
+        judged = _evenly(len(rows), JUDGED)
+        x = rows[judged]
+        whole = Circuit.of(kan, x, {})
+        self._require_finite(whole.y)
+        self.judge = Judge.of(whole.y if targets is None else targets[judged])
+        self.x = x
+        fitted = np.flatnonzero(np.arange(len(x)) % 4 != 3)
+        fitted = fitted[_evenly(len(fitted), FITTED)]
+        # The ends of the inputs keep forms defined on all rows.
+        fitted = np.unique(np.concatenate([fitted, x.argmin(axis=0), x.argmax(axis=0)]))
+        self.held_out = np.setdiff1d(np.arange(len(x)), fitted)
+        self.fit_judge = self.judge.subset(fitted)
+        self.circuit = Circuit.of(kan, x[fitted], {})
+        self.base = self.judge.error(whole.y)
+        self.limit = self.base + tolerance
+        self.floor = EXACT if targets is not None else DETAIL * tolerance
+        self.exact = targets is not None
+        self.left = list(circuit.active(kan))
+        self.total = len(self.left)
+        self.order: list[tuple[At, float]] = []
+
+    @staticmethod
+    def _require_finite(y: Array) -> None:
+        bad = int((~np.isfinite(y)).any(axis=1).sum())
+        if bad:
+            raise OptionError(
+                f"the network returns values that are not finite for {bad} of {len(y)} rows",
+                code="rows-not-finite",
+                hint="pass rows for which the network is defined",
+            )
+
+    def error(self, tested: Circuit) -> float:
+        """The larger error of all rows and of the rows that no fit used; infinite if a form is not defined, or if it
+        cancels its own values."""
+        whole = tested.on(self.x)
+        if not whole.defined() or tested.cancels():
+            return float("inf")
+        errors = [self.judge.error(whole.y)]
+        if len(self.held_out):
+            errors.append(self.judge.subset(self.held_out).error(whole.y[self.held_out]))
+        return max(errors)
+
+    def score(self, error: float, forms: Forms) -> float:
+        """The score of a network, smaller is better."""
+        complexity = sum(form.candidate.complexity for form in forms.values())
+        return math.log10(max(error, self.floor)) + DECADES * complexity if math.isfinite(error) else math.inf
+
+    def _take(self, at: At, tested: Circuit, error: float) -> None:
+        self.circuit = tested
+        self.left.remove(at)
+        self.order.append((at, error))
+        self.advance(self.total - len(self.left), self.total)
+
+    def drop(self) -> None:
+        """Replace edges without effect by constants, as long as their share of the tolerance is not used."""
+        zero = next((function for function in self.functions if function.name == "0"), None)
+        if zero is None:
+            return
+        damage = []
+        for at in self.left:
+            values = self.circuit.values(at)
+            y = self.circuit.replaced(at, values, np.full(values.shape, values.mean()))
+            damage.append((self.fit_judge.error(y), at))
+        limit = self.base + ZERO_SHARE * self.tolerance
+        for least, at in sorted(damage):
+            if least > limit:
+                break
+            mean = float(self.circuit.values(at).mean())
+            tested = self.circuit.with_forms({**self.circuit.forms, at: Form(zero, 1.0, 0.0, 0.0, mean)})
+            error = self.error(tested)
+            if error <= limit:
+                self._take(at, tested, error)
+
+    def place(self) -> None:
+        """Replace the other edges: those that a simple function fits first, then those with the smallest damage."""
+        order = []
+        for at in self.left:
+            ranked = self._ranked(at)
+            if ranked:
+                _, damage, form = ranked[0]
+                order.append((form.candidate.complexity, damage, at))
+        for _, _, at in sorted(order):
+            best = self._best(at, self._ranked(at))
+            if best is not None:
+                self._take(at, *best)
+
+    def _ranked(self, at: At) -> list[tuple[float, float, Form]]:
+        """Score, damage without a joint fit, and form of each function that fits an edge on its own, best first."""
+        x, values = self.circuit.sources[at[0]][:, at[1]], self.circuit.values(at)
+        found = []
+        for function in self.functions:
+            form = curve_fit.fit(function, x, values)
+            if form is not None:
+                damage = self.fit_judge.error(self.circuit.replaced(at, values, form.values(x)))
+                found.append((self.score(damage, {**self.circuit.forms, at: form}), damage, form))
+        return sorted((entry for entry in found if math.isfinite(entry[0])), key=lambda entry: entry[0])
+
+    def _best(self, at: At, ranked: list[tuple[float, float, Form]]) -> tuple[Circuit, float] | None:
+        """The circuit with the best score after a joint fit, and its error, within the limit."""
+        best, least = None, math.inf
+        for form in _shortlist(ranked):
+            tested = circuit.refit(self.circuit.with_forms({**self.circuit.forms, at: form}), self.fit_judge)
+            error = self.error(tested)
+            score = self.score(error, tested.forms)
+            if error <= self.limit and score < least - 1e-9:
+                best, least = (tested, error), score
+        return best
+
+    def revise(self) -> None:
+        """Change functions of forms while the score of the network improves."""
+        if len(self.circuit.forms) > REVISED:
+            return
+        for _ in range(SWEEPS):
+            changed = False
+            for at in sorted(self.circuit.forms):
+                present = self.circuit.forms[at].candidate.name
+                ranked = [entry for entry in self._ranked(at) if entry[2].candidate.name != present]
+                best = self._best(at, ranked)
+                if best is not None and self.score(best[1], best[0].forms) < self._score() - 0.01:
+                    self.circuit, changed = best[0], True
+            if not changed:
+                return
+
+    def _score(self) -> float:
+        return self.score(self.error(self.circuit), self.circuit.forms)
+
+    def polish(self) -> None:
+        """Simple numbers in place of constants, if the error stays."""
+        allowed = EXACT if self.exact else DETAIL * self.tolerance
+        self.circuit = constants.simplified(self.circuit, self.fit_judge, self.error, self.limit, allowed)
+
+    def result(self) -> Symbolified:
+        """The network with the present forms."""
+        whole = self.circuit.on(self.x)
+        left = self.judge.subset(self.held_out).error(whole.y[self.held_out]) if len(self.held_out) else math.nan
+        forms = self.circuit.forms
+        return Symbolified(
+            kan=self.circuit.network(),
+            replaced=tuple(Replacement(at, forms[at], error) for at, error in self.order),
+            left=tuple(self.left),
+            base=self.base,
+            error=self.judge.error(whole.y),
+            held_out=left,
+            undefined=tuple(_undefined(self.kan, forms)),
+        )
+
+
+def _shortlist(ranked: list[tuple[float, float, Form]]) -> list[Form]:
+    """The best functions of each complexity: before a joint fit, the error says little about simple ones."""
+    kept: list[Form] = []
+    for _, _, form in ranked:
+        if sum(other.candidate.complexity == form.candidate.complexity for other in kept) < REFITTED:
+            kept.append(form)
+    return kept
+
+
+def _undefined(kan: Kan, forms: Forms) -> list[tuple[At, float, float]]:
+    """Edges whose form is not defined on the whole training grid of their source, with that grid."""
+    found = []
+    for at, form in forms.items():
+        layer = kan.layers[at[0]]
+        if any(term.pre_steps for term in layer.terms):
+            continue  # its grid is not in the units of its source
+        low, high = (float(end[at[1]]) for end in layer.support().core)
+        if not form.defined(low, high):
+            found.append((at, low, high))
+    return found
