@@ -250,11 +250,13 @@ def status(code: Code) -> grpc.StatusCode:
 
 
 PATIENCE = 0.5  # seconds in which a message arrives whole if others wait
+LESS = 0.1  # seconds if its connection has another reader, and a connection without a reader waits
 T = TypeVar("T")
 
 
 class Readers:
-    """Limiter of the calls that read their message at the same time. Its methods need a running event loop.
+    """Limiter of the calls that read their message at the same time. Its methods need a running event loop. The next
+    reader is a call of the connection with the fewest readers.
 
     most     number of calls that read
     waiting  number of calls that wait for their turn
@@ -263,7 +265,8 @@ class Readers:
     def __init__(self, most: int, waiting: int) -> None:
         self._free, self._waiting = most, waiting
         self._reading: dict[asyncio.Task[object], _Reader] = {}  # the longest reader first
-        self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # by connection; the next one's first
+        self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # by connection; the one served last at the end
+        self._held: Counter[str] = Counter()  # readers by connection
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -271,6 +274,7 @@ class Readers:
         """The only message of a call, which `message` reads. Raises CallFailed."""
         if self._free:
             self._free -= 1
+            self._held[connection] += 1
         else:
             await self._turn(connection)
         task = asyncio.current_task()
@@ -282,7 +286,7 @@ class Readers:
             if reader.refused and task.uncancel() == 0:
                 raise CallFailed(
                     Code.RESOURCE_EXHAUSTED,
-                    f"the message did not arrive completely within {PATIENCE:g} s while other calls waited",
+                    f"the message did not arrive completely within {reader.refused:g} s while other calls waited",
                     (PUSHBACK,),
                     code="request-too-slow",
                     hint="send the request again later",
@@ -290,7 +294,7 @@ class Readers:
             raise
         finally:
             del self._reading[task], task
-            self._next()
+            self._release(connection)
 
     async def _turn(self, connection: str) -> None:
         loop = asyncio.get_running_loop()
@@ -300,27 +304,32 @@ class Readers:
         self._queues.setdefault(connection, deque()).append(turn)
         self._count += 1
         if self._timer is None:
-            self._timer = loop.call_later(PATIENCE, self._reject_slow, loop)
+            self._timer = loop.call_later(LESS, self._reject_slow, loop)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._next()
+                self._release(connection)
             else:
                 self._forget(connection, turn)
             raise
 
-    def _next(self) -> None:
-        """A reader is done: give the turn to the next call, connection by connection. A call that was cancelled while
-        it waits stays in its queue until its task runs again, and gets no turn."""
+    def _release(self, connection: str) -> None:
+        """A reader of this connection is done: give the turn to the next call. A call that was cancelled while it waits
+        stays in its queue until its task runs again, and gets no turn."""
+        self._held[connection] -= 1
+        if not self._held[connection]:
+            del self._held[connection]
         while self._queues:
-            connection, queue = next(iter(self._queues.items()))
+            connection = min(self._queues, key=lambda name: self._held[name])
+            queue = self._queues[connection]
             turn = queue.popleft()
             del self._queues[connection]
             if queue:
                 self._queues[connection] = queue  # again, behind all others
             self._count -= 1
             if not turn.done():
+                self._held[connection] += 1
                 turn.set_result(None)
                 return
         self._free += 1
@@ -356,32 +365,53 @@ class Readers:
         self._timer, now = None, loop.time()
         if not self._count:
             return
-        late = [
-            (task, reader)
-            for task, reader in self._reading.items()
-            if now >= reader.since + PATIENCE and not reader.refused
-        ]
+        late = self._slow(now - PATIENCE)
         many = Counter(reader.connection for _, reader in late)
-        for _ in range(min(self._count, len(late))):
+        rejected = min(self._count, len(late))
+        for _ in range(rejected):
             ((heaviest, _),) = many.most_common(1)
             many[heaviest] -= 1
-            _give_up(late, heaviest)
+            _give_up(late, heaviest, PATIENCE)
+        self._share(now, rejected)
         self._timer = loop.call_later(PATIENCE / 10, self._reject_slow, loop)
+
+    def _share(self, now: float, rejected: int) -> None:
+        """Reject calls of connections with several readers, one for each waiting connection that has none."""
+        waiting = sum(connection not in self._held for connection in self._queues) - rejected
+        slow = self._slow(now - LESS)
+        held = Counter(reader.connection for reader in self._reading.values() if not reader.refused)
+        some = Counter(reader.connection for _, reader in slow)
+        for _ in range(waiting):
+            heaviest = max(some, key=lambda name: held[name], default=None)
+            if heaviest is None or held[heaviest] < 2:
+                return
+            _give_up(slow, heaviest, LESS)
+            held[heaviest] -= 1
+            some[heaviest] -= 1
+            if not some[heaviest]:
+                del some[heaviest]
+
+    def _slow(self, since: float) -> list[tuple[asyncio.Task[object], _Reader]]:
+        """The calls that have been reading since then or for longer, except for rejected ones."""
+        return [
+            (task, reader) for task, reader in self._reading.items() if reader.since <= since and not reader.refused
+        ]
 
 
 class _Reader:
-    """Call that has been reading its message since `since`."""
+    """Call that has been reading its message since `since`. `refused`: seconds that it had when it was rejected; 0 if
+    it was not."""
 
     __slots__ = ("connection", "refused", "since")
 
     def __init__(self, connection: str, since: float) -> None:
-        self.connection, self.since, self.refused = connection, since, False
+        self.connection, self.since, self.refused = connection, since, 0.0
 
 
-def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str) -> None:
-    """Reject the slowest reader of that connection."""
+def _give_up(late: list[tuple[asyncio.Task[object], _Reader]], connection: str, seconds: float) -> None:
+    """Reject the slowest reader of that connection, which had these seconds."""
     task, reader = next(
         (task, candidate) for task, candidate in late if candidate.connection == connection and not candidate.refused
     )
-    reader.refused = True
+    reader.refused = seconds
     task.cancel()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 from kanserve.config.settings import Settings
-from kanserve.transport.grpc_aio import Readers, options
+from kanserve.transport.grpc_aio import PATIENCE, Readers, options
 
 
 def test_calls_that_leave_while_they_wait_take_no_turn_with_them() -> None:
@@ -19,6 +20,44 @@ def test_calls_that_leave_while_they_wait_take_no_turn_with_them() -> None:
         await asyncio.wait(calls)
         release.set()
         assert await asyncio.wait_for(readers.read("another", release.wait), 5)
+
+    asyncio.run(run())
+
+
+def test_a_connection_without_a_reader_waits_for_none_of_many_slow_ones() -> None:
+    """Two connections send many messages that never arrive, and one of them has more readers than the other."""
+
+    async def run() -> None:
+        readers, never = Readers(5, 100), asyncio.Event()
+        slow = [asyncio.create_task(readers.read(f"slow {n % 2}", never.wait)) for n in range(20)]
+        await asyncio.sleep(0)
+        for _ in range(3):
+            begin = time.monotonic()
+            assert await readers.read("quick", lambda: asyncio.sleep(0, "message")) == "message"
+            assert time.monotonic() - begin < PATIENCE
+        ended = [call.exception() for call in slow if call.done()]
+        assert len(ended) >= 3, "one for each call of the other connection"
+        assert "within 0.1 s while other calls waited" in str(ended[0])
+        for call in slow:
+            call.cancel()
+        await asyncio.wait(slow)
+
+    asyncio.run(run())
+
+
+def test_the_only_reader_of_a_connection_has_the_whole_time() -> None:
+    async def run() -> None:
+        readers, never = Readers(2, 100), asyncio.Event()
+        slow = [asyncio.create_task(readers.read(f"slow {n}", never.wait)) for n in range(2)]
+        await asyncio.sleep(0)
+        begin = time.monotonic()
+        await readers.read("quick", lambda: asyncio.sleep(0))
+        assert time.monotonic() - begin >= PATIENCE
+        (ended,) = (call for call in slow if call.done())
+        assert "within 0.5 s while other calls waited" in str(ended.exception())
+        for call in slow:
+            call.cancel()
+        await asyncio.wait(slow)
 
     asyncio.run(run())
 
