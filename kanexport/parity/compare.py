@@ -3,8 +3,8 @@
 Errors are relative to the largest output of their own row. A reading of a file fits only if each row's error is at most
 `EXPLAINED` times the rounding error of that row (`verify/tolerances.py`), in the precision that the model computed in.
 If the user gives a larger tolerance, the reading may be off by that much too. The meaning of a graph is known by then,
-so the graph may be off by the tolerance and by what rounding excuses (`verify/tolerances.py`). If this allowance is so
-large that an output says nothing, the comparison leaves the row out, counts it and reports it.
+so the graph may be off by the tolerance and by what rounding excuses (`verify/tolerances.py`). If rounding excuses so
+much that an output says nothing, the comparison leaves the row out, counts it and reports it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Evaluate = Callable[[Array, Jitter | None], Trace]
 ALLOWED = {"float32": 5e-5, "float64": 1e-8}
 EXPLAINED = 3.0  # factor on what rounding changes: a reading that is off by more is a different one
 HOPELESS = 16.0  # times what one draw of rounding excuses: no other draw excuses that
-LOOSE = 1e-2  # an allowance beyond it would excuse anything
+LOOSE = 1e-2  # an allowance for rounding beyond it would excuse anything, and one for a reading too
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,9 @@ def allowed(recorded: RecordedOutputs, dtype: str, tolerance: float) -> float:
 
 def relaxation(recorded: RecordedOutputs, tolerance: float) -> float:
     """The allowed error of an interpretation in addition to the effect of rounding, relative. It is 0, unless the
-    model computed in float64 or the user gave a larger `tolerance` than the default."""
+    model computed in float64 or the user gave a larger `tolerance` than the default, and `LOOSE` at most."""
     relaxed = recorded.dtype == "float64" or tolerance > OUTPUT_TOLERANCE
-    return allowed(recorded, recorded.dtype, tolerance) if relaxed else 0.0
+    return min(allowed(recorded, recorded.dtype, tolerance), LOOSE) if relaxed else 0.0
 
 
 def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: str, tolerance: float) -> Match:
@@ -117,7 +117,7 @@ def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: 
             evaluate, some, max(map(precision.rounding, (dtype, recorded.dtype))), tolerance
         )
         keep = exact.peak < OVERFLOW
-    return _Rows(recorded, flat, y, error, absolute, bound, keep & (bound <= LOOSE)).match(tolerance)
+    return _Rows(recorded, flat, y, error, absolute, bound, keep & (bound - tolerance <= LOOSE)).match(tolerance)
 
 
 def _same_shape(recorded: RecordedOutputs, outputs: Array) -> tuple[Array, Array]:

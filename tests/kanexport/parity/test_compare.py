@@ -98,6 +98,16 @@ def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
     assert result.worst == (0,)
 
 
+def test_a_large_tolerance_of_the_user_leaves_out_no_row(tmp_path: Path) -> None:
+    y = np.array([[1.0], [2.0], [4.0]])
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
+    recorded = data.load([tmp_path / "a.npz"])
+    result = compare.match(recorded, y * 1.02, _exact(y), "float32", 5e-2)
+    assert (result.rows, result.left_out, result.fits) == (3, 0, True)
+    assert not compare.match(recorded, y * 1.06, _exact(y), "float32", 5e-2).fits
+    assert compare.relaxation(recorded, 0.01) == compare.LOOSE, "an interpretation has no more than this"
+
+
 def _exact(y: Array) -> Any:
     from kanexport.verify.float64_reference import Trace
 

@@ -21,7 +21,7 @@ from kanexport.bundle import baseline
 from kanexport.cli import export_command
 from kanexport.contract import manifest as contract
 from kanexport.contract.sections import EXACT, FLOAT32, FP16_WEIGHTS, INT8, INT8_WEIGHTS
-from kanexport.errors import OptionError, VerificationFailed
+from kanexport.errors import OptionError, OutputsDiffer, VerificationFailed
 from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.lowering import lower
@@ -170,6 +170,28 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
     assert result.manifest.approximation.changed == 0
     assert result.manifest.approximation.rows_from == "x.npy"
     assert result.manifest.approximation.rows_sha256
+
+
+@pytest.mark.parametrize(("method", "off"), [("int8", 1e-1), ("fp16-weights", 1e-2)])
+def test_recorded_outputs_are_compared_with_the_quantized_graph(tmp_path: Path, method: str, off: float) -> None:
+    recorded = case(DIGITS).path.parent / "reference.npz"
+    result = exported(
+        tmp_path, DIGITS, quantization=QuantizationOptions(method), expected_outputs=(recorded,)
+    ).manifest.verification
+    assert result.basis == contract.EXPECTED_OUTPUTS
+    (check,) = result.expected_outputs
+    assert check.rows == 24
+    assert 0 < check.max_rel < off
+    values = np.load(recorded)
+    np.savez(tmp_path / "other.npz", x=values["x"], y=values["y"] * np.float32(1.001))
+    with pytest.raises(OutputsDiffer, match="the nearest is"):
+        exported(
+            tmp_path,
+            DIGITS,
+            quantization=QuantizationOptions(method),
+            expected_outputs=(tmp_path / "other.npz",),
+            called="other",
+        )
 
 
 def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
