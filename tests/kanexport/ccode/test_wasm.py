@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from kanexport.ccode import compiled, wasm
 from kanexport.contract import wasm_module
 from kanexport.contract.wasm_module import ModuleFacts
 from kanexport.errors import OptionError
+from kanexport.pipeline import Request, export
 from tests.support import c_code
 
 NODE = """
@@ -48,6 +50,22 @@ def facts(name: str) -> ModuleFacts:
     )
 
 
+def needs() -> None:
+    c_code.needs("node", "cc")
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("not installed: ziglang (the extra wasm)")
+
+
+def computed(module: Path, x: np.ndarray, outputs: int) -> np.ndarray:
+    """[B, outputs * (1 + inputs)]: outputs and contributions of a module for rows x [B, inputs], by Node.js."""
+    command = ["node", "-e", NODE.replace("OUTPUTS", str(outputs)), str(module), json.dumps(x.tolist())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["imports"] == 0
+    return np.array(document["result"])
+
+
 @pytest.mark.parametrize(
     ("name", "storage", "largest"),
     [
@@ -57,9 +75,7 @@ def facts(name: str) -> ModuleFacts:
     ],
 )
 def test_a_module_computes_what_the_c_code_does(name: str, storage: str, largest: int, tmp_path: Path) -> None:
-    c_code.needs("node", "cc")
-    if importlib.util.find_spec("ziglang") is None:
-        pytest.skip("not installed: ziglang (the extra wasm)")
+    needs()
     code, own = c_code.code(name, storage, 5e-4).code, facts(name)
     module = wasm.module(code, own)
     assert len(module) <= largest
@@ -68,16 +84,34 @@ def test_a_module_computes_what_the_c_code_does(name: str, storage: str, largest
     x = c_code.case(name).reference()["x"][:20].astype(np.float32)
     with compiled.program(code, own.inputs, own.outputs, ["cc"]) as program:
         y, contributions = program.run(x)
-    script = NODE.replace("OUTPUTS", str(own.outputs))
-    command = ["node", "-e", script, str(tmp_path / "net.wasm"), json.dumps(x.tolist())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert document["imports"] == 0
-    result = np.array(document["result"])
+    result = computed(tmp_path / "net.wasm", x, own.outputs)
     np.testing.assert_allclose(result[:, : own.outputs], y, rtol=0, atol=2e-6 * np.abs(y).max())
     shares = contributions.reshape(len(x), -1)
     np.testing.assert_allclose(result[:, own.outputs :], shares, rtol=0, atol=1e-4 * np.abs(shares).max())
+
+
+def test_a_module_has_the_units_of_the_scalers(tmp_path: Path) -> None:
+    needs()
+    inputs, outputs = {"mean": [50, 20], "scale": [25, 10]}, {"min": [0], "max": [2500]}
+    for side, scaler in (("inputs", inputs), ("outputs", outputs)):
+        (tmp_path / f"{side}.json").write_text(json.dumps(scaler))
+    request = Request(
+        path=c_code.case("pykan-hello-adapted").path,
+        repository=tmp_path / "models",
+        name="net",
+        code=tmp_path,
+        wasm=True,
+        input_scaler=tmp_path / "inputs.json",
+        output_scaler=tmp_path / "outputs.json",
+    )
+    folder = export(request).directory
+    own = wasm_module.facts((tmp_path / "net.wasm").read_bytes())
+    np.testing.assert_allclose(own.reference, inputs["mean"], rtol=0.01)  # the middle of the grid, about 0 when scaled
+    x = np.random.default_rng(0).normal(inputs["mean"], inputs["scale"], size=(20, 2)).astype(np.float32)
+    y = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"]).run(["y"], {"x": x})[0]
+    result = computed(tmp_path / "net.wasm", x, 1)
+    np.testing.assert_allclose(result[:, :1], y, rtol=0, atol=1e-5 * np.abs(y).max())
+    np.testing.assert_allclose(result[:, 1:].sum(axis=1) + own.base[0], y[:, 0], rtol=0, atol=1e-4 * np.abs(y).max())
 
 
 def test_without_the_compiler_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
