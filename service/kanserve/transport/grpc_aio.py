@@ -362,7 +362,9 @@ class Readers:
 
     def _reject_slow(self, loop: asyncio.AbstractEventLoop) -> None:
         """Reject calls that read for too long, at most one for each waiting call."""
-        self._timer, now = None, loop.time()
+        assert self._timer is not None
+        now, due = loop.time(), self._timer.when()
+        self._timer = None
         if not self._count:
             return
         late = self._slow(now - PATIENCE)
@@ -372,7 +374,8 @@ class Readers:
             ((heaviest, _),) = many.most_common(1)
             many[heaviest] -= 1
             _give_up(late, heaviest, PATIENCE)
-        self._share(now, rejected)
+        if now < due + PATIENCE / 10:  # a busy event loop has not read messages that arrived, and `LESS` is short
+            self._share(now, rejected)
         self._timer = loop.call_later(PATIENCE / 10, self._reject_slow, loop)
 
     def _share(self, now: float, rejected: int) -> None:
