@@ -248,6 +248,9 @@ def test_rows_outside_of_the_box_are_not_checked(watched: Server) -> None:
 
 def test_every_output_of_small_requests_is_checked_again_after_a_pause(watched: Server) -> None:
     time.sleep(certificate.QUIET)
+    for _ in range(50):  # the fast path takes the next one
+        watched.infer(INSIDE[:1] + 1, "false")
+    time.sleep(0.1)
     before = violations(watched, "false")
     watched.infer(INSIDE[:1], "false")
     wait_until(lambda: violations(watched, "false") == before + 1)
@@ -265,3 +268,18 @@ def test_policies_that_check_the_box(watched: Server) -> None:
     assert "row 1: 'x1' is 0.50001 for model 'reject', outside its range -0.5 to 0.5" in caught.value.details()
     assert "rows outside: 2 of 3" in caught.value.details()
     np.testing.assert_allclose(watched.infer(INSIDE, REJECT), toy_model.outputs(INSIDE), rtol=1e-5)
+
+
+def test_a_watched_version_is_freed(tmp_path: Path) -> None:
+    """Also during the pause after a violation."""
+    by_hand(tmp_path / "m", "toy", BOX)
+    with serving(tmp_path / "m", model_control="explicit", load_model="toy") as server:
+        server.infer(INSIDE)
+        wait_until(lambda: violations(server, "toy") == 2)
+        message = pb.RepositoryModelUnloadRequest(model_name="toy").SerializeToString()
+        server.call(f"{INFERENCE}RepositoryModelUnload", message)
+        wait_until(lambda: "model_unloaded" in {line["event"] for line in server.lines()})
+        time.sleep(1.5 * certificate.QUIET)
+        events = {line["event"] for line in server.lines()}
+        assert events.isdisjoint({"model_unload_delayed", "unhandled_exception"})
+        assert violations(server, "toy") is None
