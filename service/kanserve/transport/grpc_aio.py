@@ -283,10 +283,10 @@ class Readers:
         try:
             return await message()
         except asyncio.CancelledError:
-            if reader.refused and task.uncancel() == 0:
+            if (seconds := reader.refused) and task.uncancel() == 0:
                 raise CallFailed(
                     Code.RESOURCE_EXHAUSTED,
-                    f"the message did not arrive completely within {reader.refused:g} s while other calls waited",
+                    f"the message did not arrive completely within {seconds:g} s while other calls waited",
                     (PUSHBACK,),
                     code="request-too-slow",
                     hint="send the request again later",
