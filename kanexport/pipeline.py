@@ -17,7 +17,16 @@ from kanexport.bundle.publish import Result, Target, VerificationBasis, Verified
 from kanexport.ccode import generate
 from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import manifest, safe_files
-from kanexport.contract.manifest import MANY_FILE, NETWORK_FILE, READING, LayerInfo, Manifest, Source, SourceFile
+from kanexport.contract.manifest import (
+    EDITED,
+    MANY_FILE,
+    NETWORK_FILE,
+    READING,
+    LayerInfo,
+    Manifest,
+    Source,
+    SourceFile,
+)
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import CLAMP, EXACT, Approximation
 from kanexport.detection import architecture_file, detect
@@ -89,7 +98,7 @@ def export_network(
     model = VerifiedModel(
         lowered=graphs.lowered,
         proof=graphs.proof,
-        claim=VerificationBasis(READING)
+        claim=VerificationBasis(EDITED if target.edit else READING)
         if recorded is None
         else compare.network(recorded, kan, graphs.plain, graphs.requirements),
         layers=graphs.layers,
@@ -158,7 +167,11 @@ class Reopened:
     @property
     def served(self) -> Kan:
         """The network with clamped inputs and scalers, as the graphs compute it."""
-        return _served(self.kan, self.request, self.target)
+        return self.served_like(self.kan)
+
+    def served_like(self, kan: Kan) -> Kan:
+        """Another network, such as the edited one, with the same clamped inputs and scalers."""
+        return _served(kan, self.request, self.target)
 
 
 def reopen(folder: Path) -> Reopened:

@@ -32,6 +32,7 @@ from kanexport.contract.sections import (
     FLAG,
     NO_BASELINE,
     NO_CERTIFICATE,
+    NO_EDIT,
     NO_EXPLANATIONS,
     OUT_OF_RANGE_POLICIES,
     REJECT,
@@ -39,6 +40,7 @@ from kanexport.contract.sections import (
     Approximation,
     Baseline,
     CertificateInfo,
+    Edit,
     Scalers,
 )
 from kanexport.errors import REPORT, OptionError, RepositoryError
@@ -68,6 +70,7 @@ class Target:
     intervals: IntervalOptions = calibration.NO_OPTIONS
     scalers: Scalers = UNSCALED  # which the graphs apply
     range_of_certificate: bool = False  # FLAG and REJECT check the certified box
+    edit: Edit = NO_EDIT  # how the network was made from that of another version
 
     def __post_init__(self) -> None:
         """The header of the baseline rows names the features, unless the user does."""
@@ -187,7 +190,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     )
     files, measured = _files(model), _baseline(target, model)
     range_notes = check(target.training_policy, model.layers, model.signature.inputs(), measured)
-    explained = model.lowered.explained
+    root, explained = target.repository, model.lowered.explained
     document = Manifest(
         format=manifest.FORMAT,
         name=target.name,
@@ -224,9 +227,9 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         intervals=intervals,
         certificate=model.certificate,
         scalers=target.scalers,
+        edit=target.edit,
     )
     bare, document = _with_numbers_file(document, files)
-    root = target.repository
     return Result(Path() if root is None else repository.pack(root, bare, files, force=target.force), document)
 
 

@@ -47,6 +47,12 @@ COMMANDS = {
         EXPORT,
         "export",
     ),
+    "edit": Command(
+        "kanexport.cli.edit_command",
+        "edit single edges of an exported model, as a new version",
+        EXPORT,
+        "export",
+    ),
     "copy": Command("kanserve.cli.copy", "copy a model version under another version number", EXPORT, "serve"),
     "serve": Command("kanserve.cli.serve", "serve a model repository over gRPC and REST", SERVE, "serve"),
     "view": Command("kanserve.cli.view", "open the web UI for a local repository or checkpoint", SERVE, "serve"),

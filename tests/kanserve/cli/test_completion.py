@@ -47,7 +47,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 CASES: list[tuple[tuple[str, ...], list[str]]] = [
     (("kanserve", "in"), ["infer"]),
-    (("kanserve", "e"), ["export", "explain", "edges"]),
+    (("kanserve", "e"), ["export", "edit", "explain", "edges"]),
     (("kanserve", "--v"), ["--version"]),
     (("kanserve", "infer", "--o"), ["--output"]),
     (("kanserve", "export", "net.pt", "--dtype", "float"), ["float32", "float64"]),

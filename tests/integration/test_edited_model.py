@@ -1,0 +1,121 @@
+"""An edited model on a live server under load: edit, shadow, promote and roll back without a lost call."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanexport.pipeline import Request, export
+from kanserve import Client
+from kanserve.client import control
+from tests.support.command_line import document, kanserve
+from tests.support.golden_cases import OWN
+from tests.support.server_process import serving, wait_until
+
+X = np.random.default_rng(0).uniform(-0.9, 0.9, (16, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    repository = tmp_path_factory.mktemp("edited") / "models"
+    export(Request(path=OWN / "pykan-hello-adapted" / "model", repository=repository, name="hello"))
+    return repository
+
+
+class Load:
+    """Calls without a version from several threads, until the end. Counts the versions that responded, and failures."""
+
+    def __init__(self, address: str) -> None:
+        self._address, self._ended = address, threading.Event()
+        self.versions: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.threads = [threading.Thread(target=self._run) for _ in range(3)]
+
+    def __enter__(self) -> Load:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _run(self) -> None:
+        with Client(self._address, retries=0) as client:
+            while not self._ended.is_set():
+                try:
+                    result = client.infer("hello", X)
+                except Exception as error:
+                    self.failures.append(str(error))
+                else:
+                    self.versions[result.version] += 1
+
+    def wait(self, version: str, calls: int = 20) -> None:
+        """Until so many more calls had a response of the version."""
+        seen = self.versions[version]
+        wait_until(lambda: self.versions[version] >= seen + calls)
+
+
+@pytest.fixture
+def load(models: Path) -> Iterator[tuple[Load, Client, str]]:
+    with (
+        serving(models, repository_poll_seconds=0.1) as server,
+        Client(server.address) as client,
+        Load(server.address) as running,
+    ):
+        yield running, client, server.address
+    for folder in (models / "hello").glob("[2-9]"):
+        shutil.rmtree(folder)
+
+
+def states(client: Client) -> dict[str, str]:
+    return {entry.version: entry.state for entry in client.index()}
+
+
+def test_edit_shadow_promote_roll_back(models: Path, load: tuple[Load, Client, str]) -> None:
+    running, client, address = load
+    running.wait("1")
+    words = ("edit", models / "hello", "--edge", "0:0:0", "--to", "1.2*sin(x)", "--author", "ada", "--json")
+    made = document(kanserve(*words))
+    wait_until(lambda: states(client).get("2") == "READY")
+    running.wait("1")
+    assert set(running.versions) == {"1"}, "the edit does not serve by default"
+    shown = kanserve("models", "hello", "--model-version", "2", "--url", address).stdout
+    assert "hello version 2: edit of version 1 by ada: edge 0:0:0 to 1.2*sin(x)" in shown
+
+    control.shadow(client, "hello", "2")
+    wait_until(lambda: control.shadow(client, "hello").rows >= 160)
+    shadowed = control.shadow(client, "hello", stop=True)
+    assert shadowed.rows_out_of_tolerance > 0
+    assert 0 < shadowed.largest_difference <= 1.5 * made["difference"]["outputs"][0]["largest"]
+    assert set(running.versions) == {"1"}
+
+    control.promote(client, "hello", "2")
+    running.wait("2")
+    expected = client.infer("hello", X, version="2").outputs["y"]
+    np.testing.assert_array_equal(client.infer("hello", X).outputs["y"], expected)
+    control.rollback(client, "hello")
+    seen = running.versions["2"]
+    running.wait("1")
+    assert running.versions["2"] <= seen + 3, "calls that were on their way"
+    assert running.failures == []
+
+
+def test_a_bad_edit_changes_nothing_on_the_server(models: Path, load: tuple[Load, Client, str]) -> None:
+    running, client, _ = load
+    running.wait("1")
+    for operation in (("--to", "1/x"), ("--shift", "nan"), ("--clamp", "2:1")):
+        done = kanserve("edit", models / "hello", "--edge", "0:0:0", *operation, "--json")
+        assert done.returncode == 2, done.stderr
+        assert json.loads(done.stdout)["error"]["hint"]
+    running.wait("1")
+    assert states(client) == {"1": "READY"}
+    assert running.failures == []

@@ -1,0 +1,192 @@
+"""Edited versions: settings and names of the parent, verified graphs, the manifest, and what is dropped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanexport import pipeline
+from kanexport.bundle import baseline, calibration
+from kanexport.bundle.calibration import IntervalOptions
+from kanexport.contract import manifest as contract
+from kanexport.contract.naming import Names
+from kanexport.contract.sections import CLAMP, INT8
+from kanexport.edit import operations
+from kanexport.errors import ExportError
+from kanexport.pipeline import Request, export
+from kanexport.quantization.options import QuantizationOptions
+from kanexport.republish import EditResult, edit_version
+from kanexport.verify import float64_reference, graph_runner
+
+Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+TO = operations.parse("0:0:0", "to", "1.2*sin(x)")
+
+
+@pytest.fixture
+def hello(golden: Golden, tmp_path: Path) -> Callable[..., Path]:
+    """Exports a golden checkpoint, and returns the folder of its version."""
+
+    def make(name: str = "pykan-hello-adapted", **fields: Any) -> Path:
+        path, options = golden(name)
+        return export(
+            Request(path=path, repository=tmp_path / "models", name="hello", options=options, **fields)
+        ).directory
+
+    return make
+
+
+def outputs(folder: Path, x: np.ndarray) -> np.ndarray:
+    session = graph_runner.session((folder / "model.onnx").read_bytes(), None)
+    return graph_runner.run(session, {"x": x.astype(np.float32)})["y"]
+
+
+def test_the_version_is_verified_against_the_edited_network(hello: Callable[..., Path]) -> None:
+    folder = hello()
+    done = edit_version(folder, [TO, operations.parse("1:3:0", "clamp", "0:0.9")], author="ada")
+    manifest = contract.load(done.result.directory)
+    assert done.result.directory == folder.parent / "2"
+    assert manifest == done.result.manifest
+    assert manifest.verification_basis == contract.EDITED
+    assert manifest.source == contract.load(folder).source
+    edit = manifest.edit
+    assert (edit.parent_version, edit.author, edit.released) == (1, "ada", False)
+    assert edit.parent_sha256 == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert [edge.text for edge in edit.edges] == ["edge 0:0:0 to 1.2*sin(x)", "edge 1:3:0 clamp 0:0.9"]
+    assert [edge.form for edge in edit.edges] == ["exact", "fitted"]
+    assert edit.rows_from == "sampled from the training grid"
+    assert edit.largest == tuple(output.largest for output in done.difference.outputs)
+    assert "edge 0:0:0 was edited: to 1.2*sin(x)" in manifest.notes
+    x = np.random.default_rng(0).uniform(-0.9, 0.9, (50, 2))
+    change = np.abs(outputs(folder, x) - outputs(done.result.directory, x)).max()
+    assert 0.01 < change <= edit.largest[0] * 1.05
+    reopened = pipeline.reopen(done.result.directory)
+    edge = reopened.kan.layers[0].symbolic[0]
+    assert (edge.function.name, edge.c) == ("sin", 1.2)
+
+
+def test_an_edit_of_an_edit_with_a_function_of_the_user(hello: Callable[..., Path]) -> None:
+    folder = hello()
+    first = edit_version(folder, [operations.parse("0:0:0", "to", "x*sin(x)")], budget=0).result
+    second = edit_version(first.directory, [operations.parse("0:0:0", "raise", 1)], budget=0).result
+    assert second.manifest.version == 3
+    assert second.manifest.edit.parent_version == 2
+    x = np.array([[0.3, 0.2]])
+    ((_, value, _),) = _edges(second.directory, x)
+    assert value[0, 0, 0] == pytest.approx(0.3 * np.sin(0.3) + 1)
+
+
+def _edges(folder: Path, x: np.ndarray) -> Any:
+    return float64_reference.edges(pipeline.reopen(folder).kan.layers[0], x)
+
+
+def test_the_settings_of_the_parent_stay(hello: Callable[..., Path]) -> None:
+    names = Names(features=("age", "height"), classes=("risk",))
+    folder = hello(dtype="float64", max_batch_size=77, names=names, out_of_range=CLAMP, explain=True, tolerance=1e-4)
+    before, after = contract.load(folder), edit_version(folder, [TO]).result.manifest
+    for field in ("inputs", "outputs", "max_batch_size", "names", "out_of_range", "opset", "edge_class"):
+        assert getattr(after, field) == getattr(before, field), field
+    assert after.verification.outputs_tolerance == before.verification.outputs_tolerance
+    assert after.explanations.file == before.explanations.file == "explain.onnx"
+    assert [step.kind for step in after.layers[0].pre_steps] == ["clip"]
+
+
+def test_a_version_of_float64_has_no_certificate(hello: Callable[..., Path]) -> None:
+    report = edit_version(hello(dtype="float64"), [TO], dry_run=True).difference
+    assert report.certificates is None
+    assert report.certificates_note == "certificates are for float32 graphs, the version has float64"
+
+
+def test_certificates_show_what_changes(hello: Callable[..., Path]) -> None:
+    done = edit_version(hello("pykan-hello-pruned"), [operations.parse("0:0:0", "to", "x")], dry_run=True)
+    changed = done.difference.certificates
+    assert changed is not None
+    (output,) = changed["outputs"]
+    assert output["name"] == "y0"
+    assert output["before"] != output["after"]
+    assert all(entry["before"] != entry["after"] for entry in changed["directions"])
+
+
+def test_rows_of_the_user_are_compared_and_become_the_baseline(hello: Callable[..., Path], tmp_path: Path) -> None:
+    folder = hello(names=Names(features=("a", "b")))
+    (tmp_path / "rows.csv").write_text("b,a\n" + "\n".join(f"{i / 100},{-i / 50}" for i in range(40)))
+    done = edit_version(folder, [TO], rows=baseline.load(tmp_path / "rows.csv"), budget=0)
+    assert (done.difference.rows, done.difference.rows_from) == (40, "rows.csv")
+    assert done.difference.worst_row is not None
+    a, b = done.difference.worst_row.inputs
+    assert a == -2 * b < 0
+    assert done.result.manifest.baseline.rows == 40
+    again = edit_version(done.result.directory, [operations.parse("0:1:0", "zero", True)], budget=0)
+    assert again.difference.rows_from == "sampled from the input histograms of the baseline"
+    assert not again.result.manifest.baseline.rows
+    assert any("the baseline of version 2 is dropped" in note for note in again.result.manifest.notes)
+
+
+def test_intervals_of_the_parent_are_dropped(hello: Callable[..., Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (200, 2))
+    np.savez(tmp_path / "rows.npz", x=x, y=rng.normal(size=(200, 1)))
+    rows = calibration.load(tmp_path / "rows.npz")
+    folder = hello(intervals=IntervalOptions(rows=rows, coverage=0.9))
+    assert contract.load(folder).intervals.method
+    manifest = edit_version(folder, [TO], budget=0).result.manifest
+    assert not manifest.intervals.method
+    assert any("the prediction intervals of version 1 are dropped" in note for note in manifest.notes)
+
+
+def test_a_dry_run_writes_nothing(hello: Callable[..., Path]) -> None:
+    folder = hello()
+    before = sorted(folder.parent.rglob("*"))
+    done = edit_version(folder, [TO], dry_run=True)
+    assert done.result.manifest.version == 2
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_another_repository_and_the_next_free_version(hello: Callable[..., Path], tmp_path: Path) -> None:
+    folder = hello()
+    (folder.parent / "7").mkdir()
+    assert edit_version(folder, [TO], budget=0).result.directory == folder.parent / "8"
+    other = edit_version(folder, [TO], repository=tmp_path / "other", budget=0).result
+    assert other.directory == tmp_path / "other" / "hello" / "2"
+    chosen = edit_version(folder, [TO], version=3, budget=0).result
+    assert chosen.directory == folder.parent / "3"
+
+
+def refused(folder: Path, code: str, **fields: Any) -> EditResult | None:
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(ExportError) as caught:
+        edit_version(folder, fields.pop("edits", [TO]), **fields)
+    assert caught.value.code == code
+    assert caught.value.hint
+    assert sorted(folder.parent.rglob("*")) == before
+    return None
+
+
+def test_what_cannot_be_edited_changes_nothing(hello: Callable[..., Path], tmp_path: Path) -> None:
+    folder = hello()
+    refused(folder, "edits-missing", edits=[])
+    refused(folder, "edge-unknown", edits=[operations.parse("0:9:0", "zero", True)])
+    refused(folder, "expression-undefined", edits=[operations.parse("0:0:0", "to", "1/x")])
+    refused(folder, "version-exists", version=1)
+    refused(folder, "author-invalid", author="a\nb")
+    refused(folder.parent, "version-unreadable")
+    (tmp_path / "three.csv").write_text("1,2,3\n4,5,6\n")
+    refused(folder, "rows-wrong-shape", rows=baseline.load(tmp_path / "three.csv"))
+    (folder / contract.NETWORK_FILE).write_bytes(b"x" * (folder / contract.NETWORK_FILE).stat().st_size)
+    refused(folder, "file-hash-differs")
+
+
+def test_a_quantized_version_cannot_be_edited(hello: Callable[..., Path]) -> None:
+    folder = hello("efficient-kan-digits", quantization=QuantizationOptions(quantize=INT8))
+    refused(folder, "edit-of-quantized-version", edits=[operations.parse("0:20:0", "zero", True)], budget=0)
+
+
+def test_the_report_of_a_wide_network_is_fast(hello: Callable[..., Path]) -> None:
+    """64 inputs, 10 outputs: the target is 5 s without the certificates."""
+    done = edit_version(hello("efficient-kan-digits"), [operations.parse("0:20:3", "clamp", "-0.1:0.1")], budget=0)
+    assert done.difference.changed >= 0
+    assert done.difference.seconds < 5
