@@ -4,7 +4,7 @@
 
 The new version has the settings of its parent and a section `edit` in its manifest. A server never serves it by
 default. Prediction intervals and the baseline of the parent are not valid for another network, so that they are
-dropped, with a note.
+dropped, with a note. A certificate is computed again, for the same box and with the same budget.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport import pipeline
-from kanexport.bundle import baseline, calibration
+from kanexport.bundle import baseline, calibration, certification
 from kanexport.bundle.baseline import Rows
+from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.description import Signature
 from kanexport.bundle.publish import Result
 from kanexport.certify import certificate
 from kanexport.certify.certificate import Certificate
 from kanexport.contract import safe_files
-from kanexport.contract.manifest import FILE_NAME, SIZE_LIMIT
+from kanexport.contract.manifest import FILE_NAME, SIZE_LIMIT, Manifest
 from kanexport.contract.naming import LONGEST
-from kanexport.contract.sections import Edit, EditedEdge
+from kanexport.contract.sections import GRID_BOX, Edit, EditedEdge
 from kanexport.edit import apply as edits
 from kanexport.edit import difference
 from kanexport.edit.apply import Change
@@ -221,6 +222,7 @@ def publish_version(
     home = repository or opened.target.repository
     assert home is not None
     number = next_version(home, opened.manifest.name, opened.manifest.version) if version is None else version
+    certify = _certification(opened.manifest)
     target = dataclasses.replace(
         opened.target,
         repository=home,
@@ -228,15 +230,31 @@ def publish_version(
         baseline=rows,
         intervals=calibration.NO_OPTIONS,
         edit=edit,
+        range_of_certificate=certify.range_check,
     )
-    request = dataclasses.replace(opened.request, repository=home, version=number)
+    request = dataclasses.replace(opened.request, repository=home, version=number, certification=certify)
     target.check()
     request.check_kernel()
     if dry_run:
         target, request = dataclasses.replace(target, repository=None), dataclasses.replace(request, repository=None)
-    return pipeline.export_network(
-        kan, request, target, opened.manifest.source, notes + _dropped(opened, rows), advance=advance
-    )
+    notes += _dropped(opened, rows)
+    try:
+        return pipeline.export_network(kan, request, target, opened.manifest.source, notes, advance=advance)
+    except InvalidKan as error:
+        if not error.code.startswith("certificate-") or certify.range_check:
+            raise
+        request = dataclasses.replace(request, certification=certification.NO_OPTIONS)
+        notes += (f"the edited network has no certificate: {error.message}",)
+    return pipeline.export_network(kan, request, target, opened.manifest.source, notes, advance=advance)
+
+
+def _certification(parent: Manifest) -> CertifyOptions:
+    """The certificate of the parent, for another network: the same box, budget and range check."""
+    own = parent.certificate
+    if not own:
+        return certification.NO_OPTIONS
+    ends = None if own.box == GRID_BOX else Rows(np.array([own.low, own.high]), (), own.box, own.sha256)
+    return CertifyOptions(budget=own.budget, rows=ends, range_check=own.range_check)
 
 
 def next_version(repository: Path, name: str, parent: int) -> int:

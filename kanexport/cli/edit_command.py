@@ -15,8 +15,8 @@ from typing import Any
 
 from kanexport import republish
 from kanexport.bundle import baseline
+from kanexport.bundle.certification import seconds
 from kanexport.bundle.publish import Result
-from kanexport.cli.certify_command import seconds
 from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
 from kanexport.contract.cli.tables import Table
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     requested = _requested(args)
     folder = version_folder(args.path, args.version)
     rows = None if args.rows is None else baseline.load(args.rows, republish.ROWS)
-    budget = 0.0 if re.fullmatch(r"0+(s|m|h)?", args.budget.strip()) else seconds(args.budget)
+    budget = 0.0 if re.fullmatch(r"0+(s|m|h)?", args.budget.strip()) else seconds(args.budget, "--budget")
     with tables.bar("exporting") as advance:
         done = republish.edit_version(
             folder,
@@ -172,7 +172,7 @@ def version_folder(path: Path, version: int | None) -> Path:
                 f"--version is {version}, but {path} is a version", code="arguments-conflict", hint="remove --version"
             )
         return path
-    known = sorted(int(file.parent.name) for file in path.glob(f"*/{FILE_NAME}") if file.parent.name.isdecimal())
+    known = _versions(path)
     if version in known or (known and version is None):
         return path / str(version or known[-1])
     raise CheckpointError(
@@ -182,6 +182,10 @@ def version_folder(path: Path, version: int | None) -> Path:
         code="version-unknown",
         hint="pass the folder of an exported model, such as models/hello",
     )
+
+
+def _versions(path: Path) -> list[int]:
+    return sorted(int(file.parent.name) for file in path.glob(f"*/{FILE_NAME}") if file.parent.name.isdecimal())
 
 
 def document(done: EditResult, *, dry_run: bool = False) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import pytest
 from kanexport import pipeline
 from kanexport.bundle import baseline, calibration
 from kanexport.bundle.calibration import IntervalOptions
+from kanexport.bundle.certification import CertifyOptions
 from kanexport.contract import manifest as contract
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import CLAMP, INT8
+from kanexport.contract.sections import CLAMP, FLAG, INT8
 from kanexport.edit import operations
 from kanexport.errors import ExportError
 from kanexport.pipeline import Request, export
@@ -136,6 +137,27 @@ def test_intervals_of_the_parent_are_dropped(hello: Callable[..., Path], tmp_pat
     manifest = edit_version(folder, [TO], budget=0).result.manifest
     assert not manifest.intervals.method
     assert any("the prediction intervals of version 1 are dropped" in note for note in manifest.notes)
+
+
+def test_a_certificate_of_the_parent_is_computed_again(hello: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "box.csv").write_text("-0.5,-0.25\n0.5,0.75\n")
+    options = CertifyOptions(0.5, baseline.load(tmp_path / "box.csv"), range_check=True)
+    folder = hello("pykan-hello-pruned", certification=options, out_of_range=FLAG)
+    before = contract.load(folder).certificate
+    after = edit_version(folder, [operations.parse("0:0:0", "raise", 0.25)], budget=0).result.manifest.certificate
+    for field in ("box", "sha256", "low", "high", "budget", "range_check"):
+        assert getattr(after, field) == getattr(before, field), field
+    assert after.output_low != before.output_low
+    with pytest.raises(ExportError, match="certificate") as caught:
+        edit_version(folder, [operations.parse("0:0:0", "to", "x*sin(x)")], budget=0)
+    assert caught.value.code == "certificate-not-supported"
+
+
+def test_a_certificate_that_is_not_possible_is_dropped(hello: Callable[..., Path]) -> None:
+    folder = hello("pykan-hello-pruned", certification=CertifyOptions(0.5))
+    manifest = edit_version(folder, [operations.parse("0:0:0", "to", "x*sin(x)")], budget=0).result.manifest
+    assert not manifest.certificate
+    assert any(note.startswith("the edited network has no certificate:") for note in manifest.notes)
 
 
 def test_a_dry_run_writes_nothing(hello: Callable[..., Path]) -> None:
