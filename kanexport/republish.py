@@ -132,7 +132,7 @@ def comparison_rows(opened: Reopened, rows: Rows | None) -> tuple[Array, str]:
 
 
 def _certificates(opened: Reopened, before: Kan, after: Kan, budget: float) -> tuple[dict[str, Any] | None, str]:
-    """What changes in the certificates over the training grid, and a sentence on them."""
+    """The changes of the certificates over the training grid, and a sentence on them."""
     if opened.request.dtype != "float32":
         return None, f"certificates are for float32 graphs, the version has {opened.request.dtype}"
     try:
