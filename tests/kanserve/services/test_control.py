@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,6 +252,19 @@ def test_a_model_of_edits_only_has_no_default_version(tmp_path: Path) -> None:
         assert reload_tools.factor(server) == 4
         with pytest.raises(grpc.RpcError, match="no ready version below 2"):
             server.call(f"{KAN}RollbackModel", kan_pb2.RollbackModelRequest(model_name="toy").SerializeToString())
+
+
+def test_a_version_policy_keeps_the_default_version_below_an_edit(tmp_path: Path) -> None:
+    reload_tools.write(tmp_path / "models" / "toy" / "1", 2.0)
+    with serving(tmp_path / "models", repository_poll_seconds=0.1, version_policy="latest:1") as server:
+        made = edited(reload_tools.write(tmp_path / "made", 4.0, version=2))
+        reload_tools.swap(made, tmp_path / "models" / "toy" / "2")
+        wait_until(lambda: reload_tools.index(server).get(("toy", "2"), ("", ""))[0] == "READY")
+        time.sleep(0.5)  # for scans
+        assert reload_tools.factor(server) == 2
+        assert choose(server, "2") == ("2", "1")
+        wait_until(lambda: reload_tools.index(server).get(("toy", "1"), ("", ""))[0] != "READY")
+        assert reload_tools.factor(server) == 4
 
 
 def test_a_released_edit_is_the_default_version(three: Path) -> None:
