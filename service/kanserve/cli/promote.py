@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="VERSION",
         nargs="?",
         default="",
-        help="version number (default: the highest version that is ready, now and after each update)",
+        help="version number (default: the highest version that is ready and not an edit, now and after each update)",
     )
     add_client_options(parser)
 

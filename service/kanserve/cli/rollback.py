@@ -12,8 +12,8 @@ from kanserve.client import control
 
 TEXT = """Restore the default version that a model had before the last `kanserve promote`.
 
-Without an earlier promote, the version below the highest becomes the default version. The choice lasts until the
-server exits or until the next `kanserve promote`.
+Without an earlier promote, the next lower version that is not an edit becomes the default version. The choice lasts
+until the server exits or until the next `kanserve promote`.
 """
 EXAMPLES = """examples:
   kanserve rollback digits
