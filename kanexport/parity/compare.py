@@ -5,6 +5,9 @@ Errors are relative to the largest output of their own row. A reading of a file 
 If the user gives a larger tolerance, the reading may be off by that much too. The meaning of a graph is known by then,
 so the graph may be off by the tolerance and by what rounding excuses (`verify/tolerances.py`). If rounding excuses so
 much that an output says nothing, the comparison leaves the row out, counts it and reports it.
+
+Operators of a graph have an absolute error too: a sigmoid of 1e-13 can be 0. So the scale of a row of a graph is at least
+`FLOOR` times that of the median row.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ Evaluate = Callable[[Array, Jitter | None], Trace]
 ALLOWED = {"float32": 5e-5, "float64": 1e-8}
 EXPLAINED = 3.0  # factor on what rounding changes: a reading that is off by more is a different one
 HOPELESS = 16.0  # times what one draw of rounding excuses: no other draw excuses that
+FLOOR = 1e-6  # of the median row: an output of less is compared as if it were that large
 LOOSE = 1e-2  # an allowance for rounding beyond it would excuse anything, and one for a reading too
 
 
@@ -107,6 +111,7 @@ def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: 
     """
     y, flat = _same_shape(recorded, outputs)
     scale = _scale(y, flat)
+    scale = np.maximum(scale, FLOOR * np.median(scale))
     error, absolute = _errors(_as(flat, recorded.dtype), y, scale)
     bound = np.full(error.shape, tolerance)
     off, keep = np.flatnonzero(error > tolerance), np.ones(len(y), dtype=bool)

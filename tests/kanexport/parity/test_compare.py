@@ -62,6 +62,15 @@ def clamped() -> tuple[dict[str, Array], Array, Callable[[float], Array]]:
     return {"cheby_coeffs": coef}, x, outputs
 
 
+@pytest.mark.parametrize(("small", "fits"), [(-1.7e-12, True), (-1e-9, False)])
+def test_a_graph_may_lose_an_output_far_below_all_others(tmp_path: Path, small: float, fits: bool) -> None:
+    """Far from its grid, pykan returns the -1.7e-12 of a SiLU, and the graph returns 0."""
+    y = np.array([[1.0], [-2.0], [0.5], [small]])
+    np.savez(tmp_path / "a.npz", x=np.arange(4.0)[:, None], y=y)
+    graph = np.where(np.abs(y) < 1e-3, 0.0, y)
+    assert compare.match(data.load([tmp_path / "a.npz"]), graph, _exact(y), "float32", 5e-5).fits == fits
+
+
 def test_a_clamp_at_one_is_taken(recorded: Any, clamped: Any, tmp_path: Path) -> None:
     tensors, x, outputs = clamped
     document = recorded(save(tmp_path, tensors), x, outputs(0.0)).manifest
