@@ -6,8 +6,8 @@ If the user gives a larger tolerance, the reading may be off by that much too. T
 so the graph may be off by the tolerance and by what rounding excuses (`verify/tolerances.py`). If rounding excuses so
 much that an output says nothing, the comparison leaves the row out, counts it and reports it.
 
-Operators of a graph have an absolute error too: a sigmoid of 1e-13 can be 0. So the scale of a row of a graph is at least
-`FLOOR` times that of the median row.
+Model and graph have absolute errors too: where terms cancel, or where a sigmoid of 1e-13 becomes 0. So rounding excuses
+an error of `TYPICAL` roundings of the median row.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Evaluate = Callable[[Array, Jitter | None], Trace]
 ALLOWED = {"float32": 5e-5, "float64": 1e-8}
 EXPLAINED = 3.0  # factor on what rounding changes: a reading that is off by more is a different one
 HOPELESS = 16.0  # times what one draw of rounding excuses: no other draw excuses that
-FLOOR = 1e-6  # of the median row: an output of less is compared as if it were that large
+TYPICAL = 32.0  # 1.9e-6 in float32; trained networks of one output were off by 1.6e-6
 LOOSE = 1e-2  # an allowance for rounding beyond it would excuse anything, and one for a reading too
 
 
@@ -111,16 +111,15 @@ def match(recorded: RecordedOutputs, outputs: Array, evaluate: Evaluate, dtype: 
     """
     y, flat = _same_shape(recorded, outputs)
     scale = _scale(y, flat)
-    scale = np.maximum(scale, FLOOR * np.median(scale))
     error, absolute = _errors(_as(flat, recorded.dtype), y, scale)
     bound = np.full(error.shape, tolerance)
     off, keep = np.flatnonzero(error > tolerance), np.ones(len(y), dtype=bool)
     if len(off):
         exact = evaluate(recorded.x, None)
         some = _Off(recorded.x[off], exact.y.reshape(len(y), -1)[off], scale[off], error[off])
-        bound[off] += CONDITION * _change(
-            evaluate, some, max(map(precision.rounding, (dtype, recorded.dtype))), tolerance
-        )
+        unit = max(map(precision.rounding, (dtype, recorded.dtype)))
+        bound[off] += CONDITION * _change(evaluate, some, unit, tolerance)
+        bound[off] = np.maximum(bound[off], TYPICAL * unit * np.median(scale) / scale[off])
         keep = exact.peak < OVERFLOW
     return _Rows(recorded, flat, y, error, absolute, bound, keep & (bound - tolerance <= LOOSE)).match(tolerance)
 
@@ -221,7 +220,7 @@ def reading(kan: Kan, recorded: RecordedOutputs, relaxed: float) -> Match:
     y, outputs = _same_shape(recorded, exact.y)
     scale = _scale(y, outputs)
     error, absolute = _errors(_as(outputs, recorded.dtype), y, scale)
-    explained = _typical(_explained(kan, x, outputs, absolute, relaxed * scale, recorded.dtype) / scale)
+    explained = _typical(_explained(kan, x, outputs, absolute, relaxed * scale, recorded.dtype), scale)
     bound = np.maximum(EXPLAINED * explained, relaxed)
     keep = (exact.peak < OVERFLOW) & (bound <= LOOSE)
     result = _Rows(recorded, outputs, y, error, absolute, bound, keep).match(EXPLAINED * explained, explained)
@@ -236,17 +235,19 @@ def _explained(kan: Kan, x: Array, exact: Array, error: Array, relaxed: Array, d
     gross = (error > LOOSE * _scale(exact, exact)).mean() > 0.5
     for draw in tolerances.draws(kan, x, exact, dtype):
         first, change = not change.any(), np.maximum(change, draw)
-        bound = np.maximum(EXPLAINED * change, relaxed)
+        # At least the median: one draw changes some rows by almost nothing, and another draw explains them.
+        bound = np.maximum(EXPLAINED * np.maximum(change, np.median(change)), relaxed)
         loose = bound > LOOSE * _scale(exact, exact)
         if gross or (error <= EXPLAINED * change).all() or (not first and ((error > HOPELESS * bound) & ~loose).any()):
             break
     return change
 
 
-def _typical(change: Array) -> Array:
-    """[B]: the change of each row, and at least the median change, because rounding changes some rows little by
-    accident."""
-    return np.maximum(change, np.median(change))
+def _typical(change: Array, scale: Array) -> Array:
+    """[B]: the change of each row, relative to its scale, and at least the median change, relative and absolute.
+    Rounding changes some rows little by accident, and terms of a small output can be as large as those of others."""
+    relative = change / scale
+    return np.maximum(np.maximum(relative, np.median(relative)), np.median(change) / scale)
 
 
 def _unlike(outputs: Array, y: Array, usual: npt.NDArray[np.bool_]) -> float:

@@ -340,7 +340,7 @@ class InterpretationSearch:
         outputs."""
         nearest = min(readings, key=_unlike)
         facts = ", ".join(f"{key}={value}" for key, value in {**nearest.options.assumed, **nearest.facts}.items())
-        result, count = nearest.match, len(self._readings())
+        result, count = nearest.match, max(1, len(self._readings()))
         close = result.max_rel <= INEXACT
         enough = (
             f"set --tolerance {self.enough(result.max_rel):.0e} if the library itself is not more exact; otherwise "
