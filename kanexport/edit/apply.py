@@ -156,9 +156,8 @@ def _points(edge: Edge, edit: EdgeEdit) -> Applied:
 def _clamp(edge: Edge, edit: EdgeEdit) -> Applied:
     own, (low, high) = edge.symbolic, edit.numbers
     if own is not None and not edge.numeric:
-        what = _what(edge, edit)
-        layer = edge.only(forms.clamped(own, low, high, what=what))
-        forms.check(Edge(layer, edge.at).values, *edge.grid(), what=what)
+        layer = edge.only(forms.clamped(own, low, high))
+        forms.check(Edge(layer, edge.at).values, *edge.grid(), what=_what(edge, edit))
         return layer, Change(edit, EXACT)
     _require_finite(edge, edit, edge.values(refit.grid_points(edge)[0]))
     return _fitted(edit, refit.clamp(edge, low, high))

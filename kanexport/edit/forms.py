@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import InvalidKan, OptionError
+from kanexport.errors import InvalidKan
 from kanexport.functions import elementwise, expression
 from kanexport.functions.elementwise import Unary
 from kanexport.ir.model import SymbolicEdge
@@ -63,17 +63,25 @@ def of_text(text: str, *, what: str) -> Unary:
     return expression.function(f"f_{hashlib.sha256(text.strip().encode()).hexdigest()[:8]}", text, what=what)
 
 
-def clamped(edge: SymbolicEdge, low: float, high: float, *, what: str) -> SymbolicEdge:
-    """The symbolic edge limited to [low, high], by (|f - low| - |f - high| + low + high) / 2 for its value f. Raises
-    OptionError if the function has no text."""
-    inner = f"({edge.a!r}*x+{edge.b!r})"
-    value = f"({edge.mask * edge.c!r}*{_text(edge.function, inner, what)}+{edge.mask * edge.d!r})"
+def clamped(edge: SymbolicEdge, low: float, high: float) -> SymbolicEdge:
+    """The symbolic edge limited to [low, high]."""
+    scale, start = edge.mask * edge.c, edge.mask * edge.d
+    text = _clamped_text(edge, low, high)
+    function = elementwise.limited(edge.function, edge.a, edge.b, scale, start, low, high, text)
+    return SymbolicEdge(edge.source, edge.destination, function, 1.0, 0.0, 1.0, 0.0, 1.0)
+
+
+def _clamped_text(edge: SymbolicEdge, low: float, high: float) -> str:
+    """The limited edge as an expression for people, (|f - low| - |f - high| + low + high) / 2 for its value f. Empty
+    if the function has no text, or a long one."""
+    inner = _text(edge.function, f"({edge.a!r}*x+{edge.b!r})")
+    value = f"({edge.mask * edge.c!r}*{inner}+{edge.mask * edge.d!r})"
     text = f"0.5*(abs({value}-({low!r}))-abs({value}-({high!r})))+{(low + high) / 2!r}"
-    return SymbolicEdge(edge.source, edge.destination, of_text(text, what=what), 1.0, 0.0, 1.0, 0.0, 1.0)
+    return text if inner and len(text) <= expression.MAX_TEXT_CHARACTERS else ""
 
 
-def _text(function: Unary, inner: str, what: str) -> str:
-    """The function of an inner expression as text."""
+def _text(function: Unary, inner: str) -> str:
+    """The function of an inner expression as text, or ""."""
     if function.name.isidentifier() and function.name in expression.FUNCTIONS:
         return f"{function.name}({inner})"
     if function.expression:
@@ -82,14 +90,7 @@ def _text(function: Unary, inner: str, what: str) -> str:
     powers = {f"x^{n}": f"{inner}**{n}" for n in range(2, 6)} | {f"1/x^{n}": f"{inner}**-{n}" for n in range(2, 6)}
     others = {"x": inner, "1/x": f"{inner}**-1", "0": f"(0*{inner})", "1/sqrt(x)": f"sqrt({inner})**-1"}
     others |= {"x^0.5": f"sqrt({inner})", "1/x^0.5": f"sqrt({inner})**-1", "x^1.5": f"sqrt({inner})**3"}
-    text = (powers | others).get(function.name)
-    if text is None:
-        raise OptionError(
-            f"{what}: its function {function.name[:40]!r} has no text that could be limited",
-            code="edit-not-supported",
-            hint="replace the curve by a function with --to",
-        )
-    return text
+    return (powers | others).get(function.name, "")
 
 
 class _Inner(ast.NodeTransformer):

@@ -12,6 +12,7 @@ logarithm of a negative number is NaN, the reciprocal of zero is infinite.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -164,7 +165,8 @@ EMITTED: dict[str, Callable[[Graph, Value], Value]] = {
     "gelu": _emit_gelu,
     "gelu_tanh": _emit_gelu_tanh,
 }
-ACTIVATION, SYMBOLIC_FUNCTION, SHAPE = "activation", "symbolic", "shape"  # kinds of recipes
+# Kinds of recipes.
+ACTIVATION, SYMBOLIC_FUNCTION, SHAPE, LIMITED = "activation", "symbolic", "shape", "limited"
 ACTIVATIONS = table(ACTIVATION, *(Unary(name, FUNCTIONS[name], emit) for name, emit in EMITTED.items()))
 
 SYMBOLIC = table(
@@ -204,6 +206,29 @@ SHAPES = table(
         lambda g, u: g.sub(g.const(1.0), g.mul(g.op("Tanh", u), g.op("Tanh", u))),
     ),
 )
+
+
+def limited(
+    function: Unary, a: float, b: float, c: float, d: float, low: float, high: float, expression: str = ""
+) -> Unary:
+    """c * function(a * x + b) + d, limited to [low, high]. An infinite value becomes a limit, and NaN stays.
+    `expression`: the same as text."""
+    arguments = (function, a, b, c, d, low, high)
+    numbers = ",".join(map(repr, arguments[1:]))
+    digest = hashlib.sha256(f"{function.name},{function.expression},{numbers}".encode()).hexdigest()
+
+    def emit(g: Graph, x: Value) -> Value:
+        value = function.emit(g, g.add(g.mul(x, g.const(a)), g.const(b)))
+        return g.clip(g.add(g.mul(value, g.const(c)), g.const(d)), low, high)
+
+    return Unary(
+        f"limited_{digest[:8]}",
+        lambda x: np.clip(c * function.evaluate(a * x + b) + d, low, high),
+        emit,
+        expression,
+        function.effort,
+        (LIMITED, *arguments, expression),
+    )
 
 
 def activation(name: str) -> Unary:

@@ -42,6 +42,7 @@ MAKERS: dict[str, Callable[..., Unary]] = {
     elementwise.ACTIVATION: elementwise.activation,
     elementwise.SYMBOLIC_FUNCTION: elementwise.symbolic,
     elementwise.SHAPE: elementwise.SHAPES.__getitem__,
+    elementwise.LIMITED: elementwise.limited,
     wavelets.WAVELET: wavelets.WAVELETS.__getitem__,
     expression.EXPRESSION: expression.function,
     regularized.AVOIDING: regularized.avoiding,

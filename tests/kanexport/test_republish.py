@@ -85,6 +85,20 @@ def _edges(folder: Path, x: np.ndarray) -> Any:
     return float64_reference.edges(pipeline.reopen(folder).kan.layers[0], x)
 
 
+def test_a_limited_function_travels_with_its_version(hello: Callable[..., Path]) -> None:
+    """The function overflows far from the grid, where the limit holds too."""
+    folder = hello("pykan-hello-symbolic")
+    first = edit_version(folder, [operations.parse("1:0:0", "clamp", "-0.2:0.3")], budget=1)
+    assert first.difference.certificates is not None
+    assert first.result.manifest.layers[1].symbolic[0].expression.startswith("0.5*(abs(")
+    again = edit_version(first.result.directory, [operations.parse("1:0:0", "shift", 0.1)], budget=0).result
+    (edge,) = pipeline.reopen(again.directory).kan.layers[1].symbolic
+    with np.errstate(over="ignore"):
+        far = edge.function.evaluate(np.array([-1e9, 1e9]))
+    assert far.max() == 0.3
+    assert far.min() >= -0.2
+
+
 def test_the_settings_of_the_parent_stay(hello: Callable[..., Path]) -> None:
     names = Names(features=("age", "height"), classes=("risk",))
     folder = hello(dtype="float64", max_batch_size=77, names=names, out_of_range=CLAMP, explain=True, tolerance=1e-4)

@@ -7,7 +7,7 @@ import pytest
 
 from kanexport.edit import forms
 from kanexport.errors import ExportError
-from kanexport.functions import elementwise
+from kanexport.functions import elementwise, expression
 from kanexport.ir.model import SymbolicEdge
 
 X = np.linspace(-0.9, 1.4, 201)
@@ -82,14 +82,32 @@ def test_a_text_outside_the_grammar_is_rejected(text: str) -> None:
 )
 def test_a_limited_edge_is_within_its_bounds(text: str) -> None:
     edge = forms.symbolic(f"1.5*({text})-0.1", 0, 0, what="--to")
-    limited = value(forms.clamped(edge, -0.25, 0.3, what="--clamp"))
-    np.testing.assert_allclose(limited, np.clip(value(edge), -0.25, 0.3), atol=1e-14)
+    limited = forms.clamped(edge, -0.25, 0.3)
+    expected = np.clip(value(edge), -0.25, 0.3)
+    np.testing.assert_array_equal(value(limited), expected)
+    shown = expression.function("shown", limited.function.expression)
+    np.testing.assert_allclose(shown.evaluate(X), expected, atol=1e-14)
 
 
 def test_a_limited_edge_can_be_limited_again() -> None:
-    edge = forms.clamped(forms.symbolic("x**3", 0, 0, what="--to"), -0.5, 1, what="--clamp")
-    again = forms.clamped(edge, -0.1, 2, what="--clamp")
+    edge = forms.clamped(forms.symbolic("x**3", 0, 0, what="--to"), -0.5, 1)
+    again = forms.clamped(edge, -0.1, 2)
     np.testing.assert_allclose(value(again), np.clip(X**3, -0.1, 1), atol=1e-14)
+    assert edge.function.name != again.function.name
+
+
+def test_a_limit_holds_for_infinite_values() -> None:
+    edge = forms.clamped(forms.symbolic("exp(x)", 0, 0, what="--to"), 0, 2)
+    with np.errstate(over="ignore"):
+        assert value(edge, np.array([-np.inf, 1e9, np.inf])).tolist() == [0, 2, 2]
+        assert np.isnan(value(edge, np.array([np.nan]))).all()
+
+
+def test_a_long_function_is_limited_without_its_text() -> None:
+    edge = forms.symbolic("+".join(["x*sin(x)"] * 30), 0, 0, what="--to")
+    limited = forms.clamped(edge, -1, 1)
+    assert limited.function.expression == ""
+    np.testing.assert_array_equal(value(limited), np.clip(value(edge), -1, 1))
 
 
 @pytest.mark.parametrize(
