@@ -219,8 +219,7 @@ def publish_version(
             code="edit-of-quantized-version",
             hint="export the checkpoint without --quantize, and edit that version",
         )
-    home = repository or opened.target.repository
-    assert home is not None
+    home = repository or _home(opened)
     number = next_version(home, opened.manifest.name, opened.manifest.version) if version is None else version
     certify = _certification(opened.manifest)
     target = dataclasses.replace(
@@ -255,6 +254,18 @@ def _certification(parent: Manifest) -> CertifyOptions:
         return certification.NO_OPTIONS
     ends = None if own.box == GRID_BOX else Rows(np.array([own.low, own.high]), (), own.box, own.sha256)
     return CertifyOptions(budget=own.budget, rows=ends, range_check=own.range_check)
+
+
+def _home(opened: Reopened) -> Path:
+    """The repository of the opened version. Raises OptionError for a folder outside of a repository."""
+    folder = opened.request.path.absolute()
+    if folder.parent.name != opened.manifest.name or opened.target.repository is None:
+        raise OptionError(
+            f"{folder} is not in a model repository: the model is {opened.manifest.name!r}",
+            code="repository-missing",
+            hint="name the repository of the result with --repository FOLDER",
+        )
+    return opened.target.repository
 
 
 def next_version(repository: Path, name: str, parent: int) -> int:

@@ -212,10 +212,12 @@ def limited(
     function: Unary, a: float, b: float, c: float, d: float, low: float, high: float, expression: str = ""
 ) -> Unary:
     """c * function(a * x + b) + d, limited to [low, high]. An infinite value becomes a limit, and NaN stays.
-    `expression`: the same as text."""
-    arguments = (function, a, b, c, d, low, high)
-    numbers = ",".join(map(repr, arguments[1:]))
-    digest = hashlib.sha256(f"{function.name},{function.expression},{numbers}".encode()).hexdigest()
+    `expression`: the same as text. Raises ValueError for values that make no function."""
+    numbers = (a, b, c, d, low, high)
+    if not (isinstance(function, Unary) and all(map(math.isfinite, numbers)) and low <= high):
+        raise ValueError(f"a function is limited to {low} to {high} by the values {numbers}")
+    listed = ",".join(map(repr, numbers))
+    digest = hashlib.sha256(f"{function.name},{function.expression},{listed}".encode()).hexdigest()
 
     def emit(g: Graph, x: Value) -> Value:
         value = function.emit(g, g.add(g.mul(x, g.const(a)), g.const(b)))
@@ -227,7 +229,7 @@ def limited(
         emit,
         expression,
         function.effort,
-        (LIMITED, *arguments, expression),
+        (LIMITED, function, *numbers, str(expression)),
     )
 
 

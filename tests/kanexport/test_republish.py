@@ -192,6 +192,13 @@ def test_another_repository_and_the_next_free_version(hello: Callable[..., Path]
     assert chosen.directory == folder.parent / "3"
 
 
+def test_a_version_outside_of_a_repository_needs_one(hello: Callable[..., Path], tmp_path: Path) -> None:
+    folder = hello().parent.rename(tmp_path / "snapshot") / "1"
+    refused(folder, "repository-missing", budget=0)
+    done = edit_version(folder, [TO], repository=tmp_path / "new", budget=0).result
+    assert done.directory == tmp_path / "new" / "hello" / "2"
+
+
 def refused(folder: Path, code: str, **fields: Any) -> EditResult | None:
     before = sorted(folder.parent.rglob("*"))
     with pytest.raises(ExportError) as caught:

@@ -103,6 +103,12 @@ def test_a_limit_holds_for_infinite_values() -> None:
         assert np.isnan(value(edge, np.array([np.nan]))).all()
 
 
+@pytest.mark.parametrize("numbers", [(1, 0, 1, 0, 2, 1), (1, 0, np.inf, 0, 0, 1), (1, 0, 1, 0, np.nan, 1)])
+def test_limits_that_are_no_limits_are_rejected(numbers: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="a function is limited to"):
+        elementwise.limited(elementwise.SYMBOLIC["sin"], *numbers)
+
+
 def test_a_long_function_is_limited_without_its_text() -> None:
     edge = forms.symbolic("+".join(["x*sin(x)"] * 30), 0, 0, what="--to")
     limited = forms.clamped(edge, -1, 1)
