@@ -34,7 +34,7 @@ export async function show(root, ctx) {
 
 /** Shows the claim of the verification in one line. */
 function verdict({ verification }) {
-  const compared = verification?.basis && verification.basis !== 'reading';
+  const compared = ['expected-outputs', 'module'].includes(verification?.basis);
   const claim = verification?.claim || 'not verified';
   return el('p', { class: `verdict ${compared ? 'good' : 'fair'}` }, `${claim.charAt(0).toUpperCase()}${claim.slice(1)}.`);
 }

@@ -121,11 +121,13 @@ function heightOf(width) {
 function described({ layer, at, source, destination, ends, unit, ctx: { model } }, curve) {
   const symbolic = (layer.symbolic ?? []).find((each) => each.source === source && each.destination === destination);
   const edge = source * layer.destinations + destination;
+  const edit = model.edit?.edges?.find((each) => each.layer === at && each.source === source && each.destination === destination);
   const mask = layer.mask?.[edge];
   const place = (x) => number(x, digits(curve.x[0], curve.x.at(-1)));
   const extreme = ([x, value]) => `${number(value)} at ${place(x)}`;
   return [
     symbolic && ['Formula', el('code', {}, formula(symbolic, names.valueOfSource(layer, source, ends[0])))],
+    edit && ['Edited', `${edit.operation} (${edit.form}), from version ${model.edit.parent_version}${model.edit.author ? ` by ${model.edit.author}` : ''}`],
     unit !== 1 && ['Unit', `1 is ${number(unit)} of ${ends[1]}, by the output scaler`],
     ['Kind', KINDS[new Layer(model, at).kinds[edge]]],
     ['Functions', layer.bases.map((basis) => basis.kind).join(', ') || 'symbolic'],
