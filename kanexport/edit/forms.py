@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import InvalidKan, OptionError
 from kanexport.functions import elementwise, expression
 from kanexport.functions.elementwise import Unary
 from kanexport.ir.model import SymbolicEdge
@@ -38,8 +38,15 @@ class Line:
 def symbolic(text: str, source: int, destination: int, *, what: str) -> SymbolicEdge:
     """The edge with the value of the expression. `what`: the option with the text. Raises OptionError."""
     value = expression.constant(text, what=what)
-    if value is not None:
-        return constant(value, source, destination)
+    edge = constant(value, source, destination) if value is not None else _of_x(text, source, destination, what)
+    if not all(map(math.isfinite, (edge.a, edge.b, edge.c, edge.d))):
+        raise OptionError(
+            f"{what} has a number that is not finite", code="expression-invalid", hint="use smaller numbers"
+        )
+    return edge
+
+
+def _of_x(text: str, source: int, destination: int, what: str) -> SymbolicEdge:
     body = ast.parse(text.strip(), mode="eval").body
     line = _line(body)
     if line is not None:
