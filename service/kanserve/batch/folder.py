@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract.cli.suggest import advice
-from kanexport.contract.manifest import Manifest, ManifestError, NodeStep
+from kanexport.contract.manifest import Manifest, NodeStep
 from kanexport.contract.naming import UNNAMED, Names
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Bounds
 from kanserve.config.settings import Settings
-from kanserve.errors import ConfigError, FailedPrecondition, LoadError, NotFound
+from kanserve.errors import ConfigError, FailedPrecondition, NotFound
 from kanserve.insight import coverage as insight_coverage
 from kanserve.insight import explain
 from kanserve.insight.coverage import Known, LayerCoverage
@@ -152,25 +152,16 @@ def _candidate(folder: Path, version: int | None) -> layout.Candidate:
 
 
 def _highest(versions: Sequence[layout.Candidate]) -> layout.Candidate:
-    """The highest version that is not an edit. Raises NotFound if all are."""
+    """The highest version that is not an edit, or the folder of a version. Raises NotFound if all are edits."""
     descending = sorted(versions, key=lambda candidate: candidate.version, reverse=True)
     for candidate in descending:
-        if _regular(candidate):
+        if not candidate.steps or not layout.is_edit(candidate):
             return candidate
     raise NotFound(
         f"the versions of model '{descending[0].name}' are edits, which are used only by their numbers",
         code="model-has-no-version",
         hint=f"pass a version, such as --version {descending[0].version}",
     )
-
-
-def _regular(candidate: layout.Candidate) -> bool:
-    """Whether a version may be used without its number: it is not an edit, or is the folder that the user names."""
-    try:
-        edit = layout.manifest(candidate).edit
-    except (OSError, LoadError, ManifestError):
-        return True  # the load reports the fault, or the file is plain ONNX
-    return not edit or edit.released or not candidate.steps
 
 
 class InputRanges:

@@ -261,7 +261,7 @@ class Reconciler:
     async def _plan(self, scan: Snapshot, now: float, names: Collection[str] | None) -> list[Action]:
         """Decide the actions, on a thread because there may be thousands of versions."""
         known = {key: entry for key, entry in self._known.items() if names is None or key[0] in names}
-        chosen = self._registry.kept()
+        chosen = self._registry.chosen()
 
         def decide() -> tuple[dict[Key, VersionPolicy], list[Action]]:
             left = left_out(scan.prints, known, scan.policies)

@@ -111,16 +111,6 @@ class Registry:
         """The versions that were chosen, by model."""
         return {name: choice.version for name, choice in self._chosen.items()}
 
-    def kept(self) -> dict[str, int]:
-        """By model, the version that a version policy does not unload: the chosen one, and a default version that only
-        edits exceed, because they do not replace it."""
-        kept = {}
-        for name in self._entries:
-            default, ready = self.default(name), self.ready_versions(name)
-            if default is not None and (name in self._chosen or default != ready[-1]):
-                kept[name] = default
-        return self.chosen() | kept
-
     def default(self, name: str) -> int | None:
         """The default version, for requests without a version; None if no version is ready, or only edits are."""
         choice = self._chosen.get(name)

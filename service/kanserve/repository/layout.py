@@ -20,11 +20,13 @@ from pathlib import Path
 from kanexport.contract import manifest as contract
 from kanexport.contract import safe_files, serialization
 from kanexport.contract.manifest import Manifest, ManifestError
+from kanexport.contract.sections import NO_EDIT
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import pbtxt
 from kanserve.repository.pbtxt import SILENT, OperatorConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+EDIT = re.compile(rb'"edit"\s*:')  # the key in a manifest
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 SHARED_HINT = "copy the file, or set allow_hard_links if the file system shares equal files"
 EXPORT_AGAIN = "export the model again"
@@ -214,6 +216,19 @@ def manifest(candidate: Candidate) -> Manifest:
         return contract.loads(_read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT))
 
 
+def is_edit(candidate: Candidate) -> bool:
+    """Whether a version is an edit without a release, which no server serves by default. False for a version that
+    cannot be read."""
+    try:
+        with _opened(candidate.root, candidate.steps) as directory:
+            data = _read(candidate, directory, contract.FILE_NAME, contract.SIZE_LIMIT)
+        # A parse takes up to 0.1 s, and a quote in a string has a backslash.
+        edit = contract.loads(data).edit if EDIT.search(data) else NO_EDIT
+    except (LoadError, OSError, ManifestError):
+        return False
+    return bool(edit) and not edit.released
+
+
 def config(candidate: Candidate) -> OperatorConfig:
     """Operator config of the model; an empty one if there is no config.pbtxt. Raises LoadError, OSError."""
     return _labelled(candidate, _config_bytes(candidate))
@@ -259,6 +274,8 @@ def left_out(candidates: Iterable[Candidate]) -> dict[Candidate, str]:
     for versions in models.values():
         with contextlib.suppress(LoadError, OSError):
             policy = config(versions[0]).versions
+            if policy.latest:
+                policy = replace(policy, edits=frozenset(own.version for own in versions if is_edit(own)))
             served = policy.served([candidate.version for candidate in versions])
             out |= {candidate: str(policy) for candidate in versions if candidate.version not in served}
     return out

@@ -27,10 +27,14 @@ from kanserve.types import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """Version policy: the `latest` number of versions (0: not this), the `specific` ones, or all."""
+    """Version policy: the `latest` number of versions (0: not this), the `specific` ones, or all.
+
+    edits  versions that do not count for `latest`, because no server serves them by default: edits without a release
+    """
 
     latest: int = 0
     specific: tuple[int, ...] | None = None
+    edits: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
         if self.latest:
@@ -40,7 +44,9 @@ class VersionPolicy:
     def served(self, versions: Collection[int]) -> set[int]:
         """Versions of `versions` that are served."""
         if self.latest:
-            return set(sorted(versions)[-self.latest :])
+            regular = sorted(set(versions) - self.edits)[-self.latest :]
+            later = sorted(version for version in self.edits & set(versions) if version > min(regular, default=0))
+            return {*regular, *later[-self.latest :]}
         return set(versions) if self.specific is None else set(versions) & set(self.specific)
 
 

@@ -83,7 +83,7 @@ def plan(
 
     policies  version policies by model; other models serve all versions
     now       time on the clock of `Known.again`; infinite: load all rejected versions again
-    chosen    by model, the default version that is not unloaded: an operator chose it, or only edits exceed it
+    chosen    by model, the default version that an operator chose, which is not unloaded
     """
     there: dict[str, dict[int, Fingerprint]] = {}
     kept: dict[str, dict[int, Known]] = {}

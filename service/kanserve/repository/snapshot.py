@@ -80,6 +80,7 @@ class Scanner:
         self._repository, self._plain_onnx, self._hard_links, self._policy = repository, plain_onnx, hard_links, policy
         self._model_name = model_name
         self._policies: dict[str, tuple[bytes, VersionPolicy]] = {}  # by model: its config's facts and its policy
+        self._edits: dict[Key, tuple[bytes, bool]] = {}  # of policies that count: facts, and whether it is an edit
         self._names: dict[tuple[str, ...], tuple[str, int]] = {}  # of a folder that is a model, the last heading
 
     def scan(self) -> Snapshot:
@@ -105,7 +106,24 @@ class Scanner:
             if at % EVERY == 0:
                 time.sleep(BREATH)
         self._policies = {name: cached for name, cached in self._policies.items() if name in policies}
+        self._find_edits(entries, prints, policies)
         return Snapshot(entries, prints, policies)
+
+    def _find_edits(
+        self, entries: Mapping[Key, Candidate], prints: Mapping[Key, Fingerprint], policies: dict[str, VersionPolicy]
+    ) -> None:
+        """Name the edits in the policies that count versions. A manifest is read again only if its fingerprint
+        changed."""
+        before, self._edits = self._edits, {}
+        for (name, version), fingerprint in prints.items():
+            if not policies[name].latest:
+                continue
+            known = before.get((name, version))
+            if known is None or known[0] != fingerprint.facts:
+                known = fingerprint.facts, layout.is_edit(entries[name, version])
+            self._edits[name, version] = known
+            if known[1]:
+                policies[name] = replace(policies[name], edits=policies[name].edits | {version})
 
     def fingerprint(self, candidate: Candidate) -> Fingerprint | None:
         """Current fingerprint of one version; None if its files are missing."""

@@ -143,6 +143,23 @@ def test_what_a_policy_leaves_out_is_told_with_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("latest", "edits", "versions", "served"),
+    [
+        (1, {2}, {1, 2}, {1, 2}),
+        (1, {2, 3}, {1, 2, 3}, {1, 3}),
+        (1, {2}, {1, 2, 3}, {3}),
+        (2, {2, 4}, {1, 2, 3, 4}, {1, 2, 3, 4}),
+        (2, {5}, {1, 2, 3}, {2, 3}),
+        (2, {1, 2, 3}, {1, 2, 3}, {2, 3}),
+    ],
+)
+def test_edits_do_not_count_as_latest_versions(
+    latest: int, edits: set[int], versions: set[int], served: set[int]
+) -> None:
+    assert VersionPolicy(latest=latest, edits=frozenset(edits)).served(versions) == served
+
+
+@pytest.mark.parametrize(
     ("policy", "words"),
     [
         (ALL, "all"),

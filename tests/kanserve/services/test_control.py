@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -254,17 +253,22 @@ def test_a_model_of_edits_only_has_no_default_version(tmp_path: Path) -> None:
             server.call(f"{KAN}RollbackModel", kan_pb2.RollbackModelRequest(model_name="toy").SerializeToString())
 
 
-def test_a_version_policy_keeps_the_default_version_below_an_edit(tmp_path: Path) -> None:
-    reload_tools.write(tmp_path / "models" / "toy" / "1", 2.0)
-    with serving(tmp_path / "models", repository_poll_seconds=0.1, version_policy="latest:1") as server:
-        made = edited(reload_tools.write(tmp_path / "made", 4.0, version=2))
-        reload_tools.swap(made, tmp_path / "models" / "toy" / "2")
-        wait_until(lambda: reload_tools.index(server).get(("toy", "2"), ("", ""))[0] == "READY")
-        time.sleep(0.5)  # for scans
+def test_edits_do_not_count_for_a_version_policy(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    reload_tools.write(models / "toy" / "1", 2.0)
+    edited(reload_tools.write(models / "toy" / "2", 4.0, version=2))
+    left_out = {entry["version"]: entry["state"] for entry in document(kanserve("models", models, "--json"))["models"]}
+    assert left_out == {"1": "COMPLETE", "2": "COMPLETE"}
+    with serving(models, repository_poll_seconds=0.1, version_policy="latest:1") as server:
+        assert reload_tools.factor(server) == 2, "also at the start"
+        assert reload_tools.factor(server, version="2") == 4
+        made = edited(reload_tools.write(tmp_path / "made", 8.0, version=3))
+        reload_tools.swap(made, models / "toy" / "3")
+        wait_until(lambda: reload_tools.index(server).get(("toy", "3"), ("", ""))[0] == "READY")
         assert reload_tools.factor(server) == 2
-        assert choose(server, "2") == ("2", "1")
-        wait_until(lambda: reload_tools.index(server).get(("toy", "1"), ("", ""))[0] != "READY")
-        assert reload_tools.factor(server) == 4
+        reload_tools.swap(reload_tools.write(tmp_path / "four", 16.0, version=4), models / "toy" / "4")
+        wait_until(lambda: reload_tools.factor(server) == 16)
+        wait_until(lambda: ("toy", "1") not in reload_tools.index(server))
 
 
 def test_a_released_edit_is_the_default_version(three: Path) -> None:
