@@ -27,6 +27,7 @@ Array = npt.NDArray[np.float64]
 CELL_POINTS = 8  # Gauss points of a grid interval
 LARGEST = 512  # coefficients of a curve with bounds; the time grows with the fourth power
 CHECKED = 2001  # points at which the result is measured
+RISE = 1e-6  # of the range of the curve, that a coefficient of a monotone curve differs from the next one, at least
 ROUNDING = 1e-9  # of the largest value, that a bound may be exceeded by
 
 
@@ -110,22 +111,18 @@ def clamp(edge: Edge, low: float, high: float) -> Fitted:
 
 
 def monotone(edge: Edge, *, up: bool) -> Fitted:
-    """The nearest curve with monotone coefficients. All terms of the edge become one. Raises InvalidKan for a basis
-    without them."""
+    """The nearest curve whose coefficients rise or fall by at least `RISE`, so that a certificate can decide the direction.
+    All terms of the edge become one. Raises InvalidKan for a basis without such coefficients."""
     at, term = spline_term(edge)
     lines = 2 if isinstance(term.basis, Hats) else 0
     k = term.functions - lines
     matrix = np.zeros((term.functions, term.functions))
     matrix[:k, :k] = np.tril(np.ones((k, k)))  # coefficients are sums of steps
     matrix[k:, k:] = np.eye(lines)
-    low, high = (
-        (np.zeros(term.functions), np.full(term.functions, np.inf))
-        if up
-        else (
-            np.full(term.functions, -np.inf),
-            np.zeros(term.functions),
-        )
-    )
+    least = np.zeros(term.functions)
+    least[:k] = RISE * float(np.ptp(edge.values(np.linspace(*edge.grid(), CHECKED))))
+    none = np.full(term.functions, np.inf)
+    low, high = (least, none) if up else (-none, -least)
     low[0], high[0] = -np.inf, np.inf
     fitted, y = _with_bounds(edge, at, term.basis, _Bounded(matrix, low, high), lambda y: y)
     steps = np.diff(y) if up else -np.diff(y)
