@@ -22,7 +22,8 @@ Array = npt.NDArray[np.float64]
 At = tuple[int, int, int]  # layer, source, destination
 Forms = Mapping[At, Form]
 
-STEPS, PATIENCE = 40, 10
+STEPS, FIRST, PATIENCE = 40, 6, 10  # of a fit, of the first comparison of functions, and of one step
+SLOW = 1e-4  # gain of a step, relative, below which a fit ends soon
 DONE = 1e-15  # an error that rounding explains
 FIT_NODES = 512  # of a joint fit; more would need too many evaluations
 
@@ -181,15 +182,12 @@ class Circuit:
 
     def slopes(self, layer: int, destination: int) -> Array:
         """[N, m]: the derivatives of the outputs in a sum of a layer; 0 where they are not finite."""
-        sums = self.sums[layer]
-        step = 1e-5 * max(float(sums[:, destination].std()), 1e-3 * float(np.abs(sums[:, destination]).max()), 1e-9)
-        sides = []
-        for sign in (1, -1):
-            moved = sums.copy()
-            moved[:, destination] += sign * step
-            sides.append(self.from_sums(layer, moved))
+        sums = self.sums[layer].copy()
+        at = sums[:, destination]
+        step = 1e-6 * max(float(at.std()), 1e-3 * float(np.abs(at).max()), 1e-9)
+        sums[:, destination] += step
         with np.errstate(all="ignore"):
-            slopes = (sides[0] - sides[1]) / (2 * step)
+            slopes = (self.from_sums(layer, sums) - self.y) / step
         return np.where(np.isfinite(slopes), slopes, 0.0)
 
     def network(self) -> Kan:
@@ -228,31 +226,45 @@ def free(form: Form) -> tuple[str, ...]:
     return (*inner[form.candidate.search], "c", "d")
 
 
-def refit(circuit: Circuit, judge: Judge, fixed: frozenset[tuple[At, str]] = frozenset()) -> Circuit:
+def parameters(circuit: Circuit, fixed: frozenset[tuple[At, str]] = frozenset()) -> list[tuple[At, str]]:
+    """The parameters of all forms that a joint fit changes, without the fixed ones."""
+    every = ((at, name) for at in sorted(circuit.forms) for name in free(circuit.forms[at]))
+    return [parameter for parameter in every if parameter not in fixed]
+
+
+def refit(
+    circuit: Circuit, judge: Judge, fixed: frozenset[tuple[At, str]] = frozenset(), *, steps: int = STEPS
+) -> Circuit:
     """The circuit with forms that reproduce the reference of the judge best, from their present parameters on. `fixed`:
     parameters that stay."""
-    names = [(at, name) for at in sorted(circuit.forms) for name in free(circuit.forms[at]) if (at, name) not in fixed]
+    names = parameters(circuit, fixed)
     if not names or len({at[::2] for at, _ in names}) > FIT_NODES:
         return circuit
-    best, damping = circuit, 1e-3
-    error = _squares(best, judge)
-    slow = 0
-    while slow < STEPS and np.isfinite(error) and error > DONE**2:
-        jacobian, residual = _system(best, judge, names)
-        scale = np.sqrt((jacobian**2).sum(axis=0))
-        scale = np.where(scale > 0, scale, 1.0)
-        better = None
-        for _ in range(PATIENCE):
-            better = _step(best, names, jacobian / scale, residual, damping, scale)
-            after = _squares(better, judge) if better is not None else np.inf
-            if after < error:
-                break
-            better, damping = None, min(damping * 6, 1e12)
+    best, damping, error = circuit, 1e-3, _squares(circuit, judge)
+    left = steps
+    while left > 0 and np.isfinite(error) and error > DONE**2:
+        better, damping = _improved(best, judge, names, error, damping)
         if better is None:
             break
-        gain, best, error, damping = 1 - after / error, better, after, max(damping / 10, 1e-15)
-        slow = slow + 1 if gain > 1e-4 else slow + 8
+        after = _squares(better, judge)
+        left -= 1 if after < (1 - SLOW) * error else 8
+        best, error, damping = better, after, max(damping / 10, 1e-15)
     return best
+
+
+def _improved(
+    circuit: Circuit, judge: Judge, names: list[tuple[At, str]], error: float, damping: float
+) -> tuple[Circuit | None, float]:
+    """A circuit with a smaller error after one step, if there is one, and the damping of the step."""
+    jacobian, residual = _system(circuit, judge, names)
+    scale = np.sqrt((jacobian**2).sum(axis=0))
+    scale = np.where(scale > 0, scale, 1.0)
+    for _ in range(PATIENCE):
+        tested = _step(circuit, names, jacobian / scale, residual, damping, scale)
+        if tested is not None and _squares(tested, judge) < error:
+            return tested, damping
+        damping = min(damping * 6, 1e12)
+    return None, damping
 
 
 def _squares(circuit: Circuit, judge: Judge) -> float:

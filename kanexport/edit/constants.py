@@ -28,7 +28,8 @@ GROWTH = 1.02  # of the error, in addition to what is allowed
 # f(s * x) = s ** power * f(x) for s > 0.
 POWERS = {f"x^{n}": float(n) for n in (2, 3, 4, 5)} | {f"1/x^{n}": -float(n) for n in (2, 3, 4, 5)}
 POWERS |= {"1/x": -1.0, "abs": 1.0, "sqrt": 0.5, "x^1.5": 1.5, "1/sqrt(x)": -0.5}
-ODD, EVEN = ("tanh", "arctan", "arctanh", "arcsin", "tan"), ("gaussian", "cosh")
+ODD = ("tanh", "arctan", "arctanh", "arcsin", "tan", "x^3", "x^5", "1/x", "1/x^3", "1/x^5")  # f(-x) = -f(x)
+EVEN = ("gaussian", "cosh", "abs", "x^2", "x^4", "1/x^2", "1/x^4")  # f(-x) = f(x)
 
 
 def simplified(
@@ -41,7 +42,7 @@ def simplified(
     limit = min(limit, max(start * GROWTH, start + allowed))
     if not math.isfinite(start):
         return found
-    names = [(at, name) for at in sorted(found.forms) for name in circuit.free(found.forms[at])]
+    names = circuit.parameters(found)
     if len(names) > MOST:
         return found
     fixed: frozenset[tuple[At, str]] = frozenset()
@@ -92,26 +93,20 @@ def normal(found: Circuit, judge: Judge) -> Circuit:
 def canonical(form: Form) -> Form:
     """The same function, with as few constants as possible that differ from 0 and 1."""
     name, a, b, c, d = form.candidate.name, form.a, form.b, form.c, form.d
-    if name == "x":
-        return dataclasses.replace(form, a=1.0, b=0.0, c=c * a, d=d + c * b)
-    if name == "exp":
-        return dataclasses.replace(form, b=0.0, c=c * math.exp(b))
-    if name == "log":
-        return dataclasses.replace(form, a=math.copysign(1.0, a), b=b / abs(a), d=d + c * math.log(abs(a)))
+    match name:
+        case "x":
+            return dataclasses.replace(form, a=1.0, b=0.0, c=c * a, d=d + c * b)
+        case "exp":
+            return dataclasses.replace(form, b=0.0, c=c * math.exp(b))
+        case "log":
+            return dataclasses.replace(form, a=math.copysign(1.0, a), b=b / abs(a), d=d + c * math.log(abs(a)))
+        case "sin":
+            return _sine(form)
+    if a < 0 and (name in ODD or name in EVEN):
+        form = dataclasses.replace(form, a=-a, b=-b, c=-c if name in ODD else c)
     if name in POWERS:
-        size = abs(a)
-        sign = math.copysign(1.0, a)
-        if form.candidate.domain in (library.Domain.ALL, library.Domain.NOT_ZERO) and sign < 0:
-            # (-x)^n
-            odd = name in ("1/x", "x^3", "x^5", "1/x^3", "1/x^5")
-            return canonical(dataclasses.replace(form, a=-a, b=-b, c=-c if odd else c))
-        return dataclasses.replace(form, a=sign, b=b / size, c=c * size ** POWERS[name])
-    if name == "sin":
-        return _sine(form)
-    if name in ODD and a < 0:
-        return dataclasses.replace(form, a=-a, b=-b, c=-c)
-    if name in EVEN and a < 0:
-        return dataclasses.replace(form, a=-a, b=-b)
+        size = abs(form.a)
+        return dataclasses.replace(form, a=form.a / size, b=form.b / size, c=form.c * size ** POWERS[name])
     return form
 
 

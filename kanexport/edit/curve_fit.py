@@ -16,8 +16,10 @@ from kanexport.edit.library import Candidate, Search
 Array = npt.NDArray[np.float64]
 
 COARSE = 96  # points at which the grid is compared
-BEST = 3  # pairs of the grid from which a search begins
-STEPS = 25
+POINTS = 160  # of a local search
+BEST = 2  # pairs of the grid from which a search begins
+STEPS = 12
+WORST = 0.25  # of the variance: functions that leave more of it are not searched
 CANCELLATION = 1e3  # times its spread: a function with larger values is used for its slope or bend at one point only
 
 
@@ -59,30 +61,37 @@ class Form:
 
 def fit(candidate: Candidate, x: Array, y: Array) -> Form | None:
     """The form of one function that is nearest to y [N] at x [N], in the mean square; None if no form is defined on the
-    range of x."""
-    if candidate.name == "0" or np.ptp(x) == 0:
-        constant = Form(candidate, 1.0, 0.0, 0.0, float(y.mean()))
-        return constant if candidate.name == "0" else None
+    range of x, or if x is constant."""
+    if candidate.name == "0":
+        return Form(candidate, 1.0, 0.0, 0.0, float(y.mean()))
+    if np.ptp(x) == 0:
+        return None
     middle, half = (x.max() + x.min()) / 2, np.ptp(x) / 2
     z = (x - middle) / half
-    coarse = np.unique(np.linspace(0, len(x) - 1, min(len(x), COARSE)).round().astype(int))
+    coarse, fine = _evenly(z, COARSE), _evenly(z, POINTS)
     pairs = library.starts(candidate)
     errors = _errors(candidate, pairs, z[coarse], y[coarse])
     order = np.argsort(errors, kind="stable")
-    best: tuple[float, Array, float, float] | None = None
-    for at in _apart(pairs, order[np.isfinite(errors[order])]):
-        found = _refined(candidate, pairs[at], z, y)
-        if found is not None and (best is None or found[0] < best[0]):
-            best = found
+    good = np.isfinite(errors[order])
+    if candidate.search is not Search.NONE:
+        good &= errors[order] <= WORST * len(coarse) * y[coarse].var()
+    refined = [_refined(candidate, pairs[at], z[fine], y[fine]) for at in _apart(pairs, order[good])]
+    best = min((found for found in refined if found is not None), key=lambda found: found.error, default=None)
     if best is None:
         return None
-    _, (a, b), c, d = best
-    form = Form(candidate, float(a / half), float(b - a * middle / half), c, d)
+    a, b = best.pair
+    form = Form(candidate, float(a / half), float(b - a * middle / half), best.c, best.d)
     return form if form.defined(float(x.min()), float(x.max())) and not form.cancels(x) else None
 
 
+def _evenly(z: Array, most: int) -> npt.NDArray[np.intp]:
+    """Up to `most` points that are spread evenly over the sorted values, with both ends."""
+    order = np.argsort(z, kind="stable")
+    return order[np.unique(np.linspace(0, len(z) - 1, min(len(z), most)).round().astype(np.intp))]
+
+
 def _apart(pairs: Array, order: npt.NDArray[np.intp]) -> list[int]:
-    """The best pairs of a grid, of which no two are neighbors."""
+    """The best pairs of a grid without their neighbors."""
     kept: list[int] = []
     for at in order[:200]:
         near = [np.abs(pairs[at] - pairs[k]).max() < 0.3 * (0.3 + np.abs(pairs[at]).max()) for k in kept]
@@ -106,48 +115,68 @@ def _errors(candidate: Candidate, pairs: Array, z: Array, y: Array) -> Array:
     return np.where(np.isfinite(errors) & (power > 1e-24 * len(z)) & valid, errors, np.inf)
 
 
-def _linear(candidate: Candidate, a: float, b: float, z: Array, y: Array) -> tuple[float, float, Array]:
-    """c, d and the residuals [N]; NaN if the function has no finite values."""
-    with np.errstate(all="ignore"):
-        f = candidate.function.evaluate(a * z + b)
-        centred = f - f.mean()
-        power = float(centred @ centred)
-        c = float(centred @ y) / power if power > 0 else float("nan")
-        d = float(y.mean()) - c * float(f.mean())
-        return c, d, c * f + d - y
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """A pair of a and b with the best c and d, the residuals [N] and the squared error; infinite if the function is
+    not defined."""
+
+    pair: Array
+    c: float
+    d: float
+    residual: Array
+    error: float
+
+    @classmethod
+    def of(cls, candidate: Candidate, pair: Array, z: Array, y: Array) -> _Found:
+        """Linear least squares for one pair."""
+        with np.errstate(all="ignore"):
+            f = candidate.function.evaluate(pair[0] * z + pair[1])
+            centred = f - f.mean()
+            power = float(centred @ centred)
+            c = float(centred @ y) / power if power > 0 else float("nan")
+            d = float(y.mean()) - c * float(f.mean())
+            residual = c * f + d - y
+            error = float(residual @ residual)
+        ends = sorted(float(pair[0] * end + pair[1]) for end in (z.min(), z.max()))
+        valid = np.isfinite(error) and library.defined(candidate.domain, ends[0], ends[1])
+        return cls(pair, c, d, residual, error if valid else float("inf"))
 
 
-def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> tuple[float, Array, float, float] | None:
-    """The squared error, a and b, c, d after a local search from one pair; None without finite values."""
-    low, high = float(z.min()), float(z.max())
-    free = {Search.NONE: [], Search.CENTRE: [1], Search.RATE: [0], Search.BOTH: [0, 1]}[candidate.search]
-    at, damping = pair.copy(), 1e-3
-    c, d, residual = _linear(candidate, at[0], at[1], z, y)
-    error = float(residual @ residual)
-    if not np.isfinite(error):
+FREE: dict[Search, list[int]] = {Search.NONE: [], Search.CENTRE: [1], Search.RATE: [0], Search.BOTH: [0, 1]}
+
+
+def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> _Found | None:
+    """The result of a local search from one pair; None without finite values."""
+    free, damping = FREE[candidate.search], 1e-3
+    best = _Found.of(candidate, pair, z, y)
+    if not np.isfinite(best.error):
         return None
     for _ in range(STEPS if free else 0):
-        columns = []
-        for k in free:
-            moved = at.copy()
-            moved[k] += 1e-6 * max(1e-2, abs(at[k]))
-            columns.append((_linear(candidate, moved[0], moved[1], z, y)[2] - residual) / (moved[k] - at[k]))
-        jacobian = np.stack(columns, axis=1)
+        jacobian = _slopes(candidate, best, free, z, y)
         if not np.isfinite(jacobian).all():
             break
-        normal, slope = jacobian.T @ jacobian, jacobian.T @ residual
-        moved = at.copy()
+        normal, slope = jacobian.T @ jacobian, jacobian.T @ best.residual
+        moved = best.pair.copy()
         moved[free] -= np.linalg.lstsq(normal + damping * np.diag(np.diag(normal)), slope, rcond=None)[0]
-        ends = sorted((moved[0] * low + moved[1], moved[0] * high + moved[1]))
-        after = _linear(candidate, moved[0], moved[1], z, y) if library.defined(candidate.domain, *ends) else None
-        new = float(after[2] @ after[2]) if after is not None else np.inf
-        if after is not None and new < error:
-            gain, at, error, damping = error - new, moved, new, damping / 5
-            c, d, residual = after
-            if gain < 1e-9 * error or error < 1e-28 * len(y):
+        tested = _Found.of(candidate, moved, z, y)
+        if tested.error < best.error:
+            gain, best, damping = best.error - tested.error, tested, damping / 5
+            if gain < 1e-9 * best.error or best.error < 1e-28 * len(y):
                 break
         else:
             damping *= 8
             if damping > 1e8:
                 break
-    return error, at, c, d
+    return best
+
+
+def _slopes(candidate: Candidate, found: _Found, free: list[int], z: Array, y: Array) -> Array:
+    """[N, 1 or 2]: the derivatives of the residuals in a and b, as far as they are free."""
+    columns = []
+    for k in free:
+        moved = found.pair.copy()
+        moved[k] += 1e-6 * max(1e-2, abs(moved[k]))
+        with np.errstate(all="ignore"):
+            change = _Found.of(candidate, moved, z, y).residual - found.residual
+        columns.append(change / (moved[k] - found.pair[k]))
+    return np.stack(columns, axis=1)

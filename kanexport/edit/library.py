@@ -43,6 +43,17 @@ class Domain(Enum):
     QUARTER = "between -pi/2 and pi/2"
 
 
+CLOSED = (Domain.ROOT, Domain.UNIT)
+BOUNDS = {
+    Domain.ALL: (-math.inf, math.inf),
+    Domain.POSITIVE: (0.0, math.inf),
+    Domain.ROOT: (0.0, math.inf),
+    Domain.UNIT: (-1.0, 1.0),
+    Domain.OPEN_UNIT: (-1.0, 1.0),
+    Domain.QUARTER: (-math.pi / 2, math.pi / 2),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """Function of the library. complexity: a small number; functions with a smaller one are simpler."""
@@ -112,20 +123,12 @@ def defined(domain: Domain, low: float, high: float) -> bool:
     """Whether a function is defined for all arguments from low to high."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return False
-    match domain:
-        case Domain.POSITIVE:
-            return low > 0
-        case Domain.ROOT:
-            return low >= 0
-        case Domain.NOT_ZERO:
-            return low > 0 or high < 0
-        case Domain.UNIT:
-            return low >= -1 and high <= 1
-        case Domain.OPEN_UNIT:
-            return low > -1 and high < 1
-        case Domain.QUARTER:
-            return low > -math.pi / 2 and high < math.pi / 2
-    return True
+    if domain is Domain.NOT_ZERO:
+        return low > 0 or high < 0
+    least, greatest = BOUNDS[domain]
+    if domain in CLOSED:
+        return least <= low and high <= greatest
+    return least < low and high < greatest
 
 
 def starts(candidate: Candidate) -> Array:

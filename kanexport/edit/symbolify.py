@@ -36,7 +36,8 @@ DECADES = 0.25  # of the error, that one unit of complexity is worth
 DETAIL = 0.1  # of the tolerance: smaller errors against the outputs of the network are those of its own curves
 EXACT = 1e-9  # the same against targets
 REFITTED = 2  # functions of an edge and of each complexity that a joint fit compares
-REVISED, SWEEPS = 24, 4  # forms of a network that are revised, and how often
+FINISHED = 3  # of them that are fitted to the end
+REVISED, SWEEPS = 16, 3  # forms of a network that are revised, and how often
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,25 +120,30 @@ def _check(kan: Kan, rows: Array, tolerance: float, targets: Array | None) -> No
             code="network-too-large",
             hint="prune the network first",
         )
-    if rows.ndim != 2 or rows.shape[1] != kan.n_inputs or len(rows) < LEAST_ROWS:
-        raise OptionError(
-            f"the rows have shape {list(rows.shape)}, expected at least {LEAST_ROWS} rows with {kan.n_inputs} columns",
-            code="rows-wrong-shape",
-            hint="pass rows with one column per input",
-        )
-    if targets is not None and targets.shape != (len(rows), kan.n_outputs):
-        raise OptionError(
-            f"the targets have shape {list(targets.shape)}, expected {[len(rows), kan.n_outputs]}",
-            code="rows-wrong-shape",
-            hint="pass one row of targets per row, with one column per output",
-        )
-    for what, array in (("rows", rows), ("targets", targets)):
-        if array is not None and not np.isfinite(array).all():
+    _check_rows("rows", rows, kan.n_inputs, LEAST_ROWS)
+    if targets is not None:
+        _check_rows("targets", targets, kan.n_outputs, len(rows))
+        if len(targets) != len(rows):
             raise OptionError(
-                f"the {what} have values that are not finite",
-                code="rows-not-finite",
-                hint="remove rows with NaN or infinity",
+                f"there are {len(targets)} targets for {len(rows)} rows",
+                code="rows-wrong-shape",
+                hint="pass one row of targets per row",
             )
+
+
+def _check_rows(what: str, array: Array, columns: int, least: int) -> None:
+    if array.ndim != 2 or array.shape[1] != columns or len(array) < least:
+        raise OptionError(
+            f"the {what} have shape {list(array.shape)}, expected at least {least} rows with {columns} columns",
+            code="rows-wrong-shape",
+            hint="pass one column per input, and for targets one column per output",
+        )
+    if not np.isfinite(array).all():
+        raise OptionError(
+            f"the {what} have values that are not finite",
+            code="rows-not-finite",
+            hint="remove rows with NaN or infinity",
+        )
 
 
 def _evenly(count: int, most: int) -> npt.NDArray[np.intp]:
@@ -235,31 +241,41 @@ class _Search:
         """Replace the other edges: those that a simple function fits first, then those with the smallest damage."""
         order = []
         for at in self.left:
-            ranked = self._ranked(at)
+            ranked = self._ranked(at, self._fits(at))
             if ranked:
-                _, damage, form = ranked[0]
-                order.append((form.candidate.complexity, damage, at))
-        for _, _, at in sorted(order):
-            best = self._best(at, self._ranked(at))
+                order.append(
+                    (ranked[0].form.candidate.complexity, ranked[0].damage, at, [each.form for each in ranked])
+                )
+        for _, _, at, fits in sorted(order, key=lambda entry: entry[:3]):
+            best = self._best(at, self._ranked(at, fits))
             if best is not None:
                 self._take(at, *best)
 
-    def _ranked(self, at: At) -> list[tuple[float, float, Form]]:
-        """Score, damage without a joint fit, and form of each function that fits an edge on its own, best first."""
+    def _fits(self, at: At) -> list[Form]:
+        """The form of each function that fits an edge on its own."""
+        x, values = self.circuit.sources[at[0]][:, at[1]], self.circuit.values(at)
+        forms = (curve_fit.fit(function, x, values) for function in self.functions)
+        return [form for form in forms if form is not None]
+
+    def _ranked(self, at: At, forms: list[Form]) -> list[_Ranked]:
+        """The forms of an edge by their score without a joint fit, best first."""
         x, values = self.circuit.sources[at[0]][:, at[1]], self.circuit.values(at)
         found = []
-        for function in self.functions:
-            form = curve_fit.fit(function, x, values)
-            if form is not None:
-                damage = self.fit_judge.error(self.circuit.replaced(at, values, form.values(x)))
-                found.append((self.score(damage, {**self.circuit.forms, at: form}), damage, form))
-        return sorted((entry for entry in found if math.isfinite(entry[0])), key=lambda entry: entry[0])
+        for form in forms:
+            damage = self.fit_judge.error(self.circuit.replaced(at, values, form.values(x)))
+            found.append(_Ranked(self.score(damage, {**self.circuit.forms, at: form}), damage, form))
+        return sorted((each for each in found if math.isfinite(each.score)), key=lambda each: each.score)
 
-    def _best(self, at: At, ranked: list[tuple[float, float, Form]]) -> tuple[Circuit, float] | None:
+    def _best(self, at: At, ranked: list[_Ranked]) -> tuple[Circuit, float] | None:
         """The circuit with the best score after a joint fit, and its error, within the limit."""
-        best, least = None, math.inf
+        begun = []
         for form in _shortlist(ranked):
-            tested = circuit.refit(self.circuit.with_forms({**self.circuit.forms, at: form}), self.fit_judge)
+            tested = self.circuit.with_forms({**self.circuit.forms, at: form})
+            tested = circuit.refit(tested, self.fit_judge, steps=circuit.FIRST)
+            begun.append((self.score(self.fit_judge.error(tested.y), tested.forms), tested))
+        best, least = None, math.inf
+        for _, tested in sorted(begun, key=lambda entry: entry[0])[:FINISHED]:
+            tested = circuit.refit(tested, self.fit_judge)
             error = self.error(tested)
             score = self.score(error, tested.forms)
             if error <= self.limit and score < least - 1e-9:
@@ -274,8 +290,8 @@ class _Search:
             changed = False
             for at in sorted(self.circuit.forms):
                 present = self.circuit.forms[at].candidate.name
-                ranked = [entry for entry in self._ranked(at) if entry[2].candidate.name != present]
-                best = self._best(at, ranked)
+                others = [form for form in self._fits(at) if form.candidate.name != present]
+                best = self._best(at, self._ranked(at, others))
                 if best is not None and self.score(best[1], best[0].forms) < self._score() - 0.01:
                     self.circuit, changed = best[0], True
             if not changed:
@@ -305,12 +321,21 @@ class _Search:
         )
 
 
-def _shortlist(ranked: list[tuple[float, float, Form]]) -> list[Form]:
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Form of an edge, the error of the outputs with it before a joint fit, and the score."""
+
+    score: float
+    damage: float
+    form: Form
+
+
+def _shortlist(ranked: list[_Ranked]) -> list[Form]:
     """The best functions of each complexity: before a joint fit, the error says little about simple ones."""
     kept: list[Form] = []
-    for _, _, form in ranked:
-        if sum(other.candidate.complexity == form.candidate.complexity for other in kept) < REFITTED:
-            kept.append(form)
+    for each in ranked:
+        if sum(other.candidate.complexity == each.form.candidate.complexity for other in kept) < REFITTED:
+            kept.append(each.form)
     return kept
 
 
