@@ -37,7 +37,7 @@ DETAIL = 0.1  # of the tolerance: smaller errors against the outputs of the netw
 EXACT = 1e-9  # the same against targets
 REFITTED = 2  # functions of an edge and of each complexity that a joint fit compares
 FINISHED = 3  # of them that are fitted to the end
-REVISED, SWEEPS = 16, 3  # forms of a network that are revised, and how often
+REVISED, SWEEPS = 8, 3  # forms of a network that are revised, and how often
 
 
 @dataclass(frozen=True, slots=True)
