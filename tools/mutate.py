@@ -26,8 +26,8 @@ MODULES = {
     "service/kanserve/analysis/query_plan.py": (
         "tests/kanserve/analysis/test_query_plan.py tests/kanserve/analysis/test_query_paths.py"
     ),
-    "service/kanserve/analysis/formula_printer.py": (
-        "tests/kanserve/analysis/test_formula.py tests/kanserve/analysis/test_formula_printer.py"
+    "kanexport/contract/formula_printer.py": (
+        "tests/kanexport/contract/test_formula.py tests/kanexport/contract/test_formula_printer.py"
     ),
     "service/kanserve/auth/authenticator.py": "tests/kanserve/auth/test_authenticator.py",
     "service/kanserve/auth/token_file.py": "tests/kanserve/auth/test_token_file.py",

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         done = republish.edit_version(
             folder,
             requested,
-            author=_user() if args.author is None else args.author,
+            author=user() if args.author is None else args.author,
             rows=rows,
             version=args.new_version,
             repository=args.repository,
@@ -156,7 +156,8 @@ def _requested(args: argparse.Namespace) -> tuple[EdgeEdit, ...]:
     return requested
 
 
-def _user() -> str:
+def user() -> str:
+    """The name of the user of this process, or empty."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a user without a name, as in a container

@@ -190,21 +190,22 @@ class Circuit:
             slopes = (self.from_sums(layer, sums) - self.y) / step
         return np.where(np.isfinite(slopes), slopes, 0.0)
 
-    def network(self) -> Kan:
-        """The network, with symbolic edges for the forms. Constants are added to the bias."""
-        layers = []
-        for at, layer in enumerate(self.kan.layers):
-            mine = _of_layer(self.forms, at)
-            bare, bias, symbolic = without(layer, {edge[1:] for edge, _ in mine}), layer.bias.copy(), []
-            for (_, source, destination), form in mine:
-                if form.candidate.name == "0":
-                    bias[destination] += form.d
-                    continue
-                symbolic.append(
-                    SymbolicEdge(source, destination, form.candidate.function, form.a, form.b, form.c, form.d, 1.0)
-                )
-            layers.append(dataclasses.replace(bare, bias=bias, symbolic=(*bare.symbolic, *symbolic)))
-        return dataclasses.replace(self.kan, layers=tuple(layers))
+
+def network(kan: Kan, forms: Forms) -> Kan:
+    """The network with symbolic edges for the forms. Constants are added to the bias."""
+    layers = []
+    for at, layer in enumerate(kan.layers):
+        mine = _of_layer(forms, at)
+        bare, bias, symbolic = without(layer, {edge[1:] for edge, _ in mine}), layer.bias.copy(), []
+        for (_, source, destination), form in mine:
+            if form.candidate.name == "0":
+                bias[destination] += form.d
+                continue
+            symbolic.append(
+                SymbolicEdge(source, destination, form.candidate.function, form.a, form.b, form.c, form.d, 1.0)
+            )
+        layers.append(dataclasses.replace(bare, bias=bias, symbolic=(*bare.symbolic, *symbolic)))
+    return dataclasses.replace(kan, layers=tuple(layers))
 
 
 def _of_layer(forms: Forms, layer: int) -> tuple[tuple[At, Form], ...]:

@@ -55,7 +55,11 @@ def simplified(
             if error(tested) <= limit:
                 found, fixed = tested, fixed | {(at, name)}
                 break
-    return found
+    return found.with_forms({at: _without_signs_of_zero(form) for at, form in found.forms.items()})
+
+
+def _without_signs_of_zero(form: Form) -> Form:
+    return dataclasses.replace(form, b=form.b + 0.0, c=form.c + 0.0, d=form.d + 0.0)
 
 
 def _simple(value: float) -> list[float]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kanexport.contract.formula import TEXTS
+from kanexport.contract.formula_printer import ATOM, EXACT, Linear, Text, applied, number
 from kanexport.edit import library
 from kanexport.edit.library import Candidate, Search
 
@@ -32,6 +34,14 @@ class Form:
     b: float
     c: float
     d: float
+
+    def text(self, digits: int = EXACT) -> str:
+        """The form as an expression of x, such as "2*sin(3*x + 1) - 0.5"."""
+        numbers = Linear.from_text(Text("x", ATOM)).affine(self.a, self.b)
+        if self.candidate.name == "0":
+            return number(self.d, digits).text
+        inner = applied(TEXTS[self.candidate.name], numbers.render(digits), digits)
+        return Linear.from_text(inner).affine(self.c, self.d).render(digits).text
 
     def having(self, name: str, value: float) -> Form:
         """The form with another value of one of a, b, c and d."""

@@ -68,6 +68,10 @@ class Symbolified:
     held_out: float
     undefined: tuple[tuple[At, float, float], ...]
 
+    def forms(self) -> Forms:
+        """The form of each replaced edge."""
+        return {entry.at: entry.form for entry in self.replaced}
+
 
 def symbolify(
     kan: Kan,
@@ -311,7 +315,7 @@ class _Search:
         left = self.judge.subset(self.held_out).error(whole.y[self.held_out]) if len(self.held_out) else math.nan
         forms = self.circuit.forms
         return Symbolified(
-            kan=self.circuit.network(),
+            kan=circuit.network(self.kan, forms),
             replaced=tuple(Replacement(at, forms[at], error) for at, error in self.order),
             left=tuple(self.left),
             base=self.base,

@@ -53,6 +53,12 @@ COMMANDS = {
         EXPORT,
         "export",
     ),
+    "symbolify": Command(
+        "kanexport.cli.symbolify_command",
+        "replace edges by functions, as a formula and a new version",
+        EXPORT,
+        "export",
+    ),
     "copy": Command("kanserve.cli.copy", "copy a model version under another version number", EXPORT, "serve"),
     "serve": Command("kanserve.cli.serve", "serve a model repository over gRPC and REST", SERVE, "serve"),
     "view": Command("kanserve.cli.view", "open the web UI for a local repository or checkpoint", SERVE, "serve"),

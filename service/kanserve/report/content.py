@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanexport.contract import grids
+from kanexport.contract import formula, grids
 from kanexport.contract.cli.certificates import RANGES, direction_text
+from kanexport.contract.formula_printer import FormulaError
 from kanexport.contract.manifest import HYBRID, LayerInfo, arrows
-from kanserve.analysis import formula
-from kanserve.analysis.formula_printer import FormulaError
 from kanserve.plotting import figures, render, scenes
 from kanserve.plotting.scenes import BLACK, Curve, Layer, Network, Scene
 from kanserve.report import text_tables

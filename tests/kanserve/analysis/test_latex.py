@@ -9,12 +9,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from kanexport.contract import formula, formula_printer
+from kanexport.contract.formula import UnknownLine, formulas, tokens
+from kanexport.contract.formula_printer import FormulaError, Text, TooLong, applied
 from kanexport.contract.manifest import LayerInfo, NodeStep
-from kanserve.analysis import formula, formula_printer, latex
-from kanserve.analysis.formula import UnknownLine, formulas, tokens
-from kanserve.analysis.formula_printer import FormulaError, Text, TooLong, applied
+from kanserve.analysis import latex
 from kanserve.analysis.latex import escaped, symbol, symbols, written
-from tests.kanserve.analysis.test_formula import EXPRESSIONS, SPLINE, edge, evaluated, layer, networks
+from tests.kanexport.contract.test_formula import EXPRESSIONS, SPLINE, edge, evaluated, layer, networks
 from tests.support import formula_parser, latex_parser
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Tests of `analysis/formula_printer.py`."""
+"""Tests of `contract/formula_printer.py`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanserve.analysis import formula_printer
-from kanserve.analysis.formula_printer import EXACT, FormulaError, Linear, Text, applied, number
+from kanexport.contract import formula_printer
+from kanexport.contract.formula_printer import EXACT, FormulaError, Linear, Text, applied, number
 
 
 @given(st.floats(-1e300, 1e300), st.integers(1, EXACT))

@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kanexport.contract.cli.suggest import advice
-from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
-from kanserve.analysis.formula_printer import (
+from kanexport.contract.formula_printer import (
     ATOM,
     CONSTANTS,
     EXACT,
@@ -32,6 +31,7 @@ from kanserve.analysis.formula_printer import (
     product,
     total,
 )
+from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
 
 NODE = re.compile(r"[xyh]\d+(_\d+)?|phi(_\d+)+")
 # Functions by name, where the name is not the text: of symbolic edges, and of steps.

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from kanexport.contract import formula_printer
+from kanexport.contract.formula import STEP_TEXTS, TEXTS, formulas, tokens
+from kanexport.contract.formula_printer import EXACT, FormulaError, Text, applied
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
 from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
 from kanexport.functions.regularized import avoiding
-from kanserve.analysis import formula_printer
-from kanserve.analysis.formula import STEP_TEXTS, TEXTS, formulas, tokens
-from kanserve.analysis.formula_printer import EXACT, FormulaError, Text, applied
 from tests.support.formula_parser import columns, compute
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,319 @@
+"""Command `kanserve symbolify`: replaces edges of a trained KAN by functions, and prints the formula and its error.
+
+The result of an exported version is a new version. The result of a checkpoint is only printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport import pipeline, republish
+from kanexport.bundle import baseline, description
+from kanexport.bundle.baseline import Rows
+from kanexport.bundle.publish import Result
+from kanexport.certify import certificate
+from kanexport.cli import arguments
+from kanexport.cli.edit_command import user, version_folder
+from kanexport.contract import formula
+from kanexport.contract.cli import tables
+from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
+from kanexport.contract.cli.tables import Table
+from kanexport.contract.formula import Formula
+from kanexport.contract.formula_printer import FormulaError
+from kanexport.contract.manifest import FILE_NAME
+from kanexport.contract.naming import Names, NamingError
+from kanexport.edit import circuit, difference, library, operations, symbolify
+from kanexport.edit.apply import EXACT as EXACT_FORM
+from kanexport.edit.apply import Change
+from kanexport.edit.symbolify import Replacement, Symbolified
+from kanexport.errors import OptionError
+from kanexport.export_request import Request
+from kanexport.ir.model import Kan
+from kanexport.pipeline import Reopened
+
+Array = npt.NDArray[np.float64]
+
+TARGETS = "--targets"
+DIGITS = 6
+EXAMPLES = """examples:
+  kanserve symbolify tests/golden/checkpoints/pykan-hello-pruned/model --tolerance 1e-2
+  kanserve symbolify models/hello --rows train.csv --dry-run
+  kanserve symbolify models/hello --rows x.npy --targets y.npy --library x,x^2,exp,sin
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `symbolify` to a parser."""
+    parser.description = (
+        "Replace edges of a trained KAN by functions, one after another, while the error of the outputs stays within a "
+        "tolerance. The result of an exported model is a new version, which a server never serves by default."
+    )
+    parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
+    add = parser.add_argument
+    add(
+        "path",
+        type=Path,
+        metavar="MODEL",
+        help="folder of a model or of one of its versions, such as models/hello; or a checkpoint, whose result is "
+        "printed only",
+    )
+    add("--version", type=int, metavar="N", help="version to read, if MODEL has several (default: the highest)")
+    add(
+        republish.ROWS,
+        type=Path,
+        metavar="FILE",
+        help="rows of your data as .npz, .npy or .csv, on which the error is measured; they become the baseline of the "
+        "result (default: rows from the input histograms of the baseline, or from the training grid)",
+    )
+    add(
+        TARGETS,
+        type=Path,
+        metavar="FILE",
+        help="true outputs of the rows, as .npz, .npy or .csv, to which the functions are fitted (default: the outputs "
+        "of the network)",
+    )
+    add(
+        "--tolerance",
+        default="1e-3",
+        metavar="ERROR",
+        help="largest root mean square error of an output, relative to its standard deviation (default: 1e-3)",
+    )
+    add(
+        "--library",
+        default="",
+        metavar="LIST",
+        help=f"functions, separated by commas, out of {', '.join(library.ALL)} (default: all but cos, arccos and "
+        "sigmoid, which are shifts or scales of others)",
+    )
+    add("--new-version", type=int, metavar="N", help="version number of the result (default: the next free one)")
+    add("--repository", type=Path, metavar="FOLDER", help="model repository of the result (default: that of MODEL)")
+    add("--author", help="name in the manifest of the result (default: the name of the user)")
+    add("--dry-run", action="store_true", help="search, verify and report, but write nothing")
+    add("--json", action="store_true", help="print one JSON document")
+    arguments.fact_options(parser)
+    arguments.naming_options(parser, rows=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """Network that is changed, with its names; `opened` and `folder` of a version."""
+
+    kan: Kan
+    names: Names
+    opened: Reopened | None = None
+    folder: Path = Path()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the search from parsed arguments. Returns the exit code. Raises ExportError."""
+    tolerance = _tolerance(args.tolerance)
+    functions = tuple(name.strip() for name in args.library.split(",") if name.strip())
+    library.chosen(functions)
+    source = _source(args)
+    rows = None if args.rows is None else baseline.load(args.rows, republish.ROWS)
+    x, rows_from = _rows(source, rows)
+    targets = _targets(args)
+    with tables.bar("replacing edges") as advance:
+        found = symbolify.symbolify(source.kan, x, tolerance, targets=targets, names=functions, advance=advance)
+    result = _publish(source, found, rows, args) if source.opened is not None else None
+    formulas = _formulas(found.kan, source.names)
+    if args.json:
+        print_json(_document(found, formulas, len(x), rows_from, result, dry_run=args.dry_run))
+    else:
+        _show(found, formulas, len(x), rows_from)
+        _what_next(result, dry_run=args.dry_run)
+    return Exit.DONE
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise OptionError(
+            f"--tolerance is {text[:40]!r}, expected a positive number",
+            code="tolerance-out-of-range",
+            hint="pass a relative error such as --tolerance 1e-3",
+        )
+    return value
+
+
+def _source(args: argparse.Namespace) -> _Source:
+    """The network of a version, or of a checkpoint. Raises ExportError."""
+    path = args.path
+    if path.is_dir() and ((path / FILE_NAME).exists() or any(path.glob(f"*/{FILE_NAME}"))):
+        folder = version_folder(path, args.version)
+        opened = pipeline.reopen(folder)
+        return _Source(opened.served, opened.target.names, opened, folder)
+    kan, names = pipeline.network(
+        Request(
+            path=path,
+            repository=None,
+            family=args.family,
+            options=tuple(args.option),
+            symbolic=tuple(args.symbolic),
+            functions=tuple(args.function),
+            architecture=args.architecture,
+            expected_outputs=tuple(args.expected_outputs),
+            names=arguments.names(args),
+        )
+    )
+    return _Source(kan, names)
+
+
+def _rows(source: _Source, rows: Rows | None) -> tuple[Array, str]:
+    """Rows [N, n] in the order of the inputs, and where they are from. Raises ExportError."""
+    if source.opened is not None:
+        return republish.comparison_rows(source.opened, rows)
+    if rows is None:
+        return difference.in_box(*certificate.grid_box(source.kan)), "sampled from the training grid"
+    try:
+        order = source.names.order(rows.columns)
+    except NamingError as error:
+        raise OptionError(f"{republish.ROWS} {rows.name}: {error}", code=error.code, hint=error.hint) from error
+    return (rows.x if order is None else rows.x[:, order]), rows.name
+
+
+def _targets(args: argparse.Namespace) -> Array | None:
+    if args.targets is None:
+        return None
+    if args.rows is None:
+        raise OptionError(
+            f"{TARGETS} needs the rows that they belong to",
+            code="rows-required",
+            hint=f"pass the rows with {republish.ROWS} FILE",
+        )
+    return baseline.load(args.targets, TARGETS).x
+
+
+def _publish(source: _Source, found: Symbolified, rows: Rows | None, args: argparse.Namespace) -> Result | None:
+    """Export the network with functions as a new version; None if no edge is replaced. Raises ExportError."""
+    opened = source.opened
+    assert opened is not None
+    if not found.replaced:
+        return None
+    kan, changes = circuit.network(opened.kan, found.forms()), tuple(map(_change, found.replaced))
+    report = republish.compare(opened, kan, changes, rows=rows, budget=0.0)
+    author = user() if args.author is None else args.author
+    with tables.bar("exporting") as advance:
+        return republish.publish_version(
+            opened,
+            kan,
+            republish.edit_section(opened, source.folder, changes, report, author),
+            rows=rows,
+            version=args.new_version,
+            repository=args.repository,
+            notes=_notes(found),
+            dry_run=args.dry_run,
+            advance=advance,
+        )
+
+
+def _change(entry: Replacement) -> Change:
+    """The replacement in the words of the section `edit`."""
+    return Change(operations.parse(entry.at, operations.TO, entry.form.text()), EXACT_FORM)
+
+
+def _notes(found: Symbolified) -> tuple[str, ...]:
+    count = len(found.replaced)
+    first = f"{count} edges were replaced by functions; the error of the outputs is {found.error:.2e} of their spread"
+    return (first, *_warnings(found))
+
+
+def _warnings(found: Symbolified) -> tuple[str, ...]:
+    """A sentence for each form that is not defined on the whole training grid."""
+    forms = found.forms()
+    return tuple(
+        f"edge {_name(at)}: {forms[at].candidate.name} is not defined on the whole training grid {low:.4g} to "
+        f"{high:.4g}; rows beyond the compared rows can return NaN"
+        for at, low, high in found.undefined
+    )
+
+
+def _name(at: Sequence[int]) -> str:
+    return ":".join(map(str, at))
+
+
+def _formulas(kan: Kan, names: Names) -> tuple[Formula, ...]:
+    """The outputs as formulas of the inputs; numeric edges are functions with a name. Empty if a step has no closed
+    form."""
+    inputs = formula.tokens(names.features, "x", kan.n_inputs)
+    outputs = formula.tokens(names.classes, "y", kan.n_outputs)
+    layers = description.layers(kan, ("",) * len(kan.layers))
+    try:
+        return formula.formulas(inputs, layers, digits=DIGITS, outputs=outputs, partial=True)
+    except FormulaError:
+        return ()
+
+
+def _document(
+    found: Symbolified,
+    formulas: tuple[Formula, ...],
+    rows: int,
+    rows_from: str,
+    result: Result | None,
+    *,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """The document that `--json` prints."""
+    written = result is not None and not dry_run
+    return {
+        "formulas": [{"name": line.name, "expression": line.expression} for line in formulas],
+        "error": found.error,
+        "held_out_error": None if math.isnan(found.held_out) else found.held_out,
+        "original_error": found.base,
+        "rows": rows,
+        "rows_from": rows_from,
+        "replaced": [
+            {
+                "edge": _name(entry.at),
+                "function": entry.form.candidate.name,
+                **{name: getattr(entry.form, name) for name in ("a", "b", "c", "d")},
+                "expression": entry.form.text(),
+                "error_then": entry.error,
+            }
+            for entry in found.replaced
+        ],
+        "left": [_name(at) for at in found.left],
+        "warnings": list(_warnings(found)),
+        "name": result.manifest.name if result is not None else None,
+        "version": result.manifest.version if result is not None else None,
+        "directory": str(result.directory) if written and result is not None else None,
+    }
+
+
+def _show(found: Symbolified, formulas: tuple[Formula, ...], rows: int, rows_from: str) -> None:
+    table = Table("replaced edges, in this order", ("edge", "function of x", "error then"), ("error then",))
+    for entry in found.replaced:
+        table.add(_name(entry.at), entry.form.text(DIGITS), f"{entry.error:.1e}")
+    table.show()
+    for at in found.left:
+        say(f"edge {_name(at)} keeps its curve: no function is within the tolerance")
+    for line in formulas:
+        say(f"{line.name} = {line.expression}")
+    say(f"error: {found.error:.2e} of the spread of the outputs, on {rows} rows ({rows_from})")
+    if not math.isnan(found.held_out):
+        say(f"error on rows that no fit used: {found.held_out:.2e}")
+    if found.base:
+        say(f"error of the original network against the targets: {found.base:.2e}")
+    for warning in _warnings(found):
+        say(f"warning: {warning}")
+
+
+def _what_next(result: Result | None, *, dry_run: bool) -> None:
+    if result is None or dry_run:
+        say("nothing was written" + (" (--dry-run)" if dry_run else ""))
+        return
+    name, version = result.manifest.name, result.manifest.version
+    say(result.manifest.claim)
+    say(f"written to {result.directory}; a server serves it only by its number")
+    say(f"next: kanserve shadow {name} {version}, then kanserve promote {name} {version}")
