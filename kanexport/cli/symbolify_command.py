@@ -148,26 +148,39 @@ def _tolerance(text: str) -> float:
 
 
 def _source(args: argparse.Namespace) -> _Source:
-    """The network of a version, or of a checkpoint. Raises ExportError."""
-    path = args.path
-    if path.is_dir() and ((path / FILE_NAME).exists() or any(path.glob(f"*/{FILE_NAME}"))):
-        folder = version_folder(path, args.version)
-        opened = pipeline.reopen(folder)
-        return _Source(opened.served, opened.target.names, opened, folder)
-    kan, names = pipeline.network(
-        Request(
-            path=path,
-            repository=None,
-            family=args.family,
-            options=tuple(args.option),
-            symbolic=tuple(args.symbolic),
-            functions=tuple(args.function),
-            architecture=args.architecture,
-            expected_outputs=tuple(args.expected_outputs),
-            names=arguments.names(args),
+    """The network of a version, or of a checkpoint. Raises ExportError, also for options that a version has already."""
+    path, request = args.path, _request(args)
+    if not (path.is_dir() and ((path / FILE_NAME).exists() or any(path.glob(f"*/{FILE_NAME}")))):
+        return _Source(*pipeline.network(request))
+    if request != Request(path=path, repository=None):
+        raise OptionError(
+            f"{path} is an exported model, which has the options of its export already",
+            code="arguments-conflict",
+            hint="remove the options that read a checkpoint, and the names",
         )
+    folder = version_folder(path, args.version)
+    opened = pipeline.reopen(folder)
+    if opened.quantize:
+        raise OptionError(
+            f"{folder} is quantized ({opened.quantize}), and its rounding is not known for another network",
+            code="edit-of-quantized-version",
+            hint="export the checkpoint without --quantize, and replace edges of that version",
+        )
+    return _Source(opened.served, opened.target.names, opened, folder)
+
+
+def _request(args: argparse.Namespace) -> Request:
+    return Request(
+        path=args.path,
+        repository=None,
+        family=args.family,
+        options=tuple(args.option),
+        symbolic=tuple(args.symbolic),
+        functions=tuple(args.function),
+        architecture=args.architecture,
+        expected_outputs=tuple(args.expected_outputs),
+        names=arguments.names(args),
     )
-    return _Source(kan, names)
 
 
 def _rows(source: _Source, rows: Rows | None) -> tuple[Array, str]:
