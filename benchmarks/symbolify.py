@@ -46,7 +46,7 @@ from kanexport.verify import float64_reference  # noqa: E402
 Array = Any  # [N] or [N, n]
 EXACT = 1e-6  # error relative to the spread of the targets
 TOLERANCE = 1e-2  # relative to the spread of the outputs
-SHOWN = 100  # rows that auto_symbolic fits; its time grows with them
+SHOWN = 250  # rows that auto_symbolic fits; its time grows with them
 WEIGHTS = (0.8,)  # of simplicity in auto_symbolic; the first one is its default
 ROWS, HELD_OUT = 1000, 1000
 ADD, TIMES = [1, 0], [0, 1]  # a node that adds, and one that multiplies
