@@ -39,9 +39,9 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
 from kanexport import pipeline  # noqa: E402 - as above
-from kanexport.edit import symbolify  # noqa: E402
-from kanexport.pipeline import Request  # noqa: E402
-from kanexport.verify import float64_reference  # noqa: E402
+from kanexport.edit import symbolify  # noqa: E402 - as above
+from kanexport.pipeline import Request  # noqa: E402 - as above
+from kanexport.verify import float64_reference  # noqa: E402 - as above
 
 Array = Any  # [N] or [N, n]
 EXACT = 1e-6  # error relative to the spread of the targets

@@ -122,13 +122,13 @@ def run(args: argparse.Namespace) -> int:
     x, rows_from = _rows(source, rows)
     targets = _targets(args)
     with tables.bar("replacing edges") as advance:
-        found = symbolify.symbolify(source.kan, x, tolerance, targets=targets, names=functions, advance=advance)
-    result = _publish(source, found, rows, args) if source.opened is not None else None
-    formulas = _formulas(found.kan, source.names)
+        outcome = symbolify.symbolify(source.kan, x, tolerance, targets=targets, names=functions, advance=advance)
+    result = _publish(source, outcome, rows, args) if source.opened is not None else None
+    formulas = _formulas(outcome.kan, source.names)
     if args.json:
-        print_json(_document(found, formulas, len(x), rows_from, result, dry_run=args.dry_run))
+        print_json(_document(outcome, formulas, len(x), rows_from, result, dry_run=args.dry_run))
     else:
-        _show(found, formulas, len(x), rows_from)
+        _show(outcome, formulas, len(x), rows_from)
         _what_next(result, dry_run=args.dry_run)
     return Exit.DONE
 
@@ -203,18 +203,18 @@ def _targets(args: argparse.Namespace) -> Array | None:
         raise OptionError(
             f"{TARGETS} needs the rows that they belong to",
             code="rows-required",
-            hint=f"pass the rows with {republish.ROWS} FILE",
+            hint="pass the rows with --rows FILE",
         )
     return baseline.load(args.targets, TARGETS).x
 
 
-def _publish(source: _Source, found: Symbolified, rows: Rows | None, args: argparse.Namespace) -> Result | None:
+def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: argparse.Namespace) -> Result | None:
     """Export the network with functions as a new version; None if no edge is replaced. Raises ExportError."""
     opened = source.opened
     assert opened is not None
-    if not found.replaced:
+    if not outcome.replaced:
         return None
-    kan, changes = circuit.network(opened.kan, found.forms()), tuple(map(_change, found.replaced))
+    kan, changes = circuit.network(opened.kan, outcome.forms()), tuple(map(_change, outcome.replaced))
     report = republish.compare(opened, kan, changes, rows=rows, budget=0.0)
     author = user() if args.author is None else args.author
     with tables.bar("exporting") as advance:
@@ -225,7 +225,7 @@ def _publish(source: _Source, found: Symbolified, rows: Rows | None, args: argpa
             rows=rows,
             version=args.new_version,
             repository=args.repository,
-            notes=_notes(found),
+            notes=_notes(outcome),
             dry_run=args.dry_run,
             advance=advance,
         )
@@ -236,19 +236,19 @@ def _change(entry: Replacement) -> Change:
     return Change(operations.parse(entry.at, operations.TO, entry.form.text()), EXACT_FORM)
 
 
-def _notes(found: Symbolified) -> tuple[str, ...]:
-    count = len(found.replaced)
-    first = f"{count} edges were replaced by functions; the error of the outputs is {found.error:.2e} of their spread"
-    return (first, *_warnings(found))
+def _notes(outcome: Symbolified) -> tuple[str, ...]:
+    count = len(outcome.replaced)
+    first = f"{count} edges were replaced by functions; the error of the outputs is {outcome.error:.2e} of their spread"
+    return (first, *_warnings(outcome))
 
 
-def _warnings(found: Symbolified) -> tuple[str, ...]:
+def _warnings(outcome: Symbolified) -> tuple[str, ...]:
     """A sentence for each form that is not defined on the whole training grid."""
-    forms = found.forms()
+    forms = outcome.forms()
     return tuple(
         f"edge {_name(at)}: {forms[at].candidate.name} is not defined on the whole training grid {low:.4g} to "
         f"{high:.4g}; rows beyond the compared rows can return NaN"
-        for at, low, high in found.undefined
+        for at, low, high in outcome.undefined
     )
 
 
@@ -269,7 +269,7 @@ def _formulas(kan: Kan, names: Names) -> tuple[Formula, ...]:
 
 
 def _document(
-    found: Symbolified,
+    outcome: Symbolified,
     formulas: tuple[Formula, ...],
     rows: int,
     rows_from: str,
@@ -278,12 +278,11 @@ def _document(
     dry_run: bool,
 ) -> dict[str, Any]:
     """The document that `--json` prints."""
-    written = result is not None and not dry_run
     return {
         "formulas": [{"name": line.name, "expression": line.expression} for line in formulas],
-        "error": found.error,
-        "held_out_error": None if math.isnan(found.held_out) else found.held_out,
-        "original_error": found.base,
+        "error": outcome.error,
+        "held_out_error": None if math.isnan(outcome.held_out) else outcome.held_out,
+        "original_error": outcome.base,
         "rows": rows,
         "rows_from": rows_from,
         "replaced": [
@@ -294,31 +293,37 @@ def _document(
                 "expression": entry.form.text(),
                 "error_then": entry.error,
             }
-            for entry in found.replaced
+            for entry in outcome.replaced
         ],
-        "left": [_name(at) for at in found.left],
-        "warnings": list(_warnings(found)),
-        "name": result.manifest.name if result is not None else None,
-        "version": result.manifest.version if result is not None else None,
-        "directory": str(result.directory) if written and result is not None else None,
+        "left": [_name(at) for at in outcome.left],
+        "warnings": list(_warnings(outcome)),
+        **_version(result, dry_run=dry_run),
     }
 
 
-def _show(found: Symbolified, formulas: tuple[Formula, ...], rows: int, rows_from: str) -> None:
+def _version(result: Result | None, *, dry_run: bool) -> dict[str, Any]:
+    """Name, version and folder of the result, if there is one."""
+    if result is None:
+        return {"name": None, "version": None, "directory": None}
+    about, folder = result.manifest, None if dry_run else str(result.directory)
+    return {"name": about.name, "version": about.version, "directory": folder}
+
+
+def _show(outcome: Symbolified, formulas: tuple[Formula, ...], rows: int, rows_from: str) -> None:
     table = Table("replaced edges, in this order", ("edge", "function of x", "error then"), ("error then",))
-    for entry in found.replaced:
+    for entry in outcome.replaced:
         table.add(_name(entry.at), entry.form.text(DIGITS), f"{entry.error:.1e}")
     table.show()
-    for at in found.left:
+    for at in outcome.left:
         say(f"edge {_name(at)} keeps its curve: no function is within the tolerance")
     for line in formulas:
         say(f"{line.name} = {line.expression}")
-    say(f"error: {found.error:.2e} of the spread of the outputs, on {rows} rows ({rows_from})")
-    if not math.isnan(found.held_out):
-        say(f"error on rows that no fit used: {found.held_out:.2e}")
-    if found.base:
-        say(f"error of the original network against the targets: {found.base:.2e}")
-    for warning in _warnings(found):
+    say(f"error: {outcome.error:.2e} of the spread of the outputs, on {rows} rows ({rows_from})")
+    if not math.isnan(outcome.held_out):
+        say(f"error on rows that no fit used: {outcome.held_out:.2e}")
+    if outcome.base:
+        say(f"error of the original network against the targets: {outcome.base:.2e}")
+    for warning in _warnings(outcome):
         say(f"warning: {warning}")
 
 

@@ -33,29 +33,29 @@ EVEN = ("gaussian", "cosh", "abs", "x^2", "x^4", "1/x^2", "1/x^4")  # f(-x) = f(
 
 
 def simplified(
-    found: Circuit, judge: Judge, error: Callable[[Circuit], float], limit: float, allowed: float
+    present: Circuit, judge: Judge, error: Callable[[Circuit], float], limit: float, allowed: float
 ) -> Circuit:
     """The circuit with simple constants. `error`: of a circuit on all rows. It grows by a little more than `allowed` at
     most, and stays within the limit."""
-    found = normal(found, judge)
-    start = error(found)
+    present = normal(present, judge)
+    start = error(present)
     limit = min(limit, max(start * GROWTH, start + allowed))
     if not math.isfinite(start):
-        return found
-    names = circuit.parameters(found)
+        return present
+    names = circuit.parameters(present)
     if len(names) > MOST:
-        return found
+        return present
     fixed: frozenset[tuple[At, str]] = frozenset()
     while names:
-        at, name = min(names, key=lambda key: _distance(getattr(found.forms[key[0]], key[1])))
+        at, name = min(names, key=lambda key: _distance(getattr(present.forms[key[0]], key[1])))
         names.remove((at, name))
-        for number in _simple(getattr(found.forms[at], name)):
-            forms = {**found.forms, at: found.forms[at].having(name, number)}
-            tested = circuit.refit(found.with_forms(forms), judge, fixed | {(at, name)})
+        for number in _simple(getattr(present.forms[at], name)):
+            forms = {**present.forms, at: present.forms[at].having(name, number)}
+            tested = circuit.refit(present.with_forms(forms), judge, fixed | {(at, name)})
             if error(tested) <= limit:
-                found, fixed = tested, fixed | {(at, name)}
+                present, fixed = tested, fixed | {(at, name)}
                 break
-    return found.with_forms({at: _without_signs_of_zero(form) for at, form in found.forms.items()})
+    return present.with_forms({at: _without_signs_of_zero(form) for at, form in present.forms.items()})
 
 
 def _without_signs_of_zero(form: Form) -> Form:
@@ -64,16 +64,16 @@ def _without_signs_of_zero(form: Form) -> Form:
 
 def _simple(value: float) -> list[float]:
     """Simple numbers near a value, the simplest first."""
-    found: dict[float, float] = {}
+    numbers: dict[float, float] = {}
     if abs(value) < NEAR:
-        found[0.0] = 0.0
+        numbers[0.0] = 0.0
     for rank, unit, denominators in ((1, 1.0, (1, 2, 3, 4, 5, 10)), (3, math.pi, (1, 2, 3, 4, 6))):
         for q in denominators:
             p = round(value * q / unit)
             number = p * unit / q
             if p and abs(number - value) <= NEAR * abs(value):
-                found.setdefault(number, rank * q + abs(p) / 10)
-    return sorted(found, key=lambda number: found[number])[:TRIED]
+                numbers.setdefault(number, rank * q + abs(p) / 10)
+    return sorted(numbers, key=lambda number: numbers[number])[:TRIED]
 
 
 def _distance(value: float) -> float:
@@ -81,17 +81,17 @@ def _distance(value: float) -> float:
     return min((abs(number - value) / max(abs(value), NEAR) for number in _simple(value)), default=math.inf)
 
 
-def normal(found: Circuit, judge: Judge) -> Circuit:
+def normal(present: Circuit, judge: Judge) -> Circuit:
     """The same network with normal constants. The circuit stays if a form does not allow it."""
-    forms = {at: canonical(form) for at, form in found.forms.items()}
-    for layer in range(len(found.kan.layers)):
-        changed = _gauged(found.kan, forms, layer)
-        tested = found.with_forms(changed)
-        if tested.defined() and bool((np.abs(tested.y - found.y) <= SAME * judge.spread).all()):
+    forms = {at: canonical(form) for at, form in present.forms.items()}
+    for layer in range(len(present.kan.layers)):
+        changed = _gauged(present.kan, forms, layer)
+        tested = present.with_forms(changed)
+        if tested.defined() and bool((np.abs(tested.y - present.y) <= SAME * judge.spread).all()):
             forms = changed
-    tested = found.with_forms(forms)
-    same = tested.defined() and bool((np.abs(tested.y - found.y) <= SAME * judge.spread).all())
-    return tested if same else found
+    tested = present.with_forms(forms)
+    same = tested.defined() and bool((np.abs(tested.y - present.y) <= SAME * judge.spread).all())
+    return tested if same else present
 
 
 def canonical(form: Form) -> Form:

@@ -86,7 +86,7 @@ def fit(candidate: Candidate, x: Array, y: Array) -> Form | None:
     if candidate.search is not Search.NONE:
         good &= errors[order] <= WORST * len(coarse) * y[coarse].var()
     refined = [_refined(candidate, pairs[at], z[fine], y[fine]) for at in _apart(pairs, order[good])]
-    best = min((found for found in refined if found is not None), key=lambda found: found.error, default=None)
+    best = min((each for each in refined if each is not None), key=lambda each: each.error, default=None)
     if best is None:
         return None
     a, b = best.pair
@@ -126,7 +126,7 @@ def _errors(candidate: Candidate, pairs: Array, z: Array, y: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
+class _Point:
     """A pair of a and b with the best c and d, the residuals [N] and the squared error; infinite if the function is
     not defined."""
 
@@ -137,7 +137,7 @@ class _Found:
     error: float
 
     @classmethod
-    def of(cls, candidate: Candidate, pair: Array, z: Array, y: Array) -> _Found:
+    def of(cls, candidate: Candidate, pair: Array, z: Array, y: Array) -> _Point:
         """Linear least squares for one pair."""
         with np.errstate(all="ignore"):
             f = candidate.function.evaluate(pair[0] * z + pair[1])
@@ -155,10 +155,10 @@ class _Found:
 FREE: dict[Search, list[int]] = {Search.NONE: [], Search.CENTRE: [1], Search.RATE: [0], Search.BOTH: [0, 1]}
 
 
-def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> _Found | None:
+def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> _Point | None:
     """The result of a local search from one pair; None without finite values."""
     free, damping = FREE[candidate.search], 1e-3
-    best = _Found.of(candidate, pair, z, y)
+    best = _Point.of(candidate, pair, z, y)
     if not np.isfinite(best.error):
         return None
     for _ in range(STEPS if free else 0):
@@ -168,7 +168,7 @@ def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> _Found | 
         normal, slope = jacobian.T @ jacobian, jacobian.T @ best.residual
         moved = best.pair.copy()
         moved[free] -= np.linalg.lstsq(normal + damping * np.diag(np.diag(normal)), slope, rcond=None)[0]
-        tested = _Found.of(candidate, moved, z, y)
+        tested = _Point.of(candidate, moved, z, y)
         if tested.error < best.error:
             gain, best, damping = best.error - tested.error, tested, damping / 5
             if gain < 1e-9 * best.error or best.error < 1e-28 * len(y):
@@ -180,13 +180,13 @@ def _refined(candidate: Candidate, pair: Array, z: Array, y: Array) -> _Found | 
     return best
 
 
-def _slopes(candidate: Candidate, found: _Found, free: list[int], z: Array, y: Array) -> Array:
+def _slopes(candidate: Candidate, point: _Point, free: list[int], z: Array, y: Array) -> Array:
     """[N, 1 or 2]: the derivatives of the residuals in a and b, as far as they are free."""
     columns = []
     for k in free:
-        moved = found.pair.copy()
+        moved = point.pair.copy()
         moved[k] += 1e-6 * max(1e-2, abs(moved[k]))
         with np.errstate(all="ignore"):
-            change = _Found.of(candidate, moved, z, y).residual - found.residual
-        columns.append(change / (moved[k] - found.pair[k]))
+            change = _Point.of(candidate, moved, z, y).residual - point.residual
+        columns.append(change / (moved[k] - point.pair[k]))
     return np.stack(columns, axis=1)

@@ -264,11 +264,11 @@ class _Search:
     def _ranked(self, at: At, forms: list[Form]) -> list[_Ranked]:
         """The forms of an edge by their score without a joint fit, best first."""
         x, values = self.circuit.sources[at[0]][:, at[1]], self.circuit.values(at)
-        found = []
+        ranked = []
         for form in forms:
             damage = self.fit_judge.error(self.circuit.replaced(at, values, form.values(x)))
-            found.append(_Ranked(self.score(damage, {**self.circuit.forms, at: form}), damage, form))
-        return sorted((each for each in found if math.isfinite(each.score)), key=lambda each: each.score)
+            ranked.append(_Ranked(self.score(damage, {**self.circuit.forms, at: form}), damage, form))
+        return sorted((each for each in ranked if math.isfinite(each.score)), key=lambda each: each.score)
 
     def _best(self, at: At, ranked: list[_Ranked]) -> tuple[Circuit, float] | None:
         """The circuit with the best score after a joint fit, and its error, within the limit."""
@@ -345,12 +345,12 @@ def _shortlist(ranked: list[_Ranked]) -> list[Form]:
 
 def _undefined(kan: Kan, forms: Forms) -> list[tuple[At, float, float]]:
     """Edges whose form is not defined on the whole training grid of their source, with that grid."""
-    found = []
+    parts = []
     for at, form in forms.items():
         layer = kan.layers[at[0]]
         if any(term.pre_steps for term in layer.terms):
             continue  # its grid is not in the units of its source
         low, high = (float(end[at[1]]) for end in layer.support().core)
         if not form.defined(low, high):
-            found.append((at, low, high))
-    return found
+            parts.append((at, low, high))
+    return parts
