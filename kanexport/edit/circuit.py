@@ -83,14 +83,14 @@ class _Stage:
 
 
 def without(layer: Layer, edges: set[tuple[int, int]]) -> Layer:
-    """The layer without the given edges [source, destination]."""
+    """The layer without the given edges [source, destination]. Values that are not finite spread as before."""
     if not edges:
         return layer
-    mask, spreads = layer.mask.copy(), layer.nan_spreads.copy()
+    mask = layer.mask.copy()
     for source, destination in edges:
-        mask[source, destination], spreads[source, destination] = 0.0, False
+        mask[source, destination] = 0.0
     symbolic = tuple(edge for edge in layer.symbolic if (edge.source, edge.destination) not in edges)
-    return dataclasses.replace(layer, mask=mask, nan_spreads=spreads, symbolic=symbolic)
+    return dataclasses.replace(layer, mask=mask, symbolic=symbolic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -51,6 +51,14 @@ def test_forms_are_symbolic_edges_of_the_network(hello: Kan) -> None:
     assert [edge.function.name for layer in kan.layers for edge in layer.symbolic] == ["sin", "exp"]
 
 
+def test_rows_with_nan_stay_nan(hello: Kan) -> None:
+    """Also in an input whose edge becomes a constant."""
+    kan = circuit.network(hello, TRUE | {(0, 1, 0): form("0", d=0.25)})
+    rows = np.array([[np.nan, 0.0], [0.0, np.nan], [0.0, 0.0]])
+    before, after = (np.isnan(float64_reference.evaluate(network, rows).y[:, 0]) for network in (hello, kan))
+    assert before.tolist() == after.tolist() == [True, True, False]
+
+
 def test_one_edge_is_replaced_without_building_the_network_again(hello: Kan) -> None:
     whole, at = Circuit.of(hello, X, {}), (0, 0, 0)
     values = whole.values(at)
