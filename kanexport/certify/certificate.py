@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.certify import branch, search
+from kanexport.certify import branch, directions, search
+from kanexport.certify.directions import DECREASING, INCREASING, NEITHER, UNDECIDED, Directions
 from kanexport.certify.edges import refuse
 from kanexport.certify.enclosure import Network
 from kanexport.certify.search import Found
@@ -49,6 +50,7 @@ class Certificate:
     lipschitz              [n, m]: the output changes by at most this per unit of the input
     slack                  [m]: how far the served graph may be from the network
     edges                  of each layer [I, O, 4]: the lowest and highest value and slope of each edge
+    edge_directions        of each layer, the directions of the edges
     boxes                  how many boxes cover the box
     """
 
@@ -65,6 +67,7 @@ class Certificate:
     lipschitz: Array
     slack: Array
     edges: tuple[Array, ...]
+    edge_directions: tuple[Directions, ...]
     boxes: int
     seconds: float
 
@@ -100,6 +103,7 @@ def certify(kan: Kan, low: Array, high: Array, budget: float, seed: int = 0) -> 
         lipschitz=np.maximum(np.abs(down), np.abs(up)),
         slack=network.slack,
         edges=tuple(np.stack(stage.table.facts(), axis=2) for stage in network.stages),
+        edge_directions=tuple(directions.of_edges(stage.table) for stage in network.stages),
         boxes=len(frontier),
         seconds=time.monotonic() - start,
     )

@@ -240,9 +240,10 @@ def _of_term(layer: Layer, term: Term) -> Spline | Smooth | Enclosed:
 
 def _of_symbolic_edges(layer: Layer) -> list[Smooth | Enclosed]:
     """The functions of symbolic edges, without their constants."""
-    live = [edge for edge in layer.symbolic if edge.mask * edge.c]
-    plain = [e for e in live if e.function is SYMBOLIC.get(e.function.name) and e.function.name in curves.EDGE]
-    others = [edge for edge in live if edge not in plain]
+    known = [SYMBOLIC.get(edge.function.name) is edge.function for edge in layer.symbolic]
+    plain = [e for e, same in zip(layer.symbolic, known, strict=True) if same and e.function.name in curves.EDGE]
+    # Also those with a weight of zero: the graph multiplies, and zero times infinity is NaN.
+    others = [edge for edge in layer.symbolic if edge not in plain]
     return [*(_of_symbolic(layer, edge) for edge in plain), *symbolic(others, (layer.sources, layer.destinations))]
 
 

@@ -29,6 +29,7 @@ Array = npt.NDArray[np.float64]
 ENDLESS = 1e250  # stands for no bound, and is zero times a coefficient of zero
 NUMBERS = 4e5  # of one array of a chunk
 KINK = 1e-9  # beside a point without a second derivative, where a cell of this width has it
+GROWTH, STEPS = 4.0, 40  # of distances beyond the range in which a basis bends
 CELLS = 256  # between points of a source, at most
 FLOAT64 = 4  # times the error of one form of a function, for another form
 
@@ -150,7 +151,7 @@ class Enclosed(abc.ABC):
 
     @property
     def _width(self) -> int:
-        """How many edges of a source have functions of their own."""
+        """How many edges of a source have separate functions."""
         return 1
 
 
@@ -201,18 +202,22 @@ class Shared(Enclosed):
         kinks = families.kinks(basis, sources)[:, source]
         width = families.feature(basis)
         support = basis.support(sources)
-        inner = np.zeros(0) if width is None else _spread(width, support.outer, source, low, high)
+        inner = _spread(width or 1.0, support.outer, source, low, high, fine=width is not None)
         room = KINK * (1 + np.abs(kinks))
         return np.concatenate([kinks - room, kinks + room, inner])
 
 
-def _spread(width: float, outer: Pair, source: int, low: float, high: float) -> Array:
-    """Points at most `width` apart in the part of a range in which a basis bends."""
-    first, last = max(low, float(outer[0][source])), min(high, float(outer[1][source]))
-    if not first < last:
-        return np.zeros(0)
+def _spread(width: float, outer: Pair, source: int, low: float, high: float, *, fine: bool = True) -> Array:
+    """Points at most `width` apart in the part of a range in which a basis bends, if it is to be `fine`; and points
+    beyond, at distances that grow."""
+    begin, end = float(outer[0][source]), float(outer[1][source])
+    first, last = max(low, begin), min(high, end)
+    grown = width * GROWTH ** np.arange(STEPS)
+    beyond = np.concatenate([begin - grown[grown < begin - low], end + grown[grown < high - end]])
+    if not first < last or not fine:
+        return beyond
     count = int(np.clip(np.ceil((last - first) / width), 1, CELLS))
-    return np.linspace(first, last, count + 1)
+    return np.concatenate([np.linspace(first, last, count + 1), beyond])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,6 +24,8 @@ from kanexport.ir.steps import Step
 
 Array = npt.NDArray[np.float64]
 
+DOUBLE = 2.0**-29  # rounding of float64 in units of that of float32
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
@@ -39,25 +41,29 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """Network with the tables of its layers, for inputs in the box from low to high [n]. `slack` [m]: how far outputs
-    of the served graph may be from those of the exact function."""
+    """Network with the tables of its layers, for inputs in the box from low to high [n].
+
+    slack  [m]: how far outputs of the served graph may be from those of the exact function
+    noise  [m]: the same for the float64 reference
+    """
 
     stages: tuple[Stage, ...]
     low: Array
     high: Array
     slack: Array
+    noise: Array
 
     @classmethod
     def of(cls, kan: Kan, low: Array, high: Array) -> Network:
         """The tables, layer by layer. Raises InvalidKan for a network that has no certificate."""
         if kan.edge_class != "A":
             raise refuse("the network is of class B: a step reads the whole row")
-        nodes, slack = Nodes.of_boxes(low[None], high[None]), np.zeros(len(low))
+        nodes, errors = Nodes.of_boxes(low[None], high[None]), np.zeros((2, len(low)))
         stages = []
         for layer in kan.layers:
-            stage, nodes, slack = _stage(layer, nodes, slack)
+            stage, nodes, errors = _stage(layer, nodes, errors)
             stages.append(stage)
-        return cls(tuple(stages), low, high, slack * (1 + 1e-9))
+        return cls(tuple(stages), low, high, errors[0] * (1 + 1e-9), errors[1] * DOUBLE)
 
     def enclose(self, low: Array, high: Array, *, served: bool = True, slopes: bool = True) -> Nodes:
         """The outputs on boxes from low to high [N, n], within the box of the network. `served`: with the float32
@@ -110,11 +116,12 @@ def _by_inputs(sums: Nodes, outputs: Nodes, pieces: list[Piece], constant: Array
     return low - rest, high + rest
 
 
-def _stage(layer: Layer, nodes: Nodes, error: Array) -> tuple[Stage, Nodes, Array]:
-    """The stage of a layer, and the nodes after it with their float32 errors. `nodes`, `error` [w]: before it."""
-    nodes, error = steps.with_errors(layer.pre_steps, nodes, error)
-    low, high = nodes.low[0], nodes.high[0]
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and np.abs(nodes.largest).max() < rounding.LARGEST):
+def _stage(layer: Layer, nodes: Nodes, errors: Array) -> tuple[Stage, Nodes, Array]:
+    """The stage of a layer, and the nodes after it with their errors. `nodes`, `errors` [2, w]: before it, in float32
+    and in float64; the latter in units in which rounding is that of float32."""
+    before, errors = steps.with_errors(layer.pre_steps, nodes, errors)
+    low, high = before.low[0], before.high[0]
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and np.abs(before.largest).max() < rounding.LARGEST):
         raise refuse("the nodes of a layer may exceed float32 on this box")
     with np.errstate(over="ignore", invalid="ignore"):
         edges = Edges.of(layer)
@@ -123,8 +130,9 @@ def _stage(layer: Layer, nodes: Nodes, error: Array) -> tuple[Stage, Nodes, Arra
     if not all(np.isfinite(part).all() for part in (table.value, table.bend, table.low, table.high)):
         raise refuse("an edge has no finite bound on this box")
     steep = np.maximum(np.abs(table.low), np.abs(table.high)).max(axis=0)  # [I, O]
-    after, error = steps.with_errors(layer.post_steps, _sums(table, nodes, []).widened(slack), error @ steep + slack)
-    return Stage(layer.pre_steps, table, slack, low, high, layer.post_steps), after, error
+    own = np.stack([slack, rounding.in_double(table) / DOUBLE])
+    after, errors = steps.with_errors(layer.post_steps, _sums(table, before, []).widened(slack), errors @ steep + own)
+    return Stage(layer.pre_steps, table, slack, low, high, layer.post_steps), after, errors
 
 
 def _sums(table: Table, nodes: Nodes, pieces: list[Piece]) -> Nodes:

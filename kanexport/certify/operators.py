@@ -53,7 +53,7 @@ class Bounds:
 
     @staticmethod
     def nan() -> Taylor:
-        """A constant for inputs that are not finite, of which the bounds say nothing."""
+        """A constant for inputs that are not finite. The bounds do not cover them."""
         return Bounds.const(0.0)
 
     def op(self, kind: str, *inputs: Any, **attributes: Any) -> Any:
@@ -91,7 +91,7 @@ class Bounds:
         return taylor.clip(a * self.const(alpha) + self.const(beta), self.const(0.0), self.const(1.0))
 
     def cast(self, a: Any) -> Any:
-        """A number from the answer of a comparison."""
+        """A number from the result of a comparison."""
         return taylor.where(a, self.const(1.0), self.const(0.0)) if isinstance(a, Choice) else a
 
     def gather(self, a: Taylor, indices: Any, *, axis: int) -> Taylor:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from kanexport.bases.bspline import BSpline
 from kanexport.bases.uniform_bspline import DEGREES, NEAR, UniformSpline, departure
-from kanexport.certify.edges import Smooth, Spline, Table, refuse
+from kanexport.certify.edges import ULP, Smooth, Spline, Table, refuse
 
 Array = npt.NDArray[np.float64]
 
@@ -54,6 +54,13 @@ def of_sums(table: Table, low: Array, high: Array) -> Array:
     if count * UNIT > 0.5:
         raise refuse(f"a layer adds {count:.0f} terms, too many for a bound of float32")
     return np.asarray(error.sum(axis=0) + gamma(count) * total)
+
+
+def in_double(table: Table) -> Array:
+    """[O]: the bound for the sums of the edges in float64, in any order of sources and functions."""
+    many = table.edges.sources + 8
+    size = np.abs(table.value).max(axis=0).sum(axis=0) + np.abs(table.edges.constant)
+    return np.asarray(2 * many * table.rounding.sum(axis=0) + many * ULP * size)
 
 
 def gamma(count: float) -> float:
@@ -121,7 +128,9 @@ def _smooth(part: Smooth, low: Array, high: Array) -> tuple[Array, Array]:
         value = np.abs(part.curve.value(np.zeros(1))) + steep * inner
         # A product such as x * sigmoid(x) multiplies the error of its function by x.
         error = 4 * UNIT * steep * inner + FUNCTION * (1 + inner + value)
-    return np.where(size == 0, 0.0, size * error), np.where(size == 0, 0.0, size * value)
+        # The graph multiplies by a weight of zero, too, and zero times infinity is NaN.
+        finite = value < LARGEST
+        return np.where(finite, size * error, np.inf), np.where(finite, size * value, np.inf)
 
 
 def of_affine(scale: Array, shift: Array, largest: Array) -> Array:

@@ -17,10 +17,10 @@ Array = npt.NDArray[np.float64]
 
 
 def with_errors(steps: tuple[Step, ...], nodes: Nodes, error: Array) -> tuple[Nodes, Array]:
-    """The nodes after some steps, and their float32 errors [w]."""
+    """The nodes after some steps, and their float32 errors [..., w]."""
     for step in steps:
         if isinstance(step, Select):
-            error = error[list(step.indices)]
+            error = error[..., list(step.indices)]
         elif isinstance(step, Affine):
             error = error * np.abs(step.scale) + rounding.of_affine(step.scale, step.bias, nodes.largest)[0]
         elif isinstance(step, Standardize):
@@ -42,16 +42,16 @@ def through(steps: tuple[Step, ...], nodes: Nodes, served: bool) -> Nodes:
 
 
 def _error_of_products(step: Product, largest: Array, error: Array) -> Array:
-    """The float32 errors of products [groups], from the magnitudes and errors of their factors [values]."""
+    """The float32 errors of products [..., groups], from the magnitudes and errors of their factors [..., values]."""
     errors = []
     for first, count in zip(_starts(step), step.groups, strict=True):
-        size, total = largest[first], error[first]
+        size, total = largest[first], error[..., first]
         for at in range(first + 1, first + count):
-            total = total * largest[at] + error[at] * size + total * error[at]
+            total = total * largest[at] + error[..., at] * size + total * error[..., at]
             size = size * largest[at]
             total = total + 2 * rounding.UNIT * size
         errors.append(total)
-    return np.array(errors)
+    return np.stack(errors, axis=-1)
 
 
 def _starts(step: Product) -> list[int]:

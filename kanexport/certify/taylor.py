@@ -57,13 +57,13 @@ def _logistic(x: Array) -> Array:
 
 
 class Choice:
-    """Answer of a comparison on intervals: true, false, or neither. `same`: floating point has the same answer."""
+    """Result of a comparison on intervals: true, false, or neither. `same`: floating point has the same result."""
 
     def __init__(self, true: Any, false: Any, same: Any) -> None:
         self.true, self.false, self.same = np.asarray(true), np.asarray(false), np.asarray(same)
 
     def astype(self, dtype: Any) -> Any:
-        """Refused: a number that jumps has no slope."""
+        """Raises UnboundedError: a number that jumps has no slope."""
         raise UnboundedError("a number from a condition")
 
 
@@ -411,7 +411,7 @@ def _compared(a: Taylor, b: Taylor, strict: bool) -> Choice:
 
 # radon: one expression for each kind of condition.
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """numpy.where. Where a comparison has no answer, the value is in one of both, and the slope is not known."""
+    """numpy.where. Where a comparison has no result, the value is in one of both, and the slope is not known."""
     model = a if isinstance(a, Taylor) else b
     if not isinstance(model, Taylor):
         if not isinstance(condition, Choice) or not (condition.true | condition.false).all():

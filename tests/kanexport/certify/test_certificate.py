@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from kanexport import pipeline
-from kanexport.certify import certificate
-from kanexport.certify.certificate import DECREASING, INCREASING, NEITHER, Certificate
+from kanexport.certify import certificate, directions
+from kanexport.certify.certificate import Certificate
+from kanexport.certify.directions import DECREASING, INCREASING, NEITHER, UNDECIDED
+from kanexport.certify.enclosure import Network
 from kanexport.contract import custom_ops
 from kanexport.contract.sections import Scaler, Scalers
 from kanexport.errors import InvalidKan, OptionError
@@ -155,6 +158,44 @@ def test_random_networks_of_each_basis(kind: str, depth: int) -> None:
     assert_holds(kan, certificate.certify(kan, low, high, budget=0.4))
 
 
+@pytest.mark.parametrize("kind", random_networks.KINDS)
+@pytest.mark.parametrize("reach", [12.0, 1e4, 1e8])
+def test_boxes_far_beyond_the_grid(kind: str, reach: float) -> None:
+    """The certificate holds, or the network has none on this box."""
+    kan = random_networks.network(kind, 2, seed=7)
+    low, high = certificate.grid_box(kan)
+    center, radius = (low + high) / 2, reach * (high - low) / 2
+    c = None
+    with contextlib.suppress(InvalidKan):
+        c = certificate.certify(kan, center - radius, center + radius, budget=0.2)
+    assert c or reach > 12 or kind == "symbolic"
+    if c:
+        assert_holds(kan, c)
+
+
+def test_directions_of_edges(golden: Golden) -> None:
+    """All edges are decided, and pairs of points show edges that rise and fall."""
+    for name in ("efficient-kan-wine-update-grid", "rbf-kan-diabetes", "relu-kan-hello", "wav-kan-dog-breast-cancer"):
+        kan = network(*golden(name))
+        low, high = certificate.grid_box(kan)
+        for stage in Network.of(kan, low, high).stages:
+            table, found = stage.table, directions.of_edges(stage.table)
+            x = np.linspace(stage.low, stage.high, 500)
+            change = np.diff(table.edges.values(x), axis=0)
+            noise = 1e-8 * (1 + np.abs(table.value).max())
+            for i, o in np.ndindex(table.value.shape[1:]):
+                word = found.words[i][o]
+                assert word != UNDECIDED
+                assert word != INCREASING or change[:, i, o].min() >= -noise
+                assert word != DECREASING or change[:, i, o].max() <= noise
+                if word == NEITHER:
+                    sources = np.zeros((4, table.value.shape[1]))
+                    sources[:, i] = found.points[i, o].ravel()
+                    rise, fall = np.diff(table.edges.values(sources)[:, i, o])[::2]
+                    assert rise > 0 > fall
+                    assert (np.diff(found.points[i, o]) > 0).all()
+
+
 def test_scalers_selections_and_clamped_inputs() -> None:
     kan = random_network(3)
     sources = kan.layers[0].sources
@@ -201,11 +242,13 @@ def test_boxes_that_are_not_valid() -> None:
     for bad, message in (
         ((high, low), "expected finite numbers in ascending order"),
         ((low, high * np.nan), "expected finite numbers in ascending order"),
+        ((low * np.array([np.nan, *[1] * (len(low) - 1)]), high), "expected finite numbers in ascending order"),
+        ((low, high + np.inf), "expected finite numbers in ascending order"),
         ((low[:0], high[:0]), "the box has 0 columns"),
     ):
         with pytest.raises(OptionError, match=message):
             certificate.certify(kan, *bad, budget=1.0)
-    for budget in (0.0, -1.0, float("nan")):
+    for budget in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(OptionError, match="the budget is"):
             certificate.certify(kan, low, high, budget=budget)
     with pytest.raises(InvalidKan, match="exceed float32"):

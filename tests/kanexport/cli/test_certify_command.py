@@ -17,7 +17,7 @@ from kanexport.contract.cli import program
 from kanexport.contract.manifest import NETWORK_FILE
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import INT8
-from kanexport.errors import CheckpointError, OptionError
+from kanexport.errors import CheckpointError, ExportError, OptionError
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
 
@@ -80,6 +80,23 @@ def test_columns_of_another_network(hello: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.zeros((2, 3)))
     with pytest.raises(OptionError, match="the box has 3 columns, the network has 2 inputs"):
         run(hello, "--box", tmp_path / "rows.npy")
+
+
+def test_rows_that_are_not_finite(hello: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.array([[0.0, np.nan], [1.0, 0.5]]))
+    with pytest.raises(OptionError) as caught:
+        run(hello, "--box", tmp_path / "rows.npy")
+    assert "nan" in str(caught.value).lower() or "not finite" in str(caught.value)
+
+
+def test_class_b_and_modules_are_refused(golden: Golden) -> None:
+    path, options = golden("fastkan-digits")
+    with pytest.raises(ExportError, match="class B") as caught:
+        run(path, *(word for option in options for word in ("--option", option)), "--budget", "1s")
+    assert caught.value.code == "certificate-not-supported"
+    with pytest.raises(ExportError, match="other modules") as caught:
+        run(path.parents[1] / "hybrid-transformer-fastkan" / "model.pt", "--budget", "1s")
+    assert caught.value.hint
 
 
 def test_a_version_has_the_certificate_of_its_network(

@@ -1,0 +1,132 @@
+"""Directions of single edges: whether each edge function rises, falls or does both, with points that show it.
+
+The slopes of a table bound how far an edge may rise and fall in sum. Cells where both are possible are divided until
+less than `FLAT` of the range of the edge remains, or until two pairs of points prove a rise and a fall.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kanexport.certify.edges import Table
+
+Array = npt.NDArray[np.float64]
+
+INCREASING, DECREASING, NEITHER, UNDECIDED = "increasing", "decreasing", "neither", "undecided"
+FLAT = 1e-9  # of the range of an edge: a rise or fall in sum that does not count
+DEPTH = 5  # of divisions of a cell
+TABLES = 120  # for one edge
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Directions:
+    """Directions of the edges of a layer.
+
+    words   [I][O]: INCREASING, DECREASING, NEITHER or UNDECIDED
+    points  [I, O, 2, 2]: with NEITHER, a pair of source values between which the edge rises, and one between which it
+            falls; the first value is the smaller one
+    """
+
+    words: tuple[tuple[str, ...], ...]
+    points: Array
+
+
+@dataclass(slots=True)
+class _Edge:
+    """Facts of one edge: how far it may rise and fall in sum, and pairs of points that prove it."""
+
+    rise: float
+    fall: float
+    up: Array | None
+    down: Array | None
+
+    def word(self, room: float) -> str:
+        if self.up is not None and self.down is not None:
+            return NEITHER
+        if self.fall <= room:
+            return INCREASING
+        return DECREASING if self.rise <= room else UNDECIDED
+
+
+def of_edges(table: Table) -> Directions:
+    """The directions of all edges of a table."""
+    sources, destinations = table.value.shape[1:]
+    points = np.zeros((sources, destinations, 2, 2))
+    words = []
+    for i in range(sources):
+        row = [_direction(table, i, o) for o in range(destinations)]
+        words.append(tuple(word for word, _ in row))
+        points[i] = [pairs for _, pairs in row]
+    return Directions(tuple(words), points)
+
+
+def _direction(table: Table, source: int, destination: int) -> tuple[str, Array]:
+    place = source, destination
+    room = FLAT * float(np.ptp(table.value[:, source, destination])) + 4 * float(table.rounding[place])
+    edge = _facts(table, *place)
+    if edge.word(room) == UNDECIDED:
+        edge = _divided(table, source, destination, edge, room)
+    word = edge.word(room)
+    pairs = [pair if word == NEITHER and pair is not None else np.zeros(2) for pair in (edge.up, edge.down)]
+    return word, np.array(pairs)
+
+
+def _facts(table: Table, i: int, o: int) -> _Edge:
+    """The facts of an edge from one table."""
+    x, value = table.x[:, i], table.value[:, i, o]
+    h, noise = np.diff(x), 2 * float(table.rounding[i, o])
+    rise, fall = (float((np.maximum(slope, 0) * h).sum()) for slope in (table.high[:, i, o], -table.low[:, i, o]))
+    return _Edge(rise, fall, _pair(x, value, noise), _pair(x, -value, noise))
+
+
+def _pair(x: Array, value: Array, noise: float) -> Array | None:
+    """Two points between which a function certainly rises; None if no points of the table do."""
+    lowest = np.minimum.accumulate(value)
+    at = int((value - lowest).argmax())
+    if not value[at] - lowest[at] > noise:
+        return None
+    return np.array([x[int(value[: at + 1].argmin())], x[at]])
+
+
+def _divided(table: Table, i: int, o: int, whole: _Edge, room: float) -> _Edge:
+    """The facts of an edge with smaller cells where both directions are possible."""
+    low, high, x = table.low[:, i, o], table.high[:, i, o], table.x[:, i]
+    h = np.diff(x)
+    both = np.flatnonzero((low < 0) & (high > 0) & (h > 0))
+    rise = float((np.maximum(high, 0) * h)[~np.isin(np.arange(len(h)), both)].sum())
+    fall = float((np.maximum(-low, 0) * h)[~np.isin(np.arange(len(h)), both)].sum())
+    total = _Edge(rise, fall, whole.up, whole.down)
+    cells = [(float(x[at]), float(x[at + 1]), 1) for at in both]
+    for count in range(TABLES):
+        if not cells:
+            break
+        first, last, depth = cells.pop()
+        ends = np.zeros((2, table.value.shape[1]))
+        ends[:, i] = first, last
+        part = Table.of(table.edges, ends[0], ends[1])
+        facts = _facts(part, i, o)
+        total.up = facts.up if total.up is None else total.up
+        total.down = facts.down if total.down is None else total.down
+        small = min(facts.rise, facts.fall) <= room / (4 * TABLES)
+        if small or depth == DEPTH or count == TABLES - 1:
+            total.rise, total.fall = total.rise + facts.rise, total.fall + facts.fall
+            continue
+        cells += _open(part, i, o, depth, total)
+    for first, last, _ in cells:  # not divided any more
+        at = np.searchsorted(x, first, side="right") - 1
+        total.rise += max(float(high[at]), 0.0) * (last - first)
+        total.fall += max(float(-low[at]), 0.0) * (last - first)
+    return total
+
+
+def _open(part: Table, i: int, o: int, depth: int, total: _Edge) -> list[tuple[float, float, int]]:
+    """The cells of a part in which both directions are possible; the others count at once."""
+    low, high, x = part.low[:, i, o], part.high[:, i, o], part.x[:, i]
+    h = np.diff(x)
+    both = (low < 0) & (high > 0) & (h > 0)
+    total.rise += float((np.maximum(high, 0) * h)[~both].sum())
+    total.fall += float((np.maximum(-low, 0) * h)[~both].sum())
+    return [(float(x[at]), float(x[at + 1]), depth + 1) for at in np.flatnonzero(both)]
