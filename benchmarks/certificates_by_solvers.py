@@ -171,7 +171,7 @@ def by_highs(task: dict[str, Any], sign: int, limit: float) -> dict[str, Any]:
 
 
 def solve(limit: float) -> None:
-    """Solve the problems of standard input, and print the answers as JSON lines."""
+    """Solve the problems of standard input, and print the results as JSON lines."""
     for task in json.load(sys.stdin):
         for end, sign in (("low", 1), ("high", -1)):
             answers = {"scip": by_scip(task, sign, limit), "highs": by_highs(task, sign, limit)}
@@ -179,7 +179,7 @@ def solve(limit: float) -> None:
 
 
 def rows(tasks: list[dict[str, Any]], answers: list[dict[str, Any]]) -> tuple[list[str], int]:
-    """The rows of the table, and how many answers contradict a certificate."""
+    """The rows of the table, and how many optima contradict a certificate."""
     by_name, wrong, lines = {task["name"]: task for task in tasks}, 0, []
     for answer in answers:
         task, end = by_name[answer["name"]], answer["end"]
@@ -198,7 +198,7 @@ def rows(tasks: list[dict[str, Any]], answers: list[dict[str, Any]]) -> tuple[li
 
 
 def _value(answer: dict[str, Any]) -> str:
-    return f"{answer['value']:.5f} ({answer['seconds']:.0f} s)" if answer["done"] else "no answer in time"
+    return f"{answer['value']:.5f} ({answer['seconds']:.0f} s)" if answer["done"] else "none in time"
 
 
 def main() -> int:
@@ -224,9 +224,9 @@ def main() -> int:
     lines, wrong = rows(tasks, answers)
     head = ["| network | end | certified | found | SCIP, exact | HiGHS, polygons |", "|---|---|---|---|---|---|"]
     text = "\n".join([*head, *lines, "", f"`python {WRITER} --limit {args.limit:g}`.", ""])
-    print(text, f"{wrong} answers contradict a certificate", sep="\n")
+    print(text, f"{wrong} optima contradict a certificate", sep="\n")
     if args.docs:
-        import pages
+        from benchmarks import pages
 
         pages.put(PAGE, "solvers", WRITER, text)
     return int(wrong > 0)

@@ -15,6 +15,7 @@ Array = npt.NDArray[np.float64]
 
 BATCH = 24  # boxes that are split at a time
 CLOSE = 1e-3  # of the found range: bounds so near are close enough
+ROUNDED = 0.02  # of the found range: a float32 error that is small
 NUMBERS = 4e7  # of the frontier
 WORK = 4e6  # numbers of one layer at a time
 

@@ -101,7 +101,7 @@ def certify(kan: Kan, low: Array, high: Array, budget: float, seed: int = 0) -> 
         direction=_directions(down, up, seen),
         witnesses=seen,
         lipschitz=np.maximum(np.abs(down), np.abs(up)),
-        slack=network.slack,
+        slack=np.minimum(network.slack, y_high - y_low),  # both outputs are in the range
         edges=tuple(np.stack(stage.table.facts(), axis=2) for stage in network.stages),
         edge_directions=tuple(directions.of_edges(stage.table) for stage in network.stages),
         boxes=len(frontier),
@@ -182,6 +182,8 @@ def grid_box(kan: Kan) -> tuple[Array, Array]:
     """The grid of each input [n] twice, in the units of the inputs; [-1, 1] for an input that no edge reads. Raises
     InvalidKan if a step before the first layer has no inverse."""
     first = kan.layers[0]
+    if any(step.mixes for term in first.terms for step in term.pre_steps):
+        raise refuse("the first layer normalizes its inputs, so that they have no grid; pass --box with rows")
     low, high = first.support().core
     for step in reversed(first.pre_steps):
         if isinstance(step, Select):

@@ -1,7 +1,7 @@
 """Directions of single edges: whether each edge function rises, falls or does both, with points that show it.
 
 The slopes of a table bound how far an edge may rise and fall in sum. Cells where both are possible are divided until
-less than `FLAT` of the range of the edge remains, or until two pairs of points prove a rise and a fall.
+less than `FLAT` of the range of the edge remains, or until two pairs of points show a rise and a fall.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Directions:
 
 @dataclass(slots=True)
 class _Edge:
-    """Facts of one edge: how far it may rise and fall in sum, and pairs of points that prove it."""
+    """Facts of one edge: how far it may rise and fall in sum, and pairs of points that show it."""
 
     rise: float
     fall: float

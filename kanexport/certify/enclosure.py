@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.certify import rounding, steps
+from kanexport.certify import norms, rounding, steps
 from kanexport.certify.edges import ULP, Edges, Table, refuse
 from kanexport.certify.nodes import Nodes, product
 from kanexport.certify.piece import Piece
@@ -56,8 +56,6 @@ class Network:
     @classmethod
     def of(cls, kan: Kan, low: Array, high: Array) -> Network:
         """The tables, layer by layer. Raises InvalidKan for a network that has no certificate."""
-        if kan.edge_class != "A":
-            raise refuse("the network is of class B: a step reads the whole row")
         nodes, errors = Nodes.of_boxes(low[None], high[None]), np.zeros((2, len(low)))
         stages = []
         for layer in kan.layers:
@@ -119,6 +117,7 @@ def _by_inputs(sums: Nodes, outputs: Nodes, pieces: list[Piece], constant: Array
 def _stage(layer: Layer, nodes: Nodes, errors: Array) -> tuple[Stage, Nodes, Array]:
     """The stage of a layer, and the nodes after it with their errors. `nodes`, `errors` [2, w]: before it, in float32
     and in float64; the latter in units in which rounding is that of float32."""
+    layer = norms.separated(layer)
     before, errors = steps.with_errors(layer.pre_steps, nodes, errors)
     low, high = before.low[0], before.high[0]
     if not (np.isfinite(low).all() and np.isfinite(high).all() and np.abs(before.largest).max() < rounding.LARGEST):

@@ -57,6 +57,17 @@ class Nodes:
         """The nodes with these indices."""
         return Nodes(**{f.name: getattr(self, f.name)[..., list(indices)] for f in dataclasses.fields(self)})
 
+    def beside(self, other: Nodes) -> Nodes:
+        """These nodes and others with the same first symbols."""
+        added = other.form.shape[1] - self.form.shape[1]
+        own = dataclasses.replace(self, form=np.pad(self.form, ((0, 0), (0, added), (0, 0))))
+        return Nodes(
+            **{
+                f.name: np.concatenate([getattr(own, f.name), getattr(other, f.name)], axis=-1)
+                for f in dataclasses.fields(self)
+            }
+        )
+
     def summed(self) -> tuple[Array, Array]:
         """The range of the form, [N, w] twice."""
         radius = np.abs(self.form).sum(axis=1) * (1 + 1e-12)

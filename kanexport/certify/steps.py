@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.certify import rounding
+from kanexport.certify import norms, rounding
 from kanexport.certify.edges import ULP, refuse
 from kanexport.certify.nodes import Nodes, product
+from kanexport.ir.norms import GroupNorm, LayerNorm
 from kanexport.ir.scaling import Standardize
 from kanexport.ir.steps import Affine, Clip, Product, Select, Step
 
@@ -29,6 +30,15 @@ def with_errors(steps: tuple[Step, ...], nodes: Nodes, error: Array) -> tuple[No
             error = error + rounding.UNIT * np.maximum(np.abs(step.low), np.abs(step.high))
         elif isinstance(step, Product):
             error = _error_of_products(step, nodes.largest[0], error)
+        elif isinstance(step, norms.Beside):
+            bare = LayerNorm(step.scale, step.bias, step.epsilon)
+            error = np.concatenate([error, with_errors((bare,), nodes, error)[1]], axis=-1)
+        elif isinstance(step, (LayerNorm, GroupNorm)):
+            error = norms.error_of_norm(step, nodes, error) * np.abs(step.scale)
+            largest = norms.normalized(step, nodes).largest
+            error = error + rounding.of_affine(step.scale, step.bias, largest)[0]
+        elif isinstance(step, norms.Curved):
+            error = error * norms.steep(step, nodes) + norms.served_curve(step, nodes)[0]
         nodes = of_step(step, nodes, True)
     return nodes, error
 
@@ -116,6 +126,15 @@ def of_step(step: Step, nodes: Nodes, served: bool) -> Nodes:
         return _clipped(nodes, step.low, step.high)
     if isinstance(step, Product):
         return _products(step, nodes, served)
+    if isinstance(step, norms.Beside):
+        return nodes.beside(of_step(LayerNorm(step.scale, step.bias, step.epsilon), nodes, served))
+    if isinstance(step, (LayerNorm, GroupNorm)):
+        error = norms.served_norm(step, nodes) * served
+        even = norms.normalized(step, nodes)
+        shift = rounding.of_affine(step.scale, step.bias, even.largest) * served
+        return _line(even.widened(error), step.scale, step.bias).widened(shift)
+    if isinstance(step, norms.Curved):
+        return norms.curved(step, nodes).widened(norms.served_curve(step, nodes) * served)
     raise refuse(f"a step of kind {step.describe().kind!r} has no enclosure in a certificate")
 
 

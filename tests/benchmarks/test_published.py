@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks import pages
+from benchmarks import certificates, pages
 from benchmarks.matrix import plot, publish
 from benchmarks.matrix.groups import GROUPS, TITLES
 
@@ -24,6 +26,20 @@ def test_the_pages_are_of_the_cells(page: Path, key: str) -> None:
     """`python -m benchmarks.matrix --pages` writes them again."""
     cells = publish.published(ROOT)
     assert pages.read(ROOT / page, key, publish.WRITER) == publish.PARTS[page, key](cells)
+
+
+def test_the_page_of_certificates_is_of_its_results() -> None:
+    """`python benchmarks/certificates.py --docs` writes both. No row left its certified range."""
+    document = json.loads(certificates.RESULTS.read_text())
+    assert pages.read(certificates.PAGE, "search", certificates.WRITER) == certificates.text(document)
+    results = [certificates.Result(**entry) for entry in document["results"]]
+    assert len(results) >= 40
+    assert sum(result.rows for result in results) >= 10**7
+    assert not any(result.outside for result in results)
+    on_grids = [result for result in results if result.group != "class B" and result.ratios]
+    deep = [max(result.ratios) for result in on_grids if result.depth == 2]
+    assert np.median(deep) <= 1.5
+    assert max(deep) <= 3
 
 
 def test_each_group_is_in_one_page() -> None:

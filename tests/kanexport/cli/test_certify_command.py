@@ -89,9 +89,9 @@ def test_rows_that_are_not_finite(hello: Path, tmp_path: Path) -> None:
     assert "nan" in str(caught.value).lower() or "not finite" in str(caught.value)
 
 
-def test_class_b_and_modules_are_refused(golden: Golden) -> None:
+def test_normalized_inputs_and_modules_are_refused(golden: Golden) -> None:
     path, options = golden("fastkan-digits")
-    with pytest.raises(ExportError, match="class B") as caught:
+    with pytest.raises(ExportError, match="pass --box with rows") as caught:
         run(path, *(word for option in options for word in ("--option", option)), "--budget", "1s")
     assert caught.value.code == "certificate-not-supported"
     with pytest.raises(ExportError, match="other modules") as caught:

@@ -1,0 +1,140 @@
+"""Normalizations and functions of nodes hold for outputs and derivatives, and for float32 rows with equal nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kanexport.certify import certificate
+from kanexport.certify.enclosure import Network
+from kanexport.certify.search import random_points
+from kanexport.errors import InvalidKan
+from kanexport.functions.elementwise import ACTIVATIONS
+from kanexport.ir.model import BasisTerm, Kan, Layer
+from kanexport.ir.norms import GroupNorm, LayerNorm, RmsNorm, Softmax
+from kanexport.ir.steps import Elementwise, PRelu, RowRange, Step, Swish
+from kanexport.verify import float64_reference
+from tests.kanexport.certify.test_certificate import graphs
+from tests.support import random_networks
+
+WIDTH = 4
+RNG = np.random.default_rng(0)
+SCALE, SHIFT = RNG.uniform(0.5, 1.5, WIDTH), RNG.normal(size=WIDTH)
+
+STEPS: dict[str, Step] = {
+    "layernorm": LayerNorm(SCALE, SHIFT, 1e-5),
+    "groupnorm": GroupNorm(SCALE, SHIFT, 1e-5, groups=2),
+    "prelu": PRelu(np.array([0.25])),
+    "prelu of each": PRelu(RNG.uniform(-0.5, 1.5, WIDTH)),
+    "swish": Swish(RNG.uniform(0.5, 2, WIDTH)),
+    "tanh": Elementwise(ACTIVATIONS["tanh"]),
+    "silu": Elementwise(ACTIVATIONS["silu"]),
+    "relu": Elementwise(ACTIVATIONS["relu"]),
+}
+
+
+def network(step: Step, *, inside: bool = False, first: bool = False) -> Kan:
+    """Two layers of Gaussians with a step between them, or before the first one, or inside of a term."""
+    rng = np.random.default_rng(1)
+    shape = (WIDTH, WIDTH)
+    layers = [random_networks.layer("gaussian", rng, size) for size in (shape, (WIDTH, 2))]
+    base = BasisTerm(random_networks.Activation(ACTIVATIONS["silu"]), rng.normal(size=(WIDTH, 2, 1)))
+    if inside:
+        gaussians = dataclasses.replace(layers[1].terms[0], pre_steps=(step,))
+        layers[1] = dataclasses.replace(layers[1], terms=(gaussians, base))
+    elif first:
+        layers[0] = dataclasses.replace(layers[0], pre_steps=(step,))
+    else:
+        layers[0] = dataclasses.replace(layers[0], post_steps=(step,))
+    return Kan(WIDTH, tuple(layers))
+
+
+def assert_holds(kan: Kan, low: np.ndarray, high: np.ndarray) -> None:
+    """Raises AssertionError if a row contradicts the enclosures of boxes of several sizes, or the certificate."""
+    rng = np.random.default_rng(2)
+    whole = Network.of(kan, low, high)
+    for size in (1e-4, 0.1, 1.0):
+        start = rng.uniform(low, high, (20, WIDTH))
+        end = np.minimum(start + size * (high - low), high)
+        exact = whole.enclose(start, end, served=False)
+        for _ in range(20):
+            x = rng.uniform(start, end)
+            y = float64_reference.evaluate(kan, x).y
+            assert (y >= exact.low - 1e-12).all()
+            assert (y <= exact.high + 1e-12).all()
+            i = int(rng.integers(WIDTH))
+            moved = x.copy()
+            moved[:, i] = rng.uniform(x[:, i], end[:, i])
+            step, change = (moved - x)[:, i, None], float64_reference.evaluate(kan, moved).y - y
+            assert (change >= exact.down[:, i] * step - 1e-11).all()
+            assert (change <= exact.up[:, i] * step + 1e-11).all()
+    c = certificate.certify(kan, low, high, budget=0.3)
+    rows = random_points((low, high), 2000, rng)
+    # Nearly equal nodes, whose deviation is small.
+    size = 10.0 ** rng.uniform(-8, 0, (2000, 1))
+    equal = rng.uniform(-1, 1, (2000, 1)) + size * rng.normal(size=(2000, WIDTH))
+    x = np.clip(np.concatenate([rows, equal]), low, high).astype(np.float32)
+    exact_y = float64_reference.evaluate(kan, x.astype(np.float64)).y
+    for name, run in graphs(kan).items():
+        y = run(x)
+        assert (y >= c.y_low).all(), name
+        assert (y <= c.y_high).all(), name
+        assert (np.abs(y - exact_y) <= c.slack).all(), name
+        # The bound of the whole box before it is cut to the certified range.
+        assert (np.abs(y - exact_y) <= whole.slack).all(), name
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_between_layers(name: str) -> None:
+    ends = np.full(WIDTH, 1.5)
+    assert_holds(network(STEPS[name]), -ends, ends)
+
+
+@pytest.mark.parametrize("name", ["layernorm", "groupnorm", "tanh"])
+def test_steps_before_the_first_layer(name: str) -> None:
+    ends = np.full(WIDTH, 1.5)
+    assert_holds(network(STEPS[name], first=True), -ends, ends)
+
+
+def test_a_normalization_inside_of_a_term() -> None:
+    """A network of class B: one term reads the nodes, the other one reads normalized nodes."""
+    ends = np.full(WIDTH, 1.5)
+    kan = network(STEPS["layernorm"], inside=True)
+    assert kan.edge_class == "B"
+    assert_holds(kan, -ends, ends)
+
+
+@pytest.mark.parametrize("step", [RmsNorm(SCALE, SHIFT, 1e-5), Softmax(), RowRange(), LayerNorm(SCALE, SHIFT, 0.0)])
+def test_other_steps_are_refused(step: Step) -> None:
+    ends = np.full(WIDTH, 1.5)
+    for kan in (network(step), network(step, first=True), network(step, inside=True)):
+        with pytest.raises(InvalidKan) as caught:
+            certificate.certify(kan, -ends, ends, budget=0.5)
+        assert caught.value.code == "certificate-not-supported"
+
+
+def test_a_step_with_a_pole_is_refused() -> None:
+    function = dataclasses.replace(ACTIVATIONS["tanh"], name="pole", evaluate=lambda x: 1 / x)
+    ends = np.full(WIDTH, 1.5)
+    with pytest.raises(InvalidKan, match="no bound"):
+        certificate.certify(network(Elementwise(function)), -ends, ends, budget=0.5)
+
+
+def test_terms_with_different_steps_are_refused() -> None:
+    kan = network(STEPS["layernorm"], inside=True)
+    last: Layer = kan.layers[1]
+    other = dataclasses.replace(last.terms[1], pre_steps=(LayerNorm(SCALE, SHIFT, 1e-3),))
+    changed = dataclasses.replace(last, terms=(last.terms[0], other))
+    ends = np.full(WIDTH, 1.5)
+    with pytest.raises(InvalidKan, match="no certificate supports"):
+        certificate.certify(Kan(WIDTH, (kan.layers[0], changed)), -ends, ends, budget=0.5)
+
+
+def test_inputs_that_are_normalized_have_no_grid() -> None:
+    rng = np.random.default_rng(3)
+    layer = random_networks.layer("gaussian", rng, (WIDTH, 2))
+    term = dataclasses.replace(layer.terms[0], pre_steps=(STEPS["layernorm"],))
+    with pytest.raises(InvalidKan, match="pass --box with rows"):
+        certificate.grid_box(Kan(WIDTH, (dataclasses.replace(layer, terms=(term,)),)))
