@@ -11,6 +11,7 @@ Most bases run as they are: `evaluate` on `Taylor` numbers, `emit` on `Bounds`. 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -79,7 +80,7 @@ def unary(function: Unary, x: Taylor) -> Taylor:
     known = function is ACTIVATIONS.get(function.name) or function is SYMBOLIC.get(function.name)
     if known and function.name in smooth:
         return _number(smooth[function.name](x))
-    return _number(function.evaluate(cast(Any, x)))
+    return _run(lambda: function.evaluate(cast(Any, x)))
 
 
 def emitted(function: Unary, x: Taylor) -> Taylor:
@@ -87,8 +88,20 @@ def emitted(function: Unary, x: Taylor) -> Taylor:
     if function is ACTIVATIONS.get(function.name) and function.name in ("gelu", "gelu_tanh", "silu"):
         result = unary(function, x)
         return Taylor(result.coefs, 1.2 * x.error + 3 * LOGISTIC * (1 + x.size), SINGLE)
-    results = [_number(function.emit(cast(Any, Bounds(small_values=small)), cast(Any, x))) for small in (False, True)]
+    results = []
+    for small in (False, True):
+        g: Any = Bounds(small_values=small)
+        results.append(_run(functools.partial(function.emit, g, cast(Any, x))))
     return Taylor(results[0].coefs, np.maximum(results[0].error, results[1].error), SINGLE)
+
+
+def _run(compute: Callable[[], Any]) -> Taylor:
+    """The number that code for arrays or for graphs computes. Raises UnboundedError, also for code that needs an
+    array."""
+    try:
+        return _number(compute())
+    except (AttributeError, IndexError, TypeError) as error:
+        raise UnboundedError(f"an operation on arrays ({error})") from error
 
 
 def _number(value: Any) -> Taylor:
@@ -128,7 +141,7 @@ def enclosed(basis: Basis, x: Taylor) -> Taylor:
         return taylor.relu_power(product, basis.power)
     if isinstance(basis, LocalPowers):
         return _local_powers(basis, x)
-    return _number(basis.evaluate(cast(Any, x)))
+    return _run(lambda: basis.evaluate(cast(Any, x)))
 
 
 def _cubic(v: Taylor) -> Taylor:

@@ -41,29 +41,31 @@ class Beside(LayerNorm):
 def separated(layer: Layer) -> Layer:
     """A layer without a normalization inside of its terms: its sources are the nodes, and the normalized nodes after
     them. Raises InvalidKan for other steps inside of terms."""
-    inside = [term.pre_steps for term in layer.terms if term.pre_steps]
-    if not inside:
+    if not any(term.pre_steps for term in layer.terms):
         return layer
-    (norm, *more), *others = inside
-    same = all(len(each) == 1 and _equal(each[0], norm) for each in others) and not more
-    shared = all(isinstance(term, BasisTerm) and term.basis.sources is None for term in layer.terms)
-    if not (same and shared and type(norm) is LayerNorm):
-        raise refuse("a term of a layer has steps that no certificate supports")
-    terms = []
+    norm, terms = _common_norm(layer), []
     for term in layer.terms:
-        assert isinstance(term, BasisTerm)
         empty = np.zeros_like(term.coef)
         halves = (empty, term.coef) if term.pre_steps else (term.coef, empty)
         terms.append(dataclasses.replace(term, coef=np.concatenate(halves), pre_steps=()))
-    edges = [dataclasses.replace(edge) for edge in layer.symbolic]
     return dataclasses.replace(
         layer,
         terms=tuple(terms),
         mask=np.tile(layer.mask, (2, 1)),
         nan_spreads=np.tile(layer.nan_spreads, (2, 1)),
-        symbolic=tuple(edges),
         pre_steps=(*layer.pre_steps, Beside(norm.scale, norm.bias, norm.epsilon)),
     )
+
+
+# radon: three conditions on all terms.
+def _common_norm(layer: Layer) -> LayerNorm:
+    """The only step inside of the terms of a layer. Raises InvalidKan for other steps, or bases with sources."""
+    steps = [step for term in layer.terms for step in term.pre_steps]
+    single = all(len(term.pre_steps) <= 1 for term in layer.terms) and all(_equal(step, steps[0]) for step in steps)
+    shared = all(isinstance(term, BasisTerm) and term.basis.sources is None for term in layer.terms)
+    if not (single and shared and type(steps[0]) is LayerNorm):
+        raise refuse("a term of a layer has steps that no certificate supports")
+    return steps[0]
 
 
 def _equal(a: object, b: object) -> bool:

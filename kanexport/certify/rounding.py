@@ -57,10 +57,11 @@ def of_sums(table: Table, low: Array, high: Array) -> Array:
 
 
 def in_double(table: Table) -> Array:
-    """[O]: the bound for the sums of the edges in float64, in any order of sources and functions."""
+    """[O]: the bound for the sums of the edges in the float64 reference. It adds the functions of a source, and then
+    the sources, for each term. `Table.rounding` is at least 4 ULP times the largest values of all terms."""
     many = table.edges.sources + 8
     size = np.abs(table.value).max(axis=0).sum(axis=0) + np.abs(table.edges.constant)
-    return np.asarray(2 * many * table.rounding.sum(axis=0) + many * ULP * size)
+    return np.asarray((2 + many / 4) * table.rounding.sum(axis=0) + many * ULP * size)
 
 
 def gamma(count: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -149,6 +151,14 @@ def test_jumps_poles_and_gaps_are_refused(function: Unary, rate: float, shift: f
     with pytest.raises(InvalidKan) as caught:
         assert_encloses(edges_of(function, rate, shift), -ends, ends)
     assert caught.value.code == "certificate-not-supported"
+
+
+@pytest.mark.parametrize("evaluate", [np.cbrt, np.trunc, lambda x: x.astype(float), lambda x: x.sum(), lambda x: 1.0])
+def test_functions_of_others_without_a_bound_are_refused(evaluate: Callable[[Array], Array]) -> None:
+    function = Unary("other", evaluate, lambda g, x: x)
+    ends = np.full(SOURCES, 2.0)
+    with pytest.raises(InvalidKan, match="no known bound"):
+        Table.of(Edges.of(edges_of(function, 1.0, 0.0)), -ends, ends)
 
 
 def test_enclosures_of_edges_are_close() -> None:
