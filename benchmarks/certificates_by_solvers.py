@@ -214,7 +214,7 @@ def main() -> int:
         solve(args.limit)
         return 0
     check = [str(args.solvers), "-c", "import numpy, pyscipopt, highspy"]
-    if args.solvers is None or subprocess.run(check, capture_output=True).returncode:
+    if args.solvers is None or not args.solvers.exists() or subprocess.run(check, capture_output=True).returncode:
         print("no solvers: pass --solvers VENV/bin/python of an environment with numpy, pyscipopt and highspy")
         return 0
     tasks = [problem(name, args.budget) for name in NAMES]

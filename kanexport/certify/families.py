@@ -233,7 +233,7 @@ def _served_polynomial(basis: Polynomial | Recurrence, low: Array, high: Array) 
     error = np.broadcast_to(_domain_error(squash, low, high), low.shape)[:, None, :]
     u = _domain(squash, Taylor.source(low, high, order=0))[:, None, :]
     first, last = u.coefs[0][0] - error, u.coefs[0][1] + error
-    if not squash.open and not isinstance(squash, Range):
+    if isinstance(squash, (Tanh, TanhOf, Clip, Sigmoid)):  # others may exceed their limits by a rounding
         first, last = np.maximum(first, -1.0), np.minimum(last, 1.0)
     # The polynomials of the float32 number u, or of its sign and rest, which have no error by themselves.
     size = np.maximum(np.abs(first), np.abs(last))
