@@ -212,7 +212,7 @@ def text(document: dict[str, Any]) -> str:
     """The part of the page that a document of results makes."""
     results = [Result(**entry) for entry in document["results"]]
     edges = [sum(r.edges[at] for r in results if r.group == "golden") for at in (0, 1)]
-    share = f"Of the {edges[0]:,} edges of the golden networks of class A, {edges[1]:,} have a direction."
+    share = f"{edges[1]:,} of {edges[0]:,} edges of the golden networks of class A have a decided direction."
     return f"{table(results)}\n{share}\n\n`python {WRITER} --budget {document['budget']}`, {document['facts']}.\n"
 
 
