@@ -37,9 +37,9 @@ from benchmarks import pages  # noqa: E402 - beside the package
 from kanexport import pipeline  # noqa: E402 - as above
 from kanexport.certify import certificate  # noqa: E402 - as above
 from kanexport.certify.certificate import Certificate  # noqa: E402 - as above
-from kanexport.certify.directions import UNDECIDED  # noqa: E402 - as above
 from kanexport.cli import certify_command  # noqa: E402 - as above
 from kanexport.contract import custom_ops  # noqa: E402 - as above
+from kanexport.contract.sections import UNDECIDED  # noqa: E402 - as above
 from kanexport.errors import ExportError  # noqa: E402 - as above
 from kanexport.export_request import Request  # noqa: E402 - as above
 from kanexport.ir.model import Kan  # noqa: E402 - as above

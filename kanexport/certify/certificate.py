@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.certify import branch, directions, search
-from kanexport.certify.directions import DECREASING, INCREASING, NEITHER, UNDECIDED, Directions
+from kanexport.certify.directions import Directions
 from kanexport.certify.edges import refuse
 from kanexport.certify.enclosure import Network
 from kanexport.certify.search import Found

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.certify.edges import Table
+from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
 
 Array = npt.NDArray[np.float64]
 
-INCREASING, DECREASING, NEITHER, UNDECIDED = "increasing", "decreasing", "neither", "undecided"
 FLAT = 1e-9  # of the range of an edge: a rise or fall in sum that does not count
 DEPTH = 5  # of divisions of a cell
 TABLES = 120  # for one edge

@@ -13,10 +13,9 @@ import pytest
 from kanexport import pipeline
 from kanexport.certify import certificate, directions
 from kanexport.certify.certificate import Certificate
-from kanexport.certify.directions import DECREASING, INCREASING, NEITHER, UNDECIDED
 from kanexport.certify.enclosure import Network
 from kanexport.contract import custom_ops
-from kanexport.contract.sections import Scaler, Scalers
+from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, UNDECIDED, Scaler, Scalers
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.export_request import Request
 from kanexport.ir import norms, scaling
