@@ -298,8 +298,9 @@ class Table:
         value_rounding, slope_rounding = edges.rounding(low, high)
         slope = edges.slopes(x)
         reach = third * h**2 / 8 * MARGIN + slope_rounding
-        lower = np.minimum(slope[:-1], slope[1:]) - reach + flat_low
-        upper = np.maximum(slope[:-1], slope[1:]) + reach + flat_high
+        hull_low, hull_high = _slope_hull(edges, x, slope_rounding)
+        lower = np.maximum(np.minimum(slope[:-1], slope[1:]) - reach + flat_low, hull_low)
+        upper = np.minimum(np.maximum(slope[:-1], slope[1:]) + reach + flat_high, hull_high)
         facts, errors = edges.on_cells(x[:-1], x[1:])
         for fact, error in zip(facts, errors, strict=True):
             second, value_rounding = second + fact.second, value_rounding + error.double
@@ -321,6 +322,22 @@ class Table:
         low = (np.minimum(self.value[:-1], self.value[1:]) - reach).min(axis=0)
         high = (np.maximum(self.value[:-1], self.value[1:]) + reach).max(axis=0)
         return low, high, self.low.min(axis=0), self.high.max(axis=0)
+
+
+def _slope_hull(edges: Edges, x: Array, rounding: Array) -> tuple[Array, Array]:
+    """[n - 1, I, O] twice: bounds of the slopes of splines and smooth functions between points x [n, I]. The slope of a
+    spline is between the coefficients of its derivative, which all have the sign of a monotone spline. `rounding`
+    [I, O]: of slopes."""
+    middles, h = (x[:-1] + x[1:]) / 2, np.diff(x, axis=0)[:, :, None]
+    low, high = (np.repeat(side * rounding[None], len(middles), axis=0) for side in (-1.0, 1.0))
+    for spline in edges.splines:
+        a, b = spline.in_cells(1, middles)
+        low, high = low + a, high + b
+    for part in edges.smooth:
+        slope, reach = part.slope(x), part.bounds(x[:-1], x[1:])[1] * h**2 / 8 * MARGIN
+        low = low + np.minimum(slope[:-1], slope[1:]) - reach
+        high = high + np.maximum(slope[:-1], slope[1:]) + reach
+    return low, high
 
 
 def _points(edges: Edges, low: Array, high: Array) -> Array:

@@ -111,8 +111,8 @@ def clamp(edge: Edge, low: float, high: float) -> Fitted:
 
 
 def monotone(edge: Edge, *, up: bool) -> Fitted:
-    """The nearest curve whose coefficients rise or fall by at least `RISE`, so that a certificate can decide the direction.
-    All terms of the edge become one. Raises InvalidKan for a basis without such coefficients."""
+    """The nearest curve whose coefficients rise or fall by at least `RISE`: certificates then decide its direction. All
+    terms of the edge become one. Raises InvalidKan for a basis without such coefficients."""
     at, term = spline_term(edge)
     lines = 2 if isinstance(term.basis, Hats) else 0
     k = term.functions - lines

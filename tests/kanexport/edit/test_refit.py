@@ -70,11 +70,11 @@ def test_the_monotone_curve_is_the_nearest_with_monotone_coefficients() -> None:
     def distance(values: np.ndarray) -> float:
         return float(np.sum(weights * (values - target) ** 2))
 
-    k = design.shape[1]
+    k, least = design.shape[1], refit.RISE * np.ptp(before.values(np.linspace(*before.grid(), refit.CHECKED)))
     found = optimize.minimize(
         lambda c: distance(design @ c),
         np.linspace(-1, 1, k),
-        constraints=[{"type": "ineq", "fun": lambda c: np.diff(c)}],
+        constraints=[{"type": "ineq", "fun": lambda c: np.diff(c) - least}],
         options={"ftol": 1e-14, "maxiter": 2000},
     )
     assert distance(Edge(fitted.layer, before.at).values(x)) == pytest.approx(found.fun, rel=1e-5)
