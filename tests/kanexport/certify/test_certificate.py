@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from kanexport import pipeline
-from kanexport.certify import certificate, directions
+from kanexport.certify import certificate
 from kanexport.certify.certificate import Certificate
-from kanexport.certify.enclosure import Network
 from kanexport.contract import custom_ops
-from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, UNDECIDED, Scaler, Scalers
+from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, Scaler, Scalers
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.export_request import Request
 from kanexport.ir import norms, scaling
@@ -174,29 +173,6 @@ def test_boxes_far_beyond_the_grid(kind: str, reach: float) -> None:
     assert c or reach > 12 or kind == "symbolic"
     if c:
         assert_holds(kan, c)
-
-
-def test_directions_of_edges(golden: Golden) -> None:
-    """All edges are decided, and pairs of points show edges that rise and fall."""
-    for name in ("efficient-kan-wine-update-grid", "rbf-kan-diabetes", "relu-kan-hello", "wav-kan-dog-breast-cancer"):
-        kan = network(*golden(name))
-        low, high = certificate.grid_box(kan)
-        for stage in Network.of(kan, low, high).stages:
-            table, found = stage.table, directions.of_edges(stage.table)
-            x = np.linspace(stage.low, stage.high, 500)
-            change = np.diff(table.edges.values(x), axis=0)
-            noise = 1e-8 * (1 + np.abs(table.value).max())
-            for i, o in np.ndindex(table.value.shape[1:]):
-                word = found.words[i][o]
-                assert word != UNDECIDED
-                assert word != INCREASING or change[:, i, o].min() >= -noise
-                assert word != DECREASING or change[:, i, o].max() <= noise
-                if word == NEITHER:
-                    sources = np.zeros((4, table.value.shape[1]))
-                    sources[:, i] = found.points[i, o].ravel()
-                    rise, fall = np.diff(table.edges.values(sources)[:, i, o])[::2]
-                    assert rise > 0 > fall
-                    assert (np.diff(found.points[i, o]) > 0).all()
 
 
 def test_scalers_selections_and_clamped_inputs() -> None:

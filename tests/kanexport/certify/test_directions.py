@@ -1,0 +1,53 @@
+"""Directions of single edges: all are decided, and points show what the words say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from kanexport.certify import certificate, directions
+from kanexport.certify.edges import Edges, Table
+from kanexport.certify.enclosure import Network
+from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
+from kanexport.functions.elementwise import SYMBOLIC
+from kanexport.ir.model import Layer, SymbolicEdge
+from kanexport.pipeline import Request, network
+
+Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+
+
+def test_directions_of_edges(golden: Golden) -> None:
+    """All edges are decided, and pairs of points show edges that rise and fall."""
+    for name in ("efficient-kan-wine-update-grid", "rbf-kan-diabetes", "relu-kan-hello", "wav-kan-dog-breast-cancer"):
+        path, options = golden(name)
+        kan = network(Request(path=path, repository=None, options=options))[0]
+        low, high = certificate.grid_box(kan)
+        for stage in Network.of(kan, low, high).stages:
+            table, found = stage.table, directions.of_edges(stage.table)
+            x = np.linspace(stage.low, stage.high, 500)
+            change = np.diff(table.edges.values(x), axis=0)
+            noise = 1e-8 * (1 + np.abs(table.value).max())
+            for i, o in np.ndindex(table.value.shape[1:]):
+                word = found.words[i][o]
+                assert word != UNDECIDED
+                assert word != INCREASING or change[:, i, o].min() >= -noise
+                assert word != DECREASING or change[:, i, o].max() <= noise
+                if word == NEITHER:
+                    sources = np.zeros((4, table.value.shape[1]))
+                    sources[:, i] = found.points[i, o].ravel()
+                    rise, fall = np.diff(table.edges.values(sources)[:, i, o])[::2]
+                    assert rise > 0 > fall
+                    assert (np.diff(found.points[i, o]) > 0).all()
+
+
+def test_words_of_known_functions() -> None:
+    """Also of a cubic, whose slope is zero inside, and of a square."""
+    cases = {"x^3": INCREASING, "x^2": NEITHER, "arctan": INCREASING, "exp": INCREASING, "gaussian": NEITHER}
+    edges = tuple(SymbolicEdge(0, at, SYMBOLIC[name], 1.0, 0.0, 1.0, 0.0, 1.0) for at, name in enumerate(cases))
+    down = SymbolicEdge(0, len(cases), SYMBOLIC["x^3"], 1.0, 0.0, -2.0, 0.0, 1.0)
+    count = len(cases) + 1
+    layer = Layer((), np.ones((1, count)), np.zeros(count), np.ones((1, count), dtype=bool), (*edges, down))
+    table = Table.of(Edges.of(layer), np.array([-1.3]), np.array([1.7]))
+    assert directions.of_edges(table).words == ((*cases.values(), DECREASING),)
