@@ -52,7 +52,8 @@ AVOIDING = "avoiding"  # kind of recipe
 def avoiding(name: str, limit: float) -> Unary:
     """The variant of a function of the table, with T = `limit` > 0; the plain function if pykan has no variant. Not for
     `BROKEN`."""
-    return replace(_variant(name, limit), recipe=(AVOIDING, name, limit))
+    variant = _variant(name, limit)
+    return variant if variant.recipe else replace(variant, recipe=(AVOIDING, name, limit))
 
 
 def _variant(name: str, limit: float) -> Unary:
