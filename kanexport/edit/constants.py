@@ -55,11 +55,14 @@ def simplified(
             if error(tested) <= limit:
                 present, fixed = tested, fixed | {(at, name)}
                 break
-    return present.with_forms({at: _without_signs_of_zero(form) for at, form in present.forms.items()})
+    return present.with_forms({at: _tidy(form) for at, form in present.forms.items()})
 
 
-def _without_signs_of_zero(form: Form) -> Form:
-    return dataclasses.replace(form, b=form.b + 0.0, c=form.c + 0.0, d=form.d + 0.0)
+def _tidy(form: Form) -> Form:
+    """The form without negative zeros; a constant if its factor is 0."""
+    if form.c == 0:
+        return Form(library.ALL["0"], 1.0, 0.0, 0.0, form.d + 0.0)
+    return dataclasses.replace(form, b=form.b + 0.0, d=form.d + 0.0)
 
 
 def _simple(value: float) -> list[float]:

@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 LEAST_ROWS, JUDGED, FITTED = 16, 4096, 384  # rows
-LARGEST = 2048  # edges of a network
+LARGEST = 512  # edges of a network; each needs some seconds
 ZERO_SHARE = 0.3  # of the tolerance, for edges that become constants
 DECADES = 0.25  # of the error, that one unit of complexity is worth
 DETAIL = 0.1  # of the tolerance: smaller errors against the outputs of the network are those of its own curves

@@ -91,6 +91,15 @@ def test_the_scales_of_a_product() -> None:
     assert (found[0, 0, 0].c, found[0, 1, 1].c) == (1, 1)
 
 
+def test_a_factor_of_zero_is_a_constant() -> None:
+    forms = {
+        (0, 0, 0): form("x", c=1.0),
+        (0, 1, 0): form("x^2", c=1e-5),
+        (1, 0, 0): form("exp", 1.0, 0.0, 1.0, 0.0),
+    }
+    assert simplified(SUM, forms).forms[0, 1, 0] == form("0", c=0.0)
+
+
 def test_numbers_that_change_the_outputs_stay() -> None:
     forms = {
         (0, 0, 0): form("x", c=1.004),

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import pytest
 
 from kanexport import pipeline
+from kanexport.bases.activation import Activation
 from kanexport.bases.bspline import BSpline
 from kanexport.edit import circuit, symbolify
 from kanexport.edit.symbolify import Symbolified
 from kanexport.errors import InvalidKan, OptionError
+from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.ir.steps import RowRange
 from kanexport.pipeline import Request
@@ -137,6 +139,14 @@ def test_class_b(hello: Kan) -> None:
     kan = dataclasses.replace(hello, layers=(layer, *hello.layers[1:]))
     with pytest.raises(InvalidKan, match="class B"):
         symbolify.symbolify(kan, X, 1e-2)
+
+
+def test_networks_with_too_many_edges() -> None:
+    shape = (600, 1)
+    term = BasisTerm(Activation(elementwise.activation("silu")), np.ones((*shape, 1)))
+    kan = Kan(600, (Layer((term,), np.ones(shape), np.zeros(1), np.zeros(shape, bool)),))
+    with pytest.raises(InvalidKan, match="600 edges, expected at most 512"):
+        symbolify.symbolify(kan, np.ones((20, 600)), 1e-2)
 
 
 @pytest.mark.parametrize(
