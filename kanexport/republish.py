@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from kanexport import pipeline
 from kanexport.bundle import baseline, calibration, certification
+from kanexport.bundle import repository as writer
 from kanexport.bundle.baseline import Rows
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.description import Signature
@@ -266,6 +267,11 @@ def _home(opened: Reopened) -> Path:
             hint="name the repository of the result with --repository FOLDER",
         )
     return opened.target.repository
+
+
+def check_version(opened: Reopened, version: int, repository: Path | None) -> None:
+    """Reject early a version number that `publish_version` would reject. Raises RepositoryError and OptionError."""
+    writer.check_target(repository or _home(opened), opened.manifest.name, version, force=False)
 
 
 def next_version(repository: Path, name: str, parent: int) -> int:

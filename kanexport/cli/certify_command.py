@@ -20,7 +20,7 @@ from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json
 from kanexport.contract.manifest import Manifest
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import AS_TRAINED, GRID_BOX, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
-from kanexport.errors import OptionError
+from kanexport.errors import CheckpointError, OptionError
 from kanexport.export_request import Request
 from kanexport.ir.model import Kan
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         if stored.certificate:
             return _print_stored(stored, as_json=args.json)
     options = _options(args)
-    kan, names = pipeline.network(_request(args)) if version is None else _of_version(version, args)
+    kan, names = _of_checkpoint(args) if version is None else _of_version(version, args)
     low, high = certification.box_of(kan, names, options.rows, BOX)
     result = certificate.certify(kan, low, high, options.budget)
     if args.json:
@@ -111,6 +111,17 @@ def _manifest(folder: Path) -> Manifest:
             code="manifest-invalid",
             hint="copy the version folder again, or export the model again",
         ) from error
+
+
+def _of_checkpoint(args: argparse.Namespace) -> tuple[Kan, Names]:
+    """The network of a checkpoint, and its names. Raises ExportError; for the name of a served model with a hint."""
+    try:
+        return pipeline.network(_request(args))
+    except CheckpointError as error:
+        if error.code != "checkpoint-not-found" or args.path.name != str(args.path):
+            raise
+        hint = f"{error.hint}; `kanserve models {args.path} --json` prints the certificate of a served model"
+        raise CheckpointError(error.message, code=error.code, hint=hint) from error
 
 
 def _of_version(folder: Path, args: argparse.Namespace) -> tuple[Kan, Names]:

@@ -118,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
     functions = tuple(name.strip() for name in args.library.split(",") if name.strip())
     library.chosen(functions)
     source = _source(args)
+    if source.opened is not None and args.new_version is not None:
+        republish.check_version(source.opened, args.new_version, args.repository)
     rows = None if args.rows is None else baseline.load(args.rows, republish.ROWS)
     x, rows_from = _rows(source, rows)
     targets = _targets(args)

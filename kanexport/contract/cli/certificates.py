@@ -60,7 +60,8 @@ def show(info: CertificateInfo, names: Names) -> None:
 
 def show_ranges(info: CertificateInfo, names: Names, title: str) -> None:
     """Print the certified and the found range of each output."""
-    ranges = Table(f"{title} ({info.boxes} boxes, {info.seconds:.1f} s)", ("output", *RANGES), RANGES)
+    count = f"{info.boxes} box{'es' * (info.boxes != 1)}"
+    ranges = Table(f"{title} ({count}, {info.seconds:.1f} s)", ("output", *RANGES), RANGES)
     bounds = zip(info.output_low, info.found_low, info.found_high, info.output_high, strict=True)
     for at, (low, found_low, found_high, high) in enumerate(bounds):
         ratio = (high - low) / (found_high - found_low) if found_high > found_low else math.inf

@@ -99,6 +99,16 @@ def test_normalized_inputs_and_modules_are_refused(golden: Golden) -> None:
     assert caught.value.hint
 
 
+def test_the_name_of_a_served_model_has_a_hint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="hello does not exist") as caught:
+        run("hello")
+    assert "kanserve models hello --json" in caught.value.hint
+    with pytest.raises(CheckpointError) as caught:
+        run(tmp_path / "hello")
+    assert "kanserve models" not in caught.value.hint
+
+
 def test_a_version_has_the_certificate_of_its_network(
     hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

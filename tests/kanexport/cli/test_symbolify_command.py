@@ -13,7 +13,8 @@ from kanexport import pipeline
 from kanexport.cli import symbolify_command
 from kanexport.contract import manifest
 from kanexport.contract.cli import program
-from kanexport.errors import OptionError
+from kanexport.edit import symbolify
+from kanexport.errors import OptionError, RepositoryError
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import FP16_WEIGHTS, QuantizationOptions
 from kanexport.verify import float64_reference
@@ -117,6 +118,12 @@ def test_arguments_that_are_not_valid(hello: Path, model: Path, tmp_path: Path) 
         with pytest.raises(OptionError) as caught:
             run(*arguments)
         assert caught.value.code == code
+
+
+def test_a_version_that_exists_is_rejected_before_the_search(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symbolify, "symbolify", lambda *args, **more: pytest.fail("the search ran"))
+    with pytest.raises(RepositoryError, match="exists"):
+        run(model, "--new-version", "1")
 
 
 def test_a_quantized_version(hello: Path, tmp_path: Path) -> None:
