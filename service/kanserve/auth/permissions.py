@@ -34,7 +34,7 @@ _INFERENCE: dict[Need, tuple[str, ...]] = {
         ),
     ),
 }
-_CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics")
+_CONTROL = ("PromoteModel", "RollbackModel", "ShadowModel", "ResetStatistics", "EditEdges")
 # The health of a model or a service: only the message names it, so `grpc_api/services.py` requires this role.
 NAMED_HEALTH = Role.READ
 _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
@@ -66,7 +66,7 @@ _ROUTES: dict[Need, tuple[tuple[str, str], ...]] = {
         ),
     ),
     Role.ADMIN: (
-        *(("POST", f"{model}/statistics/reset") for model in KANS),
+        *(("POST", f"{model}/{what}") for model in KANS for what in ("statistics/reset", "edits")),
         *(
             ("POST", f"/v2/repository/{where}models/{{name}}/{verb}")
             for where in ("", "{repository}/")

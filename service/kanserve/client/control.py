@@ -4,8 +4,11 @@ Each changes one server, so a client with several addresses raises ArgumentError
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 
+from kanexport.contract.sections import Edit
+from kanserve.client import model_info
 from kanserve.client.calls import KAN, Call
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2 as kan
@@ -62,6 +65,52 @@ def shadow(
         model_name=name, model_version=version, share=share, tolerance=tolerance, stop=stop
     )
     return client._do(Call(f"{KAN}ShadowModel", request, kan.ShadowReport.FromString, _shadowed, single=True))
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeEdit:
+    """Operation on an edge: "to" an expression in `text`, "zero", "clamp" to two `numbers`, "monotone" with "up" or
+    "down" in `text`, "shift" or "raise" by one of `numbers`, or "points" with pairs of x and y in `numbers`."""
+
+    layer: int
+    source: int
+    destination: int
+    operation: str
+    text: str = ""
+    numbers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EditedEdges:
+    """Result of edits. `version`: the new one, empty for a preview; `curves`: by (layer, source, destination), the
+    points x, and the curve before and after."""
+
+    model: str
+    version: str
+    edit: Edit
+    curves: Mapping[tuple[int, int, int], tuple[tuple[float, ...], ...]]
+    notes: tuple[str, ...]
+
+
+def edit(
+    client: Client, name: str, edits: Iterable[EdgeEdit], *, version: str = "", preview: bool = False
+) -> EditedEdges:
+    """Edit edges of a version, and write a new version, which the server does not serve by default. The server must
+    have been started with --allow-edits."""
+    entries = [kan.EdgeEdit(**asdict(entry)) for entry in edits]
+    request = kan.EditEdgesRequest(model_name=name, model_version=version, edits=entries, preview=preview)
+    return client._do(
+        Call(f"{KAN}EditEdges", request, kan.EditEdgesResponse.FromString, _edited, again=False, single=True)
+    )
+
+
+def _edited(answer: kan.EditEdgesResponse) -> EditedEdges:
+    curves = {
+        (curve.layer, curve.source, curve.destination): (tuple(curve.x), tuple(curve.before), tuple(curve.after))
+        for curve in answer.curves
+    }
+    edit = model_info.edit_from_pb(answer.edit)
+    return EditedEdges(answer.model_name, answer.model_version, edit, curves, tuple(answer.notes))
 
 
 def _shadowed(report: kan.ShadowReport) -> ShadowReport:

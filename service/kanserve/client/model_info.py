@@ -61,11 +61,12 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         intervals=_intervals(answer.intervals) if answer.HasField("intervals") else NO_INTERVALS,
         scalers=Scalers(inputs=_scaler(answer.input_scaler), outputs=_scaler(answer.output_scaler)),
         certificate=_certificate(answer.certificate) if answer.HasField("certificate") else NO_CERTIFICATE,
-        edit=_edit(answer.edit) if answer.HasField("edit") else NO_EDIT,
+        edit=edit_from_pb(answer.edit) if answer.HasField("edit") else NO_EDIT,
     )
 
 
-def _edit(message: kan.Edit) -> Edit:
+def edit_from_pb(message: kan.Edit) -> Edit:
+    """The edit of a version as plain values."""
     return Edit(
         parent_version=int(message.parent_version),
         parent_sha256=message.parent_sha256,

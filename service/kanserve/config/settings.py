@@ -161,6 +161,7 @@ class Settings(BaseSettings):
         "acceptance of model files with more than one hard link, which some images and file stores create",
         group=Group.MODELS,
     )
+    allow_edits: bool = setting(False, "the RPC EditEdges, which writes versions to the repository", group=Group.MODELS)
     load_check: bool = setting(
         True,
         "load check: each version is loaded and executed in a sandbox process before the server loads it",

@@ -21,6 +21,7 @@ from kanserve.observability.metrics import UNKNOWN, Metrics
 from kanserve.pb import kan_pb2
 from kanserve.services import statistics
 from kanserve.services.control import Control
+from kanserve.services.edits import Editor
 from kanserve.services.explain import Explainer
 from kanserve.services.kan import EdgeQueries, Kan
 from kanserve.services.statistics import Watches
@@ -47,10 +48,10 @@ class KanService:
 
     descriptor = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
 
-    def __init__(self, kan: Kan, control: Control, metrics: Metrics, watches: Watches) -> None:
+    def __init__(self, kan: Kan, control: Control, metrics: Metrics, watches: Watches, editor: Editor) -> None:
         self._kan, self._edges, self._explainer, self._control = kan, EdgeQueries(kan), Explainer(kan), control
         self._watches, self._updates = watches, UpdateCache()
-        self._metrics = metrics
+        self._metrics, self._editor = metrics, editor
         self._describing: weakref.WeakKeyDictionary[Model, asyncio.Task[bytes]] = weakref.WeakKeyDictionary()
 
     def methods(self) -> dict[str, UnaryMethod]:
@@ -66,6 +67,7 @@ class KanService:
             "PromoteModel": self.promote_model,
             "RollbackModel": self.rollback_model,
             "ShadowModel": self.shadow_model,
+            "EditEdges": self.edit_edges,
         }
 
     def streams(self) -> dict[str, StreamMethod]:
@@ -174,6 +176,14 @@ class KanService:
             return kan_codec.shadow_report(self._control.shadows.report(message.model_name))
         arguments = (message.model_name, message.model_version, message.share, message.tolerance)
         return kan_codec.shadow_report(self._control.shadow(*arguments))
+
+    async def edit_edges(self, data: bytes, call: Call) -> bytes:
+        """Edit edges of a version, and write a new version."""
+        message = await infer_codec.parsed(kan_pb2.EditEdgesRequest, data)
+        call.facts["model"] = message.model_name[:128]
+        result = await self._editor.edit(kan_codec.edits_from_pb(message, author=call.caller.name))
+        call.facts["version"] = result.edit.parent_version
+        return kan_codec.edited_to_pb(result).SerializeToString()
 
     async def describe_model(self, data: bytes, call: Call) -> bytes:
         """Layers, bases, masks, symbolic edges, and the verification of the export."""

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanexport.contract.sections import LAC
-from kanserve.grpc_api import infer_codec
+from kanserve.grpc_api import infer_codec, model_codec
 from kanserve.grpc_api.infer_codec import varint
 from kanserve.grpc_api.request_cache import BYTES
 from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
 from kanserve.services.control import ShadowReport, VersionChoice
+from kanserve.services.edits import EdgeChange, Edited, EditRequest
 from kanserve.services.explain import Explained
 from kanserve.services.intervals import RowIntervals
 from kanserve.services.statistics import StatisticsResult, WatchRequest
@@ -464,6 +465,31 @@ class UpdateCache:
 
 def _written(result: StatisticsResult) -> bytes:
     return statistics_to_pb(result).SerializeToString()
+
+
+def edits_from_pb(message: kan_pb2.EditEdgesRequest, *, author: str) -> EditRequest:
+    """A request of EditEdges by a caller of this name."""
+    changes = [
+        EdgeChange(edit.layer, edit.source, edit.destination, edit.operation, edit.text, tuple(edit.numbers))
+        for edit in message.edits
+    ]
+    return EditRequest(message.model_name, message.model_version, changes, message.preview, author)
+
+
+def edited_to_pb(result: Edited) -> kan_pb2.EditEdgesResponse:
+    """The message EditEdgesResponse."""
+    message = kan_pb2.EditEdgesResponse(
+        model_name=result.model,
+        model_version=str(result.version or ""),
+        edit=model_codec.edit_to_pb(result.edit),
+        notes=result.notes,
+    )
+    for curve in result.curves:
+        layer, source, destination = curve.edge
+        message.curves.add(
+            layer=layer, source=source, destination=destination, x=curve.x, before=curve.before, after=curve.after
+        )
+    return message
 
 
 def version_choice(chosen: VersionChoice) -> bytes:

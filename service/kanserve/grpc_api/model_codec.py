@@ -138,7 +138,7 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
         few = len(manifest.certificate.low) * len(manifest.certificate.output_low) <= EFFECTS
         message.certificate.CopyFrom(_certificate(manifest.certificate, manifest.names, effects=few))
     if manifest.edit:
-        message.edit.CopyFrom(_edit(manifest.edit))
+        message.edit.CopyFrom(edit_to_pb(manifest.edit))
     return message
 
 
@@ -178,7 +178,8 @@ def _certificate(stored: CertificateInfo, names: Names, *, effects: bool) -> kan
     return message
 
 
-def _edit(edit: Edit) -> kan_pb2.Edit:
+def edit_to_pb(edit: Edit) -> kan_pb2.Edit:
+    """The section `edit` of a manifest."""
     fields = dataclasses.asdict(edit)
     fields["edges"] = [kan_pb2.Edit.Edge(**edge) for edge in fields["edges"]]
     return kan_pb2.Edit(**{**fields, "parent_version": str(edit.parent_version)})

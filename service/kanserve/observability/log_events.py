@@ -104,6 +104,7 @@ EVENTS = {
     "token_file_loaded": LogEvent("info", "The token file is loaded."),
     "transport_selected": LogEvent("warning", "The server falls back to grpcio because asgi is not available."),
     "unhandled_exception": LogEvent("error", "An exception was not handled."),
+    "version_edited": LogEvent("info", "An edited version was written to the repository."),
     "worker_exited": LogEvent("error", "A worker process exited; the parent process starts another one."),
     "worker_stalled": LogEvent("error", "A worker process is hung; the parent process kills it."),
     "worker_sync_failed": LogEvent("warning", "This worker could not apply a change from another worker."),

@@ -7,6 +7,63 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class EdgeEdit(_message.Message):
+    __slots__ = ("layer", "source", "destination", "operation", "text", "numbers")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    source: int
+    destination: int
+    operation: str
+    text: str
+    numbers: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, layer: _Optional[int] = ..., source: _Optional[int] = ..., destination: _Optional[int] = ..., operation: _Optional[str] = ..., text: _Optional[str] = ..., numbers: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class EditEdgesRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "edits", "preview")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EDITS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    edits: _containers.RepeatedCompositeFieldContainer[EdgeEdit]
+    preview: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., edits: _Optional[_Iterable[_Union[EdgeEdit, _Mapping]]] = ..., preview: _Optional[bool] = ...) -> None: ...
+
+class EditEdgesResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "edit", "curves", "notes")
+    class Curve(_message.Message):
+        __slots__ = ("layer", "source", "destination", "x", "before", "after")
+        LAYER_FIELD_NUMBER: _ClassVar[int]
+        SOURCE_FIELD_NUMBER: _ClassVar[int]
+        DESTINATION_FIELD_NUMBER: _ClassVar[int]
+        X_FIELD_NUMBER: _ClassVar[int]
+        BEFORE_FIELD_NUMBER: _ClassVar[int]
+        AFTER_FIELD_NUMBER: _ClassVar[int]
+        layer: int
+        source: int
+        destination: int
+        x: _containers.RepeatedScalarFieldContainer[float]
+        before: _containers.RepeatedScalarFieldContainer[float]
+        after: _containers.RepeatedScalarFieldContainer[float]
+        def __init__(self, layer: _Optional[int] = ..., source: _Optional[int] = ..., destination: _Optional[int] = ..., x: _Optional[_Iterable[float]] = ..., before: _Optional[_Iterable[float]] = ..., after: _Optional[_Iterable[float]] = ...) -> None: ...
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EDIT_FIELD_NUMBER: _ClassVar[int]
+    CURVES_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: str
+    edit: Edit
+    curves: _containers.RepeatedCompositeFieldContainer[EditEdgesResponse.Curve]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[EditEdgesResponse.Curve, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class PromoteModelRequest(_message.Message):
     __slots__ = ("model_name", "model_version")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]

@@ -57,6 +57,7 @@ class KanPages:
             "explain": (kan_pb2.ExplainRequest, kan_pb2.ExplainResponse, service.explain),
             "scores": (kan_pb2.EdgeScoresRequest, kan_pb2.EdgeScoresResponse, service.edge_scores),
             "statistics": (kan_pb2.GetStatisticsRequest, kan_pb2.GetStatisticsResponse, service.get_statistics),
+            "edits": (kan_pb2.EditEdgesRequest, kan_pb2.EditEdgesResponse, service.edit_edges),
             RESET: (kan_pb2.ResetStatisticsRequest, kan_pb2.ResetStatisticsResponse, service.reset_statistics),
         }
         return {

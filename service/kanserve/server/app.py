@@ -49,6 +49,7 @@ from kanserve.server.credentials import Renewal
 from kanserve.server.watchdog import Patience, Watchdog
 from kanserve.services import control
 from kanserve.services.control import Catalogue, WorkerBus
+from kanserve.services.edits import Editor
 from kanserve.services.explain import Explainer, Insights
 from kanserve.services.inference import Inference
 from kanserve.services.kan import Kan
@@ -141,7 +142,7 @@ class App:
         self._control = control.build(self._reconciler, self.registry, self.metrics, place.relay if place else None)
         facts = (settings.max_typed_contents_bytes, request_cache.native_calls() if settings.kernel else None)
         service = InferenceService(inference, catalogue, self._control, *facts)
-        views = KanService(kan, self._control, self.metrics, self._watches)
+        views = KanService(kan, self._control, self.metrics, self._watches, Editor(settings, self.registry))
         mirror = Reflection(services.NAMES) if settings.reflection else None
         page = self.metrics if place is None else RemoteMetrics(place.metrics, self.metrics)
         most = settings.max_stream_requests

@@ -1,0 +1,119 @@
+"""EditEdges over gRPC and HTTP on a live server: preview, new version, roles, and edits that are rejected."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanexport.pipeline import Request, export
+from kanserve.client import control
+from kanserve.client.control import EdgeEdit
+from kanserve.client.errors import ClientError
+from kanserve.client.sync import Client
+from tests.support import http_client, toy_model
+from tests.support.golden_cases import OWN
+from tests.support.server_process import Server, serving, wait_until
+
+pytestmark = pytest.mark.slow
+
+SINE = EdgeEdit(0, 0, 0, "to", "1.2*sin(x)")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("edits") / "models"
+    export(Request(path=OWN / "pykan-hello-adapted" / "model", repository=root, name="hello"))
+    toy_model.write(root, "toy")
+    return root
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    transport, chosen = http_client.way(request.param)
+    with serving(models, transport, repository_poll_seconds=0.2, allow_edits="true", **chosen) as running:
+        yield running
+
+
+@pytest.fixture
+def client(served: Server, models: Path) -> Iterator[Client]:
+    with Client(served.address) as connected:
+        yield connected
+    for folder in (models / "hello").glob("[2-9]"):
+        shutil.rmtree(folder)
+
+
+def versions(client: Client) -> set[str]:
+    return {entry.version for entry in client.index() if entry.name == "hello" and entry.state == "READY"}
+
+
+def test_a_preview_writes_nothing(client: Client, models: Path) -> None:
+    result = control.edit(client, "hello", [SINE], preview=True)
+    assert (result.model, result.version, result.edit.parent_version) == ("hello", "", 1)
+    x, before, after = result.curves[0, 0, 0]
+    assert len(x) == len(before) == len(after) == 65
+    assert after != before
+    assert result.edit.edges[0].operation == "to 1.2*sin(x)"
+    assert result.edit.largest[0] > 0
+    assert os.listdir(models / "hello") == ["config.pbtxt", "1"] or sorted(os.listdir(models / "hello")) == [
+        "1",
+        "config.pbtxt",
+    ]
+
+
+def test_a_new_version_is_not_the_default(client: Client) -> None:
+    result = control.edit(client, "hello", [SINE, EdgeEdit(1, 3, 0, "clamp", numbers=(0.0, 1.0))], version="1")
+    assert result.version == "2"
+    wait_until(lambda: "2" in versions(client))
+    assert client.infer("hello", [[0.1, 0.2]]).version == "1"
+    assert client.infer("hello", [[0.1, 0.2]], version="2").version == "2"
+    edit = client.describe("hello", "2").edit
+    assert [edge.text for edge in edit.edges] == ["edge 0:0:0 to 1.2*sin(x)", "edge 1:3:0 clamp 0:1"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"),
+    [
+        (EdgeEdit(0, 9, 0, "zero"), "edge-unknown"),
+        (EdgeEdit(0, 0, 0, "bend"), "operation-unknown"),
+        (EdgeEdit(0, 0, 0, "clamp", numbers=(1.0,)), "edit-value-invalid"),
+        (EdgeEdit(0, 0, 0, "points", numbers=(1.0,)), "edit-value-invalid"),
+        (EdgeEdit(0, 0, 0, "to", "log(x)"), "expression-undefined"),
+        (EdgeEdit(0, 0, 0, "to", "__import__('os')"), "expression-invalid"),
+        (EdgeEdit(0, 0, 0, "monotone", "sideways"), "edit-value-invalid"),
+    ],
+)
+def test_edits_that_are_not_valid(client: Client, models: Path, edit: EdgeEdit, code: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        control.edit(client, "hello", [edit])
+    assert caught.value.code == code
+    assert str(models) not in f"{caught.value} {caught.value.hint}"
+    assert not (models / "hello" / "2").exists()
+
+
+def test_no_edit_and_a_model_without_a_network(client: Client) -> None:
+    for name, edits, code in (("hello", [], "edits-missing"), ("toy", [SINE], "network-file-missing")):
+        with pytest.raises(ClientError) as caught:
+            control.edit(client, name, edits)
+        assert caught.value.code == code
+
+
+def test_over_http(served: Server, client: Client) -> None:
+    if not served.http:
+        pytest.skip("grpcio serves no HTTP")
+    body: dict[str, Any] = {"edits": [{"layer": 0, "source": 1, "destination": 2, "operation": "zero"}], "preview": True}
+    status, answer = http_client.post(served, "/v1/kan/models/hello/versions/1/edits", body)
+    assert (status, answer["model_version"]) == (200, "")
+    assert answer["curves"][0]["after"] == [0.0] * 65
+
+
+def test_a_server_without_the_setting_accepts_no_edits(models: Path) -> None:
+    with serving(models) as server, Client(server.address) as client:
+        with pytest.raises(ClientError, match="accepts no edits") as caught:
+            control.edit(client, "hello", [SINE])
+        assert caught.value.code == "edits-off"
+        assert "--allow-edits" in caught.value.hint
