@@ -135,6 +135,7 @@ OPENS = {
     "service/kanserve/ray/haproxy.py": {"tempfile.TemporaryDirectory", "shutil.which"},  # only for this user
     "service/kanserve/rest/ui.py": {"read_bytes"},  # files of the package
     "service/kanserve/report/interactive.py": {"read_text"},  # a file of the package
+    "service/kanserve/services/edits.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
     "service/kanserve/server/supervisor.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user
 }
 

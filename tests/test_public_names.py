@@ -190,6 +190,7 @@ def test_the_services() -> None:
             "PromoteModel",
             "RollbackModel",
             "ShadowModel",
+            "EditEdges",
         )
     ]
     triton = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]

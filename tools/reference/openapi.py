@@ -29,6 +29,7 @@ NUMBERS: dict[int, dict[str, Any]] = {
 RPCS = {
     "": "DescribeModel",
     "certificates": "GetCertificates",
+    "edits": "EditEdges",
     "curves": "GetCurves",
     "edges": "QueryEdges",
     "explain": "Explain",
