@@ -1,4 +1,4 @@
-"""An edited version in the web UI: the edge and the model card show what changed."""
+"""Edits in the web UI: the form of an edge writes a version, and the edge and the model card show what changed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from kanexport.edit.operations import parse
 from kanexport.republish import edit_version
 from tests.integration.ui.conftest import Seen, watched
+from tests.support import token_files
 from tests.support.server_process import serving
 
 pytestmark = pytest.mark.slow
@@ -35,3 +36,83 @@ def test_the_edge_and_the_card_of_an_edit(browser: Any, repository: Path, tmp_pa
         assert "Verified against the edited network" in page.locator("p.verdict").inner_text()
         context.close()
     assert seen.harm() == []
+
+
+def test_the_form_of_an_edge_previews_and_saves(browser: Any, repository: Path, tmp_path: Path, seen: Seen) -> None:
+    seen.expected += ["401", "403", "400"]
+    models = tmp_path / "models"
+    shutil.copytree(repository / "hello", models / "hello")
+    tokens = token_files.write(tmp_path / "tokens.toml")
+    options = {"tokens": str(tmp_path / "tokens.toml"), "allow_edits": True, "repository_poll_seconds": 1}
+    with serving(models, transport="asgi", **options) as server:
+        own = f"http://{server.http}/"
+        context = browser.new_context(base_url=own)
+        page = watched(context, own, seen)
+        page.set_default_timeout(60_000)
+        page.goto("ui/hello/edge/0/0/0")
+        _enter(page, tokens["interpret"])
+        form = page.get_by_role("form", name="Edit of edge 0:0:0")
+        preview, save = (form.get_by_role("button", name=name) for name in ("Preview", "Save as new version"))
+        trouble = page.locator("#edit-trouble")
+        form.get_by_label("Operation").select_option("clamp")
+        form.get_by_label("Lowest value").fill("0.2")
+        form.get_by_label("Highest value").fill("0")
+        preview.click()
+        trouble.filter(has_text="The lowest value 0.2 is above the highest value 0.").wait_for()
+        form.get_by_label("Highest value").fill("0.4")
+        assert trouble.inner_text() == "", "the error of an earlier value"
+        preview.click()
+        trouble.filter(has_text="role").wait_for()
+        assert save.is_disabled()
+
+        page.evaluate("sessionStorage.clear()")
+        preview.click()
+        _enter(page, tokens["admin"])
+        page.get_by_text("clamp 0.2:0.4 (exact). y0 changes by up to").wait_for()
+        title = page.locator("svg[aria-label*='before and after clamp 0.2:0.4']").get_attribute("aria-label")
+        assert title.endswith("0.2 to 0.4 after")
+        assert page.locator("svg .line.former").count() == 1
+        assert sorted(path.name for path in (models / "hello").iterdir() if path.is_dir()) == ["1"], "of a preview"
+        form.get_by_label("Highest value").fill("0.5")
+        assert save.is_disabled(), "the values differ from those of the preview"
+        form.get_by_label("Highest value").fill("0.4")
+        save.click()
+
+        page.get_by_text("Saved as version 2.").wait_for()
+        page.get_by_text("kanserve promote hello 2").wait_for()
+        assert save.is_disabled()
+        page.get_by_role("link", name="Show version 2").click()
+        page.get_by_text("clamp 0.2:0.4 (exact), from version 1 by admin").wait_for()
+        assert page.locator("#version option").all_inner_texts() == ["Default (v1)", "v1", "v2"]
+        context.close()
+    assert seen.harm() == []
+
+
+def _enter(page: Any, token: str) -> None:
+    """Enter a token when the page requires one."""
+    page.get_by_role("dialog", name="Token required").wait_for()
+    page.locator("#token-value").fill(token)
+    page.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize(
+    ("operation", "typed", "trouble"),
+    [
+        ("to", " ", "The expression is empty"),
+        ("shift", "far", "expected a number such as 0.1"),
+        ("points", "x,y\n0,1\n2", "expected a pair of x and y"),
+        ("raise", "0,5", "the server accepts no edits; start the server with --allow-edits"),
+    ],
+)
+def test_the_form_reports_errors_next_to_its_fields(
+    page: Any, seen: Seen, operation: str, typed: str, trouble: str
+) -> None:
+    seen.expected.append("400")
+    page.goto("ui/hello/edge/0/0/0")
+    form = page.get_by_role("form", name="Edit of edge 0:0:0")
+    form.get_by_label("Operation").select_option(operation)
+    field = form.get_by_role("textbox")
+    field.fill(typed)
+    form.get_by_role("button", name="Preview").click()
+    page.locator("#edit-trouble").filter(has_text=trouble).wait_for()
+    assert field.get_attribute("aria-invalid") == str("server" not in trouble).lower()

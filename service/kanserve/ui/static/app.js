@@ -202,6 +202,12 @@ class App {
       /** Returns the href of a view of this model and version: ctx.link('edge', 0, 1, 2). */
       link: (view, ...rest) => `ui/${this.address(view, name, version, rest)}`,
       announce: (text) => { $('said').textContent = text; },
+      /** Reads the list of models again. Resolves to the versions of this model that are ready. */
+      versions: async () => {
+        await this.#list();
+        if (route().name === name) this.#versions(route(), null);
+        return this.models.get(name) ?? [];
+      },
       /** Reports that the view is out of date, and offers the current state. */
       changed: (text) => banner(text, () => this.again()),
     };

@@ -32,7 +32,7 @@ export function functionChart({ curve, grid, knots, names, shown, width, height 
   });
   plot.append(...zones(grid, x, y));
   if (shown.has('knots')) plot.append(...ticksOf(knots, x, y));
-  if (y.domain[0] < 0 && y.domain[1] > 0) plot.append(svg('line', { class: 'zero', x1: x.range[0], x2: x.range[1], y1: y(0), y2: y(0) }));
+  if (y.domain[0] < 0 && y.domain[1] > 0) plot.append(zero(x, y));
   for (const part of parts) plot.append(line(curve.x, part.phi, x, y, { class: `line part ${style(part.kind)[0]}` }));
   plot.append(line(curve.x, curve.phi, x, y, { class: 'line total' }));
   for (const [at, value] of curve.extrema) {
@@ -44,6 +44,31 @@ export function functionChart({ curve, grid, knots, names, shown, width, height 
   return node;
 }
 
+/**
+ * Draws the curve of an edge before and after an edit. curve: {x, before, after}; names: [x, destination]; what: the
+ * operation of the edit.
+ */
+export function editChart({ curve, names, what, width, height = 300 }) {
+  const { node, plot, x, y } = chart({
+    width, height, margin: MARGIN,
+    title: `Contribution to ${names[1]} before and after ${what}: ${span(curve.before)} before, ${span(curve.after)} after`,
+    x: { domain: extent(curve.x), label: names[0] },
+    y: { domain: roomy(extent(curve.before, curve.after)), label: `contribution to ${names[1]}` },
+  });
+  if (y.domain[0] < 0 && y.domain[1] > 0) plot.append(zero(x, y));
+  plot.append(line(curve.x, curve.before, x, y, { class: 'line former' }), line(curve.x, curve.after, x, y, { class: 'line total' }));
+  return node;
+}
+
+function span(values) {
+  const [low, high] = extent(values);
+  return Number.isFinite(low) ? `${number(low)} to ${number(high)}` : 'no finite value';
+}
+
+function zero(x, y) {
+  return svg('line', { class: 'zero', x1: x.range[0], x2: x.range[1], y1: y(0), y2: y(0) });
+}
+
 /** Draws the slope on the same axis. */
 export function slopeChart({ curve, grid, names, width }) {
   const { node, plot, x, y } = chart({
@@ -51,8 +76,7 @@ export function slopeChart({ curve, grid, names, width }) {
     title: `Slope of ${names[1]} with respect to ${names[0]}`,
     x: { domain: extent(curve.x) }, y: { domain: roomy(extent(curve.derivative, [0])), label: 'slope' },
   });
-  plot.append(...zones(grid, x, y),
-    svg('line', { class: 'zero', x1: x.range[0], x2: x.range[1], y1: y(0), y2: y(0) }),
+  plot.append(...zones(grid, x, y), zero(x, y),
     line(curve.x, curve.derivative, x, y, { class: 'line slope' }));
   return node;
 }

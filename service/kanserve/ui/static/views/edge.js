@@ -1,8 +1,9 @@
-// Page of one edge, at /ui/NAME/edge/LAYER/SOURCE/DESTINATION: function, slope, formula, live input.
+// Page of one edge, at /ui/NAME/edge/LAYER/SOURCE/DESTINATION: function, slope, formula, live input, edit.
 
 import { ApiError } from '../api.js';
 import { button, el, empty, facts, heading, labelled, panel, room, showError, sized } from '../dom.js';
 import { beyond, functionChart, grids, inputChart, slopeChart, style, total } from '../charts/edge.js';
+import { edgeEdit } from '../edgeedit.js';
 import { count, digits, number, seconds, share } from '../format.js';
 import { KINDS, Layer } from '../network.js';
 import * as names from '../names.js';
@@ -35,14 +36,15 @@ export async function show(root, ctx) {
     if (!(error instanceof ApiError) || ![400, 501].includes(error.status)) throw error;
     shape.append(panel('Function', {}, el('p', { class: 'cover fair' }, error.message))); // an edge of class B is not a curve
   }
+  const edit = curve && edgeEdit(view);
   root.append(
     heading(`${ends[0]} \u2192 ${ends[1]}`, `Edge ${source} \u2192 ${destination} of layer ${at}${layer.name ? ` (${layer.name})` : ''} in `,
       el('a', { href: ctx.link('map') }, `${model.model_name}, version ${model.model_version}`)),
     chooser(ctx, at, source, destination),
-    el('div', { class: 'edge-page' }, shape, el('div', { class: 'stack' }, input, identity)), points);
+    el('div', { class: 'edge-page' }, shape, el('div', { class: 'stack' }, input, identity)), ...(edit ? [edit.node] : []), points);
   identity.append(panel('Facts', {}, facts(described(view, curve))));
   if (curve) points.append(pointPanel(view, curve));
-  const stops = [curve && drawFunction(shape, view, curve), follow(input, view, curve && [curve.x[0], curve.x.at(-1)])];
+  const stops = [curve && drawFunction(shape, view, curve), follow(input, view, curve && [curve.x[0], curve.x.at(-1)]), edit?.leave];
   return () => stops.forEach((stop) => stop?.());
 }
 
