@@ -62,13 +62,13 @@ def test_the_form_of_an_edge_previews_and_saves(browser: Any, repository: Path, 
         form.get_by_label("Highest value").fill("0.4")
         assert trouble.inner_text() == "", "the error of an earlier value"
         preview.click()
-        trouble.filter(has_text="role").wait_for()
+        trouble.filter(has_text="admin").wait_for()
         assert save.is_disabled()
 
         page.evaluate("sessionStorage.clear()")
         preview.click()
         _enter(page, tokens["admin"])
-        page.get_by_text("clamp 0.2:0.4 (exact). y0 changes by up to").wait_for()
+        page.locator("main").get_by_text("clamp 0.2:0.4 (exact). y0 changes by up to").wait_for()
         title = page.locator("svg[aria-label*='before and after clamp 0.2:0.4']").get_attribute("aria-label")
         assert title.endswith("0.2 to 0.4 after")
         assert page.locator("svg .line.former").count() == 1

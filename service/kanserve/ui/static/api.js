@@ -8,12 +8,13 @@ const AGAIN = 2_000; // milliseconds between two polls
 const LONGEST = 30_000; // milliseconds between two attempts while the server does not respond
 const LOST = 'The live connection was lost.';
 
-/** `status` is that of HTTP, and 0 without a response. */
+/** `status` is that of HTTP, and 0 without a response. `help` is the action that solves the problem, or ''. */
 export class ApiError extends Error {
-  constructor(status, message) {
+  constructor(status, message, help = '') {
     super(message);
     this.name = 'ApiError';
     this.status = status;
+    this.help = help;
   }
 }
 
@@ -196,13 +197,13 @@ export function pause(milliseconds, signal) {
 }
 
 async function failed(response) {
-  let message = `HTTP ${response.status}`;
+  let body = {};
   try {
-    message = (await response.json()).error ?? message;
+    body = await response.json();
   } catch {
     // A proxy in front of the server sends no JSON.
   }
-  return new ApiError(response.status, message);
+  return new ApiError(response.status, body?.error ?? `HTTP ${response.status}`, body?.help);
 }
 
 /** Parses the server's JSON, which has NaN and the infinities as Python writes them, outside of strings. */

@@ -152,7 +152,7 @@ class EdgeEdit {
     } catch (error) {
       if (error.name === 'AbortError') return;
       if (!(error instanceof ApiError)) throw error;
-      this.#fail(error.message);
+      this.#fail([error.message, error.help].filter(Boolean).join('; '));
     } finally {
       this.busy = false;
       doing.end();
