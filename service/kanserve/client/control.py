@@ -106,7 +106,11 @@ def edit(
 
 def _edited(answer: kan.EditEdgesResponse) -> EditedEdges:
     curves = {
-        (curve.layer, curve.source, curve.destination): (tuple(curve.x), tuple(curve.before), tuple(curve.after))
+        (curve.layer, curve.source, curve.destination): (
+            tuple(curve.x),
+            tuple(curve.phi_before),
+            tuple(curve.phi_after),
+        )
         for curve in answer.curves
     }
     edit = model_info.edit_from_pb(answer.edit)

@@ -487,7 +487,12 @@ def edited_to_pb(result: Edited) -> kan_pb2.EditEdgesResponse:
     for curve in result.curves:
         layer, source, destination = curve.edge
         message.curves.add(
-            layer=layer, source=source, destination=destination, x=curve.x, before=curve.before, after=curve.after
+            layer=layer,
+            source=source,
+            destination=destination,
+            x=curve.x,
+            phi_before=curve.before,
+            phi_after=curve.after,
         )
     return message
 

@@ -38,20 +38,20 @@ class EditEdgesRequest(_message.Message):
 class EditEdgesResponse(_message.Message):
     __slots__ = ("model_name", "model_version", "edit", "curves", "notes")
     class Curve(_message.Message):
-        __slots__ = ("layer", "source", "destination", "x", "before", "after")
+        __slots__ = ("layer", "source", "destination", "x", "phi_before", "phi_after")
         LAYER_FIELD_NUMBER: _ClassVar[int]
         SOURCE_FIELD_NUMBER: _ClassVar[int]
         DESTINATION_FIELD_NUMBER: _ClassVar[int]
         X_FIELD_NUMBER: _ClassVar[int]
-        BEFORE_FIELD_NUMBER: _ClassVar[int]
-        AFTER_FIELD_NUMBER: _ClassVar[int]
+        PHI_BEFORE_FIELD_NUMBER: _ClassVar[int]
+        PHI_AFTER_FIELD_NUMBER: _ClassVar[int]
         layer: int
         source: int
         destination: int
         x: _containers.RepeatedScalarFieldContainer[float]
-        before: _containers.RepeatedScalarFieldContainer[float]
-        after: _containers.RepeatedScalarFieldContainer[float]
-        def __init__(self, layer: _Optional[int] = ..., source: _Optional[int] = ..., destination: _Optional[int] = ..., x: _Optional[_Iterable[float]] = ..., before: _Optional[_Iterable[float]] = ..., after: _Optional[_Iterable[float]] = ...) -> None: ...
+        phi_before: _containers.RepeatedScalarFieldContainer[float]
+        phi_after: _containers.RepeatedScalarFieldContainer[float]
+        def __init__(self, layer: _Optional[int] = ..., source: _Optional[int] = ..., destination: _Optional[int] = ..., x: _Optional[_Iterable[float]] = ..., phi_before: _Optional[_Iterable[float]] = ..., phi_after: _Optional[_Iterable[float]] = ...) -> None: ...
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     EDIT_FIELD_NUMBER: _ClassVar[int]

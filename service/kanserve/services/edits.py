@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
 import tempfile
@@ -212,12 +213,17 @@ def _environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+def _number(value: Any) -> float:
+    """A number of the document, which has None or a name for numbers that are not finite."""
+    return math.nan if value is None else float(value)
+
+
 def _edited(document: Mapping[str, Any], *, preview: bool) -> Edited:
     edit = serialization.build(Edit, document["edit"], "edit")
     curves = []
     for curve in document["difference"]["curves"]:
         layer, source, destination = map(int, curve["edge"].split(":"))
-        points = (tuple(map(float, curve[name])) for name in ("x", "before", "after"))
+        points = (tuple(map(_number, curve[name])) for name in ("x", "before", "after"))
         curves.append(EditedCurve((layer, source, destination), *points))
     version = 0 if preview else int(document["version"])
     return Edited(str(document["name"]), version, edit, tuple(curves), tuple(map(str, document["notes"])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -62,6 +63,14 @@ def test_a_preview_writes_nothing(client: Client, models: Path) -> None:
     assert sorted(os.listdir(models / "hello")) == ["1", "config.pbtxt"]
 
 
+def test_a_function_that_is_undefined_beyond_the_grid(client: Client) -> None:
+    x, _, _ = control.edit(client, "hello", [SINE], preview=True).curves[0, 0, 0]
+    root = EdgeEdit(0, 0, 0, "to", f"sqrt(x + {-x[2]:.6f})")
+    _, _, after = control.edit(client, "hello", [root], preview=True).curves[0, 0, 0]
+    assert math.isnan(after[0])
+    assert math.isfinite(after[32])
+
+
 def test_a_new_version_is_not_the_default(client: Client) -> None:
     result = control.edit(client, "hello", [SINE, EdgeEdit(1, 3, 0, "clamp", numbers=(0.0, 1.0))], version="1")
     assert result.version == "2"
@@ -104,7 +113,7 @@ def test_over_http(served: Server, client: Client) -> None:
     body: dict[str, Any] = {"edits": [entry], "preview": True}
     reply = http_client.ask(served, "/v1/kan/models/hello/versions/1/edits", body)
     assert (reply.status, reply.json["model_version"]) == (200, "")
-    assert reply.json["curves"][0]["after"] == [0.0] * 65
+    assert reply.json["curves"][0]["phi_after"] == [0.0] * 65
     entry["operation"] = "bend"
     assert http_client.ask(served, "/v1/kan/models/hello/edits", body).status == 400
 

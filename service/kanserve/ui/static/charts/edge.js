@@ -51,12 +51,12 @@ export function functionChart({ curve, grid, knots, names, shown, width, height 
 export function editChart({ curve, names, what, width, height = 300 }) {
   const { node, plot, x, y } = chart({
     width, height, margin: MARGIN,
-    title: `Contribution to ${names[1]} before and after ${what}: ${span(curve.before)} before, ${span(curve.after)} after`,
+    title: `Contribution to ${names[1]} before and after ${what}: ${span(curve.phi_before)} before, ${span(curve.phi_after)} after`,
     x: { domain: extent(curve.x), label: names[0] },
-    y: { domain: roomy(extent(curve.before, curve.after)), label: `contribution to ${names[1]}` },
+    y: { domain: roomy(extent(curve.phi_before, curve.phi_after)), label: `contribution to ${names[1]}` },
   });
   if (y.domain[0] < 0 && y.domain[1] > 0) plot.append(zero(x, y));
-  plot.append(line(curve.x, curve.before, x, y, { class: 'line former' }), line(curve.x, curve.after, x, y, { class: 'line total' }));
+  plot.append(line(curve.x, curve.phi_before, x, y, { class: 'line former' }), line(curve.x, curve.phi_after, x, y, { class: 'line total' }));
   return node;
 }
 
