@@ -159,7 +159,7 @@ class Editor:
         with tempfile.TemporaryDirectory(prefix="kanserve-edit-") as own:
             file = Path(own) / "edits.json"
             safe_files.create(file, [json.dumps({"edits": entries}).encode()], mode=safe_files.OWN_FILE)
-            arguments = ["edit", str(folder), "--file", str(file), "--author", request.author[:100], "--json"]
+            arguments = ["edit", str(folder), "--file", str(file), f"--author={request.author[:100]}", "--json"]
             arguments += ["--dry-run"] if request.preview else []
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "kanserve", *arguments),
