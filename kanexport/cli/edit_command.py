@@ -31,10 +31,10 @@ from kanexport.republish import EditResult
 EDGE = "--edge"
 VALUE = re.compile(r"-[^-h].*|-h.+")  # an argument that starts with a minus, such as -sin(x) or -1:2
 EXAMPLES = """examples:
-  kanserve edit models/hello --edge 0:1:2 --to "1.2*sin(x)"       edge of layer 0, source 1, destination 2
+  kanserve edit models/hello --edge 0:1:2 --to "1.2*sin(x)"       # layer 0, source 1, destination 2
   kanserve edit models/hello --edge 0:0:0 --monotone up --edge 1:3:0 --clamp -1:2
-  kanserve edit models/hello/1 --file edits.json --rows train.csv --author ada
-  kanserve edit models/hello --edge 0:0:0 --zero --dry-run        report only
+  kanserve edit models/hello/1 --edge 0:0:1 --shift 0.1 --rows examples/hello.csv --author ada
+  kanserve edit models/hello --edge 0:0:0 --zero --dry-run        # report only
 """
 
 

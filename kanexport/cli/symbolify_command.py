@@ -45,8 +45,7 @@ TARGETS = "--targets"
 DIGITS = 6
 EXAMPLES = """examples:
   kanserve symbolify tests/golden/checkpoints/pykan-hello-pruned/model --tolerance 1e-2
-  kanserve symbolify models/hello --rows train.csv --dry-run
-  kanserve symbolify models/hello --rows x.npy --targets y.npy --library x,x^2,exp,sin
+  kanserve symbolify models/hello --rows examples/hello-baseline.csv --library x,x^2,exp,sin --dry-run
 """
 
 

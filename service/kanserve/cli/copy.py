@@ -21,7 +21,6 @@ EXAMPLES = """examples:
   kanserve copy digits 1 2
   kanserve copy digits 1 2 --force                                # replace version 2
   kanserve copy digits 1 3 --repository models
-  kanserve copy digits 2 3 --release                              # version 2 is an edit
 """
 
 

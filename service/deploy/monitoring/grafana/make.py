@@ -367,7 +367,7 @@ def data() -> list[Panel]:
         panel(
             "Certificate violations per second",
             "ops",
-            (f"sum {BY_MODEL} ({rate('kanserve_certificate_violations_total')})", NAMED),
+            (f"sum {BY_MODEL} ({rate('kanserve_certificate_violations_total')}) or vector(0)", NAMED),
             help="Checked rows per second in the certified box with an output outside of the certified range. An alert "
             "fires above 0, because this is a bug.",
         ),
