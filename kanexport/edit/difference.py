@@ -129,7 +129,7 @@ def compare(
 
 def _output(name: str, change: Array, both: npt.NDArray[np.bool_]) -> OutputChange:
     at = int(change.argmax()) if len(change) else 0
-    return OutputChange(name, float(change.max(initial=0)), at, float(change.sum() / max(1, both.sum())))
+    return OutputChange(name, float(change.max(initial=0)), at, float(change.sum()) / max(1, int(both.sum())))
 
 
 def _worst(x: Array, old: Array, new: Array, change: Array) -> WorstRow:
