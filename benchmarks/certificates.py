@@ -35,9 +35,9 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks import pages  # noqa: E402 - beside the package
 from kanexport import pipeline  # noqa: E402 - as above
+from kanexport.bundle import certification  # noqa: E402 - as above
 from kanexport.certify import certificate  # noqa: E402 - as above
 from kanexport.certify.certificate import Certificate  # noqa: E402 - as above
-from kanexport.cli import certify_command  # noqa: E402 - as above
 from kanexport.contract import custom_ops  # noqa: E402 - as above
 from kanexport.contract.sections import UNDECIDED  # noqa: E402 - as above
 from kanexport.errors import ExportError  # noqa: E402 - as above
@@ -230,7 +230,7 @@ def main() -> int:
             continue
         start = time.monotonic()
         try:
-            result = searched(name, group, kan, box, certify_command.seconds(args.budget))
+            result = searched(name, group, kan, box, certification.seconds(args.budget, "--budget"))
         except ExportError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
