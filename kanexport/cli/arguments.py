@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from kanexport import export_request
 from kanexport.bundle import baseline, calibration, certification, explain_graph
@@ -16,6 +17,7 @@ from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import EXPLAIN_FILE, FP16_WEIGHTS, INT8
 from kanexport.errors import OptionError
+from kanexport.export_request import Request
 from kanexport.quantization import options
 from kanexport.quantization.options import QuantizationOptions
 from kanexport.quantization.quantize import CALIBRATION
@@ -253,6 +255,23 @@ def explanations(args: argparse.Namespace) -> ExplainOptions:
     """Options of the explaining graph."""
     layers = tuple(filter(None, (text.strip() for text in args.explain_layers.split(","))))
     return ExplainOptions(args.explain or bool(layers), layers)
+
+
+def checkpoint_request(args: argparse.Namespace, **more: Any) -> Request:
+    """The request that reads the checkpoint `args.path` and writes nothing, from the arguments of `fact_options` and
+    `naming_options`. `more`: further fields. Raises OptionError."""
+    return Request(
+        path=args.path,
+        repository=None,
+        family=args.family,
+        options=tuple(args.option),
+        symbolic=tuple(args.symbolic),
+        functions=tuple(args.function),
+        architecture=args.architecture,
+        expected_outputs=tuple(args.expected_outputs),
+        names=names(args),
+        **more,
+    )
 
 
 def names(args: argparse.Namespace) -> Names:

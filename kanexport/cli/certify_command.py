@@ -154,17 +154,6 @@ def _version_folder(path: Path) -> Path | None:
 
 
 def _request(args: argparse.Namespace) -> Request:
-    return Request(
-        path=args.path,
-        repository=None,
-        family=args.family,
-        options=tuple(args.option),
-        symbolic=tuple(args.symbolic),
-        functions=tuple(args.function),
-        architecture=args.architecture,
-        expected_outputs=tuple(args.expected_outputs),
-        names=arguments.names(args),
-        out_of_range=args.out_of_range,
-        input_scaler=args.input_scaler,
-        output_scaler=args.output_scaler,
+    return arguments.checkpoint_request(
+        args, out_of_range=args.out_of_range, input_scaler=args.input_scaler, output_scaler=args.output_scaler
     )

@@ -150,7 +150,7 @@ def _tolerance(text: str) -> float:
 
 def _source(args: argparse.Namespace) -> _Source:
     """The network of a version, or of a checkpoint. Raises ExportError, also for options that a version has already."""
-    path, request = args.path, _request(args)
+    path, request = args.path, arguments.checkpoint_request(args)
     if not (path.is_dir() and ((path / FILE_NAME).exists() or any(path.glob(f"*/{FILE_NAME}")))):
         return _Source(*pipeline.network(request))
     if request != Request(path=path, repository=None):
@@ -168,20 +168,6 @@ def _source(args: argparse.Namespace) -> _Source:
             hint="export the checkpoint without --quantize, and replace edges of that version",
         )
     return _Source(opened.served, opened.target.names, opened, folder)
-
-
-def _request(args: argparse.Namespace) -> Request:
-    return Request(
-        path=args.path,
-        repository=None,
-        family=args.family,
-        options=tuple(args.option),
-        symbolic=tuple(args.symbolic),
-        functions=tuple(args.function),
-        architecture=args.architecture,
-        expected_outputs=tuple(args.expected_outputs),
-        names=arguments.names(args),
-    )
 
 
 def _rows(source: _Source, rows: Rows | None) -> tuple[Array, str]:
