@@ -215,7 +215,7 @@ def _served_waves(basis: Fourier | Sine, low: Array, high: Array) -> Taylor:
     """Sines and cosines: the error of the angle is at most that of one product, or of the reduced angle."""
     far = np.maximum(np.abs(low), np.abs(high))
     if far.max() > ANGLES:
-        raise UnboundedError("an angle of so many turns")
+        raise UnboundedError("an angle beyond the largest number of turns")
     if isinstance(basis, Fourier):
         order = np.tile(np.arange(1.0, basis.harmonics + 1), 2)
         extra = 0.0 if basis.harmonics <= SINGLE_PRODUCT_HARMONICS else 4e-6 + 2e-9 * basis.harmonics

@@ -1,4 +1,4 @@
-"""Interval arithmetic on arrays with outward rounding (Moore 1966). An infinite end says that there is no bound."""
+"""Interval arithmetic on arrays with outward rounding (Moore 1966). An infinite end means: no bound is known."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ def _waves(a: Taylor) -> tuple[list[Pair], list[Pair]]:
     room = OUTWARD * (4 + largest(a.coefs[0]))
     s, c = [sine(a.coefs[0])], [sine((quarter[0] - room, quarter[1] + room))]
     if all(not np.any(part) for pair in a.coefs[2:] for part in pair):
-        # Of an argument that is a line, each derivative is a wave again.
+        # Each derivative of the wave of a line is a wave.
         turns = [(s[0], c[0]), (c[0], negative(s[0])), (negative(s[0]), negative(c[0])), (negative(c[0]), s[0])]
         power = point(1.0)
         for k in range(1, a.order + 1):

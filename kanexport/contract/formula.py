@@ -141,7 +141,7 @@ def _layer(
     """Expressions of the nodes after a layer; valid for the `needed` ones."""
     if layer.positions:
         raise FormulaError(
-            f"layer {index} runs at every position of a row, so that there is no single closed form",
+            f"layer {index} has no single closed form: it runs at every position of a row",
             code="formula-layer-at-positions",
             hint="plot the curves of its edges instead: `kanserve curves`",
         )
@@ -331,7 +331,7 @@ def check(index: int, layer: LayerInfo, *, partial: bool) -> None:
     if not partial:
         source, destination = first
         raise FormulaError(
-            f"edge ({index},{source},{destination}) is numeric ({kinds}), so there is no closed form",
+            f"edge ({index},{source},{destination}) is numeric ({kinds}) and has no closed form",
             code="formula-edge-numeric",
             hint="print numeric edges as named functions with --partial",
         )

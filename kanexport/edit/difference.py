@@ -85,7 +85,7 @@ class Difference:
     rows_from           where the rows are from
     changed             on how many rows another output is the largest; -1 if there is one output
     not_finite          rows with an output that is not finite, before and after; they have no part in the changes
-    certificates        ranges and directions that changed, as a JSON document; None if there is no comparison
+    certificates        JSON document of changed ranges and directions; None without a comparison
     certificates_note   the reason, or what was compared
     """
 

@@ -132,7 +132,7 @@ def _entry(entry: Any, where: str, folder: Path) -> EdgeEdit:
 
 
 def check(edits: Iterable[EdgeEdit]) -> None:
-    """Raises OptionError if there is no edit, or an edge has several."""
+    """Raises OptionError for an empty list, and for two edits of the same edge."""
     seen: set[tuple[int, int, int]] = set()
     for edit in edits:
         if edit.edge in seen:
