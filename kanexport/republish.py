@@ -213,13 +213,7 @@ def publish_version(
     """Export a changed network with the settings of the opened version. The graphs are verified against it. The
     arguments are those of `edit_version`; `notes`: sentences for the manifest. Raises ExportError; then nothing has
     changed."""
-    if opened.quantize:
-        raise OptionError(
-            f"version {opened.manifest.version} is quantized ({opened.quantize}), and its rounding is not known for "
-            "another network",
-            code="edit-of-quantized-version",
-            hint="export the checkpoint without --quantize, and edit that version",
-        )
+    require_exact(opened)
     home = repository or _home(opened)
     number = next_version(home, opened.manifest.name, opened.manifest.version) if version is None else version
     certify = _certification(opened.manifest)
@@ -267,6 +261,17 @@ def _home(opened: Reopened) -> Path:
             hint="name the repository of the result with --repository FOLDER",
         )
     return opened.target.repository
+
+
+def require_exact(opened: Reopened) -> None:
+    """Raises OptionError for a quantized version, which cannot be edited."""
+    if opened.quantize:
+        raise OptionError(
+            f"version {opened.manifest.version} is quantized ({opened.quantize}), and its rounding is not known for "
+            "another network",
+            code="edit-of-quantized-version",
+            hint="export the checkpoint without --quantize, and edit that version",
+        )
 
 
 def check_version(opened: Reopened, version: int, repository: Path | None) -> None:

@@ -14,9 +14,10 @@ from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.ccode.integer_tables import STORAGE
 from kanexport.contract import naming
 from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.manifest import FILE_NAME
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import EXPLAIN_FILE, FP16_WEIGHTS, INT8
-from kanexport.errors import OptionError
+from kanexport.errors import CheckpointError, OptionError
 from kanexport.export_request import Request
 from kanexport.quantization import options
 from kanexport.quantization.options import QuantizationOptions
@@ -272,6 +273,37 @@ def checkpoint_request(args: argparse.Namespace, **more: Any) -> Request:
         names=names(args),
         **more,
     )
+
+
+def is_exported(path: Path) -> bool:
+    """Whether it is the folder of an exported model, or of one of its versions."""
+    return (path / FILE_NAME).exists() or bool(versions(path))
+
+
+def version_folder(path: Path, version: int | None) -> Path:
+    """The folder of a version: `path` itself, or the numbered folder in it, the highest if `version` is None. Raises
+    CheckpointError."""
+    if (path / FILE_NAME).exists():
+        if version is not None and path.name != str(version):
+            raise OptionError(
+                f"--version is {version}, but {path} is a version", code="arguments-conflict", hint="remove --version"
+            )
+        return path
+    known = versions(path)
+    if version in known or (known and version is None):
+        return path / str(version or known[-1])
+    raise CheckpointError(
+        f"{path} has the versions {', '.join(map(str, known))}, expected {version}"
+        if known
+        else f"{path} has no version of a model",
+        code="version-unknown",
+        hint="pass the folder of an exported model, such as models/hello",
+    )
+
+
+def versions(path: Path) -> list[int]:
+    """The versions in the folder of a model, ascending; none for another path."""
+    return sorted(int(file.parent.name) for file in path.glob(f"*/{FILE_NAME}") if file.parent.name.isdecimal())
 
 
 def names(args: argparse.Namespace) -> Names:

@@ -68,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Certify a network from parsed arguments, or show the certificate of a version. Returns the exit code. Raises
     ExportError."""
-    version = _version_folder(args.path)
+    version = arguments.version_folder(args.path, None) if arguments.is_exported(args.path) else None
     if version is not None and not (args.box or args.budget):
         stored = _manifest(version)
         if stored.certificate:
@@ -141,16 +141,6 @@ def _of_version(folder: Path, args: argparse.Namespace) -> tuple[Kan, Names]:
             hint="certify the checkpoint, or an export of it without --quantize",
         )
     return opened.served, opened.target.names
-
-
-def _version_folder(path: Path) -> Path | None:
-    """The folder itself, or the highest version in it; None without a manifest."""
-    if not path.is_dir():
-        return None
-    if (path / manifest.FILE_NAME).exists():
-        return path
-    versions = [file.parent for file in path.glob(f"*/{manifest.FILE_NAME}") if file.parent.name.isdecimal()]
-    return max(versions, key=lambda folder: int(folder.name), default=None)
 
 
 def _request(args: argparse.Namespace) -> Request:

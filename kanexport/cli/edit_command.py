@@ -17,15 +17,15 @@ from kanexport import republish
 from kanexport.bundle import baseline
 from kanexport.bundle.certification import seconds
 from kanexport.bundle.publish import Result
+from kanexport.cli import arguments
 from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
 from kanexport.contract.cli.tables import Table
-from kanexport.contract.manifest import FILE_NAME
 from kanexport.edit import apply as edits
 from kanexport.edit import operations
 from kanexport.edit.difference import Difference
 from kanexport.edit.operations import EdgeEdit
-from kanexport.errors import CheckpointError, OptionError
+from kanexport.errors import OptionError
 from kanexport.republish import EditResult
 
 EDGE = "--edge"
@@ -118,7 +118,7 @@ def _edge_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run an edit from parsed arguments. Returns the exit code. Raises ExportError."""
     requested = _requested(args)
-    folder = version_folder(args.path, args.version)
+    folder = arguments.version_folder(args.path, args.version)
     rows = None if args.rows is None else baseline.load(args.rows, republish.ROWS)
     budget = 0.0 if re.fullmatch(r"0+(s|m|h)?", args.budget.strip()) else seconds(args.budget, "--budget")
     with tables.bar("exporting") as advance:
@@ -162,31 +162,6 @@ def user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a user without a name, as in a container
         return ""
-
-
-def version_folder(path: Path, version: int | None) -> Path:
-    """The folder of a version: `path` itself, or the numbered folder in it, the highest if `version` is None. Raises
-    CheckpointError."""
-    if (path / FILE_NAME).exists():
-        if version is not None and path.name != str(version):
-            raise OptionError(
-                f"--version is {version}, but {path} is a version", code="arguments-conflict", hint="remove --version"
-            )
-        return path
-    known = _versions(path)
-    if version in known or (known and version is None):
-        return path / str(version or known[-1])
-    raise CheckpointError(
-        f"{path} has the versions {', '.join(map(str, known))}, expected {version}"
-        if known
-        else f"{path} has no version of a model",
-        code="version-unknown",
-        hint="pass the folder of an exported model, such as models/hello",
-    )
-
-
-def _versions(path: Path) -> list[int]:
-    return sorted(int(file.parent.name) for file in path.glob(f"*/{FILE_NAME}") if file.parent.name.isdecimal())
 
 
 def document(done: EditResult, *, dry_run: bool = False) -> dict[str, Any]:

@@ -21,14 +21,13 @@ from kanexport.bundle.baseline import Rows
 from kanexport.bundle.publish import Result
 from kanexport.certify import certificate
 from kanexport.cli import arguments
-from kanexport.cli.edit_command import user, version_folder
+from kanexport.cli.edit_command import user
 from kanexport.contract import formula
 from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.formula import Formula
 from kanexport.contract.formula_printer import FormulaError
-from kanexport.contract.manifest import FILE_NAME
 from kanexport.contract.naming import Names, NamingError
 from kanexport.edit import circuit, difference, library, operations, symbolify
 from kanexport.edit.apply import EXACT as EXACT_FORM
@@ -151,7 +150,7 @@ def _tolerance(text: str) -> float:
 def _source(args: argparse.Namespace) -> _Source:
     """The network of a version, or of a checkpoint. Raises ExportError, also for options that a version has already."""
     path, request = args.path, arguments.checkpoint_request(args)
-    if not (path.is_dir() and ((path / FILE_NAME).exists() or any(path.glob(f"*/{FILE_NAME}")))):
+    if not arguments.is_exported(path):
         return _Source(*pipeline.network(request))
     if request != Request(path=path, repository=None):
         raise OptionError(
@@ -159,14 +158,9 @@ def _source(args: argparse.Namespace) -> _Source:
             code="arguments-conflict",
             hint="remove the options that read a checkpoint, and the names",
         )
-    folder = version_folder(path, args.version)
+    folder = arguments.version_folder(path, args.version)
     opened = pipeline.reopen(folder)
-    if opened.quantize:
-        raise OptionError(
-            f"{folder} is quantized ({opened.quantize}), and its rounding is not known for another network",
-            code="edit-of-quantized-version",
-            hint="export the checkpoint without --quantize, and replace edges of that version",
-        )
+    republish.require_exact(opened)
     return _Source(opened.served, opened.target.names, opened, folder)
 
 

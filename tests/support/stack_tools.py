@@ -50,5 +50,5 @@ def source_tool(name: str) -> str:
     """A tool for sources of models, by its path. Skips the test if it is absent."""
     found = shutil.which(name, path=str(SOURCES))
     if found is None:
-        pytest.skip(f"{name} is not installed; `make data-test` installs it")
+        pytest.skip(f"{name} is not in the environment for sources of models; `make data-test` builds it")
     return found
