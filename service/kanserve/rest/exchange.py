@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http import HTTPStatus
 from typing import cast
 
@@ -23,6 +24,7 @@ from kanserve.grpc_api.failures import PUSHBACK, CallFailed, error_body
 from kanserve.grpc_api.interceptor import Interceptor
 from kanserve.grpc_api.unfinished_requests import Buffer, IncomingRequest
 from kanserve.observability.metrics import Metrics
+from kanserve.observability.series import Spread
 from kanserve.system import compression
 
 JSON = "application/json"
@@ -226,14 +228,18 @@ def arrival(request: Request) -> RequestMetadata:
 
 
 class Series:
-    """Counters of one route, looked up once."""
+    """Counters of one route, looked up once. Its histogram begins with the first request, to keep the page small."""
 
     def __init__(self, metrics: Metrics, verb: str, route: str) -> None:
         self.path = f"{verb} {route}"
         self._labels = (verb, route)
+        self._metrics = metrics
         self._requests = metrics.number("http_requests_total")
-        self._seconds = metrics.spread("http_request_duration_seconds").labels(*self._labels)
         self._ok = self._requests.labels(*self._labels, str(int(HTTPStatus.OK)))
+
+    @cached_property
+    def _seconds(self) -> Spread:
+        return self._metrics.spread("http_request_duration_seconds").labels(*self._labels)
 
     def begun(self) -> None:
         """Requests are counted when they end, as is usual for HTTP."""

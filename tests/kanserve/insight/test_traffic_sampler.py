@@ -224,4 +224,4 @@ def test_the_page_of_a_large_model_is_small(tmp_path: Path) -> None:
         until(lambda: float(re.findall(r'^kanserve_drift_psi_ratio{layer="0".* (\S+)$', server.metrics(), re.M)[0]) > 0)
         page = server.metrics()
     print(f"{len(page)} bytes")
-    assert len(page) < 200_000
+    assert len(page) < 150_000
