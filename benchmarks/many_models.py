@@ -2,7 +2,8 @@
 
     python benchmarks/many_models.py [--models 200] [--rounds 5] [--loads 10]
 
-The script exports a network of random weights, [64, 64, 10], and copies it under other names. Each round starts
+The script exports a network of random weights, [64, 64, 10], and copies it under other names. The first start is not
+measured, because Python compiles the modules in it. Each round starts
 `kanserve serve` with the load check and without it, in its own process. Then a server with explicit model control loads
 one model again and again. It does so without other load, and while perf_analyzer keeps 32 requests in flight to another
 model. Server, load checks and clients share the cores of this machine. CPU seconds are those of the server's process
@@ -132,6 +133,7 @@ def print_starts(models: Path, rounds: int) -> None:
     """Print the table of starts."""
     kinds = {"load check": [], "`--no-load-check`": ["--no-load-check"]}
     seen: dict[str, list[Start]] = {kind: [] for kind in kinds}
+    started(models, [])
     for at in track(range(rounds * len(kinds)), "starts"):
         kind, flags = list(kinds.items())[at % len(kinds)]
         seen[kind].append(started(models, flags))
@@ -167,6 +169,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loads", type=int, default=10, help="loads of each round (default: 10)")
     args = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed server does not compile its modules at each start
     with tempfile.TemporaryDirectory() as place:
         models = repository(Path(place), max(2, args.models))
         print(f"{args.models} models of {list(WIDTHS)}, {args.rounds} rounds, load of the machine ", end="")

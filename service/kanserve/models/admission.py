@@ -86,7 +86,7 @@ class Admission:
             resources.check(size)
             return layout.texts(candidate)
 
-        def load() -> tuple[Bundle, Job]:
+        def load() -> tuple[Bundle, Job | None]:
             bundle = layout.load(candidate, self._max_file_bytes, texts)
             return bundle, check.prepared(bundle)
 
@@ -147,17 +147,17 @@ class VersionSandbox:
             await self._check.run(replace(self._job(None, files), texts=True), files)
             self._parsed = True
 
-    async def run(self, job: Job, bundle: Bundle) -> None:
+    async def run(self, job: Job | None, bundle: Bundle) -> None:
         """Wait until the version has passed its load check. Raises LoadError with the reason of a failure, and
         ConfigError for a device that does not exist."""
-        if self._settings.load_check:
+        if job is not None:
             await self._check.run(job, _checked_files(bundle))
 
-    def prepared(self, bundle: Bundle) -> Job:
-        """The job of a version whose manifest is valid. Raises LoadError."""
+    def prepared(self, bundle: Bundle) -> Job | None:
+        """The job of a version whose manifest is valid; None without load checks. Raises LoadError."""
         if bundle.manifest is not None:
             check_manifest(bundle.manifest)
-        return self._job(bundle, _checked_files(bundle))
+        return self._job(bundle, _checked_files(bundle)) if self._settings.load_check else None
 
     def _job(self, bundle: Bundle | None, files: Mapping[str, bytes]) -> Job:
         settings, manifest = self._settings, None if bundle is None else bundle.manifest

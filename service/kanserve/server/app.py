@@ -184,6 +184,7 @@ class App:
     async def load(self, stop: asyncio.Event) -> None:
         """Load every version in the repository, until `stop`. The failure of one version does not affect others. Raises
         ConfigError if no version can load."""
+        resources.settle()  # so that collections during the loads visit new objects only
         await _unless(stop, self._reconciler.load(stop))
         await _unless(stop, self._control.listen(until_done=True))
         await self._changed()

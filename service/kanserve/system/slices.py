@@ -11,6 +11,7 @@ is the slice in nanoseconds, 0.1 ms to 100 ms.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import struct
@@ -40,4 +41,10 @@ def _request(seconds: float) -> bool:
         return False
     niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     attributes = ATTRIBUTES.pack(ATTRIBUTES.size, os.SCHED_OTHER, 0, niceness, 0, round(seconds * 1e9), 0, 0)
-    return bool(ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0)
+    return bool(_system().syscall(number, 0, attributes, 0) == 0)
+
+
+@functools.cache
+def _system() -> ctypes.CDLL:
+    """The C library. Opening it takes 0.1 ms, and each load of a model starts threads."""
+    return ctypes.CDLL(None)
