@@ -1,4 +1,5 @@
-"""Arguments of `kanserve export` for facts, names, baseline rows, explanations and prediction intervals."""
+"""Arguments of `kanserve export` for additional graphs, explanations, quantization, intervals, certificates and C code,
+and the requests of commands."""
 
 from __future__ import annotations
 
@@ -22,79 +23,6 @@ from kanexport.export_request import Request
 from kanexport.quantization import options
 from kanexport.quantization.options import QuantizationOptions
 from kanexport.quantization.quantize import CALIBRATION
-
-
-def fact_options(parser: argparse.ArgumentParser) -> None:
-    """Arguments for facts that the checkpoint does not record."""
-    add = parser.add_argument
-    add("--family", help="library that wrote the checkpoint, if the file does not identify it")
-    add("--option", action="append", default=[], metavar="KEY=VALUE", help="fact that the checkpoint does not record")
-    add(
-        "--symbolic",
-        action="append",
-        default=[],
-        metavar="L,S,D=NAME",
-        help="function of a symbolic edge (layer, source, destination) that the checkpoint does not name",
-    )
-    add(
-        "--function",
-        action="append",
-        default=[],
-        metavar="NAME=EXPR",
-        help='definition of a custom symbolic function, such as xsinx="x*sin(x)"; checkpoints do not store it',
-    )
-    add(
-        "--architecture",
-        type=Path,
-        metavar="FILE",
-        help="architecture file (TOML) that lists the steps of the network, for a checkpoint that does not record them",
-    )
-    add(
-        "--expected-outputs",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="outputs of the trained model (.npz with x and y, .csv, or .npy twice: inputs, outputs); the exporter "
-        "compares the graph with them, and resolves ambiguities of the checkpoint with them",
-    )
-
-
-def naming_options(parser: argparse.ArgumentParser, *, rows: bool = True) -> None:
-    """Names of inputs and outputs, and with `rows` a file with rows of user data."""
-    add = parser.add_argument_group("names for tables, formulas and pictures").add_argument
-    each = "separated by commas, or a file: the header of a .csv, a list in a .json, lines of a .txt"
-    add("--features", default="", metavar="NAMES", help=f"names of the inputs, {each}")
-    add("--units", default="", metavar="NAMES", help="units of the features, in the same form; empty for none")
-    add("--classes", default="", metavar="NAMES", help="names of the outputs, in the same form")
-    if rows:
-        add(
-            "--baseline",
-            type=Path,
-            metavar="FILE",
-            help="rows of your data, such as the training set, as .npy, .npz or .csv; the model stores the "
-            "distribution of its nodes on these rows, not the rows; a .csv header names the features if --features "
-            "does not",
-        )
-    add("--description", default="", metavar="TEXT", help="description of the model")
-
-
-def scaler_options(parser: argparse.ArgumentParser) -> None:
-    """Scalers of the inputs and outputs."""
-    add = parser.add_argument_group("units (the scaling becomes part of the graph)").add_argument
-    add(
-        "--input-scaler",
-        type=Path,
-        metavar="FILE",
-        help="scaler that the training applied to the inputs, as JSON: mean and scale, or min and max, of each column; "
-        "requests, --baseline and --calibration then have unscaled values, --expected-outputs keep the scaled ones",
-    )
-    add(
-        "--output-scaler",
-        type=Path,
-        metavar="FILE",
-        help="scaler that the training applied to the targets, in the same form; predictions then have unscaled values",
-    )
 
 
 def form_options(parser: argparse.ArgumentParser) -> None:
@@ -259,8 +187,8 @@ def explanations(args: argparse.Namespace) -> ExplainOptions:
 
 
 def checkpoint_request(args: argparse.Namespace, **more: Any) -> Request:
-    """The request that reads the checkpoint `args.path` and writes nothing, from the arguments of `fact_options` and
-    `naming_options`. `more`: further fields. Raises OptionError."""
+    """The request that reads the checkpoint `args.path` and writes nothing, from the arguments of
+    `kanexport.contract.cli.checkpoint_options`. `more`: further fields. Raises OptionError."""
     return Request(
         path=args.path,
         repository=None,

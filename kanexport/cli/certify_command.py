@@ -1,7 +1,8 @@
-"""Command `kanserve certify`: certifies ranges, directions and Lipschitz bounds of a checkpoint over a box of inputs,
-or shows the certificate that an exported version has.
+"""Command `kanserve certify` for a path: certifies ranges, directions and Lipschitz bounds of a checkpoint over a box
+of inputs, or shows the certificate that an exported version has.
 
-It writes nothing. The certificate is printed to stdout; `--json` prints one document.
+It writes nothing. The certificate is printed to stdout; `--json` prints one document. `kanserve.cli.certify` has the
+options, and shows the certificates of served models.
 """
 
 from __future__ import annotations
@@ -15,66 +16,27 @@ from kanexport.bundle.certification import CertifyOptions
 from kanexport.certify import certificate
 from kanexport.cli import arguments
 from kanexport.contract import manifest
-from kanexport.contract.cli import certificates
-from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json
+from kanexport.contract.cli import certificates, checkpoint_options
+from kanexport.contract.cli.checkpoint_options import BOX, BUDGET, DEFAULT_BUDGET
+from kanexport.contract.cli.console import Exit, print_json
 from kanexport.contract.manifest import Manifest
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import AS_TRAINED, GRID_BOX, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
-from kanexport.errors import CheckpointError, OptionError
+from kanexport.contract.sections import GRID_BOX
+from kanexport.errors import OptionError
 from kanexport.export_request import Request
 from kanexport.ir.model import Kan
 
-BOX, BUDGET = "--box", "--budget"
-DEFAULT_BUDGET = "60s"
-EXAMPLES = """examples:
-  kanserve certify tests/golden/checkpoints/pykan-hello-adapted/model --budget 5s
-  kanserve certify tests/golden/checkpoints/pykan-hello-adapted/model --box examples/hello.csv --budget 5s --json
-"""
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `certify` to a parser."""
-    parser.description = (
-        "Guarantee the output ranges of a trained KAN over a box of inputs, the direction of each output in each "
-        "input, and Lipschitz bounds. The ranges hold for the float32 graph that `kanserve export` writes. For a "
-        "version folder, show the certificate that it was exported with (`kanserve export --certify`)."
-    )
-    parser.epilog = f"{EXAMPLES}\n{EXIT_CODES}"
-    add = parser.add_argument
-    add(
-        "path",
-        type=Path,
-        metavar="checkpoint",
-        help="checkpoint file, prefix of a pykan checkpoint, or folder of an exported version",
-    )
-    add(
-        BOX,
-        metavar="FILE",
-        help="rows as .npz, .npy or .csv, whose smallest and largest value of each column make the box, or `grid`: the "
-        "grid of each input (default: grid)",
-    )
-    add(
-        BUDGET,
-        metavar="TIME",
-        help=f"time for the search and the bounds, such as 30s or 5m (default: {DEFAULT_BUDGET})",
-    )
-    add("--json", action="store_true", help="print one JSON document")
-    arguments.fact_options(parser)
-    add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
-    arguments.naming_options(parser, rows=False)
-    arguments.scaler_options(parser)
-
 
 def run(args: argparse.Namespace) -> int:
-    """Certify a network from parsed arguments, or show the certificate of a version. Returns the exit code. Raises
-    ExportError."""
+    """Certify the network at `args.path`, or show the certificate of a version. `args` has the options of
+    `checkpoint_options.certify`, and `json`. Returns the exit code. Raises ExportError."""
     version = arguments.version_folder(args.path, None) if arguments.is_exported(args.path) else None
-    if version is not None and not (args.box or args.budget):
+    if version is not None and not checkpoint_options.given_to_certify(args):
         stored = _manifest(version)
         if stored.certificate:
             return _print_stored(stored, as_json=args.json)
     options = _options(args)
-    kan, names = _of_checkpoint(args) if version is None else _of_version(version, args)
+    kan, names = pipeline.network(_request(args)) if version is None else _of_version(version, args)
     low, high = certification.box_of(kan, names, options.rows, BOX)
     result = certificate.certify(kan, low, high, options.budget)
     if args.json:
@@ -111,17 +73,6 @@ def _manifest(folder: Path) -> Manifest:
             code="manifest-invalid",
             hint="copy the version folder again, or export the model again",
         ) from error
-
-
-def _of_checkpoint(args: argparse.Namespace) -> tuple[Kan, Names]:
-    """The network of a checkpoint, and its names. Raises ExportError; for the name of a served model with a hint."""
-    try:
-        return pipeline.network(_request(args))
-    except CheckpointError as error:
-        if error.code != "checkpoint-not-found" or args.path.name != str(args.path):
-            raise
-        hint = f"{error.hint}; `kanserve models {args.path} --json` prints the certificate of a served model"
-        raise CheckpointError(error.message, code=error.code, hint=hint) from error
 
 
 def _of_version(folder: Path, args: argparse.Namespace) -> tuple[Kan, Names]:

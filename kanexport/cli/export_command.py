@@ -21,7 +21,7 @@ from kanexport.bundle import baseline
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.cli import arguments, render
 from kanexport.contract import atomic
-from kanexport.contract.cli import program, tables
+from kanexport.contract.cli import checkpoint_options, program, tables
 from kanexport.contract.cli.console import EXIT_CODES, Exit, json_text, print_json
 from kanexport.contract.cli.suggest import how_to_install
 from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_HELP, OUT_OF_RANGE_POLICIES
@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--repository", type=Path, default=REPOSITORY, help="model repository (default: models; none with --c)")
     add("--name", default="", help="model name (default: the name of the checkpoint)")
     add("--version", type=int, default=1, help="version number (default: 1)")
-    arguments.fact_options(parser)
+    checkpoint_options.facts(parser)
     add(
         "--dtype",
         choices=tuple(precision.DATATYPES),
@@ -79,8 +79,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--report", type=Path, metavar="FILE", help="with --recursive: write the result of each checkpoint as JSON")
     arguments.form_options(parser)
     add("--out-of-range", choices=tuple(OUT_OF_RANGE_POLICIES), default=AS_TRAINED, help=OUT_OF_RANGE_HELP)
-    arguments.naming_options(parser)
-    arguments.scaler_options(parser)
+    checkpoint_options.names(parser)
+    checkpoint_options.scalers(parser)
     arguments.explaining_options(parser)
     arguments.interval_options(parser)
     arguments.certificate_options(parser)

@@ -23,7 +23,7 @@ from kanexport.certify import certificate
 from kanexport.cli import arguments
 from kanexport.cli.edit_command import user
 from kanexport.contract import formula
-from kanexport.contract.cli import tables
+from kanexport.contract.cli import checkpoint_options, tables
 from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.formula import Formula
@@ -96,8 +96,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--author", help="name in the manifest of the result (default: the name of the user)")
     add("--dry-run", action="store_true", help="search, verify and report, but write nothing")
     add("--json", action="store_true", help="print one JSON document")
-    arguments.fact_options(parser)
-    arguments.naming_options(parser, rows=False)
+    checkpoint_options.facts(parser)
+    checkpoint_options.names(parser, rows=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -49,10 +49,13 @@ def document(info: CertificateInfo, names: Names) -> dict[str, Any]:
     }
 
 
-def show(info: CertificateInfo, names: Names) -> None:
-    """Print the certificate: ranges, effects of the inputs, and assumptions."""
-    show_ranges(info, names, f"outputs of the served graph over {_box(info)}")
+def show(info: CertificateInfo, names: Names, *, of: str = "") -> None:
+    """Print the certificate: ranges, effects of the inputs, method and assumptions. `of`: the served model and its
+    version, if a server has the certificate."""
+    where = f"{of}: " if of else ""
+    show_ranges(info, names, f"{where}outputs of the served graph over {_box(info)}")
     _show_effects(info, names)
+    say(f"method: {info.method}, with a budget of {info.budget:g} s")
     say(f"float32 graph and network differ by at most {max(info.slack):.2g}")
     for assumption in info.assumptions:
         say(f"assumes: {assumption}")

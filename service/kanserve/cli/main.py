@@ -42,10 +42,9 @@ COMMANDS = {
         "export",
     ),
     "certify": Command(
-        "kanexport.cli.certify_command",
-        "certify output ranges and directions of a checkpoint over a box",
+        "kanserve.cli.certify",
+        "certify output ranges and directions of a model over a box",
         EXPORT,
-        "export",
     ),
     "edit": Command(
         "kanexport.cli.edit_command",

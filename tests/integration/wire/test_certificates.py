@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.types import ModelInfo, TensorInfo
 from tests.support import http_client, toy_model
-from tests.support.command_line import document, kanserve
+from tests.support.command_line import CLEAN, COMMAND, document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, KAN, Server, serving, wait_until
 from tests.support.server_process import request as request_of
@@ -118,6 +119,60 @@ def test_the_commands(served: Server, models: Path) -> None:
         assert told["certified"]["outputs"][0]["low"] == stored(models).output_low[0]
         assert told["certified"]["monotone"][0] == {"input": "a", "output": "z", "direction": "neither"}
     assert document(kanserve("models", "toy", "--url", served.address, "--json"))["model"]["certified"] is None
+
+
+def test_the_certificate_of_a_served_model(served: Server, models: Path, tmp_path: Path) -> None:
+    """Without the extra `export`, and next to a folder of the same name."""
+    (tmp_path / "hello").mkdir()
+    (tmp_path / "onnx.py").write_text("raise ModuleNotFoundError('none', name='onnx')")
+    shown, rejected = (
+        subprocess.run(
+            [*COMMAND, "certify", *words, "--json"],
+            cwd=tmp_path,
+            env=CLEAN | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        for words in (("hello", "--url", served.address), (str(models / "hello" / "1"),))
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "which is not installed" in rejected.stderr
+    of_folder = document(kanserve("certify", models / "hello" / "1", "--json"))
+    assert json.loads(shown.stdout) == {"model": "hello", "version": "1", **of_folder}
+    printed = kanserve("certify", "hello", "--model-version", "1", "--url", served.address)
+    assert printed.returncode == 0, printed.stderr
+    title, *table = printed.stdout.splitlines()
+    assert title.startswith("hello version 1: outputs of the served graph over the box of the training grid")
+    assert table == kanserve("certify", models / "hello" / "1").stdout.splitlines()[1:]
+    assert f"method: {stored(models).method}, with a budget of 1 s" in table
+    assert f"assumes: {stored(models).assumptions[0]}" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message", "hint"),
+    [
+        (("toy",), "certificate-missing", "model toy version 1 has no certificate", "kanserve export --certify"),
+        (("none",), "model-unknown", "none", "models of the server: hello, toy"),
+        (("hello", "--model-version", "7"), "version-unknown", "7", ""),
+        (("hello", "--box", "grid"), "arguments-conflict", "--box cannot be combined with", "models/hello/1"),
+        (
+            ("hello", "--option", "grid=3", "--budget", "1s"),
+            "arguments-conflict",
+            "--budget cannot be",
+            "version folder",
+        ),
+        (("./hello",), "path-with-url", "the path ./hello cannot be combined with --url", "remove --url"),
+    ],
+)
+def test_names_that_have_no_certificate(
+    served: Server, arguments: tuple[str, ...], code: str, message: str, hint: str
+) -> None:
+    done = kanserve("certify", *arguments, "--url", served.address, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (2, code)
+    assert message in error["message"]
+    assert hint in error["hint"]
 
 
 def test_many_effects_are_only_in_their_own_response(models: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from kanexport.bundle import certification
 from kanexport.bundle.certification import CertifyOptions
-from kanexport.cli import certify_command
 from kanexport.contract.cli import program
 from kanexport.contract.manifest import NETWORK_FILE
 from kanexport.contract.naming import Names
@@ -20,15 +19,16 @@ from kanexport.contract.sections import INT8
 from kanexport.errors import CheckpointError, ExportError, OptionError
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
+from kanserve.cli import certify
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
 
 def run(*arguments: object) -> int:
     parser = program.Parser(prog="kanserve certify")
-    certify_command.configure(parser)
+    certify.configure(parser)
     words = [str(argument) for argument in arguments]
-    return certify_command.run(program.parse(parser, words))
+    return certify.run(program.parse(parser, words))
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +99,6 @@ def test_normalized_inputs_and_modules_are_refused(golden: Golden) -> None:
     assert caught.value.hint
 
 
-def test_the_name_of_a_served_model_has_a_hint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="hello does not exist") as caught:
-        run("hello")
-    assert "kanserve models hello --json" in caught.value.hint
-    with pytest.raises(CheckpointError) as caught:
-        run(tmp_path / "hello")
-    assert "kanserve models" not in caught.value.hint
-
-
 def test_a_version_has_the_certificate_of_its_network(
     hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +137,7 @@ def test_a_quantized_version_has_no_certificate(golden: Golden, tmp_path: Path) 
 def test_a_version_with_a_certificate(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = Names(features=("a", "b"), classes=("z",))
     request = Request(path=hello, repository=tmp_path, name="hello", names=names)
-    export(dataclasses.replace(request, certification=CertifyOptions(budget=1.0)))
+    export(dataclasses.replace(request, certification=CertifyOptions(budget=3.0)))
     export(dataclasses.replace(request, version=2))
     assert run(tmp_path / "hello" / "1", "--json") == 0
     document = json.loads(capsys.readouterr().out)
