@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import getpass
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from kanexport.cli import arguments
 from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
 from kanexport.contract.cli.tables import Table
+from kanexport.contract.naming import Names
 from kanexport.edit import apply as edits
 from kanexport.edit import operations
 from kanexport.edit.difference import Difference
 from kanexport.edit.operations import EdgeEdit
 from kanexport.errors import OptionError
 from kanexport.republish import EditResult
+
+Page = Callable[[dict[str, Any], Names], None]  # takes the document of `--json`, and the names of the model
 
 EDGE = "--edge"
 VALUE = re.compile(r"-[^-h].*|-h.+")  # an argument that starts with a minus, such as -sin(x) or -1:2
@@ -115,8 +118,9 @@ def _edge_options(parser: argparse.ArgumentParser) -> None:
     add("--file", type=Path, metavar="FILE", help="edits of many edges, as .json or .toml")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run an edit from parsed arguments. Returns the exit code. Raises ExportError."""
+def run(args: argparse.Namespace, page: Page | None = None) -> int:
+    """Run an edit from parsed arguments. `page`: writes a page of the report, before the result is printed. Returns the
+    exit code. Raises ExportError."""
     requested = _requested(args)
     folder = arguments.version_folder(args.path, args.version)
     rows = None if args.rows is None else baseline.load(args.rows, republish.ROWS)
@@ -133,8 +137,11 @@ def run(args: argparse.Namespace) -> int:
             dry_run=args.dry_run,
             advance=advance,
         )
+    about = document(done, dry_run=args.dry_run)
+    if page is not None:
+        page(about, done.result.manifest.names)
     if args.json:
-        print_json(document(done, dry_run=args.dry_run))
+        print_json(about)
     else:
         show(done, dry_run=args.dry_run)
     return Exit.DONE

@@ -21,7 +21,8 @@ from kanexport.bundle.baseline import Rows
 from kanexport.bundle.publish import Result
 from kanexport.certify import certificate
 from kanexport.cli import arguments
-from kanexport.cli.edit_command import user
+from kanexport.cli.edit_command import Page, user
+from kanexport.cli.edit_command import document as edit_document
 from kanexport.contract import formula
 from kanexport.contract.cli import checkpoint_options, tables
 from kanexport.contract.cli.console import EXIT_CODES, Exit, print_json, say
@@ -37,6 +38,7 @@ from kanexport.errors import OptionError
 from kanexport.export_request import Request
 from kanexport.ir.model import Kan
 from kanexport.pipeline import Reopened
+from kanexport.republish import EditResult
 
 Array = npt.NDArray[np.float64]
 
@@ -110,8 +112,9 @@ class _Source:
     folder: Path = Path()
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the search from parsed arguments. Returns the exit code. Raises ExportError."""
+def run(args: argparse.Namespace, page: Page | None = None) -> int:
+    """Run the search from parsed arguments. `page`: as in `kanserve edit`; its document also has the edit and the
+    difference of a new version. Returns the exit code. Raises ExportError."""
     tolerance = _tolerance(args.tolerance)
     functions = tuple(name.strip() for name in args.library.split(",") if name.strip())
     library.chosen(functions)
@@ -123,10 +126,14 @@ def run(args: argparse.Namespace) -> int:
     targets = _targets(args)
     with tables.bar("replacing edges") as advance:
         outcome = symbolify.symbolify(source.kan, x, tolerance, targets=targets, names=functions, advance=advance)
-    result = _publish(source, outcome, rows, args) if source.opened is not None else None
+    done = _publish(source, outcome, rows, args)
+    result = None if done is None else done.result
     formulas = _formulas(outcome.kan, source.names)
+    about = _document(outcome, formulas, len(x), rows_from, result, dry_run=args.dry_run)
+    if page is not None:
+        page(about if done is None else about | edit_document(done, dry_run=args.dry_run), source.names)
     if args.json:
-        print_json(_document(outcome, formulas, len(x), rows_from, result, dry_run=args.dry_run))
+        print_json(about)
     else:
         _show(outcome, formulas, len(x), rows_from)
         _what_next(result, dry_run=args.dry_run)
@@ -189,17 +196,17 @@ def _targets(args: argparse.Namespace) -> Array | None:
     return baseline.load(args.targets, TARGETS).x
 
 
-def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: argparse.Namespace) -> Result | None:
-    """Export the network with functions as a new version; None if no edge is replaced. Raises ExportError."""
+def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: argparse.Namespace) -> EditResult | None:
+    """Export the network with functions as a new version; None for a checkpoint, and if no edge is replaced. Raises
+    ExportError."""
     opened = source.opened
-    assert opened is not None
-    if not outcome.replaced:
+    if opened is None or not outcome.replaced:
         return None
     kan, changes = circuit.network(opened.kan, outcome.forms()), tuple(map(_change, outcome.replaced))
     report = republish.compare(opened, kan, changes, rows=rows, budget=0.0)
     author = user() if args.author is None else args.author
     with tables.bar("exporting") as advance:
-        return republish.publish_version(
+        result = republish.publish_version(
             opened,
             kan,
             republish.edit_section(opened, source.folder, changes, report, author),
@@ -210,6 +217,7 @@ def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: arg
             dry_run=args.dry_run,
             advance=advance,
         )
+    return EditResult(result, report)
 
 
 def _change(entry: Replacement) -> Change:

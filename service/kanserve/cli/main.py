@@ -47,13 +47,13 @@ COMMANDS = {
         EXPORT,
     ),
     "edit": Command(
-        "kanexport.cli.edit_command",
+        "kanserve.cli.edit",
         "edit single edges of an exported model, as a new version",
         EXPORT,
         "export",
     ),
     "symbolify": Command(
-        "kanexport.cli.symbolify_command",
+        "kanserve.cli.symbolify",
         "replace edges by functions, as a formula and a new version",
         EXPORT,
         "export",

@@ -92,12 +92,19 @@ TICKS = 6
 
 
 def edge_scene(
-    title: str, caption: str, names: tuple[str, str], curve: Curve, knots: Sequence[float], colour: str
+    title: str,
+    caption: str,
+    names: tuple[str, str],
+    curve: Curve,
+    knots: Sequence[float],
+    colour: str,
+    earlier: Curve | None = None,
 ) -> Scene:
-    """Plot of one edge. `names`: of its source and its destination."""
+    """Plot of one edge. `names`: of its source and its destination. `earlier`: its curve before an edit, at the same x,
+    as a thin grey line."""
     scene = Scene(EDGE_WIDTH, EDGE_HEIGHT, title)
-    phi = curve.phi.astype(np.float64)
-    low, high = _room(phi)
+    drawn = [(curve, colour, 2.0)] if earlier is None else [(earlier, GREY, 1.0), (curve, colour, 2.0)]
+    low, high = _room(np.concatenate([item.phi.astype(np.float64) for item, _, _ in drawn]))
     start, end = float(curve.x[0]), float(curve.x[-1])
     right, bottom = EDGE_WIDTH - EDGE_RIGHT, EDGE_HEIGHT - EDGE_BOTTOM
 
@@ -125,8 +132,9 @@ def edge_scene(
             scene.add(Line(((across(knot), bottom - 7), (across(knot), bottom)), BLUE, 1.5))
     scene.add(Words((EDGE_LEFT + right) / 2, bottom + 34, shortened(names[0], 60), 11))
     scene.add(Words(EDGE_LEFT, EDGE_TOP - 8, f"φ, to {shortened(names[1], 60)}", 11, "start"))
-    for part in pieces(phi):
-        scene.add(Line(tuple((across(float(curve.x[at])), down(float(phi[at]))) for at in part), colour, 2.0))
+    for item, own, width in drawn:
+        for part in pieces(item.phi):
+            scene.add(Line(tuple((across(float(item.x[at])), down(float(item.phi[at]))) for at in part), own, width))
     return scene
 
 
