@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanexport.bundle import baseline, calibration, certification
+from kanexport.bundle import baseline, calibration, certification, error_bars
 from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.description import Signature
+from kanexport.bundle.error_bars import ErrorBarOptions
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.bundle.publish import MAX_BATCH_SIZE, Result, Target
 from kanexport.ccode import generate, wasm
 from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import custom_ops, naming
 from kanexport.contract.naming import UNNAMED, Names
-from kanexport.contract.sections import AS_TRAINED, INT8, NO_SCALER, Scaler, Scalers
+from kanexport.contract.sections import AS_TRAINED, INT8, NO_SCALER, ErrorBars, Scaler, Scalers
 from kanexport.errors import OptionError
 from kanexport.formats import scaler
 from kanexport.ir import scaling
@@ -65,6 +66,7 @@ class Request:
     quantization: QuantizationOptions = NOTHING
     intervals: IntervalOptions = calibration.NO_OPTIONS
     certification: CertifyOptions = certification.NO_OPTIONS
+    error_bars: ErrorBarOptions = error_bars.NO_OPTIONS
     code: Path | None = None  # the folder for C code of the network
     wasm: bool = False  # with a WebAssembly module of it
     storage: str = "float32"  # of the coefficients in C, a key of `ccode.integer_tables.STORAGE`
@@ -88,6 +90,7 @@ class Request:
             out_of_range=self.out_of_range,
             intervals=self.intervals,
             range_of_certificate=self.certification.range_check,
+            error_bars=self.error_bars,
         )
 
     def with_scalers(self, target: Target, signature: Signature) -> tuple[Target, tuple[str, ...]]:
@@ -222,10 +225,19 @@ def document(result: Result) -> dict[str, Any]:
         "explanations": dataclasses.asdict(manifest.explanations),
         "intervals": dataclasses.asdict(manifest.intervals) if manifest.intervals.method else None,
         "certificate": dataclasses.asdict(manifest.certificate) if manifest.certificate else None,
+        "error_bars": _error_bars(manifest.error_bars),
         "files": {entry.path: entry.size for entry in manifest.files},
         "notes": list(manifest.notes),
         "c": None if result.code is None else _code(result.code),
     }
+
+
+def _error_bars(section: ErrorBars) -> dict[str, Any] | None:
+    """The facts of error bars, without the rows."""
+    if not section:
+        return None
+    facts = {key: value for key, value in dataclasses.asdict(section).items() if key not in ("x", "errors")}
+    return {**facts, "stored": len(section.x), "assumption": section.assumption, "contradicted": section.contradicted}
 
 
 def _code(code: CodeFiles) -> dict[str, Any]:

@@ -3,8 +3,8 @@
     kanexport.republish.edit_version(Path("models/hello/1"), [parse("0:1:2", "to", "sin(x)")], author="ada")
 
 The new version has the settings of its parent and a section `edit` in its manifest. A server never serves it by
-default. Prediction intervals and the baseline of the parent are not valid for another network, so that they are
-dropped, with a note. A certificate is computed again, for the same box and with the same budget.
+default. Prediction intervals, error bars and the baseline of the parent are not valid for another network, so that they
+are dropped, with a note. A certificate is computed again, for the same box and with the same budget.
 """
 
 from __future__ import annotations
@@ -302,6 +302,11 @@ def _dropped(opened: Reopened, rows: Rows | None) -> tuple[str, ...]:
         notes.append(
             f"the prediction intervals of version {parent.version} are dropped: they were calibrated for another "
             "network, and the calibration rows are not stored"
+        )
+    if parent.error_bars:
+        notes.append(
+            f"the error bars of version {parent.version} are dropped: their errors are those of another network; a new "
+            "export with --error-bars can make them again"
         )
     if parent.baseline.rows and rows is None:
         notes.append(

@@ -83,7 +83,7 @@ def test_the_flags_of_export() -> None:
             "input-scaler",
             "output-scaler",
         ),
-        *("certify", "certify-box", "certify-budget", "range-from"),
+        *("certify", "certify-box", "certify-budget", "range-from", "error-bars", "error-bar-factor"),
         *("module", "checkpoint", "example", "input-shape", "time-limit", "memory-limit"),
     }
 
@@ -101,6 +101,7 @@ def test_the_fields_of_a_request() -> None:
             "explain_layers",
             "intervals",
             "certification",
+            "error_bars",
             "input_scaler",
             "output_scaler",
         ),

@@ -25,7 +25,8 @@ from kanexport.quantization.options import QuantizationOptions
 
 MIB = 2**20
 # Measured: 1822 MiB for a file of 401, 453 for one of 33, 334 for one of 2.
-OF_ONE = ("names", "intervals", "certification")  # fields of a request for one model, which a folder does not have
+# Fields of a request for one model, which a folder does not have.
+OF_ONE = ("names", "intervals", "certification", "error_bars")
 PER_BYTE, BASE = 4, 350 * MIB
 
 

@@ -150,9 +150,9 @@ def _require_rows_of_numbers(name: str, inputs: dict[str, npt.NDArray[Any]], tar
     for key, values in (*inputs.items(), (Y, targets)):
         if values.dtype.kind not in "fiub" or values.ndim < 1 or len(values) != count:
             shown = f"{values.dtype} {list(values.shape)} for {key}"
-            raise _wrong(name, shown, f"{count or 'several'} rows of real numbers")
+            raise wrong_shape(name, shown, f"{count or 'several'} rows of real numbers")
     if not 1 <= count <= baseline.ROWS_LIMIT:
-        raise _wrong(name, f"{count} rows", f"1 to {baseline.ROWS_LIMIT}")
+        raise wrong_shape(name, f"{count} rows", f"1 to {baseline.ROWS_LIMIT}")
 
 
 def _arrays(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any], tuple[str, ...]]:
@@ -186,7 +186,8 @@ def _maybe_labels(column: Array) -> npt.NDArray[Any]:
     return column.astype(np.int64) if whole.all() else column
 
 
-def _wrong(name: str, had: str, expected: str) -> OptionError:
+def wrong_shape(name: str, had: str, expected: str) -> OptionError:
+    """The error for a calibration file of another shape. `name`: of the file."""
     return OptionError(
         f"{CALIBRATION} {name} has {had}, expected {expected}", code="calibration-wrong-shape", hint=FORMS
     )
@@ -201,17 +202,17 @@ def measure(
     if rows is None:
         return NO_INTERVALS, ()
     port = _output(signature.ports.outputs)
-    predicted = _predicted(rows, lowered, signature, names, dtype).reshape(len(rows.targets), port.size)
-    _require_finite(predicted, rows, "the output of the model")
+    predicted = predicted_on(rows, lowered, signature, names, dtype).reshape(len(rows.targets), port.size)
+    require_finite(predicted, rows, "the output of the model")
     about = Intervals(coverage=wanted.coverage, name=rows.name, sha256=rows.sha256, rows=len(predicted))
     if port.size > 1 and rows.targets.ndim == 1:
         return _sets(about, wanted, rows, predicted, port)
     if rows.targets[0].size != port.size:
-        raise _wrong(
+        raise wrong_shape(
             rows.name, f"targets of shape {list(rows.targets.shape[1:])}", f"{list(port.shape)}, or labels [rows]"
         )
     targets = rows.targets.astype(np.float64).reshape(predicted.shape)
-    _require_finite(targets, rows, "the target")
+    require_finite(targets, rows, "the target")
     return _regression(about, wanted.method, predicted, np.abs(targets - predicted))
 
 
@@ -225,7 +226,7 @@ def _output(outputs: Sequence[Port]) -> Port:
     return outputs[0]
 
 
-def _predicted(rows: Rows, lowered: Lowered, signature: Signature, names: Names, dtype: str) -> Array:
+def predicted_on(rows: Rows, lowered: Lowered, signature: Signature, names: Names, dtype: str) -> Array:
     """The outputs of the serving graph [B, ...] on the rows."""
     feeds = _feeds(rows, signature, names, dtype)
     session = graph_runner.session(lowered.model, lowered.weights, optimization=lowered.optimization)
@@ -238,7 +239,13 @@ def _predicted(rows: Rows, lowered: Lowered, signature: Signature, names: Names,
 
 
 def _feeds(rows: Rows, signature: Signature, names: Names, dtype: str) -> dict[str, npt.NDArray[Any]]:
-    """The inputs of the graph by name. Raises OptionError."""
+    """The inputs of the graph by name, in its types. Raises OptionError."""
+    values = inputs_of(rows, signature, names)
+    return {port.name: port.cast(values[port.name], dtype) for port in signature.ports.inputs}
+
+
+def inputs_of(rows: Rows, signature: Signature, names: Names) -> dict[str, Array]:
+    """The inputs of the graph [B, ...] by name, as in the file, and in the order of the model. Raises OptionError."""
     ports = signature.ports.inputs
     if len(ports) == 1 and len(rows.inputs) == 1:
         (x,) = rows.inputs.values()
@@ -250,20 +257,20 @@ def _feeds(rows: Rows, signature: Signature, names: Names, dtype: str) -> dict[s
         inputs = rows.inputs
     missing = [port.name for port in ports if port.name not in inputs]
     if missing:
-        raise _wrong(rows.name, f"the inputs {', '.join(inputs)}", ", ".join(port.name for port in ports))
-    feeds = {}
+        raise wrong_shape(rows.name, f"the inputs {', '.join(inputs)}", ", ".join(port.name for port in ports))
+    values_by_name = {}
     for port in ports:
         x = inputs[port.name]
         if x.size != len(x) * port.size:
-            raise _wrong(rows.name, f"rows of shape {list(x.shape[1:])} for {port.name}", str(list(port.shape)))
+            raise wrong_shape(rows.name, f"rows of shape {list(x.shape[1:])} for {port.name}", str(list(port.shape)))
         values = x.reshape(len(x), *port.shape).astype(np.float64)
-        _require_finite(values.reshape(len(x), -1), rows, port.name)
-        feeds[port.name] = port.cast(values, dtype)
-    return feeds
+        require_finite(values.reshape(len(x), -1), rows, port.name)
+        values_by_name[port.name] = values
+    return values_by_name
 
 
-def _require_finite(values: Array, rows: Rows, what: str) -> None:
-    """Raises OptionError. `values` [B, n]."""
+def require_finite(values: Array, rows: Rows, what: str) -> None:
+    """Raises OptionError for NaN and infinities. `values` [B, n]; `what`: their name in the message."""
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = map(int, bad[0])
@@ -331,7 +338,7 @@ def _sets(
 ) -> tuple[Intervals, tuple[str, ...]]:
     """Sets of classes; `outputs` [B, C]."""
     if len(port.shape) != 1:
-        raise _wrong(rows.name, "labels [rows]", f"targets of shape {list(port.shape)}")
+        raise wrong_shape(rows.name, "labels [rows]", f"targets of shape {list(port.shape)}")
     if wanted.method != ABSOLUTE:
         raise OptionError(
             f"--interval-method {wanted.method} needs targets of shape {list(port.shape)}, found labels",

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanexport.bundle import baseline, calibration, repository
+from kanexport.bundle import baseline, calibration, error_bars, repository
 from kanexport.bundle.baseline import Rows
 from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.description import Signature, edges_file
+from kanexport.bundle.error_bars import ErrorBarOptions
 from kanexport.bundle.explain_graph import NO_EXPLANATION, ExplainOptions
 from kanexport.ccode.generate import CodeFiles
 from kanexport.contract import grids, manifest, naming
@@ -41,6 +42,8 @@ from kanexport.contract.sections import (
     Baseline,
     CertificateInfo,
     Edit,
+    ErrorBars,
+    Intervals,
     Scalers,
 )
 from kanexport.errors import REPORT, OptionError, RepositoryError
@@ -70,6 +73,7 @@ class Target:
     intervals: IntervalOptions = calibration.NO_OPTIONS
     scalers: Scalers = UNSCALED  # which the graphs apply
     range_of_certificate: bool = False  # FLAG and REJECT check the certified box
+    error_bars: ErrorBarOptions = error_bars.NO_OPTIONS
     edit: Edit = NO_EDIT  # how the network was made from that of another version
 
     def __post_init__(self) -> None:
@@ -185,9 +189,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
     """Write one version, if the target has a repository. Raises RepositoryError and OptionError; then the repository is
     unchanged."""
     target.check_names(model.signature)
-    intervals, interval_notes = calibration.measure(
-        target.intervals, model.lowered, model.signature, target.names, target.dtype
-    )
+    intervals, bars, calibration_notes = _calibrated(target, model)
     files, measured = _files(model), _baseline(target, model)
     range_notes = check(target.training_policy, model.layers, model.signature.inputs(), measured)
     root, explained = target.repository, model.lowered.explained
@@ -215,7 +217,7 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         + model.claim.notes
         + _of_operators(model)
         + target.of_header()
-        + (*range_notes, *interval_notes, *_same_rows(target, measured))
+        + (*range_notes, *calibration_notes, *_same_rows(target, measured))
         + (() if explained is None else explained.notes),
         names=target.names,
         baseline=measured,
@@ -226,11 +228,19 @@ def publish(target: Target, model: VerifiedModel) -> Result:
         optimization=model.lowered.optimization,
         intervals=intervals,
         certificate=model.certificate,
+        error_bars=bars,
         scalers=target.scalers,
         edit=target.edit,
     )
     bare, document = _with_numbers_file(document, files)
     return Result(Path() if root is None else repository.pack(root, bare, files, force=target.force), document)
+
+
+def _calibrated(target: Target, model: VerifiedModel) -> tuple[Intervals, ErrorBars, tuple[str, ...]]:
+    """The sections that the exporter measures on calibration rows, and notes on them. Raises OptionError."""
+    intervals, notes = calibration.measure(target.intervals, model.lowered, model.signature, target.names, target.dtype)
+    bars, more = error_bars.measure(target.error_bars, model.certificate, model.lowered, model.signature, target.names)
+    return intervals, bars, notes + more
 
 
 def _with_numbers_file(document: Manifest, files: dict[str, bytes | repository.Parts]) -> tuple[Manifest, Manifest]:

@@ -1,5 +1,5 @@
-"""Arguments of `kanserve export` for additional graphs, explanations, quantization, intervals, certificates and C code,
-and the requests of commands."""
+"""Arguments of `kanserve export` for additional graphs, explanations, quantization, intervals, error bars, certificates
+and C code, and the requests of commands."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from kanexport import export_request
-from kanexport.bundle import baseline, calibration, certification, explain_graph
+from kanexport.bundle import baseline, calibration, certification, error_bars, explain_graph
 from kanexport.bundle.calibration import IntervalOptions
 from kanexport.bundle.certification import CertifyOptions
+from kanexport.bundle.error_bars import ErrorBarOptions
 from kanexport.bundle.explain_graph import ExplainOptions
 from kanexport.ccode.integer_tables import STORAGE
 from kanexport.contract import naming
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.manifest import FILE_NAME
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import EXPLAIN_FILE, FP16_WEIGHTS, INT8
+from kanexport.contract.sections import ANCHORS, EXPLAIN_FILE, FP16_WEIGHTS, INT8
 from kanexport.errors import CheckpointError, OptionError
 from kanexport.export_request import Request
 from kanexport.quantization import options
@@ -134,6 +135,26 @@ def certificate_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def error_bar_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments for error bars."""
+    add = parser.add_argument_group(
+        "error bars (with --certify and --calibration FILE, rows with targets as for prediction intervals)"
+    ).add_argument
+    add(
+        error_bars.ERROR_BARS,
+        action="store_true",
+        help="store reference rows, from which the server bounds the error of each output by its distance to them; the "
+        f"version then has up to {ANCHORS} rows of --calibration and their errors, so do not use it for private rows",
+    )
+    add(
+        error_bars.FACTOR,
+        type=float,
+        metavar="F",
+        help="assumption of the bound: the true function is at most F times as steep as the certified Lipschitz bounds "
+        "of the network, and the targets have no noise (default: 1)",
+    )
+
+
 def code_options(parser: argparse.ArgumentParser) -> None:
     """Arguments for C code."""
     add = parser.add_argument_group("C code").add_argument
@@ -161,9 +182,9 @@ def code_options(parser: argparse.ArgumentParser) -> None:
 
 
 def quantization(args: argparse.Namespace) -> QuantizationOptions:
-    """Options of the quantization. It does not use rows of prediction intervals, because rows that select branches
-    would not be exchangeable with new rows. Raises OptionError."""
-    unused = args.calibration is None or args.coverage is not None
+    """Options of the quantization. It does not use rows of prediction intervals or error bars, because rows that select
+    branches would not be exchangeable with new rows. Raises OptionError."""
+    unused = args.calibration is None or args.coverage is not None or args.error_bars
     rows = None if unused else baseline.load(args.calibration, CALIBRATION)
     return QuantizationOptions(args.quantize, rows, args.max_error)
 
@@ -177,6 +198,17 @@ def certificate(args: argparse.Namespace) -> CertifyOptions:
     """Options of the certificate. Raises OptionError."""
     return certification.options(
         args.certify, args.certify_box, args.certify_budget, args.range_from, args.out_of_range
+    )
+
+
+def bars(args: argparse.Namespace) -> ErrorBarOptions:
+    """Options of error bars. Raises OptionError."""
+    return error_bars.options(
+        args.calibration,
+        args.error_bar_factor,
+        enabled=args.error_bars,
+        certify=args.certify,
+        classes=names(args).classes,
     )
 
 

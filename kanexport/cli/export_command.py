@@ -84,6 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arguments.explaining_options(parser)
     arguments.interval_options(parser)
     arguments.certificate_options(parser)
+    arguments.error_bar_options(parser)
     arguments.precision_options(parser)
     arguments.code_options(parser)
     _module_options(parser)
@@ -176,7 +177,17 @@ def _check_module(args: argparse.Namespace) -> None:
                 code="argument-not-for-module",
                 hint=f"remove {flag}, and scale the values in the forward of the module",
             )
-    for name in ("optimize_for_batch", "kernel", "quantize", "calibration", "max_error", "c", "certify"):
+    for name in (
+        "optimize_for_batch",
+        "kernel",
+        "quantize",
+        "calibration",
+        "max_error",
+        "c",
+        "certify",
+        "error_bars",
+        "error_bar_factor",
+    ):
         if getattr(args, name) and (name != "calibration" or args.coverage is None):
             flag = f"--{name.replace('_', '-')}"
             raise OptionError(
@@ -196,6 +207,7 @@ def _check_folder(args: argparse.Namespace) -> None:
         "--features, --units, --classes or --description": arguments.names(args),
         "--explain-layers": args.explain_layers,
         "--certify": args.certify,
+        "--error-bars": args.error_bars,
         "--c": args.c,
     }
     for what, value in of_one.items():
@@ -264,6 +276,7 @@ def _request(args: argparse.Namespace) -> Request:
         quantization=arguments.quantization(args),
         intervals=arguments.intervals(args),
         certification=arguments.certificate(args),
+        error_bars=arguments.bars(args),
         input_scaler=args.input_scaler,
         output_scaler=args.output_scaler,
     )

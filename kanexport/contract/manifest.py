@@ -25,6 +25,7 @@ from kanexport.contract.sections import (
     NO_BASELINE,
     NO_CERTIFICATE,
     NO_EDIT,
+    NO_ERROR_BARS,
     NO_EXPLANATIONS,
     NO_INTERVALS,
     UNSCALED,
@@ -32,6 +33,7 @@ from kanexport.contract.sections import (
     Baseline,
     CertificateInfo,
     Edit,
+    ErrorBars,
     Explanations,
     Intervals,
     Scalers,
@@ -352,6 +354,7 @@ class Manifest:
                       level
     intervals         prediction intervals; the key is missing in a document without them
     certificate       certified ranges of the outputs; the key is missing in a document without them
+    error_bars        reference rows of error bars; the key is missing in a document without them
     stored            the lists of numbers that are in NUMBERS_FILE; empty if `loads` was given that file
     scalers           the scaling of the inputs and outputs, which is part of the graphs
     edit              how the version was made from another one; the key is missing if it was not
@@ -382,6 +385,7 @@ class Manifest:
     optimization: str = ANY
     intervals: Intervals = dataclasses.field(default=NO_INTERVALS, metadata=OPTIONAL)
     certificate: CertificateInfo = dataclasses.field(default=NO_CERTIFICATE, metadata=OPTIONAL)
+    error_bars: ErrorBars = dataclasses.field(default=NO_ERROR_BARS, metadata=OPTIONAL)
     stored: tuple[Stored, ...] = ()
     scalers: Scalers = dataclasses.field(default=UNSCALED, metadata=OPTIONAL)
     edit: Edit = dataclasses.field(default=NO_EDIT, metadata=OPTIONAL)

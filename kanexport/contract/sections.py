@@ -1,5 +1,5 @@
-"""Optional sections of the manifest: quantization, baseline, explanations, prediction intervals, certificate, scalers,
-edits, and handling of rows out of range.
+"""Optional sections of the manifest: quantization, baseline, explanations, prediction intervals, certificate, error
+bars, scalers, edits, and handling of rows out of range.
 
 Standard library only."""
 
@@ -296,6 +296,78 @@ class CertificateInfo:
 
 
 NO_CERTIFICATE = CertificateInfo()
+
+
+ANCHORS = 512  # rows of error bars that a version stores at most
+ANCHOR_NUMBERS = 2**18  # numbers of these rows, with their errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorBars:
+    """Error bars of m outputs: reference rows, from which the certified Lipschitz bounds carry errors to other rows.
+    No rows: the export made none. `kanexport.contract.error_bars` has the formula.
+
+    name, sha256  of the calibration file
+    rows          number of its rows, and `outside`: of those that the certified box does not contain
+    factor        how much steeper than the Lipschitz bounds of the network the true function may be
+    x             [k][n]: the stored rows, in the units of the inputs
+    errors        [k][m]: largest distance of the true function from the network at these rows, by the assumption
+    median        [m]: median bar of the checked rows, each from the other ones
+    checked       rows of the file that were compared with one another
+    missed        share of the checked rows with an error above the bar that the others give
+    needed        smallest factor with which the checked rows agree; -1 if no factor is large enough
+    """
+
+    name: str = ""
+    sha256: str = ""
+    rows: int = 0
+    outside: int = 0
+    factor: float = 0.0
+    x: tuple[tuple[float, ...], ...] = ()
+    errors: tuple[tuple[float, ...], ...] = ()
+    median: tuple[float, ...] = ()
+    checked: int = 0
+    missed: float = 0.0
+    needed: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.rows > 0
+
+    @property
+    def assumption(self) -> str:
+        """The assumption under which no error exceeds its bar, in one sentence; empty for none."""
+        if not self:
+            return ""
+        steep = "no steeper than" if self.factor == 1 else f"at most {self.factor:g} times as steep as"
+        return f"the true function is {steep} the Lipschitz bounds of the network, and the targets have no noise"
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the checked rows contradict the assumption."""
+        return self.needed < 0 or self.needed > self.factor
+
+    @property
+    def contradiction(self) -> str:
+        """How the checked rows contradict the assumption, in one sentence; empty if they do not."""
+        if not self.contradicted:
+            return ""
+        needed = "no factor is large enough" if self.needed < 0 else f"they need the factor {self.needed:.3g}"
+        return (
+            f"rows of {self.name} contradict the assumption: {needed}, and the error of {self.missed:.1%} of "
+            f"{self.checked} checked rows exceeds the bar of the others"
+        )
+
+    @property
+    def text(self) -> str:
+        """The error bars in one sentence; empty for none."""
+        if not self:
+            return ""
+        return (
+            f"error bars from {len(self.x)} rows of {self.name}, factor {self.factor:g}; assumption: {self.assumption}"
+        )
+
+
+NO_ERROR_BARS = ErrorBars()
 
 
 AS_TRAINED, FLAG, REJECT, CLAMP = "as-trained", "flag", "reject", "clamp"

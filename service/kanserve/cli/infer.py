@@ -9,6 +9,7 @@ from typing import Any
 
 from kanexport.contract.cli import tables
 from kanexport.contract.cli.console import Exit, note, print_json
+from kanexport.contract.error_bars import NAME as ERROR_BAR
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.cli import output_results, row_stream, session
 from kanserve.cli.options import add_client_options, add_model_options, add_row_options
@@ -47,6 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"also request {INTERVAL}: prediction intervals, or the set of classes, of a model that was exported with "
         "--coverage (default: off)",
     )
+    parser.add_argument(
+        "--error-bar",
+        action="store_true",
+        help=f"also request {ERROR_BAR}: a bound of the error of each output under an assumption, of a model that was "
+        "exported with --error-bars; inf for a row without a bound (default: off)",
+    )
     add_client_options(parser)
 
 
@@ -57,30 +64,32 @@ def run(args: argparse.Namespace) -> int:
     keep = (lambda outputs, _: kept.update(outputs)) if args.json else None
     with row_stream.opened(args.input) as source, session.connection(args, model=args.name) as client:
         model = client.model(args.name, args.model_version)
-        names = tuple(output.name for output in model.outputs) + (INTERVAL,) * args.interval
+        optional = (INTERVAL,) * args.interval + (ERROR_BAR,) * args.error_bar
+        names = tuple(output.name for output in model.outputs) + optional
         output_results.check_count(args.output, names)
         rows = row_stream.rows(model.inputs, source, array=args.array, names=model.names)
         with output_results.opened(args.output, names, keep=keep) as sink:
-            ran = _infer(args, client, model, rows, sink, names if args.interval else ())
+            ran = _infer(args, client, model, rows, sink, names if optional else ())
     _print(args, ran, sink, kept)
     return Exit.DONE
 
 
 @dataclass(slots=True)
 class _Run:
-    """Versions that computed the rows, in the order of the rows, the total time, and notes on intervals."""
+    """Versions that computed the rows, in the order of the rows, the total time, and notes on optional outputs."""
 
     versions: list[str]
     seconds: float
     notes: list[str]
 
     def add_notes(self, answer: Answer) -> None:
-        """Keep the note of a response that has intervals, once."""
-        text = str(answer.parameters.get(f"{INTERVAL}_note", ""))
-        unreliable = answer.parameters.get(f"{INTERVAL}_reliable") is False
-        text = f"warning: intervals are unreliable: {text}" if unreliable else f"intervals: {text}" if text else ""
-        if text and text not in self.notes:
-            self.notes.append(text)
+        """Keep the notes of a response that has intervals or error bars, once."""
+        for output, what in ((INTERVAL, "intervals"), (ERROR_BAR, "error bars")):
+            text = str(answer.parameters.get(f"{output}_note", ""))
+            unreliable = answer.parameters.get(f"{output}_reliable") is False
+            text = f"warning: {what} are unreliable: {text}" if unreliable else f"{what}: {text}" if text else ""
+            if text and text not in self.notes:
+                self.notes.append(text)
 
     def rate(self, rows: int) -> float:
         return rows / max(self.seconds, 1e-9)

@@ -142,7 +142,8 @@ def infer(
     tensors     a ServedModel (`client.model(name)`), a model's name, which is looked up each time, or the inputs
     rows        rows of the input, or a mapping by name for several inputs
     model       the model's name; with a ServedModel or a name in `tensors`, it is not needed
-    outputs     names of the requested outputs, also "kan.interval" for prediction intervals; empty: all of the model
+    outputs     names of the requested outputs, also "kan.interval" for prediction intervals and "kan.error_bar" for
+                error bars; empty: all of the model
     parameters  request parameters, such as {"kan.explain_top_k": 5} for attributions and {"kan.coverage": True}
 
     With a ServedModel, rows may be a DataFrame, whose columns are put in the model's order.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract.error_bars import NAME as ERROR_BAR
 from kanexport.contract.naming import UNNAMED, Names
 from kanserve.analysis import curves
 from kanserve.analysis.intervals import NAME as INTERVAL
@@ -94,7 +95,13 @@ class Answer:
         """The column names of one row of each output, in C order: see `Names.columns`."""
         sizes = {name: math.prod(values.shape[1:]) for name, values in self.outputs.items()}
         own = {name: size for name, size in sizes.items() if not name.startswith("kan.")}
-        return UNNAMED.columns(sizes) | self.names.columns(own) | self._interval_columns()
+        return UNNAMED.columns(sizes) | self.names.columns(own) | self._interval_columns() | self._bar_columns(sizes)
+
+    def _bar_columns(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+        """The column names of the optional output of error bars, if it was requested."""
+        if ERROR_BAR not in sizes:
+            return {}
+        return {ERROR_BAR: tuple(f"{self.names.output(at)} error bar" for at in range(sizes[ERROR_BAR]))}
 
     def _interval_columns(self) -> dict[str, tuple[str, ...]]:
         """The column names of the optional output of intervals, if it was requested: both ends of each number, or the

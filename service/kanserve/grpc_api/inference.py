@@ -44,6 +44,7 @@ EXTENSIONS = (
     "kan_interpret",
     "kan_coverage",
     "kan_interval",
+    "kan_error_bar",
 )
 
 SLOW = 2**14  # bytes of typed contents that take longer to read than the hop to a thread

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.error_bars import NAME as ERROR_BAR
 from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import CertificateInfo, Edit, Intervals, Scaler
@@ -330,8 +331,8 @@ def _scalers(manifest: Manifest) -> dict[str, str]:
 
 
 def displayed(manifest: Manifest) -> dict[str, str | list[str]]:
-    """The display names of a model's inputs, units and classes, its description, and its prediction intervals in one
-    sentence. Empty ones are left out."""
+    """The display names of a model's inputs, units and classes, its description, and its prediction intervals and error
+    bars in one sentence each. Empty ones are left out."""
     names = manifest.names
     fields: dict[str, str | list[str]] = {
         "kan.features": list(names.features),
@@ -339,6 +340,7 @@ def displayed(manifest: Manifest) -> dict[str, str | list[str]]:
         "kan.classes": list(names.classes),
         "kan.description": names.description,
         INTERVAL: manifest.intervals.text,
+        ERROR_BAR: manifest.error_bars.text,
     }
     return {key: value for key, value in fields.items() if value}
 

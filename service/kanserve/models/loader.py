@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from kanexport.contract import custom_ops
 from kanexport.contract import manifest as contract
 from kanexport.contract.custom_ops import KERNEL_FILE
+from kanexport.contract.error_bars import Bars
 from kanexport.contract.manifest import Manifest
 from kanexport.contract.sections import FLAG, REJECT
 from kanserve.config.settings import Settings
@@ -97,6 +98,8 @@ class Loader:
         self._guard_border(model, info)
         self._watch(model, info, session)
         self._watch_certificate(model, info)
+        if bundle.manifest is not None and bundle.manifest.error_bars and settings.device == "cpu":
+            model.error_bars = Bars(bundle.manifest.error_bars, bundle.manifest.certificate)
         return model
 
     def _opened(self, bundle: Bundle, current: ServingVersion | None) -> tuple[ModelInfo, Session, ExecutionPlan]:

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
+from kanexport.contract.error_bars import Bars
 from kanexport.contract.manifest import Manifest
 from kanserve.analysis.histogram import Counts
 from kanserve.analysis.query_plan import LayerPlan
@@ -97,6 +98,7 @@ class Model:
         self.blind = ""
         self.range_guard: InputRangeGuard | None = None  # if rows out of range are flagged or rejected
         self.certificate_watch: CertificateWatch | None = None
+        self.error_bars: Bars | None = None  # of a version that has them, on a CPU
         self._explaining, self._covering = Prepared(), Known()
         self.description = b""  # the response of DescribeModel, after the first request
         self._executor = Executor(info.name, session.run, metrics, serving, settings.max_queue_bytes)

@@ -19,6 +19,7 @@ from kanexport.contract.manifest import (
 )
 from kanexport.contract.sections import (
     ABSOLUTE,
+    ANCHORS,
     CLAMP,
     DIRECTIONS,
     EXACT_FORM,
@@ -30,6 +31,7 @@ from kanexport.contract.sections import (
     LOGITS,
     MIN_MAX,
     NO_EDIT,
+    NO_ERROR_BARS,
     NORMALIZED,
     OUT_OF_RANGE_POLICIES,
     PAIRS,
@@ -39,6 +41,7 @@ from kanexport.contract.sections import (
     Approximation,
     CertificateInfo,
     EditedEdge,
+    ErrorBars,
     ExplainedTensor,
     Intervals,
     NodeBaseline,
@@ -234,6 +237,7 @@ def limit_faults(manifest: Manifest) -> Iterator[str]:
     yield from baseline_faults(manifest)
     yield from interval_faults(manifest)
     yield from (f"certificate: {fault}" for fault in certificate_faults(manifest))
+    yield from (f"error_bars: {fault}" for fault in error_bar_faults(manifest))
     yield from _scalers(manifest)
     yield from edit_faults(manifest)
     yield from _explanations(manifest)
@@ -466,6 +470,37 @@ def certificate_faults(manifest: Manifest) -> Iterator[str]:
     yield from _certified_facts(stored)
     if stored.range_check and manifest.out_of_range not in (FLAG, REJECT):
         yield f"range_check is true, but out_of_range is {manifest.out_of_range[:40]!r}, expected {FLAG} or {REJECT}"
+
+
+def error_bar_faults(manifest: Manifest) -> Iterator[str]:
+    """Texts about faults of the error bars; none for valid ones, and for a model without them."""
+    section, certificate = manifest.error_bars, manifest.certificate
+    if section == NO_ERROR_BARS:
+        return
+    if not certificate:
+        yield "the model has error bars and no certificate"
+        return
+    inputs, outputs = len(certificate.low), len(certificate.output_low)
+    yield from _within("the number of stored rows", len(section.x), 1, ANCHORS)
+    yield from _within("the number of rows", section.rows, len(section.x), ROWS)
+    if len(section.errors) != len(section.x) or len(section.median) not in (0, outputs):
+        yield f"{len(section.x)} rows have {len(section.errors)} errors and {len(section.median)} medians"
+    yield from _stored_rows(section, certificate, inputs, outputs)
+    if not section.factor > 0 or min(itertools.chain.from_iterable(section.errors), default=0.0) < 0:
+        yield "the factor or an error is negative, or the factor is 0"
+
+
+def _stored_rows(section: ErrorBars, certificate: CertificateInfo, inputs: int, outputs: int) -> Iterator[str]:
+    """Texts about stored rows that do not fit the certificate."""
+    if {*map(len, section.x)} - {inputs} or {*map(len, section.errors)} - {outputs}:
+        yield f"a row or its errors do not fit {inputs} inputs and {outputs} outputs"
+    elif not all(_in_box(certificate, row) for row in section.x):
+        yield "a stored row is outside of the certified box"
+
+
+def _in_box(certificate: CertificateInfo, row: Sequence[float]) -> bool:
+    ends = zip(certificate.low, row, certificate.high, strict=False)  # other faults are about their number
+    return all(low <= own <= high for low, own, high in ends)
 
 
 def _wrong_size(stored: CertificateInfo, inputs: int, outputs: int) -> str:

@@ -28,7 +28,7 @@ from kanserve.models.registry import Registry
 from kanserve.observability.metrics import Metrics, ModelMetrics
 from kanserve.observability.statistics import FailureReason, Timing
 from kanserve.scheduling.batching import FastBatch
-from kanserve.services import intervals, validation
+from kanserve.services import error_bars, intervals, validation
 from kanserve.services.explain import Insights
 from kanserve.types import (
     BYTES,
@@ -54,9 +54,10 @@ class ValidatedRequest:
 
     model          version that runs
     outputs        requested outputs, in their order
-    names          names of the outputs that run: these, and the first output if its intervals are requested
+    names          names of the outputs that run: these, and the first output if its intervals or bars are requested
     rows           number of rows
     interval       whether the intervals of the first output are requested
+    error_bar      whether its error bars are requested
     queue_timeout  seconds
     priority       as in the request
     """
@@ -68,6 +69,7 @@ class ValidatedRequest:
     queue_timeout: float | None
     priority: int
     interval: bool = False
+    error_bar: bool = False
 
     @property
     def fixed(self) -> bool:
@@ -76,7 +78,7 @@ class ValidatedRequest:
         sized = not any(-1 in tensor.shape[1:] for tensor in self.outputs)
         return (
             sized
-            and not self.interval
+            and not (self.interval or self.error_bar)
             and self.model.range_guard is None
             and self.rows > 0 < info.max_batch_size
             and BYTES not in {t.datatype for t in (*info.inputs, *info.outputs)}
@@ -106,25 +108,27 @@ class Inference:
             feeds = {tensor.name: self._array(info, request, tensor) for tensor in request.inputs}
             words = _outside(model, feeds)
             if ready.rows == 0 and not any(-1 in tensor.shape[1:] for tensor in ready.outputs):
-                answers, _ = await self._answers(request, ready, _no_rows(ready))
+                answers, _ = await self._answers(request, ready, feeds, _no_rows(ready))
                 return _response(info, request, answers)
             arrays = await _execute(ready, feeds, request.deadline, attempt.started)
-            answers, more_words = await self._answers(request, ready, arrays)
+            answers, more_words = await self._answers(request, ready, feeds, arrays)
             more_outputs, more_parameters = ([], []) if plan is None else await self.insights.annotate(plan, feeds)
             return _response(info, request, [*answers, *more_outputs], [*words, *more_words, *more_parameters])
 
     def check(self, model: Model, request: InferRequest) -> ValidatedRequest:
         """Check a request before it runs. Raises the errors of `infer`."""
-        interval = intervals.requested(model.info, request)
+        interval, error_bar = intervals.requested(model.info, request), error_bars.requested(model, request)
         outputs = validation.requested_outputs(model.info, request)
         rows = validation.validate(model.info, request)
-        self._bound(model.info, outputs, rows, intervals.row_bytes(model.info) if interval else 0)
+        more = (intervals.row_bytes(model.info) if interval else 0) + error_bar * error_bars.row_bytes(model.info)
+        self._bound(model.info, outputs, rows, more)
         if request.classes:
             check_classification(request, outputs)
         names = tuple(tensor.name for tensor in outputs)
-        if interval and (first := model.info.outputs[0].name) not in names:
+        if (interval or error_bar) and (first := model.info.outputs[0].name) not in names:
             names = (*names, first)
-        return ValidatedRequest(model, outputs, names, rows, request.queue_timeout, request.priority, interval)
+        timeout, priority = request.queue_timeout, request.priority
+        return ValidatedRequest(model, outputs, names, rows, timeout, priority, interval, error_bar)
 
     async def run(
         self, ready: ValidatedRequest, feeds: Mapping[str, Array], deadline: float | None, started: int
@@ -140,16 +144,21 @@ class Inference:
         return validation.strings(tensor, info.name, most=self.max_input_strings, prefix=validation.prefix_of(request))
 
     async def _answers(
-        self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]
+        self, request: InferRequest, ready: ValidatedRequest, feeds: Mapping[str, Array], arrays: list[Array]
     ) -> tuple[list[OutputTensor], list[tuple[str, ParameterValue]]]:
         """The requested outputs in the order of the request, and response parameters. `arrays`: of `ready.names`."""
         answers = await self._own_outputs(request, ready, arrays[: len(ready.outputs)])
-        if not ready.interval:
+        if not (ready.interval or ready.error_bar):
             return answers, []
-        info = ready.model.info
-        interval = await intervals.tensor(info, arrays[ready.names.index(info.outputs[0].name)])
-        answers.insert(request.outputs.index(interval.name), interval)
-        return answers, intervals.parameters(ready.model)
+        info, words = ready.model.info, list[tuple[str, ParameterValue]]()
+        if ready.interval:
+            answers.append(await intervals.tensor(info, arrays[ready.names.index(info.outputs[0].name)]))
+            words += intervals.parameters(ready.model)
+        if ready.error_bar:
+            error_bar, more_words = await error_bars.tensor(ready.model, feeds)
+            answers.append(error_bar)
+            words += more_words
+        return sorted(answers, key=lambda answer: request.outputs.index(answer.name)), words
 
     async def _own_outputs(
         self, request: InferRequest, ready: ValidatedRequest, arrays: list[Array]

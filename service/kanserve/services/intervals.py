@@ -54,14 +54,22 @@ class Reliability:
 def requested(info: ModelInfo, request: InferRequest) -> bool:
     """Whether a request names the optional output. Raises FailedPrecondition for a model without intervals, BadRequest
     for a number of classes."""
-    if NAME not in request.outputs or any(tensor.name == NAME for tensor in info.outputs):
+    if not names(info, request, NAME):
         return False
     section(info)
-    if NAME in dict(request.classes):
+    return True
+
+
+def names(info: ModelInfo, request: InferRequest, output: str) -> bool:
+    """Whether a request names an optional output, which the graph does not have. Raises BadRequest for a number of
+    classes."""
+    if output not in request.outputs or any(tensor.name == output for tensor in info.outputs):
+        return False
+    if output in dict(request.classes):
         raise BadRequest(
-            f"output '{NAME}' cannot be combined with the parameter {validation.CLASSES}",
+            f"output '{output}' cannot be combined with the parameter {validation.CLASSES}",
             code="classification-not-supported",
-            hint=f"request {NAME} without the parameter {validation.CLASSES}",
+            hint=f"request {output} without the parameter {validation.CLASSES}",
         )
     return True
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kanexport.contract.cli.suggest import advice
+from kanexport.contract.error_bars import NAME as ERROR_BAR
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.errors import BadRequest, ResourceExhausted, Unsupported
 from kanserve.insight.coverage import OutOfRangeInput
@@ -324,7 +325,7 @@ def requested_outputs(info: ModelInfo, request: InferRequest) -> tuple[TensorInf
     known = {tensor.name: tensor for tensor in info.outputs}
     _once("output", request.outputs, prefix_of(request))
     for name in request.outputs:
-        if name not in known and name != INTERVAL:
+        if name not in known and name not in (INTERVAL, ERROR_BAR):
             there = _there_are("output", info.outputs)
             raise BadRequest(
                 f"unexpected inference output '{name}' for model '{info.name}'{there}",

@@ -1,0 +1,194 @@
+"""`kan.error_bar` of golden models over gRPC, REST and streams: values, order, parameters, errors and commands."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.http as triton_http
+
+from kanexport.bundle import calibration, error_bars
+from kanexport.bundle.certification import CertifyOptions
+from kanexport.contract import manifest
+from kanexport.contract.error_bars import NAME, Bars
+from kanexport.pipeline import Request, export
+from kanserve.client.aio import AsyncClient
+from kanserve.client.results import Answer
+from kanserve.client.sync import Client
+from kanserve.pb import grpc_service_pb2 as pb
+from tests.support import error_codes, http_client
+from tests.support.command_line import document, kanserve
+from tests.support.golden_cases import cases
+from tests.support.server_process import INFERENCE, Server, request, serving
+
+pytestmark = pytest.mark.slow
+
+RNG = np.random.default_rng(1)
+ROWS = np.concatenate([RNG.uniform(-0.9, 0.9, (4, 2)), [[5, 0]]]).astype(np.float32)  # the last one is not in the box
+SECONDS = 20
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose rows agree with the assumption, one with noise and intervals, and one without bars."""
+    root = tmp_path_factory.mktemp("bars")
+    (case,) = (case for case in cases() if case.name == "pykan-hello-adapted")
+    x = RNG.uniform(-1, 1, (400, 2))
+    y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
+    for name, noise in (("exact", 0.0), ("noisy", 2.0)):
+        np.savez(root / f"{name}.npz", x=x, y=y + noise * RNG.normal(size=400))
+        fields: dict[str, Any] = {"certification": CertifyOptions(budget=1.0), "options": case.options}
+        fields["error_bars"] = error_bars.options(root / f"{name}.npz", enabled=True, certify=True)
+        if noise:
+            fields["intervals"] = calibration.options(root / f"{name}.npz", 0.9)
+        export(Request(path=case.path, repository=root / "m", name=name, **fields))
+    export(Request(path=case.path, repository=root / "m", name="plain", options=case.options))
+    return root / "m"
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    transport, chosen = http_client.way(request.param)
+    with serving(models, transport, **chosen) as running:
+        yield running
+
+
+def expected(models: Path, name: str, rows: np.ndarray = ROWS) -> np.ndarray:
+    whole = manifest.load(models / name / "1")
+    return Bars(whole.error_bars, whole.certificate).of(rows)
+
+
+def ask(server: Server, model: str, rows: np.ndarray, *outputs: str) -> pb.ModelInferResponse:
+    message = request(rows, model)
+    for name in outputs:
+        message.outputs.add(name=name)
+    return pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
+
+
+def test_bars_are_those_of_the_manifest_next_to_unchanged_outputs(served: Server, models: Path) -> None:
+    plain = ask(served, "exact", ROWS)
+    wanted = expected(models, "exact")
+    assert np.isinf(wanted[4]).all()
+    assert np.isfinite(wanted[:4]).all()
+    for _ in range(3):  # the cache of known requests does not learn it
+        answer = ask(served, "exact", ROWS, "y", NAME)
+        assert [(output.name, output.datatype) for output in answer.outputs] == [("y", "FP32"), (NAME, "FP32")]
+        assert list(answer.outputs[1].shape) == [5, 1]
+        assert list(answer.raw_output_contents) == [plain.raw_output_contents[0], wanted.tobytes()]
+        assert answer.parameters["kan.error_bar_factor"].double_param == 1.0
+        assert answer.parameters["kan.error_bar_unbounded_rows"].int64_param == 1
+        assert answer.parameters["kan.error_bar_note"].string_param.startswith("assumption: the true function is no")
+        assert "kan.error_bar_reliable" not in answer.parameters
+    turned = ask(served, "exact", ROWS, NAME, "y")
+    assert [output.name for output in turned.outputs] == [NAME, "y"]
+    only = ask(served, "exact", ROWS, NAME)
+    assert [output.name for output in only.outputs] == [NAME]
+    assert only.raw_output_contents[0] == wanted.tobytes()
+    none = ask(served, "exact", ROWS[:0], "y", NAME)
+    assert list(none.outputs[1].shape) == [0, 1]
+    assert "kan.error_bar_factor" not in plain.parameters
+    many = np.tile(ROWS, (200, 1))  # off the event loop
+    assert ask(served, "exact", many, NAME).raw_output_contents[0] == np.tile(wanted, (200, 1)).tobytes()
+
+
+def test_a_contradicted_assumption_marks_bars_as_unreliable_next_to_intervals(served: Server, models: Path) -> None:
+    answer = ask(served, "noisy", ROWS, NAME, "y", "kan.interval")
+    assert [output.name for output in answer.outputs] == [NAME, "y", "kan.interval"]
+    assert answer.raw_output_contents[0] == expected(models, "noisy").tobytes()
+    assert answer.parameters["kan.error_bar_reliable"].bool_param is False
+    assert "rows of noisy.npz contradict the assumption" in answer.parameters["kan.error_bar_note"].string_param
+    assert answer.parameters["kan.interval_coverage"].double_param == 0.9
+
+
+def test_rest_returns_the_same_numbers(served: Server, models: Path) -> None:
+    body = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [5, 2], "data": ROWS.ravel().tolist()}],
+        "outputs": [{"name": "y"}, {"name": NAME}],
+    }
+    answer = http_client.infer(served, body, "exact").json
+    own = answer["outputs"][1]
+    assert (own["name"], own["datatype"], own["shape"]) == (NAME, "FP32", [5, 1])
+    np.testing.assert_array_equal(np.array(own["data"], np.float32).reshape(5, 1), expected(models, "exact"))
+    assert answer["parameters"]["kan.error_bar_unbounded_rows"] == 1
+    metadata = http_client.ask(served, "/v2/models/exact").json
+    assert metadata["parameters"][NAME].startswith("error bars from ")
+    assert [output["name"] for output in metadata["outputs"]] == ["y"]
+    over_http = triton_http.InferInput("x", [5, 2], "FP32")
+    over_http.set_data_from_numpy(ROWS)
+    with triton_http.InferenceServerClient(served.http) as client:
+        result = client.infer("exact", [over_http], outputs=[triton_http.InferRequestedOutput(NAME)])
+        assert result.as_numpy(NAME).tobytes() == expected(models, "exact").tobytes()
+
+
+def test_the_clients_and_streams_return_bars(served: Server, models: Path) -> None:
+    wanted = expected(models, "exact")
+    with Client(served.address) as client:
+        own = client.infer(client.model("exact"), ROWS, outputs=["y", NAME])
+        np.testing.assert_array_equal(own.outputs[NAME], wanted)
+        assert own.columns()[NAME] == ("y0 error bar",)
+        assert own.to_frame().shape == (5, 1)
+    np.testing.assert_array_equal(asyncio.run(_by_async_client(served)).outputs[NAME], wanted)
+    answers: queue.Queue[Any] = queue.Queue()
+    tensor = triton.InferInput("x", [5, 2], "FP32")
+    tensor.set_data_from_numpy(ROWS)
+    with triton.InferenceServerClient(served.address) as stream:
+        assert "kan_error_bar" in stream.get_server_metadata().extensions
+        stream.start_stream(lambda result, error: answers.put((result, error)))
+        stream.async_stream_infer("exact", [tensor], outputs=[triton.InferRequestedOutput(NAME)])
+        result, error = answers.get(timeout=SECONDS)
+        stream.stop_stream()
+    assert error is None
+    np.testing.assert_array_equal(result.as_numpy(NAME), wanted)
+
+
+async def _by_async_client(served: Server) -> Answer:
+    async with AsyncClient(served.address) as client:
+        return await client.infer("exact", ROWS, outputs=[NAME])
+
+
+def test_a_model_without_bars_rejects_the_request(served: Server) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(served, "plain", ROWS, "y", NAME)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "model 'plain' has no error bars" in caught.value.details()
+    assert error_codes.code(caught.value) == "error-bars-missing"
+    message = request(ROWS, "exact")
+    message.outputs.add(name=NAME).parameters["classification"].int64_param = 1
+    with pytest.raises(grpc.RpcError, match="cannot be combined with the parameter classification"):
+        served.call(f"{INFERENCE}ModelInfer", message.SerializeToString())
+    assert ask(served, "exact", ROWS, "y").outputs[0].name == "y"
+
+
+def test_the_command_prints_bars_and_their_note(served: Server, models: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    target = tmp_path / "outputs.npz"
+    words = ("--input", tmp_path / "rows.npy", "--error-bar", "--url", served.address)
+    done = kanserve("infer", "noisy", *words, "--output", target)
+    assert done.returncode == 0, done.stderr
+    assert "warning: error bars are unreliable: assumption: the true function" in done.stderr
+    with np.load(target) as arrays:
+        np.testing.assert_array_equal(arrays[NAME], expected(models, "noisy"))
+    shown = document(kanserve("infer", "exact", *words, "--json"))
+    assert shown["outputs"][NAME][4] == ["Infinity"]
+    assert shown["notes"] == [
+        "error bars: assumption: the true function is no steeper than the Lipschitz bounds of the network, and the "
+        "targets have no noise"
+    ]
+    done = kanserve("infer", "plain", *words)
+    assert done.returncode != 0
+    assert "model 'plain' has no error bars" in done.stderr
+
+
+def test_a_copied_version_keeps_its_bars(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "exact", tmp_path / "m" / "exact")
+    done = kanserve("copy", "exact", 1, 5, "--repository", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    assert manifest.load(tmp_path / "m" / "exact" / "5").error_bars == manifest.load(models / "exact" / "1").error_bars
