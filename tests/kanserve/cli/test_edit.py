@@ -12,8 +12,6 @@ import pytest
 
 from kanexport.contract.naming import Names
 from kanexport.pipeline import Request, export
-from kanserve.report import edit_content
-from kanserve.report.page import Grid
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.html_checks import Balanced
@@ -116,28 +114,6 @@ def test_the_page_of_a_formula(model: Path, tmp_path: Path) -> None:
     done = kanserve("symbolify", case.path, "--tolerance", "0.2", "--report", page, "--json")
     assert document(done)["version"] is None
     assert list(tables(read(page))) == ["Formula", "Error", "Replaced edges"]
-
-
-def test_changed_classes() -> None:
-    difference = {
-        "rows": 9,
-        "rows_from": "rows.csv",
-        "outputs": [],
-        "worst_row": None,
-        "changed": 3,
-        "flips": [{"before": "cat", "after": "dog", "rows": 3}],
-        "not_finite": [0, 2],
-        "curves": [],
-        "certificates": None,
-        "certificates_note": "not requested",
-    }
-    edit = {"parent_version": 1, "parent_sha256": "", "author": ""}
-    about = {"name": "pets", "version": 2, "directory": None, "verified": "", "notes": []}
-    grids = [part for part in edit_content.report({**about, "edit": edit, "difference": difference}, NAMES).parts]
-    shown = {part.heading: part for part in grids if isinstance(part, Grid)}
-    assert shown["Changed classes"].lines == [("cat", "dog", "3")]
-    assert "another one on 3 of 9 rows (rows.csv)" in shown["Changed classes"].remark
-    assert "not finite: 0 before, 2 after" in shown["Change of the outputs"].remark
 
 
 @pytest.mark.parametrize(
