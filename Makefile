@@ -59,7 +59,7 @@ $(NOTEBOOK_VENV)/.ready: $(VENV)/.ready requirements/notebook.txt
 	@$(BIN)/python -m venv --clear $(NOTEBOOK_VENV)
 	@$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" > \
 		"$$($(NOTEBOOK_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/beside.pth"
-	@$(NOTEBOOK_VENV)/bin/$(PIP) -r requirements/notebook.txt
+	@$(NOTEBOOK_VENV)/bin/$(PIP) --require-hashes --no-deps -r requirements/notebook.txt
 	@touch $@
 
 test: setup ## Run the whole test suite, on all cores
@@ -152,7 +152,7 @@ lock: setup ## Renew requirements/*.txt from pyproject.toml
 	$$compile pyproject.toml requirements/export.in --extra export --no-emit-package kanserve-kernel -o requirements/export.txt && \
 	$$compile requirements/docs.in -o requirements/docs.txt && \
 	for name in stack model-sources; do $$compile requirements/$$name.in -o requirements/$$name.txt || exit 1; done && \
-	for name in engines ray; do \
+	for name in engines ray notebook; do \
 		$$compile requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt || exit 1; done && \
 	echo 'hatchling>=1.26' | $$compile - -o requirements/build.txt && \
 	echo 'ziglang>=0.17,<0.18' | $$compile - -o requirements/kernel.txt
