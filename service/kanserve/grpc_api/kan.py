@@ -28,6 +28,8 @@ from kanserve.services.statistics import Watches
 from kanserve.types import EdgeRequest, EdgeResponse, ModelInfo
 
 EFFECT = 32  # bytes of an effect in a certificate
+# The field that depends on the caller. The bytes of two messages in a row are one message with the fields of both.
+EDITABLE = kan_pb2.DescribeModelResponse(editable=True).SerializeToString()
 LARGE = 2**17  # bytes of a response that is not built on the event loop: tens of microseconds
 
 
@@ -192,9 +194,12 @@ class KanService:
         model, manifest = self._kan.describe(message.model_name, message.model_version)
         if not model.description:
             await self._described(model, manifest)
+        description = model.description
+        if self._editor.accepts(model.info, manifest, call.caller):
+            description += EDITABLE
         if message.page_bytes or message.page_token:
-            return await asyncio.to_thread(_page, model.description, message)
-        return model.description
+            return await asyncio.to_thread(_page, description, message)
+        return description
 
     async def get_certificates(self, data: bytes, call: Call) -> bytes:
         """The certificates of a version."""

@@ -19,11 +19,14 @@ from typing import Any
 
 from kanexport.contract import manifest as contract
 from kanexport.contract import safe_files, serialization
+from kanexport.contract.manifest import Manifest
 from kanexport.contract.sections import Edit
+from kanserve.auth.roles import Principal, Role
 from kanserve.config.settings import Settings
 from kanserve.errors import BadRequest, FailedPrecondition, KanserveError, Unavailable
 from kanserve.models.registry import Registry
 from kanserve.observability import logs
+from kanserve.types import ModelInfo
 
 SECONDS = 120.0  # of one process, at most
 ANSWER = 2**26  # bytes of its document
@@ -126,7 +129,7 @@ class Editor:
                 hint="start the server with --allow-edits, or use `kanserve edit` on the repository",
             )
         info = self._registry.resolve(request.model, request.version).info
-        folder = self._settings.repository / info.name / str(info.version)
+        folder = self._folder(info)
         if not (folder / contract.FILE_NAME).is_file():
             raise FailedPrecondition(
                 f"model '{info.name}' version {info.version} has no folder NAME/VERSION with a manifest",
@@ -153,6 +156,21 @@ class Editor:
         if not request.preview:
             log.info("version_edited", model=info.name, version=edited.version, parent=info.version)
         return edited
+
+    def accepts(self, info: ModelInfo, manifest: Manifest, caller: Principal) -> bool:
+        """Whether `edit` accepts edits of a version from a caller: the server allows edits, the caller may send them,
+        and the repository has the exact network of the version."""
+        return (
+            self._settings.allow_edits
+            and Role.ADMIN in caller.roles
+            and not manifest.approximation.quantize
+            and any(file.path == contract.NETWORK_FILE for file in manifest.files)
+            and (self._folder(info) / contract.FILE_NAME).is_file()
+        )
+
+    def _folder(self, info: ModelInfo) -> Path:
+        """The folder of a version in a repository with the layout NAME/VERSION."""
+        return self._settings.repository / info.name / str(info.version)
 
     async def _run(self, folder: Path, entries: list[dict[str, Any]], request: EditRequest) -> dict[str, Any]:
         """The document of `kanserve edit --json`. Raises the errors of `edit`."""

@@ -69,7 +69,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[Server]:
     pytest.importorskip("h2corn")
-    with serving(repository, transport="asgi") as running:
+    with serving(repository, transport="asgi", allow_edits=True) as running:
         yield running
 
 

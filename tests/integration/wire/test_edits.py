@@ -16,9 +16,10 @@ from kanserve.client import control
 from kanserve.client.control import EdgeEdit
 from kanserve.client.errors import ClientError
 from kanserve.client.sync import Client
+from kanserve.pb import kan_pb2
 from tests.support import http_client, toy_model
 from tests.support.golden_cases import OWN
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import KAN, Server, serving, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +107,15 @@ def test_no_edit_and_a_model_without_a_network(client: Client) -> None:
         with pytest.raises(ClientError) as caught:
             control.edit(client, name, edits)
         assert caught.value.error_code == code
+
+
+def test_versions_that_accept_edits(served: Server, client: Client, models: Path) -> None:
+    for name, expected in (("hello", True), ("toy", False)):
+        reply = http_client.ask(served, f"/v1/kan/models/{name}")
+        assert reply.json.get("editable", False) is expected
+        data = kan_pb2.DescribeModelRequest(model_name=name).SerializeToString()
+        whole = kan_pb2.DescribeModelResponse.FromString(served.call(f"{KAN}DescribeModel", data))
+        assert (whole.editable, whole.model_name, bool(whole.layers)) == (expected, name, True)
 
 
 def test_over_http(served: Server, client: Client) -> None:

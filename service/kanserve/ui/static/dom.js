@@ -113,9 +113,20 @@ export function showError(root, error) {
     el('h1', {}, title),
     el('p', {}, error?.message || String(error)),
     advice && el('p', {}, advice),
+    hint(error) && el('p', {}, `Hint: ${hint(error)}.`),
     el('p', { class: 'row' },
       button('Try again', () => document.dispatchEvent(new CustomEvent('kanserve:again')), { class: 'primary' }),
       el('a', { href: 'ui/' }, 'All models'))));
+}
+
+/** The message of an error and the server's hint, in one line. */
+export function reason(error) {
+  return [error.message, hint(error)].filter(Boolean).join('; ');
+}
+
+/** The server's hint, or ''. For a missing token it names a header. The page has a dialog for the token. */
+function hint({ status, help = '' }) {
+  return status === 401 ? '' : help;
 }
 
 function described(error) {

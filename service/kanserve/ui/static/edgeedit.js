@@ -2,7 +2,7 @@
 
 import { ApiError, pause } from './api.js';
 import { editChart } from './charts/edge.js';
-import { button, el, labelled, panel, room, select, sized } from './dom.js';
+import { button, el, labelled, panel, reason, room, select, sized } from './dom.js';
 import { count, number } from './format.js';
 import * as names from './names.js';
 import { Doing } from './skeleton.js';
@@ -152,7 +152,7 @@ class EdgeEdit {
     } catch (error) {
       if (error.name === 'AbortError') return;
       if (!(error instanceof ApiError)) throw error;
-      this.#fail([error.message, error.help].filter(Boolean).join('; '));
+      this.#fail(reason(error));
     } finally {
       this.busy = false;
       doing.end();

@@ -1,7 +1,7 @@
 // Page of one edge, at /ui/NAME/edge/LAYER/SOURCE/DESTINATION: function, slope, formula, live input, edit.
 
 import { ApiError } from '../api.js';
-import { button, el, empty, facts, heading, labelled, panel, room, showError, sized } from '../dom.js';
+import { button, el, empty, facts, heading, labelled, panel, reason, room, showError, sized } from '../dom.js';
 import { beyond, functionChart, grids, inputChart, slopeChart, style, total } from '../charts/edge.js';
 import { edgeEdit } from '../edgeedit.js';
 import { count, digits, number, seconds, share } from '../format.js';
@@ -34,9 +34,9 @@ export async function show(root, ctx) {
     curve = await curveOf(ctx, at, source, destination);
   } catch (error) {
     if (!(error instanceof ApiError) || ![400, 501].includes(error.status)) throw error;
-    shape.append(panel('Function', {}, el('p', { class: 'cover fair' }, error.message))); // an edge of class B is not a curve
+    shape.append(panel('Function', {}, el('p', { class: 'cover fair' }, reason(error)))); // an edge of class B is not a curve
   }
-  const edit = curve && edgeEdit(view);
+  const edit = curve && model.editable && edgeEdit(view);
   root.append(
     heading(`${ends[0]} \u2192 ${ends[1]}`, `Edge ${source} \u2192 ${destination} of layer ${at}${layer.name ? ` (${layer.name})` : ''} in `,
       el('a', { href: ctx.link('map') }, `${model.model_name}, version ${model.model_version}`)),
@@ -180,7 +180,7 @@ function follow(root, { ctx, at, node, ends: [name], grid }, domain) {
   };
   ctx.api.follow(`${ctx.kan}/watch?source=live&interval=2`, take, {
     signal: stop.signal, onTrouble: (error) => ctx.announce(error ? STALE : 'The server responds again.'),
-  }).catch((error) => (error.status === 400 || error.status === 501 ? place.replaceChildren(el('p', {}, error.message)) : showError(place, error)));
+  }).catch((error) => (error.status === 400 || error.status === 501 ? place.replaceChildren(el('p', {}, reason(error))) : showError(place, error)));
   const resized = sized(place, draw);
   return () => { stop.abort(); resized(); };
 }
