@@ -213,7 +213,7 @@ def _noted(section: ErrorBars) -> tuple[ErrorBars, tuple[str, ...]]:
     """The section, and notes for the manifest."""
     medians = ", ".join(f"{own:.4g}" for own in section.median[:8]) + (" ..." if len(section.median) > 8 else "")
     median = f"; median bar {medians}" if medians else ""
-    notes = [f"{section.text}{median}; the version stores these rows and their errors"]
+    notes = [f"{section.text}{median}; the version stores {len(section.x)} of the rows and their errors"]
     if section.outside:
         notes.append(
             f"{section.outside} of {section.rows} rows of {section.name} are outside of the certified box, so that "

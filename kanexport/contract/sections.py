@@ -362,9 +362,7 @@ class ErrorBars:
         """The error bars in one sentence; empty for none."""
         if not self:
             return ""
-        return (
-            f"error bars from {len(self.x)} rows of {self.name}, factor {self.factor:g}; assumption: {self.assumption}"
-        )
+        return f"error bars from rows of {self.name}, factor {self.factor:g}; assumption: {self.assumption}"
 
 
 NO_ERROR_BARS = ErrorBars()

@@ -19,10 +19,12 @@ from kanexport.contract.sections import (
     AS_TRAINED,
     NO_CERTIFICATE,
     NO_EDIT,
+    NO_ERROR_BARS,
     NO_INTERVALS,
     UNSCALED,
     CertificateInfo,
     Edit,
+    ErrorBars,
     Intervals,
     Scalers,
 )
@@ -431,6 +433,7 @@ class Description:
     files               the source files of the export
     scalers             the scaling of inputs and outputs that the graph applies
     certificate         certified ranges; without directions and Lipschitz bounds if they are many
+    error_bars          facts of error bars, without the stored rows
     edit                how the version was made from another one
 
     The `edge_class` of a layer is never empty. The server does not send the `node_tensor`, `edges_file` and
@@ -462,6 +465,7 @@ class Description:
     intervals: Intervals = NO_INTERVALS
     scalers: Scalers = UNSCALED
     certificate: CertificateInfo = NO_CERTIFICATE
+    error_bars: ErrorBars = NO_ERROR_BARS
     edit: Edit = NO_EDIT
 
     @property

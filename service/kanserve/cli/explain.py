@@ -23,7 +23,7 @@ from kanserve.cli.options import (
     index,
 )
 from kanserve.client import chunking
-from kanserve.client.explanation import Explanation, RowIntervals
+from kanserve.client.explanation import Explanation, RowErrorBars, RowIntervals
 from kanserve.report.text_tables import bar
 from kanserve.types import Description
 
@@ -172,7 +172,12 @@ def document(described: Description, explanation: Explanation) -> dict[str, Any]
         "largest_completeness_error": float(np.max(explanation.completeness_error, initial=0.0)),
         "notes": explanation.notes,
         "intervals": None if explanation.intervals is None else _facts(explanation.intervals),
+        "error_bars": None if explanation.error_bars is None else _bar_facts(explanation.error_bars),
     }
+
+
+def _bar_facts(bars: RowErrorBars) -> dict[str, Any]:
+    return {"assumption": bars.assumption, "contradicted": bars.contradicted, "note": bars.note}
 
 
 def _facts(intervals: RowIntervals) -> dict[str, Any]:
@@ -192,6 +197,7 @@ def explanation_arrays(explanation: Explanation) -> dict[str, Any]:
         "predictions": explanation.predictions,
         "completeness_error": explanation.completeness_error,
         **_interval_array(explanation.intervals),
+        **({} if explanation.error_bars is None else {"error_bar": explanation.error_bars.bars}),
     }
 
 
@@ -218,6 +224,20 @@ def _interval_lines(described: Description, explanation: Explanation, which: int
     return (line + ("; UNRELIABLE" if intervals.reliable is False else ""), *_note(intervals))
 
 
+def _bar_lines(explanation: Explanation, which: int) -> Sequence[str]:
+    """The error bar of an output of the first row, and its assumption."""
+    own = explanation.error_bars
+    if own is None:
+        return ()
+    bar = float(own.bars[0, which])
+    text = f"error bar: ±{bar:.6g}" if np.isfinite(bar) else "error bar: none, the row is outside of the certified box"
+    return (text + ("; UNRELIABLE" if own.contradicted else ""), *_bar_note(own))
+
+
+def _bar_note(own: RowErrorBars | None) -> Sequence[str]:
+    return () if own is None else (f"error bars: assumption: {own.assumption}{'; ' if own.note else ''}{own.note}",)
+
+
 def _note(intervals: RowIntervals | None) -> Sequence[str]:
     return () if intervals is None or not intervals.note else (f"intervals: {intervals.note}",)
 
@@ -235,6 +255,7 @@ def of_row(described: Description, explanation: Explanation, rows: Any, row: int
         numbers=("value", "contribution"),
         caption=(
             *_interval_lines(described, explanation, which),
+            *_bar_lines(explanation, which),
             *_caption(explanation, float(explanation.completeness_error[0, which])),
         ),
     )
@@ -264,6 +285,7 @@ def of_all(described: Description, explanation: Explanation, show: int) -> Table
             f"{min(show, len(order))} of {len(order)} inputs; --row N explains one row",
             *_caption(explanation, float(np.max(explanation.completeness_error, initial=0.0))),
             *_note(explanation.intervals),
+            *_bar_note(explanation.error_bars),
         ),
     )
     largest = float(np.nanmax(overall, initial=0.0))

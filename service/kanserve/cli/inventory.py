@@ -65,6 +65,7 @@ class Entry:
     out_of_range_policy: str = ""  # handling of rows out of range, a key of `contract.sections.OUT_OF_RANGE_POLICIES`
     intervals: str = ""  # prediction intervals in one sentence
     certificate: str = ""  # the certificate in one sentence
+    error_bars: str = ""  # error bars in one sentence
     edited: str = ""  # the edit that made the version, in one sentence
 
 
@@ -130,6 +131,7 @@ def described(answer: Description, serving: str = "") -> Detail:
         out_of_range_policy=answer.out_of_range_policy,
         intervals=answer.intervals.text,
         certificate=answer.certificate.text,
+        error_bars=answer.error_bars.text,
         edited=answer.edit.text,
     )
     return Detail(entry, answer.layers, answer.notes, answer.names, answer.scalers, answer.certificate, answer.edit)
@@ -214,6 +216,7 @@ def _stored(candidate: Candidate, manifest: Manifest, state: str, checked: tuple
         out_of_range_policy=manifest.out_of_range,
         intervals=manifest.intervals.text,
         certificate=manifest.certificate.text,
+        error_bars=manifest.error_bars.text,
         edited=manifest.edit.text,
     )
     return Detail(

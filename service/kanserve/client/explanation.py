@@ -86,6 +86,22 @@ class RowIntervals:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class RowErrorBars:
+    """Error bars of B rows.
+
+    bars          [B, O], the largest error of each explained output; infinite for a row outside of the certified box
+    assumption    under which no error exceeds its bar, in one sentence
+    contradicted  whether the calibration rows of the export contradict it
+    note          how they do; empty if they do not
+    """
+
+    bars: NDArray[np.float32]
+    assumption: str
+    contradicted: bool
+    note: str
+
+
 Floats = NDArray[np.float64]
 GRADIENT = "gradient_x_input"
 
@@ -108,6 +124,7 @@ class Explanation:
     index               row labels of a DataFrame
     path                by explained layer, the edges with the largest shares, if requested
     intervals           prediction intervals of the rows; None if the model has none
+    error_bars          error bars of the rows; None if the model has none
     """
 
     version: str
@@ -127,6 +144,7 @@ class Explanation:
     index: Any = None
     path: tuple[LayerPath, ...] = ()
     intervals: RowIntervals | None = None
+    error_bars: RowErrorBars | None = None
 
     def to_dict(self, output: int | str | None = None) -> dict[str, Any]:
         """Arrays under the names that shap uses. Raises ValueError for an output that was not explained.
@@ -239,6 +257,7 @@ def from_pb(answer: kan.ExplainResponse, described: Description, rows: Any) -> E
         index=index_of(rows),
         path=tuple(map(_layer_path, answer.path)),
         intervals=_intervals(answer.intervals) if answer.HasField("intervals") else None,
+        error_bars=_error_bars(answer.error_bars) if answer.HasField("error_bars") else None,
     )
 
 
@@ -253,6 +272,11 @@ def _intervals(message: kan.RowIntervals) -> RowIntervals:
         message.reliable if message.HasField("reliable") else None,
         message.note,
     )
+
+
+def _error_bars(message: kan.RowErrorBars) -> RowErrorBars:
+    bars = np.frombuffer(message.bars, "<f4").reshape(-1, message.numbers)
+    return RowErrorBars(bars, message.assumption, message.contradicted, message.note)
 
 
 def _layer_path(path: kan.LayerPath) -> LayerPath:
@@ -300,6 +324,15 @@ def _joined_intervals(parts: Sequence[RowIntervals | None]) -> RowIntervals | No
     )
 
 
+def _joined_error_bars(parts: Sequence[RowErrorBars | None]) -> RowErrorBars | None:
+    """Error bars of consecutive rows as one: contradicted if those of a part are."""
+    some = [part for part in parts if part is not None]
+    if len(some) != len(parts):  # another version without error bars computed some of the rows
+        return None
+    worst = max(some, key=lambda part: part.contradicted)
+    return dataclasses.replace(worst, bars=np.concatenate([part.bars for part in some]))
+
+
 def _joined_rows(parts: Sequence[Explanation]) -> Floats | None:
     rows = [part.rows for part in parts if part.rows is not None]
     return np.concatenate(rows) if rows else None
@@ -315,5 +348,6 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         path=tuple(map(_joined_path, zip(*(part.path for part in parts), strict=True))),
         intervals=_joined_intervals([part.intervals for part in parts]),
+        error_bars=_joined_error_bars([part.error_bars for part in parts]),
         rows=_joined_rows(parts),
     )

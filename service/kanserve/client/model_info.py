@@ -18,11 +18,13 @@ from kanexport.contract.sections import (
     DIRECTIONS,
     NO_CERTIFICATE,
     NO_EDIT,
+    NO_ERROR_BARS,
     NO_INTERVALS,
     UNDECIDED,
     CertificateInfo,
     Edit,
     EditedEdge,
+    ErrorBars,
     Intervals,
     OutputInterval,
     Scaler,
@@ -61,6 +63,7 @@ def from_pb(answer: kan.DescribeModelResponse) -> Description:
         intervals=_intervals(answer.intervals) if answer.HasField("intervals") else NO_INTERVALS,
         scalers=Scalers(inputs=_scaler(answer.input_scaler), outputs=_scaler(answer.output_scaler)),
         certificate=_certificate(answer.certificate) if answer.HasField("certificate") else NO_CERTIFICATE,
+        error_bars=_error_bars(answer.error_bars) if answer.HasField("error_bars") else NO_ERROR_BARS,
         edit=edit_from_pb(answer.edit) if answer.HasField("edit") else NO_EDIT,
     )
 
@@ -143,6 +146,21 @@ def _intervals(message: kan.Intervals) -> Intervals:
         threshold=message.threshold,
         size=message.size,
         checked=message.checked,
+    )
+
+
+def _error_bars(message: kan.ErrorBars) -> ErrorBars:
+    """The facts of error bars, without the stored rows, which the server does not send."""
+    return ErrorBars(
+        factor=message.factor,
+        name=message.name,
+        sha256=message.sha256,
+        rows=message.rows,
+        outside=message.outside,
+        checked=message.checked,
+        missed=message.missed,
+        needed=message.needed,
+        median=tuple(message.median),
     )
 
 

@@ -19,6 +19,7 @@ from kanserve.insight.statistics import NodeStatistics
 from kanserve.pb import kan_pb2
 from kanserve.services.control import ShadowReport, VersionChoice
 from kanserve.services.edits import EdgeChange, Edited, EditRequest
+from kanserve.services.error_bars import RowErrorBars
 from kanserve.services.explain import Explained
 from kanserve.services.intervals import RowIntervals
 from kanserve.services.statistics import StatisticsResult, WatchRequest
@@ -215,6 +216,7 @@ def explained_to_pb(answer: Explained) -> kan_pb2.ExplainResponse:
         notes=answer.notes,
         path=map(_path_to_pb, what.path),
         intervals=None if answer.intervals is None else _intervals_to_pb(answer.intervals),
+        error_bars=None if answer.error_bars is None else _error_bars_to_pb(answer.error_bars),
     )
 
 
@@ -228,6 +230,16 @@ def _intervals_to_pb(rows: RowIntervals) -> kan_pb2.RowIntervals:
         sets=rows.values.astype("<u1").tobytes() if sets else b"",
         reliable=rows.state.reliable,
         note=rows.state.note,
+    )
+
+
+def _error_bars_to_pb(rows: RowErrorBars) -> kan_pb2.RowErrorBars:
+    return kan_pb2.RowErrorBars(
+        numbers=rows.values.shape[1],
+        bars=rows.values.astype("<f4").tobytes(),
+        assumption=rows.assumption,
+        contradicted=rows.contradicted,
+        note=rows.note,
     )
 
 

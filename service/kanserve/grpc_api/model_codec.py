@@ -13,7 +13,7 @@ from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.contract.error_bars import NAME as ERROR_BAR
 from kanexport.contract.manifest import MODEL_FILE, BasisInfo, LayerInfo, Manifest, NodeStep
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import CertificateInfo, Edit, Intervals, Scaler
+from kanexport.contract.sections import CertificateInfo, Edit, ErrorBars, Intervals, Scaler
 from kanexport.contract.triton import THREADS
 from kanserve.analysis.intervals import NAME as INTERVAL
 from kanserve.execution.config import Serving
@@ -138,6 +138,8 @@ def describe(info: ModelInfo, manifest: Manifest, limits: kan_pb2.QueryLimits) -
     if manifest.certificate:
         few = len(manifest.certificate.low) * len(manifest.certificate.output_low) <= EFFECTS
         message.certificate.CopyFrom(_certificate(manifest.certificate, manifest.names, effects=few))
+    if manifest.error_bars:
+        message.error_bars.CopyFrom(_error_bars(manifest.error_bars))
     if manifest.edit:
         message.edit.CopyFrom(edit_to_pb(manifest.edit))
     return message
@@ -189,6 +191,21 @@ def edit_to_pb(edit: Edit) -> kan_pb2.Edit:
 def _intervals(intervals: Intervals) -> kan_pb2.Intervals:
     fields = dataclasses.asdict(intervals)
     return kan_pb2.Intervals(**{**fields, "outputs": [kan_pb2.Intervals.Output(**own) for own in fields["outputs"]]})
+
+
+def _error_bars(section: ErrorBars) -> kan_pb2.ErrorBars:
+    return kan_pb2.ErrorBars(
+        assumption=section.assumption,
+        factor=section.factor,
+        name=section.name,
+        sha256=section.sha256,
+        rows=section.rows,
+        outside=section.outside,
+        checked=section.checked,
+        missed=section.missed,
+        needed=section.needed,
+        median=section.median,
+    )
 
 
 def _scaler(scaler: Scaler) -> kan_pb2.Scaler:

@@ -143,7 +143,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., page_bytes: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token", "input_scaler", "output_scaler", "intervals", "certificate", "edit", "editable")
+    __slots__ = ("model_name", "model_version", "digest", "family", "edge_class", "input", "output", "max_batch_size", "layers", "source", "verification", "notes", "limits", "inputs", "outputs", "features", "classes", "units", "description", "out_of_range_policy", "next_page_token", "input_scaler", "output_scaler", "intervals", "certificate", "edit", "editable", "error_bars")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +171,7 @@ class DescribeModelResponse(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     EDIT_FIELD_NUMBER: _ClassVar[int]
     EDITABLE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_BARS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -198,7 +199,8 @@ class DescribeModelResponse(_message.Message):
     certificate: Certificate
     edit: Edit
     editable: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ..., input_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., output_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., intervals: _Optional[_Union[Intervals, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., editable: _Optional[bool] = ...) -> None: ...
+    error_bars: ErrorBars
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., family: _Optional[str] = ..., edge_class: _Optional[str] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., max_batch_size: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., verification: _Optional[_Union[Verification, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[QueryLimits, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., units: _Optional[_Iterable[str]] = ..., description: _Optional[str] = ..., out_of_range_policy: _Optional[str] = ..., next_page_token: _Optional[str] = ..., input_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., output_scaler: _Optional[_Union[Scaler, _Mapping]] = ..., intervals: _Optional[_Union[Intervals, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., editable: _Optional[bool] = ..., error_bars: _Optional[_Union[ErrorBars, _Mapping]] = ...) -> None: ...
 
 class GetCertificatesRequest(_message.Message):
     __slots__ = ("model_name", "model_version")
@@ -349,6 +351,30 @@ class Intervals(_message.Message):
     size: float
     checked: float
     def __init__(self, method: _Optional[str] = ..., coverage: _Optional[float] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., rows: _Optional[int] = ..., fitted: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[Intervals.Output, _Mapping]]] = ..., scores: _Optional[str] = ..., threshold: _Optional[float] = ..., size: _Optional[float] = ..., checked: _Optional[float] = ...) -> None: ...
+
+class ErrorBars(_message.Message):
+    __slots__ = ("assumption", "factor", "name", "sha256", "rows", "outside", "checked", "missed", "needed", "median")
+    ASSUMPTION_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
+    CHECKED_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_FIELD_NUMBER: _ClassVar[int]
+    assumption: str
+    factor: float
+    name: str
+    sha256: str
+    rows: int
+    outside: int
+    checked: int
+    missed: float
+    needed: float
+    median: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, assumption: _Optional[str] = ..., factor: _Optional[float] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., rows: _Optional[int] = ..., outside: _Optional[int] = ..., checked: _Optional[int] = ..., missed: _Optional[float] = ..., needed: _Optional[float] = ..., median: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Scaler(_message.Message):
     __slots__ = ("kind", "offset", "scale", "range", "name", "sha256")
@@ -800,7 +826,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., id: _Optional[str] = ..., rows: _Optional[bytes] = ..., row_count: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputRows, _Mapping]]] = ..., reference: _Optional[str] = ..., reference_rows: _Optional[bytes] = ..., reference_count: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., path_top_k: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "nodes_are_inputs", "path", "intervals")
+    __slots__ = ("model_name", "model_version", "digest", "id", "method", "reference", "layer", "outputs", "nodes", "contributions", "base", "predictions", "completeness_error", "notes", "nodes_are_inputs", "path", "intervals", "error_bars")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -818,6 +844,7 @@ class ExplainResponse(_message.Message):
     NODES_ARE_INPUTS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     INTERVALS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_BARS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     digest: str
@@ -835,7 +862,22 @@ class ExplainResponse(_message.Message):
     nodes_are_inputs: bool
     path: _containers.RepeatedCompositeFieldContainer[LayerPath]
     intervals: RowIntervals
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., nodes_are_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ..., intervals: _Optional[_Union[RowIntervals, _Mapping]] = ...) -> None: ...
+    error_bars: RowErrorBars
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., digest: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., reference: _Optional[str] = ..., layer: _Optional[int] = ..., outputs: _Optional[_Iterable[int]] = ..., nodes: _Optional[int] = ..., contributions: _Optional[bytes] = ..., base: _Optional[bytes] = ..., predictions: _Optional[bytes] = ..., completeness_error: _Optional[bytes] = ..., notes: _Optional[_Iterable[str]] = ..., nodes_are_inputs: _Optional[bool] = ..., path: _Optional[_Iterable[_Union[LayerPath, _Mapping]]] = ..., intervals: _Optional[_Union[RowIntervals, _Mapping]] = ..., error_bars: _Optional[_Union[RowErrorBars, _Mapping]] = ...) -> None: ...
+
+class RowErrorBars(_message.Message):
+    __slots__ = ("numbers", "bars", "assumption", "contradicted", "note")
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    BARS_FIELD_NUMBER: _ClassVar[int]
+    ASSUMPTION_FIELD_NUMBER: _ClassVar[int]
+    CONTRADICTED_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    numbers: int
+    bars: bytes
+    assumption: str
+    contradicted: bool
+    note: str
+    def __init__(self, numbers: _Optional[int] = ..., bars: _Optional[bytes] = ..., assumption: _Optional[str] = ..., contradicted: _Optional[bool] = ..., note: _Optional[str] = ...) -> None: ...
 
 class RowIntervals(_message.Message):
     __slots__ = ("method", "coverage", "numbers", "bounds", "sets", "reliable", "note")

@@ -303,6 +303,7 @@ PACKED: Mapping[str, Mapping[str, tuple[str, Shape]]] = MappingProxyType(
             "bounds": (F8, lambda m: (-1, m.numbers, 2)),
             "sets": (U1, lambda m: (-1, m.numbers)),
         },
+        "RowErrorBars": {"bars": (F4, lambda m: (-1, m.numbers))},
         "LayerPath": {
             **dict.fromkeys(("sources", "destinations"), (U4, lambda m: (-1, m.outputs, m.edges))),
             "values": (F8, lambda m: (-1, m.outputs, m.edges)),

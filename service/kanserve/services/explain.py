@@ -19,7 +19,8 @@ from kanserve.errors import BadRequest, FailedPrecondition, ResourceExhausted
 from kanserve.insight.coverage import LayerCoverage
 from kanserve.insight.explain import GRADIENT, METHODS, RESCALE
 from kanserve.models.model import Model
-from kanserve.services import intervals, validation
+from kanserve.services import error_bars, intervals, validation
+from kanserve.services.error_bars import RowErrorBars
 from kanserve.services.intervals import RowIntervals
 from kanserve.services.kan import Kan
 from kanserve.types import (
@@ -55,6 +56,7 @@ class Explained:
     what       contributions
     notes      remarks for the reader
     intervals  prediction intervals of the rows; None if the model has none
+    error_bars  error bars of the rows; None if the model has none
     """
 
     info: ModelInfo
@@ -65,6 +67,7 @@ class Explained:
     what: Explanation
     notes: tuple[str, ...]
     intervals: RowIntervals | None = None
+    error_bars: RowErrorBars | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,10 @@ class Explainer:
         `Model.edges`."""
         work = self.work(*self.kan.describe(request.model, request.version), request)
         explained = await self.done(work)
-        return dataclasses.replace(explained, intervals=await intervals.of_rows(work.model, work.rows, work.outputs))
+        rows = work.model, work.rows, work.outputs
+        return dataclasses.replace(
+            explained, intervals=await intervals.of_rows(*rows), error_bars=await error_bars.of_rows(*rows)
+        )
 
     def work(self, model: Model, manifest: Manifest, request: ExplainRequest) -> Work:
         """Check a request before it is computed. Raises BadRequest, ResourceExhausted, FailedPrecondition."""
@@ -170,7 +176,7 @@ class Explainer:
         width = max(math.prod(info.inputs[0].shape[1:]), *(layer.sources for layer in manifest.layers))
         k = request.path_top_k
         path = sum(min(k, layer.sources * layer.destinations) + 1 for layer in manifest.layers) if k else 0
-        ends = 2 if manifest.intervals.method else 0
+        ends = (2 if manifest.intervals.method else 0) + bool(manifest.error_bars)
         if (needed := rows * outputs * (width + 2 + ends + 2 * path) * NUMBER) > self.kan.max_response_bytes:
             raise ResourceExhausted(
                 f"the response takes {needed} bytes ({rows} rows x {outputs} outputs x {width} inputs), the limit is "

@@ -45,6 +45,7 @@ def description(kan: Kan, info: ModelInfo, manifest: Manifest) -> Description:
         options_given=manifest.source.options_given,
         scalers=manifest.scalers,
         certificate=manifest.certificate,
+        error_bars=dataclasses.replace(manifest.error_bars, x=(), errors=()),
         edit=manifest.edit,
     )
 

@@ -1,4 +1,4 @@
-"""Prediction intervals of the explained row in a real browser."""
+"""Prediction intervals and error bars of the explained row in a real browser."""
 
 from __future__ import annotations
 
@@ -41,5 +41,33 @@ def test_the_interval_of_a_row_is_shown_and_marked_after_drift(browser: Any, see
         page.reload()
         page.locator(".cover.bad.interval").wait_for()
         assert page.locator(".cover.interval").inner_text().startswith("Unreliable. 90% prediction interval: ")
+        context.close()
+    assert seen.harm() == []
+
+
+def test_the_error_bar_of_a_row_is_shown_with_its_assumption(browser: Any, seen: Seen, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-0.9, 0.9, (100, 2))
+    smooth = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
+    for name, y in (("smooth", smooth), ("noisy", smooth + 9 * rng.normal(size=100))):
+        np.savez(tmp_path / "rows.npz", x=x, y=y)
+        where = ("--repository", tmp_path / "models", "--name", name, "--calibration", tmp_path / "rows.npz")
+        words = ("--certify", "--certify-budget", "1s", "--error-bars")
+        done = program("export", GOLDEN / "pykan-hello-adapted/model", *where, *words)
+        assert done.returncode == 0, done.stderr
+    with serving(tmp_path / "models", transport="asgi") as server:
+        context = browser.new_context(base_url=f"http://{server.http}/")
+        page = watched(context, f"http://{server.http}/", seen)
+        for place, state, words in (
+            ("smooth/explain#row=0.3,-0.2", "unknown", "Error bar: ±"),
+            ("smooth/explain#row=5,-0.2", "unknown", "No error bar: the row is outside of the certified box."),
+            ("noisy/explain#row=0.3,-0.2", "bad", "Unreliable. Error bar: ±"),
+        ):
+            page.goto(f"ui/{place}")
+            page.reload()
+            shown = page.locator(f".cover.{state}.error-bar")
+            shown.wait_for()
+            assert shown.inner_text().startswith(words)
+        assert "if the true function is no steeper than the Lipschitz bounds" in shown.inner_text()
         context.close()
     assert seen.harm() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import queue
 import shutil
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def test_rest_returns_the_same_numbers(served: Server, models: Path) -> None:
     np.testing.assert_array_equal(np.array(own["data"], np.float32).reshape(5, 1), expected(models, "exact"))
     assert answer["parameters"]["kan.error_bar_unbounded_rows"] == 1
     metadata = http_client.ask(served, "/v2/models/exact").json
-    assert metadata["parameters"][NAME].startswith("error bars from ")
+    assert metadata["parameters"][NAME].startswith("error bars from rows of exact.npz, factor 1; assumption: ")
     assert [output["name"] for output in metadata["outputs"]] == ["y"]
     over_http = triton_http.InferInput("x", [5, 2], "FP32")
     over_http.set_data_from_numpy(ROWS)
@@ -185,6 +186,43 @@ def test_the_command_prints_bars_and_their_note(served: Server, models: Path, tm
     done = kanserve("infer", "plain", *words)
     assert done.returncode != 0
     assert "model 'plain' has no error bars" in done.stderr
+
+
+def test_explanations_and_descriptions_have_the_bars(served: Server, models: Path) -> None:
+    with Client(served.address) as client:
+        described = client.describe("noisy")
+        stored = manifest.load(models / "noisy" / "1").error_bars
+        assert described.error_bars == dataclasses.replace(stored, x=(), errors=())
+        assert not client.describe("plain").error_bars
+        explained = client.explain(described, np.tile(ROWS, (300, 1)), outputs=[0]).error_bars  # more than a batch
+        assert explained is not None
+        np.testing.assert_array_equal(explained.bars, np.tile(expected(models, "noisy"), (300, 1)))
+        assert (explained.assumption, explained.contradicted) == (stored.assumption, True)
+        assert "noisy.npz contradict" in explained.note
+        assert client.explain(client.describe("plain"), ROWS).error_bars is None
+    answer = http_client.ask(served, "/v1/kan/models/exact/explain", {"rows": ROWS.tolist()}).json
+    own = answer["error_bars"]
+    np.testing.assert_array_equal(np.array(own["bars"], np.float32), expected(models, "exact"))
+    assert own["contradicted"] is False
+    assert "error_bars" not in http_client.ask(served, "/v1/kan/models/plain/explain", {"rows": ROWS.tolist()}).json
+
+
+def test_the_commands_explain_and_models_show_bars(served: Server, models: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", ROWS)
+    words = ("--input", tmp_path / "rows.npy", "--url", served.address)
+    bar = expected(models, "exact")[1, 0]
+    shown = kanserve("explain", "exact", *words, "--row", 1).stdout
+    assert f"error bar: ±{bar:.6g}\n" in shown
+    assert "error bars: assumption: the true function is no steeper" in shown
+    assert "error bar: none, the row is outside" in kanserve("explain", "exact", *words, "--row", 4).stdout
+    assert "; UNRELIABLE" in kanserve("explain", "noisy", *words, "--row", 1).stdout
+    kanserve("explain", "noisy", *words, "--output", tmp_path / "e.npz")
+    with np.load(tmp_path / "e.npz") as arrays:
+        np.testing.assert_array_equal(arrays["error_bar"], expected(models, "noisy"))
+    assert document(kanserve("explain", "noisy", *words, "--json"))["error_bars"]["contradicted"] is True
+    for source in ((models, "exact"), ("exact", "--url", served.address)):
+        listed = document(kanserve("models", *source, "--json"))
+        assert listed["model"]["error_bars"].startswith("error bars from rows of exact.npz")
 
 
 def test_a_copied_version_keeps_its_bars(models: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ PRIVATE = {
     "reference": "rows of the user's data, used for the proof at load",
     "source.family_reason": "said when exporting",
     "source.dtype": "input and output have their datatypes",
+    **{f"error_bars.{field}": "rows of the user's data; no client needs them" for field in ("x", "errors")},
     "verification.runtime": "the serving runtime is in kanserve_build_info",
     "layers.node_tensor": "inside the graph",
     "layers.edges_file": "inside the repository",

@@ -74,6 +74,18 @@ export function interval(model, { explained }) {
     state[1] ? el('strong', {}, state[1]) : '', words, note)];
 }
 
+/** The error bar of the row, its assumption, and whether calibration rows contradict it; nothing without. */
+export function errorBar({ explained }) {
+  const own = explained.error_bars;
+  if (!own) return [];
+  const bar = own.bars[0][0];
+  const words = Number.isFinite(bar) ? `Error bar: ±${number(bar, 5)}, if ${own.assumption}.`
+    : 'No error bar: the row is outside of the certified box.';
+  const note = own.note ? ` ${own.note[0].toUpperCase()}${own.note.slice(1)}.` : '';
+  return [el('p', { class: `cover ${own.contradicted ? 'bad' : 'unknown'} error-bar`, role: own.contradicted ? 'status' : null },
+    own.contradicted ? el('strong', {}, 'Unreliable. ') : '', words, note)];
+}
+
 /** Reports whether the row is within the training grid. */
 export function coverage(model, { covered, state }) {
   const first = covered.layers[0];

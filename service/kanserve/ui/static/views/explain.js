@@ -5,7 +5,7 @@ import { dotted } from '../charts/dotted_curve.js';
 import { flow } from '../charts/path.js';
 import { signed, waterfall } from '../charts/waterfall.js';
 import { button, el, heading, labelled, panel, room, select, showError, sized } from '../dom.js';
-import { coverage, edgeNames, headline, interval, notes, paths, story, strongestEdges } from '../explanation.js';
+import { coverage, edgeNames, errorBar, headline, interval, notes, paths, story, strongestEdges } from '../explanation.js';
 import { number } from '../format.js';
 import * as names from '../names.js';
 import { RequestQueue } from '../request_queue.js';
@@ -196,7 +196,7 @@ class Explain {
     this.version ||= ctx.model.model_version;
     toFragment(response.state);
     const told = story(ctx.model, response);
-    this.parts.prediction.replaceChildren(...headline(response, told), ...interval(ctx.model, response), coverage(ctx.model, response));
+    this.parts.prediction.replaceChildren(...headline(response, told), ...interval(ctx.model, response), ...errorBar(response), coverage(ctx.model, response));
     this.#bars(response, told);
     this.#paths(response);
     this.#dots(response);
