@@ -156,7 +156,7 @@ def _error_bars(message: kan.ErrorBars) -> ErrorBars:
         name=message.name,
         sha256=message.sha256,
         rows=message.rows,
-        outside=message.outside,
+        outside=message.rows_outside,
         checked=message.checked,
         missed=message.missed,
         needed=message.needed,

@@ -200,7 +200,7 @@ def _error_bars(section: ErrorBars) -> kan_pb2.ErrorBars:
         name=section.name,
         sha256=section.sha256,
         rows=section.rows,
-        outside=section.outside,
+        rows_outside=section.outside,
         checked=section.checked,
         missed=section.missed,
         needed=section.needed,

@@ -353,13 +353,13 @@ class Intervals(_message.Message):
     def __init__(self, method: _Optional[str] = ..., coverage: _Optional[float] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., rows: _Optional[int] = ..., fitted: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[Intervals.Output, _Mapping]]] = ..., scores: _Optional[str] = ..., threshold: _Optional[float] = ..., size: _Optional[float] = ..., checked: _Optional[float] = ...) -> None: ...
 
 class ErrorBars(_message.Message):
-    __slots__ = ("assumption", "factor", "name", "sha256", "rows", "outside", "checked", "missed", "needed", "median")
+    __slots__ = ("assumption", "factor", "name", "sha256", "rows", "rows_outside", "checked", "missed", "needed", "median")
     ASSUMPTION_FIELD_NUMBER: _ClassVar[int]
     FACTOR_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
-    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_OUTSIDE_FIELD_NUMBER: _ClassVar[int]
     CHECKED_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
     NEEDED_FIELD_NUMBER: _ClassVar[int]
@@ -369,12 +369,12 @@ class ErrorBars(_message.Message):
     name: str
     sha256: str
     rows: int
-    outside: int
+    rows_outside: int
     checked: int
     missed: float
     needed: float
     median: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, assumption: _Optional[str] = ..., factor: _Optional[float] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., rows: _Optional[int] = ..., outside: _Optional[int] = ..., checked: _Optional[int] = ..., missed: _Optional[float] = ..., needed: _Optional[float] = ..., median: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, assumption: _Optional[str] = ..., factor: _Optional[float] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., rows: _Optional[int] = ..., rows_outside: _Optional[int] = ..., checked: _Optional[int] = ..., missed: _Optional[float] = ..., needed: _Optional[float] = ..., median: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Scaler(_message.Message):
     __slots__ = ("kind", "offset", "scale", "range", "name", "sha256")
