@@ -39,6 +39,7 @@ from kanexport.edit.difference import Difference
 from kanexport.edit.operations import EdgeEdit
 from kanexport.errors import ExportError, InvalidKan, OptionError
 from kanexport.ir.model import Kan
+from kanexport.ir.scaling import standardize
 from kanexport.pipeline import Reopened
 
 Array = npt.NDArray[np.float64]
@@ -81,7 +82,7 @@ def edit_version(
     Raises ExportError; then nothing has changed.
     """
     opened = pipeline.reopen(folder)
-    edited = edits.apply(opened.kan, requested)
+    edited = edits.apply(opened.kan, requested, standardize(opened.served.layers[0]))
     report = compare(opened, edited.kan, edited.changes, rows=rows, budget=budget)
     section = edit_section(opened, folder, edited.changes, report, author)
     result = publish_version(

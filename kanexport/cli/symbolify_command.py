@@ -6,6 +6,7 @@ The result of an exported version is a new version. The result of a checkpoint i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +34,12 @@ from kanexport.contract.naming import Names, NamingError
 from kanexport.edit import circuit, difference, library, operations, symbolify
 from kanexport.edit.apply import EXACT as EXACT_FORM
 from kanexport.edit.apply import Change
+from kanexport.edit.edge import Edge, in_units
 from kanexport.edit.symbolify import Replacement, Symbolified
 from kanexport.errors import OptionError
 from kanexport.export_request import Request
 from kanexport.ir.model import Kan
+from kanexport.ir.scaling import standardize
 from kanexport.pipeline import Reopened
 from kanexport.republish import EditResult
 
@@ -129,6 +132,7 @@ def run(args: argparse.Namespace, page: Page | None = None) -> int:
     done = _publish(source, outcome, rows, args)
     result = None if done is None else done.result
     formulas = _formulas(outcome.kan, source.names)
+    outcome = _in_units(source.kan, outcome)
     about = _document(outcome, formulas, len(x), rows_from, result, dry_run=args.dry_run)
     if page is not None:
         page(about if done is None else about | edit_document(done, dry_run=args.dry_run), source.names)
@@ -202,7 +206,8 @@ def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: arg
     opened = source.opened
     if opened is None or not outcome.replaced:
         return None
-    kan, changes = circuit.network(opened.kan, outcome.forms()), tuple(map(_change, outcome.replaced))
+    kan, outcome = circuit.network(opened.kan, outcome.forms()), _in_units(source.kan, outcome)
+    changes = tuple(map(_change, outcome.replaced))
     report = republish.compare(opened, kan, changes, rows=rows, budget=0.0)
     author = user() if args.author is None else args.author
     with tables.bar("exporting") as advance:
@@ -218,6 +223,21 @@ def _publish(source: _Source, outcome: Symbolified, rows: Rows | None, args: arg
             advance=advance,
         )
     return EditResult(result, report)
+
+
+def _in_units(kan: Kan, outcome: Symbolified) -> Symbolified:
+    """The functions and grids for people: of x in the user's units, as in `kanserve edit`."""
+
+    def edge(at: tuple[int, int, int]) -> Edge:
+        return in_units(kan.layers[at[0]], at, standardize(kan.layers[0]))
+
+    def replaced(entry: Replacement) -> Replacement:
+        form, own = entry.form, edge(entry.at)
+        a, b = form.a / own.scale, form.b - form.a * own.offset / own.scale
+        return dataclasses.replace(entry, form=dataclasses.replace(form, a=a, b=b))
+
+    undefined = tuple((at, edge(at).x_of(low), edge(at).x_of(high)) for at, low, high in outcome.undefined)
+    return dataclasses.replace(outcome, replaced=tuple(map(replaced, outcome.replaced)), undefined=undefined)
 
 
 def _change(entry: Replacement) -> Change:

@@ -20,6 +20,7 @@ from kanexport.edit.operations import EdgeEdit
 from kanexport.edit.refit import Fitted
 from kanexport.errors import InvalidKan
 from kanexport.ir.model import EdgeTerm, Kan, Layer
+from kanexport.ir.scaling import Standardize
 
 Array = npt.NDArray[np.float64]
 
@@ -54,13 +55,14 @@ class Edited:
         return tuple(map(_note, self.changes))
 
 
-def apply(kan: Kan, edits: Sequence[EdgeEdit]) -> Edited:
-    """Apply the edits in their order. Raises OptionError for an edge or a value that does not fit the network, and
+def apply(kan: Kan, edits: Sequence[EdgeEdit], scaler: Standardize | None = None) -> Edited:
+    """Apply the edits in their order. `scaler`: of the inputs, if x of the first layer is in the user's units; the
+    network itself is without it. Raises OptionError for an edge or a value that does not fit the network, and
     InvalidKan for an operation that the edge does not support."""
     operations.check(edits)
     changes = []
     for edit in edits:
-        edge = edges.find(kan, edit.edge)
+        edge = edges.find(kan, edit.edge, scaler)
         layer, change = OPERATORS[edit.operation](edge, edit)
         changes.append(change)
         kan = edges.replaced(kan, edge, layer)
@@ -86,8 +88,8 @@ def _what(edge: Edge, edit: EdgeEdit) -> str:
 
 def _to(edge: Edge, edit: EdgeEdit) -> Applied:
     what = _what(edge, edit)
-    layer = edge.only(forms.symbolic(edit.text, edge.source, edge.destination, what=what))
-    forms.check(Edge(layer, edge.at).values, *edge.grid(), what=what)
+    layer = edge.only(edge.of_x(forms.symbolic(edit.text, edge.source, edge.destination, what=what)))
+    forms.check(edge.on(layer).values, *edge.grid(), what=what)
     return layer, Change(edit, EXACT)
 
 
@@ -107,13 +109,13 @@ def _shift(edge: Edge, edit: EdgeEdit) -> Applied:
     if _without_basis(edge):
         layer = edge.layer
         if own is not None:
-            layer = edge.with_symbolic(dataclasses.replace(own, b=own.b - own.a * distance))
+            layer = edge.with_symbolic(dataclasses.replace(own, b=own.b - own.a * distance / edge.scale))
         if edge.numeric:
             moved = tuple(
                 edge.moved(at, distance) if isinstance(term, EdgeTerm) else term for at, term in enumerate(layer.terms)
             )
             layer = dataclasses.replace(layer, terms=moved)
-        forms.check(Edge(layer, edge.at).values, *edge.grid(), what=_what(edge, edit))
+        forms.check(edge.on(layer).values, *edge.grid(), what=_what(edge, edit))
         return layer, Change(edit, EXACT)
     _require_overlap(edge, distance)
     x, weights = refit.grid_points(edge)
@@ -157,7 +159,7 @@ def _clamp(edge: Edge, edit: EdgeEdit) -> Applied:
     own, (low, high) = edge.symbolic, edit.numbers
     if own is not None and not edge.numeric:
         layer = edge.only(forms.clamped(own, low, high))
-        forms.check(Edge(layer, edge.at).values, *edge.grid(), what=_what(edge, edit))
+        forms.check(edge.on(layer).values, *edge.grid(), what=_what(edge, edit))
         return layer, Change(edit, EXACT)
     _require_finite(edge, edit, edge.values(refit.grid_points(edge)[0]))
     return _fitted(edit, refit.clamp(edge, low, high))

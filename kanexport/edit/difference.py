@@ -17,8 +17,9 @@ import numpy.typing as npt
 from kanexport.contract.manifest import Manifest
 from kanexport.contract.sections import NodeBaseline
 from kanexport.edit.apply import Change
-from kanexport.edit.edge import Edge
+from kanexport.edit.edge import in_units
 from kanexport.ir.model import Kan
+from kanexport.ir.scaling import standardize
 from kanexport.verify import float64_reference
 
 Array = npt.NDArray[np.float64]
@@ -60,7 +61,8 @@ class Flips:
 
 @dataclass(frozen=True, slots=True)
 class CurveChange:
-    """Curve of an edited edge at points x over the grid and a bit beyond. Values that are not finite are None.
+    """Curve of an edited edge at points x over the grid and a bit beyond, in the units of `edit.edge`. Values that
+    are not finite are None.
 
     range_before, range_after  lowest and highest value on the grid
     """
@@ -145,7 +147,7 @@ def _flips(old: Array, new: Array, classes: Sequence[str]) -> tuple[Flips, ...]:
 def curve(before: Kan, after: Kan, change: Change) -> CurveChange:
     """The curve of an edited edge in both networks."""
     at = change.edit.edge
-    old, new = (Edge(kan.layers[at[0]], at) for kan in (before, after))
+    old, new = (in_units(kan.layers[at[0]], at, standardize(kan.layers[0])) for kan in (before, after))
     low, high = old.grid()
     room = BEYOND * (high - low)
     x, inside = np.linspace(low - room, high + room, CURVE_POINTS), np.linspace(low, high, 8 * CURVE_POINTS)

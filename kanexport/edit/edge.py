@@ -1,6 +1,7 @@
 """One edge of a network: its curve, its grid, and layers in which it has another form.
 
-The argument of a curve is the value of the source as the edges read it, after the steps of the layer before its edges.
+The argument x of a curve is the value of the source as the edges read it, after the steps of the layer before its
+edges. With a scaler of the inputs, x of the first layer is in the user's units: scale * value + offset.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy.typing as npt
 
 from kanexport.errors import USE_MODULE, InvalidKan, OptionError
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge, Term
+from kanexport.ir.scaling import Standardize
+from kanexport.ir.steps import Clip, Select
 
 Array = npt.NDArray[np.float64]
 
@@ -23,10 +26,12 @@ WITH_TO = "replace the curve by a function with --to"
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Edge of a layer. `at`: (layer, source, destination)."""
+    """Edge of a layer. `at`: (layer, source, destination); `offset`, `scale`: of the scaler, in the user's units."""
 
     layer: Layer
     at: tuple[int, int, int]
+    offset: float = 0.0
+    scale: float = 1.0
 
     @property
     def name(self) -> str:
@@ -64,12 +69,32 @@ class Edge:
     def grid(self) -> tuple[float, float]:
         """The range of the training data, as the basis with most functions has it."""
         low, high = self.layer.support().core
-        return float(low[self.source]), float(high[self.source])
+        return self.x_of(float(low[self.source])), self.x_of(float(high[self.source]))
+
+    def knots(self) -> Array:
+        """[n]: the knots of its source, ascending."""
+        return np.sort(self.offset + self.scale * self.layer.support().points[:, self.source])
+
+    def x_of(self, value: float) -> float:
+        """x for a value of the source that the edge reads."""
+        return self.offset + self.scale * value
+
+    def on(self, layer: Layer) -> Edge:
+        """The same edge on a changed layer."""
+        return dataclasses.replace(self, layer=layer)
+
+    def read(self, x: Array) -> Array:
+        """[n] -> [n]: the values of the source that the edge reads for x."""
+        return (x - self.offset) / self.scale
+
+    def of_x(self, edge: SymbolicEdge) -> SymbolicEdge:
+        """The symbolic edge that reads the source, from one that reads x."""
+        return dataclasses.replace(edge, a=edge.a * self.scale, b=edge.a * self.offset + edge.b)
 
     def design(self, term: Term, x: Array) -> Array:
         """[n] -> [n, K]: the functions of a term on this edge, without coefficients and mask."""
         with np.errstate(all="ignore"):
-            nodes = np.repeat(x[:, None], self.layer.sources, axis=1)
+            nodes = np.repeat(self.read(x)[:, None], self.layer.sources, axis=1)
             for step in term.pre_steps:
                 nodes = step.evaluate(nodes)
             if isinstance(term, EdgeTerm):
@@ -88,7 +113,7 @@ class Edge:
                         total += self.mask * (self.design(term, x) @ coef)
             edge = self.symbolic
             if edge is not None:
-                total += edge.mask * (edge.c * edge.function.evaluate(edge.a * x + edge.b) + edge.d)
+                total += edge.mask * (edge.c * edge.function.evaluate(edge.a * self.read(x) + edge.b) + edge.d)
         return total
 
     def with_symbolic(self, edge: SymbolicEdge | None) -> Layer:
@@ -113,10 +138,10 @@ class Edge:
         return dataclasses.replace(layer, terms=tuple(terms), mask=_set(layer.mask, self._pair, 1.0))
 
     def moved(self, at: int, distance: float) -> EdgeTerm:
-        """Term `at`, an EdgeTerm, with the functions of the edge moved along x."""
+        """Term `at`, an EdgeTerm, with the functions of the edge moved by a distance along x."""
         term = self.layer.terms[at]
         assert isinstance(term, EdgeTerm)
-        centre = term.centre[self.source, self.destination] + distance
+        centre = term.centre[self.source, self.destination] + distance / self.scale
         return dataclasses.replace(term, centre=_set(term.centre, self._pair, centre))
 
     @property
@@ -124,9 +149,10 @@ class Edge:
         return self.source, self.destination
 
 
-def find(kan: Kan, at: Sequence[int]) -> Edge:
-    """The edge (layer, source, destination). Raises OptionError for an edge that the network does not have, or that
-    does not contribute, and InvalidKan for an edge that depends on the whole row."""
+def find(kan: Kan, at: Sequence[int], scaler: Standardize | None = None) -> Edge:
+    """The edge (layer, source, destination). `scaler`: of the inputs, if x is in the user's units. Raises OptionError
+    for an edge that the network does not have, or that does not contribute, and InvalidKan for an edge that depends on
+    the whole row."""
     layer, source, destination = at
     name = ":".join(map(str, at))
     if not 0 <= layer < len(kan.layers):
@@ -154,7 +180,21 @@ def find(kan: Kan, at: Sequence[int]) -> Edge:
             code="edge-inactive",
             hint="edit an edge that contributes, or train the network again with this edge",
         )
-    return Edge(chosen, (layer, source, destination))
+    return in_units(chosen, (layer, source, destination), scaler)
+
+
+def in_units(layer: Layer, at: tuple[int, int, int], scaler: Standardize | None) -> Edge:
+    """The edge of a layer, with x in the user's units if it reads an input of the scaler. x of other edges, and of
+    edges after a step that changes values, is the value that they read."""
+    column = at[1]
+    for step in reversed(layer.pre_steps):
+        if isinstance(step, Select):
+            column = step.indices[column]
+        elif not isinstance(step, Clip | Standardize):
+            return Edge(layer, at)
+    if scaler is None or at[0] != 0:
+        return Edge(layer, at)
+    return Edge(layer, at, float(scaler.offset[column]), float(scaler.scale[column]))
 
 
 def replaced(kan: Kan, edge: Edge, layer: Layer) -> Kan:

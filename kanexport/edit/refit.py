@@ -143,7 +143,7 @@ def _with_bounds(
     solution = bounded.solve(design, of_target(edge.values(x)) * root, form.low, form.high, start)
     layer = edge.with_coefficients(at, form.matrix @ solution, others=False)
     dense = np.linspace(*edge.grid(), CHECKED)
-    after = Edge(layer, edge.at)
+    after = edge.on(layer)
     return _measured(edge, layer, dense, of_target(edge.values(dense))), after.values(dense)
 
 
@@ -168,7 +168,7 @@ def grid_points(edge: Edge) -> tuple[Array, Array]:
     """Gauss points of each interval between the knots of the grid, and their weights, [n] each. A weighted sum
     approximates the mean over the grid."""
     low, high = edge.grid()
-    knots = np.sort(edge.layer.support().points[:, edge.source])
+    knots = edge.knots()
     ends = np.unique(np.concatenate([[low], knots[(knots > low) & (knots < high)], [high]]))
     nodes, weights = np.polynomial.legendre.leggauss(CELL_POINTS)
     half = np.diff(ends)[:, None] / 2
@@ -177,7 +177,7 @@ def grid_points(edge: Edge) -> tuple[Array, Array]:
 
 
 def _measured(edge: Edge, layer: Layer, x: Array, target: Array) -> Fitted:
-    difference = Edge(layer, edge.at).values(x) - target
+    difference = edge.on(layer).values(x) - target
     return Fitted(layer, float(np.abs(difference).max()), float(np.sqrt(np.mean(difference**2))))
 
 

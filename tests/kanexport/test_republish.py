@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,54 @@ def test_the_report_of_a_wide_network_is_fast(hello: Callable[..., Path]) -> Non
     done = edit_version(hello("efficient-kan-digits"), [operations.parse("0:20:3", "clamp", "-0.1:0.1")], budget=0)
     assert done.difference.changed >= 0
     assert done.difference.seconds < 5
+
+
+SCALER = {"mean": [40.0, -3.0], "scale": [12.0, 0.5]}
+
+
+@pytest.fixture
+def scaled(hello: Callable[..., Path], tmp_path: Path) -> Path:
+    """A version whose inputs are in the units of a user."""
+    (tmp_path / "scaler.json").write_text(json.dumps(SCALER))
+    return hello(input_scaler=tmp_path / "scaler.json")
+
+
+@pytest.mark.parametrize(
+    ("edge", "operation", "value", "of_network"),
+    [
+        ("0:1:2", "to", "0.3*sin(2*x)", "0.3*sin(2*(0.5*x - 3))"),
+        ("0:1:2", "to", "x**2 - exp(-x)", "(0.5*x - 3)**2 - exp(-(0.5*x - 3))"),
+        ("0:0:0", "shift", 1.2, 0.1),
+        ("0:0:0", "points", [[34.0, 0.1], [46.0, -0.2]], [[-0.5, 0.1], [0.5, -0.2]]),
+        ("0:0:0", "clamp", "-0.1:0.1", "-0.1:0.1"),
+        ("0:0:0", "monotone", "down", "down"),
+        ("1:0:0", "shift", 0.01, 0.01),
+    ],
+)
+def test_an_edit_is_in_the_units_of_the_inputs(
+    scaled: Path, golden: Golden, tmp_path: Path, edge: str, operation: str, value: Any, of_network: Any
+) -> None:
+    """The same edit of a twin without a scaler has the same outputs for scaled rows."""
+    path, options = golden("pykan-hello-adapted")
+    twin = export(Request(path=path, repository=tmp_path / "twin", name="hello", options=options)).directory
+    edited = edit_version(scaled, [operations.parse(edge, operation, value)], budget=0)
+    plain = edit_version(twin, [operations.parse(edge, operation, of_network)], budget=0)
+    z = np.random.default_rng(2).uniform(-0.9, 0.9, (64, 2))
+    x = z * SCALER["scale"] + SCALER["mean"]
+    np.testing.assert_allclose(
+        outputs(edited.result.directory, x), outputs(plain.result.directory, z), rtol=2e-4, atol=2e-5
+    )
+    (own,), (other,) = (done.difference.curves for done in (edited, plain))
+    scale, offset = (12.0, 40.0) if edge == "0:0:0" else (0.5, -3.0) if edge == "0:1:2" else (1.0, 0.0)
+    np.testing.assert_allclose(own.x, np.array(other.x) * scale + offset, rtol=1e-9)
+    np.testing.assert_allclose(own.grid, np.array(other.grid) * scale + offset, rtol=1e-9)
+    np.testing.assert_allclose(own.before, other.before, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(own.after, other.after, rtol=1e-6, atol=1e-9)
+    assert own.error_max == pytest.approx(other.error_max, rel=1e-6, abs=1e-12)
+
+
+def test_messages_have_the_units_of_the_inputs(scaled: Path) -> None:
+    with pytest.raises(ExportError, match=r"the point x = 0.5 is outside the grid 28\.\d+ to 51\.\d+"):
+        edit_version(scaled, [operations.parse("0:0:0", "points", [[0.5, 0.1]])], budget=0)
+    with pytest.raises(ExportError, match=r"--shift 40 moves its curve off the grid 28\.\d+ to 51\.\d+"):
+        edit_version(scaled, [operations.parse("0:0:0", "shift", 40)], budget=0)

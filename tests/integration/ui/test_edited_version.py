@@ -10,8 +10,9 @@ import pytest
 
 from kanexport.edit.operations import parse
 from kanexport.republish import edit_version
-from tests.integration.ui.conftest import Seen, watched
+from tests.integration.ui.conftest import GOLDEN, Seen, watched
 from tests.support import token_files
+from tests.support.command_line import program
 from tests.support.server_process import serving
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,34 @@ def test_the_form_of_an_edge_previews_and_saves(browser: Any, repository: Path, 
         page.get_by_text("clamp 0.2:0.4 (exact), from version 1 by admin").wait_for()
         assert page.locator("#version option").all_inner_texts() == ["Default (v1)", "v1", "v2"]
         context.close()
+    assert seen.harm() == []
+
+
+def test_the_form_has_the_units_of_the_inputs(browser: Any, tmp_path: Path, seen: Seen) -> None:
+    (tmp_path / "scaler.json").write_text('{"mean": [40, -3], "scale": [12, 0.5]}')
+    case, models = GOLDEN / "pykan-hello-adapted" / "model", tmp_path / "models"
+    named = ("--features", "age,width", "--input-scaler", tmp_path / "scaler.json")
+    done = program("export", case, "--repository", models, "--name", "hello", *named)
+    assert done.returncode == 0, done.stderr
+    with serving(models, transport="asgi", allow_edits=True) as server:
+        own = f"http://{server.http}/"
+        context = browser.new_context(base_url=own)
+        page = watched(context, own, seen)
+        page.set_default_timeout(60_000)
+        page.goto("ui/hello/edge/0/0/0")
+        page.get_by_text("x is age. An edit is a new version").wait_for()
+        form = page.get_by_role("form", name="Edit of edge 0:0:0")
+        form.get_by_label("Operation").select_option("points")
+        form.get_by_role("textbox").fill("0.5, 0.1")
+        form.get_by_role("button", name="Preview").click()
+        page.locator("#edit-trouble").filter(has_text="x = 0.5 is outside the grid 28").wait_for()
+        form.get_by_role("textbox").fill("34, 0.1\n46, -0.2")
+        form.get_by_role("button", name="Preview").click()
+        page.locator("main").get_by_text("points 2 points (fitted").wait_for()
+        texts = page.locator("svg[aria-label*='before and after points'] text").all_text_contents()
+        assert {"age", "40"} <= set(texts)
+        context.close()
+    seen.expected.append("400")
     assert seen.harm() == []
 
 

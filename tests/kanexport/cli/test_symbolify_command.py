@@ -88,7 +88,12 @@ def test_the_scalers_of_a_version(hello: Path, tmp_path: Path, capsys: pytest.Ca
     np.save(tmp_path / "rows.npy", x)
     folder = tmp_path / "models" / "hello"
     assert run(folder, "--tolerance", "1e-2", "--rows", tmp_path / "rows.npy", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["error"] < 1e-2
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"] < 1e-2
+    square = {entry["edge"]: entry["expression"] for entry in document["replaced"]}["0:1:0"]
+    assert [eval(square, {"x": width}) for width in (20.0, 24.0, 18.0)] == pytest.approx([0, 1, 0.25], abs=1e-3)
+    edges = {edge.text for edge in manifest.load(folder / "2").edit.edges}
+    assert f"edge 0:1:0 to {square}" in edges
     y = float64_reference.evaluate(pipeline.reopen(folder / "2").served, x).y[:, 0]
     assert y == pytest.approx(np.exp(np.sin(np.pi * X[:, 0]) + X[:, 1] ** 2), rel=1e-5)
 

@@ -1,7 +1,7 @@
 // Form that edits one edge: it previews the curve before and after the edit, and saves the edit as a new version.
 
 import { ApiError, pause } from './api.js';
-import { editChart } from './charts/edge.js';
+import { editChart, units } from './charts/edge.js';
 import { button, el, labelled, panel, reason, room, select, sized } from './dom.js';
 import { count, number } from './format.js';
 import * as names from './names.js';
@@ -71,7 +71,7 @@ export function edgeEdit(view) {
 class EdgeEdit {
   constructor(view) {
     const { ctx: { model }, layer, source, ends, at } = view;
-    Object.assign(this, { view, left: new AbortController(), previewed: '', busy: false });
+    Object.assign(this, { view, left: new AbortController(), previewed: '', busy: false, x: units(layer, source) ? ends[0] : 'x' });
     this.path = `v1/kan/models/${encodeURIComponent(model.model_name)}/versions/${encodeURIComponent(model.model_version)}/edits`;
     this.fields = el('span', { class: 'row' });
     this.trouble = el('p', { class: 'alarm', role: 'alert', id: 'edit-trouble' });
@@ -81,7 +81,7 @@ class EdgeEdit {
     this.operation = select(Object.entries(OPERATIONS).map(([name, { title }]) => [name, title]), 'to', () => this.#choose());
     this.node = panel('Edit this edge', {
       tools: this.tools,
-      note: `x is ${names.valueOfSource(layer, source, ends[0])}. An edit is a new version of the model. It does not change version ${model.model_version}.`,
+      note: `x is ${this.x === 'x' ? `the value that the edge reads, after the steps before layer ${at}` : this.x}. An edit is a new version of the model. It does not change version ${model.model_version}.`,
     }, el('form', {
       'aria-label': `Edit of edge ${at}:${source}:${view.destination}`, novalidate: true,
       oninput: () => this.#changed(), onsubmit: (event) => { event.preventDefault(); this.#send(true); },
@@ -170,7 +170,7 @@ class EdgeEdit {
       place, el('p', {}, words), notes.map((note) => el('p', { class: 'quiet' }, note)),
     ].flat().filter(Boolean));
     const draw = () => place.replaceChildren(editChart({
-      curve, names: ['x', unit === 1 ? ends[1] : `${ends[1]}, scaled`], what: edit.edges[0].operation, width: room(place),
+      curve, names: [this.x, unit === 1 ? ends[1] : `${ends[1]}, scaled`], what: edit.edges[0].operation, width: room(place),
     }));
     this.resized?.();
     draw();

@@ -170,7 +170,7 @@ export function grids(layer, source) {
 }
 
 /** A function from values that the edges of a source read to the units of its node; null if they are not in proportion. */
-function units(layer, source) {
+export function units(layer, source) {
   const [first, ...rest] = layer.pre_steps ?? [];
   const scaled = first?.kind === 'standardize';
   if ((first && !scaled && !SAME.has(first.kind)) || rest.some((step) => !SAME.has(step.kind))) return null;
