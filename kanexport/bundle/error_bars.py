@@ -107,7 +107,7 @@ def measure(
         return NO_ERROR_BARS, ()
     data, outside = _data(rows, wanted.factor, certificate, lowered, signature, names)
     inputs, outputs = data.bounds.shape
-    few = data.some(min(CANDIDATES, max(1, CANDIDATE_NUMBERS // inputs)))
+    few = data.some(min(CANDIDATES, max(1, CANDIDATE_NUMBERS // (inputs + outputs))))
     chosen = _chosen(few, wanted.factor, min(ANCHORS, max(1, ANCHOR_NUMBERS // (inputs + outputs))))
     section = ErrorBars(
         name=rows.name,
@@ -118,7 +118,7 @@ def measure(
         x=tuple(tuple(row) for row in few.x[chosen].tolist()),
         errors=tuple(tuple(row) for row in few.errors[chosen].tolist()),
     )
-    most = min(CHECKED, max(2, math.isqrt(PAIR_NUMBERS // inputs)))
+    most = min(CHECKED, max(2, math.isqrt(PAIR_NUMBERS // (inputs + outputs))))
     return _noted(_checked(section, data.some(most), certificate))
 
 
@@ -184,7 +184,7 @@ def _checked(section: ErrorBars, data: _Data, certificate: CertificateInfo) -> E
     if count < 2:
         return section
     missed, bars, needed = 0, [], 0.0
-    step = max(1, error_bars.NUMBERS // data.x.size)
+    step = max(1, error_bars.NUMBERS // (data.x.size + data.targets.size))
     for at in range(0, count, step):
         part = slice(at, at + step)
         apart = error_bars.distances(data.exact[part], data.exact, data.bounds)

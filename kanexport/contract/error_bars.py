@@ -49,9 +49,9 @@ class Bars:
         self._x, self._errors = np.array(section.x), np.array(section.errors)
 
     @property
-    def rows(self) -> int:
-        """The number of stored rows."""
-        return len(self._x)
+    def numbers(self) -> int:
+        """The numbers that are computed for one row: k * (n + m)."""
+        return self._x.size + self._errors.size
 
     def inside(self, x: Floats) -> NDArray[np.bool_]:
         """Flags [B] of the rows x [B, n] in the certified box. A row with NaN is not in it."""
@@ -66,7 +66,7 @@ class Bars:
         rows = np.asarray(x, np.float64).reshape(len(x), len(self._low))
         sums = np.full((len(rows), len(self._slack)), np.inf)
         within = np.flatnonzero(self.inside(rows))
-        step = max(1, NUMBERS // self._x.size)
+        step = max(1, NUMBERS // self.numbers)
         for at in range(0, len(within), step):
             part = within[at : at + step]
             bounds = self._errors + distances(rows[part], self._x, self._slopes)

@@ -19,7 +19,7 @@ from kanserve.models.model import Model
 from kanserve.services import intervals, validation
 from kanserve.types import Array, InferRequest, ModelInfo, OutputTensor, ParameterValue
 
-LARGE = 2**16  # differences between rows and stored rows; more are computed off the event loop
+LARGE = 2**16  # numbers; more are computed off the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,6 @@ async def of_rows(model: Model, rows: Mapping[str, Array], outputs: Sequence[int
 async def _values(model: Model, feeds: Mapping[str, Array]) -> NDArray[np.float32]:
     """The error bars [B, m]."""
     own, x = bars(model), feeds[model.info.inputs[0].name]
-    if x.size * own.rows > LARGE:
+    if len(x) * own.numbers > LARGE:
         return await asyncio.to_thread(own.of, x)
     return own.of(x)

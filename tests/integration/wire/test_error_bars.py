@@ -46,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
     for name, noise in (("exact", 0.0), ("noisy", 2.0)):
         np.savez(root / f"{name}.npz", x=x, y=y + noise * RNG.normal(size=400))
-        fields: dict[str, Any] = {"certification": CertifyOptions(budget=1.0), "options": case.options}
+        fields: dict[str, Any] = {"certification": CertifyOptions(budget=30), "options": case.options}
         fields["error_bars"] = error_bars.options(root / f"{name}.npz", enabled=True, certify=True)
         if noise:
             fields["intervals"] = calibration.options(root / f"{name}.npz", 0.9)
