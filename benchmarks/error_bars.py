@@ -32,8 +32,9 @@ from rich.progress import track
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
+from benchmarks import interval_coverage as common  # noqa: E402 - as above
 from benchmarks import pages  # noqa: E402 - after the path is set
-from benchmarks.interval_coverage import CALIBRATION, COVERAGE, SETS, TESTING, TRAINING, DataSet, trained  # noqa: E402
+from benchmarks.interval_coverage import CALIBRATION, COVERAGE, TESTING, TRAINING, DataSet  # noqa: E402 - as above
 from kanexport.bundle import baseline, calibration, error_bars  # noqa: E402 - as above
 from kanexport.bundle.certification import CertifyOptions  # noqa: E402 - as above
 from kanexport.contract.error_bars import Bars  # noqa: E402 - as above
@@ -91,7 +92,7 @@ def measured(data: DataSet, true: Callable[[Rows], Any], seed: int, *, noise: bo
     x, y = data.draw(rng, TRAINING + CALIBRATION + TESTING)
     y = y if noise else true(x)
     parts = np.split(np.arange(len(x)), [TRAINING, TRAINING + CALIBRATION])
-    network = trained(data, seed, x[parts[0]], y[parts[0]])
+    network = common.trained(data, seed, x[parts[0]], y[parts[0]])
     with tempfile.TemporaryDirectory() as folder:
         whole, predicted = exported(Path(folder), network, x[parts[1]], y[parts[1]], x[parts[2]])
     bars = Bars(whole.error_bars, whole.certificate).of(x[parts[2]].astype(np.float32))[:, 0]
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="write the table into the page")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = tuple(zip(SETS, TRUE, strict=False))
+    pairs = tuple(zip(common.SETS, TRUE, strict=False))
     results = [asdict(measure(*pair, args.seeds, noise=noise)) for pair in pairs for noise in (False, True)]
     machine = f"{os.cpu_count()} shared cores, {platform.machine().replace('_', '-')}"
     about = (

@@ -1,5 +1,5 @@
-"""Further columns of a result: the largest contributions, coverage, prediction intervals, and the flag of rows out of
-range."""
+"""Further columns of a result: the largest contributions, coverage, prediction intervals, error bars, and the flag of
+rows out of range."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kanexport.contract.error_bars import Bars
 from kanexport.contract.sections import LAC
 from kanserve.analysis import intervals
 from kanserve.analysis.coverage import Zone
 from kanserve.batch.columns import arrow
 from kanserve.batch.folder import Version, sizes
 from kanserve.insight.statistics import Nodes
+from kanserve.services import error_bars
 from kanserve.services.intervals import Reliability, section
 from kanserve.types import Array
 
@@ -198,6 +200,28 @@ class PredictionIntervals:
             f"the rows drifted from the baseline: the largest PSI is {ratio:.3g} times its no-drift threshold, so the "
             "coverage of the intervals may be lower",
         )
+
+
+class ErrorBarColumns:
+    """Error bar of each number of the output; infinite for a row outside of the certified box."""
+
+    def __init__(self, version: Version) -> None:
+        """Raises FailedPrecondition for a model without error bars."""
+        self.note = error_bars.note(error_bars.section(version.info))
+        self._bars = Bars(version.manifest.error_bars, version.manifest.certificate)
+        self._names = version.names.columns(sizes(version))[version.info.outputs[0].name]
+        self._input = version.info.inputs[0].name
+
+    @property
+    def fields(self) -> list[Any]:
+        """See `Extra.fields`."""
+        pa = arrow()
+        return [pa.field(f"{name}_error_bar", pa.float32()) for name in self._names]
+
+    def arrays(self, scored: Scored) -> list[Any]:
+        """See `Extra.arrays`."""
+        values = self._bars.of(scored.feeds[self._input])
+        return [arrow().array(column) for column in np.ascontiguousarray(values.T)]
 
 
 class Flag:

@@ -16,7 +16,15 @@ from kanexport.contract.cli.suggest import advice
 from kanexport.contract.sections import FLAG, REJECT
 from kanserve.batch import columns, folder
 from kanserve.batch.columns import Block, Reader, Selection, TableError, arrow
-from kanserve.batch.extras import Contributions, Extra, Flag, InputCoverage, PredictionIntervals, Scored
+from kanserve.batch.extras import (
+    Contributions,
+    ErrorBarColumns,
+    Extra,
+    Flag,
+    InputCoverage,
+    PredictionIntervals,
+    Scored,
+)
 from kanserve.errors import BadRequest
 from kanserve.services.intervals import Reliability
 from kanserve.types import DTYPES, NUMPY_DTYPES, Array
@@ -33,6 +41,7 @@ class Options:
     explain_top_k: int = 0
     coverage: bool = False
     intervals: bool = False
+    error_bars: bool = False
     non_finite: str = ERROR
 
 
@@ -73,6 +82,7 @@ class Scorer:
         explain_top_k: int = 0,
         coverage: bool = False,
         intervals: bool = False,
+        error_bars: bool = False,
         non_finite: str = ERROR,
         check: bool = True,
     ) -> None:
@@ -83,6 +93,7 @@ class Scorer:
         explain_top_k  add the inputs with the largest contributions to the output, or to the largest of several outputs
         coverage       add how many inputs are out of range, and the farthest one
         intervals      add prediction intervals, or sets of classes
+        error_bars     add error bars, infinite for rows outside of the certified box
         non_finite     "error" rejects NaN and infinities, "pass" scores them as the model computes them
         check          run the load check in a sandboxed process first
 
@@ -95,6 +106,7 @@ class Scorer:
             explain_top_k=explain_top_k,
             coverage=coverage,
             intervals=intervals,
+            error_bars=error_bars,
             non_finite=non_finite,
         )
         self.model = folder.load(Path(path), version, check=check)
@@ -137,6 +149,8 @@ class Scorer:
             extras.append(InputCoverage(self.model))
         if options.intervals:
             extras.append(PredictionIntervals(self.model))
+        if options.error_bars:
+            extras.append(ErrorBarColumns(self.model))
         if self._policy == FLAG:
             extras.append(Flag())
         return extras
@@ -153,6 +167,11 @@ class Scorer:
         """Whether the prediction intervals so far are reliable; None without intervals."""
         states = (extra.reliability() for extra in self._extras if isinstance(extra, PredictionIntervals))
         return next(states, None)
+
+    @property
+    def error_bar_note(self) -> str:
+        """The assumption of the error bars, and how calibration rows contradict it; empty without error bars."""
+        return next((extra.note for extra in self._extras if isinstance(extra, ErrorBarColumns)), "")
 
     def select(self, schema: Any) -> Selection:
         """The columns of a table with this pyarrow schema that the model reads. Raises TableError."""

@@ -85,6 +85,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "set (default: off)",
     )
     parser.add_argument(
+        "--error-bars",
+        action="store_true",
+        help="add the error bar of each output, of a model that was exported with --error-bars; inf for a row outside "
+        "of the certified box (default: off)",
+    )
+    parser.add_argument(
         "--threads", type=_threads, default=_cores(), metavar="N", help="compute threads (default: one per core)"
     )
     parser.add_argument(
@@ -111,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
                 explain_top_k=args.explain_top_k,
                 coverage=args.coverage,
                 intervals=args.intervals,
+                error_bars=args.error_bars,
                 non_finite=args.non_finite,
             )
             inputs = files.inputs(args.input, tuple(tables.SUFFIXES))
@@ -157,6 +164,8 @@ def _print(args: argparse.Namespace, scorer: Scorer, summary: Summary) -> None:
     state = scorer.reliability
     if state is not None and state.note:
         note(f"{'warning: ' * (state.reliable is False)}{state.note}")
+    if scorer.error_bar_note:
+        note(f"error bars: {scorer.error_bar_note}")
     rate = summary.rows / max(summary.seconds, 1e-9)
     parts = [f"{summary.rows:,} rows in {summary.files} file{'s' * (summary.files != 1)}"]
     parts.append(f"{summary.seconds:.1f} s, {rate:,.0f} rows/s" if summary.files else "nothing to do")
@@ -186,6 +195,7 @@ def document(args: argparse.Namespace, scorer: Scorer, summary: Summary) -> dict
         "columns_by_position": summary.by_position,
         "intervals_reliable": None if state is None else state.reliable,
         "intervals_note": "" if state is None else state.note,
+        "error_bars_note": scorer.error_bar_note,
         "seconds": round(summary.seconds, 3),
         "rows_per_second": round(summary.rows / max(summary.seconds, 1e-9), 1),
     }

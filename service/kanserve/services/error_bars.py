@@ -85,12 +85,14 @@ async def tensor(model: Model, feeds: Mapping[str, Array]) -> tuple[OutputTensor
     return output, [*_parameters(section(info)), (f"{NAME}_unbounded_rows", outside)]
 
 
+def note(own: ErrorBars) -> str:
+    """The assumption, and how the calibration rows contradict it."""
+    return f"assumption: {own.assumption}{'; ' if own.contradicted else ''}{own.contradiction}"
+
+
 def _parameters(own: ErrorBars) -> list[tuple[str, ParameterValue]]:
-    note = f"assumption: {own.assumption}"
-    facts: list[tuple[str, ParameterValue]] = [(f"{NAME}_factor", own.factor)]
-    if own.contradicted:
-        return [*facts, (f"{NAME}_reliable", False), (f"{NAME}_note", f"{note}; {own.contradiction}")]
-    return [*facts, (f"{NAME}_note", note)]
+    facts: list[tuple[str, ParameterValue]] = [(f"{NAME}_factor", own.factor), (f"{NAME}_note", note(own))]
+    return [*facts, (f"{NAME}_reliable", False)] if own.contradicted else facts
 
 
 async def of_rows(model: Model, rows: Mapping[str, Array], outputs: Sequence[int]) -> RowErrorBars | None:

@@ -9,13 +9,16 @@ import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from kanexport.bundle import calibration
+from kanexport.bundle import calibration, error_bars
+from kanexport.bundle.certification import CertifyOptions
 from kanexport.contract import manifest as contract
+from kanexport.contract.error_bars import Bars
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import FLAG, REJECT, CertificateInfo, Edit, EditedEdge
 from kanexport.pipeline import Request, export
@@ -252,3 +255,24 @@ def test_prediction_intervals_are_those_of_the_served_model(tmp_path: Path) -> N
     assert "drifted from the baseline" in far.reliability.note
     with pytest.raises(FailedPrecondition, match="has no prediction intervals"):
         Scorer(tmp_path / "plain", intervals=True, check=False)
+
+
+def test_error_bars_are_those_of_the_manifest(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).uniform(-0.9, 0.9, (100, 2))
+    np.savez(tmp_path / "rows.npz", x=x, y=x[:, 0])
+    checkpoint = GOLDEN / "pykan-hello-adapted" / "model"
+    bars = error_bars.options(tmp_path / "rows.npz", enabled=True, certify=True)
+    fields: dict[str, Any] = {"certification": CertifyOptions(budget=30), "error_bars": bars}
+    whole = export(Request(path=checkpoint, repository=tmp_path, name="barred", **fields)).manifest
+    scorer = Scorer(tmp_path / "barred", error_bars=True, check=False)
+    rows = np.array([[0.1, 0.2], [0.5, -0.7], [9, 0]], np.float32)
+    result = scorer(table(rows, ("x0", "x1")))
+    assert result.schema.names == ["y0", "y0_error_bar"]
+    expected = Bars(whole.error_bars, whole.certificate).of(rows)
+    np.testing.assert_array_equal(columns(result, "y0_error_bar"), expected)
+    assert np.isinf(expected[2]).all()
+    assert scorer.error_bar_note.startswith("assumption: the true function is no steeper")
+    assert Scorer(tmp_path / "barred", check=False).error_bar_note == ""
+    export(Request(path=checkpoint, repository=tmp_path, name="plain"))
+    with pytest.raises(FailedPrecondition, match="has no error bars"):
+        Scorer(tmp_path / "plain", error_bars=True, check=False)
