@@ -68,6 +68,14 @@ class OpenedVersion:
     graphs: tuple[LayerGraph, ...]
 
 
+def bars_for(manifest: Manifest | None, device: str) -> Bars | None:
+    """The error bars of a version; None without them, and on other devices than a CPU, which a certificate does not
+    cover."""
+    if manifest is None or not manifest.error_bars or device != "cpu":
+        return None
+    return Bars(manifest.error_bars, manifest.certificate)
+
+
 @dataclass(frozen=True, slots=True)
 class Loader:
     """Loader of models with one backend, for the device and within the limits of the settings."""
@@ -98,8 +106,7 @@ class Loader:
         self._guard_border(model, info)
         self._watch(model, info, session)
         self._watch_certificate(model, info)
-        if bundle.manifest is not None and bundle.manifest.error_bars and settings.device == "cpu":
-            model.error_bars = Bars(bundle.manifest.error_bars, bundle.manifest.certificate)
+        model.error_bars = bars_for(bundle.manifest, settings.device)
         return model
 
     def _opened(self, bundle: Bundle, current: ServingVersion | None) -> tuple[ModelInfo, Session, ExecutionPlan]:
