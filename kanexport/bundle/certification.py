@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,13 @@ from kanexport.contract.sections import (
     DIRECTIONS,
     FLAG,
     GRID_BOX,
+    NEITHER,
     NO_CERTIFICATE,
     PAIRS,
+    POINT_PAIRS,
     REJECT,
     CertificateInfo,
+    Witness,
 )
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.ir.model import Kan
@@ -148,7 +152,7 @@ def measure(options: CertifyOptions, kan: Kan, names: Names) -> CertificateInfo:
 
 def section(options: CertifyOptions, result: Certificate) -> CertificateInfo:
     """The section of the manifest. `result`: for the box of the options."""
-    rows = options.rows
+    rows, few = options.rows, len(result.low) * len(result.y_low) <= POINT_PAIRS
     return CertificateInfo(
         method=certificate.METHOD,
         box=GRID_BOX if rows is None else rows.name,
@@ -167,7 +171,20 @@ def section(options: CertifyOptions, result: Certificate) -> CertificateInfo:
         lipschitz=tuple(map(_numbers, result.lipschitz)),
         assumptions=certificate.ASSUMPTIONS,
         range_check=options.range_check,
+        at_low=tuple(map(_numbers, result.at_low)) if few else (),
+        at_high=tuple(map(_numbers, result.at_high)) if few else (),
+        witnesses=tuple(_witnesses(result)) if few else (),
     )
+
+
+def _witnesses(result: Certificate) -> Iterator[Witness]:
+    """The steps of each pair without a direction."""
+    seen = result.witnesses
+    for i, row in enumerate(result.direction):
+        for o, word in enumerate(row):
+            if word == NEITHER:
+                rises, falls = ((*_numbers(pair[0]), float(pair[1, i])) for pair in (seen.up[i, o], seen.down[i, o]))
+                yield Witness(input=i, output=o, rises=rises, falls=falls)
 
 
 def _numbers(values: Array) -> tuple[float, ...]:

@@ -6,8 +6,10 @@ Standard library only."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from kanexport.contract.serialization import OPTIONAL
 
 # Forms of a branch: int8 sums, only its weights quantized, or unchanged. INT8 and FP16_WEIGHTS are values of
 # --quantize.
@@ -237,7 +239,27 @@ EXCHANGEABLE = (
 INCREASING, DECREASING, NEITHER, UNDECIDED = "increasing", "decreasing", "neither", "undecided"
 DIRECTIONS = (UNDECIDED, INCREASING, DECREASING, NEITHER)  # by their number in a manifest
 PAIRS = 2**16  # of an input and an output, in one certificate at most
+POINT_PAIRS = 64  # of an input and an output, up to which a certificate has rows
 GRID_BOX = "grid"  # name of the box that is the training grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """Evidence for the direction NEITHER of an output in an input. Each step is a row [n] and, as its last number, the
+    value of the input in a second row, which has the other numbers of the first one.
+
+    rises, falls  [n + 1]: a step at which the output rises, and one at which it falls
+    """
+
+    input: int
+    output: int
+    rises: tuple[float, ...]
+    falls: tuple[float, ...]
+
+    def pair(self, step: tuple[float, ...]) -> tuple[list[float], list[float]]:
+        """The two rows of a step."""
+        *row, to = step
+        return row, [to if at == self.input else value for at, value in enumerate(row)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +279,8 @@ class CertificateInfo:
     lipschitz    [n][m]: an output changes by at most this per unit of the input
     assumptions  conditions under which the certificate holds, one sentence each
     range_check  True if FLAG and REJECT check the box, and not the range of the training
+    at_low, at_high  [m][n]: rows with the found outputs; empty above POINT_PAIRS
+    witnesses    one for each pair with the direction NEITHER; empty above POINT_PAIRS
     """
 
     method: str = ""
@@ -276,6 +300,9 @@ class CertificateInfo:
     lipschitz: tuple[tuple[float, ...], ...] = ()
     assumptions: tuple[str, ...] = ()
     range_check: bool = False
+    at_low: tuple[tuple[float, ...], ...] = field(default=(), metadata=OPTIONAL)
+    at_high: tuple[tuple[float, ...], ...] = field(default=(), metadata=OPTIONAL)
+    witnesses: tuple[Witness, ...] = field(default=(), metadata=OPTIONAL)
 
     def __bool__(self) -> bool:
         return bool(self.method)

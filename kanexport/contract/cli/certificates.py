@@ -8,7 +8,7 @@ from typing import Any
 from kanexport.contract.cli.console import say
 from kanexport.contract.cli.tables import Table
 from kanexport.contract.naming import Names, listed
-from kanexport.contract.sections import CertificateInfo
+from kanexport.contract.sections import CertificateInfo, Witness
 
 RANGES = ("certified low", "found low", "found high", "certified high", "certified / found")
 NO_EFFECT = "no effect"
@@ -17,6 +17,7 @@ NO_EFFECT = "no effect"
 def document(info: CertificateInfo, names: Names) -> dict[str, Any]:
     """The certificate of a manifest as JSON, with the fields of `kanserve certify --json` and the origin of the box."""
     outputs, inputs = range(len(info.output_low)), range(len(info.low))
+    seen = {(own.input, own.output): own for own in info.witnesses}
     return {
         "box": {"low": list(info.low), "high": list(info.high), "name": info.box, "sha256": info.sha256},
         "outputs": [
@@ -26,12 +27,18 @@ def document(info: CertificateInfo, names: Names) -> dict[str, Any]:
                 "high": info.output_high[at],
                 "found_low": info.found_low[at],
                 "found_high": info.found_high[at],
+                **({"at_low": list(info.at_low[at]), "at_high": list(info.at_high[at])} if info.at_low else {}),
                 "float32_slack": info.slack[at],
             }
             for at in outputs
         ],
         "monotone": [
-            {"input": names.feature(i), "output": names.output(o), "direction": info.direction(i, o)}
+            {
+                "input": names.feature(i),
+                "output": names.output(o),
+                "direction": info.direction(i, o),
+                **_pairs(seen.get((i, o))),
+            }
             for i in inputs
             for o in outputs
         ],
@@ -47,6 +54,11 @@ def document(info: CertificateInfo, names: Names) -> dict[str, Any]:
         "seconds": info.seconds,
         "range_check": info.range_check,
     }
+
+
+def _pairs(own: Witness | None) -> dict[str, Any]:
+    """The pairs of rows that show the direction "neither"."""
+    return {} if own is None else {"rises": list(own.pair(own.rises)), "falls": list(own.pair(own.falls))}
 
 
 def show(info: CertificateInfo, names: Names, *, of: str = "") -> None:

@@ -6,7 +6,7 @@ This module is the inverse of `grpc_api/model_codec.py`, which a client installa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from kanexport.contract.sections import (
     OutputInterval,
     Scaler,
     Scalers,
+    Witness,
 )
 from kanserve.pb import kan_pb2 as kan
 from kanserve.types import Description, TensorInfo
@@ -125,7 +126,27 @@ def _certificate(message: kan.Certificate) -> CertificateInfo:
         lipschitz=tuple(tuple(effect.lipschitz for effect in row) for row in rows),
         assumptions=tuple(message.assumptions),
         range_check=message.range_check,
+        at_low=_rows(message.outputs, "at_low"),
+        at_high=_rows(message.outputs, "at_high"),
+        witnesses=tuple(_witnesses(message.effects)),
     )
+
+
+def _witnesses(effects: Iterable[kan.Certificate.Effect]) -> Iterator[Witness]:
+    """The evidence of the effects that have one."""
+    for own in effects:
+        if own.HasField("rises") and own.HasField("falls"):
+            yield Witness(input=own.input, output=own.output, rises=_step(own.rises), falls=_step(own.falls))
+
+
+def _rows(outputs: Iterable[kan.Certificate.Output], name: str) -> tuple[tuple[float, ...], ...]:
+    """A row of each output, or none if the certificate has none."""
+    rows = tuple(tuple(getattr(output, name)) for output in outputs)
+    return rows if all(rows) else ()
+
+
+def _step(message: kan.Certificate.Step) -> tuple[float, ...]:
+    return (*message.row, message.to)
 
 
 def _direction(word: str) -> int:

@@ -174,10 +174,17 @@ def _certificate(stored: CertificateInfo, names: Names, *, effects: bool) -> kan
             found_low=stored.found_low[at],
             found_high=stored.found_high[at],
             float32_slack=stored.slack[at],
+            at_low=stored.at_low[at] if stored.at_low else (),
+            at_high=stored.at_high[at] if stored.at_high else (),
         )
     for i, bounds in enumerate(stored.lipschitz if effects else ()):
         for o, bound in enumerate(bounds):
             message.effects.add(input=i, output=o, direction=stored.direction(i, o), lipschitz=bound)
+    for witness in stored.witnesses if effects else ():
+        effect = message.effects[witness.input * len(stored.output_low) + witness.output]
+        for step, numbers in ((effect.rises, witness.rises), (effect.falls, witness.falls)):
+            step.row.extend(numbers[:-1])
+            step.to = numbers[-1]
     return message
 
 

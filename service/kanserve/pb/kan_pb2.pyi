@@ -225,31 +225,46 @@ class GetCertificatesResponse(_message.Message):
 class Certificate(_message.Message):
     __slots__ = ("method", "box", "sha256", "low", "high", "outputs", "effects", "assumptions", "boxes", "budget", "seconds", "range_check")
     class Output(_message.Message):
-        __slots__ = ("name", "low", "high", "found_low", "found_high", "float32_slack")
+        __slots__ = ("name", "low", "high", "found_low", "found_high", "float32_slack", "at_low", "at_high")
         NAME_FIELD_NUMBER: _ClassVar[int]
         LOW_FIELD_NUMBER: _ClassVar[int]
         HIGH_FIELD_NUMBER: _ClassVar[int]
         FOUND_LOW_FIELD_NUMBER: _ClassVar[int]
         FOUND_HIGH_FIELD_NUMBER: _ClassVar[int]
         FLOAT32_SLACK_FIELD_NUMBER: _ClassVar[int]
+        AT_LOW_FIELD_NUMBER: _ClassVar[int]
+        AT_HIGH_FIELD_NUMBER: _ClassVar[int]
         name: str
         low: float
         high: float
         found_low: float
         found_high: float
         float32_slack: float
-        def __init__(self, name: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., found_low: _Optional[float] = ..., found_high: _Optional[float] = ..., float32_slack: _Optional[float] = ...) -> None: ...
+        at_low: _containers.RepeatedScalarFieldContainer[float]
+        at_high: _containers.RepeatedScalarFieldContainer[float]
+        def __init__(self, name: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., found_low: _Optional[float] = ..., found_high: _Optional[float] = ..., float32_slack: _Optional[float] = ..., at_low: _Optional[_Iterable[float]] = ..., at_high: _Optional[_Iterable[float]] = ...) -> None: ...
+    class Step(_message.Message):
+        __slots__ = ("row", "to")
+        ROW_FIELD_NUMBER: _ClassVar[int]
+        TO_FIELD_NUMBER: _ClassVar[int]
+        row: _containers.RepeatedScalarFieldContainer[float]
+        to: float
+        def __init__(self, row: _Optional[_Iterable[float]] = ..., to: _Optional[float] = ...) -> None: ...
     class Effect(_message.Message):
-        __slots__ = ("input", "output", "direction", "lipschitz")
+        __slots__ = ("input", "output", "direction", "lipschitz", "rises", "falls")
         INPUT_FIELD_NUMBER: _ClassVar[int]
         OUTPUT_FIELD_NUMBER: _ClassVar[int]
         DIRECTION_FIELD_NUMBER: _ClassVar[int]
         LIPSCHITZ_FIELD_NUMBER: _ClassVar[int]
+        RISES_FIELD_NUMBER: _ClassVar[int]
+        FALLS_FIELD_NUMBER: _ClassVar[int]
         input: int
         output: int
         direction: str
         lipschitz: float
-        def __init__(self, input: _Optional[int] = ..., output: _Optional[int] = ..., direction: _Optional[str] = ..., lipschitz: _Optional[float] = ...) -> None: ...
+        rises: Certificate.Step
+        falls: Certificate.Step
+        def __init__(self, input: _Optional[int] = ..., output: _Optional[int] = ..., direction: _Optional[str] = ..., lipschitz: _Optional[float] = ..., rises: _Optional[_Union[Certificate.Step, _Mapping]] = ..., falls: _Optional[_Union[Certificate.Step, _Mapping]] = ...) -> None: ...
     METHOD_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]

@@ -511,7 +511,20 @@ def _wrong_size(stored: CertificateInfo, inputs: int, outputs: int) -> str:
     }
     wrong = [name for name, size in sizes.items() if len(getattr(stored, name)) != size]
     wrong += [name for name in ("directions", "lipschitz") if {*map(len, getattr(stored, name))} - {outputs}]
+    wrong += _wrong_rows(stored, inputs, outputs)
     return wrong[0] if wrong else ""
+
+
+def _wrong_rows(stored: CertificateInfo, inputs: int, outputs: int) -> Iterator[str]:
+    """Names of the lists of rows that have the wrong form. A certificate has rows for all outputs, or none."""
+    if stored.at_low or stored.at_high:
+        for name in ("at_low", "at_high"):
+            if [*map(len, getattr(stored, name))] != [inputs] * outputs:
+                yield name
+    for own in stored.witnesses:
+        fits = 0 <= own.input < inputs and 0 <= own.output < outputs
+        if not fits or not len(own.rises) == len(own.falls) == inputs + 1:
+            yield "witnesses"
 
 
 def _certified_ranges(stored: CertificateInfo) -> Iterator[str]:

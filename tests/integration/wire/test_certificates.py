@@ -117,7 +117,9 @@ def test_the_commands(served: Server, models: Path) -> None:
         assert "z: neither in 'a', 'b'" in printed.stdout
         told = document(kanserve("models", *where, "--json"))["model"]
         assert told["certified"]["outputs"][0]["low"] == stored(models).output_low[0]
-        assert told["certified"]["monotone"][0] == {"input": "a", "output": "z", "direction": "neither"}
+        first = told["certified"]["monotone"][0]
+        assert (first["input"], first["output"], first["direction"]) == ("a", "z", "neither")
+        assert first["rises"] == list(stored(models).witnesses[0].pair(stored(models).witnesses[0].rises))
     assert document(kanserve("models", "toy", "--url", served.address, "--json"))["model"]["certified"] is None
 
 
@@ -175,6 +177,25 @@ def test_names_that_have_no_certificate(
     assert hint in error["hint"]
 
 
+def test_the_rows_of_a_certificate_show_what_it_says(served: Server, models: Path) -> None:
+    """The served graph has the found outputs at the stored rows, and rises and falls between the pairs of rows."""
+    told = document(kanserve("certify", "hello", "--url", served.address, "--json"))
+    with Client(served.address) as client:
+
+        def outputs(*rows: list[float]) -> list[float]:
+            return list(client.infer("hello", np.array(rows, np.float32)).outputs["y"][:, 0].tolist())
+
+        (output,) = told["outputs"]
+        found = outputs(output["at_low"], output["at_high"])
+        assert found == pytest.approx([output["found_low"], output["found_high"]], rel=1e-4)
+        for at, effect in enumerate(told["monotone"]):
+            for word, sign in (("rises", 1), ("falls", -1)):
+                first, second = effect[word]
+                assert [a == b for a, b in zip(first, second, strict=True)] == [other != at for other in range(2)]
+                before, after = outputs(first, second)
+                assert sign * (after - before) * (second[at] - first[at]) > 0
+
+
 def test_many_effects_are_only_in_their_own_response(models: Path) -> None:
     whole = manifest.load(models / "hello" / "1")
     outputs, inputs = 40, 30
@@ -185,6 +206,9 @@ def test_many_effects_are_only_in_their_own_response(models: Path) -> None:
         **{name: (0.0,) * outputs for name in ("output_low", "output_high", "found_low", "found_high", "slack")},
         directions=((1,) * outputs,) * inputs,
         lipschitz=((2.0,) * outputs,) * inputs,
+        at_low=(),
+        at_high=(),
+        witnesses=(),
     )
     large = dataclasses.replace(whole, certificate=many, names=Names())
     tensor = TensorInfo("x", "FP32", (-1, inputs))
@@ -199,6 +223,11 @@ BROKEN = {
     "nan": (lambda section: section | {"slack": [float("nan")]}, "NaN is not allowed"),
     "text": (lambda section: section | {"boxes": "many"}, "certificate.boxes: expected int, found a string"),
     "length": (lambda section: section | {"lipschitz": []}, "lipschitz does not fit 2 inputs and 1 outputs"),
+    "row": (lambda section: section | {"at_low": [[0.0]]}, "at_low does not fit 2 inputs and 1 outputs"),
+    "witness": (
+        lambda section: section | {"witnesses": [section["witnesses"][0] | {"input": 2}]},
+        "witnesses does not fit 2 inputs and 1 outputs",
+    ),
     "missing": (lambda section: {k: v for k, v in section.items() if k != "low"}, "certificate: key 'low' is missing"),
     "more": (lambda section: section | {"proof": True}, "certificate: unknown key 'proof'"),
 }

@@ -50,6 +50,20 @@ def test_the_section_of_the_manifest(certified: Path) -> None:
     assert 0 < stored.slack[0] < 1
     assert 0 < stored.seconds < 10
     assert len(stored.assumptions) == 5
+    assert [len(row) for row in (*stored.at_low, *stored.at_high)] == [2, 2]
+    assert [(own.input, own.output, len(own.rises), len(own.falls)) for own in stored.witnesses] == [
+        (0, 0, 3, 3),
+        (1, 0, 3, 3),
+    ]
+
+
+def test_a_certificate_with_many_pairs_has_no_rows(golden: Golden, tmp_path: Path) -> None:
+    path, _ = golden("efficient-kan-digits")
+    words = ("--name", "digits", "--certify", "--certify-budget", "0.1s", "--no-kernel")
+    assert run(path, "--repository", tmp_path, *words) == 0
+    stored = manifest.load(tmp_path / "digits" / "1").certificate
+    assert len(stored.low) * len(stored.output_low) == 640
+    assert (stored.at_low, stored.at_high, stored.witnesses) == ((), (), ())
 
 
 def test_the_served_graph_stays_in_its_range(certified: Path) -> None:

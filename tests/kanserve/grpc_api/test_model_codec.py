@@ -56,6 +56,10 @@ RENAMED = {
     "certificate.slack": "certificate.outputs.float32_slack",
     "certificate.directions": "certificate.effects.direction",
     "certificate.lipschitz": "certificate.effects.lipschitz",
+    **{f"certificate.at_{end}": f"certificate.outputs.at_{end}" for end in ("low", "high")},
+    **{
+        f"certificate.witnesses.{what}": f"certificate.effects.{what}" for what in ("input", "output", "rises", "falls")
+    },
     **{
         f"scalers.{side}s.{field}": f"{side}_scaler.{field}"
         for side in ("input", "output")
