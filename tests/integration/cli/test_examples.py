@@ -23,8 +23,9 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = "tests/golden/checkpoints"
+HELLO = ("export", f"{GOLDEN}/pykan-hello-adapted/model", "--repository", "models", "--name", "hello")
 SETUP = (
-    ("export", f"{GOLDEN}/pykan-hello-adapted/model", "--repository", "models", "--name", "hello"),
+    (*HELLO, "--certify", "--certify-budget", "1s"),
     ("export", f"{GOLDEN}/efficient-kan-digits/model.pt", "--repository", "models", "--name", "digits"),
     ("copy", "digits", "1", "2"),
 )

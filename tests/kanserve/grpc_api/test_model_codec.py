@@ -53,6 +53,7 @@ RENAMED = {
     **{f"names.{field}": field for field in ("features", "units", "classes", "description")},
     **{f"certificate.output_{end}": f"certificate.outputs.{end}" for end in ("low", "high")},
     **{f"certificate.found_{end}": f"certificate.outputs.found_{end}" for end in ("low", "high")},
+    "error_bars.outside": "error_bars.rows_outside",
     "certificate.slack": "certificate.outputs.float32_slack",
     "certificate.directions": "certificate.effects.direction",
     "certificate.lipschitz": "certificate.effects.lipschitz",
