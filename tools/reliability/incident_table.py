@@ -156,7 +156,7 @@ ISSUES = (
     KnownIssue(
         "Startup takes one to ten minutes.",
         f"{TRITON} 5045, 6014; kserve 2529, 4575, 4899",
-        "20 models are ready in 1.7 s, 200 in 9.7 s.",
+        "20 models are ready in 1.7 s, 200 in 4.83 s.",
         guard="benchmarks/many_models.py",
         figures=SERVING,
     ),
