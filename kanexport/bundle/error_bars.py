@@ -89,7 +89,7 @@ class _Data:
     scale: Array
 
     def some(self, most: int) -> _Data:
-        """At most so many of the rows, drawn at random."""
+        """The rows, or a random sample of `most` rows if there are more."""
         if len(self.x) <= most:
             return self
         at = np.sort(np.random.default_rng(SEED).permutation(len(self.x))[:most])
@@ -212,8 +212,12 @@ def _needed(changes: Array, apart: Array) -> float:
 def _noted(section: ErrorBars) -> tuple[ErrorBars, tuple[str, ...]]:
     """The section, and notes for the manifest."""
     medians = ", ".join(f"{own:.4g}" for own in section.median[:8]) + (" ..." if len(section.median) > 8 else "")
-    median = f"; median bar {medians}" if medians else ""
-    notes = [f"{section.text}{median}; the version stores {len(section.x)} of the rows and their errors"]
+    median = f"; their median is {medians}" if medians else ""
+    notes = [
+        f"{section.basis}{median}",
+        f"error bars assume that {section.assumption}",
+        f"the version stores {len(section.x)} of the rows of {section.name} and their errors",
+    ]
     if section.outside:
         notes.append(
             f"{section.outside} of {section.rows} rows of {section.name} are outside of the certified box, so that "

@@ -369,6 +369,11 @@ class ErrorBars:
         return f"the true function is {steep} the Lipschitz bounds of the network, and the targets have no noise"
 
     @property
+    def basis(self) -> str:
+        """The rows and the factor of the bars, in one sentence."""
+        return f"error bars use rows of {self.name} with the factor {self.factor:g}"
+
+    @property
     def contradicted(self) -> bool:
         """Whether the checked rows contradict the assumption."""
         return self.needed < 0 or self.needed > self.factor
@@ -389,7 +394,7 @@ class ErrorBars:
         """The error bars in one sentence; empty for none."""
         if not self:
             return ""
-        return f"error bars from rows of {self.name}, factor {self.factor:g}; assumption: {self.assumption}"
+        return f"{self.basis}; they assume that {self.assumption}"
 
 
 NO_ERROR_BARS = ErrorBars()

@@ -120,7 +120,9 @@ def test_rest_returns_the_same_numbers(served: Server, models: Path) -> None:
     np.testing.assert_array_equal(np.array(own["data"], np.float32).reshape(5, 1), expected(models, "exact"))
     assert answer["parameters"]["kan.error_bar_unbounded_rows"] == 1
     metadata = http_client.ask(served, "/v2/models/exact").json
-    assert metadata["parameters"][NAME].startswith("error bars from rows of exact.npz, factor 1; assumption: ")
+    assert metadata["parameters"][NAME].startswith(
+        "error bars use rows of exact.npz with the factor 1; they assume that "
+    )
     assert [output["name"] for output in metadata["outputs"]] == ["y"]
     over_http = triton_http.InferInput("x", [5, 2], "FP32")
     over_http.set_data_from_numpy(ROWS)
@@ -222,7 +224,7 @@ def test_the_commands_explain_and_models_show_bars(served: Server, models: Path,
     assert document(kanserve("explain", "noisy", *words, "--json"))["error_bars"]["contradicted"] is True
     for source in ((models, "exact"), ("exact", "--url", served.address)):
         listed = document(kanserve("models", *source, "--json"))
-        assert listed["model"]["error_bars"].startswith("error bars from rows of exact.npz")
+        assert listed["model"]["error_bars"].startswith("error bars use rows of exact.npz")
 
 
 def test_a_copied_version_keeps_its_bars(models: Path, tmp_path: Path) -> None:

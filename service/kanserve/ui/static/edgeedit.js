@@ -53,7 +53,7 @@ function limits(typed) {
 function pairs(typed) {
   const lines = typed.split('\n').map((line) => line.trim().split(/[\s,;]+/)).filter(([first]) => first);
   if (lines[0]?.join() === 'x,y') lines.shift();
-  if (!lines.length) throw new Error('There are no points. Write one pair of x and y per line, such as 0.2, 0.1.');
+  if (!lines.length) throw new Error('This edit needs points. Write x and y of one point on each line, such as 0.2, 0.1.');
   const wrong = lines.find((line) => line.length !== 2 || !line.every((cell) => Number.isFinite(Number(cell))));
   if (wrong) throw new Error(`Found \u201c${wrong.join(', ')}\u201d, expected a pair of x and y such as 0.2, 0.1.`);
   return lines.flat().map(Number);
