@@ -12,11 +12,7 @@ into the page.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -157,22 +153,15 @@ def table(results: list[Mapping[str, Any]], about: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--docs", action="store_true", help="write the table into the page")
-    args = parser.parse_args()
+    args = common.arguments(__doc__, 3)
     torch.set_num_threads(1)
     pairs = tuple(zip(common.SETS, TRUE, strict=False))
     results = [asdict(measure(*pair, args.seeds, noise=noise)) for pair in pairs for noise in (False, True)]
-    machine = f"{os.cpu_count()} shared cores, {platform.machine().replace('_', '-')}"
-    about = (
-        f"`python {WRITER}`, {args.seeds} seeds, {TRAINING} training rows, {CALIBRATION} calibration rows and "
-        f"{TESTING} test rows per seed, factor 1, {COVERAGE:.0%} intervals; {machine}, {datetime.date.today()}."
-    )
-    text = table(results, about)
+    sentence = common.about(WRITER, args.seeds, f"factor 1, {COVERAGE:.0%} intervals")
+    text = table(results, sentence)
     print(text)
     if args.docs:
-        RESULTS.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({"about": sentence, "results": results}, indent=1) + "\n")
         pages.put(PAGE, "errors and bars", WRITER, text)
 
 

@@ -201,22 +201,32 @@ def table(results: list[Mapping[str, Any]], about: str) -> str:
     return "\n".join([*lines, "", about, ""])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20)
+def arguments(description: str | None, seeds: int) -> argparse.Namespace:
+    """The arguments `seeds` and `docs` of a script that measures these data sets."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--docs", action="store_true", help="write the table into the page")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def about(writer: str, seeds: int, method: str) -> str:
+    """The sentence below a table: command, rows, method, machine and date."""
+    machine = f"{os.cpu_count()} shared cores, {platform.machine().replace('_', '-')}"
+    return (
+        f"`python {writer}`, {seeds} seeds, {TRAINING} training rows, {CALIBRATION} calibration rows and "
+        f"{TESTING} test rows per seed, {method}; {machine}, {datetime.date.today()}."
+    )
+
+
+def main() -> None:
+    args = arguments(__doc__, 20)
     torch.set_num_threads(1)
     results = [asdict(own) for data in SETS for own in measure(data, args.seeds)]
-    machine = f"{os.cpu_count()} shared cores, {platform.machine().replace('_', '-')}"
-    about = (
-        f"`python {WRITER}`, {args.seeds} seeds, {TRAINING} training rows, {CALIBRATION} calibration rows and "
-        f"{TESTING} test rows per seed, nominal coverage {COVERAGE:.0%}; {machine}, {datetime.date.today()}."
-    )
-    text = table(results, about)
+    sentence = about(WRITER, args.seeds, f"nominal coverage {COVERAGE:.0%}")
+    text = table(results, sentence)
     print(text)
     if args.docs:
-        RESULTS.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({"about": sentence, "results": results}, indent=1) + "\n")
         pages.put(PAGE, "coverage of intervals", WRITER, text)
 
 
