@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from kanexport.contract.sections import CertificateInfo
 from kanserve.insight import certificate
 from kanserve.insight.certificate import CertificateWatch, CertifiedRange
 from kanserve.observability.series import Number
-from kanserve.types import ModelInfo, TensorInfo
+from kanserve.types import Array, ModelInfo, TensorInfo
 from tests.support import toy_model
 
 NAN, INF = float("nan"), float("inf")
@@ -55,26 +56,44 @@ def test_rows_that_violate_a_certificate(
 
 
 def test_the_watch_counts_logs_and_pauses(manifest: Manifest, capfd: pytest.CaptureFixture[str]) -> None:
-    switched: list[CertificateWatch | None] = []
+    switched: list[tuple[CertificateWatch | None, float]] = []
+    resumed = asyncio.Event()
+
+    def switch(watch: CertificateWatch | None) -> None:
+        switched.append((watch, asyncio.get_running_loop().time()))
+        if watch is not None:
+            resumed.set()
+
+    async def pause() -> float:
+        """Seconds of the pause that an offer began."""
+        resumed.clear()
+        (_, began) = switched[-1]
+        await asyncio.wait_for(resumed.wait(), 60)
+        return switched[-1][1] - began
 
     async def watched() -> None:
         number = Number()
-        watch = CertificateWatch(INFO, manifest, number, switched.append)
+        watch = CertificateWatch(INFO, manifest, number, switch)
         x, good = np.full((4, 3), 0.5, np.float32), np.full((4, 2), 0.25, np.float32)
+
+        def slowly() -> tuple[dict[str, Array], list[Array]]:
+            time.sleep(0.001)
+            return {"x": x}, [good]
+
         watch.offer(("layer1_in",), 1, lambda: pytest.fail("an output that the certificate does not have"))
-        watch.offer(("y",), 1, lambda: ({"x": x}, [good]))
-        assert (number.value, switched) == (0, [watch, None])
-        await asyncio.sleep(0.1)
-        assert switched == [watch, None, watch]
+        watch.offer(("y",), 1, slowly)
+        assert (number.value, [one for one, _ in switched]) == (0, [watch, None])
+        assert await pause() >= 0.999 * 0.001 / certificate.SHARE
+        assert [one for one, _ in switched] == [watch, None, watch]
         bad = good.copy()
         bad[2:] = 1.5
         watch.offer(("layer1_in", "y"), 1, lambda: ({"x": x}, [x, bad]))
         assert number.value == 2
-        await asyncio.sleep(0.1)
-        assert switched == [watch, None, watch, None]  # it still pauses after a violation
+        assert await pause() >= certificate.QUIET * 0.999
+        watch.offer(("y",), 1, lambda: ({"x": x}, [good]))
         watch.end()
-        await asyncio.sleep(certificate.QUIET)
-        assert switched[-1] is None
+        await asyncio.sleep(0.5)
+        assert switched[-1][0] is None
 
     asyncio.run(watched())
 
