@@ -137,9 +137,16 @@ def _impossible(curve: Curve, goal: Goal) -> CapacityError:
             code="capacity-requests-failed",
             hint="send one request with `kanserve infer` and correct its error, then run the command again",
         )
+    if floor.p99 <= goal.p99:
+        return CapacityError(
+            f"at {floor.offered:,.0f} requests/s, almost without load, {floor.achieved:,.0f} requests/s succeeded: "
+            f"{floor.rejected} of {floor.count} were rejected, {floor.lost} had no response, the others came late",
+            code="capacity-floor-not-reached",
+            hint="stop other programs on this machine, or send fewer --rows, then run the command again",
+        )
     return CapacityError(
         f"the p99 is {1e3 * floor.p99:.3g} ms at {floor.offered:,.0f} requests/s, almost without load, "
-        f"more than --p99 {1e3 * goal.p99:.3g}ms",
+        f"more than --p99 {1e3 * goal.p99:.4g}ms",
         code="capacity-goal-below-floor",
         hint=f"pass --p99 {math.ceil(2e3 * floor.p99)}ms or more, send fewer --rows, or stop other programs here",
     )

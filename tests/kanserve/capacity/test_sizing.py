@@ -76,6 +76,11 @@ def test_an_impossible_goal_says_the_floor() -> None:
         with pytest.raises(CapacityError, match=f"{rejected} of 1000 requests were rejected, and 0 had no") as caught:
             sizing.plan(Curve(GOAL, [at(100.0, p99, rejected=rejected)]), goal(), MEMORY)
         assert caught.value.code == "capacity-requests-failed"
+    with pytest.raises(
+        CapacityError, match=r"load, 90 requests/s succeeded: 100 of 1000 were rejected, 0 had"
+    ) as caught:
+        sizing.plan(Curve(GOAL, [at(100.0, GOAL / 2, achieved=90.0, rejected=100)]), goal(), MEMORY)
+    assert caught.value.code == "capacity-floor-not-reached"
     late = at(100.0, 0.05, p50=0.001, lag=0.04, other_cores=1.5)
     with pytest.raises(
         CapacityError, match=r"up to 40 ms late \(p99\), because other programs used 1.5 cores"
