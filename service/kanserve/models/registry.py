@@ -242,11 +242,15 @@ class Registry:
         )
 
     def entry(self, name: str, version: str) -> Entry:
-        """The entry for a name and a version, in any state. Raises NotFound, BadRequest, Unavailable."""
+        """The entry for a name and a version, in any state. Raises NotFound, BadRequest, Unavailable.
+
+        Until the server has scanned the repository, it does not know which models exist. So a request for an unknown
+        one is Unavailable, and clients repeat it.
+        """
         number = parse_version(version)
         versions = self._entries.get(name)
         if versions is None:
-            raise unknown_model(name)
+            raise unknown_model(name) if self._complete else _not_ready(name)
         if number is not None:
             if number not in versions:
                 raise NotFound(
@@ -258,12 +262,8 @@ class Registry:
         default = self.default(name)
         if default is not None:
             return versions[default]
-        if any(entry.state is State.LOADING for entry in versions.values()):
-            raise Unavailable(
-                f"Request for unknown model: '{name}' is not at ready state",
-                code="model-not-ready",
-                hint="send the request again when the model is ready",
-            )
+        if not self._complete or any(entry.state is State.LOADING for entry in versions.values()):
+            raise _not_ready(name)
         raise NotFound(
             f"Request for unknown model: '{name}' has no available versions",
             code="model-has-no-version",
@@ -295,6 +295,14 @@ class Registry:
 def _regular(model: Model) -> bool:
     manifest = model.info.manifest
     return manifest is None or not manifest.edit or manifest.edit.released
+
+
+def _not_ready(name: str) -> Unavailable:
+    return Unavailable(
+        f"Request for unknown model: '{name}' is not at ready state",
+        code="model-not-ready",
+        hint="send the request again when the model is ready",
+    )
 
 
 def unknown_model(name: str) -> NotFound:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from kanserve.errors import Unavailable
+from kanserve.errors import NotFound, Unavailable
 from kanserve.models.registry import TRANSITIONS, Event, Registry, State
 from kanserve.services.control import Catalogue
 from kanserve.system.lifecycle import Lifecycle
@@ -29,6 +29,20 @@ def test_a_version_that_is_not_loaded_yet_may_be_asked_again() -> None:
         with pytest.raises(Unavailable, match=f"^Request for unknown model: {text}$"):
             registry.resolve("toy", version)
     assert not Catalogue(registry, Lifecycle()).model_ready("toy", "1")
+
+
+def test_a_model_is_not_unknown_before_the_server_knows_all_models() -> None:
+    registry = Registry()
+    for version in ("", "1"):
+        with pytest.raises(Unavailable, match="^Request for unknown model: 'toy' is not at ready state$"):
+            registry.resolve("toy", version)
+    registry.add_unloaded("toy", 1)
+    with pytest.raises(Unavailable):
+        registry.resolve("toy", "")
+    registry.complete()
+    for name, text in (("other", "'other' is not found"), ("toy", "'toy' has no available versions")):
+        with pytest.raises(NotFound, match=f"^Request for unknown model: {text}$"):
+            registry.resolve(name, "")
 
 
 def test_only_what_the_table_says_can_happen() -> None:
