@@ -27,7 +27,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def connect(port: int) -> socket.socket:
-    created = socket.create_connection(("127.0.0.1", port), timeout=10)
+    created = socket.create_connection(("127.0.0.1", port), timeout=60)
     created.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
     return created
 
@@ -69,7 +69,7 @@ def hpack_bombs(port: int) -> None:
 
 
 def half_prefaces(port: int) -> None:
-    peers = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(200)]
+    peers = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(200)]
     for peer in peers:
         peer.sendall(PREFACE[:10])
     time.sleep(SECONDS)

@@ -51,7 +51,7 @@ def methods(channel: grpc.Channel, role: str, metadata: tuple[tuple[str, str], .
 
 def called(channel: grpc.Channel, name: str, metadata: tuple[tuple[str, str], ...]) -> tuple[grpc.StatusCode, str]:
     """With an empty message."""
-    how, options = METHODS.get(name), {"timeout": 20, "metadata": metadata}
+    how, options = METHODS.get(name), {"timeout": 60, "metadata": metadata}
     try:
         if how is None or not how.server_streaming:
             channel.unary_unary(f"/{name}")(b"", **options)
@@ -92,8 +92,8 @@ def asked(
     for key, value in {"name": "toy", "version": "1", "repository": "r", "rest:path": "x"}.items():
         path = path.replace(f"{{{key}}}", value)
     path += "?updates=1" if path.endswith("/watch") else ""  # or it would go on
-    make = http.client.HTTPConnection(address, timeout=20)
-    connection = make if context is None else http.client.HTTPSConnection(address, timeout=20, context=context)
+    make = http.client.HTTPConnection(address, timeout=60)
+    connection = make if context is None else http.client.HTTPSConnection(address, timeout=60, context=context)
     try:
         post = verb == "POST"
         connection.request("POST" if post else "GET", path, b"{}" if post else None, headers)

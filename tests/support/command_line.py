@@ -44,7 +44,7 @@ def program(
     done = forked_process.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,
-        timeout=60,
+        timeout=120,
         env={**CLEAN, **environment},
         cwd=cwd,
     )

@@ -90,7 +90,7 @@ def credentials(folder: Path, *names: str) -> Credentials:
     made.client.mkdir(exist_ok=True)
     shipped = compose()["services"]["init"]["command"][2:]
     command = [sys.executable, "-P", FOLDER / "init.py", made.server, made.client, *(names or shipped)]
-    done = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return made
 
@@ -110,7 +110,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> 
 
 def get(url: str, **query: str) -> Any:
     """The JSON document at an address."""
-    with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(query)}", timeout=10) as response:
+    with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(query)}", timeout=60) as response:
         return json.load(response)
 
 
@@ -192,7 +192,7 @@ class Stack:
 
     def serving(self) -> bool:
         """True if the server exports metrics. Raises OSError if it does not respond."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['server:8002']}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['server:8002']}/metrics", timeout=60) as response:
             return b"kanserve_build_info{" in response.read()
 
     def empty_panels(self) -> set[str]:

@@ -41,7 +41,7 @@ def balancing(target: int) -> Iterator[Balancer]:
             yield balancer
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(60)
 
 
 def _carry(client: socket.socket, server: socket.socket) -> None:

@@ -122,7 +122,7 @@ def _parent() -> socket.socket:
     code = START.format(fd=theirs.fileno())
     process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment)
     theirs.close()
-    atexit.register(lambda: (ours.close(), process.wait(10)))
+    atexit.register(lambda: (ours.close(), process.wait(60)))
     return ours
 
 

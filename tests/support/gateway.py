@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.support import stack_tools
 
-SECONDS = 30
+SECONDS = 60
 TYPES = "type.googleapis.com/envoy.extensions"
 GRPC_PATH = r"^/inference\.GRPCInferenceService/.*$"
 GRPC_TYPE = "^application/grpc.*$"
@@ -64,7 +64,7 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the port accepts connections. Raises AssertionError with the log."""
     end = time.monotonic() + SECONDS
     while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 30):
             return
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
@@ -98,7 +98,7 @@ def _cluster(name: str, port: int, *, http2: bool) -> Document:
     return {
         "name": name,
         "type": "STATIC",
-        "connect_timeout": "2s",
+        "connect_timeout": "30s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
     }

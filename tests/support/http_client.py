@@ -33,7 +33,7 @@ class Reply:
         return json.loads(self.body)
 
 
-def ask(server: Server, path: str, body: Any = None, method: str = "", timeout: float = 20, **headers: str) -> Reply:
+def ask(server: Server, path: str, body: Any = None, method: str = "", timeout: float = 60, **headers: str) -> Reply:
     """Send one request on a separate connection. `body`: bytes, or a value that becomes JSON. Names of headers have _
     for -."""
     connection = http.client.HTTPConnection(server.http, timeout=timeout)

@@ -19,7 +19,7 @@ RNG = np.random.default_rng(9)
 TRAIN = RNG.normal(size=(2000, 3)).astype(np.float32)
 
 
-SECONDS = 20
+SECONDS = 60
 
 
 def draw(count: int, *, moved: float = 0.0) -> np.ndarray:

@@ -40,12 +40,12 @@ def wait_for(url: str) -> None:
 
     def responds() -> bool:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(url, timeout=30).close()
         except urllib.error.HTTPError:
             return True
         return True
 
-    compose_stack.until(responds, url, 60)
+    compose_stack.until(responds, url)
 
 
 @contextlib.contextmanager

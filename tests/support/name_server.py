@@ -42,7 +42,7 @@ def resolving(*addresses: str) -> Iterator[NameServer]:
         finally:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
                 last.sendto(b"", listener.getsockname())
-            thread.join(5)
+            thread.join(60)
 
 
 def _answer(listener: socket.socket, names: NameServer) -> None:

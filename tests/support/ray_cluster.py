@@ -56,7 +56,7 @@ class Node:
         for pid in {*pids, *descendants(self.process.pid)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @dataclass(frozen=True, slots=True)

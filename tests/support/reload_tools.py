@@ -142,7 +142,7 @@ class Clients:
             while not self._stop.is_set():
                 begun = time.monotonic()
                 try:
-                    answer = pb.ModelInferResponse.FromString(call(data, timeout=30))
+                    answer = pb.ModelInferResponse.FromString(call(data, timeout=60))
                 except grpc.RpcError as error:
                     self.failed.append(f"{error.code().name}: {error.details()}")
                     continue

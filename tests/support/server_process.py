@@ -68,7 +68,7 @@ class Server:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def call(self, path: str, data: bytes, timeout: float = 30, **options: Any) -> bytes:
+    def call(self, path: str, data: bytes, timeout: float = 60, **options: Any) -> bytes:
         """A unary call with bytes. Raises grpc.RpcError."""
         return self.channel.unary_unary(path)(data, timeout=timeout, **options)
 
@@ -80,14 +80,25 @@ class Server:
         return np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(answer.outputs[0].shape)
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60) as answer:
             return answer.read().decode()
 
     def lines(self) -> list[dict[str, Any]]:
         """The log so far, without a line that the server is writing."""
         return [json.loads(line) for line in self.log.read_text().rpartition("\n")[0].splitlines()]
 
-    def stop(self, *, seconds: float = 30) -> int:
+    def logged(self, *events: str, count: int = 1, **facts: Any) -> list[dict[str, Any]]:
+        """The log lines of these events with these facts, once there are `count`. A thread of the server writes its
+        log, so a line may come after the response of its call."""
+
+        def found() -> list[dict[str, Any]]:
+            named = (line for line in self.lines() if line["event"] in events)
+            return [line for line in named if facts.items() <= line.items()]
+
+        wait_until(lambda: len(found()) >= count)
+        return found()
+
+    def stop(self, *, seconds: float = 60) -> int:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
@@ -199,7 +210,10 @@ def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **se
             )
 
 
-def wait_until(condition: Any, seconds: float = 10) -> None:
+WAIT_SECONDS = 60.0  # until a state that a test waits for; a busy machine is no failure
+
+
+def wait_until(condition: Any, seconds: float = WAIT_SECONDS) -> None:
     """Poll until true."""
     end = time.monotonic() + seconds
     while not condition():

@@ -127,7 +127,7 @@ class Desk:
         def served() -> bool:
             return self.state(version) == "READY" and self.factor(str(version)) == factor
 
-        until(served, f"version {version} with factor {factor}: {reload_tools.index(self.server)}", 30)
+        until(served, f"version {version} with factor {factor}: {reload_tools.index(self.server)}", 60)
 
     def scans(self, count: int = 3) -> None:
         """Wait for scans of the repository."""
@@ -152,7 +152,7 @@ def desk(folder: Path, replaced: dict[str, str] | None = None, **environment: st
 
 def ignored(desk: Desk) -> list[str]:
     """The files that the server ignored in the version that it loaded last. The server writes its log with a delay."""
-    lines = until(lambda: reload_tools.events(desk.server, "model_files_ignored"), "a line of the log", 30)
+    lines = until(lambda: reload_tools.events(desk.server, "model_files_ignored"), "a line of the log", 60)
     return list(lines[-1]["files"])
 
 
@@ -170,13 +170,13 @@ class Load:
     def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
-        until(lambda: self.calls, "a first response", 30)
+        until(lambda: self.calls, "a first response", 60)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
         if kind is None:
             assert self.failed == []
 
@@ -196,7 +196,7 @@ def follow(desk: Desk, load: Load, publish: Callable[[int, float], object], fetc
         publish(version, factor)
         desk.run(fetch)
         assert desk.factor() == factor
-    until(lambda: 3 in load.seen, "a call of version 3", 30)
+    until(lambda: 3 in load.seen, "a call of version 3", 60)
 
 
 def survive(desk: Desk, interrupted: Callable[[], object], block: str, *, served: float, factor: float) -> None:

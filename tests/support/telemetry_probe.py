@@ -76,7 +76,7 @@ def _served(command: list[str], models: Path, before: int, *, stop_at_first: boo
                 time.sleep(0.2)
         finally:
             server.send_signal(signal.SIGTERM)
-        code = server.wait(30)
+        code = server.wait(60)
     return {"server_opened": [path for path in opened if path.startswith(os.environ["HOME"])], "server_code": code}
 
 

@@ -144,7 +144,7 @@ def test_nothing_is_read_of_a_stranger(tmp_path: Path, transport: str) -> None:
         for token, status in ((created["read"], b"403"), ("", b"401")) if transport == "asgi" else ():
             shown = f"Authorization: Bearer {token}\r\n" if token else ""
             head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: a\r\n{shown}Content-Length: 1000000\r\n\r\n"
-            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as peer:
                 peer.sendall(head.encode())
                 assert status in peer.recv(4096).split(b"\r\n")[0]
         state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
@@ -152,7 +152,7 @@ def test_nothing_is_read_of_a_stranger(tmp_path: Path, transport: str) -> None:
         usual = {":method": "POST", ":scheme": "http", ":path": f"{INFERENCE}ModelInfer", ":authority": "a"}
         state.send_headers(1, [*usual.items(), ("content-type", "application/grpc"), ("te", "trailers")])
         seen: dict[str, str] = {}
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as peer:
             peer.sendall(state.data_to_send())
             while "grpc-status" not in seen:
                 for event in state.receive_data(peer.recv(65536)):

@@ -16,28 +16,31 @@ import numpy as np
 import pytest
 
 from kanserve import AsyncClient, Client
-from tests.integration.wire.test_connections import kinds
+from tests.integration.wire.test_connections import comes
 from tests.support import attacks, certificates, toy_model
-from tests.support.server_process import INFERENCE, request, serving, wait_until
+from tests.support.server_process import INFERENCE, request, serving
 
 pytestmark = pytest.mark.slow
 
 DATA = request(np.zeros((1, 3), np.float32)).SerializeToString()
 AGE: dict[str, Any] = {"max_connection_age_seconds": 0.5, "max_connection_age_grace_seconds": 5.0}
 SECONDS = 2.0  # of load: several ages
-LOST = 5  # connections in a row
+ENOUGH = 21  # calls that a slow machine may take longer for
+PAGES = 6  # the same for pages
+LOST = 20  # connections in a row
 
 
 async def _load(open_channel: Callable[[], grpc.aio.Channel], loops: int = 4) -> tuple[int, list[str]]:
-    """Calls that ended well in SECONDS, and the errors of the others. Each of the two channels has `loops` loops."""
+    """Calls that ended well in SECONDS, or until they are ENOUGH, and the errors of the others. Each of the two
+    channels has `loops` loops."""
     done, errors, end = 0, list[str](), time.monotonic() + SECONDS
 
     async def loop(channel: grpc.aio.Channel) -> None:
         nonlocal done
         infer: Any = channel.unary_unary(f"{INFERENCE}ModelInfer")
-        while time.monotonic() < end:
+        while time.monotonic() < end or (done < ENOUGH and not errors):
             try:
-                await infer(DATA, timeout=20)
+                await infer(DATA, timeout=60)
                 done += 1
             except grpc.aio.AioRpcError as error:
                 errors.append(f"{error.code().name}: {error.details()}")
@@ -57,8 +60,8 @@ def test_a_client_that_goes_on_loses_nothing(tmp_path: Path, transport: str) -> 
         peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
         done, errors = asyncio.run(_load(lambda: grpc.aio.insecure_channel(server.address, OPTIONS)))
         assert not errors
-        assert done > 20
-        assert attacks.GOAWAY in kinds(peer, 1)
+        assert done >= ENOUGH
+        assert comes(peer, attacks.GOAWAY)
 
 
 def test_every_worker_closes_them_with_tls_and_pages_too(tmp_path: Path) -> None:
@@ -76,8 +79,8 @@ def test_every_worker_closes_them_with_tls_and_pages_too(tmp_path: Path) -> None
 
         (done, errors), pages = asyncio.run(both())
         assert not errors
-        assert done > 20
-        assert pages > 5
+        assert done >= ENOUGH
+        assert pages >= PAGES
 
 
 def _pages(port: int, trusted: bytes) -> int:
@@ -85,7 +88,7 @@ def _pages(port: int, trusted: bytes) -> int:
     handshake when the age is over, which is often here; then one of the next connections has to be good."""
     context, read, end = ssl.create_default_context(cadata=trusted.decode()), 0, time.monotonic() + SECONDS
     lost = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or read < PAGES:
         try:
             assert _status(port, context) == 200
         except (OSError, http.client.HTTPException):
@@ -97,7 +100,7 @@ def _pages(port: int, trusted: bytes) -> int:
 
 
 def _status(port: int, context: ssl.SSLContext) -> int:
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
     with contextlib.closing(connection):
         connection.request("GET", "/v2/health/live")
         return connection.getresponse().status
@@ -107,17 +110,15 @@ def test_a_stream_that_outlives_the_grace_gets_a_status(tmp_path: Path, transpor
     toy_model.write(tmp_path)
     ages: dict[str, Any] = {"max_connection_age_seconds": 0.3, "max_connection_age_grace_seconds": 0.2}
     with serving(tmp_path, transport=transport, **ages) as server:
-        begun = time.monotonic()
         watch: Any = server.channel.unary_stream("/grpc.health.v1.Health/Watch")
         with pytest.raises(grpc.RpcError) as caught:
-            list(watch(b"", timeout=20))
-        assert time.monotonic() - begun < 10
+            list(watch(b"", timeout=60))  # without a status, it ends with DEADLINE_EXCEEDED
         error: Any = caught.value
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         if transport == "asgi":
             assert "did not end within 0.2 s" in error.details()
             assert dict(error.trailing_metadata())["kan-error-code"] == "connection-closed-by-age"
-            wait_until(lambda: any(line["event"] == "calls_cut_off" for line in server.lines()))
+            assert server.logged("calls_cut_off")
 
 
 def test_a_watch_goes_on_with_the_next_connection(tmp_path: Path) -> None:
@@ -130,7 +131,12 @@ def test_a_watch_goes_on_with_the_next_connection(tmp_path: Path) -> None:
             async with AsyncClient(server.address) as client:
                 return len([update async for update in client.watch_statistics("toy", interval=3.0, updates=3)])
 
-        assert asyncio.run(watch()) == 3
-        with Client(server.address) as client:
-            assert len(list(client.watch_statistics("toy", interval=3.0, updates=3))) == 3
-        wait_until(lambda: any(line["event"] == "calls_cut_off" for line in server.lines()))
+        def watch_in_thread() -> int:
+            with Client(server.address) as client:
+                return len(list(client.watch_statistics("toy", interval=3.0, updates=3)))
+
+        async def both() -> list[int]:
+            return await asyncio.gather(watch(), asyncio.to_thread(watch_in_thread))
+
+        assert asyncio.run(both()) == [3, 3]
+        assert server.logged("calls_cut_off")

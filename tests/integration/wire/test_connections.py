@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support import attacks, toy_model
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import WAIT_SECONDS, Server, serving, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +20,9 @@ ROWS = np.zeros((1, 3), np.float32)
 KEEPALIVE_TIMER = "02"  # in /proc/net/tcp
 
 
-def kinds(peer: socket.socket, seconds: float) -> list[int]:
-    """The types of the frames that come, until the other side closes or the time is over."""
-    data, end = b"", time.monotonic() + seconds
+def comes(peer: socket.socket, kind: int) -> bool:
+    """Whether a frame of this type comes, before the other side closes or WAIT_SECONDS are over."""
+    data, end = b"", time.monotonic() + WAIT_SECONDS
     with contextlib.suppress(OSError):
         while (left := end - time.monotonic()) > 0:
             peer.settimeout(left)
@@ -30,11 +30,11 @@ def kinds(peer: socket.socket, seconds: float) -> list[int]:
             if not more:
                 break
             data += more
-    result = []
-    while len(data) >= 9:
-        result.append(data[3])
-        data = data[9 + int.from_bytes(data[:3], "big") :]
-    return result
+            while len(data) >= 9:
+                if data[3] == kind:
+                    return True
+                data = data[9 + int.from_bytes(data[:3], "big") :]
+    return False
 
 
 def own(server: Server) -> grpc.Channel:
@@ -56,7 +56,7 @@ def test_an_idle_connection_is_closed_in_words(tmp_path: Path, transport: str) -
         server.infer(ROWS)
         with attacks.connect(server.port) as peer:
             peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
-            assert attacks.GOAWAY in kinds(peer, 20)
+            assert comes(peer, attacks.GOAWAY)
         assert server.infer(ROWS).shape == (1, 2)  # the client connects again
 
 
@@ -67,9 +67,10 @@ def test_half_a_preface_is_cut_off(tmp_path: Path, transport: str) -> None:
         socket.create_connection(("127.0.0.1", server.port)) as peer,
     ):
         peer.sendall(attacks.PREFACE[:10])
-        begun = time.monotonic()
-        kinds(peer, 20)
-        assert time.monotonic() - begun < 15
+        peer.settimeout(WAIT_SECONDS)
+        with contextlib.suppress(ConnectionResetError):
+            while peer.recv(65536):  # until the server closes the connection
+                pass
 
 
 def test_no_more_connections_than_are_allowed(tmp_path: Path, transport: str) -> None:
@@ -77,12 +78,12 @@ def test_no_more_connections_than_are_allowed(tmp_path: Path, transport: str) ->
     with serving(tmp_path, transport=transport, max_connections=3) as server:
         server.infer(ROWS)
         held = [own(server) for _ in range(2)]
-        assert all(healthy(channel, 20) for channel in held)
+        assert all(healthy(channel, 60) for channel in held)
         with own(server) as late:
             assert not healthy(late, 1.5)
             server.infer(ROWS)
             held[0].close()
-            wait_until(lambda: healthy(late, 1.5), 30)
+            wait_until(lambda: healthy(late, 1.5))
         held[1].close()
 
 
@@ -91,7 +92,7 @@ def test_a_silent_peer_is_asked_for_a_sign_of_life(tmp_path: Path, transport: st
     with serving(tmp_path, transport=transport, keepalive_seconds=1.0) as server, attacks.connect(server.port) as peer:
         peer.sendall(attacks.frame(attacks.SETTINGS, 1, 0, b""))
         if transport == "grpcio":
-            assert attacks.PING in kinds(peer, 5)
+            assert comes(peer, attacks.PING)
         else:
             wait_until(lambda: timer(server.port, peer.getsockname()[1]) == KEEPALIVE_TIMER)
 

@@ -23,7 +23,7 @@ from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from tests.support import token_files, toy_model
 from tests.support.command_line import document, kanserve, program
-from tests.support.server_process import INFERENCE, Server, launched, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, first_line, launched, serving, wait_until
 from tests.support.tls_server import files as files
 from tests.support.tls_server import models as models
 
@@ -82,7 +82,7 @@ def test_a_stream_and_a_second_call_are_told_too(mutual: tuple[Server, dict[str,
         shown = grpc.ssl_channel_credentials(pem["ca.pem"], pem[f"{name}.key"], pem[f"{name}.pem"])
         with grpc.secure_channel(server.address, shown) as channel:
             for _ in range(2):
-                call = channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([]), timeout=20)
+                call = channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([]), timeout=60)
                 assert call.code() is code
 
 
@@ -183,7 +183,6 @@ def test_token_files_that_are_none(tmp_path: Path) -> None:
 
 def test_what_is_open_to_others_says_so_at_the_start(models: Path) -> None:
     with launched(models, host="0.0.0.0", insecure=True) as (process, log):
-        assert process.stdout is not None
-        process.stdout.readline()
+        assert first_line(process, log)
         wait_until(lambda: '"event": "insecure_address"' in log.read_text())
         assert "there is neither TLS nor authentication" in log.read_text()

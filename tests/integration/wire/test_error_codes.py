@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -18,7 +19,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.support import error_codes, http_client, toy_model
 from tests.support.command_line import kanserve
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +63,7 @@ FAILED: dict[str, tuple[str, bytes, str, str]] = {
 def test_a_failed_call_has_the_code_and_the_hint_as_trailers(web: Server, case: tuple[str, bytes, str, str]) -> None:
     path, data, code, hint = case
     with pytest.raises(grpc.RpcError) as caught:
-        list(web.channel.unary_stream(path)(data, timeout=20))
+        list(web.channel.unary_stream(path)(data, timeout=60))
     assert error_codes.code(caught.value) == code
     assert error_codes.hint(caught.value)
     assert not hint or error_codes.hint(caught.value) == hint
@@ -71,7 +72,7 @@ def test_a_failed_call_has_the_code_and_the_hint_as_trailers(web: Server, case: 
 
 
 def test_a_call_that_succeeds_has_neither(web: Server) -> None:
-    _, call = web.channel.unary_unary(f"{INFERENCE}ModelInfer").with_call(request(ROWS).SerializeToString(), timeout=20)
+    _, call = web.channel.unary_unary(f"{INFERENCE}ModelInfer").with_call(request(ROWS).SerializeToString(), timeout=60)
     assert not {error_codes.CODE, error_codes.HELP} & set(dict(call.trailing_metadata()))
 
 
@@ -93,39 +94,34 @@ def test_an_http_error_has_both_in_its_body(web: Server) -> None:
 def test_an_item_of_a_stream_has_both_as_parameters(web: Server) -> None:
     messages = [request(ROWS, "nope").SerializeToString(), request(ROWS).SerializeToString()]
     stream = web.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
-    failed, good = (pb.ModelStreamInferResponse.FromString(item) for item in stream(iter(messages), timeout=20))
+    failed, good = (pb.ModelStreamInferResponse.FromString(item) for item in stream(iter(messages), timeout=60))
     assert "unknown model: 'nope'" in failed.error_message
     parameters = {name: value.string_param for name, value in failed.infer_response.parameters.items()}
     assert parameters["kan.error_code"] == "model-unknown"
     assert parameters["kan.error_help"]
     assert not good.error_message
     assert "kan.error_code" not in good.infer_response.parameters
-    wait_until(lambda: bool(logged(web, "inference.GRPCInferenceService/ModelStreamInfer")))
-    assert logged(web, "inference.GRPCInferenceService/ModelStreamInfer")[-1]["error_code"] == "model-unknown"
+    (line,) = logged(web, "inference.GRPCInferenceService/ModelStreamInfer")
+    assert line["error_code"] == "model-unknown"
 
 
-def logged(server: Server, method: str) -> list[dict[str, object]]:
-    """The access log lines of a method."""
-    lines = server.lines()
-    return [line for line in lines if line["event"] == "request_completed" and line.get("method") == method]
+def logged(server: Server, method: str, **facts: str) -> list[dict[str, Any]]:
+    """The access log lines of a method with these facts."""
+    return server.logged("request_completed", method=method, **facts)
 
 
 def test_the_line_of_a_failed_call_has_the_code(web: Server) -> None:
+    data = kan_pb2.GetCurvesRequest(model_name="toy", points=1).SerializeToString()
     with pytest.raises(grpc.RpcError):
-        web.call(f"{KAN}GetCurves", kan_pb2.GetCurvesRequest(model_name="toy", points=1).SerializeToString())
-    http_client.infer(web, {"inputs": []}, "nope")
+        web.call(f"{KAN}GetCurves", data, metadata=(("x-request-id", "curves"),))
+    http_client.infer(web, {"inputs": []}, "nope", x_request_id="infer")
     web.infer(ROWS)
-    methods = ("kanserve.v1.KanService/GetCurves", "POST /v2/models/{name}/infer")
-    wait_until(lambda: all(logged(web, method) for method in methods))
-    curves = logged(web, methods[0])[-1]
+    (curves,) = logged(web, "kanserve.v1.KanService/GetCurves", request_id="curves")
     assert (curves["code"], curves["error_code"]) == ("INVALID_ARGUMENT", "curve-points-invalid")
-    assert logged(web, methods[1])[-1]["error_code"] == "model-unknown"
-
-    def good() -> list[dict[str, object]]:
-        return [line for line in logged(web, "inference.GRPCInferenceService/ModelInfer") if line["code"] == "OK"]
-
-    wait_until(lambda: bool(good()))  # a line may be written after its response is sent
-    assert not any("error_code" in line for line in good())
+    (unknown,) = logged(web, "POST /v2/models/{name}/infer", request_id="infer")
+    assert unknown["error_code"] == "model-unknown"
+    good = logged(web, "inference.GRPCInferenceService/ModelInfer", code="OK")
+    assert not any("error_code" in line for line in good)
 
 
 def test_both_clients_have_the_code_and_the_hint(web: Server) -> None:
@@ -156,7 +152,7 @@ def test_a_model_that_fails_to_load_has_both_in_the_log(tmp_path: Path) -> None:
     directory = toy_model.write(tmp_path)
     (directory / "model.onnx").write_bytes(b"no graph")
     with serving(tmp_path) as server, Client(server.address) as client:
-        (line,) = [line for line in server.lines() if line["event"] == "model_load_failed"]
+        (line,) = server.logged("model_load_failed")
         (entry,) = client.index()
         assert line["error_code"] == "file-size-differs"
         assert entry.reason == f"{line['reason']}; {line['help']}"

@@ -75,9 +75,9 @@ def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
     toy_wide_model.write(tmp_path, 300)
     with serving(tmp_path, transport="asgi", access_log="all") as server:
-        for _ in range(5):  # a fast machine may finish it before the reset
+        for number in range(1, 6):  # a fast machine may finish it before the reset
             reset(server, "/v1/kan/models/wide/report")
-            wait_until(lambda: len(told(server)) > 0, 20)
+            wait_until(lambda number=number: len(told(server)) == number)
             if told(server)[-1]["code"] == "CANCELLED":
                 break
         else:
@@ -87,11 +87,9 @@ def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
             replies = list(pool.map(lambda path: http_client.ask(server, path), paths))
         assert [reply.status for reply in replies] == [200] * 4
         assert len({reply.body for reply in replies}) == 1
-        begun = time.monotonic()
         assert http_client.ask(server, paths[0]).body == replies[0].body
         again = http_client.ask(server, paths[0], accept="text/html")
         assert again.status == 200
-        assert time.monotonic() - begun < 10
 
 
 def told(server: Server) -> list[dict[str, Any]]:
@@ -104,7 +102,7 @@ def reset(server: Server, path: str) -> None:
     state.initiate_connection()
     usual = {":method": "GET", ":scheme": "http", ":path": path, ":authority": "a"}
     state.send_headers(1, list(usual.items()), end_stream=True)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as peer:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as peer:
         peer.sendall(state.data_to_send())
         time.sleep(0.05)
         state.reset_stream(1, 8)

@@ -40,10 +40,9 @@ def test_the_only_model_has_the_name_of_the_setting(tmp_path: Path, place: str) 
         assert counted["name"] == NAME
         shown = http_client.ask(server, "/v1/kan/overview").body.decode()
         assert NAME in shown
-        assert [line["model"] for line in reload_tools.events(server, "model_loaded")] == [NAME]
-        metrics = server.metrics()
-        assert f'nv_inference_request_success{{model="{NAME}",version="1"}} 1' in metrics
-        assert "toy" not in metrics
+        assert [line["model"] for line in server.logged("model_loaded")] == [NAME]
+        wait_until(lambda: f'nv_inference_request_success{{model="{NAME}",version="1"}} 1' in server.metrics())
+        assert "toy" not in server.metrics()
         with pytest.raises(grpc.RpcError, match="unknown model: 'toy'"):
             reload_tools.factor(server, "toy")
 
@@ -70,13 +69,12 @@ def test_a_second_model_is_rejected_and_the_first_keeps_serving(tmp_path: Path) 
     toy_model.write(tmp_path)
     with serving(tmp_path, model_name=NAME, repository_poll_seconds=POLL) as server:
         toy_model.write(tmp_path, "other")
-        wait_until(lambda: reload_tools.events(server, "repository_unreadable"))
-        (line,) = reload_tools.events(server, "repository_unreadable")
+        (line,) = server.logged("repository_unreadable")
         assert line["error_code"] == "repository-not-one-model"
         assert line["help"].startswith("pass the folder of one model")
         assert reload_tools.factor(server, NAME) == 1
         shutil.rmtree(tmp_path / "other")
-        wait_until(lambda: reload_tools.events(server, "repository_readable"))
+        assert server.logged("repository_readable")
 
 
 @pytest.mark.parametrize("flags", [(), ("--check",)])

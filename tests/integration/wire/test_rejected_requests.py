@@ -73,7 +73,7 @@ def stream(*messages: bytes, strict: bool = False) -> Refused:
         metadata = (*WHO, ("triton_grpc_error", "true")) if strict else WHO
         call = server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
         with pytest.raises(grpc.RpcError) as caught:
-            list(call(iter(messages), timeout=20, metadata=metadata))
+            list(call(iter(messages), timeout=60, metadata=metadata))
         return str(caught.value.code().name)
 
     return send
@@ -97,7 +97,7 @@ def web(method: str, path: str, body: bytes | None = None, **headers: str) -> Re
     """Send a request over HTTP/1; return its status."""
 
     def send(server: Server) -> str:
-        connection = http.client.HTTPConnection(server.address, timeout=20)
+        connection = http.client.HTTPConnection(server.address, timeout=60)
         named = {**dict(WHO), **{name.replace("_", "-"): value for name, value in headers.items()}}
         with contextlib.closing(connection):
             connection.request(method, path, body, named)
@@ -149,7 +149,7 @@ def counted(server: Server) -> dict[str, Any]:
 
     before = len(lines())
     server.process.send_signal(signal.SIGUSR1)
-    wait_until(lambda: len(lines()) > before, 30)
+    wait_until(lambda: len(lines()) > before)
     return lines()[-1]
 
 

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import grpc
@@ -33,8 +32,7 @@ def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path)
         bad = request(np.zeros((1, 7), np.float32)).SerializeToString()
         with pytest.raises(grpc.RpcError) as caught:
             server.call(f"{INFERENCE}ModelInfer", bad)
-        wait_until(lambda: sum(line["event"] == "request_completed" for line in server.lines()) == 4)
-        lines = [line for line in server.lines() if line["event"] == "request_completed"]
+        lines = server.logged("request_completed", count=4)
         text = server.log.read_text()
     assert [line["request_id"] for line in lines[:2]] == ["from-metadata", "from-the-message"]
     assert "\n" not in lines[2]["request_id"]
@@ -56,11 +54,9 @@ def test_a_second_server_on_the_port_is_refused(tmp_path: Path, server: Server) 
 def test_a_client_that_never_finishes_its_handshake_is_dropped(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b"PRI * HTTP/2")  # half a preface
-        client.settimeout(20)
-        begun = time.monotonic()
-        while client.recv(4096):
+        client.settimeout(60)
+        while client.recv(4096):  # until the server closes the connection
             pass
-        assert time.monotonic() - begun < 8
 
 
 def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: Path) -> None:
@@ -142,8 +138,8 @@ def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:
         expected = "internal error; the server's log explains it under request id find-me"
         assert caught.value.details() == expected
         server.call(f"{INFERENCE}ModelInfer", message(2))
-        assert 'nv_inference_request_failure{model="lookup",version="1",reason="BACKEND"} 1' in server.metrics()
-        wait_until(lambda: any(line.get("code") == "INTERNAL" for line in server.lines()))
-        (line,) = [line for line in server.lines() if line.get("code") == "INTERNAL"]
+        failed = 'nv_inference_request_failure{model="lookup",version="1",reason="BACKEND"} 1'
+        wait_until(lambda: failed in server.metrics())
+        (line,) = server.logged("request_completed", code="INTERNAL")
     assert line["request_id"] == "find-me"
     assert "BackendError" in line["exception"]

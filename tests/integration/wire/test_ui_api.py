@@ -197,7 +197,7 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
     with serving(tmp_path, transport="asgi", plain_onnx=True) as server:
         server.infer(test_drift.ROWS[:40] + 5)
         drift = 'kanserve_drift_psi_ratio{layer="0",model="toy",version="1"}'
-        wait_until(lambda: reload_tools.shown(server, drift) > 1, 20)
+        wait_until(lambda: reload_tools.shown(server, drift) > 1)
         time.sleep(1.1)  # the server samples at most once a second
         status, result = ask(server, "/v1/kan/overview")
         assert status == 200
@@ -229,7 +229,7 @@ class Slow:
 
     def text(self) -> bytes:
         self.read += 1
-        self.go.wait(20)
+        self.go.wait(60)
         return b""
 
 
@@ -243,7 +243,7 @@ def test_those_who_ask_and_leave_have_the_metrics_read_once() -> None:
             asking.cancel()
         asking = asyncio.ensure_future(operations_._refresh())
         page.go.set()
-        await asyncio.wait_for(asking, 20)
+        await asyncio.wait_for(asking, 60)
         return page.read
 
     assert asyncio.run(check()) == 1
