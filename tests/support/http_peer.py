@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,7 +24,7 @@ class Peer:
     """HTTP/2 by hand, for what no client of gRPC would do."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=15)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.state.initiate_connection()
         self.events: list[Any] = []
@@ -70,17 +71,26 @@ ROWS = np.full((2, 3), 0.25, np.float32)
 HYPERCORN = ("tests.support.hypercorn_transport", "Hypercorn")
 
 
+def _running(transport: str, root: Path, **settings: Any) -> Iterator[Server]:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    toy_model.write(root)
+    foreign = transport == "hypercorn"
+    chosen = {} if foreign else {"transport": transport}
+    with serving(root, HYPERCORN if foreign else (), access_log="all", **chosen, **settings) as running:
+        yield running
+
+
 @pytest.fixture(scope="module", params=["asgi", "grpcio", "hypercorn"])
 def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that only these tests trouble."""
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
-    root = tmp_path_factory.mktemp("lone")
-    toy_model.write(root)
-    foreign = request.param == "hypercorn"
-    chosen = {} if foreign else {"transport": request.param}
-    with serving(root, HYPERCORN if foreign else (), request_read_timeout=1.0, access_log="all", **chosen) as running:
-        yield running
+    yield from _running(request.param, tmp_path_factory.mktemp("lone"), request_read_timeout=60.0)
+
+
+@pytest.fixture(scope="module", params=["asgi", "hypercorn"])
+def hasty(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The same with one second for the arrival of a request."""
+    yield from _running(request.param, tmp_path_factory.mktemp("hasty"), request_read_timeout=1.0)
 
 
 def body(rows: np.ndarray = ROWS, **fields: Any) -> bytes:
@@ -98,6 +108,13 @@ def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc
 @pytest.fixture
 def peer(lone: Server) -> Iterator[Peer]:
     created = Peer(lone.port)
+    with created.socket:
+        yield created
+
+
+@pytest.fixture
+def hasty_peer(hasty: Server) -> Iterator[Peer]:
+    created = Peer(hasty.port)
     with created.socket:
         yield created
 

@@ -11,8 +11,6 @@ import pytest
 from tests.support import certificates, toy_model
 from tests.support.server_process import Server, serving
 
-HANDSHAKE_SECONDS = 1.0
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,7 +28,7 @@ def secured(models: Path, files: Path, transport: str, **settings: Any) -> Any:
     if transport == "asgi":
         pytest.importorskip("h2corn")
     pair = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
-    return serving(models, transport=transport, handshake_timeout=HANDSHAKE_SECONDS, **pair, **settings)
+    return serving(models, transport=transport, **pair, **settings)
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])

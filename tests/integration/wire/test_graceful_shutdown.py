@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import http.client
+import itertools
 import json
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import toy_model
+from tests.support import reload_tools, toy_model
 from tests.support.connection_balancer import balancing
 from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
 
@@ -44,25 +45,25 @@ def health(server: Server, name: str) -> int:
 
 
 def test_a_call_in_flight_is_answered(tmp_path: Path, transport: str) -> None:
-    toy_model.write_slow(tmp_path)
+    toy_model.write_slow(tmp_path, steps=24)
     with serving(tmp_path, transport=transport, plain_onnx=True, drain_grace_seconds=60) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
         wait_until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
+        server.logged("shutdown_started")
         assert not future.done()  # or the model is too fast for this test
         answer = pb.ModelInferResponse.FromString(future.result())
         assert answer.raw_output_contents[0] == bytes(4)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_not_ready_while_it_still_answers(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=transport, drain_delay_seconds=2) as server:
+    with serving(tmp_path, transport=transport, drain_delay_seconds=6) as server:
         assert [health(server, name) for name in ("", "toy", "liveness")] == [SERVING] * 3
         seen: list[int] = []
         data = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
-        watch = server.channel.unary_stream(f"{HEALTH}Watch")(data, timeout=30)
+        watch = server.channel.unary_stream(f"{HEALTH}Watch")(data, timeout=60)
         seen.append(health_pb2.HealthCheckResponse.FromString(next(watch)).status)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: health(server, "") == NOT_SERVING)
@@ -73,22 +74,20 @@ def test_not_ready_while_it_still_answers(tmp_path: Path, transport: str) -> Non
         np.testing.assert_allclose(server.infer(rows), toy_model.outputs(rows), rtol=1e-5)
         seen.extend(health_pb2.HealthCheckResponse.FromString(item).status for item in watch)  # it ends
         assert seen == [SERVING, NOT_SERVING]
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_the_second_signal_hurries(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
     with serving(
-        tmp_path, transport=transport, plain_onnx=True, drain_delay_seconds=60, drain_grace_seconds=60
+        tmp_path, transport=transport, plain_onnx=True, drain_delay_seconds=200, drain_grace_seconds=200
     ) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
         wait_until(lambda: started(server))
-        begun = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
+        server.logged("shutdown_started")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 143
-        assert time.monotonic() - begun < 30
+        assert server.process.wait(60) == 143
         with pytest.raises(grpc.RpcError) as caught:
             future.result()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -103,27 +102,29 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
     toy_model.write_slow(tmp_path)
     body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}]})
-    with serving(tmp_path, transport="asgi", plain_onnx=True, drain_delay_seconds=60, drain_grace_seconds=60) as server:
+    with serving(
+        tmp_path, transport="asgi", plain_onnx=True, drain_delay_seconds=200, drain_grace_seconds=60
+    ) as server:
         connection = http.client.HTTPConnection(server.address, timeout=60)
         connection.request("POST", "/v2/models/slow/infer", body)
         wait_until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
+        server.logged("shutdown_started")
         server.process.send_signal(signal.SIGTERM)
         with contextlib.closing(connection):
             answer = connection.getresponse()
             assert (answer.status, json.loads(answer.read())["code"]) == (503, "server-shutting-down")
-        assert server.process.wait(30) == 143
+        assert server.process.wait(60) == 143
 
 
 def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport: str) -> None:
     """The server completes some calls while it drains; other calls arrive too late."""
     toy_model.write(tmp_path)
     rows = np.zeros((1, 3), np.float32)
-    with serving(tmp_path, transport=transport, drain_delay_seconds=1, drain_reject_seconds=1.5) as server:
+    with serving(tmp_path, transport=transport, drain_delay_seconds=1, drain_reject_seconds=60) as server:
         server.infer(rows)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: any(line["event"] == "shutdown_started" for line in server.lines()))
+        server.logged("shutdown_started")
         answered = refused = 0
         while not refused:
             try:
@@ -131,7 +132,8 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport:
                 answered += 1
             except grpc.RpcError as error:
                 refused += error.code() is grpc.StatusCode.UNAVAILABLE
-        assert server.process.wait(30) == 0
+        server.process.send_signal(signal.SIGTERM)  # ends the time for rejections
+        assert server.process.wait(60) == 143
         (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
         assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (answered, refused, 0, 0)
 
@@ -141,7 +143,7 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
     data, errors = request(np.zeros((1, 3), np.float32)).SerializeToString(), list[str]()
-    settings: dict[str, Any] = {"transport": "asgi", "drain_delay_seconds": 1, "drain_reject_seconds": 1}
+    settings: dict[str, Any] = {"transport": "asgi", "drain_delay_seconds": 4, "drain_reject_seconds": 1}
     with (
         serving(tmp_path, **settings) as old,
         serving(tmp_path, **settings) as new,
@@ -149,14 +151,15 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
         grpc.insecure_channel(f"127.0.0.1:{balancer.port}", [("grpc.enable_retries", 0)]) as channel,
     ):
         call = channel.unary_unary(f"{INFERENCE}ModelInfer")
-        call(data, timeout=20)
+        call(data, timeout=60)
         old.process.send_signal(signal.SIGTERM)
-        noticed = time.monotonic() + 0.5
-        while old.process.poll() is None:
-            if time.monotonic() > noticed:
+        for number in itertools.count():
+            if old.process.poll() is not None:
+                break
+            if number == 10:  # the balancer notices some time after the signal
                 balancer.target = new.port
             try:
-                call(data, timeout=20)
+                call(data, timeout=60)
             except grpc.RpcError as error:
                 errors.append(str(error))
             time.sleep(0.01)
@@ -166,9 +169,8 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
 
 
 def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, transport: str) -> None:
-    toy_model.write(tmp_path)
-    data = request(np.ones((1, 3), np.float32)).SerializeToString()
-    with serving(tmp_path, transport=transport, drain_reject_seconds=0) as server:
+    toy_model.write_slow(tmp_path, steps=1)
+    with serving(tmp_path, transport=transport, plain_onnx=True, threads=1, drain_reject_seconds=0) as server:
         ends: list[str] = []
 
         def repeat() -> None:
@@ -176,18 +178,19 @@ def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, tr
                 infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
                 try:
                     while True:
-                        infer(data, timeout=20)
+                        infer(slow(), timeout=60)
                 except grpc.RpcError as error:
                     ends.append(error.details())
 
         clients = [threading.Thread(target=repeat, daemon=True) for _ in range(4)]
         for client in clients:
             client.start()
-        time.sleep(0.3)
+        success = 'nv_inference_request_success{model="slow",version="1"}'
+        wait_until(lambda: reload_tools.shown(server, success) > 4)  # from here on, calls are in progress
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
         for client in clients:
-            client.join(30)
+            client.join(60)
         (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
         assert last["answered"] > 0
         assert (last["refused"], last["cut_off"], last["cancelled"]) == (0, 0, 0)
@@ -201,23 +204,31 @@ def test_the_process_ends_with_its_last_line(tmp_path: Path, transport: str) -> 
     log = tmp_path / "log"
     ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0", "--transport", transport)
     command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), *ports, "--log-format", "json", "--json"]
+    delays: list[float] = []
+    while not delays or (min(delays) >= 1 and len(delays) < 3):  # other processes may delay one of them
+        delays.append(_seconds_after_last_line(command, log))
+    assert min(delays) < 1
+
+
+def _seconds_after_last_line(command: list[str], log: Path) -> float:
+    """Start a server, call it, and end it by a signal. Returns the time from its last line to its end."""
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
         try:
             assert server.stdout is not None
             where = json.loads(server.stdout.readline())
             with grpc.insecure_channel(where["grpc"]) as channel:
-                channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=20)
+                channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=60)
             server.send_signal(signal.SIGTERM)
             code, ended = server.wait(60), time.time()
         finally:
             server.kill()
     last = json.loads(log.read_text().splitlines()[-1])
     assert (code, last["event"]) == (0, "server_stopped")
-    assert ended - datetime.datetime.fromisoformat(last["timestamp"]).timestamp() < 1
+    return ended - datetime.datetime.fromisoformat(last["timestamp"]).timestamp()
 
 
 def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: str) -> None:
-    toy_model.write_slow(tmp_path)
+    toy_model.write_slow(tmp_path, steps=24)
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1) as server:
         infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
         first = infer.future(slow(), timeout=60)
@@ -252,7 +263,7 @@ def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: st
         # The callers know of their own cancellation and deadline before the server does; whose deadline it knows
         # that it cannot keep, it refuses.
         wait_until(lambda: failed() in ((2, 1), (1, 2)))
-        assert f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics()
+        wait_until(lambda: f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics())
 
 
 def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str) -> None:
@@ -283,12 +294,12 @@ def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, tran
         wait_until(lambda: any(line["event"] == "server_listening" for line in events(log)))
         (address,) = (line["grpc"] for line in events(log) if line["event"] == "server_listening")
         with grpc.insecure_channel(address) as channel:
-            answer = channel.unary_unary(f"{INFERENCE}ServerReady")(b"", timeout=10)
+            answer = channel.unary_unary(f"{INFERENCE}ServerReady")(b"", timeout=60)
             assert not pb.ServerReadyResponse.FromString(answer).ready
-            answer = channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=10)
+            answer = channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=60)
             assert pb.ServerLiveResponse.FromString(answer).live
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         loaded = [line for line in events(log) if line["event"] == "model_loaded"]
         assert len(loaded) < 1000  # or loading is too fast for this test
         assert process.stdout is not None

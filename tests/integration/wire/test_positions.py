@@ -30,7 +30,7 @@ from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
 from kanserve.types import Array, EdgeOptions
 from tests.support import error_codes, toy_grid_model, toy_model
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -85,14 +85,14 @@ def test_another_shape_is_refused_even_of_the_same_size(grid: Server, shape: tup
 
 
 def test_the_batch_is_counted_in_rows(grid: Server) -> None:
-    before = grid.metrics()
+    series = 'nv_inference_count{model="grid",version="1"}'
+    before = _metric(grid.metrics(), series)
     assert grid.infer(np.zeros((0, 2, 3), np.float32), "grid").shape == (0, 2, 1)
     with pytest.raises(grpc.RpcError) as caught:
         grid.infer(np.zeros((33, 2, 3), np.float32), "grid")
     assert "batch-size must be <= 32" in caught.value.details()
     grid.infer(ROWS, "grid")
-    counted = [_metric(text, 'nv_inference_count{model="grid",version="1"}') for text in (before, grid.metrics())]
-    assert counted[1] - counted[0] == len(ROWS)
+    wait_until(lambda: _metric(grid.metrics(), series) - before == len(ROWS))
 
 
 def _metric(text: str, series: str) -> float:

@@ -18,7 +18,7 @@ from kanserve.client import base, control, targets
 from kanserve.client.errors import ArgumentError
 from tests.support import toy_model
 from tests.support.name_server import resolving
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import WAIT_SECONDS, Server, serving, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -70,14 +70,12 @@ def test_one_more_server_gets_its_share_and_one_that_is_killed_costs_no_call(
                 assert not await _send(client, SHARE)
                 assert handled(servers[2]) == 0
                 names.addresses.append("127.0.0.3")
-                joined = time.monotonic()
-                while handled(servers[2]) == 0:
-                    assert not await _send(client, 10)
-                    assert time.monotonic() - joined < 5 * AGE
-                assert not await _send(client, SHARE)  # until each connection is ready again
-                before = [handled(server) for server in servers]
-                assert not await _send(client, 3 * SHARE)
-                assert min(shares(servers, before)) > SHARE / 3
+                end, least = time.monotonic() + WAIT_SECONDS, 0
+                while least <= SHARE / 3:  # until each connection is ready
+                    assert time.monotonic() < end
+                    before = [handled(server) for server in servers]
+                    assert not await _send(client, 3 * SHARE)
+                    least = min(shares(servers, before))
                 sending = asyncio.create_task(_send(client, 3 * SHARE))
                 await asyncio.sleep(0.1)
                 servers[0].process.kill()
@@ -89,7 +87,7 @@ def test_one_more_server_gets_its_share_and_one_that_is_killed_costs_no_call(
 
 @contextlib.contextmanager
 def _two(repository: Path) -> Iterator[tuple[Server, Server]]:
-    with serving(repository, drain_delay_seconds=20) as first, serving(repository) as second:
+    with serving(repository, drain_delay_seconds=200) as first, serving(repository) as second:
         yield first, second
 
 
@@ -104,17 +102,27 @@ def test_a_server_that_is_not_ready_gets_no_call(tmp_path: Path) -> None:
                 control.promote(client, "toy")
             first.process.send_signal(signal.SIGTERM)
             wait_until(lambda: direct.health() == "NOT_SERVING")
-            time.sleep(0.2)  # until the client has the same news
-            before = handled(first)
-            for _ in range(20):
-                client.infer(model, ROWS)
-            assert handled(first) == before
+
+            def shunned() -> bool:
+                before = handled(first)
+                for _ in range(20):
+                    client.infer(model, ROWS)
+                return handled(first) == before
+
+            wait_until(shunned)  # the client has the same news a moment later
             direct.infer(model, ROWS)  # it still responds
             second.process.kill()
             wait_until(lambda: second.process.poll() is not None)
-            time.sleep(0.2)
-            with pytest.raises(ClientError, match="no server at"):
-                client.infer(model, ROWS)
+            wait_until(lambda: "no server at" in refusal(client, model))
+
+
+def refusal(client: Client, model: Any) -> str:
+    """The error of a call; empty if it succeeds."""
+    try:
+        client.infer(model, ROWS)
+    except ClientError as error:
+        return str(error)
+    return ""
 
 
 def test_a_server_that_hangs_costs_time_and_no_call(
@@ -126,7 +134,7 @@ def test_a_server_that_hangs_costs_time_and_no_call(
     with (
         serving(tmp_path, transport=transport) as first,
         serving(tmp_path, transport=transport) as second,
-        Client([first.address, second.address], timeout=20) as client,
+        Client([first.address, second.address], timeout=120) as client,
     ):
         model = client.model("toy")
         while not (handled(first) and handled(second)):
@@ -135,7 +143,7 @@ def test_a_server_that_hangs_costs_time_and_no_call(
         begun = time.monotonic()
         for _ in range(10):
             client.infer(model, ROWS)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 60
 
 
 def test_pings_of_an_idle_client_close_no_connection(

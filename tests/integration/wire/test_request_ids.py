@@ -58,19 +58,28 @@ def plain(folder: Path, name: str, node: Any, kind: int) -> None:
     (folder / name / "1" / "model.onnx").write_bytes(model.SerializeToString())
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
-def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Where everything has a line."""
+def running(repository: Path, transport: str, seconds: float) -> Iterator[Server]:
+    """A server whose log has a line for everything, with these seconds for the arrival of a request."""
     pytest.importorskip("h2corn")
     limits = {
         "max_request_bytes": 65536,
         "max_response_bytes": 2048,
-        "request_read_timeout": 1.0,
+        "request_read_timeout": seconds,
         "max_typed_contents_bytes": 4096,
     }
     reported = {"access_log": "all", "log_level": "debug", "plain_onnx": True, "http_port": 0}
-    with serving(repository, transport=request.param, **limits, **reported) as running:
-        yield running
+    with serving(repository, transport=transport, **limits, **reported) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    yield from running(repository, request.param, 60.0)
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def hasty(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    yield from running(repository, request.param, 1.0)
 
 
 def refused(call: Callable[[], object]) -> grpc.RpcError:
@@ -154,24 +163,24 @@ def too_late(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
     "attempt", [too_large, half, unknown_packing, no_timeout, too_slow, too_late], ids=lambda item: item.__name__
 )
 def test_what_ends_in_the_transport_has_an_id_too(
-    busy: Server, attempt: Callable[..., dict[str, str]], supplied: str, request: pytest.FixtureRequest
+    hasty: Server, attempt: Callable[..., dict[str, str]], supplied: str, request: pytest.FixtureRequest
 ) -> None:
-    if request.node.callspec.params["busy"] == "grpcio":
+    if request.node.callspec.params["hasty"] == "grpcio":
         pytest.skip("gRPC core refuses these itself, and sends nothing but its status")
     mine = f"{supplied}-{attempt.__name__}" if supplied else ""
-    peer = Peer(busy.port)
+    peer = Peer(hasty.port)
     with peer.socket:
         result = attempt(peer, *([(ID, mine)] if mine else ()))
     assert result["grpc-status"] != "0"
     assert result[ID] == mine if mine else re.fullmatch(r"[0-9a-f]{16}", result[ID])
-    in_the_log(busy, result[ID])
+    in_the_log(hasty, result[ID])
 
 
 def test_a_stream_that_ends_tells_its_id(busy: Server) -> None:
     method = busy.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
     wrong = message(nothing, model="nobody")
     error = refused(
-        lambda: list(method(iter([wrong]), timeout=20, metadata=((ID, "s1"), ("triton_grpc_error", "true"))))
+        lambda: list(method(iter([wrong]), timeout=60, metadata=((ID, "s1"), ("triton_grpc_error", "true"))))
     )
     assert dict(error.trailing_metadata())[ID] == "s1"
     in_the_log(busy, "s1")
@@ -179,7 +188,7 @@ def test_a_stream_that_ends_tells_its_id(busy: Server) -> None:
 
 def raw(server: Server, text: bytes, *, wait: bool = True) -> Reply:
     host, _, port = server.http.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(text)
         answer = http.client.HTTPResponse(connection)
         answer.begin()
@@ -214,9 +223,9 @@ def test_every_refusal_over_http_tells_its_id(busy: Server, name: str, supplied:
         in_the_log(busy, reported)
 
 
-def test_a_body_that_does_not_come_has_an_id(busy: Server) -> None:
+def test_a_body_that_does_not_come_has_an_id(hasty: Server) -> None:
     head = b"POST /v2/models/toy/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nx-request-id: slow\r\n\r\n{"
-    reply = raw(busy, head)
+    reply = raw(hasty, head)
     assert (reply.status, reply.headers[ID], reply.json["request_id"]) == (408, "slow", "slow")
 
 

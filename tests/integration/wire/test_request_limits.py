@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -23,22 +25,31 @@ pytestmark = pytest.mark.slow
 ROWS = np.zeros((1, 3), np.float32)
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}]}
 LONGEST = 0.3
+MANY = 10_000  # calls, of which a slow machine too sends more than five in a second
 RATED, FREE = token_file.make(), token_file.make()
+
+
+def running(transport: str, folder: Path, **limits: Any) -> Iterator[Server]:
+    """A server with two callers. One of them has five calls per second."""
+    pytest.importorskip("h2corn")
+    toy_model.write(folder / "models")
+    callers = token_files.block("rated", RATED, "read", rate=5) + token_files.block("free", FREE, "infer")
+    token_files.save(folder / "tokens", callers)
+    port = {} if transport == "asgi" else {"http_port": 0}
+    with serving(folder / "models", tokens=str(folder / "tokens"), transport=transport, **port, **limits) as server:
+        yield server
 
 
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A request waits 5 s for others, and may take 0.3 s; one caller has five calls per second."""
-    pytest.importorskip("h2corn")
-    folder = tmp_path_factory.mktemp("limits")
-    toy_model.write(folder / "models")
-    callers = token_files.block("rated", RATED, "read", rate=5) + token_files.block("free", FREE, "infer")
-    token_files.save(folder / "tokens", callers)
-    port = {} if request.param == "asgi" else {"http_port": 0}
-    limits = {"max_deadline_seconds": LONGEST, "max_queue_delay_microseconds": 5_000_000, "max_header_bytes": 8192}
-    settings = {"tokens": str(folder / "tokens"), "transport": request.param, **port, **limits}
-    with serving(folder / "models", **settings) as running:
-        yield running
+    yield from running(request.param, tmp_path_factory.mktemp("limits"), max_header_bytes=8192)
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A request waits 10 s for others, and may take 0.3 s."""
+    limits = {"max_deadline_seconds": LONGEST, "max_queue_delay_microseconds": 10_000_000}
+    yield from running(request.param, tmp_path_factory.mktemp("deadlines"), **limits)
 
 
 def test_a_caller_that_asks_too_often(server: Server) -> None:
@@ -55,8 +66,8 @@ def test_a_caller_that_asks_too_often(server: Server) -> None:
         assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "rated sends more than 5 calls per second" in refusal.details()
         assert 0 < int(dict(refusal.trailing_metadata())["grpc-retry-pushback-ms"]) <= 200  # until the next call
-    replies = [http_client.ask(server, "/v2", **dict(shown)) for _ in range(12)]
-    (refused, *_) = [reply for reply in replies if reply.status != 200]
+    replies = (http_client.ask(server, "/v2", **dict(shown)) for _ in range(MANY))
+    refused = next(reply for reply in replies if reply.status != 200)
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
     assert http_client.ask(server, "/healthz", **dict(shown)).status == 200
     assert http_client.ask(server, "/v2", **dict(token_files.bearer(FREE))).status == 200
@@ -73,38 +84,38 @@ def test_both_clients_wait_until_a_rate_lets_them_through(server: Server) -> Non
         expected = client.index()
         assert [client.index() for _ in range(7)] == [expected] * 7
         assert asyncio.run(awaited()) == [expected] * 7
-        ask_often = (hasty.index() for _ in range(30))
+        ask_often = (hasty.index() for _ in range(MANY))
         with pytest.raises(RateLimited, match="rated sends more than 5 calls per second") as caught:
             list(ask_often)
     assert caught.value.retry_after is not None
     assert 0 < caught.value.retry_after <= 0.2
 
 
-@pytest.mark.parametrize("supplied", [None, 20.0])
-def test_a_deadline_that_is_later_or_absent_is_cut(server: Server, supplied: float | None) -> None:
+@pytest.mark.parametrize("supplied", [None, 60.0])
+def test_a_deadline_that_is_later_or_absent_is_cut(hasty: Server, supplied: float | None) -> None:
     begun = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
-        server.channel.unary_unary(f"{INFERENCE}ModelInfer")(
+        hasty.channel.unary_unary(f"{INFERENCE}ModelInfer")(
             request(ROWS).SerializeToString(), timeout=supplied, metadata=token_files.bearer(FREE)
         )
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert LONGEST * 0.9 < time.monotonic() - begun < 4
+    assert LONGEST * 0.9 < time.monotonic() - begun < 50
 
 
-def test_the_same_over_http_and_on_a_stream(server: Server) -> None:
+def test_the_same_over_http_and_on_a_stream(hasty: Server) -> None:
     begun, shown = time.monotonic(), token_files.bearer(FREE)
-    assert http_client.infer(server, BODY, **dict(shown)).status == 504
+    assert http_client.infer(hasty, BODY, **dict(shown)).status == 504
     requested = [request(ROWS, id=str(at)).SerializeToString() for at in range(3)]
-    stream = server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter(requested), timeout=20, metadata=shown)
+    stream = hasty.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter(requested), timeout=60, metadata=shown)
     answers = [pb.ModelStreamInferResponse.FromString(data) for data in stream]
     assert [answer.infer_response.id for answer in answers] == ["0", "1", "2"]
     assert all(answer.error_message for answer in answers)
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 50
 
 
 def test_headers_beyond_their_limit_are_one_requests_own(server: Server) -> None:
     shown = token_files.bearer(FREE)
-    watch = server.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=30, metadata=shown)
+    watch = server.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60, metadata=shown)
     next(watch)
     server.call(f"{INFERENCE}ServerMetadata", b"", metadata=(*shown, ("x-a", "a" * 6000)))
     with pytest.raises(grpc.RpcError) as caught:

@@ -19,14 +19,15 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.command_line import document, kanserve, program
 from tests.support.server_process import INFERENCE, Server, request
-from tests.support.tls_server import HANDSHAKE_SECONDS, secured
 from tests.support.tls_server import files as files
 from tests.support.tls_server import models as models
+from tests.support.tls_server import secured
 from tests.support.tls_server import server as server
 
 pytestmark = pytest.mark.slow
 
 ROWS = np.full((2, 3), 0.25, np.float32)
+HANDSHAKE_SECONDS = 2.0
 CHECK = b"\x00\x00\x00\x00\x00"  # grpc.health.v1.Health/Check of the whole server, framed
 IS_SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
 
@@ -38,6 +39,13 @@ def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterato
         yield running
 
 
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def hasty(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that soon ends a handshake."""
+    with secured(models, files, request.param, handshake_timeout=HANDSHAKE_SECONDS) as running:
+        yield running
+
+
 def url(server: Server) -> str:
     return f"grpcs://{server.address}"
 
@@ -45,7 +53,7 @@ def url(server: Server) -> str:
 def test_stock_grpc_infers(server: Server, files: Path) -> None:
     trusted = grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())
     with grpc.secure_channel(server.address, trusted) as channel:
-        data = channel.unary_unary(f"{INFERENCE}ModelInfer")(request(ROWS).SerializeToString(), timeout=20)
+        data = channel.unary_unary(f"{INFERENCE}ModelInfer")(request(ROWS).SerializeToString(), timeout=60)
     result = np.frombuffer(pb.ModelInferResponse.FromString(data).raw_output_contents[0], "<f4").reshape(2, 2)
     np.testing.assert_allclose(result, toy_model.outputs(ROWS), rtol=1e-5)
 
@@ -65,7 +73,7 @@ def test_curl_negotiates_http2(server: Server, files: Path) -> None:
     headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
     command = ["curl", "-sS", "--cacert", files / "ca.pem", *headers, "--data-binary", f"@{files / 'check'}"]
     where = f"https://localhost:{server.port}/grpc.health.v1.Health/Check"
-    done = subprocess.run([*command, "-w", "%{http_version}", where], capture_output=True, timeout=30)
+    done = subprocess.run([*command, "-w", "%{http_version}", where], capture_output=True, timeout=60)
     assert done.stdout == IS_SERVING + b"2", done.stderr
 
 
@@ -91,7 +99,7 @@ def test_our_client_and_its_commands(mutual: Server, files: Path) -> None:
 )
 def test_a_server_that_is_not_trusted(server: Server, files: Path, original: dict[str, str], says: str) -> None:
     named = {key: str(files / value) if key == "ca" else value for key, value in original.items()}
-    with Client(url(server), timeout=10, **named) as client, pytest.raises(Unreachable, match=says):
+    with Client(url(server), timeout=60, **named) as client, pytest.raises(Unreachable, match=says):
         client.health()
     assert trusted(server, files) == "SERVING"
 
@@ -100,7 +108,7 @@ def test_a_server_that_is_not_trusted(server: Server, files: Path, original: dic
 def test_a_caller_that_may_not_enter(mutual: Server, files: Path, shown: str) -> None:
     pair = {"cert": files / f"{shown}.pem", "key": files / f"{shown}.key"} if shown else {}
     with (
-        Client(url(mutual), timeout=10, ca=files / "ca.pem", **pair) as client,
+        Client(url(mutual), timeout=60, ca=files / "ca.pem", **pair) as client,
         pytest.raises(Unreachable) as caught,
     ):
         client.health()
@@ -114,11 +122,11 @@ def trusted(server: Server, files: Path, **pair: Path) -> str:
 
 
 def test_plain_text_is_not_answered(server: Server, files: Path) -> None:
-    with Client(server.address, timeout=10) as client, pytest.raises(Unreachable, match="closes the conn") as caught:
+    with Client(server.address, timeout=60) as client, pytest.raises(Unreachable, match="closes the conn") as caught:
         client.health()
     assert caught.value.hint == "if the server requires TLS, connect to grpcs://HOST:PORT"
     for said in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes(100)):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as peer:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as peer:
             peer.sendall(said)
             assert b"HTTP" not in rest(peer)
     assert trusted(server, files) == "SERVING"
@@ -135,17 +143,17 @@ def rest(peer: socket.socket) -> bytes:
     return result
 
 
-def test_a_handshake_that_never_ends_is_cut_off(server: Server, files: Path) -> None:
-    peers = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(20)]
+def test_a_handshake_that_never_ends_is_cut_off(hasty: Server, files: Path) -> None:
+    peers = [socket.create_connection(("127.0.0.1", hasty.port), timeout=60) for _ in range(20)]
     begun = time.monotonic()
     for at, peer in enumerate(peers):
         peer.sendall(b"\x16\x03\x01\x02\x00\x01\x00"[: at % 8])
-    assert trusted(server, files) == "SERVING"
+    assert trusted(hasty, files) == "SERVING"
     for peer in peers:
         rest(peer)
         peer.close()
     assert time.monotonic() - begun > HANDSHAKE_SECONDS / 2
-    assert trusted(server, files) == "SERVING"
+    assert trusted(hasty, files) == "SERVING"
 
 
 @pytest.mark.parametrize("transport", ["asgi", "grpcio"])
@@ -183,6 +191,6 @@ def test_health_watches_over_tls(server: Server, files: Path) -> None:
     """A stream too."""
     requested = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
     with grpc.secure_channel(server.address, grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())) as channel:
-        call = channel.unary_stream("/grpc.health.v1.Health/Watch")(requested, timeout=20)
+        call = channel.unary_stream("/grpc.health.v1.Health/Watch")(requested, timeout=60)
         assert health_pb2.HealthCheckResponse.FromString(next(call)).status == health_pb2.HealthCheckResponse.SERVING
         call.cancel()

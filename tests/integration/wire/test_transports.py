@@ -15,6 +15,8 @@ from grpc_health.v1 import health_pb2
 
 from tests.support import toy_model
 from tests.support.http_peer import HYPERCORN, INFER, ROWS, Code, Peer, body, code, framed
+from tests.support.http_peer import hasty as hasty
+from tests.support.http_peer import hasty_peer as hasty_peer
 from tests.support.http_peer import lone as lone
 from tests.support.http_peer import peer as peer
 from tests.support.server_process import Server, serving, wait_until
@@ -30,6 +32,7 @@ ASGI = pytest.mark.parametrize("lone", ["asgi", "hypercorn"], indirect=True)
 @ASGI  # gRPC core ends such a call by itself
 def test_a_deadline_that_has_passed_is_not_worked_for(peer: Peer, lone: Server) -> None:
     lone.infer(ROWS)
+    idle = "kanserve_inflight_requests 0.0"  # so all calls are counted
 
     def answered() -> float:
         (line,) = [
@@ -37,8 +40,8 @@ def test_a_deadline_that_has_passed_is_not_worked_for(peer: Peer, lone: Server) 
         ]
         return float(line.split()[-1])
 
+    wait_until(lambda: answered() > 0 and idle in lone.metrics())
     before = answered()
-    assert before > 0
     stream = peer.open(("grpc-timeout", "1n"))
     peer.send(stream, framed(body()))
     assert peer.headers(stream)["grpc-status"] == str(Code.DEADLINE_EXCEEDED.value[0])
@@ -52,7 +55,7 @@ def test_a_call_that_outlives_its_deadline_ends_with_it(lone: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(requested, timeout=0.5))
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
-    assert 0.4 < time.monotonic() - begun < 5
+    assert time.monotonic() - begun > 0.4
 
 
 def test_a_caller_that_goes_away_cancels_its_call(lone: Server) -> None:
@@ -88,7 +91,6 @@ def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer) ->
 
 
 # grpc.aio waits until the connection is old.
-@ASGI
 @pytest.mark.parametrize(
     ("end", "status", "words"),
     [
@@ -96,10 +98,12 @@ def test_an_unknown_encoding_is_refused_with_those_that_are_known(peer: Peer) ->
         (True, Code.INTERNAL, "the call ends inside a message"),
     ],
 )
-def test_a_message_that_is_not_whole_is_given_up(peer: Peer, end: bool, status: grpc.StatusCode, words: str) -> None:
-    stream = peer.open()
-    peer.send(stream, framed(body())[:-1], end=end)
-    result = peer.headers(stream)
+def test_a_message_that_is_not_whole_is_given_up(
+    hasty_peer: Peer, end: bool, status: grpc.StatusCode, words: str
+) -> None:
+    stream = hasty_peer.open()
+    hasty_peer.send(stream, framed(body())[:-1], end=end)
+    result = hasty_peer.headers(stream)
     assert (result["grpc-status"], result["grpc-message"]) == (str(status.value[0]), words)
 
 
@@ -120,7 +124,7 @@ def test_status_messages_survive_the_wire(lone: Server) -> None:
 
 def test_binary_metadata_is_taken(lone: Server) -> None:
     assert code(lone, body(), metadata=(("some-bin", b"\x00\xff"), ("x-request-id", "mine"))) is Code.OK
-    wait_until(lambda: any(line.get("request_id") == "mine" for line in lone.lines()))
+    assert lone.logged("request_completed", request_id="mine")
 
 
 def test_a_burst_on_a_fresh_channel_loses_nothing(lone: Server) -> None:
@@ -156,27 +160,27 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
             for _ in range(100):
                 item.open()
         data = health_pb2.HealthCheckRequest(service="liveness").SerializeToString()
-        assert code(lone, data, "/grpc.health.v1.Health/Check", timeout=5) is Code.OK
+        assert code(lone, data, "/grpc.health.v1.Health/Check", timeout=30) is Code.OK
     finally:
         for item in peers:
             item.socket.close()
 
 
 # hypercorn loses the connection where a call is answered before its message is there.
-@pytest.mark.parametrize("lone", ["asgi"], indirect=True)
-def test_what_ends_in_the_transport_is_counted_and_told(peer: Peer, lone: Server) -> None:
+@pytest.mark.parametrize("hasty", ["asgi"], indirect=True)
+def test_what_ends_in_the_transport_is_counted_and_told(hasty_peer: Peer, hasty: Server) -> None:
     def count(status: str) -> float:
         labels = f'grpc_code="{status}",grpc_method="ModelInfer",'
-        result = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
+        result = [line for line in hasty.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
         return sum(float(line.split()[-1]) for line in result if labels in line)
 
     before = {status: count(status) for status in ("UNIMPLEMENTED", "DEADLINE_EXCEEDED", "INTERNAL")}
-    packed, cut, slow = peer.open(("grpc-encoding", "snappy")), peer.open(), peer.open()
-    peer.send(packed, framed(b"x", 1))
-    peer.send(cut, framed(body())[:-1])
-    peer.headers(slow)
-    assert {status: count(status) - 1 for status in before} == before
-    wait_until(lambda: any("did not arrive completely" in str(line.get("reason")) for line in lone.lines()))
+    packed, cut, slow = hasty_peer.open(("grpc-encoding", "snappy")), hasty_peer.open(), hasty_peer.open()
+    hasty_peer.send(packed, framed(b"x", 1))
+    hasty_peer.send(cut, framed(body())[:-1])
+    hasty_peer.headers(slow)
+    wait_until(lambda: {status: count(status) - 1 for status in before} == before)
+    wait_until(lambda: any("did not arrive completely" in str(line.get("reason")) for line in hasty.lines()))
 
 
 @pytest.mark.parametrize("transport", [(), HYPERCORN], ids=["asgi", "hypercorn"])
@@ -184,7 +188,7 @@ def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path,
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
     chosen = {} if transport else {"transport": "asgi"}
-    with serving(tmp_path, transport, max_inflight_requests=8, request_read_timeout=30.0, **chosen) as server:
+    with serving(tmp_path, transport, max_inflight_requests=8, request_read_timeout=60.0, **chosen) as server:
         crowd = Peer(server.port)
         opened = [crowd.open() for _ in range(20)]
         result = crowd.headers(opened[0])
