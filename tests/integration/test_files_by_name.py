@@ -45,7 +45,7 @@ from tests.support.unsafe_files import folder as folder
 pytestmark = pytest.mark.slow
 
 
-SECONDS = 5.0  # for one read of a file, on a busy machine
+SECONDS = 60.0  # for one read of a file, which a FIFO or a socket would hold up without end
 SECRET = b"somebody else's\n" * 4
 FOREIGN = 4711  # a user id
 ROOT = os.geteuid() == 0

@@ -131,7 +131,7 @@ def fail(): raise ValueError("a traceback")
 thread = threading.Thread(target=fail); thread.start(); thread.join()
 faulthandler.dump_traceback(2)
 child = "import os, contextlib\\nwith contextlib.suppress(OSError): os.write(2, b'x' * 9000)"
-subprocess.run([sys.executable, "-c", child], timeout=20)
+subprocess.run([sys.executable, "-c", child], timeout=60)
 print(time.monotonic() - begun, logs.dropped(), flush=True)
 watchdog.end()
 """
@@ -151,11 +151,11 @@ def test_a_full_stderr_holds_nobody_who_writes_to_it(kind: str) -> None:
         program = program.replace("logs.configure", "logs.os.open = lambda *a: os.stat('/none')\nlogs.configure", 1)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=200
         )
         assert done.returncode == 70, done.stdout
         seconds, dropped = done.stdout.split()[1:]
-        assert float(seconds) < 30
+        assert float(seconds) < 100
         assert int(dropped) > 100
         assert os.get_blocking(writer)
     finally:
@@ -183,15 +183,15 @@ def test_upgrades_are_refused_and_fill_no_stderr(tmp_path: Path, transport: str)
     with started(tmp_path, "", writer, **settings) as (process, addresses):
         host, _, port = addresses["http"].rpartition(":")
         for at in range(1000):
-            with socket.create_connection((host, int(port)), timeout=20) as peer:
+            with socket.create_connection((host, int(port)), timeout=60) as peer:
                 peer.sendall(SOCKET)
                 said = peer.recv(4096)
             assert at or said.startswith(b"HTTP/1.1 501 ")
             assert at or b"does not upgrade a connection" in said
         with grpc.insecure_channel(addresses["grpc"]) as channel:
-            channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=20)
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=60)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     os.close(reader)
     os.close(writer)
 
@@ -213,7 +213,7 @@ def started(
 
 
 def page(addresses: dict[str, str]) -> str:
-    with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{addresses['metrics']}/metrics", timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -236,15 +236,15 @@ def test_a_stderr_that_takes_nothing_costs_lines_alone(
         with grpc.insecure_channel(addresses["grpc"]) as channel:
             infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
             for _ in range(200):
-                answer = pb.ModelInferResponse.FromString(infer(DATA, timeout=20))
+                answer = pb.ModelInferResponse.FromString(infer(DATA, timeout=60))
                 assert answer.model_name == "toy"
             with pytest.raises(grpc.RpcError) as caught:
-                infer(b"\xff\xff", timeout=20)
+                infer(b"\xff\xff", timeout=60)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20) == b"\x08\x01"
+            assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=60) == b"\x08\x01"
         wait_until(lambda: value(page(addresses), DROPPED) > 200)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_reader_that_leaves_costs_lines_alone(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_reader_that_leaves_costs_lines_alone(tmp_path: Path) -> None:
         os.close(reader)
         with grpc.insecure_channel(addresses["grpc"]) as channel:
             for _ in range(50):
-                channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=20)
+                channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=60)
         wait_until(lambda: value(page(addresses), DROPPED) >= 50)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0

@@ -31,7 +31,7 @@ def namespace() -> list[str] | None:
     """The command that starts another in a separate network namespace, if this machine permits one."""
     for command in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
         try:
-            if subprocess.run([*command, "true"], capture_output=True, timeout=30).returncode == 0:
+            if subprocess.run([*command, "true"], capture_output=True, timeout=60).returncode == 0:
                 return command
         except FileNotFoundError:
             return None
@@ -99,7 +99,7 @@ def seen(folders: dict[str, Path]) -> dict[str, tuple[dict[str, Any], list[str]]
         running[kind] = (process, folder / "home")
     result = {}
     for kind, (process, home) in running.items():
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
         result[kind] = (json.loads(output), files(home))
     return result

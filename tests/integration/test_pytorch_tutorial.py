@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.free_ports import free_ports
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -31,10 +32,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
     folder = tmp_path_factory.mktemp("tutorial")
     for name, text in FILES.items():
         (folder / name).write_text(text)
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        ports = {"KANSERVE_GRPC_PORT": first.getsockname()[1], "KANSERVE_METRICS_PORT": second.getsockname()[1]}
+    ports = free_ports("KANSERVE_GRPC_PORT", "KANSERVE_METRICS_PORT")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, **{name: str(port) for name, port in ports.items()}, "PATH": path, "COLUMNS": "200"}
     for command in COMMANDS[:2]:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import yaml
 from kanserve.config import sources
 from kanserve.config.settings import Settings
 from tests.support.command_line import CLEAN, COMMAND
+from tests.support.free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "service" / "deploy"
@@ -112,15 +112,6 @@ def get(url: str, **query: str) -> Any:
     """The JSON document at an address."""
     with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(query)}", timeout=60) as response:
         return json.load(response)
-
-
-def free_ports(*names: str) -> dict[str, int]:
-    """A different free port for each name."""
-    with contextlib.ExitStack() as stack:
-        sockets = {name: stack.enter_context(socket.socket()) for name in names}
-        for each in sockets.values():
-            each.bind(("127.0.0.1", 0))
-        return {name: each.getsockname()[1] for name, each in sockets.items()}
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import stack_tools
+from tests.support.free_ports import free_port
 
 SECONDS = 60
 TYPES = "type.googleapis.com/envoy.extensions"
@@ -44,9 +45,7 @@ def _path(regex: str) -> Document:
 def running(rules: list[tuple[Document, int, bool]], folder: Path) -> Iterator[int]:
     """The port of an Envoy with these rules. Skips the test if Envoy cannot be had."""
     program = stack_tools.program("envoy")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = folder / "envoy.json"
     config.write_text(json.dumps(_bootstrap(port, rules)))
     command = [program, "--config-path", str(config), "--use-dynamic-base-id", "--concurrency", "1"]

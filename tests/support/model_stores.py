@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from tests.support import compose_stack, stack_tools
+from tests.support.free_ports import free_port, free_ports
 
 KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "of-this-test"}
 
@@ -53,7 +54,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     """SeaweedFS as an S3 server that requires credentials. The variables with which clients reach it."""
     weed = stack_tools.program("weed")
     names = ("master", "volume", "filer", "s3")
-    ports = compose_stack.free_ports(*names, *(f"{name} grpc" for name in names))
+    ports = free_ports(*names, *(f"{name} grpc" for name in names))
     options = [f"-{name}.port={ports[name]}" for name in names]
     options += [f"-{name}.port.grpc={ports[f'{name} grpc']}" for name in names]
     keys = [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}]
@@ -73,7 +74,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
 def registry(folder: Path) -> Iterator[str]:
     """The address of an OCI registry, docker-registry, over plain HTTP."""
     program = compose_stack.program("docker-registry")
-    address = f"127.0.0.1:{compose_stack.free_ports('registry')['registry']}"
+    address = f"127.0.0.1:{free_port()}"
     config = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": str(folder / "store")}}}
     (folder / "config.yml").write_text(yaml.safe_dump(config | {"http": {"addr": address}}))
     with started([program, "serve", folder / "config.yml"], folder):

@@ -22,7 +22,7 @@ import numpy as np
 from tests.support import toy_model
 
 RAY = Path(sys.executable).with_name("ray")
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 ROWS = np.array([[0.5, -1.0, 2.0]], np.float32)
 SEPARATE = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each client
 
@@ -174,12 +174,12 @@ class Load:
         tensor = triton.InferInput("x", list(ROWS.shape), "FP32")
         tensor.set_data_from_numpy(ROWS)
         with triton.InferenceServerClient(self.address, channel_args=SEPARATE) as client:
-            self._repeat("tritonclient", lambda: client.infer("toy", [tensor], client_timeout=20).as_numpy("y"))
+            self._repeat("tritonclient", lambda: client.infer("toy", [tensor], client_timeout=60).as_numpy("y"))
 
     def _kanserve(self) -> None:
         import kanserve
 
-        with kanserve.Client(self.address, timeout=20) as client:
+        with kanserve.Client(self.address, timeout=60) as client:
             self._repeat("kanserve.Client", lambda: client.infer("toy", {"x": ROWS}).outputs["y"])
 
     def _repeat(self, name: str, call: Callable[[], Any]) -> None:

@@ -71,7 +71,7 @@ def _served(command: list[str], models: Path, before: int, *, stop_at_first: boo
                 stderr=subprocess.DEVNULL,
             )
             opened = [os.readlink(entry) for entry in Path(f"/proc/{server.pid}/fd").iterdir()]
-            end = time.monotonic() + FIRST_LOOKUP + (20 if stop_at_first else 3)
+            end = time.monotonic() + FIRST_LOOKUP + (60 if stop_at_first else 3)
             while time.monotonic() < end and not (stop_at_first and without_route() > before):
                 time.sleep(0.2)
         finally:

@@ -90,7 +90,7 @@ class ByHttp(Caller):
     """One body of HTTP/1."""
 
     def attack(self) -> None:
-        with socket.create_connection(("127.0.0.1", self._port), timeout=30) as peer:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as peer:
             head = f"POST /v2/models/toy/infer HTTP/1.1\r\nhost: a\r\ncontent-length: {BODY}\r\n\r\n"
             peer.sendall(head.encode() + bytes(self._size))
             peer.settimeout(0.1)

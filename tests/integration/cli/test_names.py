@@ -130,10 +130,10 @@ def test_stock_clients_are_told(server: Server) -> None:
     requested = oip.ModelMetadataRequest(name="wine").SerializeToString()
     with grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
-        result = oip.ModelMetadataResponse.FromString(call(requested, timeout=10)).parameters
+        result = oip.ModelMetadataResponse.FromString(call(requested, timeout=60)).parameters
     assert json.loads(result["kan.features"].string_param) == FEATURES
     assert json.loads(result["kan.classes"].string_param) == CLASSES
-    with urllib.request.urlopen(f"http://{server.http}/v2/models/wine", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{server.http}/v2/models/wine", timeout=60) as answer:
         reported = json.load(answer)["parameters"]
     units, words = ["g/l"] * 13, "Which of three wines."
     assert reported == {"kan.features": FEATURES, "kan.units": units, "kan.classes": CLASSES, "kan.description": words}

@@ -75,7 +75,7 @@ def test_the_panels_have_data(stack: Stack) -> None:
 def test_the_demo_load_ends_on_sigterm(stack: Stack) -> None:
     process = stack.processes.pop("demo")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
 
 
 def test_an_alert_fires_if_a_model_does_not_load_and_resolves_without_it(stack: Stack) -> None:

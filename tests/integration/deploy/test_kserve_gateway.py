@@ -37,7 +37,7 @@ def called(port: int, path: str, data: bytes) -> bytes | str:
     """The response of a gRPC method through the gateway, or the name of its status."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
-            return bytes(channel.unary_unary(path)(data, timeout=20))
+            return bytes(channel.unary_unary(path)(data, timeout=60))
         except grpc.RpcError as error:
             return str(error.code().name)
 
@@ -45,7 +45,7 @@ def called(port: int, path: str, data: bytes) -> bytes | str:
 def read(port: int, path: str, body: object = None) -> Any:
     """A response of REST over HTTP/1.1 through the gateway."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", data), timeout=20) as answer:
+    with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", data), timeout=60) as answer:
         return json.load(answer)
 
 

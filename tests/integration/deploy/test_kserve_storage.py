@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def initialize(uri: str, target: Path, **environment: str) -> None:
     """Copy a model as the init container of KServe does."""
     command = [stack_tools.interpreter("kserve_storage"), "-c", COPY, uri, str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=os.environ | environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=os.environ | environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -63,7 +63,7 @@ def predicted(folder: Path) -> list[list[float]]:
     with serving(folder, transport="asgi", model_name=NAME) as server:
         url = f"http://{server.address}/v1/models/{NAME}:predict"
         body = json.dumps({"instances": ROWS}).encode()
-        with urllib.request.urlopen(url, data=body, timeout=20) as response:
+        with urllib.request.urlopen(url, data=body, timeout=60) as response:
             result: list[list[float]] = json.load(response)["predictions"]
             return result
 
@@ -87,7 +87,7 @@ def bucket(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
             done = subprocess.run(upload, capture_output=True, timeout=60, env=os.environ | variables)
             return done.returncode == 0
 
-        compose_stack.until(uploaded, "the bucket", 60)
+        compose_stack.until(uploaded, "the bucket")
         yield variables
 
 
@@ -147,7 +147,7 @@ def blob(address: str, name: str, data: bytes, media_type: str) -> dict[str, Any
 def send(url: str, method: str, data: bytes, media_type: str) -> str:
     """Send a request. Returns the header Location of the response."""
     request = urllib.request.Request(url, data, {"Content-Type": media_type}, method=method)
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return str(response.headers.get("Location", ""))
 
 

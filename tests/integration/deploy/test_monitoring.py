@@ -97,7 +97,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     document(kanserve("export", state, "--repository", folder / "models", "--name", "tiny", *reference, "--json"))
     with (
         serving(folder / "models", folder / "log") as server,
-        urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as answer,
+        urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=60) as answer,
     ):
         text = answer.read().decode()
     return {re.split(r"[{ ]", line, maxsplit=1)[0] for line in text.splitlines() if line and line[0] != "#"}
@@ -265,7 +265,7 @@ def test_promtool_reads_the_servers_own_page(promtool: str, tmp_path: Path) -> N
     document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "tiny", "--json"))
     with (
         serving(tmp_path / "models", tmp_path / "log") as server,
-        urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as answer,
+        urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=60) as answer,
     ):
         page = answer.read()
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=60)

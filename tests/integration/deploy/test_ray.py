@@ -14,7 +14,6 @@ import re
 import select
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from grpc_health.v1 import health_pb2
 
 import kanserve
 from tests.support import ray_cluster, toy_model
+from tests.support.free_ports import free_port
 from tests.support.ray_cluster import ROWS, Cluster, Load
 from tests.support.server_process import INFERENCE, request
 
@@ -55,11 +55,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     toy_model.write(root)
     return root
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @dataclass(slots=True)
@@ -123,7 +118,7 @@ def test_a_fleet_has_servers_on_both_nodes(fleet: tuple[Fleet, dict[str, Any]]) 
         tensor = triton.InferInput("x", list(ROWS.shape), "FP32")
         tensor.set_data_from_numpy(ROWS)
         np.testing.assert_allclose(client.infer("toy", [tensor]).as_numpy("y"), toy_model.outputs(ROWS), rtol=1e-5)
-    with urllib.request.urlopen(f"http://{report['address']}/v2/models/toy", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{report['address']}/v2/models/toy", timeout=60) as answer:
         assert json.load(answer)["name"] == "toy"
 
 
@@ -260,22 +255,22 @@ def test_an_application_serves_grpc_and_rest_on_both_nodes(application: Applicat
         results: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         client.start_stream(lambda result, error: results.put((result, error)))
         client.async_stream_infer("toy", [tensor])
-        result, error = results.get(timeout=20)
+        result, error = results.get(timeout=60)
         assert error is None
         np.testing.assert_allclose(result.as_numpy("y"), toy_model.outputs(ROWS), rtol=1e-5)
         client.stop_stream()
     with kanserve.Client(application.address) as client:
         assert client.describe("toy").name == "toy"
-    with urllib.request.urlopen(f"http://{application.http}/v2/models/toy", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{application.http}/v2/models/toy", timeout=60) as answer:
         assert json.load(answer)["name"] == "toy"
 
 
 def test_an_application_returns_the_errors_of_kanserve(application: Application) -> None:
     with grpc.insecure_channel(application.address) as channel:
-        healthy = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
+        healthy = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=60)
         assert health_pb2.HealthCheckResponse.FromString(healthy).status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary(f"{INFERENCE}ModelInfer")(request(ROWS, "toys").SerializeToString(), timeout=20)
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(request(ROWS, "toys").SerializeToString(), timeout=60)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert ("kan-error-code", "model-unknown") in {(key, value) for key, value in caught.value.trailing_metadata()}
 

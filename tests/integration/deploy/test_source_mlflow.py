@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
     with model_stores.s3_server(folder) as variables:
         variables |= {"MLFLOW_S3_ENDPOINT_URL": variables["AWS_ENDPOINT_URL"], "MLFLOW_DISABLE_TELEMETRY": "true"}
         environment = os.environ | variables | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-        subprocess.run([interpreter, "-c", PREPARE], env=environment, check=True, timeout=90, capture_output=True)
+        subprocess.run([interpreter, "-c", PREPARE], env=environment, check=True, timeout=180, capture_output=True)
         yield variables, folder / "mlflow.db"
 
 
@@ -141,7 +141,7 @@ def test_a_real_export_serves_from_the_logged_folder_and_predicts_alike(tmp_path
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'service'}",
     }
     command = [interpreter, "-c", SAVE, str(version)]
-    saved = subprocess.run(command, cwd=tmp_path, env=environment, timeout=90, capture_output=True, text=True)
+    saved = subprocess.run(command, cwd=tmp_path, env=environment, timeout=180, capture_output=True, text=True)
     assert saved.returncode == 0, saved.stderr
     with serving(tmp_path / "logged") as server, Client(server.address) as client:
         result = client.infer(name, rows)

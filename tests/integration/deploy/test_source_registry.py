@@ -87,7 +87,7 @@ def test_the_script_needs_exactly_one_version(tmp_path: Path, versions: tuple[in
     for version in versions:
         reload_tools.write(tmp_path / "fetched" / "toy" / str(version), version=version)
     command = ["sh", ROOT / "examples" / "follow_tag.sh", tmp_path / "fetched", tmp_path / "models", "toy"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert reason in done.stderr
     assert not (tmp_path / "models").exists()

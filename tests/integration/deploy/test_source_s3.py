@@ -66,7 +66,7 @@ def test_the_guide_runs_and_no_call_is_lost(here: Desk) -> None:
         publish(here, 2, 2.0)
         here.run(RCLONE)
         here.serves(2, 2.0)
-        until(lambda: 2 in load.seen, "a call of version 2", 30)
+        until(lambda: 2 in load.seen, "a call of version 2", 60)
         assert "READY" in here.run(GUIDE["Fetch with rclone"][1])
         at_once, for_all = GUIDE["Roll back"]
         here.run(at_once)
@@ -74,7 +74,7 @@ def test_the_guide_runs_and_no_call_is_lost(here: Desk) -> None:
         here.release(1, 1.0)
         here.run(for_all)
         here.run(RCLONE)
-        until(lambda: here.state(2) != "READY", "the policy", 30)
+        until(lambda: here.state(2) != "READY", "the policy", 60)
         assert here.factor() == 1.0
     assert load.seen == {1, 2}
     assert reload_tools.events(here.server, "model_load_failed") == [], "the manifest arrives last"
@@ -134,7 +134,7 @@ def test_deleted_files_are_no_outage(here: Desk) -> None:
     with Load(here):
         here.run(RCLONE.replace("rclone copy", "rclone sync"))
         here.serves(2, 2.0)
-        until(lambda: not (here.models / "toy" / "1").exists(), "the deletion", 30)
+        until(lambda: not (here.models / "toy" / "1").exists(), "the deletion", 60)
         here.scans()
         assert here.factor("1") == 1.0
 

@@ -160,13 +160,13 @@ def test_edges_of_a_magnitude_that_are_too_many_are_refused_when_they_are_known(
 def test_a_stream_is_the_answer_in_parts(server: Server) -> None:
     fields = {"nodes": True, "residual": True, "id": "s1"}
     whole = query(server, **fields)
-    got = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(**fields), timeout=30)
+    got = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(**fields), timeout=60)
     streamed = [kan_pb2.QueryEdgesResponse.FromString(item) for item in got]
     assert {(item.id, item.digest, item.model_version) for item in streamed} == {
         ("s1", whole.digest, whole.model_version)
     }
     assert [layer for item in streamed for layer in item.layers] == list(whole.layers)
-    (estimate,) = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(estimate_only=True), timeout=30)
+    (estimate,) = server.channel.unary_stream(f"{KAN}StreamEdges")(asked(estimate_only=True), timeout=60)
     assert kan_pb2.QueryEdgesResponse.FromString(estimate).estimate.evaluations == 120
 
 

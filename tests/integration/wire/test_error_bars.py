@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 RNG = np.random.default_rng(1)
 ROWS = np.concatenate([RNG.uniform(-0.9, 0.9, (4, 2)), [[5, 0]]]).astype(np.float32)  # the last one is not in the box
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def ask(model="toy", array=rows, **options):
 plain = ask().as_numpy("y")
 assert plain.shape == (5, 2) and plain.dtype == np.float32
 full = ask(outputs=[triton.InferRequestedOutput("y")], request_id="r1", priority=1, timeout=10**6,
-           headers={"x-request-id": "h1"}, compression_algorithm="gzip", client_timeout=10,
+           headers={"x-request-id": "h1"}, compression_algorithm="gzip", client_timeout=60,
            parameters={"own": "value"})
 assert full.get_response().id == "r1" and np.array_equal(full.as_numpy("y"), plain)
 double = ask("toy64", rows.astype(np.float64)).as_numpy("y")
@@ -86,7 +86,7 @@ asyncio.run(main())
 
 
 def run(code: str, server: Server) -> None:
-    result = subprocess.run([sys.executable, "-c", code, server.address], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code, server.address], capture_output=True, text=True, timeout=240)
     assert (result.returncode, result.stdout.strip()) == (0, "all well"), result.stderr
 
 
@@ -108,7 +108,7 @@ def test_perf_analyzer(server: Server) -> None:
         [str(Path(program)), *options.split(), "-u", server.address],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Inferences/Second vs. Client Average Batch Latency" in result.stdout
