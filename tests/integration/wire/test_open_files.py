@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROWS = np.zeros((1, 3), np.float32)
 FILES = 96
+QUIET = 5.0  # seconds without a lost connection until the next one has a line
 CROWD = 300
 
 
@@ -68,7 +69,7 @@ def test_files_that_run_out_all_the_same(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, transport="asgi") as server:
         server.infer(ROWS)
-        before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        before, begun = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE), time.monotonic()
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (40, before[1]))
         with crowd(server.port):
             assert server.logged("connections_lost")
@@ -76,7 +77,9 @@ def test_files_that_run_out_all_the_same(tmp_path: Path) -> None:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
         wait_until(lambda: newcomer(server))
         assert server.infer(ROWS).shape == (1, 2)
-        assert [line["event"] for line in server.lines() if line["level"] == "error"] == ["connections_lost"]
+        errors = [line["event"] for line in server.lines() if line["level"] == "error"]
+        assert set(errors) == {"connections_lost"}
+        assert len(errors) <= 1 + (time.monotonic() - begun) / QUIET
         assert server.stop() == 0
 
 
