@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 
 
 def short(deployment: Deployment) -> Deployment:
-    """One pod, with a drain delay of 2 s, and without the wait for names in DNS."""
-    env = tuple((name, "2" if name == "KANSERVE_DRAIN_DELAY_SECONDS" else value) for name, value in deployment.pod.env)
+    """One pod, with a drain delay of 6 s, and without the wait for names in DNS."""
+    env = tuple((name, "6" if name == "KANSERVE_DRAIN_DELAY_SECONDS" else value) for name, value in deployment.pod.env)
     return replace(deployment, replicas=1, min_ready=1, pod=replace(deployment.pod, env=env))
 
 

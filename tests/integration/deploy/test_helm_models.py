@@ -66,10 +66,10 @@ def test_the_synchronization_copies_whole_versions(exported: Path, tmp_path: Pat
     loop = subprocess.Popen([*command, "loop"], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         until(lambda: (store / "hello" / "config.pbtxt").read_text() == "# another\n")
-        assert names(store) == names(remote)
+        until(lambda: names(store) == names(remote))
         shutil.rmtree(remote / "hello" / "1")
         until(lambda: not (store / "hello" / "1").exists())
-        assert names(store) == names(remote)
+        until(lambda: names(store) == names(remote))
     finally:
         loop.send_signal(signal.SIGTERM)
         output, _ = loop.communicate(timeout=SECONDS)
