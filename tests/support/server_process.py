@@ -33,6 +33,7 @@ from kanserve.observability import logs
 from kanserve.server import app, supervisor
 logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
+app.HELD = float(os.environ.pop("KANSERVE_TEST_HELD", app.HELD))
 if len(sys.argv) > 2:
     plugin = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
     app.factory.build = lambda *parts: app.factory.Transports(plugin(*parts), None, both=True)
