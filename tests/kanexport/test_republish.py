@@ -118,7 +118,7 @@ def test_a_version_of_float64_has_no_certificate(hello: Callable[..., Path]) -> 
 
 
 def test_certificates_show_what_changes(hello: Callable[..., Path]) -> None:
-    done = edit_version(hello("pykan-hello-pruned"), [operations.parse("0:0:0", "to", "x")], dry_run=True)
+    done = edit_version(hello("pykan-hello-pruned"), [operations.parse("0:0:0", "to", "x")], dry_run=True, budget=60)
     changed = done.difference.certificates
     assert changed is not None
     (output,) = changed["outputs"]

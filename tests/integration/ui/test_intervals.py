@@ -52,7 +52,7 @@ def test_the_error_bar_of_a_row_is_shown_with_its_assumption(browser: Any, seen:
     for name, y in (("smooth", smooth), ("noisy", smooth + 9 * rng.normal(size=100))):
         np.savez(tmp_path / "rows.npz", x=x, y=y)
         where = ("--repository", tmp_path / "models", "--name", name, "--calibration", tmp_path / "rows.npz")
-        words = ("--certify", "--certify-budget", "1s", "--error-bars")
+        words = ("--certify", "--certify-budget", "60s", "--error-bars")
         done = program("export", GOLDEN / "pykan-hello-adapted/model", *where, *words)
         assert done.returncode == 0, done.stderr
     with serving(tmp_path / "models", transport="asgi") as server:

@@ -50,7 +50,7 @@ def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
     assert 4 * size < needed < 4 * size + 400
     started = time.monotonic()
     rows = {row.place: row for row in sweep.sweep(request, seconds=0.05).rows}
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert {row.error["kind"] for row in rows.values() if row.error} == {"LimitExceeded"}
     assert "--time-limit" in (rows["toy"].error or {})["hint"]
 

@@ -18,6 +18,7 @@ from kanexport.contract.sections import NEITHER
 from kanexport.errors import ExportError, InvalidKan, OptionError
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+BUDGET = "90s"  # the certificate ends earlier, also on a busy machine
 
 
 def run(*arguments: object) -> int:
@@ -35,20 +36,20 @@ def hello(golden: Golden) -> Path:
 def certified(hello: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a version with a certificate over the training grid."""
     repository = tmp_path_factory.mktemp("repository")
-    words = ("--features", "a,b", "--classes", "z", "--certify", "--certify-budget", "1s")
+    words = ("--features", "a,b", "--classes", "z", "--certify", "--certify-budget", BUDGET)
     assert run(hello, "--repository", repository, "--name", "hello", *words) == 0
     return repository / "hello" / "1"
 
 
 def test_the_section_of_the_manifest(certified: Path) -> None:
     stored = manifest.load(certified).certificate
-    assert (stored.box, stored.sha256, stored.budget, stored.range_check) == ("grid", "", 1.0, False)
+    assert (stored.box, stored.sha256, stored.budget, stored.range_check) == ("grid", "", 90.0, False)
     assert len(stored.low) == len(stored.high) == len(stored.directions) == len(stored.lipschitz) == 2
     assert [len(row) for row in (*stored.directions, *stored.lipschitz)] == [1] * 4
     assert stored.direction(0, 0) == NEITHER
     assert stored.output_low[0] <= stored.found_low[0] < stored.found_high[0] <= stored.output_high[0]
     assert 0 < stored.slack[0] < 1
-    assert 0 < stored.seconds < 10
+    assert 0 < stored.seconds < 90
     assert len(stored.assumptions) == 5
     assert [len(row) for row in (*stored.at_low, *stored.at_high)] == [2, 2]
     assert [(own.input, own.output, len(own.rises), len(own.falls)) for own in stored.witnesses] == [

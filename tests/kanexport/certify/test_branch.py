@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from kanexport.certify import branch, certificate, search
 from kanexport.certify.enclosure import Network
@@ -12,14 +15,15 @@ from kanexport.certify.search import Found
 from tests.support.spline_networks import random_network
 
 
-def test_boxes_cover_the_box_and_bounds_become_closer() -> None:
+def test_boxes_cover_the_box_and_bounds_become_closer(monkeypatch: pytest.MonkeyPatch) -> None:
     kan, rng = random_network(1), np.random.default_rng(0)
     low, high = certificate.grid_box(kan)
     network, best = Network.of(kan, low, high), Found(kan, (low, high))
-    search.climb(best, time.monotonic() + 1, rng)
-    seen = search.witnesses(network, best, time.monotonic() + 1, rng)
+    search.climb(best, time.monotonic() + 60, rng)
+    seen = search.witnesses(network, best, time.monotonic() + 60, rng)
     first = branch.bounded(network, low[None], high[None])
-    boxes, evaluated = branch.refine(network, best, seen, time.monotonic() + 1)
+    monkeypatch.setattr(branch, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # a step for each read
+    boxes, evaluated = branch.refine(network, best, seen, 20)
     assert len(boxes) > 1
     assert evaluated == 2 * len(boxes) - 1  # each split replaces one box by two
     volume = np.prod((boxes.high - boxes.low) / (high - low), axis=1)

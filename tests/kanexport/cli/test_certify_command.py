@@ -22,6 +22,7 @@ from kanexport.quantization.options import QuantizationOptions
 from kanserve.cli import certify
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+BUDGET = ("--budget", "90s")  # the certificate ends earlier, also on a busy machine
 
 
 def run(*arguments: object) -> int:
@@ -37,7 +38,7 @@ def hello(golden: Golden) -> Path:
 
 
 def test_the_document(hello: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(hello, "--features", "a,b", "--classes", "z", "--budget", "2s", "--json") == 0
+    assert run(hello, "--features", "a,b", "--classes", "z", *BUDGET, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["box"]["low"]) == len(document["box"]["high"]) == 2
     (output,) = document["outputs"]
@@ -48,7 +49,7 @@ def test_the_document(hello: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(len(entry[word]) == 2 for entry in document["monotone"] for word in ("rises", "falls"))
     assert [entry["input"] for entry in document["lipschitz"]] == ["a", "b"]
     assert all(entry["bound"] > 0 for entry in document["lipschitz"])
-    assert 0 < document["seconds"] < 10
+    assert 0 < document["seconds"] < 90
     assert len(document["assumptions"]) == 5
 
 
@@ -70,7 +71,7 @@ def test_columns_are_matched_by_name(hello: Path, tmp_path: Path, capsys: pytest
 
 
 def test_the_tables(hello: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(hello, "--budget", "1s") == 0
+    assert run(hello, *BUDGET) == 0
     printed = capsys.readouterr().out
     for part in ("certified low", "y0 direction", "neither", "differ by at most", "assumes: inputs are float32"):
         assert part in printed
@@ -105,7 +106,7 @@ def test_a_version_has_the_certificate_of_its_network(
     bounds = {}
     export(Request(path=hello, repository=tmp_path, name="hello", out_of_range="clamp"))
     for path, more in ((hello, ("--out-of-range", "clamp")), (tmp_path / "hello" / "1", ())):
-        assert run(path, *more, "--budget", "1s", "--json") == 0
+        assert run(path, *more, *BUDGET, "--json") == 0
         document = json.loads(capsys.readouterr().out)
         bounds[path] = document["box"], document["outputs"][0]["high"]
     (box, high), (same_box, same_high) = bounds.values()
@@ -137,7 +138,7 @@ def test_a_quantized_version_has_no_certificate(golden: Golden, tmp_path: Path) 
 def test_a_version_with_a_certificate(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = Names(features=("a", "b"), classes=("z",))
     request = Request(path=hello, repository=tmp_path, name="hello", names=names)
-    export(dataclasses.replace(request, certification=CertifyOptions(budget=3.0)))
+    export(dataclasses.replace(request, certification=CertifyOptions(budget=90.0)))
     export(dataclasses.replace(request, version=2))
     assert run(tmp_path / "hello" / "1", "--json") == 0
     document = json.loads(capsys.readouterr().out)

@@ -15,7 +15,7 @@ from kanexport.errors import RepositoryError
 from tests.support.nth_failure import packed
 from tests.support.unsafe_files import folder as folder
 
-SECONDS = 5.0  # for one read of a file, on a busy machine
+SECONDS = 30.0  # for one read of a file, on a busy machine
 
 
 SECRET = b"somebody else's\n" * 4
