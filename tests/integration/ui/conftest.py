@@ -96,5 +96,5 @@ def watched(context: Any, own: str, seen: Seen) -> Any:
         "request",
         lambda request: None if request.url.startswith((own, "blob:", "data:")) else seen.elsewhere.append(request.url),
     )
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)  # a wait ends when the state is there
     return page

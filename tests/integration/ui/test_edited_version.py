@@ -50,7 +50,6 @@ def test_the_form_of_an_edge_previews_and_saves(browser: Any, repository: Path, 
         own = f"http://{server.http}/"
         context = browser.new_context(base_url=own)
         page = watched(context, own, seen)
-        page.set_default_timeout(60_000)
         page.goto("ui/hello/edge/0/0/0")
         _enter(page, tokens["interpret"])
         page.get_by_role("heading", name="Curve points").wait_for()
@@ -99,7 +98,6 @@ def test_the_form_has_the_units_of_the_inputs(browser: Any, tmp_path: Path, seen
         own = f"http://{server.http}/"
         context = browser.new_context(base_url=own)
         page = watched(context, own, seen)
-        page.set_default_timeout(60_000)
         page.goto("ui/hello/edge/0/0/0")
         page.get_by_text("x is age. An edit is a new version").wait_for()
         form = page.get_by_role("form", name="Edit of edge 0:0:0")

@@ -84,6 +84,7 @@ def test_each_activation_is_a_base_branch_on_the_page(page: Any) -> None:
 def test_the_map_says_what_matters(page: Any) -> None:
     opened(page, "ui/hello")
     rows = page.get_by_role("region", name="Edges of a layer").locator("tbody tr")
+    rows.first.wait_for()
     values = [float(row.locator("td").last.inner_text()) for row in rows.all()]
     assert len(values) == 2
     assert values == sorted(values, reverse=True)
@@ -108,7 +109,7 @@ def test_what_leads_to_a_node_folds(page: Any) -> None:
 def test_traffic_outside_the_grid_glows(page: Any, server: Server) -> None:
     server.infer(np.full((50, 64), 40.0, np.float32), model="digits")
     opened(page, "ui/digits?as=diagram")
-    page.locator(".network .spot.glows").first.wait_for(timeout=12_000)
+    page.locator(".network .spot.glows").first.wait_for()
     assert "out of grid" in page.locator(".network .spot.glows").first.get_attribute("aria-label")
 
 

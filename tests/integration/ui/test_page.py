@@ -81,6 +81,7 @@ def contrast(entry: str, other: str) -> float:
 def test_the_system_decides_on_dark_until_the_viewer_does(browser: Any, server: Any) -> None:
     context = browser.new_context(base_url=f"http://{server.http}/", color_scheme="dark")
     page = context.new_page()
+    page.set_default_timeout(60_000)
     page.goto("ui/")
     page.locator(BUSY).wait_for()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
@@ -161,11 +162,11 @@ def test_a_server_that_goes_and_a_version_that_is_replaced(browser: Any, tmp_pat
         own = f"http://{server.http}/"
         context = browser.new_context(base_url=own)
         page = watched(context, own, seen)
-        page.goto("ui/toy")
+        with page.expect_response("**/watch*"):  # from then on, it follows the traffic
+            page.goto("ui/toy")
         page.get_by_role("heading", name="toy, version 1").wait_for()
-        page.wait_for_timeout(500)  # it follows the traffic by then
         toy_model.write(tmp_path / "models", version=2)
-        page.locator("#banner").filter(has_text="the default version is 2").wait_for(timeout=30_000)
+        page.locator("#banner").filter(has_text="the default version is 2").wait_for()
         page.get_by_role("button", name="Show current state").click()
         page.get_by_role("heading", name="toy, version 2").wait_for()
         server.stop()
@@ -205,7 +206,7 @@ class Prefixed(http.server.BaseHTTPRequestHandler):
             self.send_error(502)
             return
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        connection = http.client.HTTPConnection(self.upstream, timeout=20)
+        connection = http.client.HTTPConnection(self.upstream, timeout=60)
         kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
         with contextlib.closing(connection), contextlib.suppress(OSError):  # of a browser that has gone on
             connection.request(self.command, self.path.removeprefix("/team/kan"), body, kept)

@@ -22,6 +22,7 @@ from tests.support.server_process import Server, serving, wait_until
 pytestmark = pytest.mark.slow
 
 ROW = [0.3, -0.2]
+DONE = "main:not([aria-busy]) h1"
 
 
 @pytest.fixture(scope="module")
@@ -319,8 +320,7 @@ def test_on_a_phone_in_the_dark_and_by_name(at: Any, path: str) -> None:
     page = at(path, color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 800})
     page.reload()
-    page.locator("main h2").first.wait_for()
-    page.wait_for_timeout(300)
+    page.locator(DONE).wait_for()
     assert page.evaluate(WIDE) <= 1
     assert page.evaluate(NAMELESS) == []
     ids = page.evaluate("() => [...document.querySelectorAll('[id]')].map((one) => one.id)")
@@ -332,8 +332,7 @@ def test_on_a_phone_in_the_dark_and_by_name(at: Any, path: str) -> None:
 def test_axe_finds_nothing(browser: Any, own: Server, seen: Seen, path: str) -> None:
     axe = pytest.importorskip("axe_playwright_python")
     page = opened(browser, own, seen, path, bypass_csp=True)
-    page.locator("main h2").first.wait_for()
-    page.wait_for_timeout(300)
+    page.locator(DONE).wait_for()
     page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
     for _ in range(2):
         result = page.evaluate("axe.run().then((found) => found.violations)")
