@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from kanserve.config.settings import Settings
 from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
+from tests.support.ports import free_port
 from tests.support.server_process import READY_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -44,12 +44,6 @@ def commands(text: str) -> list[list[str]]:
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True) for line in lines if line.startswith("kanserve ")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

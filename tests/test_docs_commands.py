@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pytest
 
 from tests.support import command_shim, forked_process
 from tests.support.command_shim import EXPORTED, wait_for
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -71,12 +71,6 @@ def script(text: str) -> str:
             line = f"{FREE} {line.strip()}"  # the ports of the environment are those of a server that runs
         kept.append(line)
     return "set -e\n" + "\n".join(kept)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

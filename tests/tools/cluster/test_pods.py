@@ -17,14 +17,14 @@ from tools.cluster.rollout import Controller, Counts, step
 from tools.cluster.sandbox import Image, Storage
 
 SHELL = "/bin/sh"
-SECONDS = 20.0
+SECONDS = 60.0
 SPEC = PodSpec(
     command=(SHELL, "-c", "trap 'exit 0' TERM; while :; do sleep 0.02; done"),
     args=(),
     env=(),
     mounts=(),
     ports={},
-    grace=5,
+    grace=60,
     startup=None,
     readiness=None,
     liveness=None,
@@ -32,7 +32,7 @@ SPEC = PodSpec(
 
 
 def check(script: str, **times: Any) -> Probe:
-    return Probe("exec", {"command": [SHELL, "-c", script]}, **{"period": 0.05, "timeout": 5, **times})
+    return Probe("exec", {"command": [SHELL, "-c", script]}, **{"period": 0.05, "timeout": 60, **times})
 
 
 class Cluster:
@@ -74,10 +74,10 @@ def test_the_period_includes_the_run() -> None:
             await asyncio.sleep(0.05)
             return next(runs)
 
-        await watch(once, Probe("exec", {}, period=1, failures=1), 0.1, lambda v: v.passing, passing=True)
+        await watch(once, Probe("exec", {}, period=10, failures=1), 0.01, lambda v: v.passing, passing=True)
         return asyncio.get_running_loop().time() - begun
 
-    assert 0.25 <= asyncio.run(run()) < 2
+    assert 0.25 <= asyncio.run(run()) < 20
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_startup_readiness_and_liveness_decide_what_a_pod_is(cluster: Cluster, t
     exists = "test -e {0}/{1}".format
     spec = replace(
         SPEC,
-        startup=check(exists(tmp_path, "started"), failures=400),
+        startup=check(exists(tmp_path, "started"), failures=10_000),
         readiness=check(exists(tmp_path, "ready"), failures=2),
         liveness=check(f"! {exists(tmp_path, 'broken')}", failures=2),
     )
@@ -134,21 +134,21 @@ def test_startup_readiness_and_liveness_decide_what_a_pod_is(cluster: Cluster, t
 
 @pytest.mark.parametrize(("script", "killed"), [("trap 'exit 0' TERM", False), ("trap '' TERM", True)])
 def test_a_pod_that_ignores_sigterm_is_killed_after_the_grace_period(
-    cluster: Cluster, script: str, *, killed: bool
+    cluster: Cluster, tmp_path: Path, script: str, *, killed: bool
 ) -> None:
-    endless = (SHELL, "-c", f"{script}; while :; do sleep 0.02; done")
-    spec = replace(SPEC, command=endless, grace=1.0 if killed else 10.0, pre_stop={"sleep": {"seconds": 0.3}})
+    endless = (SHELL, "-c", f"{script}; touch {tmp_path}/trapped; while :; do sleep 0.02; done")
+    spec = replace(SPEC, command=endless, grace=1.0 if killed else 60.0, pre_stop={"sleep": {"seconds": 0.3}})
 
     async def run() -> Pod:
+        loop = asyncio.get_running_loop()
         pod = Pod(1, spec, 1, "a", cluster.host)
         pod.start()
-        await cluster.until(lambda: pod.ready)
-        await asyncio.sleep(0.2)
+        await cluster.until(lambda: pod.ready and (tmp_path / "trapped").exists())
+        begun = loop.time()
         pod.delete()
         assert pod.terminating
-        await asyncio.sleep(0.15)
-        assert not pod.gone  # the hook runs
         await cluster.until(lambda: pod.gone)
+        assert loop.time() - begun >= 0.29  # the hook runs first
         return pod
 
     assert asyncio.run(run()).killed is killed
