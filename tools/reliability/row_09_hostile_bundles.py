@@ -97,7 +97,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     async def main(root: Path) -> None:
         nonlocal opened
         trials = {
-            screen: Sandbox(Settings(repository=root, graph_allowlist=screen, load_timeout=5))
+            screen: Sandbox(Settings(repository=root, graph_allowlist=screen, load_timeout=60))
             for screen in ("strict", "relaxed")
         }
         assert not await refused(trials["strict"], toy_model.write(root / "good").parents[1]), (

@@ -70,7 +70,7 @@ class Files:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.caller.configure_cert(context)
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as secured,
         ):
             return secured.getpeercert(binary_form=True) or b""
@@ -88,7 +88,7 @@ def callers(server: Server, files: Files) -> Iterator[Counter[str]]:
     def loop(call: Callable[..., bytes]) -> None:
         while not ended.is_set():
             try:
-                call(data, timeout=20)
+                call(data, timeout=60)
                 outcome = "OK"
             except grpc.RpcError as error:
                 outcome = f"{error.code().name} {error.details()}"
@@ -111,7 +111,7 @@ def callers(server: Server, files: Files) -> Iterator[Counter[str]]:
         finally:
             ended.set()
             for thread in threads:
-                thread.join(30)
+                thread.join(60)
 
 
 def counted(server: Server) -> tuple[float, float]:
@@ -144,12 +144,12 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                     new = files.rotate(bad.get(at, ""))
                     if at in bad:
                         reported += 1  # one broken file may follow another, and each is told
-                        wait_until(lambda lines=reported: len(errors(server)) >= lines, 20)
-                        wait_until(lambda: counted(server)[1] == 1, 20)
+                        wait_until(lambda lines=reported: len(errors(server)) >= lines, 60)
+                        wait_until(lambda: counted(server)[1] == 1, 60)
                         ignored += files.shown(server.port) == before
                         continue
                     taken += 1
-                    wait_until(lambda expected=taken: counted(server) == (expected, 0), 20)
+                    wait_until(lambda expected=taken: counted(server) == (expected, 0), 60)
                     before = new
                     missed += files.shown(server.port) != new
             lines = len(errors(server))
