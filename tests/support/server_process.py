@@ -194,6 +194,18 @@ def first_line(process: subprocess.Popen[Any], log: Path) -> str:
 
 
 @contextlib.contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Context in which processes do nothing."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
 def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **settings: Any) -> Iterator[Server]:
     """A server over `repository` that is ready for requests."""
     with launched(repository, plugin, files, **settings) as (process, log):

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.server.app import EXIT_TERMINATED
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 ROWS = np.zeros((1, 3), np.float32)
 DATA = request(ROWS).SerializeToString()
+LOADED = '"event": "model_loaded"'
 SUCCESS = 'nv_inference_request_success{model="toy",version="1"}'
 OWN = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -47,7 +49,7 @@ def ask(server: Server, times: int) -> None:
     """Each time on a new connection."""
     for _ in range(times):
         with grpc.insecure_channel(server.address, OWN) as channel:
-            channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=20)
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=60)
 
 
 class Asking(threading.Thread):
@@ -64,7 +66,7 @@ class Asking(threading.Thread):
                 call = channel.unary_unary(f"{INFERENCE}ModelInfer")
                 try:
                     for _ in range(50):
-                        call(DATA, timeout=20)
+                        call(DATA, timeout=60)
                         self.ends["OK"] += 1
                 except grpc.RpcError as error:
                     self.ends[error.code().name] += 1
@@ -73,33 +75,43 @@ class Asking(threading.Thread):
 def test_the_page_is_of_all(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, transport=transport, workers=2, threads=2) as server:
-        assert len(pids(server)) == 2
+        workers = pids(server)
+        assert len(workers) == 2
         ask(server, 30)
-        text = server.metrics()
-        assert value(text, SUCCESS) == 30
-        assert value(text, "kanserve_workers") == 2
+        # A worker counts a call after its response, and one that is late with its part is left out of a page.
+        wait_until(lambda: counts(server.metrics()) == (30, 30, 2))
         for _ in range(4 if server.http else 0):  # whichever worker is asked
-            wait_until(lambda: shared(server) == (30, 2))  # one that is late with its part is left out of a page
+            wait_until(lambda: counts(shared(server)) == (30, 30, 2))
+        text = server.metrics()
         assert value(text, 'kanserve_model_loaded{model="toy",version="1"}') == 1
-        families = {family.name: family for family in text_string_to_metric_families(text)}
-        buckets = [s for s in families["kanserve_request_duration_seconds"].samples if s.labels.get("le") == "+Inf"]
-        assert sum(s.value for s in buckets if s.labels["model"] == "toy") == 30
         assert server.stop() == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
-def shared(server: Server) -> tuple[float, float] | None:
-    """Return the counts of successes and workers from the shared metrics page, if the page has both."""
-    with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10) as answer:
-        page = answer.read().decode()
-    return (value(page, SUCCESS), value(page, "kanserve_workers")) if f"{SUCCESS} " in page else None
+def counts(page: str) -> tuple[float, float, float] | None:
+    """Return the counts of successes, durations and workers from a metrics page, if the page has all three."""
+    if f"{SUCCESS} " not in page:
+        return None
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    buckets = [s for s in families["kanserve_request_duration_seconds"].samples if s.labels.get("le") == "+Inf"]
+    durations = sum(s.value for s in buckets if s.labels["model"] == "toy")
+    return value(page, SUCCESS), durations, value(page, "kanserve_workers")
+
+
+def shared(server: Server) -> str:
+    """Return the metrics page that a worker serves over HTTP."""
+    with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=60) as answer:
+        return str(answer.read().decode())
 
 
 def kill_one(server: Server) -> None:
     """And wait until another is there, while nothing that was counted is lost."""
-    wait_until(lambda: len(pids(server)) == 2 and value(server.metrics(), "kanserve_workers") == 2, 60)
+    wait_until(
+        lambda: len(pids(server)) == 2 and f"{SUCCESS} " in (page := server.metrics()) and "_workers 2\n" in page
+    )
     before, counted = pids(server), value(server.metrics(), SUCCESS)
     os.kill(min(before), signal.SIGKILL)
-    wait_until(lambda: len(pids(server) - before) == 1, 60)
+    wait_until(lambda: len(pids(server) - before) == 1)
     assert value(server.metrics(), SUCCESS) >= counted
 
 
@@ -112,16 +124,16 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, transport: str) -> 
             client.start()
         for _ in range(3):
             kill_one(server)
-        wait_until(lambda: value(server.metrics(), "kanserve_workers") == 2, 60)
+        wait_until(lambda: value(server.metrics(), "kanserve_workers") == 2)
+        wait_until(lambda: all(client.ends["OK"] > 50 for client in clients))
         stop.set()
         for client in clients:
-            client.join(30)
+            client.join(90)
             lost = {name: count for name, count in client.ends.items() if name != "OK"}
             # One call is in flight at a time: at most one is lost to each kill. A refused connection is tried again.
             assert set(lost) <= {"UNAVAILABLE"}
             # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
             assert sum(lost.values()) <= (3 if transport == "asgi" else 6), lost
-            assert client.ends["OK"] > 50
         reported = [line for line in server.lines() if line["event"] == "worker_exited"]
         assert [line["code"] for line in reported] == [-signal.SIGKILL] * 3
         assert value(server.metrics(), "kanserve_worker_exits_total") == 3
@@ -130,13 +142,14 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, transport: str) -> 
 
 def test_all_drain_together(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=transport, workers=2, threads=2, drain_delay_seconds=1.0) as server:
+    with serving(tmp_path, transport=transport, workers=2, threads=2, drain_delay_seconds=600.0) as server:
         server.infer(ROWS)
         workers = pids(server)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: sum(line["event"] == "shutdown_started" for line in server.lines()) == 2)
         assert server.infer(ROWS).shape == (1, 2)  # before `drain_delay_seconds` is over
-        assert server.process.wait(30) == 0
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == EXIT_TERMINATED
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
@@ -145,31 +158,42 @@ def test_workers_leave_when_nobody_watches(tmp_path: Path) -> None:
     with serving(tmp_path, workers=2, threads=2) as server:
         workers = pids(server)
         server.process.kill()
-        server.process.wait(10)
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
+        server.process.wait(60)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def test_nobody_is_ready_before_all_are(tmp_path: Path) -> None:
     """One worker is held as it starts."""
     toy_model.write(tmp_path)
-    with launched(tmp_path, workers=2, threads=2) as (process, log):
-        wait_until(lambda: len(children(process.pid)) == 2, 60)
-        held = min(children(process.pid))
-        os.kill(held, signal.SIGSTOP)
-        try:
-            wait_until(lambda: log.read_text().count('"event": "model_loaded"') == 1, 60)
-            address = log.read_text().partition('"grpc": "')[2].partition('"')[0]
-            with grpc.insecure_channel(address) as channel:
-                for path, kind in (("ModelReady", pb.ModelReadyRequest), ("ServerReady", pb.ServerReadyRequest)):
-                    requested = kind(name="toy") if path == "ModelReady" else kind()
-                    answer = channel.unary_unary(INFERENCE + path)(requested.SerializeToString(), timeout=20)
-                    assert not pb.ServerReadyResponse.FromString(answer).ready
-        finally:
-            os.kill(held, signal.SIGCONT)
-        assert process.stdout is not None
-        assert process.stdout.readline()
-        process.terminate()
-        assert process.wait(30) == 0
+    for _ in range(5):
+        with launched(tmp_path, workers=2, threads=2) as (process, log):
+            wait_until(lambda: len(children(process.pid)) == 2)
+            if hold_one(process, log):
+                return
+    pytest.fail("both workers were always ready before the test could hold one")
+
+
+def hold_one(process: subprocess.Popen[str], log: Path) -> bool:
+    """Hold a worker, check that the other reports not ready, and end the server. False if a worker was too fast."""
+    held = min(children(process.pid))
+    os.kill(held, signal.SIGSTOP)
+    try:
+        if LOADED in log.read_text():
+            return False
+        wait_until(lambda: log.read_text().count(LOADED) == 1)
+        address = log.read_text().partition('"grpc": "')[2].partition('"')[0]
+        with grpc.insecure_channel(address) as channel:
+            for path, kind in (("ModelReady", pb.ModelReadyRequest), ("ServerReady", pb.ServerReadyRequest)):
+                requested = kind(name="toy") if path == "ModelReady" else kind()
+                answer = channel.unary_unary(INFERENCE + path)(requested.SerializeToString(), timeout=60)
+                assert not pb.ServerReadyResponse.FromString(answer).ready
+    finally:
+        os.kill(held, signal.SIGCONT)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.terminate()
+    assert process.wait(60) == 0
+    return True
 
 
 def test_a_worker_that_cannot_start_ends_all(tmp_path: Path) -> None:
@@ -184,11 +208,11 @@ def test_ctrl_c_on_a_terminal_waits_for_no_load_balancer(tmp_path: Path) -> None
     toy_model.write(tmp_path)
     ours, terminal = os.openpty()
     command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), "--json", "--workers", "2"]
-    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "60"]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "600"]
     with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert b"grpc" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     os.close(terminal)

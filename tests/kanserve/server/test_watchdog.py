@@ -37,14 +37,14 @@ def live(server: Server) -> bool:
 def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
     toy_model.write_endless(tmp_path)
-    limits = {"run_stall_seconds": 1.0, "inline_run_seconds": 0, "drain_delay_seconds": 1.0, "drain_grace_seconds": 0.5}
+    limits = {"run_stall_seconds": 1.0, "inline_run_seconds": 0, "drain_delay_seconds": 5.0, "drain_grace_seconds": 0.5}
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1, **limits) as server:
         assert live(server)
         future = begin(server)
         wait_until(lambda: "kanserve_longest_run_seconds 0.0" not in server.metrics())
         wait_until(lambda: not live(server))
         assert server.infer(ROWS).shape == (1, 2)
-        assert server.process.wait(20) == EXIT_STUCK
+        assert server.process.wait(60) == EXIT_STUCK
         line = next(line for line in server.lines() if line["level"] == "error")
         assert line["event"] == "run_stalled"
         assert line["runs"] == ["infer-endless"]
@@ -52,11 +52,11 @@ def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, tr
 
 
 def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
-    """A run that was short at load, and so has no separate thread."""
+    """A run that was short at load, and so has no separate thread, on a busy machine as well."""
     toy_model.write_endless(tmp_path)
-    with serving(tmp_path, plain_onnx=True, threads=1, loop_stall_seconds=1.0) as server:
+    with serving(tmp_path, plain_onnx=True, threads=1, inline_run_seconds=1.0, loop_stall_seconds=3.0) as server:
         future = begin(server)
-        assert server.process.wait(20) == EXIT_STUCK
+        assert server.process.wait(60) == EXIT_STUCK
         (line,) = (line for line in server.lines() if line["level"] == "error")
         assert line["event"] == "event_loop_stalled"
         assert "in run" in line["at"]
@@ -65,25 +65,25 @@ def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
 
 def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=1.0) as server:
+    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=3.0) as server:
         before = pids(server)
         held = min(before)
         os.kill(held, signal.SIGSTOP)
-        wait_until(lambda: held not in pids(server) and len(pids(server)) == 2, 30)
+        wait_until(lambda: held not in pids(server) and len(pids(server)) == 2)
         reported = [line["event"] for line in server.lines() if line["level"] == "error"]
         assert reported == ["worker_stalled", "worker_exited"]
-        wait_until(lambda: "kanserve_workers 2" in server.metrics(), 30)
+        wait_until(lambda: "kanserve_workers 2" in server.metrics())
         assert server.stop() == 0
 
 
 def test_a_server_that_was_stopped_is_not_stuck(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=0.5, run_stall_seconds=0.5) as server:
+    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=1.5, run_stall_seconds=1.5) as server:
         before = pids(server)
         everyone = (server.process.pid, *before)
         for pid in everyone:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(4)
+        time.sleep(5)  # longer than the limits of the watchdog and of the process that watches the workers
         for pid in everyone:
             os.kill(pid, signal.SIGCONT)
         for _ in range(10):
