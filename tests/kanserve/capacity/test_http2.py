@@ -97,7 +97,7 @@ def connection(answer: Callable[..., None]) -> Iterator[Connection]:
 def exchange(opened: Connection, until: Callable[[list[tuple[int, int]]], bool]) -> list[tuple[int, int]]:
     """Send and receive until the condition holds."""
     done: list[tuple[int, int]] = []
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not until(done):
         assert time.monotonic() < end, done
         opened.send()

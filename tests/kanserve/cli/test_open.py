@@ -36,7 +36,7 @@ def test_the_address_of_a_model(server: Server) -> None:
     requested = ("open", "tiny", "edge/0/1/2", "--url", server.url)
     reported = document(kanserve(*requested, "--json", "--no-browser"))
     assert reported == {"address": f"http://{server.url}/ui/tiny/edge/0/1/2", "opened": False}
-    with urllib.request.urlopen(reported["address"], timeout=10) as answer:
+    with urllib.request.urlopen(reported["address"], timeout=60) as answer:
         assert b"<title>kanserve</title>" in answer.read()
     done = kanserve(*requested)  # the tests have no screen
     assert (done.returncode, done.stdout) == (0, reported["address"] + "\n")
@@ -51,7 +51,7 @@ def test_it_opens_the_browser_that_there_is(server: Server, tmp_path: Path) -> N
         [*COMMAND, "open", "tiny", "--url", server.url, "--json"],
         env={**CLEAN, "BROWSER": str(browser)},
         capture_output=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     reported = json.loads(done.stdout)
@@ -78,7 +78,7 @@ def test_a_repository_is_looked_into_and_left_alone(repository: Path) -> None:
         try:
             assert process.stdout is not None
             where = json.loads(process.stdout.readline())["address"]
-            with urllib.request.urlopen(where, timeout=10) as answer:
+            with urllib.request.urlopen(where, timeout=60) as answer:
                 assert b"<title>kanserve</title>" in answer.read()
             assert where.startswith("http://127.0.0.1:")
             os.kill(process.pid, signal.SIGINT)
@@ -86,7 +86,7 @@ def test_a_repository_is_looked_into_and_left_alone(repository: Path) -> None:
         finally:
             process.kill()
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(where, timeout=10)
+        urllib.request.urlopen(where, timeout=60)
     assert sorted(repository.rglob("*")) == before
 
 

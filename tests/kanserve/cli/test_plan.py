@@ -76,7 +76,7 @@ def test_an_interruption_ends_all_processes_silently(repository: Path) -> None:
             lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in others if Path(f"/proc/{pid}").is_dir()]
             return any(b"capacity.generator" in line for line in lines)
 
-        wait_until(generating, 60)
+        wait_until(generating)
         others = usage.descendants([process.pid]) - {process.pid}
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)

@@ -30,7 +30,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     np.save(folder / "rows.npy", rows)
     with serving(folder / "models", folder / "log") as server:
         document(kanserve("infer", "tiny", "--input", folder / "rows.npy", "--url", server.url, "--json"))
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while document(kanserve("stats", "tiny", "--url", server.url, "--json"))["rows"] < len(rows):
             assert time.monotonic() < end
         yield server

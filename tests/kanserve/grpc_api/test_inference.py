@@ -38,7 +38,7 @@ def test_every_other_method_is_refused_with_a_sentence(server: Server) -> None:
         path = INFERENCE + method.name
         with pytest.raises(grpc.RpcError) as caught:
             _ = (
-                list(server.channel.stream_stream(path)(iter([b""]), timeout=10))
+                list(server.channel.stream_stream(path)(iter([b""]), timeout=60))
                 if method.client_streaming
                 else server.call(path, b"")
             )

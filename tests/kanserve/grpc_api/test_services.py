@@ -53,13 +53,13 @@ def test_reflection_only_on_request(tmp_path: Path, server: Server, name: str) -
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="kanserve.v1.KanService").SerializeToString(),
     ]
     with pytest.raises(grpc.RpcError) as caught:
-        list(server.channel.stream_stream(path)(iter(wanted), timeout=10))
+        list(server.channel.stream_stream(path)(iter(wanted), timeout=60))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     toy_model.write(tmp_path)
     with serving(tmp_path, reflection=True) as other:
         answers = [
             reflection_pb2.ServerReflectionResponse.FromString(answer)
-            for answer in other.channel.stream_stream(path)(iter(wanted), timeout=10)
+            for answer in other.channel.stream_stream(path)(iter(wanted), timeout=60)
         ]
     services = {service.name for service in answers[0].list_services_response.service}
     assert {"inference.GRPCInferenceService", "kanserve.v1.KanService"} <= services

@@ -31,7 +31,7 @@ def test_lines_arrive_in_order_and_whole() -> None:
     sink = Sink(writer)
     for at in range(100):
         sink.write(f"{at}\n")
-    sink.drain(5)
+    sink.drain(60)
     assert os.read(reader, 65536).decode().split() == [str(at) for at in range(100)]
     assert not sink.dropped
 
@@ -43,13 +43,13 @@ def test_what_nobody_reads_is_dropped_and_counted() -> None:
     for _ in range(10_000):
         sink.write("x" * 99 + "\n")
     sink.drain(0.1)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60
     assert 10_000 - 65536 // 100 - 110 <= sink.dropped < 10_000
     lost, read = sink.dropped, bytearray()
     threading.Thread(target=lambda: [read.extend(os.read(reader, 65536)) for _ in iter(int, 1)], daemon=True).start()
-    sink.drain(10)
+    sink.drain(60)
     sink.write("again\n")  # somebody reads once more
-    sink.drain(10)
+    sink.drain(60)
     wait_until(lambda: read.endswith(b"again\n"))
     assert sink.dropped == lost
 
@@ -63,7 +63,7 @@ def test_what_cannot_be_written_is_dropped_and_counted(descriptor: str) -> None:
         number = os.open(descriptor, os.O_WRONLY)
     sink = Sink(number)
     sink.write("one\n")
-    sink.drain(5)
+    sink.drain(60)
     assert sink.dropped == 1
     os.close(number)
 
@@ -91,9 +91,9 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -
                 infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
                 data = request(ROWS, id="x" * 120).SerializeToString()
                 for _ in range(6000):  # lines of more than 300 bytes: more than a pipe and the queue hold
-                    infer(data, timeout=20)
+                    infer(data, timeout=60)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 

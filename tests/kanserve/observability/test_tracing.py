@@ -92,9 +92,8 @@ def test_a_call_has_a_span_and_its_wait_and_its_run_have_one(
         list(server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([data]), metadata=(SAMPLED,)))
         server.call("/grpc.health.v1.Health/Check", b"", metadata=(SAMPLED,))
         wait_until(lambda: len(receiver.spans) >= 19)
-        reported = [line for line in server.lines() if line.get("trace_id") == TRACE]
+        wait_until(lambda: sum(line.get("trace_id") == TRACE for line in server.lines()) >= 6)
         assert server.stop() == 0
-    assert len(reported) >= 6
     assert receiver.resources[0]["service.name"] == "kanserve"
     assert receiver.resources[0]["deployment.environment"] == "test"
     calls = receiver.named("inference.GRPCInferenceService/ModelInfer")
@@ -155,9 +154,9 @@ def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         with grpc.insecure_channel(json.loads(process.stdout.readline())["grpc"]) as channel:
-            channel.unary_unary(INFER)(request(ROWS).SerializeToString(), timeout=20, metadata=(SAMPLED,))
+            channel.unary_unary(INFER)(request(ROWS).SerializeToString(), timeout=60, metadata=(SAMPLED,))
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stdout.read().strip() == "[]"
     assert receiver.spans == []
 

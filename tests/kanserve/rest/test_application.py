@@ -128,6 +128,6 @@ def test_metrics_on_the_shared_port(web: Server, accepted: str, encoding: str) -
 @pytest.mark.parametrize("protocol", ["--http1.1", "--http2-prior-knowledge"])
 def test_curl(web: Server, protocol: str) -> None:
     command = ["curl", "-sS", "--fail-with-body", protocol, f"http://{web.http}/v2/models/toy/infer"]
-    done = subprocess.run([*command, "-d", json.dumps({"inputs": [tensor()]})], capture_output=True, timeout=20)
+    done = subprocess.run([*command, "-d", json.dumps({"inputs": [tensor()]})], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outputs"][0]["shape"] == [4, 2]

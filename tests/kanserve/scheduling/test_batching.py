@@ -181,7 +181,7 @@ def test_the_first_does_not_wait_for_ever_for_those_that_come_one_by_one() -> No
     graph = Graph()
 
     async def ask(built: Executor, lane: FastPath) -> None:
-        first, end = submitted(lane, 0), time.monotonic() + 10
+        first, end = submitted(lane, 0), time.monotonic() + 60
         while not first.done():
             assert time.monotonic() < end
             submitted(lane, 1)

@@ -42,7 +42,7 @@ def refused(code: grpc.StatusCode, words: str, server: Server, *query: object, *
 def post(server: Server, path: str, body: object = None) -> int:
     data = b"" if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(f"http://{server.address}/v2/repository/{path}", data=data, timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{server.address}/v2/repository/{path}", data=data, timeout=60) as answer:
             return answer.status
     except HTTPError as error:
         error.close()

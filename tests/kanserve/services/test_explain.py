@@ -247,7 +247,7 @@ def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, 
         for token, allowed in ((created["infer"], False), (both, True), (created["admin"], True)):
             shown = token_files.bearer(token)
             stream = running.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
-            (raw,) = stream(iter([requested]), timeout=20, metadata=shown)
+            (raw,) = stream(iter([requested]), timeout=60, metadata=shown)
             answer = pb.ModelStreamInferResponse.FromString(raw)
             refused = "this call needs the role interpret, which infer does not have"
             assert (len(answer.infer_response.outputs) == 6, refused in answer.error_message) == (allowed, not allowed)

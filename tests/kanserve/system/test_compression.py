@@ -20,14 +20,14 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("kind", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_compressed_requests(lone: Server, kind: grpc.Compression) -> None:
     rows = np.zeros((8, 3), np.float32)
-    answer = lone.channel.unary_unary(INFER)(body(rows), timeout=10, compression=kind)
+    answer = lone.channel.unary_unary(INFER)(body(rows), timeout=60, compression=kind)
     assert pb.ModelInferResponse.FromString(answer).outputs[0].shape == [8, 2]
 
 
 def test_a_compressed_request_may_not_unpack_beyond_the_limit(lone: Server) -> None:
     bomb = pb.ModelInferRequest(model_name="toy", id="x" * (5 * 2**20)).SerializeToString()
     with pytest.raises(grpc.RpcError) as caught:
-        lone.channel.unary_unary(INFER)(bomb, timeout=20, compression=grpc.Compression.Gzip)
+        lone.channel.unary_unary(INFER)(bomb, timeout=60, compression=grpc.Compression.Gzip)
     assert caught.value.code() is Code.RESOURCE_EXHAUSTED
 
 

@@ -16,7 +16,7 @@ def test_the_last_of_two_holds_releases_the_calls() -> None:
             await asyncio.sleep(0)
             assert state.held
             assert not waiting.done()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
         assert not state.held
 
     asyncio.run(run())
@@ -30,6 +30,6 @@ def test_a_hold_that_ends_during_a_shutdown_leaves_the_release_to_it() -> None:
             state.held = True
         assert state.held
         state.release()
-        await asyncio.wait_for(state.wait_released(), 5)
+        await asyncio.wait_for(state.wait_released(), 60)
 
     asyncio.run(run())

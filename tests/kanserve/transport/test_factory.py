@@ -49,7 +49,7 @@ def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path, workers: str)
             where = json.loads(process.stdout.readline())
             assert "http" not in where
             with grpc.insecure_channel(where["grpc"]) as channel:
-                channel.unary_unary(INFER)(body(), timeout=20)
+                channel.unary_unary(INFER)(body(), timeout=60)
         finally:
             process.terminate()
         assert process.stderr is not None

@@ -23,12 +23,12 @@ def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
     url = f"http://127.0.0.1:{server.metrics_port}"
     for path, method, status in (("/", "GET", 404), ("/metrics", "POST", 501), ("/metrics", "DELETE", 501)):
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(urllib.request.Request(url + path, method=method), timeout=10)
+            urllib.request.urlopen(urllib.request.Request(url + path, method=method), timeout=60)
         assert caught.value.code == status
         assert "Python" not in str(caught.value.headers)
         assert caught.value.headers.get_all("X-Content-Type-Options") == ["nosniff"]
         caught.value.close()
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/metrics", method="HEAD"), timeout=10) as head:
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/metrics", method="HEAD"), timeout=60) as head:
         assert head.read() == b""
         assert "version=0.0.4" in head.headers["Content-Type"]
 
@@ -37,7 +37,7 @@ def test_the_port_answers_get_and_nothing_else(server: Server) -> None:
 def test_the_page_is_packed_for_those_who_ask(server: Server, accepted: str, window: int) -> None:
     url = f"http://127.0.0.1:{server.metrics_port}/metrics"
     requested = urllib.request.Request(url, headers={"Accept-Encoding": accepted})
-    with urllib.request.urlopen(requested, timeout=10) as answer:
+    with urllib.request.urlopen(requested, timeout=60) as answer:
         assert set(samples(zlib.decompress(answer.read(), window).decode())) == set(samples(server.metrics()))
 
 
@@ -46,7 +46,7 @@ def test_what_is_not_http_has_one_line(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path) as server:
         for _ in range(5):
-            with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=10) as peer:
+            with socket.create_connection(("127.0.0.1", server.metrics_port), timeout=60) as peer:
                 peer.sendall(b"\x16\x03\x01\x00\x05secret\n\n")
                 while peer.recv(4096):
                     pass
