@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from kanserve.client.sync import Client
 from kanserve.insight import store
 from kanserve.insight.statistics import NodeCounts, Nodes
 from kanserve.insight.store import ModelStatisticsFile, StatisticsStore, StoredStatistics
-from kanserve.insight.traffic_sampler import EVERY
 from kanserve.types import ModelInfo
 from tests.kanserve.analysis.test_drift import seen
 from tests.kanserve.server.test_supervisor import OWN, pids
@@ -259,16 +257,23 @@ def spread(server: Server, times: int) -> None:
     data = request(draw(3)).SerializeToString()
     for _ in range(times):
         with grpc.insecure_channel(server.address, OWN) as channel:
-            channel.unary_unary(f"{INFERENCE}ModelInfer")(data, timeout=20)
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(data, timeout=60)
 
 
 @pytest.fixture(params=[True, False], ids=["a folder", "none"])
-def several(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+def several(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     toy_model.write(tmp_path / "models")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # for the folder of a server without one
     given_ = {"state_dir": str(tmp_path / "state")} if request.param else {}
     # All rows: of samples a machine with other work looks at fewer.
     with serving(tmp_path / "models", workers=2, threads=2, statistics="full", **given_) as server:
         yield server
+
+
+def written(folder: Path) -> int:
+    """Rows in the files of all workers."""
+    heads = [path.read_bytes().partition(b"\n")[0] for path in folder.rglob("*.tally")]
+    return sum(json.loads(head)["numbers"][4] for head in heads)
 
 
 def test_workers_answer_as_one(several: Server) -> None:
@@ -283,18 +288,19 @@ def test_workers_answer_as_one(several: Server) -> None:
     until(lambda: 120 <= statistics(several, "live").row_count <= rows)
     with Client(several.address) as client:
         client.reset_statistics("toy")
+    until(lambda: sum(line["event"] == "statistics_reset" for line in several.lines()) == 2)  # each worker knows of it
     until(lambda: all(statistics(several).row_count == 0 for _ in range(6)))
     spread(several, 10)
     until(lambda: all(statistics(several).row_count == 30 for _ in range(6)))
 
 
-def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(several: Server) -> None:
+def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(several: Server, tmp_path: Path) -> None:
     spread(several, 20)
-    until(lambda: all(statistics(several).row_count == 60 for _ in range(6)))
-    time.sleep(2 * EVERY)  # what a worker has counted since it last wrote goes with it
+    until(lambda: written(tmp_path) == 60)  # what a worker has counted since it last wrote goes with it
     first, *_ = before = pids(several)
     os.kill(first, signal.SIGKILL)
     until(lambda: len(pids(several)) == 2 and pids(several) != before)
+    until(lambda: "kanserve_workers 2" in several.metrics())
     until(lambda: statistics(several).row_count == 60)
     spread(several, 10)
     until(lambda: all(statistics(several).row_count == 90 for _ in range(6)))
