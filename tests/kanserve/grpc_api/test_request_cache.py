@@ -231,9 +231,9 @@ def test_a_message_of_a_million_fields_is_given_up_early(fields: bytes) -> None:
     """Parting it whole took a second of the event loop."""
     few, many = (pb.ModelInferRequest(model_name="toy").SerializeToString() + fields * n for n in (10_000, 2_000_000))
     assert request_cache.split(few) is None
-    begun = time.perf_counter()
+    begun = time.thread_time()
     assert request_cache.split(many) is None
-    assert time.perf_counter() - begun < 0.1
+    assert time.thread_time() - begun < 0.5
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -260,11 +260,13 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
         del old
         assert [(await item).outputs[0].shape for item in waiting] == [(2, 2)] * 70
         waiting.clear()
-        await asyncio.sleep(0.1)
-        assert [user() for user in left.users] == [None, None]
-        assert session() is not None, "it is dropped where that may take its time"
-        left.parts.clear()
-        assert session() is None
+        async with asyncio.timeout(60):
+            while [user() for user in left.users] != [None, None]:
+                await asyncio.sleep(0.01)
+            assert session() is not None, "it is dropped where that may take its time"
+            left.parts.clear()
+            while session() is not None:  # a thread may still end its last run
+                await asyncio.sleep(0.01)
 
     gc.disable()
     try:
