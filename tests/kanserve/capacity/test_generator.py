@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -75,12 +76,21 @@ def silent(count: int) -> socket.socket:
 
 
 def test_a_server_that_is_silent_does_not_slow_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generator, "PATIENCE", 0.1)
+    monkeypatch.setattr(generator, "PATIENCE", 60.0)
     with silent(2) as listening:
         place = f"127.0.0.1:{listening.getsockname()[1]}"
         block = http2.head("/a.B/C", place, secure=False)
         pool = Pool(Job(places=(place,), block=block.hex(), message="", connections=2))
+
+        def lose_patience() -> None:
+            while pool.pending < 100:
+                time.sleep(0.005)
+            generator.PATIENCE = 0.0
+
+        impatient = threading.Thread(target=lose_patience)
+        impatient.start()
         sent = pool.run(np.linspace(0.0, 0.2, 100))
+        impatient.join()
         assert (sent.status == LOST).all()
         assert np.isnan(sent.latency).all()
         assert np.isfinite(sent.lag).all(), "each request was sent without a wait for a response"

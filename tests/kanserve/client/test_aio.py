@@ -22,6 +22,7 @@ from kanserve import (
     Unreachable,
 )
 from tests.support.command_line import Server, serving
+from tests.support.server_process import stopped
 
 pytestmark = pytest.mark.slow
 
@@ -118,11 +119,12 @@ def test_a_task_that_is_cancelled_ends_and_the_client_goes_on(server: Server) ->
     async def ask() -> bool:
         async with AsyncClient(server.url) as client:
             described = await client.describe("tiny")
-            task = asyncio.create_task(client.explain(described, ROWS, reference=MANY))
-            await asyncio.sleep(0.02)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            with stopped(server.process.pid):  # so that the call does not end before
+                task = asyncio.create_task(client.explain(described, ROWS, reference=MANY))
+                await asyncio.sleep(0.02)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
             return await client.ready()
 
     assert asyncio.run(ask())
@@ -138,12 +140,12 @@ def test_nobody_there(retries: int) -> None:
         began = time.monotonic()
         with pytest.raises(Unreachable, match=r"no server at 127\.0\.0\.1:1"):
             end()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 25  # the default deadline is 30 s
 
 
 def in_the_end(ask: Callable[[], Any]) -> Any:
     """Repeat a call for a client without retries, until the client reconnects (one attempt every half second)."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         try:
             return ask()
@@ -184,10 +186,10 @@ def test_an_awaited_client_needs_a_loop() -> None:
 
 
 def test_within_is_the_same_connection_with_another_deadline(server: Server) -> None:
-    with Client(server.url, timeout=20) as client:
+    with Client(server.url, timeout=60) as client:
         other = client.within(0.004)
         described = client.describe("tiny")
         with pytest.raises(DeadlineExceeded, match=r"within 0\.004 s"):
             other.explain(described, ROWS, reference=MANY)
-        assert client.timeout == 20
+        assert client.timeout == 60
         assert client.ready()

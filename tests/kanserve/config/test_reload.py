@@ -46,10 +46,12 @@ class Configured:
         self.process.send_signal(signal.SIGHUP)
 
     def lines(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in map(json.loads, self.log.read_text().splitlines()) if line["event"] == event]
+        """Lines of an event so far, without a line that the server is writing."""
+        whole = self.log.read_text().rpartition("\n")[0].splitlines()
+        return [line for line in map(json.loads, whole) if line["event"] == event]
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://{self.addresses['metrics']}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.addresses['metrics']}/metrics", timeout=60) as answer:
             (line,) = [line for line in answer.read().decode().splitlines() if line.startswith(f"{name} ")]
         return float(line.split()[1])
 
@@ -58,7 +60,7 @@ class Configured:
             grpc.insecure_channel(self.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]) as channel,
             contextlib.suppress(grpc.RpcError),
         ):
-            channel.unary_unary(f"{INFERENCE}ModelInfer")(data, timeout=20)
+            channel.unary_unary(f"{INFERENCE}ModelInfer")(data, timeout=60)
 
 
 @contextlib.contextmanager
@@ -119,7 +121,7 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
         before = len(server.lines("request_completed"))
         server.infer(WRONG)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         assert len(server.lines("request_completed")) == before
         assert server.lines("shutdown_started") == server.lines("server_stopped") == []  # as of the new level
 
@@ -131,10 +133,9 @@ def test_who_comes_later_has_what_was_said_before(tmp_path: Path) -> None:
         pid = server.process.pid
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
-        wait_until(lambda: server.metric("kanserve_workers") == 0)
-        wait_until(lambda: server.metric("kanserve_workers") == 2, 30)
-        server.infer(GOOD)
-        wait_until(lambda: server.lines("request_completed"))
+        wait_until(lambda: len(server.lines("worker_exited")) == 2)
+        wait_until(lambda: server.metric("kanserve_workers") == 2)
+        wait_until(lambda: server.infer(GOOD) or server.lines("request_completed"))
 
 
 def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
@@ -146,12 +147,13 @@ def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
         reload.subscribe(seen.append)
         reload.request()
         reload.request()
-        await asyncio.sleep(0.05)
+        while not seen:
+            await asyncio.sleep(0.01)
         reload.request()
         while len(seen) < 2:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(ask(), 10))
+    asyncio.run(asyncio.wait_for(ask(), 60))
     assert [change.live["max_watch_streams"] for change in seen] == [1, 2]
 
 
@@ -181,7 +183,7 @@ def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None
         while len(seen) < 5:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(ask(), 10))
+    asyncio.run(asyncio.wait_for(ask(), 60))
     assert [change.refused for change in seen] == [False, True, True, False, True]
     assert [change.live["drain_delay_seconds"] for change in seen] == [2.5, 2.5, 2.5, 5.0, 5.0]
     assert {change.live["max_watch_streams"] for change in seen} == {9}

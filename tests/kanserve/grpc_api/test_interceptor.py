@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import grpc
@@ -49,15 +48,15 @@ def test_health_and_reflection_pass_the_guard(tmp_path: Path) -> None:
             server.call(f"{HEALTH}/Check", b"\xff\xff")
         server.call(f"{HEALTH}/Check", b"")
         question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-        (answer,) = server.channel.stream_stream(REFLECTION)(iter([question]), timeout=10)
+        (answer,) = server.channel.stream_stream(REFLECTION)(iter([question]), timeout=60)
         assert b"GRPCInferenceService" in answer
         with pytest.raises(grpc.RpcError, match="malformed ServerReflectionRequest"):
-            list(server.channel.stream_stream(REFLECTION)(iter([b"\xff\xff"]), timeout=10))
-        assert handled(server, "Check", "NOT_FOUND") == 1
-        assert handled(server, "Check", "OK") == 1
-        assert handled(server, "Check", "INVALID_ARGUMENT") == 1
-        wait_until(lambda: handled(server, "ServerReflectionInfo", "OK") == 1)
-        assert handled(server, "ServerReflectionInfo", "INVALID_ARGUMENT") == 1
+            list(server.channel.stream_stream(REFLECTION)(iter([b"\xff\xff"]), timeout=60))
+        for method, code in (
+            *(("Check", code) for code in ("NOT_FOUND", "OK", "INVALID_ARGUMENT")),
+            *(("ServerReflectionInfo", code) for code in ("OK", "INVALID_ARGUMENT")),
+        ):  # the server counts a call after its response
+            wait_until(lambda method=method, code=code: handled(server, method, code) == 1)
         # Probes that succeed would fill the log; those that do not are worth a line.
         wait_until(lambda: sum("Health" in line.get("method", "") for line in server.lines()) == 2)
         lines = [line for line in server.lines() if "Health" in line.get("method", "")]
@@ -113,8 +112,7 @@ def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str)
     toy_model.write(tmp_path)
     controller, terminal = pty.openpty()
     settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "log_format": "json"}
-    settings["transport"] = transport
-    assert "drain_delay_seconds" not in settings  # the defaults: 5 s, and half a second more
+    settings |= {"transport": transport, "drain_delay_seconds": 600}
     with subprocess.Popen(
         [sys.executable, "-c", START, json.dumps(settings)],
         stdin=terminal,
@@ -127,30 +125,27 @@ def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str)
             os.close(terminal)
             assert process.stdout is not None
             assert process.stdout.readline()
-            begun = time.monotonic()
             if ending == "ctrl-c":
                 os.write(controller, b"\x03")
             else:
                 os.close(controller)
-            code = process.wait(20)
-            seconds = time.monotonic() - begun
+            code = process.wait(60)
         finally:
             process.kill()
             if ending == "ctrl-c":
                 os.close(controller)
     assert code == 0
-    assert seconds < 4, f"it took {seconds:.1f} s"
 
 
 def test_a_second_interrupt_ends_a_drain(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    with launched(tmp_path, drain_delay_seconds=60) as (process, _):
+    with launched(tmp_path, drain_delay_seconds=600) as (process, log):
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        wait_until(lambda: "shutdown_started" in log.read_text())
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 143
+        assert process.wait(60) == 143
 
 
 def test_the_backend_is_a_setting(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_what_harms_is_refused_with_a_reason(
     assert caught.value.code != "load-error"
     assert caught.value.hint
     assert str(tmp_path) not in f"{caught.value} {caught.value.hint}"
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.parametrize("settings", [{}, {"graph_allowlist": "relaxed"}, {"load_memory_bytes": 64 * MIB}])
@@ -117,13 +117,13 @@ def test_nothing_is_left_running_when_nobody_waits(tmp_path: Path) -> None:
 
 def test_what_does_not_even_end_in_time_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own timer cannot end a process that is stopped: who forked it ends."""
-    monkeypatch.setattr(pool, "GRACE", 0.5)
+    monkeypatch.setattr(pool, "GRACE", -57.0)  # 3 s in all, so that the test has time to stop it
 
     async def stop(trial: Sandbox, task: asyncio.Task[None]) -> None:
         (pid,) = await grandchildren(trial, 1)
         os.kill(pid, signal.SIGSTOP)
 
-    error = during(tmp_path, stop, load_timeout=1).exception()
+    error = during(tmp_path, stop, load_timeout=60).exception()
     assert isinstance(error, LoadError)
     assert error.reason is LoadReason.TIME
 
@@ -145,8 +145,9 @@ def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch
         for _ in range(2):
             await trial.validate(item)
             pid = forker(trial)
-            await asyncio.sleep(0.3)
-            assert not Path(f"/proc/{pid}").exists()
+            async with asyncio.timeout(60):
+                while Path(f"/proc/{pid}").exists():
+                    await asyncio.sleep(0.02)
 
     asyncio.run(main())
 
@@ -155,7 +156,7 @@ def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     for name, data in (("endless", hostile.endless()), ("huge", hostile.huge())):
         hostile.replaced(toy_model.write(tmp_path, name), data)
-    with serving(tmp_path, load_check=True, graph_allowlist="relaxed", load_timeout=1) as server:
+    with serving(tmp_path, load_check=True, graph_allowlist="relaxed", load_timeout=5) as server:
         x = np.ones((1, 3), np.float32)
         np.testing.assert_allclose(server.infer(x), toy_model.outputs(x), rtol=1e-5)
         reasons = {line["model"]: line["kind"] for line in server.lines() if line["event"] == "model_load_failed"}
@@ -169,14 +170,14 @@ def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
 def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: bool) -> None:
     """Even without a load check."""
     hostile.replaced(toy_model.write(tmp_path, "endless"), hostile.endless())
-    with launched(tmp_path, load_check=trial, graph_allowlist="relaxed", load_timeout=60) as (process, log):
-        wait_until(lambda: '"runtime_selected"' in log.read_text(), 30)
+    with launched(tmp_path, load_check=trial, graph_allowlist="relaxed", load_timeout=600) as (process, log):
+        wait_until(lambda: '"runtime_selected"' in log.read_text())
         if trial:
-            wait_until(lambda: grandchild(process.pid), 30)
+            wait_until(lambda: grandchild(process.pid))
         else:
             time.sleep(1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
 
 
 def grandchild(pid: int) -> bool:

@@ -75,13 +75,16 @@ def test_what_is_told(two: Path, transport: str) -> None:
         for count in range(20):  # the first by the long way, others by the short one
             assert reload_tools.factor(server) == 2
             server.infer(rows[: 1 + count % 3])
-        wait_until(lambda: asked(server).requests == 40)
         # A half of the answer, by the largest of its row or by 1.
         size = np.abs(2 * toy_model.outputs(rows)).max(axis=1)
         apart = size / 2 / np.maximum(1, size)
-        reported = asked(server)
         sent = 20 * 2 + sum(1 + count % 3 for count in range(20))
         beyond = 20 * int((apart[1:] > 0.4).sum()) + sum(int((apart[: 1 + c % 3] > 0.4).sum()) for c in range(20))
+        series = '{model="toy",version="1"}'
+        wait_until(lambda: asked(server).requests == 40)
+        mismatched = f"kanserve_shadow_mismatched_rows_total{series}"
+        wait_until(lambda: reload_tools.shown(server, mismatched) == beyond)  # the shadow counts it last
+        reported = asked(server)
         assert (reported.rows, reported.rows_out_of_tolerance, reported.requests_dropped, reported.requests_failed) == (
             sent,
             beyond,
@@ -89,9 +92,7 @@ def test_what_is_told(two: Path, transport: str) -> None:
             0,
         )
         assert reported.largest_difference == pytest.approx(apart.max(), rel=1e-5)
-        series = '{model="toy",version="1"}'
         assert reload_tools.shown(server, f"kanserve_shadow_rows_total{series}") == sent
-        assert reload_tools.shown(server, f"kanserve_shadow_mismatched_rows_total{series}") == beyond
         assert reload_tools.shown(server, f"nv_inference_count{series}") == 0, "nobody asked it"
         reload_tools.swap(reload_tools.write(two / "made", 2.0), two / "toy" / "1")  # now it gives what version 2 gives
         wait_until(lambda: asked(server).rows == 0)
@@ -121,7 +122,7 @@ class Slow:
         self.go = threading.Event()
 
     def trace(self, names: object, feeds: object) -> list[np.ndarray]:
-        self.go.wait(10)
+        self.go.wait(60)
         return [np.ones((1, 1))]
 
 
@@ -132,7 +133,7 @@ def test_what_is_too_much_is_dropped_and_delays_nobody() -> None:
     for _ in range(WAIT + 10):
         shadow.offer(["y"], 10, lambda: ({}, [np.zeros((1, 1))]))
     shadow.offer(["y"], BYTES, lambda: ({}, [np.zeros((1, 1))]))
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 30  # a run waits for 60 s
     assert shadow.requests_dropped == 11
     slow.go.set()
     wait_until(lambda: shadow.requests == WAIT)
