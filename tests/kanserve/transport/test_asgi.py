@@ -34,11 +34,11 @@ METHOD = ("unary", "inference.GRPCInferenceService", "ModelInfer")
 
 
 class Served:
-    """A toy model behind the application, without a port."""
+    """A toy model behind the application, without a port. `arrival`: seconds in which a call must arrive."""
 
-    def __init__(self, application: app.App, services: Services) -> None:
+    def __init__(self, application: app.App, services: Services, arrival: float) -> None:
         self.app, self.services = application, services
-        self.asgi = GrpcApp(services, Limits(2**20, 0.2, 64), self._page, watch=False)
+        self.asgi = GrpcApp(services, Limits(2**20, arrival, 64), self._page, watch=False)
 
     async def _page(self, scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("no page was requested")
@@ -144,9 +144,10 @@ async def served(root: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool) -
         return NoPort()
 
     monkeypatch.setattr(factory, "build", build)
-    application = app.App(Settings(repository=root, metrics_port=0, statistics="off", kernel=native))
+    settings = Settings(repository=root, metrics_port=0, statistics="off", kernel=native, inline_run_seconds=1.0)
+    application = app.App(settings)
     await application.load(asyncio.Event())
-    created = Served(application, built[0])
+    created = Served(application, built[0], 600.0)
     if created.asgi.task_factory is not None:
         asyncio.get_running_loop().set_task_factory(created.asgi.task_factory)
     for _ in range(2):
@@ -279,6 +280,9 @@ def test_a_call_that_fails_ends_with_its_status(
     on: Callable[[Check], None], body: bytes, headers: list[tuple[bytes, bytes]], pause: float, status: bytes
 ) -> None:
     async def check(created: Served) -> None:
+        if pause:
+            created = Served(created.app, created.services, 0.2)
+            await created.call(framed())
         runs = created.app.metrics.model("toy", "1").statistics.execution_count
         _, trailers = await created.call(body, headers=headers, pause=pause)
         assert trailers[b"grpc-status"] == status
