@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from kanserve.ray import haproxy
 from kanserve.ray.errors import FleetError
 from kanserve.ray.haproxy import Front, Haproxy
+from tests.support.server_process import wait_until
 
 
 def lines(front: Front) -> list[str]:
@@ -89,12 +91,15 @@ def answering(name: bytes) -> Iterator[int]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port below those that the kernel chooses for other sockets until HAProxy binds it."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def reply(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", port), 60) as connection:
         return connection.recv(10)
 
 
@@ -155,10 +160,8 @@ def test_a_server_that_drains_keeps_its_connections(program: str) -> None:
     front = Haproxy(Front("127.0.0.1", port, 2, connections=100))
     try:
         front.fill(1, "127.0.0.1", server.port)
-        end = time.monotonic() + 10
-        while not server.probes and time.monotonic() < end:
-            time.sleep(0.05)
-        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        wait_until(lambda: server.probes > 0)
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
             connection.sendall(b"one")
             assert connection.recv(10) == b"one"
             front.drain(1)
@@ -168,10 +171,7 @@ def test_a_server_that_drains_keeps_its_connections(program: str) -> None:
             assert connection.recv(10) == b"two"
         server.status, seen = b"200 OK", server.probes
         front.fill(1, "127.0.0.1", server.port)
-        end = time.monotonic() + 10
-        while server.probes == seen and time.monotonic() < end:
-            time.sleep(0.05)
-        assert server.probes > seen
+        wait_until(lambda: server.probes > seen)
     finally:
         front.stop(5)
         server.close()
