@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -197,8 +199,8 @@ def test_a_killed_run_continues_without_lost_or_repeated_rows(model: Path, tmp_p
         "1",
         "--json",
     ]
-    kills = 0
-    for pause in (0.0, 0.004, 0.02, 0.05, 0.1):
+    kills, pauses = 0, itertools.cycle((0.0, 0.004, 0.02, 0.05, 0.1))
+    for pause in itertools.islice(pauses, 40):
         before = len(list(out.glob("*.parquet")))
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             end = time.monotonic() + 60
@@ -210,9 +212,13 @@ def test_a_killed_run_continues_without_lost_or_repeated_rows(model: Path, tmp_p
                 kills += 1
         for path in out.glob("*.parquet"):
             assert parquet.read_metadata(path).num_rows == 60_000
+        if kills == 5:
+            break
+        if process.returncode == 0:  # it was faster than this test
+            shutil.rmtree(out)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert kills >= 2
+    assert kills == 5
     summary = json.loads(done.stdout)
     assert summary["files"] + summary["files_complete_before"] == 12
     ids = np.concatenate([parquet.read_table(path).column("id").to_numpy() for path in sorted(out.glob("*.parquet"))])
