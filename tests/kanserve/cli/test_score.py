@@ -97,7 +97,7 @@ def test_an_interrupted_command_leaves_no_half_file(model: Path, tmp_path: Path)
     values = np.zeros((250_000, 3), np.float32)
     table = pa.table({name: values[:, at] for at, name in enumerate("abc")})
     parquet.write_table(table, data / "0.parquet")
-    for at in range(1, 12):
+    for at in range(1, 100):  # so many that the command does not end before the signal
         shutil.copy(data / "0.parquet", data / f"{at}.parquet")
     command = [*COMMAND, "score", str(model), "--input", str(data), "--output", str(out), "--explain-top-k", "1"]
     # A suite in the background ignores SIGINT, and so do the processes that it starts.
@@ -115,5 +115,5 @@ def test_an_interrupted_command_leaves_no_half_file(model: Path, tmp_path: Path)
     assert process.returncode == 130
     assert "Traceback" not in errors
     complete = list(out.glob("*.parquet"))
-    assert len(complete) in range(1, 12)
+    assert len(complete) in range(1, 100)
     assert {parquet.read_metadata(path).num_rows for path in complete} == {250_000}
