@@ -19,7 +19,7 @@ import pytest
 
 from tests.support import command_shim, forked_process
 from tests.support.command_shim import EXPORTED, wait_for
-from tests.support.ports import free_port
+from tests.support.free_ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -34,7 +34,7 @@ def test_a_version_that_is_not_loaded_yet_may_be_asked_again() -> None:
 def test_a_model_is_not_unknown_before_the_server_knows_all_models() -> None:
     registry = Registry()
     for version in ("", "1"):
-        with pytest.raises(Unavailable, match="^Request for unknown model: 'toy' is not at ready state$"):
+        with pytest.raises(Unavailable, match=r"^Request for unknown model: 'toy' is not at ready state$"):
             registry.resolve("toy", version)
     registry.add_unloaded("toy", 1)
     with pytest.raises(Unavailable):

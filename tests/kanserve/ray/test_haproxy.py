@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from kanserve.ray import haproxy
 from kanserve.ray.errors import FleetError
 from kanserve.ray.haproxy import Front, Haproxy
+from tests.support.free_ports import free_port
 from tests.support.server_process import wait_until
 
 
@@ -88,14 +88,6 @@ def answering(name: bytes) -> Iterator[int]:
         threading.Thread(target=serve, daemon=True).start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
-
-
-def free_port() -> int:
-    """A port below those that the kernel chooses for other sockets until HAProxy binds it."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def reply(port: int) -> bytes:
