@@ -27,8 +27,8 @@ from kanserve.config.fields import Group
 from kanserve.config.settings import Settings
 from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
-from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 from tests.support.free_ports import free_port
+from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 from tests.support.server_process import READY_SECONDS
 
 pytestmark = pytest.mark.slow
