@@ -19,7 +19,7 @@ import pytest
 
 from tests.support import command_shim, forked_process
 from tests.support.command_shim import EXPORTED, wait_for
-from tests.support.free_ports import free_port
+from tests.support.free_ports import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -92,14 +92,14 @@ def desk(own: set[str], exported: Path, folder: Path) -> Iterator[Desk]:
     shutil.copytree(exported, folder / "models")
     for name in own & set(MODELS):
         shutil.rmtree(folder / "models" / name)
-    grpc, metrics = free_port(), free_port()
-    ports = {"KANSERVE_GRPC_PORT": str(grpc), "KANSERVE_METRICS_PORT": str(metrics)}
+    ports = free_ports("KANSERVE_GRPC_PORT", "KANSERVE_METRICS_PORT")
+    grpc = ports["KANSERVE_GRPC_PORT"]
     options = ["--repository-poll-seconds", "0.2", "--drain-delay-seconds", "0"]
     command = [sys.executable, "-m", "kanserve", "serve", "models", *options]
 
     address = f"127.0.0.1:{grpc}"
     with (folder / "server.log").open("wb") as log, command_shim.on_path(address) as path:
-        environment = {**os.environ, **ports, "PATH": path}
+        environment = {**os.environ, **{name: str(port) for name, port in ports.items()}, "PATH": path}
         server = forked_process.popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
             for name in set(MODELS) - own:

@@ -6,20 +6,29 @@ import contextlib
 import os
 import random
 import socket
+from collections.abc import Iterator
 
 FIRST, LAST = 10_000, 16_000  # below the ports of `ray_cluster`, and below those that the kernel gives out
 WORKERS = 10  # of pytest-xdist; each has its own part of the range
-_RANDOM = random.SystemRandom()
+_LEFT: list[int] = []  # of this process, in random order; it gives each number once before it repeats one
 
 
 def free_ports(*names: str) -> dict[str, int]:
     """A different free port for each name. Between this call and the start of the program, no other socket gets one of
     them: the kernel gives out higher ports, and other workers of pytest have other parts of the range."""
+    with contextlib.ExitStack() as stack:
+        return {name: next(number for number in _numbers() if _binds(stack, number)) for name in names}
+
+
+def _numbers() -> Iterator[int]:
+    """Numbers of the part of this worker. Raises RuntimeError if all of them are in use."""
     size = (LAST - FIRST) // WORKERS
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
-    numbers = _RANDOM.sample(range(FIRST + worker * size, FIRST + (worker + 1) * size), size)
-    with contextlib.ExitStack() as stack:
-        return {name: next(number for number in numbers if _binds(stack, number)) for name in names}
+    for _ in range(size):
+        if not _LEFT:
+            _LEFT.extend(random.SystemRandom().sample(range(FIRST + worker * size, FIRST + (worker + 1) * size), size))
+        yield _LEFT.pop()
+    raise RuntimeError(f"none of {size} ports from {FIRST + worker * size} is free")
 
 
 def free_port() -> int:

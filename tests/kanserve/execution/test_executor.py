@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -171,17 +170,21 @@ class Gate:
 
     def __init__(self) -> None:
         self.begun: list[float] = []
-        self._free: dict[float, threading.Event] = collections.defaultdict(threading.Event)
+        self._events: dict[float, threading.Event] = {}
 
     def __call__(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         value = float(feeds["x"][0, 0])
         self.begun.append(value)
-        assert self._free[value].wait(60)
+        assert self._free(value).wait(60)
         return [2 * feeds["x"]]
 
     def let(self, *values: float) -> None:
         for value in values:
-            self._free[value].set()
+            self._free(value).set()
+
+    def _free(self, value: float) -> threading.Event:
+        """The same event on all threads, also if two of them ask first."""
+        return self._events.setdefault(value, threading.Event())
 
 
 async def until(condition: Callable[[], bool]) -> None:
