@@ -183,7 +183,7 @@ class Gate:
             self._free(value).set()
 
     def _free(self, value: float) -> threading.Event:
-        """The same event on all threads, also if two of them ask first."""
+        """The event of a value. All threads get the same one."""
         return self._events.setdefault(value, threading.Event())
 
 
