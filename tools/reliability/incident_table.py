@@ -211,7 +211,7 @@ ISSUES = (
     KnownIssue(
         "One busy model slows down all others.",
         f"{TRITON}: its rate limiter",
-        "Inference threads run at a lower priority, and each model has its own queue.",
+        "Each model has its own queue and threads. They run at a lower priority if `compute_nice` says so.",
         row="29",
     ),
     KnownIssue(
