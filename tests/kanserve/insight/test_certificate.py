@@ -80,12 +80,13 @@ def test_the_watch_counts_logs_and_pauses(manifest: Manifest, capfd: pytest.Capt
             begun = time.thread_time()
             while time.thread_time() < begun + 0.001:
                 pass
+            time.sleep(0.3)  # as on a busy machine; a pause by wall time would take 30 s
             return {"x": x}, [good]
 
         watch.offer(("layer1_in",), 1, lambda: pytest.fail("an output that the certificate does not have"))
         watch.offer(("y",), 1, slowly)
         assert (number.value, [one for one, _ in switched]) == (0, [watch, None])
-        assert await pause() >= 0.999 * 0.001 / certificate.SHARE
+        assert 0.999 * 0.001 / certificate.SHARE <= await pause() < 25
         assert [one for one, _ in switched] == [watch, None, watch]
         bad = good.copy()
         bad[2:] = 1.5
