@@ -215,7 +215,7 @@ def _noted(section: ErrorBars) -> tuple[ErrorBars, tuple[str, ...]]:
     median = f"; their median is {medians}" if medians else ""
     notes = [
         f"{section.basis}{median}",
-        f"error bars assume that {section.assumption}",
+        f"error bars are valid if {section.assumption}",
         f"the version stores {len(section.x)} of the rows of {section.name} and their errors",
     ]
     if section.outside:

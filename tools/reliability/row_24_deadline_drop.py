@@ -28,8 +28,8 @@ BURST = 200  # calls at once; the queue takes 256
 
 
 async def burst(server: Server, count: int) -> tuple[collections.Counter[str], bool]:
-    """A run that takes long, and meanwhile so many calls that cannot wait; and whether the run lasted until all of them
-    ended."""
+    """Send `count` calls with a short deadline during a long run. Returns their statuses, and whether the run lasted
+    until all calls ended."""
     ends: collections.Counter[str] = collections.Counter()
 
     async def one(call: grpc.aio.UnaryUnaryMultiCallable, timeout: float) -> None:
