@@ -23,7 +23,7 @@ MODULE ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebook test test-fast coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test data-test kernel release clean
+.PHONY: help setup demo notebook test test-full coverage mutate check format bench bench-servers reliability families proto reference docs docs-serve lock container stack-test data-test kernel release clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -65,14 +65,11 @@ $(NOTEBOOK_VENV)/.ready: $(VENV)/.ready requirements/notebook.txt
 	@$(NOTEBOOK_VENV)/bin/$(PIP) --require-hashes --no-deps -r requirements/notebook.txt
 	@touch $@
 
-test: setup ## Run the whole test suite, on all cores
-	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
+test: setup ## Run the tests of a change: every unit, reader and checkpoint, a server of each transport (5 minutes)
+	@$(BIN)/python -m pytest -q $(PARALLEL) --tier quick $(ARGS)
 
-# Rules, values and arithmetic, without the slow and the many: for the inner loop.
-# One worker for each core: most of the time goes to imports, which each worker makes.
-test-fast: WORKERS := $(shell nproc)
-test-fast: setup ## Run the tests that say most in a minute
-	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS) -m "not slow"
+test-full: setup ## Run all tests: those of `make test`, combinations, fuzzing, other programs, documents
+	@$(BIN)/python -m pytest -q $(PARALLEL) --tier all $(ARGS)
 
 coverage: setup ## Run the suite with branch coverage, processes it starts included; print the table
 	@rm -f .coverage .coverage.*

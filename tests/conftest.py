@@ -1,4 +1,4 @@
-"""The order of tests, skips that are failures, and the closing summary that states the largest errors seen."""
+"""The tiers and the order of tests, skips that are failures, and the closing summary with the largest errors seen."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# A busy machine is no failure.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# Examples of a property by tier. A busy machine is no failure.
+EXAMPLES = {"quick": 20, "rest": 500, "all": 500}
+for tier, examples in EXAMPLES.items():
+    hypothesis.settings.register_profile(tier, deadline=None, max_examples=examples)
 # Many tests import onnxruntime themselves, and the processes they start take this over.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 HERE = Path(__file__).parent
@@ -24,6 +25,12 @@ ERRORS: dict[str, tuple[float, str]] = {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
+        "--tier",
+        choices=EXAMPLES,
+        default="all",
+        help="quick: the tests of `make test`; rest: what `make test-full` has beyond them; all: both",
+    )
+    parser.addoption(
         "--no-skip",
         action="append",
         default=[],
@@ -32,22 +39,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile(config.option.tier)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip the import of slow files for `make test-fast`: importing all files takes about 33% of its time."""
-    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+    """Skip the import of files that have no test for `make test`."""
+    if config.option.tier != "quick" or collection_path.suffix != ".py":
         return None
-    return True if "pytestmark = pytest.mark.slow" in collection_path.read_text() else None
+    return True if "\npytestmark = full(" in collection_path.read_text() else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the slow files first, the largest of them at the front, so that no worker is left with a long one at the
-    end. A slow file has `pytestmark = pytest.mark.slow`, and `make test-fast` leaves it out."""
-    sizes = {path: path.stat().st_size for path in {item.path for item in items}}
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of the tier. Order files with servers first, the largest of them at the front, so that no worker
+    is left with a long one at the end."""
+    kept = [item for item in items if of_tier(item, config.option.tier)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    sizes = {path: path.stat().st_size for path in {item.path for item in kept}}
 
     def rank(item: pytest.Item) -> tuple[int, str]:
-        return (-sizes[item.path], str(item.path)) if item.get_closest_marker("slow") else (0, "")
+        return (-sizes[item.path], str(item.path)) if "integration" in item.path.parts else (0, "")
 
-    items.sort(key=rank)
+    items[:] = sorted(kept, key=rank)
+
+
+def of_tier(item: pytest.Item, tier: str) -> bool:
+    """Whether a tier has a test. "rest" also has each property, with more examples."""
+    marked = item.get_closest_marker("full") is not None
+    return {"quick": not marked, "rest": marked or hasattr(item.obj, "hypothesis"), "all": True}[tier]
 
 
 def pytest_runtest_setup() -> None:

@@ -11,11 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
-import pytest
 from radon.complexity import cc_visit
-
-pytestmark = pytest.mark.slow
-
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"kanexport": ROOT / "kanexport", "kanserve": ROOT / "service" / "kanserve"}

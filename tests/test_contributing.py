@@ -14,8 +14,6 @@ import pytest
 from kanexport.formats import checkpoint
 from tests.support.golden_cases import OWN
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS = re.findall(r"^```python\n# (\S+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)

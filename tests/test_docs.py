@@ -31,8 +31,6 @@ from tests.support.free_ports import free_port
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 from tests.support.server_process import READY_SECONDS
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CLIENTS, REFERENCE = ROOT / "docs" / "guides" / "clients", ROOT / "docs" / "reference"

@@ -21,8 +21,6 @@ from tests.support import command_shim, forked_process
 from tests.support.command_shim import EXPORTED, wait_for
 from tests.support.free_ports import free_ports
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SECONDS = 120

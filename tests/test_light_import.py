@@ -7,9 +7,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
-
 HEAVY = ["numpy", "onnx", "onnxruntime", "torch", "grpc", "google.protobuf", "yaml", "safetensors", "pyarrow"]
 HEAVY += ["prometheus_client", "pydantic", "rich", "structlog", "mlflow"]
 

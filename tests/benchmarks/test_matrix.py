@@ -27,8 +27,6 @@ from kanexport.contract.manifest import MODEL_FILE
 from kanexport.detection import registry
 from kanserve.bench.entrants import MLP, OURS, TORCH
 
-pytestmark = pytest.mark.slow
-
 SHAPE = Shape((3, 4, 2))
 
 

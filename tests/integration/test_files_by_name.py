@@ -42,9 +42,6 @@ from tests.support.server_process import serving
 from tests.support.unsafe_files import device
 from tests.support.unsafe_files import folder as folder
 
-pytestmark = pytest.mark.slow
-
-
 SECONDS = 60.0  # for one read of a file, which a FIFO or a socket would hold up without end
 SECRET = b"somebody else's\n" * 4
 FOREIGN = 4711  # a user id

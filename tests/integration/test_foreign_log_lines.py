@@ -24,8 +24,6 @@ from tests.kanserve.server.test_supervisor import value
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, START, request, wait_until
 
-pytestmark = pytest.mark.slow
-
 DATA = request(np.zeros((1, 3), np.float32), id="x" * 100).SerializeToString()
 DROPPED = "kanserve_log_lines_dropped_total"
 WORDS = """

@@ -11,8 +11,6 @@ from types import ModuleType
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 SCRIPT = Path(__file__).parents[2] / "tools" / "fuzz_checkpoints.py"
 COUNT = 3000
 

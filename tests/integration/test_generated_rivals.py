@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ORACLE = Path(__file__).parents[2] / "tools" / "oracle"
 EVERY, EVERY_WITH_OUTPUTS = 11, 251
 

@@ -10,8 +10,6 @@ import pytest
 from kanserve import Client
 from tests.support.golden_cases import Case, cases
 
-pytestmark = pytest.mark.slow
-
 ROWS = 24
 UNITS = 1  # in the last place of the largest answer; 0.5 of sines and cosines were seen, 0 of all others
 

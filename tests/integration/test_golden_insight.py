@@ -9,9 +9,6 @@ from kanserve.client.sync import Client
 from tests.integration.conftest import Served
 from tests.support.golden_cases import Case, cases
 
-pytestmark = pytest.mark.slow
-
-
 TOLERANCE = 1e-5  # of the largest answer, as an explanation's
 ASKED = {"kan.coverage": True, "kan.explain_top_k": 3}
 

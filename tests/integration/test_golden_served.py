@@ -16,8 +16,6 @@ from kanserve.client.sync import Client
 from tests.support.command_line import document, kanserve, program
 from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 
-pytestmark = pytest.mark.slow
-
 # The client knows nothing of kanserve: NVIDIA's package, the protocol, the rows.
 CLIENT = """
 import sys

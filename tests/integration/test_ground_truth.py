@@ -21,8 +21,6 @@ from kanserve import Client
 from tests.support.command_line import document, program, serving
 from tests.support.golden_cases import OWN
 
-pytestmark = pytest.mark.slow
-
 Curve = Callable[[Any], Any]
 CELLS, ORDER = 24, 3
 FOUR: tuple[Curve, ...] = (

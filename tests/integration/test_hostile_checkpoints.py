@@ -24,8 +24,6 @@ from tests.support import hostile_files
 from tests.support.checkpoint_mutations import MUTATIONS, mutate
 from tests.support.golden_cases import ROOT, Case, cases
 
-pytestmark = pytest.mark.slow
-
 SECONDS = 2.0  # of processor time
 MEMORY = 500 * 1024  # KiB
 MESSAGE = 2000  # characters

@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 FOLDER = Path(__file__).parents[1] / "support"
 CHECKPOINT = FOLDER.parent / "golden" / "checkpoints" / "efficient-kan-digits" / "model.pt"
 STARTED = """

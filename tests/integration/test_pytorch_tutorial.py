@@ -17,7 +17,6 @@ import pytest
 from tests.support.free_ports import free_ports
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorials" / "pytorch-module.md").read_text().replace("\\\n", " ")

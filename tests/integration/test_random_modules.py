@@ -10,8 +10,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("torch")
 
 ORACLE = Path(__file__).parents[2] / "tools" / "oracle" / "random_modules.py"

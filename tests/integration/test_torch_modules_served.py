@@ -22,8 +22,6 @@ from kanexport.bundle.publish import Target  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 SHAPES = {"cnn": (1, 8, 8), "transformer": (8, 8), "convolution": (2, 6, 6), "turned": (5, 4)}
 
 

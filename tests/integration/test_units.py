@@ -39,8 +39,6 @@ from tests.support.command_line import kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import Server, serving
 
-pytestmark = pytest.mark.slow
-
 STANDARD = ("pykan-hello-adapted", "efficient-kan-wine-update-grid", "pykan-prune-input", "pykan-hello-symbolic")
 NEAR = 2e-4  # of a scale: rounding of requests and predictions to float32, at offsets of up to 500 scales
 

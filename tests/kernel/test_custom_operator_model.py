@@ -41,8 +41,6 @@ from tests.support.golden_cases import Case, cases
 from tests.support.server_process import INFERENCE, serving
 from tests.support.small_checkpoints import read
 
-pytestmark = pytest.mark.slow
-
 NAMES: tuple[str, ...] = (
     "efficient-kan-digits",
     "pykan-hello-adapted",

@@ -30,8 +30,6 @@ from tests.kernel.test_operator import COEF, GOOD, KNOTS, WEIGHTS, I, O, session
 from tests.support import hostile_graphs as hostile
 from tests.support.small_checkpoints import read
 
-pytestmark = pytest.mark.slow
-
 FILE = "edges_l0.kernel.onnx"
 SPLINE_CASES = ("efficient-kan-digits", "pykan-hello-adapted", "kanx-hello", "pykan-mult-affine", "pykan-pruned-edges")
 OPTIONS = (

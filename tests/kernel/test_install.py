@@ -11,8 +11,6 @@ import pytest
 
 from tests.kernel.conftest import SOURCE, builder
 
-pytestmark = pytest.mark.slow
-
 INSTALL = SOURCE / "install.py"
 
 

@@ -20,8 +20,6 @@ from kanexport.contract import custom_ops
 from kanexport.graph import vector_program
 from tests.kernel.conftest import SOURCE, builder
 
-pytestmark = pytest.mark.slow
-
 LAYERS = 300
 MACHINES = ("avx512", "avx2", "portable")
 SANITIZED: tuple[str, ...] = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")

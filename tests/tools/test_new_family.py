@@ -13,8 +13,6 @@ import pytest
 
 from tests.support.golden_cases import OWN
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 PARTS = ("kanexport", "service", "tests", "tools", "docs", "README.md", "pyproject.toml")
 NAME, FAMILY = "my_kan", "my-kan"

@@ -10,8 +10,6 @@ from kanexport.contract.cli import console
 from kanserve.cli import main
 from tools.reference import cli
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def sections() -> dict[str, str]:

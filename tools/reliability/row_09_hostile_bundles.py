@@ -10,8 +10,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from kanserve.config.settings import Settings
 from kanserve.errors import LoadError
 from kanserve.models.admission import Sandbox
@@ -19,9 +17,6 @@ from kanserve.repository import layout
 from tests.support import toy_model
 from tests.support.hostile_bundles import GRAPHS, PATHS, SECRET, Make
 from tools.reliability.base import Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
-
 
 IN_ACCESS, IN_OPEN, IN_NONBLOCK, EVENT = 0x1, 0x20, 0o4000, 16  # sys/inotify.h; bytes of an event without a name
 LISTENERS: list[Callable[[str], None]] = []

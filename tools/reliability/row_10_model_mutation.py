@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError
@@ -24,9 +23,6 @@ from tests.support import toy_model
 from tests.support.mutated_bundles import mutate
 from tests.support.server_process import Server, serving
 from tools.reliability.base import Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
-
 
 FAST = "/dev/shm" if os.path.isdir("/dev/shm") else None
 ROWS = np.linspace(-3, 3, 24, dtype=np.float32).reshape(8, 3)

@@ -11,16 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import pytest
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND
 from tests.support.server_process import INFERENCE, wait_until
 from tools.reliability.base import NotRun, Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
-
 
 DOCUMENTED = {("127.0.0.1", 8001), ("127.0.0.1", 8002)}
 LISTENS = "0A"  # of /proc/net/tcp

@@ -6,14 +6,9 @@ import itertools
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from tests.support import reload_tools
 from tests.support.server_process import serving, wait_until
 from tools.reliability.base import Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
-
 
 CLIENTS = 8
 POLL = 0.05

@@ -9,15 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import pytest
-
 from kanexport.contract import manifest as contract
 from tests.support import reload_tools, toy_model
 from tests.support.server_process import serving, wait_until
 from tools.reliability.base import Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
-
 
 POLL = 0.1
 SLACK = 1.0  # seconds for reading, loading and asking on a busy machine

@@ -15,15 +15,12 @@ from unittest import mock
 
 import grpc
 import numpy as np
-import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 from tools.reliability.base import Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
 
 CLIENTS = 16  # every second one asks again at once, whatever it was told, until nobody is there
 LEAVING = "GRPC server is shutting down and has stopped accepting new requests."

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 from tools.reliability.base import Outcome, Row, Scale, suite
 from tools.reliability.helpers import sample
-
-pytestmark = pytest.mark.slow
 
 SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
 DEADLINE = 0.02  # seconds

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 
 from tests.kanserve.server.test_supervisor import value
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 from tools.reliability.base import Outcome, Row, Scale, suite
 from tools.reliability.helpers import mib, sample
-
-pytestmark = pytest.mark.slow
 
 SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
 QUICK = request(np.zeros((1, 3), np.float32)).SerializeToString()

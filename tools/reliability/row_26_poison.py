@@ -10,7 +10,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kanexport.contract import manifest as contract
@@ -18,8 +17,6 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, serving
 from tools.reliability.base import Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
 
 TABLE = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
 TOGETHER = 8  # requests of one moment, one of them bad

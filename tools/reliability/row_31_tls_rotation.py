@@ -16,16 +16,12 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 import trustme
 
 from tests.support import toy_model
 from tests.support.certificates import LONG_AGO
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 from tools.reliability.base import Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
-
 
 OWN, SHARED = 4, 4  # callers with a connection of their own, and on one together
 METRIC = re.compile(

@@ -17,15 +17,11 @@ from unittest import mock
 
 import grpc
 import numpy as np
-import pytest
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 from tools.reliability.base import NotRun, Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
-
 
 ZONE = "Europe/Berlin"
 # Two seconds before its clocks went forward, and back.

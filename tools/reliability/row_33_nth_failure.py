@@ -16,8 +16,6 @@ from kanserve.repository.snapshot import Scanner
 from tests.support.nth_failure import CASES, FAST, Failing, packed
 from tools.reliability.base import Outcome, Row, Scale, suite
 
-pytestmark = pytest.mark.slow
-
 
 def exporter(folder: Path, scale: Scale) -> collections.Counter[str]:
     """Forced exports over a model that is there: what failed, by call. `Case.run` asserts what must hold."""

@@ -7,14 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.support import reload_tools
 from tests.support.server_process import Server, serving, wait_until
 from tools.reliability.base import Outcome, Row, Scale, suite
-
-pytestmark = pytest.mark.slow
-
 
 PAD = 2**18  # bytes of each version, so that one that stays is seen
 WINDOWS, ASKED = 20, 100  # times that is measured, each time with so many requests

@@ -17,7 +17,6 @@ from tests.support import command_shim
 from tests.support.command_line import CLEAN, COMMAND, program, serving
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed"),
 ]
 

@@ -10,8 +10,6 @@ import pytest
 from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from tests.support.command_line import Server, checkpoint, document, kanserve
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

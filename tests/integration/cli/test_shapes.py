@@ -13,8 +13,6 @@ import pytest
 from tests.support import toy_grid_model
 from tests.support.command_line import Server, document, kanserve, serving
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.random.default_rng(11).normal(size=(6, 2, 3)).astype(np.float32)
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
 

@@ -17,8 +17,6 @@ from kanexport.cli.render import REGIONS
 from tests.support import toy_grid_model
 from tests.support.command_line import Server, document, kanserve, program, serving
 
-pytestmark = pytest.mark.slow
-
 WIDTH = 60
 
 

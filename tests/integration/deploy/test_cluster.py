@@ -13,8 +13,6 @@ from tools.cluster import scenarios
 from tools.cluster.experiment import HEADLESS
 from tools.cluster.manifest import Deployment
 
-pytestmark = pytest.mark.slow
-
 
 def short(deployment: Deployment) -> Deployment:
     """One pod, with a drain delay of 6 s, and without the wait for names in DNS."""

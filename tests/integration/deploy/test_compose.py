@@ -21,8 +21,6 @@ from tests.support import compose_stack, yaml_fields
 from tests.support.compose_stack import DEPLOY, FOLDER, ROOT, compose
 from tests.support.free_ports import free_port
 
-pytestmark = pytest.mark.slow
-
 FILES = {
     "compose.yaml": yaml_fields.COMPOSE,
     "prometheus.yml": yaml_fields.PROMETHEUS,

@@ -18,8 +18,6 @@ from tests.support import compose_stack, toy_model
 from tests.support.command_line import checkpoint, document, kanserve
 from tests.support.compose_stack import DEPLOY, Stack, until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:

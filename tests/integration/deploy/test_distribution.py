@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[3]
 PACKAGES = {"kanexport": ROOT / "kanexport", "kanserve": ROOT / "service" / "kanserve"}
 

@@ -37,8 +37,6 @@ from tests.support.helm_chart import (
 )
 from tools.manifests import schemas
 
-pytestmark = pytest.mark.slow
-
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
 GUIDE = (ROOT / "docs" / "guides" / "serve" / "kubernetes.md").read_text()
 INSECURE = "{insecure: true, models: {pvc: {claimName: models}}}"

@@ -9,7 +9,6 @@ import random
 from typing import Any
 
 import jsonschema
-import pytest
 import yaml
 
 from tests.support.helm_chart import (
@@ -27,8 +26,6 @@ from tests.support.helm_chart import (
 )
 from tests.support.misspelling import Path, fields, misspelled
 from tools.manifests import references, schemas
-
-pytestmark = pytest.mark.slow
 
 FIELDS = 200
 

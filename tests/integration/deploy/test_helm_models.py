@@ -15,8 +15,6 @@ import pytest
 from tests.support.command_line import checkpoint, document, kanserve
 from tests.support.helm_chart import CHART, only, program, render
 
-pytestmark = pytest.mark.slow
-
 SECONDS = 60
 
 

@@ -6,13 +6,10 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.support import stack_tools
 from tests.support.helm_chart import EXAMPLES, render
-
-pytestmark = pytest.mark.slow
 
 SKIPPED = {
     "CKV_K8S_43": "the user sets image.digest",

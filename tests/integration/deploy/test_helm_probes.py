@@ -19,8 +19,6 @@ from tests.support.helm_chart import environment, only, render, server
 from tests.support.probes import passes
 from tests.support.server_process import wait_until
 
-pytestmark = pytest.mark.slow
-
 SECONDS = 60
 DRAIN = {"drain_delay_seconds": 0.2, "drain_reject_seconds": 0.1, "drain_grace_seconds": 1}
 PVC = {"pvc": {"claimName": "models"}}

@@ -23,8 +23,6 @@ from tests.support import stack_tools, toy_model
 from tests.support.command_line import CLEAN
 from tests.support.server_process import first_line
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[3]
 BUILD = ROOT / "service" / "deploy" / "image"
 SECONDS = 60

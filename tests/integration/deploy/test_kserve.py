@@ -26,8 +26,6 @@ from tests.support.probes import passes
 from tests.support.server_process import wait_until
 from tools.manifests import download, kserve, schemas
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "service" / "deploy" / "kserve"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -17,8 +17,6 @@ from kanserve.pb import kan_pb2
 from tests.support import gateway, toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
 NAME = "iris"
 ROWS = np.array([[0.5, -1.0, 2.0]], np.float32)
 

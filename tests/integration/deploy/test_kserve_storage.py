@@ -23,8 +23,6 @@ import yaml
 from tests.support import compose_stack, model_stores, stack_tools, toy_model
 from tests.support.server_process import serving
 
-pytestmark = pytest.mark.slow
-
 EXAMPLES = compose_stack.ROOT / "service" / "deploy" / "kserve"
 NAME = "iris"
 ROWS = [[0.5, -1.0, 2.0]]

@@ -19,8 +19,6 @@ import yaml
 
 from tests.support.command_line import checkpoint, document, kanserve, serving
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "service" / "deploy" / "monitoring"
 RULES = MONITORING / "prometheus" / "rules.yml"

@@ -34,9 +34,10 @@ from tests.support import ray_cluster, toy_model
 from tests.support.free_ports import free_port
 from tests.support.ray_cluster import ROWS, Cluster, Load
 from tests.support.server_process import INFERENCE, request
+from tests.support.tiers import full
 
 pytestmark = [
-    pytest.mark.slow,
+    full("peer"),
     pytest.mark.timeout(400),
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None or not ray_cluster.RAY.is_file(),

@@ -21,8 +21,6 @@ from tests.support import model_stores, stack_tools, toy_model
 from tests.support.command_line import document, program
 from tests.support.model_stores import Relay
 
-pytestmark = pytest.mark.slow
-
 FILES, ROWS = 3, 20_000
 BUCKET = "s3://tables"
 

@@ -15,8 +15,6 @@ from tests.support import fake_hub, reload_tools, stack_tools
 from tests.support.fake_hub import Hub
 from tests.support.source_desk import PAD, Desk, Load, commands, desk, follow, ignored, survive
 
-pytestmark = pytest.mark.slow
-
 GUIDE = commands("from-hugging-face.md", Publish=1, Fetch=1, Pin=1, Roll=1, Download=1, The=1)
 (UPLOAD,), (FETCH,), (PINNED,) = (GUIDE[title] for title in ("Publish a version", "Fetch a version", "Pin a commit"))
 (DIRECT,), (CACHED,) = GUIDE["Download into the live repository"], GUIDE["The local cache"]

@@ -18,8 +18,6 @@ from tests.support.command_line import checkpoint, kanserve
 from tests.support.server_process import serving
 from tests.support.source_desk import PAD, ROOT, Desk, Load, commands, desk, follow, survive
 
-pytestmark = pytest.mark.slow
-
 GUIDE = commands("from-mlflow.md", Log=1, Load=1, Fetch=1, Move=1, Download=1)
 (LOG,), (LOADED,), (FETCH,) = (GUIDE[title] for title in ("Log a version", "Load it in Python", "Fetch a version"))
 (MOVE,), (DIRECT,) = GUIDE["Move the alias, and roll back"], GUIDE["Download into the live repository"]

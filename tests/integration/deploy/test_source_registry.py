@@ -18,8 +18,6 @@ from tests.support.compose_stack import program
 from tests.support.helm_chart import program as pinned
 from tests.support.source_desk import PAD, ROOT, Desk, Load, commands, desk, follow, survive
 
-pytestmark = pytest.mark.slow
-
 GUIDE = commands("from-registry.md", Publish=2, Fetch=2, Roll=1, Image=2)
 PUSH, TAG = GUIDE["Publish a version"]
 FETCH, RESOLVE = GUIDE["Fetch a version"]

@@ -15,8 +15,6 @@ from tests.support import token_files
 from tests.support.command_line import program
 from tests.support.server_process import serving
 
-pytestmark = pytest.mark.slow
-
 
 def test_the_edge_and_the_card_of_an_edit(browser: Any, repository: Path, tmp_path: Path, seen: Seen) -> None:
     shutil.copytree(repository / "digits", tmp_path / "models" / "digits")

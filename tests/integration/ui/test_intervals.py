@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import GOLDEN, Seen, watched
 from tests.support.command_line import program
 from tests.support.server_process import serving, wait_until
-
-pytestmark = pytest.mark.slow
 
 
 def test_the_interval_of_a_row_is_shown_and_marked_after_drift(browser: Any, seen: Seen, tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from tests.integration.ui.conftest import HEIGHT, WIDTH, Seen, watched
 from tests.support import toy_wide_model
 from tests.support.server_process import Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 BUSY = "main:not([aria-busy]) h1"
 SPACE = "\N{NARROW NO-BREAK SPACE}"  # between thousands
 FACTOR = 4  # of the figures that are promised, for a slower processor

@@ -15,8 +15,6 @@ from kanexport.functions.elementwise import ACTIVATIONS
 from tests.integration.ui.conftest import Seen
 from tests.support.server_process import Server, wait_until
 
-pytestmark = pytest.mark.slow
-
 BUSY = "main:not([aria-busy]) h1"
 
 

@@ -16,8 +16,6 @@ from tests.integration.ui.conftest import HEIGHT, WIDTH, Seen, watched
 from tests.support import token_files, toy_model
 from tests.support.server_process import serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 BUSY = "main:not([aria-busy]) h1"
 VIEWS = ("ui/", "ui/hello", "ui/digits", "ui/digits/edge/0/10/3")
 

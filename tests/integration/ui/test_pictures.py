@@ -11,8 +11,6 @@ from PIL import Image, ImageOps
 from tests.support.server_process import serving
 from tools import ui_pictures
 
-pytestmark = pytest.mark.slow
-
 TOLERANCE = 0.03  # of 1: fonts and latencies differ by machine; the picture of another view is 0.05 and more away
 
 

@@ -19,8 +19,6 @@ from tests.support import token_files
 from tests.support.command_line import program
 from tests.support.server_process import Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 ROW = [0.3, -0.2]
 DONE = "main:not([aria-busy]) h1"
 

@@ -13,9 +13,6 @@ from kanserve.client.sync import Client
 from tests.integration.ui.conftest import Seen
 from tests.support.server_process import Server, wait_until
 
-pytestmark = pytest.mark.slow
-
-
 DONE = "main:not([aria-busy]) h1"
 LEFT = ".skeleton, .doing, .bone"
 

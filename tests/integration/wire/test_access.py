@@ -26,8 +26,6 @@ from kanserve.system.lifecycle import Lifecycle
 from tests.support import auth_matrix, http_client, token_files, toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 CALLERS = ("none", "bad", "expired", *token_files.ROLES)
 
 

@@ -16,8 +16,6 @@ from tests.integration.wire.test_memory_bounds import resident
 from tests.support import attacks, toy_model
 from tests.support.server_process import Beside, Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 HELD = {"asgi": 96, "grpcio": 256}  # MiB that an attack may cost
 SLOW = 1.0  # seconds that the other client may wait for most responses
 BUSY = 20  # times what it waits without an attack, on a machine that needs longer than SLOW

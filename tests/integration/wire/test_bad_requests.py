@@ -14,9 +14,6 @@ from tests.support import bad_requests, toy_model
 from tests.support.bad_requests import ROWS, Wrong, typed
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
-
 Code = grpc.StatusCode
 
 

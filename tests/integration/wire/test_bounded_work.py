@@ -16,8 +16,6 @@ from kanserve.pb import kan_pb2
 from tests.support import error_codes, token_files, toy_model, toy_wide_model
 from tests.support.server_process import KAN, Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 WIDTH, LIMIT = 600, 360_000_000  # 1000 rows, about half a second
 
 

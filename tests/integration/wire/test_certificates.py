@@ -36,8 +36,6 @@ from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, KAN, Server, serving, wait_until
 from tests.support.server_process import request as request_of
 
-pytestmark = pytest.mark.slow
-
 NAMES = Names(features=("a", "b"), classes=("z",))
 
 

@@ -20,8 +20,6 @@ from tests.integration.wire.test_connections import comes
 from tests.support import attacks, certificates, toy_model
 from tests.support.server_process import INFERENCE, request, serving
 
-pytestmark = pytest.mark.slow
-
 DATA = request(np.zeros((1, 3), np.float32)).SerializeToString()
 AGE: dict[str, Any] = {"max_connection_age_seconds": 0.5, "max_connection_age_grace_seconds": 5.0}
 SECONDS = 2.0  # of load: several ages

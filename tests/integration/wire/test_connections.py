@@ -9,12 +9,9 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 
 from tests.support import attacks, toy_model
 from tests.support.server_process import WAIT_SECONDS, Server, serving, wait_until
-
-pytestmark = pytest.mark.slow
 
 ROWS = np.zeros((1, 3), np.float32)
 KEEPALIVE_TIMER = "02"  # in /proc/net/tcp

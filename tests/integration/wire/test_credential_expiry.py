@@ -34,9 +34,6 @@ from kanserve.system.lifecycle import Lifecycle
 from tests.support import auth_matrix, token_files, toy_model, toy_wide_model
 from tests.support.server_process import Server, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
-
 WIDTH, ROWS = 256, 128  # of responses that exceed the buffers of the transports
 SOON = 60.0  # seconds; the server takes less than one after it has seen the change, and the machine may be busy
 LIVES = (6.0, 20.0, 60.0)  # seconds until tokens expire: the first in which all streams begin

@@ -27,8 +27,6 @@ from tests.support.server_process import INFERENCE, Server, first_line, launched
 from tests.support.tls_server import files as files
 from tests.support.tls_server import models as models
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.full((2, 3), 0.25, np.float32)
 CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
 

@@ -15,9 +15,6 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.services import validation
 from tests.support.server_process import INFERENCE, Server, serving
 
-pytestmark = pytest.mark.slow
-
-
 Code = grpc.StatusCode
 TINY = 1e-40  # not a normal number
 # Datatype -> ONNX's, the field of typed contents, and rows [2, 3] with what is at its ends.

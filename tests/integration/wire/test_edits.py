@@ -21,8 +21,6 @@ from tests.support import http_client, toy_model
 from tests.support.golden_cases import OWN
 from tests.support.server_process import KAN, Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 SINE = EdgeEdit(0, 0, 0, "to", "1.2*sin(x)")
 
 

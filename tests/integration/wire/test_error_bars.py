@@ -30,8 +30,6 @@ from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
 RNG = np.random.default_rng(1)
 ROWS = np.concatenate([RNG.uniform(-0.9, 0.9, (4, 2)), [[5, 0]]]).astype(np.float32)  # the last one is not in the box
 SECONDS = 60

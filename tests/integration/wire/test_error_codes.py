@@ -21,9 +21,6 @@ from tests.support import error_codes, http_client, toy_model
 from tests.support.command_line import kanserve
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
-
 ROWS = np.zeros((2, 3), np.float32)
 
 

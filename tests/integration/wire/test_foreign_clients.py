@@ -13,8 +13,6 @@ import pytest
 
 from tests.support.server_process import Server
 
-pytestmark = pytest.mark.slow
-
 TRITON = """
 import sys
 import kanserve.grpc_api.infer_codec, kanserve.transport.grpc_aio  # beside tritonclient, in one process

@@ -6,14 +6,10 @@ import asyncio
 import random
 from pathlib import Path
 
-import pytest
-
 from tests.integration.wire.test_memory_bounds import resident
 from tests.support import toy_model
 from tests.support.server_process import serving, wait_until
 from tools import fuzz_wire
-
-pytestmark = pytest.mark.slow
 
 MESSAGES, CONVERSATIONS = 4000, 800
 

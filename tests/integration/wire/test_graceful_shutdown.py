@@ -25,8 +25,6 @@ from tests.support import reload_tools, toy_model
 from tests.support.connection_balancer import balancing
 from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 HEALTH = "/grpc.health.v1.Health/"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

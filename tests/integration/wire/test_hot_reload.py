@@ -9,13 +9,10 @@ import time
 from pathlib import Path
 
 import grpc
-import pytest
 
 from kanexport.contract import manifest as contract
 from tests.support import reload_tools, toy_model
 from tests.support.server_process import Server, serving, wait_until
-
-pytestmark = pytest.mark.slow
 
 POLL = 0.05
 

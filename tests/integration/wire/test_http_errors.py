@@ -22,8 +22,6 @@ from tests.support.http_client import WAYS, Reply, ask, infer, running, tensor
 from tests.support.http_peer import Peer
 from tests.support.server_process import INFERENCE, Server, wait_until
 
-pytestmark = pytest.mark.slow
-
 LIMIT = 2**20  # bytes of a request
 TYPED = 2**18
 HEADER = "inference_header_content_length"

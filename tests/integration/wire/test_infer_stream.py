@@ -25,8 +25,6 @@ from tests.support import toy_model
 from tests.support.bad_requests import INFER, Wrong
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 Code = grpc.StatusCode
 STREAM = f"{INFERENCE}ModelStreamInfer"
 WIDE = 100_000  # numbers that `wide` gives for one

@@ -25,9 +25,6 @@ from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
-
 RNG = np.random.default_rng(1)
 ROWS = RNG.uniform(-1, 1, (5, 2)).astype(np.float32)
 SECONDS = 20

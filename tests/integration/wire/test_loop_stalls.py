@@ -25,9 +25,6 @@ from tests.support.http_client import ask
 from tests.support.loop_stalls import LIMIT, Log, Stall
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
-
 MOST = 0.05  # seconds
 TRIES = 3
 TYPES = ("BOOL", "INT8", "UINT8", "INT32", "INT64", "FP32", "FP64", "BYTES")

@@ -20,8 +20,6 @@ from tests.support import attacks, toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 from tools.reliability.row_05_rapid_reset import resets
 
-pytestmark = pytest.mark.slow
-
 MIB = 2**20
 
 

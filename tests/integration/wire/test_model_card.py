@@ -17,9 +17,6 @@ from tests.support import http_client, toy_model, toy_wide_model
 from tests.support.command_line import program
 from tests.support.server_process import Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
-
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
 CASES = {
     "hello": "pykan-hello-symbolic/model",

@@ -14,8 +14,6 @@ from tests.support import http_client, reload_tools, toy_model
 from tests.support.command_line import program
 from tests.support.server_process import INFERENCE, KAN, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 NAME = "iris-service"
 POLL = 0.05
 

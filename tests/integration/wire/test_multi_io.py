@@ -27,8 +27,6 @@ from kanexport.contract import manifest as contract  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 TYPES = {"tokens": "INT64", "mask": "BOOL", "x": "FP32"}
 
 

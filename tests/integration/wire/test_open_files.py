@@ -18,8 +18,6 @@ import pytest
 from tests.support import toy_model
 from tests.support.server_process import Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.zeros((1, 3), np.float32)
 FILES = 96
 QUIET = 5.0  # seconds without a lost connection until the next one has a line

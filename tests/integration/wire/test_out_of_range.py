@@ -25,9 +25,6 @@ from tests.support import error_codes, http_client, toy_model
 from tests.support.command_line import checkpoint
 from tests.support.server_process import INFERENCE, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
-
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid.
 INSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.1]], np.float32)
 OUTSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.6], [9.0, 0.0, 2.5], [0.0, 2.1, 0.0]], np.float32)

@@ -32,9 +32,6 @@ from kanserve.types import Array, EdgeOptions
 from tests.support import error_codes, toy_grid_model, toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
-
 ROWS = np.random.default_rng(7).normal(size=(9, 2, 3)).astype(np.float32)
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
 

@@ -24,9 +24,6 @@ from kanserve.repository.validation import check_manifest
 from tests.support.command_line import checkpoint
 from tests.support.server_process import Server, serving
 
-pytestmark = pytest.mark.slow
-
-
 ASKED = {
     "exact": QuantizationOptions(),
     "half": QuantizationOptions("fp16-weights"),

@@ -24,9 +24,6 @@ from tests.support import token_files, toy_model
 from tests.support.http_peer import Peer
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
-
 COUNT = 5  # how often the test sends each request
 LARGE = 60_000  # bytes of a message that no cycle may hold; less than a window
 HELD = 2**15  # bytes in cycles that are not a message

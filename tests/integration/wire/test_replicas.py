@@ -20,8 +20,6 @@ from tests.support import toy_model
 from tests.support.name_server import resolving
 from tests.support.server_process import WAIT_SECONDS, Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.zeros((1, 3), np.float32)
 AGE = 1.0  # seconds
 SHARE = 100  # calls per server in a measurement

@@ -24,8 +24,6 @@ from tests.support.http_client import Reply, ask, infer, tensor
 from tests.support.http_peer import Peer
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 INFER = f"{INFERENCE}ModelInfer"
 ROWS = np.zeros((1, 3), np.float32)
 GOOD = request(ROWS).SerializeToString()

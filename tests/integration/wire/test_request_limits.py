@@ -20,8 +20,6 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import http_client, token_files, toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.zeros((1, 3), np.float32)
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}]}
 LONGEST = 0.3

@@ -15,8 +15,6 @@ from tests.support import error_codes, http_client, toy_model
 from tests.support.http_client import Reply, ask
 from tests.support.server_process import Server, wait_until
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("starlette")
 PACKED = "application/octet-stream"
 

@@ -24,8 +24,6 @@ from tests.support.tls_server import models as models
 from tests.support.tls_server import secured
 from tests.support.tls_server import server as server
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.full((2, 3), 0.25, np.float32)
 HANDSHAKE_SECONDS = 2.0
 CHECK = b"\x00\x00\x00\x00\x00"  # grpc.health.v1.Health/Check of the whole server, framed

@@ -21,8 +21,6 @@ from tests.support.http_peer import lone as lone
 from tests.support.http_peer import peer as peer
 from tests.support.server_process import Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 BURST = 2000
 
 

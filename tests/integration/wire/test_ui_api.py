@@ -24,9 +24,6 @@ from tests.support import http_client, reload_tools, toy_model
 from tests.support.command_line import program
 from tests.support.server_process import KAN, Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
-
 ROWS = np.random.default_rng(4).normal(size=(3, 3)).astype(np.float32)
 REFERENCE = np.repeat(np.array([[0.1], [-0.3]], np.float32), 3, axis=1)
 MODELS = "/v1/kan/models"

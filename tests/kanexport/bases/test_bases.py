@@ -10,9 +10,6 @@ from kanexport.bases import Basis
 from kanexport.ir.model import BasisTerm, Layer
 from tests.support.conformance import DTYPES, SOURCES, check_basis, check_layer
 
-pytestmark = pytest.mark.slow
-
-
 EXAMPLES = [(name, basis) for name in bases.names() for basis in bases.examples(name)]
 
 

@@ -17,9 +17,6 @@ from kanexport.bases.sine import Sine
 from kanexport.functions.domain_maps import Range
 from kanexport.graph.builder import Graph
 
-pytestmark = pytest.mark.slow
-
-
 RNG = np.random.default_rng(7)
 ROWS = np.concatenate([RNG.uniform(-1, 1, (2000, 3)) * size for size in (0.001, 1, 4, 12)]).astype(np.float32)
 

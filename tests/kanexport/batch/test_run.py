@@ -20,8 +20,6 @@ from kanexport.errors import CheckpointError, ExportError, FamilyError, OptionEr
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request
 
-pytestmark = pytest.mark.slow
-
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -15,8 +15,6 @@ from kanexport.batch import run as sweep
 from kanexport.batch import worker
 from kanexport.pipeline import Request
 
-pytestmark = pytest.mark.slow
-
 
 def write(root: Path, **files: bytes) -> None:
     for name, data in files.items():

@@ -23,8 +23,6 @@ from kanserve.repository.validation import check_config
 from tests.support.nth_failure import CASES, FAST, NARROW, WIDE, Case, agree, hidden, packed, state
 from tests.support.server_process import serving
 
-pytestmark = pytest.mark.slow
-
 HAMMER = """
 import sys, pathlib
 sys.path[:0] = sys.argv[3:]

@@ -19,9 +19,6 @@ from kanexport.pipeline import Request, export
 from kanserve.repository import validation
 from tests.support.golden_cases import cases
 
-pytestmark = pytest.mark.slow
-
-
 X = np.random.default_rng(5).normal(size=(200, 13)).astype(np.float32)
 
 

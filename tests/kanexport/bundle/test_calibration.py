@@ -19,9 +19,6 @@ from kanserve.analysis import intervals
 from kanserve.repository import validation
 from tests.support.golden_cases import cases
 
-pytestmark = pytest.mark.slow
-
-
 REGRESSION, CLASSIFIER = "pykan-hello-adapted", "efficient-kan-wine-update-grid"  # 2 -> 1, and 13 -> 3 classes
 RNG = np.random.default_rng(0)
 

@@ -33,9 +33,6 @@ from kanserve.repository import validation
 from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
 from tests.support.small_checkpoints import read
 
-pytestmark = pytest.mark.slow
-
-
 ADAPTED = "pykan-hello-adapted"
 
 

@@ -16,9 +16,6 @@ from kanexport.errors import OptionError
 from kanexport.pipeline import Request, export
 from tests.support.golden_cases import cases
 
-pytestmark = pytest.mark.slow
-
-
 GRIDLESS = ("chebykan-bare-layer", "fourierkan-breast-cancer", "wav-kan-dog-breast-cancer")
 NORMED = "fastkan-digits"
 

@@ -12,9 +12,6 @@ from kanexport.bundle.publish import VerificationBasis, VerifiedModel
 from kanexport.contract import manifest
 from kanexport.errors import OptionError
 
-pytestmark = pytest.mark.slow
-
-
 ROOT = Path(__file__).parents[3]
 
 

@@ -21,8 +21,6 @@ from kanexport.contract.manifest import Manifest
 from kanexport.errors import RepositoryError
 from kanexport.pipeline import Request, export
 
-pytestmark = pytest.mark.slow
-
 KILLS = 10
 # A child that packs versions 1, 2, 3, ... for ever, replacing them with --force semantics.
 CHILD = """

@@ -14,8 +14,6 @@ from kanexport.errors import VerificationFailed
 from tests.support import c_code
 from tests.support.c_code import STRICT, numbers
 
-pytestmark = pytest.mark.slow
-
 SMALL, WIDE = "pykan-hello-adapted", "efficient-kan-digits"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 

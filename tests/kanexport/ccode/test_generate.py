@@ -22,8 +22,6 @@ from tests.support import c_code
 from tests.support.c_code import STRICT
 from tests.support.golden_cases import cases, relative_error
 
-pytestmark = pytest.mark.slow
-
 CHAINS = [case.name for case in cases()]
 SMALL = "pykan-hello-adapted"
 

@@ -11,8 +11,6 @@ from kanexport.errors import VerificationFailed
 from kanexport.verify import float64_reference
 from tests.support import c_code
 
-pytestmark = pytest.mark.slow
-
 WIDE = "efficient-kan-digits"
 
 

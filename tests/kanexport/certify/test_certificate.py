@@ -25,8 +25,6 @@ from kanexport.verify import float64_reference, graph_runner
 from tests.support import random_networks
 from tests.support.spline_networks import random_network
 
-pytestmark = pytest.mark.slow
-
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 ROWS = 4000
 # Certified range over found range, at most.

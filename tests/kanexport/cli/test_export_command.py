@@ -18,8 +18,6 @@ from kanexport.cli import export_command
 from kanexport.contract import manifest
 from tests.support import golden_cases
 
-pytestmark = pytest.mark.slow
-
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
 

@@ -14,8 +14,6 @@ from kanexport.batch import run as sweep
 from kanexport.cli import export_command, render
 from kanexport.pipeline import Request
 
-pytestmark = pytest.mark.slow
-
 
 def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]) -> None:
     pykan([2, 1]).write(tmp_path)

@@ -19,9 +19,6 @@ from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
 from kanexport.functions.regularized import avoiding
 from tests.support.formula_parser import columns, compute
 
-pytestmark = pytest.mark.slow
-
-
 SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
 
 

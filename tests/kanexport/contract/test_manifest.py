@@ -22,9 +22,6 @@ from kanexport.contract.sections import Intervals, OutputInterval, Scaler, Scale
 from kanexport.pipeline import Request, export
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
-
 TEXT = st.text(max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -9,8 +9,6 @@ import pytest
 from kanexport.contract.sections import FLAG, REJECT
 from kanexport.errors import OptionError
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("policy", [FLAG, REJECT])
 def test_of_a_module_nobody_knows_which_inputs_are_outside(tmp_path: Path, policy: str) -> None:

@@ -14,8 +14,6 @@ from kanexport.contract import manifest
 from kanexport.contract.manifest import ManifestError
 from kanexport.pipeline import Request, export
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def real(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,9 +17,6 @@ from kanexport.ir import norms, scaling
 from kanexport.ir import steps as forms
 from tests.support.conformance import Emitted
 
-pytestmark = pytest.mark.slow
-
-
 WIDTH = 6
 RNG = np.random.default_rng(11)
 SCALE, BIAS = RNG.normal(size=(2, WIDTH))

@@ -24,9 +24,6 @@ from kanexport.verify import float64_reference
 from tests.support.golden_cases import ROOT, cases
 from tests.support.small_checkpoints import beside_forward, save
 
-pytestmark = pytest.mark.slow
-
-
 PAGE = (ROOT / "docs" / "reference" / "architecture-file.md").read_text().replace("\\\n", " ")
 RNG = np.random.default_rng(4)
 

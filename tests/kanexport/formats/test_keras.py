@@ -20,9 +20,6 @@ from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
-pytestmark = pytest.mark.slow
-
-
 FOLDER = Path(__file__).parents[2] / "golden" / "keras"
 CHAIN = FOLDER / "chain.keras"
 

@@ -19,8 +19,6 @@ from kanexport.errors import CheckpointError, ExportError, UnsafeCheckpoint
 from kanexport.formats import checkpoint, pickle_data, torch_archive
 from tests.support.hostile_pickles import ENDLESS, MISUSE, attacks, entry, tensor, text
 
-pytestmark = pytest.mark.slow
-
 SECONDS = 30.0  # for one file, on a busy machine
 MEMORY = 64 * 2**20  # bytes
 # These pickles are not attacks: they name a global without a call, put opcodes after STOP, or are damaged.

@@ -20,9 +20,6 @@ from kanexport.formats import checkpoint, torch_archive
 from kanexport.formats import safetensors as our_format
 from kanexport.pipeline import Request, export
 
-pytestmark = pytest.mark.slow
-
-
 NUMPY = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 
 

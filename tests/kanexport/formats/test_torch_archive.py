@@ -19,9 +19,6 @@ import pytest
 from kanexport.errors import CheckpointError
 from kanexport.formats import checkpoint, pickle_data, torch_archive
 
-pytestmark = pytest.mark.slow
-
-
 EMPTY = b"\x80\x02}."
 ONE_TENSOR = (
     b"\x80\x02}Vw\nctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI%d\ntQ"

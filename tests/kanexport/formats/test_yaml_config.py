@@ -15,9 +15,6 @@ from kanexport.errors import CheckpointError
 from kanexport.formats import yaml_config
 from kanexport.formats.yaml_config import Tagged
 
-pytestmark = pytest.mark.slow
-
-
 SCALAR = """
 grid: !!python/object/apply:numpy.{module}.multiarray.scalar
 - !!python/object/apply:numpy.dtype

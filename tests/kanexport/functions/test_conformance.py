@@ -18,9 +18,6 @@ from kanexport.graph.builder import Graph, Value
 from kanexport.ir.model import EdgeTerm, Layer
 from tests.support.conformance import DTYPES, SOURCES, check_basis, check_function, check_layer
 
-pytestmark = pytest.mark.slow
-
-
 AVOIDING = {name: regularized.avoiding(name, 10.0) for name in SYMBOLIC if name != regularized.BROKEN}
 TEXTS = ("x*sin(x)", "x**-3", "-x**2.5", "exp(-x**2)/(1 + abs(x))", "tanh(x)**7 - 2/x", "2**x")
 WRITTEN = {text: expression.function("mine", text) for text in TEXTS}

@@ -10,9 +10,6 @@ from kanexport.errors import UnknownFunction
 from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC, Unary, activation, symbolic
 from kanexport.graph.builder import Graph
 
-pytestmark = pytest.mark.slow
-
-
 FUNCTIONS = [*(("activation", f) for f in ACTIVATIONS.values()), *(("symbolic", f) for f in SYMBOLIC.values())]
 DTYPES = ("float32", "float64")
 FINITE = np.concatenate([np.linspace(-4, 4, 161), [0.5, -0.5, 1.0, -1.0, 1e-3, -1e-3, 0.999, -0.999]])

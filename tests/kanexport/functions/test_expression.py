@@ -24,9 +24,6 @@ from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
 
-pytestmark = pytest.mark.slow
-
-
 DTYPES = ("float32", "float64")
 X = np.concatenate([np.linspace(-3, 3, 121), [1e-3, -1e-3, 20.0, -20.0]])
 

@@ -21,9 +21,6 @@ from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import beside_forward
 
-pytestmark = pytest.mark.slow
-
-
 NAMES = [name for name in SYMBOLIC if name not in (BROKEN, "sigmoid", "cosh")]
 SAME = {"x", "x^2", "x^3", "x^4", "x^5", "abs", "sin", "cos", "tanh", "sgn", "arctan", "0", "gaussian"}
 LIMITS = [1.0, 2.5, 10.0, 1000.0]

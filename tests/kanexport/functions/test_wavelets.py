@@ -25,9 +25,6 @@ from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
 from tests.support.efficient_kan_state import save
 
-pytestmark = pytest.mark.slow
-
-
 NAMES = sorted(WAVELETS)
 # In float64 Meyer's formula itself loses a digit to cancellation; the operators do not.
 TOLERANCES = {"float32": 2e-6, "float64": 2e-14}

@@ -8,9 +8,6 @@ import pytest
 from kanexport.contract.ort import onnxruntime
 from kanexport.graph.builder import Graph
 
-pytestmark = pytest.mark.slow
-
-
 ROWS = 24
 SIZES = [*range(1, 14), 30, 33, 129, 784]
 LAYOUTS = {  # the shape after the batch, and the axis, of K entries

@@ -25,8 +25,6 @@ from kanserve.runtime.base import SessionOptions
 from tests.support.golden_cases import Case, cases
 from tests.support.small_checkpoints import save
 
-pytestmark = pytest.mark.slow
-
 MIB = 2**20
 CASES = {"efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbolic", "pykan-ellipj-float64"}
 GOLDEN = [case for case in cases() if case.name in CASES]

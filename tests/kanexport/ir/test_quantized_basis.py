@@ -19,9 +19,6 @@ from kanexport.graph.builder import Graph
 from kanexport.ir import quantized_basis
 from kanexport.ir.quantized_basis import Stepped, SteppedPieces, stepped
 
-pytestmark = pytest.mark.slow
-
-
 STEPPED = [basis for name in bases.names() for basis in bases.examples(name) if stepped(basis, 3, 1 << 20)]
 
 

@@ -34,9 +34,6 @@ from kanserve.runtime.base import SessionOptions
 from tests.support.golden_cases import Case, cases, relative_error
 from tests.support.small_checkpoints import network, read
 
-pytestmark = pytest.mark.slow
-
-
 NONE = {  # of the golden cases: why not
     "chebykan-digits-layernorm": "has the step 'layernorm'",
     "fasterkan-wine": "class B",

@@ -16,8 +16,6 @@ from kanexport.verify.verify import near_knot_excess
 from tests.kanexport.lowering.test_near_uniform_knots import own, rounded
 from tests.kanexport.lowering.test_spline_forms import answers, layer, operators, uneven
 
-pytestmark = pytest.mark.slow
-
 
 def near(kan: Kan) -> bytes:
     """The serving graph with knots that count as uniform, after its verification."""

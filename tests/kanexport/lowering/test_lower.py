@@ -17,9 +17,6 @@ from kanexport.lowering import lower
 from kanexport.options import Options
 from tests.support.golden_cases import EDGE_TOLERANCE, cases
 
-pytestmark = pytest.mark.slow
-
-
 CASES = {case.facts["family"]: case for case in reversed(cases())}
 
 

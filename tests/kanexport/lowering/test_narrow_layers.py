@@ -19,9 +19,6 @@ from kanexport.verify import float64_reference, verify
 from kanexport.verify.verify import near_knot_excess
 from tests.kanexport.lowering.test_spline_forms import answers, layer, operators, uneven
 
-pytestmark = pytest.mark.slow
-
-
 FAR = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 50.0, -50.0, 0.0])
 
 

@@ -20,8 +20,6 @@ from kanexport.verify import verify
 from kanexport.verify.verify import near_knot_excess
 from tests.kanexport.lowering.test_spline_forms import layer, operators
 
-pytestmark = pytest.mark.slow
-
 
 def rounded(sources: int, intervals: int, degree: int = 3, low: float = -1.0, high: float = 1.0) -> BSpline:
     """As efficient-kan makes them: a float32 step times whole numbers."""

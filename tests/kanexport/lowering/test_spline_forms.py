@@ -25,9 +25,6 @@ from kanexport.verify import verify
 from tests.support.command_line import kanserve
 from tests.support.golden_cases import cases
 
-pytestmark = pytest.mark.slow
-
-
 WIDE = spline_forms.FEW_DESTINATIONS + 1  # destinations, of which splines are no columns of one product
 ALWAYS = 10**9  # rows for which every layer is large
 ODD = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 1e-40])

@@ -18,9 +18,6 @@ from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 
-pytestmark = pytest.mark.slow
-
-
 # Operators that compute affine maps and sums around symbolic functions.
 PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity", "Gemm", "Slice"}
 

@@ -14,9 +14,6 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import chebyshev, decided, read, refuse, save, stacked
 
-pytestmark = pytest.mark.slow
-
-
 RNG = np.random.default_rng(12)
 
 

@@ -20,9 +20,6 @@ from kanexport.parity import compare, data
 from kanexport.pipeline import Request, export
 from tests.support.small_checkpoints import save
 
-pytestmark = pytest.mark.slow
-
-
 ORACLE = Path(__file__).parents[3] / "tools" / "oracle" / "near_readings.py"
 
 Array = np.ndarray

@@ -16,9 +16,6 @@ from kanexport.pipeline import Request, export
 from tests.support import golden_cases
 from tests.support.golden_cases import Case
 
-pytestmark = pytest.mark.slow
-
-
 CASES = {case.name: case for case in golden_cases.cases()}
 
 

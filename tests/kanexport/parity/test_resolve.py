@@ -24,9 +24,6 @@ from kanexport.verify import float64_reference
 from tests.support import golden_cases
 from tests.support.golden_cases import Case
 
-pytestmark = pytest.mark.slow
-
-
 CASES = {case.name: case for case in golden_cases.cases()}
 
 Export = Callable[..., Result]

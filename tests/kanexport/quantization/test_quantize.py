@@ -33,9 +33,6 @@ from tests.support.command_line import checkpoint
 from tests.support.golden_cases import cases
 from tests.support.small_checkpoints import read
 
-pytestmark = pytest.mark.slow
-
-
 DIGITS, WINE = "efficient-kan-digits", "efficient-kan-wine-update-grid"
 SPLINES = (DIGITS, WINE, "pykan-hello-adapted", "pykan-mult-affine", "relu-kan-hello", "flashkan-ellipj")
 FAMILIES = (*SPLINES, "fastkan-digits", "fasterkan-wine", "rbf-kan-diabetes")

@@ -19,9 +19,6 @@ from kanexport.verify import graph_runner
 from tests.support import golden_cases
 from tests.support.small_checkpoints import refuse, save
 
-pytestmark = pytest.mark.slow
-
-
 Array = np.ndarray
 Tensors = dict[str, Array]
 Forward = Callable[[Array], Array]

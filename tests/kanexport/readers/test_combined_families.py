@@ -14,8 +14,6 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import Tensors, beside_forward, check, read, refuse, save, silu, stacked
 
-pytestmark = pytest.mark.slow
-
 
 def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)

@@ -23,9 +23,6 @@ from tests.support.efficient_kan_state import (
 )
 from tests.support.small_checkpoints import beside_forward
 
-pytestmark = pytest.mark.slow
-
-
 ACTS = {"silu": lambda u: u / (1 + math.exp(-u)), "tanh": math.tanh, "identity": lambda u: u}
 
 

@@ -17,9 +17,6 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import beside_forward, read, refuse, save
 
-pytestmark = pytest.mark.slow
-
-
 ACTS = {"silu": lambda x: x / (1 + np.exp(-x)), "gelu": lambda x: x * special.ndtr(x), "tanh": np.tanh}
 RANGES = ("x_min=-2,-0.5", "x_max=2.5,1.75")
 

@@ -14,9 +14,6 @@ from scipy import special
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from tests.support.small_checkpoints import beside_forward, check, read, refuse, save, stacked
 
-pytestmark = pytest.mark.slow
-
-
 Function = Callable[[int, float], float]  # the polynomial of a degree at a value of tanh
 
 PLAIN: dict[str, tuple[str, Function, tuple[str, ...]]] = {

@@ -19,9 +19,6 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import check, read, refuse, save, stacked
 
-pytestmark = pytest.mark.slow
-
-
 X = np.concatenate([np.random.default_rng(1).normal(size=(6, 3)) * size for size in (0.5, 3, 40)] + [np.zeros((1, 3))])
 ODD = np.array([[np.nan, 0.3, 0.3], [0.3, np.inf, 0.3], [0.3, 0.3, -np.inf]])
 DEGREE = 4

@@ -13,9 +13,6 @@ import pytest
 from kanexport.pipeline import Request, Result, export
 from tests.support.small_checkpoints import beside_forward
 
-pytestmark = pytest.mark.slow
-
-
 SYMBOLIC = {
     "x": lambda u: u,
     "x^2": lambda u: u * u,

@@ -17,8 +17,6 @@ from kanexport.formats import checkpoint
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 
-pytestmark = pytest.mark.slow
-
 
 def refuse(tmp_path: Path, path: Path, *options: str, family: str | None = None) -> ExportError:
     """The error of an export that must fail, having written nothing."""

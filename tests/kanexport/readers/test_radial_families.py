@@ -14,9 +14,6 @@ from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.pipeline import Request, export
 from tests.support.small_checkpoints import beside_forward, check, read, refuse, save, silu, stacked
 
-pytestmark = pytest.mark.slow
-
-
 RANGE = (-1.5, 2.5)
 
 

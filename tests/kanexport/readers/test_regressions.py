@@ -23,9 +23,6 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import graph_runner
 from tests.support.small_checkpoints import refuse, save, stacked
 
-pytestmark = pytest.mark.slow
-
-
 WIDTHS = (3, 4, 2)
 DEGREE = 4
 EXACT = 2e-5  # relative, of a graph in float32

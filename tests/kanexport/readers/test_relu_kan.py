@@ -11,9 +11,6 @@ import pytest
 from kanexport.errors import InvalidKan, OpenQuestion, OptionError
 from tests.support.small_checkpoints import beside_forward, check, read, refuse, save, stacked
 
-pytestmark = pytest.mark.slow
-
-
 WHERE = ("layers.0.", "layers.1.")
 
 

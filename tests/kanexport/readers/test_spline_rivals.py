@@ -14,9 +14,6 @@ from kanexport.formats import checkpoint
 from kanexport.options import Options
 from tests.support.small_checkpoints import AROUND, Edges, Tensors, check, refuse, save, silu
 
-pytestmark = pytest.mark.slow
-
-
 GRID = np.linspace(-2, 2, 5)
 
 

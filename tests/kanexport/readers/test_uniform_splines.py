@@ -12,9 +12,6 @@ import pytest
 from kanexport.errors import InvalidKan, OptionError
 from tests.support.small_checkpoints import beside_forward, check, read, refuse, save, silu, stacked
 
-pytestmark = pytest.mark.slow
-
-
 WHERE = ("layers.0.", "layers.1.")
 
 

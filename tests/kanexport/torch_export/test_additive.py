@@ -21,8 +21,6 @@ from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
 from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - needs torch
 from tests.support.torch_modules import Around, Bumps, Waves  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 class Mixed(Bumps):
     """The same tensors, and a product of two sources."""

@@ -18,8 +18,6 @@ from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support.torch_modules import KANLinear  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 def export(module: Any, folder: Path) -> Result:
     x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)

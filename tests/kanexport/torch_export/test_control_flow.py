@@ -17,9 +17,6 @@ torch = pytest.importorskip("torch")
 
 from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
-
 nn = torch.nn
 
 

@@ -21,8 +21,6 @@ from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 from tests.support.conv_layers import Bells, Powers, edge_sums, planned, rows, sums  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 class Clamped(Bells):
     """Something else far away, which an edge knows, because it is what the module computes."""

@@ -18,8 +18,6 @@ nn, functional = torch.nn, torch.nn.functional
 from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
 from tests.support.conv_layers import Begun, Powers, rows, sums  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 class Network(nn.Module):
     """One of them, another one twice for pictures of two sizes, and a line."""

@@ -20,8 +20,6 @@ from kanexport.errors import InvalidKan, OptionError  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 def export(module: Any, rows: np.ndarray, folder: Path, **settings: Any) -> Result:
     return convert(module, rows, Target(repository=folder, name="m", **settings), options={})

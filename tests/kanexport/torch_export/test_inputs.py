@@ -13,8 +13,6 @@ from kanexport.errors import OptionError  # noqa: E402 - as above
 from kanexport.torch_export.inputs import guess  # noqa: E402 - as above
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize(
     ("make", "shape"),

@@ -22,8 +22,6 @@ from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
 from tests.support.torch_modules import KANLinear  # noqa: E402 - as above
 
-pytestmark = pytest.mark.slow
-
 
 def export(module: Any, example: Any, folder: Path) -> Result:
     return convert(module, example, Target(repository=folder, name="m"), options={})

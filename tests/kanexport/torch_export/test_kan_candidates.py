@@ -17,9 +17,6 @@ from kanexport.torch_export.plan import Plan  # noqa: E402 - needs torch
 from tests.support import modules_unusual as odd  # noqa: E402 - needs torch
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
-
 nn = torch.nn
 
 

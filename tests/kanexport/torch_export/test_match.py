@@ -19,9 +19,6 @@ from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
 from kanexport.torch_export.plan import Plan  # noqa: E402 - as above
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
-
 Change = Callable[[Any, Any], Any]  # of a layer's own forward and its input
 
 

@@ -18,8 +18,6 @@ from kanexport.options import Options  # noqa: E402 - as above
 from kanexport.torch_export import inputs, module_command  # noqa: E402 - as above
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 NETS = """
 import argparse
 import subprocess

@@ -18,8 +18,6 @@ from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from kanexport.verify.graph_runner import Port  # noqa: E402 - as above
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 class Recurrent(nn.Module):
     """LSTM of onnxruntime returns numbers for NaN."""

@@ -19,8 +19,6 @@ from kanexport.errors import InvalidKan, OptionError  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support.torch_modules import KANLinear  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 def export(module: Any, rows: np.ndarray, folder: Path, **options: str) -> Result:
     return convert(module, rows, Target(repository=folder, name="m"), options=options)

@@ -19,8 +19,6 @@ from kanexport.torch_export.plan import Plan  # noqa: E402 - as above
 from tests.support import modules_unusual as odd  # noqa: E402 - as above
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32).astype(np.float64)

@@ -18,8 +18,6 @@ F = torch.nn.functional
 from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 
-pytestmark = pytest.mark.slow
-
 
 def export(module: Any, folder: Path, *shape: int) -> Result:
     rows = np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)

@@ -15,8 +15,6 @@ import kanexport  # noqa: E402 - needs torch
 from kanexport.bundle.publish import Result  # noqa: E402 - as above
 from kanexport.errors import InvalidKan, VerificationFailed  # noqa: E402 - as above
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
 
 

@@ -23,8 +23,6 @@ from tests.support import modules_multi_io as several  # noqa: E402 - needs torc
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 from tests.support.torch_modules import Around, Bumps, Waves  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 class Mixer(nn.Module):
     """Such a layer at every token, with an argument of the call, and a known one inside of another."""

@@ -23,9 +23,6 @@ from kanexport.torch_export import splice  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support import torch_modules as modules  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
-
 VECTOR = np.arange(1, 6).astype(np.float32)
 
 

@@ -22,8 +22,6 @@ from kanexport.torch_export.borrowed_module import plain  # noqa: E402 - as abov
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
 from tests.support import modules_unusual as odd  # noqa: E402 - needs torch
 
-pytestmark = pytest.mark.slow
-
 
 def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)

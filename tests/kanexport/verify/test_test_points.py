@@ -18,8 +18,6 @@ from kanserve.analysis.coverage import Zone
 from tests.support.golden_cases import cases
 from tests.support.small_checkpoints import read
 
-pytestmark = pytest.mark.slow
-
 
 def exported(folder: Path, name: str, policy: str, **more: Any) -> Any:
     (case,) = (case for case in cases() if case.name == name)

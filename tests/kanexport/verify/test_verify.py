@@ -23,8 +23,6 @@ from kanexport.lowering.lower import Lowered
 from kanexport.options import Options
 from kanexport.verify import float64_reference, test_points, verify
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def toy(pykan: Any, tmp_path: Path) -> Kan:

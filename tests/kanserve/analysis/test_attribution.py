@@ -14,9 +14,6 @@ from kanserve.analysis import attribution
 from kanserve.analysis.attribution import LayerActivations, NoParts, Part
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
-
 LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
 NORM = (NodeStep(kind="layernorm", scale=(1.0,) * 3, bias=(0.0,) * 3, epsilon=1e-5),)
 SPLINE = BasisInfo(kind="gaussian", functions=8, parameters={}, knots=(), pre_steps=NORM, edges_tensor="edges_term0")

@@ -17,9 +17,6 @@ from kanserve.analysis.curves import Origin
 from tests.kanserve.repository import test_validation
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
-
 LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
 F32 = np.dtype(np.float32)
 

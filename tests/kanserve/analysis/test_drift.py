@@ -26,9 +26,6 @@ from kanserve.pb import kan_pb2
 from tests.support import toy_model
 from tests.support.server_process import KAN, Server, serving
 
-pytestmark = pytest.mark.slow
-
-
 BOUNDS = tuple(np.linspace(-2, 2, 11).tolist())
 
 

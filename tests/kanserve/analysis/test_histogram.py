@@ -15,9 +15,6 @@ from kanserve.analysis import drift
 from kanserve.analysis.histogram import Cells, Window, split
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
-
 BOUNDS = ((-1.0, -0.25, 0.5, 2.0), (0.0, 3.0))
 VALUES = st.floats(-50, 50, width=32) | st.sampled_from([-1.0, 2.0, 0.0, 3.0, np.nan, np.inf, -np.inf])
 ROWS = hnp.arrays(np.float64, st.tuples(st.integers(0, 40), st.just(2)), elements=VALUES)

@@ -18,9 +18,6 @@ from kanserve.analysis.latex import escaped, symbol, symbols, written
 from tests.kanexport.contract.test_formula import EXPRESSIONS, SPLINE, edge, evaluated, layer, networks
 from tests.support import formula_parser, latex_parser
 
-pytestmark = pytest.mark.slow
-
-
 X = np.random.default_rng(0).normal(size=(7, 3))
 NAMES = {f"x{at}": X[:, at] for at in range(3)}
 LOOKS = {f"x_{{{at}}}": X[:, at] for at in range(3)}

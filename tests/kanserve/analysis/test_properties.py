@@ -22,9 +22,6 @@ from tests.kanserve.analysis.test_drift import counted, found
 from tests.kanserve.repository.test_validation import EDGE as SYMBOLIC
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
-
 LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
 HERE = Path(__file__).parent
 VALUES = st.floats(-3, 3, width=32)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.contract import step_rules
 from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
 from kanserve.analysis import query_plan
-
-pytestmark = pytest.mark.slow
-
 
 ALL = st.integers(0, 1)
 

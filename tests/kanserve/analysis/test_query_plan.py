@@ -15,9 +15,6 @@ from kanserve.errors import BadRequest
 from kanserve.pb import kan_pb2
 from kanserve.types import EdgeOptions
 
-pytestmark = pytest.mark.slow
-
-
 SHAPES = [
     query_plan.LayerShape(3, 4, name="stem"),
     query_plan.LayerShape(4, 2, (6, 6), "head.layers.0"),

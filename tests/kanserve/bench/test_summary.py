@@ -11,9 +11,6 @@ import pytest
 
 from tests.support.command_line import document, kanserve
 
-pytestmark = pytest.mark.slow
-
-
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
 
 

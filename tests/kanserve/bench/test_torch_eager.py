@@ -10,9 +10,6 @@ import pytest
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 
-pytestmark = pytest.mark.slow
-
-
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
 
 

@@ -113,7 +113,6 @@ def test_the_values_are_keys_of_the_chart_and_fit_its_schema() -> None:
     jsonschema.validate(written, schema)
 
 
-@pytest.mark.slow
 def test_helm_renders_the_values() -> None:
     text = "\n".join(sizing.yaml(sizing.helm_values(sizing.plan(curve(), goal(), MEMORY), goal())))
     documents = helm_chart.render(f"{text}\ninsecure: true\nmodels: {{pvc: {{claimName: models}}}}\n")

@@ -20,9 +20,6 @@ from onnx import helper, numpy_helper
 from kanexport.contract import manifest as contract
 from tests.support.command_line import checkpoint, document, kanserve
 
-pytestmark = pytest.mark.slow
-
-
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
 PORTABLE = {"KANSERVE_KERNEL": "false"}
 TORCH = importlib.util.find_spec("torch") is not None

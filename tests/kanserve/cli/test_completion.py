@@ -11,8 +11,6 @@ import pytest
 from kanserve.cli import main
 from tests.support.command_line import document, kanserve, program
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:

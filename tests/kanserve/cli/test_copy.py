@@ -14,8 +14,6 @@ from kanexport.contract import manifest
 from tests.support.command_line import checkpoint, document, kanserve, serving
 from tests.support.server_process import wait_until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def models(repository: Path, tmp_path: Path) -> Path:

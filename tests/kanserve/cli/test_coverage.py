@@ -12,9 +12,6 @@ from kanserve.client import chunking
 from kanserve.client.errors import InvalidInput
 from tests.support.command_line import Server, document, kanserve
 
-pytestmark = pytest.mark.slow
-
-
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid, in cells of 0.4.
 ROWS = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, 0.2], [-2.6, 0.3, 1.2], [0.0, 1.2, 0.0]], np.float32)
 

@@ -12,8 +12,6 @@ from kanserve.client import chunking
 from kanserve.client.sync import Client
 from tests.support.command_line import Server, document, kanserve, program
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)
 
 

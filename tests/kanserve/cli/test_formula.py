@@ -17,8 +17,6 @@ from tests.support import latex_parser
 from tests.support.command_line import Server, document, kanserve, program, serving
 from tests.support.formula_parser import columns
 
-pytestmark = pytest.mark.slow
-
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-symbolic" / "model"
 
 

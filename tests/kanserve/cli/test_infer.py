@@ -13,8 +13,6 @@ import tritonclient.grpc as triton
 
 from tests.support.command_line import Server, document, kanserve, program, serving
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.random.default_rng(1).uniform(-2, 2, (5, 3)).astype(np.float32)
 
 

@@ -23,8 +23,6 @@ from kanserve.cli import main
 from kanserve.server import app, watchdog
 from tests.support.command_line import CLEAN, COMMAND, Server, checkpoint, document, kanserve, program
 
-pytestmark = pytest.mark.slow
-
 HEAVY = ("numpy", "grpc", "google.protobuf", "onnx", "onnxruntime", "pydantic", "rich", "structlog", "torch")
 
 

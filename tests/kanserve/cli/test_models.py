@@ -16,8 +16,6 @@ from kanserve.cli import inventory, options
 from tests.support.command_line import Server, document, kanserve, program, serving
 from tests.support.stored_models import edit, reference
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_server_tells_what_it_serves(server: Server) -> None:
     (row,) = document(program("models", "--url", server.url, "--json"))["models"]

@@ -14,8 +14,6 @@ import pytest
 from kanserve.cli import session
 from tests.support.command_line import CLEAN, COMMAND, Server, document, kanserve, serving
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("h2corn")
 
 

@@ -14,8 +14,6 @@ from kanserve.capacity import usage
 from tests.support.command_line import CLEAN, COMMAND, Server, document, kanserve
 from tests.support.server_process import wait_until
 
-pytestmark = pytest.mark.slow
-
 EASY = ("--rate", 100, "--p99", "5s", "--seconds", 3)
 
 

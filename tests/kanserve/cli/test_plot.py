@@ -11,9 +11,6 @@ import pytest
 
 from tests.support.command_line import Server, document, kanserve
 
-pytestmark = pytest.mark.slow
-
-
 EDGE = ("--layer", 0, "--source", 2, "--destination", 1)
 
 

@@ -28,9 +28,6 @@ from kanserve.types import TensorInfo
 from tests.support.command_line import Server, document, kanserve
 from tests.support.row_files import columns, csv_of
 
-pytestmark = pytest.mark.slow
-
-
 RNG = np.random.default_rng(7)
 ROWS = RNG.uniform(-2, 2, (5, 3)).astype(np.float32)
 MANY = RNG.uniform(-2, 2, (40_000, 3)).astype(np.float32)

@@ -14,8 +14,6 @@ from kanserve.observability import log_events
 from tests.support import attacks
 from tests.support.command_line import CLEAN, document, kanserve, program, serving
 
-pytestmark = pytest.mark.slow
-
 
 def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"

@@ -11,9 +11,6 @@ import pytest
 from tests.support.command_line import Server, document, kanserve, program
 from tests.support.golden_cases import cases
 
-pytestmark = pytest.mark.slow
-
-
 HELLO = next(case for case in cases() if case.name == "pykan-hello-adapted")
 NOWHERE = {"KANSERVE_URL": "127.0.0.1:9"}
 

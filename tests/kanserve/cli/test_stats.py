@@ -11,9 +11,6 @@ import pytest
 
 from tests.support.command_line import Server, checkpoint, document, kanserve, program, serving
 
-pytestmark = pytest.mark.slow
-
-
 ROWS = np.random.default_rng(3).normal(0, 0.4, (150, 3)).astype(np.float32)
 NAMES, CLASSES = ("height", "width", "depth"), ("small", "large")
 

@@ -24,8 +24,6 @@ from kanserve import (
 from tests.support.command_line import Server, serving
 from tests.support.server_process import stopped
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 MANY = np.tile(ROWS, (20, 1))
 

@@ -16,9 +16,6 @@ from tests.support.command_line import Server
 from tests.support.named_models import NAMES, ROWS
 from tests.support.named_models import named as named
 
-pytestmark = pytest.mark.slow
-
-
 SHUFFLED = pd.DataFrame(ROWS, columns=NAMES)[["depth", "height", "width"]]
 CALLED = SHUFFLED.set_index(pd.Index([f"box {at}" for at in range(len(ROWS))], name="box"))
 

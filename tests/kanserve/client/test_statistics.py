@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from kanserve.client.sync import Client
 from tests.support.command_line import Server
 from tests.support.named_models import NAMES, ROWS
 from tests.support.named_models import named as named
-
-pytestmark = pytest.mark.slow
-
 
 SHUFFLED = pd.DataFrame(ROWS, columns=NAMES)[["depth", "height", "width"]]
 

@@ -26,9 +26,6 @@ from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.types import TensorInfo
 from tests.support.client_answers import answering
 
-pytestmark = pytest.mark.slow
-
-
 MODEL = ServedModel(
     "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
 )

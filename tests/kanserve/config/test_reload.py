@@ -26,8 +26,6 @@ from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND
 from tests.support.server_process import INFERENCE, request, wait_until
 
-pytestmark = pytest.mark.slow
-
 GOOD = request(np.zeros((1, 3), np.float32)).SerializeToString()
 WRONG = request(np.zeros((1, 7), np.float32)).SerializeToString()
 

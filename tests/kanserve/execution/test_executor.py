@@ -17,8 +17,6 @@ from kanserve.execution.executor import Executor, Limits
 from kanserve.observability.metrics import Metrics
 from kanserve.scheduling.queue import Policy, PriorityLevel
 
-pytestmark = pytest.mark.slow
-
 
 class Graph:
     """Doubles its rows, slowly on request; rejects a run with a negative number in it."""

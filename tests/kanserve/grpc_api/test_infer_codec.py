@@ -16,9 +16,6 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.types import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
 
-pytestmark = pytest.mark.slow
-
-
 TYPED = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",

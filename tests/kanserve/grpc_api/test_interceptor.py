@@ -24,8 +24,6 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, START, Server, launched, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 HEALTH = "/grpc.health.v1.Health"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 

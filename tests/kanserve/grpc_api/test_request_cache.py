@@ -36,9 +36,6 @@ from kanserve.system.lifecycle import Lifecycle
 from tests.support import toy_model
 from tests.support.server_process import request
 
-pytestmark = pytest.mark.slow
-
-
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
 TENSORS = st.builds(
     lambda name, shape: pb.ModelInferRequest.InferInputTensor(name=name, datatype="FP32", shape=shape),

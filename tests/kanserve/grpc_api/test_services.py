@@ -12,8 +12,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from tests.support import toy_model
 from tests.support.server_process import Server, serving
 
-pytestmark = pytest.mark.slow
-
 
 def test_an_unknown_method_is_refused(server: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:

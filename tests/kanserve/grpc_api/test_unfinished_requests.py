@@ -20,9 +20,6 @@ from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
 from tests.support.unfinished_bodies import callers
 
-pytestmark = pytest.mark.slow
-
-
 MIB = 2**20
 SENT = 15 * MIB // 4  # bytes that arrive of each body
 GROWN = 100  # MiB that the server may grow by: 6 of bodies, and 11 to 53 of buffers in 20 runs

@@ -32,9 +32,6 @@ from tests.support.golden_cases import Case, cases
 from tests.support.live_traffic import draw, until
 from tests.support.server_process import serving
 
-pytestmark = pytest.mark.slow
-
-
 NUMBERS = st.floats(-5, 5, width=32)
 
 

@@ -17,9 +17,6 @@ from kanserve.pb import kan_pb2
 from tests.support import toy_model
 from tests.support.server_process import KAN, Server, serving
 
-pytestmark = pytest.mark.slow
-
-
 ROWS = np.random.default_rng(4).normal(size=(7, 3))
 
 

@@ -29,9 +29,6 @@ from tests.support import toy_model
 from tests.support.live_traffic import TRAIN, draw, run, until
 from tests.support.server_process import INFERENCE, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
-
 FILE = "statistics/toy/1/0.tally"
 DIGEST = "d" * 64
 

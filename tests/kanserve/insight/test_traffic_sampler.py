@@ -33,8 +33,6 @@ from tests.support.command_line import checkpoint, program
 from tests.support.live_traffic import RNG, SECONDS, TRAIN, draw, run, until, value
 from tests.support.server_process import Server, serving
 
-pytestmark = pytest.mark.slow
-
 
 def send(server: Server, rows: np.ndarray, version: str = "") -> None:
     """One after the other, of one row and of some."""

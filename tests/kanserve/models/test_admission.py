@@ -25,8 +25,6 @@ from tests.support import toy_model
 from tests.support.failing_calls import bundle, during, forker, grandchildren
 from tests.support.server_process import launched, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 MIB = 2**20
 
 

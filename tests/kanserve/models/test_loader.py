@@ -34,8 +34,6 @@ from tests.kanserve.analysis.test_drift import seen
 from tests.support import error_codes, toy_model
 from tests.support.server_process import INFERENCE, KAN, request, serving
 
-pytestmark = pytest.mark.slow
-
 
 def load(root: Path, *, plain: bool = False, device: str = "cpu") -> Model:
     (candidate,) = layout.scan(root, plain_onnx=plain)

@@ -25,8 +25,6 @@ from kanserve.system import resources
 from tests.kanserve.grpc_api.test_request_cache import nothing
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_version_that_goes_while_it_is_read_is_forgotten_and_one_that_fails_has_two_series(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

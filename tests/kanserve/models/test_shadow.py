@@ -24,8 +24,6 @@ from tests.support import reload_tools, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 INF, NAN = math.inf, math.nan
 
 

@@ -27,9 +27,6 @@ from kanserve.repository.layout import Bundle
 from kanserve.runtime import base
 from tests.support.server_process import serving
 
-pytestmark = pytest.mark.slow
-
-
 WIDTHS, INTERVALS = (160, 40, 3), 4  # 160 sources, 256 rows: more than 20 000 values of a function
 
 

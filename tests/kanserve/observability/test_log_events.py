@@ -15,9 +15,6 @@ import pytest
 
 from kanserve.observability.log_events import EVENTS, LIBRARY
 
-pytestmark = pytest.mark.slow
-
-
 PACKAGE = Path(__file__).parents[3] / "service" / "kanserve"
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 LOGGER = re.compile(r"(\w+\.)*_?(\w+_)?log(ger)?")

@@ -21,8 +21,6 @@ from kanserve.observability.logs import Sink
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, START, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.zeros((1, 3), np.float32)
 
 

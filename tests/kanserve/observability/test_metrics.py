@@ -19,9 +19,6 @@ from kanserve.pb import kan_pb2
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
-
 TRITON = {
     "nv_inference_request_success",
     "nv_inference_request_failure",

@@ -25,8 +25,6 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="the extra 
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 
-pytestmark = pytest.mark.slow
-
 INFER = f"{INFERENCE}ModelInfer"
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 ROWS = np.full((2, 3), 271.828125, np.float32)

@@ -17,9 +17,6 @@ from kanserve.plotting import figures, render, scenes
 from kanserve.plotting.scenes import BLACK, RED, Curve, Layer, Line, Scene
 from tests.support.scene_models import X, layer, made
 
-pytestmark = pytest.mark.slow
-
-
 SVG = "{http://www.w3.org/2000/svg}"
 
 

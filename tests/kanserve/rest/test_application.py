@@ -19,8 +19,6 @@ import tritonclient.http.aio
 from tests.support.http_client import ROWS, WAYS, ask, infer, running, tensor
 from tests.support.server_process import Server, wait_until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module", params=WAYS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -26,8 +26,6 @@ from tests.support.http_client import ROWS, WAYS, Reply, ask, infer, tensor, way
 from tests.support.http_peer import Peer
 from tests.support.server_process import START, Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 SLOW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}]}
 LABELS = 'model="slow",version="1"'
 

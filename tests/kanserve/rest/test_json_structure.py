@@ -13,8 +13,6 @@ from kanserve.rest import json_document, json_structure
 from tests.support.json_texts import MANY, read, texts
 from tests.support.json_texts import slices as slices
 
-pytestmark = pytest.mark.slow
-
 
 def test_pieces_are_the_whole(slices: int) -> None:
     most = 0

@@ -21,8 +21,6 @@ from tests.support.server_process import Server, serving, wait_until
 pytest.importorskip("starlette")
 arrays = pytest.importorskip("kanserve.rest.kan")
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.random.default_rng(8).normal(size=(5, 3)).astype(np.float32)
 
 

@@ -16,8 +16,6 @@ from tests.support import token_files, toy_model
 from tests.support.http_client import ask, way
 from tests.support.server_process import Server, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.random.default_rng(27).normal(size=(5, 3)).astype(np.float32)
 LIMIT = 20_000
 

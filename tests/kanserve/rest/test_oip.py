@@ -14,9 +14,6 @@ from tests.support import toy_model
 from tests.support.http_client import ROWS, WAYS, infer, running
 from tests.support.server_process import Server
 
-pytestmark = pytest.mark.slow
-
-
 SPECIAL = np.array([[0.1, -0.0, 1e-45], [3.4028235e38, 1.1754944e-38, 16777217.0], [1 / 3, np.pi, -1e-7]], np.float32)
 
 

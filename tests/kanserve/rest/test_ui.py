@@ -14,8 +14,6 @@ from tests.support import http_client
 from tests.support.http_client import ask
 from tests.support.server_process import Server
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("starlette")
 STATIC = Path(str(resources.files("kanserve") / "ui" / "static"))
 FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())

@@ -10,9 +10,6 @@ from kanserve.sandbox import graph_screen
 from tests.kanserve.sandbox.test_graph_screen import all_of
 from tests.support import toy_model
 
-pytestmark = pytest.mark.slow
-
-
 RELAXED = " (graph_allowlist = relaxed allows it)"
 
 

@@ -8,15 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
 from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
 from tests.support.failing_calls import bundle, during, forker, grandchildren
-
-pytestmark = pytest.mark.slow
 
 
 def test_what_ends_the_process_says_how(tmp_path: Path) -> None:

@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 from kanserve.execution.executor import InOrder, ServiceTimeEstimate
 from kanserve.scheduling.queue import Choice, Expired, Policy, PriorityLevel, Queue, Waiting, choose, share
 
-pytestmark = pytest.mark.slow
-
-
 UNTIMED = settings(deadline=None)  # a busy machine is no failure
 ROWS = st.lists(st.integers(1, 20), min_size=1, max_size=20)
 

@@ -14,9 +14,6 @@ from kanserve.server import app
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
-
 MANY = 500_000  # rows of three numbers are 6 MB
 
 

@@ -16,8 +16,6 @@ from tests.support.command_line import kanserve
 from tests.support.server_process import INFERENCE, Server, serving, wait_until
 from tools.reliability.row_31_tls_rotation import Files
 
-pytestmark = pytest.mark.slow
-
 REFUSED = 'kanserve_credential_reload_failed{credential="tokens"} '
 RENEWED = 'kanserve_credential_reloads_total{credential="tokens"} '
 

@@ -21,8 +21,6 @@ from kanserve.server.app import EXIT_TERMINATED
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
 
-pytestmark = pytest.mark.slow
-
 ROWS = np.zeros((1, 3), np.float32)
 DATA = request(ROWS).SerializeToString()
 LOADED = '"event": "model_loaded"'

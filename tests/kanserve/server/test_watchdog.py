@@ -9,15 +9,12 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.server.watchdog import EXIT_STUCK
 from tests.kanserve.server.test_supervisor import pids
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
-
-pytestmark = pytest.mark.slow
 
 ROWS = np.zeros((1, 3), np.float32)
 ENDLESS = request(np.full((1, 1), 4000, np.float32), "endless").SerializeToString()

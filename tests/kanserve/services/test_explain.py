@@ -27,9 +27,6 @@ from tests.support import http_client, token_files, toy_grid_model, toy_model
 from tests.support.command_line import checkpoint
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 
-pytestmark = pytest.mark.slow
-
-
 Code = grpc.StatusCode
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid, in cells of 0.4.
 ROWS = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, 0.2], [-2.6, 0.3, 1.2]], np.float32)

@@ -24,8 +24,6 @@ from tests.support import token_files, toy_model
 from tests.support.live_traffic import draw, until, value
 from tests.support.server_process import KAN, Server, serving
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:

@@ -14,8 +14,6 @@ from tests.support.http_peer import lone as lone
 from tests.support.http_peer import peer as peer
 from tests.support.server_process import Server, wait_until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("kind", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_compressed_requests(lone: Server, kind: grpc.Compression) -> None:

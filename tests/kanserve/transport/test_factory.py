@@ -15,9 +15,6 @@ from tests.support import toy_model
 from tests.support.http_peer import Code, body, code
 from tests.support.server_process import INFERENCE, serving
 
-pytestmark = pytest.mark.slow
-
-
 INFER = f"{INFERENCE}ModelInfer"
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ORACLE = Path(__file__).parents[3] / "tools" / "oracle"
 TABLE = """
 stand_ins = ["surely_not_there"]

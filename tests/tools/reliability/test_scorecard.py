@@ -14,9 +14,6 @@ from tools.reliability import __main__ as command
 from tools.reliability import base, incident_table, record, table
 from tools.reliability.base import NUMBERS, NotRun, Outcome, Row, Scale, rows
 
-pytestmark = pytest.mark.slow
-
-
 ROWS, FULL = rows(), Scale(full=True)
 GOOD = Row("1", "A", "asked", "0 lost", lambda scale, seed, transport: Outcome({"lost": scale.of(0, 1)}, True, 7))
 

@@ -17,9 +17,6 @@ from kanexport.readers.common import order
 from kanexport.readers.common.order import OtherModule
 from tests.support.small_checkpoints import read, refuse, save
 
-pytestmark = pytest.mark.slow
-
-
 RNG = np.random.default_rng(3)
 MODULES = {
     "ln": lambda m: {"weight": RNG.normal(size=m), "bias": RNG.normal(size=m)},

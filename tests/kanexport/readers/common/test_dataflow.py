@@ -18,9 +18,6 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import read, refuse, save, stacked
 
-pytestmark = pytest.mark.slow
-
-
 RNG = np.random.default_rng(8)
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -16,9 +16,6 @@ from kanexport.options import Options
 from kanexport.verify import float64_reference
 from tools import fuzz_checkpoints as fuzzer
 
-pytestmark = pytest.mark.slow
-
-
 FAMILIES = registry.readers()
 
 

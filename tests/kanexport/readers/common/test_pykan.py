@@ -14,9 +14,6 @@ from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, Result, export
 
-pytestmark = pytest.mark.slow
-
-
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
 

@@ -6,12 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from kanserve.cli.doctor.check_results import Level
 from tests.support.command_line import CLEAN, COMMAND, kanserve
-
-pytestmark = pytest.mark.slow
 
 FREE = ("--grpc-port", "0", "--metrics-port", "0")
 Found = list[dict[str, str]]

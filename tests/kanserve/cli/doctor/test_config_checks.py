@@ -12,9 +12,6 @@ import pytest
 from kanserve.cli.doctor.check_results import Level
 from tests.support.command_line import kanserve, program
 
-pytestmark = pytest.mark.slow
-
-
 FREE = ("--grpc-port", "0", "--metrics-port", "0")
 
 

@@ -14,9 +14,6 @@ from kanserve.cli.doctor.check_results import Level
 from tests.support.command_line import CLEAN, COMMAND, kanserve
 from tests.support.server_process import limited
 
-pytestmark = pytest.mark.slow
-
-
 FREE = ("--grpc-port", "0", "--metrics-port", "0")
 
 

@@ -15,9 +15,6 @@ from kanserve.cli.doctor.server_checks import Source, Trust
 from tests.support import toy_model
 from tests.support.command_line import kanserve, serving
 
-pytestmark = pytest.mark.slow
-
-
 Found = list[dict[str, str]]
 
 
