@@ -18,7 +18,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from tests.support import onnx_registry_cache  # noqa: E402 - found by the line above
+from tests.support import exports, onnx_registry_cache  # noqa: E402 - found by the line above
 
 ERRORS: dict[str, tuple[float, str]] = {}
 
@@ -67,6 +67,12 @@ def of_tier(item: pytest.Item, tier: str) -> bool:
     """Whether a tier has a test. "rest" also has each property, with more examples."""
     marked = item.get_closest_marker("full") is not None
     return {"quick": not marked, "rest": marked or hasattr(item.obj, "hypothesis"), "all": True}[tier]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> None:
+    base = tmp_path_factory.getbasetemp()
+    os.environ[exports.PLACE] = str((base if worker_id == "master" else base.parent) / "exports")
 
 
 def pytest_runtest_setup() -> None:
