@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.command_line import document, kanserve
 
 # conftest.py sets it to a folder that all workers of one run share.
-PLACE = "KANSERVE_TEST_EXPORTS"
+PLACE = "TESTED_EXPORTS"
 
 
 def exported(checkpoint: Path, name: str, *arguments: object, into: Path | None = None) -> Path:
