@@ -15,9 +15,10 @@ PIP := python -m pip install --quiet --disable-pip-version-check
 # and exports are made once.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-# More arguments for pytest, and a module for `make mutate`.
+# More arguments for pytest, and a module and the tier of its tests for `make mutate`.
 ARGS ?=
 MODULE ?=
+TIER ?= all
 
 # Images of continuous integration often set it. Then each process of a test compiles all modules again: 0.3 to 2 s.
 unexport PYTHONDONTWRITEBYTECODE
@@ -84,7 +85,7 @@ $(AUDIT_VENV)/bin/pip-audit:
 	@$(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/$(PIP) 'pip-audit>=2.9,<3'
 
 mutate: setup $(MUTATE_VENV)/bin/cosmic-ray ## Change pure modules one spot at a time; the tests should notice (MODULE=... for one)
-	@$(BIN)/python tools/mutate.py $(MUTATE_VENV)/bin $(MODULE)
+	@$(BIN)/python tools/mutate.py $(MUTATE_VENV)/bin $(TIER) $(MODULE)
 
 check: setup ## Format, lint, strict types, generated code and pages, words of the style guide
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
