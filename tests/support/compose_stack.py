@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import yaml
 
 from kanserve.config import sources
 from kanserve.config.settings import Settings
+from tests.support import wait
 from tests.support.command_line import CLEAN, COMMAND
 from tests.support.free_ports import free_ports
 
@@ -97,15 +97,7 @@ def credentials(folder: Path, *names: str) -> Credentials:
 
 def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
     """The first true value of a condition. An error of a connection counts as false."""
-    end, reason = time.monotonic() + seconds, ""
-    while time.monotonic() < end:
-        try:
-            if found := condition():
-                return found
-        except OSError as error:
-            reason = str(error)
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds:g} s: {what} {reason}")
+    return wait.until(condition, what, seconds=seconds, errors=(OSError,))
 
 
 def get(url: str, **query: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from tests.support import hostile_graphs as hostile
 from tests.support import toy_model
+from tests.support.wait import until_async
 
 
 def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FILE) -> Bundle:
@@ -54,12 +54,12 @@ def forker(trial: Sandbox) -> int:
 
 async def grandchildren(trial: Sandbox, wanted: int) -> list[int]:
     """Those that try something, once there are so many."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        await asyncio.sleep(0.02)
-        if trial._asker._requests is not None:
-            pid = forker(trial)
-            children = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-            if len(children) == wanted:
-                return children
-    raise AssertionError(f"there are never {wanted} processes")
+
+    def children() -> list[int]:
+        if trial._asker._requests is None:
+            return []
+        pid = forker(trial)
+        pids = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        return pids if len(pids) == wanted else []
+
+    return await until_async(children, f"{wanted} processes")

@@ -10,12 +10,11 @@ import contextlib
 import json
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support import stack_tools
+from tests.support import stack_tools, wait
 from tests.support.free_ports import free_port
 
 SECONDS = 60
@@ -60,14 +59,14 @@ def running(rules: list[tuple[Document, int, bool]], folder: Path) -> Iterator[i
 
 
 def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the port accepts connections. Raises AssertionError with the log."""
-    end = time.monotonic() + SECONDS
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 30):
-            return
+    """Wait until the port accepts connections. Raises AssertionError with the log if the program ends."""
+
+    def accepts() -> bool:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.05)
+        with socket.create_connection(("127.0.0.1", port), 30):
+            return True
+
+    wait.until(accepts, "Envoy accepts connections", errors=(OSError,))
 
 
 def _bootstrap(port: int, rules: list[tuple[Document, int, bool]]) -> Document:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy as np
 from kanserve.types import Array
 from tests.support import toy_model
 from tests.support.server_process import Server
+from tests.support.wait import until as until
 
 RNG = np.random.default_rng(9)
 
@@ -26,13 +25,6 @@ def draw(count: int, *, moved: float = 0.0) -> np.ndarray:
     rows = RNG.normal(size=(count, 3)).astype(np.float32)
     rows[:, 2] += moved
     return rows
-
-
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def value(server: Server, name: str, layer: str = "") -> float:

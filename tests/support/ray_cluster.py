@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.support import toy_model
+from tests.support import toy_model, wait
 
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 120.0
@@ -129,13 +129,16 @@ def _wait_nodes(count: int, address: str, environment: dict[str, str], logs: Pat
         "import sys, ray, time\nray.init(address=sys.argv[1], logging_level='ERROR')\n"
         "while sum(node['Alive'] for node in ray.nodes()) < int(sys.argv[2]): time.sleep(0.2)"
     )
-    command, end = [sys.executable, "-P", "-c", code, address, str(count)], time.monotonic() + START_SECONDS
-    while True:
+    command = [sys.executable, "-P", "-c", code, address, str(count)]
+
+    def joined() -> bool:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_SECONDS)
-        if done.returncode == 0:
-            return
-        logged = "".join(path.read_text() for path in logs.glob("127*.log"))
-        assert time.monotonic() < end, f"{done.stderr[-2000:]}{logged[-2000:]}"
+        if done.returncode != 0:
+            logged = "".join(path.read_text() for path in logs.glob("127*.log"))
+            raise OSError(f"{done.stderr[-2000:]}{logged[-2000:]}")
+        return True
+
+    wait.until(joined, f"{count} nodes", seconds=START_SECONDS, errors=(OSError,))
 
 
 @dataclass(slots=True)
@@ -162,6 +165,11 @@ class Load:
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive()
+
+    def more(self, count: int = 200) -> None:
+        """Wait for so many more calls of each client."""
+        goals = {name: calls + count for name, calls in self.calls.items()}
+        wait.until(lambda: all(self.calls[name] >= goal for name, goal in goals.items()))
 
     def row(self, event: str) -> str:
         """A line of a table: calls and lost calls of each client."""
@@ -196,12 +204,12 @@ class Load:
 
 @contextlib.contextmanager
 def loaded(address: str) -> Iterator[Load]:
-    """Load on a server, from a moment before the body until a moment after it."""
+    """Load on a server, from some calls before the body until some calls after it."""
     load = Load(address)
     load.begin()
-    time.sleep(1)
+    load.more()
     try:
         yield load
-        time.sleep(2)
+        load.more()
     finally:
         load.end()

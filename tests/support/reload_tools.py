@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import FileEntry
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import toy_model
+from tests.support import toy_model, wait
 from tests.support.server_process import INFERENCE, Server, request
 
 ROWS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], np.float32)
@@ -128,11 +128,10 @@ class Clients:
         for thread in self._threads:
             thread.join(60)
 
-    def until(self, answers: int, seconds: float = 60) -> None:
-        """Wait for so many more."""
-        goal, end = self.answered + answers, time.monotonic() + seconds
-        while self.answered < goal and not self.failed and time.monotonic() < end:
-            time.sleep(0.005)
+    def until(self, answers: int) -> None:
+        """Wait for so many more, or for the first failure."""
+        goal = self.answered + answers
+        wait.until(lambda: self.answered >= goal or self.failed)
 
     def _work(self) -> None:
         data = request(ROWS).SerializeToString()

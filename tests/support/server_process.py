@@ -22,7 +22,7 @@ import grpc
 import numpy as np
 
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import forked_process, loop_stalls
+from tests.support import forked_process, loop_stalls, wait
 
 INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
@@ -223,12 +223,9 @@ def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **se
             )
 
 
-WAIT_SECONDS = 60.0  # until a state that a test waits for; a busy machine is no failure
+WAIT_SECONDS = wait.SECONDS
 
 
-def wait_until(condition: Any, seconds: float = WAIT_SECONDS) -> None:
+def wait_until(condition: Any, seconds: float = wait.SECONDS) -> None:
     """Poll until true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+    wait.until(condition, seconds=seconds)

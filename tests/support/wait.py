@@ -6,21 +6,30 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 SECONDS = 120.0  # until an event that must come; a busy machine is no failure
 PAUSE = 0.02
 
 
-def until(condition: Callable[[], T], what: str = "", *, seconds: float = SECONDS) -> T:
-    """The first true value of `condition`. Raises AssertionError with `what`, or with the source of the condition."""
+def until(
+    condition: Callable[[], T], what: str = "", *, seconds: float = SECONDS, errors: tuple[type[Exception], ...] = ()
+) -> T:
+    """The first true value of `condition`; its `errors` count as false. Raises AssertionError with `what`, or with the
+    source of the condition."""
     end = time.monotonic() + seconds
-    while not (value := condition()):
+    while True:
+        try:
+            value: Any = condition()
+        except errors as error:
+            value = error
+        else:
+            if value:
+                return value  # type: ignore[no-any-return]  # the condition's
         if time.monotonic() >= end:
             raise AssertionError(_message(condition, what, seconds, value))
         time.sleep(PAUSE)
-    return value
 
 
 async def until_async(condition: Callable[[], T], what: str = "", *, seconds: float = SECONDS) -> T:
