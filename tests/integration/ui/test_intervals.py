@@ -10,7 +10,8 @@ import numpy as np
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import GOLDEN, Seen, watched
 from tests.support.command_line import program
-from tests.support.server_process import serving, wait_until
+from tests.support.server_process import serving
+from tests.support.wait import until
 
 
 def test_the_interval_of_a_row_is_shown_and_marked_after_drift(browser: Any, seen: Seen, tmp_path: Path) -> None:
@@ -34,7 +35,7 @@ def test_the_interval_of_a_row_is_shown_and_marked_after_drift(browser: Any, see
             explained = client.explain(client.describe("hello"), moved[:1]).intervals
             return explained is not None and explained.reliable is False
 
-        wait_until(unreliable)
+        until(unreliable)
         page.reload()
         page.locator(".cover.bad.interval").wait_for()
         assert page.locator(".cover.interval").inner_text().startswith("Unreliable. 90% prediction interval: ")

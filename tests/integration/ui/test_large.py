@@ -11,7 +11,8 @@ import pytest
 
 from tests.integration.ui.conftest import HEIGHT, WIDTH, Seen, watched
 from tests.support import toy_wide_model
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.wait import until
 
 BUSY = "main:not([aria-busy]) h1"
 SPACE = "\N{NARROW NO-BREAK SPACE}"  # between thousands
@@ -95,7 +96,7 @@ def test_it_zooms_to_curves_and_opens_one(page: Any) -> None:
             page.keyboard.press("+")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    wait_until(lambda: canvas.screenshot() != before)
+    until(lambda: canvas.screenshot() != before)
     assert "x1 → y1" in page.locator(".pointed").inner_text()
     assert page.locator("#said").inner_text().startswith("x1")
     page.keyboard.press("Enter")

@@ -13,7 +13,8 @@ from kanexport.contract import step_rules
 from kanexport.contract.manifest import NodeStep
 from kanexport.functions.elementwise import ACTIVATIONS
 from tests.integration.ui.conftest import Seen
-from tests.support.server_process import Server, wait_until
+from tests.support.server_process import Server
+from tests.support.wait import until
 
 BUSY = "main:not([aria-busy]) h1"
 
@@ -87,7 +88,7 @@ def test_the_map_says_what_matters(page: Any) -> None:
     assert len(values) == 2
     assert values == sorted(values, reverse=True)
     page.get_by_label("Find node").fill("wid")
-    wait_until(lambda: rows.count() == 1)
+    until(lambda: rows.count() == 1)
     assert rows.first.inner_text().startswith("width")
     assert page.locator(".network .edge").count() == 1
 
@@ -98,10 +99,10 @@ def test_what_leads_to_a_node_folds(page: Any) -> None:
     node = page.get_by_role("button", name="node 0 of layer 1: fold incoming edges")
     node.focus()
     page.keyboard.press("Enter")
-    wait_until(lambda: page.locator(".network .edge").count() == 1)
+    until(lambda: page.locator(".network .edge").count() == 1)
     assert page.locator(".network .spot.folded").count() == 1
     page.keyboard.press("Enter")  # the focus is still there
-    wait_until(lambda: page.locator(".network .edge").count() == 3)
+    until(lambda: page.locator(".network .edge").count() == 3)
 
 
 def test_traffic_outside_the_grid_glows(page: Any, server: Server) -> None:

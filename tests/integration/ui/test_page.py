@@ -14,7 +14,8 @@ import pytest
 
 from tests.integration.ui.conftest import HEIGHT, WIDTH, Seen, watched
 from tests.support import token_files, toy_model
-from tests.support.server_process import serving, wait_until
+from tests.support.server_process import serving
+from tests.support.wait import until
 
 BUSY = "main:not([aria-busy]) h1"
 VIEWS = ("ui/", "ui/hello", "ui/digits", "ui/digits/edge/0/10/3")
@@ -84,7 +85,7 @@ def test_the_system_decides_on_dark_until_the_viewer_does(browser: Any, server: 
     page.locator(BUSY).wait_for()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.emulate_media(color_scheme="light")
-    wait_until(lambda: page.evaluate("document.documentElement.dataset.theme") == "light")
+    until(lambda: page.evaluate("document.documentElement.dataset.theme") == "light")
     context.close()
 
 
@@ -256,7 +257,7 @@ def test_the_policy_lets_no_script_in(page: Any, seen: Seen) -> None:
         "const one = document.createElement('script'); one.textContent = 'window.got = 1'; document.body.append(one)"
     )
     assert page.evaluate("window.got") is None
-    wait_until(lambda: bool(seen.messages))
+    until(lambda: bool(seen.messages))
 
 
 def test_a_first_visit_explains_edges_until_it_is_closed(page: Any) -> None:
@@ -289,13 +290,13 @@ def test_views_use_the_width_of_the_screen(page: Any, address: str, parts: str, 
     page.set_viewport_size(WIDE)
     page.goto(address)
     page.locator(BUSY).wait_for()
-    wait_until(lambda: page.locator(parts).nth(columns - 1).is_visible())
+    until(lambda: page.locator(parts).nth(columns - 1).is_visible())
     boxes = [box for item in page.locator(parts).all() if (box := item.bounding_box())]
     first = [box for box in boxes if abs(box["y"] - boxes[0]["y"]) < 2]
     assert len(first) == columns
     assert max(box["x"] + box["width"] for box in first) > 0.97 * WIDE["width"]
     page.set_viewport_size({"width": 390, "height": 844})
-    wait_until(lambda: page.locator(parts).first.bounding_box()["width"] < 390)
+    until(lambda: page.locator(parts).first.bounding_box()["width"] < 390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

@@ -17,7 +17,8 @@ from kanserve.client.sync import Client
 from tests.integration.ui.conftest import GOLDEN, HEIGHT, WIDTH, Seen, watched
 from tests.support import token_files
 from tests.support.command_line import program
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.wait import until
 
 ROW = [0.3, -0.2]
 DONE = "main:not([aria-busy]) h1"
@@ -390,5 +391,5 @@ def test_roles_are_asked_for_and_a_server_that_goes_is_told(
         page.locator(".alarm").filter(has_text="The view shows the previous prediction").wait_for()
         assert page.locator(".big").inner_text() == shown
         page.context.close()
-    wait_until(lambda: server.process.poll() is not None)
+    until(lambda: server.process.poll() is not None)
     assert seen.harm() == []

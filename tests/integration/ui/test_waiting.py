@@ -11,7 +11,8 @@ import pytest
 from kanexport.contract.manifest import arrows
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import Seen
-from tests.support.server_process import Server, wait_until
+from tests.support.server_process import Server
+from tests.support.wait import until
 
 DONE = "main:not([aria-busy]) h1"
 LEFT = ".skeleton, .doing, .bone"
@@ -61,7 +62,7 @@ def test_a_view_shows_its_layout_and_what_is_computed(
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     answer.let_go()
     page.locator(DONE).wait_for()
-    wait_until(lambda: page.locator(LEFT).count() == 0)
+    until(lambda: page.locator(LEFT).count() == 0)
 
 
 def test_a_long_wait_is_counted_and_a_failure_takes_the_skeleton_away(page: Any, seen: Seen) -> None:
@@ -95,7 +96,7 @@ requestAnimationFrame(look);
 def wait_for_frames(page: Any, count: int) -> None:
     """Wait until the browser painted `count` more frames. The page's policy forbids wait_for_function."""
     enough = page.evaluate("window.frames_seen") + count
-    wait_until(lambda: page.evaluate("window.frames_seen") >= enough)
+    until(lambda: page.evaluate("window.frames_seen") >= enough)
 
 
 def test_a_quick_answer_shows_no_skeleton_in_between(page: Any) -> None:
@@ -126,7 +127,7 @@ def test_the_first_page_tells_of_each_model(page: Any, server: Server) -> None:
         page.locator(DONE).wait_for()
         return cells("hello")
 
-    wait_until(lambda: re.match(r"[1-9]", shown()["Requests"]) and re.match(r"\d", shown()["Drift ratio"]), 30)
+    until(lambda: re.match(r"[1-9]", shown()["Requests"]) and re.match(r"\d", shown()["Drift ratio"]), 30)
     hello, digits = shown(), cells("digits")
     with Client(server.address) as client:
         described = client.describe("hello")

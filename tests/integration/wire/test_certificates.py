@@ -33,8 +33,10 @@ from kanserve.types import ModelInfo, TensorInfo
 from tests.support import http_client, toy_model
 from tests.support.command_line import CLEAN, COMMAND, document, kanserve
 from tests.support.golden_cases import cases
-from tests.support.server_process import INFERENCE, KAN, Server, serving, wait_until
+from tests.support.server_process import INFERENCE, KAN, Server, serving
 from tests.support.server_process import request as request_of
+from tests.support.toy_server import SHARED
+from tests.support.wait import until
 
 NAMES = Names(features=("a", "b"), classes=("z",))
 
@@ -50,7 +52,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
     with serving(models, transport, repository_poll_seconds=0.2, **chosen) as running:
@@ -248,7 +250,7 @@ def test_a_version_with_a_broken_certificate_is_rejected(
     staged.rename(target)
     try:
         with Client(served.address) as client:
-            wait_until(lambda: reason(client, number))
+            until(lambda: reason(client, number))
             assert text in reason(client, number)
             assert client.certificates("hello") == (stored(models),)
         judged = kanserve("models", models)
@@ -287,7 +289,7 @@ def by_hand(root: Path, name: str, section: CertificateInfo, policy: str = AS_TR
     toy_model.save(folder, dataclasses.replace(manifest.load(folder), certificate=section, out_of_range=policy))
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def watched(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """Toys: one with a range that its outputs leave, one with a true range, and policies that check the box."""
     root = tmp_path_factory.mktemp("watched") / "models"
@@ -311,7 +313,7 @@ def test_outputs_that_leave_the_certified_range_are_counted_and_logged(watched: 
     assert [violations(watched, name) for name in ("false", "true", "none")] == [0, 0, None]
     for name in ("false", "true", "none"):
         np.testing.assert_allclose(watched.infer(INSIDE, name), toy_model.outputs(INSIDE), rtol=1e-5)
-    wait_until(lambda: violations(watched, "false") == 2)
+    until(lambda: violations(watched, "false") == 2)
     (line,) = watched.logged("certificate_violated")
     assert (line["model"], line["version"], line["rows"], line["checked"]) == ("false", 1, 2, 2)
     assert (line["level"], line["low"], line["high"], line["output"]) == ("error", -0.1, 0.1, 0)
@@ -338,7 +340,7 @@ def test_every_output_of_small_requests_is_checked_again_after_a_pause(watched: 
         watched.infer(INSIDE[:1], "false")  # not checked during the pause after an earlier check
         return violations(watched, "false") > before
 
-    wait_until(counted)
+    until(counted)
 
 
 def test_policies_that_check_the_box(watched: Server) -> None:
@@ -360,7 +362,7 @@ def test_a_watched_version_is_freed(tmp_path: Path) -> None:
     by_hand(tmp_path / "m", "toy", BOX)
     with serving(tmp_path / "m", model_control="explicit", load_model="toy") as server:
         server.infer(INSIDE)
-        wait_until(lambda: violations(server, "toy") == 2)
+        until(lambda: violations(server, "toy") == 2)
         message = pb.RepositoryModelUnloadRequest(model_name="toy").SerializeToString()
         server.call(f"{INFERENCE}RepositoryModelUnload", message)
         server.logged("model_unloaded")

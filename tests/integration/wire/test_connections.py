@@ -11,7 +11,8 @@ import grpc
 import numpy as np
 
 from tests.support import attacks, toy_model
-from tests.support.server_process import WAIT_SECONDS, Server, serving, wait_until
+from tests.support.server_process import WAIT_SECONDS, Server, serving
+from tests.support.wait import until
 
 ROWS = np.zeros((1, 3), np.float32)
 KEEPALIVE_TIMER = "02"  # in /proc/net/tcp
@@ -80,7 +81,7 @@ def test_no_more_connections_than_are_allowed(tmp_path: Path, transport: str) ->
             assert not healthy(late, 1.5)
             server.infer(ROWS)
             held[0].close()
-            wait_until(lambda: healthy(late, 1.5))
+            until(lambda: healthy(late, 1.5))
         held[1].close()
 
 
@@ -91,7 +92,7 @@ def test_a_silent_peer_is_asked_for_a_sign_of_life(tmp_path: Path, transport: st
         if transport == "grpcio":
             assert comes(peer, attacks.PING)
         else:
-            wait_until(lambda: timer(server.port, peer.getsockname()[1]) == KEEPALIVE_TIMER)
+            until(lambda: timer(server.port, peer.getsockname()[1]) == KEEPALIVE_TIMER)
 
 
 def timer(here: int, there: int) -> str:

@@ -19,7 +19,9 @@ from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.support import http_client, toy_model
 from tests.support.golden_cases import OWN
-from tests.support.server_process import KAN, Server, serving, wait_until
+from tests.support.server_process import KAN, Server, serving
+from tests.support.toy_server import SHARED
+from tests.support.wait import until
 
 SINE = EdgeEdit(0, 0, 0, "to", "1.2*sin(x)")
 
@@ -32,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
     with serving(models, transport, repository_poll_seconds=0.2, allow_edits="true", **chosen) as running:
@@ -73,7 +75,7 @@ def test_a_function_that_is_undefined_beyond_the_grid(client: Client) -> None:
 def test_a_new_version_is_not_the_default(client: Client) -> None:
     result = control.edit(client, "hello", [SINE, EdgeEdit(1, 3, 0, "clamp", numbers=(0.0, 1.0))], version="1")
     assert result.version == "2"
-    wait_until(lambda: "2" in versions(client))
+    until(lambda: "2" in versions(client))
     assert client.infer("hello", [[0.1, 0.2]]).version == "1"
     assert client.infer("hello", [[0.1, 0.2]], version="2").version == "2"
     edit = client.describe("hello", "2").edit

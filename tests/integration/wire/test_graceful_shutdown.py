@@ -23,7 +23,8 @@ from grpc_health.v1 import health_pb2
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import reload_tools, toy_model
 from tests.support.connection_balancer import balancing
-from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, launched, request, serving
+from tests.support.wait import until
 
 HEALTH = "/grpc.health.v1.Health/"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -46,7 +47,7 @@ def test_a_call_in_flight_is_answered(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=24)
     with serving(tmp_path, transport=transport, plain_onnx=True, drain_grace_seconds=60) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
-        wait_until(lambda: started(server))
+        until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
         server.logged("shutdown_started")
         assert not future.done()  # or the model is too fast for this test
@@ -64,7 +65,7 @@ def test_not_ready_while_it_still_answers(tmp_path: Path, transport: str) -> Non
         watch = server.channel.unary_stream(f"{HEALTH}Watch")(data, timeout=60)
         seen.append(health_pb2.HealthCheckResponse.FromString(next(watch)).status)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: health(server, "") == NOT_SERVING)
+        until(lambda: health(server, "") == NOT_SERVING)
         assert [health(server, name) for name in ("toy", "liveness")] == [NOT_SERVING, SERVING]
         ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
         assert not ready.ready
@@ -81,7 +82,7 @@ def test_the_second_signal_hurries(tmp_path: Path, transport: str) -> None:
         tmp_path, transport=transport, plain_onnx=True, drain_delay_seconds=200, drain_grace_seconds=200
     ) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
-        wait_until(lambda: started(server))
+        until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
         server.logged("shutdown_started")
         server.process.send_signal(signal.SIGTERM)
@@ -105,7 +106,7 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
     ) as server:
         connection = http.client.HTTPConnection(server.address, timeout=60)
         connection.request("POST", "/v2/models/slow/infer", body)
-        wait_until(lambda: started(server))
+        until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
         server.logged("shutdown_started")
         server.process.send_signal(signal.SIGTERM)
@@ -184,7 +185,7 @@ def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, tr
         for client in clients:
             client.start()
         success = 'nv_inference_request_success{model="slow",version="1"}'
-        wait_until(lambda: reload_tools.shown(server, success) > 4)  # from here on, calls are in progress
+        until(lambda: reload_tools.shown(server, success) > 4)  # from here on, calls are in progress
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0
         for client in clients:
@@ -230,13 +231,13 @@ def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: st
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1) as server:
         infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
         first = infer.future(slow(), timeout=60)
-        wait_until(lambda: started(server))
+        until(lambda: started(server))
         impatient = pb.ModelInferRequest.FromString(slow())
         impatient.parameters["timeout"].int64_param = 1000
         second = infer.future(impatient.SerializeToString(), timeout=60)
         abandoned = infer.future(slow(), timeout=60)
         # The impatient one is refused meanwhile, as soon as its time is over.
-        wait_until(lambda: second.done() and "kanserve_inflight_requests 2.0" in server.metrics())
+        until(lambda: second.done() and "kanserve_inflight_requests 2.0" in server.metrics())
         abandoned.cancel()
         third = infer.future(slow(), timeout=0.2)
         first.result()
@@ -260,8 +261,8 @@ def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: st
 
         # The callers know of their own cancellation and deadline before the server does; whose deadline it knows
         # that it cannot keep, it refuses.
-        wait_until(lambda: failed() in ((2, 1), (1, 2)))
-        wait_until(lambda: f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics())
+        until(lambda: failed() in ((2, 1), (1, 2)))
+        until(lambda: f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics())
 
 
 def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str) -> None:
@@ -271,7 +272,7 @@ def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str) -> None:
         channels = [grpc.insecure_channel(server.address, options=options) for _ in range(3)]
         infer = [channel.unary_unary(f"{INFERENCE}ModelInfer") for channel in channels]
         futures = [infer[at % 3].future(slow(), timeout=60) for at in range(300)]
-        wait_until(lambda: sum(future.done() for future in futures) >= 40)
+        until(lambda: sum(future.done() for future in futures) >= 40)
         refused = [future for future in futures if future.done() and future.code() is not grpc.StatusCode.OK]
         assert {(f.code(), f.details()) for f in refused} == {
             (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
@@ -289,7 +290,7 @@ def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, tran
         return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
 
     with launched(tmp_path, transport=transport) as (process, log):
-        wait_until(lambda: any(line["event"] == "server_listening" for line in events(log)))
+        until(lambda: any(line["event"] == "server_listening" for line in events(log)))
         (address,) = (line["grpc"] for line in events(log) if line["event"] == "server_listening")
         with grpc.insecure_channel(address) as channel:
             answer = channel.unary_unary(f"{INFERENCE}ServerReady")(b"", timeout=60)

@@ -12,14 +12,15 @@ import grpc
 
 from kanexport.contract import manifest as contract
 from tests.support import reload_tools, toy_model
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.wait import until
 
 POLL = 0.05
 
 
 def serves(server: Server, factor: float, version: str = "") -> None:
     """Soon."""
-    wait_until(lambda: reload_tools.factor(server, version=version) == factor)
+    until(lambda: reload_tools.factor(server, version=version) == factor)
 
 
 def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> 
         serves(server, 8)
         assert reload_tools.index(server) == {("toy", "1"): ("READY", ""), ("toy", "2"): ("READY", "")}
         reload_tools.swap(reload_tools.write(toys / "other", 1.0, name="other", version=7), repository / "other" / "7")
-        wait_until(
+        until(
             lambda: (
                 ("other", "7") in reload_tools.index(server) and reload_tools.index(server)["other", "7"][0] == "READY"
             )
@@ -54,22 +55,22 @@ def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
     directory = reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server, reload_tools.kept(directory) as good:
         reload_tools.truncate(directory / "model.onnx", 40)
-        wait_until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
+        until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
         state, reason = reload_tools.index(server)["toy", "1"]
         assert state == "READY"
         assert "the files in the repository were rejected: model.onnx has 40 bytes" in reason
         assert str(tmp_path) not in reason
         assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
         rejected = 'kanserve_model_rejected{model="toy",version="1"}'
-        wait_until(lambda: reload_tools.shown(server, rejected) == 1)
+        until(lambda: reload_tools.shown(server, rejected) == 1)
         assert len(server.logged("model_load_failed")) == 1
         time.sleep(2 * POLL)
         server.process.send_signal(signal.SIGHUP)  # tried again, and nothing new to say
         time.sleep(2 * POLL)
         assert len(reload_tools.events(server, "model_load_failed")) == 1
         reload_tools.swap(good, directory)
-        wait_until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
-        wait_until(lambda: reload_tools.shown(server, rejected) == 0)
+        until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
+        until(lambda: reload_tools.shown(server, rejected) == 0)
         assert len(server.logged("model_loaded")) == 1, "what was put back is what serves"
 
 
@@ -79,13 +80,13 @@ def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
         aside = shutil.copytree(good, tmp_path.parent / f"{tmp_path.name}-aside")
         shutil.rmtree(directory)
         missing = 'kanserve_model_files_missing{model="toy",version="1"}'
-        wait_until(lambda: reload_tools.sample(server.metrics(), missing) == 1)
+        until(lambda: reload_tools.sample(server.metrics(), missing) == 1)
         assert reload_tools.index(server)["toy", "1"][0] == "READY"
         assert "missing from the repository; it keeps serving" in reload_tools.index(server)["toy", "1"][1]
         assert reload_tools.factor(server) == 1
         reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 16.0), directory)
         serves(server, 16)
-        wait_until(lambda: reload_tools.sample(server.metrics(), missing) == 0)
+        until(lambda: reload_tools.sample(server.metrics(), missing) == 0)
         events = ["model_files_missing", "model_files_restored"]
         server.logged(*events, count=2)
         shutil.rmtree(aside)
@@ -112,11 +113,11 @@ def test_a_new_version_that_fails_leaves_the_server_ready(tmp_path: Path) -> Non
     reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
         toy_model.write(tmp_path, version=2, reference_scale=1.5)
-        wait_until(lambda: reload_tools.index(server).get(("toy", "2"), ("", ""))[0] == "UNAVAILABLE")
+        until(lambda: reload_tools.index(server).get(("toy", "2"), ("", ""))[0] == "UNAVAILABLE")
         assert reload_tools.ready(server)
         assert reload_tools.factor(server) == 1
         shutil.rmtree(tmp_path / "toy" / "2")
-        wait_until(lambda: list(reload_tools.index(server)) == [("toy", "1")])
+        until(lambda: list(reload_tools.index(server)) == [("toy", "1")])
 
 
 def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:
@@ -131,9 +132,9 @@ def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:
             reload_tools.write(tmp_path.parent / f"{tmp_path.name}-four", 16.0, version=4), tmp_path / "toy" / "4"
         )
         serves(server, 16)
-        wait_until(lambda: list(reload_tools.index(server)) == [("toy", "4")])
+        until(lambda: list(reload_tools.index(server)) == [("toy", "4")])
         assert [line["version"] for line in server.logged("model_unloaded")] == [2]
-        wait_until(lambda: 'version="2"' not in server.metrics())
+        until(lambda: 'version="2"' not in server.metrics())
 
 
 def test_a_mounted_configmap_is_swapped(tmp_path: Path) -> None:
@@ -170,14 +171,14 @@ def test_a_repository_that_goes_away(tmp_path: Path) -> None:
         repository.rename(aside)
         time.sleep(2 * POLL)
         repository.write_text("")
-        wait_until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 0)
+        until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 0)
         server.logged("repository_unreadable")
         time.sleep(3 * POLL)
         assert len(reload_tools.events(server, "repository_unreadable")) == 1
         assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
         repository.unlink()
         aside.rename(repository)
-        wait_until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 1)
+        until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 1)
         assert len(server.logged("model_loaded")) == 1
 
 
@@ -187,10 +188,10 @@ def test_a_folder_that_is_the_model_as_kserve_mounts_it(tmp_path: Path) -> None:
     with serving(models, repository_poll_seconds=POLL) as server:
         assert list(reload_tools.index(server)) == [("digits", "3")]
         reload_tools.write(models, 2.0, name="digits", version=3)  # in place, file by file, as an initializer copies
-        wait_until(lambda: reload_tools.factor(server, "digits") == 2)
+        until(lambda: reload_tools.factor(server, "digits") == 2)
         assert list(reload_tools.index(server)) == [("digits", "3")]
         reload_tools.truncate(models / contract.FILE_NAME, 50)
-        wait_until(lambda: "the version loaded before keeps serving" in reload_tools.index(server)["digits", "3"][1])
+        until(lambda: "the version loaded before keeps serving" in reload_tools.index(server)["digits", "3"][1])
         assert list(reload_tools.index(server)) == [("digits", "3")]
         assert reload_tools.factor(server, "digits") == 2
         assert reload_tools.ready(server)
@@ -202,12 +203,12 @@ def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
         assert reload_tools.factor(server) == 1
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 1\n")
         server.logged("model_loaded", count=2)
-        wait_until(lambda: "batch-size must be <= 1" in refusal(server))
+        until(lambda: "batch-size must be <= 1" in refusal(server))
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: {\n")
-        wait_until(lambda: "config.pbtxt has a syntax error" in reload_tools.index(server)["toy", "1"][1])
+        until(lambda: "config.pbtxt has a syntax error" in reload_tools.index(server)["toy", "1"][1])
         (tmp_path / "toy" / "config.pbtxt").unlink()
         server.logged("model_loaded", count=3)
-        wait_until(lambda: not refusal(server))
+        until(lambda: not refusal(server))
         assert reload_tools.factor(server) == 1
 
 
@@ -229,7 +230,7 @@ def test_a_file_that_a_killed_copy_left_has_no_effect(tmp_path: Path) -> None:
         server.logged("model_files_ignored")
         partial.unlink()
         reload_tools.swap(reload_tools.write(tmp_path / ".new", 2.0), directory)
-        wait_until(lambda: reload_tools.factor(server) == 2.0)
+        until(lambda: reload_tools.factor(server) == 2.0)
         (line,) = reload_tools.events(server, "model_files_ignored")
         assert (line["model"], line["version"], line["files"]) == ("toy", 1, [partial.name])
 
@@ -243,12 +244,12 @@ def test_a_config_that_is_copied_in_place_serves_no_excluded_version(tmp_path: P
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
         assert reload_tools.factor(server) == 1.0
         os.truncate(config, 0)
-        wait_until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "1"][1])
-        wait_until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "2"][1])
+        until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "1"][1])
+        until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "2"][1])
         assert reload_tools.factor(server) == 1.0
         config.write_text("version_policy { specific { versions: [2] } }\n")
-        wait_until(lambda: reload_tools.factor(server) == 2.0)
-        wait_until(lambda: set(reload_tools.index(server)) == {("toy", "2")})
+        until(lambda: reload_tools.factor(server) == 2.0)
+        until(lambda: set(reload_tools.index(server)) == {("toy", "2")})
 
 
 def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> No
             path.write_bytes(graph[:end])
             time.sleep(2 * POLL)
         assert reload_tools.events(server, "model_load_failed") == []
-        wait_until(lambda: reload_tools.index(server).get(("plain", "1"), ("", ""))[0] == "READY")
+        until(lambda: reload_tools.index(server).get(("plain", "1"), ("", ""))[0] == "READY")
         assert reload_tools.events(server, "model_load_failed") == []
 
 
@@ -278,6 +279,6 @@ def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:
         reload_tools.swap(
             reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0, version=2), tmp_path / "toy" / "2"
         )
-        wait_until(lambda: ("toy", "2") in reload_tools.index(server))
+        until(lambda: ("toy", "2") in reload_tools.index(server))
     assert asking.failed == []
     assert asking.slowest < 30
