@@ -19,6 +19,7 @@ from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 WIDTH, LIMIT = 600, 360_000_000  # 1000 rows, about half a second
+SHORT = 0.05  # seconds: a deadline that must pass
 
 
 @pytest.fixture(scope="module", params=SHARED)
@@ -117,7 +118,7 @@ def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:
     alone, begun = spent(server) - begun, spent(server)
     for _ in range(3):
         with pytest.raises(grpc.RpcError) as caught:
-            server.call(f"{KAN}QueryEdges", query(1000, top_k=1), timeout=0.05)
+            server.call(f"{KAN}QueryEdges", query(1000, top_k=1), timeout=SHORT)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
     ask(server, query(1000, top_k=1))  # it takes turns with a query that goes on
