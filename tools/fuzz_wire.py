@@ -42,6 +42,7 @@ LEAK = re.compile(r"Traceback|<class|\bobject at 0x|(?<![\w.])/(?:home|root|usr|
 ROWS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 EXTREMES = (b"\x00", b"\xff", b"\x7f", b"\x80" * 9 + b"\x01", b"\xff" * 9 + b"\x01", b"\xff" * 10, b"\xc3\x28")
 WATCH = "/grpc.health.v1.Health/Watch"
+ENDLESS = (WATCH, f"{KAN}WatchStatistics")  # streams that end only with their deadline
 OTHERS = {
     "/grpc.health.v1.Health/Check": health_pb2.HealthCheckRequest(service="toy"),
     WATCH: health_pb2.HealthCheckRequest(service="toy"),
@@ -151,7 +152,7 @@ async def call(channel: grpc.aio.Channel, path: str, data: bytes) -> tuple[str, 
     """The code and the words of one call's end."""
     try:
         if path in STREAMS:
-            async for _ in channel.unary_stream(path)(data, timeout=0.1 if path == WATCH else 20):
+            async for _ in channel.unary_stream(path)(data, timeout=0.1 if path in ENDLESS else 20):
                 pass
         else:
             await channel.unary_unary(path)(data, timeout=20)

@@ -1,11 +1,14 @@
 """Screenshots of the web UI for README.md and docs/guides/monitor/web-ui.md.
 
-`python -m tools.ui_pictures` takes them, and a test compares them.
+`python -m tools.ui_pictures` takes them. Each has the structure of its page in its metadata, which a test compares with
+the page of today: the pixels depend on fonts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tests.support.command_line import program
 from tests.support.server_process import Server, serving
@@ -29,6 +32,23 @@ WINE = (
 )
 ROW = "0.974,0.1309,0.5398,-0.567,0.9064,0.4468,-0.2616,-0.0114,0.3152,0.2627,0.1484,-0.4732,-0.3278"
 READY = "main:not([aria-busy]) h1"
+# Address of the page of each picture, and an element that the page has when it is complete.
+PAGES = {
+    "map": ("ui/hello", ".network .curve"),
+    "edge": ("ui/hello/edge/0/1/0", "svg .seen.live"),
+    "matrix": ("ui/digits", "canvas"),
+    "explain": (f"ui/wine/explain#row={ROW}", ".dots figure"),
+    "drift": ("ui/wine/drift", ".verdict.good"),
+    "operations": ("ui/ops", ".board"),
+}
+STRUCTURE = "structure"  # in the metadata of a picture
+# The visible headings, columns, fields and charts of a page in their order, without numbers and results of traffic.
+OUTLINE = r"""() => [...new Set([...document.querySelectorAll(
+    'main h1, main h2, main h3, main th, main label, main summary, main button, main canvas, main svg[role]')]
+  .filter((one) => one.checkVisibility() && !(one.matches('button') && one.closest('tbody')))
+  .map((one) => [one.localName, one.matches('svg') ? '' : one.textContent.replace(/\s+/g, ' ').trim()])
+  .map(([tag, text]) => [tag, text.replace(/[\u2212-]?\d[\d.,e-]*/g, '#')])
+  .map(([tag, text]) => `${tag} ${text.replace(/^Distribution of .*/, 'Distribution')}`.trim()))]"""
 
 
 def write(folder: Path) -> Path:
@@ -66,67 +86,60 @@ def _wines(count: int, shift: float) -> np.ndarray:
     return wines.astype(np.float32)
 
 
-def take(browser: Any, server: Server) -> Iterator[tuple[str, Image.Image]]:
-    """Yield names and pictures."""
+def structures(browser: Any, server: Server) -> dict[str, list[str]]:
+    """The structure of the page of each picture."""
+    with contextlib.closing(_context(browser, server)) as context:
+        page = context.new_page()
+        result = {}
+        for name in PAGES:
+            _open(page, name)
+            result[name] = page.evaluate(OUTLINE)
+        return result
+
+
+def _context(browser: Any, server: Server) -> Any:
     context = browser.new_context(base_url=f"http://{server.http}/", viewport={"width": WIDTH, "height": HEIGHT})
     context.add_init_script("localStorage.setItem('kanserve-hint', 'closed')")
-    page = context.new_page()
-    for name, picture in (
-        ("map", _map),
-        ("edge", _edge),
-        ("matrix", _matrix),
-        ("explain", _explain),
-        ("drift", _drift),
-        ("operations", _operations),
-    ):
-        yield f"observatory-{name}", picture(page, server)
-    context.close()
+    return context
 
 
-def _map(page: Any, server: Server) -> Image.Image:
-    page.goto("ui/hello")
+def _open(page: Any, name: str) -> None:
+    address, complete = PAGES[name]
+    page.goto(address)
     page.locator(READY).wait_for()
-    page.locator(".network .curve").first.wait_for()
-    return _shot(page, ".map-page")
+    page.locator(complete).first.wait_for()
 
 
-def _edge(page: Any, server: Server) -> Image.Image:
-    page.goto("ui/hello/edge/0/1/0")
-    page.locator("svg .seen.live").wait_for()
-    return _shot(page, ".edge-page")
+def take(browser: Any, server: Server) -> Iterator[tuple[str, Image.Image]]:
+    """Yield names and pictures."""
+    steps = {"matrix": _enlarge, "drift": _let_drift, "operations": _keep_busy}
+    last = {"edge": ".edge-page", "explain": ".parts .panel", "drift": ".board", "operations": ".board"}
+    with contextlib.closing(_context(browser, server)) as context:
+        page = context.new_page()
+        for name in PAGES:
+            _open(page, name)
+            if name in steps:
+                steps[name](page, server)
+            yield name, _shot(page, last.get(name, ".map-page"))
 
 
-def _matrix(page: Any, server: Server) -> Image.Image:
-    page.goto("ui/digits")
-    page.locator(READY).wait_for()
+def _enlarge(page: Any, server: Server) -> None:
     page.get_by_role("application").focus()
     with page.expect_response("**/curves"):
         for _ in range(4):
             page.keyboard.press("+")
     page.wait_for_timeout(500)
-    return _shot(page, ".map-page")
 
 
-def _explain(page: Any, server: Server) -> Image.Image:
-    page.goto(f"ui/wine/explain#row={ROW}")
-    page.locator(".dots figure").first.wait_for()
-    return _shot(page, ".parts .panel")
-
-
-def _drift(page: Any, server: Server) -> Image.Image:
-    page.goto("ui/wine/drift")
-    page.locator(".verdict.good").wait_for()
+def _let_drift(page: Any, server: Server) -> None:
     for at in range(14):
         page.wait_for_timeout(1000)
         server.infer(_wines(40 + at, 1.2), model="wine")
     page.locator(".verdict.bad").wait_for()
     page.wait_for_timeout(3000)
-    return _shot(page, ".board")
 
 
-def _operations(page: Any, server: Server) -> Image.Image:
-    page.goto("ui/ops")
-    page.locator(READY).wait_for()
+def _keep_busy(page: Any, server: Server) -> None:
     page.locator("main").get_by_role("combobox", name="Version").select_option("hello 1")
     rng = np.random.default_rng(5)
     for _ in range(80):
@@ -134,7 +147,6 @@ def _operations(page: Any, server: Server) -> Image.Image:
             server.infer(rng.normal(0, 0.4, (int(rng.integers(1, 40)), 2)).astype(np.float32), model="hello")
         server.infer(_wines(20, 1.2), model="wine")
         page.wait_for_timeout(500)
-    return _shot(page, ".board")
 
 
 def _shot(page: Any, last: str) -> Image.Image:
@@ -156,12 +168,16 @@ def _small(picture: Image.Image) -> Image.Image:
     return indexed
 
 
-def apart(item: Image.Image, other: Image.Image) -> float:
-    """The mean difference of two reduced pictures, 0 to 1. Fonts and edges of full pictures differ by machine."""
-    if item.size != other.size:
-        return 1.0
-    far = [np.asarray(each.convert("RGB").resize((70, 44), Image.Resampling.BOX), np.float64) for each in (item, other)]
-    return float(np.abs(far[0] - far[1]).mean() / 255)
+def path(name: str) -> Path:
+    """The file of a picture."""
+    return ASSETS / f"observatory-{name}.png"
+
+
+def save(name: str, picture: Image.Image, structure: list[str]) -> None:
+    """Write a picture with the structure of its page."""
+    facts = PngImagePlugin.PngInfo()
+    facts.add_itxt(STRUCTURE, json.dumps(structure, ensure_ascii=False))
+    picture.save(path(name), optimize=True, pnginfo=facts)
 
 
 def main() -> int:
@@ -175,8 +191,9 @@ def main() -> int:
         with serving(models, transport="asgi") as server, sync_playwright() as playwright:
             ask(server)
             browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+            found = structures(browser, server)
             for name, picture in take(browser, server):
-                _small(picture).save(ASSETS / f"{name}.png", optimize=True)
+                save(name, _small(picture), found[name])
             browser.close()
     return 0
 

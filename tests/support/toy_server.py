@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import pytest
 
 from tests.support import loop_stalls, toy_model
 from tests.support.server_process import Server, serving
+from tests.support.tiers import full
+
+_NEEDS_H2CORN = pytest.mark.skipif(importlib.util.find_spec("h2corn") is None, reason="h2corn is not installed")
+TRANSPORTS = (pytest.param("asgi", marks=_NEEDS_H2CORN), "grpcio")
+# Of a suite whose behavior comes from code that both share.
+SHARED = (TRANSPORTS[0], pytest.param("grpcio", marks=full("second transport")))
 
 
 @pytest.fixture(autouse=True)
@@ -32,19 +39,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=["asgi", "grpcio"])
+@pytest.fixture(params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> str:
     """Each transport in turn."""
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=["asgi", "grpcio"])
+@pytest.fixture(scope="session", params=TRANSPORTS)
 def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server over `repository`, by each transport; tests leave it as it is."""
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     # A test waits until a connection that never finishes its handshake is dropped.
     limits = {"max_response_bytes": 65536, "handshake_timeout": 3.0}
     with serving(repository, transport=request.param, **limits) as running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.command_line import program
+from tests.support.exports import exported
 from tests.support.server_process import Server, serving
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -56,14 +56,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ui")
     rows = folder / "reference.npy"
     np.save(rows, np.random.default_rng(3).normal(0, 0.5, (400, 2)).astype(np.float32))
-    named = ("--features", "length,width", "--baseline", str(rows))
-    for name, case, *flags in (
-        ("hello", "pykan-hello-symbolic/model", *named, "--certify", "--certify-budget", "1s"),
-        ("digits", "efficient-kan-digits/model.pt"),
-    ):
-        done = program("export", GOLDEN / case, "--repository", folder / "models", "--name", name, *flags)
-        assert done.returncode == 0, done.stderr
-    return folder / "models"
+    facts = ("--features", "length,width", "--baseline", rows, "--certify", "--certify-budget", "1s")
+    exported(GOLDEN / "pykan-hello-symbolic" / "model", "hello", *facts, into=folder / "models")
+    return exported(GOLDEN / "efficient-kan-digits" / "model.pt", "digits", into=folder / "models")
 
 
 @pytest.fixture(scope="session")
@@ -79,12 +74,33 @@ def seen() -> Seen:
 
 
 @pytest.fixture
-def page(browser: Any, server: Server, seen: Seen) -> Iterator[Any]:
-    """A page in a separate browser context; `page.goto("ui/")` opens the server."""
-    context = browser.new_context(base_url=f"http://{server.http}/", viewport={"width": WIDTH, "height": HEIGHT})
-    yield watched(context, f"http://{server.http}/", seen)
-    context.close()
+def browse(browser: Any, seen: Seen) -> Iterator[Callable[..., Any]]:
+    """Call with a server, an address or a file, and a path on it, for a new page in a separate browser context. No page
+    may have reported an error at the end. A file is opened without a network."""
+    contexts: list[Any] = []
+
+    def go(where: Server | Path | str, path: str = "", **options: Any) -> Any:
+        if isinstance(where, Path):
+            own, path, more = where.as_uri(), where.as_uri(), {"offline": True}
+        else:
+            own = where if isinstance(where, str) else f"http://{where.http}/"
+            more = {"base_url": own}
+        contexts.append(browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, **more, **options))
+        page = watched(contexts[-1], own, seen)
+        if path:
+            page.goto(path)
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
     assert seen.harm() == []
+
+
+@pytest.fixture
+def page(browse: Callable[..., Any], server: Server) -> Any:
+    """A page of the server; `page.goto("ui/")` opens it."""
+    return browse(server)
 
 
 def watched(context: Any, own: str, seen: Seen) -> Any:

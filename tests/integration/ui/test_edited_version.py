@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kanexport.edit.operations import parse
 from kanexport.republish import edit_version
-from tests.integration.ui.conftest import GOLDEN, Seen, watched
+from tests.integration.ui.conftest import GOLDEN, Seen
 from tests.support import token_files
-from tests.support.command_line import program
+from tests.support.exports import exported
 from tests.support.server_process import serving
+from tests.support.tiers import full
+
+pytestmark = full("second browser page")
 
 
-def test_the_edge_and_the_card_of_an_edit(browser: Any, repository: Path, tmp_path: Path, seen: Seen) -> None:
+def test_the_edge_and_the_card_of_an_edit(browse: Callable[..., Any], repository: Path, tmp_path: Path) -> None:
     shutil.copytree(repository / "digits", tmp_path / "models" / "digits")
     edits = [parse("0:10:3", "clamp", "-0.1:0.1"), parse("1:0:0", "zero", True)]
     edit_version(tmp_path / "models" / "digits" / "1", edits, author="ada", budget=0)
     with serving(tmp_path / "models", transport="asgi") as server:
-        own = f"http://{server.http}/"
-        context = browser.new_context(base_url=own)
-        page = watched(context, own, seen)
-        page.goto("ui/digits/edge/0/10/3?version=2")
+        page = browse(server, "ui/digits/edge/0/10/3?version=2")
         page.get_by_text("clamp -0.1:0.1 (fitted), from version 1 by ada").wait_for()
         page.goto("ui/digits/edge/0/10/3")
         page.get_by_role("heading", name="Curve points").wait_for()
@@ -34,21 +33,19 @@ def test_the_edge_and_the_card_of_an_edit(browser: Any, repository: Path, tmp_pa
         page.get_by_text("edge 1:0:0 zero: exact").wait_for()
         assert "fair" in page.locator("p.verdict").get_attribute("class").split()
         assert "Verified against the edited network" in page.locator("p.verdict").inner_text()
-        context.close()
-    assert seen.harm() == []
+        page.context.close()
 
 
-def test_the_form_of_an_edge_previews_and_saves(browser: Any, repository: Path, tmp_path: Path, seen: Seen) -> None:
+def test_the_form_of_an_edge_previews_and_saves(
+    browse: Callable[..., Any], repository: Path, tmp_path: Path, seen: Seen
+) -> None:
     seen.expected += ["401", "400"]
     models = tmp_path / "models"
     shutil.copytree(repository / "hello", models / "hello")
     tokens = token_files.write(tmp_path / "tokens.toml")
-    options = {"tokens": str(tmp_path / "tokens.toml"), "allow_edits": True, "repository_poll_seconds": 1}
+    options = {"tokens": str(tmp_path / "tokens.toml"), "allow_edits": True, "repository_poll_seconds": 0.2}
     with serving(models, transport="asgi", **options) as server:
-        own = f"http://{server.http}/"
-        context = browser.new_context(base_url=own)
-        page = watched(context, own, seen)
-        page.goto("ui/hello/edge/0/0/0")
+        page = browse(server, "ui/hello/edge/0/0/0")
         _enter(page, tokens["interpret"])
         page.get_by_role("heading", name="Curve points").wait_for()
         form = page.get_by_role("form", name="Edit of edge 0:0:0")
@@ -82,21 +79,16 @@ def test_the_form_of_an_edge_previews_and_saves(browser: Any, repository: Path, 
         page.get_by_role("link", name="Show version 2").click()
         page.get_by_text("clamp 0.2:0.4 (exact), from version 1 by admin").wait_for()
         assert page.locator("#version option").all_inner_texts() == ["Default (v1)", "v1", "v2"]
-        context.close()
-    assert seen.harm() == []
+        page.context.close()
 
 
-def test_the_form_has_the_units_of_the_inputs(browser: Any, tmp_path: Path, seen: Seen) -> None:
+def test_the_form_has_the_units_of_the_inputs(browse: Callable[..., Any], tmp_path: Path, seen: Seen) -> None:
+    seen.expected.append("400")
     (tmp_path / "scaler.json").write_text('{"mean": [40, -3], "scale": [12, 0.5]}')
-    case, models = GOLDEN / "pykan-hello-adapted" / "model", tmp_path / "models"
     named = ("--features", "age,width", "--input-scaler", tmp_path / "scaler.json")
-    done = program("export", case, "--repository", models, "--name", "hello", *named)
-    assert done.returncode == 0, done.stderr
+    models = exported(GOLDEN / "pykan-hello-adapted" / "model", "hello", *named)
     with serving(models, transport="asgi", allow_edits=True) as server:
-        own = f"http://{server.http}/"
-        context = browser.new_context(base_url=own)
-        page = watched(context, own, seen)
-        page.goto("ui/hello/edge/0/0/0")
+        page = browse(server, "ui/hello/edge/0/0/0")
         page.get_by_text("x is age. An edit is a new version").wait_for()
         form = page.get_by_role("form", name="Edit of edge 0:0:0")
         form.get_by_label("Operation").select_option("points")
@@ -108,9 +100,7 @@ def test_the_form_has_the_units_of_the_inputs(browser: Any, tmp_path: Path, seen
         page.locator("main").get_by_text("points 2 points (fitted").wait_for()
         texts = page.locator("svg[aria-label*='before and after points'] text").all_text_contents()
         assert {"age", "40"} <= set(texts)
-        context.close()
-    seen.expected.append("400")
-    assert seen.harm() == []
+        page.context.close()
 
 
 def _enter(page: Any, token: str) -> None:
@@ -120,24 +110,19 @@ def _enter(page: Any, token: str) -> None:
     page.keyboard.press("Enter")
 
 
-@pytest.mark.parametrize(
-    ("operation", "typed", "trouble"),
-    [
+def test_the_form_reports_errors_next_to_its_fields(page: Any, seen: Seen) -> None:
+    seen.expected.append("400")
+    page.goto("ui/hello/edge/0/0/0")
+    form = page.get_by_role("form", name="Edit of edge 0:0:0")
+    for operation, typed, trouble in (
         ("to", " ", "The expression is empty"),
         ("shift", "far", "expected a number such as 0.1"),
         ("points", "x,y\n0,1\n2", "expected a pair of x and y"),
         ("to", "nosuch(x)", "unknown function 'nosuch'; use only x"),
-    ],
-)
-def test_the_form_reports_errors_next_to_its_fields(
-    page: Any, seen: Seen, operation: str, typed: str, trouble: str
-) -> None:
-    seen.expected.append("400")
-    page.goto("ui/hello/edge/0/0/0")
-    form = page.get_by_role("form", name="Edit of edge 0:0:0")
-    form.get_by_label("Operation").select_option(operation)
-    field = form.get_by_role("textbox")
-    field.fill(typed)
-    form.get_by_role("button", name="Preview").click()
-    page.locator("#edit-trouble").filter(has_text=trouble).wait_for()
-    assert field.get_attribute("aria-invalid") == str("nosuch" not in typed).lower()
+    ):
+        form.get_by_label("Operation").select_option(operation)
+        field = form.get_by_role("textbox")
+        field.fill(typed)
+        form.get_by_role("button", name="Preview").click()
+        page.locator("#edit-trouble").filter(has_text=trouble).wait_for()
+        assert field.get_attribute("aria-invalid") == str("nosuch" not in typed).lower()

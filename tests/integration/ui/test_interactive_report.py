@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.integration.ui.conftest import GOLDEN, Seen, watched
-from tests.support.command_line import program
+from tests.integration.ui.conftest import GOLDEN
+from tests.support.command_line import kanserve
+from tests.support.exports import exported
 from tests.support.server_process import serving
+from tests.support.tiers import full
 
 MODULE = GOLDEN.parent / "wasm" / "pykan-hello-adapted.wasm"
+pytestmark = full("second browser page")
 NAMED = ("--features", "length,width", "--units", "m,", "--classes", "price")
 
 
@@ -23,26 +26,16 @@ NAMED = ("--features", "length,width", "--units", "m,", "--classes", "price")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report about a served model, with its module."""
     pytest.importorskip("h2corn")
-    folder = tmp_path_factory.mktemp("report")
-    case = GOLDEN / "pykan-hello-adapted" / "model"
-    done = program("export", case, "--repository", folder / "models", "--name", "hello", *NAMED)
-    assert done.returncode == 0, done.stderr
-    with serving(folder / "models", transport="asgi") as server:
-        target = folder / "hello.html"
-        done = program("report", "hello", "--interactive", MODULE, "-o", target, "--url", server.address)
+    target = tmp_path_factory.mktemp("report") / "hello.html"
+    with serving(exported(GOLDEN / "pykan-hello-adapted" / "model", "hello", *NAMED), transport="asgi") as server:
+        done = kanserve("report", "hello", "--interactive", MODULE, "-o", target, "--url", server.address)
     assert done.returncode == 0, done.stderr
     return target
 
 
 @pytest.fixture
-def page(browser: Any, report: Path, seen: Seen) -> Iterator[Any]:
-    """The report as a file, in a browser context without a network."""
-    context = browser.new_context(offline=True)
-    own = watched(context, report.as_uri(), seen)
-    own.goto(report.as_uri())
-    yield own
-    context.close()
-    assert seen.harm() == []
+def page(browse: Callable[..., Any], report: Path) -> Any:
+    return browse(report)
 
 
 def numbers(text: str) -> list[float]:
@@ -83,7 +76,7 @@ def test_a_slider_moves_the_prediction_and_the_curve(page: Any) -> None:
     assert "differs from the server by at most" in page.inner_text("#interactive")
 
 
-def test_outputs_of_another_model_are_not_shown(browser: Any, report: Path, seen: Seen, tmp_path: Path) -> None:
+def test_outputs_of_another_model_are_not_shown(browse: Callable[..., Any], report: Path, tmp_path: Path) -> None:
     """The page compares itself with outputs of the server, and shows nothing if they differ."""
     text = report.read_text()
     data = re.search(r'id="interactive-data">(.*?)</script>', text, re.DOTALL)[1]
@@ -91,11 +84,7 @@ def test_outputs_of_another_model_are_not_shown(browser: Any, report: Path, seen
     document["checks"]["y"][0][0] += 0.5
     other = tmp_path / "other.html"
     other.write_text(text.replace(data, json.dumps(document)))
-    context = browser.new_context(offline=True)
-    page = watched(context, other.as_uri(), seen)
-    page.goto(other.as_uri())
+    page = browse(other)
     page.wait_for_selector('#interactive[data-state="failed"]')
     assert "its outputs differ from the server's by" in page.inner_text("#interactive")
     assert page.locator("#interactive input").count() == 0
-    context.close()
-    assert seen.harm() == []

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.ui.conftest import HEIGHT, WIDTH, Seen, watched
 from tests.support import toy_wide_model
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 BUSY = "main:not([aria-busy]) h1"
 SPACE = "\N{NARROW NO-BREAK SPACE}"  # between thousands
 FACTOR = 4  # of the figures that are promised, for a slower processor
-# The number of frames while the wheel turns and the pointer moves.
-FRAMES = """async (seconds) => {
-  let found = 0;
+# Paint so many frames while the wheel turns and the pointer moves.
+FRAMES = """async (count) => {
   const canvas = document.querySelector('canvas');
   const box = canvas.getBoundingClientRect();
-  for (let last = performance.now(), end = last + 1000 * seconds; last < end;) {
-    const clientX = box.left + box.width * (0.3 + 0.2 * Math.sin(found / 9));
+  for (let at = 0; at < count; at += 1) {
+    const clientX = box.left + box.width * (0.3 + 0.2 * Math.sin(at / 9));
     const where = { clientX, clientY: box.top + box.height / 2, cancelable: true };
-    canvas.dispatchEvent(new WheelEvent('wheel', { deltaY: 40 * Math.cos(found / 15), ...where }));
+    canvas.dispatchEvent(new WheelEvent('wheel', { deltaY: 40 * Math.cos(at / 15), ...where }));
     canvas.dispatchEvent(new PointerEvent('pointermove', where));
-    last = await new Promise(requestAnimationFrame);
-    found += 1;
+    await new Promise(requestAnimationFrame);
   }
-  return found;
 }"""
+COUNT = 30  # of frames
+
+pytestmark = full("second browser page")
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def page(browser: Any, large: Server, seen: Seen) -> Iterator[Any]:
-    own = f"http://{large.http}/"
-    context = browser.new_context(base_url=own, viewport={"width": WIDTH, "height": HEIGHT})
-    yield watched(context, own, seen)
-    context.close()
-    assert seen.harm() == []
+def page(browse: Callable[..., Any], large: Server) -> Any:
+    return browse(large)
 
 
 def server_seconds(server: Server) -> float:
@@ -80,8 +77,8 @@ def test_they_open_and_move(page: Any, large: Server, name: str, edges: int, sec
     opened = used()
     assert server_seconds(large) - computed < FACTOR * seconds
     assert 0 < opened - begun < FACTOR * 0.2, "no task of the page is longer than all of them"
-    frames = page.evaluate(FRAMES, 1)
-    assert (used() - opened) / frames < 1 / 30
+    page.evaluate(FRAMES, COUNT)
+    assert (used() - opened) / COUNT < 1 / 30
 
 
 def test_it_zooms_to_curves_and_opens_one(page: Any) -> None:
@@ -95,14 +92,15 @@ def test_it_zooms_to_curves_and_opens_one(page: Any) -> None:
             page.keyboard.press("+")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    wait_until(lambda: canvas.screenshot() != before)
+    until(lambda: canvas.screenshot() != before)
     assert "x1 → y1" in page.locator(".pointed").inner_text()
     assert page.locator("#said").inner_text().startswith("x1")
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="x1 → y1").wait_for()
 
 
-def test_a_million_are_sorted_and_searched(page: Any) -> None:
+def test_a_million_are_sorted_shaded_and_searched(page: Any) -> None:
+    """The shade of an edge in the matrix is what it matters: the strongest edge of the list is dark."""
     page.goto("ui/wide")
     page.locator(BUSY).wait_for()
     rows = page.get_by_role("region", name="Edges of a layer").locator("tbody tr")
@@ -110,18 +108,7 @@ def test_a_million_are_sorted_and_searched(page: Any) -> None:
     strong = [float(row.locator("td").last.inner_text()) for row in rows.all()]
     assert strong == sorted(strong, reverse=True)
     assert rows.first.inner_text().split("\t")[0].replace("x", "").split(" → y")[0].isdecimal()
-    page.get_by_label("Find node").fill("x77")
-    page.get_by_text(f"of 11{SPACE}000").wait_for()  # x77 and x770 to x779, each with 1000
-    page.get_by_role("button", name="Next").click()
-    page.get_by_text("26 to 50 of").wait_for()
-
-
-def test_the_shade_of_an_edge_is_what_it_matters(page: Any, large: Server) -> None:
-    """The matrix, point by point, against the list: the strongest edge is the darkest."""
-    page.goto("ui/wide")
-    page.locator(BUSY).wait_for()
-    page.get_by_text("1 to 25 of").wait_for()
-    link = page.get_by_role("region", name="Edges of a layer").locator("tbody a").first
+    link = rows.first.locator("a")
     source, destination = (int(part[1:]) for part in link.inner_text().split(" → "))
     assert link.get_attribute("href") == f"ui/wide/edge/0/{source}/{destination}"
     colour = page.evaluate(
@@ -136,3 +123,7 @@ def test_the_shade_of_an_edge_is_what_it_matters(page: Any, large: Server) -> No
         [source, destination],
     )
     assert colour < 200
+    page.get_by_label("Find node").fill("x77")
+    page.get_by_text(f"of 11{SPACE}000").wait_for()  # x77 and x770 to x779, each with 1000
+    page.get_by_role("button", name="Next").click()
+    page.get_by_text("26 to 50 of").wait_for()

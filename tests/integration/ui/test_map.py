@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from kanexport.contract import step_rules
 from kanexport.contract.manifest import NodeStep
 from kanexport.functions.elementwise import ACTIVATIONS
 from tests.integration.ui.conftest import Seen
-from tests.support.server_process import Server, wait_until
+from tests.support.server_process import Server
+from tests.support.tiers import full
+from tests.support.wait import until
 
 BUSY = "main:not([aria-busy]) h1"
+
+pytestmark = full("second browser page")
 
 
 def opened(page: Any, address: str) -> None:
@@ -37,17 +40,34 @@ def test_click_an_edge(page: Any) -> None:
     page.get_by_role("heading", name="hello, version 1").wait_for()
 
 
-STEPS = {
-    "select": (NodeStep(kind="select", indices=(3, 0, 2)),),
-    "product": (NodeStep(kind="product", indices=(1, 2, 3)),),
-    "both": (NodeStep(kind="product", indices=(2, 2)), NodeStep(kind="select", indices=(1,))),
-    "neither": (NodeStep(kind="affine", scale=(2.0, 3.0), bias=(0.0, 1.0)),),
-}
+STEPS = [
+    (NodeStep(kind="select", indices=(3, 0, 2)),),
+    (NodeStep(kind="product", indices=(1, 2, 3)),),
+    (NodeStep(kind="product", indices=(2, 2)), NodeStep(kind="select", indices=(1,))),
+    (NodeStep(kind="affine", scale=(2.0, 3.0), bias=(0.0, 1.0)),),
+]
 
 
-@pytest.mark.parametrize("steps", STEPS.values(), ids=list(STEPS))
-def test_the_map_follows_nodes_as_the_step_rules_do(page: Any, steps: tuple[NodeStep, ...]) -> None:
+def test_the_map_follows_nodes_as_the_step_rules_do(page: Any) -> None:
     """names.js repeats which nodes a step reads. The step rules say so by the differences that they propagate."""
+    opened(page, "ui/hello")
+    call = """async ([layer, name, count]) => {
+        const names = await import('/ui/static/names.js');
+        return [...Array(count).keys()].map((at) => names[name](layer, at));
+    }"""
+    for steps in STEPS:
+        reads = read_nodes(steps)
+        described = [dataclasses.asdict(step) for step in steps]
+        layer = {"pre_steps": described, "post_steps": described}
+        destinations = page.evaluate(call, [layer, "nodeOfDestination", reads.shape[1]])
+        assert destinations == [int(column.argmax()) if column.any() else None for column in reads.T]
+        if all(step.kind != "product" for step in steps):
+            sources = page.evaluate(call, [layer, "nodeOfSource", len(reads)])
+            assert sources == [int(row.argmax()) for row in reads]
+
+
+def read_nodes(steps: tuple[NodeStep, ...]) -> np.ndarray:
+    """[nodes after the steps, nodes before]: whether one depends on the other."""
     width = sum(steps[0].indices) if steps[0].kind == "product" else 4 if steps[0].kind == "select" else 2
     values = [np.full((1, width), 2.0)]
     for step in steps:
@@ -55,19 +75,7 @@ def test_the_map_follows_nodes_as_the_step_rules_do(page: Any, steps: tuple[Node
     multipliers = np.eye(values[-1].shape[1])[None]
     for step, v in reversed(list(zip(steps, values, strict=False))):
         multipliers = step_rules.backpropagate_multipliers(step, v, 0.5 * v, multipliers)
-    reads = multipliers[0] != 0  # [nodes after the steps, nodes before]
-    layer = {"pre_steps": [dataclasses.asdict(step) for step in steps]}
-    layer["post_steps"] = layer["pre_steps"]
-    opened(page, "ui/hello")
-    call = """async ([layer, name, count]) => {
-        const names = await import('/ui/static/names.js');
-        return [...Array(count).keys()].map((at) => names[name](layer, at));
-    }"""
-    destinations = page.evaluate(call, [layer, "nodeOfDestination", width])
-    assert destinations == [int(rows.argmax()) if (rows := reads[:, at]).any() else None for at in range(width)]
-    if all(step.kind != "product" for step in steps):
-        sources = page.evaluate(call, [layer, "nodeOfSource", len(reads)])
-        assert sources == [int(row.argmax()) for row in reads]
+    return multipliers[0] != 0
 
 
 def test_each_activation_is_a_base_branch_on_the_page(page: Any) -> None:
@@ -87,7 +95,7 @@ def test_the_map_says_what_matters(page: Any) -> None:
     assert len(values) == 2
     assert values == sorted(values, reverse=True)
     page.get_by_label("Find node").fill("wid")
-    wait_until(lambda: rows.count() == 1)
+    until(lambda: rows.count() == 1)
     assert rows.first.inner_text().startswith("width")
     assert page.locator(".network .edge").count() == 1
 
@@ -98,10 +106,10 @@ def test_what_leads_to_a_node_folds(page: Any) -> None:
     node = page.get_by_role("button", name="node 0 of layer 1: fold incoming edges")
     node.focus()
     page.keyboard.press("Enter")
-    wait_until(lambda: page.locator(".network .edge").count() == 1)
+    until(lambda: page.locator(".network .edge").count() == 1)
     assert page.locator(".network .spot.folded").count() == 1
     page.keyboard.press("Enter")  # the focus is still there
-    wait_until(lambda: page.locator(".network .edge").count() == 3)
+    until(lambda: page.locator(".network .edge").count() == 3)
 
 
 def test_traffic_outside_the_grid_glows(page: Any, server: Server) -> None:
@@ -165,7 +173,7 @@ def placed(pixels: np.ndarray, values: np.ndarray) -> float:
     return float(np.abs(np.polyval(fit, values) - pixels).max())
 
 
-def test_pictures_are_saved(page: Any, tmp_path: Path) -> None:
+def test_pictures_are_saved(page: Any) -> None:
     opened(page, "ui/digits/edge/0/10/3")
     for name, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
         with page.expect_download() as result:

@@ -6,31 +6,38 @@ import contextlib
 import http.client
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.ui.conftest import HEIGHT, WIDTH, Seen, watched
+from tests.integration.ui.conftest import Seen
 from tests.support import token_files, toy_model
-from tests.support.server_process import serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 BUSY = "main:not([aria-busy]) h1"
-VIEWS = ("ui/", "ui/hello", "ui/digits", "ui/digits/edge/0/10/3")
+WIDE = {"width": 1920, "height": 1080}
+# The parts that are side by side on a wide screen, and their number.
+PAGES: dict[str, tuple[str, int] | None] = {
+    "ui/": None,
+    "ui/hello": (".map-page > .panel", 2),
+    "ui/digits": None,
+    "ui/digits/edge/0/10/3": (".edge-page > *", 2),
+    "ui/hello/explain#row=30,0.1": (".parts > .panel", 2),
+    "ui/hello/drift": (".board > .panel", 4),
+    "ui/ops": (".board.three > .panel", 3),
+    "ui/hello/card": None,
+}
+NAMELESS = """() => [...document.querySelectorAll(
+    'button, input, select, textarea, main a, main img, main svg[role]')]
+  .filter((one) => one.offsetParent !== null || one.ownerSVGElement !== undefined)
+  .filter((one) => !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length || one.alt))
+  .map((one) => one.outerHTML.slice(0, 120))"""
 
-
-def test_from_the_root_to_a_model(page: Any) -> None:
-    page.goto("")
-    page.get_by_role("heading", name="Models").wait_for()
-    assert page.url.endswith("/ui/")
-    page.get_by_role("link", name="hello", exact=True).click()
-    page.get_by_role("heading", name="hello, version 1").wait_for()
-    assert page.title() == "Network \N{EN DASH} hello \N{EN DASH} kanserve"
-    page.locator("#model").select_option("digits")
-    page.get_by_role("heading", name="digits, version 1").wait_for()
-    page.go_back()
-    page.get_by_role("heading", name="hello, version 1").wait_for()
+pytestmark = full("second browser page")
 
 
 def test_what_is_not_there_is_said_in_words(page: Any, seen: Seen) -> None:
@@ -42,21 +49,40 @@ def test_what_is_not_there_is_said_in_words(page: Any, seen: Seen) -> None:
     assert page.get_by_role("button", name="Try again").count() == 1
 
 
-@pytest.mark.parametrize("address", VIEWS)
-def test_it_fits_a_phone_and_both_colours(page: Any, address: str) -> None:
-    page.set_viewport_size({"width": 360, "height": 740})
+@pytest.mark.parametrize("address", PAGES)
+def test_a_page_fits_screens_colours_and_readers(page: Any, address: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python")
+    page.set_viewport_size(WIDE)
     page.goto(address)
     page.locator(BUSY).wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    if PAGES[address]:
+        columns_use_the_width(page, *PAGES[address])
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
     colours = []
-    for _ in range(2):
+    for rules in ("{}", "{ runOnly: ['color-contrast'] }"):
+        result = page.evaluate(f"axe.run({rules}).then((found) => found.violations)")
+        assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in result] == []
         colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert contrast(*page.evaluate(COLOURS)) >= 4.5
         page.locator("#theme").click()
     assert colours[0] != colours[1]
+    assert page.evaluate(NAMELESS) == []
+    ids = page.evaluate("() => [...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(ids) == len(set(ids))
+    page.set_viewport_size({"width": 360, "height": 740})
     page.reload()
     page.locator(BUSY).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == colours[0]  # twice is back
+
+
+def columns_use_the_width(page: Any, parts: str, columns: int) -> None:
+    """So many parts of a page are side by side, as far as the edge of the screen."""
+    until(lambda: page.locator(parts).nth(columns - 1).is_visible())
+    boxes = [box for item in page.locator(parts).all() if (box := item.bounding_box())]
+    first = [box for box in boxes if abs(box["y"] - boxes[0]["y"]) < 2]
+    assert len(first) == columns
+    assert max(box["x"] + box["width"] for box in first) > 0.97 * WIDE["width"]
 
 
 COLOURS = (
@@ -76,16 +102,12 @@ def contrast(entry: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_system_decides_on_dark_until_the_viewer_does(browser: Any, server: Any) -> None:
-    context = browser.new_context(base_url=f"http://{server.http}/", color_scheme="dark")
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    page.goto("ui/")
+def test_the_system_decides_on_dark_until_the_viewer_does(browse: Callable[..., Any], server: Server) -> None:
+    page = browse(server, "ui/", color_scheme="dark")
     page.locator(BUSY).wait_for()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.emulate_media(color_scheme="light")
-    wait_until(lambda: page.evaluate("document.documentElement.dataset.theme") == "light")
-    context.close()
+    until(lambda: page.evaluate("document.documentElement.dataset.theme") == "light")
 
 
 def test_by_keys_alone(page: Any) -> None:
@@ -106,27 +128,14 @@ def test_by_keys_alone(page: Any) -> None:
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-@pytest.mark.parametrize("address", VIEWS)
-def test_axe_finds_nothing(page: Any, address: str) -> None:
-    """By axe-core, in both colours."""
-    axe = pytest.importorskip("axe_playwright_python")
-    page.goto(address)
-    page.locator(BUSY).wait_for()
-    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
-    for rules in ("{}", "{ runOnly: ['color-contrast'] }"):
-        result = page.evaluate(f"axe.run({rules}).then((found) => found.violations)")
-        assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in result] == []
-        page.locator("#theme").click()
-
-
-def test_a_token_is_asked_for_once_and_kept_out_of_addresses(browser: Any, tmp_path: Path) -> None:
+def test_a_token_is_asked_for_once_and_kept_out_of_addresses(
+    browse: Callable[..., Any], seen: Seen, tmp_path: Path
+) -> None:
     created = token_files.write(tmp_path / "tokens.toml")
     toy_model.write(tmp_path / "models")
-    seen = Seen(expected=["401", "403"])
+    seen.expected += ["401", "403"]
     with serving(tmp_path / "models", transport="asgi", tokens=str(tmp_path / "tokens.toml")) as server:
-        own = f"http://{server.http}/"
-        context = browser.new_context(base_url=own)
-        page = watched(context, own, seen)
+        page = browse(server)
         addresses: list[str] = []
         page.on("request", lambda request: addresses.append(request.url))
         page.goto("ui/toy")
@@ -149,17 +158,16 @@ def test_a_token_is_asked_for_once_and_kept_out_of_addresses(browser: Any, tmp_p
         assert not dialog.is_visible()
         assert not any(token in address for token in created.values() for address in addresses)
         assert page.evaluate("JSON.stringify(localStorage) + document.cookie").find(created["interpret"]) < 0
-        context.close()
-    assert seen.harm() == []
+        page.context.close()
 
 
-def test_a_server_that_goes_and_a_version_that_is_replaced(browser: Any, tmp_path: Path) -> None:
+def test_a_server_that_goes_and_a_version_that_is_replaced(
+    browse: Callable[..., Any], seen: Seen, tmp_path: Path
+) -> None:
     toy_model.write(tmp_path / "models")
-    seen = Seen(expected=["net::ERR", "503"])
-    with serving(tmp_path / "models", transport="asgi", repository_poll_seconds=1) as server:
-        own = f"http://{server.http}/"
-        context = browser.new_context(base_url=own)
-        page = watched(context, own, seen)
+    seen.expected += ["net::ERR", "503"]
+    with serving(tmp_path / "models", transport="asgi", repository_poll_seconds=0.2) as server:
+        page = browse(server)
         with page.expect_response("**/watch*"):  # from then on, it follows the traffic
             page.goto("ui/toy")
         page.get_by_role("heading", name="toy, version 1").wait_for()
@@ -170,11 +178,10 @@ def test_a_server_that_goes_and_a_version_that_is_replaced(browser: Any, tmp_pat
         server.stop()
         page.locator("#model").dispatch_event("change")
         page.get_by_role("heading", name="No response from the server").wait_for()
-        context.close()
-    assert seen.harm() == []
+        page.context.close()
 
 
-def test_a_tab_that_nobody_sees_asks_nothing(page: Any, seen: Seen) -> None:
+def test_a_tab_that_nobody_sees_asks_nothing(page: Any) -> None:
     with page.expect_request("**/watch*"):
         page.goto("ui/hello/edge/0/0/0")
     page.locator("svg .seen").first.wait_for()
@@ -184,7 +191,6 @@ def test_a_tab_that_nobody_sees_asks_nothing(page: Any, seen: Seen) -> None:
         page.evaluate(look, True)
     with page.expect_request("**/watch*"):
         page.evaluate(look, False)
-    assert seen.harm() == []
 
 
 class Prefixed(http.server.BaseHTTPRequestHandler):
@@ -231,20 +237,17 @@ def proxied(upstream: str) -> Iterator[str]:
         proxy.shutdown()
 
 
-def test_behind_a_prefix_that_nobody_told_it_of(browser: Any, server: Any) -> None:
-    seen = Seen(expected=["502"])
+def test_behind_a_prefix_that_nobody_told_it_of(browse: Callable[..., Any], server: Server, seen: Seen) -> None:
+    seen.expected.append("502")
     with proxied(server.http) as own:
-        context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
-        page = watched(context, own, seen)
-        page.goto(own)
+        page = browse(own, own)
         page.get_by_role("link", name="hello", exact=True).click()
         page.get_by_role("heading", name="hello, version 1").wait_for()
         assert page.url == f"{own}ui/hello/map?version=1"
         page.goto(f"{own}ui/hello/edge/0/0/0")
         page.locator("svg .line.total").wait_for()
         page.get_by_text("Baseline: 400 values").wait_for()  # by polling, because the proxy passes no events
-        context.close()
-    assert seen.harm() == []
+        page.context.close()
 
 
 def test_the_policy_lets_no_script_in(page: Any, seen: Seen) -> None:
@@ -256,7 +259,7 @@ def test_the_policy_lets_no_script_in(page: Any, seen: Seen) -> None:
         "const one = document.createElement('script'); one.textContent = 'window.got = 1'; document.body.append(one)"
     )
     assert page.evaluate("window.got") is None
-    wait_until(lambda: bool(seen.messages))
+    until(lambda: bool(seen.messages))
 
 
 def test_a_first_visit_explains_edges_until_it_is_closed(page: Any) -> None:
@@ -274,37 +277,9 @@ def test_a_first_visit_explains_edges_until_it_is_closed(page: Any) -> None:
     assert page.locator("#help").get_attribute("aria-expanded") == "true"
 
 
-WIDE = {"width": 1920, "height": 1080}
-SIDE_BY_SIDE = {
-    "ui/hello": (".map-page > .panel", 2),
-    "ui/hello/edge/0/1/0": (".edge-page > *", 2),
-    "ui/hello/drift": (".board > .panel", 4),
-    "ui/ops": (".board.three > .panel", 3),
-    "ui/hello/explain": (".parts > .panel", 2),
-}
-
-
-@pytest.mark.parametrize(("address", "parts", "columns"), [(key, *value) for key, value in SIDE_BY_SIDE.items()])
-def test_views_use_the_width_of_the_screen(page: Any, address: str, parts: str, columns: int) -> None:
-    page.set_viewport_size(WIDE)
-    page.goto(address)
-    page.locator(BUSY).wait_for()
-    wait_until(lambda: page.locator(parts).nth(columns - 1).is_visible())
-    boxes = [box for item in page.locator(parts).all() if (box := item.bounding_box())]
-    first = [box for box in boxes if abs(box["y"] - boxes[0]["y"]) < 2]
-    assert len(first) == columns
-    assert max(box["x"] + box["width"] for box in first) > 0.97 * WIDE["width"]
-    page.set_viewport_size({"width": 390, "height": 844})
-    wait_until(lambda: page.locator(parts).first.bounding_box()["width"] < 390)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-def test_an_empty_repository_says_what_to_do(browser: Any, tmp_path: Path, seen: Seen) -> None:
+def test_an_empty_repository_says_what_to_do(browse: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     with serving(tmp_path / "models", transport="asgi") as server:
-        own = f"http://{server.http}/"
-        page = watched(browser.new_context(base_url=own), own, seen)
-        page.goto("ui/")
+        page = browse(server, "ui/")
         page.locator(".empty").filter(has_text="kanserve export").wait_for()
         page.context.close()
-    assert seen.harm() == []

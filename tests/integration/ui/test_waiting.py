@@ -11,10 +11,14 @@ import pytest
 from kanexport.contract.manifest import arrows
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import Seen
-from tests.support.server_process import Server, wait_until
+from tests.support.server_process import Server
+from tests.support.tiers import full
+from tests.support.wait import until
 
 DONE = "main:not([aria-busy]) h1"
 LEFT = ".skeleton, .doing, .bone"
+
+pytestmark = full("second browser page")
 
 
 class Held:
@@ -37,31 +41,32 @@ class Held:
             route.continue_()
 
 
-@pytest.mark.parametrize(
-    ("address", "held", "words", "boxes"),
-    [
-        ("ui/hello/card", "**/report", "writes the report of hello: importance of its 3 edges", 8),
-        ("ui/ops", "**/v1/kan/operations", "requests, durations, batches and errors", 10),
-        ("ui/hello/explain", "**/explain", "contributions of 2 inputs", 5),
-        ("ui/hello/explain", "**/curves", "the ranges of the 2 inputs of hello", 5),
-        ("ui/hello/card", "**/v1/kan/models/hello", "describes hello", 8),
-        ("ui/hello", "**/scores", "computes the importance of each edge", 2),
-        ("ui/", "**/v1/kan/overview", "requests and drift per version", 2),
-        ("ui/hello", "**/repository/index", "lists its models", 4),
-    ],
-)
-def test_a_view_shows_its_layout_and_what_is_computed(
-    page: Any, address: str, held: str, words: str, boxes: int
-) -> None:
-    answer = Held(page, held)
-    page.goto(address)
-    page.locator("main").get_by_text(words).first.wait_for()
-    assert page.locator(".bone").count() >= boxes
+# Address, the request that is held, what the page says meanwhile, and how many boxes it has at least.
+VIEWS = [
+    ("ui/hello/card", "**/report", "writes the report of hello: importance of its 3 edges", 8),
+    ("ui/ops", "**/v1/kan/operations", "requests, durations, batches and errors", 10),
+    ("ui/hello/explain", "**/explain", "contributions of 2 inputs", 5),
+    ("ui/hello/explain", "**/curves", "the ranges of the 2 inputs of hello", 5),
+    ("ui/hello/card", "**/v1/kan/models/hello", "describes hello", 8),
+    ("ui/hello", "**/scores", "computes the importance of each edge", 2),
+    ("ui/", "**/v1/kan/overview", "requests and drift per version", 2),
+    ("ui/hello", "**/repository/index", "lists its models", 4),
+]
+
+
+def test_a_view_shows_its_layout_and_what_is_computed(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    answer.let_go()
-    page.locator(DONE).wait_for()
-    wait_until(lambda: page.locator(LEFT).count() == 0)
+    for address, held, words, boxes in VIEWS:
+        answer = Held(page, held)
+        page.goto("about:blank")  # so that the next address is a new page
+        page.goto(address)
+        page.locator("main").get_by_text(words).first.wait_for()
+        assert page.locator(".bone").count() >= boxes, held
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, held
+        answer.let_go()
+        page.locator(DONE).wait_for()
+        until(lambda: page.locator(LEFT).count() == 0)
+        page.unroute(held)
 
 
 def test_a_long_wait_is_counted_and_a_failure_takes_the_skeleton_away(page: Any, seen: Seen) -> None:
@@ -95,7 +100,7 @@ requestAnimationFrame(look);
 def wait_for_frames(page: Any, count: int) -> None:
     """Wait until the browser painted `count` more frames. The page's policy forbids wait_for_function."""
     enough = page.evaluate("window.frames_seen") + count
-    wait_until(lambda: page.evaluate("window.frames_seen") >= enough)
+    until(lambda: page.evaluate("window.frames_seen") >= enough)
 
 
 def test_a_quick_answer_shows_no_skeleton_in_between(page: Any) -> None:
@@ -126,7 +131,7 @@ def test_the_first_page_tells_of_each_model(page: Any, server: Server) -> None:
         page.locator(DONE).wait_for()
         return cells("hello")
 
-    wait_until(lambda: re.match(r"[1-9]", shown()["Requests"]) and re.match(r"\d", shown()["Drift ratio"]), 30)
+    until(lambda: re.match(r"[1-9]", shown()["Requests"]) and re.match(r"\d", shown()["Drift ratio"]))
     hello, digits = shown(), cells("digits")
     with Client(server.address) as client:
         described = client.describe("hello")

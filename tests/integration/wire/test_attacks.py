@@ -3,9 +3,7 @@ idle connections."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -13,18 +11,20 @@ import numpy as np
 import pytest
 
 from tests.integration.wire.test_memory_bounds import resident
-from tests.support import attacks, toy_model
-from tests.support.server_process import Beside, Server, serving, wait_until
+from tests.support import attacks, forked_process, toy_model
+from tests.support.server_process import Beside, Server, serving
+from tests.support.tiers import spread
+from tests.support.toy_server import SHARED
+from tests.support.wait import until
 
 HELD = {"asgi": 96, "grpcio": 256}  # MiB that an attack may cost
 SLOW = 1.0  # seconds that the other client may wait for most responses
 BUSY = 20  # times what it waits without an attack, on a machine that needs longer than SLOW
+CALLS = 30  # of the other client without an attack
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("attacked")
     toy_model.write(root)
     with serving(root, transport=request.param, request_read_timeout=30.0, handshake_timeout=30.0) as running:
@@ -38,13 +38,14 @@ def answers(server: Server) -> bool:
         return False
 
 
-@pytest.mark.parametrize("attack", attacks.NAMES)
+@spread("attack", attacks.NAMES, 2, "load")
 def test_an_attack_is_not_noticed_by_others(server: Server, attack: str, request: pytest.FixtureRequest) -> None:
-    wait_until(lambda: answers(server))
+    idle(server)
     before = resident(server)
     beside = Beside(server)
     beside.start()
-    subprocess.run([sys.executable, "-m", "tests.support.attacks", attack, str(server.port)], timeout=240, check=True)
+    command = [sys.executable, "-m", "tests.support.attacks", attack, str(server.port)]
+    assert forked_process.run(command, input=b"", timeout=240).returncode == 0
     beside.end()
     assert server.process.poll() is None
     transport = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
@@ -54,6 +55,13 @@ def test_an_attack_is_not_noticed_by_others(server: Server, attack: str, request
     if transport == "asgi":  # gRPC core reads a flood to its end, and others wait, or are cancelled
         assert not beside.errors
         assert usual(beside) < SLOW or usual(beside) < BUSY * alone(server)
+    idle(server)
+
+
+def idle(server: Server) -> None:
+    """Wait until the server answers, and has no request in flight."""
+    until(lambda: answers(server))
+    until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
 
 
 def usual(client: Beside) -> float:
@@ -64,14 +72,9 @@ def usual(client: Beside) -> float:
 
 def alone(server: Server) -> float:
     """The same without an attack, on this machine at this time."""
-    wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+    idle(server)
     client = Beside(server)
     client.start()
-    time.sleep(1)
+    until(lambda: len(client.seconds) >= CALLS)
     client.end()
     return usual(client)
-
-
-def test_it_goes_on_after_all(server: Server) -> None:
-    wait_until(lambda: answers(server))
-    wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())

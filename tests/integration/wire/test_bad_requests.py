@@ -13,6 +13,7 @@ from kanserve.pb import kan_pb2
 from tests.support import bad_requests, toy_model
 from tests.support.bad_requests import ROWS, Wrong, typed
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.toy_server import SHARED
 
 Code = grpc.StatusCode
 
@@ -22,33 +23,20 @@ def edges(**fields: object) -> kan_pb2.QueryEdgesRequest:
     return kan_pb2.QueryEdgesRequest(**supplied)
 
 
-EDGES: list[tuple[str, kan_pb2.QueryEdgesRequest, Code, str]] = [
-    ("model", edges(model_name="nope"), Code.NOT_FOUND, "Request for unknown model: 'nope' is not found"),
-    ("version", edges(model_version="9"), Code.NOT_FOUND, "version 9 is not found"),
-    ("bytes", edges(row_count=3), Code.INVALID_ARGUMENT, "rows has 24 bytes, expected 36 for 3 rows"),
-    ("layer", edges(layers=[2]), Code.INVALID_ARGUMENT, "unknown layer 2: the model has 2 layers"),
-    (
-        "name",
-        edges(layer_names=["h"]),
-        Code.INVALID_ARGUMENT,
-        "unknown layer 'h': the layers of the model",
-    ),
-    ("source", edges(layers=[0], sources=[3]), Code.INVALID_ARGUMENT, "layer 0 has 3 sources"),
-    ("destination", edges(destinations=[2]), Code.INVALID_ARGUMENT, "layer 1 has 2 destinations"),
-    ("twice", edges(layers=[1, 1]), Code.INVALID_ARGUMENT, "layer 1 is named twice"),
-    (
-        "rows",
-        edges(row_count=5000, rows=b"\0" * 60000),
-        Code.RESOURCE_EXHAUSTED,
-        "the query has 5000 rows, expected at most 4096",
-    ),
-    (
-        "size",
-        edges(row_count=1000, rows=b"\0" * 12000),
-        Code.RESOURCE_EXHAUSTED,
-        "the limit is 65536",
-    ),
-]
+INVALID, EXHAUSTED = Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED
+MANY = edges(row_count=5000, rows=b"\0" * 60000)
+EDGES: dict[str, tuple[kan_pb2.QueryEdgesRequest, Code, str]] = {
+    "model": (edges(model_name="nope"), Code.NOT_FOUND, "Request for unknown model: 'nope' is not found"),
+    "version": (edges(model_version="9"), Code.NOT_FOUND, "version 9 is not found"),
+    "bytes": (edges(row_count=3), INVALID, "rows has 24 bytes, expected 36 for 3 rows"),
+    "layer": (edges(layers=[2]), INVALID, "unknown layer 2: the model has 2 layers"),
+    "name": (edges(layer_names=["h"]), INVALID, "unknown layer 'h': the layers of the model"),
+    "source": (edges(layers=[0], sources=[3]), INVALID, "layer 0 has 3 sources"),
+    "destination": (edges(destinations=[2]), INVALID, "layer 1 has 2 destinations"),
+    "twice": (edges(layers=[1, 1]), INVALID, "layer 1 is named twice"),
+    "rows": (MANY, EXHAUSTED, "the query has 5000 rows, expected at most 4096"),
+    "size": (edges(row_count=1000, rows=b"\0" * 12000), EXHAUSTED, "the limit is 65536"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +61,7 @@ def test_the_table(server: Server, case: Wrong) -> None:
     assert case.said(error.details()), error.details()
 
 
-@pytest.mark.parametrize(("message", "code", "text"), [c[1:] for c in EDGES], ids=[c[0] for c in EDGES])
+@pytest.mark.parametrize(("message", "code", "text"), EDGES.values(), ids=EDGES)
 def test_edge_queries(server: Server, message: kan_pb2.QueryEdgesRequest, code: Code, text: str) -> None:
     error = refused(server, f"{KAN}QueryEdges", message.SerializeToString())
     assert error.code() is code
@@ -132,11 +120,9 @@ def test_typed_contents_are_answered_raw(server: Server) -> None:
     assert not answer.outputs[0].HasField("contents")
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def damaged(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """Version 1 cannot be loaded; of `half`, version 2 can."""
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("damaged")
     for name in ("broken", "half"):
         toy_model.write(root, name, reference_scale=2.0)

@@ -14,15 +14,16 @@ import pytest
 from kanserve.auth import token_file
 from kanserve.pb import kan_pb2
 from tests.support import error_codes, token_files, toy_model, toy_wide_model
-from tests.support.server_process import KAN, Server, serving, wait_until
+from tests.support.server_process import KAN, Server, serving
+from tests.support.toy_server import SHARED
+from tests.support.wait import until
 
 WIDTH, LIMIT = 600, 360_000_000  # 1000 rows, about half a second
+SHORT = 0.05  # seconds: a deadline that must pass
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("bounded")
     toy_model.write(root)
     toy_wide_model.write(root, WIDTH)
@@ -81,7 +82,7 @@ def test_queries_take_turns(server: Server) -> None:
     askers = [threading.Thread(target=answered, args=item) for item in (("long", long), ("long", long))]
     for asker in askers:
         asker.start()
-    wait_until(lambda: started(server) == before + 2)
+    until(lambda: started(server) == before + 2)
     answered("short", short)
     for asker in askers:
         asker.join(60)
@@ -104,7 +105,7 @@ def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> N
         edges = server.channel.unary_unary(f"{KAN}QueryEdges")
         edges(query(1, top_k=1), metadata=modest, timeout=60)
         many = [edges.future(query(300, top_k=1), metadata=greedy, timeout=60) for _ in range(6)]
-        wait_until(lambda: sum(item.done() for item in many) >= 2)  # those beyond its half
+        until(lambda: sum(item.done() for item in many) >= 2)  # those beyond its half
         assert {item.code() for item in many if item.done()} == {grpc.StatusCode.UNAVAILABLE}
         edges(query(300, top_k=1), metadata=modest, timeout=60)
         assert sum(item.done() for item in many) < 6  # each of the four has had a quarter of the other's turns
@@ -117,9 +118,9 @@ def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:
     alone, begun = spent(server) - begun, spent(server)
     for _ in range(3):
         with pytest.raises(grpc.RpcError) as caught:
-            server.call(f"{KAN}QueryEdges", query(1000, top_k=1), timeout=0.05)
+            server.call(f"{KAN}QueryEdges", query(1000, top_k=1), timeout=SHORT)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+    until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
     ask(server, query(1000, top_k=1))  # it takes turns with a query that goes on
     assert spent(server) - begun < 3 * alone
 

@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,17 @@ from kanserve.client.aio import AsyncClient
 from kanserve.client.errors import NotFound
 from kanserve.client.sync import Client
 from kanserve.grpc_api import model_codec
-from kanserve.insight import certificate
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.types import ModelInfo, TensorInfo
 from tests.support import http_client, toy_model
 from tests.support.command_line import CLEAN, COMMAND, document, kanserve
 from tests.support.golden_cases import cases
-from tests.support.server_process import INFERENCE, KAN, Server, serving, wait_until
+from tests.support.server_process import INFERENCE, KAN, Server, serving
 from tests.support.server_process import request as request_of
+from tests.support.tiers import full
+from tests.support.toy_server import SHARED
+from tests.support.wait import until
 
 NAMES = Names(features=("a", "b"), classes=("z",))
 
@@ -50,7 +51,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
     with serving(models, transport, repository_poll_seconds=0.2, **chosen) as running:
@@ -121,6 +122,8 @@ def test_the_commands(served: Server, models: Path) -> None:
     assert document(kanserve("models", "toy", "--url", served.address, "--json"))["model"]["certified"] is None
 
 
+@full("package")
+@pytest.mark.parametrize("served", ["asgi"], indirect=True)
 def test_the_certificate_of_a_served_model(served: Server, models: Path, tmp_path: Path) -> None:
     """Without the extra `export`, and next to a folder of the same name."""
     (tmp_path / "hello").mkdir()
@@ -152,21 +155,17 @@ def test_the_certificate_of_a_served_model(served: Server, models: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code", "message", "hint"),
     [
-        (("toy",), "certificate-missing", "model toy version 1 has no certificate", "kanserve export --certify"),
-        (("none",), "model-unknown", "none", "models of the server: hello, toy"),
-        (("hello", "--model-version", "7"), "version-unknown", "7", ""),
-        (("hello", "--box", "grid"), "arguments-conflict", "--box cannot be combined with", "models/hello/1"),
-        (
-            ("hello", "--option", "grid=3", "--budget", "1s"),
-            "arguments-conflict",
-            "--budget cannot be",
-            "version folder",
-        ),
-        (("./hello",), "path-with-url", "the path ./hello cannot be combined with --url", "remove --url"),
+        (["toy"], "certificate-missing", "model toy version 1 has no certificate", "kanserve export --certify"),
+        (["none"], "model-unknown", "none", "models of the server: hello, toy"),
+        (["hello", "--model-version", "7"], "version-unknown", "7", ""),
+        (["hello", "--box", "grid"], "arguments-conflict", "--box cannot be combined with", "models/hello/1"),
+        (["hello", "--option", "a=3", "--budget", "1s"], "arguments-conflict", "--budget cannot be", "version folder"),
+        (["./hello"], "path-with-url", "the path ./hello cannot be combined with --url", "remove --url"),
     ],
 )
+@pytest.mark.parametrize("served", ["asgi"], indirect=True)
 def test_names_that_have_no_certificate(
-    served: Server, arguments: tuple[str, ...], code: str, message: str, hint: str
+    served: Server, arguments: list[str], code: str, message: str, hint: str
 ) -> None:
     done = kanserve("certify", *arguments, "--url", served.address, "--json")
     error = json.loads(done.stdout)["error"]
@@ -231,39 +230,36 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("fault", BROKEN)
-def test_a_version_with_a_broken_certificate_is_rejected(
-    served: Server, models: Path, tmp_path: Path, fault: str
-) -> None:
-    broken, text = BROKEN[fault]
-    number = 2 + list(BROKEN).index(fault)
-    source, target = models / "hello" / "1", models / "hello" / str(number)
+@pytest.mark.parametrize("served", ["asgi"], indirect=True)
+def test_versions_with_a_broken_certificate_are_rejected(served: Server, models: Path, tmp_path: Path) -> None:
+    source, numbers = models / "hello" / "1", dict(zip(BROKEN, range(2, 99), strict=False))
     whole: dict[str, Any] = json.loads((source / "manifest.json").read_text())
-    changed = whole | {"version": number, "certificate": broken(whole["certificate"])}
-    staged = tmp_path / "staged"
-    staged.mkdir()
-    for file in source.iterdir():
-        (staged / file.name).write_bytes(file.read_bytes())
-    (staged / "manifest.json").write_text(json.dumps(changed))
-    staged.rename(target)
+    for fault, (broken, _) in BROKEN.items():
+        staged = shutil.copytree(source, tmp_path / fault)
+        changed = whole | {"version": numbers[fault], "certificate": broken(whole["certificate"])}
+        (staged / "manifest.json").write_text(json.dumps(changed))
+        staged.rename(models / "hello" / str(numbers[fault]))
     try:
         with Client(served.address) as client:
-            wait_until(lambda: reason(client, number))
-            assert text in reason(client, number)
+            reasons = until(lambda: found if len(found := rejections(client)) == len(BROKEN) else None)
             assert client.certificates("hello") == (stored(models),)
         judged = kanserve("models", models)
-        assert (judged.returncode, text in judged.stdout) == (2, True)
     finally:
-        shutil.rmtree(target)
+        for number in numbers.values():
+            shutil.rmtree(models / "hello" / str(number))
+    assert judged.returncode == 2
+    for fault, (_, text) in BROKEN.items():
+        assert text in reasons[numbers[fault]]
+        assert text in judged.stdout
 
 
-def reason(client: Client, number: int) -> str:
-    return next((entry.reason for entry in client.index() if entry.version == str(number)), "")
+def rejections(client: Client) -> dict[int, str]:
+    """Reasons by version."""
+    return {int(entry.version): entry.reason for entry in client.index() if entry.name == "hello" and entry.reason}
 
 
-INSIDE = np.array(
-    [[0.1, -0.2, 0.3], [0.5, -0.5, 0.5]], np.float32
-)  # in the box, whose outputs are wider than certified
+# In the box, and the outputs are wider than certified.
+INSIDE = np.array([[0.1, -0.2, 0.3], [0.5, -0.5, 0.5]], np.float32)
 BOX = CertificateInfo(
     method="by hand",
     box="grid",
@@ -287,7 +283,7 @@ def by_hand(root: Path, name: str, section: CertificateInfo, policy: str = AS_TR
     toy_model.save(folder, dataclasses.replace(manifest.load(folder), certificate=section, out_of_range=policy))
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def watched(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """Toys: one with a range that its outputs leave, one with a true range, and policies that check the box."""
     root = tmp_path_factory.mktemp("watched") / "models"
@@ -311,7 +307,7 @@ def test_outputs_that_leave_the_certified_range_are_counted_and_logged(watched: 
     assert [violations(watched, name) for name in ("false", "true", "none")] == [0, 0, None]
     for name in ("false", "true", "none"):
         np.testing.assert_allclose(watched.infer(INSIDE, name), toy_model.outputs(INSIDE), rtol=1e-5)
-    wait_until(lambda: violations(watched, "false") == 2)
+    until(lambda: violations(watched, "false") == 2)
     (line,) = watched.logged("certificate_violated")
     assert (line["model"], line["version"], line["rows"], line["checked"]) == ("false", 1, 2, 2)
     assert (line["level"], line["low"], line["high"], line["output"]) == ("error", -0.1, 0.1, 0)
@@ -319,26 +315,19 @@ def test_outputs_that_leave_the_certified_range_are_counted_and_logged(watched: 
     assert violations(watched, "true") == 0
 
 
-def test_rows_outside_of_the_box_are_not_checked(watched: Server) -> None:
-    time.sleep(certificate.QUIET)
-    before = violations(watched, "false")
-    for _ in range(20):
-        watched.infer(INSIDE + 1, "false")
-    time.sleep(0.2)
-    assert violations(watched, "false") == before
-
-
-def test_every_output_of_small_requests_is_checked_again_after_a_pause(watched: Server) -> None:
-    for _ in range(50):  # the fast path takes the next one
-        watched.infer(INSIDE[:1] + 1, "false")
+def test_small_requests_are_checked_again_after_a_pause_but_not_outside_of_the_box(watched: Server) -> None:
     before = violations(watched, "false")
     assert before is not None
+    outside = np.tile(INSIDE[:1] + 1, (3, 1))
 
     def counted() -> bool:
-        watched.infer(INSIDE[:1], "false")  # not checked during the pause after an earlier check
+        for _ in range(10):  # a row out of these would be the first one after the pause
+            watched.infer(outside, "false")
+        watched.infer(INSIDE[:1], "false")
         return violations(watched, "false") > before
 
-    wait_until(counted)
+    until(counted)
+    assert violations(watched, "false") == before + 1
 
 
 def test_policies_that_check_the_box(watched: Server) -> None:
@@ -357,14 +346,21 @@ def test_policies_that_check_the_box(watched: Server) -> None:
 
 def test_a_watched_version_is_freed(tmp_path: Path) -> None:
     """Also during the pause after a violation."""
-    by_hand(tmp_path / "m", "toy", BOX)
-    with serving(tmp_path / "m", model_control="explicit", load_model="toy") as server:
-        server.infer(INSIDE)
-        wait_until(lambda: violations(server, "toy") == 2)
+    for name in ("toy", "later"):
+        by_hand(tmp_path / "m", name, BOX)
+    with serving(tmp_path / "m", model_control="explicit", load_model="toy,later") as server:
+        for name in ("toy", "later"):
+            server.infer(INSIDE, name)
+            until(lambda name=name: violations(server, name) == len(INSIDE))
         message = pb.RepositoryModelUnloadRequest(model_name="toy").SerializeToString()
         server.call(f"{INFERENCE}RepositoryModelUnload", message)
         server.logged("model_unloaded")
-        time.sleep(1.5 * certificate.QUIET)
+
+        def paused() -> bool:
+            server.infer(INSIDE, "later")
+            return violations(server, "later") == len(INSIDE)
+
+        until(lambda: not paused())  # the pause of the other version is over too
         events = {line["event"] for line in server.lines()}
         assert events.isdisjoint({"model_unload_delayed", "unhandled_exception"})
         assert violations(server, "toy") is None

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from tests.integration.wire.test_datatypes import identity
 from tests.support import toy_model
 from tests.support.server_process import Server, serving
+from tests.support.toy_server import SHARED
 
 KINDS = {
     name: getattr(TensorProto, name) for name in ("BOOL", "UINT8", "INT64", "FLOAT16", "FLOAT", "DOUBLE", "STRING")
@@ -28,10 +29,8 @@ def folded() -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("classes")
     toy_model.write(root)
     models = {name.lower(): identity(kind, ["B", 5]) for name, kind in KINDS.items()}

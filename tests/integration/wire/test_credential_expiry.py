@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import http.client
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from kanserve.auth import token_file
+from kanserve.auth import authenticator, token_file
 from kanserve.auth.authenticator import Authenticator
 from kanserve.auth.permissions import HEALTH, INFERENCE, KAN, NEEDS, REFLECTION
 from kanserve.config.settings import Settings
@@ -31,12 +29,12 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.server.app import App
 from kanserve.system.lifecycle import Lifecycle
-from tests.support import auth_matrix, token_files, toy_model, toy_wide_model
-from tests.support.server_process import Server, request, serving, wait_until
+from tests.support import auth_matrix, token_files, toy_model, toy_wide_model, wait
+from tests.support.server_process import Server, request, serving
+from tests.support.tiers import full
+from tests.support.toy_server import SHARED
 
 WIDTH, ROWS = 256, 128  # of responses that exceed the buffers of the transports
-SOON = 60.0  # seconds; the server takes less than one after it has seen the change, and the machine may be busy
-LIVES = (6.0, 20.0, 60.0)  # seconds until tokens expire: the first in which all streams begin
 ALL = ["read", "infer", "interpret"]
 ENDED = ("credential-revoked", "token-expired")
 WATCHED = ("/v1/kan/models/toy/watch", "/v1/kan/models/toy/versions/1/watch")
@@ -63,7 +61,7 @@ class Held(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.begun, self.more, self.over = threading.Event(), threading.Event(), threading.Event()
-        self.ended, self.outcome, self.messages = 0.0, "", 0
+        self.outcome, self.messages = "", 0
 
     def run(self) -> None:
         try:
@@ -71,11 +69,16 @@ class Held(threading.Thread):
         except (OSError, http.client.HTTPException, AssertionError) as error:
             self.outcome = repr(error)
         finally:
-            self.ended = time.monotonic()
             self.begun.set()
 
     def read(self) -> str:
         raise NotImplementedError
+
+    def to_its_end(self) -> str:
+        """How the stream ends, or "still open"."""
+        self.more.set()
+        self.join(wait.SECONDS)
+        return "still open" if self.is_alive() else self.outcome
 
 
 class OfGrpc(Held):
@@ -170,7 +173,7 @@ class Guarded:
         """Save the file; return when the server has read it."""
         before = self._taken()
         self.write(*blocks)
-        wait_until(lambda: self._taken() > before)
+        wait.until(lambda: self._taken() > before)
 
     def write(self, *blocks: str) -> None:
         """Write the file in one step, as `kanserve token` does."""
@@ -182,7 +185,7 @@ class Guarded:
         return sum(line["event"] == "token_file_loaded" for line in self.server.lines())
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     for name in ("starlette", "h2corn"):
         pytest.importorskip(name)
@@ -191,71 +194,30 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     toy_wide_model.write(folder / "models", WIDTH)
     usual = token_files.block("usual", token_file.make(), "admin")
     token_files.save(folder / "tokens", usual)
-    settings = {
-        "tokens": str(folder / "tokens"),
-        "reflection": True,
-        "max_response_bytes": 2**26,
-        "credential_poll_seconds": 2,
-    }
+    limits = {"max_response_bytes": 2**26, "credential_poll_seconds": 0.1}
     port = {} if request.param == "asgi" else {"http_port": 0}
-    with serving(folder / "models", transport=request.param, **settings, **port) as server:
+    followed = {"tokens": str(folder / "tokens"), "reflection": True, "transport": request.param}
+    with serving(folder / "models", **followed, **limits, **port) as server:
         yield Guarded(server, folder / "tokens", usual)
 
 
-def test_every_stream_ends_when_its_token_is_revoked_or_expires(guarded: Guarded) -> None:
-    for seconds in LIVES:
-        revoked, expiring, kept = (token_file.make() for _ in range(3))
-        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
-        others = (
-            token_files.block("expiring", expiring, *ALL, expires=f"{until:%Y-%m-%dT%H:%M:%S}Z"),
-            token_files.block("kept", kept, *ALL),
-        )
-        guarded.save(token_files.block("revoked", revoked, *ALL), *others)
-        of = {token: opened(guarded.server, token) for token in (expiring, revoked, kept)}
-        assert all(item.begun.wait(60) for held in of.values() for item in held.values())
-        if datetime.datetime.now(datetime.UTC) < until - datetime.timedelta(seconds=1):  # the file has whole seconds
-            break
-        guarded.save()  # ends them all
-        for item in (item for held in of.values() for item in held.values()):
-            item.more.set()
-    for held in of.values():
+@full("combination")
+def test_every_stream_ends_when_its_token_is_revoked(guarded: Guarded) -> None:
+    revoked, kept = token_file.make(), token_file.make()
+    other = token_files.block("kept", kept, *ALL)
+    guarded.save(token_files.block("revoked", revoked, *ALL), other)
+    ending, going = opened(guarded.server, revoked), opened(guarded.server, kept)
+    for held in (ending, going):
+        assert all(item.begun.wait(wait.SECONDS) for item in held.values())
         assert not {name: item.outcome for name, item in held.items() if item.outcome}
-    guarded.save(*others)
-    taken = time.monotonic()
-    late = ended(of[revoked], taken)
-    assert not late, f"streams of a token that was revoked: {late}"
-    still = {name: item.outcome for name, item in of[kept].items() if item.outcome}
-    assert not still, "streams of others go on"
-    over = time.monotonic() + until.timestamp() - time.time()
-    for item in of[expiring].values():
-        item.more.wait(max(0.0, over - time.monotonic()))
-    late = ended(of[expiring], over, "expired")
-    assert not late, f"streams of a token that has expired: {late}"
-    assert {name for name, item in of[kept].items() if finished(item)} == ENDING
+    guarded.save(other)
+    ends = {name: item.to_its_end() for name, item in ending.items()}
+    assert not {name: end for name, end in ends.items() if not end.startswith("UNAUTHENTICATED")}
+    assert not {name: item.outcome for name, item in going.items() if item.outcome}, "streams of others go on"
+    assert {name: going[name].to_its_end() for name in ENDING} == dict.fromkeys(ENDING, "OK")
     guarded.save()
-    for item in of[kept].values():
-        item.join(60)
-
-
-def finished(stream: Held) -> bool:
-    """Whether the stream of a caller with a valid token runs to its end."""
-    stream.more.set()
-    if isinstance(stream, OfGrpc) and stream.name in ENDING:
-        stream.join(60)
-    return stream.outcome == "OK"
-
-
-def ended(held: dict[str, Held], since: float, says: str = "") -> dict[str, Any]:
-    """The streams that did not end as expected, with their outcome."""
-    wrong = {}
-    for item in held.values():
-        item.more.set()
-    for name, item in held.items():
-        item.join(max(0.1, since + SOON - time.monotonic()))
-        good = item.outcome.startswith("UNAUTHENTICATED") or (says and says in item.outcome)
-        if item.is_alive() or not good or item.ended > since + SOON:
-            wrong[name] = (item.outcome or "still open", item.messages, round(item.ended - since, 2))
-    return wrong
+    for item in going.values():
+        item.to_its_end()
 
 
 def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Guarded) -> None:
@@ -264,27 +226,26 @@ def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Gu
     guarded.save(token_files.block("one", token, "infer"))
 
     def messages() -> Iterator[bytes]:
-        for _ in range(100_000):
+        while True:
             yield FIRST[f"{INFERENCE}/ModelStreamInfer"].SerializeToString()
             requested.acquire(timeout=60)
 
     make = guarded.server.channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")
     answers = make(messages(), timeout=120, metadata=token_files.bearer(token))
-    result = [pb.ModelStreamInferResponse.FromString(next(answers))]
+    next(answers)
     guarded.write(token_files.block("one", token_file.make(), "infer"))
+    requested.release()
     with pytest.raises(grpc.RpcError) as caught:
-        result.extend(paced(answers, requested))
+        assert not any(item.error_message for item in paced(answers, requested))
     requested.release()
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert not any(item.error_message for item in result)
 
 
 def paced(answers: Iterator[bytes], query: threading.Semaphore) -> Iterator[pb.ModelStreamInferResponse]:
-    """Wait for a response, and send the next request some time later."""
+    """The responses. The next request goes out after each of them."""
     for answer in answers:
-        yield pb.ModelStreamInferResponse.FromString(answer)
-        time.sleep(0.01)
         query.release()
+        yield pb.ModelStreamInferResponse.FromString(answer)
 
 
 class Standing:
@@ -306,7 +267,7 @@ class Standing:
     async def method(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         try:
             yield b"first"
-            await asyncio.sleep(600)
+            await asyncio.Event().wait()
         finally:
             self.cleaned += 1
 
@@ -316,6 +277,34 @@ async def nothing() -> AsyncIterator[bytes]:
         yield b""
 
 
+async def begun(standing: Standing, token: str) -> tuple[AsyncIterator[bytes], asyncio.Future[bytes]]:
+    """A stream after its first message, and its wait for the next one."""
+    answers = standing.stream.answers(nothing(), RequestMetadata(token_files.bearer(token), None))
+    assert await anext(answers) == b"first"
+    waiting = asyncio.ensure_future(anext(answers))
+    await asyncio.sleep(0)
+    return answers, waiting
+
+
+def test_an_open_stream_ends_when_its_token_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for its next message, and the token file stays as it is."""
+    token, now = token_file.make(), [2e9]
+    monkeypatch.setattr(authenticator, "GLANCE", 0)
+    monkeypatch.setattr("time.time", lambda: now[0])
+
+    async def cut() -> None:
+        standing = Standing(tmp_path / "t", token_files.block("mine", token, "read", expires="2040-01-01T00:00:00Z"))
+        _, waiting = await begun(standing, token)
+        await wait.turns()
+        assert not waiting.done(), "the token is valid"
+        now[0] = 3e9
+        with pytest.raises(CallFailed, match="the token of mine has expired") as caught:
+            await asyncio.wait_for(waiting, wait.SECONDS)
+        assert (caught.value.status, standing.cleaned) == (Code.UNAUTHENTICATED, 1)
+
+    asyncio.run(cut())
+
+
 def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
     token, other = token_file.make(), token_file.make()
     text, both = (token_files.block(name, other, "read") for name in ("other", "more"))
@@ -323,28 +312,21 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
 
     async def cut() -> None:
         standing = Standing(tmp_path / "t", mine + text)
-        arrival = RequestMetadata(token_files.bearer(token), None)
 
         # A stream that waits ends at once, also if the file has other entries.
-        answers = standing.stream.answers(nothing(), arrival)
-        assert await anext(answers) == b"first"
-        waiting = asyncio.ensure_future(anext(answers))
-        await asyncio.sleep(0)
+        _, waiting = await begun(standing, token)
         standing.gate.take(standing.credentials(mine + both))
-        await asyncio.sleep(0.01)
+        await wait.turns()
         assert not waiting.done(), "it has not changed"
         standing.gate.take(standing.credentials(text))
         with pytest.raises(CallFailed) as caught:
-            await asyncio.wait_for(waiting, 60)
+            await asyncio.wait_for(waiting, wait.SECONDS)
         assert (caught.value.status, standing.cleaned) == (Code.UNAUTHENTICATED, 1)
         assert not standing.gate._open
 
         # If the caller leaves at the same moment, the call is cancelled.
         standing.gate.take(standing.credentials(mine))
-        answers = standing.stream.answers(nothing(), arrival)
-        await anext(answers)
-        waiting = asyncio.ensure_future(anext(answers))
-        await asyncio.sleep(0)
+        _, waiting = await begun(standing, token)
         waiting.cancel()
         standing.gate.take(standing.credentials(text))
         with pytest.raises(asyncio.CancelledError):
@@ -353,7 +335,7 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
 
         # A stream that is sending ends with the next message.
         standing.gate.take(standing.credentials(mine))
-        answers = standing.stream.answers(nothing(), arrival)
+        answers = standing.stream.answers(nothing(), RequestMetadata(token_files.bearer(token), None))
         await anext(answers)
         standing.gate.take(standing.credentials(text))
         with pytest.raises(CallFailed, match="the credential of mine was revoked"):

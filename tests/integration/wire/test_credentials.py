@@ -23,15 +23,17 @@ from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from tests.support import token_files, toy_model
 from tests.support.command_line import document, kanserve, program
-from tests.support.server_process import INFERENCE, Server, first_line, launched, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, first_line, launched, serving
 from tests.support.tls_server import files as files
 from tests.support.tls_server import models as models
+from tests.support.toy_server import SHARED
+from tests.support.wait import until
 
 ROWS = np.full((2, 3), 0.25, np.float32)
 CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, dict[str, str]]]:
     """Callers show a certificate, and perhaps a token."""
     pytest.importorskip("h2corn")
@@ -182,5 +184,5 @@ def test_token_files_that_are_none(tmp_path: Path) -> None:
 def test_what_is_open_to_others_says_so_at_the_start(models: Path) -> None:
     with launched(models, host="0.0.0.0", insecure=True) as (process, log):
         assert first_line(process, log)
-        wait_until(lambda: '"event": "insecure_address"' in log.read_text())
+        until(lambda: '"event": "insecure_address"' in log.read_text())
         assert "there is neither TLS nor authentication" in log.read_text()

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.services import validation
 from tests.support.server_process import INFERENCE, Server, serving
+from tests.support.toy_server import SHARED
 
 Code = grpc.StatusCode
 TINY = 1e-40  # not a normal number
@@ -74,10 +75,8 @@ def told(kind: int) -> bytes:
     return packed(helper.make_graph([helper.make_node("Identity", ["c"], ["y"])], "g", [given], [wanted], [text]))
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def plain(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("plain")
     models = {name.lower(): identity(kind, ["B", 3]) for name, (kind, _, _) in KINDS.items()}
     models |= {f"{name.lower()}_scalar": identity(kind, []) for name, (kind, _, _) in KINDS.items()}

@@ -19,7 +19,10 @@ from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.support import http_client, toy_model
 from tests.support.golden_cases import OWN
-from tests.support.server_process import KAN, Server, serving, wait_until
+from tests.support.server_process import KAN, Server, serving
+from tests.support.tiers import full, spread
+from tests.support.toy_server import SHARED
+from tests.support.wait import until
 
 SINE = EdgeEdit(0, 0, 0, "to", "1.2*sin(x)")
 
@@ -32,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
     with serving(models, transport, repository_poll_seconds=0.2, allow_edits="true", **chosen) as running:
@@ -62,6 +65,8 @@ def test_a_preview_writes_nothing(client: Client, models: Path) -> None:
     assert sorted(os.listdir(models / "hello")) == ["1", "config.pbtxt"]
 
 
+@full("combination")
+@pytest.mark.parametrize("served", ["asgi"], indirect=True)
 def test_a_function_that_is_undefined_beyond_the_grid(client: Client) -> None:
     x, _, _ = control.edit(client, "hello", [SINE], preview=True).curves[0, 0, 0]
     root = EdgeEdit(0, 0, 0, "to", f"sqrt(x + {-x[2]:.6f})")
@@ -73,38 +78,34 @@ def test_a_function_that_is_undefined_beyond_the_grid(client: Client) -> None:
 def test_a_new_version_is_not_the_default(client: Client) -> None:
     result = control.edit(client, "hello", [SINE, EdgeEdit(1, 3, 0, "clamp", numbers=(0.0, 1.0))], version="1")
     assert result.version == "2"
-    wait_until(lambda: "2" in versions(client))
+    until(lambda: "2" in versions(client))
     assert client.infer("hello", [[0.1, 0.2]]).version == "1"
     assert client.infer("hello", [[0.1, 0.2]], version="2").version == "2"
     edit = client.describe("hello", "2").edit
     assert [edge.text for edge in edit.edges] == ["edge 0:0:0 to 1.2*sin(x)", "edge 1:3:0 clamp 0:1"]
 
 
-@pytest.mark.parametrize(
-    ("edit", "code"),
-    [
-        (EdgeEdit(0, 9, 0, "zero"), "edge-unknown"),
-        (EdgeEdit(0, 0, 0, "bend"), "operation-unknown"),
-        (EdgeEdit(0, 0, 0, "clamp", numbers=(1.0,)), "edit-value-invalid"),
-        (EdgeEdit(0, 0, 0, "points", numbers=(1.0,)), "edit-value-invalid"),
-        (EdgeEdit(0, 0, 0, "to", "log(x)"), "expression-undefined"),
-        (EdgeEdit(0, 0, 0, "to", "__import__('os')"), "expression-invalid"),
-        (EdgeEdit(0, 0, 0, "monotone", "sideways"), "edit-value-invalid"),
-    ],
-)
-def test_edits_that_are_not_valid(client: Client, models: Path, edit: EdgeEdit, code: str) -> None:
+INVALID = [
+    ("hello", [EdgeEdit(0, 9, 0, "zero")], "edge-unknown"),
+    ("hello", [EdgeEdit(0, 0, 0, "bend")], "operation-unknown"),
+    ("hello", [EdgeEdit(0, 0, 0, "clamp", numbers=(1.0,))], "edit-value-invalid"),
+    ("hello", [EdgeEdit(0, 0, 0, "points", numbers=(1.0,))], "edit-value-invalid"),
+    ("hello", [EdgeEdit(0, 0, 0, "to", "log(x)")], "expression-undefined"),
+    ("hello", [EdgeEdit(0, 0, 0, "to", "__import__('os')")], "expression-invalid"),
+    ("hello", [EdgeEdit(0, 0, 0, "monotone", "sideways")], "edit-value-invalid"),
+    ("hello", [], "edits-missing"),
+    ("toy", [SINE], "network-file-missing"),
+]
+
+
+@pytest.mark.parametrize("served", ["asgi"], indirect=True)
+@spread("name,edits,code", INVALID, 3)
+def test_edits_that_are_not_valid(client: Client, models: Path, name: str, edits: list[EdgeEdit], code: str) -> None:
     with pytest.raises(ClientError) as caught:
-        control.edit(client, "hello", [edit])
+        control.edit(client, name, edits)
     assert caught.value.error_code == code
     assert str(models) not in f"{caught.value} {caught.value.hint}"
     assert not (models / "hello" / "2").exists()
-
-
-def test_no_edit_and_a_model_without_a_network(client: Client) -> None:
-    for name, edits, code in (("hello", [], "edits-missing"), ("toy", [SINE], "network-file-missing")):
-        with pytest.raises(ClientError) as caught:
-            control.edit(client, name, edits)
-        assert caught.value.error_code == code
 
 
 def test_versions_that_accept_edits(served: Server, client: Client, models: Path) -> None:

@@ -29,6 +29,7 @@ from tests.support import error_codes, http_client
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.toy_server import SHARED
 
 RNG = np.random.default_rng(1)
 ROWS = np.concatenate([RNG.uniform(-0.9, 0.9, (4, 2)), [[5, 0]]]).astype(np.float32)  # the last one is not in the box
@@ -53,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "m"
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
     with serving(models, transport, **chosen) as running:

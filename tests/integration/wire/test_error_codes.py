@@ -20,11 +20,12 @@ from kanserve.pb import kan_pb2
 from tests.support import error_codes, http_client, toy_model
 from tests.support.command_line import kanserve
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.toy_server import SHARED
 
 ROWS = np.zeros((2, 3), np.float32)
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=SHARED)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with gRPC and HTTP."""
     yield from http_client.running(request.param, tmp_path_factory.mktemp("web"), access_log="all")

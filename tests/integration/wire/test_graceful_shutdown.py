@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import http.client
 import itertools
 import json
@@ -11,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,23 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import reload_tools, toy_model
+from tests.support import forked_process, reload_tools, toy_model
 from tests.support.connection_balancer import balancing
-from tests.support.server_process import INFERENCE, Server, launched, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, first_line, launched, request, serving
+from tests.support.tiers import full
+from tests.support.toy_server import SHARED
+from tests.support.wait import until
 
 HEALTH = "/grpc.health.v1.Health/"
+VERSIONS = 300
+SHORT = 0.2  # seconds: a deadline that must pass
+# The program, in an interpreter that reports its own exit.
+SERVE = """
+import atexit, sys
+from kanserve.cli.main import main
+atexit.register(print, "the interpreter exits", flush=True)
+raise SystemExit(main(sys.argv[1:]))
+"""
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -42,14 +53,24 @@ def health(server: Server, name: str) -> int:
     return health_pb2.HealthCheckResponse.FromString(server.call(f"{HEALTH}Check", data)).status
 
 
+def watched(server: Server, name: str) -> Iterator[int]:
+    """The states of a model, as health watches report them."""
+    data = health_pb2.HealthCheckRequest(service=name).SerializeToString()
+    for item in server.channel.unary_stream(f"{HEALTH}Watch")(data, timeout=60):
+        yield health_pb2.HealthCheckResponse.FromString(item).status
+
+
 def test_a_call_in_flight_is_answered(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=24)
     with serving(tmp_path, transport=transport, plain_onnx=True, drain_grace_seconds=60) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
-        wait_until(lambda: started(server))
+        states = watched(server, "slow")
+        assert next(states) == SERVING
+        until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
         server.logged("shutdown_started")
         assert not future.done()  # or the model is too fast for this test
+        assert list(states) == [NOT_SERVING], "a watch ends without an error"
         answer = pb.ModelInferResponse.FromString(future.result())
         assert answer.raw_output_contents[0] == bytes(4)
         assert server.process.wait(60) == 0
@@ -57,31 +78,29 @@ def test_a_call_in_flight_is_answered(tmp_path: Path, transport: str) -> None:
 
 def test_not_ready_while_it_still_answers(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport=transport, drain_delay_seconds=6) as server:
+    with serving(tmp_path, transport=transport, drain_delay_seconds=200) as server:
         assert [health(server, name) for name in ("", "toy", "liveness")] == [SERVING] * 3
-        seen: list[int] = []
-        data = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
-        watch = server.channel.unary_stream(f"{HEALTH}Watch")(data, timeout=60)
-        seen.append(health_pb2.HealthCheckResponse.FromString(next(watch)).status)
+        states = watched(server, "toy")
+        assert next(states) == SERVING
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: health(server, "") == NOT_SERVING)
-        assert [health(server, name) for name in ("toy", "liveness")] == [NOT_SERVING, SERVING]
+        assert next(states) == NOT_SERVING
+        assert [health(server, name) for name in ("", "toy", "liveness")] == [NOT_SERVING, NOT_SERVING, SERVING]
         ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
         assert not ready.ready
         rows = np.ones((1, 3), np.float32)
         np.testing.assert_allclose(server.infer(rows), toy_model.outputs(rows), rtol=1e-5)
-        seen.extend(health_pb2.HealthCheckResponse.FromString(item).status for item in watch)  # it ends
-        assert seen == [SERVING, NOT_SERVING]
-        assert server.process.wait(60) == 0
+        server.process.send_signal(signal.SIGTERM)  # ends the delay
+        assert server.process.wait(60) == 143
 
 
+@pytest.mark.parametrize("transport", SHARED, indirect=True)
 def test_the_second_signal_hurries(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
     with serving(
         tmp_path, transport=transport, plain_onnx=True, drain_delay_seconds=200, drain_grace_seconds=200
     ) as server:
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
-        wait_until(lambda: started(server))
+        until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
         server.logged("shutdown_started")
         server.process.send_signal(signal.SIGTERM)
@@ -105,7 +124,7 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
     ) as server:
         connection = http.client.HTTPConnection(server.address, timeout=60)
         connection.request("POST", "/v2/models/slow/infer", body)
-        wait_until(lambda: started(server))
+        until(lambda: started(server))
         server.process.send_signal(signal.SIGTERM)
         server.logged("shutdown_started")
         server.process.send_signal(signal.SIGTERM)
@@ -115,6 +134,7 @@ def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
         assert server.process.wait(60) == 143
 
 
+@pytest.mark.parametrize("transport", SHARED, indirect=True)
 def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport: str) -> None:
     """The server completes some calls while it drains; other calls arrive too late."""
     toy_model.write(tmp_path)
@@ -136,6 +156,7 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport:
         assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (answered, refused, 0, 0)
 
 
+@full("peer")
 def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path) -> None:
     """A ClusterIP balances connections. The server closes them before it rejects requests, so that clients move."""
     pytest.importorskip("h2corn")
@@ -160,12 +181,12 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
                 call(data, timeout=60)
             except grpc.RpcError as error:
                 errors.append(str(error))
-            time.sleep(0.01)
         assert not errors
         assert balancer.targets == [old.port, new.port]
         assert old.process.returncode == 0
 
 
+@pytest.mark.parametrize("transport", SHARED, indirect=True)
 def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=1)
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1, drain_reject_seconds=0) as server:
@@ -184,7 +205,7 @@ def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, tr
         for client in clients:
             client.start()
         success = 'nv_inference_request_success{model="slow",version="1"}'
-        wait_until(lambda: reload_tools.shown(server, success) > 4)  # from here on, calls are in progress
+        until(lambda: reload_tools.shown(server, success) > 4)  # from here on, calls are in progress
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0
         for client in clients:
@@ -196,49 +217,44 @@ def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, tr
         assert not [text for text in ends if "shutting down" in text]
 
 
+@pytest.mark.parametrize("transport", SHARED, indirect=True)
 def test_the_process_ends_with_its_last_line(tmp_path: Path, transport: str) -> None:
-    """The process joins and frees nothing after this line, so it exits at once (8 s on a busy machine before)."""
+    """The interpreter joins and frees nothing after this line (8 s on a busy machine before)."""
     toy_model.write(tmp_path)
-    log = tmp_path / "log"
     ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0", "--transport", transport)
-    command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), *ports, "--log-format", "json", "--json"]
-    delays: list[float] = []
-    while not delays or (min(delays) >= 1 and len(delays) < 3):  # other processes may delay one of them
-        delays.append(_seconds_after_last_line(command, log))
-    assert min(delays) < 1
-
-
-def _seconds_after_last_line(command: list[str], log: Path) -> float:
-    """Start a server, call it, and end it by a signal. Returns the time from its last line to its end."""
-    with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
+    command = [sys.executable, "-c", SERVE, "serve", str(tmp_path), *ports, "--log-format", "json", "--json"]
+    log = tmp_path / "log"
+    with (
+        log.open("w") as errors,
+        forked_process.popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server,
+    ):
         try:
-            assert server.stdout is not None
-            where = json.loads(server.stdout.readline())
+            where = json.loads(first_line(server, log))
             with grpc.insecure_channel(where["grpc"]) as channel:
                 channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=60)
             server.send_signal(signal.SIGTERM)
-            code, ended = server.wait(60), time.time()
+            assert server.wait(60) == 0
         finally:
             server.kill()
-    last = json.loads(log.read_text().splitlines()[-1])
-    assert (code, last["event"]) == (0, "server_stopped")
-    return ended - datetime.datetime.fromisoformat(last["timestamp"]).timestamp()
+        assert server.stdout.read() == ""
+    assert json.loads(log.read_text().splitlines()[-1])["event"] == "server_stopped"
 
 
+@pytest.mark.parametrize("transport", SHARED, indirect=True)
 def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=24)
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1) as server:
         infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
         first = infer.future(slow(), timeout=60)
-        wait_until(lambda: started(server))
+        until(lambda: started(server))
         impatient = pb.ModelInferRequest.FromString(slow())
         impatient.parameters["timeout"].int64_param = 1000
         second = infer.future(impatient.SerializeToString(), timeout=60)
         abandoned = infer.future(slow(), timeout=60)
         # The impatient one is refused meanwhile, as soon as its time is over.
-        wait_until(lambda: second.done() and "kanserve_inflight_requests 2.0" in server.metrics())
+        until(lambda: second.done() and "kanserve_inflight_requests 2.0" in server.metrics())
         abandoned.cancel()
-        third = infer.future(slow(), timeout=0.2)
+        third = infer.future(slow(), timeout=SHORT)
         first.result()
         for future, code, text in (
             (second, grpc.StatusCode.UNAVAILABLE, "Request timeout expired"),
@@ -260,10 +276,11 @@ def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: st
 
         # The callers know of their own cancellation and deadline before the server does; whose deadline it knows
         # that it cannot keep, it refuses.
-        wait_until(lambda: failed() in ((2, 1), (1, 2)))
-        wait_until(lambda: f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics())
+        until(lambda: failed() in ((2, 1), (1, 2)))
+        until(lambda: f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics())
 
 
+@pytest.mark.parametrize("transport", SHARED, indirect=True)
 def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -271,7 +288,7 @@ def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str) -> None:
         channels = [grpc.insecure_channel(server.address, options=options) for _ in range(3)]
         infer = [channel.unary_unary(f"{INFERENCE}ModelInfer") for channel in channels]
         futures = [infer[at % 3].future(slow(), timeout=60) for at in range(300)]
-        wait_until(lambda: sum(future.done() for future in futures) >= 40)
+        until(lambda: sum(future.done() for future in futures) >= 40)
         refused = [future for future in futures if future.done() and future.code() is not grpc.StatusCode.OK]
         assert {(f.code(), f.details()) for f in refused} == {
             (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
@@ -281,15 +298,16 @@ def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str) -> None:
             channel.close()
 
 
+@pytest.mark.parametrize("transport", SHARED, indirect=True)
 def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, transport: str) -> None:
-    for version in range(1, 1001):
+    for version in range(1, VERSIONS + 1):
         toy_model.write(tmp_path, version=version)
 
     def events(log: Path) -> list[dict[str, str]]:
         return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
 
     with launched(tmp_path, transport=transport) as (process, log):
-        wait_until(lambda: any(line["event"] == "server_listening" for line in events(log)))
+        until(lambda: any(line["event"] == "server_listening" for line in events(log)))
         (address,) = (line["grpc"] for line in events(log) if line["event"] == "server_listening")
         with grpc.insecure_channel(address) as channel:
             answer = channel.unary_unary(f"{INFERENCE}ServerReady")(b"", timeout=60)
@@ -299,6 +317,6 @@ def test_not_ready_while_loading_and_a_signal_ends_that_too(tmp_path: Path, tran
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         loaded = [line for line in events(log) if line["event"] == "model_loaded"]
-        assert len(loaded) < 1000  # or loading is too fast for this test
+        assert len(loaded) < VERSIONS  # or loading is too fast for this test
         assert process.stdout is not None
         assert process.stdout.read() == ""  # it never said ready

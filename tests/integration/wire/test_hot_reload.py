@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import signal
@@ -11,19 +12,30 @@ from pathlib import Path
 import grpc
 
 from kanexport.contract import manifest as contract
+from kanserve.repository import snapshot
 from tests.support import reload_tools, toy_model
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 POLL = 0.05
+SCAN = "kanserve_repository_scan_seconds"  # of the last one; no two take the same time
 
 
 def serves(server: Server, factor: float, version: str = "") -> None:
     """Soon."""
-    wait_until(lambda: reload_tools.factor(server, version=version) == factor)
+    until(lambda: reload_tools.factor(server, version=version) == factor)
+
+
+def scanned(server: Server) -> None:
+    """Wait for the end of a scan that begins now, or later."""
+    for _ in range(2):
+        before = reload_tools.shown(server, SCAN)
+        until(lambda before=before: reload_tools.shown(server, SCAN) != before)
 
 
 def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> None:
-    repository, toys = tmp_path / "models", tmp_path / "made"
+    repository, toys, begun = tmp_path / "models", tmp_path / "made", time.time()
     item, two, three = (reload_tools.write(toys / str(n), 2.0**n, version=min(n, 2)) for n in (1, 2, 3))
     reload_tools.swap(item, repository / "toy" / "1")
     with serving(repository, repository_poll_seconds=POLL) as server:
@@ -35,7 +47,7 @@ def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> 
         serves(server, 8)
         assert reload_tools.index(server) == {("toy", "1"): ("READY", ""), ("toy", "2"): ("READY", "")}
         reload_tools.swap(reload_tools.write(toys / "other", 1.0, name="other", version=7), repository / "other" / "7")
-        wait_until(
+        until(
             lambda: (
                 ("other", "7") in reload_tools.index(server) and reload_tools.index(server)["other", "7"][0] == "READY"
             )
@@ -46,7 +58,7 @@ def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> 
         text = server.metrics()
         assert reload_tools.sample(text, 'kanserve_model_loads_total{model="toy",version="2"}') == 2
         assert text.count('kanserve_model_info{digest="') == 3
-        assert abs(reload_tools.sample(text, "kanserve_repository_change_timestamp_seconds") - time.time()) < 60
+        assert reload_tools.sample(text, "kanserve_repository_change_timestamp_seconds") >= begun
 
 
 def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
@@ -54,22 +66,21 @@ def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
     directory = reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server, reload_tools.kept(directory) as good:
         reload_tools.truncate(directory / "model.onnx", 40)
-        wait_until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
+        until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
         state, reason = reload_tools.index(server)["toy", "1"]
         assert state == "READY"
         assert "the files in the repository were rejected: model.onnx has 40 bytes" in reason
         assert str(tmp_path) not in reason
         assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
         rejected = 'kanserve_model_rejected{model="toy",version="1"}'
-        wait_until(lambda: reload_tools.shown(server, rejected) == 1)
+        until(lambda: reload_tools.shown(server, rejected) == 1)
         assert len(server.logged("model_load_failed")) == 1
-        time.sleep(2 * POLL)
         server.process.send_signal(signal.SIGHUP)  # tried again, and nothing new to say
-        time.sleep(2 * POLL)
+        scanned(server)
         assert len(reload_tools.events(server, "model_load_failed")) == 1
         reload_tools.swap(good, directory)
-        wait_until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
-        wait_until(lambda: reload_tools.shown(server, rejected) == 0)
+        until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
+        until(lambda: reload_tools.shown(server, rejected) == 0)
         assert len(server.logged("model_loaded")) == 1, "what was put back is what serves"
 
 
@@ -79,17 +90,17 @@ def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
         aside = shutil.copytree(good, tmp_path.parent / f"{tmp_path.name}-aside")
         shutil.rmtree(directory)
         missing = 'kanserve_model_files_missing{model="toy",version="1"}'
-        wait_until(lambda: reload_tools.sample(server.metrics(), missing) == 1)
+        until(lambda: reload_tools.sample(server.metrics(), missing) == 1)
         assert reload_tools.index(server)["toy", "1"][0] == "READY"
         assert "missing from the repository; it keeps serving" in reload_tools.index(server)["toy", "1"][1]
         assert reload_tools.factor(server) == 1
         reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 16.0), directory)
         serves(server, 16)
-        wait_until(lambda: reload_tools.sample(server.metrics(), missing) == 0)
+        until(lambda: reload_tools.sample(server.metrics(), missing) == 0)
         events = ["model_files_missing", "model_files_restored"]
         server.logged(*events, count=2)
         shutil.rmtree(aside)
-        time.sleep(3 * POLL)
+        scanned(server)
         assert [line["event"] for line in reload_tools.events(server, *events)] == events
 
 
@@ -102,7 +113,7 @@ def test_half_of_a_version_is_nothing(tmp_path: Path) -> None:
         for path in sorted(whole.iterdir(), key=lambda path: path.name == contract.FILE_NAME):
             shutil.copy(path, half)
             if path.name != contract.FILE_NAME:
-                time.sleep(2 * POLL)
+                scanned(server)
                 assert list(reload_tools.index(server)) == [("toy", "1")]
         serves(server, 2)
         assert reload_tools.events(server, "model_load_failed") == []
@@ -112,11 +123,11 @@ def test_a_new_version_that_fails_leaves_the_server_ready(tmp_path: Path) -> Non
     reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
         toy_model.write(tmp_path, version=2, reference_scale=1.5)
-        wait_until(lambda: reload_tools.index(server).get(("toy", "2"), ("", ""))[0] == "UNAVAILABLE")
+        until(lambda: reload_tools.index(server).get(("toy", "2"), ("", ""))[0] == "UNAVAILABLE")
         assert reload_tools.ready(server)
         assert reload_tools.factor(server) == 1
         shutil.rmtree(tmp_path / "toy" / "2")
-        wait_until(lambda: list(reload_tools.index(server)) == [("toy", "1")])
+        until(lambda: list(reload_tools.index(server)) == [("toy", "1")])
 
 
 def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:
@@ -131,9 +142,9 @@ def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:
             reload_tools.write(tmp_path.parent / f"{tmp_path.name}-four", 16.0, version=4), tmp_path / "toy" / "4"
         )
         serves(server, 16)
-        wait_until(lambda: list(reload_tools.index(server)) == [("toy", "4")])
+        until(lambda: list(reload_tools.index(server)) == [("toy", "4")])
         assert [line["version"] for line in server.logged("model_unloaded")] == [2]
-        wait_until(lambda: 'version="2"' not in server.metrics())
+        until(lambda: 'version="2"' not in server.metrics())
 
 
 def test_a_mounted_configmap_is_swapped(tmp_path: Path) -> None:
@@ -157,7 +168,6 @@ def test_sighup_looks_at_once(tmp_path: Path) -> None:
     reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=0) as server:
         reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0), tmp_path / "toy" / "1")
-        time.sleep(0.3)
         assert reload_tools.factor(server) == 1
         server.process.send_signal(signal.SIGHUP)
         serves(server, 2)
@@ -168,29 +178,30 @@ def test_a_repository_that_goes_away(tmp_path: Path) -> None:
     reload_tools.write(repository / "toy" / "1")
     with serving(repository, repository_poll_seconds=POLL) as server:
         repository.rename(aside)
-        time.sleep(2 * POLL)
+        scanned(server)
         repository.write_text("")
-        wait_until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 0)
+        until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 0)
         server.logged("repository_unreadable")
-        time.sleep(3 * POLL)
+        scanned(server)
         assert len(reload_tools.events(server, "repository_unreadable")) == 1
         assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
         repository.unlink()
         aside.rename(repository)
-        wait_until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 1)
+        until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 1)
         assert len(server.logged("model_loaded")) == 1
 
 
+@full("combination")
 def test_a_folder_that_is_the_model_as_kserve_mounts_it(tmp_path: Path) -> None:
     models = tmp_path / "mnt" / "models"
     reload_tools.write(models, name="digits", version=3)
     with serving(models, repository_poll_seconds=POLL) as server:
         assert list(reload_tools.index(server)) == [("digits", "3")]
         reload_tools.write(models, 2.0, name="digits", version=3)  # in place, file by file, as an initializer copies
-        wait_until(lambda: reload_tools.factor(server, "digits") == 2)
+        until(lambda: reload_tools.factor(server, "digits") == 2)
         assert list(reload_tools.index(server)) == [("digits", "3")]
         reload_tools.truncate(models / contract.FILE_NAME, 50)
-        wait_until(lambda: "the version loaded before keeps serving" in reload_tools.index(server)["digits", "3"][1])
+        until(lambda: "the version loaded before keeps serving" in reload_tools.index(server)["digits", "3"][1])
         assert list(reload_tools.index(server)) == [("digits", "3")]
         assert reload_tools.factor(server, "digits") == 2
         assert reload_tools.ready(server)
@@ -202,12 +213,12 @@ def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
         assert reload_tools.factor(server) == 1
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 1\n")
         server.logged("model_loaded", count=2)
-        wait_until(lambda: "batch-size must be <= 1" in refusal(server))
+        until(lambda: "batch-size must be <= 1" in refusal(server))
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: {\n")
-        wait_until(lambda: "config.pbtxt has a syntax error" in reload_tools.index(server)["toy", "1"][1])
+        until(lambda: "config.pbtxt has a syntax error" in reload_tools.index(server)["toy", "1"][1])
         (tmp_path / "toy" / "config.pbtxt").unlink()
         server.logged("model_loaded", count=3)
-        wait_until(lambda: not refusal(server))
+        until(lambda: not refusal(server))
         assert reload_tools.factor(server) == 1
 
 
@@ -220,6 +231,7 @@ def refusal(server: Server) -> str:
     return ""
 
 
+@full("combination")
 def test_a_file_that_a_killed_copy_left_has_no_effect(tmp_path: Path) -> None:
     directory = reload_tools.write(tmp_path / "toy" / "1")
     partial = directory / "model.onnx.1a2b3c4d.partial"
@@ -229,11 +241,12 @@ def test_a_file_that_a_killed_copy_left_has_no_effect(tmp_path: Path) -> None:
         server.logged("model_files_ignored")
         partial.unlink()
         reload_tools.swap(reload_tools.write(tmp_path / ".new", 2.0), directory)
-        wait_until(lambda: reload_tools.factor(server) == 2.0)
+        until(lambda: reload_tools.factor(server) == 2.0)
         (line,) = reload_tools.events(server, "model_files_ignored")
         assert (line["model"], line["version"], line["files"]) == ("toy", 1, [partial.name])
 
 
+@full("combination")
 def test_a_config_that_is_copied_in_place_serves_no_excluded_version(tmp_path: Path) -> None:
     """oras and MLflow empty the file before they write it, and leave it so if they are killed."""
     for version in (1, 2):
@@ -243,27 +256,28 @@ def test_a_config_that_is_copied_in_place_serves_no_excluded_version(tmp_path: P
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
         assert reload_tools.factor(server) == 1.0
         os.truncate(config, 0)
-        wait_until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "1"][1])
-        wait_until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "2"][1])
+        until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "1"][1])
+        until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "2"][1])
         assert reload_tools.factor(server) == 1.0
         config.write_text("version_policy { specific { versions: [2] } }\n")
-        wait_until(lambda: reload_tools.factor(server) == 2.0)
-        wait_until(lambda: set(reload_tools.index(server)) == {("toy", "2")})
+        until(lambda: reload_tools.factor(server) == 2.0)
+        until(lambda: set(reload_tools.index(server)) == {("toy", "2")})
 
 
 def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> None:
+    """It counts as whole if nothing has written to it for some time."""
     reload_tools.write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL, plain_onnx=True) as server:
-        graph, path = toy_model.graph(), tmp_path / "plain" / "1" / contract.MODEL_FILE
+        path = tmp_path / "plain" / "1" / contract.MODEL_FILE
         path.parent.mkdir(parents=True)
-        for end in (100, 200, len(graph)):
-            path.write_bytes(graph[:end])
-            time.sleep(2 * POLL)
-        assert reload_tools.events(server, "model_load_failed") == []
-        wait_until(lambda: reload_tools.index(server).get(("plain", "1"), ("", ""))[0] == "READY")
+        path.write_bytes(toy_model.graph())
+        (line,) = server.logged("model_loaded", model="plain")
+        loaded = datetime.datetime.fromisoformat(line["timestamp"]).timestamp()
+        assert loaded >= (path.stat().st_ctime_ns + snapshot.QUIET) / 1e9
         assert reload_tools.events(server, "model_load_failed") == []
 
 
+@full("load")
 def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:
     reload_tools.write(tmp_path / "toy" / "1")
     for number in range(1000):
@@ -274,10 +288,9 @@ def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:
         reload_tools.Clients(server, 1, allowed) as asking,
     ):
         asking.until(300)
-        assert reload_tools.shown(server, "kanserve_repository_scan_seconds") > 0.002
+        assert reload_tools.shown(server, SCAN) > 0.002
         reload_tools.swap(
             reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0, version=2), tmp_path / "toy" / "2"
         )
-        wait_until(lambda: ("toy", "2") in reload_tools.index(server))
+        until(lambda: ("toy", "2") in reload_tools.index(server))
     assert asking.failed == []
-    assert asking.slowest < 30

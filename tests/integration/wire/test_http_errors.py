@@ -20,7 +20,8 @@ from tests.support import bad_requests
 from tests.support.bad_requests import Wrong
 from tests.support.http_client import WAYS, Reply, ask, infer, running, tensor
 from tests.support.http_peer import Peer
-from tests.support.server_process import INFERENCE, Server, wait_until
+from tests.support.server_process import INFERENCE, Server
+from tests.support.wait import until
 
 LIMIT = 2**20  # bytes of a request
 TYPED = 2**18
@@ -412,7 +413,7 @@ def test_refusals_are_counted(web: Server) -> None:
         count = refusals(status)
         before = count(web)
         assert ask(web, path, body).status == status
-        wait_until(lambda count=count, before=before: count(web) == before + 1)
+        until(lambda count=count, before=before: count(web) == before + 1)
 
 
 def test_no_label_holds_what_a_client_chose(web: Server) -> None:
@@ -432,7 +433,7 @@ def test_memory_stays_flat(web: Server, body: bytes) -> None:
     before = resident(web)
     for _ in range(30):
         assert infer(web, body).status in (400, 413)
-    wait_until(lambda: resident(web) <= before + 16)
+    until(lambda: resident(web) <= before + 16)
 
 
 def test_callers_that_leave_are_forgotten(web: Server) -> None:
@@ -441,7 +442,7 @@ def test_callers_that_leave_are_forgotten(web: Server) -> None:
             peer.head("Content-Length: 1000")
             peer.socket.sendall(b"{")
     inflight = "kanserve_inflight_requests 0.0"
-    wait_until(lambda: inflight in web.metrics())
+    until(lambda: inflight in web.metrics())
 
 
 INFER_PATH = "/v2/models/toy/infer"
