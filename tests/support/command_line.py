@@ -29,12 +29,13 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server started by `kanserve serve --json`."""
+    """A server started by `kanserve serve --json`. `http`: its HTTP address, if any."""
 
     url: str
     metrics: str
     process: subprocess.Popen[str]
     log: Path
+    http: str = ""
 
 
 def program(
@@ -118,6 +119,6 @@ def serving(repository: Path, log: Path, *flags: str) -> Iterator[Server]:
     with process:
         try:
             facts = json.loads(first_line(process, log))
-            yield Server(facts["grpc"], facts["metrics"], process, log)
+            yield Server(facts["grpc"], facts["metrics"], process, log, facts.get("http", ""))
         finally:
             process.terminate()

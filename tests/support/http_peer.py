@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.tiers import full
 
 INFER = f"{INFERENCE}ModelInfer"
 
@@ -69,6 +70,7 @@ ROWS = np.full((2, 3), 0.25, np.float32)
 
 
 HYPERCORN = ("tests.support.hypercorn_transport", "Hypercorn")
+FOREIGN = pytest.param("hypercorn", marks=full("peer"))
 
 
 def _running(transport: str, root: Path, **settings: Any) -> Iterator[Server]:
@@ -81,13 +83,13 @@ def _running(transport: str, root: Path, **settings: Any) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio", "hypercorn"])
+@pytest.fixture(scope="module", params=["asgi", "grpcio", FOREIGN])
 def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that only these tests trouble."""
     yield from _running(request.param, tmp_path_factory.mktemp("lone"), request_read_timeout=60.0)
 
 
-@pytest.fixture(scope="module", params=["asgi", "hypercorn"])
+@pytest.fixture(scope="module", params=["asgi", FOREIGN])
 def hasty(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """The same with one second for the arrival of a request."""
     yield from _running(request.param, tmp_path_factory.mktemp("hasty"), request_read_timeout=1.0)

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import FileEntry, LayerInfo, Manifest, Reference, Source, TensorSpec, Verification
@@ -133,6 +133,21 @@ def manifest(
         files=(),
         notes=("a toy",),
     )
+
+
+def write_plain(repository: Path, name: str, node: NodeProto, kind: int) -> None:
+    """A plain graph x [B, 1] -> y [B, 1] of one node, which also has a `table` of three numbers."""
+    table = numpy_helper.from_array(np.arange(3, dtype=np.float32), "table")
+    graph = helper.make_graph(
+        [node],
+        name,
+        [helper.make_tensor_value_info("x", kind, ["B", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 1])],
+        [table],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / "1" / "model.onnx").write_bytes(model.SerializeToString())
 
 
 def write_slow(repository: Path, name: str = "slow", *, steps: int = 12, size: int = 1200) -> None:

@@ -15,22 +15,16 @@ import pytest
 from kanserve.cli import main
 from tests.support import command_shim
 from tests.support.command_line import CLEAN, COMMAND, program, serving
+from tests.support.exports import exported
+from tests.support.golden_cases import OWN
+from tests.support.tiers import full
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed"),
-]
+pytestmark = full("document")
 
 ROOT = Path(__file__).parents[3]
-GOLDEN = "tests/golden/checkpoints"
-HELLO = ("export", f"{GOLDEN}/pykan-hello-adapted/model", "--repository", "models", "--name", "hello")
-SETUP = (
-    (*HELLO, "--certify", "--certify-budget", "1s"),
-    ("export", f"{GOLDEN}/efficient-kan-digits/model.pt", "--repository", "models", "--name", "digits"),
-    ("copy", "digits", "1", "2"),
-)
 FAILS = {"doctor": 1}  # the exit code if the host has a problem, such as a port in use
 # The goal of a plan is loose: other tests use the cores too.
-SHORTER = {"bench": " --rounds 1 --batch 1", "plan": " --seconds 3 --p99 5s"}
+SHORTER = {"bench": " --rounds 1 --batch 1", "plan": " --seconds 1 --p99 5s"}
 # The examples of `export` use files of the user.
 COMMANDS = [name for name in main.COMMANDS if name not in ("export", "serve", "view")]
 
@@ -56,13 +50,17 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
     folder = tmp_path_factory.mktemp("desk")
     for name in ("tests", "examples"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "firmware").mkdir()
     shutil.copy(ROOT / "tests/golden/wasm/pykan-hello-adapted.wasm", folder / "firmware/hello.wasm")
-    for words in SETUP:
-        assert program(*words, cwd=folder).returncode == 0
+    certified = ("--certify", "--certify-budget", "1s")
+    exported(OWN / "pykan-hello-adapted" / "model", "hello", *certified, into=folder / "models")
+    exported(OWN / "efficient-kan-digits" / "model.pt", "digits", into=folder / "models")
+    assert program("copy", "digits", "1", "2", cwd=folder).returncode == 0
     with (
         serving(folder / "models", folder / "log", "--repository-poll-seconds", "0.1") as server,
         command_shim.on_path(server.url) as path,
@@ -100,17 +98,12 @@ def test_the_examples_of_serve_are_valid(desk: Desk) -> None:
 @pytest.mark.parametrize("line", examples("view"))
 def test_the_examples_of_view_run(desk: Desk, line: str) -> None:
     pytest.importorskip("h2corn")
-    words, log = line.split(), desk.folder / "view.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, *words[1:]],
-            cwd=desk.folder,
-            env=desk.environment,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    with process:
+    command, log = [*COMMAND, *line.split()[1:]], desk.folder / "view.log"
+    here = {"cwd": desk.folder, "env": desk.environment}
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, **here) as process,
+    ):
         try:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("http://127.0.0.1:"), log.read_text()

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
 from kanexport.contract.naming import Names
 from kanserve import Client
 from kanserve.pb import grpc_service_pb2 as oip
+from tests.support import http_client
 from tests.support.command_line import document, kanserve
+from tests.support.exports import exported
 from tests.support.golden_cases import cases
-from tests.support.server_process import Server, serving
+from tests.support.server_process import INFERENCE, Server, serving
 
 WINE = next(case for case in cases() if case.name == "efficient-kan-wine-update-grid")
 HELLO = next(case for case in cases() if case.name == "pykan-hello-symbolic")
@@ -36,17 +36,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("names")
     header = write(folder / "header.csv", FEATURES, np.zeros((1, 13)))
     supplied = ["--features", header, "--units", "g/l" + ",g/l" * 12, "--classes", ",".join(CLASSES)]
-    done = kanserve(
-        *("export", WINE.path, "--repository", folder / "models", "--name", "wine", *supplied),
-        *("--description", "Which of three wines."),
-    )
-    assert done.returncode == 0, done.stderr
-    path, name = HELLO.path, "hello"
-    done = kanserve(
-        *("export", path, "--repository", folder / "models", "--name", name, "--features", "Width, the height (m)"),
-        *("--classes", "lambda"),
-    )
-    assert done.returncode == 0, done.stderr
+    exported(WINE.path, "wine", *supplied, "--description", "Which of three wines.", into=folder / "models")
+    named = ("--features", "Width, the height (m)", "--classes", "lambda")
+    exported(HELLO.path, "hello", *named, into=folder / "models")
     return folder / "models"
 
 
@@ -74,28 +66,29 @@ def test_columns_find_their_places(server: Server, tmp_path: Path) -> None:
     assert edges[0] == edges[1]
 
 
-@pytest.mark.parametrize(
-    ("names", "says"),
-    [
+def test_other_columns_are_refused(server: Server, tmp_path: Path) -> None:
+    for names, says in (
         ([*FEATURES[:12], "color, deep"], "missing column 'colour, deep', found 'color, deep'"),
         ([*FEATURES, "more"], "unknown column 'more', which is not one of the"),
         (FEATURES[:12], "missing column 'colour, deep'"),
-    ],
-)
-def test_other_columns_are_refused(server: Server, tmp_path: Path, names: list[str], says: str) -> None:
-    path = write(tmp_path / "rows.csv", names, np.zeros((2, len(names))))
-    for command in ("infer", "edges"):
-        done = kanserve(command, "wine", "--url", server.address, "--input", path)
-        assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+    ):
+        path = write(tmp_path / "rows.csv", names, np.zeros((2, len(names))))
+        for command in ("infer", "edges"):
+            refuses(says, command, "wine", "--url", server.address, "--input", path)
 
 
-@pytest.mark.parametrize("columns", [12, 14])
-def test_a_header_of_another_length_moves_nothing(server: Server, tmp_path: Path, columns: int) -> None:
+def refuses(says: str, *words: object) -> None:
+    done = kanserve(*words)
+    assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+    assert done.stdout == ""
+
+
+def test_a_header_of_another_length_moves_nothing(server: Server, tmp_path: Path) -> None:
     """R writes row names in this form. Without the check, each column would get the values of its neighbor."""
-    path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, columns)))
-    done = kanserve("infer", "wine", "--url", server.address, "--input", path)
-    says = f"the header has 13 columns, but the rows have {columns}"
-    assert (done.returncode, says in done.stderr, done.stdout) == (2, True, ""), done.stderr
+    for columns in (12, 14):
+        path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, columns)))
+        says = f"the header has 13 columns, but the rows have {columns}"
+        refuses(says, "infer", "wine", "--url", server.address, "--input", path)
 
 
 def test_every_table_has_them(server: Server, models: Path, tmp_path: Path) -> None:
@@ -117,26 +110,20 @@ def test_every_table_has_them(server: Server, models: Path, tmp_path: Path) -> N
 
 
 def test_clients_are_told(server: Server) -> None:
+    """Stock clients in ModelMetadata, where MLServer has parameters: lists as JSON over gRPC, as lists over HTTP."""
+    units, description = ["g/l"] * 13, "Which of three wines."
     with Client(server.address) as client:
         described, model = client.describe("wine"), client.model("wine")
     assert described.names == model.names
     assert model.names.features == tuple(FEATURES)
-    assert model.names.units == ("g/l",) * 13
-    assert model.names.description == "Which of three wines."
-
-
-def test_stock_clients_are_told(server: Server) -> None:
-    """In ModelMetadata, where MLServer has parameters: lists as JSON over gRPC, as lists over HTTP."""
+    assert (model.names.units, model.names.description) == (tuple(units), description)
     requested = oip.ModelMetadataRequest(name="wine").SerializeToString()
-    with grpc.insecure_channel(server.address) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
-        result = oip.ModelMetadataResponse.FromString(call(requested, timeout=60)).parameters
-    assert json.loads(result["kan.features"].string_param) == FEATURES
-    assert json.loads(result["kan.classes"].string_param) == CLASSES
-    with urllib.request.urlopen(f"http://{server.http}/v2/models/wine", timeout=60) as answer:
-        reported = json.load(answer)["parameters"]
-    units, words = ["g/l"] * 13, "Which of three wines."
-    assert reported == {"kan.features": FEATURES, "kan.units": units, "kan.classes": CLASSES, "kan.description": words}
+    answer = oip.ModelMetadataResponse.FromString(server.call(f"{INFERENCE}ModelMetadata", requested))
+    assert json.loads(answer.parameters["kan.features"].string_param) == FEATURES
+    assert json.loads(answer.parameters["kan.classes"].string_param) == CLASSES
+    reported = http_client.ask(server, "/v2/models/wine").json["parameters"]
+    named = {"kan.features": FEATURES, "kan.units": units, "kan.classes": CLASSES}
+    assert reported == {**named, "kan.description": description}
 
 
 def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: Path) -> None:
@@ -155,25 +142,21 @@ def test_edges_are_chosen_by_the_names_of_their_ends(server: Server, tmp_path: P
     assert {(item["layer"], item["source"]) for item in curve["curves"]} == {(0, 3)}
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("--source", "colour"), "--source colour: unknown node, expected an index or a name"),
-        (("--source", "measured  1"), "did you mean 'measured 1'?"),
-        (
-            ("--source", FEATURES[0], "--destination", CLASSES[0]),
-            "error[edge-between-layers]: no edge from",
-        ),
-        (("--layer", "1", "--source", FEATURES[0]), "'measured 0' is a node of layer 0"),
-        (("--path", "nothing", "0"), "help: names: measured 0, "),
-        (("--path", "0", "barbara"), "did you mean 'barbera'?"),
-        (("--path", "0", "0", "--source", "1"), "--path cannot be combined with --source or --destination"),
-    ],
-)
-def test_names_of_ends_that_do_not_exist(server: Server, tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+UNKNOWN_ENDS = [
+    (("--source", "colour"), "--source colour: unknown node, expected an index or a name"),
+    (("--source", "measured  1"), "did you mean 'measured 1'?"),
+    (("--source", FEATURES[0], "--destination", CLASSES[0]), "error[edge-between-layers]: no edge from"),
+    (("--layer", "1", "--source", FEATURES[0]), "'measured 0' is a node of layer 0"),
+    (("--path", "nothing", "0"), "help: names: measured 0, "),
+    (("--path", "0", "barbara"), "did you mean 'barbera'?"),
+    (("--path", "0", "0", "--source", "1"), "--path cannot be combined with --source or --destination"),
+]
+
+
+def test_names_of_ends_that_do_not_exist(server: Server, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", FEATURES, np.zeros((2, 13)))
-    done = kanserve("edges", "wine", "--url", server.address, "--input", path, *words)
-    assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+    for words, says in UNKNOWN_ENDS:
+        refuses(says, "edges", "wine", "--url", server.address, "--input", path, *words)
 
 
 def test_names_of_several_outputs() -> None:
@@ -196,16 +179,13 @@ def test_a_formula_is_of_the_features(server: Server) -> None:
 
 
 def test_names_that_do_not_fit_are_refused_before_anything_is_proved(tmp_path: Path) -> None:
+    export, models = ("export", "--repository", tmp_path / "models"), tmp_path / "models"
     for supplied, says in (
         (("--features", "a,b"), "found 2 features, expected 13"),
         (("--classes", "a,b,a"), "classes: 'a' occurs twice"),
         (("--features", tmp_path / "none.csv"), "cannot be read: No such file or directory"),
     ):
-        done = kanserve("export", WINE.path, "--repository", tmp_path / "models", "--name", "wine", *supplied)
-        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
-    assert not (tmp_path / "models").exists()
-    done = kanserve("export", tmp_path, "--recursive", "--repository", tmp_path / "models", "--features", "a")
-    assert (
-        done.returncode,
-        "--features, --units, --classes or --description cannot be combined with --recursive" in done.stderr,
-    ) == (2, True)
+        refuses(says, *export, WINE.path, "--name", "wine", *supplied)
+    assert not models.exists()
+    says = "--features, --units, --classes or --description cannot be combined with --recursive"
+    refuses(says, *export, tmp_path, "--recursive", "--features", "a")

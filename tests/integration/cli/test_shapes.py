@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import toy_grid_model
 from tests.support.command_line import Server, document, kanserve, serving
+from tests.support.tiers import full, spread
 
 ROWS = np.random.default_rng(11).normal(size=(6, 2, 3)).astype(np.float32)
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
@@ -51,11 +52,10 @@ def infer(grid: Server, stdin: bytes) -> Any:
     return np.array(result["outputs"]["y"], np.float32)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_rows_may_be_nested_or_flat_many_or_one(grid: Server, form: str) -> None:
-    values, count = FORMS[form]
-    result = infer(grid, json.dumps(values).encode())
-    np.testing.assert_allclose(result.reshape(count, 2, 1), toy_grid_model.outputs(ROWS[:count]), **TOLERANCE)
+def test_rows_may_be_nested_or_flat_many_or_one(grid: Server) -> None:
+    for values, count in FORMS.values():
+        result = infer(grid, json.dumps(values).encode())
+        np.testing.assert_allclose(result.reshape(count, 2, 1), toy_grid_model.outputs(ROWS[:count]), **TOLERANCE)
 
 
 def test_a_csv_holds_flat_rows_and_gets_places_as_names(grid: Server, rows: Path, tmp_path: Path) -> None:
@@ -71,12 +71,12 @@ def test_a_csv_holds_flat_rows_and_gets_places_as_names(grid: Server, rows: Path
     assert np.load(tmp_path / "y.npy").shape == (6, 2, 1)
 
 
-@pytest.mark.parametrize("shape", [(6, 3, 2), (6, 5), (6, 2, 3, 1), (5,), (3, 2), (6, 6, 1), ()])
-def test_other_shapes_are_refused_with_the_two_that_fit(grid: Server, shape: tuple[int, ...], tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", np.zeros(shape, np.float32))
-    done = kanserve("infer", "grid", "--input", tmp_path / "rows.npy", "--url", grid.url)
-    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert ("shape (-1, 2, 3) or 6 columns" if shape else "is a scalar") in done.stderr
+def test_other_shapes_are_refused_with_the_two_that_fit(grid: Server, tmp_path: Path) -> None:
+    for shape in ((6, 3, 2), (6, 5), (6, 2, 3, 1), (5,), (3, 2), (6, 6, 1), ()):
+        np.save(tmp_path / "rows.npy", np.zeros(shape, np.float32))
+        done = kanserve("infer", "grid", "--input", tmp_path / "rows.npy", "--url", grid.url)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), shape
+        assert ("shape (-1, 2, 3) or 6 columns" if shape else "is a scalar") in done.stderr, shape
 
 
 def test_the_file_of_edges_has_the_positions(grid: Server, rows: Path, tmp_path: Path) -> None:
@@ -113,6 +113,7 @@ def test_the_table_counts_rows_and_positions(grid: Server, rows: Path) -> None:
     assert "'pixels', 'token.kan', 'head.layers.0'" in done.stderr
 
 
+@full("combination")
 def test_a_number_that_is_a_layers_name_is_that_layer(tmp_path: Path, rows: Path) -> None:
     """As in a torch Sequential, where the layers with weights may be called 0 and 2."""
     folder = toy_grid_model.write(tmp_path)
@@ -126,7 +127,7 @@ def test_a_number_that_is_a_layers_name_is_that_layer(tmp_path: Path, rows: Path
         assert "unknown layer '99999999999'" in json.loads(done.stdout)["error"]["message"]
 
 
-@pytest.mark.parametrize("place", ["server", "folder"])
+@spread("place", ["server", "folder"], 1)
 def test_one_model_layer_by_layer(grid: Server, folder: Path, place: str) -> None:
     arguments = ("models", "grid", "--url", grid.url) if place == "server" else ("models", folder, "grid")
     done = kanserve(*arguments)
@@ -143,20 +144,16 @@ def test_one_model_layer_by_layer(grid: Server, folder: Path, place: str) -> Non
     assert "node_tensor" not in model["layers"][0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("nothing", "--url", "SERVER"), "models of the server: grid"),
-        (("FOLDER", "nothing"), "unknown model 'nothing'"),
-        (("FOLDER", "grid", "--model-version", "7"), "unknown version '7' of grid"),
-        (("FOLDER/nothing", "grid"), "is not a folder"),
-    ],
-)
-def test_a_model_that_is_not_there(grid: Server, folder: Path, arguments: tuple[str, ...], says: str) -> None:
-    words = [argument.replace("FOLDER", str(folder)).replace("SERVER", grid.url) for argument in arguments]
-    done = kanserve("models", *words)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert says in done.stderr
+def test_a_model_that_is_not_there(grid: Server, folder: Path) -> None:
+    for words, says in (
+        (("nothing", "--url", grid.url), "models of the server: grid"),
+        ((folder, "nothing"), "unknown model 'nothing'"),
+        ((folder, "grid", "--model-version", "7"), "unknown version '7' of grid"),
+        ((folder / "nothing", "grid"), "is not a folder"),
+    ):
+        done = kanserve("models", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert says in done.stderr
 
 
 def test_names_of_a_hostile_model_are_only_text(folder: Path, tmp_path: Path) -> None:

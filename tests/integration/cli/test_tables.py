@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,12 @@ import numpy as np
 import pytest
 
 from kanexport.cli.render import REGIONS
+from kanexport.contract.cli.tables import Table
 from tests.support import toy_grid_model
 from tests.support.command_line import Server, document, kanserve, program, serving
+from tests.support.exports import exported
+from tests.support.golden_cases import OWN
+from tests.support.tiers import full
 
 WIDTH = 60
 
@@ -118,11 +120,11 @@ def test_layers(tmp_path: Path) -> None:
     holds(printed, *(layer["name"] for layer in model["layers"]), "layernorm", "identity", "prelu", "0.25", "192")
 
 
+@full("combination")
 def test_a_formula_is_one_line(tmp_path: Path) -> None:
     """A line to copy: never folded by us."""
-    golden = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-symbolic" / "model"
-    document(kanserve("export", golden, "--repository", tmp_path / "models", "--name", "hello", "--json"))
-    with serving(tmp_path / "models", tmp_path / "log") as server:
+    models = exported(OWN / "pykan-hello-symbolic" / "model", "hello")
+    with serving(models, tmp_path / "log") as server:
         arguments = ("formula", "hello", "--digits", "17", "--url", server.url)
         (line,) = narrow(*arguments).splitlines()
         (formula,) = document(kanserve(*arguments, "--json"))["formulas"]
@@ -135,21 +137,16 @@ def test_a_pipe_is_wide(repository: Path) -> None:
     assert any({"tiny", "COMPLETE", "efficient-kan"} <= set(line.split()) for line in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("width", [1, 7, 20, 33, 60, 200])
-def test_no_width_loses_a_letter(width: int) -> None:
-    code = f"""
-import os
-os.environ["COLUMNS"] = "{width}"
-from kanexport.contract.cli.tables import Table
-table = Table("title", ("name", "value of it", "lines"), numbers=("value of it",), caption=("a caption",))
-table.add("[red]alpha", "12345", ["first line", "second"])
-table.add("beta\\x1b[1m", "", ["漢字"])
-table.show()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    letters = "".join(done.stdout.split())
-    for word in ("title", "[red]alpha", "12345", "first", "second", "beta\\x1b[1m", "漢字", "caption"):
-        assert word in letters
+def test_no_width_loses_a_letter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("title", ("name", "value of it", "lines"), numbers=("value of it",), caption=("a caption",))
+    table.add("[red]alpha", "12345", ["first line", "second"])
+    table.add("beta\x1b[1m", "", ["漢字"])
+    for width in (1, 7, 20, 33, 60, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        table.show()
+        letters = "".join(capsys.readouterr().out.split())
+        for word in ("title", "[red]alpha", "12345", "first", "second", "beta\\x1b[1m", "漢字", "caption"):
+            assert word in letters, width
 
 
 def test_one_name_for_every_number_without_names(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import queue
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,23 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-import tritonclient.grpc.aio as triton_aio
 from onnx import TensorProto, helper, numpy_helper
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.bad_requests import INFER, Wrong
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.http_client import ask, way
+from tests.support.reload_tools import shown
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 Code = grpc.StatusCode
 STREAM = f"{INFERENCE}ModelStreamInfer"
 WIDE = 100_000  # numbers that `wide` gives for one
 MOST = 8  # requests of a stream at once
+WAYS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]
+Messages = queue.SimpleQueue[pb.ModelInferRequest | None]
 
 
 def write_wide(repository: Path) -> None:
@@ -46,13 +49,11 @@ def write_wide(repository: Path) -> None:
 @pytest.fixture(scope="module", params=["asgi", "grpcio"])
 def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that only these tests trouble."""
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("stream")
     toy_model.write(root)
     toy_model.write_slow(root, steps=4)
     write_wide(root)
-    settings = {"transport": request.param, "max_stream_requests": MOST, "access_log": "all"}
+    settings = {"max_stream_requests": MOST, "access_log": "all", **way(request.param)[1]}
     with serving(root, plain_onnx=True, **settings) as running:
         yield running
 
@@ -75,17 +76,20 @@ def opened(server: Server, messages: Any, **options: Any) -> Any:
     return server.channel.stream_stream(STREAM)(data, **{"timeout": 60, **options})
 
 
+def waiting(*messages: pb.ModelInferRequest) -> Messages:
+    """Messages of a caller who then waits: `iter(messages.get, None)` ends with None."""
+    result = Messages()
+    for message in messages:
+        result.put(message)
+    return result
+
+
 def read(data: bytes) -> pb.ModelStreamInferResponse:
     return pb.ModelStreamInferResponse.FromString(data)
 
 
-def count(server: Server, line: str) -> float:
-    (actual,) = [item for item in server.metrics().splitlines() if item.startswith(f"{line} ")]
-    return float(actual.split()[-1])
-
-
 def inflight(server: Server) -> float:
-    return count(server, "kanserve_inflight_requests")
+    return shown(server, "kanserve_inflight_requests")
 
 
 def test_tritonclient_gets_its_answers_in_order(own: Server) -> None:
@@ -104,26 +108,6 @@ def test_tritonclient_gets_its_answers_in_order(own: Server) -> None:
             assert answer.parameters["triton_final_response"].bool_param
             np.testing.assert_allclose(result.as_numpy("y"), toy_model.outputs(rows(at)), rtol=1e-5)
         assert results.empty()
-
-
-def test_the_client_of_asyncio(own: Server) -> None:
-    asyncio.run(streamed(own))
-
-
-async def streamed(own: Server) -> None:
-    tensor = triton.InferInput("x", list(rows(1).shape), "FP32")
-    tensor.set_data_from_numpy(rows(1))
-
-    async def asked() -> AsyncIterator[dict[str, Any]]:
-        for at in range(10):
-            yield {"model_name": "nope" if at == 5 else "toy", "inputs": [tensor], "request_id": str(at)}
-
-    async with triton_aio.InferenceServerClient(own.address) as client:
-        answers = [item async for item in client.stream_infer(asked())]
-    wrong = [error.message() for _, error in answers if error is not None]
-    assert wrong == ["Request for unknown model: 'nope' is not found"]
-    right = [result.get_response().id for result, error in answers if error is None]
-    assert right == [str(at) for at in range(10) if at != 5]
 
 
 def test_a_quick_request_waits_for_a_slow_one_before_it(own: Server) -> None:
@@ -158,58 +142,55 @@ def test_the_first_error_ends_the_stream_of_a_caller_who_wants_that(own: Server)
     assert caught.value.details() == "Request for unknown model: 'nope' is not found"
 
 
-def test_a_stream_may_be_longer_than_any_message(own: Server) -> None:
+def test_a_stream_may_be_longer_than_any_message_or_empty(own: Server) -> None:
+    assert list(opened(own, [])) == []
     padded = request(rows(1), id="x" * 2**20).SerializeToString()
     answers = list(opened(own, [padded] * 12))
     assert [len(read(data).infer_response.id) for data in answers] == [2**20] * 12
 
 
 def test_a_message_beyond_the_limit_ends_the_stream(own: Server) -> None:
-    answers = opened(own, [request(rows(1), id="a"), bytes(5 * 2**20)])
     with pytest.raises(grpc.RpcError) as caught:
-        list(answers)
+        list(opened(own, [request(rows(1), id="a"), bytes(5 * 2**20)]))
     assert caught.value.code() is Code.RESOURCE_EXHAUSTED
-    wait_until(lambda: inflight(own) == 0)
-
-
-def test_a_stream_without_messages_ends_well(own: Server) -> None:
-    assert list(opened(own, [])) == []
+    until(lambda: inflight(own) == 0)
 
 
 def settled(server: Server, line: str) -> float:
-    """A count, after it stops changing."""
-    last, since = count(server, line), time.monotonic()
-    while time.monotonic() < since + 1.5:
-        time.sleep(0.1)
-        if (now := count(server, line)) != last:
-            last, since = now, time.monotonic()
-    return last
+    """A count that does not change while the server answers other clients."""
+    last, now = -1.0, shown(server, line)
+    while now != last:
+        for _ in range(30):
+            assert ask(server, "/v2/health/live").status == 200
+        last, now = now, shown(server, line)
+    return now
 
 
 def test_who_does_not_read_is_not_worked_for(own: Server) -> None:
     line = 'nv_inference_request_success{model="wide",version="1"}'
-    before, many = count(own, line), 300
+    before, many = shown(own, line), 300
     answers = opened(own, [wide(id=str(at)) for at in range(many)])
     assert read(next(answers)).infer_response.id == "0"
     # The server handles at most MOST requests, and those that the transport prefetches, until the client reads.
     assert settled(own, line) - before < many / 2
     assert 1 <= inflight(own) <= MOST + 2
     assert [read(data).infer_response.id for data in answers] == [str(at) for at in range(1, many)]
-    wait_until(lambda: count(own, line) - before == many)
+    until(lambda: shown(own, line) - before == many)
 
 
 def test_who_goes_away_is_not_worked_for(own: Server) -> None:
     answers = opened(own, [slow(id=str(at)) for at in range(4 * MOST)])
-    wait_until(lambda: inflight(own) >= MOST)
+    until(lambda: inflight(own) >= MOST)
     answers.cancel()
-    wait_until(lambda: inflight(own) == 0)
-    wait_until(lambda: count(own, 'nv_inference_pending_request_count{model="slow",version="1"}') == 0)
+    until(lambda: inflight(own) == 0)
+    until(lambda: shown(own, 'nv_inference_pending_request_count{model="slow",version="1"}') == 0)
     np.testing.assert_allclose(own.infer(rows(1)), toy_model.outputs(rows(1)), rtol=1e-5)
 
 
+@full("load")
 def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: Server) -> None:
     """60 clients leave after 0 to 4 responses: each call ends CANCELLED, or OK if the server was faster."""
-    message = request(np.zeros((1, 3), np.float32)).SerializeToString()
+    message = request(np.zeros((1, 3), np.float32))
     labels = f'grpc_method="ModelStreamInfer",grpc_service="{INFERENCE.strip("/")}",grpc_type="bidi_stream"'
 
     def handled() -> dict[str, float]:
@@ -221,16 +202,14 @@ def test_callers_who_leave_at_any_moment_are_cancelled_without_a_traceback(own: 
 
     before, seen = handled(), len(own.lines())
     for number in range(60):
-        done = queue.SimpleQueue[bytes | None]()
-        for _ in range(1 + number % 7):
-            done.put(message)
-        call = own.channel.stream_stream(STREAM)(iter(done.get, None), timeout=60)
+        sent = waiting(*[message] * (1 + number % 7))
+        call = opened(own, iter(sent.get, None))
         for _ in range(min(number % 5, 1 + number % 7)):
             next(call)
         call.cancel()
-        done.put(None)
+        sent.put(None)
     # A client that reads nothing may leave before its call reaches a handler: that is 12 of the 60.
-    wait_until(lambda: sum(handled().values()) >= sum(before.values()) + 48 and inflight(own) == 0)
+    until(lambda: sum(handled().values()) >= sum(before.values()) + 48 and inflight(own) == 0)
     assert {code for code, number in handled().items() if number != before.get(code, 0)} <= {"CANCELLED", "OK"}
     assert not [line for line in own.lines()[seen:] if line.get("level") == "error" or "exception" in line]
 
@@ -251,13 +230,18 @@ write("direct\\n")
 """
 
 
+def screened(lines: list[str], program: str = SCREENED) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("h2corn")
+    command = [sys.executable, "-c", program, json.dumps(lines)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
 def h2corn_line(**facts: object) -> str:
     return json.dumps({"level": "error", "event": "failed", "pid": 7, "subject": "request", **facts})
 
 
 def test_only_lines_about_a_client_that_left_are_left_out() -> None:
     """Two details become debug lines, as JSON and as text. Every other line is written unchanged and in order."""
-    pytest.importorskip("h2corn")
     left = ["stream channel was closed", "connection writer was closed"]
     kept = [
         h2corn_line(detail="the application returned without a response"),
@@ -273,12 +257,7 @@ def test_only_lines_about_a_client_that_left_are_left_out() -> None:
         "free(): invalid pointer",
     ]
     shown = [h2corn_line(detail=detail) for detail in left] + [f"request failed: {detail}" for detail in left]
-    done = subprocess.run(
-        [sys.executable, "-c", SCREENED, json.dumps([*shown[:2], *kept, *shown[2:]])],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = screened([*shown[:2], *kept, *shown[2:]])
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     own = [json.loads(line) for line in lines if '"component"' in line]
@@ -286,30 +265,26 @@ def test_only_lines_about_a_client_that_left_are_left_out() -> None:
     assert [line for line in lines if '"component"' not in line] == [*kept, "without an end", "direct"]
 
 
+@full("combination")
 def test_a_crash_has_last_words_while_lines_are_screened() -> None:
-    program = SCREENED.replace("    for line in lines:", "    os.abort()\n    for line in lines:")
-    pytest.importorskip("h2corn")
-    done = subprocess.run([sys.executable, "-c", program, "[]"], capture_output=True, text=True, timeout=60)
+    done = screened([], SCREENED.replace("    for line in lines:", "    os.abort()\n    for line in lines:"))
     assert done.returncode == -signal.SIGABRT
     assert "Fatal Python error: Aborted" in done.stderr
 
 
 def test_a_deadline_is_the_streams(own: Server) -> None:
-    def endless() -> Iterator[pb.ModelInferRequest]:
-        yield request(rows(1))
-        time.sleep(60)
-
     for seconds in (1.5, 10, 40):  # until the first response comes before the deadline
-        answers = opened(own, endless(), timeout=seconds)
+        sent = waiting(request(rows(1)))
         seen: list[pb.ModelStreamInferResponse] = []
         with pytest.raises(grpc.RpcError) as caught:
-            seen.extend(map(read, answers))
+            seen.extend(map(read, opened(own, iter(sent.get, None), timeout=seconds)))
+        sent.put(None)
         assert caught.value.code() is Code.DEADLINE_EXCEEDED
         if seen:
             break
     (only,) = seen
     assert only.infer_response.outputs
-    wait_until(lambda: inflight(own) == 0)
+    until(lambda: inflight(own) == 0)
 
 
 def test_the_line_of_a_stream_tells_how_many_requests_it_had(own: Server) -> None:
@@ -320,48 +295,42 @@ def test_the_line_of_a_stream_tells_how_many_requests_it_had(own: Server) -> Non
     assert (line["code"], line["requests"], line["refused"]) == ("OK", 3, 1)
 
 
-@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+@pytest.mark.parametrize("transport", WAYS)
 def test_messages_and_answers_count_among_the_bytes_of_all_calls(tmp_path: Path, transport: str) -> None:
-    if transport == "asgi":
-        pytest.importorskip("h2corn")
     write_wide(tmp_path)
-    with serving(
-        tmp_path, plain_onnx=True, transport=transport, max_inflight_bytes=2**21, max_stream_requests=64
-    ) as server:
+    settings = {"max_inflight_bytes": 2**21, "max_stream_requests": 64, **way(transport)[1]}
+    with serving(tmp_path, plain_onnx=True, **settings) as server:
         answers = opened(server, [wide() for _ in range(200)])
         next(answers)
-        settled(server, 'nv_inference_request_success{model="wide",version="1"}')
+        until(lambda: refused(server))
         said = {read(data).error_message for data in answers}
-        assert said == {
-            "",
-            "the messages of all calls take more than 2097152 bytes, the server's limit",
-        }
+        assert said == {"", "the messages of all calls take more than 2097152 bytes, the server's limit"}
         assert len(list(opened(server, [wide()]))) == 1
 
 
-@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+def refused(server: Server) -> bool:
+    """Whether the server has no room for one more call."""
+    try:
+        server.call(f"{INFERENCE}ModelInfer", wide().SerializeToString())
+    except grpc.RpcError as error:
+        return error.code() is Code.RESOURCE_EXHAUSTED
+    return False
+
+
+@pytest.mark.parametrize("transport", WAYS)
 def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport: str) -> None:
-    if transport == "asgi":
-        pytest.importorskip("h2corn")
-    toy_model.write_slow(tmp_path)
-    with serving(tmp_path, plain_onnx=True, transport=transport, drain_grace_seconds=60) as server:
-        done = False
-
-        def waiting() -> Iterator[pb.ModelInferRequest]:
-            yield slow(id="a")
-            while not done:
-                time.sleep(0.05)
-
-        answers = opened(server, waiting())
-        idle = opened(server, waiting())
+    toy_model.write_slow(tmp_path, steps=4)
+    with serving(tmp_path, plain_onnx=True, drain_grace_seconds=60, **way(transport)[1]) as server:
+        sent = [waiting(slow(id="a")) for _ in range(3)]
+        answers, idle = (opened(server, iter(messages.get, None)) for messages in sent[:2])
         assert read(next(idle)).infer_response.id == "a"
         assert read(next(answers)).infer_response.id == "a"
-        third = opened(server, waiting())
+        third = opened(server, iter(sent[2].get, None))
         labels = '{model="slow",version="1"}'
-        wait_until(  # the server has read the message of the third
+        until(  # the server has read the message of the third
             lambda: (
-                count(server, f"nv_inference_pending_request_count{labels}")
-                + count(server, f"nv_inference_request_success{labels}")
+                shown(server, f"nv_inference_pending_request_count{labels}")
+                + shown(server, f"nv_inference_request_success{labels}")
                 == 3
             )
         )
@@ -372,22 +341,18 @@ def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport
                 next(stream)
             assert caught.value.code() is Code.UNAVAILABLE
             assert caught.value.details().startswith("GRPC server is shutting down")
-        done = True
+        for messages in sent:
+            messages.put(None)
         assert server.process.wait(60) == 0
 
 
+@full("peer")
 def test_another_server_streams_as_well(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    toy_model.write_slow(tmp_path, steps=4)
-    with serving(tmp_path, ("tests.support.hypercorn_transport", "Hypercorn"), plain_onnx=True) as other:
+    with serving(tmp_path, way("hypercorn")[0], plain_onnx=True) as other:
         sent = [request(rows(at), "toy" if at % 7 else "absent", id=str(at)) for at in range(50)]
         answers = [read(data) for data in opened(other, sent)]
         assert [answer.infer_response.id for answer in answers] == [message.id for message in sent]
         for at, answer in enumerate(answers):
             assert bool(answer.error_message) == (at % 7 == 0)
             assert answer.error_message or len(answer.infer_response.raw_output_contents[0]) == 8 * len(rows(at))
-        late = opened(other, [slow(id=str(at)) for at in range(100)], timeout=0.5)
-        with pytest.raises(grpc.RpcError) as caught:
-            list(late)
-        assert caught.value.code() is Code.DEADLINE_EXCEEDED
-        wait_until(lambda: inflight(other) == 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,11 @@ from tests.support import error_codes, http_client, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 RNG = np.random.default_rng(1)
 ROWS = RNG.uniform(-1, 1, (5, 2)).astype(np.float32)
-SECONDS = 20
 
 
 def exported(root: Path, name: str, golden: str, x: Any = None, y: Any = None, method: str = "") -> None:
@@ -43,16 +42,17 @@ def exported(root: Path, name: str, golden: str, x: Any = None, y: Any = None, m
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A regression by each method, a classifier, and a model without intervals."""
     root = tmp_path_factory.mktemp("intervals")
-    x, noise = RNG.uniform(-1, 1, (600, 2)), RNG.normal(size=600)
+    x = RNG.uniform(-1, 1, (600, 2))
+    y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2) + RNG.normal(size=600)
     for method in ("absolute", "normalized"):
-        exported(root, method, "pykan-hello-adapted", x, np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2) + noise, method)
+        exported(root, method, "pykan-hello-adapted", x, y, method)
     exported(root, "sets", "efficient-kan-wine-update-grid", RNG.normal(size=(300, 13)), RNG.integers(0, 3, 300))
     exported(root, "plain", "pykan-hello-adapted")
     toy_model.write_slow(root / "m", "onnx", steps=1, size=2)
     return root / "m"
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
     with serving(models, transport, plain_onnx=True, **chosen) as running:
@@ -74,6 +74,11 @@ def array(answer: pb.ModelInferResponse, name: str) -> np.ndarray:
     raise KeyError(name)
 
 
+def bounds(server: Server, model: str, rows: np.ndarray = ROWS) -> np.ndarray:
+    """What gRPC returns, with which the tests compare the other ways."""
+    return array(ask(server, model, rows, intervals.NAME), intervals.NAME)
+
+
 @pytest.mark.parametrize("method", ["absolute", "normalized"])
 def test_intervals_are_those_of_the_manifest_around_unchanged_outputs(
     served: Server, models: Path, method: str
@@ -88,13 +93,11 @@ def test_intervals_are_those_of_the_manifest_around_unchanged_outputs(
         assert answer.parameters["kan.interval_method"].string_param == method
         assert answer.parameters["kan.interval_coverage"].double_param == 0.9
     assert array(answer, intervals.NAME).shape == (5, 1, 2)
-    turned = ask(served, method, ROWS, intervals.NAME, "y")
-    assert [output.name for output in turned.outputs] == [intervals.NAME, "y"]
-    only = ask(served, method, ROWS, intervals.NAME)
-    assert [output.name for output in only.outputs] == [intervals.NAME]
-    assert only.raw_output_contents[0] == answer.raw_output_contents[1]
-    none = ask(served, method, ROWS[:0], "y", intervals.NAME)
-    assert array(none, intervals.NAME).shape == (0, 1, 2)
+    for wanted in ((intervals.NAME, "y"), (intervals.NAME,)):
+        other = ask(served, method, ROWS, *wanted)
+        assert [output.name for output in other.outputs] == [*wanted]
+        assert other.raw_output_contents[0] == answer.raw_output_contents[1]
+    assert array(ask(served, method, ROWS[:0], "y", intervals.NAME), intervals.NAME).shape == (0, 1, 2)
     assert "kan.interval_method" not in plain.parameters
 
 
@@ -110,7 +113,7 @@ def test_sets_have_a_number_for_each_class(served: Server, models: Path) -> None
 
 
 def test_the_clients_of_triton_and_kanserve_read_intervals(served: Server) -> None:
-    expected = array(ask(served, "absolute", ROWS, intervals.NAME), intervals.NAME)
+    expected = bounds(served, "absolute")
     tensor = triton.InferInput("x", [5, 2], "FP32")
     tensor.set_data_from_numpy(ROWS)
     with triton.InferenceServerClient(served.address) as client:
@@ -139,7 +142,7 @@ def test_rest_returns_intervals_and_their_facts(served: Server) -> None:
     assert answer["parameters"]["kan.interval_coverage"] == 0.9
     own = answer["outputs"][1]
     assert (own["name"], own["datatype"], own["shape"]) == (intervals.NAME, "FP64", [5, 1, 2])
-    expected = array(ask(served, "normalized", ROWS, intervals.NAME), intervals.NAME)
+    expected = bounds(served, "normalized")
     np.testing.assert_array_equal(np.array(own["data"]).reshape(5, 1, 2), expected)
     metadata = http_client.ask(served, "/v2/models/normalized").json
     assert metadata["parameters"][intervals.NAME].startswith("prediction intervals, normalized residuals: 90% coverage")
@@ -175,34 +178,20 @@ def test_a_model_without_intervals_rejects_the_request(served: Server) -> None:
     assert array(ask(served, "absolute", ROWS, "y"), "y").shape == (5, 1)
 
 
-def test_a_stream_returns_intervals(served: Server) -> None:
-    answers: queue.Queue[Any] = queue.Queue()
-    tensor = triton.InferInput("x", [5, 2], "FP32")
-    tensor.set_data_from_numpy(ROWS)
-    with triton.InferenceServerClient(served.address) as client:
-        client.start_stream(lambda result, error: answers.put((result, error)))
-        for name in (intervals.NAME, "y"):
-            client.async_stream_infer("absolute", [tensor], outputs=[triton.InferRequestedOutput(name)])
-        (first, error), (second, _) = answers.get(timeout=SECONDS), answers.get(timeout=SECONDS)
-        client.stop_stream()
-    assert error is None
-    expected = array(ask(served, "absolute", ROWS, intervals.NAME), intervals.NAME)
-    np.testing.assert_array_equal(first.as_numpy(intervals.NAME), expected)
-    assert second.as_numpy(intervals.NAME) is None
-
-
 def reliable(server: Server, model: str, low: float, expected: bool) -> str:
     """Send new rows from `low` to 1 until the parameter has this value. Returns the note."""
-    end = time.monotonic() + SECONDS
-    while True:
+
+    def facts() -> Any:
         rows = RNG.uniform(low, 1, (250, 2)).astype(np.float32)
-        facts = ask(server, model, rows, intervals.NAME).parameters
-        if "kan.interval_reliable" in facts and facts["kan.interval_reliable"].bool_param == expected:
-            return str(facts["kan.interval_note"].string_param) if "kan.interval_note" in facts else ""
-        assert time.monotonic() < end, facts
-        time.sleep(0.1)
+        result = ask(server, model, rows, intervals.NAME).parameters
+        reliability = "kan.interval_reliable"
+        return result if reliability in result and result[reliability].bool_param == expected else None
+
+    result = until(facts)
+    return str(result["kan.interval_note"].string_param) if "kan.interval_note" in result else ""
 
 
+@full("load")
 def test_drift_marks_intervals_as_unreliable(models: Path) -> None:
     with serving(models, statistics="full") as server:
         facts = ask(server, "absolute", ROWS, intervals.NAME).parameters
@@ -221,73 +210,61 @@ def test_a_server_without_statistics_leaves_the_reliability_open(models: Path) -
         assert "statistics is off" in facts["kan.interval_note"].string_param
 
 
-def test_explanations_have_the_intervals_of_their_rows(served: Server) -> None:
+def test_explanations_have_the_intervals_of_their_rows(served: Server, models: Path) -> None:
     with Client(served.address) as client:
         for method in ("absolute", "normalized"):
             explained = client.explain(client.describe(method), ROWS)
             assert explained.intervals is not None
             assert explained.intervals.method == method
             assert explained.intervals.bounds is not None
-            expected = array(ask(served, method, ROWS, intervals.NAME), intervals.NAME)
-            np.testing.assert_allclose(explained.intervals.bounds, expected, rtol=1e-6)
+            np.testing.assert_allclose(explained.intervals.bounds, bounds(served, method), rtol=1e-6)
         rows = RNG.normal(size=(1100, 13)).astype(np.float32)  # more than a batch
         some = client.explain(client.describe("sets"), rows, outputs=[2])
         assert some.intervals is not None
         assert some.intervals.sets is not None
         assert some.intervals.sets.shape == (1100, 3)
-        expected = array(ask(served, "sets", rows[:1000], intervals.NAME), intervals.NAME)
-        np.testing.assert_array_equal(some.intervals.sets[:1000], expected)
+        np.testing.assert_array_equal(some.intervals.sets[:1000], bounds(served, "sets", rows[:1000]))
         assert client.explain(client.describe("plain"), ROWS).intervals is None
-
-
-def test_explanations_over_rest_have_them_too(served: Server) -> None:
-    answer = http_client.ask(served, "/v1/kan/models/normalized/explain", {"rows": ROWS[:2].tolist()}).json
-    expected = array(ask(served, "normalized", ROWS[:2], intervals.NAME), intervals.NAME)
-    np.testing.assert_allclose(answer["intervals"]["bounds"], expected, rtol=1e-6)
-    assert (answer["intervals"]["method"], answer["intervals"]["coverage"]) == ("normalized", 0.9)
-    rows = RNG.normal(size=(2, 13)).astype(np.float32)
-    answer = http_client.ask(served, "/v1/kan/models/sets/explain", {"rows": rows.tolist()}).json
-    np.testing.assert_array_equal(
-        answer["intervals"]["sets"], array(ask(served, "sets", rows, intervals.NAME), intervals.NAME)
-    )
-    assert "intervals" not in http_client.ask(served, "/v1/kan/models/plain/explain", {"rows": ROWS.tolist()}).json
-
-
-def test_the_description_has_the_section_of_the_manifest(served: Server, models: Path) -> None:
-    with Client(served.address) as client:
         for name in ("absolute", "normalized", "sets", "plain"):
             assert client.describe(name).intervals == manifest.load(models / name / "1").intervals
 
 
+def test_explanations_over_rest_have_them_too(served: Server) -> None:
+    answer = http_client.ask(served, "/v1/kan/models/normalized/explain", {"rows": ROWS[:2].tolist()}).json
+    np.testing.assert_allclose(answer["intervals"]["bounds"], bounds(served, "normalized", ROWS[:2]), rtol=1e-6)
+    assert (answer["intervals"]["method"], answer["intervals"]["coverage"]) == ("normalized", 0.9)
+    rows = RNG.normal(size=(2, 13)).astype(np.float32)
+    answer = http_client.ask(served, "/v1/kan/models/sets/explain", {"rows": rows.tolist()}).json
+    np.testing.assert_array_equal(answer["intervals"]["sets"], bounds(served, "sets", rows))
+    assert "intervals" not in http_client.ask(served, "/v1/kan/models/plain/explain", {"rows": ROWS.tolist()}).json
+
+
 def test_the_commands_show_intervals(served: Server, tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", ROWS)
-    done = kanserve("explain", "absolute", "--input", tmp_path / "rows.npy", "--row", 1, "--url", served.address)
-    assert done.returncode == 0, done.stderr
-    low, high = array(ask(served, "absolute", ROWS, intervals.NAME), intervals.NAME)[1, 0]
-    assert f"90% prediction interval (absolute): {low:.6g} to {high:.6g}" in done.stdout
-    target = tmp_path / "e.npz"
-    kanserve("explain", "absolute", "--input", tmp_path / "rows.npy", "--output", target, "--url", served.address)
+    rows, wine, target, url = (
+        tmp_path / "rows.npy",
+        tmp_path / "wine.npy",
+        tmp_path / "o.npz",
+        ("--url", served.address),
+    )
+    np.save(rows, ROWS)
+    np.save(wine, RNG.normal(size=(1, 13)).astype(np.float32))
+    low, high = bounds(served, "absolute")[1, 0]
+    done = kanserve("explain", "absolute", "--input", rows, "--row", 1, *url)
+    assert f"90% prediction interval (absolute): {low:.6g} to {high:.6g}" in done.stdout, done.stderr
+    kanserve("explain", "absolute", "--input", rows, "--output", target, *url)
     with np.load(target) as arrays:
         assert arrays["interval"].shape == (5, 1, 2)
-    np.save(tmp_path / "wine.npy", RNG.normal(size=(1, 13)).astype(np.float32))
-    done = kanserve("explain", "sets", "--input", tmp_path / "wine.npy", "--url", served.address)
-    assert "90% prediction set: y" in done.stdout
-    said = document(kanserve("explain", "sets", "--input", tmp_path / "wine.npy", "--json", "--url", served.address))
+    assert "90% prediction set: y" in kanserve("explain", "sets", "--input", wine, *url).stdout
+    said = document(kanserve("explain", "sets", "--input", wine, "--json", *url))
     assert said["intervals"]["method"] == "lac"
-    done = kanserve("infer", "absolute", "--input", tmp_path / "rows.npy", "--interval", "--url", served.address)
-    assert done.returncode == 0, done.stderr
-    header, *_ = done.stdout.splitlines()
-    assert header == "y0"
-    assert done.stdout.splitlines()[6] == "y0 lower,y0 upper"
-    assert [float(text) for text in done.stdout.splitlines()[8].split(",")] == [low, high]
-    target = tmp_path / "o.npz"
-    kanserve(
-        "infer", "sets", "--input", tmp_path / "wine.npy", "--interval", "--output", target, "--url", served.address
-    )
+    lines = kanserve("infer", "absolute", "--input", rows, "--interval", *url).stdout.splitlines()
+    assert (lines[0], lines[6]) == ("y0", "y0 lower,y0 upper")
+    assert [float(text) for text in lines[8].split(",")] == [low, high]
+    kanserve("infer", "sets", "--input", wine, "--interval", "--output", target, *url)
     with np.load(target) as arrays:
         assert {name: array.shape for name, array in arrays.items()} == {"y": (1, 3), intervals.NAME: (1, 3)}
-    done = kanserve("infer", "plain", "--input", tmp_path / "rows.npy", "--interval", "--url", served.address)
+    done = kanserve("infer", "plain", "--input", rows, "--interval", *url)
     assert done.returncode != 0
     assert "has no prediction intervals" in done.stderr
-    shown = document(kanserve("models", "absolute", "--json", "--url", served.address))
+    shown = document(kanserve("models", "absolute", "--json", *url))
     assert shown["model"]["intervals"].startswith("prediction intervals, absolute residuals: 90% coverage")

@@ -11,14 +11,16 @@ import pytest
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.support import http_client, reload_tools, toy_model
-from tests.support.command_line import program
-from tests.support.server_process import INFERENCE, KAN, serving, wait_until
+from tests.support.command_line import kanserve, program
+from tests.support.server_process import INFERENCE, KAN, serving
+from tests.support.tiers import spread
+from tests.support.wait import until
 
 NAME = "iris-service"
 POLL = 0.05
 
 
-@pytest.mark.parametrize("place", ["", "toy", "toy/1"], ids=["repository", "model folder", "version folder"])
+@spread("place", ["", "toy", "toy/1"], 1, ids=["repository", "model folder", "version folder"])
 def test_the_only_model_has_the_name_of_the_setting(tmp_path: Path, place: str) -> None:
     """In calls, REST, statistics, metrics, log and the data of the web UI, and no longer under its own name."""
     pytest.importorskip("h2corn")
@@ -39,7 +41,7 @@ def test_the_only_model_has_the_name_of_the_setting(tmp_path: Path, place: str) 
         shown = http_client.ask(server, "/v1/kan/overview").body.decode()
         assert NAME in shown
         assert [line["model"] for line in server.logged("model_loaded")] == [NAME]
-        wait_until(lambda: f'nv_inference_request_success{{model="{NAME}",version="1"}} 1' in server.metrics())
+        until(lambda: f'nv_inference_request_success{{model="{NAME}",version="1"}} 1' in server.metrics())
         assert "toy" not in server.metrics()
         with pytest.raises(grpc.RpcError, match="unknown model: 'toy'"):
             reload_tools.factor(server, "toy")
@@ -57,10 +59,10 @@ def test_a_reload_and_an_unload_use_the_name(tmp_path: Path) -> None:
         assert reload_tools.factor(server, NAME) == 2
         message = pb.RepositoryModelUnloadRequest(model_name=NAME).SerializeToString()
         server.call(f"{INFERENCE}RepositoryModelUnload", message)
-        wait_until(lambda: {state for state, _ in reload_tools.index(server).values()} == {"UNAVAILABLE"})
+        until(lambda: {state for state, _ in reload_tools.index(server).values()} == {"UNAVAILABLE"})
     with serving(repository, model_name=NAME, repository_poll_seconds=POLL) as server:
         reload_tools.swap(reload_tools.write(made / "3", 4.0), repository / "1")
-        wait_until(lambda: reload_tools.factor(server, NAME, "1") == 4)
+        until(lambda: reload_tools.factor(server, NAME, "1") == 4)
 
 
 def test_a_second_model_is_rejected_and_the_first_keeps_serving(tmp_path: Path) -> None:
@@ -75,20 +77,16 @@ def test_a_second_model_is_rejected_and_the_first_keeps_serving(tmp_path: Path) 
         assert server.logged("repository_readable")
 
 
-@pytest.mark.parametrize("flags", [(), ("--check",)])
-def test_a_repository_with_several_models_does_not_start(tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_a_check_reports_the_name_or_why_the_repository_cannot_have_it(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    toy_model.write(tmp_path, "other")
-    done = program("serve", tmp_path, "--grpc-port", 0, "--metrics-port", 0, *flags, KANSERVE_MODEL_NAME=NAME)
-    assert done.returncode == 2
-    output = " ".join((done.stdout + done.stderr).split())
-    assert f"the repository has 2 models (other, toy), expected one to serve as '{NAME}'" in output
-    assert "pass the folder of one model as the repository" in output
-
-
-def test_a_check_reports_the_name(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    flags = ("--grpc-port", 0, "--metrics-port", 0, "--check", "--model-name", NAME)
-    done = program("serve", tmp_path / "toy", *flags)
+    flags = ("--grpc-port", 0, "--metrics-port", 0, "--check")
+    done = kanserve("serve", tmp_path / "toy", *flags, "--model-name", NAME)
     assert done.returncode == 0, done.stdout
     assert f"the only model is served as '{NAME}'" in done.stdout
+    toy_model.write(tmp_path, "other")
+    for run, more in ((kanserve, flags), (program, flags[:-1])):  # a start ends with the same words
+        done = run("serve", tmp_path, *more, KANSERVE_MODEL_NAME=NAME)
+        assert done.returncode == 2
+        output = " ".join((done.stdout + done.stderr).split())
+        assert f"the repository has 2 models (other, toy), expected one to serve as '{NAME}'" in output
+        assert "pass the folder of one model as the repository" in output

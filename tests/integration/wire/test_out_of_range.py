@@ -1,4 +1,4 @@
-"""Out-of-range policies of a served model: flag, reject, clamp to the grid, or none."""
+"""Out-of-range policies: flag, reject, clamp to the grid, or none. What export, server and commands say, and do."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import tritonclient.http as triton_http
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import BasisInfo, NodeStep
 from kanexport.contract.naming import Names
-from kanexport.contract.sections import OUT_OF_RANGE_POLICIES
+from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from kanexport.pipeline import Request, export
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import error_codes, http_client, toy_model
-from tests.support.command_line import checkpoint
+from tests.support.command_line import checkpoint, document, kanserve
 from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.tiers import full, spread
 
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid.
 INSIDE = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, -2.1]], np.float32)
@@ -42,11 +43,39 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "models"
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
     with serving(models, transport, **chosen) as running:
         yield running
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@spread("policy", ["", *OUT_OF_RANGE_POLICIES], 2)
+def test_the_policy_is_told_by_the_export_and_of_the_folder(tmp_path: Path, policy: str) -> None:
+    path, chosen = checkpoint(tmp_path / "m.safetensors", (3, 4, 2)), ("--out-of-range", policy) if policy else ()
+    command = ("export", path, "--repository", tmp_path / "models", "--name", "m", *chosen)
+    done = kanserve(*command)
+    assert done.returncode == 0, done.stderr
+    expected = policy or AS_TRAINED
+    loud, text = expected != AS_TRAINED, OUT_OF_RANGE_POLICIES[expected]
+    assert (f"out of range: {expected}: {text}" in words(done.stdout)) == loud
+    assert document(kanserve(*command, "--force", "--json"))["out_of_range"] == expected
+    show = ("models", tmp_path / "models", "m")
+    assert document(kanserve(*show, "--json"))["model"]["out_of_range_policy"] == expected
+    assert (text in words(kanserve(*show).stdout)) == loud
+
+
+def test_a_module_is_not_clamped(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    np.save(tmp_path / "rows.npy", np.zeros((4, 3), np.float32))
+    created = ("--module", "torch.nn:Identity", "--example", tmp_path / "rows.npy", "--name", "module")
+    done = kanserve("export", *created, "--repository", tmp_path / "models", "--out-of-range", "clamp")
+    assert done.returncode == 2
+    assert "--out-of-range clamp does not fit a PyTorch module" in words(done.stderr)
 
 
 def ask(server: Server, model: str, rows: np.ndarray, **parameters: Any) -> pb.ModelInferResponse:
@@ -61,6 +90,15 @@ def counted(server: Server, model: str) -> float | None:
     return float(result[1]) if result else None
 
 
+def reason(server: Server, rows: np.ndarray) -> str:
+    """The error of a request with rows outside."""
+    with pytest.raises(grpc.RpcError) as caught:
+        server.infer(rows, "reject")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error_codes.code(caught.value) == "row-out-of-range"
+    return str(caught.value.details())
+
+
 def test_flagged_rows_are_answered_and_told(served: Server) -> None:
     before = counted(served, "flag")
     assert before is not None
@@ -69,6 +107,8 @@ def test_flagged_rows_are_answered_and_told(served: Server) -> None:
         assert answer.parameters["kan.out_of_range_rows"].int64_param == count
         assert answer.raw_output_contents == ask(served, "as-trained", rows).raw_output_contents
     assert counted(served, "flag") == before + 3
+    answer = ask(served, "flag", OUTSIDE, **{"kan.coverage": True})
+    assert set(answer.parameters) == {"kan.out_of_range_rows", "kan.coverage.definition"}
     tensor = triton_http.InferInput("x", [4, 3], "FP32")
     tensor.set_data_from_numpy(OUTSIDE)
     with triton_http.InferenceServerClient(served.http) as client:
@@ -80,12 +120,8 @@ def test_a_request_with_a_row_outside_is_refused_by_name(served: Server) -> None
     assert before is not None
     for _ in range(3):  # the form of the request is known by then
         np.testing.assert_array_equal(served.infer(INSIDE, "reject"), served.infer(INSIDE, "as-trained"))
-        with pytest.raises(grpc.RpcError) as caught:
-            served.infer(OUTSIDE, "reject")
-        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, REFUSED)
-        with pytest.raises(grpc.RpcError) as caught:
-            served.infer(OUTSIDE[2:], "reject")
-        assert "row 0: 'length' is 9 for model 'reject', outside its range -2.2 to 2.2" in caught.value.details()
+        assert reason(served, OUTSIDE) == REFUSED
+        assert reason(served, OUTSIDE[2:]).startswith("row 0: 'length' is 9 for model 'reject', outside its range -2.2")
     assert counted(served, "reject") == before + 9
     reply = http_client.infer(served, {"inputs": [http_client.tensor(OUTSIDE)]}, "reject")
     assert (reply.status, reply.json["error"]) == (400, REFUSED)
@@ -98,10 +134,7 @@ def test_a_request_with_a_row_outside_is_refused_by_name(served: Server) -> None
 def test_what_is_no_number_is_outside(served: Server) -> None:
     rows = np.array([[np.nan, 0, 0], [0, np.inf, 0]], np.float32)
     assert ask(served, "flag", rows).parameters["kan.out_of_range_rows"].int64_param == 2
-    with pytest.raises(grpc.RpcError) as caught:
-        served.infer(rows, "reject")
-    assert error_codes.code(caught.value) == "row-out-of-range"
-    assert "row 0: 'length' is nan for model 'reject', outside its range -2.2 to 2.2" in caught.value.details()
+    assert "row 0: 'length' is nan for model 'reject', outside its range -2.2 to 2.2" in reason(served, rows)
 
 
 def test_clamped_inputs_are_answered_as_the_nearest_on_the_grid(served: Server) -> None:
@@ -115,23 +148,15 @@ def test_clamped_inputs_are_answered_as_the_nearest_on_the_grid(served: Server) 
     assert counted(served, "clamp") is None
 
 
-def test_as_trained_says_and_counts_nothing(served: Server) -> None:
-    model = "as-trained"
-    answer = ask(served, model, OUTSIDE)
+def test_the_policy_is_told_and_as_trained_counts_nothing(served: Server) -> None:
+    answer = ask(served, "as-trained", OUTSIDE)
     assert not answer.parameters
-    assert answer.raw_output_contents == ask(served, "as-trained", OUTSIDE).raw_output_contents
-    assert counted(served, model) is None
-
-
-def test_coverage_and_flag_go_together(served: Server) -> None:
-    answer = ask(served, "flag", OUTSIDE, **{"kan.coverage": True})
-    assert set(answer.parameters) == {"kan.out_of_range_rows", "kan.coverage.definition"}
-
-
-def test_the_policy_is_told(served: Server) -> None:
+    assert counted(served, "as-trained") is None
     with Client(served.address) as client, triton.InferenceServerClient(served.address) as other:
         for policy in OUT_OF_RANGE_POLICIES:
             assert client.describe(policy).out_of_range_policy == policy
+            shown = document(kanserve("models", policy, "--url", served.address, "--json"))["model"]
+            assert shown["out_of_range_policy"] == policy
             config = other.get_model_config(policy).config
             assert config.parameters["kan.out_of_range_policy"].string_value == policy
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -30,7 +31,9 @@ from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
 from kanserve.types import Array, EdgeOptions
 from tests.support import error_codes, toy_grid_model, toy_model
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
+from tests.support.reload_tools import shown
+from tests.support.server_process import INFERENCE, KAN, Server, serving
+from tests.support.wait import until
 
 ROWS = np.random.default_rng(7).normal(size=(9, 2, 3)).astype(np.float32)
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
@@ -66,34 +69,22 @@ def test_inference_keeps_the_axes(grid: Server) -> None:
     np.testing.assert_allclose(result, toy_grid_model.outputs(ROWS), **TOLERANCE)
 
 
-def test_many_rows_travel_in_parts(grid: Server) -> None:
-    rows = np.random.default_rng(8).normal(size=(3 * toy_grid_model.BATCH + 5, 2, 3)).astype(np.float32)
-    with Client(grid.address) as client:
-        answer = chunking.infer(client, client.model("grid"), rows)
-    np.testing.assert_allclose(answer.outputs["y"], toy_grid_model.outputs(rows), **TOLERANCE)
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (4, 3, 2), (4, 2, 3, 1), (2, 3), (4, 2, 0)])
-def test_another_shape_is_refused_even_of_the_same_size(grid: Server, shape: tuple[int, ...]) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        grid.call(f"{INFERENCE}ModelInfer", request(np.zeros(shape, np.float32), "grid").SerializeToString())
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "Expected [-1,2,3]" in caught.value.details()
+def test_another_shape_is_refused_even_of_the_same_size(grid: Server) -> None:
+    for shape in ((4, 6), (4, 3, 2), (4, 2, 3, 1), (2, 3), (4, 2, 0)):
+        with pytest.raises(grpc.RpcError, match=r"Expected \[-1,2,3\]") as caught:
+            grid.infer(np.zeros(shape, np.float32), "grid")
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_the_batch_is_counted_in_rows(grid: Server) -> None:
     series = 'nv_inference_count{model="grid",version="1"}'
-    before = _metric(grid.metrics(), series)
+    before = shown(grid, series)
     assert grid.infer(np.zeros((0, 2, 3), np.float32), "grid").shape == (0, 2, 1)
     with pytest.raises(grpc.RpcError) as caught:
         grid.infer(np.zeros((33, 2, 3), np.float32), "grid")
     assert "batch-size must be <= 32" in caught.value.details()
     grid.infer(ROWS, "grid")
-    wait_until(lambda: _metric(grid.metrics(), series) - before == len(ROWS))
-
-
-def _metric(text: str, series: str) -> float:
-    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(series))
+    until(lambda: shown(grid, series) - before == len(ROWS))
 
 
 def test_every_edge_at_every_position(grid: Server) -> None:
@@ -101,13 +92,10 @@ def test_every_edge_at_every_position(grid: Server) -> None:
     assert [list(layer.shape) for layer in result] == [[4, 2, 3, 1, 4], [4, 2, 12, 16], [4, 32, 2]]
     for layer in result:
         np.testing.assert_allclose(values(layer), toy_grid_model.edges(ROWS[:4], layer.layer), **TOLERANCE)
-    np.testing.assert_allclose(values(result[2]).sum(axis=-2)[..., None], grid.infer(ROWS[:4], "grid"), **TOLERANCE)
-
-
-def test_no_rows_have_positions_too(grid: Server) -> None:
     none = ROWS[:0]
     assert [list(layer.shape) for layer in query(grid, none)] == [[0, 2, 3, 1, 4], [0, 2, 12, 16], [0, 32, 2]]
     assert [list(layer.shape) for layer in query(grid, none, top_k=3)] == [[0, 2, 3, 3], [0, 2, 3], [0, 3]]
+    np.testing.assert_allclose(values(result[2]).sum(axis=-2)[..., None], grid.infer(ROWS[:4], "grid"), **TOLERANCE)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -144,9 +132,6 @@ def test_the_bound_counts_positions(grid: Server) -> None:
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "(12 rows x 384 edge values per row)" in caught.value.details()
     assert values(query(grid, rows, layers=[1], top_k=3)[0]).shape == (12, 2, 3)
-
-
-def test_rows_of_another_size_are_refused(grid: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         query(grid, np.zeros((4, 3), np.float32))
     assert "rows has 48 bytes, expected 96 for 4 rows of input 'x' (FP32, 24 bytes per row)" in caught.value.details()
@@ -165,6 +150,8 @@ def test_the_description_has_names_classes_and_positions(grid: Server) -> None:
 def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
     rows = np.random.default_rng(9).normal(size=(100, 2, 3)).astype(np.float32)
     with Client(grid.address) as client:
+        answer = chunking.infer(client, client.model("grid"), rows)
+        np.testing.assert_allclose(answer.outputs["y"], toy_grid_model.outputs(rows), **TOLERANCE)
         described = client.describe("grid")
         for result in chunking.edges(client, described, rows, layers=("head.layers.0", 0, "token.kan")):
             np.testing.assert_allclose(result.values, toy_grid_model.edges(rows, result.layer), **TOLERANCE)
@@ -207,16 +194,20 @@ class Watched:
 
 
 def bundled(root: Path) -> tuple[Bundle, contract.Manifest]:
-    toy_grid_model.write(root)
     bundle = layout.load(layout.scan(root, plain_onnx=False)[0], 2**30)
     assert bundle.manifest is not None
     return bundle, bundle.manifest
 
 
-@pytest.mark.parametrize("top_k", [0, 5])
-@pytest.mark.parametrize("layer", [0, 1, 2])
-@pytest.mark.parametrize("piece_rows", [0, 2])
+def loader(root: Path) -> Loader:
+    return Loader(base.load("ort"), Settings(repository=root), 1, Metrics())
+
+
+@pytest.mark.parametrize(
+    ("top_k", "layer", "piece_rows"), [(0, 0, 2), (5, 0, 0), (0, 1, 0), (5, 1, 2), (0, 2, 2), (5, 2, 0)]
+)
 def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, layer: int, piece_rows: int) -> None:
+    toy_grid_model.write(tmp_path)
     bundle, manifest = bundled(tmp_path)
     backend = base.load("ort")
 
@@ -243,12 +234,13 @@ def test_memory_is_bounded_in_rows_and_positions(tmp_path: Path, top_k: int, lay
 
 
 def test_a_node_tensor_that_is_not_its_positions_is_found_when_it_runs(tmp_path: Path) -> None:
+    toy_grid_model.write(tmp_path)
     bundle, manifest = bundled(tmp_path)
-    loader = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics())
-    session = loader.backend.create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
+    graphs = loader(tmp_path)._graphs(bundle, manifest)
+    session = base.load("ort").create(bundle.files["model.onnx"], SessionOptions("cpu", 1))
     plans = (query_plan.LayerPlan(1, (0,), (0,), (3,)),)
     with pytest.raises(BackendError, match=r"tokens_in has shape \(9, 2, 12\), expected \(9, 3, 'n'\)"):
-        list(edge_queries.compute(session, loader._graphs(bundle, manifest), plans, {"x": ROWS}, chunk_bytes=2**20))
+        list(edge_queries.compute(session, graphs, plans, {"x": ROWS}, chunk_bytes=2**20))
 
 
 def tensor(name: str, *shape: int) -> contract.TensorSpec:
@@ -259,61 +251,39 @@ def reference(inputs: int, outputs: int) -> contract.Reference:
     return contract.Reference(inputs=((0.5,) * inputs,), outputs=((0.5,) * outputs,), tolerance=1.0)
 
 
-CASES: list[tuple[str, Callable[[Path], None], LoadReason, str]] = [
-    ("positions", lambda d: toy_grid_model.edit_layer(d, 1, positions=(3,)), LoadReason.MISMATCH, "positions [3]"),
-    (
-        "rank",
-        lambda d: toy_grid_model.edit_layer(d, 1, positions=()),
-        LoadReason.MISMATCH,
-        "'tokens_in' is FP32 [-1, 2, 12]",
-    ),
-    ("input", lambda d: toy_grid_model.edit_layer(d, 2, node_tensor="x"), LoadReason.MISMATCH, "layer 2: 'x' is FP32"),
-    ("none", lambda d: toy_grid_model.edit_layer(d, 1, positions=(0,)), LoadReason.MANIFEST, "no positions"),
-    ("class", lambda d: toy_model.edit(d, edge_class="C"), LoadReason.MANIFEST, "the model is of edge class C"),
-    (
-        "its class",
-        lambda d: toy_grid_model.edit_layer(d, 1, edge_class="C"),
-        LoadReason.MANIFEST,
-        "layer 1 is of edge class",
-    ),
-    ("unknown", lambda d: toy_model.edit(d, edge_class="a"), LoadReason.MANIFEST, "class 'a', expected A or B"),
-    (
-        "shape",
-        lambda d: toy_model.edit(d, inputs=[tensor("x", -1, 3, 2)]),
-        LoadReason.MISMATCH,
-        "the inputs of the graph differ from those of the manifest: 'x'",
-    ),
-    (
-        "free",
-        lambda d: toy_model.edit(d, inputs=[tensor("x", -1, -1, 3)]),
-        LoadReason.MANIFEST,
-        "'x' has shape [-1, -1, 3], expected [-1, ...] with known extents",
-    ),
-    (
-        "flat",
-        lambda d: toy_model.edit(d, outputs=[tensor("y", -1, 2)]),
-        LoadReason.MISMATCH,
-        "does not have the output 'y'",
-    ),
-    (
-        "rows",
-        lambda d: toy_model.edit(d, reference=reference(3, 2)),
-        LoadReason.MANIFEST,
-        "'x' has 3 numbers, expected 6",
-    ),
-    ("answers", lambda d: toy_model.edit(d, reference=reference(6, 3)), LoadReason.MANIFEST, "'y' has 3 numbers"),
+# A field of the manifest, of a layer or of all, that its graphs contradict.
+OTHER_GRAPHS: list[tuple[dict[str, Any], str]] = [
+    ({"layer": 1, "positions": (3,)}, "positions [3]"),
+    ({"layer": 1, "positions": ()}, "'tokens_in' is FP32 [-1, 2, 12]"),
+    ({"layer": 2, "node_tensor": "x"}, "layer 2: 'x' is FP32"),
+    ({"inputs": [tensor("x", -1, 3, 2)]}, "the inputs of the graph differ from those of the manifest: 'x'"),
+    ({"outputs": [tensor("y", -1, 2)]}, "does not have the output 'y'"),
+]
+IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
+    ({"layer": 1, "positions": (0,)}, "no positions"),
+    ({"edge_class": "C"}, "the model is of edge class C"),
+    ({"layer": 1, "edge_class": "C"}, "layer 1 is of edge class"),
+    ({"edge_class": "a"}, "class 'a', expected A or B"),
+    ({"inputs": [tensor("x", -1, -1, 3)]}, "'x' has shape [-1, -1, 3], expected [-1, ...] with known extents"),
+    ({"reference": reference(3, 2)}, "'x' has 3 numbers, expected 6"),
+    ({"reference": reference(6, 3)}, "'y' has 3 numbers"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "reason", "text"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_a_manifest_that_is_not_its_graphs(
-    tmp_path: Path, damage: Callable[[Path], None], reason: LoadReason, text: str
-) -> None:
-    damage(toy_grid_model.write(tmp_path))
-    bundle = layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)
-    with pytest.raises(LoadError) as caught:
-        Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics()).load(bundle)
-    assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
+def test_a_manifest_that_is_not_its_graphs(tmp_path: Path) -> None:
+    cases = [(*case, LoadReason.MISMATCH) for case in OTHER_GRAPHS] + [
+        (*case, LoadReason.MANIFEST) for case in IMPOSSIBLE
+    ]
+    for at, (fields, text, reason) in enumerate(cases):
+        root, changes = tmp_path / str(at), dict(fields)
+        folder = toy_grid_model.write(root)
+        if "layer" in changes:
+            toy_grid_model.edit_layer(folder, changes.pop("layer"), **changes)
+        else:
+            toy_model.edit(folder, **changes)
+        with pytest.raises(LoadError) as caught:
+            loader(root).load(bundled(root)[0])
+        assert (caught.value.reason, text in str(caught.value)) == (reason, True), f"{fields}: {caught.value}"
 
 
 def test_class_c_is_refused_by_a_server_and_the_index_says_why(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from kanserve.auth import token_file
 from tests.integration.wire.test_transports import framed
 from tests.support import token_files, toy_model
 from tests.support.http_peer import Peer
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.tiers import full, spread
+from tests.support.wait import until
 
 COUNT = 5  # how often the test sends each request
 LARGE = 60_000  # bytes of a message that no cycle may hold; less than a window
@@ -40,7 +42,7 @@ BROKEN = gzip.compress(np.random.default_rng(1).bytes(LARGE))[:-9]
 Refused = Callable[[Server], str]
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     if request.param == "asgi":
         pytest.importorskip("h2corn")
@@ -140,29 +142,32 @@ BY_HAND: dict[str, tuple[Refused, str]] = {
 
 def counted(server: Server) -> dict[str, Any]:
     """The current counts of the server."""
-
-    def lines() -> list[dict[str, Any]]:
-        return [line for line in server.lines() if line["event"] == "counted"]
-
-    before = len(lines())
+    before = sum(line["event"] == "counted" for line in server.lines())
     server.process.send_signal(signal.SIGUSR1)
-    wait_until(lambda: len(lines()) > before)
-    return lines()[-1]
+    return server.logged("counted", count=before + 1)[-1]
 
 
-@pytest.mark.parametrize("what", [*BY_GRPC, *BY_HAND])
+@spread("what", BY_GRPC, 2, "load")
 def test_a_refused_request_leaves_nothing(server: Server, what: str) -> None:
-    transport = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
-    if transport == "grpcio" and what in BY_HAND:
-        pytest.skip("gRPC core refuses this by itself, and HTTP is the other transport's")
-    send, expected = (BY_GRPC | BY_HAND)[what]
+    leaves_nothing(server, *BY_GRPC[what])
+
+
+# gRPC core refuses these by itself, and HTTP is the other transport's.
+@pytest.mark.parametrize("server", ["asgi"], indirect=True)
+@spread("what", BY_HAND, 2, "load")
+def test_a_request_by_hand_or_over_http_that_is_refused_leaves_nothing(server: Server, what: str) -> None:
+    leaves_nothing(server, *BY_HAND[what])
+
+
+def leaves_nothing(server: Server, send: Refused, expected: str) -> None:
     assert send(server) == expected
     counted(server)
     before = counted(server)
     for _ in range(COUNT):
         assert send(server) == expected
-    wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+    until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
     result = counted(server)
+    transport = "asgi" if '"asgi"' in str(server.process.args) else "grpcio"
     assert result["held"] < HELD, result
     assert result["cycles"] <= CYCLES[transport] * COUNT, result
     assert result["alive"] < before["alive"] + ALIVE

@@ -15,14 +15,17 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.support import toy_model
 from tests.support.http_client import Reply, ask, infer, tensor
 from tests.support.http_peer import Peer
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
+from tests.support.reload_tools import shown
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 INFER = f"{INFERENCE}ModelInfer"
 ROWS = np.zeros((1, 3), np.float32)
@@ -38,22 +41,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy, and plain graphs that fail for some values: a lookup, and words that are to be numbers."""
     folder = tmp_path_factory.mktemp("repository")
     toy_model.write(folder)
-    plain(folder, "lookup", helper.make_node("Gather", ["table", "x"], ["y"]), TensorProto.INT64)
-    plain(folder, "numbers", helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT), TensorProto.STRING)
-    return folder
-
-
-def plain(folder: Path, name: str, node: Any, kind: int) -> None:
-    graph = helper.make_graph(
-        [node],
-        name,
-        [helper.make_tensor_value_info("x", kind, ["B", 1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 1])],
-        [numpy_helper.from_array(np.arange(3, dtype=np.float32), "table")],
+    toy_model.write_plain(folder, "lookup", helper.make_node("Gather", ["table", "x"], ["y"]), TensorProto.INT64)
+    toy_model.write_plain(
+        folder, "numbers", helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT), TensorProto.STRING
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    (folder / name / "1").mkdir(parents=True)
-    (folder / name / "1" / "model.onnx").write_bytes(model.SerializeToString())
+    return folder
 
 
 def running(repository: Path, transport: str, seconds: float) -> Iterator[Server]:
@@ -70,14 +62,15 @@ def running(repository: Path, transport: str, seconds: float) -> Iterator[Server
         yield server
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
 def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     yield from running(repository, request.param, 60.0)
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
-def hasty(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    yield from running(repository, request.param, 1.0)
+@pytest.fixture(scope="module")
+def hasty(repository: Path) -> Iterator[Server]:
+    """gRPC core refuses what does not arrive itself, and sends nothing but its status."""
+    yield from running(repository, "asgi", 1.0)
 
 
 def refused(call: Callable[[], object]) -> grpc.RpcError:
@@ -92,91 +85,67 @@ def message(change: Callable[[pb.ModelInferRequest], object], rows: np.ndarray =
     return created.SerializeToString()
 
 
-def nothing(built: pb.ModelInferRequest) -> None:
-    """As it is."""
-
-
-def columns(built: pb.ModelInferRequest) -> None:
-    built.inputs[0].shape[1] = 7
-
-
 CALLS: dict[str, tuple[str, bytes]] = {
-    "no such model": (INFER, message(nothing, model="nobody")),
-    "a wrong shape": (INFER, message(columns)),
+    "no such model": (INFER, request(ROWS, model="nobody").SerializeToString()),
+    "a wrong shape": (INFER, request(np.zeros((1, 7), np.float32)).SerializeToString()),
     "no message": (INFER, b"\xff\xff\xff"),
     "no such method": (f"{INFERENCE}Nothing", b""),
     "no shared memory": (f"{INFERENCE}SystemSharedMemoryStatus", b""),
     "too large an answer": (f"{KAN}QueryEdges", b""),
     "no such service": ("/grpc.health.v1.Health/Check", b"\n\x06nobody"),
 }
+SUPPLIED = ("", "mine", "two words", "x" * 129)  # by the caller; the server takes only a proper one
 
 
-@pytest.mark.parametrize("supplied", ["", "mine-1", "two words", "x" * 129])
+def is_told(server: Server, reported: str, mine: str) -> None:
+    """The id is the caller's if that is a proper one, and the log has it."""
+    assert reported == mine if mine.startswith("mine") else re.fullmatch(r"[0-9a-f]{16}", reported)
+    in_the_log(server, reported)
+
+
 @pytest.mark.parametrize("name", CALLS)
-def test_every_refusal_of_a_call_tells_its_id(busy: Server, name: str, supplied: str) -> None:
+def test_every_refusal_of_a_call_tells_its_id(busy: Server, name: str) -> None:
     path, data = CALLS[name]
-    mine = f"{supplied}/{name.replace(' ', '-')}" if supplied == "mine-1" else supplied
-    error = refused(lambda: busy.call(path, data, metadata=((ID, mine),) if mine else ()))
-    reported = dict(error.trailing_metadata())[ID]
-    assert reported == mine if supplied == "mine-1" else re.fullmatch(r"[0-9a-f]{16}", reported)
-    in_the_log(busy, reported)
+    for supplied in SUPPLIED:
+        mine = f"{supplied}/{name.replace(' ', '-')}" if supplied == "mine" else supplied
+        error = refused(lambda mine=mine: busy.call(path, data, metadata=((ID, mine),) if mine else ()))
+        is_told(busy, dict(error.trailing_metadata())[ID], mine)
 
 
 def in_the_log(server: Server, report: str) -> None:
-    wait_until(lambda: any(line.get("request_id") == report for line in server.lines()))
+    until(lambda: any(line.get("request_id") == report for line in server.lines()))
 
 
-def too_large(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
-    stream = peer.open(*more)
-    peer.send(stream, struct.pack(">BI", 0, 10**6), end=False)
+def whole(peer: Peer, stream: int, data: bytes = b"", *, end: bool = True) -> dict[str, str]:
+    if data:
+        peer.send(stream, data, end=end)
     return peer.headers(stream)
 
 
-def half(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
-    stream = peer.open(*more)
-    peer.send(stream, FRAME[:-1])
-    return peer.headers(stream)
+# What a peer does, to which it adds headers.
+ATTEMPTS: dict[str, Callable[..., dict[str, str]]] = {
+    "too large": lambda peer, *more: whole(peer, peer.open(*more), struct.pack(">BI", 0, 10**6), end=False),
+    "half": lambda peer, *more: whole(peer, peer.open(*more), FRAME[:-1]),
+    "unknown packing": lambda peer, *more: whole(peer, peer.open(("grpc-encoding", "snappy"), *more), FRAME),
+    "no timeout": lambda peer, *more: whole(peer, peer.open(("grpc-timeout", "soon"), *more, end=True)),
+    "too slow": lambda peer, *more: whole(peer, peer.open(*more)),
+    "too late": lambda peer, *more: whole(peer, peer.open(("grpc-timeout", "100m"), *more)),
+}
 
 
-def unknown_packing(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
-    stream = peer.open(("grpc-encoding", "snappy"), *more)
-    peer.send(stream, FRAME)
-    return peer.headers(stream)
-
-
-def no_timeout(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
-    return peer.headers(peer.open(("grpc-timeout", "soon"), *more, end=True))
-
-
-def too_slow(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
-    return peer.headers(peer.open(*more))
-
-
-def too_late(peer: Peer, *more: tuple[str, str]) -> dict[str, str]:
-    return peer.headers(peer.open(("grpc-timeout", "100m"), *more))
-
-
-@pytest.mark.parametrize("supplied", ["", "mine"])
-@pytest.mark.parametrize(
-    "attempt", [too_large, half, unknown_packing, no_timeout, too_slow, too_late], ids=lambda item: item.__name__
-)
-def test_what_ends_in_the_transport_has_an_id_too(
-    hasty: Server, attempt: Callable[..., dict[str, str]], supplied: str, request: pytest.FixtureRequest
-) -> None:
-    if request.node.callspec.params["hasty"] == "grpcio":
-        pytest.skip("gRPC core refuses these itself, and sends nothing but its status")
-    mine = f"{supplied}-{attempt.__name__}" if supplied else ""
-    peer = Peer(hasty.port)
-    with peer.socket:
-        result = attempt(peer, *([(ID, mine)] if mine else ()))
-    assert result["grpc-status"] != "0"
-    assert result[ID] == mine if mine else re.fullmatch(r"[0-9a-f]{16}", result[ID])
-    in_the_log(hasty, result[ID])
+@pytest.mark.parametrize("name", ATTEMPTS)
+def test_what_ends_in_the_transport_has_an_id_too(hasty: Server, name: str) -> None:
+    for mine in ("", f"mine-{name.replace(' ', '-')}"):
+        peer = Peer(hasty.port)
+        with peer.socket:
+            result = ATTEMPTS[name](peer, *([(ID, mine)] if mine else ()))
+        assert result["grpc-status"] != "0"
+        is_told(hasty, result[ID], mine)
 
 
 def test_a_stream_that_ends_tells_its_id(busy: Server) -> None:
     method = busy.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
-    wrong = message(nothing, model="nobody")
+    wrong = request(ROWS, model="nobody").SerializeToString()
     error = refused(
         lambda: list(method(iter([wrong]), timeout=60, metadata=((ID, "s1"), ("triton_grpc_error", "true"))))
     )
@@ -184,7 +153,26 @@ def test_a_stream_that_ends_tells_its_id(busy: Server) -> None:
     in_the_log(busy, "s1")
 
 
-def raw(server: Server, text: bytes, *, wait: bool = True) -> Reply:
+def lookup(index: int, **fields: str) -> bytes:
+    built = pb.ModelInferRequest(model_name="lookup", **fields)
+    built.inputs.add(name="x", datatype="INT64", shape=[1, 1])
+    built.raw_input_contents.append(np.array([[index]], "<i8").tobytes())
+    return built.SerializeToString()
+
+
+def test_what_the_runtime_says_stays_in_the_log(busy: Server) -> None:
+    """A plain graph that fails for some values: not foreseeable, so INTERNAL, with only an id."""
+    error = refused(lambda: busy.call(INFER, lookup(99, id="find-me")))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert error.details() == "internal error; the server's log explains it under request id find-me"
+    busy.call(INFER, lookup(2))
+    failed = 'nv_inference_request_failure{model="lookup",version="1",reason="BACKEND"}'
+    until(lambda: shown(busy, failed) == 1)
+    (line,) = busy.logged("request_completed", code="INTERNAL", request_id="find-me")
+    assert "BackendError" in line["exception"]
+
+
+def raw(server: Server, text: bytes) -> Reply:
     host, _, port = server.http.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(text)
@@ -208,17 +196,15 @@ REQUESTS: dict[str, tuple[int, Callable[..., Reply]]] = {
 }
 
 
-@pytest.mark.parametrize("supplied", ["", "mine", "two words"])
 @pytest.mark.parametrize("name", REQUESTS)
-def test_every_refusal_over_http_tells_its_id(busy: Server, name: str, supplied: str) -> None:
+def test_every_refusal_over_http_tells_its_id(busy: Server, name: str) -> None:
     status, attempt = REQUESTS[name]
-    mine = f"{supplied}-{status}-{name.replace(' ', '-')}" if supplied == "mine" else supplied
-    reply = attempt(busy, **({"x_request_id": mine} if mine else {}))
-    reported = reply.headers[ID]
-    assert (reply.status, reply.json["request_id"]) == (status, reported)
-    assert reported == mine if supplied == "mine" else re.fullmatch(r"[0-9a-f]{16}", reported)
-    if status != 400 or "ready" not in name:  # an answer, and no failure
-        in_the_log(busy, reported)
+    for supplied in SUPPLIED[:3]:
+        mine = f"{supplied}-{status}-{name.replace(' ', '-')}" if supplied == "mine" else supplied
+        reply = attempt(busy, **({"x_request_id": mine} if mine else {}))
+        assert (reply.status, reply.json["request_id"]) == (status, reply.headers[ID])
+        if "ready" not in name:  # an answer, and no failure
+            is_told(busy, reply.headers[ID], mine)
 
 
 def test_a_body_that_does_not_come_has_an_id(hasty: Server) -> None:
@@ -234,6 +220,7 @@ def test_grpc_by_http_1_has_an_id(busy: Server) -> None:
     in_the_log(busy, "old")
 
 
+@pytest.mark.parametrize("transport", ["asgi", pytest.param("grpcio", marks=full("second transport"))])
 def test_no_line_has_what_is_in_a_tensor(repository: Path, transport: str) -> None:
     """A marker in every place that a tensor can be in, and everything that can go wrong with it."""
     rows = np.full((2, 3), MARKER, np.float32)
@@ -249,7 +236,7 @@ def test_no_line_has_what_is_in_a_tensor(repository: Path, transport: str) -> No
             infer(server, body)
         infer(server, {"inputs": [{"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [INDEX]}]}, "lookup")
         infer(server, {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, 1], "data": [WORD]}]}, "numbers")
-        wait_until(lambda: sum(line.get("code") == "INTERNAL" for line in server.lines()) >= 4)
+        until(lambda: sum(line.get("code") == "INTERNAL" for line in server.lines()) >= 4)
         assert server.stop() == 0
         text = server.log.read_text()
     codes = set(re.findall(r'"code": "(\w+)"', text))
@@ -272,10 +259,7 @@ def marked(rows: np.ndarray, wide: np.ndarray) -> Iterator[tuple[str, bytes]]:
     yield INFER, typed.SerializeToString()
     typed.inputs[0].contents.fp32_contents.extend([MARKER] * 5000)
     yield INFER, typed.SerializeToString()
-    lookup = pb.ModelInferRequest(model_name="lookup")
-    lookup.inputs.add(name="x", datatype="INT64", shape=[1, 1])
-    lookup.raw_input_contents.append(np.array([[INDEX]], "<i8").tobytes())
-    yield INFER, lookup.SerializeToString()
+    yield INFER, lookup(INDEX)
     words = pb.ModelInferRequest(model_name="numbers")
     words.inputs.add(name="x", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(WORD.encode())
     yield INFER, words.SerializeToString()

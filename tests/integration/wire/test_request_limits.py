@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import http_client, token_files, toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.tiers import full
 
 ROWS = np.zeros((1, 3), np.float32)
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}]}
@@ -38,12 +38,12 @@ def running(transport: str, folder: Path, **limits: Any) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from running(request.param, tmp_path_factory.mktemp("limits"), max_header_bytes=8192)
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
 def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A request waits 10 s for others, and may take 0.3 s."""
     limits = {"max_deadline_seconds": LONGEST, "max_queue_delay_microseconds": 10_000_000}
@@ -52,18 +52,12 @@ def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_a_caller_that_asks_too_often(server: Server) -> None:
     shown = token_files.bearer(RATED)
-    passed, begun, refusals = 0, time.monotonic(), []
-    for _ in range(30):
-        try:
-            server.call(f"{INFERENCE}ServerMetadata", b"", metadata=shown)
-            passed += 1
-        except grpc.RpcError as error:
-            refusals.append(error)
-    assert 5 <= passed <= 6 + 5 * (time.monotonic() - begun)
-    for refusal in refusals:
-        assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "rated sends more than 5 calls per second" in refusal.details()
-        assert 0 < int(dict(refusal.trailing_metadata())["grpc-retry-pushback-ms"]) <= 200  # until the next call
+    calls = (server.call(f"{INFERENCE}ServerMetadata", b"", metadata=shown) for _ in range(MANY))
+    with pytest.raises(grpc.RpcError) as caught:
+        list(calls)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "rated sends more than 5 calls per second" in caught.value.details()
+    assert 0 < int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) <= 200  # until the next call
     replies = (http_client.ask(server, "/v2", **dict(shown)) for _ in range(MANY))
     refused = next(reply for reply in replies if reply.status != 200)
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
@@ -91,24 +85,21 @@ def test_both_clients_wait_until_a_rate_lets_them_through(server: Server) -> Non
 
 @pytest.mark.parametrize("supplied", [None, 60.0])
 def test_a_deadline_that_is_later_or_absent_is_cut(hasty: Server, supplied: float | None) -> None:
-    begun = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
         hasty.channel.unary_unary(f"{INFERENCE}ModelInfer")(
             request(ROWS).SerializeToString(), timeout=supplied, metadata=token_files.bearer(FREE)
         )
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert LONGEST * 0.9 < time.monotonic() - begun < 50
 
 
 def test_the_same_over_http_and_on_a_stream(hasty: Server) -> None:
-    begun, shown = time.monotonic(), token_files.bearer(FREE)
+    shown = token_files.bearer(FREE)
     assert http_client.infer(hasty, BODY, **dict(shown)).status == 504
     requested = [request(ROWS, id=str(at)).SerializeToString() for at in range(3)]
     stream = hasty.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter(requested), timeout=60, metadata=shown)
     answers = [pb.ModelStreamInferResponse.FromString(data) for data in stream]
     assert [answer.infer_response.id for answer in answers] == ["0", "1", "2"]
     assert all(answer.error_message for answer in answers)
-    assert time.monotonic() - begun < 50
 
 
 def test_headers_beyond_their_limit_are_one_requests_own(server: Server) -> None:

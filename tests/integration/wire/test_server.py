@@ -11,12 +11,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.system import slices
 from tests.support import error_codes, toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.tiers import full
 from tests.support.time_slice import time_slice
 
 ROWS = np.full((2, 3), 0.123456, np.float32)
@@ -43,6 +42,12 @@ def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path)
     assert repr(ROWS.tobytes())[2:-1] not in text
 
 
+WAYS = pytest.mark.parametrize(
+    "server", ["asgi", pytest.param("grpcio", marks=full("second transport"))], indirect=True
+)
+
+
+@WAYS
 def test_a_second_server_on_the_port_is_refused(tmp_path: Path, server: Server) -> None:
     with (
         pytest.raises(AssertionError, match=r"cannot listen on .*: Address already in use"),
@@ -51,6 +56,7 @@ def test_a_second_server_on_the_port_is_refused(tmp_path: Path, server: Server) 
         pass
 
 
+@WAYS
 def test_a_client_that_never_finishes_its_handshake_is_dropped(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b"PRI * HTTP/2")  # half a preface
@@ -79,67 +85,28 @@ def test_importing_the_server_loads_no_export_library() -> None:
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("nice", [0, 7])
-def test_threads_that_compute_stand_back(tmp_path: Path, nice: int) -> None:
+def tasks(server: Server) -> dict[str, list[int]]:
+    """The threads of a server by their names."""
+    result: dict[str, list[int]] = {}
+    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
+        result.setdefault((task / "comm").read_text().strip(), []).append(int(task.name))
+    return result
+
+
+def test_threads_that_compute_stand_back_and_those_of_requests_have_a_short_time_slice(tmp_path: Path) -> None:
+    """So a request does not wait for a thread that computes, at the same priority."""
     toy_model.write(tmp_path)
-    with serving(tmp_path, compute_nice=nice, inline_run_seconds=0, max_queue_delay_microseconds=1000) as server:
+    with serving(tmp_path, compute_nice=7, inline_run_seconds=0, max_queue_delay_microseconds=1000) as server:
         server.infer(np.zeros((2, 3), np.float32))
         own = os.getpriority(os.PRIO_PROCESS, server.process.pid)
-        result: dict[str, set[int]] = {}
-        for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-            result.setdefault((task / "comm").read_text().strip(), set()).add(
-                os.getpriority(os.PRIO_PROCESS, int(task.name)) - own
-            )
-    levels = set().union(*result.values())
-    assert levels == {0, nice}
-    assert result["tokio-rt-worker"] == {0}
-
-
-def test_threads_that_handle_requests_have_a_short_time_slice(tmp_path: Path) -> None:
-    """So a request does not wait for a thread that computes, at the same priority."""
+        named = tasks(server).items()
+        nice = {name: {os.getpriority(os.PRIO_PROCESS, task) - own for task in found} for name, found in named}
+        sliced = {name: {time_slice(task) for task in found} for name, found in named}
+        loop = time_slice(server.process.pid)
+    assert set().union(*nice.values()) == {0, 7}
+    assert nice["tokio-rt-worker"] == {0}
     if (usual := time_slice(0)) is None:
         pytest.skip("this kernel has no slices of threads")
-    toy_model.write(tmp_path)
-    with serving(tmp_path, inline_run_seconds=0) as server:
-        server.infer(np.zeros((2, 3), np.float32))
-        result: dict[str, set[float | None]] = {}
-        for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-            result.setdefault((task / "comm").read_text().strip(), set()).add(time_slice(int(task.name)))
-        loop = time_slice(server.process.pid)
     assert loop == slices.SHORT
-    assert result["tokio-rt-worker"] == {slices.SHORT}
-    assert usual in set().union(*result.values())  # of threads that compute, whose names differ by version
-
-
-def test_what_the_runtime_says_stays_in_the_log(tmp_path: Path) -> None:
-    """A plain graph that fails for some values: not foreseeable, so INTERNAL, with only an id."""
-    node = helper.make_node("Gather", ["table", "x"], ["y"])
-    graph = helper.make_graph(
-        [node],
-        "lookup",
-        [helper.make_tensor_value_info("x", TensorProto.INT64, ["B", 1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 1])],
-        [numpy_helper.from_array(np.arange(3, dtype=np.float32), "table")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    (tmp_path / "lookup" / "1").mkdir(parents=True)
-    (tmp_path / "lookup" / "1" / "model.onnx").write_bytes(model.SerializeToString())
-
-    def message(index: int) -> bytes:
-        requested = pb.ModelInferRequest(model_name="lookup", id="find-me")
-        requested.inputs.add(name="x", datatype="INT64", shape=[1, 1])
-        requested.raw_input_contents.append(np.array([[index]], "<i8").tobytes())
-        return requested.SerializeToString()
-
-    with serving(tmp_path, plain_onnx=True) as server:
-        with pytest.raises(grpc.RpcError) as caught:
-            server.call(f"{INFERENCE}ModelInfer", message(99))
-        assert caught.value.code() is grpc.StatusCode.INTERNAL
-        expected = "internal error; the server's log explains it under request id find-me"
-        assert caught.value.details() == expected
-        server.call(f"{INFERENCE}ModelInfer", message(2))
-        failed = 'nv_inference_request_failure{model="lookup",version="1",reason="BACKEND"} 1'
-        wait_until(lambda: failed in server.metrics())
-        (line,) = server.logged("request_completed", code="INTERNAL")
-    assert line["request_id"] == "find-me"
-    assert "BackendError" in line["exception"]
+    assert sliced["tokio-rt-worker"] == {slices.SHORT}
+    assert usual in set().union(*sliced.values())  # of threads that compute, whose names differ by version

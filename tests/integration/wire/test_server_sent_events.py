@@ -13,13 +13,18 @@ import pytest
 
 from tests.support import error_codes, http_client, toy_model
 from tests.support.http_client import Reply, ask
-from tests.support.server_process import Server, wait_until
+from tests.support.server_process import Server
+from tests.support.tiers import full
+from tests.support.wait import until
 
 pytest.importorskip("starlette")
 PACKED = "application/octet-stream"
 
 
-@pytest.fixture(scope="module", params=http_client.WAYS)
+@pytest.fixture(
+    scope="module",
+    params=["asgi", *(pytest.param(way, marks=full("second transport")) for way in http_client.WAYS[1:])],
+)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from http_client.running(
         request.param, tmp_path_factory.mktemp("watch"), max_typed_contents_bytes=2000, max_watch_streams=2
@@ -62,29 +67,31 @@ def test_updates_come_one_by_one_and_say_when_they_end(web: Server) -> None:
     assert second["statistics"]["rows_seen"] >= first["statistics"]["rows_seen"] + 7
 
 
-@pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        ("?every=2", "unknown parameter 'every'"),
-        ("?interval=often", "interval='often', expected a number"),
-        ("?updates=-1", "updates='-1', expected an integer"),
-        ("?interval=0.1", "interval is 0.1 seconds, expected 1 to 3600"),
-        ("?source=never", "never"),
-        ("?model_name=toy64", "unknown parameter 'model_name'"),
-    ],
-)
-def test_what_is_refused_has_its_status(web: Server, query: str, words: str) -> None:
-    reply = ask(web, f"/v1/kan/models/toy/watch{query}")
-    assert (reply.status, words in reply.json["error"]) == (400, True), reply.json
+REFUSED = {
+    "?every=2": "unknown parameter 'every'",
+    "?interval=often": "interval='often', expected a number",
+    "?updates=-1": "updates='-1', expected an integer",
+    "?interval=0.1": "interval is 0.1 seconds, expected 1 to 3600",
+    "?source=never": "never",
+    "?model_name=toy64": "unknown parameter 'model_name'",
+}
+
+
+def test_what_is_refused_has_its_status(web: Server) -> None:
+    replies = {query: ask(web, f"/v1/kan/models/toy/watch{query}") for query in REFUSED}
+    assert {reply.status for reply in replies.values()} == {400}
+    assert [query for query, reply in replies.items() if REFUSED[query] not in reply.json["error"]] == []
     assert ask(web, "/v1/kan/models/nobody/watch").status == 404
 
 
+@full("load")
+@pytest.mark.parametrize("web", ["asgi"], indirect=True)
 def test_who_goes_away_leaves_room_for_others(web: Server) -> None:
-    wait_until(lambda: "kanserve_inflight_requests 0.0" in web.metrics())
+    until(lambda: "kanserve_inflight_requests 0.0" in web.metrics())
     with watching(web, "?interval=600") as item, watching(web, "?interval=600") as two:
         assert event(item)["end_reason"] == event(two)["end_reason"] == ""
         assert ask(web, "/v1/kan/models/toy/watch?updates=1").status == 429
-    wait_until(lambda: ask(web, "/v1/kan/models/toy/watch?updates=1").status == 200)
+    until(lambda: ask(web, "/v1/kan/models/toy/watch?updates=1").status == 200)
 
 
 def packed(reply: Reply) -> Any:
@@ -102,21 +109,21 @@ def packed(reply: Reply) -> Any:
     return json.loads(reply.body[:size], object_hook=read)
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("toy", None),
-        ("toy/versions/1/curves", {"layers": [0], "points": 9, "derivative": True}),
-        ("toy/scores", {"rows": [[0, 1, 2], [1, 0, 1]]}),
-        ("toy/edges", {"rows": [[0, 1, 2]], "layers": [1]}),
-        ("toy64/explain", {"rows": [[0, 1, 2]]}),
-    ],
-)
-def test_packed_arrays_are_those_of_json(web: Server, path: str, body: Any) -> None:
-    reply = ask(web, f"/v1/kan/models/{path}", body, accept=PACKED, accept_encoding="gzip")
-    assert (reply.status, reply.headers["content-type"]) == (200, PACKED)
-    assert "content-encoding" not in reply.headers
-    assert same(packed(reply), ask(web, f"/v1/kan/models/{path}", body).json)
+ANSWERS: dict[str, Any] = {
+    "toy": None,
+    "toy/versions/1/curves": {"layers": [0], "points": 9, "derivative": True},
+    "toy/scores": {"rows": [[0, 1, 2], [1, 0, 1]]},
+    "toy/edges": {"rows": [[0, 1, 2]], "layers": [1]},
+    "toy64/explain": {"rows": [[0, 1, 2]]},
+}
+
+
+def test_packed_arrays_are_those_of_json(web: Server) -> None:
+    for path, body in ANSWERS.items():
+        reply = ask(web, f"/v1/kan/models/{path}", body, accept=PACKED, accept_encoding="gzip")
+        assert (reply.status, reply.headers["content-type"]) == (200, PACKED)
+        assert "content-encoding" not in reply.headers
+        assert same(packed(reply), ask(web, f"/v1/kan/models/{path}", body).json)
 
 
 def same(result: Any, expected: Any) -> bool:

@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from grpc_health.v1 import health_pb2
 
 from kanserve import Client, Unreachable
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.command_line import document, kanserve, program
 from tests.support.server_process import INFERENCE, Server, request
+from tests.support.tiers import full
 from tests.support.tls_server import files as files
 from tests.support.tls_server import models as models
 from tests.support.tls_server import secured
-from tests.support.tls_server import server as server
 
 ROWS = np.full((2, 3), 0.25, np.float32)
-HANDSHAKE_SECONDS = 2.0
-CHECK = b"\x00\x00\x00\x00\x00"  # grpc.health.v1.Health/Check of the whole server, framed
-IS_SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
+WAYS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
-def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Open to those whose certificate our authority signed."""
-    with secured(models, files, request.param, tls_client_ca=str(files / "ca.pem")) as running:
+@pytest.fixture(scope="module", params=WAYS)
+def server(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Open to all."""
+    with secured(models, files, request.param) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
-def hasty(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server that soon ends a handshake."""
-    with secured(models, files, request.param, handshake_timeout=HANDSHAKE_SECONDS) as running:
+@pytest.fixture(scope="module", params=WAYS)
+def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Open to those whose certificate our authority signed."""
+    with secured(models, files, request.param, tls_client_ca=str(files / "ca.pem")) as running:
         yield running
 
 
@@ -66,13 +62,14 @@ def test_tritons_client_infers(mutual: Server, files: Path) -> None:
     np.testing.assert_allclose(result, toy_model.outputs(ROWS), rtol=1e-5)
 
 
-def test_curl_negotiates_http2(server: Server, files: Path) -> None:
-    (files / "check").write_bytes(CHECK)
-    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-    command = ["curl", "-sS", "--cacert", files / "ca.pem", *headers, "--data-binary", f"@{files / 'check'}"]
-    where = f"https://localhost:{server.port}/grpc.health.v1.Health/Check"
-    done = subprocess.run([*command, "-w", "%{http_version}", where], capture_output=True, timeout=60)
-    assert done.stdout == IS_SERVING + b"2", done.stderr
+def test_a_client_that_also_speaks_http_1_gets_http_2(server: Server, files: Path) -> None:
+    context = ssl.create_default_context(cafile=str(files / "ca.pem"))
+    context.set_alpn_protocols(["http/1.1", "h2"])
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as peer,
+    ):
+        assert peer.selected_alpn_protocol() == "h2"
 
 
 def test_our_client_and_its_commands(mutual: Server, files: Path) -> None:
@@ -141,54 +138,35 @@ def rest(peer: socket.socket) -> bytes:
     return result
 
 
-def test_a_handshake_that_never_ends_is_cut_off(hasty: Server, files: Path) -> None:
-    peers = [socket.create_connection(("127.0.0.1", hasty.port), timeout=60) for _ in range(20)]
-    begun = time.monotonic()
-    for at, peer in enumerate(peers):
-        peer.sendall(b"\x16\x03\x01\x02\x00\x01\x00"[: at % 8])
-    assert trusted(hasty, files) == "SERVING"
-    for peer in peers:
-        rest(peer)
-        peer.close()
-    assert time.monotonic() - begun > HANDSHAKE_SECONDS / 2
-    assert trusted(hasty, files) == "SERVING"
+@pytest.mark.parametrize("transport", WAYS)
+def test_a_handshake_that_never_ends_is_cut_off(models: Path, files: Path, transport: str) -> None:
+    with secured(models, files, transport, handshake_timeout=1.0) as hasty:
+        peers = [socket.create_connection(("127.0.0.1", hasty.port), timeout=60) for _ in range(20)]
+        for at, peer in enumerate(peers):
+            peer.sendall(b"\x16\x03\x01\x02\x00\x01\x00"[: at % 8])
+        assert trusted(hasty, files) == "SERVING"
+        for peer in peers:
+            with peer:
+                rest(peer)
+        assert trusted(hasty, files) == "SERVING"
 
 
-@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+@pytest.mark.parametrize("transport", WAYS)
 def test_the_command_ends_with_the_reason(files: Path, models: Path, transport: str) -> None:
     pair = ("--tls-cert", files / "expired.pem", "--tls-key", files / "expired.key")
     done = program("serve", models, "--transport", transport, "--grpc-port", "0", "--metrics-port", "0", *pair)
-    assert done.returncode == 2
-    assert "has expired" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, "has expired" in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda files: Client("grpc://a:1", ca=files / "ca.pem"), "is an address without TLS"),
-        (
-            lambda files: Client("a:1", cert=files / "caller.pem"),
-            r"only one of the client certificate \(cert\) and its private key \(key\) is set",
-        ),
-        (lambda files: Client("a:1", ca=files / "none.pem"), "cannot be read: No such file"),
-        (lambda files: Client("a:1", cert=files / "caller.pem", key=files / "server.key"), "does not belong to"),
-    ],
-)
-def test_a_client_that_cannot_be(files: Path, make: Callable[[Path], Client], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        make(files)
-
-
-def test_a_command_with_a_file_that_is_not_there(files: Path) -> None:
+def test_a_client_that_cannot_be(files: Path) -> None:
+    ca, cert, key = files / "ca.pem", files / "caller.pem", files / "server.key"
+    for address, options, says in (
+        ("grpc://a:1", {"ca": ca}, "is an address without TLS"),
+        ("a:1", {"cert": cert}, r"only one of the client certificate \(cert\) and its private key \(key\) is set"),
+        ("a:1", {"ca": files / "none.pem"}, "cannot be read: No such file"),
+        ("a:1", {"cert": cert, "key": key}, "does not belong to"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Client(address, **options)
     done = kanserve("health", "--url", "a:1", "--ca", files / "none.pem")
     assert (done.returncode, "No such file" in done.stderr) == (2, True)
-
-
-def test_health_watches_over_tls(server: Server, files: Path) -> None:
-    """A stream too."""
-    requested = health_pb2.HealthCheckRequest(service="toy").SerializeToString()
-    with grpc.secure_channel(server.address, grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())) as channel:
-        call = channel.unary_stream("/grpc.health.v1.Health/Watch")(requested, timeout=60)
-        assert health_pb2.HealthCheckResponse.FromString(next(call)).status == health_pb2.HealthCheckResponse.SERVING
-        call.cancel()

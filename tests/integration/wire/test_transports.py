@@ -6,69 +6,63 @@ The other files test methods and their errors, with a `server` on each transport
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
 
 from tests.support import toy_model
-from tests.support.http_peer import HYPERCORN, INFER, ROWS, Code, Peer, body, code, framed
+from tests.support.http_client import way
+from tests.support.http_peer import FOREIGN, INFER, ROWS, Code, Peer, body, code, framed
 from tests.support.http_peer import hasty as hasty
 from tests.support.http_peer import hasty_peer as hasty_peer
 from tests.support.http_peer import lone as lone
 from tests.support.http_peer import peer as peer
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.reload_tools import shown
+from tests.support.server_process import Server, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 BURST = 2000
+DEADLINE = 0.5  # seconds
+WATCH = "/grpc.health.v1.Health/Watch"
 
 
-ASGI = pytest.mark.parametrize("lone", ["asgi", "hypercorn"], indirect=True)
+ASGI = pytest.mark.parametrize("lone", ["asgi", FOREIGN], indirect=True)
 
 
 @ASGI  # gRPC core ends such a call by itself
 def test_a_deadline_that_has_passed_is_not_worked_for(peer: Peer, lone: Server) -> None:
     lone.infer(ROWS)
-    idle = "kanserve_inflight_requests 0.0"  # so all calls are counted
-
-    def answered() -> float:
-        (line,) = [
-            line for line in lone.metrics().splitlines() if line.startswith('nv_inference_request_success{model="toy"')
-        ]
-        return float(line.split()[-1])
-
-    wait_until(lambda: answered() > 0 and idle in lone.metrics())
-    before = answered()
+    line = 'nv_inference_request_success{model="toy",version="1"}'
+    until(lambda: shown(lone, line) > 0 and "kanserve_inflight_requests 0.0" in lone.metrics())  # all calls are counted
+    before = shown(lone, line)
     stream = peer.open(("grpc-timeout", "1n"))
     peer.send(stream, framed(body()))
     assert peer.headers(stream)["grpc-status"] == str(Code.DEADLINE_EXCEEDED.value[0])
-    assert answered() == before
+    assert shown(lone, line) == before
 
 
 def test_a_call_that_outlives_its_deadline_ends_with_it(lone: Server) -> None:
     """Watch responds once and then waits for changes."""
-    requested = health_pb2.HealthCheckRequest(service="").SerializeToString()
-    begun = time.monotonic()
     with pytest.raises(grpc.RpcError) as caught:
-        list(lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(requested, timeout=0.5))
+        list(lone.channel.unary_stream(WATCH)(b"", timeout=DEADLINE))
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
-    assert time.monotonic() - begun > 0.4
+
+
+def handled(server: Server, *labels: str) -> float:
+    """Calls that the server counts under all of these labels."""
+    lines = [line for line in server.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
+    return sum(float(line.split()[-1]) for line in lines if all(f'"{label}"' in line for label in labels))
 
 
 def test_a_caller_that_goes_away_cancels_its_call(lone: Server) -> None:
-    requested = health_pb2.HealthCheckRequest(service="").SerializeToString()
-
-    def cancelled() -> float:
-        lines = [line for line in lone.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
-        return sum(float(line.split()[-1]) for line in lines if '"CANCELLED"' in line and '"Watch"' in line)
-
-    before = cancelled()
+    before = handled(lone, "CANCELLED", "Watch")
     for _ in range(5):
-        call = lone.channel.unary_stream("/grpc.health.v1.Health/Watch")(requested)
+        call = lone.channel.unary_stream(WATCH)(b"")
         next(call)
         call.cancel()
-    wait_until(lambda: cancelled() >= before + 5)
+    until(lambda: handled(lone, "CANCELLED", "Watch") >= before + 5)
 
 
 # hypercorn resets a stream that was answered before its request was whole, and gRPC core may report the reset.
@@ -125,6 +119,7 @@ def test_binary_metadata_is_taken(lone: Server) -> None:
     assert lone.logged("request_completed", request_id="mine")
 
 
+@full("load")
 def test_a_burst_on_a_fresh_channel_loses_nothing(lone: Server) -> None:
     """Completed, or rejected with a status that is counted; RST_STREAM is neither."""
 
@@ -151,14 +146,14 @@ def test_a_burst_on_a_fresh_channel_loses_nothing(lone: Server) -> None:
     assert not any("RST_STREAM" in name for name in outcomes)
 
 
+@full("load")
 def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
     peers = [Peer(lone.port) for _ in range(9)]
     try:
         for item in peers:
             for _ in range(100):
                 item.open()
-        data = health_pb2.HealthCheckRequest(service="liveness").SerializeToString()
-        assert code(lone, data, "/grpc.health.v1.Health/Check", timeout=30) is Code.OK
+        assert code(lone, b"\n\x08liveness", "/grpc.health.v1.Health/Check", timeout=30) is Code.OK
     finally:
         for item in peers:
             item.socket.close()
@@ -167,29 +162,26 @@ def test_many_calls_without_a_body_lock_nobody_out(lone: Server) -> None:
 # hypercorn loses the connection where a call is answered before its message is there.
 @pytest.mark.parametrize("hasty", ["asgi"], indirect=True)
 def test_what_ends_in_the_transport_is_counted_and_told(hasty_peer: Peer, hasty: Server) -> None:
-    def count(status: str) -> float:
-        labels = f'grpc_code="{status}",grpc_method="ModelInfer",'
-        result = [line for line in hasty.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
-        return sum(float(line.split()[-1]) for line in result if labels in line)
+    def counts() -> list[float]:
+        return [handled(hasty, status, "ModelInfer") for status in ("UNIMPLEMENTED", "DEADLINE_EXCEEDED", "INTERNAL")]
 
-    before = {status: count(status) for status in ("UNIMPLEMENTED", "DEADLINE_EXCEEDED", "INTERNAL")}
+    before = counts()
     packed, cut, slow = hasty_peer.open(("grpc-encoding", "snappy")), hasty_peer.open(), hasty_peer.open()
     hasty_peer.send(packed, framed(b"x", 1))
     hasty_peer.send(cut, framed(body())[:-1])
     hasty_peer.headers(slow)
-    wait_until(lambda: {status: count(status) - 1 for status in before} == before)
-    wait_until(lambda: any("did not arrive completely" in str(line.get("reason")) for line in hasty.lines()))
+    until(lambda: counts() == [count + 1 for count in before])
+    until(lambda: any("did not arrive completely" in str(line.get("reason")) for line in hasty.lines()))
 
 
-@pytest.mark.parametrize("transport", [(), HYPERCORN], ids=["asgi", "hypercorn"])
-def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path, transport: tuple[str, ...]) -> None:
-    pytest.importorskip("h2corn")
+@pytest.mark.parametrize("name", ["asgi", FOREIGN])
+def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path, name: str) -> None:
     toy_model.write(tmp_path)
-    chosen = {} if transport else {"transport": "asgi"}
+    transport, chosen = way(name)
     with serving(tmp_path, transport, max_inflight_requests=8, request_read_timeout=60.0, **chosen) as server:
         crowd = Peer(server.port)
-        opened = [crowd.open() for _ in range(20)]
-        result = crowd.headers(opened[0])
+        first, *_ = [crowd.open() for _ in range(20)]
+        result = crowd.headers(first)
         assert result["grpc-status"] == str(Code.RESOURCE_EXHAUSTED.value[0])
         assert result["grpc-message"].startswith("more than 8 requests arrive at the same time")
         assert server.infer(ROWS).shape == (2, 2)
