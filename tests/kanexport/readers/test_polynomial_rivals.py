@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from kanexport.detection import detect
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.formats import checkpoint
-from kanexport.options import Options
-from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
-from tests.support.small_checkpoints import check, read, refuse, save, stacked
+from tests.support.small_checkpoints import exported, normal, read, reading, refuse, save, stacked
+from tests.support.tiers import spread
 
 X = np.concatenate([np.random.default_rng(1).normal(size=(6, 3)) * size for size in (0.5, 3, 40)] + [np.zeros((1, 3))])
 ODD = np.array([[np.nan, 0.3, 0.3], [0.3, np.inf, 0.3], [0.3, 0.3, -np.inf]])
@@ -25,7 +22,7 @@ DEGREE = 4
 
 
 def coefficients(*shape: int, seed: int = 0) -> Any:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return normal(seed, *shape).astype(np.float32)
 
 
 def output(path: Path, *options: str, x: Any = X) -> Any:
@@ -64,13 +61,12 @@ CHEBY: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CHEBY)
-def test_what_chebyshev_polynomials_are_taken_of(tmp_path: Path, case: str) -> None:
-    options, squash = CHEBY[case]
+def test_what_chebyshev_polynomials_are_taken_of(tmp_path: Path) -> None:
     tensors = {"cheby_coeffs": coefficients(3, 2, DEGREE + 1), "arange": np.arange(DEGREE + 1)}
     path, rows = save(tmp_path, tensors), np.concatenate([X, ODD])
-    expected = series(chebyshev(squash(rows), DEGREE + 1), tensors["cheby_coeffs"])
-    close(output(path, f"forward={case.partition(',')[0]}", *options, x=rows), expected)
+    for case, (options, squash) in CHEBY.items():
+        expected = series(chebyshev(squash(rows), DEGREE + 1), tensors["cheby_coeffs"])
+        close(output(path, f"forward={case.partition(',')[0]}", *options, x=rows), expected)
 
 
 def test_chebyshev_kan_scales_each_row(tmp_path: Path) -> None:
@@ -111,7 +107,7 @@ def test_a_copy_that_normalises_inside_is_not_taken_for_chebykan(tmp_path: Path)
     assert read(path)[1] == "chebykan-norm"
     close(output(path), sums * special.expit(sums))
     close(output(path, "output_activation=identity"), sums)
-    export(Request(path=path, repository=tmp_path / "m"))
+    exported(path)
     rms = {"a.cheby_coeffs": tensors["cheby_coeffs"], "a.norm.weight": norm["layer_norm.weight"]}
     assert isinstance(refuse(tmp_path, rms, "vector=rmsnorm"), FamilyError)
 
@@ -137,7 +133,7 @@ def test_other_polynomials_under_the_name_of_the_second_kind(tmp_path: Path) -> 
             (10395 * u**4 - 10395 * u**3 + 4725 * u**2 - 945 * u + 35) / 128,
         ]
         close(output(path, "forward=jacobi-like"), series(like[: degree + 1], coef))
-        export(Request(path=path, repository=tmp_path / "m", options=("forward=jacobi-like",), force=True))
+        exported(path, "forward=jacobi-like")
     assert isinstance(refuse(tmp_path, {"cheby2_coeffs": coefficients(3, 2, 6)}, "forward=legendre"), OptionError)
 
 
@@ -157,13 +153,12 @@ def values_of(name: str, u: Any) -> list[Any]:
     return [functions[name](d, u) for d in range(4)]
 
 
-@pytest.mark.parametrize("way", [*TANH, "oid"])
 @pytest.mark.parametrize("key", NAMES)
-def test_copies_with_another_squash_or_other_axes(tmp_path: Path, key: str, way: str) -> None:
+def test_copies_with_another_squash_or_other_axes(tmp_path: Path, key: str) -> None:
     coef = coefficients(3, 2, 4)
-    path = save(tmp_path, {key: coef.transpose(1, 0, 2) if way == "oid" else coef})
-    expected = series(values_of(NAMES[key], TANH.get(way, np.tanh)(X)), coef)
-    close(output(path, f"forward={way}"), expected)
+    for way in (*TANH, "oid"):
+        path = save(tmp_path, {key: coef.transpose(1, 0, 2) if way == "oid" else coef})
+        close(output(path, f"forward={way}"), series(values_of(NAMES[key], TANH.get(way, np.tanh)(X)), coef))
 
 
 def test_older_and_x_kanerfs_layers(tmp_path: Path) -> None:
@@ -205,8 +200,7 @@ def test_hermite_functions(tmp_path: Path) -> None:
 def test_what_a_file_leaves_open_is_known(tmp_path: Path, tensors: dict[str, Any], key: str, more: str) -> None:
     """The reader lists the alternative interpretations that recorded outputs decide between."""
     path = save(tmp_path, {name: coefficients(*shape) for name, shape in tensors.items()})
-    options, loaded = Options.parse(()), checkpoint.load(path)
-    detect.read(detect.detect(loaded, "taylorkan" if "coeffs" in tensors else None)[0], loaded, options)
+    options = reading(path, family="taylorkan" if "coeffs" in tensors else None).options
     assert key in options.assumed
     assert more in options.open[key]
     assert options.assumed[key] not in options.open[key]
@@ -321,16 +315,22 @@ FAMILIES: dict[str, tuple[str, str, dict[str, float], Callable[[Any, int], list[
 SQUASHES = {"sigmoid": lambda x: special.expit(x), "tanh": np.tanh, "raw": lambda x: x}
 
 
-@pytest.mark.parametrize("degree", [1, 5, 9])
+def layer(family: str, n: int, m: int, count: int, scale: float = 1.0, seed: int = 0) -> Any:
+    key, _, numbers, _ = FAMILIES[family]
+    own = {f"{key}_coeffs": coefficients(n, m, count, seed=seed) * np.float32(scale)}
+    return own | {name: np.array([v], np.float32) for name, v in numbers.items()}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_basis_functions(tmp_path: Path, family: str, degree: int) -> None:
-    key, squash, numbers, polynomials = FAMILIES[family]
-    tensors = {f"{key}_coeffs": coefficients(3, 2, degree + 1)}
-    path = save(tmp_path, tensors | {name: np.array([v], np.float32) for name, v in numbers.items()})
+def test_basis_functions(tmp_path: Path, family: str) -> None:
+    key, squash, _, polynomials = FAMILIES[family]
     rows = np.concatenate([X, ODD[1:]]) if squash != "raw" else X
-    values = polynomials(SQUASHES[squash](rows), degree + 1)
-    close(output(path, x=rows), series(values, tensors[f"{key}_coeffs"]))
-    assert read(path)[1] == family
+    for degree in (1, 5, 9):
+        tensors = layer(family, 3, 2, degree + 1)
+        path = save(tmp_path, tensors)
+        values = polynomials(SQUASHES[squash](rows), degree + 1)
+        close(output(path, x=rows), series(values, tensors[f"{key}_coeffs"]))
+        assert read(path)[1] == family
 
 
 def test_boas_buck(tmp_path: Path) -> None:
@@ -344,21 +344,13 @@ def test_boas_buck(tmp_path: Path) -> None:
     assert isinstance(refuse(tmp_path, same_ends), InvalidKan)
 
 
-def test_two_layers_of_them_export(tmp_path: Path) -> None:
+@spread("family", FAMILIES, 3)
+def test_two_layers_of_them_export(tmp_path: Path, family: str) -> None:
     """The verification covers the graphs, too."""
-    for family in ("gottliebkan", "padokan", "fermatkan", "meixnerpollaczekkan"):
-        key, squash, numbers, polynomials = FAMILIES[family]
-        scale = 0.2 if squash == "raw" else 1.0
-        parts = [{f"{key}_coeffs": coefficients(n, m, 4, seed=n) * np.float32(scale)} for n, m in ((2, 3), (3, 1))]
-        tensors = stacked([part | {k: np.array([v], np.float32) for k, v in numbers.items()} for part in parts])
-
-        def edges(part: Any, row: list[float], key: str = key, squash: str = squash, make: Any = polynomials) -> Any:
-            values = np.stack(make(SQUASHES[squash](np.array(row)), 4), axis=-1)
-            return np.einsum("id,iod->io", values, part[f"{key}_coeffs"])
-
-        manifest = check(save(tmp_path, tensors), tensors, edges, prefixes=["layers.0.", "layers.1."])
-        assert manifest.source.family == family
-        assert manifest.edge_class == "A"
+    scale = 0.2 if FAMILIES[family][1] == "raw" else 1.0
+    path = save(tmp_path, stacked([layer(family, 2, 3, 4, scale, 2), layer(family, 3, 1, 4, scale, 3)]))
+    manifest = exported(path)
+    assert (manifest.source.family, manifest.edge_class) == (family, "A")
 
 
 @pytest.mark.parametrize(
@@ -386,9 +378,7 @@ def test_taylor_powers_of_x_itself(tmp_path: Path, bias: bool) -> None:
     tensors = {"coeffs": coefficients(2, 3, 4)} | ({"bias": coefficients(1, 2)} if bias else {})
     path, rows = save(tmp_path, tensors), np.concatenate([X, ODD])
     with np.errstate(all="ignore"):
-        expected = sum(rows[:, None, :] ** d * tensors["coeffs"][None, ..., d].astype(float) for d in range(4)).sum(
-            axis=2
-        )
+        expected = series([rows**d for d in range(4)], tensors["coeffs"].transpose(1, 0, 2))
     expected = expected + (tensors["bias"] if bias else 0)
     close(taylor(path, x=rows), expected)
     close(taylor(path, "output_activation=relu", x=X), np.maximum(expected[: len(X)], 0))
@@ -396,37 +386,8 @@ def test_taylor_powers_of_x_itself(tmp_path: Path, bias: bool) -> None:
 
 def taylor(path: Path, *options: str, x: Any) -> Any:
     """The test gives the family, since other libraries use the same tensor name."""
-    loaded = checkpoint.load(path)
-    kan = detect.read(detect.detect(loaded, "taylorkan")[0], loaded, Options.parse(options))
     with np.errstate(all="ignore"):
-        return float64_reference.evaluate(kan, x).y
-
-
-@pytest.mark.parametrize("step", [1.0, 2 * math.pi, 0.5])
-def test_fourier_steps(tmp_path: Path, step: float) -> None:
-    f = coefficients(2, 2, 3, 5)
-    angles = X[:, None, :, None] * step * np.arange(1, 6)
-    expected = (np.cos(angles) * f[0].astype(float) + np.sin(angles) * f[1].astype(float)).sum(axis=(2, 3))
-    np.testing.assert_allclose(
-        output(save(tmp_path, {"fouriercoeffs": f}), f"fourier_step={step!r}"), expected, atol=1e-11
-    )
-
-
-def test_harmonics_that_count_from_0(tmp_path: Path) -> None:
-    f = coefficients(2, 2, 3, 5)
-    angles = X[:, None, :, None] * np.arange(5)
-    expected = (np.cos(angles) * f[0].astype(float) + np.sin(angles) * f[1].astype(float)).sum(axis=(2, 3))
-    path = save(tmp_path, {"fouriercoeffs": f})
-    np.testing.assert_allclose(output(path, "forward=first-version"), expected, atol=1e-11)
-
-
-@pytest.mark.parametrize(("number", "used"), [(3.4, 3), (2.5, 2), (0.0, 1), (5.0, 5)])
-def test_a_trained_number_of_harmonics(tmp_path: Path, number: float, used: int) -> None:
-    f = coefficients(2, 2, 3, 5)
-    path = save(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(number, np.float32)})
-    result = output(path)
-    np.testing.assert_array_equal(result, output(save(tmp_path, {"fouriercoeffs": f[..., :used]})))
-    assert isinstance(refuse(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(6, np.float32)}), InvalidKan)
+        return float64_reference.evaluate(reading(path, *options, family="taylorkan").kan, x).y
 
 
 def wavelets(**more: Any) -> dict[str, Any]:
