@@ -35,6 +35,31 @@ def silu(u: float) -> float:
     return u / (1 + math.exp(-u))
 
 
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def floats(tensors: Tensors, kind: str = "float32") -> Tensors:
+    return {key: np.asarray(value, kind) for key, value in tensors.items()}
+
+
+def layernorm(part: Tensors, row: Sequence[float], name: str = "layernorm") -> list[float]:
+    """A row, normalised with the weights of that name."""
+    mean = sum(row) / len(row)
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in row) / len(row) + 1e-5)
+    scale, bias = part[f"{name}.weight"], part[f"{name}.bias"]
+    return [float((v - mean) / deviation * s + b) for v, s, b in zip(row, scale, bias, strict=True)]
+
+
+def spline(x: float, t: Sequence[float], c: int, k: int) -> float:
+    """Cox-de Boor for one basis function, on half-open cells; 0 / 0 counts as 0."""
+    if k == 0:
+        return float(t[c] <= x < t[c + 1])
+    left = (x - t[c]) / (t[c + k] - t[c] or 1) * spline(x, t, c, k - 1)
+    right = (t[c + k + 1] - x) / (t[c + k + 1] - t[c + 1] or 1)
+    return float(left + right * spline(x, t, c + 1, k - 1))
+
+
 def save(folder: Path, tensors: Tensors) -> Path:
     path = folder / "model.safetensors"
     path.write_bytes(safetensors.numpy.save({key: np.array(value, order="C") for key, value in tensors.items()}))
@@ -50,21 +75,47 @@ def under(tensors: Tensors, prefix: str) -> Tensors:
     return {key.removeprefix(prefix): v.astype(np.float64) for key, v in tensors.items() if key.startswith(prefix)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """The network that a checkpoint is read as, its family, and the options, with the facts that the reader assumed."""
+
+    kan: Kan
+    family: str
+    options: Options
+
+    @property
+    def assumed(self) -> dict[str, str]:
+        """The assumptions about the layers."""
+        return {key: value for key, value in self.options.assumed.items() if key not in AROUND}
+
+    @property
+    def basis(self) -> Any:
+        """The first basis of the first layer."""
+        return self.kan.layers[0].terms[0].basis
+
+
+def reading(path: Path, *options: str, family: str | None = None, symbolic: Sequence[str] = ()) -> Reading:
+    loaded, parsed = checkpoint.load(path), Options.parse(options, symbolic=symbolic)
+    reader, _ = detect.detect(loaded, family)
+    return Reading(detect.read(reader, loaded, parsed), reader.FAMILY, parsed)
+
+
 def read(path: Path, *options: str) -> tuple[Kan, str]:
     """The network, and the family that its tensors were recognised as."""
-    loaded = checkpoint.load(path)
-    reader, _ = detect.detect(loaded, None)
-    return detect.read(reader, loaded, Options.parse(options)), reader.FAMILY
+    result = reading(path, *options)
+    return result.kan, result.family
 
 
 def check(
     path: Path, tensors: Tensors, edges: Edges, *options: str, prefixes: Sequence[str] = ("",), bias: str = ""
-) -> Manifest:
-    """Compare each edge and each sum of a saved checkpoint with `edges`, then export it, which verifies the graphs.
+) -> Reading:
+    """Compare each edge and each sum of a saved checkpoint with `edges`.
 
-    `bias` names the tensor that the layer adds to the sums. The manifest lists the assumptions about the layers.
+    `bias` names the tensor that the layer adds to the sums. `exported` also compares the graphs.
     """
-    kan, family = read(path, *options)
+    result = reading(path, *options)
+    result.options.finish(result.family)
+    kan = result.kan
     trace = float64_reference.evaluate(kan, np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs)))
     sums = [*trace.inputs[1:], trace.y]
     for layer, prefix, nodes, after in zip(kan.layers, prefixes, trace.inputs, sums, strict=True):
@@ -75,10 +126,13 @@ def check(
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
         total = expected.sum(axis=1) + part.get(bias, 0)
         np.testing.assert_allclose(after, total, rtol=0, atol=1e-11 * max(1.0, np.abs(total).max()))
-    result = export(Request(path=path, repository=path.parent / "models", options=options, force=True))
-    assert result.manifest.source.family == family
-    own = beside_forward(result.manifest.source)
-    return dataclasses.replace(result.manifest, source=dataclasses.replace(result.manifest.source, options_assumed=own))
+    return result
+
+
+def exported(path: Path, *options: str, **more: Any) -> Manifest:
+    """The manifest of an export, which verifies the graphs."""
+    request = Request(path=path, repository=path.parent / "models", options=options, force=True, **more)
+    return export(request).manifest
 
 
 def beside_forward(source: Source) -> dict[str, str]:
@@ -86,11 +140,17 @@ def beside_forward(source: Source) -> dict[str, str]:
     return {key: value for key, value in source.options_assumed.items() if key not in AROUND}
 
 
-def refuse(folder: Path, tensors: Tensors, *options: str, family: str | None = None) -> ExportError:
+def refuse(folder: Path, tensors: Tensors, *options: str, **more: Any) -> ExportError:
+    """The error of an export of these tensors that leaves nothing behind."""
+    return refused(save(folder, tensors), *options, **more)
+
+
+def refused(path: Path, *options: str, **more: Any) -> ExportError:
     """The error of an export that leaves nothing behind."""
+    folder = path.parent / "no"
     with pytest.raises(ExportError) as caught:
-        export(Request(path=save(folder, tensors), repository=folder / "no", options=options, family=family))
-    assert not (folder / "no").exists()
+        export(Request(path=path, repository=folder, options=options, **more))
+    assert not folder.exists()
     return caught.value
 
 

@@ -66,17 +66,14 @@ def test_every_golden_file_reads_as_torch_reads_it(torch: Any, torch_files: list
         assert_same(torch, path.read_bytes())
 
 
-@pytest.mark.parametrize(
-    "name", ["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
-)
-def test_every_dtype(torch: Any, name: str) -> None:
-    values = torch.tensor([[0.0, 1.0, 2.5], [100.0, 7.0, 1.0]]).to(getattr(torch, name))
-    assert_same(torch, saved(torch, {"plain": values, "transposed": values.T, "one": values[1, 2]}))
-
-
-def test_bits_of_unusual_numbers(torch: Any) -> None:
+def test_every_dtype_and_unusual_numbers(torch: Any) -> None:
+    values = torch.tensor([[0.0, 1.0, 2.5], [100.0, 7.0, 1.0]])
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1e-45, 3.4e38])
-    assert_same(torch, saved(torch, {"f32": odd, "bf16": odd.bfloat16(), "f16": odd.half(), "f64": odd.double()}))
+    floating = ("float32", "float64", "float16", "bfloat16")
+    for name in (*floating, "int64", "int32", "int16", "int8", "uint8", "bool"):
+        typed = values.to(getattr(torch, name))
+        own = {"odd": odd.to(typed.dtype)} if name in floating else {}
+        assert_same(torch, saved(torch, {"plain": typed, "transposed": typed.T, "one": typed[1, 2], **own}))
 
 
 def test_views_offsets_and_shared_storages(torch: Any) -> None:
@@ -113,60 +110,28 @@ def test_nested_dictionaries_parameters_and_other_values(torch: Any) -> None:
     assert_same(torch, saved(torch, value))
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_every_protocol_torch_can_write(torch: Any, protocol: int) -> None:
+def test_every_protocol_torch_can_write(torch: Any) -> None:
     """The weights_only reader of torch supports only protocol 2; the others must give the same."""
     value = {"w": torch.arange(6.0).reshape(2, 3), "n": {"b": torch.ones(2), "long" * 100: 2**40}}
     usual = saved(torch, value)
     assert_same(torch, usual)
-    result, expected = (
-        flatten(torch_archive.read(saved(torch, value, pickle_protocol=protocol))),
-        flatten(torch_archive.read(usual)),
-    )
-    assert list(result) == list(expected)
-    for key in expected:
-        np.testing.assert_array_equal(result[key], expected[key])
+    expected = flatten(torch_archive.read(usual))
+    for protocol in (3, 4, 5):
+        result = flatten(torch_archive.read(saved(torch, value, pickle_protocol=protocol)))
+        assert list(result) == list(expected)
+        for key in expected:
+            np.testing.assert_array_equal(result[key], expected[key])
 
 
 def test_numpy_values_among_a_scripts_own_are_inert(torch: Any) -> None:
     """Losses and scalers are often numpy's; they come through as nothing but a name."""
-    value = {
-        "model_state": {"w": torch.ones(2)},
-        "best_loss": np.float64(0.5),
-        "history": [np.float32(1), np.int64(3), np.bool_(True)],
-        "mean": np.arange(6.0).reshape(2, 3),
-        "names": np.array(["a", "b"]),
-    }
+    history, names = [np.float32(1), np.int64(3), np.bool_(True)], np.array(["a", "b"])
+    value = {"w": torch.ones(2), "best_loss": np.float64(0.5), "history": history, "mean": np.ones((2, 3)), "n": names}
     for protocol in (2, 3, 4):
         result = torch_archive.read(saved(torch, value, pickle_protocol=protocol))
-        assert result["model_state"]["w"].tolist() == [1, 1]
-        assert isinstance(result["best_loss"], pickle_data.Opaque)
-        assert all(
-            isinstance(item, pickle_data.Opaque) for item in (*result["history"], result["mean"], result["names"])
-        )
-
-
-def test_the_state_dict_is_found_among_what_a_script_saves_beside_it(torch: Any, tmp_path: Path) -> None:
-    model = torch.nn.Linear(2, 3)
-    adam = torch.optim.Adam(model.parameters())
-    model(torch.ones(1, 2)).sum().backward()
-    adam.step()
-    state, extra = model.state_dict(), {"epoch": 3, "loss": torch.tensor(0.5), "optimizer": adam.state_dict()}
-    for wrapped in (
-        {"model_state": state, **extra},
-        {"checkpoint": {"model": state, **extra}},
-        {"anything": state, "config": {"width": [2, 3]}},
-        {"state_dict": {"net": state}, "ema": state},
-    ):
-        torch.save(wrapped, tmp_path / "model.pt")
-        loaded = checkpoint.load(tmp_path / "model.pt")
-        assert list(loaded.tensors) == ["weight", "bias"], wrapped.keys()
-    torch.save({"generator": state, "discriminator": state}, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match="more than one state dict: generator, discriminator"):
-        checkpoint.load(tmp_path / "model.pt")
-    torch.save({"optimizer": adam.state_dict(), "epoch": 3}, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match=r"has no tensors|more than one state dict"):
-        checkpoint.load(tmp_path / "model.pt")
+        assert result["w"].tolist() == [1, 1]
+        others = [result["best_loss"], *result["history"], result["mean"], result["n"]]
+        assert all(isinstance(item, pickle_data.Opaque) for item in others)
 
 
 def test_a_view_of_a_large_storage_is_copied_small(torch: Any) -> None:
@@ -195,37 +160,17 @@ def test_formats_that_are_not_read_say_what_to_do(torch: Any, tmp_path: Path) ->
         assert ("--module" if " is rebuilt" in caught.value.message else "state_dict()") in caught.value.hint, name
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("empty.pt", b""),
-        ("text.pt", b"these are no weights\n" * 10),
-        ("plain.pkl", pickle.dumps({"w": [1.0]})),
-        ("short.pt", b"PK"),
-        ("header.safetensors", struct.pack("<Q", 10) + b'{"w": nonsense'),
-        (
-            "dtype.safetensors",
-            struct.pack("<Q", 57) + b'{"w":{"dtype":"F4","shape":[1],"data_offsets":[0,4]}}    ' + bytes(9),
-        ),
-    ],
-)
-def test_other_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(CheckpointError, match=name):
-        checkpoint.load(tmp_path / name)
-
-
-def test_paths_that_are_no_file_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    files = {"empty.pt": b"", "text.pt": b"these are no weights\n" * 10, "short.pt": b"PK"}
+    for name, data in (files | {"plain.pkl": pickle.dumps({"w": [1.0]})}).items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CheckpointError, match=name):
+            checkpoint.load(tmp_path / name)
     (tmp_path / "a_state").mkdir()
-    for path, text in [
-        (tmp_path, "is a folder"),
-        (tmp_path / "no.pt", "does not exist"),
-        (tmp_path / "a", "not exist"),
-    ]:
+    no_files = {tmp_path: "is a folder", tmp_path / "no.pt": "does not exist", tmp_path / "a": "not exist"}
+    for path, text in (no_files | {tmp_path / ("long" * 500): "cannot be read"}).items():
         with pytest.raises(CheckpointError, match=text):
             checkpoint.load(path)
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.load(tmp_path / ("long" * 500))
 
 
 def test_torchscript_is_refused_with_advice(torch_zip: Callable[..., bytes]) -> None:
@@ -287,21 +232,16 @@ def test_a_deflated_entry_unpacks_no_further_than_it_claims(torch_zip: Callable[
     (tmp_path / "bomb.pt").write_bytes(_directory_says(data, "archive/data/0", file_size=16))
     script = """
 import pathlib, resource, sys
-from kanexport.formats import pickle_data, torch_archive
+from kanexport.formats import torch_archive
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     torch_archive.read(pathlib.Path(sys.argv[1]).read_bytes())
 except torch_archive.CheckpointError as error:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "bomb.pt")],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    grown, _, message = done.stdout.partition(" ")
+    command = [sys.executable, "-c", script, tmp_path / "bomb.pt"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    grown, _, message = printed.partition(" ")
     assert "damaged" in message
     assert int(grown) < 50_000  # KiB
 

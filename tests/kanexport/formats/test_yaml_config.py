@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.errors import CheckpointError
@@ -36,27 +36,20 @@ grid: !!python/object/apply:numpy.{module}.multiarray.scalar
 """
 
 
-@pytest.mark.parametrize("module", ["core", "_core"])
-@pytest.mark.parametrize(
-    ("code", "data", "value"),
-    [
-        ("i8", "CgAAAAAAAAA=", 10),
-        ("i4", "/////w==", -1),
-        ("f8", "AAAAAAAA+D8=", 1.5),
-        ("f4", "AADAPw==", 1.5),
-        ("b1", "AQ==", True),
-    ],
-)
-def test_numpy_scalars_under_both_spellings(module: str, code: str, data: str, value: Any) -> None:
-    result = yaml_config.read(SCALAR.format(module=module, code=code, data=data).encode())["grid"]
-    assert result == value
-    assert type(result) is type(value)
+NUMBERS = [("i8", "CgAAAAAAAAA=", 10), ("i4", "/////w==", -1), ("f8", "AAAAAAAA+D8=", 1.5), ("f4", "AADAPw==", 1.5)]
 
 
-@pytest.mark.parametrize(("code", "data"), [("i8", "CgAAAA=="), ("c16", "CgAAAAAAAAA="), ("O", "CgAAAAAAAAA=")])
-def test_numpy_values_that_are_no_number_stay_inert(code: str, data: str) -> None:
-    result = yaml_config.read(SCALAR.format(module="core", code=code, data=data).encode())["grid"]
-    assert isinstance(result, Tagged)
+def test_numpy_scalars_under_both_spellings() -> None:
+    for module, (code, data, value) in itertools.product(("core", "_core"), [*NUMBERS, ("b1", "AQ==", True)]):
+        result = yaml_config.read(SCALAR.format(module=module, code=code, data=data).encode())["grid"]
+        assert result == value
+        assert type(result) is type(value)
+
+
+def test_numpy_values_that_are_no_number_stay_inert() -> None:
+    for code, data in (("i8", "CgAAAA=="), ("c16", "CgAAAAAAAAA="), ("O", "CgAAAAAAAAA=")):
+        result = yaml_config.read(SCALAR.format(module="core", code=code, data=data).encode())["grid"]
+        assert isinstance(result, Tagged)
 
 
 def test_scalars_that_share_their_dtype_by_alias() -> None:
@@ -83,33 +76,29 @@ other: !unknown [1]
     assert isinstance(result["other"], Tagged)
 
 
-@pytest.mark.parametrize(
-    "tag",
-    [
-        "a: !!python/object/apply:os.system ['touch {canary}']",
-        "a: !!python/object/new:os.system ['touch {canary}']",
-        "a: !!python/object/apply:subprocess.Popen [[touch, '{canary}']]",
-        "a: !!python/object/apply:builtins.eval [\"__import__('os').system('touch {canary}')\"]",
-        "a: !!python/object/new:type {{args: [z, !!python/tuple [], {{}}], listitems: ['touch {canary}']}}",
-        "a: !!python/module:os ''",
-        "? !!python/object/apply:os.system ['touch {canary}']\n: 1",
-    ],
-)
-def test_nothing_is_executed(tag: str, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    text = tag.format(canary=canary).encode()
-    try:
-        result = yaml_config.read(text)["a"]
-    except CheckpointError:
-        assert tag.startswith("?")  # a tagged value cannot be a key
-    else:
-        assert isinstance(result, Tagged)
-    assert not canary.exists()
+ATTACKS = [
+    "a: !!python/object/apply:os.system ['touch {canary}']",
+    "a: !!python/object/new:os.system ['touch {canary}']",
+    "a: !!python/object/apply:subprocess.Popen [[touch, '{canary}']]",
+    "a: !!python/object/apply:builtins.eval [\"__import__('os').system('touch {canary}')\"]",
+    "a: !!python/object/new:type {{args: [z, !!python/tuple [], {{}}], listitems: ['touch {canary}']}}",
+    "a: !!python/module:os ''",
+    "? !!python/object/apply:os.system ['touch {canary}']\n: 1",
+]
 
 
-def test_the_canary_of_that_test_can_appear(tmp_path: Path) -> None:
+def test_nothing_is_executed(tmp_path: Path) -> None:
+    """Python's own loader does run the first one: the canary can appear."""
     canary = tmp_path / "canary"
-    yaml.load(f"a: !!python/object/apply:os.system ['touch {canary}']", Loader=yaml.UnsafeLoader)
+    for tag in ATTACKS:
+        try:
+            result = yaml_config.read(tag.format(canary=canary).encode())["a"]
+        except CheckpointError:
+            assert tag.startswith("?")  # a tagged value cannot be a key
+        else:
+            assert isinstance(result, Tagged)
+        assert not canary.exists()
+    yaml.load(ATTACKS[0].format(canary=canary), Loader=yaml.UnsafeLoader)
     assert canary.exists()
 
 
@@ -152,14 +141,14 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_files_are_refused_quickly(name: str) -> None:
-    started = time.process_time()
-    with pytest.raises(CheckpointError) as caught:
-        yaml_config.read(HOSTILE[name])
-    assert "the config" in caught.value.message
-    assert len(caught.value.message) < 300
-    assert time.process_time() - started < 2.0
+def test_hostile_files_are_refused_quickly() -> None:
+    for name, data in HOSTILE.items():
+        started = time.process_time()
+        with pytest.raises(CheckpointError) as caught:
+            yaml_config.read(data)
+        assert time.process_time() - started < 2.0, name
+        assert "the config" in caught.value.message, name
+        assert len(caught.value.message) < 300, name
 
 
 def test_an_error_names_the_line() -> None:
@@ -168,13 +157,12 @@ def test_an_error_names_the_line() -> None:
 
 
 def test_a_large_honest_config_is_read() -> None:
-    names = [["0"] * 40 for _ in range(200)]
+    names = [["0"] * 20 for _ in range(100)]
     text = yaml.safe_dump({"symbolic.funs_name.0": names, "width": [[40, 0], [200, 0]]})
     assert yaml_config.read(text.encode())["symbolic.funs_name.0"] == names
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=300, deadline=None)
 def test_no_text_escapes_with_another_error(text: str) -> None:
     try:
         result = yaml_config.read(text.encode(errors="surrogatepass"))
@@ -210,7 +198,6 @@ TOKENS = st.sampled_from(PUNCTUATION + TAGS)
 
 
 @given(st.lists(TOKENS, max_size=20))
-@settings(max_examples=600, deadline=None)
 def test_no_arrangement_of_tokens_escapes_with_another_error(tokens: list[str]) -> None:
     try:
         result = yaml_config.read(("k: " + "".join(tokens)).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +11,25 @@ import numpy as np
 import pytest
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
-from tests.support.small_checkpoints import Tensors, beside_forward, check, read, refuse, save, silu, stacked
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def floats(tensors: Tensors) -> Tensors:
-    return {key: np.asarray(value, np.float32) for key, value in tensors.items()}
-
-
-def norm(part: Any, row: Any, name: str = "layernorm") -> list[float]:
-    apart = np.asarray(row) - np.mean(row)
-    scaled = apart / math.sqrt(float((apart**2).mean()) + 1e-5)
-    return list(scaled * part[f"{name}.weight"] + part[f"{name}.bias"])
-
-
-def spline(x: float, knots: Any, c: int, k: int) -> float:
-    if k == 0:
-        return float(knots[c] <= x < knots[c + 1])
-    left = (x - knots[c]) / (knots[c + k] - knots[c]) * spline(x, knots, c, k - 1)
-    right = (knots[c + k + 1] - x) / (knots[c + k + 1] - knots[c + 1])
-    return float(left + right * spline(x, knots, c + 1, k - 1))
-
+from tests.support.small_checkpoints import (
+    Edges,
+    Tensors,
+    beside_forward,
+    check,
+    exported,
+    floats,
+    layernorm,
+    normal,
+    read,
+    refuse,
+    save,
+    silu,
+    spline,
+    stacked,
+    under,
+)
+from tests.support.tiers import spread
 
 KNOTS = np.arange(-2, 7) * 0.75 - 1.5  # G = 4, k = 2: six functions
 CENTRES = np.linspace(-1.5, 1.5, 6)
@@ -55,31 +49,25 @@ def bsrbf(n: int, m: int) -> Tensors:
     )
 
 
-def bump(part: Any, h: float, c: int, kind: str) -> float:
+def bump(part: Tensors, h: float, c: int, kind: str) -> float:
     if kind == "bs":
         return spline(h, part["grid"][0], c, 2)
     return math.exp(-(((h - part["rbf.grid"][c]) / WIDTH) ** 2))
 
 
-def bsrbf_edges(part: Any, row: list[float]) -> Any:
-    return [
-        [
-            base * silu(h)
-            + sum(
-                part["spline_weight"][j, i * 6 + c] * (bump(part, h, c, "bs") + bump(part, h, c, "rbf"))
-                for c in range(6)
-            )
-            for j, base in enumerate(part["base_weight"][:, i])
-        ]
-        for i, h in enumerate(norm(part, row))
-    ]
+def bsrbf_edges(part: Tensors, row: list[float]) -> Any:
+    h = layernorm(part, row)
+    values = [[bump(part, u, c, "bs") + bump(part, u, c, "rbf") for c in range(6)] for u in h]
+    weights = part["spline_weight"].reshape(-1, len(row), 6)
+    return np.einsum("oic,ic->io", weights, values) + part["base_weight"].T * np.array(list(map(silu, h)))[:, None]
 
 
 def test_bsrbf_kan(tmp_path: Path) -> None:
     tensors = bsrbf(3, 2)
-    manifest = check(save(tmp_path, tensors), tensors, bsrbf_edges)
-    assert manifest.source.family == "bsrbf-kan"
-    assert set(beside_forward(manifest.source)) == {"base_activation", "denominator", "layernorm_eps"}
+    path = save(tmp_path, tensors)
+    result = check(path, tensors, bsrbf_edges)
+    assert result.family == exported(path).source.family == "bsrbf-kan"
+    assert set(result.assumed) == {"base_activation", "denominator", "layernorm_eps"}
     assert isinstance(refuse(tmp_path, tensors | {"grid": tensors["grid"][:, :7]}), InvalidKan)
 
 
@@ -91,20 +79,16 @@ def fc_kan(functions: int) -> Tensors:
     return stacked(layers) | floats({"concat_weight": normal(7, 2, 2 * functions)})
 
 
-def stream(part: Any, row: list[float], name: str) -> list[float]:
+def stream(part: Tensors, row: list[float], name: str) -> list[float]:
     """One function of FC-KAN in one layer."""
-    h = norm(part, row)
-    n, m = len(h), len(part["base_weight"])
-
-    def edge(j: int, i: int) -> float:
-        if name in ("bs", "rbf"):
-            return sum(part["spline_weight"][j, i * 6 + c] * bump(part, h[i], c, name) for c in range(6))
-        if name == "dog":
-            u = (h[i] - part["translation"][j, i]) / part["scale"][j, i]
-            return float(part["base_weight"][j, i] * -u * math.exp(-u * u / 2))
-        return float(part["base_weight"][j, i] * {"base": silu, "arctan": math.atan}[name](h[i]))
-
-    return [sum(edge(j, i) for i in range(n)) for j in range(m)]
+    h = layernorm(part, row)
+    if name in ("bs", "rbf"):
+        values = [bump(part, u, c, name) for u in h for c in range(6)]
+        return list(part["spline_weight"] @ values)
+    if name == "dog":
+        u = (h - part["translation"]) / part["scale"]
+        return list((part["base_weight"] * -u * np.exp(-u * u / 2)).sum(axis=1))
+    return list(part["base_weight"] @ [{"base": silu, "arctan": math.atan}[name](u) for u in h])
 
 
 def combine(kind: str, rows: np.ndarray, concat: np.ndarray) -> Any:
@@ -116,33 +100,35 @@ def combine(kind: str, rows: np.ndarray, concat: np.ndarray) -> Any:
     }[kind]  # fmt: skip
 
 
-CASES = [(("bs", "dog"), kind) for kind in ("quadratic", "sum", "product", "sum_product", "quadratic2")]
-CASES += [(("rbf", "arctan", "base"), kind) for kind in ("quadratic3", "cubic", "mean", "concat", "concat_linear")]
+FC_CASES = [(("bs", "dog"), kind) for kind in ("quadratic", "sum", "product", "sum_product", "quadratic2")]
+FC_CASES += [(("rbf", "arctan", "base"), kind) for kind in ("quadratic3", "cubic", "mean", "concat", "concat_linear")]
 
 
-@pytest.mark.parametrize(("functions", "kind"), [*CASES, (("dog",), "")])
+@pytest.mark.parametrize(("functions", "kind"), [*FC_CASES, (("dog",), "")])
 def test_fc_kan(tmp_path: Path, functions: tuple[str, ...], kind: str) -> None:
     tensors = fc_kan(len(functions))
     supplied = (f"func_list={','.join(functions)}", *((f"combined_type={kind}",) if kind else ()))
     kan, family = read(save(tmp_path, tensors), *supplied)
-    assert family == "fc-kan"
+    assert (family, kan.edge_class) == ("fc-kan", "B")
     x = np.random.default_rng(3).uniform(-2, 2, size=(5, 3))
-    parts = [{k.removeprefix(f"layers.{at}."): v.astype(float) for k, v in tensors.items()} for at in (0, 1)]
+    parts = [under(tensors, f"layers.{at}.") for at in (0, 1)]
     for row, actual in zip(x.tolist(), float64_reference.evaluate(kan, x).y, strict=True):
         rows = np.array([stream(parts[1], stream(parts[0], row, name), name) for name in functions])
         expected = combine(kind, rows, tensors["concat_weight"].astype(float)) if kind else rows[0]
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
-    manifest = export(
-        Request(path=tmp_path / "model.safetensors", repository=tmp_path / "m", options=supplied)
-    ).manifest
-    assert manifest.edge_class == "B"
+
+
+@spread("functions, kind", FC_CASES, 2)
+def test_graphs_of_fc_kan_are_exported(tmp_path: Path, functions: tuple[str, ...], kind: str) -> None:
+    supplied = (f"func_list={','.join(functions)}", f"combined_type={kind}")
+    assert exported(save(tmp_path, fc_kan(len(functions))), *supplied).edge_class == "B"
 
 
 def test_what_fc_kans_file_does_not_tell(tmp_path: Path) -> None:
-    manifest = export(Request(path=save(tmp_path, fc_kan(2)), repository=tmp_path / "m")).manifest
-    assert manifest.source.options_assumed["func_list"] == "bs,dog"
-    assert manifest.source.options_assumed["combined_type"] == "quadratic"
-    assert "bs,rbf" in manifest.source.alternatives["func_list"]
+    source = exported(save(tmp_path, fc_kan(2))).source
+    assert source.options_assumed["func_list"] == "bs,dog"
+    assert source.options_assumed["combined_type"] == "quadratic"
+    assert "bs,rbf" in source.alternatives["func_list"]
     error = refuse(tmp_path, fc_kan(2), "func_list=bs,swish")
     assert isinstance(error, FamilyError)
     assert "--module" in error.hint
@@ -162,30 +148,26 @@ def kanlib(kind: str, *, whole: bool) -> Tensors:
     return floats(tensors)
 
 
+def kanlib_edges(part: Tensors, row: list[float]) -> Any:
+    whole, grid = "weight_spline" in part, part["basis.grid"]
+    inner = layernorm(part, row, "spline_input_norm") if whole else row
+    if grid.shape[1] == 6:  # centres
+        rate = part.get("basis.epsilon", 5 / np.ptp(grid, axis=1, keepdims=True))
+        values = np.exp(-((rate * (np.array(inner)[:, None] - grid)) ** 2))
+    else:
+        values = np.array([[spline(u, grid[i], c, 2) for c in range(6)] for i, u in enumerate(inner)])
+    total = np.einsum("oic,ic->io", part["coefficients"], values)
+    if not whole:
+        return total
+    return total * part["weight_spline"].T + part["weight_residual"].T * np.array(list(map(silu, row)))[:, None]
+
+
 @pytest.mark.parametrize("kind", ["bs", "rbf"])
-@pytest.mark.parametrize("whole", [True, False])
-def test_kanlib(tmp_path: Path, kind: str, whole: bool) -> None:
-    def edges(part: Any, row: list[float]) -> Any:
-        inner = norm(part, row, "spline_input_norm") if whole else row
-        grid = part["basis.grid"]
-
-        def function(i: int, c: int) -> float:
-            if kind == "bs":
-                return spline(inner[i], grid[i], c, 2)
-            rate = part["basis.epsilon"][i, 0] if whole else 5 / (grid[i].max() - grid[i].min())
-            return math.exp(-((rate * (inner[i] - grid[i, c])) ** 2))
-
-        def edge(j: int, i: int) -> float:
-            total = sum(part["coefficients"][j, i, c] * function(i, c) for c in range(6))
-            return (
-                total * part["weight_spline"][j, i] + part["weight_residual"][j, i] * silu(row[i]) if whole else total
-            )
-
-        return [[edge(j, i) for j in range(3)] for i in range(2)]
-
-    tensors = kanlib(kind, whole=whole)
-    manifest = check(save(tmp_path, tensors), tensors, edges, bias="bias_output")
-    assert manifest.source.family == "kanlib"
+def test_kanlib(tmp_path: Path, kind: str) -> None:
+    for whole in (True, False):
+        tensors = kanlib(kind, whole=whole)
+        assert check(save(tmp_path, tensors), tensors, kanlib_edges, bias="bias_output").family == "kanlib"
+    exported(tmp_path / "model.safetensors")
 
 
 def test_kanlibs_grid_must_fit_its_coefficients(tmp_path: Path) -> None:
@@ -201,41 +183,33 @@ def trukan(n: int, m: int, knots: np.ndarray, degree: int, name: str = "fixed_kn
     return floats(tensors | ({"exponents": np.arange(degree + 1)} if degree != 3 else {}))
 
 
-def truncated(degree: int, knots: Any) -> Any:
-    def edges(part: Any, row: list[float]) -> Any:
-        t = knots(part)
-
-        def edge(i: int, j: int, x: float) -> float:
-            coefficients = part["coeffs"][i, j]
-            low = sum(coefficients[p] * x**p for p in range(degree + 1))
-            return low + sum(c * max(x - t[i, k], 0) ** degree for k, c in enumerate(coefficients[degree + 1 :]))
-
-        return [[edge(i, j, x) for j in range(part["coeffs"].shape[1])] for i, x in enumerate(row)]
+def truncated(degree: int, knots: Callable[[Tensors], Any]) -> Edges:
+    def edges(part: Tensors, row: list[float]) -> Any:
+        x, t = np.array(row)[:, None], knots(part)
+        values = [x**p for p in range(degree + 1)] + [np.maximum(x - t, 0) ** degree]
+        return np.einsum("ioc,ic->io", part["coeffs"], np.concatenate(values, axis=1))
 
     return edges
 
 
-@pytest.mark.parametrize(("degree", "count"), [(3, 9), (1, 1), (2, 2), (5, 4)])
-def test_trukan(tmp_path: Path, degree: int, count: int) -> None:
-    knots = np.tile(np.linspace(-1.5, 1.5, count + 2)[1:-1], (3, 1))
-    tensors = trukan(3, 2, knots, degree)
-    manifest = check(save(tmp_path, tensors), tensors, truncated(degree, lambda p: p["fixed_knots"]), bias="bias_out")
-    assert manifest.source.family == "trukan"
-    assert beside_forward(manifest.source) == {}
+def test_trukan(tmp_path: Path) -> None:
+    for degree, count in ((3, 9), (1, 1), (2, 2), (5, 4)):
+        tensors = trukan(3, 2, np.tile(np.linspace(-1.5, 1.5, count + 2)[1:-1], (3, 1)), degree)
+        path = save(tmp_path, tensors)
+        result = check(path, tensors, truncated(degree, lambda p: p["fixed_knots"]), bias="bias_out")
+        assert (result.family, result.assumed) == ("trukan", {})
 
 
 def test_trukans_learnt_knots_and_knots_an_edge(tmp_path: Path) -> None:
-    def learnt(part: Any) -> Any:
+    def learnt(part: Tensors) -> Any:
         grown = np.cumsum(np.log1p(np.exp(part["raw_knots"])) + 1e-8, axis=1)
         return -2 + 3.5 * grown / grown[:, -1:]
 
     tensors = trukan(3, 2, normal(5, 3, 4), 3, "raw_knots")
-    supplied = ("knots_min=-2", "knots_max=1.5")
-    check(save(tmp_path, tensors), tensors, truncated(3, learnt), *supplied, bias="bias_out")
-    assumed = check(
-        save(tmp_path, tensors), tensors, truncated(3, lambda p: (learnt(p) + 2) / 1.75 - 1), bias="bias_out"
-    )
-    assert beside_forward(assumed.source) == {"knots_min": "-1.0", "knots_max": "1.0"}
+    path = save(tmp_path, tensors)
+    check(path, tensors, truncated(3, learnt), "knots_min=-2", "knots_max=1.5", bias="bias_out")
+    result = check(path, tensors, truncated(3, lambda p: (learnt(p) + 2) / 1.75 - 1), bias="bias_out")
+    assert result.assumed == {"knots_min": "-1.0", "knots_max": "1.0"}
     every = np.tile(np.linspace(-1, 1, 4), (3, 2, 1))
     tensors = trukan(3, 2, every, 3)
     check(save(tmp_path, tensors), tensors, truncated(3, lambda p: p["fixed_knots"][:, 0]), bias="bias_out")
@@ -249,9 +223,8 @@ def test_a_trukan_of_many_knots_keeps_its_digits_in_float32(tmp_path: Path) -> N
     tensors = trukan(2, 2, np.tile(knots, (2, 1)), 3)
     wanted = np.cos(3 * np.pi * knots)  # jumps of the third derivative that alternate and cancel
     tensors["coeffs"][:, :, 4:] = (1e3 * wanted).astype(np.float32)
-    result = export(Request(path=save(tmp_path, tensors), repository=tmp_path / "m"))
-    actual = result.manifest.verification.zones
-    assert max(zone.outputs_max_rel for zone in actual) < 1e-5
+    zones = exported(save(tmp_path, tensors)).verification.zones
+    assert max(zone.outputs_max_rel for zone in zones) < 1e-5
 
 
 def kaf(n: int, m: int) -> Tensors:
@@ -273,20 +246,20 @@ def kaf(n: int, m: int) -> Tensors:
 
 @pytest.mark.parametrize("used", [True, False])
 def test_kaf(tmp_path: Path, used: bool) -> None:
-    def edges(part: Any, row: list[float]) -> Any:
-        h = np.array(norm(part, row) if used else row)
+    def edges(part: Tensors, row: list[float]) -> Any:
+        h = np.array(layernorm(part, row) if used else row)
         inner = h @ part["feature_transform.weight"] + part["feature_transform.bias"]
         waves = np.concatenate([np.cos(inner), np.sin(inner)])
         s = part["feature_transform.combination.weight"] @ waves + part["feature_transform.combination.bias"]
-        gelu = [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in row]
-        node = [part["base_scale"] * g + part["spline_scale"] * v for g, v in zip(gelu, s, strict=True)]
-        return [[part["final_linear.weight"][j, i] * v for j in range(2)] for i, v in enumerate(node)]
+        gelu = np.array([0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in row])
+        node = part["base_scale"] * gelu + part["spline_scale"] * s
+        return part["final_linear.weight"].T * node[:, None]
 
     tensors = kaf(3, 2)
-    supplied = () if used else ("layernorm=unused",)
-    manifest = check(save(tmp_path, tensors), tensors, edges, *supplied, bias="final_linear.bias")
-    assert manifest.edge_class == "B"
-    assert manifest.source.options_assumed["base_activation"] == "gelu"
+    path, supplied = save(tmp_path, tensors), () if used else ("layernorm=unused",)
+    result = check(path, tensors, edges, *supplied, bias="final_linear.bias")
+    assert result.kan.edge_class == exported(path, *supplied).edge_class == "B"
+    assert result.assumed["base_activation"] == "gelu"
 
 
 def pykan_layer(n: int, m: int) -> Tensors:
@@ -301,19 +274,18 @@ def pykan_layer(n: int, m: int) -> Tensors:
     )
 
 
-def pykan_edges(part: Any, row: list[float]) -> Any:
-    def edge(i: int, j: int, x: float) -> float:
-        splines = sum(part["coef"][i, j, c] * spline(x, part["grid"][i], c, 2) for c in range(6))
-        own = part["scale_base"][i, j] * silu(x) + part["scale_sp"][i, j] * splines
-        return float(own * (part["mask"][i, j] if "mask" in part else 1))
-
-    return [[edge(i, j, x) for j in range(part["coef"].shape[1])] for i, x in enumerate(row)]
+def pykan_edges(part: Tensors, row: list[float]) -> Any:
+    values = [[spline(x, part["grid"][i], c, 2) for c in range(6)] for i, x in enumerate(row)]
+    own = part["scale_base"] * np.array(list(map(silu, row)))[:, None]
+    own += part["scale_sp"] * np.einsum("ioc,ic->io", part["coef"], values)
+    return own * part.get("mask", 1)
 
 
 def test_single_layers_of_pykan(tmp_path: Path) -> None:
     tensors = stacked([pykan_layer(3, 4), pykan_layer(4, 2)], "kan.")
-    manifest = check(save(tmp_path, tensors), tensors, pykan_edges, prefixes=("kan.0.", "kan.1."))
-    assert manifest.source.family == "pykan-layer"
+    path = save(tmp_path, tensors)
+    assert check(path, tensors, pykan_edges, prefixes=("kan.0.", "kan.1.")).family == "pykan-layer"
+    exported(path)
 
 
 def flat_layer(n: int, m: int) -> Tensors:
@@ -357,21 +329,18 @@ def dropkan() -> Tensors:
 
 def test_dropkan(tmp_path: Path) -> None:
     tensors = dropkan()
-    where = ("act_fun.0.", "act_fun.1.")
-    kan, family = read(save(tmp_path, tensors))
-    assert family == "dropkan"
-    for neuron, share in (("sum", 1), ("mean", 1)):
-        kan, _ = read(save(tmp_path, tensors), f"neuron_fun={neuron}")
-        row = np.random.default_rng(0).uniform(-2, 2, size=3)
+    path, row = save(tmp_path, tensors), np.random.default_rng(0).uniform(-2, 2, size=3)
+    for neuron in ("sum", "mean"):
+        kan, family = read(path, f"neuron_fun={neuron}")
+        assert family == "dropkan"
         nodes = row
-        for prefix, at in zip(where, (0, 1), strict=True):
-            part = {k.removeprefix(prefix): v.astype(float) for k, v in tensors.items() if k.startswith(prefix)}
-            values = np.array(pykan_edges(part, nodes.tolist()))
+        for at in (0, 1):
+            values = np.array(pykan_edges(under(tensors, f"act_fun.{at}."), nodes.tolist()))
             total = values.sum(axis=0) if neuron == "sum" else values.mean(axis=0)
-            nodes = share * total + tensors[f"biases.{at}.weight"][0]
+            nodes = total + tensors[f"biases.{at}.weight"][0]
         np.testing.assert_allclose(float64_reference.evaluate(kan, row[None]).y[0], nodes, rtol=1e-10)
-    source = export(Request(path=save(tmp_path, tensors), repository=tmp_path / "m")).manifest.source
-    assert beside_forward(source) == {"neuron_fun": "sum", "base_fun": "silu", "input_preprocessing": "none"}
+    own = beside_forward(exported(path).source)
+    assert own == {"neuron_fun": "sum", "base_fun": "silu", "input_preprocessing": "none"}
     for option in ("neuron_fun=max", "input_preprocessing=ls"):
         error = refuse(tmp_path, tensors, option)
         assert isinstance(error, FamilyError)

@@ -12,7 +12,20 @@ import pytest
 from scipy import special
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from tests.support.small_checkpoints import beside_forward, check, read, refuse, save, stacked
+from tests.support.small_checkpoints import (
+    Edges,
+    Tensors,
+    check,
+    exported,
+    floats,
+    normal,
+    read,
+    reading,
+    refuse,
+    save,
+    stacked,
+)
+from tests.support.tiers import spread
 
 Function = Callable[[int, float], float]  # the polynomial of a degree at a value of tanh
 
@@ -45,31 +58,41 @@ def lucas_sequence(first: float, second: float, n: int, u: float) -> float:
 
 
 def coefficients(n: int, m: int, count: int, seed: int = 0) -> Any:
-    return np.random.default_rng(seed).normal(size=(n, m, count)).astype(np.float32)
+    return normal(seed, n, m, count).astype(np.float32)
 
 
-@pytest.mark.parametrize("degree", [0, 1, 2, 5, 9])
-@pytest.mark.parametrize("case", PLAIN)
-def test_polynomials_of_tanh(tmp_path: Path, case: str, degree: int) -> None:
-    name, function, options = PLAIN[case]
-
-    def edges(part: Any, row: list[float]) -> Any:
-        values = np.array([[function(d, math.tanh(x)) for d in range(degree + 1)] for x in row])
+def edges_of(name: str, function: Function) -> Edges:
+    def edges(part: Tensors, row: list[float]) -> Any:
+        values = [[function(d, math.tanh(x)) for d in range(part[name].shape[2])] for x in row]
         return np.einsum("ic,ijc->ij", values, part[name])
 
-    sides = [(3, 4), (4, 1)] if degree == 2 else [(3, 2)]
-    tensors = stacked([{name: coefficients(n, m, degree + 1, at)} for at, (n, m) in enumerate(sides)])
-    prefixes = [f"layers.{at}." for at in range(len(sides))]
-    manifest = check(save(tmp_path, tensors), tensors, edges, *options, prefixes=prefixes)
+    return edges
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_polynomials_of_tanh(tmp_path: Path, case: str) -> None:
+    name, function, options = PLAIN[case]
+    family, supplied = case.partition(" ")[0], {key.partition("=")[0] for key in options}
+    own = {"jacobikan": {"jacobi_a", "jacobi_b"}, "laguerrekan": {"laguerre_alpha"}}
+    own["gegenbauerkan"] = {"gegenbauer_alpha"}
+    for degree in (0, 1, 2, 5, 9):
+        sides = [(3, 4), (4, 1)] if degree == 2 else [(3, 2)]
+        tensors = stacked([{name: coefficients(n, m, degree + 1, at)} for at, (n, m) in enumerate(sides)])
+        prefixes = [f"layers.{at}." for at in range(len(sides))]
+        path = save(tmp_path, tensors)
+        result = check(path, tensors, edges_of(name, function), *options, prefixes=prefixes)
+        assert (result.family, result.kan.edge_class) == (family, "A")
+        assert result.basis.parameters()["degree"] == str(degree)
+        assert set(result.assumed) - supplied == own.get(family, set()) - supplied
+
+
+@spread("case", PLAIN, 2)
+def test_their_graphs_are_exported(tmp_path: Path, case: str) -> None:
+    name, _, options = PLAIN[case]
+    manifest = exported(
+        save(tmp_path, stacked([{name: coefficients(3, 4, 6)}, {name: coefficients(4, 1, 6)}])), *options
+    )
     assert manifest.source.family == case.partition(" ")[0]
-    assert manifest.edge_class == "A"
-    assert manifest.layers[0].bases[0].parameters["degree"] == str(degree)
-    supplied = {key.partition("=")[0] for key in options}
-    assert {key for key in beside_forward(manifest.source) if key not in supplied} == {
-        "jacobikan": {"jacobi_a", "jacobi_b"} - supplied,
-        "laguerrekan": {"laguerre_alpha"} - supplied,
-        "gegenbauerkan": {"gegenbauer_alpha"},
-    }.get(manifest.source.family, set())
 
 
 def test_the_other_jacobi_layer_has_its_own_recurrence(tmp_path: Path) -> None:
@@ -82,10 +105,10 @@ def test_the_other_jacobi_layer_has_its_own_recurrence(tmp_path: Path) -> None:
         values = np.stack([np.ones_like(u), u, (24 * u * u - 4 * 1) / 16], axis=1)
         return np.einsum("ic,ijc->ij", values, part["jacobi_coeffs"])
 
-    options = ("forward=orthogpolykans", "jacobi_a=0", "jacobi_b=0")
-    check(save(tmp_path, tensors), tensors, edges, *options)
-    kan, _ = read(tmp_path / "model.safetensors", "forward=orthogpolykans")
-    assert kan.layers[0].terms[0].basis.parameters()["a"] == "3.0"
+    result = check(save(tmp_path, tensors), tensors, edges, "forward=orthogpolykans", "jacobi_a=0", "jacobi_b=0")
+    exported(tmp_path / "model.safetensors", "forward=orthogpolykans", "jacobi_a=0", "jacobi_b=0")
+    assert result.basis.parameters()["a"] == "0.0"
+    assert reading(tmp_path / "model.safetensors", "forward=orthogpolykans").basis.parameters()["a"] == "3.0"
 
 
 def test_the_degrees_of_chebykan_are_checked(tmp_path: Path) -> None:
@@ -97,9 +120,9 @@ def test_the_degrees_of_chebykan_are_checked(tmp_path: Path) -> None:
         assert "arange" in error.message
 
 
-@pytest.mark.parametrize("option", ["jacobi_a=1e300", "jacobi_a=nan", "jacobi_a=x", "forward=mine", "a=1"])
-def test_strange_jacobi_numbers_end_in_a_typed_error(tmp_path: Path, option: str) -> None:
-    assert isinstance(refuse(tmp_path, {"jacobi_coeffs": coefficients(2, 3, 6)}, option), OptionError | InvalidKan)
+def test_strange_jacobi_numbers_end_in_a_typed_error(tmp_path: Path) -> None:
+    for option in ("jacobi_a=1e300", "jacobi_a=nan", "jacobi_a=x", "forward=mine", "a=1"):
+        assert isinstance(refuse(tmp_path, {"jacobi_coeffs": coefficients(2, 3, 6)}, option), OptionError | InvalidKan)
 
 
 def test_polynomials_that_are_zero_at_an_end_are_emitted_another_way(tmp_path: Path) -> None:
@@ -109,63 +132,69 @@ def test_polynomials_that_are_zero_at_an_end_are_emitted_another_way(tmp_path: P
         u = np.tanh(row)  # a = -1, b = 1: P_1 = u - 1, and P_2 = (3 u) (u - 1) / 2
         return np.einsum("ic,ijc->ij", np.stack([np.ones_like(u), u - 1, 1.5 * u * (u - 1)], 1), part["jacobi_coeffs"])
 
-    check(save(tmp_path, tensors), tensors, edges, "jacobi_a=-1")
-    kan, _ = read(tmp_path / "model.safetensors", "jacobi_a=-1")
-    assert not kan.layers[0].terms[0].basis.from_ends
-    assert read(tmp_path / "model.safetensors")[0].layers[0].terms[0].basis.from_ends
+    path = save(tmp_path, tensors)
+    assert not check(path, tensors, edges, "jacobi_a=-1").basis.from_ends
+    exported(path, "jacobi_a=-1")
+    assert reading(path).basis.from_ends
+
+
+def waves(numbers: Any, step: float = 1.0) -> Edges:
+    """Cosines f[0] and sines f[1] of these harmonics; both are [O, I, Q]."""
+
+    def edges(part: Tensors, row: list[float]) -> Any:
+        f, angles = part["fouriercoeffs"][..., : len(numbers)], np.array(row)[:, None] * numbers * step
+        return np.einsum("jiq,iq->ij", f[0], np.cos(angles)) + np.einsum("jiq,iq->ij", f[1], np.sin(angles))
+
+    return edges
+
+
+STEPS = [((), 1, 1.0), (("forward=first-version",), 0, 1.0)]
+STEPS += [((f"fourier_step={step!r}",), 1, step) for step in (2 * math.pi, 0.5)]
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("count", [1, 3, 17])
-def test_fourier(tmp_path: Path, count: int, bias: bool) -> None:
-    rng = np.random.default_rng(1)
-    tensors = {"fouriercoeffs": rng.normal(size=(2, 3, 2, count)).astype(np.float32)}
-    if bias:
-        tensors["bias"] = rng.normal(size=(1, 3)).astype(np.float32)
+def test_fourier(tmp_path: Path, bias: bool) -> None:
+    for count in (1, 3, 17):
+        tensors = {"fouriercoeffs": normal(1, 2, 3, 2, count)} | ({"bias": normal(2, 1, 3)} if bias else {})
+        tensors = floats(tensors)
+        path = save(tmp_path, tensors)
+        for options, first, step in STEPS:
+            edges = waves(np.arange(first, count + first), step)
+            assert check(path, tensors, edges, *options, bias="bias").family == "fourierkan"
+    exported(path)
 
-    def edges(part: Any, row: list[float]) -> Any:
-        f = part["fouriercoeffs"]
-        return [
-            [
-                sum(
-                    f[0, j, i, q - 1] * math.cos(q * x) + f[1, j, i, q - 1] * math.sin(q * x)
-                    for q in range(1, count + 1)
-                )
-                for j in range(3)
-            ]
-            for i, x in enumerate(row)
-        ]
 
-    manifest = check(save(tmp_path, tensors), tensors, edges, bias="bias" if bias else "")
-    assert manifest.source.family == "fourierkan"
+def test_a_trained_number_of_harmonics(tmp_path: Path) -> None:
+    f = normal(0, 2, 2, 3, 5).astype(np.float32)
+    for number, used in ((3.4, 3), (2.5, 2), (0.0, 1), (5.0, 5)):
+        tensors = {"fouriercoeffs": f, "gridsize_param": np.array(number, np.float32)}
+        check(save(tmp_path, tensors), tensors, waves(np.arange(1, used + 1)))
+    assert isinstance(refuse(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(6, np.float32)}), InvalidKan)
 
 
 @pytest.mark.parametrize("old", [True, False])
-@pytest.mark.parametrize("count", [1, 4])
-def test_sine(tmp_path: Path, count: int, old: bool) -> None:
+def test_sine(tmp_path: Path, old: bool) -> None:
     """Before frequencies were trained they were 1, and amplitudes had another name."""
-    rng = np.random.default_rng(2)
     name = "base_fouriercoeffs" if old else "amplitudes"
-    tensors = {name: rng.normal(size=(3, 2, count)), "phase": rng.uniform(0, 4, size=(1, 1, 2, count))}
-    tensors |= {} if old else {"freq": rng.normal(size=(1, 1, 1, count)), "bias": rng.normal(size=(1, 3))}
-    tensors = {key: value.astype(np.float32) for key, value in tensors.items()}
 
-    def edges(part: Any, row: list[float]) -> Any:
-        w = np.ones(count) if old else part["freq"][0, 0, 0]
-        waves = np.sin(np.array(row)[:, None] * w + part["phase"][0, 0])
-        return np.einsum("iq,jiq->ij", waves, part[name])
+    def edges(part: Tensors, row: list[float]) -> Any:
+        w = 1 if old else part["freq"][0, 0, 0]
+        return np.einsum("iq,jiq->ij", np.sin(np.array(row)[:, None] * w + part["phase"][0, 0]), part[name])
 
-    manifest = check(save(tmp_path, tensors), tensors, edges, bias="" if old else "bias")
-    assert manifest.source.family == "sinekan"
+    for count in (1, 4):
+        tensors = {name: normal(2, 3, 2, count), "phase": 2 + normal(3, 1, 1, 2, count)}
+        tensors |= {} if old else {"freq": normal(4, 1, 1, 1, count), "bias": normal(5, 1, 3)}
+        tensors = floats(tensors)
+        path = save(tmp_path, tensors)
+        assert check(path, tensors, edges, bias="bias").family == "sinekan"
+    exported(path)
     if not old:
         del tensors["freq"]
         assert isinstance(refuse(tmp_path, tensors), FamilyError)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_float64_checkpoints_stay_float64(tmp_path: Path, seed: int) -> None:
-    tensors = {"legendre_coeffs": np.random.default_rng(seed).normal(size=(2, 2, 5))}
-    assert read(save(tmp_path, tensors))[0].dtype == "float64"
+def test_float64_checkpoints_stay_float64(tmp_path: Path) -> None:
+    assert read(save(tmp_path, {"legendre_coeffs": normal(0, 2, 2, 5)}))[0].dtype == "float64"
 
 
 @pytest.mark.parametrize(

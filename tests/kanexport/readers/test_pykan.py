@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 
 from kanexport.pipeline import Request, Result, export
-from tests.support.small_checkpoints import beside_forward
+from kanexport.verify import float64_reference
+from tests.support.small_checkpoints import Reading, exported, reading, spline
 
 SYMBOLIC = {
     "x": lambda u: u,
@@ -59,14 +60,6 @@ BASES = {
     "gelu": lambda u: 0.5 * u * (1 + math.erf(u / math.sqrt(2))),
     "gelu_tanh": lambda u: 0.5 * u * (1 + math.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3))),
 }
-
-
-def spline(x: float, t: list[float], c: int, k: int) -> float:
-    """Cox-de Boor for one basis function, half-open cells."""
-    if k == 0:
-        return 1.0 if t[c] <= x < t[c + 1] else 0.0
-    left = (x - t[c]) / (t[c + k] - t[c]) * spline(x, t, c, k - 1)
-    return left + (t[c + k + 1] - x) / (t[c + k + 1] - t[c + 1]) * spline(x, t, c + 1, k - 1)
 
 
 class Oracle:
@@ -129,25 +122,44 @@ def run(result: Result, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     ]
 
 
-def rows(toy: Any, columns: int, dtype: Any = np.float32) -> np.ndarray:
-    """In the grid, in its extension and outside; knots of the first source; float32."""
+def rows(toy: Any, columns: int) -> np.ndarray:
+    """In the grid, in its extension and outside; knots of the first source."""
     low, high = toy.tensors["act_fun.0.grid"].min(), toy.tensors["act_fun.0.grid"].max()
-    created = toy.rng.uniform(1.3 * low, 1.3 * high, size=(12, columns)).astype(np.float32).astype(dtype)
+    created = toy.rng.uniform(1.3 * low, 1.3 * high, size=(12, columns)).astype(np.float32).astype(float)
     created[0] = 0
     created[1:4, 0] = toy.tensors["act_fun.0.grid"][0, [0, 2, -1]]
     return created
 
 
-def check(tmp_path: Path, toy: Any, *options: str, base: str = "silu", columns: list[int] | None = None) -> Result:
-    """Export, and hold output and every edge against the oracle; returns the export."""
-    result = export(Request(path=toy.write(tmp_path), repository=tmp_path / "models", options=options))
-    width = result.manifest.input.shape[1]
-    x = rows(toy, width)
+def oracle(toy: Any, x: np.ndarray, base: str = "silu") -> tuple[np.ndarray, list[np.ndarray]]:
+    """Outputs, and the edges of each layer."""
+    answers = [Oracle(toy, base).row(row) for row in x.tolist()]
+    return np.array([y for y, _ in answers]), [np.array(edges) for edges in zip(*(e for _, e in answers), strict=True)]
+
+
+def check(folder: Path, toy: Any, *options: str, base: str = "silu", columns: list[int] | None = None) -> Reading:
+    """Hold what is read from its files against the oracle: outputs and every edge."""
+    result = reading(toy.write(folder), *options)
+    result.options.finish(result.family)
+    x = rows(toy, result.kan.n_inputs)
+    trace = float64_reference.evaluate(result.kan, x)
+    y, edges = oracle(toy, x if columns is None else x[:, columns], base)
+    _close(trace.y, y, 1e-12)
+    for layer, nodes, expected in zip(result.kan.layers, trace.inputs, edges, strict=True):
+        _close(np.concatenate([values for _, values, _ in float64_reference.edges(layer, nodes)]), expected, 1e-12)
+    return result
+
+
+def check_graphs(folder: Path, toy: Any, **more: Any) -> Result:
+    """Export, and hold what the graphs answer against the oracle; `more` is of the request."""
+    result = export(Request(path=toy.write(folder), repository=folder / "models", force=True, **more))
+    double = more.get("dtype") == "float64"
+    x = rows(toy, result.manifest.input.shape[1]).astype(np.float64 if double else np.float32)
     y, edges = run(result, x)
-    expected = [Oracle(toy, base).row([float(v) for v in (row if columns is None else row[columns])]) for row in x]
-    _close(y, np.array([value for value, _ in expected]), 2e-5)
-    for layer, actual in enumerate(edges):
-        _close(actual, np.array([values[layer] for _, values in expected]), 5e-5)
+    expected, expected_edges = oracle(toy, x)
+    _close(y, expected, 1e-13 if double else 2e-5)
+    for values, right in zip(edges, expected_edges, strict=True):
+        _close(values, right, 1e-13 if double else 5e-5)
     for count in (0, 1):
         few, few_edges = run(result, x[:count])
         assert few.shape == (count, y.shape[1])
@@ -157,15 +169,15 @@ def check(tmp_path: Path, toy: Any, *options: str, base: str = "silu", columns: 
 
 
 def _close(outcome: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """Each edge or output against its own largest value."""
     assert outcome.shape == expected.shape
-    assert np.abs(outcome - expected).max() <= tolerance * max(1e-30, np.abs(expected).max())
+    assert (np.abs(outcome - expected) <= tolerance * np.maximum(1e-30, np.abs(expected).max(axis=0))).all()
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("g", [1, 4])
-def test_degrees_and_knots_of_each_input(pykan: Any, tmp_path: Path, k: int, g: int) -> None:
-    result = check(tmp_path, pykan([3, 2, 2], k=k, g=g))
-    assert result.manifest.layers[0].bases[0].parameters["degree"] == str(k)
+def test_degrees_and_knots_of_each_input(pykan: Any, tmp_path: Path, k: int) -> None:
+    for g in (1, 4):
+        assert check(tmp_path, pykan([3, 2, 2], k=k, g=g)).basis.parameters()["degree"] == str(k)
 
 
 def test_masks_are_real_numbers(pykan: Any, tmp_path: Path) -> None:
@@ -173,7 +185,7 @@ def test_masks_are_real_numbers(pykan: Any, tmp_path: Path) -> None:
     toy.tensors["act_fun.0.mask"][:] = toy.rng.uniform(-1, 2, size=(3, 4))
     toy.tensors["act_fun.0.mask"][1] = 0
     toy.tensors["act_fun.1.mask"][:, 0] = 0
-    result = check(tmp_path, toy)
+    result = check_graphs(tmp_path, toy)
     assert [layer.active_edges for layer in result.manifest.layers] == [8, 4]
 
 
@@ -182,52 +194,54 @@ def test_a_constant_network_keeps_its_rows(pykan: Any, tmp_path: Path) -> None:
     for layer in (0, 1):
         toy.tensors[f"act_fun.{layer}.mask"][:] = 0
     toy.tensors["node_bias_1"][:] = 0.75
-    result = check(tmp_path, toy)
-    y, _ = run(result, np.ones((5, 2), np.float32))
+    y, _ = run(check_graphs(tmp_path, toy), np.ones((5, 2), np.float32))
     assert y.tolist() == [[0.75]] * 5
 
 
-@pytest.mark.parametrize("name", SYMBOLIC)
-def test_every_symbolic_function(pykan: Any, tmp_path: Path, name: str) -> None:
-    toy = pykan([2, 2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_symbolic_function(pykan: Any, tmp_path: Path, sign: int) -> None:
+    """One on each edge, every second beside a spline and with a real mask."""
+    toy = pykan([4, 8])
     span = float(np.abs(toy.tensors["act_fun.0.grid"]).max())
-    toy.tensors["act_fun.0.mask"][0, 0] = 0
-    # a x + b stays between 0.2 and 0.8 on every row that is tried; one sign for all functions.
-    toy.symbolic(0, 0, 0, name, (0.2 / span, 0.5, 1.7, -0.3))
-    toy.symbolic(0, 1, 1, name, (-0.2 / span, 0.5, -0.6, 0.1), mask=0.5)  # both kinds at once, a real mask
-    result = check(tmp_path, toy)
-    assert {edge.function for edge in result.manifest.layers[0].symbolic} == {name}
+    for at, ((i, j), name) in enumerate(zip(np.ndindex(4, 8), SYMBOLIC, strict=False)):
+        # a x + b stays between 0.2 and 0.8 on every row that is tried; one sign for all functions.
+        if at % 2 == (sign > 0):
+            toy.tensors["act_fun.0.mask"][i, j] = 0
+            toy.symbolic(0, i, j, name, (sign * 0.2 / span, 0.5, 1.7, -0.3))
+        else:
+            toy.symbolic(0, i, j, name, (sign * 0.2 / span, 0.5, -0.6, 0.1), mask=0.5)
+    result = check_graphs(tmp_path, toy)
+    assert {edge.function for edge in result.manifest.layers[0].symbolic} == set(SYMBOLIC)
 
 
 def test_masked_and_disabled_symbolic_edges(pykan: Any, tmp_path: Path) -> None:
     toy = pykan([2, 2])
     toy.symbolic(0, 0, 1, "sin", (1.0, 0.2, 2.0, 5.0), mask=0.0)
     toy.symbolic(0, 1, 1, "my_function", (1.0, 0.2, 2.0, 5.0), mask=0.0)
-    result = check(tmp_path, toy)
-    assert any("my_function" in note and "(0,1,1)" in note for note in result.manifest.notes)
+    kan = check(tmp_path, toy).kan
+    assert any("my_function" in note and "(0,1,1)" in note for note in kan.notes)
     toy.tensors["symbolic_fun.0.mask"][:] = 1
     toy.config["symbolic_enabled"] = False
-    (tmp_path / "off").mkdir()
-    result = check(tmp_path / "off", toy)
-    assert any("4 symbolic edges are off" in note for note in result.manifest.notes)
-    assert result.manifest.layers[0].symbolic == ()
+    kan = check(tmp_path, toy).kan
+    assert any("4 symbolic edges are off" in note for note in kan.notes)
+    assert kan.layers[0].symbolic == ()
 
 
-@pytest.mark.parametrize(
-    ("width", "arity"),
-    [
-        ([2, (1, 2), 1], 2),
-        ([2, (0, 2), 2], 3),
-        ([3, (2, 2), (1, 1), 1], [[], [2, 3], [3], []]),
-        ([2, (1, 1)], 2),
-        ([2, 2, (0, 2)], [[], [], [3, 2]]),
-    ],
-)
-def test_multiplication_nodes(pykan: Any, tmp_path: Path, width: list[Any], arity: Any) -> None:
-    toy = pykan(width, arity=arity)
-    for key in [key for key in toy.tensors if key.startswith(("node_", "subnode_"))]:
-        toy.tensors[key] += toy.rng.normal(scale=0.3, size=toy.tensors[key].shape).astype(np.float32)
-    check(tmp_path, toy)
+PRODUCTS: list[tuple[list[Any], Any]] = [
+    ([3, (2, 2), (1, 1), 1], [[], [2, 3], [3], []]),
+    ([2, (1, 2), 1], 2),
+    ([2, (0, 2), 2], 3),
+    ([2, (1, 1)], 2),
+    ([2, 2, (0, 2)], [[], [], [3, 2]]),
+]
+
+
+def test_multiplication_nodes(pykan: Any, tmp_path: Path) -> None:
+    for at, (width, arity) in enumerate(PRODUCTS):
+        toy = pykan(width, arity=arity)
+        for key in [key for key in toy.tensors if key.startswith(("node_", "subnode_"))]:
+            toy.tensors[key] += toy.rng.normal(scale=0.3, size=toy.tensors[key].shape).astype(np.float32)
+        (check_graphs if at == 0 else check)(tmp_path, toy)
 
 
 def test_affines_absent_as_expand_depth_leaves_them(pykan: Any, tmp_path: Path) -> None:
@@ -248,36 +262,29 @@ def test_stale_grid_and_k_and_missing_names_do_not_matter(pykan: Any, tmp_path: 
 
 def test_pruned_inputs_are_selected(pykan: Any, tmp_path: Path) -> None:
     result = check(tmp_path, pykan([2, 2]), "input_id=3,1", "n_inputs=6", columns=[3, 1])
-    assert result.manifest.input.shape == (-1, 6)
-    assert beside_forward(result.manifest.source) == {}
-    (tmp_path / "assumed").mkdir()
-    result = check(tmp_path / "assumed", pykan([2, 2]), "input_id=0,2", columns=[0, 2])
-    assert result.manifest.input.shape == (-1, 3)
-    assert beside_forward(result.manifest.source) == {"n_inputs": "3"}
+    assert (result.kan.n_inputs, result.assumed) == (6, {})
+    result = check(tmp_path, pykan([2, 2]), "input_id=0,2", columns=[0, 2])
+    assert (result.kan.n_inputs, result.assumed) == (3, {"n_inputs": "3"})
+    assert exported(tmp_path / "toy", "input_id=0,2").input.shape == (-1, 3)
 
 
-@pytest.mark.parametrize("base", BASES)
-def test_base_functions_by_name_and_by_option(pykan: Any, tmp_path: Path, base: str) -> None:
+def test_base_functions_by_name_and_by_option(pykan: Any, tmp_path: Path) -> None:
     toy = pykan([2, 2])
-    toy.config["base_fun_name"] = base
-    check(tmp_path, toy, base=base)
-    toy.config["base_fun_name"] = "my_own"
-    (tmp_path / "option").mkdir()
-    check(tmp_path / "option", toy, f"base_fun={base}", base=base)
+    for base in BASES:
+        toy.config["base_fun_name"] = base
+        check(tmp_path, toy, base=base)
+        toy.config["base_fun_name"] = "my_own"
+        for key in ("base_fun", "base_activation"):
+            result = check(tmp_path, toy, f"{key}={base}", base=base)
+            assert result.options.explicit == {key: base}
 
 
 def test_float64_weights_in_both_precisions(pykan: Any, tmp_path: Path) -> None:
     toy = pykan([2, 3, 1], dtype="float64")
-    result = check(tmp_path, toy)
-    assert result.manifest.source.dtype == "float64"
-    assert any("--dtype float64" in note for note in result.manifest.notes)
-    request = Request(path=tmp_path / "toy", repository=tmp_path / "double", dtype="float64", tolerance=1e-12)
-    result = export(request)
-    x = rows(toy, 2, np.float64)
-    y, edges = run(result, x)
-    expected = [Oracle(toy).row([float(v) for v in row]) for row in x]
-    _close(y, np.array([value for value, _ in expected]), 1e-13)
-    _close(edges[0], np.array([values[0] for _, values in expected]), 1e-13)
+    manifest = check_graphs(tmp_path, toy).manifest
+    assert manifest.source.dtype == "float64"
+    assert any("--dtype float64" in note for note in manifest.notes)
+    check_graphs(tmp_path, toy, dtype="float64", tolerance=1e-12)
 
 
 def test_nan_reaches_what_pykan_says(pykan: Any, tmp_path: Path) -> None:
@@ -293,11 +300,3 @@ def test_nan_reaches_what_pykan_says(pykan: Any, tmp_path: Path) -> None:
     assert np.isnan(edges[0][0, 0]).all()
     np.testing.assert_allclose(edges[0][1, 1], toy.tensors["act_fun.0.scale_base"][1], rtol=1e-6)
     assert np.isfinite(y[1]).all()
-
-
-def test_a_base_function_may_be_given_under_either_name(pykan: Any, tmp_path: Path) -> None:
-    path = pykan([2, 2]).write(tmp_path)
-    for key in ("base_fun", "base_activation"):
-        result = export(Request(path=path, repository=tmp_path / key, options=(f"{key}=tanh",)))
-        assert result.manifest.layers[0].bases[1].kind == "tanh"
-        assert result.manifest.source.options_given == {key: "tanh"}

@@ -6,38 +6,35 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from kanexport.cli import export_command
-from kanexport.detection import detect
-from kanexport.errors import ExportError, InvalidKan, OptionError, UnknownFunction
-from kanexport.formats import checkpoint
+from kanexport.errors import OptionError, UnknownFunction
 from kanexport.ir.model import Kan
-from kanexport.options import Options
-from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
-from tests.support.efficient_kan_state import save
-from tests.support.small_checkpoints import beside_forward
+from tests.support.small_checkpoints import (
+    Tensors,
+    beside_forward,
+    exported,
+    reading,
+    refuse,
+    save,
+    silu,
+    spline,
+    under,
+)
 
 FUNCTIONS = {"sin": math.sin, "x^2": lambda u: u * u, "cosh": math.cosh, "sigmoid": lambda u: 1 / (1 + math.exp(-u))}
 
 
-def state(
-    *widths: int, k: int = 3, g: int = 4, per_edge: bool = True, seed: int = 0, dtype: str = "float32"
-) -> dict[str, Any]:
+def state(*widths: int, k: int = 3, g: int = 4, per_edge: bool = True, dtype: str = "float32") -> Tensors:
     """`per_edge`: every edge has separate knots; otherwise those of its source, as training leaves them."""
-    rng = np.random.default_rng(seed)
-    tensors: dict[str, Any] = {}
+    rng = np.random.default_rng(0)
+    tensors: Tensors = {}
     for at, (n, m) in enumerate(itertools.pairwise(widths)):
-        gaps = (
-            rng.uniform(0.2, 0.9, size=(m, n, g))
-            if per_edge
-            else np.tile(rng.uniform(0.2, 0.9, size=(n, g)), (m, 1, 1))
-        )
+        gaps = np.broadcast_to(rng.uniform(0.2, 0.9, size=(m if per_edge else 1, n, g)), (m, n, g))
         knots = np.cumsum(np.concatenate([np.full((m, n, 1), -1.2), gaps], axis=2), axis=2)
         tensors |= {
             f"biases.{at}.weight": rng.normal(size=(1, m)),
@@ -52,21 +49,12 @@ def state(
     return {key: value.astype(dtype) for key, value in tensors.items()}
 
 
-def spline(x: float, t: list[float], c: int, k: int) -> float:
-    if k == 0:
-        return 1.0 if t[c] <= x < t[c + 1] else 0.0
-    left = (x - t[c]) / (t[c + k] - t[c]) * spline(x, t, c, k - 1)
-    return left + (t[c + k + 1] - x) / (t[c + k + 1] - t[c + 1]) * spline(x, t, c + 1, k - 1)
-
-
-def edges(tensors: dict[str, Any], at: int, x: list[float], names: dict[tuple[int, int, int], str]) -> np.ndarray:
+def edges(tensors: Tensors, at: int, x: list[float], names: dict[tuple[int, int, int], str]) -> np.ndarray:
     """[n, m] of one row, by the flat index e = j n + i."""
-    part = {
-        key.removeprefix(f"act_fun.{at}."): v.astype(float) for key, v in tensors.items() if f"act_fun.{at}." in key
-    }
+    part, symbolic = under(tensors, f"act_fun.{at}."), under(tensors, f"symbolic_fun.{at}.")
     m = tensors[f"biases.{at}.weight"].shape[1]
-    n = len(part["mask"]) // m
-    k = part["coef"].shape[1] - part["grid"].shape[1] + 1
+    n, count = len(part["mask"]) // m, part["coef"].shape[1]
+    k = count - part["grid"].shape[1] + 1
     phi = np.zeros((n, m))
     for j, i in np.ndindex(m, n):
         e = j * n + i
@@ -74,27 +62,23 @@ def edges(tensors: dict[str, Any], at: int, x: list[float], names: dict[tuple[in
         step = (knots[-1] - knots[0]) / (len(knots) - 1)
         for _ in range(k):
             knots = [knots[0] - step, *knots, knots[-1] + step]
-        curve = sum(part["coef"][e, c] * spline(x[i], knots, c, k) for c in range(part["coef"].shape[1]))
-        base = part["scale_base"][e] * x[i] / (1 + math.exp(-x[i]))
-        phi[i, j] = part["mask"][e] * (base + part["scale_sp"][e] * curve)
+        curve = sum(part["coef"][e, c] * spline(x[i], knots, c, k) for c in range(count))
+        phi[i, j] = part["mask"][e] * (part["scale_base"][e] * silu(x[i]) + part["scale_sp"][e] * curve)
         if (at, i, j) in names:
-            a, b, c, d = tensors[f"symbolic_fun.{at}.affine"][j, i].astype(float)
-            value = c * FUNCTIONS[names[at, i, j]](a * x[i] + b) + d
-            phi[i, j] += float(tensors[f"symbolic_fun.{at}.mask"][j, i]) * value
+            a, b, c, d = symbolic["affine"][j, i]
+            phi[i, j] += symbolic["mask"][j, i] * (c * FUNCTIONS[names[at, i, j]](a * x[i] + b) + d)
     return phi
 
 
-def read(folder: Path, tensors: dict[str, Any], *pairs: str, symbolic: tuple[str, ...] = ()) -> Kan:
-    loaded = checkpoint.load(save(folder, tensors))
-    reader, _ = detect.detect(loaded, None)
-    assert reader.FAMILY == "pykan-0.0"
-    return detect.read(reader, loaded, Options.parse(pairs, symbolic=symbolic))
+def read(folder: Path, tensors: Tensors, *pairs: str, symbolic: tuple[str, ...] = ()) -> Kan:
+    result = reading(save(folder, tensors), *pairs, symbolic=symbolic)
+    assert result.family == "pykan-0.0"
+    return result.kan
 
 
-def check(kan: Kan, tensors: dict[str, Any], names: dict[tuple[int, int, int], str] | None = None) -> None:
-    x = np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs))
-    trace = float64_reference.evaluate(kan, x)
-    rows = x
+def check(kan: Kan, tensors: Tensors, names: dict[tuple[int, int, int], str] | None = None) -> None:
+    rows = np.random.default_rng(5).uniform(-3, 3, size=(12, kan.n_inputs))
+    trace = float64_reference.evaluate(kan, rows)
     for at, layer in enumerate(kan.layers):
         expected = np.array([edges(tensors, at, row, names or {}) for row in rows.tolist()])
         actual = np.concatenate([part for _, part, _ in float64_reference.edges(layer, trace.inputs[at])])
@@ -124,24 +108,13 @@ def test_some_edges_may_share_a_grid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_models_export_and_say_what_no_file_tells(tmp_path: Path, dtype: str) -> None:
-    result = run(tmp_path, state(2, 3, 1, dtype=dtype), dtype=dtype)
-    source = result.manifest.source
-    assert (source.family, source.dtype) == ("pykan-0.0", dtype)
-    assert beside_forward(source) == {"base_fun": "silu"}
-    assert any("lock" in note for note in result.manifest.notes)
+    manifest = exported(save(tmp_path, state(2, 3, 1, dtype=dtype)), dtype=dtype)
+    assert (manifest.source.family, manifest.source.dtype) == ("pykan-0.0", dtype)
+    assert beside_forward(manifest.source) == {"base_fun": "silu"}
+    assert any("lock" in note for note in manifest.notes)
 
 
-def run(
-    folder: Path, tensors: dict[str, Any], *options: str, symbolic: tuple[str, ...] = (), dtype: str = "float32"
-) -> Result:
-    return export(
-        Request(
-            path=save(folder, tensors), repository=folder / "models", options=options, symbolic=symbolic, dtype=dtype
-        )
-    )
-
-
-def with_symbols() -> dict[str, Any]:
+def with_symbols() -> Tensors:
     tensors = state(2, 3, 1)
     rng = np.random.default_rng(3)
     for at, i, j in ((0, 1, 0), (0, 0, 2), (1, 2, 0)):
@@ -158,13 +131,11 @@ GIVEN = ("0,1,0=sin", "0, 0, 2 = cosh", "1,2,0=x^2")
 def test_symbolic_edges_take_their_names_from_the_user(tmp_path: Path) -> None:
     tensors = with_symbols()
     check(read(tmp_path, tensors, symbolic=GIVEN), tensors, NAMES)
-    result = run(tmp_path, tensors, symbolic=GIVEN)
-    assert [(e.source, e.destination, e.function) for e in result.manifest.layers[0].symbolic] == [
-        (1, 0, "sin"),
-        (0, 2, "cosh"),
-    ]
-    supplied = result.manifest.source.options_given
-    assert supplied == {"symbolic 0,1,0": "sin", "symbolic 0,0,2": "cosh", "symbolic 1,2,0": "x^2"}
+    manifest = exported(save(tmp_path, tensors), symbolic=GIVEN)
+    edges = [(e.source, e.destination, e.function) for e in manifest.layers[0].symbolic]
+    assert edges == [(1, 0, "sin"), (0, 2, "cosh")]
+    given = manifest.source.options_given
+    assert given == {"symbolic 0,1,0": "sin", "symbolic 0,0,2": "cosh", "symbolic 1,2,0": "x^2"}
 
 
 def test_the_command_takes_names_and_functions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,13 +181,6 @@ def test_a_value_that_is_not_finite_reaches_every_sum(tmp_path: Path) -> None:
     assert np.isnan(y).all()
 
 
-def refuse(folder: Path, tensors: dict[str, Any], *options: str, symbolic: tuple[str, ...] = ()) -> ExportError:
-    with pytest.raises(ExportError) as caught:
-        run(folder, tensors, *options, symbolic=symbolic)
-    assert not (folder / "models").exists()
-    return caught.value
-
-
 WRONG_SYMBOLS = {
     "0,1=sin": "invalid --symbolic",
     "0,1,0": "invalid --symbolic",
@@ -229,53 +193,24 @@ WRONG_SYMBOLS = {
 }
 
 
-@pytest.mark.parametrize("text", WRONG_SYMBOLS)
-def test_symbols_that_do_not_fit_are_refused(tmp_path: Path, text: str) -> None:
-    error = refuse(tmp_path, with_symbols(), symbolic=(*GIVEN, text))
-    assert isinstance(error, OptionError)
-    assert WRONG_SYMBOLS[text] in error.message
-
-
-def test_names_that_are_given_twice_or_unknown_are_refused(tmp_path: Path) -> None:
+def test_symbols_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for text, said in WRONG_SYMBOLS.items():
+        error = refuse(tmp_path, with_symbols(), symbolic=(*GIVEN, text))
+        assert isinstance(error, OptionError)
+        assert said in error.message
     assert "twice" in refuse(tmp_path, with_symbols(), symbolic=(*GIVEN, "0,1,00=cos")).message
     error = refuse(tmp_path, with_symbols(), symbolic=("0,1,0=besselj", *GIVEN[1:]))
     assert isinstance(error, UnknownFunction)
     assert "edge (0,1,0) uses the symbolic function 'besselj', which is not in the table of pykan" in error.message
 
 
-@pytest.mark.parametrize("key", ["grid", "coef", "mask", "scale_base", "scale_sp"])
-def test_missing_and_misshapen_tensors_are_named(tmp_path: Path, key: str) -> None:
-    tensors = state(2, 3, 2)
-    value = tensors.pop(f"act_fun.1.{key}")
-    if key != "coef":
-        assert key in refuse(tmp_path, tensors).message
-    tensors[f"act_fun.1.{key}"] = value[:-1]
-    error = refuse(tmp_path, tensors)
-    assert isinstance(error, InvalidKan)
-    assert "layer 1" in error.message
-
-
-@pytest.mark.parametrize("key", ["biases.0.weight", "symbolic_fun.1.mask", "symbolic_fun.1.affine"])
-def test_other_tensors_are_named(tmp_path: Path, key: str) -> None:
-    tensors = state(2, 3, 2)
-    tensors[key] = tensors[key][:, :-1]
-    assert f"layer {key.split('.')[1]}" in refuse(tmp_path, tensors).message
-
-
 @pytest.mark.parametrize("prefix", ["module.", "model.kan."])
 def test_a_model_may_lie_under_a_prefix(tmp_path: Path, prefix: str) -> None:
     tensors = state(2, 3, 2)
-    path = tmp_path / "model.safetensors"
-    actual = []
-    for root in ("", prefix):
-        path.write_bytes(safetensors.numpy.save({root + key: value for key, value in tensors.items()}))
-        loaded = checkpoint.load(path)
-        reader, _ = detect.detect(loaded, None)
-        kan = detect.read(reader, loaded, Options({}))
-        actual.append(float64_reference.evaluate(kan, np.linspace(-1, 1, 10).reshape(5, 2)).y)
-    np.testing.assert_array_equal(*actual)
-    mixed = {prefix + key: value for key, value in tensors.items()} | {"other.w": np.ones(2, dtype=np.float32)}
-    assert f"--option prefix={prefix}" in refuse(tmp_path, mixed).hint
+    moved = {prefix + key: value for key, value in tensors.items()}
+    check(read(tmp_path, moved), tensors)
+    error = refuse(tmp_path, moved | {"other.w": np.ones(2, dtype=np.float32)})
+    assert f"--option prefix={prefix}" in error.hint
 
 
 def test_grids_that_collapse_or_are_too_short_are_refused(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""FastKAN, FasterKAN and RBF-KAN: radial functions with shared centres, compared with the formulas in loops."""
+"""FastKAN, FasterKAN, RBF-KAN and their copies: radial functions with shared centres, compared with the formulas."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,214 +13,242 @@ import numpy as np
 import pytest
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
-from kanexport.pipeline import Request, export
-from tests.support.small_checkpoints import beside_forward, check, read, refuse, save, silu, stacked
+from tests.support.small_checkpoints import (
+    AROUND,
+    Edges,
+    Tensors,
+    check,
+    exported,
+    floats,
+    layernorm,
+    normal,
+    read,
+    reading,
+    refuse,
+    save,
+    silu,
+    stacked,
+)
 
 RANGE = (-1.5, 2.5)
+STACK = ("layers.0.", "layers.1.")
+BIAS = "base_linear.bias"
 
 
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def fastkan(n: int, m: int, k: int = 5, *, norm: bool = True, base: bool = True, kind: str = "float32") -> Any:
+def centred(n: int, m: int, k: int = 5, *, norm: bool = True, base: bool = False) -> Tensors:
     tensors = {"rbf.grid": np.linspace(*RANGE, k), "spline_linear.weight": normal(1, m, n * k)}
     if norm:
         tensors |= {"layernorm.weight": 1 + 0.3 * normal(2, n), "layernorm.bias": normal(3, n)}
-    if base:
-        tensors |= {"base_linear.weight": normal(4, m, n), "base_linear.bias": normal(5, m)}
-    return {key: value.astype(kind) for key, value in tensors.items()}
+    return floats(tensors | (beside(n, m) if base else {}))
 
 
-def fasterkan(n: int, m: int, k: int = 5) -> Any:
-    return {**fastkan(n, m, k, base=False), "rbf.inv_denominator": np.float32(0.5)}
+def beside(n: int, m: int) -> Tensors:
+    return {"base_linear.weight": normal(4, m, n), BIAS: normal(5, m)}
 
 
-def rbf_kan(n: int, m: int, k: int = 5, *, base: bool = True) -> Any:
+def fastkan(n: int, m: int, k: int = 5, *, norm: bool = True, base: bool = True) -> Tensors:
+    return centred(n, m, k, norm=norm, base=base)
+
+
+def fasterkan(n: int, m: int, k: int = 5) -> Tensors:
+    return {**centred(n, m, k), "rbf.inv_denominator": np.float32(0.5)}
+
+
+def rbf_kan(n: int, m: int, k: int = 5, *, base: bool = True) -> Tensors:
     tensors = {"rbf_linear.grid": np.linspace(*RANGE, k), "rbf_linear.spline_weight": normal(1, n * k, m)}
-    if base:
-        tensors |= {"base_linear.weight": normal(4, m, n), "base_linear.bias": normal(5, m)}
-    return {key: value.astype(np.float32) for key, value in tensors.items()}
+    return floats(tensors | (beside(n, m) if base else {}))
 
 
-def normalised(part: Any, row: list[float]) -> list[float]:
-    if "layernorm.weight" not in part:
-        return row
-    mean = sum(row) / len(row)
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in row) / len(row) + 1e-5)
-    scale, bias = part["layernorm.weight"], part["layernorm.bias"]
-    return [(v - mean) / deviation * s + b for v, s, b in zip(row, scale, bias, strict=True)]
+def weights(part: Tensors, n: int) -> Any:
+    """[O, I, C]"""
+    if "spline_weight" in part:
+        return part["spline_weight"]
+    flat = part.get("spline_linear.weight")
+    flat = part["rbf_linear.spline_weight"].T if flat is None else flat
+    return flat.reshape(len(flat), n, -1)
 
 
-def branches(part: Any, row: list[float], weight: Any, function: Any, act: Any) -> Any:
-    """`weight(j, i, c)` times `function(h_i - g_c)`, and the base branch."""
-    centres = part.get("rbf.grid", part.get("rbf_linear.grid"))
-    base = part.get("base_linear.weight")
-    h, m = normalised(part, row), len(base) if base is not None else None
-    m = m or (
-        part["spline_linear.weight"].shape[0] if "rbf.grid" in part else part["rbf_linear.spline_weight"].shape[1]
-    )
-    return [
-        [
-            sum(weight(j, i * len(centres) + c) * function(h[i] - g) for c, g in enumerate(centres))
-            + (base[j, i] * act(row[i]) if base is not None else 0)
-            for j in range(m)
-        ]
-        for i in range(len(row))
-    ]
+def grouped(part: Tensors, n: int) -> Any:
+    """Centre by centre, as FasterKAN's CUDA code has it."""
+    flat = part["spline_linear.weight"]
+    return flat.reshape(len(flat), -1, n).swapaxes(1, 2)
 
 
-def gaussians(d: float, act: Any = silu) -> Any:
-    def edges(part: Any, row: list[float]) -> Any:
-        rbf = part.get("rbf_linear.spline_weight")
-        weight = rbf.T if rbf is not None else part["spline_linear.weight"]
-        return branches(part, row, lambda j, f: weight[j, f], lambda u: math.exp(-((u / d) ** 2)), act)
+def radial(
+    function: Callable[[float], float],
+    act: Callable[[float], float] = silu,
+    *,
+    kernel: Callable[[Tensors, int], Any] = weights,
+    norm: bool = True,
+    raw: bool = True,
+) -> Edges:
+    """`function(h_i - g_c)` times its weight, and a base branch. h is the row, normalised if the layer can and `norm`
+    is true; the base branch takes the row as it is, or normalised if `raw` is false."""
 
-    return edges
-
-
-def secants(rate: float = 1.0) -> Any:
-    def edges(part: Any, row: list[float]) -> Any:
-        weight = part["spline_linear.weight"]
-        return branches(part, row, lambda j, f: weight[j, f], lambda u: 1 - math.tanh(u * rate) ** 2, silu)
+    def edges(part: Tensors, row: list[float]) -> Any:
+        h = layernorm(part, row) if "layernorm.weight" in part else row
+        centres = part.get("rbf.grid", part.get("rbf_linear.grid"))
+        values = [[function(u - g) for g in centres] for u in (h if norm else row)]
+        own = np.einsum("oic,ic->io", kernel(part, len(row)), values)
+        base = part.get("base_linear.weight", np.zeros(own.T.shape)).T
+        return own + base * np.array([act(u) for u in (row if raw else h)])[:, None]
 
     return edges
+
+
+def gaussian(d: float) -> Callable[[float], float]:
+    return lambda u: math.exp(-((u / d) ** 2))
+
+
+def secant(rate: float) -> Callable[[float], float]:
+    return lambda u: 1 - math.tanh(u * rate) ** 2
+
+
+SHAPES = [(3, 2), (1, 2), (3, 1), (3, 3), (1, 1)]
 
 
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("base", [True, False])
-@pytest.mark.parametrize(("n", "m"), [(3, 2), (1, 2), (3, 1), (3, 3), (1, 1)])
-def test_fastkan_with_and_without_its_branches(tmp_path: Path, n: int, m: int, norm: bool, base: bool) -> None:
-    tensors = fastkan(n, m, norm=norm, base=base)
-    manifest = check(save(tmp_path, tensors), tensors, gaussians(1.0), bias="base_linear.bias")
-    assert manifest.source.family == "fastkan"
-    assert manifest.edge_class == ("B" if norm else "A")
-    assumed = {"denominator": "1.0"} | ({"layernorm_eps": "1e-5", "layernorm": "spline"} if norm else {})
-    assert beside_forward(manifest.source) == assumed | ({"base_activation": "silu"} if base else {})
+def test_fastkan_with_and_without_its_branches(tmp_path: Path, norm: bool, base: bool) -> None:
+    for n, m in SHAPES:
+        tensors = fastkan(n, m, norm=norm, base=base)
+        result = check(save(tmp_path, tensors), tensors, radial(gaussian(1.0)), bias=BIAS)
+        assert result.family == "fastkan"
+        assert result.kan.edge_class == ("B" if norm else "A")
+        assumed = {"denominator": "1.0"} | ({"layernorm_eps": "1e-5", "layernorm": "spline"} if norm else {})
+        assert result.assumed == assumed | ({"base_activation": "silu"} if base else {})
+
+
+def test_fasterkan_and_rbf_kan(tmp_path: Path) -> None:
+    for n, m, k in ((3, 2, 5), (1, 2, 8), (3, 1, 1), (4, 4, 2)):
+        tensors = fasterkan(n, m, k)
+        result = check(save(tmp_path, tensors), tensors, radial(secant(1.0)))
+        assert (result.family, result.kan.edge_class) == ("fasterkan", "B")
+        assert result.assumed == {"inv_denominator": "unused", "layernorm_eps": "1e-5"}
+    for (n, m, k), base in itertools.product(((3, 2, 5), (1, 2, 8), (3, 1, 2), (4, 4, 5)), (True, False)):
+        tensors, d = rbf_kan(n, m, k, base=base), (RANGE[1] - RANGE[0]) / (k - 1)
+        result = check(save(tmp_path, tensors), tensors, radial(gaussian(d)), bias=BIAS)
+        assert (result.family, result.kan.edge_class) == ("rbf-kan", "A")
+        assert result.assumed == {"denominator": repr(d)} | ({"base_activation": "silu"} if base else {})
+
+
+@pytest.mark.parametrize("make", [fastkan, fasterkan, rbf_kan])
+def test_its_graphs_are_exported(tmp_path: Path, make: Any) -> None:
+    source = exported(save(tmp_path, stacked([make(3, 4), make(4, 2)]))).source
+    assert source.family == make.__name__.replace("_", "-")
 
 
 def test_a_stack_of_fastkan_layers_of_two_grids_in_float64(tmp_path: Path) -> None:
-    layers = [fastkan(3, 4, kind="float64"), fastkan(4, 2, norm=False, kind="float64")]
+    layers = [fastkan(3, 4), fastkan(4, 2, norm=False)]
     layers[0]["rbf.grid"] = np.linspace(-1.2, 0.2, 5)
-    tensors = stacked(layers)
-    kan, _ = read(save(tmp_path, tensors))
+    tensors = floats(stacked(layers), "float64")
+    path = save(tmp_path, tensors)
+    kan, _ = read(path)
     assert kan.dtype == "float64"
     spacings = [(0.2 - -1.2) / 4, 1.0]
     assert [layer.terms[0].basis.denominator for layer in kan.layers] == spacings
-    result = export(Request(path=tmp_path / "model.safetensors", repository=tmp_path / "assumed"))
-    assert result.manifest.source.options_assumed["denominator"] == f"{spacings[0]!r}, {spacings[1]!r}"
-    manifest = check(
-        save(tmp_path, tensors), tensors, gaussians(0.7), "denominator=0.7",
-        prefixes=("layers.0.", "layers.1."), bias="base_linear.bias",
-    )  # fmt: skip
-    assert manifest.source.dtype == "float64"
+    assert exported(path).source.options_assumed["denominator"] == f"{spacings[0]!r}, {spacings[1]!r}"
+    check(path, tensors, radial(gaussian(0.7)), "denominator=0.7", prefixes=STACK, bias=BIAS)
+    assert exported(path, "denominator=0.7").source.dtype == "float64"
 
 
-def test_the_default_denominator_is_what_the_constructor_computed(tmp_path: Path) -> None:
-    """From (-1.2, 0.2), which float32 cannot hold."""
-    tensors = fastkan(3, 2)
+def test_denominators_and_activations(tmp_path: Path) -> None:
+    """The default denominator is what the constructor computed from (-1.2, 0.2), which float32 cannot hold."""
+    tensors = fastkan(3, 2, 8)
     tensors["rbf.grid"] = np.linspace(-1.2, 0.2, 8).astype(np.float32)
-    tensors["spline_linear.weight"] = normal(1, 2, 24).astype(np.float32)
-    check(save(tmp_path, tensors), tensors, gaussians((0.2 - -1.2) / 7), bias="base_linear.bias")
-
-
-def test_one_centre_needs_its_denominator(tmp_path: Path) -> None:
+    check(save(tmp_path, tensors), tensors, radial(gaussian((0.2 - -1.2) / 7)), bias=BIAS)
     tensors = fastkan(3, 2, 1)
     assert isinstance(refuse(tmp_path, tensors), OptionError)
-    check(save(tmp_path, tensors), tensors, gaussians(0.5), "denominator=0.5", bias="base_linear.bias")
-
-
-def test_other_activations_and_no_base_bias(tmp_path: Path) -> None:
+    check(save(tmp_path, tensors), tensors, radial(gaussian(0.5)), "denominator=0.5", bias=BIAS)
     tensors = fastkan(3, 2)
-    del tensors["base_linear.bias"]
-    check(save(tmp_path, tensors), tensors, gaussians(1.0, math.tanh), "base_activation=tanh")
+    del tensors[BIAS]
+    check(save(tmp_path, tensors), tensors, radial(gaussian(1.0), math.tanh), "base_activation=tanh")
+    tensors = stacked([rbf_kan(2, 3), rbf_kan(3, 1)])
+    options = ("denominator=0.4", "base_activation=tanh")
+    check(save(tmp_path, tensors), tensors, radial(gaussian(0.4), math.tanh), *options, prefixes=STACK, bias=BIAS)
+    for option, said in (("denominator=0", "denominator"), ("base_activation=magic", "magic"), ("w=4", "'w'")):
+        assert said in refuse(tmp_path, tensors, option).message
 
 
 def test_fastkan_inside_a_larger_model(tmp_path: Path) -> None:
-    tensors = stacked([fastkan(3, 4), fastkan(4, 2)], "ffn.layers.") | {
-        "embed.weight": np.ones((3, 3), np.float32), "norm.weight": np.ones(3, np.float32),
-    }  # fmt: skip
+    tensors = stacked([fastkan(3, 4), fastkan(4, 2)], "ffn.layers.")
+    tensors |= {"embed.weight": np.ones((3, 3), np.float32), "norm.weight": np.ones(3, np.float32)}
     error = refuse(tmp_path, tensors)
     assert isinstance(error, FamilyError)
     assert "embed.weight" in error.message
-    check(
-        save(tmp_path, tensors), tensors, gaussians(1.0), "prefix=ffn.",
-        prefixes=("ffn.layers.0.", "ffn.layers.1."), bias="base_linear.bias",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("n", "m", "k"), [(3, 2, 5), (1, 2, 8), (3, 1, 1), (4, 4, 2)])
-def test_fasterkan(tmp_path: Path, n: int, m: int, k: int) -> None:
-    tensors = fasterkan(n, m, k)
-    manifest = check(save(tmp_path, tensors), tensors, secants())
-    assert manifest.source.family == "fasterkan"
-    assert manifest.edge_class == "B"
-    assert beside_forward(manifest.source) == {"inv_denominator": "unused", "layernorm_eps": "1e-5"}
+    prefixes = [f"ffn.{prefix}" for prefix in STACK]
+    check(save(tmp_path, tensors), tensors, radial(gaussian(1.0)), "prefix=ffn.", prefixes=prefixes, bias=BIAS)
 
 
 def test_fasterkans_stored_rate_is_used_only_when_asked_for(tmp_path: Path) -> None:
     tensors = fasterkan(3, 2)
     tensors["rbf.inv_denominator"] = np.float32(np.nan)
-    check(save(tmp_path, tensors), tensors, secants())
+    check(save(tmp_path, tensors), tensors, radial(secant(1.0)))
     assert "rate" in refuse(tmp_path, tensors, "inv_denominator=used").message
     tensors["rbf.inv_denominator"] = np.float32(3)
-    check(save(tmp_path, tensors), tensors, secants(3.0), "inv_denominator=used")
+    check(save(tmp_path, tensors), tensors, radial(secant(3.0)), "inv_denominator=used")
     assert "unused, used" in refuse(tmp_path, tensors, "inv_denominator=3").hint
 
 
+def test_the_first_fasterkan_has_fastkans_tensors(tmp_path: Path) -> None:
+    tensors = centred(3, 2)
+    path = save(tmp_path, tensors)
+    check(path, tensors, radial(secant(1 / 0.33)), "forward=fasterkan")
+    check(path, tensors, radial(secant(2.0)), "forward=fasterkan", "denominator=0.5")
+    options = reading(path).options
+    assert next(iter(options.assumed)) == "forward"
+    assert options.open["forward"] == ("fasterkan",)
+    assert "--option forward=fasterkan" in options.words["forward"]
+    assert "0.5" in reading(path, "forward=fasterkan").options.open["denominator"]
+    assert "forward" not in reading(save(tmp_path, fastkan(3, 2))).options.assumed
+
+
+def test_where_fastkans_layernorm_acts(tmp_path: Path) -> None:
+    tensors = fastkan(3, 2)
+    path = save(tmp_path, tensors)
+    for place, norm, raw in (("spline", True, True), ("both", True, False), ("unused", False, True)):
+        check(path, tensors, radial(gaussian(1.0), norm=norm, raw=raw), f"layernorm={place}", bias=BIAS)
+    assert reading(path).options.open["layernorm"] == ("both", "unused")
+
+
 @pytest.mark.parametrize("base", [True, False])
-@pytest.mark.parametrize(("n", "m", "k"), [(3, 2, 5), (1, 2, 8), (3, 1, 2), (4, 4, 5)])
-def test_rbf_kan(tmp_path: Path, n: int, m: int, k: int, base: bool) -> None:
-    tensors = rbf_kan(n, m, k, base=base)
-    d = (RANGE[1] - RANGE[0]) / (k - 1)
-    manifest = check(save(tmp_path, tensors), tensors, gaussians(d), bias="base_linear.bias")
-    assert manifest.source.family == "rbf-kan"
-    assert manifest.edge_class == "A"
-    assert beside_forward(manifest.source) == {"denominator": repr(d)} | ({"base_activation": "silu"} if base else {})
+def test_fastkan_before_spline_linear_and_x_kanerfs_layer(tmp_path: Path, base: bool) -> None:
+    tensors = centred(3, 2, base=base)
+    tensors["spline_weight"] = tensors.pop("spline_linear.weight").reshape(2, 3, 5)
+    tensors["rbf.grid"] = np.linspace(-1, 1, 5).astype(np.float32)
+    path = save(tmp_path, tensors)
+    result = check(path, tensors, radial(gaussian(0.5)), bias=BIAS)
+    assert result.family == result.options.assumed["forward"] == "first-fastkan"
+    check(path, tensors, radial(gaussian(1.0)), "forward=grbf", bias=BIAS)
 
 
-def test_rbf_kan_options(tmp_path: Path) -> None:
-    tensors = stacked([rbf_kan(2, 3), rbf_kan(3, 1)])
-    options = ("denominator=0.4", "base_activation=tanh")
-    where = ("layers.0.", "layers.1.")
-    check(
-        save(tmp_path, tensors), tensors, gaussians(0.4, math.tanh), *options, prefixes=where, bias="base_linear.bias"
-    )
-    assert "denominator" in refuse(tmp_path, tensors, "denominator=0").message
-    assert "magic" in refuse(tmp_path, tensors, "base_activation=magic").message
-    assert "'w'" in refuse(tmp_path, tensors, "w=4").message
+def test_fasterkans_cuda_code_has_its_functions_centre_by_centre(tmp_path: Path) -> None:
+    tensors = fasterkan(3, 2)
+    path = save(tmp_path, tensors)
+    check(path, tensors, radial(secant(0.5), kernel=grouped), "forward=fasterkan-cuda")
+    check(path, tensors, radial(secant(0.5)), "inv_denominator=used")
+    candidates = reading(path).options.open
+    assert {key: values for key, values in candidates.items() if key not in AROUND} == {
+        "inv_denominator": ("used",),
+        "layernorm_eps": ("1e-3", "1e-6", "1e-8", "1e-12"),
+    }
+    assert candidates["forward"] == ("fasterkan-cuda",)
+    assert "inv_denominator" in refuse(tmp_path, tensors, "forward=fasterkan-cuda", "inv_denominator=used").message
 
 
 @pytest.mark.parametrize("make", [fastkan, fasterkan, rbf_kan])
 def test_a_weight_that_is_not_finite_is_named_by_edge_and_function(tmp_path: Path, make: Any) -> None:
     tensors = stacked([make(3, 4), make(4, 2)])
     key = next(key for key in tensors if key.startswith("layers.1.") and "spline" in key)
-    flat = tensors[key]
     # Function 4 of source 2 to destination 1; RBF-KAN keeps destinations last.
-    flat[(2 * 5 + 4, 1) if "rbf_linear" in key else (1, 2 * 5 + 4)] = np.inf
+    tensors[key][(2 * 5 + 4, 1) if "rbf_linear" in key else (1, 2 * 5 + 4)] = np.inf
     error = refuse(tmp_path, tensors)
     assert isinstance(error, InvalidKan)
     assert "layer layers.1:" in error.message
     assert "[2, 1, 4]" in error.message
 
 
-@pytest.mark.parametrize("make", [fastkan, fasterkan, rbf_kan])
-def test_misshapen_tensors_are_named(tmp_path: Path, make: Any) -> None:
-    whole = make(3, 2)
-    for key in (key for key in whole if whole[key].ndim):
-        error = refuse(tmp_path, whole | {key: whole[key][:0]})
-        assert isinstance(error, InvalidKan)
-        assert key in error.message
-        # If two tensors do not fit each other, the error may name either.
-        for change in (whole[key][..., :-1], whole[key][None]):
-            error = refuse(tmp_path, whole | {key: change})
-            assert isinstance(error, InvalidKan | FamilyError)
-            assert any(name in error.message for name in whole)
-
-
 def test_libraries_are_told_apart(tmp_path: Path) -> None:
-    for make, family in ((fastkan, "fastkan"), (fasterkan, "fasterkan"), (rbf_kan, "rbf-kan")):
-        assert read(save(tmp_path, make(3, 3)))[1] == family
     both = stacked([fastkan(3, 4)]) | {f"layers.1.{key}": value for key, value in rbf_kan(4, 2).items()}
     error = refuse(tmp_path, both)
     assert isinstance(error, FamilyError)

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.errors import FamilyError, InvalidKan, OpenQuestion
 from kanexport.options import Options
-from kanexport.pipeline import Request, export
 from kanexport.readers.common import order
 from kanexport.readers.common.order import OtherModule
-from tests.support.small_checkpoints import read, refuse, save
+from tests.support.small_checkpoints import exported, read, refuse, save, under
 
 RNG = np.random.default_rng(3)
 MODULES = {
@@ -169,12 +168,11 @@ def test_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_what_was_found_is_recorded_as_assumed(tmp_path: Path) -> None:
-    path = save(tmp_path, ARRANGED["three of the same width"][0])
-    result = export(Request(path=path, repository=tmp_path / "models", options=("layernorm_eps=1e-3",)))
-    assert result.manifest.source.options_assumed["architecture"] == (
+    manifest = exported(save(tmp_path, ARRANGED["three of the same width"][0]), "layernorm_eps=1e-3")
+    assert manifest.source.options_assumed["architecture"] == (
         "kan1, ln1 (layernorm), kan2, ln2 (layernorm), kan3 one after the other, nothing else between"
     )
-    assert result.manifest.layers[0].post_steps[0].epsilon == 1e-3
+    assert manifest.layers[0].post_steps[0].epsilon == 1e-3
 
 
 def test_what_may_have_stood_first_is_noted(tmp_path: Path) -> None:
@@ -189,7 +187,7 @@ def test_what_may_have_stood_first_is_noted(tmp_path: Path) -> None:
 def test_a_folded_batch_norm_is_the_formula(tmp_path: Path) -> None:
     tensors = model(kan1=(5, 4), bn1=("bn", 4), kan2=(4, 3))
     kan, _ = read(save(tmp_path, tensors))
-    part = {key.removeprefix("bn1."): v.astype(np.float64) for key, v in tensors.items() if key.startswith("bn1.")}
+    part = under(tensors, "bn1.")
     x = RNG.normal(size=(6, 4))
     expected = (x - part["running_mean"]) / np.sqrt(part["running_var"] + 1e-5) * part["weight"] + part["bias"]
     np.testing.assert_allclose(kan.layers[0].post_steps[0].evaluate(x), expected, rtol=1e-12)
@@ -214,7 +212,6 @@ def networks(draw: st.DrawFn) -> list[tuple[str, Any]]:
 
 
 @given(networks())
-@settings(max_examples=200, deadline=None)
 def test_a_sequential_comes_back_as_it_was(network: list[tuple[str, Any]]) -> None:
     layers = {f"{at}.": side for at, (kind, side) in enumerate(network) if kind == "kan"}
     others = [OtherModule(f"{at}.", kind, side) for at, (kind, side) in enumerate(network) if kind != "kan"]
@@ -222,7 +219,6 @@ def test_a_sequential_comes_back_as_it_was(network: list[tuple[str, Any]]) -> No
 
 
 @given(networks(), st.data())
-@settings(max_examples=300, deadline=None)
 def test_names_are_placed_rightly_or_refused(network: list[tuple[str, Any]], data: st.DataObject) -> None:
     """Norms named by any of three habits: after the layer before them, after the layer behind
     them, or at random. An accepted order must fit. If norms are only between layers, the

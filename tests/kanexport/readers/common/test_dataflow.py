@@ -10,32 +10,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.detection import detect
 from kanexport.errors import FamilyError, OpenQuestion, OptionError
-from kanexport.formats import checkpoint
-from kanexport.options import Options
-from kanexport.pipeline import Request, export
+from kanexport.ir.model import Kan
 from kanexport.verify import float64_reference
-from tests.support.small_checkpoints import read, refuse, save, stacked
+from tests.support.small_checkpoints import Tensors, chebyshev, exported, read, reading, refuse, save, stacked
+from tests.support.tiers import spread
 
 RNG = np.random.default_rng(8)
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def cheby(*widths: int) -> list[dict[str, Any]]:
+def cheby(*widths: int) -> list[Tensors]:
     """ChebyKAN layers, small enough that none saturates the next one's tanh."""
     sides = itertools.pairwise(widths)
     return [{"cheby_coeffs": RNG.normal(0, 0.3, size=(*side, 3)).astype(np.float32)} for side in sides]
 
 
-def forward(layer: dict[str, Any], x: Array) -> Array:
-    coef = layer["cheby_coeffs"].astype(np.float64)
-    return np.asarray(np.einsum("bid,iod->bo", np.cos(np.arccos(np.tanh(x))[:, :, None] * np.arange(3)), coef))
+def forward(layer: Tensors, x: Array) -> Array:
+    return np.asarray(chebyshev(layer["cheby_coeffs"], np.tanh(x)))
 
 
 def even(x: Array) -> Array:
     """A LayerNorm without weights."""
     return np.asarray((x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5))
+
+
+def computes(kan: Kan, expected: Callable[[Array], Array]) -> None:
+    x = RNG.normal(0, 2, size=(9, kan.n_inputs))
+    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected(x), rtol=0, atol=1e-12)
 
 
 SQUARE = cheby(4, 4, 4)
@@ -82,37 +84,22 @@ WITH_NORM: dict[str, tuple[tuple[str, ...], Callable[[Array], Array]]] = {
 }
 
 
-CASES = [({}, name, *told) for name, told in TOLD.items()]
-CASES += [(NORM, f"{name}, with a norm", *told) for name, told in WITH_NORM.items()]
+CASES = {name: ({}, *told) for name, told in TOLD.items()}
+CASES |= {f"{name}, with a norm": (NORM, *told) for name, told in WITH_NORM.items()}
 
 
-@pytest.mark.parametrize(("extra", "name", "options", "expected"), CASES, ids=[case[1] for case in CASES])
-def test_what_is_told_is_done(
-    tmp_path: Path, extra: dict[str, Any], name: str, options: tuple[str, ...], expected: Callable[[Array], Array]
-) -> None:
+@spread("name", CASES, 4)
+def test_what_is_told_is_done(tmp_path: Path, name: str) -> None:
+    extra, options, expected = CASES[name]
     path = save(tmp_path, stacked(SQUARE, "kan") | extra)
-    kan, _ = read(path, *options)
-    x = RNG.normal(0, 2, size=(9, 4))
-    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected(x), rtol=0, atol=1e-12)
-    export(Request(path=path, repository=tmp_path / "models", options=options))
-
-
-def assumed(path: Path, *options: str) -> Options:
-    """Read a checkpoint with options and return them with the facts that the reader assumed."""
-    loaded, supplied = checkpoint.load(path), Options.parse(options)
-    detect.read(detect.detect(loaded, None)[0], loaded, supplied)
-    return supplied
+    computes(read(path, *options)[0], expected)
+    exported(path, *options)
 
 
 def test_what_is_not_told_is_listed(tmp_path: Path) -> None:
-    requested = assumed(save(tmp_path, stacked(SQUARE)))
+    requested = reading(save(tmp_path, stacked(SQUARE))).options
     assert requested.assumed["architecture"] == "layers.0, layers.1 one after the other, nothing between"
-    assert {key: requested.assumed[key] for key in ("flow", "between", "before", "after")} == {
-        "flow": "chain",
-        "between": "nothing",
-        "before": "nothing",
-        "after": "nothing",
-    }
+    assert [requested.assumed[key] for key in ("flow", "between", "before", "after")] == ["chain", *["nothing"] * 3]
     assert {"residual", "parallel", "reversed", "repeat:2"} <= set(requested.open["flow"])
     assert {"tanh", "silu", "layernorm"} <= set(requested.open["between"])
     assert "--module" in requested.alternatives()["architecture"]
@@ -120,17 +107,16 @@ def test_what_is_not_told_is_listed(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_not_offered_and_not_done(tmp_path: Path) -> None:
     path = save(tmp_path, stacked(cheby(5, 4, 3)))
-    requested = assumed(path)
+    requested = reading(path).options
     assert requested.assumed["flow"] == "chain"
     assert "flow" not in requested.open
     for flow in ("residual", "parallel", "reversed", "repeat:2"):
         with pytest.raises(FamilyError, match="does not fit") as caught:
             read(path, f"flow={flow}")
         assert "--module" in caught.value.hint
-    with pytest.raises(OptionError, match="option flow"):
-        read(path, "flow=residul")
-    with pytest.raises(OptionError, match="option between"):
-        read(path, "between=tahn")
+    for option in ("flow=residul", "between=tahn"):
+        with pytest.raises(OptionError, match=f"option {option.partition('=')[0]}"):
+            read(path, option)
 
 
 def test_layers_beside_one_another_must_be_told(tmp_path: Path) -> None:
@@ -139,10 +125,8 @@ def test_layers_beside_one_another_must_be_told(tmp_path: Path) -> None:
     assert isinstance(error, OpenQuestion)
     assert (error.key, error.among) == ("flow", ("parallel",))
     assert "do not follow one another" in error.message
-    x = RNG.normal(size=(7, 5))
     kan, _ = read(tmp_path / "model.safetensors", "flow=parallel")
-    expected = forward(layers[0], x) + forward(layers[1], x)
-    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=0, atol=1e-12)
+    computes(kan, lambda x: forward(layers[0], x) + forward(layers[1], x))
 
 
 def test_a_gap_in_the_numbers_must_be_told(tmp_path: Path) -> None:
@@ -153,10 +137,8 @@ def test_a_gap_in_the_numbers_must_be_told(tmp_path: Path) -> None:
     assert isinstance(error, OpenQuestion)
     assert error.key == "between"
     assert error.among[0] == "nothing"
-    x = RNG.normal(size=(7, 4))
-    for value, expected in (("tanh", B(np.tanh(A(x)))), ("nothing", B(A(x)))):
-        kan, _ = read(tmp_path / "model.safetensors", f"between={value}")
-        np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, expected, rtol=0, atol=1e-12)
+    computes(read(tmp_path / "model.safetensors", "between=tanh")[0], lambda x: B(np.tanh(A(x))))
+    computes(read(tmp_path / "model.safetensors", "between=nothing")[0], lambda x: B(A(x)))
 
 
 def test_an_order_that_names_do_not_tell_must_be_told(tmp_path: Path) -> None:
@@ -165,6 +147,4 @@ def test_an_order_that_names_do_not_tell_must_be_told(tmp_path: Path) -> None:
     error = refuse(tmp_path, tensors)
     assert isinstance(error, OpenQuestion)
     assert sorted(error.among) == ["down,up", "up,down"]
-    x = RNG.normal(size=(7, 4))
-    kan, _ = read(tmp_path / "model.safetensors", "order=up,down")
-    np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, B(A(x)), rtol=0, atol=1e-12)
+    computes(read(tmp_path / "model.safetensors", "order=up,down")[0], lambda x: B(A(x)))

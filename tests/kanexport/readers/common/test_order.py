@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from kanexport.errors import FamilyError, OpenQuestion
-from tests.support.small_checkpoints import read, refuse, save
+from tests.support.small_checkpoints import Tensors, floats, normal, read, refuse, save
 
 
-def named(**layers: tuple[int, int]) -> Any:
+def named(**layers: tuple[int, int]) -> Tensors:
     """RBF-KAN layers of those names and widths."""
-    rng = np.random.default_rng(0)
-    return {
-        f"{name.replace('_', '.')}.{key}": value.astype(np.float32)
-        for name, (n, m) in layers.items()
-        for key, value in (
-            ("rbf_linear.grid", np.linspace(-1, 1, 3)),
-            ("rbf_linear.spline_weight", rng.normal(size=(n * 3, m))),
-        )
-    }
+    tensors: Tensors = {}
+    for name, (n, m) in layers.items():
+        tensors[f"{name.replace('_', '.')}.rbf_linear.grid"] = np.linspace(-1, 1, 3)
+        tensors[f"{name.replace('_', '.')}.rbf_linear.spline_weight"] = normal(0, n * 3, m)
+    return floats(tensors)
 
 
 def widths(path: Path) -> list[tuple[int, int]]:
     return [(layer.sources, layer.destinations) for layer in read(path)[0].layers]
 
 
-def test_numbers_tell(tmp_path: Path) -> None:
+def test_numbers_tell_or_else_widths(tmp_path: Path) -> None:
     tensors = named(kan11=(3, 2), kan10=(4, 3), kan9=(2, 4))
     assert widths(save(tmp_path, tensors)) == [(2, 4), (4, 3), (3, 2)]
-
-
-def test_widths_tell_where_names_do_not(tmp_path: Path) -> None:
-    tensors = named(decoder=(2, 5), encoder=(3, 2))
-    assert widths(save(tmp_path, tensors)) == [(3, 2), (2, 5)]
+    assert widths(save(tmp_path, named(decoder=(2, 5), encoder=(3, 2)))) == [(3, 2), (2, 5)]
 
 
 @pytest.mark.parametrize(

@@ -7,49 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-import safetensors.numpy
 
-from kanexport.errors import ExportError, FamilyError, InvalidKan, OptionError
+from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, Result, export
+from tests.support.small_checkpoints import refused, save
+from tests.support.tiers import spread
 
 Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
 
-def save(path: Path, tensors: dict[str, Any], prefix: str = "") -> Path:
-    path.write_bytes(safetensors.numpy.save({prefix + key: value for key, value in tensors.items()}))
-    return path
+def bare(tmp_path: Path, tensors: dict[str, Any], prefix: str = "") -> Path:
+    """A file of the weights alone."""
+    return save(tmp_path, {prefix + key: value for key, value in tensors.items()})
 
 
 def run(path: Path, tmp_path: Path, *options: str, **more: Any) -> Result:
     return export(Request(path=path, repository=tmp_path / "models", name="m", options=options, force=True, **more))
 
 
-def refuse(path: Path, tmp_path: Path, *options: str) -> ExportError:
-    with pytest.raises(ExportError) as caught:
-        run(path, tmp_path, *options)
-    return caught.value
-
-
 def graph(result: Result) -> bytes:
     return (result.directory / "model.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("prefix", ["", "kan.", "odefunc.kan."])
-@pytest.mark.parametrize(
-    "name", ["pykan-hello-adapted", "pykan-diabetes", "pykan-pruned-edges", "pykan-ellipj-float64"]
-)
-def test_weights_alone_give_the_same_graph(golden: Golden, tmp_path: Path, name: str, prefix: str) -> None:
+@spread("name", ["pykan-hello-adapted", "pykan-diabetes", "pykan-pruned-edges", "pykan-ellipj-float64"], 2)
+def test_weights_alone_give_the_same_graph(golden: Golden, tmp_path: Path, name: str) -> None:
     path, options = golden(name)
     expected = graph(run(path, tmp_path, *options))
-    bare = save(tmp_path / "bare.safetensors", checkpoint.load(path).tensors, prefix)
-    result = run(bare, tmp_path, *options)
-    assert graph(result) == expected
-    assert result.manifest.source.options_assumed.keys() >= {"base_fun", "symbolic_enabled"} - {
-        option.partition("=")[0] for option in options
-    }
-    assert any("have no pykan config" in note for note in result.manifest.notes)
+    for prefix in ("", "odefunc.kan."):
+        result = run(bare(tmp_path, checkpoint.load(path).tensors, prefix), tmp_path, *options)
+        assert graph(result) == expected
+        given = {option.partition("=")[0] for option in options}
+        assert result.manifest.source.options_assumed.keys() >= {"base_fun", "symbolic_enabled"} - given
+        assert any("have no pykan config" in note for note in result.manifest.notes)
 
 
 def test_products_follow_from_the_widths(pykan: Any, tmp_path: Path) -> None:
@@ -57,11 +47,11 @@ def test_products_follow_from_the_widths(pykan: Any, tmp_path: Path) -> None:
     for arity in (2, 3):
         toy = pykan([2, (3, 2), (1, 1)], arity=arity)
         expected = graph(run(toy.write(tmp_path), tmp_path))
-        bare = save(tmp_path / "bare.safetensors", toy.tensors)
-        result = run(bare, tmp_path, *([f"mult_arity={arity}"] if arity != 2 else []))
+        path = bare(tmp_path, toy.tensors)
+        result = run(path, tmp_path, *([f"mult_arity={arity}"] if arity != 2 else []))
         assert graph(result) == expected
         assert ("mult_arity" in result.manifest.source.options_assumed) == (arity == 2)
-    assert isinstance(error := refuse(bare, tmp_path, "mult_arity=9"), InvalidKan)
+    assert isinstance(error := refused(path, "mult_arity=9"), InvalidKan)
     assert "layer 0 has 9 destinations and 5 nodes" in error.message
     assert "mult_arity" in error.hint
 
@@ -71,30 +61,28 @@ def test_symbolic_edges_need_their_names(pykan: Any, tmp_path: Path) -> None:
     toy.symbolic(0, 1, 2, "sin", (1, 0.5, 2, 0))
     toy.symbolic(1, 0, 0, "x^2", (1, 0, 1, 0))
     expected = graph(run(toy.write(tmp_path), tmp_path))
-    bare = save(tmp_path / "bare.safetensors", toy.tensors)
-    error = refuse(bare, tmp_path)
+    path = bare(tmp_path, toy.tensors)
+    error = refused(path)
     assert isinstance(error, OptionError)
     assert "2 symbolic edges (layer,source,destination) have no function" in error.message
     assert "(0,1,2), (1,0,0)" in error.message
     assert "--symbolic 0,1,2=NAME --symbolic 1,0,0=NAME" in error.hint
-    assert graph(run(bare, tmp_path, symbolic=("0,1,2=sin", "1,0,0=x^2"))) == expected
-    off = run(bare, tmp_path, "symbolic_enabled=false")
+    assert graph(run(path, tmp_path, symbolic=("0,1,2=sin", "1,0,0=x^2"))) == expected
+    off = run(path, tmp_path, "symbolic_enabled=false")
     assert any("symbolic edges are off" in note for note in off.manifest.notes)
 
 
 def test_one_of_several_models_is_chosen_by_its_prefix(pykan: Any, tmp_path: Path) -> None:
     first, second = pykan([2, 3, 1], seed=1).tensors, pykan([3, 1], seed=2).tensors
     both = {f"a.{key}": value for key, value in first.items()} | {f"b.{key}": value for key, value in second.items()}
-    path = save(tmp_path / "both.safetensors", both)
-    error = refuse(path, tmp_path)
+    path = bare(tmp_path, both)
+    error = refused(path)
     assert isinstance(error, FamilyError)
     assert "under 2 prefixes: 'a.', 'b.'" in error.message
     assert run(path, tmp_path, "prefix=b.").manifest.widths == (3, 1)
-    assert "under 2 prefixes" in refuse(path, tmp_path, "prefix=c.").message
-    path = save(
-        tmp_path / "more.safetensors", {**{k: v for k, v in both.items() if k[0] == "a"}, "fc.weight": np.ones(3)}
-    )
-    error = refuse(path, tmp_path)
+    assert "under 2 prefixes" in refused(path, "prefix=c.").message
+    path = bare(tmp_path, {k: v for k, v in both.items() if k[0] == "a"} | {"fc.weight": np.ones(3)})
+    error = refused(path)
     assert "such as 'fc.weight'" in error.message
     assert "--option prefix=a." in error.hint
     assert run(path, tmp_path, "prefix=a.").manifest.widths == (2, 3, 1)
@@ -104,6 +92,6 @@ def test_other_base_functions_are_told(pykan: Any, tmp_path: Path) -> None:
     toy = pykan([2, 1])
     toy.config["base_fun_name"] = "identity"
     expected = graph(run(toy.write(tmp_path), tmp_path))
-    bare = save(tmp_path / "bare.safetensors", toy.tensors)
-    assert graph(run(bare, tmp_path, "base_fun=identity")) == expected
-    assert graph(run(bare, tmp_path)) != expected
+    path = bare(tmp_path, toy.tensors)
+    assert graph(run(path, tmp_path, "base_fun=identity")) == expected
+    assert graph(run(path, tmp_path)) != expected
