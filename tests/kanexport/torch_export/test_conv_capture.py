@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
+from tests.support.conv_layers import Begun, Bells, edge_sums, planned, rows, sums
 from tests.support.golden_cases import relative_error
-
-torch = pytest.importorskip("torch")
-nn, functional = torch.nn, torch.nn.functional
-
-from tests.support.conv_layers import Begun, Bells, edge_sums, planned, rows, sums  # noqa: E402 - needs torch
 
 
 class Projected(Bells):
@@ -32,9 +31,9 @@ class Projected(Bells):
 def test_what_begins_inside_of_a_module_has_edges_from_there(kind: Any, begins: str) -> None:
     torch.manual_seed(3)
     module = kind(3, 4, padding=1)
-    whole, plan = planned(module, rows(3, 5, 6))
+    whole, plan = planned(module, rows(3, 4, 5))
     assert [use.name for use in plan.uses] == [f"body.{begins}", "body"]
-    for scale in (1.0, 30.0, 1e3):
-        x = rows(3, 5, 6, scale=scale)
+    for scale in (1.0, 1e3):
+        x = rows(3, 4, 5, scale=scale)
         result, expected = edge_sums(whole, plan, x), sums(module, x)
         assert relative_error(result[..., :4] + result[..., 4:], expected) < 1e-9

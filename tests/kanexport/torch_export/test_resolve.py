@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.torch_export import plan as planning  # noqa: E402 - needs torch
-from kanexport.torch_export.borrowed_module import lent, unwrapped  # noqa: E402 - as above
-from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
-from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
+from tests.support.torch_exports import draw, families, plan
 
 
 class Polynomials(nn.Module):
@@ -86,20 +81,12 @@ CASES = {
 def test_the_forward_that_fits_is_taken(case: str) -> None:
     make, family, how = CASES[case]
     torch.manual_seed(0)
-    rows = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32).astype(np.float64)
-    whole = Whole(unwrapped(nn.Sequential(make())))
-    oracle = ReferenceModule.of(whole, rows)
-    with lent(whole, oracle.dtype):
-        result = planning.make(whole, oracle, rows, {})
+    result = plan(nn.Sequential(make()), draw(4))
     assert [(reading.family, reading.how) for reading in result.readings.values()] == [(family, how)]
     assert not result.notes or how
 
 
 def test_what_no_copy_computes_is_known_by_its_answers_alone() -> None:
-    rows = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32).astype(np.float64)
-    whole = Whole(unwrapped(nn.Sequential(Polynomials("cheby_coeffs", torch.sin, chebyshev))))
-    oracle = ReferenceModule.of(whole, rows)
-    with lent(whole, oracle.dtype):
-        result = planning.make(whole, oracle, rows, {})
-    assert [reading.family for reading in result.readings.values()] == ["sampled"]
+    result = plan(nn.Sequential(Polynomials("cheby_coeffs", torch.sin, chebyshev)), draw(4))
+    assert families(result) == {"0": "sampled"}
     assert "resembles a layer of chebykan, but differs" in result.notes[0]

@@ -1,0 +1,19 @@
+"""Without torch, the files of this folder are skipped before their imports."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+class WithoutTorch(pytest.File):
+    """A file of tests that cannot be imported."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("could not import 'torch'", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.File | None:
+    return None if importlib.util.find_spec("torch") else WithoutTorch.from_parent(parent, path=module_path)
