@@ -15,7 +15,7 @@ from kanexport.torch_export.sampled_layer import Sampled
 from tests.support.golden_cases import EDGE_TOLERANCE, relative_error
 from tests.support.tiers import full
 from tests.support.torch_exports import draw, edges_of, export, families, plan
-from tests.support.torch_modules import Around, Bumps, Waves
+from tests.support.torch_modules import Around, Bumps, Composed, Waves
 
 
 class Mixed(Bumps):
@@ -26,7 +26,6 @@ class Mixed(Bumps):
 
 
 def test_what_does_not_add_up_has_no_edges() -> None:
-    torch.manual_seed(0)
     result = plan(nn.Sequential(Mixed(4, 3), nn.Tanh(), nn.Linear(3, 2)), draw(4))
     assert families(result) == {"2": "linear"}
     (note,) = result.notes
@@ -35,22 +34,19 @@ def test_what_does_not_add_up_has_no_edges() -> None:
     )
 
 
-class Wrapped(nn.Module):
+def wrapped() -> Composed:
     """A layer that sees its row through a norm and as it is, and one in a class that adds nothing to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.base = nn.LayerNorm(4), nn.Linear(4, 3)
-        self.waves = Waves(4, 3)
-
-    def forward(self, x: Any) -> Any:
-        return self.waves(self.norm(x)) + self.base(torch.tanh(x))
+    return Composed(
+        lambda m, x: m.waves(m.norm(x)) + m.base(torch.tanh(x)),
+        norm=nn.LayerNorm(4),
+        base=nn.Linear(4, 3),
+        waves=Waves(4, 3),
+    )
 
 
 @full("combination")
 def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module = Wrapped()
+    module = wrapped()
     result = export(module, draw(4), tmp_path)
     (layer,) = result.manifest.layers
     assert (layer.name, layer.edge_class, result.manifest.edge_class) == ("(itself)", "B", "B")
@@ -70,8 +66,7 @@ def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
 
 
 def test_layers_that_may_begin_with_a_norm_or_are_straight_are_known_by_their_answers() -> None:
-    torch.manual_seed(0)
-    assert families(plan(Wrapped(), draw(4))) == {"(itself)": "sampled"}
+    assert families(plan(wrapped(), draw(4))) == {"(itself)": "sampled"}
     assert families(plan(Around(nn.Linear(4, 3)), draw(4))) == {"inner": "linear", "out": "linear"}
     assert families(plan(Around(Waves(4, 3)), draw(4))) == {"inner": "sampled", "out": "linear"}
 
@@ -92,7 +87,6 @@ class Sines(nn.Module):
 
 def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
     """For each vector the layer runs once per source."""
-    torch.manual_seed(0)
     layer, counts = Sines(200, 64).double(), []
     for vectors in (100, 1000):
         x = np.random.default_rng(0).normal(size=(vectors, 200))

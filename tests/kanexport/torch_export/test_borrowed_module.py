@@ -13,11 +13,6 @@ from tests.support import modules_unusual as odd
 from tests.support.torch_exports import draw, families, plan
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def everything(module: Any) -> list[Any]:
     """All that a lent module must have again: the objects, not equal ones."""
     result: list[Any] = []

@@ -14,7 +14,7 @@ from tests.support.exported_graphs import run
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
 from tests.support.tiers import full
 from tests.support.torch_exports import draw, export, names
-from tests.support.torch_modules import KANLinear
+from tests.support.torch_modules import Composed, KANLinear
 
 
 def require_right(result: Result, module: Any, *counts: int) -> None:
@@ -67,17 +67,6 @@ def test_derivatives_become_operators_and_differentiated_layers_stay_torchs(
     assert "a replaced layer has no derivative" in note
 
 
-class Mapped(nn.Module):
-    """Derivatives by torch.func, row by row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.func.vmap(torch.func.grad(lambda row: self.energy(row)[0]))(x)
-
-
 class Own(torch.autograd.Function):
     """A function with a custom backward, like the basis of FasterKAN."""
 
@@ -92,19 +81,13 @@ class Own(torch.autograd.Function):
         return grads[0] * x, None
 
 
-class Basis(nn.Module):
-    """Derivatives by torch.func and a function with its own backward, before a KAN layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mapped, self.layer = Mapped(), KANLinear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(Own.apply(x, 1.5) + self.mapped(x))
-
-
 def test_derivatives_by_torch_func_and_a_function_with_its_own_backward(tmp_path: Path) -> None:
-    module = Basis()
+    def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+        row = torch.func.grad(lambda row: module.energy(row)[0])
+        return module.layer(Own.apply(x, 1.5) + torch.func.vmap(row)(x))
+
+    energy = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    module = Composed(forward, energy=energy, layer=KANLinear(4, 3))
     result = export(module, draw(4), tmp_path)
     assert names(result) == ["layer"]
     require_right(result, module, 1, 5)

@@ -40,7 +40,6 @@ class Basis(nn.Module):
 
 
 def test_what_is_asked_of_weights_is_part_of_the_model(tmp_path: Path) -> None:
-    torch.manual_seed(0)
     module = Basis()
     require_alike(export(module, draw(4), tmp_path), module, scale=2)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 from torch.nn import functional
 
@@ -29,7 +28,6 @@ class Projected(Bells):
 
 @pytest.mark.parametrize(("kind", "begins"), [(Begun, "begin"), (Projected, "inner")])
 def test_what_begins_inside_of_a_module_has_edges_from_there(kind: Any, begins: str) -> None:
-    torch.manual_seed(3)
     module = kind(3, 4, padding=1)
     whole, plan = planned(module, rows(3, 4, 5))
     assert [use.name for use in plan.uses] == [f"body.{begins}", "body"]

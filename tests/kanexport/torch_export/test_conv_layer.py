@@ -76,7 +76,6 @@ def test_what_is_not_finite_reaches_the_edges_of_its_source_and_no_others(value:
 
 
 def test_constants_belong_to_no_source() -> None:
-    torch.manual_seed(0)
     _, plan = planned(Ones(3, 4, padding=1), rows(3, 5, 6))
     (layer,) = plan.layers
     assert (layer.sources, layer.terms[0].functions) == (27 + 9, 1)

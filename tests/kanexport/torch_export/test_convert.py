@@ -143,26 +143,25 @@ def test_what_cannot_be_served_is_refused(module: Any, rows: Any, kind: type, me
     assert not list(tmp_path.iterdir())
 
 
-class Mixer(nn.Module):
-    """Tokens mixed by attention, channels by layers of three libraries."""
-
-    def __init__(self, wavelets: Any, splines: Any, head: Any) -> None:
-        super().__init__()
-        self.attention, self.norm = nn.MultiheadAttention(6, 2, batch_first=True), nn.LayerNorm(6)
-        self.wavelets, self.splines, self.head = wavelets, splines, head
-
-    def forward(self, x: Any) -> Any:
-        x = x + self.attention(x, x, x, need_weights=False)[0]
-        x = x + self.wavelets(self.norm(x).reshape(-1, 6)).reshape(x.shape)
-        return self.head(torch.tanh(self.splines(x.mean(1))))
-
-
 @full("peer")
 def test_a_block_of_published_libraries(tmp_path: Path) -> None:
     wavelet, flashkan = pytest.importorskip("torch_wavelet_kan"), pytest.importorskip("flashkan")
     inkan = pytest.importorskip("inkan")
-    torch.manual_seed(0)
-    module = Mixer(wavelet.WaveletKANLayer(6, 6), flashkan.KANLayer(6, 6), inkan.KANNetwork([6, 4, 3]))
+
+    def forward(module: Any, x: Any) -> Any:
+        """Tokens mixed by attention, channels by layers of three libraries."""
+        x = x + module.attention(x, x, x, need_weights=False)[0]
+        x = x + module.wavelets(module.norm(x).reshape(-1, 6)).reshape(x.shape)
+        return module.head(torch.tanh(module.splines(x.mean(1))))
+
+    module = modules.Composed(
+        forward,
+        attention=nn.MultiheadAttention(6, 2, batch_first=True),
+        norm=nn.LayerNorm(6),
+        wavelets=wavelet.WaveletKANLayer(6, 6),
+        splines=flashkan.KANLayer(6, 6),
+        head=inkan.KANNetwork([6, 4, 3]),
+    )
     result = export(module, draw(4, 6), tmp_path)
     assert names(result) == ["wavelets", "splines", "head.layers.0", "head.layers.1"]
     require_alike(result, module)

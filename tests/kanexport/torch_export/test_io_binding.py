@@ -18,7 +18,7 @@ from tests.support.exported_graphs import run
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
 from tests.support.tiers import full
 from tests.support.torch_exports import draw, export, names
-from tests.support.torch_modules import KANLinear, Waves
+from tests.support.torch_modules import Composed, KANLinear, Waves
 
 
 def read(count: int) -> dict[str, np.ndarray]:
@@ -109,17 +109,6 @@ def test_examples_that_cannot_be_are_refused(example: Any, kind: type, words: st
     assert not list(tmp_path.iterdir())
 
 
-class Giving(nn.Module):
-    """A module that applies a function to the output of its layer."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.layer, self.function = Waves(4, 3), function
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.function(self.layer(x))
-
-
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -134,7 +123,7 @@ class Giving(nn.Module):
 )
 def test_outputs_that_cannot_be_served_are_named(function: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=words):
-        export(Giving(function), draw(4), tmp_path)
+        export(Composed(lambda m, x: function(m.layer(x)), layer=Waves(4, 3)), draw(4), tmp_path)
 
 
 def test_examples_of_several_inputs_from_a_file(tmp_path: Path) -> None:
@@ -147,23 +136,18 @@ def test_examples_of_several_inputs_from_a_file(tmp_path: Path) -> None:
     assert [array.dtype.kind for array in inputs.load(path)] == ["i", "b", "f"]
 
 
-class Complex(nn.Module):
+def waves(function: Any) -> Composed:
     """Complex weights. torch has operators for some functions of complex numbers, not for all."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.weight, self.function = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64)), function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x.to(self.weight.dtype) @ self.weight)
+    weight = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+    return Composed(lambda m, x: function(x.to(m.weight.dtype) @ m.weight), weight=weight)
 
 
 @full("combination")
 def test_complex_weights_are_exported_or_called_so(tmp_path: Path) -> None:
     x = draw(4, seed=0)
     torch.manual_seed(1)  # with other signs, torch returns infinity where the operators of ONNX return NaN
-    export(Complex(torch.abs), x, tmp_path / "abs")
+    export(waves(torch.abs), x, tmp_path / "abs")
     with pytest.raises(InvalidKan, match="weight is complex64; ONNX graphs of kanserve have real numbers"):
-        export(Complex(lambda z: torch.exp(z).real), x, tmp_path / "exp")
+        export(waves(lambda z: torch.exp(z).real), x, tmp_path / "exp")
     with pytest.raises(InvalidKan, match="depends on the values of a tensor"):
-        export(Complex(lambda z: z.real if z.abs().sum() >= 0 else z.imag), x, tmp_path / "branch")
+        export(waves(lambda z: z.real if z.abs().sum() >= 0 else z.imag), x, tmp_path / "branch")

@@ -15,11 +15,6 @@ from tests.support.torch_exports import draw, families, plan
 EFFICIENT = "efficient-kan"
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def with_frequencies() -> Any:
     """Complex numbers, as of rotary embeddings, which no reader takes."""
     net = nn.Sequential(modules.KANLinear(4, 3))

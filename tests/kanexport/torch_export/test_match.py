@@ -54,7 +54,6 @@ WHERE = {
 
 @spread("change,layer", CHANGED, 4)
 def test_what_differs_far_from_the_rows_is_left_to_torch(change: str, layer: type) -> None:
-    torch.manual_seed(0)
     result = plan(nn.Sequential(changed(layer, CHANGES[change], 4, 3), nn.Linear(3, 2)), draw(4))
     assert "body.0" not in result.readings or result.readings["body.0"].family == "sampled"
     assert result.notes[0].startswith("0: resembles a layer of ")
@@ -63,14 +62,12 @@ def test_what_differs_far_from_the_rows_is_left_to_torch(change: str, layer: typ
 
 @pytest.mark.parametrize("change", WHERE)
 def test_the_note_says_where(change: str) -> None:
-    torch.manual_seed(0)
     assert WHERE[change] in plan(changed(modules.KANLinear, CHANGES[change], 4, 3), draw(4)).notes[0]
 
 
 @pytest.mark.parametrize(("layer", "dtype"), [(modules.KANLinear, "float64"), (modules.FastKANLayer, "float32")])
 def test_the_layer_itself_is_still_recognised(layer: type, dtype: str) -> None:
     """Also where it runs in float32 only, and behind a function that keeps its rows near zero."""
-    torch.manual_seed(0)
     own = (lambda f, x: f(x.float())) if dtype == "float32" else (lambda f, x: f(x))
     result = plan(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), changed(layer, own, 5, 3)), draw(4))
     assert result.oracle.dtype == getattr(torch, dtype)
@@ -80,7 +77,6 @@ def test_the_layer_itself_is_still_recognised(layer: type, dtype: str) -> None:
 
 def test_what_no_row_of_the_module_can_bring_about_is_tried_too() -> None:
     """Behind tanh the layer does not receive 50, but its edges may be queried there."""
-    torch.manual_seed(0)
     module = nn.Sequential(nn.Tanh(), changed(modules.KANLinear, CHANGES["clamped at 50"], 4, 3))
     assert "differs from the interpretation of its tensors at 1000 times its range" in plan(module, draw(4)).notes[0]
 

@@ -12,7 +12,7 @@ from torch import nn
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
 from tests.support.tiers import full
 from tests.support.torch_exports import draw, export, families, names, plan, require_alike
-from tests.support.torch_modules import FastKANLayer, KANLinear
+from tests.support.torch_modules import Composed, FastKANLayer, KANLinear
 
 
 class Peeking(FastKANLayer):
@@ -23,20 +23,12 @@ class Peeking(FastKANLayer):
         return self.seen
 
 
-class Net(nn.Module):
-    """Two layers; one of them cannot be replaced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 5), Peeking(5, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.second.seen = None
-        return self.second(self.first(x)) + self.second.seen
-
-
 def test_only_the_layer_that_cannot_be_replaced_is_torchs_and_has_edges(tmp_path: Path) -> None:
-    module = Net()
+    def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+        module.second.seen = None
+        return module.second(module.first(x)) + module.second.seen
+
+    module = Composed(forward, first=nn.Linear(4, 5), second=Peeking(5, 4))
     result = export(module, draw(4), tmp_path)
     assert names(result) == ["first", "second"]
     (note,) = [note for note in result.manifest.notes if "from a separate graph" in note]
@@ -54,40 +46,29 @@ def test_a_layer_is_kept_as_it_is_by_name() -> None:
     assert "did you mean '1." in caught.value.hint
 
 
-class Far(nn.Module):
+def far(out: nn.Module, p: float = 2.0) -> Composed:
     """Distances of two vectors a row, which torch.onnx has no operator for. Above 25 vectors torch goes another way."""
 
-    def __init__(self, out: Any, p: float = 2.0) -> None:
-        super().__init__()
-        self.places, self.out, self.p = nn.Parameter(torch.randn(6, 2)), out, p
+    def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+        near = torch.exp(-torch.cdist(x.reshape(-1, 2), module.places, p=p))
+        return module.out(near.reshape(len(x), 12))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        near = torch.exp(-torch.cdist(x.reshape(-1, 2), self.places, p=self.p))
-        return self.out(near.reshape(len(x), 12))
+    return Composed(forward, places=nn.Parameter(torch.randn(6, 2)), out=out)
 
 
-class Parted(nn.Module):
-    """Large batches are computed in another way; with another result if `turns`."""
-
-    def __init__(self, *, turns: bool) -> None:
-        super().__init__()
-        self.out, self.turns = nn.Linear(4, 2), turns
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.out(x if x.shape[0] <= 25 else x * 2 / 2)
-        return y * 2 if self.turns and len(x) > 40 else y
+def parted(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """Large batches are computed in another way, with the same result."""
+    return module.out(x if x.shape[0] <= 25 else x * 2 / 2)
 
 
-class Turning(nn.Module):
+def turning(module: Any, x: torch.Tensor) -> torch.Tensor:
     """Large batches have another result."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if x.shape[0] < 40 else -x
+    return x if x.shape[0] < 40 else -x
 
 
 @full("combination")
 def test_a_branch_on_the_number_of_rows_that_gives_the_same_is_exported(tmp_path: Path) -> None:
-    module = Parted(turns=False)
+    module = Composed(parted, out=nn.Linear(4, 2))
     result = export(module, draw(4), tmp_path)
     assert names(result) == ["out"]
     assert {f"batch of {count}" for count in (2, 26, 33)} <= {zone.name for zone in result.manifest.verification.zones}
@@ -95,7 +76,11 @@ def test_a_branch_on_the_number_of_rows_that_gives_the_same_is_exported(tmp_path
 
 
 @full("combination")
-@pytest.mark.parametrize("module", [Parted(turns=True), Far(Turning())], ids=["seen by torch", "unseen"])
+@pytest.mark.parametrize(
+    "module",
+    [Composed(lambda m, x: turning(m, m.out(x)), out=nn.Linear(4, 2)), far(Composed(turning))],
+    ids=["linear", "far"],
+)
 def test_a_branch_on_the_number_of_rows_that_matters_is_refused(module: nn.Module, tmp_path: Path) -> None:
     with pytest.raises((InvalidKan, VerificationFailed), match=r"number of rows|on batch of \d+ rows"):
         export(module, draw(4), tmp_path)
@@ -105,5 +90,5 @@ def test_a_branch_on_the_number_of_rows_that_matters_is_refused(module: nn.Modul
 @full("combination")
 @pytest.mark.parametrize("p", [2.0, 3.0])
 def test_distances_from_few_places(p: float, tmp_path: Path) -> None:
-    module = Far(nn.Linear(12, 2), p)
+    module = far(nn.Linear(12, 2), p)
     require_alike(export(module, draw(4), tmp_path), module, 1, 3, 40)

@@ -17,11 +17,6 @@ from tests.support.torch_exports import draw, families, plan
 EFFICIENT = "efficient-kan"
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def test_a_setting_of_the_call_decides() -> None:
     result = plan(odd.Setting(), draw(4))
     assert [layer.mixes for layer in result.layers] == [False, True]

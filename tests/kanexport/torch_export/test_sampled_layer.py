@@ -22,21 +22,11 @@ from tests.support.torch_exports import draw, edges_of, exact, export, families,
 from tests.support.torch_modules import Bumps
 
 
-class Mixer(nn.Module):
-    """Such a layer at every token, with an argument of the call, and a known one inside of another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.out = Bumps(4, 3), nn.Linear(3, 2)
-
-    def forward(self, x: Any) -> Any:
-        return self.out(torch.tanh(self.first(x)).mean(1))
-
-
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=full("combination"))])
 def test_edges_of_an_unknown_layer_add_up_to_what_it_gives(dtype: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module = Mixer()
+    """Such a layer at every token, and a known one behind it."""
+    parts = {"first": Bumps(4, 3), "out": nn.Linear(3, 2)}
+    module = modules.Composed(lambda m, x: m.out(torch.tanh(m.first(x)).mean(1)), **parts)
     result = export(module, draw(5, 4), tmp_path, dtype=dtype)
     first, _ = result.manifest.layers
     assert (first.name, first.positions, first.edge_class) == ("first", (5,), "A")
@@ -63,7 +53,6 @@ class Another(modules.KANLinear):
 
 
 def test_a_lookalike_may_have_edges_of_its_own() -> None:
-    torch.manual_seed(0)
     result = plan(Another(4, 3), draw(4))
     assert families(result) == {"(itself)": "sampled"}
     assert result.notes[0].startswith("(itself): resembles a layer of efficient-kan, but differs")
@@ -85,7 +74,6 @@ class Products(nn.Module):
 
 def test_a_layer_that_makes_a_number_for_each_edge_is_given_few_rows_at_a_time() -> None:
     """Otherwise 784 rows of 50176 edges take 315 MB, and each of the layer's operators takes as much."""
-    torch.manual_seed(0)
     layer = Products(784, 64).double()
     x = np.random.default_rng(0).normal(size=(2, 784))
     with torch.no_grad():
@@ -120,7 +108,6 @@ def test_layers_that_differ_in_their_tensors_only_share_a_trace(
 ) -> None:
     """`expected`: shared traces, and traces of one layer. `blind`: the exporter does not see that plain numbers differ,
     so only the comparison with the layer protects its edges."""
-    torch.manual_seed(3)
     layers = [Scaled(factor, buffer=buffer) for factor in (0.3, 0.7)]
     traces = [0, 0]
 
@@ -185,7 +172,6 @@ def test_torch_makes_its_table_of_operators_once() -> None:
 
 @full("combination")
 def test_the_answer_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
-    torch.manual_seed(0)
     module, x = several.Regularised(), draw(4)
     result = export(module, x, tmp_path)
     assert [(item.name, item.sources, item.destinations) for item in result.manifest.layers] == [
@@ -199,7 +185,6 @@ def test_the_answer_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
 
 @full("combination")
 def test_a_convolution_that_branches_on_its_own_buffer_has_edges(tmp_path: Path) -> None:
-    torch.manual_seed(0)
     module = nn.Sequential(several.Switched(), nn.Flatten(), nn.Linear(48, 2))
     actual = export(module, draw(1, 6, 6, rows=4, seed=0), tmp_path).manifest
     assert actual.layers[0].positions == (4, 4)
@@ -213,16 +198,9 @@ def test_a_layer_without_edges_has_one_note_with_the_reason(tmp_path: Path) -> N
         def forward(self, x: Any) -> Any:
             return super().forward(x)[1].sum()
 
-    class Penalised(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.sums, self.layer = Sums(4, 6), nn.Linear(4, 2)
-
-        def forward(self, x: Any) -> Any:
-            return self.layer(x) + self.sums(x[:1] * 0)
-
-    torch.manual_seed(0)
-    notes = export(Penalised(), draw(4, seed=0), tmp_path).manifest.notes
+    parts = {"sums": Sums(4, 6), "layer": nn.Linear(4, 2)}
+    penalised = modules.Composed(lambda m, x: m.layer(x) + m.sums(x[:1] * 0), **parts)
+    notes = export(penalised, draw(4, seed=0), tmp_path).manifest.notes
     (note,) = [note for note in notes if "sums" in note]
     assert "has coefficients like those of a KAN layer" in note
     assert note.endswith("it has no edges")

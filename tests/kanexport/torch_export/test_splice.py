@@ -25,16 +25,12 @@ VECTOR = np.arange(1, 6).astype(np.float32)
 X = draw(5, 5, rows=8, seed=0)
 
 
-class Weighted(torch.nn.Module):
+def weighted() -> modules.Composed:
     """A KAN layer on tokens, and a learned vector that mixes the tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer, self.weight = modules.KANLinear(5, 5), torch.nn.Parameter(torch.from_numpy(VECTOR))
-
-    def forward(self, x: Any) -> Any:
-        return self.layer(x).transpose(1, 2) @ self.weight
+    weight = torch.nn.Parameter(torch.from_numpy(VECTOR))
+    return modules.Composed(
+        lambda m, x: m.layer(x).transpose(1, 2) @ m.weight, layer=modules.KANLinear(5, 5), weight=weight
+    )
 
 
 def _product(vector: np.ndarray) -> onnx.ModelProto:
@@ -62,7 +58,7 @@ def test_a_vector_is_written_as_a_column() -> None:
 
 
 def test_a_module_with_such_a_product_is_right_at_every_level(tmp_path: Path) -> None:
-    result = export(Weighted(), X, tmp_path)
+    result = export(weighted(), X, tmp_path)
     assert result.manifest.optimization == manifest.ANY
     assert not [note for note in result.manifest.notes if "ORT_ENABLE_BASIC" in note]
 
@@ -74,7 +70,7 @@ def test_where_the_optimiser_is_at_fault_the_server_loads_with_less_of_it(
     if np.abs(_answer(_product(VECTOR)) - X.transpose(0, 2, 1) @ VECTOR).max() < 1e-3:
         pytest.skip("this onnxruntime multiplies a transposed matrix and a vector right")
     monkeypatch.setattr(splice, "as_columns", lambda graph: None)  # as torch.onnx writes it
-    module = Weighted()
+    module = weighted()
     result = export(module, X, tmp_path)
     assert result.manifest.optimization == manifest.BASIC
     (note,) = [note for note in result.manifest.notes if "ORT_ENABLE_BASIC" in note]

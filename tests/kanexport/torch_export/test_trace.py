@@ -18,6 +18,7 @@ from tests.support.exported_graphs import run
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
 from tests.support.tiers import full
 from tests.support.torch_exports import draw, edges_of, exact, export, names, require_alike
+from tests.support.torch_modules import Composed
 
 
 @pytest.mark.parametrize(
@@ -83,25 +84,17 @@ def test_the_line_that_cannot_be_followed_is_named(
     assert "GraphModule" not in "".join(capfd.readouterr())  # torch would print the unfinished graph
 
 
-class Net(nn.Module):
-    """Linear layers, which are KAN layers too; one of them runs twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.again = nn.Linear(160, 160), nn.Linear(160, 160)
-
-    def forward(self, x: Any) -> Any:
-        return self.again(torch.tanh(self.again(torch.tanh(self.first(x)))))[:, :3]
-
-
 @full("combination")
 def test_a_large_modules_layers_share_their_weights_with_their_edges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit of a large layer is small in this test."""
+    """Linear layers are KAN layers too, and one of them runs twice. The limit of a large layer is small here."""
     monkeypatch.setattr(lower, "SHARED_FROM", 2**16)
-    module = Net()
+    module = Composed(
+        lambda m, x: m.again(torch.tanh(m.again(torch.tanh(m.first(x)))))[:, :3],
+        first=nn.Linear(160, 160),
+        again=nn.Linear(160, 160),
+    )
     result = export(module, draw(160), tmp_path)
     assert len(result.manifest.layers) == 3
     parameters = 4 * sum(parameter.numel() for parameter in module.parameters())
@@ -115,20 +108,13 @@ def test_a_large_modules_layers_share_their_weights_with_their_edges(
     assert relative_error(sums[:, :3], actual["y"].astype(np.float64)) <= OUTPUT_TOLERANCE
 
 
-class Root(nn.Module):
-    """Fractional powers of the logistic function, as fKAN's blocks have them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.power = nn.Parameter(torch.tensor(0.4))
-        self.last = nn.Linear(4, 3)
-
-    def forward(self, x: Any) -> Any:
-        positive = (torch.sigmoid(x) > 0).to(x.dtype)  # always
-        return self.last(torch.sigmoid(x) ** self.power + positive / (1 + torch.log(torch.sigmoid(-x)) ** 2))
-
-
 @full("rare")
 def test_small_values_of_the_logistic_function_keep_their_digits(tmp_path: Path) -> None:
-    module = Root()
+    """Fractional powers of the logistic function, as fKAN's blocks have them."""
+
+    def forward(module: Any, x: Any) -> Any:
+        positive = (torch.sigmoid(x) > 0).to(x.dtype)  # always
+        return module.last(torch.sigmoid(x) ** module.power + positive / (1 + torch.log(torch.sigmoid(-x)) ** 2))
+
+    module = Composed(forward, power=nn.Parameter(torch.tensor(0.4)), last=nn.Linear(4, 3))
     require_alike(export(module, draw(4), tmp_path), module, 50, scale=12)
