@@ -82,13 +82,6 @@ class GroupRational(nn.Module):
         return self.fc2(self.act2(self.fc1(self.act1(x))))
 
 
-class Clamped(KANLinear):
-    """Does not show on ordinary rows that it clamps."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.clamp(-6, 6))
-
-
 class Unrolled(nn.Module):
     """One layer at every step of a sequence."""
 

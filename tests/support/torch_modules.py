@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+
+class Composed(nn.Module):
+    """Parts by name, and a function of the module and its rows."""
+
+    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *rows: torch.Tensor) -> Any:
+        return self.function(self, *rows)
 
 
 class KANLinear(nn.Module):

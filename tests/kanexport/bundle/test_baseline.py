@@ -15,19 +15,15 @@ from kanexport.contract import grids, manifest
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import Baseline, NodeBaseline
 from kanexport.errors import OptionError
-from kanexport.pipeline import Request, export
 from kanserve.repository import validation
-from tests.support.golden_cases import cases
+from tests.kanserve.repository.test_validation import listed
+from tests.support import exported_graphs
 
 X = np.random.default_rng(5).normal(size=(200, 13)).astype(np.float32)
 
 
 def exported(tmp_path: Path, baseline: Path, name: str = "efficient-kan-wine-update-grid", **more: Any) -> Any:
-    (case,) = (case for case in cases() if case.name == name)
-    request = Request(
-        path=case.path, repository=tmp_path / "models", name="m", options=case.options, baseline=baseline, **more
-    )
-    return export(request).manifest
+    return exported_graphs.exported(name, tmp_path / "models", baseline=baseline, **more).manifest
 
 
 def test_counts_and_moments_of_every_node_are_kept_and_the_rows_are_not(tmp_path: Path) -> None:
@@ -86,6 +82,7 @@ def test_columns_are_put_in_the_model_s_order_by_their_names(tmp_path: Path) -> 
         ("wide.npy", np.zeros((5, 12)), r"rows of shape \[12\], expected \[13\]"),
         ("words.npy", np.array([["a"] * 13] * 3), "expected 2 to"),
         ("two.npz", {"a": np.zeros((5, 13)), "b": np.zeros(3)}, "found a, b, expected an array named x"),
+        ("none.npy", None, "cannot be read: No such file"),
         ("text.npy", b"no array", "cannot be read"),
         ("rows.csv", b"a,b\n", "has a header line and no rows"),
     ],
@@ -96,18 +93,17 @@ def test_a_bad_baseline_is_refused_and_nothing_is_written(tmp_path: Path, name: 
         path.write_bytes(content)
     elif isinstance(content, dict):
         np.savez(path, **content)
-    else:
+    elif content is not None:
         np.save(path, content)
     with pytest.raises(OptionError, match=words):
         exported(tmp_path, path)
     assert not (tmp_path / "models" / "m").exists()
-    with pytest.raises(OptionError, match="cannot be read: No such file"):
-        baseline.load(tmp_path / "none.npy")
 
 
 BASE = NodeBaseline(
     cells=((0.0, 1.0, 2.0),), counts=((0, 3, 1, 0),) * 3, nonfinite=(0,) * 3, mean=(1.0,) * 3, std=(0.1,) * 3
 )
+WHOLE = Baseline(name="a", sha256="b", rows=4, mean=(0.0,) * 3, layers=(BASE, BASE), outputs=(BASE,))
 
 
 @pytest.mark.parametrize(
@@ -123,55 +119,47 @@ BASE = NodeBaseline(
     ],
 )
 def test_a_baseline_that_does_not_fit_its_model_is_a_reason_not_to_load(changes: dict[str, Any], words: str) -> None:
-    from tests.kanserve.repository.test_validation import listed
-
-    whole = Baseline(name="a", sha256="b", rows=4, mean=(0.0,) * 3, layers=(BASE, BASE), outputs=(BASE,))
-    assert list(validation.limit_faults(dataclasses.replace(listed(), baseline=whole))) == []
-    wrong = dataclasses.replace(whole, layers=(BASE, dataclasses.replace(BASE, **changes)))
+    assert list(validation.limit_faults(dataclasses.replace(listed(), baseline=WHOLE))) == []
+    wrong = dataclasses.replace(WHOLE, layers=(BASE, dataclasses.replace(BASE, **changes)))
     (fault,) = validation.limit_faults(dataclasses.replace(listed(), baseline=wrong))
     assert words in fault
-    others: list[tuple[dict[str, Any], str]] = [
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
         ({"mean": ()}, "mean has 0 numbers, expected 3"),
         ({"layers": (BASE,)}, "has 1 layers, expected 2"),
         ({"outputs": ()}, "has 0 outputs, expected 1"),
-    ]
-    for more, said in others:
-        (fault,) = validation.limit_faults(dataclasses.replace(listed(), baseline=dataclasses.replace(whole, **more)))
-        assert said in fault
-
-
-def _of_wine(tmp_path: Path, header: str) -> Path:
-    path, rows = tmp_path / "train.csv", np.random.default_rng(0).normal(size=(8, 13))
-    np.savetxt(path, rows, delimiter=",", header=header, comments="")
-    return path
+    ],
+)
+def test_a_baseline_of_other_sizes_is_a_reason_not_to_load(changes: dict[str, Any], words: str) -> None:
+    (fault,) = validation.limit_faults(dataclasses.replace(listed(), baseline=dataclasses.replace(WHOLE, **changes)))
+    assert words in fault
 
 
 COLUMNS = tuple(f"column {at}" for at in range(13))
 
 
-def test_the_header_of_the_baseline_rows_names_the_features(tmp_path: Path) -> None:
-    path = _of_wine(tmp_path, ", ".join(COLUMNS))
-    result = exported(tmp_path, path)
-    assert result.names.features == COLUMNS
-    assert "the header of train.csv names the features: 'column 0', 'column 1'" in " ".join(result.notes)
-    supplied = tuple(reversed(COLUMNS))
-    result = exported(tmp_path, path, version=2, names=Names(features=supplied))
-    assert result.names.features == supplied
-    assert "header" not in " ".join(result.notes)
-
-
 @pytest.mark.parametrize(
-    ("header", "words"),
+    ("columns", "supplied", "features", "words"),
     [
-        (",".join(("", *COLUMNS[1:])), "'' is not a valid name"),
-        (",".join(("a", "a", *COLUMNS[2:])), "'a' occurs twice"),
+        (COLUMNS, (), COLUMNS, "the header of train.csv names the features: 'column 0', 'column 1'"),
+        (COLUMNS, COLUMNS[::-1], COLUMNS[::-1], ""),
+        (("", *COLUMNS[1:]), (), (), "has no valid feature names: features: '' is not a valid name"),
+        (("a", "a", *COLUMNS[2:]), (), (), "has no valid feature names: features: 'a' occurs twice"),
     ],
 )
-def test_a_header_that_names_no_features_is_a_warning(tmp_path: Path, header: str, words: str) -> None:
-    result = exported(tmp_path, _of_wine(tmp_path, header))
-    assert result.names == Names()
-    (note,) = [note for note in result.notes if "the header of train.csv has no valid feature names" in note]
-    assert words in note
+def test_the_header_of_the_baseline_rows_names_the_features_or_is_a_warning(
+    tmp_path: Path, columns: tuple[str, ...], supplied: tuple[str, ...], features: tuple[str, ...], words: str
+) -> None:
+    path = tmp_path / "train.csv"
+    np.savetxt(path, X[:8], delimiter=",", header=", ".join(columns), comments="")
+    result = exported(tmp_path, path, names=Names(features=supplied))
+    assert result.names.features == features
+    notes = [note for note in result.notes if "header" in note]
+    assert len(notes) == bool(words)
+    assert words in "".join(notes)
 
 
 def test_a_frame_is_baseline_rows() -> None:

@@ -11,48 +11,45 @@ import pytest
 from kanexport.bundle import calibration
 from kanexport.contract import conformal, manifest
 from kanexport.contract.manifest import Manifest
+from kanexport.contract.naming import Names
 from kanexport.contract.sections import ABSOLUTE, LAC, LOGITS, NORMALIZED, PROBABILITIES, Intervals
 from kanexport.errors import OptionError
-from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
 from kanserve.analysis import intervals
 from kanserve.repository import validation
-from tests.support.golden_cases import cases
+from tests.support import exported_graphs
+from tests.support.exported_graphs import run
+from tests.support.tiers import full, spread
 
 REGRESSION, CLASSIFIER = "pykan-hello-adapted", "efficient-kan-wine-update-grid"  # 2 -> 1, and 13 -> 3 classes
 RNG = np.random.default_rng(0)
 
 
 def exported(tmp_path: Path, file: Path, name: str, coverage: float = 0.9, method: str = "", **more: Any) -> Manifest:
-    (case,) = (case for case in cases() if case.name == name)
     wanted = calibration.options(file, coverage, method)
-    request = Request(
-        path=case.path,
-        repository=tmp_path / "models",
-        name="m",
-        options=case.options,
-        intervals=wanted,
-        force=True,
-        **more,
-    )
-    return export(request).manifest
+    return exported_graphs.exported(name, tmp_path / "models", intervals=wanted, force=True, **more).manifest
 
 
-def served(tmp_path: Path, x: np.ndarray) -> np.ndarray:
-    """The outputs of the exported graph."""
-    import onnxruntime
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The serving graphs of both networks."""
+    folder = tmp_path_factory.mktemp("plain")
+    return {
+        name: exported_graphs.exported(name, folder / name).directory / "model.onnx"
+        for name in (REGRESSION, CLASSIFIER)
+    }
 
-    session = onnxruntime.InferenceSession((tmp_path / "models" / "m" / "1" / "model.onnx").read_bytes())
-    return np.asarray(session.run(["y"], {"x": x.astype(np.float32)})[0])
+
+def answers(graph: Path, x: np.ndarray) -> np.ndarray:
+    return run(graph, {"x": x.astype(np.float32)})["y"]
 
 
-def regression_file(tmp_path: Path, rows: int, *, name: str = "rows.npz", **more: Any) -> tuple[Path, np.ndarray]:
-    """Rows of the golden regression, whose noise grows with the output; and the noise."""
+def noisy(plain: dict[str, Path], rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the golden regression, targets whose noise grows with the output; and the noise."""
     x = RNG.uniform(-1, 1, (rows, 2))
-    exported(tmp_path, saved(tmp_path, x=x[:20], y=np.zeros(20)), REGRESSION)
-    y = served(tmp_path, x)
+    y = answers(plain[REGRESSION], x)
     noise = RNG.normal(size=y.shape) * (0.1 + np.abs(y))
-    return saved(tmp_path, name, x=x, y=y + noise, **more), noise
+    return x, y + noise, noise
 
 
 def saved(tmp_path: Path, name: str = "rows.npz", **arrays: Any) -> Path:
@@ -60,9 +57,11 @@ def saved(tmp_path: Path, name: str = "rows.npz", **arrays: Any) -> Path:
     return tmp_path / name
 
 
-def test_absolute_intervals_are_a_quantile_of_the_residuals_of_the_served_graph(tmp_path: Path) -> None:
-    file, noise = regression_file(tmp_path, 1000)
-    result = exported(tmp_path, file, REGRESSION)
+def test_absolute_intervals_are_a_quantile_of_the_residuals_of_the_served_graph(
+    tmp_path: Path, plain: dict[str, Path]
+) -> None:
+    x, y, noise = noisy(plain, 1000)
+    result = exported(tmp_path, saved(tmp_path, x=x, y=y), REGRESSION)
     section = result.intervals
     assert (section.method, section.coverage, section.rows, section.fitted) == (ABSOLUTE, 0.9, 1000, 0)
     assert (section.name, len(section.sha256)) == ("rows.npz", 64)
@@ -77,15 +76,15 @@ def test_absolute_intervals_are_a_quantile_of_the_residuals_of_the_served_graph(
     assert list(validation.limit_faults(result)) == []
 
 
-def test_normalized_intervals_are_wider_where_residuals_are_larger(tmp_path: Path) -> None:
-    file, _ = regression_file(tmp_path, 4000)
-    section = exported(tmp_path, file, REGRESSION, 0.8, NORMALIZED).intervals
+def test_normalized_intervals_are_wider_where_residuals_are_larger(tmp_path: Path, plain: dict[str, Path]) -> None:
+    x, y, _ = noisy(plain, 4000)
+    section = exported(tmp_path, saved(tmp_path, x=x, y=y), REGRESSION, 0.8, NORMALIZED).intervals
     (own,) = section.outputs
     assert (section.method, section.fitted, len(own.points)) == (NORMALIZED, 2000, calibration.MOST_POINTS)
     order = np.argsort(np.abs(own.points))
     assert own.spreads[order[-1]] > 2 * own.spreads[order[0]]
     x = RNG.uniform(-1, 1, (20_000, 2))
-    y = served(tmp_path, x)
+    y = answers(plain[REGRESSION], x)
     low, high = np.moveaxis(intervals.of(section, y), -1, 0)
     target = y + RNG.normal(size=y.shape) * (0.1 + np.abs(y))
     inside = (low <= target) & (target <= high)
@@ -94,52 +93,46 @@ def test_normalized_intervals_are_wider_where_residuals_are_larger(tmp_path: Pat
     assert inside[small].mean() == pytest.approx(inside[~small].mean(), abs=0.05)
 
 
-def wine(tmp_path: Path, rows: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the golden classifier, labels from its probabilities, and these probabilities."""
+def wine(plain: dict[str, Path], rows: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the golden classifier, and labels from its probabilities."""
     x = RNG.normal(size=(rows, 13))
-    exported(tmp_path, saved(tmp_path, x=x[:20], y=np.zeros(20, int)), CLASSIFIER)
-    logits = served(tmp_path, x) / temperature
+    logits = answers(plain[CLASSIFIER], x) / temperature
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    return x, np.array([RNG.choice(3, p=row) for row in p]), p
+    return x, np.array([RNG.choice(3, p=row / row.sum()) for row in p])
 
 
-def test_labels_give_prediction_sets_with_the_coverage(tmp_path: Path) -> None:
-    x, labels, _ = wine(tmp_path, 3000, temperature=3.0)
+def test_labels_give_prediction_sets_with_the_coverage(tmp_path: Path, plain: dict[str, Path]) -> None:
+    x, labels = wine(plain, 3000, temperature=3.0)
     result = exported(tmp_path, saved(tmp_path, x=x[:1500], y=labels[:1500]), CLASSIFIER)
     section = result.intervals
     assert (section.method, section.scores, section.rows, section.outputs) == (LAC, LOGITS, 1500, ())
-    sets = intervals.of(section, served(tmp_path, x[1500:]))
+    sets = intervals.of(section, answers(plain[CLASSIFIER], x[1500:]))
     assert sets[np.arange(1500), labels[1500:]].mean() == pytest.approx(0.9, abs=0.03)
     assert sets.sum(axis=1).mean() == pytest.approx(section.size, abs=0.1)
     assert sets.sum(axis=1).min() == 1
     assert list(validation.limit_faults(result)) == []
 
 
-def test_a_csv_has_target_columns_and_its_columns_are_put_in_order(tmp_path: Path) -> None:
-    x, labels, _ = wine(tmp_path, 60)
+def test_a_csv_has_target_columns_and_its_columns_are_put_in_order(tmp_path: Path, plain: dict[str, Path]) -> None:
+    x, labels = wine(plain, 60)
     names = [f"f{at}" for at in range(13)]
     both = np.column_stack([labels, x[:, ::-1]])
     header = ",".join(["y", *names[::-1]])
     np.savetxt(tmp_path / "rows.csv", both, delimiter=",", header=header, comments="")
-    from kanexport.contract.naming import Names
-
-    by_csv = exported(tmp_path, tmp_path / "rows.csv", CLASSIFIER, names=Names(tuple(names), (), (), "")).intervals
+    by_csv = exported(tmp_path, tmp_path / "rows.csv", CLASSIFIER, names=Names(tuple(names))).intervals
     by_npz = exported(tmp_path, saved(tmp_path, x=x, y=labels), CLASSIFIER).intervals
     assert by_csv.threshold == pytest.approx(by_npz.threshold, abs=1e-5)
     assert by_csv.rows == 60
 
 
-def test_a_class_without_rows_is_noted(tmp_path: Path) -> None:
-    x, labels, _ = wine(tmp_path, 200)
+def test_a_class_without_rows_is_noted(tmp_path: Path, plain: dict[str, Path]) -> None:
+    x, labels = wine(plain, 200)
     result = exported(tmp_path, saved(tmp_path, x=x, y=np.minimum(labels, 1)), CLASSIFIER)
     assert any("has no row of the classes [2]" in note for note in result.notes)
 
 
-def test_rows_that_change_along_the_file_are_noted(tmp_path: Path) -> None:
-    file, _ = regression_file(tmp_path, 400)
-    with np.load(file) as arrays:
-        x, y = arrays["x"], arrays["y"]
+def test_rows_that_change_along_the_file_are_noted(tmp_path: Path, plain: dict[str, Path]) -> None:
+    x, y, _ = noisy(plain, 400)
     y[200:] += 5.0
     result = exported(tmp_path, saved(tmp_path, x=x, y=y), REGRESSION)
     assert result.intervals.checked < 0.5
@@ -151,8 +144,8 @@ WINE = RNG.normal(size=(40, 13))
 LABELS = RNG.integers(0, 3, 40)
 
 
-@pytest.mark.parametrize(
-    ("name", "arrays", "coverage", "code", "text"),
+@spread(
+    "name,arrays,coverage,code,text",
     [
         (REGRESSION, {"x": X[:8], "y": Y[:8]}, 0.9, "calibration-too-few-rows", "has 8 rows, expected 9 or more"),
         (REGRESSION, {"x": X, "y": Y}, 0.99, "calibration-too-few-rows", "has 40 rows, expected 99 or more"),
@@ -169,6 +162,7 @@ LABELS = RNG.integers(0, 3, 40)
         (CLASSIFIER, {"x": WINE, "y": LABELS.astype(float)}, 0.9, "calibration-labels-invalid", "type float64"),
         (CLASSIFIER, {"x": WINE, "y": np.zeros((40, 2))}, 0.9, "calibration-wrong-shape", r"or labels \[rows\]"),
     ],
+    8,
 )
 def test_rows_that_do_not_fit_are_rejected(
     tmp_path: Path, name: str, arrays: dict[str, np.ndarray], coverage: float, code: str, text: str
@@ -180,11 +174,6 @@ def test_rows_that_do_not_fit_are_rejected(
     assert not (tmp_path / "models" / "m").exists()
 
 
-def test_the_method_of_sets_cannot_be_chosen(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--interval-method normalized needs targets of shape"):
-        exported(tmp_path, saved(tmp_path, x=WINE, y=LABELS), CLASSIFIER, 0.9, NORMALIZED)
-
-
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -0.5, 90.0, float("nan")])
 def test_a_coverage_out_of_range_is_rejected(tmp_path: Path, coverage: float) -> None:
     with pytest.raises(OptionError, match="expected a number between 0 and 1"):
@@ -194,6 +183,8 @@ def test_a_coverage_out_of_range_is_rejected(tmp_path: Path, coverage: float) ->
 def test_options_that_need_others_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--coverage needs --calibration"):
         calibration.options(None, 0.9)
+    with pytest.raises(OptionError, match="--interval-method normalized needs targets of shape"):
+        exported(tmp_path, saved(tmp_path, x=WINE, y=LABELS), CLASSIFIER, 0.9, NORMALIZED)
     with pytest.raises(OptionError, match="--interval-method needs --coverage"):
         calibration.options(None, None, NORMALIZED)
     assert calibration.options(tmp_path / "missing.npz", None) == calibration.NO_OPTIONS
@@ -216,33 +207,32 @@ def test_probabilities_are_recognized_by_their_sums() -> None:
     assert calibration._sets(about, wanted, rows, 2 * p, port)[0].scores == LOGITS
 
 
-def test_a_quantized_graph_is_calibrated_with_its_own_residuals(tmp_path: Path) -> None:
-    x, labels, _ = wine(tmp_path, 600)
+def test_a_quantized_graph_is_calibrated_with_its_own_residuals(tmp_path: Path, plain: dict[str, Path]) -> None:
+    x, labels = wine(plain, 600)
     file = saved(tmp_path, x=x, y=np.eye(3)[labels])
     exact = exported(tmp_path, file, CLASSIFIER).intervals
     quantized = exported(tmp_path, file, CLASSIFIER, quantization=QuantizationOptions("int8"))
     assert quantized.approximation.quantize == "int8"
     assert quantized.approximation.rows_from == "generated by the exporter"
-    residuals = np.sort(np.abs(np.eye(3)[labels] - served(tmp_path, x)), axis=0)
+    residuals = np.sort(np.abs(np.eye(3)[labels] - answers(tmp_path / "models" / "m" / "1" / "model.onnx", x)), axis=0)
     for at, own in enumerate(quantized.intervals.outputs):
         assert own.quantile == pytest.approx(residuals[conformal.rank(600, 0.9) - 1, at], rel=1e-5)
         assert own.quantile != exact.outputs[at].quantile
 
 
+@full("combination")
 def test_a_torch_module_of_several_inputs_is_calibrated(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     import kanexport
-    from tests.support.torch_modules import KANLinear
 
     class Two(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = KANLinear(4, 1)
+            self.layer = torch.nn.Linear(4, 1)
 
         def forward(self, left: Any, right: Any) -> Any:
             return self.layer(torch.cat([left, right], -1))
 
-    torch.manual_seed(0)
     module = Two()
     left, right = RNG.uniform(-1, 1, (2, 300, 2)).astype(np.float32)
     with torch.no_grad():
@@ -257,5 +247,3 @@ def test_a_torch_module_of_several_inputs_is_calibrated(tmp_path: Path) -> None:
     one = saved(tmp_path, "one.npz", left=left, y=y)
     with pytest.raises(OptionError, match="the inputs left, expected left, right"):
         kanexport.export(module, (left[:40], right[:40]), calibration=one, coverage=0.9, **common)
-    with pytest.raises(OptionError, match="--coverage needs --calibration"):
-        kanexport.export(module, (left[:40], right[:40]), coverage=0.9, **common)

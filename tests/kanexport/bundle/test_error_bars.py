@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +15,64 @@ from kanexport.bundle import calibration
 from kanexport.bundle import error_bars as options
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.description import Signature
-from kanexport.cli import export_command
+from kanexport.certify import certificate
 from kanexport.contract import manifest
-from kanexport.contract.cli import program
 from kanexport.contract.error_bars import Bars
 from kanexport.contract.manifest import Manifest
 from kanexport.contract.sections import ANCHORS, NO_ERROR_BARS, CertificateInfo, ErrorBars
 from kanexport.edit import operations
 from kanexport.errors import ExportError, OptionError
 from kanexport.lowering import lower
-from kanexport.pipeline import Request, export, network
+from kanexport.pipeline import Request, network
 from kanexport.republish import edit_version
-from kanexport.verify import graph_runner
+from kanexport.verify import float64_reference
 from kanserve.repository import validation
+from tests.kanexport.bundle.test_certification import run as command
+from tests.support import exported_graphs
+from tests.support.exported_graphs import case, run
+from tests.support.tiers import full
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+NETWORK = "pykan-hello-adapted"
 Function = Callable[[np.ndarray], np.ndarray]
 RNG = np.random.default_rng(0)
 BUDGET = CertifyOptions(budget=60)  # the certificate ends earlier, also on a loaded machine
 
 
-def exported(golden: Golden, root: Path, rows: Path, *, factor: float = 1.0, **more: Any) -> tuple[Path, Manifest]:
-    path, facts = golden("pykan-hello-adapted")
-    bars = options.options(rows, factor, enabled=True, certify=True)
-    fields: dict[str, Any] = {"name": "m", "certification": BUDGET, "error_bars": bars, **more}
-    done = export(Request(path=path, repository=root / "models", options=facts, force=True, **fields))
+@pytest.fixture(scope="module", autouse=True)
+def _certified_once() -> Iterator[None]:
+    """One certificate for all exports of the same function over the same box: it takes most of their time."""
+    certify, made = certificate.certify, {}
+
+    def remembered(kan: Any, low: np.ndarray, high: np.ndarray, budget: float, seed: int = 0) -> Any:
+        rows = np.random.default_rng(0).uniform(low, high, (9, len(low)))
+        key = (low.tobytes(), high.tobytes(), float64_reference.evaluate(kan, rows).y.tobytes())
+        if key not in made:
+            made[key] = certify(kan, low, high, budget, seed)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certificate, "certify", remembered)
+        yield
+
+
+def exported(root: Path, x: np.ndarray, y: np.ndarray, *, factor: float = 1.0, **more: Any) -> tuple[Path, Manifest]:
+    """The network with error bars of calibration rows, which stay in rows.npz."""
+    np.savez(root / "rows.npz", x=x, y=y)
+    bars = options.options(root / "rows.npz", factor, enabled=True, certify=True)
+    fields: dict[str, Any] = {"certification": BUDGET, "error_bars": bars, "force": True, **more}
+    done = exported_graphs.exported(NETWORK, root / "models", **fields)
     return done.directory, manifest.load(done.directory)
 
 
-def saved(root: Path, x: np.ndarray, y: np.ndarray) -> Path:
-    np.savez(root / "rows.npz", x=x, y=y)
-    return root / "rows.npz"
-
-
 def outputs(folder: Path, x: np.ndarray) -> np.ndarray:
-    session = graph_runner.session((folder / "model.onnx").read_bytes(), None)
-    return graph_runner.run(session, {"x": x.astype(np.float32)})["y"]
+    return run(folder / "model.onnx", {"x": x.astype(np.float32)})["y"][:, 0].astype(np.float64)
 
 
 @pytest.fixture(scope="module")
-def certificate(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> CertificateInfo:
-    path, facts = golden("pykan-hello-adapted")
-    root = tmp_path_factory.mktemp("certificate")
-    return export(
-        Request(path=path, repository=root, name="m", options=facts, certification=BUDGET)
-    ).manifest.certificate
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CertificateInfo]:
+    """The folder of the network without error bars, and its certificate."""
+    done = exported_graphs.exported(NETWORK, tmp_path_factory.mktemp("plain"), certification=BUDGET)
+    return done.directory, done.manifest.certificate
 
 
 def zigzag(slopes: np.ndarray, periods: int) -> Function:
@@ -72,34 +85,39 @@ def zigzag(slopes: np.ndarray, periods: int) -> Function:
     return values
 
 
-@pytest.mark.parametrize(("factor", "periods"), [(1.0, 1), (1.0, 7), (2.5, 3), (0.25, 2)])
+@pytest.mark.parametrize(
+    ("factor", "periods"),
+    [
+        (1.0, 7),
+        pytest.param(2.5, 3, marks=full("combination")),
+        pytest.param(0.25, 2, marks=full("combination")),
+    ],
+)
 def test_no_error_of_a_function_within_the_assumption_exceeds_its_bar(
-    golden: Golden, tmp_path: Path, certificate: CertificateInfo, factor: float, periods: int
+    tmp_path: Path, plain: tuple[Path, CertificateInfo], factor: float, periods: int
 ) -> None:
     """The function is nearly as steep as the assumption allows, and unrelated to the network."""
-    true = zigzag(0.98 * factor * np.array(certificate.lipschitz)[:, 0], periods)
+    true = zigzag(0.98 * factor * np.array(plain[1].lipschitz)[:, 0], periods)
     x = RNG.uniform(-1, 1, (300, 2))
-    folder, whole = exported(golden, tmp_path, saved(tmp_path, x, true(x)), factor=factor)
-    assert (np.array(whole.certificate.lipschitz) >= 0.98 * np.array(certificate.lipschitz)).all()
+    folder, whole = exported(tmp_path, x, true(x), factor=factor)
     assert not whole.error_bars.contradicted
     assert whole.error_bars.missed == 0
-    rows = RNG.uniform(-1, 1, (50_000, 2)).astype(np.float32)
+    rows = RNG.uniform(-1, 1, (20_000, 2)).astype(np.float32)
     bars = Bars(whole.error_bars, whole.certificate).of(rows)
-    errors = np.abs(outputs(folder, rows)[:, 0].astype(np.float64) - true(rows.astype(np.float64)))
+    errors = np.abs(outputs(folder, rows) - true(rows.astype(np.float64)))
     inside = np.isfinite(bars[:, 0])
     assert inside.mean() > 0.95
     assert (errors[inside] <= bars[inside, 0]).all()
     stored = np.array(whole.error_bars.x)
-    at_rows = np.abs(outputs(folder, stored)[:, 0].astype(np.float64) - true(stored))
+    at_rows = np.abs(outputs(folder, stored) - true(stored))
     assert (at_rows <= np.array(whole.error_bars.errors)[:, 0]).all()
 
 
 def test_bars_grow_with_the_distance_to_the_rows_and_are_infinite_outside_of_the_box(
-    golden: Golden, tmp_path: Path
+    tmp_path: Path, plain: tuple[Path, CertificateInfo]
 ) -> None:
     x = RNG.uniform(-1, -0.5, (200, 2))
-    folder, _ = exported(golden, tmp_path, saved(tmp_path, x, np.zeros(200)))
-    _, whole = exported(golden, tmp_path, saved(tmp_path, x, outputs(folder, x)[:, 0].astype(np.float64)))
+    _, whole = exported(tmp_path, x, outputs(plain[0], x))
     way = np.repeat(np.linspace(-0.5, 0.9, 15, dtype=np.float32)[:, np.newaxis], 2, axis=1)
     bars = Bars(whole.error_bars, whole.certificate).of(np.concatenate([way, [[0, 5], [np.nan, 0], [np.inf, 0]]]))
     assert (np.diff(bars[:15, 0]) > 0).all()
@@ -108,38 +126,29 @@ def test_bars_grow_with_the_distance_to_the_rows_and_are_infinite_outside_of_the
     assert (bars[:15] > 0).all()
 
 
-def test_the_stored_rows_give_the_bars_of_all_rows(golden: Golden, tmp_path: Path) -> None:
+def test_the_stored_rows_give_the_bars_of_all_rows(tmp_path: Path) -> None:
     """A row that is left out lowers no bar, until the limit is reached."""
     x = RNG.uniform(-0.9, 0.9, (400, 2))
-    y = RNG.normal(size=400) * 5
-    _, whole = exported(golden, tmp_path, saved(tmp_path, x, y))
+    _, whole = exported(tmp_path, x, RNG.normal(size=400) * 5)
     section = whole.error_bars
     assert section.rows == 400
     assert 1 <= len(section.x) < 400
     assert section.contradicted
-    every, _ = options._data(  # the errors of all rows, as the export computes them
-        calibration.load(tmp_path / "rows.npz"), 1.0, whole.certificate, *_graph(golden, whole)
-    )
+    kan, names = network(Request(path=case(NETWORK).path, repository=None, options=case(NETWORK).options))
+    graphs, signature = lower.lower(kan, "float32"), Signature.of_network(kan, "float32")
+    rows = calibration.load(tmp_path / "rows.npz")
+    every, _ = options._data(rows, 1.0, whole.certificate, graphs, signature, names)  # as the export computes them
     everything = dataclasses.replace(
         section, x=tuple(map(tuple, every.x.tolist())), errors=tuple(map(tuple, every.errors.tolist()))
     )
-    rows = RNG.uniform(-0.9, 0.9, (2000, 2)).astype(np.float32)
-    np.testing.assert_array_equal(
-        Bars(section, whole.certificate).of(rows), Bars(everything, whole.certificate).of(rows)
-    )
+    x = RNG.uniform(-0.9, 0.9, (2000, 2)).astype(np.float32)
+    np.testing.assert_array_equal(Bars(section, whole.certificate).of(x), Bars(everything, whole.certificate).of(x))
 
 
-def _graph(golden: Golden, whole: Manifest) -> tuple[Any, Any, Any]:
-    path, facts = golden("pykan-hello-adapted")
-    kan, names = network(Request(path=path, repository=None, options=facts))
-    return lower.lower(kan, "float32"), Signature.of_network(kan, "float32"), names
-
-
-def test_a_large_file_stores_rows_up_to_the_limit(golden: Golden, tmp_path: Path) -> None:
+@full("load")
+def test_a_large_file_stores_rows_up_to_the_limit(tmp_path: Path, plain: tuple[Path, CertificateInfo]) -> None:
     x = RNG.uniform(-0.95, 0.95, (3000, 2))
-    folder, _ = exported(golden, tmp_path, saved(tmp_path, x, np.zeros(3000)))
-    y = outputs(folder, x)[:, 0].astype(np.float64)
-    folder, whole = exported(golden, tmp_path, saved(tmp_path, x, y))
+    folder, whole = exported(tmp_path, x, outputs(plain[0], x))
     assert len(whole.error_bars.x) == ANCHORS
     assert (folder / "manifest.json").stat().st_size < 100_000
     chosen = np.array(whole.error_bars.x)
@@ -149,42 +158,45 @@ def test_a_large_file_stores_rows_up_to_the_limit(golden: Golden, tmp_path: Path
     assert near.max() < 0.7 * at_random.max()  # they cover the rows better than random ones
 
 
-def test_noise_contradicts_the_assumption(golden: Golden, tmp_path: Path) -> None:
+def test_noise_contradicts_the_assumption(tmp_path: Path) -> None:
     x = np.repeat(RNG.uniform(-0.9, 0.9, (50, 2)), 2, axis=0)
-    _, whole = exported(golden, tmp_path, saved(tmp_path, x, RNG.normal(size=100)))
-    section = whole.error_bars
-    assert (section.needed, section.contradicted) == (-1, True)
-    assert section.missed > 0.1
+    _, whole = exported(tmp_path, x, RNG.normal(size=100))
+    assert (whole.error_bars.needed, whole.error_bars.contradicted) == (-1, True)
+    assert whole.error_bars.missed > 0.1
     (note,) = (note for note in whole.notes if "contradict" in note)
     assert "no factor is large enough" in note
+
+
+@full("combination")
+def test_a_factor_that_is_large_enough_is_told(tmp_path: Path) -> None:
     steep = RNG.uniform(-0.9, 0.9, (100, 2))
-    _, whole = exported(golden, tmp_path, saved(tmp_path, steep, 1000 * steep[:, 0]))
+    _, whole = exported(tmp_path, steep, 1000 * steep[:, 0])
     assert 1 < whole.error_bars.needed < 1000
-    again = exported(
-        golden, tmp_path, saved(tmp_path, steep, 1000 * steep[:, 0]), factor=whole.error_bars.needed * 1.01
-    )
-    assert not again[1].error_bars.contradicted
+    _, again = exported(tmp_path, steep, 1000 * steep[:, 0], factor=whole.error_bars.needed * 1.01)
+    assert not again.error_bars.contradicted
 
 
-def test_scaled_rows_and_outputs_are_in_the_units_of_the_user(golden: Golden, tmp_path: Path) -> None:
+@full("combination")
+def test_scaled_rows_and_outputs_are_in_the_units_of_the_user(
+    tmp_path: Path, plain: tuple[Path, CertificateInfo]
+) -> None:
     (tmp_path / "in.json").write_text('{"mean": [10, 20], "scale": [2, 4]}')
     (tmp_path / "out.json").write_text('{"mean": [100], "scale": [50]}')
     scaled = {"input_scaler": tmp_path / "in.json", "output_scaler": tmp_path / "out.json"}
     x = RNG.uniform(-0.9, 0.9, (200, 2))
-    plain_folder, _ = exported(golden, tmp_path, saved(tmp_path, x, np.zeros(200)))
-    y = outputs(plain_folder, x)[:, 0].astype(np.float64) + 0.1 * x[:, 0]
-    _, plain = exported(golden, tmp_path, saved(tmp_path, x, y))
-    _, whole = exported(golden, tmp_path, saved(tmp_path, x * [2, 4] + [10, 20], 50 * y + 100), **scaled)
+    y = outputs(plain[0], x) + 0.1 * x[:, 0]
+    _, own = exported(tmp_path, x, y)
+    _, whole = exported(tmp_path, x * [2, 4] + [10, 20], 50 * y + 100, **scaled)
     rows = RNG.uniform(-0.9, 0.9, (500, 2))
-    expected = 50 * Bars(plain.error_bars, plain.certificate).of(rows.astype(np.float32))
+    expected = 50 * Bars(own.error_bars, own.certificate).of(rows.astype(np.float32))
     found = Bars(whole.error_bars, whole.certificate).of((rows * [2, 4] + [10, 20]).astype(np.float32))
     np.testing.assert_allclose(found, expected, rtol=0.02)  # two certificates
     np.testing.assert_allclose(np.array(whole.error_bars.x).mean(axis=0), [10, 20], atol=2)
 
 
-def test_an_edit_drops_the_bars(golden: Golden, tmp_path: Path) -> None:
+def test_an_edit_drops_the_bars(tmp_path: Path) -> None:
     x = RNG.uniform(-0.9, 0.9, (20, 2))
-    folder, whole = exported(golden, tmp_path, saved(tmp_path, x, x[:, 0]))
+    folder, whole = exported(tmp_path, x, x[:, 0])
     assert whole.error_bars
     edited = edit_version(folder, [operations.parse("0:0:0", "to", "1.2*sin(x)")], budget=0).result.manifest
     assert edited.error_bars == NO_ERROR_BARS
@@ -192,18 +204,11 @@ def test_an_edit_drops_the_bars(golden: Golden, tmp_path: Path) -> None:
     assert any("the error bars of version 1 are dropped" in note for note in edited.notes)
 
 
-def run(*arguments: object) -> int:
-    parser = program.Parser(prog="kanserve export")
-    export_command.configure(parser)
-    return export_command.run(program.parse(parser, [str(argument) for argument in arguments]))
-
-
-def test_the_command_and_its_document(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, _ = golden("pykan-hello-adapted")
+def test_the_command_and_its_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rows.csv").write_text("b,a,y\n0.5,0.25,1\n0.5,0.75,2\n0.5,7.5,2\n")
     words = ("--features", "a,b", "--certify", "--certify-budget", "0.5s", "--error-bars", "--json")
     place = ("--repository", tmp_path, "--name", "m", "--calibration", tmp_path / "rows.csv")
-    assert run(path, *place, *words, "--error-bar-factor", "2") == 0
+    assert command(case(NETWORK).path, *place, *words, "--error-bar-factor", "2") == 0
     document = json.loads(capsys.readouterr().out)
     bars = document["error_bars"]
     assert (bars["rows"], bars["outside"], bars["stored"], bars["factor"]) == (3, 1, 2, 2.0)
@@ -220,7 +225,7 @@ def test_the_command_and_its_document(golden: Golden, tmp_path: Path, capsys: py
     [
         (("--error-bars",), "--error-bars needs --certify"),
         (("--error-bars", "--certify"), "--error-bars needs --calibration"),
-        (("--error-bars", "--calibration", "rows.npz"), "--error-bars needs --certify"),
+        (("--module", "nets:make", "--error-bars"), "--error-bars cannot be combined with --module"),
         (("--error-bar-factor", "2"), "--error-bar-factor needs --error-bars"),
         (
             ("--error-bars", "--certify", "--calibration", "rows.npz", "--error-bar-factor", "0"),
@@ -232,19 +237,14 @@ def test_the_command_and_its_document(golden: Golden, tmp_path: Path, capsys: py
     ],
 )
 def test_options_that_do_not_fit(
-    golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("rows.npz", x=np.zeros((2, 2)), y=np.zeros(2))
     with pytest.raises(OptionError) as caught:
-        run(golden("pykan-hello-adapted")[0], *words)
+        command(*([] if "--module" in words else [case(NETWORK).path]), *words)
     assert message in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
-
-
-def test_a_module_has_no_error_bars() -> None:
-    with pytest.raises(OptionError, match="--error-bars cannot be combined with --module"):
-        run("--module", "nets:make", "--error-bars")
 
 
 @pytest.mark.parametrize(
@@ -256,38 +256,35 @@ def test_a_module_has_no_error_bars() -> None:
         (np.zeros((3, 2)), np.full(3, np.nan), "the target is nan in row 0"),
     ],
 )
-def test_rows_that_do_not_fit(golden: Golden, tmp_path: Path, x: np.ndarray, y: np.ndarray, message: str) -> None:
+def test_rows_that_do_not_fit(tmp_path: Path, x: np.ndarray, y: np.ndarray, message: str) -> None:
     with pytest.raises(OptionError) as caught:
-        exported(golden, tmp_path, saved(tmp_path, x, y))
+        exported(tmp_path, x, y)
     assert message in str(caught.value)
     assert not list(tmp_path.glob("models/m/*"))
 
 
-def test_classifiers_and_networks_without_a_certificate_write_nothing(golden: Golden, tmp_path: Path) -> None:
-    for name, width, labels, message in (
+@full("combination")
+@pytest.mark.parametrize(
+    ("name", "width", "labels", "message"),
+    [
         ("efficient-kan-wine-update-grid", 13, 3, "found one number or label per row"),
         ("fastkan-digits", 64, 10, "no grid"),
-    ):
-        path, facts = golden(name)
-        rows = saved(tmp_path, np.zeros((4, width)), np.arange(4) % labels)
-        bars = options.options(rows, enabled=True, certify=True)
-        request = Request(
-            path=path,
-            repository=tmp_path / "m",
-            name="c",
-            options=facts,
-            certification=CertifyOptions(budget=0.5),
-            error_bars=bars,
-        )
-        with pytest.raises(ExportError) as caught:
-            export(request)
-        assert message in str(caught.value)
-    assert not (tmp_path / "m" / "c").exists()
+    ],
+)
+def test_classifiers_and_networks_without_a_certificate_write_nothing(
+    tmp_path: Path, name: str, width: int, labels: int, message: str
+) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.zeros((4, width)), y=np.arange(4) % labels)
+    bars = options.options(tmp_path / "rows.npz", enabled=True, certify=True)
+    with pytest.raises(ExportError) as caught:
+        exported_graphs.exported(name, tmp_path / "m", certification=CertifyOptions(budget=0.5), error_bars=bars)
+    assert message in str(caught.value)
+    assert not (tmp_path / "m" / "m").exists()
 
 
-def test_the_server_rejects_sections_that_do_not_fit(golden: Golden, tmp_path: Path) -> None:
+def test_the_server_rejects_sections_that_do_not_fit(tmp_path: Path) -> None:
     x = RNG.uniform(-0.9, 0.9, (20, 2))
-    _, whole = exported(golden, tmp_path, saved(tmp_path, x, x[:, 0]))
+    _, whole = exported(tmp_path, x, x[:, 0])
     assert list(validation.error_bar_faults(whole)) == []
     own = whole.error_bars
     faults = {

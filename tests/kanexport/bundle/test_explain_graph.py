@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from kanexport.bundle import description, explain_graph
@@ -26,50 +25,35 @@ from kanexport.errors import OptionError, VerificationFailed
 from kanexport.graph.compose import AppendedGraph, joined
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Explained, Lowered
-from kanexport.pipeline import Request, export
 from kanexport.verify import verify
 from kanserve.analysis import attribution
 from kanserve.repository import validation
-from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
+from tests.support import exported_graphs
+from tests.support.exported_graphs import case, run
+from tests.support.golden_cases import EDGE_TOLERANCE, cases, relative_error
 from tests.support.small_checkpoints import read
+from tests.support.tiers import full, spread
 
 ADAPTED = "pykan-hello-adapted"
 
 
-def case(name: str) -> Case:
-    (actual,) = (item for item in cases() if item.name == name)
-    return actual
-
-
 def exported(folder: Path, name: str = ADAPTED, **more: Any) -> Result:
-    item = case(name)
-    return export(Request(path=item.path, repository=folder, options=item.options, **{"explain": True, **more}))
+    return exported_graphs.exported(name, folder, **{"explain": True, **more})
 
 
-def run(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
-    """A session from the path of the graph, as external weights need it."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"x": x}), strict=True))
-
-
-@pytest.fixture(scope="module", params=cases(), ids=lambda entry: entry.name)
-def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result]:
-    return request.param, exported(tmp_path_factory.mktemp("models"), request.param.name)
-
-
-def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(golden: tuple[Case, Result], state_error: Any) -> None:
-    item, result = golden
-    reference = item.reference()
-    supplied = run(result.directory / contract.MODEL_FILE, reference["x"])
-    actual = run(result.directory / "explain.onnx", reference["x"])
-    for name, values in supplied.items():
-        np.testing.assert_array_equal(actual[name], values)  # to the bit
+@spread("name", [item.name for item in cases()], 4)
+def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(name: str, tmp_path: Path, state_error: Any) -> None:
+    result, reference = exported(tmp_path, name), case(name).reference()
+    supplied = run(result.directory / contract.MODEL_FILE, {"x": reference["x"]})
+    actual = run(result.directory / "explain.onnx", {"x": reference["x"]})
+    for tensor, values in supplied.items():
+        np.testing.assert_array_equal(actual[tensor], values)  # to the bit
+    require_described(result, actual)
     layers = result.manifest.layers
     for at, layer in enumerate(layers):
         edges = actual[f"layer{at}_edges"]
         error = relative_error(edges, reference[f"layer{at}_edges"])
-        state_error("edges of explain.onnx, relative", error, f"{item.name}, layer {at}")
+        state_error("edges of explain.onnx, relative", error, f"{name}, layer {at}")
         assert error <= EDGE_TOLERANCE
         with np.errstate(all="ignore"):
             sums = edges.astype(np.float64).sum(axis=1) + np.array(layer.bias or 0.0)
@@ -82,13 +66,12 @@ def test_its_edges_are_the_libraries_own_and_add_up_to_the_nodes(golden: tuple[C
             assert relative_error(nodes, following) <= EDGE_TOLERANCE
 
 
-def test_the_manifest_names_every_output_as_it_is(golden: tuple[Case, Result]) -> None:
-    item, result = golden
-    actual = run(result.directory / "explain.onnx", item.reference()["x"][:3])
+def require_described(result: Result, actual: dict[str, np.ndarray]) -> None:
+    """The manifest names every output of the graph as it is."""
     reported = result.manifest.explanations
     assert reported.file == "explain.onnx"
-    assert {tensor.name: (3, *tensor.shape[1:]) for tensor in reported.tensors} == {
-        k: v.shape for k, v in actual.items()
+    assert {tensor.name: tuple(tensor.shape[1:]) for tensor in reported.tensors} == {
+        key: value.shape[1:] for key, value in actual.items()
     }
     assert [tensor.holds for tensor in reported.tensors].count("edges") == len(result.manifest.layers)
     assert result.manifest.file("explain.onnx").sha256
@@ -156,15 +139,16 @@ def test_of_a_large_model_it_shares_the_weights(tmp_path: Path, monkeypatch: pyt
     sizes = [item.manifest.file("explain.onnx").size for item in (alone, shared)]
     assert sizes[1] < sizes[0] / 2
     x = case("efficient-kan-digits").reference()["x"]
-    own = run(alone.directory / "explain.onnx", x)
-    for name, values in run(shared.directory / "explain.onnx", x).items():
+    own, other = (run(result.directory / "explain.onnx", {"x": x}) for result in (alone, shared))
+    for name, values in other.items():
         np.testing.assert_array_equal(values, own[name])
 
 
+@full("combination")
 def test_in_float64_it_is_exact(tmp_path: Path) -> None:
     result = exported(tmp_path, "pykan-ellipj-float64", dtype="float64")
     reference = case("pykan-ellipj-float64").reference()
-    actual = run(result.directory / "explain.onnx", reference["x"].astype(np.float64))
+    actual = run(result.directory / "explain.onnx", {"x": reference["x"].astype(np.float64)})
     for at in range(2):
         assert relative_error(actual[f"layer{at}_edges"], reference[f"layer{at}_edges"]) <= 1e-12
     assert {tensor.datatype for tensor in result.manifest.explanations.tensors} == {"FP64"}
@@ -217,10 +201,8 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFi
     path = str(case(ADAPTED).path)
     assert export_command.main([path, "--repository", str(tmp_path), "--name", "a", "--explain"]) == 0
     assert "explain.onnx: y, layer1_in, layer0_edges, layer1_edges" in capsys.readouterr().out
-    assert (
-        export_command.main([path, "--repository", str(tmp_path), "--name", "b", "--explain-layers", "1, 0", "--json"])
-        == 0
-    )
+    chosen = ["--name", "b", "--explain-layers", "1, 0", "--json"]
+    assert export_command.main([path, "--repository", str(tmp_path), *chosen]) == 0
     reported = json.loads(capsys.readouterr().out)["explanations"]
     assert [tensor["layer"] for tensor in reported["tensors"] if tensor["holds"] == "edges"] == [0, 1]
     assert export_command.main([str(tmp_path), "--recursive", "--explain-layers", "0"]) == 2
@@ -237,27 +219,22 @@ def test_every_model_of_a_folder_may_have_one(tmp_path: Path) -> None:
     assert contract.load(actual.parent).explanations.tensors
 
 
-def test_a_module_s_edges_are_told_at_every_position(tmp_path: Path) -> None:
+def test_the_edges_of_a_chosen_layer_of_a_module_are_told_at_every_position(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     import kanexport
-    from tests.support import torch_modules as modules
+    from tests.support.torch_modules import FastKANLayer, Stack
 
     torch.manual_seed(0)
-    x = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
-    module = modules.GoldenTransformer()
-    result = kanexport.export(module, x, name="m", repository=tmp_path, explain=True)
-    actual = run(result.directory / "explain.onnx", x)
-    assert any(layer.positions for layer in result.manifest.layers)
-    for at, layer in enumerate(result.manifest.layers):
-        nodes = actual.get(layer.node_tensor, x)
-        session = onnxruntime.InferenceSession(result.directory / layer.edges_file)
-        (edges,) = session.run([layer.edges_tensor], {layer.node_tensor: nodes.reshape(-1, nodes.shape[-1])})
-        assert actual[f"layer{at}_edges"].shape == (8, *layer.positions, layer.sources, layer.destinations)
-        np.testing.assert_array_equal(actual[f"layer{at}_edges"].reshape(edges.shape), edges)
-    name = result.manifest.layers[-1].name
+    x = np.random.default_rng(0).normal(size=(8, 5, 4)).astype(np.float32)
     np.save(tmp_path / "rows.npy", x)
-    rows = tmp_path / "rows.npy"
-    again = kanexport.export(module, x, name="m", repository=tmp_path, version=2, explain=[name], baseline=rows)
-    assert any("has no contributions: the model is a PyTorch module" in note for note in again.manifest.notes)
-    last = len(result.manifest.layers) - 1
-    assert [t.layer for t in again.manifest.explanations.tensors if t.holds == "edges"] == [last]
+    asked: dict[str, Any] = {"explain": ["layers.1"], "baseline": tmp_path / "rows.npy"}
+    module = Stack(torch.nn.Linear(4, 3), FastKANLayer(3, 2))
+    result = kanexport.export(module, x, name="m", repository=tmp_path, **asked)
+    layer = result.manifest.layers[1]
+    actual = run(result.directory / "explain.onnx", {"x": x})
+    nodes = actual[layer.node_tensor].reshape(-1, layer.sources)
+    edges = run(result.directory / layer.edges_file, {layer.node_tensor: nodes})[layer.edges_tensor]
+    assert actual["layer1_edges"].shape == (8, 5, layer.sources, layer.destinations)
+    np.testing.assert_array_equal(actual["layer1_edges"].reshape(edges.shape), edges)
+    assert [tensor.layer for tensor in result.manifest.explanations.tensors if tensor.holds == "edges"] == [1]
+    assert any("has no contributions: the model is a PyTorch module" in note for note in result.manifest.notes)

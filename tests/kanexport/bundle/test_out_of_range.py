@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
+from kanexport.bundle import publish
 from kanexport.contract import manifest as contract
 from kanexport.contract.sections import AS_TRAINED, CLAMP, FLAG, OUT_OF_RANGE_POLICIES, REJECT
 from kanexport.errors import OptionError
-from kanexport.pipeline import Request, export
-from tests.support.golden_cases import cases
+from tests.support import exported_graphs
+from tests.support.exported_graphs import run
+from tests.support.tiers import spread
 
 GRIDLESS = ("chebykan-bare-layer", "fourierkan-breast-cancer", "wav-kan-dog-breast-cancer")
 NORMED = "fastkan-digits"
 
 
 def exported(folder: Path, name: str, policy: str, **more: Any) -> Any:
-    (case,) = (case for case in cases() if case.name == name)
-    fields: dict[str, Any] = {"options": case.options, "out_of_range": policy, **more}
-    return export(Request(path=case.path, repository=folder, name="m", **fields))
+    return exported_graphs.exported(name, folder, out_of_range=policy, **more)
 
 
-def run(folder: Path, file: str, x: np.ndarray, name: str = "x") -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession((folder / file).read_bytes(), providers=["CPUExecutionProvider"])
-    return session.run(None, {name: x})
+def first(graph: Path, x: np.ndarray) -> np.ndarray:
+    """The first output of a graph."""
+    return next(iter(run(graph, {"x": x}).values()))
 
 
 @pytest.mark.parametrize("policy", list(OUT_OF_RANGE_POLICIES))
@@ -41,17 +40,14 @@ def test_the_policy_is_kept_in_the_manifest_and_stands_in_the_report(tmp_path: P
 
 
 def test_who_chooses_nothing_has_what_was_trained(tmp_path: Path) -> None:
-    (case,) = (case for case in cases() if case.name == "pykan-mult-affine")
-    plain = export(Request(path=case.path, repository=tmp_path / "a", name="m", options=case.options))
+    plain = exported_graphs.exported("pykan-mult-affine", tmp_path / "a")
     chosen = exported(tmp_path / "b", "pykan-mult-affine", AS_TRAINED)
     assert plain.manifest.out_of_range == chosen.manifest.out_of_range == AS_TRAINED
     for file in ("model.onnx", "edges_l0.onnx"):
         assert (plain.directory / file).read_bytes() == (chosen.directory / file).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "name", ["pykan-prune-input", "efficient-kan-digits", "rbf-kan-diabetes", "pykan-ellipj-float64"]
-)
+@spread("name", ["pykan-prune-input", "efficient-kan-digits", "rbf-kan-diabetes", "pykan-ellipj-float64"], 1)
 def test_a_clamped_graph_is_the_other_one_given_what_lies_on_the_grid(tmp_path: Path, name: str) -> None:
     """In onnxruntime, without kanserve; and the edges of the first layer with it."""
     plain, clamped = (exported(tmp_path / policy, name, policy) for policy in (AS_TRAINED, CLAMP))
@@ -65,15 +61,12 @@ def test_a_clamped_graph_is_the_other_one_given_what_lies_on_the_grid(tmp_path: 
     there[:, columns] = np.clip(x[:, columns], np.float32(clip.scale), np.float32(clip.bias))
     assert (there != x).any()
     for file in ("model.onnx", layer.edges_file):
-        actual, expected = run(clamped.directory, file, x), run(plain.directory, file, there)
-        np.testing.assert_array_equal(actual[0], expected[0])
-    inside = there[3:]
-    np.testing.assert_array_equal(
-        run(clamped.directory, "model.onnx", inside)[0], run(plain.directory, "model.onnx", inside)[0]
-    )
+        np.testing.assert_array_equal(first(clamped.directory / file, x), first(plain.directory / file, there))
+    both = [first(result.directory / "model.onnx", there[3:]) for result in (plain, clamped)]
+    np.testing.assert_array_equal(*both)
 
 
-@pytest.mark.parametrize("name", GRIDLESS)
+@spread("name", GRIDLESS, 1)
 def test_without_a_grid_there_is_nothing_outside_but_of_a_reference(tmp_path: Path, name: str) -> None:
     with pytest.raises(OptionError, match="input 0 has no grid"):
         exported(tmp_path, name, CLAMP)
@@ -98,8 +91,6 @@ def test_a_normalisation_before_the_grid_cannot_be_clamped_and_can_be_refused(tm
 
 
 def test_some_inputs_without_a_grid_are_noted(tmp_path: Path) -> None:
-    from kanexport.bundle import publish
-
     actual = exported(tmp_path, "pykan-mult-affine", AS_TRAINED).manifest
     first = actual.layers[0]
     bases = tuple(
@@ -124,7 +115,7 @@ def test_expected_outputs_are_compared_with_the_graph_as_it_was_trained(tmp_path
     """Out of grid the clamped graph differs, and its note says so; the claim is about the interpretation."""
     plain = exported(tmp_path / "plain", "efficient-kan-wine-update-grid", AS_TRAINED)
     x = np.random.default_rng(3).normal(scale=3, size=(40, 13)).astype(np.float32)
-    np.savez(tmp_path / "outputs.npz", x=x, y=run(plain.directory, "model.onnx", x)[0])
+    np.savez(tmp_path / "outputs.npz", x=x, y=first(plain.directory / "model.onnx", x))
     done = exported(
         tmp_path / "m", "efficient-kan-wine-update-grid", CLAMP, expected_outputs=(tmp_path / "outputs.npz",)
     )

@@ -9,34 +9,32 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 
 from kanexport.bundle import repository as pack
 from kanexport.contract import atomic, manifest, temp_dirs
 from kanexport.contract.manifest import Manifest
 from kanexport.errors import RepositoryError
 from kanexport.pipeline import Request, export
+from kanserve.pb import model_config_pb2
+from tests.support import forked_process
 
-KILLS = 10
-# A child that packs versions 1, 2, 3, ... for ever, replacing them with --force semantics.
-CHILD = """
-import pathlib, sys
-from kanexport.contract import manifest
+# An export that sends itself a signal at the n-th call that flushes a file.
+MORTAL = """
+import os, sys
 from kanexport.cli import export_command
-from kanexport.bundle import repository as pack
-source, repository, name = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
-document = manifest.load(source)
-files = {entry.path: (source / entry.path).read_bytes() for entry in document.files}
-import dataclasses
-with export_command._terminable():
-    print("ready", flush=True)
-    while True:
-        for version in (1, 2):
-            pack.pack(repository, dataclasses.replace(document, name=name, version=version), files, force=True)
+number, left, fsync = int(sys.argv[1]), [int(sys.argv[2])], os.fsync
+def dying(descriptor):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), number)
+    fsync(descriptor)
+os.fsync = dying
+raise SystemExit(export_command.main(sys.argv[3:]))
 """
 
 
@@ -82,49 +80,23 @@ def hidden(repository: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_export_leaves_whole_versions_and_the_next_one_sweeps(
-    source: Path, packed: Callable[..., Path], tmp_path: Path, number: signal.Signals
-) -> None:
-    """Killed while it packs, at moments that drift through the whole of its work."""
-    leftovers = 0
-    for kill in itertools.count():
-        if kill >= KILLS and (leftovers or number == signal.SIGTERM or kill > 10 * KILLS):
-            break
-        command = [sys.executable, "-c", CHILD, str(source), str(tmp_path), "m"]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
-        time.sleep(0.0011 * (kill % KILLS + 1))
-        child.send_signal(number)
-        code = child.wait(timeout=60)
-        child.stdout.close()
-        assert code == (-number if number == signal.SIGKILL else 128 + number)
-        if (tmp_path / "m").exists():
-            assert_whole(tmp_path)
-        leftovers += len(hidden(tmp_path))
-        if number == signal.SIGTERM:
-            assert hidden(tmp_path) == []
-    packed(tmp_path, name="m", version=3)
-    packed(tmp_path, name="other")
-    assert hidden(tmp_path) == []
-    assert assert_whole(tmp_path) >= 2
-    assert number == signal.SIGTERM or leftovers > 0, "no kill hit the work: the test shows nothing"
-
-
 def test_a_whole_export_killed_at_any_moment_leaves_nothing_half_made(
-    golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path
+    golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path, number: signal.Signals
 ) -> None:
-    path, _ = golden("pykan-diabetes")
-    command = [sys.executable, "-m", "kanexport", str(path), "--repository", str(tmp_path / "models"), "--name", "m"]
-    for delay in (0.2, 0.5, 0.8, 1.0, 1.2):
-        child = subprocess.Popen([*command, "--force"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + delay
-        while time.monotonic() < end and child.poll() is None and not hidden(tmp_path):
-            time.sleep(0.0005)
-        child.kill()
-        child.wait(timeout=60)
+    """Killed at the first, second, fourth, ... flush of a file, until an export has fewer of them. A terminated export
+    removes its hidden files; what a killed one left is swept by the next."""
+    command = [*golden("pykan-mult-affine")[0:1], "--repository", tmp_path / "models", "--name", "m", "--force"]
+    left, kills = 0, 0
+    for calls in (2**at for at in itertools.count()):
+        program = [sys.executable, "-c", MORTAL, str(int(number)), str(calls), *map(str, command)]
+        done = forked_process.run(program, input=b"", timeout=120)
+        if done.returncode == 0:
+            break
+        assert done.returncode == (-number if number == signal.SIGKILL else 128 + number), done.stderr
         assert_whole(tmp_path / "models")
-    subprocess.run([*command, "--force"], check=True, timeout=120, capture_output=True)
+        left, kills = left + len(hidden(tmp_path)), kills + 1
+    assert kills >= 3
+    assert (left > 0) == (number == signal.SIGKILL)
     assert assert_whole(tmp_path / "models") == 1
     assert hidden(tmp_path) == []
 
@@ -256,8 +228,6 @@ def test_links_in_the_way_are_not_followed(packed: Callable[..., Path], tmp_path
 
 
 def test_triton_understands_the_config(packed: Callable[..., Path], source: Path, tmp_path: Path) -> None:
-    text_format = pytest.importorskip("google.protobuf.text_format")
-    model_config_pb2 = pytest.importorskip("kanserve.pb.model_config_pb2")
     packed(tmp_path, name="my.model-1_x", max_batch_size=64)
     config = text_format.Parse((tmp_path / "my.model-1_x" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     document: Manifest = manifest.load(source)
@@ -293,8 +263,6 @@ def test_what_an_operator_added_to_the_config_stays(packed: Callable[..., Path],
 
 
 def test_the_config_has_every_axis_of_a_row(source: Path) -> None:
-    text_format = pytest.importorskip("google.protobuf.text_format")
-    model_config_pb2 = pytest.importorskip("kanserve.pb.model_config_pb2")
     document: Manifest = manifest.load(source)
     shaped = dataclasses.replace(
         document,

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from kanexport.contract import csv_columns, csv_text
 
 RNG = np.random.default_rng(7)
-
-
 PARSERS = ["pyarrow", "numpy"]
+CELLS = ["1", "2.5", "-3e-2", "+4", "nan", "inf", " 1 ", '"1"', '"1\n"', "1e400", "1e-400"]
+OTHERS = ["", '""', "a", "nan(5)", "1_0", '"x"', ";", "NULL", "true", "0x10", "é", ","]
+LINES = st.lists(st.lists(st.sampled_from(CELLS), min_size=2, max_size=2).map(",".join), max_size=8)
+ODD = st.lists(st.lists(st.sampled_from([*CELLS, *OTHERS]), min_size=1, max_size=3).map(",".join), max_size=3)
 
 
 def parsed(text: bytes) -> str:
@@ -35,20 +37,8 @@ def read(text: bytes, part: int, parser: Any) -> str:
             return str(error)
 
 
-CELLS = ["1", "2.5", "-3e-2", "+4", "nan", "inf", " 1 ", '"1"', '"1\n"', "1e400", "1e-400"]
-
-
-OTHERS = ["", '""', "a", "nan(5)", "1_0", '"x"', ";", "NULL", "true", "0x10", "é", ","]
-
-
-LINES = st.lists(st.lists(st.sampled_from(CELLS), min_size=2, max_size=2).map(",".join), max_size=8)
-
-
-ODD = st.lists(st.lists(st.sampled_from([*CELLS, *OTHERS]), min_size=1, max_size=3).map(",".join), max_size=3)
-
-
 @pytest.mark.parametrize("parser", PARSERS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.sampled_from(["", "a,b", "\ufeffa,b"]), LINES, ODD, LINES, st.sampled_from(["\n", "\r\n", "\r"]))
 def test_parts_of_a_csv_are_what_the_whole_is(
     parser: str, header: str, above: list[str], odd: list[str], below: list[str], end: str

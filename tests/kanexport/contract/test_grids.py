@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.contract import grids
 from kanexport.contract.manifest import LayerInfo, NodeStep
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(width=32), max_size=40), st.sets(st.integers(-5, 5), min_size=2, max_size=8))
 def test_every_finite_value_is_in_one_cell(values: list[float], actual: set[int]) -> None:
     bound = sorted(map(float, actual))
@@ -25,9 +24,6 @@ def test_every_finite_value_is_in_one_cell(values: list[float], actual: set[int]
     assert (sum(counts), nonfinite, len(counts)) == (len(finite), len(array) - len(finite), len(bound) + 1)
     assert counts[0] == (finite < bound[0]).sum()
     assert counts[-1] == (finite > bound[-1]).sum()
-
-
-FAST = settings(deadline=None, max_examples=60)
 
 
 def uniform(low: float, high: float, cells: int = 5, degree: int = 3) -> tuple[float, ...]:
@@ -57,7 +53,6 @@ def test_knots_on_one_spot_are_no_grid(knots: tuple[float, ...]) -> None:
     assert grids.of_knots("bspline", 1, knots) is None
 
 
-@FAST
 @given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=30), st.integers(-5, 50))
 def test_a_grid_lies_in_what_its_functions_reach_whatever_a_manifest_says(knots: list[float], functions: int) -> None:
     for kind in ("bspline", "relu-bumps", "gaussian", "piecewise-linear"):

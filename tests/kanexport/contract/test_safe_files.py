@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +12,8 @@ import pytest
 from kanexport.contract import safe_files
 from kanexport.errors import RepositoryError
 from tests.support.nth_failure import packed
-from tests.support.unsafe_files import folder as folder
-
-SECONDS = 30.0  # for one read of a file, on a busy machine
-
 
 SECRET = b"somebody else's\n" * 4
-
-
-SYMLINK, HARD_LINK, FIFO, DEVICE, SOCKET = "symlink", "hard link", "FIFO", "device", "socket"
 
 
 def test_what_is_open_already_is_read_as_it_comes(tmp_path: Path) -> None:
@@ -62,7 +54,7 @@ def owned(path: Path, most: int) -> bytes:
 
 
 @pytest.mark.parametrize("read", [safe_files.read, safe_files.beginning, appended, owned])
-@pytest.mark.parametrize("kind", [SYMLINK, FIFO])
+@pytest.mark.parametrize("kind", ["symlink", "FIFO"])
 def test_a_file_that_is_replaced_after_its_check_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path, int], bytes], kind: str
 ) -> None:
@@ -76,13 +68,11 @@ def test_a_file_that_is_replaced_after_its_check_is_not_read(
         check(*supplied, **named)  # type: ignore[arg-type]  # as it was called
         if path.is_file() and not path.is_symlink():
             path.unlink()
-            os.mkfifo(path) if kind == FIFO else path.symlink_to(victim)
+            os.mkfifo(path) if kind == "FIFO" else path.symlink_to(victim)
 
     monkeypatch.setattr(safe_files, "check_regular", checked)
-    began = time.monotonic()
     with pytest.raises(OSError, match=r"symbolic link|FIFO"):
         read(path, 1000)
-    assert time.monotonic() - began < SECONDS
 
 
 def test_an_export_writes_where_it_began_whoever_moves_its_folder(

@@ -12,15 +12,17 @@ import pytest
 
 from kanexport.contract import manifest
 from kanexport.contract.manifest import ManifestError
-from kanexport.pipeline import Request, export
+from tests.support.exported_graphs import exported
 
 
 @pytest.fixture(scope="module")
-def real(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path, options = golden("pykan-mult-affine")
-    return export(
-        Request(path=path, repository=tmp_path_factory.mktemp("models"), name="real", options=options)
-    ).directory
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported("pykan-mult-affine", tmp_path_factory.mktemp("models")).directory
+
+
+@pytest.fixture(scope="module")
+def document(real: Path) -> Any:
+    return json.loads((real / "manifest.json").read_bytes())
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -43,14 +45,11 @@ def _changed(document: Any, path: tuple[Any, ...], change: Callable[[Any, Any], 
 
 def _free(path: tuple[Any, ...]) -> bool:
     """Inside a mapping of texts, whose keys may be anything."""
-    return any(
-        step in ("parameters", "options_given", "options_assumed", "options_decided", "alternatives")
-        for step in path[:-1]
-    )
+    free = {"parameters", "options_given", "options_assumed", "options_decided", "alternatives"}
+    return not free.isdisjoint(path[:-1])
 
 
-def test_every_key_is_needed_and_every_type_is_checked(real: Path) -> None:
-    document = json.loads((real / "manifest.json").read_bytes())
+def test_every_key_is_needed_and_every_type_is_checked(document: Any) -> None:
     places = _places(document)
     assert len(places) > 80
     for path in places:
@@ -66,8 +65,7 @@ def _putter(value: Any) -> Callable[[Any, Any], None]:
     return lambda holder, key: holder.__setitem__(key, value)
 
 
-def test_unknown_keys_are_refused_by_name(real: Path) -> None:
-    document = json.loads((real / "manifest.json").read_bytes())
+def test_unknown_keys_are_refused_by_name(document: Any) -> None:
     holders = {path[:-1] for path in _places(document) if isinstance(path[-1], str) and not _free(path)}
     for path in holders:
         with pytest.raises(ManifestError, match="unknown key 'surprise'"):

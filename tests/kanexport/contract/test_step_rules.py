@@ -40,7 +40,6 @@ FORMS = {
 }
 EVERY = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 ROWS = arrays.arrays(np.float64, (3, WIDTH), elements=st.floats(-3, 3, width=32))
-UNTIMED = settings(deadline=None)
 
 
 @EVERY
@@ -58,7 +57,7 @@ def test_a_step_gives_what_its_operators_give(form: forms.Step) -> None:
 
 
 @EVERY
-@UNTIMED
+@settings(max_examples=settings.default.max_examples // 10)
 @given(ROWS, ROWS, st.integers(0, 99))
 def test_what_goes_back_adds_up(form: forms.Step, x: np.ndarray, r: np.ndarray, seed: int) -> None:
     step = form.describe()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,8 +31,10 @@ from kanserve.insight import explain
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
-from tests.support.golden_cases import Case, cases, relative_error
+from tests.support.exported_graphs import case, exported, run
+from tests.support.golden_cases import cases, relative_error
 from tests.support.small_checkpoints import network, read
+from tests.support.tiers import spread
 
 NONE = {  # of the golden cases: why not
     "chebykan-digits-layernorm": "has the step 'layernorm'",
@@ -45,24 +47,15 @@ NONE = {  # of the golden cases: why not
 }
 
 
-@pytest.fixture(scope="module", params=cases(), ids=lambda entry: entry.name)
-def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result, np.ndarray]:
-    """A case, exported with its rows as the reference, and rows of numbers."""
-    case: Case = request.param
-    x = case.reference()["x"]
-    x = x[np.isfinite(x).all(axis=1)]
-    folder = tmp_path_factory.mktemp("models")
-    np.save(folder / "rows.npy", x[::2])
-    wanted = Request(
-        path=case.path, repository=folder, options=case.options, explain=True, baseline=folder / "rows.npy"
-    )
-    return case, export(wanted), x
+def explained(folder: Path, name: str, x: np.ndarray, **more: Any) -> Result:
+    """A case, exported with these rows as the reference."""
+    np.save(folder / "rows.npy", x)
+    return exported(name, folder / "models", explain=True, baseline=folder / "rows.npy", **more)
 
 
 def told(result: Result, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    session = onnxruntime.InferenceSession(result.directory / "explain.onnx", providers=["CPUExecutionProvider"])
-    y, actual = session.run(["y", "contributions"], {"x": x})
-    return y, actual.astype(np.float64)
+    actual = run(result.directory / "explain.onnx", {"x": x})
+    return actual["y"], actual["contributions"].astype(np.float64)
 
 
 def served(result: Result, x: np.ndarray) -> np.ndarray:
@@ -91,63 +84,58 @@ def served(result: Result, x: np.ndarray) -> np.ndarray:
     return np.concatenate([piece.contributions for piece in pieces if piece is not None])
 
 
-def test_they_add_up_and_are_those_of_the_service(golden: tuple[Case, Result, np.ndarray], state_error: Any) -> None:
-    case, result, x = golden
-    about = result.manifest.explanations
-    holds = [tensor.holds for tensor in about.tensors]
-    if case.name in NONE:
-        assert "contributions" not in holds
-        assert any("has no contributions" in note and NONE[case.name] in note for note in result.manifest.notes)
+@spread("name", [item.name for item in cases()], 4)
+def test_they_add_up_and_are_those_of_the_service(name: str, tmp_path: Path, state_error: Any) -> None:
+    x = case(name).reference()["x"]
+    x = x[np.isfinite(x).all(axis=1)]
+    result = explained(tmp_path, name, x[::2])
+    about, facts = result.manifest.explanations, _facts(result)
+    if name in NONE:
+        assert "contributions" not in [tensor.holds for tensor in about.tensors]
+        assert any("has no contributions" in note and NONE[name] in note for note in result.manifest.notes)
+        assert "base" not in facts
         return
-    assert holds[-1] == "contributions"
+    assert about.tensors[-1].holds == "contributions"
     y, actual = told(result, x)
     assert actual.shape == (len(x), x.shape[1], y.shape[1])
     missed = relative_error(actual.sum(axis=1) + np.array(about.base), y)
-    state_error("completeness of explain.onnx, relative", missed, case.name)
+    state_error("completeness of explain.onnx, relative", missed, name)
     assert missed <= 1e-5
     apart = relative_error(actual, served(result, x))
-    state_error("contributions of explain.onnx beside Explain's, relative", apart, case.name)
+    state_error("contributions of explain.onnx beside Explain's, relative", apart, name)
     assert apart <= 1e-4  # two float32 graphs, which divide by small differences
+    assert facts["reference"] == list(result.manifest.baseline.mean)
+    (of_reference,), _ = told(result, np.array([facts["reference"]], np.float32))
+    np.testing.assert_allclose(facts["base"], of_reference, rtol=1e-4, atol=1e-5 * np.abs(of_reference).max())
+    require_nan_apart(result, x[:5])
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    """What the file tells about itself."""
+    metadata = onnx.load(result.directory / "explain.onnx", load_external_data=False).metadata_props
+    return json.loads(next(entry.value for entry in metadata if entry.key == "kanexport"))
+
+
+def require_nan_apart(result: Result, x: np.ndarray) -> None:
+    """A row that is no number is explained as none, and touches no other."""
+    spoilt = x.copy()
+    spoilt[2, 0] = np.nan
+    y, actual = told(result, spoilt)
+    _, plain = told(result, x)
+    others = [0, 1, 3, 4]
+    np.testing.assert_allclose(actual[others], plain[others], rtol=0, atol=1e-5 * np.abs(plain).max())
+    assert np.isnan(actual[2]).any() == np.isnan(y[2]).any()
 
 
 def test_of_a_network_that_keeps_its_inputs_on_the_grid(tmp_path: Path) -> None:
     """An input beyond the grid has the contribution of the value that it is clamped to."""
-    case = next(item for item in cases() if item.name == "pykan-hello-adapted")
     x = np.random.default_rng(0).uniform(-3, 3, (40, 2)).astype(np.float32)
-    np.save(tmp_path / "rows.npy", x)
-    wanted = Request(path=case.path, repository=tmp_path / "models", explain=True, baseline=tmp_path / "rows.npy")
-    result = export(dataclasses.replace(wanted, out_of_range="clamp"))
+    result = explained(tmp_path, "pykan-hello-adapted", x, out_of_range="clamp")
     y, actual = told(result, x)
     assert relative_error(actual.sum(axis=1) + np.array(result.manifest.explanations.base), y) <= 1e-5
     assert relative_error(actual, served(result, x)) <= 1e-4
     (_, far) = told(result, np.array([[50, 0.1], [5, 0.1]], np.float32))
     np.testing.assert_array_equal(far[0], far[1])
-
-
-def test_a_row_that_is_no_number_is_explained_as_none_and_touches_no_other(
-    golden: tuple[Case, Result, np.ndarray],
-) -> None:
-    case, result, x = golden
-    if case.name in NONE:
-        return
-    spoilt = x[:5].copy()
-    spoilt[2, 0] = np.nan
-    y, actual = told(result, spoilt)
-    _, plain = told(result, x[:5])
-    scale = np.abs(plain).max()
-    np.testing.assert_allclose(actual[[0, 1, 3, 4]], plain[[0, 1, 3, 4]], rtol=0, atol=1e-5 * scale)
-    assert np.isnan(actual[2]).any() == np.isnan(y[2]).any()
-
-
-def test_the_file_tells_the_reference_and_its_answer(golden: tuple[Case, Result, np.ndarray]) -> None:
-    case, result, _ = golden
-    session = onnxruntime.InferenceSession(result.directory / "explain.onnx", providers=["CPUExecutionProvider"])
-    facts = json.loads(session.get_modelmeta().custom_metadata_map["kanexport"])
-    assert ("base" in facts) == (case.name not in NONE)
-    if "base" in facts:
-        assert facts["reference"] == list(result.manifest.baseline.mean)
-        (y,) = session.run(["y"], {"x": np.array([facts["reference"]], np.float32)})
-        np.testing.assert_allclose(facts["base"], y[0], rtol=1e-4, atol=1e-5 * np.abs(y).max())
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +150,7 @@ ROWS = st.lists(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3), mi
 
 
 @given(ROWS, st.booleans(), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings.default.max_examples // 5)
 def test_in_float64_they_add_up_whatever_the_rows(
     networks: dict[bool, Kan], rows: list[list[float]], products: bool, there: bool
 ) -> None:

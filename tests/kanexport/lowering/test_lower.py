@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanexport.detection import detect
@@ -35,7 +35,7 @@ def lowered(family: str) -> tuple[Kan, list[onnxruntime.InferenceSession], onnxr
 
 @pytest.mark.parametrize("family", sorted(CASES))
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([0.0, 0.1, 1.0, 3.0, 50.0]), rows=st.integers(1, 9))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=max(2, settings.default.max_examples // 50))
 def test_edges_and_bias_add_up_to_the_node(family: str, seed: int, scale: float, rows: int) -> None:
     kan, edge_sessions, session = lowered(family)
     x = np.random.default_rng(seed).normal(0, scale, size=(rows, kan.n_inputs))

@@ -18,6 +18,7 @@ from kanexport.lowering import lower, spline_forms
 from kanexport.verify import float64_reference, verify
 from kanexport.verify.verify import near_knot_excess
 from tests.kanexport.lowering.test_spline_forms import answers, layer, operators, uneven
+from tests.support.tiers import spread
 
 FAR = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 50.0, -50.0, 0.0])
 
@@ -38,9 +39,12 @@ def largest_error(kan: Kan, model: bytes, x: np.ndarray) -> float:
     return float(np.abs(answers(model, x)[0] - exact).max() / np.abs(exact).max())
 
 
-@pytest.mark.parametrize("sources", [1, 3, spline_forms.FEW_SOURCES, spline_forms.FEW_SOURCES + 1])
-@pytest.mark.parametrize("degree", [1, 2, 3])
-@pytest.mark.parametrize("intervals", [1, 5, 20])
+FEW = spline_forms.FEW_SOURCES
+# Sources, degree, intervals.
+UNEVEN = [(3, 3, 5), (1, 1, 20), (FEW, 2, 1), (FEW + 1, 1, 5), (FEW, 3, 20), (3, 2, 20), (1, 3, 1), (FEW + 1, 3, 1)]
+
+
+@spread("sources,degree,intervals", UNEVEN, 2)
 def test_any_increasing_knots_are_proved_with_nothing_excused(sources: int, degree: int, intervals: int) -> None:
     kan = Kan(sources, (layer(uneven(sources, intervals, degree), 4),))
     created = lower.lower(kan, "float32")
@@ -49,8 +53,7 @@ def test_any_increasing_knots_are_proved_with_nothing_excused(sources: int, degr
     assert created.edges == other_form(kan).edges
 
 
-@pytest.mark.parametrize("sources", [1, 3, spline_forms.FEW_SOURCES])
-@pytest.mark.parametrize("intervals", [1, 5, 20])
+@spread("sources,intervals", [(3, 5), (1, 20), (3, 1), (FEW, 1), (FEW, 20)], 1)
 def test_uniform_knots_are_proved_with_nothing_excused(sources: int, intervals: int) -> None:
     kan = Kan(sources, (layer(uniform(sources, intervals), 4), layer(uniform(4, intervals), 2, seed=1)))
     created = lower.lower(kan, "float32")
@@ -64,7 +67,7 @@ def test_uniform_knots_are_proved_with_nothing_excused(sources: int, intervals: 
     gaps=st.lists(st.floats(2**-12, 4, width=32), min_size=3, max_size=14),
     start=st.floats(-100, 100, width=32),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=max(2, settings.default.max_examples // 20))
 def test_narrow_cells_far_from_zero_keep_their_digits(degree: int, gaps: list[float], start: float) -> None:
     knots = np.cumsum([start, *np.resize(gaps, max(len(gaps), 2 * degree + 1))]).astype(np.float32).astype(np.float64)
     basis = BSpline(np.stack([knots, 2 * knots]), degree, Repeated.TERM)
@@ -112,16 +115,11 @@ MEASURED = [
     (2, 5, 5, True, 1.23, 1.78),
     (4, 8, 5, True, 1.16, 1.59),
     (16, 16, 5, True, 1.16, 1.24),
-    (16, 16, 20, True, 1.15, 1.35),
     (32, 32, 5, True, 1.08, 0.93),
     (64, 10, 5, True, 0.90, 0.76),
-    (256, 10, 5, True, 0.68, 0.74),
-    (2, 5, 5, False, 2.08, 2.99),
     (4, 8, 20, False, 2.05, 2.77),
     (16, 16, 5, False, 1.97, 1.81),
     (32, 32, 5, False, 1.75, 1.24),
-    (64, 10, 5, False, 1.63, 1.39),
-    (64, 10, 20, False, 1.40, 1.55),
     (64, 32, 20, False, 1.24, 1.33),
     (64, 64, 5, False, 1.13, 0.86),
     (256, 10, 5, False, 1.25, 1.38),
@@ -129,10 +127,10 @@ MEASURED = [
 ]
 
 
-@pytest.mark.parametrize(("sources", "destinations", "cells", "even", "entry", "many"), MEASURED)
-def test_the_form_is_chosen_where_it_was_measured_to_be_faster(
-    sources: int, destinations: int, cells: int, even: bool, entry: float, many: float
-) -> None:
-    basis = uniform(sources, cells) if even else uneven(sources, cells)
-    chosen = spline_forms.narrow(layer(basis, destinations))
-    assert min(entry, many) >= 1 if chosen else min(entry, many) < 1.1
+def test_the_form_is_chosen_where_it_was_measured_to_be_faster() -> None:
+    wrong = []
+    for sources, destinations, cells, even, one, many in MEASURED:
+        chosen = spline_forms.narrow(layer((uniform if even else uneven)(sources, cells), destinations))
+        if not (min(one, many) >= 1 if chosen else min(one, many) < 1.1):
+            wrong.append((sources, destinations, cells, even, chosen))
+    assert wrong == []

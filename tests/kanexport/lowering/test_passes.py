@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference, verify
 from tests.kanexport.lowering.test_near_uniform_knots import rounded
 from tests.kanexport.lowering.test_spline_forms import answers, layer, uneven
-from tests.kanexport.lowering.test_symbolic_networks import read
+from tests.kanexport.lowering.test_symbolic_networks import folder, read
 
 DEAD = [1, 4, 5]
 LIVE = [0, 2, 3, 6, 7]
@@ -35,15 +36,16 @@ def masked(entry: Layer, dead: list[int], *, spreads: bool = True) -> Layer:
     return dataclasses.replace(entry, mask=mask, nan_spreads=np.full(mask.shape, spreads))
 
 
+def proved(kan: Kan, **settings: Any) -> lower.Lowered:
+    """The verified graphs of a network."""
+    created = lower.lower(kan, "float32", **settings)
+    verify.verify(kan, created, "float32")
+    return created
+
+
 def numbers(model: bytes) -> int:
     """Count the numbers in all constants of a graph."""
     return sum(numpy_helper.to_array(item).size for item in onnx.load_from_string(model).graph.initializer)
-
-
-def folder(path: Path, name: str) -> Path:
-    created = path / name
-    created.mkdir()
-    return created
 
 
 def edge_term(sources: int, destinations: int) -> EdgeTerm:
@@ -52,16 +54,14 @@ def edge_term(sources: int, destinations: int) -> EdgeTerm:
     return EdgeTerm(WAVELETS["mexican_hat"], *arrays)
 
 
-@pytest.mark.parametrize("destinations", [3, 40])
-@pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize(("destinations", "symbolic"), [(3, True), (40, False)])
 def test_sources_without_a_live_edge_are_not_looked_at(destinations: int, symbolic: bool) -> None:
     whole = layer(uneven(8, 5), destinations)
     if symbolic:
         whole = dataclasses.replace(whole, terms=(*whole.terms, edge_term(8, destinations)))
     item = masked(whole, DEAD)
     kan = Kan(8, (item,))
-    created = lower.lower(kan, "float32")
-    verify.verify(kan, created, "float32")
+    created = proved(kan)
     _, kept = passes.drop_idle_sources(item)
     assert kept is not None
     assert kept.tolist() == LIVE
@@ -98,8 +98,7 @@ def test_terms_of_some_edges_are_summed_over_these_edges_only(spreads: bool) -> 
         (slice(4, 8), slice(3, 6)),
     ]
     kan = Kan(8, (item,))
-    created = lower.lower(kan, "float32")
-    verify.verify(kan, created, "float32")
+    created = proved(kan)
     dense = tuple(dataclasses.replace(term, coef=np.ones(term.coef.shape)) for term in item.terms)
     whole = lower.lower(Kan(8, (dataclasses.replace(item, terms=dense),)), "float32")
     assert numbers(created.model) < 0.5 * numbers(whole.model)
@@ -114,14 +113,17 @@ def test_terms_of_most_edges_stay_whole() -> None:
     assert passes.separate(item) == (item, [])
 
 
-def test_nan_of_the_layer_before_needs_no_term_of_its_own() -> None:
-    first, second = (
+def spreading() -> list[Layer]:
+    """Two layers in which NaN spreads over all edges."""
+    return [
         dataclasses.replace(layer(uneven(n, 5), m), nan_spreads=np.ones((n, m), bool)) for n, m in ((8, 40), (40, 3))
-    )
+    ]
+
+
+def test_nan_of_the_layer_before_needs_no_term_of_its_own() -> None:
+    first, second = spreading()
     assert passes.carries_nan(first, second)
-    kan = Kan(8, (first, second))
-    created = lower.lower(kan, "float32")
-    verify.verify(kan, created, "float32")
+    created = proved(Kan(8, (first, second)))
     sums = [node.op_type for node in onnx.load_from_string(created.model).graph.node].count("ReduceSum")
     assert sums == 1
     x = np.full((4, 8), 0.3, dtype=np.float32)
@@ -130,9 +132,7 @@ def test_nan_of_the_layer_before_needs_no_term_of_its_own() -> None:
 
 
 def test_nan_that_the_base_branch_does_not_carry_has_a_term() -> None:
-    first, second = (
-        dataclasses.replace(layer(uneven(n, 5), m), nan_spreads=np.ones((n, m), bool)) for n, m in ((8, 40), (40, 3))
-    )
+    first, second = spreading()
     splines = dataclasses.replace(second, terms=second.terms[1:])
     some = dataclasses.replace(first, nan_spreads=np.zeros((8, 40), bool))
     logarithm = Elementwise(SYMBOLIC["log"])
@@ -151,9 +151,7 @@ def test_what_would_become_of_nan_otherwise_is_kept() -> None:
     assert passes.drop_idle_sources(item)[1] is None  # silu(NaN) * 0 is NaN
     alone = dataclasses.replace(item, terms=item.terms[1:])
     assert passes.drop_idle_sources(alone)[1] is not None  # a spline of NaN is zero
-    kan = Kan(8, (alone,))
-    created = lower.lower(kan, "float32")
-    verify.verify(kan, created, "float32")
+    created = proved(Kan(8, (alone,)))
     x = np.full((1, 8), 0.3, dtype=np.float32)
     x[0, 4] = np.nan
     assert np.isfinite(answers(created.model, x)[0]).all()
@@ -161,9 +159,7 @@ def test_what_would_become_of_nan_otherwise_is_kept() -> None:
 
 def test_uniform_knots_bases_of_any_source_and_those_made_for_all() -> None:
     near = masked(layer(rounded(24, 50), 3), list(range(0, 24, 2)))
-    kan = Kan(24, (near,))
-    created = lower.lower(kan, "float32", near=(0,))
-    verify.verify(kan, created, "float32")
+    proved(Kan(24, (near,)), near=(0,))
     spline = near.terms[1].basis
     part, kept = passes.drop_idle_sources(
         dataclasses.replace(near, terms=(BasisTerm(UniformSpline(spline), near.terms[1].coef),))
@@ -187,18 +183,15 @@ def test_a_norm_before_a_term_and_few_dead_sources_leave_all_as_it_is() -> None:
 
 
 def test_pruned_inputs_of_a_trained_form_cost_nothing(pykan: Any, tmp_path: Path) -> None:
-    toy = pykan([6, 3, 1])
-    whole = toy.write(folder(tmp_path, "whole"))
-    toy.tensors["act_fun.0.mask"][[1, 2, 4]] = 0
-    for at in (1, 2, 4):
-        for j in range(3):
-            toy.symbolic(0, at, j, "0", (1, 0, 1, 0), 0.0)
-    path = toy.write(folder(tmp_path, "pruned"))
-    kan = read(path)
-    _, kept = passes.drop_idle_sources(kan.layers[0])
+    toy, sizes = pykan([6, 3, 1]), []
+    for name in ("whole", "pruned"):
+        path = toy.write(folder(tmp_path, name))
+        result = export(Request(path=path, repository=tmp_path / name / "models"))
+        sizes.append(numbers((result.directory / "model.onnx").read_bytes()))
+        toy.tensors["act_fun.0.mask"][[1, 2, 4]] = 0
+        for i, j in itertools.product((1, 2, 4), range(3)):
+            toy.symbolic(0, i, j, "0", (1, 0, 1, 0), 0.0)
+    _, kept = passes.drop_idle_sources(read(path).layers[0])
     assert kept is not None
     assert kept.tolist() == [0, 3, 5]
-    result = export(Request(path=path, repository=tmp_path / "models"))
-    before = export(Request(path=whole, repository=tmp_path / "more"))
-    sizes = [numbers((item.directory / "model.onnx").read_bytes()) for item in (result, before)]
-    assert sizes[0] < 0.8 * sizes[1]
+    assert sizes[1] < 0.8 * sizes[0]

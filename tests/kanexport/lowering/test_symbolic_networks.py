@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
+from tests.support.exported_graphs import exported
+from tests.support.tiers import spread
 
 # Operators that compute affine maps and sums around symbolic functions.
 PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub", "Identity", "Gemm", "Slice"}
@@ -24,6 +25,12 @@ PLAIN = {"Gather", "Mul", "Add", "Concat", "Pad", "Reshape", "ReduceSum", "Sub",
 
 def operators(model: bytes) -> set[str]:
     return {node.op_type for node in onnx.load_model_from_string(model).graph.node}
+
+
+def folder(path: Path, name: str) -> Path:
+    created = path / name
+    created.mkdir()
+    return created
 
 
 def read(path: Path, *options: str) -> Kan:
@@ -42,18 +49,15 @@ def symbolic(pykan: Any, base: str = "silu", names: tuple[str, str] = ("sin", "x
     return toy
 
 
-def test_the_golden_symbolic_model_has_no_basis(
-    golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path
-) -> None:
-    path, _ = golden("pykan-hello-symbolic")
-    result = export(Request(path=path, repository=tmp_path))
+def test_the_golden_symbolic_model_has_no_basis(tmp_path: Path) -> None:
+    result = exported("pykan-hello-symbolic", tmp_path)
     assert operators((result.directory / "model.onnx").read_bytes()) <= PLAIN | {"Sin", "Exp"}
     for layer in result.manifest.layers:
         assert operators((result.directory / layer.edges_file).read_bytes()) <= PLAIN | {"Sin", "Exp"}
         assert [basis.kind for basis in layer.bases] == ["bspline", "silu"]  # the checkpoint still has them
 
 
-@pytest.mark.parametrize("base", ["silu", "identity", "zero"])
+@spread("base", ["silu", "identity", "zero"], 1)
 def test_a_base_that_spoils_every_value_leaves_only_that_behind(pykan: Any, tmp_path: Path, base: str) -> None:
     path = symbolic(pykan, base).write(tmp_path)
     lowered = lower.lower(read(path), "float32")
@@ -64,7 +68,7 @@ def test_a_base_that_spoils_every_value_leaves_only_that_behind(pykan: Any, tmp_
     export(Request(path=path, repository=tmp_path / "models"))  # the proof has such rows
 
 
-@pytest.mark.parametrize("base", ["tanh", "sigmoid", "relu"])
+@spread("base", ["tanh", "sigmoid", "relu"], 1)
 def test_a_base_that_is_bounded_stays(pykan: Any, tmp_path: Path, base: str) -> None:
     """tanh(inf) * 0 is 0, tanh(NaN) * 0 is NaN: no rule for all values that are not finite."""
     path = symbolic(pykan, base).write(tmp_path)
@@ -94,7 +98,7 @@ def test_a_network_without_any_live_edge_is_constant(pykan: Any, tmp_path: Path,
     export(Request(path=tmp_path / "toy", repository=tmp_path / "models"))
 
 
-@pytest.mark.parametrize("name", ["log", "arctan", "abs"])
+@spread("name", ["log", "arctan", "abs"], 1)
 def test_edges_off_and_on_spoil_what_pykan_spoils(pykan: Any, tmp_path: Path, name: str) -> None:
     """Some edges without a function, whose sources spoil through `x*0`, next to symbolic ones."""
     toy = symbolic(pykan, "tanh", (name, "tanh"))

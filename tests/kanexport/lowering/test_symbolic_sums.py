@@ -25,9 +25,13 @@ def symbolic(names: tuple[str, ...], shape: tuple[int, int] = (3, 4), *, spreads
 
 
 @pytest.mark.parametrize(
-    "names", [symbolic_sums.BOUNDED, symbolic_sums.GROWING, ("sin", "cos", "exp", "x^2", "log"), ("tanh",)]
+    ("names", "dtype"),
+    [
+        (symbolic_sums.BOUNDED, "float32"),
+        (symbolic_sums.GROWING, "float64"),
+        (("sin", "cos", "exp", "x^2", "log"), "float32"),
+    ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_sums_are_those_of_the_edges(names: tuple[str, ...], dtype: str) -> None:
     kan = Kan(3, (symbolic(names), symbolic(names[::-1], (4, 2))))
     created = lower.lower(kan, dtype)

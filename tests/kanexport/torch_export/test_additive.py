@@ -6,20 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import pytest
+import torch
+from torch import nn
 
-from kanexport.bundle.publish import Result, Target
+from kanexport.torch_export import match
+from kanexport.torch_export.capture import Call
+from kanexport.torch_export.sampled_layer import Sampled
 from tests.support.golden_cases import EDGE_TOLERANCE, relative_error
-
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.torch_export import match  # noqa: E402 - needs torch
-from kanexport.torch_export.capture import Call  # noqa: E402 - needs torch
-from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
-from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - needs torch
-from tests.support.torch_modules import Around, Bumps, Waves  # noqa: E402 - needs torch
+from tests.support.tiers import full
+from tests.support.torch_exports import draw, edges_of, export, families, plan
+from tests.support.torch_modules import Around, Bumps, Composed, Waves
 
 
 class Mixed(Bumps):
@@ -29,52 +25,35 @@ class Mixed(Bumps):
         return super().forward(x) + 0.01 * (x[..., :1] * x[..., -1:])
 
 
-def export(module: Any, folder: Path, *shape: int, **settings: Any) -> Result:
-    rows = np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)
-    return convert(module, rows, Target(repository=folder, name="m", **settings), options={})
-
-
-def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def test_what_does_not_add_up_has_no_edges(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    manifest = export(nn.Sequential(Mixed(4, 3), nn.Tanh(), nn.Linear(3, 2)), tmp_path, 4).manifest
-    assert [layer.name for layer in manifest.layers] == ["2"]
-    assert any(
-        note.startswith(
-            "0: has coefficients like those of a KAN layer without a reader, but differs from the sum of its edges"
-        )
-        for note in manifest.notes
+def test_what_does_not_add_up_has_no_edges() -> None:
+    result = plan(nn.Sequential(Mixed(4, 3), nn.Tanh(), nn.Linear(3, 2)), draw(4))
+    assert families(result) == {"2": "linear"}
+    (note,) = result.notes
+    assert note.startswith(
+        "0: has coefficients like those of a KAN layer without a reader, but differs from the sum of its edges"
     )
 
 
-class Wrapped(nn.Module):
+def wrapped() -> Composed:
     """A layer that sees its row through a norm and as it is, and one in a class that adds nothing to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.base = nn.LayerNorm(4), nn.Linear(4, 3)
-        self.waves = Waves(4, 3)
-
-    def forward(self, x: Any) -> Any:
-        return self.waves(self.norm(x)) + self.base(torch.tanh(x))
+    return Composed(
+        lambda m, x: m.waves(m.norm(x)) + m.base(torch.tanh(x)),
+        norm=nn.LayerNorm(4),
+        base=nn.Linear(4, 3),
+        waves=Waves(4, 3),
+    )
 
 
+@full("combination")
 def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module = Wrapped()
-    result = export(module, tmp_path, 4)
+    module = wrapped()
+    result = export(module, draw(4), tmp_path)
     (layer,) = result.manifest.layers
     assert (layer.name, layer.edge_class, result.manifest.edge_class) == ("(itself)", "B", "B")
-    assert [(step.kind, step.function) for basis in layer.bases for step in basis.pre_steps] == [
-        ("module", "LayerNorm")
-    ]
-    x = np.random.default_rng(2).normal(scale=3, size=(6, 4)).astype(np.float32)
-    edges = run(result.directory / layer.edges_file, {layer.node_tensor: x})[layer.edges_tensor]
+    steps = [(step.kind, step.function) for basis in layer.bases for step in basis.pre_steps]
+    assert steps == [("module", "LayerNorm")]
+    x = draw(4, rows=6, seed=2, scale=3)
+    edges = edges_of(result, 0, x)
     with torch.no_grad():
         raw = torch.from_numpy(x).double()
         z = module.double().norm(raw)
@@ -86,21 +65,18 @@ def test_a_layer_may_begin_with_a_norm_of_its_row(tmp_path: Path) -> None:
     assert relative_error(edges.sum(axis=1) + np.asarray(layer.bias or 0), y) <= EDGE_TOLERANCE
 
 
-def test_what_is_straight_stays_a_linear_layer(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    manifest = export(Around(nn.Linear(4, 3)), tmp_path, 4).manifest
-    assert [(layer.name, layer.bases[0].kind) for layer in manifest.layers] == [
-        ("inner", "identity"),
-        ("out", "identity"),
-    ]
+def test_layers_that_may_begin_with_a_norm_or_are_straight_are_known_by_their_answers() -> None:
+    assert families(plan(wrapped(), draw(4))) == {"(itself)": "sampled"}
+    assert families(plan(Around(nn.Linear(4, 3)), draw(4))) == {"inner": "linear", "out": "linear"}
+    assert families(plan(Around(Waves(4, 3)), draw(4))) == {"inner": "sampled", "out": "linear"}
 
 
-class _Sines(torch.nn.Module):
+class Sines(nn.Module):
     """A layer of sines without a reader; counts the rows that it gets outside of a trace."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
-        self.weight, self.rows = torch.nn.Parameter(torch.randn(m, n, 3) / n), [0]
+        self.weight, self.rows = nn.Parameter(torch.randn(m, n, 3) / n), [0]
 
     def forward(self, x: Any) -> Any:
         if not torch.compiler.is_compiling():
@@ -111,11 +87,9 @@ class _Sines(torch.nn.Module):
 
 def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
     """For each vector the layer runs once per source."""
-    torch.manual_seed(0)
-    layer, counts = _Sines(200, 64), []
+    layer, counts = Sines(200, 64).double(), []
     for vectors in (100, 1000):
         x = np.random.default_rng(0).normal(size=(vectors, 200))
-        layer.double()
         with torch.no_grad():
             y = layer(torch.from_numpy(x)).numpy()
         call = Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)

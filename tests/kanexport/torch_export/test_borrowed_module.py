@@ -5,42 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 
 from kanexport.errors import InvalidKan
-
-torch = pytest.importorskip("torch")
-
-from kanexport.torch_export import plan as planning  # noqa: E402 - needs torch
-from kanexport.torch_export.borrowed_module import lent, unwrapped  # noqa: E402 - needs torch
-from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - needs torch
-from kanexport.torch_export.kan_candidates import Whole, shown  # noqa: E402 - needs torch
-from kanexport.torch_export.plan import Plan  # noqa: E402 - needs torch
-from tests.support import modules_unusual as odd  # noqa: E402 - needs torch
-
-
-def draw(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32).astype(np.float64)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
-    whole = Whole(unwrapped(module))
-    oracle = ReferenceModule.of(whole, rows)
-    with lent(whole, oracle.dtype):
-        return planning.make(whole, oracle, rows, options)
-
-
-def families(actual: Plan) -> dict[str, str]:
-    return {shown(name): reading.family for name, reading in actual.readings.items()}
-
-
-EFFICIENT = "efficient-kan"
+from tests.support import modules_unusual as odd
+from tests.support.torch_exports import draw, families, plan
 
 
 def everything(module: Any) -> list[Any]:
@@ -78,4 +48,4 @@ def test_a_copy_is_never_made() -> None:
     module(torch.randn(2, 4))
     with pytest.raises(RuntimeError):
         copy.deepcopy(module)
-    assert families(plan(module, draw(4))) == {"parts.up": EFFICIENT, "parts.down": EFFICIENT}
+    assert families(plan(module, draw(4))) == {"parts.up": "efficient-kan", "parts.down": "efficient-kan"}

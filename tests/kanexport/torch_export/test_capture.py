@@ -5,31 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
+import torch
+from torch import nn
 
+from kanexport.bundle.publish import Result
+from tests.support.exported_graphs import run
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
-
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.torch_export.convert import convert  # noqa: E402 - as above
-from tests.support.torch_modules import KANLinear  # noqa: E402 - needs torch
-
-
-def export(module: Any, folder: Path) -> Result:
-    x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    return convert(module, x, Target(repository=folder, name="m"), options={})
+from tests.support.tiers import full
+from tests.support.torch_exports import draw, export, names
+from tests.support.torch_modules import Composed, KANLinear
 
 
 def require_right(result: Result, module: Any, *counts: int) -> None:
-    session = onnxruntime.InferenceSession((result.directory / "model.onnx").read_bytes())
     for count in counts:
-        x = np.random.default_rng(count).normal(size=(count, 4)).astype(np.float32)
+        x = draw(4, rows=count, seed=count)
         y = module.double().eval()(torch.from_numpy(x).double().requires_grad_(True)).detach().numpy()
-        assert relative_error(session.run(["y"], {"x": x})[0], y) <= OUTPUT_TOLERANCE
+        assert relative_error(run(result.directory / "model.onnx", {"x": x})["y"], y) <= OUTPUT_TOLERANCE
 
 
 class Forces(nn.Module):
@@ -49,40 +41,30 @@ class Forces(nn.Module):
         return torch.cat([e, force, second], -1)
 
 
-@pytest.mark.parametrize("by_itself", [True, False])
-def test_derivatives_become_operators(by_itself: bool, tmp_path: Path) -> None:
-    module = Forces(nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1)), by_itself=by_itself)
-    result = export(module, tmp_path)
-    require_right(result, module, 1, 2, 40)
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))
 
 
-@pytest.mark.parametrize("by_itself", [True, False])
-def test_a_layer_that_is_differentiated_is_torchs_and_has_edges(by_itself: bool, tmp_path: Path) -> None:
-    module = Forces(KANLinear(4, 1), by_itself=by_itself)
-    result = export(module, tmp_path)
-    assert [layer.name for layer in result.manifest.layers] == ["start", "energy"]
+@pytest.mark.parametrize(
+    ("energy", "by_itself"),
+    [
+        (perceptron, True),
+        pytest.param(perceptron, False, marks=full("combination")),
+        pytest.param(lambda: KANLinear(4, 1), True, marks=full("combination")),
+    ],
+)
+def test_derivatives_become_operators_and_differentiated_layers_stay_torchs(
+    energy: Any, by_itself: bool, tmp_path: Path
+) -> None:
+    module = Forces(energy(), by_itself=by_itself)
+    result = export(module, draw(4), tmp_path)
+    require_right(result, module, 1, 5, 40)
+    if energy is perceptron:
+        return
+    assert names(result) == ["start", "energy"]
     (note,) = [note for note in result.manifest.notes if "from a separate graph" in note]
     assert note.startswith("start, energy: exported by torch.onnx, with edge values from a separate graph")
     assert "a replaced layer has no derivative" in note
-    require_right(result, module, 1, 5)
-
-
-class Mapped(nn.Module):
-    """The same by torch.func, row by row, before a KAN layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy, self.layer = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), KANLinear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(torch.func.vmap(torch.func.grad(lambda row: self.energy(row)[0]))(x))
-
-
-def test_derivatives_by_torch_func(tmp_path: Path) -> None:
-    module = Mapped()
-    result = export(module, tmp_path)
-    assert [layer.name for layer in result.manifest.layers] == ["layer"]
-    require_right(result, module, 1, 5)
 
 
 class Own(torch.autograd.Function):
@@ -99,19 +81,13 @@ class Own(torch.autograd.Function):
         return grads[0] * x, None
 
 
-class Basis(nn.Module):
-    """Next to a KAN layer."""
+def test_derivatives_by_torch_func_and_a_function_with_its_own_backward(tmp_path: Path) -> None:
+    def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+        row = torch.func.grad(lambda row: module.energy(row)[0])
+        return module.layer(Own.apply(x, 1.5) + torch.func.vmap(row)(x))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = KANLinear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(Own.apply(x, 1.5))
-
-
-def test_a_function_with_its_own_backward(tmp_path: Path) -> None:
-    module = Basis()
-    result = export(module, tmp_path)
-    assert [layer.name for layer in result.manifest.layers] == ["layer"]
+    energy = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    module = Composed(forward, energy=energy, layer=KANLinear(4, 3))
+    result = export(module, draw(4), tmp_path)
+    assert names(result) == ["layer"]
     require_right(result, module, 1, 5)

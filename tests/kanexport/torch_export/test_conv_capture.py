@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import nn
+from torch.nn import functional
 
+from tests.support.conv_layers import Begun, Bells, edge_sums, planned, rows, sums
 from tests.support.golden_cases import relative_error
-
-torch = pytest.importorskip("torch")
-nn, functional = torch.nn, torch.nn.functional
-
-from tests.support.conv_layers import Begun, Bells, edge_sums, planned, rows, sums  # noqa: E402 - needs torch
 
 
 class Projected(Bells):
@@ -30,11 +28,10 @@ class Projected(Bells):
 
 @pytest.mark.parametrize(("kind", "begins"), [(Begun, "begin"), (Projected, "inner")])
 def test_what_begins_inside_of_a_module_has_edges_from_there(kind: Any, begins: str) -> None:
-    torch.manual_seed(3)
     module = kind(3, 4, padding=1)
-    whole, plan = planned(module, rows(3, 5, 6))
+    whole, plan = planned(module, rows(3, 4, 5))
     assert [use.name for use in plan.uses] == [f"body.{begins}", "body"]
-    for scale in (1.0, 30.0, 1e3):
-        x = rows(3, 5, 6, scale=scale)
+    for scale in (1.0, 1e3):
+        x = rows(3, 4, 5, scale=scale)
         result, expected = edge_sums(whole, plan, x), sums(module, x)
         assert relative_error(result[..., :4] + result[..., 4:], expected) < 1e-9

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import nn
 
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.errors import OptionError  # noqa: E402 - as above
-from kanexport.torch_export.inputs import guess  # noqa: E402 - as above
-from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+from kanexport.errors import OptionError
+from kanexport.torch_export.inputs import guess
+from tests.support import torch_modules as modules
 
 
 @pytest.mark.parametrize(

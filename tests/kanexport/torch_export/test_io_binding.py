@@ -6,25 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
+import torch
+from torch import nn
 
+from kanexport.contract import manifest as contract
+from kanexport.errors import ExportError, InvalidKan, OptionError
+from kanexport.torch_export import inputs
+from tests.support import modules_multi_io as several
+from tests.support.exported_graphs import run
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
-
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.contract import manifest as contract  # noqa: E402 - as above
-from kanexport.errors import ExportError, InvalidKan, OptionError  # noqa: E402 - as above
-from kanexport.torch_export import inputs  # noqa: E402 - as above
-from kanexport.torch_export.convert import convert  # noqa: E402 - as above
-from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
-from tests.support.torch_modules import KANLinear  # noqa: E402 - as above
-
-
-def export(module: Any, example: Any, folder: Path) -> Result:
-    return convert(module, example, Target(repository=folder, name="m"), options={})
+from tests.support.tiers import full
+from tests.support.torch_exports import draw, export, names
+from tests.support.torch_modules import Composed, KANLinear, Waves
 
 
 def read(count: int) -> dict[str, np.ndarray]:
@@ -34,13 +28,6 @@ def read(count: int) -> dict[str, np.ndarray]:
         "mask": rng.random((count, 5)) < 0.8,
         "x": rng.normal(size=(count, 3)).astype(np.float32),
     }
-
-
-def run(result: Result, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    data = (result.directory / "model.onnx").read_bytes()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    names = [spec.name for spec in result.manifest.outputs]
-    return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def specs(tensors: tuple[contract.TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -60,10 +47,10 @@ def test_a_module_with_three_inputs_and_a_dataclass_of_outputs(tmp_path: Path) -
         ("hidden", "FP32", (-1, 7)),
         ("best", "INT64", (-1, 1)),
     ]
-    assert [layer.name for layer in result.manifest.layers] == ["mix", "head"]
+    assert names(result) == ["mix", "head"]
     for count in (1, 2, 40):
         feeds = read(count)
-        actual = run(result, feeds)
+        actual = run(result.directory / "model.onnx", feeds)
         with torch.no_grad():
             exact = module.double().eval()(*(torch.from_numpy(feeds[name]) for name in ("tokens", "mask", "x")))
         assert relative_error(actual["logits"], exact.logits.numpy()) <= OUTPUT_TOLERANCE
@@ -74,21 +61,21 @@ def test_a_module_with_three_inputs_and_a_dataclass_of_outputs(tmp_path: Path) -
     assert result.manifest.shapes == ((13,), (5, 4), (7,), (11,))
 
 
+@full("combination")
 def test_a_name_of_an_input_among_the_outputs_and_one_number_a_row(tmp_path: Path) -> None:
-    module = several.Steps()
-    rng = np.random.default_rng(0)
-    x, t = rng.normal(size=(9, 4)).astype(np.float32), rng.normal(size=9).astype(np.float32)
+    module, x, t = several.Steps(), draw(4), draw(seed=2)
     result = export(module, {"t": torch.from_numpy(t), "x": x}, tmp_path)
     assert specs(result.manifest.inputs) == [("t", "FP32", (-1, 1)), ("x", "FP32", (-1, 4))]
     assert [spec.name for spec in result.manifest.outputs] == ["x_out", "parts_y0", "parts_y1"]
     assert {f"{name}: one number per row, served as [rows, 1]" for name in ("t", "parts_y0")} <= {
         *result.manifest.notes
     }
-    actual = run(result, {"t": t[:, None], "x": x})
+    actual = run(result.directory / "model.onnx", {"t": t[:, None], "x": x})
     np.testing.assert_array_equal(actual["parts_y1"], x)
     np.testing.assert_allclose(actual["x_out"].sum(-1, keepdims=True), actual["parts_y0"], rtol=1e-4, atol=1e-5)
 
 
+@full("combination")
 def test_ids_of_tokens_stay_among_those_that_were_seen(tmp_path: Path) -> None:
     """An id of 11 or more has no embedding, and so has a negative one below -11."""
     ids = np.random.default_rng(0).integers(11, size=(4, 6))
@@ -97,7 +84,7 @@ def test_ids_of_tokens_stay_among_those_that_were_seen(tmp_path: Path) -> None:
     zones = {zone.name: zone.rows for zone in result.manifest.verification.zones}
     assert zones["scaled"] == zones["noise"] * 2 == 16
     assert np.array(result.manifest.reference.inputs).max() <= 10
-    assert run(result, {"x": ids[:1]})["y"].shape == (1, 3)
+    assert run(result.directory / "model.onnx", {"x": ids[:1]})["y"].shape == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -122,17 +109,6 @@ def test_examples_that_cannot_be_are_refused(example: Any, kind: type, words: st
     assert not list(tmp_path.iterdir())
 
 
-class Giving(nn.Module):
-    """A module that applies a function to the output of its layer."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.layer, self.function = KANLinear(4, 3), function
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.function(self.layer(x))
-
-
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -146,9 +122,8 @@ class Giving(nn.Module):
     ],
 )
 def test_outputs_that_cannot_be_served_are_named(function: Any, words: str, tmp_path: Path) -> None:
-    x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     with pytest.raises(ExportError, match=words):
-        export(Giving(function), x, tmp_path)
+        export(Composed(lambda m, x: function(m.layer(x)), layer=Waves(4, 3)), draw(4), tmp_path)
 
 
 def test_examples_of_several_inputs_from_a_file(tmp_path: Path) -> None:
@@ -161,25 +136,18 @@ def test_examples_of_several_inputs_from_a_file(tmp_path: Path) -> None:
     assert [array.dtype.kind for array in inputs.load(path)] == ["i", "b", "f"]
 
 
-SEED = 1
-
-
-class Waves(nn.Module):
+def waves(function: Any) -> Composed:
     """Complex weights. torch has operators for some functions of complex numbers, not for all."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.weight, self.function = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64)), function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x.to(self.weight.dtype) @ self.weight)
+    weight = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+    return Composed(lambda m, x: function(x.to(m.weight.dtype) @ m.weight), weight=weight)
 
 
+@full("combination")
 def test_complex_weights_are_exported_or_called_so(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    torch.manual_seed(SEED)  # with other signs, torch returns infinity where the operators of ONNX return NaN
-    export(Waves(torch.abs), x, tmp_path / "abs")
+    x = draw(4, seed=0)
+    torch.manual_seed(1)  # with other signs, torch returns infinity where the operators of ONNX return NaN
+    export(waves(torch.abs), x, tmp_path / "abs")
     with pytest.raises(InvalidKan, match="weight is complex64; ONNX graphs of kanserve have real numbers"):
-        export(Waves(lambda z: torch.exp(z).real), x, tmp_path / "exp")
+        export(waves(lambda z: torch.exp(z).real), x, tmp_path / "exp")
     with pytest.raises(InvalidKan, match="depends on the values of a tensor"):
-        export(Waves(lambda z: z.real if z.abs().sum() >= 0 else z.imag), x, tmp_path / "branch")
+        export(waves(lambda z: z.real if z.abs().sum() >= 0 else z.imag), x, tmp_path / "branch")

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
+from tests.support import modules_unusual as odd
+from tests.support import torch_modules as modules
+from tests.support.torch_exports import draw, families, plan
 
-from kanexport.torch_export import plan as planning  # noqa: E402 - needs torch
-from kanexport.torch_export.borrowed_module import lent, unwrapped  # noqa: E402 - needs torch
-from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - needs torch
-from kanexport.torch_export.kan_candidates import Whole, shown  # noqa: E402 - needs torch
-from kanexport.torch_export.plan import Plan  # noqa: E402 - needs torch
-from tests.support import modules_unusual as odd  # noqa: E402 - needs torch
-from tests.support import torch_modules as modules  # noqa: E402 - needs torch
-
-nn = torch.nn
-
-
-def draw(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32).astype(np.float64)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
-    whole = Whole(unwrapped(module))
-    oracle = ReferenceModule.of(whole, rows)
-    with lent(whole, oracle.dtype):
-        return planning.make(whole, oracle, rows, options)
-
-
-def families(actual: Plan) -> dict[str, str]:
-    return {shown(name): reading.family for name, reading in actual.readings.items()}
+EFFICIENT = "efficient-kan"
 
 
 def with_frequencies() -> Any:
@@ -45,9 +20,6 @@ def with_frequencies() -> Any:
     net = nn.Sequential(modules.KANLinear(4, 3))
     net.register_buffer("frequencies", torch.ones(2, dtype=torch.complex64), persistent=False)
     return net
-
-
-EFFICIENT = "efficient-kan"
 
 
 WAYS = {

@@ -7,17 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.torch_export import match  # noqa: E402 - as above
-from kanexport.torch_export import plan as planning  # noqa: E402 - as above
-from kanexport.torch_export.borrowed_module import lent  # noqa: E402 - as above
-from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
-from kanexport.torch_export.kan_candidates import Whole  # noqa: E402 - as above
-from kanexport.torch_export.plan import Plan  # noqa: E402 - as above
-from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+from kanexport.torch_export import match
+from tests.support import torch_modules as modules
+from tests.support.tiers import spread
+from tests.support.torch_exports import draw, plan
 
 Change = Callable[[Any, Any], Any]  # of a layer's own forward and its input
 
@@ -26,14 +22,6 @@ def changed(layer: type, forward: Change, *sizes: float) -> Any:
     """A layer that does something with its input, or its output, first."""
     own = type(layer.__name__, (layer,), {"forward": lambda self, x: forward(super(own, self).forward, x)})
     return own(*sizes)
-
-
-def plan(module: Any, n: int = 4) -> Plan:
-    rows = np.random.default_rng(1).normal(size=(8, n)).astype(np.float32).astype(np.float64)
-    whole = Whole(module)
-    oracle = ReferenceModule.of(whole, rows)
-    with lent(whole, oracle.dtype):
-        return planning.make(whole, oracle, rows, {})
 
 
 def sides(x: Any) -> Any:
@@ -55,36 +43,33 @@ CHANGES: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("layer", [modules.KANLinear, modules.FastKANLayer])
-@pytest.mark.parametrize("change", CHANGES)
+# Each change of one layer, and two of the other.
+CHANGED = [(change, modules.KANLinear) for change in CHANGES]
+CHANGED += [(change, modules.FastKANLayer) for change in ("clamped at ten thousand", "NaN taken away")]
+WHERE = {
+    "clamped at 50": "on rows far from the example",
+    "NaN taken away": "differs in values that are not finite on rows far from the example",
+}
+
+
+@spread("change,layer", CHANGED, 4)
 def test_what_differs_far_from_the_rows_is_left_to_torch(change: str, layer: type) -> None:
-    torch.manual_seed(0)
-    result = plan(nn.Sequential(changed(layer, CHANGES[change], 4, 3), nn.Linear(3, 2)))
+    result = plan(nn.Sequential(changed(layer, CHANGES[change], 4, 3), nn.Linear(3, 2)), draw(4))
     assert "body.0" not in result.readings or result.readings["body.0"].family == "sampled"
     assert result.notes[0].startswith("0: resembles a layer of ")
     assert "differs" in result.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("change", "where"),
-    [
-        ("clamped at 50", "on rows far from the example"),
-        ("NaN taken away", "differs in values that are not finite on rows far from the example"),
-    ],
-)
-def test_the_note_says_where(change: str, where: str) -> None:
-    torch.manual_seed(0)
-    assert where in plan(changed(modules.KANLinear, CHANGES[change], 4, 3)).notes[0]
+@pytest.mark.parametrize("change", WHERE)
+def test_the_note_says_where(change: str) -> None:
+    assert WHERE[change] in plan(changed(modules.KANLinear, CHANGES[change], 4, 3), draw(4)).notes[0]
 
 
-@pytest.mark.parametrize("layer", [modules.KANLinear, modules.FastKANLayer])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("layer", "dtype"), [(modules.KANLinear, "float64"), (modules.FastKANLayer, "float32")])
 def test_the_layer_itself_is_still_recognised(layer: type, dtype: str) -> None:
     """Also where it runs in float32 only, and behind a function that keeps its rows near zero."""
-    torch.manual_seed(0)
     own = (lambda f, x: f(x.float())) if dtype == "float32" else (lambda f, x: f(x))
-    module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), changed(layer, own, 5, 3))
-    result = plan(module)
+    result = plan(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), changed(layer, own, 5, 3)), draw(4))
     assert result.oracle.dtype == getattr(torch, dtype)
     assert [reading.family for reading in result.readings.values()][1:] in (["efficient-kan"], ["fastkan"])
     assert not result.notes
@@ -92,9 +77,8 @@ def test_the_layer_itself_is_still_recognised(layer: type, dtype: str) -> None:
 
 def test_what_no_row_of_the_module_can_bring_about_is_tried_too() -> None:
     """Behind tanh the layer does not receive 50, but its edges may be queried there."""
-    torch.manual_seed(0)
     module = nn.Sequential(nn.Tanh(), changed(modules.KANLinear, CHANGES["clamped at 50"], 4, 3))
-    assert "differs from the interpretation of its tensors at 1000 times its range" in plan(module).notes[0]
+    assert "differs from the interpretation of its tensors at 1000 times its range" in plan(module, draw(4)).notes[0]
 
 
 def test_probes_are_made_again_as_the_module_takes_them() -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+from kanexport.bundle.publish import Target
+from kanexport.contract import manifest
+from kanexport.errors import CheckpointError, InvalidKan, OptionError
+from kanexport.options import Options
+from kanexport.torch_export import inputs, module_command
+from tests.support import torch_modules as modules
+from tests.support.command_line import kanserve
 
-from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.cli import export_command  # noqa: E402 - as above
-from kanexport.errors import CheckpointError, InvalidKan, OptionError  # noqa: E402 - as above
-from kanexport.options import Options  # noqa: E402 - as above
-from kanexport.torch_export import inputs, module_command  # noqa: E402 - as above
-from tests.support import torch_modules as modules  # noqa: E402 - needs torch
+Run = Callable[..., SimpleNamespace]
 
 NETS = """
 import argparse
@@ -68,29 +72,35 @@ def talking():
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    name = f"nets_{abs(hash(tmp_path))}"
-    (tmp_path / f"{name}.py").write_text(NETS)
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's file with NETS, in the current folder."""
+    path = tmp_path / f"nets_{abs(hash(tmp_path))}.py"
+    path.write_text(NETS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.dont_write_bytecode", True)
-    return tmp_path
+    return path
 
 
-def run(folder: Path, factory: str, weights: dict[str, Any] | None = None, shape: str | None = "4") -> Result:
-    path = folder / "weights.pt"
-    if weights is not None:
-        torch.save(weights, path)
-    (nets,) = folder.glob("nets_*.py")
-    target = Target(repository=folder / "models", name="net")
-    return module_command.run(
-        f"{nets.stem}:{factory}",
-        path if weights is not None else None,
-        None,
-        shape,
-        target,
-        Options({}),
-        lambda done, total: None,
-    )
+@pytest.fixture
+def run(factories: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command with the name of a factory and weights, up to the export: the module, the rows and the assumptions
+    that it exports."""
+
+    def convert(module: Any, rows: Any, target: Target, **named: Any) -> SimpleNamespace:
+        module(torch.as_tensor(rows))
+        return SimpleNamespace(module=module, rows=rows, assumed=named["assumed"])
+
+    def command(factory: str, weights: dict[str, Any] | None = None) -> SimpleNamespace:
+        path = factories.with_name("weights.pt") if weights is not None else None
+        if path is not None:
+            torch.save(weights, path)
+        target = Target(repository=factories.with_name("models"), name="net")
+        return module_command.run(
+            f"{factories.stem}:{factory}", path, None, "4", target, Options({}), lambda done, total: None
+        )
+
+    monkeypatch.setattr(module_command, "convert", convert)
+    return command
 
 
 def layers() -> Any:
@@ -98,29 +108,26 @@ def layers() -> Any:
     return modules.Stack(modules.KANLinear(4, 3), modules.KANLinear(3, 2))
 
 
-def first_reference(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    reference = result.manifest.reference
-    return np.array(reference.inputs, np.float64), np.array(reference.outputs, np.float64)
+def lone_layer() -> dict[str, Any]:
+    """Weights of the modules with one layer."""
+    return {f"layers.0.{key}": value for key, value in modules.KANLinear(4, 3).state_dict().items()}
 
 
 @pytest.mark.parametrize("factory", ["net", "wrapped"])
-def test_weights_under_a_trainers_prefix_are_found(folder: Path, factory: str) -> None:
+def test_weights_under_a_trainers_prefix_are_found(run: Run, factory: str) -> None:
     """As Lightning saves them, of a compiled module, next to a custom loss."""
     module = layers()
     state = {f"model._orig_mod.{key}": value for key, value in module.state_dict().items()}
-    result = run(folder, factory, {"state_dict": state | {"loss.weight": torch.ones(3)}, "epoch": 3})
-    x, y = first_reference(result)
-    with torch.no_grad():
-        expected = module.double()(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(y, expected, rtol=1e-12)
-    assert [layer.name for layer in result.manifest.layers] == ["layers.0", "layers.1"]
+    exported = run(factory, {"state_dict": state | {"loss.weight": torch.ones(3)}, "epoch": 3})
+    assert exported.assumed == {}
+    torch.testing.assert_close(exported.module(torch.ones(2, 4)), module(torch.ones(2, 4)))
 
 
-def test_weights_of_another_module_are_refused(folder: Path) -> None:
+def test_weights_of_another_module_are_refused(run: Run) -> None:
     state = layers().state_dict()
     del state["layers.1.grid"]
     with pytest.raises(CheckpointError, match=r"1 tensors are missing, 1 are unknown \(-layers.1.grid, \+more\)"):
-        run(folder, "net", {**state, "more": torch.ones(2)})
+        run("net", {**state, "more": torch.ones(2)})
 
 
 @pytest.mark.parametrize(
@@ -132,15 +139,14 @@ def test_weights_of_another_module_are_refused(folder: Path) -> None:
         ("missing", "has no attribute 'missing'"),
     ],
 )
-def test_a_factory_that_makes_no_module_is_refused(folder: Path, factory: str, message: str) -> None:
+def test_a_factory_that_makes_no_module_is_refused(run: Run, factory: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        run(folder, factory)
-    assert not (folder / "models").exists()
+        run(factory)
 
 
-def test_example_rows_may_have_a_header_and_are_refused_by_their_place(folder: Path) -> None:
+def test_example_rows_may_have_a_header_and_are_refused_by_their_place(tmp_path: Path) -> None:
     """As `kanserve infer` reads them."""
-    path = folder / "rows.csv"
+    path = tmp_path / "rows.csv"
     path.write_text("a,b,c,d\n" + "1,2,3,4\n" * 5)
     np.testing.assert_array_equal(inputs.load(path), np.array([[1, 2, 3, 4]] * 5, np.float32))
     path.write_text("1,2\n3,x\n")
@@ -151,10 +157,6 @@ def test_example_rows_may_have_a_header_and_are_refused_by_their_place(folder: P
         inputs.load(path)
 
 
-def test_the_factory_may_give_the_rows(folder: Path) -> None:
-    assert run(folder, "with_rows", shape=None).manifest.verification.zones[0].rows == 9
-
-
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
@@ -162,55 +164,49 @@ def test_the_factory_may_give_the_rows(folder: Path) -> None:
         ("by_import", "a value that is not an attribute is random"),
     ],
 )
-def test_what_a_factory_draws_and_nothing_keeps_is_refused(folder: Path, factory: str, message: str) -> None:
-    layer = {f"layers.0.{key}": value for key, value in modules.KANLinear(4, 3).state_dict().items()}
+def test_what_a_factory_draws_and_nothing_keeps_is_refused(run: Run, factory: str, message: str) -> None:
     with pytest.raises(InvalidKan, match="with the same weights give different outputs: .*" + message) as caught:
-        run(folder, factory, layer)
+        run(factory, lone_layer())
     assert "register_buffer" in caught.value.hint
-    assert not (folder / "models").exists()
 
 
 @pytest.mark.parametrize(("factory", "more"), [("kept", {"factors": torch.ones(4)}), ("seeded", {})])
 def test_what_it_draws_is_fine_where_the_file_or_a_seed_brings_it_back(
-    folder: Path, factory: str, more: dict[str, Any]
+    run: Run, factory: str, more: dict[str, Any]
 ) -> None:
-    layer = {f"layers.0.{key}": value for key, value in modules.KANLinear(4, 3).state_dict().items()}
-    assert run(folder, factory, {**layer, **more}).manifest.source.options_assumed == {}
+    assert run(factory, lone_layer() | more).assumed == {}
 
 
-def test_weights_that_are_drawn_are_told(folder: Path) -> None:
-    assumed = run(folder, "net").manifest.source.options_assumed
-    assert assumed == {"weights": "random, different in each call of the factory; pass trained ones with --checkpoint"}
+def test_weights_that_are_drawn_are_told(run: Run) -> None:
+    assert run("net").assumed == {
+        "weights": "random, different in each call of the factory; pass trained ones with --checkpoint"
+    }
 
 
-def test_a_factory_that_runs_once_is_told(folder: Path) -> None:
-    (nets,) = folder.glob("nets_*.py")
-    nets.write_text(nets.read_text().replace("made = []", "made = torch.__dict__.setdefault(__name__, [])"))
-    assumed = run(folder, "once", layers().state_dict()).manifest.source.options_assumed
+def test_a_factory_that_runs_once_is_told(run: Run, factories: Path) -> None:
+    factories.write_text(NETS.replace("made = []", "made = torch.__dict__.setdefault(__name__, [])"))
+    assumed = run("once", layers().state_dict()).assumed
     assert "cannot be called again: " in assumed["constants"]
     assert "RuntimeError: only once" in assumed["constants"]
 
 
-def test_nothing_is_printed_to_stdout(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_to_stdout(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     """Not by the factory, not by forward, not by a program that the factory starts."""
-    run(folder, "talking")
+    run("talking")
     out, err = capfd.readouterr()
     assert out == ""
     assert {"factory", "forward", "a program of its own"} <= set(err.splitlines())
 
 
-def test_each_phase_is_a_line_where_there_is_no_terminal(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    assert (
-        export_command.main(
-            ["--module", f"{next(folder.glob('nets_*.py')).stem}:with_rows", "--repository", str(folder / "phases")]
-        )
-        == 0
-    )
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("exporting: ")]
+def test_the_command_exports_a_module_with_the_factorys_rows_and_prints_its_phases(factories: Path) -> None:
+    done = kanserve("export", "--module", f"{factories.stem}:with_rows", "--repository", "models")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("exporting: ")]
     assert [line.split()[1] for line in lines] == ["calling", "calling", "searching", "tracing", "verifying"]
+    (version,) = Path("models").glob("*/1")
+    stored = manifest.load(version)
+    assert [layer.name for layer in stored.layers] == ["layers.0", "layers.1"]
+    assert stored.verification.zones[0].rows == 9
 
 
 def test_the_generators_are_as_they_were() -> None:

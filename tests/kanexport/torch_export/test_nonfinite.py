@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.errors import InvalidKan  # noqa: E402 - as above
-from kanexport.torch_export import match, nonfinite  # noqa: E402 - as above
-from kanexport.torch_export.convert import convert  # noqa: E402 - as above
-from kanexport.verify.graph_runner import Port  # noqa: E402 - as above
-from tests.support import torch_modules as modules  # noqa: E402 - needs torch
-
-
-class Recurrent(nn.Module):
-    """LSTM of onnxruntime returns numbers for NaN."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn, self.kan = nn.LSTM(4, 5, batch_first=True), modules.FastKANLayer(5, 3)
-
-    def forward(self, x: Any) -> Any:
-        return self.kan(self.rnn(x)[0][:, -1])
+from kanexport.errors import InvalidKan
+from kanexport.torch_export import match, nonfinite
+from kanexport.verify.graph_runner import Port
+from tests.support import torch_modules as modules
+from tests.support.tiers import full
+from tests.support.torch_exports import draw, export, names
 
 
-class Cleaned(nn.Module):
-    """Takes NaN away before its layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kan = modules.KANLinear(4, 3)
-
-    def forward(self, x: Any) -> Any:
-        return self.kan(torch.nan_to_num(x, posinf=2.0, neginf=-2.0))
-
-
-class Log(nn.Module):
-    """A module that takes the logarithm of negative numbers and returns NaN."""
-
-    def forward(self, x: Any) -> Any:
-        return torch.log(-x.abs() - 1)
-
-
-def export(module: Any, folder: Path, *shape: int) -> Result:
-    rows = np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)
-    return convert(module, rows, Target(repository=folder, name="m"), options={})
-
-
+@full("combination")
 def test_what_the_runtime_answers_otherwise_is_told_row_by_row(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    manifest = export(Recurrent(), tmp_path, 3, 4).manifest
+    """LSTM of onnxruntime returns numbers for NaN."""
+    parts = {"rnn": nn.LSTM(4, 5, batch_first=True), "kan": modules.FastKANLayer(5, 3)}
+    recurrent = modules.Composed(lambda m, x: m.kan(m.rnn(x)[0][:, -1]), **parts)
+    manifest = export(recurrent, draw(3, 4), tmp_path).manifest
     (note,) = [note for note in manifest.notes if note.startswith("differs from PyTorch")]
     assert "if a row has NaN in the middle, NaN in every place, " in note
     assert "PyTorch returns NaN and the exported graph returns " in note
@@ -65,9 +32,12 @@ def test_what_the_runtime_answers_otherwise_is_told_row_by_row(tmp_path: Path) -
 
 
 def test_what_is_taken_away_before_a_layer_is_compared(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    manifest = export(Cleaned(), tmp_path, 4).manifest
-    assert [layer.name for layer in manifest.layers] == ["kan"]
+    cleaned = modules.Composed(
+        lambda m, x: m.kan(torch.nan_to_num(x, posinf=2.0, neginf=-2.0)), kan=modules.KANLinear(4, 3)
+    )
+    result = export(cleaned, draw(4), tmp_path)
+    manifest = result.manifest
+    assert names(result) == ["kan"]
     assert not [note for note in manifest.notes if note.startswith("differs from PyTorch")]
     (zone,) = [zone for zone in manifest.verification.zones if zone.name == "nonfinite"]
     assert zone.rows == 9

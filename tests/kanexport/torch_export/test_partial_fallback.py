@@ -5,41 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
+import torch
+from torch import nn
 
-from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
-
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.errors import InvalidKan, OptionError  # noqa: E402 - as above
-from kanexport.torch_export.convert import convert  # noqa: E402 - as above
-from tests.support.torch_modules import KANLinear  # noqa: E402 - needs torch
+from kanexport.errors import InvalidKan, OptionError, VerificationFailed
+from tests.support.tiers import full
+from tests.support.torch_exports import draw, export, families, names, plan, require_alike
+from tests.support.torch_modules import Composed, FastKANLayer, KANLinear
 
 
-def export(module: Any, rows: np.ndarray, folder: Path, **options: str) -> Result:
-    return convert(module, rows, Target(repository=folder, name="m"), options=options)
-
-
-def draw(count: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(count).normal(size=(count, *shape)).astype(np.float32)
-
-
-def require_right(result: Result, module: Any, *counts: int) -> None:
-    """The graph gives what the module gives, for batches of so many rows."""
-    data = (result.directory / "model.onnx").read_bytes()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    for count in counts:
-        x = draw(count, *result.manifest.input.shape[1:])
-        with torch.no_grad():
-            y = module.double().eval()(torch.from_numpy(x).double()).numpy()
-        assert relative_error(session.run(["y"], {"x": x})[0], y) <= OUTPUT_TOLERANCE
-
-
-class Peeking(KANLinear):
+class Peeking(FastKANLayer):
     """The calling module reads a value that the layer keeps of a call; a placeholder does not keep it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,82 +23,72 @@ class Peeking(KANLinear):
         return self.seen
 
 
-class Net(nn.Module):
-    """Two layers; one of them cannot be replaced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = KANLinear(4, 5), Peeking(5, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.second.seen = None
-        return self.second(self.first(x)) + self.second.seen
-
-
 def test_only_the_layer_that_cannot_be_replaced_is_torchs_and_has_edges(tmp_path: Path) -> None:
-    module = Net()
-    result = export(module, draw(9, 4), tmp_path)
-    assert [layer.name for layer in result.manifest.layers] == ["first", "second"]
+    def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+        module.second.seen = None
+        return module.second(module.first(x)) + module.second.seen
+
+    module = Composed(forward, first=nn.Linear(4, 5), second=Peeking(5, 4))
+    result = export(module, draw(4), tmp_path)
+    assert names(result) == ["first", "second"]
     (note,) = [note for note in result.manifest.notes if "from a separate graph" in note]
     assert note.startswith("second: exported by torch.onnx, with edge values from a separate graph, because")
-    require_right(result, module, 1, 5)
+    require_alike(result, module, 1, 5)
 
 
-def test_a_layer_is_kept_as_it_is_by_name(tmp_path: Path) -> None:
+def test_a_layer_is_kept_as_it_is_by_name() -> None:
     module = nn.Sequential(KANLinear(4, 5), nn.Sequential(KANLinear(5, 5), KANLinear(5, 3)))
-    result = export(module, draw(9, 4), tmp_path, keep="1.?")
-    assert [layer.name for layer in result.manifest.layers] == ["0"]
-    assert "1.0, 1.1: not replaced, because of --option keep" in result.manifest.notes
+    result = plan(module, draw(4), keep="1.?")
+    assert list(families(result)) == ["0"]
+    assert "1.0, 1.1: not replaced, because of --option keep" in result.notes
     with pytest.raises(OptionError, match=r"option keep: the module has no submodule '1\.2'") as caught:
-        export(module, draw(9, 4), tmp_path / "other", keep="0, 1.2")
+        plan(module, draw(4), keep="0, 1.2")
     assert "did you mean '1." in caught.value.hint
 
 
-class Far(nn.Module):
-    """Distances, which torch.onnx has no operator for."""
+def far(out: nn.Module, p: float = 2.0) -> Composed:
+    """Distances of two vectors a row, which torch.onnx has no operator for. Above 25 vectors torch goes another way."""
 
-    def __init__(self, out: Any, *, places: int = 30, p: float = 2.0) -> None:
-        super().__init__()
-        self.places, self.out, self.p = nn.Parameter(torch.randn(places, 4)), out, p
+    def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+        near = torch.exp(-torch.cdist(x.reshape(-1, 2), module.places, p=p))
+        return module.out(near.reshape(len(x), 12))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.exp(-torch.cdist(x, self.places, p=self.p)))
+    return Composed(forward, places=nn.Parameter(torch.randn(6, 2)), out=out)
 
 
-class Parted(nn.Module):
+def parted(module: Any, x: torch.Tensor) -> torch.Tensor:
     """Large batches are computed in another way, with the same result."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.out = KANLinear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(x if x.shape[0] <= 25 else x * 2 / 2)
+    return module.out(x if x.shape[0] <= 25 else x * 2 / 2)
 
 
-class Turning(nn.Module):
+def turning(module: Any, x: torch.Tensor) -> torch.Tensor:
     """Large batches have another result."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if x.shape[0] < 40 else -x
+    return x if x.shape[0] < 40 else -x
 
 
+@full("combination")
 def test_a_branch_on_the_number_of_rows_that_gives_the_same_is_exported(tmp_path: Path) -> None:
-    module = Parted()
-    result = export(module, draw(9, 4), tmp_path)
-    assert [layer.name for layer in result.manifest.layers] == ["out"]
+    module = Composed(parted, out=nn.Linear(4, 2))
+    result = export(module, draw(4), tmp_path)
+    assert names(result) == ["out"]
     assert {f"batch of {count}" for count in (2, 26, 33)} <= {zone.name for zone in result.manifest.verification.zones}
-    require_right(result, module, 1, 3, 40)
+    require_alike(result, module, 1, 3, 40)
 
 
-def test_a_branch_on_the_number_of_rows_that_matters_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidKan, match="not compute the same for every number of rows"):
-        export(Far(Turning()), draw(9, 4), tmp_path)
+@full("combination")
+@pytest.mark.parametrize(
+    "module",
+    [Composed(lambda m, x: turning(m, m.out(x)), out=nn.Linear(4, 2)), far(Composed(turning))],
+    ids=["linear", "far"],
+)
+def test_a_branch_on_the_number_of_rows_that_matters_is_refused(module: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises((InvalidKan, VerificationFailed), match=r"number of rows|on batch of \d+ rows"):
+        export(module, draw(4), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@full("combination")
 @pytest.mark.parametrize("p", [2.0, 3.0])
 def test_distances_from_few_places(p: float, tmp_path: Path) -> None:
-    """torch.onnx has no operator for these."""
-    module = Far(KANLinear(6, 2), places=6, p=p)
-    require_right(export(module, draw(9, 4), tmp_path), module, 1, 3, 40)
+    module = far(nn.Linear(12, 2), p)
+    require_alike(export(module, draw(4), tmp_path), module, 1, 3, 40)

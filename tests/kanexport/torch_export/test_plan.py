@@ -6,39 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.errors import InvalidKan, OptionError  # noqa: E402 - as above
-from kanexport.torch_export import plan as planning  # noqa: E402 - as above
-from kanexport.torch_export.borrowed_module import lent, unwrapped  # noqa: E402 - as above
-from kanexport.torch_export.capture import ReferenceModule  # noqa: E402 - as above
-from kanexport.torch_export.kan_candidates import Whole, shown  # noqa: E402 - as above
-from kanexport.torch_export.plan import Plan  # noqa: E402 - as above
-from tests.support import modules_unusual as odd  # noqa: E402 - as above
-from tests.support import torch_modules as modules  # noqa: E402 - needs torch
-
-
-def draw(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32).astype(np.float64)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
-    whole = Whole(unwrapped(module))
-    oracle = ReferenceModule.of(whole, rows)
-    with lent(whole, oracle.dtype):
-        return planning.make(whole, oracle, rows, options)
-
-
-def families(actual: Plan) -> dict[str, str]:
-    return {shown(name): reading.family for name, reading in actual.readings.items()}
-
+from kanexport.errors import InvalidKan, OptionError
+from tests.support import modules_unusual as odd
+from tests.support import torch_modules as modules
+from tests.support.torch_exports import draw, families, plan
 
 EFFICIENT = "efficient-kan"
 
@@ -103,12 +77,6 @@ def test_the_users_options_are_not_forced_on_other_layers() -> None:
     result = plan(module, draw(4), base_activation="silu")
     assert families(result) == {"0": EFFICIENT, "1": EFFICIENT}
     assert result.notes == ("0: read without the given options, to match the module",)
-
-
-def test_what_example_rows_do_not_show_is_tried_beyond_them() -> None:
-    result = plan(nn.Sequential(odd.Clamped(4, 3), nn.Linear(3, 2)), draw(4))
-    assert families(result) == {"0": "sampled", "1": "linear"}
-    assert "differs from the interpretation of its tensors" in result.notes[0]
 
 
 def test_a_layer_that_knows_nothing_of_the_rows_has_no_edges_to_ask_for() -> None:

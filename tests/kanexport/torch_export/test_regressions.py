@@ -7,125 +7,83 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
-torch = pytest.importorskip("torch")
-nn: Any = torch.nn
+import kanexport
+from tests.support.tiers import full
+from tests.support.torch_exports import draw, export, kinds, names, require_alike
+from tests.support.torch_modules import Composed
 
-import kanexport  # noqa: E402 - needs torch
-from kanexport.bundle.publish import Result  # noqa: E402 - as above
-from kanexport.errors import InvalidKan, VerificationFailed  # noqa: E402 - as above
-
-ROWS = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
-
-
-def exported(module: nn.Module, folder: Path, rows: np.ndarray = ROWS) -> Result:
-    return kanexport.export(module, rows, name="m", repository=folder)
+ROWS = draw(4, rows=40, seed=5)
 
 
-class Cancelling(nn.Module):
-    """(x + big) - big: float32 loses most of its digits in any implementation."""
-
-    def __init__(self, big: float) -> None:
-        super().__init__()
-        self.layer, self.big = nn.Linear(4, 3), big
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.layer(x).sin() + self.big) - self.big
-
-
-class Bump(nn.Module):
-    """exp(-1 / (1 - x^2)) inside of (-1, 1) and times zero outside, which is NaN where exp overflows float32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(torch.exp(-1 / (1 - x**2)) * (x.abs() < 1))
-
-
+@full("combination")
 def test_a_graph_may_be_as_inexact_as_the_module_itself_in_float32(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    result = exported(Cancelling(1000.0), tmp_path)
+    """(x + big) - big: float32 loses most of its digits in any implementation."""
+    cancelling = Composed(lambda m, x: (m.layer(x).sin() + 1000.0) - 1000.0, layer=nn.Linear(4, 3))
+    result = export(cancelling, ROWS, tmp_path)
     assert any("rounding" in note for note in result.manifest.notes), result.manifest.notes
 
 
+@full("combination")
 def test_rows_that_overflow_inside_the_module_in_float32_are_left_out_and_told(tmp_path: Path) -> None:
-    torch.manual_seed(0)
+    """exp(-1 / (1 - x^2)) inside of (-1, 1) and times zero outside, which is NaN where exp overflows float32."""
+    bump = Composed(lambda m, x: m.layer(torch.exp(-1 / (1 - x**2)) * (x.abs() < 1)), layer=nn.Linear(4, 3))
     rows = ROWS.copy()
     rows[3, 2] = 1.004  # exp(125), float32 ends at exp(88)
-    result = exported(Bump(), tmp_path, rows)
+    result = export(bump, rows, tmp_path)
     assert any("not compared" in note for note in result.manifest.notes), result.manifest.notes
 
 
-def edge(x: torch.Tensor, rate: torch.Tensor, highest: torch.Tensor) -> torch.Tensor:
-    """One function of one number, with a bound that is a tensor of one number."""
-    return torch.clamp(torch.cat([x * rate, torch.sin(x * rate)], dim=-1), 0, highest).sum(-1)
+@full("combination")
+@pytest.mark.parametrize(("masked", "causal"), [(True, False), (False, True)])
+def test_attention_needs_no_axis_of_heads(masked: bool, causal: bool, tmp_path: Path) -> None:
+    """On [N, L, E], with a mask of three axes or without."""
+
+    def forward(module: Any, x: Any) -> Any:
+        q, k, v = module.qkv(x).chunk(3, -1)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=module.mask, is_causal=causal)
+
+    module = Composed(forward, qkv=nn.Linear(6, 18), mask=nn.Buffer(torch.randn(1, 5, 5)) if masked else None)
+    result = export(module, draw(5, 6), tmp_path)
+    assert names(result) == ["qkv"]
+    require_alike(result, module, scale=2)
 
 
-class Mapped(nn.Module):
-    """A KAN layer whose functions are mapped over sources, destinations and rows by torch.vmap."""
+@full("combination")
+def test_a_module_mapped_by_torch_func_takes_any_number_of_rows(tmp_path: Path) -> None:
+    """A small network for each edge, mapped over rows, sources and destinations, and a bound for all of them that is a
+    tensor of one number."""
 
-    def __init__(self, n: int, m: int) -> None:
-        super().__init__()
-        self.rate = nn.Parameter(torch.randn(n, m, 1))
-        self.highest = nn.Buffer(torch.tensor(0.7))
+    def edge(value: Any, rates: Any, sums: Any, highest: Any) -> Any:
+        waves = torch.cat([functional.linear(value, rates[:3]), torch.sin(functional.linear(value, rates[3:]))], -1)
+        return functional.linear(torch.clamp(waves, 0, highest), sums)
 
-    def row(self, x: torch.Tensor) -> torch.Tensor:
-        of_source = torch.vmap(edge, (None, 0, None))
-        return torch.vmap(of_source, (0, 0, None))(x[:, None], self.rate, self.highest)
+    def forward(module: Any, x: Any) -> Any:
+        row = torch.vmap(torch.vmap(edge, (None, 0, 0, None)), (0, 0, 0, None))
+        mapped = torch.vmap(lambda item: row(item[:, None], module.rates, module.sums, module.highest).squeeze(-1))
+        return mapped(x).sum(1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.vmap(self.row)(x).sum(1)
-
-
-class Near(nn.Module):
-    """Distances of several vectors a row to places: above 25 vectors torch goes another way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places, self.out = nn.Parameter(torch.randn(5, 2)), nn.Linear(10, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        near = torch.exp(-(torch.cdist(x.reshape(-1, 2), self.places) ** 2))
-        return self.out(near.reshape(len(x), 10))
+    weights = {"rates": nn.Parameter(torch.randn(4, 3, 5, 1)), "sums": nn.Parameter(torch.randn(4, 3, 1, 5))}
+    module = Composed(forward, highest=nn.Buffer(torch.tensor(0.7)), **weights)
+    result = export(module, ROWS, tmp_path)
+    assert kinds(result) == [("(itself)", "sampled")]
+    require_alike(result, module, 5, 50)
 
 
-class Looked(nn.Module):
-    """Coefficients that are looked up by whole numbers of 32 bits, which ONNX does not take."""
+@full("combination")
+def test_a_module_that_looks_coefficients_up(tmp_path: Path) -> None:
+    """By whole numbers of 32 bits, which ONNX does not take."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.coefficients = nn.Parameter(torch.randn(8, 4, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(module: Any, x: torch.Tensor) -> torch.Tensor:
         cell = x.clamp(-3, 3).add(4).floor().to(torch.int32)
         source = torch.arange(4, dtype=torch.int32)
-        return (self.coefficients[cell, source] * x[..., None]).sum(1)
+        return (module.coefficients[cell, source] * x[..., None]).sum(1)
 
-
-class Counted(nn.Module):
-    """Outputs that depend on the number of rows, by a condition that torch.export does not see."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.layer(x).sin()
-        return y * 2 if len(x) > 40 else y
-
-
-@pytest.mark.parametrize("module", [Mapped(4, 3), Near(), Looked()], ids=["mapped", "near", "looked"])
-def test_modules_that_torch_export_follows_with_help(module: nn.Module, tmp_path: Path) -> None:
-    result = exported(module, tmp_path)
-    assert result.manifest.layers or not isinstance(module, Mapped), result.manifest.notes
-
-
-@pytest.mark.parametrize("layer", [Mapped(4, 3), nn.Linear(4, 3)], ids=["mapped", "linear"])
-def test_a_branch_on_the_number_of_rows_is_refused(layer: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises((InvalidKan, VerificationFailed), match=r"number of rows|on batch of 1024 rows"):
-        exported(Counted(layer), tmp_path)
+    module = Composed(forward, coefficients=nn.Parameter(torch.randn(8, 4, 3)))
+    require_alike(export(module, ROWS, tmp_path), module, 5)
 
 
 class Trainer(nn.Module):

@@ -6,67 +6,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
+import torch
+from torch import nn
 
-from kanexport.bundle.publish import Result, Target
+from kanexport.torch_export import sampled_layer, trace
+from kanexport.torch_export.capture import Call
+from kanexport.torch_export.sampled_layer import Sampled
+from tests.support import modules_multi_io as several
+from tests.support import torch_modules as modules
+from tests.support.exported_graphs import run
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, relative_error
-
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.torch_export import sampled_layer, trace  # noqa: E402 - needs torch
-from kanexport.torch_export.capture import Call  # noqa: E402 - needs torch
-from kanexport.torch_export.convert import convert  # noqa: E402 - needs torch
-from kanexport.torch_export.sampled_layer import Sampled  # noqa: E402 - needs torch
-from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
-from tests.support import torch_modules as modules  # noqa: E402 - needs torch
-from tests.support.torch_modules import Around, Bumps, Waves  # noqa: E402 - needs torch
+from tests.support.tiers import full
+from tests.support.torch_exports import draw, edges_of, exact, export, families, plan
+from tests.support.torch_modules import Bumps
 
 
-class Mixer(nn.Module):
-    """Such a layer at every token, with an argument of the call, and a known one inside of another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.out = Bumps(4, 3), nn.Linear(3, 2)
-
-    def forward(self, x: Any) -> Any:
-        return self.out(torch.tanh(self.first(x)).mean(1))
-
-
-def export(module: Any, folder: Path, *shape: int, **settings: Any) -> Result:
-    rows = np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)
-    return convert(module, rows, Target(repository=folder, name="m", **settings), options={})
-
-
-def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=full("combination"))])
 def test_edges_of_an_unknown_layer_add_up_to_what_it_gives(dtype: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module = Mixer()
-    result = export(module, tmp_path, 5, 4, dtype=dtype)
+    """Such a layer at every token, and a known one behind it."""
+    parts = {"first": Bumps(4, 3), "out": nn.Linear(3, 2)}
+    module = modules.Composed(lambda m, x: m.out(torch.tanh(m.first(x)).mean(1)), **parts)
+    result = export(module, draw(5, 4), tmp_path, dtype=dtype)
     first, _ = result.manifest.layers
     assert (first.name, first.positions, first.edge_class) == ("first", (5,), "A")
     assert [(basis.kind, basis.functions) for basis in first.bases] == [("sampled", 1)]
+    assert "sampled: first" in result.manifest.source.family_reason
     assert "first: no reader knows the layer, and it is additive" in "\n".join(result.manifest.notes)
-    x = np.random.default_rng(2).normal(scale=20, size=(7, 5, 4)).astype(dtype)
+    x = draw(5, 4, rows=7, seed=2, scale=20).astype(dtype)
     actual = run(result.directory / "model.onnx", {"x": x})
     vectors = actual[first.node_tensor].reshape(-1, 4)
     np.testing.assert_array_equal(vectors, x.reshape(-1, 4))
-    edges = run(result.directory / first.edges_file, {first.node_tensor: vectors})[first.edges_tensor]
+    assert relative_error(actual["y"], exact(module, x)) <= OUTPUT_TOLERANCE
+    edges, layer = edges_of(result, 0, vectors), module.first
     with torch.no_grad():
-        layer = module.double().first
-        exact = layer(torch.from_numpy(vectors).double())
         phi = torch.einsum("bik,iok->bio", layer.basis(torch.from_numpy(vectors).double()), layer.bump_coeffs)
-        assert relative_error(actual["y"], module(torch.from_numpy(x).double()).numpy()) <= OUTPUT_TOLERANCE
     assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
-    assert relative_error(edges.sum(axis=1) + np.asarray(first.bias), exact.numpy()) <= EDGE_TOLERANCE
+    assert relative_error(edges.sum(axis=1) + np.asarray(first.bias), exact(layer, vectors)) <= EDGE_TOLERANCE
 
 
 class Another(modules.KANLinear):
@@ -76,29 +52,18 @@ class Another(modules.KANLinear):
         return super().forward(x) + torch.sin(3 * x) @ self.base_weight.T
 
 
-def test_a_lookalike_may_have_edges_of_its_own(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    manifest = export(Another(4, 3), tmp_path, 4).manifest
-    assert [basis.kind for layer in manifest.layers for basis in layer.bases] == ["sampled"]
-    assert manifest.source.family_reason == "sampled: (itself)"
-    assert manifest.notes[0].startswith("(itself): resembles a layer of efficient-kan, but differs")
+def test_a_lookalike_may_have_edges_of_its_own() -> None:
+    result = plan(Another(4, 3), draw(4))
+    assert families(result) == {"(itself)": "sampled"}
+    assert result.notes[0].startswith("(itself): resembles a layer of efficient-kan, but differs")
 
 
-def test_the_layer_is_what_others_see_their_row_through(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    manifest = export(Around(Waves(4, 3)), tmp_path, 4).manifest
-    assert [(layer.name, layer.bases[0].kind) for layer in manifest.layers] == [
-        ("inner", "sampled"),
-        ("out", "identity"),
-    ]
-
-
-class _Products(torch.nn.Module):
+class Products(nn.Module):
     """Makes a number for each pair of source and destination of each row, and records how many rows it gets."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(m, n))
+        self.weight = nn.Parameter(torch.randn(m, n))
         self.most = 0
 
     def forward(self, x: Any) -> Any:
@@ -109,8 +74,7 @@ class _Products(torch.nn.Module):
 
 def test_a_layer_that_makes_a_number_for_each_edge_is_given_few_rows_at_a_time() -> None:
     """Otherwise 784 rows of 50176 edges take 315 MB, and each of the layer's operators takes as much."""
-    torch.manual_seed(0)
-    layer = _Products(784, 64).double()
+    layer = Products(784, 64).double()
     x = np.random.default_rng(0).normal(size=(2, 784))
     with torch.no_grad():
         y = layer(torch.from_numpy(x)).numpy()
@@ -134,16 +98,17 @@ class Scaled(Bumps):
         return self.factor * super().forward(x)
 
 
+@full("combination")
 @pytest.mark.parametrize(
-    ("buffer", "blind", "expected"), [(True, False, [1, 0]), (False, False, [0, 3]), (False, True, [1, 2])]
+    ("buffer", "blind", "expected"),
+    [(True, False, [1, 0]), (False, False, [0, 2]), (False, True, [1, 1])],
 )
 def test_layers_that_differ_in_their_tensors_only_share_a_trace(
     buffer: bool, blind: bool, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`expected`: shared traces, and traces of one layer. `blind`: the exporter does not see that plain numbers differ,
     so only the comparison with the layer protects its edges."""
-    torch.manual_seed(3)
-    layers = [Scaled(factor, buffer=buffer) for factor in (0.3, 0.5, 0.7)]
+    layers = [Scaled(factor, buffer=buffer) for factor in (0.3, 0.7)]
     traces = [0, 0]
 
     def counting(at: int, real: Any) -> Any:
@@ -157,15 +122,13 @@ def test_layers_that_differ_in_their_tensors_only_share_a_trace(
     monkeypatch.setattr(sampled_layer, "graph_of", counting(1, sampled_layer.graph_of))
     if blind:
         monkeypatch.setattr(sampled_layer, "_plain", lambda value: None)
-    module = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
-    result = export(module, tmp_path, 4)
+    result = export(nn.Sequential(layers[0], nn.Tanh(), layers[1]), draw(4), tmp_path)
     assert traces == expected
-    seen = torch.from_numpy(np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32))
+    seen = torch.from_numpy(draw(4, rows=6, seed=2))
     with torch.no_grad():
-        for layer, info in zip(layers, result.manifest.layers, strict=True):
-            edges = run(result.directory / info.edges_file, {info.node_tensor: seen.numpy()})[info.edges_tensor]
+        for at, layer in enumerate(layers):
             phi = layer.factor * torch.einsum("bik,iok->bio", layer.basis(seen), layer.bump_coeffs)
-            assert relative_error(edges, phi.numpy()) <= EDGE_TOLERANCE
+            assert relative_error(edges_of(result, at, seen.numpy()), phi.numpy()) <= EDGE_TOLERANCE
             seen = torch.tanh(layer(seen))
 
 
@@ -187,13 +150,11 @@ class Pair(nn.Module):
         return self.one(x) + self.other(x)
 
 
-def test_layers_with_tied_tensors_share_no_trace_with_others(tmp_path: Path) -> None:
-    torch.manual_seed(4)
+def test_layers_with_tied_tensors_share_no_trace_with_others() -> None:
     pairs = [Pair(tied=tied) for tied in (True, True, False, False)]
     calls = [Call("", np.zeros((2, 3)), np.zeros((2, 3)), pair, (torch.zeros(2, 3),), {}, 0) for pair in pairs]
     kinds = [sampled_layer._kind(Sampled(call, np.zeros(3), np.zeros(3))) for call in calls]
     assert kinds[0] == kinds[1] != kinds[2] == kinds[3]
-    assert len(export(nn.Sequential(*pairs), tmp_path, 3).manifest.layers) == 4
 
 
 def test_torch_makes_its_table_of_operators_once() -> None:
@@ -209,47 +170,37 @@ def test_torch_makes_its_table_of_operators_once() -> None:
     assert _registration.ONNXRegistry.__dict__["from_torchlib"] is before
 
 
+@full("combination")
 def test_the_answer_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module, x = several.Regularised(), np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    result = convert(module, x, Target(repository=tmp_path, name="m"), options={})
+    module, x = several.Regularised(), draw(4)
+    result = export(module, x, tmp_path)
     assert [(item.name, item.sources, item.destinations) for item in result.manifest.layers] == [
         ("first", 4, 6),
         ("second", 6, 3),
     ]
     assert not [note for note in result.manifest.notes if "without edges" in note or "no layer" in note]
-    session = onnxruntime.InferenceSession(str(result.directory / result.manifest.layers[0].edges_file))
-    (edges,) = session.run(None, {result.manifest.layers[0].node_tensor: x})
     zero, each = (module.first(torch.from_numpy(rows))[2].detach().numpy() for rows in (np.zeros_like(x), x))
-    np.testing.assert_allclose(edges, (each - zero).transpose(0, 2, 1), atol=1e-5)
+    np.testing.assert_allclose(edges_of(result, 0, x), (each - zero).transpose(0, 2, 1), atol=1e-5)
 
 
+@full("combination")
 def test_a_convolution_that_branches_on_its_own_buffer_has_edges(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    x = np.random.default_rng(0).normal(size=(4, 1, 6, 6)).astype(np.float32)
     module = nn.Sequential(several.Switched(), nn.Flatten(), nn.Linear(48, 2))
-    notes = convert(module, x, Target(repository=tmp_path, name="m"), options={}).manifest
-    assert notes.layers[0].positions == (4, 4)
-    assert [note.partition(":")[0] for note in notes.notes if "KAN convolution" in note] == ["0"]
-    assert not [note for note in notes.notes if "left to torch.onnx" in note]
+    actual = export(module, draw(1, 6, 6, rows=4, seed=0), tmp_path).manifest
+    assert actual.layers[0].positions == (4, 4)
+    assert [note.partition(":")[0] for note in actual.notes if "KAN convolution" in note] == ["0"]
+    assert not [note for note in actual.notes if "left to torch.onnx" in note]
 
 
+@full("combination")
 def test_a_layer_without_edges_has_one_note_with_the_reason(tmp_path: Path) -> None:
     class Sums(several.Regular):
         def forward(self, x: Any) -> Any:
             return super().forward(x)[1].sum()
 
-    class Penalised(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.sums, self.layer = Sums(4, 6), modules.KANLinear(4, 2)
-
-        def forward(self, x: Any) -> Any:
-            return self.layer(x) + self.sums(x[:1] * 0)
-
-    torch.manual_seed(0)
-    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    notes = convert(Penalised(), x, Target(repository=tmp_path, name="m"), options={}).manifest.notes
+    parts = {"sums": Sums(4, 6), "layer": nn.Linear(4, 2)}
+    penalised = modules.Composed(lambda m, x: m.layer(x) + m.sums(x[:1] * 0), **parts)
+    notes = export(penalised, draw(4, seed=0), tmp_path).manifest.notes
     (note,) = [note for note in notes if "sums" in note]
     assert "has coefficients like those of a KAN layer" in note
     assert note.endswith("it has no edges")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-from kanexport.torch_export import state_dict  # noqa: E402 - needs torch
-
-nn = torch.nn
+from kanexport.torch_export import state_dict
 
 
 def test_weights_that_were_expanded_are_loaded() -> None:

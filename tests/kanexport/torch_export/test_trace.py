@@ -7,64 +7,42 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import torch
+from torch import nn
 
+from kanexport.errors import InvalidKan
+from kanexport.lowering import lower
+from tests.support import modules_unusual as odd
+from tests.support.exported_graphs import run
 from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
-
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-from kanexport.bundle.publish import Result, Target  # noqa: E402 - as above
-from kanexport.errors import InvalidKan  # noqa: E402 - as above
-from kanexport.lowering import lower  # noqa: E402 - as above
-from kanexport.torch_export.borrowed_module import plain  # noqa: E402 - as above
-from kanexport.torch_export.convert import convert  # noqa: E402 - as above
-from tests.support import modules_unusual as odd  # noqa: E402 - needs torch
-
-
-def draw(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(9, *shape)).astype(np.float32)
-
-
-def export(module: Any, rows: np.ndarray, folder: Path) -> Result:
-    return convert(module, rows, Target(repository=folder, name="m"), options={})
-
-
-def outputs(result: Result, x: np.ndarray) -> np.ndarray:
-    data = (result.directory / "model.onnx").read_bytes()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return session.run(["y"], {"x": x})[0]
-
-
-def exact(module: Any, x: np.ndarray) -> np.ndarray:
-    with torch.no_grad(), plain(torch.float64):  # torch's own blocks take no other layers in their fast path
-        return module.eval().double()(torch.from_numpy(x).double()).numpy()
+from tests.support.tiers import full
+from tests.support.torch_exports import draw, edges_of, exact, export, names, require_alike
+from tests.support.torch_modules import Composed
 
 
 @pytest.mark.parametrize(
     ("make", "shape", "layers"),
     [
-        (odd.Kept, (4,), ["parts.up", "parts.down"]),
         (odd.Calling, (4,), ["named", "direct", "more", "tied"]),
-        (odd.tied, (4,), ["0.0", "0.1#1", "0.1#2"]),
-        (odd.encoder, (5, 4), ["0.linear1", "0.linear2"]),
-        (odd.OfConstants, (4,), []),
+        pytest.param(odd.tied, (4,), ["0.0", "0.1#1", "0.1#2"], marks=full("combination")),
+        pytest.param(odd.encoder, (5, 4), ["0.linear1", "0.linear2"], marks=full("combination")),
+        pytest.param(odd.OfConstants, (4,), [], marks=full("combination")),
     ],
 )
 def test_unusual_modules_become_graphs(make: Any, shape: tuple[int, ...], layers: list[str], tmp_path: Path) -> None:
     module = make()
     result = export(module, draw(*shape), tmp_path)
-    assert [layer.name for layer in result.manifest.layers] == layers
-    x = np.random.default_rng(2).normal(size=(5, *shape)).astype(np.float32)
-    assert relative_error(outputs(result, x), exact(module, x)) <= OUTPUT_TOLERANCE
+    assert names(result) == layers
+    require_alike(result, module)
 
 
+@full("combination")
 def test_a_layer_that_runs_many_times_has_its_weights_once(tmp_path: Path) -> None:
-    module, x = odd.Unrolled(), draw(12, 2)
-    result = export(module, x, tmp_path)
-    assert [layer.name for layer in result.manifest.layers] == [*(f"cell#{at}" for at in range(1, 13)), "out"]
-    assert relative_error(outputs(result, x), exact(module, x)) <= OUTPUT_TOLERANCE
+    module = odd.Unrolled()
+    result = export(module, draw(8, 2), tmp_path)
+    assert names(result) == [*(f"cell#{at}" for at in range(1, 9)), "out"]
+    require_alike(result, module)
     graph = onnx.load(result.directory / "model.onnx").graph
     held = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
     weights = sum(parameter.numel() for parameter in module.parameters())
@@ -73,19 +51,25 @@ def test_a_layer_that_runs_many_times_has_its_weights_once(tmp_path: Path) -> No
     assert {tensor.name for tensor in graph.initializer} <= used
 
 
+@full("combination")
 def test_weights_of_half_precision_are_kept_exactly(tmp_path: Path) -> None:
-    module, x = nn.Sequential(nn.Linear(4, 5), odd.KANLinear(5, 3)).half(), draw(4)
-    result = export(module, x.astype(np.float16), tmp_path)
+    module = nn.Sequential(nn.Linear(4, 5), odd.KANLinear(5, 3)).half()
+    result = export(module, draw(4).astype(np.float16), tmp_path)
     assert result.manifest.source.dtype == "float16"
     assert any("weights of the module are float16" in note for note in result.manifest.notes)
-    assert relative_error(outputs(result, x), exact(module, x)) <= OUTPUT_TOLERANCE
+    require_alike(result, module)
 
 
 @pytest.mark.parametrize(
     ("function", "words", "line"),
     [
         (lambda y, x: y if x.max() < 1e9 else -y, "depends on the values of a tensor", "if x.max() < 1e9"),
-        (lambda y, x: y.expand(2 if x.sum() > 1e9 else 1, -1, -1)[0], "depends on the values", "if x.sum() > 1e9"),
+        pytest.param(
+            lambda y, x: y.expand(2 if x.sum() > 1e9 else 1, -1, -1)[0],
+            "depends on the values",
+            "if x.sum() > 1e9",
+            marks=full("combination"),
+        ),
     ],
 )
 def test_the_line_that_cannot_be_followed_is_named(
@@ -100,56 +84,37 @@ def test_the_line_that_cannot_be_followed_is_named(
     assert "GraphModule" not in "".join(capfd.readouterr())  # torch would print the unfinished graph
 
 
+@full("combination")
 def test_a_large_modules_layers_share_their_weights_with_their_edges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linear layers are KAN layers too, and one of them runs twice; the limit of a large layer is small in this
-    test."""
-    monkeypatch.setattr(lower, "SHARED_FROM", 2**19)
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.first, self.again = nn.Linear(150, 400), nn.Linear(400, 400)
-
-        def forward(self, x: Any) -> Any:
-            return self.again(torch.tanh(self.again(torch.tanh(self.first(x)))))[:, :3]
-
-    module = Net()
-    result = export(module, draw(150), tmp_path)
-    files = {entry.path: entry.size for entry in result.manifest.files}
+    """Linear layers are KAN layers too, and one of them runs twice. The limit of a large layer is small here."""
+    monkeypatch.setattr(lower, "SHARED_FROM", 2**16)
+    module = Composed(
+        lambda m, x: m.again(torch.tanh(m.again(torch.tanh(m.first(x)))))[:, :3],
+        first=nn.Linear(160, 160),
+        again=nn.Linear(160, 160),
+    )
+    result = export(module, draw(160), tmp_path)
     assert len(result.manifest.layers) == 3
     parameters = 4 * sum(parameter.numel() for parameter in module.parameters())
-    assert parameters > 2**19
-    assert sum(files.values()) < parameters + 2**17  # less than either layer once more
-    x = np.random.default_rng(2).normal(size=(5, 150)).astype(np.float32)
-    session = onnxruntime.InferenceSession(result.directory / "model.onnx", providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    actual = dict(zip(names, session.run(names, {"x": x}), strict=True)) | {"x": x}
-    layer = result.manifest.layers[2]
-    edges = onnxruntime.InferenceSession(result.directory / layer.edges_file, providers=["CPUExecutionProvider"])
-    (values,) = edges.run([layer.edges_tensor], {layer.node_tensor: actual[layer.node_tensor]})
+    assert parameters > 2**16
+    assert sum(entry.size for entry in result.manifest.files) < parameters + 2**16  # less than either layer once more
+    x = draw(160, rows=5, seed=2)
+    actual = run(result.directory / "model.onnx", {"x": x}) | {"x": x}
     assert relative_error(actual["y"], exact(module, x)) <= OUTPUT_TOLERANCE
-    sums = values.sum(axis=1) + np.array(layer.bias)
+    layer = result.manifest.layers[2]
+    sums = edges_of(result, 2, actual[layer.node_tensor]).sum(axis=1) + np.array(layer.bias)
     assert relative_error(sums[:, :3], actual["y"].astype(np.float64)) <= OUTPUT_TOLERANCE
 
 
-class Root(nn.Module):
+@full("rare")
+def test_small_values_of_the_logistic_function_keep_their_digits(tmp_path: Path) -> None:
     """Fractional powers of the logistic function, as fKAN's blocks have them."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.power = nn.Parameter(torch.tensor(0.4))
-        self.last = nn.Linear(4, 3)
-
-    def forward(self, x: Any) -> Any:
+    def forward(module: Any, x: Any) -> Any:
         positive = (torch.sigmoid(x) > 0).to(x.dtype)  # always
-        return self.last(torch.sigmoid(x) ** self.power + positive / (1 + torch.log(torch.sigmoid(-x)) ** 2))
+        return module.last(torch.sigmoid(x) ** module.power + positive / (1 + torch.log(torch.sigmoid(-x)) ** 2))
 
-
-def test_small_values_of_the_logistic_function_keep_their_digits(tmp_path: Path) -> None:
-    module = Root()
-    result = export(module, draw(4), tmp_path)
-    x = 12 * np.random.default_rng(3).normal(size=(50, 4)).astype(np.float32)
-    assert relative_error(outputs(result, x), exact(module, x)) <= OUTPUT_TOLERANCE
+    module = Composed(forward, power=nn.Parameter(torch.tensor(0.4)), last=nn.Linear(4, 3))
+    require_alike(export(module, draw(4), tmp_path), module, 50, scale=12)

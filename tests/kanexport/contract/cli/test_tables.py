@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
-import subprocess
 import sys
 
 import pytest
 
 from kanexport.contract.cli.tables import Table
+from tests.support import forked_process
 
 
 def on_a_terminal(code: str) -> str:
     """Run a program whose stderr is a terminal, and return its output."""
     leader, follower = pty.openpty()
     with os.fdopen(leader, "rb", buffering=0) as screen:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stderr=follower,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "TERM": "xterm"},
-        )
+        environment = {**os.environ, "TERM": "xterm"}
+        process = forked_process.popen([sys.executable, "-c", code], stderr=follower, env=environment)
         os.close(follower)
         printed = b""
         with contextlib.suppress(OSError):  # how Linux says that the other end is closed
@@ -51,10 +47,9 @@ def test_a_bar_for_what_is_done_at_once_does_not_appear() -> None:
 
 
 def test_without_a_terminal_there_is_no_bar() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REPORTS.format(at_once=True, done=1)], capture_output=True, timeout=60, check=True
-    )
-    assert (done.stdout, done.stderr) == (b"", b"")
+    program = [sys.executable, "-c", REPORTS.format(at_once=True, done=1)]
+    done = forked_process.run(program, input=b"", timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_an_empty_table_is_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
