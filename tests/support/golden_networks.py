@@ -28,7 +28,7 @@ def network(name: str) -> Kan:
     return pipeline.network(Request(path=case(name).path, repository=None, options=case(name).options))[0]
 
 
-def exported(folder: Path, name: str, **fields: Any) -> Result:
+def exported(folder: Path, name: str, /, **fields: Any) -> Result:
     """An export into a repository, as the model `m` if `fields` has no name; `fields` are those of a request."""
     own = case(name)
     return pipeline.export(
