@@ -1,6 +1,6 @@
 // The part of onnxruntime's C interface that a custom operator on the CPU needs, with functions of interface version 17
 // (onnxruntime 1.17). onnxruntime only appends functions to its table, so that a number here is the same in any later
-// version. tests/kernel/test_ort_abi.py compares the numbers with onnxruntime's header, where that is installed.
+// version. tests/kernel/test_python_abi.py compares the numbers with onnxruntime's header, where that is installed.
 //
 // With these declarations the build needs a compiler only: no download, and the same sources for each architecture.
 #pragma once

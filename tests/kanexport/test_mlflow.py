@@ -30,27 +30,25 @@ def test_a_folder_without_a_manifest_is_an_error(tmp_path: Path) -> None:
         kanexport.mlflow._read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "code"),
-    [
+def test_a_file_that_differs_from_its_manifest_is_an_error(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    _, manifest = kanexport.mlflow._read(directory)
+    for name, data, code in (
+        ("edges_l1.onnx", None, "file-not-readable"),
         ("edges_l0.onnx", b"other", "file-hash-differs"),
         ("model.onnx", b"x" * 9, "file-hash-differs"),
-        ("edges_l1.onnx", None, "file-not-readable"),
-    ],
-)
-def test_a_file_that_differs_from_its_manifest_is_an_error(
-    tmp_path: Path, name: str, data: bytes | None, code: str
-) -> None:
-    directory = toy_model.write(tmp_path)
-    (directory / name).unlink()
-    if data is not None:
-        (directory / name).write_bytes(data)
-    (tmp_path / "target").mkdir()
-    _, manifest = kanexport.mlflow._read(directory)
-    with pytest.raises(RepositoryError) as caught:
-        kanexport.mlflow._copy(directory, manifest, tmp_path / "target")
-    assert caught.value.code == code
-    assert caught.value.hint
+    ):
+        kept = (directory / name).read_bytes()
+        (directory / name).unlink()
+        if data is not None:
+            (directory / name).write_bytes(data)
+        target = tmp_path / f"copy of {name}"
+        target.mkdir()
+        with pytest.raises(RepositoryError) as caught:
+            kanexport.mlflow._copy(directory, manifest, target)
+        assert caught.value.code == code
+        assert caught.value.hint
+        (directory / name).write_bytes(kept)
 
 
 def test_all_files_of_a_version_are_copied(tmp_path: Path) -> None:
@@ -66,10 +64,8 @@ def test_all_files_of_a_version_are_copied(tmp_path: Path) -> None:
 
 
 def test_rows_with_all_values_are_split_by_tensor() -> None:
-    specs = (
-        TensorSpec(name="a", datatype="FP32", shape=(-1, 2)),
-        TensorSpec(name="b", datatype="INT64", shape=(-1, 1, 2)),
-    )
+    types = ("a", "FP32", (-1, 2)), ("b", "INT64", (-1, 1, 2))
+    specs = tuple(TensorSpec(name=name, datatype=datatype, shape=shape) for name, datatype, shape in types)
     parts = kanexport.mlflow._split(np.array([[0.5, 1, 2, 3], [4.5, 5, 6, 7]]), specs)
     assert parts["a"].tolist() == [[0.5, 1], [4.5, 5]]
     assert parts["b"].tolist() == [[[2, 3]], [[6, 7]]]

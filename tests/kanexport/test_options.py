@@ -15,11 +15,7 @@ from kanexport.pipeline import Request, export
 from tests.support.small_checkpoints import chebyshev, decided, refuse, save
 
 RNG = np.random.default_rng(12)
-
-
 DEGREE = 3
-
-
 STEPS = '[[step]]\nlayer = "a"\n[[step]]\nlayer = "b"\n'
 
 
@@ -31,6 +27,10 @@ def two(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     tensors = {"a.cheby_coeffs": floats(3, 4, DEGREE + 1), "b.jacobi_coeffs": floats(4, 2, DEGREE + 1)}
     (tmp_path / "layers.toml").write_text(STEPS)
     return save(tmp_path, tensors), tensors
+
+
+def waves() -> dict[str, Any]:
+    return {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
 
 
 def expected(tensors: dict[str, Any], x: Any) -> Any:
@@ -50,23 +50,16 @@ def test_a_forward_is_for_the_family_that_knows_it(tmp_path: Path) -> None:
     assert "forward" not in both.manifest.source.options_assumed
     y = expected(tensors, x.astype(np.float64))
     assert decided(path, x, y, architecture=STEPS).manifest.source.options_decided["forward"] == "timekan"
-    assert (
-        decided(path, x, y, "forward=timekan", architecture=STEPS).manifest.verification_basis
-        == manifest.EXPECTED_OUTPUTS
-    )
+    given = decided(path, x, y, "forward=timekan", architecture=STEPS)
+    assert given.manifest.verification_basis == manifest.EXPECTED_OUTPUTS
     with pytest.raises(OptionError, match=r"'timekanx', which no layer .* has") as caught:
         export(Request(options=("forward=timekanx",), **request))
     assert "timekan" in caught.value.hint
 
 
 def test_a_forward_for_many_files_is_for_those_that_know_it(tmp_path: Path) -> None:
-    waves = {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
-    files = {
-        "chebykan": {"cheby_coeffs": floats(3, 2, 4)},
-        "jacobikan": {"jacobi_coeffs": floats(3, 2, 4)},
-        "wav-kan": waves,
-    }
-    for family, tensors in files.items():
+    coefficients = {"chebykan": {"cheby_coeffs": floats(3, 2, 4)}, "jacobikan": {"jacobi_coeffs": floats(3, 2, 4)}}
+    for family, tensors in {**coefficients, "wav-kan": waves()}.items():
         (tmp_path / family).mkdir()
         path = save(tmp_path / family, tensors)
         request = Request(path=path, repository=tmp_path / "m", name=family, options=("forward=timekan",), shared=True)
@@ -78,6 +71,5 @@ def test_a_forward_for_many_files_is_for_those_that_know_it(tmp_path: Path) -> N
 
 
 def test_a_forward_that_nobody_knows_is_not_ignored(tmp_path: Path) -> None:
-    waves = {"wavelet_weights": floats(2, 3), "scale": 1 + np.abs(floats(2, 3)), "translation": floats(2, 3)}
-    assert isinstance(refuse(tmp_path, waves, "forward=timekan"), OptionError)
-    export(Request(path=save(tmp_path, waves), repository=tmp_path / "m", options=("forward=wav-kan",)))
+    assert isinstance(refuse(tmp_path, waves(), "forward=timekan"), OptionError)
+    export(Request(path=save(tmp_path, waves()), repository=tmp_path / "m", options=("forward=wav-kan",)))

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from kanexport.pipeline import Request, Result, export
+from kanexport.pipeline import Request, export
 from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
-
-
-@pytest.fixture(scope="module", params=cases(), ids=lambda case: case.name)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result]:
-    case: Case = request.param
-    return case, export(Request(path=case.path, repository=tmp_path_factory.mktemp("models"), options=case.options))
+from tests.support.tiers import spread
 
 
 def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -25,51 +19,35 @@ def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def test_outputs_match_in_every_group_of_rows(exported, state_error) -> None:
-    case, result = exported
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_outputs_edges_and_sums_match_the_library(case: Case, tmp_path: Path, state_error) -> None:
+    result = export(Request(path=case.path, repository=tmp_path, options=case.options))
     reference = case.reference()
-    y = run(result.directory / "model.onnx", {"x": reference["x"]})["y"]
+    nodes = {"x": reference["x"], **run(result.directory / "model.onnx", {"x": reference["x"]})}
     for group, rows in case.facts["row_groups"].items():
-        error = relative_error(y[rows], reference["y64"][rows])
+        error = relative_error(nodes["y"][rows], reference["y64"][rows])
         state_error("golden outputs, relative", error, f"{case.name}, {group}")
         assert error <= case.tolerance, group
-
-
-def test_every_edge_value_matches(exported, state_error) -> None:
-    case, result = exported
-    reference = case.reference()
-    nodes = {"x": reference["x"], **run(result.directory / "model.onnx", {"x": reference["x"]})}
     for index, layer in enumerate(result.manifest.layers):
-        values = run(result.directory / layer.edges_file, {layer.node_tensor: nodes[layer.node_tensor]})
-        error = relative_error(values[layer.edges_tensor], reference[f"layer{index}_edges"])
+        edges = run(result.directory / layer.edges_file, {layer.node_tensor: nodes[layer.node_tensor]})
+        values = edges[layer.edges_tensor]
+        error = relative_error(values, reference[f"layer{index}_edges"])
         state_error("golden edges, relative", error, f"{case.name}, layer {index}")
         assert error <= EDGE_TOLERANCE
-
-
-def test_edges_add_up_to_the_sums(exported) -> None:
-    case, result = exported
-    reference = case.reference()
-    nodes = {"x": reference["x"], **run(result.directory / "model.onnx", {"x": reference["x"]})}
-    for index, layer in enumerate(result.manifest.layers):
-        values = run(result.directory / layer.edges_file, {layer.node_tensor: nodes[layer.node_tensor]})
-        sums = values[layer.edges_tensor].sum(axis=1) + np.array(layer.bias or 0.0)
+        sums = values.sum(axis=1) + np.array(layer.bias or 0.0)
         assert relative_error(sums, reference[f"layer{index}_pre"]) <= EDGE_TOLERANCE
+    source = result.manifest.source
+    assert source.family == case.facts["family"]
+    listed = {name: entry["sha256"] for name, entry in case.facts["files"].items() if name != "reference.npz"}
+    assert {file.name: file.sha256 for file in source.files} == listed
+    assert result.manifest.edge_class == case.facts["edge_class"]
 
 
-def test_float64_export_is_exact(exported, tmp_path: Path, state_error) -> None:
-    case, _ = exported
+@spread("case", cases(), 3, ids=lambda case: case.name)
+def test_float64_export_is_exact(case: Case, tmp_path: Path, state_error) -> None:
     result = export(Request(path=case.path, repository=tmp_path, options=case.options, dtype="float64"))
     reference = case.reference()
     y = run(result.directory / "model.onnx", {"x": reference["x"].astype(np.float64)})["y"]
     error = relative_error(y, reference["y64"])
     state_error("golden outputs in float64, relative", error, case.name)
     assert error <= 1e-12
-
-
-def test_the_manifest_names_the_family_and_the_files(exported) -> None:
-    case, result = exported
-    source = result.manifest.source
-    assert source.family == case.facts["family"]
-    listed = {name: entry["sha256"] for name, entry in case.facts["files"].items() if name != "reference.npz"}
-    assert {file.name: file.sha256 for file in source.files} == listed
-    assert json.loads((result.directory / "manifest.json").read_bytes())["edge_class"] == case.facts["edge_class"]

@@ -1,11 +1,16 @@
-"""Fixtures: the custom operator's library, built once for all workers; tests say so if it cannot be built."""
+"""Fixtures: the custom operator's library, built once for each state of its sources; tests say so if it cannot be
+built."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -28,32 +33,46 @@ def builder() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder with the package kanserve_kernel in it."""
-    root = tmp_path_factory.getbasetemp()
-    place = (root if worker_id == "master" else root.parent) / "kernel"
+def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package kanserve_kernel in it, which pytest's cache keeps."""
+    cache: pytest.Cache | None = getattr(request.config, "cache", None)
+    place = (cache.mkdir("kernel") if cache else tmp_path_factory.getbasetemp()) / _state()
     place.mkdir(exist_ok=True)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        fault, home = place / "fault", place / custom_ops.PACKAGE
-        if not home.exists() and not fault.exists():
-            _build(place, home, fault)
-    if fault.exists():
-        pytest.skip(f"the operator is not built here: {fault.read_text()[:300]}")
+        home, fault = place / custom_ops.PACKAGE, ""
+        if not home.exists():
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                fault = _build(Path(folder), home)
+    if fault:
+        pytest.skip(f"the operator is not built here: {fault[:300]}")
     return place
 
 
-def _build(place: Path, home: Path, fault: Path) -> None:
-    module, created = builder(), place / "made"
-    created.mkdir()
+def _state() -> str:
+    """Digest of the sources, the build and the compiler."""
+    files = sorted(path for path in SOURCE.rglob("*") if path.suffix in (".cpp", ".h", ".py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files))
+    with contextlib.suppress(builder().CannotBuild):
+        digest.update(subprocess.run([*builder().compiler(), "--version"], capture_output=True, check=False).stdout)
+    return digest.hexdigest()[:16]
+
+
+def _build(folder: Path, home: Path) -> str:
+    """Build in a folder, and move the package to its home. Returns what is missing; what does not compile is a
+    failure."""
+    module = builder()
     try:
-        module.build(created / "libkanserve_kernel.so", created)
-    except module.Missing as error:  # what does not compile is a failure
-        fault.write_text(str(error))
-        return
-    shutil.copytree(SOURCE / custom_ops.PACKAGE, home, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    for path in created.glob("*.so"):
-        shutil.copy(path, home)
+        module.build(folder / "libkanserve_kernel.so", folder)
+    except module.Missing as error:
+        return str(error)
+    shutil.copytree(
+        SOURCE / custom_ops.PACKAGE, folder / "package", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    for path in folder.glob("*.so"):
+        path.rename(folder / "package" / path.name)
+    (folder / "package").rename(home)
+    return ""
 
 
 @pytest.fixture

@@ -21,9 +21,8 @@ from kanexport.contract import custom_ops
 from kanexport.contract import manifest as contract
 from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.errors import OptionError, VerificationFailed
-from kanexport.graph.builder import Graph
+from kanexport.graph.builder import Graph, Value
 from kanexport.lowering import lower
-from kanexport.pipeline import Request, export
 from kanexport.verify import verify
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
@@ -35,34 +34,20 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.runtime import base
+from tests.support import golden_networks, mutated_bundles
 from tests.support import hostile_graphs as hostile
-from tests.support import mutated_bundles
-from tests.support.golden_cases import Case, cases
+from tests.support.golden_networks import network
 from tests.support.server_process import INFERENCE, serving
-from tests.support.small_checkpoints import read
+from tests.support.tiers import full, spread
 
-NAMES: tuple[str, ...] = (
-    "efficient-kan-digits",
-    "pykan-hello-adapted",
-    "pykan-mult-affine",
-    "pykan-pruned-edges",
-    "kanx-hello",
-)
-NAMES = (*NAMES, "fastkan-digits", "torchkan-digits", "jacobikan-wine", "wav-kan-dog-breast-cancer")
-WITHOUT = ("pykan-hello-symbolic", "pykan-ellipj-float64")
+DIGITS, ADAPTED = "efficient-kan-digits", "pykan-hello-adapted"
+NAMES = (ADAPTED, DIGITS, "pykan-mult-affine", "pykan-pruned-edges", "kanx-hello", "fastkan-digits", "torchkan-digits")
+NAMES = (*NAMES, "jacobikan-wine", "wav-kan-dog-breast-cancer")
 MUTANTS = 60
 
 
-def case(name: str) -> Case:
-    (actual,) = (item for item in cases() if item.name == name)
-    return actual
-
-
 def exported(folder: Path, name: str, **more: Any) -> Result:
-    item = case(name)
-    return export(
-        Request(path=item.path, repository=folder, name="m", options=item.options, **{"kernel": True, **more})
-    )
+    return golden_networks.exported(folder, name, **{"kernel": True, **more})
 
 
 def answers(folder: Path, file: str, x: np.ndarray, library: str = "") -> np.ndarray:
@@ -78,7 +63,12 @@ def rows(result: Result, count: int = 100) -> np.ndarray:
     return rng.uniform(-2, 2, size=(count, *result.manifest.input.shape[1:])).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def same(result: Result, x: np.ndarray, library: str) -> None:
+    plain, other = (answers(result.directory, file, x, library) for file in (contract.MODEL_FILE, KERNEL_FILE))
+    assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
+
+
+@spread("name", NAMES, 2)
 def test_the_graph_by_the_operator_answers_as_the_portable_one(name: str, tmp_path: Path, installed: str) -> None:
     result = exported(tmp_path, name)
     about = result.manifest.verification
@@ -88,8 +78,7 @@ def test_the_graph_by_the_operator_answers_as_the_portable_one(name: str, tmp_pa
     model = onnx.load(result.directory / KERNEL_FILE)
     assert set(custom_ops.OPERATORS) & {node.op_type for node in model.graph.node}
     x = rows(result)
-    plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
-    assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
+    same(result, x, installed)
     x[::3, 0], x[1::3, -1] = np.nan, -np.inf
     plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
     np.testing.assert_array_equal(np.isnan(plain), np.isnan(other))
@@ -100,78 +89,70 @@ def test_weights_in_a_file_are_shared_with_the_portable_graph(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lower, "SHARED_FROM", 1)
-    result = exported(tmp_path, "efficient-kan-digits")
-    alone = exported(tmp_path / "alone", "efficient-kan-digits", kernel=False)
+    result = exported(tmp_path, DIGITS)
+    alone = exported(tmp_path / "alone", DIGITS, kernel=False)
     sizes = [item.manifest.file(contract.WEIGHTS_FILE).size for item in (result, alone)]
     assert sizes[0] <= sizes[1] + 2**16  # the knots, and rows that the portable graph has in another order
-    x = rows(result)
-    plain, other = (answers(result.directory, file, x, installed) for file in (contract.MODEL_FILE, KERNEL_FILE))
-    assert np.abs(plain - other).max() <= 1e-5 * np.abs(plain).max()
+    same(result, rows(result), installed)
     assert loaded(tmp_path).serving.way.kernel
 
 
-@pytest.mark.parametrize("name", WITHOUT)
-def test_where_no_layer_has_such_splines_a_note_says_so(name: str, tmp_path: Path, installed: str) -> None:
-    if name.endswith("float64"):
-        with pytest.raises(OptionError, match="--kernel needs float32"):
-            exported(tmp_path, name, dtype="float64")
-        return
-    result = exported(tmp_path, name)
+def test_where_no_layer_has_such_splines_a_note_says_so(tmp_path: Path, installed: str) -> None:
+    result = exported(tmp_path, "pykan-hello-symbolic")
     assert not (result.directory / KERNEL_FILE).exists()
-    assert any(
-        note.startswith(f"{KERNEL_FILE} was not written: no layer has functions") for note in result.manifest.notes
-    )
+    start = f"{KERNEL_FILE} was not written: no layer has functions"
+    assert any(note.startswith(start) for note in result.manifest.notes)
+    with pytest.raises(OptionError, match="--kernel needs float32"):
+        exported(tmp_path / "double", "pykan-ellipj-float64", dtype="float64")
 
 
 def test_a_wrong_graph_fails_the_proof(installed: str) -> None:
-    item = case("pykan-hello-adapted")
-    kan, _ = read(item.path)
+    kan = network(ADAPTED)
     lowered = lower.lower(kan, "float32", kernel=True)
     assert lowered.kernel is not None
     model = onnx.load_from_string(lowered.kernel)
-    (scale,) = (a for a in model.graph.node[0].attribute if a.name == "scale")
-    scale.f *= 1.001
+    scaled(model, 1.001)
     with pytest.raises(VerificationFailed, match=KERNEL_FILE):
         verify.verify(kan, dataclasses.replace(lowered, kernel=model.SerializeToString()), "float32")
 
 
 def test_an_export_has_the_graph_if_the_package_is_installed(tmp_path: Path, installed: str) -> None:
-    result = exported(tmp_path, NAMES[0], kernel=None)
+    result = exported(tmp_path, DIGITS, kernel=None)
     assert KERNEL_FILE in {entry.path for entry in result.manifest.files}
     assert result.manifest.verification.kernel
     for name, more in (("no", {"kernel": False}), ("double", {"kernel": None, "dtype": "float64"})):
-        assert not (exported(tmp_path / name, NAMES[0], **more).directory / KERNEL_FILE).exists()
-
-
-def test_an_export_without_the_package_has_the_portable_graph_only(tmp_path: Path, absent: None) -> None:
-    result = exported(tmp_path, NAMES[0], kernel=None)
-    assert not (result.directory / KERNEL_FILE).exists()
-    assert not [note for note in result.manifest.notes if KERNEL_FILE in note]
+        assert not (exported(tmp_path / name, DIGITS, **more).directory / KERNEL_FILE).exists()
 
 
 def test_an_export_leaves_a_wrong_graph_out_and_says_why(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Graph.custom
-    monkeypatch.setattr(
-        Graph, "custom", lambda self, kind, *x, scale, **more: original(self, kind, *x, scale=scale * 1.001, **more)
-    )
-    result = exported(tmp_path, NAMES[0], kernel=None)
+
+    def custom(self: Graph, kind: str, *x: Value, scale: float, **more: Any) -> Value:
+        return original(self, kind, *x, scale=scale * 1.001, **more)
+
+    monkeypatch.setattr(Graph, "custom", custom)
+    result = exported(tmp_path, DIGITS, kernel=None)
     assert not (result.directory / KERNEL_FILE).exists()
     (note,) = (note for note in result.manifest.notes if KERNEL_FILE in note)
     assert note.startswith(f"{KERNEL_FILE} was not written: ")
     with pytest.raises(VerificationFailed, match=KERNEL_FILE):
-        exported(tmp_path / "required", NAMES[0])
+        exported(tmp_path / "required", DIGITS)
 
 
-def test_without_the_package_nothing_is_exported_and_it_says_how_to_get_it(
+def test_without_the_package_an_export_has_the_portable_graph_or_says_how_to_get_it(
     tmp_path: Path, absent: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(OptionError, match="kanserve-kernel, which is not installed"):
-        exported(tmp_path, NAMES[0])
+        exported(tmp_path, ADAPTED)
     assert not list(tmp_path.iterdir())
-    assert export_command.main([str(case(NAMES[0]).path), "--repository", str(tmp_path), "--kernel"]) == 2
+    path = golden_networks.case(ADAPTED).path
+    assert export_command.main([str(path), "--repository", str(tmp_path), "--kernel"]) == 2
     assert "make setup" in capsys.readouterr().err
+    result = exported(tmp_path, ADAPTED, kernel=None)
+    assert not (result.directory / KERNEL_FILE).exists()
+    assert not [note for note in result.manifest.notes if KERNEL_FILE in note]
 
 
 def bundle(root: Path) -> Bundle:
@@ -185,7 +166,7 @@ def loaded(root: Path, like: ServingVersion | None = None, **settings: Any) -> M
 
 
 def test_a_library_for_another_machine_is_none(installed: str, tmp_path: Path) -> None:
-    result = exported(tmp_path, "pykan-hello-adapted")
+    result = exported(tmp_path, ADAPTED)
     broken, data = tmp_path / "broken.so", bytearray(Path(installed).read_bytes())
     data[18] ^= 0xFF  # which machine it is for
     broken.write_bytes(data)
@@ -198,8 +179,9 @@ def test_a_library_for_another_machine_is_none(installed: str, tmp_path: Path) -
     model.close()
 
 
+@full("combination")
 def test_a_server_takes_it_where_it_is_installed_and_says_so(tmp_path: Path, installed: str) -> None:
-    result = exported(tmp_path, "efficient-kan-digits")
+    result = exported(tmp_path, DIGITS)
     x = rows(result, 33)
     graphs, actual = [], []
     for settings in ({}, {"kernel": False}):
@@ -219,7 +201,7 @@ def test_a_server_takes_it_where_it_is_installed_and_says_so(tmp_path: Path, ins
 def test_without_the_package_the_portable_graph_serves(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exported(tmp_path, "pykan-hello-adapted")
+    exported(tmp_path, ADAPTED)
     model = loaded(tmp_path)
     before = ServingVersion(model.info, model.serving.way, bundle(tmp_path).config)
     again = loaded(tmp_path, before)
@@ -255,50 +237,46 @@ def renamed(model: onnx.ModelProto) -> None:
     model.graph.node[0].op_type = "Another"
 
 
-def scaled(model: onnx.ModelProto) -> None:
-    next(a for a in model.graph.node[0].attribute if a.name == "scale").f *= 1.5
+def scaled(model: onnx.ModelProto, times: float = 1.5) -> None:
+    next(a for a in model.graph.node[0].attribute if a.name == "scale").f *= times
 
 
-@pytest.mark.parametrize(
-    ("change", "file", "reason", "says"),
-    [
-        (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, "is in the operator domain 'kanserve'"),
-        (
-            renamed,
-            KERNEL_FILE,
-            LoadReason.STRUCTURE,
-            f"{KERNEL_FILE}: operator 'Another' is in the operator domain 'kanserve'",
-        ),
+FOREIGN = "is in the operator domain 'kanserve'"
+
+
+@full("combination")
+def test_what_a_trial_refuses(tmp_path: Path, installed: str) -> None:
+    exported(tmp_path / "right", ADAPTED)
+    tried(tmp_path / "right")
+    for change, file, reason, says in (
+        (lambda model: None, contract.MODEL_FILE, LoadReason.STRUCTURE, FOREIGN),
+        (renamed, KERNEL_FILE, LoadReason.STRUCTURE, f"{KERNEL_FILE}: operator 'Another' {FOREIGN}"),
         (scaled, KERNEL_FILE, LoadReason.REFERENCE, f"{KERNEL_FILE}: reference outputs differ by"),
-    ],
-    ids=["in the portable graph", "another operator", "a wrong one"],
-)
-def test_what_a_trial_refuses(
-    change: Callable[[onnx.ModelProto], None], file: str, reason: LoadReason, says: str, tmp_path: Path, installed: str
-) -> None:
-    exported(tmp_path, "pykan-hello-adapted")
-    tried(tmp_path)
-    damaged(tmp_path, change, file)
-    with pytest.raises(LoadError, match=says) as error:
-        tried(tmp_path)
-    assert error.value.reason == reason
+    ):
+        root = tmp_path / f"{file} {change.__name__}"
+        shutil.copytree(tmp_path / "right", root)
+        damaged(root, change, file)
+        with pytest.raises(LoadError, match=says) as error:
+            tried(root)
+        assert error.value.reason == reason
 
 
 def test_a_wrong_graph_is_not_served_where_nothing_is_tried(tmp_path: Path, installed: str) -> None:
-    exported(tmp_path, "pykan-hello-adapted")
+    exported(tmp_path, ADAPTED)
     damaged(tmp_path, scaled)
     model = loaded(tmp_path)
     assert not model.serving.way.kernel
     model.close()
 
 
+@full("rare")
 def test_mutants_come_to_a_reason_or_to_a_model(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutated versions with the custom operator load, or fail with a reason."""
     monkeypatch.setattr(mutated_bundles, "GRAPHS", (KERNEL_FILE, "edges_l0.kernel.onnx"))
     monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
-    good = exported(tmp_path / "good", "pykan-hello-adapted").directory
+    good = exported(tmp_path / "good", ADAPTED).directory
     came: collections.Counter[str] = collections.Counter()
 
     async def judge(trial: Sandbox, loader: Loader, seed: int) -> None:
@@ -318,7 +296,7 @@ def test_mutants_come_to_a_reason_or_to_a_model(
         shutil.rmtree(root)
 
     async def all_of_them() -> None:
-        settings = Settings(repository=tmp_path, load_timeout=10)
+        settings = Settings(repository=tmp_path, load_timeout=60)
         trial, loader = Sandbox(settings), Loader(base.load("ort"), settings, 1, Metrics())
         for seed in range(MUTANTS):
             await judge(trial, loader, seed)

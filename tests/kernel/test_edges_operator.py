@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from kanexport.contract import custom_ops
 from kanexport.contract.custom_ops import KERNEL_FILE
@@ -26,9 +26,10 @@ from kanserve.insight.edge_queries import LayerGraph
 from kanserve.models.model import Model
 from kanserve.types import EdgeOptions, LayerEdges
 from tests.kernel import test_custom_operator_model as models
-from tests.kernel.test_operator import COEF, GOOD, KNOTS, WEIGHTS, I, O, session
+from tests.kernel.test_operator import COEF, GOOD, KNOTS, WEIGHTS, I, O, one_node, session
 from tests.support import hostile_graphs as hostile
-from tests.support.small_checkpoints import read
+from tests.support.golden_networks import network
+from tests.support.tiers import spread
 
 FILE = "edges_l0.kernel.onnx"
 SPLINE_CASES = ("efficient-kan-digits", "pykan-hello-adapted", "kanx-hello", "pykan-mult-affine", "pykan-pruned-edges")
@@ -45,23 +46,14 @@ OPTIONS = (
 
 def graph(coef: np.ndarray = COEF, weights: np.ndarray = WEIGHTS) -> bytes:
     """One operator, with x and k as inputs."""
-    constants = {"knots": KNOTS, "coef": coef, "weights": weights}
-    node = helper.make_node(custom_ops.SPLINE_EDGES, ["x", "k", *constants], ["y"], domain=custom_ops.DOMAIN, **GOOD)
-    x, k, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xky")
-    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(custom_ops.DOMAIN, 1)]
-    created = helper.make_model(
-        helper.make_graph([node], "g", [x, k], [y], tensors), opset_imports=opsets, ir_version=8
-    )
-    return bytes(created.SerializeToString())
+    return one_node(custom_ops.SPLINE_EDGES, ("x", "k"), {"knots": KNOTS, "coef": coef, "weights": weights}, **GOOD)
 
 
 def number(k: float) -> np.ndarray:
     return np.full((1, 1), k, np.float32)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("outputs", [2, 300, 5000])
+@spread("outputs,threads", [(2, 1), (300, 1), (5000, 2), (300, 2)], 2)
 def test_the_strongest_are_those_of_a_sort_of_all_edges(outputs: int, threads: int, installed: str) -> None:
     """Few distinct coefficients have many ties, and a source that is not finite has NaN on all of its edges."""
     rng = np.random.default_rng(outputs)
@@ -77,25 +69,13 @@ def test_the_strongest_are_those_of_a_sort_of_all_edges(outputs: int, threads: i
         assert found.tobytes() == np.take_along_axis(values, expected, axis=1).tobytes()
 
 
-@pytest.mark.parametrize(
-    ("x", "k"),
-    [
-        (np.zeros((2, I + 1)), number(1)),
-        (np.zeros(I), number(1)),
-        (np.zeros((2, I)), number(-1)),
-        (np.zeros((2, I)), number(0.5)),
-        (np.zeros((2, I)), number(I * O + 1)),
-        (np.zeros((2, I)), number(1e30)),
-        (np.zeros((2, I)), number(math.nan)),
-        (np.zeros((2, I)), np.zeros((1, 2), np.float32)),
-        (np.zeros((2, I)), np.zeros((0, 1), np.float32)),
-        (np.zeros((2, I)), np.zeros(1, np.float32)),
-    ],
-)
-def test_what_is_no_query_is_refused(x: np.ndarray, k: np.ndarray, installed: str) -> None:
-    runs = session(installed, graph())
-    with pytest.raises(Exception, match="SplineEdges"):
-        runs.run(None, {"x": x.astype(np.float32), "k": k})
+def test_what_is_no_query_is_refused(installed: str) -> None:
+    runs, x = session(installed, graph()), np.zeros((2, I))
+    counts = [number(k) for k in (-1, 0.5, I * O + 1, 1e30, math.nan)]
+    shapes = [np.zeros(shape, np.float32) for shape in ((1, 2), (0, 1), (1,))]
+    for rows, k in ((np.zeros((2, I + 1)), number(1)), (x[0], number(1)), *((x, k) for k in (*counts, *shapes))):
+        with pytest.raises(Exception, match="SplineEdges"):
+            runs.run(None, {"x": rows.astype(np.float32), "k": k})
     assert runs.run(None, {"x": np.zeros((0, I), np.float32), "k": number(2)})[0].shape == (0, 6)
 
 
@@ -133,7 +113,7 @@ def same(one: LayerEdges, other: LayerEdges, tolerance: float) -> None:
             assert first.tobytes() == second.tobytes()
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@spread("name", models.NAMES, 2)
 def test_queries_have_one_answer_with_the_operator_and_without(
     name: str, tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,22 +157,25 @@ def negated(root: Path) -> None:
     (name,), node.output[:] = node.output, ["values"]
     one = helper.make_node("Constant", [], ["one"], value_floats=[1.0])
     model.graph.node.insert(0, one)
-    model.graph.node.extend(
-        [
-            helper.make_node("Min", [custom_ops.STRONGEST, "one"], ["some"]),
-            helper.make_node("Add", ["some", "some"], ["twice"]),
-            helper.make_node("Sub", ["one", "twice"], ["sign"]),
-            helper.make_node("Mul", ["values", "sign"], [name]),
-        ]
-    )
+    for kind, inputs, output in (
+        ("Min", [custom_ops.STRONGEST, "one"], "some"),
+        ("Add", ["some", "some"], "twice"),
+        ("Sub", ["one", "twice"], "sign"),
+        ("Mul", ["values", "sign"], name),
+    ):
+        model.graph.node.append(helper.make_node(kind, inputs, [output]))
     hostile.replaced(folder, model.SerializeToString(), FILE)
 
 
-@pytest.mark.parametrize("change", [scaled, negated])
-def test_a_wrong_edge_graph_is_not_used(
-    change: Callable[[Path], None], tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of any size have an edge graph by the operator."""
     monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
+
+
+@spread("change", [negated, scaled], 1)
+@pytest.mark.usefixtures("installed", "few")
+def test_a_wrong_edge_graph_is_not_used(change: Callable[[Path], None], tmp_path: Path) -> None:
     models.exported(tmp_path, "pykan-hello-adapted")
     change(tmp_path)
     models.tried(tmp_path)
@@ -202,10 +185,8 @@ def test_a_wrong_edge_graph_is_not_used(
     model.close()
 
 
-def test_an_edge_graph_that_does_not_run_is_refused(
-    tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
+@pytest.mark.usefixtures("installed", "few")
+def test_an_edge_graph_that_does_not_run_is_refused(tmp_path: Path) -> None:
     models.exported(tmp_path, "pykan-hello-adapted")
     folder = models.bundle_folder(tmp_path)
     hostile.replaced(folder, (folder / "edges_l1.kernel.onnx").read_bytes(), FILE)
@@ -216,9 +197,9 @@ def test_an_edge_graph_that_does_not_run_is_refused(
     model.close()
 
 
-def test_an_export_leaves_a_wrong_edge_graph_out(installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
-    kan, _ = read(models.case("pykan-hello-adapted").path)
+@pytest.mark.usefixtures("installed", "few")
+def test_an_export_leaves_a_wrong_edge_graph_out() -> None:
+    kan = network("pykan-hello-adapted")
     lowered = lower.lower(kan, "float32", kernel=True, kernel_optional=True)
     good = verify.verify(kan, lowered, "float32")
     assert max(zone.edges_max_rel for zone in good.verification.kernel) <= 1e-5

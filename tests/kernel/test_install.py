@@ -10,19 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.conftest import SOURCE, builder
+from tests.support.tiers import full
 
 INSTALL = SOURCE / "install.py"
 
 
 def run(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(INSTALL), str(tmp_path / "zig"), *arguments]
     environment = os.environ | {"PYTHONPATH": "", **variables}
-    return subprocess.run(
-        [sys.executable, str(INSTALL), str(tmp_path / "zig"), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_build_that_fails_is_a_message_and_setup_continues(tmp_path: Path) -> None:
@@ -32,6 +28,7 @@ def test_a_build_that_fails_is_a_message_and_setup_continues(tmp_path: Path) -> 
     assert "false" in done.stderr
 
 
+@full("package")
 def test_a_download_that_fails_is_an_error_of_the_wheels(tmp_path: Path) -> None:
     done = run(tmp_path, str(tmp_path / "dist"), PIP_NO_INDEX="1")
     assert done.returncode == 1

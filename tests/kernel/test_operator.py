@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -19,8 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from kanexport.contract import custom_ops
 from kanexport.graph import vector_program
 from tests.kernel.conftest import SOURCE, builder
+from tests.support.tiers import full, spread
 
-LAYERS = 300
+LAYERS = 120
 MACHINES = ("avx512", "avx2", "portable")
 SANITIZED: tuple[str, ...] = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
 SANITIZED = (*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCE / 'src'}")
@@ -57,6 +59,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
         return compiler, list(pool.map(compiled, parts.items()))
 
 
+@full("package")
 @pytest.mark.parametrize("harness", ["harness", "program_harness"])
 def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(
     harness: str, objects: tuple[str, list[str]], tmp_path: Path
@@ -68,13 +71,9 @@ def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(
     subprocess.run([compiler, *SANITIZED, source, *parts, "-o", str(program)], check=True)
     seen = set()
     for name in MACHINES:
-        done = subprocess.run(
-            [str(program), "1", str(LAYERS)],
-            env=os.environ | {"KANKERNEL_MACHINE": name},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = os.environ | {"KANKERNEL_MACHINE": name}
+        command = [str(program), "1", str(LAYERS)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr[-2000:]
         machine, right, refused = done.stdout.split()
         assert int(right) > LAYERS // 2
@@ -83,7 +82,7 @@ def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(
     assert "portable" in seen
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@spread("machine", MACHINES, 1)
 def test_every_basis_is_exact_on_every_machine(machine: str, installed: str) -> None:
     """The layers are divided among the instruction sets. Single rows have the bits that they have in a batch. The same
     outputs are NaN as in the portable graph."""
@@ -96,27 +95,26 @@ def test_every_basis_is_exact_on_every_machine(machine: str, installed: str) -> 
     assert "'BasisLayer'" in counts
 
 
-def graph(
-    knots: np.ndarray = KNOTS,
-    coef: np.ndarray = COEF,
-    weights: np.ndarray | None = WEIGHTS,
-    start: np.ndarray | None = None,
-    given: tuple[str, ...] = (),
-    **attributes: Any,
-) -> bytes:
-    """One operator. `given`: constants that are inputs of the graph instead."""
-    start = np.zeros((1, O), np.float32) if start is None else start
-    named = {"start": start, "knots": knots, "coef": coef} | ({} if weights is None else {"weights": weights})
-    reported = {key: value for key, value in (GOOD | attributes).items() if value is not None}
-    node = helper.make_node(custom_ops.SPLINES, ["x", *named], ["y"], domain=custom_ops.DOMAIN, **reported)
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
-    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in given]
-    held = [numpy_helper.from_array(value, name) for name, value in named.items() if name not in given]
-    created = helper.make_graph(
-        [node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], held
-    )
+def one_node(kind: str, inputs: tuple[str, ...], constants: dict[str, np.ndarray], **attributes: Any) -> bytes:
+    """A model of one operator, with the given inputs before its constants."""
+    node = helper.make_node(kind, [*inputs, *constants], ["y"], domain=custom_ops.DOMAIN, **attributes)
+    *infos, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*inputs, "y"))
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(custom_ops.DOMAIN, 1)]
-    return bytes(helper.make_model(created, opset_imports=opsets, ir_version=8).SerializeToString())
+    made = helper.make_model(helper.make_graph([node], "g", infos, [y], tensors), opset_imports=opsets, ir_version=8)
+    return bytes(made.SerializeToString())
+
+
+def graph(given: str = "", **changes: Any) -> bytes:
+    """One operator of splines. `given`: a constant that is an input of the graph instead."""
+    constants = {"start": np.zeros((1, O), np.float32), "knots": KNOTS, "coef": COEF, "weights": WEIGHTS}
+    constants = {name: value for name in constants if (value := changes.pop(name, constants[name])) is not None}
+    attributes = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    model = onnx.load_from_string(one_node(custom_ops.SPLINES, ("x",), constants, **attributes))
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name == given]:
+        model.graph.initializer.remove(tensor)
+        model.graph.input.append(helper.make_tensor_value_info(given, TensorProto.FLOAT, None))
+    return bytes(model.SerializeToString())
 
 
 def session(library: str, model: bytes, threads: int = 1) -> Any:
@@ -149,9 +147,9 @@ NO_LAYERS: dict[str, dict[str, Any]] = {
     "no coefficients": {"coef": COEF[:0]},
     "no outputs": {"coef": COEF[:, :0], "weights": WEIGHTS[:, :0]},
     "weights of another shape": {"weights": WEIGHTS.T.copy()},
-    "knots that are not constant": {"given": ("knots",)},
-    "coefficients that are not constant": {"given": ("coef",)},
-    "weights that are not constant": {"given": ("weights",)},
+    "knots that are not constant": {"given": "knots"},
+    "coefficients that are not constant": {"given": "coef"},
+    "weights that are not constant": {"given": "weights"},
     "coefficients in double precision": {"coef": COEF.astype(np.float64)},
 }
 
@@ -162,23 +160,12 @@ def test_what_is_no_layer_is_no_session(changes: dict[str, Any], installed: str)
         session(installed, graph(**changes))
 
 
-@pytest.mark.parametrize(
-    ("x", "start"),
-    [
-        (np.zeros((2, I + 1)), np.zeros((1, O))),
-        (np.zeros((2, 0)), np.zeros((1, O))),
-        (np.zeros(I), np.zeros((1, O))),
-        (np.zeros((1, 2, I)), np.zeros((1, O))),
-        (np.zeros((2, I)), np.zeros((1, O + 1))),
-        (np.zeros((2, I)), np.zeros((3, O))),
-        (np.zeros((2, I)), np.zeros((0, O))),
-        (np.zeros((2, I)), np.zeros(O)),
-    ],
-)
-def test_what_is_no_run_is_refused(x: np.ndarray, start: np.ndarray, installed: str) -> None:
-    runs = session(installed, graph(given=("start",)))
-    with pytest.raises(Exception, match="SplineLayer"):
-        runs.run(None, {"x": x.astype(np.float32), "start": start.astype(np.float32)})
+def test_what_is_no_run_is_refused(installed: str) -> None:
+    runs = session(installed, graph(given="start"))
+    wrong_rows = [(shape, (1, O)) for shape in ((2, I + 1), (2, 0), (I,), (1, 2, I))]
+    for x, start in (*wrong_rows, *(((2, I), shape) for shape in ((1, O + 1), (3, O), (0, O), (O,)))):
+        with pytest.raises(Exception, match="SplineLayer"):
+            runs.run(None, {"x": np.zeros(x, np.float32), "start": np.zeros(start, np.float32)})
     assert runs.run(None, {"x": np.zeros((0, I), np.float32), "start": np.zeros((1, O), np.float32)})[0].shape == (0, O)
 
 
@@ -190,19 +177,13 @@ def test_bits_do_not_depend_on_threads_or_on_the_rows_beside_one(installed: str)
     for start, stop in ((0, 1), (7, 8), (3, 70), (64, 200), (999, 1000)):
         assert entry.run(None, {"x": x[start:stop]})[0].tobytes() == whole[start:stop].tobytes()
     with ThreadPoolExecutor(4) as pool:
-        assert {run[0].tobytes() for run in pool.map(lambda _: entry.run(None, {"x": x}), range(40))} == {
-            whole.tobytes()
-        }
+        runs = {run[0].tobytes() for run in pool.map(lambda _: entry.run(None, {"x": x}), range(40))}
+    assert runs == {whole.tobytes()}
 
 
 def test_a_wheel_without_a_compiler_says_what_is_missing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SOURCE / "build_library.py"), str(tmp_path / "out.so")],
-        env={"PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, str(SOURCE / "build_library.py"), str(tmp_path / "out.so")]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "no C++ compiler is installed: install g++" in done.stderr
 
@@ -217,18 +198,12 @@ PROGRAM: dict[str, Any] = {
 SETTINGS: dict[str, Any] = {"terms": 1, "registers": 1, "normalized": 0, "epsilon": 0.0, "nan_spreads": 0}
 
 
-def program_graph(x_columns: int = I, **changes: Any) -> bytes:
+def program_graph(**changes: Any) -> bytes:
     """One BasisLayer of one function, (x - 0.5) times a table."""
     constants = {name: changes.get(name, array) for name, array in PROGRAM.items()}
     settings = {name: changes.get(name, value) for name, value in SETTINGS.items()}
     held = {"start": np.zeros((1, O), np.float32), **constants}
-    node = helper.make_node(custom_ops.BASIS, ["x", *held], ["y"], domain=custom_ops.DOMAIN, **settings)
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, x_columns])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    tensors = [numpy_helper.from_array(value, name) for name, value in held.items()]
-    created = helper.make_graph([node], "g", [x], [y], tensors)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(custom_ops.DOMAIN, 1)]
-    return bytes(helper.make_model(created, opset_imports=opsets, ir_version=8).SerializeToString())
+    return one_node(custom_ops.BASIS, ("x",), held, **settings)
 
 
 def changed(at: int, value: float) -> np.ndarray:
@@ -243,32 +218,22 @@ def test_a_program_computes_a_layer(installed: str) -> None:
     np.testing.assert_allclose(y, (x - 0.5) @ COEF[:I], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"program": changed(0, 1000)},
-        {"program": changed(0, 0.5)},
-        {"program": changed(0, np.nan)},
-        {"program": changed(1, 1)},
-        {"program": changed(1, -1)},
-        {"program": changed(2, 0)},
-        {"program": changed(2, vector_program.INPUT + 1)},
-        {"program": changed(3, -2)},
-        {"program": changed(4, vector_program.TABLE + 1)},
-        {"program": CODE[:, :4]},
-        {"program": CODE[:0]},
-        {"constants": np.zeros((2, 1), np.float32)},
-        {"tables": np.ones((1, I + 1), np.float32)},
-        {"tables": np.ones((1, 0), np.float32)},
-        {"coef": COEF},
-        {"coef": COEF[:0]},
-        {"registers": 0},
-        {"registers": 2**40},
-        {"terms": 0},
-        {"terms": 2},
-        {"normalized": 1, "epsilon": float("nan")},
-    ],
-)
+NO_PROGRAMS: list[dict[str, Any]] = [
+    *({"program": changed(at, value)} for at, value in ((0, 1000), (0, 0.5), (0, np.nan), (1, 1), (1, -1), (2, 0))),
+    {"program": changed(2, vector_program.INPUT + 1)},
+    {"program": changed(3, -2)},
+    {"program": changed(4, vector_program.TABLE + 1)},
+    *({"program": code} for code in (CODE[:, :4], CODE[:0])),
+    {"constants": np.zeros((2, 1), np.float32)},
+    *({"tables": np.ones((1, columns), np.float32)} for columns in (I + 1, 0)),
+    *({"coef": coef} for coef in (COEF, COEF[:0])),
+    *({"registers": count} for count in (0, 2**40)),
+    *({"terms": count} for count in (0, 2)),
+    {"normalized": 1, "epsilon": float("nan")},
+]
+
+
+@pytest.mark.parametrize("changes", NO_PROGRAMS)
 def test_what_is_no_program_is_no_session(changes: dict[str, Any], installed: str) -> None:
     with pytest.raises(Exception, match="ONNXRuntimeError"):
         session(installed, program_graph(**changes))

@@ -1,4 +1,4 @@
-"""The description of Python's stable interface in the kernel, compared with Python's own header."""
+"""The descriptions of the interfaces of Python and of onnxruntime in the kernel, compared with their own headers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.conftest import SOURCE
+from tests.support.tiers import full
 
 ABI = (SOURCE / "src" / "python_abi.h").read_text()
 CONSTANTS = {
@@ -68,6 +69,7 @@ def printed(values: list[str]) -> list[str]:
     return [f'std::printf("%lld\\n", (long long)({value}));' for value in values]
 
 
+@full("package")
 def test_numbers_and_layouts_are_those_of_python(tmp_path: Path) -> None:
     include = sysconfig.get_paths()["include"]
     if not (Path(include) / "Python.h").is_file():
@@ -76,19 +78,53 @@ def test_numbers_and_layouts_are_those_of_python(tmp_path: Path) -> None:
     layout = [f"sizeof({name})" for name in MEMBERS]
     layout += [f"offsetof({name}, {member})" for name, members in MEMBERS.items() for member in members]
     begin = ["#include <cstddef>", "#include <cstdio>"]
-    ours = compiled(
-        tmp_path,
-        [
-            *begin,
-            '#include "python_abi.h"',
-            "int main() {",
-            *printed([f"python::{name}" for name in CONSTANTS] + layout),
-        ],
-        *("-I", str(SOURCE / "src")),
-    )
-    theirs = compiled(
-        tmp_path,
-        ["#include <Python.h>", *begin, "int main() {", *printed([*CONSTANTS.values(), *layout])],
-        *("-I", include, "-DPy_LIMITED_API=0x030B0000"),
-    )
+    head = [*begin, '#include "python_abi.h"', "int main() {"]
+    own = printed([*(f"python::{name}" for name in CONSTANTS), *layout])
+    ours = compiled(tmp_path, [*head, *own], "-I", str(SOURCE / "src"))
+    head = ["#include <Python.h>", *begin, "int main() {"]
+    flags = "-I", include, "-DPy_LIMITED_API=0x030B0000"
+    theirs = compiled(tmp_path, [*head, *printed([*CONSTANTS.values(), *layout])], *flags)
     assert dict(zip([*CONSTANTS, *layout], ours, strict=True)) == dict(zip([*CONSTANTS, *layout], theirs, strict=True))
+
+
+HEADER = "onnxruntime_c_api.h"
+PLACES = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime")
+ORT_CONSTANTS = {
+    "kFloat": "ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT",
+    "kRequired": "INPUT_OUTPUT_REQUIRED",
+    "kOptional": "INPUT_OUTPUT_OPTIONAL",
+    "kDefaultMemory": "OrtMemTypeDefault",
+    "kFail": "ORT_FAIL",
+    "kInvalidArgument": "ORT_INVALID_ARGUMENT",
+}
+# The functions of OrtCustomOp that the operator sets, by our names.
+CALLBACKS = {
+    "name": "GetName",
+    "provider": "GetExecutionProviderType",
+    "input_type": "GetInputType",
+    "input_count": "GetInputTypeCount",
+    "destroy": "KernelDestroy",
+    "input_characteristic": "GetInputCharacteristic",
+    "input_memory": "GetInputMemoryType",
+    "variadic_output_same": "GetVariadicOutputHomogeneity",
+    "create_kernel_v2": "CreateKernelV2",
+    "compute_v2": "KernelComputeV2",
+    "first_version": "GetStartVersion",
+    "last_version": "GetEndVersion",
+}
+
+
+@full("package")
+def test_the_positions_are_those_of_the_header(tmp_path: Path) -> None:
+    folder = next((x for x in (os.environ.get("ORT_INCLUDE", ""), *PLACES) if (Path(x) / HEADER).is_file()), None)
+    if folder is None:
+        pytest.skip(f"{HEADER} is not installed (Debian: libonnxruntime-dev; other folders: ORT_INCLUDE)")
+    slots = dict(re.findall(r"^  (\w+) = (\d+),", (SOURCE / "src" / "ort_abi.h").read_text(), re.MULTILINE))
+    assert len(slots) >= 20
+    checks = [f"static_assert(offsetof(OrtApi, {name}) == {at} * sizeof(void*));" for name, at in slots.items()]
+    checks += [f"static_assert({theirs} == ort::{ours});" for ours, theirs in ORT_CONSTANTS.items()]
+    checks += [
+        f"static_assert(offsetof(OrtCustomOp, {b}) == offsetof(ort::CustomOp, {a}));" for a, b in CALLBACKS.items()
+    ]
+    lines = [f'#include "{HEADER}"', '#include "ort_abi.h"', *checks, "int main() {"]
+    assert compiled(tmp_path, lines, "-I", folder, "-I", str(SOURCE / "src")) == []

@@ -5,50 +5,46 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kanexport.bundle import description
-from kanexport.ccode import generate
+from kanexport.ccode import compiled, generate, source
+from kanexport.ccode.compiled import Program
 from kanexport.ccode.generate import CodeFiles, Facts
+from kanexport.ccode.nodes import Node
 from kanexport.contract.naming import UNNAMED
-from kanexport.detection import detect
-from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
-from kanexport.options import Options
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
-from tests.support.golden_cases import Case, cases
+from tests.support.golden_networks import network
 
 STRICT = ("-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic")
 NAME = "net"
 
 
 @functools.cache
-def case(name: str) -> Case:
-    """The golden case with this name."""
-    return next(case for case in cases() if case.name == name)
-
-
-@functools.cache
-def kan(name: str) -> Kan:
-    """The network of a golden case."""
-    own = case(name)
-    loaded = checkpoint.load(own.path)
-    reader, _ = detect.detect(loaded, None)
-    return detect.read(reader, loaded, Options.parse(own.options))
-
-
-@functools.cache
 def code(name: str, storage: str = "float32", tolerance: float = OUTPUT_TOLERANCE) -> CodeFiles:
     """The generated and verified code of a golden case."""
-    network = kan(name)
-    lowered = lower.lower(network, "float32")
-    layers = description.layers(network, lowered.node_tensors)
     facts = Facts(name=NAME, version=1, family="golden", files=(), names=UNNAMED, tolerance=tolerance, storage=storage)
-    return generate.generate(network, lowered, layers, facts)
+    return generated(network(name), facts)
+
+
+def generated(kan: Kan, facts: Facts) -> CodeFiles:
+    """The generated and verified code of a network."""
+    lowered = lower.lower(kan, "float32")
+    return generate.generate(kan, lowered, description.layers(kan, lowered.node_tensors), facts)
+
+
+def of_value(value: Node, inputs: int, outputs: int) -> AbstractContextManager[Program]:
+    """The compiled program that computes a value."""
+    about = source.Model(
+        name=NAME, inputs=inputs, outputs=outputs, predict=value, explain=None, base=(), about=(), usage=()
+    )
+    return compiled.program(source.write(about), inputs, outputs, ["cc", "-Wall", "-Wextra", "-Werror"])
 
 
 def written(files: CodeFiles, folder: Path) -> Path:

@@ -19,10 +19,12 @@ Where `evaluate` itself overflows, nothing is known.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from kanexport.bases import Basis
 from kanexport.functions.elementwise import Unary
@@ -115,6 +117,22 @@ class Emitted:
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+def computed(emit: Callable[[Graph, Value], Value], x: Array, dtype: str = "float32", *, exact: bool = True) -> Array:
+    """What the operators of a function give for numbers [B]."""
+    return Emitted(emit, 1, (1,), dtype, exact=exact)(x[:, None])[:, 0]
+
+
+def check_each(check: Callable[..., None], items: Iterable[Any], *arguments: Any, **options: Any) -> None:
+    """Check each item; the message lists every failure."""
+    faults = []
+    for item in items:
+        try:
+            check(item, *arguments, **options)
+        except (AssertionError, pytest.fail.Exception) as fault:
+            faults.append(f"{item}: {fault}")
+    assert not faults, "\n".join(faults)
 
 
 def check_basis(basis: Basis, dtype: str, sources: int = SOURCES) -> None:

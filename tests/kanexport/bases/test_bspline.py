@@ -10,7 +10,6 @@ from scipy.interpolate import BSpline as ScipySpline
 
 from kanexport.bases import bspline
 from kanexport.bases.bspline import BSpline
-from kanexport.errors import InvalidKan
 from tests.support.conformance import SOURCES, emitted_basis, rows_around
 
 
@@ -26,7 +25,7 @@ def splines(draw: st.DrawFn) -> BSpline:
 
 
 @given(splines(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings.default.max_examples // 10)
 def test_splines_match_scipy(spline: BSpline, data: st.DataObject) -> None:
     knots = spline.extended[0]
     x = np.array(data.draw(st.lists(st.floats(knots[0], knots[-1]), min_size=1, max_size=20)))
@@ -39,7 +38,7 @@ def test_splines_match_scipy(spline: BSpline, data: st.DataObject) -> None:
 
 
 @given(splines())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=settings.default.max_examples // 10)
 def test_random_splines_survive_emission(spline: BSpline) -> None:
     x = rows_around(spline, SOURCES)
     error = np.abs(emitted_basis(spline, "float32")(x) - spline.evaluate(x)).max()
@@ -53,37 +52,25 @@ def test_a_fine_grid_gives_the_very_numbers_of_the_whole_recursion(monkeypatch: 
     """The fast form computes only the functions of one grid interval; on, near and between knots, outside, and for
     NaN."""
     rng = np.random.default_rng(2)
-    for degree in (1, 2, 3, 5):
-        for cells in (1, 4, 40):
-            knots = np.cumsum(rng.uniform(0.01, 1, size=(4, cells + 2 * degree + 1)), axis=1)
-            for spline in (BSpline(knots, degree), BSpline(knots[[1, 1]], degree)):
-                t = spline.extended.T
-                ends = np.nan, np.inf, -np.inf
-                rows = [
-                    t,
-                    np.nextafter(t, -99),
-                    np.nextafter(t, 99),
-                    rng.uniform(-1, 1 + t.max(), size=(50, t.shape[1])),
-                ]
-                x = np.concatenate([*rows, *(np.full((1, t.shape[1]), value) for value in ends)])
-                monkeypatch.setattr(bspline, "FINE", 0)
-                result = spline.evaluate(x)
-                monkeypatch.setattr(bspline, "FINE", 10**9)
-                np.testing.assert_array_equal(result, spline.evaluate(x))
+    for degree, cells in ((1, 40), (2, 4), (3, 1), (3, 40), (5, 4)):
+        knots = np.cumsum(rng.uniform(0.01, 1, size=(4, cells + 2 * degree + 1)), axis=1)
+        for spline in (BSpline(knots, degree), BSpline(knots[[1, 1]], degree)):
+            t = spline.extended.T
+            inside = rng.uniform(-1, 1 + t.max(), size=(50, t.shape[1]))
+            ends = [np.full((1, t.shape[1]), value) for value in (np.nan, np.inf, -np.inf)]
+            x = np.concatenate([t, np.nextafter(t, -99), np.nextafter(t, 99), inside, *ends])
+            monkeypatch.setattr(bspline, "FINE", 0)
+            result = spline.evaluate(x)
+            monkeypatch.setattr(bspline, "FINE", 10**9)
+            np.testing.assert_array_equal(result, spline.evaluate(x))
 
 
 @given(splines())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=settings.default.max_examples // 10)
 def test_inside_the_grid_splines_sum_to_one(spline: BSpline) -> None:
     low, high = spline.support(SOURCES).core
     x = low + np.linspace(0, 1, 17)[:, None] * (high - low)
     np.testing.assert_allclose(spline.evaluate(x).sum(axis=1), 1.0, atol=1e-9)
-
-
-@pytest.mark.parametrize("bad", [[0, 1, 1, 2, 3, 4, 5, 6], [0, 2, 1, 3, 4, 5, 6, 7], [0, 1, np.nan, 3, 4, 5, 6, 7]])
-def test_knots_must_increase(bad: list[float]) -> None:
-    with pytest.raises(InvalidKan, match="not strictly increasing"):
-        BSpline(np.array([bad]), 3)
 
 
 def test_uniform_cubic_grids_take_the_closed_form_and_others_do_not() -> None:

@@ -59,15 +59,8 @@ def test_formats_are_found_by_content_and_names_by_habit(tmp_path: Path) -> None
             "app_config.yml": b"port: 80",
         },
     )
-    assert places(tmp_path) == [
-        "deep/er/torch_without_a_suffix",
-        "named_only.PT",
-        "named_only.pth",
-        "old.model",
-        "saved.bin",
-        "saved.pkl",
-        "tensors",
-    ]
+    found = ["deep/er/torch_without_a_suffix", "named_only.PT", "named_only.pth", "old.model", "saved.bin", "saved.pkl"]
+    assert places(tmp_path) == [*found, "tensors"]
 
 
 def test_a_pykan_checkpoint_is_one_and_its_training_data_is_not_opened(tmp_path: Path, pykan: Any) -> None:
@@ -81,8 +74,8 @@ def test_a_pykan_checkpoint_is_one_and_its_training_data_is_not_opened(tmp_path:
 def test_hidden_linked_and_published_files_are_left_out(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     root = tmp_path / "root"
-    for place in ("a.pt", ".hidden.pt", ".git/b.pt", "models/m/1/c.pt", "sub/models/d.pt"):
-        write(root, **{place: torch_head()})
+    places_ = ("a.pt", ".hidden.pt", ".git/b.pt", "models/m/1/c.pt", "sub/models/d.pt")
+    write(root, **dict.fromkeys(places_, torch_head()))
     write(outside, **{"e.pt": torch_head()})
     (root / "link.pt").symlink_to(outside / "e.pt")
     (root / "linked").symlink_to(outside)
@@ -126,7 +119,7 @@ def test_names_come_from_places() -> None:
 
 
 @given(st.lists(st.text(alphabet="ab./-_ü ", min_size=1, max_size=150), unique=True, min_size=1, max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=settings.default.max_examples // 5)
 def test_names_are_usable_and_different(given: list[str]) -> None:
     result = named(*given)
     assert len(set(result)) == len(given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,10 @@ from kanexport.batch import worker
 from kanexport.pipeline import Request
 
 
-def write(root: Path, **files: bytes) -> None:
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
-    tmp_path: Path, pykan: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(tmp_path: Path, pykan: Any) -> None:
     """The bounds are real: a wide model against a short time and a small memory."""
     pykan([2, 1]).write(tmp_path)
-    width = 2000
+    width = 1500
     rng = np.random.default_rng(0)
     wide = {
         "base_weight": rng.normal(size=(width, width)),
@@ -39,16 +29,14 @@ def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(
     request = Request(path=tmp_path, repository=tmp_path / "models")
     rows = {row.place: row for row in sweep.sweep(request, memory=512).rows}
     assert rows["toy"].result
-    assert rows["wide.safetensors"].error is not None
-    assert rows["wide.safetensors"].error["kind"] == "LimitExceeded"
-    assert "more than 512 MiB" in rows["wide.safetensors"].error["message"]
+    error = rows["wide.safetensors"].error
+    assert error is not None
+    assert error["kind"] == "LimitExceeded"
     size = (tmp_path / "wide.safetensors").stat().st_size / 2**20
-    assert f"a file of {size:.0f} MiB needs about " in rows["wide.safetensors"].error["message"]
-    needed = int(rows["wide.safetensors"].error["hint"].split()[-1])
-    assert 4 * size < needed < 4 * size + 400
-    started = time.monotonic()
-    rows = {row.place: row for row in sweep.sweep(request, seconds=0.05).rows}
-    assert time.monotonic() - started < 60
+    assert f"more than 512 MiB of memory; a file of {size:.0f} MiB needs about " in error["message"]
+    assert 4 * size < int(error["hint"].split()[-1]) < 4 * size + 400
+    tiny = 1e-3  # no process starts in this time
+    rows = {row.place: row for row in sweep.sweep(request, seconds=tiny).rows}
     assert {row.error["kind"] for row in rows.values() if row.error} == {"LimitExceeded"}
     assert "--time-limit" in (rows["toy"].error or {})["hint"]
 
@@ -69,7 +57,8 @@ def test_a_process_that_dies_is_an_error_of_its_file(
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\nimport sys\nsys.stdin.buffer.read()\n{code}\n")
     script.chmod(0o755)
-    write(tmp_path, **{"a.pt": b"", "b.pt": b""})
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).touch()
     monkeypatch.setattr(sweep.sys, "executable", str(script))
     rows = sweep.sweep(Request(path=tmp_path, repository=tmp_path / "models")).rows
     assert [row.error and row.error["kind"] for row in rows] == [kind, kind]

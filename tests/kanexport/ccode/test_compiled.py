@@ -13,6 +13,8 @@ from kanexport.ccode import compiled
 from kanexport.errors import VerificationFailed
 from tests.support import c_code
 from tests.support.c_code import STRICT, numbers
+from tests.support.golden_networks import case
+from tests.support.tiers import full
 
 SMALL, WIDE = "pykan-hello-adapted", "efficient-kan-digits"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
@@ -20,7 +22,7 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 
 def rows(name: str, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and float64 outputs of the library that trained a golden case."""
-    reference = c_code.case(name).reference()
+    reference = case(name).reference()
     return reference["x"][:count], reference["y64"][:count]
 
 
@@ -28,6 +30,7 @@ def close(y: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@full("package")
 @pytest.mark.parametrize("name", [SMALL, WIDE, "fastkan-digits", "chebykan-digits-layernorm"])
 @pytest.mark.parametrize("command", [("clang", "-O2"), ("gcc", "-O3", *SANITIZERS)])
 def test_compilers_agree(name: str, command: tuple[str, ...], tmp_path: Path) -> None:
@@ -36,6 +39,7 @@ def test_compilers_agree(name: str, command: tuple[str, ...], tmp_path: Path) ->
     close(numbers(c_code.compile_and_run([*command, *STRICT], c_code.main_of(x), folder)), expected)
 
 
+@full("package")
 def test_contributions_under_sanitizers(tmp_path: Path) -> None:
     c_code.needs("gcc")
     folder, (x, expected) = c_code.written(c_code.code(WIDE), tmp_path), rows(WIDE)
@@ -49,17 +53,15 @@ def test_contributions_under_sanitizers(tmp_path: Path) -> None:
     close(y, y0)
 
 
+@full("package")
 def test_the_header_is_for_cplusplus_too(tmp_path: Path) -> None:
     c_code.needs("g++", "gcc")
     folder = c_code.written(c_code.code(SMALL), tmp_path)
-    (folder / "main.cpp").write_text(
-        '#include "net.h"\nint main() { float x[NET_INPUTS] = {0}, y[1]; net_predict(x, y); return !(y[0] == y[0]); }\n'
-    )
-    subprocess.run(["gcc", *STRICT, "-c", "net.c"], cwd=folder, check=True, timeout=60)
-    subprocess.run(
-        ["g++", "-Wall", "-Werror", "main.cpp", "net.o", "-lm", "-o", "main"], cwd=folder, check=True, timeout=60
-    )
-    assert subprocess.run(["./main"], cwd=folder, timeout=60).returncode == 0
+    text = "int main() { float x[NET_INPUTS] = {0}, y[1]; net_predict(x, y); return !(y[0] == y[0]); }"
+    (folder / "main.cpp").write_text(f'#include "net.h"\n{text}\n')
+    link = ["g++", "-Wall", "-Werror", "main.cpp", "net.o", "-lm", "-o", "main"]
+    for command in (["gcc", *STRICT, "-c", "net.c"], link, ["./main"]):
+        subprocess.run(command, cwd=folder, check=True, timeout=120)
 
 
 CORTEX = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16", "--specs=rdimon.specs")
@@ -86,6 +88,7 @@ SECTIONS {
 """
 
 
+@full("package")
 def test_a_cortex_m_computes_the_same(tmp_path: Path) -> None:
     """Cortex-M4 with its floating-point unit, emulated; semihosting prints."""
     c_code.needs("arm-none-eabi-gcc", "qemu-system-arm")
@@ -94,11 +97,11 @@ def test_a_cortex_m_computes_the_same(tmp_path: Path) -> None:
         (folder / name).write_text(text)
     files = ["-T", "memory.ld", "-o", "main.elf", "main.c", "net.c", "start.c", "-lm"]
     built = subprocess.run(
-        ["arm-none-eabi-gcc", "-O2", *CORTEX, *files], cwd=folder, capture_output=True, text=True, timeout=60
+        ["arm-none-eabi-gcc", "-O2", *CORTEX, *files], cwd=folder, capture_output=True, text=True, timeout=120
     )
     assert built.returncode == 0, built.stderr
     emulator = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native"]
-    done = subprocess.run([*emulator, "-kernel", "main.elf"], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*emulator, "-kernel", "main.elf"], cwd=folder, capture_output=True, text=True, timeout=120)
     close(numbers(done.stdout), expected)
 
 
@@ -139,6 +142,7 @@ int main(void)
 """
 
 
+@full("package")
 def test_an_8_bit_controller_computes_the_same(tmp_path: Path) -> None:
     """ATmega1284P, emulated; its serial port prints."""
     c_code.needs("avr-gcc", "simavr")
@@ -146,10 +150,10 @@ def test_an_8_bit_controller_computes_the_same(tmp_path: Path) -> None:
     values = ", ".join(f"{value!r}f" for value in x.astype(np.float32).reshape(-1).tolist())
     (folder / "main.c").write_text(AVR_MAIN % (values, len(x)))
     build = ["avr-gcc", "-std=c99", "-O2", "-mmcu=atmega1284p", "-o", "main.elf", "main.c", "net.c", "-lm"]
-    built = subprocess.run(build, cwd=folder, capture_output=True, text=True, timeout=60)
+    built = subprocess.run(build, cwd=folder, capture_output=True, text=True, timeout=120)
     assert built.returncode == 0, built.stderr
     emulator = ["simavr", "-m", "atmega1284p", "-f", "16000000", "main.elf"]
-    done = subprocess.run(emulator, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(emulator, cwd=folder, capture_output=True, text=True, timeout=120)
     printed = re.findall(r"-?\d\.\d+e[+-]\d+", done.stdout + done.stderr)
     close(np.array(printed, dtype=float)[:, None], expected)
 
@@ -167,6 +171,7 @@ int main(void)
 """
 
 
+@full("package")
 def test_no_input_makes_the_code_read_out_of_bounds(tmp_path: Path) -> None:
     """Bounded model checking over all inputs, NaN and infinities included: bounds, pointers, overflow, loop ends."""
     c_code.needs("cbmc")

@@ -10,20 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.bundle import description
 from kanexport.ccode import compiled, generate
 from kanexport.ccode.generate import Facts
 from kanexport.contract.manifest import SourceFile
 from kanexport.contract.naming import Names
 from kanexport.errors import InvalidKan, OptionError, RepositoryError, VerificationFailed
-from kanexport.lowering import lower
 from kanexport.verify import attribution
 from tests.support import c_code
 from tests.support.c_code import STRICT
-from tests.support.golden_cases import cases, relative_error
+from tests.support.golden_cases import Case, cases, relative_error
+from tests.support.golden_networks import network
+from tests.support.tiers import spread
 
-CHAINS = [case.name for case in cases()]
 SMALL = "pykan-hello-adapted"
+FACTS = Facts(
+    name="net",
+    version=3,
+    family="pykan",
+    files=(SourceFile(name="model_state", sha256="ab" * 32),),
+    names=Names(("len*/gth", "w"), ("m", ""), ("price",), "a /* test */\nof"),
+    tolerance=1e-5,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,33 +39,27 @@ def compiler() -> None:
     c_code.needs("cc")
 
 
-@pytest.mark.parametrize("name", CHAINS)
-def test_outputs_match_the_library(name: str, state_error) -> None:
-    files, case, kan = c_code.code(name), c_code.case(name), c_code.kan(name)
-    reference = case.reference()
-    with compiled.program(files.code, kan.n_inputs, kan.n_outputs, ["cc"]) as program:
+@spread("case", cases(), 4, ids=lambda case: case.name)
+def test_outputs_match_the_library_and_the_code_has_no_warnings(case: Case, tmp_path: Path, state_error) -> None:
+    files, reference = c_code.code(case.name), case.reference()
+    kan = network(case.name)
+    with compiled.program(files.code, kan.n_inputs, kan.n_outputs, ["cc", "-Wall", "-Wextra", "-Werror"]) as program:
         y, _ = program.run(reference["x"].astype(np.float32))
     for group, rows in case.facts["row_groups"].items():
         error = relative_error(y[rows], reference["y64"][rows])
-        state_error("golden outputs of C, relative", error, f"{name}, {group}")
+        state_error("golden outputs of C, relative", error, f"{case.name}, {group}")
         assert error <= case.tolerance, group
-
-
-@pytest.mark.parametrize("name", CHAINS)
-def test_the_code_has_no_warnings_and_was_verified(name: str, tmp_path: Path) -> None:
-    files = c_code.code(name)
+    command = ["cc", *STRICT, "-DNET_NO_EXPLAIN", "-fsyntax-only", "net.c"]
     folder = c_code.written(files, tmp_path)
-    for more in ((), ("-DNET_NO_EXPLAIN",)):
-        command = ["cc", *STRICT, *more, "-c", "net.c"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
     assert {zone.name for zone in files.zones} >= {"inside", "knots", "far", "nonfinite", "single"}
     assert "malloc" not in files.code.text
     assert files.contributes == ("net_explain" in files.code.header)
 
 
 def test_contributions_are_those_of_the_graph() -> None:
-    files, kan = c_code.code(SMALL), c_code.kan(SMALL)
+    files, kan = c_code.code(SMALL), network(SMALL)
     x = np.random.default_rng(0).uniform(-0.9, 0.9, size=(20, 2)).astype(np.float32)
     with compiled.program(files.code, 2, 1, ["cc"]) as program:
         y, contributions = program.run(x)
@@ -70,32 +71,17 @@ def test_contributions_are_those_of_the_graph() -> None:
     assert files.explained == "middle of each input's grid"
 
 
-def test_a_row_equal_to_the_reference_has_no_contributions(tmp_path: Path) -> None:
-    kan = c_code.kan(SMALL)
+def test_a_row_equal_to_the_reference_has_no_contributions() -> None:
     row = [0.25, -0.5]
-    files = _generated(kan, mean=row)
+    files = c_code.generated(network(SMALL), replace(FACTS, mean=row))
     assert files.explained == "mean of the baseline rows"
     with compiled.program(files.code, 2, 1, ["cc"]) as program:
         _, contributions = program.run(np.array([row], dtype=np.float32))
     np.testing.assert_allclose(contributions, 0, atol=1e-6)
 
 
-def _generated(kan, **changed):
-    lowered = lower.lower(kan, "float32")
-    layers = description.layers(kan, lowered.node_tensors)
-    facts = Facts(
-        name="net",
-        version=3,
-        family="pykan",
-        files=(SourceFile(name="model_state", sha256="ab" * 32),),
-        names=Names(("len*/gth", "w"), ("m", ""), ("price",), "a /* test */\nof"),
-        tolerance=1e-5,
-    )
-    return generate.generate(kan, lowered, layers, replace(facts, **changed))
-
-
 def test_comments_name_the_model_and_cannot_end_early() -> None:
-    header = _generated(c_code.kan(SMALL)).code.header
+    header = c_code.generated(network(SMALL), FACTS).code.header
     assert "net, version 3: a / * test * /?of" in header
     assert "model_state, sha256 abab" in header
     assert "x[0]  len* /gth [m]" in header
@@ -104,34 +90,28 @@ def test_comments_name_the_model_and_cannot_end_early() -> None:
 
 
 def test_code_that_differs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    kan = c_code.kan(SMALL)
-    lowered = lower.lower(kan, "float32")
+    kan = network(SMALL)
     other = replace(kan, layers=(*kan.layers[:-1], replace(kan.layers[-1], bias=kan.layers[-1].bias + 0.01)))
-    layers = description.layers(kan, lowered.node_tensors)
     write = generate.network.network
     monkeypatch.setattr(generate.network, "network", lambda _, *others: write(other, *others))
-    facts = Facts(name="net", version=1, family="", files=(), names=Names(), tolerance=1e-5)
     with pytest.raises(VerificationFailed, match=r"net\.c differs from the checkpoint on inside rows"):
-        generate.generate(kan, lowered, layers, facts)
+        c_code.generated(kan, FACTS)
 
 
 def test_without_a_compiler_the_code_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler-here")
-    files = _generated(c_code.kan(SMALL))
+    files = c_code.generated(network(SMALL), FACTS)
     assert files.compiler == ""
     assert files.verified.startswith("not compiled: no C compiler")
     assert set(files.files) == {"net.c", "net.h"}
 
 
-@pytest.mark.parametrize("name", ["3d", "my-net", "", "while", "x" * 41, "café"])
-def test_a_name_that_is_not_an_identifier_is_an_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(OptionError) as caught:
-        generate.check(tmp_path, name, "float32")
-    assert caught.value.code == "c-name-invalid"
-    assert caught.value.hint.startswith("pass --name ")
-
-
-def test_other_types_and_a_file_in_place_of_the_folder_are_errors(tmp_path: Path) -> None:
+def test_names_types_and_folders_that_do_not_fit_are_errors(tmp_path: Path) -> None:
+    for name in ("3d", "my-net", "", "while", "x" * 41, "café"):
+        with pytest.raises(OptionError) as caught:
+            generate.check(tmp_path, name, "float32")
+        assert caught.value.code == "c-name-invalid"
+        assert caught.value.hint.startswith("pass --name ")
     with pytest.raises(OptionError, match="--c needs float32"):
         generate.check(tmp_path, "net", "float64")
     (tmp_path / "taken").write_text("")
@@ -143,7 +123,7 @@ def test_other_types_and_a_file_in_place_of_the_folder_are_errors(tmp_path: Path
 
 def test_an_unsupported_operator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(generate.network.operators.ELEMENTS, "Tanh")
-    kan = c_code.kan("efficient-kan-wine-update-grid")
+    kan = network("efficient-kan-wine-update-grid")
     with pytest.raises(InvalidKan, match="the operator Tanh has no C code") as caught:
         generate.network.network(kan, ("x", "layer1_in"), None)
     assert caught.value.code == "c-operator-unsupported"

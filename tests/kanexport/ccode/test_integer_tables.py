@@ -10,6 +10,8 @@ from kanexport.ccode.integer_tables import STORAGE, Codes
 from kanexport.errors import VerificationFailed
 from kanexport.verify import float64_reference
 from tests.support import c_code
+from tests.support.golden_networks import case, network
+from tests.support.tiers import spread
 
 WIDE = "efficient-kan-digits"
 
@@ -26,11 +28,11 @@ def test_codes_are_within_the_limit_and_round_by_half_a_step() -> None:
     assert not codes.values()[1].any()
 
 
-@pytest.mark.parametrize(("storage", "share"), [("int16", 0.53), ("int8", 0.28)])
+@spread("storage,share", [("int8", 0.28), ("int16", 0.53)], 1)
 def test_the_code_computes_the_rounded_network(storage: str, share: float) -> None:
     c_code.needs("cc")
-    files, whole, kan = c_code.code(WIDE, storage, 0.05), c_code.code(WIDE), c_code.kan(WIDE)
-    x = c_code.case(WIDE).reference()["x"][:50].astype(np.float32)
+    files, whole, kan = c_code.code(WIDE, storage, 0.05), c_code.code(WIDE), network(WIDE)
+    x = case(WIDE).reference()["x"][:50].astype(np.float32)
     with compiled.program(files.code, 64, 10, ["cc"]) as program:
         y, contributions = program.run(x)
     expected = float64_reference.evaluate(integer_tables.rounded(kan, storage), x.astype(np.float64)).y
@@ -48,6 +50,6 @@ def test_a_target_that_integers_miss_is_an_error() -> None:
 
 
 def test_floats_stay_as_they_are() -> None:
-    kan = c_code.kan(WIDE)
+    kan = network(WIDE)
     assert STORAGE["float32"] == 0
     assert integer_tables.rounded(kan, "float32") is kan

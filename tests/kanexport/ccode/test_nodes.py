@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from kanexport.ccode.nodes import FLOAT, Constant, Flat, Given, Index, Selected, View, regular, reshaped, selected
 
@@ -17,19 +16,16 @@ def test_indices_are_sums() -> None:
     assert str(ROW.times(0) + Index(2)) == "2"
 
 
-@pytest.mark.parametrize(
-    ("indices", "steps"),
-    [
+def test_regular_indices_have_steps() -> None:
+    for indices, steps in (
         ([3], (0,)),
         ([1, 3, 5], (2,)),
         ([[0, 4], [1, 5]], (1, 4)),
         ([2, 1, 0], (-1,)),
         ([0, 1, 3], None),
         ([], None),
-    ],
-)
-def test_regular_indices_have_steps(indices: list[int], steps: tuple[int, ...] | None) -> None:
-    assert regular(np.array(indices, dtype=np.int64)) == steps
+    ):
+        assert regular(np.array(indices, dtype=np.int64)) == steps
 
 
 def test_a_selection_of_a_constant_shares_its_memory() -> None:

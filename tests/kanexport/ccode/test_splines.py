@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from kanexport.bases.bspline import BSpline
-from kanexport.ccode import compiled, source
 from kanexport.ccode.nodes import FLOAT, Constant, Given, Splines
 from kanexport.ccode.splines import Basis
 from tests.support import c_code
+from tests.support.tiers import spread
 
 OUTPUTS = 3
 
@@ -22,10 +21,11 @@ def knots(degree: int, intervals: int, rows: int, *, uniform: bool) -> np.ndarra
     return np.cumsum(np.concatenate([np.full((rows, 1), -2.0), gaps], axis=1), axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("degree", [1, 2, 3, 5])
-@pytest.mark.parametrize(
-    ("intervals", "rows", "uniform"), [(1, 1, True), (5, 1, False), (4, 2, False), (30, 2, False), (30, 1, True)]
-)
+GRIDS = [(1, 1, True), (5, 1, False), (4, 2, False), (30, 2, False), (30, 1, True)]
+PAIRS = [(3, *grid) for grid in GRIDS] + [(degree, *GRIDS[degree - 1]) for degree in (5, 1, 2)] + [(2, 30, 1, True)]
+
+
+@spread("degree,intervals,rows,uniform", PAIRS, 3)
 def test_splines_are_those_of_the_exporter(degree: int, intervals: int, rows: int, uniform: bool) -> None:
     c_code.needs("cc")
     own, sources = knots(degree, intervals, rows, uniform=uniform), 2
@@ -36,10 +36,7 @@ def test_splines_are_those_of_the_exporter(degree: int, intervals: int, rows: in
     low, high = float(own.min()) - 0.2, float(own.max()) + 0.2
     ends = np.broadcast_to(own, (sources, own.shape[1])).T
     x = np.concatenate([rng.uniform(low, high, size=(200, sources)), ends]).astype(np.float32)
-    model = source.Model(
-        name="net", inputs=sources, outputs=OUTPUTS, predict=value, explain=None, base=(), about=(), usage=()
-    )
-    with compiled.program(source.write(model), sources, OUTPUTS, ["cc", "-Wall", "-Wextra", "-Werror"]) as program:
+    with c_code.of_value(value, sources, OUTPUTS) as program:
         y, _ = program.run(x)
     basis = BSpline(np.broadcast_to(own, (sources, own.shape[1])).astype(np.float64), degree).evaluate(x)
     expected = np.einsum("bki,kio->bo", basis, coef) + start.array

@@ -18,6 +18,8 @@ from kanexport.contract.wasm_module import ModuleFacts
 from kanexport.errors import OptionError
 from kanexport.pipeline import Request, export
 from tests.support import c_code
+from tests.support.golden_networks import case, network
+from tests.support.tiers import full
 
 NODE = """
 const [file, rows] = process.argv.slice(1);
@@ -36,18 +38,8 @@ console.log(JSON.stringify({ imports: WebAssembly.Module.imports(module).length,
 
 
 def facts(name: str) -> ModuleFacts:
-    kan = c_code.kan(name)
-    return ModuleFacts(
-        name="net",
-        version=1,
-        inputs=kan.n_inputs,
-        outputs=kan.n_outputs,
-        sources={},
-        base=(),
-        reference=(),
-        explained="",
-        tolerance=1e-5,
-    )
+    sizes = {"inputs": network(name).n_inputs, "outputs": network(name).n_outputs}
+    return ModuleFacts(name="net", version=1, **sizes, sources={}, base=(), reference=(), explained="", tolerance=1e-5)
 
 
 def needs() -> None:
@@ -59,29 +51,30 @@ def needs() -> None:
 def computed(module: Path, x: np.ndarray, outputs: int) -> np.ndarray:
     """[B, outputs * (1 + inputs)]: outputs and contributions of a module for rows x [B, inputs], by Node.js."""
     command = ["node", "-e", NODE.replace("OUTPUTS", str(outputs)), str(module), json.dumps(x.tolist())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["imports"] == 0
     return np.array(document["result"])
 
 
-@pytest.mark.parametrize(
-    ("name", "storage", "largest"),
-    [
-        ("pykan-hello-adapted", "float32", 10_000),
-        ("efficient-kan-digits", "float32", 60_000),
-        ("efficient-kan-digits", "int16", 40_000),
-    ],
-)
-def test_a_module_computes_what_the_c_code_does(name: str, storage: str, largest: int, tmp_path: Path) -> None:
+LARGEST = {
+    ("pykan-hello-adapted", "float32"): 10_000,
+    ("efficient-kan-digits", "float32"): 60_000,
+    ("efficient-kan-digits", "int16"): 40_000,
+}
+
+
+@full("package")
+@pytest.mark.parametrize(("name", "storage"), LARGEST)
+def test_a_module_computes_what_the_c_code_does(name: str, storage: str, tmp_path: Path) -> None:
     needs()
     code, own = c_code.code(name, storage, 5e-4).code, facts(name)
     module = wasm.module(code, own)
-    assert len(module) <= largest
+    assert len(module) <= LARGEST[name, storage]
     assert wasm_module.facts(module) == own
     (tmp_path / "net.wasm").write_bytes(module)
-    x = c_code.case(name).reference()["x"][:20].astype(np.float32)
+    x = case(name).reference()["x"][:20].astype(np.float32)
     with compiled.program(code, own.inputs, own.outputs, ["cc"]) as program:
         y, contributions = program.run(x)
     result = computed(tmp_path / "net.wasm", x, own.outputs)
@@ -90,13 +83,14 @@ def test_a_module_computes_what_the_c_code_does(name: str, storage: str, largest
     np.testing.assert_allclose(result[:, own.outputs :], shares, rtol=0, atol=1e-4 * np.abs(shares).max())
 
 
+@full("package")
 def test_a_module_has_the_units_of_the_scalers(tmp_path: Path) -> None:
     needs()
     inputs, outputs = {"mean": [50, 20], "scale": [25, 10]}, {"min": [0], "max": [2500]}
     for side, scaler in (("inputs", inputs), ("outputs", outputs)):
         (tmp_path / f"{side}.json").write_text(json.dumps(scaler))
     request = Request(
-        path=c_code.case("pykan-hello-adapted").path,
+        path=case("pykan-hello-adapted").path,
         repository=tmp_path / "models",
         name="net",
         code=tmp_path,

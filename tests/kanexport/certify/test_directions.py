@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 
 from kanexport.certify import certificate, directions
@@ -13,33 +10,31 @@ from kanexport.certify.enclosure import Network
 from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
 from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.ir.model import Layer, SymbolicEdge
-from kanexport.pipeline import Request, network
+from tests.support.golden_networks import network
+from tests.support.tiers import spread
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
-
-def test_directions_of_edges(golden: Golden) -> None:
+@spread(
+    "name", ["efficient-kan-wine-update-grid", "relu-kan-hello", "rbf-kan-diabetes", "wav-kan-dog-breast-cancer"], 2
+)
+def test_directions_of_edges(name: str) -> None:
     """All edges are decided, and pairs of points show edges that rise and fall."""
-    for name in ("efficient-kan-wine-update-grid", "rbf-kan-diabetes", "relu-kan-hello", "wav-kan-dog-breast-cancer"):
-        path, options = golden(name)
-        kan = network(Request(path=path, repository=None, options=options))[0]
-        low, high = certificate.grid_box(kan)
-        for stage in Network.of(kan, low, high).stages:
-            table, found = stage.table, directions.of_edges(stage.table)
-            x = np.linspace(stage.low, stage.high, 500)
-            change = np.diff(table.edges.values(x), axis=0)
-            noise = 1e-8 * (1 + np.abs(table.value).max())
-            for i, o in np.ndindex(table.value.shape[1:]):
-                word = found.words[i][o]
-                assert word != UNDECIDED
-                assert word != INCREASING or change[:, i, o].min() >= -noise
-                assert word != DECREASING or change[:, i, o].max() <= noise
-                if word == NEITHER:
-                    sources = np.zeros((4, table.value.shape[1]))
-                    sources[:, i] = found.points[i, o].ravel()
-                    rise, fall = np.diff(table.edges.values(sources)[:, i, o])[::2]
-                    assert rise > 0 > fall
-                    assert (np.diff(found.points[i, o]) > 0).all()
+    kan = network(name)
+    for stage in Network.of(kan, *certificate.grid_box(kan)).stages:
+        table, found = stage.table, directions.of_edges(stage.table)
+        change = np.diff(table.edges.values(np.linspace(stage.low, stage.high, 500)), axis=0)
+        noise = 1e-8 * (1 + np.abs(table.value).max())
+        for i, o in np.ndindex(table.value.shape[1:]):
+            word = found.words[i][o]
+            assert word != UNDECIDED
+            assert word != INCREASING or change[:, i, o].min() >= -noise
+            assert word != DECREASING or change[:, i, o].max() <= noise
+            if word == NEITHER:
+                sources = np.zeros((4, table.value.shape[1]))
+                sources[:, i] = found.points[i, o].ravel()
+                rise, fall = np.diff(table.edges.values(sources)[:, i, o])[::2]
+                assert rise > 0 > fall
+                assert (np.diff(found.points[i, o]) > 0).all()
 
 
 def test_words_of_known_functions() -> None:

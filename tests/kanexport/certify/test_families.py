@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -22,8 +20,11 @@ from kanexport.functions.wavelets import WAVELETS
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
 from kanexport.lowering import lower
 from kanexport.verify import float64_reference, graph_runner
+from tests.support import random_networks
+from tests.support.conformance import check_each
+from tests.support.tiers import spread
 
-SOURCES, DESTINATIONS, ROWS = 3, 2, 3000
+SOURCES, DESTINATIONS, ROWS = 3, 2, 1000
 SHAPE = (SOURCES, DESTINATIONS)
 MOST = 130  # functions of a basis, that a test evaluates
 
@@ -80,24 +81,26 @@ def without_certificate(basis: Basis) -> bool:
     return isinstance(basis, UniformSpline) or (basis.kind == "gram" and basis.functions > 6)
 
 
-@pytest.mark.parametrize("name", bases.names())
-def test_every_basis(name: str) -> None:
-    rng = np.random.default_rng(2)
-    for basis in bases.examples(name):
-        if basis.sources not in (None, SOURCES) or basis.functions > MOST:
-            continue
-        checked = layer(BasisTerm(basis, rng.normal(size=(*SHAPE, basis.functions))))
-        low, high = basis.support(SOURCES).outer
-        if without_certificate(basis):
-            with pytest.raises(InvalidKan) as caught:
-                assert_encloses(checked, low, high)
-            assert caught.value.code == "certificate-not-supported"
-        else:
+def check_enclosed(basis: Basis) -> None:
+    checked = layer(BasisTerm(basis, np.random.default_rng(2).normal(size=(*SHAPE, basis.functions))))
+    low, high = basis.support(SOURCES).outer
+    if without_certificate(basis):
+        with pytest.raises(InvalidKan) as caught:
             assert_encloses(checked, low, high)
+        assert caught.value.code == "certificate-not-supported"
+    else:
+        assert_encloses(checked, low, high)
 
 
-@pytest.mark.parametrize("name", ["mexican_hat", "morlet", "dog", "ricker"])
+@spread("part", range(6), 1)
+@pytest.mark.parametrize("name", bases.names())
+def test_every_basis(name: str, part: int) -> None:
+    examples = [basis for basis in bases.examples(name) if basis.sources in (None, SOURCES) and basis.functions <= MOST]
+    check_each(check_enclosed, examples[part::6])
+
+
 @pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", random_networks.EDGES)
 def test_wavelets(name: str, count: int) -> None:
     rng = np.random.default_rng(3)
     size = (*SHAPE, count)
@@ -118,23 +121,21 @@ INSIDE = {name: (0.4, 2.0) for name in SYMBOLIC if "1/" in name or name in ("sqr
 INSIDE |= {name: (0.2, 0.1) for name in ("arcsin", "arccos", "arctanh", "tan")}
 
 
-@pytest.mark.parametrize("name", [name for name in SYMBOLIC if name != "sgn"])
-def test_symbolic_functions(name: str) -> None:
-    ends = np.full(SOURCES, 3.0)
-    assert_encloses(edges_of(SYMBOLIC[name], *INSIDE.get(name, (0.8, 0.3))), -ends, ends)
+def check_function(function: Unary, rate: float = 0.8, shift: float = 0.3, reach: float = 3.0) -> None:
+    ends = np.full(SOURCES, reach)
+    assert_encloses(edges_of(function, *INSIDE.get(function.name, (rate, shift))), -ends, ends)
 
 
-@pytest.mark.parametrize(
-    "text", ["x*sin(x)", "exp(-x**2)/(2 + cos(x))", "log(x**2 + 2)", "(x**2 + 1)**-1.5", "tanh(x)**3"]
-)
-def test_expressions(text: str) -> None:
+def test_symbolic_functions_and_expressions() -> None:
+    check_each(check_function, [function for name, function in SYMBOLIC.items() if name != "sgn"])
+    texts = "x*sin(x)", "exp(-x**2)/(2 + cos(x))", "log(x**2 + 2)", "(x**2 + 1)**-1.5", "tanh(x)**3"
+    check_each(check_function, [expression.function("f", text) for text in texts], 0.9, 0.2, 2.0)
+
+
+def test_jumps_poles_gaps_and_functions_of_others_are_refused() -> None:
+    others = np.cbrt, np.trunc, lambda x: x.astype(float), lambda x: x.sum(), lambda x: 1.0
     ends = np.full(SOURCES, 2.0)
-    assert_encloses(edges_of(expression.function("f", text), 0.9, 0.2), -ends, ends)
-
-
-@pytest.mark.parametrize(
-    ("function", "rate", "shift"),
-    [
+    for function, rate, shift in (
         (SYMBOLIC["sgn"], 1.0, 0.0),
         (SYMBOLIC["1/x"], 1.0, 0.0),
         (SYMBOLIC["sqrt"], 1.0, 0.0),
@@ -144,21 +145,11 @@ def test_expressions(text: str) -> None:
         (avoiding("1/x", 10.0), 1.0, 0.0),
         (expression.function("f", "x**x"), 1.0, 3.0),
         (expression.function("f", "x**1.5"), 1.0, 0.0),
-    ],
-)
-def test_jumps_poles_and_gaps_are_refused(function: Unary, rate: float, shift: float) -> None:
-    ends = np.full(SOURCES, 2.0)
-    with pytest.raises(InvalidKan) as caught:
-        assert_encloses(edges_of(function, rate, shift), -ends, ends)
-    assert caught.value.code == "certificate-not-supported"
-
-
-@pytest.mark.parametrize("evaluate", [np.cbrt, np.trunc, lambda x: x.astype(float), lambda x: x.sum(), lambda x: 1.0])
-def test_functions_of_others_without_a_bound_are_refused(evaluate: Callable[[Array], Array]) -> None:
-    function = Unary("other", evaluate, lambda g, x: x)
-    ends = np.full(SOURCES, 2.0)
-    with pytest.raises(InvalidKan, match="no known bound"):
-        Table.of(Edges.of(edges_of(function, 1.0, 0.0)), -ends, ends)
+        *((Unary("no known bound", evaluate, lambda g, x: x), 1.0, 0.0) for evaluate in others),
+    ):
+        with pytest.raises(InvalidKan) as caught:
+            Table.of(Edges.of(edges_of(function, rate, shift)), -ends, ends)
+        assert caught.value.code == "certificate-not-supported"
 
 
 def test_enclosures_of_edges_are_close() -> None:

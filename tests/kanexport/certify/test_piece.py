@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from kanexport.certify.edges import Edges, Table
 from kanexport.certify.piece import Piece
 from tests.support.spline_networks import DESTINATIONS, SOURCES, spline_layer
+from tests.support.tiers import spread
 
 
-@pytest.mark.parametrize("degree", [1, 2, 3])
-@pytest.mark.parametrize("width", [0.0, 1e-7, 0.03, 1.0, 5.0])
+@spread("degree,width", [(1, 0.0), (2, 1e-7), (3, 0.03), (2, 1.0), (3, 5.0), (1, 1.0), (1, 5.0), (3, 1e-7)], 5)
 def test_lines_hold_on_intervals(degree: int, width: float) -> None:
     edges, rng = Edges.of(spline_layer(degree, seed=degree)), np.random.default_rng(2)
     low, high = np.full(SOURCES, -4.0), np.full(SOURCES, 6.0)

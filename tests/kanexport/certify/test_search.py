@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def known() -> Kan:
 
 def test_it_finds_the_ends() -> None:
     best = Found(known(), (np.full(3, -1.0), np.full(3, 1.0)))
-    search.climb(best, time.monotonic() + 60, np.random.default_rng(0))
+    search.climb(best, math.inf, np.random.default_rng(0))
     np.testing.assert_allclose(best.low, [-1, -1], atol=1e-3)
     np.testing.assert_allclose(best.high, [2, 1], atol=1e-3)
     np.testing.assert_allclose(best.at_high[0, 0], np.pi / 6, atol=0.02)
@@ -35,7 +35,7 @@ def test_it_finds_where_outputs_rise_and_fall() -> None:
     box = np.full(3, -1.0), np.full(3, 1.0)
     kan = known()
     best = Found(kan, box)
-    seen = search.witnesses(Network.of(kan, *box), best, time.monotonic() + 60, np.random.default_rng(0))
+    seen = search.witnesses(Network.of(kan, *box), best, math.inf, np.random.default_rng(0))
     np.testing.assert_array_equal(seen.rises, [[True, True], [True, False], [False, False]])
     np.testing.assert_array_equal(seen.falls, [[True, False], [True, False], [False, False]])
     from_x, to_x = seen.up[1, 0, :, 1]

@@ -82,10 +82,10 @@ def test_the_error_of_float32_is_bounded() -> None:
     assert bounds.error.max() < 1e-6
 
 
-@pytest.mark.parametrize("bad", [np.floor, np.cbrt, np.add.reduce, np.sort, lambda x: 2 + x % 2, lambda x: x**x])
-def test_other_operations_have_no_bound(bad: Function) -> None:
-    with pytest.raises(UnboundedError):
-        bad(Taylor.source(np.zeros(2), np.ones(2)))
+def test_other_operations_have_no_bound() -> None:
+    for bad in (np.floor, np.cbrt, np.add.reduce, np.sort, lambda x: 2 + x % 2, lambda x: x**x):
+        with pytest.raises(UnboundedError):
+            bad(Taylor.source(np.zeros(2), np.ones(2)))
 
 
 def test_conditions_without_an_answer_have_no_slope() -> None:

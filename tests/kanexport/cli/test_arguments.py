@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kanexport.cli import export_command
+from tests.support.golden_networks import case
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+FILE = case("pykan-diabetes").path
 
 
 def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
@@ -21,9 +21,8 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
     return code, json.loads(out), err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "kind", "text"),
-    [
+def test_wrong_arguments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, kind, text in (
         (["--tolerance", "0"], "OptionError", "tolerance is 0"),
         (["--tolerance", "nan"], "OptionError", "tolerance is nan"),
         (["--tolerance", "1e9"], "OptionError", "tolerance"),
@@ -34,34 +33,22 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
         (["--family", "magic"], "FamilyError", "'magic'"),
         (["--option", "colour=red"], "OptionError", "'colour'"),
         (["--option", "colour"], "OptionError", "expected KEY=VALUE"),
-    ],
-)
-def test_wrong_arguments_change_nothing(
-    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], kind: str, text: str
-) -> None:
-    path, _ = golden("pykan-diabetes")
-    code, document, _ = _json(capsys, path, "--repository", tmp_path / "models", *arguments)
-    assert document["error"]["exit_code"] == 2
-    assert (code, document["error"]["kind"]) == (2, kind)
-    assert text in document["error"]["message"]
-    assert not (tmp_path / "models").exists()
+    ):
+        code, document, _ = _json(capsys, FILE, "--repository", tmp_path / "models", *arguments)
+        assert (code, document["error"]["exit_code"], document["error"]["kind"]) == (2, 2, kind)
+        assert text in document["error"]["message"]
+        assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "hint"),
-    [
-        (["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
-        (["--family", "magic"], "available: "),
-        (["--option", "base_fn=silu"], "did you mean 'base_fun'?"),
-        (["--option", "colour=red"], "available: base_fun, "),
-    ],
-)
-def test_a_misspelt_name_is_helped(
-    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
-) -> None:
-    path, _ = golden("pykan-diabetes")
-    for supplied in ((path,), (path.parent, "--recursive")):
-        if supplied[1:] and "--option" in arguments:
-            continue  # told at the end, as of no use to any file
+def test_a_misspelt_name_is_helped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option of a folder is told at the end, as of no use to any file."""
+    for supplied, arguments, hint in (
+        ((FILE,), ["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
+        ((FILE,), ["--family", "magic"], "available: "),
+        ((FILE,), ["--option", "base_fn=silu"], "did you mean 'base_fun'?"),
+        ((FILE,), ["--option", "colour=red"], "available: base_fun, "),
+        ((FILE.parent, "--recursive"), ["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
+        ((FILE.parent, "--recursive"), ["--family", "magic"], "available: "),
+    ):
         _, document, _ = _json(capsys, *supplied, "--repository", tmp_path / "models", *arguments)
         assert document["error"]["hint"].startswith(hint)

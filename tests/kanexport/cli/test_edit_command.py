@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from kanexport.contract import manifest as contract
 from kanexport.contract.cli import program
 from kanexport.contract.cli.program import UsageError
 from kanexport.errors import ExportError
-from kanexport.pipeline import Request, export
+from tests.support import exports
+from tests.support.golden_networks import case
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 ZERO = ("--edge", "0:0:0", "--zero")
 
 
@@ -26,24 +25,19 @@ def run(*arguments: object) -> int:
 
 
 @pytest.fixture
-def model(golden: Golden, tmp_path: Path) -> Path:
+def model(tmp_path: Path) -> Path:
     """The folder of a model with one version."""
-    path, _ = golden("pykan-hello-adapted")
-    return export(Request(path=path, repository=tmp_path / "models", name="hello")).directory.parent
+    return exports.exported(case("pykan-hello-adapted").path, "hello", into=tmp_path / "models") / "hello"
 
 
 def test_the_document(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edges = ("--edge", "0:0:0", "--to", "-1.2*sin(x)", "--edge", "0:1:1", "--clamp", "-0.1:0.2", *ZERO)
-    edges = (*edges[:-3], "--edge", "1:3:0", "--shift", "-0.1")
-    assert run(model, *edges, "--author", "ada", "--json") == 0
+    edges = "--edge", "0:0:0", "--to", "-1.2*sin(x)", "--edge", "0:1:1", "--clamp", "-0.1:0.2"
+    assert run(model, *edges, "--edge", "1:3:0", "--shift", "-0.1", "--author", "ada", "--budget", "1", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["name"], document["version"]) == ("hello", 2)
     assert document["directory"] == str(model / "2")
-    assert [edge["operation"] for edge in document["edit"]["edges"]] == [
-        "to -1.2*sin(x)",
-        "clamp -0.1:0.2",
-        "shift -0.1",
-    ]
+    edited = [edge["operation"] for edge in document["edit"]["edges"]]
+    assert edited == ["to -1.2*sin(x)", "clamp -0.1:0.2", "shift -0.1"]
     assert document["edit"]["author"] == "ada"
     report = document["difference"]
     assert [curve["edge"] for curve in report["curves"]] == ["0:0:0", "0:1:1", "1:3:0"]
@@ -88,9 +82,9 @@ def test_the_version_to_edit(model: Path) -> None:
     assert contract.load(model / "4").edit.parent_version == 3
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
+def test_bad_input_changes_nothing(model: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
+    for arguments, code in (
         ((), "edits-missing"),
         (("--zero",), "edge-missing"),
         (("--edge", "0:0:0"), "operation-missing"),
@@ -109,14 +103,11 @@ def test_the_version_to_edit(model: Path) -> None:
         ((*ZERO, "--new-version", 1), "version-exists"),
         ((*ZERO, "--new-version", 0), "version-invalid"),
         ((*ZERO, "--budget", "-1"), "budget-out-of-range"),
-    ],
-)
-def test_bad_input_changes_nothing(model: Path, arguments: tuple[object, ...], code: str) -> None:
-    before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
-    with pytest.raises(ExportError) as caught:
-        run(model, *arguments)
-    assert caught.value.code == code
-    assert caught.value.hint
+    ):
+        with pytest.raises(ExportError) as caught:
+            run(model, *arguments)
+        assert caught.value.code == code
+        assert caught.value.hint
     assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
 
 
@@ -127,8 +118,5 @@ def test_a_path_that_is_no_model(tmp_path: Path, model: Path) -> None:
     with pytest.raises(ExportError, match="is a version") as caught:
         run(model / "1", *ZERO, "--version", 2)
     assert caught.value.code == "arguments-conflict"
-
-
-def test_an_unknown_flag_is_named(model: Path) -> None:
     with pytest.raises(UsageError, match="--monoton"):
         run(model, "--edge", "0:0:0", "--monoton", "up")

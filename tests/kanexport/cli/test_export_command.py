@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +14,56 @@ import pytest
 
 from kanexport.cli import export_command
 from kanexport.contract import manifest
-from tests.support import golden_cases
+from tests.support.command_line import document, kanserve
+from tests.support.golden_networks import case
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+DIABETES, HELLO = case("pykan-diabetes").path, case("pykan-hello-adapted").path
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kanexport", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_an_export_in_a_process_of_its_own(golden: Golden, tmp_path: Path) -> None:
-    path, options = golden("efficient-kan-wine-update-grid")
-    supplied = [word for option in options for word in ("--option", option)]
-    done = run(path, "--repository", tmp_path / "models", "--name", "wine", *supplied, "--json")
+def test_an_export_in_a_process_of_its_own(tmp_path: Path) -> None:
+    wine = case("efficient-kan-wine-update-grid")
+    done = process(wine.path, "--repository", tmp_path, "--name", "wine", *wine.facts["export_args"], "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    document = json.loads(done.stdout)
-    assert document["name"] == "wine"
-    assert document["widths"] == [13, 6, 3]
-    assert document["verified"] == manifest.VERIFICATION_BASES[manifest.READING]
-    assert document["options"]["given"] == {"base_activation": "tanh"}
-    assert next(iter(document["options"]["assumed"])) == "forward"
-    assert "base_activation" not in document["options"]["assumed"]
-    assert Path(document["directory"]).joinpath("manifest.json").is_file()
-    assert len(document["verification"]["zones"]) >= 5
-    assert not {"torch", "efficient_kan"} & set(document["files"])
+    written = json.loads(done.stdout)
+    assert written["name"] == "wine"
+    assert written["widths"] == [13, 6, 3]
+    assert written["verified"] == manifest.VERIFICATION_BASES[manifest.READING]
+    assert written["options"]["given"] == {"base_activation": "tanh"}
+    assert next(iter(written["options"]["assumed"])) == "forward"
+    assert "base_activation" not in written["options"]["assumed"]
+    assert Path(written["directory"]).joinpath("manifest.json").is_file()
+    assert len(written["verification"]["zones"]) >= 5
+    assert not {"torch", "efficient_kan"} & set(written["files"])
 
 
-def test_exit_codes_of_the_process(tmp_path: Path) -> None:
-    assert run(tmp_path / "missing.pt", "--json").returncode == 2
-    assert run("--no-such-option").returncode == 2
-    assert run().returncode == 2
-    assert run("--help").returncode == 0
-
-
-@pytest.mark.parametrize("arguments", [("--help",), (), ("--outptu", "x"), ("x", "--version", "one", "--json")])
-def test_the_module_is_the_program(arguments: tuple[str, ...]) -> None:
+def test_the_module_is_the_program(capfd: pytest.CaptureFixture[str]) -> None:
     """`python -m kanexport` and `kanserve export` say the same, usage errors included."""
-    whole = subprocess.run(
-        [sys.executable, "-m", "kanserve", "export", *arguments], capture_output=True, text=True, timeout=60
-    )
-    alone = run(*arguments)
+    alone = process("net.pt", "--repositroy", "models", "--json")
+    whole = kanserve("export", "net.pt", "--repositroy", "models", "--json")
     assert (alone.returncode, alone.stdout, alone.stderr) == (whole.returncode, whole.stdout, whole.stderr)
-
-
-def test_a_misspelt_flag_is_helped_and_is_a_document_too() -> None:
-    done = run("net.pt", "--repositroy", "models", "--json")
-    assert done.returncode == 2
-    assert json.loads(done.stdout)["error"] == {
+    assert whole.returncode == 2
+    assert json.loads(whole.stdout)["error"] == {
         "kind": "UsageError",
         "code": "argument-unknown",
         "message": "unknown argument: --repositroy models",
         "hint": "--repositroy: did you mean --repository?",
         "exit_code": 2,
     }
-    assert done.stderr.startswith("usage: kanserve export ")
-    assert "\nkanserve export: error[argument-unknown]: unknown argument" in done.stderr
+    assert whole.stderr.startswith("usage: kanserve export ")
+    assert "\nkanserve export: error[argument-unknown]: unknown argument" in whole.stderr
+    for arguments in (("--help",), (), ("x", "--version", "one", "--json")):
+        whole = kanserve("export", *arguments)
+        try:
+            code = export_command.main([*arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        assert (code, *capfd.readouterr()) == (whole.returncode, whole.stdout, whole.stderr)
+        assert code == (0 if arguments == ("--help",) else 2)
 
 
 def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
@@ -81,46 +73,32 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
     return code, json.loads(out), err
 
 
-def test_failures_are_one_document_too(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, _ = golden("pykan-diabetes")
+def test_failures_are_one_document_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--repository", tmp_path / "models", "--name", "m")
-    code, document, err = _json(capsys, tmp_path / "missing", *where)
-    assert code == 2
-    assert document["error"]["kind"] == "CheckpointError"
-    assert "does not exist" in document["error"]["message"]
-    assert document["error"]["hint"]
-    assert document["error"]["exit_code"] == 2
+    code, answer, err = _json(capsys, tmp_path / "missing", *where)
+    assert (code, answer["error"]["exit_code"], answer["error"]["kind"]) == (2, 2, "CheckpointError")
+    assert "does not exist" in answer["error"]["message"]
+    assert answer["error"]["hint"]
     assert err.startswith("kanserve export: error[")
     assert "\n  help: " in err
-    code, document, _ = _json(capsys, path, *where, "--tolerance", "1e-12")
-    assert (code, document["error"]["kind"]) == (3, "VerificationFailed")
-    code, document, _ = _json(capsys, path, *where)
-    assert (code, document["version"]) == (0, 1)
-    code, document, _ = _json(capsys, path, *where)
-    assert (code, document["error"]["kind"]) == (2, "RepositoryError")
+    code, answer, _ = _json(capsys, DIABETES, *where, "--tolerance", "1e-12")
+    assert (code, answer["error"]["kind"]) == (3, "VerificationFailed")
+    code, answer, _ = _json(capsys, DIABETES, *where)
+    assert (code, answer["version"]) == (0, 1)
+    code, answer, _ = _json(capsys, DIABETES, *where)
+    assert (code, answer["error"]["kind"]) == (2, "RepositoryError")
 
 
 def test_text_from_a_file_is_no_markup(pykan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A masked edge with such a name is noted; a folder may be called so too."""
     toy = pykan([2, 2])
     toy.symbolic(0, 0, 0, "[/red]\x1b[2J", (1, 0, 1, 0), mask=0.0)
-    assert (
-        export_command.main([str(toy.write(tmp_path)), "--repository", str(tmp_path / "[/bold]"), "--name", "m"]) == 0
-    )
+    where = ["--repository", str(tmp_path / "[/bold]"), "--name", "m"]
+    assert export_command.main([str(toy.write(tmp_path)), *where]) == 0
     out = capsys.readouterr().out
     assert "[/red]" in out
     assert "\x1b[2J" not in out
     assert "[/bold]" in out
-
-
-def test_the_name_defaults_to_the_checkpoints(
-    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, options = golden("efficient-kan-digits")
-    supplied = [word for option in options for word in ("--option", option)]
-    _, document, _ = _json(capsys, path, "--repository", tmp_path, *supplied)
-    assert document["name"] == "model"
-    assert (tmp_path / "model" / "1" / "model.onnx").is_file()
 
 
 def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,9 +116,9 @@ def test_the_help_shows_commands_that_parse(capsys: pytest.CaptureFixture[str]) 
         assert parsed.repository == Path("models")
 
 
-def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys: Any) -> None:
-    path = next(item for item in golden_cases.cases() if item.name == "efficient-kan-digits").path
-    arguments = [str(path), "--repository", str(tmp_path), "--name", "m"]
+def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name defaults to that of the checkpoint."""
+    arguments = [str(case("efficient-kan-digits").path), "--repository", str(tmp_path)]
     assert export_command.main(arguments) == 0
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if line.startswith("assumed")]
@@ -150,66 +128,58 @@ def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert "--option forward=spline-of-tanh" in printed
     assert "base_activation=silu (or identity, zero, relu, " in printed
+    assert (tmp_path / "model" / "2" / "model.onnx").is_file()
 
 
-def test_c_code_alone_writes_no_repository(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, _ = golden("pykan-hello-adapted")
+def test_c_code_alone_or_along_with_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = run(path, "--c", "firmware", "--name", "hello", "--json")
+    alone = document(kanserve("export", HELLO, "--c", "firmware", "--name", "hello", "--json"))
+    assert [path.name for path in tmp_path.iterdir()] == ["firmware"]
+    assert (
+        sorted(alone["c"]["files"])
+        == ["hello.c", "hello.h"]
+        == sorted(path.name for path in Path("firmware").iterdir())
+    )
+    assert (alone["directory"], alone["c"]["explain"]) == ("firmware", True)
+    done = kanserve("export", HELLO, "--c", "firmware", "--repository", "models", "--name", "hello")
     assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert sorted(document["c"]["files"]) == ["hello.c", "hello.h"] == sorted(os.listdir("firmware"))
-    assert os.listdir() == ["firmware"]
-    assert document["directory"] == "firmware"
-    assert document["c"]["explain"] is True
-
-
-def test_c_code_along_with_a_repository(golden: Golden, tmp_path: Path) -> None:
-    path, _ = golden("pykan-hello-adapted")
-    done = run(path, "--c", tmp_path / "firmware", "--repository", tmp_path / "models", "--name", "hello")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "models" / "hello" / "1" / "model.onnx").is_file()
+    assert Path("models/hello/1/model.onnx").is_file()
     assert re.search(r"hello\.c, hello\.h: \d+ bytes of constants, \d+ of them for contributions; ", done.stdout)
     assert "contributions: middle of each input's grid" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (("net.pt", "--name", "my-net"), "c-name-invalid"),
-        (("net.pt", "--name", "net", "--dtype", "float64"), "arguments-conflict"),
-        (("net.pt", "--name", "net", "--quantize", "int8"), "arguments-conflict"),
-        (("folder", "--recursive"), "argument-not-for-folder"),
+def test_c_code_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = tmp_path / "net.pt"
+    net.symlink_to(case("efficient-kan-digits").path)
+    for arguments, code in (
+        ((net, "--name", "my-net"), "c-name-invalid"),
+        ((net, "--name", "net", "--dtype", "float64"), "arguments-conflict"),
+        ((net, "--name", "net", "--quantize", "int8"), "arguments-conflict"),
+        ((tmp_path / "folder", "--recursive"), "argument-not-for-folder"),
         (("--module", "nets:make"), "argument-not-for-module"),
-    ],
-)
-def test_c_code_that_does_not_fit(arguments: tuple[str, ...], code: str, golden: Golden, tmp_path: Path) -> None:
-    path, _ = golden("efficient-kan-digits")
-    (tmp_path / "net.pt").symlink_to(path)
-    own = [tmp_path / word if word in ("net.pt", "folder") else word for word in arguments]
-    done = run(*own, "--c", tmp_path / "firmware", "--json")
-    assert json.loads(done.stdout)["error"]["code"] == code
-    assert not (tmp_path / "firmware").exists()
+    ):
+        _, answer, _ = _json(capsys, *arguments, "--c", tmp_path / "firmware")
+        assert answer["error"]["code"] == code
+        assert not (tmp_path / "firmware").exists()
 
 
-def test_intervals_by_the_command(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, _ = golden("pykan-hello-adapted")
+def test_intervals_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (100, 2))
     np.savez(tmp_path / "rows.npz", x=x, y=np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2) + rng.normal(size=100))
     calibrated = ("--calibration", tmp_path / "rows.npz")
-    common = (path, "--repository", tmp_path / "models", "--name", "m", "--force", *calibrated)
+    common = (HELLO, "--repository", tmp_path / "models", "--name", "m", "--force", *calibrated)
     said = (*map(str, common), "--coverage", "0.8", "--interval-method", "normalized", "--json")
     assert export_command.main(list(said)) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert (document["intervals"]["method"], document["intervals"]["coverage"]) == ("normalized", 0.8)
-    assert (document["intervals"]["rows"], document["intervals"]["fitted"]) == (100, 50)
+    intervals = json.loads(capsys.readouterr().out)["intervals"]
+    found = [intervals[key] for key in ("method", "coverage", "rows", "fitted")]
+    assert found == ["normalized", 0.8, 100, 50]
     for arguments, text in (
         (common, "--calibration needs --quantize or --coverage"),
-        ((path, "--coverage", "0.9"), "--coverage needs --calibration"),
+        ((HELLO, "--coverage", "0.9"), "--coverage needs --calibration"),
         ((*common, "--coverage", "2"), "--coverage is 2, expected a number between 0 and 1"),
         ((tmp_path, "--recursive", "--coverage", "0.9"), "--coverage cannot be combined with --recursive"),
-        ((path, "--c", tmp_path / "c", *calibrated, "--coverage", "0.9"), "--coverage needs --repository"),
+        ((HELLO, "--c", tmp_path / "c", *calibrated, "--coverage", "0.9"), "--coverage needs --repository"),
     ):
         assert export_command.main([*map(str, arguments)]) == 2
         assert text in capsys.readouterr().err

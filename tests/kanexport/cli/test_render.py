@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from kanexport import options
 from kanexport.batch import run as sweep
 from kanexport.cli import export_command, render
+from kanexport.contract.manifest import HYBRID
 from kanexport.pipeline import Request
+from tests.support.golden_networks import case, exported
 
 
 def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,14 +28,11 @@ def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys
     assert "* tolerance relaxed" in out
 
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
-
-
 def test_a_table_on_stdout_for_people(
-    golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")  # a narrower table wraps the names of regions
-    path, _ = golden("pykan-mult-affine")
+    path = case("pykan-mult-affine").path
     assert export_command.main([str(path), "--repository", str(tmp_path / "models"), "--name", "m"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -43,25 +41,28 @@ def test_a_table_on_stdout_for_people(
         assert word in out
 
 
-@pytest.mark.parametrize(
-    ("words", "count"), [("", 0), ("or relu, tanh", 2), (options._listed("abcdefghijklmno"), 15), ("one; another", 2)]
-)
-def test_known_alternatives_are_counted(words: str, count: int) -> None:
-    assert render._count(words) == count
+def test_known_alternatives_are_counted() -> None:
+    many = options._listed("abcdefghijklmno")
+    assert [render._count(words) for words in ("", "or relu, tanh", many, "one; another")] == [0, 2, 15, 2]
 
 
 def test_regions_have_names_and_what_was_not_compared_a_dash(
-    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch = pytest.importorskip("torch")
+    """As of a module: rows of its layers, whose outputs were not compared, and a batch without edges."""
     monkeypatch.setenv("COLUMNS", "120")
-    from kanexport.bundle.publish import Target
-    from kanexport.torch_export.convert import convert
-    from tests.support.torch_modules import KANLinear
-
-    torch.manual_seed(0)
-    target = Target(repository=tmp_path, name="m")
-    render.result(convert(torch.nn.Sequential(KANLinear(4, 3)), np.ones((8, 4)), target, options={}))
+    result = exported(tmp_path, "pykan-hello-adapted")
+    manifest = result.manifest
+    inside = manifest.verification.zones[0]
+    no_outputs = {"worst_output": "", "outputs_max_rel": 0.0, "outputs_max_abs": 0.0}
+    no_edges = {"worst_edge": "", "edges_max_rel": 0.0, "edges_max_abs": 0.0}
+    far = dataclasses.replace(inside, name="far", **no_outputs)
+    zones = inside, far, dataclasses.replace(inside, name="batch of 33", **no_edges)
+    verification = dataclasses.replace(manifest.verification, zones=zones)
+    source = dataclasses.replace(manifest.source, family=HYBRID)
+    render.result(
+        dataclasses.replace(result, manifest=dataclasses.replace(manifest, verification=verification, source=source))
+    )
     lines = {line[:15].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert lines["batch of 33"].split()[-3:] == ["-", "-", "-"]
     assert lines["out of grid"].split()[4:6] == ["-", "-"]

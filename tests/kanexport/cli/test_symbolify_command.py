@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,11 @@ from kanexport.errors import OptionError, RepositoryError
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import FP16_WEIGHTS, QuantizationOptions
 from kanexport.verify import float64_reference
+from tests.support import exports
+from tests.support.golden_networks import case
+from tests.support.tiers import full
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+HELLO = case("pykan-hello-pruned").path
 FORMULA = "exp(sin(3.14159*x0) + x1**2)"
 X = np.random.default_rng(7).uniform(-1, 1, (300, 2))
 
@@ -30,19 +32,13 @@ def run(*arguments: object) -> int:
     return symbolify_command.run(program.parse(parser, [str(argument) for argument in arguments]))
 
 
-@pytest.fixture(scope="module")
-def hello(golden: Golden) -> Path:
-    return golden("pykan-hello-pruned")[0]
-
-
 @pytest.fixture
-def model(hello: Path, tmp_path: Path) -> Path:
-    export(Request(path=hello, repository=tmp_path / "models", name="hello"))
-    return tmp_path / "models" / "hello"
+def model(tmp_path: Path) -> Path:
+    return exports.exported(HELLO, "hello", into=tmp_path / "models") / "hello"
 
 
-def test_a_checkpoint(hello: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(hello, "--tolerance", "1e-2", "--features", "a,b", "--classes", "z") == 0
+def test_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(HELLO, "--tolerance", "1e-2", "--library", "sin,x^2,exp", "--features", "a,b", "--classes", "z") == 0
     printed = capsys.readouterr().out
     for part in ("0:1:0  x**2", "z = exp(sin(3.14159*a) + b**2)", "2000 rows (sampled from the training grid)"):
         assert part in printed
@@ -59,11 +55,8 @@ def test_a_new_version(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["held_out_error"] < 1e-2
     assert document["left"] == []
     assert (document["rows"], document["rows_from"]) == (300, "rows.npy")
-    assert {entry["edge"]: entry["function"] for entry in document["replaced"]} == {
-        "0:0:0": "sin",
-        "0:1:0": "x^2",
-        "1:0:0": "exp",
-    }
+    functions = {entry["edge"]: entry["function"] for entry in document["replaced"]}
+    assert functions == {"0:0:0": "sin", "0:1:0": "x^2", "1:0:0": "exp"}
     assert document["directory"] == str(model / "2")
     about = manifest.load(model / "2")
     assert (about.edit.parent_version, about.edit.author) == (1, "ada")
@@ -73,17 +66,12 @@ def test_a_new_version(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert y == pytest.approx(np.exp(np.sin(np.pi * X[:, 0]) + X[:, 1] ** 2), rel=1e-6)
 
 
-def test_a_dry_run_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(model / "1", "--tolerance", "1e-2", "--dry-run") == 0
-    assert f"y0 = {FORMULA}" in capsys.readouterr().out
-    assert sorted(path.name for path in model.iterdir()) == ["1", "config.pbtxt"]
-
-
-def test_the_scalers_of_a_version(hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@full("combination")
+def test_the_scalers_of_a_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows and outputs are in the units of the user."""
     scaler = tmp_path / "scaler.json"
     scaler.write_text('{"mean": [10, 20], "scale": [2, 4]}')
-    export(Request(path=hello, repository=tmp_path / "models", name="hello", input_scaler=scaler))
+    export(Request(path=HELLO, repository=tmp_path / "models", name="hello", input_scaler=scaler))
     x = X * [2, 4] + [10, 20]
     np.save(tmp_path / "rows.npy", x)
     folder = tmp_path / "models" / "hello"
@@ -98,7 +86,12 @@ def test_the_scalers_of_a_version(hello: Path, tmp_path: Path, capsys: pytest.Ca
     assert y == pytest.approx(np.exp(np.sin(np.pi * X[:, 0]) + X[:, 1] ** 2), rel=1e-5)
 
 
-def test_nothing_within_the_tolerance_is_no_version(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_and_nothing_within_the_tolerance_write_no_version(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(model / "1", "--tolerance", "1e-2", "--library", "sin,x^2,exp", "--dry-run") == 0
+    assert f"y0 = {FORMULA}" in capsys.readouterr().out
+    assert sorted(path.name for path in model.iterdir()) == ["1", "config.pbtxt"]
     assert run(model, "--tolerance", "1e-8", "--library", "x,x^2") == 0
     printed = capsys.readouterr().out
     assert "edge 1:0:0 keeps its curve" in printed
@@ -106,34 +99,29 @@ def test_nothing_within_the_tolerance_is_no_version(model: Path, capsys: pytest.
     assert not (model / "2").exists()
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "small", ""])
-def test_tolerances_that_are_not_valid(hello: Path, text: str) -> None:
-    with pytest.raises(OptionError, match="--tolerance is") as caught:
-        run(hello, f"--tolerance={text}")
-    assert caught.value.code == "tolerance-out-of-range"
-
-
-def test_arguments_that_are_not_valid(hello: Path, model: Path, tmp_path: Path) -> None:
+def test_arguments_that_are_not_valid(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a version that exists, before the search."""
+    monkeypatch.setattr(symbolify, "symbolify", lambda *args, **more: pytest.fail("the search ran"))
     np.save(tmp_path / "y.npy", np.ones((30, 1)))
     for arguments, code in (
-        ((hello, "--library", "sine"), "function-unknown"),
-        ((hello, "--targets", tmp_path / "y.npy"), "rows-required"),
+        *(
+            ((HELLO, f"--tolerance={text}"), "tolerance-out-of-range")
+            for text in ("0", "-1", "nan", "inf", "small", "")
+        ),
+        ((HELLO, "--library", "sine"), "function-unknown"),
+        ((HELLO, "--targets", tmp_path / "y.npy"), "rows-required"),
         ((model, "--option", "base_fun=silu"), "arguments-conflict"),
     ):
         with pytest.raises(OptionError) as caught:
             run(*arguments)
         assert caught.value.code == code
-
-
-def test_a_version_that_exists_is_rejected_before_the_search(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbolify, "symbolify", lambda *args, **more: pytest.fail("the search ran"))
     with pytest.raises(RepositoryError, match="exists"):
         run(model, "--new-version", "1")
 
 
-def test_a_quantized_version(hello: Path, tmp_path: Path) -> None:
+def test_a_quantized_version(tmp_path: Path) -> None:
     quantized = QuantizationOptions(quantize=FP16_WEIGHTS)
-    export(Request(path=hello, repository=tmp_path, name="hello", quantization=quantized))
+    export(Request(path=HELLO, repository=tmp_path, name="hello", quantization=quantized))
     with pytest.raises(OptionError, match="is quantized") as caught:
         run(tmp_path / "hello")
     assert caught.value.code == "edit-of-quantized-version"

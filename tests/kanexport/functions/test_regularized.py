@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from kanexport.detection import registry
 from kanexport.errors import ExportError, InvalidKan, OptionError
 from kanexport.formats import checkpoint
-from kanexport.functions.elementwise import SYMBOLIC, Unary
+from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.functions.regularized import BROKEN, avoiding
-from kanexport.graph.builder import Graph
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
+from tests.support.conformance import check_each, computed
 from tests.support.small_checkpoints import beside_forward
+from tests.support.tiers import full, spread
 
 NAMES = [name for name in SYMBOLIC if name not in (BROKEN, "sigmoid", "cosh")]
 SAME = {"x", "x^2", "x^3", "x^4", "x^5", "abs", "sin", "cos", "tanh", "sgn", "arctan", "0", "gaussian"}
 LIMITS = [1.0, 2.5, 10.0, 1000.0]
-SPECIAL = np.array([np.nan, np.inf, -np.inf])
 
 
 def upstream(name: str, x: float, limit: float) -> float:
@@ -59,60 +58,49 @@ def rows(dtype: str) -> np.ndarray:
     return np.concatenate([x, -x]).astype(dtype).astype(np.float64)
 
 
-def run(function: Unary, x: np.ndarray, dtype: str) -> np.ndarray:
-    g = Graph("f", dtype)
-    model = g.build({"f": (function.emit(g, g.input("x", 1)), (1,))})
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return session.run(["f"], {"x": x.astype(dtype)[:, None]})[0][:, 0]
-
-
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("name", NAMES)
-def test_evaluation_follows_pykan(name: str, limit: float) -> None:
-    function = avoiding(name, limit)
-    if name in SAME:
-        assert function is SYMBOLIC[name]
-        return
+def test_evaluation_follows_pykan(limit: float) -> None:
     x = rows("float64")
     x = x[(x < 700) & (x != 0)]  # pykan's log is minus the largest number at zero, where e^-T is 0
-    expected = np.array([upstream(name, v, limit) for v in x.tolist()])
-    with np.errstate(all="ignore"):
-        np.testing.assert_allclose(function.evaluate(x), expected, rtol=1e-13, atol=1e-13)
-    assert function.name == name
+
+    def check(name: str) -> None:
+        function = avoiding(name, limit)
+        expected = np.array([upstream(name, v, limit) for v in x.tolist()])
+        with np.errstate(all="ignore"):
+            np.testing.assert_allclose(function.evaluate(x), expected, rtol=1e-13, atol=1e-13)
+        assert function.name == name
+
+    check_each(check, [name for name in NAMES if name not in SAME])
+    assert all(avoiding(name, limit) is SYMBOLIC[name] for name in SAME)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("name", NAMES)
-def test_operators_compute_the_same(name: str, limit: float, dtype: str) -> None:
+def check_operators(name: str, limit: float, dtype: str) -> None:
     function = avoiding(name, limit)
     x = np.concatenate([rows(dtype), [0.0, -0.0]])
     with np.errstate(all="ignore"):
         expected = function.evaluate(x)
         shaken = [function.evaluate(x * (1 + side * np.finfo(dtype).eps)) for side in (-1, 1)]
-    actual = run(function, x, dtype)
     keep = (np.abs(expected) < 1e30) & (np.abs(np.subtract(*shaken)) < 0.05)  # not at a jump, such as sqrt's
     change = np.abs(np.subtract(*shaken))[keep]
-    error = np.abs(actual - expected)[keep]
+    error = np.abs(computed(function.emit, x, dtype) - expected)[keep]
     eps = np.finfo(dtype).eps
     assert (error <= 20 * change + 8 * eps * np.maximum(1, np.abs(expected[keep]))).all()
     assert keep.mean() > 0.9
 
 
+@spread("limit", LIMITS, 2)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NAMES)
-def test_values_that_are_not_finite_do_what_they_do_in_pykan(name: str, dtype: str) -> None:
+def test_operators_compute_the_same(limit: float, dtype: str) -> None:
+    check_each(check_operators, NAMES, limit, dtype)
+
+
+def test_inverse_functions_and_powers_are_zero_at_nan() -> None:
+    """As in pykan: torch's sign of NaN is zero. test_conformance.py compares the graphs with `evaluate` at NaN."""
     torch = pytest.importorskip("torch")
-    function = avoiding(name, 10.0)
+    assert torch.sign(torch.tensor(float("nan"))) == 0
     with np.errstate(all="ignore"):
-        expected = function.evaluate(SPECIAL)
-    actual = run(function, SPECIAL, dtype).astype(np.float64)
-    finite = np.abs(expected) < 1e30
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
-    np.testing.assert_allclose(actual[finite], expected[finite], rtol=1e-6, atol=1e-6)
-    assert torch.sign(torch.tensor(float("nan"))) == 0  # why sgn and the inverse functions are not NaN there
-    zero_at_nan = {"1/x^2", "1/x^4", "1/sqrt(x)", "1/x^0.5", "log", "arctanh", "arcsin", "arccos", "sgn"}
-    assert (expected[0] == 0) == (name in zero_at_nan)
+        zeros = {name for name in NAMES if avoiding(name, 10.0).evaluate(np.array([np.nan]))[0] == 0}
+    assert zeros == {"1/x^2", "1/x^4", "1/sqrt(x)", "1/x^0.5", "log", "arctanh", "arcsin", "arccos", "sgn"}
 
 
 def test_exp_is_nan_where_it_would_overflow() -> None:
@@ -122,11 +110,12 @@ def test_exp_is_nan_where_it_would_overflow() -> None:
     assert expected[1:4].tolist() == [10.0] * 3
     assert np.isnan(expected[4:]).all()
     for dtype in ("float32", "float64"):
-        np.testing.assert_array_equal(np.isnan(run(avoiding("exp", 10.0), x, dtype)), [False] * 4 + [True] * 2)
+        np.testing.assert_array_equal(
+            np.isnan(computed(avoiding("exp", 10.0).emit, x, dtype)), [False] * 4 + [True] * 2
+        )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in SAME])
-def test_the_expression_is_the_function(name: str) -> None:
+def check_text(name: str) -> None:
     """The text a client reads, run by Python itself."""
     function = avoiding(name, 10.0)
     names = {"pi": math.pi, "sqrt": math.sqrt, "log": math.log, "tan": math.tan, "exp": math.exp, "abs": abs}
@@ -137,6 +126,10 @@ def test_the_expression_is_the_function(name: str) -> None:
     code = compile(function.expression, "expression", "eval")
     actual = [eval(code, {"__builtins__": {}}, names | {"x": v}) for v in x.tolist()]
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_expression_is_the_function() -> None:
+    check_each(check_text, [name for name in NAMES if name not in SAME])
 
 
 def model(pykan: Any, name: str, mask: float = 1.0) -> Any:
@@ -150,8 +143,11 @@ def exported(folder: Path, toy: Any, *options: str, dtype: str = "float32") -> R
     return export(Request(path=toy.write(folder), repository=folder / "models", options=options, dtype=dtype))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["1/x^3", "1/x^4", "sqrt", "1/sqrt(x)", "log", "tan", "arctanh", "arcsin", "exp"])
+EXPORTED = ["1/x^3", "1/x^4", "sqrt", "1/sqrt(x)", "log", "arctanh", "arcsin", "exp", "tan"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=full("combination"))])
+@spread("name", EXPORTED, 2)
 def test_models_export_and_the_proof_holds(pykan: Any, tmp_path: Path, name: str, dtype: str) -> None:
     toy = model(pykan, name)
     result = exported(tmp_path, toy, "singularity=avoid", dtype=dtype)
@@ -186,18 +182,15 @@ def test_the_variant_that_is_broken_in_pykan_is_refused_by_its_edge(pykan: Any, 
     assert registry.readers()["pykan"].read(loaded, plain).layers[0].symbolic
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
+def test_options_that_do_not_fit_are_refused(pykan: Any, tmp_path: Path) -> None:
+    for options, text in (
         (("singularity=maybe",), "maybe"),
         (("y_th=10",), "y_th needs"),
         (("singularity=plain", "y_th=10"), "y_th needs"),
         (("singularity=avoid", "y_th=0"), "y_th"),
         (("singularity=avoid", "y_th=1e12"), "y_th"),
         (("singularity=avoid", "y_th=ten"), "y_th"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(pykan: Any, tmp_path: Path, options: tuple[str, ...], text: str) -> None:
-    error = refuse(tmp_path, model(pykan, "log"), *options)
-    assert isinstance(error, OptionError)
-    assert text in error.message
+    ):
+        error = refuse(tmp_path, model(pykan, "log"), *options)
+        assert isinstance(error, OptionError)
+        assert text in error.message

@@ -7,6 +7,7 @@ import pytest
 
 from kanexport.contract.ort import onnxruntime
 from kanexport.graph.builder import Graph
+from tests.support.tiers import spread
 
 ROWS = 24
 SIZES = [*range(1, 14), 30, 33, 129, 784]
@@ -19,8 +20,7 @@ LAYOUTS = {  # the shape after the batch, and the axis, of K entries
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("keepdims", [False, True])
+@spread("dtype,keepdims", [("float32", False), ("float32", True), ("float64", False), ("float64", True)], 1)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_rows_sum_is_the_same_in_any_company(layout: str, keepdims: bool, dtype: str) -> None:
     make, axis = LAYOUTS[layout]
@@ -31,17 +31,14 @@ def test_a_rows_sum_is_the_same_in_any_company(layout: str, keepdims: bool, dtyp
         rows = np.random.default_rng(count).normal(size=(ROWS, *shape)).astype(dtype)
         expected = rows.astype(np.longdouble).sum(axis=axis, keepdims=keepdims)
         session = onnxruntime.InferenceSession(g.build({"y": (total, expected.shape[1:])}))
-
-        def ask(part: np.ndarray, session=session) -> np.ndarray:
-            return session.run(None, {"x": part.copy()})[0]
-
-        result = ask(rows)
+        result = session.run(None, {"x": rows})[0]
         assert np.abs(result - expected).max() <= 8 * count * np.finfo(dtype).eps
-        for start, stop in [(at, at + 1) for at in range(ROWS)] + [(0, 2), (1, 4), (3, 11), (7, ROWS)]:
-            np.testing.assert_array_equal(ask(rows[start:stop]), result[start:stop], err_msg=f"{count}, {start}:{stop}")
+        for start, stop in [(at, at + 1) for at in range(0, ROWS, 5)] + [(0, 2), (1, 4), (3, 11), (7, ROWS)]:
+            part = session.run(None, {"x": rows[start:stop].copy()})[0]
+            np.testing.assert_array_equal(part, result[start:stop], err_msg=f"{count}, {start}:{stop}")
 
 
-def test_nan_stays_in_its_own_sum() -> None:
+def test_nan_stays_in_its_own_sum_and_an_empty_batch_stays_empty() -> None:
     g = Graph("sums", "float32")
     total = g.sum(g.input("x", 7, 5), axis=1)
     session = onnxruntime.InferenceSession(g.build({"y": (total, (5,))}))
@@ -50,10 +47,4 @@ def test_nan_stays_in_its_own_sum() -> None:
     expected = np.full((3, 5), 7, np.float32)
     expected[1, 2], expected[2, 0] = np.nan, np.inf
     np.testing.assert_array_equal(session.run(None, {"x": rows})[0], expected)
-
-
-def test_an_empty_batch_stays_empty() -> None:
-    g = Graph("sums", "float32")
-    total = g.sum(g.input("x", 7, 5), axis=1)
-    session = onnxruntime.InferenceSession(g.build({"y": (total, (5,))}))
     assert session.run(None, {"x": np.zeros((0, 7, 5), np.float32)})[0].shape == (0, 5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from kanexport.bundle import description, explain_graph
@@ -14,11 +12,9 @@ from kanexport.errors import InvalidKan
 from kanexport.graph import compose
 from kanexport.graph.compose import AppendedGraph, joined
 from kanexport.lowering import lower
-from kanexport.lowering.lower import Lowered
 from tests.support import hostile_graphs as hostile
 from tests.support import toy_model
-from tests.support.golden_cases import Case, cases
-from tests.support.small_checkpoints import read
+from tests.support.golden_networks import network
 
 
 def test_an_export_says_what_a_server_would_say() -> None:
@@ -32,31 +28,13 @@ def test_an_export_says_what_a_server_would_say() -> None:
     assert "QuickGelu, which is in the operator domain 'com.microsoft'" in note
 
 
-ADAPTED = "pykan-hello-adapted"
-
-
-def case(name: str) -> Case:
-    (result,) = (item for item in cases() if item.name == name)
-    return result
-
-
-def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:
-    """A network, its graphs with an explaining one, and the parts of that graph."""
-    item = case(name)
-    kan, _ = read(item.path, *item.options)
+def test_graphs_that_do_not_fit_into_one_are_refused() -> None:
+    kan = network("pykan-hello-adapted")
     graphs = lower.lower(kan, "float32")
     layers = description.layers(kan, graphs.node_tensors)
     created = explain_graph.add(ExplainOptions(True), graphs, layers, Signature.of_network(kan, "float32"), UNNAMED)
-    parts = [
-        AppendedGraph(graphs.edges[at], layer.edges_tensor, explain_graph.edges_name(at))
-        for at, layer in enumerate(layers)
-    ]
-    return kan, created, parts
-
-
-def test_graphs_that_do_not_fit_into_one_are_refused() -> None:
-    _, created, parts = lowered_of()
+    part = AppendedGraph(graphs.edges[0], layers[0].edges_tensor, explain_graph.edges_name(0))
     with pytest.raises(InvalidKan, match="do not fit into one"):
-        joined(created.model, [AppendedGraph(parts[0].graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
+        joined(created.model, [AppendedGraph(part.graph.replace(b"\x01x", b"\x01q"), "edges", "e")], {})
     with pytest.raises(InvalidKan, match="do not fit into one"):
-        joined(created.model, [parts[0], parts[0]], {})
+        joined(created.model, [part, part], {})

@@ -22,13 +22,12 @@ from kanexport.pipeline import Request, export
 from kanserve.repository import layout
 from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
-from tests.support.golden_cases import Case, cases
+from tests.support.golden_networks import case, exported
 from tests.support.small_checkpoints import save
+from tests.support.tiers import full, spread
 
 MIB = 2**20
-CASES = {"efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbolic", "pykan-ellipj-float64"}
-GOLDEN = [case for case in cases() if case.name in CASES]
-
+ALONE = {contract.MODEL_FILE, contract.NETWORK_FILE, "edges_l0.onnx", "edges_l1.onnx"}
 # One export, in a process of its own that reports its own peak in bytes.
 EXPORT = """
 import resource, sys
@@ -72,19 +71,18 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, in
     return path, Result(directory, contract.load(directory)), peak - base
 
 
+@full("load")
 def test_coefficients_are_on_disk_once(middling: tuple[Path, Result, int]) -> None:
     path, result, _ = middling
     size = path.stat().st_size
     assert size > 4 * SHARED_FROM
     files = {entry.path: entry.size for entry in result.manifest.files}
-    assert set(files) == {
-        *(contract.MODEL_FILE, contract.WEIGHTS_FILE, contract.NETWORK_FILE),
-        *("edges_l0.onnx", "edges_l1.onnx"),
-    }
+    assert set(files) == {*ALONE, contract.WEIGHTS_FILE}
     assert files[contract.WEIGHTS_FILE] < size + MIB
     assert sum(files.values()) - files[contract.NETWORK_FILE] < size + MIB
 
 
+@full("load")
 def test_an_export_takes_no_more_than_three_times_its_checkpoint(middling: tuple[Path, Result, int]) -> None:
     """And the size of the edge values of the verification, which a larger file does not change."""
     path, _, grown = middling
@@ -94,12 +92,7 @@ def test_an_export_takes_no_more_than_three_times_its_checkpoint(middling: tuple
 def test_a_small_model_is_a_graph_by_itself(tmp_path: Path) -> None:
     result = export(Request(path=checkpoint(tmp_path / "c", (64, 64, 10), 5), repository=tmp_path / "models"))
     names = {entry.path for entry in result.manifest.files}
-    assert names - {KERNEL_FILE} == {
-        contract.MODEL_FILE,
-        contract.NETWORK_FILE,
-        "edges_l0.onnx",
-        "edges_l1.onnx",
-    }
+    assert names - {KERNEL_FILE} == ALONE
 
 
 def answers(result: Result, x: np.ndarray) -> list[np.ndarray]:
@@ -127,27 +120,25 @@ def same(outcome: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> None:
         np.testing.assert_array_equal(item, other)
 
 
-@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
-@pytest.mark.parametrize("block", [8_000_000, 60])
+GOLDEN = "efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbolic", "pykan-ellipj-float64"
+
+
+@spread("name,block", itertools.product(GOLDEN, [8_000_000, 60]), 2)
 def test_a_shared_file_changes_no_bit_of_an_answer(
-    case: Case, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether one block holds all sources of a layer or not."""
-    dtype = "float64" if "float64" in case.name else "float32"
-    x = case.reference()["x"].astype(dtype)
-
-    def exported(name: str) -> Result:
-        request = Request(path=case.path, repository=tmp_path, name=name, options=case.options, dtype=dtype)
-        return export(request)
-
-    alone = exported("alone")
+    dtype = "float64" if "float64" in name else "float32"
+    x = case(name).reference()["x"].astype(dtype)
+    alone = exported(tmp_path, name, name="alone", dtype=dtype)
     monkeypatch.setattr(lower, "SHARED_FROM", 0)
     monkeypatch.setattr(passes, "BLOCK_NUMBERS", block)
-    shared = exported("shared")
+    shared = exported(tmp_path, name, name="shared", dtype=dtype)
     assert contract.WEIGHTS_FILE in {entry.path for entry in shared.manifest.files}
     same(answers(shared, x), answers(alone, x))
 
 
+@full("load")
 def test_a_large_model_runs_where_only_its_path_is_known(middling: tuple[Path, Result, int]) -> None:
     """As Triton loads it, from the folder as it is."""
     _, result, _ = middling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.errors import InvalidKan
@@ -14,7 +14,6 @@ from kanexport.graph import precision
 @given(
     st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from([1e-30, 1.0, 3e4])
 )
-@settings(max_examples=50, deadline=None)
 def test_rounding_what_was_rounded_changes_nothing(i: int, o: int, k: int, seed: int, size: float) -> None:
     rng = np.random.default_rng(seed)
     values = np.clip(rng.normal(size=(i, o, k)), -2, 2) * size * rng.integers(0, 2, (i, o, k))

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from kanexport import bases, pipeline
+from kanexport import bases
 from kanexport.errors import CheckpointError
-from kanexport.export_request import Request
 from kanexport.formats import safetensors
 from kanexport.functions.elementwise import Unary
 from kanexport.functions.expression import function
@@ -22,13 +21,12 @@ from kanexport.ir import archive
 from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.ir.steps import Elementwise
 from kanexport.lowering import lower
-from tests.support import golden_cases
+from tests.support.conformance import check_each
+from tests.support.golden_cases import cases
+from tests.support.golden_networks import network
+from tests.support.tiers import spread
 
-CASES = [case for case in golden_cases.cases() if "hybrid" not in case.name]
-
-
-def network(case: golden_cases.Case) -> Kan:
-    return pipeline.network(Request(path=case.path, repository=None, options=case.options))[0]
+CASES = [case.name for case in cases() if "hybrid" not in case.name]
 
 
 def of_basis(basis: Any) -> Kan:
@@ -53,20 +51,22 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_golden_network_and_its_graphs_are_the_same_after_the_archive(case: golden_cases.Case) -> None:
-    kan = network(case)
+@spread("name", CASES, 6)
+def test_a_golden_network_and_its_graphs_are_the_same_after_the_archive(name: str) -> None:
+    kan = network(name)
     again, facts = archive.loads(archive.dumps(kan, {"dtype": "float32"}))
     assert same(again, kan)
     assert facts == {"dtype": "float32"}
     assert lower.lower(again, "float32").model == lower.lower(kan, "float32").model
 
 
-@pytest.mark.parametrize("name", bases.names())
-def test_every_basis_is_the_same_after_the_archive(name: str) -> None:
-    for basis in bases.examples(name):
-        kan = of_basis(basis)
-        assert same(archive.loads(archive.dumps(kan, {}))[0], kan)
+def check_same(basis: Any) -> None:
+    kan = of_basis(basis)
+    assert same(archive.loads(archive.dumps(kan, {}))[0], kan)
+
+
+def test_every_basis_is_the_same_after_the_archive() -> None:
+    check_each(check_same, [basis for name in bases.names() for basis in bases.examples(name)])
 
 
 def test_functions_come_from_their_recipes() -> None:
@@ -90,33 +90,30 @@ def test_a_function_without_a_recipe_cannot_be_archived() -> None:
 
 
 def test_other_programs_read_the_file() -> None:
-    kan = network(next(case for case in CASES if case.name == "pykan-hello-adapted"))
+    kan = network("pykan-hello-adapted")
     data = archive.dumps(kan, {})
     tensors = load(data)
     assert set(tensors) == set(safetensors.read(data))
     assert any(np.array_equal(array, kan.layers[0].terms[0].coef) for array in tensors.values())
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_wrong_documents_are_rejected() -> None:
+    for change, message in (
         ({"format": 2}, "has format 2"),
         ({"network": {"is": "ir.Nothing"}}, "no part 'ir.Nothing'"),
         ({"network": {"is": "ir.Select", "indices": [0]}}, "no network"),
         ({"network": {"is": "ir.Kan", "n_inputs": 2, "layers": []}}, "no layer"),
         ({"network": [[[]]]}, "no network"),
         ({"network": {}}, "no part"),
-    ],
-)
-def test_wrong_documents_are_rejected(change: dict[str, Any], message: str) -> None:
-    document = {"format": 1, "network": {}, "facts": {}} | change
-    with pytest.raises(CheckpointError, match=message):
-        archive.loads(safetensors.write({}, {archive.KEY: json.dumps(document)}))
+    ):
+        document = {"format": 1, "network": {}, "facts": {}} | change
+        with pytest.raises(CheckpointError, match=message):
+            archive.loads(safetensors.write({}, {archive.KEY: json.dumps(document)}))
 
 
 def test_damaged_files_are_rejected() -> None:
     """Any change of the header gives a network or a CheckpointError, and no other error."""
-    data = archive.dumps(network(next(case for case in CASES if case.name == "pykan-hello-symbolic")), {})
+    data = archive.dumps(network("pykan-hello-symbolic"), {})
     end = 8 + int.from_bytes(data[:8], "little")
     rng, rejected = random.Random(0), 0
     for _ in range(300):

@@ -16,7 +16,7 @@ from tests.support.conformance import DTYPES, check_step
 from tests.support.small_checkpoints import read
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=settings.default.max_examples // 10)
 @given(st.integers(0, 2**32 - 1), st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3))
 def test_what_a_clamped_network_means(tmp_path_factory: pytest.TempPathFactory, seed: int, row: list[float]) -> None:
     folder = tmp_path_factory.mktemp("means")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,12 @@ from kanexport.graph import precision
 from kanexport.graph.builder import Graph
 from kanexport.ir import quantized_basis
 from kanexport.ir.quantized_basis import Stepped, SteppedPieces, stepped
+from tests.support.conformance import Emitted, check_each
+from tests.support.tiers import spread
 
 STEPPED = [basis for name in bases.names() for basis in bases.examples(name) if stepped(basis, 3, 1 << 20)]
-
-
 COMPACT = [basis for basis in STEPPED if basis.compact]
+ROOMS = [*((basis, 1 << 20) for basis in STEPPED), *((basis, 0) for basis in COMPACT)]
 
 
 def largest_move(steps: Stepped) -> float:
@@ -32,43 +32,46 @@ def largest_move(steps: Stepped) -> float:
     return 0.0 if steps.table is None else float(np.abs(np.diff(steps.table.astype(float), axis=0)).max())
 
 
-@pytest.mark.parametrize(
-    ("basis", "room"), [*((basis, 1 << 20) for basis in STEPPED), *((basis, 0) for basis in COMPACT)]
-)
-def test_steps_are_near_the_basis_and_mean_what_their_graph_gives(basis: Basis, room: int) -> None:
+def emitted(steps: Stepped, basis: Basis, sources: int) -> Emitted:
+    shape = (basis.functions, sources)
+    return Emitted(lambda g, x: steps.emit(g, x, sources), sources, shape, "float32", exact=True)
+
+
+def check_steps(item: tuple[Basis, int]) -> None:
+    basis, room = item
     sources = basis.sources or 3
     steps = stepped(basis, sources, room)
     assert steps is not None
-    support = basis.support(sources)
-    rng = np.random.default_rng(0)
-    x = rng.uniform(*support.outer, size=(200, sources)).astype(np.float32)
+    x = np.random.default_rng(0).uniform(*basis.support(sources).outer, size=(200, sources)).astype(np.float32)
     exact, meant = basis.evaluate(x.astype(float)), steps.evaluate(x.astype(float))
     # A table's entry is at most half a step of it away from where its value is from.
     moved = largest_move(steps) * steps.unit
     assert np.abs(meant - exact).max() <= steps.unit * 0.501 + moved
-    g = Graph("steps", "float32")
-    value = steps.emit(g, g.input("x", sources), sources)
-    session = onnxruntime.InferenceSession(g.build({"y": (value, (basis.functions, sources))}))
-    apart = np.abs(session.run(["y"], {"x": x})[0] - meant)
+    apart = np.abs(emitted(steps, basis, sources)(x) - meant)
     assert np.median(apart) <= 1e-6 * np.abs(meant).max()
     assert np.count_nonzero(apart > 1e-6) <= 0.01 * apart.size  # on the other side of a step
     assert apart.max() <= (max(1, moved / steps.unit) + 0.01) * steps.unit
 
 
-@pytest.mark.parametrize("basis", [item for item in STEPPED if stepped(item, 3, 1 << 20).table is not None])
-def test_a_table_is_nothing_outside_and_tells_what_is_no_number(basis: Basis) -> None:
+@spread("first", range(8), 1)
+def test_steps_are_near_the_basis_and_mean_what_their_graph_gives(first: int) -> None:
+    check_each(check_steps, ROOMS[first::8])
+
+
+def check_table(basis: Basis) -> None:
     steps = stepped(basis, 3, 1 << 20)
     assert steps is not None
     assert steps.table is not None
     assert steps.table.max() <= precision.LARGEST
     x = np.array([[np.nan, np.inf, -np.inf], [steps.low, steps.high, 3e38]], np.float32)
-    g = Graph("steps", "float32")
-    value = steps.emit(g, g.input("x", 3), 3)
-    session = onnxruntime.InferenceSession(g.build({"y": (value, (basis.functions, 3))}))
-    for result in (session.run(["y"], {"x": x})[0], steps.evaluate(x.astype(float))):
+    for result in (emitted(steps, basis, 3)(x), steps.evaluate(x.astype(float))):
         assert not np.nan_to_num(result).any()
         assert np.isnan(result[0, :, 0]).all() == (not basis.compact)
         assert np.isfinite(result).sum() == result.size - (0 if basis.compact else basis.functions)
+
+
+def test_a_table_is_nothing_outside_and_tells_what_is_no_number() -> None:
+    check_each(check_table, [basis for basis in STEPPED if stepped(basis, 3, 1 << 20).table is not None])
 
 
 def uneven(sources: int, cells: int, degree: int = 3, *, ratio: float = 1000.0) -> BSpline:
@@ -97,7 +100,7 @@ def test_tables_of_each_source_are_exact_on_knots_and_nothing_outside() -> None:
 
 
 @pytest.mark.parametrize("ratio", [1.5, 1000.0])
-def test_a_runtime_computes_the_tables_of_each_source_when_it_loads_the_graph(ratio: float) -> None:
+def test_a_runtime_computes_the_tables_of_each_source_when_it_loads_the_graph(ratio: float, tmp_path: Path) -> None:
     spline = uneven(4, 5, ratio=ratio)
     steps = stepped(spline, 4, 0)
     assert isinstance(steps, SteppedPieces)
@@ -105,11 +108,9 @@ def test_a_runtime_computes_the_tables_of_each_source_when_it_loads_the_graph(ra
     model = g.build({"y": (steps.emit(g, g.input("x", 4), 4), (spline.functions, 4))})
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    optimized = "tables.onnx"
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / optimized)
-        onnxruntime.InferenceSession(model, options)
-        graph = onnx.load(Path(folder) / optimized).graph
+    options.optimized_model_filepath = str(tmp_path / "tables.onnx")
+    onnxruntime.InferenceSession(model, options)
+    graph = onnx.load(tmp_path / "tables.onnx").graph
     (table,) = (tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.UINT8)
     stored = numpy_helper.to_array(table).astype(int).reshape(steps.entries.shape)
     assert np.count_nonzero(stored != steps.entries) <= 0.001 * stored.size  # values just between two codes

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kanexport.bundle import description
 from kanexport.contract import grids
 from kanexport.contract.sections import Scaler, Scalers
-from kanexport.detection import detect
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
-from kanexport.formats import checkpoint
 from kanexport.ir import scaling
 from kanexport.ir.model import Kan
 from kanexport.ir.scaling import Restore, Standardize
 from kanexport.lowering import lower
-from kanexport.options import Options
 from kanexport.verify import float64_reference, verify
 from kanexport.verify.float64_reference import Jitter
 from tests.support.conformance import Emitted
+from tests.support.golden_networks import network
+from tests.support.tiers import spread
 
 
 def scaler(offset: Any, scale: Any) -> Scaler:
@@ -30,12 +29,9 @@ def scaler(offset: Any, scale: Any) -> Scaler:
 
 
 @pytest.fixture(scope="module")
-def kan(golden: Callable[[str], tuple[Path, tuple[str, ...]]]) -> Kan:
+def kan() -> Kan:
     """Trained network with 13 inputs and 3 outputs."""
-    path, options = golden("efficient-kan-wine-update-grid")
-    loaded = checkpoint.load(path)
-    reader, _ = detect.detect(loaded, None)
-    return detect.read(reader, loaded, Options.parse(options))
+    return network("efficient-kan-wine-update-grid")
 
 
 def test_no_digits_are_lost_at_a_large_offset() -> None:
@@ -77,20 +73,19 @@ def test_coarse_columns_are_noted_and_too_coarse_ones_are_errors(kan: Kan) -> No
     assert scaling.scaled(kan, of(100.0), "float32").notes == kan.notes
     (note,) = set(scaling.scaled(kan, of(1e4), "float32").notes) - set(kan.notes)
     assert note.startswith("column 12 of s.json: adjacent float32 values near 10000 differ by 9.8e-04 scales")
-    with pytest.raises(
-        OptionError, match=r"--input-scaler: column 12 of .* differ by 0.12 scales, expected at most"
-    ) as e:
+    text = r"--input-scaler: column 12 of .* differ by 0.12 scales, expected at most"
+    with pytest.raises(OptionError, match=text) as e:
         scaling.scaled(kan, of(2e6), "float32")
     assert (e.value.code, "--dtype float64" in e.value.hint) == ("scaler-too-fine", True)
     assert scaling.scaled(kan, of(2e6), "float64").notes == kan.notes
 
 
-def proven(kan: Kan, served: Kan, dtype: str = "float32") -> verify.Proof:
+def proven(kan: Kan, served: Kan) -> verify.Proof:
     """The verification of graphs of `served` against `kan`."""
-    return verify.verify(kan, lower.lower(served, dtype), dtype)
+    return verify.verify(kan, lower.lower(served, "float32"), "float32")
 
 
-@pytest.mark.parametrize("offset", [0.0, 900.0, -40_000.0])
+@spread("offset", [0.0, 900.0, -40_000.0], 2)
 def test_ill_conditioned_scalers_pass_the_verification(kan: Kan, offset: float) -> None:
     both = Scalers(inputs=scaler([offset] * 13, [1.0] * 13), outputs=scaler([offset] * 3, [1e-1, 1.0, 1e3]))
     own = scaling.scaled(kan, both, "float32")
@@ -98,8 +93,7 @@ def test_ill_conditioned_scalers_pass_the_verification(kan: Kan, offset: float) 
     assert zones["inside"].outputs_max_rel <= 1e-5 + 2e-7 * abs(offset) * 10
 
 
-@pytest.mark.parametrize("offset", [0.0, 900.0, -40_000.0])
-@pytest.mark.parametrize("side", ["inputs", "outputs"])
+@spread("side,offset", itertools.product(["inputs", "outputs"], [0.0, 900.0, -40_000.0]), 2)
 def test_a_wrong_number_of_one_column_fails_the_verification(kan: Kan, side: str, offset: float) -> None:
     """Also for an output of small values next to one of large values, and if the offset is large."""
     width = 13 if side == "inputs" else 3
@@ -130,8 +124,6 @@ def test_the_rounding_of_outputs_is_that_of_their_storage() -> None:
 
 
 def test_grids_are_in_the_units_of_the_inputs(kan: Kan) -> None:
-    from kanexport.bundle import description
-
     own = scaling.scaled(kan, Scalers(inputs=scaler(range(13), range(1, 14))), "float32")
     plain, scaled = (description.layers(net, ("x", "h"))[0] for net in (kan, own))
     for node in (0, 5, 12):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +29,12 @@ from kanexport.quantization import plan, quantize
 from kanexport.quantization.options import MAX_ERROR, QuantizationOptions
 from kanexport.verify import test_points
 from tests.support.command_line import checkpoint
-from tests.support.golden_cases import cases
-from tests.support.small_checkpoints import read
+from tests.support.golden_networks import case, exported, network
+from tests.support.tiers import spread
 
 DIGITS, WINE = "efficient-kan-digits", "efficient-kan-wine-update-grid"
 SPLINES = (DIGITS, WINE, "pykan-hello-adapted", "pykan-mult-affine", "relu-kan-hello", "flashkan-ellipj")
 FAMILIES = (*SPLINES, "fastkan-digits", "fasterkan-wine", "rbf-kan-diabetes")
-
-
-def case(name: str) -> Any:
-    return next(actual for actual in cases() if actual.name == name)
-
-
-def network(name: str) -> Kan:
-    return read(case(name).path, *case(name).options)[0]
-
-
-def exported(folder: Path, name: str, **more: Any) -> Any:
-    actual = case(name)
-    return export(
-        Request(path=actual.path, repository=folder, name=more.pop("called", "m"), options=actual.options, **more)
-    )
 
 
 def run(model: bytes, x: np.ndarray) -> np.ndarray:
@@ -69,18 +53,22 @@ def rounded(kan: Kan, query: QuantizationOptions) -> tuple[Kan, Any]:
     return served, lower.lower(served, "float32", curves=plan.curves(served))
 
 
+def verified(kan: Kan, served: Kan, lowered: Any, requested: QuantizationOptions) -> Any:
+    return quantize.verify_quantized(kan, served, lowered, (), requested, 1e-5, lambda done, total: None)
+
+
 def save(path: Path, rows: np.ndarray) -> baseline.Rows:
     np.save(path, rows)
     return baseline.load(path, "--calibration")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize(
-    "query", [QuantizationOptions("fp16-weights"), QuantizationOptions("int8")], ids=["half", "int8"]
-)
-def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(
-    tmp_path: Path, name: str, query: QuantizationOptions
-) -> None:
+def quantized(folder: Path, rows: np.ndarray) -> Any:
+    return exported(folder, DIGITS, quantization=QuantizationOptions("int8", rows=save(folder / "x.npy", rows)))
+
+
+@spread("method,name", itertools.product(["fp16-weights", "int8"], FAMILIES), 4)
+def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(tmp_path: Path, name: str, method: str) -> None:
+    query = QuantizationOptions(method)
     result = exported(tmp_path, name, quantization=query)
     stored_manifest = contract.load(result.directory)
     actual = stored_manifest.approximation
@@ -106,11 +94,11 @@ def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
     assert types <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
-@pytest.mark.parametrize("name", [DIGITS, WINE, "pykan-hello-adapted"])
+@spread("name", ["pykan-hello-adapted", WINE, DIGITS], 1)
 def test_an_answer_does_not_depend_on_its_company_or_on_the_run(name: str) -> None:
     kan = network(name)
     _, lowered = rounded(kan, QuantizationOptions("int8"))
-    x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 1)["inside"]
+    x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 1)["inside"][::5]
     x = np.concatenate([x, 50 * x])  # with neighbours that are much larger
     for model in (lower.lower(kan, "float32").model, lowered.model):
         together = run(model, x)
@@ -137,30 +125,30 @@ def layer_of(rng: np.random.Generator, sources: int, destinations: int, interval
     return Layer(terms, mask, rng.normal(size=destinations), rng.choice([False, True], size=shape))
 
 
-@given(st.lists(st.integers(1, 6), min_size=2, max_size=4), st.integers(1, 12), st.booleans(), st.integers(0, 2**31))
-@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(st.integers(1, 6), min_size=2, max_size=4),
+    st.integers(1, 12),
+    st.booleans(),
+    st.integers(0, 2**31),
+    st.sampled_from(["fp16-weights", "int8"]),
+)
+@settings(max_examples=settings.default.max_examples // 20 + 1)
 def test_any_network_is_served_as_what_its_rounded_numbers_mean(
-    widths: list[int], intervals: int, uneven: bool, seed: int
+    widths: list[int], intervals: int, uneven: bool, seed: int, method: str
 ) -> None:
     rng = np.random.default_rng(seed)
     layers = [layer_of(rng, *pair, intervals, uneven=uneven) for pair in itertools.pairwise(widths)]
-    kan = Kan(widths[0], tuple(layers))
-    for requested in (
-        QuantizationOptions("fp16-weights", max_error=0.9),
-        QuantizationOptions("int8", max_error=0.9),
-    ):
-        served, lowered = rounded(kan, requested)
-        # Held against itself: what is left is the rounding of float32, and of values just on a step.
-        actual = quantize.verify_quantized(served, served, lowered, (), requested, 1e-5, lambda done, total: None)
-        assert actual.reference.inputs
-        assert actual.reference.tolerance <= 0.9
+    requested = QuantizationOptions(method, max_error=0.9)
+    served, lowered = rounded(Kan(widths[0], tuple(layers)), requested)
+    # Held against itself: what is left is the rounding of float32, and of values just on a step.
+    actual = verified(served, served, lowered, requested)
+    assert actual.reference.inputs
+    assert actual.reference.tolerance <= 0.9
 
 
 def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Path) -> None:
-    values = np.load(case(DIGITS).path.parent / "reference.npz")
-    result = exported(
-        tmp_path, DIGITS, quantization=QuantizationOptions("int8", rows=save(tmp_path / "x.npy", values["x"]))
-    )
+    values = case(DIGITS).reference()
+    result = quantized(tmp_path, values["x"])
     actual = run((result.directory / "model.onnx").read_bytes(), values["x"])
     finite = np.isfinite(values["y64"]).all(axis=1)
     assert (actual[finite].argmax(axis=1) == values["y64"][finite].argmax(axis=1)).all()
@@ -169,26 +157,18 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
     assert result.manifest.approximation.rows_sha256
 
 
-@pytest.mark.parametrize(("method", "off"), [("int8", 1e-1), ("fp16-weights", 1e-2)])
+@spread("method,off", [("int8", 1e-1), ("fp16-weights", 1e-2)], 1)
 def test_recorded_outputs_are_compared_with_the_quantized_graph(tmp_path: Path, method: str, off: float) -> None:
-    recorded = case(DIGITS).path.parent / "reference.npz"
-    result = exported(
-        tmp_path, DIGITS, quantization=QuantizationOptions(method), expected_outputs=(recorded,)
-    ).manifest.verification
+    recorded, quantization = case(WINE).path.parent / "reference.npz", QuantizationOptions(method)
+    result = exported(tmp_path, WINE, quantization=quantization, expected_outputs=(recorded,)).manifest.verification
     assert result.basis == contract.EXPECTED_OUTPUTS
     (check,) = result.expected_outputs
-    assert check.rows == 24
+    values = case(WINE).reference()
+    assert check.rows == len(values["x"])
     assert 0 < check.max_rel < off
-    values = np.load(recorded)
     np.savez(tmp_path / "other.npz", x=values["x"], y=values["y"] * np.float32(1.001))
     with pytest.raises(OutputsDiffer, match="the nearest is"):
-        exported(
-            tmp_path,
-            DIGITS,
-            quantization=QuantizationOptions(method),
-            expected_outputs=(tmp_path / "other.npz",),
-            called="other",
-        )
+        exported(tmp_path, WINE, name="other", quantization=quantization, expected_outputs=(tmp_path / "other.npz",))
 
 
 def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
@@ -198,82 +178,59 @@ def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
     model = onnx.load_model_from_string(lowered.model)
     codes = next(item for item in model.graph.initializer if item.data_type == onnx.TensorProto.INT8)
     turned = np.frombuffer(codes.raw_data, np.int8).reshape(tuple(codes.dims))[::-1]
-    codes.raw_data = np.ascontiguousarray(turned).tobytes()
-    wrong = dataclasses.replace(lowered, model=model.SerializeToString())
-    quantize.verify_quantized(kan, served, lowered, (), requested, 1e-5, lambda done, total: None)
-    with pytest.raises(VerificationFailed, match="the quantized graph matches its float64 reference on only"):
-        quantize.verify_quantized(kan, served, wrong, (), requested, 1e-5, lambda done, total: None)
-    # One code off by a little is far within the error that is allowed, and still seen.
-    codes.raw_data = np.ascontiguousarray(np.clip(turned[::-1].astype(int) + 1, -127, 127).astype(np.int8)).tobytes()
-    with pytest.raises(VerificationFailed, match="the quantized graph matches its float64 reference on only"):
-        quantize.verify_quantized(
-            kan, served, dataclasses.replace(lowered, model=model.SerializeToString()), (), requested, 1e-5, print
-        )
+    verified(kan, served, lowered, requested)
+    off_by_one = np.clip(turned[::-1].astype(int) + 1, -127, 127)  # far within the error that is allowed
+    for wrong in (turned, off_by_one):
+        codes.raw_data = np.ascontiguousarray(wrong.astype(np.int8)).tobytes()
+        changed = dataclasses.replace(lowered, model=model.SerializeToString())
+        with pytest.raises(VerificationFailed, match="the quantized graph matches its float64 reference on only"):
+            verified(kan, served, changed, requested)
 
 
 def test_edges_are_those_of_the_rounded_coefficients_and_are_smaller(tmp_path: Path) -> None:
-    exact = exported(tmp_path, DIGITS, called="exact").directory
+    exact = exported(tmp_path, DIGITS, name="exact").directory
     kan = network(DIGITS)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"].astype(np.float32)
     for requested, times in ((QuantizationOptions("fp16-weights"), 1.8), (QuantizationOptions("int8"), 1.7)):
-        directory = exported(tmp_path, DIGITS, called=requested.quantize, quantization=requested).directory
+        directory = exported(tmp_path, DIGITS, name=requested.quantize, quantization=requested).directory
         for file in ("model.onnx", "edges_l0.onnx"):
             assert (directory / file).stat().st_size * times < (exact / file).stat().st_size
         edges = onnxruntime.InferenceSession(directory / "edges_l0.onnx").run(["edges"], {"x": x})[0]
         session = onnxruntime.InferenceSession(directory / "model.onnx")
         nodes = session.run(["layer1_in"], {"x": x})[0]
-        assert (
-            np.abs(edges.sum(axis=1) - nodes).max()
-            <= (1e-5 if requested.quantize == FP16_WEIGHTS else 1e-2) * np.abs(nodes).max()
-        )
+        near = 1e-5 if requested.quantize == FP16_WEIGHTS else 1e-2
+        assert np.abs(edges.sum(axis=1) - nodes).max() <= near * np.abs(nodes).max()
 
 
 def test_a_large_model_shares_what_it_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {}
     monkeypatch.setattr(lower, "SHARED_FROM", 1024)
     path = checkpoint(tmp_path / "m.safetensors", (64, 64, 10))
-    for name, requested in (
-        ("exact", QuantizationOptions()),
-        ("half", QuantizationOptions("fp16-weights")),
-        ("int8", QuantizationOptions("int8")),
-    ):
+    ways = QuantizationOptions(), QuantizationOptions("fp16-weights"), QuantizationOptions("int8")
+    for name, requested in zip(("exact", "half", "int8"), ways, strict=True):
         result = export(Request(path=path, repository=tmp_path, name=name, quantization=requested))
         sizes[name] = (result.directory / contract.WEIGHTS_FILE).stat().st_size
     assert sizes["half"] < sizes["exact"] / 1.8
     assert sizes["int8"] < sizes["exact"] / 2.5
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
+def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for rows, message in (
         (np.zeros((4, 63)), r"--calibration x.npy has rows of shape \[63\], expected \[64\]"),
         (np.zeros((0, 64)), "--calibration x.npy has float64 of shape .*, expected 2 to 1000000 rows"),
         (np.where(np.eye(4, 64), np.nan, 0), "--calibration x.npy has nan in column 0 of row 0"),
         (np.where(np.eye(4, 64), np.inf, 0), "--calibration x.npy has inf in column 0 of row 0"),
-    ],
-    ids=["width", "empty", "nan", "infinite"],
-)
-def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        exported(
-            tmp_path / "models",
-            DIGITS,
-            quantization=QuantizationOptions("int8", rows=save(tmp_path / "x.npy", rows)),
-        )
+    ):
+        with pytest.raises(OptionError, match=message):
+            quantized(tmp_path, rows)
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-def test_the_command_prints_what_is_approximate(tmp_path: Path, capsys: Any, golden: Callable[[str], Any]) -> None:
-    path, options = golden(DIGITS)
-    flags = [text for option in options for text in ("--option", option)]
-    assert export_command.main([str(path), "--repository", str(tmp_path), "--quantize", "int8", *flags]) == 0
+def test_the_command_prints_what_is_approximate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(case(WINE).path), "--repository", str(tmp_path), *case(WINE).facts["export_args"], "--quantize"]
+    assert export_command.main([*command, "int8"]) == 0
     printed = capsys.readouterr().out
     assert "APPROXIMATE, as requested (int8)" in printed
     assert "int8-weights" in printed
-    assert (
-        export_command.main(
-            [str(path), "--repository", str(tmp_path), "--quantize", "fp16-weights", "--max-error", "1e-9", "--force"]
-        )
-        == 3
-    )
+    assert export_command.main([*command, "fp16-weights", "--max-error", "1e-9", "--force"]) == 3
     assert "the worst branch is" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.contract import step_rules
@@ -32,7 +32,6 @@ FACTORS = st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, ma
 
 
 @given(st.lists(FACTORS, min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None)
 def test_factors_share_as_shapley_has_it(groups: list[list[tuple[float, float]]]) -> None:
     step = Product(tuple(map(len, groups)))
     x, r = (np.array([[pair[side] for group in groups for pair in group]]) for side in (0, 1))

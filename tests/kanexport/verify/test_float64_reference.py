@@ -6,20 +6,12 @@ import numpy as np
 import pytest
 
 from kanexport.verify import float64_reference
-from tests.support.golden_cases import cases
-
-CASES = {"efficient-kan-digits", "wav-kan-dog-breast-cancer", "pykan-hello-symbolic", "pykan-ellipj-float64"}
-
-
-GOLDEN = [case for case in cases() if case.name in CASES]
+from tests.support.golden_networks import case, network
 
 
 def test_what_is_evaluated_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.support.small_checkpoints import read
-
-    case = next(case for case in GOLDEN if case.name == "efficient-kan-digits")
-    kan, _ = read(case.path)
-    x = case.reference()["x"][:20].astype(np.float64)
+    name = "efficient-kan-digits"
+    kan, x = network(name), case(name).reference()["x"][:20].astype(np.float64)
 
     def values() -> list[np.ndarray]:
         trace = float64_reference.evaluate(kan, x)

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-import pytest
 
 from kanexport import bases
+from kanexport.bundle import description
 from kanexport.contract import grids
-from kanexport.contract.sections import AS_TRAINED
-from kanexport.pipeline import Request, export
 from kanexport.verify import test_points
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Zone
+from tests.support.conformance import check_each
 from tests.support.golden_cases import cases
-from tests.support.small_checkpoints import read
+from tests.support.golden_networks import network
 
 
-def exported(folder: Path, name: str, policy: str, **more: Any) -> Any:
-    (case,) = (case for case in cases() if case.name == name)
-    fields: dict[str, Any] = {"options": case.options, "out_of_range": policy, **more}
-    return export(Request(path=case.path, repository=folder, name="m", **fields))
-
-
-@pytest.mark.parametrize("name", [case.name for case in cases()])
-def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path, name: str) -> None:
+def check_zones(name: str) -> None:
     """The zones of the exporter and of the server come from one grid, for any family, if there is only one grid."""
-    (case,) = (case for case in cases() if case.name == name)
-    layers = exported(tmp_path, name, AS_TRAINED).manifest.layers
-    kan, _ = read(case.path, *case.options)
-    for info, layer, width in zip(layers, kan.layers, kan.widths(), strict=False):
+    kan = network(name)
+    entries = description.layers(kan, tuple(f"layer{at}_in" for at in range(len(kan.layers))))
+    for info, layer, width in zip(entries, kan.layers, kan.widths(), strict=False):
         limits = coverage.bounds(info, width, None)
         if len(limits.scales) != 1 or layer.mixes:
             continue
@@ -47,8 +35,11 @@ def test_what_an_export_proves_as_inside_is_inside_for_the_server(tmp_path: Path
         assert (zones["far"] != Zone.INSIDE).all()
 
 
-@pytest.mark.parametrize("name", bases.names())
-def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried(name: str) -> None:
+def test_what_an_export_proves_as_inside_is_inside_for_the_server() -> None:
+    check_each(check_zones, [case.name for case in cases() if "hybrid" not in case.name])
+
+
+def check_grid(name: str) -> None:
     """Also for new families: the server's grid contains rows of the verification, and equals the zone "inside" except
     for unbounded pieces."""
     for basis in bases.examples(name):
@@ -63,3 +54,7 @@ def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried(name: str) -> 
             assert support.outer[1][source] >= grid.high - room
             if name != "piecewise_polynomial":
                 np.testing.assert_allclose([grid.low, grid.high], ends, rtol=0, atol=room)
+
+
+def test_the_grid_that_knots_tell_is_one_that_the_proof_has_tried() -> None:
+    check_each(check_grid, bases.names())

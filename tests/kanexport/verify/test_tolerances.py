@@ -64,24 +64,16 @@ def test_zero_where_zero_is_expected_is_right_and_anything_else_is_not() -> None
     assert (wrong.max_abs, wrong.max_rel, wrong.excess) == (1e-300, INF, INF)
 
 
-@pytest.mark.parametrize(
-    ("original", "expected"),
-    [(1.0, NAN), (NAN, 1.0), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF), (INF, NAN), (-INF, INF)],
-)
-def test_what_is_not_finite_must_be_the_same(original: float, expected: float) -> None:
-    error = compared([5.0, original], [5.0, expected])
-    assert (error.max_abs, error.max_rel, error.excess) == (INF, INF, INF)
-    assert error.where == f"1: {original}, expected {expected}"
-
-
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_the_same_that_is_not_finite_is_no_difference(value: float) -> None:
-    assert compared([value], [value], allowed()) == LargestError()
-    beside = compared([value, 3.0], [value, 4.0])
-    assert (beside.max_abs, beside.max_rel, beside.where) == (1.0, 0.25, "1")
-
-
-def test_nothing_to_compare_is_no_difference() -> None:
+def test_what_is_not_finite_must_be_the_same() -> None:
+    pairs = [(1.0, NAN), (NAN, 1.0), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF), (INF, NAN), (-INF, INF)]
+    for original, expected in pairs:
+        error = compared([5.0, original], [5.0, expected])
+        assert (error.max_abs, error.max_rel, error.excess) == (INF, INF, INF)
+        assert error.where == f"1: {original}, expected {expected}"
+    for value in (NAN, INF, -INF):
+        assert compared([value], [value], allowed()) == LargestError()
+        beside = compared([value, 3.0], [value, 4.0])
+        assert (beside.max_abs, beside.max_rel, beside.where) == (1.0, 0.25, "1")
     assert compared(np.zeros((0, 3)), np.zeros((0, 3)), allowed()) == LargestError()
 
 

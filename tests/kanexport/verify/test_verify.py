@@ -14,22 +14,31 @@ import pytest
 from onnx import numpy_helper
 
 from kanexport.cli import export_command
-from kanexport.detection import detect
 from kanexport.errors import InvalidKan, VerificationFailed
-from kanexport.formats import checkpoint
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
-from kanexport.options import Options
 from kanexport.verify import float64_reference, test_points, verify
+from tests.support.golden_networks import case
+from tests.support.small_checkpoints import read
 
 
 @pytest.fixture
 def toy(pykan: Any, tmp_path: Path) -> Kan:
     created = pykan([2, 3, 2])
     created.symbolic(1, 0, 1, "sin", (0.5, 0.1, 0.7, 0.2))
-    loaded = checkpoint.load(created.write(tmp_path))
-    return detect.detect(loaded, None)[0].read(loaded, Options({}))
+    return read(created.write(tmp_path))[0]
+
+
+@pytest.fixture
+def lowered(toy: Kan) -> Lowered:
+    return lower.lower(toy, "float32")
+
+
+def refused(kan: Kan, lowered: Lowered, match: str | None = None, **changes: Any) -> str:
+    with pytest.raises(VerificationFailed, match=match) as caught:
+        verify.verify(kan, dataclasses.replace(lowered, **changes), "float32")
+    return caught.value.message
 
 
 def changed(model: bytes, name: str, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
@@ -54,8 +63,8 @@ def nudge(value: np.ndarray) -> np.ndarray:
     return value
 
 
-def test_the_honest_graph_passes(toy: Kan) -> None:
-    proof = verify.verify(toy, lower.lower(toy, "float32"), "float32")
+def test_the_honest_graph_passes(toy: Kan, lowered: Lowered) -> None:
+    proof = verify.verify(toy, lowered, "float32")
     zones = proof.verification.zones
     assert [zone.name for zone in zones[: len(test_points.ZONES)]] == list(test_points.ZONES)
     assert all(zone.outputs_max_rel <= 1e-5 and zone.edges_max_rel <= 5e-5 for zone in zones)
@@ -63,34 +72,27 @@ def test_the_honest_graph_passes(toy: Kan) -> None:
     assert proof.notes == ()
 
 
-def test_any_perturbed_weight_of_the_serving_graph_is_caught(toy: Kan) -> None:
-    lowered = lower.lower(toy, "float32")
+def test_any_perturbed_weight_of_the_serving_graph_is_caught(toy: Kan, lowered: Lowered) -> None:
     names = weights(lowered.model)
     assert len(names) >= 4
     for name in names:
-        wrong = dataclasses.replace(lowered, model=changed(lowered.model, name, nudge))
-        with pytest.raises(VerificationFailed, match="differs"):
-            verify.verify(toy, wrong, "float32")
+        refused(toy, lowered, "differs", model=changed(lowered.model, name, nudge))
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_any_perturbed_weight_of_an_edge_graph_is_caught(toy: Kan, layer: int) -> None:
-    lowered = lower.lower(toy, "float32")
+def test_any_perturbed_weight_of_an_edge_graph_is_caught(toy: Kan, lowered: Lowered, layer: int) -> None:
     for name in weights(lowered.edges[layer]):
         edges = list(lowered.edges)
         edges[layer] = changed(edges[layer], name, nudge)
-        with pytest.raises(VerificationFailed, match=rf"edges by .* at .*\({layer},\d+,\d+\)"):
-            verify.verify(toy, dataclasses.replace(lowered, edges=tuple(edges)), "float32")
+        refused(toy, lowered, rf"edges by .* at .*\({layer},\d+,\d+\)", edges=tuple(edges))
 
 
 def test_swapped_edge_graphs_are_caught(pykan: Any, tmp_path: Path) -> None:
     """Two layers of one shape: sums by themselves would not show the difference."""
-    loaded = checkpoint.load(pykan([2, 2, 2]).write(tmp_path))
-    kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
-    lowered = lower.lower(kan, "float32")
-    wrong = dataclasses.replace(lowered, edges=lowered.edges[::-1])
+    kan, _ = read(pykan([2, 2, 2]).write(tmp_path))
+    both = lower.lower(kan, "float32")
     with pytest.raises((VerificationFailed, InvalidKan, ValueError)):
-        verify.verify(kan, wrong, "float32")
+        verify.verify(kan, dataclasses.replace(both, edges=both.edges[::-1]), "float32")
 
 
 def add_to_output(lowered: Lowered, low: float, high: float, amount: float) -> Lowered:
@@ -130,20 +132,16 @@ def spans(kan: Kan) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("zone", ["inside", "extension", "far", "knots"])
-def test_an_error_in_any_zone_is_caught(toy: Kan, zone: str) -> None:
+def test_an_error_in_any_zone_is_caught(toy: Kan, lowered: Lowered, zone: str) -> None:
     low, high = spans(toy)[zone]
-    lowered = lower.lower(toy, "float32")
     verify.verify(toy, add_to_output(lowered, low, high, 0.0), "float32")  # the surgery itself is sound
-    with pytest.raises(VerificationFailed) as caught:
-        verify.verify(toy, add_to_output(lowered, low, high, 0.5), "float32")
-    assert "outputs by" in caught.value.message
+    message = refused(toy, add_to_output(lowered, low, high, 0.5), "outputs by")
     if zone in ("extension", "far"):
-        assert zone in caught.value.message
+        assert zone in message
 
 
-def test_wrong_behaviour_on_nan_and_infinity_is_caught(toy: Kan) -> None:
+def test_wrong_behaviour_on_nan_and_infinity_is_caught(toy: Kan, lowered: Lowered) -> None:
     """A graph that cleans its input gives finite outputs for rows with NaN in the model."""
-    lowered = lower.lower(toy, "float32")
     proto = onnx.load_from_string(lowered.model)
     for node in proto.graph.node:
         node.input[:] = ["clean_" if name == "x" else name for name in node.input]
@@ -151,13 +149,11 @@ def test_wrong_behaviour_on_nan_and_infinity_is_caught(toy: Kan) -> None:
     helper = onnx.helper
     proto.graph.node.insert(0, helper.make_node("Where", ["bad_", "nil_", "x"], ["clean_"]))
     proto.graph.node.insert(0, helper.make_node("IsNaN", ["x"], ["bad_"]))
-    with pytest.raises(VerificationFailed, match=r"nonfinite.*expected nan"):
-        verify.verify(toy, dataclasses.replace(lowered, model=proto.SerializeToString()), "float32")
+    refused(toy, lowered, r"nonfinite.*expected nan", model=proto.SerializeToString())
 
 
-def test_a_graph_that_spoils_one_row_by_another_is_caught(toy: Kan) -> None:
+def test_a_graph_that_spoils_one_row_by_another_is_caught(toy: Kan, lowered: Lowered) -> None:
     """A sum over the batch: right for one row, wrong among many."""
-    lowered = lower.lower(toy, "float32")
     proto = onnx.load_from_string(lowered.model)
     for node in proto.graph.node:
         node.output[:] = ["y_right" if name == "y" else name for name in node.output]
@@ -166,13 +162,11 @@ def test_a_graph_that_spoils_one_row_by_another_is_caught(toy: Kan) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.float32(1e-3), "little_"))
     proto.graph.node.append(helper.make_node("Mul", ["mean_", "little_"], ["some_"]))
     proto.graph.node.append(helper.make_node("Add", ["y_right", "some_"], ["y"]))
-    with pytest.raises(VerificationFailed):
-        verify.verify(toy, dataclasses.replace(lowered, model=proto.SerializeToString()), "float32")
+    refused(toy, lowered, model=proto.SerializeToString())
 
 
-def test_reports_are_honest(toy: Kan) -> None:
+def test_reports_are_honest(toy: Kan, lowered: Lowered) -> None:
     """The error of the same rows, measured here from the same graphs, is not larger than reported."""
-    lowered = lower.lower(toy, "float32")
     zones = {zone.name: zone for zone in verify.verify(toy, lowered, "float32").verification.zones}
     session = onnxruntime.InferenceSession(lowered.model, providers=["CPUExecutionProvider"])
     created = test_points.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
@@ -188,11 +182,10 @@ def test_reports_are_honest(toy: Kan) -> None:
 
 
 def test_a_tolerance_out_of_reach_fails_with_3_and_leaves_nothing(
-    golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, _ = golden("pykan-diabetes")
     models = tmp_path / "models"
-    arguments = [str(path), "--repository", str(models), "--name", "m", "--tolerance", "1e-12"]
+    arguments = [str(case("pykan-diabetes").path), "--repository", str(models), "--name", "m", "--tolerance", "1e-12"]
     assert export_command.main(arguments) == 3
     assert not models.exists()
     assert "--dtype float64" in capsys.readouterr().err
@@ -205,8 +198,7 @@ def test_a_tolerance_out_of_reach_fails_with_3_and_leaves_nothing(
 def test_rows_that_are_not_compared_are_counted(pykan: Any, tmp_path: Path) -> None:
     created = pykan([2, 2])
     created.symbolic(0, 0, 1, "x^5", (1e4, 0.0, 1.0, 0.0))
-    loaded = checkpoint.load(created.write(tmp_path))
-    kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
+    kan, _ = read(created.write(tmp_path))
     proof = verify.verify(kan, lower.lower(kan, "float32"), "float32")
     rows = test_points.zone_rows(kan.layers[0], 2, seed=0)["far"]
     beyond = int(np.count_nonzero(float64_reference.evaluate(kan, rows).peak >= 1e30))
@@ -221,8 +213,7 @@ def test_rows_that_are_not_compared_are_counted(pykan: Any, tmp_path: Path) -> N
 def test_an_excuse_tells_its_factor(pykan: Any, tmp_path: Path, tolerance: float, factor: str) -> None:
     created = pykan([1, 1])
     created.symbolic(0, 0, 0, "sin", (3e4, 0.0, 1.0, 0.0))
-    loaded = checkpoint.load(created.write(tmp_path))
-    kan = detect.detect(loaded, None)[0].read(loaded, Options({}))
+    kan, _ = read(created.write(tmp_path))
     proof = verify.verify(kan, lower.lower(kan, "float32"), "float32", tolerance=tolerance)
     excuses = [note for note in proof.notes if "rounding of nodes and weights by itself" in note]
     assert excuses
