@@ -20,6 +20,9 @@ import pytest
 from tests.support import command_shim, forked_process
 from tests.support.command_shim import EXPORTED, wait_for
 from tests.support.free_ports import free_ports
+from tests.support.tiers import full
+
+pytestmark = full("document")
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.golden_cases import OWN
+from tests.support.tiers import full
+
+pytestmark = full("document")
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("kanexport", "service", "tests", "tools", "docs", "README.md", "pyproject.toml")

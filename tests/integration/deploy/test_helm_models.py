@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.command_line import checkpoint, document, kanserve
 from tests.support.helm_chart import CHART, only, program, render
+from tests.support.tiers import full
 
 SECONDS = 60
 
@@ -40,6 +41,7 @@ def names(folder: Path) -> list[str]:
     )
 
 
+@full("package")
 def test_the_synchronization_copies_whole_versions(exported: Path, tmp_path: Path) -> None:
     """Once before the server starts, then in a loop: new versions, changed files, removed versions, SIGTERM."""
     remote, store = tmp_path / "remote", tmp_path / "store"
@@ -75,6 +77,7 @@ def test_the_synchronization_copies_whole_versions(exported: Path, tmp_path: Pat
     assert output.count("published") == 2, output
 
 
+@full("package")
 def test_a_failed_synchronization_stops_the_start(tmp_path: Path) -> None:
     environment = {
         "PATH": f"{program('rclone').parent}:{os.environ['PATH']}",
@@ -86,6 +89,7 @@ def test_a_failed_synchronization_stops_the_start(tmp_path: Path) -> None:
     assert subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS).returncode != 0
 
 
+@full("package")
 def test_a_version_in_a_config_map_loads(exported: Path, tmp_path: Path) -> None:
     """The kubelet writes each path of the volume into a hidden folder, and links the first part of the path to it."""
     files = sorted(path.name for path in (exported / "hello" / "1").iterdir())

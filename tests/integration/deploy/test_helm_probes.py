@@ -18,6 +18,9 @@ from tests.support.free_ports import free_port
 from tests.support.helm_chart import environment, only, render, server
 from tests.support.probes import passes
 from tests.support.server_process import wait_until
+from tests.support.tiers import full
+
+pytestmark = full("package")
 
 SECONDS = 60
 DRAIN = {"drain_delay_seconds": 0.2, "drain_reject_seconds": 0.1, "drain_grace_seconds": 1}

@@ -24,6 +24,7 @@ from tests.support.free_ports import free_ports
 from tests.support.misspelling import fields, misspelled
 from tests.support.probes import passes
 from tests.support.server_process import wait_until
+from tests.support.tiers import full
 from tools.manifests import download, kserve, schemas
 
 ROOT = Path(__file__).parents[3]
@@ -60,6 +61,7 @@ def test_the_objects_have_only_fields_and_references_that_exist(version: str) ->
     assert problems(documents(), version) == []
 
 
+@full("package")
 def test_each_misspelled_field_is_noticed() -> None:
     rng = random.Random(27)
     candidates = [(name, path) for name, document in documents().items() for path in fields(document)]
@@ -131,6 +133,7 @@ def pod(tmp_path: Path) -> Iterator[tuple[Document, dict[str, str], int, int]]:
         assert process.wait(timeout=SECONDS) == 0, (tmp_path / "log").read_text()
 
 
+@full("package")
 def test_a_server_with_the_variables_of_the_runtime_serves_the_name_of_the_service(
     pod: tuple[Document, dict[str, str], int, int],
 ) -> None:
