@@ -1,19 +1,22 @@
 """Screenshots of the web UI for README.md and docs/guides/monitor/web-ui.md.
 
-`python -m tools.ui_pictures` takes them, and a test compares them.
+`python -m tools.ui_pictures` takes them. Each file also has the texts that its page shows, and a test compares these
+with the page: fonts, and with them heights and pixels, differ by machine.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tests.support.command_line import program
 from tests.support.server_process import Server, serving
@@ -23,6 +26,17 @@ ASSETS = ROOT / "docs" / "assets"
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
 WIDTH, HEIGHT = 1120, 800
 MARGIN = 14  # pixels below the last element
+SECONDS = 14  # of live traffic in the charts
+SHOWN = "shown"  # name of the texts in a picture's file
+# The texts of headings, controls and legends in the top part of a page. Numbers and what depends on them are left out.
+TEXTS = """(bottom) => {
+  const texts = [...document.querySelectorAll("h1, h2, label, button, a, summary, th, dt, span")]
+    .filter((element) => element.checkVisibility({visibilityProperty: true}))
+    .filter((element) => element.getBoundingClientRect().top + scrollY < bottom)
+    .flatMap((element) => [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE))
+    .map((node) => node.data.replace(/\\s+/g, " ").trim());
+  return [...new Set(texts.filter((text) => text && !/[0-9]/.test(text)))].sort();
+}"""
 WINE = (
     "alcohol,malic acid,ash,alcalinity of ash,magnesium,total phenols,flavanoids,nonflavanoid phenols,proanthocyanins,"
     "color intensity,hue,od280/od315,proline"
@@ -50,7 +64,7 @@ def write(folder: Path) -> Path:
 
 
 def ask(server: Server) -> None:
-    """Send the traffic of the pictures. One feature of hello has drifted. `take` makes that of wine drift."""
+    """Send the traffic of the pictures. One feature of hello has drifted. `views` makes that of wine drift."""
     rng = np.random.default_rng(1)
     server.infer(
         np.stack([rng.normal(0, 0.45, 300), rng.normal(0.5, 0.5, 300)], axis=1).astype(np.float32), model="hello"
@@ -66,82 +80,99 @@ def _wines(count: int, shift: float) -> np.ndarray:
     return wines.astype(np.float32)
 
 
-def take(browser: Any, server: Server) -> Iterator[tuple[str, Image.Image]]:
-    """Yield names and pictures."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """A page of which a picture shows the part from its top to the end of the element `last`."""
+
+    name: str
+    page: Any
+    last: str
+
+    def shown(self) -> list[str]:
+        """Its texts, as TEXTS says."""
+        return list(self.page.evaluate(TEXTS, self._bottom()))
+
+    def picture(self) -> Image.Image:
+        """The picture, in full colors."""
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": self._bottom() + MARGIN}
+        with Image.open(io.BytesIO(self.page.screenshot(full_page=True, clip=clip))) as taken:
+            return taken.convert("RGB")
+
+    def _bottom(self) -> int:
+        box = self.page.locator(self.last).first.bounding_box()
+        return round(box["y"] + box["height"])
+
+
+def views(browser: Any, server: Server, seconds: int) -> Iterator[View]:
+    """The views, each while the page shows it. `seconds`: of live traffic in charts."""
     context = browser.new_context(base_url=f"http://{server.http}/", viewport={"width": WIDTH, "height": HEIGHT})
     context.add_init_script("localStorage.setItem('kanserve-hint', 'closed')")
     page = context.new_page()
-    for name, picture in (
-        ("map", _map),
-        ("edge", _edge),
-        ("matrix", _matrix),
-        ("explain", _explain),
-        ("drift", _drift),
-        ("operations", _operations),
-    ):
-        yield f"observatory-{name}", picture(page, server)
+    for name, (visit, last) in VISITS.items():
+        visit(page, server, seconds)
+        yield View(f"observatory-{name}", page, last)
     context.close()
 
 
-def _map(page: Any, server: Server) -> Image.Image:
+def _map(page: Any, server: Server, seconds: int) -> None:
     page.goto("ui/hello")
     page.locator(READY).wait_for()
     page.locator(".network .curve").first.wait_for()
-    return _shot(page, ".map-page")
 
 
-def _edge(page: Any, server: Server) -> Image.Image:
+def _edge(page: Any, server: Server, seconds: int) -> None:
     page.goto("ui/hello/edge/0/1/0")
     page.locator("svg .seen.live").wait_for()
-    return _shot(page, ".edge-page")
 
 
-def _matrix(page: Any, server: Server) -> Image.Image:
+def _matrix(page: Any, server: Server, seconds: int) -> None:
     page.goto("ui/digits")
     page.locator(READY).wait_for()
     page.get_by_role("application").focus()
     with page.expect_response("**/curves"):
         for _ in range(4):
             page.keyboard.press("+")
-    page.wait_for_timeout(500)
-    return _shot(page, ".map-page")
+    page.wait_for_timeout(500 if seconds else 0)
 
 
-def _explain(page: Any, server: Server) -> Image.Image:
+def _explain(page: Any, server: Server, seconds: int) -> None:
     page.goto(f"ui/wine/explain#row={ROW}")
     page.locator(".dots figure").first.wait_for()
-    return _shot(page, ".parts .panel")
 
 
-def _drift(page: Any, server: Server) -> Image.Image:
+def _drift(page: Any, server: Server, seconds: int) -> None:
     page.goto("ui/wine/drift")
     page.locator(".verdict.good").wait_for()
-    for at in range(14):
+    for at in range(seconds):
         page.wait_for_timeout(1000)
         server.infer(_wines(40 + at, 1.2), model="wine")
+    if not seconds:
+        server.infer(_wines(600, 1.2), model="wine")
     page.locator(".verdict.bad").wait_for()
-    page.wait_for_timeout(3000)
-    return _shot(page, ".board")
+    page.wait_for_timeout(3000 if seconds else 0)
 
 
-def _operations(page: Any, server: Server) -> Image.Image:
+def _operations(page: Any, server: Server, seconds: int) -> None:
     page.goto("ui/ops")
     page.locator(READY).wait_for()
     page.locator("main").get_by_role("combobox", name="Version").select_option("hello 1")
     rng = np.random.default_rng(5)
-    for _ in range(80):
+    for _ in range(6 * seconds or 1):
         for _ in range(rng.integers(2, 6)):
             server.infer(rng.normal(0, 0.4, (int(rng.integers(1, 40)), 2)).astype(np.float32), model="hello")
         server.infer(_wines(20, 1.2), model="wine")
-        page.wait_for_timeout(500)
-    return _shot(page, ".board")
+        page.wait_for_timeout(500 if seconds else 0)
 
 
-def _shot(page: Any, last: str) -> Image.Image:
-    """The page from its top to the end of an element."""
-    box = page.locator(last).first.bounding_box()
-    clip = {"x": 0, "y": 0, "width": WIDTH, "height": round(box["y"] + box["height"]) + MARGIN}
-    return Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")
+# Name of a picture -> the way to its view, and the last element of it.
+VISITS: dict[str, tuple[Callable[[Any, Server, int], None], str]] = {
+    "map": (_map, ".map-page"),
+    "edge": (_edge, ".edge-page"),
+    "matrix": (_matrix, ".map-page"),
+    "explain": (_explain, ".parts .panel"),
+    "drift": (_drift, ".board"),
+    "operations": (_operations, ".board"),
+}
 
 
 def _small(picture: Image.Image) -> Image.Image:
@@ -156,12 +187,10 @@ def _small(picture: Image.Image) -> Image.Image:
     return indexed
 
 
-def apart(item: Image.Image, other: Image.Image) -> float:
-    """The mean difference of two reduced pictures, 0 to 1. Fonts and edges of full pictures differ by machine."""
-    if item.size != other.size:
-        return 1.0
-    far = [np.asarray(each.convert("RGB").resize((70, 44), Image.Resampling.BOX), np.float64) for each in (item, other)]
-    return float(np.abs(far[0] - far[1]).mean() / 255)
+def stored(path: Path) -> tuple[int, list[str]]:
+    """The width of a picture, and the texts that its page shows."""
+    with Image.open(path) as picture:
+        return picture.width, json.loads(picture.text[SHOWN])
 
 
 def main() -> int:
@@ -175,8 +204,10 @@ def main() -> int:
         with serving(models, transport="asgi") as server, sync_playwright() as playwright:
             ask(server)
             browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
-            for name, picture in take(browser, server):
-                _small(picture).save(ASSETS / f"{name}.png", optimize=True)
+            for view in views(browser, server, SECONDS):
+                texts = PngImagePlugin.PngInfo()
+                texts.add_itxt(SHOWN, json.dumps(view.shown()))
+                _small(view.picture()).save(ASSETS / f"{view.name}.png", optimize=True, pnginfo=texts)
             browser.close()
     return 0
 

@@ -1,4 +1,4 @@
-"""Screenshots in the documents match the pages of the web UI."""
+"""Screenshots in the documents show the pages of the web UI."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageOps
 
 from tests.support.server_process import serving
+from tests.support.tiers import full
+from tests.support.wait import until
 from tools import ui_pictures
 
-TOLERANCE = 0.03  # of 1: fonts and latencies differ by machine; the picture of another view is 0.05 and more away
+pytestmark = full("document")
 
 
-def test_the_pictures_in_the_documents_are_of_this_page(browser: Any, tmp_path: Path) -> None:
+def test_the_pictures_in_the_documents_are_of_these_pages(browser: Any, tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
-    known = {path.stem: Image.open(path) for path in ui_pictures.ASSETS.glob("observatory-*.png")}
+    known = {path.stem: ui_pictures.stored(path) for path in ui_pictures.ASSETS.glob("observatory-*.png")}
+    assert {width for width, _ in known.values()} == {ui_pictures.WIDTH}
+    assert len({tuple(texts) for _, texts in known.values()}) == len(known)
+    seen = set()
     with serving(ui_pictures.write(tmp_path), transport="asgi") as server:
         ui_pictures.ask(server)
-        taken = dict(ui_pictures.take(browser, server))
-    assert set(taken) <= set(known)
-    for name, picture in taken.items():
-        assert ui_pictures.apart(picture, known[name]) < TOLERANCE, f"`python -m tools.ui_pictures` takes {name} anew"
-        others = [other for other in taken.values() if other is not picture]
-        assert min(ui_pictures.apart(other, known[name]) for other in (*others, ImageOps.invert(picture))) > TOLERANCE
+        for view in ui_pictures.views(browser, server, seconds=0):
+            seen.add(view.name)
+            texts = known[view.name][1]
+            until(lambda view=view, texts=texts: view.shown() == texts, f"`python -m tools.ui_pictures`: {view.name}")
+    assert seen == set(known)
