@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tests.support import toy_model
+from tests.support.wait import until
 
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 120.0
@@ -156,6 +157,11 @@ class Load:
             thread.start()
             self._threads.append(thread)
 
+    def more(self, count: int) -> None:
+        """Wait until each kind of client has made so many more calls."""
+        wanted = {name: calls + count for name, calls in self.calls.items()}
+        until(lambda: all(self.calls[name] >= calls for name, calls in wanted.items()))
+
     def end(self) -> None:
         """End the load."""
         self._ended.set()
@@ -196,12 +202,12 @@ class Load:
 
 @contextlib.contextmanager
 def loaded(address: str) -> Iterator[Load]:
-    """Load on a server, from a moment before the body until a moment after it."""
+    """Load on a server, from some calls before the body until some after it."""
     load = Load(address)
     load.begin()
-    time.sleep(1)
     try:
+        load.more(100)
         yield load
-        time.sleep(2)
+        load.more(100)
     finally:
         load.end()
