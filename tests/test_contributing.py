@@ -13,6 +13,7 @@ import pytest
 
 from kanexport.formats import checkpoint
 from tests.support.golden_cases import OWN
+from tests.support.tiers import full
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -95,6 +96,7 @@ def collected() -> dict[str, tuple[int, str]]:
     return dict(zip(COMMANDS, json.loads(done.stdout), strict=True))
 
 
+@full("document")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_pytest_lines_select_tests(command: str, collected: dict[str, tuple[int, str]]) -> None:
     code, printed = collected[command]

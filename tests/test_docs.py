@@ -30,6 +30,7 @@ from kanserve.grpc_api.call_context import CODES
 from tests.support.free_ports import free_port
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
 from tests.support.server_process import READY_SECONDS
+from tests.support.tiers import full
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,6 +58,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
     return folder, {**os.environ, **ports, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
 
 
+@full("document")
 def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -> None:
     folder, environment = desk
     result = commands(README)
@@ -109,6 +111,7 @@ def _await(environment: dict[str, str]) -> None:
     raise AssertionError("the server was not ready in time")
 
 
+@full("document")
 def test_explanations_travel_as_the_document_says(desk: tuple[Path, dict[str, str]]) -> None:
     """Its command, and its Python against what that wrote: there is no server."""
     folder, environment = desk

@@ -1,4 +1,5 @@
-"""Documentation pages: every block of commands and every Python block runs against one server."""
+"""Documentation pages: every block of commands and every Python block runs. Pages that do not export one of the models
+that are there share a server."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,19 +19,20 @@ import pytest
 
 from tests.support import command_shim, forked_process
 from tests.support.command_shim import EXPORTED, wait_for
+from tests.support.exports import exported
 from tests.support.free_ports import free_ports
+from tests.support.tiers import full
+
+pytestmark = full("document")
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SECONDS = 120
-GOLDEN = "tests/golden/checkpoints"
-MODELS = {
-    "hello": [f"{GOLDEN}/pykan-hello-adapted/model"],
-    "digits": [
-        f"{GOLDEN}/efficient-kan-digits/model.pt",
-        "--expected-outputs",
-        f"{GOLDEN}/efficient-kan-digits/reference.npz",
-    ],
+GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
+DIGITS = GOLDEN / "efficient-kan-digits"
+MODELS: dict[str, tuple[object, ...]] = {
+    "hello": (GOLDEN / "pykan-hello-adapted" / "model", "hello"),
+    "digits": (DIGITS / "model.pt", "digits", "--expected-outputs", DIGITS / "reference.npz"),
 }
 # Commands of the shell that set up a machine; the desk of this test has what they make.
 SETUP = re.compile(r"^\s*(git|make|source|cd|pip|pre-commit|\.venv/bin/pip)\b")
@@ -71,30 +72,19 @@ def script(text: str) -> str:
     return "set -e\n" + "\n".join(kept)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with the models that the pages expect."""
-    folder = tmp_path_factory.mktemp("exported")
-    for name, arguments in MODELS.items():
-        command = ["kanserve", "export", *arguments, "--repository", str(folder), "--name", name]
-        subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, capture_output=True, timeout=SECONDS)
-    return folder
-
-
 @contextlib.contextmanager
-def desk(own: set[str], exported: Path, folder: Path) -> Iterator[Desk]:
+def desk(own: set[str], folder: Path) -> Iterator[Desk]:
     """A folder with what a clone has, the exported models, and a server. `own`: models that the page exports; they are
     not there."""
     for name in ("tests", "examples", "benchmarks", "service", "proto", "Dockerfile"):
         (folder / name).symlink_to(ROOT / name)
-    shutil.copytree(exported, folder / "models")
-    for name in own & set(MODELS):
-        shutil.rmtree(folder / "models" / name)
+    (folder / "models").mkdir()
+    for name in set(MODELS) - own:
+        exported(*MODELS[name], into=folder / "models")
     ports = free_ports("KANSERVE_GRPC_PORT", "KANSERVE_METRICS_PORT")
     grpc = ports["KANSERVE_GRPC_PORT"]
     options = ["--repository-poll-seconds", "0.2", "--drain-delay-seconds", "0"]
     command = [sys.executable, "-m", "kanserve", "serve", "models", *options]
-
     address = f"127.0.0.1:{grpc}"
     with (folder / "server.log").open("wb") as log, command_shim.on_path(address) as path:
         environment = {**os.environ, **{name: str(port) for name, port in ports.items()}, "PATH": path}
@@ -111,13 +101,20 @@ def desk(own: set[str], exported: Path, folder: Path) -> Iterator[Desk]:
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if blocks(path.read_text())]
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A desk that has all models."""
+    with desk(set(), tmp_path_factory.mktemp("desk")) as made:
+        yield made
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_its_blocks_run(page: Path, exported: Path, tmp_path: Path) -> None:
+def test_its_blocks_run(page: Path, shared: Desk, tmp_path: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     if "curl " in text and not (shutil.which("curl") and importlib.util.find_spec("h2corn")):
         pytest.skip("curl or h2corn is not installed")
-    own = {model for _, block in blocks(text) for model in EXPORTED.findall(block)}
-    with desk(own, exported, tmp_path) as here:
+    own = {model for _, block in blocks(text) for model in EXPORTED.findall(block)} & set(MODELS)
+    with desk(own, tmp_path) if own else contextlib.nullcontext(shared) as here:
         metrics = here.environment["KANSERVE_METRICS_PORT"]
         for language, block in blocks(text):
             local = re.sub(r"(localhost|127\.0\.0\.1):8001\b", f"127.0.0.1:{here.port}", block)

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.tiers import full
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DRIFT, EDIT = EXAMPLES / "from_training_to_drift.ipynb", EXAMPLES / "from_training_to_edit.ipynb"
 SECONDS = 240  # for a machine that is busy; 30 to 40 where it is not
@@ -54,6 +56,7 @@ def test_it_removes_all_that_it_trains_and_serves(path: Path) -> None:
     assert "server.terminate()" in code
 
 
+@full("document")
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.filterwarnings("default")  # of Jupyter's packages
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)

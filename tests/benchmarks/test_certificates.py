@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.tiers import full
+
+pytestmark = full("package")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.support import toy_model, wait
+from tests.support import toy_model
+from tests.support.wait import until
 
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 120.0
@@ -129,16 +130,13 @@ def _wait_nodes(count: int, address: str, environment: dict[str, str], logs: Pat
         "import sys, ray, time\nray.init(address=sys.argv[1], logging_level='ERROR')\n"
         "while sum(node['Alive'] for node in ray.nodes()) < int(sys.argv[2]): time.sleep(0.2)"
     )
-    command = [sys.executable, "-P", "-c", code, address, str(count)]
-
-    def joined() -> bool:
+    command, end = [sys.executable, "-P", "-c", code, address, str(count)], time.monotonic() + START_SECONDS
+    while True:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_SECONDS)
-        if done.returncode != 0:
-            logged = "".join(path.read_text() for path in logs.glob("127*.log"))
-            raise OSError(f"{done.stderr[-2000:]}{logged[-2000:]}")
-        return True
-
-    wait.until(joined, f"{count} nodes", seconds=START_SECONDS, errors=(OSError,))
+        if done.returncode == 0:
+            return
+        logged = "".join(path.read_text() for path in logs.glob("127*.log"))
+        assert time.monotonic() < end, f"{done.stderr[-2000:]}{logged[-2000:]}"
 
 
 @dataclass(slots=True)
@@ -159,17 +157,17 @@ class Load:
             thread.start()
             self._threads.append(thread)
 
+    def more(self, count: int) -> None:
+        """Wait until each kind of client has made so many more calls."""
+        wanted = {name: calls + count for name, calls in self.calls.items()}
+        until(lambda: all(self.calls[name] >= calls for name, calls in wanted.items()))
+
     def end(self) -> None:
         """End the load."""
         self._ended.set()
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive()
-
-    def more(self, count: int = 200) -> None:
-        """Wait for so many more calls of each client."""
-        goals = {name: calls + count for name, calls in self.calls.items()}
-        wait.until(lambda: all(self.calls[name] >= goal for name, goal in goals.items()))
 
     def row(self, event: str) -> str:
         """A line of a table: calls and lost calls of each client."""
@@ -204,12 +202,12 @@ class Load:
 
 @contextlib.contextmanager
 def loaded(address: str) -> Iterator[Load]:
-    """Load on a server, from some calls before the body until some calls after it."""
+    """Load on a server, from some calls before the body until some after it."""
     load = Load(address)
     load.begin()
-    load.more()
     try:
+        load.more(100)
         yield load
-        load.more()
+        load.more(100)
     finally:
         load.end()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tiers import full
 from tools import emulated
 from tools.emulated import Machine
 
@@ -39,6 +40,7 @@ def test_only_root_can_create_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert emulated.reason() == "this machine is aarch64"
 
 
+@full("package")
 def test_a_failed_step_shows_the_end_of_its_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("qemu-aarch64", "dpkg"):
         (tmp_path / name).write_text("#!/bin/sh\n")
@@ -53,6 +55,7 @@ def test_a_failed_step_shows_the_end_of_its_output(monkeypatch: pytest.MonkeyPat
         Machine(tmp_path / "machine").create(tmp_path / "server.txt", [])
 
 
+@full("package")
 def test_python_there_is_its_own_executable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The launcher gives all arguments to Python, and its own path as the name of the program."""
     recorder = tmp_path / "qemu-aarch64"

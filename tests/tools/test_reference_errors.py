@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kanexport.contract.cli import console
+from tests.support.tiers import full
 from tools.reference import errors
 
 # Packages in which each place that makes an error has a code.
@@ -21,43 +22,49 @@ CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 HINTED = 0.9  # the smallest share of places with a hint
 
 
-def test_every_error_of_a_user_has_a_code() -> None:
-    lacking = [
-        f"{site.path}:{site.line}: {site.kind}" for site in errors.sites(CODED) if not site.code and not site.converted
-    ]
-    assert not lacking, "pass code="
+@pytest.fixture(scope="module")
+def sites() -> list[errors.Site]:
+    """All places; `errors.sites` takes a second."""
+    return errors.sites()
 
 
-def test_codes_are_in_kebab_case() -> None:
-    wrong = [site for site in errors.sites() if site.code and not CODE.fullmatch(site.code)]
-    assert not wrong
+def coded(sites: list[errors.Site], packages: tuple[str, ...] = CODED) -> list[errors.Site]:
+    return [site for site in sites if site.path.startswith(tuple(f"{package}/" for package in packages))]
+
+
+def test_every_error_of_a_user_has_a_code(sites: list[errors.Site]) -> None:
+    lacking = [f"{at.path}:{at.line}: {at.kind}" for at in coded(sites) if not at.code and not at.converted]
+    assert lacking == [], "pass code="
+    assert [site for site in sites if site.code and not CODE.fullmatch(site.code)] == []
     assert console.kebab("LayerSkipped") == "layer-skipped"
 
 
-def test_nearly_all_errors_have_a_hint() -> None:
+def test_nearly_all_errors_have_a_hint_which_is_one_sentence_without_a_full_stop(sites: list[errors.Site]) -> None:
     for packages in (CODED[:1], CODED[1:]):
-        coded = [site for site in errors.sites(packages) if site.code]
-        share = sum(bool(site.hints) for site in coded) / len(coded)
-        print(f"{packages[0]}: {share:.1%} of {len(coded)} places with a code have a hint")
-        assert share >= HINTED
+        with_code = [site for site in coded(sites, packages) if site.code]
+        assert sum(bool(site.hints) for site in with_code) / len(with_code) >= HINTED, packages
+    hints = [hint for site in coded(sites) for hint in site.hints]
+    assert [hint for hint in hints if hint != hint.strip() or re.search(r"[^.]\.$", hint)] == []
 
 
-def test_a_hint_is_one_sentence_without_a_full_stop() -> None:
-    for site in errors.sites(CODED):
-        assert all(hint == hint.strip() and not re.search(r"[^.]\.$", hint) for hint in site.hints), site
-
-
-def test_the_page_has_each_code_once() -> None:
+@full("document")
+def test_the_page_has_each_code_once(sites: list[errors.Site]) -> None:
     page = errors.page()
     codes = re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)
-    assert sorted(codes) == sorted(errors.by_code(errors.sites()))
+    assert sorted(codes) == sorted(errors.by_code(sites))
     for code, meaning in console.MEANINGS.items():
         assert f"| {int(code)} | {meaning} |" in page
 
 
-def test_messages_are_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "kanexport"
-    package.mkdir()
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty package `kanexport`, which `errors` reads."""
+    monkeypatch.setattr(errors, "ROOT", tmp_path)
+    (tmp_path / "kanexport").mkdir()
+    return tmp_path / "kanexport"
+
+
+def test_messages_are_templates(package: Path) -> None:
     (package / "a.py").write_text(
         'HELP = "remove it"\n'
         "class Failure(Exception): ...\n"
@@ -68,7 +75,6 @@ def test_messages_are_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         '    raise BadName(text, code="name-unknown", hint=HELP if rows else f"see {name}")\n'
         "    raise BadName(str(name), code=name.code, hint=name.hint)\n"
     )
-    monkeypatch.setattr(errors, "ROOT", tmp_path)
     found = errors.sites(("kanexport",))
     assert [(site.code, site.message, site.hints, site.converted) for site in found] == [
         ("name-bad", "invalid name <name> of <number> rows", ("choose another name",), False),
@@ -77,9 +83,7 @@ def test_messages_are_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_errors_of_a_constructor_and_of_a_function_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "kanexport"
-    package.mkdir()
+def test_errors_of_a_constructor_and_of_a_function_are_read(package: Path) -> None:
     (package / "a.py").write_text(
         "class Failure(Exception): ...\n"
         "class Full(Failure):\n"
@@ -91,7 +95,6 @@ def test_errors_of_a_constructor_and_of_a_function_are_read(tmp_path: Path, monk
         "    raise Full()\n"
     )
     (package / "b.py").write_text("class Full(Exception): ...\n")
-    monkeypatch.setattr(errors, "ROOT", tmp_path)
     assert [(site.kind, site.code, site.message, site.hints) for site in errors.sites(("kanexport",))] == [
         ("Full", "queue-full", "the queue is full", ("send fewer requests",)),
         ("rejected", "name-too-large", "<name> is too large", ("choose another name",)),

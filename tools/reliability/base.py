@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tiers import full
+
 FOLDER = Path(__file__).parent
 TRANSPORTS = ("asgi", "grpcio")
 NUMBERS = (*map(str, range(1, 37)), "mutation", "supply")
@@ -99,6 +101,7 @@ def rows() -> dict[str, Row]:
 def suite(row: Row, seed: int = 1) -> Callable[[str], None]:
     """The short form as a test, over each transport where it is about the wire."""
 
+    @full("load")
     @pytest.mark.parametrize("transport", row.ways)
     def test_row(transport: str) -> None:
         if lacking := row.lacking(transport):

@@ -13,7 +13,8 @@ import grpc
 import numpy as np
 
 from tests.support import toy_model
-from tests.support.server_process import Beside, Server, serving, wait_until
+from tests.support.server_process import Beside, Server, serving
+from tests.support.wait import until
 
 ROWS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 SUCCESS = 'nv_inference_request_success{model="toy",version="1"}'
@@ -71,6 +72,6 @@ def answers(server: Server) -> bool:
         return False
 
 
-def settled(server: Server, seconds: float = 30) -> None:
+def settled(server: Server) -> None:
     """Until nothing is in flight and a call goes well."""
-    wait_until(lambda: answers(server) and sample(server, "kanserve_inflight_requests") == 0, seconds)
+    until(lambda: answers(server) and sample(server, "kanserve_inflight_requests") == 0)

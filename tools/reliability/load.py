@@ -17,7 +17,7 @@ import grpc
 
 from tools.reliability.base import Scale
 
-CALLERS = 16
+CALLERS, TOLD = 16, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def asking(address: str, path: str, data: Sequence[bytes], callers: int, nice: i
 
 
 async def ask(address: str, path: str, data: Sequence[bytes], count: int, callers: int) -> None:
-    """Prints how far it is every second."""
+    """Prints how far it is after every TOLD calls."""
     codes: collections.Counter[str] = collections.Counter()
     begun, numbers = time.monotonic(), iter(range(count))
 
@@ -90,18 +90,13 @@ async def ask(address: str, path: str, data: Sequence[bytes], count: int, caller
                     codes["OK"] += 1
                 except grpc.aio.AioRpcError as error:
                     codes[error.code().name] += 1
-
-    async def tell() -> None:
-        while True:
-            await asyncio.sleep(1)
-            say()
+                if codes.total() % TOLD == 0:
+                    say()
 
     def say() -> None:
         print(json.dumps({"done": codes.total(), "codes": codes, "seconds": time.monotonic() - begun}), flush=True)
 
-    telling = asyncio.create_task(tell())
     await asyncio.gather(*(caller() for _ in range(callers)))
-    telling.cancel()
     say()
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import time
 
 from tests.support import attacks
 from tests.support.server_process import Server
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale
 from tools.reliability.helpers import SUCCESS, company, mib, milliseconds, sample, settled, toys
 
 AT_ONCE = 1000  # streams of one connection, unless the server ends it before
-IDLE = 2.0  # seconds in which the other client is alone
+CALLS = 100  # of the other client, one every 20 ms, while it is alone and after the attack
 
 
 def resets(server: Server, count: int) -> tuple[int, int]:
@@ -35,11 +35,12 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     with toys(transport) as server:
         settled(server)
         with company(server) as (alone,):
-            time.sleep(IDLE)
+            until(lambda: len(alone.seconds) >= CALLS)
         before, requested = mib(server), sample(server, SUCCESS)
         with company(server) as (beside,):
             sent, connections = resets(server, scale.of(2_000, 20_000))
-            time.sleep(IDLE)  # they are read later than they were sent
+            before_end = len(beside.seconds)
+            until(lambda: len(beside.seconds) >= before_end + CALLS)  # they are read later than they were sent
         grown, ran = mib(server) - before, sample(server, SUCCESS) - requested
         settled(server)
     idle, busy = milliseconds(alone.seconds), milliseconds(beside.seconds)

@@ -15,7 +15,8 @@ import grpc
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND
-from tests.support.server_process import INFERENCE, wait_until
+from tests.support.server_process import INFERENCE
+from tests.support.wait import until
 from tools.reliability.base import NotRun, Outcome, Row, Scale, suite
 
 DOCUMENTED = {("127.0.0.1", 8001), ("127.0.0.1", 8002)}
@@ -65,7 +66,7 @@ def _started(folder: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
         command = [*COMMAND, "serve", str(folder / "models"), *flags]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=CLEAN) as process:
             try:
-                wait_until(lambda: process.poll() is not None or "server_ready" in (folder / "log").read_text(), 60)
+                until(lambda: process.poll() is not None or "server_ready" in (folder / "log").read_text())
                 assert process.poll() is None, (folder / "log").read_text()
                 yield process
             finally:
@@ -103,7 +104,7 @@ def _address(text: str) -> tuple[str, int]:
 
 def _code(channel: grpc.Channel, method: str, data: bytes = b"") -> str:
     try:
-        channel.unary_unary(f"/{method}")(data, timeout=20)
+        channel.unary_unary(f"/{method}")(data, timeout=60)
     except grpc.RpcError as error:
         return str(error.code().name)
     return "OK"

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from tests.support import reload_tools
-from tests.support.server_process import serving, wait_until
+from tests.support.server_process import serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 CLIENTS = 8
@@ -38,7 +39,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                     reload_tools.write(created / str(at), factor, version=version), repository / "toy" / str(version)
                 )
                 reported = f'kanserve_model_loads_total{{model="toy",version="{version}"}}'
-                wait_until(
+                until(
                     lambda reported=reported, at=at: (
                         reload_tools.shown(server, reported) >= 1 + (at > 0 and at % 2 == 0)
                     )
@@ -46,7 +47,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                 scale.tell(at + 1, changes)
             asking.until(requests - asking.answered)
             # The request names the last version, because a request without a version gets the newest one.
-            wait_until(lambda: reload_tools.factor(server, version=str(version)) == factor)
+            until(lambda: reload_tools.factor(server, version=str(version)) == factor)
         figures = {
             "changes": changes,
             "answered": asking.answered,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kanexport.contract import manifest as contract
 from tests.support import reload_tools, toy_model
-from tests.support.server_process import serving, wait_until
+from tests.support.server_process import serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 POLL = 0.1
@@ -75,11 +76,11 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
         with serving(repository, **settings) as server, reload_tools.Clients(server, 2, allowed) as asking:
             for at, (damage, reason) in enumerate(itertools.islice(itertools.cycle(KINDS.values()), times)):
                 damage(directory)
-                wait_until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
+                until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
                 expected[reason] += bool(reason)
                 reload_tools.swap(good, directory)
                 begun = time.monotonic()
-                wait_until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
+                until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
                 slowest = max(slowest, time.monotonic() - begun)
                 scale.tell(at + 1, times)
             counted = {

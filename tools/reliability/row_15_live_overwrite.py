@@ -10,7 +10,8 @@ import numpy as np
 
 from kanserve.pb import kan_pb2
 from tests.support import reload_tools, toy_model
-from tests.support.server_process import KAN, Server, serving, wait_until
+from tests.support.server_process import KAN, Server, serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 
@@ -52,7 +53,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                 scale.tell(at + 1, times)
             for whole, data in contents.items():
                 whole.write_bytes(data)
-            wait_until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
+            until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
             alive = server.process.poll() is None
     figures = {
         "changes in place": times,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from kanexport.contract import manifest as contract
 from tests.support import reload_tools
-from tests.support.server_process import serving, wait_until
+from tests.support.server_process import serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 FACTORS = (1.0, 2.0, 4.0)
@@ -51,12 +52,12 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
             swapper.start()
             seen: set[str] = set()
             looks = 0
-            while not done.wait(0.02):
+            while not done.is_set():
                 seen.update(INFO.findall(server.metrics()))
                 looks += 1
             swapper.join()
-            wait_until(lambda: reload_tools.factor(server) == FACTORS[-1])
-            wait_until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
+            until(lambda: reload_tools.factor(server) == FACTORS[-1])
+            until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
             loads = reload_tools.shown(server, 'kanserve_model_loads_total{model="toy",version="1"}')
             seen.update(INFO.findall(server.metrics()))
     figures = {

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from tests.support import reload_tools
-from tests.support.server_process import serving, wait_until
+from tests.support.server_process import serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 PAD = 2**20  # bytes of each, so that one that stays is seen
@@ -26,13 +27,13 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                 created = reload_tools.write(Path(folder, "made", str(version)), version=version, pad=PAD)
                 reload_tools.swap(created, repository / "toy" / str(version))
                 reload_tools.remove(created, repository / "toy" / str(version - 1))
-                wait_until(lambda version=version: list(reload_tools.index(server)) == [("toy", str(version))])
+                until(lambda version=version: list(reload_tools.index(server)) == [("toy", str(version))])
                 assert reload_tools.factor(server) == 1
                 if version == settled:
                     before = reload_tools.memory(server)
                 scale.tell(version - 1, times)
             with contextlib.suppress(AssertionError):  # the last version that left may take a moment to free its memory
-                wait_until(lambda: reload_tools.memory(server) - before < LIMIT, 60)
+                until(lambda: reload_tools.memory(server) - before < LIMIT)
             after = reload_tools.memory(server)
             text = server.metrics()
     figures = {

@@ -123,7 +123,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                     count += 1
                 watch.look(server, begun)
                 scale.tell(int(now), int(whole))
-                time.sleep(min(5.0, whole / 40))
+                stop.wait(min(5.0, whole / 40))
             stop.set()
             for thread in callers:
                 thread.join(30)

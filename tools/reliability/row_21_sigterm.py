@@ -19,7 +19,8 @@ from grpc_health.v1 import health_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 CLIENTS = 16  # every second one asks again at once, whatever it was told, until nobody is there
@@ -78,6 +79,7 @@ def sort(code: grpc.StatusCode, words: str) -> str:
 
 def probe(address: str, seen: Seen) -> None:
     """Readiness on a separate connection, until the server is gone."""
+    pause = threading.Event()
     with grpc.insecure_channel(address, OPTIONS) as channel:
         call = channel.unary_unary(CHECK)
         while True:
@@ -87,7 +89,7 @@ def probe(address: str, seen: Seen) -> None:
                 return
             if said == NOT_SERVING:
                 seen.not_ready.append(time.monotonic())
-            time.sleep(PROBE)
+            pause.wait(PROBE)
 
 
 def one(server: Server) -> tuple[Seen, int, float]:
@@ -100,7 +102,7 @@ def one(server: Server) -> tuple[Seen, int, float]:
     threads.append(threading.Thread(target=probe, args=(server.address, seen), daemon=True))
     for thread in threads:
         thread.start()
-    wait_until(lambda: seen.answered > 200, 60)
+    until(lambda: seen.answered > 200)
     begun = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     code = server.process.wait(60)

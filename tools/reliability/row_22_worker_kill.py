@@ -12,7 +12,8 @@ import grpc
 
 from kanserve.server.supervisor import STEADY
 from tests.kanserve.server.test_supervisor import pids
-from tests.support.server_process import INFERENCE, Server, request, wait_until
+from tests.support.server_process import INFERENCE, Server, request
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale
 from tools.reliability.helpers import ROWS, toys
 
@@ -37,7 +38,7 @@ class Client(threading.Thread):
                 call = channel.unary_unary(f"{INFERENCE}ModelInfer")
                 try:
                     for _ in range(50):
-                        call(DATA, timeout=20)
+                        call(DATA, timeout=60)
                         self.ends["OK"] += 1
                         left = self.tries
                 except grpc.RpcError as error:
@@ -45,15 +46,15 @@ class Client(threading.Thread):
                     if not left:
                         self.ends[error.code().name] += 1
                         left = self.tries
-                    time.sleep(PAUSE * 2 ** (self.tries - left) if self.tries > 1 else 0)
+                    self.stop.wait(PAUSE * 2 ** (self.tries - left) if self.tries > 1 else 0)
 
 
 def kill_one(server: Server) -> float:
     """Seconds until another is there and says that it is ready."""
-    wait_until(lambda: len(pids(server)) == 2 and "kanserve_workers 2\n" in server.metrics(), 60)
+    until(lambda: len(pids(server)) == 2 and "kanserve_workers 2\n" in server.metrics())
     before, begun = pids(server), time.monotonic()
     os.kill(min(before), signal.SIGKILL)
-    wait_until(lambda: len(pids(server) - before) == 1 and "kanserve_workers 2\n" in server.metrics(), 60)
+    until(lambda: len(pids(server) - before) == 1 and "kanserve_workers 2\n" in server.metrics())
     return time.monotonic() - begun
 
 
@@ -70,7 +71,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
         for at in range(kills):
             back.append(kill_one(server))
             # A worker that ends sooner is taken for one that cannot live, and the next comes later and later.
-            time.sleep(STEADY + 1 if scale.full else 0.5)
+            stop.wait(STEADY + 1 if scale.full else 0.5)
             scale.tell(at + 1, kills)
         stop.set()
         for client in (*patient, *plain):

@@ -11,15 +11,15 @@ import grpc
 import numpy as np
 
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.wait import until, until_async
 from tools.reliability.base import Outcome, Row, Scale, suite
 from tools.reliability.helpers import sample
 
 SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
 DEADLINE = 0.02  # seconds
 RUNS = 'nv_inference_exec_count{model="slow",version="1"}'
-BEGUN = 0.2  # seconds after which the first call runs, on a busy machine too
-STEPS = 60  # of the slow model: it must take well over BEGUN on a fast machine too, where 12 are 0.19 s
+STEPS = 60  # of the slow model; 12 take 0.2 s on a fast machine
 TRIES = 20  # for a burst during one run: on a busy machine, the run can end before the burst begins
 BURST = 200  # calls at once; the queue takes 256
 
@@ -39,7 +39,7 @@ async def burst(server: Server, count: int) -> tuple[collections.Counter[str], b
     async with grpc.aio.insecure_channel(server.address) as channel:
         call = channel.unary_unary(f"{INFERENCE}ModelInfer")
         first = asyncio.create_task(one(call, 60))
-        await asyncio.sleep(BEGUN)
+        await until_async(lambda: sample(server, "kanserve_longest_run_seconds") > 0)
         await asyncio.gather(*(one(call, DEADLINE) for _ in range(count)))
         lasted = not first.done()
         await first
@@ -59,7 +59,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                 for _ in range(TRIES):
                     before = sample(server, RUNS)
                     came, lasted = asyncio.run(burst(server, BURST))
-                    wait_until(lambda before=before: sample(server, RUNS) > before, 60)
+                    until(lambda before=before: sample(server, RUNS) > before)
                     if lasted:
                         break
                 ends, ran = ends + came, ran + int(sample(server, RUNS) - before)

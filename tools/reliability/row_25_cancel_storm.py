@@ -7,7 +7,7 @@ import collections
 import contextlib
 import random
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 import grpc
@@ -15,7 +15,8 @@ import numpy as np
 
 from tests.kanserve.server.test_supervisor import value
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 from tools.reliability.helpers import mib, sample
 
@@ -37,8 +38,7 @@ async def storm(server: Server, rng: random.Random, count: int, scale: Scale) ->
         async def caller() -> None:
             for number in numbers:
                 call = infer(SLOW if rng.random() < 0.5 else QUICK, timeout=60)
-                await asyncio.sleep(rng.random() * 0.03)
-                call.cancel()
+                asyncio.get_running_loop().call_later(rng.random() * 0.03, call.cancel)
                 with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
                     await call
                 ends[(await call.code()).name] += 1
@@ -50,7 +50,7 @@ async def storm(server: Server, rng: random.Random, count: int, scale: Scale) ->
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """The server's own metrics count the leftovers: calls in flight, queued requests, memory."""
-    count = scale.of(300, 10_000)
+    count, returned = scale.of(300, 10_000), threading.Event()
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
         toy_model.write_slow(Path(folder))
@@ -58,18 +58,17 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
             server.call(f"{INFERENCE}ModelInfer", QUICK)
             ran, rng = sample(server, RUNS), random.Random(seed)
             ends = asyncio.run(storm(server, rng, count // 2, scale))
-            time.sleep(RETURNED)
+            returned.wait(RETURNED if scale.full else 0)
             before = mib(server)
             ends += asyncio.run(storm(server, rng, count - count // 2, scale))
             with contextlib.suppress(AssertionError):
-                wait_until(lambda: sample(server, "kanserve_inflight_requests") == 0, 60)
-                wait_until(lambda: value(server.metrics(), PENDING) == 0, 60)
+                until(lambda: sample(server, "kanserve_inflight_requests") == 0)
+                until(lambda: value(server.metrics(), PENDING) == 0)
             held, waiting = sample(server, "kanserve_inflight_requests"), sample(server, PENDING)
             ran = sample(server, RUNS) - ran
-            if scale.full:
-                time.sleep(RETURNED)
+            returned.wait(RETURNED if scale.full else 0)
             with contextlib.suppress(AssertionError):
-                wait_until(lambda: mib(server) - before < MOST, 60)
+                until(lambda: mib(server) - before < MOST)
             grown = mib(server) - before
             good = bool(server.call(f"{INFERENCE}ModelInfer", QUICK))
     figures = {

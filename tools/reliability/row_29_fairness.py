@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 from tests.support import toy_model, toy_wide_model
 from tests.support.server_process import INFERENCE, request, serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale
 from tools.reliability.helpers import company, milliseconds, settled
 from tools.reliability.load import asking
@@ -19,7 +19,7 @@ WIDTH = 1000
 
 def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Clients and server share the cores of this machine."""
-    seconds = scale.of(3, 30)
+    calls = scale.of(150, 1500)  # of B, one every 20 ms
     large = request(np.ones((64, WIDTH), np.float32), "wide").SerializeToString()
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
@@ -27,10 +27,10 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
         with serving(Path(folder), transport=transport, access_log="none") as server:
             settled(server)
             with company(server) as (alone,):
-                time.sleep(seconds)
+                until(lambda: len(alone.seconds) >= calls)
             path = f"{INFERENCE}ModelInfer"
             with asking(server.address, path, [large], callers=64, nice=10) as reported, company(server) as (busy,):
-                time.sleep(seconds)
+                until(lambda: len(busy.seconds) >= calls)
             answered = reported()
     idle, beside = milliseconds(alone.seconds), milliseconds(busy.seconds)
     figures = {

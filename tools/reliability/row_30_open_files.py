@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.integration.wire.test_open_files import crowd, newcomer
-from tests.support.server_process import wait_until
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale
 from tools.reliability.helpers import answers, company, settled, toys
 
@@ -20,9 +20,9 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
         settled(server)  # its client's connection is there now
         for at in range(rounds):
             with company(server) as (beside,), crowd(server.port, idle):
-                time.sleep(1)
+                until(lambda beside=beside: len(beside.seconds) >= 50)
             begun = time.monotonic()
-            wait_until(lambda: newcomer(server), 30)
+            until(lambda: newcomer(server))
             back.append(time.monotonic() - begun)
             errors, calls = errors + len(beside.errors), calls + len(beside.seconds)
             scale.tell(at + 1, rounds)

@@ -20,7 +20,8 @@ import trustme
 
 from tests.support import toy_model
 from tests.support.certificates import LONG_AGO
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 OWN, SHARED = 4, 4  # callers with a connection of their own, and on one together
@@ -140,12 +141,12 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
                     new = files.rotate(bad.get(at, ""))
                     if at in bad:
                         reported += 1  # one broken file may follow another, and each is told
-                        wait_until(lambda lines=reported: len(errors(server)) >= lines, 60)
-                        wait_until(lambda: counted(server)[1] == 1, 60)
+                        until(lambda lines=reported: len(errors(server)) >= lines)
+                        until(lambda: counted(server)[1] == 1)
                         ignored += files.shown(server.port) == before
                         continue
                     taken += 1
-                    wait_until(lambda expected=taken: counted(server) == (expected, 0), 60)
+                    until(lambda expected=taken: counted(server) == (expected, 0))
                     before = new
                     missed += files.shown(server.port) != new
             lines = len(errors(server))

@@ -20,7 +20,8 @@ import numpy as np
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.wait import until
 from tools.reliability.base import NotRun, Outcome, Row, Scale, suite
 
 ZONE = "Europe/Berlin"
@@ -115,17 +116,17 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
         settings = {"transport": transport, **SETTINGS}
         with clock.faked(), serving(folder / "models", **settings) as server:
             threads = [threading.Thread(target=client, args=(server, ends, over), daemon=True) for _ in range(CLIENTS)]
-            wait_until(lambda: any(line["event"] == "server_ready" for line in server.lines()))
+            until(lambda: any(line["event"] == "server_ready" for line in server.lines()))
             before = len(server.lines())
             for thread in threads:
                 thread.start()
-            wait_until(lambda: ends["OK"] > 100, 60)
+            until(lambda: ends["OK"] > 100)
             for at, seconds in enumerate(jumps(rounds, summer=scale.full)):
                 clock.jump(seconds)
                 seen = ends["OK"] + LINES
-                time.sleep(4.5 if abs(seconds) > HOUR else EACH)  # through the change of summer time
+                over.wait(4.5 if abs(seconds) > HOUR else EACH)  # through the change of summer time
                 with contextlib.suppress(AssertionError):  # a server that answers nobody is told below
-                    wait_until(lambda seen=seen: ends["OK"] >= seen, SECONDS)  # or no line is written meanwhile
+                    until(lambda seen=seen: ends["OK"] >= seen)  # or no line is written meanwhile
                 scale.tell(min(at, total), total)
             over.set()
             for thread in threads:

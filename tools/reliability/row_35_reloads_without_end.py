@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from tests.support import reload_tools
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 PAD = 2**18  # bytes of each version, so that one that stays is seen
@@ -42,7 +43,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
             begun = time.monotonic()
             for at in range(1, reloads + 1):
                 reload_tools.swap(created[at % 2], directory)
-                wait_until(lambda at=at: reload_tools.factor(server) == 2.0 ** (at % 2))
+                until(lambda at=at: reload_tools.factor(server) == 2.0 ** (at % 2))
                 if at % (reloads // windows) == 0:
                     seconds.append(latency(server))
                     sizes.append(reload_tools.memory(server))

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.helm_chart import program
+from tests.support.tiers import full
 from tools.cluster import scenarios
 from tools.cluster.experiment import HEADLESS
 from tools.cluster.manifest import Deployment
+
+pytestmark = full("peer")
 
 
 def short(deployment: Deployment) -> Deployment:

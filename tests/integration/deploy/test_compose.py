@@ -20,6 +20,7 @@ from kanserve.config.settings import Settings
 from tests.support import compose_stack, yaml_fields
 from tests.support.compose_stack import DEPLOY, FOLDER, ROOT, compose
 from tests.support.free_ports import free_port
+from tests.support.tiers import full
 
 FILES = {
     "compose.yaml": yaml_fields.COMPOSE,
@@ -170,6 +171,7 @@ def test_the_example_lists_every_variable_with_its_default() -> None:
     assert dict(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE)) == used
 
 
+@full("package")
 def test_the_versions_are_those_of_the_programs_in_the_tests() -> None:
     """The shipped image and Debian's program have the same major and minor version."""
     for name in ("prometheus", "alertmanager"):
@@ -179,6 +181,7 @@ def test_the_versions_are_those_of_the_programs_in_the_tests() -> None:
         assert f":v{version}." in SERVICES[name]["image"]
 
 
+@full("package")
 def test_init_creates_credentials_once(tmp_path: Path) -> None:
     made = compose_stack.credentials(tmp_path)
     first = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -191,6 +194,7 @@ def test_init_creates_credentials_once(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == first
 
 
+@full("package")
 def test_init_replaces_a_certificate_with_other_names_and_keeps_the_token(tmp_path: Path) -> None:
     made = compose_stack.credentials(tmp_path)
     before = (made.ca.read_bytes(), made.token.read_bytes())
@@ -199,6 +203,7 @@ def test_init_replaces_a_certificate_with_other_names_and_keeps_the_token(tmp_pa
     assert made.token.read_bytes() == before[1]
 
 
+@full("package")
 def test_the_stack_is_valid_for_docker_compose() -> None:
     program = shutil.which("docker-compose")
     if program is None:
@@ -214,6 +219,7 @@ def test_the_stack_is_valid_for_docker_compose() -> None:
     assert "warn" not in done.stderr.lower(), done.stderr
 
 
+@full("package")
 def test_the_stack_is_valid_for_the_programs() -> None:
     """Prometheus and Alertmanager accept the shipped configuration, by their own checkers."""
     for checker, arguments in (
@@ -224,6 +230,7 @@ def test_the_stack_is_valid_for_the_programs() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@full("package")
 @pytest.mark.parametrize("name", ["init.py", "demo.py", "receiver.py"])
 def test_the_programs_show_their_arguments(name: str) -> None:
     done = subprocess.run([sys.executable, "-P", FOLDER / name], capture_output=True, text=True, timeout=60)
@@ -242,6 +249,7 @@ def test_the_dashboard_is_where_grafana_reads_it() -> None:
     assert ROOT in FOLDER.parents
 
 
+@full("package")
 def test_the_webhook_prints_whole_lines_if_deliveries_come_at_the_same_time(tmp_path: Path) -> None:
     alert = {"status": "firing", "labels": {"alertname": "Down"}, "annotations": {"summary": "no response"}}
     body = json.dumps({"alerts": [alert] * 2}).encode()

@@ -17,6 +17,9 @@ from kanserve.client.errors import ClientError
 from tests.support import compose_stack, toy_model
 from tests.support.command_line import checkpoint, document, kanserve
 from tests.support.compose_stack import DEPLOY, Stack, until
+from tests.support.tiers import full
+
+pytestmark = full("peer")
 
 
 @pytest.fixture(scope="module")

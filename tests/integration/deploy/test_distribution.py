@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.support.tiers import full
+
+pytestmark = full("package")
+
 ROOT = Path(__file__).parents[3]
 PACKAGES = {"kanexport": ROOT / "kanexport", "kanserve": ROOT / "service" / "kanserve"}
 

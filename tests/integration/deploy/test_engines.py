@@ -18,6 +18,7 @@ from kanexport.pipeline import Request, export
 from kanserve.batch import Scorer
 from tests.support import ray_cluster
 from tests.support.command_line import CLEAN
+from tests.support.tiers import full
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -84,12 +85,14 @@ def test_every_block_has_a_test() -> None:
     assert sorted(BLOCKS) == sorted(map(block, engines))
 
 
+@full("peer")
 @pytest.mark.parametrize("engine", ["duckdb", "polars"])
 def test_engines_on_one_machine(desk: Path, engine: str) -> None:
     needs(engine)
     check(desk, run(desk, block(engine)))
 
 
+@full("peer")
 @pytest.mark.parametrize("engine", ["mapInArrow", "predict_batch_udf"])
 def test_spark(desk: Path, engine: str) -> None:
     needs("pyspark")
@@ -98,6 +101,7 @@ def test_spark(desk: Path, engine: str) -> None:
     check(desk, run(desk, block(engine), SPARK_LOCAL_IP="127.0.0.1", PYSPARK_PYTHON=sys.executable))
 
 
+@full("peer")
 def test_ray_data_on_two_nodes(desk: Path) -> None:
     needs("ray")
     with ray_cluster.running() as cluster:

@@ -35,6 +35,7 @@ from tests.support.helm_chart import (
     run,
     server,
 )
+from tests.support.tiers import full
 from tools.manifests import schemas
 
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
@@ -125,6 +126,7 @@ def test_unsafe_or_incomplete_values_are_rejected(values: str, message: str) -> 
     assert message in failure(values)
 
 
+@full("package")
 @pytest.mark.parametrize(
     ("values", "version", "message"),
     [
@@ -140,6 +142,7 @@ def test_a_feature_of_a_later_kubernetes_is_rejected(values: str, version: str, 
     assert problems(render(values, first), values, first) == []
 
 
+@full("package")
 @pytest.mark.parametrize("waits", [(5, 0.5, 25), (0, 0, 0), (20, 1.25, 90), (0.1, 0.1, 0.1)])
 def test_the_termination_grace_period_covers_the_drain(waits: tuple[float, float, float]) -> None:
     names = ("drain_delay_seconds", "drain_reject_seconds", "drain_grace_seconds")
@@ -177,6 +180,7 @@ def test_the_server_accepts_the_variables_of_the_chart(monkeypatch: pytest.Monke
     assert (loaded.access_log, loaded.drain_reject_seconds) == ("sampled:100", 0.5)
 
 
+@full("package")
 @pytest.mark.parametrize(
     ("values", "version", "kind", "port"),
     [
@@ -204,6 +208,7 @@ def test_the_probe_fits_the_transport(values: str, version: str, kind: str, port
     assert protocols == {port: "https" if port == "https" else "kubernetes.io/h2c"}
 
 
+@full("package")
 @pytest.mark.parametrize("values", [INSECURE, SECURE, EXAMPLES[0].read_text()], ids=["plain", "tls", "sync"])
 def test_the_pod_satisfies_the_restricted_standard(values: str) -> None:
     pod = only(render(values), "Deployment")["spec"]["template"]["spec"]
@@ -221,6 +226,7 @@ def test_the_pod_satisfies_the_restricted_standard(values: str) -> None:
     assert all(mode == 0o440 for mode in modes), "the server rejects a token file that all users can read"
 
 
+@full("package")
 def test_alerts_and_dashboard_are_those_of_the_monitoring_folder() -> None:
     documents = render(f"{INSECURE[:-1]}, monitoring: {{rules: {{enabled: true}}, dashboard: {{enabled: true}}}}}}")
     monitoring = ROOT / "service" / "deploy" / "monitoring"
@@ -231,6 +237,7 @@ def test_alerts_and_dashboard_are_those_of_the_monitoring_folder() -> None:
     assert json.loads(text) == json.loads((monitoring / "grafana" / "kanserve.json").read_text())
 
 
+@full("package")
 def test_keda_reads_the_metric_of_each_pod_and_may_connect() -> None:
     documents = render(f"{SECURE[:-1]}, autoscaling: {{type: keda}}}}")
     trigger = only(documents, "ScaledObject")["spec"]["triggers"][0]
@@ -286,6 +293,7 @@ def guide_commands(program_name: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith(f"{program_name} ")]
 
 
+@full("package")
 def test_the_commands_of_the_guide_create_what_its_values_name(tmp_path: Path) -> None:
     """kubectl and helm run without a cluster: `create` as a dry run, `install` as `template`."""
     for name in ("tls.crt", "tls.key", "ca.crt", "tokens.toml"):
@@ -320,6 +328,7 @@ def volumes(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(pod["volumes"])
 
 
+@full("package")
 def test_each_example_of_the_guide_has_valid_values() -> None:
     examples = [textwrap.dedent(text) for text in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]
     assert len(examples) >= 5
@@ -330,6 +339,7 @@ def test_each_example_of_the_guide_has_valid_values() -> None:
         assert problems(render(text), text) == []
 
 
+@full("package")
 def test_the_guide_names_the_objects_of_its_release() -> None:
     """The Service of a release `kanserve` has that name, without the chart's name a second time."""
     done = run("template", "kanserve", str(CHART), "--namespace", "models", values=SECURE)
@@ -339,6 +349,7 @@ def test_the_guide_names_the_objects_of_its_release() -> None:
     assert "kanserve.models.svc" in GUIDE
 
 
+@full("package")
 def test_the_packaged_chart_is_complete(tmp_path: Path) -> None:
     """The alerts, the dashboard and the schema are links in the repository, and files in the package."""
     assert run("package", str(CHART), "--destination", str(tmp_path)).returncode == 0

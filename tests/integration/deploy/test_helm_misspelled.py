@@ -25,7 +25,10 @@ from tests.support.helm_chart import (
     user_keys,
 )
 from tests.support.misspelling import Path, fields, misspelled
+from tests.support.tiers import full
 from tools.manifests import references, schemas
+
+pytestmark = full("package")
 
 FIELDS = 200
 

@@ -7,30 +7,24 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.command_line import checkpoint, document, kanserve
+from tests.support.exports import exported
 from tests.support.helm_chart import CHART, only, program, render
+from tests.support.tiers import full
+from tests.support.wait import until
+
+pytestmark = full("package")
 
 SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    done = kanserve(
-        "export",
-        checkpoint(folder / "net.safetensors", (2, 3, 1)),
-        "--repository",
-        folder / "models",
-        "--name",
-        "hello",
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "models"
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(checkpoint(tmp_path_factory.mktemp("state") / "net.safetensors", (2, 3, 1)), "hello")
 
 
 def names(folder: Path) -> list[str]:
@@ -40,10 +34,10 @@ def names(folder: Path) -> list[str]:
     )
 
 
-def test_the_synchronization_copies_whole_versions(exported: Path, tmp_path: Path) -> None:
+def test_the_synchronization_copies_whole_versions(models: Path, tmp_path: Path) -> None:
     """Once before the server starts, then in a loop: new versions, changed files, removed versions, SIGTERM."""
     remote, store = tmp_path / "remote", tmp_path / "store"
-    shutil.copytree(exported, remote)
+    shutil.copytree(models, remote)
     store.mkdir()
     environment = {
         "PATH": f"{program('rclone').parent}:{os.environ['PATH']}",
@@ -86,9 +80,9 @@ def test_a_failed_synchronization_stops_the_start(tmp_path: Path) -> None:
     assert subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS).returncode != 0
 
 
-def test_a_version_in_a_config_map_loads(exported: Path, tmp_path: Path) -> None:
+def test_a_version_in_a_config_map_loads(models: Path, tmp_path: Path) -> None:
     """The kubelet writes each path of the volume into a hidden folder, and links the first part of the path to it."""
-    files = sorted(path.name for path in (exported / "hello" / "1").iterdir())
+    files = sorted(path.name for path in (models / "hello" / "1").iterdir())
     entry = {"name": "hello-1", "model": "hello", "version": 1, "files": files}
     values = {"insecure": True, "models": {"source": "configMap", "configMaps": [entry]}}
     pod = only(render(json.dumps(values)), "Deployment")["spec"]["template"]["spec"]
@@ -97,18 +91,8 @@ def test_a_version_in_a_config_map_loads(exported: Path, tmp_path: Path) -> None
     for item in volume["projected"]["sources"][0]["configMap"]["items"]:
         path = tmp_path / "..2026_11_29" / item["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(exported / "hello" / "1" / item["key"], path)
+        shutil.copy(models / "hello" / "1" / item["key"], path)
     (tmp_path / "hello").symlink_to("..data/hello")
     done = kanserve("models", tmp_path, "--load", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row["name"] for row in document(done)["models"]] == ["hello"]
-
-
-def until(condition: object) -> None:
-    """Wait until a condition holds. Raises AssertionError after SECONDS."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        if callable(condition) and condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("the condition did not hold in time")

@@ -10,6 +10,9 @@ import yaml
 
 from tests.support import stack_tools
 from tests.support.helm_chart import EXAMPLES, render
+from tests.support.tiers import full
+
+pytestmark = full("package")
 
 SKIPPED = {
     "CKV_K8S_43": "the user sets image.digest",

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from tests.support.command_line import CLEAN, COMMAND
 from tests.support.free_ports import free_port
 from tests.support.helm_chart import environment, only, render, server
 from tests.support.probes import passes
-from tests.support.server_process import wait_until
+from tests.support.tiers import full
+from tests.support.wait import until
 
-SECONDS = 60
+pytestmark = full("package")
+
 DRAIN = {"drain_delay_seconds": 0.2, "drain_reject_seconds": 0.1, "drain_grace_seconds": 1}
 PVC = {"pvc": {"claimName": "models"}}
 TLS = {"secretName": "tls", "serverName": "localhost"}
@@ -81,14 +82,11 @@ def test_the_server_of_the_chart_passes_its_probes(kind: str, pod: Path) -> None
     with (pod / "log").open("wb") as log:
         process = subprocess.Popen([*COMMAND, *container["args"]], env=env, stdout=log, stderr=log, cwd=os.sep)
     try:
-        end = time.monotonic() + SECONDS
-        while not passes(container["startupProbe"], env, port):
-            assert process.poll() is None, (pod / "log").read_text()
-            assert time.monotonic() < end, (pod / "log").read_text()
-            time.sleep(0.1)
+        until(lambda: process.poll() is not None or passes(container["startupProbe"], env, port))
+        assert process.poll() is None, (pod / "log").read_text()
         assert kind in container["readinessProbe"]
         for name in ("readinessProbe", "livenessProbe"):  # a probe may take too long on a busy machine
-            wait_until(lambda name=name: passes(container[name], env, port))
+            until(lambda name=name: passes(container[name], env, port))
     finally:
         process.send_signal(signal.SIGTERM)
         grace = only(documents, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]

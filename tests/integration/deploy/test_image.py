@@ -13,6 +13,7 @@ import pytest
 
 from kanserve.config import settings
 from tests.support import stack_tools
+from tests.support.tiers import full
 
 ROOT = Path(__file__).parents[3]
 RECIPE = (ROOT / "Dockerfile").read_text()
@@ -85,6 +86,7 @@ def test_its_labels_are_those_of_the_project(image: str) -> None:
     assert (labels["version"], instruction(image, "ARG")) == ("${VERSION}", f"VERSION={PROJECT['version']}")
 
 
+@full("package")
 def test_the_linter_of_recipes_finds_nothing() -> None:
     done = subprocess.run(
         [stack_tools.program("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60
@@ -116,6 +118,7 @@ def test_the_lock_covers_the_server() -> None:
     assert "COPY kernel kernel" in RECIPE
 
 
+@full("package")
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_the_script_is_shell_and_says_how_it_is_used() -> None:
     assert subprocess.run(["bash", "-n", SCRIPT], timeout=60).returncode == 0

@@ -22,6 +22,7 @@ from kanserve.client.sync import Client
 from tests.support import stack_tools, toy_model
 from tests.support.command_line import CLEAN
 from tests.support.server_process import first_line
+from tests.support.tiers import full
 
 ROOT = Path(__file__).parents[3]
 BUILD = ROOT / "service" / "deploy" / "image"
@@ -76,6 +77,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@full("package")
 def test_a_server_runs_without_the_trimmed_files(environment: Path, tmp_path: Path) -> None:
     packages = trim_environment.site_packages(environment)
     rules = [
@@ -158,6 +160,7 @@ def test_the_libraries_of_a_program_are_those_of_its_process(tmp_path: Path) -> 
     assert [runtime_root.is_elf(path) for path in (Path(sys.executable).resolve(), tmp_path / "text")] == [True, False]
 
 
+@full("package")
 def test_the_bill_of_materials_has_each_package_once(environment: Path, tmp_path: Path) -> None:
     status = tmp_path / "root" / "var" / "lib" / "dpkg" / "status.d"
     status.mkdir(parents=True)

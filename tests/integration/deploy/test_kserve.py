@@ -9,7 +9,6 @@ import random
 import re
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,8 @@ from tests.support.command_line import CLEAN, COMMAND
 from tests.support.free_ports import free_ports
 from tests.support.misspelling import fields, misspelled
 from tests.support.probes import passes
-from tests.support.server_process import wait_until
+from tests.support.tiers import full
+from tests.support.wait import until
 from tools.manifests import download, kserve, schemas
 
 ROOT = Path(__file__).parents[3]
@@ -60,6 +60,7 @@ def test_the_objects_have_only_fields_and_references_that_exist(version: str) ->
     assert problems(documents(), version) == []
 
 
+@full("package")
 def test_each_misspelled_field_is_noticed() -> None:
     rng = random.Random(27)
     candidates = [(name, path) for name, document in documents().items() for path in fields(document)]
@@ -120,24 +121,22 @@ def pod(tmp_path: Path) -> Iterator[tuple[Document, dict[str, str], int, int]]:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([*COMMAND, *container["args"]], env=env, stdout=log, stderr=log)
     try:
-        end = time.monotonic() + SECONDS
-        while not passes(container["startupProbe"], env, ports[0]):
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < end, (tmp_path / "log").read_text()
-            time.sleep(0.1)
+        until(lambda: process.poll() is not None or passes(container["startupProbe"], env, ports[0]))
+        assert process.poll() is None, (tmp_path / "log").read_text()
         yield container, env, ports[0], ports[1]
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=SECONDS) == 0, (tmp_path / "log").read_text()
 
 
+@full("package")
 def test_a_server_with_the_variables_of_the_runtime_serves_the_name_of_the_service(
     pod: tuple[Document, dict[str, str], int, int],
 ) -> None:
     pytest.importorskip("h2corn")
     container, env, port, metrics_port = pod
     for name in ("readinessProbe", "livenessProbe"):  # a probe may take too long on a busy machine
-        wait_until(lambda name=name: passes(container[name], env, port))
+        until(lambda name=name: passes(container[name], env, port))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/iris/ready", timeout=SECONDS) as answer:
         assert answer.status == 200
     path = yaml.safe_load(RUNTIME.read_text())["spec"]["annotations"]["prometheus.io/path"]

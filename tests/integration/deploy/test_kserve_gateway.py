@@ -16,6 +16,9 @@ from grpc_health.v1 import health_pb2
 from kanserve.pb import kan_pb2
 from tests.support import gateway, toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.tiers import full
+
+pytestmark = full("peer")
 
 NAME = "iris"
 ROWS = np.array([[0.5, -1.0, 2.0]], np.float32)

@@ -22,6 +22,9 @@ import yaml
 
 from tests.support import compose_stack, model_stores, stack_tools, toy_model
 from tests.support.server_process import serving
+from tests.support.tiers import full
+
+pytestmark = full("peer")
 
 EXAMPLES = compose_stack.ROOT / "service" / "deploy" / "kserve"
 NAME = "iris"

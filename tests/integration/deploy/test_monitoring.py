@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.support.command_line import checkpoint, document, kanserve, serving
+from tests.support.tiers import full
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "service" / "deploy" / "monitoring"
@@ -236,6 +237,7 @@ def promtool() -> str:
     return result
 
 
+@full("package")
 @pytest.mark.parametrize(
     "arguments",
     [("check", "config", "prometheus.yml"), ("check", "rules", "rules.yml"), ("test", "rules", "rules_test.yml")],
@@ -249,6 +251,7 @@ def test_promtool(promtool: str, arguments: tuple[str, ...]) -> None:
     assert "SUCCESS" in done.stdout
 
 
+@full("package")
 def test_every_query_of_the_dashboard_is_promql(promtool: str, dashboard: Any, tmp_path: Path) -> None:
     expressions = [expression.replace("$__rate_interval", "5m") for _, expression in queries(dashboard)]
     rules = [{"record": f"query:{at}", "expr": expression} for at, expression in enumerate(expressions)]
@@ -258,6 +261,7 @@ def test_every_query_of_the_dashboard_is_promql(promtool: str, dashboard: Any, t
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@full("package")
 def test_promtool_reads_the_servers_own_page(promtool: str, tmp_path: Path) -> None:
     state = checkpoint(tmp_path / "tiny.safetensors", (2, 1))
     document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "tiny", "--json"))

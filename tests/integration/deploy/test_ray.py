@@ -16,7 +16,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from tests.support.free_ports import free_port
 from tests.support.ray_cluster import ROWS, Cluster, Load
 from tests.support.server_process import INFERENCE, request
 from tests.support.tiers import full
+from tests.support.wait import until
 
 pytestmark = [
     full("peer"),
@@ -49,6 +49,7 @@ ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "guides" / "serve" / "ray.md").read_text()
 CONFIG = ROOT / "service" / "deploy" / "ray" / "serve.yaml"
 SECONDS = 120.0
+CALLS = 2000  # of each kind of client, while the cluster replaces what was killed
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_a_server_that_is_killed_starts_again(fleet: tuple[Fleet, dict[str, Any]
     victim = report["servers"][0]["server"]
     with ray_cluster.loaded(report["address"]) as load:
         os.kill(victim["pid"], signal.SIGKILL)
-        time.sleep(6)
+        load.more(CALLS)
     check(load, "fleet: server killed", without_retries=False)
 
 
@@ -169,7 +170,7 @@ def test_a_node_that_is_killed_loses_no_call_with_retries(fleet: tuple[Fleet, di
     running, report = fleet
     with ray_cluster.loaded(report["address"]) as load:
         running.cluster.second.kill()
-        time.sleep(8)
+        load.more(CALLS)
     check(load, "fleet: node killed", without_retries=False)
     running.process.send_signal(signal.SIGHUP)
     assert hosts(running.report()) == ["127.0.0.2", "127.0.0.2"]
@@ -211,12 +212,12 @@ class Application:
         readable, _, _ = select.select([self.process.stdout], [], [], SECONDS)
         assert readable, self.log.read_text()[-4000:]
         assert self.process.stdout.readline() == "ready\n", self.log.read_text()[-4000:]
-        end = time.monotonic() + SECONDS
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{self.http}/readyz", timeout=5):
-                return
-            assert time.monotonic() < end
-            time.sleep(0.2)
+        until(self._ready)
+
+    def _ready(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{self.http}/readyz", timeout=60):
+            return True
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -285,5 +286,5 @@ def test_an_application_loses_no_call_with_retries(application: Application) -> 
     check(load, "application: redeploy", without_retries=False)
     with ray_cluster.loaded(application.address) as load:
         application.cluster.second.kill()
-        time.sleep(8)
+        load.more(CALLS)
     check(load, "application: node killed", without_retries=False)

@@ -20,6 +20,9 @@ from pyarrow.fs import S3FileSystem
 from tests.support import model_stores, stack_tools, toy_model
 from tests.support.command_line import document, program
 from tests.support.model_stores import Relay
+from tests.support.tiers import full
+
+pytestmark = full("peer")
 
 FILES, ROWS = 3, 20_000
 BUCKET = "s3://tables"

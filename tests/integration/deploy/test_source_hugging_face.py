@@ -14,6 +14,9 @@ from kanserve.repository import layout
 from tests.support import fake_hub, reload_tools, stack_tools
 from tests.support.fake_hub import Hub
 from tests.support.source_desk import PAD, Desk, Load, commands, desk, follow, ignored, survive
+from tests.support.tiers import full
+
+pytestmark = full("peer")
 
 GUIDE = commands("from-hugging-face.md", Publish=1, Fetch=1, Pin=1, Roll=1, Download=1, The=1)
 (UPLOAD,), (FETCH,), (PINNED,) = (GUIDE[title] for title in ("Publish a version", "Fetch a version", "Pin a commit"))

@@ -17,6 +17,9 @@ from tests.support import model_stores, reload_tools, stack_tools, toy_model
 from tests.support.command_line import checkpoint, kanserve
 from tests.support.server_process import serving
 from tests.support.source_desk import PAD, ROOT, Desk, Load, commands, desk, follow, survive
+from tests.support.tiers import full
+
+pytestmark = full("peer")
 
 GUIDE = commands("from-mlflow.md", Log=1, Load=1, Fetch=1, Move=1, Download=1)
 (LOG,), (LOADED,), (FETCH,) = (GUIDE[title] for title in ("Log a version", "Load it in Python", "Fetch a version"))

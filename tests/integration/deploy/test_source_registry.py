@@ -17,6 +17,9 @@ from tests.support import model_stores, reload_tools
 from tests.support.compose_stack import program
 from tests.support.helm_chart import program as pinned
 from tests.support.source_desk import PAD, ROOT, Desk, Load, commands, desk, follow, survive
+from tests.support.tiers import full
+
+pytestmark = full("peer")
 
 GUIDE = commands("from-registry.md", Publish=2, Fetch=2, Roll=1, Image=2)
 PUSH, TAG = GUIDE["Publish a version"]

@@ -11,6 +11,9 @@ import pytest
 from tests.support import model_stores, reload_tools, stack_tools
 from tests.support.compose_stack import until
 from tests.support.source_desk import PAD, Desk, Load, commands, desk, ignored, survive
+from tests.support.tiers import full
+
+pytestmark = full("peer")
 
 GUIDE = commands("from-s3.md", Publish=1, Fetch=3, Roll=2)
 RCLONE, AWS = GUIDE["Fetch with rclone"][0], GUIDE["Fetch with the AWS CLI"][0]

@@ -10,13 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.support.command_line import document, kanserve
+from tests.support.tiers import full
 
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
-
-
 TORCH = importlib.util.find_spec("torch") is not None
-
-
 NAMES = ["kanserve", "mlp", *(["torch eager"] if TORCH else [])]
 
 
@@ -24,8 +21,10 @@ def results(report: Any, name: str) -> list[Any]:
     return [item for item in report["results"] if item["name"] == name]
 
 
-def test_what_json_tells(repository: Path) -> None:
-    reported = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
+def test_the_document_and_the_picture(repository: Path, tmp_path: Path) -> None:
+    plot = ("--plot", tmp_path / "rates.png")
+    reported = document(kanserve("bench", "tiny", "--repository", repository, *FEW, *plot, "--json"))
+    assert (tmp_path / "rates.png").read_bytes()[1:4] == b"PNG"
     assert (reported["model"], reported["version"], reported["family"]) == ("tiny", "1", "efficient-kan")
     assert (reported["widths"], reported["edges"], reported["right"]) == ([3, 4, 2], 20, True)
     assert reported["verified"].startswith("verified against kanserve's interpretation of the checkpoint")
@@ -50,14 +49,13 @@ def test_what_json_tells(repository: Path) -> None:
     assert {item["edges_per_second"] for item in results(reported, "mlp")} == {None}
 
 
+@full("document")
 def test_a_table_a_picture_and_characters(repository: Path, tmp_path: Path) -> None:
-    for name in ("rates.svg", "rates.png"):
-        done = kanserve("bench", "tiny", "--repository", repository, *FEW, "--plot", tmp_path / name)
-        assert done.returncode == 0, done.stderr
+    done = kanserve("bench", "tiny", "--repository", repository, *FEW, "--plot", tmp_path / "rates.svg")
+    assert done.returncode == 0, done.stderr
     title = ElementTree.parse(tmp_path / "rates.svg").getroot().find("{http://www.w3.org/2000/svg}title")
     assert title is not None
     assert title.text == "tiny version 1: efficient-kan, 3 → 4 → 2"
-    assert (tmp_path / "rates.png").read_bytes()[1:4] == b"PNG"
     assert "[3, " in done.stdout  # the widths of the MLP
     assert "2 interleaved rounds" in done.stdout
     assert "WRONG" not in done.stdout

@@ -10,6 +10,7 @@ import pytest
 from kanserve.capacity import fleet
 from kanserve.capacity.fleet import Autoscaler, Phase, Pods, Setup, Step
 from kanserve.capacity.queueing import Service
+from tests.support.tiers import full
 
 SERVICE = Service(0.0004, 0.0001, (0.0002,), most=64, limit=256)
 SETUP = Setup(rate=100_000.0, zones=3, target=0.6, load=1.0, least=3, most=200, pod_start=20.0)
@@ -56,18 +57,20 @@ def test_the_rate_of_a_phase_goes_from_its_start_to_its_end() -> None:
     assert [lost for _, _, lost in steps] == [False] * 4 + [True, False]
 
 
-@pytest.mark.parametrize("share", [0.5, 0.99])
-def test_a_large_fleet_has_the_latency_of_a_small_one(share: float) -> None:
+@full("rare")
+def test_a_large_fleet_has_the_latency_of_a_small_one() -> None:
     """Ten times the rate on ten times the replicas."""
     fixed = dataclasses.replace(SETUP, most=20, least=20)
     small = fleet.simulate(SERVICE, fixed, 20, phases=STEADY, budget=400_000)
     large = dataclasses.replace(fixed, rate=10 * SETUP.rate, most=200, least=200)
     other = fleet.simulate(SERVICE, large, 200, phases=STEADY, budget=400_000, seed=1)
-    quantiles = [fleet.quantile(result.steps, share) for result in (small, other)]
-    assert quantiles[0] == pytest.approx(quantiles[1], rel=0.03)
+    for share in (0.5, 0.99):
+        quantiles = [fleet.quantile(result.steps, share) for result in (small, other)]
+        assert quantiles[0] == pytest.approx(quantiles[1], rel=0.03)
     assert other.share == pytest.approx(small.share)
 
 
+@full("rare")
 def test_a_part_of_the_time_stands_for_all_of_it() -> None:
     fixed = dataclasses.replace(SETUP, rate=5_000.0, most=6, least=6)
     whole = fleet.simulate(SERVICE, fixed, 6, phases=STEADY, budget=10**9)

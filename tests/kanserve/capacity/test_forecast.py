@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ from kanserve.capacity.queueing import Service
 from kanserve.capacity.sizing import Goal
 from tests.kanserve.capacity.test_measure import GOAL, at
 from tests.kanserve.capacity.test_sizing import MEMORY
+from tests.support.tiers import full
 
 TRUE = Service(0.0002, 0.0001, tuple((0.0004 + 0.0002 * QUANTILES).tolist()), most=64, limit=256)
 
@@ -30,6 +32,7 @@ def level(rate: float) -> Level:
     return at(rate, float(p99), quantiles=tuple(np.quantile(latency, QUANTILES)), **facts)
 
 
+@functools.cache
 def made(zones: int = 3) -> Forecast:
     levels = [level(rate) for rate in (100.0, 1000.0, 3000.0, 5000.0)]
     curve, goal = Curve(GOAL, levels, levels[-1]), Goal(rate=1e6, p99=GOAL, zones=zones, cores=1)
@@ -63,6 +66,7 @@ def test_the_plan_meets_the_goal_without_a_zone(capsys: pytest.CaptureFixture[st
     assert "at most 256 requests wait" in "\n".join(forecast.assumed(written))
 
 
+@full("combination")
 def test_one_zone_is_not_lost() -> None:
     written = made(zones=1)
     assert written.failed("lost") == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from kanserve.capacity.http2 import CapacityError
 from kanserve.client import calls
 from kanserve.client.sync import Client
 from tests.support.command_line import Server
+from tests.support.tiers import full
+from tests.support.wait import until
 
 
 def job(server: Server, rows: int = 1, name: str = "tiny", connections: int = 2) -> Job:
@@ -46,6 +47,7 @@ def test_a_server_responds_to_each_request(server: Server) -> None:
             assert (sent.lag <= sent.latency).all()
 
 
+@full("load")
 def test_large_requests_pass_the_windows_of_a_real_server(server: Server) -> None:
     with Generator(job(server, rows=1000, connections=1)) as load:
         assert (load.send(50.0, 0.5).status == 0).all()
@@ -83,8 +85,7 @@ def test_a_server_that_is_silent_does_not_slow_the_schedule(monkeypatch: pytest.
         pool = Pool(Job(places=(place,), block=block.hex(), message="", connections=2))
 
         def lose_patience() -> None:
-            while pool.pending < 100:
-                time.sleep(0.005)
+            until(lambda: pool.pending >= 100)
             generator.PATIENCE = 0.0
 
         impatient = threading.Thread(target=lose_patience)

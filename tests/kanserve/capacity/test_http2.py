@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,14 +38,14 @@ def test_a_head_is_read_by_another_implementation() -> None:
     }
 
 
-@pytest.mark.parametrize("huffman", [True, False])
-@pytest.mark.parametrize("code", range(17))
-def test_the_status_of_another_implementation_is_read(code: int, huffman: bool) -> None:
+def test_the_status_of_another_implementation_is_read() -> None:
     encoder = hpack.Encoder()
     encoder.header_table_size = 0
-    fields = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", str(code)), ("x", "1" * 200)]
-    assert http2.grpc_status(encoder.encode(fields, huffman=huffman)) == code
-    assert http2.grpc_status(encoder.encode(fields[:2], huffman=huffman)) is None
+    common = [(":status", "200"), ("content-type", "application/grpc")]
+    for code, huffman in itertools.product(range(17), (True, False)):
+        fields = [*common, ("grpc-status", str(code)), ("x", "1" * 200)]
+        assert http2.grpc_status(encoder.encode(fields, huffman=huffman)) == code
+        assert http2.grpc_status(encoder.encode(common, huffman=huffman)) is None
 
 
 class Peer:
@@ -94,15 +95,13 @@ def connection(answer: Callable[..., None]) -> Iterator[Connection]:
         thread.join()
 
 
-def exchange(opened: Connection, until: Callable[[list[tuple[int, int]]], bool]) -> list[tuple[int, int]]:
+def exchange(opened: Connection, condition: Callable[[list[tuple[int, int]]], bool]) -> list[tuple[int, int]]:
     """Send and receive until the condition holds."""
     done: list[tuple[int, int]] = []
-    end = time.monotonic() + 60
-    while not until(done):
-        assert time.monotonic() < end, done
+    while not condition(done):
         opened.send()
+        select.select([opened.socket], [], [], 1)
         done += opened.receive()
-        time.sleep(0.001)
     return done
 
 

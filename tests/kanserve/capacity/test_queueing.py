@@ -11,8 +11,9 @@ from kanserve.capacity import queueing
 from kanserve.capacity.measure import Curve
 from kanserve.capacity.queueing import Replica, Service
 from tests.kanserve.capacity.test_measure import GOAL, at
+from tests.support.tiers import full, spread
 
-REQUESTS = 200_000
+REQUESTS = 100_000
 
 
 def waits(service: Service, rate: float, factors: np.ndarray | None = None) -> np.ndarray:
@@ -31,7 +32,7 @@ def error(latency: np.ndarray) -> float:
     return float(np.std(means, ddof=1) / math.sqrt(len(means)))
 
 
-@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+@spread("load", [0.3, 0.8], 1, "rare")
 def test_the_mean_wait_of_one_server_with_constant_times(load: float) -> None:
     """M/D/1 by Pollaczek and Khinchine: rho s / (2 (1 - rho))."""
     service = Service(0.001, 0.0, most=1)
@@ -41,7 +42,7 @@ def test_the_mean_wait_of_one_server_with_constant_times(load: float) -> None:
     assert error(latency) < 0.05 * expected
 
 
-@pytest.mark.parametrize("servers", [1, 2, 5])
+@spread("servers", [5, 1], 1, "rare")
 def test_the_mean_wait_of_several_servers_with_exponential_times(servers: int) -> None:
     """M/M/c by Erlang's C formula."""
     load, mean = 0.7, 0.001
@@ -96,6 +97,7 @@ def test_an_overload_serves_the_capacity() -> None:
     assert len(served.latency) / 3.0 == pytest.approx(service.capacity, rel=0.02)
 
 
+@full("rare")
 def test_a_random_share_of_a_stream_is_a_stream() -> None:
     """The rule by which a fleet is simulated: a replica that gets a random 1/20 of all requests has the latency of a
     replica with a stream of 1/20 of the rate. All 20 replicas are simulated here."""

@@ -11,7 +11,10 @@ from kanserve.capacity.generator import Generator, Job
 from kanserve.client import calls
 from kanserve.client.sync import Client
 from tests.support.command_line import Server, serving
-from tests.support.server_process import wait_until
+from tests.support.tiers import full
+from tests.support.wait import until
+
+pytestmark = full("load")
 
 REQUESTS = 200
 
@@ -28,7 +31,7 @@ def test_a_client_and_the_generator_spread_requests_evenly(repository: Path, ser
             before = executed(server, other)
             for _ in range(REQUESTS):
                 client.infer(model, rows)
-        wait_until(lambda: sum(executed(server, other)) == sum(before) + REQUESTS)  # counted after the response
+        until(lambda: sum(executed(server, other)) == sum(before) + REQUESTS)  # counted after the response
         counts = np.subtract(executed(server, other), before)
         assert abs(counts[0] - counts[1]) <= 0.1 * REQUESTS
         call = calls.inference(model, rows)

@@ -7,30 +7,31 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kanserve.ray import child
-from kanserve.ray.child import Keeper, State
+from kanserve.ray.child import Keeper
 from tests.support import toy_model
+from tests.support.tiers import full
+from tests.support.wait import until
 
-SECONDS = 60.0
+# A process that says the id of its server, and then waits for the end of its input.
+OWNER = """
+import json, sys
+from kanserve.ray.child import Keeper
+from tests.support.wait import until
+keeper = Keeper(json.loads(sys.argv[1]), 1.0)
+until(lambda: keeper.state().state == "serving")
+print(keeper.state().pid, flush=True)
+sys.stdin.read()
+"""
 
 
-def until(keeper: Keeper, wanted: Callable[[State], bool]) -> State:
-    end = time.monotonic() + SECONDS
-    while not wanted(keeper.state()):
-        assert time.monotonic() < end, keeper.state()
-        time.sleep(0.05)
-    return keeper.state()
-
-
-def settings(repository: Path, **more: object) -> dict[str, object]:
+def settings(repository: Path) -> dict[str, object]:
     ports = {"grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0.0}
-    return {"repository": str(repository), **ports, "load_check": False, **more}
+    return {"repository": str(repository), **ports, "load_check": False}
 
 
 def test_the_command_line_has_each_setting() -> None:
@@ -50,10 +51,11 @@ def test_a_server_that_is_killed_starts_again_and_drains(tmp_path: Path) -> None
     toy_model.write(tmp_path)
     keeper = Keeper(settings(tmp_path), 30.0)
     try:
-        first = until(keeper, lambda state: state.state == "serving")
+        until(lambda: keeper.state().state == "serving")
+        first = keeper.state()
         os.kill(first.pid, signal.SIGKILL)
-        second = until(keeper, lambda state: state.state == "serving" and state.pid != first.pid)
-        assert second.restarts == 1
+        until(lambda: keeper.state().state == "serving" and keeper.state().pid != first.pid)
+        assert keeper.state().restarts == 1
     finally:
         code = keeper.stop()
     assert code == 0
@@ -63,27 +65,18 @@ def test_a_server_that_is_killed_starts_again_and_drains(tmp_path: Path) -> None
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     keeper = Keeper(settings(tmp_path / "absent"), 1.0)
     try:
-        state = until(keeper, lambda state: state.state == "failed" and bool(state.error))
-        assert "absent" in state.error
-        assert state.code
+        until(lambda: keeper.state().state == "failed" and keeper.state().code)
+        assert "absent" in keeper.state().error
     finally:
         keeper.stop()
 
 
+@full("load")
 def test_a_server_ends_with_the_process_of_its_keeper(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    code = (
-        "import json, sys, time\nfrom kanserve.ray.child import Keeper\nkeeper = Keeper(json.loads(sys.argv[1]), 1.0)\n"
-        "while keeper.state().state != 'serving': time.sleep(0.05)\n"
-        "print(keeper.state().pid, flush=True)\ntime.sleep(60)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", code, json.dumps(settings(tmp_path))], stdout=subprocess.PIPE, text=True
-    ) as owner:
+    command = [sys.executable, "-c", OWNER, json.dumps(settings(tmp_path))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         pid = int(owner.stdout.readline())
         owner.kill()
-    end = time.monotonic() + SECONDS
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text())

@@ -7,17 +7,19 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kanserve.ray import haproxy
+import kanserve.ray as kanserve_ray
+from kanexport.contract.cli.suggest import MissingPackage
+from kanserve.ray import fleet, haproxy
 from kanserve.ray.errors import FleetError
 from kanserve.ray.haproxy import Front, Haproxy
 from tests.support.free_ports import free_port
-from tests.support.server_process import wait_until
+from tests.support.tiers import full
+from tests.support.wait import until
 
 
 def lines(front: Front) -> list[str]:
@@ -65,6 +67,7 @@ def program() -> str:
         pytest.skip("HAProxy is not installed")
 
 
+@full("peer")
 def test_haproxy_accepts_the_configuration(program: str, tmp_path: Path) -> None:
     for front in (Front("127.0.0.1", 8001, 3), Front("::1", 8001, 65, tls=True), Front("::", 9, 1, readiness=False)):
         text = haproxy.configuration(front, str(tmp_path / "admin"))
@@ -143,30 +146,33 @@ class _Probed:
 
     def close(self) -> None:
         for connection in (self._listener, *self._held):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
             connection.close()
 
 
+@full("peer")
 def test_a_server_that_drains_keeps_its_connections(program: str) -> None:
+    """Health checks of another server show that those of the first one have ended."""
     port = free_port()
-    server = _Probed()
     front = Haproxy(Front("127.0.0.1", port, 2, connections=100))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(front.stop, 60)
+        server, other = (stack.enter_context(contextlib.closing(_Probed())) for _ in range(2))
         front.fill(1, "127.0.0.1", server.port)
-        wait_until(lambda: server.probes > 0)
+        until(lambda: server.probes > 0)
         with socket.create_connection(("127.0.0.1", port), 60) as connection:
             connection.sendall(b"one")
             assert connection.recv(10) == b"one"
             front.drain(1)
-            server.status = b"503 Service Unavailable"
-            time.sleep(3)  # three failed checks take 2.4 s at most
+            server.status = other.status = b"503 Service Unavailable"
+            front.fill(2, "127.0.0.1", other.port)
+            until(lambda: other.probes >= 5)  # three make a server fail
             connection.sendall(b"two")
             assert connection.recv(10) == b"two"
         server.status, seen = b"200 OK", server.probes
         front.fill(1, "127.0.0.1", server.port)
-        wait_until(lambda: server.probes > seen)
-    finally:
-        front.stop(5)
-        server.close()
+        until(lambda: server.probes > seen)
 
 
 def test_a_port_that_is_taken_is_named(program: str) -> None:
@@ -178,15 +184,11 @@ def test_a_port_that_is_taken_is_named(program: str) -> None:
     assert caught.value.code == "haproxy-not-started"
 
 
-def test_ray_that_is_absent_is_named() -> None:
-    """In a process in which the import of Ray fails, as without the package."""
-    code = "import sys; sys.modules['ray'] = None\nfrom kanserve.ray import fleet\nraise SystemExit(fleet.main(['x']))"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert (
-        "error[package-not-installed]: kanserve.ray.fleet needs the Python package that provides 'ray'" in done.stderr
-    )
-    assert "pip install -e '.[ray]'" in done.stderr
-    code = "import sys; sys.modules['ray'] = None\nimport kanserve.ray\nkanserve.ray.build({'repository': 'models'})"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
-    assert "MissingPackage: kanserve.ray:build needs" in done.stderr
+def test_ray_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # its import fails
+    assert fleet.main(["x"]) == 1
+    error = capsys.readouterr().err
+    assert "error[package-not-installed]: kanserve.ray.fleet needs the Python package that provides 'ray'" in error
+    assert "pip install -e '.[ray]'" in error
+    with pytest.raises(MissingPackage, match=r"kanserve\.ray:build needs"):
+        kanserve_ray.build({"repository": "models"})

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.tiers import full
+
 ORACLE = Path(__file__).parents[3] / "tools" / "oracle"
 TABLE = """
 stand_ins = ["surely_not_there"]
@@ -71,6 +73,7 @@ def oracle(folder: Path, *code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@full("rare")
 def test_each_becomes_what_it_should(clones: Path) -> None:
     done = oracle(clones, str(ORACLE / "public_modules.py"), ".", "--table", "table.toml", "--json", "found.json")
     document = json.loads((clones / "found.json").read_text())
@@ -96,6 +99,7 @@ print(json.dumps(public_trial.compare(one | {"make": "Bumps(3, 2, width=1.01)"},
 """
 
 
+@full("rare")
 def test_a_wrong_export_would_be_seen(clones: Path) -> None:
     done = oracle(clones, "-c", WRONG)
     result = json.loads(done.stdout.splitlines()[-1])
