@@ -73,6 +73,14 @@ def wrong_from_three_rows_on(graph: onnx.GraphProto) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def _without_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` does not wait for the import of torch."""
+    if request.node.get_closest_marker("full") is None:
+        monkeypatch.setitem(sys.modules, "torch", None)
+        monkeypatch.delitem(sys.modules, "kanserve.bench.torch_eager", raising=False)
+
+
 def results(report: Any, name: str) -> list[Any]:
     return [item for item in report["results"] if item["name"] == name]
 
@@ -88,14 +96,17 @@ def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path,
     assert [item["right"] for item in results(reported, "kanserve")] == [False, False]
     assert all(item["error"] == "Infinity" or item["error"] > 1e-3 for item in results(reported, "kanserve"))
     assert [item["right"] for item in results(reported, "mlp")] == [True, True]
-    if TORCH:  # what was found from the right edges is not the wrong graph
+    if TORCH and factor == 1.01:  # what was found from the right edges is not the wrong graph
         assert "differs from the model" in {item["name"]: item["why"] for item in reported["left_out"]}["torch eager"]
 
 
 def test_a_graph_that_is_wrong_for_many_rows_alone(repository: Path, tmp_path: Path) -> None:
     wrong = spoiled(repository, tmp_path / "models", wrong_from_three_rows_on)
-    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, **PORTABLE)
-    assert (done.returncode, done.stdout.count("WRONG")) == (1, 1)
+    done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json", **PORTABLE)
+    actual = {item["rows"]: item["right"] for item in results(json.loads(done.stdout), "kanserve")}
+    assert (done.returncode, actual) == (1, {1: True, 4: False})
+    shown = kanserve("bench", "tiny", "--repository", wrong, *FEW, **PORTABLE)
+    assert (shown.returncode, "WRONG" in shown.stdout) == (1, True)
 
 
 @full("combination")
@@ -113,6 +124,7 @@ def test_pieces_side_by_side(repository: Path) -> None:
     assert (item["how"], item["right"]) == ("3 parallel executions on 1 thread each, in micro-batches of 16 rows", True)
 
 
+@full("combination")
 def test_a_checkpoint_in_the_place_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = checkpoint(tmp_path / "net.safetensors", (2, 3, 1))
     (tmp_path / "temporary").mkdir()
@@ -135,10 +147,8 @@ def test_rows_of_a_file(repository: Path, tmp_path: Path) -> None:
 
 
 def test_who_is_not_installed_is_left_out(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for missing in ("torch", "onnx"):
-        monkeypatch.setitem(sys.modules, missing, None)
-    for name in ("kanserve.bench.torch_eager", "kanserve.bench.mlp_graph"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.delitem(sys.modules, "kanserve.bench.mlp_graph", raising=False)
     reported = document(kanserve("bench", "tiny", "--repository", repository, *FEW, "--json"))
     left = {item["name"]: item["why"] for item in reported["left_out"]}
     assert (reported["right"], left["torch eager"]) == (True, "torch is not installed")

@@ -36,7 +36,7 @@ def run(shell: str, *options: str, folder: Path) -> str:
 def complete_in_bash(scripts: Path, *cases: tuple[str, ...]) -> list[list[str]]:
     """Return bash's completions after the words of each case. The last word is incomplete. Bash applies its rules for a
     registered function and `-o default`."""
-    code = "source bash; complete -p kanserve >/dev/null || exit 9\n"
+    code = "source ./bash; complete -p kanserve >/dev/null || exit 9\n"
     for words in cases:
         line = " ".join(words)
         quoted = " ".join(f'"{word}"' for word in words)
@@ -75,7 +75,7 @@ def test_bash_knows_every_command_and_flag(scripts: Path) -> None:
 
 def test_fish(scripts: Path) -> None:
     for words, offered in CASES[:-1]:
-        printed = run("fish", "-N", "-c", f"source fish; complete -C '{' '.join(words)}'", folder=scripts)
+        printed = run("fish", "-N", "-c", f"source ./fish; complete -C '{' '.join(words)}'", folder=scripts)
         result = [line.split("\t")[0] for line in printed.splitlines()]
         # fish also offers what has the letters in it, in this order
         assert sorted(word for word in result if word.startswith(words[-1])) == sorted(offered)

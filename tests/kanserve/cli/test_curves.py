@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.client.sync import Client
@@ -77,6 +77,7 @@ def test_what_is_refused(server: Server) -> None:
     assert "  help: request fewer layers, sources, destinations or points\n" in done.stderr
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=2, max_size=300))
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
     drawn = text_tables.line(np.array(values), 24)
