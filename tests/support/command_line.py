@@ -6,10 +6,11 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ class Server:
     process: subprocess.Popen[str]
     log: Path
     http: str = ""
+
+    def ask(self, *arguments: object) -> Any:
+        """The document of a command for this server."""
+        return document(kanserve(*arguments, "--json", "--url", self.url))
+
+    def shown(self, *arguments: object) -> str:
+        """The text on stdout of a command for this server, which succeeds."""
+        done = kanserve(*arguments, "--url", self.url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 def program(
@@ -85,6 +96,17 @@ def document(done: subprocess.CompletedProcess[str]) -> Any:
     """The one JSON document on stdout of a command that succeeded."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def wrong_refusals(cases: Mapping[str, str], *more: object, code: int = 2, **environment: str) -> list[str]:
+    """Check commands that must fail, by the words of each and the text that it prints on stderr. Returns those that end
+    with another code, print to stdout, or have another text. `more`: last arguments of each command."""
+    wrong = []
+    for words, text in cases.items():
+        done = kanserve(*shlex.split(words), *more, **environment)
+        if (done.returncode, done.stdout) != (code, "") or text not in done.stderr or "Traceback" in done.stderr:
+            wrong.append(f"{words}: exit code {done.returncode}, {done.stdout}{done.stderr}")
+    return wrong
 
 
 def checkpoint(path: Path, widths: tuple[int, ...], *, seed: int = 0) -> Path:

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 from kanserve.analysis import curves
 from kanserve.analysis.curves import Origin
-from tests.kanserve.repository import test_validation
+from tests.kanserve.repository.test_validation import EDGE
 from tests.support import toy_model
 
+FEWER = settings(max_examples=settings.default.max_examples // 5)
 LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
 F32 = np.dtype(np.float32)
 
@@ -61,7 +62,7 @@ def test_selected_columns_are_the_sources() -> None:
 
 def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -> None:
     spline, base = (BasisInfo(kind=kind, functions=1, parameters={}, knots=()) for kind in ("bspline", "silu"))
-    symbolic = toy_model.manifest("toy").layers[0].symbolic or (test_validation.EDGE,)
+    symbolic = (EDGE,)
     own = tuple(dataclasses.replace(item, edges_tensor=f"edges_{item.kind}") for item in (spline, base))
     for bases, some, kinds, names in (
         ((spline,), (), ("bspline",), ()),
@@ -81,6 +82,7 @@ def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
 
+@FEWER
 @given(low=NUMBERS, width=st.floats(1e-3, 1e6), points=st.integers(2, 200))
 def test_a_grid_has_its_ends_and_goes_up(low: float, width: float, points: int) -> None:
     domain = curves.requested(low, low + width, 3)
@@ -96,6 +98,7 @@ def test_a_grid_has_its_ends_and_goes_up(low: float, width: float, points: int) 
     assert (single < above).all()
 
 
+@FEWER
 @given(arrays.arrays(np.float64, (5, 3), elements=st.floats(-3, 3)), st.floats(-5, 5), st.floats(-5, 5))
 def test_the_slope_of_a_line_is_the_line_s(x: np.ndarray, steep: float, shift: float) -> None:
     below, above = curves.neighbours(x, curves.requested(-3.0, 3.0, 3), np.dtype(np.float64))
@@ -103,6 +106,7 @@ def test_the_slope_of_a_line_is_the_line_s(x: np.ndarray, steep: float, shift: f
     np.testing.assert_allclose(curves.slope(below, above, left, right), steep, atol=1e-9)
 
 
+@FEWER
 @given(arrays.arrays(np.float64, (2, 3), elements=st.floats(0.3, 3)), st.booleans())
 def test_an_extreme_is_found_between_the_points(speed: np.ndarray, largest: bool) -> None:
     """The search finds the extreme of each edge to at least 1% of the distance between two points."""
@@ -125,6 +129,7 @@ def test_an_extreme_is_found_between_the_points(speed: np.ndarray, largest: bool
     assert np.isnan(curves.best(nothing, nothing, largest=largest)).all()
 
 
+@FEWER
 @given(st.integers(0, 3000), st.integers(0, 3000), st.integers(2, 1024))
 def test_blocks_hold_every_edge_once_and_no_more_than_fits(sources: int, destinations: int, points: int) -> None:
     covered, last = 0, (0, 0)

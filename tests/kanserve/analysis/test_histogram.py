@@ -15,6 +15,7 @@ from kanserve.analysis import drift
 from kanserve.analysis.histogram import Cells, Window, split
 from tests.support import toy_model
 
+FEWER = settings(max_examples=settings.default.max_examples // 5)
 BOUNDS = ((-1.0, -0.25, 0.5, 2.0), (0.0, 3.0))
 VALUES = st.floats(-50, 50, width=32) | st.sampled_from([-1.0, 2.0, 0.0, 3.0, np.nan, np.inf, -np.inf])
 ROWS = hnp.arrays(np.float64, st.tuples(st.integers(0, 40), st.just(2)), elements=VALUES)
@@ -33,7 +34,7 @@ def same(entry: Window, other: Window) -> None:
         np.testing.assert_allclose(getattr(entry, name), getattr(other, name), rtol=1e-9, atol=1e-6)
 
 
-@settings(deadline=None)
+@FEWER
 @given(ROWS, ROWS)
 def test_windows_add_up_as_their_rows_do(first: np.ndarray, second: np.ndarray) -> None:
     before = counted(first).counts.copy()
@@ -42,7 +43,7 @@ def test_windows_add_up_as_their_rows_do(first: np.ndarray, second: np.ndarray) 
     np.testing.assert_array_equal(item.counts, before)
 
 
-@settings(deadline=None)
+@FEWER
 @given(ROWS)
 def test_moments_and_extremes_are_those_of_the_finite_values(rows: np.ndarray) -> None:
     window = counted(rows)
@@ -59,7 +60,7 @@ def test_moments_and_extremes_are_those_of_the_finite_values(rows: np.ndarray) -
             assert std[node] == pytest.approx(finite.std(ddof=1), abs=1e-6)
 
 
-@settings(deadline=None)
+@FEWER
 @given(ROWS, st.tuples(*(st.floats(-3, 3) for _ in range(3))))
 def test_points_stand_for_the_values_where_a_function_is_a_parabola(
     rows: np.ndarray, factors: tuple[float, float, float]
@@ -74,7 +75,7 @@ def test_points_stand_for_the_values_where_a_function_is_a_parabola(
         assert got == pytest.approx(expected, rel=1e-6, abs=1e-4)
 
 
-@settings(deadline=None)
+@FEWER
 @given(ROWS, st.integers(1, 4))
 def test_cells_that_were_split_fold_into_what_would_have_been_counted(rows: np.ndarray, times: int) -> None:
     fine = Window(Cells.from_bounds([split(row, times) for row in BOUNDS], 2))
@@ -87,7 +88,7 @@ def test_what_stands_still_has_points_that_do() -> None:
     np.testing.assert_allclose(x[weights > 0], 0.3, atol=1e-12)
 
 
-@settings(deadline=None)
+@FEWER
 @given(
     st.lists(VALUES.filter(np.isfinite), min_size=1, max_size=40),
     st.integers(2, 9),
@@ -117,21 +118,18 @@ def layer(*bases: BasisInfo, pre_steps: tuple[NodeStep, ...] = ()) -> LayerInfo:
 KNOTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
-@pytest.mark.parametrize(
-    ("actual", "node", "expected"),
-    [
-        (layer(spline(*KNOTS)), 1, (-1.0, 1.0)),
-        (layer(dataclasses.replace(spline(*KNOTS), kind="gaussian", parameters={})), 0, (-3.0, 3.0)),
-        (layer(spline(*KNOTS), pre_steps=(NodeStep(kind="select", indices=(2,)),)), 2, (-1.0, 1.0)),
-        (layer(spline(*KNOTS), pre_steps=(NodeStep(kind="select", indices=(2,)),)), 0, None),  # no source
-        (layer(spline(*KNOTS), pre_steps=(NodeStep(kind="affine", scale=(2.0,), bias=(0.0,)),)), 0, None),
+def test_the_grid_ends_where_the_spline_was_trained() -> None:
+    whole, select = spline(*KNOTS), (NodeStep(kind="select", indices=(2,)),)
+    affine = (NodeStep(kind="affine", scale=(2.0,), bias=(0.0,)),)
+    for actual, node, expected in (
+        (layer(whole), 1, (-1.0, 1.0)),
+        (layer(dataclasses.replace(whole, kind="gaussian", parameters={})), 0, (-3.0, 3.0)),
+        (layer(whole, pre_steps=select), 2, (-1.0, 1.0)),
+        (layer(whole, pre_steps=select), 0, None),  # no source
+        (layer(whole, pre_steps=affine), 0, None),
         (layer(), 0, None),
-    ],
-)
-def test_the_grid_ends_where_the_spline_was_trained(
-    actual: LayerInfo, node: int, expected: tuple[float, float] | None
-) -> None:
-    assert drift.core(actual, node) == expected
+    ):
+        assert drift.core(actual, node) == expected
 
 
 def test_values_are_inside_on_the_extension_and_outside() -> None:
@@ -142,7 +140,7 @@ def test_values_are_inside_on_the_extension_and_outside() -> None:
     assert (result.sum(axis=1) == window.values).all()
 
 
-@settings(deadline=None)
+@FEWER
 @given(ROWS, st.sampled_from([None, (-1.0, 2.0), (-0.25, 0.5)]))
 def test_every_value_is_in_one_zone(rows: np.ndarray, core: tuple[float, float] | None) -> None:
     window = counted(rows)

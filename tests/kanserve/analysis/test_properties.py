@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,35 +20,14 @@ from tests.kanserve.analysis.test_drift import counted, found
 from tests.kanserve.repository.test_validation import EDGE as SYMBOLIC
 from tests.support import toy_model
 
+FEWER = settings(max_examples=settings.default.max_examples // 5)
 LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
-HERE = Path(__file__).parent
 VALUES = st.floats(-3, 3, width=32)
 SAMPLES = arrays.arrays(np.float64, st.tuples(st.integers(2, 40), st.just(2)), elements=VALUES)
 
 
-PARTS = "kanserve.analysis"
-
-
-def taken(text: str) -> set[str]:
-    """The modules of analysis/ that a file imports."""
-    found = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module == PARTS:
-            found |= {item.name for item in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PARTS}."):
-            found.add(node.module.rpartition(".")[2])
-    return found
-
-
-def test_every_module_of_interpret_is_tried_with_drawn_numbers() -> None:
-    modules = {path.stem for path in Path(drift.__file__).parent.glob("*.py")} - {"__init__"}
-    assert len(modules) > 8
-    tried = [taken(text) for path in HERE.glob("test_*.py") if "@given" in (text := path.read_text())]
-    assert modules - set().union(*tried) == set()
-
-
+@FEWER
 @given(SAMPLES, SAMPLES)
-@settings(deadline=None)
 def test_drift_is_a_distance_and_the_same_from_both_sides(before: np.ndarray, now: np.ndarray) -> None:
     there, back = found(before, now), found(now, before)
     for name in ("psi", "js", "wasserstein"):
@@ -66,8 +43,8 @@ def test_drift_is_a_distance_and_the_same_from_both_sides(before: np.ndarray, no
     assert there.ratio == pytest.approx(float(np.max(there.psi / there.psi_threshold)))
 
 
+@FEWER
 @given(SAMPLES, st.permutations(range(2)), st.randoms())
-@settings(deadline=None)
 def test_drift_does_not_hang_on_the_order_of_rows_or_nodes(before: np.ndarray, order: list[int], draw: object) -> None:
     now = np.roll(before, 1, axis=0) + 0.3
     item, other = found(before, now), found(before[:, order], now[::-1][:, order])
@@ -78,7 +55,8 @@ def test_drift_does_not_hang_on_the_order_of_rows_or_nodes(before: np.ndarray, o
 @given(st.floats(0.5, 0.9999), st.integers(1, 200))
 def test_the_level_of_chance_is_that_of_chi_squared(share: float, degrees: int) -> None:
     exact = scipy.stats.chi2.ppf(share, degrees)
-    assert drift.chi_squared(share, degrees) == pytest.approx(exact, rel=0.04 if degrees > 1 else 0.3)
+    error = 0.08 if degrees < 3 else 0.04 if degrees < 10 else 0.02
+    assert drift.chi_squared(share, degrees) == pytest.approx(exact, rel=error)
     assert drift.chi_squared(share, degrees) <= drift.chi_squared(share, degrees + 1)
 
 
@@ -120,7 +98,6 @@ def spread_networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[Spread], lis
 
 
 @given(spread_networks())
-@settings(deadline=None)
 def test_scores_are_pykan_s_rule_number_by_number(network: tuple[list[LayerInfo], list[Spread], list[int]]) -> None:
     layers, spreads, widths = network
     answers = scores.attribute(layers, spreads, widths)
@@ -133,8 +110,8 @@ def test_scores_are_pykan_s_rule_number_by_number(network: tuple[list[LayerInfo]
 KNOTS = st.lists(st.floats(-100, 100), min_size=1, max_size=8).map(lambda found: tuple(sorted(found)))
 
 
+@FEWER
 @given(st.lists(KNOTS, min_size=3, max_size=3), st.booleans(), arrays.arrays(np.float64, (4, 3), elements=VALUES))
-@settings(deadline=None)
 def test_a_range_holds_the_knots_or_what_was_seen(rows: list[tuple[float, ...]], bare: bool, seen: np.ndarray) -> None:
     basis = BasisInfo(kind="bspline", functions=8, parameters={}, knots=() if bare else tuple(rows))
     domain = curves.domain(dataclasses.replace(LAYER, bases=(basis,)), seen)
@@ -147,7 +124,6 @@ def test_a_range_holds_the_knots_or_what_was_seen(rows: list[tuple[float, ...]],
 
 
 @given(st.integers(1, 3), st.booleans(), st.integers(0, 2**16))
-@settings(deadline=None)
 def test_the_parts_of_an_edge_add_up_to_it(count: int, symbolic: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     own = list(rng.normal(size=(count, 4, 3, 2)))
@@ -162,7 +138,6 @@ def test_the_parts_of_an_edge_add_up_to_it(count: int, symbolic: bool, seed: int
 
 
 @given(st.integers(0, 2**16), st.booleans())
-@settings(deadline=None)
 def test_a_quotient_times_what_moved_is_what_the_edge_moved(seed: int, steep: bool) -> None:
     """Where a node is as in the reference nothing moved, or the slope is taken."""
     rng = np.random.default_rng(seed)
@@ -182,22 +157,13 @@ def test_a_quotient_times_what_moved_is_what_the_edge_moved(seed: int, steep: bo
     np.testing.assert_array_equal(rates[near], np.broadcast_to(expected, rates.shape)[near])
 
 
-@given(st.integers(0, 2**16), st.booleans())
-@settings(deadline=None)
-def test_what_bases_read_apart_adds_up_to_the_edges(seed: int, named: bool) -> None:
-    rng = np.random.default_rng(seed)
+@given(st.integers(0, 2**16))
+def test_what_bases_read_apart_adds_up_to_the_edges(seed: int) -> None:
+    a, b = np.random.default_rng(seed).normal(size=(2, 4, 3, 4))
     norm = NodeStep(kind="layernorm", scale=(1.0,) * 3, bias=(0.0,) * 3, epsilon=1e-5)
-    first = BasisInfo(
-        kind="gaussian", functions=4, parameters={}, knots=(), pre_steps=(norm,), edges_tensor="a" if named else ""
-    )
-    second = BasisInfo(kind="silu", functions=1, parameters={}, knots=(), edges_tensor="b" if named else "")
-    layer = dataclasses.replace(LAYER, bases=(first, second))
-    if not named:
-        with pytest.raises(attribution.NoParts):
-            attribution.parts(layer)
-        return
-    a, b = rng.normal(size=(2, 4, 3, 4))
-    parts = attribution.parts(layer)
+    first = BasisInfo(kind="gaussian", functions=4, parameters={}, knots=(), pre_steps=(norm,), edges_tensor="a")
+    second = BasisInfo(kind="silu", functions=1, parameters={}, knots=(), edges_tensor="b")
+    parts = attribution.parts(dataclasses.replace(LAYER, bases=(first, second)))
     apart = attribution.divided(parts, a + b, {"a": a})
     np.testing.assert_allclose(sum(apart, np.zeros(())), a + b)
     np.testing.assert_allclose(apart[0], a)

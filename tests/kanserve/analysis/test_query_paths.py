@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from kanexport.contract import step_rules
 from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
 from kanserve.analysis import query_plan
 
-ALL = st.integers(0, 1)
+FEWER = settings(max_examples=settings.default.max_examples // 5)
 
 
 def layer(mask: np.ndarray, *after: NodeStep, symbolic: tuple[SymbolicEdge, ...] = ()) -> LayerInfo:
@@ -63,7 +65,7 @@ def outputs(layers: list[LayerInfo], x: np.ndarray, cut: set[tuple[int, int, int
     return x
 
 
-@settings(deadline=None)
+@FEWER
 @given(networks(), st.data())
 def test_without_the_edges_on_the_way_the_output_does_not_see_the_input(
     network: tuple[list[LayerInfo], list[int]], data: st.DataObject
@@ -81,7 +83,7 @@ def test_without_the_edges_on_the_way_the_output_does_not_see_the_input(
     assert ways[0][0] in ((), (start,))
 
 
-@settings(deadline=None)
+@FEWER
 @given(networks(), st.data())
 def test_every_edge_between_the_ends_is_reached_and_leads_on(
     network: tuple[list[LayerInfo], list[int]], data: st.DataObject
@@ -118,8 +120,6 @@ def test_a_symbolic_edge_leads_where_its_mask_does_not() -> None:
 
 def test_selected_columns_alone_are_sources() -> None:
     item = layer(np.ones((2, 1)))
-    chosen = LayerInfo(
-        **{**{f: getattr(item, f) for f in item.__slots__}, "pre_steps": (NodeStep(kind="select", indices=(3, 0)),)}
-    )
+    chosen = dataclasses.replace(item, pre_steps=(NodeStep(kind="select", indices=(3, 0)),))
     assert query_plan.on_the_way([chosen], [5], 3, 0) == [((0,), (0,))]
     assert query_plan.on_the_way([chosen], [5], 4, 0) == [((), ())]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kanserve.analysis import reduce
 
+FEWER = settings(max_examples=settings.default.max_examples // 5)
 LEVELS = (0.0, 0.25, 0.5, 1.0)
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
 cubes = shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(-1e3, 1e3, width=32)))
@@ -21,6 +22,7 @@ def figures(values: np.ndarray, step: int, names: tuple[str, ...] = reduce.ALL) 
     return dict(item.result())
 
 
+@FEWER
 @given(cubes, st.integers(1, 9))
 def test_figures_are_those_of_all_values_in_pieces_too(values: np.ndarray, step: int) -> None:
     result, wide = figures(values, step), values.astype(np.float64)
@@ -36,6 +38,7 @@ def test_figures_are_those_of_all_values_in_pieces_too(values: np.ndarray, step:
         assert np.isnan(result["std"]).all()
 
 
+@FEWER
 @given(cubes)
 def test_the_histogram_counts_every_value_once_between_its_bounds(values: np.ndarray) -> None:
     result = figures(values, len(values))

@@ -19,11 +19,12 @@ from kanserve.pb import kan_pb2
 from tests.support import toy_model
 from tests.support.server_process import KAN, Server
 
+FEWER = settings(max_examples=settings.default.max_examples // 5)
 LAYER: LayerInfo = toy_model.manifest("toy").layers[0]
 ROWS = np.random.default_rng(8).normal(size=(50, 3))
 
 
-@settings(deadline=None)
+@FEWER
 @given(
     arrays.arrays(np.float32, (9, 2), elements=st.floats(-100, 100, width=32)),
     st.lists(st.integers(0, 9), max_size=4),
@@ -85,40 +86,32 @@ def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2
     return kan_pb2.EdgeScoresResponse.FromString(server.call(f"{KAN}EdgeScores", message.SerializeToString()))
 
 
-@pytest.mark.parametrize(("model", "dtype"), [("toy", "<f4"), ("toy64", "<f8")])
-def test_over_rows(server: Server, model: str, dtype: str) -> None:
-    rows = ROWS.astype(dtype)
-    answer = ask(server, rows, model_name=model, id="s1")
-    assert (answer.model_name, answer.id, answer.source, answer.row_count) == (model, "s1", "rows", 50)
-    score = np.full(2, 0.5)
-    for layer in reversed(answer.layers):
-        values = toy_model.edges(rows, layer.layer)
-        spread = values.std(axis=0, ddof=1)
-        expected = spread * score / (values.sum(axis=1).std(axis=0, ddof=1) + 1e-4)
-        shape = (layer.sources, layer.destinations)
-        np.testing.assert_allclose(np.frombuffer(layer.std, "<f4").reshape(shape), spread, rtol=1e-4)
-        np.testing.assert_allclose(np.frombuffer(layer.edges, "<f4").reshape(shape), expected, rtol=1e-4)
-        score = expected.sum(axis=1)
-        np.testing.assert_allclose(np.frombuffer(layer.nodes, "<f4"), score, rtol=1e-4)
-
-
-def test_over_the_rows_of_the_export(server: Server) -> None:
+def test_over_rows(server: Server) -> None:
+    for model, dtype in (("toy", "<f4"), ("toy64", "<f8")):
+        rows = ROWS.astype(dtype)
+        answer = ask(server, rows, model_name=model, id="s1")
+        assert (answer.model_name, answer.id, answer.source, answer.row_count) == (model, "s1", "rows", 50)
+        score = np.full(2, 0.5)
+        for layer in reversed(answer.layers):
+            values = toy_model.edges(rows, layer.layer)
+            spread = values.std(axis=0, ddof=1)
+            expected = spread * score / (values.sum(axis=1).std(axis=0, ddof=1) + 1e-4)
+            shape = (layer.sources, layer.destinations)
+            np.testing.assert_allclose(np.frombuffer(layer.std, "<f4").reshape(shape), spread, rtol=1e-4)
+            np.testing.assert_allclose(np.frombuffer(layer.edges, "<f4").reshape(shape), expected, rtol=1e-4)
+            score = expected.sum(axis=1)
+            np.testing.assert_allclose(np.frombuffer(layer.nodes, "<f4"), score, rtol=1e-4)
     answer = ask(server, None)
     assert (answer.source, answer.row_count) == ("reference", len(toy_model.manifest("toy").reference.inputs))
 
 
-@pytest.mark.parametrize(
-    ("fields", "code", "text"),
-    [
+def test_what_has_no_scores_is_refused_in_words(server: Server) -> None:
+    for fields, code, text in (
         ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
         ({"row_count": 1}, grpc.StatusCode.INVALID_ARGUMENT, "scores over 1 row, expected 2 or more rows"),
         ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows has 600 bytes"),
         ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "the query has 2147483648 rows"),
-    ],
-)
-def test_what_has_no_scores_is_refused_in_words(
-    server: Server, fields: dict[str, Any], code: grpc.StatusCode, text: str
-) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        ask(server, ROWS.astype("<f4"), **fields)
-    assert (caught.value.code(), text in caught.value.details()) == (code, True), caught.value.details()
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(server, ROWS.astype("<f4"), **fields)
+        assert (caught.value.code(), text in caught.value.details()) == (code, True), caught.value.details()

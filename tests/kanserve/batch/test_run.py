@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,9 @@ from kanserve.batch import Scorer, files, tables
 from kanserve.batch.columns import TableError
 from kanserve.batch.run import Run, Summary
 from kanserve.errors import BadRequest
-from tests.support import command_line, toy_model
+from tests.support import command_line, forked_process, toy_model
+from tests.support.tiers import full
+from tests.support.wait import until
 
 SEED = 3
 
@@ -93,9 +92,8 @@ def test_columns_that_a_csv_keeps_are_its_text(model: Path, tmp_path: Path) -> N
 def test_the_form_of_the_results_can_be_chosen(scorer: Scorer, data: Path, tmp_path: Path) -> None:
     score(scorer, data / "p0.parquet", tmp_path / "out", form="csv")
     whole = csv.read_csv(tmp_path / "out" / "p0.csv")
-    np.testing.assert_allclose(
-        whole.column("y0").to_numpy(), toy_model.outputs(numbers(table(5000)))[:, 0], rtol=1e-4, atol=1e-5
-    )
+    expected = toy_model.outputs(numbers(table(5000)))
+    np.testing.assert_allclose(whole.column("y0").to_numpy(), expected[:, 0], rtol=1e-4, atol=1e-5)
     score(scorer, data / "q.csv", tmp_path / "arrow", form="arrow")
     with pa.OSFile(str(tmp_path / "arrow" / "q.arrow")) as file:
         assert pa.ipc.open_file(file).read_all().num_rows == 100
@@ -132,9 +130,8 @@ def test_a_bad_value_is_named_with_its_file_group_row_and_column(scorer: Scorer,
     bad = table(5000)
     column = bad.column("b").to_pylist()
     column[4000] = None
-    parquet.write_table(
-        bad.set_column(2, "b", pa.array(column, pa.float32())), data / "p1.parquet", row_group_size=1700
-    )
+    bad = bad.set_column(2, "b", pa.array(column, pa.float32()))
+    parquet.write_table(bad, data / "p1.parquet", row_group_size=1700)
     with pytest.raises(TableError) as caught:
         score(scorer, data, tmp_path / "out", threads=2)
     assert str(caught.value) == (
@@ -147,18 +144,16 @@ def test_a_bad_value_is_named_with_its_file_group_row_and_column(scorer: Scorer,
     assert (summary.files, summary.skipped) == (3, 1)
 
 
-def test_another_schema_halfway_is_named(scorer: Scorer, data: Path, tmp_path: Path) -> None:
-    parquet.write_table(table(10).drop_columns(["b", "c"]), data / "p2.parquet")
+def test_a_file_of_another_schema_or_a_damaged_one_is_named(scorer: Scorer, data: Path, tmp_path: Path) -> None:
+    path = data / "p2.parquet"
+    cut = path.read_bytes()[: path.stat().st_size // 2]
+    parquet.write_table(table(10).drop_columns(["b", "c"]), path)
     with pytest.raises(TableError, match=rf"^{data}/p2\.parquet: found 1 columns, expected 3"):
         score(scorer, data, tmp_path / "out")
-    parquet.write_table(table(10).set_column(2, "b", pa.array(["x"] * 10)), data / "p2.parquet")
+    parquet.write_table(table(10).set_column(2, "b", pa.array(["x"] * 10)), path)
     with pytest.raises(TableError, match=r"p2\.parquet: column 'b' has values of type string, expected numbers"):
         score(scorer, data, tmp_path / "out")
-
-
-def test_a_truncated_file_is_named(scorer: Scorer, data: Path, tmp_path: Path) -> None:
-    whole = (data / "p2.parquet").read_bytes()
-    (data / "p2.parquet").write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(cut)
     with pytest.raises(TableError, match=r"p2\.parquet: it cannot be read as a table"):
         score(scorer, data, tmp_path / "out")
 
@@ -180,46 +175,33 @@ def test_a_full_disk_leaves_no_half_file(scorer: Scorer, data: Path) -> None:
         subprocess.run(["umount", str(place)], check=True)
 
 
+@full("rare")
 def test_a_killed_run_continues_without_lost_or_repeated_rows(model: Path, tmp_path: Path) -> None:
+    """Killed while it writes a file, after it has written one, and before it has."""
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     for at in range(12):
         parquet.write_table(table(60_000, at * 60_000), data / f"{at:02}.parquet")
-    command = [
-        *command_line.COMMAND,
-        "score",
-        str(model),
-        "--input",
-        str(data),
-        "--output",
-        str(out),
-        "--keep",
-        "id",
-        "--explain-top-k",  # so that a file takes long enough to be killed
-        "1",
-        "--json",
-    ]
-    kills, pauses = 0, itertools.cycle((0.0, 0.004, 0.02, 0.05, 0.1))
-    for pause in itertools.islice(pauses, 40):
-        before = len(list(out.glob("*.parquet")))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            end = time.monotonic() + 60
-            while process.poll() is None and len(list(out.glob("*.parquet"))) <= before and time.monotonic() < end:
-                time.sleep(0.001)
-            time.sleep(pause)
+    # With explanations, so that a file takes long enough to be killed.
+    words = ("--output", out, "--keep", "id", "--explain-top-k", "1", "--json")
+    command = [*command_line.COMMAND, *map(str, ("score", model, "--input", data, *words))]
+    kills, runs = 0, itertools.cycle((".kanserve-*", "*.parquet", "_score/*.json"))
+    pipe = subprocess.PIPE
+    for pattern in itertools.islice(runs, 40):
+        before = set(out.rglob(pattern))
+        with forked_process.popen(command, stdout=pipe, stderr=pipe, env=command_line.CLEAN) as process:
+            until(lambda: set(out.rglob(pattern)) - before or process.poll() is not None)  # noqa: B023 - called here
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 kills += 1
         for path in out.glob("*.parquet"):
             assert parquet.read_metadata(path).num_rows == 60_000
-        if kills == 5:
+        if kills == 4:
             break
         if process.returncode == 0:  # it was faster than this test
             shutil.rmtree(out)
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert kills == 5
-    summary = json.loads(done.stdout)
+    assert kills == 4
+    summary = command_line.document(command_line.kanserve(*command[3:]))
     assert summary["files"] + summary["files_complete_before"] == 12
     ids = np.concatenate([parquet.read_table(path).column("id").to_numpy() for path in sorted(out.glob("*.parquet"))])
     assert ids.tolist() == list(range(12 * 60_000))

@@ -27,8 +27,9 @@ from kanserve.batch.columns import TableError
 from kanserve.errors import BadRequest, ConfigError, FailedPrecondition, LoadError, NotFound
 from kanserve.services.intervals import Reliability
 from tests.support import toy_model
+from tests.support.exports import exported
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
+CHECKPOINT = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
 ROWS = np.random.default_rng(0).normal(size=(3000, 3)).astype(np.float32)
 NAMES = Names(features=("age", "height", "weight"), classes=("no", "yes"))
 
@@ -38,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for version in (1, 2):
         toy_model.write(root, version=version)
-    export(Request(path=GOLDEN / "pykan-hello-adapted" / "model", repository=root, name="grid"))
+    exported(CHECKPOINT, "grid", into=root)
     toy_model.edit(toy_model.write(root, "named"), names=NAMES)
     return root
 
@@ -74,9 +75,8 @@ def test_a_table_gives_a_table_and_no_rows_give_no_rows(models: Path) -> None:
 def test_columns_have_the_names_of_features_and_classes(models: Path) -> None:
     scorer = Scorer(models / "named", keep=["id"], check=False)
     shuffled = ("weight", "id", "age", "height")
-    batch = table(
-        np.stack([ROWS[:, 2], np.arange(len(ROWS), dtype=np.float32), ROWS[:, 0], ROWS[:, 1]], axis=1), shuffled
-    )
+    ids = np.arange(len(ROWS), dtype=np.float32)
+    batch = table(np.stack([ROWS[:, 2], ids, ROWS[:, 0], ROWS[:, 1]], axis=1), shuffled)
     result = scorer(batch)
     assert result.schema.names == ["no", "yes", "id"]
     np.testing.assert_allclose(columns(result, "no", "yes"), toy_model.outputs(ROWS), rtol=1e-4, atol=1e-5)
@@ -114,9 +114,8 @@ def test_explanations_name_the_largest_contributions(models: Path) -> None:
     assert result.column("explained_output").to_pylist() == [NAMES.classes[at] for at in largest]
     shares = toy_model.edges(ROWS[:40], 0) @ toy_model.W1  # the model is linear behind its first layer
     for row in range(40):
-        expected = sorted(
-            zip(shares[row, :, largest[row]], NAMES.features, strict=True), key=lambda pair: -abs(pair[0])
-        )
+        pairs = zip(shares[row, :, largest[row]], NAMES.features, strict=True)
+        expected = sorted(pairs, key=lambda pair: -abs(pair[0]))
         named = [result.column(f"top{at}_input")[row].as_py() for at in (1, 2, 3)]
         values = [result.column(f"top{at}_contribution")[row].as_py() for at in (1, 2, 3)]
         assert named == [name for _, name in expected]
@@ -232,15 +231,13 @@ def test_plain_onnx_is_scored_without_explanations(tmp_path: Path) -> None:
         Scorer(tmp_path / "plain", coverage=True, check=False)
 
 
-def test_prediction_intervals_are_those_of_the_served_model(tmp_path: Path) -> None:
+def test_prediction_intervals_are_those_of_the_served_model(models: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    checkpoint = GOLDEN / "pykan-hello-adapted" / "model"
-    export(Request(path=checkpoint, repository=tmp_path, name="plain"))
     rows = rng.uniform(-1, 1, (2000, 2)).astype(np.float32)
-    targets = Scorer(tmp_path / "plain", check=False).predict(rows) + rng.normal(0, 0.1, (2000, 1))
+    targets = Scorer(models / "grid", check=False).predict(rows) + rng.normal(0, 0.1, (2000, 1))
     np.savez(tmp_path / "rows.npz", x=rows, y=targets.astype(np.float32))
     options = calibration.options(tmp_path / "rows.npz", 0.9)
-    export(Request(path=checkpoint, repository=tmp_path, name="calibrated", intervals=options))
+    export(Request(path=CHECKPOINT, repository=tmp_path, name="calibrated", intervals=options))
     scorer = Scorer(tmp_path / "calibrated", intervals=True, check=False)
     result = scorer(table(rows, ("x0", "x1")))
     assert result.schema.names == ["y0", "y0_lower", "y0_upper"]
@@ -254,16 +251,15 @@ def test_prediction_intervals_are_those_of_the_served_model(tmp_path: Path) -> N
     assert far.reliability.reliable is False
     assert "drifted from the baseline" in far.reliability.note
     with pytest.raises(FailedPrecondition, match="has no prediction intervals"):
-        Scorer(tmp_path / "plain", intervals=True, check=False)
+        Scorer(models / "grid", intervals=True, check=False)
 
 
-def test_error_bars_are_those_of_the_manifest(tmp_path: Path) -> None:
+def test_error_bars_are_those_of_the_manifest(models: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(0).uniform(-0.9, 0.9, (100, 2))
     np.savez(tmp_path / "rows.npz", x=x, y=x[:, 0])
-    checkpoint = GOLDEN / "pykan-hello-adapted" / "model"
     bars = error_bars.options(tmp_path / "rows.npz", enabled=True, certify=True)
     fields: dict[str, Any] = {"certification": CertifyOptions(budget=30), "error_bars": bars}
-    whole = export(Request(path=checkpoint, repository=tmp_path, name="barred", **fields)).manifest
+    whole = export(Request(path=CHECKPOINT, repository=tmp_path, name="barred", **fields)).manifest
     scorer = Scorer(tmp_path / "barred", error_bars=True, check=False)
     rows = np.array([[0.1, 0.2], [0.5, -0.7], [9, 0]], np.float32)
     result = scorer(table(rows, ("x0", "x1")))
@@ -273,6 +269,5 @@ def test_error_bars_are_those_of_the_manifest(tmp_path: Path) -> None:
     assert np.isinf(expected[2]).all()
     assert scorer.error_bar_note.startswith("assumption: the true function is no steeper")
     assert Scorer(tmp_path / "barred", check=False).error_bar_note == ""
-    export(Request(path=checkpoint, repository=tmp_path, name="plain"))
     with pytest.raises(FailedPrecondition, match="has no error bars"):
-        Scorer(tmp_path / "plain", error_bars=True, check=False)
+        Scorer(models / "grid", error_bars=True, check=False)

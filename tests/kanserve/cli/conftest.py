@@ -1,3 +1,3 @@
-"""Fixtures: one shared server for the tests of commands."""
+"""Fixtures: one shared server for the tests of commands and clients."""
 
-from tests.support.command_line_server import repository, server  # noqa: F401 - fixtures
+from tests.support.named_models import repository, server  # noqa: F401 - fixtures

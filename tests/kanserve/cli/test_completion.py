@@ -17,30 +17,35 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the script of every shell; named as zsh requires."""
     folder = tmp_path_factory.mktemp("completion")
     for shell in ("bash", "zsh", "fish"):
-        done = program("completion", shell)
-        assert (done.returncode, done.stderr) == (0, "")
-        (folder / ("_kanserve" if shell == "zsh" else shell)).write_text(done.stdout)
+        answer = document(kanserve("completion", shell, "--json"))
+        assert answer["shell"] == shell
+        (folder / ("_kanserve" if shell == "zsh" else shell)).write_text(answer["script"])
     (folder / "rows.npy").write_bytes(b"")
     return folder
 
 
-def complete_in_bash(scripts: Path, *words: str) -> list[str]:
-    """Return bash's completions after `words`. The last word is incomplete. Bash applies its rules for a registered
-    function and `-o default`."""
-    line = " ".join(words)
-    quoted = " ".join(f'"{word}"' for word in words)
-    code = f"""
-source {scripts}/bash
-complete -p kanserve >/dev/null || exit 9
+def run(shell: str, *options: str, folder: Path) -> str:
+    """Stdout of the shell, which prints no error."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    done = subprocess.run([shell, *options], capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def complete_in_bash(scripts: Path, *cases: tuple[str, ...]) -> list[list[str]]:
+    """Return bash's completions after the words of each case. The last word is incomplete. Bash applies its rules for a
+    registered function and `-o default`."""
+    code = "source ./bash; complete -p kanserve >/dev/null || exit 9\n"
+    for words in cases:
+        line = " ".join(words)
+        quoted = " ".join(f'"{word}"' for word in words)
+        code += f"""
 COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; COMP_LINE="{line}"; COMP_POINT={len(line)}
 _kanserve kanserve "{words[-1]}" "{words[-2]}"
-printf '%s\\n' "${{COMPREPLY[@]}}"
+echo "${{COMPREPLY[@]}}"
 """
-    done = subprocess.run(
-        ["bash", "--norc", "-u", "-c", code], capture_output=True, text=True, timeout=60, cwd=scripts, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.split()
+    return [line.split() for line in run("bash", "--norc", "-u", "-c", code, folder=scripts).splitlines()]
 
 
 CASES: list[tuple[tuple[str, ...], list[str]]] = [
@@ -57,35 +62,29 @@ CASES: list[tuple[tuple[str, ...], list[str]]] = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-@pytest.mark.parametrize(("words", "offered"), CASES, ids=lambda value: " ".join(value) if value else None)
-def test_bash(scripts: Path, words: tuple[str, ...], offered: list[str]) -> None:
-    assert complete_in_bash(scripts, *words) == offered
+def test_bash(scripts: Path) -> None:
+    assert complete_in_bash(scripts, *(words for words, _ in CASES)) == [offered for _, offered in CASES]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_bash_knows_every_command_and_flag(scripts: Path) -> None:
-    assert complete_in_bash(scripts, "kanserve", "") == [*main.COMMANDS, "--help", "--version"]
-    for name, parser in main.every_parser().items():
-        assert complete_in_bash(scripts, "kanserve", name, "--") == parser.flags()
+    parsers = main.every_parser()
+    commands, *flags = complete_in_bash(scripts, ("kanserve", ""), *(("kanserve", name, "--") for name in parsers))
+    assert commands == [*main.COMMANDS, "--help", "--version"]
+    assert dict(zip(parsers, flags, strict=True)) == {name: parser.flags() for name, parser in parsers.items()}
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
-@pytest.mark.parametrize(("words", "offered"), CASES[:-1], ids=lambda value: " ".join(value) if value else None)
-def test_fish(scripts: Path, words: tuple[str, ...], offered: list[str]) -> None:
-    code = f"source {scripts}/fish; complete -C '{' '.join(words)}'"
-    done = subprocess.run(["fish", "-N", "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    result = [line.split("\t")[0] for line in done.stdout.splitlines()]
-    # fish also offers what has the letters in it, in this order
-    assert sorted(word for word in result if word.startswith(words[-1])) == sorted(offered)
+def test_fish(scripts: Path) -> None:
+    for words, offered in CASES[:-1]:
+        printed = run("fish", "-N", "-c", f"source ./fish; complete -C '{' '.join(words)}'", folder=scripts)
+        result = [line.split("\t")[0] for line in printed.splitlines()]
+        # fish also offers what has the letters in it, in this order
+        assert sorted(word for word in result if word.startswith(words[-1])) == sorted(offered)
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
-@pytest.mark.parametrize(("words", "offered"), CASES[:-1], ids=lambda value: " ".join(value) if value else None)
-def test_zsh(scripts: Path, words: tuple[str, ...], offered: list[str]) -> None:
+def test_zsh(scripts: Path) -> None:
     """The function as zsh's completion system calls it, with what it would add printed."""
-    code = f"""
+    for words, offered in CASES[:-1]:
+        code = f"""
 fpath=({scripts} $fpath); autoload -Uz compinit; compinit -D -u
 compadd() {{ shift; print -l -- "${{(@M)@:#${{words[CURRENT]}}*}}" }}
 _files() {{ }}
@@ -93,11 +92,9 @@ words=({" ".join(f"'{word}'" for word in words)}); CURRENT={len(words)}
 [[ $_comps[kanserve] == _kanserve ]] || exit 9
 _kanserve
 """
-    done = subprocess.run(["zsh", "-f", "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == offered
+        assert run("zsh", "-f", "-c", code, folder=scripts).split() == offered
 
 
-def test_the_script_is_a_document_too(scripts: Path) -> None:
-    answer = document(kanserve("completion", "bash", "--json"))
-    assert answer == {"shell": "bash", "script": (scripts / "bash").read_text()}
+def test_the_script_is_printed_alone(scripts: Path) -> None:
+    done = program("completion", "bash")
+    assert (done.returncode, done.stdout, done.stderr) == (0, (scripts / "bash").read_text(), "")

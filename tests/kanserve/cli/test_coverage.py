@@ -10,7 +10,7 @@ import pytest
 from kanserve import Client
 from kanserve.client import chunking
 from kanserve.client.errors import InvalidInput
-from tests.support.command_line import Server, document, kanserve
+from tests.support.command_line import Server, wrong_refusals
 
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid, in cells of 0.4.
 ROWS = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, 0.2], [-2.6, 0.3, 1.2], [0.0, 1.2, 0.0]], np.float32)
@@ -24,9 +24,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_of_layers_and_of_the_nodes_that_are_beyond(server: Server, rows: Path) -> None:
-    done = kanserve("coverage", "tiny", "--input", rows, "--url", server.url)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = server.shown("coverage", "tiny", "--input", rows).splitlines()
     assert lines[0].startswith("tiny version 1: 4 rows, ")
     (first,) = (line.split() for line in lines if line.startswith("    0 ") or line.lstrip().startswith("0  grid"))
     assert first[:6] == ["0", "grid", "66.7%", "25.0%", "8.3%", "1"]
@@ -34,8 +32,7 @@ def test_the_table_of_layers_and_of_the_nodes_that_are_beyond(server: Server, ro
     below = [line.split() for line in lines[lines.index("nodes with values outside their grids") :]]
     assert ["x0", "0.0%", "25.0%"] in [words[:3] for words in below]
     assert ["x1", "50.0%", "0.0%"] in [words[:3] for words in below]
-    short = kanserve("coverage", "tiny", "--input", rows, "--show", 1, "--url", server.url).stdout
-    assert "1 of " in short
+    assert "1 of " in server.shown("coverage", "tiny", "--input", rows, "--show", 1)
 
 
 def test_rows_inside_have_one_table(server: Server, tmp_path: Path) -> None:
@@ -43,15 +40,14 @@ def test_rows_inside_have_one_table(server: Server, tmp_path: Path) -> None:
     with Client(server.url) as client:
         inside = (chunking.coverage(client, client.describe("tiny"), tried).cells == 0).all(axis=1)
     np.save(tmp_path / "inside.npy", tried[inside][:2])
-    done = kanserve("coverage", "tiny", "--input", tmp_path / "inside.npy", "--url", server.url)
-    assert done.returncode == 0, done.stderr
-    assert ("0 with a node out of grid" in done.stdout, "outside their grids" in done.stdout) == (True, False)
+    text = server.shown("coverage", "tiny", "--input", tmp_path / "inside.npy")
+    assert ("0 with a node out of grid" in text, "outside their grids" in text) == (True, False)
 
 
 def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: Path) -> None:
     target = tmp_path / "c.npz"
-    written = document(kanserve("coverage", "tiny", "--input", rows, "--output", target, "--json", "--url", server.url))
-    said = document(kanserve("coverage", "tiny", "--input", rows, "--json", "--url", server.url))
+    written = server.ask("coverage", "tiny", "--input", rows, "--output", target)
+    said = server.ask("coverage", "tiny", "--input", rows)
     shapes = {"counts": [4, 2, 3], "worst": [4, 2], "cells": [4, 2], "zones_0": [4, 3], "zones_1": [4, 4]}
     assert written["shapes"] == shapes
     with np.load(target, allow_pickle=False) as arrays:
@@ -73,20 +69,17 @@ def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: P
 def test_more_rows_than_one_answer_holds(server: Server, rows: Path, tmp_path: Path) -> None:
     """A response has at most 16 KiB and 500 rows, so that 1200 rows need several responses."""
     np.save(tmp_path / "many.npy", np.tile(ROWS, (300, 1)))
-    ask = ("--json", "--url", server.url)
-    few = document(kanserve("coverage", "tiny", "--input", rows, *ask))
-    many = document(kanserve("coverage", "tiny", "--input", tmp_path / "many.npy", *ask))
+    few, many = (server.ask("coverage", "tiny", "--input", file) for file in (rows, tmp_path / "many.npy"))
     assert many["rows"] == 1200
     np.testing.assert_array_equal(many["counts"], few["counts"] * 300)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [(("--output", "c.csv"), "c.csv: unknown file format .csv"), (("--model-version", "9"), "version 9")],
-)
-def test_what_is_refused(server: Server, rows: Path, arguments: tuple[object, ...], text: str) -> None:
-    done = kanserve("coverage", "tiny", "--input", rows, *arguments, "--url", server.url)
-    assert (done.returncode != 0, text in done.stderr) == (True, True), done.stderr
+def test_what_is_refused(server: Server, rows: Path) -> None:
+    cases = {
+        "coverage tiny --output c.csv": "c.csv: unknown file format .csv",
+        "coverage tiny --model-version 9": "version 9",
+    }
+    assert wrong_refusals(cases, "--input", rows, "--url", server.url) == []
 
 
 def test_from_python(server: Server) -> None:

@@ -5,34 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.client.sync import Client
 from kanserve.report import text_tables
-from tests.support.command_line import Server, document, kanserve
+from tests.support.command_line import Server, kanserve, wrong_refusals
+
+EDGE = ("--layer", 0, "--source", 2, "--destination", 1)
 
 
-def test_one_edge_is_a_picture(server: Server) -> None:
-    done = kanserve("curves", "tiny", "--layer", 0, "--source", 2, "--destination", 1, "--url", server.url)
-    assert done.returncode == 0, done.stderr
-    title, *lines = done.stdout.splitlines()
+def test_one_edge_is_a_picture_and_several_are_a_table(server: Server) -> None:
+    title, *lines = server.shown("curves", "tiny", *EDGE).splitlines()
     assert title == "tiny version 1, edge 0: x2 → 1"
     assert sum("┤" in line for line in lines) == 12
-    assert any(0x2800 < ord(character) <= 0x28FF for character in done.stdout)
+    assert any(0x2800 < ord(character) <= 0x28FF for character in "".join(lines))
     assert lines[-1].endswith("the grid, up to the outermost knots and 2% more")
-
-
-def test_several_are_a_table(server: Server) -> None:
-    done = kanserve("curves", "tiny", "--show", 3, "--url", server.url)
-    assert done.returncode == 0, done.stderr
-    assert "3 of 20 edges, by spread of φ" in done.stdout
-    assert sum(any(bar in line for bar in text_tables.BARS) for line in done.stdout.splitlines()) == 3
+    table = server.shown("curves", "tiny", "--show", 3)
+    assert "3 of 20 edges, by spread of φ" in table
+    assert sum(any(bar in line for bar in text_tables.BARS) for line in table.splitlines()) == 3
 
 
 def test_json_has_the_numbers_that_the_picture_has(server: Server) -> None:
-    said = document(kanserve("curves", "tiny", "--layer", 1, "--points", 9, "--json", "--url", server.url))
+    said = server.ask("curves", "tiny", "--layer", 1, "--points", 9)
     assert said["edges"] == 8
     spread = [max(item["phi"]) - min(item["phi"]) for item in said["curves"]]
     assert spread == sorted(spread, reverse=True)
@@ -44,12 +39,10 @@ def test_json_has_the_numbers_that_the_picture_has(server: Server) -> None:
 
 def test_the_file_of_one_edge_and_of_several(server: Server, tmp_path: Path) -> None:
     item, all_of = tmp_path / "one.npz", tmp_path / "all.npz"
-    edge = ("--layer", 0, "--source", 2, "--destination", 1)
-    more = ("--derivative", "--parts")
-    said = document(kanserve("curves", "tiny", *edge, "--output", item, *more, "--json", "--url", server.url))
-    whole = {"x": [101], "phi": [101], "derivative": [101], "phi_bspline": [101], "phi_silu": [101]}
-    assert said["shapes"] == whole
-    assert kanserve("curves", "tiny", "--output", all_of, "--url", server.url).returncode == 0
+    said = server.ask("curves", "tiny", *EDGE, "--output", item, "--derivative", "--parts")
+    names = ("x", "phi", "derivative", "phi_bspline", "phi_silu")
+    assert said["shapes"] == {key: [101] for key in names}
+    server.ask("curves", "tiny", "--output", all_of)
     with np.load(item) as single, np.load(all_of) as several:
         np.testing.assert_array_equal(single["phi"], several["layer0_phi"][2, 1])
         np.testing.assert_array_equal(single["x"], several["layer0_x"][2])
@@ -68,22 +61,15 @@ def test_edges_at_the_points_of_a_curve_are_the_curve(server: Server) -> None:
         np.testing.assert_array_equal(edges.values.transpose(1, 2, 0), layer.phi)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (("--points", 1), "--points 1: too few points, expected 2 to 1024"),
-        (("--points", 5000), "points is 5000, expected 2 to 1024"),
-        (("--range", 1, 0), "the range of the curves is 1 to 0, expected"),
-        (("--layer", "head"), "unknown layer 'head'"),
-        (("--output", "curves.csv"), "curves.csv: unknown file format .csv"),
-    ],
-)
-def test_what_is_refused(server: Server, arguments: tuple[object, ...], text: str) -> None:
-    done = kanserve("curves", "tiny", *arguments, "--url", server.url)
-    assert (done.returncode, text in done.stderr) == (2, True), done.stderr
-
-
-def test_more_than_an_answer_may_hold_says_how_to_ask_for_less(server: Server) -> None:
+def test_what_is_refused(server: Server) -> None:
+    cases = {
+        "curves tiny --points 1": "--points 1: too few points, expected 2 to 1024",
+        "curves tiny --points 5000": "points is 5000, expected 2 to 1024",
+        "curves tiny --range 1 0": "the range of the curves is 1 to 0, expected",
+        "curves tiny --layer head": "unknown layer 'head'",
+        "curves tiny --output curves.csv": "curves.csv: unknown file format .csv",
+    }
+    assert wrong_refusals(cases, "--url", server.url) == []
     done = kanserve("curves", "tiny", "--points", 1000, "--url", server.url)
     assert done.returncode == 1
     assert "error[response-too-large]" in done.stderr
@@ -91,6 +77,7 @@ def test_more_than_an_answer_may_hold_says_how_to_ask_for_less(server: Server) -
     assert "  help: request fewer layers, sources, destinations or points\n" in done.stderr
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=2, max_size=300))
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
     drawn = text_tables.line(np.array(values), 24)

@@ -10,7 +10,7 @@ import pytest
 
 from kanserve.client import chunking
 from kanserve.client.sync import Client
-from tests.support.command_line import Server, document, kanserve, program
+from tests.support.command_line import Server, wrong_refusals
 
 ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)
 
@@ -24,7 +24,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(server: Server, rows: Path, target: Path, *arguments: object) -> dict[str, Any]:
     """The arrays of the file that `edges --output` writes."""
-    document(kanserve("edges", "tiny", "--input", rows, "--output", target, "--url", server.url, "--json", *arguments))
+    server.ask("edges", "tiny", "--input", rows, "--output", target, *arguments)
     with np.load(target, allow_pickle=False) as archive:
         return dict(archive)
 
@@ -36,23 +36,8 @@ def test_the_file_holds_every_edge_and_they_sum_to_the_output(server: Server, ro
         "layer0_edges": ((20, 3, 4), np.dtype("float32")),
         "layer1_edges": ((20, 4, 2), np.dtype("float32")),
     }
-    answer = document(kanserve("infer", "tiny", "--input", rows, "--url", server.url, "--json"))
+    answer = server.ask("infer", "tiny", "--input", rows)
     np.testing.assert_allclose(result["layer1_edges"].sum(axis=1), answer["outputs"]["y"], rtol=1e-4, atol=1e-5)
-
-
-def test_one_layer_alone(server: Server, rows: Path, tmp_path: Path) -> None:
-    everything = ask(server, rows, tmp_path / "all.npz")
-    result = ask(server, rows, tmp_path / "edges.npz", "--layer", 1)
-    assert list(result) == ["layer1_edges"]
-    np.testing.assert_array_equal(result["layer1_edges"], everything["layer1_edges"])
-
-
-def test_a_selection_says_which_nodes_it_holds(server: Server, rows: Path, tmp_path: Path) -> None:
-    everything = ask(server, rows, tmp_path / "all.npz")
-    result = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--source", 2, "--source", 0, "--destination", 3)
-    sources, destinations = result["layer0_sources"], result["layer0_destinations"]
-    assert (sorted(sources), list(destinations)) == ([0, 2], [3])
-    np.testing.assert_array_equal(result["layer0_edges"], everything["layer0_edges"][:, sources][:, :, destinations])
 
 
 def strongest(values: Any, k: int) -> tuple[Any, Any]:
@@ -61,13 +46,21 @@ def strongest(values: Any, k: int) -> tuple[Any, Any]:
     return np.unravel_index(order, values.shape[1:])
 
 
-def test_top_k_names_the_strongest_edges(server: Server, rows: Path, tmp_path: Path) -> None:
-    everything = ask(server, rows, tmp_path / "all.npz")["layer0_edges"]
+def test_a_part_of_the_edges_has_the_numbers_of_all(server: Server, rows: Path, tmp_path: Path) -> None:
+    everything = ask(server, rows, tmp_path / "all.npz")
+    result = ask(server, rows, tmp_path / "edges.npz", "--layer", 1)
+    assert list(result) == ["layer1_edges"]
+    np.testing.assert_array_equal(result["layer1_edges"], everything["layer1_edges"])
+    first = everything["layer0_edges"]
+    result = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--source", 2, "--source", 0, "--destination", 3)
+    sources, destinations = result["layer0_sources"], result["layer0_destinations"]
+    assert (sorted(sources), list(destinations)) == ([0, 2], [3])
+    np.testing.assert_array_equal(result["layer0_edges"], first[:, sources][:, :, destinations])
     result = ask(server, rows, tmp_path / "edges.npz", "--layer", 0, "--top-k", 5)
-    sources, destinations = strongest(everything, 5)
+    sources, destinations = strongest(first, 5)
     np.testing.assert_array_equal(result["layer0_sources"], sources)
     np.testing.assert_array_equal(result["layer0_destinations"], destinations)
-    np.testing.assert_array_equal(result["layer0_edges"], everything[:, sources, destinations])
+    np.testing.assert_array_equal(result["layer0_edges"], first[:, sources, destinations])
 
 
 def test_rows_beyond_the_bounds_travel_in_parts(server: Server, tmp_path: Path) -> None:
@@ -99,43 +92,34 @@ def test_progress_counts_every_row_once(server: Server) -> None:
 
 def test_the_table_names_edges_with_their_values(server: Server, rows: Path, tmp_path: Path) -> None:
     everything = ask(server, rows, tmp_path / "all.npz")["layer0_edges"]
-    arguments = ("edges", "tiny", "--input", rows, "--layer", 0, "--show", 3, "--url", server.url)
-    done = program(*arguments)
-    assert done.returncode == 0
+    arguments = ("edges", "tiny", "--input", rows, "--layer", 0, "--show", 3)
+    text = server.shown(*arguments)
     mean = np.abs(everything).mean(axis=0)
     source, destination = np.unravel_index(mean.argmax(), mean.shape)
-    first = next(line for line in done.stdout.splitlines() if "→" in line and line.lstrip().startswith("0:"))
+    first = next(line for line in text.splitlines() if "→" in line and line.lstrip().startswith("0:"))
     assert first.split()[:4] == ["0:", f"x{source}", "→", str(destination)]
     assert f"{mean.max():.4g}" in first
-    assert "3 of 12 edges" in done.stdout
-    edges = document(kanserve(*arguments, "--json"))["edges"]
+    assert "3 of 12 edges" in text
+    edges = server.ask(*arguments)["edges"]
     assert [edges[0]["source"], edges[0]["destination"]] == [source, destination]
     assert edges[0]["mean_abs"] == pytest.approx(float(mean.max()), rel=1e-5)
     assert sum(edges[0]["histogram"]) == 20
 
 
-def test_non_finite_rows_still_make_a_table(server: Server) -> None:
-    arguments = ("edges", "tiny", "--input", "-", "--url", server.url)
-    result = document(kanserve(*arguments, "--json", stdin=b'[["NaN", 0, "Infinity"]]'))
-    assert result["edges"][0]["mean_abs"] in ("NaN", "Infinity")
-    assert kanserve(*arguments, stdin=b'[["NaN", 0, "Infinity"]]').returncode == 0
+def test_non_finite_rows_still_make_a_table(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[["NaN", 0, "Infinity"]]')
+    arguments = ("edges", "tiny", "--input", tmp_path / "rows.json")
+    assert server.ask(*arguments)["edges"][0]["mean_abs"] in ("NaN", "Infinity")
+    assert server.shown(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("--layer", 7), "unknown layer 7: the model has 2 layers"),
-        (("--layer", 0, "--source", 99), "99"),
-        (("--layer", 0, "--destination", 99), "99"),
-        (
-            ("--layer", "head"),
-            "unknown layer 'head': the layers of the model have no names; its 2 layers have the numbers 0 to 1",
-        ),
-        (("--output", "edges.csv"), ".npz"),
-    ],
-)
-def test_what_is_not_there_is_named(arguments: tuple[object, ...], says: str, server: Server, rows: Path) -> None:
-    done = kanserve("edges", "tiny", "--input", rows, "--url", server.url, *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_is_not_there_is_named(server: Server, rows: Path) -> None:
+    cases = {
+        "edges tiny --layer 7": "unknown layer 7: the model has 2 layers",
+        "edges tiny --layer 0 --source 99": "99",
+        "edges tiny --layer 0 --destination 99": "99",
+        "edges tiny --layer head": "unknown layer 'head': the layers of the model have no names; its 2 layers have the "
+        "numbers 0 to 1",
+        "edges tiny --output edges.csv": ".npz",
+    }
+    assert wrong_refusals(cases, "--input", rows, "--url", server.url) == []

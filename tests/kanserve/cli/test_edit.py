@@ -12,11 +12,12 @@ import pytest
 
 from kanexport.contract.naming import Names
 from kanexport.pipeline import Request, export
-from tests.support.command_line import document, kanserve
-from tests.support.golden_cases import cases
+from tests.support.command_line import checkpoint, document, kanserve
+from tests.support.exports import exported
 from tests.support.html_checks import Balanced
 
 NAMES = Names(features=("a<b", "c&d"), classes=('<img src=x>"',))
+HELLO = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
 EDGES = ("--edge", "0:0:0", "--to", "1.2*sin(x)", "--edge", "1:3:0", "--clamp", "0:1")
 
 
@@ -24,8 +25,7 @@ EDGES = ("--edge", "0:0:0", "--to", "1.2*sin(x)", "--edge", "1:3:0", "--clamp", 
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model whose names have characters of HTML."""
     root = tmp_path_factory.mktemp("edit") / "models"
-    (case,) = (case for case in cases() if case.name == "pykan-hello-adapted")
-    return export(Request(path=case.path, repository=root, name="hello", names=NAMES)).directory.parent
+    return export(Request(path=HELLO, repository=root, name="hello", names=NAMES)).directory.parent
 
 
 def tables(text: str) -> dict[str, list[list[str]]]:
@@ -99,10 +99,11 @@ def test_the_curves_of_an_edge_are_in_its_picture(model: Path, tmp_path: Path) -
     assert "nothing was written (--dry-run)" in page.read_text()
 
 
-def test_the_page_of_a_formula(model: Path, tmp_path: Path) -> None:
-    page = tmp_path / "formula.html"
-    words = ("--version", 1, "--tolerance", "0.2", "--dry-run", "--report", page, "--json")
-    told = document(kanserve("symbolify", model, *words))
+def test_the_page_of_a_formula(tmp_path: Path) -> None:
+    state, page = checkpoint(tmp_path / "net.safetensors", (2, 1)), tmp_path / "formula.html"
+    words = ("--tolerance", "0.9", "--library", "0,x,sin", "--report", page, "--json")
+    told = document(kanserve("symbolify", exported(state, "net") / "net", "--dry-run", *words))
+    assert told["replaced"]
     shown = tables(read(page))
     assert [line[:2] for line in shown["Replaced edges"][1:]] == [
         [item["edge"], item["expression"]] for item in told["replaced"]
@@ -110,17 +111,13 @@ def test_the_page_of_a_formula(model: Path, tmp_path: Path) -> None:
     assert shown["Formula"] == [[line["name"], line["expression"]] for line in told["formulas"]]
     assert f"{told['error']:.4g}" in dict(shown["Error"])["Error"]
     assert len(shown["Edited edges"]) == 1 + len(told["replaced"])
-    (case,) = (case for case in cases() if case.name == "pykan-hello-adapted")
-    done = kanserve("symbolify", case.path, "--tolerance", "0.2", "--report", page, "--json")
-    assert document(done)["version"] is None
+    assert document(kanserve("symbolify", state, *words))["version"] is None
     assert list(tables(read(page))) == ["Formula", "Error", "Replaced edges"]
 
 
-@pytest.mark.parametrize(
-    ("file", "code"), [("edit.pdf", "output-format-unknown"), ("none/edit.html", "output-not-writable")]
-)
-def test_a_file_that_cannot_be_written_changes_nothing(model: Path, tmp_path: Path, file: str, code: str) -> None:
+def test_a_file_that_cannot_be_written_changes_nothing(model: Path, tmp_path: Path) -> None:
     before = sorted(model.iterdir())
-    done = kanserve("edit", model, *EDGES, "--report", tmp_path / file, "--json")
-    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, code)
+    for file, code in (("edit.pdf", "output-format-unknown"), ("none/edit.html", "output-not-writable")):
+        done = kanserve("edit", model, *EDGES, "--report", tmp_path / file, "--json")
+        assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, code)
     assert sorted(model.iterdir()) == before

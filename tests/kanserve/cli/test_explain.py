@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.command_line import Server, document, kanserve
+from tests.support.command_line import Server, wrong_refusals
 
 ROWS = np.random.default_rng(6).uniform(-0.9, 0.9, (30, 3)).astype(np.float32)
 
@@ -20,10 +20,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_row_from_its_base_to_its_prediction(server: Server, rows: Path) -> None:
-    done = kanserve("explain", "tiny", "--input", rows, "--row", 4, "--show", 2, "--of", "y1", "--url", server.url)
-    assert done.returncode == 0, done.stderr
-    answer = document(kanserve("infer", "tiny", "--input", rows, "--json", "--url", server.url))["outputs"]["y"][4][1]
-    title, _, _, base, *inputs, others, prediction, caption = done.stdout.splitlines()
+    lines = server.shown("explain", "tiny", "--input", rows, "--row", 4, "--show", 2, "--of", "y1").splitlines()
+    answer = server.ask("infer", "tiny", "--input", rows)["outputs"]["y"][4][1]
+    title, _, _, base, *inputs, others, prediction, caption = lines
     assert title == f"tiny version 1, row 4: y1 = {answer:.6g}"
     assert [line.split()[0] for line in (base, *inputs, prediction)][0::3] == ["base", "prediction"]
     assert {line.split()[0] for line in inputs} < {"x0", "x1", "x2"}
@@ -35,52 +34,41 @@ def test_one_row_from_its_base_to_its_prediction(server: Server, rows: Path) -> 
 
 
 def test_many_rows_on_average(server: Server, rows: Path) -> None:
-    done = kanserve("explain", "tiny", "--input", rows, "--url", server.url)
-    assert done.returncode == 0, done.stderr
-    assert "tiny version 1: 30 rows, 2 outputs" in done.stdout
-    assert "3 of 3 inputs; --row N explains one row" in done.stdout
+    text = server.shown("explain", "tiny", "--input", rows)
+    assert "tiny version 1: 30 rows, 2 outputs" in text
+    assert "3 of 3 inputs; --row N explains one row" in text
 
 
 def test_the_file_and_json_hold_the_same(server: Server, rows: Path, tmp_path: Path) -> None:
     target = tmp_path / "e.npz"
-    written = document(kanserve("explain", "tiny", "--input", rows, "--output", target, "--json", "--url", server.url))
-    said = document(kanserve("explain", "tiny", "--input", rows, "--json", "--url", server.url))
+    written = server.ask("explain", "tiny", "--input", rows, "--output", target)
+    said = server.ask("explain", "tiny", "--input", rows)
     assert (said["inputs"], said["outputs"], said["reference"]) == (["x0", "x1", "x2"], ["y0", "y1"], "grid_center")
     assert said["largest_completeness_error"] < 1e-5
-    assert written["shapes"] == {
-        "contributions": [30, 3, 2],
-        "base": [2],
-        "predictions": [30, 2],
-        "completeness_error": [30, 2],
-    }
+    shapes = {"contributions": [30, 3, 2], "base": [2], "predictions": [30, 2], "completeness_error": [30, 2]}
+    assert written["shapes"] == shapes
     with np.load(target, allow_pickle=False) as arrays:
         for name, values in arrays.items():
             assert values.dtype == np.float64
             np.testing.assert_array_equal(values, said[name])
-        np.testing.assert_allclose(
-            arrays["base"] + arrays["contributions"].sum(axis=1), arrays["predictions"], rtol=0, atol=1e-5
-        )
+        total = arrays["base"] + arrays["contributions"].sum(axis=1)
+        np.testing.assert_allclose(total, arrays["predictions"], rtol=0, atol=1e-5)
 
 
 def test_more_rows_than_one_answer_holds_and_a_file_as_reference(server: Server, rows: Path, tmp_path: Path) -> None:
     """A response has at most 16 KiB, so that 30 rows need several responses."""
     many = tmp_path / "many.npy"
     np.save(many, np.tile(ROWS, (12, 1)))
-    ask = ("explain", "tiny", "--reference", rows, "--json", "--url", server.url)
-    few, all_of = (document(kanserve(*ask, "--input", path)) for path in (rows, many))
+    few, all_of = (server.ask("explain", "tiny", "--reference", rows, "--input", path) for path in (rows, many))
     assert few["reference"] == "rows"
     np.testing.assert_array_equal(all_of["contributions"], few["contributions"] * 12)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (("--of", "y7"), "--of y7: unknown name, expected a name or an index from 0 to 1"),
-        (("--row", 30), "--row 30: "),
-        (("--reference", "grid-centre"), "or a file of rows\n  help: did you mean 'grid_center'?"),
-        (("--output", "e.csv"), "e.csv: unknown file format .csv"),
-    ],
-)
-def test_what_is_refused(server: Server, rows: Path, arguments: tuple[object, ...], text: str) -> None:
-    done = kanserve("explain", "tiny", "--input", rows, *arguments, "--url", server.url)
-    assert (done.returncode, text in done.stderr) == (2, True), done.stderr
+def test_what_is_refused(server: Server, rows: Path) -> None:
+    cases = {
+        "explain tiny --of y7": "--of y7: unknown name, expected a name or an index from 0 to 1",
+        "explain tiny --row 30": "--row 30: ",
+        "explain tiny --reference grid-centre": "or a file of rows\n  help: did you mean 'grid_center'?",
+        "explain tiny --output e.csv": "e.csv: unknown file format .csv",
+    }
+    assert wrong_refusals(cases, "--input", rows, "--url", server.url) == []

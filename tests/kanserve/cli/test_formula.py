@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,79 +13,76 @@ import pytest
 from kanexport.contract import manifest
 from tests.kanexport.conftest import PykanCheckpoint
 from tests.support import latex_parser
-from tests.support.command_line import Server, document, kanserve, program, serving
+from tests.support.command_line import Server, serving, wrong_refusals
+from tests.support.exports import exported
 from tests.support.formula_parser import columns
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-symbolic" / "model"
-
-
-def symbolic(width: list[Any], names: list[str], **settings: Any) -> PykanCheckpoint:
-    """Every edge symbolic, by turns with the functions named; affine values on all nodes."""
-    toy = PykanCheckpoint(width, **settings)
-    depth = len(width) - 1
-    for at in range(depth):
-        toy.tensors[f"act_fun.{at}.mask"][:] = 0
-        n, m = toy.tensors[f"act_fun.{at}.mask"].shape
-        for i, j in np.ndindex(n, m):
-            toy.symbolic(at, i, j, names[(i + j + at) % len(names)], toy.rng.uniform(0.4, 0.9, size=4))
-        for kind in ("node", "subnode"):
-            for part, low in (("scale", 0.5), ("bias", -0.2)):
-                values = toy.tensors[f"{kind}_{part}_{at}"]
-                values[:] = toy.rng.uniform(low, low + 0.5, size=values.shape)
-    return toy
+from tests.support.named_models import HELLO, symbolic
+from tests.support.tiers import full
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of symbolic networks of other kinds."""
     folder = tmp_path_factory.mktemp("formula")
-
-    def add(name: str, path: Path, *arguments: str) -> None:
-        document(kanserve("export", path, "--repository", folder / "models", "--name", name, "--json", *arguments))
-
-    add("hello", GOLDEN)
-    add("named", GOLDEN, "--features", "petal_length (cm),x&y", "--classes", "area")
-    add("numeric", GOLDEN.parent.parent / "pykan-hello-adapted" / "model")
-    add("long", PykanCheckpoint([90, 80, 1]).write(folder))
+    models = folder / "models"
+    exported(HELLO, "named", "--features", "petal_length (cm),x&y", "--classes", "area", into=models)
+    exported(HELLO.parent.parent / "pykan-hello-adapted" / "model", "numeric", into=models)
+    exported(PykanCheckpoint([90, 80, 1]).write(folder), "long", into=models)
     products = symbolic([3, (2, 2), (1, 1)], ["sin", "x^2", "x", "tanh"], arity=[[], [2, 3], [2]])
-    add("products", products.write(folder), "--option", "input_id=0,3,2", "--option", "n_inputs=5")
+    exported(products.write(folder), "products", "--option", "input_id=0,3,2", "--option", "n_inputs=5", into=models)
     own = symbolic([2, 2, 1], ["xsinx", "exp", "log"], dtype="float64")
-    add("own", own.write(folder), "--function", "xsinx=x*sin(3*x)", "--dtype", "float64")
+    exported(own.write(folder), "own", "--function", "xsinx=x*sin(3*x)", "--dtype", "float64", into=models)
     guarded = symbolic([2, 2], ["log", "1/x^3", "arcsin", "tan"])
-    add("guarded", guarded.write(folder), "--option", "singularity=avoid")
-    mixed = symbolic([2, 3, 1], ["sin"])
-    mixed.tensors["act_fun.1.mask"][2, 0] = 1
-    add("mixed", mixed.write(folder))
-    shutil.copytree(folder / "models" / "hello", folder / "models" / "module")
-    place = folder / "models" / "module" / "1"
+    exported(guarded.write(folder), "guarded", "--option", "singularity=avoid", into=models)
+    shutil.copytree(models / "named", models / "module")
+    place = models / "module" / "1"
     known = manifest.load(place)
     hybrid = dataclasses.replace(known, name="module", source=dataclasses.replace(known.source, family="hybrid"))
     (place / manifest.FILE_NAME).write_bytes(manifest.dumps(hybrid))
-    config = folder / "models" / "module" / "config.pbtxt"
-    config.write_text(config.read_text().replace('name: "hello"', 'name: "module"'))
-    with serving(folder / "models", folder / "log") as running:
+    config = models / "module" / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "named"', 'name: "module"'))
+    with serving(models, folder / "log") as running:
         yield running
 
 
-@pytest.mark.parametrize(
-    ("name", "tolerance"), [("hello", 1e-5), ("products", 1e-6), ("own", 1e-13), ("guarded", 1e-5)]
-)
-def test_what_is_printed_computes_what_is_served(server: Server, tmp_path: Path, name: str, tolerance: float) -> None:
-    result = document(kanserve("formula", name, "--url", server.url, "--json", "--digits", "17"))
-    x = np.random.default_rng(1).uniform(-1, 1, size=(50, len(result["inputs"])))
-    x = x if name == "own" else x.astype(np.float32)
-    np.save(tmp_path / "x.npy", x)
-    kanserve("infer", name, "--url", server.url, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
-    served = np.load(tmp_path / "y.npy")
+def rows(count: int, inputs: int, file: Path, dtype: type = np.float32) -> np.ndarray:
+    """Rows in a file."""
+    x = np.random.default_rng(1).uniform(-1, 1, size=(count, inputs)).astype(dtype)
+    np.save(file, x)
+    return x
+
+
+def outputs(server: Server, name: str, file: Path) -> np.ndarray:
+    """What the server computes of the rows in a file."""
+    server.ask("infer", name, "--input", file, "--output", file.with_name("y.npy"))
+    return np.load(file.with_name("y.npy"))
+
+
+def computed(server: Server, name: str, file: Path, tolerance: float) -> None:
+    """The formulas of a model compute what it serves."""
+    result = server.ask("formula", name, "--digits", "17")
+    x = rows(50, len(result["inputs"]), file, np.float64 if name == "own" else np.float32)
+    served = outputs(server, name, file)
     assert [line["name"] for line in result["formulas"]] == [f"y{at}" for at in range(served.shape[1])]
     for at, line in enumerate(result["formulas"]):
         y = columns(line["expression"], x)
         np.testing.assert_allclose(y, served[:, at], rtol=0, atol=tolerance * np.abs(y).max())
 
 
+def test_what_is_printed_computes_what_is_served(server: Server, tmp_path: Path) -> None:
+    computed(server, "hello", tmp_path / "x.npy", 1e-5)
+
+
+@full("combination")
+@pytest.mark.parametrize(("name", "tolerance"), [("products", 1e-6), ("own", 1e-13), ("guarded", 1e-5)])
+def test_products_and_own_functions_compute_what_is_served(
+    many: Server, tmp_path: Path, name: str, tolerance: float
+) -> None:
+    computed(many, name, tmp_path / "x.npy", tolerance)
+
+
 def test_the_golden_model_is_the_function_it_was_trained_on(server: Server) -> None:
-    done = program("formula", "hello", "--url", server.url, "--digits", "3")
-    assert (done.returncode, done.stderr) == (0, "")
-    (line,) = done.stdout.splitlines()
+    (line,) = server.shown("formula", "hello", "--digits", "3").splitlines()
     assert line.startswith("y0 = ")
     assert "*exp(" in line
     assert "3.14*x0" in line
@@ -95,39 +91,31 @@ def test_the_golden_model_is_the_function_it_was_trained_on(server: Server) -> N
     assert np.abs(columns(line.removeprefix("y0 = "), x) - expected).max() < 0.05 * expected.max()
 
 
-def test_nodes_between_can_be_shown(server: Server) -> None:
-    done = kanserve("formula", "products", "--url", server.url, "--by-layer")
-    names = [line.partition(" = ")[0] for line in done.stdout.splitlines()]
-    assert names == ["h1_0", "h1_1", "h1_2", "h1_3", "y0", "y1"]
-    assert "x3" in done.stdout  # the second input that the network reads
-    assert "x1" not in done.stdout
+@full("combination")
+def test_nodes_between_can_be_shown(many: Server) -> None:
+    text = many.shown("formula", "products", "--by-layer")
+    assert [line.partition(" = ")[0] for line in text.splitlines()] == ["h1_0", "h1_1", "h1_2", "h1_3", "y0", "y1"]
+    assert "x3" in text  # the second input that the network reads
+    assert "x1" not in text
 
 
-def test_a_numeric_edge_is_refused_by_name(server: Server) -> None:
-    done = kanserve("formula", "mixed", "--url", server.url)
-    assert done.returncode == 2
-    assert "edge (1,2,0) is numeric (bspline, silu)" in done.stderr
-
-
-def edges(server: Server, tmp_path: Path, name: str, layer: int) -> np.ndarray:
-    """[rows, I, O] on the rows in x.npy."""
-    target = tmp_path / "edges.npz"
-    arguments = ("--input", tmp_path / "x.npy", "--layer", layer, "--output", target)
-    kanserve("edges", name, "--url", server.url, *map(str, arguments))
+def edges(server: Server, name: str, layer: int, file: Path) -> np.ndarray:
+    """[rows, I, O] on the rows in a file."""
+    target = file.with_name("edges.npz")
+    server.ask("edges", name, "--input", file, "--layer", layer, "--output", target)
     with np.load(target) as result:
         return np.asarray(result[f"layer{layer}_edges"], np.float64)
 
 
-@pytest.mark.parametrize("name", ["mixed", "numeric"])
-def test_in_part_it_computes_what_is_served_with_the_served_edges(server: Server, tmp_path: Path, name: str) -> None:
-    result = document(
-        kanserve("formula", name, "--url", server.url, "--json", "--digits", "17", "--partial", "--latex")
-    )
-    x = np.random.default_rng(1).uniform(-1, 1, size=(50, len(result["inputs"]))).astype(np.float32)
-    np.save(tmp_path / "x.npy", x)
-    kanserve("infer", name, "--url", server.url, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
-    served = np.load(tmp_path / "y.npy")
-    values = {at: edges(server, tmp_path, name, at) for at in {edge[0] for edge in result["numeric_edges"]}}
+@pytest.mark.parametrize("name", ["mixed", pytest.param("numeric", marks=full("combination"))])
+def test_in_part_it_computes_what_is_served_with_the_served_edges(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    server: Server = request.getfixturevalue("server" if name == "mixed" else "many")
+    result = server.ask("formula", name, "--digits", "17", "--partial", "--latex")
+    x = rows(50, len(result["inputs"]), tmp_path / "x.npy")
+    served = outputs(server, name, tmp_path / "x.npy")
+    values = {at: edges(server, name, at, tmp_path / "x.npy") for at in {edge[0] for edge in result["numeric_edges"]}}
     assert result["numeric_edges"] == ([[1, 2, 0]] if name == "mixed" else sorted(result["numeric_edges"]))
     # A numeric edge's value on these rows, whatever it is given: that it is given its node is what curves show.
     calls = {(at, i, j): lambda v, at=at, i=i, j=j: values[at][:, i, j] + 0 * v for at, i, j in result["numeric_edges"]}
@@ -141,13 +129,12 @@ def test_in_part_it_computes_what_is_served_with_the_served_edges(server: Server
 
 def test_a_numeric_edge_of_a_formula_is_its_curve(server: Server, tmp_path: Path) -> None:
     """phi_1_2_0 of what the formula gives it is what the curve has there."""
-    (line,) = document(kanserve("formula", "mixed", "--url", server.url, "--json", "--partial"))["formulas"]
-    x = np.random.default_rng(2).uniform(-1, 1, size=(40, 2)).astype(np.float32)
-    np.save(tmp_path / "x.npy", x)
-    served = edges(server, tmp_path, "mixed", 1)[:, 2, 0]
+    (line,) = server.ask("formula", "mixed", "--partial")["formulas"]
+    x = rows(40, 2, tmp_path / "x.npy")
+    served = edges(server, "mixed", 1, tmp_path / "x.npy")[:, 2, 0]
     target = tmp_path / "curve.npz"
     which = ("--layer", "1", "--source", "2", "--destination", "0", "--points", "1000")
-    kanserve("curves", "mixed", "--url", server.url, *which, "--output", str(target))
+    server.ask("curves", "mixed", *which, "--output", target)
     with np.load(target) as curve:
         grid, heights = curve["x"].reshape(-1), curve["phi"].reshape(-1)
     requested: list[np.ndarray] = []
@@ -158,42 +145,41 @@ def test_a_numeric_edge_of_a_formula_is_its_curve(server: Server, tmp_path: Path
     np.testing.assert_allclose(result, served[inside], rtol=0, atol=1e-4 * np.abs(served).max())
 
 
-def test_a_page_has_the_names_that_people_gave(server: Server) -> None:
-    done = kanserve("formula", "named", "--url", server.url, "--latex", "--digits", "3")
-    assert done.stdout.startswith(r"\text{area} = ")
-    assert r"\text{petal\_length\ (cm)}" in done.stdout
-    assert "%" not in done.stdout  # no edge is numeric: nothing is to be said of any
-    part = kanserve("formula", "mixed", "--url", server.url, "--partial")
-    assert part.stdout.splitlines()[-1].startswith("# phi_L_I_J: the numeric edge of layer L from source I")
-    named = kanserve("formula", "named", "--url", server.url, "--only", "area", "--json")
-    assert len(document(named)["formulas"]) == 1
+def test_numeric_edges_are_explained_below_the_formula(server: Server) -> None:
+    last = server.shown("formula", "mixed", "--partial").splitlines()[-1]
+    assert last.startswith("# phi_L_I_J: the numeric edge of layer L from source I")
 
 
-def test_what_is_too_long_says_how_to_narrow_it(server: Server) -> None:
-    done = kanserve("formula", "long", "--url", server.url, "--partial")
-    assert done.returncode == 2
-    assert "more than 100000 characters" in done.stderr
-    assert "pass --by-layer for one formula per node, and --only NAME for one of them" in done.stderr
-    item = kanserve("formula", "long", "--url", server.url, "--partial", "--by-layer", "--only", "h1_1")
-    assert item.stdout.startswith("h1_1 = phi_0_0_1(x0)")
-    for arguments, words in (
-        (("--only", "h1_1"), "pass --by-layer for hidden nodes"),
-        (("--only", "y7"), "formulas: y0"),
-    ):
-        refused = kanserve("formula", "long", "--url", server.url, "--partial", *arguments)
-        assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
-    hint = kanserve("formula", "mixed", "--url", server.url).stderr
-    assert "pass --partial, which names numeric edges" in hint
+@full("combination")
+def test_a_page_has_the_names_that_people_gave(many: Server) -> None:
+    text = many.shown("formula", "named", "--latex", "--digits", "3")
+    assert text.startswith(r"\text{area} = ")
+    assert r"\text{petal\_length\ (cm)}" in text
+    assert "%" not in text  # no edge is numeric: nothing is to be said of any
+    assert len(many.ask("formula", "named", "--only", "area")["formulas"]) == 1
 
 
-def test_a_module_around_symbolic_layers_is_no_formula(server: Server) -> None:
-    done = kanserve("formula", "module", "--url", server.url)
-    assert done.returncode == 2
-    assert "error[formula-of-module]" in done.stderr
+@full("combination")
+def test_what_is_too_long_says_how_to_narrow_it(many: Server) -> None:
+    text = many.shown("formula", "long", "--partial", "--by-layer", "--only", "h1_1")
+    assert text.startswith("h1_1 = phi_0_0_1(x0)")
+    cases = {
+        "formula long --partial": "more than 100000 characters\n  help: pass --by-layer for one formula per node, and "
+        "--only NAME for one of them",
+        "formula long --partial --only h1_1": "pass --by-layer for hidden nodes",
+        "formula long --partial --only y7": "formulas: y0",
+        "formula module": "error[formula-of-module]",
+    }
+    assert wrong_refusals(cases, "--url", many.url) == []
 
 
 def test_what_cannot_be_answered_is_wrong_input(server: Server) -> None:
-    assert kanserve("formula", "nobody", "--url", server.url).returncode == 2
-    for digits in ("0", "18", "many"):
-        assert kanserve("formula", "hello", "--url", server.url, "--digits", digits).returncode == 2
-    assert kanserve("formula", "hello", "--url", "127.0.0.1:1", "--timeout", "2").returncode == 1
+    cases = {
+        "formula mixed": "edge (1,2,0) is numeric (bspline, silu)",
+        "formula  mixed": "pass --partial, which names numeric edges",
+        "formula nobody": "unknown model",
+        **{f"formula hello --digits {digits}": "--digits" for digits in ("0", "18", "many")},
+    }
+    assert wrong_refusals(cases, "--url", server.url) == []
+    refused = wrong_refusals({"formula hello": "no server at"}, "--url", "127.0.0.1:1", "--timeout", "2", code=1)
+    assert refused == []

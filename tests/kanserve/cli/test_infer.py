@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.support.command_line import Server, document, kanserve, program, serving
+from tests.support.command_line import Server, document, kanserve, program, serving, wrong_refusals
+from tests.support.named_models import MODELS
 
 ROWS = np.random.default_rng(1).uniform(-2, 2, (5, 3)).astype(np.float32)
 
@@ -39,22 +40,16 @@ def write(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])
-@pytest.mark.parametrize("by_stdin", [False, True])
-def test_every_input_form_gives_the_same(
-    suffix: str, by_stdin: bool, server: Server, expected: Any, tmp_path: Path
+def test_every_form_of_a_file_gives_and_holds_the_same(
+    suffix: str, server: Server, expected: Any, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / f"rows{suffix}")
-    common = ("infer", "tiny", "--url", server.url, "--json", "--input")
-    done = program(*common, "-", stdin=path.read_bytes()) if by_stdin else kanserve(*common, path)
-    result = document(done)
-    assert (result["model"], result["version"], result["rows"]) == ("tiny", "1", 5)
-    np.testing.assert_array_equal(np.array(result["outputs"]["y"], np.float32), expected)
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv", ".json"])
-def test_every_output_form_holds_the_same(suffix: str, server: Server, expected: Any, tmp_path: Path) -> None:
-    target = tmp_path / f"y{suffix}"
-    done = kanserve("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--output", target, "--url", server.url)
+    path, target = write(tmp_path / f"rows{suffix}"), tmp_path / f"y{suffix}"
+    common = ("infer", "tiny", "--url", server.url, "--input")
+    for done in (kanserve(*common, path, "--json"), kanserve(*common, "-", "--json", stdin=path.read_bytes())):
+        result = document(done)
+        assert (result["model"], result["version"], result["rows"]) == ("tiny", "1", 5)
+        np.testing.assert_array_equal(np.array(result["outputs"]["y"], np.float32), expected)
+    done = kanserve(*common, path, "--output", target)
     assert (done.returncode, done.stdout) == (0, "")
     assert str(target) in done.stderr
     if suffix == ".csv":
@@ -62,14 +57,16 @@ def test_every_output_form_holds_the_same(suffix: str, server: Server, expected:
     elif suffix == ".json":
         result = np.array(json.loads(target.read_text())["y"], np.float32)
     else:
-        loaded = np.load(target, allow_pickle=False)
-        result = loaded if suffix == ".npy" else loaded["y"]
+        with open(target, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            result = loaded if suffix == ".npy" else loaded["y"]
     np.testing.assert_array_equal(result, expected)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_results_go_to_stdout_as_csv(server: Server, expected: Any, tmp_path: Path) -> None:
-    done = program("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", server.url)
+    rows = write(tmp_path / "rows.npy").read_bytes()
+    done = program("infer", "tiny", "--input", "-", "--url", server.url, stdin=rows)
     header, *lines = done.stdout.splitlines()
     reported = [line for line in done.stderr.splitlines() if "rows per second" not in line]  # printed on a busy machine
     assert (header, reported) == ("y0,y1", [])
@@ -79,37 +76,26 @@ def test_results_go_to_stdout_as_csv(server: Server, expected: Any, tmp_path: Pa
 def test_more_rows_than_one_request_may_hold(server: Server, tmp_path: Path) -> None:
     # The server's batch limit is 1024 rows, and its answers end at 16 KiB: 2048 rows of two floats.
     rows = np.random.default_rng(2).uniform(-2, 2, (5000, 3)).astype(np.float32)
-    np.save(tmp_path / "rows.npy", rows)
-    arguments = ("--output", tmp_path / "y.npy", "--url", server.url)
-    assert kanserve("infer", "tiny", "--input", tmp_path / "rows.npy", *arguments).returncode == 0
-    result = np.load(tmp_path / "y.npy")
-    np.save(tmp_path / "part.npy", rows[4990:])
-    document(kanserve("infer", "tiny", "--input", tmp_path / "part.npy", *arguments, "--json"))
-    assert result.shape == (5000, 2)
-    np.testing.assert_allclose(result[4990:], np.load(tmp_path / "y.npy"), rtol=1e-6)
+    results = []
+    for part in (rows, rows[4990:]):
+        np.save(tmp_path / "rows.npy", part)
+        server.ask("infer", "tiny", "--input", tmp_path / "rows.npy", "--output", tmp_path / "y.npy")
+        results.append(np.load(tmp_path / "y.npy"))
+    assert results[0].shape == (5000, 2)
+    np.testing.assert_allclose(results[0][4990:], results[1], rtol=1e-6)
 
 
-def test_zero_rows_are_an_empty_answer(server: Server, tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", np.zeros((0, 3)))
-    result = document(kanserve("infer", "tiny", "--input", tmp_path / "rows.npy", "--url", server.url, "--json"))
-    assert result["outputs"] == {"y": []}
-
-
-def test_non_finite_values_travel_both_ways(server: Server) -> None:
-    result = document(
-        kanserve("infer", "tiny", "--input", "-", "--url", server.url, "--json", stdin=b'[["NaN", 0, 0]]')
-    )
-    assert result["outputs"]["y"] == [["NaN", "NaN"]]
+@pytest.mark.parametrize(("rows", "y"), [("[]", []), ('[["NaN", 0, 0]]', [["NaN", "NaN"]])])
+def test_rows_that_are_none_or_no_numbers_are_answered(server: Server, rows: str, y: list[Any], tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.array(json.loads(rows), np.float64).reshape(-1, 3))
+    assert server.ask("infer", "tiny", "--input", tmp_path / "rows.npy")["outputs"] == {"y": y}
 
 
 def test_a_version_can_be_chosen(server: Server, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.npy")
-    arguments = ("infer", "tiny", "--input", rows, "--url", server.url, "--json", "--model-version")
-    assert document(kanserve(*arguments, 1))["version"] == "1"
-    missing = kanserve(*arguments, 9)
-    assert missing.returncode == 2
-    assert "version 9" in missing.stderr
-    assert json.loads(missing.stdout)["error"]["exit_code"] == 2
+    arguments = ("infer", "tiny", "--input", rows, "--model-version")
+    assert server.ask(*arguments, 1)["version"] == "1"
+    assert wrong_refusals({"infer tiny --model-version 9": "version 9"}, "--input", rows, "--url", server.url) == []
 
 
 @pytest.mark.parametrize(
@@ -137,53 +123,35 @@ def test_bad_files_are_explained(
 ) -> None:
     path = tmp_path / f"rows{suffix}"
     path.write_bytes(content)
-    done = kanserve("infer", "tiny", "--input", path, "--url", server.url)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert str(path) in done.stderr
-    assert [text for text in says if text not in done.stderr] == [], done.stderr
-    assert "Traceback" not in done.stderr
+    for text in (str(path), *says):
+        assert wrong_refusals({"infer tiny": text}, "--input", path, "--url", server.url) == []
 
 
-def test_an_archive_of_several_arrays_is_named(server: Server, tmp_path: Path) -> None:
-    path = tmp_path / "rows.npz"
-    np.savez(path, train=ROWS, test=ROWS)
-    done = kanserve("infer", "tiny", "--input", path, "--url", server.url)
-    assert done.returncode == 2
-    assert "train, test" in done.stderr
-    done = kanserve("infer", "tiny", "--input", path, "--array", "tset", "--url", server.url)
-    assert (done.returncode, "unknown array 'tset'" in done.stderr) == (2, True)
-    assert "did you mean 'test'?" in done.stderr
-    assert kanserve("infer", "tiny", "--input", path, "--array", "test", "--url", server.url).returncode == 0
+def test_archives_and_pickles_are_read_as_far_as_they_are_numbers(server: Server, tmp_path: Path) -> None:
+    archive, pickle = tmp_path / "rows.npz", tmp_path / "rows.npy"
+    np.savez(archive, train=ROWS, test=ROWS)
+    np.save(pickle, np.array([{"a": 1}], object), allow_pickle=True)
+    assert server.ask("infer", "tiny", "--input", archive, "--array", "test")["rows"] == 5
+    cases = {
+        f"infer tiny --input {archive}": "train, test",
+        f"infer tiny --input {archive} --array tset": "unknown array 'tset'",
+        f"infer tiny --array tset --input {archive}": "did you mean 'test'?",
+        f"infer tiny --input {pickle}": "not an .npy file of numbers",
+    }
+    assert wrong_refusals(cases, "--url", server.url) == []
 
 
-def test_a_pickle_is_not_executed(server: Server, tmp_path: Path) -> None:
-    path = tmp_path / "rows.npy"
-    np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
-    done = kanserve("infer", "tiny", "--input", path, "--url", server.url)
-    assert done.returncode == 2
-    assert "not an .npy file of numbers" in done.stderr
-
-
-def test_no_server_is_explained(tmp_path: Path) -> None:
-    done = program("infer", "tiny", "--input", write(tmp_path / "rows.npy"), "--url", "127.0.0.1:1")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "kanserve serve REPOSITORY" in done.stderr
-
-
-def test_an_unknown_model_is_wrong_input(server: Server, tmp_path: Path) -> None:
-    done = kanserve("infer", "nobody", "--input", write(tmp_path / "rows.npy"), "--url", server.url)
-    assert done.returncode == 2
-    assert "unknown model: 'nobody'" in done.stderr
-    assert "  help: models of the server: tiny\n" in done.stderr
-
-
-@pytest.mark.parametrize("command", ["infer", "edges", "formula", "models", "health"])
-def test_a_misspelt_model_is_helped(command: str, server: Server, tmp_path: Path) -> None:
-    words: dict[str, tuple[object, ...]] = {"health": ("--service", "tinny"), "models": ("tinny",)}
-    rows = ("--input", write(tmp_path / "rows.npy")) if command in ("infer", "edges") else ()
-    done = kanserve(command, *words.get(command, ("tinny",)), *rows, "--url", server.url, "--json")
-    error = json.loads(done.stdout)["error"]
-    assert (done.returncode, error["kind"], error["hint"]) == (2, "NotFound", "did you mean 'tiny'?")
+def test_a_server_or_a_model_that_is_not_there_is_explained(server: Server, tmp_path: Path) -> None:
+    rows = ("--input", write(tmp_path / "rows.npy"), "--url")
+    no_server = {"infer tiny": "kanserve serve REPOSITORY"}
+    assert wrong_refusals(no_server, *rows, "127.0.0.1:1", code=1) == []
+    for text in ("unknown model: 'nobody'", f"  help: models of the server: {', '.join(MODELS)}\n"):
+        assert wrong_refusals({"infer nobody": text}, *rows, server.url) == []
+    for command in ("infer tinny", "edges tinny", "formula tinny", "models tinny", "health --service tinny"):
+        given = rows if command.startswith(("infer", "edges")) else rows[2:]
+        done = kanserve(*command.split(), *given, server.url, "--json")
+        error = json.loads(done.stdout)["error"]
+        assert (done.returncode, error["kind"], error["hint"]) == (2, "NotFound", "did you mean 'tiny'?")
 
 
 def test_a_plain_graph_of_several_outputs(repository: Path, tmp_path: Path) -> None:
@@ -192,15 +160,13 @@ def test_a_plain_graph_of_several_outputs(repository: Path, tmp_path: Path) -> N
     shutil.copy(repository / "tiny" / "1" / "model.onnx", tmp_path / "models" / "plain" / "1")
     rows = write(tmp_path / "rows.npy")
     with serving(tmp_path / "models", tmp_path / "log", "--plain-onnx") as server:
-        common = ("--input", rows, "--url", server.url)
-        refused = kanserve("infer", "plain", *common, "--output", tmp_path / "y.csv")
-        assert refused.returncode == 2
-        assert "error[output-format-too-small]" in refused.stderr
-        assert kanserve("infer", "plain", *common, "--output", tmp_path / "y.npz").returncode == 0
-        edges = kanserve("edges", "plain", *common)
-        assert edges.returncode == 2
-        assert "kanserve export" in edges.stderr
-        (row,) = document(kanserve("models", "--url", server.url, "--json"))["models"]
+        cases = {
+            f"infer plain --output {tmp_path / 'y.csv'}": "error[output-format-too-small]",
+            "edges plain": "kanserve export",
+        }
+        assert wrong_refusals(cases, "--input", rows, "--url", server.url) == []
+        server.ask("infer", "plain", "--input", rows, "--output", tmp_path / "y.npz")
+        (row,) = server.ask("models")["models"]
     with np.load(tmp_path / "y.npz") as archive:
         assert archive["y"].shape == (5, 2)
         assert len(archive.files) == 2

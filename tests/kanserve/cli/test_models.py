@@ -13,12 +13,15 @@ import pytest
 
 from kanexport.contract import manifest
 from kanserve.cli import inventory, options
-from tests.support.command_line import Server, document, kanserve, program, serving
+from tests.support.command_line import Server, document, kanserve, program, serving, wrong_refusals
+from tests.support.named_models import MODELS
 from tests.support.stored_models import edit, reference
 
 
 def test_a_server_tells_what_it_serves(server: Server) -> None:
-    (row,) = document(program("models", "--url", server.url, "--json"))["models"]
+    rows = document(program("models", "--url", server.url, "--json"))["models"]
+    assert tuple(row["name"] for row in rows) == MODELS
+    row = rows[-1]
     facts = {key: row[key] for key in ("name", "version", "state", "family", "widths", "edge_class")}
     assert facts == {
         "name": "tiny",
@@ -34,9 +37,8 @@ def test_a_server_tells_what_it_serves(server: Server) -> None:
 def test_a_folder_tells_what_it_holds(repository: Path) -> None:
     (row,) = document(kanserve("models", repository, "--json"))["models"]
     assert (row["state"], row["family"], row["widths"]) == ("COMPLETE", "efficient-kan", [3, 4, 2])
-    assert row["size"] == sum(
-        path.stat().st_size for path in (repository / "tiny" / "1").iterdir() if path.name != "manifest.json"
-    )
+    files = (repository / "tiny" / "1").iterdir()
+    assert row["size"] == sum(path.stat().st_size for path in files if path.name != "manifest.json")
     done = kanserve("models", repository)
     assert "3 → 4 → 2" in done.stdout
     assert done.stderr == ""
@@ -96,26 +98,20 @@ def broken(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         edit(version=version)(folder / "models" / "tiny" / str(version))
         change(folder / "models" / "tiny" / str(version))
     with serving(folder / "models", folder / "log") as server:
-        entries = document(kanserve("models", "--url", server.url, "--json"))["models"]
+        entries = server.ask("models")["models"]
     return list(inventory.of_folder(folder / "models")), entries
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_a_version_that_the_server_refuses_is_invalid(
-    what: str, broken: tuple[list[Any], list[dict[str, Any]]]
-) -> None:
+def test_a_version_that_the_server_refuses_is_invalid(broken: tuple[list[Any], list[dict[str, Any]]]) -> None:
     """The server reports the same reason."""
-    _, says, checked = BROKEN[what]
-    version = str(2 + list(BROKEN).index(what))
     listed, served = broken
     assert len(listed) == 1 + len(BROKEN)
-    good, bad = (next(item for item in listed if item.version == wanted) for wanted in ("1", version))
+    good, *refused = sorted(listed, key=lambda item: int(item.version))
     assert (good.state, good.checked) == ("COMPLETE", ("names", "files", "manifest"))
-    assert (bad.state, list(bad.checked)) == ("INVALID", checked)
-    assert says in bad.reason
-    refused = next(entry for entry in served if entry["version"] == version)
-    assert refused["state"] != "READY"
-    assert says in refused["reason"]
+    reasons = {entry["version"]: entry["reason"] for entry in served if entry["state"] != "READY"}
+    for bad, (what, (_, says, checked)) in zip(refused, BROKEN.items(), strict=True):
+        assert (what, bad.state, list(bad.checked)) == (what, "INVALID", checked)
+        assert (what, says in bad.reason, says in reasons[bad.version]) == (what, True, True)
 
 
 def test_what_the_server_passes_over_is_named(repository: Path, tmp_path: Path) -> None:
@@ -139,9 +135,8 @@ def test_what_the_server_passes_over_is_named(repository: Path, tmp_path: Path) 
     assert "found neither manifest.json nor model.onnx" in reasons["2"]
     assert "without leading zeros" in reasons["05"]
     assert "symbolic link" in reasons["4"]
-    done = kanserve("models", tmp_path, "tiny", "--model-version", "3")
-    assert done.returncode == 2
-    assert "tiny version 3 is PLAIN" in done.stderr
+    cases = {f"models {tmp_path} tiny --model-version 3": "tiny version 3 is PLAIN"}
+    assert wrong_refusals(cases) == []
 
 
 def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_path: Path) -> None:
@@ -160,32 +155,23 @@ def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_
     assert kanserve("models", tmp_path / "models", "tiny", "--model-version", "2").returncode == 2
 
 
-def test_options_of_a_folder_are_refused_of_a_server() -> None:
-    for option in ("--load", "--allow-invalid"):
-        done = kanserve("models", option, "--url", "127.0.0.1:1")
-        assert (done.returncode, f"error[repository-missing]: {option} needs a REPOSITORY" in done.stderr) == (
-            2,
-            True,
-        ), done.stderr
-
-
-def test_a_missing_folder_is_wrong_input(tmp_path: Path) -> None:
-    done = kanserve("models", tmp_path / "none", "--json")
-    assert done.returncode == 2
-    assert "is not a folder" in done.stderr
+def test_what_is_refused(tmp_path: Path) -> None:
+    options = {f"models {word}": f"error[repository-missing]: {word} needs a" for word in ("--load", "--allow-invalid")}
+    assert wrong_refusals(options, "--url", "127.0.0.1:1") == []
+    assert wrong_refusals({f"models {tmp_path / 'none'}": "is not a folder"}) == []
 
 
 def test_health_is_an_exit_code(server: Server) -> None:
     done = kanserve("health", "--url", server.url)
     assert (done.returncode, done.stdout) == (0, "SERVING\n")
-    assert document(kanserve("health", "--url", server.url, "--service", "tiny", "--json"))["state"] == "SERVING"
+    assert server.ask("health", "--service", "tiny")["state"] == "SERVING"
     assert kanserve("health", "--url", server.url, "--service", "nobody").returncode != 0
     assert kanserve("health", "--url", "127.0.0.1:1").returncode == 1
 
 
 def test_one_environment_serves_server_and_probe(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     port = server.url.rpartition(":")[2]
-    assert program("health", KANSERVE_GRPC_PORT=port).returncode == 0
+    assert kanserve("health", KANSERVE_GRPC_PORT=port).returncode == 0
     assert kanserve("health", KANSERVE_URL=server.url).returncode == 0
     monkeypatch.setenv("KANSERVE_GRPC_PORT", "tcp://10.0.0.7:8001")  # of a Service called kanserve-grpc
     assert options.default_url() == "127.0.0.1:8001"

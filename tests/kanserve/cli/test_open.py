@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from kanserve.cli import session
-from tests.support.command_line import CLEAN, COMMAND, Server, document, kanserve, serving
+from tests.support import forked_process
+from tests.support.command_line import (
+    CLEAN,
+    COMMAND,
+    Server,
+    document,
+    kanserve,
+    program,
+    serving,
+    wrong_refusals,
+)
+from tests.support.tiers import full
 
 pytest.importorskip("h2corn")
 
@@ -31,12 +42,12 @@ def test_addresses(url: str, path: tuple[str, ...], options: dict[str, object], 
 
 
 def test_the_address_of_a_model(server: Server) -> None:
-    requested = ("open", "tiny", "edge/0/1/2", "--url", server.url)
-    reported = document(kanserve(*requested, "--json", "--no-browser"))
+    requested = ("open", "tiny", "edge/0/1/2")
+    reported = server.ask(*requested, "--no-browser")
     assert reported == {"address": f"http://{server.url}/ui/tiny/edge/0/1/2", "opened": False}
     with urllib.request.urlopen(reported["address"], timeout=60) as answer:
         assert b"<title>kanserve</title>" in answer.read()
-    done = kanserve(*requested)  # the tests have no screen
+    done = kanserve(*requested, "--url", server.url)  # the tests have no screen
     assert (done.returncode, done.stdout) == (0, reported["address"] + "\n")
     assert "open the address in a browser" in done.stderr
 
@@ -45,34 +56,27 @@ def test_it_opens_the_browser_that_there_is(server: Server, tmp_path: Path) -> N
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     browser.chmod(0o755)
-    done = subprocess.run(
-        [*COMMAND, "open", "tiny", "--url", server.url, "--json"],
-        env={**CLEAN, "BROWSER": str(browser)},
-        capture_output=True,
-        timeout=60,
-        check=True,
-    )
-    reported = json.loads(done.stdout)
+    reported = document(program("open", "tiny", "--url", server.url, "--json", BROWSER=str(browser)))
     assert reported["opened"] is True
     assert (tmp_path / "opened").read_text().strip() == reported["address"]
 
 
-def test_what_cannot_be_opened(server: Server, repository: Path, tmp_path: Path) -> None:
-    done = kanserve("open", "tinny", "--url", server.url)
-    assert done.returncode == 2
-    assert "did you mean 'tiny'" in done.stderr
+def test_what_cannot_be_opened(server: Server, tmp_path: Path) -> None:
+    assert wrong_refusals({"open tinny": "did you mean 'tiny'"}, "--url", server.url) == []
+    assert wrong_refusals({f"view {tmp_path / 'none'}": "none"}) == []
+
+
+@full("second transport")
+def test_a_server_without_a_web_ui_is_named(repository: Path, tmp_path: Path) -> None:
     with serving(repository, tmp_path / "log", "--transport", "grpcio", "--http-port", "0") as other:
-        done = kanserve("open", "tiny", "--url", other.url, "--no-browser")
-        assert done.returncode == 1
-        assert "no web UI at" in done.stderr
-        assert "pass --page HOST:PORT" in done.stderr
+        for text in ("no web UI at", "pass --page HOST:PORT"):
+            assert wrong_refusals({"open tiny --no-browser": text}, "--url", other.url, code=1) == []
 
 
 def test_a_repository_is_looked_into_and_left_alone(repository: Path) -> None:
     before = sorted(repository.rglob("*"))
-    with subprocess.Popen(
-        [*COMMAND, "view", str(repository), "--json"], stdout=subprocess.PIPE, text=True, env=CLEAN
-    ) as process:
+    command = [*COMMAND, "view", str(repository), "--json"]
+    with forked_process.popen(command, stdout=subprocess.PIPE, text=True, env=CLEAN) as process:
         try:
             assert process.stdout is not None
             where = json.loads(process.stdout.readline())["address"]
@@ -80,15 +84,9 @@ def test_a_repository_is_looked_into_and_left_alone(repository: Path) -> None:
                 assert b"<title>kanserve</title>" in answer.read()
             assert where.startswith("http://127.0.0.1:")
             os.kill(process.pid, signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(where, timeout=60)
     assert sorted(repository.rglob("*")) == before
-
-
-def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:
-    done = kanserve("view", tmp_path / "none")
-    assert done.returncode == 2
-    assert "none" in done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from tests.support import toy_model
-from tests.support.command_line import CLEAN, COMMAND, document, kanserve
+from tests.support import forked_process, toy_model
+from tests.support.command_line import CLEAN, COMMAND, document, kanserve, wrong_refusals
+from tests.support.tiers import full
+from tests.support.wait import until
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
 
@@ -27,9 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     values = np.random.default_rng(0).normal(size=(500, 3))
-    table = pa.table(
-        {"id": np.arange(500), **{name: values[:, at] for at, name in enumerate("abc")}, "d": values[:, 0]}
-    )
+    table = pa.table({"id": np.arange(500), **dict(zip("abcd", values[:, [0, 1, 2, 0]].T, strict=True))})
     parquet.write_table(table, tmp_path / "rows.parquet")
     return tmp_path / "rows.parquet"
 
@@ -49,11 +48,9 @@ def test_scores_and_what_was_assumed(model: Path, rows: Path, tmp_path: Path) ->
 
 
 def test_the_document_counts_rows(model: Path, rows: Path, tmp_path: Path) -> None:
-    found = document(
-        kanserve("score", model, "--input", rows, "--output", tmp_path / "out", "--explain-top-k", 1, "--json")
-    )
-    assert found["rows"] == 500
-    assert found["rows_out_of_range"] is None
+    words = ("score", model, "--input", rows, "--output", tmp_path / "out", "--explain-top-k", 1, "--json")
+    found = document(kanserve(*words))
+    assert (found["rows"], found["rows_out_of_range"]) == (500, None)
     assert found["columns"] == ["y0", "y1", "explained_output", "top1_input", "top1_contribution"]
     assert found["columns_ignored"] == ["c", "d"]
     assert found["columns_by_position"]
@@ -71,45 +68,34 @@ def test_a_checkpoint_is_exported_first(tmp_path: Path) -> None:
 
 
 def test_errors_name_the_cause_and_the_solution(model: Path, rows: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    for words, text in (
-        ((tmp_path / "none", "--input", rows), f"folder not found: {tmp_path}/none"),
-        ((tmp_path, "--input", rows), "has no model version"),
-        ((model, "--input", tmp_path / "*.csv"), "no file fits"),
-        ((model, "--input", rows, "--keep", "key"), "missing column 'key' to keep"),
-        ((model, "--input", rows, "--version", 9), "has no version 9"),
-        ((model, "--input", rows, "--threads", 0), "expected a whole number from 1"),
-        ((model, "--input", Path(__file__)), "unknown file format .py"),
-    ):
-        done = kanserve("score", *words, "--output", out)
-        assert done.returncode == 2, done.stderr
-        assert text in done.stderr
-        assert "  help: " in done.stderr
     (tmp_path / "file").write_text("")
-    done = kanserve("score", model, "--input", rows, "--output", tmp_path / "file" / "out")
-    assert done.returncode == 1
-    assert "Not a directory" in done.stderr
+    cases = {
+        f"score {tmp_path}/none --input {rows}": f"folder not found: {tmp_path}/none",
+        f"score {tmp_path} --input {rows}": "has no model version",
+        f"score {model} --input '{tmp_path}/*.csv'": "no file fits",
+        f"score {model} --input {rows} --keep key": "missing column 'key' to keep",
+        f"score {model} --input {rows} --version 9": "has no version 9",
+        f"score {model} --input {rows} --threads 0": "expected a whole number from 1",
+        f"score {model} --input {__file__}": "unknown file format .py",
+    }
+    assert wrong_refusals(cases, "--output", tmp_path / "out") == []
+    assert wrong_refusals(dict.fromkeys(cases, "  help: "), "--output", tmp_path / "out") == []
+    bad = {f"score {model} --input {rows}": "Not a directory"}
+    assert wrong_refusals(bad, "--output", tmp_path / "file" / "out", code=1) == []
 
 
+@full("load")
 def test_an_interrupted_command_leaves_no_half_file(model: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
-    values = np.zeros((250_000, 3), np.float32)
-    table = pa.table({name: values[:, at] for at, name in enumerate("abc")})
+    table = pa.table(dict.fromkeys("abc", np.zeros(250_000, np.float32)))
     parquet.write_table(table, data / "0.parquet")
     for at in range(1, 100):  # so many that the command does not end before the signal
         shutil.copy(data / "0.parquet", data / f"{at}.parquet")
     command = [*COMMAND, "score", str(model), "--input", str(data), "--output", str(out), "--explain-top-k", "1"]
-    # A suite in the background ignores SIGINT, and so do the processes that it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
-        end = time.monotonic() + 60
-        while not list(out.glob("*.parquet")) and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.001)
+    pipe = subprocess.PIPE
+    with forked_process.popen(command, stdout=pipe, stderr=pipe, text=True, env=CLEAN) as process:
+        until(lambda: list(out.glob("*.parquet")) or process.poll() is not None)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -7,14 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kanserve import Client
 from kanserve.client.base import LONGEST_BACK_OFF, Attempts
 
 
-@settings(deadline=None)
 @given(
     st.floats(0.001, 1e6), st.integers(0, 40), st.lists(st.sampled_from(list(grpc.StatusCode)), min_size=1, max_size=60)
 )

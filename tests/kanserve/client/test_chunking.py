@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from unittest import mock
 
 import grpc
 import numpy as np
 import pytest
 
-from kanserve.client import chunking
+from kanserve.client import chunking, sync
 from kanserve.client.errors import TooLarge
 from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
@@ -60,51 +61,50 @@ def test_a_single_row_that_is_too_large_is_an_error() -> None:
         chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))
 
 
-def limited(context: grpc.ServicerContext, wait: str) -> None:
-    context.set_trailing_metadata((("grpc-retry-pushback-ms", wait),))
-    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
-
-
 @pytest.mark.parametrize("retries", [0, 3])
-def test_a_rate_limit_is_waited_for_and_halves_nothing(retries: int) -> None:
+def test_a_rate_limit_is_waited_for_and_halves_nothing(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    refused: list[float] = []
+    refused: list[int] = []
+    pauses: list[float] = []
+    for module in (chunking, sync):
+        monkeypatch.setattr(module, "time", mock.Mock(wraps=time, sleep=pauses.append))
 
     def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        size = oip.ModelInferRequest.FromString(data).inputs[0].shape[0]
         if len(refused) < 9:
-            refused.append(time.monotonic())
-            limited(context, "30")
-        sizes.append(oip.ModelInferRequest.FromString(data).inputs[0].shape[0])
+            refused.append(size)
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "30000"),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
+        sizes.append(size)
         return echo(data, context)
 
     rows = np.arange(90, dtype=np.float32).reshape(30, 3)
-    model = replace(MODEL, max_batch_size=4)
-    with answering(answer) as url, Client(url, retries=retries) as client:
-        result = chunking.infer(client, model, rows)
+    with answering(answer) as url, Client(url, retries=retries, timeout=600) as client:
+        result = chunking.infer(client, replace(MODEL, max_batch_size=4), rows)
         np.testing.assert_array_equal(result.outputs["y"], rows)
         assert sorted(sizes) == [2, *[4] * 7]
-        del refused[:]
-        assert chunking.split(client, rows, 30, lambda part: client.infer(MODEL, part), None)[0].outputs["y"].shape == (
-            30,
-            3,
-        )
-    assert refused[-1] - refused[0] >= 8 * 0.03 * 0.9
+        refused.clear()
+        (whole,) = chunking.split(client, rows, 30, lambda part: client.infer(MODEL, part), None)
+    assert whole.outputs["y"].shape == (30, 3)
+    assert refused == [30] * 9
+    assert [pause for pause in pauses if pause < 30 * 0.9] == []
 
 
 def test_several_requests_are_under_way_and_their_answers_in_order() -> None:
-    together = threading.Barrier(chunking.WINDOW)
+    together, others = threading.Barrier(chunking.WINDOW), threading.Event()
 
     def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
         together.wait(timeout=60)  # breaks unless that many calls wait at once
         if oip.ModelInferRequest.FromString(data).raw_input_contents[0][:4] == bytes(4):
-            time.sleep(0.05)  # the first gets its response last
+            others.wait(timeout=60)  # the first gets its response last
+        else:
+            others.set()
         return echo(data, context)
 
     rows = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
     with answering(answer) as url, Client(url) as client:
-        parts = [
-            answer.outputs["y"] for answer in chunking.stream(client, replace(MODEL, max_batch_size=2), iter([rows]))
-        ]
+        model = replace(MODEL, max_batch_size=2)
+        parts = [answer.outputs["y"] for answer in chunking.stream(client, model, iter([rows]))]
     assert [len(part) for part in parts] == [2] * 8
     np.testing.assert_array_equal(np.concatenate(parts), rows)
 

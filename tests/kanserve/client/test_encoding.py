@@ -12,20 +12,21 @@ import pytest
 from kanserve.client import chunking
 from kanserve.client.errors import InvalidInput
 from kanserve.client.sync import Client
+from tests.support import named_models
 from tests.support.command_line import Server
-from tests.support.named_models import NAMES, ROWS
-from tests.support.named_models import named as named
+from tests.support.named_models import CLASSES, NAMES
 
+ROWS = named_models.ROWS[:20]
 SHUFFLED = pd.DataFrame(ROWS, columns=NAMES)[["depth", "height", "width"]]
 CALLED = SHUFFLED.set_index(pd.Index([f"box {at}" for at in range(len(ROWS))], name="box"))
 
 
-def test_columns_are_put_in_the_model_s_order(named: Server) -> None:
-    with Client(named.url) as client:
-        model, described = client.model("tiny"), client.describe("tiny")
+def test_columns_are_put_in_the_model_s_order(server: Server) -> None:
+    with Client(server.url) as client:
+        model, described = client.model("named"), client.describe("named")
         expected = client.infer(model, ROWS).outputs["y"]
         np.testing.assert_array_equal(client.infer(model, SHUFFLED).outputs["y"], expected)
-        np.testing.assert_array_equal(client.infer(described.input, ROWS, model="tiny").outputs["y"], expected)
+        np.testing.assert_array_equal(client.infer(described.input, ROWS, model="named").outputs["y"], expected)
         np.testing.assert_array_equal(chunking.infer(client, model, SHUFFLED).outputs["y"], expected)
         for ask in (client.explain, lambda d, rows: chunking.explain(client, d, rows)):
             np.testing.assert_array_equal(ask(described, SHUFFLED).contributions, ask(described, ROWS).contributions)
@@ -37,12 +38,12 @@ def test_columns_are_put_in_the_model_s_order(named: Server) -> None:
         np.testing.assert_array_equal(layer.values, client.edges(described, ROWS, layers=[0])[0].values)
 
 
-def test_a_column_that_is_missing_or_none_of_the_model_s_is_named(named: Server) -> None:
+def test_a_column_that_is_missing_or_none_of_the_model_s_is_named(server: Server) -> None:
     wrong = SHUFFLED.rename(columns={"width": "widht"})
-    with Client(named.url) as client:
+    with Client(server.url) as client:
         for ask in (
-            lambda: client.infer(client.model("tiny"), wrong),
-            lambda: client.explain(client.describe("tiny"), wrong),
+            lambda: client.infer(client.model("named"), wrong),
+            lambda: client.explain(client.describe("named"), wrong),
         ):
             with pytest.raises(InvalidInput, match="widht"):
                 ask()
@@ -64,17 +65,17 @@ def test_without_names_columns_are_as_they_stand(server: Server) -> None:
     np.testing.assert_array_equal(numbered.outputs["y"], expected)
 
 
-def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) -> None:
-    with Client(named.url) as client:
-        model = client.model("tiny")
+def test_answers_as_frames_have_the_classes_and_the_rows_names(server: Server) -> None:
+    with Client(server.url) as client:
+        model = client.model("named")
         answer, by_number = client.infer(model, CALLED), client.infer(model, ROWS)
-        bare = client.infer(model.inputs[0], ROWS, model="tiny")
+        bare = client.infer(model.inputs[0], ROWS, model="named")
         joined = chunking.infer(client, model, CALLED)
         covered = client.infer(model, CALLED, parameters={"kan.coverage": True})
     assert len(covered.outputs) > 1  # where the rows are on the grids goes with it
     pd.testing.assert_frame_equal(covered.to_frame(), answer.to_frame())
     frame = answer.to_frame()
-    assert (list(frame.columns), frame.index.name, frame.index[3]) == (["no", "yes"], "box", "box 3")
+    assert (list(frame.columns), frame.index.name, frame.index[3]) == (CLASSES, "box", "box 3")
     np.testing.assert_array_equal(frame.to_numpy(), answer.outputs["y"])
     pd.testing.assert_frame_equal(joined.to_frame(), frame)
     pd.testing.assert_frame_equal(by_number.to_frame("y"), frame.reset_index(drop=True))
@@ -83,9 +84,9 @@ def test_answers_as_frames_have_the_classes_and_the_rows_names(named: Server) ->
         answer.to_frame("z")
 
 
-def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
-    with Client(named.url) as client:
-        described = client.describe("tiny")
+def test_contributions_as_a_frame_add_up_by_row(server: Server) -> None:
+    with Client(server.url) as client:
+        described = client.describe("named")
         result, joined = client.explain(described, CALLED), chunking.explain(client, described, CALLED)
         item = client.explain(described, CALLED, outputs=[1])
     frame = result.to_frame("yes")
@@ -97,9 +98,9 @@ def test_contributions_as_a_frame_add_up_by_row(named: Server) -> None:
         result.to_frame()
 
 
-def test_without_pandas_it_says_what_there_is_instead(named: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Client(named.url) as client:
-        answer = client.infer(client.model("tiny"), ROWS)
+def test_without_pandas_it_says_what_there_is_instead(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client(server.url) as client:
+        answer = client.infer(client.model("named"), ROWS)
     monkeypatch.setitem(sys.modules, "pandas", None)  # as an import finds it that is not installed
     with pytest.raises(ImportError, match=r"needs the Python package pandas, .* its arrays have the same numbers"):
         answer.to_frame()

@@ -18,7 +18,6 @@ from kanserve.client.errors import (
     ServerFailed,
     TooLarge,
     Unavailable,
-    Unreachable,
 )
 from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
@@ -95,23 +94,14 @@ def test_an_error_has_the_code_and_the_hint_of_the_server() -> None:
     assert caught.value.hint == "größe: 50%"
 
 
-def test_nobody_at_the_address_is_an_error_of_its_own() -> None:
-    with Client("127.0.0.1:1") as client, pytest.raises(Unreachable, match=r"no server at 127\.0\.0\.1:1"):
-        client.ready()
-
-
-def limited(context: grpc.ServicerContext, wait: str) -> None:
-    context.set_trailing_metadata((("grpc-retry-pushback-ms", wait),))
-    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
-
-
 @pytest.mark.parametrize("wait", ["-1", "60000"])
 def test_a_server_that_pushes_back_for_good_or_for_too_long_is_asked_once(wait: str) -> None:
     calls: list[bytes] = []
 
     def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
         calls.append(data)
-        limited(context, wait)
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", wait),))
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
         raise AssertionError
 
     with answering(answer) as url, Client(url) as client:

@@ -1,13 +1,37 @@
-"""Fixtures: one server with the toy models."""
+"""Fixtures and calls of the checks: a repository, certificates, and what `serve --check` and `doctor` find."""
+
+from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 
 import pytest
 import trustme
 
+from kanserve.cli.doctor.check_results import Level
 from tests.support import certificates, toy_model
-from tests.support.toy_server import repository, server  # noqa: F401 - fixtures
+from tests.support.command_line import kanserve
+
+FREE = ("--grpc-port", "0", "--metrics-port", "0")
+Found = list[dict[str, str]]
+
+
+def check(*arguments: object, **environment: str) -> tuple[int, Found]:
+    """Exit code and findings of `kanserve serve --check`."""
+    done = kanserve("serve", *arguments, "--check", "--json", **environment)
+    return done.returncode, json.loads(done.stdout)["findings"]
+
+
+def doctor(*arguments: object, **environment: str) -> tuple[int, Found]:
+    """Exit code and findings of `kanserve doctor`."""
+    done = kanserve("doctor", *arguments, "--json", **environment)
+    return done.returncode, json.loads(done.stdout)["findings"]
+
+
+def told(actual: Found, level: Level) -> list[str]:
+    """The findings of one level in words."""
+    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
 
 
 @pytest.fixture(scope="module")

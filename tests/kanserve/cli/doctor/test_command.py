@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 from kanserve.cli.doctor.check_results import Level
-from tests.support.command_line import CLEAN, COMMAND, kanserve
-
-FREE = ("--grpc-port", "0", "--metrics-port", "0")
-Found = list[dict[str, str]]
-
-
-def check(*arguments: object, **environment: str) -> tuple[int, Found]:
-    done = kanserve("serve", *arguments, "--check", "--json", **environment)
-    return done.returncode, json.loads(done.stdout)["findings"]
-
-
-def told(actual: Found, level: Level) -> list[str]:
-    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
+from tests.kanserve.cli.doctor.conftest import FREE, check, doctor, told
+from tests.support.command_line import kanserve, program
 
 
 def test_all_is_well(models: Path) -> None:
@@ -50,13 +37,7 @@ def test_settings_that_are_wrong_are_all_named(models: Path, tmp_path: Path) -> 
     assert item["advice"] == "did you mean 'grpc_port' and 'max_watch_streams'?"
     code, (item,) = check(models, KANSERVE_WORKER="2", KANSERVE_THREAD="1")
     assert code == 2
-    assert "KANSERVE_WORKER in" in item["text"]
-    assert "KANSERVE_THREAD in" in item["text"]
-
-
-def doctor(*arguments: object, **environment: str) -> tuple[int, Found]:
-    done = kanserve("doctor", *arguments, "--json", **environment)
-    return done.returncode, json.loads(done.stdout)["findings"]
+    assert [name for name in ("KANSERVE_WORKER in", "KANSERVE_THREAD in") if name not in item["text"]] == []
 
 
 PORTS = {"KANSERVE_GRPC_PORT": "0", "KANSERVE_METRICS_PORT": "0"}
@@ -81,9 +62,8 @@ def test_nothing_is_written(models: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     before = sorted(models.rglob("*"))
-    command = [*COMMAND, "doctor", str(models), "--json"]
-    environment = {**CLEAN, **PORTS, "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+    environment = {**PORTS, "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = program("doctor", models, "--json", **environment)
     assert done.returncode == 0, done.stderr
     assert list(home.rglob("*")) == []
     assert sorted(models.rglob("*")) == before

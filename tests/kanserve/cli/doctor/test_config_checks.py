@@ -10,45 +10,26 @@ from pathlib import Path
 import pytest
 
 from kanserve.cli.doctor.check_results import Level
+from tests.kanserve.cli.doctor.conftest import FREE, check, told
 from tests.support.command_line import kanserve, program
-
-FREE = ("--grpc-port", "0", "--metrics-port", "0")
-
-
-Found = list[dict[str, str]]
+from tests.support.tiers import full
 
 
-def check(*arguments: object, **environment: str) -> tuple[int, Found]:
-    done = kanserve("serve", *arguments, "--check", "--json", **environment)
-    return done.returncode, json.loads(done.stdout)["findings"]
-
-
-def told(actual: Found, level: Level) -> list[str]:
-    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
-
-
-@pytest.mark.parametrize(
-    ("flags", "text"),
-    [
-        (("--tls-cert", "server.pem", "--tls-key", "caller.key"), "does not belong to the certificate"),
-        (("--tls-cert", "expired.pem", "--tls-key", "expired.key"), "expired.pem has expired"),
-        (("--tls-cert", "early.pem", "--tls-key", "early.key"), "early.pem is not valid yet"),
-        (("--tls-cert", "cut.pem", "--tls-key", "server.key"), "cannot be read"),
-        (("--tls-cert", "none.pem", "--tls-key", "server.key"), "No such file"),
-        (("--tls-cert", "server.pem", "--tls-key", "locked.key"), "is encrypted"),
-        (
-            ("--tls-cert", "server.pem", "--tls-key", "server.key", "--tls-client-ca", "text.pem"),
-            "client CA: ",
-        ),
-    ],
-    ids=lambda value: value[1] if isinstance(value, tuple) else None,
-)
-def test_certificates_that_cannot_be_served(models: Path, pems: Path, flags: tuple[str, ...], text: str) -> None:
-    paths = [item if item.startswith("--") else str(pems / item) for item in flags]
-    code, result = check(models, *FREE, *paths)
-    assert code == 2
-    (problem,) = told(result, Level.PROBLEM)
-    assert text in problem
+def test_certificates_that_cannot_be_served(models: Path, pems: Path) -> None:
+    for certificate, key, text in (
+        ("server.pem", "caller.key", "does not belong to the certificate"),
+        ("expired.pem", "expired.key", "expired.pem has expired"),
+        ("early.pem", "early.key", "early.pem is not valid yet"),
+        ("cut.pem", "server.key", "cannot be read"),
+        ("none.pem", "server.key", "No such file"),
+        ("server.pem", "locked.key", "is encrypted"),
+        ("server.pem", "server.key", "client CA: "),
+    ):
+        flags = ("--tls-cert", pems / certificate, "--tls-key", pems / key)
+        client = ("--tls-client-ca", pems / "text.pem") if text == "client CA: " else ()
+        code, result = check(models, *FREE, *flags, *client)
+        (problem,) = told(result, Level.PROBLEM)
+        assert (code, text in problem) == (2, True), problem
 
 
 def test_certificates_that_want_looking_after(models: Path, pems: Path) -> None:
@@ -93,9 +74,8 @@ def test_ports_that_are_not_to_be_had(models: Path) -> None:
         port = taken.getsockname()[1]
         code, result = check(models, "--grpc-port", port, "--metrics-port", "0", "--http-port", "0")
         assert code == 2
-        assert told(result, Level.PROBLEM) == [
-            f"gRPC port: the server cannot listen on 127.0.0.1:{port}: Address already in use"
-        ]
+        (problem,) = told(result, Level.PROBLEM)
+        assert problem == f"gRPC port: the server cannot listen on 127.0.0.1:{port}: Address already in use"
     _, result = check(models, "--grpc-port", port, "--metrics-port", port)
     assert told(result, Level.PROBLEM) == [f"metrics port: 127.0.0.1:{port} is already the gRPC port"]
     _, result = check(models, *FREE, "--metrics-host", "192.0.2.1")
@@ -111,9 +91,9 @@ def test_ports_that_are_not_to_be_had(models: Path) -> None:
     ("place", "flags"),
     [
         ("gRPC", ("--transport", "asgi")),
-        ("gRPC", ("--transport", "grpcio")),
-        ("gRPC", ("--transport", "grpcio", "--workers", "2")),
-        ("metrics", ()),
+        pytest.param("gRPC", ("--transport", "grpcio"), marks=full("second transport")),
+        pytest.param("gRPC", ("--transport", "grpcio", "--workers", "2"), marks=full("combination")),
+        pytest.param("metrics", (), marks=full("combination")),
     ],
 )
 def test_a_start_says_of_a_port_what_a_check_says(models: Path, place: str, flags: tuple[str, ...]) -> None:
@@ -134,20 +114,16 @@ def test_a_start_says_of_a_port_what_a_check_says(models: Path, place: str, flag
     assert error["hint"] == wrong["advice"] == hint
 
 
-@pytest.mark.parametrize(
-    ("state", "level", "text"),
-    [
+def test_where_statistics_are_kept(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for state, level, text in (
         ("state/of/this", Level.OK, "stored in"),
         ("a file", Level.WARNING, "is a file, expected a directory: the server does not use it"),
         ("a file/state", Level.WARNING, "is not a folder"),
         ("open", Level.WARNING, "can be written by everyone (mode 777)"),
-    ],
-)
-def test_where_statistics_are_kept(models: Path, tmp_path: Path, state: str, level: Level, text: str) -> None:
-    (tmp_path / "a file").write_text("")
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    code, result = check(models, *FREE, "--state-dir", tmp_path / state)
-    assert code == 0
-    assert any(text in line for line in told(result, level))
+    ):
+        code, result = check(models, *FREE, "--state-dir", tmp_path / state)
+        assert (code, any(text in line for line in told(result, level))) == (0, True), state
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "open"]  # the check creates no file

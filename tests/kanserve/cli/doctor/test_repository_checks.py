@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,22 +12,8 @@ from kanserve.cli.doctor import repository_checks
 from kanserve.cli.doctor.check_results import Level
 from kanserve.config.settings import Settings
 from kanserve.system import resources
+from tests.kanserve.cli.doctor.conftest import FREE, check, told
 from tests.support import toy_model
-from tests.support.command_line import kanserve
-
-FREE = ("--grpc-port", "0", "--metrics-port", "0")
-
-
-Found = list[dict[str, str]]
-
-
-def check(*arguments: object, **environment: str) -> tuple[int, Found]:
-    done = kanserve("serve", *arguments, "--check", "--json", **environment)
-    return done.returncode, json.loads(done.stdout)["findings"]
-
-
-def told(actual: Found, level: Level) -> list[str]:
-    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
 
 
 def broken(folder: Path) -> None:
@@ -86,7 +71,5 @@ def test_memory_against_models_and_messages(models: Path) -> None:
     assert (short.level, short.about) == (Level.WARNING, "memory")
     assert short.text == "models need up to 1,000 MiB, messages up to 512 MiB, but only 1,512 MiB are available"
     assert repository_checks.free_memory(size, settings, None).level is Level.OK
-    _, result = check(models, *FREE)
-    assert any(
-        line.startswith("memory: models need up to 0 MiB, messages up to 256 MiB; ") for line in told(result, Level.OK)
-    )
+    text = "memory: models need up to 0 MiB, messages up to 256 MiB; "
+    assert any(line.startswith(text) for line in told(check(models, *FREE)[1], Level.OK))

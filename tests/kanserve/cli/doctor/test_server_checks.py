@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +11,10 @@ import pytest
 
 from kanserve.cli.doctor.check_results import Level
 from kanserve.cli.doctor.server_checks import Source, Trust
+from tests.kanserve.cli.doctor.conftest import doctor, told
 from tests.support import toy_model
 from tests.support.command_line import kanserve, serving
-
-Found = list[dict[str, str]]
-
-
-def told(actual: Found, level: Level) -> list[str]:
-    return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
-
-
-def doctor(*arguments: object, **environment: str) -> tuple[int, Found]:
-    done = kanserve("doctor", *arguments, "--json", **environment)
-    return done.returncode, json.loads(done.stdout)["findings"]
+from tests.support.tiers import full
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +49,7 @@ def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
     assert not [line for line in told(result, Level.WARNING) if "/metrics" in line]
 
 
+@full("combination")
 def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> None:
     """The doctor uses TLS and a token, and the certificate has another name than the host."""
     pytest.importorskip("h2corn")
@@ -79,6 +70,7 @@ def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> 
         assert "kanserve_" in Source(server.metrics).read()
 
 
+@full("second transport")
 def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) -> None:
     """The warning names each place with the reason."""
     with serving(models, tmp_path / "log", "--transport", "grpcio") as server:
@@ -89,8 +81,7 @@ def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) ->
 
 def test_a_server_that_is_not_there_is_a_problem() -> None:
     code, result = doctor("--url", "127.0.0.1:1", "--metrics", "127.0.0.1:1")
-    assert code == 1
-    assert told(result, Level.PROBLEM) == ["server: 127.0.0.1:1: no server at 127.0.0.1:1"]
+    assert (code, told(result, Level.PROBLEM)) == (1, ["server: 127.0.0.1:1: no server at 127.0.0.1:1"])
 
 
 def test_metrics_that_are_elsewhere_are_a_warning(alive: Any) -> None:
