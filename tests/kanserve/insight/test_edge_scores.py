@@ -60,10 +60,7 @@ def test_what_has_no_weight_may_be_anything() -> None:
 
 
 @settings(deadline=None)
-@given(
-    hnp.arrays(np.float64, st.tuples(st.integers(2, 60), st.just(1)), elements=NUMBERS),
-    st.tuples(NUMBERS, NUMBERS),
-)
+@given(hnp.arrays(np.float64, st.tuples(st.integers(2, 60), st.just(1)), elements=NUMBERS), st.tuples(NUMBERS, NUMBERS))
 def test_of_a_straight_edge_the_spread_is_exact(rows: np.ndarray, line: tuple[float, float]) -> None:
     window = Window(Cells.from_bounds(((-2.0, 0.0, 1.0),), 1))
     window.add(rows)

@@ -134,20 +134,16 @@ def test_without_a_trial_only_the_manifest_is_checked(tmp_path: Path) -> None:
         tried(dataclasses.replace(item, manifest=dataclasses.replace(item.manifest, max_batch_size=0)), tmp_path)
 
 
-def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "IDLE", 0.05)
     item = bundle(tmp_path)
-
-    async def main() -> None:
-        trial = Sandbox(Settings(repository=tmp_path))
-        for _ in range(2):
-            await trial.validate(item)
-            pid = forker(trial)
-            async with asyncio.timeout(60):
-                while Path(f"/proc/{pid}").exists():
-                    await asyncio.sleep(0.02)
-
-    asyncio.run(main())
+    trial = Sandbox(Settings(repository=tmp_path))
+    for _ in range(2):
+        await trial.validate(item)
+        pid = forker(trial)
+        async with asyncio.timeout(60):
+            while Path(f"/proc/{pid}").exists():
+                await asyncio.sleep(0.02)
 
 
 def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:

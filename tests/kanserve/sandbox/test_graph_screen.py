@@ -38,12 +38,7 @@ CASES: list[tuple[str, bytes, str, bool]] = [
         "has its data in '/etc/passwd'",
         ALWAYS,
     ),
-    (
-        "external beyond",
-        toy_model.graph(external=True),
-        "but 48 bytes at 0 of weights.bin, which has 12",
-        ALWAYS,
-    ),
+    ("external beyond", toy_model.graph(external=True), "but 48 bytes at 0 of weights.bin, which has 12", ALWAYS),
 ]
 
 
@@ -102,12 +97,7 @@ CHANGES: list[tuple[str, object, str, bool]] = [
         ALWAYS,
     ),
     ("key", lambda m: entries(m, __class__="x"), "has an invalid location of external data", ALWAYS),
-    (
-        "length",
-        lambda m: entries(m, length=str(2**60)),
-        "but 1152921504606846976 bytes at 0 of weights.bin",
-        ALWAYS,
-    ),
+    ("length", lambda m: entries(m, length=str(2**60)), "but 1152921504606846976 bytes at 0 of weights.bin", ALWAYS),
     ("offset", lambda m: entries(m, offset="64"), "but 48 bytes at 64 of weights.bin", ALWAYS),
     ("offset words", lambda m: entries(m, offset="-8"), "but 48 bytes at -1 of weights.bin", ALWAYS),
     (

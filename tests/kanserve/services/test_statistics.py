@@ -243,18 +243,14 @@ class Counter:
         return self.times
 
 
-def test_all_who_watch_the_same_have_it_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_who_watch_the_same_have_it_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     live: Any = Counter()
     monkeypatch.setattr(statistics, "FRESH", 1000.0)  # longer than a busy machine needs for this test
-
-    async def watched() -> None:
-        shared = statistics._Counted()
-        assert set(await asyncio.gather(*(shared.latest(live, "") for _ in range(64)))) == {1}
-        gone = asyncio.ensure_future(shared.latest(live, ""))
-        await asyncio.sleep(0)
-        gone.cancel()  # a client that leaves does not end the others' watch
-        assert await shared.latest(live, "") == 1
-        shared.at -= statistics.FRESH
-        assert await shared.latest(live, "") == 2
-
-    asyncio.run(watched())
+    shared = statistics._Counted()
+    assert set(await asyncio.gather(*(shared.latest(live, "") for _ in range(64)))) == {1}
+    gone = asyncio.ensure_future(shared.latest(live, ""))
+    await asyncio.sleep(0)
+    gone.cancel()  # a client that leaves does not end the others' watch
+    assert await shared.latest(live, "") == 1
+    shared.at -= statistics.FRESH
+    assert await shared.latest(live, "") == 2

@@ -188,10 +188,10 @@ def direct_only(created: Served, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "é", "y" * 200])
-def test_a_direct_call_returns_the_bytes_of_the_regular_path(
+async def test_a_direct_call_returns_the_bytes_of_the_regular_path(
     on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch, id: str
 ) -> None:
-    async def check(created: Served) -> None:
+    async with on as created:
         regular = await created.call(framed(ROWS + 1, id), headers=[*HEADERS, (b"x-request-id", b"a")])
         direct_only(created, monkeypatch)
         calls = [created.call(framed(ROWS + 1, id), headers=headers) for headers in (HEADERS, HEADERS[::-1])]
@@ -200,11 +200,9 @@ def test_a_direct_call_returns_the_bytes_of_the_regular_path(
         calls.append(created.call(framed(ROWS + 1, id), b""))
         assert {answer for answer, _ in await asyncio.gather(*calls)} == {regular[0]}
 
-    on(check)
 
-
-def test_a_batch_counts_like_its_calls(on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(created: Served) -> None:
+async def test_a_batch_counts_like_its_calls(on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with on as created:
         before = created.counts()
         direct_only(created, monkeypatch)
         await asyncio.gather(*(created.call(framed(ROWS + at)) for at in range(20)))
@@ -212,11 +210,9 @@ def test_a_batch_counts_like_its_calls(on: Callable[[Check], None], monkeypatch:
         same = dict.fromkeys(("started", "ok", "seconds", "success", "queued"), 20)
         assert change == {**same, "rows": 40, "cancelled": 0, "failed": 0, "in flight": 0}
 
-    on(check)
 
-
-def test_a_client_that_disconnects_is_counted_and_not_computed(on: Callable[[Check], None]) -> None:
-    async def check(created: Served) -> None:
+async def test_a_client_that_disconnects_is_counted_and_not_computed(on: Callable[[Check], None]) -> None:
+    async with on as created:
         before = created.counts()
         tasks = [asyncio.ensure_future(created.call(framed())) for _ in range(3)]
         while not created.path()._turning:
@@ -230,8 +226,6 @@ def test_a_client_that_disconnects_is_counted_and_not_computed(on: Callable[[Che
             **{"rows": 4, "queued": 2, "failed": 1, "in flight": 0},
         }
 
-    on(check)
-
 
 @pytest.mark.parametrize(
     ("bodies", "headers"),
@@ -242,13 +236,13 @@ def test_a_client_that_disconnects_is_counted_and_not_computed(on: Callable[[Che
     ],
     ids=["in parts", "with metadata", "of another shape"],
 )
-def test_other_calls_take_the_regular_path(
+async def test_other_calls_take_the_regular_path(
     on: Callable[[Check], None],
     monkeypatch: pytest.MonkeyPatch,
     bodies: list[bytes],
     headers: list[tuple[bytes, bytes]],
 ) -> None:
-    async def check(created: Served) -> None:
+    async with on as created:
         before = created.counts()
         regular, handle = [], GrpcApp._call
 
@@ -262,8 +256,6 @@ def test_other_calls_take_the_regular_path(
         change = {name: value - before[name] for name, value in created.counts().items()}
         assert (change["started"], change["ok"], change["in flight"]) == (1, 1, 0)
 
-    on(check)
-
 
 @pytest.mark.parametrize(
     ("body", "headers", "pause", "status"),
@@ -276,10 +268,10 @@ def test_other_calls_take_the_regular_path(
     ],
     ids=["deadline passed", "invalid deadline", "incomplete", "id not UTF-8", "arrives too late"],
 )
-def test_a_call_that_fails_ends_with_its_status(
+async def test_a_call_that_fails_ends_with_its_status(
     on: Callable[[Check], None], body: bytes, headers: list[tuple[bytes, bytes]], pause: float, status: bytes
 ) -> None:
-    async def check(created: Served) -> None:
+    async with on as created:
         if pause:
             created = Served(created.app, created.services, 0.2)
             await created.call(framed())
@@ -289,49 +281,40 @@ def test_a_call_that_fails_ends_with_its_status(
         assert created.counts()["in flight"] == 0
         assert created.app.metrics.model("toy", "1").statistics.execution_count == runs
 
-    on(check)
 
-
-def test_a_server_that_stops_ends_direct_calls_with_a_status(on: Callable[[Check], None]) -> None:
-    async def check(created: Served) -> None:
+async def test_a_server_that_stops_ends_direct_calls_with_a_status(on: Callable[[Check], None]) -> None:
+    async with on as created:
         task = asyncio.ensure_future(created.call(framed(), pause=0.1))
         await asyncio.sleep(0.01)
         created.asgi.cut()
         _, trailers = await task
         assert (trailers[b"grpc-status"], trailers[b"kan-error-code"]) == (b"14", b"server-shutting-down")
 
-    on(check)
-
 
 @NATIVE
 @pytest.mark.parametrize("last", [(), (b"",)], ids=["one event", "two events"])
-def test_native_code_takes_a_known_call_without_python(
+async def test_native_code_takes_a_known_call_without_python(
     on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch, last: tuple[bytes, ...]
 ) -> None:
-    async def check(created: Served) -> None:
+    async with on as created:
         regular = [await created.call(framed(ROWS + at), *last, headers=HEADERS[::-1]) for at in range(20)]
         await created.call(framed(), *last)
         monkeypatch.setattr(FastPath, "submit", None)
         assert await asyncio.gather(*(created.call(framed(ROWS + at), *last) for at in range(20))) == regular
 
-    on(check)
 
-
-def test_a_client_that_reads_slowly_gets_the_same_response(on: Callable[[Check], None]) -> None:
-    async def check(created: Served) -> None:
+async def test_a_client_that_reads_slowly_gets_the_same_response(on: Callable[[Check], None]) -> None:
+    async with on as created:
         expected = await created.call(framed())
         assert await asyncio.gather(*(created.call(framed(), slow=0.01) for _ in range(5))) == [expected] * 5
         assert created.counts()["in flight"] == 0
 
-    on(check)
 
-
-def test_a_client_that_disconnects_while_it_reads_ends_its_call_only(
+async def test_a_client_that_disconnects_while_it_reads_ends_its_call_only(
     on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asgi, "CANCELLED", 0.01)
-
-    async def check(created: Served) -> None:
+    async with on as created:
         expected = await created.call(framed())
         for at in range(3):
             broken = Broken(at)
@@ -342,11 +325,9 @@ def test_a_client_that_disconnects_while_it_reads_ends_its_call_only(
             assert len(broken.sent) == at
         assert created.counts()["in flight"] == 0
 
-    on(check)
 
-
-def test_changed_messages_get_the_responses_of_the_regular_path(on: Callable[[Check], None]) -> None:
-    async def check(created: Served) -> None:
+async def test_changed_messages_get_the_responses_of_the_regular_path(on: Callable[[Check], None]) -> None:
+    async with on as created:
         choice = random.Random(7)
         known = framed(id="abc")
         for _ in range(300):
@@ -362,11 +343,9 @@ def test_changed_messages_get_the_responses_of_the_regular_path(on: Callable[[Ch
             assert await created.call(known) == await created.call(known, headers=HEADERS)
         assert created.counts()["in flight"] == 0
 
-    on(check)
 
-
-def test_an_unloaded_model_answers_no_direct_call(on: Callable[[Check], None]) -> None:
-    async def check(created: Served) -> None:
+async def test_an_unloaded_model_answers_no_direct_call(on: Callable[[Check], None]) -> None:
+    async with on as created:
         waiting = [asyncio.create_task(created.call(framed())) for _ in range(3)]
         while not created.path()._turning:
             await asyncio.sleep(0)
@@ -375,11 +354,9 @@ def test_an_unloaded_model_answers_no_direct_call(on: Callable[[Check], None]) -
         _, trailers = await created.call(framed())
         assert trailers[b"grpc-status"] == b"5"
 
-    on(check)
 
-
-def test_no_object_of_a_call_stays(on: Callable[[Check], None]) -> None:
-    async def check(created: Served) -> None:
+async def test_no_object_of_a_call_stays(on: Callable[[Check], None]) -> None:
+    async with on as created:
         await asyncio.gather(*(created.call(framed(ROWS + at), slow=at % 2 / 100) for at in range(20)))
         gc.collect()
         before = len(gc.get_objects())
@@ -389,8 +366,6 @@ def test_no_object_of_a_call_stays(on: Callable[[Check], None]) -> None:
         assert len(gc.get_objects()) - before < 100
         assert not [item for item in gc.get_objects() if type(item).__name__ == "Call"]
 
-    on(check)
-
 
 def test_a_module_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, request_cache.NATIVE, types.SimpleNamespace(VERSION=0))
@@ -398,8 +373,8 @@ def test_a_module_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 @NATIVE
-def test_a_loop_without_the_task_factory_handles_calls_in_python(on: Callable[[Check], None]) -> None:
-    async def check(created: Served) -> None:
+async def test_a_loop_without_the_task_factory_handles_calls_in_python(on: Callable[[Check], None]) -> None:
+    async with on as created:
         expected = await created.call(framed())
         asyncio.get_running_loop().set_task_factory(None)
         assert await asyncio.gather(*(created.call(framed()) for _ in range(3))) == [expected] * 3
@@ -410,11 +385,9 @@ def test_a_loop_without_the_task_factory_handles_calls_in_python(on: Callable[[C
             await task
         assert created.counts()["in flight"] == 0
 
-    on(check)
-
 
 @NATIVE
-def test_the_task_factory_changes_no_other_task(on: Callable[[Check], None]) -> None:
+async def test_the_task_factory_changes_no_other_task(on: Callable[[Check], None]) -> None:
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
     async def name() -> tuple[str, int]:
@@ -422,22 +395,18 @@ def test_the_task_factory_changes_no_other_task(on: Callable[[Check], None]) -> 
         assert task is not None
         return task.get_name(), variable.get()
 
-    async def check(created: Served) -> None:
+    async with on as created:
         context = contextvars.copy_context()
         context.run(variable.set, 7)
         assert await asyncio.create_task(name(), name="other", context=context) == ("other", 7)
 
-    on(check)
 
-
-def test_calls_of_a_batch_that_fails_take_the_regular_path(
+async def test_calls_of_a_batch_that_fails_take_the_regular_path(
     on: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check(created: Served) -> None:
+    async with on as created:
         expected, before = await created.call(framed()), created.counts()
         monkeypatch.setattr(FastPath, "_computed", lambda *_: ([], 0))
         assert await asyncio.gather(*(created.call(framed()) for _ in range(3))) == [expected] * 3
         change = {name: value - before[name] for name, value in created.counts().items()}
         assert (change["started"], change["ok"], change["in flight"]) == (3, 3, 0)
-
-    on(check)
