@@ -29,7 +29,8 @@ from kanserve.types import LayerScores
 from tests.kanserve.analysis import test_drift
 from tests.support import toy_model
 from tests.support.golden_cases import Case, cases
-from tests.support.live_traffic import draw, until
+from tests.support.live_traffic import draw
+from tests.support.wait import until
 from tests.support.server_process import serving
 
 NUMBERS = st.floats(-5, 5, width=32)

@@ -26,7 +26,8 @@ from kanserve.types import ModelInfo
 from tests.kanserve.analysis.test_drift import seen
 from tests.kanserve.server.test_supervisor import OWN, pids
 from tests.support import toy_model
-from tests.support.live_traffic import TRAIN, draw, run, until
+from tests.support.live_traffic import TRAIN, draw, run
+from tests.support.wait import until
 from tests.support.server_process import INFERENCE, Server, request, serving
 
 FILE = "statistics/toy/1/0.tally"

@@ -30,7 +30,8 @@ from kanserve.types import Array, ModelInfo
 from tests.kanserve.analysis.test_drift import seen
 from tests.support import toy_model
 from tests.support.command_line import checkpoint, program
-from tests.support.live_traffic import RNG, SECONDS, TRAIN, draw, run, until, value
+from tests.support.live_traffic import RNG, SECONDS, TRAIN, draw, run, value
+from tests.support.wait import until
 from tests.support.server_process import Server, serving
 
 

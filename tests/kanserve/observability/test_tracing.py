@@ -18,7 +18,8 @@ import pytest
 
 from tests.support import toy_model
 from tests.support.http_client import infer, tensor
-from tests.support.server_process import INFERENCE, START, request, serving, wait_until
+from tests.support.server_process import INFERENCE, START, request, serving
+from tests.support.wait import until
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="the extra otel is not installed")
@@ -89,8 +90,8 @@ def test_a_call_has_a_span_and_its_wait_and_its_run_have_one(
         infer(server, {"inputs": [tensor(ROWS)]}, traceparent=SAMPLED[1])
         list(server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([data]), metadata=(SAMPLED,)))
         server.call("/grpc.health.v1.Health/Check", b"", metadata=(SAMPLED,))
-        wait_until(lambda: len(receiver.spans) >= 19)
-        wait_until(lambda: sum(line.get("trace_id") == TRACE for line in server.lines()) >= 6)
+        until(lambda: len(receiver.spans) >= 19)
+        until(lambda: sum(line.get("trace_id") == TRACE for line in server.lines()) >= 6)
         assert server.stop() == 0
     assert receiver.resources[0]["service.name"] == "kanserve"
     assert receiver.resources[0]["deployment.environment"] == "test"
@@ -199,5 +200,5 @@ def test_workers_are_traced_each_by_itself(tmp_path: Path, receiver: Receiver) -
     with serving(tmp_path, traces=True, workers=2, threads=2) as server:
         for _ in range(4):
             server.infer(ROWS)
-        wait_until(lambda: len(receiver.named("run")) == 4)
+        until(lambda: len(receiver.named("run")) == 4)
         assert server.stop() == 0

@@ -40,7 +40,7 @@ dynamic_batching {
 instance_group [ { count: 2 kind: KIND_CPU }, { } ]
 parameters { key: "intra_op_thread_count" value { string_value: "2" } }
 """
-USUAL = PriorityLevel(most=9, override=False, delays=True, timeout=2.0)
+USUAL = PriorityLevel(most=9, override=False, delays=True, timeout=2_000_000 / 1e6)
 
 
 def test_every_field_that_has_a_meaning_takes_effect_and_is_told(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ CERTIFICATE = CertificateInfo(
     low=(-1.0, -1.0, -1.0),
     high=(1.0, 1.0, 1.0),
     budget=60.0,
-    seconds=3.0,
+    seconds=30.0,
     boxes=4,
     output_low=(-30.0, -20.0),
     output_high=(30.0, 20.0),
@@ -205,7 +205,7 @@ CASES += [
     ("direction", certificate(directions=((0, 4),) * 3), "a direction is not a number from 0 to 3"),
     ("slack", certificate(slack=(-1.0, 0.0)), "a slack or a Lipschitz bound is negative"),
     ("bound", certificate(lipschitz=((0.0, -1.0),) * 3), "a slack or a Lipschitz bound is negative"),
-    ("budget", certificate(budget=0.0), "certificate: budget 0, seconds 3 or boxes 4 are out of range"),
+    ("budget", certificate(budget=0.0), "certificate: budget 0, seconds 30 or boxes 4 are out of range"),
     ("range check", certificate(range_check=True), "range_check is true, but out_of_range is 'as-trained'"),
 ]
 

@@ -24,7 +24,8 @@ from kanserve.server.app import EXIT_TERMINATED
 from tests.support import certificates, toy_model
 from tests.support.http_client import ROWS, WAYS, Reply, ask, infer, tensor, way
 from tests.support.http_peer import Peer
-from tests.support.server_process import START, Server, serving, wait_until
+from tests.support.server_process import START, Server, serving
+from tests.support.wait import until
 
 SLOW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}]}
 LABELS = 'model="slow",version="1"'
@@ -55,7 +56,7 @@ def waiting(server: Server, count: int) -> Callable[[], bool]:
 def test_draining(web: Callable[..., Any]) -> None:
     with web(drain_delay_seconds=600) as server:
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: ask(server, "/readyz").status == 503)
+        until(lambda: ask(server, "/readyz").status == 503)
         statuses = {path: ask(server, path).status for path in ("/healthz", "/v2/health/live", "/v2/health/ready")}
         assert statuses == {"/healthz": 200, "/v2/health/live": 200, "/v2/health/ready": 400}
         assert infer(server, {"inputs": [tensor()]}).status == 200
@@ -64,9 +65,9 @@ def test_draining(web: Callable[..., Any]) -> None:
 def test_after_the_delay_calls_are_refused_until_the_port_closes(web: Callable[..., Any]) -> None:
     with web(drain_delay_seconds=0.1, drain_reject_seconds=60) as server, ThreadPoolExecutor() as pool:
         flying = slow(server, pool)
-        wait_until(lambda: begun(server, flying))
+        until(lambda: begun(server, flying))
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: infer(server, {"inputs": [tensor()]}).status == 503)
+        until(lambda: infer(server, {"inputs": [tensor()]}).status == 503)
         refused = infer(server, {"inputs": [tensor()]})
         assert "shutting down" in refused.json["error"]
         assert refused.headers["retry-after"] == "1"
@@ -82,7 +83,7 @@ def test_a_call_in_flight_is_answered_before_the_server_ends(web: Callable[..., 
         ThreadPoolExecutor() as pool,
     ):
         flying = slow(server, pool)
-        wait_until(lambda: begun(server, flying))
+        until(lambda: begun(server, flying))
         assert server.stop(seconds=60) == 0
         assert flying.result().status == 200
 
@@ -91,7 +92,7 @@ def test_more_calls_at_once_than_allowed(web: Callable[..., Any]) -> None:
     with web(max_inflight_requests=1) as server, ThreadPoolExecutor() as pool:
         for _ in range(5):  # the slow call may end before the other one arrives
             flying = slow(server, pool)
-            wait_until(lambda flying=flying: begun(server, flying))
+            until(lambda flying=flying: begun(server, flying))
             refused = infer(server, {"inputs": [tensor()]})
             if refused.status != 200:
                 break
@@ -106,14 +107,14 @@ def test_a_request_that_waited_too_long_is_not_run(web: Callable[..., Any]) -> N
         runs = 1
         for _ in range(5):  # the first call may end before the second one arrives
             first = slow(server, pool)
-            wait_until(lambda first=first: begun(server, first))
+            until(lambda first=first: begun(server, first))
             second = slow(server, pool, timeout=1000).result()
             if second.status != 200:
                 break
             runs += 2
         assert (second.status, second.json["error"]) == (503, "Request timeout expired")
         assert first.result().status == 200
-        wait_until(lambda: f"nv_inference_exec_count{{{LABELS}}} {runs}\n" in server.metrics())
+        until(lambda: f"nv_inference_exec_count{{{LABELS}}} {runs}\n" in server.metrics())
 
 
 def test_a_full_queue_refuses_at_once(web: Callable[..., Any]) -> None:
@@ -130,18 +131,18 @@ def test_a_caller_that_goes_away_cancels_its_call(web: Callable[..., Any], tmp_p
     toy_model.write_slow(tmp_path, steps=12)  # the first call runs until the second is gone
     with web() as server, ThreadPoolExecutor() as pool:
         first = slow(server, pool)
-        wait_until(waiting(server, 1))
+        until(waiting(server, 1))
         # By HTTP/2: h2corn does not look at an HTTP/1 connection before it has answered.
         leaver = Peer(int(server.http.rpartition(":")[2]))
         stream = leaver.open(path="/v2/models/slow/infer", kind="application/json")
         leaver.send(stream, json.dumps(SLOW).encode())
-        wait_until(waiting(server, 2))
+        until(waiting(server, 2))
         leaver.socket.close()
-        wait_until(lambda: f'nv_inference_request_failure{{{LABELS},reason="CANCELED"}} 1\n' in server.metrics())
+        until(lambda: f'nv_inference_request_failure{{{LABELS},reason="CANCELED"}} 1\n' in server.metrics())
         assert first.result().status == 200
-        wait_until(lambda: f"nv_inference_exec_count{{{LABELS}}} 1\n" in server.metrics())
+        until(lambda: f"nv_inference_exec_count{{{LABELS}}} 1\n" in server.metrics())
         left = 'http_requests_total{handler="/v2/models/{name}/infer",method="POST",status="499"} 1.0'
-        wait_until(lambda: left in server.metrics())
+        until(lambda: left in server.metrics())
 
 
 def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
@@ -168,8 +169,8 @@ def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
             thread.join(240)
         assert not wrong
         answered = 'http_requests_total{handler="/v2/models/{name}/infer",method="POST",status="200"} 800.0'
-        wait_until(lambda: answered in server.metrics())  # the server counts a request after its response
-        wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+        until(lambda: answered in server.metrics())  # the server counts a request after its response
+        until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
 
 
 def test_tls(tmp_path: Path) -> None:

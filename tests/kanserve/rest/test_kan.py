@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.support import toy_model
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.wait import until
 
 pytest.importorskip("starlette")
 arrays = pytest.importorskip("kanserve.rest.kan")
@@ -103,7 +104,7 @@ def test_scores_and_a_description(web: Server) -> None:
 
 def test_statistics_and_a_new_beginning(web: Server) -> None:
     web.infer(ROWS)
-    wait_until(lambda: good(web, "toy/statistics", {"source": "total"})["row_count"] >= 5)
+    until(lambda: good(web, "toy/statistics", {"source": "total"})["row_count"] >= 5)
     result = good(web, "toy/statistics", {"source": "total"})
     assert [len(node["mean"]) for node in result["nodes"]] == [3, 4, 2]
     assert np.shape(result["nodes"][0]["zones"]) == (3, 3)

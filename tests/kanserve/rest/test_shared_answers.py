@@ -13,6 +13,7 @@ pytest.importorskip("starlette")
 from kanserve.errors import BadRequest, QueueFull, ServerDeadlineExceeded
 from kanserve.rest.exchange import Answer
 from kanserve.rest.ui import Bound, Once
+from tests.support.wait import turns
 
 
 class Version:
@@ -40,11 +41,6 @@ class Work:
 
 def asked(once: Once, key: str, of: object, work: Work) -> asyncio.Task[Answer]:
     return asyncio.ensure_future(once.get(key, of, work.make))
-
-
-async def turns(count: int = 10) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def test_all_who_ask_wait_for_one_and_it_is_kept() -> None:
@@ -76,7 +72,7 @@ async def test_what_everybody_left_ends_and_holds_nobody_up() -> None:
     assert left.ended == 1
     assert left.gone[0].is_set(), "a thread has to know"
     work.go.set()
-    await asyncio.wait_for(asyncio.gather(behind, again), 60)
+    await asyncio.gather(behind, again)
     assert work.begun == 2
 
 
@@ -88,7 +84,7 @@ async def test_what_takes_too_long_or_is_too_much_is_refused() -> None:
         await once.get("c", version, slow.make)
     for item in waiting:
         item.cancel()
-    once = Once(Bound(seconds=0.05, together=1, waiting=2))
+    once = Once(Bound(seconds=1 / 20, together=1, waiting=2))
     waiting = [asked(once, key, version, slow) for key in "ab"]
     for item in waiting:
         with pytest.raises(ServerDeadlineExceeded, match=r"longer than 0\.05 s"):

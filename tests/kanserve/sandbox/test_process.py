@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 from kanserve.config.settings import Settings
@@ -13,6 +12,7 @@ from kanserve.errors import LoadError, LoadReason
 from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
 from tests.support.failing_calls import bundle, during, forker, grandchildren
+from tests.support.wait import turns, until_async
 
 
 def test_what_ends_the_process_says_how(tmp_path: Path) -> None:
@@ -33,8 +33,7 @@ def test_who_forks_is_replaced(tmp_path: Path) -> None:
     async def kill(trial: Sandbox, task: asyncio.Task[None]) -> None:
         first = forker(trial)
         os.kill(first, signal.SIGKILL)
-        while trial._asker._end is None or forker(trial) == first:
-            await asyncio.sleep(0.02)
+        await until_async(lambda: trial._asker._end is not None and forker(trial) != first)
         await grandchildren(trial, 1)
         assert not Path(f"/proc/{first}").exists()
         os.kill(forker(trial), signal.SIGKILL)
@@ -69,7 +68,7 @@ async def test_a_version_that_ends_who_forks_does_not_affect_others(tmp_path: Pa
     trial = Sandbox(Settings(repository=tmp_path))
     await trial.validate(item)
     others = asyncio.gather(*(trial.validate(item) for _ in range(6)))
-    await asyncio.sleep(0.02)
+    await turns()
     os.kill(forker(trial), signal.SIGKILL)
     await others
     trial.close()
@@ -80,9 +79,7 @@ async def test_many_pass_through_one_process(tmp_path: Path) -> None:
     trial = Sandbox(Settings(repository=tmp_path))
     await trial.validate(item)
     pid = forker(trial)
-    begun = time.monotonic()
     await asyncio.gather(*(trial.validate(item) for _ in range(20)))
-    assert time.monotonic() - begun < 60
     assert forker(trial) == pid
     assert len(os.listdir(f"/proc/{pid}/fd")) < 8
     trial._asker.close()

@@ -81,7 +81,7 @@ def test_the_queue_is_bounded_in_bytes() -> None:
 
 
 def test_who_has_gone_is_found_wherever_it_waits() -> None:
-    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(timeout=1, delays=True),)), 99)
+    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(timeout=60, delays=True),)), 99)
     intime, late = one("a", queue_deadline=9.0), one("b", queue_deadline=0.5)
     for each in (intime, late):
         assert queue.add(each)
@@ -141,10 +141,10 @@ def test_those_that_waited_too_long_may_come_last_instead() -> None:
     [
         (PriorityLevel(), None, None),
         (PriorityLevel(), 2.0, 12.0),
-        (PriorityLevel(timeout=1.0), None, 11.0),
-        (PriorityLevel(timeout=1.0), 0.5, 10.5),
-        (PriorityLevel(timeout=1.0), 5.0, 11.0),  # a request may ask for less, not for more
-        (PriorityLevel(timeout=1.0, override=False), 0.5, 11.0),
+        (PriorityLevel(timeout=60.0), None, 70.0),
+        (PriorityLevel(timeout=60.0), 0.5, 10.5),
+        (PriorityLevel(timeout=60.0), 90.0, 70.0),  # a request may ask for less, not for more
+        (PriorityLevel(timeout=60.0, override=False), 0.5, 70.0),
         (PriorityLevel(override=False), 0.5, None),
     ],
 )
