@@ -12,6 +12,7 @@ from tests.support.tiers import full
 from tests.support.toy_server import _the_loop_turns, repository  # noqa: F401 - fixtures
 
 TRANSPORTS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]
+WAYS = [*TRANSPORTS, pytest.param("hypercorn", marks=full("peer"))]  # to speak HTTP
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -21,7 +22,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session", params=TRANSPORTS)
-def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:  # noqa: F811 - a fixture
     """A server over `repository`, by each transport; tests leave it as it is."""
     with serving(repository, transport=request.param, max_response_bytes=65536) as running:
         yield running

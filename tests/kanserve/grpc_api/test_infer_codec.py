@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -43,6 +43,7 @@ def tensors(draw: st.DrawFn, datatypes: tuple[str, ...] = tuple(DTYPES)) -> tupl
     return datatype, draw(hnp.arrays(DTYPES[datatype], shape))
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.tuples(names, tensors()), min_size=1, max_size=3), names, names, names)
 def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, request_id: str) -> None:
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
@@ -57,6 +58,7 @@ def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, req
         assert result.data == array.tobytes()
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(tensors(tuple(TYPED)))
 def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray]) -> None:
     datatype, array = tensor
@@ -70,6 +72,7 @@ def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray
     np.testing.assert_array_equal(actual, expected)  # NaN equals NaN; its payload may change
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.tuples(names, tensors()), max_size=3), names)
 def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) -> None:
     unique = dict(outputs)
@@ -86,6 +89,7 @@ def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) ->
         assert not tensor.HasField("contents")
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(hnp.arrays("<f4", hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=5)))
 def test_edge_values_are_packed_row_major(values: np.ndarray) -> None:
     layer = LayerEdges(3, tuple(range(values.shape[1])), tuple(range(values.shape[2])), values)

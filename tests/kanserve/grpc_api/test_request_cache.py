@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.config.settings import Settings
@@ -157,6 +157,7 @@ def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: 
     assert toys.again(requested) == toys.first(requested)
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(MESSAGES, st.binary(max_size=60))
 def test_parts_are_the_message(message: pb.ModelInferRequest, data: bytes) -> None:
     parts = request_cache.split(data)

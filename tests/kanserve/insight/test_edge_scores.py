@@ -30,13 +30,14 @@ from tests.kanserve.analysis import test_drift
 from tests.support import toy_model
 from tests.support.golden_cases import Case, cases
 from tests.support.live_traffic import draw
-from tests.support.wait import until
 from tests.support.server_process import serving
+from tests.support.tiers import full, spread
+from tests.support.wait import until
 
 NUMBERS = st.floats(-5, 5, width=32)
 
 
-@settings(deadline=None)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(
     hnp.arrays(np.float64, (6, 3, 2), elements=NUMBERS),
     hnp.arrays(np.int64, (6, 3), elements=st.integers(0, 4)),
@@ -60,7 +61,7 @@ def test_what_has_no_weight_may_be_anything() -> None:
     assert weighted.std()[0, 0] == pytest.approx(np.sqrt(2))
 
 
-@settings(deadline=None)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(hnp.arrays(np.float64, st.tuples(st.integers(2, 60), st.just(1)), elements=NUMBERS), st.tuples(NUMBERS, NUMBERS))
 def test_of_a_straight_edge_the_spread_is_exact(rows: np.ndarray, line: tuple[float, float]) -> None:
     window = Window(Cells.from_bounds(((-2.0, 0.0, 1.0),), 1))
@@ -108,7 +109,7 @@ GOLDEN = [
 ]
 
 
-@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
+@spread("case", GOLDEN, 1, ids=lambda case: case.name)
 def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case, tmp_path: Path) -> None:
     """Within 2 % of the largest of a layer; without an edge evaluated for a row."""
     backend = base.load("ort")
@@ -131,6 +132,7 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
         assert apart(live.layers, exact, what) < 0.02, what
 
 
+@full("combination")
 @pytest.mark.parametrize("case", GOLDEN[:2], ids=lambda case: case.name)
 def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Path) -> None:
     """Within 10% of the largest score of a layer, since an export keeps counts per grid interval and no rows."""

@@ -31,8 +31,9 @@ from tests.kanserve.analysis.test_drift import seen
 from tests.support import toy_model
 from tests.support.command_line import checkpoint, program
 from tests.support.live_traffic import RNG, SECONDS, TRAIN, draw, run, value
-from tests.support.wait import until
 from tests.support.server_process import Server, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 
 def send(server: Server, rows: np.ndarray, version: str = "") -> None:
@@ -209,6 +210,7 @@ def test_a_clock_that_went_back_does_not_keep_anybody_from_counting_anew(monkeyp
         assert item.counted(lately=False).rows == 3
 
 
+@full("combination")
 def test_the_page_of_a_large_model_is_small(tmp_path: Path) -> None:
     """A model [784, 64, 10] with a baseline, classes and traffic has no metric series per node."""
     state = checkpoint(tmp_path / "large.safetensors", (784, 64, 10))

@@ -24,7 +24,7 @@ from tests.support import toy_model
 from tests.support.failing_calls import bundle, during, forker, grandchildren
 from tests.support.refusals import not_loaded
 from tests.support.server_process import launched, serving
-from tests.support.tiers import full
+from tests.support.tiers import full, spread
 from tests.support.wait import until, until_async
 
 MIB = 2**20
@@ -48,7 +48,7 @@ REFUSED: list[tuple[bytes, str, dict[str, Any], LoadReason, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("data", "name", "settings", "reason", "text"), REFUSED, ids=[case[4] for case in REFUSED])
+@spread("data, name, settings, reason, text", REFUSED, 4, ids=[case[4] for case in REFUSED])
 def test_what_harms_is_refused_with_a_reason(
     tmp_path: Path, data: bytes, name: str, settings: dict[str, Any], reason: LoadReason, text: str
 ) -> None:
@@ -59,11 +59,12 @@ def test_what_harms_is_refused_with_a_reason(
     assert str(tmp_path) not in f"{caught.value} {caught.value.hint}"
 
 
-@pytest.mark.parametrize("settings", [{}, {"graph_allowlist": "relaxed"}, {"load_memory_bytes": 64 * MIB}])
+@spread("settings", [{"graph_allowlist": "relaxed"}, {}, {"load_memory_bytes": 64 * MIB}], 1)
 def test_what_is_as_it_should_be_passes(tmp_path: Path, settings: dict[str, Any]) -> None:
     tried(bundle(tmp_path), tmp_path, **settings)
 
 
+@full("combination")
 def test_weights_in_a_file_are_handed_over(tmp_path: Path) -> None:
     directory = toy_model.write(tmp_path)
     weights = toy_model.W0.tobytes()
@@ -74,6 +75,7 @@ def test_weights_in_a_file_are_handed_over(tmp_path: Path) -> None:
     tried(layout.load(candidate, 2**30), tmp_path)
 
 
+@full("combination")
 def test_a_plain_graph_is_tried_as_well(tmp_path: Path) -> None:
     (tmp_path / "plain" / "1").mkdir(parents=True)
     (tmp_path / "plain" / "1" / contract.MODEL_FILE).write_bytes(hostile.huge_batch())
@@ -95,6 +97,7 @@ def test_nothing_is_left_running_when_nobody_waits(tmp_path: Path) -> None:
     assert during(tmp_path, cancel).cancelled()
 
 
+@full("rare")
 def test_what_does_not_even_end_in_time_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own timer cannot end a process that is stopped: who forked it ends."""
     monkeypatch.setattr(pool, "GRACE", -57.0)  # 3 s in all, so that the test has time to stop it
@@ -116,6 +119,7 @@ def test_without_a_trial_only_the_manifest_is_checked(tmp_path: Path) -> None:
         tried(dataclasses.replace(item, manifest=dataclasses.replace(item.manifest, max_batch_size=0)), tmp_path)
 
 
+@full("rare")
 async def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "IDLE", 0.05)
     item = bundle(tmp_path)

@@ -19,6 +19,7 @@ from kanserve.grpc_api.call_context import Code
 from kanserve.observability.logs import Sink
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, START, request, serving
+from tests.support.tiers import full
 from tests.support.wait import until
 
 ROWS = np.zeros((1, 3), np.float32)
@@ -64,10 +65,8 @@ def test_what_cannot_be_written_is_dropped_and_counted(descriptor: str) -> None:
     os.close(number)
 
 
-@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+@full("load")
 def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -> None:
-    if transport == "asgi":
-        pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
     options = {
         "repository": str(tmp_path),

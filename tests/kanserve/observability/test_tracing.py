@@ -19,6 +19,7 @@ import pytest
 from tests.support import toy_model
 from tests.support.http_client import infer, tensor
 from tests.support.server_process import INFERENCE, START, request, serving
+from tests.support.tiers import full
 from tests.support.wait import until
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
@@ -129,6 +130,7 @@ def test_what_waits_is_sent_at_the_end(tmp_path: Path, receiver: Receiver, monke
     assert len(receiver.spans) == 3
 
 
+@full("peer")
 def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
@@ -140,6 +142,7 @@ def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch:
         assert all("event" in line for line in server.lines())
 
 
+@full("package")
 def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
     """With tracing off, the server imports no OpenTelemetry module, with any OTEL_* variables."""
     toy_model.write(tmp_path)
@@ -195,6 +198,7 @@ def test_what_cannot_be_is_refused_in_words(tmp_path: Path, environment: dict[st
     assert "Traceback" not in done.stderr
 
 
+@full("combination")
 def test_workers_are_traced_each_by_itself(tmp_path: Path, receiver: Receiver) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, traces=True, workers=2, threads=2) as server:

@@ -16,7 +16,8 @@ import pytest
 import tritonclient.http
 import tritonclient.http.aio
 
-from tests.support.http_client import ROWS, WAYS, ask, infer, running, tensor
+from tests.kanserve.conftest import WAYS
+from tests.support.http_client import ROWS, ask, infer, running, tensor
 from tests.support.server_process import Server
 from tests.support.wait import until
 

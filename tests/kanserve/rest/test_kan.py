@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
+from tests.kanserve.conftest import TRANSPORTS
 from tests.support import toy_model
 from tests.support.server_process import Server, serving
 from tests.support.wait import until
@@ -25,7 +26,7 @@ arrays = pytest.importorskip("kanserve.rest.kan")
 ROWS = np.random.default_rng(8).normal(size=(5, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("kan")
@@ -169,6 +170,7 @@ def test_every_packed_field_of_an_answer_has_a_shape() -> None:
     look(kan_pb2.DESCRIPTOR.message_types_by_name["CurveBlock"])
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.floats(), max_size=6), st.lists(st.floats(width=32), max_size=6))
 def test_packed_numbers_survive(wide: list[float], narrow: list[float]) -> None:
     orjson = pytest.importorskip("orjson")

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from kanserve.client.sync import Client
+from tests.kanserve.conftest import TRANSPORTS
 from tests.support import token_files, toy_model
 from tests.support.http_client import ask, way
 from tests.support.server_process import Server, serving
@@ -37,7 +38,7 @@ def write(folder: Path, graph: bytes) -> None:
     (folder / "1" / "model.onnx").write_bytes(graph)
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     plugin, chosen = way(request.param)
     root = tmp_path_factory.mktemp("v1")

@@ -12,6 +12,7 @@ from kanserve.errors import LoadError, LoadReason
 from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
 from tests.support.failing_calls import bundle, during, forker, grandchildren
+from tests.support.tiers import full
 from tests.support.wait import turns, until_async
 
 
@@ -62,6 +63,7 @@ async def test_parts_of_a_version_share_a_process_which_no_other_version_gets(tm
     trial.close()
 
 
+@full("load")
 async def test_a_version_that_ends_who_forks_does_not_affect_others(tmp_path: Path) -> None:
     """Each process of a check can be lost with that one, but only once."""
     item = bundle(tmp_path)
@@ -74,6 +76,7 @@ async def test_a_version_that_ends_who_forks_does_not_affect_others(tmp_path: Pa
     trial.close()
 
 
+@full("load")
 async def test_many_pass_through_one_process(tmp_path: Path) -> None:
     item = bundle(tmp_path)
     trial = Sandbox(Settings(repository=tmp_path))

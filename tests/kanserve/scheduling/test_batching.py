@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.execution.config import ExecutionPlan, Serving
@@ -226,6 +226,7 @@ async def test_no_run_has_more_rows_than_the_policy_allows(policy: Policy) -> No
         assert max(graph.runs) <= max(1, policy.max_rows)
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(rows=st.integers(0, 3000), piece=st.integers(0, 300))
 def test_pieces_are_about_equal(rows: int, piece: int) -> None:
     seen: list[int] = []
@@ -246,6 +247,7 @@ def test_pieces_are_about_equal(rows: int, piece: int) -> None:
         assert min(seen) >= min(rows, 8)
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
 def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
     feeds = [{"x": np.full((count, 2), at, np.float32)} for at, count in enumerate(rows)]
@@ -255,6 +257,7 @@ def test_outputs_go_back_to_whom_they_belong(rows: list[int]) -> None:
         np.testing.assert_array_equal(answer, feed["x"])
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 39), st.integers(1, 20))
 def test_a_piece_begins_where_the_runtime_reads_it_as_it_reads_a_whole(
     rows: int, width: int, start: int, count: int

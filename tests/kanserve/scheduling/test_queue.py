@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.execution.executor import InOrder, ServiceTimeEstimate
@@ -16,6 +16,7 @@ from kanserve.scheduling.queue import Choice, Expired, Policy, PriorityLevel, Qu
 ROWS = st.lists(st.integers(1, 20), min_size=1, max_size=20)
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(ROWS, st.integers(0, 64))
 def test_without_a_delay_whatever_waits_is_one_batch(rows: list[int], most: int) -> None:
     choice = choose(Policy(most), rows, 0.0, 0.0)
@@ -24,6 +25,7 @@ def test_without_a_delay_whatever_waits_is_one_batch(rows: list[int], most: int)
     assert choice.count == len(rows) or sum(rows[: choice.count + 1]) > most
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(ROWS, st.integers(1, 64), st.sets(st.integers(1, 64), max_size=4), st.floats(0, 2))
 def test_nobody_waits_longer_than_the_delay(rows: list[int], most: int, preferred: set[int], now: float) -> None:
     policy = Policy(most, delay=1.0, preferred=tuple(sorted(preferred)))
@@ -52,6 +54,7 @@ def test_a_preferred_size_that_would_be_passed_is_not_waited_for() -> None:
     assert choose(policy, [3, 3, 3], 0, 1.0) == Choice(3)
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.integers(1, 10**4), st.integers(0, 16), st.integers(1, 100))
 def test_what_waits_is_shared_by_the_instances_that_are_idle(waiting: int, idle: int, least: int) -> None:
     part = share(waiting, idle, least)
@@ -181,6 +184,7 @@ ACTS = st.lists(
 )
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(POLICIES, ACTS)
 def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Policy, acts: list[Any]) -> None:
     """A queue compared with its requests: each is rejected, is cancelled, times out or runs, once."""
@@ -234,6 +238,7 @@ def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Polic
     assert sorted(ended) == list(range(len(ended)))
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.permutations(range(6)))
 def test_answers_leave_in_the_order_of_their_requests(ready: list[int]) -> None:
     order: InOrder[int] = InOrder()

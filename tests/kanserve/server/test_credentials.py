@@ -14,6 +14,7 @@ from tests.kanserve.config.test_reload import Configured, configured
 from tests.support import token_files, toy_model
 from tests.support.command_line import kanserve
 from tests.support.server_process import INFERENCE, Server, serving
+from tests.support.tiers import full
 from tests.support.wait import until
 from tools.reliability.row_31_tls_rotation import Files
 
@@ -64,6 +65,7 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
     assert not any(secret in log for secret in (first, second, token_file.digest(first), token_file.digest(second)))
 
 
+@full("rare")
 def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Path) -> None:
     """The server sees a change of time or size within a twentieth of `credential_poll_seconds`."""
     toy_model.write(tmp_path / "models")
@@ -104,6 +106,7 @@ def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode
     assert "Traceback" not in done.stderr
 
 
+@full("combination")
 def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
     """And not only the timer."""
     path = tmp_path / "tokens.toml"
@@ -128,6 +131,7 @@ def answered(server: Configured, token: str) -> bool:
     return True
 
 
+@full("combination")
 def test_both_ports_of_every_worker_show_what_is_new(tmp_path: Path) -> None:
     """One by each transport."""
     pytest.importorskip("h2corn")
