@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.support import toy_model
+from tests.support.command_line import kanserve
 from tests.support.http_client import infer, tensor
 from tests.support.server_process import INFERENCE, START, request, serving
 from tests.support.tiers import full
@@ -163,36 +163,22 @@ def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
     assert receiver.spans == []
 
 
-REFUSED = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name == "opentelemetry" or name.startswith("opentelemetry."):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-from kanserve.cli import main
-raise SystemExit(main.main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.parametrize(
-    ("environment", "code", "says"),
+    ("environment", "says"),
     [
-        ({}, REFUSED, "traces need the Python package that provides 'opentelemetry'"),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}, REFUSED.replace("sys.meta_path", "[]"), "grpc or http/protobuf"),
+        ({}, "traces need the Python package that provides 'opentelemetry"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}, "grpc or http/protobuf"),
     ],
     ids=["not installed", "no such protocol"],
 )
-def test_what_cannot_be_is_refused_in_words(tmp_path: Path, environment: dict[str, str], code: str, says: str) -> None:
+def test_what_cannot_be_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], says: str
+) -> None:
     toy_model.write(tmp_path)
-    flags = ("serve", str(tmp_path), "--grpc-port", "0", "--metrics-port", "0", "--traces")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *flags],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
+    for name in () if environment else [*sys.modules]:
+        if name.partition(".")[0] == "opentelemetry":
+            monkeypatch.setitem(sys.modules, name, None)
+    done = kanserve("serve", tmp_path, "--grpc-port", "0", "--metrics-port", "0", "--traces", **environment)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr

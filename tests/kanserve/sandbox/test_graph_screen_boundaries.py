@@ -108,7 +108,9 @@ def test_names_are_told_no_longer_than_needed() -> None:
 
 def chain(count: int) -> list[onnx.NodeProto]:
     names = ["x", *(f"t{at}" for at in range(count))]
-    return [helper.make_node("Tanh", [names[at]], [names[at + 1]]) for at in range(count)]
+    return [
+        onnx.NodeProto(op_type="Tanh", input=names[at : at + 1], output=names[at + 1 : at + 2]) for at in range(count)
+    ]
 
 
 @full("rare")
