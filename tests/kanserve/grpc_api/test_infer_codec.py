@@ -14,7 +14,7 @@ from kanserve.errors import BadRequest, ResourceExhausted, Unsupported
 from kanserve.grpc_api import infer_codec, kan_codec
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.types import DTYPES, EdgeResponse, InferRequest, InferResponse, LayerEdges, OutputTensor
+from kanserve.types import DTYPES, InferRequest, InferResponse, OutputTensor
 
 TYPED = {
     "BOOL": "bool_contents",
@@ -87,16 +87,6 @@ def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) ->
     ):
         assert (tensor.datatype, tuple(tensor.shape), raw) == (datatype, array.shape, array.tobytes())
         assert not tensor.HasField("contents")
-
-
-@settings(max_examples=settings.default.max_examples // 5)
-@given(hnp.arrays("<f4", hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=5)))
-def test_edge_values_are_packed_row_major(values: np.ndarray) -> None:
-    layer = LayerEdges(3, tuple(range(values.shape[1])), tuple(range(values.shape[2])), values)
-    (sent,) = kan_pb2.QueryEdgesResponse.FromString(kan_codec.packed(EdgeResponse("m", 1, "i", "d", (layer,)))).layers
-    assert sent.layer == 3
-    assert np.frombuffer(sent.values, "<f4").reshape(tuple(sent.shape)).tobytes() == values.tobytes()
-    assert (tuple(sent.sources), tuple(sent.destinations)) == (layer.sources, layer.destinations)
 
 
 @given(st.binary(max_size=200))
