@@ -1,3 +1,37 @@
-"""Fixtures: one server with the toy models."""
+"""Fixtures: one server with the toy models by each transport. A test may be a coroutine."""
 
-from tests.support.toy_server import _the_loop_turns, repository, server, transport  # noqa: F401 - fixtures
+import asyncio
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server_process import Server, serving
+from tests.support.tiers import full
+from tests.support.toy_server import _the_loop_turns, repository  # noqa: F401 - fixtures
+
+TRANSPORTS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]
+WAYS = [*TRANSPORTS, pytest.param("hypercorn", marks=full("peer"))]  # to speak HTTP
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:  # noqa: F811 - a fixture
+    """A server over `repository`, by each transport; tests leave it as it is."""
+    with serving(repository, transport=request.param, max_response_bytes=65536) as running:
+        yield running
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine, on an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True

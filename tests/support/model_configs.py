@@ -14,12 +14,12 @@ from kanserve.runtime import base
 from tests.support import toy_model
 
 
-def load(root: Path, text: str = "", **settings: Any) -> Model:
-    """The toy, whose config.pbtxt says this."""
-    if not (root / "toy").exists():
+def load(root: Path, text: str = "", budget: int = 2, **settings: Any) -> Model:
+    """The only model of a folder, by default the toy, whose config.pbtxt says this. `budget`: threads."""
+    if not root.exists() or not any(root.iterdir()):
         toy_model.write(root)
     if text:
         (root / "toy" / pbtxt.FILE_NAME).write_text(text)
     (candidate,) = layout.scan(root, plain_onnx=False)
     result = Settings(repository=root, **settings)
-    return Loader(base.load("ort"), result, 2, Metrics()).load(layout.load(candidate, 2**30))
+    return Loader(base.load("ort"), result, budget, Metrics()).load(layout.load(candidate, 2**30))

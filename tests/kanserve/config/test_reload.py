@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -24,7 +23,9 @@ from kanserve.config.settings import LIVE, Settings
 from kanserve.errors import ConfigError
 from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND
-from tests.support.server_process import INFERENCE, request, wait_until
+from tests.support.server_process import INFERENCE, request
+from tests.support.tiers import full
+from tests.support.wait import until, until_async
 
 GOOD = request(np.zeros((1, 3), np.float32)).SerializeToString()
 WRONG = request(np.zeros((1, 7), np.float32)).SerializeToString()
@@ -86,35 +87,33 @@ def configured(folder: Path, *flags: str) -> Iterator[Configured]:
             process.kill()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=full("combination"))])
 def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) -> None:
     with configured(tmp_path, "--workers", str(workers), "--threads", str(workers)) as server:
         server.infer(GOOD)
         server.write('access_log = "all"\n')
-        wait_until(lambda: server.lines("settings_reloaded"))
+        until(lambda: server.lines("settings_reloaded"))
         assert server.lines("settings_reloaded")[0]["changed"] == {"access_log": "all"}
-        wait_until(lambda: server.infer(GOOD) or server.lines("request_completed"))
+        until(lambda: server.infer(GOOD) or server.lines("request_completed"))
         assert server.lines("request_completed")[0]["code"] == "OK"
 
         server.write('access_log = "all"\nmax_pending_requests = 7\nreflection = true\n')
-        wait_until(lambda: server.lines("settings_pending_restart"))
+        until(lambda: server.lines("settings_pending_restart"))
         (reported,) = server.lines("settings_pending_restart")
         assert reported["settings"] == ["reflection", "max_pending_requests"]
-        wait_until(lambda: server.metric("kanserve_settings_pending_restart") == 2)
+        until(lambda: server.metric("kanserve_settings_pending_restart") == 2)
 
         before = len(server.lines("request_completed"))
         server.write('acess_log = "none"\n')
-        wait_until(lambda: server.lines("settings_reload_failed"))
+        until(lambda: server.lines("settings_reload_failed"))
         (reported,) = server.lines("settings_reload_failed")
         assert (reported["code"], reported["hint"]) == ("setting-unknown", "did you mean 'access_log'?")
-        wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 1)
-        wait_until(
-            lambda: server.infer(GOOD) or len(server.lines("request_completed")) > before
-        )  # as it was said before
+        until(lambda: server.metric("kanserve_settings_reload_failed") == 1)
+        until(lambda: server.infer(GOOD) or len(server.lines("request_completed")) > before)  # as it was said before
 
         server.write('log_level = "error"\n')
-        wait_until(lambda: len(server.lines("settings_reloaded")) == 3)
-        wait_until(lambda: server.metric("kanserve_settings_reload_failed") == 0)
+        until(lambda: len(server.lines("settings_reloaded")) == 3)
+        until(lambda: server.metric("kanserve_settings_reload_failed") == 0)
         assert server.metric("kanserve_settings_pending_restart") == 0
         before = len(server.lines("request_completed"))
         server.infer(WRONG)
@@ -124,64 +123,45 @@ def test_the_file_changes_while_the_server_runs(tmp_path: Path, workers: int) ->
         assert server.lines("shutdown_started") == server.lines("server_stopped") == []  # as of the new level
 
 
+@full("load")
 def test_who_comes_later_has_what_was_said_before(tmp_path: Path) -> None:
     with configured(tmp_path, "--workers", "2", "--threads", "2") as server:
         server.write('access_log = "all"\n')
-        wait_until(lambda: server.lines("settings_reloaded"))
+        until(lambda: server.lines("settings_reloaded"))
         pid = server.process.pid
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
-        wait_until(lambda: len(server.lines("worker_exited")) == 2)
-        wait_until(lambda: server.metric("kanserve_workers") == 2)
-        wait_until(lambda: server.infer(GOOD) or server.lines("request_completed"))
+        until(lambda: len(server.lines("worker_exited")) == 2)
+        until(lambda: server.metric("kanserve_workers") == 2)
+        until(lambda: server.infer(GOOD) or server.lines("request_completed"))
 
 
-def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
+async def test_asked_twice_at_once_is_read_to_the_last_state(tmp_path: Path) -> None:
     result = [Settings(repository=tmp_path, max_watch_streams=count) for count in (1, 2, 3)]
     seen: list[Change] = []
-
-    async def ask() -> None:
-        reload = Reload(result[0], lambda: result.pop(0))
-        reload.subscribe(seen.append)
-        reload.request()
-        reload.request()
-        while not seen:
-            await asyncio.sleep(0.01)
-        reload.request()
-        while len(seen) < 2:
-            await asyncio.sleep(0.01)
-
-    asyncio.run(asyncio.wait_for(ask(), 60))
+    reload = Reload(result[0], lambda: result.pop(0))
+    reload.subscribe(seen.append)
+    reload.request()
+    reload.request()
+    await until_async(lambda: seen)
+    reload.request()
+    await until_async(lambda: len(seen) >= 2)
     assert [change.live["max_watch_streams"] for change in seen] == [1, 2]
 
 
-def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None:
+async def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"
     file.write_text("max_watch_streams = 5\ndrain_delay_seconds = 1.5\n")
     flags = {"repository": tmp_path, "max_watch_streams": 9}
-    settings = sources.load(flags, config=file).settings
     seen: list[Change] = []
-
-    async def ask() -> None:
-        reload = Reload(settings, lambda: sources.load(flags, config=file).settings)
-        reload.subscribe(seen.append)
-        for text in (
-            "max_watch_streams = 6\ndrain_delay_seconds = 2.5\n",
-            "drain_delay_seconds = false2\n",
-            "drain_grace_seconds = -1\n",
-            "",
-        ):
-            file.write_text(text)
-            reload.request()
-            wanted = len(seen) + 1
-            while len(seen) < wanted:
-                await asyncio.sleep(0.01)
-        file.unlink()
+    reload = Reload(sources.load(flags, config=file).settings, lambda: sources.load(flags, config=file).settings)
+    reload.subscribe(seen.append)
+    texts = ("max_watch_streams = 6\ndrain_delay_seconds = 2.5\n", "drain_delay_seconds = false2\n")
+    for text in (*texts, "drain_grace_seconds = -1\n", "", None):
+        _ = file.unlink() if text is None else file.write_text(text)
+        wanted = len(seen) + 1
         reload.request()
-        while len(seen) < 5:
-            await asyncio.sleep(0.01)
-
-    asyncio.run(asyncio.wait_for(ask(), 60))
+        await until_async(lambda wanted=wanted: len(seen) == wanted)
     assert [change.refused for change in seen] == [False, True, True, False, True]
     assert [change.live["drain_delay_seconds"] for change in seen] == [2.5, 2.5, 2.5, 5.0, 5.0]
     assert {change.live["max_watch_streams"] for change in seen} == {9}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ import pytest
 
 from kanserve.errors import BackendError, DeadlineExceeded, QueueFull, QueueTimeout, ResourceExhausted
 from kanserve.execution.config import ExecutionPlan, Serving
-from kanserve.execution.executor import Executor, Limits
+from kanserve.execution.executor import CALM, PROBE, Executor, Limits
 from kanserve.observability.metrics import Metrics
 from kanserve.scheduling.queue import Policy, PriorityLevel
+from tests.support.tiers import full
+from tests.support.wait import turns, until_async
 
 
 class Graph:
@@ -35,13 +37,8 @@ class Graph:
 def executor(
     graph: Any, *, inline_rows: int = 1024, max_pending_requests: int = 256, policy: Policy | None = None
 ) -> Executor:
-    return Executor(
-        "m",
-        graph,
-        Metrics().model("m", "1"),
-        Serving(policy or Policy(64), ExecutionPlan(1, inline_rows), max_pending_requests),
-        2**20,
-    )
+    serving = Serving(policy or Policy(64), ExecutionPlan(1, inline_rows), max_pending_requests)
+    return Executor("m", graph, Metrics().model("m", "1"), serving, 2**20)
 
 
 async def ask(on: Executor, value: float, rows: int = 1, limits: Limits | None = None) -> float:
@@ -50,117 +47,88 @@ async def ask(on: Executor, value: float, rows: int = 1, limits: Limits | None =
     return float(run.outputs[0][0, 0])
 
 
-@pytest.mark.parametrize("inline_rows", [0, 1024])
-def test_what_arrives_together_runs_together(inline_rows: int) -> None:
-    async def main() -> tuple[list[float], list[int]]:
-        graph = Graph()
-        on = executor(graph, inline_rows=inline_rows)
-        answers = await asyncio.gather(*(ask(on, at) for at in range(100)))
-        assert on._metrics.statistics.pending == 0
-        assert on._metrics.statistics.execution_count == len(graph.runs)
-        await asyncio.to_thread(on.close)
-        return list(answers), graph.runs
-
-    answers, runs = asyncio.run(main())
-    assert answers == [2.0 * at for at in range(100)]
-    assert runs == [64, 36]
+INLINE = pytest.mark.parametrize("inline_rows", [0, 1024], ids=["on a thread", "on the loop"])
 
 
-def test_a_burst_beyond_the_queue_is_answered_while_it_arrives() -> None:
-    async def main() -> list[float]:
-        on = executor(Graph(), max_pending_requests=70)
-        return await asyncio.gather(*(ask(on, at) for at in range(1000)))
-
-    assert asyncio.run(main()) == [2.0 * at for at in range(1000)]
-
-
-@pytest.mark.parametrize("inline_rows", [0, 1024])
-def test_one_bad_row_does_not_fail_its_neighbours(inline_rows: int) -> None:
-    async def main() -> list[Any]:
-        on = executor(Graph(), inline_rows=inline_rows)
-        answers = await asyncio.gather(*(ask(on, value) for value in (1, -1, 3)), return_exceptions=True)
-        assert on._metrics.statistics.pending == 0
-        return list(answers)
-
-    good, bad, other = asyncio.run(main())
-    assert (good, other) == (2.0, 6.0)
-    assert isinstance(bad, BackendError)
+@INLINE
+async def test_what_arrives_together_runs_together(inline_rows: int) -> None:
+    graph = Graph()
+    on = executor(graph, inline_rows=inline_rows)
+    assert await asyncio.gather(*(ask(on, at) for at in range(100))) == [2.0 * at for at in range(100)]
+    assert graph.runs == [64, 36]
+    assert (on._metrics.statistics.pending, on._metrics.statistics.execution_count) == (0, 2)
+    await asyncio.to_thread(on.close)
 
 
-def test_a_batch_that_is_too_much_runs_one_by_one() -> None:
+async def test_a_burst_beyond_the_queue_is_answered_while_it_arrives() -> None:
+    on = executor(Graph(), max_pending_requests=70)
+    assert await asyncio.gather(*(ask(on, at) for at in range(1000))) == [2.0 * at for at in range(1000)]
+
+
+@INLINE
+async def test_one_bad_row_does_not_fail_its_neighbours(inline_rows: int) -> None:
+    on = executor(Graph(), inline_rows=inline_rows)
+    good, bad, other = await asyncio.gather(*(ask(on, value) for value in (1, -1, 3)), return_exceptions=True)
+    assert (good, other, type(bad)) == (2.0, 6.0, BackendError)
+    assert on._metrics.statistics.pending == 0
+
+
+@INLINE
+async def test_a_batch_that_is_too_much_runs_one_by_one(inline_rows: int) -> None:
     def small(outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if len(feeds["x"]) > 1:
             raise ResourceExhausted("not enough memory")
         return [2 * feeds["x"]]
 
-    async def main(inline_rows: int) -> list[float]:
-        on = executor(small, inline_rows=inline_rows)
-        answers = await asyncio.wait_for(asyncio.gather(*(ask(on, at) for at in range(20))), 60)
-        assert on._idle == 1
-        return list(answers)
-
-    for inline_rows in (0, 1024):
-        assert asyncio.run(main(inline_rows)) == [2.0 * at for at in range(20)]
+    on = executor(small, inline_rows=inline_rows)
+    assert await asyncio.gather(*(ask(on, at) for at in range(20))) == [2.0 * at for at in range(20)]
+    assert on._idle == 1
 
 
-def test_a_bug_reaches_every_caller() -> None:
-    def broken(outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        raise ZeroDivisionError
-
-    async def main(inline_rows: int) -> list[Any]:
-        on = executor(broken, inline_rows=inline_rows)
-        return await asyncio.wait_for(asyncio.gather(*(ask(on, 1) for _ in range(3)), return_exceptions=True), 60)
-
-    for inline_rows in (0, 1024):
-        assert all(isinstance(error, ZeroDivisionError) for error in asyncio.run(main(inline_rows)))
+@INLINE
+async def test_a_bug_reaches_every_caller(inline_rows: int) -> None:
+    on = executor(lambda outputs, feeds: 1 / 0, inline_rows=inline_rows)
+    errors = await asyncio.gather(*(ask(on, 1) for _ in range(3)), return_exceptions=True)
+    assert [type(error) for error in errors] == [ZeroDivisionError] * 3
 
 
-def test_a_full_queue_refuses_at_once_and_a_caller_that_left_makes_room() -> None:
-    async def main() -> None:
-        graph = Graph()
-        on = executor(graph, max_pending_requests=2, policy=Policy(64, delay=30.0))
-        waiting = [asyncio.create_task(ask(on, at)) for at in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFull):
-            await ask(on, 9)
-        waiting[0].cancel()
-        await asyncio.gather(waiting[0], return_exceptions=True)
-        waiting.append(asyncio.create_task(ask(on, 3)))
-        await asyncio.sleep(0.05)
-        assert not graph.runs
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        assert on._metrics.statistics.pending == 0
-
-    asyncio.run(main())
+async def test_a_full_queue_refuses_at_once_and_a_caller_that_left_makes_room() -> None:
+    graph = Graph()
+    on = executor(graph, max_pending_requests=2, policy=Policy(64, delay=30.0))
+    waiting = [asyncio.create_task(ask(on, at)) for at in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        await ask(on, 9)
+    waiting[0].cancel()
+    await asyncio.gather(waiting[0], return_exceptions=True)
+    waiting.append(asyncio.create_task(ask(on, 3)))
+    await turns()
+    assert not graph.runs
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert on._metrics.statistics.pending == 0
 
 
-def test_expired_requests_are_not_computed() -> None:
-    async def main() -> None:
-        graph = Graph()
-        on = executor(graph)
-        with pytest.raises(DeadlineExceeded):
-            await ask(on, 1, limits=Limits(deadline=0.0))
-        with pytest.raises(QueueTimeout):
-            await ask(on, 1, limits=Limits(queue_timeout=-1.0))
-        assert not graph.runs
-
-    asyncio.run(main())
+async def test_expired_requests_are_not_computed() -> None:
+    graph = Graph()
+    on = executor(graph)
+    with pytest.raises(DeadlineExceeded):
+        await ask(on, 1, limits=Limits(deadline=0.0))
+    with pytest.raises(QueueTimeout):
+        await ask(on, 1, limits=Limits(queue_timeout=-1.0))
+    assert not graph.runs
 
 
-def test_a_delay_gathers_and_ends() -> None:
-    async def main() -> None:
-        graph = Graph()
-        on = executor(graph, policy=Policy(64, delay=0.2))
-        first = asyncio.create_task(ask(on, 1))
-        for _ in range(10):  # without a delay, it would run in one of these turns
-            await asyncio.sleep(0)
-        assert not graph.runs
-        assert await asyncio.gather(first, ask(on, 2)) == [2.0, 4.0]
-        assert graph.runs == [2]
-
-    asyncio.run(main())
+async def test_a_delay_gathers_and_ends() -> None:
+    graph = Graph()
+    first = asyncio.create_task(ask(executor(graph, policy=Policy(64, delay=600.0)), 1))
+    await turns()  # without a delay, it would run in one of these turns
+    assert not graph.runs
+    first.cancel()
+    on = executor(graph, policy=Policy(64, delay=0.01))
+    assert await asyncio.gather(ask(on, 1), ask(on, 2)) == [2.0, 4.0]
+    assert graph.runs == [2]
 
 
 class Gate:
@@ -185,12 +153,6 @@ class Gate:
         return self._events.setdefault(value, threading.Event())
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def gated(instances: int, policy: Policy, piece_rows: int = 0) -> tuple[Gate, Executor]:
     gate = Gate()
     serving = Serving(policy, ExecutionPlan(instances, 0, piece_rows), 256)
@@ -198,128 +160,162 @@ def gated(instances: int, policy: Policy, piece_rows: int = 0) -> tuple[Gate, Ex
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_instances_run_side_by_side_and_answers_keep_their_order_where_they_are_to(ordered: bool) -> None:
-    async def main() -> list[float]:
-        gate, on = gated(3, Policy(1, ordered=ordered))
-        answered: list[float] = []
+async def test_instances_run_side_by_side_and_answers_keep_their_order_where_they_are_to(ordered: bool) -> None:
+    gate, on = gated(3, Policy(1, ordered=ordered))
+    answered: list[float] = []
 
-        async def one(value: float) -> None:
-            answered.append(await ask(on, value))
+    async def one(value: float) -> None:
+        answered.append(await ask(on, value))
 
-        tasks = [asyncio.create_task(one(value)) for value in (1, 2, 3)]
-        await until(lambda: len(gate.begun) == 3)
-        gate.let(3)
-        if not ordered:
-            await until(lambda: answered == [6.0])
-        gate.let(2)
-        await asyncio.sleep(0.05)
-        gate.let(1)
-        await asyncio.gather(*tasks)
-        await asyncio.to_thread(on.close)
-        return answered
-
-    answered = asyncio.run(main())
-    assert answered == [2.0, 4.0, 6.0] if ordered else answered[0] == 6.0
+    tasks = [asyncio.create_task(one(value)) for value in (1, 2, 3)]
+    await until_async(lambda: len(gate.begun) == 3)
+    for ended, value in enumerate((3, 2, 1), 1):
+        gate.let(value)
+        await until_async(lambda ended=ended: on._idle == ended)
+    await asyncio.gather(*tasks)
+    assert answered == ([2.0, 4.0, 6.0] if ordered else [6.0, 4.0, 2.0])
+    await asyncio.to_thread(on.close)
 
 
-def test_a_large_request_runs_on_all_instances() -> None:
-    async def main() -> None:
-        gate, on = gated(2, Policy(64), piece_rows=2)
-        rows = np.repeat(np.arange(1.0, 4.0), 2)[:, None].repeat(2, axis=1)  # three pieces
-        task = asyncio.create_task(on.run(["y"], {"x": rows}, 6, Limits()))
-        await until(lambda: sorted(gate.begun) == [1.0, 2.0])
-        gate.let(1, 2, 3)
-        run = await task
-        np.testing.assert_array_equal(run.outputs[0], 2 * rows)
-        assert on._metrics.statistics.execution_count == 1
-        await asyncio.to_thread(on.close)
-
-    asyncio.run(main())
+async def test_a_large_request_runs_on_all_instances() -> None:
+    gate, on = gated(2, Policy(64), piece_rows=2)
+    rows = np.repeat(np.arange(1.0, 4.0), 2)[:, None].repeat(2, axis=1)  # three pieces
+    task = asyncio.create_task(on.run(["y"], {"x": rows}, 6, Limits()))
+    await until_async(lambda: sorted(gate.begun) == [1.0, 2.0])
+    gate.let(1, 2, 3)
+    run = await task
+    np.testing.assert_array_equal(run.outputs[0], 2 * rows)
+    assert on._metrics.statistics.execution_count == 1
+    await asyncio.to_thread(on.close)
 
 
-def test_what_waits_is_parted_over_the_instances() -> None:
-    async def main() -> None:
-        gate, on = gated(2, Policy(64))
-        tasks = [asyncio.create_task(ask(on, value)) for value in (1, 2, 3, 4)]
-        await until(lambda: sorted(gate.begun) == [1.0, 3.0])
-        gate.let(1, 3)
-        assert await asyncio.gather(*tasks) == [2.0, 4.0, 6.0, 8.0]
-        await asyncio.to_thread(on.close)
-
-    asyncio.run(main())
+async def test_what_waits_is_parted_over_the_instances() -> None:
+    gate, on = gated(2, Policy(64))
+    tasks = [asyncio.create_task(ask(on, value)) for value in (1, 2, 3, 4)]
+    await until_async(lambda: sorted(gate.begun) == [1.0, 3.0])
+    gate.let(1, 3)
+    assert await asyncio.gather(*tasks) == [2.0, 4.0, 6.0, 8.0]
+    await asyncio.to_thread(on.close)
 
 
-def test_who_waits_for_too_long_is_told_so_while_all_instances_are_busy() -> None:
-    async def main() -> None:
-        gate, on = gated(1, Policy(64))
-        busy = asyncio.create_task(ask(on, 1))
-        await until(lambda: gate.begun == [1.0])
-        with pytest.raises(QueueTimeout):
-            await ask(on, 2, limits=Limits(queue_timeout=0.02))
-        with pytest.raises(DeadlineExceeded):
-            await ask(on, 3, limits=Limits(deadline=time.monotonic() + 0.02))
-        gate.let(1)
-        assert await busy == 2.0
-        assert gate.begun == [1.0]
-        assert on._metrics.statistics.pending == 0
-        await asyncio.to_thread(on.close)
-
-    asyncio.run(main())
+async def test_who_waits_for_too_long_is_told_so_while_all_instances_are_busy() -> None:
+    gate, on = gated(1, Policy(64))
+    busy = asyncio.create_task(ask(on, 1))
+    await until_async(lambda: gate.begun == [1.0])
+    with pytest.raises(QueueTimeout):
+        await ask(on, 2, limits=Limits(queue_timeout=0.02))
+    with pytest.raises(DeadlineExceeded):
+        await ask(on, 3, limits=Limits(deadline=time.monotonic() + 0.02))
+    gate.let(1)
+    assert await busy == 2.0
+    assert gate.begun == [1.0]
+    assert on._metrics.statistics.pending == 0
+    await asyncio.to_thread(on.close)
 
 
-def test_a_higher_priority_overtakes() -> None:
-    async def main() -> None:
-        gate, on = gated(1, Policy(1, levels=(PriorityLevel(), PriorityLevel()), usual=1))
-        tasks = [asyncio.create_task(ask(on, 1))]
-        await until(lambda: gate.begun == [1.0])
-        tasks += [
-            asyncio.create_task(ask(on, value, limits=Limits(priority=priority)))
-            for value, priority in ((2, 0), (3, 2), (4, 1))
-        ]
-        await until(lambda: on._metrics.statistics.pending == 4)
-        gate.let(1, 2, 3, 4)
-        await asyncio.gather(*tasks)
-        assert gate.begun == [1.0, 4.0, 2.0, 3.0]
-        await asyncio.to_thread(on.close)
-
-    asyncio.run(main())
+async def test_a_higher_priority_overtakes() -> None:
+    gate, on = gated(1, Policy(1, levels=(PriorityLevel(), PriorityLevel()), usual=1))
+    tasks = [asyncio.create_task(ask(on, 1))]
+    await until_async(lambda: gate.begun == [1.0])
+    tasks += [
+        asyncio.create_task(ask(on, value, limits=Limits(priority=priority)))
+        for value, priority in ((2, 0), (3, 2), (4, 1))
+    ]
+    await until_async(lambda: on._metrics.statistics.pending == 4)
+    gate.let(1, 2, 3, 4)
+    await asyncio.gather(*tasks)
+    assert gate.begun == [1.0, 4.0, 2.0, 3.0]
+    await asyncio.to_thread(on.close)
 
 
-def test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind() -> None:
-    async def main() -> None:
-        gate, on = gated(1, Policy(64))
-        on._max_pending_requests = 20_000
-        tasks = [asyncio.create_task(ask(on, 1))]
-        await until(lambda: gate.begun == [1.0])
-        tasks += [asyncio.create_task(ask(on, 5)) for _ in range(10_000)]
-        await until(lambda: on._metrics.statistics.pending == 10_001)
-        for task in reversed(tasks[1:]):
-            task.cancel()
-        await asyncio.gather(*tasks[1:], return_exceptions=True)
-        assert (on._metrics.statistics.pending, on._queue.count, on._queue.rows) == (1, 0, 0)
-        gate.let(1)
-        assert await tasks[0] == 2.0
-        assert gate.begun == [1.0]
-        await asyncio.to_thread(on.close)
-
-    asyncio.run(main())
+@full("load")
+async def test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind() -> None:
+    gate, on = gated(1, Policy(64))
+    on._max_pending_requests = 20_000
+    tasks = [asyncio.create_task(ask(on, 1))]
+    await until_async(lambda: gate.begun == [1.0])
+    tasks += [asyncio.create_task(ask(on, 5)) for _ in range(10_000)]
+    await until_async(lambda: on._metrics.statistics.pending == 10_001)
+    for task in reversed(tasks[1:]):
+        task.cancel()
+    await asyncio.gather(*tasks[1:], return_exceptions=True)
+    assert (on._metrics.statistics.pending, on._queue.count, on._queue.rows) == (1, 0, 0)
+    gate.let(1)
+    assert await tasks[0] == 2.0
+    assert gate.begun == [1.0]
+    await asyncio.to_thread(on.close)
 
 
-def test_who_cannot_be_served_before_the_deadline_is_refused_at_once() -> None:
-    async def main() -> None:
-        gate, on = gated(1, Policy(64))
-        on._pace.ran(1, 100.0)
-        in_time = Limits(deadline=time.monotonic() + 10**6)
-        hopeless = Limits(deadline=time.monotonic() + 150)
-        first = asyncio.create_task(ask(on, 1, limits=hopeless))  # nobody is before it
-        await until(lambda: gate.begun == [1.0])
-        with pytest.raises(QueueFull):
-            await ask(on, 2, limits=hopeless)
-        second = asyncio.create_task(ask(on, 3, limits=in_time))
-        await asyncio.sleep(0)
-        gate.let(1, 3)
-        assert await asyncio.gather(first, second) == [2.0, 6.0]
-        assert (gate.begun, on._running, on._idle) == ([1.0, 3.0], 0, 1)
-        await asyncio.to_thread(on.close)
+async def test_who_cannot_be_served_before_the_deadline_is_refused_at_once() -> None:
+    gate, on = gated(1, Policy(64))
+    on._pace.ran(1, 100.0)
+    in_time = Limits(deadline=time.monotonic() + 10**6)
+    hopeless = Limits(deadline=time.monotonic() + 150)
+    first = asyncio.create_task(ask(on, 1, limits=hopeless))  # nobody is before it
+    await until_async(lambda: gate.begun == [1.0])
+    with pytest.raises(QueueFull):
+        await ask(on, 2, limits=hopeless)
+    second = asyncio.create_task(ask(on, 3, limits=in_time))
+    await asyncio.sleep(0)
+    gate.let(1, 3)
+    assert await asyncio.gather(first, second) == [2.0, 6.0]
+    assert (gate.begun, on._running, on._idle) == ([1.0, 3.0], 0, 1)
+    await asyncio.to_thread(on.close)
 
-    asyncio.run(main())
+
+async def calm(on: Executor) -> None:
+    for value in range(CALM):
+        assert await ask(on, value) == 2 * value
+
+
+def at_once(coroutine: Any) -> bool:
+    """Whether it ends without the loop coming round."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return True
+    coroutine.close()
+    return False
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [(Policy(64), True), (Policy(64, delay=1e-4), False), (Policy(64, preferred=(1,)), False)]
+)
+async def test_one_by_one_nobody_waits(policy: Policy, expected: bool) -> None:
+    on = executor(Graph(), inline_rows=64, policy=policy)
+    assert not at_once(on.run(["y"], {"x": np.ones((1, 2))}, 1, Limits()))  # nobody knows yet
+    await asyncio.sleep(0)
+    await calm(on)
+    before = on._metrics.statistics.execution_count
+    assert [at_once(ask(on, 1.0)) for _ in range(3)] == [expected] * 3
+    if expected:
+        assert (on._metrics.statistics.execution_count, on._metrics.statistics.pending) == (before + 3, 0)
+    on.close()
+
+
+async def test_company_is_found_again() -> None:
+    """After at most `PROBE` requests that ran one at a time, requests that arrive together run together."""
+    graph = Graph()
+    on = executor(graph, inline_rows=64)
+    await calm(on)
+    assert await asyncio.gather(*(ask(on, value) for value in range(60))) == [2 * value for value in range(60)]
+    assert sum(rows == 1 for rows in graph.runs[CALM:]) <= PROBE
+    graph.runs.clear()
+    await asyncio.gather(*(ask(on, value) for value in range(60)))
+    assert graph.runs == [60]
+    on.close()
+
+
+async def test_an_error_and_a_passed_deadline_are_told_when_nobody_waits_too() -> None:
+    graph = Graph()
+    on = executor(graph, inline_rows=64)
+    await calm(on)
+    with pytest.raises(BackendError):
+        await ask(on, -1.0)
+    ran = len(graph.runs)
+    with pytest.raises(DeadlineExceeded):
+        await ask(on, 1.0, limits=Limits(deadline=time.monotonic() - 1))
+    assert len(graph.runs) == ran
+    assert await ask(on, 3.0) == 6
+    assert on._metrics.statistics.pending == 0
+    on.close()

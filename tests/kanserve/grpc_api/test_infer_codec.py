@@ -14,7 +14,7 @@ from kanserve.errors import BadRequest, ResourceExhausted, Unsupported
 from kanserve.grpc_api import infer_codec, kan_codec
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from kanserve.types import DTYPES, EdgeResponse, InferResponse, LayerEdges, OutputTensor
+from kanserve.types import DTYPES, InferRequest, InferResponse, OutputTensor
 
 TYPED = {
     "BOOL": "bool_contents",
@@ -32,6 +32,10 @@ TYPED = {
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
+def decoded(message: pb.ModelInferRequest) -> InferRequest:
+    return infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
+
+
 @st.composite
 def tensors(draw: st.DrawFn, datatypes: tuple[str, ...] = tuple(DTYPES)) -> tuple[str, np.ndarray]:
     datatype = draw(st.sampled_from(datatypes))
@@ -39,6 +43,7 @@ def tensors(draw: st.DrawFn, datatypes: tuple[str, ...] = tuple(DTYPES)) -> tupl
     return datatype, draw(hnp.arrays(DTYPES[datatype], shape))
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.tuples(names, tensors()), min_size=1, max_size=3), names, names, names)
 def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, request_id: str) -> None:
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
@@ -46,13 +51,14 @@ def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, req
         message.inputs.add(name=name, datatype=datatype, shape=array.shape)
         message.raw_input_contents.append(array.tobytes())
     parsed = infer_codec.parse(pb.ModelInferRequest, message.SerializeToString())
-    request = infer_codec.request_from_pb(parsed, deadline=None, max_typed_contents_bytes=2**20)
+    request = decoded(parsed)
     assert (request.model, request.version, request.id) == (model, version, request_id)
     for result, (name, (datatype, array)) in zip(request.inputs, inputs, strict=True):
         assert (result.name, result.datatype, result.shape) == (name, datatype, array.shape)
         assert result.data == array.tobytes()
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(tensors(tuple(TYPED)))
 def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray]) -> None:
     datatype, array = tensor
@@ -60,20 +66,18 @@ def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray
     entry = message.inputs.add(name="x", datatype=datatype, shape=array.shape)
     entry.contents.SetInParent()
     getattr(entry.contents, TYPED[datatype]).extend(array.ravel().tolist())
-    (result,) = infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20).inputs
+    (result,) = decoded(message).inputs
     expected = np.frombuffer(array.tobytes(), DTYPES[datatype])
     actual = np.frombuffer(result.data, DTYPES[datatype])
     np.testing.assert_array_equal(actual, expected)  # NaN equals NaN; its payload may change
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.tuples(names, tensors()), max_size=3), names)
 def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) -> None:
     unique = dict(outputs)
     response = InferResponse(
-        "m",
-        7,
-        request_id,
-        tuple(OutputTensor(n, d, a.shape, a.tobytes()) for n, (d, a) in unique.items()),
+        "m", 7, request_id, tuple(OutputTensor(n, d, a.shape, a.tobytes()) for n, (d, a) in unique.items())
     )
     message = pb.ModelInferResponse.FromString(infer_codec.response_to_pb(response).SerializeToString())
     assert (message.model_name, message.model_version, message.id) == ("m", "7", request_id)
@@ -85,23 +89,11 @@ def test_responses_are_read_back_as_they_were(outputs: list, request_id: str) ->
         assert not tensor.HasField("contents")
 
 
-@given(hnp.arrays("<f4", hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=5)))
-def test_edge_values_are_packed_row_major(values: np.ndarray) -> None:
-    layer = LayerEdges(3, tuple(range(values.shape[1])), tuple(range(values.shape[2])), values)
-    (sent,) = kan_pb2.QueryEdgesResponse.FromString(kan_codec.packed(EdgeResponse("m", 1, "i", "d", (layer,)))).layers
-    assert sent.layer == 3
-    assert np.frombuffer(sent.values, "<f4").reshape(tuple(sent.shape)).tobytes() == values.tobytes()
-    assert (tuple(sent.sources), tuple(sent.destinations)) == (layer.sources, layer.destinations)
-
-
-@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_garbage_is_a_bad_request_or_a_message(data: bytes) -> None:
     """Anything but these three, a ValueError say, would fail the test."""
     with contextlib.suppress(BadRequest, ResourceExhausted, Unsupported):
-        infer_codec.request_from_pb(
-            infer_codec.parse(pb.ModelInferRequest, data), deadline=None, max_typed_contents_bytes=2**20
-        )
+        decoded(infer_codec.parse(pb.ModelInferRequest, data))
     with contextlib.suppress(BadRequest):
         kan_codec.from_pb(infer_codec.parse(kan_pb2.QueryEdgesRequest, data), deadline=None)
 
@@ -129,7 +121,7 @@ def test_wrong_parameters_are_named(key: str, member: str, value: object, text: 
     message = pb.ModelInferRequest(model_name="m")
     setattr(message.parameters[key], member, value)
     with pytest.raises(BadRequest, match=text):
-        infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
+        decoded(message)
 
 
 def test_triton_clients_parameters_are_accepted() -> None:
@@ -142,9 +134,7 @@ def test_triton_clients_parameters_are_accepted() -> None:
     entry = message.inputs.add(name="x", datatype="FP32", shape=[1])
     entry.parameters["binary_data_size"].int64_param = 4
     message.raw_input_contents.append(b"1234")
-    assert infer_codec.request_from_pb(
-        message, deadline=None, max_typed_contents_bytes=2**20
-    ).queue_timeout == pytest.approx(0.0015)
+    assert decoded(message).queue_timeout == pytest.approx(0.0015)
 
 
 def test_large_typed_contents_are_refused_with_the_way_out() -> None:
@@ -152,7 +142,7 @@ def test_large_typed_contents_are_refused_with_the_way_out() -> None:
     entry = message.inputs.add(name="x", datatype="FP64", shape=[200_000])
     entry.contents.fp64_contents.extend([0.0] * 200_000)
     with pytest.raises(ResourceExhausted, match="typed contents of input 'x' take 1600000 bytes") as caught:
-        infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
+        decoded(message)
     assert "raw_input_contents" in caught.value.hint
 
 
@@ -161,32 +151,24 @@ def test_values_that_do_not_fit_are_refused() -> None:
     entry = message.inputs.add(name="x", datatype="INT8", shape=[1])
     entry.contents.int_contents.append(300)
     with pytest.raises(BadRequest, match="does not fit INT8"):
-        infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
-
-
-def many(field: str) -> pb.ModelInferRequest:
-    message = pb.ModelInferRequest(model_name="m")
-    for number in range(65):
-        if field == "parameters":
-            message.parameters[str(number)].bool_param = True
-        elif field == "raw_input_contents":
-            message.raw_input_contents.append(b"")
-        else:
-            getattr(message, field).add(name=str(number))
-    return message
+        decoded(message)
 
 
 @pytest.mark.parametrize("field", ["inputs", "outputs", "parameters", "raw_input_contents"])
 def test_a_request_cannot_name_a_million_things(field: str) -> None:
+    item = {"parameters": {}, "raw_input_contents": [b""] * 65}.get(field, [{}] * 65)
+    message = pb.ModelInferRequest(model_name="m", **{field: item})
+    for number in range(65 if field == "parameters" else 0):
+        message.parameters[str(number)].bool_param = True
     with pytest.raises(BadRequest, match=f"{field} has 65 entries, expected at most 64"):
-        infer_codec.request_from_pb(many(field), deadline=None, max_typed_contents_bytes=2**20)
+        decoded(message)
 
 
 def test_a_shape_or_a_selection_cannot_be_endless() -> None:
     message = pb.ModelInferRequest(model_name="m")
     message.inputs.add(name="x", datatype="FP32", shape=[1] * 17)
     with pytest.raises(BadRequest, match="shape has 17 entries"):
-        infer_codec.request_from_pb(message, deadline=None, max_typed_contents_bytes=2**20)
+        decoded(message)
     for query, name in (
         (kan_pb2.QueryEdgesRequest(sources=[1] * 70000), "sources"),
         (kan_pb2.QueryEdgesRequest(layer_names=["a"] * 70000), "layer_names"),

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -22,7 +23,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, START, Server, launched, request, serving, wait_until
+from tests.support.command_line import kanserve
+from tests.support.server_process import INFERENCE, START, Server, launched, request, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 HEALTH = "/grpc.health.v1.Health"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
@@ -34,68 +38,68 @@ def handled(server: Server, method: str, code: str) -> float:
     return sum(map(float, re.findall(pattern, server.metrics(), re.MULTILINE)))
 
 
-def test_health_and_reflection_pass_the_guard(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(tmp_path, reflection=True) as server:
-        unknown = health_pb2.HealthCheckRequest(service="nobody").SerializeToString()
-        with pytest.raises(grpc.RpcError) as caught:
-            server.call(f"{HEALTH}/Check", unknown, metadata=(("x-request-id", "probe-7"),))
-        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        assert ("x-request-id", "probe-7") in tuple(caught.value.trailing_metadata())
-        with pytest.raises(grpc.RpcError, match="malformed HealthCheckRequest"):
-            server.call(f"{HEALTH}/Check", b"\xff\xff")
-        server.call(f"{HEALTH}/Check", b"")
-        question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-        (answer,) = server.channel.stream_stream(REFLECTION)(iter([question]), timeout=60)
-        assert b"GRPCInferenceService" in answer
-        with pytest.raises(grpc.RpcError, match="malformed ServerReflectionRequest"):
-            list(server.channel.stream_stream(REFLECTION)(iter([b"\xff\xff"]), timeout=60))
-        for method, code in (
-            *(("Check", code) for code in ("NOT_FOUND", "OK", "INVALID_ARGUMENT")),
-            *(("ServerReflectionInfo", code) for code in ("OK", "INVALID_ARGUMENT")),
-        ):  # the server counts a call after its response
-            wait_until(lambda method=method, code=code: handled(server, method, code) == 1)
-        # Probes that succeed would fill the log; those that do not are worth a line.
-        wait_until(lambda: sum("Health" in line.get("method", "") for line in server.lines()) == 2)
-        lines = [line for line in server.lines() if "Health" in line.get("method", "")]
-        assert [line["code"] for line in lines] == ["NOT_FOUND", "INVALID_ARGUMENT"]
-        assert lines[0]["request_id"] == "probe-7"
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    root = tmp_path_factory.mktemp("guarded")
+    toy_model.write(root)
+    with serving(root, reflection=True, access_log="all", max_connections=1) as running:
+        yield running
 
 
-def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(tmp_path, max_connections=1) as server:
-        watch = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
-        assert health_pb2.HealthCheckResponse.FromString(next(watch)).status == health_pb2.HealthCheckResponse.SERVING
-        assert "kanserve_inflight_requests 0.0" in server.metrics()
-        with pytest.raises(grpc.RpcError, match="1 health watches are open, which is the limit"):
-            next(server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30))
-        watch.cancel()
-        wait_until(lambda: handled(server, "Watch", "CANCELLED") == 1)
-        again = server.channel.unary_stream(f"{HEALTH}/Watch")(b"", timeout=30)
-        assert next(again)
-        again.cancel()
+def test_health_and_reflection_pass_the_guard(guarded: Server) -> None:
+    unknown = health_pb2.HealthCheckRequest(service="nobody").SerializeToString()
+    with pytest.raises(grpc.RpcError) as caught:
+        guarded.call(f"{HEALTH}/Check", unknown, metadata=(("x-request-id", "probe-7"),))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert ("x-request-id", "probe-7") in tuple(caught.value.trailing_metadata())
+    with pytest.raises(grpc.RpcError, match="malformed HealthCheckRequest"):
+        guarded.call(f"{HEALTH}/Check", b"\xff\xff")
+    guarded.call(f"{HEALTH}/Check", b"")
+    question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    (answer,) = guarded.channel.stream_stream(REFLECTION)(iter([question]), timeout=60)
+    assert b"GRPCInferenceService" in answer
+    with pytest.raises(grpc.RpcError, match="malformed ServerReflectionRequest"):
+        list(guarded.channel.stream_stream(REFLECTION)(iter([b"\xff\xff"]), timeout=60))
+    for method, code in (
+        *(("Check", code) for code in ("NOT_FOUND", "OK", "INVALID_ARGUMENT")),
+        *(("ServerReflectionInfo", code) for code in ("OK", "INVALID_ARGUMENT")),
+    ):  # the guarded counts a call after its response
+        until(lambda method=method, code=code: handled(guarded, method, code) == 1)
+    # Probes that succeed would fill the log; those that do not are worth a line.
+    until(lambda: sum("Health" in line.get("method", "") for line in guarded.lines()) == 2)
+    lines = [line for line in guarded.lines() if "Health" in line.get("method", "")]
+    assert [line["code"] for line in lines] == ["NOT_FOUND", "INVALID_ARGUMENT"]
+    assert lines[0]["request_id"] == "probe-7"
 
 
-def test_refused_calls_are_warnings(tmp_path: Path) -> None:
+def test_a_watch_is_no_request_in_flight_and_ends_when_its_caller_goes(guarded: Server) -> None:
+    watch = guarded.channel.unary_stream(f"{HEALTH}/Watch")
+    first = watch(b"", timeout=60)
+    assert health_pb2.HealthCheckResponse.FromString(next(first)).status == health_pb2.HealthCheckResponse.SERVING
+    assert "kanserve_inflight_requests 0.0" in guarded.metrics()
+    with pytest.raises(grpc.RpcError, match="1 health watches are open, which is the limit"):
+        next(watch(b"", timeout=60))
+    first.cancel()
+    until(lambda: handled(guarded, "Watch", "CANCELLED") == 1)
+    again = watch(b"", timeout=60)
+    assert next(again)
+    again.cancel()
+
+
+def test_refused_calls_are_warnings(guarded: Server) -> None:
     """So that `--log-level warning` hides what went well, and nothing else."""
-    toy_model.write(tmp_path)
-    with serving(tmp_path, access_log="all") as server:
-        server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="toy").SerializeToString())
-        with pytest.raises(grpc.RpcError):
-            server.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="nobody").SerializeToString())
-        wait_until(lambda: sum(line["event"] == "request_completed" for line in server.lines()) == 2)
-        levels = {line["code"]: line["level"] for line in server.lines() if line["event"] == "request_completed"}
-    assert levels == {"OK": "info", "NOT_FOUND": "warning"}
+    guarded.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="toy").SerializeToString())
+    with pytest.raises(grpc.RpcError):
+        guarded.call(f"{INFERENCE}ModelMetadata", pb.ModelMetadataRequest(name="nobody").SerializeToString())
+    method = "inference.GRPCInferenceService/ModelMetadata"
+    lines = guarded.logged("request_completed", count=2, method=method)
+    assert {line["code"]: line["level"] for line in lines} == {"OK": "info", "NOT_FOUND": "warning"}
 
 
-def test_sighup_is_answered_with_a_line_and_ends_nothing(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(tmp_path) as server:
-        server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: any(line["event"] == "reload_requested" for line in server.lines()))
-        assert server.call(f"{INFERENCE}ServerReady", b"")
-        assert server.stop() == 0
+def test_sighup_is_answered_with_a_line_and_ends_nothing(guarded: Server) -> None:
+    guarded.process.send_signal(signal.SIGHUP)
+    assert guarded.logged("reload_requested")
+    assert guarded.call(f"{INFERENCE}ServerReady", b"")
 
 
 def _take_terminal() -> None:
@@ -103,8 +107,10 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
-@pytest.mark.parametrize("ending", ["ctrl-c", "hang-up"])
+@pytest.mark.parametrize(
+    ("ending", "transport"),
+    [("ctrl-c", "asgi"), pytest.param("hang-up", "grpcio", marks=full("second transport"))],
+)
 def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str) -> None:
     """Ctrl-C does not wait for load balancers, and neither does a terminal that is closed."""
     toy_model.write(tmp_path)
@@ -135,21 +141,20 @@ def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str)
     assert code == 0
 
 
+@full("combination")
 def test_a_second_interrupt_ends_a_drain(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     with launched(tmp_path, drain_delay_seconds=600) as (process, log):
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        wait_until(lambda: "shutdown_started" in log.read_text())
+        until(lambda: "shutdown_started" in log.read_text())
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 143
 
 
 def test_the_backend_is_a_setting(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    command = [sys.executable, "-m", "kanserve", "serve", str(tmp_path), "--backend", "abacus"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = kanserve("serve", tmp_path, "--backend", "abacus")
     assert done.returncode == 2
     assert "error[backend-unknown]: unknown backend 'abacus'\n  help: set backend to one of ort" in done.stderr
 
@@ -164,25 +169,21 @@ def typed(values: int) -> bytes:
 
 def test_limits_are_settings_with_an_effect(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    toy_model.write_slow(tmp_path)
-    limits = {
-        "max_typed_contents_bytes": 1024,
-        "max_pending_requests": 1,
-        "handshake_timeout": 1,
-        "threads": 1,
-        "plain_onnx": True,
-    }
+    toy_model.write(tmp_path, "waiting")
+    (tmp_path / "waiting" / "config.pbtxt").write_text("dynamic_batching { max_queue_delay_microseconds: 600000000 }")
+    limits = {"max_typed_contents_bytes": 1024, "max_pending_requests": 1, "handshake_timeout": 1}
     with serving(tmp_path, **limits) as server:
         server.call(f"{INFERENCE}ModelInfer", typed(24))
         with pytest.raises(grpc.RpcError, match="the limit is 1024"):
             server.call(f"{INFERENCE}ModelInfer", typed(300))
-        slow = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
-        infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
-        futures = [infer.future(slow, timeout=60) for _ in range(3)]
-        ends = [future.exception(60) for future in futures]
-        assert [error.details() for error in ends if error] == ["Exceeds maximum queue size"] * 2
+        waiting = request(np.zeros((1, 3), np.float32), "waiting").SerializeToString()
+        future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(waiting, timeout=600)
+        until(lambda: 'pending_request_count{model="waiting",version="1"} 1\n' in server.metrics())
+        with pytest.raises(grpc.RpcError, match="Exceeds maximum queue size"):
+            server.call(f"{INFERENCE}ModelInfer", waiting)
+        future.cancel()
         with socket.create_connection(("127.0.0.1", server.port)) as silent:
-            silent.settimeout(8)  # the default would be 10
+            silent.settimeout(60)
             while silent.recv(4096):
                 pass
 

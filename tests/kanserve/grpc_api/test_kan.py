@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.errors import BadRequest, FailedPrecondition
@@ -55,6 +55,7 @@ def joined(pages: Iterable[kan_pb2.DescribeModelResponse]) -> kan_pb2.DescribeMo
     return whole
 
 
+@settings(max_examples=settings.default.max_examples // 10)
 @given(descriptions(), st.integers(kan.LEAST, 200_000))
 def test_pages_hold_everything_once_and_are_small(whole: kan_pb2.DescribeModelResponse, size: int) -> None:
     result = pages(whole, size)

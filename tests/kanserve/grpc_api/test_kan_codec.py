@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.analysis import query_plan
@@ -60,6 +60,7 @@ def answers(draw: st.DrawFn) -> LayerEdges:
     return layer
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(answers(), st.integers(1, 300))
 def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) -> None:
     parts = list(kan_codec.divided(layer, most))
@@ -87,6 +88,7 @@ def test_parts_are_small_and_hold_everything_once(layer: LayerEdges, most: int) 
     )
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(answers())
 def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
     data = kan_codec.packed(EdgeResponse("m", 1, "i", "d", (layer,)))
@@ -99,6 +101,7 @@ def test_a_message_holds_the_arrays(layer: LayerEdges) -> None:
         assert (sent.per_row_sources, sent.per_row_destinations) == tuple(part.tobytes() for part in layer.per_row)
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(answers())
 def test_no_answer_is_larger_than_its_bound(layer: LayerEdges) -> None:
     positions = layer.values.shape[1:-1] if layer.picked else layer.values.shape[1:-2]

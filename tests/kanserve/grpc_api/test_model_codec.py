@@ -159,7 +159,7 @@ LAYERS = st.integers(1, 3).flatmap(
 
 
 @given(st.lists(LAYERS, max_size=2).map(tuple))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings.default.max_examples // 10)
 def test_a_client_has_the_layers_of_the_manifest(layers: tuple[LayerInfo, ...]) -> None:
     manifest = dataclasses.replace(toy_model.manifest("toy"), layers=layers)
     tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in (manifest.input, manifest.output)]
@@ -178,7 +178,7 @@ def test_a_layer_of_an_old_manifest_has_the_class_of_its_model() -> None:
 
 
 @given(st.lists(LAYERS, max_size=2).map(tuple))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=settings.default.max_examples // 10)
 def test_a_report_of_the_server_has_the_description_of_a_client(layers: tuple[LayerInfo, ...]) -> None:
     numbers = dict.fromkeys(("outputs_max_abs", "edges_max_abs", "edges_max_rel"), 0.1)
     words = {"worst_output": "1", "worst_edge": "(0,1,2)"}

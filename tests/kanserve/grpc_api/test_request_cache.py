@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.config.settings import Settings
@@ -35,6 +35,7 @@ from kanserve.services.kan import Kan
 from kanserve.system.lifecycle import Lifecycle
 from tests.support import toy_model
 from tests.support.server_process import request
+from tests.support.wait import turns, until_async
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
 TENSORS = st.builds(
@@ -103,9 +104,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     created.loop.close()
 
 
-@pytest.mark.parametrize("id", ["", "a", "é" * 100])
-@pytest.mark.parametrize("outputs", [(), ("y",)])
-@pytest.mark.parametrize("version", ["", "1"])
+@pytest.mark.parametrize(
+    ("id", "outputs", "version"), [("", (), ""), ("a", ("y",), "1"), ("é" * 100, (), "1"), ("é" * 100, ("y",), "")]
+)
 def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[str, ...], version: str) -> None:
     message = request(ROWS, id=id, model_version=version)
     for name in outputs:
@@ -121,20 +122,14 @@ def test_the_second_answer_is_the_first(toys: Served, id: str, outputs: tuple[st
     np.testing.assert_allclose(values, toy_model.outputs(ROWS + 1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_what_perf_analyzer_adds_is_known(toys: Served, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+@pytest.mark.parametrize("wanted", [None, True, False], ids=["bare", "as perf_analyzer", "as perf_analyzer, false"])
+def test_known_heads_are_used(toys: Served, monkeypatch: pytest.MonkeyPatch, wanted: bool | None) -> None:
     message = request(ROWS, id="x")
-    message.parameters["triton_enable_empty_final_response"].bool_param = wanted
+    if wanted is not None:
+        message.parameters["triton_enable_empty_final_response"].bool_param = wanted
     requested = message.SerializeToString()
     expected = toys.again(requested)
     assert expected == toys.first(requested)
-    monkeypatch.setattr(toys.service, "_first", None)
-    assert toys.again(requested) == expected
-
-
-def test_known_heads_are_used(toys: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    requested = request(ROWS, id="x").SerializeToString()
-    expected = toys.again(requested)
     monkeypatch.setattr(toys.service, "_first", None)
     assert toys.again(requested) == expected
 
@@ -149,7 +144,6 @@ def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monk
     assert [toys.again(requested) for requested in others] == expected
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: st.DataObject) -> None:
     """Bytes changed, inserted, removed: the service with a cache gives the same result as one without."""
@@ -163,9 +157,11 @@ def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: 
     assert toys.again(requested) == toys.first(requested)
 
 
-@settings(max_examples=300)
-@given(MESSAGES)
-def test_parts_are_the_message(message: pb.ModelInferRequest) -> None:
+@settings(max_examples=settings.default.max_examples // 5)
+@given(MESSAGES, st.binary(max_size=60))
+def test_parts_are_the_message(message: pb.ModelInferRequest, data: bytes) -> None:
+    parts = request_cache.split(data)
+    assert parts is None or parts.raw, "any bytes are parted or not"
     requested = message.SerializeToString()
     parts = request_cache.split(requested)
     assert parts is not None
@@ -175,13 +171,6 @@ def test_parts_are_the_message(message: pb.ModelInferRequest) -> None:
     message.ClearField("id")
     message.ClearField("raw_input_contents")
     assert rest == message
-
-
-@settings(max_examples=300)
-@given(st.binary(max_size=60))
-def test_any_bytes_are_parted_or_not(data: bytes) -> None:
-    parts = request_cache.split(data)
-    assert parts is None or parts.raw
 
 
 def test_what_has_parameters_is_not_remembered(toys: Served) -> None:
@@ -250,20 +239,16 @@ def test_a_model_that_left_is_gone_without_the_collector(tmp_path: Path, *, know
             await created.service.model_infer(data, Call("call", False, None))
         limits = Limits(deadline=time.monotonic() + 3600)
         waiting = [asyncio.create_task(old.run(["y"], {"x": ROWS}, rows=2, limits=limits)) for _ in range(70)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turns(2)
         assert registry.swap_in(created.loader.load(created.bundle)) is old
         left, session = old.leave(), weakref.ref(old._session)
         del old
         assert [(await item).outputs[0].shape for item in waiting] == [(2, 2)] * 70
         waiting.clear()
-        async with asyncio.timeout(60):
-            while [user() for user in left.users] != [None, None]:
-                await asyncio.sleep(0.01)
-            assert session() is not None, "it is dropped where that may take its time"
-            left.parts.clear()
-            while session() is not None:  # a thread may still end its last run
-                await asyncio.sleep(0.01)
+        await until_async(lambda: [user() for user in left.users] == [None, None])
+        assert session() is not None, "it is dropped where that may take its time"
+        left.parts.clear()
+        await until_async(lambda: session() is None)  # a thread may still end its last run
 
     gc.disable()
     try:

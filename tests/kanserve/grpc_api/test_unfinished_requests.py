@@ -16,9 +16,12 @@ import pytest
 from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, IncomingRequest, Unfinished
 from tests.integration.wire.test_memory_bounds import highest, resident
+from tests.kanserve.conftest import TRANSPORTS
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.tiers import full
 from tests.support.unfinished_bodies import callers
+from tests.support.wait import turns, until
 
 MIB = 2**20
 SENT = 15 * MIB // 4  # bytes that arrive of each body
@@ -48,51 +51,39 @@ async def waiting(part: IncomingRequest, size: int, ends: Counter[str], name: st
             ends[name] += 1
 
 
-async def turns() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes() -> None:
+async def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes() -> None:
     """A greedy connection loses its newest request, and a small one of another caller goes on."""
-
-    async def run() -> None:
-        created, held = account(100)
-        ends: Counter[str] = Counter()
-        greedy = [
-            asyncio.create_task(waiting(created.open_request("a", "x"), 30, ends, f"greedy {number}"))
-            for number in range(3)
-        ]
-        await asyncio.sleep(0)
-        small = asyncio.create_task(waiting(created.open_request("b", "x"), 20, ends, "small"))
-        await turns()
-        assert ends == {"greedy 2": 1}
-        assert held[0] == created.total == 80
-        for task in (*greedy, small):
-            task.cancel()
-        await asyncio.gather(*greedy, small, return_exceptions=True)
-        assert held[0] == created.total == 0
-
-    asyncio.run(run())
+    created, held = account(100)
+    ends: Counter[str] = Counter()
+    greedy = [
+        asyncio.create_task(waiting(created.open_request("a", "x"), 30, ends, f"greedy {number}"))
+        for number in range(3)
+    ]
+    await asyncio.sleep(0)
+    small = asyncio.create_task(waiting(created.open_request("b", "x"), 20, ends, "small"))
+    await turns()
+    assert ends == {"greedy 2": 1}
+    assert held[0] == created.total == 80
+    for task in (*greedy, small):
+        task.cancel()
+    await asyncio.gather(*greedy, small, return_exceptions=True)
+    assert held[0] == created.total == 0
 
 
-def test_a_caller_with_many_connections_loses_its_own() -> None:
-    async def run() -> None:
-        created, held = account(100)
-        ends: Counter[str] = Counter()
-        parts = [(created.open_request(number, "many"), 20, f"many {number}") for number in range(5)]
-        tasks = [asyncio.create_task(waiting(part, size, ends, name)) for part, size, name in parts]
-        await asyncio.sleep(0)
-        tasks.append(asyncio.create_task(waiting(created.open_request("one", "other"), 50, ends, "other")))
-        await turns()
-        assert "other" not in ends
-        assert ends.total() == 3
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert held[0] == 0
-
-    asyncio.run(run())
+async def test_a_caller_with_many_connections_loses_its_own() -> None:
+    created, held = account(100)
+    ends: Counter[str] = Counter()
+    parts = [(created.open_request(number, "many"), 20, f"many {number}") for number in range(5)]
+    tasks = [asyncio.create_task(waiting(part, size, ends, name)) for part, size, name in parts]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(waiting(created.open_request("one", "other"), 50, ends, "other")))
+    await turns()
+    assert "other" not in ends
+    assert ends.total() == 3
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert held[0] == 0
 
 
 def test_one_caller_may_use_all_of_the_limit_and_not_more() -> None:
@@ -115,7 +106,7 @@ def test_pieces_become_the_bytes_that_came(piece: int) -> None:
     assert (buffer.size, buffer.take()) == (0, b"")
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server with room for 6 MiB of unfinished bodies."""
     pytest.importorskip("h2corn")
@@ -126,7 +117,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         yield running
 
 
-@pytest.mark.parametrize(("kind", "connections", "streams", "status"), [("grpc", 6, 10, "8"), ("http", 60, 1, "429")])
+@pytest.mark.parametrize(
+    ("kind", "connections", "streams", "status"),
+    [("grpc", 6, 10, "8"), pytest.param("http", 60, 1, "429", marks=full("load"))],
+)
 def test_unfinished_bodies_take_no_more_than_their_limit(
     server: Server, kind: str, connections: int, streams: int, status: str
 ) -> None:
@@ -134,12 +128,12 @@ def test_unfinished_bodies_take_no_more_than_their_limit(
     server.infer(ROWS)
     most = max(resident(server) + GROWN, highest(server))  # the peak may be of the previous test
     with callers(server, kind, connections, streams, SENT) as ends:
-        wait_until(lambda: ends[status] >= 40)
+        until(lambda: ends[status] >= 40)
         assert server.infer(ROWS).shape == (1, 2)
         assert highest(server) <= most
-    wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+    until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
     large = request(ROWS, id="x" * 4_000_000).SerializeToString()
-    wait_until(lambda: answered(server, large))
+    until(lambda: answered(server, large))
 
 
 def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) -> None:
@@ -153,7 +147,7 @@ def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) 
         seen = selectors.DefaultSelector()
         for peer in peers:
             seen.register(peer, selectors.EVENT_READ)
-        wait_until(lambda: len(seen.select(0)) >= 7)
+        until(lambda: len(seen.select(0)) >= 7)
         assert {key.fileobj.recv(12) for key, _ in seen.select(0) if isinstance(key.fileobj, socket.socket)} == {
             b"HTTP/1.1 429"
         }
@@ -163,7 +157,7 @@ def test_a_chunked_body_counts_what_is_read_ahead_of_the_server(server: Server) 
             peer.sendall(head + b"1\r\n}\r\n0\r\n\r\n")
             return peer.recv(12)
 
-    wait_until(lambda: whole() == b"HTTP/1.1 400")  # the server notices a little later that the other clients left
+    until(lambda: whole() == b"HTTP/1.1 400")  # the server notices a little later that the other clients left
 
 
 def answered(server: Server, data: bytes) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
+import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from kanexport.contract.sections import CertificateInfo
 from kanserve.insight import certificate
 from kanserve.insight.certificate import CertificateWatch, CertifiedRange
 from kanserve.observability.series import Number
-from kanserve.types import Array, ModelInfo, TensorInfo
+from kanserve.types import ModelInfo, TensorInfo
 from tests.support import toy_model
 
 NAN, INF = float("nan"), float("inf")
@@ -55,60 +57,41 @@ def test_rows_that_violate_a_certificate(
     assert CertifiedRange(manifest).violations(x, y).tolist() == [violates] * 2
 
 
-def test_the_watch_counts_logs_and_pauses(manifest: Manifest, capfd: pytest.CaptureFixture[str]) -> None:
-    switched: list[tuple[CertificateWatch | None, float]] = []
-    resumed = asyncio.Event()
+async def test_the_watch_counts_logs_and_pauses(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    switched: list[CertificateWatch | None] = []
+    pauses: list[tuple[float, asyncio.Handle]] = []
+    processor = iter((1.0, 1.001, 2.0, 2.0, 3.0, 3.0))  # so that a busy machine does not make a pause longer
 
-    def switch(watch: CertificateWatch | None) -> None:
-        switched.append((watch, asyncio.get_running_loop().time()))
-        if watch is not None:
-            resumed.set()
+    def call_later(seconds: float, call: Callable[..., None], *arguments: Any) -> asyncio.Handle:
+        pauses.append((seconds, asyncio.Handle(call, arguments, loop)))
+        return pauses[-1][1]
 
-    async def pause() -> float:
-        """Seconds of the pause that an offer began."""
-        resumed.clear()
-        (_, began) = switched[-1]
-        await asyncio.wait_for(resumed.wait(), 60)
-        return switched[-1][1] - began
-
-    async def watched() -> None:
-        number = Number()
-        watch = CertificateWatch(INFO, manifest, number, switch)
-        x, good = np.full((4, 3), 0.5, np.float32), np.full((4, 2), 0.25, np.float32)
-
-        def slowly() -> tuple[dict[str, Array], list[Array]]:
-            begun = time.thread_time()
-            while time.thread_time() < begun + 0.001:
-                pass
-            time.sleep(0.3)  # as on a busy machine; a pause by wall time would take 30 s
-            return {"x": x}, [good]
-
-        watch.offer(("layer1_in",), 1, lambda: pytest.fail("an output that the certificate does not have"))
-        watch.offer(("y",), 1, slowly)
-        assert (number.value, [one for one, _ in switched]) == (0, [watch, None])
-        assert 0.999 * 0.001 / certificate.SHARE <= await pause() < 25
-        assert [one for one, _ in switched] == [watch, None, watch]
-        bad = good.copy()
-        bad[2:] = 1.5
-        watch.offer(("layer1_in", "y"), 1, lambda: ({"x": x}, [x, bad]))
-        assert number.value == 2
-        assert await pause() >= certificate.QUIET * 0.999
-        watch.offer(("y",), 1, lambda: ({"x": x}, [good]))
-        watch.end()
-        await asyncio.sleep(0.5)
-        assert switched[-1][0] is None
-
-    asyncio.run(watched())
+    loop, timers = asyncio.get_running_loop(), types.SimpleNamespace(call_later=call_later)
+    monkeypatch.setattr(certificate, "asyncio", types.SimpleNamespace(get_running_loop=lambda: timers))
+    monkeypatch.setattr(certificate, "time", types.SimpleNamespace(thread_time=lambda: next(processor)))
+    number = Number()
+    watch = CertificateWatch(INFO, manifest, number, switched.append)
+    x, good = np.full((4, 3), 0.5, np.float32), np.full((4, 2), 0.25, np.float32)
+    watch.offer(("layer1_in",), 1, lambda: pytest.fail("an output that the certificate does not have"))
+    watch.offer(("y",), 1, lambda: ({"x": x}, [good]))
+    assert (number.value, switched) == (0, [watch, None])
+    pauses[-1][1]._run()
+    assert switched == [watch, None, watch]
+    bad = good.copy()
+    bad[2:] = 1.5
+    watch.offer(("layer1_in", "y"), 1, lambda: ({"x": x}, [x, bad]))
+    assert number.value == 2
+    watch.offer(("y",), 1, lambda: ({"x": x}, [good]))
+    watch.end()
+    assert [pause for pause, _ in pauses] == [pytest.approx(0.001 / certificate.SHARE), certificate.QUIET, 0.0]
+    assert (switched[-1], pauses[-1][1].cancelled()) == (None, True)
 
 
-def test_a_part_of_a_large_request_is_checked(manifest: Manifest) -> None:
-    async def watched() -> None:
-        number = Number()
-        watch = CertificateWatch(INFO, manifest, number, lambda watch: None)
-        rows = 200_000
-        x, y = np.full((rows, 3), 0.5, np.float32), np.full((rows, 2), 9, np.float32)
-        watch.offer(("y",), 1, lambda: ({"x": x}, [y]))
-        assert 10_000 < number.value <= certificate.NUMBERS / 5
-        watch.end()
-
-    asyncio.run(watched())
+async def test_a_part_of_a_large_request_is_checked(manifest: Manifest) -> None:
+    number = Number()
+    watch = CertificateWatch(INFO, manifest, number, lambda watch: None)
+    rows = 200_000
+    x, y = np.full((rows, 3), 0.5, np.float32), np.full((rows, 2), 9, np.float32)
+    watch.offer(("y",), 1, lambda: ({"x": x}, [y]))
+    assert 10_000 < number.value <= certificate.NUMBERS / 5
+    watch.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,15 @@ from kanserve.types import LayerScores
 from tests.kanserve.analysis import test_drift
 from tests.support import toy_model
 from tests.support.golden_cases import Case, cases
-from tests.support.live_traffic import draw, until
-from tests.support.server_process import serving
+from tests.support.live_traffic import draw
+from tests.support.server_process import Server, serving
+from tests.support.tiers import full, spread
+from tests.support.wait import until
 
 NUMBERS = st.floats(-5, 5, width=32)
 
 
-@settings(deadline=None)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(
     hnp.arrays(np.float64, (6, 3, 2), elements=NUMBERS),
     hnp.arrays(np.int64, (6, 3), elements=st.integers(0, 4)),
@@ -59,11 +62,8 @@ def test_what_has_no_weight_may_be_anything() -> None:
     assert weighted.std()[0, 0] == pytest.approx(np.sqrt(2))
 
 
-@settings(deadline=None)
-@given(
-    hnp.arrays(np.float64, st.tuples(st.integers(2, 60), st.just(1)), elements=NUMBERS),
-    st.tuples(NUMBERS, NUMBERS),
-)
+@settings(max_examples=settings.default.max_examples // 5)
+@given(hnp.arrays(np.float64, st.tuples(st.integers(2, 60), st.just(1)), elements=NUMBERS), st.tuples(NUMBERS, NUMBERS))
 def test_of_a_straight_edge_the_spread_is_exact(rows: np.ndarray, line: tuple[float, float]) -> None:
     window = Window(Cells.from_bounds(((-2.0, 0.0, 1.0),), 1))
     window.add(rows)
@@ -110,7 +110,7 @@ GOLDEN = [
 ]
 
 
-@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
+@spread("case", GOLDEN, 1, ids=lambda case: case.name)
 def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case, tmp_path: Path) -> None:
     """Within 2 % of the largest of a layer; without an edge evaluated for a row."""
     backend = base.load("ort")
@@ -133,6 +133,7 @@ def test_scores_over_counts_are_those_over_the_rows_that_were_counted(case: Case
         assert apart(live.layers, exact, what) < 0.02, what
 
 
+@full("combination")
 @pytest.mark.parametrize("case", GOLDEN[:2], ids=lambda case: case.name)
 def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Path) -> None:
     """Within 10% of the largest score of a layer, since an export keeps counts per grid interval and no rows."""
@@ -154,36 +155,53 @@ def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Pa
                     assert np.abs(reported - true).max() < 0.1 * np.abs(true).max(), (source, what)
 
 
-def test_without_a_baseline_the_best_are_the_reference_rows(tmp_path: Path) -> None:
-    directory = toy_model.write(tmp_path)
-    with serving(tmp_path) as server, Client(server.address) as client:
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`toy`, and `mixed`: the toy with edges of class B, which are no curves, and a baseline."""
+    root = tmp_path_factory.mktemp("toys")
+    toy_model.write(root)
+    directory = toy_model.write(root, "mixed")
+    layers = contract.load(directory).layers
+    layers = (dataclasses.replace(layers[0], edge_class="B"), layers[1])
+    toy_model.edit(directory, layers=layers, edge_class="B", baseline=test_drift.seen(test_drift.ROWS[:200]))
+    with serving(root) as server:
+        yield server
+
+
+def test_without_a_baseline_the_best_are_the_reference_rows(toys: Server) -> None:
+    with Client(toys.address) as client:
         described = client.describe("toy")
         with pytest.raises(NotSupported, match="scores of model 'toy' need 2 or more rows, found 0"):
             client.scores(described, source="baseline")
         best, usual = client.scores(described, source="best"), client.scores(described)
         assert (best.source, best.row_count) == (usual.source, usual.row_count) == ("reference", usual.row_count)
-        with pytest.raises(InvalidInput, match="the source 'baseline' cannot be combined with rows"):
-            client.scores(described, draw(8), source="baseline")
-    layers = contract.load(directory).layers
-    toy_model.edit(
-        directory,
-        layers=(dataclasses.replace(layers[0], edge_class="B"), layers[1]),
-        edge_class="B",
-        baseline=test_drift.seen(test_drift.ROWS[:200]),
-    )
-    with serving(tmp_path) as server, Client(server.address) as client:
-        assert client.scores(client.describe("toy"), source="best").source == "reference", "edges that are no curves"
+        for ask, words in (
+            ({"rows": draw(8), "source": "baseline"}, "the source 'baseline' cannot be combined with rows"),
+            ({"rows": draw(8), "source": "live"}, "the source 'live' cannot be combined with rows"),
+            ({"source": "ever"}, "unknown source 'ever'"),
+        ):
+            with pytest.raises(InvalidInput, match=words):
+                client.scores(described, **ask)
 
 
-def test_live_scores_over_the_wire(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(tmp_path) as server, Client(server.address) as client:
+def test_edges_that_are_no_curves_have_no_scores_of_counts(toys: Server) -> None:
+    toys.infer(draw(8), "mixed")
+    with Client(toys.address) as client:
+        described = client.describe("mixed")
+        assert client.scores(described, source="best").source == "reference"
+        with pytest.raises(NotSupported, match="layer 0 of model 'mixed' is of edge class B"):
+            client.scores(described, source="live")
+
+
+def test_live_scores_over_the_wire(toys: Server) -> None:
+    with Client(toys.address) as client:
+        client.reset_statistics("toy")
         described, rows = client.describe("toy"), draw(200)
         with pytest.raises(NotSupported, match="scores of model 'toy' need 2 or more rows, found 0"):
             client.scores(described, source="live")
-        server.infer(rows[:64])
+        toys.infer(rows[:64])
         for at in range(64, 200, 17):
-            server.infer(rows[at : at + 17])
+            toys.infer(rows[at : at + 17])
         until(lambda: client.statistics("toy").row_count == 200)
         live, exact = client.scores(described, source="live"), client.scores(described, rows)
         assert (live.source, live.row_count, live.notes) == ("live", 200, ())
@@ -191,24 +209,7 @@ def test_live_scores_over_the_wire(tmp_path: Path) -> None:
             np.testing.assert_allclose(item.edges, other.edges, rtol=0.02)
             np.testing.assert_allclose(item.nodes, other.nodes, rtol=0.02)
         rows[3, 1] = np.nan
-        server.infer(rows[:8])
+        toys.infer(rows[:8])
         until(lambda: client.statistics("toy").row_count == 208)
-        assert client.scores(described, source="live").notes == (
-            "5 values of nodes were not finite, and are in no score",
-        )
-        for ask, words in (
-            ({"rows": rows, "source": "live"}, "the source 'live' cannot be combined with rows"),
-            ({"source": "ever"}, "unknown source 'ever'"),
-        ):
-            with pytest.raises(InvalidInput, match=words):
-                client.scores(described, **ask)
-
-
-def test_edges_that_are_no_curves_have_no_live_scores(tmp_path: Path) -> None:
-    directory = toy_model.write(tmp_path)
-    layers = contract.load(directory).layers
-    toy_model.edit(directory, layers=(dataclasses.replace(layers[0], edge_class="B"), layers[1]), edge_class="B")
-    with serving(tmp_path) as server, Client(server.address) as client:
-        server.infer(draw(8))
-        with pytest.raises(NotSupported, match="layer 0 of model 'toy' is of edge class B"):
-            client.scores(client.describe("toy"), source="live")
+        note = "5 values of nodes were not finite, and are in no score"
+        assert client.scores(described, source="live").notes == (note,)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from kanserve.types import ModelInfo
 from tests.kanserve.analysis.test_drift import seen
 from tests.kanserve.server.test_supervisor import OWN, pids
 from tests.support import toy_model
-from tests.support.live_traffic import TRAIN, draw, run, until
+from tests.support.live_traffic import TRAIN, draw, run
 from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 FILE = "statistics/toy/1/0.tally"
 DIGEST = "d" * 64
@@ -58,7 +61,7 @@ def same(entry: NodeCounts, other: NodeCounts) -> None:
             np.testing.assert_array_equal(getattr(mine, name), getattr(its, name))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=settings.default.max_examples // 10)
 @given(st.integers(0, 30), st.integers(0, 2**32 - 1))
 def test_what_is_written_is_read_bit_by_bit(tmp_path_factory: pytest.TempPathFactory, count: int, seed: int) -> None:
     folder = tmp_path_factory.mktemp("kept")
@@ -152,7 +155,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "other cells": with_head(cells="0"),
     "more rows": with_head(numbers=[0.0, 100.0, 7, 2.5, 8, 7]),
     "no numbers": with_head(numbers="many"),
-    "a bomb": lambda data: data.partition(b"\n")[0] + b"\n" + __import__("zlib").compress(bytes(10**8)),
+    "a bomb": lambda data: data.partition(b"\n")[0] + b"\n" + zlib.compress(bytes(10**8)),
 }
 
 
@@ -257,7 +260,7 @@ def spread(server: Server, times: int) -> None:
             channel.unary_unary(f"{INFERENCE}ModelInfer")(data, timeout=60)
 
 
-@pytest.fixture(params=[True, False], ids=["a folder", "none"])
+@pytest.fixture(params=[True, pytest.param(False, marks=full("combination"))], ids=["a folder", "none"])
 def several(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     toy_model.write(tmp_path / "models")
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # for the folder of a server without one
@@ -291,6 +294,8 @@ def test_workers_answer_as_one(several: Server) -> None:
     until(lambda: all(statistics(several).row_count == 30 for _ in range(6)))
 
 
+@full("load")
+@pytest.mark.parametrize("several", [False], ids=["none"], indirect=True)
 def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(several: Server, tmp_path: Path) -> None:
     spread(several, 20)
     until(lambda: written(tmp_path) == 60)  # what a worker has counted since it last wrote goes with it

@@ -66,5 +66,5 @@ def test_a_measured_plan_is_kept_for_the_next_model(tmp_path: Path, monkeypatch:
 def test_the_latest_forms_are_kept() -> None:
     known = KnownPlans()
     for form in range(plans.MOST + 2):
-        known.keep(form, MeasuredPlan(PLAN, 1.0))
-    assert (known.get(1), known.get(2)) == (None, MeasuredPlan(PLAN, 1.0))
+        known.keep(str(form), MeasuredPlan(PLAN, 1.0))
+    assert (known.get("1"), known.get("2")) == (None, MeasuredPlan(PLAN, 1.0))

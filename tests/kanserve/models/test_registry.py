@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import pytest
 
 from kanserve.errors import NotFound, Unavailable
 from kanserve.models.registry import TRANSITIONS, Event, Registry, State
 from kanserve.services.control import Catalogue
 from kanserve.system.lifecycle import Lifecycle
-from tests.support import toy_model
-from tests.support.bad_requests import ROWS
-from tests.support.server_process import Server
-
-
-@pytest.fixture(autouse=True)
-def _still_serving(server: Server) -> Iterator[None]:
-    yield
-    np.testing.assert_allclose(server.infer(ROWS), toy_model.outputs(ROWS))
 
 
 def test_a_version_that_is_not_loaded_yet_may_be_asked_again() -> None:

@@ -26,11 +26,28 @@ from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.runtime import base
 from tests.support.server_process import serving
+from tests.support.tiers import full
 
 WIDTHS, INTERVALS = (160, 40, 3), 4  # 160 sources, 256 rows: more than 20 000 values of a function
 
 
-def wide(folder: Path, **more: Any) -> Result:
+Wide = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Wide:
+    """Call with options of a request: the result of its export, which is made once. No test changes its files."""
+    made: dict[str, Result] = {}
+
+    def export_once(**more: Any) -> Result:
+        if str(more) not in made:
+            made[str(more)] = exported(tmp_path_factory.mktemp("wide"), **more)
+        return made[str(more)]
+
+    return export_once
+
+
+def exported(folder: Path, **more: Any) -> Result:
     """An efficient-kan with a wide first layer, its knots adapted to something; exported."""
     rng = np.random.default_rng(0)
     state = {}
@@ -65,8 +82,8 @@ def always(info: object, few: object, many: object, most: int) -> int:
     return 100
 
 
-def test_a_wide_network_has_two_graphs_and_both_are_proved(tmp_path: Path) -> None:
-    manifest = wide(tmp_path).manifest
+def test_a_wide_network_has_two_graphs_and_both_are_proved(wide: Wide) -> None:
+    manifest = wide().manifest
     (variant,) = manifest.variants
     assert (variant.file, variant.rows) == (contract.MANY_FILE, 256)
     assert [zone.name for zone in variant.zones] == [zone.name for zone in manifest.verification.zones]
@@ -78,16 +95,16 @@ def test_a_wide_network_has_two_graphs_and_both_are_proved(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("rows", "files"), [(0, {"model.onnx", "model_many.onnx"}), (1, {"model.onnx"}), (256, {"model.onnx"})]
 )
-def test_who_knows_their_rows_has_one_graph(tmp_path: Path, rows: int, files: set[str]) -> None:
-    result = wide(tmp_path, optimize_for_batch=rows)
+def test_who_knows_their_rows_has_one_graph(wide: Wide, rows: int, files: set[str]) -> None:
+    result = wide(optimize_for_batch=rows)
     assert {path.name for path in result.directory.glob("model*.onnx")} == files
     graph = onnx.load(result.directory / "model.onnx").graph
     joined = [len(node.input) for node in graph.node if node.op_type == "Concat"]
     assert (INTERVALS + 3 in joined) == (rows == 256)  # a tensor a function
 
 
-def test_each_run_takes_the_graph_for_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = read(wide(tmp_path))
+def test_each_run_takes_the_graph_for_its_rows(wide: Wide, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read(wide())
     monkeypatch.setattr(tuning, "many_from", always)
     model = load(bundle)
     assert isinstance(model._session, BatchSizeDispatch)
@@ -117,17 +134,19 @@ def counting(run: Callable[..., Any], seen: list[object]) -> Callable[..., Any]:
     return counted
 
 
-def test_a_graph_that_is_nowhere_faster_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = read(wide(tmp_path))
+def test_a_graph_that_is_nowhere_faster_is_let_go(wide: Wide, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read(wide())
     monkeypatch.setattr(tuning, "many_from", lambda *_: 0)
     model = load(bundle)
     assert not isinstance(model._session, BatchSizeDispatch)
     assert "kan.many_rows_from" not in model_codec.config(model.info, model.serving).parameters
 
 
-@pytest.mark.parametrize(
-    ("faster", "most", "wanted"),
-    [
+def test_it_is_taken_from_where_it_is_faster_in_all_larger_runs(wide: Wide, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(read(wide(optimize_for_batch=1)))
+    few: Any = object()
+    many: Any = object()
+    for faster, most, wanted in (
         ({16, 32, 64, 83}, 83, 16),
         ({64, 83}, 83, 64),
         ({83}, 83, 83),
@@ -135,39 +154,32 @@ def test_a_graph_that_is_nowhere_faster_is_let_go(tmp_path: Path, monkeypatch: p
         (set(), 83, 0),
         ({256}, 0, 256),
         ({8}, 8, 8),
-    ],
-)
-def test_it_is_taken_from_where_it_is_faster_in_all_larger_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: set[int], most: int, wanted: int
-) -> None:
-    model = load(read(wide(tmp_path, optimize_for_batch=1)))
-    few: Any = object()
-    many: Any = object()
+    ):
 
-    def seconds(session: object, info: object, feeds: dict[str, np.ndarray]) -> float:
-        return 1.0 if session is few else 0.5 if len(feeds["x"]) in faster else 1.5
+        def seconds(session: object, info: object, feeds: dict[str, Any], faster: set[int] = faster) -> float:
+            return 1.0 if session is few else 0.5 if len(feeds["x"]) in faster else 1.5
 
-    monkeypatch.setattr(tuning, "_best_seconds", seconds)
-    assert tuning.many_from(model.info, few, many, most) == wanted
+        monkeypatch.setattr(tuning, "_best_seconds", seconds)
+        assert tuning.many_from(model.info, few, many, most) == wanted, (faster, most)
 
 
-def test_a_server_answers_few_and_many_rows_alike(tmp_path: Path) -> None:
+@full("combination")
+def test_a_server_answers_few_and_many_rows_alike(wide: Wide) -> None:
     """The real thing, whichever graph it found to be faster here."""
-    result = wide(tmp_path)
+    result = wide()
     x = np.random.default_rng(2).uniform(-2, 2, (300, WIDTHS[0])).astype(np.float32)
-    with serving(tmp_path / "models") as server:
+    with serving(result.directory.parent.parent) as server:
         whole = server.infer(x, "wide")
         parts = [server.infer(x[at : at + 10], "wide") for at in range(0, 300, 10)]
     assert result.manifest.variants
     assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
-def test_what_is_timed_need_not_answer_rightly(tmp_path: Path) -> None:
-    bundle = read(wide(tmp_path))
+def test_what_is_timed_need_not_answer_rightly(wide: Wide) -> None:
+    bundle = read(wide())
     assert bundle.manifest is not None
-    wrong = dataclasses.replace(
-        bundle.manifest.reference, outputs=((9.0,) * 3,) * len(bundle.manifest.reference.inputs)
-    )
+    wrong = dataclasses.replace(bundle.manifest.reference, outputs=((9.0,) * 3,) * 4)
+    wrong = dataclasses.replace(wrong, inputs=wrong.inputs[:4])
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, reference=wrong))
     loader = Loader(base.load("ort"), Settings(repository=Path()), 1, Metrics())
     info, session, way = loader.unproved(
@@ -179,8 +191,8 @@ def test_what_is_timed_need_not_answer_rightly(tmp_path: Path) -> None:
         loader.load(bundle)
 
 
-def test_a_border_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    bundle = read(wide(tmp_path, out_of_range="flag"))
+def test_a_border_that_does_not_fit_is_refused(wide: Wide) -> None:
+    bundle = read(wide(out_of_range="flag"))
     assert load(bundle).range_guard is not None
     assert bundle.manifest is not None
     first, *rest = bundle.manifest.layers

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import grpc
@@ -19,7 +18,9 @@ from kanserve.grpc_api.access_log import AccessLog
 from kanserve.grpc_api.call_context import Code
 from kanserve.observability.logs import Sink
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, START, request, serving, wait_until
+from tests.support.server_process import INFERENCE, START, request, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 ROWS = np.zeros((1, 3), np.float32)
 
@@ -37,18 +38,16 @@ def test_lines_arrive_in_order_and_whole() -> None:
 def test_what_nobody_reads_is_dropped_and_counted() -> None:
     reader, writer = os.pipe()
     sink = Sink(writer, most_bytes=10_000)
-    begun = time.monotonic()
     for _ in range(10_000):
         sink.write("x" * 99 + "\n")
     sink.drain(0.1)
-    assert time.monotonic() - begun < 60
     assert 10_000 - 65536 // 100 - 110 <= sink.dropped < 10_000
     lost, read = sink.dropped, bytearray()
     threading.Thread(target=lambda: [read.extend(os.read(reader, 65536)) for _ in iter(int, 1)], daemon=True).start()
     sink.drain(60)
     sink.write("again\n")  # somebody reads once more
     sink.drain(60)
-    wait_until(lambda: read.endswith(b"again\n"))
+    until(lambda: read.endswith(b"again\n"))
     assert sink.dropped == lost
 
 
@@ -66,10 +65,8 @@ def test_what_cannot_be_written_is_dropped_and_counted(descriptor: str) -> None:
     os.close(number)
 
 
-@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
+@full("load")
 def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -> None:
-    if transport == "asgi":
-        pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
     options = {
         "repository": str(tmp_path),
@@ -102,7 +99,7 @@ def test_by_default_only_what_failed_has_a_line(tmp_path: Path) -> None:
         server.infer(ROWS)
         with pytest.raises(grpc.RpcError):
             server.infer(np.zeros((1, 7), np.float32))
-        wait_until(lambda: any(line["event"] == "request_completed" for line in server.lines()))
+        until(lambda: any(line["event"] == "request_completed" for line in server.lines()))
         (line,) = [line for line in server.lines() if line["event"] == "request_completed"]
         assert "kanserve_log_lines_dropped_total 0.0" in server.metrics()
     assert line["code"] == "INVALID_ARGUMENT"
@@ -113,7 +110,7 @@ def test_numbers_that_are_none_have_no_line(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, statistics="full") as server:
         server.infer(np.array([[0x7F800001, 0x7F7FFFFF, 0x7F800000]], np.uint32).view(np.float32))
-        wait_until(lambda: 'kanserve_statistics_sampled_rows_total{model="toy",version="1"} 1.0' in server.metrics())
+        until(lambda: 'kanserve_statistics_sampled_rows_total{model="toy",version="1"} 1.0' in server.metrics())
         assert not [line for line in server.lines() if line["event"] == "python_warning"]
 
 

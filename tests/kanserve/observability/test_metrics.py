@@ -17,7 +17,8 @@ from kanserve.observability.metrics import Machine
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.wait import until
 
 TRITON = {
     "nv_inference_request_success",
@@ -71,7 +72,7 @@ def test_numbers_agree_with_what_was_done_and_with_the_statistics(tmp_path: Path
             server.infer(np.zeros((2, 4), np.float32))
         query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(24), row_count=2, layers=[1])
         server.call(f"{KAN}QueryEdges", query.SerializeToString())
-        wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())  # a call is counted after its response
+        until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())  # a call is counted after its response
         result = samples(server.metrics())
         statistics = pb.ModelStatisticsResponse.FromString(server.call(f"{INFERENCE}ModelStatistics", b""))
     labels = 'model="toy",version="1"'
@@ -112,11 +113,11 @@ def test_a_client_cannot_make_series(server: Server) -> None:
     first = counted()
     for _ in range(2):  # a call is counted after its response, and all of the first round before the second one
         ask(0)
-    wait_until(lambda: counted() >= first + 2)
+    until(lambda: counted() >= first + 2)
     before = server.metrics()
     for number in range(1, 40):
         ask(number)
-    wait_until(lambda: counted() >= 40)
+    until(lambda: counted() >= 40)
     after = server.metrics()
     assert set(samples(before)) == set(samples(after))
     assert "made" not in after.replace("kanserve_", "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
@@ -22,6 +22,7 @@ def registry(*collectors: series.Family) -> CollectorRegistry:
     return created
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.tuples(VALUES, AMOUNTS | st.sampled_from(BOUNDS))))
 def test_the_text_is_that_of_the_library(events: list[tuple[tuple[str, str], float]]) -> None:
     counter = series.counter("c_total", "Counts.", LABELS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,8 +16,11 @@ import numpy as np
 import pytest
 
 from tests.support import toy_model
+from tests.support.command_line import kanserve
 from tests.support.http_client import infer, tensor
-from tests.support.server_process import INFERENCE, START, request, serving, wait_until
+from tests.support.server_process import INFERENCE, START, request, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="the extra otel is not installed")
@@ -89,8 +91,8 @@ def test_a_call_has_a_span_and_its_wait_and_its_run_have_one(
         infer(server, {"inputs": [tensor(ROWS)]}, traceparent=SAMPLED[1])
         list(server.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([data]), metadata=(SAMPLED,)))
         server.call("/grpc.health.v1.Health/Check", b"", metadata=(SAMPLED,))
-        wait_until(lambda: len(receiver.spans) >= 19)
-        wait_until(lambda: sum(line.get("trace_id") == TRACE for line in server.lines()) >= 6)
+        until(lambda: len(receiver.spans) >= 19)
+        until(lambda: sum(line.get("trace_id") == TRACE for line in server.lines()) >= 6)
         assert server.stop() == 0
     assert receiver.resources[0]["service.name"] == "kanserve"
     assert receiver.resources[0]["deployment.environment"] == "test"
@@ -128,6 +130,7 @@ def test_what_waits_is_sent_at_the_end(tmp_path: Path, receiver: Receiver, monke
     assert len(receiver.spans) == 3
 
 
+@full("peer")
 def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
@@ -139,6 +142,7 @@ def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch:
         assert all("event" in line for line in server.lines())
 
 
+@full("package")
 def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
     """With tracing off, the server imports no OpenTelemetry module, with any OTEL_* variables."""
     toy_model.write(tmp_path)
@@ -159,45 +163,32 @@ def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
     assert receiver.spans == []
 
 
-REFUSED = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name == "opentelemetry" or name.startswith("opentelemetry."):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-from kanserve.cli import main
-raise SystemExit(main.main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.parametrize(
-    ("environment", "code", "says"),
+    ("environment", "says"),
     [
-        ({}, REFUSED, "traces need the Python package that provides 'opentelemetry'"),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}, REFUSED.replace("sys.meta_path", "[]"), "grpc or http/protobuf"),
+        ({}, "traces need the Python package that provides 'opentelemetry"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}, "grpc or http/protobuf"),
     ],
     ids=["not installed", "no such protocol"],
 )
-def test_what_cannot_be_is_refused_in_words(tmp_path: Path, environment: dict[str, str], code: str, says: str) -> None:
+def test_what_cannot_be_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], says: str
+) -> None:
     toy_model.write(tmp_path)
-    flags = ("serve", str(tmp_path), "--grpc-port", "0", "--metrics-port", "0", "--traces")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *flags],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
+    for name in () if environment else [*sys.modules]:
+        if name.partition(".")[0] == "opentelemetry":
+            monkeypatch.setitem(sys.modules, name, None)
+    done = kanserve("serve", tmp_path, "--grpc-port", "0", "--metrics-port", "0", "--traces", **environment)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
+@full("combination")
 def test_workers_are_traced_each_by_itself(tmp_path: Path, receiver: Receiver) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, traces=True, workers=2, threads=2) as server:
         for _ in range(4):
             server.infer(ROWS)
-        wait_until(lambda: len(receiver.named("run")) == 4)
+        until(lambda: len(receiver.named("run")) == 4)
         assert server.stop() == 0

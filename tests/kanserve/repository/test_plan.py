@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.repository import pbtxt
@@ -65,6 +65,7 @@ def carried_out(
     return after
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(WORLDS, st.sets(st.sampled_from([b"0", b"1", b"2"])))
 def test_what_serves_never_becomes_nothing(world: tuple, good: set[bytes]) -> None:
     prints, known, policies = world
@@ -78,6 +79,7 @@ def test_what_serves_never_becomes_nothing(world: tuple, good: set[bytes]) -> No
             assert wanted <= serving(after, name)
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(WORLDS, st.sets(st.sampled_from([b"0", b"1", b"2"])))
 def test_nothing_is_done_twice(world: tuple, good: set[bytes]) -> None:
     prints, known, policies = world
@@ -87,6 +89,7 @@ def test_nothing_is_done_twice(world: tuple, good: set[bytes]) -> None:
         assert again == [], "the same files, at the same time, are an occasion for nothing"
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(WORLDS)
 def test_only_what_is_there_and_wanted_is_loaded(world: tuple) -> None:
     prints, known, policies = world

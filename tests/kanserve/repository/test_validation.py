@@ -30,6 +30,7 @@ from kanserve.repository import layout, pbtxt, validation
 from kanserve.repository.validation import check_config, check_manifest
 from kanserve.types import TensorInfo
 from tests.support import toy_model
+from tests.support.refusals import not_loaded
 
 BASIS = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
 MANY = contract.Variant(file=contract.MANY_FILE, rows=256, zones=())
@@ -79,28 +80,9 @@ def told(*changes: dict[str, Any], file: str = "edges_l0.onnx") -> dict[str, Any
 
 
 CASES: list[tuple[str, dict[str, Any], str]] = [
-    ("batch", {"max_batch_size": 2**62}, "max_batch_size is 2^62 or more, expected 1 to 2147483647"),
     ("batch beyond words", {"max_batch_size": 10**4000}, "max_batch_size is 2^13287 or more"),
-    ("no batch", {"max_batch_size": 0}, "max_batch_size is 0"),
-    ("opset", {"opset": 10**9}, "opset is 1000000000, expected 1 to 64"),
-    ("inputs", {"inputs": (TENSOR,) * 1025}, "the number of inputs is 1025, expected 1 to 1024"),
-    ("no outputs", {"outputs": ()}, "the number of outputs is 0"),
-    ("layers", {"layers": (LAYER,) * 4097}, "the number of layers is 4097"),
-    ("row", shape(-1, 2**20, 2**20), "the size of a row of 'x' is 1099511627776"),
     ("row of no size", shape(-1, -1), "'x' has shape [-1, -1], expected [-1, ...] with known extents"),
     ("fixed rows", shape(5, 3), "'x' has shape [5, 3], expected [-1, ...]"),
-    ("axes", shape(-1, *[1] * 17), "the number of axes of 'x' is 17, expected 0 to 16"),
-    ("sources", layer(sources=2**40), "layer 0: the number of sources is 1099511627776"),
-    ("no sources", layer(sources=0), "layer 0: the layer has no sources, no destinations or no positions"),
-    ("edges", layer(sources=2**16, destinations=2**16), "layer 0: the number of edges is 4294967296"),
-    ("active", layer(active_edges=13), "layer 0: active_edges is 13, expected 0 to 12"),
-    ("positions", layer(positions=(2**31, 2)), "layer 0: the size of a row of positions is 4294967296"),
-    ("mask", layer(mask=((1.0,) * 3,) * 4), "layer 0: the mask is not [3][4]"),
-    ("bias", layer(bias=(0.0,)), "layer 0: the bias has 1 entries, expected 4"),
-    ("symbolic", layer(symbolic=(dataclasses.replace(EDGE, source=3),)), "a symbolic edge is from 3 to 0"),
-    ("functions", basis(functions=2**50), "basis 'bspline' is 1125899906842624, expected 1 to 16777216"),
-    ("knots", basis(knots=((0.0, 1.0),) * 2), "basis 'bspline' has 2 rows of knots"),
-    ("select", step(0, -1), "a step 'select' has an index out of range, expected 0 to"),
     ("explained layer", told({"layer": 2}), "the layer of 'e' is 2, expected -1 to 1"),
     ("explained shape", told({}, {"shape": (-1, 2**31)}), "the size of a row of 'e' is 2147483648"),
     ("explained nothing", told(), "the number of explained tensors is 0"),
@@ -108,7 +90,6 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("too many variants", {"variants": (MANY, MANY)}, "the number of variants is 2, expected 0 to 1"),
     ("rows of a variant", {"variants": (dataclasses.replace(MANY, rows=0),)}, "the rows of 'model_many.onnx' is 0"),
     ("variant elsewhere", {"variants": (MANY,)}, "the variant 'model_many.onnx' is not in the manifest's list"),
-    ("select far", step(2**40), "a step 'select' has an index out of range, expected 0 to"),
     (
         "no scale",
         standardize((0.0,) * 3, (1.0, 0.0, 1.0)),
@@ -197,7 +178,7 @@ CERTIFICATE = CertificateInfo(
     low=(-1.0, -1.0, -1.0),
     high=(1.0, 1.0, 1.0),
     budget=60.0,
-    seconds=3.0,
+    seconds=30.0,
     boxes=4,
     output_low=(-30.0, -20.0),
     output_high=(30.0, 20.0),
@@ -224,7 +205,7 @@ CASES += [
     ("direction", certificate(directions=((0, 4),) * 3), "a direction is not a number from 0 to 3"),
     ("slack", certificate(slack=(-1.0, 0.0)), "a slack or a Lipschitz bound is negative"),
     ("bound", certificate(lipschitz=((0.0, -1.0),) * 3), "a slack or a Lipschitz bound is negative"),
-    ("budget", certificate(budget=0.0), "certificate: budget 0, seconds 3 or boxes 4 are out of range"),
+    ("budget", certificate(budget=0.0), "certificate: budget 0, seconds 30 or boxes 4 are out of range"),
     ("range check", certificate(range_check=True), "range_check is true, but out_of_range is 'as-trained'"),
 ]
 
@@ -240,23 +221,9 @@ def test_a_certificate_passes() -> None:
 @pytest.mark.parametrize(("changes", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_a_number_beyond_reason_is_named(changes: dict[str, Any], text: str) -> None:
     result = dataclasses.replace(listed(), **changes)
-    with pytest.raises(LoadError) as caught:
+    with not_loaded(LoadReason.MANIFEST, text) as caught:
         check_manifest(result)
-    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.MANIFEST, True), str(caught.value)
     assert len(str(caught.value)) < 200
-
-
-@pytest.mark.parametrize("tolerance", [1e308, -1.0, 1.5])
-def test_a_tolerance_that_allows_anything_proves_nothing(tolerance: float) -> None:
-    reference = dataclasses.replace(listed().reference, tolerance=tolerance)
-    with pytest.raises(LoadError, match=r"the reference tolerance is .*, expected 0 to 1"):
-        check_manifest(dataclasses.replace(listed(), reference=reference))
-
-
-def test_reference_rows_have_a_number() -> None:
-    many = dataclasses.replace(listed().reference, inputs=((0.0,) * 3,) * 4097, outputs=((0.0,) * 2,) * 4097)
-    with pytest.raises(LoadError, match="the number of reference rows is 4097, expected 0 to 4096"):
-        check_manifest(dataclasses.replace(listed(), reference=many))
 
 
 def test_what_is_within_reason_passes() -> None:
@@ -265,6 +232,9 @@ def test_what_is_within_reason_passes() -> None:
     check_manifest(dataclasses.replace(listed(), **told({}, {"layer": -1})))
     check_manifest(dataclasses.replace(listed(), **scaled((0.0,) * 3, (1.0,) * 3)))
     check_manifest(dataclasses.replace(listed(), **standardize((0.0,) * 3, (1.0,) * 3)))
+    check_manifest(dataclasses.replace(listed(), **layer(edge_class="B")))
+    kept = (NodeStep(kind="clip", scale=(-1.0,) * 3, bias=(1.0,) * 3),)
+    check_manifest(dataclasses.replace(listed(), out_of_range="clamp", **layer(pre_steps=kept)))
 
 
 @pytest.mark.parametrize(
@@ -282,9 +252,8 @@ def test_a_manifest_of_another_format_says_what_to_do(tmp_path: Path, written: o
     document = json.loads((directory / contract.FILE_NAME).read_bytes())
     (directory / contract.FILE_NAME).write_text(json.dumps({**document, "format": written, "and": "more"}))
     (candidate,) = layout.scan(tmp_path, plain_onnx=False)
-    with pytest.raises(LoadError) as caught:
+    with not_loaded(LoadReason.MANIFEST, text):
         layout.load(candidate, 2**20)
-    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.MANIFEST, True), str(caught.value)
 
 
 def test_all_that_is_out_of_bounds_is_told_where_somebody_asks_for_all() -> None:
@@ -316,49 +285,32 @@ TOLD = ExplainedTensor(name="y", datatype="FP32", shape=(-1, 2), holds="outputs"
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason", "text"),
+    ("changes", "text"),
     [
-        ({"outputs": (TENSOR,)}, LoadReason.MANIFEST, "two of the inputs and outputs have the same name"),
-        ({"edge_class": "D"}, LoadReason.MANIFEST, "the model is of edge class 'D', expected A or B"),
-        ({"edge_class": "C"}, LoadReason.MANIFEST, "the model is of edge class C: the prediction of a row depends"),
-        (layer(edge_class="C"), LoadReason.MANIFEST, "layer 0 is of edge class C"),
-        (
-            layer(edges_file="other.onnx"),
-            LoadReason.MANIFEST,
-            "the edge graph 'other.onnx' of layer 0 is not in the manifest's list",
-        ),
+        ({"outputs": (TENSOR,)}, "two of the inputs and outputs have the same name"),
+        ({"edge_class": "D"}, "the model is of edge class 'D', expected A or B"),
+        ({"edge_class": "C"}, "the model is of edge class C: the prediction of a row depends"),
+        (layer(edge_class="C"), "layer 0 is of edge class C"),
+        (layer(edges_file="other.onnx"), "the edge graph 'other.onnx' of layer 0 is not in the manifest's list"),
         (
             {"explanations": Explanations(file="explain.onnx", tensors=(TOLD,))},
-            LoadReason.MANIFEST,
             "'explain.onnx' is not in the manifest's list of files",
         ),
         (
             {"verification": dataclasses.replace(listed().verification, basis="answers")},
-            LoadReason.MANIFEST,
             "verification.basis is 'answers', expected one of reading, expected-outputs, module, edited",
         ),
-        ({"out_of_range": "maybe"}, LoadReason.MANIFEST, "out_of_range is 'maybe', expected one of as-trained, "),
-        ({"out_of_range": "clamp"}, LoadReason.MANIFEST, "no step of the first layer clamps its inputs"),
+        ({"out_of_range": "maybe"}, "out_of_range is 'maybe', expected one of as-trained, "),
+        ({"out_of_range": "clamp"}, "no step of the first layer clamps its inputs"),
         (
             {"reference": contract.Reference(inputs=(b"",), outputs=(), tolerance=0.1)},
-            LoadReason.MANIFEST,
             "the reference rows have 1 inputs and 0 outputs",
         ),
     ],
 )
-def test_a_manifest_that_contradicts_itself(changes: dict[str, Any], reason: LoadReason, text: str) -> None:
-    with pytest.raises(LoadError) as caught:
+def test_a_manifest_that_contradicts_itself(changes: dict[str, Any], text: str) -> None:
+    with not_loaded(LoadReason.MANIFEST, text):
         check_manifest(dataclasses.replace(listed(), **changes))
-    assert (caught.value.reason, text in str(caught.value)) == (reason, True), str(caught.value)
-
-
-def test_a_layer_that_keeps_its_inputs_may_say_so() -> None:
-    kept = (contract.NodeStep(kind="clip", scale=(-1.0,) * 3, bias=(1.0,) * 3),)
-    check_manifest(dataclasses.replace(listed(), out_of_range="clamp", **layer(pre_steps=kept)))
-
-
-def test_a_layer_may_have_a_class_of_its_own() -> None:
-    check_manifest(dataclasses.replace(listed(), layers=layer(edge_class="B")["layers"]))
 
 
 X3, Y2 = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
@@ -380,9 +332,8 @@ X3, Y2 = TensorInfo("x", "FP32", (-1, 3)), TensorInfo("y", "FP32", (-1, 2))
     ],
 )
 def test_a_config_that_contradicts_its_model(config: dict[str, Any], text: str) -> None:
-    with pytest.raises(LoadError) as caught:
+    with not_loaded(LoadReason.CONFIG, text):
         check_config(dataclasses.replace(KAN_CONFIG, **config), "toy", (X3,), (Y2,), batched=True)
-    assert (caught.value.reason, text in str(caught.value)) == (LoadReason.CONFIG, True), str(caught.value)
 
 
 def test_a_config_that_says_the_same_or_less() -> None:

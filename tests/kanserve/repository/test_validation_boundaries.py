@@ -12,6 +12,37 @@ from kanserve.repository import validation
 from tests.kanserve.repository.test_validation import EDGE, LAYER, TENSOR, basis, layer, listed, shape, step
 
 
+def batch(size: int) -> dict[str, Any]:
+    return {"max_batch_size": size}
+
+
+def sources(count: int) -> dict[str, Any]:
+    return layer(sources=count, destinations=1)
+
+
+def destinations(count: int) -> dict[str, Any]:
+    return layer(sources=1, destinations=count)
+
+
+def edges(more: int) -> dict[str, Any]:
+    """2**31 edges, and more."""
+    return layer(sources=2**16, destinations=2**15 + more)
+
+
+def functions(count: int) -> dict[str, Any]:
+    return basis(functions=count)
+
+
+def knots(rows: int, kind: str = "bspline") -> dict[str, Any]:
+    return basis(kind=kind, knots=((0.0, 1.0),) * rows)
+
+
+def select(place: str, index: int, kind: str = "select") -> dict[str, Any]:
+    """A step of a layer or, at "basis", of its basis."""
+    steps = (NodeStep(kind=kind, indices=(index,)),)
+    return basis(pre_steps=steps) if place == "basis" else layer(**{place: steps})
+
+
 def rows(count: int) -> dict[str, Any]:
     return {"reference": dataclasses.replace(listed().reference, inputs=((0.0,) * 3,) * count)}
 
@@ -36,26 +67,17 @@ def unequal(*counts: int) -> dict[str, Any]:
 MASK = "layer 0: the mask is not [3][4]"
 NOWHERE = "layer 0: the layer has no sources, no destinations or no positions"
 INDICES = "layer 0: a step 'select' has an index out of range, expected 0 to 16777215"
+SHAPE = "'x' has shape [{}], expected [-1, ...] with known extents"
+FUNCTIONS = "layer 0: the number of functions of basis 'bspline' is {}, expected 1 to 16777216"
+LONG = "layer 0: basis '{}' has {} rows of knots, expected one, or one per source"
 BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that passes, the first that does not, why not
-    (
-        {"max_batch_size": 2147483647},
-        {"max_batch_size": 2147483648},
-        "max_batch_size is 2147483648, expected 1 to 2147483647",
-    ),
-    ({"max_batch_size": 1}, {"max_batch_size": 0}, "max_batch_size is 0, expected 1 to 2147483647"),
+    (batch(2**31 - 1), batch(2**31), "max_batch_size is 2147483648, expected 1 to 2147483647"),
+    (batch(1), batch(0), "max_batch_size is 0, expected 1 to 2147483647"),
     ({"opset": 64}, {"opset": 65}, "opset is 65, expected 1 to 64"),
     ({"opset": 1}, {"opset": 0}, "opset is 0, expected 1 to 64"),
-    (
-        {"inputs": (TENSOR,) * 1024},
-        {"inputs": (TENSOR,) * 1025},
-        "the number of inputs is 1025, expected 1 to 1024",
-    ),
+    ({"inputs": (TENSOR,) * 1024}, {"inputs": (TENSOR,) * 1025}, "the number of inputs is 1025, expected 1 to 1024"),
     ({"inputs": (TENSOR,)}, {"inputs": ()}, "the number of inputs is 0, expected 1 to 1024"),
-    (
-        {"outputs": (TENSOR,) * 1024},
-        {"outputs": (TENSOR,) * 1025},
-        "the number of outputs is 1025, expected 1 to 1024",
-    ),
+    ({"outputs": (TENSOR,) * 1024}, {"outputs": (TENSOR,) * 1025}, "the number of outputs is 1025, expected 1 to 1024"),
     ({"outputs": (TENSOR,)}, {"outputs": ()}, "the number of outputs is 0, expected 1 to 1024"),
     ({"layers": (LAYER,) * 4096}, {"layers": (LAYER,) * 4097}, "the number of layers is 4097, expected 0 to 4096"),
     (files(4160), files(4161), "the number of files is 4161, expected 1 to 4160"),
@@ -64,49 +86,21 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
     (rows(0), tolerance(1.001), "the reference tolerance is 1.001, expected 0 to 1"),
     (tolerance(1), tolerance(-0.001), "the reference tolerance is -0.001, expected 0 to 1"),
     (tolerance(0), tolerance(float("nan")), "the reference tolerance is nan, expected 0 to 1"),
+    (shape(-1, *[1] * 16), shape(-1, *[1] * 17), "the number of axes of 'x' is 17, expected 0 to 16"),
+    (shape(-1, 2147483647), shape(-1, 2147483648), "the size of a row of 'x' is 2147483648, expected 1 to 2147483647"),
+    (shape(-1, 1), shape(-1, 0), SHAPE.format("-1, 0")),
+    (shape(-1, 3, 2), shape(-1), SHAPE.format("-1")),
+    (shape(-1, 3), shape(-2, 3, 0), SHAPE.format("-2, 3, 0")),
+    (sources(2**24), sources(2**24 + 1), "layer 0: the number of sources is 16777217, expected 1 to 16777216"),
     (
-        shape(-1, *[1] * 16),
-        shape(-1, *[1] * 17),
-        "the number of axes of 'x' is 17, expected 0 to 16",
-    ),
-    (
-        shape(-1, 2147483647),
-        shape(-1, 2147483648),
-        "the size of a row of 'x' is 2147483648, expected 1 to 2147483647",
-    ),
-    (
-        shape(-1, 1),
-        shape(-1, 0),
-        "'x' has shape [-1, 0], expected [-1, ...] with known extents",
-    ),
-    (
-        shape(-1, 3, 2),
-        shape(-1),
-        "'x' has shape [-1], expected [-1, ...] with known extents",
-    ),
-    (
-        shape(-1, 3),
-        shape(-2, 3, 0),
-        "'x' has shape [-2, 3, 0], expected [-1, ...] with known extents",
-    ),
-    (
-        layer(sources=2**24, destinations=1),
-        layer(sources=2**24 + 1, destinations=1),
-        "layer 0: the number of sources is 16777217, expected 1 to 16777216",
-    ),
-    (
-        layer(sources=1, destinations=2**24),
-        layer(sources=1, destinations=2**24 + 1),
+        destinations(2**24),
+        destinations(2**24 + 1),
         "layer 0: the number of destinations is 16777217, expected 1 to 16777216",
     ),
     (layer(sources=1, active_edges=0), layer(sources=0), NOWHERE),
     (layer(destinations=1, active_edges=0), layer(destinations=0), NOWHERE),
     (layer(positions=(1,)), layer(positions=(1, 0)), NOWHERE),
-    (
-        layer(sources=2**16, destinations=2**15 - 1),
-        layer(sources=2**16, destinations=2**15),
-        "layer 0: the number of edges is 2147483648, expected 1 to 2147483647",
-    ),
+    (edges(-1), edges(0), "layer 0: the number of edges is 2147483648, expected 1 to 2147483647"),
     (layer(active_edges=12), layer(active_edges=13), "layer 0: active_edges is 13, expected 0 to 12"),
     (layer(active_edges=0), layer(active_edges=-1), "layer 0: active_edges is -1, expected 0 to 12"),
     (
@@ -129,38 +123,14 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
     (edge(0, 0), edge(2, 4), "layer 0: a symbolic edge is from 2 to 4, which the layer does not have"),
     (edge(2, 0), edge(-1, 0), "layer 0: a symbolic edge is from -1 to 0, which the layer does not have"),
     (edge(0, 3), edge(0, -1), "layer 0: a symbolic edge is from 0 to -1, which the layer does not have"),
-    (
-        basis(functions=2**24),
-        basis(functions=2**24 + 1),
-        "layer 0: the number of functions of basis 'bspline' is 16777217, expected 1 to 16777216",
-    ),
-    (
-        basis(functions=1),
-        basis(functions=0),
-        "layer 0: the number of functions of basis 'bspline' is 0, expected 1 to 16777216",
-    ),
-    (
-        basis(knots=((0.0, 1.0),)),
-        basis(knots=((0.0, 1.0),) * 2),
-        "layer 0: basis 'bspline' has 2 rows of knots, expected one, or one per source",
-    ),
-    (
-        basis(knots=((0.0, 1.0),) * 3),
-        basis(kind="b" * 50, knots=((0.0, 1.0),) * 4),
-        f"layer 0: basis '{'b' * 40}' has 4 rows of knots, expected one, or one per source",
-    ),
-    (
-        basis(pre_steps=(NodeStep(kind="s" * 50, indices=(0,)),)),
-        basis(pre_steps=(NodeStep(kind="s" * 50, indices=(-1,)),)),
-        f"layer 0: a step '{'s' * 40}' has an index out of range, expected 0 to 16777215",
-    ),
-    (step(0, 2**24 - 1), step(0, 2**24), INDICES),
+    (functions(2**24), functions(2**24 + 1), FUNCTIONS.format(2**24 + 1)),
+    (functions(1), functions(0), FUNCTIONS.format(0)),
+    (knots(1), knots(2), LONG.format("bspline", 2)),
+    (knots(3), knots(4, "b" * 50), LONG.format("b" * 40, 4)),
+    (select("basis", 0, "s" * 50), select("basis", -1, "s" * 50), INDICES.replace("select", "s" * 40)),
+    (select("pre_steps", 2**24 - 1), select("pre_steps", 2**24), INDICES),
     (step(0), step(1, -1), INDICES),
-    (
-        layer(post_steps=(NodeStep(kind="select", indices=(1,)),)),
-        layer(post_steps=(NodeStep(kind="select", indices=(-1,)),)),
-        INDICES,
-    ),
+    (select("post_steps", 1), select("post_steps", -1), INDICES),
 ]
 
 

@@ -16,8 +16,10 @@ import pytest
 import tritonclient.http
 import tritonclient.http.aio
 
-from tests.support.http_client import ROWS, WAYS, ask, infer, running, tensor
-from tests.support.server_process import Server, wait_until
+from tests.kanserve.conftest import WAYS
+from tests.support.http_client import ROWS, ask, infer, running, tensor
+from tests.support.server_process import Server
+from tests.support.wait import until
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -96,7 +98,7 @@ def test_bytes_behind_the_json(web: Server) -> None:
 
 def test_ids_are_echoed_and_logged(web: Server) -> None:
     assert ask(web, "/v2/models/nope", x_request_id="followed").headers["x-request-id"] == "followed"
-    wait_until(lambda: any(line.get("request_id") == "followed" for line in web.lines()))
+    until(lambda: any(line.get("request_id") == "followed" for line in web.lines()))
     (line,) = [line for line in web.lines() if line.get("request_id") == "followed"]
     assert (line["method"], line["code"]) == ("GET /v2/models/{name}", "NOT_FOUND")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import shutil
 import signal
 import ssl
 import subprocess
@@ -21,41 +20,51 @@ import pytest
 import tritonclient.http
 
 from kanserve.server.app import EXIT_TERMINATED
+from tests.kanserve.conftest import WAYS
 from tests.support import certificates, toy_model
-from tests.support.http_client import ROWS, WAYS, Reply, ask, infer, tensor, way
+from tests.support.http_client import ROWS, Reply, ask, infer, tensor, way
 from tests.support.http_peer import Peer
-from tests.support.server_process import START, Server, serving, wait_until
+from tests.support.server_process import START, Server, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 SLOW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}]}
-LABELS = 'model="slow",version="1"'
+ROW = {"inputs": [tensor(ROWS[:1])]}
+HOLD = "dynamic_batching { preferred_batch_size: 3 max_queue_delay_microseconds: 600000000 }"
 
 
 @pytest.fixture(params=WAYS)
 def web(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
-    """Call with settings: a server over the toy and a model that takes its time."""
+    """Call with settings: a server over the toy, a model that takes its time, and two, `held` and `other`, that wait
+    until they have three rows."""
     toy_model.write(tmp_path)
     toy_model.write_slow(tmp_path, steps=6)
+    for name in ("held", "other"):
+        toy_model.write(tmp_path, name)
+        (tmp_path / name / "config.pbtxt").write_text(HOLD)
     transport, chosen = way(request.param)
     return lambda **settings: serving(tmp_path, transport, plain_onnx=True, threads=1, **chosen, **settings)
 
 
-def slow(server: Server, pool: ThreadPoolExecutor, **parameters: Any) -> Future[Reply]:
-    return pool.submit(infer, server, {**SLOW, "parameters": parameters}, "slow", timeout=60)
+def slow(server: Server, pool: ThreadPoolExecutor) -> Future[Reply]:
+    return pool.submit(infer, server, SLOW, "slow", timeout=600)
 
 
-def begun(server: Server, call: Future[Reply]) -> bool:
-    """Whether the only slow call runs, or has run."""
-    return call.done() or waiting(server, 1)()
+def pending(server: Server, count: int, model: str = "held") -> Callable[[], bool]:
+    return lambda: f'nv_inference_pending_request_count{{model="{model}",version="1"}} {count}\n' in server.metrics()
 
 
-def waiting(server: Server, count: int) -> Callable[[], bool]:
-    return lambda: f"nv_inference_pending_request_count{{{LABELS}}} {count}\n" in server.metrics()
+def held(server: Server, pool: ThreadPoolExecutor, model: str = "held") -> Future[Reply]:
+    """A call that waits for two others."""
+    call = pool.submit(infer, server, ROW, model, timeout=600)
+    until(pending(server, 1, model))
+    return call
 
 
 def test_draining(web: Callable[..., Any]) -> None:
     with web(drain_delay_seconds=600) as server:
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: ask(server, "/readyz").status == 503)
+        until(lambda: ask(server, "/readyz").status == 503)
         statuses = {path: ask(server, path).status for path in ("/healthz", "/v2/health/live", "/v2/health/ready")}
         assert statuses == {"/healthz": 200, "/v2/health/live": 200, "/v2/health/ready": 400}
         assert infer(server, {"inputs": [tensor()]}).status == 200
@@ -64,9 +73,9 @@ def test_draining(web: Callable[..., Any]) -> None:
 def test_after_the_delay_calls_are_refused_until_the_port_closes(web: Callable[..., Any]) -> None:
     with web(drain_delay_seconds=0.1, drain_reject_seconds=60) as server, ThreadPoolExecutor() as pool:
         flying = slow(server, pool)
-        wait_until(lambda: begun(server, flying))
+        until(lambda: flying.done() or pending(server, 1, "slow")())
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: infer(server, {"inputs": [tensor()]}).status == 503)
+        until(lambda: infer(server, {"inputs": [tensor()]}).status == 503)
         refused = infer(server, {"inputs": [tensor()]})
         assert "shutting down" in refused.json["error"]
         assert refused.headers["retry-after"] == "1"
@@ -82,68 +91,46 @@ def test_a_call_in_flight_is_answered_before_the_server_ends(web: Callable[..., 
         ThreadPoolExecutor() as pool,
     ):
         flying = slow(server, pool)
-        wait_until(lambda: begun(server, flying))
+        until(lambda: flying.done() or pending(server, 1, "slow")())
         assert server.stop(seconds=60) == 0
         assert flying.result().status == 200
 
 
-def test_more_calls_at_once_than_allowed(web: Callable[..., Any]) -> None:
-    with web(max_inflight_requests=1) as server, ThreadPoolExecutor() as pool:
-        for _ in range(5):  # the slow call may end before the other one arrives
-            flying = slow(server, pool)
-            wait_until(lambda flying=flying: begun(server, flying))
-            refused = infer(server, {"inputs": [tensor()]})
-            if refused.status != 200:
-                break
+def test_more_calls_at_once_than_allowed_and_a_full_queue(web: Callable[..., Any]) -> None:
+    with ThreadPoolExecutor() as pool, web(max_inflight_requests=2, max_pending_requests=1) as server:
+        held(server, pool)
+        refused = infer(server, ROW, "held")
+        assert (refused.status, refused.json["error"]) == (503, "Exceeds maximum queue size")
+        assert refused.headers["retry-after"] == "1"
+        held(server, pool, "other")
+        refused = infer(server, ROW)
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
-        assert "the server handles 1 calls at the same time" in refused.json["error"]
+        assert "the server handles 2 calls at the same time" in refused.json["error"]
         assert ask(server, "/readyz").status == 200
-        assert flying.result().status == 200
 
 
-def test_a_request_that_waited_too_long_is_not_run(web: Callable[..., Any]) -> None:
+def test_a_request_that_waited_too_long_or_whose_caller_goes_away_is_not_run(web: Callable[..., Any]) -> None:
     with web() as server, ThreadPoolExecutor() as pool:
-        runs = 1
-        for _ in range(5):  # the first call may end before the second one arrives
-            first = slow(server, pool)
-            wait_until(lambda first=first: begun(server, first))
-            second = slow(server, pool, timeout=1000).result()
-            if second.status != 200:
-                break
-            runs += 2
-        assert (second.status, second.json["error"]) == (503, "Request timeout expired")
-        assert first.result().status == 200
-        wait_until(lambda: f"nv_inference_exec_count{{{LABELS}}} {runs}\n" in server.metrics())
-
-
-def test_a_full_queue_refuses_at_once(web: Callable[..., Any]) -> None:
-    with web(max_pending_requests=2) as server, ThreadPoolExecutor() as pool:
-        calls = [slow(server, pool) for _ in range(4)]
-        replies = [call.result() for call in calls]
-        refused = [reply for reply in replies if reply.status != 200]
-        assert {(reply.status, reply.json["error"]) for reply in refused} == {(503, "Exceeds maximum queue size")}
-        assert {reply.headers["retry-after"] for reply in refused} == {"1"}
-
-
-def test_a_caller_that_goes_away_cancels_its_call(web: Callable[..., Any], tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path / "slow")
-    toy_model.write_slow(tmp_path, steps=12)  # the first call runs until the second is gone
-    with web() as server, ThreadPoolExecutor() as pool:
-        first = slow(server, pool)
-        wait_until(waiting(server, 1))
+        late = infer(server, {**ROW, "parameters": {"timeout": 1000}}, "held")
+        assert (late.status, late.json["error"]) == (503, "Request timeout expired")
         # By HTTP/2: h2corn does not look at an HTTP/1 connection before it has answered.
         leaver = Peer(int(server.http.rpartition(":")[2]))
-        stream = leaver.open(path="/v2/models/slow/infer", kind="application/json")
-        leaver.send(stream, json.dumps(SLOW).encode())
-        wait_until(waiting(server, 2))
+        stream = leaver.open(path="/v2/models/held/infer", kind="application/json")
+        leaver.send(stream, json.dumps(ROW).encode())
+        until(pending(server, 1))
         leaver.socket.close()
-        wait_until(lambda: f'nv_inference_request_failure{{{LABELS},reason="CANCELED"}} 1\n' in server.metrics())
-        assert first.result().status == 200
-        wait_until(lambda: f"nv_inference_exec_count{{{LABELS}}} 1\n" in server.metrics())
+        labels = 'model="held",version="1"'
+        until(lambda: f'nv_inference_request_failure{{{labels},reason="CANCELED"}} 1\n' in server.metrics())
+        first = held(server, pool)
+        calls = [first, *(pool.submit(infer, server, ROW, "held") for _ in range(2))]
+        assert [call.result().status for call in calls] == [200] * 3
+        until(lambda: f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics())
+        until(lambda: f"nv_inference_count{{{labels}}} 3\n" in server.metrics())
         left = 'http_requests_total{handler="/v2/models/{name}/infer",method="POST",status="499"} 1.0'
-        wait_until(lambda: left in server.metrics())
+        until(lambda: left in server.metrics())
 
 
+@full("load")
 def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
     """By threads, on separate connections, during gRPC calls on the same models."""
     expected = toy_model.outputs(ROWS)
@@ -165,11 +152,11 @@ def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
         for _ in range(50):
             np.testing.assert_allclose(server.infer(ROWS), expected, rtol=1e-5)
         for thread in threads:
-            thread.join(240)
+            thread.join(600)
         assert not wrong
         answered = 'http_requests_total{handler="/v2/models/{name}/infer",method="POST",status="200"} 800.0'
-        wait_until(lambda: answered in server.metrics())  # the server counts a request after its response
-        wait_until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
+        until(lambda: answered in server.metrics())  # the server counts a request after its response
+        until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
 
 
 def test_tls(tmp_path: Path) -> None:
@@ -199,8 +186,13 @@ sys.modules.update(dict.fromkeys({names}))
 """
 
 
-@pytest.mark.parametrize("names", [("h2corn",), ("starlette", "orjson")])
-def test_without_its_packages_the_other_transport_is_as_before(tmp_path: Path, names: tuple[str, ...]) -> None:
+@full("package")
+@pytest.mark.parametrize(
+    ("names", "wish"), [(("h2corn",), {"transport": "asgi"}), (("starlette", "orjson"), {"http_port": 0})]
+)
+def test_without_its_packages_the_other_transport_is_as_before(
+    tmp_path: Path, names: tuple[str, ...], wish: dict[str, Any]
+) -> None:
     toy_model.write(tmp_path)
     settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0}
 
@@ -214,8 +206,7 @@ def test_without_its_packages_the_other_transport_is_as_before(tmp_path: Path, n
         assert set(json.loads(process.stdout.readline())) == {"grpc", "metrics"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-    for wish in ({"transport": "asgi"}, {"http_port": 0}):
-        with start(**wish) as process:
-            _, errors = process.communicate(timeout=60)
-            assert process.returncode
-            assert f"need packages that are not installed: {', '.join(names)}" in errors
+    with start(**wish) as process:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode
+        assert f"need packages that are not installed: {', '.join(names)}" in errors

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
+from tests.kanserve.conftest import TRANSPORTS
 from tests.support import toy_model
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.wait import until
 
 pytest.importorskip("starlette")
 arrays = pytest.importorskip("kanserve.rest.kan")
@@ -24,7 +26,7 @@ arrays = pytest.importorskip("kanserve.rest.kan")
 ROWS = np.random.default_rng(8).normal(size=(5, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("kan")
@@ -103,7 +105,7 @@ def test_scores_and_a_description(web: Server) -> None:
 
 def test_statistics_and_a_new_beginning(web: Server) -> None:
     web.infer(ROWS)
-    wait_until(lambda: good(web, "toy/statistics", {"source": "total"})["row_count"] >= 5)
+    until(lambda: good(web, "toy/statistics", {"source": "total"})["row_count"] >= 5)
     result = good(web, "toy/statistics", {"source": "total"})
     assert [len(node["mean"]) for node in result["nodes"]] == [3, 4, 2]
     assert np.shape(result["nodes"][0]["zones"]) == (3, 3)
@@ -168,6 +170,7 @@ def test_every_packed_field_of_an_answer_has_a_shape() -> None:
     look(kan_pb2.DESCRIPTOR.message_types_by_name["CurveBlock"])
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.floats(), max_size=6), st.lists(st.floats(width=32), max_size=6))
 def test_packed_numbers_survive(wide: list[float], narrow: list[float]) -> None:
     orjson = pytest.importorskip("orjson")

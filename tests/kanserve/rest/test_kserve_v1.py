@@ -12,9 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from kanserve.client.sync import Client
+from tests.kanserve.conftest import TRANSPORTS
 from tests.support import token_files, toy_model
 from tests.support.http_client import ask, way
-from tests.support.server_process import Server, serving, wait_until
+from tests.support.server_process import Server, serving
+from tests.support.wait import until
 
 ROWS = np.random.default_rng(27).normal(size=(5, 3)).astype(np.float32)
 LIMIT = 20_000
@@ -36,7 +38,7 @@ def write(folder: Path, graph: bytes) -> None:
     (folder / "1" / "model.onnx").write_bytes(graph)
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     plugin, chosen = way(request.param)
     root = tmp_path_factory.mktemp("v1")
@@ -151,7 +153,7 @@ def test_the_routes_count_in_the_metrics(web: Server) -> None:
     good(web, "toy:predict", [[1, 2, 3]])
     for verb, status in (("predict", 200), ("explain", 413)):
         series = f'http_requests_total{{handler="/v1/models/{{name}}:{verb}",method="POST",status="{status}"}}'
-        wait_until(lambda series=series: series in web.metrics())  # the server counts a request after its response
+        until(lambda series=series: series in web.metrics())  # the server counts a request after its response
 
 
 def test_the_routes_need_the_roles_of_infer_and_explain(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tritonclient.http.aio
 
+from tests.kanserve.conftest import WAYS
 from tests.support import toy_model
-from tests.support.http_client import ROWS, WAYS, infer, running
+from tests.support.http_client import ROWS, infer, running
 from tests.support.server_process import Server
 
 SPECIAL = np.array([[0.1, -0.0, 1e-45], [3.4028235e38, 1.1754944e-38, 16777217.0], [1 / 3, np.pi, -1e-7]], np.float32)

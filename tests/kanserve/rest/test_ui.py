@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kanserve.conftest import WAYS
 from tests.support import http_client
 from tests.support.http_client import ask
 from tests.support.server_process import Server
@@ -19,7 +20,7 @@ STATIC = Path(str(resources.files("kanserve") / "ui" / "static"))
 FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())
 
 
-@pytest.fixture(scope="module", params=http_client.WAYS)
+@pytest.fixture(scope="module", params=WAYS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from http_client.running(request.param, tmp_path_factory.mktemp("ui"))
 

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from kanserve.execution.executor import InOrder, ServiceTimeEstimate
 from kanserve.scheduling.queue import Choice, Expired, Policy, PriorityLevel, Queue, Waiting, choose, share
 
-UNTIMED = settings(deadline=None)  # a busy machine is no failure
 ROWS = st.lists(st.integers(1, 20), min_size=1, max_size=20)
 
 
-@UNTIMED
+@settings(max_examples=settings.default.max_examples // 5)
 @given(ROWS, st.integers(0, 64))
 def test_without_a_delay_whatever_waits_is_one_batch(rows: list[int], most: int) -> None:
     choice = choose(Policy(most), rows, 0.0, 0.0)
@@ -26,7 +25,7 @@ def test_without_a_delay_whatever_waits_is_one_batch(rows: list[int], most: int)
     assert choice.count == len(rows) or sum(rows[: choice.count + 1]) > most
 
 
-@UNTIMED
+@settings(max_examples=settings.default.max_examples // 5)
 @given(ROWS, st.integers(1, 64), st.sets(st.integers(1, 64), max_size=4), st.floats(0, 2))
 def test_nobody_waits_longer_than_the_delay(rows: list[int], most: int, preferred: set[int], now: float) -> None:
     policy = Policy(most, delay=1.0, preferred=tuple(sorted(preferred)))
@@ -55,7 +54,7 @@ def test_a_preferred_size_that_would_be_passed_is_not_waited_for() -> None:
     assert choose(policy, [3, 3, 3], 0, 1.0) == Choice(3)
 
 
-@UNTIMED
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.integers(1, 10**4), st.integers(0, 16), st.integers(1, 100))
 def test_what_waits_is_shared_by_the_instances_that_are_idle(waiting: int, idle: int, least: int) -> None:
     part = share(waiting, idle, least)
@@ -85,7 +84,7 @@ def test_the_queue_is_bounded_in_bytes() -> None:
 
 
 def test_who_has_gone_is_found_wherever_it_waits() -> None:
-    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(timeout=1, delays=True),)), 99)
+    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(timeout=60, delays=True),)), 99)
     intime, late = one("a", queue_deadline=9.0), one("b", queue_deadline=0.5)
     for each in (intime, late):
         assert queue.add(each)
@@ -145,10 +144,10 @@ def test_those_that_waited_too_long_may_come_last_instead() -> None:
     [
         (PriorityLevel(), None, None),
         (PriorityLevel(), 2.0, 12.0),
-        (PriorityLevel(timeout=1.0), None, 11.0),
-        (PriorityLevel(timeout=1.0), 0.5, 10.5),
-        (PriorityLevel(timeout=1.0), 5.0, 11.0),  # a request may ask for less, not for more
-        (PriorityLevel(timeout=1.0, override=False), 0.5, 11.0),
+        (PriorityLevel(timeout=60.0), None, 70.0),
+        (PriorityLevel(timeout=60.0), 0.5, 10.5),
+        (PriorityLevel(timeout=60.0), 90.0, 70.0),  # a request may ask for less, not for more
+        (PriorityLevel(timeout=60.0, override=False), 0.5, 70.0),
         (PriorityLevel(override=False), 0.5, None),
     ],
 )
@@ -174,11 +173,7 @@ POLICIES = st.builds(
     LEVELS.map(tuple),
 )
 ARRIVALS = st.tuples(
-    st.just("add"),
-    st.integers(1, 14),
-    st.sampled_from("kl"),
-    st.integers(0, 2),
-    st.none() | st.integers(0, 9),
+    st.just("add"), st.integers(1, 14), st.sampled_from("kl"), st.integers(0, 2), st.none() | st.integers(0, 9)
 )
 ACTS = st.lists(
     ARRIVALS
@@ -189,7 +184,7 @@ ACTS = st.lists(
 )
 
 
-@UNTIMED
+@settings(max_examples=settings.default.max_examples // 5)
 @given(POLICIES, ACTS)
 def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Policy, acts: list[Any]) -> None:
     """A queue compared with its requests: each is rejected, is cancelled, times out or runs, once."""
@@ -243,7 +238,7 @@ def test_whatever_happens_nobody_is_lost_run_twice_or_run_too_late(policy: Polic
     assert sorted(ended) == list(range(len(ended)))
 
 
-@UNTIMED
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.permutations(range(6)))
 def test_answers_leave_in_the_order_of_their_requests(ready: list[int]) -> None:
     order: InOrder[int] = InOrder()

@@ -30,10 +30,7 @@ def large(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
 def test_a_full_batch_can_be_sent(large: Path, transport: str) -> None:
-    if transport == "asgi":
-        pytest.importorskip("h2corn")
     rows = np.linspace(-1, 1, MANY * 3, dtype=np.float32).reshape(MANY, 3)
     with serving(large, transport=transport) as server:
         np.testing.assert_allclose(server.infer(rows), toy_model.outputs(rows), rtol=1e-4, atol=1e-5)
@@ -45,10 +42,7 @@ def test_a_full_batch_can_be_sent(large: Path, transport: str) -> None:
         assert str(rows.nbytes + app.AROUND) in caught.value.details()
 
 
-@pytest.mark.parametrize("transport", ["asgi", "grpcio"])
 def test_a_limit_that_is_set_stands(large: Path, transport: str) -> None:
-    if transport == "asgi":
-        pytest.importorskip("h2corn")
     with serving(large, transport=transport, max_request_bytes=2**20) as server:
         with pytest.raises(grpc.RpcError) as caught:
             server.call(f"{INFERENCE}ModelInfer", request(np.zeros((2**17, 3), np.float32)).SerializeToString())

@@ -13,7 +13,9 @@ from kanserve.auth.roles import Role
 from tests.kanserve.config.test_reload import Configured, configured
 from tests.support import token_files, toy_model
 from tests.support.command_line import kanserve
-from tests.support.server_process import INFERENCE, Server, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 from tools.reliability.row_31_tls_rotation import Files
 
 REFUSED = 'kanserve_credential_reload_failed{credential="tokens"} '
@@ -35,7 +37,7 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
     with serving(tmp_path / "models", tokens=str(path), credential_poll_seconds=0.05) as server:
         assert may(server, first)
         second = token_file.new(path, "second", [Role.READ])
-        wait_until(lambda: may(server, second))
+        until(lambda: may(server, second))
         good = path.read_text()
         for broken, says in (
             ("", "has no callers"),
@@ -43,26 +45,27 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
             (good.replace("read", "rule"), "unknown role"),
         ):
             path.write_text(broken)
-            wait_until(lambda: f"{REFUSED}1.0" in server.metrics())
-            wait_until(lambda expected=says: expected in refusals(server)[-1]["reason"])
+            until(lambda: f"{REFUSED}1.0" in server.metrics())
+            until(lambda expected=says: expected in refusals(server)[-1]["reason"])
             assert may(server, first)
             assert may(server, second)
         path.chmod(0o644)
-        wait_until(lambda: "open to all users" in refusals(server)[-1]["reason"])
+        until(lambda: "open to all users" in refusals(server)[-1]["reason"])
         path.unlink()
-        wait_until(lambda: "cannot be read" in refusals(server)[-1]["reason"])
+        until(lambda: "cannot be read" in refusals(server)[-1]["reason"])
         assert may(server, first)
         token_files.save(path, good)
         token_file.revoke(path, "first")
-        wait_until(lambda: not may(server, first))
+        until(lambda: not may(server, first))
         assert may(server, second)
-        wait_until(lambda: f"{REFUSED}0.0" in server.metrics())
+        until(lambda: f"{REFUSED}0.0" in server.metrics())
         assert float(server.metrics().partition(f"\n{RENEWED}")[2].partition("\n")[0]) >= 2
         assert len(refusals(server)) >= 5
         log = server.log.read_text()
     assert not any(secret in log for secret in (first, second, token_file.digest(first), token_file.digest(second)))
 
 
+@full("rare")
 def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Path) -> None:
     """The server sees a change of time or size within a twentieth of `credential_poll_seconds`."""
     toy_model.write(tmp_path / "models")
@@ -71,7 +74,7 @@ def test_a_change_of_the_file_is_seen_long_before_it_is_read_anyway(tmp_path: Pa
     with serving(tmp_path / "models", tokens=str(path), credential_poll_seconds=60) as server:
         assert may(server, first)
         token_file.revoke(path, "first")
-        wait_until(lambda: not may(server, first), 30)
+        until(lambda: not may(server, first))
 
 
 def refusals(server: Server) -> list[dict[str, str]]:
@@ -103,6 +106,7 @@ def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode
     assert "Traceback" not in done.stderr
 
 
+@full("combination")
 def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
     """And not only the timer."""
     path = tmp_path / "tokens.toml"
@@ -111,7 +115,7 @@ def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
         second = token_file.new(path, "second", [Role.READ])
         assert not answered(server, second)
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(server.lines("token_file_loaded")) == 4)  # both, at the start and now
+        until(lambda: len(server.lines("token_file_loaded")) == 4)  # both, at the start and now
         assert all(answered(server, token) for token in (first, second) for _ in range(8))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0
@@ -127,6 +131,7 @@ def answered(server: Configured, token: str) -> bool:
     return True
 
 
+@full("combination")
 def test_both_ports_of_every_worker_show_what_is_new(tmp_path: Path) -> None:
     """One by each transport."""
     pytest.importorskip("h2corn")
@@ -137,4 +142,4 @@ def test_both_ports_of_every_worker_show_what_is_new(tmp_path: Path) -> None:
     with serving(tmp_path / "models", transport="grpcio", **several, **pair) as server:
         ports = (server.port, int(server.http.rpartition(":")[2]))
         new = files.rotate()
-        wait_until(lambda: all(files.shown(port) == new for port in ports for _ in range(6)))
+        until(lambda: all(files.shown(port) == new for port in ports for _ in range(6)))

@@ -14,7 +14,9 @@ from grpc_health.v1 import health_pb2
 from kanserve.server.watchdog import EXIT_STUCK
 from tests.kanserve.server.test_supervisor import pids
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving, wait_until
+from tests.support.server_process import INFERENCE, Server, request, serving, stopped
+from tests.support.tiers import full
+from tests.support.wait import until
 
 ROWS = np.zeros((1, 3), np.float32)
 ENDLESS = request(np.full((1, 1), 4000, np.float32), "endless").SerializeToString()
@@ -22,7 +24,7 @@ ENDLESS = request(np.full((1, 1), 4000, np.float32), "endless").SerializeToStrin
 
 def begin(server: Server) -> grpc.Future:
     """A run that takes minutes."""
-    return server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(ENDLESS, timeout=60)
+    return server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(ENDLESS, timeout=600)
 
 
 def live(server: Server) -> bool:
@@ -38,8 +40,8 @@ def test_a_stuck_run_ends_the_server_once_others_are_answered(tmp_path: Path, tr
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1, **limits) as server:
         assert live(server)
         future = begin(server)
-        wait_until(lambda: "kanserve_longest_run_seconds 0.0" not in server.metrics())
-        wait_until(lambda: not live(server))
+        until(lambda: "kanserve_longest_run_seconds 0.0" not in server.metrics())
+        until(lambda: not live(server))
         assert server.infer(ROWS).shape == (1, 2)
         assert server.process.wait(60) == EXIT_STUCK
         line = next(line for line in server.lines() if line["level"] == "error")
@@ -60,31 +62,30 @@ def test_a_stuck_loop_ends_the_server(tmp_path: Path) -> None:
         assert future.code() is not grpc.StatusCode.OK
 
 
+@full("rare")
 def test_a_stuck_worker_is_replaced(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=3.0) as server:
         before = pids(server)
         held = min(before)
         os.kill(held, signal.SIGSTOP)
-        wait_until(lambda: held not in pids(server) and len(pids(server)) == 2)
+        until(lambda: held not in pids(server) and len(pids(server)) == 2)
         reported = [line["event"] for line in server.lines() if line["level"] == "error"]
         assert reported == ["worker_stalled", "worker_exited"]
-        wait_until(lambda: "kanserve_workers 2" in server.metrics())
+        until(lambda: "kanserve_workers 2" in server.metrics())
         assert server.stop() == 0
 
 
+@full("rare")
 def test_a_server_that_was_stopped_is_not_stuck(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=1.5, run_stall_seconds=1.5) as server:
+    limit = 1.5  # of the watchdog, and of the process that watches the workers
+    with serving(tmp_path, workers=2, threads=2, loop_stall_seconds=limit, run_stall_seconds=limit) as server:
         before = pids(server)
-        everyone = (server.process.pid, *before)
-        for pid in everyone:
-            os.kill(pid, signal.SIGSTOP)
-        time.sleep(5)  # longer than the limits of the watchdog and of the process that watches the workers
-        for pid in everyone:
-            os.kill(pid, signal.SIGCONT)
-        for _ in range(10):
-            server.infer(ROWS)
-            time.sleep(0.1)
+        with stopped(server.process.pid, *before):
+            passed = time.monotonic() + 3 * limit
+            until(lambda: time.monotonic() > passed)
+        again = time.monotonic() + limit
+        until(lambda: server.infer(ROWS).shape == (1, 2) and time.monotonic() > again)
         assert pids(server) == before
         assert server.stop() == 0

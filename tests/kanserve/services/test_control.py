@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -20,9 +20,12 @@ from kanserve import Client
 from kanserve.client import control
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from tests.support import reload_tools, token_files, toy_model
+from tests.kanserve.server.test_supervisor import pids
+from tests.support import refusals, reload_tools, token_files, toy_model
 from tests.support.command_line import document, kanserve
-from tests.support.server_process import INFERENCE, KAN, Server, serving, wait_until
+from tests.support.server_process import INFERENCE, KAN, Server, serving
+from tests.support.tiers import full
+from tests.support.wait import until
 
 Code = grpc.StatusCode
 
@@ -34,9 +37,8 @@ def load(server: Server, name: str, verb: str = "Load", **fields: object) -> Non
 
 
 def refused(code: grpc.StatusCode, words: str, server: Server, *query: object, **fields: object) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
+    with refusals.refused(code, words):
         load(server, *query, **fields)
-    assert (caught.value.code(), words in caught.value.details()) == (code, True), caught.value.details()
 
 
 def post(server: Server, path: str, body: object = None) -> int:
@@ -54,6 +56,7 @@ def states(server: Server) -> dict[str, str]:
     return {f"{name}/{version}": why or state for (name, version), (state, why) in reload_tools.index(server).items()}
 
 
+@full("combination")
 def test_one_model_too_many_is_refused_until_there_is_room(tmp_path: Path) -> None:
     """Another version of a serving model does not count as another model."""
     repository = tmp_path / "models"
@@ -93,32 +96,17 @@ def test_models_are_there_when_they_are_asked_for(tmp_path: Path, transport: str
         refused(Code.FAILED_PRECONDITION, "failed to load 'toy', version 1: the version loaded", server, "toy")
         assert reload_tools.factor(server) == 4
         load(server, "toy", "Unload", parameters={"unload_dependents": pb.ModelRepositoryParameter(bool_param=True)})
-        with pytest.raises(grpc.RpcError) as caught:
+        with refusals.refused(Code.NOT_FOUND):
             reload_tools.factor(server)
-        assert caught.value.code() is Code.NOT_FOUND
-        wait_until(lambda: states(server) == {"other/3": "READY", "toy/1": "unloaded"})
+        until(lambda: states(server) == {"other/3": "READY", "toy/1": "unloaded"})
         assert reload_tools.ready(server)
         assert reload_tools.factor(server, "other") == 2
-
-
-def test_the_same_over_http(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
-    reload_tools.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, model_control="explicit", transport="asgi") as server:
-        assert reload_tools.ready(server)
-        assert post(server, "models/toy/load", {"parameters": {"config": "{}"}}) == 400
-        assert post(server, "models/nobody/load") == 404
-        assert post(server, "models/toy/load") == 200
-        assert reload_tools.factor(server) == 1
-        assert post(server, "models/toy/unload", {"parameters": {"unload_dependents": False}}) == 200
-        wait_until(lambda: states(server) == {"toy/1": "unloaded"})
-
-
-def test_while_the_repository_decides_nobody_else_does(tmp_path: Path) -> None:
-    reload_tools.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, transport="grpcio") as server:
-        for verb in ("Load", "Unload"):
-            refused(Code.UNAVAILABLE, "not allowed if polling is enabled", server, "toy", verb)
+        if server.http:  # the same over HTTP
+            assert post(server, "models/other/load", {"parameters": {"config": "{}"}}) == 400
+            assert post(server, "models/nobody/load") == 404
+            assert post(server, "models/other/load") == 200
+            assert post(server, "models/other/unload", {"parameters": {"unload_dependents": False}}) == 200
+            until(lambda: states(server) == {"other/3": "unloaded", "toy/1": "unloaded"})
 
 
 @pytest.fixture
@@ -129,57 +117,41 @@ def three(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def server(three: Path) -> Iterator[Server]:
-    with serving(three, repository_poll_seconds=0.1) as running:
-        yield running
-
-
-def choose(server: Server, version: str = "") -> tuple[str, str]:
-    answer = server.call(
-        f"{KAN}PromoteModel", kan_pb2.PromoteModelRequest(model_name="toy", model_version=version).SerializeToString()
-    )
-    result = kan_pb2.VersionChoice.FromString(answer)
+def choose(server: Server, version: str = "", model: str = "toy", method: str = "Promote") -> tuple[str, str]:
+    kind = {"Promote": kan_pb2.PromoteModelRequest, "Rollback": kan_pb2.RollbackModelRequest}[method]
+    message = kind(model_name=model, **({"model_version": version} if version else {}))
+    result = kan_pb2.VersionChoice.FromString(server.call(f"{KAN}{method}Model", message.SerializeToString()))
     return result.model_version, result.previous_version
 
 
-def test_promote_and_roll_back(server: Server, three: Path) -> None:
-    def back() -> dict:
-        return document(kanserve("rollback", "toy", "--url", server.address, "--json"))
+def test_promote_and_roll_back(three: Path) -> None:
+    with serving(three, repository_poll_seconds=0.1) as server:
 
-    assert reload_tools.factor(server) == 8
-    assert back() == {"model": "toy", "version": "2", "previous_version": "3"}
-    assert reload_tools.factor(server) == 4
-    reload_tools.write(three / "toy" / "4", 16.0, version=4)
-    wait_until(lambda: reload_tools.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
-    assert reload_tools.factor(server) == 4, "a new version does not take over what was chosen"
-    assert choose(server, "4") == ("4", "2")
-    assert reload_tools.factor(server) == 16
-    assert back()["version"] == "2"
-    assert choose(server, "1") == ("1", "2")
-    assert reload_tools.shown(server, 'kanserve_model_default{model="toy",version="1"}') == 1
-    assert reload_tools.shown(server, 'kanserve_model_default{model="toy",version="2"}') == 0
-    assert reload_tools.factor(server, version="3") == 8, "versions by number are as they were"
-    assert choose(server, "1") == ("1", "2"), "the same choice again is none"
-    assert back()["version"] == "2"
-    assert choose(server, "1") == ("1", "2")
-    assert choose(server) == ("4", "1")
-    assert reload_tools.factor(server) == 16
-    done = kanserve("promote", "toy", "7", "--url", server.address)
-    assert (done.returncode, "version 7 is not found" in done.stderr) == (2, True), done.stderr
-    done = kanserve("promote", "toy", "3", "--url", server.address)
-    assert done.stdout == "toy: default version 3, previously 4\n"
+        def back() -> dict:
+            return document(kanserve("rollback", "toy", "--url", server.address, "--json"))
 
-
-def test_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    toy_model.write(tmp_path, version=2, reference_scale=2.0)
-    with serving(tmp_path) as server:
-        for method, words in (("RollbackModel", "no ready version below 1"), ("PromoteModel", "is not ready")):
-            requested = kan_pb2.PromoteModelRequest(model_name="toy", model_version="2" * (method == "PromoteModel"))
-            with pytest.raises(grpc.RpcError, match=words) as caught:
-                server.call(f"{KAN}{method}", requested.SerializeToString()[: None if "P" in method else 5])
-            assert caught.value.code() is Code.FAILED_PRECONDITION
+        assert reload_tools.factor(server) == 8
+        assert back() == {"model": "toy", "version": "2", "previous_version": "3"}
+        assert reload_tools.factor(server) == 4
+        reload_tools.write(three / "toy" / "4", 16.0, version=4)
+        until(lambda: reload_tools.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
+        assert reload_tools.factor(server) == 4, "a new version does not take over what was chosen"
+        assert choose(server, "4") == ("4", "2")
+        assert reload_tools.factor(server) == 16
+        assert back()["version"] == "2"
+        assert choose(server, "1") == ("1", "2")
+        assert reload_tools.shown(server, 'kanserve_model_default{model="toy",version="1"}') == 1
+        assert reload_tools.shown(server, 'kanserve_model_default{model="toy",version="2"}') == 0
+        assert reload_tools.factor(server, version="3") == 8, "versions by number are as they were"
+        assert choose(server, "1") == ("1", "2"), "the same choice again is none"
+        assert back()["version"] == "2"
+        assert choose(server, "1") == ("1", "2")
+        assert choose(server) == ("4", "1")
+        assert reload_tools.factor(server) == 16
+        done = kanserve("promote", "toy", "7", "--url", server.address)
+        assert (done.returncode, "version 7 is not found" in done.stderr) == (2, True), done.stderr
+        done = kanserve("promote", "toy", "3", "--url", server.address)
+        assert done.stdout == "toy: default version 3, previously 4\n"
 
 
 EDIT = Edit(
@@ -208,7 +180,15 @@ def edited(folder: Path, **fields: object) -> Path:
 def test_an_edit_serves_only_by_its_number_until_somebody_chooses_it(three: Path) -> None:
     edited(three / "toy" / "3")
     edited(three / "toy" / "2")
+    shutil.copytree(three / "toy" / "3", three / "released" / "3")
+    toy_model.edit(three / "released" / "3", name="released")
+    reload_tools.write(three / "released" / "2", 4.0, name="released", version=2)
+    done = kanserve("copy", "released", "2", "9", "--release", "--repository", three)
+    assert (done.returncode, "version 2 of released is not an edit" in done.stderr) == (2, True), done.stderr
+    kanserve("copy", "released", "3", "4", "--release", "--repository", three)
     with serving(three, repository_poll_seconds=0.1) as server, Client(server.address) as client:
+        assert reload_tools.factor(server, "released") == 8, "an edit that is released is the default version"
+        assert client.describe("released").edit == dataclasses.replace(EDIT, released=True)
         assert reload_tools.factor(server) == 2
         assert client.describe("toy", "3").edit == EDIT
         assert not client.describe("toy", "1").edit
@@ -217,7 +197,7 @@ def test_an_edit_serves_only_by_its_number_until_somebody_chooses_it(three: Path
         assert reload_tools.factor(server) == 8
         assert choose(server) == ("1", "3"), "without a number, the highest version that is not an edit"
         reload_tools.write(three / "toy" / "4", 16.0, version=4)
-        wait_until(lambda: reload_tools.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
+        until(lambda: reload_tools.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
         assert reload_tools.factor(server) == 16
         shown = document(kanserve("models", "toy", "--model-version", "3", "--url", server.address, "--json"))["model"]
         assert (shown["edit"]["parent_version"], shown["edit"]["author"]) == (1, "ada")
@@ -233,26 +213,31 @@ def test_an_edit_serves_only_by_its_number_until_somebody_chooses_it(three: Path
     assert "toy version 3: edit of version 1 by ada: edge 0:2:1 zero, edge 1:0:0 clamp 0:1" in listed
 
 
-def test_a_rollback_without_a_choice_passes_over_edits(three: Path) -> None:
+def test_there_is_nothing_to_choose_or_to_go_back_to(three: Path) -> None:
+    """`toy` has an edit between its versions, `broken` a version that does not load, `edits` nothing else."""
     edited(three / "toy" / "2")
-    with serving(three) as server:
+    toy_model.write(three, "broken")
+    toy_model.write(three, "broken", version=2, reference_scale=2.0)
+    edited(reload_tools.write(three / "edits" / "2", 4.0, name="edits", version=2))
+    with serving(three, transport="grpcio") as server:
         back = document(kanserve("rollback", "toy", "--url", server.address, "--json"))
         assert back == {"model": "toy", "version": "1", "previous_version": "3"}
+        with refusals.refused(Code.FAILED_PRECONDITION, "no ready version below 1"):
+            choose(server, model="broken", method="Rollback")
+        with refusals.refused(Code.FAILED_PRECONDITION, "is not ready"):
+            choose(server, "2", model="broken")
+        with refusals.refused(Code.NOT_FOUND, "'edits' has no available versions"):
+            reload_tools.factor(server, "edits")
+        assert reload_tools.factor(server, "edits", "2") == 4
+        assert choose(server, "2", "edits") == ("2", "")
+        assert reload_tools.factor(server, "edits") == 4
+        with refusals.refused(Code.FAILED_PRECONDITION, "no ready version below 2"):
+            choose(server, model="edits", method="Rollback")
+        for verb in ("Load", "Unload"):  # while the repository decides, nobody else does
+            refused(Code.UNAVAILABLE, "not allowed if polling is enabled", server, "toy", verb)
 
 
-def test_a_model_of_edits_only_has_no_default_version(tmp_path: Path) -> None:
-    edited(reload_tools.write(tmp_path / "toy" / "2", 4.0, version=2))
-    with serving(tmp_path) as server:
-        with pytest.raises(grpc.RpcError, match="'toy' has no available versions") as caught:
-            reload_tools.factor(server)
-        assert caught.value.code() is Code.NOT_FOUND
-        assert reload_tools.factor(server, version="2") == 4
-        assert choose(server, "2") == ("2", "")
-        assert reload_tools.factor(server) == 4
-        with pytest.raises(grpc.RpcError, match="no ready version below 2"):
-            server.call(f"{KAN}RollbackModel", kan_pb2.RollbackModelRequest(model_name="toy").SerializeToString())
-
-
+@full("combination")
 def test_edits_do_not_count_for_a_version_policy(tmp_path: Path) -> None:
     models = tmp_path / "models"
     reload_tools.write(models / "toy" / "1", 2.0)
@@ -264,34 +249,24 @@ def test_edits_do_not_count_for_a_version_policy(tmp_path: Path) -> None:
         assert reload_tools.factor(server, version="2") == 4
         made = edited(reload_tools.write(tmp_path / "made", 8.0, version=3))
         reload_tools.swap(made, models / "toy" / "3")
-        wait_until(lambda: reload_tools.index(server).get(("toy", "3"), ("", ""))[0] == "READY")
+        until(lambda: reload_tools.index(server).get(("toy", "3"), ("", ""))[0] == "READY")
         assert reload_tools.factor(server) == 2
         reload_tools.swap(reload_tools.write(tmp_path / "four", 16.0, version=4), models / "toy" / "4")
-        wait_until(lambda: reload_tools.factor(server) == 16)
-        wait_until(lambda: ("toy", "1") not in reload_tools.index(server))
+        until(lambda: reload_tools.factor(server) == 16)
+        until(lambda: ("toy", "1") not in reload_tools.index(server))
 
 
-def test_a_released_edit_is_the_default_version(three: Path) -> None:
-    edited(three / "toy" / "3")
-    done = kanserve("copy", "toy", "2", "9", "--release", "--repository", three)
-    assert (done.returncode, "version 2 of toy is not an edit" in done.stderr) == (2, True), done.stderr
-    kanserve("copy", "toy", "3", "4", "--release", "--repository", three)
-    with serving(three) as server, Client(server.address) as client:
-        assert reload_tools.factor(server) == 8
-        assert client.describe("toy").edit == dataclasses.replace(EDIT, released=True)
-
-
+@full("combination")
 def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
     with serving(three, repository_poll_seconds=0.1, version_policy="latest:2") as server:
         assert choose(server, "2") == ("2", "3")
         reload_tools.write(three / "toy" / "4", 16.0, version=4)
-        wait_until(lambda: sorted(reload_tools.index(server)) == [("toy", "2"), ("toy", "3"), ("toy", "4")])
+        until(lambda: sorted(reload_tools.index(server)) == [("toy", "2"), ("toy", "3"), ("toy", "4")])
         assert reload_tools.factor(server) == 4
 
 
 def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
     """Each process logs it: the one that gets the request, and the one that follows it."""
-    pytest.importorskip("h2corn")
     created = token_files.write(tmp_path / "tokens.toml")
     with (
         serving(
@@ -304,7 +279,7 @@ def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
         control.shadow(client, "toy", "2")
         control.shadow(client, "toy", stop=True)
         client.reset_statistics("toy")
-        wait_until(lambda: len(reload_tools.events(server, "statistics_reset")) == 2)
+        until(lambda: len(reload_tools.events(server, "statistics_reset")) == 2)
         chosen = reload_tools.events(server, "default_version_changed")
         reported = [(line["how"], line["model"], line["version"], line["before"]) for line in chosen]
         assert sorted(reported) == [("promote", "toy", 1, 3)] * 2 + [("rollback", "toy", 3, 1)] * 2
@@ -314,8 +289,8 @@ def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
             assert len({line["request_id"] for line in lines}) == len(lines) / 2, lines
 
 
+@full("load")
 def test_all_workers_do_the_same(three: Path) -> None:
-    pytest.importorskip("h2corn")
     own = [("grpc.use_local_subchannel_pool", 1)]
 
     def everyone(factor: float) -> bool:
@@ -328,19 +303,11 @@ def test_all_workers_do_the_same(three: Path) -> None:
 
     with serving(three, workers=2, transport="asgi", repository_poll_seconds=0) as server:
         assert choose(server, "1") == ("1", "3")
-        wait_until(lambda: everyone(2))
+        until(lambda: everyone(2))
         reload_tools.swap(reload_tools.write(three / "made", 32.0), three / "toy" / "1")
         server.process.send_signal(signal.SIGHUP)  # which the process that watches passes on
-        wait_until(lambda: everyone(32))
-        (victim, *_) = [
-            int(pid)
-            for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-        ]
-        os.kill(victim, signal.SIGKILL)
-        wait_until(
-            lambda: (
-                reload_tools.shown(server, "kanserve_workers") == 2
-                and len(reload_tools.events(server, "worker_exited"))
-            )
-        )
-        wait_until(lambda: everyone(32))
+        until(lambda: everyone(32))
+        os.kill(min(pids(server)), signal.SIGKILL)
+        assert server.logged("worker_exited")
+        until(lambda: reload_tools.shown(server, "kanserve_workers") == 2)
+        until(lambda: everyone(32))

@@ -23,6 +23,7 @@ from kanserve.analysis import query_plan
 from kanserve.auth import token_file
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
+from tests.kanserve.conftest import TRANSPORTS
 from tests.support import http_client, token_files, toy_grid_model, toy_model
 from tests.support.command_line import checkpoint
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
@@ -45,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "models"
 
 
-@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+@pytest.fixture(scope="module", params=TRANSPORTS)
 def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     transport, chosen = http_client.way(request.param)
     with serving(models, transport, plain_onnx=True, max_edge_query_rows=16, **chosen) as running:
@@ -279,7 +280,7 @@ def test_the_extensions_are_told(served: Server) -> None:
         assert {"kan_interpret", "kan_coverage"} <= set(client.get_server_metadata().extensions)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.integers(1, 12))
 def test_the_largest_come_first_and_ties_in_their_order(seed: int, rows: int, nodes: int, outputs: int, k: int) -> None:
     values = np.random.default_rng(seed).integers(-3, 4, (rows, nodes, outputs)).astype(float)

@@ -12,7 +12,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.support.http_peer import INFER, Code, Peer, body, code, framed
 from tests.support.http_peer import lone as lone
 from tests.support.http_peer import peer as peer
-from tests.support.server_process import Server, wait_until
+from tests.support.server_process import Server
+from tests.support.wait import until
 
 
 @pytest.mark.parametrize("kind", [grpc.Compression.Gzip, grpc.Compression.Deflate])
@@ -38,5 +39,5 @@ def test_a_message_that_does_not_unpack_is_no_traceback(peer: Peer, lone: Server
         peer.send(stream, framed(broken, 1))
         assert peer.headers(stream)["grpc-status"] == str(Code.INTERNAL.value[0])
     assert code(lone, body()) is Code.OK
-    wait_until(lambda: sum(line.get("code") == "INTERNAL" for line in lone.lines()) >= 20)
+    until(lambda: sum(line.get("code") == "INTERNAL" for line in lone.lines()) >= 20)
     assert "Traceback" not in lone.log.read_text()

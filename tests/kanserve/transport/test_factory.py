@@ -14,6 +14,7 @@ from kanserve.transport import factory
 from tests.support import toy_model
 from tests.support.http_peer import Code, body, code
 from tests.support.server_process import INFERENCE, serving
+from tests.support.tiers import full
 
 INFER = f"{INFERENCE}ModelInfer"
 
@@ -34,7 +35,7 @@ def test_auto_takes_asgi(tmp_path: Path) -> None:
         assert server.http == server.address
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=full("combination"))])
 def test_auto_takes_grpcio_where_h2corn_is_missing(tmp_path: Path, workers: str) -> None:
     """And warns once, however many workers there are."""
     toy_model.write(tmp_path)
