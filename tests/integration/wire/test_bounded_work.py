@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -120,10 +121,8 @@ def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:
         """Processor time of long queries."""
         begun = spent(server)
         for deadline in deadlines:
-            try:
+            with contextlib.nullcontext() if deadline > SHORT else pytest.raises(grpc.RpcError, match="DEADLINE"):
                 server.call(f"{KAN}QueryEdges", query(1000, top_k=1), timeout=deadline)
-            except grpc.RpcError as error:
-                assert (error.code(), deadline) == (grpc.StatusCode.DEADLINE_EXCEEDED, SHORT)
         until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
         return spent(server) - begun
 
