@@ -315,6 +315,7 @@ def test_outputs_that_leave_the_certified_range_are_counted_and_logged(watched: 
     assert violations(watched, "true") == 0
 
 
+@full("load")
 def test_small_requests_are_checked_again_after_a_pause_but_not_outside_of_the_box(watched: Server) -> None:
     before = violations(watched, "false")
     assert before is not None

@@ -186,7 +186,7 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
         assert old.process.returncode == 0
 
 
-@pytest.mark.parametrize("transport", SHARED, indirect=True)
+@full("load")
 def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=1)
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1, drain_reject_seconds=0) as server:
@@ -240,7 +240,7 @@ def test_the_process_ends_with_its_last_line(tmp_path: Path, transport: str) -> 
     assert json.loads(log.read_text().splitlines()[-1])["event"] == "server_stopped"
 
 
-@pytest.mark.parametrize("transport", SHARED, indirect=True)
+@full("load")
 def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=24)
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1) as server:
