@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
 import json
 import re
-import socket
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,6 +30,7 @@ LIMIT = 2**20  # bytes of a request
 TYPED = 2**18
 HEADER = "inference_header_content_length"
 GET, POST = "GET", "POST"
+INFER_PATH = "/v2/models/toy/infer"
 PATHS = {
     "ModelMetadata": (GET, "/v2/models/{name}", ""),
     "ModelConfig": (GET, "/v2/models/{name}", "/config"),
@@ -319,64 +320,41 @@ def test_packed_bodies(web: Server, body: bytes, encoding: str, status: int, wor
     assert (status == 501) == (reply.headers.get("accept-encoding") == "gzip, deflate")
 
 
-class Raw:
-    """A connection by hand."""
+@contextlib.contextmanager
+def begun(server: Server, name: str, value: str) -> Iterator[http.client.HTTPConnection]:
+    """A connection of HTTP/1.1 that has sent the headers of a request, with this one."""
+    with contextlib.closing(http.client.HTTPConnection(server.http, timeout=60)) as connection:
+        connection.putrequest("POST", INFER_PATH)
+        connection.putheader(name, value)
+        connection.endheaders()
+        yield connection
 
-    def __init__(self, server: Server) -> None:
-        host, _, port = server.http.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=60)
 
-    def __enter__(self) -> Raw:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def head(self, *headers: str) -> None:
-        lines = ("POST /v2/models/toy/infer HTTP/1.1", "Host: a", *headers, "", "")
-        self.socket.sendall("\r\n".join(lines).encode())
-
-    def reply(self) -> tuple[int, bytes]:
-        """Status and what follows, as far as it came with a Content-Length."""
-        result = b""
-        while b"\r\n\r\n" not in result:
-            part = self.socket.recv(65536)
-            assert part, f"the connection was closed after {result!r}"
-            result += part
-        head, _, body = result.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split()[0])
-        while len(body) < length:
-            body += self.socket.recv(65536)
-        return int(head.split()[1]), body
+def refusal(connection: http.client.HTTPConnection) -> tuple[int, str]:
+    """Status and words of the response."""
+    with connection.getresponse() as response:
+        return response.status, json.loads(response.read())["error"]
 
 
 def test_a_request_that_says_it_is_too_large_is_not_read(web: Server) -> None:
-    with Raw(web) as peer:
-        peer.head(f"Content-Length: {100 * LIMIT}")
-        status, body = peer.reply()
-    assert status == 413
-    assert f"limit of {LIMIT} bytes" in json.loads(body)["error"]
+    with begun(web, "Content-Length", str(100 * LIMIT)) as connection:
+        status, words = refusal(connection)
+    assert (status, f"limit of {LIMIT} bytes" in words) == (413, True)
 
 
 def test_a_request_that_does_not_say_is_cut_at_the_limit(web: Server) -> None:
-    with Raw(web) as peer:
-        peer.head("Transfer-Encoding: chunked")
-        part = b"10000\r\n" + bytes(65536) + b"\r\n"
+    with begun(web, "Transfer-Encoding", "chunked") as connection:
         for _ in range(17):
-            peer.socket.sendall(part)
-        status, body = peer.reply()
-    assert status == 413
-    assert "it has more" in json.loads(body)["error"]
+            connection.send(b"10000\r\n" + bytes(65536) + b"\r\n")
+        status, words = refusal(connection)
+    assert (status, "it has more" in words) == (413, True)
 
 
-@pytest.mark.parametrize("header", ["Content-Length: 100", "Transfer-Encoding: chunked"])
-def test_a_body_that_never_ends(hasty: Server, header: str) -> None:
-    with Raw(hasty) as peer:
-        peer.head(header)
-        peer.socket.sendall(b"5\r\n{    \r\n")
-        status, body = peer.reply()
-    assert status == 408
-    assert json.loads(body)["error"] == "the request did not arrive completely within 0.5 s"
+@pytest.mark.parametrize(("name", "value"), [("Content-Length", "100"), ("Transfer-Encoding", "chunked")])
+def test_a_body_that_never_ends(hasty: Server, name: str, value: str) -> None:
+    with begun(hasty, name, value) as connection:
+        connection.send(b"5\r\n{    \r\n")
+        assert refusal(connection) == (408, "the request did not arrive completely within 0.5 s")
 
 
 def refusals(status: int) -> Callable[[Server], float]:
@@ -418,14 +396,10 @@ def test_memory_stays_flat(web: Server, body: bytes) -> None:
 
 def test_callers_that_leave_are_forgotten(web: Server) -> None:
     for _ in range(50):
-        with Raw(web) as peer:
-            peer.head("Content-Length: 1000")
-            peer.socket.sendall(b"{")
+        with begun(web, "Content-Length", "1000") as connection:
+            connection.send(b"{")
     inflight = "kanserve_inflight_requests 0.0"
     until(lambda: inflight in web.metrics())
-
-
-INFER_PATH = "/v2/models/toy/infer"
 
 
 @contextlib.contextmanager
