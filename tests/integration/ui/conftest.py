@@ -18,6 +18,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 WIDTH, HEIGHT = 1280, 860
+READY = "main:not([aria-busy]) h1"  # a page that has its data
 
 
 @dataclass
@@ -114,3 +115,9 @@ def watched(context: Any, own: str, seen: Seen) -> Any:
     )
     page.set_default_timeout(60_000)  # a wait ends when the state is there
     return page
+
+
+def opened(page: Any, address: str) -> None:
+    """Open an address; return when the page has its data."""
+    page.goto(address)
+    page.locator(READY).wait_for()

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.integration.ui.conftest import opened
 from tests.support import toy_wide_model
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until
 
-BUSY = "main:not([aria-busy]) h1"
 SPACE = "\N{NARROW NO-BREAK SPACE}"  # between thousands
 FACTOR = 4  # of the figures that are promised, for a slower processor
 # Paint so many frames while the wheel turns and the pointer moves.
@@ -59,8 +59,7 @@ def server_seconds(server: Server) -> float:
 @pytest.mark.parametrize(("name", "edges", "seconds"), [("many", 224**2, 2.0), ("wide", 10**6, 5.0)])
 def test_they_open_and_move(page: Any, large: Server, name: str, edges: int, seconds: float) -> None:
     """All times are of the processor: on a busy machine, the time of the clock says nothing about the page."""
-    page.goto("ui/")
-    page.locator(BUSY).wait_for()
+    opened(page, "ui/")
     tools = page.context.new_cdp_session(page)
     tools.send("Performance.enable", {"timeDomain": "threadTicks"})
 
@@ -70,20 +69,18 @@ def test_they_open_and_move(page: Any, large: Server, name: str, edges: int, sec
         return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
 
     begun, computed = used(), server_seconds(large)
-    page.goto(f"ui/{name}")
-    page.locator(BUSY).wait_for()
+    opened(page, f"ui/{name}")
     assert f"{edges:,} active edges".replace(",", SPACE) in page.locator("main").inner_text()
     page.get_by_text("1 to 25 of").wait_for()
-    opened = used()
+    before = used()
     assert server_seconds(large) - computed < FACTOR * seconds
-    assert 0 < opened - begun < FACTOR * 0.2, "no task of the page is longer than all of them"
+    assert 0 < before - begun < FACTOR * 0.2, "no task of the page is longer than all of them"
     page.evaluate(FRAMES, COUNT)
-    assert (used() - opened) / COUNT < 1 / 30
+    assert (used() - before) / COUNT < 1 / 30
 
 
 def test_it_zooms_to_curves_and_opens_one(page: Any) -> None:
-    page.goto("ui/many")
-    page.locator(BUSY).wait_for()
+    opened(page, "ui/many")
     canvas = page.get_by_role("application")
     canvas.focus()
     before = canvas.screenshot()
@@ -101,8 +98,7 @@ def test_it_zooms_to_curves_and_opens_one(page: Any) -> None:
 
 def test_a_million_are_sorted_shaded_and_searched(page: Any) -> None:
     """The shade of an edge in the matrix is what it matters: the strongest edge of the list is dark."""
-    page.goto("ui/wide")
-    page.locator(BUSY).wait_for()
+    opened(page, "ui/wide")
     rows = page.get_by_role("region", name="Edges of a layer").locator("tbody tr")
     page.get_by_text("1 to 25 of").wait_for()
     strong = [float(row.locator("td").last.inner_text()) for row in rows.all()]

@@ -11,19 +11,12 @@ import numpy as np
 from kanexport.contract import step_rules
 from kanexport.contract.manifest import NodeStep
 from kanexport.functions.elementwise import ACTIVATIONS
-from tests.integration.ui.conftest import Seen
+from tests.integration.ui.conftest import Seen, opened
 from tests.support.server_process import Server
 from tests.support.tiers import full
 from tests.support.wait import until
 
-BUSY = "main:not([aria-busy]) h1"
-
 pytestmark = full("second browser page")
-
-
-def opened(page: Any, address: str) -> None:
-    page.goto(address)
-    page.locator(BUSY).wait_for()
 
 
 def test_click_an_edge(page: Any) -> None:
@@ -119,8 +112,14 @@ def test_traffic_outside_the_grid_glows(page: Any, server: Server) -> None:
     assert "out of grid" in page.locator(".network .spot.glows").first.get_attribute("aria-label")
 
 
-def test_an_edge_has_its_parts_and_its_table(page: Any, server: Server) -> None:
+def test_an_edge_has_its_parts_its_pictures_and_its_table(page: Any) -> None:
     opened(page, "ui/digits/edge/0/10/3")
+    for name, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        with page.expect_download() as result:
+            page.get_by_role("button", name=f"Save as {name}").click()
+        data = Path(result.value.path()).read_bytes()
+        assert data.startswith(begins)
+        assert len(data) > 5000
     assert page.locator("svg .line.part").count() == 2
     assert page.locator("svg .knot").count() == 12
     page.get_by_label("Slope").check()
@@ -171,16 +170,6 @@ def placed(pixels: np.ndarray, values: np.ndarray) -> float:
     """How far pixels are from the straight scale that fits best, at most."""
     fit = np.polyfit(values, pixels, 1)
     return float(np.abs(np.polyval(fit, values) - pixels).max())
-
-
-def test_pictures_are_saved(page: Any) -> None:
-    opened(page, "ui/digits/edge/0/10/3")
-    for name, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
-        with page.expect_download() as result:
-            page.get_by_role("button", name=f"Save as {name}").click()
-        data = Path(result.value.path()).read_bytes()
-        assert data.startswith(begins)
-        assert len(data) > 5000
 
 
 def test_an_edge_that_is_not_there(page: Any, seen: Seen) -> None:

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.integration.ui.conftest import Seen
+from tests.integration.ui.conftest import READY, Seen, opened
 from tests.support import token_files, toy_model
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until
 
-BUSY = "main:not([aria-busy]) h1"
 WIDE = {"width": 1920, "height": 1080}
 # The parts that are side by side on a wide screen, and their number.
 PAGES: dict[str, tuple[str, int] | None] = {
@@ -53,8 +52,7 @@ def test_what_is_not_there_is_said_in_words(page: Any, seen: Seen) -> None:
 def test_a_page_fits_screens_colours_and_readers(page: Any, address: str) -> None:
     axe = pytest.importorskip("axe_playwright_python")
     page.set_viewport_size(WIDE)
-    page.goto(address)
-    page.locator(BUSY).wait_for()
+    opened(page, address)
     if PAGES[address]:
         columns_use_the_width(page, *PAGES[address])
     page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text() + "; undefined")
@@ -71,7 +69,7 @@ def test_a_page_fits_screens_colours_and_readers(page: Any, address: str) -> Non
     assert len(ids) == len(set(ids))
     page.set_viewport_size({"width": 360, "height": 740})
     page.reload()
-    page.locator(BUSY).wait_for()
+    page.locator(READY).wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == colours[0]  # twice is back
 
@@ -104,15 +102,14 @@ def contrast(entry: str, other: str) -> float:
 
 def test_the_system_decides_on_dark_until_the_viewer_does(browse: Callable[..., Any], server: Server) -> None:
     page = browse(server, "ui/", color_scheme="dark")
-    page.locator(BUSY).wait_for()
+    page.locator(READY).wait_for()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.emulate_media(color_scheme="light")
     until(lambda: page.evaluate("document.documentElement.dataset.theme") == "light")
 
 
 def test_by_keys_alone(page: Any) -> None:
-    page.goto("ui/hello")
-    page.locator(BUSY).wait_for()
+    opened(page, "ui/hello")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "skip"
     page.keyboard.press("Enter")
@@ -253,8 +250,7 @@ def test_behind_a_prefix_that_nobody_told_it_of(browse: Callable[..., Any], serv
 def test_the_policy_lets_no_script_in(page: Any, seen: Seen) -> None:
     """That it is at work, and not only sent."""
     seen.expected += ["Content Security Policy", "Refused"]
-    page.goto("ui/")
-    page.locator(BUSY).wait_for()
+    opened(page, "ui/")
     page.evaluate(
         "const one = document.createElement('script'); one.textContent = 'window.got = 1'; document.body.append(one)"
     )
@@ -270,7 +266,7 @@ def test_a_first_visit_explains_edges_until_it_is_closed(page: Any) -> None:
     assert hint.is_hidden()
     assert page.evaluate("document.activeElement.id") == "help"
     page.reload()
-    page.locator(BUSY).wait_for()
+    page.locator(READY).wait_for()
     assert hint.is_hidden()
     page.get_by_role("button", name="Help").click()
     assert hint.is_visible()

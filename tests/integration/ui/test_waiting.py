@@ -10,12 +10,11 @@ import pytest
 
 from kanexport.contract.manifest import arrows
 from kanserve.client.sync import Client
-from tests.integration.ui.conftest import Seen
+from tests.integration.ui.conftest import READY, Seen, opened
 from tests.support.server_process import Server
 from tests.support.tiers import full
 from tests.support.wait import until
 
-DONE = "main:not([aria-busy]) h1"
 LEFT = ".skeleton, .doing, .bone"
 
 pytestmark = full("second browser page")
@@ -64,7 +63,7 @@ def test_a_view_shows_its_layout_and_what_is_computed(page: Any) -> None:
         assert page.locator(".bone").count() >= boxes, held
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, held
         answer.let_go()
-        page.locator(DONE).wait_for()
+        page.locator(READY).wait_for()
         until(lambda: page.locator(LEFT).count() == 0)
         page.unroute(held)
 
@@ -105,8 +104,7 @@ def wait_for_frames(page: Any, count: int) -> None:
 
 def test_a_quick_answer_shows_no_skeleton_in_between(page: Any) -> None:
     """The clock of the page is slowed, so that each response is quick. A skeleton would be in a painted frame."""
-    page.goto("ui/hello")
-    page.locator(DONE).wait_for()
+    opened(page, "ui/hello")
     page.evaluate(f"(() => {{ {SLOW_CLOCK} {COUNT_FRAMES} }})()")
     answer = Held(page, "**/repository/index")
     page.get_by_role("link", name="Drift").click()
@@ -127,8 +125,7 @@ def test_the_first_page_tells_of_each_model(page: Any, server: Server) -> None:
         return dict(zip(heads, [item.inner_text() for item in row.locator("td").all()], strict=True))
 
     def shown() -> dict[str, str]:
-        page.goto("ui/")
-        page.locator(DONE).wait_for()
+        opened(page, "ui/")
         return cells("hello")
 
     until(lambda: re.match(r"[1-9]", shown()["Requests"]) and re.match(r"\d", shown()["Drift ratio"]))

@@ -31,7 +31,7 @@ from kanserve.types import ModelInfo, TensorInfo
 from tests.support import http_client, toy_model
 from tests.support.command_line import CLEAN, COMMAND, document, kanserve
 from tests.support.golden_cases import cases
-from tests.support.server_process import INFERENCE, KAN, Server, serving
+from tests.support.server_process import INFERENCE, Server, serving
 from tests.support.server_process import request as request_of
 from tests.support.tiers import full
 from tests.support.toy_server import SHARED
@@ -78,16 +78,6 @@ def test_the_clients(served: Server, models: Path) -> None:
             return await peer.certificates("hello", "1")
 
     assert asyncio.run(awaited()) == (stored(models),)
-
-
-def test_the_message(served: Server, models: Path) -> None:
-    data = kan_pb2.GetCertificatesRequest(model_name="hello").SerializeToString()
-    answer = kan_pb2.GetCertificatesResponse.FromString(served.call(f"{KAN}GetCertificates", data))
-    (section,) = answer.certificates
-    assert (answer.model_name, answer.model_version, len(answer.digest)) == ("hello", "1", 64)
-    assert [output.name for output in section.outputs] == ["z"]
-    assert [(e.input, e.output, e.direction) for e in section.effects] == [(0, 0, "neither"), (1, 0, "neither")]
-    assert section.effects[1].lipschitz == stored(models).lipschitz[1][0]
 
 
 def test_the_routes(served: Server, models: Path) -> None:
@@ -315,6 +305,7 @@ def test_outputs_that_leave_the_certified_range_are_counted_and_logged(watched: 
     assert violations(watched, "true") == 0
 
 
+@full("load")
 def test_small_requests_are_checked_again_after_a_pause_but_not_outside_of_the_box(watched: Server) -> None:
     before = violations(watched, "false")
     assert before is not None

@@ -54,19 +54,6 @@ def test_an_idle_connection_is_closed_in_words(tmp_path: Path, transport: str) -
         assert server.infer(ROWS).shape == (1, 2)  # the client connects again
 
 
-def test_half_a_preface_is_cut_off(tmp_path: Path, transport: str) -> None:
-    toy_model.write(tmp_path)
-    with (
-        serving(tmp_path, transport=transport, handshake_timeout=0.5) as server,
-        socket.create_connection(("127.0.0.1", server.port)) as peer,
-    ):
-        peer.sendall(attacks.PREFACE[:10])
-        peer.settimeout(SECONDS)
-        with contextlib.suppress(ConnectionResetError):
-            while peer.recv(65536):  # until the server closes the connection
-                pass
-
-
 def test_no_more_connections_than_are_allowed(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, transport=transport, max_connections=3) as server:

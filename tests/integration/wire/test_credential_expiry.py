@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import threading
@@ -56,23 +57,26 @@ ENDING = {f"{KAN}/GetCurves", f"{KAN}/StreamEdges"}
 
 
 class Held(threading.Thread):
-    """Reads the first message of a stream, and the rest to its end once `more` is set."""
+    """Reads the first message of a stream, and the rest to its end once `more` is set. `messages`: "" for each, and the
+    error of the stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, messages: Iterator[str]) -> None:
         super().__init__(daemon=True)
-        self.begun, self.more, self.over = threading.Event(), threading.Event(), threading.Event()
-        self.outcome, self.messages = "", 0
+        self._messages, self.outcome = messages, ""
+        self.begun, self.more = threading.Event(), threading.Event()
 
     def run(self) -> None:
+        end = "OK"
         try:
-            self.outcome = self.read()
+            for error in self._messages:
+                end = error or end
+                self.begun.set()
+                self.more.wait(wait.SECONDS)
         except (OSError, http.client.HTTPException, AssertionError) as error:
-            self.outcome = repr(error)
+            end = repr(error)
         finally:
+            self.outcome = end
             self.begun.set()
-
-    def read(self) -> str:
-        raise NotImplementedError
 
     def to_its_end(self) -> str:
         """How the stream ends, or "still open"."""
@@ -81,57 +85,37 @@ class Held(threading.Thread):
         return "still open" if self.is_alive() else self.outcome
 
 
-class OfGrpc(Held):
-    def __init__(self, server: Server, name: str, token: str) -> None:
-        super().__init__()
-        self._server, self.name, self._token = server, name, token
+def over_grpc(server: Server, name: str, token: str) -> Iterator[str]:
+    first, many, over = FIRST[name].SerializeToString(), auth_matrix.METHODS[name].client_streaming, threading.Event()
 
-    def read(self) -> str:
-        message, how = FIRST[self.name], auth_matrix.METHODS[self.name]
-        with grpc.insecure_channel(self._server.address, SMALL_WINDOW) as channel:
-            make = channel.stream_stream if how.client_streaming else channel.unary_stream
-            first = message.SerializeToString()
-            supplied = self._messages(first) if how.client_streaming else first
-            try:
-                for _ in make(f"/{self.name}")(supplied, timeout=250, metadata=token_files.bearer(self._token)):
-                    self.messages += 1
-                    self.begun.set()
-                    self.more.wait(200)
-            except grpc.RpcError as error:
-                return f"{error.code().name}: {error.details()}"
-            finally:
-                self.over.set()
-        return "OK"
-
-    def _messages(self, first: bytes) -> Iterator[bytes]:
+    def sent() -> Iterator[bytes]:
         yield first
-        self.over.wait(250)
+        over.wait(wait.SECONDS)
 
-
-class OfHttp(Held):
-    def __init__(self, server: Server, name: str, token: str) -> None:
-        super().__init__()
-        self._server, self._path, self._token = server, ROUTES[name.partition(" ")[2]], token
-
-    def read(self) -> str:
-        connection = http.client.HTTPConnection(self._server.http, timeout=250)
+    with grpc.insecure_channel(server.address, SMALL_WINDOW) as channel:
+        make = channel.stream_stream if many else channel.unary_stream
         try:
-            headers = {"Authorization": f"Bearer {self._token}"}
-            connection.request("GET", f"{self._path}?interval=3600", headers=headers)
-            answer = connection.getresponse()
-            kind = ""
-            for line in answer:
-                kind = line.decode().partition("event: ")[2].strip() or kind
-                if line.startswith(b"data: "):
-                    self.messages += 1
-                    self.begun.set()
-                    said = json.loads(line[6:])
-                    if kind == "error":
-                        assert not answer.read().strip(b":\n"), "nothing follows the error"
-                        return "UNAUTHENTICATED" if said["code"] in ENDED else said["error"]
-            return "OK"
+            for _ in make(f"/{name}")(sent() if many else first, timeout=250, metadata=token_files.bearer(token)):
+                yield ""
+        except grpc.RpcError as error:
+            yield f"{error.code().name}: {error.details()}"
         finally:
-            connection.close()
+            over.set()
+
+
+def over_http(server: Server, route: str, token: str) -> Iterator[str]:
+    with contextlib.closing(http.client.HTTPConnection(server.http, timeout=250)) as connection:
+        connection.request("GET", f"{ROUTES[route]}?interval=3600", headers=dict(token_files.bearer(token)))
+        answer, kind = connection.getresponse(), ""
+        for line in answer:
+            kind = line.decode().partition("event: ")[2].strip() or kind
+            if line.startswith(b"data: ") and kind == "error":
+                assert not answer.read().strip(b":\n"), "nothing follows the error"
+                said = json.loads(line[6:])
+                yield "UNAUTHENTICATED" if said["code"] in ENDED else said["error"]
+                return
+            if line.startswith(b"data: "):
+                yield ""
 
 
 def streams(tmp_path: Path) -> set[str]:
@@ -156,8 +140,8 @@ def test_the_table_of_streams_is_that_of_the_server(tmp_path: Path) -> None:
 
 def opened(server: Server, token: str) -> dict[str, Held]:
     """All streams, each on its own connection."""
-    held: dict[str, Held] = {name: OfGrpc(server, name, token) for name in FIRST}
-    held |= {f"GET {route}": OfHttp(server, f"GET {route}", token) for route in ROUTES}
+    held = {name: Held(over_grpc(server, name, token)) for name in FIRST}
+    held |= {f"GET {route}": Held(over_http(server, route, token)) for route in ROUTES}
     for item in held.values():
         item.start()
     return held

@@ -33,20 +33,19 @@ ROWS = np.full((2, 3), 0.25, np.float32)
 CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
 
 
+@pytest.fixture(scope="module")
+def created(files: Path) -> dict[str, str]:
+    """The tokens of the file `tokens.toml`, which also names a certificate."""
+    return token_files.write(files / "tokens.toml", more=CERTIFIED)
+
+
 @pytest.fixture(scope="module", params=SHARED)
-def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, dict[str, str]]]:
+def mutual(models: Path, files: Path, created: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Server]:
     """Callers show a certificate, and perhaps a token."""
     pytest.importorskip("h2corn")
-    created = token_files.write(files / f"{request.param}.toml", more=CERTIFIED)
-    pems = {
-        "tls_cert": "server.pem",
-        "tls_key": "server.key",
-        "tls_client_ca": "ca.pem",
-        "tokens": f"{request.param}.toml",
-    }
-    supplied = {name: str(files / file) for name, file in pems.items()}
-    with serving(models, transport=request.param, **supplied) as server:
-        yield server, created
+    pems = {"tls_cert": "server.pem", "tls_key": "server.key", "tls_client_ca": "ca.pem", "tokens": "tokens.toml"}
+    with serving(models, transport=request.param, **{key: str(files / file) for key, file in pems.items()}) as server:
+        yield server
 
 
 def client(server: Server, files: Path, name: str, **more: str) -> Client:
@@ -55,32 +54,27 @@ def client(server: Server, files: Path, name: str, **more: str) -> Client:
     )
 
 
-def test_a_certificate_is_told_by_its_name(mutual: tuple[Server, dict[str, str]], files: Path) -> None:
-    server, created = mutual
-    with client(server, files, "caller") as asking:
+def test_a_certificate_is_told_by_its_name(mutual: Server, created: dict[str, str], files: Path) -> None:
+    with client(mutual, files, "caller") as asking:
         answer = asking.infer(asking.model("toy").inputs[0], ROWS, model="toy")
         np.testing.assert_allclose(answer.outputs["y"], toy_model.outputs(ROWS), rtol=1e-5)
         with pytest.raises(NotAllowed, match="the role interpret, which caller does not have"):
             asking.describe("toy")
-    with client(server, files, "server") as other:  # of the same authority, and nobody's here
+    with client(mutual, files, "server") as other:  # of the same authority, and nobody's here
         assert other.health() == "SERVING"
         with pytest.raises(NotAllowed, match="but has no credential") as caught:
             other.index()
         assert caught.value.code == "UNAUTHENTICATED"
-    with client(server, files, "caller", token=created["interpret"]) as both:  # a token wins
+    with client(mutual, files, "caller", token=created["interpret"]) as both:  # a token wins
         assert both.describe("toy").name == "toy"
         with pytest.raises(NotAllowed, match="which interpret does not have"):
             both.infer(both.model("toy").inputs[0], ROWS, model="toy")
 
 
-def test_a_stream_and_a_second_call_are_told_too(mutual: tuple[Server, dict[str, str]], files: Path) -> None:
-    server, _ = mutual
-    pem = {
-        name: (files / name).read_bytes() for name in ("ca.pem", "caller.key", "caller.pem", "server.key", "server.pem")
-    }
+def test_a_stream_and_a_second_call_are_told_too(mutual: Server, files: Path) -> None:
     for name, code in (("caller", grpc.StatusCode.OK), ("server", grpc.StatusCode.UNAUTHENTICATED)):
-        shown = grpc.ssl_channel_credentials(pem["ca.pem"], pem[f"{name}.key"], pem[f"{name}.pem"])
-        with grpc.secure_channel(server.address, shown) as channel:
+        shown = [(files / file).read_bytes() for file in ("ca.pem", f"{name}.key", f"{name}.pem")]
+        with grpc.secure_channel(mutual.address, grpc.ssl_channel_credentials(*shown)) as channel:
             for _ in range(2):
                 call = channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter([]), timeout=60)
                 assert call.code() is code
@@ -101,9 +95,8 @@ def test_names_of_a_certificate() -> None:
     assert authenticator.certificate_names(sans(uri, dns, address, x509.RFC822Name("a@b.example"))) == {
         *("spiffe://a/b", "a.example", "10.0.0.1", "a@b.example")
     }
-    assert (
-        authenticator.certificate_names(sans(x509.DNSName("spiffe://a/b"))) == frozenset()
-    )  # no URI, whatever it looks like
+    # No URI, whatever it looks like.
+    assert authenticator.certificate_names(sans(x509.DNSName("spiffe://a/b"))) == frozenset()
     assert authenticator.certificate_names(sans()) == authenticator.certificate_names("no certificate") == frozenset()
 
 
@@ -111,18 +104,13 @@ def test_certificates_that_nothing_here_can_read_are_told_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert authenticator.missing_name() == ""
-    assert (
-        authenticator.presented({}),
-        authenticator.presented({"extensions": {"tls": {"client_cert_chain": []}}}),
-    ) == ("", "")
+    for scope in ({}, {"extensions": {"tls": {"client_cert_chain": []}}}):
+        assert authenticator.presented(scope) == ""
     token_files.save(tmp_path / "tokens", CERTIFIED)
     settings = Settings(repository=tmp_path, tokens=tmp_path / "tokens")
     assert authenticator.build(settings.model_copy(update={"tls_client_ca": tmp_path / "ca.pem"})) is not None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for authority, says in (
-        (None, "tls_client_ca is not set"),
-        (tmp_path / "ca.pem", "need the package cryptography"),
-    ):
+    for authority, says in ((None, "tls_client_ca is not set"), (tmp_path / "ca.pem", "need the package cryptography")):
         with pytest.raises(ConfigError, match=says):
             authenticator.build(settings.model_copy(update={"tls_client_ca": authority}))
 
@@ -135,14 +123,11 @@ async def awaited(server: Server, token: str) -> None:
             await nobody.index()
 
 
-def test_our_awaited_client_shows_its_token_and_its_certificate(
-    mutual: tuple[Server, dict[str, str]], files: Path
-) -> None:
-    server, _ = mutual
+def test_our_awaited_client_shows_its_token_and_its_certificate(mutual: Server, files: Path) -> None:
     pems = {"ca": files / "ca.pem", "cert": files / "caller.pem", "key": files / "caller.key"}
 
     async def ask() -> Any:
-        async with AsyncClient(f"grpcs://{server.address}", **pems) as asking:
+        async with AsyncClient(f"grpcs://{mutual.address}", **pems) as asking:
             with pytest.raises(NotAllowed, match="the role interpret, which caller does not have"):
                 await asking.describe("toy")
             return (await asking.infer(await asking.model("toy"), ROWS)).outputs["y"]

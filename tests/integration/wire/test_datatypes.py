@@ -112,7 +112,9 @@ def bits(array: np.ndarray) -> object:
 
 
 @pytest.mark.parametrize("datatype", KINDS)
-def test_raw_contents_come_back_to_the_bit(client: triton.InferenceServerClient, datatype: str) -> None:
+def test_raw_contents_come_back_to_the_bit_and_have_the_type_that_the_server_names(
+    client: triton.InferenceServerClient, datatype: str
+) -> None:
     rows = KINDS[datatype][2]
     for array in (rows, rows[:1], np.concatenate([rows] * 20), rows[:0]):
         answer = client.infer(datatype.lower(), [given("x", datatype, array)])
@@ -120,6 +122,10 @@ def test_raw_contents_come_back_to_the_bit(client: triton.InferenceServerClient,
         assert (output.datatype, tuple(output.shape)) == (datatype, array.shape)
         if len(array):  # the client reads an empty answer as no array
             assert bits(answer.as_numpy("y0")) == bits(array)
+    metadata = client.get_model_metadata(datatype.lower())
+    assert [tensor.datatype for tensor in (*metadata.inputs, *metadata.outputs)] == [datatype] * 2
+    config = client.get_model_config(datatype.lower(), as_json=True)["config"]
+    assert config["input"][0]["data_type"] == ("TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}")
 
 
 @pytest.mark.parametrize("datatype", KINDS)
@@ -141,14 +147,6 @@ def test_typed_contents_mean_the_same(plain: Server, datatype: str) -> None:
     answer = pb.ModelInferResponse.FromString(plain.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
     expected = validation.joined(rows.ravel()) if datatype == "BYTES" else rows.tobytes()
     assert list(answer.raw_output_contents) == [expected]
-
-
-@pytest.mark.parametrize("datatype", KINDS)
-def test_metadata_and_configuration_name_the_type(client: triton.InferenceServerClient, datatype: str) -> None:
-    metadata = client.get_model_metadata(datatype.lower())
-    assert [tensor.datatype for tensor in (*metadata.inputs, *metadata.outputs)] == [datatype] * 2
-    config = client.get_model_config(datatype.lower(), as_json=True)["config"]
-    assert config["input"][0]["data_type"] == ("TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}")
 
 
 def test_types_beside_each_other(client: triton.InferenceServerClient) -> None:

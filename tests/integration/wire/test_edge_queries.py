@@ -123,30 +123,6 @@ def test_an_estimate_computes_nothing_and_is_right(server: Server) -> None:
     assert query(server, rows=ROWS[:0], row_count=100, estimate_only=True).estimate.within_limits
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"per_row": True}, "per_row without top_k"),
-        ({"per_row": True, "top_k": 1, "min_magnitude": 1}, "min_magnitude cannot be combined with per_row"),
-        ({"min_magnitude": float("nan")}, "min_magnitude is nan, expected a number of 0 or more"),
-        ({"reductions": ["median"]}, "unknown reduction 'median'"),
-        ({"reductions": ["mean", "mean"]}, "a reduction is named twice"),
-        ({"reductions": ["mean"], "residual": True}, "reductions cannot be combined with residual, nodes or per_row"),
-        ({"quantiles": [0.5]}, "quantiles without the reduction 'quantiles'"),
-        ({"reductions": ["quantiles"], "quantiles": [1.5]}, "invalid quantiles, expected at most 101 numbers"),
-        ({"reductions": ["histogram"], "bins": 1000}, "bins is 1000, expected 1 to 256"),
-        ({"path_from": 0}, "only one of path_from and path_to is set, expected both or none"),
-        ({"path_from": 3, "path_to": 0}, "unknown input 3: the model has 3 inputs"),
-        ({"path_from": 0, "path_to": 2}, "unknown output 2: the model has 2 outputs"),
-        ({"path_from": 0, "path_to": 0, "sources": [1]}, "a path cannot be combined with sources or destinations"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(server: Server, fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(grpc.RpcError, match=words) as caught:
-        query(server, **fields)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
 def test_edges_of_a_magnitude_that_are_too_many_are_refused_when_they_are_known(server: Server) -> None:
     rows = np.ones((1500, 3), "<f4")
     with pytest.raises(grpc.RpcError, match="edges of layer 0 have a magnitude of 1e-09 or more") as caught:

@@ -99,7 +99,7 @@ INVALID = [
 
 
 @pytest.mark.parametrize("served", ["asgi"], indirect=True)
-@spread("name,edits,code", INVALID, 3)
+@spread("name,edits,code", INVALID, 2)
 def test_edits_that_are_not_valid(client: Client, models: Path, name: str, edits: list[EdgeEdit], code: str) -> None:
     with pytest.raises(ClientError) as caught:
         control.edit(client, name, edits)

@@ -36,24 +36,15 @@ def edges(**fields: object) -> bytes:
     return kan_pb2.QueryEdgesRequest(**supplied).SerializeToString()
 
 
+UNKNOWN = request(ROWS, "nope").SerializeToString()
 # Method, request, error code, hint.
 FAILED: dict[str, tuple[str, bytes, str, str]] = {
-    "unknown model": (
-        f"{INFERENCE}ModelInfer",
-        request(ROWS, "nope").SerializeToString(),
-        "model-unknown",
-        "",
-    ),
-    "unknown layer": (f"{KAN}QueryEdges", edges(layer_names=["none"]), "layer-unknown", ""),
-    "a number too large": (
-        f"{KAN}QueryEdges",
-        edges(layers=[0], sources=[3]),
-        "selection-unknown",
-        "send numbers from 0 to 2",
-    ),
-    "a stream of responses": (f"{KAN}StreamEdges", edges(layers=[0, 0]), "selection-duplicate", "name each layer once"),
-    "no such method": (f"{INFERENCE}Nothing", b"", "method-unknown", ""),
-    "not a message": (f"{INFERENCE}ModelInfer", b"\xff\xff", "message-malformed", ""),
+    "model": (f"{INFERENCE}ModelInfer", UNKNOWN, "model-unknown", ""),
+    "layer": (f"{KAN}QueryEdges", edges(layer_names=["none"]), "layer-unknown", ""),
+    "number": (f"{KAN}QueryEdges", edges(layers=[0], sources=[3]), "selection-unknown", "send numbers from 0 to 2"),
+    "stream": (f"{KAN}StreamEdges", edges(layers=[0, 0]), "selection-duplicate", "name each layer once"),
+    "method": (f"{INFERENCE}Nothing", b"", "method-unknown", ""),
+    "message": (f"{INFERENCE}ModelInfer", b"\xff\xff", "message-malformed", ""),
 }
 
 
@@ -90,7 +81,7 @@ def test_an_http_error_has_both_in_its_body(web: Server) -> None:
 
 
 def test_an_item_of_a_stream_has_both_as_parameters(web: Server) -> None:
-    messages = [request(ROWS, "nope").SerializeToString(), request(ROWS).SerializeToString()]
+    messages = [UNKNOWN, request(ROWS).SerializeToString()]
     stream = web.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
     failed, good = (pb.ModelStreamInferResponse.FromString(item) for item in stream(iter(messages), timeout=60))
     assert "unknown model: 'nope'" in failed.error_message

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.server_process import Server
+from tests.support.tiers import full
+from tests.support.toy_server import SHARED
 
 TRITON = """
-import sys
+import queue, sys
 import kanserve.grpc_api.infer_codec, kanserve.transport.grpc_aio  # beside tritonclient, in one process
 import numpy as np
 import tritonclient.grpc as triton
@@ -55,12 +57,10 @@ else:
 before = client.get_inference_statistics("toy", "2").model_stats[0].inference_count
 ask()
 assert client.get_inference_statistics("toy", "2").model_stats[0].inference_count == before + 5
-done = []
+done = queue.Queue()
 tensor = triton.InferInput("x", [1, 3], "FP32"); tensor.set_data_from_numpy(rows[:1])
-client.async_infer("toy", [tensor], lambda result, error: done.append((result, error)))
-import time
-while not done: time.sleep(0.01)
-assert done[0][1] is None
+client.async_infer("toy", [tensor], lambda result, error: done.put(error))
+assert done.get(timeout=60) is None
 print("all well")
 """
 
@@ -88,15 +88,18 @@ def run(code: str, server: Server) -> None:
     assert (result.returncode, result.stdout.strip()) == (0, "all well"), result.stderr
 
 
+@pytest.mark.parametrize("server", SHARED, indirect=True)
 def test_tritonclient(server: Server) -> None:
     run(TRITON, server)
 
 
+@full("peer")
 @pytest.mark.skipif(importlib.util.find_spec("kserve") is None, reason="kserve is not installed")
 def test_kserve(server: Server) -> None:
     run(KSERVE, server)
 
 
+@full("peer")
 def test_perf_analyzer(server: Server) -> None:
     program = shutil.which("perf_analyzer", path=sysconfig.get_path("scripts")) or shutil.which("perf_analyzer")
     if program is None:

@@ -28,6 +28,9 @@ from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 HEALTH = "/grpc.health.v1.Health/"
+SLOW = request(np.zeros((1, 1), np.float32), "slow").SerializeToString()
+OF_SLOW = '{model="slow",version="1"}'
+OWN = [("grpc.use_local_subchannel_pool", 1)]  # of a channel with its own connection
 VERSIONS = 300
 SHORT = 0.2  # seconds: a deadline that must pass
 # The program, in an interpreter that reports its own exit.
@@ -40,12 +43,23 @@ raise SystemExit(main(sys.argv[1:]))
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def slow(value: float = 0.0) -> bytes:
-    return request(np.full((1, 1), value, np.float32), "slow").SerializeToString()
+def begun(server: Server) -> Any:
+    """A slow call, once it runs."""
+    future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(SLOW, timeout=60)
+    until(lambda: f"nv_inference_pending_request_count{OF_SLOW} 1" in server.metrics())
+    return future
 
 
-def started(server: Server) -> bool:
-    return 'nv_inference_pending_request_count{model="slow",version="1"} 1' in server.metrics()
+def terminate(server: Server) -> None:
+    """SIGTERM, which the server has seen."""
+    server.process.send_signal(signal.SIGTERM)
+    server.logged("shutdown_started")
+
+
+def ends(server: Server) -> tuple[int, ...]:
+    """What became of the calls, as the last line says."""
+    (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
+    return tuple(last[name] for name in ("answered", "refused", "cut_off", "cancelled"))
 
 
 def health(server: Server, name: str) -> int:
@@ -63,12 +77,10 @@ def watched(server: Server, name: str) -> Iterator[int]:
 def test_a_call_in_flight_is_answered(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=24)
     with serving(tmp_path, transport=transport, plain_onnx=True, drain_grace_seconds=60) as server:
-        future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
         states = watched(server, "slow")
         assert next(states) == SERVING
-        until(lambda: started(server))
-        server.process.send_signal(signal.SIGTERM)
-        server.logged("shutdown_started")
+        future = begun(server)
+        terminate(server)
         assert not future.done()  # or the model is too fast for this test
         assert list(states) == [NOT_SERVING], "a watch ends without an error"
         answer = pb.ModelInferResponse.FromString(future.result())
@@ -94,44 +106,28 @@ def test_not_ready_while_it_still_answers(tmp_path: Path, transport: str) -> Non
 
 
 @pytest.mark.parametrize("transport", SHARED, indirect=True)
-def test_the_second_signal_hurries(tmp_path: Path, transport: str) -> None:
+def test_the_second_signal_cuts_calls_off_with_a_status(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
-    with serving(
-        tmp_path, transport=transport, plain_onnx=True, drain_delay_seconds=200, drain_grace_seconds=200
-    ) as server:
-        future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(slow(), timeout=60)
-        until(lambda: started(server))
-        server.process.send_signal(signal.SIGTERM)
-        server.logged("shutdown_started")
-        server.process.send_signal(signal.SIGTERM)
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}]})
+    port = {} if transport == "asgi" else {"http_port": 0}
+    patience = {"drain_delay_seconds": 200, "drain_grace_seconds": 200}
+    with serving(tmp_path, transport=transport, plain_onnx=True, **patience, **port) as server:
+        future = begun(server)
+        with contextlib.closing(http.client.HTTPConnection(server.http, timeout=60)) as connection:
+            connection.request("POST", "/v2/models/slow/infer", body)
+            until(lambda: "kanserve_inflight_requests 2.0" in server.metrics())
+            terminate(server)
+            server.process.send_signal(signal.SIGTERM)
+            answer = connection.getresponse()
+            assert (answer.status, json.loads(answer.read())["code"]) == (503, "server-shutting-down")
         assert server.process.wait(60) == 143
         with pytest.raises(grpc.RpcError) as caught:
             future.result()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         words = "is shutting down and has ended this call" if transport == "asgi" else "Cancelling all calls"
         assert words in caught.value.details()
-        (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
-        assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (0, 0, 1, 0)
+        assert ends(server) == (0, 0, 2, 0)
         assert not [line for line in server.lines() if line.get("level") == "error"]
-
-
-def test_the_second_signal_cuts_http_off_with_a_status(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
-    toy_model.write_slow(tmp_path)
-    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}]})
-    with serving(
-        tmp_path, transport="asgi", plain_onnx=True, drain_delay_seconds=200, drain_grace_seconds=60
-    ) as server:
-        connection = http.client.HTTPConnection(server.address, timeout=60)
-        connection.request("POST", "/v2/models/slow/infer", body)
-        until(lambda: started(server))
-        server.process.send_signal(signal.SIGTERM)
-        server.logged("shutdown_started")
-        server.process.send_signal(signal.SIGTERM)
-        with contextlib.closing(connection):
-            answer = connection.getresponse()
-            assert (answer.status, json.loads(answer.read())["code"]) == (503, "server-shutting-down")
-        assert server.process.wait(60) == 143
 
 
 @pytest.mark.parametrize("transport", SHARED, indirect=True)
@@ -141,8 +137,7 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport:
     rows = np.zeros((1, 3), np.float32)
     with serving(tmp_path, transport=transport, drain_delay_seconds=1, drain_reject_seconds=60) as server:
         server.infer(rows)
-        server.process.send_signal(signal.SIGTERM)
-        server.logged("shutdown_started")
+        terminate(server)
         answered = refused = 0
         while not refused:
             try:
@@ -152,8 +147,7 @@ def test_the_last_line_tells_what_became_of_the_calls(tmp_path: Path, transport:
                 refused += error.code() is grpc.StatusCode.UNAVAILABLE
         server.process.send_signal(signal.SIGTERM)  # ends the time for rejections
         assert server.process.wait(60) == 143
-        (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
-        assert (last["answered"], last["refused"], last["cut_off"], last["cancelled"]) == (answered, refused, 0, 0)
+        assert ends(server) == (answered, refused, 0, 0)
 
 
 @full("peer")
@@ -186,35 +180,34 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
         assert old.process.returncode == 0
 
 
-@pytest.mark.parametrize("transport", SHARED, indirect=True)
+@full("load")
 def test_without_a_time_for_rejections_no_request_is_rejected(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=1)
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1, drain_reject_seconds=0) as server:
-        ends: list[str] = []
+        errors: list[str] = []
 
         def repeat() -> None:
-            with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            with grpc.insecure_channel(server.address, OWN) as channel:
                 infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
                 try:
                     while True:
-                        infer(slow(), timeout=60)
+                        infer(SLOW, timeout=60)
                 except grpc.RpcError as error:
-                    ends.append(error.details())
+                    errors.append(error.details())
 
         clients = [threading.Thread(target=repeat, daemon=True) for _ in range(4)]
         for client in clients:
             client.start()
-        success = 'nv_inference_request_success{model="slow",version="1"}'
-        until(lambda: reload_tools.shown(server, success) > 4)  # from here on, calls are in progress
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 0
+        # From here on, calls are in progress.
+        until(lambda: reload_tools.shown(server, f"nv_inference_request_success{OF_SLOW}") > 4)
+        assert server.stop() == 0
         for client in clients:
             client.join(60)
-        (last,) = [line for line in server.lines() if line["event"] == "server_stopped"]
-        assert last["answered"] > 0
-        assert (last["refused"], last["cut_off"], last["cancelled"]) == (0, 0, 0)
-        assert len(ends) == 4  # they did not find the port again
-        assert not [text for text in ends if "shutting down" in text]
+        answered, *others = ends(server)
+        assert answered > 0
+        assert others == [0, 0, 0]
+        assert len(errors) == 4  # they did not find the port again
+        assert not [text for text in errors if "shutting down" in text]
 
 
 @pytest.mark.parametrize("transport", SHARED, indirect=True)
@@ -240,54 +233,44 @@ def test_the_process_ends_with_its_last_line(tmp_path: Path, transport: str) -> 
     assert json.loads(log.read_text().splitlines()[-1])["event"] == "server_stopped"
 
 
-@pytest.mark.parametrize("transport", SHARED, indirect=True)
+@full("load")
 def test_a_request_that_waited_too_long_is_not_run(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path, steps=24)
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1) as server:
         infer = server.channel.unary_unary(f"{INFERENCE}ModelInfer")
-        first = infer.future(slow(), timeout=60)
-        until(lambda: started(server))
-        impatient = pb.ModelInferRequest.FromString(slow())
+        first = begun(server)
+        impatient = pb.ModelInferRequest.FromString(SLOW)
         impatient.parameters["timeout"].int64_param = 1000
         second = infer.future(impatient.SerializeToString(), timeout=60)
-        abandoned = infer.future(slow(), timeout=60)
+        abandoned = infer.future(SLOW, timeout=60)
         # The impatient one is refused meanwhile, as soon as its time is over.
         until(lambda: second.done() and "kanserve_inflight_requests 2.0" in server.metrics())
         abandoned.cancel()
-        third = infer.future(slow(), timeout=SHORT)
+        third = infer.future(SLOW, timeout=SHORT)
         first.result()
-        for future, code, text in (
-            (second, grpc.StatusCode.UNAVAILABLE, "Request timeout expired"),
-            (third, grpc.StatusCode.DEADLINE_EXCEEDED, ""),
-        ):
-            with pytest.raises(grpc.RpcError) as caught:
-                future.result()
-            assert caught.value.code() is code
-            assert text in caught.value.details()
-        labels = 'model="slow",version="1"'
+        with pytest.raises(grpc.RpcError, match="Request timeout expired"):
+            second.result()
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+            third.result()
+        assert second.code() is grpc.StatusCode.UNAVAILABLE
 
-        def failed() -> tuple[int, int]:
-            text = server.metrics()
-            cancelled, rejected = (
-                int(text.partition(f'nv_inference_request_failure{{{labels},reason="{reason}"}} ')[2].split()[0])
-                for reason in ("CANCELED", "REJECTED")
-            )
-            return cancelled, rejected
+        def failed(reason: str) -> float:
+            name = f'nv_inference_request_failure{OF_SLOW[:-1]},reason="{reason}"}}'
+            return reload_tools.shown(server, name)
 
         # The callers know of their own cancellation and deadline before the server does; whose deadline it knows
         # that it cannot keep, it refuses.
-        until(lambda: failed() in ((2, 1), (1, 2)))
-        until(lambda: f"nv_inference_exec_count{{{labels}}} 1\n" in server.metrics())
+        until(lambda: (failed("CANCELED"), failed("REJECTED")) in ((2, 1), (1, 2)))
+        until(lambda: reload_tools.shown(server, f"nv_inference_exec_count{OF_SLOW}") == 1)
 
 
 @pytest.mark.parametrize("transport", SHARED, indirect=True)
 def test_a_full_queue_refuses_at_once(tmp_path: Path, transport: str) -> None:
     toy_model.write_slow(tmp_path)
-    options = [("grpc.use_local_subchannel_pool", 1)]
     with serving(tmp_path, transport=transport, plain_onnx=True, threads=1) as server:
-        channels = [grpc.insecure_channel(server.address, options=options) for _ in range(3)]
+        channels = [grpc.insecure_channel(server.address, options=OWN) for _ in range(3)]
         infer = [channel.unary_unary(f"{INFERENCE}ModelInfer") for channel in channels]
-        futures = [infer[at % 3].future(slow(), timeout=60) for at in range(300)]
+        futures = [infer[at % 3].future(SLOW, timeout=60) for at in range(300)]
         until(lambda: sum(future.done() for future in futures) >= 40)
         refused = [future for future in futures if future.done() and future.code() is not grpc.StatusCode.OK]
         assert {(f.code(), f.details()) for f in refused} == {

@@ -14,6 +14,7 @@ import grpc
 from kanexport.contract import manifest as contract
 from kanserve.repository import snapshot
 from tests.support import reload_tools, toy_model
+from tests.support.reload_tools import events, factor, index, ready, sample, shown, swap, truncate, write
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -22,210 +23,207 @@ POLL = 0.05
 SCAN = "kanserve_repository_scan_seconds"  # of the last one; no two take the same time
 
 
-def serves(server: Server, factor: float, version: str = "") -> None:
+def serves(server: Server, expected: float, model: str = "toy") -> None:
     """Soon."""
-    until(lambda: reload_tools.factor(server, version=version) == factor)
+    until(lambda: factor(server, model) == expected)
+
+
+def beside(folder: Path, scale: float, version: int = 1) -> Path:
+    """The files of a version, outside of the repository `folder`."""
+    return write(folder.with_name(f"{folder.name}-{scale:g}"), scale, version=version)
 
 
 def scanned(server: Server) -> None:
     """Wait for the end of a scan that begins now, or later."""
     for _ in range(2):
-        before = reload_tools.shown(server, SCAN)
-        until(lambda before=before: reload_tools.shown(server, SCAN) != before)
+        before = shown(server, SCAN)
+        until(lambda before=before: shown(server, SCAN) != before)
 
 
 def test_a_new_version_a_new_content_and_a_new_model_come_in(tmp_path: Path) -> None:
     repository, toys, begun = tmp_path / "models", tmp_path / "made", time.time()
-    item, two, three = (reload_tools.write(toys / str(n), 2.0**n, version=min(n, 2)) for n in (1, 2, 3))
-    reload_tools.swap(item, repository / "toy" / "1")
+    item, two, three = (write(toys / str(n), 2.0**n, version=min(n, 2)) for n in (1, 2, 3))
+    swap(item, repository / "toy" / "1")
     with serving(repository, repository_poll_seconds=POLL) as server:
-        assert reload_tools.factor(server) == 2
-        reload_tools.swap(two, repository / "toy" / "2")
+        assert factor(server) == 2
+        swap(two, repository / "toy" / "2")
         serves(server, 4)
-        assert reload_tools.factor(server, version="1") == 2
-        reload_tools.swap(three, repository / "toy" / "2")
+        assert factor(server, version="1") == 2
+        swap(three, repository / "toy" / "2")
         serves(server, 8)
-        assert reload_tools.index(server) == {("toy", "1"): ("READY", ""), ("toy", "2"): ("READY", "")}
-        reload_tools.swap(reload_tools.write(toys / "other", 1.0, name="other", version=7), repository / "other" / "7")
-        until(
-            lambda: (
-                ("other", "7") in reload_tools.index(server) and reload_tools.index(server)["other", "7"][0] == "READY"
-            )
-        )
-        assert reload_tools.ready(server)
+        assert index(server) == {("toy", "1"): ("READY", ""), ("toy", "2"): ("READY", "")}
+        swap(write(toys / "other", 1.0, name="other", version=7), repository / "other" / "7")
+        until(lambda: ("other", "7") in index(server) and index(server)["other", "7"][0] == "READY")
+        assert ready(server)
         loaded = [(line["model"], line["version"]) for line in server.logged("model_loaded", count=4)]
         assert loaded == [("toy", 1), ("toy", 2), ("toy", 2), ("other", 7)]
         text = server.metrics()
-        assert reload_tools.sample(text, 'kanserve_model_loads_total{model="toy",version="2"}') == 2
+        assert sample(text, 'kanserve_model_loads_total{model="toy",version="2"}') == 2
         assert text.count('kanserve_model_info{digest="') == 3
-        assert reload_tools.sample(text, "kanserve_repository_change_timestamp_seconds") >= begun
+        assert sample(text, "kanserve_repository_change_timestamp_seconds") >= begun
 
 
 def test_what_is_bad_disturbs_nobody_and_is_said_once(tmp_path: Path) -> None:
     """Row 14 of the reliability tests has the other faults."""
-    directory = reload_tools.write(tmp_path / "toy" / "1")
+    directory = write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server, reload_tools.kept(directory) as good:
-        reload_tools.truncate(directory / "model.onnx", 40)
-        until(lambda: reload_tools.index(server)["toy", "1"][1] != "")
-        state, reason = reload_tools.index(server)["toy", "1"]
+        truncate(directory / "model.onnx", 40)
+        until(lambda: index(server)["toy", "1"][1] != "")
+        state, reason = index(server)["toy", "1"]
         assert state == "READY"
         assert "the files in the repository were rejected: model.onnx has 40 bytes" in reason
         assert str(tmp_path) not in reason
-        assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
+        assert (factor(server), ready(server)) == (1, True)
         rejected = 'kanserve_model_rejected{model="toy",version="1"}'
-        until(lambda: reload_tools.shown(server, rejected) == 1)
+        until(lambda: shown(server, rejected) == 1)
         assert len(server.logged("model_load_failed")) == 1
         server.process.send_signal(signal.SIGHUP)  # tried again, and nothing new to say
         scanned(server)
-        assert len(reload_tools.events(server, "model_load_failed")) == 1
-        reload_tools.swap(good, directory)
-        until(lambda: reload_tools.index(server)["toy", "1"] == ("READY", ""))
-        until(lambda: reload_tools.shown(server, rejected) == 0)
+        assert len(events(server, "model_load_failed")) == 1
+        swap(good, directory)
+        until(lambda: index(server)["toy", "1"] == ("READY", ""))
+        until(lambda: shown(server, rejected) == 0)
         assert len(server.logged("model_loaded")) == 1, "what was put back is what serves"
 
 
 def test_a_version_whose_files_are_gone_serves_on(tmp_path: Path) -> None:
-    directory = reload_tools.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, repository_poll_seconds=POLL) as server, reload_tools.kept(directory) as good:
-        aside = shutil.copytree(good, tmp_path.parent / f"{tmp_path.name}-aside")
+    directory = write(tmp_path / "toy" / "1")
+    with serving(tmp_path, repository_poll_seconds=POLL) as server:
         shutil.rmtree(directory)
         missing = 'kanserve_model_files_missing{model="toy",version="1"}'
-        until(lambda: reload_tools.sample(server.metrics(), missing) == 1)
-        assert reload_tools.index(server)["toy", "1"][0] == "READY"
-        assert "missing from the repository; it keeps serving" in reload_tools.index(server)["toy", "1"][1]
-        assert reload_tools.factor(server) == 1
-        reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 16.0), directory)
+        until(lambda: sample(server.metrics(), missing) == 1)
+        assert index(server)["toy", "1"][0] == "READY"
+        assert "missing from the repository; it keeps serving" in index(server)["toy", "1"][1]
+        assert factor(server) == 1
+        swap(beside(tmp_path, 16.0), directory)
         serves(server, 16)
-        until(lambda: reload_tools.sample(server.metrics(), missing) == 0)
-        events = ["model_files_missing", "model_files_restored"]
-        server.logged(*events, count=2)
-        shutil.rmtree(aside)
+        until(lambda: sample(server.metrics(), missing) == 0)
+        told = ["model_files_missing", "model_files_restored"]
+        server.logged(*told, count=2)
         scanned(server)
-        assert [line["event"] for line in reload_tools.events(server, *events)] == events
+        assert [line["event"] for line in events(server, *told)] == told
 
 
 def test_half_of_a_version_is_nothing(tmp_path: Path) -> None:
-    reload_tools.write(tmp_path / "toy" / "1")
+    write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
-        whole = reload_tools.write(tmp_path.parent / f"{tmp_path.name}-whole", 2.0, version=2)
+        whole = beside(tmp_path, 2.0, 2)
         half = tmp_path / "toy" / "2"
         half.mkdir()
         for path in sorted(whole.iterdir(), key=lambda path: path.name == contract.FILE_NAME):
             shutil.copy(path, half)
             if path.name != contract.FILE_NAME:
                 scanned(server)
-                assert list(reload_tools.index(server)) == [("toy", "1")]
+                assert list(index(server)) == [("toy", "1")]
         serves(server, 2)
-        assert reload_tools.events(server, "model_load_failed") == []
+        assert events(server, "model_load_failed") == []
 
 
 def test_a_new_version_that_fails_leaves_the_server_ready(tmp_path: Path) -> None:
-    reload_tools.write(tmp_path / "toy" / "1")
+    write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
         toy_model.write(tmp_path, version=2, reference_scale=1.5)
-        until(lambda: reload_tools.index(server).get(("toy", "2"), ("", ""))[0] == "UNAVAILABLE")
-        assert reload_tools.ready(server)
-        assert reload_tools.factor(server) == 1
+        until(lambda: index(server).get(("toy", "2"), ("", ""))[0] == "UNAVAILABLE")
+        assert ready(server)
+        assert factor(server) == 1
         shutil.rmtree(tmp_path / "toy" / "2")
-        until(lambda: list(reload_tools.index(server)) == [("toy", "1")])
+        until(lambda: list(index(server)) == [("toy", "1")])
 
 
 def test_the_latest_versions_stay_and_the_older_leave(tmp_path: Path) -> None:
     for version in (1, 2):
-        reload_tools.write(tmp_path / "toy" / str(version), 2.0**version, version=version)
+        write(tmp_path / "toy" / str(version), 2.0**version, version=version)
     with serving(tmp_path, repository_poll_seconds=POLL, version_policy="latest:1") as server:
-        assert list(reload_tools.index(server)) == [("toy", "2")]
+        assert list(index(server)) == [("toy", "2")]
         toy_model.write(tmp_path, version=3, reference_scale=1.5)  # does not load: 2 stays
         assert len(server.logged("model_load_failed")) == 1
-        assert reload_tools.factor(server) == 4
-        reload_tools.swap(
-            reload_tools.write(tmp_path.parent / f"{tmp_path.name}-four", 16.0, version=4), tmp_path / "toy" / "4"
-        )
+        assert factor(server) == 4
+        swap(beside(tmp_path, 16.0, 4), tmp_path / "toy" / "4")
         serves(server, 16)
-        until(lambda: list(reload_tools.index(server)) == [("toy", "4")])
+        until(lambda: list(index(server)) == [("toy", "4")])
         assert [line["version"] for line in server.logged("model_unloaded")] == [2]
         until(lambda: 'version="2"' not in server.metrics())
 
 
 def test_a_mounted_configmap_is_swapped(tmp_path: Path) -> None:
     """As the kubelet does it: a folder for each content, a link to the one that counts, links to its files."""
-    for at, factor in enumerate((1.0, 2.0)):
-        reload_tools.write(tmp_path / f"..{at}", factor)
+    for at, scale in enumerate((1.0, 2.0)):
+        write(tmp_path / f"..{at}", scale)
     (tmp_path / "..data").symlink_to("..0")
     for path in (tmp_path / "..0").iterdir():
         (tmp_path / path.name).symlink_to(f"..data/{path.name}")
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
-        assert reload_tools.factor(server) == 1
+        assert factor(server) == 1
         (tmp_path / "..data_tmp").symlink_to("..1")
         os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
         shutil.rmtree(tmp_path / "..0")
         serves(server, 2)
-        assert list(reload_tools.index(server)) == [("toy", "1")]
-        assert reload_tools.events(server, "model_load_failed", "model_files_missing") == []
+        assert list(index(server)) == [("toy", "1")]
+        assert events(server, "model_load_failed", "model_files_missing") == []
 
 
 def test_sighup_looks_at_once(tmp_path: Path) -> None:
-    reload_tools.write(tmp_path / "toy" / "1")
+    write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=0) as server:
-        reload_tools.swap(reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0), tmp_path / "toy" / "1")
-        assert reload_tools.factor(server) == 1
+        swap(beside(tmp_path, 2.0), tmp_path / "toy" / "1")
+        assert factor(server) == 1
         server.process.send_signal(signal.SIGHUP)
         serves(server, 2)
 
 
 def test_a_repository_that_goes_away(tmp_path: Path) -> None:
     repository, aside = tmp_path / "models", tmp_path / "aside"
-    reload_tools.write(repository / "toy" / "1")
+    write(repository / "toy" / "1")
     with serving(repository, repository_poll_seconds=POLL) as server:
         repository.rename(aside)
         scanned(server)
         repository.write_text("")
-        until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 0)
+        until(lambda: sample(server.metrics(), "kanserve_repository_readable") == 0)
         server.logged("repository_unreadable")
         scanned(server)
-        assert len(reload_tools.events(server, "repository_unreadable")) == 1
-        assert (reload_tools.factor(server), reload_tools.ready(server)) == (1, True)
+        assert len(events(server, "repository_unreadable")) == 1
+        assert (factor(server), ready(server)) == (1, True)
         repository.unlink()
         aside.rename(repository)
-        until(lambda: reload_tools.sample(server.metrics(), "kanserve_repository_readable") == 1)
+        until(lambda: sample(server.metrics(), "kanserve_repository_readable") == 1)
         assert len(server.logged("model_loaded")) == 1
 
 
 @full("combination")
 def test_a_folder_that_is_the_model_as_kserve_mounts_it(tmp_path: Path) -> None:
     models = tmp_path / "mnt" / "models"
-    reload_tools.write(models, name="digits", version=3)
+    write(models, name="digits", version=3)
     with serving(models, repository_poll_seconds=POLL) as server:
-        assert list(reload_tools.index(server)) == [("digits", "3")]
-        reload_tools.write(models, 2.0, name="digits", version=3)  # in place, file by file, as an initializer copies
-        until(lambda: reload_tools.factor(server, "digits") == 2)
-        assert list(reload_tools.index(server)) == [("digits", "3")]
-        reload_tools.truncate(models / contract.FILE_NAME, 50)
-        until(lambda: "the version loaded before keeps serving" in reload_tools.index(server)["digits", "3"][1])
-        assert list(reload_tools.index(server)) == [("digits", "3")]
-        assert reload_tools.factor(server, "digits") == 2
-        assert reload_tools.ready(server)
+        assert list(index(server)) == [("digits", "3")]
+        write(models, 2.0, name="digits", version=3)  # in place, file by file, as an initializer copies
+        serves(server, 2, "digits")
+        assert list(index(server)) == [("digits", "3")]
+        truncate(models / contract.FILE_NAME, 50)
+        until(lambda: "the version loaded before keeps serving" in index(server)["digits", "3"][1])
+        assert list(index(server)) == [("digits", "3")]
+        assert factor(server, "digits") == 2
+        assert ready(server)
 
 
 def test_a_change_of_the_config_is_a_change(tmp_path: Path) -> None:
-    reload_tools.write(tmp_path / "toy" / "1")
+    write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
-        assert reload_tools.factor(server) == 1
+        assert factor(server) == 1
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: 1\n")
         server.logged("model_loaded", count=2)
         until(lambda: "batch-size must be <= 1" in refusal(server))
         (tmp_path / "toy" / "config.pbtxt").write_text("max_batch_size: {\n")
-        until(lambda: "config.pbtxt has a syntax error" in reload_tools.index(server)["toy", "1"][1])
+        until(lambda: "config.pbtxt has a syntax error" in index(server)["toy", "1"][1])
         (tmp_path / "toy" / "config.pbtxt").unlink()
         server.logged("model_loaded", count=3)
         until(lambda: not refusal(server))
-        assert reload_tools.factor(server) == 1
+        assert factor(server) == 1
 
 
 def refusal(server: Server) -> str:
-    """The reason for which the server rejects the rows of `reload_tools.factor`; empty if it accepts them."""
+    """The reason for which the server rejects the rows of `factor`; empty if it accepts them."""
     try:
-        reload_tools.factor(server)
+        factor(server)
     except grpc.RpcError as error:
         return str(error)
     return ""
@@ -233,16 +231,16 @@ def refusal(server: Server) -> str:
 
 @full("combination")
 def test_a_file_that_a_killed_copy_left_has_no_effect(tmp_path: Path) -> None:
-    directory = reload_tools.write(tmp_path / "toy" / "1")
+    directory = write(tmp_path / "toy" / "1")
     partial = directory / "model.onnx.1a2b3c4d.partial"
     partial.write_bytes(b"half of a graph")
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
-        assert reload_tools.factor(server) == 1.0
+        assert factor(server) == 1.0
         server.logged("model_files_ignored")
         partial.unlink()
-        reload_tools.swap(reload_tools.write(tmp_path / ".new", 2.0), directory)
-        until(lambda: reload_tools.factor(server) == 2.0)
-        (line,) = reload_tools.events(server, "model_files_ignored")
+        swap(write(tmp_path / ".new", 2.0), directory)
+        serves(server, 2.0)
+        (line,) = events(server, "model_files_ignored")
         assert (line["model"], line["version"], line["files"]) == ("toy", 1, [partial.name])
 
 
@@ -250,23 +248,23 @@ def test_a_file_that_a_killed_copy_left_has_no_effect(tmp_path: Path) -> None:
 def test_a_config_that_is_copied_in_place_serves_no_excluded_version(tmp_path: Path) -> None:
     """oras and MLflow empty the file before they write it, and leave it so if they are killed."""
     for version in (1, 2):
-        reload_tools.write(tmp_path / "toy" / str(version), float(version), version=version)
+        write(tmp_path / "toy" / str(version), float(version), version=version)
     config = tmp_path / "toy" / "config.pbtxt"
     config.write_text("version_policy { specific { versions: [1] } }\n")
     with serving(tmp_path, repository_poll_seconds=POLL) as server:
-        assert reload_tools.factor(server) == 1.0
+        assert factor(server) == 1.0
         os.truncate(config, 0)
-        until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "1"][1])
-        until(lambda: "config.pbtxt is empty" in reload_tools.index(server)["toy", "2"][1])
-        assert reload_tools.factor(server) == 1.0
+        until(lambda: "config.pbtxt is empty" in index(server)["toy", "1"][1])
+        until(lambda: "config.pbtxt is empty" in index(server)["toy", "2"][1])
+        assert factor(server) == 1.0
         config.write_text("version_policy { specific { versions: [2] } }\n")
-        until(lambda: reload_tools.factor(server) == 2.0)
-        until(lambda: set(reload_tools.index(server)) == {("toy", "2")})
+        serves(server, 2.0)
+        until(lambda: set(index(server)) == {("toy", "2")})
 
 
 def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> None:
     """It counts as whole if nothing has written to it for some time."""
-    reload_tools.write(tmp_path / "toy" / "1")
+    write(tmp_path / "toy" / "1")
     with serving(tmp_path, repository_poll_seconds=POLL, plain_onnx=True) as server:
         path = tmp_path / "plain" / "1" / contract.MODEL_FILE
         path.parent.mkdir(parents=True)
@@ -274,12 +272,12 @@ def test_a_graph_without_a_manifest_comes_when_it_is_whole(tmp_path: Path) -> No
         (line,) = server.logged("model_loaded", model="plain")
         loaded = datetime.datetime.fromisoformat(line["timestamp"]).timestamp()
         assert loaded >= (path.stat().st_ctime_ns + snapshot.QUIET) / 1e9
-        assert reload_tools.events(server, "model_load_failed") == []
+        assert events(server, "model_load_failed") == []
 
 
 @full("load")
 def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:
-    reload_tools.write(tmp_path / "toy" / "1")
+    write(tmp_path / "toy" / "1")
     for number in range(1000):
         (tmp_path / f"other-{number}" / "1").mkdir(parents=True)
     allowed = {1: {reload_tools.answers(1.0)}}
@@ -288,9 +286,7 @@ def test_thousands_of_folders_hold_nobody_up(tmp_path: Path) -> None:
         reload_tools.Clients(server, 1, allowed) as asking,
     ):
         asking.until(300)
-        assert reload_tools.shown(server, SCAN) > 0.002
-        reload_tools.swap(
-            reload_tools.write(tmp_path.parent / f"{tmp_path.name}-new", 2.0, version=2), tmp_path / "toy" / "2"
-        )
-        until(lambda: ("toy", "2") in reload_tools.index(server))
+        assert shown(server, SCAN) > 0.002
+        swap(beside(tmp_path, 2.0, 2), tmp_path / "toy" / "2")
+        until(lambda: ("toy", "2") in index(server))
     assert asking.failed == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import http.client
 import json
 import re
-import socket
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,15 +19,18 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.integration.wire.test_memory_bounds import resident
 from tests.support import bad_requests
 from tests.support.bad_requests import Wrong
-from tests.support.http_client import WAYS, Reply, ask, infer, running, tensor
+from tests.support.http_client import Reply, ask, infer, running, tensor
 from tests.support.http_peer import Peer
 from tests.support.server_process import INFERENCE, Server
+from tests.support.tiers import full
+from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 LIMIT = 2**20  # bytes of a request
 TYPED = 2**18
 HEADER = "inference_header_content_length"
 GET, POST = "GET", "POST"
+INFER_PATH = "/v2/models/toy/infer"
 PATHS = {
     "ModelMetadata": (GET, "/v2/models/{name}", ""),
     "ModelConfig": (GET, "/v2/models/{name}", "/config"),
@@ -39,16 +43,16 @@ PATHS = {
 
 
 # hypercorn is asked in test_web.py: how a server of HTTP ends a request that it does not read is its own.
-@pytest.fixture(scope="module", params=[way for way in WAYS if way != "hypercorn"])
+@pytest.fixture(scope="module", params=SHARED)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     bounds = {"max_request_bytes": LIMIT, "max_typed_contents_bytes": TYPED, "request_read_timeout": 60.0}
     yield from running(request.param, tmp_path_factory.mktemp("web"), **bounds)
 
 
-@pytest.fixture(scope="module", params=[way for way in WAYS if way != "hypercorn"])
+@pytest.fixture(scope="module", params=SHARED)
 def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with one second for the arrival of a request."""
-    yield from running(request.param, tmp_path_factory.mktemp("hasty"), request_read_timeout=1.0)
+    """A server with little time for the arrival of a request."""
+    yield from running(request.param, tmp_path_factory.mktemp("hasty"), request_read_timeout=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +154,17 @@ def data(*values: Any, datatype: str = "FP32") -> dict[str, Any]:
     return one_input(data=list(values), shape=[1, len(values)], datatype=datatype)
 
 
+def with_parameters(**parameters: Any) -> dict[str, Any]:
+    return {**one_input(), "parameters": parameters}
+
+
+def binary(size: int, **changes: Any) -> dict[str, Any]:
+    """An input that announces so many bytes after the JSON."""
+    return one_input(parameters={"binary_data_size": size}, **changes)
+
+
+GOOD = json.dumps(one_input()).encode()
+WANTED = {"name": "y", "parameters": {"binary_data": 1}}
 MALFORMED = "failed to parse the request JSON buffer"
 BODIES: list[tuple[str, Any, int, str]] = [
     ("nothing", b"", 400, MALFORMED),
@@ -210,32 +225,17 @@ BODIES: list[tuple[str, Any, int, str]] = [
     ("words as integers", data("NaN", 1, 2, datatype="INT32"), 400, "INT32 takes integers, got a string"),
     ("id a number", {**one_input(), "id": 5}, 400, "Unable to parse 'id' of the request: expected a string"),
     ("parameters", {**one_input(), "parameters": []}, 400, "'parameters' of the request: expected an object"),
-    ("parameter", {**one_input(), "parameters": {"own": {}}}, 400, "parameter 'own' has invalid type"),
+    ("parameter", with_parameters(own={}), 400, "parameter 'own' has invalid type"),
     ("parameter huge", b'{"x": NaN, "inputs": [], "parameters": {"own": 1' + b"0" * 400 + b"}}", 400, "invalid type"),
-    ("parameter of Triton", {**one_input(), "parameters": {"triton_x": 1}}, 400, "parameter keys starting with"),
-    ("priority", {**one_input(), "parameters": {"priority": -1}}, 400, "'priority'"),
-    ("timeout", {**one_input(), "parameters": {"timeout": "1"}}, 400, "'timeout'"),
-    (
-        "binary wanted",
-        {**one_input(), "parameters": {"binary_data_output": 1}},
-        400,
-        "'binary_data_output': expected a",
-    ),
+    ("parameter of Triton", with_parameters(triton_x=1), 400, "parameter keys starting with"),
+    ("priority", with_parameters(priority=-1), 400, "'priority'"),
+    ("timeout", with_parameters(timeout="1"), 400, "'timeout'"),
+    ("binary wanted", with_parameters(binary_data_output=1), 400, "'binary_data_output': expected a"),
     ("output no object", {**one_input(), "outputs": ["y"]}, 400, "outputs[0]: expected an object, got a string"),
-    (
-        "output binary",
-        {**one_input(), "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
-        400,
-        "'binary_data'",
-    ),
-    ("size without header", one_input(data=None, parameters={"binary_data_size": 48}), 400, "expecting 48 additional"),
-    (
-        "size below zero",
-        one_input(data=None, parameters={"binary_data_size": -1}),
-        400,
-        "unexpected size for input 'x'",
-    ),
-    ("size and data", one_input(parameters={"binary_data_size": 0}), 400, "has both 'data' and 'binary_data_size'"),
+    ("output binary", {**one_input(), "outputs": [WANTED]}, 400, "'binary_data'"),
+    ("size without header", binary(48, data=None), 400, "expecting 48 additional"),
+    ("size below zero", binary(-1, data=None), 400, "unexpected size for input 'x'"),
+    ("size and data", binary(0), 400, "has both 'data' and 'binary_data_size'"),
 ]
 
 
@@ -247,25 +247,20 @@ def test_bodies(web: Server, body: Any, status: int, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "words"),
+    ("length", "more", "words"),
     [
-        ("x", "Unable to parse Inference-Header-Content-Length, got: x"),
-        ("-1", "Unable to parse Inference-Header-Content-Length, got: -1"),
-        ("9" * 100, "Unable to parse Inference-Header-Content-Length"),
-        ("1000000", "inference header size should be in range"),
-        ("10", MALFORMED),
+        ("x", b"", "Unable to parse Inference-Header-Content-Length, got: x"),
+        ("-1", b"", "Unable to parse Inference-Header-Content-Length, got: -1"),
+        ("9" * 100, b"", "Unable to parse Inference-Header-Content-Length"),
+        ("1000000", b"", "inference header size should be in range"),
+        ("10", b"", MALFORMED),
+        (str(len(GOOD)), b"xyz", "unexpected additional input data for model 'toy': 3 bytes"),
     ],
 )
-def test_lengths_of_the_json(web: Server, length: str, words: str) -> None:
-    reply = infer(web, one_input(), **{HEADER: length})
+def test_lengths_of_the_json(web: Server, length: str, more: bytes, words: str) -> None:
+    reply = infer(web, GOOD + more, **{HEADER: length})
     assert reply.status == 400
     assert words in error(reply)
-
-
-def test_bytes_that_belong_to_no_input(web: Server) -> None:
-    text = json.dumps(one_input()).encode()
-    reply = infer(web, text + b"xyz", **{HEADER: str(len(text))})
-    assert (reply.status, error(reply)) == (400, "unexpected additional input data for model 'toy': 3 bytes")
 
 
 NOWHERE = [
@@ -299,19 +294,10 @@ def test_where_nothing_is(web: Server, method: str, path: str, status: int, word
     assert (reply.status == 405) == ("allow" in reply.headers)
 
 
-def test_grpc_by_http_1(web: Server) -> None:
-    reply = ask(web, f"{INFERENCE}ModelInfer", b"\0\0\0\0\0", content_type="application/grpc")
-    assert reply.status == 426
-    assert "gRPC needs HTTP/2" in reply.json["error"]
-
-
-@pytest.mark.parametrize("ready", [b"[]", b"[1]", b'"x"', b'{"ready": 1}', b'{"ready": "true"}'])
-def test_the_index(web: Server, ready: bytes) -> None:
-    reply = ask(web, "/v2/repository/index", ready)
-    assert (reply.status, error(reply)) == (400, "Invalid value for 'ready': expected a boolean, in an object")
-
-
-GOOD = json.dumps(one_input()).encode()
+def test_the_index(web: Server) -> None:
+    for ready in (b"[]", b"[1]", b'"x"', b'{"ready": 1}', b'{"ready": "true"}'):
+        reply = ask(web, "/v2/repository/index", ready)
+        assert (reply.status, error(reply)) == (400, "Invalid value for 'ready': expected a boolean, in an object")
 
 
 @pytest.mark.parametrize(
@@ -334,70 +320,41 @@ def test_packed_bodies(web: Server, body: bytes, encoding: str, status: int, wor
     assert (status == 501) == (reply.headers.get("accept-encoding") == "gzip, deflate")
 
 
-def test_an_answer_too_large_for_json_goes_as_bytes(web: Server) -> None:
-    """Here a row is wider than its response by half, so the request reaches the limit first."""
-    rows = np.zeros((60000, 3), np.float32)
-    assert infer(web, one_input(shape=[60000, 3], data=rows.ravel().tolist())).status == 413
+@contextlib.contextmanager
+def begun(server: Server, name: str, value: str) -> Iterator[http.client.HTTPConnection]:
+    """A connection of HTTP/1.1 that has sent the headers of a request, with this one."""
+    with contextlib.closing(http.client.HTTPConnection(server.http, timeout=60)) as connection:
+        connection.putrequest("POST", INFER_PATH)
+        connection.putheader(name, value)
+        connection.endheaders()
+        yield connection
 
 
-class Raw:
-    """A connection by hand."""
-
-    def __init__(self, server: Server) -> None:
-        host, _, port = server.http.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=60)
-
-    def __enter__(self) -> Raw:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def head(self, *headers: str) -> None:
-        lines = ("POST /v2/models/toy/infer HTTP/1.1", "Host: a", *headers, "", "")
-        self.socket.sendall("\r\n".join(lines).encode())
-
-    def reply(self) -> tuple[int, bytes]:
-        """Status and what follows, as far as it came with a Content-Length."""
-        result = b""
-        while b"\r\n\r\n" not in result:
-            part = self.socket.recv(65536)
-            assert part, f"the connection was closed after {result!r}"
-            result += part
-        head, _, body = result.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split()[0])
-        while len(body) < length:
-            body += self.socket.recv(65536)
-        return int(head.split()[1]), body
+def refusal(connection: http.client.HTTPConnection) -> tuple[int, str]:
+    """Status and words of the response."""
+    with connection.getresponse() as response:
+        return response.status, json.loads(response.read())["error"]
 
 
 def test_a_request_that_says_it_is_too_large_is_not_read(web: Server) -> None:
-    with Raw(web) as peer:
-        peer.head(f"Content-Length: {100 * LIMIT}")
-        status, body = peer.reply()
-    assert status == 413
-    assert f"limit of {LIMIT} bytes" in json.loads(body)["error"]
+    with begun(web, "Content-Length", str(100 * LIMIT)) as connection:
+        status, words = refusal(connection)
+    assert (status, f"limit of {LIMIT} bytes" in words) == (413, True)
 
 
 def test_a_request_that_does_not_say_is_cut_at_the_limit(web: Server) -> None:
-    with Raw(web) as peer:
-        peer.head("Transfer-Encoding: chunked")
-        part = b"10000\r\n" + bytes(65536) + b"\r\n"
+    with begun(web, "Transfer-Encoding", "chunked") as connection:
         for _ in range(17):
-            peer.socket.sendall(part)
-        status, body = peer.reply()
-    assert status == 413
-    assert "it has more" in json.loads(body)["error"]
+            connection.send(b"10000\r\n" + bytes(65536) + b"\r\n")
+        status, words = refusal(connection)
+    assert (status, "it has more" in words) == (413, True)
 
 
-@pytest.mark.parametrize("header", ["Content-Length: 100", "Transfer-Encoding: chunked"])
-def test_a_body_that_never_ends(hasty: Server, header: str) -> None:
-    with Raw(hasty) as peer:
-        peer.head(header)
-        peer.socket.sendall(b"5\r\n{    \r\n")
-        status, body = peer.reply()
-    assert status == 408
-    assert json.loads(body)["error"] == "the request did not arrive completely within 1 s"
+@pytest.mark.parametrize(("name", "value"), [("Content-Length", "100"), ("Transfer-Encoding", "chunked")])
+def test_a_body_that_never_ends(hasty: Server, name: str, value: str) -> None:
+    with begun(hasty, name, value) as connection:
+        connection.send(b"5\r\n{    \r\n")
+        assert refusal(connection) == (408, "the request did not arrive completely within 0.5 s")
 
 
 def refusals(status: int) -> Callable[[Server], float]:
@@ -423,6 +380,7 @@ def test_no_label_holds_what_a_client_chose(web: Server) -> None:
     assert "chosen" not in "".join(line for line in web.metrics().splitlines() if line.startswith("http_"))
 
 
+@full("load")
 @pytest.mark.parametrize(
     "body",
     [b"[" * LIMIT, b"[{}," * (LIMIT // 4), b'{"a":' * (LIMIT // 5), b"[" + b"0," * (LIMIT // 2 - 1), bytes(LIMIT)],
@@ -438,61 +396,51 @@ def test_memory_stays_flat(web: Server, body: bytes) -> None:
 
 def test_callers_that_leave_are_forgotten(web: Server) -> None:
     for _ in range(50):
-        with Raw(web) as peer:
-            peer.head("Content-Length: 1000")
-            peer.socket.sendall(b"{")
+        with begun(web, "Content-Length", "1000") as connection:
+            connection.send(b"{")
     inflight = "kanserve_inflight_requests 0.0"
     until(lambda: inflight in web.metrics())
 
 
-INFER_PATH = "/v2/models/toy/infer"
-
-
-@pytest.fixture
-def peer(web: Server) -> Iterator[Peer]:
-    created = Peer(int(web.http.rpartition(":")[2]))
+@contextlib.contextmanager
+def peer_of(server: Server) -> Iterator[Peer]:
+    created = Peer(int(server.http.rpartition(":")[2]))
     with created.socket:
         yield created
 
 
-@pytest.fixture
-def hasty_peer(hasty: Server) -> Iterator[Peer]:
-    created = Peer(int(hasty.http.rpartition(":")[2]))
-    with created.socket:
-        yield created
+def test_over_http_2_a_request_is_refused_and_the_connection_goes_on(web: Server) -> None:
+    with peer_of(web) as peer:
+        stream = peer.open(("content-length", str(100 * LIMIT)), path=INFER_PATH, kind="application/json")
+        assert peer.headers(stream)[":status"] == "413"
+        stream = peer.open(path=INFER_PATH, kind="application/json")
+        peer.send(stream, GOOD)
+        assert peer.headers(stream)[":status"] == "200"
 
 
-def test_http_2_too_large(peer: Peer) -> None:
-    """And the connection goes on."""
-    stream = peer.open(("content-length", str(100 * LIMIT)), path=INFER_PATH, kind="application/json")
-    assert peer.headers(stream)[":status"] == "413"
-    stream = peer.open(path=INFER_PATH, kind="application/json")
-    peer.send(stream, GOOD)
-    assert peer.headers(stream)[":status"] == "200"
+def test_a_body_that_never_ends_over_http_2(hasty: Server) -> None:
+    with peer_of(hasty) as peer:
+        stream = peer.open(path=INFER_PATH, kind="application/json")
+        peer.send(stream, b"{", end=False)
+        assert peer.headers(stream)[":status"] == "408"
 
 
-def test_http_2_without_an_end(hasty_peer: Peer) -> None:
-    stream = hasty_peer.open(path=INFER_PATH, kind="application/json")
-    hasty_peer.send(stream, b"{", end=False)
-    assert hasty_peer.headers(stream)[":status"] == "408"
+def test_a_content_type_of_the_other_protocol_is_answered_in_words(web: Server) -> None:
+    with peer_of(web) as peer:
+        stream = peer.open(path=INFER_PATH)
+        peer.send(stream, b"\0\0\0\0\0")
+        result = peer.headers(stream)
+        assert (result[":status"], result["grpc-status"]) == ("200", "12")
+        assert result["grpc-message"] == "this server has no such method"
+        for kind in ("application/json", "application/grpc-web", "text/plain"):
+            assert peer.headers(peer.open(kind=kind, end=True))[":status"] == "415"
+    reply = ask(web, f"{INFERENCE}ModelInfer", b"\0\0\0\0\0", content_type="application/grpc")
+    assert reply.status == 426
+    assert "gRPC needs HTTP/2" in reply.json["error"]
 
 
-def test_a_grpc_content_type_on_a_path_of_http_is_answered_as_grpc(peer: Peer) -> None:
-    stream = peer.open(path=INFER_PATH)
-    peer.send(stream, b"\0\0\0\0\0")
-    result = peer.headers(stream)
-    assert (result[":status"], result["grpc-status"]) == ("200", "12")
-    assert result["grpc-message"] == "this server has no such method"
-
-
-def test_another_content_type_on_a_grpc_path(peer: Peer) -> None:
-    for kind in ("application/json", "application/grpc-web", "text/plain"):
-        stream = peer.open(kind=kind, end=True)
-        assert peer.headers(stream)[":status"] == "415"
-
-
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "x"])
-def test_a_body_is_json_whatever_its_type_is_said_to_be(web: Server, kind: str) -> None:
+def test_a_body_is_json_whatever_its_type_is_said_to_be(web: Server) -> None:
     """Triton's clients and curl say different ones, or none."""
-    assert infer(web, GOOD, content_type=kind).status == 200
-    assert infer(web, b"a=b", content_type=kind).status == 400
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "x"):
+        assert infer(web, GOOD, content_type=kind).status == 200
+        assert infer(web, b"a=b", content_type=kind).status == 400
