@@ -25,15 +25,15 @@ CASES = {
     "digits": "efficient-kan-digits/model.pt",
     "norms": "chebykan-digits-layernorm/model.pt",
 }
+ASGI = http_client.way("asgi")[1]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("h2corn")
     folder = tmp_path_factory.mktemp("cards")
     for name, case in CASES.items():
         exported(OWN / case, name, into=folder)
-    with serving(folder, transport="asgi") as running:
+    with serving(folder, **ASGI) as running:
         yield running
 
 
@@ -73,10 +73,9 @@ def test_what_a_card_tells(server: Server) -> None:
 
 def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
     """The metrics of queries also show that the server makes a card once for several clients."""
-    pytest.importorskip("h2corn")
     toy_wide_model.write(tmp_path, 300)
     path = "/v1/kan/models/wide/report"
-    with serving(tmp_path, transport="asgi", access_log="all") as server:
+    with serving(tmp_path, **ASGI, access_log="all") as server:
         for number in range(1, 6):  # a fast machine may finish it before the reset
             reset(server, path, number)
             until(lambda number=number: len(told(server)) == number)
@@ -111,9 +110,8 @@ def reset(server: Server, path: str, number: int) -> None:
 
 def test_a_model_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> None:
     """The small response: facts without scores."""
-    pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport="asgi", max_response_bytes=1024) as server:
+    with serving(tmp_path, **ASGI, max_response_bytes=1024) as server:
         result = card(server, "toy")
         assert http_client.ask(server, "/v1/kan/models/nobody/report").status == 404
     assert "Description" in result

@@ -30,14 +30,14 @@ from tests.support.wait import turns, until
 ROWS = np.random.default_rng(4).normal(size=(3, 3)).astype(np.float32)
 REFERENCE = np.repeat(np.array([[0.1], [-0.3]], np.float32), 3, axis=1)
 MODELS = "/v1/kan/models"
+ASGI = http_client.way("asgi")[1]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("views")
     toy_model.write(root)
-    with serving(root, transport="asgi", sample_rows=5, repository_poll_seconds=0.2) as running:
+    with serving(root, **ASGI, sample_rows=5, repository_poll_seconds=0.2) as running:
         yield running
 
 
@@ -126,9 +126,8 @@ def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(
     [({}, "--sample-rows"), ({"sample_rows": 3, "statistics": "off"}, "does not analyze live traffic")],
 )
 def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
-    pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport="asgi", **settings) as server:
+    with serving(tmp_path, **ASGI, **settings) as server:
         server.infer(ROWS)
         status, said = ask(server, f"{MODELS}/toy/rows")
         assert (status, said["rows"], words in said["note"]) == (200, [], True), said
@@ -175,7 +174,6 @@ def test_operations_are_what_the_metrics_say(server: Server) -> None:
 
 
 def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
     errors = {"outputs_max_abs": 0.0, "edges_max_abs": 0.0, "edges_max_rel": 0.0, "worst_edge": "", "worst_output": ""}
     zones = [
         Zone(name=name, rows=5, outputs_max_rel=error, **errors)
@@ -187,7 +185,7 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
     toy_model.write(tmp_path, "bare")
     toy_model.write_slow(tmp_path, "plain", steps=1, size=4)
     reload_tools.truncate(toy_model.write(tmp_path, "broken") / "manifest.json")
-    with serving(tmp_path, transport="asgi", plain_onnx=True) as server:
+    with serving(tmp_path, **ASGI, plain_onnx=True) as server:
         server.infer(test_drift.ROWS[:40] + 5)
         drift = 'kanserve_drift_psi_ratio{layer="0",model="toy",version="1"}'
         until(lambda: reload_tools.shown(server, drift) > 1)
@@ -241,9 +239,8 @@ def test_those_who_ask_and_leave_have_the_metrics_read_once() -> None:
 
 @full("combination")
 def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
     reload_tools.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, transport="asgi", repository_poll_seconds=0.1) as server, Client(server.address) as client:
+    with serving(tmp_path, **ASGI, repository_poll_seconds=0.1) as server, Client(server.address) as client:
         reload_tools.write(tmp_path / "toy" / "2", 2.0, version=2)
         until(lambda: ("default version", "2") in happened(server))
         control.promote(client, "toy", "1")
@@ -287,11 +284,10 @@ DATA = np.random.default_rng(3).normal(0, 0.5, (300, 2)).astype(np.float32)
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real export with rows of reference."""
-    pytest.importorskip("h2corn")
     folder = tmp_path_factory.mktemp("real")
     np.save(folder / "rows.npy", DATA)
     models = exported(OWN / "pykan-hello-symbolic/model", "hello", "--baseline", folder / "rows.npy")
-    with serving(models, transport="asgi") as running:
+    with serving(models, **ASGI) as running:
         yield running
 
 
@@ -322,9 +318,8 @@ def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
 
 @full("combination")
 def test_operations_of_several_workers_are_those_of_all(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport="asgi", workers=2) as server:
+    with serving(tmp_path, **ASGI, workers=2) as server:
         for _ in range(12):  # each on a connection of its own, which either worker takes
             body = {"inputs": [http_client.tensor(ROWS)]}
             assert http_client.infer(server, body).status == 200
