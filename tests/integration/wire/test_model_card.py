@@ -17,7 +17,7 @@ from tests.support.command_line import kanserve
 from tests.support.exports import exported
 from tests.support.golden_cases import OWN
 from tests.support.server_process import Server, serving
-from tests.support.tiers import spread
+from tests.support.tiers import full, spread
 from tests.support.wait import until
 
 CASES = {
@@ -71,6 +71,7 @@ def test_what_a_card_tells(server: Server) -> None:
     assert card(server, "norms")["Network"]["pictures"]  # without the edges that are no curves
 
 
+@full("load")
 def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
     """The metrics of queries also show that the server makes a card once for several clients."""
     toy_wide_model.write(tmp_path, 300)
