@@ -14,12 +14,14 @@ from kanserve.repository import layout
 from kanserve.runtime import base, ort
 from tests.support.command_line import kanserve
 from tests.support.golden_cases import Case, cases
+from tests.support.tiers import full
 
 VISIBLE = ort.PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-pytestmark = pytest.mark.skipif(not VISIBLE, reason="not run: onnxruntime offers no CUDA here (the extra `gpu`)")
+pytestmark = full("package")
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+@pytest.mark.skipif(not VISIBLE, reason="not run: onnxruntime offers no CUDA here (the extra `gpu`)")
+@pytest.mark.parametrize("case", cases() if VISIBLE else cases()[:1], ids=lambda case: case.name)
 def test_every_golden_export_proves_itself_on_the_gpu(case: Case, tmp_path: Path) -> None:
     done = kanserve("export", case.path, "--repository", tmp_path, "--name", case.name, *case.facts["export_args"])
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -12,21 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanexport.pipeline import Request, export
 from kanserve import Client
 from kanserve.client import control
 from tests.support.command_line import document, kanserve
+from tests.support.exports import exported
 from tests.support.golden_cases import OWN
-from tests.support.server_process import serving, wait_until
+from tests.support.server_process import serving
+from tests.support.tiers import full
+from tests.support.wait import until
+
+pytestmark = full("load")
 
 X = np.random.default_rng(0).uniform(-0.9, 0.9, (16, 2)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    repository = tmp_path_factory.mktemp("edited") / "models"
-    export(Request(path=OWN / "pykan-hello-adapted" / "model", repository=repository, name="hello"))
-    return repository
 
 
 class Load:
@@ -61,38 +57,44 @@ class Load:
     def wait(self, version: str, calls: int = 20) -> None:
         """Until so many more calls had a response of the version."""
         seen = self.versions[version]
-        wait_until(lambda: self.versions[version] >= seen + calls)
+        until(lambda: self.versions[version] >= seen + calls)
 
 
 @pytest.fixture
-def load(models: Path) -> Iterator[tuple[Load, Client, str]]:
+def live(tmp_path: Path) -> Iterator[tuple[Load, Client, str]]:
+    models = exported(OWN / "pykan-hello-adapted" / "model", "hello", into=tmp_path)
     with (
         serving(models, repository_poll_seconds=0.1) as server,
         Client(server.address) as client,
         Load(server.address) as running,
     ):
         yield running, client, server.address
-    for folder in (models / "hello").glob("[2-9]"):
-        shutil.rmtree(folder)
 
 
 def states(client: Client) -> dict[str, str]:
     return {entry.version: entry.state for entry in client.index()}
 
 
-def test_edit_shadow_promote_roll_back(models: Path, load: tuple[Load, Client, str]) -> None:
-    running, client, address = load
+def test_edit_shadow_promote_roll_back(tmp_path: Path, live: tuple[Load, Client, str]) -> None:
+    """Before, bad edits change nothing on the server."""
+    running, client, address = live
+    edit = ("edit", tmp_path / "hello", "--edge", "0:0:0")
+    for operation in (("--to", "1/x"), ("--shift", "nan"), ("--clamp", "2:1")):
+        done = kanserve(*edit, *operation, "--json")
+        assert done.returncode == 2, done.stderr
+        assert json.loads(done.stdout)["error"]["hint"]
     running.wait("1")
-    words = ("edit", models / "hello", "--edge", "0:0:0", "--to", "1.2*sin(x)", "--author", "ada", "--json")
-    made = document(kanserve(*words))
-    wait_until(lambda: states(client).get("2") == "READY")
+    assert states(client) == {"1": "READY"}
+
+    made = document(kanserve(*edit, "--to", "1.2*sin(x)", "--author", "ada", "--json"))
+    until(lambda: states(client).get("2") == "READY")
     running.wait("1")
     assert set(running.versions) == {"1"}, "the edit does not serve by default"
     shown = kanserve("models", "hello", "--model-version", "2", "--url", address).stdout
     assert "hello version 2: edit of version 1 by ada: edge 0:0:0 to 1.2*sin(x)" in shown
 
     control.shadow(client, "hello", "2")
-    wait_until(lambda: control.shadow(client, "hello").rows >= 160)
+    until(lambda: control.shadow(client, "hello").rows >= 160)
     shadowed = control.shadow(client, "hello", stop=True)
     assert shadowed.rows_out_of_tolerance > 0
     assert 0 < shadowed.largest_difference <= 1.5 * made["difference"]["outputs"][0]["largest"]
@@ -106,16 +108,4 @@ def test_edit_shadow_promote_roll_back(models: Path, load: tuple[Load, Client, s
     seen = running.versions["2"]
     running.wait("1")
     assert running.versions["2"] <= seen + 3, "calls that were on their way"
-    assert running.failures == []
-
-
-def test_a_bad_edit_changes_nothing_on_the_server(models: Path, load: tuple[Load, Client, str]) -> None:
-    running, client, _ = load
-    running.wait("1")
-    for operation in (("--to", "1/x"), ("--shift", "nan"), ("--clamp", "2:1")):
-        done = kanserve("edit", models / "hello", "--edge", "0:0:0", *operation, "--json")
-        assert done.returncode == 2, done.stderr
-        assert json.loads(done.stdout)["error"]["hint"]
-    running.wait("1")
-    assert states(client) == {"1": "READY"}
     assert running.failures == []

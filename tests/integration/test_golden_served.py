@@ -1,55 +1,47 @@
-"""Golden cases from checkpoint to response: served models, requested by real clients in separate processes."""
+"""Golden cases from checkpoint to response: served models, requested by real clients."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc
 import tritonclient.http
 
 from kanserve.client import chunking
 from kanserve.client.errors import NotSupported
 from kanserve.client.sync import Client
-from tests.support.command_line import document, kanserve, program
+from tests.support.command_line import Server, document, kanserve
 from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
+from tests.support.tiers import spread
 
-# The client knows nothing of kanserve: NVIDIA's package, the protocol, the rows.
-CLIENT = """
-import sys
-import numpy as np
-import tritonclient.grpc as triton
-
-url, rows_file, answers_file = sys.argv[1:]
-client, answers = triton.InferenceServerClient(url), {}
-assert client.is_server_ready()
-for name, rows in np.load(rows_file).items():
-    metadata = client.get_model_metadata(name)
-    assert client.is_model_ready(name)
-    tensor = triton.InferInput(metadata.inputs[0].name, list(rows.shape), metadata.inputs[0].datatype)
-    tensor.set_data_from_numpy(rows)
-    answers[name] = client.infer(name, [tensor]).as_numpy(metadata.outputs[0].name)
-assert "kanserve" not in sys.modules
-np.savez(answers_file, **answers)
-"""
-
-CASES = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+FEW = spread("case", cases(), 2, ids=lambda case: case.name)
+ROWS = 24  # of a batch
+UNITS = 1  # in the last place of the largest answer; 0.5 of sines and cosines were seen, 0 of all others
+INSIGHT_TOLERANCE = 1e-5  # of the largest answer, as an explanation's
+ASKED = {"kan.coverage": True, "kan.explain_top_k": 3}
 
 
 @pytest.fixture(scope="module")
-def answers(served, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    folder = tmp_path_factory.mktemp("client")
-    np.savez(folder / "rows.npz", **{case.name: case.reference()["x"] for case in cases()})
-    arguments = [served.url, str(folder / "rows.npz"), str(folder / "answers.npz")]
-    done = subprocess.run([sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    with np.load(folder / "answers.npz") as arrays:
-        return dict(arrays)
+def answers(served: Server) -> dict[str, np.ndarray]:
+    """By NVIDIA's client, which knows nothing of kanserve."""
+    result = {}
+    with tritonclient.grpc.InferenceServerClient(served.url) as client:
+        assert client.is_server_ready()
+        for case in cases():
+            rows, metadata = case.reference()["x"], client.get_model_metadata(case.name)
+            assert client.is_model_ready(case.name)
+            tensor = tritonclient.grpc.InferInput(
+                metadata.inputs[0].name, list(rows.shape), metadata.inputs[0].datatype
+            )
+            tensor.set_data_from_numpy(rows)
+            result[case.name] = client.infer(case.name, [tensor]).as_numpy(metadata.outputs[0].name)
+    return result
 
 
-@CASES
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_outputs_through_tritonclient(case: Case, answers: dict[str, np.ndarray], state_error) -> None:
     y, expected = answers[case.name], case.reference()["y64"]
     assert y.dtype == np.float32
@@ -59,31 +51,27 @@ def test_outputs_through_tritonclient(case: Case, answers: dict[str, np.ndarray]
         assert error <= case.tolerance, group
 
 
-@CASES
-@pytest.mark.parametrize("binary", [True, False], ids=["bytes", "JSON"])
-def test_outputs_over_http_are_the_same_bits(case: Case, served, answers: dict[str, np.ndarray], binary: bool) -> None:
-    if not served.http:
-        pytest.skip("h2corn is not installed")
+@FEW
+def test_outputs_over_http_are_the_same_bits(case: Case, served: Server, answers: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("h2corn")
     rows = case.reference()["x"]
     with tritonclient.http.InferenceServerClient(served.http) as client:
         metadata = client.get_model_metadata(case.name)
         tensor = tritonclient.http.InferInput(metadata["inputs"][0]["name"], list(rows.shape), "FP32")
-        tensor.set_data_from_numpy(rows, binary_data=binary)
         name = metadata["outputs"][0]["name"]
-        wanted = [tritonclient.http.InferRequestedOutput(name, binary_data=binary)]
-        result = client.infer(case.name, [tensor], outputs=wanted).as_numpy(name)
-    np.testing.assert_array_equal(result.view(np.uint32), answers[case.name].view(np.uint32))
+        for binary in (True, False):
+            tensor.set_data_from_numpy(rows, binary_data=binary)
+            wanted = [tritonclient.http.InferRequestedOutput(name, binary_data=binary)]
+            result = client.infer(case.name, [tensor], outputs=wanted).as_numpy(name)
+            np.testing.assert_array_equal(result.view(np.uint32), answers[case.name].view(np.uint32))
 
 
-@CASES
-def test_every_edge_through_the_command_line(case: Case, served, tmp_path: Path, state_error) -> None:
+@FEW
+def test_every_edge_through_the_command_line(case: Case, served: Server, tmp_path: Path, state_error) -> None:
     reference = case.reference()
     np.save(tmp_path / "rows.npy", reference["x"])
-    command = ["edges", case.name, "--url", served.url]
-    if case == cases()[0]:  # by the program in a process of its own, and the others by its main function
-        done = program(*command, "--input", "rows.npy", "--output", "edges.npz", cwd=tmp_path)
-    else:
-        done = kanserve(*command, "--input", tmp_path / "rows.npy", "--output", tmp_path / "edges.npz")
+    files = ("--input", tmp_path / "rows.npy", "--output", tmp_path / "edges.npz")
+    done = kanserve("edges", case.name, "--url", served.url, *files)
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "edges.npz") as arrays:
         result = dict(arrays)
@@ -98,8 +86,8 @@ def test_every_edge_through_the_command_line(case: Case, served, tmp_path: Path,
         assert np.nanmax(np.abs(values - expected) / scale) <= EDGE_TOLERANCE
 
 
-@CASES
-def test_curves_go_through_the_edge_values(case: Case, served, state_error) -> None:
+@FEW
+def test_curves_go_through_the_edge_values(case: Case, served: Server, state_error) -> None:
     """Where a curve begins at what a source was in a row, it begins with that row's edge value."""
     reference = case.reference()
     finite = [row for row in range(len(reference["x"])) if np.isfinite(reference["x"][row]).all()]
@@ -121,17 +109,17 @@ def test_curves_go_through_the_edge_values(case: Case, served, state_error) -> N
                     assert error <= EDGE_TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("name", "kinds"),
-    [
-        ("pykan-mult-affine", ["bspline", "silu"]),
-        ("pykan-hello-pruned", ["bspline", "silu"]),
-        ("pykan-hello-symbolic", ["symbolic"]),
-        ("efficient-kan-digits", ["bspline", "silu"]),
-        ("fourierkan-breast-cancer", ["fourier"]),
-    ],
-)
-def test_the_parts_of_curves_add_up_to_them(name: str, kinds: list[str], served) -> None:
+PARTS = [
+    ("pykan-hello-symbolic", ["symbolic"]),
+    ("pykan-mult-affine", ["bspline", "silu"]),
+    ("pykan-hello-pruned", ["bspline", "silu"]),
+    ("efficient-kan-digits", ["bspline", "silu"]),
+    ("fourierkan-breast-cancer", ["fourier"]),
+]
+
+
+@spread("name, kinds", PARTS, 2)
+def test_the_parts_of_curves_add_up_to_them(name: str, kinds: list[str], served: Server) -> None:
     with Client(served.url) as client:
         for layer in client.curves(name, points=33, parts=True):
             assert [kind for part in layer.parts for kind in part.split("+")] == kinds or name.endswith("symbolic")
@@ -140,8 +128,8 @@ def test_the_parts_of_curves_add_up_to_them(name: str, kinds: list[str], served)
         assert client.curves(name, points=3)[0].parts == {}
 
 
-@CASES
-def test_contributions_add_up_to_the_prediction(case: Case, served, state_error) -> None:
+@FEW
+def test_contributions_add_up_to_the_prediction(case: Case, served: Server, state_error) -> None:
     """Contributions sum to the prediction for each finite row and each kind of reference."""
     x = case.reference()["x"]
     rows = x[np.isfinite(x).all(axis=1)]
@@ -171,8 +159,8 @@ with np.load(Path(__file__).parents[1] / "golden" / "scores" / "pykan.npz") as a
     PYKAN = dict(archive)
 
 
-@pytest.mark.parametrize("name", sorted({key.partition("/")[0] for key in PYKAN}))
-def test_scores_are_pykan_s(name: str, served, state_error) -> None:
+@spread("name", sorted({key.partition("/")[0] for key in PYKAN}), 1)
+def test_scores_are_pykan_s(name: str, served: Server, state_error) -> None:
     """Scores equal pykan's edge_scores, node_scores and feature_score (node scores of layer 0) for the same rows."""
     (case,) = (case for case in cases() if case.name == name)
     rows = case.reference()["x"][case.facts["row_groups"]["inside"]]
@@ -189,10 +177,55 @@ def test_scores_are_pykan_s(name: str, served, state_error) -> None:
     np.testing.assert_array_equal(result.features, result.layers[0].nodes)
 
 
-@pytest.mark.parametrize("where", ["server", "folder"])
-def test_widths_count_nodes_after_multiplication(served, where: str) -> None:
-    place = ["--url", served.url] if where == "server" else [str(served.repository)]
-    listed = {model["name"]: model for model in document(kanserve("models", *place, "--json"))["models"]}
-    assert listed["pykan-mult-affine"]["widths"] == [2, 3, 1]  # two sums and a product, of four subnodes
-    assert listed["efficient-kan-digits"]["widths"] == [64, 16, 10]
-    assert (listed["efficient-kan-digits"]["size"] is None) == (where == "server")  # not on the wire
+def test_widths_count_nodes_after_multiplication(served: Server, golden_models: Path) -> None:
+    for place in (("--url", served.url), (golden_models,)):
+        listed = {model["name"]: model for model in document(kanserve("models", *place, "--json"))["models"]}
+        assert listed["pykan-mult-affine"]["widths"] == [2, 3, 1]  # two sums and a product, of four subnodes
+        assert listed["efficient-kan-digits"]["widths"] == [64, 16, 10]
+        assert (listed["efficient-kan-digits"]["size"] is None) == (len(place) == 2)  # not on the wire
+
+
+@FEW
+def test_company_changes_no_more_than_the_last_bits(case: Case, served: Server, state_error) -> None:
+    """Batch invariance: an output does not depend on the batch that its row is in."""
+    rows = case.reference()["x"][:ROWS].astype(np.float32)
+    with Client(served.url) as client, ThreadPoolExecutor(8) as pool:
+        model = client.model(case.name)
+
+        def ask(part: np.ndarray) -> np.ndarray:
+            answer = client.infer(model.inputs[0], part, model=case.name)
+            return answer.outputs[model.outputs[0].name]
+
+        single = [rows[at : at + 1] for at in range(len(rows))]
+        alone = np.concatenate([ask(row) for row in single])
+        for company in (ask(rows), np.concatenate(list(pool.map(ask, single)))):
+            finite = np.isfinite(alone)
+            np.testing.assert_array_equal(np.where(finite, 0, company), np.where(finite, 0, alone))
+            unit = np.spacing(np.abs(alone[finite]).max(initial=np.float32(0)))
+            units = float(np.abs(company[finite] - alone[finite]).max(initial=0) / unit)
+            state_error("in company, units in the last place", units, case.name)
+            assert units <= UNITS
+
+
+@FEW
+def test_explanation_and_coverage_beside_the_answer(case: Case, served: Server) -> None:
+    """Contributions sum to the prediction and do not change it."""
+    with Client(served.url) as client:
+        model, described = client.model(case.name), client.describe(case.name)
+        x = case.reference()["x"]
+        x = x[np.isfinite(x).all(axis=1)][:32]
+        bare, reported = client.infer(model, x), client.infer(model, x, parameters=ASKED)
+    (y,) = bare.outputs.values()
+    assert reported.outputs["y"].tobytes() == y.tobytes()
+    total = reported.outputs["kan.explain.base"] + reported.outputs["kan.explain.residual"]
+    total = total + reported.outputs["kan.explain.values"].sum(axis=2)
+    assert np.abs(total - y).max() <= INSIGHT_TOLERANCE * np.abs(y).max()
+    definitions = str(reported.parameters["kan.coverage.definition"]).split(",")
+    counts, cells = reported.outputs["kan.coverage.counts"], reported.outputs["kan.coverage.cells"]
+    assert len(definitions) == len(described.layers) == counts.shape[1]
+    for at, layer in enumerate(described.layers):
+        zones = reported.outputs[f"kan.coverage.zones.{at}"]
+        gridded = any(basis.knots and not basis.per_edge for basis in layer.bases)
+        assert definitions[at] == ("grid" if gridded else "none")
+        np.testing.assert_array_equal([(zones == zone).sum(axis=1) for zone in (1, 2, 3)], counts[:, at].T)
+        np.testing.assert_array_equal(cells[:, at] > 0, counts[:, at, 1:].sum(axis=1) > 0)

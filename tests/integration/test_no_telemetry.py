@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.tiers import full
+
 FOLDER = Path(__file__).parents[1] / "support"
 CHECKPOINT = FOLDER.parent / "golden" / "checkpoints" / "efficient-kan-digits" / "model.pt"
 STARTED = """
@@ -57,18 +59,21 @@ def started(module: str, environment: dict[str, str]) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.parametrize("module", ["kanexport.verify.graph_runner", "kanserve.runtime.ort"])
-def test_importing_the_runtime_starts_no_thread_and_writes_no_file(module: str, tmp_path: Path) -> None:
-    assert started(module, fresh(tmp_path / "quiet")) == 0
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [
+        pytest.param("kanexport.verify.graph_runner", {}, marks=full("peer")),
+        ("kanserve.runtime.ort", {"ORT_DISABLE_TELEMETRY": "0"}),  # a variable that cannot switch it on
+    ],
+)
+def test_importing_the_runtime_starts_no_thread_and_writes_no_file(
+    module: str, more: dict[str, str], tmp_path: Path
+) -> None:
+    assert started(module, fresh(tmp_path / "quiet") | more) == 0
     assert files(tmp_path / "quiet") == []
 
 
-def test_a_word_in_the_environment_cannot_switch_it_on(tmp_path: Path) -> None:
-    environment = fresh(tmp_path / "home") | {"ORT_DISABLE_TELEMETRY": "0"}
-    assert started("kanserve.runtime.ort", environment) == 0
-    assert files(tmp_path / "home") == []
-
-
+@full("peer")
 def test_the_control_starts_a_thread_and_writes_files(tmp_path: Path) -> None:
     assert started("onnxruntime", fresh(tmp_path / "loud")) > 0
     assert [name for name in files(tmp_path / "loud") if name.endswith("/deviceid")]
@@ -103,6 +108,7 @@ def seen(folders: dict[str, Path]) -> dict[str, tuple[dict[str, Any], list[str]]
     return result
 
 
+@full("peer")
 def test_an_export_a_server_and_a_request_leave_nothing(scenes: dict[str, tuple[dict[str, Any], list[str]]]) -> None:
     facts, left = scenes["quiet"]
     assert (left, facts["server_opened"], facts["server_code"]) == ([], [], 0)
@@ -112,6 +118,7 @@ def test_an_export_a_server_and_a_request_leave_nothing(scenes: dict[str, tuple[
     assert facts["export_threads"] < control["export_threads"]
 
 
+@full("peer")
 def test_nobody_is_asked_over_the_network(scenes: dict[str, tuple[dict[str, Any], list[str]]]) -> None:
     """The control looks a host up nine seconds after the import; the quiet server is watched longer than that."""
     if scenes["quiet"][0]["without_route"] is None:

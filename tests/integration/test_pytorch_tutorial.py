@@ -8,14 +8,17 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kanserve import Client, Unreachable
 from tests.support.free_ports import free_ports
+from tests.support.tiers import full
+from tests.support.wait import until
 
+pytestmark = full("document")
 pytest.importorskip("torch")
 
 ROOT = Path(__file__).parents[2]
@@ -23,20 +26,6 @@ PAGE = (ROOT / "docs" / "tutorials" / "pytorch-module.md").read_text().replace("
 FILES = dict(re.findall(r'^```py title="([^"]+)"\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL))
 COMMANDS = "".join(re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)).splitlines()
 SECONDS = 300
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder with the files of the page, the trained weights and the exported model, and an environment."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
-    ports = free_ports("KANSERVE_GRPC_PORT", "KANSERVE_METRICS_PORT")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **{name: str(port) for name, port in ports.items()}, "PATH": path, "COLUMNS": "200"}
-    for command in COMMANDS[:2]:
-        run(command, folder, environment)
-    return folder, environment
 
 
 def run(command: str, folder: Path, environment: dict[str, str]) -> str:
@@ -49,37 +38,46 @@ def run(command: str, folder: Path, environment: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder with the files of the page, the trained weights and the exported model, and an environment."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    ports = free_ports("KANSERVE_GRPC_PORT", "KANSERVE_METRICS_PORT")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **{name: str(port) for name, port in ports.items()}, "PATH": path, "COLUMNS": "200"}
+    for command, words in zip(COMMANDS, ("python train.py", "kanserve export"), strict=False):
+        assert command.startswith(words)
+        run(command, folder, environment)
+    return folder, environment
+
+
+@pytest.fixture(scope="module")
 def served(desk: tuple[Path, dict[str, str]]) -> Iterator[tuple[Path, dict[str, str]]]:
     folder, environment = desk
-    command = next(shlex.split(command) for command in COMMANDS if command.startswith("kanserve serve"))
-    server = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+    assert COMMANDS[2].startswith("kanserve serve")
+    with (
+        subprocess.Popen(shlex.split(COMMANDS[2]), cwd=folder, env=environment, stderr=subprocess.DEVNULL) as server,
+        Client(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}") as client,
+    ):
+        try:
+            until(lambda: ready(client))
+            yield folder, environment
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=SECONDS) == 0
+
+
+def ready(client: Client) -> bool:
     try:
-        end = time.monotonic() + SECONDS
-        while (
-            "READY"
-            not in subprocess.run(
-                ["kanserve", "models"], cwd=folder, env=environment, capture_output=True, text=True
-            ).stdout
-        ):
-            assert time.monotonic() < end
-            time.sleep(0.5)
-        yield folder, environment
-    finally:
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=SECONDS) == 0
-
-
-def test_the_page_has_two_files_and_begins_with_training_and_export() -> None:
-    assert list(FILES) == ["net.py", "train.py"]
-    assert [command.split()[:2] for command in COMMANDS[:3]] == [
-        ["python", "train.py"],
-        ["kanserve", "export"],
-        ["kanserve", "serve"],
-    ]
+        return client.ready()
+    except Unreachable:
+        return False
 
 
 def test_both_layers_of_the_module_have_edges(desk: tuple[Path, dict[str, str]]) -> None:
     folder, environment = desk
+    assert list(FILES) == ["net.py", "train.py"]
     shown = run("kanserve models ./models net", folder, environment)
     assert "2 → 3 → 4 → 1" in shown
     assert re.search(r"0 +hidden +3 → 4 .*12 of 12", shown)

@@ -1,6 +1,7 @@
 """Models with scalers: served predictions, insight and errors are in the user's units.
 
-A twin without scalers is served next to each model. The tests scale its rows and predictions with numpy.
+A twin, the golden model without scalers, is served next to each model. The tests scale its rows and predictions with
+numpy.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pytest
 import tritonclient.grpc as triton
 
 import kanserve as kanserve_package
-from kanexport.contract import custom_ops, grids
+from kanexport.contract import custom_ops, grids, manifest
 from kanexport.contract.manifest import Manifest
 from kanexport.contract.naming import Names
 from kanexport.errors import OptionError, OutputsDiffer
@@ -35,28 +36,28 @@ from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox.verify import check_reference
 from tests.support import c_code, http_client
-from tests.support.command_line import kanserve
-from tests.support.golden_cases import cases
+from tests.support.command_line import document, kanserve
+from tests.support.exports import exported
+from tests.support.golden_cases import Case, cases
 from tests.support.server_process import Server, serving
+from tests.support.tiers import full, spread
 
-STANDARD = ("pykan-hello-adapted", "efficient-kan-wine-update-grid", "pykan-prune-input", "pykan-hello-symbolic")
+HELLO, SYMBOLIC, WINE = "pykan-hello-adapted", "pykan-hello-symbolic", "efficient-kan-wine-update-grid"
+STANDARD = (HELLO, WINE, "pykan-prune-input", SYMBOLIC)
 NEAR = 2e-4  # of a scale: rounding of requests and predictions to float32, at offsets of up to 500 scales
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A model with scalers, its manifest, and the numbers of the scalers [n] and [m]."""
+    """A model with scalers, its twin without, its manifest, and the numbers of the scalers [n] and [m]."""
 
     name: str
+    twin: str
     manifest: Manifest
     offset: np.ndarray
     scale: np.ndarray
     offset_out: np.ndarray
     scale_out: np.ndarray
-
-    @property
-    def twin(self) -> str:
-        return f"{self.name}-twin"
 
     def rows(self, count: int, seed: int = 0) -> np.ndarray:
         """Rows in the user's units, most of them in the grid."""
@@ -70,7 +71,7 @@ class Pair:
         return y.astype(np.float64) * self.scale_out + self.offset_out
 
 
-def case_of(name: str) -> Any:
+def case_of(name: str) -> Case:
     return next(case for case in cases() if case.name == name)
 
 
@@ -81,11 +82,16 @@ def write(folder: Path, name: str, **document: Any) -> Path:
     return path
 
 
-def pair(root: Path, name: str, **more: Any) -> Pair:
-    """Export a golden checkpoint with scalers, and without."""
-    case, rng = case_of(name), np.random.default_rng(3)
-    plain = export(Request(path=case.path, repository=root / "models", name=f"{name}-twin", options=case.options))
-    inputs, outputs = plain.manifest.input.shape[1], plain.manifest.output.shape[1]
+def twin_folder(name: str) -> Path:
+    """The version of a golden model without scalers."""
+    case = case_of(name)
+    return exported(case.path, name, *case.facts["export_args"]) / name / "1"
+
+
+def pair(root: Path, twin: str, name: str, **more: Any) -> Pair:
+    """Export a golden checkpoint with random scalers into `root`/models."""
+    case, rng, plain = case_of(twin), np.random.default_rng(3), manifest.load(twin_folder(twin))
+    inputs, outputs = plain.input.shape[1], plain.output.shape[1]
     scale, scale_out = np.exp(rng.normal(size=inputs)), np.exp(2 * rng.normal(size=outputs))
     offset, offset_out = rng.uniform(-300, 300, inputs) * scale, rng.uniform(-300, 300, outputs) * scale_out
     result = export(
@@ -99,7 +105,7 @@ def pair(root: Path, name: str, **more: Any) -> Pair:
             **more,
         )
     )
-    return Pair(name, result.manifest, offset, scale, offset_out, scale_out)
+    return Pair(name, twin, result.manifest, offset, scale, offset_out, scale_out)
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +115,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(root: Path) -> dict[str, Pair]:
-    return {name: pair(root, name) for name in STANDARD}
+    return {name: pair(root, name, f"{name}-scaled") for name in STANDARD}
 
 
 @pytest.fixture(scope="module")
 def served(root: Path, pairs: dict[str, Pair]) -> Iterator[Server]:
+    for name in pairs:
+        shutil.copytree(twin_folder(name).parent, root / "models" / name)
     with serving(root / "models", **http_client.way("asgi")[1]) as running:
         yield running
 
@@ -124,21 +132,21 @@ def client(served: Server) -> Iterator[Client]:
         yield running
 
 
-@pytest.mark.parametrize("name", STANDARD)
+@spread("name", STANDARD, 1)
 def test_predictions_are_those_of_the_twin_scaled_outside(name: str, pairs: dict[str, Pair], served: Server) -> None:
     own = pairs[name]
     x = own.rows(64)
     expected = own.back(served.infer(own.scaled(x), own.twin))
-    actual = served.infer(x, name)
+    actual = served.infer(x, own.name)
     assert np.abs((actual - expected) / own.scale_out).max() <= NEAR
     assert np.ptp(expected / own.scale_out) > 0.1
 
 
-@pytest.mark.parametrize("name", STANDARD)
+@spread("name", STANDARD, 1)
 def test_curves_of_the_first_layer_are_over_the_user_s_units(name: str, pairs: dict[str, Pair], client: Client) -> None:
     """The domain is that of the grid, phi is the twin's."""
     own = pairs[name]
-    (curves,), (twin,) = (client.curves(model, layers=[0], derivative=True) for model in (name, own.twin))
+    (curves,), (twin,) = (client.curves(model, layers=[0], derivative=True) for model in (own.name, own.twin))
     columns = [source.node for source in grids.sources(own.manifest.layers[0]) or ()]
     offset, scale = own.offset[columns][:, None], own.scale[columns][:, None]
     assert set(curves.domains) <= {"grid", "assumed"}
@@ -152,54 +160,61 @@ def test_curves_of_the_first_layer_are_over_the_user_s_units(name: str, pairs: d
     np.testing.assert_allclose(slopes, twin.derivative[by_grid], atol=0.1 * np.abs(twin.derivative).max())
 
 
-@pytest.mark.parametrize("method", ["rescale", "gradient_x_input"])
-@pytest.mark.parametrize("name", STANDARD)
-def test_contributions_are_in_the_units_of_the_outputs(
-    name: str, method: str, pairs: dict[str, Pair], client: Client
-) -> None:
+@spread("name", STANDARD, 1)
+def test_contributions_are_in_the_units_of_the_outputs(name: str, pairs: dict[str, Pair], client: Client) -> None:
     own = pairs[name]
     x, reference = own.rows(8), own.rows(1, seed=1)
-    actual = client.explain(name, x, method=method, reference=reference)
-    twin = client.explain(own.twin, own.scaled(x), method=method, reference=own.scaled(reference))
-    size = np.abs(twin.contributions).max()
-    np.testing.assert_allclose(actual.contributions / own.scale_out, twin.contributions, atol=2e-2 * size)
-    np.testing.assert_allclose((actual.base - own.offset_out) / own.scale_out, twin.base, atol=1e-3 * size)
-    assert method != "rescale" or np.abs(actual.completeness_error / own.scale_out).max() <= 5e-3 * size
-
-
-def test_the_default_reference_is_the_centre_of_the_grid_in_the_user_s_units(
-    pairs: dict[str, Pair], client: Client
-) -> None:
-    own = pairs["pykan-hello-adapted"]
+    for method in ("rescale", "gradient_x_input"):
+        actual = client.explain(own.name, x, method=method, reference=reference)
+        twin = client.explain(own.twin, own.scaled(x), method=method, reference=own.scaled(reference))
+        size = np.abs(twin.contributions).max()
+        np.testing.assert_allclose(actual.contributions / own.scale_out, twin.contributions, atol=2e-2 * size)
+        np.testing.assert_allclose((actual.base - own.offset_out) / own.scale_out, twin.base, atol=1e-3 * size)
+        assert method != "rescale" or np.abs(actual.completeness_error / own.scale_out).max() <= 5e-3 * size
     actual, twin = (client.explain(model, own.rows(2)) for model in (own.name, own.twin))
-    assert actual.reference == twin.reference == "grid_center"
+    assert actual.reference == twin.reference
+    assert actual.reference == "grid_center" or name != HELLO
     np.testing.assert_allclose((actual.base - own.offset_out) / own.scale_out, twin.base, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", STANDARD)
+@spread("name", STANDARD, 1)
 def test_scores_and_coverage_are_those_of_the_twin(name: str, pairs: dict[str, Pair], client: Client) -> None:
     own = pairs[name]
     x = own.rows(50)
-    actual, twin = client.scores(name, x), client.scores(own.twin, own.scaled(x))
+    actual, twin = client.scores(own.name, x), client.scores(own.twin, own.scaled(x))
     for layer, expected in zip(actual.layers, twin.layers, strict=True):
         np.testing.assert_allclose(layer.edges, expected.edges, rtol=5e-3, atol=1e-3)
-    measured, expected_cells = client.coverage(name, x), client.coverage(own.twin, own.scaled(x))
+    measured, expected_cells = client.coverage(own.name, x), client.coverage(own.twin, own.scaled(x))
     np.testing.assert_allclose(measured.cells, expected_cells.cells, atol=5e-3)
     assert (measured.counts == expected_cells.counts).mean() > 0.97
     assert measured.counts[:, :, 1:].any()
 
 
-def test_the_description_has_the_scalers(pairs: dict[str, Pair], client: Client) -> None:
-    own = pairs["pykan-hello-adapted"]
+def test_descriptions_have_the_scalers_and_those_of_the_twin_do_not(
+    root: Path, pairs: dict[str, Pair], served: Server, client: Client
+) -> None:
+    """In a manifest without scalers there is no such key. A server of an earlier version reads it, and rejects a
+    manifest with scalers, whose steps it does not know."""
+    own = pairs[HELLO]
     scalers = client.describe(own.name).scalers
     assert scalers == own.manifest.scalers
     assert (scalers.inputs.kind, scalers.inputs.name) == ("standard", "inputs.json")
     assert scalers.inputs.offset == tuple(own.offset.tolist())
     assert not client.describe(own.twin).scalers
+    with triton.InferenceServerClient(served.address) as other:
+        known, bare = (other.get_model_config(name).config.parameters for name in (own.name, own.twin))
+    assert known["kan.input_scaler"].string_value.startswith("standard (inputs.json): x0: mean ")
+    assert known["kan.output_scaler"].string_value.startswith("standard (outputs.json): y0: mean ")
+    assert "kan.input_scaler" not in bare
+    documents = [
+        json.loads((root / "models" / name / "1" / "manifest.json").read_text()) for name in (own.twin, own.name)
+    ]
+    assert ["scalers" in document for document in documents] == [False, True]
+    assert documents[1]["format"] == 1
 
 
 def test_a_formula_of_the_model_computes_its_predictions(pairs: dict[str, Pair], served: Server) -> None:
-    own = pairs["pykan-hello-symbolic"]
+    own = pairs[SYMBOLIC]
     done = kanserve("formula", own.name, "--url", served.address, "--digits", "9")
     assert done.returncode == 0, done.stderr
     x = own.rows(20)
@@ -212,20 +227,21 @@ def test_a_formula_of_the_model_computes_its_predictions(pairs: dict[str, Pair],
     short = kanserve("formula", own.name, "--url", served.address, "--digits", "3").stdout.strip()
     actual = eval(short.partition(" = ")[2], {"__builtins__": {}}, known)  # the offsets have more digits than the rest
     assert np.abs((actual - predicted) / own.scale_out[0]).max() <= 0.1
-    offset = f"{abs(own.offset[0]):.3g}"[:3]
-    assert f"(x0 {'-' if own.offset[0] > 0 else '+'} {offset}" in expression
+    sign = "-" if own.offset[0] > 0 else "+"
+    assert f"(x0 {sign} {abs(own.offset[0]):.3g}"[:8] in expression
+    latex = kanserve("formula", own.name, "--url", served.address, "--latex", "--digits", "3").stdout
+    assert re.search(rf"x_\{{?0\}}? {re.escape(sign)} {abs(own.offset[0]):.2f}"[:14], latex), latex
 
 
 def test_commands_show_the_scalers(root: Path, pairs: dict[str, Pair], served: Server) -> None:
-    own = pairs["pykan-hello-adapted"]
+    own = pairs[HELLO]
     expected = f"input scaler: standard (inputs.json): x0: mean {own.offset[0]:.9g}, scale {own.scale[0]:.9g}"
     for target in ((own.name, "--url", served.address), (f"{root / 'models'}", own.name)):
         done = kanserve("models", *target)
         assert expected in done.stdout, done.stderr
         assert "output scaler: standard (outputs.json): y0: mean" in done.stdout
-        assert (
-            json.loads(kanserve("models", *target, "--json").stdout)["model"]["scalers"]["inputs"]["kind"] == "standard"
-        )
+        model = document(kanserve("models", *target, "--json"))["model"]
+        assert model["scalers"]["inputs"]["kind"] == "standard"
     done = kanserve("report", own.name, "--url", served.address, "--output", root / "card.html")
     assert done.returncode == 0, done.stderr
     assert "Input scaler" in (root / "card.html").read_text()
@@ -243,105 +259,93 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def variants(root: Path) -> dict[str, Pair]:
-    """The same network and scalers, exported in each way, with rows in the user's units as baseline."""
-    rows, exported = root / "rows.npy", {}
-    own = pair(root / "first", "efficient-kan-wine-update-grid")
-    np.save(rows, own.rows(200, seed=5))
+def variants(root: Path, pairs: dict[str, Pair]) -> dict[str, Pair]:
+    """The same network and scalers, exported in each way, with rows in the user's units as baseline. Into a repository
+    of their own, with a twin that has the scaled rows as baseline."""
+    rows, folder, result = root / "rows.npy", root / "variants", {}
+    np.save(rows, pairs[WINE].rows(200, seed=5))
     for name, options in VARIANTS.items():
-        if name == "kernel" and not custom_ops.library():
-            continue
-        exported[name] = pair(root / name, "efficient-kan-wine-update-grid", baseline=rows, **options)
-    return exported
+        if name != "kernel" or custom_ops.library():
+            result[name] = pair(folder, WINE, name, baseline=rows, **options)
+    np.save(root / "scaled.npy", (np.load(rows) - pairs[WINE].offset) / pairs[WINE].scale)
+    case, models = case_of(WINE), folder / "models"
+    export(Request(path=case.path, repository=models, name="twin", options=case.options, baseline=root / "scaled.npy"))
+    return result
 
 
-def run(own: Pair, root: Path, variant: str, file: str, x: np.ndarray, output: str) -> np.ndarray:
-    """A graph of a variant in onnxruntime."""
-    folder = root / variant / "models" / own.name / "1"
+@pytest.fixture(scope="module")
+def various(root: Path, variants: dict[str, Pair]) -> Iterator[Server]:
+    """A server of the variants."""
+    with serving(root / "variants" / "models", **http_client.way("asgi")[1]) as running:
+        yield running
+
+
+def run(graph: Path, x: np.ndarray, output: str = "y") -> np.ndarray:
+    """A graph in onnxruntime."""
     options = onnxruntime.SessionOptions()
     if custom_ops.library():
         options.register_custom_ops_library(str(custom_ops.library()))
-    session = onnxruntime.InferenceSession(folder / file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run([output], {"x": x})[0])
 
 
+@full("combination")
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_every_form_of_the_graph_has_the_scalers(root: Path, variants: dict[str, Pair], variant: str) -> None:
     if variant not in variants:
         pytest.skip("kanserve-kernel is not installed")
-    own = variants[variant]
-    dtype = np.float64 if variant == "float64" else np.float32
-    x = own.rows(64).astype(dtype)
+    own, folder = variants[variant], root / "variants" / "models" / variant / "1"
+    x = own.rows(64).astype(np.float64 if variant == "float64" else np.float32)
     z = (x.astype(np.float64) - own.offset) / own.scale
     if variant == "clamp":
         x = (x + 50 * own.scale).astype(np.float32)
         clip = own.manifest.layers[0].pre_steps[-1]
         z = np.clip((x.astype(np.float64) - own.offset) / own.scale, clip.scale, clip.bias)
-    folder = root / variant / "models" / own.twin / "1"
-    twin = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    expected = own.back(twin.run(["y"], {"x": z.astype(np.float32)})[0])
+    expected = own.back(run(twin_folder(WINE) / "model.onnx", z.astype(np.float32)))
     allowed = {"int8": 0.05, "fp16": 5e-3}.get(variant, 2 * NEAR) * np.abs(expected - own.offset_out).max(axis=0)
-    files = ["model.onnx"] + [f"{name}.onnx" for name in ("explain", "model.kernel") if name.startswith(variant)]
-    files += ["model.kernel.onnx"] * (variant == "kernel")
-    for file in files:
-        actual = run(own, root, variant, file, x, "y")
-        assert (np.abs(actual - expected) <= allowed).all(), file
-    assert (root / variant / "models" / own.name / "1" / files[-1]).exists()
+    more = {"explain": ["explain.onnx"], "kernel": ["model.kernel.onnx"]}.get(variant, [])
+    for file in ("model.onnx", *more):
+        assert (np.abs(run(folder / file, x) - expected) <= allowed).all(), file
+    if variant == "explain":
+        contributions = run(folder / "explain.onnx", x, "contributions")
+        total = contributions.sum(axis=1) + np.array(own.manifest.explanations.base)
+        assert np.abs((total - run(folder / "explain.onnx", x)) / own.scale_out).max() <= 1e-2
+        assert np.abs(contributions / own.scale_out).max() > 0.1
 
 
-def test_the_explaining_graph_adds_up_to_the_prediction(root: Path, variants: dict[str, Pair]) -> None:
-    own = variants["explain"]
-    x = own.rows(16)
-    contributions = run(own, root, "explain", "explain.onnx", x, "contributions")
-    outputs = run(own, root, "explain", "explain.onnx", x, "y")
-    base = np.array(own.manifest.explanations.base)
-    error = np.abs(contributions.sum(axis=1) + base - outputs) / own.scale_out
-    assert error.max() <= 1e-2
-    assert np.abs(contributions / own.scale_out).max() > 0.1
-
-
-def test_the_c_code_takes_the_user_s_units(root: Path) -> None:
+@full("package")
+def test_the_c_code_takes_the_user_s_units(root: Path, pairs: dict[str, Pair]) -> None:
     """The exporter compiles the code, and compares it with float64 in the network's units."""
-    case, own = case_of("pykan-hello-adapted"), pair(root / "code", "pykan-hello-adapted")
+    case, own, folder = case_of(HELLO), pairs[HELLO], root / "code"
     result = export(
         Request(
             path=case.path,
             repository=None,
             name="net",
             options=case.options,
-            input_scaler=root / "code" / own.name / "inputs.json",
-            output_scaler=root / "code" / own.name / "outputs.json",
-            code=root / "code",
+            input_scaler=root / own.name / "inputs.json",
+            output_scaler=root / own.name / "outputs.json",
+            code=folder,
         )
     )
     assert result.code is not None
     assert result.code.contributes
-    header = (root / "code" / "net.h").read_text()
-    assert "the code applies the scalers inputs.json and outputs.json" in header
+    assert "the code applies the scalers inputs.json and outputs.json" in (folder / "net.h").read_text()
     c_code.needs("cc")
     x = own.rows(8)
-    printed = c_code.compile_and_run(["cc", "-O1"], c_code.main_of(x), root / "code")
-    actual = c_code.numbers(printed)
-    expected = run(own, root, "code", "model.onnx", x, "y")
+    actual = c_code.numbers(c_code.compile_and_run(["cc", "-O1"], c_code.main_of(x), folder))
+    expected = run(root / "models" / own.name / "1" / "model.onnx", x)
     np.testing.assert_allclose((actual - expected) / own.scale_out, 0, atol=NEAR)
 
 
-def test_drift_compares_the_user_s_units(root: Path, variants: dict[str, Pair]) -> None:
+@full("combination")
+def test_drift_compares_the_user_s_units(root: Path, variants: dict[str, Pair], various: Server) -> None:
     """The bins of the baseline are the knots in the user's units; drift equals that of the twin."""
-    own, rows = variants["reject"], np.load(root / "rows.npy")
-    case, scaled_rows = case_of(own.name), root / "scaled.npy"
-    np.save(scaled_rows, (rows - own.offset) / own.scale)
-    folder = root / "drift" / "models"
-    for name, data, more in (
-        ("own", root / "rows.npy", ("inputs", "outputs")),
-        ("twin", scaled_rows, ()),
-    ):
-        files = {f"{side[:-1]}_scaler": root / "reject" / own.name / f"{side}.json" for side in more}
-        export(Request(path=case.path, repository=folder, name=name, options=case.options, baseline=data, **files))
-    shifted = rows[:100] + 0.4 * own.scale
-    with serving(folder, **http_client.way("asgi")[1]) as running, Client(running.address) as connected:
-        actual = connected.drift("own", shifted.astype(np.float32))
-        twin = connected.drift("twin", ((shifted - own.offset) / own.scale).astype(np.float32))
+    own = variants["explain"]
+    shifted = np.load(root / "rows.npy")[:100] + 0.4 * own.scale
+    with Client(various.address) as client:
+        actual = client.drift(own.name, shifted.astype(np.float32))
+        twin = client.drift("twin", own.scaled(shifted))
     for layer, expected in zip(actual.nodes, twin.nodes, strict=True):
         np.testing.assert_allclose(layer.psi, expected.psi, rtol=0.1, atol=0.05)
     first, other = actual.nodes[0], twin.nodes[0]
@@ -352,16 +356,14 @@ def test_drift_compares_the_user_s_units(root: Path, variants: dict[str, Pair]) 
     np.testing.assert_allclose(first.mean, shifted.mean(axis=0), rtol=1e-4)
 
 
-def test_an_error_names_a_value_and_its_range_in_the_user_s_units(root: Path, variants: dict[str, Pair]) -> None:
+@full("combination")
+def test_an_error_names_a_value_and_its_range_in_the_user_s_units(variants: dict[str, Pair], various: Server) -> None:
     own, x = variants["reject"], variants["reject"].rows(3)
     grid = grids.of_knots("bspline", 8, grids.knots(own.manifest.layers[0], 4)[1])
     assert grid is not None
     x[1, 4] = own.offset[4] + 40 * own.scale[4]
-    with (
-        serving(root / "reject" / "models", **http_client.way("asgi")[1]) as running,
-        pytest.raises(grpc.RpcError) as caught,
-    ):
-        running.infer(x, own.name)
+    with pytest.raises(grpc.RpcError) as caught:
+        various.infer(x, own.name)
     text = caught.value.details()
     assert f"row 1: 'x4' is {x[1, 4]:.6g} for model" in text
     found = re.search(r"outside its range (\S+) to (\S+) \(rows outside: 1 of 3\)", text)
@@ -369,9 +371,10 @@ def test_an_error_names_a_value_and_its_range_in_the_user_s_units(root: Path, va
     np.testing.assert_allclose([float(found[1]), float(found[2])], [grid.first, grid.last], rtol=1e-5)
 
 
+@full("combination")
 def test_expected_outputs_are_those_of_the_trained_model(root: Path, pairs: dict[str, Pair]) -> None:
     """The library's outputs for scaled rows. The same file fails for another model."""
-    own, case = pairs["pykan-hello-adapted"], case_of("pykan-hello-adapted")
+    own, case = pairs[HELLO], case_of(HELLO)
     reference = case.reference()
     finite = np.isfinite(reference["x"]).all(axis=1)
     recorded = root / "recorded.npz"
@@ -393,24 +396,26 @@ def test_expected_outputs_are_those_of_the_trained_model(root: Path, pairs: dict
     assert not (root / "expected" / "wrong").exists()
 
 
-def test_a_folder_of_checkpoints_shares_a_scaler(root: Path, tmp_path: Path) -> None:
+@full("combination")
+def test_a_folder_of_checkpoints_shares_a_scaler(tmp_path: Path) -> None:
     """A checkpoint of another width is rejected, the others are exported."""
-    for name in ("pykan-hello-adapted", "pykan-hello-symbolic", "pykan-diabetes"):
+    for name in (HELLO, "pykan-diabetes"):
         shutil.copytree(case_of(name).path.parent, tmp_path / "runs" / name)
     path = write(tmp_path, "inputs.json", min=[0, 0], max=[10, 20], columns=["width", "height"])
     done = kanserve(
         *("export", tmp_path / "runs", "--recursive", "--repository", tmp_path / "models"),
         *("--input-scaler", path, "--json"),
     )
-    document = json.loads(done.stdout)
-    states = {entry["path"].split("/")[0]: entry for entry in document["files"]}
-    assert states["pykan-hello-adapted"]["scalers"]["inputs"]["kind"] == "min-max"
+    result = json.loads(done.stdout)
+    states = {entry["path"].split("/")[0]: entry for entry in result["files"]}
+    assert states[HELLO]["scalers"]["inputs"]["kind"] == "min-max"
     assert states["pykan-diabetes"]["error"]["code"] == "scaler-wrong-length"
-    assert document["exported"] == 2
+    assert result["exported"] == 1
 
 
-def test_columns_of_the_file_name_the_inputs(root: Path, tmp_path: Path) -> None:
-    case = case_of("pykan-hello-adapted")
+@full("combination")
+def test_columns_of_the_file_name_the_inputs(tmp_path: Path) -> None:
+    case = case_of(HELLO)
     path = write(tmp_path, "inputs.json", mean=[1, 2], scale=[3, 4])
     path.write_text(json.dumps({**json.loads(path.read_text()), "columns": ["width", "height"]}))
     fields: dict[str, Any] = {"path": case.path, "options": case.options, "input_scaler": path}
@@ -442,29 +447,8 @@ def test_a_module_scales_in_its_forward(tmp_path: Path) -> None:
     assert "scale the values in the forward of the module" in done.stderr
 
 
-def test_a_manifest_without_scalers_has_no_such_key(root: Path, pairs: dict[str, Pair]) -> None:
-    """Servers of earlier versions read it. They reject a version with scalers, whose steps they do not know."""
-    own = pairs["pykan-hello-adapted"]
-    documents = [
-        json.loads((root / "models" / name / "1" / "manifest.json").read_text()) for name in (own.twin, own.name)
-    ]
-    assert ["scalers" in document for document in documents] == [False, True]
-    assert documents[1]["format"] == 1
-
-
-def test_the_config_of_the_model_names_the_scalers(pairs: dict[str, Pair], served: Server) -> None:
-    with triton.InferenceServerClient(served.address) as client:
-        known, other = (
-            client.get_model_config(name).config.parameters
-            for name in ("pykan-hello-adapted", "pykan-hello-adapted-twin")
-        )
-    assert known["kan.input_scaler"].string_value.startswith("standard (inputs.json): x0: mean ")
-    assert known["kan.output_scaler"].string_value.startswith("standard (outputs.json): y0: mean ")
-    assert "kan.input_scaler" not in other
-
-
 def test_tables_of_edges_state_the_unit_of_the_last_layer(pairs: dict[str, Pair], served: Server, root: Path) -> None:
-    own = pairs["pykan-hello-adapted"]
+    own = pairs[HELLO]
     expected = f"edges of layer 1 are scaled: 1 is {own.scale_out[0]:.6g} of y0"
     np.save(root / "some.npy", own.rows(5))
     for command in (("curves",), ("curves", "--layer", "1", "--source", "0"), ("edges", "--input", root / "some.npy")):
@@ -474,26 +458,22 @@ def test_tables_of_edges_state_the_unit_of_the_last_layer(pairs: dict[str, Pair]
     assert "are scaled" not in kanserve("curves", own.name, "--url", served.address, "--layer", "0").stdout
 
 
-@pytest.mark.parametrize("change", ["output", "input"])
-def test_the_load_check_finds_one_wrong_column(root: Path, pairs: dict[str, Pair], tmp_path: Path, change: str) -> None:
+def test_the_load_check_finds_one_wrong_column(root: Path, pairs: dict[str, Pair]) -> None:
     """A graph that another machine would compute with an error of 2% of a scale."""
-    own = pairs["efficient-kan-wine-update-grid"]
-    manifest, folder = own.manifest, root / "models" / own.name / "1"
-    graph = onnx.load(folder / "model.onnx")
-    session = ort.create((folder / "model.onnx").read_bytes(), SessionOptions("cpu", 1))
-    check_reference(manifest, session)
-    number = own.offset_out if change == "output" else own.scale
-    stored = number.astype(np.float32)
-    (constant,) = [
-        tensor
-        for tensor in graph.graph.initializer
-        if onnx.numpy_helper.to_array(tensor).ravel().tolist() == stored.tolist()
-    ]
-    stored[1] += 0.02 * (own.scale_out[1] if change == "output" else own.scale[1])
-    constant.CopyFrom(onnx.numpy_helper.from_array(stored.reshape(tuple(constant.dims)), constant.name))
-    onnx.save(graph, tmp_path / "model.onnx")
-    with pytest.raises(LoadError, match="reference outputs differ"):
-        check_reference(manifest, ort.create((tmp_path / "model.onnx").read_bytes(), SessionOptions("cpu", 1)))
+    own = pairs[WINE]
+    data = (root / "models" / own.name / "1" / "model.onnx").read_bytes()
+    check_reference(own.manifest, ort.create(data, SessionOptions("cpu", 1)))
+    for number, scale in ((own.offset_out, own.scale_out), (own.scale, own.scale)):
+        graph, stored = onnx.load_from_string(data), number.astype(np.float32)
+        (constant,) = [
+            tensor
+            for tensor in graph.graph.initializer
+            if onnx.numpy_helper.to_array(tensor).ravel().tolist() == stored.tolist()
+        ]
+        stored[1] += 0.02 * scale[1]
+        constant.CopyFrom(onnx.numpy_helper.from_array(stored.reshape(tuple(constant.dims)), constant.name))
+        with pytest.raises(LoadError, match="reference outputs differ"):
+            check_reference(own.manifest, ort.create(graph.SerializeToString(), SessionOptions("cpu", 1)))
 
 
 SCRIPT = """
@@ -512,11 +492,12 @@ console.log(JSON.stringify({
 """
 
 
+@full("second browser page")
 def test_the_web_ui_draws_knots_in_the_user_s_units(pairs: dict[str, Pair], served: Server, tmp_path: Path) -> None:
     """Its modules run in Node on the description that the server sends to a browser."""
     if shutil.which("node") is None:
         pytest.skip("not installed: node")
-    own = pairs["pykan-hello-adapted"]
+    own = pairs[HELLO]
     with urllib.request.urlopen(f"http://{served.http}/v1/kan/models/{own.name}") as reply:
         described = json.load(reply)
     assert described["input_scaler"]["offset"] == own.offset.tolist()
@@ -537,23 +518,21 @@ def test_the_web_ui_draws_knots_in_the_user_s_units(pairs: dict[str, Pair], serv
     assert actual["usual"] == ["0.1235", "-3"]
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_every_library_is_served_in_the_user_s_units(case: Any, tmp_path: Path) -> None:
+@spread("case", cases(), 2, ids=lambda case: case.name)
+def test_every_library_is_served_in_the_user_s_units(case: Case, tmp_path: Path) -> None:
     """On the rows of the library's reference that are in its range, against the graph without scalers."""
-    own = pair(tmp_path, case.name)
+    own = pair(tmp_path, case.name, case.name)
     rows = case.reference()["x"]
     x = (rows[(np.abs(rows) < 5).all(axis=1)] * own.scale + own.offset).astype(np.float32)
-    folders = (tmp_path / "models" / name / "1" / "model.onnx" for name in (own.name, own.twin))
-    actual, twin = (
-        onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(["y"], {"x": values})[0]
-        for graph, values in zip(folders, (x, own.scaled(x)), strict=True)
-    )
+    actual = run(tmp_path / "models" / own.name / "1" / "model.onnx", x)
+    twin = run(twin_folder(case.name) / "model.onnx", own.scaled(x))
     finite = np.isfinite(twin).all(axis=1)
     assert finite.sum() > 5
     error = np.abs((actual - own.offset_out) / own.scale_out - twin)[finite]
     assert error.max() <= NEAR * max(1.0, np.abs(twin[finite]).max())
 
 
+@full("combination")
 def test_a_module_in_units_is_exported_with_its_scaling(tmp_path: Path) -> None:
     """The wrapper of the guide."""
     torch = pytest.importorskip("torch")
@@ -580,11 +559,3 @@ def test_a_module_in_units_is_exported_with_its_scaling(tmp_path: Path) -> None:
         np.testing.assert_allclose(actual, module(x).numpy(), rtol=1e-5, atol=1e-2)
     assert not result.manifest.scalers
     assert len(result.manifest.layers) == 2
-
-
-def test_latex_of_a_formula_has_the_scaler(pairs: dict[str, Pair], served: Server) -> None:
-    own = pairs["pykan-hello-symbolic"]
-    done = kanserve("formula", own.name, "--url", served.address, "--latex", "--digits", "3")
-    assert done.returncode == 0, done.stderr
-    sign = "-" if own.offset[0] > 0 else "+"
-    assert re.search(rf"x_\{{?0\}}? {re.escape(sign)} {abs(own.offset[0]):.2f}"[:14], done.stdout), done.stdout

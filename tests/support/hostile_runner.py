@@ -37,16 +37,14 @@ def main(folder: Path) -> None:
 
     sys.addaudithook(hook)
     results = []
-    for number, entry in enumerate(entries * 2):  # the first round loads what is loaded late
-        watching = number >= len(entries)
-        started = time.process_time()
-        error = _attempt(folder, entry)
-        watching = False
-        if number >= len(entries):
-            results.append(
-                {"name": entry["name"], "error": error, "seconds": time.process_time() - started, "seen": seen}
-            )
-        seen = []
+    for entry in entries:
+        for _ in range(2):  # what is loaded late is loaded once
+            seen, watching, started = [], True, time.process_time()
+            error = _attempt(folder, entry)
+            watching, spent = False, time.process_time() - started
+            if not seen:
+                break
+        results.append({"name": entry["name"], "error": error, "seconds": spent, "seen": seen})
     # Not ru_maxrss, which a child takes over from the process that started it.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     peak = int(status["VmHWM"].split()[0])

@@ -162,6 +162,12 @@ def shown(server: Server, name: str) -> float:
     return sample(server.metrics(), name)
 
 
+def handled(server: Server, *labels: str) -> float:
+    """The calls of gRPC that the server has finished and counts under all of these labels."""
+    lines = [line for line in server.metrics().splitlines() if line.startswith("grpc_server_handled_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if all(f'"{label}"' in line for label in labels))
+
+
 def memory(server: Server) -> float:
     """MiB of the server's process."""
     return shown(server, "process_resident_memory_bytes") / 2**20

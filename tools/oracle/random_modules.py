@@ -4,7 +4,7 @@
     PYTHONPATH=.:service:tests python tools/oracle/random_modules.py --count 200 --export    # graphs too
     ... --upstream FOLDER    # with the libraries' own files in it: efficient_kan.py, fastkan.py, ...
 
-The program is not part of the suite, which runs a few of the modules (tests/integration/test_random_modules.py).
+The program is not part of the suite, which runs a few of the modules (tests/integration/test_oracles.py).
 It plans a module as an export does, and computes it in float64 with kanexport's interpretations in place of the
 recognized layers. On new rows, the outputs must equal the module's own: near the planned rows, 10, 1000 and a
 million times as far, with NaN and infinities. A difference is a silent wrong output, unless rounding of the rows

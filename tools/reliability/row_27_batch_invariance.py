@@ -133,6 +133,6 @@ ROW = Row(
         "custom operators."
     ),
     wire=True,
-    guarded_by=("tests/integration/test_golden_batches.py",),
+    guarded_by=("tests/integration/test_golden_served.py",),
     run=run,
 )

@@ -91,6 +91,7 @@ def test_an_export(repository: Path, tmp_path: Path) -> None:
     holds(printed, tmp_path / "models" / "t" / "1")  # a path that can be copied whole
 
 
+@full("combination")
 def test_a_folder(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     shutil.copy(repository.parent / "tiny.safetensors", tmp_path / "files")

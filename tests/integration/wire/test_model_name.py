@@ -23,10 +23,9 @@ POLL = 0.05
 @spread("place", ["", "toy", "toy/1"], 1, ids=["repository", "model folder", "version folder"])
 def test_the_only_model_has_the_name_of_the_setting(tmp_path: Path, place: str) -> None:
     """In calls, REST, statistics, metrics, log and the data of the web UI, and no longer under its own name."""
-    pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
     (tmp_path / "toy" / "config.pbtxt").write_text('name: "toy"\nmax_batch_size: 8\n')
-    with serving(tmp_path / place, transport="asgi", model_name=NAME) as server:
+    with serving(tmp_path / place, **http_client.way("asgi")[1], model_name=NAME) as server:
         assert reload_tools.index(server) == {(NAME, "1"): ("READY", "")}
         assert reload_tools.factor(server, NAME) == 1
         described = server.call(

@@ -24,7 +24,9 @@ from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from tests.support.command_line import document, kanserve
 from tests.support.server_process import INFERENCE, KAN, Server, serving
+from tests.support.tiers import full
 
+pytestmark = full("combination")
 torch = pytest.importorskip("torch")
 
 from kanexport.bundle.publish import Target  # noqa: E402 - as above

@@ -69,6 +69,7 @@ def test_the_policy_is_told_by_the_export_and_of_the_folder(tmp_path: Path, poli
     assert (text in words(kanserve(*show).stdout)) == loud
 
 
+@full("combination")
 def test_a_module_is_not_clamped(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     np.save(tmp_path / "rows.npy", np.zeros((4, 3), np.float32))

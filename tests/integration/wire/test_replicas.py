@@ -18,6 +18,7 @@ from kanserve.client import base, control, targets
 from kanserve.client.errors import ArgumentError
 from tests.support import toy_model
 from tests.support.name_server import resolving
+from tests.support.reload_tools import handled
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until, until_async
@@ -29,14 +30,12 @@ AGE = 1.0  # seconds
 SHARE = 100  # calls per server in a measurement
 
 
-def handled(server: Server) -> int:
-    """ModelInfer calls that a server has finished."""
-    lines = [line for line in server.metrics().splitlines() if line.startswith("grpc_server_handled_total{")]
-    return int(sum(float(line.rpartition(" ")[2]) for line in lines if '"ModelInfer"' in line))
+def calls(server: Server) -> float:
+    return handled(server, "ModelInfer")
 
 
-def shares(servers: list[Server], before: list[int]) -> list[int]:
-    return [handled(server) - count for server, count in zip(servers, before, strict=True)]
+def shares(servers: list[Server], before: list[float]) -> list[float]:
+    return [calls(server) - count for server, count in zip(servers, before, strict=True)]
 
 
 async def _send(client: AsyncClient, left: Iterator[int], at_once: int = 8) -> list[str]:
@@ -68,14 +67,14 @@ def test_one_more_server_gets_its_share_and_one_that_is_killed_costs_no_call(
             servers.append(stack.enter_context(more))
 
         async def shared(client: AsyncClient) -> bool:
-            before = [handled(server) for server in servers]
+            before = [calls(server) for server in servers]
             assert not await _send(client, iter(range(3 * SHARE)))
             return min(shares(servers, before)) > SHARE / 3
 
         async def run() -> None:
             async with AsyncClient(names.target(servers[0].port), retries=8) as client:
                 assert not await _send(client, iter(range(SHARE)))
-                assert handled(servers[2]) == 0
+                assert calls(servers[2]) == 0
                 names.addresses.append("127.0.0.3")
                 while not await shared(client):  # until each connection is ready
                     continue
@@ -89,29 +88,23 @@ def test_one_more_server_gets_its_share_and_one_that_is_killed_costs_no_call(
         asyncio.run(run())
 
 
-@contextlib.contextmanager
-def _two(repository: Path) -> Iterator[tuple[Server, Server]]:
-    with serving(repository, drain_delay_seconds=200) as first, serving(repository) as second:
-        yield first, second
-
-
 def test_a_server_that_is_not_ready_gets_no_call(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
-    with _two(tmp_path) as (first, second):
+    with serving(tmp_path, drain_delay_seconds=200) as first, serving(tmp_path) as second:
         addresses = [first.address, "127.0.0.1:1", second.address]
         with Client(addresses, retries=0) as client, Client(first.address) as direct:
             model = client.model("toy")
-            until(lambda: client.infer(model, ROWS) and handled(first) and handled(second))
+            until(lambda: client.infer(model, ROWS) and calls(first) and calls(second))
             with pytest.raises(ArgumentError, match="PromoteModel needs one server"):
                 control.promote(client, "toy")
             first.process.send_signal(signal.SIGTERM)
             until(lambda: direct.health() == "NOT_SERVING")
 
             def shunned() -> bool:
-                before = handled(first)
+                before = calls(first)
                 for _ in range(20):
                     client.infer(model, ROWS)
-                return handled(first) == before
+                return calls(first) == before
 
             until(shunned)  # the client has the same news a moment later
             direct.infer(model, ROWS)  # it still responds
@@ -141,7 +134,7 @@ def test_a_server_that_hangs_costs_time_and_no_call(
         Client([first.address, second.address], timeout=120) as client,
     ):
         model = client.model("toy")
-        while not (handled(first) and handled(second)):
+        while not (calls(first) and calls(second)):
             client.infer(model, ROWS)
         first.process.send_signal(signal.SIGSTOP)
         for _ in range(10):

@@ -70,7 +70,7 @@ def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def hasty(repository: Path) -> Iterator[Server]:
     """gRPC core refuses what does not arrive itself, and sends nothing but its status."""
-    yield from running(repository, "asgi", 1.0)
+    yield from running(repository, "asgi", 0.5)
 
 
 def refused(call: Callable[[], object]) -> grpc.RpcError:

@@ -56,7 +56,7 @@ def test_a_second_server_on_the_port_is_refused(tmp_path: Path, server: Server) 
         pass
 
 
-@WAYS
+@full("combination")
 def test_a_client_that_never_finishes_its_handshake_is_dropped(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b"PRI * HTTP/2")  # half a preface

@@ -18,7 +18,7 @@ from tests.support.http_peer import hasty as hasty
 from tests.support.http_peer import hasty_peer as hasty_peer
 from tests.support.http_peer import lone as lone
 from tests.support.http_peer import peer as peer
-from tests.support.reload_tools import shown
+from tests.support.reload_tools import handled, shown
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -48,12 +48,6 @@ def test_a_call_that_outlives_its_deadline_ends_with_it(lone: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(lone.channel.unary_stream(WATCH)(b"", timeout=DEADLINE))
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
-
-
-def handled(server: Server, *labels: str) -> float:
-    """Calls that the server counts under all of these labels."""
-    lines = [line for line in server.metrics().splitlines() if line.startswith("grpc_server_handled_total")]
-    return sum(float(line.split()[-1]) for line in lines if all(f'"{label}"' in line for label in labels))
 
 
 def test_a_caller_that_goes_away_cancels_its_call(lone: Server) -> None:

@@ -1,16 +1,20 @@
-"""HTTP routes for the web UI beyond KanService: explanation paths, coverage, kept rows, server metrics."""
+"""HTTP routes for the web UI beyond KanService: explanation paths, coverage, kept rows, server metrics, model cards."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.config
+import h2.connection
 import numpy as np
 import pytest
 
@@ -20,24 +24,25 @@ from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from kanserve.services.operations import Operations
 from tests.kanserve.analysis import test_drift
-from tests.support import http_client, reload_tools, toy_model
+from tests.support import http_client, reload_tools, toy_model, toy_wide_model
+from tests.support.command_line import kanserve
 from tests.support.exports import exported
 from tests.support.golden_cases import OWN
 from tests.support.server_process import KAN, Server, serving
-from tests.support.tiers import full
+from tests.support.tiers import full, spread
 from tests.support.wait import turns, until
 
 ROWS = np.random.default_rng(4).normal(size=(3, 3)).astype(np.float32)
 REFERENCE = np.repeat(np.array([[0.1], [-0.3]], np.float32), 3, axis=1)
 MODELS = "/v1/kan/models"
+ASGI = http_client.way("asgi")[1]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("views")
     toy_model.write(root)
-    with serving(root, transport="asgi", sample_rows=5, repository_poll_seconds=0.2) as running:
+    with serving(root, **ASGI, sample_rows=5, repository_poll_seconds=0.2) as running:
         yield running
 
 
@@ -126,9 +131,8 @@ def test_rows_are_shown_where_the_operator_has_them_kept_and_forgotten_on_reset(
     [({}, "--sample-rows"), ({"sample_rows": 3, "statistics": "off"}, "does not analyze live traffic")],
 )
 def test_no_row_is_kept_unless_asked_for(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
-    pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport="asgi", **settings) as server:
+    with serving(tmp_path, **ASGI, **settings) as server:
         server.infer(ROWS)
         status, said = ask(server, f"{MODELS}/toy/rows")
         assert (status, said["rows"], words in said["note"]) == (200, [], True), said
@@ -175,7 +179,6 @@ def test_operations_are_what_the_metrics_say(server: Server) -> None:
 
 
 def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
     errors = {"outputs_max_abs": 0.0, "edges_max_abs": 0.0, "edges_max_rel": 0.0, "worst_edge": "", "worst_output": ""}
     zones = [
         Zone(name=name, rows=5, outputs_max_rel=error, **errors)
@@ -187,7 +190,7 @@ def test_the_overview_has_each_version_in_short(tmp_path: Path) -> None:
     toy_model.write(tmp_path, "bare")
     toy_model.write_slow(tmp_path, "plain", steps=1, size=4)
     reload_tools.truncate(toy_model.write(tmp_path, "broken") / "manifest.json")
-    with serving(tmp_path, transport="asgi", plain_onnx=True) as server:
+    with serving(tmp_path, **ASGI, plain_onnx=True) as server:
         server.infer(test_drift.ROWS[:40] + 5)
         drift = 'kanserve_drift_psi_ratio{layer="0",model="toy",version="1"}'
         until(lambda: reload_tools.shown(server, drift) > 1)
@@ -241,9 +244,8 @@ def test_those_who_ask_and_leave_have_the_metrics_read_once() -> None:
 
 @full("combination")
 def test_operations_tell_what_became_of_versions_and_of_a_shadow(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
     reload_tools.write(tmp_path / "toy" / "1")
-    with serving(tmp_path, transport="asgi", repository_poll_seconds=0.1) as server, Client(server.address) as client:
+    with serving(tmp_path, **ASGI, repository_poll_seconds=0.1) as server, Client(server.address) as client:
         reload_tools.write(tmp_path / "toy" / "2", 2.0, version=2)
         until(lambda: ("default version", "2") in happened(server))
         control.promote(client, "toy", "1")
@@ -282,16 +284,22 @@ def happened(server: Server) -> list[tuple[str, str]]:
 
 
 DATA = np.random.default_rng(3).normal(0, 0.5, (300, 2)).astype(np.float32)
+CASES = {
+    "hello": "pykan-hello-symbolic/model",
+    "digits": "efficient-kan-digits/model.pt",
+    "norms": "chebykan-digits-layernorm/model.pt",
+}
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real export with rows of reference."""
-    pytest.importorskip("h2corn")
+    """Real exports, of which `hello` has rows of reference."""
     folder = tmp_path_factory.mktemp("real")
     np.save(folder / "rows.npy", DATA)
-    models = exported(OWN / "pykan-hello-symbolic/model", "hello", "--baseline", folder / "rows.npy")
-    with serving(models, transport="asgi") as running:
+    for name, case in CASES.items():
+        baseline = ("--baseline", folder / "rows.npy") if name == "hello" else ()
+        exported(OWN / case, name, *baseline, into=folder / "models")
+    with serving(folder / "models", **ASGI) as running:
         yield running
 
 
@@ -322,11 +330,91 @@ def test_coverage_without_inference_is_that_beside_it(real: Server) -> None:
 
 @full("combination")
 def test_operations_of_several_workers_are_those_of_all(tmp_path: Path) -> None:
-    pytest.importorskip("h2corn")
     toy_model.write(tmp_path)
-    with serving(tmp_path, transport="asgi", workers=2) as server:
+    with serving(tmp_path, **ASGI, workers=2) as server:
         for _ in range(12):  # each on a connection of its own, which either worker takes
             body = {"inputs": [http_client.tensor(ROWS)]}
             assert http_client.infer(server, body).status == 200
         until(lambda: of_toy(operations(server))["total"]["requests"] == 12)
         assert operations(server)["server"]["workers"] == 2
+
+
+def card(server: Server, name: str) -> dict[str, Any]:
+    reply = http_client.ask(server, f"{MODELS}/{name}/report")
+    assert reply.status == 200, reply.body
+    return {part["heading"]: part for part in reply.json["parts"]}
+
+
+@spread("name", CASES, 1)
+def test_the_file_of_a_card_is_that_of_the_command(real: Server, name: str, tmp_path: Path) -> None:
+    reply = http_client.ask(real, f"{MODELS}/{name}/report", accept="text/html")
+    assert reply.headers["content-type"].startswith("text/html")
+    assert f'filename="{name}-1.html"' in reply.headers["content-disposition"]
+    done = kanserve("report", name, "-o", tmp_path / "report.html", "--url", real.address)
+    assert done.returncode == 0, done.stderr
+    assert reply.body == (tmp_path / "report.html").read_bytes()
+
+
+def test_what_a_card_tells(real: Server) -> None:
+    result = card(real, "hello")
+    (line,) = result["Formula"]["lines"]
+    assert "sin(" in line[1]
+    assert "exp(" in line[1]
+    zones = result["Test regions"]
+    assert [item[0] for item in zones["lines"]][:2] == ["in grid", "extended grid"]
+    assert len(zones["head"]) == len(zones["lines"][0])
+    files = [text for name, text in result["Source and limits"]["lines"] if name == "File"]
+    assert any(text.startswith("model_state, sha256 ") for text in files)
+    assert result["Network"]["pictures"][0]["svg"].startswith("<svg ")
+    assert len(result["Most important edges"]["pictures"]) == 3
+    digits = card(real, "digits")
+    assert "Formula" not in digits
+    assert len(digits["Most important edges"]["pictures"]) == 24
+    assert card(real, "norms")["Network"]["pictures"]  # without the edges that are no curves
+
+
+@full("load")
+def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
+    """The metrics of queries also show that the server makes a card once for several clients."""
+    toy_wide_model.write(tmp_path, 300)
+    path = f"{MODELS}/wide/report"
+    with serving(tmp_path, **ASGI, access_log="all") as server:
+        for number in range(1, 6):  # a fast machine may finish it before the reset
+            reset(server, path, number)
+            until(lambda number=number: len(told(server)) == number)
+            if told(server)[-1]["code"] == "CANCELLED":
+                break
+        else:
+            pytest.fail(f"{told(server)}")
+        with ThreadPoolExecutor(4) as pool:
+            replies = list(pool.map(lambda _: http_client.ask(server, path), range(4)))
+        replies.append(http_client.ask(server, path))
+        assert {reply.status for reply in replies} == {200}
+        assert len({reply.body for reply in replies}) == 1
+        assert http_client.ask(server, path, accept="text/html").status == 200
+
+
+def told(server: Server) -> list[dict[str, Any]]:
+    return [line for line in server.lines() if line.get("method", "").endswith("/report")]
+
+
+def reset(server: Server, path: str, number: int) -> None:
+    """Send a request over HTTP/2, and reset it while the server sends the response."""
+    state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    state.initiate_connection()
+    headers = {":method": "GET", ":scheme": "http", ":path": path, ":authority": "a"}
+    state.send_headers(1, list(headers.items()), end_stream=True)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as peer:
+        peer.sendall(state.data_to_send())
+        until(lambda: reload_tools.shown(server, "kanserve_inflight_requests") or len(told(server)) == number)
+        state.reset_stream(1, 8)
+        peer.sendall(state.data_to_send())
+
+
+def test_a_model_without_pictures_has_a_card_all_the_same(tmp_path: Path) -> None:
+    """The small response: facts without scores."""
+    toy_model.write(tmp_path)
+    with serving(tmp_path, **ASGI, max_response_bytes=1024) as server:
+        result = card(server, "toy")
+        assert http_client.ask(server, f"{MODELS}/nobody/report").status == 404
+    assert "Description" in result
