@@ -80,14 +80,6 @@ def test_recorded_outputs_decide_what_its_file_leaves_open(name: str, reported: 
     assert check.max_rel < 5e-5
 
 
-def test_without_expected_outputs_it_is_said_that_nothing_was_compared(tmp_path: Path) -> None:
-    result = export(Request(path=CASES["fastkan-digits"].path, repository=tmp_path, name="m"))
-    document = manifest.load(result.directory)
-    assert document.claim == manifest.VERIFICATION_BASES[manifest.READING]
-    assert "not compared with the trained model" in document.claim
-    assert next(iter(document.source.options_assumed)) == "forward"
-
-
 def test_what_no_reading_gives_is_refused_with_the_nearest_and_nothing_is_written(held: Export, tmp_path: Path) -> None:
     x, y = rows_of("efficient-kan-wine-update-grid")
     with pytest.raises(OutputsDiffer, match=r"none of \d\d+ known interpretations.* is efficient-kan \(") as error:
