@@ -122,16 +122,6 @@ def test_torchkan_in_a_larger_model_needs_a_prefix(tmp_path: Path) -> None:
     refuse(tmp_path, twice, said="under 2 prefixes")
 
 
-def test_a_missing_list_item_is_named(tmp_path: Path) -> None:
-    for key in ("base_weights.1", "grid_1", "prelus.1.weight", "layer_norms.1.bias"):
-        tensors = spline_lists([3, 4, 5])
-        del tensors[key]
-        assert key in refuse(tmp_path, tensors).message
-    tensors = spline_lists([3, 4, 5])
-    del tensors["spline_weights.1"]
-    assert isinstance(refuse(tmp_path, tensors), FamilyError)  # what is left over is named
-
-
 @pytest.mark.parametrize("degree", [0, 1, 4])
 def test_kal_net_with_frozen_ranges(tmp_path: Path, degree: int) -> None:
     tensors = polynomial_lists([3, 4, 5], degree)

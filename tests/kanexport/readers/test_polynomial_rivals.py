@@ -176,32 +176,27 @@ def test_hermite_functions(tmp_path: Path) -> None:
     close(output(save(tmp_path, {"hermite_coeffs": coef}), "forward=hermite-functions"), series(values, coef))
 
 
-@pytest.mark.parametrize(
-    ("tensors", "key", "more"),
-    [
-        ({"cheby_coeffs": (3, 2, 4)}, "forward", "timekan"),
-        ({"jacobi_coeffs": (3, 2, 4)}, "jacobi_a", "0.5"),
-        ({"jacobi_coeffs": (3, 2, 4)}, "forward", "orthogpolykans"),
-        ({"laguerre_coeffs": (3, 2, 4)}, "laguerre_alpha", "-0.5"),
-        ({"fib_coeffs": (3, 2, 4)}, "forward", "x-kanerf"),
-        ({"fouriercoeffs": (2, 2, 3, 4)}, "fourier_step", repr(2 * math.pi)),
-        ({"fouriercoeffs": (2, 2, 3, 4)}, "forward", "first-version"),
-        ({"lucas_coeffs": (3, 2, 4)}, "forward", "first-version"),
-        ({"wavelet_weights": (2, 3), "scale": (2, 3), "translation": (2, 3)}, "wavelet_type", "shannon"),
-        ({"coeffs": (2, 3, 4)}, "output_activation", "relu"),
-        ({"charlier_coeffs": (3, 2, 4)}, "charlier_a", "2.0"),
-    ],
-)
-def test_what_a_file_leaves_open_is_known(tmp_path: Path, tensors: dict[str, Any], key: str, more: str) -> None:
+OPEN = [
+    ({"jacobi_coeffs": (3, 2, 4)}, "jacobi_a", "0.5"),
+    ({"jacobi_coeffs": (3, 2, 4)}, "forward", "orthogpolykans"),
+    ({"fouriercoeffs": (2, 2, 3, 4)}, "fourier_step", repr(2 * math.pi)),
+    ({"fouriercoeffs": (2, 2, 3, 4)}, "forward", "first-version"),
+    ({"lucas_coeffs": (3, 2, 4)}, "forward", "first-version"),
+    ({"coeffs": (2, 3, 4)}, "output_activation", "relu"),
+    ({"charlier_coeffs": (3, 2, 4)}, "charlier_a", "2.0"),
+]
+
+
+def test_what_a_file_leaves_open_is_known(tmp_path: Path) -> None:
     """The reader lists the alternative interpretations that recorded outputs decide between."""
-    path = save(tmp_path, {name: coefficients(*shape) for name, shape in tensors.items()})
-    options = reading(path, family="taylorkan" if "coeffs" in tensors else None).options
-    assert key in options.assumed
-    assert more in options.open[key]
-    assert options.assumed[key] not in options.open[key]
-    if key == "forward":
-        assert f"--option forward={more}" in options.alternatives()["forward"]
-        assert next(iter(options.assumed)) == "forward"
+    for tensors, key, more in OPEN:
+        path = save(tmp_path, {name: coefficients(*shape) for name, shape in tensors.items()})
+        options = reading(path, family="taylorkan" if "coeffs" in tensors else None).options
+        assert more in options.open[key]
+        assert options.assumed[key] not in options.open[key]
+        if key == "forward":
+            assert f"--option forward={more}" in options.alternatives()["forward"]
+            assert next(iter(options.assumed)) == "forward"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,40 +336,32 @@ def test_two_layers_of_them_export(tmp_path: Path, family: str) -> None:
     assert (manifest.source.family, manifest.edge_class) == (family, "A")
 
 
-@pytest.mark.parametrize(
-    ("option", "normed"),
-    [("", (True, False)), ("layernorm=all", (True, True)), ("layernorm=none", (False, False))],
-)
-def test_gottlieb_layers_of_bsrbf_kan_normalise_all_but_the_last(
-    tmp_path: Path, option: str, normed: tuple[bool, ...]
-) -> None:
+def test_gottlieb_layers_of_bsrbf_kan_normalise_all_but_the_last(tmp_path: Path) -> None:
     parts = []
     for n, m in ((3, 4), (4, 2)):
         norm = {"layernorm.weight": coefficients(m, seed=7), "layernorm.bias": coefficients(m, seed=8)}
         parts.append({"gottlieb_coeffs": coefficients(n, m, 3), "alpha": np.array([ALPHA], np.float32), **norm})
-    x = X
-    for part, used in zip(parts, normed, strict=True):
-        x = series(FAMILIES["gottliebkan"].polynomials(x, 3), part["gottlieb_coeffs"])
-        if used:
-            x = normalised(x, part["layernorm.weight"], part["layernorm.bias"])
-    close(output(save(tmp_path, stacked(parts)), *filter(None, (option,))), x)
+    path = save(tmp_path, stacked(parts))
+    for options, normed in (([], [True, False]), (["layernorm=all"], [True, True]), (["layernorm=none"], [False] * 2)):
+        x = X
+        for part, used in zip(parts, normed, strict=True):
+            x = series(FAMILIES["gottliebkan"].polynomials(x, 3), part["gottlieb_coeffs"])
+            if used:
+                x = normalised(x, part["layernorm.weight"], part["layernorm.bias"])
+        close(output(path, *options), x)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_taylor_powers_of_x_itself(tmp_path: Path, bias: bool) -> None:
-    tensors = {"coeffs": coefficients(2, 3, 4)} | ({"bias": coefficients(1, 2)} if bias else {})
-    path, rows = save(tmp_path, tensors), np.concatenate([X, ODD])
-    with np.errstate(all="ignore"):
-        expected = series([rows**d for d in range(4)], tensors["coeffs"].transpose(1, 0, 2))
-    expected = expected + (tensors["bias"] if bias else 0)
-    close(taylor(path, x=rows), expected)
-    close(taylor(path, "output_activation=relu", x=X), np.maximum(expected[: len(X)], 0))
-
-
-def taylor(path: Path, *options: str, x: Any) -> Any:
+def test_taylor_powers_of_x_itself(tmp_path: Path) -> None:
     """The test gives the family, since other libraries use the same tensor name."""
+    coef, rows = coefficients(2, 3, 4), np.concatenate([X, ODD])
     with np.errstate(all="ignore"):
-        return float64_reference.evaluate(reading(path, *options, family="taylorkan").kan, x).y
+        expected = series([rows**d for d in range(4)], coef.transpose(1, 0, 2))
+        for bias in (coefficients(1, 2), np.zeros((1, 2), np.float32)):
+            path = save(tmp_path, {"coeffs": coef} | ({"bias": bias} if bias.any() else {}))
+            kan = reading(path, family="taylorkan").kan
+            close(float64_reference.evaluate(kan, rows).y, expected + bias)
+        kan = reading(path, "output_activation=relu", family="taylorkan").kan
+        close(float64_reference.evaluate(kan, X).y, np.maximum(expected[: len(X)], 0))
 
 
 def wavelets(**more: Any) -> dict[str, Any]:

@@ -179,11 +179,3 @@ def test_kanditioned_needs_points_and_weights(tmp_path: Path) -> None:
         tensors = kanditioned(3, 2, scan=scan)
         del tensors[key]
         assert key in refuse(tmp_path, tensors).message
-
-
-@pytest.mark.parametrize("make", [relu_kan, kanditioned])
-def test_what_is_not_finite_is_named_with_its_layer(tmp_path: Path, make: Any) -> None:
-    for key in (key for key, value in make(3, 2).items() if value.dtype.kind == "f"):
-        tensors = stacked([make(2, 3), make(3, 2)])
-        tensors[f"layers.1.{key}"].flat[-1] = np.nan
-        refuse(tmp_path, tensors, kind=InvalidKan, said=["layer layers.1:", "nan"])

@@ -202,11 +202,3 @@ def test_tensors_of_neither_library_are_refused(tmp_path: Path) -> None:
     scaler = {"spline_scaler": np.ones((3, 3), np.float32)}  # efficient-kan's
     for changed in ({"grid": grid}, scaler):
         refuse(tmp_path, kanx(3, 3) | changed, said="are ambiguous")
-
-
-@pytest.mark.parametrize("make", [inkan, flashkan, kanx])
-def test_what_is_not_finite_is_named_with_its_layer(tmp_path: Path, make: Any) -> None:
-    for key in make(3, 2):
-        tensors = stacked([make(2, 3), make(3, 2)])
-        tensors[f"layers.1.{key}"].flat[-1] = np.nan
-        refuse(tmp_path, tensors, kind=InvalidKan, said=["layer layers.1:", "nan"])
