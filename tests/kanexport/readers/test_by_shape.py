@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import special
 
 from kanexport.contract import manifest
 from kanexport.contract.manifest import EXPECTED_OUTPUTS
@@ -33,23 +34,13 @@ def normal(*shape: int) -> Array:
     return RNG.normal(0, 0.5, size=shape).astype(np.float32)
 
 
-def functions(first: Array, second: Array, following: Callable[[int, Array, Array], Array], count: int) -> Array:
-    values = [first, second]
-    for at in range(count - 2):
-        values.append(following(at + 1, values[-1], values[-2]))
-    return np.stack(values[:count], axis=-1)
+def polynomials(function: Callable[[int, Array], Array], u: Array) -> Array:
+    """[..., K]"""
+    return np.stack([function(k, u) for k in range(K)], axis=-1)
 
 
-def chebyshev(u: Array, count: int = K) -> Array:
-    return functions(np.ones_like(u), u, lambda n, a, b: 2 * u * a - b, count)
-
-
-def legendre(u: Array, count: int = K) -> Array:
-    return functions(np.ones_like(u), u, lambda n, a, b: ((2 * n + 1) * u * a - n * b) / (n + 1), count)
-
-
-def hermite(u: Array, count: int = K) -> Array:
-    return functions(np.ones_like(u), u, lambda n, a, b: u * a - n * b, count)
+def chebyshev(u: Array) -> Array:
+    return polynomials(special.eval_chebyt, u)
 
 
 def silu(x: Array) -> Array:
@@ -92,17 +83,17 @@ CASES: dict[str, tuple[Tensors, Forward, dict[str, str]]] = {
     ),
     "Legendre polynomials of x, sources first": (
         {"net.weights": TURNED},
-        lambda x: summed(legendre(x)),
+        lambda x: summed(polynomials(special.eval_legendre, x)),
         {"forward": "legendre-of-x", "roles": "weights:iok"},
     ),
     "powers of sigmoid(x) with a bias": (
         {"coef": COEF, "b": BIAS},
-        lambda x: summed(np.stack([(1 / (1 + np.exp(-x))) ** k for k in range(K)], axis=-1)) + BIAS,
+        lambda x: summed(polynomials(lambda k, u: u**k, special.expit(x))) + BIAS,
         {"forward": "monomials-of-sigmoid"},
     ),
     "Hermite polynomials of probability, of a clamp with an epsilon": (
         {"coefficients": COEF},
-        lambda x: summed(hermite(np.clip(x, -1 + 1e-3, 1 - 1e-3))),
+        lambda x: summed(polynomials(special.eval_hermitenorm, np.clip(x, -1 + 1e-3, 1 - 1e-3))),
         {"forward": "hermite-prob-of-clip-eps", "squash_eps": "1e-3"},
     ),
     "a Fourier series": (

@@ -12,7 +12,7 @@ import pytest
 
 from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
-from tests.support.small_checkpoints import Reading, exported, reading, spline
+from tests.support.small_checkpoints import Reading, exported, reading, spline, under
 
 SYMBOLIC = {
     "x": lambda u: u,
@@ -67,27 +67,27 @@ class Oracle:
 
     def __init__(self, toy: Any, base: str = "silu") -> None:
         self.config, self.base = toy.config, BASES[base]
-        self.t = {key: value.astype(np.float64) for key, value in toy.tensors.items()}
+        self.t = under(toy.tensors, "")
 
-    def edge(self, layer: int, i: int, j: int, x: float) -> float:
-        part = {name: self.t[f"act_fun.{layer}.{name}"] for name in ("coef", "mask", "scale_base", "scale_sp", "grid")}
-        knots = part["grid"][i].tolist()
+    def edges(self, layer: int, x: list[float]) -> np.ndarray:
+        """[n, m]"""
+        part, symbolic = under(self.t, f"act_fun.{layer}."), under(self.t, f"symbolic_fun.{layer}.")
         count = part["coef"].shape[2]
-        s = sum(part["coef"][i, j, c] * spline(x, knots, c, len(knots) - count - 1) for c in range(count))
-        value = part["mask"][i, j] * (part["scale_base"][i, j] * self.base(x) + part["scale_sp"][i, j] * s)
-        factor = self.t[f"symbolic_fun.{layer}.mask"][j, i]
-        if factor and self.config["symbolic_enabled"]:
-            a, b, c, d = self.t[f"symbolic_fun.{layer}.affine"][j, i]
-            value += factor * (c * SYMBOLIC[self.config[f"symbolic.funs_name.{layer}"][j][i]](a * x + b) + d)
-        return float(value)
+        k = part["grid"].shape[1] - count - 1
+        splines = [[spline(u, t, c, k) for c in range(count)] for u, t in zip(x, part["grid"].tolist(), strict=True)]
+        base = part["scale_base"] * np.array([self.base(u) for u in x])[:, None]
+        phi = part["mask"] * (base + part["scale_sp"] * np.einsum("ijc,ic->ij", part["coef"], splines))
+        for j, i in np.argwhere(symbolic["mask"]) if self.config["symbolic_enabled"] else ():
+            a, b, c, d = symbolic["affine"][j, i]
+            function = SYMBOLIC[self.config[f"symbolic.funs_name.{layer}"][j][i]]
+            phi[i, j] += symbolic["mask"][j, i] * (c * function(a * x[i] + b) + d)
+        return phi
 
     def row(self, x: list[float]) -> tuple[list[float], list[np.ndarray]]:
         edges = []
         for layer in range(len(self.config["width"]) - 1):
-            n, m = self.t[f"act_fun.{layer}.mask"].shape
-            phi = np.array([[self.edge(layer, i, j, x[i]) for j in range(m)] for i in range(n)])
-            edges.append(phi)
-            x = self.after(layer, [sum(phi[i, j] for i in range(n)) for j in range(m)])
+            edges.append(self.edges(layer, x))
+            x = self.after(layer, edges[-1].sum(axis=0).tolist())
         return x, edges
 
     def after(self, layer: int, z: list[float]) -> list[float]:
