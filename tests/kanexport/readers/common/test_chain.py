@@ -54,21 +54,12 @@ def shape(folder: Path, tensors: Tensors, *options: str) -> str:
 ARRANGED = {
     "named": ("kan1:5>4 ln1:ln=4 kan2:4>3", "5>4 layernorm 4>3"),
     "the same width everywhere": ("kan1:4>4 ln1:ln=4 kan2:4>4", "4>4 layernorm 4>4"),
-    "three of the same width": (
-        "kan1:4>4 ln1:ln=4 kan2:4>4 ln2:ln=4 kan3:4>4",
-        "4>4 layernorm 4>4 layernorm 4>4",
-    ),
+    "three of the same width": ("kan1:4>4 ln1:ln=4 kan2:4>4 ln2:ln=4 kan3:4>4", "4>4 layernorm 4>4 layernorm 4>4"),
     "from zero": ("kan0:4>4 ln0:ln=4 kan1:4>4", "4>4 layernorm 4>4"),
     "before the first": ("ln0:ln=5 kan1:5>4 kan2:4>3", "layernorm 5>4 4>3"),
     "after the last": ("kan1:5>4 kan2:4>3 norm:ln=3", "5>4 4>3 layernorm"),
-    "each before its layer": (
-        "ln1:ln=5 kan1:5>4 ln2:ln=4 kan2:4>4",
-        "layernorm 5>4 layernorm 4>4",
-    ),
-    "each after its layer": (
-        "kan1:4>4 ln1:ln=4 kan2:4>3 ln2:ln=3",
-        "4>4 layernorm 4>3 layernorm",
-    ),
+    "each before its layer": ("ln1:ln=5 kan1:5>4 ln2:ln=4 kan2:4>4", "layernorm 5>4 layernorm 4>4"),
+    "each after its layer": ("kan1:4>4 ln1:ln=4 kan2:4>3 ln2:ln=3", "4>4 layernorm 4>3 layernorm"),
     "ten and two": (
         " ".join(f"kan{at}:{at}>{at + 1}" for at in range(1, 12)) + " ln10:ln=11",
         " ".join(f"{at}>{at + 1}" + " layernorm" * (at == 10) for at in range(1, 12)),
@@ -86,19 +77,10 @@ ARRANGED = {
         "net.0:ln=4 net.1:4>4 net.2:ln=4 net.3:prelu=1 net.4:4>4",
         "layernorm 4>4 layernorm prelu 4>4",
     ),
-    "two lists": (
-        "layers.0:4>4 layers.1:4>4 norms.0:ln=4",
-        "4>4 layernorm 4>4",
-    ),
-    "two lists in a module": (
-        "net.layers.0:5>4 net.layers.1:4>3 net.norms.0:ln=4",
-        "5>4 layernorm 4>3",
-    ),
+    "two lists": ("layers.0:4>4 layers.1:4>4 norms.0:ln=4", "4>4 layernorm 4>4"),
+    "two lists in a module": ("net.layers.0:5>4 net.layers.1:4>3 net.norms.0:ln=4", "5>4 layernorm 4>3"),
     "a list and a name": ("layers.0:5>4 layers.1:4>3 norm:ln=4", "5>4 layernorm 4>3"),
-    "wrapped": (
-        "layers.0.layer:5>4 layers.1.layer:4>4 layers.2:4>3",
-        "5>4 4>4 4>3",
-    ),
+    "wrapped": ("layers.0.layer:5>4 layers.1.layer:4>4 layers.2:4>3", "5>4 4>4 4>3"),
     "wrapped in a sequential": ("0.module:5>4 1:ln=4 2.module:4>3", "5>4 layernorm 4>3"),
 }
 
@@ -120,18 +102,12 @@ REFUSED = {
     "a norm of the last layer": ("kan1:4>4 kan2:4>4 ln2:ln=4", "the place of ln2.*"),
     "a norm of the middle": ("kan1:4>4 kan2:4>4 kan3:4>4 ln2:ln=4", "the place of ln2.*"),
     "a square layer and its norm": ("kan1:4>4 ln1:ln=4", "the place of ln1.*"),
-    "lists that count from other numbers": (
-        "layers.0:4>4 layers.1:4>4 ln1:ln=4",
-        "the place of ln1.*",
-    ),
+    "lists that count from other numbers": ("layers.0:4>4 layers.1:4>4 ln1:ln=4", "the place of ln1.*"),
     "no number, widths that repeat": ("first:5>4 ln:ln=4 second:4>4", "the place of ln.*"),
     "one norm for all": ("kan1:4>4 ln:ln=4 kan2:4>4", "the place of ln.*"),
     "a width that is nowhere": ("kan1:5>4 ln1:ln=7 kan2:4>3", "the place of ln1.*"),
     "a norm of one node": ("kan1:5>4 ln1:ln=1 kan2:4>3", "layernorm of 1"),
-    "two in one gap": (
-        "kan1:5>4 ln1:ln=4 prelu1:prelu=1 kan2:4>3",
-        "ln1. and prelu1. may both precede",
-    ),
+    "two in one gap": ("kan1:5>4 ln1:ln=4 prelu1:prelu=1 kan2:4>3", "ln1. and prelu1. may both precede"),
     "tanh or dropout in a sequential": ("0:5>4 2:4>3", "0.* is followed by 2.*"),
     "a gap beside a norm": ("0:5>4 1:ln=4 3:4>3", "1.* is followed by 3.*"),
     "a gap between names": ("kan1:5>4 kan3:4>3", "kan1.* is followed by kan3.*"),

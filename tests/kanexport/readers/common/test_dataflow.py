@@ -59,15 +59,9 @@ TOLD: dict[str, tuple[tuple[str, ...], Callable[[Array], Array]]] = {
     "tanh between": (("between=tanh",), lambda x: B(np.tanh(A(x)))),
     "norm between": (("between=layernorm",), lambda x: B(even(A(x)))),
     "residual with tanh": (("flow=residual", "between=tanh"), lambda x: (y := np.tanh(x + A(x))) + B(y)),
-    "residual with tanh inside": (
-        ("flow=residual-inside", "between=tanh"),
-        lambda x: (y := x + A(x)) + B(np.tanh(y)),
-    ),
+    "residual with tanh inside": (("flow=residual-inside", "between=tanh"), lambda x: (y := x + A(x)) + B(np.tanh(y))),
     "reversed with tanh": (("flow=reversed", "between=tanh"), lambda x: A(np.tanh(B(x)))),
-    "repeated with tanh": (
-        ("flow=repeat:2", "between=tanh"),
-        lambda x: B(np.tanh(B(np.tanh(A(np.tanh(A(x))))))),
-    ),
+    "repeated with tanh": (("flow=repeat:2", "between=tanh"), lambda x: B(np.tanh(B(np.tanh(A(np.tanh(A(x)))))))),
     "before and after": (
         ("before=layernorm", "after=softmax"),
         lambda x: (p := np.exp(B(A(even(x))))) / p.sum(axis=1, keepdims=True),
