@@ -45,17 +45,6 @@ def test_minimum_and_maximum_become_the_ends_of_the_range(tmp_path: Path, ends: 
     assert f"-30 to 50 become {low:g} to {high:g}" in own.text(str)
 
 
-def test_scikit_learn_s_scalers_have_these_numbers(tmp_path: Path) -> None:
-    """The recipes of the guide, with the attributes as scikit-learn documents them."""
-    x = np.random.default_rng(0).normal(100, 7, (50, 3))
-    mean, deviation, least, greatest = x.mean(axis=0), x.std(axis=0), x.min(axis=0), x.max(axis=0)
-    own = loaded(tmp_path, {"mean": mean.tolist(), "scale": deviation.tolist()}).scaler
-    np.testing.assert_allclose((x - own.offset) / own.scale, (x - mean) / deviation)
-    own = loaded(tmp_path, {"min": least.tolist(), "max": greatest.tolist(), "range": [-1, 1]}).scaler
-    ratio = 2 / (greatest - least)
-    np.testing.assert_allclose((x - own.offset) / own.scale, x * ratio + (-1 - least * ratio), atol=1e-12)
-
-
 def test_a_number_is_a_file_for_one_column(tmp_path: Path) -> None:
     file = loaded(tmp_path, {"mean": 3, "scale": 2})
     assert file.fitted((), 1, "output")[0].offset == (3.0,)

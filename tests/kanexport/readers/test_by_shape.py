@@ -186,6 +186,7 @@ def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
     assert "sigma:points" in document.source.options_decided["roles"]
 
 
+@full("combination")
 def test_what_no_reading_gives_is_refused_with_the_nearest_by_shape_of_the_function(tmp_path: Path) -> None:
     """The nearest is not the candidate that is small everywhere."""
     path, alone = save(tmp_path, {"coeffs": COEF}), ("roles=coeffs:oik", "before=nothing", "after=nothing")
@@ -202,6 +203,7 @@ def symbolic() -> tuple[Tensors, Array, Array]:
     return dict(checkpoint.load(case.path).tensors), reference["x"], reference["y"]
 
 
+@full("combination")
 def test_functions_of_symbolic_edges_are_found_in_pykans_table(symbolic: Any, tmp_path: Path) -> None:
     tensors, x, y = symbolic
     refuse(tmp_path, tensors, kind=MissingFunctions)

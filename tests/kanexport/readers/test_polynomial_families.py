@@ -191,10 +191,6 @@ def test_sine(tmp_path: Path, old: bool) -> None:
         refuse(tmp_path, tensors, kind=FamilyError)
 
 
-def test_float64_checkpoints_stay_float64(tmp_path: Path) -> None:
-    assert read(save(tmp_path, {"legendre_coeffs": normal(0, 2, 2, 5)}))[0].dtype == "float64"
-
-
 @pytest.mark.parametrize(
     ("names", "what"),
     [

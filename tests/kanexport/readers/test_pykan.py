@@ -13,6 +13,7 @@ import pytest
 from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import Reading, exported, reading, spline, under
+from tests.support.tiers import spread
 
 SYMBOLIC = {
     "x": lambda u: u,
@@ -198,7 +199,7 @@ def test_a_constant_network_keeps_its_rows(pykan: Any, tmp_path: Path) -> None:
     assert y.tolist() == [[0.75]] * 5
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@spread("sign", [1, -1], 1)
 def test_every_symbolic_function(pykan: Any, tmp_path: Path, sign: int) -> None:
     """One on each edge, every second beside a spline and with a real mask."""
     toy = pykan([4, 8])

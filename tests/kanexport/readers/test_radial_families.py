@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.errors import FamilyError, InvalidKan, OptionError
+from kanexport.errors import InvalidKan, OptionError
 from tests.support.small_checkpoints import (
     AROUND,
     Edges,
@@ -170,14 +169,6 @@ def test_denominators_and_activations(tmp_path: Path) -> None:
         assert said in refuse(tmp_path, tensors, option).message
 
 
-def test_fastkan_inside_a_larger_model(tmp_path: Path) -> None:
-    tensors = stacked([fastkan(3, 4), fastkan(4, 2)], "ffn.layers.")
-    tensors |= {"embed.weight": np.ones((3, 3), np.float32), "norm.weight": np.ones(3, np.float32)}
-    refuse(tmp_path, tensors, kind=FamilyError, said="embed.weight")
-    prefixes = [f"ffn.{prefix}" for prefix in STACK]
-    check(save(tmp_path, tensors), tensors, radial(gaussian(1.0)), "prefix=ffn.", prefixes=prefixes, bias=BIAS)
-
-
 def test_fasterkans_stored_rate_is_used_only_when_asked_for(tmp_path: Path) -> None:
     tensors = fasterkan(3, 2)
     tensors["rbf.inv_denominator"] = np.float32(np.nan)
@@ -241,9 +232,3 @@ def test_a_weight_that_is_not_finite_is_named_by_edge_and_function(tmp_path: Pat
     # Function 4 of source 2 to destination 1; RBF-KAN keeps destinations last.
     tensors[key][(2 * 5 + 4, 1) if "rbf_linear" in key else (1, 2 * 5 + 4)] = np.inf
     refuse(tmp_path, tensors, kind=InvalidKan, said=["layer layers.1:", "[2, 1, 4]"])
-
-
-def test_libraries_are_told_apart(tmp_path: Path) -> None:
-    both = stacked([fastkan(3, 4)]) | {f"layers.1.{key}": value for key, value in rbf_kan(4, 2).items()}
-    error = refuse(tmp_path, both, kind=FamilyError)
-    assert re.search(r"fit several libraries: fastkan \(.*\) and rbf-kan \(", error.message)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from scipy import special
 
 from kanexport.bundle.publish import Result
@@ -123,7 +122,7 @@ def blocks(*widths: int) -> tuple[Tensors, Callable[[Any], Any]]:
     return tensors, forward
 
 
-@pytest.mark.parametrize("widths", [(3, 5, 5, 2), (4, 4, 4)])
+@spread("widths", [(4, 4, 4), (3, 5, 5, 2)], 1)
 def test_x_kanerfs_whole_network(tmp_path: Path, widths: tuple[int, ...]) -> None:
     """A norm for each layer, in the block of the layer."""
     tensors, forward = blocks(*widths)
