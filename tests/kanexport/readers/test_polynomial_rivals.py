@@ -86,17 +86,6 @@ def test_chebyshev_kan_scales_each_row(tmp_path: Path) -> None:
     assert read(path)[0].edge_class == "A"
 
 
-def test_factors_of_chebykans(tmp_path: Path) -> None:
-    tensors = {"cheby_coeffs": coefficients(3, 2, 4)}
-    path, coef = save(tmp_path, tensors), tensors["cheby_coeffs"]
-    close(output(path, "forward=mean"), series(chebyshev(np.tanh(X), 4), coef) / 3)
-    close(output(path, "forward=pinns", "cheby_scale=4"), 4 * series(chebyshev(np.tanh(X / 4), 4), coef))
-    second = [special.eval_chebyu(d, np.tanh(X)) for d in range(4)]
-    close(output(path, "forward=second-kind"), series(second, coef))
-    refuse(tmp_path, tensors, "forward=pinns", "cheby_scale=0", kind=InvalidKan)
-    refuse(tmp_path, tensors, "forward=mine", kind=OptionError)
-
-
 def test_a_trained_scale_and_a_bias_are_in_the_file(tmp_path: Path) -> None:
     coef, bias = coefficients(3, 2, 4), coefficients(2, seed=5)
     numbers = {"tanh_scale": np.array(1.5, np.float32), "tanh_bias": np.array(0.25, np.float32)}
@@ -118,62 +107,71 @@ def test_a_copy_that_normalises_inside_is_not_taken_for_chebykan(tmp_path: Path)
     refuse(tmp_path, rms, "vector=rmsnorm", kind=FamilyError)
 
 
-def test_other_polynomials_under_the_name_of_the_second_kind(tmp_path: Path) -> None:
-    u = np.tanh(X)
-    for degree in (1, 4):
-        coef = coefficients(3, 2, degree + 1)
-        path = save(tmp_path, {"cheby2_coeffs": coef})
-        close(output(path), series([special.eval_chebyu(d, u) for d in range(degree + 1)], coef))
-        close(output(path, "forward=legendre"), series([special.eval_legendre(d, u) for d in range(degree + 1)], coef))
-        like = [
-            1 + 0 * u,
-            (5 * u - 3) / 2,
-            (35 * u**2 - 30 * u + 3) / 8,
-            (255 * u**3 - 210 * u**2 + 45 * u - 15) / 16,
-            (10395 * u**4 - 10395 * u**3 + 4725 * u**2 - 945 * u + 35) / 128,
-        ]
-        close(output(path, "forward=jacobi-like"), series(like[: degree + 1], coef))
+COEF, U = coefficients(3, 2, DEGREE + 1), np.tanh(X)
+TANH = {"raw": X, "clip": np.clip(X, -1, 1), "tanh-twice": np.tanh(U), "oid": U}
+FAR = U * (3 + 1)  # sqrt(2 * 4 + 1) + 1
+NORMS = [math.sqrt(2**d * math.factorial(d) * math.sqrt(math.pi)) for d in range(DEGREE + 1)]
+JACOBI_LIKE = [
+    1 + 0 * U,
+    (5 * U - 3) / 2,
+    (35 * U**2 - 30 * U + 3) / 8,
+    (255 * U**3 - 210 * U**2 + 45 * U - 15) / 16,
+    (10395 * U**4 - 10395 * U**3 + 4725 * U**2 - 945 * U + 35) / 128,
+]
+
+
+def values_of(function: Callable[[int, Any], Any], u: Any) -> list[Any]:
+    return [function(d, u) for d in range(DEGREE + 1)]
+
+
+def lucas(d: int, u: Any) -> Any:
+    return [2 + 0 * u, u, u * u + 2, u**3 + 3 * u, u**4 + 4 * u * u + 2][d]
+
+
+def fibonacci(d: int, u: Any) -> Any:
+    return np.tanh([0 * u, 1 + 0 * u, u, u * u + 1, u**3 + 2 * u][d])
+
+
+NAMES: dict[str, Callable[[int, Any], Any]] = {
+    "jacobi_coeffs": lambda d, u: special.eval_jacobi(d, 1, 1, u),
+    "legendre_coeffs": special.eval_legendre,
+    "hermite_coeffs": special.eval_hermite,
+    "lucas_coeffs": lucas,
+}
+# The tensor's name, the options, and the values of each degree.
+COPIES: list[tuple[str, tuple[str, ...], list[Any]]] = [
+    ("cheby_coeffs", ("forward=mean",), [value / 3 for value in chebyshev(U, 5)]),
+    ("cheby_coeffs", ("forward=pinns", "cheby_scale=4"), [4 * value for value in chebyshev(np.tanh(X / 4), 5)]),
+    ("cheby_coeffs", ("forward=second-kind",), values_of(special.eval_chebyu, U)),
+    ("cheby2_coeffs", (), values_of(special.eval_chebyu, U)),
+    ("cheby2_coeffs", ("forward=legendre",), values_of(special.eval_legendre, U)),
+    ("cheby2_coeffs", ("forward=jacobi-like",), JACOBI_LIKE),
+    ("fib_coeffs", ("forward=x-kanerf",), values_of(fibonacci, U)),
+    ("lucas_coeffs", ("forward=first-version",), [np.tanh(value) for value in values_of(lucas, U)]),
+    ("laguerre_coeffs", ("laguerre_alpha=-0.5",), values_of(lambda d, u: special.eval_genlaguerre(d, -0.5, u), U)),
+    (
+        "hermite_coeffs",
+        ("forward=hermite-functions",),
+        [special.eval_hermite(d, FAR) * np.exp(-(FAR**2) / 2) / NORMS[d] for d in range(DEGREE + 1)],
+    ),
+    *((key, (f"forward={way}",), values_of(p, u)) for key, p in NAMES.items() for way, u in TANH.items()),
+]
+
+
+def test_copies_with_another_function_squash_or_axes(tmp_path: Path) -> None:
+    for key, options, values in COPIES:
+        path = save(tmp_path, {key: COEF.transpose(1, 0, 2) if options == ("forward=oid",) else COEF})
+        close(output(path, *options), series(values, COEF))
+    for count in (2, 5):
+        path = save(tmp_path, {"cheby2_coeffs": COEF[..., :count]})
+        close(output(path, "forward=jacobi-like"), series(JACOBI_LIKE[:count], COEF[..., :count]))
         exported(path, "forward=jacobi-like")
-    refuse(tmp_path, {"cheby2_coeffs": coefficients(3, 2, 6)}, "forward=legendre", kind=OptionError)
-
-
-TANH = {"raw": lambda x: x, "clip": lambda x: np.clip(x, -1, 1), "tanh-twice": lambda x: np.tanh(np.tanh(x))}
-NAMES = {"jacobi_coeffs": "jacobi", "legendre_coeffs": "legendre", "hermite_coeffs": "hermite", "lucas_coeffs": "lucas"}
-
-
-def values_of(name: str, u: Any) -> list[Any]:
-    if name == "lucas":
-        return [2 + 0 * u, u, u * u + 2, u * (u * u + 2) + u]
-    functions = {"legendre": special.eval_legendre, "hermite": special.eval_hermite}
-    return [functions[name](d, u) if name in functions else special.eval_jacobi(d, 1, 1, u) for d in range(4)]
-
-
-@pytest.mark.parametrize("key", NAMES)
-def test_copies_with_another_squash_or_other_axes(tmp_path: Path, key: str) -> None:
-    coef = coefficients(3, 2, 4)
-    for way in (*TANH, "oid"):
-        path = save(tmp_path, {key: coef.transpose(1, 0, 2) if way == "oid" else coef})
-        close(output(path, f"forward={way}"), series(values_of(NAMES[key], TANH.get(way, np.tanh)(X)), coef))
-
-
-def test_older_and_x_kanerfs_layers(tmp_path: Path) -> None:
-    u = np.tanh(X)
-    coef = coefficients(3, 2, 4)
-    fibonacci = [np.tanh(value) for value in (0 * u, 1 + 0 * u, u, u * u + 1)]
-    close(output(save(tmp_path, {"fib_coeffs": coef}), "forward=x-kanerf"), series(fibonacci, coef))
-    lucas = [np.tanh(value) for value in values_of("lucas", u)]
-    close(output(save(tmp_path, {"lucas_coeffs": coef}), "forward=first-version"), series(lucas, coef))
-    laguerre = [special.eval_genlaguerre(d, -0.5, u) for d in range(4)]
-    close(output(save(tmp_path, {"laguerre_coeffs": coef}), "laguerre_alpha=-0.5"), series(laguerre, coef))
-
-
-def test_hermite_functions(tmp_path: Path) -> None:
-    coef = coefficients(3, 2, 5)
-    f = np.tanh(X) * (3 + 1)  # sqrt(2 * 4 + 1) + 1
-    bell = np.exp(-(f**2) / 2)
-    norms = [math.sqrt(2**d * math.factorial(d) * math.sqrt(math.pi)) for d in range(5)]
-    values = [special.eval_hermite(d, f) * bell / norms[d] for d in range(5)]
-    close(output(save(tmp_path, {"hermite_coeffs": coef}), "forward=hermite-functions"), series(values, coef))
+    for key, count, options, kind in (
+        ("cheby2_coeffs", 6, ("forward=legendre",), OptionError),
+        ("cheby_coeffs", 4, ("forward=pinns", "cheby_scale=0"), InvalidKan),
+        ("cheby_coeffs", 4, ("forward=mine",), OptionError),
+    ):
+        refuse(tmp_path, {key: coefficients(3, 2, count)}, *options, kind=kind)
 
 
 OPEN = [
