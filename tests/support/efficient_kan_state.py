@@ -1,4 +1,4 @@
-"""State of one efficient-kan layer, and exports of it that must be rejected."""
+"""State of one efficient-kan layer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import safetensors.numpy
-
-from kanexport.errors import ExportError
-from kanexport.pipeline import Request, export
 
 
 def layer(
@@ -35,13 +31,6 @@ def save(folder: Path, tensors: dict[str, Any]) -> Path:
     path = folder / "model.safetensors"
     path.write_bytes(safetensors.numpy.save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
     return path
-
-
-def refuse(folder: Path, tensors: dict[str, Any], *options: str, family: str | None = None) -> ExportError:
-    with pytest.raises(ExportError) as caught:
-        export(Request(path=save(folder, tensors), repository=folder / "no", options=options, family=family))
-    assert not (folder / "no").exists()
-    return caught.value
 
 
 def model(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -141,16 +142,28 @@ def beside_forward(source: Source) -> dict[str, str]:
 
 
 def refuse(folder: Path, tensors: Tensors, *options: str, **more: Any) -> ExportError:
-    """The error of an export of these tensors that leaves nothing behind."""
+    """`refused` for a file of these tensors."""
     return refused(save(folder, tensors), *options, **more)
 
 
-def refused(path: Path, *options: str, **more: Any) -> ExportError:
-    """The error of an export that leaves nothing behind."""
+def refused(
+    path: Path,
+    *options: str,
+    kind: type[ExportError] | UnionType = ExportError,
+    said: str | Sequence[str] = (),
+    hint: str = "",
+    **more: Any,
+) -> ExportError:
+    """The error of an export that leaves nothing behind: of a kind, with one or more texts that it says, and with a
+    part of its hint."""
     folder = path.parent / "no"
     with pytest.raises(ExportError) as caught:
         export(Request(path=path, repository=folder, options=options, **more))
     assert not folder.exists()
+    assert isinstance(caught.value, kind)
+    texts = [said] if isinstance(said, str) else said
+    assert not [text for text in texts if text not in caught.value.message], caught.value.message
+    assert hint in caught.value.hint
     return caught.value
 
 

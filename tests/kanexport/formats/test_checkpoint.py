@@ -18,8 +18,7 @@ import pytest
 
 from kanexport.errors import CheckpointError, InvalidKan, OptionError, UnsafeCheckpoint
 from kanexport.formats import checkpoint
-from kanexport.pipeline import Request, export
-from tests.support.small_checkpoints import read, save
+from tests.support.small_checkpoints import exported, read, reading, save
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +74,7 @@ def objects(torch: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_lightning_file_full_of_objects(torch: Any, tmp_path: Path, protocol: int) -> None:
+def test_a_lightning_file_full_of_objects(torch: Any, tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 3)
     adam = torch.optim.Adam(model.parameters())
     model(torch.ones(1, 2)).sum().backward()
@@ -91,23 +89,25 @@ def test_a_lightning_file_full_of_objects(torch: Any, tmp_path: Path, protocol: 
         "hparams_name": "kwargs",
         "hyper_parameters": objects(torch),
     }
-    torch.save(file, tmp_path / "last.ckpt", pickle_protocol=protocol)
-    loaded = checkpoint.load(tmp_path / "last.ckpt")
-    assert list(loaded.tensors) == ["model.weight", "model.bias"]
-    np.testing.assert_array_equal(loaded.tensors["model.weight"], model.weight.detach().numpy())
-    assert (loaded.place, loaded.others) == ("state_dict", {})
-    assert loaded.beside["epoch"] == 3
+    for protocol in (2, 4, 5):
+        torch.save(file, tmp_path / "last.ckpt", pickle_protocol=protocol)
+        loaded = checkpoint.load(tmp_path / "last.ckpt")
+        assert list(loaded.tensors) == ["model.weight", "model.bias"]
+        np.testing.assert_array_equal(loaded.tensors["model.weight"], model.weight.detach().numpy())
+        assert (loaded.place, loaded.others) == ("state_dict", {})
+        assert loaded.beside["epoch"] == 3
 
 
-@pytest.mark.parametrize("around", [("a",), ("a", "b", "c"), ("state_dict", "net", "module", "kan", "x", "y")])
-def test_any_number_of_dictionaries_around_it(torch: Any, tmp_path: Path, around: tuple[str, ...]) -> None:
-    file: Any = {"weight": torch.ones(3, 2), "bias": torch.ones(3)}
-    for key in around[::-1]:
-        file = {key: file, "epoch": 1, "optimizer": {"state": {0: {"step": torch.ones(1), "exp_avg": torch.ones(9)}}}}
-    torch.save(file, tmp_path / "model.pt")
-    loaded = checkpoint.load(tmp_path / "model.pt")
-    assert list(loaded.tensors) == ["weight", "bias"]
-    assert loaded.place == ".".join(around)
+def test_any_number_of_dictionaries_around_it(torch: Any, tmp_path: Path) -> None:
+    for around in (("a",), ("a", "b", "c"), ("model_state",), ("state_dict", "net", "module", "kan", "x", "y")):
+        file: Any = {"weight": torch.ones(3, 2), "bias": torch.ones(3)}
+        optimizer = {"state": {0: {"step": torch.ones(1), "exp_avg": torch.ones(9)}}}
+        for key in around[::-1]:
+            file = {key: file, "epoch": 1, "loss": torch.tensor(0.5), "optimizer": optimizer}
+        torch.save(file, tmp_path / "model.pt")
+        loaded = checkpoint.load(tmp_path / "model.pt")
+        assert list(loaded.tensors) == ["weight", "bias"]
+        assert loaded.place == ".".join(around)
 
 
 def test_a_usual_name_without_tensors_is_passed_by(torch: Any, tmp_path: Path) -> None:
@@ -119,6 +119,7 @@ def test_a_choice_and_a_lack_are_named(torch: Any, tmp_path: Path) -> None:
     state = {"weight": torch.ones(3, 2)}
     cases = {
         "more than one state dict: a.generator, a.discriminator": {"a": {"generator": state, "discriminator": state}},
+        "more than one state dict: x, y": {"x": state, "y": state},
         r"no tensors, found epoch, model \(of torch\.nn\.modules\.linear\.Linear\)": {
             "model": torch.nn.Linear(2, 3),
             "epoch": 3,
@@ -196,15 +197,13 @@ def test_a_moving_average_beside_the_weights_is_a_choice(torch: Any, tmp_path: P
     torch.save(file, path)
     for options, expected, assumed in (
         ((), raw, "model"),
-        (("weights=EMA",), mean, None),
-        (("weights=model",), raw, None),
+        (["weights=EMA"], mean, None),
+        (["weights=model"], raw, None),
     ):
-        result = export(Request(path=path, repository=tmp_path / "models", options=options, force=True))
-        assert result.manifest.source.options_assumed.get("weights") == assumed
-        kan, _ = read(path, *options)
-        np.testing.assert_array_equal(kan.layers[0].terms[0].coef, expected["layers.0.cheby_coeffs"])
-    alternatives = export(Request(path=path, repository=tmp_path / "models", force=True)).manifest.source.alternatives
-    assert "EMA" in alternatives["weights"]
+        result = reading(path, *options)
+        assert result.options.assumed.get("weights") == assumed
+        np.testing.assert_array_equal(result.kan.layers[0].terms[0].coef, expected["layers.0.cheby_coeffs"])
+    assert "EMA" in exported(path).source.alternatives["weights"]
     with pytest.raises(OptionError, match="weights is 'best'"):
         read(path, "weights=best")
 

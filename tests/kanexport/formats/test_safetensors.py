@@ -178,15 +178,3 @@ def test_what_the_library_refuses_is_refused(header: dict[str, Any], size: int) 
     except CheckpointError:
         return
     assert set(actual) == {name for name, _ in safetensors.deserialize(data)}
-
-
-@given(st.data())
-def test_files_the_library_writes_are_read(data: st.DataObject) -> None:
-    shapes = data.draw(st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=4))
-    tensors = {
-        f"layer.{at}": np.ones(shape, dtype=data.draw(st.sampled_from(NUMPY))) for at, shape in enumerate(shapes)
-    }
-    actual = our_format.read(safetensors.numpy.save(tensors))
-    assert {key: (value.shape, value.dtype) for key, value in actual.items()} == {
-        key: (value.shape, value.dtype) for key, value in tensors.items()
-    }

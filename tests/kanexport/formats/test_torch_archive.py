@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from kanexport.errors import CheckpointError
-from kanexport.formats import checkpoint, pickle_data, torch_archive
+from kanexport.formats import checkpoint, torch_archive
 
 EMPTY = b"\x80\x02}."
 ONE_TENSOR = (
@@ -110,30 +110,6 @@ def test_nested_dictionaries_parameters_and_other_values(torch: Any) -> None:
     assert_same(torch, saved(torch, value))
 
 
-def test_every_protocol_torch_can_write(torch: Any) -> None:
-    """The weights_only reader of torch supports only protocol 2; the others must give the same."""
-    value = {"w": torch.arange(6.0).reshape(2, 3), "n": {"b": torch.ones(2), "long" * 100: 2**40}}
-    usual = saved(torch, value)
-    assert_same(torch, usual)
-    expected = flatten(torch_archive.read(usual))
-    for protocol in (3, 4, 5):
-        result = flatten(torch_archive.read(saved(torch, value, pickle_protocol=protocol)))
-        assert list(result) == list(expected)
-        for key in expected:
-            np.testing.assert_array_equal(result[key], expected[key])
-
-
-def test_numpy_values_among_a_scripts_own_are_inert(torch: Any) -> None:
-    """Losses and scalers are often numpy's; they come through as nothing but a name."""
-    history, names = [np.float32(1), np.int64(3), np.bool_(True)], np.array(["a", "b"])
-    value = {"w": torch.ones(2), "best_loss": np.float64(0.5), "history": history, "mean": np.ones((2, 3)), "n": names}
-    for protocol in (2, 3, 4):
-        result = torch_archive.read(saved(torch, value, pickle_protocol=protocol))
-        assert result["w"].tolist() == [1, 1]
-        others = [result["best_loss"], *result["history"], result["mean"], result["n"]]
-        assert all(isinstance(item, pickle_data.Opaque) for item in others)
-
-
 def test_a_view_of_a_large_storage_is_copied_small(torch: Any) -> None:
     result = torch_archive.read(saved(torch, {"w": torch.zeros(1_000_000)[:3]}))["w"]
     assert result.flags.owndata
@@ -146,18 +122,13 @@ def test_formats_that_are_not_read_say_what_to_do(torch: Any, tmp_path: Path) ->
         "legacy": (legacy, "before 1.6"),
         "single tensor": (saved(torch, torch.ones(2)), "single tensor"),
         "list": (saved(torch, [torch.ones(2)]), "a list"),
-        "sparse": (
-            saved(torch, {"w": torch.eye(3).to_sparse()}),
-            "'w' is rebuilt by torch._utils._rebuild_sparse_tensor",
-        ),
-        "eighth": (saved(torch, {"w": torch.ones(2).to(torch.float8_e4m3fn)}), "'w' is rebuilt"),
     }
     for name, (data, text) in cases.items():
         path = tmp_path / f"{name}.pt"
         path.write_bytes(data)
         with pytest.raises(CheckpointError, match=text) as caught:
             checkpoint.load(path)
-        assert ("--module" if " is rebuilt" in caught.value.message else "state_dict()") in caught.value.hint, name
+        assert "state_dict()" in caught.value.hint, name
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

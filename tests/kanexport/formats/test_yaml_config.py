@@ -162,15 +162,6 @@ def test_a_large_honest_config_is_read() -> None:
     assert yaml_config.read(text.encode())["symbolic.funs_name.0"] == names
 
 
-@given(st.text(max_size=200))
-def test_no_text_escapes_with_another_error(text: str) -> None:
-    try:
-        result = yaml_config.read(text.encode(errors="surrogatepass"))
-    except CheckpointError:
-        return
-    assert all(isinstance(key, str) for key in result)
-
-
 PUNCTUATION = [
     "a",
     ": ",

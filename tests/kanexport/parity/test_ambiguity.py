@@ -13,6 +13,7 @@ from kanexport.errors import ExportError, OpenQuestion
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import chebyshev, decided, read, refuse, save, stacked
+from tests.support.tiers import full
 
 RNG = np.random.default_rng(12)
 
@@ -71,6 +72,7 @@ def test_too_many_selections_are_not_tried(pykan: Any, tmp_path: Path) -> None:
     assert "--option input_id=" in caught.value.hint
 
 
+@full("combination")
 def test_a_reading_that_fails_at_first_is_tried_with_another_forward(tmp_path: Path) -> None:
     """Coefficients [O, I, K] of layers without an order in their names: as [I, O, K], no layer follows another."""
     tensors = {

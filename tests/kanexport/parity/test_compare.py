@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,9 +15,10 @@ from kanexport.contract.manifest import EXPECTED_OUTPUTS
 from kanexport.errors import OutputsDiffer
 from kanexport.parity import compare, data
 from kanexport.pipeline import Request, export
+from kanexport.verify.float64_reference import Trace
 from tests.support.small_checkpoints import save
-
-ORACLE = Path(__file__).parents[3] / "tools" / "oracle" / "near_readings.py"
+from tests.support.tiers import full
+from tools.oracle import near_readings
 
 Array = np.ndarray
 
@@ -59,15 +57,23 @@ def clamped() -> tuple[dict[str, Array], Array, Callable[[float], Array]]:
     return {"cheby_coeffs": coef}, x, outputs
 
 
+def _exact(y: Array) -> Any:
+    return lambda x, jitter: Trace(y[x[:, 0].astype(int)], (), np.ones(len(x)))
+
+
+def _recorded(folder: Path, y: Array) -> data.RecordedOutputs:
+    np.savez(folder / "a.npz", x=np.arange(float(len(y)))[:, None], y=y)
+    return data.load([folder / "a.npz"])
+
+
 @pytest.mark.parametrize(("small", "lost", "fits", "left_out"), [(-9e-10, 9e-10, True, 1), (1e-3, 5e-6, False, 0)])
 def test_a_graph_may_lose_an_output_far_below_all_others(
     tmp_path: Path, small: float, lost: float, fits: bool, left_out: int
 ) -> None:
     """Far from its grid, pykan returns the -9e-10 of a SiLU, and the graph returns 0."""
     y = np.array([[1.0], [-2.0], [0.5], [small]])
-    np.savez(tmp_path / "a.npz", x=np.arange(4.0)[:, None], y=y)
     graph = y + np.array([[0.0], [0.0], [0.0], [lost]])
-    result = compare.match(data.load([tmp_path / "a.npz"]), graph, _exact(y), "float32", 5e-5)
+    result = compare.match(_recorded(tmp_path, y), graph, _exact(y), "float32", 5e-5)
     assert (result.fits, result.left_out) == (fits, left_out)
 
 
@@ -98,10 +104,8 @@ def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(recorded: Any, cl
 def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
     """The error is not relative to the usual output of the rows."""
     y = np.array([[1e-3], [1.0], [2.0]])
-    np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
-    recorded = data.load([tmp_path / "a.npz"])
-    supplied = y + np.array([[5e-6], [0], [0]])
-    result = compare.match(recorded, supplied, _exact(y), "float32", 5e-5)
+    graph = y + np.array([[5e-6], [0], [0]])
+    result = compare.match(_recorded(tmp_path, y), graph, _exact(y), "float32", 5e-5)
     assert result.max_rel == pytest.approx(5e-3)
     assert not result.fits
     assert result.worst == (0,)
@@ -109,34 +113,17 @@ def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
 
 def test_a_large_tolerance_of_the_user_leaves_out_no_row(tmp_path: Path) -> None:
     y = np.array([[1.0], [2.0], [4.0]])
-    np.savez(tmp_path / "a.npz", x=np.arange(3.0)[:, None], y=y)
-    recorded = data.load([tmp_path / "a.npz"])
+    recorded = _recorded(tmp_path, y)
     result = compare.match(recorded, y * 1.02, _exact(y), "float32", 5e-2)
     assert (result.rows, result.left_out, result.fits) == (3, 0, True)
     assert not compare.match(recorded, y * 1.06, _exact(y), "float32", 5e-2).fits
     assert compare.relaxation(recorded, 0.01) == compare.LOOSE, "an interpretation has no more than this"
 
 
-def _exact(y: Array) -> Any:
-    from kanexport.verify.float64_reference import Trace
-
-    return lambda x, jitter: Trace(y[x[:, 0].astype(int)], (), np.ones(len(x)))
-
-
-@pytest.fixture(scope="module")
-def oracle() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("near_readings", ORACLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_near_readings_are_refused_and_files_alone_name_what_they_may_be(oracle: ModuleType, tmp_path: Path) -> None:
+@full("rare")
+def test_near_readings_are_refused_and_files_alone_name_what_they_may_be(tmp_path: Path) -> None:
     """A sample of the oracle's."""
-    trial = oracle.run(tmp_path, seed=7, count=120, search=0, number=60)
+    trial = near_readings.run(tmp_path, seed=7, count=120, search=0, number=60)
     assert not trial.failures
     assert trial.counts["near: refused"] > 80
     assert trial.counts["own readings: accepted"] > 60

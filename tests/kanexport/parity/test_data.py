@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,19 @@ from kanexport.errors import OptionError
 from kanexport.parity import data
 from kanexport.pipeline import Request, export
 from tests.support import golden_cases
-from tests.support.golden_cases import Case
 
+DIGITS = "efficient-kan-digits"
 CASES = {case.name: case for case in golden_cases.cases()}
 
 
-@pytest.fixture
-def case() -> Callable[[str], tuple[Case, dict[str, np.ndarray]]]:
-    return lambda name: (CASES[name], CASES[name].reference())
+def rows_of(name: str) -> tuple[np.ndarray, np.ndarray]:
+    reference = CASES[name].reference()
+    return reference["x"], reference["y"]
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "csv"])
-def test_every_form_of_file(form: str, tmp_path: Path, case: Any) -> None:
-    golden, reference = case("efficient-kan-digits")
-    x, y = reference["x"], reference["y"]
+def test_every_form_of_file(form: str, tmp_path: Path) -> None:
+    x, y = rows_of(DIGITS)
     if form == "npz":
         np.savez(tmp_path / "a.npz", x=x, y=y)
         paths = (tmp_path / "a.npz",)
@@ -44,7 +42,7 @@ def test_every_form_of_file(form: str, tmp_path: Path, case: Any) -> None:
     np.testing.assert_array_equal(loaded.x.astype(np.float32), x)
     np.testing.assert_array_equal(loaded.y.astype(np.float32), y)
     assert loaded.dtype == "float32"
-    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", expected_outputs=paths))
+    result = export(Request(path=CASES[DIGITS].path, repository=tmp_path / "m", name="m", expected_outputs=paths))
     assert result.manifest.verification_basis == manifest.EXPECTED_OUTPUTS
 
 
@@ -53,16 +51,16 @@ def _write(path: Path, **arrays: Any) -> Path:
     return path
 
 
-def test_the_tokens_of_recorded_rows_are_rows_of_a_checkpoint(tmp_path: Path, case: Any) -> None:
-    golden, reference = case("efficient-kan-digits")
-    x, y = (reference[key][:24].reshape(4, 3, 2, -1) for key in ("x", "y"))
+def test_the_tokens_of_recorded_rows_are_rows_of_a_checkpoint(tmp_path: Path) -> None:
+    rows, outputs = rows_of(DIGITS)
+    x, y = (values[:24].reshape(4, 3, 2, -1) for values in (rows, outputs))
     file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4), zone=np.array(["given", "far"] * 2))
     with pytest.raises(OptionError, match="has the inputs x, seed"):
         data.load([file]).of_network()
     file = _write(tmp_path / "a.npz", x=x, y=y, seed=np.arange(4))  # not recorded: other arrays may be anything
     loaded = data.load([file]).of_network()
-    np.testing.assert_array_equal(loaded.x.astype(np.float32), reference["x"][:24])
-    result = export(Request(path=golden.path, repository=tmp_path / "m", name="m", expected_outputs=(file,)))
+    np.testing.assert_array_equal(loaded.x.astype(np.float32), rows[:24])
+    result = export(Request(path=CASES[DIGITS].path, repository=tmp_path / "m", name="m", expected_outputs=(file,)))
     assert result.manifest.verification.expected_outputs[0].rows == 24
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import special
 
 from kanexport.contract import manifest
 from kanexport.contract.manifest import EXPECTED_OUTPUTS
@@ -15,9 +16,10 @@ from kanexport.errors import MissingFunctions, OpenQuestion, OutputsDiffer
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request, export
 from kanexport.readers.common import roles
-from kanexport.verify import graph_runner
+from kanexport.verify import float64_reference, graph_runner
 from tests.support import golden_cases
-from tests.support.small_checkpoints import refuse, save
+from tests.support.small_checkpoints import decided, exported, reading, refuse, save
+from tests.support.tiers import full, spread
 
 Array = np.ndarray
 Tensors = dict[str, Array]
@@ -32,23 +34,13 @@ def normal(*shape: int) -> Array:
     return RNG.normal(0, 0.5, size=shape).astype(np.float32)
 
 
-def functions(first: Array, second: Array, following: Callable[[int, Array, Array], Array], count: int) -> Array:
-    values = [first, second]
-    for at in range(count - 2):
-        values.append(following(at + 1, values[-1], values[-2]))
-    return np.stack(values[:count], axis=-1)
+def polynomials(function: Callable[[int, Array], Array], u: Array) -> Array:
+    """[..., K]"""
+    return np.stack([function(k, u) for k in range(K)], axis=-1)
 
 
-def chebyshev(u: Array, count: int = K) -> Array:
-    return functions(np.ones_like(u), u, lambda n, a, b: 2 * u * a - b, count)
-
-
-def legendre(u: Array, count: int = K) -> Array:
-    return functions(np.ones_like(u), u, lambda n, a, b: ((2 * n + 1) * u * a - n * b) / (n + 1), count)
-
-
-def hermite(u: Array, count: int = K) -> Array:
-    return functions(np.ones_like(u), u, lambda n, a, b: u * a - n * b, count)
+def chebyshev(u: Array) -> Array:
+    return polynomials(special.eval_chebyt, u)
 
 
 def silu(x: Array) -> Array:
@@ -91,17 +83,17 @@ CASES: dict[str, tuple[Tensors, Forward, dict[str, str]]] = {
     ),
     "Legendre polynomials of x, sources first": (
         {"net.weights": TURNED},
-        lambda x: summed(legendre(x)),
+        lambda x: summed(polynomials(special.eval_legendre, x)),
         {"forward": "legendre-of-x", "roles": "weights:iok"},
     ),
     "powers of sigmoid(x) with a bias": (
         {"coef": COEF, "b": BIAS},
-        lambda x: summed(np.stack([(1 / (1 + np.exp(-x))) ** k for k in range(K)], axis=-1)) + BIAS,
+        lambda x: summed(polynomials(lambda k, u: u**k, special.expit(x))) + BIAS,
         {"forward": "monomials-of-sigmoid"},
     ),
     "Hermite polynomials of probability, of a clamp with an epsilon": (
         {"coefficients": COEF},
-        lambda x: summed(hermite(np.clip(x, -1 + 1e-3, 1 - 1e-3))),
+        lambda x: summed(polynomials(special.eval_hermitenorm, np.clip(x, -1 + 1e-3, 1 - 1e-3))),
         {"forward": "hermite-prob-of-clip-eps", "squash_eps": "1e-3"},
     ),
     "a Fourier series": (
@@ -150,12 +142,10 @@ def recorded(path: Path, forward: Forward, folder: Path, **more: Any) -> manifes
     return result.manifest
 
 
-@pytest.mark.parametrize("what", CASES)
+@spread("what", CASES, 3)
 def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: Path) -> None:
     tensors, forward, reported = CASES[what]
-    error = refuse(tmp_path, tensors)
-    assert isinstance(error, OpenQuestion)
-    assert "are ambiguous" in error.message
+    error = refuse(tmp_path, tensors, kind=OpenQuestion, said="are ambiguous")
     assert reported["forward"] in error.among
     assert "--expected-outputs" in error.hint
     document = recorded(save(tmp_path, tensors), forward, tmp_path)
@@ -166,14 +156,11 @@ def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: 
 def test_the_user_says_whose_functions_they_are(tmp_path: Path) -> None:
     """A file of a known family is not ambiguous."""
     path = save(tmp_path, {"coeffs": COEF})
-    result = export(
-        Request(path=path, repository=tmp_path / "m", name="m", options=("forward=monomials-of-x", "roles=coeffs:oik"))
-    )
-    assert result.manifest.source.family == "by-shape"
-    taylor = export(Request(path=path, repository=tmp_path / "m", name="t", family="taylorkan"))
-    assert taylor.manifest.source.family == "taylorkan"
+    assert exported(path, "forward=monomials-of-x", "roles=coeffs:oik").source.family == "by-shape"
+    assert exported(path, family="taylorkan").source.family == "taylorkan"
 
 
+@full("combination")
 def test_layers_with_a_norm_without_weights_and_an_activation_between(tmp_path: Path) -> None:
     first, second = normal(5, N, K), normal(2, 5, K)
 
@@ -186,6 +173,7 @@ def test_layers_with_a_norm_without_weights_and_an_activation_between(tmp_path: 
     assert document.source.options_decided["between"] == "layernorm-then-silu"
 
 
+@full("combination")
 def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
     """Centres have the name of widths, and widths that of centres."""
     tensors = {"w": COEF, "sigma": CENTRES, "centers": WIDTHS}
@@ -198,52 +186,46 @@ def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
     assert "sigma:points" in document.source.options_decided["roles"]
 
 
+@full("combination")
 def test_what_no_reading_gives_is_refused_with_the_nearest_by_shape_of_the_function(tmp_path: Path) -> None:
     """The nearest is not the candidate that is small everywhere."""
+    path, alone = save(tmp_path, {"coeffs": COEF}), ("roles=coeffs:oik", "before=nothing", "after=nothing")
     with pytest.raises(OutputsDiffer, match=r"forward=chebyshev-of-tanh.*off by") as error:
-        recorded(save(tmp_path, {"coeffs": COEF}), lambda x: 3 * summed(chebyshev(np.tanh(x))) + 0.5, tmp_path)
+        recorded(path, lambda x: 3 * summed(chebyshev(np.tanh(x))) + 0.5, tmp_path, options=alone)
     assert error.value.exit_code == 3
 
 
-def test_functions_of_symbolic_edges_are_found_in_pykans_table(tmp_path: Path) -> None:
+@pytest.fixture
+def symbolic() -> tuple[Tensors, Array, Array]:
+    """Weights of pykan whose config is lost, and recorded rows and outputs."""
     case = next(case for case in golden_cases.cases() if case.name == "pykan-hello-symbolic")
-    path = save(tmp_path, dict(checkpoint.load(case.path).tensors))
-    error = refuse(tmp_path, dict(checkpoint.load(case.path).tensors))
-    assert isinstance(error, MissingFunctions)
     reference = case.reference()
-    np.savez(tmp_path / "a.npz", x=reference["x"], y=reference["y"])
-    request = Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",))
-    decided = export(request).manifest.source.options_decided
-    assert [decided[f"symbolic {edge}"] for edge in ("0,0,0", "0,1,0", "1,0,0")] == ["sin", "x^2", "exp"]
+    return dict(checkpoint.load(case.path).tensors), reference["x"], reference["y"]
 
 
-def test_functions_that_are_in_no_table_are_named_as_missing(tmp_path: Path) -> None:
-    case = next(case for case in golden_cases.cases() if case.name == "pykan-hello-symbolic")
-    tensors = dict(checkpoint.load(case.path).tensors)
+@full("combination")
+def test_functions_of_symbolic_edges_are_found_in_pykans_table(symbolic: Any, tmp_path: Path) -> None:
+    tensors, x, y = symbolic
+    refuse(tmp_path, tensors, kind=MissingFunctions)
+    chosen = decided(tmp_path / "model.safetensors", x, y).manifest.source.options_decided
+    assert [chosen[f"symbolic {edge}"] for edge in ("0,0,0", "0,1,0", "1,0,0")] == ["sin", "x^2", "exp"]
+
+
+def test_functions_that_are_in_no_table_are_named_as_missing(symbolic: Any, tmp_path: Path) -> None:
+    tensors, x, _ = symbolic
     tensors["symbolic_fun.0.mask"] = 0 * tensors["symbolic_fun.0.mask"]
-    path, x = save(tmp_path, tensors), case.reference()["x"]
-    np.savez(tmp_path / "a.npz", x=x, y=np.sin(7 * x[:, :1]))
-    request = Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",))
     with pytest.raises(OutputsDiffer, match=r"\(1,0,0\); no functions of the table of pykan reproduce") as error:
-        export(request)
+        decided(save(tmp_path, tensors), x, np.sin(7 * x[:, :1]))
     assert "--symbolic 1,0,0=NAME" in error.value.hint
 
 
 def test_recorded_rows_tell_how_many_sources_a_lone_layer_of_pykan_has(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    grid = np.sort(rng.normal(size=(N * M, 6)), axis=1).astype(np.float32)
-    tensors = {
-        "coef": normal(N * M, 8),
-        "grid": grid,
-        "scale_base": normal(N * M),
-        "scale_sp": normal(N * M),
-    }
-    assert "--option in_dim" in refuse(tmp_path, tensors).hint
+    tensors = {"coef": normal(N * M, 8), "scale_base": normal(N * M), "scale_sp": normal(N * M)}
+    tensors["grid"] = np.sort(rng.normal(size=(N * M, 6)), axis=1).astype(np.float32)
+    refuse(tmp_path, tensors, hint="--option in_dim")
     path = save(tmp_path, tensors)
-    known = export(Request(path=path, repository=tmp_path / "m", name="known", options=(f"in_dim={N}",)))
     x = rng.normal(size=(40, 2, N)).astype(np.float32)  # rows over tokens
-    session = graph_runner.session((known.directory / "model.onnx").read_bytes())
-    y = graph_runner.run(session, {"x": x.reshape(-1, N)})["y"].reshape(40, 2, M)
-    np.savez(tmp_path / "a.npz", x=x, y=y)
-    result = export(Request(path=path, repository=tmp_path / "m", name="m", expected_outputs=(tmp_path / "a.npz",)))
-    assert result.manifest.source.options_decided["in_dim"] == str(N)
+    known = reading(path, f"in_dim={N}").kan
+    y = float64_reference.evaluate(known, x.reshape(-1, N).astype(float)).y.reshape(40, 2, M)
+    assert decided(path, x, y).manifest.source.options_decided["in_dim"] == str(N)

@@ -116,22 +116,10 @@ def _faded(spline: BSpline, x: Any) -> Any:
 def test_torchkan_in_a_larger_model_needs_a_prefix(tmp_path: Path) -> None:
     tensors = {f"kan.{key}": value for key, value in spline_lists([3, 4]).items()}
     tensors["conv.weight"] = np.ones((2, 2), np.float32)
-    error = refuse(tmp_path, tensors)
-    assert isinstance(error, FamilyError)
-    assert "conv.weight" in error.message
+    refuse(tmp_path, tensors, kind=FamilyError, said="conv.weight")
     assert read(save(tmp_path, tensors), "prefix=kan.")[0].widths() == (3, 4)
     twice = tensors | {f"other.{key}": value for key, value in spline_lists([3, 4]).items()}
-    assert "under 2 prefixes" in refuse(tmp_path, twice).message
-
-
-def test_a_missing_list_item_is_named(tmp_path: Path) -> None:
-    for key in ("base_weights.1", "grid_1", "prelus.1.weight", "layer_norms.1.bias"):
-        tensors = spline_lists([3, 4, 5])
-        del tensors[key]
-        assert key in refuse(tmp_path, tensors).message
-    tensors = spline_lists([3, 4, 5])
-    del tensors["spline_weights.1"]
-    assert isinstance(refuse(tmp_path, tensors), FamilyError)  # what is left over is named
+    refuse(tmp_path, twice, said="under 2 prefixes")
 
 
 @pytest.mark.parametrize("degree", [0, 1, 4])
@@ -165,9 +153,7 @@ FROZEN = [
 def test_ranges_must_be_frozen_for_every_layer(tmp_path: Path) -> None:
     tensors = polynomial_lists([3, 4, 5], 3)
     for options, text in (*FROZEN, ((), "depends on other rows")):
-        error = refuse(tmp_path, tensors, *options)
-        assert isinstance(error, OptionError)
-        assert text in error.message
+        error = refuse(tmp_path, tensors, *options, kind=OptionError, said=text)
     assert "x.min() and x.max()" in error.hint
     assert "--option x_min=" in error.hint
 
@@ -242,7 +228,7 @@ def test_torch_conv_kan_with_splines(tmp_path: Path) -> None:
     exported(tmp_path / "model.safetensors", "spline_order=2")
     assert reading(tmp_path / "model.safetensors").basis.parameters()["degree"] == "3"
     for wrong in ("spline_order=7", "spline_order=0", "grid_min=2", "grid_max=1e308"):
-        assert isinstance(refuse(tmp_path, tensors, wrong), OptionError | InvalidKan)
+        refuse(tmp_path, tensors, wrong, kind=OptionError | InvalidKan)
 
 
 def test_ranges_of_a_list_of_layers_go_by_their_order(tmp_path: Path) -> None:
@@ -258,16 +244,13 @@ def test_ranges_of_a_list_of_layers_go_by_their_order(tmp_path: Path) -> None:
 
 def test_a_bottleneck_is_refused_with_the_reason(tmp_path: Path) -> None:
     tensors = full_layer("kagn", 3, 4, 3) | {"inner_proj.weight": np.ones((2, 3), np.float32)}
-    error = refuse(tmp_path, tensors)
-    assert isinstance(error, InvalidKan)
-    assert "projects its sources" in error.message
+    refuse(tmp_path, tensors, kind=InvalidKan, said="projects its sources")
 
 
 def test_layers_with_dropouts_between_need_a_list_of_steps(tmp_path: Path) -> None:
     """Dropout has no weights, so the numbers have a gap, and the file does not show the module in it."""
     tensors = {f"layers.{at}.{key}": v for at in (0, 2) for key, v in full_layer("kajn", 3, 3, 3).items()}
-    error = refuse(tmp_path, tensors)
-    assert "does not record the function between them" in error.message
+    refuse(tmp_path, tensors, said="does not record the function between them")
     steps = tmp_path / "layers.toml"
     steps.write_text('[[step]]\nlayer = "layers.0"\n[[step]]\ndropout = 0.1\n[[step]]\nlayer = "layers.2"\n')
     manifest = exported(tmp_path / "model.safetensors", architecture=steps)

@@ -115,14 +115,12 @@ def test_the_degrees_of_chebykan_are_checked(tmp_path: Path) -> None:
     tensors = {"cheby_coeffs": coefficients(2, 3, 4), "arange": np.arange(4)}
     assert read(save(tmp_path, tensors))[1] == "chebykan"
     for wrong in (np.arange(1, 5), np.arange(3)):
-        error = refuse(tmp_path, tensors | {"arange": wrong})
-        assert isinstance(error, InvalidKan)
-        assert "arange" in error.message
+        refuse(tmp_path, tensors | {"arange": wrong}, kind=InvalidKan, said="arange")
 
 
 def test_strange_jacobi_numbers_end_in_a_typed_error(tmp_path: Path) -> None:
     for option in ("jacobi_a=1e300", "jacobi_a=nan", "jacobi_a=x", "forward=mine", "a=1"):
-        assert isinstance(refuse(tmp_path, {"jacobi_coeffs": coefficients(2, 3, 6)}, option), OptionError | InvalidKan)
+        refuse(tmp_path, {"jacobi_coeffs": coefficients(2, 3, 6)}, option, kind=OptionError | InvalidKan)
 
 
 def test_polynomials_that_are_zero_at_an_end_are_emitted_another_way(tmp_path: Path) -> None:
@@ -169,7 +167,7 @@ def test_a_trained_number_of_harmonics(tmp_path: Path) -> None:
     for number, used in ((3.4, 3), (2.5, 2), (0.0, 1), (5.0, 5)):
         tensors = {"fouriercoeffs": f, "gridsize_param": np.array(number, np.float32)}
         check(save(tmp_path, tensors), tensors, waves(np.arange(1, used + 1)))
-    assert isinstance(refuse(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(6, np.float32)}), InvalidKan)
+    refuse(tmp_path, {"fouriercoeffs": f, "gridsize_param": np.array(6, np.float32)}, kind=InvalidKan)
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -190,11 +188,7 @@ def test_sine(tmp_path: Path, old: bool) -> None:
     exported(path)
     if not old:
         del tensors["freq"]
-        assert isinstance(refuse(tmp_path, tensors), FamilyError)
-
-
-def test_float64_checkpoints_stay_float64(tmp_path: Path) -> None:
-    assert read(save(tmp_path, {"legendre_coeffs": normal(0, 2, 2, 5)}))[0].dtype == "float64"
+        refuse(tmp_path, tensors, kind=FamilyError)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +201,4 @@ def test_float64_checkpoints_stay_float64(tmp_path: Path) -> None:
 )
 def test_shared_activations_are_refused_by_name(tmp_path: Path, names: tuple[str, ...], what: str) -> None:
     tensors = {f"1.{name}": np.ones(1, np.float32) for name in names} | {"0.weight": np.ones((3, 2), np.float32)}
-    error = refuse(tmp_path, tensors)
-    assert isinstance(error, FamilyError)
-    assert what in error.message
-    assert "that all nodes share" in error.message
+    refuse(tmp_path, tensors, kind=FamilyError, said=[what, "that all nodes share"])

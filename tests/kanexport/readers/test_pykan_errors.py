@@ -52,7 +52,7 @@ def test_an_endless_width_is_refused_by_the_config_reader(pykan: Any, tmp_path: 
     config = yaml.safe_dump({**pykan([2, 3, 1]).config, "width": "W"}).replace(
         "width: W", f"width: [[2, 0], [{'9' * 4000}, 0]]"
     )
-    assert "4000 characters" in refused(pykan([2, 3, 1]).write(tmp_path, config)).message
+    refused(pykan([2, 3, 1]).write(tmp_path, config), said="4000 characters")
 
 
 def test_mult_arity_must_fit_the_weights(pykan: Any, tmp_path: Path) -> None:
@@ -60,47 +60,32 @@ def test_mult_arity_must_fit_the_weights(pykan: Any, tmp_path: Path) -> None:
     numbers = (0, -1, 1.5, "two", None, 3)
     for arity in (*numbers, [[], [2, 2], []], [[], []], [[], [0], []], [[], [10**9], []]):
         toy.config["mult_arity"] = arity
-        error = refused(toy.write(tmp_path))
-        assert isinstance(error, InvalidKan)
-        assert "mult_arity" in error.message or "destinations" in error.message
+        message = refused(toy.write(tmp_path), kind=InvalidKan).message
+        assert "mult_arity" in message or "destinations" in message
 
 
 def test_weights_that_are_not_finite_are_named(pykan: Any, tmp_path: Path) -> None:
     for part, value in itertools.product(("coef", "mask", "scale_base", "scale_sp"), (np.nan, np.inf)):
         toy = pykan([2, 3, 2])
         toy.tensors[f"act_fun.1.{part}"][2, 1] = value
-        error = refused(toy.write(tmp_path))
-        assert isinstance(error, InvalidKan)
-        assert "layer 1" in error.message
-        assert "[2, 1" in error.message
-        assert "an earlier checkpoint" in error.hint
+        refused(toy.write(tmp_path), kind=InvalidKan, said=["layer 1", "[2, 1"], hint="an earlier checkpoint")
     for key in ("node_scale_0", "node_bias_0", "subnode_scale_1", "subnode_bias_1"):
         toy = pykan([2, 3, 1])
         toy.tensors[key][0] = np.nan
-        error = refused(toy.write(tmp_path))
-        assert f"layer {key[-1]}" in error.message
-        assert "not finite" in error.message
+        refused(toy.write(tmp_path), said=[f"layer {key[-1]}", "not finite"])
 
 
-@pytest.mark.parametrize(
-    ("at", "value", "text"),
-    [
+def test_knots_must_be_increasing_and_finite(pykan: Any, tmp_path: Path) -> None:
+    for at, value, text in (
         (3, None, "knots of source 1 repeat"),
         (3, np.nan, "not strictly increasing"),
         (-1, np.inf, "not finite"),
         (0, -1e35, "above 1e+30"),
-    ],
-)
-def test_knots_must_be_increasing_and_finite(
-    pykan: Any, tmp_path: Path, at: int, value: float | None, text: str
-) -> None:
-    toy = pykan([2, 2])
-    grid = toy.tensors["act_fun.0.grid"]
-    grid[1, at] = grid[1, at - 1] if value is None else value
-    error = refused(toy.write(tmp_path))
-    assert isinstance(error, InvalidKan)
-    assert "layer 0" in error.message
-    assert text in error.message
+    ):
+        toy = pykan([2, 2])
+        grid = toy.tensors["act_fun.0.grid"]
+        grid[1, at] = grid[1, at - 1] if value is None else value
+        refused(toy.write(tmp_path), kind=InvalidKan, said=["layer 0", text])
 
 
 def test_missing_and_misshapen_tensors_are_named(pykan: Any, tmp_path: Path) -> None:
@@ -110,7 +95,7 @@ def test_missing_and_misshapen_tensors_are_named(pykan: Any, tmp_path: Path) -> 
         message = refused(toy.write(tmp_path), family="pykan").message
         assert key in message or "width" in message
         toy.tensors[name] = np.concatenate([value, value])
-        assert "layer 1" in refused(toy.write(tmp_path), family="pykan").message
+        refused(toy.write(tmp_path), family="pykan", said="layer 1")
     for key in ("symbolic_fun.0.mask", "symbolic_fun.0.affine", "node_scale_0", "subnode_bias_0"):
         toy = pykan([2, 2])
         del toy.tensors[key]
@@ -125,7 +110,7 @@ def test_any_file_of_the_three_names_the_checkpoint_and_the_cache_is_never_read(
         assert checkpoint.load(Path(f"{path}{end}")).files == expected
     assert [file.name for file in expected] == ["toy_state", "toy_config.yml"]
     Path(f"{path}_state").unlink()
-    assert "toy_state" in refused(path).message
+    refused(path, said="toy_state")
 
 
 TAGS = {
@@ -156,10 +141,7 @@ def test_base_functions_are_taken_from_known_tags_and_others_asked_for(pykan: An
         if tag in KNOWN_TAGS:
             assert reading(path).kan.layers[0].terms[1].basis.kind == named
             continue
-        error = refused(path)
-        assert isinstance(error, OptionError)
-        assert named in error.message
-        assert "--option base_fun=NAME" in error.hint
+        refused(path, kind=OptionError, said=named, hint="--option base_fun=NAME")
 
 
 OPTIONS = {
@@ -182,7 +164,7 @@ def test_options_that_do_not_fit_are_named(pykan: Any, tmp_path: Path) -> None:
     path = pykan([2, 2]).write(tmp_path)
     for options, said in OPTIONS.items():
         assert said in refused(path, *options).message
-    assert "base_fun, forward, input_id, n_inputs" in refused(path, "colour=red").hint
+    refused(path, "colour=red", hint="base_fun, forward, input_id, n_inputs")
 
 
 def test_a_pruned_input_is_asked_for(golden: Callable[[str], tuple[Path, tuple[str, ...]]], tmp_path: Path) -> None:
@@ -190,29 +172,22 @@ def test_a_pruned_input_is_asked_for(golden: Callable[[str], tuple[Path, tuple[s
     files = [tmp_path / file.name for file in checkpoint.load(path).files]
     for file in files:
         file.write_bytes((path.parent / file.name).read_bytes())
-    error = refused(tmp_path / path.name)
-    assert isinstance(error, OptionError)
-    assert "prune_input" in error.message
-    assert "--option input_id=" in error.hint
+    refused(tmp_path / path.name, kind=OptionError, said="prune_input", hint="--option input_id=")
     assert exported(tmp_path / path.name, *options).input.shape == (-1, 4)
 
 
 def test_values_beyond_what_can_be_proved_are_refused(pykan: Any, tmp_path: Path) -> None:
     toy = pykan([2, 2])
     toy.tensors["act_fun.0.coef"] *= 1e35
-    assert "no row in the grid can be compared" in refused(toy.write(tmp_path)).message
+    refused(toy.write(tmp_path), said="no row in the grid can be compared")
     double = pykan([2, 2], dtype="float64")
     double.tensors["act_fun.0.coef"] *= 1e60
-    error = refused(double.write(tmp_path))
-    assert "too large for float32" in error.message
-    assert "--dtype float64" in error.hint
+    refused(double.write(tmp_path), said="too large for float32", hint="--dtype float64")
 
 
 def test_a_family_that_is_unknown_or_does_not_fit(pykan: Any, tmp_path: Path) -> None:
     path = pykan([2, 2]).write(tmp_path)
-    error = refused(path, family="fast-kan")
-    assert isinstance(error, FamilyError)
-    assert "fastkan" in error.hint
-    assert isinstance(refused(path, family="efficient-kan"), InvalidKan)
+    refused(path, family="fast-kan", kind=FamilyError, hint="fastkan")
+    refused(path, family="efficient-kan", kind=InvalidKan)
     with pytest.raises(CheckpointError):
         checkpoint.load(tmp_path / "nothing")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from scipy import special
 
 from kanexport.bundle.publish import Result
@@ -123,7 +122,7 @@ def blocks(*widths: int) -> tuple[Tensors, Callable[[Any], Any]]:
     return tensors, forward
 
 
-@pytest.mark.parametrize("widths", [(3, 5, 5, 2), (4, 4, 4)])
+@spread("widths", [(4, 4, 4), (3, 5, 5, 2)], 1)
 def test_x_kanerfs_whole_network(tmp_path: Path, widths: tuple[int, ...]) -> None:
     """A norm for each layer, in the block of the layer."""
     tensors, forward = blocks(*widths)
@@ -138,11 +137,11 @@ def test_x_kanerfs_whole_network(tmp_path: Path, widths: tuple[int, ...]) -> Non
         assert document.source.options_decided["block"] == "after"
         assert error(plain(path, "forward=x-kanerf", "block=before"), x, y) > 0.01
     twice = tensors | {key.replace("layer_norm", "layer_norm2"): v for key, v in tensors.items() if "norm" in key}
-    assert "record the order" in refuse(tmp_path, twice).message
+    refuse(tmp_path, twice, said="record the order")
 
 
 def test_a_norm_that_fits_neither_side_of_its_layer_is_refused(tmp_path: Path) -> None:
     tensors, _ = blocks(3, 5, 2)
     for key in ("weight", "bias"):
         tensors[f"layers.1.layer_norm.{key}"] = np.ones(7, np.float32)
-    assert "fits neither side" in refuse(tmp_path, tensors).message
+    refuse(tmp_path, tensors, said="fits neither side")

@@ -140,13 +140,11 @@ def test_starts_in_float64(tmp_path: Path) -> None:
 def test_a_surface_over_two_inputs_is_no_edge(tmp_path: Path) -> None:
     tensors = inkan(2, 3)
     tensors["weight"] = normal(1, 3, 8 * 8 + 2).astype(np.float32)
-    error = refuse(tmp_path, tensors)
-    assert "66 columns" in error.message
-    assert "dim=2" in error.hint
+    refuse(tmp_path, tensors, said="66 columns", hint="dim=2")
     tensors["weight"] = normal(1, 3, 20).astype(np.float32)
     assert "dim=2" not in refuse(tmp_path, tensors).hint
     tensors = flashkan(2, 3) | {"spline_weight": normal(1, 3, 8, 8).astype(np.float32)}  # inkan's, before 0.4
-    assert "spline_weight" in refuse(tmp_path, tensors).message
+    refuse(tmp_path, tensors, said="spline_weight")
 
 
 def test_kanx_of_every_degree(tmp_path: Path) -> None:
@@ -165,9 +163,7 @@ def test_kanx_grids_may_repeat_knots(tmp_path: Path, k: int) -> None:
     check(save(tmp_path, tensors), tensors, kanx_edges())
     exported(tmp_path / "model.safetensors")
     tensors["grid"][1, 2] = -0.5
-    error = refuse(tmp_path, tensors)
-    assert isinstance(error, InvalidKan)
-    assert "knots of source 1 are not increasing" in error.message
+    refuse(tmp_path, tensors, kind=InvalidKan, said="knots of source 1 are not increasing")
 
 
 def test_kanx_keeps_the_activation_its_file_names(tmp_path: Path) -> None:
@@ -197,25 +193,12 @@ def test_kanx_and_efficient_kan_are_told_apart_where_all_axes_are_equal(tmp_path
     for n, (cells, k) in itertools.product((1, 2, 5, 8), ((1, 1), (1, 3), (5, 3), (8, 5))):
         assert read(save(tmp_path, kanx(n, n, cells, k)))[1] == "kanx"
         assert read(save(tmp_path, efficient_kan(n, n, cells, k)))[1] == "efficient-kan"
-        error = refuse(tmp_path, efficient_kan(n, n, cells, k), family="kanx")
-        assert isinstance(error, InvalidKan)
-        assert "efficient-kan" in error.hint
-        assert "kanx" in refuse(tmp_path, kanx(n, n, cells, k), family="efficient-kan").hint
+        refuse(tmp_path, efficient_kan(n, n, cells, k), family="kanx", kind=InvalidKan, hint="efficient-kan")
+        refuse(tmp_path, kanx(n, n, cells, k), family="efficient-kan", hint="kanx")
 
 
 def test_tensors_of_neither_library_are_refused(tmp_path: Path) -> None:
     grid = np.tile(np.linspace(-1, 1, 9), (3, 1)).astype(np.float32)  # degree 0 of both
     scaler = {"spline_scaler": np.ones((3, 3), np.float32)}  # efficient-kan's
     for changed in ({"grid": grid}, scaler):
-        assert "are ambiguous" in refuse(tmp_path, kanx(3, 3) | changed).message
-
-
-@pytest.mark.parametrize("make", [inkan, flashkan, kanx])
-def test_what_is_not_finite_is_named_with_its_layer(tmp_path: Path, make: Any) -> None:
-    for key in make(3, 2):
-        tensors = stacked([make(2, 3), make(3, 2)])
-        tensors[f"layers.1.{key}"].flat[-1] = np.nan
-        error = refuse(tmp_path, tensors)
-        assert isinstance(error, InvalidKan)
-        assert "layer layers.1:" in error.message
-        assert "nan" in error.message
+        refuse(tmp_path, kanx(3, 3) | changed, said="are ambiguous")

@@ -40,10 +40,13 @@ def test_numbers_tell_or_else_widths(tmp_path: Path) -> None:
     ],
 )
 def test_nothing_else_does(tmp_path: Path, layers: dict[str, tuple[int, int]]) -> None:
-    error = refuse(tmp_path, named(**layers))
-    assert isinstance(error, FamilyError | OpenQuestion)
-    assert "does not record the order" in error.message
-    assert "--architecture" in error.hint
+    refuse(
+        tmp_path,
+        named(**layers),
+        kind=FamilyError | OpenQuestion,
+        said="does not record the order",
+        hint="--architecture",
+    )
     first = next(iter(layers))
     path = tmp_path / "model.safetensors"
     assert read(path, f"prefix={first.replace('_', '.')}.")[0].widths() == layers[first]
