@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import random
 import subprocess
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from kanexport.contract import manifest
 from kanexport.contract.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, ManifestError, NodeStep, SymbolicEdge
 from kanexport.contract.sections import CertificateInfo, Intervals, OutputInterval, Scaler, Scalers
+from tests.kanexport.contract.test_formula import layer as formula_layer
 from tests.support import toy_model
 from tests.support.exported_graphs import exported
 
@@ -86,12 +88,7 @@ def test_the_module_brings_no_heavy_library_with_it() -> None:
     assert not loaded & {"numpy", "onnx", "onnxruntime", "torch", "safetensors", "yaml", "rich", "google"}
 
 
-def layer(sources: int, *, positions: tuple[int, ...] = (), pre_steps: tuple[NodeStep, ...] = ()) -> LayerInfo:
-    empty = {name: () for name in ("bases", "post_steps", "mask", "bias", "symbolic")}
-    texts = {name: "" for name in ("node_tensor", "edges_file", "edges_tensor")}
-    return LayerInfo(
-        sources=sources, destinations=2, pre_steps=pre_steps, active_edges=0, positions=positions, **empty, **texts
-    )
+layer = functools.partial(formula_layer, m=2)
 
 
 @pytest.mark.parametrize(
