@@ -145,14 +145,12 @@ def test_what_else_is_in_a_models_folder_stays(tmp_path: Path) -> None:
 
 
 def test_a_server_sweeps_what_nobody_works_on(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
     host = temp_dirs.owner().rpartition("-")[0]
     packed(tmp_path)
-    dead = [
-        tmp_path / f"{temp_dirs.HIDDEN}{host}-{gone.pid}-a",
-        tmp_path / "toy" / f"{temp_dirs.HIDDEN}{host}-{gone.pid}-b",
-    ]
+    name = f"{temp_dirs.HIDDEN}{host}-{gone.pid}"
+    dead = [tmp_path / f"{name}-a", tmp_path / "toy" / f"{name}-b"]
     for path in dead:
         (path / "1").mkdir(parents=True)
     alive = tmp_path / f"{temp_dirs.HIDDEN}{host}-{os.getppid()}-c"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,12 @@ import pytest
 from kanexport.cli import export_command
 from kanexport.contract import manifest
 from kanexport.contract.cli import program
-from kanexport.contract.manifest import Manifest
 from kanexport.contract.sections import NEITHER
 from kanexport.errors import ExportError, InvalidKan, OptionError
 from tests.support import exported_graphs
 from tests.support.tiers import full
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
+HELLO = exported_graphs.case("pykan-hello-pruned").path
 BUDGET = "90s"  # the certificate ends earlier, also on a busy machine
 
 
@@ -31,17 +29,12 @@ def run(*arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def hello(golden: Golden) -> Path:
-    return golden("pykan-hello-pruned")[0]
-
-
-@pytest.fixture(scope="module")
-def certified(hello: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a version with a certificate over the training grid."""
     repository = tmp_path_factory.mktemp("repository")
     words = ("--features", "a,b", "--classes", "z", "--certify", "--certify-budget", BUDGET)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert run(hello, "--repository", repository, "--name", "hello", *words) == 0
+        assert run(HELLO, "--repository", repository, "--name", "hello", *words) == 0
     assert "certified over the training grid" in printed.getvalue()
     return repository / "hello" / "1"
 
@@ -64,8 +57,8 @@ def test_the_section_of_the_manifest(certified: Path) -> None:
 
 
 @full("combination")
-def test_a_certificate_with_many_pairs_has_no_rows(golden: Golden, tmp_path: Path) -> None:
-    path, _ = golden("efficient-kan-digits")
+def test_a_certificate_with_many_pairs_has_no_rows(tmp_path: Path) -> None:
+    path = exported_graphs.case("efficient-kan-digits").path
     words = ("--name", "digits", "--certify", "--certify-budget", "0.1s", "--no-kernel")
     assert run(path, "--repository", tmp_path, *words) == 0
     stored = manifest.load(tmp_path / "digits" / "1").certificate
@@ -85,14 +78,12 @@ def test_the_served_graph_stays_in_its_range(certified: Path) -> None:
     assert y.max() - y.min() > 0.8 * (stored.output_high[0] - stored.output_low[0])  # and the range is not far from it
 
 
-def test_the_box_of_rows_as_the_range_of_a_policy(
-    hello: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_box_of_rows_as_the_range_of_a_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("b,a\n-0.5,0.25\n0.5,0.75\n")
     words = ("--features", "a,b", "--certify", "--certify-box", file, "--certify-budget", "1", "--json")
     policy = ("--out-of-range", "reject", "--range-from", "certificate")
-    assert run(hello, "--repository", tmp_path / "models", "--name", "hello", *words, *policy) == 0
+    assert run(HELLO, "--repository", tmp_path / "models", "--name", "hello", *words, *policy) == 0
     document = json.loads(capsys.readouterr().out)["certificate"]
     assert (document["low"], document["high"]) == ([0.25, -0.5], [0.75, 0.5])
     assert document["box"] == "rows.csv"
@@ -101,26 +92,11 @@ def test_the_box_of_rows_as_the_range_of_a_policy(
     assert (whole.out_of_range, whole.certificate.range_check) == ("reject", True)
 
 
-def test_long_lists_move_to_the_numbers_file(certified: Path) -> None:
-    whole = manifest.load(certified)
-    document = manifest.document_of(whole)
-    document["certificate"] |= {
-        "lipschitz": [[0.5 + at] * 40 for at in range(10)],
-        "directions": [[at % 4] * 40 for at in range(10)],
-    }
-    bare, stored, numbers = manifest.extract_lists(document)
-    assert {entry.place for entry in stored} >= {"certificate.lipschitz", "certificate.directions"}
-    again = manifest.loads(json.dumps(bare | {"stored": manifest.entries(stored)}).encode(), numbers)
-    assert again.certificate.lipschitz[9] == (9.5,) * 40
-    assert again.certificate.directions[3] == (3,) * 40
-    assert isinstance(again, Manifest)
-
-
-def test_a_network_without_a_certificate_writes_nothing(golden: Golden, tmp_path: Path) -> None:
-    path, options = golden("fastkan-digits")
-    words = [word for option in options for word in ("--option", option)]
+def test_a_network_without_a_certificate_writes_nothing(tmp_path: Path) -> None:
+    other = exported_graphs.case("fastkan-digits")
+    words = [word for option in other.options for word in ("--option", option)]
     with pytest.raises(InvalidKan) as caught:
-        run(path, *words, "--repository", tmp_path, "--name", "other", "--certify", "--certify-budget", "1s")
+        run(other.path, *words, "--repository", tmp_path, "--name", "other", "--certify", "--certify-budget", "1s")
     assert caught.value.code == "certificate-not-supported"
     assert list(tmp_path.glob("**/manifest.json")) == []
 
@@ -141,11 +117,11 @@ def test_a_network_without_a_certificate_writes_nothing(golden: Golden, tmp_path
     ],
 )
 def test_options_that_do_not_fit(
-    hello: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError) as caught:
-        run(hello, *words)
+        run(HELLO, *words)
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -157,9 +133,9 @@ def test_options_that_do_not_fit(
         ([[0.0, np.nan], [0.0, 1.0]], "expected finite numbers in ascending order"),
     ],
 )
-def test_boxes_that_do_not_fit(hello: Path, tmp_path: Path, rows: list[list[float]], message: str) -> None:
+def test_boxes_that_do_not_fit(tmp_path: Path, rows: list[list[float]], message: str) -> None:
     np.save(tmp_path / "rows.npy", np.array(rows))
     words = ("--certify", "--certify-box", tmp_path / "rows.npy")
     with pytest.raises(ExportError, match=message):
-        run(hello, "--repository", tmp_path / "models", "--name", "hello", *words)
+        run(HELLO, "--repository", tmp_path / "models", "--name", "hello", *words)
     assert not (tmp_path / "models" / "hello").exists()

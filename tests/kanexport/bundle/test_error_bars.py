@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from kanexport.bundle import calibration
 from kanexport.bundle import error_bars as options
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.bundle.description import Signature
-from kanexport.certify import certificate
 from kanexport.contract import manifest
 from kanexport.contract.error_bars import Bars
 from kanexport.contract.manifest import Manifest
@@ -25,7 +24,6 @@ from kanexport.errors import ExportError, OptionError
 from kanexport.lowering import lower
 from kanexport.pipeline import Request, network
 from kanexport.republish import edit_version
-from kanexport.verify import float64_reference
 from kanserve.repository import validation
 from tests.kanexport.bundle.test_certification import run as command
 from tests.support import exported_graphs
@@ -36,23 +34,6 @@ NETWORK = "pykan-hello-adapted"
 Function = Callable[[np.ndarray], np.ndarray]
 RNG = np.random.default_rng(0)
 BUDGET = CertifyOptions(budget=60)  # the certificate ends earlier, also on a loaded machine
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _certified_once() -> Iterator[None]:
-    """One certificate for all exports of the same function over the same box: it takes most of their time."""
-    certify, made = certificate.certify, {}
-
-    def remembered(kan: Any, low: np.ndarray, high: np.ndarray, budget: float, seed: int = 0) -> Any:
-        rows = np.random.default_rng(0).uniform(low, high, (9, len(low)))
-        key = (low.tobytes(), high.tobytes(), float64_reference.evaluate(kan, rows).y.tobytes())
-        if key not in made:
-            made[key] = certify(kan, low, high, budget, seed)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certificate, "certify", remembered)
-        yield
 
 
 def exported(root: Path, x: np.ndarray, y: np.ndarray, *, factor: float = 1.0, **more: Any) -> tuple[Path, Manifest]:

@@ -205,18 +205,12 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFi
     assert export_command.main([path, "--repository", str(tmp_path), *chosen]) == 0
     reported = json.loads(capsys.readouterr().out)["explanations"]
     assert [tensor["layer"] for tensor in reported["tensors"] if tensor["holds"] == "edges"] == [0, 1]
+    whole = [str(case(ADAPTED).path.parent), "--recursive", "--repository", str(tmp_path / "all"), "--explain"]
+    assert export_command.main(whole) == 0
+    assert list((tmp_path / "all").glob("*/1/explain.onnx"))
+    capsys.readouterr()
     assert export_command.main([str(tmp_path), "--recursive", "--explain-layers", "0"]) == 2
     assert "--explain-layers cannot be combined with --recursive" in capsys.readouterr().err
-
-
-def test_every_model_of_a_folder_may_have_one(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    source = case("efficient-kan-wine-update-grid").path
-    (tmp_path / "in" / source.name).write_bytes(source.read_bytes())
-    arguments = [str(tmp_path / "in"), "--recursive", "--repository", str(tmp_path / "out"), "--explain"]
-    assert export_command.main(arguments) == 0
-    (actual,) = (tmp_path / "out").glob("*/1/explain.onnx")
-    assert contract.load(actual.parent).explanations.tensors
 
 
 def test_the_edges_of_a_chosen_layer_of_a_module_are_told_at_every_position(tmp_path: Path) -> None:

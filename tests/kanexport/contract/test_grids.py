@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.contract import grids
-from kanexport.contract.manifest import LayerInfo, NodeStep
+from kanexport.contract.manifest import NodeStep
+from tests.kanexport.contract.test_formula import layer
 
 
 @given(st.lists(st.floats(width=32), max_size=40), st.sets(st.integers(-5, 5), min_size=2, max_size=8))
@@ -93,10 +94,7 @@ STEPS = {
     ],
 )
 def test_the_units_of_a_source_are_those_of_the_steps_before_it(names: tuple[str, ...], expected: Any) -> None:
-    empty = {name: () for name in ("bases", "post_steps", "mask", "bias", "symbolic")}
-    texts = {name: "" for name in ("node_tensor", "edges_file", "edges_tensor")}
-    steps = tuple(STEPS[name] for name in names)
-    own = grids.sources(LayerInfo(sources=1, destinations=1, pre_steps=steps, active_edges=1, **empty, **texts))
+    own = grids.sources(layer(1, 1, pre_steps=tuple(STEPS[name] for name in names)))
     assert (None if own is None else [dataclasses.astuple(source) for source in own]) == expected
     if own is not None:
         offset, scale = own[0].offset, own[0].scale

@@ -142,7 +142,6 @@ def waves(function: Any) -> Composed:
     return Composed(lambda m, x: function(x.to(m.weight.dtype) @ m.weight), weight=weight)
 
 
-@full("combination")
 def test_complex_weights_are_exported_or_called_so(tmp_path: Path) -> None:
     x = draw(4, seed=0)
     torch.manual_seed(1)  # with other signs, torch returns infinity where the operators of ONNX return NaN

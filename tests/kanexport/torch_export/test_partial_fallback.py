@@ -66,7 +66,6 @@ def turning(module: Any, x: torch.Tensor) -> torch.Tensor:
     return x if x.shape[0] < 40 else -x
 
 
-@full("combination")
 def test_a_branch_on_the_number_of_rows_that_gives_the_same_is_exported(tmp_path: Path) -> None:
     module = Composed(parted, out=nn.Linear(4, 2))
     result = export(module, draw(4), tmp_path)
@@ -87,8 +86,7 @@ def test_a_branch_on_the_number_of_rows_that_matters_is_refused(module: nn.Modul
     assert not list(tmp_path.iterdir())
 
 
-@full("combination")
-@pytest.mark.parametrize("p", [2.0, 3.0])
+@pytest.mark.parametrize("p", [pytest.param(2.0, marks=full("combination")), 3.0])
 def test_distances_from_few_places(p: float, tmp_path: Path) -> None:
     module = far(nn.Linear(12, 2), p)
     require_alike(export(module, draw(4), tmp_path), module, 1, 3, 40)
