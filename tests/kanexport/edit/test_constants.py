@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kanexport.bases.activation import Activation
@@ -35,10 +35,12 @@ SUM = Kan(2, (layer(2, 1), layer(1, 1)))
 PRODUCT = Kan(2, (layer(2, 2, Product((2,))), layer(1, 1)))
 
 
-@pytest.mark.parametrize("name", [name for name in library.ALL if name != "0"])
-@settings(max_examples=20, deadline=None)
-@given(a=NUMBERS, sign=st.sampled_from([1, -1]), b=NUMBERS, c=NUMBERS, d=NUMBERS)
-def test_canonical_forms_are_the_same_functions(name: str, a: float, sign: int, b: float, c: float, d: float) -> None:
+@given(
+    st.sampled_from([name for name in library.ALL if name != "0"]),
+    st.sampled_from([1, -1]),
+    *(NUMBERS for _ in "abcd"),
+)
+def test_canonical_forms_are_the_same_functions(name: str, sign: int, a: float, b: float, c: float, d: float) -> None:
     bounded = library.ALL[name].domain in (library.Domain.UNIT, library.Domain.OPEN_UNIT, library.Domain.QUARTER)
     x = np.linspace(0.1, 0.6, 20)
     before = form(name, sign * a * (0.1 if bounded else 1), b * (0.1 if bounded else 1), c, d)
@@ -47,10 +49,8 @@ def test_canonical_forms_are_the_same_functions(name: str, a: float, sign: int, 
 
 
 def test_simple_numbers() -> None:
-    assert constants._simple(3.1416)[0] == math.pi
-    assert constants._simple(0.501)[0] == 0.5
-    assert constants._simple(-1.002)[0] == -1.0
-    assert constants._simple(0.004)[0] == 0.0
+    for value, simple in ((3.1416, math.pi), (0.501, 0.5), (-1.002, -1.0), (0.004, 0.0)):
+        assert constants._simple(value)[0] == simple
     assert constants._simple(0.7183) == []
 
 
