@@ -48,18 +48,11 @@ def splines(curves: list[Callable[[Array], Array]], low: float, high: float) -> 
     return Kan(len(curves), (layer,))
 
 
-def test_the_form_of_a_trained_network_is_recovered(found: Symbolified) -> None:
+def test_the_form_of_a_trained_network_is_recovered_and_holds_on_other_rows(hello: Kan, found: Symbolified) -> None:
     """exp(sin(pi a) + b^2), from the outputs of the network only."""
-    forms = {at: (form.candidate.name, form.a, form.b, form.c, form.d) for at, form in found.forms().items()}
-    assert forms == {
-        (0, 0, 0): ("sin", math.pi, 0, 1, 0),
-        (0, 1, 0): ("x^2", 1, 0, 1, 0),
-        (1, 0, 0): ("exp", 1, 0, 1, 0),
-    }
+    forms = [(form.candidate.name, form.a, form.b, form.c, form.d) for _, form in sorted(found.forms().items())]
+    assert forms == [("sin", math.pi, 0, 1, 0), ("x^2", 1, 0, 1, 0), ("exp", 1, 0, 1, 0)]
     assert found.left == ()
-
-
-def test_the_tolerance_holds_on_other_rows(hello: Kan, found: Symbolified) -> None:
     rows = np.random.default_rng(5).uniform(-1, 1, (2000, 2))
     before, after = (float64_reference.evaluate(kan, rows).y for kan in (hello, found.kan))
     error = float(np.sqrt(((after - before) ** 2).mean()) / before.std())
@@ -88,9 +81,8 @@ def test_edges_keep_their_curves_if_no_function_is_within_the_tolerance(hello: K
     result = symbolify.symbolify(hello, X, 1e-7)
     assert result.left == ((0, 0, 0), (0, 1, 0), (1, 0, 0))
     assert result.error == 0
-    assert np.array_equal(
-        float64_reference.evaluate(result.kan, X).y, float64_reference.evaluate(hello, X).y, equal_nan=True
-    )
+    before, after = (float64_reference.evaluate(kan, X).y for kan in (hello, result.kan))
+    assert np.array_equal(after, before, equal_nan=True)
 
 
 def test_the_library_is_a_limit(hello: Kan) -> None:

@@ -92,6 +92,7 @@ def test_the_form_with_fewer_operators_is_for_ordinary_numbers() -> None:
     assert wavelets.weighted(g, WAVELETS["mexican_hat"], one, one) is None  # a norm may follow, and enlarge its error
 
 
+@full("peer")
 @given(st.integers(1, 60))
 def test_the_hamming_window_is_torchs(count: int) -> None:
     torch = pytest.importorskip("torch")
