@@ -124,6 +124,11 @@ def computed(emit: Callable[[Graph, Value], Value], x: Array, dtype: str = "floa
     return Emitted(emit, 1, (1,), dtype, exact=exact)(x[:, None])[:, 0]
 
 
+def edge_values(layer: Layer, x: Array) -> Array:
+    """[B, I, O]: the float64 values of all edges of a layer for its nodes x [B, I]."""
+    return np.concatenate([values for _, values, _ in float64_reference.edges(layer, x)])
+
+
 def check_each(check: Callable[..., None], items: Iterable[Any], *arguments: Any, **options: Any) -> None:
     """Check each item; the message lists every failure."""
     faults = []

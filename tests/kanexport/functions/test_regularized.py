@@ -16,8 +16,7 @@ from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.functions.regularized import BROKEN, avoiding
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
-from kanexport.verify import float64_reference
-from tests.support.conformance import check_each, computed
+from tests.support.conformance import check_each, computed, edge_values
 from tests.support.small_checkpoints import beside_forward
 from tests.support.tiers import full, spread
 
@@ -157,7 +156,7 @@ def test_models_export_and_the_proof_holds(pykan: Any, tmp_path: Path, name: str
     loaded = checkpoint.load(tmp_path / "toy")
     kan = registry.readers()["pykan"].read(loaded, Options.parse(["singularity=avoid", "y_th=2.5"]))
     x = np.random.default_rng(0).uniform(-2, 2, size=(40, 2))
-    values = np.concatenate([part for _, part, _ in float64_reference.edges(kan.layers[0], x)])[:, 1, 0]
+    values = edge_values(kan.layers[0], x)[:, 1, 0]
     expected = [-0.7 * upstream(name, 1.5 * u + float(np.float32(0.1)), 2.5) + 0.3 for u in x[:, 1].tolist()]
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 

@@ -22,7 +22,7 @@ from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
-from tests.support.conformance import Emitted, computed
+from tests.support.conformance import Emitted, computed, edge_values
 from tests.support.small_checkpoints import refuse, save
 from tests.support.tiers import full, spread
 
@@ -140,10 +140,6 @@ def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Optio
     return detect.read(detect.detect(loaded, None)[0], loaded, options), options
 
 
-def edge_values(kan: Kan, at: int, x: np.ndarray) -> np.ndarray:
-    return np.concatenate([values for _, values, _ in float64_reference.edges(kan.layers[at], x)])
-
-
 @pytest.mark.parametrize("name", WAVELETS)
 @spread("n,m", [(3, 2), (1, 4), (4, 4)], 1)
 def test_a_wav_kan_layer(tmp_path: Path, name: str, n: int, m: int) -> None:
@@ -156,7 +152,7 @@ def test_a_wav_kan_layer(tmp_path: Path, name: str, n: int, m: int) -> None:
     for b, i, j in np.ndindex(*expected.shape):
         factor = window[i] if name == "shannon" else 1.0
         expected[b, i, j] = w[j, i] * factor * FORMULAS[name]((x[b, i] - t[j, i]) / s[j, i])
-    np.testing.assert_allclose(edge_values(kan, 0, x), expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(edge_values(kan.layers[0], x), expected, rtol=0, atol=1e-13)
     bn = {key: tensors[f"bn.{key}"].astype(float) for key in ("weight", "bias", "running_mean", "running_var")}
     y = (expected.sum(axis=1) - bn["running_mean"]) / np.sqrt(bn["running_var"] + 1e-5) * bn["weight"] + bn["bias"]
     np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, y, rtol=0, atol=1e-12)
@@ -173,7 +169,7 @@ def test_a_torch_wavelet_kan_layer(tmp_path: Path) -> None:
         for k in range(4):
             u = (x[b, i] - exact["mu"][j, i, k]) / (exact["scale"][j, i, k] + 0.25)
             expected[b, i, j] += exact["wavelet_weights"][j, i, k] * FORMULAS["morlet"](u)
-    np.testing.assert_allclose(edge_values(kan, 0, x), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(edge_values(kan.layers[0], x), expected, rtol=0, atol=1e-12)
     assert "epsilon" not in options.assumed
     assert read(tmp_path, tensors)[1].assumed["epsilon"] == "1e-5"
 
@@ -205,18 +201,12 @@ def test_models_export_and_the_proof_holds(tmp_path: Path, family: str, dtype: s
         assert manifest.source.options_assumed.items() >= supposed.items()
 
 
-@spread("name", WAVELETS, 1)
-def test_every_wavelet_exports(tmp_path: Path, name: str) -> None:
-    result = exported(tmp_path, MODELS["wav-kan"](), f"wavelet_type={name}")
-    assert [basis.kind for basis in result.manifest.layers[1].bases] == [name]
-
-
 def test_the_base_branch_of_torch_conv_kan(tmp_path: Path) -> None:
     """The same keys, with a branch that Wav-KAN computes and drops."""
     tensors = wav_layer(3, 4)
     kans = [read(tmp_path, tensors, f"base_branch={way}")[0] for way in ("dead", "added")]
     x = np.random.default_rng(0).normal(size=(5, kans[0].n_inputs))
-    dead, added = (np.concatenate([v for _, v, _ in float64_reference.edges(kan.layers[0], x)]) for kan in kans)
+    dead, added = (edge_values(kan.layers[0], x) for kan in kans)
     silu = x / (1 + np.exp(-x))
     np.testing.assert_allclose(added - dead, silu[:, :, None] * tensors["weight1"].T.astype(np.float64), atol=1e-12)
 
