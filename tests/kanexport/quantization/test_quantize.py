@@ -132,7 +132,7 @@ def layer_of(rng: np.random.Generator, sources: int, destinations: int, interval
     st.integers(0, 2**31),
     st.sampled_from(["fp16-weights", "int8"]),
 )
-@settings(max_examples=settings.default.max_examples // 20 + 1)
+@settings(max_examples=settings.default.max_examples // 10)
 def test_any_network_is_served_as_what_its_rounded_numbers_mean(
     widths: list[int], intervals: int, uneven: bool, seed: int, method: str
 ) -> None:
