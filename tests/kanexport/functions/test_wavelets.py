@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kanexport.detection import detect
 from kanexport.errors import InvalidKan, OptionError
 from kanexport.formats import checkpoint
 from kanexport.functions import wavelets
-from kanexport.functions.wavelets import WAVELETS, hamming, rates
+from kanexport.functions.wavelets import WAVELETS, rates
 from kanexport.graph.builder import Graph, Value
 from kanexport.ir.model import Kan
 from kanexport.options import Options
@@ -90,15 +88,6 @@ def test_the_form_with_fewer_operators_is_for_ordinary_numbers() -> None:
     assert wavelets.weighted(g, WAVELETS["dog"], one, 0 * one) is None
     assert wavelets.weighted(Graph("wavelet", "float64"), WAVELETS["dog"], one, one) is None
     assert wavelets.weighted(g, WAVELETS["mexican_hat"], one, one) is None  # a norm may follow, and enlarge its error
-
-
-@full("peer")
-@given(st.integers(1, 60))
-def test_the_hamming_window_is_torchs(count: int) -> None:
-    torch = pytest.importorskip("torch")
-    np.testing.assert_allclose(
-        hamming(count), torch.hamming_window(count, periodic=False, dtype=torch.float64), rtol=0, atol=1e-15
-    )
 
 
 def test_a_width_of_zero_names_its_edge() -> None:
