@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kanexport.contract import custom_ops
 from kanexport.graph import vector_program
-from tests.kernel.conftest import SOURCE, builder
+from tests.kernel.conftest import SOURCE, alone, builder
 from tests.support.tiers import full, spread
 
 LAYERS = 120
@@ -34,29 +35,32 @@ GOOD: dict[str, Any] = {"degree": DEGREE, "scale": 1.0, "base": "silu", "nan_spr
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
+def objects(place: Path) -> tuple[str, list[str]]:
     """The compiler, and the parts of the library for the sanitizers."""
-    folder = tmp_path_factory.mktemp("sanitized")
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if not compiler:
         pytest.skip("the operator is not built here: there is no g++")
-    (folder / "nothing.cpp").write_text("int main() { return 0; }")
-    probe = [compiler, *SANITIZED, str(folder / "nothing.cpp"), "-o", str(folder / "nothing")]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("the operator is not tried under sanitizers here: g++ has none")
     x86 = builder().X86 if platform.machine() == "x86_64" else {}
     common = ("evaluate_portable.cpp", "prepare.cpp", "prepare_basis.cpp", "program.cpp")
     parts = {**x86, **dict.fromkeys(common, ())}
+    home = place / hashlib.sha256(repr((compiler, SANITIZED)).encode()).hexdigest()[:16]
+    with alone(place) as folder:
+        (folder / "nothing.cpp").write_text("int main() { return 0; }")
+        probe = [compiler, *SANITIZED, str(folder / "nothing.cpp"), "-o", str(folder / "nothing")]
+        if subprocess.run(probe, capture_output=True, check=False).returncode:
+            pytest.skip("the operator is not tried under sanitizers here: g++ has none")
 
-    def compiled(item: tuple[str, tuple[str, ...]]) -> str:
-        target = str(folder / f"{Path(item[0]).stem}.o")
-        source = str(SOURCE / "src" / item[0])
-        done = subprocess.run([compiler, *SANITIZED, *item[1], "-c", source, "-o", target], check=False)
-        assert done.returncode == 0
-        return target
+        def compiled(item: tuple[str, tuple[str, ...]]) -> None:
+            source, target = str(SOURCE / "src" / item[0]), str(folder / f"{item[0]}.o")
+            subprocess.run([compiler, *SANITIZED, *item[1], "-c", source, "-o", target], check=True)
 
-    with ThreadPoolExecutor(2) as pool:
-        return compiler, list(pool.map(compiled, parts.items()))
+        if not home.exists():
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(compiled, parts.items()))
+            home.mkdir()
+            for path in folder.glob("*.o"):
+                path.rename(home / path.name)
+    return compiler, [str(home / f"{name}.o") for name in parts]
 
 
 @full("package")
