@@ -136,7 +136,7 @@ def check_each(check: Callable[..., None], items: Iterable[Any], *arguments: Any
         try:
             check(item, *arguments, **options)
         except (AssertionError, pytest.fail.Exception) as fault:
-            faults.append(f"{item}: {fault}")
+            faults.append(f"{str(item)[:80]}: {fault}")
     assert not faults, "\n".join(faults)
 
 

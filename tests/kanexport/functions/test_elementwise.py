@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kanexport.errors import UnknownFunction
-from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC, activation, symbolic
+from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC, Unary, activation, symbolic
 from tests.support.conformance import check_each, check_function, computed
 from tests.support.tiers import spread
 
@@ -20,7 +20,7 @@ WAYS = [("float32", True), ("float32", False), ("float64", False), ("float64", T
 
 @pytest.mark.parametrize("table", [ACTIVATIONS, SYMBOLIC], ids=["activations", "symbolic"])
 @spread("dtype,exact", WAYS, 2)
-def test_operators_compute_the_function(table: dict, dtype: str, exact: bool) -> None:
+def test_operators_compute_the_function(table: dict[str, Unary], dtype: str, exact: bool) -> None:
     relative, absolute = TOLERANCES[dtype]
     check_each(check_function, table.values(), dtype, exact=exact, rtol=relative, atol=absolute)
 
