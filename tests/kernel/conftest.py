@@ -43,7 +43,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @contextlib.contextmanager
 def alone(place: Path) -> Iterator[Path]:
-    """A temporary folder beside what is built, for one worker at a time."""
+    """A temporary folder next to the builds, for one worker at a time."""
     with (place / "lock").open("w") as lock, tempfile.TemporaryDirectory(dir=place) as folder:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield Path(folder)

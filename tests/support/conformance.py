@@ -120,7 +120,7 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def computed(emit: Callable[[Graph, Value], Value], x: Array, dtype: str = "float32", *, exact: bool = True) -> Array:
-    """What the operators of a function give for numbers [B]."""
+    """Results of the operators of a function for numbers [B]."""
     return Emitted(emit, 1, (1,), dtype, exact=exact)(x[:, None])[:, 0]
 
 

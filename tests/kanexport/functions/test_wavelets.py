@@ -176,7 +176,7 @@ def exported(folder: Path, tensors: dict[str, Any], *options: str, dtype: str = 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=full("combination"))])
 @pytest.mark.parametrize("family", MODELS)
 def test_models_export_and_the_proof_holds(tmp_path: Path, family: str, dtype: str) -> None:
-    """What is not in the file is assumed and recorded."""
+    """A fact that is not in the file is assumed and recorded."""
     manifest = exported(tmp_path, MODELS[family](), dtype=dtype).manifest
     assert (manifest.source.family, manifest.widths, manifest.edge_class) == (family, (3, 4, 2), "A")
     assert manifest.layers[0].bases[0].per_edge

@@ -96,7 +96,7 @@ def test_swapped_edge_graphs_are_caught(pykan: Any, tmp_path: Path) -> None:
 
 
 def surgery(lowered: Lowered, nodes: list[tuple[str, list[str], str]], **constants: Any) -> bytes:
-    """The serving graph with nodes after it, which make `y` of its own output `right`; `mean` is that of its rows."""
+    """The serving graph with nodes after it. They read its output `right` and the mean of its rows, and make `y`."""
     proto, helper = onnx.load_from_string(lowered.model), onnx.helper
     for node in proto.graph.node:
         node.output[:] = ["right" if name == "y" else name for name in node.output]
