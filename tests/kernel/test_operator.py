@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kanexport.contract import custom_ops
 from kanexport.graph import vector_program
 from tests.kernel.conftest import SOURCE, alone, builder
-from tests.support.tiers import full, spread
+from tests.support.tiers import full
 
 LAYERS = 120
 MACHINES = ("avx512", "avx2", "portable")
@@ -86,7 +86,8 @@ def test_random_layers_are_right_on_every_machine_and_read_nothing_beside_them(
     assert "portable" in seen
 
 
-@spread("machine", MACHINES, 1)
+@full("package")
+@pytest.mark.parametrize("machine", MACHINES)
 def test_every_basis_is_exact_on_every_machine(machine: str, installed: str) -> None:
     """The layers are divided among the instruction sets. Single rows have the bits that they have in a batch. The same
     outputs are NaN as in the portable graph."""
