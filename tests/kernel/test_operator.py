@@ -25,7 +25,7 @@ from tests.support.tiers import full
 
 LAYERS = 120
 MACHINES = ("avx512", "avx2", "portable")
-SANITIZED: tuple[str, ...] = ("-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
+SANITIZED: tuple[str, ...] = ("-std=c++17", "-O0", "-g", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math")
 SANITIZED = (*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCE / 'src'}")
 I, O, K, DEGREE = 3, 2, 6, 3  # noqa: E741 - as everywhere here: sources, destinations, functions
 KNOTS = np.cumsum(np.full((I, K + DEGREE + 1), 0.25, np.float32), axis=1)

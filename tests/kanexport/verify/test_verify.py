@@ -13,13 +13,11 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from kanexport.cli import export_command
 from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.lowering.lower import Lowered
 from kanexport.verify import float64_reference, test_points, verify
-from tests.support.golden_networks import case
 from tests.support.small_checkpoints import read
 
 
@@ -177,20 +175,6 @@ def test_reports_are_honest(toy: Kan, lowered: Lowered) -> None:
         assert zone.rows == len(x)
         assert largest <= zone.outputs_max_abs
         assert zone.outputs_max_abs < 1e-3
-
-
-def test_a_tolerance_out_of_reach_fails_with_3_and_leaves_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    models = tmp_path / "models"
-    arguments = [str(case("pykan-diabetes").path), "--repository", str(models), "--name", "m", "--tolerance", "1e-12"]
-    assert export_command.main(arguments) == 3
-    assert not models.exists()
-    assert "--dtype float64" in capsys.readouterr().err
-    assert export_command.main([*arguments[:-2]]) == 0
-    before = {p: p.read_bytes() for p in models.rglob("*") if p.is_file()}
-    assert export_command.main([*arguments, "--force"]) == 3
-    assert {p: p.read_bytes() for p in models.rglob("*") if p.is_file()} == before
 
 
 def test_rows_that_are_not_compared_are_counted(pykan: Any, tmp_path: Path) -> None:
