@@ -109,9 +109,8 @@ def test_certificates_show_what_changes(hello: Callable[..., Path]) -> None:
     report = edit_version(hello(dtype="float64"), [TO], dry_run=True).difference
     assert report.certificates is None
     assert report.certificates_note == "certificates are for float32 graphs, the version has float64"
-    done = edit_version(
-        hello("pykan-hello-pruned", name="pruned"), [operations.parse("0:0:0", "to", "x")], dry_run=True, budget=60
-    )
+    folder, to_x = hello("pykan-hello-pruned", name="pruned"), operations.parse("0:0:0", "to", "x")
+    done = edit_version(folder, [to_x], dry_run=True, budget=60)
     changed = done.difference.certificates
     assert changed is not None
     (output,) = changed["outputs"]
@@ -137,8 +136,7 @@ def test_rows_of_the_user_are_compared_and_become_the_baseline(hello: Callable[.
 
 def test_intervals_of_the_parent_are_dropped(hello: Callable[..., Path], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    x = rng.uniform(-1, 1, (200, 2))
-    np.savez(tmp_path / "rows.npz", x=x, y=rng.normal(size=(200, 1)))
+    np.savez(tmp_path / "rows.npz", x=rng.uniform(-1, 1, (200, 2)), y=rng.normal(size=(200, 1)))
     rows = calibration.load(tmp_path / "rows.npz")
     folder = hello(intervals=IntervalOptions(rows=rows, coverage=0.9))
     assert contract.load(folder).intervals.method
@@ -248,9 +246,8 @@ def test_an_edit_is_in_the_units_of_the_inputs(
     plain = edit_version(twin, [operations.parse(edge, operation, of_network)], budget=0)
     z = np.random.default_rng(2).uniform(-0.9, 0.9, (64, 2))
     x = z * SCALER["scale"] + SCALER["mean"]
-    np.testing.assert_allclose(
-        outputs(edited.result.directory, x), outputs(plain.result.directory, z), rtol=2e-4, atol=2e-5
-    )
+    y = outputs(plain.result.directory, z)
+    np.testing.assert_allclose(outputs(edited.result.directory, x), y, rtol=2e-4, atol=2e-5)
     (own,), (other,) = (done.difference.curves for done in (edited, plain))
     scale, offset = (12.0, 40.0) if edge == "0:0:0" else (0.5, -3.0) if edge == "0:1:2" else (1.0, 0.0)
     np.testing.assert_allclose(own.x, np.array(other.x) * scale + offset, rtol=1e-9)

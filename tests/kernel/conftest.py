@@ -33,17 +33,29 @@ def builder() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the package kanserve_kernel in it, which pytest's cache keeps."""
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is built from this state of the sources, which pytest's cache keeps."""
     cache: pytest.Cache | None = getattr(request.config, "cache", None)
-    place = (cache.mkdir("kernel") if cache else tmp_path_factory.getbasetemp()) / _state()
-    place.mkdir(exist_ok=True)
-    with (place / "lock").open("w") as lock:
+    folder = (cache.mkdir("kernel") if cache else tmp_path_factory.getbasetemp()) / _state()
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def alone(place: Path) -> Iterator[Path]:
+    """A temporary folder next to the builds, for one worker at a time."""
+    with (place / "lock").open("w") as lock, tempfile.TemporaryDirectory(dir=place) as folder:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        home, fault = place / custom_ops.PACKAGE, ""
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def package(place: Path) -> Path:
+    """A folder with the package kanserve_kernel in it."""
+    home, fault = place / custom_ops.PACKAGE, ""
+    with alone(place) as folder:
         if not home.exists():
-            with tempfile.TemporaryDirectory(dir=place) as folder:
-                fault = _build(Path(folder), home)
+            fault = _build(folder, home)
     if fault:
         pytest.skip(f"the operator is not built here: {fault[:300]}")
     return place

@@ -120,8 +120,13 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def computed(emit: Callable[[Graph, Value], Value], x: Array, dtype: str = "float32", *, exact: bool = True) -> Array:
-    """What the operators of a function give for numbers [B]."""
+    """Results of the operators of a function for numbers [B]."""
     return Emitted(emit, 1, (1,), dtype, exact=exact)(x[:, None])[:, 0]
+
+
+def edge_values(layer: Layer, x: Array) -> Array:
+    """[B, I, O]: the float64 values of all edges of a layer for its nodes x [B, I]."""
+    return np.concatenate([values for _, values, _ in float64_reference.edges(layer, x)])
 
 
 def check_each(check: Callable[..., None], items: Iterable[Any], *arguments: Any, **options: Any) -> None:
@@ -131,7 +136,7 @@ def check_each(check: Callable[..., None], items: Iterable[Any], *arguments: Any
         try:
             check(item, *arguments, **options)
         except (AssertionError, pytest.fail.Exception) as fault:
-            faults.append(f"{item}: {fault}")
+            faults.append(f"{str(item)[:80]}: {fault}")
     assert not faults, "\n".join(faults)
 
 

@@ -24,8 +24,8 @@ def test_every_example_of_a_basis_gives_what_it_owes(name: str) -> None:
     examples = bases.examples(name)
     free = [basis for basis in examples if basis.sources is None]
     for dtype, sources, checked in (
-        ("float32", 1, free),
-        ("float32", 17, free[::3]),
+        ("float32", 1, free[::2]),
+        ("float32", 17, free[1::2]),
         ("float32", SOURCES, [basis for basis in examples if basis.sources is not None]),
         ("float64", SOURCES, examples),
     ):

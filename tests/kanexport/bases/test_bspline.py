@@ -65,14 +65,6 @@ def test_a_fine_grid_gives_the_very_numbers_of_the_whole_recursion(monkeypatch: 
             np.testing.assert_array_equal(result, spline.evaluate(x))
 
 
-@given(splines())
-@settings(max_examples=settings.default.max_examples // 10)
-def test_inside_the_grid_splines_sum_to_one(spline: BSpline) -> None:
-    low, high = spline.support(SOURCES).core
-    x = low + np.linspace(0, 1, 17)[:, None] * (high - low)
-    np.testing.assert_allclose(spline.evaluate(x).sum(axis=1), 1.0, atol=1e-9)
-
-
 def test_uniform_cubic_grids_take_the_closed_form_and_others_do_not() -> None:
     uniform = np.tile(np.linspace(-1, 1, 12), (SOURCES, 1))
     assert BSpline(uniform, 3).closed_form("float32")

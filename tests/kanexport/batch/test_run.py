@@ -20,6 +20,7 @@ from kanexport.formats import checkpoint
 from kanexport.pipeline import Request
 from tests.kanexport.batch.test_discover import write
 from tests.support.golden_networks import case
+from tests.support.tiers import full
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -152,6 +153,7 @@ def test_options_and_functions_go_where_they_are_known_and_are_missed_where_they
     assert report.exit_code == 4
 
 
+@full("combination")
 def test_an_architecture_is_for_the_files_that_have_its_keys(three: Path, tmp_path: Path) -> None:
     steps = tmp_path / "steps.toml"
     steps.write_text('[[step]]\nlayer="layers.0"\n[[step]]\nfunction="tanh"\n[[step]]\nlayer="layers.1"\n')

@@ -41,15 +41,15 @@ def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(tmp_path: Pat
     assert "--time-limit" in (rows["toy"].error or {})["hint"]
 
 
-@pytest.mark.parametrize(
-    ("code", "kind", "text"),
-    [
-        ("import os; os.kill(os.getpid(), 11)", "Crashed", "signal SIGSEGV"),
-        ("import os; os.kill(os.getpid(), 9)", "LimitExceeded", "killed"),
-        ("raise SystemExit('gone')", "Crashed", "exit code 1: gone"),
-        ("print('no JSON')", "Crashed", "exit code 0"),
-    ],
-)
+DEATHS = [
+    ("import os; os.kill(os.getpid(), 11)", "Crashed", "signal SIGSEGV"),
+    ("import os; os.kill(os.getpid(), 9)", "LimitExceeded", "killed"),
+    ("raise SystemExit('gone')", "Crashed", "exit code 1: gone"),
+    ("print('no JSON')", "Crashed", "exit code 0"),
+]
+
+
+@pytest.mark.parametrize(("code", "kind", "text"), DEATHS)
 def test_a_process_that_dies_is_an_error_of_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kind: str, text: str
 ) -> None:
@@ -66,19 +66,10 @@ def test_a_process_that_dies_is_an_error_of_its_file(
 
 
 def test_requests_reach_the_process_whole() -> None:
-    request = Request(
-        path=Path("a\udcff.pt"),
-        repository=Path("models"),
-        options=("a=1", "b=2"),
-        symbolic=("0,0,0=sin",),
-        functions=("f=x",),
-        architecture=Path("steps.toml"),
-        family="pykan",
-        version=3,
-        tolerance=1e-6,
-        expected_outputs=(Path("x.npy"), Path("y.npy")),
-        shared=True,
-    )
+    texts = {"options": ("a=1", "b=2"), "symbolic": ("0,0,0=sin",), "functions": ("f=x",), "family": "pykan"}
+    paths = {"architecture": Path("steps.toml"), "expected_outputs": (Path("x.npy"), Path("y.npy"))}
+    more = {"version": 3, "tolerance": 1e-6, "shared": True}
+    request = Request(path=Path("a\udcff.pt"), repository=Path("models"), **texts, **paths, **more)
     assert worker.decode(worker.encode(request, 10)) == (request, 10)
 
 

@@ -26,6 +26,12 @@ def rows(name: str, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
     return reference["x"][:count], reference["y64"][:count]
 
 
+def ran(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    return done.stdout + done.stderr
+
+
 def close(y: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
@@ -61,7 +67,7 @@ def test_the_header_is_for_cplusplus_too(tmp_path: Path) -> None:
     (folder / "main.cpp").write_text(f'#include "net.h"\n{text}\n')
     link = ["g++", "-Wall", "-Werror", "main.cpp", "net.o", "-lm", "-o", "main"]
     for command in (["gcc", *STRICT, "-c", "net.c"], link, ["./main"]):
-        subprocess.run(command, cwd=folder, check=True, timeout=120)
+        ran(command, folder)
 
 
 CORTEX = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16", "--specs=rdimon.specs")
@@ -96,13 +102,9 @@ def test_a_cortex_m_computes_the_same(tmp_path: Path) -> None:
     for name, text in (("start.c", CORTEX_START), ("memory.ld", CORTEX_MEMORY), ("main.c", c_code.main_of(x))):
         (folder / name).write_text(text)
     files = ["-T", "memory.ld", "-o", "main.elf", "main.c", "net.c", "start.c", "-lm"]
-    built = subprocess.run(
-        ["arm-none-eabi-gcc", "-O2", *CORTEX, *files], cwd=folder, capture_output=True, text=True, timeout=120
-    )
-    assert built.returncode == 0, built.stderr
+    ran(["arm-none-eabi-gcc", "-O2", *CORTEX, *files], folder)
     emulator = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native"]
-    done = subprocess.run([*emulator, "-kernel", "main.elf"], cwd=folder, capture_output=True, text=True, timeout=120)
-    close(numbers(done.stdout), expected)
+    close(numbers(ran([*emulator, "-kernel", "main.elf"], folder)), expected)
 
 
 AVR_MAIN = """
@@ -149,12 +151,9 @@ def test_an_8_bit_controller_computes_the_same(tmp_path: Path) -> None:
     folder, (x, expected) = c_code.written(c_code.code(SMALL), tmp_path), rows(SMALL, 4)
     values = ", ".join(f"{value!r}f" for value in x.astype(np.float32).reshape(-1).tolist())
     (folder / "main.c").write_text(AVR_MAIN % (values, len(x)))
-    build = ["avr-gcc", "-std=c99", "-O2", "-mmcu=atmega1284p", "-o", "main.elf", "main.c", "net.c", "-lm"]
-    built = subprocess.run(build, cwd=folder, capture_output=True, text=True, timeout=120)
-    assert built.returncode == 0, built.stderr
-    emulator = ["simavr", "-m", "atmega1284p", "-f", "16000000", "main.elf"]
-    done = subprocess.run(emulator, cwd=folder, capture_output=True, text=True, timeout=120)
-    printed = re.findall(r"-?\d\.\d+e[+-]\d+", done.stdout + done.stderr)
+    ran(["avr-gcc", "-std=c99", "-O2", "-mmcu=atmega1284p", "-o", "main.elf", "main.c", "net.c", "-lm"], folder)
+    said = ran(["simavr", "-m", "atmega1284p", "-f", "16000000", "main.elf"], folder)
+    printed = re.findall(r"-?\d\.\d+e[+-]\d+", said)
     close(np.array(printed, dtype=float)[:, None], expected)
 
 
@@ -178,9 +177,7 @@ def test_no_input_makes_the_code_read_out_of_bounds(tmp_path: Path) -> None:
     folder = c_code.written(c_code.code("pykan-hello-pruned"), tmp_path)
     (folder / "main.c").write_text(CBMC_MAIN)
     checks = ["--bounds-check", "--pointer-check", "--conversion-check", "--unwind", "20", "--unwinding-assertions"]
-    command = ["cbmc", "main.c", "net.c", *checks, "-DNET_NO_EXPLAIN"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
-    assert "VERIFICATION SUCCESSFUL" in done.stdout, done.stdout[-3000:]
+    assert "VERIFICATION SUCCESSFUL" in ran(["cbmc", "main.c", "net.c", *checks, "-DNET_NO_EXPLAIN"], folder)
 
 
 def test_a_program_that_does_not_compile_is_an_error() -> None:

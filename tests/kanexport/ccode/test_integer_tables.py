@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kanexport.ccode import compiled, integer_tables
-from kanexport.ccode.integer_tables import STORAGE, Codes
+from kanexport.ccode.integer_tables import Codes
 from kanexport.errors import VerificationFailed
 from kanexport.verify import float64_reference
 from tests.support import c_code
@@ -47,9 +47,3 @@ def test_a_target_that_integers_miss_is_an_error() -> None:
     with pytest.raises(VerificationFailed, match=r"net\.c differs from the checkpoint") as caught:
         c_code.code("pykan-hello-adapted", "int8", 1e-5)
     assert "or use larger --c-tables" in caught.value.hint
-
-
-def test_floats_stay_as_they_are() -> None:
-    kan = network(WIDE)
-    assert STORAGE["float32"] == 0
-    assert integer_tables.rounded(kan, "float32") is kan

@@ -1,4 +1,4 @@
-"""A clock for certificates that is independent of the machine."""
+"""Clocks for certificates that do not depend on what else the machine does."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from kanexport.certify import branch, certificate, search
 
 
 @pytest.fixture(autouse=True)
-def steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each reading is one second after the one before: a budget is a number of steps of the search."""
-    clock = SimpleNamespace(monotonic=itertools.count().__next__)
+def steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reading is one second after the one before: a budget is a number of steps of the search. Tests of the
+    tightness count seconds of the processor: `parametrize("steps", [time.process_time], indirect=True)`."""
+    clock = SimpleNamespace(monotonic=getattr(request, "param", itertools.count().__next__))
     for module in (certificate, branch, search):
         monkeypatch.setattr(module, "time", clock)

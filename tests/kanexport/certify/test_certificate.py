@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -25,32 +26,20 @@ from tests.support.tiers import full, spread
 
 ROWS = 1500
 # Certified range over found range, at most.
-GOLDEN = {
-    "chebykan-bare-layer": 1.05,
+CLOSE = """
+    chebykan-bare-layer flashkan-ellipj inkan-hello kanx-hello pykan-0.0.5-hello pykan-diabetes pykan-ellipj-float64
+    pykan-feynman-I.6.20 pykan-hello-adapted pykan-hello-pruned pykan-hello-symbolic pykan-knot-signature
+    pykan-mult-affine pykan-prune-input pykan-pruned-edges relu-kan-hello torch-wavelet-kan-hello
+"""
+GOLDEN = dict.fromkeys(CLOSE.split(), 1.05) | {
     "chebykan-digits-layernorm": 2.0,
     "efficient-kan-digits": 6.0,
     "efficient-kan-wine-update-grid": 1.2,
-    "flashkan-ellipj": 1.05,
     "fourierkan-breast-cancer": 1.8,
     "gr-kan-breast-cancer": 1.4,
-    "inkan-hello": 1.05,
     "jacobikan-wine": 1.8,
-    "kanx-hello": 1.05,
-    "pykan-0.0.5-hello": 1.05,
-    "pykan-diabetes": 1.05,
-    "pykan-ellipj-float64": 1.05,
-    "pykan-feynman-I.6.20": 1.05,
-    "pykan-hello-adapted": 1.05,
-    "pykan-hello-pruned": 1.05,
-    "pykan-hello-symbolic": 1.05,
-    "pykan-knot-signature": 1.05,
-    "pykan-mult-affine": 1.05,
-    "pykan-prune-input": 1.05,
-    "pykan-pruned-edges": 1.05,
     "rbf-kan-diabetes": 1.5,
-    "relu-kan-hello": 1.05,
     "sinekan-digits": 3.0,
-    "torch-wavelet-kan-hello": 1.05,
     "torchkan-digits": 2.0,
     "wav-kan-dog-breast-cancer": 1.4,
     "wav-kan-mexican-hat-wine": 1.5,
@@ -91,15 +80,19 @@ def points(c: Certificate, rng: np.random.Generator) -> np.ndarray:
     return np.clip(x.astype(np.float32), *inner_float32(c.low, c.high))
 
 
-def assert_holds(kan: Kan, c: Certificate) -> None:
-    """Raises AssertionError if a point contradicts the certificate."""
-    x = points(c, np.random.default_rng(5))
-    exact = float64_reference.evaluate(kan, x.astype(np.float64)).y
+def assert_graphs_hold(kan: Kan, c: Certificate, x: np.ndarray, exact: np.ndarray) -> None:
     for name, run in graphs(kan).items():
         y = run(x)
         assert (y >= c.y_low).all(), name
         assert (y <= c.y_high).all(), name
         assert (np.abs(y - exact) <= c.slack).all(), name
+
+
+def assert_holds(kan: Kan, c: Certificate) -> None:
+    """Raises AssertionError if a point contradicts the certificate."""
+    x = points(c, np.random.default_rng(5))
+    exact = float64_reference.evaluate(kan, x.astype(np.float64)).y
+    assert_graphs_hold(kan, c, x, exact)
     assert (c.y_low <= c.found_low).all()
     assert (c.found_high <= c.y_high).all()
     assert_directions_hold(kan, c, x.astype(np.float64)[:400], exact[:400])
@@ -125,10 +118,11 @@ def assert_directions_hold(kan: Kan, c: Certificate, x: np.ndarray, y: np.ndarra
                 assert at[3] < at[2]
 
 
+@pytest.mark.parametrize("steps", [time.process_time], indirect=True)
 @spread("name", GOLDEN, 5)
 def test_golden_checkpoints(name: str) -> None:
     kan = network(name)
-    for budget in (60, 300, 1500, 7500):
+    for budget in (0.3, 1.5, 6.0, 60.0):
         c = certificate.certify(kan, *certificate.grid_box(kan), budget=budget)
         if c.tightness.max() <= GOLDEN[name]:
             break
@@ -136,11 +130,11 @@ def test_golden_checkpoints(name: str) -> None:
     assert c.tightness.max() <= GOLDEN[name]
 
 
-def around(kan: Kan, reach: float) -> Certificate:
+def around(kan: Kan, reach: float, budget: float = 16) -> Certificate:
     """The certificate of the box of the grid, enlarged `reach` times."""
     low, high = certificate.grid_box(kan)
     center, radius = (low + high) / 2, reach * (high - low) / 2
-    return certificate.certify(kan, center - radius, center + radius, budget=16)
+    return certificate.certify(kan, center - radius, center + radius, budget=budget)
 
 
 @spread("seed", range(12), 4)
@@ -150,9 +144,7 @@ def test_random_networks(seed: int) -> None:
     assert_holds(kan, around(kan, 3.0 if seed % 4 in (1, 2) else 1.0))
 
 
-@pytest.mark.parametrize(
-    "depth", [2, pytest.param(1, marks=full("combination")), pytest.param(3, marks=full("combination"))]
-)
+@spread("depth", [2, 1, 3], 1)
 @pytest.mark.parametrize("kind", random_networks.KINDS)
 def test_random_networks_of_each_basis(kind: str, depth: int) -> None:
     kan = random_networks.network(kind, depth, seed=depth)
@@ -164,9 +156,9 @@ def test_random_networks_of_each_basis(kind: str, depth: int) -> None:
 def test_boxes_far_beyond_the_grid(kind: str) -> None:
     """The certificate holds, or the network has none on this box."""
     kan = random_networks.network(kind, 2, seed=7)
-    for reach in (12.0, 1e4, 1e8):
+    for reach in (12.0, 1e4 if random_networks.KINDS.index(kind) % 2 else 1e8):
         try:
-            c = around(kan, reach)
+            c = around(kan, reach, budget=4)
         except InvalidKan:
             assert reach > 12 or kind == "symbolic"
         else:
@@ -187,7 +179,7 @@ def test_scalers_selections_and_clamped_inputs() -> None:
     wide = certificate.certify(kan, low - 5, high + 5, budget=60)
     assert_holds(kan, wide)
     assert wide.direction[0] == (INCREASING,) * kan.n_outputs  # no edge reads it
-    assert (wide.lipschitz[0] == 0).all() or (wide.lipschitz[0] < 1e-200).all()
+    assert (wide.lipschitz[0] < 1e-200).all()
 
 
 def test_a_box_of_one_point() -> None:

@@ -28,15 +28,12 @@ def test_errors_of_steps() -> None:
     assert (error <= rounding.of_scaler(shift, scale, exact.min(axis=0), exact.max(axis=0))).all()
 
 
-@pytest.mark.parametrize(
-    ("knots", "coefficient", "message"),
-    [
+def test_layers_without_a_bound() -> None:
+    for knots, coefficient, message in (
         ([0.0, 1, 2, 2 + 1e-7, 3, 4, 5, 6], 1.0, "float32 does not separate them"),
         (np.arange(8.0), 1e30, "may exceed float32"),
-    ],
-)
-def test_layers_without_a_bound(knots: list[float], coefficient: float, message: str) -> None:
-    term = BasisTerm(BSpline(np.array([knots], dtype=np.float64), 3), np.full((1, 1, 4), coefficient))
-    layer = Layer((term,), np.ones((1, 1)), np.zeros(1), np.ones((1, 1), dtype=bool))
-    with pytest.raises(InvalidKan, match=message):
-        rounding.of_sums(Table.of(Edges.of(layer), np.zeros(1), np.ones(1)), np.zeros(1), np.ones(1))
+    ):
+        term = BasisTerm(BSpline(np.array([knots], dtype=np.float64), 3), np.full((1, 1, 4), coefficient))
+        layer = Layer((term,), np.ones((1, 1)), np.zeros(1), np.ones((1, 1), dtype=bool))
+        with pytest.raises(InvalidKan, match=message):
+            rounding.of_sums(Table.of(Edges.of(layer), np.zeros(1), np.ones(1)), np.zeros(1), np.ones(1))

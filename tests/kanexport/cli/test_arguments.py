@@ -41,7 +41,7 @@ def test_wrong_arguments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_misspelt_name_is_helped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An option of a folder is told at the end, as of no use to any file."""
+    """A run over a folder reports unused options only at its end."""
     for supplied, arguments, hint in (
         ((FILE,), ["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
         ((FILE,), ["--family", "magic"], "available: "),

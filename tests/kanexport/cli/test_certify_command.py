@@ -32,7 +32,7 @@ def run(*arguments: object) -> int:
     return certify.run(program.parse(parser, words))
 
 
-def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_document_and_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(HELLO, "--features", "a,b", "--classes", "z", *BUDGET, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["box"]["low"]) == len(document["box"]["high"]) == 2
@@ -46,6 +46,10 @@ def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(entry["bound"] > 0 for entry in document["lipschitz"])
     assert document["seconds"] > 0
     assert len(document["assumptions"]) == 5
+    assert run(HELLO, *BUDGET) == 0
+    printed = capsys.readouterr().out
+    for part in ("certified low", "y0 direction", "neither", "differ by at most", "assumes: inputs are float32"):
+        assert part in printed
 
 
 def test_boxes_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,13 +72,6 @@ def test_boxes_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ):
         with pytest.raises(OptionError, match=text):
             run(HELLO, *arguments)
-
-
-def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(HELLO, *BUDGET) == 0
-    printed = capsys.readouterr().out
-    for part in ("certified low", "y0 direction", "neither", "differ by at most", "assumes: inputs are float32"):
-        assert part in printed
 
 
 def test_normalized_inputs_and_modules_are_refused() -> None:

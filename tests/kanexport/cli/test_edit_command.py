@@ -46,7 +46,14 @@ def test_the_document(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert contract.load(model / "2").edit.edges[2].operation == "shift -0.1"
 
 
-def test_the_tables(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_writes_nothing_and_the_tables_name_the_change(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(model, *ZERO, "--budget", "0", "--dry-run") == 0
+    assert "nothing was written" in capsys.readouterr().out
+    assert run(model, *ZERO, "--budget", "0", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["directory"] is None
+    assert sorted(path.name for path in model.iterdir()) == ["1", "config.pbtxt"]
     assert run(model, *ZERO, "--budget", "0") == 0
     text = capsys.readouterr().out
     for line in (
@@ -58,14 +65,6 @@ def test_the_tables(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "next: kanserve shadow hello 2, then kanserve promote hello 2",
     ):
         assert line in text, text
-
-
-def test_a_dry_run_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(model, *ZERO, "--budget", "0", "--dry-run") == 0
-    assert "nothing was written" in capsys.readouterr().out
-    assert run(model, *ZERO, "--budget", "0", "--dry-run", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["directory"] is None
-    assert sorted(path.name for path in model.iterdir()) == ["1", "config.pbtxt"]
 
 
 def test_edits_of_a_file_follow_those_of_the_arguments(model: Path, tmp_path: Path) -> None:

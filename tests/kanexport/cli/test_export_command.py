@@ -73,7 +73,7 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
     return code, json.loads(out), err
 
 
-def test_failures_are_one_document_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_one_document_too_and_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--repository", tmp_path / "models", "--name", "m")
     code, answer, err = _json(capsys, tmp_path / "missing", *where)
     assert (code, answer["error"]["exit_code"], answer["error"]["kind"]) == (2, 2, "CheckpointError")
@@ -83,10 +83,15 @@ def test_failures_are_one_document_too(tmp_path: Path, capsys: pytest.CaptureFix
     assert "\n  help: " in err
     code, answer, _ = _json(capsys, DIABETES, *where, "--tolerance", "1e-12")
     assert (code, answer["error"]["kind"]) == (3, "VerificationFailed")
+    assert "--dtype float64" in answer["error"]["hint"]
+    assert not (tmp_path / "models").exists()
     code, answer, _ = _json(capsys, DIABETES, *where)
     assert (code, answer["version"]) == (0, 1)
+    before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()}
     code, answer, _ = _json(capsys, DIABETES, *where)
     assert (code, answer["error"]["kind"]) == (2, "RepositoryError")
+    assert _json(capsys, DIABETES, *where, "--tolerance", "1e-12", "--force")[0] == 3
+    assert {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()} == before
 
 
 def test_text_from_a_file_is_no_markup(pykan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from kanexport import pipeline
 from kanexport.edit import circuit, library
 from kanexport.edit.circuit import At, Circuit, Judge
 from kanexport.edit.curve_fit import Form
 from kanexport.ir.model import Kan
-from kanexport.pipeline import Request
 from kanexport.verify import float64_reference
+from tests.support.golden_networks import network
 
-Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 X = np.random.default_rng(2).uniform(-1, 1, (200, 2))
 
 
@@ -24,16 +19,12 @@ def form(name: str, a: float = 1.0, b: float = 0.0, c: float = 1.0, d: float = 0
     return Form(library.ALL[name], a, b, c, d)
 
 
-TRUE: dict[At, Form] = {
-    (0, 0, 0): form("sin", np.pi),
-    (0, 1, 0): form("x^2"),
-    (1, 0, 0): form("exp"),
-}
+TRUE: dict[At, Form] = {(0, 0, 0): form("sin", np.pi), (0, 1, 0): form("x^2"), (1, 0, 0): form("exp")}
 
 
 @pytest.fixture(scope="module")
-def hello(golden: Golden) -> Kan:
-    return pipeline.network(Request(path=golden("pykan-hello-pruned")[0], repository=None))[0]
+def hello() -> Kan:
+    return network("pykan-hello-pruned")
 
 
 def test_without_forms_it_is_the_network(hello: Kan) -> None:
@@ -55,18 +46,15 @@ def test_rows_with_nan_stay_nan(hello: Kan) -> None:
     """Also in an input whose edge becomes a constant."""
     kan = circuit.network(hello, TRUE | {(0, 1, 0): form("0", d=0.25)})
     rows = np.array([[np.nan, 0.0], [0.0, np.nan], [0.0, 0.0]])
-    before, after = (np.isnan(float64_reference.evaluate(network, rows).y[:, 0]) for network in (hello, kan))
+    before, after = (np.isnan(float64_reference.evaluate(own, rows).y[:, 0]) for own in (hello, kan))
     assert before.tolist() == after.tolist() == [True, True, False]
 
 
-def test_one_edge_is_replaced_without_building_the_network_again(hello: Kan) -> None:
+def test_an_edge_is_replaced_without_building_the_network_again_and_has_slopes(hello: Kan) -> None:
     whole, at = Circuit.of(hello, X, {}), (0, 0, 0)
     values = whole.values(at)
     y = whole.replaced(at, values, TRUE[at].values(X[:, 0]))
     assert y == pytest.approx(Circuit.of(hello, X, {at: TRUE[at]}).y, rel=1e-9)
-
-
-def test_slopes(hello: Kan) -> None:
     tested = Circuit.of(hello, X, TRUE)
     assert tested.slopes(0, 0) == pytest.approx(tested.y, rel=1e-4)  # of exp
 

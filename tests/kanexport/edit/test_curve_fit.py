@@ -7,6 +7,7 @@ import pytest
 
 from kanexport.edit import curve_fit, library
 from kanexport.edit.curve_fit import Form
+from tests.support.conformance import check_each
 
 X = np.random.default_rng(1).uniform(0.3, 2.5, 300)
 FORMS = [
@@ -27,23 +28,20 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "a", "b", "c", "d"), FORMS)
-def test_a_curve_of_the_function_is_found(name: str, a: float, b: float, c: float, d: float) -> None:
-    candidate = library.ALL[name]
-    y = Form(candidate, a, b, c, d).values(X)
+def check_found(item: tuple[str, float, float, float, float]) -> None:
+    candidate = library.ALL[item[0]]
+    y = Form(candidate, *item[1:]).values(X)
     found = curve_fit.fit(candidate, X, y)
     assert found is not None
     assert np.abs(found.values(X) - y).max() < 1e-4 * y.std()
     assert found.defined(X.min(), X.max())
 
 
-def test_a_constant() -> None:
+def test_a_curve_of_the_function_is_found() -> None:
+    check_each(check_found, FORMS)
     found = curve_fit.fit(library.ALL["0"], X, X)
     assert found is not None
     assert found.values(X) == pytest.approx(np.full(X.shape, X.mean()))
-
-
-def test_a_constant_source_has_no_function() -> None:
     assert curve_fit.fit(library.ALL["sin"], np.ones(40), np.ones(40)) is None
 
 

@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kanexport import pipeline
 from kanexport.edit import edge as edges
 from kanexport.edit.edge import Edge
 from kanexport.errors import ExportError
-from kanexport.export_request import Request
-from kanexport.ir.model import Kan
 from kanexport.verify import float64_reference
+from tests.support.golden_networks import network
 
-Network = Callable[[str], Kan]
-
-
-@pytest.fixture(scope="module")
-def network(golden: Callable[[str], tuple[Path, tuple[str, ...]]]) -> Network:
-    def read(name: str) -> Kan:
-        path, options = golden(name)
-        return pipeline.network(Request(path=path, repository=None, options=options))[0]
-
-    return read
+NAMES = "pykan-hello-adapted", "pykan-hello-symbolic", "efficient-kan-wine-update-grid", "wav-kan-mexican-hat-wine"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pykan-hello-adapted",
-        "pykan-hello-symbolic",
-        "efficient-kan-wine-update-grid",
-        "wav-kan-mexican-hat-wine",
-    ],
-)
-def test_a_curve_has_the_values_of_the_reference(network: Network, name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_curve_has_the_values_of_the_reference(name: str) -> None:
     kan = network(name)
     for at, layer in enumerate(kan.layers):
         layer = dataclasses.replace(layer, pre_steps=())  # the argument of a curve is what the edges read
@@ -52,33 +31,23 @@ def test_a_curve_has_the_values_of_the_reference(network: Network, name: str) ->
             np.testing.assert_allclose(own, target, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("name", "at", "message", "code"),
-    [
-        ("pykan-hello-adapted", (2, 0, 0), "no layer 2, expected 0 to 1", "edge-unknown"),
-        ("pykan-hello-adapted", (0, 2, 0), "layer 0 has 2 sources and 5 destinations", "edge-unknown"),
-        ("pykan-hello-adapted", (0, 0, 5), "layer 0 has 2 sources and 5 destinations", "edge-unknown"),
-        ("fastkan-digits", (0, 0, 0), "normalizes each row", "edge-class-b"),
-    ],
-)
-def test_an_edge_that_cannot_be_edited_is_named(
-    network: Network, name: str, at: tuple[int, int, int], message: str, code: str
-) -> None:
-    with pytest.raises(ExportError, match=message) as error:
-        edges.find(network(name), at)
-    assert error.value.code == code
-    assert error.value.hint
+def test_an_edge_that_cannot_be_edited_is_named() -> None:
+    adapted, pruned = network("pykan-hello-adapted"), network("pykan-pruned-edges")
+    source, destination = (int(n) for n in np.argwhere(~pruned.layers[0].active())[0])
+    for kan, at, message, code in (
+        (adapted, (2, 0, 0), "no layer 2, expected 0 to 1", "edge-unknown"),
+        (adapted, (0, 2, 0), "layer 0 has 2 sources and 5 destinations", "edge-unknown"),
+        (adapted, (0, 0, 5), "layer 0 has 2 sources and 5 destinations", "edge-unknown"),
+        (network("fastkan-digits"), (0, 0, 0), "normalizes each row", "edge-class-b"),
+        (pruned, (0, source, destination), "pruned or zero", "edge-inactive"),
+    ):
+        with pytest.raises(ExportError, match=message) as error:
+            edges.find(kan, at)
+        assert error.value.code == code
+        assert error.value.hint
 
 
-def test_a_pruned_edge_cannot_be_edited(network: Network) -> None:
-    kan = network("pykan-pruned-edges")
-    source, destination = np.argwhere(~kan.layers[0].active())[0]
-    with pytest.raises(ExportError, match="pruned or zero") as error:
-        edges.find(kan, (0, int(source), int(destination)))
-    assert error.value.code == "edge-inactive"
-
-
-def test_one_edge_changes_and_the_others_stay(network: Network) -> None:
+def test_one_edge_changes_and_the_others_stay() -> None:
     kan = network("pykan-hello-adapted")
     edge = edges.find(kan, (0, 1, 3))
     changed = edges.replaced(kan, edge, edge.only(None))

@@ -10,6 +10,7 @@ import pytest
 from kanexport.edit import library
 from kanexport.edit.library import Domain
 from kanexport.errors import OptionError
+from tests.support.conformance import check_each
 
 
 def test_the_standard_functions_are_in_the_order_of_their_complexity() -> None:
@@ -26,8 +27,7 @@ def test_functions_by_name() -> None:
     assert caught.value.code == "function-unknown"
 
 
-@pytest.mark.parametrize("name", library.ALL)
-def test_starts_are_defined_and_finite(name: str) -> None:
+def check_starts(name: str) -> None:
     candidate = library.ALL[name]
     pairs = library.starts(candidate)
     ends = np.sort(pairs[:, :1] * np.array([-1.0, 1.0]) + pairs[:, 1:], axis=1)
@@ -37,9 +37,12 @@ def test_starts_are_defined_and_finite(name: str) -> None:
         assert np.isfinite(candidate.function.evaluate(np.linspace(low, high, 50))).all() or low == 0
 
 
-@pytest.mark.parametrize(
-    ("domain", "inside", "outside"),
-    [
+def test_starts_are_defined_and_finite() -> None:
+    check_each(check_starts, library.ALL)
+
+
+def test_domains() -> None:
+    for domain, inside, outside in (
         (Domain.POSITIVE, (0.1, 2), (0, 2)),
         (Domain.ROOT, (0, 2), (-0.1, 2)),
         (Domain.NOT_ZERO, (-2, -0.1), (-1, 1)),
@@ -47,8 +50,6 @@ def test_starts_are_defined_and_finite(name: str) -> None:
         (Domain.OPEN_UNIT, (-0.9, 0.9), (-1, 1)),
         (Domain.QUARTER, (-1.5, 1.5), (-1.6, 0)),
         (Domain.ALL, (-1e9, 1e9), (-math.inf, 0)),
-    ],
-)
-def test_domains(domain: Domain, inside: tuple[float, float], outside: tuple[float, float]) -> None:
-    assert library.defined(domain, *inside)
-    assert not library.defined(domain, *outside)
+    ):
+        assert library.defined(domain, *inside)
+        assert not library.defined(domain, *outside)

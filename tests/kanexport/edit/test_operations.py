@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,20 +12,15 @@ from kanexport.edit.operations import EdgeEdit
 from kanexport.errors import OptionError
 
 
-@pytest.mark.parametrize("text", ["0:2:1", "0,2,1", " 0:2:1 "])
-def test_an_edge_has_three_numbers(text: str) -> None:
-    assert operations.edge_of(text) == (0, 2, 1)
+def test_an_edge_has_three_numbers() -> None:
+    assert {operations.edge_of(text) for text in ("0:2:1", "0,2,1", " 0:2:1 ")} == {(0, 2, 1)}
+    for text in ("", "0:2", "0:2:1:1", "0:-2:1", "a:b:c", "0:2:1.5", "0:2:٣"):
+        with pytest.raises(OptionError, match="not LAYER:SOURCE:DESTINATION"):
+            operations.edge_of(text)
 
 
-@pytest.mark.parametrize("text", ["", "0:2", "0:2:1:1", "0:-2:1", "a:b:c", "0:2:1.5", "0:2:٣"])
-def test_other_texts_are_no_edge(text: str) -> None:
-    with pytest.raises(OptionError, match="not LAYER:SOURCE:DESTINATION"):
-        operations.edge_of(text)
-
-
-@pytest.mark.parametrize(
-    ("operation", "value", "summary"),
-    [
+def test_an_operation_and_its_text() -> None:
+    for operation, value, summary in (
         ("to", "1.2*sin(x)", "to 1.2*sin(x)"),
         ("to", 0.5, "to 0.5"),
         ("zero", True, "zero"),
@@ -36,16 +30,13 @@ def test_other_texts_are_no_edge(text: str) -> None:
         ("shift", "-0.25", "shift -0.25"),
         ("raise", 3, "raise 3"),
         ("points", [[0, 1], [0.5, 2]], "points 2 points"),
-    ],
-)
-def test_an_operation_and_its_text(operation: str, value: Any, summary: str) -> None:
-    edit = operations.parse("1:0:3", operation, value)
-    assert (edit.edge, edit.name, edit.summary) == ((1, 0, 3), "1:0:3", summary)
+    ):
+        edit = operations.parse("1:0:3", operation, value)
+        assert (edit.edge, edit.name, edit.summary) == ((1, 0, 3), "1:0:3", summary)
 
 
-@pytest.mark.parametrize(
-    ("operation", "value", "message"),
-    [
+def test_a_value_that_is_not_valid_is_named() -> None:
+    for operation, value, message in (
         ("clamp", "2:-1", "the lowest value 2 is above the highest value -1"),
         ("clamp", "1", "expected LOW:HIGH"),
         ("clamp", "nan:1", "expected a finite number"),
@@ -60,11 +51,9 @@ def test_an_operation_and_its_text(operation: str, value: Any, summary: str) -> 
         ("points", [[1, "y"]], "expected a finite number"),
         ("points", 3, "expected 1 to"),
         ("twist", 1, "unknown operation 'twist'"),
-    ],
-)
-def test_a_value_that_is_not_valid_is_named(operation: str, value: Any, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        operations.parse("0:0:0", operation, value)
+    ):
+        with pytest.raises(OptionError, match=message):
+            operations.parse("0:0:0", operation, value)
 
 
 def test_files_have_many_edits(tmp_path: Path) -> None:
@@ -81,9 +70,10 @@ def test_files_have_many_edits(tmp_path: Path) -> None:
     assert operations.load(tmp_path / "edits.json") == operations.load(tmp_path / "edits.toml") == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_file_that_is_not_valid_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be read"):
+        operations.load(tmp_path / "edits.json")
+    for text, message in (
         ("{", "not valid JSON"),
         ("[]", "has no list of edits"),
         ('{"edits": [1]}', "edit 0 of edits.json has the operations none"),
@@ -92,17 +82,10 @@ def test_files_have_many_edits(tmp_path: Path) -> None:
         ('{"edits": [{"edge": "0:0:0", "shift": "far"}]}', "edit 0 of edits.json: shift: found 'far'"),
         ('{"edits": [{"edge": "0:0:0", "points": "none.csv"}]}', "none.csv cannot be read"),
         ('[{"edge": "0:0:0", "zero": true}, {"edge": "0,0,0", "shift": 1}]', "0:0:0 has more than one operation"),
-    ],
-)
-def test_a_file_that_is_not_valid_is_named(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "edits.json").write_text(text)
-    with pytest.raises(OptionError, match=message):
-        operations.load(tmp_path / "edits.json")
-
-
-def test_a_missing_file_and_a_file_of_other_columns(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="cannot be read"):
-        operations.load(tmp_path / "edits.json")
+    ):
+        (tmp_path / "edits.json").write_text(text)
+        with pytest.raises(OptionError, match=message):
+            operations.load(tmp_path / "edits.json")
     (tmp_path / "three.csv").write_text("1,2,3\n")
     with pytest.raises(OptionError, match=r"has the shape \[1, 3\]"):
         operations.parse("0:0:0", "points", "three.csv", folder=tmp_path)

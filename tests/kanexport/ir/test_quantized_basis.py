@@ -124,9 +124,3 @@ def test_splines_with_large_tables_are_computed_in_each_run(monkeypatch: pytest.
     steps = stepped(spline, 3, 0)
     assert steps is not None
     assert not steps.by_source
-
-
-def test_sums_fit_what_adds_them() -> None:
-    assert 2 * precision.LARGEST**2 < 2**15
-    assert precision.DEPTH * precision.LARGEST**2 < 2**31
-    assert isinstance(stepped(COMPACT[0], 3, 0), Stepped)

@@ -22,11 +22,6 @@ def test_other_families_store_bytes_where_they_have_no_sums_of_them(tmp_path: Pa
     assert result.error <= 0.2
 
 
-def test_a_network_without_such_a_branch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VerificationFailed, match="nothing to quantize"):
-        exported(tmp_path, "wav-kan-dog-breast-cancer", quantization=QuantizationOptions("int8"))
-
-
 def test_a_branch_that_takes_more_than_its_share_stays_as_it_is(tmp_path: Path) -> None:
     bound = 5e-3
     quantization = QuantizationOptions("int8", max_error=bound)
@@ -38,9 +33,11 @@ def test_a_branch_that_takes_more_than_its_share_stays_as_it_is(tmp_path: Path) 
     assert any("since quantizing only this branch" in note for note in result.notes())
 
 
-def test_too_large_an_error_is_refused_and_names_the_worst_branch(tmp_path: Path) -> None:
+def test_too_large_an_error_and_nothing_to_quantize_are_refused(tmp_path: Path) -> None:
     text = r"no branch can be quantized .* the worst branch is \w+ of layer \d"
     with pytest.raises(VerificationFailed, match=text) as result:
         exported(tmp_path, DIGITS, quantization=QuantizationOptions("int8", max_error=1e-5))
     assert "set a larger --max-error" in result.value.hint
+    with pytest.raises(VerificationFailed, match="nothing to quantize"):
+        exported(tmp_path, "wav-kan-dog-breast-cancer", quantization=QuantizationOptions("int8"))
     assert not list(tmp_path.rglob("manifest.json"))

@@ -30,7 +30,7 @@ from kanexport.quantization.options import MAX_ERROR, QuantizationOptions
 from kanexport.verify import test_points
 from tests.support.command_line import checkpoint
 from tests.support.golden_networks import case, exported, network
-from tests.support.tiers import spread
+from tests.support.tiers import full, spread
 
 DIGITS, WINE = "efficient-kan-digits", "efficient-kan-wine-update-grid"
 SPLINES = (DIGITS, WINE, "pykan-hello-adapted", "pykan-mult-affine", "relu-kan-hello", "flashkan-ellipj")
@@ -132,7 +132,7 @@ def layer_of(rng: np.random.Generator, sources: int, destinations: int, interval
     st.integers(0, 2**31),
     st.sampled_from(["fp16-weights", "int8"]),
 )
-@settings(max_examples=settings.default.max_examples // 20 + 1)
+@settings(max_examples=settings.default.max_examples // 10)
 def test_any_network_is_served_as_what_its_rounded_numbers_mean(
     widths: list[int], intervals: int, uneven: bool, seed: int, method: str
 ) -> None:
@@ -157,7 +157,8 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
     assert result.manifest.approximation.rows_sha256
 
 
-@spread("method,off", [("int8", 1e-1), ("fp16-weights", 1e-2)], 1)
+@full("combination")
+@pytest.mark.parametrize(("method", "off"), [("int8", 1e-1), ("fp16-weights", 1e-2)])
 def test_recorded_outputs_are_compared_with_the_quantized_graph(tmp_path: Path, method: str, off: float) -> None:
     recorded, quantization = case(WINE).path.parent / "reference.npz", QuantizationOptions(method)
     result = exported(tmp_path, WINE, quantization=quantization, expected_outputs=(recorded,)).manifest.verification

@@ -53,12 +53,9 @@ def test_rounding_is_drawn_until_it_excuses_the_error() -> None:
         assert (len(drawn), error.condition, error.excess <= 1) == (count, change, excused)
 
 
-def test_a_scale_bounds_the_magnitude_from_below_and_never_from_above() -> None:
+def test_a_scale_bounds_the_magnitude_from_below_and_zero_is_right_where_zero_is_expected() -> None:
     assert compared([1.0], [0.5], allowed(scale=4.0, change=0.0)).max_rel == 0.125
     assert compared([10.0], [8.0], allowed(scale=4.0, change=0.0)).max_rel == 0.25
-
-
-def test_zero_where_zero_is_expected_is_right_and_anything_else_is_not() -> None:
     assert compared([0.0, 0.0], [0.0, 0.0], allowed()) == LargestError(where="0")
     wrong = compared([0.0, 1e-300], [0.0, 0.0])
     assert (wrong.max_abs, wrong.max_rel, wrong.excess) == (1e-300, INF, INF)
