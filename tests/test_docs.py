@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +28,8 @@ from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
 from tests.support.free_ports import free_port
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
-from tests.support.server_process import READY_SECONDS
 from tests.support.tiers import full
+from tests.support.wait import until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -101,14 +100,14 @@ def _words(text: str) -> list[str]:
 
 def _await(environment: dict[str, str]) -> None:
     """Until the server says that it is ready: its port opens before its models are loaded."""
-    end = time.monotonic() + READY_SECONDS
     with Client(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}") as client:
-        while time.monotonic() < end:
+
+        def ready() -> bool:
             with contextlib.suppress(ClientError):
-                if client.ready():
-                    return
-            time.sleep(0.05)
-    raise AssertionError("the server was not ready in time")
+                return client.ready()
+            return False
+
+        until(ready)
 
 
 @full("document")
