@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +28,8 @@ from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
 from tests.support.free_ports import free_port
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
-from tests.support.server_process import READY_SECONDS
 from tests.support.tiers import full
+from tests.support.wait import until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -101,14 +100,14 @@ def _words(text: str) -> list[str]:
 
 def _await(environment: dict[str, str]) -> None:
     """Until the server says that it is ready: its port opens before its models are loaded."""
-    end = time.monotonic() + READY_SECONDS
     with Client(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}") as client:
-        while time.monotonic() < end:
+
+        def ready() -> bool:
             with contextlib.suppress(ClientError):
-                if client.ready():
-                    return
-            time.sleep(0.05)
-    raise AssertionError("the server was not ready in time")
+                return client.ready()
+            return False
+
+        until(ready)
 
 
 @full("document")
@@ -172,11 +171,10 @@ def test_the_container_command_of_the_readme_is_the_safe_one() -> None:
     assert "127.0.0.1:8001:8001" in warning
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
-def test_links_and_named_files_exist(document: Path) -> None:
-    text = document.read_text()
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-        assert (document.parent / target).exists(), target
+def test_links_and_named_files_exist() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())]
+    assert [link for page, link in links if not (page.parent / link).exists()] == []
 
 
 DESIGN = (ROOT / "docs" / "contributing" / "architecture.md").read_text()
@@ -210,11 +208,12 @@ def comments(source: str) -> str:
     return "\n".join(token.string for token in tokens if token.type in kinds and token.string.startswith(("#", '"""')))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_path_on_a_page_exists(page: Path) -> None:
-    assert missing(page.read_text()) == []
+def test_every_path_on_a_page_exists() -> None:
+    wrong = {page.relative_to(ROOT).as_posix(): missing(page.read_text()) for page in PAGES}
+    assert {page: paths for page, paths in wrong.items() if paths} == {}
 
 
+@full("document")
 def test_every_path_in_a_comment_exists() -> None:
     wrong = {str(file.relative_to(ROOT)): missing(comments(file.read_text())) for file in sources()}
     assert {file: paths for file, paths in wrong.items() if paths} == {}

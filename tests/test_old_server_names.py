@@ -1,10 +1,15 @@
-"""No file uses a name of the server that was renamed before the first release."""
+"""No file, message or error class uses a name that was renamed before the first release."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from kanserve.pb import kan_pb2
+from tests.support.tiers import full
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
@@ -21,11 +26,21 @@ METRICS = (
     "shadow_failed_total|shadow_largest_difference|shadow_rows_beyond_total|statistics_rows_total|"
     "worker_ends_total"
 )
-OLD = re.compile(
+SERVER = re.compile(
     rf"(?<![A-Za-z0-9_])(?:KANSERVE_)?(?i:{SETTINGS})(?![A-Za-z0-9_])"
     rf"|--(?:{SETTINGS.replace('_', '-')}|{FLAGS})(?![\w-])"
     rf"|kanserve_(?:{METRICS})(?!\w)"
 )
+FIELDS = re.compile(
+    "before|after|outside|outside_before|counts_before|psi_chance|rest|rest_of|over|against|rows_beyond|each_row|"
+    "each_sources|each_destinations|of_inputs|spread|ended|fits|answers"
+)
+UNMISTAKABLE = (
+    "outside_before|counts_before|psi_chance|rest_of|each_row|each_sources|each_destinations|of_inputs|"
+    "(?<!shadow_)rows_beyond|TooOften|TookTooLong|TooManyCalls|TooManyWatches|TooManyBytes|TooManyUnfinished|NotPossible"
+)
+WIRE = re.compile(rf"(?<!\w)(?:{UNMISTAKABLE})(?!\w)|kan\.(?:rows_)?outside(?!\w)|kan\.explain\.rest(?!\w)|\?over=")
+SUFFIXES = (".py", ".md", ".js", ".html", ".json", ".yml", ".toml", ".sh", ".ipynb", ".proto", "")
 RECORDS = (
     "CHANGELOG.md",
     "docs/reference/renamed-names.md",
@@ -35,22 +50,34 @@ RECORDS = (
 )
 
 
-def test_the_pattern_finds_old_names() -> None:
+def fields(messages: Any) -> Iterator[str]:
+    for message in messages:
+        yield from (f"{message.full_name}.{field.name}" for field in message.fields if FIELDS.fullmatch(field.name))
+        yield from fields(message.nested_types)
+
+
+def test_no_field_has_an_old_name() -> None:
+    assert list(fields(kan_pb2.DESCRIPTOR.message_types_by_name.values())) == []
+
+
+def test_the_patterns_find_old_names() -> None:
     for name in ("keep_rows", "KANSERVE_MAX_CALLS", "--stuck-run-seconds", "--poll", "kanserve_drift_ratio"):
-        assert OLD.fullmatch(name), name
+        assert SERVER.fullmatch(name), name
     for name in ("sample_rows", "max_connection_age_seconds", "--state-dir", "kanserve_drift_psi_ratio"):
-        assert not OLD.search(name), name
+        assert not SERVER.search(name), name
+    for name in ("psi_chance", "each_row", "kan.outside", "kan.rows_outside", "kan.explain.rest", "TooOften", "?over="):
+        assert WIRE.fullmatch(name), name
+    for name in ("scales_each_row", "kan.out_of_range_policy", "kan.explain.residual", "?source=live"):
+        assert not WIRE.search(name), name
 
 
-def test_no_old_name_of_the_server_is_left() -> None:
+@full("document")
+def test_no_file_has_an_old_name() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     result = []
     for name in listed.splitlines():
         path = ROOT / name
-        if name in RECORDS or name.startswith("tests/golden/") or path.is_symlink() or not path.is_file():
-            continue
-        if path.suffix not in (".py", ".md", ".js", ".html", ".json", ".yml", ".toml", ".sh", ".ipynb", "", ".proto"):
-            continue
-        text = path.read_text(errors="replace")
-        result += [f"{name}: {match[0]}" for match in OLD.finditer(text)]
+        if path.suffix in SUFFIXES and name not in RECORDS and not name.startswith("tests/golden/"):
+            text = path.read_text(errors="replace") if path.is_file() and not path.is_symlink() else ""
+            result += [f"{name}: {match[0]}" for pattern in (SERVER, WIRE) for match in pattern.finditer(text)]
     assert result == []

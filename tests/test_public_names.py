@@ -6,8 +6,6 @@ import argparse
 import dataclasses
 import inspect
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,94 +16,47 @@ from kanexport.cli import export_command
 from kanexport.contract import manifest
 from kanexport.contract.cli.console import Exit
 from kanserve.pb import grpc_service_pb2, kan_pb2
+from tests.support.command_line import kanserve
 
-CALLS = {
-    *(
-        "certificates",
-        "close",
-        "coverage",
-        "curves",
-        "describe",
-        "drift",
-        "edges",
-        "estimate",
-        "explain",
-        "health",
-        "index",
-        "infer",
-        "model",
-        "ready",
-    ),
-    *("reset_statistics", "scores", "statistics", "watch_statistics", "within"),
-}
+
+def words(text: str) -> set[str]:
+    return set(text.split())
+
+
+CALLS = words(
+    "certificates close coverage curves describe drift edges estimate explain health index infer model "
+    "ready reset_statistics scores statistics watch_statistics within"
+)
 GOLDEN_MANIFEST = Path(__file__).parent / "golden" / "manifest" / "v1" / "pykan-mult-affine.json"
 
 
 def test_the_commands() -> None:
-    done = subprocess.run([sys.executable, "-m", "kanserve", "--help"], capture_output=True, text=True, check=True)
-    for command in (
-        "export",
-        "copy",
-        "serve",
-        "bench",
-        "plan",
-        "infer",
-        "edges",
-        "formula",
-        "models",
-        "health",
-        "promote",
-        "rollback",
-        "shadow",
-        "completion",
-    ):
-        assert f"    {command} " in done.stdout
+    text = kanserve("--help").stdout
+    names = "export copy serve bench plan infer edges formula models health promote rollback shadow completion"
+    assert [name for name in names.split() if f"    {name} " not in text] == []
 
 
 def test_the_flags_of_export() -> None:
     parser = argparse.ArgumentParser()
     export_command.configure(parser)
     flags = {flag.removeprefix("--") for action in parser._actions for flag in action.option_strings}
-    assert flags == {
-        *("-h", "help", "json", "verbose", "repository", "name", "version", "force", "recursive", "report"),
-        *("family", "option", "symbolic", "function", "architecture", "expected-outputs", "tolerance"),
-        *("dtype", "max-batch-size", "optimize-for-batch", "kernel", "no-kernel", "out-of-range"),
-        *("features", "units", "classes", "description", "baseline", "explain", "explain-layers"),
-        *(
-            "quantize",
-            "calibration",
-            "max-error",
-            "c",
-            "c-tables",
-            "wasm",
-            "coverage",
-            "interval-method",
-            "input-scaler",
-            "output-scaler",
-        ),
-        *("certify", "certify-box", "certify-budget", "range-from", "error-bars", "error-bar-factor"),
-        *("module", "checkpoint", "example", "input-shape", "time-limit", "memory-limit"),
-    }
+    assert flags == words(
+        "-h help json verbose repository name version force recursive report family option symbolic function "
+        "architecture expected-outputs tolerance dtype max-batch-size optimize-for-batch kernel no-kernel "
+        "out-of-range features units classes description baseline explain explain-layers quantize calibration "
+        "max-error c c-tables wasm coverage interval-method input-scaler output-scaler certify certify-box "
+        "certify-budget range-from error-bars error-bar-factor module checkpoint example input-shape time-limit "
+        "memory-limit"
+    )
 
 
 def test_the_fields_of_a_request() -> None:
-    assert {field.name for field in dataclasses.fields(pipeline.Request)} == {
-        *("path", "repository", "name", "version", "force", "shared"),
-        *("family", "options", "symbolic", "functions", "architecture", "expected_outputs", "tolerance"),
-        *("dtype", "max_batch_size", "optimize_for_batch", "kernel", "out_of_range", "quantization"),
-        *("code", "storage", "wasm"),
-        *(
-            "names",
-            "baseline",
-            "explain",
-            "explain_layers",
-            "intervals",
-            "certification",
-            "error_bars",
-            "input_scaler",
-            "output_scaler",
-        ),
-    }
+    assert {field.name for field in dataclasses.fields(pipeline.Request)} == words(
+        "path repository name version force shared family options symbolic functions architecture "
+        "expected_outputs tolerance dtype max_batch_size optimize_for_batch kernel out_of_range quantization "
+        "code storage wasm names baseline explain explain_layers intervals certification error_bars "
+        "input_scaler output_scaler"
+    )
     assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest", "code"}
 
 
@@ -132,25 +83,13 @@ def test_the_clients_and_their_errors() -> None:
             *("url", "timeout", "retries", "ca", "cert", "key", "server_name", "token", "token_in_clear")
         ]
         assert {name for name, _ in inspect.getmembers(client, inspect.isfunction) if not name.startswith("_")} == CALLS
-    tree = {
-        name: [kind.__name__ for kind in getattr(kanserve, name).__mro__ if kind.__module__.startswith("kanserve.")][1:]
-        for name in kanserve.__all__
-        if not name.endswith("Client")
-    }
-    assert tree == {
-        "ClientError": [],
-        "Refused": ["ClientError"],
-        "InvalidInput": ["Refused", "ClientError"],
-        "NotFound": ["Refused", "ClientError"],
-        "NotAllowed": ["Refused", "ClientError"],
-        "TooLarge": ["Refused", "ClientError"],
-        "NotSupported": ["Refused", "ClientError"],
-        "NoAnswer": ["ClientError"],
-        "Unavailable": ["NoAnswer", "ClientError"],
-        "Unreachable": ["Unavailable", "NoAnswer", "ClientError"],
-        "RateLimited": ["NoAnswer", "ClientError"],
-        "DeadlineExceeded": ["NoAnswer", "ClientError"],
-        "ServerFailed": ["ClientError"],
+    errors = [getattr(kanserve, name) for name in kanserve.__all__ if not name.endswith("Client")]
+    assert {error.__name__: error.__bases__[0].__name__ for error in errors} == {
+        "ClientError": "Exception",
+        **dict.fromkeys(("Refused", "NoAnswer", "ServerFailed"), "ClientError"),
+        **dict.fromkeys(("InvalidInput", "NotFound", "NotAllowed", "TooLarge", "NotSupported"), "Refused"),
+        **dict.fromkeys(("Unavailable", "RateLimited", "DeadlineExceeded"), "NoAnswer"),
+        "Unreachable": "Unavailable",
     }
     assert kanserve.NotFound("no such model", code="NOT_FOUND").code == "NOT_FOUND"
     with pytest.raises(AttributeError, match="has no attribute 'Clinet'"):
@@ -158,42 +97,23 @@ def test_the_clients_and_their_errors() -> None:
 
 
 def test_the_error_document() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "kanserve", "infer", "--json"], capture_output=True, text=True, check=False
-    )
-    assert set(json.loads(done.stdout)["error"]) == {"kind", "code", "message", "hint", "exit_code"}
-    assert {code.name: int(code) for code in Exit} == {
-        "DONE": 0,
-        "FAILED": 1,
-        "WRONG": 2,
-        "UNPROVED": 3,
-        "PARTLY": 4,
-        "HUNG": 70,
-        "INTERRUPTED": 130,
-        "TERMINATED": 143,
+    assert set(json.loads(kanserve("infer", "--json").stdout)["error"]) == {
+        "kind",
+        "code",
+        "message",
+        "hint",
+        "exit_code",
     }
+    exits = "DONE=0 FAILED=1 WRONG=2 UNPROVED=3 PARTLY=4 HUNG=70 INTERRUPTED=130 TERMINATED=143"
+    assert " ".join(f"{code.name}={int(code)}" for code in Exit) == exits
 
 
 def test_the_services() -> None:
     kan = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
-    assert [method.name for method in kan.methods] == [
-        *(
-            "DescribeModel",
-            "QueryEdges",
-            "StreamEdges",
-            "GetCurves",
-            "Explain",
-            "EdgeScores",
-            "GetStatistics",
-            "WatchStatistics",
-            "ResetStatistics",
-            "GetCertificates",
-            "PromoteModel",
-            "RollbackModel",
-            "ShadowModel",
-            "EditEdges",
-        )
-    ]
+    assert " ".join(method.name for method in kan.methods) == (
+        "DescribeModel QueryEdges StreamEdges GetCurves Explain EdgeScores GetStatistics WatchStatistics "
+        "ResetStatistics GetCertificates PromoteModel RollbackModel ShadowModel EditEdges"
+    )
     triton = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     assert triton.full_name == "inference.GRPCInferenceService"
 
@@ -208,10 +128,10 @@ def test_a_published_manifest_is_read_and_written_the_same() -> None:
     assert manifest.dumps(loaded) == GOLDEN_MANIFEST.read_bytes()
 
 
-@pytest.mark.parametrize("result", [0, manifest.FORMAT + 1, 8, "1", True, None])
-def test_a_manifest_of_an_unknown_format_says_how_to_export_again(result: object) -> None:
-    document = json.loads(GOLDEN_MANIFEST.read_bytes()) | {"format": result}
-    with pytest.raises(manifest.ManifestError) as caught:
-        manifest.loads(json.dumps(document).encode())
-    assert f"manifest has format {result!r}, this program reads format {manifest.FORMAT}: " in str(caught.value)
-    assert "`kanserve export CHECKPOINT --repository REPOSITORY --name NAME --force`" in str(caught.value)
+def test_a_manifest_of_an_unknown_format_says_how_to_export_again() -> None:
+    for result in (0, manifest.FORMAT + 1, 8, "1", True, None):
+        document = json.loads(GOLDEN_MANIFEST.read_bytes()) | {"format": result}
+        with pytest.raises(manifest.ManifestError) as caught:
+            manifest.loads(json.dumps(document).encode())
+        assert f"manifest has format {result!r}, this program reads format {manifest.FORMAT}: " in str(caught.value)
+        assert "`kanserve export CHECKPOINT --repository REPOSITORY --name NAME --force`" in str(caught.value)

@@ -43,15 +43,3 @@ def test_the_page_has_the_systems_of_each_case(foreign_load: ModuleType) -> None
         systems = [name for name in case.systems if name not in foreign_load.TRITONS]
         for name in (*systems, "kanserve asgi, compute_nice 0"):
             assert text.count(f"\n| {name} | ") == 3  # rate, p50, p99
-
-
-def test_a_loop_is_in_the_group_and_ends_with_the_block(foreign_load: ModuleType) -> None:
-    place = foreign_load.cpu_groups.home()
-    if place is None:
-        pytest.skip("this process cannot make cgroups with the cpu controller")
-    with foreign_load.cpu_groups.group(place[0], "test") as group:
-        with foreign_load.busy(1, group):
-            (pid,) = (group.folder / "cgroup.procs").read_text().split()
-            assert Path(f"/proc/{pid}").exists()
-        assert (group.folder / "cgroup.procs").read_text() == ""
-    assert not group.folder.exists()

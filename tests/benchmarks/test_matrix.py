@@ -26,6 +26,7 @@ from benchmarks.matrix.module import Shape
 from kanexport.contract.manifest import MODEL_FILE
 from kanexport.detection import registry
 from kanserve.bench.entrants import MLP, OURS, TORCH
+from tests.support.tiers import full
 
 SHAPE = Shape((3, 4, 2))
 
@@ -66,6 +67,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[
     return folder, code, json.loads(out)
 
 
+@full("document")
 def test_everybody_answers_right(measured: tuple[Path, int, list[dict[str, Any]]]) -> None:
     _, code, cells = measured
     assert code == 0
@@ -80,6 +82,7 @@ def test_everybody_answers_right(measured: tuple[Path, int, list[dict[str, Any]]
         assert {"onnxruntime", "torch"} <= set(cell["versions"])
 
 
+@full("document")
 def test_what_was_measured_is_kept(measured: tuple[Path, int, list[dict[str, Any]]]) -> None:
     """A second run finds its cells, adds the one that is not there, and passes over a line that was cut off."""
     folder, _, cells = measured
@@ -104,6 +107,7 @@ def test_the_documents_take_no_quick_cells(tmp_path: Path) -> None:
     assert ended.value.code == 2
 
 
+@full("document")
 def test_a_wrong_graph_fails_the_run(tmp_path: Path) -> None:
     code, out, error = run(tmp_path, {"spoiled": spoiled})
     assert code == 1
@@ -147,6 +151,7 @@ def test_the_table_of_families_is_sound() -> None:
         assert compile(facts["make"], name, "eval")
 
 
+@full("document")
 def test_the_report_has_every_cell(measured: tuple[Path, int, list[dict[str, Any]]]) -> None:
     _, _, cells = measured
     text = report.markdown(cells)

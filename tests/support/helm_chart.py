@@ -39,12 +39,17 @@ def run(*arguments: str, values: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=values, capture_output=True, text=True, timeout=120)
 
 
+def documents(text: str) -> list[Document]:
+    """The objects of a YAML text, by libyaml: a tenth of the time."""
+    return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
+
+
 @functools.cache
 def render(values: str, version: str = NEWEST) -> list[Document]:
     """The objects of a release `r` in the namespace `models`, for the text of a values file."""
     done = run("template", "r", str(CHART), "--namespace", "models", "--kube-version", version, values=values)
     assert done.returncode == 0, f"{values}\n{done.stderr}"
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return documents(done.stdout)
 
 
 def failure(values: str, version: str = NEWEST) -> str:

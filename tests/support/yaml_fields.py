@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support import misspelling
-
 LEAF = None
 Shape = dict[str, Any] | None
 
@@ -96,14 +94,6 @@ def unknown(value: Any, shape: Shape, path: str = "") -> list[str]:
         else:
             found.append(f"{path}.{name}")
     return found
-
-
-def misspelled(value: Any, shape: Shape) -> Iterator[tuple[str, Any]]:
-    """Copies of a document, each with one field of the format misspelled: without its last letter, or with that
-    letter twice. Names that the author chooses stay."""
-    for place in _fields(value, shape):
-        for spelling in (place[-1][:-1], place[-1] + place[-1][-1]):
-            yield ".".join(map(str, (*place[:-1], spelling))), misspelling.renamed(value, place, spelling)
 
 
 def _fields(value: Any, shape: Shape) -> Iterator[tuple[Any, ...]]:

@@ -100,7 +100,9 @@ def test_it_keeps_the_house_rules(tree: Path) -> None:
     run(tree, sys.executable, "-m", "ruff", "format", "--check", *files)
     run(tree, sys.executable, "-m", "ruff", "check", *files)
     run(tree, sys.executable, "-m", "mypy", *(path for path in files if path.startswith("kanexport/")))
-    run(tree, sys.executable, "-m", "pytest", "-q", "tests/test_code_rules.py")
+    # Functions of the templates have the same length in each tree.
+    slow = "tests/test_code_rules.py::test_functions_are_short_and_simple"
+    run(tree, sys.executable, "-m", "pytest", "-q", "tests/test_code_rules.py", "--deselect", slow)
 
 
 @full("document")

@@ -32,6 +32,7 @@ def coded(sites: list[errors.Site], packages: tuple[str, ...] = CODED) -> list[e
     return [site for site in sites if site.path.startswith(tuple(f"{package}/" for package in packages))]
 
 
+@full("document")
 def test_every_error_of_a_user_has_a_code(sites: list[errors.Site]) -> None:
     lacking = [f"{at.path}:{at.line}: {at.kind}" for at in coded(sites) if not at.code and not at.converted]
     assert lacking == [], "pass code="
@@ -39,6 +40,7 @@ def test_every_error_of_a_user_has_a_code(sites: list[errors.Site]) -> None:
     assert console.kebab("LayerSkipped") == "layer-skipped"
 
 
+@full("document")
 def test_nearly_all_errors_have_a_hint_which_is_one_sentence_without_a_full_stop(sites: list[errors.Site]) -> None:
     for packages in (CODED[:1], CODED[1:]):
         with_code = [site for site in coded(sites, packages) if site.code]

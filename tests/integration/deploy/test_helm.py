@@ -35,7 +35,7 @@ from tests.support.helm_chart import (
     run,
     server,
 )
-from tests.support.tiers import full
+from tests.support.tiers import full, spread
 from tools.manifests import schemas
 
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
@@ -82,7 +82,7 @@ CHOICES: list[list[dict[str, Any]]] = [
 MATRIX = pairwise(CHOICES)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+@spread("example", EXAMPLES, 1, ids=lambda path: path.stem)
 def test_an_example_passes_lint_and_the_schemas_of_the_oldest_and_newest_kubernetes(example: Path) -> None:
     values = example.read_text()
     done = run("lint", str(CHART), "--strict", "--quiet", values=values)
@@ -91,14 +91,14 @@ def test_an_example_passes_lint_and_the_schemas_of_the_oldest_and_newest_kuberne
         assert problems(render(values, version), values, version) == []
 
 
-@pytest.mark.parametrize("values", MATRIX, ids=str)
+@spread("values", MATRIX, 2, ids=map(str, range(len(MATRIX))))
 def test_each_pair_of_values_renders_valid_objects(values: str) -> None:
     version = NEWEST if '"image"' in values or "registry.example" in values else OLDEST
     assert problems(render(values, version), values, version) == []
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
+@spread(
+    "values, message",
     [
         ("{models: {pvc: {claimName: m}}}", "tls.secretName: not set"),
         ("{models: {pvc: {claimName: m}}, tls: {secretName: t}}", "tokens.secretName: not set"),
@@ -121,6 +121,7 @@ def test_each_pair_of_values_renders_valid_objects(values: str) -> None:
         (INSECURE[:-1] + ", autoscaling: {type: keda, maxReplicas: 1}}", "autoscaling.maxReplicas: 1"),
         (INSECURE[:-1] + ", autoscaling: {type: hpa, hpa: {cpuPercent: 0}}}", "autoscaling.hpa: no metric"),
     ],
+    2,
 )
 def test_unsafe_or_incomplete_values_are_rejected(values: str, message: str) -> None:
     assert message in failure(values)
@@ -273,6 +274,18 @@ def test_the_templates_use_each_value_and_no_other() -> None:
             value = value[key]
     unused = [key for key in values if not any(path.split(".")[0] == key for path in used)]
     assert unused == []
+
+
+def test_the_schema_of_the_values_allows_no_other_key() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    parts, free = [((), schema)], list[str]()
+    for path, part in parts:
+        parts += [((*path, key), value) for key, value in part.get("properties", {}).items()]
+        parts += [((*path, "*"), part["items"])] if "items" in part else []
+        if "properties" in part and part.get("additionalProperties") is not False:
+            free.append(".".join(path))
+    assert len(parts) > 100
+    assert free == []
 
 
 def test_the_version_of_the_chart_is_that_of_the_package() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import random
 import re
 import signal
 import subprocess
@@ -20,7 +19,6 @@ import yaml
 from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND
 from tests.support.free_ports import free_ports
-from tests.support.misspelling import fields, misspelled
 from tests.support.probes import passes
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -33,7 +31,6 @@ RUNTIME = FOLDER / "clusterservingruntime.yaml"
 GUIDE = ROOT / "docs" / "guides" / "serve" / "kserve.md"
 VERSIONS = ("1.27", "1.37")  # of Kubernetes
 SECONDS = 60
-FIELDS = 200
 Document = dict[str, Any]
 
 
@@ -58,18 +55,6 @@ def problems(changed: dict[str, Document], version: str = VERSIONS[-1]) -> list[
 def test_the_objects_have_only_fields_and_references_that_exist(version: str) -> None:
     assert len(FILES) >= 7
     assert problems(documents(), version) == []
-
-
-@full("package")
-def test_each_misspelled_field_is_noticed() -> None:
-    rng = random.Random(27)
-    candidates = [(name, path) for name, document in documents().items() for path in fields(document)]
-    assert len(candidates) >= FIELDS
-    missed = []
-    for name, path in candidates:
-        if not problems({name: misspelled(documents()[name], path, rng)}):
-            missed.append((name, path))
-    assert missed == []
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,14 @@ def test_a_lost_connection_leaves_no_half_result_and_the_next_run_continues(
     words = (model, "--input", f"{BUCKET}/data/", "--output", tmp_path / "out")
     with Relay(store["AWS_ENDPOINT_URL"].removeprefix("http://"), 700_000) as relay:
         broken = {**store, "AWS_ENDPOINT_URL": f"http://{relay.address}"}
-        timer = threading.Timer(20, relay.__exit__)  # the relay closes its connections, as a network that ends
-        timer.start()
+
+        def end() -> None:
+            """Close the connections of the relay, as a network that ends, when it has stopped halfway."""
+            relay.stopped.wait()
+            relay.__exit__()
+
+        threading.Thread(target=end, daemon=True).start()
         done = program("score", *words, "--keep", "id", **broken)
-        timer.cancel()
     assert done.returncode == 1, done.stderr
     assert f"{BUCKET}/data/" in done.stderr
     assert "run the same command again" in done.stderr

@@ -21,7 +21,7 @@ def test_no_other_width_is_nearer(sources: int, destinations: int, layers: int, 
     assert len(set(result[1:-1])) == 1
 
     widths_of_all = np.arange(1, 5002)
-    parameters = entrants.mlp_parameters((sources, *[widths_of_all] * (len(result) - 2), destinations))  # type: ignore
+    parameters = entrants.mlp_parameters((sources, *[widths_of_all] * (len(result) - 2), destinations))
     off = np.abs(parameters - wanted)
     assert off[result[1] - 1] == off.min()
 

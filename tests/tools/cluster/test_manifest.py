@@ -29,7 +29,7 @@ spec:
           ports: [{name: h2c, containerPort: 8001}, {name: metrics, containerPort: 8002}]
           env: [{name: KANSERVE_HOST, value: 0.0.0.0}, {name: KANSERVE_TOKENS, value: /credentials/tokens.toml}]
           startupProbe: {grpc: {port: 8001}, periodSeconds: 2, failureThreshold: 150}
-          readinessProbe: {httpGet: {path: /readyz, port: h2c}, timeoutSeconds: 5}
+          readinessProbe: {httpGet: {path: /readyz, port: h2c}, timeoutSeconds: 45}
           livenessProbe: {exec: {command: [/opt/kanserve/bin/kanserve, health]}, initialDelaySeconds: 3}
           lifecycle: {preStop: {sleep: {seconds: 2}}}
           volumeMounts:
@@ -53,7 +53,7 @@ def test_the_facts_of_a_deployment() -> None:
     pod = found.pod
     assert (pod.args, pod.grace, pod.pre_stop) == (("serve", "/models"), 36, {"sleep": {"seconds": 2}})
     assert pod.startup == Probe("grpc", {"port": 8001}, period=2, failures=150)
-    assert pod.readiness == Probe("httpGet", {"path": "/readyz", "port": "h2c"}, timeout=5)
+    assert pod.readiness == Probe("httpGet", {"path": "/readyz", "port": "h2c"}, timeout=45)
     assert pod.liveness is not None
     assert (pod.liveness.kind, pod.liveness.initial_delay, pod.liveness.period) == ("exec", 3, 10)
     assert pod.port("h2c") == 8001

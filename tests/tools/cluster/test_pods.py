@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.wait import turns, until_async
 from tools.cluster.manifest import Deployment, PodSpec, Probe
 from tools.cluster.pods import Host, Pod
 from tools.cluster.probes import Verdict, watch
@@ -36,7 +36,7 @@ def check(script: str, **times: Any) -> Probe:
 
 
 class Cluster:
-    """A host with its events, and the wait for a condition."""
+    """A host with its events."""
 
     def __init__(self, folder: Path) -> None:
         self.events: list[str] = []
@@ -45,11 +45,6 @@ class Cluster:
 
     def _changed(self) -> None:
         self.changes += 1
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(SECONDS):
-            while not condition():
-                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -65,19 +60,27 @@ def test_a_verdict_changes_after_equal_results_in_a_row() -> None:
     assert verdict.passing
 
 
-def test_the_period_includes_the_run() -> None:
-    async def run() -> float:
-        runs = iter([True, True, False])
-        begun = asyncio.get_running_loop().time()
+def test_the_period_includes_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, pauses, runs = 0.0, list[float](), iter([True, True, False])
 
-        async def once() -> bool:
-            await asyncio.sleep(0.05)
-            return next(runs)
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        pauses.append(seconds)
+        now += seconds
 
-        await watch(once, Probe("exec", {}, period=10, failures=1), 0.01, lambda v: v.passing, passing=True)
-        return asyncio.get_running_loop().time() - begun
+    async def once() -> bool:
+        nonlocal now
+        now += 4.0
+        return next(runs)
 
-    assert 0.25 <= asyncio.run(run()) < 20
+    async def run() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        probe = Probe("exec", {}, period=10, initial_delay=3, failures=1)
+        await watch(once, probe, 0.5, lambda v: v.passing, passing=True)
+
+    asyncio.run(run())
+    assert pauses == [1.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_startup_readiness_and_liveness_decide_what_a_pod_is(cluster: Cluster, t
     exists = "test -e {0}/{1}".format
     spec = replace(
         SPEC,
-        startup=check(exists(tmp_path, "started"), failures=10_000),
+        startup=check(f"echo run >>{tmp_path}/runs; {exists(tmp_path, 'started')}", failures=10_000),
         readiness=check(exists(tmp_path, "ready"), failures=2),
         liveness=check(f"! {exists(tmp_path, 'broken')}", failures=2),
     )
@@ -115,16 +118,16 @@ def test_startup_readiness_and_liveness_decide_what_a_pod_is(cluster: Cluster, t
         pod = Pod(1, spec, 1, "a", cluster.host)
         (tmp_path / "ready").touch()
         pod.start()
-        await asyncio.sleep(0.3)
+        await until_async(lambda: (tmp_path / "runs").exists() and len((tmp_path / "runs").read_text().split()) > 3)
         assert (pod.started, pod.ready) == (False, False)
         (tmp_path / "started").touch()
-        await cluster.until(lambda: pod.ready)
+        await until_async(lambda: pod.ready)
         (tmp_path / "ready").unlink()
-        await cluster.until(lambda: not pod.ready)
+        await until_async(lambda: not pod.ready)
         assert (pod.restarts, cluster.changes) == (0, 2)
         (tmp_path / "started").unlink()
         (tmp_path / "broken").touch()
-        await cluster.until(lambda: pod.restarts == 1 and not pod.started)
+        await until_async(lambda: pod.restarts == 1 and not pod.started)
         await pod.close()
 
     asyncio.run(run())
@@ -132,23 +135,22 @@ def test_startup_readiness_and_liveness_decide_what_a_pod_is(cluster: Cluster, t
     assert "pod-1 ended with 0" in cluster.events
 
 
-@pytest.mark.parametrize(("script", "killed"), [("trap 'exit 0' TERM", False), ("trap '' TERM", True)])
+@pytest.mark.parametrize(("script", "killed"), [("trap 'test -e hook && exit 0' TERM", False), ("trap '' TERM", True)])
 def test_a_pod_that_ignores_sigterm_is_killed_after_the_grace_period(
     cluster: Cluster, tmp_path: Path, script: str, *, killed: bool
 ) -> None:
-    endless = (SHELL, "-c", f"{script}; touch {tmp_path}/trapped; while :; do sleep 0.02; done")
-    spec = replace(SPEC, command=endless, grace=1.0 if killed else 60.0, pre_stop={"sleep": {"seconds": 0.3}})
+    endless = (SHELL, "-c", f"cd {tmp_path}; {script}; touch trapped; while :; do sleep 0.02; done")
+    hook = {"exec": {"command": [SHELL, "-c", f"touch {tmp_path}/hook"]}}  # runs before SIGTERM
+    spec = replace(SPEC, command=endless, grace=1.0 if killed else 60.0, pre_stop=hook)
 
     async def run() -> Pod:
-        loop = asyncio.get_running_loop()
         pod = Pod(1, spec, 1, "a", cluster.host)
         pod.start()
-        await cluster.until(lambda: pod.ready and (tmp_path / "trapped").exists())
-        begun = loop.time()
+        await until_async(lambda: pod.ready and (tmp_path / "trapped").exists())
         pod.delete()
         assert pod.terminating
-        await cluster.until(lambda: pod.gone)
-        assert loop.time() - begun >= 0.29  # the hook runs first
+        await until_async(lambda: pod.gone)
+        assert (tmp_path / "hook").exists()
         return pod
 
     assert asyncio.run(run()).killed is killed
@@ -165,12 +167,16 @@ def test_a_rollout_keeps_all_replicas_available(cluster: Cluster) -> None:
         first = list(controller.pods)
         controller.apply(replace(deployment, pod=replace(spec, env=(("A", "1"),))))
         most, least = 0, 2
-        while not controller.complete():
+
+        def complete() -> bool:
+            nonlocal most, least
             alive = [pod for pod in controller.pods if not pod.terminating]
             most, least = max(most, len(alive)), min(least, sum(pod.ready for pod in alive))
-            await asyncio.sleep(0.01)
+            return bool(controller.complete())
+
+        await until_async(complete)
         assert (most, least, controller.revision) == (3, 2, 2)
-        await cluster.until(lambda: all(pod.gone for pod in first))
+        await until_async(lambda: all(pod.gone for pod in first))
         working.cancel()
         await controller.close()
 
@@ -181,11 +187,11 @@ def test_a_lost_pod_counts_as_ready_until_the_cluster_forgets_it(cluster: Cluste
     async def run() -> None:
         pod = Pod(1, SPEC, 1, "a", cluster.host)
         pod.start()
-        await cluster.until(lambda: pod.ready)
+        await until_async(lambda: pod.ready)
         pod.lose()
         assert pod.process is not None
         await asyncio.wait_for(pod.process.wait(), SECONDS)
-        await asyncio.sleep(0.1)
+        await turns()
         assert (pod.ready, pod.gone) == (True, False)
         pod.forget()
         assert (pod.ready, pod.gone) == (False, True)
