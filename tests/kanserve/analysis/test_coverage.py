@@ -122,12 +122,6 @@ def test_rows_are_apart_and_counts_are_of_them(seed: int, rows: int, nodes: int)
     assert ((result.cells == 0) == (result.zones == INSIDE)).all()
 
 
-def test_what_is_no_number_is_outside_by_any_number_of_cells() -> None:
-    result = measured(layer(spline(uniform(-1, 1))), np.array([[math.nan, math.inf, 0.0]]))
-    assert result.zones.tolist() == [[OUTSIDE, OUTSIDE, INSIDE]]
-    assert (result.excess.tolist(), result.worst.tolist()) == ([math.inf], [0])
-
-
 def test_the_ends_of_a_grid_are_on_it() -> None:
     """Also as float32 has them, which rounds knots to either side."""
     ends = np.array([[-1, 1, np.float32(1.0000001)]], np.float32)

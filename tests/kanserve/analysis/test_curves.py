@@ -79,6 +79,39 @@ def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -
         assert [float(part[0, 0, 0]) for part in parts] == ([2.0, 3.0, 4.0][: len(kinds)] if names else [9.0])
 
 
+KNOTS = st.lists(st.floats(-100, 100), min_size=1, max_size=8).map(lambda found: tuple(sorted(found)))
+
+
+@FEWER
+@given(
+    st.lists(KNOTS, min_size=3, max_size=3),
+    st.booleans(),
+    arrays.arrays(np.float64, (4, 3), elements=st.floats(-3, 3, width=32)),
+)
+def test_a_range_holds_the_knots_or_what_was_seen(rows: list[tuple[float, ...]], bare: bool, seen: np.ndarray) -> None:
+    basis = BasisInfo(kind="bspline", functions=8, parameters={}, knots=() if bare else tuple(rows))
+    domain = curves.domain(dataclasses.replace(LAYER, bases=(basis,)), seen)
+    assert (domain.low < domain.high).all()
+    for at in range(3):
+        inside = seen[:, at] if bare else np.array(rows[at])
+        assert domain.origins[at] == (Origin.REFERENCE if bare else Origin.GRID)
+        assert domain.low[at] <= inside.min()
+        assert inside.max() <= domain.high[at]
+
+
+@given(st.integers(1, 3), st.booleans(), st.integers(0, 2**16))
+def test_the_parts_of_an_edge_add_up_to_it(count: int, symbolic: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    own = list(rng.normal(size=(count, 4, 3, 2)))
+    rest = rng.normal(size=(4, 3, 2)) if symbolic else np.zeros((4, 3, 2))
+    total = sum(own, rest)
+    layer = dataclasses.replace(LAYER, symbolic=(EDGE,) if symbolic else ())
+    found_parts = curves.all_parts(layer, total, own)
+    assert len(found_parts) == count + symbolic
+    np.testing.assert_allclose(sum(found_parts, np.zeros(())), total, atol=1e-12)
+    assert curves.all_parts(layer, total, []) == [total]
+
+
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
 

@@ -99,7 +99,9 @@ def test_the_form_of_the_results_can_be_chosen(scorer: Scorer, data: Path, tmp_p
         assert pa.ipc.open_file(file).read_all().num_rows == 100
 
 
-def test_a_second_run_skips_what_is_complete(scorer: Scorer, data: Path, tmp_path: Path) -> None:
+def test_a_second_run_skips_what_is_complete_and_mixes_no_options(
+    scorer: Scorer, model: Path, data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     score(scorer, data, out)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.*")}
@@ -108,11 +110,6 @@ def test_a_second_run_skips_what_is_complete(scorer: Scorer, data: Path, tmp_pat
     assert (summary.files, summary.skipped, summary.rows, summary.before) == (1, 3, 10, (10_100, 0))
     changed = [path.name for path, time_ in before.items() if path.stat().st_mtime_ns != time_]
     assert changed == ["p1.parquet"]
-
-
-def test_results_of_other_options_are_not_mixed(scorer: Scorer, model: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    score(scorer, data, out)
     other = Scorer(model, check=False)
     with pytest.raises(BadRequest, match="a run with another options wrote it"):
         score(other, data, out)

@@ -12,13 +12,6 @@ from tests.support.command_line import Server, wrong_refusals
 ROWS = np.random.default_rng(6).uniform(-0.9, 0.9, (30, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.npy"
-    np.save(path, ROWS)
-    return path
-
-
 def test_one_row_from_its_base_to_its_prediction(server: Server, rows: Path) -> None:
     lines = server.shown("explain", "tiny", "--input", rows, "--row", 4, "--show", 2, "--of", "y1").splitlines()
     answer = server.ask("infer", "tiny", "--input", rows)["outputs"]["y"][4][1]

@@ -78,8 +78,8 @@ def test_errors_name_the_cause_and_the_solution(model: Path, rows: Path, tmp_pat
         f"score {model} --input {rows} --threads 0": "expected a whole number from 1",
         f"score {model} --input {__file__}": "unknown file format .py",
     }
-    assert wrong_refusals(cases, "--output", tmp_path / "out") == []
-    assert wrong_refusals(dict.fromkeys(cases, "  help: "), "--output", tmp_path / "out") == []
+    helped = {words: (text, "  help: ") for words, text in cases.items()}
+    assert wrong_refusals(helped, "--output", tmp_path / "out") == []
     bad = {f"score {model} --input {rows}": "Not a directory"}
     assert wrong_refusals(bad, "--output", tmp_path / "file" / "out", code=1) == []
 

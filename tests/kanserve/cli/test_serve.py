@@ -50,8 +50,7 @@ def test_a_bad_file_is_explained(repository: Path, tmp_path: Path) -> None:
         ("max_request_bytes = 10", "max_request_bytes = 10"),
     ):
         file.write_text(f"{line}\n")
-        for text in (says, str(file)):
-            assert wrong_refusals({"serve": text}, repository, "--config", file) == []
+        assert wrong_refusals({"serve": (says, str(file))}, repository, "--config", file) == []
 
 
 def test_a_bad_command_is_explained() -> None:

@@ -66,8 +66,10 @@ def test_scores_over_the_traffic(asked: Server) -> None:
 def test_what_is_refused(asked: Server) -> None:
     cases = {
         "scores counted --live --input rows.npy": "--live cannot be combined with --input",
-        "stats counted --model-version 7": "error[version-unknown]",
-        "stats  counted --model-version 7": "send version 1, the default version of model 'counted'",
+        "stats counted --model-version 7": (
+            "error[version-unknown]",
+            "send version 1, the default version of model 'counted'",
+        ),
     }
     assert wrong_refusals(cases, "--url", asked.url) == []
 
