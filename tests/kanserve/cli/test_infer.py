@@ -85,16 +85,12 @@ def test_more_rows_than_one_request_may_hold(server: Server, tmp_path: Path) -> 
     np.testing.assert_allclose(results[0][4990:], results[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("rows", "y"), [("[]", []), ('[["NaN", 0, 0]]', [["NaN", "NaN"]])])
-def test_rows_that_are_none_or_no_numbers_are_answered(server: Server, rows: str, y: list[Any], tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", np.array(json.loads(rows), np.float64).reshape(-1, 3))
-    assert server.ask("infer", "tiny", "--input", tmp_path / "rows.npy")["outputs"] == {"y": y}
-
-
-def test_a_version_can_be_chosen(server: Server, tmp_path: Path) -> None:
-    rows = write(tmp_path / "rows.npy")
-    arguments = ("infer", "tiny", "--input", rows, "--model-version")
-    assert server.ask(*arguments, 1)["version"] == "1"
+def test_rows_that_are_none_or_no_numbers_are_answered_by_the_version_chosen(server: Server, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npy"
+    for values, y in (([], []), ([[np.nan, 0, 0]], [["NaN", "NaN"]])):
+        np.save(rows, np.array(values).reshape(-1, 3))
+        answer = server.ask("infer", "tiny", "--input", rows, "--model-version", 1)
+        assert (answer["outputs"], answer["version"]) == ({"y": y}, "1")
     assert wrong_refusals({"infer tiny --model-version 9": "version 9"}, "--input", rows, "--url", server.url) == []
 
 
