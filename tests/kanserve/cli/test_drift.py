@@ -13,11 +13,13 @@ from tests.support.named_models import BASELINE, NAMES
 ROWS = named_models.ROWS[300:]
 
 
-def test_rows_like_those_of_the_export_have_not_moved(server: Server, rows: Path) -> None:
+def test_rows_like_those_of_the_export_have_not_moved_and_an_export_needs_some(server: Server, rows: Path) -> None:
     text = server.shown("drift", "named", "--input", rows)
     assert "named version 1: 200 rows compared with 300 baseline rows of train.csv" in text
     for kind in ("3 inputs", "4 nodes of layer 1", "2 outputs"):
         assert f"0 of {kind} drifted" in text
+    texts = ("error[baseline-missing]", "  help: export the model with --baseline FILE\n")
+    assert wrong_refusals({"drift tiny": texts}, "--input", rows, "--url", server.url) == []
 
 
 def test_an_input_that_moved_is_named_first(server: Server, tmp_path: Path) -> None:
@@ -37,8 +39,3 @@ def test_explanations_are_against_the_mean_of_these_rows(server: Server, rows: P
     np.save(mean, BASELINE.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32))
     same = server.ask("explain", "named", "--input", rows, "--reference", mean)
     np.testing.assert_allclose(said["contributions"], same["contributions"], atol=1e-4)
-
-
-def test_a_model_without_rows_says_how_to_give_it_some(server: Server, rows: Path) -> None:
-    texts = ("error[baseline-missing]", "  help: export the model with --baseline FILE\n")
-    assert wrong_refusals({"drift tiny": texts}, "--input", rows, "--url", server.url) == []

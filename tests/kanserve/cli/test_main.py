@@ -58,10 +58,7 @@ def test_a_wrong_command_exits_2_and_shows_its_usage() -> None:
     assert wrong_refusals(cases) == []
     done = program("infer")
     assert (done.returncode, done.stdout, "usage:" in done.stderr) == (2, "", True)
-
-
-def test_version() -> None:
-    assert kanserve("--version").stdout.startswith("kanserve 0.")
+    assert program("--version").stdout.startswith("kanserve 0.")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +136,7 @@ def test_every_command_fails_with_the_same_document(words: str) -> None:
     assert not error["hint"] or f"\n  help: {error['hint']}\n" in done.stderr
 
 
-def test_the_exit_codes_stand_where_they_are_looked_for() -> None:
+def test_help_has_exit_codes_and_the_commands_by_task() -> None:
     table = console.EXIT_CODES
     assert [int(line.split()[0]) for line in table.splitlines()[1:]] == sorted(int(code) for code in console.Exit)
     for arguments in (("--help",), ("export", "--help")):
@@ -147,9 +144,6 @@ def test_the_exit_codes_stand_where_they_are_looked_for() -> None:
     assert (watchdog.EXIT_STUCK, app.EXIT_TERMINATED) == (console.Exit.HUNG, console.Exit.TERMINATED)
     text = kanserve("serve", "--help").stdout.partition("exit codes:")[2]
     assert [int(code) for code in re.findall(r"^  (\d+) ", text, re.M)] == [0, 1, 2, 70, 130, 143]
-
-
-def test_the_commands_are_grouped_by_task() -> None:
     text = kanserve("--help").stdout
     order = ("Export:", "export  ", "Serve:", " serve  ", "Query and explain:", " infer ", "Operate:", "health")
     places = [text.index(words) for words in order]

@@ -47,16 +47,13 @@ def test_the_address_of_a_model(server: Server) -> None:
     assert "open the address in a browser" in done.stderr
 
 
-def test_it_opens_the_browser_that_there_is(server: Server, tmp_path: Path) -> None:
+def test_it_opens_the_browser_that_there_is_on_a_model_that_there_is(server: Server, tmp_path: Path) -> None:
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     browser.chmod(0o755)
     reported = document(program("open", "tiny", "--url", server.url, "--json", BROWSER=str(browser)))
     assert reported["opened"] is True
     assert (tmp_path / "opened").read_text().strip() == reported["address"]
-
-
-def test_what_cannot_be_opened(server: Server, tmp_path: Path) -> None:
     assert wrong_refusals({"open tinny": "did you mean 'tiny'"}, "--url", server.url) == []
     assert wrong_refusals({f"view {tmp_path / 'none'}": "none"}) == []
 

@@ -40,13 +40,10 @@ def test_an_edge_is_as_opaque_as_it_matters_and_none_is_drawn_that_adds_nothing(
     assert entry.colour(1, 1) == ""
 
 
-def test_factors_meet_in_their_product() -> None:
+def test_factors_meet_in_their_product_and_selected_columns_alone_have_edges() -> None:
     result = scenes.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1)))
     assert [words.text for words in of(result, Words)].count(scenes.TIMES) == 1
     assert len(of(result, Dot)) == 2 + 3 + 1 + 2
-
-
-def test_selected_columns_alone_have_edges() -> None:
     chosen = Layer(np.ones((1, 1)), np.zeros((1, 1), bool), np.ones((1, 1), bool), (2,), (1,))
     result = scenes.scene(made(chosen, inputs=4))
     starts = {line.points[0][0] for line in of(result, Line)}
