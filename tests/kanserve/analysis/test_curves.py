@@ -99,19 +99,6 @@ def test_a_range_holds_the_knots_or_what_was_seen(rows: list[tuple[float, ...]],
         assert inside.max() <= domain.high[at]
 
 
-@given(st.integers(1, 3), st.booleans(), st.integers(0, 2**16))
-def test_the_parts_of_an_edge_add_up_to_it(count: int, symbolic: bool, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    own = list(rng.normal(size=(count, 4, 3, 2)))
-    rest = rng.normal(size=(4, 3, 2)) if symbolic else np.zeros((4, 3, 2))
-    total = sum(own, rest)
-    layer = dataclasses.replace(LAYER, symbolic=(EDGE,) if symbolic else ())
-    found_parts = curves.all_parts(layer, total, own)
-    assert len(found_parts) == count + symbolic
-    np.testing.assert_allclose(sum(found_parts, np.zeros(())), total, atol=1e-12)
-    assert curves.all_parts(layer, total, []) == [total]
-
-
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
 

@@ -16,6 +16,7 @@ import pytest
 from kanserve import AsyncClient, Client, DeadlineExceeded, NoAnswer, NotFound, Unreachable
 from kanserve.client import base
 from tests.support.command_line import Server, serving
+from tests.support.free_ports import free_port
 from tests.support.server_process import stopped
 from tests.support.tiers import full
 from tests.support.wait import turns, until
@@ -134,7 +135,8 @@ def test_a_server_that_goes_away_and_comes_back(
     pause = base.Attempts.pause
     monkeypatch.setattr(base.Attempts, "pause", lambda *given: tries.append(given) or pause(*given))
     patience: dict[str, Any] = {"retries": 60, "timeout": 120}  # a machine may be busy
-    with serving(repository, tmp_path / "first") as server:
+    port = ("--grpc-port", str(free_port()))
+    with serving(repository, tmp_path / "first", *port) as server:
         url = server.url
         hasty, patient = Client(url, retries=0), Client(url, **patience)
         expected = hasty.infer(hasty.model("tiny"), ROWS).outputs["y"]
@@ -150,7 +152,7 @@ def test_a_server_that_goes_away_and_comes_back(
         waiting = [pool.submit(lambda: patient.infer(model, ROWS).outputs["y"]), pool.submit(asyncio.run, ask())]
         until(lambda: len(tries) > 5)  # some tries fail before there is anybody
         assert not any(item.done() for item in waiting)
-        with serving(repository, tmp_path / "second", "--grpc-port", url.rpartition(":")[2]) as server:
+        with serving(repository, tmp_path / "second", *port) as server:
             assert server.url == url
             for item in waiting:
                 np.testing.assert_array_equal(item.result(timeout=120), expected)
