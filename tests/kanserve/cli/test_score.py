@@ -56,6 +56,7 @@ def test_the_document_counts_rows(model: Path, rows: Path, tmp_path: Path) -> No
     assert found["columns_by_position"]
 
 
+@full("combination")
 def test_a_checkpoint_is_exported_first(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("x0,x1\n0.1,0.2\n0.3,0.4\n9,9\n")
     checkpoint = GOLDEN / "pykan-hello-adapted" / "model"
