@@ -27,3 +27,18 @@ def answering(answer: Answer) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(0).wait()
+
+
+@contextlib.contextmanager
+def refusing(code: grpc.StatusCode, text: str, *metadata: tuple[str, str]) -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a server that refuses every call, and the calls."""
+    calls: list[bytes] = []
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        calls.append(data)
+        context.set_trailing_metadata(metadata)
+        context.abort(code, text)
+        raise AssertionError
+
+    with answering(answer) as url:
+        yield url, calls

@@ -98,14 +98,18 @@ def document(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def wrong_refusals(cases: Mapping[str, str], *more: object, code: int = 2, **environment: str) -> list[str]:
-    """Check commands that must fail, by the words of each and the text that it prints on stderr. Returns those that end
-    with another code, print to stdout, or have another text. `more`: last arguments of each command."""
+def wrong_refusals(
+    cases: Mapping[str, str | tuple[str, ...]], *more: object, code: int = 2, **environment: str
+) -> list[str]:
+    """Check commands that must fail, by the words of each and the text or texts that it prints on stderr. Returns those
+    that end with another code, print to stdout, or lack a text. `more`: last arguments of each command."""
     wrong = []
-    for words, text in cases.items():
+    for words, texts in cases.items():
         done = kanserve(*shlex.split(words), *more, **environment)
-        if (done.returncode, done.stdout) != (code, "") or text not in done.stderr or "Traceback" in done.stderr:
-            wrong.append(f"{words}: exit code {done.returncode}, {done.stdout}{done.stderr}")
+        expected = (texts,) if isinstance(texts, str) else texts
+        missing = [text for text in expected if text not in done.stderr]
+        if (done.returncode, done.stdout) != (code, "") or missing or "Traceback" in done.stderr:
+            wrong.append(f"{words}: exit code {done.returncode}, without {missing}: {done.stdout}{done.stderr}")
     return wrong
 
 

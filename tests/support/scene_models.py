@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kanserve.plotting import scenes
-from kanserve.plotting.scenes import Curve, Layer, Network
+from kanserve.plotting.scenes import Curve, Layer, Network, Scene
 
 X = np.linspace(-1, 1, 33)
 
@@ -28,3 +30,8 @@ def made(*layers: Layer, inputs: int = 0) -> Network:
     names = tuple(f"x{at}" for at in range(inputs or len(layers[0].columns)))
     outputs = tuple(f"y{at}" for at in range(len(layers[-1].groups)))
     return Network("net <1> & more", "what it means", names, outputs, layers)
+
+
+def of(scene: Scene, kind: type) -> list[Any]:
+    """The elements of one kind."""
+    return [item for item in scene.items if isinstance(item, kind)]

@@ -40,6 +40,38 @@ def test_bases_are_told_apart_by_what_they_read() -> None:
         attribution.parts(made(alone, dataclasses.replace(BASE, edges_tensor="")))
 
 
+@given(st.integers(0, 2**16), st.booleans())
+def test_a_quotient_times_what_moved_is_what_the_edge_moved(seed: int, steep: bool) -> None:
+    """Where a node is as in the reference nothing moved, or the slope is taken."""
+    rng = np.random.default_rng(seed)
+    h_x, h_r = rng.normal(size=(5, 3)), rng.normal(size=(1, 3))
+    h_x[0, 1], h_x[2] = h_r[0, 1], h_r[0]
+    e_x, e_r = rng.normal(size=(5, 3, 2)), rng.normal(size=(1, 3, 2))
+    slope = rng.normal(size=(1, 3, 2)) if steep else None
+    rates = attribution.quotients(e_x, e_r, h_x, h_r, slope)
+    near = np.abs(h_x - h_r) <= (attribution.NEAREST if slope is None else attribution.NEAR) * np.maximum(
+        np.abs(h_r), 1
+    )
+    assert near[0, 1]
+    assert near[2].all()
+    moved = rates * (h_x - h_r)[:, :, None]
+    np.testing.assert_allclose(moved[~near], (e_x - e_r)[~near], rtol=1e-9)
+    expected = np.zeros((1, 3, 2)) if slope is None else slope
+    np.testing.assert_array_equal(rates[near], np.broadcast_to(expected, rates.shape)[near])
+
+
+@given(st.integers(0, 2**16))
+def test_what_bases_read_apart_adds_up_to_the_edges(seed: int) -> None:
+    a, b = np.random.default_rng(seed).normal(size=(2, 4, 3, 4))
+    norm = NodeStep(kind="layernorm", scale=(1.0,) * 3, bias=(0.0,) * 3, epsilon=1e-5)
+    first = BasisInfo(kind="gaussian", functions=4, parameters={}, knots=(), pre_steps=(norm,), edges_tensor="a")
+    second = BasisInfo(kind="silu", functions=1, parameters={}, knots=(), edges_tensor="b")
+    parts = attribution.parts(dataclasses.replace(LAYER, bases=(first, second)))
+    apart = attribution.divided(parts, a + b, {"a": a})
+    np.testing.assert_allclose(sum(apart, np.zeros(())), a + b)
+    np.testing.assert_allclose(apart[0], a)
+
+
 def curve(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
     """[B, S] -> [B, S, D]: sines and squares, of each edge its own."""
     return np.sin(x[:, :, None] * weights) + 0.3 * weights * x[:, :, None] ** 2
@@ -77,20 +109,6 @@ def test_contributions_add_up_over_layers_norms_and_products(seed: int) -> None:
     for after in ((), (NodeStep(kind="function", function="tanh"),)):
         total, answers, base = explained(seed, after)
         np.testing.assert_allclose(base + total, answers, rtol=1e-4, atol=1e-4)
-
-
-def test_of_a_sum_of_curves_each_has_its_own() -> None:
-    """One layer: nothing has to be shared, and the truth is known."""
-    rng = np.random.default_rng(3)
-    weights, x, r = rng.normal(size=(3, 4)), rng.normal(size=(6, 3)), rng.normal(size=(1, 3))
-    layer = made(BASE)
-    item, zero = LayerActivations(x, (curve(weights, x),)), LayerActivations(r, (curve(weights, r),))
-    multipliers = attribution.through(
-        layer, attribution.parts(layer), item, zero, [None], np.broadcast_to(np.eye(4), (6, 4, 4))
-    )
-    np.testing.assert_allclose(
-        multipliers * (x - r)[:, None], (curve(weights, x) - curve(weights, r)).transpose(0, 2, 1)
-    )
 
 
 def test_a_node_that_is_as_in_the_reference_has_the_slope_there() -> None:

@@ -79,6 +79,26 @@ def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -
         assert [float(part[0, 0, 0]) for part in parts] == ([2.0, 3.0, 4.0][: len(kinds)] if names else [9.0])
 
 
+KNOTS = st.lists(st.floats(-100, 100), min_size=1, max_size=8).map(lambda found: tuple(sorted(found)))
+
+
+@FEWER
+@given(
+    st.lists(KNOTS, min_size=3, max_size=3),
+    st.booleans(),
+    arrays.arrays(np.float64, (4, 3), elements=st.floats(-3, 3, width=32)),
+)
+def test_a_range_holds_the_knots_or_what_was_seen(rows: list[tuple[float, ...]], bare: bool, seen: np.ndarray) -> None:
+    basis = BasisInfo(kind="bspline", functions=8, parameters={}, knots=() if bare else tuple(rows))
+    domain = curves.domain(dataclasses.replace(LAYER, bases=(basis,)), seen)
+    assert (domain.low < domain.high).all()
+    for at in range(3):
+        inside = seen[:, at] if bare else np.array(rows[at])
+        assert domain.origins[at] == (Origin.REFERENCE if bare else Origin.GRID)
+        assert domain.low[at] <= inside.min()
+        assert inside.max() <= domain.high[at]
+
+
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
 

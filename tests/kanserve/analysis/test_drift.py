@@ -10,8 +10,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given
+import scipy.stats
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from kanexport.contract import grids
 from kanexport.contract.manifest import Baseline
@@ -25,6 +27,8 @@ from tests.support import toy_model
 from tests.support.server_process import KAN, Server, serving
 from tests.support.tiers import spread
 
+FEWER = settings(max_examples=settings.default.max_examples // 5)
+SAMPLES = arrays.arrays(np.float64, st.tuples(st.integers(2, 40), st.just(2)), elements=st.floats(-3, 3, width=32))
 BOUNDS = tuple(np.linspace(-2, 2, 11).tolist())
 
 
@@ -51,14 +55,6 @@ def test_a_window_counts_as_the_exporter_does_in_pieces_too(rows: list[list[floa
     assert tuple(window.nonfinite.tolist()) == whole.nonfinite
 
 
-def test_cells_of_each_node_are_its_own() -> None:
-    values = np.array([[0.5, 5.0], [1.5, 15.0]])
-    bounds = ((0.0, 1.0, 2.0), (0.0, 10.0, 20.0))
-    window = empty(dataclasses.replace(counted(values), cells=bounds, counts=((0,) * 4,) * 2))
-    window.add(values)
-    assert window.counts.tolist() == [[0, 1, 1, 0]] * 2
-
-
 def test_nodes_may_have_other_numbers_of_cells() -> None:
     """Padding belongs to no node: each node has the drift that it has without the others."""
     rng = np.random.default_rng(4)
@@ -78,16 +74,6 @@ def test_nodes_may_have_other_numbers_of_cells() -> None:
             np.testing.assert_allclose(getattr(together, name)[at], getattr(expected, name)[0], atol=1e-12)
         level = drift.chi_squared(1 - drift.LEVEL / 2, len(rows[at]))
         assert together.psi_threshold[at] == pytest.approx((1 / 300 + 1 / 200) * level)
-
-
-def test_two_windows_are_one() -> None:
-    values = np.random.default_rng(5).normal(size=(40, 3))
-    first, second, both = (empty(counted(values)) for _ in range(3))
-    first.add(values[:15])
-    second.add(values[15:])
-    both.add(values)
-    np.testing.assert_array_equal(first.plus(second).counts, both.counts)
-    assert first.counts.sum() == 45  # as it was
 
 
 def found(before: np.ndarray, now: np.ndarray) -> drift.Drift:
@@ -136,8 +122,39 @@ def test_a_node_that_has_changed_is_found_among_many() -> None:
     assert np.flatnonzero(found(before, now).drifted).tolist() == [7, 12]
 
 
-def test_one_cell_has_no_chance() -> None:
-    assert drift.chi_squared(0.99, 0) == 0.0
+@FEWER
+@given(SAMPLES, SAMPLES)
+def test_drift_is_a_distance_and_the_same_from_both_sides(before: np.ndarray, now: np.ndarray) -> None:
+    there, back = found(before, now), found(now, before)
+    for name in ("psi", "js", "wasserstein"):
+        item, other = getattr(there, name), getattr(back, name)
+        assert (item >= -1e-12).all()
+        np.testing.assert_allclose(item, other, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(getattr(found(now, now), name), 0.0, atol=1e-12)
+    assert (there.js <= 1).all()
+    assert (there.wasserstein <= len(counted(before).counts[0]) - 1).all()
+    np.testing.assert_allclose(there.psi_threshold, back.psi_threshold)
+    np.testing.assert_array_equal(there.out_of_range, back.baseline_out_of_range)
+    assert ((there.out_of_range >= 0) & (there.out_of_range <= 1)).all()
+    assert there.ratio == pytest.approx(float(np.max(there.psi / there.psi_threshold)))
+
+
+@FEWER
+@given(SAMPLES, st.permutations(range(2)), st.randoms())
+def test_drift_does_not_hang_on_the_order_of_rows_or_nodes(before: np.ndarray, order: list[int], draw: object) -> None:
+    now = np.roll(before, 1, axis=0) + 0.3
+    item, other = found(before, now), found(before[:, order], now[::-1][:, order])
+    for name in ("psi", "js", "wasserstein", "psi_threshold", "out_of_range"):
+        np.testing.assert_allclose(getattr(item, name)[order], getattr(other, name), atol=1e-12)
+
+
+@given(st.floats(0.5, 0.9999), st.integers(1, 200))
+def test_the_level_of_chance_is_that_of_chi_squared(share: float, degrees: int) -> None:
+    exact = scipy.stats.chi2.ppf(share, degrees)
+    error = 0.08 if degrees < 3 else 0.04 if degrees < 10 else 0.02
+    assert drift.chi_squared(share, degrees) == pytest.approx(exact, rel=error)
+    assert drift.chi_squared(share, degrees) <= drift.chi_squared(share, degrees + 1)
+    assert drift.chi_squared(share, 0) == 0.0  # one cell has no chance
 
 
 ROWS = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)

@@ -111,14 +111,11 @@ def test_every_edge_between_the_ends_is_reached_and_leads_on(
         assert set(destinations) == {j for layer, _, j in expected if layer == at}
 
 
-def test_a_symbolic_edge_leads_where_its_mask_does_not() -> None:
+def test_symbolic_edges_lead_and_selected_columns_alone_are_sources() -> None:
     edge = SymbolicEdge(source=0, destination=1, function="sin", a=1, b=0, c=1, d=0, mask=1)
     item = layer(np.zeros((2, 2)), symbolic=(edge,))
     assert query_plan.on_the_way([item], [2], 0, 1) == [((0,), (1,))]
     assert query_plan.on_the_way([item], [2], 1, 1) == [((), ())]
-
-
-def test_selected_columns_alone_are_sources() -> None:
     item = layer(np.ones((2, 1)))
     chosen = dataclasses.replace(item, pre_steps=(NodeStep(kind="select", indices=(3, 0)),))
     assert query_plan.on_the_way([chosen], [5], 3, 0) == [((0,), (0,))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import grpc
@@ -46,38 +47,52 @@ def test_one_row_has_no_spread() -> None:
     assert np.isnan(moments.std()).all()
 
 
-def attributed(*layers: LayerInfo, widths: tuple[int, ...], seed: int = 0) -> tuple[list[Any], list[Spread]]:
-    rng = np.random.default_rng(seed)
-    spreads = [
-        Spread(rng.uniform(0, 2, (layer.sources, layer.destinations)), rng.uniform(0.1, 2, layer.destinations))
-        for layer in layers
-    ]
-    return scores.attribute(layers, spreads, widths), spreads
+def by_loops(layers: list[LayerInfo], spreads: list[Spread], widths: list[int]) -> list[np.ndarray]:
+    """pykan's rule, number by number: the scores of the nodes that each layer is given."""
+    score = [1 / widths[-1]] * widths[-1]
+    every = []
+    for layer, spread, width in reversed(list(zip(layers, spreads, widths, strict=False))):
+        groups = layer.post_steps[-1].indices
+        own = [item for item, size in zip(score, groups, strict=True) for _ in range(size)]
+        score = [0.0] * width
+        for source, column in enumerate(layer.pre_steps[0].indices):
+            for end in range(layer.destinations):
+                score[column] += own[end] * spread.edges[source, end] / (spread.sums[end] + 1e-4)
+        every.append(np.array(score))
+    return every[::-1]
 
 
-def test_scores_go_from_the_outputs_to_the_inputs() -> None:
-    first, second = LAYER, dataclasses.replace(LAYER, sources=4, destinations=2)
-    (low, high), (item, two) = attributed(first, second, widths=(3, 4, 2))
-    np.testing.assert_allclose(high.edges, two.edges * 0.5 / (two.sums + 1e-4))
-    np.testing.assert_allclose(high.nodes, high.edges.sum(axis=1))
-    np.testing.assert_allclose(low.edges, item.edges * high.nodes / (item.sums + 1e-4))
-    np.testing.assert_allclose(low.nodes, low.edges.sum(axis=1))
+@st.composite
+def spread_networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[Spread], list[int]]:
+    widths = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
+    layers, spreads = [], []
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    for given_width, width in itertools.pairwise(widths):
+        columns = tuple(draw(st.lists(st.integers(0, given_width - 1), min_size=1, max_size=4)))
+        groups = tuple(draw(st.lists(st.integers(1, 3), min_size=width, max_size=width)))
+        affine = NodeStep(kind="affine", scale=(1.0,) * sum(groups), bias=(0.0,) * sum(groups))
+        layers.append(
+            dataclasses.replace(
+                LAYER,
+                sources=len(columns),
+                destinations=sum(groups),
+                pre_steps=(NodeStep(kind="select", indices=columns),),
+                post_steps=(affine, NodeStep(kind="product", indices=groups)),
+            )
+        )
+        shape = (len(columns), sum(groups))
+        spreads.append(Spread(rng.exponential(size=shape) * (rng.random(shape) < 0.8), rng.exponential(size=shape[1])))
+    return layers, spreads, widths
 
 
-def test_factors_have_the_product_s_score_and_what_is_not_selected_has_none() -> None:
-    layer = dataclasses.replace(
-        LAYER,
-        destinations=3,
-        pre_steps=(NodeStep(kind="select", indices=(4, 0, 1)),),
-        post_steps=(
-            NodeStep(kind="affine", scale=(1.0,) * 3, bias=(0.0,) * 3),
-            NodeStep(kind="product", indices=(1, 2)),
-        ),
-    )
-    (result,), (spread,) = attributed(layer, widths=(5, 2))
-    np.testing.assert_allclose(result.edges, spread.edges * 0.5 / (spread.sums + 1e-4))
-    np.testing.assert_allclose(result.nodes[[4, 0, 1]], result.edges.sum(axis=1))
-    assert result.nodes[[2, 3]].tolist() == [0, 0]
+@given(spread_networks())
+def test_scores_are_pykan_s_rule_number_by_number(network: tuple[list[LayerInfo], list[Spread], list[int]]) -> None:
+    layers, spreads, widths = network
+    answers = scores.attribute(layers, spreads, widths)
+    for answer, expected, spread in zip(answers, by_loops(layers, spreads, widths), spreads, strict=True):
+        np.testing.assert_allclose(answer.nodes, expected, rtol=1e-9, atol=1e-12)
+        assert (answer.edges >= 0).all()
+        assert (answer.edges[spread.edges == 0] == 0).all()  # what does not move has no score
 
 
 def ask(server: Server, given_rows: np.ndarray | None, **fields: Any) -> kan_pb2.EdgeScoresResponse:

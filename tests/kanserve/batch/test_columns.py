@@ -49,7 +49,7 @@ def test_names_select_columns_in_any_order_and_without_names_the_first_are_taken
     assert found == Selection(("a", "b", "c"), False, False, ("d",))
 
 
-def test_a_missing_column_is_named_with_the_nearest_one() -> None:
+def test_a_missing_or_a_repeated_column_is_named() -> None:
     with pytest.raises(TableError, match=r"missing column 'height' of the model, found 'heigth'") as caught:
         select(schema("age", "heigth", "weight"))
     assert "'heigth' to 'height'" in caught.value.hint
@@ -57,9 +57,6 @@ def test_a_missing_column_is_named_with_the_nearest_one() -> None:
         select(schema("age", "height", "weight"), NAMED, "key")
     with pytest.raises(TableError, match="found 2 columns, expected 3"):
         select(schema("a", "b"), UNNAMED)
-
-
-def test_a_repeated_column_is_refused_only_if_it_is_used() -> None:
     with pytest.raises(TableError, match="'age' occurs 2 times"):
         select(schema("age", "height", "weight", "age"))
     assert select(schema("age", "height", "weight", "note", "note")).ignored == ("note", "note")
@@ -72,6 +69,8 @@ def test_columns_that_hold_no_numbers_are_refused_with_their_type() -> None:
             select(schema("age", "weight").append(pa.field("height", kind)))
         assert caught.value.column == "height"
         assert ("cast" in caught.value.hint) == ("decimal" in str(kind))
+    with pytest.raises(TableError, match="type BYTES"):
+        Reader(schema("a"), Selection(("a",), False, True, ()), (TensorInfo("x", "BYTES", (-1, 1)),))
 
 
 def test_numbers_of_every_type_become_the_type_of_the_input() -> None:
@@ -151,8 +150,3 @@ def test_the_smallest_and_largest_value_of_each_input_are_exact() -> None:
             low, high = columns._ends(array)
             assert low.tolist() == array.min(axis=0).tolist()
             assert high.tolist() == array.max(axis=0).tolist()
-
-
-def test_inputs_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(TableError, match="type BYTES"):
-        Reader(schema("a"), Selection(("a",), False, True, ()), (TensorInfo("x", "BYTES", (-1, 1)),))

@@ -89,7 +89,7 @@ def test_columns_that_a_csv_keeps_are_its_text(model: Path, tmp_path: Path) -> N
     assert result.column("id").to_pylist() == ["007", "x, y", ""]
 
 
-def test_the_form_of_the_results_can_be_chosen(scorer: Scorer, data: Path, tmp_path: Path) -> None:
+def test_the_form_of_the_results_can_be_chosen_and_no_rows_have_one(scorer: Scorer, data: Path, tmp_path: Path) -> None:
     score(scorer, data / "p0.parquet", tmp_path / "out", form="csv")
     whole = csv.read_csv(tmp_path / "out" / "p0.csv")
     expected = toy_model.outputs(numbers(table(5000)))
@@ -97,9 +97,14 @@ def test_the_form_of_the_results_can_be_chosen(scorer: Scorer, data: Path, tmp_p
     score(scorer, data / "q.csv", tmp_path / "arrow", form="arrow")
     with pa.OSFile(str(tmp_path / "arrow" / "q.arrow")) as file:
         assert pa.ipc.open_file(file).read_all().num_rows == 100
+    parquet.write_table(table(0), tmp_path / "empty.parquet")
+    assert score(scorer, tmp_path / "empty.parquet", tmp_path / "empty").rows == 0
+    assert parquet.read_schema(tmp_path / "empty" / "empty.parquet").names == ["y0", "y1", "id"]
 
 
-def test_a_second_run_skips_what_is_complete(scorer: Scorer, data: Path, tmp_path: Path) -> None:
+def test_a_second_run_skips_what_is_complete_and_mixes_no_options(
+    scorer: Scorer, model: Path, data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     score(scorer, data, out)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.*")}
@@ -108,22 +113,11 @@ def test_a_second_run_skips_what_is_complete(scorer: Scorer, data: Path, tmp_pat
     assert (summary.files, summary.skipped, summary.rows, summary.before) == (1, 3, 10, (10_100, 0))
     changed = [path.name for path, time_ in before.items() if path.stat().st_mtime_ns != time_]
     assert changed == ["p1.parquet"]
-
-
-def test_results_of_other_options_are_not_mixed(scorer: Scorer, model: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    score(scorer, data, out)
     other = Scorer(model, check=False)
     with pytest.raises(BadRequest, match="a run with another options wrote it"):
         score(other, data, out)
     assert score(other, data, out, overwrite=True).files == 4
     assert parquet.read_schema(out / "p0.parquet").names == ["y0", "y1"]
-
-
-def test_a_file_without_rows_gives_one_without_rows(scorer: Scorer, tmp_path: Path) -> None:
-    parquet.write_table(table(0), tmp_path / "empty.parquet")
-    assert score(scorer, tmp_path / "empty.parquet", tmp_path / "out").rows == 0
-    assert parquet.read_schema(tmp_path / "out" / "empty.parquet").names == ["y0", "y1", "id"]
 
 
 def test_a_bad_value_is_named_with_its_file_group_row_and_column(scorer: Scorer, data: Path, tmp_path: Path) -> None:

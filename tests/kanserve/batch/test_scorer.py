@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -63,15 +62,6 @@ def test_results_are_the_outputs_of_the_model_in_order(models: Path) -> None:
     assert scorer.counts.out_of_range is None  # the model has no grid
 
 
-def test_a_table_gives_a_table_and_no_rows_give_no_rows(models: Path) -> None:
-    scorer = Scorer(models / "toy", version=1, check=False)
-    parts = pa.Table.from_batches([table(ROWS[:10]), table(ROWS[10:30])])
-    assert scorer(parts).to_batches()[1].equals(scorer(table(ROWS[10:30])))
-    empty = scorer(parts.slice(0, 0))
-    assert (empty.num_rows, empty.schema) == (0, scorer.schema(parts.schema))
-    assert scorer(table(ROWS[:0])).num_rows == 0
-
-
 def test_columns_have_the_names_of_features_and_classes(models: Path) -> None:
     scorer = Scorer(models / "named", keep=["id"], check=False)
     shuffled = ("weight", "id", "age", "height")
@@ -87,8 +77,13 @@ def test_columns_have_the_names_of_features_and_classes(models: Path) -> None:
         Scorer(models / "named", keep=["yes"], check=False)
 
 
-def test_arrays_give_the_same_outputs(models: Path) -> None:
-    scorer = Scorer(models / "toy", check=False)
+def test_tables_arrays_and_no_rows_give_the_same_as_batches(models: Path) -> None:
+    scorer = Scorer(models / "toy", version=1, check=False)
+    parts = pa.Table.from_batches([table(ROWS[:10]), table(ROWS[10:30])])
+    assert scorer(parts).to_batches()[1].equals(scorer(table(ROWS[10:30])))
+    empty = scorer(parts.slice(0, 0))
+    assert (empty.num_rows, empty.schema) == (0, scorer.schema(parts.schema))
+    assert scorer(table(ROWS[:0])).num_rows == 0
     assert scorer.predict(ROWS).tolist() == columns(scorer(table(ROWS)), "y0", "y1").tolist()
     with pytest.raises(TableError, match=r"shape \[3000, 2\], expected \[rows, 3\]"):
         scorer.predict(ROWS[:, :2])
@@ -124,19 +119,27 @@ def test_explanations_name_the_largest_contributions(models: Path) -> None:
     assert scorer.schema(batch.schema) == result.schema
 
 
-def test_rows_out_of_range_are_counted_and_the_farthest_input_is_named(models: Path) -> None:
+def test_rows_out_of_range_are_counted_flagged_or_refused(models: Path, tmp_path: Path) -> None:
     scorer = Scorer(models / "grid", coverage=True, check=False)
-    width = math.prod(scorer.model.info.inputs[0].shape[1:])
-    rows = np.zeros((500, width), np.float32)
+    rows = np.zeros((20, 2), np.float32)
     rows[7, 1] = 50
     rows[9] = -80
-    result = scorer(table(rows, tuple(f"x{at}" for at in range(width))))
-    counts = result.column("inputs_out_of_range").to_pylist()
-    assert [at for at, count in enumerate(counts) if count] == [7, 9]
+    batch = table(rows, ("x0", "x1"))
+    result = scorer(batch)
+    assert np.flatnonzero(result.column("inputs_out_of_range").to_numpy()).tolist() == [7, 9]
     assert result.column("farthest_input")[7].as_py() == "x1"
     assert result.column("farthest_input")[0].as_py() is None
     assert result.column("grid_intervals_outside")[7].as_py() > 10
     assert scorer.counts.out_of_range == 2
+    flagged, rejecting = tmp_path / "flagged", tmp_path / "rejecting"
+    for copy, policy in ((flagged, FLAG), (rejecting, REJECT)):  # the policy of the export
+        shutil.copytree(models / "grid" / "1", copy)
+        toy_model.edit(copy, out_of_range=policy)
+    result = Scorer(flagged, check=False)(batch).column("out_of_range")
+    assert np.flatnonzero(result.to_numpy(zero_copy_only=False)).tolist() == [7, 9]
+    with pytest.raises(TableError, match="an input is out of range") as caught:
+        Scorer(rejecting, check=False)(batch)
+    assert caught.value.row == 7
 
 
 def test_the_policy_can_check_the_certified_box(tmp_path: Path) -> None:
@@ -162,22 +165,6 @@ def test_the_policy_can_check_the_certified_box(tmp_path: Path) -> None:
     result = scorer(table(rows, ("x0", "x1", "x2"))).column("out_of_range").to_numpy(zero_copy_only=False)
     assert np.flatnonzero(result).tolist() == [3, 8]
     assert scorer.counts.out_of_range == 2
-
-
-def test_the_policy_of_the_export_holds_for_rows_out_of_range(models: Path, tmp_path: Path) -> None:
-    flagged, rejecting = tmp_path / "flagged", tmp_path / "rejecting"
-    for copy, policy in ((flagged, FLAG), (rejecting, REJECT)):
-        shutil.copytree(models / "grid" / "1", copy)
-        toy_model.edit(copy, out_of_range=policy)
-    scorer = Scorer(flagged, check=False)
-    width = math.prod(scorer.model.info.inputs[0].shape[1:])
-    rows = np.zeros((20, width), np.float32)
-    rows[3, 0] = 100
-    batch = table(rows, tuple(f"x{at}" for at in range(width)))
-    assert np.flatnonzero(scorer(batch).column("out_of_range").to_numpy(zero_copy_only=False)).tolist() == [3]
-    with pytest.raises(TableError, match="an input is out of range") as caught:
-        Scorer(rejecting, check=False)(batch)
-    assert caught.value.row == 3
 
 
 def test_numbers_that_are_not_finite_are_refused_or_passed(models: Path) -> None:

@@ -38,6 +38,9 @@ def test_a_copy_is_a_version_of_its_own(models: Path) -> None:
     states = document(kanserve("models", models, "--load", "--json"))["models"]
     assert [(entry["version"], entry["state"]) for entry in states] == [("1", "LOADS"), ("2", "LOADS")]
     assert listed(models / "tiny") == ["1", "2", "config.pbtxt"]  # the command leaves no other file
+    (models / "tiny" / "1").rename(models / "tiny" / "4")
+    text = "the manifest has version 1, the folder 4; rename the folder to 1"
+    assert text in kanserve("models", models).stdout
 
 
 @full("combination")
@@ -56,12 +59,6 @@ def test_the_error_of_a_copy_by_hand_gives_the_command(models: Path, tmp_path: P
         done = kanserve(*shlex.split(command)[1:], "--repository", models)
         assert (done.returncode, done.stdout) == (0, "tiny: copied version 1 to version 2; all hashes match\n")
         until(lambda: second()[0] == "READY")
-
-
-def test_a_folder_that_was_renamed_is_told_so(models: Path) -> None:
-    (models / "tiny" / "1").rename(models / "tiny" / "4")
-    done = kanserve("models", models)
-    assert "the manifest has version 1, the folder 4; rename the folder to 1" in done.stdout
 
 
 def test_what_is_not_copied(models: Path) -> None:

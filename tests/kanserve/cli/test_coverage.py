@@ -16,13 +16,6 @@ from tests.support.command_line import Server, wrong_refusals
 ROWS = np.array([[0.1, -0.5, 0.9], [0.0, 1.4, 0.2], [-2.6, 0.3, 1.2], [0.0, 1.2, 0.0]], np.float32)
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("coverage") / "rows.npy"
-    np.save(path, ROWS)
-    return path
-
-
 def test_the_table_of_layers_and_of_the_nodes_that_are_beyond(server: Server, rows: Path) -> None:
     lines = server.shown("coverage", "tiny", "--input", rows).splitlines()
     assert lines[0].startswith("tiny version 1: 4 rows, ")
@@ -88,15 +81,13 @@ def test_from_python(server: Server) -> None:
         result = client.coverage(described, ROWS)
         assert result.definitions == ("grid", "grid")
         assert result.out_of_grid[:, 0].tolist() == [False, False, True, False]
-        both = chunking.coverage(client, described, ROWS)
-        np.testing.assert_array_equal(both.counts, result.counts)
-        answer = client.infer(client.model("tiny"), ROWS, parameters={"kan.explain_top_k": 2})
+        np.testing.assert_array_equal(chunking.coverage(client, described, ROWS).counts, result.counts)
+        answer = client.infer("tiny", ROWS, parameters={"kan.explain_top_k": 2})
         assert answer.parameters["kan.explain.reference"] == "grid_center"
         assert answer.parameters["kan.explain.nodes_are_inputs"] is True
-        total = answer.outputs["kan.explain.base"] + answer.outputs["kan.explain.residual"]
-        total = total + answer.outputs["kan.explain.values"].sum(axis=2)
+        parts = (answer.outputs[f"kan.explain.{name}"] for name in ("base", "residual"))
+        total = sum(parts) + answer.outputs["kan.explain.values"].sum(axis=2)
         np.testing.assert_allclose(total, answer.outputs["y"], atol=1e-4)
-        assert not client.infer(client.model("tiny"), ROWS).parameters
         with pytest.raises(InvalidInput, match=r"unknown parameter 'kan\.coverge'") as caught:
-            client.infer(client.model("tiny"), ROWS, parameters={"kan.coverge": True})
+            client.infer("tiny", ROWS, parameters={"kan.coverge": True})
         assert (caught.value.error_code, caught.value.hint) == ("parameter-unknown", "did you mean 'kan.coverage'?")

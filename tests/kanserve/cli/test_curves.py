@@ -8,7 +8,6 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanserve.client.sync import Client
 from kanserve.report import text_tables
 from tests.support.command_line import Server, kanserve, wrong_refusals
 
@@ -50,15 +49,6 @@ def test_the_file_of_one_edge_and_of_several(server: Server, tmp_path: Path) -> 
         np.testing.assert_allclose(single["phi_bspline"] + single["phi_silu"], single["phi"], atol=1e-6)
         slope = np.gradient(single["phi"].astype(np.float64), single["x"])
         np.testing.assert_allclose(single["derivative"][1:-1], slope[1:-1], atol=0.05 * np.abs(slope).max())
-
-
-def test_edges_at_the_points_of_a_curve_are_the_curve(server: Server) -> None:
-    with Client(server.url) as client:
-        described = client.describe("tiny")
-        (layer, *_) = client.curves("tiny", layers=[0], points=7, span=(-1.5, 1.5))
-        rows = layer.x.T.astype(np.float32)
-        (edges,) = client.edges(described, rows, layers=[0])
-        np.testing.assert_array_equal(edges.values.transpose(1, 2, 0), layer.phi)
 
 
 def test_what_is_refused(server: Server) -> None:

@@ -15,13 +15,6 @@ from tests.support.command_line import Server, wrong_refusals
 ROWS = np.random.default_rng(3).uniform(-2, 2, (20, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.npy"
-    np.save(path, ROWS)
-    return path
-
-
 def ask(server: Server, rows: Path, target: Path, *arguments: object) -> dict[str, Any]:
     """The arrays of the file that `edges --output` writes."""
     server.ask("edges", "tiny", "--input", rows, "--output", target, *arguments)

@@ -12,14 +12,7 @@ from tests.support.command_line import Server, wrong_refusals
 ROWS = np.random.default_rng(6).uniform(-0.9, 0.9, (30, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.npy"
-    np.save(path, ROWS)
-    return path
-
-
-def test_one_row_from_its_base_to_its_prediction(server: Server, rows: Path) -> None:
+def test_one_row_from_its_base_to_its_prediction_and_many_on_average(server: Server, rows: Path) -> None:
     lines = server.shown("explain", "tiny", "--input", rows, "--row", 4, "--show", 2, "--of", "y1").splitlines()
     answer = server.ask("infer", "tiny", "--input", rows)["outputs"]["y"][4][1]
     title, _, _, base, *inputs, others, prediction, caption = lines
@@ -31,9 +24,6 @@ def test_one_row_from_its_base_to_its_prediction(server: Server, rows: Path) -> 
     assert abs(numbers[0]) >= abs(numbers[1])
     assert float(base.split()[2]) + sum(numbers) == pytest.approx(answer, abs=1e-4)
     assert caption.startswith("reference: middle of each input's grid; method: rescale; residual ")
-
-
-def test_many_rows_on_average(server: Server, rows: Path) -> None:
     text = server.shown("explain", "tiny", "--input", rows)
     assert "tiny version 1: 30 rows, 2 outputs" in text
     assert "3 of 3 inputs; --row N explains one row" in text

@@ -26,7 +26,6 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("formula")
     models = folder / "models"
     exported(HELLO, "named", "--features", "petal_length (cm),x&y", "--classes", "area", into=models)
-    exported(HELLO.parent.parent / "pykan-hello-adapted" / "model", "numeric", into=models)
     exported(PykanCheckpoint([90, 80, 1]).write(folder), "long", into=models)
     products = symbolic([3, (2, 2), (1, 1)], ["sin", "x^2", "x", "tanh"], arity=[[], [2, 3], [2]])
     exported(products.write(folder), "products", "--option", "input_id=0,3,2", "--option", "n_inputs=5", into=models)
@@ -91,14 +90,6 @@ def test_the_golden_model_is_the_function_it_was_trained_on(server: Server) -> N
     assert np.abs(columns(line.removeprefix("y0 = "), x) - expected).max() < 0.05 * expected.max()
 
 
-@full("combination")
-def test_nodes_between_can_be_shown(many: Server) -> None:
-    text = many.shown("formula", "products", "--by-layer")
-    assert [line.partition(" = ")[0] for line in text.splitlines()] == ["h1_0", "h1_1", "h1_2", "h1_3", "y0", "y1"]
-    assert "x3" in text  # the second input that the network reads
-    assert "x1" not in text
-
-
 def edges(server: Server, name: str, layer: int, file: Path) -> np.ndarray:
     """[rows, I, O] on the rows in a file."""
     target = file.with_name("edges.npz")
@@ -107,24 +98,21 @@ def edges(server: Server, name: str, layer: int, file: Path) -> np.ndarray:
         return np.asarray(result[f"layer{layer}_edges"], np.float64)
 
 
-@pytest.mark.parametrize("name", ["mixed", pytest.param("numeric", marks=full("combination"))])
-def test_in_part_it_computes_what_is_served_with_the_served_edges(
-    request: pytest.FixtureRequest, tmp_path: Path, name: str
-) -> None:
-    server: Server = request.getfixturevalue("server" if name == "mixed" else "many")
-    result = server.ask("formula", name, "--digits", "17", "--partial", "--latex")
+def test_in_part_it_computes_what_is_served_with_the_served_edges(server: Server, tmp_path: Path) -> None:
+    result = server.ask("formula", "mixed", "--digits", "17", "--partial", "--latex")
     x = rows(50, len(result["inputs"]), tmp_path / "x.npy")
-    served = outputs(server, name, tmp_path / "x.npy")
-    values = {at: edges(server, name, at, tmp_path / "x.npy") for at in {edge[0] for edge in result["numeric_edges"]}}
-    assert result["numeric_edges"] == ([[1, 2, 0]] if name == "mixed" else sorted(result["numeric_edges"]))
-    # A numeric edge's value on these rows, whatever it is given: that it is given its node is what curves show.
-    calls = {(at, i, j): lambda v, at=at, i=i, j=j: values[at][:, i, j] + 0 * v for at, i, j in result["numeric_edges"]}
-    python = {f"phi_{at}_{i}_{j}": call for (at, i, j), call in calls.items()}
-    page = {rf"\varphi_{{{at},{i},{j}}}": call for (at, i, j), call in calls.items()}
-    page |= {f"x_{{{at}}}": x[:, at].astype(np.float64) for at in range(x.shape[1])}
-    for at, line in enumerate(result["formulas"]):
-        for y in (columns(line["expression"], x, **python), latex_parser.compute(line["latex"], page)):
-            np.testing.assert_allclose(y, served[:, at], rtol=0, atol=1e-5 * np.abs(served).max())
+    served = outputs(server, "mixed", tmp_path / "x.npy")
+    values = edges(server, "mixed", 1, tmp_path / "x.npy")[:, 2, 0]
+    assert result["numeric_edges"] == [[1, 2, 0]]
+
+    def call(v: np.ndarray) -> np.ndarray:
+        """The edge's value on these rows, whatever it is given: that it is given its node is what curves show."""
+        return values + 0 * v
+
+    page = {r"\varphi_{1,2,0}": call, **{f"x_{{{at}}}": x[:, at].astype(np.float64) for at in range(x.shape[1])}}
+    (line,) = result["formulas"]
+    for y in (columns(line["expression"], x, phi_1_2_0=call), latex_parser.compute(line["latex"], page)):
+        np.testing.assert_allclose(y, served[:, 0], rtol=0, atol=1e-5 * np.abs(served).max())
 
 
 def test_a_numeric_edge_of_a_formula_is_its_curve(server: Server, tmp_path: Path) -> None:
@@ -145,8 +133,9 @@ def test_a_numeric_edge_of_a_formula_is_its_curve(server: Server, tmp_path: Path
     np.testing.assert_allclose(result, served[inside], rtol=0, atol=1e-4 * np.abs(served).max())
 
 
-def test_numeric_edges_are_explained_below_the_formula(server: Server) -> None:
-    last = server.shown("formula", "mixed", "--partial").splitlines()[-1]
+def test_nodes_between_can_be_shown_and_numeric_edges_are_explained(server: Server) -> None:
+    *lines, last = server.shown("formula", "mixed", "--partial", "--by-layer").splitlines()
+    assert [line.partition(" = ")[0] for line in lines if " = " in line] == ["h1_0", "h1_1", "h1_2", "y0"]
     assert last.startswith("# phi_L_I_J: the numeric edge of layer L from source I")
 
 
@@ -175,8 +164,7 @@ def test_what_is_too_long_says_how_to_narrow_it(many: Server) -> None:
 
 def test_what_cannot_be_answered_is_wrong_input(server: Server) -> None:
     cases = {
-        "formula mixed": "edge (1,2,0) is numeric (bspline, silu)",
-        "formula  mixed": "pass --partial, which names numeric edges",
+        "formula mixed": ("edge (1,2,0) is numeric (bspline, silu)", "pass --partial, which names numeric edges"),
         "formula nobody": "unknown model",
         **{f"formula hello --digits {digits}": "--digits" for digits in ("0", "18", "many")},
     }

@@ -85,46 +85,36 @@ def test_more_rows_than_one_request_may_hold(server: Server, tmp_path: Path) -> 
     np.testing.assert_allclose(results[0][4990:], results[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("rows", "y"), [("[]", []), ('[["NaN", 0, 0]]', [["NaN", "NaN"]])])
-def test_rows_that_are_none_or_no_numbers_are_answered(server: Server, rows: str, y: list[Any], tmp_path: Path) -> None:
-    np.save(tmp_path / "rows.npy", np.array(json.loads(rows), np.float64).reshape(-1, 3))
-    assert server.ask("infer", "tiny", "--input", tmp_path / "rows.npy")["outputs"] == {"y": y}
-
-
-def test_a_version_can_be_chosen(server: Server, tmp_path: Path) -> None:
-    rows = write(tmp_path / "rows.npy")
-    arguments = ("infer", "tiny", "--input", rows, "--model-version")
-    assert server.ask(*arguments, 1)["version"] == "1"
+def test_rows_that_are_none_or_no_numbers_are_answered_by_the_version_chosen(server: Server, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npy"
+    for values, y in (([], []), ([[np.nan, 0, 0]], [["NaN", "NaN"]])):
+        np.save(rows, np.array(values).reshape(-1, 3))
+        answer = server.ask("infer", "tiny", "--input", rows, "--model-version", 1)
+        assert (answer["outputs"], answer["version"]) == ({"y": y}, "1")
     assert wrong_refusals({"infer tiny --model-version 9": "version 9"}, "--input", rows, "--url", server.url) == []
 
 
-@pytest.mark.parametrize(
-    ("suffix", "content", "says"),
-    [
-        (".csv", b"1,2,3\n4,five,6\n", ("line 2, column 2", "'five'", "a number")),
-        (".csv", b"1,2,3\n4,5\n", ("line 2", "found 2 columns", "3")),
-        (".csv", b"1,2\n3,4\n", ("2 columns", "3 columns")),
-        (".csv", b"", ("is empty", "rows of numbers")),
-        (".csv", b"a,b,c\n\n", ("a header line and no rows",)),
-        (".csv", b"a;b;c\n1;2;3\n", ("line 2, column 1", "separated by commas")),
-        (".csv", b"\xff\xfe\x00", ("not UTF-8",)),
-        (".json", b"[[1, 2, null]]", ("[0][2]", "null", "a number")),
-        (".json", b"[[1, 2], [3]]", ("different lengths",)),
-        (".json", b"[[1, 2, 3]", ("not valid JSON",)),
-        (".json", b'"text"', ("a string", "a list of rows")),
-        (".json", b"[[1e300, 0, 0]]", ("[0, 0]", "1e+300", "FP32")),
-        (".npy", b"no array", ("not an .npy file",)),
-        (".npz", b"no archive", ("not an .npz file",)),
-        (".txt", b"1,2,3", (".npy, .npz, .csv, .json", "unknown file format .txt")),
-    ],
-)
-def test_bad_files_are_explained(
-    suffix: str, content: bytes, says: tuple[str, ...], server: Server, tmp_path: Path
-) -> None:
-    path = tmp_path / f"rows{suffix}"
-    path.write_bytes(content)
-    for text in (str(path), *says):
-        assert wrong_refusals({"infer tiny": text}, "--input", path, "--url", server.url) == []
+def test_bad_files_are_explained(server: Server, tmp_path: Path) -> None:
+    for name, content, *says in (
+        ("a.csv", b"1,2,3\n4,five,6\n", "line 2, column 2", "'five'", "a number"),
+        ("b.csv", b"1,2,3\n4,5\n", "line 2", "found 2 columns", "3"),
+        ("c.csv", b"1,2\n3,4\n", "2 columns", "3 columns"),
+        ("d.csv", b"", "is empty", "rows of numbers"),
+        ("e.csv", b"a,b,c\n\n", "a header line and no rows"),
+        ("f.csv", b"a;b;c\n1;2;3\n", "line 2, column 1", "separated by commas"),
+        ("g.csv", b"\xff\xfe\x00", "not UTF-8"),
+        ("a.json", b"[[1, 2, null]]", "[0][2]", "null", "a number"),
+        ("b.json", b"[[1, 2], [3]]", "different lengths"),
+        ("c.json", b"[[1, 2, 3]", "not valid JSON"),
+        ("d.json", b'"text"', "a string", "a list of rows"),
+        ("e.json", b"[[1e300, 0, 0]]", "[0, 0]", "1e+300", "FP32"),
+        ("a.npy", b"no array", "not an .npy file"),
+        ("a.npz", b"no archive", "not an .npz file"),
+        ("a.txt", b"1,2,3", ".npy, .npz, .csv, .json", "unknown file format .txt"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert wrong_refusals({"infer tiny": (str(path), *says)}, "--input", path, "--url", server.url) == []
 
 
 def test_archives_and_pickles_are_read_as_far_as_they_are_numbers(server: Server, tmp_path: Path) -> None:
@@ -134,8 +124,7 @@ def test_archives_and_pickles_are_read_as_far_as_they_are_numbers(server: Server
     assert server.ask("infer", "tiny", "--input", archive, "--array", "test")["rows"] == 5
     cases = {
         f"infer tiny --input {archive}": "train, test",
-        f"infer tiny --input {archive} --array tset": "unknown array 'tset'",
-        f"infer tiny --array tset --input {archive}": "did you mean 'test'?",
+        f"infer tiny --input {archive} --array tset": ("unknown array 'tset'", "did you mean 'test'?"),
         f"infer tiny --input {pickle}": "not an .npy file of numbers",
     }
     assert wrong_refusals(cases, "--url", server.url) == []
@@ -145,8 +134,8 @@ def test_a_server_or_a_model_that_is_not_there_is_explained(server: Server, tmp_
     rows = ("--input", write(tmp_path / "rows.npy"), "--url")
     no_server = {"infer tiny": "kanserve serve REPOSITORY"}
     assert wrong_refusals(no_server, *rows, "127.0.0.1:1", code=1) == []
-    for text in ("unknown model: 'nobody'", f"  help: models of the server: {', '.join(MODELS)}\n"):
-        assert wrong_refusals({"infer nobody": text}, *rows, server.url) == []
+    texts = ("unknown model: 'nobody'", f"  help: models of the server: {', '.join(MODELS)}\n")
+    assert wrong_refusals({"infer nobody": texts}, *rows, server.url) == []
     for command in ("infer tinny", "edges tinny", "formula tinny", "models tinny", "health --service tinny"):
         given = rows if command.startswith(("infer", "edges")) else rows[2:]
         done = kanserve(*command.split(), *given, server.url, "--json")

@@ -28,17 +28,12 @@ from tests.support.tiers import full
 pytest.importorskip("h2corn")
 
 
-@pytest.mark.parametrize(
-    ("url", "path", "options", "expected"),
-    [
-        ("127.0.0.1:8001", ("digits",), {}, "http://127.0.0.1:8001/ui/digits"),
-        ("grpcs://kan.example:443", (), {}, "https://kan.example:443/ui/"),
-        ("a:1", ("a b/c", "edge", "0"), {"secure": True}, "https://a:1/ui/a%20b%2Fc/edge/0"),
-        ("a:1", ("m",), {"version": "2"}, "http://a:1/ui/m?version=2"),
-    ],
-)
-def test_addresses(url: str, path: tuple[str, ...], options: dict[str, object], expected: str) -> None:
-    assert session.ui_address(url, *path, **options) == expected
+def test_addresses() -> None:
+    address = session.ui_address
+    assert address("127.0.0.1:8001", "digits") == "http://127.0.0.1:8001/ui/digits"
+    assert address("grpcs://kan.example:443") == "https://kan.example:443/ui/"
+    assert address("a:1", "a b/c", "edge", "0", secure=True) == "https://a:1/ui/a%20b%2Fc/edge/0"
+    assert address("a:1", "m", version="2") == "http://a:1/ui/m?version=2"
 
 
 def test_the_address_of_a_model(server: Server) -> None:
@@ -52,16 +47,13 @@ def test_the_address_of_a_model(server: Server) -> None:
     assert "open the address in a browser" in done.stderr
 
 
-def test_it_opens_the_browser_that_there_is(server: Server, tmp_path: Path) -> None:
+def test_it_opens_the_browser_that_there_is_on_a_model_that_there_is(server: Server, tmp_path: Path) -> None:
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     browser.chmod(0o755)
     reported = document(program("open", "tiny", "--url", server.url, "--json", BROWSER=str(browser)))
     assert reported["opened"] is True
     assert (tmp_path / "opened").read_text().strip() == reported["address"]
-
-
-def test_what_cannot_be_opened(server: Server, tmp_path: Path) -> None:
     assert wrong_refusals({"open tinny": "did you mean 'tiny'"}, "--url", server.url) == []
     assert wrong_refusals({f"view {tmp_path / 'none'}": "none"}) == []
 
@@ -69,8 +61,8 @@ def test_what_cannot_be_opened(server: Server, tmp_path: Path) -> None:
 @full("second transport")
 def test_a_server_without_a_web_ui_is_named(repository: Path, tmp_path: Path) -> None:
     with serving(repository, tmp_path / "log", "--transport", "grpcio", "--http-port", "0") as other:
-        for text in ("no web UI at", "pass --page HOST:PORT"):
-            assert wrong_refusals({"open tiny --no-browser": text}, "--url", other.url, code=1) == []
+        cases = {"open tiny --no-browser": ("no web UI at", "pass --page HOST:PORT")}
+        assert wrong_refusals(cases, "--url", other.url, code=1) == []
 
 
 def test_a_repository_is_looked_into_and_left_alone(repository: Path) -> None:

@@ -20,10 +20,9 @@ EASY = ("--rate", 100, "--p99", "5s", "--seconds", 3)
 
 
 @full("combination")
-def test_a_plan_for_a_model_of_a_repository(repository: Path, tmp_path: Path) -> None:
-    plan = document(
-        kanserve("plan", "tiny", "--repository", repository, *EASY, "--plot", tmp_path / "curve.svg", "--json")
-    )
+def test_a_plan_for_a_model_of_a_repository_is_simulated(repository: Path, tmp_path: Path) -> None:
+    words = ("--plot", tmp_path / "curve.svg", "--simulate-rate", "1e4", "--pod-start", "30s", "--json")
+    plan = document(kanserve("plan", "tiny", "--repository", repository, *EASY, *words))
     assert plan["plan"]["replicas"] % 3 == 0
     assert plan["plan"]["rate"] > 0
     assert plan["memory"]["peak"] > 2**20
@@ -32,6 +31,12 @@ def test_a_plan_for_a_model_of_a_repository(repository: Path, tmp_path: Path) ->
     assert sum(item["server_cores"] for item in plan["curve"]) > 0
     assert plan["values"]["replicas"] == plan["plan"]["replicas"]
     assert "<svg" in (tmp_path / "curve.svg").read_text()
+    simulation = plan["simulation"]
+    assert simulation["fleet"]["pod_start"] == 30
+    assert {phase["phase"] for phase in simulation["phases"]} >= {"night", "zone lost", "burst"}
+    assert simulation["requests"] > 1e6
+    assert simulation["checks"]
+    assert simulation["service"]["batch"] + simulation["service"]["request"] > 0
 
 
 def test_a_plan_for_a_server_in_words(server: Server) -> None:
@@ -40,16 +45,6 @@ def test_a_plan_for_a_server_in_words(server: Server) -> None:
         assert words in text
     values = text.partition("values of the Helm chart:\n")[2]
     assert yaml.safe_load(values)["autoscaling"]["minReplicas"] == 2
-
-
-@full("combination")
-def test_a_plan_is_simulated(server: Server) -> None:
-    simulation = server.ask("plan", "tiny", *EASY, "--simulate-rate", "1e4", "--pod-start", "30s")["simulation"]
-    assert simulation["fleet"]["pod_start"] == 30
-    assert {phase["phase"] for phase in simulation["phases"]} >= {"night", "zone lost", "burst"}
-    assert simulation["requests"] > 1e6
-    assert simulation["checks"]
-    assert simulation["service"]["batch"] + simulation["service"]["request"] > 0
 
 
 @full("load")

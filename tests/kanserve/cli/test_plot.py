@@ -43,9 +43,8 @@ def test_without_pillow_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.delitem(sys.modules, "kanserve.plotting.render", raising=False)
-    for text in ("provides 'PIL', which is not installed", "[plot]"):
-        cases = {f"plot tiny -o {tmp_path / 'net.png'}": text}
-        assert wrong_refusals(cases, "--url", server.url, code=1) == []
+    cases = {f"plot tiny -o {tmp_path / 'net.png'}": ("provides 'PIL', which is not installed", "[plot]")}
+    assert wrong_refusals(cases, "--url", server.url, code=1) == []
 
 
 def test_what_is_refused(server: Server) -> None:

@@ -96,20 +96,19 @@ def test_a_table_that_is_no_rows_is_explained(server: Server, tmp_path: Path) ->
         ({}, "has no columns"),
     ):
         parquet.write_table(pa.table(values), path)
-        for text in (str(path), says):
-            assert wrong_refusals({"infer tiny": text}, "--input", path, "--url", server.url) == []
+        assert wrong_refusals({"infer tiny": (str(path), says)}, "--input", path, "--url", server.url) == []
 
 
 def test_without_pyarrow_a_table_says_how_to_install_it(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"PAR1")
+    texts = (
+        "rows.parquet: a .parquet file needs the Python package pyarrow, which is not",
+        "-m pip install -e '.[tables]'",
+    )
     with mock.patch.dict(sys.modules, {"pyarrow": None}):
-        for text in (
-            "rows.parquet: a .parquet file needs the Python package pyarrow, which is not",
-            "-m pip install -e '.[tables]'",
-        ):
-            cases = dict.fromkeys(("infer tiny", "explain tiny"), text)
-            assert wrong_refusals(cases, "--input", path, "--url", server.url) == []
+        cases = dict.fromkeys(("infer tiny", "explain tiny"), texts)
+        assert wrong_refusals(cases, "--input", path, "--url", server.url) == []
         csv = csv_of(tmp_path / "rows.csv", MANY)  # numpy parses it
         assert len(input_rows.rows_for(X, input_rows.contents(str(csv)))) == len(MANY)
 

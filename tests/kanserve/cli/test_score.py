@@ -56,6 +56,7 @@ def test_the_document_counts_rows(model: Path, rows: Path, tmp_path: Path) -> No
     assert found["columns_by_position"]
 
 
+@full("combination")
 def test_a_checkpoint_is_exported_first(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("x0,x1\n0.1,0.2\n0.3,0.4\n9,9\n")
     checkpoint = GOLDEN / "pykan-hello-adapted" / "model"
@@ -78,8 +79,8 @@ def test_errors_name_the_cause_and_the_solution(model: Path, rows: Path, tmp_pat
         f"score {model} --input {rows} --threads 0": "expected a whole number from 1",
         f"score {model} --input {__file__}": "unknown file format .py",
     }
-    assert wrong_refusals(cases, "--output", tmp_path / "out") == []
-    assert wrong_refusals(dict.fromkeys(cases, "  help: "), "--output", tmp_path / "out") == []
+    helped = {words: (text, "  help: ") for words, text in cases.items()}
+    assert wrong_refusals(helped, "--output", tmp_path / "out") == []
     bad = {f"score {model} --input {rows}": "Not a directory"}
     assert wrong_refusals(bad, "--output", tmp_path / "file" / "out", code=1) == []
 

@@ -11,9 +11,8 @@ from tests.support.command_line import Server, wrong_refusals
 ROWS = np.random.default_rng(6).uniform(-0.9, 0.9, (30, 3)).astype(np.float32)
 
 
-def test_tables_json_and_the_file(server: Server, tmp_path: Path) -> None:
-    rows, target = tmp_path / "rows.npy", tmp_path / "scores.npz"
-    np.save(rows, ROWS)
+def test_tables_json_and_the_file(server: Server, rows: Path, tmp_path: Path) -> None:
+    target = tmp_path / "scores.npz"
     server.shown("scores", "tiny", "--input", rows, "--output", target)
     said = server.ask("scores", "tiny", "--input", rows, "--show", 4)
     with np.load(target) as file:

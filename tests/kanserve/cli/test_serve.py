@@ -32,12 +32,14 @@ def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path
     assert any("threads" in line and str(file) in line for line in table.stdout.splitlines())
 
 
-def test_a_relative_repository_belongs_to_its_file(repository: Path, tmp_path: Path) -> None:
+def test_a_relative_repository_belongs_to_its_file_and_other_machines_are_served_on_purpose(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     file = tmp_path / "kanserve.toml"
     file.write_text('repository = "models"\n')
-    shown = document(kanserve("serve", "--config", file, "--show-config", "--json"))
+    purpose = ("--host", "0.0.0.0", "--insecure")
+    shown = document(kanserve("serve", "--config", file, *purpose, "--show-config", "--json"))
     assert Path(shown["repository"]["value"]) == tmp_path / "models"
+    assert shown["host"]["value"] == "0.0.0.0"
 
 
 def test_a_bad_file_is_explained(repository: Path, tmp_path: Path) -> None:
@@ -50,8 +52,7 @@ def test_a_bad_file_is_explained(repository: Path, tmp_path: Path) -> None:
         ("max_request_bytes = 10", "max_request_bytes = 10"),
     ):
         file.write_text(f"{line}\n")
-        for text in (says, str(file)):
-            assert wrong_refusals({"serve": text}, repository, "--config", file) == []
+        assert wrong_refusals({"serve": (says, str(file))}, repository, "--config", file) == []
 
 
 def test_a_bad_command_is_explained() -> None:
@@ -65,11 +66,6 @@ def test_a_bad_command_is_explained() -> None:
         "serve . --device tpu": "--device: invalid choice 'tpu'",
     }
     assert wrong_refusals(cases) == []
-
-
-def test_other_machines_only_on_purpose(repository: Path) -> None:
-    shown = document(kanserve("serve", repository, "--host", "0.0.0.0", "--insecure", "--show-config", "--json"))
-    assert shown["host"]["value"] == "0.0.0.0"
 
 
 @full("second transport")

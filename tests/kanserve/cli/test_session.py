@@ -57,7 +57,7 @@ def test_a_path_that_is_no_checkpoint_is_an_error(desk: Path) -> None:
     cases = {
         f"plot {desk}/net.pt -o {desk}/net.svg": "neither a torch.save archive nor safetensors",
         f"explain {desk}/missing --input {desk}/rows.csv": f"file not found: {desk / 'missing'}",
-        f"explain {desk}/net.pth --input {desk}/rows.csv": f"file not found: {desk / 'net.pth'}",
+        f"explain net.pt --input {desk}/rows.csv": ("file not found: net.pt", "add --url HOST:PORT"),
     }
     assert wrong_refusals(cases, **NOWHERE) == []
     assert not (desk / "net.svg").exists()
@@ -162,8 +162,3 @@ def test_words_that_are_no_file(crowded: Path) -> None:
         done = kanserve("explain", word, *ROWS, "--timeout", "2", **NOWHERE)
         assert "Traceback" not in done.stderr
         assert ("exporting" in done.stderr, "pass ./" in done.stderr) == (False, False), done.stderr
-
-
-def test_a_missing_file_with_a_suffix(crowded: Path) -> None:
-    for text in ("file not found: net.pt", "add --url HOST:PORT"):
-        assert wrong_refusals({"explain net.pt": text}, *ROWS, **NOWHERE) == []

@@ -25,15 +25,12 @@ def asked(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
     return server
 
 
-def test_layers_nodes_and_classes_are_told_without_a_baseline(asked: Server) -> None:
+def test_text_and_document_tell_layers_nodes_and_classes_without_a_baseline(asked: Server) -> None:
     text = asked.shown("stats", "counted")
     for words in ("counted version 1: 150 rows since", "all 150 analysed rows, counted by 1 process"):
         assert words in text
     assert "width, 6.7% out of grid" in text
     assert all(name in text for name in (*NAMES, *CLASSES))
-
-
-def test_the_document_has_every_node(asked: Server) -> None:
     result = asked.ask("stats", "counted")
     inputs, hidden, answers = result["layers"]
     assert [len(layer["nodes"]) for layer in (inputs, hidden, answers)] == [3, 4, 2]
@@ -66,8 +63,10 @@ def test_scores_over_the_traffic(asked: Server) -> None:
 def test_what_is_refused(asked: Server) -> None:
     cases = {
         "scores counted --live --input rows.npy": "--live cannot be combined with --input",
-        "stats counted --model-version 7": "error[version-unknown]",
-        "stats  counted --model-version 7": "send version 1, the default version of model 'counted'",
+        "stats counted --model-version 7": (
+            "error[version-unknown]",
+            "send version 1, the default version of model 'counted'",
+        ),
     }
     assert wrong_refusals(cases, "--url", asked.url) == []
 

@@ -16,6 +16,7 @@ import pytest
 from kanserve import AsyncClient, Client, DeadlineExceeded, NoAnswer, NotFound, Unreachable
 from kanserve.client import base
 from tests.support.command_line import Server, serving
+from tests.support.free_ports import free_port
 from tests.support.server_process import stopped
 from tests.support.tiers import full
 from tests.support.wait import turns, until
@@ -23,29 +24,23 @@ from tests.support.wait import turns, until
 ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 MANY = np.tile(ROWS, (20, 1))
 
-# Name of a call -> the method, and its arguments from a description and a model.
-CALLS: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any]]] = {
-    "health": ("health", lambda _d, _m: ("tiny",), {}),
-    "ready": ("ready", lambda _d, _m: (), {}),
-    "index": ("index", lambda _d, _m: (), {}),
-    "model": ("model", lambda _d, _m: ("tiny",), {}),
-    "describe": ("describe", lambda _d, _m: ("tiny",), {}),
-    "infer": ("infer", lambda _d, m: (m, ROWS), {}),
-    "infer lists": ("infer", lambda _d, m: (m, ROWS.tolist()), {"outputs": ["y"]}),
-    "edges": ("edges", lambda d, _m: (d, ROWS), {"layers": [1], "top_k": 3}),
-    "curves": ("curves", lambda _d, _m: ("tiny",), {"derivative": True, "parts": True, "points": 9}),
-    "explain": ("explain", lambda d, _m: (d, ROWS), {"reference": ROWS[:3], "outputs": [1]}),
-    "scores": ("scores", lambda d, _m: (d, ROWS), {}),
-    "coverage": ("coverage", lambda d, _m: (d, ROWS), {}),
-}
-# The same by the model's name alone.
-NAMED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+# Name of a call -> the method, and its arguments after a model, which is described or has only its name.
+OF_MODELS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "infer": ((ROWS,), {"outputs": ["y"]}),
     "edges": ((ROWS,), {"layers": [1], "top_k": 3}),
     "estimate": ((20,), {"layers": [1]}),
-    "explain": ((ROWS,), {"outputs": [1]}),
+    "explain": ((ROWS,), {"reference": ROWS[:3], "outputs": [1]}),
     "scores": ((ROWS,), {}),
     "coverage": ((ROWS,), {}),
+}
+OF_NAMES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "health": (("tiny",), {}),
+    "ready": ((), {}),
+    "index": ((), {}),
+    "model": (("tiny",), {}),
+    "describe": (("tiny",), {}),
+    "infer": (("tiny", ROWS.tolist()), {"outputs": ["y"]}),
+    "curves": (("tiny",), {"derivative": True, "parts": True, "points": 9}),
 }
 
 
@@ -60,39 +55,30 @@ def plain(answer: Any) -> Any:
     return [plain(item) for item in answer] if isinstance(answer, tuple | list) else answer
 
 
-def test_what_is_awaited_is_what_the_other_client_gives(server: Server) -> None:
-    with Client(server.url) as client:
-        about = client.describe("tiny"), client.model("tiny")
-        expected = {
-            name: plain(getattr(client, method)(*arguments(*about), **options))
-            for name, (method, arguments, options) in CALLS.items()
-        }
-
-    async def ask() -> dict[str, Any]:
-        async with AsyncClient(server.url) as client:
-            return {
-                name: plain(await getattr(client, method)(*arguments(*about), **options))
-                for name, (method, arguments, options) in CALLS.items()
-            }
-
-    assert asyncio.run(ask()) == expected
+async def awaited(url: str, method: str, *arguments: Any, **options: Any) -> Any:
+    async with AsyncClient(url) as client:
+        return await getattr(client, method)(*arguments, **options)
 
 
-@pytest.mark.parametrize("method", NAMED)
-def test_a_name_stands_for_the_model(server: Server, method: str) -> None:
-    supplied, options = NAMED[method]
+@pytest.mark.parametrize("method", OF_MODELS)
+def test_both_clients_give_the_same_of_a_model_and_of_its_name(server: Server, method: str) -> None:
+    supplied, options = OF_MODELS[method]
     with Client(server.url) as client:
         known = client.model("tiny") if method == "infer" else client.describe("tiny")
-        expected = getattr(client, method)(known, *supplied, **options)
-        assert plain(getattr(client, method)("tiny", *supplied, **options)) == plain(expected)
+        expected = plain(getattr(client, method)(known, *supplied, **options))
+        assert plain(getattr(client, method)("tiny", *supplied, **options)) == expected
         with pytest.raises(NotFound, match="tniy"):
             getattr(client, method)("tniy", *supplied, **options)
+    for model in (known, "tiny"):
+        assert plain(asyncio.run(awaited(server.url, method, model, *supplied, **options))) == expected
 
-    async def ask() -> Any:
-        async with AsyncClient(server.url) as client:
-            return await getattr(client, method)("tiny", *supplied, **options)
 
-    assert plain(asyncio.run(ask())) == plain(expected)
+@pytest.mark.parametrize("method", OF_NAMES)
+def test_what_is_awaited_is_what_the_other_client_gives(server: Server, method: str) -> None:
+    supplied, options = OF_NAMES[method]
+    with Client(server.url) as client:
+        expected = plain(getattr(client, method)(*supplied, **options))
+    assert plain(asyncio.run(awaited(server.url, method, *supplied, **options))) == expected
 
 
 def test_calls_at_the_same_time(server: Server) -> None:
@@ -149,7 +135,8 @@ def test_a_server_that_goes_away_and_comes_back(
     pause = base.Attempts.pause
     monkeypatch.setattr(base.Attempts, "pause", lambda *given: tries.append(given) or pause(*given))
     patience: dict[str, Any] = {"retries": 60, "timeout": 120}  # a machine may be busy
-    with serving(repository, tmp_path / "first") as server:
+    port = ("--grpc-port", str(free_port()))
+    with serving(repository, tmp_path / "first", *port) as server:
         url = server.url
         hasty, patient = Client(url, retries=0), Client(url, **patience)
         expected = hasty.infer(hasty.model("tiny"), ROWS).outputs["y"]
@@ -165,7 +152,7 @@ def test_a_server_that_goes_away_and_comes_back(
         waiting = [pool.submit(lambda: patient.infer(model, ROWS).outputs["y"]), pool.submit(asyncio.run, ask())]
         until(lambda: len(tries) > 5)  # some tries fail before there is anybody
         assert not any(item.done() for item in waiting)
-        with serving(repository, tmp_path / "second", "--grpc-port", url.rpartition(":")[2]) as server:
+        with serving(repository, tmp_path / "second", *port) as server:
             assert server.url == url
             for item in waiting:
                 np.testing.assert_array_equal(item.result(timeout=120), expected)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
@@ -17,16 +14,9 @@ from tests.support.client_answers import answering
     [(b"\x08\x01", "SERVING"), (b"\x08\x02", "NOT_SERVING"), (b"\x08\x03", "SERVICE_UNKNOWN"), (b"", "UNKNOWN")],
 )
 def test_the_hand_written_health_message(answer: bytes, state: str) -> None:
-    requested: list[Any] = []
-
-    def reply(data: bytes, context: grpc.ServicerContext) -> bytes:
-        requested.append(health_pb2.HealthCheckRequest.FromString(data))
-        return answer
-
-    with answering(reply) as url, Client(url) as client:
+    requested: list[bytes] = []
+    with answering(lambda data, _: requested.append(data) or answer) as url, Client(url) as client:
         assert client.health("digits") == state
-        assert (
-            health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(answer).status)
-            == state
-        )
-    assert requested == [health_pb2.HealthCheckRequest(service="digits")]
+    assert requested == [health_pb2.HealthCheckRequest(service="digits").SerializeToString()]
+    status = health_pb2.HealthCheckResponse.FromString(answer).status
+    assert health_pb2.HealthCheckResponse.ServingStatus.Name(status) == state

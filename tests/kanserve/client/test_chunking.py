@@ -17,7 +17,7 @@ from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.types import TensorInfo
-from tests.support.client_answers import answering
+from tests.support.client_answers import answering, refusing
 
 MODEL = ServedModel(
     "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
@@ -53,11 +53,8 @@ def test_what_is_too_large_is_halved_until_it_fits(count: int) -> None:
 
 
 def test_a_single_row_that_is_too_large_is_an_error() -> None:
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
-        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "ask for less")
-        raise AssertionError
-
-    with answering(answer) as url, Client(url) as client, pytest.raises(TooLarge, match="ask for less"):
+    large = pytest.raises(TooLarge, match="ask for less")
+    with refusing(grpc.StatusCode.RESOURCE_EXHAUSTED, "ask for less") as (url, _), Client(url) as client, large:
         chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))
 
 

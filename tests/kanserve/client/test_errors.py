@@ -20,11 +20,7 @@ from tests.support.command_line import Server
 from tests.support.server_process import stopped
 
 ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
-
-
 MANY = np.tile(ROWS, (20, 1))
-
-
 # Name of a call -> the method, its arguments, and the class of its error.
 REFUSED: dict[str, tuple[str, Callable[[Any, Any], tuple[Any, ...]], dict[str, Any], type[ClientError]]] = {
     "no such model": ("describe", lambda _d, _m: ("tniy",), {}, NotFound),

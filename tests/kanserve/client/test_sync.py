@@ -23,7 +23,7 @@ from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
 from kanserve.types import TensorInfo
-from tests.support.client_answers import answering
+from tests.support.client_answers import answering, refusing
 
 MODEL = ServedModel(
     "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
@@ -66,14 +66,7 @@ def test_unavailable_is_tried_again_three_times(failures: int, succeeds: bool) -
 def test_other_codes_are_final_and_translated(
     code: grpc.StatusCode, kind: type[ClientError], input_is_wrong: bool, says: str
 ) -> None:
-    calls: list[bytes] = []
-
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
-        calls.append(data)
-        context.abort(code, "the text")
-        raise AssertionError
-
-    with answering(answer) as url, Client(url) as client, pytest.raises(ClientError, match=says) as caught:
+    with refusing(code, "the text") as (url, calls), Client(url) as client, pytest.raises(kind, match=says) as caught:
         client.index()
     assert (type(caught.value), caught.value.code, caught.value.input_is_wrong) == (kind, code.name, input_is_wrong)
     assert (caught.value.error_code, caught.value.hint) == ("", "")  # as this server sends none
@@ -81,33 +74,24 @@ def test_other_codes_are_final_and_translated(
 
 
 def test_an_error_has_the_code_and_the_hint_of_the_server() -> None:
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
-        context.set_trailing_metadata(
-            (("kan-error-code", "rows-missing"), ("kan-error-help", "gr%C3%B6%C3%9Fe: 50%25"))
-        )
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the text")
-        raise AssertionError
-
-    with answering(answer) as url, Client(url) as client, pytest.raises(InvalidInput, match=r"^the text$") as caught:
+    sent = (("kan-error-code", "rows-missing"), ("kan-error-help", "gr%C3%B6%C3%9Fe: 50%25"))
+    wrong = pytest.raises(InvalidInput, match=r"^the text$")
+    with (
+        refusing(grpc.StatusCode.INVALID_ARGUMENT, "the text", *sent) as (url, _),
+        Client(url) as client,
+        wrong as caught,
+    ):
         client.index()
     assert (caught.value.code, caught.value.error_code) == ("INVALID_ARGUMENT", "rows-missing")
     assert caught.value.hint == "größe: 50%"
 
 
-@pytest.mark.parametrize("wait", ["-1", "60000"])
-def test_a_server_that_pushes_back_for_good_or_for_too_long_is_asked_once(wait: str) -> None:
-    calls: list[bytes] = []
-
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
-        calls.append(data)
-        context.set_trailing_metadata((("grpc-retry-pushback-ms", wait),))
-        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
-        raise AssertionError
-
-    with answering(answer) as url, Client(url) as client:
+@pytest.mark.parametrize(("wait", "seconds"), [("-1", None), ("60000", 60)])
+def test_a_server_that_pushes_back_for_good_or_for_too_long_is_asked_once(wait: str, seconds: float | None) -> None:
+    sent = ("grpc-retry-pushback-ms", wait)
+    with refusing(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", sent) as (url, calls), Client(url) as client:
         for ask in (client.ready, lambda: chunking.infer(client, MODEL, np.zeros((4, 3), np.float32))):
             with pytest.raises(RateLimited, match="too many") as caught:
                 ask()
-            assert caught.value.code == "RESOURCE_EXHAUSTED"
-            assert caught.value.retry_after == (None if wait == "-1" else 60)
+            assert (caught.value.code, caught.value.retry_after) == ("RESOURCE_EXHAUSTED", seconds)
     assert len(calls) == 2

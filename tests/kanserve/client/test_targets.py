@@ -40,27 +40,21 @@ def test_an_address_is_one_server_or_several(url: str | list[str], name: str, se
         ("127.0.0.1:1,[::1]:1", "address-invalid"),
         ("no-such-host.invalid:1,127.0.0.1:1", "address-not-resolved"),
         ("grpcs://127.0.0.1:1,127.0.0.2:1", "server-name-missing"),
-        ("grpc://127.0.0.1:1,127.0.0.2:1", "token-without-tls"),
+        ("grpc://127.0.0.1:1,10.0.0.2:1", "token-without-tls"),
     ],
 )
 def test_an_address_that_is_none_is_an_error(url: str, code: str) -> None:
-    token = "" if code != "token-without-tls" else "t" * 47
-    if code == "token-without-tls":
-        url = url.replace("127.0.0.2", "10.0.0.2")
     with pytest.raises(ArgumentError) as caught:
-        Client(url, token=token)
+        Client(url, token="t" * 47 if code == "token-without-tls" else "")
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize(
-    ("url", "local"),
-    [
-        ("localhost:1,127.0.0.1:1", True),
-        ("127.0.0.1:1,10.0.0.1:1", False),
-        ("dns:///localhost:1", True),
-        ("dns://127.0.0.1:53/example:1", False),
-        ("unix:/socket", True),
-    ],
-)
-def test_all_servers_have_to_be_on_this_machine(url: str, local: bool) -> None:
-    assert targets.parse(url).local == local
+def test_all_servers_have_to_be_on_this_machine() -> None:
+    local = {
+        "localhost:1,127.0.0.1:1": True,
+        "127.0.0.1:1,10.0.0.1:1": False,
+        "dns:///localhost:1": True,
+        "dns://127.0.0.1:53/example:1": False,
+        "unix:/socket": True,
+    }
+    assert {url: targets.parse(url).local for url in local} == local

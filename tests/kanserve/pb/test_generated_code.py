@@ -10,6 +10,7 @@ import pytest
 
 from kanserve.pb import __main__ as generator
 from kanserve.pb import grpc_service_pb2, kan_pb2, model_config_pb2, pool
+from tests.support.tiers import full
 
 
 def test_sources_and_results_are_those_recorded() -> None:
@@ -39,6 +40,7 @@ def test_every_message_of_the_stubs_is_there() -> None:
     assert model_config_pb2.TYPE_FP32 == model_config_pb2.DataType.Value("TYPE_FP32") == 11
 
 
+@full("peer")
 def test_tritonclient_lives_in_the_same_process() -> None:
     code = """
 from tritonclient.grpc import service_pb2 as theirs

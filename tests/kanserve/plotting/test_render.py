@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,17 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.plotting import figures, render, scenes
-from kanserve.plotting.scenes import BLACK, RED, Curve, Layer, Line, Scene
-from tests.support.scene_models import X, layer, made
+from kanserve.plotting.scenes import BLACK, RED, Curve, Layer, Line
+from tests.support.scene_models import X, layer, made, of
+from tests.support.tiers import full
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def of(scene: Scene, kind: type) -> list[Any]:
-    return [item for item in scene.items if isinstance(item, kind)]
-
-
-@settings(deadline=None)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.floats(width=32), min_size=2, max_size=40))
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
     curve = Curve(np.linspace(0, 1, len(values)), np.array(values))
@@ -42,11 +38,8 @@ SCENES = {
 }
 
 
-EVERY = pytest.mark.parametrize("name", SCENES)
-
-
-@EVERY
-def test_svg_is_one_file_and_nothing_in_it_is_from_elsewhere(name: str) -> None:
+@pytest.mark.parametrize("name", SCENES)
+def test_svg_and_characters_have_the_scene_and_nothing_from_elsewhere(name: str) -> None:
     scene = SCENES[name]
     root = ElementTree.fromstring(render.text(scene))
     assert root.tag == f"{SVG}svg"
@@ -55,28 +48,21 @@ def test_svg_is_one_file_and_nothing_in_it_is_from_elsewhere(name: str) -> None:
     assert "script" not in render.text(scene)
     links = [value for part in root.iter() for key, value in part.attrib.items() if key == "href"]
     assert all(link.startswith("data:image/png;base64,") for link in links)
+    lines = render.lines(scene, 80)
+    assert max(map(len, lines)) <= 80
+    assert any(0x2800 < ord(character) <= 0x28FF for character in "".join(lines))
+    assert scene.title in "".join(lines)
 
 
-@EVERY
+@pytest.mark.parametrize("name", ["network", pytest.param("matrix", marks=full("combination")), "edge"])
 def test_png_is_the_scene_in_pixels(name: str) -> None:
-    png = pytest.importorskip("kanserve.plotting.render")
-    from PIL import Image
-
+    image_module = pytest.importorskip("PIL.Image")
     scene = SCENES[name]
-    image = Image.open(io.BytesIO(png.data(scene)))
-    assert image.size == (round(scene.width * png.SCALE), round(scene.height * png.SCALE))
-    pixels = np.asarray(image)
+    with image_module.open(io.BytesIO(render.data(scene))) as image:
+        assert image.size == (round(scene.width * render.SCALE), round(scene.height * render.SCALE))
+        pixels = np.asarray(image)
     assert pixels.min() < 80  # ink
     assert (pixels == 255).all(axis=2).mean() > 0.3  # and paper
-
-
-@EVERY
-def test_characters_are_as_wide_as_they_may_be(name: str) -> None:
-    lines = render.lines(SCENES[name], 80)
-    assert max(map(len, lines)) <= 80
-    text = "".join(lines)
-    assert any(0x2800 < ord(character) <= 0x28FF for character in text)
-    assert SCENES[name].title in text
 
 
 def test_a_field_of_colours_is_a_png_that_others_read() -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import pytest
-
 from kanexport.contract import manifest
 from kanexport.contract.manifest import BasisInfo, NodeStep, SymbolicEdge
 from kanserve.report import text_tables
 from tests.support import toy_grid_model
 
 
-@pytest.mark.parametrize(
-    ("step", "words"),
-    [
+def test_a_step_in_words() -> None:
+    for step, words in (
         (NodeStep(kind="select", indices=(0, 2)), "columns 0, 2"),
         (NodeStep(kind="select", indices=tuple(range(9))), "columns 0, 1, 2, 3, 4, 5 and 3 more"),
         (NodeStep(kind="product", indices=(2, 1)), "products of 2, 1 values"),
@@ -28,38 +25,21 @@ from tests.support import toy_grid_model
         (NodeStep(kind="prelu", scale=(0.25, 0.5)), "prelu of 2 slopes"),
         (NodeStep(kind="function", function="tanh"), "tanh"),
         (NodeStep(kind="later"), "later"),
-    ],
-)
-def test_a_step_in_words(step: NodeStep, words: str) -> None:
-    assert text_tables.step(step) == words
+    ):
+        assert text_tables.step(step) == words
 
 
-@pytest.mark.parametrize(
-    ("basis", "words"),
-    [
-        (BasisInfo(kind="silu", functions=1, parameters={}, knots=()), "silu"),
-        (
-            BasisInfo(kind="bspline", functions=8, parameters={"intervals": "5", "degree": "3"}, knots=()),
-            "bspline, 8 functions (degree 3, intervals 5)",
-        ),
-        (
-            BasisInfo(kind="mexican_hat", functions=1, parameters={}, knots=(), per_edge=True),
-            "mexican_hat, shifted and stretched per edge",
-        ),
-        (
-            BasisInfo(
-                kind="chebyshev",
-                functions=4,
-                parameters={},
-                knots=(),
-                pre_steps=(NodeStep(kind="layernorm"), NodeStep(kind="function", function="tanh")),
-            ),
-            "chebyshev, 4 functions of layernorm, then tanh",
-        ),
-    ],
-)
-def test_a_basis_in_words(basis: BasisInfo, words: str) -> None:
-    assert text_tables.basis(basis) == words
+def test_a_basis_in_words() -> None:
+    steps = (NodeStep(kind="layernorm"), NodeStep(kind="function", function="tanh"))
+    degree = {"intervals": "5", "degree": "3"}
+    for kind, functions, more, words in (
+        ("silu", 1, {}, "silu"),
+        ("bspline", 8, {"parameters": degree}, "bspline, 8 functions (degree 3, intervals 5)"),
+        ("mexican_hat", 1, {"per_edge": True}, "mexican_hat, shifted and stretched per edge"),
+        ("chebyshev", 4, {"pre_steps": steps}, "chebyshev, 4 functions of layernorm, then tanh"),
+    ):
+        facts = {"parameters": {}, "knots": (), **more}
+        assert text_tables.basis(BasisInfo(kind=kind, functions=functions, **facts)) == words
 
 
 def test_a_layer_in_words(tmp_path: Path) -> None:

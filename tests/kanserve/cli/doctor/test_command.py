@@ -9,7 +9,7 @@ from tests.kanserve.cli.doctor.conftest import FREE, check, doctor, told
 from tests.support.command_line import kanserve, program
 
 
-def test_all_is_well(models: Path) -> None:
+def test_all_is_well_in_the_document_and_in_a_table(models: Path) -> None:
     code, result = check(models, *FREE)
     assert code == 0
     assert {item["level"] for item in result} == {"ok"}
@@ -17,9 +17,6 @@ def test_all_is_well(models: Path) -> None:
     assert about[:5] == ["settings", "TLS", "access", "gRPC port", "metrics port"]
     assert {"runtime", "transport", "processors", "open files", "models"} <= set(about)
     assert result[0]["text"] == "from flag: repository, grpc_port, metrics_port"
-
-
-def test_people_get_a_table(models: Path) -> None:
     done = kanserve("serve", models, *FREE, "--check")
     assert done.returncode == 0
     assert "toy version 1: files and manifest are valid" in done.stdout

@@ -16,42 +16,33 @@ from tests.kanserve.cli.doctor.conftest import FREE, check, told
 from tests.support import toy_model
 
 
-def broken(folder: Path) -> None:
-    (folder / "toy" / "1" / "model.onnx").write_bytes(b"cut")
-
-
-def half_exported(folder: Path) -> None:
-    (folder / "toy" / ".kanexport-host-1-abcd").mkdir()
-
-
 def plain(folder: Path) -> None:
     shutil.copytree(folder / "toy", folder / "plain")
     (folder / "plain" / "1" / "manifest.json").unlink()
 
 
-def passed_over(folder: Path) -> None:
-    (folder / "toy" / "02").mkdir()
-
-
-def idle_config(folder: Path) -> None:
+def config(folder: Path) -> None:
     (folder / "toy" / "config.pbtxt").write_text("optimization { graph { level: 1 } }\n")
-
-
-def empty(folder: Path) -> None:
-    shutil.rmtree(folder / "toy")
 
 
 @pytest.mark.parametrize(
     ("change", "level", "text"),
     [
-        (broken, Level.PROBLEM, "toy version 1 is invalid: "),
-        (empty, Level.PROBLEM, "has no valid model version"),
-        (half_exported, Level.WARNING, "remains of an interrupted export: toy/.kanexport-host-1-abcd"),
+        (lambda folder: shutil.rmtree(folder / "toy"), Level.PROBLEM, "has no valid model version"),
+        (
+            lambda folder: (folder / "toy" / "1" / "model.onnx").write_bytes(b"cut"),
+            Level.PROBLEM,
+            "toy version 1 is invalid: ",
+        ),
+        (
+            lambda folder: (folder / "toy" / ".kanexport-host-1-abcd").mkdir(),
+            Level.WARNING,
+            "remains of an interrupted export: toy/.kanexport-host-1-abcd",
+        ),
+        (lambda folder: (folder / "toy" / "02").mkdir(), Level.WARNING, "toy version 02 is ignored: invalid version"),
         (plain, Level.WARNING, "plain version 1 has no manifest and is ignored"),
-        (passed_over, Level.WARNING, "toy version 02 is ignored: invalid version"),
-        (idle_config, Level.WARNING, "toy version 1: entries of config.pbtxt without effect: optimization"),
+        (config, Level.WARNING, "toy version 1: entries of config.pbtxt without effect: optimization"),
     ],
-    ids=lambda value: getattr(value, "__name__", None),
 )
 def test_repositories(tmp_path: Path, change: Callable[[Path], None], level: Level, text: str) -> None:
     toy_model.write(tmp_path)

@@ -39,6 +39,8 @@ def test_the_doctor_looks_at_a_server(alive: Any) -> None:
     assert "metrics: 1 loads of versions failed" in lines
     assert "server: toy version 1 is ready" in told(result, Level.OK)
     assert not {"gRPC port", "metrics port"} & {item["about"] for item in result}
+    _, result = doctor("--url", alive.url, "--metrics", "127.0.0.1:1")
+    assert any("127.0.0.1:1/metrics" in line for line in told(result, Level.WARNING))
 
 
 def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
@@ -82,8 +84,3 @@ def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) ->
 def test_a_server_that_is_not_there_is_a_problem() -> None:
     code, result = doctor("--url", "127.0.0.1:1", "--metrics", "127.0.0.1:1")
     assert (code, told(result, Level.PROBLEM)) == (1, ["server: 127.0.0.1:1: no server at 127.0.0.1:1"])
-
-
-def test_metrics_that_are_elsewhere_are_a_warning(alive: Any) -> None:
-    _, result = doctor("--url", alive.url, "--metrics", "127.0.0.1:1")
-    assert any("127.0.0.1:1/metrics" in line for line in told(result, Level.WARNING))
