@@ -140,7 +140,9 @@ async def served(root: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool) -
         return NoPort()
 
     monkeypatch.setattr(factory, "build", build)
-    settings = Settings(repository=root, metrics_port=0, statistics="off", kernel=native, inline_run_seconds=1.0)
+    settings = Settings(
+        repository=root, metrics_port=0, statistics="off", kernel=native, inline_run_seconds=1.0, load_check=False
+    )
     application = app.App(settings)
     await application.load(asyncio.Event())
     created = Served(application, built[0], 600.0)
