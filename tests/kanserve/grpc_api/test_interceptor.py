@@ -186,12 +186,3 @@ def test_limits_are_settings_with_an_effect(tmp_path: Path) -> None:
             silent.settimeout(60)
             while silent.recv(4096):
                 pass
-
-
-def test_a_file_beyond_the_limit_is_not_loaded(tmp_path: Path) -> None:
-    (tmp_path / "large" / "1").mkdir(parents=True)
-    (tmp_path / "large" / "1" / "model.onnx").write_bytes(bytes(1025))
-    with serving(tmp_path, max_file_bytes=1024, plain_onnx=True) as server:
-        (entry,) = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b"")).models
-    assert entry.state == "UNAVAILABLE"
-    assert entry.reason == "model.onnx has 1025 bytes, more than 1024; use a smaller file"

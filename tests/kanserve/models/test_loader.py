@@ -216,7 +216,8 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
     toy_model.write(tmp_path, version=1)
     os.truncate(toy_model.write(tmp_path, version=2) / "edges_l1.onnx", 10)
     toy_model.write(tmp_path, "broken", reference_scale=1.1)
-    with serving(tmp_path) as server:
+    os.truncate(toy_model.write(tmp_path, "large") / "model.onnx", 9000)
+    with serving(tmp_path, max_file_bytes=8192) as server:
         x = np.ones((1, 3), np.float32)
         np.testing.assert_allclose(server.infer(x), toy_model.outputs(x), rtol=1e-5)
         ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
@@ -224,6 +225,7 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
         index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
         states = {(m.name, m.version): (m.state, m.reason) for m in index.models}
         assert states["toy", "1"] == ("READY", "")
+        assert states["large", "1"] == ("UNAVAILABLE", "model.onnx has 9000 bytes, more than 8192; use a smaller file")
         assert states["toy", "2"][0] == states["broken", "1"][0] == "UNAVAILABLE"
         assert "edges_l1.onnx has 10 bytes" in states["toy", "2"][1]
         assert "reference outputs differ" in states["broken", "1"][1]
@@ -234,7 +236,7 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
             with refused(code):
                 server.infer(x, model, model_version=version)
         text = server.metrics()
-        assert 'kanserve_model_load_failures_total{reason="integrity"} 1.0' in text
+        assert 'kanserve_model_load_failures_total{reason="integrity"} 2.0' in text
         assert 'kanserve_model_load_failures_total{reason="reference"} 1.0' in text
         assert 'kanserve_model_loaded{model="broken",version="1"} 0.0' in text
         for path in (tmp_path / "toy" / "1").iterdir():  # files changed under a running server change nothing
