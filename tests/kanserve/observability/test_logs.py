@@ -78,8 +78,9 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -
             with grpc.insecure_channel(json.loads(process.stdout.readline())["grpc"]) as channel:
                 infer = channel.unary_unary(f"{INFERENCE}ModelInfer")
                 data = request(ROWS, id="x" * 120).SerializeToString()
-                for _ in range(6000):  # lines of more than 300 bytes: more than a pipe and the queue hold
-                    infer(data, timeout=60)
+                for _ in range(30):  # 6000 lines of more than 300 bytes: more than a pipe and the queue hold
+                    calls = [infer.future(data, timeout=600) for _ in range(200)]
+                    assert all(call.result() for call in calls)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
         finally:
