@@ -20,8 +20,7 @@ import pytest
 
 from kanserve.config import sources
 from kanserve.config.reload import Change, Reload
-from kanserve.config.settings import LIVE, Settings
-from kanserve.errors import ConfigError
+from kanserve.config.settings import Settings
 from tests.kanserve.server.test_supervisor import children
 from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND
@@ -159,13 +158,3 @@ async def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -
     assert [change.refused for change in seen] == [False, True, True, False, True]
     assert [change.live["drain_delay_seconds"] for change in seen] == [2.5, 2.5, 2.5, 5.0, 5.0]
     assert {change.live["max_watch_streams"] for change in seen} == {9}
-
-
-def test_what_may_change_is_what_the_server_takes_over() -> None:
-    """`App.change` and this list go together."""
-    assert set(LIVE) == {
-        *("log_format", "log_level", "access_log", "max_inflight_bytes", "max_inflight_requests", "max_watch_streams"),
-        *("drain_delay_seconds", "drain_reject_seconds", "drain_grace_seconds", "credential_poll_seconds"),
-    }
-    with pytest.raises(ConfigError):
-        sources.load({"repository": ".", "max_watch_streams": 0})
