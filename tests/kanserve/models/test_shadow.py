@@ -119,7 +119,7 @@ def test_what_is_too_much_is_dropped_and_delays_nobody() -> None:
     slow.go.set()
     until(lambda: (shadow.requests, shadow._bytes) == (WAIT, 0))  # a copy is let go after it is counted
     shadow.offer(["y"], BYTES, lambda: ({}, [np.zeros((1, 1))]))
-    until(lambda: shadow.requests == WAIT + 1)
+    until(lambda: (shadow.requests, shadow._bytes) == (WAIT + 1, 0))
     assert (shadow.rows_out_of_tolerance, shadow.largest_difference, shadow.requests_dropped) == (WAIT + 1, 1.0, 11)
     shadow.end()
 
