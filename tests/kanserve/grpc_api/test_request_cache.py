@@ -144,6 +144,7 @@ def test_a_message_like_the_last_is_neither_parted_nor_queued(toys: Served, monk
     assert [toys.again(requested) for requested in others] == expected
 
 
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.data())
 def test_a_changed_byte_is_answered_as_if_it_were_the_first(toys: Served, data: st.DataObject) -> None:
     """Bytes changed, inserted, removed: the service with a cache gives the same result as one without."""
