@@ -20,6 +20,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from kanserve.cli import main
+from kanserve.observability import logs
 from tests.support import forked_process
 from tests.support.server_process import first_line
 
@@ -79,10 +80,13 @@ def kanserve(*arguments: object, stdin: bytes = b"", **environment: str) -> subp
         ]
         stack.enter_context(mock.patch.dict(os.environ, {**CLEAN, **environment}, clear=True))
         stack.enter_context(mock.patch.multiple(sys, stdin=streams[0], stdout=streams[1], stderr=streams[2]))
+        _log_to(files[2].fileno())
         try:
             code = main.main(supplied)
         except SystemExit as end:  # of --help and --version
             code = int(end.code or 0)
+        finally:
+            _log_to(logs.CLOSED)
         for stream in streams[1:]:
             stream.flush()
         written = []
@@ -90,6 +94,14 @@ def kanserve(*arguments: object, stdin: bytes = b"", **environment: str) -> subp
             file.seek(0)
             written.append(file.read().decode())
     return subprocess.CompletedProcess([*COMMAND, *supplied], code, *written)
+
+
+def _log_to(descriptor: int) -> None:
+    """Let the log of this process, if a command has begun one, write to this descriptor. The log keeps its descriptor,
+    whose number a socket of a later test gets."""
+    for sink in logs._sinks:
+        sink.drain(60)
+        sink._descriptor = descriptor
 
 
 def document(done: subprocess.CompletedProcess[str]) -> Any:

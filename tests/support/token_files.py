@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kanserve.auth import token_file
+from kanserve.auth.authenticator import Authenticator
+from kanserve.grpc_api.call_context import RequestMetadata
 
 ROLES = ("read", "infer", "interpret", "admin")
 LONG_AGO = "2020-01-01T00:00:00Z"
@@ -33,3 +35,14 @@ def save(path: Path, text: str) -> None:
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
     """The metadata of a call."""
     return (("authorization", f"Bearer {token}"),)
+
+
+def shown(token: str = "", certificate: str = "") -> RequestMetadata:
+    """Metadata of a call with these credentials."""
+    return RequestMetadata(bearer(token) if token else (), None, certificate)
+
+
+def gate(text: str, folder: Path) -> Authenticator:
+    """The authenticator of a token file with this text. The names of a certificate are its words."""
+    save(folder / "t", text)
+    return Authenticator(token_file.load(folder / "t"), lambda certificate: frozenset(str(certificate).split()))

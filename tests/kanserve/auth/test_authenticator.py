@@ -9,24 +9,17 @@ import pytest
 
 from kanserve.auth import authenticator as access
 from kanserve.auth import token_file
-from kanserve.auth.authenticator import LONGEST, SHORTEST, Authenticator
+from kanserve.auth.authenticator import LONGEST, SHORTEST
 from kanserve.auth.permissions import ANYONE, NEEDS
 from kanserve.auth.roles import NOBODY, Role
 from kanserve.auth.token_file import Credentials
 from kanserve.errors import Forbidden, RateLimited, Unauthenticated
 from kanserve.grpc_api.call_context import RequestMetadata
 from tests.support import token_files
+from tests.support.token_files import gate, shown
 
 GOOD = "kan_" + "g" * 43  # the names of tests have it, and are to be the same in every process
-
-
-def shown(token: str = "", certificate: str = "") -> RequestMetadata:
-    return RequestMetadata(token_files.bearer(token) if token else (), None, certificate)
-
-
-def gate(text: str, tmp_path: Path) -> Authenticator:
-    token_files.save(tmp_path / "t", text)
-    return Authenticator(token_file.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
+CI = token_files.block("ci", GOOD, "infer")
 
 
 def test_who_passes(tmp_path: Path) -> None:
@@ -41,11 +34,8 @@ def test_who_passes(tmp_path: Path) -> None:
         (shown(), Unauthenticated, "but has no credential"),
         (shown(certificate="spiffe://a/c"), Unauthenticated, "but has no credential"),
         (shown(token_file.make()), Unauthenticated, "the server does not know it"),
-        (
-            shown(token_file.make(), "spiffe://a/b"),
-            Unauthenticated,
-            "the server does not know it",
-        ),  # and a wrong one does not fall back
+        # A wrong token does not fall back to the certificate.
+        (shown(token_file.make(), "spiffe://a/b"), Unauthenticated, "the server does not know it"),
         (shown(old), Forbidden, "the role interpret, which ci-1 does not have"),
     ):
         with pytest.raises(error, match=says):
@@ -64,7 +54,7 @@ def test_a_certificate_with_several_listed_names_is_the_first_entry_of_the_file(
 
 
 def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
-    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
+    requested = gate(CI, tmp_path)
     assert requested.admit(Role.INFER, shown(GOOD)).name == "ci"
     caller = requested.admit(Role.INFER, shown(GOOD))
     requested.take(token_file.load(tmp_path / "t"))
@@ -95,9 +85,8 @@ def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    requested = gate(
-        token_files.block("ci", GOOD, "infer", rate=4) + token_files.block("b", "x" * 50, "read"), tmp_path
-    )
+    entries = token_files.block("ci", GOOD, "infer", rate=4), token_files.block("b", "x" * 50, "read")
+    requested = gate("".join(entries), tmp_path)
     caller = requested.admit(Role.INFER, shown(GOOD))
     for _ in range(3):
         requested.admit_next(caller)
@@ -114,52 +103,43 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
         requested.admit_next(caller)
     with pytest.raises(RateLimited):
         requested.admit_next(caller)
+    requested = gate(token_files.block("ci", GOOD, "infer", rate=0.5), tmp_path)
+    for _ in range(3):  # a rate below one still lets one pass
+        requested.admit(Role.INFER, shown(GOOD))
+        with pytest.raises(RateLimited):
+            requested.admit(Role.INFER, shown(GOOD))
+        now[0] += 2
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        *(
-            "",
-            "Bearer",
-            "Bearer ",
-            f"Basic {GOOD}",
-            f"Digest {GOOD}",  # as long a word as Bearer
-            f"Bearer_{GOOD}",
-            GOOD,
-            f"Bearer {'a' * (SHORTEST - 1)}",
-            f"Bearer {'a' * (LONGEST + 1)}",
-        ),
-        *(f"Bearer {GOOD[:-1]}", f"Bearer {GOOD}x", f"Bearer x{GOOD}", b"Bearer bytes", f"Bearer \u00e9{GOOD}"),
-        *(f"Bearer {GOOD}{end}" for end in ("\u00a0", "\u2003", "\u0085", "\t", " ", "\n", "\x00", "\ufffd")),
-        *(f"Bearer {begin}{GOOD}" for begin in ("\u00a0", "\u2003", "\t", "\n")),
-    ],
-)
-def test_what_is_no_token(tmp_path: Path, value: str | bytes) -> None:
-    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
-    with pytest.raises(Unauthenticated) as caught:
-        requested.admit(Role.READ, RequestMetadata((("authorization", value),), None))
-    assert GOOD not in str(caught.value)
-    assert requested.admit(ANYONE, RequestMetadata((("authorization", value),), None)) is NOBODY
+def test_what_is_no_token(tmp_path: Path) -> None:
+    requested = gate(CI, tmp_path)
+    values: list[str | bytes] = ["", "Bearer", "Bearer ", GOOD, f"Bearer_{GOOD}", b"Bearer bytes"]
+    values += [f"{scheme} {GOOD}" for scheme in ("Basic", "Digest")]  # as long a word as Bearer
+    values += [f"Bearer {word}" for word in ("a" * (SHORTEST - 1), "a" * (LONGEST + 1), GOOD[:-1])]
+    values += [f"Bearer {begin}{GOOD}" for begin in ("x", "\u00e9", "\u00a0", "\u2003", "\t", "\n")]
+    ends = ("x", "\u00a0", "\u2003", "\u0085", "\t", " ", "\n", "\x00", "\ufffd")
+    values += [f"Bearer {GOOD}{end}" for end in ends]
+    for value in values:
+        with pytest.raises(Unauthenticated) as caught:
+            requested.admit(Role.READ, RequestMetadata((("authorization", value),), None))
+        assert GOOD not in str(caught.value)
+        assert requested.admit(ANYONE, RequestMetadata((("authorization", value),), None)) is NOBODY
 
 
-@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "Bearer  "])
-def test_a_token_by_any_spelling_of_its_scheme(tmp_path: Path, scheme: str) -> None:
-    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
-    metadata = (("x-other", "y"), ("authorization", scheme + GOOD))
-    assert requested.admit(Role.INFER, RequestMetadata(metadata, None)).name == "ci"
-    with pytest.raises(Unauthenticated, match="expected one `Bearer TOKEN`"):
-        requested.admit(Role.INFER, RequestMetadata((*metadata, metadata[1]), None))
-
-
-def test_tokens_at_the_ends_of_what_is_looked_at(tmp_path: Path) -> None:
+def test_a_token_by_any_spelling_of_its_scheme_and_of_any_length(tmp_path: Path) -> None:
     short, long = "s" * SHORTEST, "l" * LONGEST
-    requested = gate(token_files.block("short", short, "infer") + token_files.block("long", long, "infer"), tmp_path)
+    blocks = (token_files.block(name, token, "infer") for name, token in (("short", short), ("long", long)))
+    requested = gate(CI + "".join(blocks), tmp_path)
+    for scheme in ("Bearer ", "bearer ", "BEARER ", "Bearer  "):
+        metadata = (("x-other", "y"), ("authorization", scheme + GOOD))
+        assert requested.admit(Role.INFER, RequestMetadata(metadata, None)).name == "ci"
+        with pytest.raises(Unauthenticated, match="expected one `Bearer TOKEN`"):
+            requested.admit(Role.INFER, RequestMetadata((*metadata, metadata[1]), None))
     assert [requested.admit(Role.INFER, shown(token)).name for token in (short, long)] == ["short", "long"]
 
 
 def test_certificates_are_not_looked_at_where_none_is_named(tmp_path: Path) -> None:
-    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
+    requested = gate(CI, tmp_path)
     requested._names = lambda _: pytest.fail("it was read")
     with pytest.raises(Unauthenticated, match="but has no credential"):
         requested.admit(Role.READ, shown(certificate="a.example"))
@@ -168,7 +148,7 @@ def test_certificates_are_not_looked_at_where_none_is_named(tmp_path: Path) -> N
 
 def test_what_stands_before_a_method(tmp_path: Path) -> None:
     infer = "inference.GRPCInferenceService/ModelInfer"
-    requested = gate(token_files.block("ci", GOOD, "infer"), tmp_path)
+    requested = gate(CI, tmp_path)
     assert access.admission(None, infer) is None
     admitted = access.admission(requested, infer)
     assert admitted is not None
@@ -182,17 +162,6 @@ def test_what_stands_before_a_method(tmp_path: Path) -> None:
     assert NEEDS["grpc.health.v1.Health/Watch"] is ANYONE
     # Health, its watch, Triton's words for it, and both over HTTP; the page's three addresses.
     assert sum(need is ANYONE for need in NEEDS.values()) == 8 + 3
-
-
-def test_a_rate_below_one_still_lets_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    requested = gate(token_files.block("ci", GOOD, "infer", rate=0.5), tmp_path)
-    for _ in range(3):
-        requested.admit(Role.INFER, shown(GOOD))
-        with pytest.raises(RateLimited):
-            requested.admit(Role.INFER, shown(GOOD))
-        now[0] += 2
 
 
 def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:

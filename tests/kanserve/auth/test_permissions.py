@@ -11,9 +11,8 @@ from kanserve.auth.permissions import NEEDS
 from kanserve.auth.roles import EVERYONE, INCLUDES, NOBODY, Principal, Role, including, require
 from kanserve.config.settings import Settings
 from kanserve.errors import Forbidden, Unauthenticated
-from kanserve.grpc_api.call_context import RequestMetadata
 from kanserve.server.app import App
-from tests.support import auth_matrix, token_files, toy_model
+from tests.support import auth_matrix, toy_model
 
 
 def test_every_method_and_route_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
@@ -36,10 +35,6 @@ def test_who_includes_whom() -> None:
         Role.INTERPRET: {Role.INTERPRET, Role.READ},
         Role.ADMIN: {*Role},
     }
-
-
-def shown(token: str = "", certificate: str = "") -> RequestMetadata:
-    return RequestMetadata(token_files.bearer(token) if token else (), None, certificate)
 
 
 def test_roles_and_what_they_include() -> None:

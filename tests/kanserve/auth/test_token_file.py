@@ -13,21 +13,12 @@ from kanserve.auth import token_file
 from kanserve.auth.authenticator import Authenticator
 from kanserve.auth.roles import Role
 from kanserve.errors import ConfigError
-from kanserve.grpc_api.call_context import RequestMetadata
 from tests.support import token_files
 from tests.support.command_line import document, kanserve
+from tests.support.token_files import shown
 
 GOOD = token_file.PREFIX + "0123456789" * 4 + "abc"  # the same in every process of pytest-xdist
 HASH = token_file.digest(GOOD)
-
-
-def shown(token: str = "", certificate: str = "") -> RequestMetadata:
-    return RequestMetadata(token_files.bearer(token) if token else (), None, certificate)
-
-
-def gate(text: str, tmp_path: Path) -> Authenticator:
-    token_files.save(tmp_path / "t", text)
-    return Authenticator(token_file.load(tmp_path / "t"), lambda certificate: frozenset(str(certificate).split()))
 
 
 def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
@@ -38,56 +29,42 @@ def test_a_token_is_long_and_its_file_does_not_have_it(tmp_path: Path) -> None:
     assert token_file.make() != token_file.make()
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "has no callers; add a caller: kanserve token new NAME"),
-        ("# nothing\n", "has no callers"),
-        ("\x00", "is not valid TOML"),
-        ("[[token]]\nname = \n", "is not valid TOML: a syntax error (at line 2, column 8)"),
-        ("tokens = 1", "has the unknown key 'tokens'; did you mean 'token'?"),
-        ("token = 1", "token is not a list of tables; write each caller under the heading [[token]]"),
-        ("token = [1]", "token is not a list of tables"),
-        ("[[token]]\nroles = ['infer']\n", "[[token]] number 1 has no valid name"),
-        ("[[token]]\nname = 'a b'\n", "[[token]] number 1 has no valid name"),
-        ("[[token]]\nname = 'a'\nrole = ['infer']\n", "has the unknown key 'role'; did you mean 'roles'?"),
-        (
-            f"[[token]]\nname = 'a'\nsha256 = '{HASH}'\n",
-            "(a) has no roles, expected a list; set roles to a list of read, infer, interpret, admin",
-        ),
-        (f"[[token]]\nname = 'a'\nroles = []\nsha256 = '{HASH}'\n", "(a) has no roles"),
-        (
-            f"[[token]]\nname = 'a'\nroles = ['infre']\nsha256 = '{HASH}'\n",
-            "unknown role 'infre'; did you mean 'infer'?",
-        ),
-        (f"[[token]]\nname = 'a'\nroles = [1]\nsha256 = '{HASH}'\n", "unknown role '1'"),
-        ("[[token]]\nname = 'a'\nroles = ['infer']\n", "(a) has no valid sha256"),
-        (
-            "[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = 'abc'\n",
-            "(a) has no valid sha256: expected 64 hexadecimal digits",
-        ),
-        (f"[[token]]\nname = 'a'\nroles = ['infer']\nsha256 = '{GOOD}'\n", "not the token"),
-        (
-            token_files.block("a", GOOD, "infer", expires="'soon'"),
-            "has an invalid expires: expected a time with a zone",
-        ),
-        (token_files.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"), "expected a time with a zone"),
-        (
-            token_files.block("a", GOOD, "infer", rate="0"),
-            "has an invalid rate: expected a number of calls per second above 0",
-        ),
-        (token_files.block("a", GOOD, "infer", rate="true"), "has an invalid rate"),
-        (token_files.block("a", GOOD, "infer") + token_files.block("b", GOOD, "read"), "has one token twice"),
-        (token_files.block("a", GOOD, "infer") + token_files.block("a", "x", "read"), "has the name a twice"),
-        ("[[certificate]]\nname = 'a'\nroles = ['infer']\n", "(a) has no valid san"),
-        ("[[certificate]]\nname = 'a'\nroles = ['infer']\nsan = 'x'\nexpires = 1\n", "unknown key 'expires'"),
-        (
-            "".join(f"[[certificate]]\nname = 'c{n}'\nroles = ['read']\nsan = 's'\n" for n in range(2)),
-            "has one certificate twice",
-        ),
-        ("".join(token_files.block(f"a{n}", str(n), "read") for n in range(1001)), "has more than 1000 callers"),
-    ],
-)
+A = "[[token]]\nname = 'a'\n"
+INFER = A + "roles = ['infer']\n"
+HASHED = f"sha256 = '{HASH}'\n"
+POD = "[[certificate]]\nname = 'a'\nroles = ['infer']\n"
+WRONG = {
+    "": "has no callers; add a caller: kanserve token new NAME",
+    "# nothing\n": "has no callers",
+    "\x00": "is not valid TOML",
+    "[[token]]\nname = \n": "is not valid TOML: a syntax error (at line 2, column 8)",
+    "tokens = 1": "has the unknown key 'tokens'; did you mean 'token'?",
+    "token = 1": "token is not a list of tables; write each caller under the heading [[token]]",
+    "token = [1]": "token is not a list of tables",
+    "[[token]]\nroles = ['infer']\n": "[[token]] number 1 has no valid name",
+    "[[token]]\nname = 'a b'\n": "[[token]] number 1 has no valid name",
+    A + "role = ['infer']\n": "has the unknown key 'role'; did you mean 'roles'?",
+    A + HASHED: "(a) has no roles, expected a list; set roles to a list of read, infer, interpret, admin",
+    A + "roles = []\n" + HASHED: "(a) has no roles",
+    A + "roles = ['infre']\n" + HASHED: "unknown role 'infre'; did you mean 'infer'?",
+    A + "roles = [1]\n" + HASHED: "unknown role '1'",
+    INFER: "(a) has no valid sha256",
+    INFER + "sha256 = 'abc'\n": "(a) has no valid sha256: expected 64 hexadecimal digits",
+    INFER + f"sha256 = '{GOOD}'\n": "not the token",
+    token_files.block("a", GOOD, "infer", expires="'soon'"): "has an invalid expires: expected a time with a zone",
+    token_files.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"): "expected a time with a zone",
+    token_files.block("a", GOOD, "infer", rate="0"): "an invalid rate: expected a number of calls per second above 0",
+    token_files.block("a", GOOD, "infer", rate="true"): "has an invalid rate",
+    token_files.block("a", GOOD, "infer") + token_files.block("b", GOOD, "read"): "has one token twice",
+    token_files.block("a", GOOD, "infer") + token_files.block("a", "x", "read"): "has the name a twice",
+    POD: "(a) has no valid san",
+    POD + "san = 'x'\nexpires = 1\n": "unknown key 'expires'",
+    POD + "san = 's'\n" + POD.replace("'a'", "'b'") + "san = 's'\n": "has one certificate twice",
+    "".join(token_files.block(f"a{n}", str(n), "read") for n in range(1001)): "has more than 1000 callers",
+}
+
+
+@pytest.mark.parametrize(("text", "says"), WRONG.items(), ids=WRONG.values())
 def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     token_files.save(tmp_path / "t", text)
     with pytest.raises(ConfigError) as caught:
@@ -137,12 +114,8 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     assert all(word in listed.stdout for word in ("ci", "admin, read", "never", "2020-01-01T00:00:00Z", "expired", "9"))
     assert token_file.digest(second["token"]) not in listed.stdout
     callers = document(kanserve("token", "list", "--tokens", path, "--json"))["callers"]
-    assert [(item["name"], item["state"]) for item in callers] == [
-        ("ci", "valid"),
-        ("b", "valid"),
-        ("c", "valid"),
-        ("d", "expired"),
-    ]
+    states = {item["name"]: item["state"] for item in callers}
+    assert states == {"ci": "valid", "b": "valid", "c": "valid", "d": "expired"}
     path.chmod(0o640)
     assert kanserve("token", "revoke", "b", "--tokens", path).returncode == 0
     assert [entry.principal.name for entry in token_file.load(path).tokens] == ["ci", "c", "d"]

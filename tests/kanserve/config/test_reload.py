@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import grpc
@@ -19,8 +20,8 @@ import pytest
 
 from kanserve.config import sources
 from kanserve.config.reload import Change, Reload
-from kanserve.config.settings import LIVE, Settings
-from kanserve.errors import ConfigError
+from kanserve.config.settings import Settings
+from tests.kanserve.server.test_supervisor import children
 from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND
 from tests.support.server_process import INFERENCE, request
@@ -68,17 +69,10 @@ def configured(folder: Path, *flags: str) -> Iterator[Configured]:
     file, log = folder / "kanserve.toml", folder / "log"
     file.write_text("")
     command = [*COMMAND, "serve", str(folder / "models"), "--config", str(file), "--json", "--log-format", "json"]
-    ports = ("--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0")
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--drain-delay-seconds", "0", *flags]
     with (
         log.open("w") as errors,
-        subprocess.Popen(
-            [*command, *ports, *flags],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=CLEAN,
-        ) as process,
+        subprocess.Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=errors, text=True, env=CLEAN) as process,
     ):
         try:
             assert process.stdout is not None
@@ -128,9 +122,8 @@ def test_who_comes_later_has_what_was_said_before(tmp_path: Path) -> None:
     with configured(tmp_path, "--workers", "2", "--threads", "2") as server:
         server.write('access_log = "all"\n')
         until(lambda: server.lines("settings_reloaded"))
-        pid = server.process.pid
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
+        for child in children(server.process.pid):
+            os.kill(child, signal.SIGKILL)
         until(lambda: len(server.lines("worker_exited")) == 2)
         until(lambda: server.metric("kanserve_workers") == 2)
         until(lambda: server.infer(GOOD) or server.lines("request_completed"))
@@ -165,13 +158,3 @@ async def test_flags_and_variables_win_over_the_file_once_more(tmp_path: Path) -
     assert [change.refused for change in seen] == [False, True, True, False, True]
     assert [change.live["drain_delay_seconds"] for change in seen] == [2.5, 2.5, 2.5, 5.0, 5.0]
     assert {change.live["max_watch_streams"] for change in seen} == {9}
-
-
-def test_what_may_change_is_what_the_server_takes_over() -> None:
-    """`App.change` and this list go together."""
-    assert set(LIVE) == {
-        *("log_format", "log_level", "access_log", "max_inflight_bytes", "max_inflight_requests", "max_watch_streams"),
-        *("drain_delay_seconds", "drain_reject_seconds", "drain_grace_seconds", "credential_poll_seconds"),
-    }
-    with pytest.raises(ConfigError):
-        sources.load({"repository": ".", "max_watch_streams": 0})

@@ -5,25 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from kanserve.config import reference, settings
 from kanserve.config.settings import Settings
-from tests.support import toy_model
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    toy_model.write(root)
-    return root
-
-
-def test_what_others_may_reach(models: Path) -> None:
+def test_what_others_may_reach(repository: Path) -> None:
     pair = {"tls_cert": "a", "tls_key": "a"}
-    assert Settings(repository=models, host="0.0.0.0", tokens="t", **pair).exposed == ""
-    assert Settings(repository=models, host="0.0.0.0", tls_client_ca="c", **pair).exposed == ""
-    assert Settings(repository=models, host="::1", tokens="t").exposed == ""
+    assert Settings(repository=repository, host="0.0.0.0", tokens="t", **pair).exposed == ""
+    assert Settings(repository=repository, host="0.0.0.0", tls_client_ca="c", **pair).exposed == ""
+    assert Settings(repository=repository, host="::1", tokens="t").exposed == ""
 
 
 def test_every_setting_has_a_flag() -> None:
@@ -33,27 +23,16 @@ def test_every_setting_has_a_flag() -> None:
 DESCRIPTIONS = {name: str(field.description) for name, field in Settings.model_fields.items()}
 
 
-def test_a_description_says_what_zero_and_unset_mean() -> None:
-    properties = reference.properties()
-    for name, text in DESCRIPTIONS.items():
-        if properties[name].get("minimum") == 0:
-            assert "; 0: " in text, name
-        if Settings.model_fields[name].default is None:
-            assert "; unset: " in text, name
-
-
-def test_a_description_or_a_name_has_the_unit() -> None:
-    for name, flag in settings.flags().items():
-        if flag.metavar == "SECONDS":
-            assert name.endswith("_seconds") or "in seconds" in DESCRIPTIONS[name], name
-        if flag.metavar == "BYTES":
-            assert name.endswith("_bytes"), name
-
-
-def test_a_description_is_complete() -> None:
-    """Each stands alone: no two are equal, and none begins with a condition, a pronoun or the value 0."""
+def test_descriptions_are_complete() -> None:
+    """Each stands alone, has its unit, and says what zero and unset mean. None begins with a condition or a pronoun."""
+    properties, flags = reference.properties(), settings.flags()
     assert len(set(DESCRIPTIONS.values())) == len(DESCRIPTIONS)
     for name, text in DESCRIPTIONS.items():
+        unit = flags[name].metavar if name in flags else ""
+        assert properties[name].get("minimum") != 0 or "; 0: " in text, name
+        assert Settings.model_fields[name].default is not None or "; unset: " in text, name
+        assert unit != "SECONDS" or name.endswith("_seconds") or "in seconds" in text, name
+        assert unit != "BYTES" or name.endswith("_bytes"), name
         assert len(text.split()) >= 4, name
         assert not re.match(r"(?i)(0|if|when|that|it|they|of|what|who)\b", text), name
         assert not text.endswith("."), name

@@ -9,26 +9,22 @@ import pytest
 
 from kanserve.config import sources
 from kanserve.errors import ConfigError
-from tests.support import toy_model
 from tests.support.command_line import document, kanserve
 
 
-@pytest.mark.parametrize(
-    ("variable", "hint"),
-    [
-        ("KANSERVE_GPRC_PORT", "did you mean 'KANSERVE_GRPC_PORT'?"),
-        ("KANSERVE_URI", "did you mean 'KANSERVE_URL'?"),
-        ("KANSERVE_MAX_ROWS", "did you mean 'KANSERVE_MAX_"),
-        ("KANSERVE_XYZ", "run 'kanserve serve --help' for a list"),
-        ("kanserve_thread", "did you mean 'KANSERVE_THREADS'?"),
-    ],
-)
-def test_an_unknown_variable_is_an_error_that_names_the_nearest(variable: str, hint: str, repository: Path) -> None:
-    done = kanserve("serve", repository, "--show-config", "--json", **{variable: "1"})
-    error = json.loads(done.stdout)["error"]
-    assert (done.returncode, error["kind"]) == (2, "ConfigError")
-    assert error["message"] == f"unknown setting {variable.upper()} in the environment"
-    assert error["hint"].startswith(hint)
+def test_an_unknown_variable_is_an_error_that_names_the_nearest(repository: Path) -> None:
+    for variable, hint in {
+        "KANSERVE_GPRC_PORT": "did you mean 'KANSERVE_GRPC_PORT'?",
+        "KANSERVE_URI": "did you mean 'KANSERVE_URL'?",
+        "KANSERVE_MAX_ROWS": "did you mean 'KANSERVE_MAX_",
+        "KANSERVE_XYZ": "run 'kanserve serve --help' for a list",
+        "kanserve_thread": "did you mean 'KANSERVE_THREADS'?",
+    }.items():
+        done = kanserve("serve", repository, "--show-config", "--json", **{variable: "1"})
+        error = json.loads(done.stdout)["error"]
+        assert (done.returncode, error["kind"]) == (2, "ConfigError")
+        assert error["message"] == f"unknown setting {variable.upper()} in the environment"
+        assert error["hint"].startswith(hint)
 
 
 def test_faults_have_a_code_and_a_hint(repository: Path, tmp_path: Path) -> None:
@@ -79,13 +75,6 @@ def test_what_kubernetes_sets_for_a_service_is_left_alone(repository: Path) -> N
     assert shown["metrics_port"]["value"] == 8002
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    toy_model.write(root)
-    return root
-
-
 @pytest.mark.parametrize(
     ("supplied", "code", "says"),
     [
@@ -97,15 +86,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"host": "0.0.0.0", "tokens": "a"}, "address-exposed", "tokens would be sent without encryption"),
     ],
 )
-def test_settings_that_contradict_each_other(models: Path, supplied: dict[str, str], code: str, says: str) -> None:
+def test_settings_that_contradict_each_other(repository: Path, supplied: dict[str, str], code: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
-        sources.load({"repository": models, **supplied})
+        sources.load({"repository": repository, **supplied})
     assert error.value.code == code
 
 
-def test_callers_with_certificates_may_come_from_elsewhere(models: Path, tmp_path: Path) -> None:
+def test_callers_with_certificates_may_come_from_elsewhere(repository: Path, tmp_path: Path) -> None:
     """And a file's paths are relative to it."""
     file = tmp_path / "kanserve.toml"
     file.write_text('host = "0.0.0.0"\ntls_cert = "a.pem"\ntls_key = "a.key"\ntls_client_ca = "ca.pem"\n')
-    result = sources.load({"repository": models}, config=file).settings
+    result = sources.load({"repository": repository}, config=file).settings
     assert (result.host, result.tls_client_ca) == ("0.0.0.0", tmp_path / "ca.pem")

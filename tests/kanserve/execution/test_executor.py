@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,26 @@ class Graph:
         return [2 * x for _ in outputs]
 
 
+MADE: list[Executor] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while MADE:
+        MADE.pop().close()
+
+
+def made(graph: Any, serving: Serving) -> Executor:
+    """An executor, which is closed after the test."""
+    MADE.append(Executor("m", graph, Metrics().model("m", "1"), serving, 2**20))
+    return MADE[-1]
+
+
 def executor(
     graph: Any, *, inline_rows: int = 1024, max_pending_requests: int = 256, policy: Policy | None = None
 ) -> Executor:
-    serving = Serving(policy or Policy(64), ExecutionPlan(1, inline_rows), max_pending_requests)
-    return Executor("m", graph, Metrics().model("m", "1"), serving, 2**20)
+    return made(graph, Serving(policy or Policy(64), ExecutionPlan(1, inline_rows), max_pending_requests))
 
 
 async def ask(on: Executor, value: float, rows: int = 1, limits: Limits | None = None) -> float:
@@ -57,7 +72,6 @@ async def test_what_arrives_together_runs_together(inline_rows: int) -> None:
     assert await asyncio.gather(*(ask(on, at) for at in range(100))) == [2.0 * at for at in range(100)]
     assert graph.runs == [64, 36]
     assert (on._metrics.statistics.pending, on._metrics.statistics.execution_count) == (0, 2)
-    await asyncio.to_thread(on.close)
 
 
 async def test_a_burst_beyond_the_queue_is_answered_while_it_arrives() -> None:
@@ -155,8 +169,7 @@ class Gate:
 
 def gated(instances: int, policy: Policy, piece_rows: int = 0) -> tuple[Gate, Executor]:
     gate = Gate()
-    serving = Serving(policy, ExecutionPlan(instances, 0, piece_rows), 256)
-    return gate, Executor("m", gate, Metrics().model("m", "1"), serving, 2**20)
+    return gate, made(gate, Serving(policy, ExecutionPlan(instances, 0, piece_rows), 256))
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -174,7 +187,6 @@ async def test_instances_run_side_by_side_and_answers_keep_their_order_where_the
         await until_async(lambda ended=ended: on._idle == ended)
     await asyncio.gather(*tasks)
     assert answered == ([2.0, 4.0, 6.0] if ordered else [6.0, 4.0, 2.0])
-    await asyncio.to_thread(on.close)
 
 
 async def test_a_large_request_runs_on_all_instances() -> None:
@@ -186,7 +198,6 @@ async def test_a_large_request_runs_on_all_instances() -> None:
     run = await task
     np.testing.assert_array_equal(run.outputs[0], 2 * rows)
     assert on._metrics.statistics.execution_count == 1
-    await asyncio.to_thread(on.close)
 
 
 async def test_what_waits_is_parted_over_the_instances() -> None:
@@ -195,7 +206,6 @@ async def test_what_waits_is_parted_over_the_instances() -> None:
     await until_async(lambda: sorted(gate.begun) == [1.0, 3.0])
     gate.let(1, 3)
     assert await asyncio.gather(*tasks) == [2.0, 4.0, 6.0, 8.0]
-    await asyncio.to_thread(on.close)
 
 
 async def test_who_waits_for_too_long_is_told_so_while_all_instances_are_busy() -> None:
@@ -210,7 +220,6 @@ async def test_who_waits_for_too_long_is_told_so_while_all_instances_are_busy() 
     assert await busy == 2.0
     assert gate.begun == [1.0]
     assert on._metrics.statistics.pending == 0
-    await asyncio.to_thread(on.close)
 
 
 async def test_a_higher_priority_overtakes() -> None:
@@ -225,7 +234,6 @@ async def test_a_higher_priority_overtakes() -> None:
     gate.let(1, 2, 3, 4)
     await asyncio.gather(*tasks)
     assert gate.begun == [1.0, 4.0, 2.0, 3.0]
-    await asyncio.to_thread(on.close)
 
 
 @full("load")
@@ -243,7 +251,6 @@ async def test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind() ->
     gate.let(1)
     assert await tasks[0] == 2.0
     assert gate.begun == [1.0]
-    await asyncio.to_thread(on.close)
 
 
 async def test_who_cannot_be_served_before_the_deadline_is_refused_at_once() -> None:
@@ -260,7 +267,6 @@ async def test_who_cannot_be_served_before_the_deadline_is_refused_at_once() -> 
     gate.let(1, 3)
     assert await asyncio.gather(first, second) == [2.0, 6.0]
     assert (gate.begun, on._running, on._idle) == ([1.0, 3.0], 0, 1)
-    await asyncio.to_thread(on.close)
 
 
 async def calm(on: Executor) -> None:
@@ -290,7 +296,6 @@ async def test_one_by_one_nobody_waits(policy: Policy, expected: bool) -> None:
     assert [at_once(ask(on, 1.0)) for _ in range(3)] == [expected] * 3
     if expected:
         assert (on._metrics.statistics.execution_count, on._metrics.statistics.pending) == (before + 3, 0)
-    on.close()
 
 
 async def test_company_is_found_again() -> None:
@@ -303,7 +308,6 @@ async def test_company_is_found_again() -> None:
     graph.runs.clear()
     await asyncio.gather(*(ask(on, value) for value in range(60)))
     assert graph.runs == [60]
-    on.close()
 
 
 async def test_an_error_and_a_passed_deadline_are_told_when_nobody_waits_too() -> None:
@@ -318,4 +322,3 @@ async def test_an_error_and_a_passed_deadline_are_told_when_nobody_waits_too() -
     assert len(graph.runs) == ran
     assert await ask(on, 3.0) == 6
     assert on._metrics.statistics.pending == 0
-    on.close()

@@ -158,12 +158,17 @@ LAYERS = st.integers(1, 3).flatmap(
 )
 
 
+def described(layers: tuple[LayerInfo, ...], **changes: object) -> tuple[ModelInfo, Manifest]:
+    """The toy with these layers, and its manifest."""
+    manifest = dataclasses.replace(toy_model.manifest("toy"), layers=layers, **changes)
+    tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in (manifest.input, manifest.output)]
+    return ModelInfo("toy", 1, 64, (tensors[0],), (tensors[1],), "d", manifest), manifest
+
+
 @given(st.lists(LAYERS, max_size=2).map(tuple))
 @settings(max_examples=settings.default.max_examples // 10)
 def test_a_client_has_the_layers_of_the_manifest(layers: tuple[LayerInfo, ...]) -> None:
-    manifest = dataclasses.replace(toy_model.manifest("toy"), layers=layers)
-    tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in (manifest.input, manifest.output)]
-    info = ModelInfo("toy", 1, 64, (tensors[0],), (tensors[1],), "d", manifest)
+    info, manifest = described(layers)
     sent = model_codec.describe(info, manifest, kan_pb2.QueryLimits(max_rows=1)).SerializeToString()
     result = model_info.from_pb(kan_pb2.DescribeModelResponse.FromString(sent))
     assert result.layers == layers
@@ -171,8 +176,7 @@ def test_a_client_has_the_layers_of_the_manifest(layers: tuple[LayerInfo, ...]) 
 
 
 def test_a_layer_of_an_old_manifest_has_the_class_of_its_model() -> None:
-    manifest = dataclasses.replace(toy_model.manifest("toy"), edge_class="B")
-    info = ModelInfo("toy", 1, 64, (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 2)),), "d")
+    info, manifest = described(toy_model.manifest("toy").layers, edge_class="B")
     sent = model_codec.describe(info, manifest, kan_pb2.QueryLimits())
     assert [layer.edge_class for layer in model_info.from_pb(sent).layers] == ["B", "B"]
 
@@ -182,23 +186,17 @@ def test_a_layer_of_an_old_manifest_has_the_class_of_its_model() -> None:
 def test_a_report_of_the_server_has_the_description_of_a_client(layers: tuple[LayerInfo, ...]) -> None:
     numbers = dict.fromkeys(("outputs_max_abs", "edges_max_abs", "edges_max_rel"), 0.1)
     words = {"worst_output": "1", "worst_edge": "(0,1,2)"}
-    zones = tuple(
-        Zone(name=name, rows=3, outputs_max_rel=error, **numbers, **words)
-        for name, error in (("inside", 0.2), ("nonfinite", 0.3))
-    )
+    errors = {"inside": 0.2, "nonfinite": 0.3}
+    zones = (Zone(name=name, rows=3, outputs_max_rel=error, **numbers, **words) for name, error in errors.items())
     plain = toy_model.manifest("toy")
-    manifest = dataclasses.replace(
-        plain,
-        layers=layers,
+    scaler = Scaler(kind="min-max", offset=(0.1,) * 3, scale=(2.0,) * 3, range=(0.0, 1.0), name="s", sha256="0")
+    info, manifest = described(
+        layers,
         names=Names(("a", "b", "c"), ("m", "", "s"), ("d", "e"), "for a test"),
-        scalers=Scalers(
-            inputs=Scaler(kind="min-max", offset=(0.1,) * 3, scale=(2.0,) * 3, range=(0.0, 1.0), name="s", sha256="0")
-        ),
-        verification=dataclasses.replace(plain.verification, zones=zones),
+        scalers=Scalers(inputs=scaler),
+        verification=dataclasses.replace(plain.verification, zones=tuple(zones)),
         source=dataclasses.replace(plain.source, options_given={"grid": "5"}, options_assumed={"k": "3"}),
     )
-    tensors = [TensorInfo(spec.name, spec.datatype, spec.shape) for spec in (manifest.input, manifest.output)]
-    info = ModelInfo("toy", 1, 64, (tensors[0],), (tensors[1],), "d", manifest)
     kan = Kan(typing.cast(Registry, None), 7, 1, 9)
     sent = model_codec.describe(info, manifest, kan_pb2.QueryLimits(max_rows=7, max_response_bytes=9))
     own = report.description(kan, info, manifest)

@@ -43,12 +43,6 @@ def test_every_edge_of_every_layer(server: Server, model: str, dtype: str) -> No
         np.testing.assert_allclose(values(layer), toy_model.edges(rows, layer.layer), rtol=1e-5, atol=1e-6)
 
 
-def test_edges_add_up_to_the_answer(server: Server) -> None:
-    rows = ROWS.astype("<f4")
-    (layer,) = query(server, rows, layers=[1]).layers
-    np.testing.assert_allclose(values(layer).sum(axis=1), server.infer(rows), rtol=1e-4, atol=1e-5)
-
-
 def test_a_selection_in_the_order_asked_for(server: Server) -> None:
     rows = ROWS.astype("<f4")
     (layer,) = query(server, rows, layers=[0], sources=[2, 0], destinations=[3, 1]).layers
@@ -108,17 +102,3 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     for a, b in zip(compute(2**20), compute(100), strict=True):
         assert (a.sources, a.destinations) == (b.sources, b.destinations)
         np.testing.assert_allclose(a.values, b.values, rtol=1e-6)
-
-
-def test_describe_tells_the_manifest(server: Server, repository: Path) -> None:
-    data = kan_pb2.DescribeModelRequest(model_name="toy", model_version="1").SerializeToString()
-    result = kan_pb2.DescribeModelResponse.FromString(server.call(f"{KAN}DescribeModel", data))
-    assert (result.model_name, result.model_version, result.family) == ("toy", "1", "toy")
-    assert [(layer.sources, layer.destinations) for layer in result.layers] == [(3, 4), (4, 2)]
-    assert [layer.active_edges for layer in result.layers] == [12, 8]
-    assert list(result.input.shape) == [-1, 3]
-    assert list(result.notes) == ["a toy"]
-    assert (result.limits.max_rows, result.limits.max_response_bytes) == (4096, 65536)
-    manifest = toy_model.contract.load(repository / "toy" / "1")
-    assert result.digest == manifest.file("model.onnx").sha256
-    assert result.verification.edges_tolerance == manifest.verification.edges_tolerance

@@ -42,17 +42,13 @@ def load(root: Path, *, plain: bool = False, device: str = "cpu") -> Model:
     return Loader(base.load("ort"), settings, 1, Metrics()).load(layout.load(candidate, settings.max_file_bytes))
 
 
-def test_a_good_version(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
+def test_a_good_version_and_a_graph_without_a_manifest(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
     model = load(tmp_path)
     assert (model.info.name, model.info.version, model.info.max_batch_size) == ("toy", 1, toy_model.BATCH)
     model.close()
-
-
-def test_a_graph_without_a_manifest_is_what_the_runtime_says(tmp_path: Path) -> None:
-    (tmp_path / "toy" / "1").mkdir(parents=True)
-    (tmp_path / "toy" / "1" / "model.onnx").write_bytes(toy_model.graph())
-    model = load(tmp_path, plain=True)
+    (directory / contract.FILE_NAME).unlink()
+    model = load(tmp_path, plain=True)  # it is what the runtime says
     assert (model.info.manifest, model.info.max_batch_size > 0) == (None, True)
     assert [item.name for item in model.info.inputs] == ["x"]
     model.close()
@@ -216,7 +212,8 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
     toy_model.write(tmp_path, version=1)
     os.truncate(toy_model.write(tmp_path, version=2) / "edges_l1.onnx", 10)
     toy_model.write(tmp_path, "broken", reference_scale=1.1)
-    with serving(tmp_path) as server:
+    os.truncate(toy_model.write(tmp_path, "large") / "model.onnx", 9000)
+    with serving(tmp_path, max_file_bytes=8192) as server:
         x = np.ones((1, 3), np.float32)
         np.testing.assert_allclose(server.infer(x), toy_model.outputs(x), rtol=1e-5)
         ready = pb.ServerReadyResponse.FromString(server.call(f"{INFERENCE}ServerReady", b""))
@@ -224,6 +221,7 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
         index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
         states = {(m.name, m.version): (m.state, m.reason) for m in index.models}
         assert states["toy", "1"] == ("READY", "")
+        assert states["large", "1"] == ("UNAVAILABLE", "model.onnx has 9000 bytes, more than 8192; use a smaller file")
         assert states["toy", "2"][0] == states["broken", "1"][0] == "UNAVAILABLE"
         assert "edges_l1.onnx has 10 bytes" in states["toy", "2"][1]
         assert "reference outputs differ" in states["broken", "1"][1]
@@ -234,7 +232,7 @@ def test_one_broken_version_does_not_stop_the_others(tmp_path: Path) -> None:
             with refused(code):
                 server.infer(x, model, model_version=version)
         text = server.metrics()
-        assert 'kanserve_model_load_failures_total{reason="integrity"} 1.0' in text
+        assert 'kanserve_model_load_failures_total{reason="integrity"} 2.0' in text
         assert 'kanserve_model_load_failures_total{reason="reference"} 1.0' in text
         assert 'kanserve_model_loaded{model="broken",version="1"} 0.0' in text
         for path in (tmp_path / "toy" / "1").iterdir():  # files changed under a running server change nothing
@@ -254,15 +252,11 @@ def test_an_empty_repository_is_served_but_never_ready(tmp_path: Path) -> None:
 
 
 def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
-    two = helper.make_graph(
-        [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Cast", ["s"], ["i"], to=TensorProto.INT64)],
-        "two",
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", 2]) for n in ("a", "b")],
-        [
-            helper.make_tensor_value_info("s", TensorProto.FLOAT, ["B", 2]),
-            helper.make_tensor_value_info("i", TensorProto.INT64, ["B", 2]),
-        ],
-    )
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", 2]) for n in ("a", "b")]
+    kinds = {"s": TensorProto.FLOAT, "i": TensorProto.INT64}
+    outputs = [helper.make_tensor_value_info(name, kind, ["B", 2]) for name, kind in kinds.items()]
+    nodes = [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Cast", ["s"], ["i"], to=TensorProto.INT64)]
+    two = helper.make_graph(nodes, "two", inputs, outputs)
     model = helper.make_model(two, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "plain" / "1").mkdir(parents=True)
     (tmp_path / "plain" / "1" / "model.onnx").write_bytes(model.SerializeToString())
@@ -344,29 +338,20 @@ def test_executions_use_all_threads_only_if_one_chunk_is_long(tmp_path: Path, mo
         assert (found is session) is wanted, costs
 
 
-async def left(model: Model) -> None:
-    """As on the event loop."""
-    model.leave()
-
-
 def test_a_model_with_too_many_nodes_is_served_and_not_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy_model.write(tmp_path)
     monkeypatch.setattr(statistics, "MOST", 100)
-    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
-    loader = Loader(base.load("ort"), Settings(repository=tmp_path), 1, Metrics())
-    model = loader.load(layout.load(candidate, 2**30))
+    model = load(tmp_path)
     assert (model.live, model.observed) == (None, False)
-    assert model.blind == (
-        "the server does not analyze the traffic of model 'toy': its nodes have 450 histogram bins, "
-        "expected at most 100"
-    )
+    words = "its nodes have 450 histogram bins, expected at most 100"
+    assert model.blind == f"the server does not analyze the traffic of model 'toy': {words}"
     model.close()
 
 
 @pytest.mark.parametrize(("rows", "rate", "watched"), [(5, 200, True), (5, 0, False), (0, 200, True)])
-def test_a_version_is_looked_into_where_the_settings_say_so(
+async def test_a_version_is_looked_into_where_the_settings_say_so(
     tmp_path: Path, rows: int, rate: int, watched: bool
 ) -> None:
     supplied = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
@@ -375,7 +360,7 @@ def test_a_version_is_looked_into_where_the_settings_say_so(
     models = [loader.load(layout.load(layout.scan(tmp_path, plain_onnx=False)[0], 2**30)) for _ in range(2)]
     for model in models:
         assert ((model.live is not None), model.observed) == (watched, watched)
-        asyncio.run(left(model))
+        model.leave()
         assert (model.live, model.observed) == (None, False)
         model.close()
     assert len(loader.asides) == watched  # one thread for all

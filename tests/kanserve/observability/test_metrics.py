@@ -16,74 +16,62 @@ from kanserve.observability import metrics
 from kanserve.observability.metrics import Machine
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
+from tests.kanserve.transport.test_metrics_server import samples
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.tiers import full
 from tests.support.wait import until
 
-TRITON = {
-    "nv_inference_request_success",
-    "nv_inference_request_failure",
-    "nv_inference_count",
-    "nv_inference_exec_count",
-    "nv_inference_request_duration_us",
-    "nv_inference_queue_duration_us",
-    "nv_inference_compute_input_duration_us",
-    "nv_inference_compute_infer_duration_us",
-    "nv_inference_compute_output_duration_us",
-    "nv_inference_pending_request_count",
-    "nv_model_load_duration_secs",
-}
+COUNTERS = ("request_success", "count", "exec_count", "request_duration_us", "queue_duration_us")
+PHASES = (f"compute_{phase}_duration_us" for phase in ("input", "infer", "output"))
+PER_MODEL = {f"nv_inference_{name}" for name in (*COUNTERS, *PHASES, "pending_request_count")}
+TRITON = PER_MODEL | {"nv_inference_request_failure", "nv_model_load_duration_secs"}
 MACHINE = {"nv_cpu_utilization", "nv_cpu_memory_total_bytes", "nv_cpu_memory_used_bytes"}
 
 
-def samples(text: str) -> dict[str, float]:
-    """Series -> value, as they stand in the text."""
-    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-
-def test_every_promised_name_is_there_before_the_first_request(tmp_path: Path) -> None:
+def test_every_promised_name_is_there_and_agrees_with_what_was_done(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
+    labels = 'model="toy",version="1"'
     with serving(tmp_path) as server:
         text = server.metrics()
-    names = set(re.findall(r"^# TYPE (\S+)", text, re.M))
-    assert names >= TRITON | MACHINE
-    assert {definition.name for definition in metrics.DEFINITIONS} <= names
-    result = samples(text)
-    labels = 'model="toy",version="1"'
-    for name in TRITON - {"nv_inference_request_failure", "nv_model_load_duration_secs"}:
-        assert result[f"{name}{{{labels}}}"] == 0
-    for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER"):
-        assert result[f'nv_inference_request_failure{{{labels},reason="{reason}"}}'] == 0
-    assert result[f'kanserve_request_duration_seconds_bucket{{le="5e-05",{labels}}}'] == 0
-    assert result[f"kanserve_model_loaded{{{labels}}}"] == 1
-    assert result[f"nv_model_load_duration_secs{{{labels}}}"] > 0
-    assert 0 <= result["nv_cpu_utilization"] <= 1
-    assert 0 < result["nv_cpu_memory_used_bytes"] < result["nv_cpu_memory_total_bytes"]
-    assert list(text_string_to_metric_families(text))  # what Prometheus would read
+        names = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+        assert names >= TRITON | MACHINE
+        assert {definition.name for definition in metrics.DEFINITIONS} <= names
+        result = samples(text)
+        for name in PER_MODEL:
+            assert result[f"{name}{{{labels}}}"] == 0
+        for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER"):
+            assert result[f'nv_inference_request_failure{{{labels},reason="{reason}"}}'] == 0
+        assert result[f'kanserve_request_duration_seconds_bucket{{le="5e-05",{labels}}}'] == 0
+        assert result[f"kanserve_model_loaded{{{labels}}}"] == 1
+        assert result[f"nv_model_load_duration_secs{{{labels}}}"] > 0
+        assert 0 <= result["nv_cpu_utilization"] <= 1
+        assert 0 < result["nv_cpu_memory_used_bytes"] < result["nv_cpu_memory_total_bytes"]
+        assert list(text_string_to_metric_families(text))  # what Prometheus would read
+        numbers_agree(server, labels)
 
 
-def test_numbers_agree_with_what_was_done_and_with_the_statistics(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(tmp_path) as server:
-        for rows in (1, 8, 8):
-            server.infer(np.zeros((rows, 3), np.float32))
-        with pytest.raises(grpc.RpcError):
-            server.infer(np.zeros((2, 4), np.float32))
-        query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(24), row_count=2, layers=[1])
-        server.call(f"{KAN}QueryEdges", query.SerializeToString())
-        until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())  # a call is counted after its response
-        result = samples(server.metrics())
-        statistics = pb.ModelStatisticsResponse.FromString(server.call(f"{INFERENCE}ModelStatistics", b""))
-    labels = 'model="toy",version="1"'
-    assert result[f"nv_inference_request_success{{{labels}}}"] == 3
-    assert result[f'nv_inference_request_failure{{{labels},reason="OTHER"}}'] == 1
-    assert result[f"nv_inference_count{{{labels}}}"] == 17
-    assert result[f"nv_inference_exec_count{{{labels}}}"] == 3
-    assert result[f"kanserve_batch_rows_sum{{{labels}}}"] == 17
-    assert result[f"kanserve_edge_values_total{{{labels}}}"] == 16
-    assert result[f'kanserve_edge_queries_total{{grpc_code="OK",{labels}}}'] == 1
-    assert result["kanserve_inflight_requests"] == 0
+def numbers_agree(server: Server, labels: str) -> None:
+    """The metrics and the statistics have the same numbers of what was done."""
+    for rows in (1, 8, 8):
+        server.infer(np.zeros((rows, 3), np.float32))
+    with pytest.raises(grpc.RpcError):
+        server.infer(np.zeros((2, 4), np.float32))
+    query = kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(24), row_count=2, layers=[1])
+    server.call(f"{KAN}QueryEdges", query.SerializeToString())
+    until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())  # a call is counted after its response
+    result = samples(server.metrics())
+    for name, number in {
+        f"nv_inference_request_success{{{labels}}}": 3,
+        f'nv_inference_request_failure{{{labels},reason="OTHER"}}': 1,
+        f"nv_inference_count{{{labels}}}": 17,
+        f"nv_inference_exec_count{{{labels}}}": 3,
+        f"kanserve_batch_rows_sum{{{labels}}}": 17,
+        f"kanserve_edge_values_total{{{labels}}}": 16,
+        f'kanserve_edge_queries_total{{grpc_code="OK",{labels}}}': 1,
+    }.items():
+        assert result[name] == number, name
+    statistics = pb.ModelStatisticsResponse.FromString(server.call(f"{INFERENCE}ModelStatistics", b""))
     (entry,) = statistics.model_stats
     assert (entry.inference_count, entry.execution_count, entry.inference_stats.fail.count) == (17, 3, 1)
     microseconds = entry.inference_stats.compute_infer.ns // 1000
@@ -124,6 +112,7 @@ def test_a_client_cannot_make_series(server: Server) -> None:
     assert samples(after)[unknown] >= 40
 
 
+@full("rare")
 def test_twenty_versions_make_a_small_page(tmp_path: Path) -> None:
     for version in range(1, 21):
         toy_model.write(tmp_path, version=version)

@@ -79,6 +79,7 @@ def told(*changes: dict[str, Any], file: str = "edges_l0.onnx") -> dict[str, Any
     return {"explanations": Explanations(file=file, tensors=tensors)}
 
 
+UNSCALED = "a step 'standardize' has no positive scale for each offset"
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("batch beyond words", {"max_batch_size": 10**4000}, "max_batch_size is 2^13287 or more"),
     ("row of no size", shape(-1, -1), "'x' has shape [-1, -1], expected [-1, ...] with known extents"),
@@ -90,21 +91,13 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("too many variants", {"variants": (MANY, MANY)}, "the number of variants is 2, expected 0 to 1"),
     ("rows of a variant", {"variants": (dataclasses.replace(MANY, rows=0),)}, "the rows of 'model_many.onnx' is 0"),
     ("variant elsewhere", {"variants": (MANY,)}, "the variant 'model_many.onnx' is not in the manifest's list"),
-    (
-        "no scale",
-        standardize((0.0,) * 3, (1.0, 0.0, 1.0)),
-        "a step 'standardize' has no positive scale for each offset",
-    ),
-    ("no offsets", standardize((), (1.0,) * 3), "a step 'standardize' has no positive scale for each offset"),
+    ("no scale", standardize((0.0,) * 3, (1.0, 0.0, 1.0)), UNSCALED),
+    ("no offsets", standardize((), (1.0,) * 3), UNSCALED),
     ("scaled columns", scaled((0.0, 0.0), (1.0, 1.0)), "the input scaler does not have an offset and a positive scale"),
     ("scaled by zero", scaled((0.0,) * 3, (1.0, 0.0, 1.0)), "and a positive scale for each of 3 columns"),
     ("scaled by none", scaled((), ()), "the input scaler does not have an offset and a positive scale for each of 3"),
     ("scaler", scaled((0.0,) * 3, (1.0,) * 3, kind="robust"), "the input scaler is 'robust' with a range of 0 numbers"),
-    (
-        "no range",
-        scaled((0.0,) * 3, (1.0,) * 3, kind=MIN_MAX),
-        "the input scaler is 'min-max' with a range of 0 numbers",
-    ),
+    ("no range", scaled((0.0,) * 3, (1.0,) * 3, MIN_MAX), "the input scaler is 'min-max' with a range of 0 numbers"),
 ]
 
 

@@ -64,6 +64,8 @@ def unequal(*counts: int) -> dict[str, Any]:
     return layer(mask=tuple((1.0,) * count for count in counts))
 
 
+AXES = "layer 0: the number of axes of positions is 17, expected 0 to 16"
+WIDE = "layer 0: the number of {} is 16777217, expected 1 to 16777216"
 MASK = "layer 0: the mask is not [3][4]"
 NOWHERE = "layer 0: the layer has no sources, no destinations or no positions"
 INDICES = "layer 0: a step 'select' has an index out of range, expected 0 to 16777215"
@@ -91,23 +93,15 @@ BOUNDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [  # the last that pa
     (shape(-1, 1), shape(-1, 0), SHAPE.format("-1, 0")),
     (shape(-1, 3, 2), shape(-1), SHAPE.format("-1")),
     (shape(-1, 3), shape(-2, 3, 0), SHAPE.format("-2, 3, 0")),
-    (sources(2**24), sources(2**24 + 1), "layer 0: the number of sources is 16777217, expected 1 to 16777216"),
-    (
-        destinations(2**24),
-        destinations(2**24 + 1),
-        "layer 0: the number of destinations is 16777217, expected 1 to 16777216",
-    ),
+    (sources(2**24), sources(2**24 + 1), WIDE.format("sources")),
+    (destinations(2**24), destinations(2**24 + 1), WIDE.format("destinations")),
     (layer(sources=1, active_edges=0), layer(sources=0), NOWHERE),
     (layer(destinations=1, active_edges=0), layer(destinations=0), NOWHERE),
     (layer(positions=(1,)), layer(positions=(1, 0)), NOWHERE),
     (edges(-1), edges(0), "layer 0: the number of edges is 2147483648, expected 1 to 2147483647"),
     (layer(active_edges=12), layer(active_edges=13), "layer 0: active_edges is 13, expected 0 to 12"),
     (layer(active_edges=0), layer(active_edges=-1), "layer 0: active_edges is -1, expected 0 to 12"),
-    (
-        layer(positions=(1,) * 16),
-        layer(positions=(1,) * 17),
-        "layer 0: the number of axes of positions is 17, expected 0 to 16",
-    ),
+    (layer(positions=(1,) * 16), layer(positions=(1,) * 17), AXES),
     (
         layer(positions=(2**16, 2**15 - 1)),
         layer(positions=(2**16, 2**15)),

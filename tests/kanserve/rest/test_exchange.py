@@ -86,10 +86,8 @@ def test_after_the_delay_calls_are_refused_until_the_port_closes(web: Callable[.
 
 
 def test_a_call_in_flight_is_answered_before_the_server_ends(web: Callable[..., Any]) -> None:
-    with (
-        web(drain_delay_seconds=0, drain_reject_seconds=0, drain_grace_seconds=60) as server,
-        ThreadPoolExecutor() as pool,
-    ):
+    settings = {"drain_delay_seconds": 0, "drain_reject_seconds": 0, "drain_grace_seconds": 60}
+    with web(**settings) as server, ThreadPoolExecutor() as pool:
         flying = slow(server, pool)
         until(lambda: flying.done() or pending(server, 1, "slow")())
         assert server.stop(seconds=60) == 0

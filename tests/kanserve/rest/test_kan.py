@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +14,8 @@ from hypothesis import strategies as st
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.kanserve.conftest import TRANSPORTS
-from tests.support import toy_model
-from tests.support.server_process import Server, serving
+from tests.support import http_client, toy_model
+from tests.support.server_process import Server
 from tests.support.wait import until
 
 pytest.importorskip("starlette")
@@ -28,36 +26,19 @@ ROWS = np.random.default_rng(8).normal(size=(5, 3)).astype(np.float32)
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("h2corn")
-    root = tmp_path_factory.mktemp("kan")
-    toy_model.write(root)
-    toy_model.write(root, "toy64", datatype="FP64", tolerance=1e-12)
-    port = {} if request.param == "asgi" else {"http_port": 0}
-    with serving(root, transport=request.param, max_typed_contents_bytes=20_000, **port) as running:
-        yield running
-
-
-def ask(server: Server, path: str, body: Any = None) -> tuple[int, Any]:
-    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://{server.http}/v1/kan/models/{path}", data)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
+    yield from http_client.running(request.param, tmp_path_factory.mktemp("kan"), max_typed_contents_bytes=20_000)
 
 
 def good(server: Server, path: str, body: Any = None) -> Any:
-    status, result = ask(server, path, body)
-    assert status == 200, result
-    return result
+    reply = http_client.ask(server, f"/v1/kan/models/{path}", body)
+    assert reply.status == 200, reply.json
+    return reply.json
 
 
-@pytest.mark.parametrize("path", ["toy/edges", "toy/versions/1/edges"])
-def test_edges(web: Server, path: str) -> None:
+@pytest.mark.parametrize(("path", "version"), [("toy/edges", "2"), ("toy/versions/1/edges", "1")])
+def test_edges(web: Server, path: str, version: str) -> None:
     result = good(web, path, {"rows": ROWS.tolist(), "id": "j1", "residual": True, "nodes": True, "top_k": 2})
-    assert (result["model_name"], result["model_version"], result["id"]) == ("toy", "1", "j1")
+    assert (result["model_name"], result["model_version"], result["id"]) == ("toy", version, "j1")
     with Client(web.address) as client:
         expected = client.edges(client.describe("toy"), ROWS, residual=True, nodes=True, top_k=2)
     for layer, same in zip(result["layers"], expected, strict=True):
@@ -78,16 +59,8 @@ def test_explanations(web: Server) -> None:
 
 
 def test_curves(web: Server) -> None:
-    requested = {
-        "layers": [0],
-        "sources": [1],
-        "destinations": [0, 2],
-        "points": 7,
-        "low": -1,
-        "high": 1,
-        "derivative": True,
-    }
-    (block,) = good(web, "toy/curves", requested)["blocks"]
+    requested = {"layers": [0], "sources": [1], "destinations": [0, 2], "points": 7, "low": -1, "high": 1}
+    (block,) = good(web, "toy/curves", {**requested, "derivative": True})["blocks"]
     x = np.linspace(-1, 1, 7)
     np.testing.assert_allclose(block["x"], [x])
     np.testing.assert_allclose(block["phi"], np.tanh(x) * toy_model.W0[1, [0, 2], None][None], rtol=1e-5, atol=1e-6)
@@ -145,8 +118,8 @@ def test_numbers_that_json_lacks(web: Server) -> None:
     ],
 )
 def test_what_is_refused(web: Server, path: str, body: Any, status: int, words: str) -> None:
-    result, said = ask(web, path, body)
-    assert (result, words in said["error"]) == (status, True), said
+    reply = http_client.ask(web, f"/v1/kan/models/{path}", body)
+    assert (reply.status, words in reply.json["error"]) == (status, True), reply.json
     assert good(web, "toy/edges", {"rows": ROWS.tolist(), "layers": [1]})["layers"]
 
 

@@ -24,18 +24,15 @@ LIMIT = 20_000
 
 def two(folder: Path) -> None:
     """Plain ONNX models: `pair` has two inputs and two outputs, `grid` an input of two axes, `whole` integers."""
-    rows = {"a": ["B", 2], "b": ["B", 1]}
-    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Neg", ["b"], ["less"])]
-    outputs = [("sum", ["B", 2]), ("less", ["B", 1])]
-    write(folder / "pair", toy_model.model(nodes, list(rows.items()), outputs, [], TensorProto.FLOAT))
-    nodes = [helper.make_node("Neg", ["x"], ["y"])]
-    write(folder / "grid", toy_model.model(nodes, [("x", ["B", 2, 3])], [("y", ["B", 2, 3])], [], TensorProto.FLOAT))
-    write(folder / "whole", toy_model.model(nodes, [("x", ["B", 2])], [("y", ["B", 2])], [], TensorProto.INT64))
-
-
-def write(folder: Path, graph: bytes) -> None:
-    (folder / "1").mkdir(parents=True)
-    (folder / "1" / "model.onnx").write_bytes(graph)
+    pair = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Neg", ["b"], ["less"])]
+    neg, inputs, outputs = [helper.make_node("Neg", ["x"], ["y"])], [("a", ["B", 2]), ("b", ["B", 1])], ["B", 1]
+    for name, graph in (
+        ("pair", toy_model.model(pair, inputs, [("sum", ["B", 2]), ("less", outputs)], [], TensorProto.FLOAT)),
+        ("grid", toy_model.model(neg, [("x", ["B", 2, 3])], [("y", ["B", 2, 3])], [], TensorProto.FLOAT)),
+        ("whole", toy_model.model(neg, [("x", ["B", 2])], [("y", ["B", 2])], [], TensorProto.INT64)),
+    ):
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "1" / "model.onnx").write_bytes(graph)
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
@@ -121,18 +118,8 @@ def test_explanations_are_those_of_explain(web: Server, model: str) -> None:
         ("toy:predict", {"instances": [1, 2, 3]}, 400, "instance 0 of 'x' has an integer, expected a list of 3"),
         ("toy:predict", {"instances": [[1, 2, "a"]]}, 400, "takes numbers, got a string"),
         ("toy:predict", {"instances": [[1, 2, 3], {"x": [1, 2, 3]}]}, 400, "instance 1 of 'x' has an object"),
-        (
-            "toy:predict",
-            {"instances": [{"y": [1, 2, 3]}]},
-            400,
-            "instance 0 has y, expected an object with the inputs x",
-        ),
-        (
-            "pair:predict",
-            {"instances": [[1, 2]]},
-            400,
-            "instance 0 has a list, expected an object with the inputs a, b",
-        ),
+        ("toy:predict", {"instances": [{"y": [1, 2, 3]}]}, 400, "0 has y, expected an object with the inputs x"),
+        ("pair:predict", {"instances": [[1, 2]]}, 400, "0 has a list, expected an object with the inputs a, b"),
         ("pair:predict", {"instances": [{"a": [1, 2]}]}, 400, "instance 0 has a, expected an object"),
         ("grid:predict", {"instances": [[[1, 2, 3], [1, 2]]]}, 400, "instance 0 of 'x' has 2 values"),
         ("grid:predict", {"instances": [[[0] * 3] * 2, [[0] * 2] * 3]}, 400, "instance 1 of 'x' has 3 values"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http.aio
 
 from tests.kanserve.conftest import WAYS
+from tests.kanserve.rest.test_application import given
 from tests.support import toy_model
 from tests.support.http_client import ROWS, infer, running
 from tests.support.server_process import Server
@@ -21,12 +21,6 @@ SPECIAL = np.array([[0.1, -0.0, 1e-45], [3.4028235e38, 1.1754944e-38, 16777217.0
 @pytest.fixture(scope="module", params=WAYS)
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from running(request.param, tmp_path_factory.mktemp("web"))
-
-
-def given(rows: np.ndarray, *, binary: bool) -> list[Any]:
-    item = tritonclient.http.InferInput("x", list(rows.shape), "FP32" if rows.dtype == np.float32 else "FP64")
-    item.set_data_from_numpy(rows, binary_data=binary)
-    return [item]
 
 
 def test_what_the_server_and_its_models_are(web: Server) -> None:
@@ -50,9 +44,10 @@ def test_what_the_server_and_its_models_are(web: Server) -> None:
         assert {item["name"] for item in client.get_inference_statistics()["model_stats"]} == {"toy", "toy64"}
 
 
-@pytest.mark.parametrize("sent", [True, False], ids=["binary", "json"])
-@pytest.mark.parametrize("wanted", [True, False], ids=["binary-back", "json-back"])
-@pytest.mark.parametrize("packing", [None, "gzip", "deflate"])
+@pytest.mark.parametrize(
+    ("sent", "wanted", "packing"),
+    [(True, True, None), (True, False, "gzip"), (False, True, "deflate"), (False, False, None), (False, False, "gzip")],
+)
 def test_answers_are_those_of_grpc_bit_for_bit(web: Server, sent: bool, wanted: bool, packing: str | None) -> None:
     rows = np.tile(SPECIAL, (20, 1))
     output = tritonclient.http.InferRequestedOutput("y", binary_data=wanted)

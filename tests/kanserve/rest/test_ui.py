@@ -25,28 +25,22 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     yield from http_client.running(request.param, tmp_path_factory.mktemp("ui"))
 
 
-def test_the_root_leads_to_the_page_behind_any_prefix(web: Server) -> None:
+def test_every_address_is_the_page_with_the_way_back(web: Server) -> None:
     reply = ask(web, "/")
-    assert (reply.status, reply.headers["location"]) == (307, "ui/")
-
-
-@pytest.mark.parametrize(
-    ("path", "base"),
-    [
-        ("/ui", "./"),
-        ("/ui/", "../"),
-        ("/ui/toy", "../"),
-        ("/ui/toy/edge/0/1/2", "../../../../../"),
-        ("/ui/ops", "../"),
-        ("/ui/static", "../"),
-        ("/ui/static/explain", "../../"),  # a model may be called so
-        ("/ui/a%2Fb/map", "../../../"),  # what stands before may have decoded it; the browser then asks for more
-    ],
-)
-def test_every_address_is_the_page_with_the_way_back(web: Server, path: str, base: str) -> None:
-    reply = ask(web, path)
-    assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert f'<base href="{base}">' in reply.body.decode()
+    assert (reply.status, reply.headers["location"]) == (307, "ui/"), "behind any prefix"
+    for path, base in {
+        "/ui": "./",
+        "/ui/": "../",
+        "/ui/toy": "../",
+        "/ui/toy/edge/0/1/2": "../../../../../",
+        "/ui/ops": "../",
+        "/ui/static": "../",
+        "/ui/static/explain": "../../",  # a model may be called so
+        "/ui/a%2Fb/map": "../../../",  # what stands before may have decoded it; the browser then asks for more
+    }.items():
+        reply = ask(web, path)
+        assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert f'<base href="{base}">' in reply.body.decode(), path
 
 
 def test_every_file_comes_as_it_is_and_packed(web: Server) -> None:

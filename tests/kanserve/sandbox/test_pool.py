@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.models.admission import Sandbox
-from kanserve.repository.layout import Bundle
 from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox import job, pool
 from kanserve.sandbox.job import Job
 from tests.support.failing_calls import bundle
+from tests.support.refusals import not_loaded
 
 MIB = 2**20
 
@@ -24,29 +22,25 @@ MIB = 2**20
 JOB = Job("ort", SessionOptions("cpu", 1), True, 1, 10, MIB, {}, None)
 
 
-def tried(item: Bundle, root: Path, **settings: Any) -> None:
-    """Raises what the load check raises."""
-    asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(item))
-
-
-def test_where_no_process_can_be_had_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_no_process_can_be_had_it_is_said_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*parts: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(pool, "_started", refuse)
-    with pytest.raises(LoadError, match=r"the load check cannot start a process") as caught:
-        tried(bundle(tmp_path), tmp_path)
-    assert caught.value.reason is LoadReason.INTERNAL
+    with not_loaded(LoadReason.INTERNAL, "the load check cannot start a process"):
+        await Sandbox(Settings(repository=tmp_path)).validate(bundle(tmp_path))
 
 
-def test_a_process_that_cannot_start_is_told() -> None:
+async def test_a_process_that_cannot_start_is_told() -> None:
     with pytest.raises(LoadError, match="exited twice"):
-        asyncio.run(pool.SandboxClient("nope").validate(JOB, {}))
+        await pool.SandboxClient("nope").validate(JOB, {})
 
 
-def test_a_bug_is_told_with_its_place() -> None:
+async def test_a_bug_is_told_with_its_place() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)process\.py.*KeyError: 'model\.onnx'") as caught:
-        asyncio.run(pool.SandboxClient("ort").validate(JOB, {}))
+        await pool.SandboxClient("ort").validate(JOB, {})
     assert "Traceback" in str(caught.value)
 
 

@@ -33,6 +33,11 @@ def executor(
     return Executor("m", graph, Metrics().model("m", "1"), serving, 2**20)
 
 
+def runs(lane: FastPath) -> list[int]:
+    """Rows of each run of the graph."""
+    return lane._engine._execute.runs
+
+
 def row(value: float) -> list[bytes]:
     return [np.full(2, value, "<f4").tobytes()]
 
@@ -90,11 +95,10 @@ async def on(**options: Any) -> AsyncIterator[FastPath]:
 
 
 async def test_what_arrives_together_runs_together() -> None:
-    graph = Graph()
-    async with on(graph=graph) as lane:
+    async with on() as lane:
         answers = await asyncio.gather(*(submitted(lane, at) for at in range(100)))
         assert [value(answer) for answer in answers] == [2.0 * at for at in range(100)]
-        assert graph.runs == [64, 36]
+        assert runs(lane) == [64, 36]
         assert lane._engine._metrics.statistics.execution_count == 2
         assert sorted(lane._engine._metrics.statistics.batches) == [36, 64]
 
@@ -112,32 +116,30 @@ async def test_who_comes_alone_is_answered_at_once_but_for_a_look_now_and_then()
 
 
 async def test_requests_that_arrive_together_after_single_ones_run_together() -> None:
-    graph = Graph()
-    async with on(graph=graph) as lane:
+    async with on() as lane:
         for at in range(CALM + 1):
             await submitted(lane, at)
             await asyncio.sleep(0)
-        graph.runs.clear()
+        runs(lane).clear()
         await asyncio.gather(*(submitted(lane, at) for at in range(10)))
         await asyncio.sleep(0)
-        assert graph.runs == [1, 9]
+        assert runs(lane) == [1, 9]
         await asyncio.gather(*(submitted(lane, at) for at in range(10)))
-        assert graph.runs == [1, 9, 10]
+        assert runs(lane) == [1, 9, 10]
 
 
-@pytest.mark.parametrize(("rounds", "runs"), [(1, [1] * 6), (2, [1] * 6), (4, [6])])
+@pytest.mark.parametrize(("rounds", "expected"), [(1, [1] * 6), (2, [1] * 6), (4, [6])])
 async def test_those_that_a_transport_hands_over_one_by_one_run_together_where_it_is_waited_for_them(
-    rounds: int, runs: list[int], monkeypatch: pytest.MonkeyPatch
+    rounds: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "LONGEST", 10**10)  # only rounds count, if the machine pauses this process
-    graph = Graph()
-    async with on(graph=graph, rounds=rounds) as lane:
+    async with on(rounds=rounds) as lane:
         answers = []
         for at in range(6):  # one in three rounds of the loop
             answers.append(submitted(lane, at))
             await turns(3)
         assert [value(answer) for answer in await asyncio.gather(*answers)] == [2.0 * at for at in range(6)]
-        assert graph.runs == runs
+        assert runs(lane) == expected
 
 
 async def test_the_first_does_not_wait_for_ever_for_those_that_come_one_by_one(
@@ -145,13 +147,12 @@ async def test_the_first_does_not_wait_for_ever_for_those_that_come_one_by_one(
 ) -> None:
     now = iter(range(0, 100 * LONGEST, LONGEST // 8))  # the time when the path looks at its clock
     monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter_ns=lambda: next(now)))
-    graph = Graph()
-    async with on(graph=graph, rounds=1000) as lane:
+    async with on(rounds=1000) as lane:
         first = submitted(lane, 0)
         while not first.done():
             submitted(lane, 1)
             await asyncio.sleep(0)
-        assert 1 < graph.runs[0] < 8
+        assert 1 < runs(lane)[0] < 8
 
 
 @pytest.mark.parametrize("wrong", [False, True], ids=["refused", "of another shape"])
@@ -167,14 +168,13 @@ async def test_a_run_that_fails_gives_nothing_and_the_others_are_asked_again(wro
 
 
 async def test_who_gave_up_is_not_computed() -> None:
-    graph = Graph()
-    async with on(graph=graph) as lane:
+    async with on() as lane:
         late, gone = submitted(lane, 1, time.monotonic() - 1), submitted(lane, 2)
         in_time = submitted(lane, 3, time.monotonic() + 600)
         gone.cancel()
         assert value(await in_time) == 6.0
         assert await late is None
-        assert graph.runs == [1]
+        assert runs(lane) == [1]
         recipient = lane._recipient
         assert isinstance(recipient, Recipient)
         await asyncio.sleep(0)
@@ -219,11 +219,10 @@ async def test_where_there_is_something_to_decide_there_is_no_short_way(policy: 
 
 @pytest.mark.parametrize("policy", [Policy(0), Policy(2)])
 async def test_no_run_has_more_rows_than_the_policy_allows(policy: Policy) -> None:
-    graph = Graph()
-    async with on(graph=graph, policy=policy) as lane:
+    async with on(policy=policy) as lane:
         answers = await asyncio.gather(*(submitted(lane, at) for at in range(5)))
         assert [value(answer) for answer in answers] == [0.0, 2.0, 4.0, 6.0, 8.0]
-        assert max(graph.runs) <= max(1, policy.max_rows)
+        assert max(runs(lane)) <= max(1, policy.max_rows)
 
 
 @settings(max_examples=settings.default.max_examples // 5)

@@ -2,56 +2,58 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from typing import Any
 
 import pytest
 
 from kanserve.scheduling.queue import Expired, Policy, PriorityLevel, Queue, Waiting
 from tests.kanserve.scheduling.test_queue import one, tickets
 
-DELAYED = Policy(8, levels=(PriorityLevel(delays=True, most=3),))
+
+def waiting_in(policy: Policy, *entries: Waiting[str], most: int = 99) -> Queue[str]:
+    """A queue to which these requests were added."""
+    queue: Queue[str] = Queue(policy, most)
+    for entry in entries:
+        queue.add(entry)
+    return queue
+
+
+def delaying(levels: int = 1, **more: Any) -> Policy:
+    return Policy(8, levels=(PriorityLevel(delays=True, **more),) * levels)
 
 
 def test_a_level_counts_those_that_waited_too_long_too() -> None:
-    queue: Queue[str] = Queue(DELAYED, 99)
-    queue.add(one("a", queue_deadline=1.0))
-    queue.add(one("b", queue_deadline=1.0))
+    queue = waiting_in(delaying(most=3), one("a", queue_deadline=1.0), one("b", queue_deadline=1.0))
     queue.expire(2.0)
-    assert queue.add(one("c"))
-    assert not queue.add(one("d"))  # two behind, one before
+    assert [queue.add(one("c")), queue.add(one("d"))] == [True, False]  # two behind, one before
     assert queue.count == 3
 
 
 @pytest.mark.parametrize("most", [0, 2])
 def test_a_level_without_a_bound_takes_any_number(most: int) -> None:
-    queue: Queue[str] = Queue(Policy(8, levels=(PriorityLevel(most=most),)), 99)
+    queue = waiting_in(Policy(8, levels=(PriorityLevel(most=most),)))
     assert [queue.add(one(name)) for name in "abc"] == [True, True, most == 0]
 
 
 def test_bytes_are_bounded_by_their_sum() -> None:
-    queue: Queue[str] = Queue(Policy(8), 3)
-    assert queue.add(one("a", size=1))
-    assert not queue.add(one("b", size=3))
-    assert queue.add(one("c", size=2))
+    queue = waiting_in(Policy(8), most=3)
+    assert [queue.add(one("a", size=size)) for size in (1, 3, 2)] == [True, False, True]
 
 
 @pytest.mark.parametrize("now", [1.0, 1.0 + 1e-9])
 def test_who_may_wait_until_a_moment_may_wait_in_it(now: float) -> None:
     over = now > 1.0
     for times in ({"queue_deadline": 1.0}, {"deadline": 1.0}):
-        queue: Queue[str] = Queue(Policy(8), 99)
-        queue.add(one("a", **times))
-        queue.add(one("b", queue_deadline=0.5))  # whose end has the queue look
+        queue = waiting_in(Policy(8), one("a", **times), one("b", queue_deadline=0.5))  # whose end has the queue look
         result = queue.expire(now)
         assert "a" in tickets([*result.late, *result.timed_out]) if over else tickets(result.timed_out) == ["b"]
         assert tickets(queue.take(now)[0]) == ([] if over else ["a"])
 
 
 def test_nothing_is_looked_at_before_the_first_end() -> None:
-    queue: Queue[str] = Queue(Policy(8), 99)
     waiting = one("a", queue_deadline=1.0)
-    queue.add(waiting)
+    queue = waiting_in(Policy(8), waiting)
     waiting.queue_deadline = 0.1  # nobody is told
     assert queue.expire(0.5) == Expired([], [])
     assert queue.expire(1.0) == Expired([], [])
@@ -59,9 +61,7 @@ def test_nothing_is_looked_at_before_the_first_end() -> None:
 
 
 def test_the_next_end_is_that_of_those_who_are_left() -> None:
-    queue: Queue[str] = Queue(Policy(8, levels=(PriorityLevel(delays=True),)), 99)
-    queue.add(one("a", queue_deadline=1.0, deadline=5.0))
-    queue.add(one("b", queue_deadline=3.0))
+    queue = waiting_in(delaying(), one("a", queue_deadline=1.0, deadline=5.0), one("b", queue_deadline=3.0))
     queue.expire(2.0)
     assert queue.soonest == 3.0
     queue.expire(4.0)
@@ -71,10 +71,8 @@ def test_the_next_end_is_that_of_those_who_are_left() -> None:
 
 
 def test_an_empty_queue_has_no_end() -> None:
-    queue: Queue[str] = Queue(Policy(8), 99)
     first, second = one("a", deadline=1.0), one("b", deadline=2.0)
-    queue.add(first)
-    queue.add(second)
+    queue = waiting_in(Policy(8), first, second)
     queue.remove(first)
     assert queue.soonest == 1.0  # looked at again when it comes
     queue.remove(second)
@@ -82,25 +80,21 @@ def test_an_empty_queue_has_no_end() -> None:
 
 
 def test_a_batch_waits_from_when_its_oldest_came() -> None:
-    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(), PriorityLevel())), 99)
-    queue.add(dataclasses.replace(one("low", level=1), arrived=0.0))
-    queue.add(dataclasses.replace(one("high", level=0), arrived=5.0))
+    policy = Policy(8, delay=1.0, levels=(PriorityLevel(), PriorityLevel()))
+    queue = waiting_in(policy, one("low", level=1, arrived=0.0), one("high", level=0, arrived=5.0))
     assert tickets(queue.take(5.0)[0]) == ["high", "low"]
-    queue.add(dataclasses.replace(one("new"), arrived=6.0))
+    queue.add(one("new", arrived=6.0))
     assert queue.take(6.5) == ([], 7.0)
 
 
 def test_equal_keys_need_not_be_one_object() -> None:
-    queue: Queue[str] = Queue(Policy(8), 99)
-    queue.add(one("a", key="".join(("k", "1"))))
-    queue.add(one("b", key="".join(("k", "1"))))
+    queue = waiting_in(Policy(8), *(one(name, key="".join(("k", "1"))) for name in "ab"))
     assert tickets(queue.take(0.0)[0]) == ["a", "b"]
 
 
 def test_all_levels_are_gone_through_in_order() -> None:
-    queue: Queue[str] = Queue(Policy(8, levels=(PriorityLevel(delays=True), PriorityLevel(delays=True))), 99)
-    for name, level, queue_deadline in (("a", 0, 1.0), ("b", 0, None), ("c", 1, 1.0), ("d", 1, None)):
-        queue.add(one(name, level=level, queue_deadline=queue_deadline))
+    late = [one(name, level=level, queue_deadline=1.0) for level, name in enumerate("ac")]
+    queue = waiting_in(delaying(levels=2), *late, one("b", level=0), one("d", level=1))
     queue.expire(2.0)
     assert tickets(queue.take(2.0)[0]) == ["b", "a", "d", "c"]
 
@@ -109,6 +103,4 @@ def test_a_request_is_itself_and_of_the_highest_level() -> None:
     twins = [Waiting("a", "k", 1, 1, 0.0) for _ in range(2)]
     assert twins[0] != twins[1]
     assert twins[0].level == 0
-    queue: Queue[str] = Queue(Policy(8), 99)
-    queue.add(twins[0])
-    assert not queue.remove(twins[1])
+    assert not waiting_in(Policy(8), twins[0]).remove(twins[1])

@@ -85,10 +85,7 @@ def refusals(server: Server) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("text", "mode", "says"),
     [
-        ("", 0o600, "has no callers"),
         (token_files.block("a", "x" * 50, "infer"), 0o644, "is open to all users of this machine"),
-        (token_files.block("a", "x" * 50, "infer") * 2, 0o600, "has the name a twice"),
-        (token_files.block("a", "x" * 50, "root"), 0o600, "has an unknown role 'root'"),
         (None, 0o600, "cannot be read: No such file"),
         ("[[certificate]]\nname = 'a'\nsan = 'b'\nroles = ['read']\n", 0o600, "tls_client_ca is not set"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -26,7 +27,9 @@ from kanserve.pb import kan_pb2
 from tests.kanserve.conftest import TRANSPORTS
 from tests.support import http_client, token_files, toy_grid_model, toy_model
 from tests.support.command_line import checkpoint
+from tests.support.refusals import refused
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
+from tests.support.tiers import full
 
 Code = grpc.StatusCode
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid, in cells of 0.4.
@@ -105,6 +108,9 @@ def test_the_strongest_inputs_are_those_of_explain_and_add_up(served: Server) ->
     assert said["kan.explain.method"].string_param == reported.method
     assert said["kan.explain.reference"].string_param == reported.reference == "grid_center"
     assert (said["kan.explain.nodes_are_inputs"].bool_param, said["kan.explain.layer"].int64_param) == (True, 0)
+    answer = of(served, ROWS, {"kan.explain_top_k": 20})  # more than there are inputs is all of them
+    assert answer.as_numpy("kan.explain.values").shape == (3, 2, 3)
+    np.testing.assert_array_equal(answer.as_numpy("kan.explain.residual"), 0.0)
 
 
 def test_answers_are_the_same_bytes_with_and_without(served: Server) -> None:
@@ -136,16 +142,11 @@ def test_the_same_over_http(served: Server, binary: bool) -> None:
     }
 
 
-def test_more_than_there_are_inputs_is_all_of_them(served: Server) -> None:
-    answer = of(served, ROWS, {"kan.explain_top_k": 20})
-    assert answer.as_numpy("kan.explain.values").shape == (3, 2, 3)
-    np.testing.assert_array_equal(answer.as_numpy("kan.explain.residual"), 0.0)
-
-
 def test_a_row_with_nan_is_told_as_that_and_spoils_no_other(served: Server) -> None:
     spoilt = ROWS.copy()
     spoilt[1, 2] = np.nan
-    for answer, other in ((of(served, spoilt, BOTH), of(served, ROWS, BOTH)), *_pairs_over_http(served, spoilt)):
+    over = tuple(over_http(served, rows, BOTH, binary=False) for rows in (spoilt, ROWS))
+    for answer, other in ((of(served, spoilt, BOTH), of(served, ROWS, BOTH)), over):
         assert np.isnan(answer.as_numpy("kan.explain.values")[1]).any()
         assert answer.as_numpy("kan.coverage.cells")[1, 0] == np.inf
         assert answer.as_numpy("kan.coverage.worst")[1, 0] == 2
@@ -153,47 +154,36 @@ def test_a_row_with_nan_is_told_as_that_and_spoils_no_other(served: Server) -> N
             np.testing.assert_array_equal(answer.as_numpy(output)[[0, 2]], other.as_numpy(output)[[0, 2]])
 
 
-def _pairs_over_http(served: Server, spoilt: np.ndarray) -> list[tuple[Any, Any]]:
-    return [tuple(over_http(served, rows, BOTH, binary=False) for rows in (spoilt, ROWS))]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "code", "text"),
-    [
-        ({"kan.coverage": 1}, Code.INVALID_ARGUMENT, "invalid value type for 'kan.coverage' parameter, expected bool"),
-        ({"kan.explain_top_k": "3"}, Code.INVALID_ARGUMENT, "invalid value type for 'kan.explain_top_k' parameter"),
-        ({"kan.explain_top_k": 21}, Code.INVALID_ARGUMENT, "invalid value for 'kan.explain_top_k', expected 0 to 20"),
-        ({"kan.explain_top_k": -1}, Code.INVALID_ARGUMENT, "expected 0 to 20, got -1"),
-        ({"kan.explain_topk": 3}, Code.INVALID_ARGUMENT, "unknown parameter 'kan.explain_topk'"),
-    ],
-)
-def test_a_parameter_that_is_wrong_is_refused_in_words(
-    served: Server, parameters: dict[str, Any], code: Code, text: str
-) -> None:
-    with pytest.raises(triton.InferenceServerException) as caught:
-        of(served, ROWS, parameters)
-    assert (caught.value.status(), text in caught.value.message()) == (str(code), True), caught.value
-    with pytest.raises(triton_http.InferenceServerException) as over:
-        over_http(served, ROWS, parameters)
-    assert (over.value.status(), text in over.value.message()) == ("400", True), over.value
+def test_a_parameter_that_is_wrong_is_refused_in_words(served: Server) -> None:
+    for parameters, text in (
+        ({"kan.coverage": 1}, "invalid value type for 'kan.coverage' parameter, expected bool"),
+        ({"kan.explain_top_k": "3"}, "invalid value type for 'kan.explain_top_k' parameter"),
+        ({"kan.explain_top_k": 21}, "invalid value for 'kan.explain_top_k', expected 0 to 20"),
+        ({"kan.explain_top_k": -1}, "expected 0 to 20, got -1"),
+        ({"kan.explain_topk": 3}, "unknown parameter 'kan.explain_topk'"),
+    ):
+        with pytest.raises(triton.InferenceServerException) as caught:
+            of(served, ROWS, parameters)
+        assert (caught.value.status(), text in caught.value.message()) == (str(Code.INVALID_ARGUMENT), True)
+        with pytest.raises(triton_http.InferenceServerException) as over:
+            over_http(served, ROWS, parameters)
+        assert (over.value.status(), text in over.value.message()) == ("400", True), over.value
 
 
 def test_what_a_model_cannot_tell_fails_before_it_runs(served: Server) -> None:
-    def asked(rows: np.ndarray, parameters: dict[str, Any], model: str = "spline") -> tuple[Code, str]:
+    many = np.zeros((17, 3), np.float32)
+    limit = "the query has 17 rows, expected at most 16"
+    for rows, parameters, model, code, text in (
+        (many[:1, :1], {"kan.coverage": True}, "plain", Code.FAILED_PRECONDITION, "kanexport did not export it"),
+        (ROWS[:0], BOTH, "spline", Code.INVALID_ARGUMENT, "the request has no rows"),
+        (many, {"kan.coverage": True}, "spline", Code.RESOURCE_EXHAUSTED, limit),
+        (many, {"kan.explain_top_k": 1}, "spline", Code.RESOURCE_EXHAUSTED, limit),
+    ):
         message = request(rows, model)
         for key, value in parameters.items():
             setattr(message.parameters[key], "bool_param" if isinstance(value, bool) else "int64_param", value)
-        with pytest.raises(grpc.RpcError) as caught:
+        with refused(code, text):
             served.call(f"{INFERENCE}ModelInfer", message.SerializeToString())
-        return caught.value.code(), caught.value.details()
-
-    code, text = asked(np.zeros((1, 1), np.float32), {"kan.coverage": True}, "plain")
-    assert (code, "kanexport did not export it" in text) == (Code.FAILED_PRECONDITION, True)
-    code, text = asked(ROWS[:0], BOTH)
-    assert (code, text) == (Code.INVALID_ARGUMENT, "the request has no rows")
-    for parameters in ({"kan.coverage": True}, {"kan.explain_top_k": 1}):
-        code, text = asked(np.zeros((17, 3), np.float32), parameters)
-        assert (code, text) == (Code.RESOURCE_EXHAUSTED, "the query has 17 rows, expected at most 16")
 
 
 def test_a_model_without_grids_says_that_it_held_nodes_against_nothing(served: Server) -> None:
@@ -201,6 +191,8 @@ def test_a_model_without_grids_says_that_it_held_nodes_against_nothing(served: S
     assert answer.get_response().parameters["kan.coverage.definition"].string_param == "none,none"
     assert (answer.as_numpy("kan.coverage.zones.0") == 0).all()
     assert (answer.as_numpy("kan.coverage.worst") == -1).all()
+    with triton.InferenceServerClient(served.address) as client:
+        assert {"kan_interpret", "kan_coverage"} <= set(client.get_server_metadata().extensions)
 
 
 def test_of_a_layer_at_several_positions_all_nodes_count(tmp_path: Path) -> None:
@@ -209,10 +201,12 @@ def test_of_a_layer_at_several_positions_all_nodes_count(tmp_path: Path) -> None
     toy_grid_model.edit_layer(toy_grid_model.write(tmp_path), 0, bases=(centres,))
     rows = np.zeros((2, 2, 3), np.float32)
     rows[1, 1, 0], rows[1, 0, 2] = 3.0, -9.0  # halved, before the layer reads them
-    with serving(tmp_path) as running:
+    with serving(tmp_path, max_response_bytes=1024) as running:
         answer = of(running, rows, {"kan.coverage": True}, "grid")
         with pytest.raises(triton.InferenceServerException) as caught:
             of(running, rows, {"kan.explain_top_k": 1}, "grid")
+        with pytest.raises(triton.InferenceServerException, match=r"the coverage takes \d+ bytes"):
+            of(running, np.zeros((20, 2, 3), np.float32), {"kan.coverage": True}, "grid")
     zones = answer.as_numpy("kan.coverage.zones.0")
     assert zones.shape == (2, 2, 3, 1)
     np.testing.assert_array_equal(zones[1, :, :, 0], [[1, 1, 3], [2, 1, 1]])
@@ -223,13 +217,6 @@ def test_of_a_layer_at_several_positions_all_nodes_count(tmp_path: Path) -> None
     assert answer.get_response().parameters["kan.coverage.definition"].string_param == "grid,none,none"
     assert caught.value.status() == str(Code.FAILED_PRECONDITION)
     assert "need exactly one output of shape [rows, numbers]" in caught.value.message()
-
-
-def test_the_size_of_a_coverage_is_bounded(models: Path) -> None:
-    with serving(models, plain_onnx=True, max_response_bytes=1024) as running:
-        with pytest.raises(triton.InferenceServerException, match="the coverage takes 1100 bytes"):
-            of(running, np.zeros((20, 3), np.float32), {"kan.coverage": True})
-        assert of(running, ROWS, {"kan.coverage": True}).as_numpy("y").shape == (3, 2)
 
 
 def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, transport: str) -> None:
@@ -247,18 +234,15 @@ def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, 
             stream = running.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
             (raw,) = stream(iter([requested]), timeout=60, metadata=shown)
             answer = pb.ModelStreamInferResponse.FromString(raw)
-            refused = "this call needs the role interpret, which infer does not have"
-            assert (len(answer.infer_response.outputs) == 6, refused in answer.error_message) == (allowed, not allowed)
+            words = "this call needs the role interpret, which infer does not have"
+            assert (len(answer.infer_response.outputs) == 6, words in answer.error_message) == (allowed, not allowed)
             reply = http_client.infer(running, document, "spline", authorization=shown[0][1])
-            assert (reply.status, refused in reply.body.decode()) == ((200, False) if allowed else (403, True))
-            if allowed:
+            assert (reply.status, words in reply.body.decode()) == ((200, False) if allowed else (403, True))
+            with contextlib.nullcontext() if allowed else refused(Code.PERMISSION_DENIED, words):
                 assert running.call(f"{INFERENCE}ModelInfer", requested, metadata=shown)
-                continue
-            with pytest.raises(grpc.RpcError) as caught:
-                running.call(f"{INFERENCE}ModelInfer", requested, metadata=shown)
-            assert (caught.value.code(), caught.value.details()) == (Code.PERMISSION_DENIED, refused)
 
 
+@full("document")
 def test_the_python_of_the_document_prints_what_it_says(tmp_path: Path) -> None:
     document = (Path(__file__).parents[3] / "docs" / "guides" / "explain" / "with-inference.md").read_text()
     snippets = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
@@ -273,11 +257,6 @@ def test_the_python_of_the_document_prints_what_it_says(tmp_path: Path) -> None:
     np.testing.assert_allclose(numbers[:2], 0, atol=1e-4)
     assert numbers[2:6] == [1, 1, 3, 1]
     assert numbers[6:] == pytest.approx([0, 5])
-
-
-def test_the_extensions_are_told(served: Server) -> None:
-    with triton.InferenceServerClient(served.address) as client:
-        assert {"kan_interpret", "kan_coverage"} <= set(client.get_server_metadata().extensions)
 
 
 @settings(max_examples=settings.default.max_examples // 5)

@@ -48,16 +48,13 @@ def test_a_thread_gets_a_short_slice_and_the_usual_one_back(usual: float) -> Non
     assert in_thread(both) == (slices.SHORT, usual)
 
 
-def test_threads_inherit_the_slice(usual: float) -> None:
-    assert in_thread(lambda: slices.short() and in_thread(lambda: time_slice(0))) == slices.SHORT
-
-
-def test_compute_threads_do_not_inherit_it(usual: float) -> None:
+def test_threads_inherit_the_slice_but_for_compute_threads(usual: float) -> None:
     def computed() -> float | None:
         slices.short()
         with resources.pool(1, "work", 0) as pool:
             return pool.submit(time_slice, 0).result()
 
+    assert in_thread(lambda: slices.short() and in_thread(lambda: time_slice(0))) == slices.SHORT
     assert in_thread(computed) == usual
 
 
@@ -87,30 +84,26 @@ def test_a_thread_that_yields_passes_the_interpreter_lock() -> None:
     thread.start()
     try:
         for _ in range(5):
-            before, end = turns, time.monotonic() + 60
-            while turns == before and time.monotonic() < end:  # more than once only on a busy machine
+            before = turns
+            while turns == before:  # more than once only on a busy machine
                 resources.yield_lock()
-            assert turns > before
     finally:
         ended.set()
         sys.setswitchinterval(usual)
         thread.join()
 
 
-def test_the_niceness_stays() -> None:
+def test_niceness_and_another_policy_stay() -> None:
     def lower() -> int:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 12)
         slices.short()
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    assert in_thread(lower) == 12
-
-
-def test_another_policy_stays() -> None:
     def batch() -> tuple[bool, int]:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         return slices.short(), os.sched_getscheduler(0)
 
+    assert in_thread(lower) == 12
     assert in_thread(batch) == (False, os.SCHED_BATCH)
 
 

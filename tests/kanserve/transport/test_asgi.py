@@ -98,6 +98,10 @@ class Served:
             "in flight": guard.calls + guard.bytes + guard.inflight.value + statistics.pending,
         }
 
+    def change(self, before: dict[str, float]) -> dict[str, float]:
+        """Difference of the counters."""
+        return {name: value - before[name] for name, value in self.counts().items()}
+
 
 class Broken:
     """A client that sends a known call and disconnects after `left` events of its response."""
@@ -140,7 +144,9 @@ async def served(root: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool) -
         return NoPort()
 
     monkeypatch.setattr(factory, "build", build)
-    settings = Settings(repository=root, metrics_port=0, statistics="off", kernel=native, inline_run_seconds=1.0)
+    settings = Settings(
+        repository=root, metrics_port=0, statistics="off", kernel=native, inline_run_seconds=1.0, load_check=False
+    )
     application = app.App(settings)
     await application.load(asyncio.Event())
     created = Served(application, built[0], 600.0)
@@ -170,18 +176,13 @@ def framed(rows: np.ndarray = ROWS, id: str = "") -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def direct_only(created: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No call may take the regular path from now on."""
-    monkeypatch.setattr(GrpcApp, "_call", None)
-
-
 @pytest.mark.parametrize("id", ["", "é", "y" * 200])
 async def test_a_direct_call_returns_the_bytes_of_the_regular_path(
     on: Context, monkeypatch: pytest.MonkeyPatch, id: str
 ) -> None:
     async with on as created:
         regular = await created.call(framed(ROWS + 1, id), headers=[*HEADERS, (b"x-request-id", b"a")])
-        direct_only(created, monkeypatch)
+        monkeypatch.setattr(GrpcApp, "_call", None)  # no call may take the regular path from now on
         calls = [created.call(framed(ROWS + 1, id), headers=headers) for headers in (HEADERS, HEADERS[::-1])]
         late = [*HEADERS, (b"grpc-timeout", b"5S")]
         calls.append(created.call(framed(ROWS + 1, id), headers=late))
@@ -192,9 +193,9 @@ async def test_a_direct_call_returns_the_bytes_of_the_regular_path(
 async def test_a_batch_counts_like_its_calls(on: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     async with on as created:
         before = created.counts()
-        direct_only(created, monkeypatch)
+        monkeypatch.setattr(GrpcApp, "_call", None)  # no call may take the regular path from now on
         await asyncio.gather(*(created.call(framed(ROWS + at)) for at in range(20)))
-        change = {name: value - before[name] for name, value in created.counts().items()}
+        change = created.change(before)
         same = dict.fromkeys(("started", "ok", "seconds", "success", "queued"), 20)
         assert change == {**same, "rows": 40, "cancelled": 0, "failed": 0, "in flight": 0}
 
@@ -208,11 +209,8 @@ async def test_a_client_that_disconnects_is_counted_and_not_computed(on: Context
         tasks[1].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(result, asyncio.CancelledError) for result in results] == [False, True, False]
-        change = {name: value - before[name] for name, value in created.counts().items()}
-        assert change == {
-            **{"started": 3, "ok": 2, "cancelled": 1, "seconds": 3, "success": 2},
-            **{"rows": 4, "queued": 2, "failed": 1, "in flight": 0},
-        }
+        calls = {"started": 3, "ok": 2, "cancelled": 1, "seconds": 3, "success": 2}
+        assert created.change(before) == {**calls, "rows": 4, "queued": 2, "failed": 1, "in flight": 0}
 
 
 @pytest.mark.parametrize(
@@ -225,10 +223,7 @@ async def test_a_client_that_disconnects_is_counted_and_not_computed(on: Context
     ids=["in parts", "with metadata", "of another shape"],
 )
 async def test_other_calls_take_the_regular_path(
-    on: Context,
-    monkeypatch: pytest.MonkeyPatch,
-    bodies: list[bytes],
-    headers: list[tuple[bytes, bytes]],
+    on: Context, monkeypatch: pytest.MonkeyPatch, bodies: list[bytes], headers: list[tuple[bytes, bytes]]
 ) -> None:
     async with on as created:
         before = created.counts()
@@ -241,7 +236,7 @@ async def test_other_calls_take_the_regular_path(
         monkeypatch.setattr(GrpcApp, "_call", noted)
         _, trailers = await created.call(*bodies, headers=headers)
         assert (len(regular), trailers[b"grpc-status"]) == (1, b"0")
-        change = {name: value - before[name] for name, value in created.counts().items()}
+        change = created.change(before)
         assert (change["started"], change["ok"], change["in flight"]) == (1, 1, 0)
 
 
@@ -394,5 +389,5 @@ async def test_calls_of_a_batch_that_fails_take_the_regular_path(on: Context, mo
         expected, before = await created.call(framed()), created.counts()
         monkeypatch.setattr(FastPath, "_computed", lambda *_: ([], 0))
         assert await asyncio.gather(*(created.call(framed()) for _ in range(3))) == [expected] * 3
-        change = {name: value - before[name] for name, value in created.counts().items()}
+        change = created.change(before)
         assert (change["started"], change["ok"], change["in flight"]) == (3, 3, 0)
