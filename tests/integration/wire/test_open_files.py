@@ -86,6 +86,7 @@ def test_files_that_run_out_all_the_same(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@full("load")
 def test_the_metrics_port_takes_a_few(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, scrape_timeout=1.0) as server:
