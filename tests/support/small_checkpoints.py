@@ -173,7 +173,8 @@ def chebyshev(coef: Any, u: Any) -> Any:
     return np.einsum("bid,iod->bo", values, coef.astype(np.float64))
 
 
-def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "") -> Result:
+def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "", **more: Any) -> Result:
+    """An export that recorded outputs decide."""
     np.savez(path.parent / "outputs.npz", x=x, y=y)
     if architecture:
         (path.parent / "layers.toml").write_text(architecture)
@@ -185,6 +186,7 @@ def decided(path: Path, x: Any, y: Any, *options: str, architecture: str = "") -
             expected_outputs=(path.parent / "outputs.npz",),
             architecture=path.parent / "layers.toml" if architecture else None,
             force=True,
+            **more,
         )
     )
 

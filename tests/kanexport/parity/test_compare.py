@@ -10,29 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.bundle.publish import Result
 from kanexport.contract.manifest import EXPECTED_OUTPUTS
 from kanexport.errors import OutputsDiffer
 from kanexport.parity import compare, data
-from kanexport.pipeline import Request, export
 from kanexport.verify.float64_reference import Trace
-from tests.support.small_checkpoints import save
+from tests.support.small_checkpoints import decided, save
 from tests.support.tiers import full
 from tools.oracle import near_readings
 
 Array = np.ndarray
-
-
-@pytest.fixture
-def recorded(tmp_path: Path) -> Callable[..., Result]:
-    """Export a file, compared with recorded outputs."""
-
-    def run(path: Path, x: Array, y: Array, **more: Any) -> Result:
-        np.savez(tmp_path / "outputs.npz", x=x, y=y)
-        files = (tmp_path / "outputs.npz",)
-        return export(Request(path=path, repository=tmp_path / "models", name="m", expected_outputs=files, **more))
-
-    return run
 
 
 def chebyshev(u: Array, coef: Array) -> Array:
@@ -77,23 +63,23 @@ def test_a_graph_may_lose_an_output_far_below_all_others(
     assert (result.fits, result.left_out) == (fits, left_out)
 
 
-def test_a_clamp_at_one_is_taken(recorded: Any, clamped: Any, tmp_path: Path) -> None:
+def test_a_clamp_at_one_is_taken(clamped: Any, tmp_path: Path) -> None:
     tensors, x, outputs = clamped
-    document = recorded(save(tmp_path, tensors), x, outputs(0.0)).manifest
+    document = decided(save(tmp_path, tensors), x, outputs(0.0)).manifest
     assert document.verification_basis == EXPECTED_OUTPUTS
     assert document.source.options_decided["forward"] == "clip"
 
 
-def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(recorded: Any, clamped: Any, tmp_path: Path) -> None:
+def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(clamped: Any, tmp_path: Path) -> None:
     tensors, x, outputs = clamped
     y = outputs(0.0) * (1 + np.float32(2e-5))
     with pytest.raises(OutputsDiffer, match=r"the nearest is chebykan \(.*\): off by") as error:
-        recorded(save(tmp_path, tensors), x, y, options=("forward=clip",))
+        decided(save(tmp_path, tensors), x, y, "forward=clip")
     assert error.value.exit_code == 3
     assert "rounding explains" in error.value.message
     assert not (tmp_path / "models").exists()
     tolerance = float(error.value.hint.partition("--tolerance ")[2].split(";")[0].split()[0])
-    notes = recorded(save(tmp_path, tensors), x, y, options=("forward=clip",), tolerance=tolerance).manifest.notes
+    notes = decided(save(tmp_path, tensors), x, y, "forward=clip", tolerance=tolerance).manifest.notes
     reported = (
         r"off by up to 2\.\de-05 of the largest output of a row; without the relaxed tolerance, "
         r"\d\.\de-0[67] is accepted"

@@ -14,7 +14,6 @@ from kanexport.contract import manifest
 from kanexport.contract.manifest import EXPECTED_OUTPUTS
 from kanexport.errors import MissingFunctions, OpenQuestion, OutputsDiffer
 from kanexport.formats import checkpoint
-from kanexport.pipeline import Request, export
 from kanexport.readers.common import roles
 from kanexport.verify import float64_reference, graph_runner
 from tests.support import golden_cases
@@ -129,12 +128,9 @@ CASES: dict[str, tuple[Tensors, Forward, dict[str, str]]] = {
 }
 
 
-def recorded(path: Path, forward: Forward, folder: Path, **more: Any) -> manifest.Manifest:
+def recorded(path: Path, forward: Forward, *options: str) -> manifest.Manifest:
     x = np.random.default_rng(5).normal(0, 1.2, size=(ROWS, N)).astype(np.float32)
-    np.savez(folder / "a.npz", x=x, y=forward(x.astype(float)).astype(np.float32))
-    result = export(
-        Request(path=path, repository=folder / "models", name="m", expected_outputs=(folder / "a.npz",), **more)
-    )
+    result = decided(path, x, forward(x.astype(float)).astype(np.float32), *options)
     new = 2 * np.random.default_rng(6).normal(size=(ROWS, N)).astype(np.float32)
     actual = graph_runner.run(graph_runner.session((result.directory / "model.onnx").read_bytes()), {"x": new})["y"]
     expected = forward(new.astype(float))
@@ -148,7 +144,7 @@ def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: 
     error = refuse(tmp_path, tensors, kind=OpenQuestion, said="are ambiguous")
     assert reported["forward"] in error.among
     assert "--expected-outputs" in error.hint
-    document = recorded(save(tmp_path, tensors), forward, tmp_path)
+    document = recorded(save(tmp_path, tensors), forward)
     assert document.verification_basis == EXPECTED_OUTPUTS
     assert reported.items() <= {**document.source.options_assumed, **document.source.options_decided}.items()
 
@@ -169,7 +165,7 @@ def test_layers_with_a_norm_without_weights_and_an_activation_between(tmp_path: 
         h = silu((h - h.mean(axis=1, keepdims=True)) / np.sqrt(h.var(axis=1, keepdims=True) + 1e-5))
         return summed(chebyshev(np.tanh(h)), second)
 
-    document = recorded(save(tmp_path, {"layers.0.c": first, "layers.1.c": second}), forward, tmp_path)
+    document = recorded(save(tmp_path, {"layers.0.c": first, "layers.1.c": second}), forward)
     assert document.source.options_decided["between"] == "layernorm-then-silu"
 
 
@@ -182,7 +178,7 @@ def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
     actual = roles.find(checkpoint.load(path).tensors)
     assert actual is not None
     assert len(actual.roles) > 1
-    document = recorded(path, forward, tmp_path)
+    document = recorded(path, forward)
     assert "sigma:points" in document.source.options_decided["roles"]
 
 
@@ -191,7 +187,7 @@ def test_what_no_reading_gives_is_refused_with_the_nearest_by_shape_of_the_funct
     """The nearest is not the candidate that is small everywhere."""
     path, alone = save(tmp_path, {"coeffs": COEF}), ("roles=coeffs:oik", "before=nothing", "after=nothing")
     with pytest.raises(OutputsDiffer, match=r"forward=chebyshev-of-tanh.*off by") as error:
-        recorded(path, lambda x: 3 * summed(chebyshev(np.tanh(x))) + 0.5, tmp_path, options=alone)
+        recorded(path, lambda x: 3 * summed(chebyshev(np.tanh(x))) + 0.5, *alone)
     assert error.value.exit_code == 3
 
 
