@@ -33,10 +33,11 @@ def builder() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A folder for what is built from this state of the sources, which pytest's cache keeps."""
     cache: pytest.Cache | None = getattr(request.config, "cache", None)
-    folder = (cache.mkdir("kernel") if cache else tmp_path_factory.getbasetemp()) / _state()
+    base = tmp_path_factory.getbasetemp()
+    folder = (cache.mkdir("kernel") if cache else base if worker_id == "master" else base.parent) / _state()
     folder.mkdir(exist_ok=True)
     return folder
 
