@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from tools.cluster import __main__ as command
 from tools.cluster import proxy, scenarios
-from tools.cluster.experiment import Experiment, Outcome, merged
+from tools.cluster.experiment import Experiment
 from tools.cluster.load import Count
 from tools.cluster.manifest import Deployment, PodSpec, Probe
 from tools.cluster.wrong import WRONG
@@ -39,34 +35,6 @@ def test_a_client_without_calls_has_not_passed(tmp_path: Path) -> None:
         experiment.outcome.checks.clear()
         experiment.zero(name)
         assert experiment.outcome.passed is passed
-
-
-def test_values_are_merged_as_helm_merges_them() -> None:
-    assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "d": {"e": 5}}) == {
-        "a": {"b": 4, "c": 2},
-        "d": {"e": 5},
-    }
-
-
-def test_the_table_has_the_counts_and_the_failed_checks() -> None:
-    bad = Outcome({"c": Count(1, 0, 1, errors={"X: y": 1}, moments={"X: y": [0.5]})}, {"0 lost": False}, ["note"], 2.5)
-    lines = command.table({"rollout": bad}).splitlines()
-    assert lines[1].split() == ["rollout", "c", "1", "1", "0", "0", "0", "0.0"]
-    assert lines[2:] == [
-        "rollout: FAILED in 2.5 s",
-        "  failed: 0 lost",
-        "  note",
-        "  c: 1 x X: y, from 0.5 s to 0.5 s",
-    ]
-
-
-def test_an_unknown_scenario_is_a_usage_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["cluster", "roll"])
-    with pytest.raises(SystemExit, match="2"):
-        command.main()
-    assert "no scenario roll, expected: rollout" in capsys.readouterr().err
 
 
 def test_wrong_charts_differ_in_what_they_name() -> None:
