@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.detection import detect
-from kanexport.errors import CheckpointError, ExportError, FamilyError
-from kanexport.formats import checkpoint, keras
-from kanexport.ir.model import Kan
-from kanexport.options import Options
-from kanexport.pipeline import Request, export
+from kanexport.errors import CheckpointError, FamilyError
+from kanexport.formats import keras
 from kanexport.verify import float64_reference
+from tests.support.small_checkpoints import exported, reading, refused
 
 FOLDER = Path(__file__).parents[2] / "golden" / "keras"
 CHAIN = FOLDER / "chain.keras"
@@ -45,37 +42,24 @@ def changed(folder: Path, change: Any, name: str = "chain") -> Path:
     return packed(folder, entries | {keras.CONFIG: json.dumps(model).encode()})
 
 
-def read(path: Path) -> Kan:
-    loaded = checkpoint.load(path)
-    return detect.read(detect.detect(loaded, None)[0], loaded, Options({}))
-
-
-def refusal(path: Path) -> ExportError:
-    with pytest.raises(ExportError) as caught:
-        read(path)
-    return caught.value
-
-
 @pytest.mark.parametrize("name", ["chain", "functional"])
 def test_it_computes_what_keras_answered(tmp_path: Path, name: str) -> None:
-    result = export(Request(path=FOLDER / f"{name}.keras", repository=tmp_path / "m"))
-    assert result.manifest.source.family == "keras-efficient-kan"
-    assert result.manifest.source.options_assumed["layernorm_eps"] == "1e-3"
-    kan = read(FOLDER / f"{name}.keras")
+    path = packed(tmp_path, parts(FOLDER / f"{name}.keras"))
+    source, kan = exported(path).source, reading(path).kan
+    assert source.family == "keras-efficient-kan"
+    assert source.options_assumed["layernorm_eps"] == "1e-3"
     with np.load(FOLDER / f"{name}.npz") as answers:
         x, y = answers["x"].astype(np.float64), answers["y"]
     np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, y, rtol=0, atol=3e-6 * np.abs(y).max())
 
 
 def test_a_model_that_is_no_chain_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    error = refusal(FOLDER / "residual.keras")
-    assert isinstance(error, FamilyError)
-    assert "--module" in error.hint
+    refused(packed(tmp_path, parts(FOLDER / "residual.keras")), kind=FamilyError, hint="--module")
 
     def reverse(model: Any) -> None:
         model["config"]["output_layers"] = ["kan_linear", 0, 0]
 
-    assert "last layer" in refusal(changed(tmp_path, reverse, "functional")).message
+    refused(changed(tmp_path, reverse, "functional"), said="last layer")
 
 
 @pytest.mark.parametrize(
@@ -86,18 +70,18 @@ def test_layers_that_are_not_read_are_named(tmp_path: Path, kind: dict[str, Any]
     def change(model: Any) -> None:
         model["config"]["layers"].append(kind)
 
-    assert said in refusal(changed(tmp_path, change)).message
+    refused(changed(tmp_path, change), said=said)
 
 
 def test_a_config_that_means_nothing_is_refused(tmp_path: Path) -> None:
     entries = parts(CHAIN)
     for config in (b"{", b"[]", b"[" * 100_000, b"{}", b'{"config": {"layers": [1]}}'):
-        assert refusal(packed(tmp_path, entries | {keras.CONFIG: config})).message
+        assert refused(packed(tmp_path, entries | {keras.CONFIG: config})).message
 
     def activation(model: Any) -> None:
         model["config"]["layers"][2]["config"]["base_activation"] = ["relu"]
 
-    assert "activation" in refusal(changed(tmp_path, activation)).message
+    refused(changed(tmp_path, activation), said="activation")
 
 
 def test_every_cut_and_every_changed_byte_of_the_weights_is_read_or_refused() -> None:

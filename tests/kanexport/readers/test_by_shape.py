@@ -138,7 +138,14 @@ def recorded(path: Path, forward: Forward, *options: str) -> manifest.Manifest:
     return result.manifest
 
 
-@spread("what", CASES, 3)
+def test_what_is_told_is_read(tmp_path: Path) -> None:
+    x = np.random.default_rng(4).normal(0, 1.2, size=(9, N))
+    for tensors, forward, told in CASES.values():
+        kan = reading(save(tmp_path, tensors), *(f"{key}={value}" for key, value in told.items())).kan
+        np.testing.assert_allclose(float64_reference.evaluate(kan, x).y, forward(x), rtol=0, atol=1e-6)
+
+
+@spread("what", CASES, 2)
 def test_alone_it_is_ambiguous_and_recorded_outputs_decide(what: str, tmp_path: Path) -> None:
     tensors, forward, reported = CASES[what]
     error = refuse(tmp_path, tensors, kind=OpenQuestion, said="are ambiguous")

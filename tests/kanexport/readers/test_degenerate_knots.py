@@ -13,18 +13,7 @@ import pytest
 from kanexport.bases.bspline import BSpline, Repeated
 from kanexport.errors import InvalidKan
 from kanexport.pipeline import Request, Result, export
-from tests.support.small_checkpoints import (
-    Tensors,
-    exported,
-    floats,
-    normal,
-    reading,
-    refuse,
-    refused,
-    save,
-    silu,
-    under,
-)
+from tests.support.small_checkpoints import exported, floats, normal, reading, refuse, refused, save, silu, under
 
 # Cores of five cells, as `update_grid_from_samples` makes them of discrete values without any
 # uniform part, and the step that `extend_grid` then takes.
@@ -80,7 +69,7 @@ def test_splines_are_zero_where_the_recursion_is_nan(name: str) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14 * np.abs(expected).max(initial=1))
 
 
-def edges(part: Tensors, row: list[float]) -> Any:
+def edges(part: dict[str, Any], row: list[float]) -> Any:
     count = part["coef"].shape[2]
     values = [
         [basis(x, t, c, len(t) - count - 1) for c in range(count)]

@@ -14,18 +14,7 @@ from scipy.interpolate import BSpline
 
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.verify import float64_reference
-from tests.support.small_checkpoints import (
-    Reading,
-    Tensors,
-    exported,
-    floats,
-    normal,
-    read,
-    reading,
-    refuse,
-    save,
-    stacked,
-)
+from tests.support.small_checkpoints import Reading, Tensors, exported, floats, normal, reading, refuse, save, stacked
 
 ACTS = {"silu": lambda x: x / (1 + np.exp(-x)), "gelu": lambda x: x * special.ndtr(x), "tanh": np.tanh}
 RANGES = ("x_min=-2,-0.5", "x_max=2.5,1.75")
@@ -117,7 +106,7 @@ def test_torchkan_in_a_larger_model_needs_a_prefix(tmp_path: Path) -> None:
     tensors = {f"kan.{key}": value for key, value in spline_lists([3, 4]).items()}
     tensors["conv.weight"] = np.ones((2, 2), np.float32)
     refuse(tmp_path, tensors, kind=FamilyError, said="conv.weight")
-    assert read(save(tmp_path, tensors), "prefix=kan.")[0].widths() == (3, 4)
+    assert reading(save(tmp_path, tensors), "prefix=kan.").kan.widths() == (3, 4)
     twice = tensors | {f"other.{key}": value for key, value in spline_lists([3, 4]).items()}
     refuse(tmp_path, twice, said="under 2 prefixes")
 
@@ -234,12 +223,12 @@ def test_torch_conv_kan_with_splines(tmp_path: Path) -> None:
 def test_ranges_of_a_list_of_layers_go_by_their_order(tmp_path: Path) -> None:
     layers = [full_layer("kaln", 3, 4, 3), full_layer("kaln", 4, 5, 3, seed=1)]
     tensors = stacked(layers)
-    kan, family = read(save(tmp_path, tensors), *RANGES)
-    assert family == "kaln"
-    actual = [layer.terms[0].support(layer.sources).core for layer in kan.layers]
+    result = reading(save(tmp_path, tensors), *RANGES)
+    assert result.family == "kaln"
+    actual = [layer.terms[0].support(layer.sources).core for layer in result.kan.layers]
     assert [(low[0], high[0]) for low, high in actual] == [(-2, 2.5), (-0.5, 1.75)]
-    alone, _ = read(tmp_path / "model.safetensors", "prefix=layers.1.", "x_min=-3", "x_max=3")
-    assert alone.layers[0].terms[0].support(4).core[0][0] == -3
+    alone = reading(tmp_path / "model.safetensors", "prefix=layers.1.", "x_min=-3", "x_max=3")
+    assert alone.kan.layers[0].terms[0].support(4).core[0][0] == -3
 
 
 def test_a_bottleneck_is_refused_with_the_reason(tmp_path: Path) -> None:
