@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.support.command_line import document, kanserve
-from tests.support.tiers import full
 
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
 TORCH = importlib.util.find_spec("torch") is not None
@@ -49,7 +48,6 @@ def test_the_document_and_the_picture(repository: Path, tmp_path: Path) -> None:
     assert {item["edges_per_second"] for item in results(reported, "mlp")} == {None}
 
 
-@full("document")
 def test_a_table_a_picture_and_characters(repository: Path, tmp_path: Path) -> None:
     done = kanserve("bench", "tiny", "--repository", repository, *FEW, "--plot", tmp_path / "rates.svg")
     assert done.returncode == 0, done.stderr
