@@ -45,7 +45,7 @@ from kanexport.export_request import Request  # noqa: E402 - as above
 from kanexport.ir.model import Kan  # noqa: E402 - as above
 from kanexport.lowering import lower, spline_forms  # noqa: E402 - as above
 from kanexport.verify import graph_runner  # noqa: E402 - as above
-from tests.support import golden_cases, random_networks  # noqa: E402 - as above
+from tests.support import golden_cases, sample_networks  # noqa: E402 - as above
 
 PAGE, WRITER = ROOT / "docs" / "guides" / "explain" / "certificates.md", "benchmarks/certificates.py"
 RESULTS = ROOT / "docs" / "benchmarks" / "results" / "certificates.json"
@@ -153,9 +153,9 @@ def networks() -> Iterator[tuple[str, str, Kan, Box]]:
         else:
             x = case.reference()["x"].astype(np.float64)
             yield case.name, "class B", kan, (x.min(axis=0), x.max(axis=0))
-    for at, kind in enumerate(random_networks.KINDS):
+    for at, kind in enumerate(sample_networks.KINDS):
         for depth in sorted({1 + at % 3, 2, 3}):
-            kan = random_networks.network(kind, depth, seed=100 * depth + at)
+            kan = sample_networks.network(kind, depth, seed=100 * depth + at)
             yield f"{kind}, {depth} layers", "random", kan, certificate.grid_box(kan)
 
 

@@ -345,3 +345,58 @@ def test_packages_import_nothing_of_ours_at_their_top() -> None:
             n for n in tree(PACKAGES[package] / "__init__.py").body if isinstance(n, ast.Import | ast.ImportFrom)
         ]
         assert not [node for node in top_level if "kan" in ast.unparse(node)]
+
+
+# A test waits for an event, never for a time. `tests/support/wait.py` has the waits. At most ten exceptions.
+LEAST_LIMIT = 30.0  # seconds for an event that must come
+TIMED = {
+    "tests/support/wait.py": "the waits themselves",
+    "tests/support/attacks.py": "the duration of a flood is a part of the attack",
+    "tests/support/loop_stalls.py": "a thread samples the stack of the event loop",
+    "tests/support/telemetry_probe.py": "no event follows a message that onnxruntime does not send",
+}
+CLOCKS = {"monotonic", "perf_counter", "time", "monotonic_ns", "perf_counter_ns"}
+WAITING = {"wait", "join", "result", "communicate", "get", "wait_for", "wait_until", "until", "until_async", "acquire"}
+OPENERS = {"open", "urlopen", "Popen", "TemporaryDirectory", "NamedTemporaryFile", "insecure_channel", "secure_channel"}
+
+
+def timed(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a test file that depend on the speed of the machine, and why. A loop whose condition waits, such as
+    `while not ended.wait(0.01)`, sets a pace and waits for no event."""
+    paced = {id(inner) for node in ast.walk(tree(path)) if isinstance(node, ast.While) for inner in ast.walk(node.test)}
+    for node in ast.walk(tree(path)):
+        if id(node) in paced:
+            continue
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            first = node.args[0] if node.args else None
+            if called.endswith(("sleep", "wait_for_timeout")) and not (
+                isinstance(first, ast.Constant) and not first.value
+            ):
+                yield node.lineno, "sleeps: wait for a state with tests.support.wait"
+            limits = [key.value for key in node.keywords if key.arg in ("timeout", "seconds")]
+            if called.rpartition(".")[2] in WAITING and "." in called:
+                limits += node.args[:1]
+            for limit in limits:
+                if (
+                    isinstance(limit, ast.Constant)
+                    and type(limit.value) in (int, float)
+                    and 0 < limit.value < LEAST_LIMIT
+                ):
+                    yield node.lineno, f"gives an event {limit.value} s, expected {LEAST_LIMIT:g} or more"
+            for key in node.keywords:
+                number = key.value.value if isinstance(key.value, ast.Constant) else 0
+                if key.arg and key.arg.endswith("port") and isinstance(number, int) and number > 0:
+                    yield node.lineno, f"fixes the port {number}: take tests.support.free_ports or 0"
+        if isinstance(node, ast.Assert) and any(
+            isinstance(inner, ast.Call) and ast.unparse(inner.func).removeprefix("time.") in CLOCKS
+            for inner in ast.walk(node.test)
+        ):
+            yield node.lineno, "asserts the time that passed: assert the state, or give the product a clock"
+
+
+def test_no_test_depends_on_speed() -> None:
+    assert len(TIMED) <= 10
+    paths = [*sources(ROOT / "tests", ROOT / "tools" / "reliability")]
+    wrong = [f"{name(path)}:{line} {why}" for path in paths if name(path) not in TIMED for line, why in timed(path)]
+    assert not wrong, "\n".join(wrong)

@@ -26,8 +26,8 @@ from kanserve.config.fields import Group
 from kanserve.config.settings import Settings
 from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
-from tests.support.free_ports import free_port
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
+from tests.support.programs import free_port
 from tests.support.tiers import full
 from tests.support.wait import until
 

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support import command_shim, forked_process
-from tests.support.command_shim import EXPORTED, wait_for
+from tests.support import command_line, forked_process
+from tests.support.command_line import EXPORTED, wait_for
 from tests.support.exports import exported
-from tests.support.free_ports import free_ports
+from tests.support.programs import free_ports
 from tests.support.tiers import full
 
 pytestmark = full("document")
@@ -86,7 +86,7 @@ def desk(own: set[str], folder: Path) -> Iterator[Desk]:
     options = ["--repository-poll-seconds", "0.2", "--drain-delay-seconds", "0"]
     command = [sys.executable, "-m", "kanserve", "serve", "models", *options]
     address = f"127.0.0.1:{grpc}"
-    with (folder / "server.log").open("wb") as log, command_shim.on_path(address) as path:
+    with (folder / "server.log").open("wb") as log, command_line.on_path(address) as path:
         environment = {**os.environ, **{name: str(port) for name, port in ports.items()}, "PATH": path}
         server = forked_process.popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:

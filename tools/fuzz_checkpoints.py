@@ -46,8 +46,8 @@ from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.readers.common import chain
 from kanexport.verify import verify
-from tests.support.checkpoint_mutations import mutate
 from tests.support.golden_cases import cases
+from tests.support.hostile_checkpoints import mutate
 
 SIZE_LIMIT = 200_000  # bytes; larger files only make it slower
 SLOW = 2.0  # seconds of processor time for one case that count as a finding

@@ -11,7 +11,7 @@ import pytest
 from tests.support.command_line import Server, serving
 from tests.support.exports import exported
 from tests.support.golden_cases import cases
-from tests.support.toy_server import _the_loop_turns  # noqa: F401 - a fixture for every test
+from tests.support.server_process import _the_loop_turns  # noqa: F401 - a fixture for every test
 
 
 @pytest.fixture(scope="session")

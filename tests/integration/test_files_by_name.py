@@ -35,12 +35,12 @@ from kanserve.system import pem
 from tests.kanserve.insight.test_store import FILE, kept, open_file
 from tests.support import toy_model
 from tests.support.command_line import kanserve
-from tests.support.live_traffic import draw
-from tests.support.nth_failure import packed
+from tests.support.documents import device
+from tests.support.documents import folder as folder
+from tests.support.failures import packed
+from tests.support.reload_tools import draw
 from tests.support.server_process import serving
 from tests.support.tiers import full, spread
-from tests.support.unsafe_files import device
-from tests.support.unsafe_files import folder as folder
 from tests.support.wait import until
 
 SECRET = b"somebody else's\n" * 4

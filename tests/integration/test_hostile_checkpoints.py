@@ -21,14 +21,14 @@ from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.verify import verify
 from tests.support import hostile_files
-from tests.support.checkpoint_mutations import MUTATIONS, mutate
 from tests.support.golden_cases import ROOT, Case, cases
+from tests.support.hostile_checkpoints import MUTATIONS, mutate
 from tests.support.tiers import full, spread
 
 SECONDS = 2.0  # of processor time
 MEMORY = 500 * 1024  # KiB
 MESSAGE = 2000  # characters
-RUNNER = ROOT / "tests" / "support" / "hostile_runner.py"
+RUNNER = ROOT / "tests" / "support" / "hostile_checkpoints.py"
 
 
 # Part of the message about some files of the corpus.

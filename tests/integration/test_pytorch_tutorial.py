@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kanserve import Client, Unreachable
-from tests.support.free_ports import free_ports
+from tests.support.programs import free_ports
 from tests.support.tiers import full
 from tests.support.wait import until
 

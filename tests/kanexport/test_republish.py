@@ -24,7 +24,7 @@ from kanexport.errors import ExportError
 from kanexport.quantization.options import QuantizationOptions
 from kanexport.republish import edit_version
 from kanexport.verify import float64_reference, graph_runner
-from tests.support.golden_networks import exported
+from tests.support.golden_cases import exported
 from tests.support.tiers import full, spread
 
 TO = operations.parse("0:0:0", "to", "1.2*sin(x)")
@@ -35,7 +35,7 @@ def hello(tmp_path: Path) -> Callable[..., Path]:
     """Exports a golden checkpoint, and returns the folder of its version."""
 
     def make(golden: str = "pykan-hello-adapted", /, **fields: Any) -> Path:
-        return exported(tmp_path / "models", golden, **{"name": "hello", **fields}).directory
+        return exported(golden, tmp_path / "models", **{"name": "hello", **fields}).directory
 
     return make
 
@@ -241,7 +241,7 @@ def test_an_edit_is_in_the_units_of_the_inputs(
     scaled: Path, tmp_path: Path, edge: str, operation: str, value: Any, of_network: Any
 ) -> None:
     """The same edit of a twin without a scaler has the same outputs for scaled rows."""
-    twin = exported(tmp_path / "twin", "pykan-hello-adapted", name="hello").directory
+    twin = exported("pykan-hello-adapted", tmp_path / "twin", name="hello").directory
     edited = edit_version(scaled, [operations.parse(edge, operation, value)], budget=0)
     plain = edit_version(twin, [operations.parse(edge, operation, of_network)], budget=0)
     z = np.random.default_rng(2).uniform(-0.9, 0.9, (64, 2))

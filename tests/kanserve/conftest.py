@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server_process import Server, serving
+from tests.support.server_process import Server, _the_loop_turns, repository, serving  # noqa: F401 - fixtures
 from tests.support.tiers import full
-from tests.support.toy_server import _the_loop_turns, repository  # noqa: F401 - fixtures
 
 TRANSPORTS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]
 WAYS = [*TRANSPORTS, pytest.param("hypercorn", marks=full("peer"))]  # to speak HTTP

@@ -33,8 +33,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.runtime import base
-from tests.support import golden_networks, mutated_bundles
-from tests.support import hostile_graphs as hostile
+from tests.support import golden_cases, hostile_bundles
+from tests.support import hostile_bundles as hostile
 from tests.support.server_process import INFERENCE, serving
 from tests.support.tiers import full, spread
 
@@ -45,7 +45,7 @@ MUTANTS = 60
 
 
 def exported(folder: Path, name: str, **more: Any) -> Result:
-    return golden_networks.exported(folder, name, **{"kernel": True, **more})
+    return golden_cases.exported(name, folder, **{"kernel": True, **more})
 
 
 def answers(folder: Path, file: str, x: np.ndarray, library: str = "") -> np.ndarray:
@@ -135,7 +135,7 @@ def test_without_the_package_an_export_has_the_portable_graph_or_says_how_to_get
     with pytest.raises(OptionError, match="kanserve-kernel, which is not installed"):
         exported(tmp_path, ADAPTED)
     assert not list(tmp_path.iterdir())
-    path = golden_networks.case(ADAPTED).path
+    path = golden_cases.case(ADAPTED).path
     assert export_command.main([str(path), "--repository", str(tmp_path), "--kernel"]) == 2
     assert "make setup" in capsys.readouterr().err
     result = exported(tmp_path, ADAPTED, kernel=None)
@@ -248,14 +248,14 @@ def test_mutants_come_to_a_reason_or_to_a_model(
     tmp_path: Path, installed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutated versions with the custom operator load, or fail with a reason."""
-    monkeypatch.setattr(mutated_bundles, "GRAPHS", (KERNEL_FILE, "edges_l0.kernel.onnx"))
+    monkeypatch.setattr(hostile_bundles, "GRAPH_FILES", (KERNEL_FILE, "edges_l0.kernel.onnx"))
     monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
     good = exported(tmp_path / "good", ADAPTED).directory
     came: collections.Counter[str] = collections.Counter()
 
     async def judge(trial: Sandbox, loader: Loader, seed: int) -> None:
         root = tmp_path / f"mutant-{seed}"
-        mutated_bundles.mutate(good, root / "m" / "1", seed)
+        hostile_bundles.mutate(good, root / "m" / "1", seed)
         try:
             item = bundle(root)
             await trial.validate(item)

@@ -27,8 +27,8 @@ from kanserve.models.model import Model
 from kanserve.types import EdgeOptions, LayerEdges
 from tests.kernel import test_custom_operator_model as models
 from tests.kernel.test_operator import COEF, GOOD, KNOTS, WEIGHTS, I, O, one_node, session
-from tests.support import hostile_graphs as hostile
-from tests.support.golden_networks import network
+from tests.support import hostile_bundles as hostile
+from tests.support.golden_cases import network
 from tests.support.tiers import spread
 
 FILE = "edges_l0.kernel.onnx"

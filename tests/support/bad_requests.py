@@ -1,21 +1,57 @@
-"""Table of invalid requests: the request, the gRPC code, the message, and Triton's HTTP status.
-
-`toy` takes x FP32 [-1, 3] in batches of at most 64 and returns y FP32 [-1, 2]. An HTTP test sends the request as
-JSON. A mistake that only protobuf can express has no status.
-"""
+"""Table of invalid requests, and the codes, hints and words of errors that a test expects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
+import pytest
 from google.protobuf.message import Message
 
+from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support.server_process import request
+
+CODE, HELP = "kan-error-code", "kan-error-help"
+
+
+def code(error: grpc.RpcError) -> str:
+    """The error code of a failed gRPC call, or ""."""
+    return dict(error.trailing_metadata() or ()).get(CODE, "")
+
+
+def hint(error: grpc.RpcError) -> str:
+    """The hint of a failed gRPC call, or ""."""
+    return unquote(dict(error.trailing_metadata() or ()).get(HELP, ""))
+
+
+def of_body(body: bytes) -> tuple[str, str]:
+    """Code and hint of an HTTP response."""
+    document = json.loads(body)
+    return document["code"], document.get("help", "")
+
+
+@contextlib.contextmanager
+def refused(code: grpc.StatusCode, words: str = "") -> Iterator[pytest.ExceptionInfo[grpc.RpcError]]:
+    """Context whose call a server ends with this code, and with these words in its details."""
+    with pytest.raises(grpc.RpcError) as caught:
+        yield caught
+    assert (caught.value.code(), words in caught.value.details()) == (code, True), caught.value
+
+
+@contextlib.contextmanager
+def not_loaded(reason: LoadReason, words: str = "") -> Iterator[pytest.ExceptionInfo[LoadError]]:
+    """Context that raises a LoadError with this reason and these words."""
+    with pytest.raises(LoadError) as caught:
+        yield caught
+    assert (caught.value.reason, words in str(caught.value)) == (reason, True), str(caught.value)
+
 
 Code = grpc.StatusCode
 INVALID = Code.INVALID_ARGUMENT

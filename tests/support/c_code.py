@@ -20,7 +20,7 @@ from kanexport.contract.naming import UNNAMED
 from kanexport.ir.model import Kan
 from kanexport.lowering import lower
 from kanexport.verify.tolerances import OUTPUT_TOLERANCE
-from tests.support.golden_networks import network
+from tests.support.golden_cases import network
 
 STRICT = ("-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic")
 NAME = "net"

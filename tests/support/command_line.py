@@ -1,4 +1,4 @@
-"""Command-line helpers: `program` in a separate process, `kanserve` in this process, and a server."""
+"""Command-line helpers: programs, `kanserve` in this process and for a shell, and a server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import select
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +24,13 @@ from unittest import mock
 import numpy as np
 from safetensors.numpy import save_file
 
+from kanserve import Client
 from kanserve.cli import main
+from kanserve.client.errors import ClientError
 from kanserve.observability import logs
 from tests.support import forked_process
-from tests.support.server_process import first_line
+from tests.support.forked_process import HEAD
+from tests.support.server_process import READY_SECONDS, first_line, wait_until
 
 COMMAND = (sys.executable, "-m", "kanserve")
 # A developer's own settings must not decide the tests, nor the width of the terminal they run on.
@@ -160,3 +168,75 @@ def serving(repository: Path, log: Path, *flags: str) -> Iterator[Server]:
             yield Server(facts["grpc"], facts["metrics"], process, log, facts.get("http", ""))
         finally:
             process.terminate()
+
+
+CODE = """#!{python} -SEs
+import json, os, socket, sys
+peer = socket.socket(socket.AF_UNIX)
+peer.connect({address!r})
+job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(peer, [len(job).to_bytes({head}, "big")], [0, 1, 2])
+peer.sendall(job)
+code = int(peer.recv(16) or -9)
+os._exit(code if code >= 0 else 128 - code)
+"""
+# Models that a command or a block of a page exports into the repository `models`.
+EXPORTED = re.compile(r"kanserve export (?![^\n]*--repository (?!models\b))(?![^\n]*--c )[^\n]*--name (\w+)")
+
+
+def wait_for(model: str, address: str) -> None:
+    """Until the server serves the model."""
+    with Client(address) as client:
+        wait_until(lambda: _serves(client, model), READY_SECONDS)
+
+
+def _serves(client: Client, model: str) -> bool:
+    try:
+        client.model(model)
+    except ClientError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def on_path(address: str) -> Iterator[str]:
+    """A value for the variable PATH on which `kanserve` is first. An export ends when the server at `address` has its
+    model: the next command comes sooner than from an interpreter that starts."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        place = str(Path(folder) / "socket")
+        listener.bind(place)
+        listener.listen()
+        program = Path(folder) / "kanserve"
+        program.write_text(CODE.format(python=sys.executable, address=place, head=HEAD))
+        program.chmod(0o755)
+        threading.Thread(target=_accept, args=(listener, address), daemon=True).start()
+        yield os.pathsep.join((folder, str(Path(sys.executable).parent), os.environ["PATH"]))
+
+
+def _accept(listener: socket.socket, server: str) -> None:
+    with contextlib.suppress(OSError):  # of the listener, which the context has closed
+        while True:
+            peer, _ = listener.accept()
+            threading.Thread(target=_serve, args=(peer, server), daemon=True).start()
+
+
+def _serve(peer: socket.socket, server: str) -> None:
+    """Run one call. If its program is killed, the fork is ended too."""
+    with peer:
+        head, streams, _, _ = socket.recv_fds(peer, HEAD, 3)
+        arguments, folder, environment = json.loads(peer.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL))
+        command = [sys.executable, "-m", "kanserve", *arguments]
+        try:
+            process = forked_process.Popen(
+                command, stdin=streams[0], stdout=streams[1], stderr=streams[2], cwd=folder, env=environment
+            )
+        finally:
+            for stream in streams:
+                os.close(stream)
+        if peer.fileno() in select.select([peer.fileno(), process.status], [], [])[0]:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait()
+        for model in EXPORTED.findall(f"kanserve {' '.join(arguments)}") if code == 0 else ():
+            wait_for(model, server)
+        with contextlib.suppress(BrokenPipeError):
+            peer.sendall(str(code).encode())

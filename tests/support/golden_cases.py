@@ -1,15 +1,21 @@
-"""Golden cases: checkpoints with reference values from the original libraries."""
+"""Golden cases: checkpoints with reference values from the original libraries, their networks and their exports."""
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
+from kanexport import pipeline
+from kanexport.bundle.publish import Result
 from kanexport.detection import registry
+from kanexport.ir.model import Kan
+from kanexport.pipeline import Request
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "tests" / "golden" / "checkpoints"
@@ -68,3 +74,33 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
         return 0.0
     scale = float(np.abs(expected[finite]).max())
     return float(np.abs(found[finite] - expected[finite]).max()) / (scale or 1.0)
+
+
+@functools.cache
+def _known() -> dict[str, Case]:
+    return {case.name: case for case in cases()}
+
+
+def case(name: str) -> Case:
+    return _known()[name]
+
+
+@functools.cache
+def network(name: str) -> Kan:
+    """The network of a golden case, as an export serves it. Tests do not change it."""
+    return pipeline.network(Request(path=case(name).path, repository=None, options=case(name).options))[0]
+
+
+def exported(name: str, folder: Path, /, **fields: Any) -> Result:
+    """An export into a repository, as the model `m` if `fields` has no name; `fields` are those of a request."""
+    own = case(name)
+    return pipeline.export(
+        Request(**{"path": own.path, "repository": folder, "name": "m", "options": own.options, **fields})
+    )
+
+
+def run(graph: Path | bytes, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs of a graph, by name. A graph with external weights is run by its path."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))

@@ -1,23 +1,20 @@
-"""Stalls of the event loop of a server under test: the server measures them, the tests read them.
-
-In the server: `watch(loop, path)` writes one line of JSON per stall. In the tests: `Log` reads them.
-
-`cpu` is the processor time that the loop's own thread spends between two turns. The time in which the thread waits for
-a core of a busy machine does not count. `wall` is the elapsed time. It includes the wait for a core, and calls that
-block without computing, such as a write to a full pipe or a lock.
-"""
+"""Stalls of the event loop of a server under test, and the time slice of its threads."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
+import platform
 import sys
 import threading
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+
+from kanserve.system import slices
 
 TURN = 0.005  # seconds between two turns of an idle loop
 WORTH = 0.02  # seconds of `cpu` or `wall` from which a stall has a line
@@ -102,3 +99,16 @@ def longest() -> Stall | None:
     result = [stall for log in OPEN for stall in log.take()]
     OPEN[:] = [log for log in OPEN if log.path.exists()]
     return max(result, key=lambda stall: stall.cpu, default=None)
+
+
+NUMBER = {"x86_64": 315, "aarch64": 275}.get(platform.machine())  # of the system call sched_getattr
+
+
+def time_slice(thread: int) -> float | None:
+    """Seconds of the slice of a thread; 0: the current one. None if the system does not know slices."""
+    if NUMBER is None:
+        return None
+    data = ctypes.create_string_buffer(slices.ATTRIBUTES.size)
+    if ctypes.CDLL(None).syscall(NUMBER, thread, data, len(data), 0) != 0:
+        return None
+    return slices.ATTRIBUTES.unpack(data.raw)[5] / 1e9 or None

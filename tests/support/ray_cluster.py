@@ -130,13 +130,16 @@ def _wait_nodes(count: int, address: str, environment: dict[str, str], logs: Pat
         "import sys, ray, time\nray.init(address=sys.argv[1], logging_level='ERROR')\n"
         "while sum(node['Alive'] for node in ray.nodes()) < int(sys.argv[2]): time.sleep(0.2)"
     )
-    command, end = [sys.executable, "-P", "-c", code, address, str(count)], time.monotonic() + START_SECONDS
-    while True:
+    command = [sys.executable, "-P", "-c", code, address, str(count)]
+
+    def joined() -> bool:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_SECONDS)
-        if done.returncode == 0:
-            return
-        logged = "".join(path.read_text() for path in logs.glob("127*.log"))
-        assert time.monotonic() < end, f"{done.stderr[-2000:]}{logged[-2000:]}"
+        if done.returncode != 0:
+            logged = "".join(path.read_text() for path in logs.glob("127*.log"))
+            raise OSError(f"{done.stderr[-2000:]}{logged[-2000:]}")
+        return True
+
+    until(joined, f"{count} nodes", seconds=START_SECONDS, errors=(OSError,))
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Model versions for hot reload: toy models whose outputs are those of `toy` times a power of two."""
+"""Model versions for hot reload, and traffic of a known distribution."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -22,8 +24,10 @@ from onnx import numpy_helper
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import FileEntry
 from kanserve.pb import grpc_service_pb2 as pb
+from kanserve.types import Array
 from tests.support import toy_model, wait
 from tests.support.server_process import INFERENCE, Server, request
+from tests.support.wait import until as until
 
 ROWS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], np.float32)
 _numbers = itertools.count()
@@ -198,3 +202,29 @@ def answers(factor: float) -> bytes:
 def truncate(path: Path, size: int = 0) -> None:
     """In place, as long as it is there."""
     os.truncate(path, size)
+
+
+RNG = np.random.default_rng(9)
+
+TRAIN = RNG.normal(size=(2000, 3)).astype(np.float32)
+
+SECONDS = 60
+
+
+def draw(count: int, *, moved: float = 0.0) -> np.ndarray:
+    rows = RNG.normal(size=(count, 3)).astype(np.float32)
+    rows[:, 2] += moved
+    return rows
+
+
+def value(server: Server, name: str, layer: str = "") -> float:
+    """Return the value of a metric of the toy model, or -1 if the metric is missing."""
+    first = f'layer="{layer}",' if layer else ""
+    result = re.search(rf'^{name}{{{first}model="toy",version="\d+"}} (\S+)$', server.metrics(), re.MULTILINE)
+    return float(result[1]) if result else -1.0
+
+
+def run(names: Any, rows: Any) -> list[Array]:
+    """The toy's graph."""
+    result = {"layer1_in": toy_model.hidden(rows["x"]), "y": toy_model.outputs(rows["x"])}
+    return [result[name] for name in names]

@@ -1,8 +1,9 @@
-"""Server of a test in a separate process, raw calls to it, and the wait until a server of a test is ready."""
+"""Server of a test in a separate process, raw calls to it, and fixtures of one with the toy models."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import select
@@ -20,9 +21,11 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import forked_process, loop_stalls, wait
+from tests.support import forked_process, loop_stalls, toy_model, wait
+from tests.support.tiers import full
 
 INFERENCE = "/inference.GRPCInferenceService/"
 KAN = "/kanserve.v1.KanService/"
@@ -103,6 +106,13 @@ class Server:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+
+def resident(server: Server, peak: bool = False) -> int:
+    """MiB of the server's process, or those at its peak."""
+    text = Path(f"/proc/{server.process.pid}/status").read_text()
+    field = "VmHWM" if peak else "VmRSS"
+    return int(next(line for line in text.splitlines() if line.startswith(field)).split()[1]) // 1024
 
 
 def request(rows: np.ndarray, model: str = "toy", **fields: Any) -> pb.ModelInferRequest:
@@ -229,3 +239,45 @@ WAIT_SECONDS = wait.SECONDS
 def wait_until(condition: Any, seconds: float = wait.SECONDS) -> None:
     """Poll until true."""
     wait.until(condition, seconds=seconds)
+
+
+_NEEDS_H2CORN = pytest.mark.skipif(importlib.util.find_spec("h2corn") is None, reason="h2corn is not installed")
+TRANSPORTS = (pytest.param("asgi", marks=_NEEDS_H2CORN), "grpcio")
+# Of a suite whose behavior comes from code that both share.
+SHARED = (TRANSPORTS[0], pytest.param("grpcio", marks=full("second transport")))
+
+
+@pytest.fixture(autouse=True)
+def _the_loop_turns(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test holds up the event loop of a server, unless `stalls(seconds, why)` marks the test."""
+    loop_stalls.longest()
+    yield
+    result, marker = loop_stalls.longest(), request.node.get_closest_marker("stalls")
+    most = loop_stalls.LIMIT if marker is None else marker.args[0]
+    if result is not None and result.cpu > most:
+        pytest.fail(f"the event loop of a server did not turn for {result.cpu:.2f} s of its own, at:\n{result.at}")
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """toy in versions 1 and 2, and toy64 with float64 tensors."""
+    root = tmp_path_factory.mktemp("repository")
+    toy_model.write(root, version=1)
+    toy_model.write(root, version=2)
+    toy_model.write(root, "toy64", datatype="FP64", tolerance=1e-12)
+    return root
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server over `repository`, by each transport; tests leave it as it is."""
+    # A test waits until a connection that never finishes its handshake is dropped.
+    limits = {"max_response_bytes": 65536, "handshake_timeout": 3.0}
+    with serving(repository, transport=request.param, **limits) as running:
+        yield running

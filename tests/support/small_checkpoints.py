@@ -202,3 +202,25 @@ def network(seed: int, *, products: bool) -> PykanCheckpoint:
     toy.symbolic(0, 1, 0, "sin", (1.3, 0.2, 0.7, 0.1))
     toy.tensors["act_fun.0.mask"][2, 1] = 0
     return toy
+
+
+def layer(
+    n: int, m: int, seed: int = 0, *, k: int = 3, g: int = 4, scaler: bool = True, uniform: bool = False
+) -> dict[str, Any]:
+    """Tensors of one KANLinear, with separate knots for each input."""
+    rng = np.random.default_rng(seed)
+    gaps = np.full((n, g + 2 * k), 0.5) if uniform else rng.uniform(0.2, 0.9, size=(n, g + 2 * k))
+    knots = np.cumsum(np.concatenate([np.full((n, 1), -2.5), gaps], axis=1), axis=1)
+    tensors = {
+        "base_weight": rng.normal(size=(m, n)),
+        "spline_weight": rng.normal(size=(m, n, g + k)),
+        "grid": knots,
+        "spline_scaler": rng.normal(size=(m, n)),
+    }
+    if not scaler:
+        del tensors["spline_scaler"]
+    return {key: value.astype(np.float32) for key, value in tensors.items()}
+
+
+def model(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{prefix}.{key}": value for prefix, tensors in parts.items() for key, value in tensors.items()}

@@ -1,12 +1,26 @@
-"""Torch modules with KAN layers as users write them, with the libraries' tensor names."""
+"""Torch modules with KAN layers as users write them: plain, with convolutions, with several tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
+
+from kanexport.bundle.publish import Result, Target
+from kanexport.torch_export import plan as planning
+from kanexport.torch_export.borrowed_module import lent, plain, unwrapped
+from kanexport.torch_export.capture import ReferenceModule
+from kanexport.torch_export.convert import convert
+from kanexport.torch_export.kan_candidates import Whole, shown
+from kanexport.torch_export.plan import Plan
+from kanexport.verify import float64_reference
+from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
 
 
 class Composed(nn.Module):
@@ -213,3 +227,230 @@ class Around(nn.Module):
 
     def forward(self, x: Any) -> Any:
         return self.out(self.inner(x))
+
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+class Bells(nn.Module):
+    """As KAN convolutions are published: the sum of a convolution of silu(x) and one of a basis, group by group,
+    then a normalisation over the picture and an activation. The basis is not zero at zero."""
+
+    def __init__(self, n: int, m: int, axes: int = 2, groups: int = 1, **settings: Any) -> None:
+        super().__init__()
+        self.n, self.groups, self.kinds = n, groups, 4
+        shape = (n // groups, m // groups)
+        convolve = CONVOLUTIONS[axes]
+        self.base_conv = nn.ModuleList(convolve(*shape, 3, bias=False, **settings) for _ in range(groups))
+        self.spline_conv = nn.ModuleList(
+            convolve(shape[0] * self.kinds, shape[1], 3, bias=False, **settings) for _ in range(groups)
+        )
+        self.norms = nn.ModuleList(NORMS[axes](shape[1]) for _ in range(groups))
+        self.prelus = nn.ModuleList(nn.PReLU() for _ in range(groups))
+        self.register_buffer("centres", torch.linspace(-1.2, 1, self.kinds))
+        self.sums: list[Any] = []
+
+    def basis(self, x: Any) -> Any:
+        """[B, C, ...] -> [B, C * K, ...], or another order."""
+        return torch.exp(-((x.unsqueeze(-1) - self.centres) ** 2)).moveaxis(-1, 2).flatten(1, 2)
+
+    def group(self, x: Any, at: int) -> Any:
+        total = self.base_conv[at](functional.silu(x)) + self.spline_conv[at](self.basis(x))
+        self.sums.append(total)
+        return self.prelus[at](self.norms[at](total))
+
+    def forward(self, x: Any) -> Any:
+        self.sums.clear()
+        parts = torch.split(x, self.n // self.groups, dim=1)
+        return torch.cat([self.group(part, at) for at, part in enumerate(parts)], dim=1)
+
+
+def planned(module: Any, x: np.ndarray) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    whole = Whole(module.eval())
+    oracle = ReferenceModule.of(whole, x)
+    with lent(whole, oracle.dtype):
+        return whole, planning.make(whole, oracle, x, {})
+
+
+def rows(*shape: int, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(1).normal(scale=scale, size=(5, *shape)).astype(np.float32).astype(np.float64)
+
+
+def sums(module: Any, x: np.ndarray) -> np.ndarray:
+    """Return the sums that the module computes [B, *positions, m]."""
+    with torch.no_grad():
+        module.double()(torch.from_numpy(x))
+    return np.moveaxis(torch.cat(module.sums, dim=1).numpy(), 1, -1)
+
+
+def edge_sums(whole: Any, plan: Any, x: np.ndarray) -> np.ndarray:
+    """Return the edge sums of all layers, concatenated in layer order."""
+    result = []
+    with lent(whole, plan.oracle.dtype):
+        for layer, vectors in zip(plan.layers, plan.evaluate(x).inputs, strict=True):
+            pieces = [edges for _, edges, _ in float64_reference.edges(layer, vectors.reshape(-1, vectors.shape[-1]))]
+            total = np.concatenate(pieces).sum(axis=1) + layer.bias
+            result.append(total.reshape(*vectors.shape[:-1], -1))
+    return np.concatenate(result, axis=-1)
+
+
+class Begun(Bells):
+    """Functions of the input after InstanceNorm2d, and a base branch of the input itself."""
+
+    def __init__(self, n: int, m: int, **settings: Any) -> None:
+        super().__init__(n, m, **settings)
+        self.begin = nn.InstanceNorm2d(n, affine=True)
+
+    def basis(self, x: Any) -> Any:
+        return super().basis(self.begin(x))
+
+
+class Powers(Bells):
+    """Powers from 1 on, all channels of one power together: a constant function, which padding makes zero too."""
+
+    def basis(self, x: Any) -> Any:
+        return torch.stack([x**power for power in range(self.kinds)], dim=-1).movedim(-1, 1).flatten(1, 2)
+
+
+@dataclass
+class Answer:
+    """As models of text give it."""
+
+    logits: torch.Tensor
+    hidden: torch.Tensor
+    best: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+class Reader(nn.Module):
+    """Ids of tokens, a mask and numbers of each row; a dataclass of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 4)
+        self.mix, self.head = FastKANLayer(4, 4), KANLinear(7, 3)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor, x: torch.Tensor) -> Answer:
+        seen = self.mix(self.embed(tokens)) * mask[..., None]
+        hidden = torch.cat([seen.mean(1), x], -1)
+        logits = self.head(hidden)
+        return Answer(logits, hidden * 1000, logits.argmax(-1))
+
+
+class Tokens(nn.Module):
+    """A module whose only input has the ids of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(11, 4), KANLinear(4, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(ids).mean(1))
+
+
+class Steps(nn.Module):
+    """A picture and one number a row, as diffusion has it; a dictionary with a name of an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = KANLinear(4, 4)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> dict[str, object]:
+        y = self.layer(x) * torch.sin(t)[:, None]
+        return {"x": y, "parts": (y.sum(-1), x)}
+
+
+class Regular(nn.Module):
+    """A layer that returns its output with a penalty and the activations behind it."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.coef = nn.Parameter(torch.randn(m, n, 5) * 0.3)
+        self.centres = nn.Buffer(torch.linspace(-1, 1, 5))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        basis = torch.exp(-(((x[..., None] - self.centres) / 0.5) ** 2))
+        each = torch.einsum("...ik,oik->...oi", basis, self.coef)
+        return self.coef.abs().mean(), each.sum(-1), each
+
+
+class Regularised(nn.Module):
+    """A module of two such layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Regular(4, 6), Regular(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, hidden, _ = self.first(x)
+        return self.second(hidden)[1]
+
+
+class Switched(nn.Module):
+    """A convolution of Chebyshev polynomials with a branch on its own buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.squash = nn.Conv2d(4, 3, 3, bias=False), nn.Buffer(torch.tensor(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.squash > 0:
+            x = torch.tanh(x)
+        return self.conv(torch.cat([torch.ones_like(x), x, 2 * x**2 - 1, 4 * x**3 - 3 * x], 1))
+
+
+def draw(*shape: int, rows: int = 9, seed: int = 1, scale: float = 1.0) -> np.ndarray:
+    """Normal float32 rows of a shape."""
+    return np.random.default_rng(seed).normal(scale=scale, size=(rows, *shape)).astype(np.float32)
+
+
+def export(module: Any, example: Any, folder: Path, *, options: dict[str, str] | None = None, **more: Any) -> Result:
+    """Version 1 of the model m in the repository `folder`."""
+    return convert(module, example, Target(repository=folder, name="m", **more), options=options or {})
+
+
+def exact(module: Any, x: np.ndarray) -> np.ndarray:
+    """The output of a module in float64. torch's fast path of its own blocks would leave out replaced layers."""
+    with torch.no_grad(), plain(torch.float64):
+        return module.eval().double()(torch.from_numpy(x).double()).numpy()
+
+
+def require_alike(result: Result, module: Any, *counts: int, scale: float = 1.0) -> None:
+    """The graph gives what the module gives, for batches of so many rows."""
+    for count in counts or (5,):
+        x = draw(*result.manifest.input.shape[1:], rows=count, seed=count, scale=scale)
+        actual = run(result.directory / "model.onnx", {"x": x})["y"]
+        assert relative_error(actual, exact(module, x)) <= OUTPUT_TOLERANCE
+
+
+def edges_of(result: Result, at: int, vectors: np.ndarray) -> np.ndarray:
+    """The edges of a layer [vectors, sources, destinations] for vectors of any leading axes."""
+    layer = result.manifest.layers[at]
+    feeds = {layer.node_tensor: vectors.reshape(-1, layer.sources)}
+    return run(result.directory / layer.edges_file, feeds)[layer.edges_tensor]
+
+
+def names(result: Result) -> list[str]:
+    """The names of the layers with edges."""
+    return [layer.name for layer in result.manifest.layers]
+
+
+def kinds(result: Result) -> list[tuple[str, str]]:
+    """Each layer's name and the kind of its first basis."""
+    return [(layer.name, layer.bases[0].kind) for layer in result.manifest.layers]
+
+
+def plan(module: Any, rows: np.ndarray, **options: str) -> Plan:
+    """The plan of a module; no graph is built."""
+    whole, rows = Whole(unwrapped(module)), rows.astype(np.float64)
+    oracle = ReferenceModule.of(whole, rows)
+    with lent(whole, oracle.dtype):
+        return planning.make(whole, oracle, rows, options)
+
+
+def families(actual: Plan) -> dict[str, str]:
+    """The reader of each layer, by the layer's name."""
+    return {shown(name): reading.family for name, reading in actual.readings.items()}

@@ -1,20 +1,24 @@
-"""KAN small enough to check by hand, as a version directory that needs no exporter.
-
-x [B, 3] -> layer 0: phi(x_i) = W0[i, j] * tanh(x_i), 4 nodes
-         -> layer 1: phi(h_i) = W1[i, j] * h_i,      2 outputs
-"""
+"""KAN small enough to check by hand, as a version directory; with a config.pbtxt or other manifests."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import FileEntry, LayerInfo, Manifest, Reference, Source, TensorSpec, Verification
+from kanserve.config.settings import Settings
+from kanserve.models.loader import Loader
+from kanserve.models.model import Model
+from kanserve.observability.metrics import Metrics
+from kanserve.repository import layout, pbtxt
+from kanserve.runtime import base
 
 W0 = np.array([[1, -2, 0.5, 3], [0, 1, 2, -1], [4, 0.25, -1, 1]], np.float32)
 W1 = np.array([[1, -1], [2, 0.5], [-3, 1], [0.5, 2]], np.float32)
@@ -224,3 +228,95 @@ def model(nodes: list, inputs: list, outputs_: list, values: list, kind: int) ->
     body = helper.make_graph(nodes, "toy", *tensors, values)
     created = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return created.SerializeToString()
+
+
+def load(root: Path, text: str = "", budget: int = 2, **settings: Any) -> Model:
+    """The only model of a folder, by default the toy, whose config.pbtxt says this. `budget`: threads."""
+    if not root.exists() or not any(root.iterdir()):
+        write(root)
+    if text:
+        (root / "toy" / pbtxt.FILE_NAME).write_text(text)
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    result = Settings(repository=root, **settings)
+    return Loader(base.load("ort"), result, budget, Metrics()).load(layout.load(candidate, 2**30))
+
+
+def edited(**changes: Any) -> Callable[[Path], None]:
+    """Another manifest, as `dataclasses.replace` changes it."""
+
+    def change(folder: Path) -> None:
+        loaded = dataclasses.replace(contract.load(folder), **changes)
+        (folder / contract.FILE_NAME).write_bytes(contract.dumps(loaded))
+
+    return change
+
+
+def reference(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        edited(reference=dataclasses.replace(contract.load(folder).reference, **changes))(folder)
+
+    return change
+
+
+def wide_weights(width: int) -> np.ndarray:
+    """[width, width], with the largest weights on the diagonal."""
+    rng = np.random.default_rng(0)
+    return (rng.uniform(-0.5, 0.5, (width, width)) + 2 * np.eye(width)).astype(np.float32) / width
+
+
+def write_wide(repository: Path, width: int, name: str = "wide") -> None:
+    """The model in version 1."""
+    values = wide_weights(width)
+    graphs = {contract.MODEL_FILE: _wide_graph(values), "edges_l0.onnx": _wide_edges(values)}
+    target = repository / name / "1"
+    target.mkdir(parents=True)
+    for path, data in graphs.items():
+        (target / path).write_bytes(data)
+    created = manifest(name)
+    mask = tuple(tuple(row) for row in (np.abs(values) > 0).astype(float).tolist())
+    layer = dataclasses.replace(
+        created.layers[0], sources=width, destinations=width, active_edges=width * width, mask=mask
+    )
+    rows = np.linspace(-2, 2, 2 * width).reshape(2, width)
+    reference = contract.Reference(
+        inputs=tuple(map(tuple, rows.tolist())),
+        outputs=tuple(map(tuple, (np.tanh(rows) @ values).tolist())),
+        tolerance=1e-4,
+    )
+    changes = {
+        "inputs": (TensorSpec(name="x", datatype="FP32", shape=(-1, width)),),
+        "outputs": (TensorSpec(name="y", datatype="FP32", shape=(-1, width)),),
+        "layers": (layer,),
+        "reference": reference,
+        "files": tuple(
+            FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for path, data in graphs.items()
+        ),
+    }
+    whole = dataclasses.replace(created, **changes)
+    bare, numbers = contract.parts(whole)
+    if numbers is not None:  # as an export writes a large manifest
+        (target / contract.NUMBERS_FILE).write_bytes(numbers)
+        entry = FileEntry(path=contract.NUMBERS_FILE, size=len(numbers), sha256=hashlib.sha256(numbers).hexdigest())
+        bare = dataclasses.replace(bare, files=(*bare.files, entry))
+    save(target, bare)
+
+
+def _wide_graph(values: np.ndarray) -> bytes:
+    nodes = [helper.make_node("Tanh", ["x"], ["t"]), helper.make_node("MatMul", ["t", "W"], ["y"])]
+    inputs, outputs = [("x", ["B", len(values)])], [("y", ["B", len(values)])]
+    return model(nodes, inputs, outputs, [numpy_helper.from_array(values, "W")], TensorProto.FLOAT)
+
+
+def _wide_edges(values: np.ndarray) -> bytes:
+    constants = [
+        numpy_helper.from_array(values[None], "W"),
+        numpy_helper.from_array(np.array([2], np.int64), "axis"),
+    ]
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("Unsqueeze", ["t", "axis"], ["u"]),
+        helper.make_node("Mul", ["u", "W"], ["edges"]),
+    ]
+    inputs, outputs = [("x", ["B", len(values)])], [("edges", ["B", *values.shape])]
+    return model(nodes, inputs, outputs, constants, TensorProto.FLOAT)

@@ -11,8 +11,8 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from tests.support import name_server
-from tests.support.name_server import NameServer
+from tests.support import model_stores
+from tests.support.model_stores import NameServer
 from tools.cluster import proxy
 from tools.cluster.manifest import Deployment
 from tools.cluster.pods import Host, Pod
@@ -106,7 +106,7 @@ async def running(
 ) -> AsyncIterator[Cluster]:
     """A cluster whose controller runs. `scale`: see `Host`; `delay` of the endpoints, in seconds."""
     folder.mkdir(parents=True, exist_ok=True)
-    with name_server.resolving() as names:
+    with model_stores.resolving() as names:
         cluster = Cluster(folder, deployment, storage, scale, delay, names)
         controller = asyncio.create_task(cluster.controller.run())
         try:

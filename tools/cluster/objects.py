@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.support import certificates, token_files, toy_model
+from tests.support import credentials, toy_model
 from tools.cluster.sandbox import Storage
 
 HEAVY_WIDTH = 1024
@@ -65,8 +65,8 @@ def secured(folder: Path) -> tuple[Storage, Credentials]:
     """The claim `models`, the Secrets `tls` and `tokens`, and credentials of a client."""
     files = folder / "credentials"
     files.mkdir()
-    certificates.write(files)
-    tokens = token_files.write(files / "tokens.toml")
+    credentials.write_certificates(files)
+    tokens = credentials.write_tokens(files / "tokens.toml")
     pair = {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}
     secrets = {
         "tls": {key: (files / name).read_bytes() for key, name in pair.items()},

@@ -20,7 +20,7 @@ def tried(folder: Path) -> dict[str, Any]:
     write = "import sys, pathlib as p; from tests.support import hostile_files as h; f = p.Path(sys.argv[1])"
     make = f"{write}; h.write(f, h.corpus(f / 'canary'))"
     subprocess.run([sys.executable, "-c", make, str(folder)], check=True, capture_output=True, cwd=ROOT)
-    command = [sys.executable, str(ROOT / "tests" / "support" / "hostile_runner.py"), str(folder)]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "hostile_checkpoints.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True, cwd=ROOT)
     return {**json.loads(done.stdout), "canary": (folder / "canary").exists()}
 

@@ -20,7 +20,7 @@ from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.runtime import base
 from tests.support import toy_model
-from tests.support.mutated_bundles import mutate
+from tests.support.hostile_bundles import mutate
 from tests.support.server_process import Server, serving
 from tools.reliability.base import Outcome, Row, Scale, suite
 

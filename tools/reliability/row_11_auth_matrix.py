@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from kanserve.auth import token_file
-from tests.support import auth_matrix, certificates, token_files, toy_model
+from tests.support import credentials, toy_model
 from tests.support.server_process import Server, serving
 from tools.reliability.base import Outcome, Row, Scale
 
@@ -21,7 +21,7 @@ NONE, BAD = "none", "bad"
 CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = ['infer']\n"
 # Token of a caller -> its role, "" for none. Over TLS a caller has only a token. Over mutual TLS it also has `server`'s
 # certificate, which names no caller, or `caller`'s, which names one.
-TOKENS = {NONE: "", BAD: "", "expired": "", **{role: role for role in token_files.ROLES}}
+TOKENS = {NONE: "", BAD: "", "expired": "", **{role: role for role in credentials.ROLES}}
 SHORT = (NONE, "infer")
 
 
@@ -49,14 +49,14 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     """Each response is compared with the permission table."""
     requested, wrong = 0, []
     with tempfile.TemporaryDirectory() as name:
-        folder = certificates.write(Path(name))
-        created = token_files.write(folder / "plain") | {BAD: token_file.make()}
-        token_files.save(folder / "mutual", (folder / "plain").read_text() + CERTIFIED)
+        folder = credentials.write_certificates(Path(name))
+        created = credentials.write_tokens(folder / "plain") | {BAD: token_file.make()}
+        credentials.save_tokens(folder / "mutual", (folder / "plain").read_text() + CERTIFIED)
         toy_model.write(folder / "models")
         for mutual in (False, True):
             with _server(folder, transport, mutual=mutual) as server:
                 for caller in callers(mutual=mutual, full=scale.full):
-                    metadata = token_files.bearer(created[caller.token]) if caller.token in created else ()
+                    metadata = credentials.bearer(created[caller.token]) if caller.token in created else ()
                     for what, result in _answers(server, folder, caller, metadata):
                         requested += 1
                         wrong += [f"{'mTLS' if mutual else 'TLS'} {caller} {what}: {result}"] * bool(result)
@@ -89,11 +89,11 @@ def _answers(
     pair = [(folder / f"{caller.shows}.{kind}").read_bytes() if caller.shows else None for kind in ("key", "pem")]
     trusted = grpc.ssl_channel_credentials((folder / "ca.pem").read_bytes(), *pair)
     with grpc.secure_channel(server.address, trusted, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        yield from auth_matrix.methods(channel, caller.role, metadata)
+        yield from credentials.methods(channel, caller.role, metadata)
     context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     if caller.shows:
         context.load_cert_chain(folder / f"{caller.shows}.pem", folder / f"{caller.shows}.key")
-    yield from auth_matrix.routes(server.http, caller.role, metadata, context)
+    yield from credentials.routes(server.http, caller.role, metadata, context)
 
 
 def _strangers(server: Server, folder: Path) -> int:
@@ -103,7 +103,7 @@ def _strangers(server: Server, folder: Path) -> int:
         pair = [(folder / f"{shows}.{kind}").read_bytes() if shows else None for kind in ("key", "pem")]
         trusted = grpc.ssl_channel_credentials((folder / "ca.pem").read_bytes(), *pair)
         with grpc.secure_channel(server.address, trusted, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            code, _ = auth_matrix.called(channel, "grpc.health.v1.Health/Check", ())
+            code, _ = credentials.called(channel, "grpc.health.v1.Health/Check", ())
             entered += code is not grpc.StatusCode.UNAVAILABLE
     return entered
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support import toy_wide_model
+from tests.support import toy_model
 from tests.support.server_process import INFERENCE, request, serving
 from tools.reliability.base import Outcome, Row, Scale
 from tools.reliability.helpers import mib
@@ -24,7 +24,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
         request(rng.normal(size=(rows, width)).astype(np.float32), "wide").SerializeToString() for rows in (1, MOST)
     )
     with tempfile.TemporaryDirectory() as folder:
-        toy_wide_model.write(Path(folder), width)
+        toy_model.write_wide(Path(folder), width)
         with serving(Path(folder), transport=transport, access_log="none") as server:
             closed(server.address, f"{INFERENCE}ModelInfer", [small], 200)
             before = mib(server)

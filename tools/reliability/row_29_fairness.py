@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support import toy_model, toy_wide_model
+from tests.support import toy_model
 from tests.support.server_process import INFERENCE, request, serving
 from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale
@@ -23,7 +23,7 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
     large = request(np.ones((64, WIDTH), np.float32), "wide").SerializeToString()
     with tempfile.TemporaryDirectory() as folder:
         toy_model.write(Path(folder))
-        toy_wide_model.write(Path(folder), WIDTH)
+        toy_model.write_wide(Path(folder), WIDTH)
         with serving(Path(folder), transport=transport, access_log="none") as server:
             settled(server)
             with company(server) as (alone,):

@@ -19,7 +19,7 @@ import numpy as np
 import trustme
 
 from tests.support import toy_model
-from tests.support.certificates import LONG_AGO
+from tests.support.credentials import LONG_AGO
 from tests.support.server_process import INFERENCE, Server, request, serving
 from tests.support.wait import until
 from tools.reliability.base import Outcome, Row, Scale, suite

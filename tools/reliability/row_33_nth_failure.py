@@ -13,7 +13,7 @@ import pytest
 from kanserve.errors import ConfigError, LoadError
 from kanserve.repository import layout
 from kanserve.repository.snapshot import Scanner
-from tests.support.nth_failure import CASES, FAST, Failing, packed
+from tests.support.failures import CASES, FAST, Failing, packed
 from tools.reliability.base import Outcome, Row, Scale, suite
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kanserve.cli import main
-from tests.support import command_shim
+from tests.support import command_line
 from tests.support.command_line import CLEAN, COMMAND, program, serving
 from tests.support.exports import exported
 from tests.support.golden_cases import OWN
@@ -63,7 +63,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     assert program("copy", "digits", "1", "2", cwd=folder).returncode == 0
     with (
         serving(folder / "models", folder / "log", "--repository-poll-seconds", "0.1") as server,
-        command_shim.on_path(server.url) as path,
+        command_line.on_path(server.url) as path,
     ):
         environment = {**CLEAN, "PATH": path, "HOME": str(folder), "KANSERVE_URL": server.url}
         yield Desk(folder, environment, server.url)

@@ -17,17 +17,17 @@ import pytest
 import yaml
 
 from kanserve.config.settings import Settings
-from tests.support import compose_stack, yaml_fields
+from tests.support import compose_stack
 from tests.support.compose_stack import DEPLOY, FOLDER, ROOT, compose
-from tests.support.free_ports import free_port
+from tests.support.programs import free_port
 from tests.support.tiers import full
 
 FILES = {
-    "compose.yaml": yaml_fields.COMPOSE,
-    "prometheus.yml": yaml_fields.PROMETHEUS,
-    "alertmanager.yml": yaml_fields.ALERTMANAGER,
-    "grafana/datasources.yml": yaml_fields.DATASOURCES,
-    "grafana/dashboards.yml": yaml_fields.DASHBOARDS,
+    "compose.yaml": compose_stack.COMPOSE,
+    "prometheus.yml": compose_stack.PROMETHEUS,
+    "alertmanager.yml": compose_stack.ALERTMANAGER,
+    "grafana/datasources.yml": compose_stack.DATASOURCES,
+    "grafana/dashboards.yml": compose_stack.DASHBOARDS,
 }
 # The settings of Grafana that the stack uses: GF_, section, name.
 GRAFANA = {
@@ -50,7 +50,7 @@ def grafana_variables() -> set[str]:
 
 
 def test_every_field_is_one_of_the_format_and_every_variable_is_a_setting() -> None:
-    assert [place for name in FILES for place in yaml_fields.unknown(document(name), FILES[name])] == []
+    assert [place for name in FILES for place in compose_stack.unknown(document(name), FILES[name])] == []
     known = compose_stack.variables() | grafana_variables()
     assert {name for service in SERVICES.values() for name in service.get("environment", {})} - known == set()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.support import stack_tools
+from tests.support import programs
 from tests.support.helm_chart import EXAMPLES, render
 from tests.support.tiers import full
 
@@ -30,7 +30,7 @@ def test_the_chart_has_no_finding_without_a_reason(tmp_path: Path) -> None:
         text = yaml.safe_dump_all(render(example.read_text()))
         (tmp_path / f"{example.stem}.yaml").write_text(text)
     command = [
-        stack_tools.command("checkov"),
+        programs.command("checkov"),
         "--directory",
         str(tmp_path),
         "--framework",

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import certificates, token_files, toy_model
+from tests.support import credentials, toy_model
 from tests.support.command_line import CLEAN, COMMAND
-from tests.support.free_ports import free_port
-from tests.support.helm_chart import environment, render, server
-from tests.support.probes import passes
+from tests.support.helm_chart import environment, passes, render, server
+from tests.support.programs import free_port
 from tests.support.tiers import full
 from tests.support.wait import until
 
@@ -49,8 +48,8 @@ def pod(tmp_path: Path) -> Path:
     (tmp_path / "models").mkdir()
     toy_model.write(tmp_path / "models")
     (tmp_path / "files").mkdir()
-    made = certificates.write(tmp_path / "files")
-    token_files.write(tmp_path / "files" / "tokens.toml")
+    made = credentials.write_certificates(tmp_path / "files")
+    credentials.write_tokens(tmp_path / "files" / "tokens.toml")
     read = {
         name: (made / name).read_bytes() for name in ("server.pem", "server.key", "caller.pem", "caller.key", "ca.pem")
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kanserve.config import settings
-from tests.support import stack_tools
+from tests.support import programs
 from tests.support.tiers import full
 
 ROOT = Path(__file__).parents[3]
@@ -77,7 +77,7 @@ def test_a_server_has_the_client_as_its_health_check_and_is_not_insecure(image: 
 @full("package")
 def test_the_linter_of_recipes_finds_nothing() -> None:
     done = subprocess.run(
-        [stack_tools.program("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60
+        [programs.program("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "")
 

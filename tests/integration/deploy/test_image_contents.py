@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from kanserve.client.sync import Client
-from tests.support import stack_tools, toy_model
+from tests.support import programs, toy_model
 from tests.support.command_line import CLEAN
 from tests.support.server_process import first_line
 from tests.support.tiers import full
@@ -182,6 +182,6 @@ def test_the_bill_of_materials_has_each_package_once(environment: Path, tmp_path
     assert {"pkg:deb/debian/libc6@2.41-12", "pkg:pypi/kanserve@0.2.0"} <= set(urls)
     assert document["metadata"]["component"]["version"] == "0.2.0"
     assert bill_of_materials.main([str(tmp_path), str(tmp_path / "root"), str(first)]) == 1
-    validation = [stack_tools.interpreter("cyclonedx"), "-c", VALIDATION, second]
+    validation = [programs.interpreter("cyclonedx"), "-c", VALIDATION, second]
     done = subprocess.run(validation, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "None\n"), done.stdout + done.stderr

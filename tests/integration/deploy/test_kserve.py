@@ -18,8 +18,8 @@ import yaml
 
 from tests.support import toy_model
 from tests.support.command_line import CLEAN, COMMAND
-from tests.support.free_ports import free_ports
-from tests.support.probes import passes
+from tests.support.helm_chart import passes
+from tests.support.programs import free_ports
 from tests.support.tiers import full
 from tests.support.wait import until
 from tools.manifests import download, kserve, schemas

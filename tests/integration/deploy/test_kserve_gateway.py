@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.pb import kan_pb2
-from tests.support import gateway, toy_model
+from tests.support import programs, toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 from tests.support.tiers import full
 
@@ -53,7 +53,7 @@ def read(port: int, path: str, body: object = None) -> Any:
 def test_one_port_carries_grpc_and_rest(server: Server, tmp_path: Path) -> None:
     infer = request(ROWS, NAME).SerializeToString()
     describe = kan_pb2.DescribeModelRequest(model_name=NAME).SerializeToString()
-    with gateway.running(gateway.one_rule(server.port), tmp_path) as port:
+    with programs.running(programs.one_rule(server.port), tmp_path) as port:
         assert called(port, f"{INFERENCE}ModelInfer", infer) == server.call(f"{INFERENCE}ModelInfer", infer)
         described = called(port, f"{KAN}DescribeModel", describe)
         assert isinstance(described, bytes), described
@@ -70,7 +70,7 @@ def test_a_second_port_takes_the_other_methods_away(server: Server, tmp_path: Pa
     http_port = int(server.http.rpartition(":")[2])
     infer = request(ROWS, NAME).SerializeToString()
     describe = kan_pb2.DescribeModelRequest(model_name=NAME).SerializeToString()
-    with gateway.running(gateway.two_rules(server.port, http_port), tmp_path) as port:
+    with programs.running(programs.two_rules(server.port, http_port), tmp_path) as port:
         assert isinstance(called(port, f"{INFERENCE}ModelInfer", infer), bytes)
         assert read(port, f"/v2/models/{NAME}")["name"] == NAME
         assert isinstance(called(port, f"{KAN}DescribeModel", describe), str)

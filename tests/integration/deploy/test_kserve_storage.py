@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support import compose_stack, model_stores, stack_tools, toy_model
+from tests.support import compose_stack, model_stores, programs, toy_model
 from tests.support.server_process import serving
 from tests.support.tiers import full
 
@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def initialize(uri: str, target: Path, **environment: str) -> None:
     """Copy a model as the init container of KServe does."""
-    command = [stack_tools.interpreter("kserve_storage"), "-c", COPY, uri, str(target)]
+    command = [programs.interpreter("kserve_storage"), "-c", COPY, uri, str(target)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=os.environ | environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -80,7 +80,7 @@ def expected(models: Path) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def bucket(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment for the initializer to read the bucket `models` of an S3 server that requires credentials."""
-    python = stack_tools.interpreter("kserve_storage")
+    python = programs.interpreter("kserve_storage")
     with model_stores.s3_server(tmp_path_factory.mktemp("s3")) as variables:
         upload = [python, "-c", UPLOAD, str(models)]
 
@@ -156,7 +156,7 @@ def test_it_serves_what_the_initializer_fetches_from_a_registry(
     models: Path, expected: list[list[float]], registry: str, tmp_path: Path
 ) -> None:
     """The guide says to copy the content of the folder `hello` to `/models` of the image."""
-    stack_tools.interpreter("kserve_storage")
+    programs.interpreter("kserve_storage")
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w:gz") as archive:
         archive.add(models / "hello", "models")

@@ -30,7 +30,7 @@ from grpc_health.v1 import health_pb2
 
 import kanserve
 from tests.support import ray_cluster, toy_model
-from tests.support.free_ports import free_port
+from tests.support.programs import free_port
 from tests.support.ray_cluster import ROWS, Cluster, Load
 from tests.support.server_process import INFERENCE, request
 from tests.support.tiers import full

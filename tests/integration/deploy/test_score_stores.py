@@ -17,7 +17,7 @@ from obstore.store import from_url
 from pyarrow import parquet
 from pyarrow.fs import S3FileSystem
 
-from tests.support import model_stores, stack_tools, toy_model
+from tests.support import model_stores, programs, toy_model
 from tests.support.command_line import document, program
 from tests.support.model_stores import Relay
 from tests.support.tiers import full
@@ -50,7 +50,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables of an S3 server whose bucket has the tables below `data/`."""
-    stack_tools.interpreter("kserve_storage")  # without it, `make test` downloads no S3 server
+    programs.interpreter("kserve_storage")  # without it, `make test` downloads no S3 server
     with model_stores.s3_server(tmp_path_factory.mktemp("s3")) as variables:
         environment = {**variables, "AWS_ALLOW_HTTP": "true"}
         with pytest.MonkeyPatch.context() as patch:

@@ -11,9 +11,8 @@ import pytest
 
 from kanserve.errors import LoadError
 from kanserve.repository import layout
-from tests.support import fake_hub, reload_tools, stack_tools
-from tests.support.fake_hub import Hub
-from tests.support.source_desk import PAD, Desk, Load, commands, desk, follow, ignored, survive
+from tests.support import model_stores, programs, reload_tools
+from tests.support.model_stores import PAD, Desk, Hub, Load, commands, desk, follow, ignored, survive
 from tests.support.tiers import full
 
 pytestmark = full("peer")
@@ -26,8 +25,8 @@ GUIDE = commands("from-hugging-face.md", Publish=1, Fetch=1, Pin=1, Roll=1, Down
 @pytest.fixture
 def hub() -> Iterator[tuple[str, Hub]]:
     """An empty hub with a branch `production`."""
-    stack_tools.source_tool("hf")
-    with fake_hub.running() as (address, content):
+    programs.source_tool("hf")
+    with model_stores.running() as (address, content):
         content.branches["production"] = content.branches["main"]
         yield address, content
 
@@ -35,7 +34,7 @@ def hub() -> Iterator[tuple[str, Hub]]:
 @pytest.fixture
 def here(hub: tuple[str, Hub], tmp_path: Path) -> Iterator[Desk]:
     """A desk whose commands reach the hub."""
-    path = f"{stack_tools.SOURCES}{os.pathsep}{os.environ['PATH']}"
+    path = f"{programs.SOURCES}{os.pathsep}{os.environ['PATH']}"
     variables = {"HF_ENDPOINT": f"http://{hub[0]}", "HF_TOKEN": "hf_of_this_test", "HF_HOME": str(tmp_path / "hf")}
     variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     with desk(tmp_path, PATH=path, **variables) as made:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from kanserve import Client
-from tests.support import model_stores, reload_tools, stack_tools, toy_model
+from tests.support import model_stores, programs, reload_tools, toy_model
 from tests.support.command_line import checkpoint, kanserve
+from tests.support.model_stores import PAD, ROOT, Desk, Load, commands, desk, follow, survive
 from tests.support.server_process import serving
-from tests.support.source_desk import PAD, ROOT, Desk, Load, commands, desk, follow, survive
 from tests.support.tiers import full
 
 pytestmark = full("peer")
@@ -34,7 +34,7 @@ mlflow.create_experiment("toy", artifact_location="s3://artifacts")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Path]]:
     """The variables of an S3 server, and a database with an experiment whose artifacts are there."""
-    interpreter, folder = stack_tools.source_tool("python"), tmp_path_factory.mktemp("s3")
+    interpreter, folder = programs.source_tool("python"), tmp_path_factory.mktemp("s3")
     with model_stores.s3_server(folder) as variables:
         variables |= {"MLFLOW_S3_ENDPOINT_URL": variables["AWS_ENDPOINT_URL"], "MLFLOW_DISABLE_TELEMETRY": "true"}
         environment = os.environ | variables | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
@@ -50,7 +50,7 @@ def here(store: tuple[dict[str, str], Path], tmp_path: Path) -> Iterator[Desk]:
     variables = variables | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
         "MLFLOW_EXPERIMENT_NAME": "toy",
-        "PATH": f"{stack_tools.SOURCES}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{programs.SOURCES}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'service'}",
     }
     with desk(tmp_path, **variables) as made:
@@ -128,7 +128,7 @@ np.save("predicted.npy", predicted["y"])
 @pytest.mark.parametrize(("name", "width"), [("hello", 2), ("large", 600)])
 def test_a_real_export_serves_from_the_logged_folder_and_predicts_alike(tmp_path: Path, name: str, width: int) -> None:
     """The weights of the large one are in a separate file."""
-    interpreter, source = stack_tools.source_tool("python"), ROOT / "tests/golden/checkpoints/pykan-hello-adapted/model"
+    interpreter, source = programs.source_tool("python"), ROOT / "tests/golden/checkpoints/pykan-hello-adapted/model"
     if name == "large":
         source = checkpoint(tmp_path / "net.safetensors", (width, 400, 10))
     done = kanserve("export", source, "--repository", tmp_path / "release", "--name", name, "--version", 2)

@@ -16,7 +16,7 @@ from kanserve.repository import layout
 from tests.support import model_stores, reload_tools
 from tests.support.compose_stack import program
 from tests.support.helm_chart import program as pinned
-from tests.support.source_desk import PAD, ROOT, Desk, Load, commands, desk, follow, survive
+from tests.support.model_stores import PAD, ROOT, Desk, Load, commands, desk, follow, survive
 from tests.support.tiers import full
 
 pytestmark = full("peer")

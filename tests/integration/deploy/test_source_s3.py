@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import model_stores, reload_tools, stack_tools
+from tests.support import model_stores, programs, reload_tools
 from tests.support.compose_stack import until
-from tests.support.source_desk import PAD, Desk, Load, commands, desk, ignored, survive
+from tests.support.model_stores import PAD, Desk, Load, commands, desk, ignored, survive
 from tests.support.tiers import full
 
 pytestmark = full("peer")
@@ -22,8 +22,8 @@ RCLONE, AWS = GUIDE["Fetch with rclone"][0], GUIDE["Fetch with the AWS CLI"][0]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables of an S3 server."""
-    stack_tools.source_tool("aws")  # without it, `make test` downloads no S3 server
-    stack_tools.program("rclone")
+    programs.source_tool("aws")  # without it, `make test` downloads no S3 server
+    programs.program("rclone")
     with model_stores.s3_server(tmp_path_factory.mktemp("s3")) as variables:
         yield variables
 
@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 @pytest.fixture
 def here(store: dict[str, str], tmp_path: Path) -> Iterator[Desk]:
     """A desk whose commands reach a folder of the bucket."""
-    path = f"{stack_tools.folders('rclone')}{os.pathsep}{os.environ['PATH']}"
+    path = f"{programs.folders('rclone')}{os.pathsep}{os.environ['PATH']}"
     replaced = {"PROVIDER=AWS": "PROVIDER=Other", "acme-models": f"acme-models/{tmp_path.name}"}
     with desk(tmp_path, replaced, PATH=path, **store | endpoint(store["AWS_ENDPOINT_URL"])) as made:
         yield made

@@ -10,7 +10,7 @@ from typing import Any
 from kanexport.edit.operations import parse
 from kanexport.republish import edit_version
 from tests.integration.ui.conftest import GOLDEN, Seen
-from tests.support import token_files
+from tests.support import credentials
 from tests.support.exports import exported
 from tests.support.server_process import serving
 from tests.support.tiers import full
@@ -42,7 +42,7 @@ def test_the_form_of_an_edge_previews_and_saves(
     seen.expected += ["401", "400"]
     models = tmp_path / "models"
     shutil.copytree(repository / "hello", models / "hello")
-    tokens = token_files.write(tmp_path / "tokens.toml")
+    tokens = credentials.write_tokens(tmp_path / "tokens.toml")
     options = {"tokens": str(tmp_path / "tokens.toml"), "allow_edits": True, "repository_poll_seconds": 0.2}
     with serving(models, transport="asgi", **options) as server:
         page = browse(server, "ui/hello/edge/0/0/0")

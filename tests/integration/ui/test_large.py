@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.ui.conftest import opened
-from tests.support import toy_wide_model
+from tests.support import toy_model
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -39,8 +39,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`many`, of fifty thousand edges, and `wide`, of a million."""
     pytest.importorskip("h2corn")
     models = tmp_path_factory.mktemp("large")
-    toy_wide_model.write(models, 224, "many")
-    toy_wide_model.write(models, 1000)
+    toy_model.write_wide(models, 224, "many")
+    toy_model.write_wide(models, 1000)
     with serving(models, transport="asgi") as running:
         yield running
 

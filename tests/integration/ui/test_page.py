@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.ui.conftest import READY, Seen, opened
-from tests.support import token_files, toy_model
+from tests.support import credentials, toy_model
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -128,7 +128,7 @@ def test_by_keys_alone(page: Any) -> None:
 def test_a_token_is_asked_for_once_and_kept_out_of_addresses(
     browse: Callable[..., Any], seen: Seen, tmp_path: Path
 ) -> None:
-    created = token_files.write(tmp_path / "tokens.toml")
+    created = credentials.write_tokens(tmp_path / "tokens.toml")
     toy_model.write(tmp_path / "models")
     seen.expected += ["401", "403"]
     with serving(tmp_path / "models", transport="asgi", tokens=str(tmp_path / "tokens.toml")) as server:

@@ -15,7 +15,7 @@ import pytest
 from kanexport.contract import manifest
 from kanserve.client.sync import Client
 from tests.integration.ui.conftest import Seen, watched
-from tests.support import token_files
+from tests.support import credentials
 from tests.support.command_line import document, kanserve
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
@@ -308,7 +308,7 @@ def test_another_version_under_an_open_page_is_told(at: Any, models: Path) -> No
 def test_roles_are_asked_for_and_a_server_that_goes_is_told(
     browse: Callable[..., Any], repository: Path, tmp_path: Path, seen: Seen
 ) -> None:
-    tokens = token_files.write(tmp_path / "tokens.toml")
+    tokens = credentials.write_tokens(tmp_path / "tokens.toml")
     seen.expected += ["401", "403", "ERR_"]  # what the browser says of answers that are refused, or do not come
     with serving(repository, transport="asgi", tokens=str(tmp_path / "tokens.toml")) as server:
         page = browse(server, "ui/ops")

@@ -20,13 +20,12 @@ from kanserve.grpc_api.interceptor import Interceptor
 from kanserve.observability.metrics import Metrics
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.system.lifecycle import Lifecycle
-from tests.support import auth_matrix, http_client, token_files, toy_model
-from tests.support.http_peer import Peer
-from tests.support.server_process import INFERENCE, Server, request, serving
-from tests.support.toy_server import TRANSPORTS
+from tests.support import credentials, http_client, toy_model
+from tests.support.http_client import Peer
+from tests.support.server_process import INFERENCE, TRANSPORTS, Server, request, serving
 from tests.support.wait import until
 
-CALLERS = ("none", "bad", "expired", *token_files.ROLES)
+CALLERS = ("none", "bad", "expired", *credentials.ROLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +36,14 @@ class Guarded:
     tokens: dict[str, str]
 
     def metadata(self, caller: str) -> tuple[tuple[str, str], ...]:
-        return token_files.bearer(self.tokens[caller]) if caller in self.tokens else ()
+        return credentials.bearer(self.tokens[caller]) if caller in self.tokens else ()
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     pytest.importorskip("h2corn")
     folder = tmp_path_factory.mktemp("access")
-    created = token_files.write(folder / "tokens.toml") | {"bad": "kan_" + "a" * 43}
+    created = credentials.write_tokens(folder / "tokens.toml") | {"bad": "kan_" + "a" * 43}
     toy_model.write(folder / "models")
     port = {} if request.param == "asgi" else {"http_port": 0}
     settings = {"tokens": str(folder / "tokens.toml"), "reflection": True, "request_read_timeout": 60, **port}
@@ -74,9 +73,9 @@ def test_what_the_table_does_not_have_is_refused_by_any_server() -> None:
 
 @pytest.mark.parametrize("caller", CALLERS)
 def test_every_method_and_route_by_every_caller(guarded: Guarded, caller: str) -> None:
-    role = caller if caller in token_files.ROLES else ""
-    seen = dict(auth_matrix.methods(guarded.server.channel, role, guarded.metadata(caller)))
-    seen |= dict(auth_matrix.routes(guarded.server.http, role, guarded.metadata(caller)))
+    role = caller if caller in credentials.ROLES else ""
+    seen = dict(credentials.methods(guarded.server.channel, role, guarded.metadata(caller)))
+    seen |= dict(credentials.routes(guarded.server.http, role, guarded.metadata(caller)))
     assert len(seen) > 50
     assert {name: wrong for name, wrong in seen.items() if wrong} == {}
 

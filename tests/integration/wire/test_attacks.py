@@ -10,11 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.integration.wire.test_memory_bounds import resident
 from tests.support import attacks, forked_process, toy_model
-from tests.support.server_process import Beside, Server, serving
+from tests.support.server_process import SHARED, Beside, Server, resident, serving
 from tests.support.tiers import spread
-from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 HELD = {"asgi": 96, "grpcio": 256}  # MiB that an attack may cost

@@ -13,8 +13,7 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.support import bad_requests, toy_model
 from tests.support.bad_requests import ROWS, Wrong, typed
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving
-from tests.support.toy_server import SHARED
+from tests.support.server_process import INFERENCE, KAN, SHARED, Server, request, serving
 
 Code = grpc.StatusCode
 

@@ -14,10 +14,9 @@ import pytest
 
 from kanserve.auth import token_file
 from kanserve.pb import kan_pb2
-from tests.support import error_codes, token_files, toy_model, toy_wide_model
-from tests.support.server_process import KAN, Server, serving
+from tests.support import bad_requests, credentials, toy_model
+from tests.support.server_process import KAN, SHARED, Server, serving
 from tests.support.tiers import full
-from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 WIDTH, LIMIT = 600, 360_000_000  # 1000 rows, about half a second
@@ -28,7 +27,7 @@ SHORT = 0.05  # seconds: a deadline that must pass
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("bounded")
     toy_model.write(root)
-    toy_wide_model.write(root, WIDTH)
+    toy_model.write_wide(root, WIDTH)
     with serving(root, transport=request.param, max_edge_query_evaluations=LIMIT, threads=1) as running:
         yield running
 
@@ -65,8 +64,8 @@ def test_a_query_that_takes_too_much_is_refused_before_it_begins(server: Server)
         "the query takes 360360000 edge evaluations (1001 rows x 360000 edges of the requested layers at all "
         "positions), the limit is 360000000"
     )
-    assert error_codes.code(caught.value) == "too-many-edge-evaluations"
-    assert error_codes.hint(caught.value) == "send at most 1000 rows, or request fewer layers"
+    assert bad_requests.code(caught.value) == "too-many-edge-evaluations"
+    assert bad_requests.hint(caught.value) == "send at most 1000 rows, or request fewer layers"
     ask(server, query(1000, top_k=1))
     assert refused - begun < (spent(server) - refused) / 2
 
@@ -94,10 +93,10 @@ def test_queries_take_turns(server: Server) -> None:
 @full("load")
 def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> None:
     """A client with four requests in flight gets no more rows per second than a client with one."""
-    toy_wide_model.write(tmp_path, WIDTH)
+    toy_model.write_wide(tmp_path, WIDTH)
     token = token_file.make()
-    created = token_files.write(tmp_path / "tokens", more=token_files.block("other", token, "interpret"))
-    greedy, modest = (token_files.bearer(item) for item in (created["interpret"], token))
+    created = credentials.write_tokens(tmp_path / "tokens", more=credentials.block("other", token, "interpret"))
+    greedy, modest = (credentials.bearer(item) for item in (created["interpret"], token))
     limits = {
         "max_edge_query_evaluations": LIMIT,
         "max_edge_queries": 8,
@@ -138,7 +137,7 @@ def test_a_large_answer_is_what_a_message_would_be(server: Server) -> None:
     assert (answer.model_name, answer.model_version, answer.id) == ("wide", "1", "an id")
     (layer,) = answer.layers
     result = np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape))
-    np.testing.assert_allclose(result, np.tanh(rows)[:, :, None] * toy_wide_model.weights(WIDTH), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(result, np.tanh(rows)[:, :, None] * toy_model.wide_weights(WIDTH), rtol=1e-5, atol=1e-9)
     data = kan_pb2.DescribeModelRequest(model_name="wide").SerializeToString()
     first, second = (server.call(f"{KAN}DescribeModel", data) for _ in range(2))
     assert first == second

@@ -31,10 +31,9 @@ from kanserve.types import ModelInfo, TensorInfo
 from tests.support import http_client, toy_model
 from tests.support.command_line import CLEAN, COMMAND, document, kanserve
 from tests.support.golden_cases import cases
-from tests.support.server_process import INFERENCE, Server, serving
+from tests.support.server_process import INFERENCE, SHARED, Server, serving
 from tests.support.server_process import request as request_of
 from tests.support.tiers import full
-from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 NAMES = Names(features=("a", "b"), classes=("z",))

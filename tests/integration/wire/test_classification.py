@@ -12,8 +12,7 @@ from onnx import TensorProto, helper
 
 from tests.integration.wire.test_datatypes import identity
 from tests.support import toy_model
-from tests.support.server_process import Server, serving
-from tests.support.toy_server import SHARED
+from tests.support.server_process import SHARED, Server, serving
 
 KINDS = {
     name: getattr(TensorProto, name) for name in ("BOOL", "UINT8", "INT64", "FLOAT16", "FLOAT", "DOUBLE", "STRING")

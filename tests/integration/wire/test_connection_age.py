@@ -18,7 +18,7 @@ import pytest
 
 from kanserve import AsyncClient, Client
 from tests.integration.wire.test_connections import comes
-from tests.support import attacks, certificates, toy_model
+from tests.support import attacks, credentials, toy_model
 from tests.support.server_process import INFERENCE, request, serving
 from tests.support.tiers import full
 
@@ -90,7 +90,7 @@ def test_a_client_that_goes_on_loses_nothing(tmp_path: Path, transport: str) -> 
 def test_every_worker_closes_them_with_tls_and_pages_too(tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path / "models")
-    files = certificates.write(tmp_path)
+    files = credentials.write_certificates(tmp_path)
     pair: dict[str, Any] = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
     trusted = (files / "ca.pem").read_bytes()
     with serving(tmp_path / "models", transport="asgi", workers=2, threads=2, **AGE, **pair) as server:

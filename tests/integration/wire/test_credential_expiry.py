@@ -30,10 +30,9 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.server.app import App
 from kanserve.system.lifecycle import Lifecycle
-from tests.support import auth_matrix, token_files, toy_model, toy_wide_model, wait
-from tests.support.server_process import Server, request, serving
+from tests.support import credentials, toy_model, wait
+from tests.support.server_process import SHARED, Server, request, serving
 from tests.support.tiers import full
-from tests.support.toy_server import SHARED
 
 WIDTH, ROWS = 256, 128  # of responses that exceed the buffers of the transports
 ALL = ["read", "infer", "interpret"]
@@ -86,7 +85,7 @@ class Held(threading.Thread):
 
 
 def over_grpc(server: Server, name: str, token: str) -> Iterator[str]:
-    first, many, over = FIRST[name].SerializeToString(), auth_matrix.METHODS[name].client_streaming, threading.Event()
+    first, many, over = FIRST[name].SerializeToString(), credentials.METHODS[name].client_streaming, threading.Event()
 
     def sent() -> Iterator[bytes]:
         yield first
@@ -95,7 +94,7 @@ def over_grpc(server: Server, name: str, token: str) -> Iterator[str]:
     with grpc.insecure_channel(server.address, SMALL_WINDOW) as channel:
         make = channel.stream_stream if many else channel.unary_stream
         try:
-            for _ in make(f"/{name}")(sent() if many else first, timeout=250, metadata=token_files.bearer(token)):
+            for _ in make(f"/{name}")(sent() if many else first, timeout=250, metadata=credentials.bearer(token)):
                 yield ""
         except grpc.RpcError as error:
             yield f"{error.code().name}: {error.details()}"
@@ -105,7 +104,7 @@ def over_grpc(server: Server, name: str, token: str) -> Iterator[str]:
 
 def over_http(server: Server, route: str, token: str) -> Iterator[str]:
     with contextlib.closing(http.client.HTTPConnection(server.http, timeout=250)) as connection:
-        connection.request("GET", f"{ROUTES[route]}?interval=3600", headers=dict(token_files.bearer(token)))
+        connection.request("GET", f"{ROUTES[route]}?interval=3600", headers=dict(credentials.bearer(token)))
         answer, kind = connection.getresponse(), ""
         for line in answer:
             kind = line.decode().partition("event: ")[2].strip() or kind
@@ -133,7 +132,7 @@ def test_the_table_of_streams_is_that_of_the_server(tmp_path: Path) -> None:
     pytest.importorskip("starlette")
     toy_model.write(tmp_path)
     assert streams(tmp_path) == {*FIRST, *(f"GET {route}" for route in ROUTES)}
-    offered = {name for name, how in auth_matrix.METHODS.items() if how.server_streaming}
+    offered = {name for name, how in credentials.METHODS.items() if how.server_streaming}
     assert offered == set(FIRST)
     assert streams(tmp_path) <= set(NEEDS)
 
@@ -162,7 +161,7 @@ class Guarded:
     def write(self, *blocks: str) -> None:
         """Write the file in one step, as `kanserve token` does."""
         created = self._path.with_name("made")
-        token_files.save(created, "\n".join([self._usual, *blocks]))
+        credentials.save_tokens(created, "\n".join([self._usual, *blocks]))
         created.rename(self._path)
 
     def _taken(self) -> int:
@@ -175,9 +174,9 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.importorskip(name)
     folder = tmp_path_factory.mktemp("streams")
     toy_model.write(folder / "models")
-    toy_wide_model.write(folder / "models", WIDTH)
-    usual = token_files.block("usual", token_file.make(), "admin")
-    token_files.save(folder / "tokens", usual)
+    toy_model.write_wide(folder / "models", WIDTH)
+    usual = credentials.block("usual", token_file.make(), "admin")
+    credentials.save_tokens(folder / "tokens", usual)
     limits = {"max_response_bytes": 2**26, "credential_poll_seconds": 0.1}
     port = {} if request.param == "asgi" else {"http_port": 0}
     followed = {"tokens": str(folder / "tokens"), "reflection": True, "transport": request.param}
@@ -188,8 +187,8 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @full("combination")
 def test_every_stream_ends_when_its_token_is_revoked(guarded: Guarded) -> None:
     revoked, kept = token_file.make(), token_file.make()
-    other = token_files.block("kept", kept, *ALL)
-    guarded.save(token_files.block("revoked", revoked, *ALL), other)
+    other = credentials.block("kept", kept, *ALL)
+    guarded.save(credentials.block("revoked", revoked, *ALL), other)
     ending, going = opened(guarded.server, revoked), opened(guarded.server, kept)
     for held in (ending, going):
         assert all(item.begun.wait(wait.SECONDS) for item in held.values())
@@ -207,7 +206,7 @@ def test_every_stream_ends_when_its_token_is_revoked(guarded: Guarded) -> None:
 def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Guarded) -> None:
     """The server ends the stream at the next request. For other errors of a request it sends an error and goes on."""
     token, requested = token_file.make(), threading.Semaphore(0)
-    guarded.save(token_files.block("one", token, "infer"))
+    guarded.save(credentials.block("one", token, "infer"))
 
     def messages() -> Iterator[bytes]:
         while True:
@@ -215,9 +214,9 @@ def test_another_token_under_the_same_name_ends_a_stream_of_requests(guarded: Gu
             requested.acquire(timeout=60)
 
     make = guarded.server.channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")
-    answers = make(messages(), timeout=120, metadata=token_files.bearer(token))
+    answers = make(messages(), timeout=120, metadata=credentials.bearer(token))
     next(answers)
-    guarded.write(token_files.block("one", token_file.make(), "infer"))
+    guarded.write(credentials.block("one", token_file.make(), "infer"))
     requested.release()
     with pytest.raises(grpc.RpcError) as caught:
         assert not any(item.error_message for item in paced(answers, requested))
@@ -245,7 +244,7 @@ class Standing:
         self.stream = guard.stream(HEALTH, "Watch", Kind.SERVER_STREAM, self.method)
 
     def credentials(self, text: str) -> token_file.Credentials:
-        token_files.save(self._path, text)
+        credentials.save_tokens(self._path, text)
         return token_file.load(self._path)
 
     async def method(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
@@ -263,7 +262,7 @@ async def nothing() -> AsyncIterator[bytes]:
 
 async def begun(standing: Standing, token: str) -> tuple[AsyncIterator[bytes], asyncio.Future[bytes]]:
     """A stream after its first message, and its wait for the next one."""
-    answers = standing.stream.answers(nothing(), RequestMetadata(token_files.bearer(token), None))
+    answers = standing.stream.answers(nothing(), RequestMetadata(credentials.bearer(token), None))
     assert await anext(answers) == b"first"
     waiting = asyncio.ensure_future(anext(answers))
     await asyncio.sleep(0)
@@ -277,7 +276,7 @@ def test_an_open_stream_ends_when_its_token_expires(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("time.time", lambda: now[0])
 
     async def cut() -> None:
-        standing = Standing(tmp_path / "t", token_files.block("mine", token, "read", expires="2040-01-01T00:00:00Z"))
+        standing = Standing(tmp_path / "t", credentials.block("mine", token, "read", expires="2040-01-01T00:00:00Z"))
         _, waiting = await begun(standing, token)
         await wait.turns()
         assert not waiting.done(), "the token is valid"
@@ -291,8 +290,8 @@ def test_an_open_stream_ends_when_its_token_expires(tmp_path: Path, monkeypatch:
 
 def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
     token, other = token_file.make(), token_file.make()
-    text, both = (token_files.block(name, other, "read") for name in ("other", "more"))
-    mine = token_files.block("mine", token, "read")
+    text, both = (credentials.block(name, other, "read") for name in ("other", "more"))
+    mine = credentials.block("mine", token, "read")
 
     async def cut() -> None:
         standing = Standing(tmp_path / "t", mine + text)
@@ -319,7 +318,7 @@ def test_what_an_open_stream_is_cut_by(tmp_path: Path) -> None:
 
         # A stream that is sending ends with the next message.
         standing.gate.take(standing.credentials(mine))
-        answers = standing.stream.answers(nothing(), RequestMetadata(token_files.bearer(token), None))
+        answers = standing.stream.answers(nothing(), RequestMetadata(credentials.bearer(token), None))
         await anext(answers)
         standing.gate.take(standing.credentials(text))
         with pytest.raises(CallFailed, match="the credential of mine was revoked"):

@@ -21,12 +21,11 @@ from kanserve import AsyncClient, Client, NotAllowed
 from kanserve.auth import authenticator
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
-from tests.support import token_files, toy_model
+from tests.support import credentials, toy_model
 from tests.support.command_line import document, kanserve, program
-from tests.support.server_process import INFERENCE, Server, first_line, launched, serving
-from tests.support.tls_server import files as files
-from tests.support.tls_server import models as models
-from tests.support.toy_server import SHARED
+from tests.support.credentials import files as files
+from tests.support.credentials import models as models
+from tests.support.server_process import INFERENCE, SHARED, Server, first_line, launched, serving
 from tests.support.wait import until
 
 ROWS = np.full((2, 3), 0.25, np.float32)
@@ -36,7 +35,7 @@ CERTIFIED = "[[certificate]]\nname = 'caller'\nsan = 'caller.example'\nroles = [
 @pytest.fixture(scope="module")
 def created(files: Path) -> dict[str, str]:
     """The tokens of the file `tokens.toml`, which also names a certificate."""
-    return token_files.write(files / "tokens.toml", more=CERTIFIED)
+    return credentials.write_tokens(files / "tokens.toml", more=CERTIFIED)
 
 
 @pytest.fixture(scope="module", params=SHARED)
@@ -106,7 +105,7 @@ def test_certificates_that_nothing_here_can_read_are_told_at_the_start(
     assert authenticator.missing_name() == ""
     for scope in ({}, {"extensions": {"tls": {"client_cert_chain": []}}}):
         assert authenticator.presented(scope) == ""
-    token_files.save(tmp_path / "tokens", CERTIFIED)
+    credentials.save_tokens(tmp_path / "tokens", CERTIFIED)
     settings = Settings(repository=tmp_path, tokens=tmp_path / "tokens")
     assert authenticator.build(settings.model_copy(update={"tls_client_ca": tmp_path / "ca.pem"})) is not None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -136,7 +135,7 @@ def test_our_awaited_client_shows_its_token_and_its_certificate(mutual: Server, 
 
 
 def test_our_client_and_its_commands(models: Path, tmp_path: Path) -> None:
-    created = token_files.write(tmp_path / "tokens")
+    created = credentials.write_tokens(tmp_path / "tokens")
     (tmp_path / "mine").write_text(f"{created['infer']}\n")
     (tmp_path / "rows.csv").write_text("0.25,0.25,0.25\n")
     with serving(models, tokens=str(tmp_path / "tokens")) as server:

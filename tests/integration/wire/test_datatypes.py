@@ -13,8 +13,7 @@ from onnx import TensorProto, helper
 
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.services import validation
-from tests.support.server_process import INFERENCE, Server, serving
-from tests.support.toy_server import SHARED
+from tests.support.server_process import INFERENCE, SHARED, Server, serving
 
 Code = grpc.StatusCode
 TINY = 1e-40  # not a normal number

@@ -19,9 +19,8 @@ from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.support import http_client, toy_model
 from tests.support.golden_cases import OWN
-from tests.support.server_process import KAN, Server, serving
+from tests.support.server_process import KAN, SHARED, Server, serving
 from tests.support.tiers import full, spread
-from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 SINE = EdgeEdit(0, 0, 0, "to", "1.2*sin(x)")

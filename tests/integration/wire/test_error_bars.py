@@ -25,11 +25,10 @@ from kanserve.client.aio import AsyncClient
 from kanserve.client.results import Answer
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import error_codes, http_client
+from tests.support import bad_requests, http_client
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
-from tests.support.server_process import INFERENCE, Server, request, serving
-from tests.support.toy_server import SHARED
+from tests.support.server_process import INFERENCE, SHARED, Server, request, serving
 
 RNG = np.random.default_rng(1)
 ROWS = np.concatenate([RNG.uniform(-0.9, 0.9, (4, 2)), [[5, 0]]]).astype(np.float32)  # the last one is not in the box
@@ -161,7 +160,7 @@ def test_a_model_without_bars_rejects_the_request(served: Server) -> None:
         ask(served, "plain", ROWS, "y", NAME)
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "model 'plain' has no error bars" in caught.value.details()
-    assert error_codes.code(caught.value) == "error-bars-missing"
+    assert bad_requests.code(caught.value) == "error-bars-missing"
     message = request(ROWS, "exact")
     message.outputs.add(name=NAME).parameters["classification"].int64_param = 1
     with pytest.raises(grpc.RpcError, match="cannot be combined with the parameter classification"):

@@ -17,10 +17,9 @@ from kanserve.client.control import promote
 from kanserve.grpc_api.call_context import HINT_BYTES
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from tests.support import error_codes, http_client, toy_model
+from tests.support import bad_requests, http_client, toy_model
 from tests.support.command_line import kanserve
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving
-from tests.support.toy_server import SHARED
+from tests.support.server_process import INFERENCE, KAN, SHARED, Server, request, serving
 
 ROWS = np.zeros((2, 3), np.float32)
 
@@ -53,16 +52,16 @@ def test_a_failed_call_has_the_code_and_the_hint_as_trailers(web: Server, case: 
     path, data, code, hint = case
     with pytest.raises(grpc.RpcError) as caught:
         list(web.channel.unary_stream(path)(data, timeout=60))
-    assert error_codes.code(caught.value) == code
-    assert error_codes.hint(caught.value)
-    assert not hint or error_codes.hint(caught.value) == hint
+    assert bad_requests.code(caught.value) == code
+    assert bad_requests.hint(caught.value)
+    assert not hint or bad_requests.hint(caught.value) == hint
     raw = dict(caught.value.trailing_metadata())
-    assert all(value.isascii() and value.isprintable() for value in (raw[error_codes.CODE], raw[error_codes.HELP]))
+    assert all(value.isascii() and value.isprintable() for value in (raw[bad_requests.CODE], raw[bad_requests.HELP]))
 
 
 def test_a_call_that_succeeds_has_neither(web: Server) -> None:
     _, call = web.channel.unary_unary(f"{INFERENCE}ModelInfer").with_call(request(ROWS).SerializeToString(), timeout=60)
-    assert not {error_codes.CODE, error_codes.HELP} & set(dict(call.trailing_metadata()))
+    assert not {bad_requests.CODE, bad_requests.HELP} & set(dict(call.trailing_metadata()))
 
 
 def test_an_http_error_has_both_in_its_body(web: Server) -> None:
@@ -75,7 +74,7 @@ def test_an_http_error_has_both_in_its_body(web: Server) -> None:
         "request_id": reply.headers["x-request-id"],
     }
     reply = http_client.infer(web, b"{")
-    assert (reply.status, *error_codes.of_body(reply.body)) == (400, "json-invalid", reply.json["help"])
+    assert (reply.status, *bad_requests.of_body(reply.body)) == (400, "json-invalid", reply.json["help"])
     reply = http_client.ask(web, "/v2/nothing")
     assert (reply.status, reply.json["code"]) == (404, "route-not-found")
 
@@ -153,5 +152,5 @@ def test_a_model_that_fails_to_load_has_both_in_the_log(tmp_path: Path) -> None:
 def test_a_hint_is_bounded(web: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         web.call(f"{KAN}DescribeModel", kan_pb2.DescribeModelRequest(model_name="\u00e9" * 9000).SerializeToString())
-    assert error_codes.code(caught.value) == "model-unknown"
-    assert len(error_codes.hint(caught.value).encode()) <= HINT_BYTES
+    assert bad_requests.code(caught.value) == "model-unknown"
+    assert len(bad_requests.hint(caught.value).encode()) <= HINT_BYTES

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server_process import Server
+from tests.support.server_process import SHARED, Server
 from tests.support.tiers import full
-from tests.support.toy_server import SHARED
 
 TRITON = """
 import queue, sys

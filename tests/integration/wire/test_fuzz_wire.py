@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.wire.test_memory_bounds import resident
 from tests.support import toy_model
-from tests.support.server_process import serving
+from tests.support.server_process import resident, serving
 from tests.support.tiers import full
 from tests.support.wait import until
 from tools import fuzz_wire

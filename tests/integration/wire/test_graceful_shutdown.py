@@ -21,10 +21,9 @@ from grpc_health.v1 import health_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import forked_process, reload_tools, toy_model
-from tests.support.connection_balancer import balancing
-from tests.support.server_process import INFERENCE, Server, first_line, launched, request, serving
+from tests.support.programs import balancing
+from tests.support.server_process import INFERENCE, SHARED, Server, first_line, launched, request, serving
 from tests.support.tiers import full
-from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 HEALTH = "/grpc.health.v1.Health/"

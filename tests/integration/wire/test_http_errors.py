@@ -16,14 +16,11 @@ import numpy as np
 import pytest
 
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.integration.wire.test_memory_bounds import resident
 from tests.support import bad_requests
 from tests.support.bad_requests import Wrong
-from tests.support.http_client import Reply, ask, infer, running, tensor
-from tests.support.http_peer import Peer
-from tests.support.server_process import INFERENCE, Server
+from tests.support.http_client import Peer, Reply, ask, infer, running, tensor
+from tests.support.server_process import INFERENCE, SHARED, Server, resident
 from tests.support.tiers import full
-from tests.support.toy_server import SHARED
 from tests.support.wait import until
 
 LIMIT = 2**20  # bytes of a request

@@ -18,7 +18,7 @@ from kanexport.pipeline import Request, export
 from kanserve.analysis import intervals
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import error_codes, http_client, toy_model
+from tests.support import bad_requests, http_client, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
 from tests.support.server_process import INFERENCE, Server, request, serving
@@ -165,7 +165,7 @@ def test_a_model_without_intervals_rejects_the_request(served: Server) -> None:
         ask(served, "plain", ROWS, "y", intervals.NAME)
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "model 'plain' has no prediction intervals" in caught.value.details()
-    assert error_codes.code(caught.value) == "intervals-missing"
+    assert bad_requests.code(caught.value) == "intervals-missing"
     with pytest.raises(grpc.RpcError, match="model 'onnx' has no prediction intervals"):
         ask(served, "onnx", ROWS[:1, :1], intervals.NAME)
     with pytest.raises(grpc.RpcError) as caught:

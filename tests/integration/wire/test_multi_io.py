@@ -32,7 +32,7 @@ torch = pytest.importorskip("torch")
 from kanexport.bundle.publish import Target  # noqa: E402 - as above
 from kanexport.contract import manifest as contract  # noqa: E402 - as above
 from kanexport.torch_export.convert import convert  # noqa: E402 - as above
-from tests.support import modules_multi_io as several  # noqa: E402 - needs torch
+from tests.support import torch_modules as several  # noqa: E402 - needs torch
 
 TYPES = {"tokens": "INT64", "mask": "BOOL", "x": "FP32"}
 

@@ -21,7 +21,7 @@ from kanexport.contract.sections import AS_TRAINED, OUT_OF_RANGE_POLICIES
 from kanexport.pipeline import Request, export
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import error_codes, http_client, toy_model
+from tests.support import bad_requests, http_client, toy_model
 from tests.support.command_line import checkpoint, document, kanserve
 from tests.support.server_process import INFERENCE, Server, request, serving
 from tests.support.tiers import full, spread
@@ -96,7 +96,7 @@ def reason(server: Server, rows: np.ndarray) -> str:
     with pytest.raises(grpc.RpcError) as caught:
         server.infer(rows, "reject")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert error_codes.code(caught.value) == "row-out-of-range"
+    assert bad_requests.code(caught.value) == "row-out-of-range"
     return str(caught.value.details())
 
 

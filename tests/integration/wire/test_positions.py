@@ -30,7 +30,7 @@ from kanserve.repository.layout import Bundle
 from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
 from kanserve.types import Array, EdgeOptions
-from tests.support import error_codes, toy_grid_model, toy_model
+from tests.support import bad_requests, toy_grid_model, toy_model
 from tests.support.reload_tools import shown
 from tests.support.server_process import INFERENCE, KAN, Server, serving
 from tests.support.wait import until
@@ -120,7 +120,7 @@ def test_layers_are_chosen_by_name(grid: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         query(grid, ROWS, layer_names=["tail"])
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert error_codes.code(caught.value) == "layer-unknown"
+    assert bad_requests.code(caught.value) == "layer-unknown"
     assert "unknown layer 'tail'" in caught.value.details()
     assert "'pixels', 'token.kan', 'head.layers.0'" in caught.value.details()
 

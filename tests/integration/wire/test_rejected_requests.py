@@ -20,8 +20,8 @@ import pytest
 
 from kanserve.auth import token_file
 from tests.integration.wire.test_transports import framed
-from tests.support import token_files, toy_model
-from tests.support.http_peer import Peer
+from tests.support import credentials, toy_model
+from tests.support.http_client import Peer
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 from tests.support.tiers import full, spread
 from tests.support.wait import until
@@ -32,9 +32,9 @@ HELD = 2**15  # bytes in cycles that are not a message
 CYCLES = {"asgi": 2, "grpcio": 64}  # objects for each request: grpc.aio makes some of its own, without the message
 ALIVE = 300  # objects more than before, after all requests
 INFER = f"{INFERENCE}ModelInfer"
-COUNTING = ("tests.support.gc_counting_transport", "Counting")
+COUNTING = ("tests.support.transports", "Counting")
 TOKENS = {role: token_file.make() for role in ("admin", "read")}
-WHO = token_files.bearer(TOKENS["admin"])
+WHO = credentials.bearer(TOKENS["admin"])
 ROW = request(np.zeros((1, 3), np.float32)).SerializeToString()
 STRANGE = request(np.zeros((1, 3), np.float32), "nobody", id="x" * LARGE).SerializeToString()
 ZEROS = gzip.compress(bytes(8 * 2**20))
@@ -48,7 +48,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("refusals")
     toy_model.write(root / "models")
-    token_files.save(root / "tokens", "\n".join(token_files.block(role, token, role) for role, token in TOKENS.items()))
+    credentials.save_tokens(
+        root / "tokens", "\n".join(credentials.block(role, token, role) for role, token in TOKENS.items())
+    )
     chosen: dict[str, Any] = {"tokens": str(root / "tokens"), "access_log": "none"}
     with serving(root / "models", COUNTING, transport=request.param, **chosen) as running:
         yield running
@@ -116,7 +118,7 @@ BY_GRPC: dict[str, tuple[Refused, str]] = {
     "unknown method": (unary("/x.Y/Z", bytes(LARGE)), "UNIMPLEMENTED"),
     "unsupported": (unary(f"{INFERENCE}TraceSetting", bytes(LARGE)), "UNIMPLEMENTED"),
     "no credential": (unary(INFER, STRANGE, ()), "UNAUTHENTICATED"),
-    "not enough": (unary(INFER, STRANGE, token_files.bearer(TOKENS["read"])), "PERMISSION_DENIED"),
+    "not enough": (unary(INFER, STRANGE, credentials.bearer(TOKENS["read"])), "PERMISSION_DENIED"),
     "no query": (unary(f"{KAN}QueryEdges", b"\xff" * LARGE), "INVALID_ARGUMENT"),
     "of a stream": (stream(STRANGE, ROW, strict=True), "NOT_FOUND"),
     "of a stream, too large": (stream(ROW, bytes(5 * 2**20)), "RESOURCE_EXHAUSTED"),

@@ -17,7 +17,7 @@ from kanserve import AsyncClient, Client, ClientError
 from kanserve.client import base, control, targets
 from kanserve.client.errors import ArgumentError
 from tests.support import toy_model
-from tests.support.name_server import resolving
+from tests.support.model_stores import resolving
 from tests.support.reload_tools import handled
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full

@@ -20,8 +20,7 @@ from onnx import TensorProto, helper
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.support import toy_model
-from tests.support.http_client import Reply, ask, infer, tensor
-from tests.support.http_peer import Peer
+from tests.support.http_client import Peer, Reply, ask, infer, tensor
 from tests.support.reload_tools import shown
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 from tests.support.tiers import full

@@ -16,7 +16,7 @@ from kanserve.client.aio import AsyncClient
 from kanserve.client.errors import RateLimited
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import http_client, token_files, toy_model
+from tests.support import credentials, http_client, toy_model
 from tests.support.server_process import INFERENCE, Server, request, serving
 from tests.support.tiers import full
 
@@ -31,8 +31,8 @@ def running(transport: str, folder: Path, **limits: Any) -> Iterator[Server]:
     """A server with two callers. One of them has five calls per second."""
     pytest.importorskip("h2corn")
     toy_model.write(folder / "models")
-    callers = token_files.block("rated", RATED, "read", rate=5) + token_files.block("free", FREE, "infer")
-    token_files.save(folder / "tokens", callers)
+    callers = credentials.block("rated", RATED, "read", rate=5) + credentials.block("free", FREE, "infer")
+    credentials.save_tokens(folder / "tokens", callers)
     port = {} if transport == "asgi" else {"http_port": 0}
     with serving(folder / "models", tokens=str(folder / "tokens"), transport=transport, **port, **limits) as server:
         yield server
@@ -51,7 +51,7 @@ def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_a_caller_that_asks_too_often(server: Server) -> None:
-    shown = token_files.bearer(RATED)
+    shown = credentials.bearer(RATED)
     calls = (server.call(f"{INFERENCE}ServerMetadata", b"", metadata=shown) for _ in range(MANY))
     with pytest.raises(grpc.RpcError) as caught:
         list(calls)
@@ -62,7 +62,7 @@ def test_a_caller_that_asks_too_often(server: Server) -> None:
     refused = next(reply for reply in replies if reply.status != 200)
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
     assert http_client.ask(server, "/healthz", **dict(shown)).status == 200
-    assert http_client.ask(server, "/v2", **dict(token_files.bearer(FREE))).status == 200
+    assert http_client.ask(server, "/v2", **dict(credentials.bearer(FREE))).status == 200
 
 
 def test_both_clients_wait_until_a_rate_lets_them_through(server: Server) -> None:
@@ -87,13 +87,13 @@ def test_both_clients_wait_until_a_rate_lets_them_through(server: Server) -> Non
 def test_a_deadline_that_is_later_or_absent_is_cut(hasty: Server, supplied: float | None) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         hasty.channel.unary_unary(f"{INFERENCE}ModelInfer")(
-            request(ROWS).SerializeToString(), timeout=supplied, metadata=token_files.bearer(FREE)
+            request(ROWS).SerializeToString(), timeout=supplied, metadata=credentials.bearer(FREE)
         )
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_the_same_over_http_and_on_a_stream(hasty: Server) -> None:
-    shown = token_files.bearer(FREE)
+    shown = credentials.bearer(FREE)
     assert http_client.infer(hasty, BODY, **dict(shown)).status == 504
     requested = [request(ROWS, id=str(at)).SerializeToString() for at in range(3)]
     stream = hasty.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")(iter(requested), timeout=60, metadata=shown)
@@ -103,7 +103,7 @@ def test_the_same_over_http_and_on_a_stream(hasty: Server) -> None:
 
 
 def test_headers_beyond_their_limit_are_one_requests_own(server: Server) -> None:
-    shown = token_files.bearer(FREE)
+    shown = credentials.bearer(FREE)
     watch = server.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60, metadata=shown)
     next(watch)
     server.call(f"{INFERENCE}ServerMetadata", b"", metadata=(*shown, ("x-a", "a" * 6000)))

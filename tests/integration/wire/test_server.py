@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from kanserve.system import slices
-from tests.support import error_codes, toy_model
+from tests.support import bad_requests, toy_model
+from tests.support.loop_stalls import time_slice
 from tests.support.server_process import INFERENCE, Server, request, serving
 from tests.support.tiers import full
-from tests.support.time_slice import time_slice
 
 ROWS = np.full((2, 3), 0.123456, np.float32)
 
@@ -74,8 +74,8 @@ def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: P
             server.infer(np.zeros((129, 3), np.float32))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "takes 1032 bytes, the limit is 1024" in caught.value.details()
-        assert error_codes.code(caught.value) == "response-too-large"
-        assert "send fewer rows" in error_codes.hint(caught.value)
+        assert bad_requests.code(caught.value) == "response-too-large"
+        assert "send fewer rows" in bad_requests.hint(caught.value)
         assert "nv_inference_exec_count" in server.metrics()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import error_codes, http_client, toy_model
+from tests.support import bad_requests, http_client, toy_model
 from tests.support.http_client import Reply, ask
 from tests.support.server_process import Server
 from tests.support.tiers import full
@@ -141,7 +141,7 @@ def same(result: Any, expected: Any) -> bool:
 def test_what_is_too_much_as_numbers_comes_as_bytes(web: Server) -> None:
     requested = {"layers": [0], "points": 101}
     refused = ask(web, "/v1/kan/models/toy/curves", requested)
-    code, hint = error_codes.of_body(refused.body)
+    code, hint = bad_requests.of_body(refused.body)
     assert (refused.status, code) == (413, "json-response-too-large")
     assert "Accept: application/octet-stream" in hint
     (block,) = packed(ask(web, "/v1/kan/models/toy/curves", requested, accept=PACKED))["blocks"]

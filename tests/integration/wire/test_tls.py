@@ -16,11 +16,11 @@ from kanserve import Client, Unreachable
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.command_line import document, kanserve, program
+from tests.support.credentials import files as files
+from tests.support.credentials import models as models
+from tests.support.credentials import secured
 from tests.support.server_process import INFERENCE, Server, request
 from tests.support.tiers import full
-from tests.support.tls_server import files as files
-from tests.support.tls_server import models as models
-from tests.support.tls_server import secured
 
 ROWS = np.full((2, 3), 0.25, np.float32)
 WAYS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]

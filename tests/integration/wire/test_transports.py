@@ -12,12 +12,11 @@ import grpc
 import pytest
 
 from tests.support import toy_model
-from tests.support.http_client import way
-from tests.support.http_peer import FOREIGN, INFER, ROWS, Code, Peer, body, code, framed
-from tests.support.http_peer import hasty as hasty
-from tests.support.http_peer import hasty_peer as hasty_peer
-from tests.support.http_peer import lone as lone
-from tests.support.http_peer import peer as peer
+from tests.support.http_client import FOREIGN, INFER, PEER_ROWS, Code, Peer, body, code, framed, way
+from tests.support.http_client import hasty as hasty
+from tests.support.http_client import hasty_peer as hasty_peer
+from tests.support.http_client import lone as lone
+from tests.support.http_client import peer as peer
 from tests.support.reload_tools import handled, shown
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
@@ -33,7 +32,7 @@ ASGI = pytest.mark.parametrize("lone", ["asgi", FOREIGN], indirect=True)
 
 @ASGI  # gRPC core ends such a call by itself
 def test_a_deadline_that_has_passed_is_not_worked_for(peer: Peer, lone: Server) -> None:
-    lone.infer(ROWS)
+    lone.infer(PEER_ROWS)
     line = 'nv_inference_request_success{model="toy",version="1"}'
     until(lambda: shown(lone, line) > 0 and "kanserve_inflight_requests 0.0" in lone.metrics())  # all calls are counted
     before = shown(lone, line)
@@ -178,5 +177,5 @@ def test_where_too_many_are_on_their_way_the_slowest_is_given_up(tmp_path: Path,
         result = crowd.headers(first)
         assert result["grpc-status"] == str(Code.RESOURCE_EXHAUSTED.value[0])
         assert result["grpc-message"].startswith("more than 8 requests arrive at the same time")
-        assert server.infer(ROWS).shape == (2, 2)
+        assert server.infer(PEER_ROWS).shape == (2, 2)
         crowd.socket.close()

@@ -24,7 +24,7 @@ from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from kanserve.services.operations import Operations
 from tests.kanserve.analysis import test_drift
-from tests.support import http_client, reload_tools, toy_model, toy_wide_model
+from tests.support import http_client, reload_tools, toy_model
 from tests.support.command_line import kanserve
 from tests.support.exports import exported
 from tests.support.golden_cases import OWN
@@ -376,7 +376,7 @@ def test_what_a_card_tells(real: Server) -> None:
 @full("load")
 def test_a_card_whose_caller_resets_its_request_ends(tmp_path: Path) -> None:
     """The metrics of queries also show that the server makes a card once for several clients."""
-    toy_wide_model.write(tmp_path, 300)
+    toy_model.write_wide(tmp_path, 300)
     path = f"{MODELS}/wide/report"
     with serving(tmp_path, **ASGI, access_log="all") as server:
         for number in range(1, 6):  # a fast machine may finish it before the reset

@@ -19,7 +19,7 @@ from kanexport.errors import CheckpointError, FamilyError, OptionError, Reposito
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request
 from tests.kanexport.batch.test_discover import write
-from tests.support.golden_networks import case
+from tests.support.golden_cases import case
 from tests.support.tiers import full
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -22,7 +22,7 @@ from kanserve.repository import layout
 from kanserve.repository.snapshot import remove_stale_exports
 from kanserve.repository.validation import check_config
 from tests.support import forked_process
-from tests.support.nth_failure import CASES, FAST, NARROW, WIDE, Case, agree, hidden, packed, state
+from tests.support.failures import CASES, FAST, NARROW, WIDE, Case, agree, hidden, packed, state
 from tests.support.server_process import serving
 from tests.support.tiers import full, spread
 from tests.support.wait import until
@@ -30,7 +30,7 @@ from tests.support.wait import until
 HAMMER = """
 import sys, pathlib
 from tests.support import forked_process
-from tests.support.nth_failure import packed
+from tests.support.failures import packed
 print("ready", flush=True)
 while True:
     for version in (1, 2):

@@ -17,13 +17,13 @@ from kanexport.contract.sections import Baseline, NodeBaseline
 from kanexport.errors import OptionError
 from kanserve.repository import validation
 from tests.kanserve.repository.test_validation import listed
-from tests.support import exported_graphs
+from tests.support import golden_cases
 
 X = np.random.default_rng(5).normal(size=(200, 13)).astype(np.float32)
 
 
 def exported(tmp_path: Path, baseline: Path, name: str = "efficient-kan-wine-update-grid", **more: Any) -> Any:
-    return exported_graphs.exported(name, tmp_path / "models", baseline=baseline, **more).manifest
+    return golden_cases.exported(name, tmp_path / "models", baseline=baseline, **more).manifest
 
 
 def test_counts_and_moments_of_every_node_are_kept_and_the_rows_are_not(tmp_path: Path) -> None:

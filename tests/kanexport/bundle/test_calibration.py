@@ -17,8 +17,8 @@ from kanexport.errors import OptionError
 from kanexport.quantization.options import QuantizationOptions
 from kanserve.analysis import intervals
 from kanserve.repository import validation
-from tests.support import exported_graphs
-from tests.support.exported_graphs import run
+from tests.support import golden_cases
+from tests.support.golden_cases import run
 from tests.support.tiers import full, spread
 
 REGRESSION, CLASSIFIER = "pykan-hello-adapted", "efficient-kan-wine-update-grid"  # 2 -> 1, and 13 -> 3 classes
@@ -27,7 +27,7 @@ RNG = np.random.default_rng(0)
 
 def exported(tmp_path: Path, file: Path, name: str, coverage: float = 0.9, method: str = "", **more: Any) -> Manifest:
     wanted = calibration.options(file, coverage, method)
-    return exported_graphs.exported(name, tmp_path / "models", intervals=wanted, force=True, **more).manifest
+    return golden_cases.exported(name, tmp_path / "models", intervals=wanted, force=True, **more).manifest
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The serving graphs of both networks."""
     folder = tmp_path_factory.mktemp("plain")
     return {
-        name: exported_graphs.exported(name, folder / name).directory / "model.onnx"
-        for name in (REGRESSION, CLASSIFIER)
+        name: golden_cases.exported(name, folder / name).directory / "model.onnx" for name in (REGRESSION, CLASSIFIER)
     }
 
 

@@ -15,10 +15,10 @@ from kanexport.contract import manifest
 from kanexport.contract.cli import program
 from kanexport.contract.sections import NEITHER
 from kanexport.errors import ExportError, InvalidKan, OptionError
-from tests.support import exported_graphs
+from tests.support import golden_cases
 from tests.support.tiers import full
 
-HELLO = exported_graphs.case("pykan-hello-pruned").path
+HELLO = golden_cases.case("pykan-hello-pruned").path
 BUDGET = "90s"  # the certificate ends earlier, also on a busy machine
 
 
@@ -58,7 +58,7 @@ def test_the_section_of_the_manifest(certified: Path) -> None:
 
 @full("combination")
 def test_a_certificate_with_many_pairs_has_no_rows(tmp_path: Path) -> None:
-    path = exported_graphs.case("efficient-kan-digits").path
+    path = golden_cases.case("efficient-kan-digits").path
     words = ("--name", "digits", "--certify", "--certify-budget", "0.1s", "--no-kernel")
     assert run(path, "--repository", tmp_path, *words) == 0
     stored = manifest.load(tmp_path / "digits" / "1").certificate
@@ -72,7 +72,7 @@ def test_the_served_graph_stays_in_its_range(certified: Path) -> None:
     low, high = np.array(stored.low), np.array(stored.high)
     rows = np.random.default_rng(3).uniform(low, high, (20_000, 2)).astype(np.float32)
     rows = rows[((rows >= low) & (rows <= high)).all(axis=1)]
-    y = exported_graphs.run(certified / "model.onnx", {whole.input.name: rows})[whole.output.name]
+    y = golden_cases.run(certified / "model.onnx", {whole.input.name: rows})[whole.output.name]
     assert len(y) > 19_000
     assert stored.output_low[0] <= y.min() <= y.max() <= stored.output_high[0]
     assert y.max() - y.min() > 0.8 * (stored.output_high[0] - stored.output_low[0])  # and the range is not far from it
@@ -93,7 +93,7 @@ def test_the_box_of_rows_as_the_range_of_a_policy(tmp_path: Path, capsys: pytest
 
 
 def test_a_network_without_a_certificate_writes_nothing(tmp_path: Path) -> None:
-    other = exported_graphs.case("fastkan-digits")
+    other = golden_cases.case("fastkan-digits")
     words = [word for option in other.options for word in ("--option", option)]
     with pytest.raises(InvalidKan) as caught:
         run(other.path, *words, "--repository", tmp_path, "--name", "other", "--certify", "--certify-budget", "1s")

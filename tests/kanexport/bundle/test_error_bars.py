@@ -26,8 +26,8 @@ from kanexport.pipeline import Request, network
 from kanexport.republish import edit_version
 from kanserve.repository import validation
 from tests.kanexport.bundle.test_certification import run as command
-from tests.support import exported_graphs
-from tests.support.exported_graphs import case, run
+from tests.support import golden_cases
+from tests.support.golden_cases import case, run
 from tests.support.tiers import full
 
 NETWORK = "pykan-hello-adapted"
@@ -41,7 +41,7 @@ def exported(root: Path, x: np.ndarray, y: np.ndarray, *, factor: float = 1.0, *
     np.savez(root / "rows.npz", x=x, y=y)
     bars = options.options(root / "rows.npz", factor, enabled=True, certify=True)
     fields: dict[str, Any] = {"certification": BUDGET, "error_bars": bars, "force": True, **more}
-    done = exported_graphs.exported(NETWORK, root / "models", **fields)
+    done = golden_cases.exported(NETWORK, root / "models", **fields)
     return done.directory, manifest.load(done.directory)
 
 
@@ -52,7 +52,7 @@ def outputs(folder: Path, x: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CertificateInfo]:
     """The folder of the network without error bars, and its certificate."""
-    done = exported_graphs.exported(NETWORK, tmp_path_factory.mktemp("plain"), certification=BUDGET)
+    done = golden_cases.exported(NETWORK, tmp_path_factory.mktemp("plain"), certification=BUDGET)
     return done.directory, done.manifest.certificate
 
 
@@ -258,7 +258,7 @@ def test_classifiers_and_networks_without_a_certificate_write_nothing(
     np.savez(tmp_path / "rows.npz", x=np.zeros((4, width)), y=np.arange(4) % labels)
     bars = options.options(tmp_path / "rows.npz", enabled=True, certify=True)
     with pytest.raises(ExportError) as caught:
-        exported_graphs.exported(name, tmp_path / "m", certification=CertifyOptions(budget=0.5), error_bars=bars)
+        golden_cases.exported(name, tmp_path / "m", certification=CertifyOptions(budget=0.5), error_bars=bars)
     assert message in str(caught.value)
     assert not (tmp_path / "m" / "m").exists()
 

@@ -28,9 +28,8 @@ from kanexport.lowering.lower import Explained, Lowered
 from kanexport.verify import verify
 from kanserve.analysis import attribution
 from kanserve.repository import validation
-from tests.support import exported_graphs
-from tests.support.exported_graphs import case, run
-from tests.support.golden_cases import EDGE_TOLERANCE, cases, relative_error
+from tests.support import golden_cases
+from tests.support.golden_cases import EDGE_TOLERANCE, case, cases, relative_error, run
 from tests.support.small_checkpoints import read
 from tests.support.tiers import full, spread
 
@@ -38,7 +37,7 @@ ADAPTED = "pykan-hello-adapted"
 
 
 def exported(folder: Path, name: str = ADAPTED, **more: Any) -> Result:
-    return exported_graphs.exported(name, folder, **{"explain": True, **more})
+    return golden_cases.exported(name, folder, **{"explain": True, **more})
 
 
 @spread("name", [item.name for item in cases()], 4)

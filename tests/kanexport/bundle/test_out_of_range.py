@@ -13,8 +13,8 @@ from kanexport.bundle import publish
 from kanexport.contract import manifest as contract
 from kanexport.contract.sections import AS_TRAINED, CLAMP, FLAG, OUT_OF_RANGE_POLICIES, REJECT
 from kanexport.errors import OptionError
-from tests.support import exported_graphs
-from tests.support.exported_graphs import run
+from tests.support import golden_cases
+from tests.support.golden_cases import run
 from tests.support.tiers import spread
 
 GRIDLESS = ("chebykan-bare-layer", "fourierkan-breast-cancer", "wav-kan-dog-breast-cancer")
@@ -22,7 +22,7 @@ NORMED = "fastkan-digits"
 
 
 def exported(folder: Path, name: str, policy: str, **more: Any) -> Any:
-    return exported_graphs.exported(name, folder, out_of_range=policy, **more)
+    return golden_cases.exported(name, folder, out_of_range=policy, **more)
 
 
 def first(graph: Path, x: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_the_policy_is_kept_in_the_manifest_and_stands_in_the_report(tmp_path: P
 
 
 def test_who_chooses_nothing_has_what_was_trained(tmp_path: Path) -> None:
-    plain = exported_graphs.exported("pykan-mult-affine", tmp_path / "a")
+    plain = golden_cases.exported("pykan-mult-affine", tmp_path / "a")
     chosen = exported(tmp_path / "b", "pykan-mult-affine", AS_TRAINED)
     assert plain.manifest.out_of_range == chosen.manifest.out_of_range == AS_TRAINED
     for file in ("model.onnx", "edges_l0.onnx"):

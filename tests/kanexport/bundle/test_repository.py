@@ -22,7 +22,7 @@ from kanexport.contract.manifest import Manifest
 from kanexport.errors import RepositoryError
 from kanserve.pb import model_config_pb2
 from tests.support import forked_process
-from tests.support.exported_graphs import case, exported
+from tests.support.golden_cases import case, exported
 
 Pack = Callable[..., Path]
 EXPORTED = "pykan-mult-affine"

@@ -13,7 +13,7 @@ from kanexport.ccode import compiled
 from kanexport.errors import VerificationFailed
 from tests.support import c_code
 from tests.support.c_code import STRICT, numbers
-from tests.support.golden_networks import case
+from tests.support.golden_cases import case
 from tests.support.tiers import full
 
 SMALL, WIDE = "pykan-hello-adapted", "efficient-kan-digits"

@@ -18,8 +18,7 @@ from kanexport.errors import InvalidKan, OptionError, RepositoryError, Verificat
 from kanexport.verify import attribution
 from tests.support import c_code
 from tests.support.c_code import STRICT
-from tests.support.golden_cases import Case, cases, relative_error
-from tests.support.golden_networks import network
+from tests.support.golden_cases import Case, cases, network, relative_error
 from tests.support.tiers import spread
 
 SMALL = "pykan-hello-adapted"

@@ -10,7 +10,7 @@ from kanexport.ccode.integer_tables import Codes
 from kanexport.errors import VerificationFailed
 from kanexport.verify import float64_reference
 from tests.support import c_code
-from tests.support.golden_networks import case, network
+from tests.support.golden_cases import case, network
 from tests.support.tiers import spread
 
 WIDE = "efficient-kan-digits"

@@ -18,7 +18,7 @@ from kanexport.contract.wasm_module import ModuleFacts
 from kanexport.errors import OptionError
 from kanexport.pipeline import Request, export
 from tests.support import c_code
-from tests.support.golden_networks import case, network
+from tests.support.golden_cases import case, network
 from tests.support.tiers import full
 
 NODE = """

@@ -9,7 +9,7 @@ import numpy as np
 from kanexport.certify import branch, certificate, search
 from kanexport.certify.enclosure import Network
 from kanexport.certify.search import Found
-from tests.support.spline_networks import random_network
+from tests.support.sample_networks import random_network
 
 
 def test_boxes_cover_the_box_and_bounds_become_closer() -> None:

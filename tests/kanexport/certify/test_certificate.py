@@ -19,9 +19,9 @@ from kanexport.ir.model import Kan
 from kanexport.ir.steps import Select
 from kanexport.lowering import lower, spline_forms
 from kanexport.verify import float64_reference, graph_runner
-from tests.support import random_networks
-from tests.support.golden_networks import case, network
-from tests.support.spline_networks import random_network
+from tests.support import sample_networks
+from tests.support.golden_cases import case, network
+from tests.support.sample_networks import random_network
 from tests.support.tiers import full, spread
 
 ROWS = 1500
@@ -145,18 +145,18 @@ def test_random_networks(seed: int) -> None:
 
 
 @spread("depth", [2, 1, 3], 1)
-@pytest.mark.parametrize("kind", random_networks.KINDS)
+@pytest.mark.parametrize("kind", sample_networks.KINDS)
 def test_random_networks_of_each_basis(kind: str, depth: int) -> None:
-    kan = random_networks.network(kind, depth, seed=depth)
+    kan = sample_networks.network(kind, depth, seed=depth)
     assert_holds(kan, around(kan, 1.0))
 
 
 @full("combination")
-@pytest.mark.parametrize("kind", random_networks.KINDS)
+@pytest.mark.parametrize("kind", sample_networks.KINDS)
 def test_boxes_far_beyond_the_grid(kind: str) -> None:
     """The certificate holds, or the network has none on this box."""
-    kan = random_networks.network(kind, 2, seed=7)
-    for reach in (12.0, 1e4 if random_networks.KINDS.index(kind) % 2 else 1e8):
+    kan = sample_networks.network(kind, 2, seed=7)
+    for reach in (12.0, 1e4 if sample_networks.KINDS.index(kind) % 2 else 1e8):
         try:
             c = around(kan, reach, budget=4)
         except InvalidKan:

@@ -10,7 +10,7 @@ from kanexport.certify.enclosure import Network
 from kanexport.contract.sections import DECREASING, INCREASING, NEITHER, UNDECIDED
 from kanexport.functions.elementwise import SYMBOLIC
 from kanexport.ir.model import Layer, SymbolicEdge
-from tests.support.golden_networks import network
+from tests.support.golden_cases import network
 from tests.support.tiers import spread
 
 

@@ -14,7 +14,7 @@ from kanexport.graph import precision
 from kanexport.ir.model import BasisTerm, Layer
 from kanexport.ir.quantized_basis import Stepped
 from kanexport.ir.steps import Affine
-from tests.support.spline_networks import DESTINATIONS, SOURCES, spline_layer
+from tests.support.sample_networks import DESTINATIONS, SOURCES, spline_layer
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 5])

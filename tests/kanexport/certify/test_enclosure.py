@@ -9,7 +9,7 @@ import numpy as np
 from kanexport.certify import certificate
 from kanexport.certify.enclosure import Network
 from kanexport.verify import float64_reference
-from tests.support.spline_networks import random_network
+from tests.support.sample_networks import random_network
 from tests.support.tiers import spread
 
 

@@ -20,7 +20,7 @@ from kanexport.functions.wavelets import WAVELETS
 from kanexport.ir.model import BasisTerm, EdgeTerm, Kan, Layer, SymbolicEdge
 from kanexport.lowering import lower
 from kanexport.verify import float64_reference, graph_runner
-from tests.support import random_networks
+from tests.support import sample_networks
 from tests.support.conformance import check_each
 from tests.support.tiers import spread
 
@@ -100,7 +100,7 @@ def test_every_basis(name: str, part: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("name", random_networks.EDGES)
+@pytest.mark.parametrize("name", sample_networks.EDGES)
 def test_wavelets(name: str, count: int) -> None:
     rng = np.random.default_rng(3)
     size = (*SHAPE, count)

@@ -17,7 +17,7 @@ from kanexport.ir.norms import GroupNorm, LayerNorm, RmsNorm, Softmax
 from kanexport.ir.steps import Elementwise, PRelu, RowRange, Step, Swish
 from kanexport.verify import float64_reference
 from tests.kanexport.certify.test_certificate import assert_graphs_hold
-from tests.support import random_networks
+from tests.support import sample_networks
 from tests.support.tiers import spread
 
 WIDTH = 4
@@ -41,8 +41,8 @@ def network(step: Step, *, inside: bool = False, first: bool = False) -> Kan:
     """Two layers of Gaussians with a step between them, or before the first one, or inside of a term."""
     rng = np.random.default_rng(1)
     shape = (WIDTH, WIDTH)
-    layers = [random_networks.layer("gaussian", rng, size) for size in (shape, (WIDTH, 2))]
-    base = BasisTerm(random_networks.Activation(ACTIVATIONS["silu"]), rng.normal(size=(WIDTH, 2, 1)))
+    layers = [sample_networks.layer("gaussian", rng, size) for size in (shape, (WIDTH, 2))]
+    base = BasisTerm(sample_networks.Activation(ACTIVATIONS["silu"]), rng.normal(size=(WIDTH, 2, 1)))
     if inside:
         gaussians = dataclasses.replace(layers[1].terms[0], pre_steps=(step,))
         layers[1] = dataclasses.replace(layers[1], terms=(gaussians, base))
@@ -117,7 +117,7 @@ def test_terms_with_different_steps_and_the_grid_of_normalized_inputs_are_refuse
     changed = dataclasses.replace(last, terms=(last.terms[0], other))
     with pytest.raises(InvalidKan, match="no certificate supports"):
         certificate.certify(Kan(WIDTH, (kan.layers[0], changed)), -ENDS, ENDS, budget=12)
-    layer = random_networks.layer("gaussian", np.random.default_rng(3), (WIDTH, 2))
+    layer = sample_networks.layer("gaussian", np.random.default_rng(3), (WIDTH, 2))
     term = dataclasses.replace(layer.terms[0], pre_steps=(STEPS["layernorm"],))
     with pytest.raises(InvalidKan, match="pass --box with rows"):
         certificate.grid_box(Kan(WIDTH, (dataclasses.replace(layer, terms=(term,)),)))

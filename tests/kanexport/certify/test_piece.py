@@ -6,7 +6,7 @@ import numpy as np
 
 from kanexport.certify.edges import Edges, Table
 from kanexport.certify.piece import Piece
-from tests.support.spline_networks import DESTINATIONS, SOURCES, spline_layer
+from tests.support.sample_networks import DESTINATIONS, SOURCES, spline_layer
 from tests.support.tiers import spread
 
 

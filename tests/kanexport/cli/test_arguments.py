@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kanexport.cli import export_command
-from tests.support.golden_networks import case
+from tests.support.golden_cases import case
 
 FILE = case("pykan-diabetes").path
 

@@ -19,7 +19,7 @@ from kanexport.errors import CheckpointError, ExportError, OptionError
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import QuantizationOptions
 from kanserve.cli import certify
-from tests.support.golden_networks import case, exported
+from tests.support.golden_cases import case, exported
 
 HELLO = case("pykan-hello-pruned").path
 BUDGET = ("--budget", "90s")  # the certificate ends earlier, also on a busy machine
@@ -97,7 +97,7 @@ def test_a_version_has_the_certificate_of_its_network(tmp_path: Path, capsys: py
 
 
 def test_versions_that_have_no_certificate(tmp_path: Path) -> None:
-    version = exported(tmp_path, "pykan-hello-pruned").directory
+    version = exported("pykan-hello-pruned", tmp_path).directory
     for arguments in (("--option", "grid=3"), ("--out-of-range", "clamp")):
         with pytest.raises(OptionError) as caught:
             run(version, *arguments)
@@ -106,7 +106,7 @@ def test_versions_that_have_no_certificate(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="differs from the file that the manifest lists"):
         run(version)
     int8 = QuantizationOptions(quantize=INT8)
-    quantized = exported(tmp_path, "efficient-kan-digits", name="digits", quantization=int8).directory
+    quantized = exported("efficient-kan-digits", tmp_path, name="digits", quantization=int8).directory
     with pytest.raises(OptionError, match="has quantized graphs"):
         run(quantized)
     (tmp_path / "manifest.json").write_text("{")

@@ -13,7 +13,7 @@ from kanexport.contract.cli import program
 from kanexport.contract.cli.program import UsageError
 from kanexport.errors import ExportError
 from tests.support import exports
-from tests.support.golden_networks import case
+from tests.support.golden_cases import case
 
 ZERO = ("--edge", "0:0:0", "--zero")
 

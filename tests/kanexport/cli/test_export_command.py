@@ -15,7 +15,7 @@ import pytest
 from kanexport.cli import export_command
 from kanexport.contract import manifest
 from tests.support.command_line import document, kanserve
-from tests.support.golden_networks import case
+from tests.support.golden_cases import case
 
 DIABETES, HELLO = case("pykan-diabetes").path, case("pykan-hello-adapted").path
 

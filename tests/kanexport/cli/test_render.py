@@ -13,7 +13,7 @@ from kanexport.batch import run as sweep
 from kanexport.cli import export_command, render
 from kanexport.contract.manifest import HYBRID
 from kanexport.pipeline import Request
-from tests.support.golden_networks import case, exported
+from tests.support.golden_cases import case, exported
 
 
 def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +51,7 @@ def test_regions_have_names_and_what_was_not_compared_a_dash(
 ) -> None:
     """As of a module: rows of its layers, whose outputs were not compared, and a batch without edges."""
     monkeypatch.setenv("COLUMNS", "120")
-    result = exported(tmp_path, "pykan-hello-adapted")
+    result = exported("pykan-hello-adapted", tmp_path)
     manifest = result.manifest
     inside = manifest.verification.zones[0]
     no_outputs = {"worst_output": "", "outputs_max_rel": 0.0, "outputs_max_abs": 0.0}

@@ -18,7 +18,7 @@ from kanexport.pipeline import Request, export
 from kanexport.quantization.options import FP16_WEIGHTS, QuantizationOptions
 from kanexport.verify import float64_reference
 from tests.support import exports
-from tests.support.golden_networks import case
+from tests.support.golden_cases import case
 from tests.support.tiers import full
 
 HELLO = case("pykan-hello-pruned").path

@@ -17,7 +17,7 @@ from kanexport.contract.formula_printer import EXACT, FormulaError, Text, applie
 from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep, SymbolicEdge
 from kanexport.functions.elementwise import ACTIVATIONS, SYMBOLIC
 from kanexport.functions.regularized import avoiding
-from tests.support.formula_parser import columns, compute
+from tests.support.formula_parsers import columns, compute
 
 SPLINE = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
 

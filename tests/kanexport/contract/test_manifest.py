@@ -22,7 +22,7 @@ from kanexport.contract.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, 
 from kanexport.contract.sections import CertificateInfo, Intervals, OutputInterval, Scaler, Scalers
 from tests.kanexport.contract.test_formula import layer as formula_layer
 from tests.support import toy_model
-from tests.support.exported_graphs import exported
+from tests.support.golden_cases import exported
 
 TEXT = st.text(max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)

@@ -11,7 +11,7 @@ import pytest
 
 from kanexport.contract import safe_files
 from kanexport.errors import RepositoryError
-from tests.support.nth_failure import packed
+from tests.support.failures import packed
 
 SECRET = b"somebody else's\n" * 4
 

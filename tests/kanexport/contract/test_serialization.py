@@ -12,7 +12,7 @@ import pytest
 
 from kanexport.contract import manifest
 from kanexport.contract.manifest import ManifestError
-from tests.support.exported_graphs import exported
+from tests.support.golden_cases import exported
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from kanexport.contract import temp_dirs
 from kanexport.errors import RepositoryError
-from tests.support.nth_failure import hidden, packed
+from tests.support.failures import hidden, packed
 
 
 def test_who_works_is_not_swept_wherever_it_runs(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanexport.errors import FamilyError, InvalidKan
-from tests.support.efficient_kan_state import layer
-from tests.support.small_checkpoints import reading, refuse, refused, save
+from tests.support.small_checkpoints import layer, reading, refuse, refused, save
 
 
 def test_a_square_kanx_layer_is_never_read_as_efficient_kan(tmp_path: Path) -> None:

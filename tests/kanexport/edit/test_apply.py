@@ -13,7 +13,7 @@ from kanexport.edit import operations
 from kanexport.errors import ExportError
 from kanexport.ir.model import Kan
 from kanexport.verify import float64_reference
-from tests.support.golden_networks import network
+from tests.support.golden_cases import network
 
 SPLINE, SYMBOLIC, WAVELET = "pykan-hello-adapted", "pykan-hello-symbolic", "wav-kan-mexican-hat-wine"
 

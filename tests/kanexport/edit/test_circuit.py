@@ -10,7 +10,7 @@ from kanexport.edit.circuit import At, Circuit, Judge
 from kanexport.edit.curve_fit import Form
 from kanexport.ir.model import Kan
 from kanexport.verify import float64_reference
-from tests.support.golden_networks import network
+from tests.support.golden_cases import network
 
 X = np.random.default_rng(2).uniform(-1, 1, (200, 2))
 

@@ -11,7 +11,7 @@ from kanexport.edit import edge as edges
 from kanexport.edit.edge import Edge
 from kanexport.errors import ExportError
 from kanexport.verify import float64_reference
-from tests.support.golden_networks import network
+from tests.support.golden_cases import network
 
 NAMES = "pykan-hello-adapted", "pykan-hello-symbolic", "efficient-kan-wine-update-grid", "wav-kan-mexican-hat-wine"
 

@@ -19,7 +19,7 @@ from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.ir.steps import RowRange
 from kanexport.verify import float64_reference
-from tests.support.golden_networks import network
+from tests.support.golden_cases import network
 from tests.support.tiers import full
 
 Array = npt.NDArray[np.float64]

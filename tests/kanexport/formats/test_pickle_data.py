@@ -16,7 +16,7 @@ import pytest
 from kanexport.cli import export_command
 from kanexport.errors import CheckpointError, ExportError, UnsafeCheckpoint
 from kanexport.formats import checkpoint, pickle_data, torch_archive
-from tests.support.hostile_pickles import ENDLESS, MISUSE, attacks, entry, tensor, text
+from tests.support.hostile_files import ENDLESS, MISUSE, attacks, entry, tensor, text
 from tests.support.tiers import spread
 
 MEMORY = 64 * 2**20  # bytes

@@ -12,9 +12,9 @@ from kanexport.errors import InvalidKan
 from kanexport.graph import compose
 from kanexport.graph.compose import AppendedGraph, joined
 from kanexport.lowering import lower
-from tests.support import hostile_graphs as hostile
+from tests.support import hostile_bundles as hostile
 from tests.support import toy_model
-from tests.support.golden_networks import network
+from tests.support.golden_cases import network
 
 
 def test_an_export_says_what_a_server_would_say() -> None:

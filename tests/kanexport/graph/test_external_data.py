@@ -22,7 +22,7 @@ from kanexport.pipeline import Request, export
 from kanserve.repository import layout
 from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
-from tests.support.golden_networks import case, exported
+from tests.support.golden_cases import case, exported
 from tests.support.small_checkpoints import save
 from tests.support.tiers import full, spread
 
@@ -130,10 +130,10 @@ def test_a_shared_file_changes_no_bit_of_an_answer(
     """Whether one block holds all sources of a layer or not."""
     dtype = "float64" if "float64" in name else "float32"
     x = case(name).reference()["x"].astype(dtype)
-    alone = exported(tmp_path, name, name="alone", dtype=dtype)
+    alone = exported(name, tmp_path, name="alone", dtype=dtype)
     monkeypatch.setattr(lower, "SHARED_FROM", 0)
     monkeypatch.setattr(passes, "BLOCK_NUMBERS", block)
-    shared = exported(tmp_path, name, name="shared", dtype=dtype)
+    shared = exported(name, tmp_path, name="shared", dtype=dtype)
     assert contract.WEIGHTS_FILE in {entry.path for entry in shared.manifest.files}
     same(answers(shared, x), answers(alone, x))
 

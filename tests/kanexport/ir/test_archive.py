@@ -22,8 +22,7 @@ from kanexport.ir.model import BasisTerm, Kan, Layer, SymbolicEdge
 from kanexport.ir.steps import Elementwise
 from kanexport.lowering import lower
 from tests.support.conformance import check_each
-from tests.support.golden_cases import cases
-from tests.support.golden_networks import network
+from tests.support.golden_cases import cases, network
 from tests.support.tiers import spread
 
 CASES = [case.name for case in cases() if "hybrid" not in case.name]

@@ -20,7 +20,7 @@ from kanexport.lowering import lower
 from kanexport.verify import float64_reference, verify
 from kanexport.verify.float64_reference import Jitter
 from tests.support.conformance import Emitted
-from tests.support.golden_networks import network
+from tests.support.golden_cases import network
 from tests.support.tiers import spread
 
 

@@ -31,8 +31,7 @@ from kanserve.insight import explain
 from kanserve.insight.edge_queries import LayerGraph
 from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
-from tests.support.exported_graphs import case, exported, run
-from tests.support.golden_cases import cases, relative_error
+from tests.support.golden_cases import case, cases, exported, relative_error, run
 from tests.support.small_checkpoints import network, read
 from tests.support.tiers import spread
 

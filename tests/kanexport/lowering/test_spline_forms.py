@@ -21,7 +21,7 @@ from kanexport.functions.elementwise import ACTIVATIONS
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.lowering import lower, spline_forms
 from kanexport.verify import verify
-from tests.support import exported_graphs
+from tests.support import golden_cases
 from tests.support.command_line import kanserve
 from tests.support.tiers import spread
 
@@ -152,7 +152,7 @@ def test_the_graph_that_ships_is_the_graph_that_is_proved() -> None:
 
 
 def exported(folder: Path, **more: Any) -> Any:
-    return exported_graphs.exported("efficient-kan-wine-update-grid", folder, **more)
+    return golden_cases.exported("efficient-kan-wine-update-grid", folder, **more)
 
 
 def test_a_trained_model_answers_the_same_whatever_runs_it_is_made_for(
@@ -191,7 +191,7 @@ def test_a_batch_beyond_the_maximum_is_refused(tmp_path: Path, rows: int) -> Non
 
 
 def test_the_command_optimizes_checkpoints_but_not_modules_for_a_batch(tmp_path: Path) -> None:
-    case = exported_graphs.case("efficient-kan-wine-update-grid")
+    case = golden_cases.case("efficient-kan-wine-update-grid")
     to = ("--repository", tmp_path / "models", "--name", "m", "--optimize-for-batch", "64")
     done = kanserve("export", case.path, *(part for item in case.options for part in ("--option", item)), *to)
     assert done.returncode == 0, done.stderr

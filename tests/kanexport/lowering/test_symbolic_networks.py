@@ -16,7 +16,7 @@ from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
-from tests.support.exported_graphs import exported
+from tests.support.golden_cases import exported
 from tests.support.tiers import spread
 
 # Operators that compute affine maps and sums around symbolic functions.

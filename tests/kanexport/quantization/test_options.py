@@ -8,7 +8,7 @@ import pytest
 
 from kanexport.errors import OptionError
 from kanexport.quantization.options import QuantizationOptions
-from tests.support.golden_networks import exported
+from tests.support.golden_cases import exported
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
@@ -21,4 +21,4 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         ({"quantization": QuantizationOptions("fp16-weights", max_error=0.0)}, "--max-error is 0"),
     ):
         with pytest.raises(OptionError, match=message):
-            exported(tmp_path, "efficient-kan-wine-update-grid", **more)
+            exported("efficient-kan-wine-update-grid", tmp_path, **more)

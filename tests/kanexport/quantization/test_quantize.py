@@ -29,7 +29,7 @@ from kanexport.quantization import plan, quantize
 from kanexport.quantization.options import MAX_ERROR, QuantizationOptions
 from kanexport.verify import test_points
 from tests.support.command_line import checkpoint
-from tests.support.golden_networks import case, exported, network
+from tests.support.golden_cases import case, exported, network
 from tests.support.tiers import full, spread
 
 DIGITS, WINE = "efficient-kan-digits", "efficient-kan-wine-update-grid"
@@ -63,13 +63,13 @@ def save(path: Path, rows: np.ndarray) -> baseline.Rows:
 
 
 def quantized(folder: Path, rows: np.ndarray) -> Any:
-    return exported(folder, DIGITS, quantization=QuantizationOptions("int8", rows=save(folder / "x.npy", rows)))
+    return exported(DIGITS, folder, quantization=QuantizationOptions("int8", rows=save(folder / "x.npy", rows)))
 
 
 @spread("method,name", itertools.product(["fp16-weights", "int8"], FAMILIES), 4)
 def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(tmp_path: Path, name: str, method: str) -> None:
     query = QuantizationOptions(method)
-    result = exported(tmp_path, name, quantization=query)
+    result = exported(name, tmp_path, quantization=query)
     stored_manifest = contract.load(result.directory)
     actual = stored_manifest.approximation
     assert actual == result.manifest.approximation
@@ -87,7 +87,7 @@ def test_a_golden_model_in_fewer_bits_is_near_it_and_says_so(tmp_path: Path, nam
 
 
 def test_nothing_is_approximate_unless_asked_for(tmp_path: Path) -> None:
-    result = exported(tmp_path, WINE)
+    result = exported(WINE, tmp_path)
     assert result.manifest.approximation == EXACT
     assert not any("APPROXIMATE" in note for note in result.manifest.notes)
     types = {tensor.data_type for tensor in onnx.load(result.directory / "model.onnx").graph.initializer}
@@ -161,7 +161,7 @@ def test_on_the_digits_of_its_reference_no_answer_is_another_digit(tmp_path: Pat
 @pytest.mark.parametrize(("method", "off"), [("int8", 1e-1), ("fp16-weights", 1e-2)])
 def test_recorded_outputs_are_compared_with_the_quantized_graph(tmp_path: Path, method: str, off: float) -> None:
     recorded, quantization = case(WINE).path.parent / "reference.npz", QuantizationOptions(method)
-    result = exported(tmp_path, WINE, quantization=quantization, expected_outputs=(recorded,)).manifest.verification
+    result = exported(WINE, tmp_path, quantization=quantization, expected_outputs=(recorded,)).manifest.verification
     assert result.basis == contract.EXPECTED_OUTPUTS
     (check,) = result.expected_outputs
     values = case(WINE).reference()
@@ -169,7 +169,7 @@ def test_recorded_outputs_are_compared_with_the_quantized_graph(tmp_path: Path, 
     assert 0 < check.max_rel < off
     np.savez(tmp_path / "other.npz", x=values["x"], y=values["y"] * np.float32(1.001))
     with pytest.raises(OutputsDiffer, match="the nearest is"):
-        exported(tmp_path, WINE, name="other", quantization=quantization, expected_outputs=(tmp_path / "other.npz",))
+        exported(WINE, tmp_path, name="other", quantization=quantization, expected_outputs=(tmp_path / "other.npz",))
 
 
 def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
@@ -189,11 +189,11 @@ def test_a_graph_that_is_not_what_was_rounded_is_refused() -> None:
 
 
 def test_edges_are_those_of_the_rounded_coefficients_and_are_smaller(tmp_path: Path) -> None:
-    exact = exported(tmp_path, DIGITS, name="exact").directory
+    exact = exported(DIGITS, tmp_path, name="exact").directory
     kan = network(DIGITS)
     x = test_points.zone_rows(kan.layers[0], kan.n_inputs, 0)["inside"].astype(np.float32)
     for requested, times in ((QuantizationOptions("fp16-weights"), 1.8), (QuantizationOptions("int8"), 1.7)):
-        directory = exported(tmp_path, DIGITS, name=requested.quantize, quantization=requested).directory
+        directory = exported(DIGITS, tmp_path, name=requested.quantize, quantization=requested).directory
         for file in ("model.onnx", "edges_l0.onnx"):
             assert (directory / file).stat().st_size * times < (exact / file).stat().st_size
         edges = onnxruntime.InferenceSession(directory / "edges_l0.onnx").run(["edges"], {"x": x})[0]

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from kanexport.errors import FamilyError, InvalidKan
-from tests.support.efficient_kan_state import layer
-from tests.support.small_checkpoints import Edges, Tensors, check, exported, reading, refuse, save, silu, spline
+from tests.support.small_checkpoints import Edges, Tensors, check, exported, layer, reading, refuse, save, silu, spline
 
 
 def stack(*widths: int, prefix: str = "layers.", **options: Any) -> Tensors:

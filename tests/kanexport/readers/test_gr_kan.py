@@ -14,8 +14,7 @@ from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.ir.model import Kan
 from kanexport.options import Options
 from kanexport.verify import float64_reference
-from tests.support.efficient_kan_state import model
-from tests.support.small_checkpoints import Tensors, exported, floats, normal, reading, refuse, save
+from tests.support.small_checkpoints import Tensors, exported, floats, model, normal, reading, refuse, save
 
 
 def act(groups: int, seed: int, *, rows: int = 1, above: int = 6, below: int = 4) -> Tensors:

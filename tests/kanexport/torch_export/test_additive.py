@@ -14,8 +14,7 @@ from kanexport.torch_export.capture import Call
 from kanexport.torch_export.sampled_layer import Sampled
 from tests.support.golden_cases import EDGE_TOLERANCE, relative_error
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, edges_of, export, families, plan
-from tests.support.torch_modules import Around, Bumps, Composed, Waves
+from tests.support.torch_modules import Around, Bumps, Composed, Waves, draw, edges_of, export, families, plan
 
 
 class Mixed(Bumps):

@@ -10,7 +10,7 @@ import torch
 
 from kanexport.errors import InvalidKan
 from tests.support import modules_unusual as odd
-from tests.support.torch_exports import draw, families, plan
+from tests.support.torch_modules import draw, families, plan
 
 
 def everything(module: Any) -> list[Any]:

@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from kanexport.bundle.publish import Result
-from tests.support.exported_graphs import run
-from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
+from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, export, names
-from tests.support.torch_modules import Composed, KANLinear
+from tests.support.torch_modules import Composed, KANLinear, draw, export, names
 
 
 def require_right(result: Result, module: Any, *counts: int) -> None:

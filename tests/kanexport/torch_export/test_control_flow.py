@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kanexport.errors import InvalidKan
-from tests.support.torch_exports import draw, export, require_alike
+from tests.support.torch_modules import draw, export, require_alike
 
 
 class Basis(nn.Module):

@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 from torch.nn import functional
 
-from tests.support.conv_layers import Begun, Bells, edge_sums, planned, rows, sums
 from tests.support.golden_cases import relative_error
+from tests.support.torch_modules import Begun, Bells, edge_sums, planned, rows, sums
 
 
 class Projected(Bells):

@@ -14,9 +14,9 @@ from torch.nn import functional
 from kanexport.torch_export import conv_detect
 from kanexport.torch_export.borrowed_module import lent
 from tests.support import torch_modules as modules
-from tests.support.conv_layers import Bells, Powers, edge_sums, planned, rows, sums
 from tests.support.golden_cases import relative_error
 from tests.support.tiers import spread
+from tests.support.torch_modules import Bells, Powers, edge_sums, planned, rows, sums
 
 
 class Of(Bells):

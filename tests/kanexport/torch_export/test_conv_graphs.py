@@ -10,12 +10,9 @@ import pytest
 from torch import nn
 from torch.nn import functional
 
-from tests.support.conv_layers import Begun, Powers, rows, sums
-from tests.support.exported_graphs import run
-from tests.support.golden_cases import EDGE_TOLERANCE, relative_error
+from tests.support.golden_cases import EDGE_TOLERANCE, relative_error, run
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, edges_of, export
-from tests.support.torch_modules import Composed
+from tests.support.torch_modules import Begun, Composed, Powers, draw, edges_of, export, rows, sums
 
 
 @pytest.mark.parametrize("again", [False, pytest.param(True, marks=full("combination"))])

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from kanexport.torch_export.borrowed_module import lent
 from kanexport.verify import float64_reference
-from tests.support.conv_layers import Bells, edge_sums, planned, rows, sums
 from tests.support.golden_cases import relative_error
+from tests.support.torch_modules import Bells, edge_sums, planned, rows, sums
 
 
 class Ones(Bells):

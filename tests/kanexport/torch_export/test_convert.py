@@ -14,10 +14,9 @@ from torch import nn
 from kanexport.bundle.publish import Result
 from kanexport.errors import InvalidKan, OptionError
 from tests.support import torch_modules as modules
-from tests.support.exported_graphs import run
-from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN, relative_error
+from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN, relative_error, run
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, edges_of, exact, export, names, require_alike
+from tests.support.torch_modules import draw, edges_of, exact, export, names, require_alike
 
 Exported = tuple[Any, np.ndarray, Result]
 

@@ -13,12 +13,10 @@ from torch import nn
 from kanexport.contract import manifest as contract
 from kanexport.errors import ExportError, InvalidKan, OptionError
 from kanexport.torch_export import inputs
-from tests.support import modules_multi_io as several
-from tests.support.exported_graphs import run
-from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
+from tests.support import torch_modules as several
+from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, export, names
-from tests.support.torch_modules import Composed, KANLinear, Waves
+from tests.support.torch_modules import Composed, KANLinear, Waves, draw, export, names
 
 
 def read(count: int) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.support import modules_unusual as odd
 from tests.support import torch_modules as modules
-from tests.support.torch_exports import draw, families, plan
+from tests.support.torch_modules import draw, families, plan
 
 EFFICIENT = "efficient-kan"
 

@@ -13,7 +13,7 @@ from torch import nn
 from kanexport.torch_export import match
 from tests.support import torch_modules as modules
 from tests.support.tiers import spread
-from tests.support.torch_exports import draw, plan
+from tests.support.torch_modules import draw, plan
 
 Change = Callable[[Any, Any], Any]  # of a layer's own forward and its input
 

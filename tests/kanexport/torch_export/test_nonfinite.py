@@ -14,7 +14,7 @@ from kanexport.torch_export import match, nonfinite
 from kanexport.verify.graph_runner import Port
 from tests.support import torch_modules as modules
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, export, names
+from tests.support.torch_modules import draw, export, names
 
 
 @full("combination")

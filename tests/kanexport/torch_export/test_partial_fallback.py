@@ -11,8 +11,17 @@ from torch import nn
 
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, export, families, names, plan, require_alike
-from tests.support.torch_modules import Composed, FastKANLayer, KANLinear
+from tests.support.torch_modules import (
+    Composed,
+    FastKANLayer,
+    KANLinear,
+    draw,
+    export,
+    families,
+    names,
+    plan,
+    require_alike,
+)
 
 
 class Peeking(FastKANLayer):

@@ -12,7 +12,7 @@ from torch import nn
 from kanexport.errors import InvalidKan, OptionError
 from tests.support import modules_unusual as odd
 from tests.support import torch_modules as modules
-from tests.support.torch_exports import draw, families, plan
+from tests.support.torch_modules import draw, families, plan
 
 EFFICIENT = "efficient-kan"
 

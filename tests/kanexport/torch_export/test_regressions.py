@@ -13,8 +13,7 @@ from torch.nn import functional
 
 import kanexport
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, export, kinds, names, require_alike
-from tests.support.torch_modules import Composed
+from tests.support.torch_modules import Composed, draw, export, kinds, names, require_alike
 
 ROWS = draw(4, rows=40, seed=5)
 

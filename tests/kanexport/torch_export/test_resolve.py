@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.torch_exports import draw, families, plan
-from tests.support.torch_modules import Composed
+from tests.support.torch_modules import Composed, draw, families, plan
 
 
 def polynomials(key: str, squash: Any, step: Any, first: Any = lambda u: u, **more: Any) -> Composed:

@@ -13,13 +13,11 @@ from torch import nn
 from kanexport.torch_export import sampled_layer, trace
 from kanexport.torch_export.capture import Call
 from kanexport.torch_export.sampled_layer import Sampled
-from tests.support import modules_multi_io as several
 from tests.support import torch_modules as modules
-from tests.support.exported_graphs import run
-from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, relative_error
+from tests.support import torch_modules as several
+from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, relative_error, run
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, edges_of, exact, export, families, plan
-from tests.support.torch_modules import Bumps
+from tests.support.torch_modules import Bumps, draw, edges_of, exact, export, families, plan
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=full("combination"))])

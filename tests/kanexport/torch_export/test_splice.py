@@ -19,7 +19,7 @@ from kanserve.client.sync import Client
 from tests.support import torch_modules as modules
 from tests.support.server_process import serving
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, export
+from tests.support.torch_modules import draw, export
 
 VECTOR = np.arange(1, 6).astype(np.float32)
 X = draw(5, 5, rows=8, seed=0)

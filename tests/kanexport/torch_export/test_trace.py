@@ -14,11 +14,9 @@ from torch import nn
 from kanexport.errors import InvalidKan
 from kanexport.lowering import lower
 from tests.support import modules_unusual as odd
-from tests.support.exported_graphs import run
-from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error
+from tests.support.golden_cases import OUTPUT_TOLERANCE, relative_error, run
 from tests.support.tiers import full
-from tests.support.torch_exports import draw, edges_of, exact, export, names, require_alike
-from tests.support.torch_modules import Composed
+from tests.support.torch_modules import Composed, draw, edges_of, exact, export, names, require_alike
 
 
 @pytest.mark.parametrize(

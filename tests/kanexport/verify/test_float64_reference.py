@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kanexport.verify import float64_reference
-from tests.support.golden_networks import case, network
+from tests.support.golden_cases import case, network
 
 
 def test_what_is_evaluated_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ from kanexport.verify import test_points
 from kanserve.analysis import coverage
 from kanserve.analysis.coverage import Zone
 from tests.support.conformance import check_each
-from tests.support.golden_cases import cases
-from tests.support.golden_networks import network
+from tests.support.golden_cases import cases, network
 
 
 def check_zones(name: str) -> None:

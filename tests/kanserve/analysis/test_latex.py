@@ -16,7 +16,7 @@ from kanexport.contract.manifest import LayerInfo, NodeStep
 from kanserve.analysis import latex
 from kanserve.analysis.latex import escaped, symbol, symbols, written
 from tests.kanexport.contract.test_formula import EXPRESSIONS, SPLINE, edge, evaluated, layer, networks
-from tests.support import formula_parser, latex_parser
+from tests.support import formula_parsers
 
 FEWER = settings(max_examples=settings.default.max_examples // 5)
 X = np.random.default_rng(0).normal(size=(7, 3))
@@ -28,9 +28,9 @@ LOOKS = {f"x_{{{at}}}": X[:, at] for at in range(3)}
 @FEWER
 def test_a_name_is_read_as_it_is_and_does_nothing(name: str) -> None:
     seen = "".join(sign if sign.isprintable() and not sign.isspace() else " " for sign in name)
-    assert latex_parser.decoded(escaped(name)) == seen
+    assert formula_parsers.decoded(escaped(name)) == seen
     if name.strip():
-        assert np.array_equal(latex_parser.compute(f"{symbol('x0', name)} + 1", {seen: X[:, 0]}), X[:, 0] + 1)
+        assert np.array_equal(formula_parsers.compute_latex(f"{symbol('x0', name)} + 1", {seen: X[:, 0]}), X[:, 0] + 1)
 
 
 def test_names_of_people_and_of_nobody() -> None:
@@ -56,8 +56,8 @@ def expressions(draw: st.DrawFn, depth: int = 4) -> str:
 @given(expressions())
 @FEWER
 def test_what_is_written_has_the_value_of_what_is_meant(text: str) -> None:
-    expected = np.broadcast_to(np.asarray(formula_parser.compute(text, NAMES)), 7)
-    result = np.broadcast_to(np.asarray(latex_parser.compute(written(text, {}), LOOKS)), 7)
+    expected = np.broadcast_to(np.asarray(formula_parsers.compute(text, NAMES)), 7)
+    result = np.broadcast_to(np.asarray(formula_parsers.compute_latex(written(text, {}), LOOKS)), 7)
     np.testing.assert_allclose(result, expected, rtol=1e-12, equal_nan=True)
 
 
@@ -71,8 +71,8 @@ def test_random_networks_on_a_page(network: tuple[int, list[LayerInfo]]) -> None
         assume("characters" not in str(error))
         raise
     for line in lines:
-        expected = formula_parser.columns(line.expression, X)
-        result = np.broadcast_to(latex_parser.compute(written(line.expression, {}), LOOKS), 7)
+        expected = formula_parsers.columns(line.expression, X)
+        result = np.broadcast_to(formula_parsers.compute_latex(written(line.expression, {}), LOOKS), 7)
         np.testing.assert_allclose(result, expected, rtol=1e-9, equal_nan=True)
 
 
@@ -80,8 +80,8 @@ def test_every_function_is_written_up_to_a_depth() -> None:
     assert {*latex.CALLS, "sqrt", "abs", "gaussian"} == formula_printer.FUNCTIONS
     for text in (*EXPRESSIONS, *(f"{name}(x)" for name in formula_printer.FUNCTIONS)):
         inner = applied(text, Text("x0", formula_printer.ATOM), 17).text
-        result = latex_parser.compute(written(inner, {}), LOOKS)
-        np.testing.assert_allclose(result, formula_parser.compute(inner, NAMES), rtol=1e-12, equal_nan=True)
+        result = formula_parsers.compute_latex(written(inner, {}), LOOKS)
+        np.testing.assert_allclose(result, formula_parsers.compute(inner, NAMES), rtol=1e-12, equal_nan=True)
     with pytest.raises(FormulaError, match="nested too deep"):
         written("sin(" * 2000 + "x0" + ")" * 2000, {})
 
@@ -143,11 +143,11 @@ def test_in_part_numeric_edges_are_functions_of_their_nodes(network: tuple[int, 
     calls = {f"phi_{a}_{i}_{j}": lambda v, a=a, i=i, j=j: phi(a, i, j, v) for a, i, j in edges}
     shown = {rf"\varphi_{{{a},{i},{j}}}": calls[f"phi_{a}_{i}_{j}"] for a, i, j in edges}
     for at, line in enumerate(lines):
-        value = formula_parser.columns(line.expression, x, **calls)
+        value = formula_parsers.columns(line.expression, x, **calls)
         finite = np.isfinite(y[:, at]) & np.isfinite(moved[:, :, at]).all(axis=0) & (np.abs(y[:, at]) < 1e100)
         slack = 20 * np.abs(moved[:, finite, at] - y[finite, at]).max(axis=0)
         assert (np.abs(value[finite] - y[finite, at]) <= slack + 1e-9 * np.abs(y[finite, at]) + 1e-9).all(), line
-        page = np.broadcast_to(latex_parser.compute(written(line.expression, {}), LOOKS | shown), 7)
+        page = np.broadcast_to(formula_parsers.compute_latex(written(line.expression, {}), LOOKS | shown), 7)
         np.testing.assert_allclose(page, value, rtol=1e-9, equal_nan=True)
 
 
@@ -196,8 +196,8 @@ def test_what_is_kept_between_two_ends_is_written(ends: list[tuple[float, float]
     (line,) = formulas(("x0", "x1"), (entry,), digits=formula_printer.EXACT)
     x = np.clip(X[:, :2], low, high)
     expected = np.sin(x[:, 0]) + x[:, 1] ** 2
-    np.testing.assert_allclose(formula_parser.columns(line.expression, X), expected, rtol=1e-12)
-    np.testing.assert_allclose(latex_parser.compute(written(line.expression, {}), LOOKS), expected, rtol=1e-12)
+    np.testing.assert_allclose(formula_parsers.columns(line.expression, X), expected, rtol=1e-12)
+    np.testing.assert_allclose(formula_parsers.compute_latex(written(line.expression, {}), LOOKS), expected, rtol=1e-12)
 
 
 def test_numeric_edges_alone_need_no_text_of_the_steps_before_them() -> None:

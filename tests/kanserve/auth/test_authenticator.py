@@ -15,16 +15,16 @@ from kanserve.auth.roles import NOBODY, Role
 from kanserve.auth.token_file import Credentials
 from kanserve.errors import Forbidden, RateLimited, Unauthenticated
 from kanserve.grpc_api.call_context import RequestMetadata
-from tests.support import token_files
-from tests.support.token_files import gate, shown
+from tests.support import credentials
+from tests.support.credentials import gate, shown
 
 GOOD = "kan_" + "g" * 43  # the names of tests have it, and are to be the same in every process
-CI = token_files.block("ci", GOOD, "infer")
+CI = credentials.block("ci", GOOD, "infer")
 
 
 def test_who_passes(tmp_path: Path) -> None:
     old, new = token_file.make(), token_file.make()
-    both = token_files.block("ci-1", old, "infer") + token_files.block("ci-2", new, "interpret", "infer")
+    both = credentials.block("ci-1", old, "infer") + credentials.block("ci-2", new, "interpret", "infer")
     certified = "[[certificate]]\nname = 'pod'\nsan = 'spiffe://a/b'\nroles = ['admin']\n"
     requested = gate(both + certified, tmp_path)
     assert [requested.admit(Role.INFER, shown(token)).name for token in (old, new, old)] == ["ci-1", "ci-2", "ci-1"]
@@ -59,7 +59,7 @@ def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
     caller = requested.admit(Role.INFER, shown(GOOD))
     requested.take(token_file.load(tmp_path / "t"))
     requested.admit_next(caller)  # the same as before
-    token_files.save(tmp_path / "t", token_files.block("ci", GOOD, "infer", "admin"))
+    credentials.save_tokens(tmp_path / "t", credentials.block("ci", GOOD, "infer", "admin"))
     requested.take(token_file.load(tmp_path / "t"))
     with pytest.raises(Unauthenticated, match="the credential of ci was revoked or changed"):
         requested.admit_next(caller)
@@ -73,7 +73,7 @@ def test_what_is_looked_up_is_forgotten_with_its_file(tmp_path: Path) -> None:
 
 def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     end = datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC)
-    requested = gate(token_files.block("ci", GOOD, "infer", expires=end.isoformat()), tmp_path)
+    requested = gate(credentials.block("ci", GOOD, "infer", expires=end.isoformat()), tmp_path)
     caller = requested.admit(Role.INFER, shown(GOOD))
     monkeypatch.setattr("time.time", end.timestamp)
     with pytest.raises(Unauthenticated, match="the token of ci has expired"):
@@ -85,7 +85,7 @@ def test_time_ends_a_token_that_was_good(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    entries = token_files.block("ci", GOOD, "infer", rate=4), token_files.block("b", "x" * 50, "read")
+    entries = credentials.block("ci", GOOD, "infer", rate=4), credentials.block("b", "x" * 50, "read")
     requested = gate("".join(entries), tmp_path)
     caller = requested.admit(Role.INFER, shown(GOOD))
     for _ in range(3):
@@ -103,7 +103,7 @@ def test_a_rate_is_kept_on_calls_and_streams(tmp_path: Path, monkeypatch: pytest
         requested.admit_next(caller)
     with pytest.raises(RateLimited):
         requested.admit_next(caller)
-    requested = gate(token_files.block("ci", GOOD, "infer", rate=0.5), tmp_path)
+    requested = gate(credentials.block("ci", GOOD, "infer", rate=0.5), tmp_path)
     for _ in range(3):  # a rate below one still lets one pass
         requested.admit(Role.INFER, shown(GOOD))
         with pytest.raises(RateLimited):
@@ -128,7 +128,7 @@ def test_what_is_no_token(tmp_path: Path) -> None:
 
 def test_a_token_by_any_spelling_of_its_scheme_and_of_any_length(tmp_path: Path) -> None:
     short, long = "s" * SHORTEST, "l" * LONGEST
-    blocks = (token_files.block(name, token, "infer") for name, token in (("short", short), ("long", long)))
+    blocks = (credentials.block(name, token, "infer") for name, token in (("short", short), ("long", long)))
     requested = gate(CI + "".join(blocks), tmp_path)
     for scheme in ("Bearer ", "bearer ", "BEARER ", "Bearer  "):
         metadata = (("x-other", "y"), ("authorization", scheme + GOOD))
@@ -165,7 +165,7 @@ def test_what_stands_before_a_method(tmp_path: Path) -> None:
 
 
 def test_strangers_are_told_before_anything_is_read(tmp_path: Path) -> None:
-    requested = gate(token_files.block("ci", GOOD, "read", rate=1), tmp_path)
+    requested = gate(credentials.block("ci", GOOD, "read", rate=1), tmp_path)
     strange = access.credential_check(requested, "inference.GRPCInferenceService/ServerMetadata")
     assert strange is not None
     assert [strange(shown(GOOD)) for _ in range(5)] == [False] * 5  # and it does not count

@@ -12,7 +12,7 @@ from kanserve.auth.roles import EVERYONE, INCLUDES, NOBODY, Principal, Role, inc
 from kanserve.config.settings import Settings
 from kanserve.errors import Forbidden, Unauthenticated
 from kanserve.server.app import App
-from tests.support import auth_matrix, toy_model
+from tests.support import credentials, toy_model
 
 
 def test_every_method_and_route_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_every_method_and_route_is_in_the_table_and_nothing_else(tmp_path: Path)
 
     there = asyncio.run(wired())
     assert there == set(NEEDS)
-    assert set(auth_matrix.METHODS) <= there
+    assert set(credentials.METHODS) <= there
 
 
 def test_who_includes_whom() -> None:

@@ -13,9 +13,9 @@ from kanserve.auth import token_file
 from kanserve.auth.authenticator import Authenticator
 from kanserve.auth.roles import Role
 from kanserve.errors import ConfigError
-from tests.support import token_files
+from tests.support import credentials
 from tests.support.command_line import document, kanserve
-from tests.support.token_files import shown
+from tests.support.credentials import shown
 
 GOOD = token_file.PREFIX + "0123456789" * 4 + "abc"  # the same in every process of pytest-xdist
 HASH = token_file.digest(GOOD)
@@ -51,22 +51,22 @@ WRONG = {
     INFER: "(a) has no valid sha256",
     INFER + "sha256 = 'abc'\n": "(a) has no valid sha256: expected 64 hexadecimal digits",
     INFER + f"sha256 = '{GOOD}'\n": "not the token",
-    token_files.block("a", GOOD, "infer", expires="'soon'"): "has an invalid expires: expected a time with a zone",
-    token_files.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"): "expected a time with a zone",
-    token_files.block("a", GOOD, "infer", rate="0"): "an invalid rate: expected a number of calls per second above 0",
-    token_files.block("a", GOOD, "infer", rate="true"): "has an invalid rate",
-    token_files.block("a", GOOD, "infer") + token_files.block("b", GOOD, "read"): "has one token twice",
-    token_files.block("a", GOOD, "infer") + token_files.block("a", "x", "read"): "has the name a twice",
+    credentials.block("a", GOOD, "infer", expires="'soon'"): "has an invalid expires: expected a time with a zone",
+    credentials.block("a", GOOD, "infer", expires="2027-01-01T00:00:00"): "expected a time with a zone",
+    credentials.block("a", GOOD, "infer", rate="0"): "an invalid rate: expected a number of calls per second above 0",
+    credentials.block("a", GOOD, "infer", rate="true"): "has an invalid rate",
+    credentials.block("a", GOOD, "infer") + credentials.block("b", GOOD, "read"): "has one token twice",
+    credentials.block("a", GOOD, "infer") + credentials.block("a", "x", "read"): "has the name a twice",
     POD: "(a) has no valid san",
     POD + "san = 'x'\nexpires = 1\n": "unknown key 'expires'",
     POD + "san = 's'\n" + POD.replace("'a'", "'b'") + "san = 's'\n": "has one certificate twice",
-    "".join(token_files.block(f"a{n}", str(n), "read") for n in range(1001)): "has more than 1000 callers",
+    "".join(credentials.block(f"a{n}", str(n), "read") for n in range(1001)): "has more than 1000 callers",
 }
 
 
 @pytest.mark.parametrize(("text", "says"), WRONG.items(), ids=WRONG.values())
 def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
-    token_files.save(tmp_path / "t", text)
+    credentials.save_tokens(tmp_path / "t", text)
     with pytest.raises(ConfigError) as caught:
         token_file.load(tmp_path / "t")
     shown = f"{caught.value}; {caught.value.hint}"

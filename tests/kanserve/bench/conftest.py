@@ -1,3 +1,3 @@
 """Fixtures: one shared server for the tests of commands."""
 
-from tests.support.command_line_server import repository, server  # noqa: F401 - fixtures
+from tests.support.named_models import repository, server  # noqa: F401 - fixtures

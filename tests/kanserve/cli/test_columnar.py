@@ -10,7 +10,7 @@ import pytest
 from kanserve.cli import columnar, row_stream
 from kanserve.cli.options import InputError
 from kanserve.types import TensorInfo
-from tests.support.row_files import columns
+from tests.support.documents import columns
 
 
 @pytest.mark.parametrize("suffix", columnar.SUFFIXES)

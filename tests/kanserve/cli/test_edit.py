@@ -13,8 +13,8 @@ import pytest
 from kanexport.contract.naming import Names
 from kanexport.pipeline import Request, export
 from tests.support.command_line import checkpoint, document, kanserve
+from tests.support.documents import Balanced
 from tests.support.exports import exported
-from tests.support.html_checks import Balanced
 
 NAMES = Names(features=("a<b", "c&d"), classes=('<img src=x>"',))
 HELLO = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"

@@ -12,10 +12,10 @@ import pytest
 
 from kanexport.contract import manifest
 from tests.kanexport.conftest import PykanCheckpoint
-from tests.support import latex_parser
+from tests.support import formula_parsers
 from tests.support.command_line import Server, serving, wrong_refusals
 from tests.support.exports import exported
-from tests.support.formula_parser import columns
+from tests.support.formula_parsers import columns
 from tests.support.named_models import HELLO, symbolic
 from tests.support.tiers import full
 
@@ -111,7 +111,7 @@ def test_in_part_it_computes_what_is_served_with_the_served_edges(server: Server
 
     page = {r"\varphi_{1,2,0}": call, **{f"x_{{{at}}}": x[:, at].astype(np.float64) for at in range(x.shape[1])}}
     (line,) = result["formulas"]
-    for y in (columns(line["expression"], x, phi_1_2_0=call), latex_parser.compute(line["latex"], page)):
+    for y in (columns(line["expression"], x, phi_1_2_0=call), formula_parsers.compute_latex(line["latex"], page)):
         np.testing.assert_allclose(y, served[:, 0], rtol=0, atol=1e-5 * np.abs(served).max())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from kanserve.cli import input_rows
 from kanserve.types import TensorInfo
-from tests.support.row_files import columns, csv_of
+from tests.support.documents import columns, csv_of
 
 
 def test_a_model_of_doubles_and_of_whole_numbers_gets_them_exactly(tmp_path: Path) -> None:

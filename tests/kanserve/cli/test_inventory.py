@@ -9,14 +9,14 @@ from kanexport.contract import manifest
 from kanserve.cli import inventory
 from kanserve.config.settings import Settings
 from tests.support.command_line import document, kanserve
-from tests.support.stored_models import edit, reference
+from tests.support.toy_model import edited, reference
 
 
 def test_load_tries_the_graph_as_the_server_would(repository: Path, tmp_path: Path) -> None:
     shutil.copytree(repository, tmp_path / "models")
     shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
     folder = tmp_path / "models" / "tiny" / "2"
-    edit(version=2)(folder)
+    edited(version=2)(folder)
     reference(outputs=((1.0, 2.0),) * len(manifest.load(folder).reference.outputs))(folder)
     states = [entry.state for entry in inventory.of_folder(tmp_path / "models")]
     assert states == ["COMPLETE", "COMPLETE"]  # which promises nothing about the graph

@@ -13,7 +13,7 @@ import pytest
 from kanserve.cli import inventory, options
 from tests.support.command_line import Server, document, kanserve, program, serving, wrong_refusals
 from tests.support.named_models import MODELS
-from tests.support.stored_models import edit, reference
+from tests.support.toy_model import edited, reference
 
 
 def test_a_server_tells_what_it_serves(server: Server) -> None:
@@ -57,9 +57,9 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
         "numbers.bin is not listed in the manifest",
         [],
     ),
-    "another name": (edit(name="other"), "the manifest has the name 'other'", []),
-    "another version": (edit(version=70), "the manifest has version 70", []),
-    "class C": (edit(edge_class="C"), "edge class C", ["names", "files"]),
+    "another name": (edited(name="other"), "the manifest has the name 'other'", []),
+    "another version": (edited(version=70), "the manifest has version 70", []),
+    "class C": (edited(edge_class="C"), "edge class C", ["names", "files"]),
     "an uneven reference": (reference(outputs=()), "expected the same number", ["names", "files"]),
 }
 
@@ -71,7 +71,7 @@ def broken(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     shutil.copytree(repository, folder / "models")
     for version, (change, _, _) in enumerate(BROKEN.values(), 2):
         shutil.copytree(repository / "tiny" / "1", folder / "models" / "tiny" / str(version))
-        edit(version=version)(folder / "models" / "tiny" / str(version))
+        edited(version=version)(folder / "models" / "tiny" / str(version))
         change(folder / "models" / "tiny" / str(version))
     with serving(folder / "models", folder / "log") as server:
         entries = server.ask("models")["models"]

@@ -13,16 +13,7 @@ import pytest
 
 from kanserve.cli import session
 from tests.support import forked_process
-from tests.support.command_line import (
-    CLEAN,
-    COMMAND,
-    Server,
-    document,
-    kanserve,
-    program,
-    serving,
-    wrong_refusals,
-)
+from tests.support.command_line import CLEAN, COMMAND, Server, document, kanserve, program, serving, wrong_refusals
 from tests.support.tiers import full
 
 pytest.importorskip("h2corn")

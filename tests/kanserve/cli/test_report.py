@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.support.command_line import Server, kanserve, wrong_refusals
-from tests.support.html_checks import Balanced
+from tests.support.documents import Balanced
 
 
 def test_a_report_is_one_file_with_all_that_is_known(server: Server, tmp_path: Path) -> None:

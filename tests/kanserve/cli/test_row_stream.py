@@ -24,7 +24,7 @@ from kanserve.cli.options import InputError
 from kanserve.client.sync import Client
 from kanserve.types import TensorInfo
 from tests.support.command_line import Server, kanserve, wrong_refusals
-from tests.support.row_files import columns, csv_of
+from tests.support.documents import columns, csv_of
 
 RNG = np.random.default_rng(7)
 ROWS = RNG.uniform(-2, 2, (5, 3)).astype(np.float32)

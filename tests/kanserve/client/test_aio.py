@@ -16,7 +16,7 @@ import pytest
 from kanserve import AsyncClient, Client, DeadlineExceeded, NoAnswer, NotFound, Unreachable
 from kanserve.client import base
 from tests.support.command_line import Server, serving
-from tests.support.free_ports import free_port
+from tests.support.programs import free_port
 from tests.support.server_process import stopped
 from tests.support.tiers import full
 from tests.support.wait import turns, until

@@ -6,7 +6,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from kanserve.client.sync import Client
-from tests.support.client_answers import answering
+from tests.support.http_client import answering
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from kanserve.client import control
 from kanserve.client.errors import Unavailable
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2 as kan
-from tests.support.client_answers import answering
+from tests.support.http_client import answering
 
 
 def test_what_may_not_be_done_twice_is_not_tried_again() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from kanexport.bundle.repository import triton_config
 from kanexport.contract import manifest as contract
 from kanserve.scheduling.queue import Policy
-from tests.support.model_configs import load
+from tests.support.toy_model import load
 
 
 def test_settings_are_what_a_config_does_not_say(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from kanexport.contract import manifest
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
-from tests.support.refusals import refused
+from tests.support.bad_requests import refused
 from tests.support.server_process import INFERENCE, Server, request
 
 ROWS = np.full((2, 3), 0.123456, np.float32)

@@ -23,8 +23,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
+from tests.support.bad_requests import refused
 from tests.support.command_line import kanserve
-from tests.support.refusals import refused
 from tests.support.server_process import INFERENCE, START, Server, launched, request, serving
 from tests.support.tiers import full
 from tests.support.wait import until

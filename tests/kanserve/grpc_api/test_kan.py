@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kanserve.errors import BadRequest, FailedPrecondition
 from kanserve.grpc_api import kan
 from kanserve.pb import kan_pb2
-from tests.support.refusals import refused
+from tests.support.bad_requests import refused
 from tests.support.server_process import KAN, Server
 
 

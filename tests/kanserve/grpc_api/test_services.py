@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.support import toy_model
-from tests.support.refusals import refused
+from tests.support.bad_requests import refused
 from tests.support.server_process import Server, serving
 
 

@@ -15,12 +15,11 @@ import pytest
 
 from kanserve.errors import RequestBufferLimited
 from kanserve.grpc_api.unfinished_requests import SMALL, Buffer, IncomingRequest, Unfinished
-from tests.integration.wire.test_memory_bounds import highest, resident
 from tests.kanserve.conftest import TRANSPORTS
 from tests.support import toy_model
-from tests.support.server_process import INFERENCE, Server, request, serving
+from tests.support.attacks import callers
+from tests.support.server_process import INFERENCE, Server, request, resident, serving
 from tests.support.tiers import full
-from tests.support.unfinished_bodies import callers
 from tests.support.wait import turns, until
 
 MIB = 2**20
@@ -126,11 +125,11 @@ def test_unfinished_bodies_take_no_more_than_their_limit(
 ) -> None:
     """60 bodies would bring 225 MiB: the server completes other requests meanwhile, and later accepts a large one."""
     server.infer(ROWS)
-    most = max(resident(server) + GROWN, highest(server))  # the peak may be of the previous test
+    most = max(resident(server) + GROWN, resident(server, peak=True))  # the peak may be of the previous test
     with callers(server, kind, connections, streams, SENT) as ends:
         until(lambda: ends[status] >= 40)
         assert server.infer(ROWS).shape == (1, 2)
-        assert highest(server) <= most
+        assert resident(server, peak=True) <= most
     until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
     large = request(ROWS, id="x" * 4_000_000).SerializeToString()
     until(lambda: answered(server, large))

@@ -11,7 +11,7 @@ import pytest
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.support import toy_model
-from tests.support.refusals import refused
+from tests.support.bad_requests import refused
 from tests.support.server_process import KAN, Server
 
 

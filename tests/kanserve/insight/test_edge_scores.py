@@ -30,7 +30,7 @@ from kanserve.types import LayerScores
 from tests.kanserve.analysis import test_drift
 from tests.support import toy_model
 from tests.support.golden_cases import Case, cases
-from tests.support.live_traffic import draw
+from tests.support.reload_tools import draw
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full, spread
 from tests.support.wait import until

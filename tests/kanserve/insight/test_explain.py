@@ -16,7 +16,7 @@ from kanserve.client.errors import NotSupported
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from tests.support import toy_model
-from tests.support.refusals import refused
+from tests.support.bad_requests import refused
 from tests.support.server_process import KAN, Server, serving
 
 ROWS = np.random.default_rng(4).normal(size=(7, 3))

@@ -12,7 +12,7 @@ from kanexport.contract.manifest import Manifest
 from kanserve.insight.statistics import Nodes
 from kanserve.types import Array
 from tests.support import toy_model
-from tests.support.live_traffic import draw, run
+from tests.support.reload_tools import draw, run
 
 
 def nodes(manifest: Manifest | None = None) -> Nodes:

@@ -28,7 +28,7 @@ from kanserve.types import ModelInfo
 from tests.kanserve.analysis.test_drift import seen
 from tests.kanserve.server.test_supervisor import OWN, pids
 from tests.support import toy_model
-from tests.support.live_traffic import TRAIN, draw, run
+from tests.support.reload_tools import TRAIN, draw, run
 from tests.support.server_process import INFERENCE, Server, request, serving
 from tests.support.tiers import full
 from tests.support.wait import until

@@ -30,7 +30,7 @@ from tests.kanserve.analysis.test_drift import seen
 from tests.support import toy_model
 from tests.support.command_line import checkpoint
 from tests.support.exports import exported
-from tests.support.live_traffic import RNG, TRAIN, draw, run, value
+from tests.support.reload_tools import RNG, TRAIN, draw, run, value
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until

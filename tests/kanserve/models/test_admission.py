@@ -19,10 +19,10 @@ from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.sandbox import pool
-from tests.support import hostile_graphs as hostile
+from tests.support import hostile_bundles as hostile
 from tests.support import toy_model
-from tests.support.failing_calls import bundle, during, forker, grandchildren
-from tests.support.refusals import not_loaded
+from tests.support.bad_requests import not_loaded
+from tests.support.failures import bundle, during, forker, grandchildren
 from tests.support.server_process import launched, serving
 from tests.support.tiers import full, spread
 from tests.support.wait import until, until_async

@@ -31,8 +31,8 @@ from kanserve.repository import layout
 from kanserve.runtime import base
 from kanserve.scheduling.queue import Policy
 from tests.kanserve.analysis.test_drift import seen
-from tests.support import error_codes, toy_model
-from tests.support.refusals import not_loaded, refused
+from tests.support import bad_requests, toy_model
+from tests.support.bad_requests import not_loaded, refused
 from tests.support.server_process import INFERENCE, KAN, serving
 
 
@@ -274,7 +274,7 @@ def test_a_plain_file_is_served_without_edges(tmp_path: Path) -> None:
         query = kan_pb2.QueryEdgesRequest(model_name="plain", rows=a.tobytes(), row_count=2)
         with refused(grpc.StatusCode.FAILED_PRECONDITION, "kanexport did not export it") as caught:
             server.call(f"{KAN}QueryEdges", query.SerializeToString())
-        assert error_codes.code(caught.value) == "model-without-edge-graphs"
+        assert bad_requests.code(caught.value) == "model-without-edge-graphs"
 
 
 async def test_large_requests_run_in_pieces_with_the_same_answers(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.kanserve.grpc_api import test_request_cache
 from tests.support import reload_tools, toy_model
+from tests.support.bad_requests import refused
 from tests.support.command_line import document, kanserve
-from tests.support.refusals import refused
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 from tests.support.wait import until
 

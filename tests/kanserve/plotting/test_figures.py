@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kanserve.plotting import figures
 from kanserve.plotting.figures import Rates
 from kanserve.plotting.scenes import BLACK, Curve, Dot, Line, Words
-from tests.support.scene_models import of
+from tests.support.sample_networks import of
 
 X = np.linspace(-1, 1, 33)
 

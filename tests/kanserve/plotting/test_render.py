@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kanserve.plotting import figures, render, scenes
 from kanserve.plotting.scenes import BLACK, RED, Curve, Layer, Line
-from tests.support.scene_models import X, layer, made, of
+from tests.support.sample_networks import X, made, of, scene_layer
 from tests.support.tiers import full
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -32,8 +32,8 @@ def test_any_curve_can_be_drawn(values: list[float]) -> None:
 
 
 SCENES = {
-    "network": scenes.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1))),
-    "matrix": figures.matrix_scene(made(layer(300, 40), layer(40, 10))),
+    "network": scenes.scene(made(scene_layer(2, 4, (1, 1, 2)), scene_layer(3, 1))),
+    "matrix": figures.matrix_scene(made(scene_layer(300, 40), scene_layer(40, 10))),
     "edge": figures.edge_scene("title", "caption", ("a", "b"), Curve(X, np.sin(3 * X)), [0.0], RED),
 }
 

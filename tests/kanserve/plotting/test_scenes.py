@@ -6,7 +6,7 @@ import numpy as np
 
 from kanserve.plotting import figures, scenes
 from kanserve.plotting.scenes import BLACK, PURPLE, RED, Box, Dot, Field, Layer, Line, Words, shortened
-from tests.support.scene_models import X, layer, made, of
+from tests.support.sample_networks import X, made, of, scene_layer
 
 
 def test_a_name_is_cut_where_there_is_no_room() -> None:
@@ -21,7 +21,7 @@ def test_scores_that_are_not_finite_do_not_hide_an_edge() -> None:
 
 
 def test_every_edge_has_its_box_and_its_curve_and_every_node_its_dot() -> None:
-    result = scenes.scene(made(layer(2, 3), layer(3, 1)))
+    result = scenes.scene(made(scene_layer(2, 3), scene_layer(3, 1)))
     assert len(of(result, Box)) == 9
     assert len(of(result, Dot)) == 2 + 3 + 1
     assert len([line for line in of(result, Line) if len(line.points) == len(X)]) == 9
@@ -41,7 +41,7 @@ def test_an_edge_is_as_opaque_as_it_matters_and_none_is_drawn_that_adds_nothing(
 
 
 def test_factors_meet_in_their_product_and_selected_columns_alone_have_edges() -> None:
-    result = scenes.scene(made(layer(2, 4, (1, 1, 2)), layer(3, 1)))
+    result = scenes.scene(made(scene_layer(2, 4, (1, 1, 2)), scene_layer(3, 1)))
     assert [words.text for words in of(result, Words)].count(scenes.TIMES) == 1
     assert len(of(result, Dot)) == 2 + 3 + 1 + 2
     chosen = Layer(np.ones((1, 1)), np.zeros((1, 1), bool), np.ones((1, 1), bool), (2,), (1,))
@@ -51,8 +51,8 @@ def test_factors_meet_in_their_product_and_selected_columns_alone_have_edges() -
 
 
 def test_many_edges_are_lines_and_too_many_a_field() -> None:
-    assert not of(scenes.scene(made(layer(20, 10))), Box)
-    large = layer(300, 40)
+    assert not of(scenes.scene(made(scene_layer(20, 10))), Box)
+    large = scene_layer(300, 40)
     result = figures.matrix_scene(made(large))
     (field,) = of(result, Field)
     assert field.colours.shape == (40, 300, 3)

@@ -17,7 +17,7 @@ from kanexport.contract.cli.suggest import MissingPackage
 from kanserve.ray import fleet, haproxy
 from kanserve.ray.errors import FleetError
 from kanserve.ray.haproxy import Front, Haproxy
-from tests.support.free_ports import free_port
+from tests.support.programs import free_port
 from tests.support.tiers import full
 from tests.support.wait import until
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kanserve.plotting.scenes import Line, Scene
 from kanserve.report import page
 from kanserve.report.page import Bars, Facts, Grid, Pictures, Report
-from tests.support.html_checks import Balanced
+from tests.support.documents import Balanced
 
 
 def read(text: str) -> Balanced:

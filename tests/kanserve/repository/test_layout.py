@@ -17,7 +17,7 @@ from kanexport.contract.manifest import FileEntry
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.repository import layout
 from tests.support import toy_model
-from tests.support.refusals import not_loaded
+from tests.support.bad_requests import not_loaded
 
 
 def only(root: Path, *, plain: bool = False) -> layout.Bundle:

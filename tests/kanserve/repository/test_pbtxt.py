@@ -18,9 +18,9 @@ from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.repository import layout, pbtxt
 from kanserve.scheduling.queue import Policy, PriorityLevel
 from tests.support import toy_model
-from tests.support.model_configs import load
-from tests.support.refusals import not_loaded, refused
+from tests.support.bad_requests import not_loaded, refused
 from tests.support.server_process import INFERENCE, request, serving
+from tests.support.toy_model import load
 
 EVERYTHING = """
 name: "toy"

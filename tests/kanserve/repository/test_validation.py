@@ -30,7 +30,7 @@ from kanserve.repository import layout, pbtxt, validation
 from kanserve.repository.validation import check_config, check_manifest
 from kanserve.types import TensorInfo
 from tests.support import toy_model
-from tests.support.refusals import not_loaded
+from tests.support.bad_requests import not_loaded
 
 BASIS = BasisInfo(kind="bspline", functions=8, parameters={}, knots=())
 MANY = contract.Variant(file=contract.MANY_FILE, rows=256, zones=())

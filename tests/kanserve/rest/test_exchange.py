@@ -21,9 +21,8 @@ import tritonclient.http
 
 from kanserve.server.app import EXIT_TERMINATED
 from tests.kanserve.conftest import WAYS
-from tests.support import certificates, toy_model
-from tests.support.http_client import ROWS, Reply, ask, infer, tensor, way
-from tests.support.http_peer import Peer
+from tests.support import credentials, toy_model
+from tests.support.http_client import ROWS, Peer, Reply, ask, infer, tensor, way
 from tests.support.server_process import START, Server, serving
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -159,7 +158,7 @@ def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
 
 def test_tls(tmp_path: Path) -> None:
     """One more port is encrypted as the first is."""
-    files = certificates.write(tmp_path)
+    files = credentials.write_certificates(tmp_path)
     models = tmp_path / "models"
     toy_model.write(models)
     _, chosen = way("grpcio")

@@ -16,8 +16,8 @@ pytest.importorskip("orjson")
 pytest.importorskip("starlette")
 
 from kanserve.rest import json_document
-from tests.support.json_texts import MANY, read, texts
-from tests.support.json_texts import slices as slices
+from tests.support.documents import MANY, read, texts
+from tests.support.documents import slices as slices
 from tests.support.wait import until_async
 
 

@@ -10,8 +10,8 @@ pytest.importorskip("orjson")
 pytest.importorskip("starlette")
 
 from kanserve.rest import json_document, json_structure
-from tests.support.json_texts import MANY, read, texts
-from tests.support.json_texts import slices as slices
+from tests.support.documents import MANY, read, texts
+from tests.support.documents import slices as slices
 
 
 def test_pieces_are_the_whole(slices: int) -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from kanserve.client.sync import Client
 from tests.kanserve.conftest import TRANSPORTS
-from tests.support import token_files, toy_model
+from tests.support import credentials, toy_model
 from tests.support.http_client import ask, way
 from tests.support.server_process import Server, serving
 from tests.support.wait import until
@@ -146,7 +146,7 @@ def test_the_routes_count_in_the_metrics(web: Server) -> None:
 def test_the_routes_need_the_roles_of_infer_and_explain(tmp_path: Path) -> None:
     pytest.importorskip("h2corn")
     toy_model.write(tmp_path / "models")
-    tokens = token_files.write(tmp_path / "tokens.toml")
+    tokens = credentials.write_tokens(tmp_path / "tokens.toml")
     body = {"instances": [[1, 2, 3]]}
     with serving(tmp_path / "models", transport="asgi", tokens=str(tmp_path / "tokens.toml")) as server:
         for verb, allowed in (("predict", "infer"), ("explain", "interpret")):

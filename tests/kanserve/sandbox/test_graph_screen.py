@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import onnx_graph_pb2 as pb
 from kanserve.sandbox import graph_screen
-from tests.support import hostile_graphs as hostile
+from tests.support import hostile_bundles as hostile
 from tests.support import toy_model
-from tests.support.refusals import not_loaded
+from tests.support.bad_requests import not_loaded
 
 EXTERNAL = toy_model.graph(external=True)
 
@@ -69,7 +69,7 @@ STRICT: dict[str, bytes] = {
     "operator 'If' decides at run time": hostile.branch(),
     "custom functions or training steps": hostile.chained(),
     "operator 'QuickGelu' is in the operator domain 'com.microsoft'": hostile.foreign(),
-    "operator 'RandomNormalLike' returns different values each time": hostile.random(),
+    "operator 'RandomNormalLike' returns different values each time": hostile.noisy(),
     "it has sparse tensors": hostile.sparse(),
     "it has fields that ONNX does not have": hostile.extra(),
     "Identity '' has nested graphs, sparse tensors or references": hostile.nested(5),

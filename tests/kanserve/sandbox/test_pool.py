@@ -13,8 +13,8 @@ from kanserve.models.admission import Sandbox
 from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox import job, pool
 from kanserve.sandbox.job import Job
-from tests.support.failing_calls import bundle
-from tests.support.refusals import not_loaded
+from tests.support.bad_requests import not_loaded
+from tests.support.failures import bundle
 
 MIB = 2**20
 

@@ -11,7 +11,7 @@ from kanserve.config.settings import Settings
 from kanserve.errors import LoadError, LoadReason
 from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
-from tests.support.failing_calls import bundle, during, forker, grandchildren
+from tests.support.failures import bundle, during, forker, grandchildren
 from tests.support.tiers import full
 from tests.support.wait import turns, until_async
 

@@ -17,9 +17,9 @@ from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
 from kanserve.sandbox import job, process
 from kanserve.sandbox.job import Job
-from tests.support import hostile_graphs as hostile
+from tests.support import hostile_bundles as hostile
 from tests.support import toy_model
-from tests.support.refusals import not_loaded
+from tests.support.bad_requests import not_loaded
 
 NAMES = (contract.MODEL_FILE, "edges_l0.onnx", "edges_l1.onnx")
 

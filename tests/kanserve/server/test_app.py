@@ -12,7 +12,7 @@ from kanserve.config.settings import Settings
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.server import app
 from tests.support import toy_model
-from tests.support.refusals import refused
+from tests.support.bad_requests import refused
 from tests.support.server_process import INFERENCE, Server, serving
 
 MANY = 500_000  # rows of three numbers are 6 MB

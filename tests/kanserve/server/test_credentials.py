@@ -11,7 +11,7 @@ import pytest
 from kanserve.auth import token_file
 from kanserve.auth.roles import Role
 from tests.kanserve.config.test_reload import Configured, configured
-from tests.support import token_files, toy_model
+from tests.support import credentials, toy_model
 from tests.support.command_line import kanserve
 from tests.support.server_process import INFERENCE, Server, serving
 from tests.support.tiers import full
@@ -24,7 +24,7 @@ RENEWED = 'kanserve_credential_reloads_total{credential="tokens"} '
 
 def may(server: Server, token: str) -> bool:
     try:
-        server.call(f"{INFERENCE}ServerMetadata", b"", metadata=token_files.bearer(token))
+        server.call(f"{INFERENCE}ServerMetadata", b"", metadata=credentials.bearer(token))
     except grpc.RpcError as error:
         return bool(error.code() is not grpc.StatusCode.UNAUTHENTICATED)
     return True
@@ -54,7 +54,7 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
         path.unlink()
         until(lambda: "cannot be read" in refusals(server)[-1]["reason"])
         assert may(server, first)
-        token_files.save(path, good)
+        credentials.save_tokens(path, good)
         token_file.revoke(path, "first")
         until(lambda: not may(server, first))
         assert may(server, second)
@@ -85,7 +85,7 @@ def refusals(server: Server) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("text", "mode", "says"),
     [
-        (token_files.block("a", "x" * 50, "infer"), 0o644, "is open to all users of this machine"),
+        (credentials.block("a", "x" * 50, "infer"), 0o644, "is open to all users of this machine"),
         (None, 0o600, "cannot be read: No such file"),
         ("[[certificate]]\nname = 'a'\nsan = 'b'\nroles = ['read']\n", 0o600, "tls_client_ca is not set"),
     ],
@@ -122,7 +122,7 @@ def answered(server: Configured, token: str) -> bool:
     """On a new connection, which any worker may accept."""
     with grpc.insecure_channel(server.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
-            channel.unary_unary(f"{INFERENCE}ServerMetadata")(b"", timeout=60, metadata=token_files.bearer(token))
+            channel.unary_unary(f"{INFERENCE}ServerMetadata")(b"", timeout=60, metadata=credentials.bearer(token))
         except grpc.RpcError as error:
             return bool(error.code() is not grpc.StatusCode.UNAUTHENTICATED)
     return True

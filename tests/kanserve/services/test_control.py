@@ -21,7 +21,7 @@ from kanserve.client import control
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.kanserve.server.test_supervisor import pids
-from tests.support import refusals, reload_tools, token_files, toy_model
+from tests.support import bad_requests, credentials, reload_tools, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.server_process import INFERENCE, KAN, Server, serving
 from tests.support.tiers import full
@@ -37,7 +37,7 @@ def load(server: Server, name: str, verb: str = "Load", **fields: object) -> Non
 
 
 def refused(code: grpc.StatusCode, words: str, server: Server, *query: object, **fields: object) -> None:
-    with refusals.refused(code, words):
+    with bad_requests.refused(code, words):
         load(server, *query, **fields)
 
 
@@ -96,7 +96,7 @@ def test_models_are_there_when_they_are_asked_for(tmp_path: Path, transport: str
         refused(Code.FAILED_PRECONDITION, "failed to load 'toy', version 1: the version loaded", server, "toy")
         assert reload_tools.factor(server) == 4
         load(server, "toy", "Unload", parameters={"unload_dependents": pb.ModelRepositoryParameter(bool_param=True)})
-        with refusals.refused(Code.NOT_FOUND):
+        with bad_requests.refused(Code.NOT_FOUND):
             reload_tools.factor(server)
         until(lambda: states(server) == {"other/3": "READY", "toy/1": "unloaded"})
         assert reload_tools.ready(server)
@@ -222,16 +222,16 @@ def test_there_is_nothing_to_choose_or_to_go_back_to(three: Path) -> None:
     with serving(three, transport="grpcio") as server:
         back = document(kanserve("rollback", "toy", "--url", server.address, "--json"))
         assert back == {"model": "toy", "version": "1", "previous_version": "3"}
-        with refusals.refused(Code.FAILED_PRECONDITION, "no ready version below 1"):
+        with bad_requests.refused(Code.FAILED_PRECONDITION, "no ready version below 1"):
             choose(server, model="broken", method="Rollback")
-        with refusals.refused(Code.FAILED_PRECONDITION, "is not ready"):
+        with bad_requests.refused(Code.FAILED_PRECONDITION, "is not ready"):
             choose(server, "2", model="broken")
-        with refusals.refused(Code.NOT_FOUND, "'edits' has no available versions"):
+        with bad_requests.refused(Code.NOT_FOUND, "'edits' has no available versions"):
             reload_tools.factor(server, "edits")
         assert reload_tools.factor(server, "edits", "2") == 4
         assert choose(server, "2", "edits") == ("2", "")
         assert reload_tools.factor(server, "edits") == 4
-        with refusals.refused(Code.FAILED_PRECONDITION, "no ready version below 2"):
+        with bad_requests.refused(Code.FAILED_PRECONDITION, "no ready version below 2"):
             choose(server, model="edits", method="Rollback")
         for verb in ("Load", "Unload"):  # while the repository decides, nobody else does
             refused(Code.UNAVAILABLE, "not allowed if polling is enabled", server, "toy", verb)
@@ -267,7 +267,7 @@ def test_a_chosen_version_stays_when_others_come(three: Path) -> None:
 
 def test_the_log_says_who_chose(three: Path, tmp_path: Path) -> None:
     """Each process logs it: the one that gets the request, and the one that follows it."""
-    created = token_files.write(tmp_path / "tokens.toml")
+    created = credentials.write_tokens(tmp_path / "tokens.toml")
     with (
         serving(
             three, workers=2, transport="asgi", repository_poll_seconds=0, tokens=str(tmp_path / "tokens.toml")

@@ -17,7 +17,7 @@ from kanserve.observability.metrics import Metrics
 from kanserve.repository import layout
 from kanserve.runtime import base
 from kanserve.services import error_bars
-from tests.support import model_configs
+from tests.support import toy_model
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints" / "pykan-hello-adapted" / "model"
 
@@ -38,7 +38,7 @@ def test_a_version_has_bars_on_a_cpu_only(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="covers CPUs only") as caught:
         error_bars.bars(model)
     assert caught.value.code == "error-bars-need-cpu"
-    plain = model_configs.load(tmp_path / "plain")
+    plain = toy_model.load(tmp_path / "plain")
     with pytest.raises(FailedPrecondition, match="its export did not request them") as caught:
         error_bars.bars(plain)
     assert caught.value.code == "error-bars-missing"

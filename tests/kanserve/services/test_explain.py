@@ -25,9 +25,9 @@ from kanserve.auth import token_file
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.kanserve.conftest import TRANSPORTS
-from tests.support import http_client, token_files, toy_grid_model, toy_model
+from tests.support import credentials, http_client, toy_grid_model, toy_model
+from tests.support.bad_requests import refused
 from tests.support.command_line import checkpoint
-from tests.support.refusals import refused
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
 from tests.support.tiers import full
 
@@ -222,7 +222,9 @@ def test_of_a_layer_at_several_positions_all_nodes_count(tmp_path: Path) -> None
 def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, transport: str) -> None:
     """Over unary calls, streams and HTTP; who has both roles may."""
     both = token_file.make()
-    created = token_files.write(tmp_path / "tokens.toml", more=token_files.block("both", both, "infer", "interpret"))
+    created = credentials.write_tokens(
+        tmp_path / "tokens.toml", more=credentials.block("both", both, "infer", "interpret")
+    )
     chosen = http_client.way(transport)[1]
     message = request(ROWS, "spline")
     message.parameters["kan.coverage"].bool_param = True
@@ -230,7 +232,7 @@ def test_who_may_run_a_model_may_not_look_into_it(models: Path, tmp_path: Path, 
     document = {"inputs": [http_client.tensor(ROWS)], "parameters": {"kan.coverage": True}}
     with serving(models, plain_onnx=True, tokens=str(tmp_path / "tokens.toml"), **chosen) as running:
         for token, allowed in ((created["infer"], False), (both, True), (created["admin"], True)):
-            shown = token_files.bearer(token)
+            shown = credentials.bearer(token)
             stream = running.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
             (raw,) = stream(iter([requested]), timeout=60, metadata=shown)
             answer = pb.ModelStreamInferResponse.FromString(raw)

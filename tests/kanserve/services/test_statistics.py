@@ -19,9 +19,9 @@ from kanserve.client.statistics import Update
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
 from kanserve.services import statistics
-from tests.support import token_files, toy_model
-from tests.support.live_traffic import draw, value
-from tests.support.refusals import refused
+from tests.support import credentials, toy_model
+from tests.support.bad_requests import refused
+from tests.support.reload_tools import draw, value
 from tests.support.server_process import KAN, Server, serving
 from tests.support.tiers import full
 from tests.support.wait import turns, until
@@ -216,8 +216,8 @@ def test_full_looks_at_every_row_and_counts_the_largest_answers(tmp_path: Path) 
 def test_one_caller_has_a_quarter_of_all_watches(tmp_path: Path) -> None:
     toy_model.write(tmp_path / "models")
     mine, other = token_file.make(), token_file.make()
-    blocks = [token_files.block(name, token, "infer", "interpret") for name, token in (("me", mine), ("other", other))]
-    token_files.save(tmp_path / "tokens", "\n".join(blocks))
+    blocks = [credentials.block(name, token, "infer", "interpret") for name, token in (("me", mine), ("other", other))]
+    credentials.save_tokens(tmp_path / "tokens", "\n".join(blocks))
     requested = kan_pb2.WatchStatisticsRequest(model_name="toy").SerializeToString()
     with serving(tmp_path / "models", tokens=str(tmp_path / "tokens"), max_watch_streams=8) as item:
         watch = item.channel.unary_stream(f"{KAN}WatchStatistics")

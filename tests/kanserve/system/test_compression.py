@@ -10,10 +10,10 @@ import pytest
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.kanserve.conftest import TRANSPORTS, WAYS
-from tests.support.http_peer import INFER, Code, Peer, body, code, framed
-from tests.support.http_peer import lone as lone
-from tests.support.http_peer import peer as peer
-from tests.support.refusals import refused
+from tests.support.bad_requests import refused
+from tests.support.http_client import INFER, Code, Peer, body, code, framed
+from tests.support.http_client import lone as lone
+from tests.support.http_client import peer as peer
 from tests.support.server_process import Server
 from tests.support.wait import until
 

@@ -12,7 +12,7 @@ import pytest
 from kanserve.errors import LoadReason
 from kanserve.system import resources
 from kanserve.system.resources import budget
-from tests.support.refusals import not_loaded
+from tests.support.bad_requests import not_loaded
 from tests.support.server_process import limited
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 
 from kanserve.system import resources, slices
-from tests.support.time_slice import time_slice
+from tests.support.loop_stalls import time_slice
 
 T = TypeVar("T")
 

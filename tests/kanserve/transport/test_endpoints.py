@@ -9,9 +9,9 @@ import pytest
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError
 from kanserve.transport import endpoints
-from tests.support.tls_server import files as files
-from tests.support.tls_server import models as models
-from tests.support.tls_server import server as server
+from tests.support.credentials import files as files
+from tests.support.credentials import models as models
+from tests.support.credentials import server as server
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from kanserve.transport import factory
 from tests.support import toy_model
-from tests.support.http_peer import Code, body, code
+from tests.support.http_client import Code, body, code
 from tests.support.server_process import INFERENCE, serving
 from tests.support.tiers import full
 

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from kanserve.cli.doctor.check_results import Level
-from tests.support import certificates, toy_model
+from tests.support import credentials, toy_model
 from tests.support.command_line import kanserve
 
 FREE = ("--grpc-port", "0", "--metrics-port", "0")
@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = certificates.write(tmp_path_factory.mktemp("pems"))
+    folder = credentials.write_certificates(tmp_path_factory.mktemp("pems"))
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)
     pair = trustme.CA().issue_cert("localhost", not_after=soon)
     pair.cert_chain_pems[0].write_to_path(str(folder / "soon.pem"))

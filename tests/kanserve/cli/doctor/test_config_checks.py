@@ -12,7 +12,7 @@ import pytest
 from kanserve.cli.doctor.check_results import Level
 from tests.kanserve.cli.doctor.conftest import FREE, check, told
 from tests.support.command_line import kanserve, program
-from tests.support.free_ports import free_port
+from tests.support.programs import free_port
 from tests.support.tiers import full
 
 

@@ -1,14 +1,16 @@
-"""Failure of the n-th disk call in an export over an existing model, for the tests and reliability row 33."""
+"""Failures in the middle of work: of the n-th disk call, and of concurrent calls of the sandbox."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,13 @@ from kanexport.bundle import repository as pack
 from kanexport.contract import atomic, temp_dirs
 from kanexport.contract import manifest as contract
 from kanexport.errors import RepositoryError
+from kanserve.config.settings import Settings
+from kanserve.models.admission import Sandbox
 from kanserve.repository import layout
+from kanserve.repository.layout import Bundle
+from tests.support import hostile_bundles as hostile
 from tests.support import toy_model
+from tests.support.wait import until_async
 
 FILES = {
     contract.MODEL_FILE: toy_model.graph(),
@@ -129,3 +136,55 @@ CASES = [
     for exchanges in (True, False)
     for error in (OSError, MemoryError)
 ]
+
+
+def bundle(root: Path, data: bytes | None = None, name: str = contract.MODEL_FILE) -> Bundle:
+    """The toy, with another file in it."""
+    directory = toy_model.write(root)
+    if data is not None:
+        hostile.replaced(directory, data, name)
+    (candidate,) = layout.scan(root, plain_onnx=False)
+    return layout.load(candidate, 2**30)
+
+
+def during(
+    root: Path, meanwhile: Callable[[Sandbox, asyncio.Task[None]], Awaitable[None]], **settings: Any
+) -> asyncio.Task[None]:
+    """Run `meanwhile` during the load check of an endless version; returns the task of the load check."""
+    item = bundle(root, hostile.endless())
+
+    async def main() -> asyncio.Task[None]:
+        trial = Sandbox(Settings(repository=root, graph_allowlist="relaxed", **settings))
+        task = asyncio.create_task(trial.validate(item))
+        await grandchildren(trial, 1)
+        await meanwhile(trial, task)
+        await asyncio.wait([task])
+        trial._asker.close()
+        return task
+
+    return asyncio.run(main())
+
+
+def forker(trial: Sandbox) -> int:
+    """The process that forks."""
+    assert trial._asker._end is not None
+    peeked = trial._asker._end.peek()
+    assert peeked is not None
+    return int(peeked[2][0].pid)
+
+
+async def grandchildren(trial: Sandbox, wanted: int) -> list[int]:
+    """Those that try something, once there are so many."""
+
+    def children() -> list[int] | None:
+        if trial._asker._requests is None:
+            return None
+        pid = forker(trial)
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def reached() -> tuple[list[int]] | None:
+        pids = children()
+        return (pids,) if pids is not None and len(pids) == wanted else None
+
+    (result,) = await until_async(reached, f"{wanted} processes") or ([],)
+    return result

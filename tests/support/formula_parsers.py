@@ -1,21 +1,65 @@
-"""Parser of LaTeX formulas that evaluates them with numpy, independent of kanserve's code.
-
-The parser is strict: it rejects ambiguous input, such as a + -b or a power directly after an argument.
-"""
+"""Parsers of printed formulas and of LaTeX that evaluate them with numpy, independent of kanserve's code."""
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-FUNCTIONS: dict[str, Any] = {
+BINARY = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Mod: np.mod,
+    ast.Pow: operator.pow,
+}
+COMPARE = {ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
+FUNCTIONS = {name: getattr(np, name) for name in ("sqrt", "exp", "log", "abs", "sin", "cos", "tan", "tanh", "cosh")}
+FUNCTIONS |= {name: getattr(np, name) for name in ("arcsin", "arccos", "arctan", "arctanh")}
+FUNCTIONS |= {"sgn": np.sign, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+
+
+def compute(text: str, names: Mapping[str, Any]) -> Any:
+    """The value of a formula in float64. `names`: of its variables, and functions by name."""
+    with np.errstate(all="ignore"):
+        return _value(ast.parse(text, mode="eval").body, {"pi": np.pi, "e": np.e, **FUNCTIONS, **names})
+
+
+def columns(text: str, x: np.ndarray, **functions: Any) -> np.ndarray:
+    """The value of a formula of x0, x1, ... for rows [B, n]."""
+    value = compute(text, {f"x{at}": x[:, at].astype(np.float64) for at in range(x.shape[1])} | functions)
+    return np.broadcast_to(value, len(x))
+
+
+def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant):
+        return np.float64(node.value)
+    if isinstance(node, ast.Name):
+        return names[node.id]
+    if isinstance(node, ast.UnaryOp):
+        assert isinstance(node.op, ast.USub)
+        return -_value(node.operand, names)
+    if isinstance(node, ast.BinOp):
+        return BINARY[type(node.op)](_value(node.left, names), _value(node.right, names))
+    if isinstance(node, ast.Compare):
+        return COMPARE[type(node.ops[0])](_value(node.left, names), _value(node.comparators[0], names))
+    if isinstance(node, ast.IfExp):
+        return np.where(*(_value(part, names) for part in (node.test, node.body, node.orelse)))
+    assert isinstance(node, ast.Call)
+    assert isinstance(node.func, ast.Name)
+    return names[node.func.id](_value(node.args[0], names))
+
+
+LATEX_FUNCTIONS: dict[str, Any] = {
     name: getattr(np, name) for name in ("exp", "sin", "cos", "tan", "tanh", "cosh", "arcsin", "arccos", "arctan")
 }
-FUNCTIONS |= {"ln": np.log, "artanh": np.arctanh, "sgn": np.sign, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
-COMPARE = {"<": np.less, r"\le": np.less_equal, ">": np.greater, r"\ge": np.greater_equal}
+LATEX_FUNCTIONS |= {"ln": np.log, "artanh": np.arctanh, "sgn": np.sign, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+LATEX_COMPARE = {"<": np.less, r"\le": np.less_equal, ">": np.greater, r"\ge": np.greater_equal}
 TOKEN = re.compile(r"\\\\|\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\S")
 SCIENTIFIC = re.compile(r"(?:(\d+(?:\.\d+)?) \\cdot )?10\^\{(-?\d+)\}")
 WORDS = {
@@ -30,7 +74,7 @@ WORDS = {
 LIGATURES = {"--", "''", "``", ",,", "?`", "!`", "<<", ">>"}
 
 
-def compute(text: str, names: Mapping[str, Any]) -> Any:
+def compute_latex(text: str, names: Mapping[str, Any]) -> Any:
     """The value of a formula in float64. `names`: variables and functions as they are written, such as x_{0} or the
     content of \\text{}."""
     reader = _Reader(text, names)
@@ -175,9 +219,9 @@ class _Reader:
             return self._names[name], False
         if token == r"\operatorname":
             name = self.word()
-            return FUNCTIONS[name](self.bracket("(", ")")), True
+            return LATEX_FUNCTIONS[name](self.bracket("(", ")")), True
         if token.startswith("\\") and token != r"\varphi":
-            return FUNCTIONS[token[1:]](self.bracket("(", ")")), True
+            return LATEX_FUNCTIONS[token[1:]](self.bracket("(", ")")), True
         self.take("_")
         name = f"{token}_{{{self.word()}}}"
         if token == r"\varphi":
@@ -203,7 +247,7 @@ class _Reader:
             if word == "otherwise":
                 break
             assert word == "if "
-            low, compare, high = self.sum(), COMPARE[self.take()], self.sum()
+            low, compare, high = self.sum(), LATEX_COMPARE[self.take()], self.sum()
             result.append((compare(low, high), value))
             self.take("\\\\")
         self.take(r"\end")

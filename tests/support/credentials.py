@@ -1,22 +1,125 @@
-"""Every method and route by every client role, compared with the permission table."""
+"""Certificates, a server with TLS, token files, and every method by every role."""
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import ssl
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
+import trustme
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from kanserve.auth import token_file
+from kanserve.auth.authenticator import Authenticator
 from kanserve.auth.permissions import ANYONE, NEEDS, Need
 from kanserve.auth.roles import INCLUDES, Role
+from kanserve.grpc_api.call_context import RequestMetadata
 from kanserve.observability.metrics import UNKNOWN
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
+from tests.support import toy_model
+from tests.support.server_process import Server, serving
+
+LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+LATER = datetime.datetime(2990, 1, 1, tzinfo=datetime.UTC)
+
+
+def write_certificates(folder: Path) -> Path:
+    """Write ca and other-ca, NAME.pem and NAME.key for server, caller, `stranger` (of other-ca), expired and early, and
+    damaged files."""
+    ours, theirs = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(str(folder / "ca.pem"))
+    theirs.cert_pem.write_to_path(str(folder / "other-ca.pem"))
+    issued = {
+        "server": ours.issue_cert("localhost", "127.0.0.1"),
+        "caller": ours.issue_cert("caller.example"),
+        "stranger": theirs.issue_cert("stranger.example"),
+        "expired": ours.issue_cert("localhost", not_after=LONG_AGO),
+        "early": ours.issue_cert("localhost", not_before=LATER),
+    }
+    for name, pair in issued.items():
+        (folder / f"{name}.pem").write_bytes(b"".join(part.bytes() for part in pair.cert_chain_pems))
+        pair.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+    (folder / "text.pem").write_text("no certificate\n")
+    (folder / "cut.pem").write_bytes((folder / "server.pem").read_bytes()[:300])
+    lock = ["openssl", "pkcs8", "-topk8", "-in", "server.key", "-passout", "pass:word", "-out", "locked.key"]
+    subprocess.run(lock, cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    toy_model.write(root)
+    return root
+
+
+def secured(models: Path, files: Path, transport: str, **settings: Any) -> Any:
+    if transport == "asgi":
+        pytest.importorskip("h2corn")
+    pair = {"tls_cert": str(files / "server.pem"), "tls_key": str(files / "server.key")}
+    return serving(models, transport=transport, **pair, **settings)
+
+
+@pytest.fixture(scope="module", params=["asgi", "grpcio"])
+def server(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server with TLS and without client authentication."""
+    with secured(models, files, request.param) as running:
+        yield running
+
+
+ROLES = ("read", "infer", "interpret", "admin")
+EXPIRED = "2020-01-01T00:00:00Z"
+
+
+def write_tokens(path: Path, *, more: str = "") -> dict[str, str]:
+    """The tokens by role, and "expired", an admin's; `more` is TOML that follows."""
+    created = {name: token_file.make() for name in (*ROLES, "expired")}
+    parts = [block(name, created[name], "admin" if name == "expired" else name) for name in created]
+    save_tokens(path, "\n".join([*parts, f"expires = {EXPIRED}\n", more]))
+    return created
+
+
+def block(name: str, token: str, *roles: str, **fields: object) -> str:
+    """One [[token]]."""
+    lines = [f'name = "{name}"', f"roles = {list(roles)}", f'sha256 = "{token_file.digest(token)}"']
+    return "\n".join(["[[token]]", *lines, *(f"{key} = {value}" for key, value in fields.items()), ""])
+
+
+def save_tokens(path: Path, text: str) -> None:
+    """Write a file that only its owner may read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+def shown(token: str = "", certificate: str = "") -> RequestMetadata:
+    """Metadata of a call with these credentials."""
+    return RequestMetadata(bearer(token) if token else (), None, certificate)
+
+
+def gate(text: str, folder: Path) -> Authenticator:
+    """The authenticator of a token file with this text. The names of a certificate are its words."""
+    save_tokens(folder / "t", text)
+    return Authenticator(token_file.load(folder / "t"), lambda certificate: frozenset(str(certificate).split()))
+
 
 SERVICES = [
     *(pb.DESCRIPTOR.services_by_name.values()),

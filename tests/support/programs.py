@@ -1,0 +1,242 @@
+"""Programs of the deployment tests, proxies before a server, and free ports for programs that take a number."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import wait
+from tools.manifests import download
+
+ENVIRONMENT = Path(__file__).parents[2] / ".venv-stack" / "bin"
+SOURCES = Path(__file__).parents[2] / ".venv-model-sources" / "bin"  # of the part model-sources of `make data-test`
+
+
+def program(name: str) -> str:
+    """A program on PATH, or the pinned download. Skips the test if it cannot be downloaded."""
+    try:
+        return str(download.program(name))
+    except download.Unavailable as error:
+        pytest.skip(f"{name} cannot be downloaded: {error}")
+
+
+def command(name: str) -> str:
+    """A command on PATH, or of the environment of `make stack-test`. Skips the test if it is absent."""
+    found = shutil.which(name) or shutil.which(name, path=str(ENVIRONMENT))
+    if found is None:
+        pytest.skip(f"{name} is not installed; `make stack-test` installs it (380 MB with others)")
+    return found
+
+
+def interpreter(module: str) -> str:
+    """A Python that has a module: this one, or the one of `make stack-test`. Skips the test if neither has it."""
+    if importlib.util.find_spec(module) is not None:
+        return sys.executable
+    if not (ENVIRONMENT / "python").is_file():
+        pytest.skip(f"{module} is not installed; `make stack-test` installs it (380 MB with others)")
+    return str(ENVIRONMENT / "python")
+
+
+def folders(*programs: str) -> str:
+    """Folders of programs, and of the tools for sources of models, as a part of the variable PATH."""
+    return os.pathsep.join([*(str(Path(program(name)).parent) for name in programs), str(SOURCES)])
+
+
+def source_tool(name: str) -> str:
+    """A tool for sources of models, by its path. Skips the test if it is absent."""
+    found = shutil.which(name, path=str(SOURCES))
+    if found is None:
+        pytest.skip(f"{name} is not in the environment for sources of models; `make data-test` builds it")
+    return found
+
+
+FIRST, LAST = 10_000, 16_000  # below the ports of `ray_cluster`, and below those that the kernel gives out
+WORKERS = 10  # of pytest-xdist; each has its own part of the range
+_LEFT: list[int] = []  # of this process, in random order; it gives each number once before it repeats one
+
+
+def free_ports(*names: str) -> dict[str, int]:
+    """A different free port for each name. Between this call and the start of the program, no other socket gets one of
+    them: the kernel gives out higher ports, and other workers of pytest have other parts of the range."""
+    with contextlib.ExitStack() as stack:
+        return {name: next(number for number in _numbers() if _binds(stack, number)) for name in names}
+
+
+def _numbers() -> Iterator[int]:
+    """Numbers of the part of this worker. Raises RuntimeError if all of them are in use."""
+    size = (LAST - FIRST) // WORKERS
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    for _ in range(size):
+        if not _LEFT:
+            _LEFT.extend(random.SystemRandom().sample(range(FIRST + worker * size, FIRST + (worker + 1) * size), size))
+        yield _LEFT.pop()
+    raise RuntimeError(f"none of {size} ports from {FIRST + worker * size} is free")
+
+
+def free_port() -> int:
+    """One free port; see `free_ports`."""
+    return free_ports("")[""]
+
+
+def _binds(stack: contextlib.ExitStack, number: int) -> bool:
+    """Whether a port is free. It stays bound until the end of the context."""
+    each = stack.enter_context(socket.socket())
+    try:
+        each.bind(("127.0.0.1", number))
+    except OSError:
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class Balancer:
+    """Running proxy. `target`: port of the server for new connections; `targets`: that of each connection so far."""
+
+    port: int
+    target: int
+    targets: list[int] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def balancing(target: int) -> Iterator[Balancer]:
+    """A proxy that first connects to this port."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        balancer = Balancer(listener.getsockname()[1], target)
+
+        def accept() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                    server = socket.create_connection(("127.0.0.1", balancer.target))
+                except OSError:
+                    return
+                balancer.targets.append(balancer.target)
+                threading.Thread(target=_carry, args=(client, server), daemon=True).start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield balancer
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(60)
+
+
+def _carry(client: socket.socket, server: socket.socket) -> None:
+    with client, server:
+        back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+        back.start()
+        _copy(client, server)
+        back.join()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+SECONDS = 60
+TYPES = "type.googleapis.com/envoy.extensions"
+GRPC_PATH = r"^/inference\.GRPCInferenceService/.*$"
+GRPC_TYPE = "^application/grpc.*$"
+ALL = "^/.*$"
+Document = dict[str, Any]
+
+
+def one_rule(port: int) -> list[tuple[Document, int, bool]]:
+    """Rules for one port `h2c`: match, port, and whether it has HTTP/2."""
+    return [(_path(ALL), port, True)]
+
+
+def two_rules(grpc_port: int, http_port: int) -> list[tuple[Document, int, bool]]:
+    """Rules for a gRPC port and another port."""
+    header = {"name": "content-type", "string_match": {"safe_regex": {"regex": GRPC_TYPE}}}
+    return [({**_path(GRPC_PATH), "headers": [header]}, grpc_port, True), (_path(ALL), http_port, False)]
+
+
+def _path(regex: str) -> Document:
+    return {"safe_regex": {"regex": regex}}
+
+
+@contextlib.contextmanager
+def running(rules: list[tuple[Document, int, bool]], folder: Path) -> Iterator[int]:
+    """The port of an Envoy with these rules. Skips the test if Envoy cannot be had."""
+    envoy = program("envoy")
+    port = free_port()
+    config = folder / "envoy.json"
+    config.write_text(json.dumps(_bootstrap(port, rules)))
+    command = [envoy, "--config-path", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
+    with (folder / "envoy.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--log-level", "warning"], stdout=log, stderr=log)
+    try:
+        _wait(port, process, folder / "envoy.log")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the port accepts connections. Raises AssertionError with the log if the envoy ends."""
+
+    def accepts() -> bool:
+        assert process.poll() is None, log.read_text()
+        with socket.create_connection(("127.0.0.1", port), 30):
+            return True
+
+    wait.until(accepts, "Envoy accepts connections", errors=(OSError,))
+
+
+def _bootstrap(port: int, rules: list[tuple[Document, int, bool]]) -> Document:
+    """The configuration of an Envoy that listens on a port of loopback."""
+    routes = [
+        {"match": match, "route": {"cluster": f"c{at}", "timeout": "60s"}} for at, (match, _, _) in enumerate(rules)
+    ]
+    manager = {
+        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "gateway",
+        "codec_type": "AUTO",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}},
+        ],
+    }
+    filters = [{"name": "http", "typed_config": manager}]
+    listener = {"name": "gateway", "address": _address(port), "filter_chains": [{"filters": filters}]}
+    clusters = [_cluster(f"c{at}", target, http2=http2) for at, (_, target, http2) in enumerate(rules)]
+    return {"static_resources": {"listeners": [listener], "clusters": clusters}}
+
+
+def _cluster(name: str, port: int, *, http2: bool) -> Document:
+    endpoint = {"endpoint": {"address": _address(port)}}
+    protocol = "http2_protocol_options" if http2 else "http_protocol_options"
+    options = {"@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": {protocol: {}}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "30s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
+    }
+
+
+def _address(port: int) -> Document:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
