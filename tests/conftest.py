@@ -79,8 +79,8 @@ def _shared_exports(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
 
 
 class _Kept:
-    """torch.onnx's table of operators by its arguments. Without it, each export spends half a second on the table. What
-    an export adds to its copy is its own."""
+    """torch.onnx's table of operators by its arguments. Without it, each export spends half a second on the table.
+    An export changes only its own copy."""
 
     def __init__(self, make: Any) -> None:
         self._make = functools.cache(make)

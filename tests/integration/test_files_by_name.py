@@ -246,7 +246,7 @@ PLACES = {
 
 
 def outcome(place: Place, kind: str, folder: Path, victim: Path) -> str:
-    """What is wrong with the way in which kanserve uses this kind of file at a place, or nothing."""
+    """The fault in the way in which kanserve uses this kind of file at a place, or ""."""
     using = place.use(folder)
     path = next(using)
     victim.write_bytes(path.read_bytes() if kind in place.takes or kind in (WRITABLE, OWNER) else SECRET)

@@ -56,7 +56,7 @@ raise ValueError("of the program")
 
 
 def run(program: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A program in a process of its own, with its stderr captured unless `options` say otherwise."""
+    """A program in a separate process, with its stderr captured unless `options` say otherwise."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run(
         [sys.executable, "-W", "default", "-c", program, *arguments], text=True, timeout=200, **options

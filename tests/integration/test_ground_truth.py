@@ -61,7 +61,7 @@ def by_the_formula(x: Any, r: Any) -> Any:
 
 
 def test_through_layers_contributions_are_the_formula_s_own(tmp_path: Path) -> None:
-    """Feynman's I.6.20 as it stands: n = log (theta / sigma)^2, m = -log sigma; u = m - exp(n) / 2;
+    """Feynman's I.6.20: n = log (theta / sigma)^2, m = -log sigma; u = m - exp(n) / 2;
     exp(u) / sqrt(2 pi)."""
     log: Curve = np.log
     layers = (

@@ -1,4 +1,4 @@
-"""Oracles of tools/: damaged checkpoints, rivals that have the tensors of a known library, random modules.
+"""Oracles of tools/: damaged checkpoints, readings of the same tensors as another library, random modules.
 
 The exporter exports none of them as another network. What it does not export ends in a typed error.
 """

@@ -260,8 +260,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def variants(root: Path, pairs: dict[str, Pair]) -> dict[str, Pair]:
-    """The same network and scalers, exported in each way, with rows in the user's units as baseline. Into a repository
-    of their own, with a twin that has the scaled rows as baseline."""
+    """The same network and scalers, exported in each way, with rows in the user's units as baseline, in a separate
+    repository, with a twin that has the scaled rows as baseline."""
     rows, folder, result = root / "rows.npy", root / "variants", {}
     np.save(rows, pairs[WINE].rows(200, seed=5))
     for name, options in VARIANTS.items():

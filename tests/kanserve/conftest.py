@@ -28,7 +28,7 @@ def server(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is a coroutine, on an event loop of its own."""
+    """Run a test that is a coroutine, on a separate event loop."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = inspect.signature(pyfuncitem.obj).parameters

@@ -210,7 +210,7 @@ def answering(answer: Answer) -> Iterator[str]:
 
 @contextlib.contextmanager
 def refusing(code: grpc.StatusCode, text: str, *metadata: tuple[str, str]) -> Iterator[tuple[str, list[bytes]]]:
-    """The address of a server that refuses every call, and the calls."""
+    """The address of a server that rejects every call, and the calls."""
     calls: list[bytes] = []
 
     def answer(data: bytes, context: grpc.ServicerContext) -> bytes:

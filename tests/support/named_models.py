@@ -23,7 +23,7 @@ STARTED: list[Server] = []  # conftest.py of several folders import the fixtures
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny` alone: an efficient-kan state of widths 3, 4, 2. Tests only read from the folder."""
+    """Only `tiny`: an efficient-kan state of widths 3, 4, 2. Tests only read from the folder."""
     return exported(checkpoint(tmp_path_factory.mktemp("tiny") / "tiny.safetensors", (3, 4, 2)), "tiny")
 
 

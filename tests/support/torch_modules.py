@@ -413,7 +413,7 @@ def export(module: Any, example: Any, folder: Path, *, options: dict[str, str] |
 
 
 def exact(module: Any, x: np.ndarray) -> np.ndarray:
-    """The output of a module in float64. torch's fast path of its own blocks would leave out replaced layers."""
+    """The output of a module in float64. The fast path of torch's blocks would leave out replaced layers."""
     with torch.no_grad(), plain(torch.float64):
         return module.eval().double()(torch.from_numpy(x).double()).numpy()
 

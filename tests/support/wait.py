@@ -43,7 +43,7 @@ async def until_async(condition: Callable[[], T], what: str = "", *, seconds: fl
 
 
 async def turns(count: int = 20) -> None:
-    """Let the event loop run whatever is ready, without a wait for a time."""
+    """Let the event loop run all callbacks that are ready, without a wait for a time."""
     for _ in range(count):
         await asyncio.sleep(0)
 

@@ -77,7 +77,7 @@ def asking(address: str, path: str, data: Sequence[bytes], callers: int, nice: i
 
 
 async def ask(address: str, path: str, data: Sequence[bytes], count: int, callers: int) -> None:
-    """Prints how far it is after every TOLD calls."""
+    """Prints its progress after a number of calls."""
     codes: collections.Counter[str] = collections.Counter()
     begun, numbers = time.monotonic(), iter(range(count))
 

@@ -97,7 +97,7 @@ def test_it_zooms_to_curves_and_opens_one(page: Any) -> None:
 
 
 def test_a_million_are_sorted_shaded_and_searched(page: Any) -> None:
-    """The shade of an edge in the matrix is what it matters: the strongest edge of the list is dark."""
+    """The shade of an edge in the matrix is its score: the strongest edge of the list is dark."""
     opened(page, "ui/wide")
     rows = page.get_by_role("region", name="Edges of a layer").locator("tbody tr")
     page.get_by_text("1 to 25 of").wait_for()

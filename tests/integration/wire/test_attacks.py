@@ -57,7 +57,7 @@ def test_an_attack_is_not_noticed_by_others(server: Server, attack: str, request
 
 
 def idle(server: Server) -> None:
-    """Wait until the server answers, and has no request in flight."""
+    """Wait until the server responds, and has no request in flight."""
     until(lambda: answers(server))
     until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
 

@@ -160,7 +160,7 @@ def test_a_message_beyond_the_limit_ends_the_stream(own: Server) -> None:
 
 
 def settled(server: Server, line: str) -> float:
-    """A count that does not change while the server answers other clients."""
+    """A count that does not change while the server responds to other clients."""
     last, now = -1.0, shown(server, line)
     while now != last:
         for _ in range(30):

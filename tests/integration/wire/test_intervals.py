@@ -75,7 +75,7 @@ def array(answer: pb.ModelInferResponse, name: str) -> np.ndarray:
 
 
 def bounds(server: Server, model: str, rows: np.ndarray = ROWS) -> np.ndarray:
-    """What gRPC returns, with which the tests compare the other ways."""
+    """The result over gRPC, with which the tests compare the other ways."""
     return array(ask(server, model, rows, intervals.NAME), intervals.NAME)
 
 

@@ -1,4 +1,4 @@
-"""Out-of-range policies: flag, reject, clamp to the grid, or none. What export, server and commands say, and do."""
+"""Out-of-range policies: flag, reject, clamp to the grid, or none. Export, server and commands apply them."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def hasty(repository: Path) -> Iterator[Server]:
-    """gRPC core refuses what does not arrive itself, and sends nothing but its status."""
+    """gRPC core rejects incomplete requests itself, and sends only its status."""
     yield from running(repository, "asgi", 0.5)
 
 

@@ -293,7 +293,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Real exports, of which `hello` has rows of reference."""
+    """Real exports; `hello` has rows of reference."""
     folder = tmp_path_factory.mktemp("real")
     np.save(folder / "rows.npy", DATA)
     for name, case in CASES.items():

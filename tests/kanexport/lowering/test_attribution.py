@@ -110,13 +110,13 @@ def test_they_add_up_and_are_those_of_the_service(name: str, tmp_path: Path, sta
 
 
 def _facts(result: Result) -> dict[str, Any]:
-    """What the file tells about itself."""
+    """The file has its layers and base values in its metadata."""
     metadata = onnx.load(result.directory / "explain.onnx", load_external_data=False).metadata_props
     return json.loads(next(entry.value for entry in metadata if entry.key == "kanexport"))
 
 
 def require_nan_apart(result: Result, x: np.ndarray) -> None:
-    """A row that is no number is explained as none, and touches no other."""
+    """A row with NaN has an explanation of NaN, and changes no other row."""
     spoilt = x.copy()
     spoilt[2, 0] = np.nan
     y, actual = told(result, spoilt)

@@ -90,7 +90,7 @@ def test_what_no_reading_gives_is_refused_with_the_nearest_and_nothing_is_writte
 
 
 def test_an_error_is_found(held: Export) -> None:
-    """In one output among many, at the data beside rows far outside, or a hundredth of all."""
+    """In one output among many, at the data next to rows far outside, or in 1% of all."""
     x, y = rows_of("kanx-hello")
     wrong = y.copy()
     wrong[3, 0] += 0.01 * np.abs(y).max()

@@ -26,7 +26,7 @@ def stack(*widths: int, prefix: str = "layers.", **options: Any) -> Tensors:
 def splines_of(
     inner: Callable[[float], float] = lambda x: x, act: Callable[[float], float] = silu, *, scaled: bool = True
 ) -> Edges:
-    """Splines of `inner(x)` beside `act(x)`."""
+    """Splines of `inner(x)`, and `act(x)`."""
 
     def edges(part: Tensors, row: list[float]) -> Any:
         m, n, count = part["spline_weight"].shape

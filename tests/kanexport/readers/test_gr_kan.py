@@ -41,7 +41,7 @@ def kat(prefix: str = "", n: int = 8, hidden: int = 4, m: int = 3) -> Tensors:
 
 
 def rational(x: Any, above: Any, below: Any, kind: str) -> Any:
-    """Of the numbers of one source."""
+    """The function of one source with these numbers."""
     inner = abs(x) if kind == "abs" else x
     weights = below if kind == "outer" else abs(below)
     beneath = sum(b * inner ** (k + 1) for k, b in enumerate(weights))

@@ -199,7 +199,7 @@ def test_what_a_file_leaves_open_is_known(tmp_path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A family of Basis_Functions: P_d of u by its definition, and the numbers that a file has beside its coefficients.
+    """A family of Basis_Functions: P_d of u by its definition, and numbers of a file that are not coefficients.
 
     `start` has the first polynomials, and `following` makes P_n from n, u and the earlier ones."""
 

@@ -132,7 +132,7 @@ def check(folder: Path, toy: Any, *options: str, base: str = "silu", columns: li
 
 
 def check_graphs(folder: Path, toy: Any, **more: Any) -> Result:
-    """Export, and hold what the graphs answer against the oracle; `more` is of the request."""
+    """Export, and compare the outputs of the graphs with the oracle; `more` is of the request."""
     result = export(Request(path=toy.write(folder), repository=folder / "models", force=True, **more))
     double = more.get("dtype") == "float64"
     x = rows(toy, result.manifest.input.shape[1]).astype(np.float64 if double else np.float32)
@@ -181,7 +181,7 @@ def test_a_constant_network_keeps_its_rows(pykan: Any, tmp_path: Path) -> None:
 
 @spread("sign", [1, -1], 1)
 def test_every_symbolic_function(pykan: Any, tmp_path: Path, sign: int) -> None:
-    """One on each edge, every second beside a spline and with a real mask."""
+    """One on each edge, every second in addition to a spline and with a real mask."""
     toy = pykan([4, 8])
     span = float(np.abs(toy.tensors["act_fun.0.grid"]).max())
     for at, ((i, j), name) in enumerate(zip(np.ndindex(4, 8), SYMBOLIC, strict=False)):

@@ -79,7 +79,7 @@ def results(report: Any, name: str) -> list[Any]:
 
 @pytest.mark.parametrize("by", [0.1, *(pytest.param(by, marks=full("combination")) for by in (float("nan"), 0.0))])
 def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path, by: float) -> None:
-    """A change by 0 is the same surgery: what is told of the others is the change."""
+    """A change by 0 is the same surgery, so only the change itself is reported of the others."""
     wrong = spoiled(repository, tmp_path / "models", wrong_from_three_rows_on(by))
     done = kanserve("bench", "tiny", "--repository", wrong, *FEW, "--json", **PORTABLE)
     reported = json.loads(done.stdout)

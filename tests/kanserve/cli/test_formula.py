@@ -52,7 +52,7 @@ def rows(count: int, inputs: int, file: Path, dtype: type = np.float32) -> np.nd
 
 
 def outputs(server: Server, name: str, file: Path) -> np.ndarray:
-    """What the server computes of the rows in a file."""
+    """The outputs of the server for the rows in a file."""
     server.ask("infer", name, "--input", file, "--output", file.with_name("y.npy"))
     return np.load(file.with_name("y.npy"))
 
@@ -106,7 +106,7 @@ def test_in_part_it_computes_what_is_served_with_the_served_edges(server: Server
     assert result["numeric_edges"] == [[1, 2, 0]]
 
     def call(v: np.ndarray) -> np.ndarray:
-        """The edge's value on these rows, whatever it is given: that it is given its node is what curves show."""
+        """The edge's value on these rows for any argument. The curves show that the argument is its node."""
         return values + 0 * v
 
     page = {r"\varphi_{1,2,0}": call, **{f"x_{{{at}}}": x[:, at].astype(np.float64) for at in range(x.shape[1])}}

@@ -122,7 +122,7 @@ def test_nobody_there(retries: int) -> None:
 
 
 def answer_of(ask: Callable[[], Any]) -> Any:
-    """None while nobody answers: a client without retries connects again every half second."""
+    """None while no server responds: a client without retries connects again every half second."""
     with contextlib.suppress(NoAnswer):
         return ask()
 

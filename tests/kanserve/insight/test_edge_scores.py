@@ -157,7 +157,7 @@ def test_scores_over_a_baseline_are_those_over_its_rows(case: Case, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`toy`, and `mixed`: the toy with edges of class B, which are no curves, and a baseline."""
+    """`toy`, and `mixed`: the toy with edges of class B, which have no curves, and a baseline."""
     root = tmp_path_factory.mktemp("toys")
     toy_model.write(root)
     directory = toy_model.write(root, "mixed")

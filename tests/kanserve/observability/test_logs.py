@@ -88,7 +88,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, transport: str) -
 
 
 def test_by_default_only_what_failed_has_a_line(tmp_path: Path) -> None:
-    """So a signalling NaN has none, of which numpy would warn where statistics make float64 of it."""
+    """A signalling NaN has no line either. numpy would warn when statistics convert it to float64."""
     toy_model.write(tmp_path)
     with serving(tmp_path, statistics="full") as server:
         server.infer(np.array([[0x7F800001, 0x7F7FFFFF, 0x7F800000]], np.uint32).view(np.float32))

@@ -61,7 +61,7 @@ UNPLACED = {"torchkan", "keras-efficient-kan", "fourierkan", "gr-kan", "jacobika
 
 
 def test_any_tensor_may_be_missing_or_of_another_shape(seeds: dict[str, fuzzer.Seed]) -> None:
-    """A reader does without (an optional one), or refuses it with the name of a tensor."""
+    """A reader does without (an optional one), or rejects it with the name of a tensor."""
     nameless, accepting = set(), set()
     for family in FAMILIES:
         seed, refusals = seeds[family], 0

@@ -18,7 +18,7 @@ Golden = Callable[[str], tuple[Path, tuple[str, ...]]]
 
 
 def bare(tmp_path: Path, tensors: dict[str, Any], prefix: str = "") -> Path:
-    """A file of the weights alone."""
+    """A file that has only the weights."""
     return save(tmp_path, {prefix + key: value for key, value in tensors.items()})
 
 
