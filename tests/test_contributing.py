@@ -74,10 +74,11 @@ def test_every_path_that_it_names_exists() -> None:
 @full("document")
 def test_its_pytest_lines_select_tests() -> None:
     lines = [shlex.split(command, comments=True) for command in COMMANDS]
-    assert [line[:4] + line[5:6] for line in lines] == [[".venv/bin/python", "-m", "pytest", "-q", "-k"]] * len(lines)
-    chosen = [(line[4], line[6]) for line in lines]
-    words = " or ".join({word for _, word in chosen})
-    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-k", words, *(path for path, _ in chosen)]
+    for line in lines:
+        assert line[:4] == [".venv/bin/python", "-m", "pytest", "-q"], line
+        assert line[5:6] in ([], ["-k"]), line
+    chosen = [(line[4], line[-1] if len(line) > 5 else "") for line in lines]
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *(path for path, _ in chosen)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     selected = done.stdout.splitlines()
