@@ -187,6 +187,8 @@ PAGES = (
 STARTS = (ROOT, *PACKAGES, PACKAGES[1] / "ui" / "static")
 PATH = re.compile(r"`((?:\.?\w[\w.-]*/)+[\w.-]*)(?:::\w+)?`")
 FILE = re.compile(r"`([\w.-]+\.(?:py|js|md|toml|proto|cpp))`")
+# Caches and builds, which other commands leave in a checkout.
+LEFT = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
 
 
 def exists(path: str) -> bool:
@@ -196,8 +198,9 @@ def exists(path: str) -> bool:
 
 
 def missing(text: str) -> list[str]:
-    """Paths in backquotes that do not exist: Python files, and paths whose first folder exists."""
-    paths = {path for path in PATH.findall(text) if path.endswith(".py") or exists(path.split("/")[0])}
+    """Paths in backquotes that do not exist: Python files, and paths whose first folder exists and is not a cache."""
+    firsts = {path: path.split("/")[0] for path in PATH.findall(text)}
+    paths = {path for path, first in firsts.items() if path.endswith(".py") or (exists(first) and first not in LEFT)}
     return sorted(path for path in paths if not exists(path))
 
 
