@@ -182,6 +182,9 @@ def launched(
             try:
                 yield process, log
             finally:
+                if MEASURED and process.poll() is None:
+                    process.terminate()
+                    process.wait(wait.SECONDS)
                 process.kill()
                 turns.keep()
 
@@ -191,6 +194,7 @@ def limited(files: int) -> tuple[str, ...]:
     return ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
 
 
+MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ  # a killed server would lose what coverage has counted
 READY_SECONDS = 120.0  # until a server that a test starts must be ready
 
 
