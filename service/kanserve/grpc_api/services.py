@@ -155,7 +155,8 @@ class Health:
                 if self._ended:
                     return
                 async with self._condition:
-                    await self._condition.wait()
+                    while not self._ended and self._serving(service) is last:  # it can change while a state is sent
+                        await self._condition.wait()
         finally:
             self._watches -= 1
 
