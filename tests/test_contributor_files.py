@@ -208,13 +208,15 @@ def git(clone: Path, *arguments: str) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A repository with one commit of the files that a release checks."""
+    """A repository with one commit of the files that a release checks, without changes that are not released."""
     for name in (
         *("pyproject.toml", "kernel/pyproject.toml", "kernel/kanserve_kernel/__init__.py", "CHANGELOG.md"),
         f"{release.CHART}/Chart.yaml",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
+    released = re.sub(r"(## \[Unreleased\]\n).*?(?=\n## \[)", r"\1", CHANGELOG, count=1, flags=re.DOTALL)
+    (tmp_path / "CHANGELOG.md").write_text(released)
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--no-verify", "--message", "release: add the files")
