@@ -237,9 +237,6 @@ def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **se
             )
 
 
-WAIT_SECONDS = wait.SECONDS
-
-
 def wait_until(condition: Any, seconds: float = wait.SECONDS) -> None:
     """Poll until true."""
     wait.until(condition, seconds=seconds)
