@@ -132,23 +132,6 @@ class GoldenTransformer(nn.Module):
         return self.out(x.mean(1))
 
 
-class KanConvolution(nn.Module):
-    """A KAN layer per pair of channels over unfolded patches, and a linear head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList([KANLinear(9, 1) for _ in range(2 * 3)])
-        self.fc = nn.Linear(3 * 16, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        patches = nn.functional.unfold(x, 3).transpose(1, 2).reshape(len(x), -1, 2, 9)
-        channels = [
-            sum(self.convs[2 * out + c](patches[:, :, c].reshape(-1, 9)) for c in range(2)).reshape(len(x), 16)
-            for out in range(3)
-        ]
-        return self.fc(torch.cat(channels, dim=1))
-
-
 class SharedAndTurned(nn.Module):
     """One layer run twice, on sequences whose batch axis comes second."""
 
@@ -184,11 +167,6 @@ class TwoInputs(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x + y
-
-
-def golden_cnn() -> nn.Module:
-    """A factory, as the command line takes it."""
-    return GoldenCnn()
 
 
 class Bumps(nn.Module):
@@ -387,19 +365,6 @@ class Regularised(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         _, hidden, _ = self.first(x)
         return self.second(hidden)[1]
-
-
-class Switched(nn.Module):
-    """A convolution of Chebyshev polynomials with a branch on its own buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.squash = nn.Conv2d(4, 3, 3, bias=False), nn.Buffer(torch.tensor(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.squash > 0:
-            x = torch.tanh(x)
-        return self.conv(torch.cat([torch.ones_like(x), x, 2 * x**2 - 1, 4 * x**3 - 3 * x], 1))
 
 
 def draw(*shape: int, rows: int = 9, seed: int = 1, scale: float = 1.0) -> np.ndarray:

@@ -26,11 +26,10 @@ EXPECTED = {
     *(f"?? tests/golden/checkpoints/{FAMILY}-hello/{name}" for name in ("case.json", "model.safetensors")),
     f"?? tests/golden/checkpoints/{FAMILY}-hello/reference.npz",
 }
-# Every file that finds families by themselves: bases, golden cases, sums, and a real server.
+# Every file that finds families by themselves: bases, golden cases, and a real server.
 FINDING = (
     "tests/kanexport/bases/test_bases.py",
     "tests/kanexport/test_pipeline.py",
-    "tests/kanexport/lowering/test_lower.py",
     "tests/integration/test_golden_served.py",
 )
 

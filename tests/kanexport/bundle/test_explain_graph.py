@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from kanexport.bundle import description, explain_graph
@@ -31,7 +30,7 @@ from kanserve.repository import validation
 from tests.support import golden_cases
 from tests.support.golden_cases import EDGE_TOLERANCE, case, cases, relative_error, run
 from tests.support.small_checkpoints import read
-from tests.support.tiers import full, spread
+from tests.support.tiers import spread
 
 ADAPTED = "pykan-hello-adapted"
 
@@ -79,31 +78,13 @@ def require_described(result: Result, actual: dict[str, np.ndarray]) -> None:
     assert contract.loads(contract.dumps(result.manifest)) == result.manifest
 
 
-def test_it_needs_nothing_but_onnxruntime(tmp_path: Path) -> None:
-    """In an interpreter without both programs, the metadata of the file is enough to add up."""
-    names = Names(features=("length", "width"), classes=("area",))
-    result = exported(tmp_path / "models", names=names)
-    (tmp_path / "alone").mkdir()
-    (tmp_path / "alone" / "explain.onnx").write_bytes((result.directory / "explain.onnx").read_bytes())
-    script = """
-import json, sys
-sys.modules.update(dict.fromkeys(("kanexport", "kanserve")))
-import numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("explain.onnx")
-told = json.loads(session.get_modelmeta().custom_metadata_map["kanexport"])
-names = [output.name for output in session.get_outputs()]
-assert names == [output["name"] for output in told["outputs"]]
-found = dict(zip(names, session.run(None, {"x": np.float32([[0.5, -0.25]])})))
-sums = found["layer1_edges"].sum(axis=1)
-print(json.dumps([told["names"]["features"], sums.tolist(), found["y"].tolist(), told["bias"]]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path / "alone", capture_output=True, text=True, check=True
-    )
-    features, sums, y, bias = json.loads(done.stdout)
-    assert features == ["length", "width"]
-    assert bias == [[], []]
-    np.testing.assert_allclose(sums, y, rtol=1e-6)
+def test_its_metadata_name_what_adds_up(tmp_path: Path) -> None:
+    """A user of onnxruntime has the file alone."""
+    result = exported(tmp_path, names=Names(features=("length", "width"), classes=("area",)))
+    session = onnxruntime.InferenceSession(result.directory / "explain.onnx")
+    told = json.loads(session.get_modelmeta().custom_metadata_map["kanexport"])
+    assert [output["name"] for output in told["outputs"]] == [output.name for output in session.get_outputs()]
+    assert (told["names"]["features"], told["bias"]) == (["length", "width"], [[], []])
 
 
 def test_layers_are_chosen_by_number_or_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,13 +104,6 @@ def test_layers_are_chosen_by_number_or_by_size(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "none").exists()
 
 
-def test_without_the_option_there_is_none(tmp_path: Path) -> None:
-    result = exported(tmp_path, explain=False)
-    assert result.manifest.explanations == contract.NO_EXPLANATIONS
-    assert result.manifest.verification.explaining == ()
-    assert not (result.directory / "explain.onnx").exists()
-
-
 def test_of_a_large_model_it_shares_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = exported(tmp_path / "alone", "efficient-kan-digits")
     monkeypatch.setattr(lower, "SHARED_FROM", 0)
@@ -141,16 +115,6 @@ def test_of_a_large_model_it_shares_the_weights(tmp_path: Path, monkeypatch: pyt
     own, other = (run(result.directory / "explain.onnx", {"x": x}) for result in (alone, shared))
     for name, values in other.items():
         np.testing.assert_array_equal(values, own[name])
-
-
-@full("combination")
-def test_in_float64_it_is_exact(tmp_path: Path) -> None:
-    result = exported(tmp_path, "pykan-ellipj-float64", dtype="float64")
-    reference = case("pykan-ellipj-float64").reference()
-    actual = run(result.directory / "explain.onnx", {"x": reference["x"].astype(np.float64)})
-    for at in range(2):
-        assert relative_error(actual[f"layer{at}_edges"], reference[f"layer{at}_edges"]) <= 1e-12
-    assert {tensor.datatype for tensor in result.manifest.explanations.tensors} == {"FP64"}
 
 
 def lowered_of(name: str = ADAPTED) -> tuple[Any, Lowered, list[AppendedGraph]]:

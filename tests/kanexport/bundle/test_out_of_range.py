@@ -39,14 +39,6 @@ def test_the_policy_is_kept_in_the_manifest_and_stands_in_the_report(tmp_path: P
     assert [step.kind for step in stored.layers[0].pre_steps] == (["clip"] if policy == CLAMP else [])
 
 
-def test_who_chooses_nothing_has_what_was_trained(tmp_path: Path) -> None:
-    plain = golden_cases.exported("pykan-mult-affine", tmp_path / "a")
-    chosen = exported(tmp_path / "b", "pykan-mult-affine", AS_TRAINED)
-    assert plain.manifest.out_of_range == chosen.manifest.out_of_range == AS_TRAINED
-    for file in ("model.onnx", "edges_l0.onnx"):
-        assert (plain.directory / file).read_bytes() == (chosen.directory / file).read_bytes()
-
-
 @spread("name", ["pykan-prune-input", "efficient-kan-digits", "rbf-kan-diabetes", "pykan-ellipj-float64"], 1)
 def test_a_clamped_graph_is_the_other_one_given_what_lies_on_the_grid(tmp_path: Path, name: str) -> None:
     """In onnxruntime, without kanserve; and the edges of the first layer with it."""

@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
 
 from kanexport.bundle import repository as pack
 from kanexport.contract import atomic, manifest, temp_dirs
-from kanexport.contract.manifest import Manifest
 from kanexport.errors import RepositoryError
-from kanserve.pb import model_config_pb2
 from tests.support import forked_process
 from tests.support.golden_cases import case, exported
 
@@ -149,17 +146,6 @@ def test_an_existing_version_is_kept_unless_forced(packed: Pack, tmp_path: Path)
     assert assert_whole(tmp_path) == 2
 
 
-def test_other_shapes_are_another_model(packed: Pack, tmp_path: Path) -> None:
-    packed(tmp_path)
-    before = tree(tmp_path)
-    with pytest.raises(RepositoryError, match="other inputs, outputs or batch size") as caught:
-        packed(tmp_path, version=2, max_batch_size=7)
-    assert "--name" in caught.value.hint
-    assert tree(tmp_path) == before
-    packed(tmp_path, version=2, max_batch_size=7, force=True)
-    assert b"max_batch_size: 7" in (tmp_path / "m" / "config.pbtxt").read_bytes()
-
-
 NAMES = ["", ".", "..", "../m", "a/b", "/m", ".hidden", "-m", "a b", "m\n", "ü", "m\x00", "a" * 129, 'm"', "*"]
 
 
@@ -212,24 +198,6 @@ def test_links_in_the_way_are_not_followed(packed: Pack, tmp_path: Path) -> None
     assert tree(victim) == {"file": b"precious"}
     assert not (tmp_path / "nowhere").exists()
     assert hidden(repository) == []
-
-
-def test_triton_understands_the_config(packed: Pack, source: Path, tmp_path: Path) -> None:
-    document: Manifest = manifest.load(source)
-    shaped = {
-        "inputs": (dataclasses.replace(document.input, shape=(-1, 1, 8, 8)),),
-        "outputs": (dataclasses.replace(document.output, shape=(-1, 4, 10)),),
-    }
-    packed(tmp_path, name="my.model-1_x", max_batch_size=64, **shaped)
-    config = text_format.Parse((tmp_path / "my.model-1_x" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-    assert (config.name, config.backend, config.max_batch_size) == ("my.model-1_x", "onnxruntime", 64)
-    assert config.version_policy.HasField("all")
-    assert [(group.count, group.kind) for group in config.instance_group] == [(2, 2)]
-    assert config.parameters["intra_op_thread_count"].string_value == "1"
-    assert [(t.name, list(t.dims), t.data_type) for t in (*config.input, *config.output)] == [
-        (spec.name, list(spec.shape[1:]), model_config_pb2.DataType.Value(f"TYPE_{spec.datatype}"))
-        for spec in (*shaped["inputs"], *shaped["outputs"])
-    ]
 
 
 def test_what_an_operator_added_to_the_config_stays(packed: Pack, tmp_path: Path) -> None:

@@ -6,16 +6,12 @@ import dataclasses
 import functools
 import json
 import random
-import subprocess
-import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kanexport.contract import manifest
 from kanexport.contract.manifest import FORMAT, BasisInfo, LayerInfo, Manifest, ManifestError, NodeStep, SymbolicEdge
@@ -23,31 +19,6 @@ from kanexport.contract.sections import CertificateInfo, Intervals, OutputInterv
 from tests.kanexport.contract.test_formula import layer as formula_layer
 from tests.support import toy_model
 from tests.support.golden_cases import exported
-
-TEXT = st.text(max_size=12)
-NUMBER = st.floats(allow_nan=False, allow_infinity=False)
-
-
-def strategy(hint: Any) -> st.SearchStrategy[Any]:
-    """Values of one field's type, as the dataclasses declare it."""
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        return st.lists(strategy(typing.get_args(hint)[0]), max_size=2).map(tuple)
-    if origin is dict:
-        return st.dictionaries(TEXT, TEXT, max_size=2)
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        return st.builds(hint, **{name: strategy(inner) for name, inner in hints.items()})
-    return {str: TEXT, float: NUMBER, int: st.integers(), bool: st.booleans()}[hint]
-
-
-manifests = strategy(Manifest).map(lambda actual: dataclasses.replace(actual, format=FORMAT))
-
-
-@given(manifests)
-@settings(max_examples=settings.default.max_examples // 10)
-def test_what_is_written_is_read(actual: Manifest) -> None:
-    assert manifest.loads(manifest.dumps(actual)) == actual
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +48,6 @@ def test_another_format_is_refused_with_the_command_that_exports_again(real: Pat
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ManifestError, match="manifest"):
         manifest.loads(data)
-
-
-def test_the_module_brings_no_heavy_library_with_it() -> None:
-    """The server imports it: no numpy, onnx or torch through the back transport."""
-    script = "import sys, kanexport.contract.manifest; print(sorted({n.partition('.')[0] for n in sys.modules}))"
-    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    loaded = set(json.loads(done.stdout.replace("'", '"')))
-    assert "kanexport" in loaded
-    assert not loaded & {"numpy", "onnx", "onnxruntime", "torch", "safetensors", "yaml", "rich", "google"}
 
 
 layer = functools.partial(formula_layer, m=2)
@@ -157,32 +119,21 @@ def test_a_large_manifest_has_its_numbers_in_a_file_beside_it(large: Manifest, d
     assert manifest.parts(small) == (small, None)
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "inner", "message"),
-    [
-        (SCALERS, "scalers", "outputs", r"manifest\.scalers"),
-        (
-            Intervals(method="normalized", coverage=0.9, rows=20, outputs=(OWN, OWN)),
-            "intervals",
-            "coverage",
-            "intervals: key 'coverage' is missing",
-        ),
-    ],
-)
-def test_the_key_of_an_optional_section_may_be_missing(section: Any, key: str, inner: str, message: str) -> None:
+def test_the_key_of_an_optional_section_may_be_missing() -> None:
     """Exports without it write no key."""
     small = toy_model.manifest("toy")
     document = json.loads(manifest.dumps(small))
     assert not {"scalers", "intervals", "certificate", "error_bars"} & {*document}
-    whole = dataclasses.replace(small, **{key: section})
+    section = Intervals(method="normalized", coverage=0.9, rows=20, outputs=(OWN, OWN))
+    whole = dataclasses.replace(small, intervals=section)
     written = json.loads(manifest.dumps(whole))
-    assert {*written} - {*document} == {key}
+    assert {*written} - {*document} == {"intervals"}
     assert manifest.loads(manifest.dumps(whole)) == whole
-    written[key]["more"] = 1
-    with pytest.raises(ManifestError, match=rf"manifest\.{key}: unknown key 'more'"):
+    written["intervals"]["more"] = 1
+    with pytest.raises(ManifestError, match=r"manifest\.intervals: unknown key 'more'"):
         manifest.loads(json.dumps(written).encode())
-    del written[key]["more"], written[key][inner]
-    with pytest.raises(ManifestError, match=message):
+    del written["intervals"]["more"], written["intervals"]["coverage"]
+    with pytest.raises(ManifestError, match="intervals: key 'coverage' is missing"):
         manifest.loads(json.dumps(written).encode())
 
 

@@ -85,14 +85,6 @@ def test_where_the_proof_fails_knots_stay_as_stored_and_the_manifest_says_why(tm
     assert operators((result.directory / "model.onnx").read_bytes()).count("HardSigmoid") < 4
 
 
-def test_sources_with_a_range_of_their_own_take_the_closed_form(tmp_path: Path) -> None:
-    result = sent(tmp_path, [own(19, 5), own(17, 20)], [19, 17, 2])
-    assert len(about_knots(result)) == 1
-    actual = operators((result.directory / "model.onnx").read_bytes())
-    assert actual.count("HardSigmoid") == 4
-    assert "Slice" not in actual
-
-
 @spread("degree,grid", [(1, own), (2, rounded), (4, own), (5, rounded), (6, own), (6, rounded)], 2)
 def test_other_degrees_have_one_too(degree: int, grid: Any) -> None:
     kan = Kan(20, (layer(grid(20, 8, degree)),))
@@ -127,10 +119,3 @@ def test_coefficients_are_fitted_to_what_is_emitted() -> None:
     before, after = (np.abs(near @ c - exact @ coefficients).max() for c in (coefficients, basis.fit @ coefficients))
     assert after < 0.7 * before
     assert 1e-7 < departure(spline) < NEAR
-
-
-def test_edge_graphs_use_the_same_knots_and_coefficients() -> None:
-    kan = Kan(20, (layer(rounded(20, 50), 3),))
-    created = lower.lower(kan, "float32", near=(0,))
-    assert operators(created.edges[0]).count("HardSigmoid") == 2
-    assert "Slice" not in operators(created.edges[0])

@@ -29,7 +29,6 @@ from tests.support.small_checkpoints import (
     stacked,
     under,
 )
-from tests.support.tiers import spread
 
 KNOTS = np.arange(-2, 7) * 0.75 - 1.5  # G = 4, k = 2: six functions
 CENTRES = np.linspace(-1.5, 1.5, 6)
@@ -116,12 +115,6 @@ def test_fc_kan(tmp_path: Path, functions: tuple[str, ...], kind: str) -> None:
         rows = np.array([stream(parts[1], stream(parts[0], row, name), name) for name in functions])
         expected = combine(kind, rows, tensors["concat_weight"].astype(float)) if kind else rows[0]
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
-
-
-@spread("functions, kind", FC_CASES, 2)
-def test_graphs_of_fc_kan_are_exported(tmp_path: Path, functions: tuple[str, ...], kind: str) -> None:
-    supplied = (f"func_list={','.join(functions)}", f"combined_type={kind}")
-    assert exported(save(tmp_path, fc_kan(len(functions))), *supplied).edge_class == "B"
 
 
 def test_what_fc_kans_file_does_not_tell(tmp_path: Path) -> None:

@@ -195,12 +195,10 @@ def test_the_proof_holds_far_outside(tmp_path: Path, dtype: str) -> None:
     assert layers[0].bases[0].parameters["degrees"] == "5/4"
 
 
-@pytest.mark.parametrize(("above", "below", "degree"), [(1001, 1000, None), (1002, 4, 1001), (6, 1001, 1001)])
-def test_the_degree_is_limited(above: int, below: int, degree: int | None) -> None:
+def test_the_degree_is_limited() -> None:
     """Every degree is a few operators of the graph."""
-    if degree is None:
-        assert Rational(np.ones((1, above)), np.ones((1, below))).degree == 1000
-        return
-    with pytest.raises(InvalidKan, match=f"rational function has degree {degree}, expected at most 1000") as error:
-        Rational(np.ones((1, above)), np.ones((1, below)))
-    assert error.value.code == "network-too-large"
+    assert Rational(np.ones((1, 1001)), np.ones((1, 1000))).degree == 1000
+    for above, below in ((1002, 4), (6, 1001)):
+        with pytest.raises(InvalidKan, match="rational function has degree 1001, expected at most 1000") as error:
+            Rational(np.ones((1, above)), np.ones((1, below)))
+        assert error.value.code == "network-too-large"

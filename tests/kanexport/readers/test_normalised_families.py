@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -234,14 +233,3 @@ def test_ranges_of_a_list_of_layers_go_by_their_order(tmp_path: Path) -> None:
 def test_a_bottleneck_is_refused_with_the_reason(tmp_path: Path) -> None:
     tensors = full_layer("kagn", 3, 4, 3) | {"inner_proj.weight": np.ones((2, 3), np.float32)}
     refuse(tmp_path, tensors, kind=InvalidKan, said="projects its sources")
-
-
-def test_layers_with_dropouts_between_need_a_list_of_steps(tmp_path: Path) -> None:
-    """Dropout has no weights, so the numbers have a gap, and the file does not show the module in it."""
-    tensors = {f"layers.{at}.{key}": v for at in (0, 2) for key, v in full_layer("kajn", 3, 3, 3).items()}
-    refuse(tmp_path, tensors, said="does not record the function between them")
-    steps = tmp_path / "layers.toml"
-    steps.write_text('[[step]]\nlayer = "layers.0"\n[[step]]\ndropout = 0.1\n[[step]]\nlayer = "layers.2"\n')
-    manifest = exported(tmp_path / "model.safetensors", architecture=steps)
-    assert manifest.widths == (3, 3, 3)
-    assert math.isclose(manifest.layers[0].post_steps[0].epsilon, 1e-5)

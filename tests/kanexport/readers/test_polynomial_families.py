@@ -25,7 +25,6 @@ from tests.support.small_checkpoints import (
     save,
     stacked,
 )
-from tests.support.tiers import spread
 
 Function = Callable[[int, float], float]  # the polynomial of a degree at a value of tanh
 
@@ -84,15 +83,6 @@ def test_polynomials_of_tanh(tmp_path: Path, case: str) -> None:
         assert (result.family, result.kan.edge_class) == (family, "A")
         assert result.basis.parameters()["degree"] == str(degree)
         assert set(result.assumed) - supplied == own.get(family, set()) - supplied
-
-
-@spread("case", PLAIN, 2)
-def test_their_graphs_are_exported(tmp_path: Path, case: str) -> None:
-    name, _, options = PLAIN[case]
-    manifest = exported(
-        save(tmp_path, stacked([{name: coefficients(3, 4, 6)}, {name: coefficients(4, 1, 6)}])), *options
-    )
-    assert manifest.source.family == case.partition(" ")[0]
 
 
 def test_the_other_jacobi_layer_has_its_own_recurrence(tmp_path: Path) -> None:

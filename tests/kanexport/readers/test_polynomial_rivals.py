@@ -15,7 +15,6 @@ from scipy import special
 from kanexport.errors import FamilyError, InvalidKan, OptionError
 from kanexport.verify import float64_reference
 from tests.support.small_checkpoints import exported, normal, read, reading, refuse, save, stacked
-from tests.support.tiers import spread
 
 X = np.concatenate([np.random.default_rng(1).normal(size=(6, 3)) * size for size in (0.5, 3, 40)] + [np.zeros((1, 3))])
 ODD = np.array([[np.nan, 0.3, 0.3], [0.3, np.inf, 0.3], [0.3, 0.3, -np.inf]])
@@ -323,15 +322,6 @@ def test_boas_buck(tmp_path: Path) -> None:
     close(output(save(tmp_path, {"boas_buck_coeffs": coef, "a": a, "b": b})), series(chain, coef))
     same_ends = {"boas_buck_coeffs": coef, "a": a, "b": np.concatenate([b[:2], a[2:]])}
     refuse(tmp_path, same_ends, kind=InvalidKan)
-
-
-@spread("family", FAMILIES, 3)
-def test_two_layers_of_them_export(tmp_path: Path, family: str) -> None:
-    """The verification covers the graphs, too."""
-    scale = 0.2 if FAMILIES[family].squash == "raw" else 1.0
-    path = save(tmp_path, stacked([layer(family, 2, 3, 4, scale, 2), layer(family, 3, 1, 4, scale, 3)]))
-    manifest = exported(path)
-    assert (manifest.source.family, manifest.edge_class) == (family, "A")
 
 
 def test_gottlieb_layers_of_bsrbf_kan_normalise_all_but_the_last(tmp_path: Path) -> None:

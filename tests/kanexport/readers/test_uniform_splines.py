@@ -114,11 +114,6 @@ def test_lone_layers(tmp_path: Path) -> None:
             assert result.basis.parameters()["intervals"] == str(cells)
 
 
-@pytest.mark.parametrize("make", [inkan, flashkan, kanx])
-def test_its_graphs_are_exported(tmp_path: Path, make: Any) -> None:
-    assert exported(save(tmp_path, stacked([make(3, 4), make(4, 2)]))).source.family == make.__name__
-
-
 def test_stacks_and_options(tmp_path: Path) -> None:
     for make, edges in ((inkan, inkan_edges), (flashkan, flashkan_edges)):
         tensors = stacked([make(3, 4), make(4, 2)])

@@ -92,17 +92,6 @@ def test_nothing_of_the_machine_gets_into_the_graph(transformer: Exported) -> No
     assert {entry.domain for entry in model.opset_import} == {""}
 
 
-@full("combination")
-def test_convolutions_run_at_every_pixel(tmp_path: Path) -> None:
-    module, x = modules.KanConvolution(), draw(2, 6, 6)
-    result = export(module, x, tmp_path)
-    assert [layer.positions for layer in result.manifest.layers] == [(16,)] * 6 + [()]
-    actual = run(result.directory / "model.onnx", {"x": x})
-    assert relative_error(actual["y"], exact(module, x)) <= OUTPUT_TOLERANCE
-    patch = x[3, 0, 1:4, 2:5].reshape(-1)  # channel 0, second row and third column of patches
-    np.testing.assert_array_equal(actual[result.manifest.layers[0].node_tensor][3, 1 * 4 + 2], patch)
-
-
 def test_a_layer_that_runs_twice_and_a_batch_of_any_size_that_comes_second(turned: Exported) -> None:
     module, x, result = turned
     assert [(layer.name, layer.positions) for layer in result.manifest.layers] == [("mix#1", (5,)), ("mix#2", (5,))]
@@ -113,27 +102,13 @@ def test_a_layer_that_runs_twice_and_a_batch_of_any_size_that_comes_second(turne
         assert run(result.directory / "model.onnx", {"x": x[:count]})["y"].shape == (count, 5, 4)
 
 
-@full("combination")
-def test_a_lone_layer_in_float64_keeps_full_precision_and_its_base_activation(tmp_path: Path) -> None:
-    module, x = modules.KANLinear(4, 3), draw(4)
-    module.base_activation = nn.GELU()
-    result = export(module, x, tmp_path, dtype="float64")
-    assert [(layer.name, [basis.kind for basis in layer.bases]) for layer in result.manifest.layers] == [
-        ("(itself)", ["bspline", "gelu"])
-    ]
-    actual = run(result.directory / "model.onnx", {"x": x.astype(np.float64)})["y"]
-    assert relative_error(actual, exact(module, x)) <= 1e-12
-
-
 @pytest.mark.parametrize(
     ("module", "rows", "kind", "message"),
     [
         (modules.TwoInputs(), draw(3), InvalidKan, r"does not run on \d rows of shape"),
-        (modules.KANLinear(4, 3), draw(5), InvalidKan, r"does not run on \d rows of shape"),
         (modules.KANLinear(4, 3), np.array([["a"]]), OptionError, "of floating-point or whole numbers"),
         (modules.KANLinear(4, 3), np.full((3, 4), np.nan, np.float32), OptionError, "not finite"),
         (nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), draw(4), InvalidKan, r"returns 24 rows for 8"),
-        (modules.Batchwise(), draw(3), InvalidKan, "edge class C"),
     ],
 )
 def test_what_cannot_be_served_is_refused(module: Any, rows: Any, kind: type, message: str, tmp_path: Path) -> None:

@@ -114,10 +114,6 @@ REFUSED = {
         lambda: odd.Doing(lambda y, x: y[:, : 3 - len(x)] if len(x) < 3 else y[:, :1]),
         r"a row gives \[2\] by itself and \[1\] in a batch",
     ),
-    "not a tensor": (
-        lambda: odd.Doing(lambda y, _: {"y": "text"}),
-        "output 'y' of the module is str, expected a tensor",
-    ),
     "a mistake": (
         lambda: odd.Doing(lambda y, x: y.reshape(3, 3)),
         r"RuntimeError: shape .* \(test_plan.py, line \d+, in <lambda>: .*y.reshape\(3, 3\)",

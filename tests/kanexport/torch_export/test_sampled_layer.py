@@ -185,15 +185,6 @@ def test_the_answer_among_what_a_layer_gives_has_edges(tmp_path: Path) -> None:
 
 
 @full("combination")
-def test_a_convolution_that_branches_on_its_own_buffer_has_edges(tmp_path: Path) -> None:
-    module = nn.Sequential(several.Switched(), nn.Flatten(), nn.Linear(48, 2))
-    actual = export(module, draw(1, 6, 6, rows=4, seed=0), tmp_path).manifest
-    assert actual.layers[0].positions == (4, 4)
-    assert [note.partition(":")[0] for note in actual.notes if "KAN convolution" in note] == ["0"]
-    assert not [note for note in actual.notes if "left to torch.onnx" in note]
-
-
-@full("combination")
 def test_a_layer_without_edges_has_one_note_with_the_reason(tmp_path: Path) -> None:
     class Sums(several.Regular):
         def forward(self, x: Any) -> Any:

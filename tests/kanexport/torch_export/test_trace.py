@@ -58,26 +58,13 @@ def test_weights_of_half_precision_are_kept_exactly(tmp_path: Path) -> None:
     require_alike(result, module)
 
 
-@pytest.mark.parametrize(
-    ("function", "words", "line"),
-    [
-        (lambda y, x: y if x.max() < 1e9 else -y, "depends on the values of a tensor", "if x.max() < 1e9"),
-        pytest.param(
-            lambda y, x: y.expand(2 if x.sum() > 1e9 else 1, -1, -1)[0],
-            "depends on the values",
-            "if x.sum() > 1e9",
-            marks=full("combination"),
-        ),
-    ],
-)
-def test_the_line_that_cannot_be_followed_is_named(
-    function: Any, words: str, line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_line_that_cannot_be_followed_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    module = odd.Doing(lambda y, x: y if x.max() < 1e9 else -y)
     with pytest.raises(InvalidKan, match=r"torch\.export cannot trace the module") as caught:
-        export(odd.Doing(function), draw(4), tmp_path)
-    assert words in caught.value.message
+        export(module, draw(4), tmp_path)
+    assert "depends on the values of a tensor" in caught.value.message
     assert "(test_trace.py, line " in caught.value.message
-    assert line in caught.value.message
+    assert "if x.max() < 1e9" in caught.value.message
     assert not list(tmp_path.iterdir())
     assert "GraphModule" not in "".join(capfd.readouterr())  # torch would print the unfinished graph
 

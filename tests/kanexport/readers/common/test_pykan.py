@@ -83,12 +83,3 @@ def test_one_of_several_models_is_chosen_by_its_prefix(pykan: Any, tmp_path: Pat
     path = bare(tmp_path, {k: v for k, v in both.items() if k[0] == "a"} | {"fc.weight": np.ones(3)})
     refused(path, said="such as 'fc.weight'", hint="--option prefix=a.")
     assert run(path, tmp_path, "prefix=a.").manifest.widths == (2, 3, 1)
-
-
-def test_other_base_functions_are_told(pykan: Any, tmp_path: Path) -> None:
-    toy = pykan([2, 1])
-    toy.config["base_fun_name"] = "identity"
-    expected = graph(run(toy.write(tmp_path), tmp_path))
-    path = bare(tmp_path, toy.tensors)
-    assert graph(run(path, tmp_path, "base_fun=identity")) == expected
-    assert graph(run(path, tmp_path)) != expected
