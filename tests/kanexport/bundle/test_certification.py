@@ -7,14 +7,13 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kanexport.cli import export_command
 from kanexport.contract import manifest
 from kanexport.contract.cli import program
 from kanexport.contract.sections import NEITHER
-from kanexport.errors import ExportError, InvalidKan, OptionError
+from kanexport.errors import InvalidKan, OptionError
 from tests.support import golden_cases
 from tests.support.tiers import full
 
@@ -112,18 +111,3 @@ def test_options_that_do_not_fit(
         run(HELLO, *words)
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([[0.0, 0.0, 0.0]] * 2, "the box has 3 columns, the network has 2 inputs"),
-        ([[0.0, np.nan], [0.0, 1.0]], "expected finite numbers in ascending order"),
-    ],
-)
-def test_boxes_that_do_not_fit(tmp_path: Path, rows: list[list[float]], message: str) -> None:
-    np.save(tmp_path / "rows.npy", np.array(rows))
-    words = ("--certify", "--certify-box", tmp_path / "rows.npy")
-    with pytest.raises(ExportError, match=message):
-        run(HELLO, "--repository", tmp_path / "models", "--name", "hello", *words)
-    assert not (tmp_path / "models" / "hello").exists()

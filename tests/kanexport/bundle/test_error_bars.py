@@ -86,19 +86,6 @@ def test_no_error_of_a_function_within_the_assumption_exceeds_its_bar(
     assert (at_rows <= np.array(whole.error_bars.errors)[:, 0]).all()
 
 
-def test_bars_grow_with_the_distance_to_the_rows_and_are_infinite_outside_of_the_box(
-    tmp_path: Path, plain: tuple[Path, CertificateInfo]
-) -> None:
-    x = RNG.uniform(-1, -0.5, (200, 2))
-    _, whole = exported(tmp_path, x, outputs(plain[0], x))
-    way = np.repeat(np.linspace(-0.5, 0.9, 15, dtype=np.float32)[:, np.newaxis], 2, axis=1)
-    bars = Bars(whole.error_bars, whole.certificate).of(np.concatenate([way, [[0, 5], [np.nan, 0], [np.inf, 0]]]))
-    assert (np.diff(bars[:15, 0]) > 0).all()
-    assert bars[14, 0] > 20 * bars[0, 0]
-    assert np.isposinf(bars[15:]).all()
-    assert (bars[:15] > 0).all()
-
-
 def test_the_stored_rows_give_the_bars_of_all_rows(tmp_path: Path) -> None:
     """A row that is left out lowers no bar, until the limit is reached."""
     x = RNG.uniform(-0.9, 0.9, (400, 2))
@@ -278,3 +265,5 @@ def test_several_outputs_have_their_own_bars() -> None:
     found = Bars(section, own).of(np.array([[0.25, 0.5], [1.0, 1.0]], np.float32))
     np.testing.assert_allclose(found, [[0.5 + 1 + 4 * (0.25 + 2 * 0.5), 10.0], [0.5, 2.0]], rtol=1e-6)
     assert (found > [[6.5, 10.0], [0.5, 2.0]]).all()  # rounded up
+    outside = np.array([[0.0, 1.5], [np.nan, 0.0], [np.inf, 0.0]], np.float32)
+    assert np.isposinf(Bars(section, own).of(outside)).all()

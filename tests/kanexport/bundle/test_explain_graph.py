@@ -79,7 +79,7 @@ def require_described(result: Result, actual: dict[str, np.ndarray]) -> None:
 
 
 def test_its_metadata_name_what_adds_up(tmp_path: Path) -> None:
-    """A user of onnxruntime has the file alone."""
+    """A user of onnxruntime has no other file."""
     result = exported(tmp_path, names=Names(features=("length", "width"), classes=("area",)))
     session = onnxruntime.InferenceSession(result.directory / "explain.onnx")
     told = json.loads(session.get_modelmeta().custom_metadata_map["kanexport"])

@@ -123,14 +123,6 @@ def test_a_replacement_that_fails_puts_the_old_version_back(
     assert hidden(tmp_path) == []
 
 
-def test_what_another_running_export_is_making_is_left_alone(packed: Pack, tmp_path: Path) -> None:
-    working = [tmp_path / f"{temp_dirs.HIDDEN}{owner}" for owner in (f"{HOST}-{os.getppid()}-abcd", "otherhost-1-abcd")]
-    for folder in working:
-        folder.mkdir()
-    packed(tmp_path)
-    assert all(folder.is_dir() for folder in working)
-
-
 def test_an_existing_version_is_kept_unless_forced(packed: Pack, tmp_path: Path) -> None:
     packed(tmp_path)
     before = tree(tmp_path)

@@ -45,6 +45,8 @@ def test_options_follow_the_size(
     item = manifest(tmp_path, sources, destinations, positions, size)
     assert triton.choose(item) is wanted
     message = text_format.Parse(triton_config(item).decode(), pb.ModelConfig())
+    assert (message.name, message.backend, message.max_batch_size) == ("toy", "onnxruntime", item.max_batch_size)
+    assert message.version_policy.HasField("all")
     assert message.HasField("dynamic_batching") is wanted.batching
     assert [(group.name, group.count) for group in message.instance_group] == [(wanted.name, wanted.instances)]
 
@@ -52,15 +54,3 @@ def test_options_follow_the_size(
 @pytest.mark.parametrize("options", triton.ALL)
 def test_unchanged_options_have_no_effect_on_the_server(options: TritonOptions) -> None:
     assert pbtxt.read(options.text().encode()) == pbtxt.SILENT
-
-
-def test_options_of_an_operator_have_an_effect() -> None:
-    delayed = BATCHED.text().replace("{ }", "{ max_queue_delay_microseconds: 5 }")
-    read = pbtxt.read(delayed.encode())
-    assert read.batching is not None
-    assert (read.batching.delay, read.instances, read.threads) == (5e-6, 2, 1)
-    added = pbtxt.read(f"{SEPARATE.text()}dynamic_batching {{ }}".encode())
-    assert added.batching is not None
-    assert (added.instances, added.threads) == (0, 0)
-    more = pbtxt.read(SINGLE.text().replace("count: 1", "count: 4").encode())
-    assert more.instances == 4

@@ -22,9 +22,9 @@ from kanexport.ir.steps import Elementwise
 from kanexport.lowering import lower, passes
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference, verify
+from tests.kanexport.lowering.test_lower import folder, read
 from tests.kanexport.lowering.test_near_uniform_knots import rounded
 from tests.kanexport.lowering.test_spline_forms import answers, layer, uneven
-from tests.kanexport.lowering.test_symbolic_networks import folder, read
 
 DEAD = [1, 4, 5]
 LIVE = [0, 2, 3, 6, 7]

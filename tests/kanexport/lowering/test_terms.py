@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from kanexport.lowering import lower
-from tests.kanexport.lowering.test_symbolic_networks import folder, read
+from tests.kanexport.lowering.test_lower import folder, read
 
 
 def test_the_number_of_operators_does_not_grow_with_the_edges(pykan: Any, tmp_path: Path) -> None:

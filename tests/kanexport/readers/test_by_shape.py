@@ -164,19 +164,6 @@ def test_the_user_says_whose_functions_they_are(tmp_path: Path) -> None:
 
 
 @full("combination")
-def test_layers_with_a_norm_without_weights_and_an_activation_between(tmp_path: Path) -> None:
-    first, second = normal(5, N, K), normal(2, 5, K)
-
-    def forward(x: Array) -> Array:
-        h = summed(chebyshev(np.tanh(x)), first)
-        h = silu((h - h.mean(axis=1, keepdims=True)) / np.sqrt(h.var(axis=1, keepdims=True) + 1e-5))
-        return summed(chebyshev(np.tanh(h)), second)
-
-    document = recorded(save(tmp_path, {"layers.0.c": first, "layers.1.c": second}), forward)
-    assert document.source.options_decided["between"] == "layernorm-then-silu"
-
-
-@full("combination")
 def test_no_role_is_told_by_a_name_alone(tmp_path: Path) -> None:
     """Centres have the name of widths, and widths that of centres."""
     tensors = {"w": COEF, "sigma": CENTRES, "centers": WIDTHS}

@@ -9,9 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from kanexport.torch_export import match
-from kanexport.torch_export.capture import Call
-from kanexport.torch_export.sampled_layer import Sampled
 from tests.support.golden_cases import EDGE_TOLERANCE, relative_error
 from tests.support.tiers import full
 from tests.support.torch_modules import Around, Bumps, Composed, Waves, draw, edges_of, export, families, plan
@@ -68,31 +65,3 @@ def test_layers_that_may_begin_with_a_norm_or_are_straight_are_known_by_their_an
     assert families(plan(wrapped(), draw(4))) == {"(itself)": "sampled"}
     assert families(plan(Around(nn.Linear(4, 3)), draw(4))) == {"inner": "linear", "out": "linear"}
     assert families(plan(Around(Waves(4, 3)), draw(4))) == {"inner": "sampled", "out": "linear"}
-
-
-class Sines(nn.Module):
-    """A layer of sines without a reader; counts the rows that it gets outside of a trace."""
-
-    def __init__(self, n: int, m: int) -> None:
-        super().__init__()
-        self.weight, self.rows = nn.Parameter(torch.randn(m, n, 3) / n), [0]
-
-    def forward(self, x: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            self.rows[0] += int(x.numel()) // x.shape[-1]
-        basis = torch.stack([torch.sin(x * k + k * k) for k in range(1, 4)], -1)
-        return torch.einsum("...ik,oik->...o", basis, self.weight)
-
-
-def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
-    """For each vector the layer runs once per source."""
-    layer, counts = Sines(200, 64).double(), []
-    for vectors in (100, 1000):
-        x = np.random.default_rng(0).normal(size=(vectors, 200))
-        with torch.no_grad():
-            y = layer(torch.from_numpy(x)).numpy()
-        call = Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)
-        kan, layer.rows[0] = Sampled.of(call).kan(), 0
-        assert match._error(call, kan) < 1e-9
-        counts.append(layer.rows[0])
-    assert counts[0] == counts[1] <= 50 * 200

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 from torch import nn
-from torch.nn import functional
 
 from tests.support.golden_cases import EDGE_TOLERANCE, relative_error, run
-from tests.support.tiers import full
-from tests.support.torch_modules import Begun, Composed, Powers, draw, edges_of, export, rows, sums
+from tests.support.torch_modules import Begun, Composed, draw, edges_of, export, rows, sums
 
 
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=full("combination"))])
-def test_a_network_of_them_is_served_with_edges(again: bool, tmp_path: Path) -> None:
-    """One of them, `again` another one twice for pictures of two sizes, and a line."""
-
-    def forward(module: Any, x: Any) -> Any:
-        y = module.first(x)
-        if again:
-            y = module.again(functional.avg_pool2d(module.again(y), 2))
-        return module.out(y.mean((2, 3)))
-
-    parts = {"first": Begun(3, 4, padding=1, stride=2), "again": Powers(4, 4, padding=1), "out": nn.Linear(4, 3)}
-    module = Composed(forward, **{name: part for name, part in parts.items() if again or name != "again"}).eval()
+def test_a_network_of_them_is_served_with_edges(tmp_path: Path) -> None:
+    """One of them and a line."""
+    parts = {"first": Begun(3, 4, padding=1, stride=2), "out": nn.Linear(4, 3)}
+    module = Composed(lambda m, x: m.out(m.first(x).mean((2, 3))), **parts).eval()
     result = export(module, rows(3, 8, 8).astype(np.float32), tmp_path)
     layers = result.manifest.layers
-    twice = [("again#1", 45, 4, (4, 4)), ("again#2", 45, 4, (2, 2))]
     assert [(layer.name, layer.sources, layer.destinations, layer.positions) for layer in layers] == [
         ("first.begin", 36, 4, (4, 4)),
         ("first", 27, 4, (4, 4)),
-        *(twice if again else []),
         ("out", 4, 3, ()),
     ]
-    assert [basis.kind for layer in layers[:-1] for basis in layer.bases] == ["sampled"] * (4 if again else 2)
+    assert [basis.kind for layer in layers[:-1] for basis in layer.bases] == ["sampled"] * 2
     notes = "\n".join(result.manifest.notes)
-    assert ("again, " if again else "") + "first.begin, first: a KAN convolution" in notes
+    assert "first.begin, first: a KAN convolution" in notes
     assert "first.begin: its sources are its outputs" in notes
     assert "padded with zeros after its functions" in notes
     x = draw(3, 8, 8, rows=7, seed=2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kanexport.torch_export import sampled_layer, trace
+from kanexport.torch_export import match, sampled_layer, trace
 from kanexport.torch_export.capture import Call
 from kanexport.torch_export.sampled_layer import Sampled
 from tests.support import torch_modules as modules
@@ -57,29 +57,46 @@ def test_a_lookalike_may_have_edges_of_its_own() -> None:
 
 
 class Products(nn.Module):
-    """Makes a number for each pair of source and destination of each row, and records how many rows it gets."""
+    """Makes a number for each pair of source and destination of each row, and records how many rows it gets: at most,
+    and in all."""
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(m, n))
-        self.most = 0
+        self.most = self.rows = 0
 
     def forward(self, x: Any) -> Any:
         if not torch.compiler.is_compiling():
-            self.most = max(self.most, int(x.numel()) // x.shape[-1])
+            count = int(x.numel()) // x.shape[-1]
+            self.most, self.rows = max(self.most, count), self.rows + count
         return torch.sin(self.weight * x[..., None, :]).sum(-1)
+
+
+def called(layer: Products, rows: int, sources: int) -> Call:
+    x = np.random.default_rng(0).normal(size=(rows, sources))
+    with torch.no_grad():
+        return Call("layer", x, layer(torch.from_numpy(x)).numpy(), layer, (torch.from_numpy(x),), {}, 0)
+
+
+def test_a_wide_layer_is_tried_with_a_fixed_number_of_vectors() -> None:
+    """For each vector the layer runs once per source."""
+    layer, counts = Products(200, 64).double(), []
+    for vectors in (100, 1000):
+        call = called(layer, vectors, 200)
+        kan, layer.rows = Sampled.of(call).kan(), 0
+        assert match._error(call, kan) < 1e-9
+        counts.append(layer.rows)
+    assert counts[0] == counts[1] <= 50 * 200
 
 
 def test_a_layer_that_makes_a_number_for_each_edge_is_given_few_rows_at_a_time() -> None:
     """Otherwise 784 rows of 50176 edges take 315 MB, and each of the layer's operators takes as much."""
     layer = Products(784, 64).double()
-    x = np.random.default_rng(0).normal(size=(2, 784))
-    with torch.no_grad():
-        y = layer(torch.from_numpy(x)).numpy()
-    layer.most = 0
-    edges = Sampled.of(Call("layer", x, y, layer, (torch.from_numpy(x),), {}, 0)).edges(x)
+    call = called(layer, 2, 784)
+    layer.most, x = 0, call.x
+    edges = Sampled.of(call).edges(x)
     assert layer.most <= 64
-    np.testing.assert_allclose(edges.sum(1), y, rtol=1e-9)
+    np.testing.assert_allclose(edges.sum(1), call.y, rtol=1e-9)
     with torch.no_grad():
         alone = torch.sin(layer.weight * torch.from_numpy(x)[:, None]).numpy().transpose(0, 2, 1)
     np.testing.assert_allclose(edges, alone, rtol=1e-9, atol=1e-12)

@@ -23,9 +23,7 @@ from tests.support.torch_modules import Composed, draw, edges_of, exact, export,
     ("make", "shape", "layers"),
     [
         (odd.Calling, (4,), ["named", "direct", "more", "tied"]),
-        pytest.param(odd.tied, (4,), ["0.0", "0.1#1", "0.1#2"], marks=full("combination")),
         pytest.param(odd.encoder, (5, 4), ["0.linear1", "0.linear2"], marks=full("combination")),
-        pytest.param(odd.OfConstants, (4,), [], marks=full("combination")),
     ],
 )
 def test_unusual_modules_become_graphs(make: Any, shape: tuple[int, ...], layers: list[str], tmp_path: Path) -> None:

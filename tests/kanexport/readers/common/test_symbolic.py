@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from kanexport.errors import UnknownFunction
 from tests.support.small_checkpoints import refused
-
-
-def test_a_symbolic_affine_that_is_not_finite_is_named(pykan: Any, tmp_path: Path) -> None:
-    toy = pykan([2, 3])
-    toy.symbolic(0, 1, 2, "sin", (np.nan, 0, 1, 0))
-    refused(toy.write(tmp_path), said=["layer 0", "(1,2)"])
 
 
 def test_an_unknown_symbolic_function_names_its_edge(pykan: Any, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from kanexport.lowering import lower
 from kanexport.options import Options
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
-from tests.support.golden_cases import exported
 from tests.support.tiers import spread
 
 # Operators that compute affine maps and sums around symbolic functions.
@@ -47,14 +46,6 @@ def symbolic(pykan: Any, base: str = "silu", names: tuple[str, str] = ("sin", "x
         for i, j in np.ndindex(n, m):
             toy.symbolic(at, i, j, names[(i + j) % 2], (1.5, 0.25 * i, 0.5, 0.1))
     return toy
-
-
-def test_the_golden_symbolic_model_has_no_basis(tmp_path: Path) -> None:
-    result = exported("pykan-hello-symbolic", tmp_path)
-    assert operators((result.directory / "model.onnx").read_bytes()) <= PLAIN | {"Sin", "Exp"}
-    for layer in result.manifest.layers:
-        assert operators((result.directory / layer.edges_file).read_bytes()) <= PLAIN | {"Sin", "Exp"}
-        assert [basis.kind for basis in layer.bases] == ["bspline", "silu"]  # the checkpoint still has them
 
 
 @spread("base", ["silu", "identity", "zero"], 1)
