@@ -108,11 +108,6 @@ def test_terms_of_some_edges_are_summed_over_these_edges_only(spreads: bool) -> 
     assert np.isnan(answers(created.model, x)[0]).tolist() == np.isnan(expected).tolist()
 
 
-def test_terms_of_most_edges_stay_whole() -> None:
-    item = layer(uneven(8, 5), 6)
-    assert passes.separate(item) == (item, [])
-
-
 def spreading() -> list[Layer]:
     """Two layers in which NaN spreads over all edges."""
     return [
@@ -174,7 +169,9 @@ def test_uniform_knots_bases_of_any_source_and_those_made_for_all() -> None:
     assert passes.drop_idle_sources(dataclasses.replace(item, terms=(own,)))[1] is None
 
 
-def test_a_norm_before_a_term_and_few_dead_sources_leave_all_as_it_is() -> None:
+def test_a_norm_before_a_term_few_dead_sources_and_terms_of_most_edges_leave_all_as_it_is() -> None:
+    whole = layer(uneven(8, 5), 6)
+    assert passes.separate(whole) == (whole, [])
     item = masked(layer(uneven(8, 5), 3), DEAD)
     norm = LayerNorm(np.ones(8), np.zeros(8), 1e-5)
     normed = tuple(dataclasses.replace(term, pre_steps=(norm,)) for term in item.terms)
