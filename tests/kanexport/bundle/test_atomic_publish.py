@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import itertools
 import os
 import subprocess
@@ -15,10 +17,27 @@ import pytest
 from kanexport.contract import manifest as contract
 from kanexport.contract import temp_dirs
 from kanexport.errors import RepositoryError
+from kanserve.errors import LoadError
+from kanserve.repository import layout
 from kanserve.repository.snapshot import remove_stale_exports
+from kanserve.repository.validation import check_config
+from tests.support import forked_process
 from tests.support.failures import CASES, FAST, NARROW, WIDE, Case, agree, hidden, packed, state
 from tests.support.server_process import serving
 from tests.support.tiers import full, spread
+from tests.support.wait import until
+
+HAMMER = """
+import sys, pathlib
+from tests.support import forked_process
+from tests.support.failures import packed
+print("ready", flush=True)
+while True:
+    for version in (1, 2):
+        packed(pathlib.Path(sys.argv[1]), version, int(sys.argv[2]), force=True)
+"""
+# What a working export has in its hidden folders, step by step.
+STEPS = (f"{temp_dirs.HIDDEN}*", f"{temp_dirs.HIDDEN}*/**/model.onnx", f"{temp_dirs.HIDDEN}*/**/manifest.json")
 
 
 @spread("case", CASES, 2, ids=lambda case: f"{case.batch}-{case.exchanges}-{case.error.__name__}")
@@ -74,6 +93,39 @@ def _consistent(repository: Path) -> bool:
     manifest = contract.loads(parts[1])
     assert f"max_batch_size: {manifest.max_batch_size}\n".encode() in parts[0]
     return True
+
+
+def _killed_at(repository: Path, step: str) -> None:
+    """Two exports that disagree, again and again, killed when one of them has come to a step."""
+    with contextlib.ExitStack() as stack:
+        for batch in (WIDE, NARROW):
+            command = [sys.executable, "-c", HAMMER, str(repository), str(batch)]
+            child = stack.enter_context(forked_process.popen(command, stdout=subprocess.PIPE))
+            stack.callback(child.kill)
+            assert child.stdout.readline() == b"ready\n"
+        until(lambda: glob.glob(f"{repository}/**/{step}", recursive=True, include_hidden=True))
+
+
+@full("rare")
+def test_killed_at_any_moment_the_next_export_and_the_server_see_whole_versions(tmp_path: Path) -> None:
+    packed(tmp_path)
+    packed(tmp_path, 2)
+    left = 0
+    for kill, step in enumerate(itertools.cycle(STEPS)):
+        if left and kill >= len(STEPS):
+            break
+        _killed_at(tmp_path, step)
+        assert set(agree(tmp_path)) == {1, 2}
+        left += len(hidden(tmp_path))
+    packed(tmp_path, 3, agree(tmp_path)[1], force=True)
+    assert hidden(tmp_path) == []
+    for candidate in layout.scan(tmp_path, plain_onnx=False):
+        bundle = layout.load(candidate, 2**20)
+        assert bundle.manifest is not None
+        try:
+            check_config(bundle.config, "toy", bundle.manifest.inputs, bundle.manifest.outputs, batched=True)
+        except LoadError as error:
+            pytest.fail(str(error))
 
 
 def test_what_else_is_in_a_models_folder_stays(tmp_path: Path) -> None:
