@@ -83,7 +83,7 @@ PARTS = {
         uses=PODMAN,
     ),
     "monitoring": Part(tests=(f"{TESTS}/test_monitoring.py",), needs=("promtool",)),
-    "kserve": Part(tests=(f"{TESTS}/test_kserve.py", f"{TESTS}/test_kserve_gateway.py")),
+    "kserve": Part(tests=(f"{TESTS}/test_kserve.py",)),
     "cluster": Part(command=(sys.executable, "-m", "tools.cluster")),
     "cluster-wrong": Part(command=(sys.executable, "-m", "tools.cluster", "--wrong-charts")),
     "ray": Part(

@@ -20,8 +20,6 @@ from tests.support.tiers import spread
 FEW = spread("case", cases(), 2, ids=lambda case: case.name)
 ROWS = 24  # of a batch
 UNITS = 1  # in the last place of the largest answer; 0.5 of sines and cosines were seen, 0 of all others
-INSIGHT_TOLERANCE = 1e-5  # of the largest answer, as an explanation's
-ASKED = {"kan.coverage": True, "kan.explain_top_k": 3}
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +47,6 @@ def test_outputs_through_tritonclient(case: Case, answers: dict[str, np.ndarray]
         error = relative_error(y[rows], expected[rows])
         state_error("served outputs, relative", error, f"{case.name}, {group}")
         assert error <= case.tolerance, group
-
-
-@FEW
-def test_outputs_over_http_are_the_same_bits(case: Case, served: Server, answers: dict[str, np.ndarray]) -> None:
-    pytest.importorskip("h2corn")
-    rows = case.reference()["x"]
-    with tritonclient.http.InferenceServerClient(served.http) as client:
-        metadata = client.get_model_metadata(case.name)
-        tensor = tritonclient.http.InferInput(metadata["inputs"][0]["name"], list(rows.shape), "FP32")
-        name = metadata["outputs"][0]["name"]
-        for binary in (True, False):
-            tensor.set_data_from_numpy(rows, binary_data=binary)
-            wanted = [tritonclient.http.InferRequestedOutput(name, binary_data=binary)]
-            result = client.infer(case.name, [tensor], outputs=wanted).as_numpy(name)
-            np.testing.assert_array_equal(result.view(np.uint32), answers[case.name].view(np.uint32))
 
 
 @FEW
@@ -107,25 +90,6 @@ def test_curves_go_through_the_edge_values(case: Case, served: Server, state_err
                     error = np.abs(result.phi[0, :, 0] - expected[row, source]).max() / scale
                     state_error("curves, relative to the layer", error, f"{case.name}, layer {at}")
                     assert error <= EDGE_TOLERANCE
-
-
-PARTS = [
-    ("pykan-hello-symbolic", ["symbolic"]),
-    ("pykan-mult-affine", ["bspline", "silu"]),
-    ("pykan-hello-pruned", ["bspline", "silu"]),
-    ("efficient-kan-digits", ["bspline", "silu"]),
-    ("fourierkan-breast-cancer", ["fourier"]),
-]
-
-
-@spread("name, kinds", PARTS, 2)
-def test_the_parts_of_curves_add_up_to_them(name: str, kinds: list[str], served: Server) -> None:
-    with Client(served.url) as client:
-        for layer in client.curves(name, points=33, parts=True):
-            assert [kind for part in layer.parts for kind in part.split("+")] == kinds or name.endswith("symbolic")
-            total = sum(values.astype(np.float64) for values in layer.parts.values())
-            np.testing.assert_allclose(total, layer.phi, rtol=1e-4, atol=1e-5 * np.abs(layer.phi).max())
-        assert client.curves(name, points=3)[0].parts == {}
 
 
 @FEW
@@ -205,27 +169,3 @@ def test_company_changes_no_more_than_the_last_bits(case: Case, served: Server, 
             units = float(np.abs(company[finite] - alone[finite]).max(initial=0) / unit)
             state_error("in company, units in the last place", units, case.name)
             assert units <= UNITS
-
-
-@FEW
-def test_explanation_and_coverage_beside_the_answer(case: Case, served: Server) -> None:
-    """Contributions sum to the prediction and do not change it."""
-    with Client(served.url) as client:
-        model, described = client.model(case.name), client.describe(case.name)
-        x = case.reference()["x"]
-        x = x[np.isfinite(x).all(axis=1)][:32]
-        bare, reported = client.infer(model, x), client.infer(model, x, parameters=ASKED)
-    (y,) = bare.outputs.values()
-    assert reported.outputs["y"].tobytes() == y.tobytes()
-    total = reported.outputs["kan.explain.base"] + reported.outputs["kan.explain.residual"]
-    total = total + reported.outputs["kan.explain.values"].sum(axis=2)
-    assert np.abs(total - y).max() <= INSIGHT_TOLERANCE * np.abs(y).max()
-    definitions = str(reported.parameters["kan.coverage.definition"]).split(",")
-    counts, cells = reported.outputs["kan.coverage.counts"], reported.outputs["kan.coverage.cells"]
-    assert len(definitions) == len(described.layers) == counts.shape[1]
-    for at, layer in enumerate(described.layers):
-        zones = reported.outputs[f"kan.coverage.zones.{at}"]
-        gridded = any(basis.knots and not basis.per_edge for basis in layer.bases)
-        assert definitions[at] == ("grid" if gridded else "none")
-        np.testing.assert_array_equal([(zones == zone).sum(axis=1) for zone in (1, 2, 3)], counts[:, at].T)
-        np.testing.assert_array_equal(cells[:, at] > 0, counts[:, at, 1:].sum(axis=1) > 0)

@@ -73,12 +73,6 @@ def test_importing_the_runtime_starts_no_thread_and_writes_no_file(
     assert files(tmp_path / "quiet") == []
 
 
-@full("peer")
-def test_the_control_starts_a_thread_and_writes_files(tmp_path: Path) -> None:
-    assert started("onnxruntime", fresh(tmp_path / "loud")) > 0
-    assert [name for name in files(tmp_path / "loud") if name.endswith("/deviceid")]
-
-
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], list[str]]]:
     return seen({kind: tmp_path_factory.mktemp(kind) for kind in ("quiet", "loud")})

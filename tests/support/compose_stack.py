@@ -316,16 +316,3 @@ def unknown(value: Any, shape: Shape, path: str = "") -> list[str]:
         else:
             found.append(f"{path}.{name}")
     return found
-
-
-def _fields(value: Any, shape: Shape) -> Iterator[tuple[Any, ...]]:
-    """The places of all fields of the format, as keys and indices from the top."""
-    if isinstance(value, list):
-        for at, item in enumerate(value):
-            yield from ((at, *rest) for rest in _fields(item, shape))
-    if not isinstance(value, dict) or shape is LEAF:
-        return
-    for name, inner in value.items():
-        if name in shape:
-            yield (name,)
-        yield from ((name, *rest) for rest in _fields(inner, shape.get(name, shape.get("*"))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -13,11 +12,7 @@ import pytest
 
 from kanexport.cli.render import REGIONS
 from kanexport.contract.cli.tables import Table
-from tests.support import toy_grid_model
-from tests.support.command_line import Server, document, kanserve, program, serving
-from tests.support.exports import exported
-from tests.support.golden_cases import OWN
-from tests.support.tiers import full
+from tests.support.command_line import Server, document, kanserve, program
 
 WIDTH = 60
 
@@ -89,48 +84,6 @@ def test_an_export(repository: Path, tmp_path: Path) -> None:
         )
         holds(printed, *REGIONS[zone["name"]].split(), zone["worst_edge"], *(f"{error:.1e}" for error in errors))
     holds(printed, tmp_path / "models" / "t" / "1")  # a path that can be copied whole
-
-
-@full("combination")
-def test_a_folder(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "files").mkdir()
-    shutil.copy(repository.parent / "tiny.safetensors", tmp_path / "files")
-    (tmp_path / "files" / ("long" * 20 + ".pt")).write_bytes(b"text")
-    arguments = ("export", tmp_path / "files", "--recursive", "--repository")
-    printed = narrow(*arguments, tmp_path / "models", code=4)
-    report = json.loads(kanserve(*arguments, tmp_path / "again", "--json").stdout)
-    good, bad = sorted(report["files"], key=lambda entry: entry["status"])
-    holds(printed, good["path"], good["family"], f"{good['edges_max_rel']:.1e}", "rejected")
-    assert bad["path"] in "".join(printed.split())
-    holds(printed, f"{bad['error']['kind']}:", *bad["error"]["hint"].split())
-
-
-def test_settings(repository: Path) -> None:
-    shown = document(kanserve("serve", repository, "--show-config", "--json"))
-    printed = narrow("serve", repository, "--show-config")
-    fits(printed)
-    holds(printed, *shown)
-    assert str(shown["repository"]["value"]) in "".join(printed.split())
-
-
-def test_layers(tmp_path: Path) -> None:
-    toy_grid_model.write(tmp_path)
-    model = document(kanserve("models", tmp_path, "grid", "--json"))["model"]
-    printed = narrow("models", tmp_path, "grid")
-    fits(printed)
-    holds(printed, *(layer["name"] for layer in model["layers"]), "layernorm", "identity", "prelu", "0.25", "192")
-
-
-@full("combination")
-def test_a_formula_is_one_line(tmp_path: Path) -> None:
-    """A line to copy: never folded by us."""
-    models = exported(OWN / "pykan-hello-symbolic" / "model", "hello")
-    with serving(models, tmp_path / "log") as server:
-        arguments = ("formula", "hello", "--digits", "17", "--url", server.url)
-        (line,) = narrow(*arguments).splitlines()
-        (formula,) = document(kanserve(*arguments, "--json"))["formulas"]
-    assert line == f"{formula['name']} = {formula['expression']}"
-    assert len(line) > WIDTH
 
 
 def test_a_pipe_is_wide(repository: Path) -> None:

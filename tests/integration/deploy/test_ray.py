@@ -25,6 +25,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 import yaml
 from grpc_health.v1 import health_pb2
 
@@ -110,16 +111,20 @@ def check(load: Load, event: str, *, without_retries: bool) -> None:
         assert not load.lost["tritonclient"], load.lost["tritonclient"]
 
 
-def test_a_fleet_has_servers_on_both_nodes(fleet: tuple[Fleet, dict[str, Any]]) -> None:
-    import tritonclient.grpc as triton
+def predicts(client: triton.InferenceServerClient) -> triton.InferInput:
+    """Check the outputs of ROWS. Returns their tensor."""
+    tensor = triton.InferInput("x", list(ROWS.shape), "FP32")
+    tensor.set_data_from_numpy(ROWS)
+    np.testing.assert_allclose(client.infer("toy", [tensor]).as_numpy("y"), toy_model.outputs(ROWS), rtol=1e-5)
+    return tensor
 
+
+def test_a_fleet_has_servers_on_both_nodes(fleet: tuple[Fleet, dict[str, Any]]) -> None:
     _, report = fleet
     assert hosts(report) == ["127.0.0.2", "127.0.0.3"]
     with triton.InferenceServerClient(report["address"]) as client:
         assert client.is_server_ready()
-        tensor = triton.InferInput("x", list(ROWS.shape), "FP32")
-        tensor.set_data_from_numpy(ROWS)
-        np.testing.assert_allclose(client.infer("toy", [tensor]).as_numpy("y"), toy_model.outputs(ROWS), rtol=1e-5)
+        predicts(client)
     with urllib.request.urlopen(f"http://{report['address']}/v2/models/toy", timeout=60) as answer:
         assert json.load(answer)["name"] == "toy"
 
@@ -146,15 +151,6 @@ def test_a_redeploy_loses_no_call(fleet: tuple[Fleet, dict[str, Any]]) -> None:
     assert not pids[0] & pids[1]
     assert len(pids[1]) == 2
     before.update(after)
-
-
-def test_a_server_that_is_killed_starts_again(fleet: tuple[Fleet, dict[str, Any]]) -> None:
-    _, report = fleet
-    victim = report["servers"][0]["server"]
-    with ray_cluster.loaded(report["address"]) as load:
-        os.kill(victim["pid"], signal.SIGKILL)
-        load.more(CALLS)
-    check(load, "fleet: server killed", without_retries=False)
 
 
 def test_haproxy_that_is_killed_starts_again(fleet: tuple[Fleet, dict[str, Any]]) -> None:
@@ -247,13 +243,9 @@ def replicas(node: ray_cluster.Node) -> int:
 
 
 def test_an_application_serves_grpc_and_rest_on_both_nodes(application: Application) -> None:
-    import tritonclient.grpc as triton
-
     assert [replicas(node) for node in (application.cluster.head, application.cluster.second)] == [1, 1]
     with triton.InferenceServerClient(application.address) as client:
-        tensor = triton.InferInput("x", list(ROWS.shape), "FP32")
-        tensor.set_data_from_numpy(ROWS)
-        np.testing.assert_allclose(client.infer("toy", [tensor]).as_numpy("y"), toy_model.outputs(ROWS), rtol=1e-5)
+        tensor = predicts(client)
         results: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         client.start_stream(lambda result, error: results.put((result, error)))
         client.async_stream_infer("toy", [tensor])

@@ -94,14 +94,6 @@ def test_a_killed_download_is_not_served(here: Desk, hub: tuple[str, Hub], block
     survive(here, interrupted, block, served=1.0, factor=2.0)
 
 
-def test_a_killed_replacement_leaves_the_previous_content(here: Desk, hub: tuple[str, Hub]) -> None:
-    publish(here, 2, 2.0, PAD)
-    here.run(DIRECT)
-    here.serves(2, 2.0)
-    publish(here, 2, 4.0, PAD)
-    survive(here, lambda: stalled(here, DIRECT, hub[0]), DIRECT, served=2.0, factor=4.0)
-
-
 def test_a_repository_of_the_hub_may_be_one_version(here: Desk, hub: tuple[str, Hub]) -> None:
     """The client then writes its cache, and files about the model, into the folder of the version."""
     release = reload_tools.write(here.folder / "release", 2.0, version=2)

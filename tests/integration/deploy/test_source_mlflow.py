@@ -157,11 +157,3 @@ def test_a_real_export_serves_from_the_logged_folder_and_predicts_alike(tmp_path
 def test_a_killed_download_is_not_served(here: Desk, block: str) -> None:
     publish(here, 2, 2.0, PAD)
     survive(here, lambda: stalled(here, block), block, served=1.0, factor=2.0)
-
-
-def test_a_killed_replacement_leaves_the_previous_content(here: Desk) -> None:
-    publish(here, 2, 2.0, PAD)
-    here.run(DIRECT)
-    here.serves(2, 2.0)
-    publish(here, 2, 4.0, PAD)
-    survive(here, lambda: stalled(here, DIRECT), DIRECT, served=2.0, factor=4.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -146,20 +145,3 @@ def test_the_image_is_one_that_runtimes_mount(here: Desk, tmp_path: Path) -> Non
     volumes = yaml.safe_load(rendered)["spec"]["template"]["spec"]["volumes"]
     (found,) = (volume["image"]["reference"] for volume in volumes if "image" in volume)
     assert found == f"{name.rpartition(':')[0]}@{here.run(f'oras resolve {name}').strip()}"
-
-
-def test_a_container_runtime_mounts_the_image(here: Desk) -> None:
-    """podman and CRI-O share the code that stores and mounts images."""
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not installed (Debian: apt-get install podman)")
-    here.release(2, 2.0)
-    here.run(GUIDE["Image volumes on Kubernetes"][0])
-    name, folder = here.local("registry.example/models/all:2"), here.folder
-    podman = f"podman --root {folder}/store --runroot {folder}/run --storage-driver vfs"
-    here.run(f"{podman} pull --quiet --tls-verify=false {name}")
-    mounted = Path(here.run(f"{podman} image mount {name}").strip())
-    try:
-        (candidate,) = layout.scan(mounted, plain_onnx=False)
-        assert layout.load(candidate, 2**30).version == 2
-    finally:
-        here.run(f"{podman} image unmount {name}")

@@ -118,28 +118,6 @@ def test_a_killed_replacement_leaves_the_previous_content(here: Desk, store: dic
     assert ignored(here), "the partial file"
 
 
-def test_sync_of_aws_skips_files_of_equal_size_without_the_flag_of_the_guide(here: Desk) -> None:
-    publish(here, 2, 2.0)
-    here.run(fetch("aws"))
-    here.serves(2, 2.0)
-    publish(here, 2, 4.0)
-    here.run(AWS.replace("--exact-timestamps ", ""))
-    here.scans()
-    assert here.factor("2") == 2.0
-    here.run(AWS)
-    here.serves(2, 4.0)
-
-
-def test_deleted_files_are_no_outage(here: Desk) -> None:
-    publish(here, 2, 2.0)
-    with Load(here):
-        here.run(RCLONE.replace("rclone copy", "rclone sync"))
-        here.serves(2, 2.0)
-        until(lambda: not (here.models / "toy" / "1").exists(), "the deletion", 60)
-        here.scans()
-        assert here.factor("1") == 1.0
-
-
 def fetch(tool: str) -> str:
     """The commands of the guide for a tool."""
     return AWS if tool == "aws" else RCLONE

@@ -11,6 +11,7 @@ from kanexport.edit.operations import parse
 from kanexport.republish import edit_version
 from tests.integration.ui.conftest import GOLDEN, Seen
 from tests.support import credentials
+from tests.support.command_line import kanserve
 from tests.support.exports import exported
 from tests.support.server_process import serving
 from tests.support.tiers import full
@@ -126,3 +127,19 @@ def test_the_form_reports_errors_next_to_its_fields(page: Any, seen: Seen) -> No
         form.get_by_role("button", name="Preview").click()
         page.locator("#edit-trouble").filter(has_text=trouble).wait_for()
         assert field.get_attribute("aria-invalid") == str("nosuch" not in typed).lower()
+
+
+def test_the_page_of_an_edit(browse: Callable[..., Any], tmp_path: Path) -> None:
+    """In a file of its own, without a network."""
+    named = ("--features", "a<b,c&d", "--classes", "<img src=x>")
+    exported(GOLDEN / "pykan-hello-adapted" / "model", "hello", *named, into=tmp_path / "models")
+    words = ("--edge", "0:0:0", "--to", "1.2*sin(x)", "--budget", "0", "--dry-run", "--report", tmp_path / "edit.html")
+    edited = kanserve("edit", tmp_path / "models" / "hello", *words)
+    assert edited.returncode == 0, edited.stderr
+    page = browse(tmp_path / "edit.html")
+    assert page.title() == "hello, version 2"
+    assert page.get_by_role("cell", name="<img src=x>", exact=True).count() == 2
+    assert page.get_by_text("a<b = ").is_visible()
+    assert page.locator("img").count() == 0
+    picture = page.locator("svg")
+    assert (picture.count(), picture.first.bounding_box()["width"] > 200) == (1, True)

@@ -11,7 +11,7 @@ import numpy as np
 from kanexport.contract import step_rules
 from kanexport.contract.manifest import NodeStep
 from kanexport.functions.elementwise import ACTIVATIONS
-from tests.integration.ui.conftest import Seen, opened
+from tests.integration.ui.conftest import opened
 from tests.support.server_process import Server
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -170,9 +170,3 @@ def placed(pixels: np.ndarray, values: np.ndarray) -> float:
     """How far pixels are from the straight scale that fits best, at most."""
     fit = np.polyfit(values, pixels, 1)
     return float(np.abs(np.polyval(fit, values) - pixels).max())
-
-
-def test_an_edge_that_is_not_there(page: Any, seen: Seen) -> None:
-    page.goto("ui/hello/edge/0/9/0")
-    page.get_by_role("heading", name="Not found").wait_for()
-    assert "hello version 1 has no edge 0/9/0" in page.get_by_role("alert").inner_text()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import http.server
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +26,14 @@ PAGES: dict[str, tuple[str, int] | None] = {
     "ui/ops": (".board.three > .panel", 3),
     "ui/hello/card": None,
 }
-NAMELESS = """() => [...document.querySelectorAll(
-    'button, input, select, textarea, main a, main img, main svg[role]')]
-  .filter((one) => one.offsetParent !== null || one.ownerSVGElement !== undefined)
-  .filter((one) => !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length || one.alt))
-  .map((one) => one.outerHTML.slice(0, 120))"""
 
 pytestmark = full("second browser page")
 
 
 def test_what_is_not_there_is_said_in_words(page: Any, seen: Seen) -> None:
     seen.expected.append("404")
+    page.goto("ui/hello/edge/0/9/0")
+    page.get_by_role("alert").filter(has_text="hello version 1 has no edge 0/9/0").wait_for()
     page.goto("ui/nothing")
     page.get_by_role("heading", name="Not found").wait_for()
     assert "nothing" in page.get_by_role("alert").inner_text()
@@ -61,10 +54,8 @@ def test_a_page_fits_screens_colours_and_readers(page: Any, address: str) -> Non
         result = page.evaluate(f"axe.run({rules}).then((found) => found.violations)")
         assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in result] == []
         colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        assert contrast(*page.evaluate(COLOURS)) >= 4.5
         page.locator("#theme").click()
     assert colours[0] != colours[1]
-    assert page.evaluate(NAMELESS) == []
     ids = page.evaluate("() => [...document.querySelectorAll('[id]')].map((one) => one.id)")
     assert len(ids) == len(set(ids))
     page.set_viewport_size({"width": 360, "height": 740})
@@ -81,23 +72,6 @@ def columns_use_the_width(page: Any, parts: str, columns: int) -> None:
     first = [box for box in boxes if abs(box["y"] - boxes[0]["y"]) < 2]
     assert len(first) == columns
     assert max(box["x"] + box["width"] for box in first) > 0.97 * WIDE["width"]
-
-
-COLOURS = (
-    "['quiet', 'paper'].map((name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim())"
-)
-
-
-def contrast(entry: str, other: str) -> float:
-    """WCAG's, of two colours as #rrggbb."""
-
-    def light(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    high, low = sorted((light(entry), light(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_the_system_decides_on_dark_until_the_viewer_does(browse: Callable[..., Any], server: Server) -> None:
@@ -190,61 +164,27 @@ def test_a_tab_that_nobody_sees_asks_nothing(page: Any) -> None:
         page.evaluate(look, False)
 
 
-class Prefixed(http.server.BaseHTTPRequestHandler):
-    """A proxy that has the server behind /team/kan, and lets no stream of events through."""
-
-    upstream = ""
-
-    def do_GET(self) -> None:
-        self._pass()
-
-    def do_POST(self) -> None:
-        self._pass()
-
-    def _pass(self) -> None:
-        assert self.path.startswith("/team/kan/")
-        if "/watch" in self.path:
-            self.send_error(502)
-            return
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        connection = http.client.HTTPConnection(self.upstream, timeout=60)
-        kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
-        with contextlib.closing(connection), contextlib.suppress(OSError):  # of a browser that has gone on
-            connection.request(self.command, self.path.removeprefix("/team/kan"), body, kept)
-            with connection.getresponse() as answer:
-                data = answer.read()
-                self.send_response(answer.status)
-                for key, value in answer.getheaders():
-                    if key.lower() not in ("transfer-encoding", "content-length", "connection"):
-                        self.send_header(key, value)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-    def log_message(self, *parts: object) -> None:
-        """Nothing."""
-
-
-@contextlib.contextmanager
-def proxied(upstream: str) -> Iterator[str]:
-    handler = type("Handler", (Prefixed,), {"upstream": upstream})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{proxy.server_address[1]}/team/kan/"
-        proxy.shutdown()
-
-
 def test_behind_a_prefix_that_nobody_told_it_of(browse: Callable[..., Any], server: Server, seen: Seen) -> None:
+    """As behind a proxy that has the server at /team/kan, and lets no stream of events through."""
     seen.expected.append("502")
-    with proxied(server.http) as own:
-        page = browse(own, own)
-        page.get_by_role("link", name="hello", exact=True).click()
-        page.get_by_role("heading", name="hello, version 1").wait_for()
-        assert page.url == f"{own}ui/hello/map?version=1"
-        page.goto(f"{own}ui/hello/edge/0/0/0")
-        page.locator("svg .line.total").wait_for()
-        page.get_by_text("Baseline: 400 values").wait_for()  # by polling, because the proxy passes no events
-        page.context.close()
+    outer = f"http://{server.http}/team/kan/"
+
+    def passed(route: Any) -> None:
+        assert route.request.url.startswith(outer)
+        if "/watch" in route.request.url:
+            route.fulfill(status=502)
+        else:
+            route.fulfill(response=route.fetch(url=route.request.url.replace("/team/kan", "", 1)))
+
+    page = browse(outer)
+    page.route("**/*", passed)
+    page.goto(f"{outer}ui/")
+    page.get_by_role("link", name="hello", exact=True).click()
+    page.get_by_role("heading", name="hello, version 1").wait_for()
+    assert page.url == f"{outer}ui/hello/map?version=1"
+    page.goto(f"{outer}ui/hello/edge/0/0/0")
+    page.locator("svg .line.total").wait_for()
+    page.get_by_text("Baseline: 400 values").wait_for()  # by polling, because the proxy passes no events
 
 
 def test_the_policy_lets_no_script_in(page: Any, seen: Seen) -> None:
