@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import onnx
 import onnxruntime
@@ -38,6 +39,7 @@ from tests.support import c_code, http_client
 from tests.support.command_line import document, kanserve
 from tests.support.exports import exported
 from tests.support.golden_cases import Case, cases
+from tests.support.golden_cases import case as case_of
 from tests.support.server_process import Server, serving
 from tests.support.tiers import full, spread
 
@@ -68,10 +70,6 @@ class Pair:
 
     def back(self, y: np.ndarray) -> np.ndarray:
         return y.astype(np.float64) * self.scale_out + self.offset_out
-
-
-def case_of(name: str) -> Case:
-    return next(case for case in cases() if case.name == name)
 
 
 def write(folder: Path, name: str, **document: Any) -> Path:
@@ -197,7 +195,8 @@ def test_a_formula_of_the_model_computes_its_predictions(pairs: dict[str, Pair],
     done = kanserve("formula", own.name, "--url", served.address, "--digits", "9")
     assert done.returncode == 0, done.stderr
     x = own.rows(20)
-    name, _, expression = done.stdout.strip().partition(" = ")
+    (line,) = done.stdout.splitlines()  # a line to copy is not folded
+    name, _, expression = line.partition(" = ")
     assert name == "y0"
     known = {"exp": np.exp, "sin": np.sin, "x0": x[:, 0].astype(float), "x1": x[:, 1].astype(float)}
     actual = eval(expression, {"__builtins__": {}}, known)
@@ -333,6 +332,21 @@ def test_drift_compares_the_user_s_units(root: Path, variants: dict[str, Pair], 
         bounds = other.bounds[at] * own.scale[at] + own.offset[at]
         np.testing.assert_allclose(first.bounds[at], bounds, rtol=1e-6)
     np.testing.assert_allclose(first.mean, shifted.mean(axis=0), rtol=1e-4)
+
+
+@full("combination")
+def test_an_error_names_a_value_and_its_range_in_the_user_s_units(variants: dict[str, Pair], various: Server) -> None:
+    own, x = variants["reject"], variants["reject"].rows(3)
+    grid = grids.of_knots("bspline", 8, grids.knots(own.manifest.layers[0], 4)[1])
+    assert grid is not None
+    x[1, 4] = own.offset[4] + 40 * own.scale[4]
+    with pytest.raises(grpc.RpcError) as caught:
+        various.infer(x, own.name)
+    text = caught.value.details()
+    assert f"row 1: 'x4' is {x[1, 4]:.6g} for model" in text
+    found = re.search(r"outside its range (\S+) to (\S+) \(rows outside: 1 of 3\)", text)
+    assert found is not None
+    np.testing.assert_allclose([float(found[1]), float(found[2])], [grid.first, grid.last], rtol=1e-5)
 
 
 @full("combination")

@@ -130,7 +130,7 @@ def test_the_form_reports_errors_next_to_its_fields(page: Any, seen: Seen) -> No
 
 
 def test_the_page_of_an_edit(browse: Callable[..., Any], tmp_path: Path) -> None:
-    """In a file of its own, without a network."""
+    """The page is a file, and the browser has no network."""
     named = ("--features", "a<b,c&d", "--classes", "<img src=x>")
     exported(GOLDEN / "pykan-hello-adapted" / "model", "hello", *named, into=tmp_path / "models")
     words = ("--edge", "0:0:0", "--to", "1.2*sin(x)", "--budget", "0", "--dry-run", "--report", tmp_path / "edit.html")
