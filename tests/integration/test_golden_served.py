@@ -169,3 +169,28 @@ def test_company_changes_no_more_than_the_last_bits(case: Case, served: Server, 
             units = float(np.abs(company[finite] - alone[finite]).max(initial=0) / unit)
             state_error("in company, units in the last place", units, case.name)
             assert units <= UNITS
+
+
+@FEW
+def test_explanation_and_coverage_beside_the_answer(case: Case, served: Server) -> None:
+    """Contributions sum to the prediction and do not change it."""
+    asked = {"kan.coverage": True, "kan.explain_top_k": 3}
+    with Client(served.url) as client:
+        model, described = client.model(case.name), client.describe(case.name)
+        x = case.reference()["x"]
+        x = x[np.isfinite(x).all(axis=1)][:32]
+        bare, reported = client.infer(model, x), client.infer(model, x, parameters=asked)
+    (y,) = bare.outputs.values()
+    assert reported.outputs["y"].tobytes() == y.tobytes()
+    total = reported.outputs["kan.explain.base"] + reported.outputs["kan.explain.residual"]
+    total = total + reported.outputs["kan.explain.values"].sum(axis=2)
+    assert np.abs(total - y).max() <= 1e-5 * np.abs(y).max()
+    definitions = str(reported.parameters["kan.coverage.definition"]).split(",")
+    counts, cells = reported.outputs["kan.coverage.counts"], reported.outputs["kan.coverage.cells"]
+    assert len(definitions) == len(described.layers) == counts.shape[1]
+    for at, layer in enumerate(described.layers):
+        zones = reported.outputs[f"kan.coverage.zones.{at}"]
+        gridded = any(basis.knots and not basis.per_edge for basis in layer.bases)
+        assert definitions[at] == ("grid" if gridded else "none")
+        np.testing.assert_array_equal([(zones == zone).sum(axis=1) for zone in (1, 2, 3)], counts[:, at].T)
+        np.testing.assert_array_equal(cells[:, at] > 0, counts[:, at, 1:].sum(axis=1) > 0)

@@ -61,18 +61,11 @@ def served(desk: tuple[Path, dict[str, str]]) -> Iterator[tuple[Path, dict[str, 
         Client(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}") as client,
     ):
         try:
-            until(lambda: ready(client))
+            until(client.ready, errors=(Unreachable,))
             yield folder, environment
         finally:
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=SECONDS) == 0
-
-
-def ready(client: Client) -> bool:
-    try:
-        return client.ready()
-    except Unreachable:
-        return False
 
 
 def test_both_layers_of_the_module_have_edges(desk: tuple[Path, dict[str, str]]) -> None:

@@ -172,10 +172,8 @@ def test_a_formula_is_of_the_features(server: Server) -> None:
     assert "Width" in line
     assert "the_height_m" in line
     assert line.startswith("y0 = "), "lambda is a word of Python's"
-    assert document(kanserve("formula", "hello", "--url", server.address, "--json"))["inputs"] == [
-        "Width",
-        "the_height_m",
-    ]
+    result = document(kanserve("formula", "hello", "--url", server.address, "--json"))
+    assert result["inputs"] == ["Width", "the_height_m"]
 
 
 def test_names_that_do_not_fit_are_refused_before_anything_is_proved(tmp_path: Path) -> None:

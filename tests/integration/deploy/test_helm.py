@@ -254,16 +254,11 @@ def test_the_templates_use_each_value_and_no_other() -> None:
     """A misspelled value in a template is empty, without an error."""
     text = "\n".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    aliases = {
-        "models": "models",
-        "tls": "tls",
-        "scaling": "autoscaling",
-        "sync": "models.sync",
-        "settings": "settings",
-    }
+    aliases = {"scaling": "autoscaling", "sync": "models.sync"}
     used = set(re.findall(r"\.Values\.([\w.]+)", text)) | set(re.findall(r"\$values\.([\w.]+)", text))
     used |= {
-        f"{aliases[name]}.{rest}" for name, rest in re.findall(r"\$(models|tls|scaling|sync|settings)\.([\w.]+)", text)
+        f"{aliases.get(name, name)}.{rest}"
+        for name, rest in re.findall(r"\$(models|tls|scaling|sync|settings)\.([\w.]+)", text)
     }
     values["settings"] |= dict.fromkeys(properties())
     for path in used:

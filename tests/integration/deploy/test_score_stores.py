@@ -157,13 +157,7 @@ def test_a_signed_url_is_scored_without_keys_and_its_signature_is_secret(
 class Ranges(http.server.SimpleHTTPRequestHandler):
     """A web server with ranges and entity tags."""
 
-    def do_HEAD(self) -> None:
-        self._respond(body=False)
-
     def do_GET(self) -> None:
-        self._respond(body=True)
-
-    def _respond(self, *, body: bool) -> None:
         path = Path(self.translate_path(self.path))
         if not path.is_file():
             self.send_error(404)
@@ -175,8 +169,10 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(last - first + 1))
         self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
         self.end_headers()
-        if body:
+        if self.command == "GET":
             self.wfile.write(data[first : last + 1])
+
+    do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
         """Write no lines into the output of the tests."""
