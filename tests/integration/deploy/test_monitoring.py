@@ -198,6 +198,17 @@ def test_promtool(arguments: tuple[str, ...]) -> None:
 
 
 @full("package")
+def test_every_query_of_the_dashboard_is_promql(dashboard: Any, tmp_path: Path) -> None:
+    expressions = [expression.replace("$__rate_interval", "5m") for _, expression in queries(dashboard)]
+    rules = [{"record": f"query:{at}", "expr": expression} for at, expression in enumerate(expressions)]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    command = [compose_stack.program("promtool"), "check", "rules", path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@full("package")
 def test_promtool_reads_the_servers_own_page(page: str) -> None:
     command = [compose_stack.program("promtool"), "check", "metrics"]
     done = subprocess.run(command, input=page.encode(), capture_output=True, timeout=60)
