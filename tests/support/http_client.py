@@ -152,12 +152,6 @@ def lone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     yield from _running(request.param, tmp_path_factory.mktemp("lone"), request_read_timeout=60.0)
 
 
-@pytest.fixture(scope="module", params=["asgi", FOREIGN])
-def hasty(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The same with one second for the arrival of a request."""
-    yield from _running(request.param, tmp_path_factory.mktemp("hasty"), request_read_timeout=1.0)
-
-
 def body(rows: np.ndarray = PEER_ROWS, **fields: Any) -> bytes:
     return request(rows, **fields).SerializeToString()
 
@@ -173,13 +167,6 @@ def code(server: Server, data: bytes, path: str = INFER, **options: Any) -> grpc
 @pytest.fixture
 def peer(lone: Server) -> Iterator[Peer]:
     created = Peer(lone.port)
-    with created.socket:
-        yield created
-
-
-@pytest.fixture
-def hasty_peer(hasty: Server) -> Iterator[Peer]:
-    created = Peer(hasty.port)
     with created.socket:
         yield created
 

@@ -48,7 +48,6 @@ def spent(server: Server) -> float:
 
 
 def started(server: Server) -> float:
-    """Edge queries that the server has begun."""
     lines = [line for line in server.metrics().splitlines() if line.startswith("grpc_server_started_total{")]
     return sum(float(line.rpartition(" ")[2]) for line in lines if '"QueryEdges"' in line)
 
@@ -97,13 +96,8 @@ def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> N
     token = token_file.make()
     created = credentials.write_tokens(tmp_path / "tokens", more=credentials.block("other", token, "interpret"))
     greedy, modest = (credentials.bearer(item) for item in (created["interpret"], token))
-    limits = {
-        "max_edge_query_evaluations": LIMIT,
-        "max_edge_queries": 8,
-        "threads": 1,
-        "tokens": str(tmp_path / "tokens"),
-    }
-    with serving(tmp_path, **limits) as server:
+    limits = {"max_edge_query_evaluations": LIMIT, "max_edge_queries": 8, "threads": 1}
+    with serving(tmp_path, tokens=str(tmp_path / "tokens"), **limits) as server:
         edges = server.channel.unary_unary(f"{KAN}QueryEdges")
         edges(query(1, top_k=1), metadata=modest, timeout=60)
         many = [edges.future(query(300, top_k=1), metadata=greedy, timeout=60) for _ in range(6)]
@@ -117,7 +111,6 @@ def test_callers_with_names_take_turns_and_share_the_places(tmp_path: Path) -> N
 @full("load")
 def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:
     def cost(*deadlines: float) -> float:
-        """Processor time of long queries."""
         begun = spent(server)
         for deadline in deadlines:
             with contextlib.nullcontext() if deadline > SHORT else pytest.raises(grpc.RpcError, match="DEADLINE"):
@@ -127,19 +120,3 @@ def test_a_query_whose_time_is_over_computes_no_more(server: Server) -> None:
 
     before, cut, after = cost(60), cost(*[SHORT] * 6), cost(60)
     assert cut < 3 * max(before, after)
-
-
-def test_a_large_answer_is_what_a_message_would_be(server: Server) -> None:
-    """3 MB of edge values, and a description of 1.4 MB, which is kept."""
-    rows = np.linspace(-1, 1, 2 * WIDTH, dtype=np.float32).reshape(2, WIDTH)
-    requested = kan_pb2.QueryEdgesRequest(model_name="wide", rows=rows.tobytes(), row_count=2, id="an id")
-    answer = kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", requested.SerializeToString()))
-    assert (answer.model_name, answer.model_version, answer.id) == ("wide", "1", "an id")
-    (layer,) = answer.layers
-    result = np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape))
-    np.testing.assert_allclose(result, np.tanh(rows)[:, :, None] * toy_model.wide_weights(WIDTH), rtol=1e-5, atol=1e-9)
-    data = kan_pb2.DescribeModelRequest(model_name="wide").SerializeToString()
-    first, second = (server.call(f"{KAN}DescribeModel", data) for _ in range(2))
-    assert first == second
-    described = kan_pb2.DescribeModelResponse.FromString(first)
-    assert np.frombuffer(described.layers[0].mask, "<f4").sum() == WIDTH * WIDTH

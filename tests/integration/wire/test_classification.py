@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,30 +69,30 @@ def test_the_largest_values_and_where_they_are(served: Server) -> None:
     np.testing.assert_allclose(served.infer(rows), toy_model.outputs(rows), rtol=1e-5)
 
 
-def test_equal_values_keep_their_order_and_nan_comes_last(served: Server) -> None:
-    rows = np.array([[1, 3, np.nan, 3, -np.inf], [np.inf, 0.25, 1e9, -0.0, 0]], np.float32)
-    assert ask(served, "float", rows, 5).tolist() == [
-        [b"3.000000:1", b"3.000000:3", b"1.000000:0:setosa", b"-inf:4", "nan:2:çok büyük".encode()],
-        [b"inf:0:setosa", "1000000000.000000:2:çok büyük".encode(), b"0.250000:1", b"-0.000000:3", b"0.000000:4"],
-    ]
+UNORDERED = np.array([[1, 3, np.nan, 3, -np.inf], [np.inf, 0.25, 1e9, -0.0, 0]], np.float32)
+LABELED = [
+    [b"3.000000:1", b"3.000000:3", b"1.000000:0:setosa", b"-inf:4", "nan:2:çok büyük".encode()],
+    [b"inf:0:setosa", "1000000000.000000:2:çok büyük".encode(), b"0.250000:1", b"-0.000000:3", b"0.000000:4"],
+]
+U8 = np.array([[0, 255, 0, 7, 255]], np.uint8)
+I64 = np.array([[0, 2**63 - 1, -(2**63), 7, 2**63 - 1]])
 
 
-@pytest.mark.parametrize(("kind", "model"), [("UINT8", "uint8"), ("INT64", "int64")])
-def test_whole_numbers(served: Server, kind: str, model: str) -> None:
-    info = np.iinfo(kind.lower())
-    rows = np.array([[0, info.max, info.min, 7, info.max]], kind.lower())
-    assert ask(served, model, rows, 3, kind=kind).tolist() == [
-        [f"{info.max}:1".encode(), f"{info.max}:4".encode(), b"7:3"]
-    ]
-
-
-def test_a_row_of_several_dimensions_is_one_list(served: Server) -> None:
-    rows = np.array([[1, 5, 2, 9, 3, 4]], np.float32)
-    assert ask(served, "folded", rows, 2).tolist() == [[b"9.000000:3", b"5.000000:1"]]
-
-
-def test_a_model_without_a_batch(served: Server) -> None:
-    assert ask(served, "alone", np.array([1, 5, 2, 9, 3], np.float32), 2).tolist() == [b"9.000000:3", b"5.000000:1"]
+@pytest.mark.parametrize(
+    ("model", "kind", "rows", "expected"),
+    [
+        ("float", "FP32", UNORDERED, LABELED),
+        ("uint8", "UINT8", U8, [[b"255:1", b"255:4", b"7:3"]]),
+        ("int64", "INT64", I64, [[b"%d:%d" % (2**63 - 1, at) for at in (1, 4)] + [b"7:3"]]),
+        ("folded", "FP32", np.array([[1, 5, 2, 9, 3, 4]], np.float32), [[b"9.000000:3", b"5.000000:1"]]),
+        ("alone", "FP32", np.array([1, 5, 2, 9, 3], np.float32), [b"9.000000:3", b"5.000000:1"]),
+    ],
+)
+def test_classes_are_in_the_order_of_their_values(
+    served: Server, model: str, kind: str, rows: np.ndarray, expected: list[Any]
+) -> None:
+    """Equal values keep their order, NaN is the last, and a row of several dimensions is one list."""
+    assert ask(served, model, rows, np.shape(expected)[-1], kind=kind).tolist() == expected
 
 
 def test_no_rows_have_no_classes(served: Server) -> None:

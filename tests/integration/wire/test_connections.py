@@ -32,7 +32,6 @@ def comes(peer: socket.socket, kind: int) -> bool:
 
 
 def own(server: Server) -> grpc.Channel:
-    """A channel with a separate connection."""
     return grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
 
 

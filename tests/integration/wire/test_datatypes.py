@@ -42,11 +42,9 @@ KINDS: dict[str, tuple[int, str, np.ndarray]] = {
 }
 
 
-def identity(kind: int, shape: list[object], *, outputs: int = 1) -> bytes:
-    nodes = [helper.make_node("Identity", ["x"], [f"y{at}"]) for at in range(outputs)]
-    given = [helper.make_tensor_value_info("x", kind, shape)]
-    wanted = [helper.make_tensor_value_info(f"y{at}", kind, shape) for at in range(outputs)]
-    return packed(helper.make_graph(nodes, "g", given, wanted))
+def identity(kind: int, shape: list[object]) -> bytes:
+    given, wanted = (helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y0"))
+    return packed(helper.make_graph([helper.make_node("Identity", ["x"], ["y0"])], "g", [given], [wanted]))
 
 
 def packed(graph: object) -> bytes:
@@ -82,7 +80,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     models |= {
         "mixed": mixed(),
         "told": told(TensorProto.FLOAT),
-        "twice": identity(TensorProto.STRING, ["B", 3], outputs=2),
     }
     for name, graph in models.items():
         folder = root / name / "1"
@@ -203,10 +200,3 @@ def test_an_answer_that_is_no_text_is_the_models_fault(plain: Server) -> None:
     code, text = refused(plain, sent(b"1234", 1, 1, datatype="FP32", model="told"))
     assert code is Code.FAILED_PRECONDITION
     assert "not UTF-8" in text
-
-
-def test_two_outputs_of_strings(client: triton.InferenceServerClient) -> None:
-    rows = KINDS["BYTES"][2]
-    answer = client.infer("twice", [given("x", "BYTES", rows)], outputs=[triton.InferRequestedOutput("y1")])
-    assert answer.as_numpy("y1").tolist() == rows.tolist()
-    assert answer.as_numpy("y0") is None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import queue
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +10,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import tritonclient.grpc as triton
-import tritonclient.http as triton_http
 
 from kanexport.bundle import calibration, error_bars
 from kanexport.bundle.certification import CertifyOptions
 from kanexport.contract import manifest
 from kanexport.contract.error_bars import NAME, Bars
 from kanexport.pipeline import Request, export
-from kanserve.client.aio import AsyncClient
-from kanserve.client.results import Answer
 from kanserve.client.sync import Client
-from kanserve.pb import grpc_service_pb2 as pb
+from tests.integration.wire.test_intervals import ask
 from tests.support import bad_requests, http_client
 from tests.support.command_line import document, kanserve
 from tests.support.golden_cases import cases
@@ -32,7 +25,6 @@ from tests.support.server_process import INFERENCE, SHARED, Server, request, ser
 
 RNG = np.random.default_rng(1)
 ROWS = np.concatenate([RNG.uniform(-0.9, 0.9, (4, 2)), [[5, 0]]]).astype(np.float32)  # the last one is not in the box
-SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +55,6 @@ def served(models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
 def expected(models: Path, name: str, rows: np.ndarray = ROWS) -> np.ndarray:
     whole = manifest.load(models / name / "1")
     return Bars(whole.error_bars, whole.certificate).of(rows)
-
-
-def ask(server: Server, model: str, rows: np.ndarray, *outputs: str) -> pb.ModelInferResponse:
-    message = request(rows, model)
-    for name in outputs:
-        message.outputs.add(name=name)
-    return pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", message.SerializeToString()))
 
 
 def test_bars_are_those_of_the_manifest_next_to_unchanged_outputs(served: Server, models: Path) -> None:
@@ -122,44 +107,20 @@ def test_rest_returns_the_same_numbers(served: Server, models: Path) -> None:
         "error bars use rows of exact.npz with the factor 1; they assume that "
     )
     assert [output["name"] for output in metadata["outputs"]] == ["y"]
-    over_http = triton_http.InferInput("x", [5, 2], "FP32")
-    over_http.set_data_from_numpy(ROWS)
-    with triton_http.InferenceServerClient(served.http) as client:
-        result = client.infer("exact", [over_http], outputs=[triton_http.InferRequestedOutput(NAME)])
-        assert result.as_numpy(NAME).tobytes() == expected(models, "exact").tobytes()
 
 
-def test_the_clients_and_streams_return_bars(served: Server, models: Path) -> None:
+def test_the_client_returns_bars(served: Server, models: Path) -> None:
     wanted = expected(models, "exact")
     with Client(served.address) as client:
         own = client.infer(client.model("exact"), ROWS, outputs=["y", NAME])
         np.testing.assert_array_equal(own.outputs[NAME], wanted)
         assert own.columns()[NAME] == ("y0 error bar",)
         assert own.to_frame().shape == (5, 1)
-    np.testing.assert_array_equal(asyncio.run(_by_async_client(served)).outputs[NAME], wanted)
-    answers: queue.Queue[Any] = queue.Queue()
-    tensor = triton.InferInput("x", [5, 2], "FP32")
-    tensor.set_data_from_numpy(ROWS)
-    with triton.InferenceServerClient(served.address) as stream:
-        assert "kan_error_bar" in stream.get_server_metadata().extensions
-        stream.start_stream(lambda result, error: answers.put((result, error)))
-        stream.async_stream_infer("exact", [tensor], outputs=[triton.InferRequestedOutput(NAME)])
-        result, error = answers.get(timeout=SECONDS)
-        stream.stop_stream()
-    assert error is None
-    np.testing.assert_array_equal(result.as_numpy(NAME), wanted)
-
-
-async def _by_async_client(served: Server) -> Answer:
-    async with AsyncClient(served.address) as client:
-        return await client.infer("exact", ROWS, outputs=[NAME])
 
 
 def test_a_model_without_bars_rejects_the_request(served: Server) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
+    with bad_requests.refused(grpc.StatusCode.FAILED_PRECONDITION, "model 'plain' has no error bars") as caught:
         ask(served, "plain", ROWS, "y", NAME)
-    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert "model 'plain' has no error bars" in caught.value.details()
     assert bad_requests.code(caught.value) == "error-bars-missing"
     message = request(ROWS, "exact")
     message.outputs.add(name=NAME).parameters["classification"].int64_param = 1
@@ -223,10 +184,3 @@ def test_the_commands_explain_and_models_show_bars(served: Server, models: Path,
     for source in ((models, "exact"), ("exact", "--url", served.address)):
         listed = document(kanserve("models", *source, "--json"))
         assert listed["model"]["error_bars"].startswith("error bars use rows of exact.npz")
-
-
-def test_a_copied_version_keeps_its_bars(models: Path, tmp_path: Path) -> None:
-    shutil.copytree(models / "exact", tmp_path / "m" / "exact")
-    done = kanserve("copy", "exact", 1, 5, "--repository", tmp_path / "m")
-    assert done.returncode == 0, done.stderr
-    assert manifest.load(tmp_path / "m" / "exact" / "5").error_bars == manifest.load(models / "exact" / "1").error_bars

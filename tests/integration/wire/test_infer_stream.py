@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
-from tests.support.bad_requests import INFER, Wrong
+from tests.support.bad_requests import INFER, Wrong, refused
 from tests.support.http_client import ask, way
 from tests.support.reload_tools import handled, shown
 from tests.support.server_process import INFERENCE, Server, request, serving
@@ -124,10 +124,10 @@ def test_what_is_wrong_is_said_in_its_place_and_the_stream_goes_on(own: Server) 
         sent += [case.message, request(rows(2), id=case.name)]
     answers = [read(data) for data in opened(own, [*sent, b"\xff" * 20, request(rows(3), id="last")])]
     assert len(answers) == 2 * len(cases) + 2
-    for case, refused, answered in zip(cases, answers[::2], answers[1::2], strict=False):
-        assert case.said(refused.error_message), refused.error_message
-        assert (refused.infer_response.id, answered.infer_response.id) == (case.message.id, case.name)
-        assert not refused.infer_response.outputs
+    for case, wrong, answered in zip(cases, answers[::2], answers[1::2], strict=False):
+        assert case.said(wrong.error_message), wrong.error_message
+        assert (wrong.infer_response.id, answered.infer_response.id) == (case.message.id, case.name)
+        assert not wrong.infer_response.outputs
         assert not answered.error_message
         assert len(answered.infer_response.raw_output_contents[0]) == toy_model.outputs(rows(2)).nbytes
     assert answers[-2].error_message == "malformed ModelInferRequest"
@@ -136,12 +136,12 @@ def test_what_is_wrong_is_said_in_its_place_and_the_stream_goes_on(own: Server) 
 
 def test_the_first_error_ends_the_stream_of_a_caller_who_wants_that(own: Server) -> None:
     sent = [request(rows(1), id="a"), request(rows(1), "nope", id="b"), request(rows(1), id="c")]
-    answers = opened(own, sent, metadata=(("triton_grpc_error", "true"),))
+    answers = opened(own, sent, metadata=(("triton_grpc_error", "true"), ("x-request-id", "s1")))
     assert read(next(answers)).infer_response.id == "a"
-    with pytest.raises(grpc.RpcError) as caught:
+    with refused(Code.NOT_FOUND) as caught:
         next(answers)
-    assert caught.value.code() is Code.NOT_FOUND
     assert caught.value.details() == "Request for unknown model: 'nope' is not found"
+    assert ("x-request-id", "s1") in tuple(caught.value.trailing_metadata())
 
 
 def test_a_stream_may_be_longer_than_any_message_or_empty(own: Server) -> None:
@@ -149,14 +149,6 @@ def test_a_stream_may_be_longer_than_any_message_or_empty(own: Server) -> None:
     padded = request(rows(1), id="x" * 2**20).SerializeToString()
     answers = list(opened(own, [padded] * 12))
     assert [len(read(data).infer_response.id) for data in answers] == [2**20] * 12
-
-
-@BOTH
-def test_a_message_beyond_the_limit_ends_the_stream(own: Server) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        list(opened(own, [request(rows(1), id="a"), bytes(5 * 2**20)]))
-    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
-    until(lambda: inflight(own) == 0)
 
 
 def settled(server: Server, line: str) -> float:
@@ -277,10 +269,9 @@ def test_a_deadline_is_the_streams(own: Server) -> None:
     for seconds in (0.5, 10, 40):  # until the first response comes before the deadline
         sent = waiting(request(rows(1)))
         seen: list[pb.ModelStreamInferResponse] = []
-        with pytest.raises(grpc.RpcError) as caught:
+        with refused(Code.DEADLINE_EXCEEDED):
             seen.extend(map(read, opened(own, iter(sent.get, None), timeout=seconds)))
         sent.put(None)
-        assert caught.value.code() is Code.DEADLINE_EXCEEDED
         if seen:
             break
     (only,) = seen
@@ -329,22 +320,9 @@ def test_a_server_that_leaves_answers_what_it_has_read(tmp_path: Path, transport
         server.process.send_signal(signal.SIGTERM)
         assert read(next(third)).infer_response.id == "a"
         for stream in (answers, idle, third):
-            with pytest.raises(grpc.RpcError) as caught:
+            with refused(Code.UNAVAILABLE) as caught:
                 next(stream)
-            assert caught.value.code() is Code.UNAVAILABLE
             assert caught.value.details().startswith("GRPC server is shutting down")
         for messages in sent:
             messages.put(None)
         assert server.process.wait(60) == 0
-
-
-@full("peer")
-def test_another_server_streams_as_well(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with serving(tmp_path, way("hypercorn")[0], plain_onnx=True) as other:
-        sent = [request(rows(at), "toy" if at % 7 else "absent", id=str(at)) for at in range(50)]
-        answers = [read(data) for data in opened(other, sent)]
-        assert [answer.infer_response.id for answer in answers] == [message.id for message in sent]
-        for at, answer in enumerate(answers):
-            assert bool(answer.error_message) == (at % 7 == 0)
-            assert answer.error_message or len(answer.infer_response.raw_output_contents[0]) == 8 * len(rows(at))

@@ -24,7 +24,6 @@ from tests.support.server_process import INFERENCE, KAN, Server, request, servin
 from tests.support.tiers import full, spread
 
 MOST = 0.05  # seconds
-TRIES = 3
 TOY = np.zeros((1, 3), np.float32)
 TYPES = ("BOOL", "INT8", "UINT8", "INT32", "INT64", "FP32", "FP64", "BYTES")
 
@@ -42,7 +41,7 @@ def longest(server: Server, attack: Callable[[], object]) -> Stall:
     """The longest stall by `cpu`, in the best of some tries."""
     assert server.stalls is not None
     tries = []
-    for _ in range(TRIES):
+    for _ in range(3):
         server.stalls.take()
         attack()
         server.infer(TOY)  # after a turn of the loop

@@ -23,11 +23,10 @@ from tests.support.wait import until
 ROWS = np.zeros((1, 3), np.float32)
 FILES = 96
 QUIET = 4.9  # seconds at least between two lines about lost connections
-CROWD = 300
 
 
 @contextlib.contextmanager
-def crowd(port: int, count: int = CROWD) -> Iterator[list[socket.socket]]:
+def crowd(port: int, count: int = 300) -> Iterator[list[socket.socket]]:
     """Connections that say nothing."""
     peers: list[socket.socket] = []
     try:

@@ -23,16 +23,16 @@ from kanserve.insight import edge_queries
 from kanserve.models import tuning
 from kanserve.models.loader import Loader
 from kanserve.observability.metrics import Metrics
-from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.runtime import base
 from kanserve.runtime.base import SessionOptions
 from kanserve.types import Array, EdgeOptions
-from tests.support import bad_requests, toy_grid_model, toy_model
+from tests.integration.wire.test_edge_queries import values
+from tests.support import toy_grid_model, toy_model
 from tests.support.reload_tools import shown
-from tests.support.server_process import INFERENCE, KAN, Server, serving
+from tests.support.server_process import KAN, Server, serving
 from tests.support.wait import until
 
 ROWS = np.random.default_rng(7).normal(size=(9, 2, 3)).astype(np.float32)
@@ -52,10 +52,6 @@ def query(server: Server, rows: np.ndarray, **fields: object) -> Sequence[kan_pb
     return kan_pb2.QueryEdgesResponse.FromString(server.call(f"{KAN}QueryEdges", message.SerializeToString())).layers
 
 
-def values(layer: kan_pb2.LayerEdges) -> np.ndarray:
-    return np.frombuffer(layer.values, "<f4").reshape(tuple(layer.shape))
-
-
 def test_inference_keeps_the_axes(grid: Server) -> None:
     with triton.InferenceServerClient(grid.address) as client:
         metadata = client.get_model_metadata("grid")
@@ -67,13 +63,6 @@ def test_inference_keeps_the_axes(grid: Server) -> None:
         tensor.set_data_from_numpy(ROWS)
         result = client.infer("grid", [tensor]).as_numpy("y")
     np.testing.assert_allclose(result, toy_grid_model.outputs(ROWS), **TOLERANCE)
-
-
-def test_another_shape_is_refused_even_of_the_same_size(grid: Server) -> None:
-    for shape in ((4, 6), (4, 3, 2), (4, 2, 3, 1), (2, 3), (4, 2, 0)):
-        with pytest.raises(grpc.RpcError, match=r"Expected \[-1,2,3\]") as caught:
-            grid.infer(np.zeros(shape, np.float32), "grid")
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_the_batch_is_counted_in_rows(grid: Server) -> None:
@@ -96,55 +85,6 @@ def test_every_edge_at_every_position(grid: Server) -> None:
     assert [list(layer.shape) for layer in query(grid, none)] == [[0, 2, 3, 1, 4], [0, 2, 12, 16], [0, 32, 2]]
     assert [list(layer.shape) for layer in query(grid, none, top_k=3)] == [[0, 2, 3, 3], [0, 2, 3], [0, 3]]
     np.testing.assert_allclose(values(result[2]).sum(axis=-2)[..., None], grid.infer(ROWS[:4], "grid"), **TOLERANCE)
-
-
-@pytest.mark.parametrize("layer", [0, 1, 2])
-def test_top_k_is_over_rows_and_positions(grid: Server, layer: int) -> None:
-    (result,) = query(grid, ROWS, layers=[layer], top_k=3)
-    everything = toy_grid_model.edges(ROWS, layer)
-    strength = np.abs(everything).reshape(-1, *everything.shape[-2:]).max(axis=0)
-    order = np.argsort(-strength.ravel())[:3]
-    pairs = list(zip(result.sources, result.destinations, strict=True))
-    assert pairs == list(zip(*map(list, np.unravel_index(order, strength.shape)), strict=True))
-    assert values(result).shape == (9, *toy_grid_model.POSITIONS[layer], 3)
-    for column, (i, j) in enumerate(pairs):
-        np.testing.assert_allclose(values(result)[..., column], everything[..., i, j], **TOLERANCE)
-
-
-def test_layers_are_chosen_by_name(grid: Server) -> None:
-    result = query(grid, ROWS, layers=[2], layer_names=["token.kan"], sources=[3], destinations=[1, 0])
-    assert [layer.layer for layer in result] == [2, 1]
-    for layer in result:
-        expected = toy_grid_model.edges(ROWS, layer.layer)[..., [3], :][..., [1, 0]]
-        np.testing.assert_allclose(values(layer), expected, **TOLERANCE)
-    with pytest.raises(grpc.RpcError) as caught:
-        query(grid, ROWS, layer_names=["tail"])
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert bad_requests.code(caught.value) == "layer-unknown"
-    assert "unknown layer 'tail'" in caught.value.details()
-    assert "'pixels', 'token.kan', 'head.layers.0'" in caught.value.details()
-
-
-def test_the_bound_counts_positions(grid: Server) -> None:
-    rows = np.zeros((12, 2, 3), np.float32)  # 12 x 192 values are 9 KiB, at two positions 18 KiB
-    with pytest.raises(grpc.RpcError) as caught:
-        query(grid, rows, layers=[1])
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "(12 rows x 384 edge values per row)" in caught.value.details()
-    assert values(query(grid, rows, layers=[1], top_k=3)[0]).shape == (12, 2, 3)
-    with pytest.raises(grpc.RpcError) as caught:
-        query(grid, np.zeros((4, 3), np.float32))
-    assert "rows has 48 bytes, expected 96 for 4 rows of input 'x' (FP32, 24 bytes per row)" in caught.value.details()
-
-
-def test_the_description_has_names_classes_and_positions(grid: Server) -> None:
-    with Client(grid.address) as client:
-        result = client.describe("grid")
-    assert (result.edge_class, result.input.shape, result.output.shape) == ("B", (-1, 2, 3), (-1, 2, 1))
-    assert contract.arrows(result.shapes) == "2x3 → 2x3x1 → 2x12 → 32 → 2x1"
-    facts = [(layer.name, layer.edge_class, layer.positions) for layer in result.layers]
-    assert facts == [("pixels", "A", (2, 3)), ("token.kan", "B", (2,)), ("head.layers.0", "A", ())]
-    assert result.layers[1].pre_steps[0].epsilon == toy_grid_model.EPSILON
 
 
 def test_the_client_asks_for_any_number_of_rows(grid: Server) -> None:
@@ -251,30 +191,21 @@ def reference(inputs: int, outputs: int) -> contract.Reference:
     return contract.Reference(inputs=((0.5,) * inputs,), outputs=((0.5,) * outputs,), tolerance=1.0)
 
 
-# A field of the manifest, of a layer or of all, that its graphs contradict.
+# A field of the manifest, of a layer or of all, that its graphs or its other fields contradict.
 OTHER_GRAPHS: list[tuple[dict[str, Any], str]] = [
     ({"layer": 1, "positions": (3,)}, "positions [3]"),
     ({"layer": 1, "positions": ()}, "'tokens_in' is FP32 [-1, 2, 12]"),
     ({"layer": 2, "node_tensor": "x"}, "layer 2: 'x' is FP32"),
     ({"inputs": [tensor("x", -1, 3, 2)]}, "the inputs of the graph differ from those of the manifest: 'x'"),
     ({"outputs": [tensor("y", -1, 2)]}, "does not have the output 'y'"),
-]
-IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
-    ({"layer": 1, "positions": (0,)}, "no positions"),
-    ({"edge_class": "C"}, "the model is of edge class C"),
-    ({"layer": 1, "edge_class": "C"}, "layer 1 is of edge class"),
-    ({"edge_class": "a"}, "class 'a', expected A or B"),
-    ({"inputs": [tensor("x", -1, -1, 3)]}, "'x' has shape [-1, -1, 3], expected [-1, ...] with known extents"),
     ({"reference": reference(3, 2)}, "'x' has 3 numbers, expected 6"),
     ({"reference": reference(6, 3)}, "'y' has 3 numbers"),
 ]
 
 
 def test_a_manifest_that_is_not_its_graphs(tmp_path: Path) -> None:
-    cases = [(*case, LoadReason.MISMATCH) for case in OTHER_GRAPHS] + [
-        (*case, LoadReason.MANIFEST) for case in IMPOSSIBLE
-    ]
-    for at, (fields, text, reason) in enumerate(cases):
+    for at, (fields, text) in enumerate(OTHER_GRAPHS):
+        reason = LoadReason.MANIFEST if "reference" in fields else LoadReason.MISMATCH
         root, changes = tmp_path / str(at), dict(fields)
         folder = toy_grid_model.write(root)
         if "layer" in changes:
@@ -284,17 +215,6 @@ def test_a_manifest_that_is_not_its_graphs(tmp_path: Path) -> None:
         with pytest.raises(LoadError) as caught:
             loader(root).load(bundled(root)[0])
         assert (caught.value.reason, text in str(caught.value)) == (reason, True), f"{fields}: {caught.value}"
-
-
-def test_class_c_is_refused_by_a_server_and_the_index_says_why(tmp_path: Path) -> None:
-    toy_model.edit(toy_grid_model.write(tmp_path, "batchwise"), edge_class="C")
-    toy_model.write(tmp_path)
-    with serving(tmp_path) as server:
-        index = pb.RepositoryIndexResponse.FromString(server.call(f"{INFERENCE}RepositoryIndex", b""))
-        states = {result.name: (result.state, result.reason) for result in index.models}
-    assert states["toy"] == ("READY", "")
-    assert states["batchwise"][0] == "UNAVAILABLE"
-    assert "depends on the other rows of its batch" in states["batchwise"][1]
 
 
 def test_pieces_of_inference_count_positions(tmp_path: Path) -> None:

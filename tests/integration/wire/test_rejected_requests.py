@@ -7,9 +7,7 @@ A cycle that holds a message costs the message's size per request until the coll
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import http.client
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,9 +19,9 @@ import pytest
 from kanserve.auth import token_file
 from tests.integration.wire.test_transports import framed
 from tests.support import credentials, toy_model
-from tests.support.http_client import Peer
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving
-from tests.support.tiers import full, spread
+from tests.support.http_client import Peer, ask
+from tests.support.server_process import INFERENCE, KAN, SHARED, Server, request, serving
+from tests.support.tiers import spread
 from tests.support.wait import until
 
 COUNT = 5  # how often the test sends each request
@@ -42,10 +40,8 @@ BROKEN = gzip.compress(np.random.default_rng(1).bytes(LARGE))[:-9]
 Refused = Callable[[Server], str]
 
 
-@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
+@pytest.fixture(scope="module", params=SHARED)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    if request.param == "asgi":
-        pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("refusals")
     toy_model.write(root / "models")
     credentials.save_tokens(
@@ -96,17 +92,7 @@ def raw(body: bytes, *headers: tuple[str, str]) -> Refused:
 
 def web(method: str, path: str, body: bytes | None = None, **headers: str) -> Refused:
     """Send a request over HTTP/1; return its status."""
-
-    def send(server: Server) -> str:
-        connection = http.client.HTTPConnection(server.address, timeout=60)
-        named = {**dict(WHO), **{name.replace("_", "-"): value for name, value in headers.items()}}
-        with contextlib.closing(connection):
-            connection.request(method, path, body, named)
-            answer = connection.getresponse()
-            answer.read()
-            return str(answer.status)
-
-    return send
+    return lambda server: str(ask(server, path, body, method, **{**dict(WHO), **headers}).status)
 
 
 PATH = "/v2/models/toy/infer"
@@ -143,7 +129,6 @@ BY_HAND: dict[str, tuple[Refused, str]] = {
 
 
 def counted(server: Server) -> dict[str, Any]:
-    """The current counts of the server."""
     before = sum(line["event"] == "counted" for line in server.lines())
     server.process.send_signal(signal.SIGUSR1)
     return server.logged("counted", count=before + 1)[-1]

@@ -34,10 +34,6 @@ def calls(server: Server) -> float:
     return handled(server, "ModelInfer")
 
 
-def shares(servers: list[Server], before: list[float]) -> list[float]:
-    return [calls(server) - count for server, count in zip(servers, before, strict=True)]
-
-
 async def _send(client: AsyncClient, left: Iterator[int], at_once: int = 8) -> list[str]:
     """The errors of so many calls."""
     errors = list[str]()
@@ -69,7 +65,7 @@ def test_one_more_server_gets_its_share_and_one_that_is_killed_costs_no_call(
         async def shared(client: AsyncClient) -> bool:
             before = [calls(server) for server in servers]
             assert not await _send(client, iter(range(3 * SHARE)))
-            return min(shares(servers, before)) > SHARE / 3
+            return min(calls(server) - count for server, count in zip(servers, before, strict=True)) > SHARE / 3
 
         async def run() -> None:
             async with AsyncClient(names.target(servers[0].port), retries=8) as client:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import http.client
 import re
-import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +17,10 @@ from onnx import TensorProto, helper
 
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
-from tests.support import toy_model
+from tests.support import bad_requests, toy_model
 from tests.support.http_client import Peer, Reply, ask, infer, tensor
-from tests.support.reload_tools import shown
-from tests.support.server_process import INFERENCE, KAN, Server, request, serving
-from tests.support.tiers import full
+from tests.support.reload_tools import handled, shown
+from tests.support.server_process import INFERENCE, KAN, SHARED, Server, request, serving
 from tests.support.wait import until
 
 INFER = f"{INFERENCE}ModelInfer"
@@ -50,18 +47,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(repository: Path, transport: str, seconds: float) -> Iterator[Server]:
     """A server whose log has a line for everything, with these seconds for the arrival of a request."""
     pytest.importorskip("h2corn")
-    limits = {
-        "max_request_bytes": 65536,
-        "max_response_bytes": 2048,
-        "request_read_timeout": seconds,
-        "max_typed_contents_bytes": 4096,
-    }
+    limits = {"max_request_bytes": 65536, "max_response_bytes": 2048, "max_typed_contents_bytes": 4096}
     reported = {"access_log": "all", "log_level": "debug", "plain_onnx": True, "http_port": 0}
-    with serving(repository, transport=transport, **limits, **reported) as server:
+    with serving(repository, transport=transport, request_read_timeout=seconds, **limits, **reported) as server:
         yield server
 
 
-@pytest.fixture(scope="module", params=["asgi", pytest.param("grpcio", marks=full("second transport"))])
+@pytest.fixture(scope="module", params=SHARED)
 def busy(repository: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     yield from running(repository, request.param, 60.0)
 
@@ -72,26 +64,25 @@ def hasty(repository: Path) -> Iterator[Server]:
     yield from running(repository, "asgi", 0.5)
 
 
-def refused(call: Callable[[], object]) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value
-
-
 def message(change: Callable[[pb.ModelInferRequest], object], rows: np.ndarray = ROWS, **fields: Any) -> bytes:
     created = request(rows, **fields)
     change(created)
     return created.SerializeToString()
 
 
-CALLS: dict[str, tuple[str, bytes]] = {
-    "no such model": (INFER, request(ROWS, model="nobody").SerializeToString()),
-    "a wrong shape": (INFER, request(np.zeros((1, 7), np.float32)).SerializeToString()),
-    "no message": (INFER, b"\xff\xff\xff"),
-    "no such method": (f"{INFERENCE}Nothing", b""),
-    "no shared memory": (f"{INFERENCE}SystemSharedMemoryStatus", b""),
-    "too large an answer": (f"{KAN}QueryEdges", b""),
-    "no such service": ("/grpc.health.v1.Health/Check", b"\n\x06nobody"),
+def layers(**fields: Any) -> bytes:
+    return kan_pb2.QueryEdgesRequest(model_name="toy", rows=bytes(12), row_count=1, **fields).SerializeToString()
+
+
+CALLS: dict[str, tuple[str, bytes, str]] = {
+    "no such model": (INFER, request(ROWS, model="nobody").SerializeToString(), "model-unknown"),
+    "a wrong shape": (INFER, request(np.zeros((1, 7), np.float32)).SerializeToString(), "input-shape-wrong"),
+    "no message": (INFER, b"\xff\xff\xff", "message-malformed"),
+    "no such method": (f"{INFERENCE}Nothing", b"", "method-unknown"),
+    "no shared memory": (f"{INFERENCE}SystemSharedMemoryStatus", b"", "method-not-supported"),
+    "no such service": ("/grpc.health.v1.Health/Check", b"\n\x06nobody", "service-unknown"),
+    "a layer twice": (f"{KAN}StreamEdges", layers(layers=[0, 0]), "selection-duplicate"),
+    "no such layer": (f"{KAN}QueryEdges", layers(layer_names=["none"]), "layer-unknown"),
 }
 SUPPLIED = ("", "mine", "two words", "x" * 129)  # by the caller; the server takes only a proper one
 
@@ -99,20 +90,19 @@ SUPPLIED = ("", "mine", "two words", "x" * 129)  # by the caller; the server tak
 def is_told(server: Server, reported: str, mine: str) -> None:
     """The id is the caller's if that is a proper one, and the log has it."""
     assert reported == mine if mine.startswith("mine") else re.fullmatch(r"[0-9a-f]{16}", reported)
-    in_the_log(server, reported)
+    until(lambda: any(line.get("request_id") == reported for line in server.lines()))
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_every_refusal_of_a_call_tells_its_id(busy: Server, name: str) -> None:
-    path, data = CALLS[name]
+def test_every_refusal_of_a_call_tells_its_id_and_its_code(busy: Server, name: str) -> None:
+    path, data, code = CALLS[name]
+    call = busy.channel.unary_stream(path)
     for supplied in SUPPLIED:
         mine = f"{supplied}/{name.replace(' ', '-')}" if supplied == "mine" else supplied
-        error = refused(lambda mine=mine: busy.call(path, data, metadata=((ID, mine),) if mine else ()))
-        is_told(busy, dict(error.trailing_metadata())[ID], mine)
-
-
-def in_the_log(server: Server, report: str) -> None:
-    until(lambda: any(line.get("request_id") == report for line in server.lines()))
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call(data, timeout=60, metadata=((ID, mine),) if mine else ()))
+        assert (bad_requests.code(caught.value), bool(bad_requests.hint(caught.value))) == (code, True)
+        is_told(busy, dict(caught.value.trailing_metadata())[ID], mine)
 
 
 def whole(peer: Peer, stream: int, data: bytes = b"", *, end: bool = True) -> dict[str, str]:
@@ -130,26 +120,30 @@ ATTEMPTS: dict[str, Callable[..., dict[str, str]]] = {
     "too slow": lambda peer, *more: whole(peer, peer.open(*more)),
     "too late": lambda peer, *more: whole(peer, peer.open(("grpc-timeout", "100m"), *more)),
 }
+# The status of each, and its words where it has its own.
+ENDS = {
+    "too large": ("RESOURCE_EXHAUSTED", ""),
+    "half": ("INTERNAL", "the call ends inside a message"),
+    "unknown packing": ("UNIMPLEMENTED", ""),
+    "no timeout": ("INTERNAL", ""),
+    "too slow": ("DEADLINE_EXCEEDED", "the request did not arrive completely within 0.5 s"),
+    "too late": ("DEADLINE_EXCEEDED", ""),
+}
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)
-def test_what_ends_in_the_transport_has_an_id_too(hasty: Server, name: str) -> None:
+def test_what_ends_in_the_transport_has_a_status_and_an_id(hasty: Server, name: str) -> None:
+    status, words = ENDS[name]
+    before = handled(hasty, status, "ModelInfer")
     for mine in ("", f"mine-{name.replace(' ', '-')}"):
         peer = Peer(hasty.port)
         with peer.socket:
             result = ATTEMPTS[name](peer, *([(ID, mine)] if mine else ()))
-        assert result["grpc-status"] != "0"
+        assert result["grpc-status"] == str(grpc.StatusCode[status].value[0])
+        assert words in result["grpc-message"]
+        assert name != "unknown packing" or "gzip" in result["grpc-accept-encoding"]
         is_told(hasty, result[ID], mine)
-
-
-def test_a_stream_that_ends_tells_its_id(busy: Server) -> None:
-    method = busy.channel.stream_stream(f"{INFERENCE}ModelStreamInfer")
-    wrong = request(ROWS, model="nobody").SerializeToString()
-    error = refused(
-        lambda: list(method(iter([wrong]), timeout=60, metadata=((ID, "s1"), ("triton_grpc_error", "true"))))
-    )
-    assert dict(error.trailing_metadata())[ID] == "s1"
-    in_the_log(busy, "s1")
+    until(lambda: handled(hasty, status, "ModelInfer") == before + 2)
 
 
 def lookup(index: int, **fields: str) -> bytes:
@@ -161,23 +155,14 @@ def lookup(index: int, **fields: str) -> bytes:
 
 def test_what_the_runtime_says_stays_in_the_log(busy: Server) -> None:
     """A plain graph that fails for some values: not foreseeable, so INTERNAL, with only an id."""
-    error = refused(lambda: busy.call(INFER, lookup(99, id="find-me")))
-    assert error.code() is grpc.StatusCode.INTERNAL
-    assert error.details() == "internal error; the server's log explains it under request id find-me"
+    words = "internal error; the server's log explains it under request id find-me"
+    with bad_requests.refused(grpc.StatusCode.INTERNAL, words):
+        busy.call(INFER, lookup(99, id="find-me"))
     busy.call(INFER, lookup(2))
     failed = 'nv_inference_request_failure{model="lookup",version="1",reason="BACKEND"}'
     until(lambda: shown(busy, failed) == 1)
     (line,) = busy.logged("request_completed", code="INTERNAL", request_id="find-me")
     assert "BackendError" in line["exception"]
-
-
-def raw(server: Server, text: bytes) -> Reply:
-    host, _, port = server.http.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(text)
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
 
 
 REQUESTS: dict[str, tuple[int, Callable[..., Reply]]] = {
@@ -206,20 +191,7 @@ def test_every_refusal_over_http_tells_its_id(busy: Server, name: str) -> None:
             is_told(busy, reply.headers[ID], mine)
 
 
-def test_a_body_that_does_not_come_has_an_id(hasty: Server) -> None:
-    head = b"POST /v2/models/toy/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nx-request-id: slow\r\n\r\n{"
-    reply = raw(hasty, head)
-    assert (reply.status, reply.headers[ID], reply.json["request_id"]) == (408, "slow", "slow")
-
-
-def test_grpc_by_http_1_has_an_id(busy: Server) -> None:
-    head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\nx-request-id: old\r\n"
-    reply = raw(busy, f"{head}content-length: 0\r\n\r\n".encode())
-    assert (reply.status, reply.headers[ID], reply.json["request_id"]) == (426, "old", "old")
-    in_the_log(busy, "old")
-
-
-@pytest.mark.parametrize("transport", ["asgi", pytest.param("grpcio", marks=full("second transport"))])
+@pytest.mark.parametrize("transport", SHARED)
 def test_no_line_has_what_is_in_a_tensor(repository: Path, transport: str) -> None:
     """A marker in every place that a tensor can be in, and everything that can go wrong with it."""
     rows = np.full((2, 3), MARKER, np.float32)
@@ -246,7 +218,6 @@ def test_no_line_has_what_is_in_a_tensor(repository: Path, transport: str) -> No
 
 
 def marked(rows: np.ndarray, wide: np.ndarray) -> Iterator[tuple[str, bytes]]:
-    """Requests over gRPC."""
     yield INFER, request(rows).SerializeToString()
     yield INFER, request(wide).SerializeToString()
     yield INFER, request(np.full((9000, 3), MARKER, np.float32)).SerializeToString()
@@ -269,7 +240,6 @@ def marked(rows: np.ndarray, wide: np.ndarray) -> Iterator[tuple[str, bytes]]:
 
 
 def marked_json(rows: np.ndarray, wide: np.ndarray) -> Iterator[Any]:
-    """Bodies over HTTP."""
     yield {"inputs": [tensor(rows)]}
     yield {"inputs": [tensor(wide)]}
     yield {"inputs": [{**tensor(rows), "data": [MARKER, WORD, MARKER]}]}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import grpc
@@ -15,8 +12,7 @@ import pytest
 from kanserve.system import slices
 from tests.support import bad_requests, toy_model
 from tests.support.loop_stalls import time_slice
-from tests.support.server_process import INFERENCE, Server, request, serving
-from tests.support.tiers import full
+from tests.support.server_process import INFERENCE, SHARED, Server, request, serving
 
 ROWS = np.full((2, 3), 0.123456, np.float32)
 
@@ -28,26 +24,14 @@ def test_the_request_id_is_in_the_log_line_and_tensors_never_are(tmp_path: Path)
         server.call(f"{INFERENCE}ModelInfer", data, metadata=(("x-request-id", "from-metadata"),))
         server.call(f"{INFERENCE}ModelInfer", data)
         server.call(f"{INFERENCE}ModelInfer", request(ROWS, id="bad\nid").SerializeToString())
-        bad = request(np.zeros((1, 7), np.float32)).SerializeToString()
-        with pytest.raises(grpc.RpcError) as caught:
-            server.call(f"{INFERENCE}ModelInfer", bad)
-        lines = server.logged("request_completed", count=4)
-        text = server.log.read_text()
+        lines = server.logged("request_completed", count=3)
+        assert "0.1234" not in server.log.read_text()
     assert [line["request_id"] for line in lines[:2]] == ["from-metadata", "from-the-message"]
     assert "\n" not in lines[2]["request_id"]
-    assert ("x-request-id", lines[3]["request_id"]) in list(caught.value.trailing_metadata())
-    assert [line["code"] for line in lines] == ["OK", "OK", "OK", "INVALID_ARGUMENT"]
     assert (lines[0]["model"], lines[0]["version"], lines[0]["rows"]) == ("toy", 1, 2)
-    assert "0.1234" not in text
-    assert repr(ROWS.tobytes())[2:-1] not in text
 
 
-WAYS = pytest.mark.parametrize(
-    "server", ["asgi", pytest.param("grpcio", marks=full("second transport"))], indirect=True
-)
-
-
-@WAYS
+@pytest.mark.parametrize("server", SHARED, indirect=True)
 def test_a_second_server_on_the_port_is_refused(tmp_path: Path, server: Server) -> None:
     with (
         pytest.raises(AssertionError, match=r"cannot listen on .*: Address already in use"),
@@ -56,37 +40,19 @@ def test_a_second_server_on_the_port_is_refused(tmp_path: Path, server: Server) 
         pass
 
 
-@full("combination")
-def test_a_client_that_never_finishes_its_handshake_is_dropped(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall(b"PRI * HTTP/2")  # half a preface
-        client.settimeout(60)
-        while client.recv(4096):  # until the server closes the connection
-            pass
-
-
 def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
     toy_model.edit(tmp_path / "toy" / "1", max_batch_size=1000)
     with serving(tmp_path, max_response_bytes=1024) as server:
         assert server.infer(np.zeros((128, 3), np.float32)).shape == (128, 2)
-        with pytest.raises(grpc.RpcError) as caught:
+        with bad_requests.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "takes 1032 bytes, the limit is 1024") as caught:
             server.infer(np.zeros((129, 3), np.float32))
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "takes 1032 bytes, the limit is 1024" in caught.value.details()
         assert bad_requests.code(caught.value) == "response-too-large"
         assert "send fewer rows" in bad_requests.hint(caught.value)
         assert "nv_inference_exec_count" in server.metrics()
 
 
-def test_importing_the_server_loads_no_export_library() -> None:
-    code = "import sys, kanserve.server.app; print([m for m in ('onnx', 'torch', 'yaml') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
 def tasks(server: Server) -> dict[str, list[int]]:
-    """The threads of a server by their names."""
     result: dict[str, list[int]] = {}
     for task in Path(f"/proc/{server.process.pid}/task").iterdir():
         result.setdefault((task / "comm").read_text().strip(), []).append(int(task.name))

@@ -15,7 +15,6 @@ from tests.support import bad_requests, http_client, toy_model
 from tests.support.http_client import Reply, ask
 from tests.support.server_process import Server
 from tests.support.tiers import full
-from tests.support.wait import until
 
 pytest.importorskip("starlette")
 PACKED = "application/octet-stream"
@@ -82,16 +81,6 @@ def test_what_is_refused_has_its_status(web: Server) -> None:
     assert {reply.status for reply in replies.values()} == {400}
     assert [query for query, reply in replies.items() if REFUSED[query] not in reply.json["error"]] == []
     assert ask(web, "/v1/kan/models/nobody/watch").status == 404
-
-
-@full("load")
-@pytest.mark.parametrize("web", ["asgi"], indirect=True)
-def test_who_goes_away_leaves_room_for_others(web: Server) -> None:
-    until(lambda: "kanserve_inflight_requests 0.0" in web.metrics())
-    with watching(web, "?interval=600") as item, watching(web, "?interval=600") as two:
-        assert event(item)["end_reason"] == event(two)["end_reason"] == ""
-        assert ask(web, "/v1/kan/models/toy/watch?updates=1").status == 429
-    until(lambda: ask(web, "/v1/kan/models/toy/watch?updates=1").status == 200)
 
 
 def packed(reply: Reply) -> Any:

@@ -7,33 +7,29 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
 from kanserve import Client, Unreachable
-from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.command_line import document, kanserve, program
 from tests.support.credentials import files as files
 from tests.support.credentials import models as models
 from tests.support.credentials import secured
-from tests.support.server_process import INFERENCE, Server, request
-from tests.support.tiers import full
+from tests.support.server_process import SHARED, Server
 
 ROWS = np.full((2, 3), 0.25, np.float32)
-WAYS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=SHARED)
 def server(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """Open to all."""
     with secured(models, files, request.param) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=SHARED)
 def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """Open to those whose certificate our authority signed."""
     with secured(models, files, request.param, tls_client_ca=str(files / "ca.pem")) as running:
@@ -42,14 +38,6 @@ def mutual(models: Path, files: Path, request: pytest.FixtureRequest) -> Iterato
 
 def url(server: Server) -> str:
     return f"grpcs://{server.address}"
-
-
-def test_stock_grpc_infers(server: Server, files: Path) -> None:
-    trusted = grpc.ssl_channel_credentials((files / "ca.pem").read_bytes())
-    with grpc.secure_channel(server.address, trusted) as channel:
-        data = channel.unary_unary(f"{INFERENCE}ModelInfer")(request(ROWS).SerializeToString(), timeout=60)
-    result = np.frombuffer(pb.ModelInferResponse.FromString(data).raw_output_contents[0], "<f4").reshape(2, 2)
-    np.testing.assert_allclose(result, toy_model.outputs(ROWS), rtol=1e-5)
 
 
 def test_tritons_client_infers(mutual: Server, files: Path) -> None:
@@ -138,7 +126,7 @@ def rest(peer: socket.socket) -> bytes:
     return result
 
 
-@pytest.mark.parametrize("transport", WAYS)
+@pytest.mark.parametrize("transport", SHARED)
 def test_a_handshake_that_never_ends_is_cut_off(models: Path, files: Path, transport: str) -> None:
     with secured(models, files, transport, handshake_timeout=1.0) as hasty:
         peers = [socket.create_connection(("127.0.0.1", hasty.port), timeout=60) for _ in range(20)]
@@ -149,13 +137,6 @@ def test_a_handshake_that_never_ends_is_cut_off(models: Path, files: Path, trans
             with peer:
                 rest(peer)
         assert trusted(hasty, files) == "SERVING"
-
-
-@pytest.mark.parametrize("transport", WAYS)
-def test_the_command_ends_with_the_reason(files: Path, models: Path, transport: str) -> None:
-    pair = ("--tls-cert", files / "expired.pem", "--tls-key", files / "expired.key")
-    done = program("serve", models, "--transport", transport, "--grpc-port", "0", "--metrics-port", "0", *pair)
-    assert (done.returncode, "has expired" in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
 def test_a_client_that_cannot_be(files: Path) -> None:
