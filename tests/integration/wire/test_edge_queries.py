@@ -80,6 +80,16 @@ def test_edges_of_a_magnitude(server: Server) -> None:
     assert values(query(server, layers=[0], min_magnitude=1e9).layers[0]).shape == (6, 0)
 
 
+def test_nodes_are_what_the_layers_are_given(server: Server) -> None:
+    first, second = query(server, nodes=True, top_k=1).layers
+    np.testing.assert_array_equal(floats(first.nodes, -1, first.node_count), ROWS)
+    np.testing.assert_allclose(
+        floats(second.nodes, -1, second.node_count), toy_model.edges(ROWS, 0).sum(axis=1), **CLOSE
+    )
+    empty = query(server, rows=ROWS[:0], nodes=True).layers[0]
+    assert (empty.node_count, empty.nodes) == (3, b"")
+
+
 def test_figures_instead_of_values(server: Server) -> None:
     names = ["mean", "mean_magnitude", "std", "min", "max", "quantiles", "histogram"]
     for at, layer in enumerate(query(server, reductions=names, bins=3, quantiles=[0.5, 1]).layers):
