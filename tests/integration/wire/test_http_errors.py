@@ -356,6 +356,22 @@ def peer_of(server: Server) -> Iterator[Peer]:
         yield created
 
 
+def test_over_http_2_a_request_is_refused_and_the_connection_goes_on(web: Server) -> None:
+    with peer_of(web) as peer:
+        stream = peer.open(("content-length", str(100 * LIMIT)), path=INFER_PATH, kind="application/json")
+        assert peer.headers(stream)[":status"] == "413"
+        stream = peer.open(path=INFER_PATH, kind="application/json")
+        peer.send(stream, GOOD)
+        assert peer.headers(stream)[":status"] == "200"
+
+
+def test_a_body_that_never_ends_over_http_2(hasty: Server) -> None:
+    with peer_of(hasty) as peer:
+        stream = peer.open(path=INFER_PATH, kind="application/json")
+        peer.send(stream, b"{", end=False)
+        assert peer.headers(stream)[":status"] == "408"
+
+
 def test_a_content_type_of_the_other_protocol_is_answered_in_words(web: Server) -> None:
     with peer_of(web) as peer:
         stream = peer.open(path=INFER_PATH)

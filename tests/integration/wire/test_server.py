@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,7 @@ from kanserve.system import slices
 from tests.support import bad_requests, toy_model
 from tests.support.loop_stalls import time_slice
 from tests.support.server_process import INFERENCE, SHARED, Server, request, serving
+from tests.support.tiers import full
 
 ROWS = np.full((2, 3), 0.123456, np.float32)
 
@@ -38,6 +40,15 @@ def test_a_second_server_on_the_port_is_refused(tmp_path: Path, server: Server) 
         serving(tmp_path, grpc_port=server.port),
     ):
         pass
+
+
+@full("combination")
+def test_a_client_that_never_finishes_its_handshake_is_dropped(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"PRI * HTTP/2")  # half a preface
+        client.settimeout(60)
+        while client.recv(4096):  # until the server closes the connection
+            pass
 
 
 def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(tmp_path: Path) -> None:
