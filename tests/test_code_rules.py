@@ -338,15 +338,6 @@ def test_files_are_opened_in_one_module() -> None:
     assert {path: used for path, used in calls.items() if used} == OPENS
 
 
-def test_packages_import_nothing_of_ours_at_their_top() -> None:
-    """`kanexport.export` and `kanserve.Client` are imported at their first use, so that a start stays quick."""
-    for package in PACKAGES:
-        top_level = [
-            n for n in tree(PACKAGES[package] / "__init__.py").body if isinstance(n, ast.Import | ast.ImportFrom)
-        ]
-        assert not [node for node in top_level if "kan" in ast.unparse(node)]
-
-
 # A test waits for an event, never for a time. `tests/support/wait.py` has the waits. At most ten exceptions.
 LEAST_LIMIT = 30.0  # seconds for an event that must come
 TIMED = {

@@ -62,15 +62,6 @@ def test_its_shapes_are_those_of_the_golden_file() -> None:
             assert size == sizes.setdefault(symbol, int(symbol) if symbol.isdigit() else size), (name, symbol)
 
 
-def test_every_path_that_it_names_exists() -> None:
-    named = {word.strip("`") for word in re.findall(r"`[\w./-]+`", TEXT)}
-    paths = {word for word in named if "/" in word}
-    assert len(paths) > 20
-    assert not sorted(path for path in paths if not (ROOT / path).exists())
-    programs = {line.split()[1] for line in TEXT.splitlines() if line.startswith("bash ")}
-    assert all((ROOT / program).exists() for program in programs)
-
-
 @full("document")
 def test_its_pytest_lines_select_tests() -> None:
     lines = [shlex.split(command, comments=True) for command in COMMANDS]

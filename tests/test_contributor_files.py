@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 import shlex
 import subprocess
@@ -126,13 +125,6 @@ def test_hooks_run_programs_that_exist() -> None:
             assert (ROOT / path).is_file()
 
 
-def test_the_editor_has_the_line_length_of_the_linter() -> None:
-    config = configparser.ConfigParser()
-    config.read_string("[top]\n" + (ROOT / ".editorconfig").read_text())
-    assert config["*"].getint("max_line_length") == PYPROJECT["tool"]["ruff"]["line-length"]
-    assert config["Makefile"]["indent_style"] == "tab"
-
-
 # Version policy
 
 
@@ -165,22 +157,11 @@ def test_the_security_page_supports_the_minor_version_of_the_project() -> None:
 
 
 @pytest.mark.parametrize(
-    "subject",
-    [
-        "loader: reject a version without a manifest",
-        "grpc_api, rest: translate to plain types",
-        "docs/index.md: embed the table of errors",
-        "tests: process more rows" + 48 * "x",
-    ],
-)
-def test_a_good_subject_passes(subject: str) -> None:
-    assert len(subject) <= check_commits.LENGTH
-    assert list(check_commits.problems(subject)) == []
-
-
-@pytest.mark.parametrize(
     ("subject", "fault"),
     [
+        ("grpc_api, rest: translate to plain types", ""),
+        ("docs/index.md: embed the table of errors", ""),
+        ("tests: process more rows" + 48 * "x", ""),
         ("loader: reject a version without a manifest" + 30 * "x", "has 73 characters, expected at most 72"),
         ("Reject a version without a manifest", 'expected "scope: imperative"'),
         ("loader: Reject a version", 'expected "scope: imperative"'),
@@ -195,7 +176,8 @@ def test_a_good_subject_passes(subject: str) -> None:
     ],
 )
 def test_a_bad_subject_is_reported_with_its_fault(subject: str, fault: str) -> None:
-    assert any(fault in problem for problem in check_commits.problems(subject))
+    problems = list(check_commits.problems(subject))
+    assert any(fault in problem for problem in problems) if fault else not problems
 
 
 # A clone with one commit
@@ -318,9 +300,4 @@ def test_every_file_has_the_form(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_a_file_of_another_form_is_reported(content: bytes, fault: str) -> None:
     (problem,) = check_files.problems("notes", content)
     assert fault in problem
-
-
-def test_files_without_faults_pass() -> None:
-    assert list(check_files.problems("notes", b"one\n\ntwo\n")) == []
-    assert list(check_files.problems("empty", b"")) == []
-    assert list(check_files.problems("tests/golden/case.json", b"as a library wrote it ")) == []
+    assert list(check_files.problems("tests/golden/case.json", content[:99])) == []

@@ -1,157 +1,25 @@
-"""README commands, run as written, and checked statements of the documents."""
+"""Checked statements of the documents; test_docs_commands.py runs their commands."""
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import importlib.util
 import io
 import json
-import os
 import re
-import shlex
-import shutil
-import signal
 import subprocess
-import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from kanserve import Client
-from kanserve.client.errors import ClientError
 from kanserve.config.fields import Group
 from kanserve.config.settings import Settings
 from kanserve.config.settings import flags as config_flags
 from kanserve.grpc_api.call_context import CODES
 from tests.support.golden_cases import EDGE_TOLERANCE, OUTPUT_TOLERANCE, OWN
-from tests.support.programs import free_port
 from tests.support.tiers import full
-from tests.support.wait import until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CLIENTS, REFERENCE = ROOT / "docs" / "guides" / "clients", ROOT / "docs" / "reference"
-SECONDS = 120
-
-
-def commands(text: str) -> list[list[str]]:
-    """The `kanserve` lines of the sh blocks, as argument lists."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("kanserve ")]
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder in which the README's paths exist, and an environment with free ports."""
-    folder = tmp_path_factory.mktemp("desk")
-    for name in ("tests", "examples"):
-        (folder / name).symlink_to(ROOT / name)
-    ports = {"KANSERVE_GRPC_PORT": str(free_port()), "KANSERVE_METRICS_PORT": str(free_port())}
-    if importlib.util.find_spec("h2corn"):
-        ports["KANSERVE_HTTP_PORT"] = str(free_port())
-    scripts = str(Path(sys.executable).parent)
-    return folder, {**os.environ, **ports, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
-
-
-@full("document")
-def test_the_readme_runs_from_top_to_bottom(desk: tuple[Path, dict[str, str]]) -> None:
-    folder, environment = desk
-    result = commands(README)
-    assert [command[1] for command in result] == ["export", "serve", "explain"]
-    servers: list[subprocess.Popen[bytes]] = []
-    try:
-        for command in result:
-            if command[1] == "serve":
-                servers.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL))
-                _await(environment)
-                continue
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
-            assert done.stdout or "--output" in command, shlex.join(command)
-        _as_shown(folder, environment)
-        _run_python_of(CLIENTS / "python.md", environment)
-        if "KANSERVE_HTTP_PORT" in environment and shutil.which("curl"):
-            _run_curl_of(CLIENTS / "rest.md", environment)
-    finally:
-        for server in servers:
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(timeout=SECONDS) == 0
-
-
-def _as_shown(folder: Path, environment: dict[str, str]) -> None:
-    """The output of `kanserve explain` matches the README: equal words, and numbers within the spread of machines."""
-    (shown,) = re.findall(r"^```text\n(hello version 1.*?)^```", README, re.MULTILINE | re.DOTALL)
-    command = ["kanserve", "explain", "hello", "--input", "examples/hello.csv", "--row", "0"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    for reported, meant in zip(_words(done.stdout), _words(shown), strict=True):
-        try:
-            assert float(reported) == pytest.approx(float(meant), rel=1e-4, abs=1e-6)
-        except ValueError:
-            assert reported == meant
-
-
-def _words(text: str) -> list[str]:
-    return re.sub("─+", "", text).split()
-
-
-def _await(environment: dict[str, str]) -> None:
-    """Until the server says that it is ready: its port opens before its models are loaded."""
-    with Client(f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}") as client:
-
-        def ready() -> bool:
-            with contextlib.suppress(ClientError):
-                return client.ready()
-            return False
-
-        until(ready)
-
-
-@full("document")
-def test_explanations_travel_as_the_document_says(desk: tuple[Path, dict[str, str]]) -> None:
-    """Its command, and its Python against what that wrote: there is no server."""
-    folder, environment = desk
-    page = (ROOT / "docs" / "guides" / "explain" / "portable-explanations.md").read_text()
-    (command,) = commands(page)
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    for run in (command, [sys.executable, "-c", snippet]):
-        done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    shapes, *add_up = done.stdout.splitlines()
-    assert ast.literal_eval(shapes)["layer0_edges"] == (2, 2, 5)
-    assert ast.literal_eval(shapes)["contributions"] == (2, 2, 1)
-    assert add_up == ["True", "True"]
-
-
-def _run_python_of(document: Path, environment: dict[str, str]) -> None:
-    """The document's Python, against the README's server."""
-    snippets = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 2  # a client that waits, and one that is awaited
-    snippet = "\n".join(snippets).replace("127.0.0.1:8001", f"127.0.0.1:{environment['KANSERVE_GRPC_PORT']}")
-    done = subprocess.run([sys.executable, "-c", snippet], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "(2, 2, 5)" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("[array([")
-
-
-def _run_curl_of(document: Path, environment: dict[str, str]) -> None:
-    """The document's requests over HTTP, against the README's server."""
-    blocks = re.findall(r"^```sh\n(curl .*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4  # inputs and outputs, an inference, an explanation, metrics
-    block = "".join(blocks).replace("localhost:8001", f"127.0.0.1:{environment['KANSERVE_HTTP_PORT']}")
-    script = 'set -e\ncurl() { command curl --silent --show-error --fail-with-body "$@"; echo; }\n' + block
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [answer.get("name") or answer["model_name"] for answer in answers] == ["hello"] * 3
-    assert answers[1]["outputs"][0]["shape"] == [2, 1]
-    explained = answers[2]
-    total = explained["base"][0] + sum(item[0] for item in explained["contributions"][0])
-    assert abs(total - explained["predictions"][0][0]) <= explained["completeness_error"][0][0] + 1e-9
-    assert 'nv_inference_request_success{model="hello"' in done.stdout
 
 
 def test_the_first_screen_says_how_to_begin_and_the_page_is_short() -> None:
@@ -161,14 +29,6 @@ def test_the_first_screen_says_how_to_begin_and_the_page_is_short() -> None:
     first = "\n".join(lines[:40])
     for word in ("make demo", "make test", "make setup", "export", "serve", "explain", "ONNX", "Triton", "License"):
         assert word in first
-
-
-def test_the_container_command_of_the_readme_is_the_safe_one() -> None:
-    (command,) = re.findall(r"^docker run (.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert all(flag in command for flag in ("KANSERVE_TLS_CERT", "KANSERVE_TLS_KEY", "KANSERVE_TOKENS"))
-    warning = README.partition("> **Warning:**")[2].partition("\n\n")[0]
-    assert "without authentication" in warning
-    assert "127.0.0.1:8001:8001" in warning
 
 
 def test_links_and_named_files_exist() -> None:

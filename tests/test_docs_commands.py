@@ -1,5 +1,5 @@
-"""Documentation pages: every block of commands and every Python block runs. Pages that do not export one of the models
-that are there share a server."""
+"""README and documentation pages: every block of commands and every Python block runs. Pages that do not export one of
+the models that are there share a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from tests.support.tiers import full
 pytestmark = full("document")
 
 ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
+DOCS, README = ROOT / "docs", ROOT / "README.md"
+# Pages whose blocks of text are what the block before them prints.
+SHOWN = (README, DOCS / "guides" / "explain" / "portable-explanations.md")
 SECONDS = 120
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints"
 DIGITS = GOLDEN / "efficient-kan-digits"
@@ -36,8 +38,10 @@ MODELS: dict[str, tuple[object, ...]] = {
 }
 # Commands of the shell that set up a machine; the desk of this test has what they make.
 SETUP = re.compile(r"^\s*(git|make|source|cd|pip|pre-commit|\.venv/bin/pip)\b")
+# A status of HTTP that is an error ends a block.
+CURL = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }'
 FREE = "KANSERVE_GRPC_PORT=0 KANSERVE_METRICS_PORT=0"
-FENCE = re.compile(r"^( *)```(sh|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(sh|python|text)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
 class Desk(NamedTuple):
@@ -47,14 +51,15 @@ class Desk(NamedTuple):
     environment: dict[str, str]
     port: int
 
-    def run(self, command: list[str]) -> None:
-        """Raises AssertionError with the output of a command that fails."""
+    def run(self, command: list[str]) -> str:
+        """What a command prints. Raises AssertionError with the output of a command that fails."""
         done = forked_process.run(command, input=b"", timeout=SECONDS, cwd=self.folder, env=self.environment)
         assert done.returncode == 0, f"{command[-1]}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+        return done.stdout.decode()
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """Language and text of each block that runs, in order, without its indentation."""
+    """Language and text of each block that runs, and of shown texts, in order, without indentation."""
     return [(language, re.sub(rf"(?m)^{indent}", "", text)) for indent, language, text in FENCE.findall(page)]
 
 
@@ -69,7 +74,17 @@ def script(text: str) -> str:
         if re.match(r"\s*kanserve (serve|doctor)\b", line) and "--url" not in line:
             line = f"{FREE} {line.strip()}"  # the ports of the environment are those of a server that runs
         kept.append(line)
-    return "set -e\n" + "\n".join(kept)
+    return "\n".join(["set -e", CURL, *kept])
+
+
+def require_alike(printed: str, shown: str) -> None:
+    """The last words of what was printed are the shown ones, with numbers within the spread of machines."""
+    expected = re.sub("─+", "", shown).split()
+    for word, meant in zip(re.sub("─+", "", printed).split()[-len(expected) :], expected, strict=True):
+        try:
+            assert float(word) == pytest.approx(float(meant), rel=1e-4, abs=1e-6)
+        except ValueError:
+            assert word == meant
 
 
 @contextlib.contextmanager
@@ -98,7 +113,10 @@ def desk(own: set[str], folder: Path) -> Iterator[Desk]:
             assert server.wait(timeout=SECONDS) == 0
 
 
-PAGES = [path for path in sorted(DOCS.rglob("*.md")) if blocks(path.read_text())]
+PAGES = [
+    README,
+    *(path for path in sorted(DOCS.rglob("*.md")) if re.search("^ *```(sh|python)$", path.read_text(), re.M)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +126,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         yield made
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_its_blocks_run(page: Path, shared: Desk, tmp_path: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     if "curl " in text and not (shutil.which("curl") and importlib.util.find_spec("h2corn")):
         pytest.skip("curl or h2corn is not installed")
     own = {model for _, block in blocks(text) for model in EXPORTED.findall(block)} & set(MODELS)
     with desk(own, tmp_path) if own else contextlib.nullcontext(shared) as here:
-        metrics = here.environment["KANSERVE_METRICS_PORT"]
+        metrics, printed = here.environment["KANSERVE_METRICS_PORT"], ""
         for language, block in blocks(text):
+            if language == "text":
+                if page in SHOWN:
+                    require_alike(printed, block)
+                continue
             local = re.sub(r"(localhost|127\.0\.0\.1):8001\b", f"127.0.0.1:{here.port}", block)
             local = re.sub(r"(localhost|127\.0\.0\.1):8002\b", f"127.0.0.1:{metrics}", local)
-            here.run([sys.executable, "-c", local] if language == "python" else ["bash", "-c", script(local)])
+            printed = here.run([sys.executable, "-c", local] if language == "python" else ["bash", "-c", script(local)])
             for model in EXPORTED.findall(local):
                 wait_for(model, f"127.0.0.1:{here.port}")
 
@@ -129,4 +151,9 @@ def test_a_block_is_a_script() -> None:
     page = "1. Do:\n\n" + "".join(f"    {line}\n" for line in lines)
     ((language, text),) = blocks(page)
     assert language == "sh"
-    assert script(text).splitlines() == ["set -e", f"{FREE} kanserve serve models --workers 2 --check", "curl    x"]
+    assert script(text).splitlines() == [
+        "set -e",
+        CURL,
+        f"{FREE} kanserve serve models --workers 2 --check",
+        "curl    x",
+    ]

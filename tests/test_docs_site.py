@@ -11,7 +11,7 @@ import yaml
 from tests.support.tiers import full
 from tools import llms_txt
 from tools.reference import __main__ as reference
-from tools.reference import alerts, openapi, proto
+from tools.reference import alerts, openapi
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -60,37 +60,6 @@ def test_the_api_document_has_every_route_and_resolves() -> None:
     assert all(operation["summary"].endswith((".", ")")) for operation in operations)
     identifiers = [operation["operationId"] for operation in operations]
     assert len(set(identifiers)) == len(identifiers)
-
-
-def test_the_parser_of_proto_files_keeps_comments() -> None:
-    source = """
-    service S {
-      // Does it.
-      // Well.
-      rpc Do(stream A) returns (B) {}
-    }
-    // A message.
-    message A {
-      oneof x { int32 a = 1; // first
-      }
-      message B {}
-      map<string, B> many = 2;
-    }
-    enum E
-    {
-      ZERO = 0;
-    }
-    """
-    parsed = proto.parse(source)
-    assert [(r.service, r.name, r.request, r.response, r.comment) for r in parsed.rpcs] == [
-        ("S", "Do", "stream A", "B", "Does it. Well.")
-    ]
-    assert [(b.keyword, b.name, b.comment) for b in parsed.blocks] == [
-        ("message", "A", "A message."),
-        ("message", "A.B", ""),
-        ("enum", "E", ""),
-    ]
-    assert [(f.kind, f.name, f.number) for f in parsed.blocks[0].fields] == [("map<string, B>", "many", 2)]
 
 
 def test_every_alert_has_a_severity_and_texts() -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import inspect
 import json
 from pathlib import Path
 
 import pytest
 
-from kanexport import pipeline
-from kanexport.bundle.publish import Result
-from kanexport.cli import export_command
 from kanexport.contract import manifest
 from kanexport.contract.cli.console import Exit
-from kanserve.pb import grpc_service_pb2, kan_pb2
 from tests.support.command_line import kanserve
 
 
@@ -28,36 +22,6 @@ CALLS = words(
     "ready reset_statistics scores statistics watch_statistics within"
 )
 GOLDEN_MANIFEST = Path(__file__).parent / "golden" / "manifest" / "v1" / "pykan-mult-affine.json"
-
-
-def test_the_commands() -> None:
-    text = kanserve("--help").stdout
-    names = "export copy serve bench plan infer edges formula models health promote rollback shadow completion"
-    assert [name for name in names.split() if f"    {name} " not in text] == []
-
-
-def test_the_flags_of_export() -> None:
-    parser = argparse.ArgumentParser()
-    export_command.configure(parser)
-    flags = {flag.removeprefix("--") for action in parser._actions for flag in action.option_strings}
-    assert flags == words(
-        "-h help json verbose repository name version force recursive report family option symbolic function "
-        "architecture expected-outputs tolerance dtype max-batch-size optimize-for-batch kernel no-kernel "
-        "out-of-range features units classes description baseline explain explain-layers quantize calibration "
-        "max-error c c-tables wasm coverage interval-method input-scaler output-scaler certify certify-box "
-        "certify-budget range-from error-bars error-bar-factor module checkpoint example input-shape time-limit "
-        "memory-limit"
-    )
-
-
-def test_the_fields_of_a_request() -> None:
-    assert {field.name for field in dataclasses.fields(pipeline.Request)} == words(
-        "path repository name version force shared family options symbolic functions architecture "
-        "expected_outputs tolerance dtype max_batch_size optimize_for_batch kernel out_of_range quantization "
-        "code storage wasm names baseline explain explain_layers intervals certification error_bars "
-        "input_scaler output_scaler"
-    )
-    assert {field.name for field in dataclasses.fields(Result)} == {"directory", "manifest", "code"}
 
 
 def test_the_transport_for_modules() -> None:
@@ -106,16 +70,6 @@ def test_the_error_document() -> None:
     }
     exits = "DONE=0 FAILED=1 WRONG=2 UNPROVED=3 PARTLY=4 HUNG=70 INTERRUPTED=130 TERMINATED=143"
     assert " ".join(f"{code.name}={int(code)}" for code in Exit) == exits
-
-
-def test_the_services() -> None:
-    kan = kan_pb2.DESCRIPTOR.services_by_name["KanService"]
-    assert " ".join(method.name for method in kan.methods) == (
-        "DescribeModel QueryEdges StreamEdges GetCurves Explain EdgeScores GetStatistics WatchStatistics "
-        "ResetStatistics GetCertificates PromoteModel RollbackModel ShadowModel EditEdges"
-    )
-    triton = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    assert triton.full_name == "inference.GRPCInferenceService"
 
 
 def test_a_published_manifest_is_read_and_written_the_same() -> None:

@@ -40,12 +40,6 @@ def test_the_graph_computes_the_network(activation: str) -> None:
     assert script.widths_of(network) == [2, 5, 5, 1]
 
 
-def test_the_error_is_relative_to_the_spread_of_the_function() -> None:
-    expected = np.array([0.0, 2.0])
-    assert script.relative(expected, expected) == 0
-    assert script.relative(np.array([1.0, 1.0]), expected) == 1.0
-
-
 def test_the_page_has_the_stored_results() -> None:
     results = json.loads(script.RESULTS.read_text())
     expected = {f"size: {name}" for name in script.SIZED} | {f"accuracy: {script.key(case)}" for case in script.CASES}

@@ -66,12 +66,6 @@ def test_a_target_is_met_by_the_median_of_the_rounds(servers: ModuleType) -> Non
     assert json.loads(json.dumps(servers.targets.record(measured)))[0]["result"] == "not run"
 
 
-def test_quartiles_are_of_all_rounds(servers: ModuleType) -> None:
-    assert servers.measured.spread([]) == "-"
-    assert servers.measured.spread([7.0]) == "7"
-    assert servers.measured.spread([1.0, 2.0, 3.0, 4.0, 50.0]) == "3 (2 to 4)"
-
-
 def test_triton_gets_a_copy_with_dynamic_batching(
     servers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,10 +196,12 @@ def bundle_folder(root: Path) -> Path:
     return root.joinpath(*candidate.steps)
 
 
-def damaged(root: Path, change: Callable[[onnx.ModelProto], None], file: str = KERNEL_FILE) -> None:
-    """A version whose graph was changed, and whose manifest lists it so."""
+def damaged(
+    root: Path, change: Callable[[onnx.ModelProto], None], file: str = KERNEL_FILE, source: str = KERNEL_FILE
+) -> None:
+    """A version whose `file` is a changed graph, and whose manifest lists it so."""
     folder = bundle_folder(root)
-    model = onnx.load(folder / KERNEL_FILE)
+    model = onnx.load(folder / source)
     change(model)
     hostile.replaced(folder, model.SerializeToString(), file)
 

@@ -141,18 +141,8 @@ def test_queries_have_one_answer_with_the_operator_and_without(
     portable.close()
 
 
-def scaled(root: Path) -> None:
-    """Change the scale of the splines of the first layer in the edge graph by the operator."""
-    folder = models.bundle_folder(root)
-    model = onnx.load(folder / FILE)
-    next(a for a in model.graph.node[0].attribute if a.name == "scale").f *= 1.5
-    hostile.replaced(folder, model.SerializeToString(), FILE)
-
-
-def negated(root: Path) -> None:
-    """Change the sign of the strongest edges of the first layer, and not of all edges."""
-    folder = models.bundle_folder(root)
-    model = onnx.load(folder / FILE)
+def negated(model: onnx.ModelProto) -> None:
+    """Change the sign of the strongest edges of the layer, and not of all edges."""
     (node,) = [node for node in model.graph.node if node.op_type == "SplineEdges"]
     (name,), node.output[:] = node.output, ["values"]
     one = helper.make_node("Constant", [], ["one"], value_floats=[1.0])
@@ -164,7 +154,6 @@ def negated(root: Path) -> None:
         ("Mul", ["values", "sign"], name),
     ):
         model.graph.node.append(helper.make_node(kind, inputs, [output]))
-    hostile.replaced(folder, model.SerializeToString(), FILE)
 
 
 @pytest.fixture
@@ -173,11 +162,11 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lower, "FEWEST_EDGES", 1)
 
 
-@spread("change", [negated, scaled], 1)
+@spread("change", [negated, models.scaled], 1)
 @pytest.mark.usefixtures("installed", "few")
-def test_a_wrong_edge_graph_is_not_used(change: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_wrong_edge_graph_is_not_used(change: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
     models.exported(tmp_path, "pykan-hello-adapted")
-    change(tmp_path)
+    models.damaged(tmp_path, change, FILE, FILE)
     models.tried(tmp_path)
     model = models.loaded(tmp_path)
     assert not model._graph()[0].has_strongest(1)

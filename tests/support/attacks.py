@@ -77,22 +77,18 @@ def hpack_bombs(port: int) -> None:
 
 
 def half_prefaces(port: int) -> None:
-    peers = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(200)]
-    for peer in peers:
-        peer.sendall(PREFACE[:10])
-    time.sleep(SECONDS)
-    for peer in peers:
-        peer.close()
+    with contextlib.ExitStack() as held:
+        for _ in range(200):
+            held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)).sendall(PREFACE[:10])
+        time.sleep(SECONDS)
 
 
 def bodiless(port: int) -> None:
-    block = headers()
-    peers = [connect(port) for _ in range(10)]
-    for peer in peers:
-        peer.sendall(b"".join(frame(HEADERS, 4, stream, block) for stream in range(1, 200, 2)))
-    time.sleep(SECONDS)
-    for peer in peers:
-        peer.close()
+    heads = b"".join(frame(HEADERS, 4, stream, headers()) for stream in range(1, 200, 2))
+    with contextlib.ExitStack() as held:
+        for _ in range(10):
+            held.enter_context(connect(port)).sendall(heads)
+        time.sleep(SECONDS)
 
 
 def bombs(port: int) -> None:

@@ -12,7 +12,6 @@ from urllib.parse import unquote
 import grpc
 import numpy as np
 import pytest
-from google.protobuf.message import Message
 
 from kanserve.errors import LoadError, LoadReason
 from kanserve.pb import grpc_service_pb2 as pb
@@ -67,8 +66,6 @@ STATUS = {
     Code.UNIMPLEMENTED: 501,
     Code.RESOURCE_EXHAUSTED: 413,
 }
-STOL = "failed to get model version from specified version string '{}' (details: stol), {}"
-ABOVE_ZERO = "version should be an integral value > 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +74,8 @@ class Wrong:
 
     name: str
     message: Any
-    code: grpc.StatusCode
     text: str
+    code: grpc.StatusCode = INVALID
     method: str = "ModelInfer"
     over_http: bool = True
 
@@ -142,12 +139,6 @@ def typed(**contents: list[Any]) -> pb.ModelInferRequest:
     return message
 
 
-def both() -> pb.ModelInferRequest:
-    message = typed(fp32_contents=[1, 2, 3])
-    message.raw_input_contents.append(b"123412341234")
-    return message
-
-
 def no_input(message: pb.ModelInferRequest) -> None:
     del message.inputs[:]
     del message.raw_input_contents[:]
@@ -160,271 +151,175 @@ def another_input(name: str) -> pb.ModelInferRequest:
     return message
 
 
-def shared(kind: str, *, classes: int = 0) -> pb.ModelInferRequest:
+def shared(name: str, *, classes: int = 0) -> pb.ModelInferRequest:
     message = request(ROWS)
     message.outputs.add(name="y")
-    tensor = message.inputs[0] if kind == "input" else message.outputs[0]
+    tensor = message.inputs[0] if name == "x" else message.outputs[0]
     tensor.parameters["shared_memory_region"].string_param = "r"
     if classes:
         tensor.parameters["classification"].int64_param = classes
     return message
 
 
-def shape_text(found: str) -> str:
-    return f"{NO_ID}unexpected shape for input 'x' for model 'toy'. Expected [-1,3], got {found}. NOTE: ..."
+def grpc_only(name: str, message: pb.ModelInferRequest, text: str) -> Wrong:
+    return Wrong(name, message, text, over_http=False)
 
+
+STOL = "failed to get model version from specified version string '{}' (details: stol), {}"
+ABOVE_ZERO = "version should be an integral value > 0"
+UNKNOWN, WITHOUT_VERSION = (
+    "Request for unknown model: '{}' is not found",
+    "Request for unknown model: 'toy' version {} is not found",
+)
+SHAPE = f"{NO_ID}unexpected shape for input 'x' for model 'toy'. Expected [-1,3], got [{{}}]. NOTE: ..."
+FREE = f"{NO_ID}All input dimensions should be specified for input 'x' for model 'toy', got [{{}}]"
+ROWS_LIMIT = f"{NO_ID}inference request batch-size must be <= 64 for 'toy'"
+SIZE = f"{NO_ID}input byte size mismatch for input 'x' for model 'toy'. Expected {{}}, got {{}}"
 
 INFER = [
-    Wrong("model", request(ROWS, "nope"), Code.NOT_FOUND, "Request for unknown model: 'nope' is not found"),
-    Wrong("no model", request(ROWS, ""), Code.NOT_FOUND, "Request for unknown model: '' is not found", over_http=False),
-    Wrong(
-        "version",
-        request(ROWS, model_version="9"),
-        Code.NOT_FOUND,
-        "Request for unknown model: 'toy' version 9 is not found",
+    Wrong("model", request(ROWS, "nope"), UNKNOWN.format("nope"), Code.NOT_FOUND),
+    Wrong("no model", request(ROWS, ""), UNKNOWN.format(""), Code.NOT_FOUND, over_http=False),
+    *(
+        Wrong(f"version {text}", request(ROWS, model_version=text), WITHOUT_VERSION.format(text), Code.NOT_FOUND)
+        for text in "90"
     ),
-    Wrong(
-        "version zero",
-        request(ROWS, model_version="0"),
-        Code.NOT_FOUND,
-        "Request for unknown model: 'toy' version 0 is not found",
+    # Triton reads the digits of 1.0 and forgets the rest.
+    *(
+        Wrong(f"version {text[:3]}", request(ROWS, model_version=text), STOL.format(text, ABOVE_ZERO))
+        for text in ("x", "1.0", "9" * 30)
     ),
-    Wrong("version text", request(ROWS, model_version="x"), INVALID, STOL.format("x", ABOVE_ZERO)),
-    # Triton reads the digits and forgets the rest.
-    Wrong("version fraction", request(ROWS, model_version="1.0"), INVALID, STOL.format("1.0", ABOVE_ZERO)),
-    Wrong("version huge", request(ROWS, model_version="9" * 30), INVALID, STOL.format("9" * 30, ABOVE_ZERO)),
-    Wrong(
-        "version sign",
-        request(ROWS, model_version="-1"),
-        INVALID,
-        f"invalid model version specified '-1' , {ABOVE_ZERO}",
-    ),
+    Wrong("version sign", request(ROWS, model_version="-1"), f"invalid model version specified '-1' , {ABOVE_ZERO}"),
     Wrong(
         "datatype",
         edited(lambda m: setattr(m.inputs[0], "datatype", "INT32"), id="A"),
-        INVALID,
         "[request id: A] inference input 'x' data-type is 'INT32', but model 'toy' expects 'FP32'",
     ),
     Wrong(
         "datatype unknown",  # Triton: '<invalid>'
         with_input(datatype="FOO"),
-        INVALID,
         f"{NO_ID}inference input 'x' data-type is 'FOO', but model 'toy' expects 'FP32'",
     ),
-    Wrong("shape", with_input(shape=[2, 5]), INVALID, shape_text("[2,5]")),
-    Wrong("rank 1", with_input(shape=[6]), INVALID, shape_text("[6]")),
-    Wrong("rank 3", with_input(shape=[2, 3, 1]), INVALID, shape_text("[2,3,1]")),
+    Wrong("shape", with_input(shape=[2, 5]), SHAPE.format("2,5")),
+    Wrong("rank 1", with_input(shape=[6]), SHAPE.format("6")),
+    Wrong("rank 3", with_input(shape=[2, 3, 1]), SHAPE.format("2,3,1")),
     Wrong(
         "rank 0",
         with_input(shape=[]),
-        INVALID,
         f"{NO_ID}input 'x' has no shape but model requires batch dimension for 'toy'",
     ),
-    Wrong(
-        "dimension free",
-        with_input(shape=[2, -1]),
-        INVALID,
-        f"{NO_ID}All input dimensions should be specified for input 'x' for model 'toy', got [2,-1]",
-    ),
-    Wrong(
-        "batch free",
-        with_input(shape=[-1, 3]),
-        INVALID,
-        f"{NO_ID}All input dimensions should be specified for input 'x' for model 'toy', got [-1,3]",
-    ),
-    Wrong(
-        "dimension huge",
-        with_input(shape=[2**62, 3]),
-        INVALID,
-        f"{NO_ID}inference request batch-size must be <= 64 for 'toy'",
-    ),
-    Wrong("product huge", with_input(shape=[1, 2**62]), INVALID, shape_text(f"[1,{2**62}]")),
-    Wrong("too many dimensions", with_input(shape=[1] * 17), INVALID, "shape has 17 entries, expected at most 16"),
-    Wrong(
-        "too many rows",
-        request(np.zeros((65, 3), np.float32)),
-        INVALID,
-        f"{NO_ID}inference request batch-size must be <= 64 for 'toy'",
-    ),
-    Wrong(
-        "bytes",
-        with_raw(b"x" * 12),
-        INVALID,
-        f"{NO_ID}input byte size mismatch for input 'x' for model 'toy'. Expected 24, got 12",
-    ),
-    Wrong(
+    Wrong("dimension free", with_input(shape=[2, -1]), FREE.format("2,-1")),
+    Wrong("batch free", with_input(shape=[-1, 3]), FREE.format("-1,3")),
+    Wrong("dimension huge", with_input(shape=[2**62, 3]), ROWS_LIMIT),
+    Wrong("product huge", with_input(shape=[1, 2**62]), SHAPE.format(f"1,{2**62}")),
+    Wrong("too many dimensions", with_input(shape=[1] * 17), "shape has 17 entries, expected at most 16"),
+    Wrong("too many rows", request(np.zeros((65, 3), np.float32)), ROWS_LIMIT),
+    Wrong("bytes", with_raw(b"x" * 12), SIZE.format(24, 12)),
+    grpc_only(
         "both contents",
-        both(),
-        INVALID,
+        edited(lambda m: m.inputs[0].contents.fp32_contents.append(1)),
         "contents field must not be specified when using raw_input_contents for 'x' for model 'toy'",
-        over_http=False,
     ),
-    Wrong(
-        "no contents",
-        with_raw(),
-        INVALID,
-        "unable to find data for input tensor 'x' for model 'toy' in request.",
-        over_http=False,
-    ),
-    Wrong(
-        "more raw",
-        with_raw(b"", b""),
-        INVALID,
-        "raw_input_contents has 2 entries, expected 1 for model 'toy'",
-        over_http=False,
-    ),
-    Wrong(
+    grpc_only("no contents", with_raw(), "unable to find data for input tensor 'x' for model 'toy' in request."),
+    grpc_only("more raw", with_raw(b"", b""), "raw_input_contents has 2 entries, expected 1 for model 'toy'"),
+    grpc_only(
         "typed kind",
         typed(int_contents=[1, 2, 3]),
-        INVALID,
         "unexpected explicit tensor data for input tensor 'x' for model 'toy' of type 'INT32', "
         "expected datatype 'FP32'",
-        over_http=False,
     ),
-    Wrong(
-        "typed count",
-        typed(fp32_contents=[1, 2]),
-        INVALID,
-        f"{NO_ID}input byte size mismatch for input 'x' for model 'toy'. Expected 12, got 8",
-        over_http=False,
-    ),
+    grpc_only("typed count", typed(fp32_contents=[1, 2]), SIZE.format(12, 8)),
     Wrong(
         "input missing",
         edited(no_input),
-        INVALID,
         f"{NO_ID}expected 1 inputs but got 0 inputs for model 'toy'. Got input(s) [], but missing "
         f"required input(s) ['x']. Please provide all required input(s).{HAS_X}",
     ),
-    Wrong("input twice", another_input("x"), INVALID, f"{NO_ID}input 'x' already exists in request"),
-    Wrong("input unknown", with_input(name="q"), INVALID, f"unexpected inference input 'q' for model 'toy'{HAS_X}"),
-    Wrong("input more", another_input("q"), INVALID, f"unexpected inference input 'q' for model 'toy'{HAS_X}"),
-    Wrong("output unknown", with_outputs("z"), INVALID, f"unexpected inference output 'z' for model 'toy'{HAS_Y}"),
-    Wrong(
-        "output a node",
-        with_outputs("layer1_in"),
-        INVALID,
-        f"unexpected inference output 'layer1_in' for model 'toy'{HAS_Y}",
-    ),
-    Wrong("output twice", with_outputs("y", "y"), INVALID, f"{NO_ID}output 'y' already exists in request"),
+    Wrong("input twice", another_input("x"), f"{NO_ID}input 'x' already exists in request"),
+    Wrong("input unknown", with_input(name="q"), f"unexpected inference input 'q' for model 'toy'{HAS_X}"),
+    Wrong("input more", another_input("q"), f"unexpected inference input 'q' for model 'toy'{HAS_X}"),
+    Wrong("output unknown", with_outputs("z"), f"unexpected inference output 'z' for model 'toy'{HAS_Y}"),
+    Wrong("a node", with_outputs("layer1_in"), f"unexpected inference output 'layer1_in' for model 'toy'{HAS_Y}"),
+    Wrong("output twice", with_outputs("y", "y"), f"{NO_ID}output 'y' already exists in request"),
     *(
         Wrong(
-            f"shared memory of an {kind}",
-            shared(kind),
-            Code.UNIMPLEMENTED,
+            f"shared memory of {name}",
+            shared(name),
             f"tensor '{name}': shared memory is not supported",
+            Code.UNIMPLEMENTED,
         )
-        for kind, name in (("input", "x"), ("output", "y"))
+        for name in "xy"
     ),
     Wrong(
         "classes of another kind",
         with_outputs("y", string_param="2"),
-        INVALID,
         "invalid value type for 'classification' parameter, expected int64_param",
     ),
     Wrong(
         "no classes",
         with_outputs("y", int64_param=0),
-        INVALID,
         "invalid value for 'classification' parameter, expected >= 0",
     ),
     Wrong(
         "classes in shared memory",
-        shared("output", classes=1),
-        INVALID,
+        shared("y", classes=1),
         "output can't set both 'shared_memory_region' and 'classification'",
     ),
-    Wrong(
+    grpc_only(
         "priority kind",
         with_parameter("priority", string_param="1"),
-        INVALID,
         "invalid value type for 'priority' parameter, expected int64_param or uint64_param.",
-        over_http=False,
     ),
-    Wrong(
+    grpc_only(
         "priority below zero",
         with_parameter("priority", int64_param=-1),
-        INVALID,
         "invalid value for 'priority', expected value >= 0.",
-        over_http=False,
     ),
-    Wrong(
+    grpc_only(
         "timeout kind",
         with_parameter("timeout", bool_param=True),
-        INVALID,
         "invalid value type for 'timeout' parameter, expected int64_param.",
-        over_http=False,
     ),
-    Wrong(
+    grpc_only(
         "parameter reserved",
         with_parameter("triton_other", bool_param=True),
-        INVALID,
         "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting "
         "with 'triton_' are allowed: triton_enable_empty_final_response",
-        over_http=False,
     ),
-    Wrong(
+    grpc_only(
         "parameter without a value",
         edited(lambda m: m.parameters["own"].SetInParent()),
-        INVALID,
         "invalid value type for 'own' parameter, expected int64_param, bool_param, or string_param.",
-        over_http=False,
     ),
-    Wrong("long name", request(ROWS, "n" * 100_000), Code.NOT_FOUND, "Request for unknown model: 'nnn..."),
-    Wrong("odd name", request(ROWS, "ü\n\0/../etc"), Code.NOT_FOUND, "Request for unknown model: 'ü..."),
+    Wrong("long name", request(ROWS, "n" * 100_000), "Request for unknown model: 'nnn...", Code.NOT_FOUND),
+    Wrong("odd name", request(ROWS, "ü\n\0/../etc"), "Request for unknown model: 'ü...", Code.NOT_FOUND),
 ]
 
-UNKNOWN = "Request for unknown model: 'nope' is not found"
 NAMED = "'repository_name' specification is not supported"
 EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
 
 
-def other(name: str, method: str, code: grpc.StatusCode, text: str, message: Message) -> Wrong:
-    return Wrong(name, message, code, text, method)
+def other(method: str, text: str, code: grpc.StatusCode = INVALID, **fields: str) -> Wrong:
+    """A mistake in the only message of a method other than ModelInfer."""
+    message = getattr(pb, f"{method}Request")(**fields)
+    return Wrong(" ".join((method, *fields)), message, text, code, method)
 
 
-# Invalid requests to methods other than ModelInfer.
 OTHERS = [
-    other("metadata", "ModelMetadata", Code.NOT_FOUND, UNKNOWN, pb.ModelMetadataRequest(name="nope")),
-    other("config", "ModelConfig", Code.NOT_FOUND, UNKNOWN, pb.ModelConfigRequest(name="nope")),
-    other(
-        "config version",
-        "ModelConfig",
-        INVALID,
-        STOL.format("x", ABOVE_ZERO),
-        pb.ModelConfigRequest(name="toy", version="x"),
-    ),
-    other(
-        "ready version",
-        "ModelReady",
-        INVALID,
-        STOL.format("x", ABOVE_ZERO),
-        pb.ModelReadyRequest(name="toy", version="x"),
-    ),
-    other(
-        "statistics",
-        "ModelStatistics",
-        INVALID,
-        "requested model 'nope' is not available",
-        pb.ModelStatisticsRequest(name="nope"),
-    ),
-    other(
-        "statistics version",
-        "ModelStatistics",
-        INVALID,
-        "requested model version is not available for model 'toy'",
-        pb.ModelStatisticsRequest(name="toy", version="9"),
-    ),
-    other("index", "RepositoryIndex", Code.UNIMPLEMENTED, NAMED, pb.RepositoryIndexRequest(repository_name="r")),
+    other("ModelMetadata", UNKNOWN.format("nope"), Code.NOT_FOUND, name="nope"),
+    other("ModelConfig", UNKNOWN.format("nope"), Code.NOT_FOUND, name="nope"),
+    other("ModelConfig", STOL.format("x", ABOVE_ZERO), name="toy", version="x"),
+    other("ModelReady", STOL.format("x", ABOVE_ZERO), name="toy", version="x"),
+    other("ModelStatistics", "requested model 'nope' is not available", name="nope"),
+    other("ModelStatistics", "requested model version is not available for model 'toy'", name="toy", version="9"),
+    other("RepositoryIndex", NAMED, Code.UNIMPLEMENTED, repository_name="r"),
     *(
-        other(
-            f"{verb} {given[0] if given else 'nothing'}",
-            f"RepositoryModel{verb}",
-            Code.UNIMPLEMENTED if "repository_name" in given else Code.UNAVAILABLE,
-            NAMED if "repository_name" in given else EXPLICIT,
-            getattr(pb, f"RepositoryModel{verb}Request")(**dict.fromkeys(given, "toy")),
-        )
+        other(f"RepositoryModel{verb}", text, code, **fields)
         for verb in ("Load", "Unload")
-        for given in (("model_name",), ("repository_name",), ())
+        for text, code, fields in (
+            (EXPLICIT, Code.UNAVAILABLE, {"model_name": "toy"}),
+            (NAMED, Code.UNIMPLEMENTED, {"repository_name": "toy"}),
+            (EXPLICIT, Code.UNAVAILABLE, {}),
+        )
     ),
 ]
 CASES = [*INFER, *OTHERS]

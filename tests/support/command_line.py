@@ -30,7 +30,8 @@ from kanserve.client.errors import ClientError
 from kanserve.observability import logs
 from tests.support import forked_process
 from tests.support.forked_process import HEAD
-from tests.support.server_process import READY_SECONDS, first_line, wait_until
+from tests.support.server_process import first_line
+from tests.support.wait import until
 
 COMMAND = (sys.executable, "-m", "kanserve")
 # A developer's own settings must not decide the tests, nor the width of the terminal they run on.
@@ -187,15 +188,7 @@ EXPORTED = re.compile(r"kanserve export (?![^\n]*--repository (?!models\b))(?![^
 def wait_for(model: str, address: str) -> None:
     """Until the server serves the model."""
     with Client(address) as client:
-        wait_until(lambda: _serves(client, model), READY_SECONDS)
-
-
-def _serves(client: Client, model: str) -> bool:
-    try:
-        client.model(model)
-    except ClientError:
-        return False
-    return True
+        until(lambda: client.model(model), errors=(ClientError,))
 
 
 @contextlib.contextmanager

@@ -235,69 +235,43 @@ LEAF = None
 Shape = dict[str, Any] | None
 
 
-def _leaves(names: str) -> dict[str, Shape]:
+def _leaves(names: str) -> dict[str, Any]:
     return dict.fromkeys(names.split(), LEAF)
 
 
+# The fields that the stack uses. A new one is added here after a look into the documentation of its program.
 NAMED: Shape = {"*": LEAF}
-RESOURCES: Shape = _leaves("cpus memory pids")
-VOLUME: Shape = _leaves("type source target read_only consistency") | {
-    "bind": _leaves("propagation create_host_path selinux recursive"),
-    "volume": _leaves("nocopy subpath labels"),
-    "tmpfs": _leaves("size mode"),
-}
 SERVICE: Shape = _leaves(
-    "annotations attach cap_add cap_drop cgroup cgroup_parent command container_name cpu_count cpu_percent cpu_shares "
-    "cpu_quota cpu_period cpu_rt_period cpu_rt_runtime cpus cpuset device_cgroup_rules dns dns_opt dns_search "
-    "domainname entrypoint env_file expose external_links extra_hosts group_add hostname image init ipc isolation "
-    "label_file links mac_address mem_limit mem_reservation mem_swappiness memswap_limit network_mode oom_kill_disable "
-    "oom_score_adj pid pids_limit platform privileged profiles pull_policy read_only restart runtime scale "
-    "security_opt shm_size stdin_open stop_grace_period stop_signal storage_opt tmpfs tty user userns_mode uts "
-    "volumes_from working_dir"
+    "cap_drop command entrypoint image network_mode ports profiles read_only restart security_opt stop_grace_period "
+    "user"
 ) | {
-    "build": _leaves("context dockerfile target network pull no_cache tags platforms") | {"args": NAMED},
-    "depends_on": {"*": _leaves("condition required restart")},
-    "deploy": _leaves("mode replicas") | {"resources": {"limits": RESOURCES, "reservations": RESOURCES}},
+    "build": _leaves("context"),
+    "depends_on": {"*": _leaves("condition")},
+    "deploy": {"resources": {"limits": _leaves("cpus memory")}},
     "environment": NAMED,
-    "healthcheck": _leaves("disable interval retries test timeout start_period start_interval"),
-    "labels": NAMED,
-    "logging": {"driver": LEAF, "options": NAMED},
+    "healthcheck": _leaves("disable interval retries test timeout start_period"),
     "networks": NAMED,
-    "ports": _leaves("name mode host_ip target published protocol app_protocol"),
-    "sysctls": NAMED,
-    "ulimits": NAMED,
-    "volumes": VOLUME,
+    "volumes": _leaves("type source target read_only") | {"bind": _leaves("create_host_path")},
 }
-# Of the compose specification, without extensions, which begin with x-.
-COMPOSE: Shape = {
-    "name": LEAF,
-    "services": {"*": SERVICE},
-    "networks": {"*": _leaves("name driver internal external attachable enable_ipv6")},
-    "volumes": {"*": _leaves("name driver external")},
-}
-
-STATIC: Shape = {"static_configs": {"targets": LEAF, "labels": NAMED}}
+COMPOSE: Shape = {"name": LEAF, "services": {"*": SERVICE}, "networks": NAMED, "volumes": NAMED}
+TARGETS = {"static_configs": _leaves("targets")}
 PROMETHEUS: Shape = {
-    "global": _leaves("scrape_interval scrape_timeout evaluation_interval") | {"external_labels": NAMED},
+    "global": _leaves("scrape_interval evaluation_interval"),
     "rule_files": LEAF,
-    "alerting": {"alertmanagers": {**STATIC, **_leaves("scheme path_prefix timeout api_version")}},
-    "scrape_configs": {**STATIC, **_leaves("job_name scrape_interval scrape_timeout scheme metrics_path")},
+    "alerting": {"alertmanagers": TARGETS},
+    "scrape_configs": TARGETS | _leaves("job_name"),
 }
-ROUTE = _leaves("receiver group_by group_wait group_interval repeat_interval continue matchers")
 ALERTMANAGER: Shape = {
-    "global": _leaves("resolve_timeout"),
-    "route": ROUTE | {"routes": ROUTE},
-    "receivers": {"name": LEAF, "webhook_configs": _leaves("url url_file send_resolved max_alerts timeout")},
-    "inhibit_rules": _leaves("source_matchers target_matchers equal"),
+    "route": _leaves("receiver group_by group_wait group_interval repeat_interval"),
+    "receivers": {"name": LEAF, "webhook_configs": _leaves("url send_resolved")},
 }
 DATASOURCES: Shape = {
     "apiVersion": LEAF,
-    "datasources": _leaves("name type uid access url isDefault editable") | {"jsonData": _leaves("timeInterval")},
+    "datasources": _leaves("name type uid access url isDefault") | {"jsonData": _leaves("timeInterval")},
 }
 DASHBOARDS: Shape = {
     "apiVersion": LEAF,
-    "providers": _leaves("name type folder allowUiUpdates disableDeletion updateIntervalSeconds")
-    | {"options": _leaves("path foldersFromFilesStructure")},
+    "providers": _leaves("name type allowUiUpdates") | {"options": _leaves("path")},
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import os
 import shutil
 from collections.abc import Awaitable, Callable
@@ -39,11 +38,8 @@ CALLS += ("stat", "lstat", "fstat")
 
 def packed(repository: Path, version: int = 1, batch: int = WIDE, *, force: bool = False) -> Path:
     """One of two kinds of the toy, exported. Raises RepositoryError."""
-    listed = tuple(
-        contract.FileEntry(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-        for name, data in FILES.items()
-    )
-    document = dataclasses.replace(toy_model.manifest("toy", version), max_batch_size=batch, files=listed)
+    document = toy_model.manifest("toy", version)
+    document = dataclasses.replace(document, max_batch_size=batch, files=toy_model.listed(FILES))
     return pack.pack(repository, document, FILES, force=force)
 
 

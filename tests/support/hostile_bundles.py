@@ -216,7 +216,7 @@ def ints(name: str, *values: int) -> Any:
 def replaced(directory: Path, data: bytes, name: str = contract.MODEL_FILE) -> None:
     """Another file in a version, properly listed."""
     (directory / name).write_bytes(data)
-    entry = FileEntry(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    (entry,) = toy_model.listed({name: data})
     others = tuple(item for item in contract.load(directory).files if item.path != name)
     toy_model.edit(directory, files=(entry, *others))
 

@@ -264,13 +264,8 @@ def _formats(canary: Path) -> Iterator[tuple[str, Hostile]]:
     payload = pickle.dumps({"w": _WritesCanary(canary)})
     for name in ("model.pkl", "model.pt", "model.joblib", "model.bin"):
         yield f"plain pickle as {name}", one(payload, name)
-    for packing, pack in (
-        ("zlib", zlib.compress),
-        ("gzip", gzip.compress),
-        ("bz2", bz2.compress),
-        ("xz", lzma.compress),
-    ):
-        yield f"{packing} pickle", one(pack(payload), "model.joblib")
+    for pack in (zlib.compress, gzip.compress, bz2.compress, lzma.compress):
+        yield f"pickle by {pack.__module__}", one(pack(payload), "model.joblib")
     yield "torch of before 1.6", one(LEGACY + payload)
     yield (
         "torch of before 0.2, a tar",
@@ -287,10 +282,7 @@ def _formats(canary: Path) -> Iterator[tuple[str, Hostile]]:
     yield "npz of objects", one(_objects(canary), "model.npz")
     yield "npy", one(b"\x93NUMPY\x01\x00v\x00{'descr': '|O'}" + payload, "model.npy")
     for name, data in {
-        "empty": b"",
         "one byte": b"\x80",
-        "two bytes": b"PK",
-        "text": b"these are no weights\n" * 99,
         "error page": b"<!DOCTYPE html><html><body>404</body></html>",
         "pointer of git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(99),
@@ -321,7 +313,6 @@ def _objects(canary: Path) -> bytes:
 def _zips() -> Iterator[tuple[str, Hostile]]:
     deflated = zipfile.ZIP_DEFLATED
     yield "bomb by ratio", one(archive(EMPTY, {"0": bytes(300 * 2**20)}, deflated))
-    yield "bomb of a pickle", one(archive(bytes(2**20 * 65), {"0": np.random.default_rng(0).bytes(2**22)}, deflated))
     yield "bomb of many", one(archive(EMPTY, {str(at): bytes(2**20) for at in range(200)}, deflated))
     inner = archive(EMPTY, {"0": bytes(50 * 2**20)}, deflated)
     yield "zip in a zip", one(archive(inner, {str(at): inner for at in range(9)}, deflated))
@@ -329,15 +320,12 @@ def _zips() -> Iterator[tuple[str, Hostile]]:
     good = archive(entry(b"]"), {"0": bytes(400)})
     for name, change in {
         "cut in half": lambda data: data[: len(data) // 2],
-        "cut of its end": lambda data: data[:-1],
-        "cut of its directory": lambda data: data[: data.index(b"PK\x01\x02")],
         "directory beyond the file": lambda data: _end(data, 16, 2**31),
         "directory before the file": lambda data: _end(data, 16, 0),
         "directory too long": lambda data: _end(data, 12, 2**31),
         "more entries than there are": lambda data: _end(data, 8, 0xFFFFFFFF),
         "entry beyond the file": lambda data: _central(data, 42, 2**31),
         "entry larger than the file": lambda data: _central(data, 24, 2**32 - 2),
-        "encrypted": lambda data: _central(data, 8, 1, size=2),
         "packed in an unknown way": lambda data: _central(data, 10, 99, size=2),
         "other checksum": lambda data: _central(data, 16, 1),
         "garbage in the middle": lambda data: data[:40] + bytes(99) + data[40:],
@@ -374,7 +362,6 @@ def _headers() -> Iterator[tuple[str, Hostile]]:
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     for name, data in {
         "length in the other byte order": struct.pack(">Q", len(header)) + header + bytes(4),
-        "length of 2**63": struct.pack("<Q", 2**63) + header,
         "as many tensors as fit": _header(b"{" + b",".join(b'"%x":{}' % at for at in range(900_000)) + b"}"),
         "as many numbers as fit": _header(
             b'{"w":{"dtype":"F32","data_offsets":[0,4],"shape":[' + b"1," * 8_000_000 + b"1]}}"
@@ -509,20 +496,7 @@ def _configs() -> Iterator[tuple[str, Hostile]]:
         "numbers beyond all": {"width": [[2, 0], [10**300, 0]]},
     }.items():
         yield name, pair(yaml.safe_dump({**config, **changes}).encode())
-    lines = ["a0: &a0 [x, x]", *(f"a{at}: &a{at} [{f'*a{at - 1}, ' * 9}]" for at in range(1, 30))]
-    for name, text in {
-        "alias bomb": "\n".join(lines),
-        "itself": "width: &a [*a]",
-        "deep": "width: " + "[" * 500_000,
-        "deep mapping": "{a: " * 200_000,
-        "object": "width: !!python/object/apply:os.system ['id']",
-        "object for a name": "base_fun_name: !!python/object/apply:os.system ['id']\n" + yaml.safe_dump({"width": 1}),
-        "large": "a: " + "x" * 2**20,
-        "a list": "- 1",
-        "empty": "",
-        "binary": "\x00\x01",
-    }.items():
-        yield name, pair(text.encode())
+    yield "object", pair(b"width: !!python/object/apply:os.system ['id']")
     yield "no state", Hostile({"model_config.yml": yaml.safe_dump(config).encode()}, "model")
     yield "no config", Hostile({"model_state": state}, "model")
     yield (
@@ -535,38 +509,16 @@ def _steps() -> Iterator[tuple[str, Hostile]]:
     data = safetensors.numpy.save(layer(prefix="kan.") | {"ln.weight": np.ones(3), "ln.bias": np.ones(3)})
     good = '[[step]]\nlayer = "kan"\n'
     for name, text in {
-        "deep": "step = " + "[" * 100_000,
         "deep tables": "[" + ".".join("a" * 1 for _ in range(100_000)) + "]",
         "too many": good * 10_001,
-        "large": "# " + "x" * 2**20,
-        "no TOML": "step = [[",
-        "no text": "\udcff",
-        "empty": "",
-        "other tables": good + "[other]\nx = 1",
-        "a number": "step = 1",
-        "numbers": "step = [1, 2]",
-        "no kind": '[[step]]\nx = "y"',
-        "two kinds": '[[step]]\nlayer = "kan"\nlinear = "kan"',
         "a kind without end": "[[step]]\n" + "x" * 10**6 + " = 1",
         "a name without end": f'[[step]]\nlayer = "{"x" * 10**6}"',
         "a name of control": '[[step]]\nlayer = "\\u001b[2J"',
-        "a name that is no text": "[[step]]\nlayer = 1",
         "an unknown library": good + 'family = "numpy"',
-        "a library that is no text": good + "family = []",
-        "a setting it has not": good + "epsilon = 1",
         "an endless epsilon": good + '[[step]]\nlayernorm = "ln"\nepsilon = inf',
-        "an epsilon of nothing": good + '[[step]]\nlayernorm = "ln"\nepsilon = nan',
         "a date for epsilon": good + '[[step]]\nlayernorm = "ln"\nepsilon = 2020-01-01',
-        "an unknown function": good + '[[step]]\nfunction = "system"',
-        "a scale of NaN": good + "[[step]]\naffine = true\nscale = [nan, 1, 1]\nbias = [0, 0, 0]",
-        "a scale too short": good + "[[step]]\naffine = true\nscale = [1]\nbias = [0]",
         "a scale of numbers beyond all": good + f"[[step]]\naffine = true\nscale = [{10**400}, 1, 1]\nbias = [0, 0, 0]",
         "a selection beyond": "[[step]]\nselect = true\ninputs = [0, 99999999999999999999]\n" + good,
-        "a selection of less than nothing": "[[step]]\nselect = true\ninputs = [0, -1]\n" + good,
-        "the same layer, which does not chain": good * 2,
-        "no layer": '[[step]]\nfunction = "tanh"',
-        "not the layer's kind": '[[step]]\nbatchnorm = "kan"',
-        "nowhere": '[[step]]\nlinear = "nowhere"',
     }.items():
-        raw = text.encode(errors="surrogateescape")
+        raw = text.encode()
         yield name, Hostile({"model.safetensors": data, "steps.toml": raw}, "model.safetensors", (), "steps.toml")

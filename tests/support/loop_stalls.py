@@ -32,12 +32,9 @@ class Stall:
     at: str
 
 
-def watch(loop: asyncio.AbstractEventLoop, path: str) -> None:
-    """Call on the loop's thread."""
-    _Turns(loop, path)
+class Turns:
+    """Writes the stalls of a loop to a file. The thread of the loop creates it."""
 
-
-class _Turns:
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
         self._loop, self._thread = loop, threading.get_ident()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

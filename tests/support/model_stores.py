@@ -25,11 +25,9 @@ from typing import Any
 
 import yaml
 
-from kanserve import Client
-from kanserve.client.errors import ClientError
 from tests.support import compose_stack, programs, reload_tools, server_process
 from tests.support.compose_stack import until
-from tests.support.programs import free_port, free_ports
+from tests.support.programs import Relay, free_port, free_ports
 from tests.support.server_process import Server
 
 KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "of-this-test"}
@@ -93,54 +91,6 @@ def registry(folder: Path) -> Iterator[str]:
     with started([program, "serve", folder / "config.yml"], folder):
         wait_for(f"http://{address}/v2/")
         yield address
-
-
-class Relay:
-    """A relay to a server that passes on `limit` bytes of its responses, and then nothing. `stopped` is set then.
-
-    `address`: where clients connect, host and port.
-    """
-
-    def __init__(self, target: str, limit: int) -> None:
-        host, _, port = target.rpartition(":")
-        self._target, self._left, self._lock = (host, int(port)), limit, threading.Lock()
-        self.stopped = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._sockets = [self._listener]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> Relay:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                self._sockets += [client, server]
-                threading.Thread(target=self._pass, args=(client, server), daemon=True).start()
-                threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
-
-    def _pass(self, source: socket.socket, target: socket.socket, counted: bool = False) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(16384):
-                if counted and not self._granted(len(data)):
-                    self.stopped.set()
-                    return  # the connection stays open, and silent
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-    def _granted(self, size: int) -> bool:
-        with self._lock:
-            self._left -= size
-            return self._left >= 0
 
 
 Files = dict[str, bytes]
@@ -455,38 +405,21 @@ def ignored(desk: Desk) -> list[str]:
     return list(lines[-1]["files"])
 
 
-class Load:
-    """Calls of kanserve's client without retries while versions change. The end of the block fails if a call failed.
-    `failed`: errors; `seen`: versions."""
+class Load(reload_tools.Clients):
+    """Clients while versions change. The end of the block fails if a call failed."""
 
-    def __init__(self, desk: Desk, clients: int = 2) -> None:
-        self.failed: list[str] = []
-        self.seen: set[int] = set()
-        self.calls = 0
-        self._address, self._ended = desk.server.address, threading.Event()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(clients)]
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk.server, 2, {})
 
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        until(lambda: self.calls, "a first response", 60)
-        return self
+    @property
+    def versions(self) -> set[int]:
+        """The versions that have responded."""
+        return {version for version, _ in list(self.seen)}
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(60)
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        super().__exit__(kind, *rest)
         if kind is None:
             assert self.failed == []
-
-    def _work(self) -> None:
-        with Client(self._address, retries=0) as client:
-            while not self._ended.wait(0.005):
-                try:
-                    self.seen.add(int(client.infer("toy", reload_tools.ROWS).version))
-                except ClientError as error:
-                    self.failed.append(str(error))
-                self.calls += 1
 
 
 def follow(desk: Desk, load: Load, publish: Callable[[int, float], object], fetch: str) -> None:
@@ -495,14 +428,15 @@ def follow(desk: Desk, load: Load, publish: Callable[[int, float], object], fetc
         publish(version, factor)
         desk.run(fetch)
         assert desk.factor() == factor
-    until(lambda: 3 in load.seen, "a call of version 3", 60)
+    until(lambda: 3 in load.versions, "a call of version 3", 60)
 
 
 def survive(desk: Desk, interrupted: Callable[[], object], block: str, *, served: float, factor: float) -> None:
     """Interrupt a copy of version 2: the server goes on with the content of before. A block that copies again makes it
     serve the new content. `served`, `factor`: the factors before and after. No call fails."""
     ready = desk.state(2) == "READY"
-    with Load(desk):
+    with Load(desk) as load:
+        load.until(1)
         interrupted()
         desk.scans()
         assert (desk.state(2) == "READY", desk.factor()) == (ready, served)

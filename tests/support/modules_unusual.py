@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from tests.support.torch_modules import FastKANLayer, KANLinear
+from tests.support.torch_modules import Composed, FastKANLayer, KANLinear
 
 
 class Kept(nn.Module):
@@ -45,15 +45,11 @@ class Calling(nn.Module):
         return nn.functional.linear(self.tied(self.more(x, True)), self.tied.weight)
 
 
-class Setting(nn.Module):
+class Setting(Composed):
     """The same class of layer, called in two ways."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.raw, self.normed = Loose(4, 5), Loose(5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.normed(self.raw(x, use_layernorm=False))
+        super().__init__(lambda m, x: m.normed(m.raw(x, use_layernorm=False)), raw=Loose(4, 5), normed=Loose(5, 3))
 
 
 class Rational(nn.Module):
@@ -96,26 +92,19 @@ class Unrolled(nn.Module):
         return self.out(h)
 
 
-class OfConstants(nn.Module):
+class OfConstants(Composed):
     """A layer of places, which knows nothing of the rows."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.places, self.kan = nn.Parameter(torch.linspace(-1, 1, 4)[:, None]), KANLinear(1, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x[:, :, None] * self.kan(self.places)).sum(1)
+        places = nn.Parameter(torch.linspace(-1, 1, 4)[:, None])
+        super().__init__(lambda m, x: (x[:, :, None] * m.kan(m.places)).sum(1), places=places, kan=KANLinear(1, 3))
 
 
-class Doing(nn.Module):
+class Doing(Composed):
     """A layer, and a function of its output and of the rows."""
 
-    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.kan, self.function = KANLinear(4, 2), function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(self.kan(x), x)
+    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], object]) -> None:
+        super().__init__(lambda m, x: function(m.kan(x), x), kan=KANLinear(4, 2))
 
 
 class Tagged(KANLinear):
@@ -190,15 +179,11 @@ class Pykan(nn.Module):
         return self.node_scale_0 * (self.act_fun[0](x) + self.symbolic_fun[0](x, limit)) + self.node_bias_0
 
 
-class Avoiding(nn.Module):
+class Avoiding(Composed):
     """Calls pykan's network so that it avoids singularities."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.kan = Pykan()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.kan(x, True, y_th=4.0)
+        super().__init__(lambda m, x: m.kan(x, True, y_th=4.0), kan=Pykan())
 
 
 def tied() -> nn.Module:

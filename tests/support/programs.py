@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import random
 import shutil
@@ -11,7 +12,6 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -98,52 +98,52 @@ def _binds(stack: contextlib.ExitStack, number: int) -> bool:
     return True
 
 
-@dataclass(slots=True)
-class Balancer:
-    """Running proxy. `target`: port of the server for new connections; `targets`: that of each connection so far."""
+class Relay:
+    """A relay to a server that passes on `limit` bytes of its responses, and then nothing. `stopped` is set then.
 
-    port: int
-    target: int
-    targets: list[int] = field(default_factory=list)
+    `address`: where clients connect, host and port. `target`: the server of new connections. `targets`: those of
+    the connections so far.
+    """
 
+    def __init__(self, target: str, limit: float = math.inf) -> None:
+        self.target, self.targets = target, list[str]()
+        self._left, self._lock = limit, threading.Lock()
+        self.stopped = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
 
-@contextlib.contextmanager
-def balancing(target: int) -> Iterator[Balancer]:
-    """A proxy that first connects to this port."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        balancer = Balancer(listener.getsockname()[1], target)
+    def __enter__(self) -> Relay:
+        return self
 
-        def accept() -> None:
+    def __exit__(self, *_: object) -> None:
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
             while True:
-                try:
-                    client, _ = listener.accept()
-                    server = socket.create_connection(("127.0.0.1", balancer.target))
-                except OSError:
-                    return
-                balancer.targets.append(balancer.target)
-                threading.Thread(target=_carry, args=(client, server), daemon=True).start()
+                client, _ = self._listener.accept()
+                host, _, port = self.target.rpartition(":")
+                server = socket.create_connection((host, int(port)))
+                self.targets.append(self.target)
+                self._sockets += [client, server]
+                threading.Thread(target=self._pass, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
 
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        try:
-            yield balancer
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join(60)
+    def _pass(self, source: socket.socket, target: socket.socket, counted: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(16384):
+                if counted and not self._granted(len(data)):
+                    self.stopped.set()
+                    return  # the connection stays open, and silent
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
 
-
-def _carry(client: socket.socket, server: socket.socket) -> None:
-    with client, server:
-        back = threading.Thread(target=_copy, args=(server, client), daemon=True)
-        back.start()
-        _copy(client, server)
-        back.join()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+    def _granted(self, size: int) -> bool:
+        with self._lock:
+            self._left -= size
+            return self._left >= 0

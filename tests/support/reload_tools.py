@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import itertools
 import os
 import re
@@ -22,7 +20,6 @@ import onnx
 from onnx import numpy_helper
 
 from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import FileEntry
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.types import Array
 from tests.support import toy_model, wait
@@ -36,19 +33,12 @@ _numbers = itertools.count()
 def write(target: Path, factor: float = 1.0, *, name: str = "toy", version: int = 1, pad: int = 0) -> Path:
     """The files of a version, written one by one, the manifest last. Reference rows as the factor has them. `pad`:
     bytes more, which the graph has and does not use."""
-    target.mkdir(parents=True, exist_ok=True)
     files = {
         contract.MODEL_FILE: scaled(toy_model.graph(), "W1", factor, pad),
         "edges_l0.onnx": toy_model.edge_graph(0),
         "edges_l1.onnx": scaled(toy_model.edge_graph(1), "W", factor),
     }
-    for path, data in files.items():
-        (target / path).write_bytes(data)
-    listed = tuple(
-        FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in files.items()
-    )
-    toy_model.save(target, dataclasses.replace(toy_model.manifest(name, version, scale=factor), files=listed))
-    return target
+    return toy_model.put(target, files, toy_model.manifest(name, version, scale=factor))
 
 
 def scaled(graph: bytes, weight: str, factor: float, pad: int = 0) -> bytes:
@@ -207,8 +197,6 @@ def truncate(path: Path, size: int = 0) -> None:
 RNG = np.random.default_rng(9)
 
 TRAIN = RNG.normal(size=(2000, 3)).astype(np.float32)
-
-SECONDS = 60
 
 
 def draw(count: int, *, moved: float = 0.0) -> np.ndarray:

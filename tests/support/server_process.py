@@ -48,7 +48,7 @@ def end_with_it():
 def ready(addresses):
     if "KANSERVE_TEST_STALLS" in os.environ:
         from tests.support import loop_stalls
-        loop_stalls.watch(asyncio.get_running_loop(), os.environ.pop("KANSERVE_TEST_STALLS"))
+        loop_stalls.Turns(asyncio.get_running_loop(), os.environ.pop("KANSERVE_TEST_STALLS"))
     threading.Thread(target=end_with_it, daemon=True).start()  # whoever started it may be killed
     print(json.dumps(addresses), flush=True)
 serve = supervisor.serve if settings.workers > 1 else app.serve
@@ -99,7 +99,7 @@ class Server:
             named = (line for line in self.lines() if line["event"] in events)
             return [line for line in named if facts.items() <= line.items()]
 
-        wait_until(lambda: len(found()) >= count)
+        wait.until(lambda: len(found()) >= count)
         return found()
 
     def stop(self, *, seconds: float = 60) -> int:
@@ -235,11 +235,6 @@ def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **se
                 where.get("http", ""),
                 loop_stalls.Log(log.with_name("stalls")),
             )
-
-
-def wait_until(condition: Any, seconds: float = wait.SECONDS) -> None:
-    """Poll until true."""
-    wait.until(condition, seconds=seconds)
 
 
 _NEEDS_H2CORN = pytest.mark.skipif(importlib.util.find_spec("h2corn") is None, reason="h2corn is not installed")

@@ -151,15 +151,11 @@ class Impostor(KANLinear):
         return super().forward(x) + 0.1 * x[..., :1] * x[..., -1:]
 
 
-class Batchwise(nn.Module):
+class Batchwise(Composed):
     """A row's output depends on the other rows."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.kan = KANLinear(3, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.kan((x - x.min()) / (x.max() - x.min() + 1e-6))
+        super().__init__(lambda m, x: m.kan((x - x.min()) / (x.max() - x.min() + 1e-6)), kan=KANLinear(3, 2))
 
 
 class TwoInputs(nn.Module):
@@ -196,15 +192,11 @@ class Waves(nn.Module):
         return torch.sin(x[..., None, :] * self.rates).sum(-1)
 
 
-class Around(nn.Module):
+class Around(Composed):
     """Hands its row on."""
 
     def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner, self.out = inner, nn.Linear(3, 2)
-
-    def forward(self, x: Any) -> Any:
-        return self.out(self.inner(x))
+        super().__init__(lambda m, x: m.out(m.inner(x)), inner=inner, out=nn.Linear(3, 2))
 
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -318,15 +310,12 @@ class Reader(nn.Module):
         return Answer(logits, hidden * 1000, logits.argmax(-1))
 
 
-class Tokens(nn.Module):
+class Tokens(Composed):
     """A module whose only input has the ids of tokens."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(11, 4), KANLinear(4, 3)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.head(self.embed(ids).mean(1))
+        parts = {"embed": nn.Embedding(11, 4), "head": KANLinear(4, 3)}
+        super().__init__(lambda m, ids: m.head(m.embed(ids).mean(1)), **parts)
 
 
 class Steps(nn.Module):
@@ -355,16 +344,11 @@ class Regular(nn.Module):
         return self.coef.abs().mean(), each.sum(-1), each
 
 
-class Regularised(nn.Module):
+class Regularised(Composed):
     """A module of two such layers."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = Regular(4, 6), Regular(6, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        _, hidden, _ = self.first(x)
-        return self.second(hidden)[1]
+        super().__init__(lambda m, x: m.second(m.first(x)[1])[1], first=Regular(4, 6), second=Regular(6, 3))
 
 
 def draw(*shape: int, rows: int = 9, seed: int = 1, scale: float = 1.0) -> np.ndarray:

@@ -8,14 +8,13 @@ x [B, 2, 3] -> "pixels", at 2 x 3 positions:  phi(x) = W0[0, j] * tanh(x / 2), t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import BasisInfo, FileEntry, LayerInfo, Manifest, NodeStep, Reference, TensorSpec
+from kanexport.contract.manifest import BasisInfo, LayerInfo, Manifest, NodeStep, Reference, TensorSpec
 from tests.support import toy_model
 
 RNG = np.random.default_rng(5)
@@ -98,13 +97,8 @@ def edge_graph(layer: int) -> bytes:
 
 def write(repository: Path, name: str = "grid") -> Path:
     """A version directory under `repository`."""
-    target = repository / name / "1"
-    target.mkdir(parents=True)
     files = {contract.MODEL_FILE: graph()} | {f"edges_l{at}.onnx": edge_graph(at) for at in range(3)}
-    for path, data in files.items():
-        (target / path).write_bytes(data)
-    toy_model.save(target, _manifest(name, files))
-    return target
+    return toy_model.put(repository / name / "1", files, _manifest(name))
 
 
 def edit_layer(directory: Path, at: int, **changes: object) -> None:
@@ -114,7 +108,7 @@ def edit_layer(directory: Path, at: int, **changes: object) -> None:
     toy_model.edit(directory, layers=tuple(layers))
 
 
-def _manifest(name: str, files: dict[str, bytes]) -> Manifest:
+def _manifest(name: str) -> Manifest:
     rows = np.linspace(-2, 2, 24).reshape(4, 2, 3)
     return dataclasses.replace(
         toy_model.manifest(name),
@@ -127,10 +121,6 @@ def _manifest(name: str, files: dict[str, bytes]) -> Manifest:
             inputs=tuple(map(tuple, rows.reshape(4, -1).tolist())),
             outputs=tuple(map(tuple, outputs(rows).reshape(4, -1).tolist())),
             tolerance=1e-5,
-        ),
-        files=tuple(
-            FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-            for path, data in files.items()
         ),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,20 +87,29 @@ def write(
     directory: Path | None = None,
 ) -> Path:
     """A version directory under `repository`. A `reference_scale` other than 1 makes the verification fail."""
-    target = directory or repository / name / str(version)
-    target.mkdir(parents=True, exist_ok=True)
     files = {
         contract.MODEL_FILE: graph(datatype),
         "edges_l0.onnx": edge_graph(0, datatype),
         "edges_l1.onnx": edge_graph(1, datatype),
     }
+    target = directory or repository / name / str(version)
+    return put(target, files, manifest(name, version, datatype, tolerance, reference_scale))
+
+
+def put(target: Path, files: Mapping[str, bytes], about: Manifest) -> Path:
+    """A version directory with these files, the manifest last."""
+    target.mkdir(parents=True, exist_ok=True)
     for path, data in files.items():
         (target / path).write_bytes(data)
-    listed = tuple(
+    save(target, dataclasses.replace(about, files=listed(files)))
+    return target
+
+
+def listed(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:
+    """The entries of files in a manifest."""
+    return tuple(
         FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in files.items()
     )
-    save(target, dataclasses.replace(manifest(name, version, datatype, tolerance, reference_scale), files=listed))
-    return target
 
 
 def manifest(
@@ -139,27 +148,21 @@ def manifest(
     )
 
 
-def write_plain(repository: Path, name: str, node: NodeProto, kind: int) -> None:
-    """A plain graph x [B, 1] -> y [B, 1] of one node, which also has a `table` of three numbers."""
-    table = numpy_helper.from_array(np.arange(3, dtype=np.float32), "table")
-    graph = helper.make_graph(
-        [node],
-        name,
-        [helper.make_tensor_value_info("x", kind, ["B", 1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 1])],
-        [table],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    (repository / name / "1").mkdir(parents=True)
-    (repository / name / "1" / "model.onnx").write_bytes(model.SerializeToString())
+def write_plain(
+    repository: Path, name: str, *nodes: NodeProto, kind: int = TensorProto.FLOAT, batch: int | str = "B", **values: Any
+) -> None:
+    """A plain graph x [batch, 1] -> y [batch, 1]. `values`: constants by name."""
+    x, y = (helper.make_tensor_value_info(*each, [batch, 1]) for each in (("x", kind), ("y", TensorProto.FLOAT)))
+    constants = [numpy_helper.from_array(np.array(value), key) for key, value in values.items()]
+    graph = helper.make_graph(nodes, name, [x], [y], constants)
+    created = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    directory = repository / name / "1"
+    directory.mkdir(parents=True)
+    (directory / contract.MODEL_FILE).write_bytes(created.SerializeToString())
 
 
 def write_slow(repository: Path, name: str = "slow", *, steps: int = 12, size: int = 1200) -> None:
     """A plain graph x [1, 1] -> y [1, 1] that computes for a good while."""
-    constants = [
-        numpy_helper.from_array(np.array([size, size], np.int64), "shape"),
-        numpy_helper.from_array(np.array([1, 1], np.int64), "one"),
-    ]
     # The matrix depends on the input, or the runtime would compute it all at load.
     nodes = [
         helper.make_node("Expand", ["x", "shape"], ["m0"]),
@@ -167,15 +170,11 @@ def write_slow(repository: Path, name: str = "slow", *, steps: int = 12, size: i
         helper.make_node("ReduceMax", [f"m{steps}"], ["top"], keepdims=1),
         helper.make_node("Reshape", ["top", "one"], ["y"]),
     ]
-    directory = repository / name / "1"
-    directory.mkdir(parents=True)
-    data = model(nodes, [("x", [1, 1])], [("y", [1, 1])], constants, TensorProto.FLOAT)
-    (directory / contract.MODEL_FILE).write_bytes(data)
+    write_plain(repository, name, *nodes, batch=1, shape=[size, size], one=[1, 1])
 
 
 def write_endless(repository: Path, name: str = "endless", *, steps: int = 40) -> None:
     """A plain graph x [B, 1] -> y [B, 1] that takes longer the larger x is, by its third power: 3000 are a minute."""
-    constants = [numpy_helper.from_array(np.array([1], np.int64), "one")]
     nodes = [
         helper.make_node("Abs", ["x"], ["sizes"]),
         helper.make_node("ReduceMax", ["sizes"], ["size"], keepdims=1),
@@ -188,10 +187,7 @@ def write_endless(repository: Path, name: str = "endless", *, steps: int = 40) -
         helper.make_node("ReduceMax", [f"m{steps}"], ["top"], keepdims=1),
         helper.make_node("Add", ["x", "top"], ["y"]),
     ]
-    directory = repository / name / "1"
-    directory.mkdir(parents=True)
-    data = model(nodes, [("x", ["B", 1])], [("y", ["B", 1])], constants, TensorProto.FLOAT)
-    (directory / contract.MODEL_FILE).write_bytes(data)
+    write_plain(repository, name, *nodes, one=[1])
 
 
 def save(directory: Path, found: Manifest) -> None:
@@ -268,10 +264,6 @@ def write_wide(repository: Path, width: int, name: str = "wide") -> None:
     """The model in version 1."""
     values = wide_weights(width)
     graphs = {contract.MODEL_FILE: _wide_graph(values), "edges_l0.onnx": _wide_edges(values)}
-    target = repository / name / "1"
-    target.mkdir(parents=True)
-    for path, data in graphs.items():
-        (target / path).write_bytes(data)
     created = manifest(name)
     mask = tuple(tuple(row) for row in (np.abs(values) > 0).astype(float).tolist())
     layer = dataclasses.replace(
@@ -288,18 +280,11 @@ def write_wide(repository: Path, width: int, name: str = "wide") -> None:
         "outputs": (TensorSpec(name="y", datatype="FP32", shape=(-1, width)),),
         "layers": (layer,),
         "reference": reference,
-        "files": tuple(
-            FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-            for path, data in graphs.items()
-        ),
     }
-    whole = dataclasses.replace(created, **changes)
-    bare, numbers = contract.parts(whole)
+    bare, numbers = contract.parts(dataclasses.replace(created, **changes))
     if numbers is not None:  # as an export writes a large manifest
-        (target / contract.NUMBERS_FILE).write_bytes(numbers)
-        entry = FileEntry(path=contract.NUMBERS_FILE, size=len(numbers), sha256=hashlib.sha256(numbers).hexdigest())
-        bare = dataclasses.replace(bare, files=(*bare.files, entry))
-    save(target, bare)
+        graphs[contract.NUMBERS_FILE] = numbers
+    put(repository / name / "1", graphs, bare)
 
 
 def _wide_graph(values: np.ndarray) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -56,49 +55,3 @@ def test_the_page_has_each_code_once(sites: list[errors.Site]) -> None:
     assert sorted(codes) == sorted(errors.by_code(sites))
     for code, meaning in console.MEANINGS.items():
         assert f"| {int(code)} | {meaning} |" in page
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty package `kanexport`, which `errors` reads."""
-    monkeypatch.setattr(errors, "ROOT", tmp_path)
-    (tmp_path / "kanexport").mkdir()
-    return tmp_path / "kanexport"
-
-
-def test_messages_are_templates(package: Path) -> None:
-    (package / "a.py").write_text(
-        'HELP = "remove it"\n'
-        "class Failure(Exception): ...\n"
-        'class BadName(Failure):\n    code = "name-bad"\n    hint = "choose another name"\n'
-        "def check(name, rows):\n"
-        '    raise BadName(f"invalid name {name[:80]!r} of {len(rows)} rows")\n'
-        '    text = f"{name} is unknown"\n'
-        '    raise BadName(text, code="name-unknown", hint=HELP if rows else f"see {name}")\n'
-        "    raise BadName(str(name), code=name.code, hint=name.hint)\n"
-    )
-    found = errors.sites(("kanexport",))
-    assert [(site.code, site.message, site.hints, site.converted) for site in found] == [
-        ("name-bad", "invalid name <name> of <number> rows", ("choose another name",), False),
-        ("name-unknown", "<name> is unknown", ("remove it", "see <name>"), False),
-        ("", "", (), True),
-    ]
-
-
-def test_errors_of_a_constructor_and_of_a_function_are_read(package: Path) -> None:
-    (package / "a.py").write_text(
-        "class Failure(Exception): ...\n"
-        "class Full(Failure):\n"
-        "    def __init__(self):\n"
-        '        super().__init__("the queue is full", code="queue-full", hint="send fewer requests")\n'
-        "async def check(name):\n"
-        '    text = f"{name} is too large"\n'
-        '    raise rejected(name, text, code="name-too-large", hint="choose another name")\n'
-        "    raise Full()\n"
-    )
-    (package / "b.py").write_text("class Full(Exception): ...\n")
-    assert [(site.kind, site.code, site.message, site.hints) for site in errors.sites(("kanexport",))] == [
-        ("Full", "queue-full", "the queue is full", ("send fewer requests",)),
-        ("rejected", "name-too-large", "<name> is too large", ("choose another name",)),
-        ("Full", "queue-full", "", ("send fewer requests",)),
-    ]

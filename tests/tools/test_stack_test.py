@@ -53,12 +53,6 @@ def test_root_on_debian_gets_the_absent_programs(machine: Path, capfd: pytest.Ca
     assert len((machine / "calls").read_text().splitlines()) == 2
 
 
-def test_a_failure_of_apt_get_is_told_and_no_error(machine: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (machine / "apt-get").write_text("#!/bin/sh\nexit 100\n")
-    stack_test.provide(PARTS, root=True)
-    assert "apt-get failed; parts and tests that need pasta, oras may not run" in capfd.readouterr().out
-
-
 @pytest.mark.parametrize(("root", "debian"), [(False, True), (True, False)])
 def test_others_read_which_command_installs_them(
     machine: Path, capfd: pytest.CaptureFixture[str], root: bool, debian: bool
@@ -90,8 +84,3 @@ def test_the_state_is_that_of_the_command() -> None:
 def test_skipped_tests_are_counted_with_their_reasons(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(REPORT)
     assert stack_test.counted(tmp_path / "report.xml") == ("1 of 3", ("2 skipped: no promtool",))
-
-
-def test_an_unknown_part_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert stack_test.main(["compose"]) == 2
-    assert "compose-stack" in capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_the_guide_runs_and_no_call_is_lost(here: Desk) -> None:
         publish(here, 2, 2.0)
         here.run(RCLONE)
         here.serves(2, 2.0)
-        until(lambda: 2 in load.seen, "a call of version 2", 60)
+        until(lambda: 2 in load.versions, "a call of version 2", 60)
         assert "READY" in here.run(GUIDE["Fetch with rclone"][1])
         at_once, for_all = GUIDE["Roll back"]
         here.run(at_once)
@@ -77,7 +77,7 @@ def test_the_guide_runs_and_no_call_is_lost(here: Desk) -> None:
         here.run(RCLONE)
         until(lambda: here.state(2) != "READY", "the policy", 60)
         assert here.factor() == 1.0
-    assert load.seen == {1, 2}
+    assert load.versions == {1, 2}
     assert reload_tools.events(here.server, "model_load_failed") == [], "the manifest arrives last"
 
 

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2
 from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import forked_process, reload_tools, toy_model
 from tests.support.bad_requests import refused
-from tests.support.programs import balancing
+from tests.support.programs import Relay
 from tests.support.server_process import INFERENCE, SHARED, Server, first_line, launched, request, serving
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -158,8 +158,8 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
     with (
         serving(tmp_path, **settings) as old,
         serving(tmp_path, **settings) as new,
-        balancing(old.port) as balancer,
-        grpc.insecure_channel(f"127.0.0.1:{balancer.port}", [("grpc.enable_retries", 0)]) as channel,
+        Relay(old.address) as balancer,
+        grpc.insecure_channel(balancer.address, [("grpc.enable_retries", 0)]) as channel,
     ):
         call = channel.unary_unary(f"{INFERENCE}ModelInfer")
         call(data, timeout=60)
@@ -168,13 +168,13 @@ def test_a_client_behind_a_balancer_of_connections_loses_no_call(tmp_path: Path)
             if old.process.poll() is not None:
                 break
             if number == 10:  # the balancer notices some time after the signal
-                balancer.target = new.port
+                balancer.target = new.address
             try:
                 call(data, timeout=60)
             except grpc.RpcError as error:
                 errors.append(str(error))
         assert not errors
-        assert balancer.targets == [old.port, new.port]
+        assert balancer.targets == [old.address, new.address]
         assert old.process.returncode == 0
 
 

@@ -37,10 +37,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy, and plain graphs that fail for some values: a lookup, and words that are to be numbers."""
     folder = tmp_path_factory.mktemp("repository")
     toy_model.write(folder)
-    toy_model.write_plain(folder, "lookup", helper.make_node("Gather", ["table", "x"], ["y"]), TensorProto.INT64)
-    toy_model.write_plain(
-        folder, "numbers", helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT), TensorProto.STRING
-    )
+    table, lookup = np.arange(3, dtype=np.float32), helper.make_node("Gather", ["table", "x"], ["y"])
+    toy_model.write_plain(folder, "lookup", lookup, kind=TensorProto.INT64, table=table)
+    cast = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    toy_model.write_plain(folder, "numbers", cast, kind=TensorProto.STRING)
     return folder
 
 

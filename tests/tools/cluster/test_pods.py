@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.wait import turns, until_async
-from tools.cluster.manifest import Deployment, PodSpec, Probe
+from tests.support.wait import until_async
+from tools.cluster.manifest import PodSpec, Probe
 from tools.cluster.pods import Host, Pod
 from tools.cluster.probes import Verdict, watch
-from tools.cluster.rollout import Controller, Counts, step
+from tools.cluster.rollout import Counts, step
 from tools.cluster.sandbox import Image, Storage
 
 SHELL = "/bin/sh"
@@ -105,36 +105,6 @@ def test_a_step_of_a_rollout(
     assert tuple(step(counts, replicas, surge, unavailable)) == expected
 
 
-def test_startup_readiness_and_liveness_decide_what_a_pod_is(cluster: Cluster, tmp_path: Path) -> None:
-    exists = "test -e {0}/{1}".format
-    spec = replace(
-        SPEC,
-        startup=check(f"echo run >>{tmp_path}/runs; {exists(tmp_path, 'started')}", failures=10_000),
-        readiness=check(exists(tmp_path, "ready"), failures=2),
-        liveness=check(f"! {exists(tmp_path, 'broken')}", failures=2),
-    )
-
-    async def run() -> None:
-        pod = Pod(1, spec, 1, "a", cluster.host)
-        (tmp_path / "ready").touch()
-        pod.start()
-        await until_async(lambda: (tmp_path / "runs").exists() and len((tmp_path / "runs").read_text().split()) > 3)
-        assert (pod.started, pod.ready) == (False, False)
-        (tmp_path / "started").touch()
-        await until_async(lambda: pod.ready)
-        (tmp_path / "ready").unlink()
-        await until_async(lambda: not pod.ready)
-        assert (pod.restarts, cluster.changes) == (0, 2)
-        (tmp_path / "started").unlink()
-        (tmp_path / "broken").touch()
-        await until_async(lambda: pod.restarts == 1 and not pod.started)
-        await pod.close()
-
-    asyncio.run(run())
-    assert "pod-1 fails its liveness probe and restarts" in cluster.events
-    assert "pod-1 ended with 0" in cluster.events
-
-
 @pytest.mark.parametrize(("script", "killed"), [("trap 'test -e hook && exit 0' TERM", False), ("trap '' TERM", True)])
 def test_a_pod_that_ignores_sigterm_is_killed_after_the_grace_period(
     cluster: Cluster, tmp_path: Path, script: str, *, killed: bool
@@ -154,46 +124,3 @@ def test_a_pod_that_ignores_sigterm_is_killed_after_the_grace_period(
         return pod
 
     assert asyncio.run(run()).killed is killed
-
-
-def test_a_rollout_keeps_all_replicas_available(cluster: Cluster) -> None:
-    spec = replace(SPEC, readiness=check("true"))
-    deployment = Deployment(2, 1, 0, 0.1, spec)
-
-    async def run() -> None:
-        controller = Controller(cluster.host, deployment)
-        working = asyncio.create_task(controller.run())
-        assert await controller.wait(SECONDS)
-        first = list(controller.pods)
-        controller.apply(replace(deployment, pod=replace(spec, env=(("A", "1"),))))
-        most, least = 0, 2
-
-        def complete() -> bool:
-            nonlocal most, least
-            alive = [pod for pod in controller.pods if not pod.terminating]
-            most, least = max(most, len(alive)), min(least, sum(pod.ready for pod in alive))
-            return bool(controller.complete())
-
-        await until_async(complete)
-        assert (most, least, controller.revision) == (3, 2, 2)
-        await until_async(lambda: all(pod.gone for pod in first))
-        working.cancel()
-        await controller.close()
-
-    asyncio.run(run())
-
-
-def test_a_lost_pod_counts_as_ready_until_the_cluster_forgets_it(cluster: Cluster) -> None:
-    async def run() -> None:
-        pod = Pod(1, SPEC, 1, "a", cluster.host)
-        pod.start()
-        await until_async(lambda: pod.ready)
-        pod.lose()
-        assert pod.process is not None
-        await asyncio.wait_for(pod.process.wait(), SECONDS)
-        await turns()
-        assert (pod.ready, pod.gone) == (True, False)
-        pod.forget()
-        assert (pod.ready, pod.gone) == (False, True)
-
-    asyncio.run(run())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +104,3 @@ def test_a_wrong_export_would_be_seen(clones: Path) -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["outcome"] == "SILENT"
     assert "its largest answer" in result["why"]
-
-
-def test_the_table_names_what_is_made_of_which_file() -> None:
-    table = tomllib.loads((ORACLE / "public_modules.toml").read_text(encoding="utf-8"))
-    created = [
-        item for facts in table["repositories"].values() for several in facts["files"].values() for item in several
-    ]
-    assert len(created) > 110
-    assert len(table["repositories"]) > 40
-    assert all(item["make"] and item["rows"] for item in created)
