@@ -347,7 +347,7 @@ TIMED = {
     "tests/support/telemetry_probe.py": "no event follows a message that onnxruntime does not send",
 }
 CLOCKS = {"monotonic", "perf_counter", "time", "monotonic_ns", "perf_counter_ns"}
-WAITING = {"wait", "join", "result", "communicate", "get", "wait_for", "wait_until", "until", "until_async", "acquire"}
+WAITING = {"wait", "join", "result", "communicate", "get", "wait_for", "until", "until_async", "acquire"}
 OPENERS = {"open", "urlopen", "Popen", "TemporaryDirectory", "NamedTemporaryFile", "insecure_channel", "secure_channel"}
 
 

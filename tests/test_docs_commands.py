@@ -52,7 +52,7 @@ class Desk(NamedTuple):
     port: int
 
     def run(self, command: list[str]) -> str:
-        """What a command prints. Raises AssertionError with the output of a command that fails."""
+        """Returns the output of a command. Raises AssertionError with the output of a command that fails."""
         done = forked_process.run(command, input=b"", timeout=SECONDS, cwd=self.folder, env=self.environment)
         assert done.returncode == 0, f"{command[-1]}\n{done.stdout.decode()}\n{done.stderr.decode()}"
         return done.stdout.decode()

@@ -50,10 +50,8 @@ def test_a_page_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert reference.main(["--check"]) == 1
 
 
-def test_the_api_document_has_every_route_and_resolves() -> None:
+def test_the_api_document_resolves() -> None:
     document = openapi.document()
-    for path in ("/v2/models/{name}/infer", "/v1/kan/models/{name}/explain", "/v1/kan/models/{name}/watch", "/metrics"):
-        assert path in document["paths"]
     named = set(re.findall(r'"#/components/schemas/([\w.]+)"', openapi.page()))
     assert named <= set(document["components"]["schemas"])
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]

@@ -1,9 +1,7 @@
-"""Comparison of certificates with solvers: the problem that they get, contradictions, and a machine without solvers."""
+"""Comparison of certificates with solvers: the problem that they get, and contradictions."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,12 +56,3 @@ def test_an_optimum_beyond_a_certificate_is_counted(task: dict[str, Any], moved:
     lines, count = script.rows([task], [{"name": NAME, "end": "low", "scip": solved, "highs": late}])
     assert count == wrong
     assert "none in time" in lines[0]
-
-
-@pytest.mark.parametrize("solvers", [None, Path("/nowhere/python")])
-def test_a_machine_without_solvers(
-    solvers: Path | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["script", *(["--solvers", str(solvers)] if solvers else [])])
-    assert script.main() == 0
-    assert "no solvers" in capsys.readouterr().out

@@ -21,10 +21,9 @@ import h2.events
 import numpy as np
 
 from tests.support import toy_model
-from tests.support.http_client import Peer
+from tests.support.http_client import INFER, Peer
 from tests.support.server_process import INFERENCE, Server, request, resident, serving
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 SECONDS = 1.0  # of a flood

@@ -43,9 +43,7 @@ class Balanced(html.parser.HTMLParser):
 
 
 MANY = 10**7
-
 WORDS = (1, 2.5, -3, "a,[b", '\\"]', "{:", "", True, None, "\\\\", "é", "\u0000", "\\")
-
 KEYS = ("a", 'b"', "c:", "d\\", "")
 
 

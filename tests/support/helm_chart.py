@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
+import ssl
 import subprocess
+import urllib.request
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2
 
 from tests.support.command_line import COMMAND
-from tools.cluster import probes
 from tools.manifests import download, references, schemas
 
 ROOT = Path(__file__).parents[2]
@@ -134,15 +136,28 @@ def merge(target: Document, source: Document) -> None:
 
 
 SECONDS = 60
+CHECK = "/grpc.health.v1.Health/Check"
 
 
 def passes(probe: dict[str, Any], env: dict[str, str], port: int) -> bool:
     """One run of a probe, on a port of loopback. `env`: the variables of the container, for `exec`."""
-    address = f"127.0.0.1:{port}"
     if "grpc" in probe:
-        run = probes.grpc_check(address, probe["grpc"], probe["timeoutSeconds"])
-    elif "httpGet" in probe:
-        run = probes.http_get(address, probe["httpGet"], probe["timeoutSeconds"])
-    else:
-        run = probes.execute((*COMMAND, *probe["exec"]["command"][1:]), env, SECONDS)
-    return asyncio.run(run)
+        request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(CHECK, response_deserializer=health_pb2.HealthCheckResponse.FromString)
+            try:
+                answer = call(request.SerializeToString(), timeout=probe["timeoutSeconds"])
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    if "httpGet" in probe:
+        get = probe["httpGet"]
+        url = f"{get['scheme'].lower()}://127.0.0.1:{port}{get['path']}"
+        unverified = ssl._create_unverified_context()
+        try:
+            with urllib.request.urlopen(url, timeout=probe["timeoutSeconds"], context=unverified) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+    command = [*COMMAND, *probe["exec"]["command"][1:]]
+    return subprocess.run(command, env=env, capture_output=True, timeout=SECONDS).returncode == 0

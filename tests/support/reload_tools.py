@@ -195,7 +195,6 @@ def truncate(path: Path, size: int = 0) -> None:
 
 
 RNG = np.random.default_rng(9)
-
 TRAIN = RNG.normal(size=(2000, 3)).astype(np.float32)
 
 

@@ -132,16 +132,11 @@ class GoldenTransformer(nn.Module):
         return self.out(x.mean(1))
 
 
-class SharedAndTurned(nn.Module):
+class SharedAndTurned(Composed):
     """One layer run twice, on sequences whose batch axis comes second."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.mix = KANLinear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        turned = x.transpose(0, 1)
-        return self.mix(torch.tanh(self.mix(turned))).transpose(0, 1)
+        super().__init__(lambda m, x: m.mix(torch.tanh(m.mix(x.transpose(0, 1)))).transpose(0, 1), mix=KANLinear(4, 4))
 
 
 class Impostor(KANLinear):
@@ -200,7 +195,6 @@ class Around(Composed):
 
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-
 NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,39 +16,7 @@ from tools.cluster.rollout import Counts, step
 from tools.cluster.sandbox import Image, Storage
 
 SHELL = "/bin/sh"
-SECONDS = 60.0
-SPEC = PodSpec(
-    command=(SHELL, "-c", "trap 'exit 0' TERM; while :; do sleep 0.02; done"),
-    args=(),
-    env=(),
-    mounts=(),
-    ports={},
-    grace=60,
-    startup=None,
-    readiness=None,
-    liveness=None,
-)
-
-
-def check(script: str, **times: Any) -> Probe:
-    return Probe("exec", {"command": [SHELL, "-c", script]}, **{"period": 0.05, "timeout": 60, **times})
-
-
-class Cluster:
-    """A host with its events."""
-
-    def __init__(self, folder: Path) -> None:
-        self.events: list[str] = []
-        self.changes = 0
-        self.host = Host(folder, "127.0.1", Image(), Storage(), 1.0, self.events.append, self._changed)
-
-    def _changed(self) -> None:
-        self.changes += 1
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
-    return Cluster(tmp_path)
+SPEC = PodSpec((), (), (), (), {}, grace=60, startup=None, readiness=None, liveness=None)
 
 
 def test_a_verdict_changes_after_equal_results_in_a_row() -> None:
@@ -107,14 +74,15 @@ def test_a_step_of_a_rollout(
 
 @pytest.mark.parametrize(("script", "killed"), [("trap 'test -e hook && exit 0' TERM", False), ("trap '' TERM", True)])
 def test_a_pod_that_ignores_sigterm_is_killed_after_the_grace_period(
-    cluster: Cluster, tmp_path: Path, script: str, *, killed: bool
+    tmp_path: Path, script: str, *, killed: bool
 ) -> None:
     endless = (SHELL, "-c", f"cd {tmp_path}; {script}; touch trapped; while :; do sleep 0.02; done")
     hook = {"exec": {"command": [SHELL, "-c", f"touch {tmp_path}/hook"]}}  # runs before SIGTERM
     spec = replace(SPEC, command=endless, grace=1.0 if killed else 60.0, pre_stop=hook)
 
     async def run() -> Pod:
-        pod = Pod(1, spec, 1, "a", cluster.host)
+        host = Host(tmp_path, "127.0.1", Image(), Storage(), 1.0, lambda event: None, lambda: None)
+        pod = Pod(1, spec, 1, "a", host)
         pod.start()
         await until_async(lambda: pod.ready and (tmp_path / "trapped").exists())
         pod.delete()
