@@ -144,16 +144,3 @@ def test_its_blocks_run(page: Path, shared: Desk, tmp_path: Path) -> None:
             printed = here.run([sys.executable, "-c", local] if language == "python" else ["bash", "-c", script(local)])
             for model in EXPORTED.findall(local):
                 wait_for(model, f"127.0.0.1:{here.port}")
-
-
-def test_a_block_is_a_script() -> None:
-    lines = ("```sh", "make setup", "kanserve serve models --workers 2  # two", "curl \\", "  x", "```")
-    page = "1. Do:\n\n" + "".join(f"    {line}\n" for line in lines)
-    ((language, text),) = blocks(page)
-    assert language == "sh"
-    assert script(text).splitlines() == [
-        "set -e",
-        CURL,
-        f"{FREE} kanserve serve models --workers 2 --check",
-        "curl    x",
-    ]

@@ -101,12 +101,6 @@ def test_what_was_measured_is_kept(measured: tuple[Path, int, list[dict[str, Any
     assert not record.Kept(folder / "cells.jsonl", record.place() | {"commit": "another"}).has(key, quick=True)
 
 
-def test_the_documents_take_no_quick_cells(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run(tmp_path, {splines.UNIFORM: small}, "--docs")
-    assert ended.value.code == 2
-
-
 @full("document")
 def test_a_wrong_graph_fails_the_run(tmp_path: Path) -> None:
     code, out, error = run(tmp_path, {"spoiled": spoiled})

@@ -286,7 +286,6 @@ def _formats(canary: Path) -> Iterator[tuple[str, Hostile]]:
         "pointer of git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(99),
         "ONNX": b"\x08\x08\x12\x07pytorch" + bytes(99),
-        "zeros": bytes(2**20),
     }.items():
         yield name, one(data)
 

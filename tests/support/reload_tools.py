@@ -145,12 +145,6 @@ class Clients:
                 self.wrong += raw not in self._allowed.get(version, self._allowed.get(0, set()))
 
 
-def remove(*paths: Path) -> None:
-    """Folders, with all that is in them."""
-    for path in paths:
-        shutil.rmtree(path)
-
-
 def shown(server: Server, name: str) -> float:
     """One number of the server's metrics."""
     return sample(server.metrics(), name)

@@ -39,3 +39,24 @@ def test_golden_cases_have_a_class_of_their_library() -> None:
 
 def test_most_libraries_have_a_project() -> None:
     assert [library.name for library in LIBRARIES if library.project == "-"] == ["layers without a library (by-shape)"]
+
+
+def test_fields_end_at_the_next_field_and_at_an_empty_line() -> None:
+    docstring = (
+        "MyKan: bells.\n\nSource: a/b, X.forward:\n\n    y = x\n\n"
+        "Options: h, base_activation,\nwide\nEdge classes: A, B"
+    )
+    assert libraries.fields(docstring) == {
+        "Source": "a/b, X.forward:",
+        "Options": "h, base_activation, wide",
+        "Edge classes": "A, B",
+    }
+
+
+def test_the_table_of_errors_is_kept_and_replaced() -> None:
+    text = libraries.page()
+    assert libraries.measured() in text
+    other = libraries.with_errors(text, "| a |\n|---|\n| b |\n")
+    assert f"{libraries.BEGIN}\n| a |\n|---|\n| b |\n\n{libraries.END}" in other
+    assert libraries.with_errors(other, libraries.measured()) == text
+    assert libraries.with_errors("no markers", "| a |\n") == "no markers"

@@ -77,10 +77,6 @@ def test_the_packages_of_parts_are_locked() -> None:
         assert "://" not in text
 
 
-def test_the_state_is_that_of_the_command() -> None:
-    assert [stack_test.run("x", Part(command=(name,))).state for name in ("true", "false")] == ["passed", "failed"]
-
-
 def test_skipped_tests_are_counted_with_their_reasons(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(REPORT)
     assert stack_test.counted(tmp_path / "report.xml") == ("1 of 3", ("2 skipped: no promtool",))

@@ -38,7 +38,7 @@ def swapped(directory: Path) -> None:
     """Another model's files, all at once: seen half-way they would be missing first."""
     created = reload_tools.write(directory.with_name(".another"), name="another")
     reload_tools.swap(created, directory)
-    reload_tools.remove(created)
+    shutil.rmtree(created)
 
 
 def flipped(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def run(scale: Scale, seed: int, transport: str) -> Outcome:
             for version in range(2, times + 2):
                 created = reload_tools.write(Path(folder, "made", str(version)), version=version, pad=PAD)
                 reload_tools.swap(created, repository / "toy" / str(version))
-                reload_tools.remove(created, repository / "toy" / str(version - 1))
+                for path in (created, repository / "toy" / str(version - 1)):
+                    shutil.rmtree(path)
                 until(lambda version=version: list(reload_tools.index(server)) == [("toy", str(version))])
                 assert reload_tools.factor(server) == 1
                 if version == settled:
