@@ -436,7 +436,7 @@ def survive(desk: Desk, interrupted: Callable[[], object], block: str, *, served
     serve the new content. `served`, `factor`: the factors before and after. No call fails."""
     ready = desk.state(2) == "READY"
     with Load(desk) as load:
-        load.until(1)
+        until(lambda: load.answered, "a first response", 60)
         interrupted()
         desk.scans()
         assert (desk.state(2) == "READY", desk.factor()) == (ready, served)
