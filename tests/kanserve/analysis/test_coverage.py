@@ -70,22 +70,6 @@ def test_a_node_is_where_its_knots_say(knots: tuple[float, ...], degree: int, va
 
 
 @FAST
-@given(KNOTS, st.lists(st.floats(-200, 200), min_size=3, max_size=3), st.floats(0.1, 10), st.floats(-10, 10))
-def test_a_step_before_the_basis_changes_units_and_nothing_else(
-    knots: tuple[float, ...], values: list[float], scale: float, bias: float
-) -> None:
-    plain = measured(layer(spline(knots)), np.array([values]))
-    step = NodeStep(kind="affine", scale=(scale,) * 3, bias=(bias,) * 3)
-    given_ = np.array([[(value - bias) / scale for value in values]])
-    for of in (layer(spline(knots, pre_steps=(step,))), layer(spline(knots), pre_steps=(step,))):
-        result = measured(of, given_)
-        np.testing.assert_allclose(result.cells, plain.cells, rtol=1e-6, atol=1e-5)
-        clear = np.abs(plain.cells) > 1e-3
-        near_end = np.abs(np.array([values])[:, :, None] - np.array([knots[0], knots[-1]])).min(axis=2) < 1e-6
-        np.testing.assert_array_equal(result.zones[clear & ~near_end], plain.zones[clear & ~near_end])
-
-
-@FAST
 @given(st.lists(KNOTS, min_size=2, max_size=2), st.floats(-200, 200))
 def test_of_several_grids_the_one_that_it_is_farthest_from(pair: list[tuple[float, ...]], value: float) -> None:
     bases = [spline(knots) for knots in pair]

@@ -79,26 +79,6 @@ def test_bases_that_the_graph_tells_apart_are_parts_and_the_rest_is_symbolic() -
         assert [float(part[0, 0, 0]) for part in parts] == ([2.0, 3.0, 4.0][: len(kinds)] if names else [9.0])
 
 
-KNOTS = st.lists(st.floats(-100, 100), min_size=1, max_size=8).map(lambda found: tuple(sorted(found)))
-
-
-@FEWER
-@given(
-    st.lists(KNOTS, min_size=3, max_size=3),
-    st.booleans(),
-    arrays.arrays(np.float64, (4, 3), elements=st.floats(-3, 3, width=32)),
-)
-def test_a_range_holds_the_knots_or_what_was_seen(rows: list[tuple[float, ...]], bare: bool, seen: np.ndarray) -> None:
-    basis = BasisInfo(kind="bspline", functions=8, parameters={}, knots=() if bare else tuple(rows))
-    domain = curves.domain(dataclasses.replace(LAYER, bases=(basis,)), seen)
-    assert (domain.low < domain.high).all()
-    for at in range(3):
-        inside = seen[:, at] if bare else np.array(rows[at])
-        assert domain.origins[at] == (Origin.REFERENCE if bare else Origin.GRID)
-        assert domain.low[at] <= inside.min()
-        assert inside.max() <= domain.high[at]
-
-
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
 
@@ -116,14 +96,6 @@ def test_a_grid_has_its_ends_and_goes_up(low: float, width: float, points: int) 
     below, above = curves.neighbours(single, domain, F32)
     assert (below < single).all()
     assert (single < above).all()
-
-
-@FEWER
-@given(arrays.arrays(np.float64, (5, 3), elements=st.floats(-3, 3)), st.floats(-5, 5), st.floats(-5, 5))
-def test_the_slope_of_a_line_is_the_line_s(x: np.ndarray, steep: float, shift: float) -> None:
-    below, above = curves.neighbours(x, curves.requested(-3.0, 3.0, 3), np.dtype(np.float64))
-    left, right = (np.repeat((steep * at + shift)[:, :, None], 2, axis=2) for at in (below, above))
-    np.testing.assert_allclose(curves.slope(below, above, left, right), steep, atol=1e-9)
 
 
 @FEWER

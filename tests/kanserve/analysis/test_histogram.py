@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kanexport.contract.manifest import BasisInfo, LayerInfo, NodeStep
 from kanserve.analysis import drift
 from kanserve.analysis.histogram import Cells, Window, split
-from tests.support import toy_model
 
 FEWER = settings(max_examples=settings.default.max_examples // 5)
 BOUNDS = ((-1.0, -0.25, 0.5, 2.0), (0.0, 3.0))
@@ -83,11 +79,6 @@ def test_cells_that_were_split_fold_into_what_would_have_been_counted(rows: np.n
     same(fine.folded(Cells.from_bounds(BOUNDS, 2), times), counted(rows))
 
 
-def test_what_stands_still_has_points_that_do() -> None:
-    x, weights = counted(np.full((9, 2), 0.3)).points()
-    np.testing.assert_allclose(x[weights > 0], 0.3, atol=1e-12)
-
-
 @FEWER
 @given(
     st.lists(VALUES.filter(np.isfinite), min_size=1, max_size=40),
@@ -105,31 +96,7 @@ def test_cells_that_are_alike_are_found_without_a_search(values: list[float], ce
     assert own.places(column[:, None])[:, 0].tolist() == expected.tolist()
 
 
-def spline(*knots: float, degree: int = 2) -> BasisInfo:
-    return BasisInfo(
-        kind="bspline", functions=len(knots) - degree - 1, parameters={"degree": str(degree)}, knots=(knots,)
-    )
-
-
-def layer(*bases: BasisInfo, pre_steps: tuple[NodeStep, ...] = ()) -> LayerInfo:
-    return dataclasses.replace(toy_model.manifest("toy").layers[0], bases=bases, pre_steps=pre_steps)
-
-
 KNOTS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
-
-
-def test_the_grid_ends_where_the_spline_was_trained() -> None:
-    whole, select = spline(*KNOTS), (NodeStep(kind="select", indices=(2,)),)
-    affine = (NodeStep(kind="affine", scale=(2.0,), bias=(0.0,)),)
-    for actual, node, expected in (
-        (layer(whole), 1, (-1.0, 1.0)),
-        (layer(dataclasses.replace(whole, kind="gaussian", parameters={})), 0, (-3.0, 3.0)),
-        (layer(whole, pre_steps=select), 2, (-1.0, 1.0)),
-        (layer(whole, pre_steps=select), 0, None),  # no source
-        (layer(whole, pre_steps=affine), 0, None),
-        (layer(), 0, None),
-    ):
-        assert drift.core(actual, node) == expected
 
 
 def test_values_are_inside_on_the_extension_and_outside() -> None:
@@ -138,15 +105,3 @@ def test_values_are_inside_on_the_extension_and_outside() -> None:
     result = drift.zones(window, [(-1.0, 1.0), None])
     assert result.tolist() == [[2, 2, 2], [3, 0, 2]]
     assert (result.sum(axis=1) == window.values).all()
-
-
-@FEWER
-@given(ROWS, st.sampled_from([None, (-1.0, 2.0), (-0.25, 0.5)]))
-def test_every_value_is_in_one_zone(rows: np.ndarray, core: tuple[float, float] | None) -> None:
-    window = counted(rows)
-    result = drift.zones(window, [core, None])
-    assert result.sum(axis=1).tolist() == window.values.tolist()
-    low, high = core or (-1.0, 2.0)
-    own = rows[:, 0][np.isfinite(rows[:, 0])]
-    last = own == 2.0 if high == 2.0 else np.zeros(len(own), bool)
-    assert result[0, 0] == ((own >= low) & (own < high) | last).sum()

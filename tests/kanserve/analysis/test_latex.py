@@ -15,7 +15,7 @@ from kanexport.contract.formula_printer import FormulaError, Text, TooLong, appl
 from kanexport.contract.manifest import LayerInfo, NodeStep
 from kanserve.analysis import latex
 from kanserve.analysis.latex import escaped, symbol, symbols, written
-from tests.kanexport.contract.test_formula import EXPRESSIONS, SPLINE, edge, evaluated, layer, networks
+from tests.kanexport.contract.test_formula import EXPRESSIONS, SPLINE, edge, layer, networks
 from tests.support import formula_parsers
 
 FEWER = settings(max_examples=settings.default.max_examples // 5)
@@ -84,71 +84,6 @@ def test_every_function_is_written_up_to_a_depth() -> None:
         np.testing.assert_allclose(result, formula_parsers.compute(inner, NAMES), rtol=1e-12, equal_nan=True)
     with pytest.raises(FormulaError, match="nested too deep"):
         written("sin(" * 2000 + "x0" + ")" * 2000, {})
-
-
-@st.composite
-def mixed(draw: st.DrawFn) -> tuple[int, list[LayerInfo]]:
-    """Networks with some numeric edges, a few of them symbolic as well."""
-    inputs, layers = draw(networks())
-    masks = [
-        tuple(tuple(float(draw(st.booleans())) for _ in range(entry.destinations)) for _ in range(entry.sources))
-        for entry in layers
-    ]
-    return inputs, [dataclasses.replace(entry, mask=mask) for entry, mask in zip(layers, masks, strict=True)]
-
-
-def phi(at: int, source: int, destination: int, x: np.ndarray) -> np.ndarray:
-    """Some function for each numeric edge."""
-    return np.asarray(np.sin(x * (1 + source) + destination) + at)
-
-
-def replaced(layers: list[LayerInfo], x: np.ndarray) -> np.ndarray:
-    """The network's own arithmetic, layer by layer, with `phi` on its numeric edges."""
-    for at, entry in enumerate(layers):
-        unknown = {(source, end) for end in range(entry.destinations) for source in formula.sources(entry, end)}
-        known = tuple(item for item in entry.symbolic if (item.source, item.destination) not in unknown)
-        affine, products = entry.post_steps
-        scale, bias = np.array(affine.scale), np.array(affine.bias)
-        bare = dataclasses.replace(
-            entry,
-            symbolic=known,
-            post_steps=(
-                dataclasses.replace(affine, scale=(1.0,) * entry.destinations, bias=(0.0,) * entry.destinations),
-                NodeStep(kind="product", indices=(1,) * entry.destinations),
-            ),
-        )
-        sums = evaluated([bare], x)
-        for source, end in unknown:
-            sums[:, end] += phi(at, source, end, x[:, source])
-        sums = sums * scale + bias
-        ends = np.cumsum(products.indices)
-        x = np.stack([sums[:, e - n : e].prod(axis=1) for e, n in zip(ends, products.indices, strict=True)], 1)
-    return x
-
-
-@given(mixed())
-@FEWER
-def test_in_part_numeric_edges_are_functions_of_their_nodes(network: tuple[int, list[LayerInfo]]) -> None:
-    inputs, layers = network
-    x = X[:, :inputs]
-    with np.errstate(all="ignore"):
-        y = replaced(layers, x)
-        moved = np.stack([replaced(layers, x * (1 + s * 1e-13)) for s in (-1, 1)])
-    try:
-        lines = formulas(tokens((), "x", inputs), layers, digits=formula_printer.EXACT, partial=True)
-    except FormulaError as error:
-        assume("characters" not in str(error))
-        raise
-    edges = formula.named(line.expression for line in lines)
-    calls = {f"phi_{a}_{i}_{j}": lambda v, a=a, i=i, j=j: phi(a, i, j, v) for a, i, j in edges}
-    shown = {rf"\varphi_{{{a},{i},{j}}}": calls[f"phi_{a}_{i}_{j}"] for a, i, j in edges}
-    for at, line in enumerate(lines):
-        value = formula_parsers.columns(line.expression, x, **calls)
-        finite = np.isfinite(y[:, at]) & np.isfinite(moved[:, :, at]).all(axis=0) & (np.abs(y[:, at]) < 1e100)
-        slack = 20 * np.abs(moved[:, finite, at] - y[finite, at]).max(axis=0)
-        assert (np.abs(value[finite] - y[finite, at]) <= slack + 1e-9 * np.abs(y[finite, at]) + 1e-9).all(), line
-        page = np.broadcast_to(formula_parsers.compute_latex(written(line.expression, {}), LOOKS | shown), 7)
-        np.testing.assert_allclose(page, value, rtol=1e-9, equal_nan=True)
 
 
 def test_a_formula_in_part_reads() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanexport.contract import step_rules
 from kanexport.contract.manifest import LayerInfo, NodeStep, SymbolicEdge
 from kanserve.analysis import query_plan
 
@@ -51,36 +50,6 @@ def networks(draw: st.DrawFn) -> tuple[list[LayerInfo], list[int]]:
         layers.append(layer(mask, *after))
         widths.append(query_plan.results(layers[-1]).shape[1])
     return layers, widths
-
-
-def outputs(layers: list[LayerInfo], x: np.ndarray, cut: set[tuple[int, int, int]] = frozenset()) -> np.ndarray:
-    """With a separate curve phi on each edge that is not cut. [B, n] -> [B, m]"""
-    for at, item in enumerate(layers):
-        weight = np.array(item.mask) * (1.3 + np.arange(item.sources * item.destinations).reshape(item.sources, -1) % 7)
-        for _, i, j in (edge for edge in cut if edge[0] == at):
-            weight[i, j] = 0.0
-        x = np.tanh(x) @ weight + 0.3
-        for step in item.post_steps:
-            x = step_rules.evaluate(step, x)
-    return x
-
-
-@FEWER
-@given(networks(), st.data())
-def test_without_the_edges_on_the_way_the_output_does_not_see_the_input(
-    network: tuple[list[LayerInfo], list[int]], data: st.DataObject
-) -> None:
-    layers, widths = network
-    start, end = data.draw(st.integers(0, widths[0] - 1)), data.draw(st.integers(0, widths[-1] - 1))
-    ways = query_plan.on_the_way(layers, widths[:-1], start, end)
-    rows = np.full((2, widths[0]), 0.4)
-    rows[1, start] = -0.7
-    moved = np.ptp(outputs(layers, rows)[:, end]) > 1e-9
-    if moved:
-        assert all(sources and destinations for sources, destinations in ways)
-    first = {(0, i, j) for i in ways[0][0] for j in ways[0][1]}
-    assert np.ptp(outputs(layers, rows, first)[:, end]) <= 1e-9
-    assert ways[0][0] in ((), (start,))
 
 
 @FEWER

@@ -41,12 +41,6 @@ def test_a_spread_is_the_same_in_pieces(values: np.ndarray, cuts: list[int], far
     np.testing.assert_allclose(moments.std(), moved.std(axis=0, ddof=1), rtol=1e-6, atol=1e-5)
 
 
-def test_one_row_has_no_spread() -> None:
-    moments = Moments()
-    moments.add(np.ones((1, 3)))
-    assert np.isnan(moments.std()).all()
-
-
 def by_loops(layers: list[LayerInfo], spreads: list[Spread], widths: list[int]) -> list[np.ndarray]:
     """pykan's rule, number by number: the scores of the nodes that each layer is given."""
     score = [1 / widths[-1]] * widths[-1]

@@ -15,6 +15,8 @@ from kanexport.contract.manifest import BasisInfo
 from kanserve.bench import entrants
 from tests.support import toy_model
 
+WIDTHS = st.integers(1, 40)
+
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(1e-6, 1e3))
 def test_errors(values: list[float], scale: float) -> None:
@@ -58,3 +60,17 @@ def test_drawn_rows_lie_where_the_manifest_says(grid: bool) -> None:
     assert (x <= high + 1e-6).all()
     assert (np.ptp(x, axis=0) > 0.9 * (high - low)).all()
     assert (entrants.drawn(manifest, 500)["x"] == x).all()
+
+
+@given(WIDTHS, WIDTHS, st.integers(1, 4), st.integers(1, 5000))
+def test_no_other_width_is_nearer(sources: int, destinations: int, layers: int, wanted: int) -> None:
+    result = entrants.mlp_widths(sources, destinations, layers, wanted)
+    assert len(result) == max(1, layers - 1) + 2
+    assert (result[0], result[-1]) == (sources, destinations)
+    assert len(set(result[1:-1])) == 1
+    size = sum((before + 1) * after for before, after in itertools.pairwise(result))
+    assert entrants.mlp_parameters(result) == size
+    widths_of_all = np.arange(1, 5002)
+    parameters = entrants.mlp_parameters((sources, *[widths_of_all] * (len(result) - 2), destinations))
+    off = np.abs(parameters - wanted)
+    assert off[result[1] - 1] == off.min()

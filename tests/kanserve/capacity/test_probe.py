@@ -46,14 +46,3 @@ def test_a_name_that_is_resolved_again_is_no_place(server: Server, tmp_path: Pat
     measured = probe.probe(access, call(server), "tiny", latency=0.001, cores=(), connections=1)
     with pytest.raises(CapacityError, match="expected HOST:PORT"), measured:
         pass
-
-
-def test_the_first_latency_is_a_median() -> None:
-    count = 0
-
-    def request() -> None:
-        nonlocal count
-        count += 1
-
-    assert probe.first_latency(request) >= 0
-    assert count == probe.CALLS

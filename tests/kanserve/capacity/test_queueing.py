@@ -11,7 +11,7 @@ from kanserve.capacity import queueing
 from kanserve.capacity.measure import Curve
 from kanserve.capacity.queueing import Replica, Service
 from tests.kanserve.capacity.test_measure import GOAL, at
-from tests.support.tiers import full, spread
+from tests.support.tiers import spread
 
 REQUESTS = 100_000
 
@@ -30,16 +30,6 @@ def error(latency: np.ndarray) -> float:
     """Standard error of the mean of a correlated series, from 40 means of batches."""
     means = [part.mean() for part in np.array_split(latency, 40)]
     return float(np.std(means, ddof=1) / math.sqrt(len(means)))
-
-
-@spread("load", [0.3, 0.8], 1, "rare")
-def test_the_mean_wait_of_one_server_with_constant_times(load: float) -> None:
-    """M/D/1 by Pollaczek and Khinchine: rho s / (2 (1 - rho))."""
-    service = Service(0.001, 0.0, most=1)
-    latency = waits(service, load / 0.001)
-    expected = 0.001 + load * 0.001 / (2 * (1 - load))
-    assert latency.mean() == pytest.approx(expected, abs=4 * error(latency))
-    assert error(latency) < 0.05 * expected
 
 
 @spread("servers", [5, 1], 1, "rare")
@@ -87,27 +77,6 @@ def test_a_queue_goes_on_from_step_to_step() -> None:
     assert rejected == whole.rejected
     lost = replica.waiting
     assert (replica.fail(), replica.waiting) == (lost, 0)
-
-
-def test_an_overload_serves_the_capacity() -> None:
-    service = Service(0.001, 0.0001, most=64, limit=256)
-    replica, due = Replica(service), queueing.poisson(30_000.0, 0.0, 3.0, np.random.default_rng(1))
-    served = replica.advance(due, 3.0)
-    assert service.capacity == pytest.approx(64 / (0.001 + 64 * 0.0001))
-    assert len(served.latency) / 3.0 == pytest.approx(service.capacity, rel=0.02)
-
-
-@full("rare")
-def test_a_random_share_of_a_stream_is_a_stream() -> None:
-    """The rule by which a fleet is simulated: a replica that gets a random 1/20 of all requests has the latency of a
-    replica with a stream of 1/20 of the rate. All 20 replicas are simulated here."""
-    service, rng, count = Service(0.0004, 0.0001), np.random.default_rng(8), 20
-    due = queueing.poisson(count * 4000.0, 0.0, 5.0, rng)
-    to = rng.integers(0, count, len(due))
-    fleet = np.concatenate([Replica(service).advance(due[to == at], math.inf).latency for at in range(count)])
-    one = Replica(service).advance(queueing.poisson(4000.0, 0.0, 100.0, rng), math.inf).latency
-    for share in (0.5, 0.9, 0.99):
-        assert np.quantile(fleet, share) == pytest.approx(np.quantile(one, share), rel=0.02)
 
 
 def test_service_times_are_fitted_from_cpu_times() -> None:

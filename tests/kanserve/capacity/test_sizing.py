@@ -17,7 +17,6 @@ from kanserve.capacity.measure import Curve
 from kanserve.capacity.sizing import MEBIBYTE, Goal, Memory
 from tests.kanserve.capacity.test_measure import GOAL, at
 from tests.support import helm_chart
-from tests.support.tiers import full
 
 MEMORY = Memory(100 * MEBIBYTE, 2 * MEBIBYTE, 256 * MEBIBYTE)
 
@@ -105,13 +104,3 @@ def test_the_values_are_keys_of_the_chart_and_fit_its_schema() -> None:
     assert keys(written) <= keys(defaults)
     schema = json.loads(Path(helm_chart.CHART / "values.schema.json").read_text())
     jsonschema.validate(written, schema)
-
-
-@full("package")
-def test_helm_renders_the_values() -> None:
-    text = "\n".join(sizing.yaml(sizing.helm_values(sizing.plan(curve(), goal(), MEMORY), goal())))
-    documents = helm_chart.render(f"{text}\ninsecure: true\nmodels: {{pvc: {{claimName: models}}}}\n")
-    autoscaler = helm_chart.only(documents, "HorizontalPodAutoscaler")["spec"]
-    assert (autoscaler["minReplicas"], autoscaler["maxReplicas"]) == (3, 126)
-    (container,) = helm_chart.only(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
-    assert container["resources"]["limits"] == {"cpu": "1", "memory": "448Mi"}

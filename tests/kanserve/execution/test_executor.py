@@ -16,7 +16,6 @@ from kanserve.execution.config import ExecutionPlan, Serving
 from kanserve.execution.executor import CALM, PROBE, Executor, Limits
 from kanserve.observability.metrics import Metrics
 from kanserve.scheduling.queue import Policy, PriorityLevel
-from tests.support.tiers import full
 from tests.support.wait import turns, until_async
 
 
@@ -234,23 +233,6 @@ async def test_a_higher_priority_overtakes() -> None:
     gate.let(1, 2, 3, 4)
     await asyncio.gather(*tasks)
     assert gate.begun == [1.0, 4.0, 2.0, 3.0]
-
-
-@full("load")
-async def test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind() -> None:
-    gate, on = gated(1, Policy(64))
-    on._max_pending_requests = 20_000
-    tasks = [asyncio.create_task(ask(on, 1))]
-    await until_async(lambda: gate.begun == [1.0])
-    tasks += [asyncio.create_task(ask(on, 5)) for _ in range(10_000)]
-    await until_async(lambda: on._metrics.statistics.pending == 10_001)
-    for task in reversed(tasks[1:]):
-        task.cancel()
-    await asyncio.gather(*tasks[1:], return_exceptions=True)
-    assert (on._metrics.statistics.pending, on._queue.count, on._queue.rows) == (1, 0, 0)
-    gate.let(1)
-    assert await tasks[0] == 2.0
-    assert gate.begun == [1.0]
 
 
 async def test_who_cannot_be_served_before_the_deadline_is_refused_at_once() -> None:

@@ -51,32 +51,10 @@ def test_a_selection_in_the_order_asked_for(server: Server) -> None:
     assert (list(layer.sources), list(layer.destinations)) == ([2, 0], [3, 1])
 
 
-def test_top_k_names_the_strongest(server: Server) -> None:
-    rows = ROWS.astype("<f4")
-    (layer,) = query(server, rows, layers=[0], top_k=3).layers
-    full = toy_model.edges(rows, 0)
-    strength = np.abs(full).max(axis=0)
-    pairs = list(zip(layer.sources, layer.destinations, strict=True))
-    assert [strength[pair] for pair in pairs] == sorted(strength.ravel(), reverse=True)[:3]
-    for column, (i, j) in enumerate(pairs):
-        np.testing.assert_allclose(values(layer)[:, column], full[:, i, j], rtol=1e-5, atol=1e-6)
-
-
 def test_no_rows(server: Server) -> None:
     empty = np.zeros((0, 3), np.float32)
     assert [values(layer).shape for layer in query(server, empty).layers] == [(0, 3, 4), (0, 4, 2)]
     assert [values(layer).shape for layer in query(server, empty, top_k=2).layers] == [(0, 2), (0, 2)]
-
-
-def test_values_too_large_for_float32_become_infinite(server: Server) -> None:
-    (layer,) = query(server, np.full((1, 3), np.inf), model_name="toy64", layers=[0]).layers
-    np.testing.assert_allclose(values(layer)[0], toy_model.W0)  # tanh(inf) is 1
-
-
-def test_top_k_fits_where_everything_does_not(server: Server) -> None:
-    rows = np.zeros((1000, 3), np.float32)
-    (layer,) = query(server, rows, layers=[0], top_k=2).layers
-    assert values(layer).shape == (1000, 2)
 
 
 @pytest.mark.parametrize("top_k", [0, 3])

@@ -17,7 +17,6 @@ from kanexport.contract import manifest as contract
 from kanexport.contract.manifest import NodeStep
 from kanexport.pipeline import Request, export
 from kanserve.analysis import scores
-from kanserve.analysis.histogram import Cells, Window
 from kanserve.analysis.scores import Weighted
 from kanserve.client.errors import InvalidInput, NotSupported
 from kanserve.client.sync import Client
@@ -60,18 +59,6 @@ def test_what_has_no_weight_may_be_anything() -> None:
     weighted = Weighted(1, 1)
     weighted.add(np.array([np.nan, 1.0, 3.0]).reshape(3, 1, 1), np.array([[0.0], [1.0], [1.0]]))
     assert weighted.std()[0, 0] == pytest.approx(np.sqrt(2))
-
-
-@settings(max_examples=settings.default.max_examples // 5)
-@given(hnp.arrays(np.float64, st.tuples(st.integers(2, 60), st.just(1)), elements=NUMBERS), st.tuples(NUMBERS, NUMBERS))
-def test_of_a_straight_edge_the_spread_is_exact(rows: np.ndarray, line: tuple[float, float]) -> None:
-    window = Window(Cells.from_bounds(((-2.0, 0.0, 1.0),), 1))
-    window.add(rows)
-    x, weights = window.points()
-    weighted = Weighted(1, 1)
-    weighted.add(np.polyval(line, x.T)[:, :, None], weights.T)
-    expected = np.polyval(line, rows).std(ddof=1)
-    assert weighted.std()[0, 0] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 AFFINE = NodeStep(kind="affine", scale=(2.0, -4.0), bias=(1.0, 0.0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
 import types
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from kanserve.insight.statistics import NodeCounts, Nodes
 from kanserve.insight.store import ModelStatisticsFile, StatisticsStore, StoredStatistics
 from kanserve.types import ModelInfo
 from tests.kanserve.analysis.test_drift import seen
-from tests.kanserve.server.test_supervisor import OWN, pids
+from tests.kanserve.server.test_supervisor import OWN
 from tests.support import toy_model
 from tests.support.reload_tools import TRAIN, draw, run
 from tests.support.server_process import INFERENCE, Server, request, serving
@@ -173,26 +172,6 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, said: list
     assert said == ["statistics_write_failed"]
 
 
-def test_a_disk_that_is_full_costs_the_keeping_alone(tmp_path: Path) -> None:
-    """/dev/full rejects every byte; the server keeps running, logs it once, and exits with 0."""
-    toy_model.write(tmp_path / "models")
-    state = tmp_path / "state"
-    (state / "statistics").mkdir(parents=True)
-    (state / "statistics" / "toy").symlink_to("/dev/full")
-    with serving(tmp_path / "models", state_dir=str(state)) as server, Client(server.address) as client:
-        for count in (8, 16):
-            server.infer(draw(8))
-            until(lambda count=count: client.statistics("toy").row_count == count)
-            until(lambda: told(server) == 1)
-        assert client.reset_statistics("toy")
-        assert server.stop() == 0
-        assert told(server) == 1
-
-
-def told(server: Server) -> int:
-    return sum(line["event"] in ("statistics_read_failed", "statistics_write_failed") for line in server.lines())
-
-
 def statistics(server: Server, source: str = "total") -> Statistics:
     """From whichever worker takes the connection."""
     with Client(server.address) as client:
@@ -247,12 +226,6 @@ def several(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         yield server
 
 
-def written(folder: Path) -> int:
-    """Rows in the files of all workers."""
-    heads = [path.read_bytes().partition(b"\n")[0] for path in folder.rglob("*.tally")]
-    return sum(json.loads(head)["numbers"][4] for head in heads)
-
-
 def agreed(server: Server, rows: int) -> Statistics:
     """The statistics, once six responses in a row have all rows: a worker reads what the other has written."""
 
@@ -280,17 +253,3 @@ def test_workers_answer_as_one(several: Server) -> None:
     agreed(several, 0)
     spread(several, 10)
     agreed(several, 30)
-
-
-@full("load")
-@pytest.mark.parametrize("several", [False], ids=["none"], indirect=True)
-def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(several: Server, tmp_path: Path) -> None:
-    spread(several, 20)
-    until(lambda: written(tmp_path) == 60)  # what a worker has counted since it last wrote goes with it
-    first, *_ = before = pids(several)
-    os.kill(first, signal.SIGKILL)
-    until(lambda: len(pids(several)) == 2 and pids(several) != before)
-    until(lambda: "kanserve_workers 2" in several.metrics())
-    until(lambda: statistics(several).row_count == 60)
-    spread(several, 10)
-    agreed(several, 90)

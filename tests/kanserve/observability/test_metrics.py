@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import grpc
@@ -19,7 +17,6 @@ from kanserve.pb import kan_pb2
 from tests.kanserve.transport.test_metrics_server import samples
 from tests.support import toy_model
 from tests.support.server_process import INFERENCE, KAN, Server, request, serving
-from tests.support.tiers import full
 from tests.support.wait import until
 
 COUNTERS = ("request_success", "count", "exec_count", "request_duration_us", "queue_duration_us")
@@ -110,21 +107,6 @@ def test_a_client_cannot_make_series(server: Server) -> None:
     assert set(samples(before)) == set(samples(after))
     assert "made" not in after.replace("kanserve_", "")
     assert samples(after)[unknown] >= 40
-
-
-@full("rare")
-def test_twenty_versions_make_a_small_page(tmp_path: Path) -> None:
-    for version in range(1, 21):
-        toy_model.write(tmp_path, version=version)
-    rng = np.random.default_rng(0)
-    with serving(tmp_path) as server:
-        for version in range(1, 21):
-            for rows in rng.integers(1, toy_model.BATCH, 5):
-                server.infer(np.zeros((rows, 3), np.float32), model_version=str(version))
-        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
-        requested = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})
-        with urllib.request.urlopen(requested, timeout=60) as answer:
-            assert len(answer.read()) < 150_000
 
 
 def test_the_machine_is_busy_for_the_share_of_time_since_the_last_look(tmp_path: Path) -> None:

@@ -79,9 +79,3 @@ def test_the_page_allows_its_script_and_nothing_else(monkeypatch: pytest.MonkeyP
     assert base64.b64decode(document["module"]) == MODULE
     assert not re.search(r"\son[a-z]+=", text)
     assert "http" not in re.sub(r"http-equiv|http://www\.w3\.org/2000/svg", "", text)
-
-
-def test_a_report_without_a_module_has_no_script() -> None:
-    text = page.html(page.Report("t", "l", (), "f"))
-    assert "<script" not in text
-    assert "Content-Security-Policy" not in text

@@ -26,4 +26,5 @@ def test_words_from_a_model_are_words_and_no_html() -> None:
     ]
     text = page.html(Report(evil, evil, parts, evil))
     assert "<script" not in text
+    assert "Content-Security-Policy" not in text
     read(text)

@@ -39,16 +39,12 @@ def test_nobody_waits_longer_than_the_delay(rows: list[int], most: int, preferre
         assert not any(sum(rows[:count]) in preferred for count in range(1, len(rows) + 1))
 
 
-def test_a_preferred_size_is_taken_at_once() -> None:
+def test_a_preferred_size_is_taken_at_once_and_not_waited_for_where_it_would_be_passed() -> None:
     policy = Policy(64, delay=1.0, preferred=(4, 8))
     assert choose(policy, [1, 1, 1], 0, 0) == Choice(0, 1.0)
     assert choose(policy, [1, 1, 2], 0, 0) == Choice(3)
     assert choose(policy, [2, 2, 4, 1], 0, 0) == Choice(3)
     assert choose(policy, [2, 3], 0, 1.0) == Choice(2)
-
-
-def test_a_preferred_size_that_would_be_passed_is_not_waited_for() -> None:
-    policy = Policy(64, delay=1.0, preferred=(4, 8))
     assert choose(policy, [3, 3, 3], 0, 0) == Choice(2)
     assert choose(policy, [9, 1], 0, 0) == Choice(1)
     assert choose(policy, [3, 3, 3], 0, 1.0) == Choice(3)

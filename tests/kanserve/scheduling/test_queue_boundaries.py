@@ -30,17 +30,6 @@ def test_a_level_counts_those_that_waited_too_long_too() -> None:
     assert queue.count == 3
 
 
-@pytest.mark.parametrize("most", [0, 2])
-def test_a_level_without_a_bound_takes_any_number(most: int) -> None:
-    queue = waiting_in(Policy(8, levels=(PriorityLevel(most=most),)))
-    assert [queue.add(one(name)) for name in "abc"] == [True, True, most == 0]
-
-
-def test_bytes_are_bounded_by_their_sum() -> None:
-    queue = waiting_in(Policy(8), most=3)
-    assert [queue.add(one("a", size=size)) for size in (1, 3, 2)] == [True, False, True]
-
-
 @pytest.mark.parametrize("now", [1.0, 1.0 + 1e-9])
 def test_who_may_wait_until_a_moment_may_wait_in_it(now: float) -> None:
     over = now > 1.0
