@@ -118,7 +118,7 @@ ISSUES = (
         "Requests wait although the model is idle, or batches stay small. Metrics do not show why.",
         f"{TRITON} 3624, 7776, 8094, 8251",
         "All waiting requests form one batch when the model is idle. Metrics report queue and compute time.",
-        guard="tests/kanserve/execution/test_executor.py::test_what_arrives_together_runs_together",
+        guard="tests/kanserve/execution/test_executor.py::test_company_is_found_again",
     ),
     KnownIssue(
         "Two concurrent requests get each other's response, or none.",

@@ -98,7 +98,7 @@ ROW = Row(
     ),
     wire=True,
     guarded_by=(
-        "tests/kanserve/execution/test_executor.py::test_ten_thousand_that_leave_are_not_run_and_leave_nothing_behind",
+        "tests/kanserve/execution/test_executor.py::test_a_full_queue_refuses_at_once_and_a_caller_that_left_makes_room",
     ),
     run=run,
 )

@@ -205,11 +205,8 @@ def test_over_rows(watched: Server) -> None:
 
 def test_what_has_no_statistics_is_refused_in_words(watched: Server) -> None:
     for fields, code, text in (
-        ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
         ({"model_name": "bare"}, grpc.StatusCode.FAILED_PRECONDITION, "has no baseline to compare the rows with"),
         ({"rows": b"", "row_count": 0}, grpc.StatusCode.FAILED_PRECONDITION, "does not analyze live traffic"),
-        ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows has 3600 bytes"),
-        ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "the query has 2147483648 rows"),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             ask(watched, None if "rows" in fields else ROWS, **fields)

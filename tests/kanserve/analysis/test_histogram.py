@@ -31,15 +31,6 @@ def same(entry: Window, other: Window) -> None:
 
 
 @FEWER
-@given(ROWS, ROWS)
-def test_windows_add_up_as_their_rows_do(first: np.ndarray, second: np.ndarray) -> None:
-    before = counted(first).counts.copy()
-    item = counted(first)
-    same(item.plus(counted(second)), counted(np.concatenate([first, second])))
-    np.testing.assert_array_equal(item.counts, before)
-
-
-@FEWER
 @given(ROWS)
 def test_moments_and_extremes_are_those_of_the_finite_values(rows: np.ndarray) -> None:
     window = counted(rows)

@@ -1,4 +1,4 @@
-"""Paths from an input to an output, compared with the outputs that change with the input."""
+"""Paths from an input to an output, compared with a walk from edge to edge."""
 
 from __future__ import annotations
 
@@ -89,3 +89,15 @@ def test_symbolic_edges_lead_and_selected_columns_alone_are_sources() -> None:
     chosen = dataclasses.replace(item, pre_steps=(NodeStep(kind="select", indices=(3, 0)),))
     assert query_plan.on_the_way([chosen], [5], 3, 0) == [((0,), (0,))]
     assert query_plan.on_the_way([chosen], [5], 4, 0) == [((), ())]
+
+
+def test_a_step_links_the_sums_that_its_results_depend_on() -> None:
+    scale = (1.0,) * 3
+    for step, links in (
+        (NodeStep(kind="affine", scale=scale, bias=scale), np.eye(3)),
+        (NodeStep(kind="product", indices=(2, 1)), [[1, 0], [1, 0], [0, 1]]),
+        (NodeStep(kind="layernorm", scale=scale, bias=scale, epsilon=1e-5), np.ones((3, 3))),
+        (NodeStep(kind="function", function="tanh"), np.eye(3)),
+        (NodeStep(kind="function", function="softmax"), np.ones((3, 3))),
+    ):
+        np.testing.assert_array_equal(query_plan.results(layer(np.ones((2, 3)), step)), links)

@@ -6,9 +6,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-import grpc
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -112,15 +110,3 @@ def test_over_rows(server: Server) -> None:
             np.testing.assert_allclose(np.frombuffer(layer.nodes, "<f4"), score, rtol=1e-4)
     answer = ask(server, None)
     assert (answer.source, answer.row_count) == ("reference", len(toy_model.manifest("toy").reference.inputs))
-
-
-def test_what_has_no_scores_is_refused_in_words(server: Server) -> None:
-    for fields, code, text in (
-        ({"model_name": "none"}, grpc.StatusCode.NOT_FOUND, "unknown model"),
-        ({"row_count": 1}, grpc.StatusCode.INVALID_ARGUMENT, "scores over 1 row, expected 2 or more rows"),
-        ({"row_count": 2}, grpc.StatusCode.INVALID_ARGUMENT, "rows has 600 bytes"),
-        ({"row_count": 2**31}, grpc.StatusCode.RESOURCE_EXHAUSTED, "the query has 2147483648 rows"),
-    ):
-        with pytest.raises(grpc.RpcError) as caught:
-            ask(server, ROWS.astype("<f4"), **fields)
-        assert (caught.value.code(), text in caught.value.details()) == (code, True), caught.value.details()

@@ -21,8 +21,6 @@ from tests.support import command_line, forked_process, toy_model
 from tests.support.tiers import full
 from tests.support.wait import until
 
-SEED = 3
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +33,7 @@ def scorer(model: Path) -> Scorer:
 
 
 def table(rows: int, first: int = 0) -> pa.Table:
-    values = np.random.default_rng(SEED + first).normal(size=(rows, 3)).astype(np.float32)
+    values = np.random.default_rng(3 + first).normal(size=(rows, 3)).astype(np.float32)
     return pa.table({"id": np.arange(first, first + rows), **{name: values[:, at] for at, name in enumerate("abc")}})
 
 

@@ -16,12 +16,11 @@ from tests.support.tiers import spread
 REQUESTS = 100_000
 
 
-def waits(service: Service, rate: float, factors: np.ndarray | None = None) -> np.ndarray:
+def waits(service: Service, rate: float, factors: np.ndarray) -> np.ndarray:
     """Latencies in the long run."""
     seconds = REQUESTS / rate
     due = queueing.poisson(rate, 0.0, seconds, np.random.default_rng(3))
-    replica = Replica(service, (1.0,) if factors is None else factors.tolist())
-    served = replica.advance(due, math.inf)
+    served = Replica(service, factors.tolist()).advance(due, math.inf)
     assert (len(served.latency), served.rejected) == (len(due), 0)
     return served.latency[len(due) // 20 :]
 

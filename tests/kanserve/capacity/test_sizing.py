@@ -52,12 +52,9 @@ def test_a_plan_has_the_figures_of_the_curve() -> None:
     assert (plan.threshold_rate, plan.cpu_percent) == (pytest.approx(600.0 / 1.1), 54)
     assert plan.inflight == pytest.approx(600 / 1.1 * 0.002)  # Little's law
     assert plan.cores_per_rate == pytest.approx(1e-3)
+    assert sizing.plan(curve(generator_cores=1.0, server_cores=0.5), goal(), MEMORY).lower_bound
     assert plan.memory_request == 128 * MEBIBYTE
     assert plan.memory_limit == 448 * MEBIBYTE  # 125 + 10 + 256, rounded up
-
-
-def test_a_limit_of_the_generator_gives_a_lower_bound() -> None:
-    assert sizing.plan(curve(generator_cores=1.0, server_cores=0.5), goal(), MEMORY).lower_bound
 
 
 def test_an_unknown_cpu_time_leaves_the_default_of_the_chart() -> None:

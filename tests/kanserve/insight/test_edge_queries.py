@@ -51,12 +51,6 @@ def test_a_selection_in_the_order_asked_for(server: Server) -> None:
     assert (list(layer.sources), list(layer.destinations)) == ([2, 0], [3, 1])
 
 
-def test_no_rows(server: Server) -> None:
-    empty = np.zeros((0, 3), np.float32)
-    assert [values(layer).shape for layer in query(server, empty).layers] == [(0, 3, 4), (0, 4, 2)]
-    assert [values(layer).shape for layer in query(server, empty, top_k=2).layers] == [(0, 2), (0, 2)]
-
-
 @pytest.mark.parametrize("top_k", [0, 3])
 def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     toy_model.write(tmp_path)
@@ -80,3 +74,16 @@ def test_chunks_change_nothing(tmp_path: Path, top_k: int) -> None:
     for a, b in zip(compute(2**20), compute(100), strict=True):
         assert (a.sources, a.destinations) == (b.sources, b.destinations)
         np.testing.assert_allclose(a.values, b.values, rtol=1e-6)
+
+
+def test_top_k_names_the_strongest(server: Server) -> None:
+    rows = ROWS.astype("<f4")
+    (layer,) = query(server, rows, layers=[0], top_k=3).layers
+    full = toy_model.edges(rows, 0)
+    strength = np.abs(full).max(axis=0)
+    pairs = list(zip(layer.sources, layer.destinations, strict=True))
+    assert [strength[pair] for pair in pairs] == sorted(strength.ravel(), reverse=True)[:3]
+    for column, (i, j) in enumerate(pairs):
+        np.testing.assert_allclose(values(layer)[:, column], full[:, i, j], rtol=1e-5, atol=1e-6)
+    none = [values(query(server, rows[:0], layers=[0], top_k=k).layers[0]).shape for k in (0, 2)]
+    assert none == [(0, 3, 4), (0, 2)]

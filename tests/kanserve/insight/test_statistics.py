@@ -8,15 +8,10 @@ from typing import Any
 import numpy as np
 
 from kanexport.contract import manifest as contract
-from kanexport.contract.manifest import Manifest
 from kanserve.insight.statistics import Nodes
 from kanserve.types import Array
 from tests.support import toy_model
 from tests.support.reload_tools import draw, run
-
-
-def nodes(manifest: Manifest | None = None) -> Nodes:
-    return Nodes(manifest or toy_model.manifest("toy"), run)
 
 
 def test_cells_do_not_change_with_the_last_digits_of_a_run() -> None:
@@ -37,4 +32,4 @@ def test_a_manifest_without_reference_rows_has_cells_all_the_same() -> None:
     bare = dataclasses.replace(
         toy_model.manifest("toy"), reference=contract.Reference(inputs=(), outputs=(), tolerance=1.0)
     )
-    assert nodes(bare).count(run, {"x": draw(4)}).rows == 4
+    assert Nodes(bare, run).count(run, {"x": draw(4)}).rows == 4

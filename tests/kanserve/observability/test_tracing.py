@@ -130,18 +130,6 @@ def test_what_waits_is_sent_at_the_end(tmp_path: Path, receiver: Receiver, monke
     assert len(receiver.spans) == 3
 
 
-@full("peer")
-def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-    toy_model.write(tmp_path)
-    with serving(tmp_path, traces=True) as server:
-        for _ in range(50):
-            server.infer(ROWS)
-        assert server.stop() == 0
-        assert all("event" in line for line in server.lines())
-
-
 @full("package")
 def test_off_nothing_of_it_is_there(tmp_path: Path, receiver: Receiver) -> None:
     """With tracing off, the server imports no OpenTelemetry module, with any OTEL_* variables."""

@@ -25,7 +25,7 @@ def lines(front: Front) -> list[str]:
     return [line.strip() for line in haproxy.configuration(front, "/run/admin").splitlines()]
 
 
-def test_the_configuration_forwards_connections_to_slots() -> None:
+def test_the_configuration_forwards_connections_to_slots_and_checks_servers() -> None:
     text = lines(Front("127.0.0.1", 8001, 5, connections=700, threads=2))
     assert "bind 127.0.0.1:8001" in text
     assert "server-template s 1-5 127.0.0.1:9 disabled" in text
@@ -34,9 +34,6 @@ def test_the_configuration_forwards_connections_to_slots() -> None:
     assert text.count("maxconn 700") == 2
     assert "stats socket /run/admin mode 600 level admin" in text
     assert "http-check send meth GET uri /readyz ver HTTP/1.1 hdr host fleet" in text
-
-
-def test_the_health_check_fits_the_servers() -> None:
     (tls,) = [line for line in lines(Front("::1", 8001, 1, tls=True)) if line.startswith("default-server check")]
     assert "check-ssl" in tls
     assert not [line for line in lines(Front("::1", 8001, 1, readiness=False)) if "httpchk" in line]

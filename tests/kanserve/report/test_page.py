@@ -8,13 +8,6 @@ from kanserve.report.page import Bars, Facts, Grid, Pictures, Report
 from tests.support.documents import Balanced
 
 
-def read(text: str) -> Balanced:
-    result = Balanced()
-    result.feed(text)
-    assert result.open == []
-    return result
-
-
 def test_words_from_a_model_are_words_and_no_html() -> None:
     evil = "<script>alert(1)</script>"
     scene = Scene(10, 10, evil, [Line(((0, 0), (1, 1)))])
@@ -27,4 +20,6 @@ def test_words_from_a_model_are_words_and_no_html() -> None:
     text = page.html(Report(evil, evil, parts, evil))
     assert "<script" not in text
     assert "Content-Security-Policy" not in text
-    read(text)
+    balanced = Balanced()
+    balanced.feed(text)
+    assert balanced.open == []

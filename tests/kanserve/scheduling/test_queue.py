@@ -89,13 +89,6 @@ def test_who_has_gone_is_found_wherever_it_waits() -> None:
     assert (queue.count, queue.rows, queue.take(2.0)) == (0, 0, ([], None))
 
 
-def test_nothing_waits() -> None:
-    assert choose(Policy(8, preferred=(4,)), [], 0.0, 0.0) == Choice(0)
-    assert Policy(8).free
-    assert not Policy(8, delay=1.0).free
-    assert not Policy(8, preferred=(4,)).free
-
-
 def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
     queue: Queue[str] = Queue(Policy(8, delay=1.0), 99)
     for name, key in (("a", "k"), ("b", "k"), ("c", "other"), ("d", "k")):

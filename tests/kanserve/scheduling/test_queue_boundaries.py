@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kanserve.scheduling.queue import Expired, Policy, PriorityLevel, Queue, Waiting
+from kanserve.scheduling.queue import Policy, PriorityLevel, Queue, Waiting
 from tests.kanserve.scheduling.test_queue import one, tickets
 
 
@@ -40,15 +40,6 @@ def test_who_may_wait_until_a_moment_may_wait_in_it(now: float) -> None:
         assert tickets(queue.take(now)[0]) == ([] if over else ["a"])
 
 
-def test_nothing_is_looked_at_before_the_first_end() -> None:
-    waiting = one("a", queue_deadline=1.0)
-    queue = waiting_in(Policy(8), waiting)
-    waiting.queue_deadline = 0.1  # nobody is told
-    assert queue.expire(0.5) == Expired([], [])
-    assert queue.expire(1.0) == Expired([], [])
-    assert tickets(queue.expire(1.5).timed_out) == ["a"]
-
-
 def test_the_next_end_is_that_of_those_who_are_left() -> None:
     queue = waiting_in(delaying(), one("a", queue_deadline=1.0, deadline=5.0), one("b", queue_deadline=3.0))
     queue.expire(2.0)
@@ -74,18 +65,6 @@ def test_a_batch_waits_from_when_its_oldest_came() -> None:
     assert tickets(queue.take(5.0)[0]) == ["high", "low"]
     queue.add(one("new", arrived=6.0))
     assert queue.take(6.5) == ([], 7.0)
-
-
-def test_equal_keys_need_not_be_one_object() -> None:
-    queue = waiting_in(Policy(8), *(one(name, key="".join(("k", "1"))) for name in "ab"))
-    assert tickets(queue.take(0.0)[0]) == ["a", "b"]
-
-
-def test_all_levels_are_gone_through_in_order() -> None:
-    late = [one(name, level=level, queue_deadline=1.0) for level, name in enumerate("ac")]
-    queue = waiting_in(delaying(levels=2), *late, one("b", level=0), one("d", level=1))
-    queue.expire(2.0)
-    assert tickets(queue.take(2.0)[0]) == ["b", "a", "d", "c"]
 
 
 def test_a_request_is_itself_and_of_the_highest_level() -> None:
