@@ -86,26 +86,6 @@ def test_of_several_grids_the_one_that_it_is_farthest_from(pair: list[tuple[floa
     np.testing.assert_array_equal(both.cells, np.maximum(*(item.cells for item in apart)))
 
 
-@FAST
-@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 8))
-def test_rows_are_apart_and_counts_are_of_them(seed: int, rows: int, nodes: int) -> None:
-    rng = np.random.default_rng(seed)
-    values = rng.normal(scale=3, size=(rows, nodes))
-    result = measured(layer(spline(uniform(-1, 1)), sources=nodes), values)
-    order = rng.permutation(rows)
-    other = measured(layer(spline(uniform(-1, 1)), sources=nodes), values[order])
-    np.testing.assert_array_equal(other.zones, result.zones[order])
-    assert (result.counts.sum(axis=1) == nodes).all()
-    limits = coverage.bounds(layer(spline(uniform(-1, 1)), sources=nodes), nodes, None)
-    np.testing.assert_array_equal(coverage.outside(limits, values), result.counts[:, 2] > 0)
-    for at in range(rows):
-        worst, excess = int(result.worst[at]), float(result.excess[at])
-        assert excess == result.cells[at].max()
-        assert (worst == coverage.NOWHERE) == (excess == 0)
-        assert excess == 0 or result.cells[at, worst] == excess
-    assert ((result.cells == 0) == (result.zones == INSIDE)).all()
-
-
 def test_the_ends_of_a_grid_are_on_it() -> None:
     """Also as float32 has them, which rounds knots to either side."""
     ends = np.array([[-1, 1, np.float32(1.0000001)]], np.float32)

@@ -1,13 +1,10 @@
-"""Tests of `analysis/intervals.py` and of the formulas in `kanexport/contract/conformal.py`."""
+"""Tests of `analysis/intervals.py`."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 
-from kanexport.contract import conformal
 from kanexport.contract.sections import (
     ABSOLUTE,
     LAC,
@@ -25,18 +22,6 @@ CONSTANT = OutputInterval(quantile=0.5, points=(), spreads=(), width=1.0)
 
 def section(method: str, **fields: object) -> Intervals:
     return Intervals(method=method, coverage=0.9, name="rows.npz", sha256="0" * 64, rows=100, **fields)
-
-
-@pytest.mark.parametrize(
-    ("rows", "coverage", "expected"),
-    [(9, 0.9, 9), (10, 0.9, 10), (99, 0.9, 90), (100, 0.9, 91), (19, 0.55, 11), (8, 0.9, 9), (1, 0.5, 1)],
-)
-def test_the_rank_is_that_of_the_decimal_coverage(rows: int, coverage: float, expected: int) -> None:
-    assert conformal.rank(rows, coverage) == expected
-    assert conformal.rank(rows, np.float64(coverage)) == expected
-    assert (rows >= conformal.rows_needed(coverage)) == (expected <= rows)
-    scores = np.random.default_rng(0).permutation(rows).astype(float)  # 0, 1, ... in any order
-    assert conformal.quantile(scores, coverage) == (expected - 1 if expected <= rows else math.inf)
 
 
 def test_absolute_intervals_have_constant_width_and_the_shape_of_the_outputs() -> None:

@@ -1,4 +1,4 @@
-"""Logging under a stalled reader, a closed descriptor or a full disk loses lines, not calls; and access log rules."""
+"""Logging under a stalled reader, a closed descriptor or a full disk loses lines, not calls."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import grpc
 import numpy as np
 import pytest
 
-from kanserve.grpc_api.access_log import AccessLog
-from kanserve.grpc_api.call_context import Code
 from kanserve.observability.logs import Sink
 from tests.support import toy_model
 from tests.support.server_process import serving
@@ -69,24 +67,3 @@ def test_by_default_only_what_failed_has_a_line(tmp_path: Path) -> None:
         (line,) = server.logged("request_completed", "python_warning")
         assert line["code"] == "INVALID_ARGUMENT"
         assert "kanserve_log_lines_dropped_total 0.0" in server.metrics()
-
-
-@pytest.mark.parametrize(
-    ("policy", "outcome", "probe", "lines"),
-    [
-        ("all", Code.OK, False, 10),
-        ("errors", Code.OK, False, 0),
-        ("none", Code.OK, False, 0),
-        ("sampled:5", Code.OK, False, 2),
-        ("sampled:5", Code.NOT_FOUND, False, 10),
-        ("errors", Code.NOT_FOUND, False, 10),
-        ("none", Code.NOT_FOUND, False, 0),
-        ("none", Code.INTERNAL, False, 10),
-        ("all", Code.OK, True, 0),
-        ("all", Code.CANCELLED, True, 0),
-        ("all", Code.NOT_FOUND, True, 10),
-    ],
-)
-def test_who_has_a_line(policy: str, outcome: Code, probe: bool, lines: int) -> None:
-    access = AccessLog(policy)
-    assert sum(access.wants(outcome, probe=probe) for _ in range(10)) == lines

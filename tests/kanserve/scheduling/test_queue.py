@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,14 @@ def tickets(waiting: Sequence[Waiting[str]]) -> list[str]:
     return [each.ticket for each in waiting]
 
 
+def waiting_in(policy: Policy, *entries: Waiting[str], most: int = 99) -> Queue[str]:
+    """A queue to which these requests were added."""
+    queue: Queue[str] = Queue(policy, most)
+    for entry in entries:
+        queue.add(entry)
+    return queue
+
+
 def test_the_queue_is_bounded_in_bytes() -> None:
     queue: Queue[str] = Queue(Policy(8), 10)
     assert queue.add(one("a", size=50))  # alone it may be larger
@@ -80,19 +89,15 @@ def test_the_queue_is_bounded_in_bytes() -> None:
 
 
 def test_who_has_gone_is_found_wherever_it_waits() -> None:
-    queue: Queue[str] = Queue(Policy(8, delay=1.0, levels=(PriorityLevel(timeout=60, delays=True),)), 99)
     intime, late = one("a", queue_deadline=9.0), one("b", queue_deadline=0.5)
-    for each in (intime, late):
-        assert queue.add(each)
+    queue = waiting_in(Policy(8, delay=1.0, levels=(PriorityLevel(timeout=60, delays=True),)), intime, late)
     queue.expire(0.7)  # one of them waits behind all others now
     assert [queue.remove(each) for each in (late, intime, intime)] == [True, True, False]
     assert (queue.count, queue.rows, queue.take(2.0)) == (0, 0, ([], None))
 
 
 def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
-    queue: Queue[str] = Queue(Policy(8, delay=1.0), 99)
-    for name, key in (("a", "k"), ("b", "k"), ("c", "other"), ("d", "k")):
-        queue.add(one(name, key))
+    queue = waiting_in(Policy(8, delay=1.0), *map(one, "abcd", ("k", "k", "other", "k")))
     assert tickets(queue.take(0.0)[0]) == ["a", "b"]  # nothing can join them any more
     assert tickets(queue.take(0.0)[0]) == ["c"]
     assert queue.take(0.0) == ([], 1.0)
@@ -100,10 +105,8 @@ def test_what_may_not_run_together_does_not_and_keeps_its_order() -> None:
 
 
 def test_those_whose_time_is_over_are_not_run() -> None:
-    queue: Queue[str] = Queue(Policy(8), 99)
-    queue.add(one("late", deadline=1.0, queue_deadline=0.5))
-    queue.add(one("impatient", queue_deadline=1.0))
-    queue.add(one("patient", queue_deadline=3.0, deadline=3.0))
+    late, impatient = one("late", deadline=1.0, queue_deadline=0.5), one("impatient", queue_deadline=1.0)
+    queue = waiting_in(Policy(8), late, impatient, one("patient", queue_deadline=3.0, deadline=3.0))
     assert queue.soonest == 0.5
     over = queue.expire(2.0)
     assert (tickets(over.late), tickets(over.timed_out)) == (["late"], ["impatient"])
@@ -147,6 +150,65 @@ def test_how_long_a_request_waits(level: PriorityLevel, requested: float | None,
 def test_a_priority_that_does_not_exist_is_the_default() -> None:
     policy = Policy(8, levels=(PriorityLevel(), PriorityLevel(), PriorityLevel()), usual=1)
     assert [policy.level(priority) for priority in (0, 1, 2, 3, 4, 2**63)] == [1, 0, 1, 2, 1, 1]
+
+
+def test_a_level_counts_those_that_waited_too_long_too() -> None:
+    queue = waiting_in(
+        Policy(8, levels=(PriorityLevel(delays=True, most=3),)),
+        one("a", queue_deadline=1.0),
+        one("b", queue_deadline=1.0),
+    )
+    queue.expire(2.0)
+    assert [queue.add(one("c")), queue.add(one("d"))] == [True, False]  # two behind, one before
+    assert queue.count == 3
+
+
+@pytest.mark.parametrize("now", [1.0, 1.0 + 1e-9])
+def test_who_may_wait_until_a_moment_may_wait_in_it(now: float) -> None:
+    over = now > 1.0
+    for times in ({"queue_deadline": 1.0}, {"deadline": 1.0}):
+        queue = waiting_in(Policy(8), one("a", **times), one("b", queue_deadline=0.5))  # whose end has the queue look
+        result = queue.expire(now)
+        assert "a" in tickets([*result.late, *result.timed_out]) if over else tickets(result.timed_out) == ["b"]
+        assert tickets(queue.take(now)[0]) == ([] if over else ["a"])
+
+
+def test_the_next_end_is_that_of_those_who_are_left() -> None:
+    queue = waiting_in(
+        Policy(8, levels=(PriorityLevel(delays=True),)),
+        one("a", queue_deadline=1.0, deadline=5.0),
+        one("b", queue_deadline=3.0),
+    )
+    queue.expire(2.0)
+    assert queue.soonest == 3.0
+    queue.expire(4.0)
+    assert queue.soonest == 5.0
+    assert tickets(queue.expire(5.5).late) == ["a"]
+    assert queue.soonest == math.inf  # `b` waits behind the others for ever
+
+
+def test_an_empty_queue_has_no_end() -> None:
+    first, second = one("a", deadline=1.0), one("b", deadline=2.0)
+    queue = waiting_in(Policy(8), first, second)
+    queue.remove(first)
+    assert queue.soonest == 1.0  # looked at again when it comes
+    queue.remove(second)
+    assert queue.soonest == math.inf
+
+
+def test_a_batch_waits_from_when_its_oldest_came() -> None:
+    policy = Policy(8, delay=1.0, levels=(PriorityLevel(), PriorityLevel()))
+    queue = waiting_in(policy, one("low", level=1, arrived=0.0), one("high", level=0, arrived=5.0))
+    assert tickets(queue.take(5.0)[0]) == ["high", "low"]
+    queue.add(one("new", arrived=6.0))
+    assert queue.take(6.5) == ([], 7.0)
+
+
+def test_a_request_is_itself_and_of_the_highest_level() -> None:
+    twins = [Waiting("a", "k", 1, 1, 0.0) for _ in range(2)]
+    assert twins[0] != twins[1]
+    assert twins[0].level == 0
+    assert not waiting_in(Policy(8), twins[0]).remove(twins[1])
 
 
 LEVELS = st.lists(
