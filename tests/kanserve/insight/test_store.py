@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import types
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanexport.contract.manifest import Manifest
 from kanserve.client.statistics import Statistics
 from kanserve.client.sync import Client
 from kanserve.insight import store
@@ -24,7 +26,7 @@ from kanserve.insight.statistics import NodeCounts, Nodes
 from kanserve.insight.store import ModelStatisticsFile, StatisticsStore, StoredStatistics
 from kanserve.types import ModelInfo
 from tests.kanserve.analysis.test_drift import seen
-from tests.kanserve.server.test_supervisor import OWN
+from tests.kanserve.server.test_supervisor import OWN, pids
 from tests.support import toy_model
 from tests.support.reload_tools import TRAIN, draw, run
 from tests.support.server_process import INFERENCE, Server, request, serving
@@ -35,13 +37,15 @@ FILE = "statistics/toy/1/0.tally"
 DIGEST = "d" * 64
 
 
-def nodes() -> Nodes:
-    return Nodes(toy_model.manifest("toy"), run)
+def nodes(manifest: Manifest | None = None) -> Nodes:
+    return Nodes(manifest or toy_model.manifest("toy"), run)
 
 
-def open_file(folder: Path, number: int = 0, workers: int = 1, digest: str = DIGEST) -> ModelStatisticsFile:
+def open_file(
+    folder: Path, number: int = 0, workers: int = 1, digest: str = DIGEST, own: Nodes | None = None
+) -> ModelStatisticsFile:
     info = ModelInfo("toy", 1, 64, (), (), digest)
-    return StatisticsStore(folder, number, workers).open_file(info, nodes())
+    return StatisticsStore(folder, number, workers).open_file(info, own or nodes())
 
 
 def kept(rows: np.ndarray, mark: float = 0.0) -> StoredStatistics:
@@ -87,8 +91,7 @@ def test_processes_add_up_and_who_is_gone_has_nothing_recent(tmp_path: Path) -> 
     whole = nodes().count(run, {"x": np.concatenate(parts)})
     assert (result.total.rows, result.recent.rows, result.seen) == (60, 30, 60)
     for item, other in zip(result.total.windows, whole.windows, strict=True):
-        for name in ("counts", "nonfinite", "min", "max"):
-            np.testing.assert_array_equal(getattr(item, name), getattr(other, name))
+        np.testing.assert_array_equal(item.counts, other.counts)
         np.testing.assert_allclose(item.moments(), other.moments(), rtol=1e-9)
     assert result.total.classes.tolist() == whole.classes.tolist()
 
@@ -170,6 +173,26 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path, said: list
     assert said == ["statistics_write_failed"]
 
 
+def test_a_disk_that_is_full_costs_the_keeping_alone(tmp_path: Path) -> None:
+    """/dev/full rejects every byte; the server keeps running, logs it once, and exits with 0."""
+    toy_model.write(tmp_path / "models")
+    state = tmp_path / "state"
+    (state / "statistics").mkdir(parents=True)
+    (state / "statistics" / "toy").symlink_to("/dev/full")
+    with serving(tmp_path / "models", state_dir=str(state)) as server, Client(server.address) as client:
+        for count in (8, 16):
+            server.infer(draw(8))
+            until(lambda count=count: client.statistics("toy").row_count == count)
+            until(lambda: told(server) == 1)
+        assert client.reset_statistics("toy")
+        assert server.stop() == 0
+        assert told(server) == 1
+
+
+def told(server: Server) -> int:
+    return sum(line["event"] in ("statistics_read_failed", "statistics_write_failed") for line in server.lines())
+
+
 def statistics(server: Server, source: str = "total") -> Statistics:
     """From whichever worker takes the connection."""
     with Client(server.address) as client:
@@ -200,6 +223,10 @@ def test_counting_goes_on_after_a_restart(tmp_path: Path) -> None:
     toy_model.edit(directory, notes=("other words, the same graph",))
     with serving(tmp_path / "models", **state) as server:
         assert statistics(server).row_count == 0
+        server.infer(draw(4))
+        until(lambda: statistics(server).row_count == 4)
+        server.process.kill()
+        server.process.wait()
 
 
 def spread(server: Server, times: int) -> None:
@@ -218,6 +245,12 @@ def several(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     # All rows: of samples a machine with other work looks at fewer.
     with serving(tmp_path / "models", workers=2, threads=2, statistics="full", **given_) as server:
         yield server
+
+
+def written(folder: Path) -> int:
+    """Rows in the files of all workers."""
+    heads = [path.read_bytes().partition(b"\n")[0] for path in folder.rglob("*.tally")]
+    return sum(json.loads(head)["numbers"][4] for head in heads)
 
 
 def agreed(server: Server, rows: int) -> Statistics:
@@ -247,3 +280,17 @@ def test_workers_answer_as_one(several: Server) -> None:
     agreed(several, 0)
     spread(several, 10)
     agreed(several, 30)
+
+
+@full("load")
+@pytest.mark.parametrize("several", [False], ids=["none"], indirect=True)
+def test_who_takes_the_place_of_a_killed_worker_goes_on_with_what_it_kept(several: Server, tmp_path: Path) -> None:
+    spread(several, 20)
+    until(lambda: written(tmp_path) == 60)  # what a worker has counted since it last wrote goes with it
+    first, *_ = before = pids(several)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(pids(several)) == 2 and pids(several) != before)
+    until(lambda: "kanserve_workers 2" in several.metrics())
+    until(lambda: statistics(several).row_count == 60)
+    spread(several, 10)
+    agreed(several, 90)

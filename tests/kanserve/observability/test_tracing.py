@@ -180,3 +180,15 @@ def test_workers_are_traced_each_by_itself(tmp_path: Path, receiver: Receiver) -
             server.infer(ROWS)
         until(lambda: len(receiver.named("run")) == 4)
         assert server.stop() == 0
+
+
+@full("peer")
+def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    toy_model.write(tmp_path)
+    with serving(tmp_path, traces=True) as server:
+        for _ in range(50):
+            server.infer(ROWS)
+        assert server.stop() == 0
+        assert all("event" in line for line in server.lines())

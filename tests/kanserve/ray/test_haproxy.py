@@ -19,6 +19,7 @@ from kanserve.ray.errors import FleetError
 from kanserve.ray.haproxy import Front, Haproxy
 from tests.support.programs import free_port
 from tests.support.tiers import full
+from tests.support.wait import until
 
 
 def lines(front: Front) -> list[str]:
@@ -130,3 +131,61 @@ def test_ray_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "pip install -e '.[ray]'" in error
     with pytest.raises(MissingPackage, match=r"kanserve\.ray:build needs"):
         kanserve_ray.build({"repository": "models"})
+
+
+class _Probed:
+    """A server that is ready until it drains, and keeps other connections open."""
+
+    def __init__(self) -> None:
+        self.status = b"200 OK"
+        self.probes = 0
+        self._held: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=self._listener.accept()[:1], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._held.append(connection)
+        with contextlib.suppress(OSError):
+            while data := connection.recv(1000):
+                if data.startswith(b"GET /readyz"):
+                    self.probes += 1
+                    connection.sendall(b"HTTP/1.1 " + self.status + b"\r\nContent-Length: 0\r\n\r\n")
+                    connection.close()
+                    return
+                connection.sendall(data)
+
+    def close(self) -> None:
+        for connection in (self._listener, *self._held):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+
+@full("peer")
+def test_a_server_that_drains_keeps_its_connections(program: str) -> None:
+    """Health checks of another server show that those of the first one have ended."""
+    port = free_port()
+    front = Haproxy(Front("127.0.0.1", port, 2, connections=100))
+    with contextlib.ExitStack() as stack:
+        stack.callback(front.stop, 60)
+        server, other = (stack.enter_context(contextlib.closing(_Probed())) for _ in range(2))
+        front.fill(1, "127.0.0.1", server.port)
+        until(lambda: server.probes > 0)
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
+            connection.sendall(b"one")
+            assert connection.recv(10) == b"one"
+            front.drain(1)
+            server.status = other.status = b"503 Service Unavailable"
+            front.fill(2, "127.0.0.1", other.port)
+            until(lambda: other.probes >= 5)  # three make a server fail
+            connection.sendall(b"two")
+            assert connection.recv(10) == b"two"
+        server.status, seen = b"200 OK", server.probes
+        front.fill(1, "127.0.0.1", server.port)
+        until(lambda: server.probes > seen)
