@@ -13,10 +13,8 @@ from kanexport.contract.manifest import TensorSpec
 from kanexport.errors import RepositoryError
 from tests.support import toy_model
 
-HERE = importlib.util.find_spec("mlflow") is not None
 
-
-@pytest.mark.skipif(HERE, reason="mlflow is installed")
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
 @pytest.mark.parametrize("function", [kanexport.mlflow.log_model, lambda v: kanexport.mlflow.save_model(v, "model")])
 def test_without_mlflow_the_error_names_the_command_that_installs_it(tmp_path: Path, function: object) -> None:
     assert callable(function)
@@ -25,12 +23,9 @@ def test_without_mlflow_the_error_names_the_command_that_installs_it(tmp_path: P
     assert not (tmp_path / "model").exists()
 
 
-def test_a_folder_without_a_manifest_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_differs_from_its_manifest_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match=r"is not a version folder: .* expected a manifest\.json"):
         kanexport.mlflow._read(tmp_path)
-
-
-def test_a_file_that_differs_from_its_manifest_is_an_error(tmp_path: Path) -> None:
     directory = toy_model.write(tmp_path)
     _, manifest = kanexport.mlflow._read(directory)
     for name, data, code in (

@@ -68,8 +68,6 @@ def test_a_forward_for_many_files_is_for_those_that_know_it(tmp_path: Path) -> N
             assert (source.options_given, "forward" in source.options_assumed) == ({"forward": "timekan"}, False)
         else:
             assert (source.options_given, source.options_assumed["forward"]) == ({}, family)
-
-
-def test_a_forward_that_nobody_knows_is_not_ignored(tmp_path: Path) -> None:
+    # A forward that nobody knows is not ignored.
     assert isinstance(refuse(tmp_path, waves(), "forward=timekan"), OptionError)
     export(Request(path=save(tmp_path, waves()), repository=tmp_path / "m", options=("forward=wav-kan",)))

@@ -5,31 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from kanexport.pipeline import Request, export
-from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error
+from tests.support.golden_cases import EDGE_TOLERANCE, Case, cases, relative_error, run
 from tests.support.tiers import spread
-
-
-def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_outputs_edges_and_sums_match_the_library(case: Case, tmp_path: Path, state_error) -> None:
     result = export(Request(path=case.path, repository=tmp_path, options=case.options))
     reference = case.reference()
-    nodes = {"x": reference["x"], **run(result.directory / "model.onnx", {"x": reference["x"]})}
+    nodes = {"x": reference["x"], **run((result.directory / "model.onnx").read_bytes(), {"x": reference["x"]})}
     for group, rows in case.facts["row_groups"].items():
         error = relative_error(nodes["y"][rows], reference["y64"][rows])
         state_error("golden outputs, relative", error, f"{case.name}, {group}")
         assert error <= case.tolerance, group
     for index, layer in enumerate(result.manifest.layers):
-        edges = run(result.directory / layer.edges_file, {layer.node_tensor: nodes[layer.node_tensor]})
+        graph = (result.directory / layer.edges_file).read_bytes()
+        edges = run(graph, {layer.node_tensor: nodes[layer.node_tensor]})
         values = edges[layer.edges_tensor]
         error = relative_error(values, reference[f"layer{index}_edges"])
         state_error("golden edges, relative", error, f"{case.name}, layer {index}")
@@ -47,7 +41,8 @@ def test_outputs_edges_and_sums_match_the_library(case: Case, tmp_path: Path, st
 def test_float64_export_is_exact(case: Case, tmp_path: Path, state_error) -> None:
     result = export(Request(path=case.path, repository=tmp_path, options=case.options, dtype="float64"))
     reference = case.reference()
-    y = run(result.directory / "model.onnx", {"x": reference["x"].astype(np.float64)})["y"]
+    graph = (result.directory / "model.onnx").read_bytes()
+    y = run(graph, {"x": reference["x"].astype(np.float64)})["y"]
     error = relative_error(y, reference["y64"])
     state_error("golden outputs in float64, relative", error, case.name)
     assert error <= 1e-12

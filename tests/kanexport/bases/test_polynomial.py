@@ -7,32 +7,24 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kanexport.bases import polynomial
 from kanexport.bases.fourier import Fourier
 from kanexport.bases.polynomial import Polynomial
 from kanexport.bases.sine import Sine
 from kanexport.functions.domain_maps import Range
-from tests.support.conformance import Emitted
+from tests.support.conformance import emitted_basis
 from tests.support.tiers import spread
 
 RNG = np.random.default_rng(7)
 ROWS = np.concatenate([RNG.uniform(-1, 1, (600, 3)) * size for size in (0.001, 1, 4, 12)]).astype(np.float32)
 
 
-def emitted(basis: Polynomial | Fourier | Sine, x: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    """Run the operators of a basis: [B, 3] -> [B, K, 3]."""
-    shape = (basis.functions, 3)
-    return Emitted(lambda g, value: g.reshape(basis.emit(g, value, 3), 0, *shape), 3, shape, dtype, exact=True)(x)
-
-
 def error(basis: Polynomial | Fourier | Sine, x: np.ndarray = ROWS) -> float:
     """Largest error of any function, over its own largest value."""
     expected = basis.evaluate(x.astype(np.float64))
     scale = np.abs(expected).max(axis=(0, 2))[None, :, None]
-    return float((np.abs(emitted(basis, x) - expected) / np.where(scale == 0, 1, scale)).max())
+    return float((np.abs(emitted_basis(basis, "float32")(x) - expected) / np.where(scale == 0, 1, scale)).max())
 
 
 @pytest.mark.parametrize("degree", [3, 6, 12, 24])
@@ -51,38 +43,6 @@ def test_errors_grow_with_the_degree_and_not_with_its_square(degree: int) -> Non
         # The recurrence as it stands does not do it: the ends are where it fails.
         if degree >= 12:
             assert error(dataclasses.replace(basis, from_ends=False)) > 2 * largest, basis
-
-
-@pytest.mark.parametrize("degree", [3, 12])
-def test_other_polynomials_do_without(degree: int) -> None:
-    others = polynomial.hermite, polynomial.bessel, polynomial.fibonacci, polynomial.lucas
-    for basis in (*(make(degree) for make in others), polynomial.laguerre(degree, 3.0)):
-        assert error(basis) <= 3e-7 * (degree + 1), basis
-
-
-@given(st.floats(-0.9, 4), st.floats(-0.9, 4), st.integers(1, 10))
-@settings(max_examples=settings.default.max_examples // 10)
-def test_both_emissions_of_jacobi_polynomials_agree(a: float, b: float, degree: int) -> None:
-    basis = polynomial.jacobi(degree, a, b)
-    x = ROWS[::12].astype(np.float64)
-    plain = dataclasses.replace(basis, from_ends=False)
-    scale = np.abs(basis.evaluate(x)).max()
-    values = emitted(basis, x, "float64")
-    np.testing.assert_allclose(values, emitted(plain, x, "float64"), atol=1e-12 * scale)
-    np.testing.assert_allclose(values, basis.evaluate(x), atol=1e-12 * scale)
-
-
-def test_chebyshev_is_what_its_name_says() -> None:
-    x = ROWS[::3].astype(np.float64)
-    angles = np.arccos(np.tanh(x))[:, None] * np.arange(9)[:, None]
-    np.testing.assert_allclose(polynomial.chebyshev(8).evaluate(x), np.cos(angles), atol=1e-13)
-
-
-def test_saturation_is_exact() -> None:
-    """Where tanh is 1 or -1 in float32, so are the polynomials; infinities too."""
-    x = np.array([[20.0, -20.0, np.inf], [-np.inf, 30.0, -1e30]], dtype=np.float32)
-    signs = np.sign(x)[:, None, :] ** np.arange(8)[:, None]
-    np.testing.assert_array_equal(emitted(polynomial.chebyshev(7), x), signs)
 
 
 @spread("harmonics,reach", itertools.product([1, 8, 16, 17, 300], [3.0, 100.0, 4e4]), 6)

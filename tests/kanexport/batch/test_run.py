@@ -14,15 +14,12 @@ import safetensors.numpy
 from kanexport.batch import discover
 from kanexport.batch import run as sweep
 from kanexport.cli import export_command
-from kanexport.contract import naming
 from kanexport.errors import CheckpointError, FamilyError, OptionError, RepositoryError
 from kanexport.formats import checkpoint
 from kanexport.pipeline import Request
 from tests.kanexport.batch.test_discover import write
 from tests.support.golden_cases import case
 from tests.support.tiers import full
-
-GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_a_checkpoint_in_several_files_is_one_for_a_file_and_for_a_folder(tmp_path: Path, pykan: Any) -> None:
@@ -48,14 +45,6 @@ def test_a_checkpoint_in_several_files_is_one_for_a_file_and_for_a_folder(tmp_pa
     with pytest.raises(CheckpointError) as refused:
         checkpoint.load(tmp_path)
     assert all(str(path) in refused.value.hint for path in listed)
-
-
-def test_each_golden_checkpoint_is_found_without_its_suffix(tmp_path: Path) -> None:
-    kept = [path for path in GOLDEN.rglob("*") if path.suffix in naming.CHECKPOINTS]
-    assert {path.suffix for path in kept} >= {".pt", ".keras", ".safetensors"}
-    for at, path in enumerate(kept):
-        shutil.copy(path, tmp_path / str(at))
-    assert len(discover.find(tmp_path, tmp_path / "models")) == len(kept)
 
 
 @pytest.fixture

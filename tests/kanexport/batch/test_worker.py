@@ -6,26 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import safetensors.numpy
 
 from kanexport.batch import run as sweep
 from kanexport.batch import worker
 from kanexport.pipeline import Request
+from tests.support.command_line import checkpoint
 
 
 def test_a_file_that_takes_too_long_or_too_much_costs_itself_alone(tmp_path: Path, pykan: Any) -> None:
     """The bounds are real: a wide model against a short time and a small memory."""
     pykan([2, 1]).write(tmp_path)
-    width = 1500
-    rng = np.random.default_rng(0)
-    wide = {
-        "base_weight": rng.normal(size=(width, width)),
-        "spline_weight": rng.normal(size=(width, width, 8)),
-        "grid": np.tile(np.linspace(-2.2, 2.2, 12), (width, 1)),
-    }
-    (tmp_path / "wide.safetensors").write_bytes(safetensors.numpy.save(wide))
+    checkpoint(tmp_path / "wide.safetensors", (2000, 2000))
     request = Request(path=tmp_path, repository=tmp_path / "models")
     rows = {row.place: row for row in sweep.sweep(request, memory=512).rows}
     assert rows["toy"].result

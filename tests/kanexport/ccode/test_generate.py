@@ -70,17 +70,14 @@ def test_contributions_are_those_of_the_graph() -> None:
     assert files.explained == "middle of each input's grid"
 
 
-def test_a_row_equal_to_the_reference_has_no_contributions() -> None:
+def test_comments_name_the_model_and_cannot_end_early_and_the_reference_row_has_no_contributions() -> None:
     row = [0.25, -0.5]
     files = c_code.generated(network(SMALL), replace(FACTS, mean=row))
     assert files.explained == "mean of the baseline rows"
     with compiled.program(files.code, 2, 1, ["cc"]) as program:
         _, contributions = program.run(np.array([row], dtype=np.float32))
     np.testing.assert_allclose(contributions, 0, atol=1e-6)
-
-
-def test_comments_name_the_model_and_cannot_end_early() -> None:
-    header = c_code.generated(network(SMALL), FACTS).code.header
+    header = files.code.header
     assert "net, version 3: a / * test * /?of" in header
     assert "model_state, sha256 abab" in header
     assert "x[0]  len* /gth [m]" in header
@@ -99,18 +96,26 @@ def test_code_that_differs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_compiler_the_code_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler-here")
+    assert compiled.compiler() == []
     files = c_code.generated(network(SMALL), FACTS)
     assert files.compiler == ""
     assert files.verified.startswith("not compiled: no C compiler")
     assert set(files.files) == {"net.c", "net.h"}
+    monkeypatch.setenv("CC", "cc -m64")
+    assert compiled.compiler() == ["cc", "-m64"]
+    monkeypatch.delenv("CC")
+    assert compiled.compiler() == ["cc"]
 
 
 def test_names_types_and_folders_that_do_not_fit_are_errors(tmp_path: Path) -> None:
-    for name in ("3d", "my-net", "", "while", "x" * 41, "café"):
+    for name in ("net", "Net_2", "x" * 40):
+        generate.check(tmp_path, name, "float32")
+    proposals = {"3d": "kan_model", "my-net": "my_net", "while": "kan_model"}
+    for name in (*proposals, "", "x" * 41, "café"):
         with pytest.raises(OptionError) as caught:
             generate.check(tmp_path, name, "float32")
         assert caught.value.code == "c-name-invalid"
-        assert caught.value.hint.startswith("pass --name ")
+        assert caught.value.hint.startswith(f"pass --name {proposals.get(name, '')}")
     with pytest.raises(OptionError, match="--c needs float32"):
         generate.check(tmp_path, "net", "float64")
     (tmp_path / "taken").write_text("")

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
-from kanexport.ccode import source
-from kanexport.errors import OptionError
 from tests.support import c_code
-
-
-def test_other_names_than_identifiers_have_a_proposal() -> None:
-    for name in ("net", "Net_2", "x" * 40):
-        source.check_name(name)
-    for name, proposal in (("my-net", "my_net"), ("3d", "kan_model"), ("for", "kan_model")):
-        with pytest.raises(OptionError) as caught:
-            source.check_name(name)
-        assert caught.value.hint == f"pass --name {proposal}"
 
 
 def test_every_name_of_the_files_begins_with_that_of_the_model() -> None:

@@ -6,7 +6,6 @@ import numpy as np
 
 from kanexport.bases.bspline import BSpline
 from kanexport.ccode.nodes import FLOAT, Constant, Given, Splines
-from kanexport.ccode.splines import Basis
 from tests.support import c_code
 from tests.support.tiers import spread
 
@@ -41,11 +40,3 @@ def test_splines_are_those_of_the_exporter(degree: int, intervals: int, rows: in
     basis = BSpline(np.broadcast_to(own, (sources, own.shape[1])).astype(np.float64), degree).evaluate(x)
     expected = np.einsum("bki,kio->bo", basis, coef) + start.array
     np.testing.assert_allclose(y, expected, atol=2e-6 * max(1.0, np.abs(expected).max()) * degree)
-
-
-def test_cells_read_coefficients_that_exist() -> None:
-    basis = Basis(knots(3, 2, 1, uniform=True), 3, 1.0)
-    assert [basis.first(cell) for cell in range(basis.cells)] == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert basis.polynomials().shape == (1, 8, 4, 4)
-    assert basis.uniform()
-    assert not Basis(knots(3, 9, 2, uniform=False), 3, 1.0).uniform()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from kanexport.certify import intervals
 
@@ -31,21 +30,6 @@ def test_operations_and_functions() -> None:
     ):
         assert (exact >= low).all()
         assert (exact <= high).all()
-
-
-def test_results_without_a_bound() -> None:
-    a = np.array([-1.0, 0.0, 1.0]), np.array([1.0, 2.0, 3.0])
-    low, high = intervals.reciprocal(a)
-    assert np.isinf(low[:2]).all()
-    assert np.isinf(high[:2]).all()
-    assert high[2] == pytest.approx(1)
-    zero = np.zeros(3), np.zeros(3)
-    with np.errstate(all="ignore"):
-        assert (intervals.multiply(zero, (low, high))[1] == 0).all()
-        assert np.isinf(intervals.rising(np.log, a)[0][:2]).all()
-
-
-def test_sums_that_are_zero_are_exact() -> None:
     a = np.array([0.1]), np.array([0.1])
     low, high = intervals.add(a, intervals.negative(a))
-    assert low == high == 0
+    assert low == high == 0  # exact

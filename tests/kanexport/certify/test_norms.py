@@ -17,6 +17,7 @@ from kanexport.ir.norms import GroupNorm, LayerNorm, RmsNorm, Softmax
 from kanexport.ir.steps import Elementwise, PRelu, RowRange, Step, Swish
 from kanexport.verify import float64_reference
 from tests.kanexport.certify.test_certificate import assert_graphs_hold
+from tests.kanexport.certify.test_enclosure import assert_encloses
 from tests.support import sample_networks
 from tests.support.tiers import spread
 
@@ -60,18 +61,7 @@ def assert_holds(kan: Kan, low: np.ndarray, high: np.ndarray) -> None:
     for size in (1e-4, 0.1, 1.0):
         start = rng.uniform(low, high, (20, WIDTH))
         end = np.minimum(start + size * (high - low), high)
-        exact = whole.enclose(start, end, served=False)
-        for _ in range(6):
-            x = rng.uniform(start, end)
-            y = float64_reference.evaluate(kan, x).y
-            assert (y >= exact.low - 1e-12).all()
-            assert (y <= exact.high + 1e-12).all()
-            i = int(rng.integers(WIDTH))
-            moved = x.copy()
-            moved[:, i] = rng.uniform(x[:, i], end[:, i])
-            step, change = (moved - x)[:, i, None], float64_reference.evaluate(kan, moved).y - y
-            assert (change >= exact.down[:, i] * step - 1e-11).all()
-            assert (change <= exact.up[:, i] * step + 1e-11).all()
+        assert_encloses(kan, whole, start, end, rng)
     c = certificate.certify(kan, low, high, budget=12)
     rows = random_points((low, high), 2000, rng)
     # Nearly equal nodes, whose deviation is small.
@@ -84,18 +74,13 @@ def assert_holds(kan: Kan, low: np.ndarray, high: np.ndarray) -> None:
 
 
 @spread(
-    "name,first",
-    [*((name, False) for name in STEPS), *((name, True) for name in ("groupnorm", "tanh", "layernorm"))],
+    "name,place",
+    [("layernorm", "inside"), *((name, "") for name in STEPS), *((name, "first") for name in ("groupnorm", "tanh"))],
     5,
 )
-def test_steps_between_layers_and_before_the_first(name: str, first: bool) -> None:
-    assert_holds(network(STEPS[name], first=first), -ENDS, ENDS)
-
-
-def test_a_normalization_inside_of_a_term() -> None:
-    """A network of class B: one term reads the nodes, the other one reads normalized nodes."""
-    kan = network(STEPS["layernorm"], inside=True)
-    assert kan.edge_class == "B"
+def test_steps_between_layers_before_the_first_and_inside_of_a_term(name: str, place: str) -> None:
+    kan = network(STEPS[name], **({place: True} if place else {}))
+    assert kan.edge_class == ("B" if place == "inside" or (place == "first" and name != "tanh") else "A")
     assert_holds(kan, -ENDS, ENDS)
 
 

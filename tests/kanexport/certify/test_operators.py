@@ -17,6 +17,7 @@ CASES: dict[str, tuple[Callable[[Any, Any], Any], Callable[[np.ndarray], np.ndar
     "clip": (lambda g, x: g.clip(g.mul(x, g.const(1 / 3)), -0.3, 0.7), lambda x: np.clip(x / 3, -0.3, 0.7)),
     "ramp": (lambda g, x: g.hard_sigmoid(x, alpha=0.3, beta=0.1), lambda x: np.clip(0.3 * x + 0.1, 0, 1)),
     "power": (lambda g, x: g.pow(x, 3.0), lambda x: x**3),
+    "difference": (lambda g, x: g.sub(x, g.mul(g.mul(x, x), x)), lambda x: x - x**3),
     "cube": (lambda g, x: g.cube(x), lambda x: x**3),
     "condition": (
         lambda g, x: g.op("Where", g.op("Less", x, g.const(0.1)), g.op("Neg", x), g.mul(x, g.const(0.7))),

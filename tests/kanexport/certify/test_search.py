@@ -23,17 +23,13 @@ def known() -> Kan:
     return Kan(3, (Layer((), np.zeros((3, 2)), np.zeros(2), np.zeros((3, 2), dtype=bool), edges),))
 
 
-def test_it_finds_the_ends() -> None:
-    best = Found(known(), (np.full(3, -1.0), np.full(3, 1.0)))
+def test_it_finds_the_ends_and_where_outputs_rise_and_fall() -> None:
+    kan, box = known(), (np.full(3, -1.0), np.full(3, 1.0))
+    best = Found(kan, box)
     search.climb(best, math.inf, np.random.default_rng(0))
     np.testing.assert_allclose(best.low, [-1, -1], atol=1e-3)
     np.testing.assert_allclose(best.high, [2, 1], atol=1e-3)
     np.testing.assert_allclose(best.at_high[0, 0], np.pi / 6, atol=0.02)
-
-
-def test_it_finds_where_outputs_rise_and_fall() -> None:
-    box = np.full(3, -1.0), np.full(3, 1.0)
-    kan = known()
     best = Found(kan, box)
     seen = search.witnesses(Network.of(kan, *box), best, math.inf, np.random.default_rng(0))
     np.testing.assert_array_equal(seen.rises, [[True, True], [True, False], [False, False]])

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kanexport.cli import export_command
+from kanexport.contract.cli import program
+from tests.kanexport.cli.test_export_command import answered
 from tests.support.golden_cases import case
 
 FILE = case("pykan-diabetes").path
 
 
-def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
-    code = export_command.main([*map(str, arguments), "--json"])
-    out, err = capsys.readouterr()
-    assert out.count("\n") == 1
-    return code, json.loads(out), err
+def run_command(command: Any, *arguments: object) -> int:
+    """The exit code of a command with such arguments."""
+    parser = program.Parser(prog="kanserve")
+    command.configure(parser)
+    return command.run(program.parse(parser, [str(argument) for argument in arguments]))
 
 
 def test_wrong_arguments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run over a folder reports unused options only at its end."""
     for arguments, kind, text in (
         (["--tolerance", "0"], "OptionError", "tolerance is 0"),
         (["--tolerance", "nan"], "OptionError", "tolerance is nan"),
@@ -34,21 +35,16 @@ def test_wrong_arguments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFi
         (["--option", "colour=red"], "OptionError", "'colour'"),
         (["--option", "colour"], "OptionError", "expected KEY=VALUE"),
     ):
-        code, document, _ = _json(capsys, FILE, "--repository", tmp_path / "models", *arguments)
+        code, document, _ = answered(capsys, FILE, "--repository", tmp_path / "models", *arguments)
         assert (code, document["error"]["exit_code"], document["error"]["kind"]) == (2, 2, kind)
         assert text in document["error"]["message"]
         assert not (tmp_path / "models").exists()
-
-
-def test_a_misspelt_name_is_helped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run over a folder reports unused options only at its end."""
     for supplied, arguments, hint in (
         ((FILE,), ["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
         ((FILE,), ["--family", "magic"], "available: "),
         ((FILE,), ["--option", "base_fn=silu"], "did you mean 'base_fun'?"),
         ((FILE,), ["--option", "colour=red"], "available: base_fun, "),
-        ((FILE.parent, "--recursive"), ["--family", "efficient_kan"], "did you mean 'efficient-kan'?"),
         ((FILE.parent, "--recursive"), ["--family", "magic"], "available: "),
     ):
-        _, document, _ = _json(capsys, *supplied, "--repository", tmp_path / "models", *arguments)
+        _, document, _ = answered(capsys, *supplied, "--repository", tmp_path / "models", *arguments)
         assert document["error"]["hint"].startswith(hint)

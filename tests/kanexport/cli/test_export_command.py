@@ -20,31 +20,11 @@ from tests.support.golden_cases import case
 DIABETES, HELLO = case("pykan-diabetes").path, case("pykan-hello-adapted").path
 
 
-def process(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kanexport", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def test_an_export_in_a_process_of_its_own(tmp_path: Path) -> None:
-    wine = case("efficient-kan-wine-update-grid")
-    done = process(wine.path, "--repository", tmp_path, "--name", "wine", *wine.facts["export_args"], "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    written = json.loads(done.stdout)
-    assert written["name"] == "wine"
-    assert written["widths"] == [13, 6, 3]
-    assert written["verified"] == manifest.VERIFICATION_BASES[manifest.READING]
-    assert written["options"]["given"] == {"base_activation": "tanh"}
-    assert next(iter(written["options"]["assumed"])) == "forward"
-    assert "base_activation" not in written["options"]["assumed"]
-    assert Path(written["directory"]).joinpath("manifest.json").is_file()
-    assert len(written["verification"]["zones"]) >= 5
-    assert not {"torch", "efficient_kan"} & set(written["files"])
-
-
 def test_the_module_is_the_program(capfd: pytest.CaptureFixture[str]) -> None:
     """`python -m kanexport` and `kanserve export` say the same, usage errors included."""
-    alone = process("net.pt", "--repositroy", "models", "--json")
-    whole = kanserve("export", "net.pt", "--repositroy", "models", "--json")
+    words = "net.pt", "--repositroy", "models", "--json"
+    alone = subprocess.run([sys.executable, "-m", "kanexport", *words], capture_output=True, text=True, timeout=120)
+    whole = kanserve("export", *words)
     assert (alone.returncode, alone.stdout, alone.stderr) == (whole.returncode, whole.stdout, whole.stderr)
     assert whole.returncode == 2
     assert json.loads(whole.stdout)["error"] == {
@@ -66,7 +46,7 @@ def test_the_module_is_the_program(capfd: pytest.CaptureFixture[str]) -> None:
         assert code == (0 if arguments == ("--help",) else 2)
 
 
-def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
+def answered(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
     code = export_command.main([*map(str, arguments), "--json"])
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
@@ -75,22 +55,25 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
 
 def test_failures_are_one_document_too_and_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--repository", tmp_path / "models", "--name", "m")
-    code, answer, err = _json(capsys, tmp_path / "missing", *where)
+    code, answer, err = answered(capsys, tmp_path / "missing", *where)
     assert (code, answer["error"]["exit_code"], answer["error"]["kind"]) == (2, 2, "CheckpointError")
     assert "does not exist" in answer["error"]["message"]
     assert answer["error"]["hint"]
     assert err.startswith("kanserve export: error[")
     assert "\n  help: " in err
-    code, answer, _ = _json(capsys, DIABETES, *where, "--tolerance", "1e-12")
+    code, answer, _ = answered(capsys, DIABETES, *where, "--tolerance", "1e-12")
     assert (code, answer["error"]["kind"]) == (3, "VerificationFailed")
     assert "--dtype float64" in answer["error"]["hint"]
     assert not (tmp_path / "models").exists()
-    code, answer, _ = _json(capsys, DIABETES, *where)
-    assert (code, answer["version"]) == (0, 1)
+    code, answer, _ = answered(capsys, DIABETES, *where)
+    assert (code, answer["version"], answer["name"]) == (0, 1, "m")
+    assert answer["verified"] == manifest.VERIFICATION_BASES[manifest.READING]
+    assert next(iter(answer["options"]["assumed"])) == "forward"
+    assert Path(answer["directory"]).joinpath("manifest.json").is_file()
     before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()}
-    code, answer, _ = _json(capsys, DIABETES, *where)
+    code, answer, _ = answered(capsys, DIABETES, *where)
     assert (code, answer["error"]["kind"]) == (2, "RepositoryError")
-    assert _json(capsys, DIABETES, *where, "--tolerance", "1e-12", "--force")[0] == 3
+    assert answered(capsys, DIABETES, *where, "--tolerance", "1e-12", "--force")[0] == 3
     assert {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()} == before
 
 
@@ -126,6 +109,8 @@ def test_assumptions_are_one_line_unless_all_is_asked_for(tmp_path: Path, capsys
     arguments = [str(case("efficient-kan-digits").path), "--repository", str(tmp_path)]
     assert export_command.main(arguments) == 0
     printed = capsys.readouterr().out
+    assert "model version 1: efficient-kan, 64 → " in printed
+    assert "written to" in printed
     (line,) = [line for line in printed.splitlines() if line.startswith("assumed")]
     assert "forward=efficient-kan (3 known alternatives), base_activation=silu (10 known alternatives)" in line
     assert "--option forward=spline-of-tanh" not in printed
@@ -163,7 +148,7 @@ def test_c_code_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[
         ((tmp_path / "folder", "--recursive"), "argument-not-for-folder"),
         (("--module", "nets:make"), "argument-not-for-module"),
     ):
-        _, answer, _ = _json(capsys, *arguments, "--c", tmp_path / "firmware")
+        _, answer, _ = answered(capsys, *arguments, "--c", tmp_path / "firmware")
         assert answer["error"]["code"] == code
         assert not (tmp_path / "firmware").exists()
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from kanexport import options
 from kanexport.batch import run as sweep
-from kanexport.cli import export_command, render
+from kanexport.cli import render
 from kanexport.contract.manifest import HYBRID
 from kanexport.pipeline import Request
-from tests.support.golden_cases import case, exported
+from tests.support.golden_cases import exported
 
 
 def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,24 +27,6 @@ def test_what_rounding_makes_large_is_starred(tmp_path: Path, pykan: Any, capsys
     assert "* tolerance relaxed" in out
 
 
-def test_a_table_on_stdout_for_people(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")  # a narrower table wraps the names of regions
-    path = case("pykan-mult-affine").path
-    assert export_command.main([str(path), "--repository", str(tmp_path / "models"), "--name", "m"]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert "m version 1: pykan, 2 → 3 → 1" in out
-    for word in ("in grid", "extended grid", "on knots", "out of grid", "NaN, infinity", "written to"):
-        assert word in out
-
-
-def test_known_alternatives_are_counted() -> None:
-    many = options._listed("abcdefghijklmno")
-    assert [render._count(words) for words in ("", "or relu, tanh", many, "one; another")] == [0, 2, 15, 2]
-
-
 def test_regions_have_names_and_what_was_not_compared_a_dash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,13 +38,15 @@ def test_regions_have_names_and_what_was_not_compared_a_dash(
     no_outputs = {"worst_output": "", "outputs_max_rel": 0.0, "outputs_max_abs": 0.0}
     no_edges = {"worst_edge": "", "edges_max_rel": 0.0, "edges_max_abs": 0.0}
     far = dataclasses.replace(inside, name="far", **no_outputs)
-    zones = inside, far, dataclasses.replace(inside, name="batch of 33", **no_edges)
+    batch = dataclasses.replace(inside, name="batch of 33", **no_edges)
+    zones = *manifest.verification.zones, far, batch
     verification = dataclasses.replace(manifest.verification, zones=zones)
     source = dataclasses.replace(manifest.source, family=HYBRID)
     render.result(
         dataclasses.replace(result, manifest=dataclasses.replace(manifest, verification=verification, source=source))
     )
     lines = {line[:15].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert {"extended grid", "on knots", "NaN, infinity"} <= set(lines)
     assert lines["batch of 33"].split()[-3:] == ["-", "-", "-"]
     assert lines["out of grid"].split()[4:6] == ["-", "-"]
     assert "-" not in lines["example rows"].replace("e-", "").split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -11,25 +12,20 @@ import pytest
 from kanexport import pipeline
 from kanexport.cli import symbolify_command
 from kanexport.contract import manifest
-from kanexport.contract.cli import program
 from kanexport.edit import symbolify
 from kanexport.errors import OptionError, RepositoryError
 from kanexport.pipeline import Request, export
 from kanexport.quantization.options import FP16_WEIGHTS, QuantizationOptions
 from kanexport.verify import float64_reference
+from tests.kanexport.cli.test_arguments import run_command
 from tests.support import exports
-from tests.support.golden_cases import case
+from tests.support.golden_cases import case, exported
 from tests.support.tiers import full
 
 HELLO = case("pykan-hello-pruned").path
 FORMULA = "exp(sin(3.14159*x0) + x1**2)"
+run = functools.partial(run_command, symbolify_command)
 X = np.random.default_rng(7).uniform(-1, 1, (300, 2))
-
-
-def run(*arguments: object) -> int:
-    parser = program.Parser(prog="kanserve symbolify")
-    symbolify_command.configure(parser)
-    return symbolify_command.run(program.parse(parser, [str(argument) for argument in arguments]))
 
 
 @pytest.fixture
@@ -115,13 +111,10 @@ def test_arguments_that_are_not_valid(model: Path, tmp_path: Path, monkeypatch: 
         with pytest.raises(OptionError) as caught:
             run(*arguments)
         assert caught.value.code == code
+    quantization = QuantizationOptions(quantize=FP16_WEIGHTS)
+    version = exported("pykan-hello-pruned", tmp_path, quantization=quantization).directory
+    with pytest.raises(OptionError, match="is quantized") as caught:
+        run(version)
+    assert caught.value.code == "edit-of-quantized-version"
     with pytest.raises(RepositoryError, match="exists"):
         run(model, "--new-version", "1")
-
-
-def test_a_quantized_version(tmp_path: Path) -> None:
-    quantized = QuantizationOptions(quantize=FP16_WEIGHTS)
-    export(Request(path=HELLO, repository=tmp_path, name="hello", quantization=quantized))
-    with pytest.raises(OptionError, match="is quantized") as caught:
-        run(tmp_path / "hello")
-    assert caught.value.code == "edit-of-quantized-version"

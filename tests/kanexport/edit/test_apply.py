@@ -53,12 +53,6 @@ def test_a_function_and_a_wavelet_move_exactly_and_a_spline_within_its_measured_
     assert np.abs(after(x) - before(x - 0.1)).max() <= 1.5 * change.error_max < 0.002
 
 
-def test_a_function_is_limited_exactly() -> None:
-    edited, before, after, x = changed(network(SYMBOLIC), "clamp", "-0.1:0.2")
-    np.testing.assert_allclose(after(3 * x), np.clip(before(3 * x), -0.1, 0.2), atol=1e-12)
-    assert edited.changes[0].form == edits.EXACT
-
-
 def test_a_spline_is_limited_made_monotone_and_fitted_to_points() -> None:
     _, before, limited, x = changed(network(SPLINE), "clamp", "-0.05:0.1")
     assert before(x).max() > 0.12

@@ -32,13 +32,3 @@ def test_equal_bounds_and_columns_of_zeros_keep_their_values() -> None:
     v = bounded.solve(a, np.array([5.0, 1.0]), low, high, np.array([0.0, 0.0, 7.0]))
     assert v[[0, 2]].tolist() == [2.0, 7.0]
     assert v[1] == pytest.approx(2.0)
-
-
-def test_sums_of_steps_are_the_isotonic_regression() -> None:
-    """The pool-adjacent-violators algorithm of scipy solves the same problem for single values."""
-    rng = np.random.default_rng(1)
-    y = np.cumsum(rng.normal(size=80)) * 0.1 + np.linspace(0, 3, 80)
-    low = np.zeros(80)
-    low[0] = -np.inf
-    steps = bounded.solve(np.tril(np.ones((80, 80))), y, low, np.full(80, np.inf), np.zeros(80))
-    assert np.cumsum(steps) == pytest.approx(optimize.isotonic_regression(y).x, abs=1e-9)

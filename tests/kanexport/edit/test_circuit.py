@@ -27,11 +27,6 @@ def hello() -> Kan:
     return network("pykan-hello-pruned")
 
 
-def test_without_forms_it_is_the_network(hello: Kan) -> None:
-    assert np.array_equal(Circuit.of(hello, X, {}).y, float64_reference.evaluate(hello, X).y)
-    assert list(circuit.active(hello)) == [(0, 0, 0), (0, 1, 0), (1, 0, 0)]
-
-
 def test_forms_are_symbolic_edges_of_the_network(hello: Kan) -> None:
     forms = TRUE | {(0, 1, 0): form("0", d=0.25)}
     tested = Circuit.of(hello, X, forms)
@@ -40,11 +35,7 @@ def test_forms_are_symbolic_edges_of_the_network(hello: Kan) -> None:
     assert tested.y[:, 0] == pytest.approx(np.exp(np.sin(np.pi * X[:, 0]) + 0.25), rel=1e-12)
     assert not list(circuit.active(kan))
     assert [edge.function.name for layer in kan.layers for edge in layer.symbolic] == ["sin", "exp"]
-
-
-def test_rows_with_nan_stay_nan(hello: Kan) -> None:
-    """Also in an input whose edge becomes a constant."""
-    kan = circuit.network(hello, TRUE | {(0, 1, 0): form("0", d=0.25)})
+    # Rows with NaN stay NaN, also in an input whose edge becomes a constant.
     rows = np.array([[np.nan, 0.0], [0.0, np.nan], [0.0, 0.0]])
     before, after = (np.isnan(float64_reference.evaluate(own, rows).y[:, 0]) for own in (hello, kan))
     assert before.tolist() == after.tolist() == [True, True, False]

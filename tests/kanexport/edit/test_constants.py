@@ -16,13 +16,10 @@ from kanexport.edit.curve_fit import Form
 from kanexport.functions import elementwise
 from kanexport.ir.model import BasisTerm, Kan, Layer
 from kanexport.ir.steps import Product
+from tests.kanexport.edit.test_circuit import form
 
 X = np.random.default_rng(3).uniform(0.5, 2, (150, 2))
 NUMBERS = st.floats(0.2, 3)
-
-
-def form(name: str, a: float = 1.0, b: float = 0.0, c: float = 1.0, d: float = 0.0) -> Form:
-    return Form(library.ALL[name], a, b, c, d)
 
 
 def layer(sources: int, destinations: int, *steps: Product) -> Layer:
@@ -46,12 +43,6 @@ def test_canonical_forms_are_the_same_functions(name: str, sign: int, a: float, 
     before = form(name, sign * a * (0.1 if bounded else 1), b * (0.1 if bounded else 1), c, d)
     after = constants.canonical(before)
     assert after.values(x) == pytest.approx(before.values(x), rel=1e-9, nan_ok=True)
-
-
-def test_simple_numbers() -> None:
-    for value, simple in ((3.1416, math.pi), (0.501, 0.5), (-1.002, -1.0), (0.004, 0.0)):
-        assert constants._simple(value)[0] == simple
-    assert constants._simple(0.7183) == []
 
 
 def simplified(kan: Kan, forms: dict[At, Form], limit: float = 1e-2, allowed: float = 1e-4) -> Circuit:
@@ -87,12 +78,9 @@ def test_the_scales_of_a_product() -> None:
     assert (found[0, 0, 0].c, found[0, 1, 1].c) == (1, 1)
 
 
-def test_a_factor_of_zero_is_a_constant() -> None:
+def test_numbers_that_change_the_outputs_stay_and_a_factor_of_zero_is_a_constant() -> None:
     forms = {(0, 0, 0): form("x"), (0, 1, 0): form("x^2", c=1e-5), (1, 0, 0): form("exp")}
     assert simplified(SUM, forms).forms[0, 1, 0] == form("0", c=0.0)
-
-
-def test_numbers_that_change_the_outputs_stay() -> None:
     forms = {(0, 0, 0): form("x", c=1.004), (0, 1, 0): form("x^2", c=0.7183), (1, 0, 0): form("exp")}
     found = simplified(SUM, forms, limit=1e-9, allowed=1e-9).forms
     assert found[0, 0, 0].c == pytest.approx(1.004, rel=1e-6)

@@ -45,19 +45,7 @@ def test_a_curve_of_the_function_is_found() -> None:
     assert curve_fit.fit(library.ALL["sin"], np.ones(40), np.ones(40)) is None
 
 
-def test_a_pole_is_not_between_rows() -> None:
-    x = np.concatenate([np.linspace(-2, -0.5, 50), np.linspace(0.5, 2, 50)])
-    found = curve_fit.fit(library.ALL["1/x"], x, 1 / x)
-    assert found is None or found.defined(-2, 2)
-
-
 def test_a_bend_far_from_the_rows_is_rejected() -> None:
     x = np.linspace(0, 1, 100)
     assert Form(library.ALL["sin"], 1e-3, np.pi / 2, 1e6, -1e6).cancels(x)
     assert not Form(library.ALL["sin"], 1.0, 0.0, 1.0, 0.0).cancels(x)
-
-
-def test_expressions() -> None:
-    assert Form(library.ALL["sin"], 2.0, 1.0, 3.0, -0.5).text() == "3*sin(2*x + 1) - 0.5"
-    assert Form(library.ALL["0"], 1.0, 0.0, 0.0, 0.25).text() == "0.25"
-    assert Form(library.ALL["1/x^2"], 1.0, 0.0, 1.0, 0.0).text() == "1/x**2"

@@ -98,10 +98,3 @@ def test_rows_have_the_histogram_of_the_baseline() -> None:
     assert (x[:, 1] == 0).mean() == pytest.approx(0.1, abs=0.02)
     assert (x[:, 1] == 3).mean() == pytest.approx(0.9, abs=0.02)
     assert (x[:, 2] == 7).all()
-
-
-def test_rows_in_a_box() -> None:
-    x = difference.in_box(np.array([-1.0, 2.0]), np.array([1.0, 2.0]))
-    assert x.shape == (difference.ROWS, 2)
-    assert (np.abs(x[:, 0]) <= 1).all()
-    assert (x[:, 1] == 2).all()

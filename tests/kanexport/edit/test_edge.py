@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from kanexport.edit import edge as edges
-from kanexport.edit.edge import Edge
 from kanexport.errors import ExportError
 from kanexport.verify import float64_reference
 from tests.support.golden_cases import network
@@ -45,17 +44,3 @@ def test_an_edge_that_cannot_be_edited_is_named() -> None:
             edges.find(kan, at)
         assert error.value.code == code
         assert error.value.hint
-
-
-def test_one_edge_changes_and_the_others_stay() -> None:
-    kan = network("pykan-hello-adapted")
-    edge = edges.find(kan, (0, 1, 3))
-    changed = edges.replaced(kan, edge, edge.only(None))
-    x = np.random.default_rng(0).uniform(-1, 1, (50, 2))
-    before, after = (
-        np.concatenate([values for _, values, _ in float64_reference.edges(own.layers[0], x)]) for own in (kan, changed)
-    )
-    assert (after[:, 1, 3] == 0).all()
-    after[:, 1, 3] = before[:, 1, 3]
-    np.testing.assert_array_equal(before, after)
-    assert Edge(changed.layers[0], (0, 1, 3)).values(x[:, 1]).tolist() == [0.0] * 50

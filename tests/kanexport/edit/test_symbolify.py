@@ -76,22 +76,6 @@ def test_it_is_deterministic(hello: Kan, found: Symbolified) -> None:
     assert again.error == found.error
 
 
-@full("combination")
-def test_edges_keep_their_curves_if_no_function_is_within_the_tolerance(hello: Kan) -> None:
-    result = symbolify.symbolify(hello, X, 1e-7)
-    assert result.left == ((0, 0, 0), (0, 1, 0), (1, 0, 0))
-    assert result.error == 0
-    before, after = (float64_reference.evaluate(kan, X).y for kan in (hello, result.kan))
-    assert np.array_equal(after, before, equal_nan=True)
-
-
-def test_the_library_is_a_limit(hello: Kan) -> None:
-    result = symbolify.symbolify(hello, X, 1e-2, names=("x", "x^2"))
-    assert {form.candidate.name for form in result.forms().values()} <= {"x", "x^2"}
-    assert result.left
-    assert result.error <= 1e-2
-
-
 def test_edges_without_effect_become_constants() -> None:
     kan = splines([np.sin, lambda x: 1e-5 * np.cos(9 * x)], -1, 1)
     result = symbolify.symbolify(kan, X, 1e-2)
@@ -119,26 +103,11 @@ def test_a_function_that_is_undefined_between_rows_is_no_candidate() -> None:
         assert form.defined(-2, 2), at
 
 
-def test_tolerances_that_are_not_valid(hello: Kan) -> None:
+def test_tolerances_rows_and_networks_that_are_not_valid(hello: Kan, found: Symbolified) -> None:
     for tolerance in (0.0, -1e-3, math.nan, math.inf):
         with pytest.raises(OptionError, match="expected a positive number") as caught:
             symbolify.symbolify(hello, X, tolerance)
         assert caught.value.code == "tolerance-out-of-range"
-
-
-def test_networks_of_class_b_and_with_too_many_edges(hello: Kan) -> None:
-    layer = dataclasses.replace(hello.layers[0], pre_steps=(RowRange(),))
-    kan = dataclasses.replace(hello, layers=(layer, *hello.layers[1:]))
-    with pytest.raises(InvalidKan, match="class B"):
-        symbolify.symbolify(kan, X, 1e-2)
-    shape = (600, 1)
-    term = BasisTerm(Activation(elementwise.activation("silu")), np.ones((*shape, 1)))
-    kan = Kan(600, (Layer((term,), np.ones(shape), np.zeros(1), np.zeros(shape, bool)),))
-    with pytest.raises(InvalidKan, match="600 edges, expected at most 512"):
-        symbolify.symbolify(kan, np.ones((20, 600)), 1e-2)
-
-
-def test_rows_that_are_not_valid(hello: Kan, found: Symbolified) -> None:
     for rows, targets, message in (
         (X[:5], None, r"the rows have shape \[5, 2\]"),
         (np.ones((50, 3)), None, r"the rows have shape \[50, 3\]"),
@@ -152,3 +121,12 @@ def test_rows_that_are_not_valid(hello: Kan, found: Symbolified) -> None:
     rows = np.concatenate([X, [[1.0, 1e200]]])
     with pytest.raises(OptionError, match="not finite for 1 of 401 rows"):
         symbolify.symbolify(found.kan, rows, 1e-2)
+    layer = dataclasses.replace(hello.layers[0], pre_steps=(RowRange(),))
+    kan = dataclasses.replace(hello, layers=(layer, *hello.layers[1:]))
+    with pytest.raises(InvalidKan, match="class B"):
+        symbolify.symbolify(kan, X, 1e-2)
+    shape = (600, 1)
+    term = BasisTerm(Activation(elementwise.activation("silu")), np.ones((*shape, 1)))
+    kan = Kan(600, (Layer((term,), np.ones(shape), np.zeros(1), np.zeros(shape, bool)),))
+    with pytest.raises(InvalidKan, match="600 edges, expected at most 512"):
+        symbolify.symbolify(kan, np.ones((20, 600)), 1e-2)

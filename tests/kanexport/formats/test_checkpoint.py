@@ -108,9 +108,7 @@ def test_any_number_of_dictionaries_around_it(torch: Any, tmp_path: Path) -> Non
         loaded = checkpoint.load(tmp_path / "model.pt")
         assert list(loaded.tensors) == ["weight", "bias"]
         assert loaded.place == ".".join(around)
-
-
-def test_a_usual_name_without_tensors_is_passed_by(torch: Any, tmp_path: Path) -> None:
+    # A usual name without tensors is passed by.
     torch.save({"model": {"width": [2, 3]}, "best": {"weight": torch.ones(3, 2)}}, tmp_path / "model.pt")
     assert checkpoint.load(tmp_path / "model.pt").place == "best"
 
@@ -132,9 +130,14 @@ def test_a_choice_and_a_lack_are_named(torch: Any, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=text) as caught:
             checkpoint.load(tmp_path / "model.pt")
         assert "state_dict()" in caught.value.hint
-    torch.save(Settings([1]), tmp_path / "model.pt")
-    with pytest.raises(UnsafeCheckpoint, match=r"an? .*object of class .*\.Settings, which is code"):
-        checkpoint.load(tmp_path / "model.pt")
+    for saved, name in (
+        (Settings([1]), r".*\.Settings"),
+        (torch.nn.Linear(2, 3), r"torch\.nn\.modules\.linear\.Linear"),
+    ):
+        torch.save(saved, tmp_path / "model.pt")
+        with pytest.raises(UnsafeCheckpoint, match=rf"an? .*object of class {name}, which is code") as refused:
+            checkpoint.load(tmp_path / "model.pt")
+        assert "torch.save(model.state_dict()" in refused.value.hint
 
 
 def test_what_may_be_weights_and_is_not_read_is_refused_where_it_matters(torch: Any, tmp_path: Path) -> None:

@@ -10,18 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanexport.detection import detect
 from kanexport.errors import InvalidKan, OptionError
-from kanexport.formats import checkpoint
 from kanexport.functions import wavelets
-from kanexport.functions.wavelets import WAVELETS, rates
+from kanexport.functions.wavelets import WAVELETS
 from kanexport.graph.builder import Graph, Value
-from kanexport.ir.model import Kan
-from kanexport.options import Options
-from kanexport.pipeline import Request, Result, export
 from kanexport.verify import float64_reference
 from tests.support.conformance import Emitted, computed, edge_values
-from tests.support.small_checkpoints import refuse, save
+from tests.support.small_checkpoints import exported, reading, refuse, save
 from tests.support.tiers import full, spread
 
 # In float64 Meyer's formula itself loses a digit to cancellation; the operators do not.
@@ -90,13 +85,6 @@ def test_the_form_with_fewer_operators_is_for_ordinary_numbers() -> None:
     assert wavelets.weighted(g, WAVELETS["mexican_hat"], one, one) is None  # a norm may follow, and enlarge its error
 
 
-def test_a_width_of_zero_names_its_edge() -> None:
-    widths = np.ones((3, 2, 4))
-    widths[2, 1, 3] = 0
-    with pytest.raises(InvalidKan, match="wavelet 3 on edge 1 -> 2 is 0"):
-        rates(widths)
-
-
 def wav_layer(n: int, m: int, seed: int = 0, *, prefix: str = "") -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     tensors = {
@@ -124,16 +112,11 @@ def torch_layer(n: int, m: int, count: int, seed: int = 0, *, prefix: str = "") 
     return {prefix + k: v.astype(np.float32) for k, v in tensors.items()}
 
 
-def read(folder: Path, tensors: dict[str, Any], *pairs: str) -> tuple[Kan, Options]:
-    loaded, options = checkpoint.load(save(folder, tensors)), Options.parse(pairs)
-    return detect.read(detect.detect(loaded, None)[0], loaded, options), options
-
-
 @pytest.mark.parametrize("name", WAVELETS)
 @spread("n,m", [(3, 2), (1, 4), (4, 4)], 1)
 def test_a_wav_kan_layer(tmp_path: Path, name: str, n: int, m: int) -> None:
     tensors = wav_layer(n, m)
-    kan, _ = read(tmp_path, tensors, f"wavelet_type={name}")
+    kan = reading(save(tmp_path, tensors), f"wavelet_type={name}").kan
     x = np.random.default_rng(3).normal(size=(9, n))
     t, s, w = (tensors[key].astype(float) for key in ("translation", "scale", "wavelet_weights"))
     window = [0.54 - 0.46 * math.cos(2 * math.pi * i / (n - 1)) if n > 1 else 1.0 for i in range(n)]
@@ -149,7 +132,8 @@ def test_a_wav_kan_layer(tmp_path: Path, name: str, n: int, m: int) -> None:
 
 def test_a_torch_wavelet_kan_layer(tmp_path: Path) -> None:
     tensors = torch_layer(3, 2, 4)
-    kan, options = read(tmp_path, tensors, "epsilon=0.25")
+    result = reading(save(tmp_path, tensors), "epsilon=0.25")
+    kan = result.kan
     exact = {key: value.astype(np.float64) for key, value in tensors.items()}
     x = np.random.default_rng(3).normal(size=(9, 3))
     expected = np.zeros((9, 3, 2))
@@ -159,8 +143,8 @@ def test_a_torch_wavelet_kan_layer(tmp_path: Path) -> None:
             u = (x[b, i] - exact["mu"][j, i, k]) / (exact["scale"][j, i, k] + 0.25)
             expected[b, i, j] += exact["wavelet_weights"][j, i, k] * FORMULAS["morlet"](u)
     np.testing.assert_allclose(edge_values(kan.layers[0], x), expected, rtol=0, atol=1e-12)
-    assert "epsilon" not in options.assumed
-    assert read(tmp_path, tensors)[1].assumed["epsilon"] == "1e-5"
+    assert "epsilon" not in result.assumed
+    assert reading(save(tmp_path, tensors)).assumed["epsilon"] == "1e-5"
 
 
 MODELS = {
@@ -169,15 +153,11 @@ MODELS = {
 }
 
 
-def exported(folder: Path, tensors: dict[str, Any], *options: str, dtype: str = "float32") -> Result:
-    return export(Request(path=save(folder, tensors), repository=folder / "models", options=options, dtype=dtype))
-
-
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=full("combination"))])
 @pytest.mark.parametrize("family", MODELS)
 def test_models_export_and_the_proof_holds(tmp_path: Path, family: str, dtype: str) -> None:
     """A fact that is not in the file is assumed and recorded."""
-    manifest = exported(tmp_path, MODELS[family](), dtype=dtype).manifest
+    manifest = exported(save(tmp_path, MODELS[family]()), dtype=dtype)
     assert (manifest.source.family, manifest.widths, manifest.edge_class) == (family, (3, 4, 2), "A")
     assert manifest.layers[0].bases[0].per_edge
     if family == "wav-kan":
@@ -189,7 +169,7 @@ def test_models_export_and_the_proof_holds(tmp_path: Path, family: str, dtype: s
 def test_the_base_branch_of_torch_conv_kan(tmp_path: Path) -> None:
     """The same keys, with a branch that Wav-KAN computes and drops."""
     tensors = wav_layer(3, 4)
-    kans = [read(tmp_path, tensors, f"base_branch={way}")[0] for way in ("dead", "added")]
+    kans = [reading(save(tmp_path, tensors), f"base_branch={way}").kan for way in ("dead", "added")]
     x = np.random.default_rng(0).normal(size=(5, kans[0].n_inputs))
     dead, added = (edge_values(kan.layers[0], x) for kan in kans)
     silu = x / (1 + np.exp(-x))
@@ -199,7 +179,7 @@ def test_the_base_branch_of_torch_conv_kan(tmp_path: Path) -> None:
 def test_a_layer_without_its_normalisation_is_read_and_one_of_batches_refused(tmp_path: Path) -> None:
     tensors = wav_layer(3, 2)
     bare = {key: value for key, value in tensors.items() if not key.startswith("bn.")}
-    assert read(tmp_path, bare)[0].layers[0].post_steps == ()
+    assert reading(save(tmp_path, bare)).kan.layers[0].post_steps == ()
     batches = {key: value for key, value in tensors.items() if "running" not in key}
     assert "depend on the other rows of the batch" in refuse(tmp_path, batches).message
 

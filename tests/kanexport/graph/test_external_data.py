@@ -15,10 +15,8 @@ import pytest
 
 from kanexport.bundle.publish import Result
 from kanexport.contract import manifest as contract
-from kanexport.contract.custom_ops import KERNEL_FILE
 from kanexport.graph.external_data import PAGE, SHARED_FROM, Weights
 from kanexport.lowering import lower, passes
-from kanexport.pipeline import Request, export
 from kanserve.repository import layout
 from kanserve.runtime import ort
 from kanserve.runtime.base import SessionOptions
@@ -72,27 +70,26 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, in
 
 
 @full("load")
-def test_coefficients_are_on_disk_once(middling: tuple[Path, Result, int]) -> None:
-    path, result, _ = middling
+def test_a_large_model_is_on_disk_once_runs_by_its_path_and_takes_three_times_its_checkpoint(
+    middling: tuple[Path, Result, int],
+) -> None:
+    """And the size of the edge values of the verification, which a larger file does not change."""
+    path, result, grown = middling
     size = path.stat().st_size
+    assert grown < 3 * size + 300 * MIB
     assert size > 4 * SHARED_FROM
     files = {entry.path: entry.size for entry in result.manifest.files}
     assert set(files) == {*ALONE, contract.WEIGHTS_FILE}
     assert files[contract.WEIGHTS_FILE] < size + MIB
     assert sum(files.values()) - files[contract.NETWORK_FILE] < size + MIB
-
-
-@full("load")
-def test_an_export_takes_no_more_than_three_times_its_checkpoint(middling: tuple[Path, Result, int]) -> None:
-    """And the size of the edge values of the verification, which a larger file does not change."""
-    path, _, grown = middling
-    assert grown < 3 * path.stat().st_size + 300 * MIB
-
-
-def test_a_small_model_is_a_graph_by_itself(tmp_path: Path) -> None:
-    result = export(Request(path=checkpoint(tmp_path / "c", (64, 64, 10), 5), repository=tmp_path / "models"))
-    names = {entry.path for entry in result.manifest.files}
-    assert names - {KERNEL_FILE} == ALONE
+    # As Triton loads it: only the path is known.
+    x = np.random.default_rng(1).uniform(-1, 1, size=(4, 300)).astype(np.float32)
+    session = onnxruntime.InferenceSession(result.directory / contract.MODEL_FILE)
+    same(session.run(["y"], {"x": x}), answers(result, x)[:1])
+    reference = result.manifest.reference
+    (y,) = session.run(["y"], {"x": np.array(reference.inputs, np.float32)})
+    expected = np.array(reference.outputs)
+    assert np.abs(y - expected).max() <= reference.tolerance * np.abs(expected).max()
 
 
 def answers(result: Result, x: np.ndarray) -> list[np.ndarray]:
@@ -134,22 +131,9 @@ def test_a_shared_file_changes_no_bit_of_an_answer(
     monkeypatch.setattr(lower, "SHARED_FROM", 0)
     monkeypatch.setattr(passes, "BLOCK_NUMBERS", block)
     shared = exported(name, tmp_path, name="shared", dtype=dtype)
-    assert contract.WEIGHTS_FILE in {entry.path for entry in shared.manifest.files}
+    files, small = ({entry.path for entry in result.manifest.files} for result in (shared, alone))
+    assert (contract.WEIGHTS_FILE in files, contract.WEIGHTS_FILE in small) == (True, False)
     same(answers(shared, x), answers(alone, x))
-
-
-@full("load")
-def test_a_large_model_runs_where_only_its_path_is_known(middling: tuple[Path, Result, int]) -> None:
-    """As Triton loads it, from the folder as it is."""
-    _, result, _ = middling
-    x = np.random.default_rng(1).uniform(-1, 1, size=(4, 300)).astype(np.float32)
-    session = onnxruntime.InferenceSession(result.directory / contract.MODEL_FILE)
-    (y,) = session.run(["y"], {"x": x})
-    same([y], answers(result, x)[:1])
-    reference = result.manifest.reference
-    (y,) = session.run(["y"], {"x": np.array(reference.inputs, np.float32)})
-    expected = np.array(reference.outputs)
-    assert np.abs(y - expected).max() <= reference.tolerance * np.abs(expected).max()
 
 
 def test_equal_constants_have_one_place_on_a_page_of_their_own() -> None:

@@ -54,14 +54,6 @@ def test_gaussians_and_products_are_single_instructions() -> None:
     assert names(compiled(emit, 4)) == ["Radial", "Silu", "SinOf", "MulAdd"]
 
 
-def test_a_product_with_another_use_remains() -> None:
-    def emit(g: Graph, x: Value, _: Value) -> list[tuple[Value, int]]:
-        square = g.mul(x, x)
-        return [(square, 1), (g.add(square, g.const(1.0)), 1)]
-
-    assert names(compiled(emit, 4)) == ["Mul", "Add"]
-
-
 def test_a_result_that_is_an_input_or_another_result_is_copied() -> None:
     def emit(g: Graph, x: Value, normalized: Value) -> list[tuple[Value, int]]:
         size = g.op("Abs", x)

@@ -41,13 +41,6 @@ def spoilt(shape: tuple[int, ...], value: float = np.nan) -> np.ndarray:
     return array
 
 
-def test_a_valid_network_can_be_constructed() -> None:
-    kan = Kan(2, (layer(post_steps=(Product((1, 2)),)), layer(2, 1)))
-    assert kan.widths() == (2, 2, 1)
-    assert kan.edge_class == "A"
-    assert layer(symbolic=(edge(),), mask=np.zeros((2, 3))).active().sum() == 1
-
-
 BAD_LAYERS: dict[str, tuple[Callable[[], Layer], str]] = {
     "no sources": (lambda: layer(mask=np.ones((0, 3))), "sources and destinations"),
     "mask of one axis": (lambda: layer(mask=np.ones(3)), "sources and destinations"),

@@ -13,7 +13,7 @@ from kanexport.ir.norms import FourierFeatures, LayerNorm, NormOfGroups
 from kanexport.verify import float64_reference
 from tests.support.command_line import checkpoint
 from tests.support.conformance import DTYPES, check_step
-from tests.support.small_checkpoints import read
+from tests.support.small_checkpoints import normal, read
 
 
 @settings(max_examples=settings.default.max_examples // 10)
@@ -27,10 +27,6 @@ def test_what_a_clamped_network_means(tmp_path_factory: pytest.TempPathFactory, 
     x = np.array([row])
     result = float64_reference.evaluate(norms.clamped(kan), x).y
     np.testing.assert_array_equal(result, float64_reference.evaluate(kan, np.clip(x, low, high)).y)
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -81,18 +81,14 @@ def uneven(sources: int, cells: int, degree: int = 3, *, ratio: float = 1000.0) 
     return BSpline(knots.astype(np.float32).astype(np.float64), degree)
 
 
-def test_tables_of_each_source_have_no_large_steps() -> None:
-    for ratio, pieces in ((1.5, 1), (1000.0, 11)):
-        steps = stepped(uneven(3, 5, ratio=ratio), 3, 0)
-        assert isinstance(steps, SteppedPieces)
-        assert steps.pieces.shape == (3, pieces + 1)
-        assert largest_move(steps) <= quantized_basis.STEEPEST
-
-
-def test_tables_of_each_source_are_exact_on_knots_and_nothing_outside() -> None:
+def test_tables_of_each_source_are_exact_on_knots_nothing_outside_and_have_no_large_steps() -> None:
     spline = uneven(3, 5)
     steps = stepped(spline, 3, 0)
     assert isinstance(steps, SteppedPieces)
+    for ratio, pieces in ((1.5, 1), (1000.0, 11)):
+        own = stepped(uneven(3, 5, ratio=ratio), 3, 0)
+        assert own.pieces.shape == (3, pieces + 1)
+        assert largest_move(own) <= quantized_basis.STEEPEST
     knots = spline.extended.T
     np.testing.assert_allclose(steps.evaluate(knots), spline.evaluate(knots), rtol=0, atol=0.501 * steps.unit)
     beyond = np.array([[np.nan, np.inf, -np.inf], [-3e38, 3e38, np.nan], spline.extended[:, 0], spline.extended[:, -1]])

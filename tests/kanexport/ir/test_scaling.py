@@ -15,7 +15,7 @@ from kanexport.contract.sections import Scaler, Scalers
 from kanexport.errors import InvalidKan, OptionError, VerificationFailed
 from kanexport.ir import scaling
 from kanexport.ir.model import Kan
-from kanexport.ir.scaling import Restore, Standardize
+from kanexport.ir.scaling import Standardize
 from kanexport.lowering import lower
 from kanexport.verify import float64_reference, verify
 from kanexport.verify.float64_reference import Jitter
@@ -112,12 +112,6 @@ def test_rounding_of_inputs_is_relative_to_their_distance_from_the_offset(kan: K
     assert 0 < np.abs(moved - x).max() <= 500 * 1.2e-7
     plain = float64_reference.shaken_nodes(kan.layers[0], x, Jitter(6e-8, 0))
     assert np.abs(plain - x).max() > 0.01
-
-
-def test_the_rounding_of_outputs_is_that_of_their_storage() -> None:
-    step = Restore(np.array([2.0, 0.5]), np.array([100.0, 0.0]))
-    y = np.array([[104.0, 3.0], [np.nan, -1.0]])
-    np.testing.assert_allclose(step.rounding(y, "float32"), np.array([104 / 2, 3 / 0.5]) * 2 * 2.0**-24)
 
 
 def test_grids_are_in_the_units_of_the_inputs(kan: Kan) -> None:

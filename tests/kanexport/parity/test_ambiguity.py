@@ -12,14 +12,9 @@ from kanexport.contract import manifest
 from kanexport.errors import ExportError, OpenQuestion
 from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
+from tests.kanexport.test_options import RNG, floats
 from tests.support.small_checkpoints import chebyshev, decided, read, refuse, save, stacked
 from tests.support.tiers import full
-
-RNG = np.random.default_rng(12)
-
-
-def floats(*shape: int) -> Any:
-    return RNG.normal(0, 0.5, size=shape).astype(np.float32)
 
 
 def moved_ramps(grid: int, k: int, n: int, m: int) -> dict[str, Any]:

@@ -52,15 +52,22 @@ def _recorded(folder: Path, y: Array) -> data.RecordedOutputs:
     return data.load([folder / "a.npz"])
 
 
-@pytest.mark.parametrize(("small", "lost", "fits", "left_out"), [(-9e-10, 9e-10, True, 1), (1e-3, 5e-6, False, 0)])
-def test_a_graph_may_lose_an_output_far_below_all_others(
-    tmp_path: Path, small: float, lost: float, fits: bool, left_out: int
-) -> None:
-    """Far from its grid, pykan returns the -9e-10 of a SiLU, and the graph returns 0."""
-    y = np.array([[1.0], [-2.0], [0.5], [small]])
-    graph = y + np.array([[0.0], [0.0], [0.0], [lost]])
-    result = compare.match(_recorded(tmp_path, y), graph, _exact(y), "float32", 5e-5)
-    assert (result.fits, result.left_out) == (fits, left_out)
+def test_rows_that_fit_and_rows_that_are_left_out(tmp_path: Path) -> None:
+    """Far from its grid, pykan returns the -9e-10 of a SiLU, and the graph returns 0. The error of a row is relative to
+    its own largest output, not to the usual output of the rows. A large tolerance of the user leaves out no row."""
+    for y, errors, tolerance, expected in (
+        ([1.0, -2.0, 0.5, -9e-10], [0, 0, 0, 9e-10], 5e-5, (True, 1)),
+        ([1.0, -2.0, 0.5, 1e-3], [0, 0, 0, 5e-6], 5e-5, (False, 0)),
+        ([1.0, 2.0, 4.0], [0.02, 0.04, 0.08], 5e-2, (True, 0)),
+        ([1.0, 2.0, 4.0], [0.06, 0.12, 0.24], 5e-2, (False, 0)),
+        ([1e-3, 1.0, 2.0], [5e-6, 0, 0], 5e-5, (False, 0)),
+    ):
+        rows = np.array([y]).T
+        recorded = _recorded(tmp_path, rows)
+        result = compare.match(recorded, rows + np.array([errors]).T, _exact(rows), "float32", tolerance)
+        assert (result.fits, result.left_out) == expected
+    assert (result.max_rel, result.worst) == (pytest.approx(5e-3), (0,))
+    assert compare.relaxation(recorded, 0.01) == compare.LOOSE, "an interpretation has no more than this"
 
 
 def test_a_clamp_at_one_is_taken(clamped: Any, tmp_path: Path) -> None:
@@ -85,25 +92,6 @@ def test_a_tolerance_that_is_relaxed_is_told_with_both_numbers(clamped: Any, tmp
         r"\d\.\de-0[67] is accepted"
     )
     assert any(re.search(reported, note) for note in notes)
-
-
-def test_a_row_is_held_against_its_own_largest_output(tmp_path: Path) -> None:
-    """The error is not relative to the usual output of the rows."""
-    y = np.array([[1e-3], [1.0], [2.0]])
-    graph = y + np.array([[5e-6], [0], [0]])
-    result = compare.match(_recorded(tmp_path, y), graph, _exact(y), "float32", 5e-5)
-    assert result.max_rel == pytest.approx(5e-3)
-    assert not result.fits
-    assert result.worst == (0,)
-
-
-def test_a_large_tolerance_of_the_user_leaves_out_no_row(tmp_path: Path) -> None:
-    y = np.array([[1.0], [2.0], [4.0]])
-    recorded = _recorded(tmp_path, y)
-    result = compare.match(recorded, y * 1.02, _exact(y), "float32", 5e-2)
-    assert (result.rows, result.left_out, result.fits) == (3, 0, True)
-    assert not compare.match(recorded, y * 1.06, _exact(y), "float32", 5e-2).fits
-    assert compare.relaxation(recorded, 0.01) == compare.LOOSE, "an interpretation has no more than this"
 
 
 @full("rare")

@@ -14,30 +14,16 @@ import pytest
 from kanexport.bundle.publish import Result
 from kanexport.cli import export_command
 from kanexport.contract import manifest
-from kanexport.detection import detect
 from kanexport.errors import OptionError, OutputsDiffer
-from kanexport.formats import checkpoint
-from kanexport.options import Options
 from kanexport.parity import data, resolve
-from kanexport.pipeline import Request, export
 from kanexport.verify import float64_reference
-from tests.support import golden_cases
-from tests.support.tiers import full, spread
-
-CASES = {case.name: case for case in golden_cases.cases()}
+from tests.support.golden_cases import case, exported, network
+from tests.support.tiers import spread
 
 Export = Callable[..., Result]
-
-
 # One interpretation of the layers and of the network around them, so that an export that must fail tries no others.
 ALONE = ("flow=chain", "between=nothing", "before=nothing", "after=nothing")
 SILU = (*ALONE, "base_activation=silu")
-
-
-def rows_of(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The recorded rows and outputs of a golden case, which a test may change."""
-    reference = CASES[name].reference()
-    return reference["x"].copy(), reference["y"].copy()
 
 
 @pytest.fixture
@@ -46,17 +32,15 @@ def held(tmp_path: Path) -> Export:
 
     def run(name: str, x: Any, y: Any, **more: Any) -> Result:
         np.savez(tmp_path / "outputs.npz", x=x, y=y)
-        return export(
-            Request(
-                path=CASES[name].path,
-                repository=tmp_path / "models",
-                name="m",
-                expected_outputs=(tmp_path / "outputs.npz",),
-                **more,
-            )
-        )
+        more = {"options": (), "expected_outputs": (tmp_path / "outputs.npz",), **more}
+        return exported(name, tmp_path / "models", **more)
 
     return run
+
+
+def rows_of(name: str) -> tuple[np.ndarray, np.ndarray]:
+    reference = case(name).reference()
+    return reference["x"], reference["y"]
 
 
 @spread(
@@ -96,19 +80,12 @@ def test_an_error_is_found(held: Export) -> None:
     wrong[3, 0] += 0.01 * np.abs(y).max()
     with pytest.raises(OutputsDiffer, match="row 3, output 0"):
         held("kanx-hello", x, wrong, options=SILU)
-    far = np.concatenate([wrong, exported_outputs("kanx-hello", x * 1e6)])
+    far = np.concatenate([wrong, float64_reference.evaluate(network("kanx-hello"), x.astype(np.float64) * 1e6).y])
     with pytest.raises(OutputsDiffer):
         held("kanx-hello", np.concatenate([x, x * 1e6]), far, options=SILU)
     with pytest.raises(OutputsDiffer) as error:
         held("kanx-hello", x, 1.01 * y, options=SILU)
     assert "--tolerance" not in error.value.hint  # none is offered that would take it
-
-
-def exported_outputs(name: str, x: np.ndarray) -> np.ndarray:
-    """Compute the float64 outputs of the golden model for other rows."""
-    loaded = checkpoint.load(CASES[name].path)
-    kan = detect.read(detect.detect(loaded, None)[0], loaded, Options.parse(CASES[name].options))
-    return float64_reference.evaluate(kan, x.astype(np.float64)).y.astype(np.float32)
 
 
 def test_nan_must_meet_nan(held: Export) -> None:
@@ -145,14 +122,17 @@ def test_a_less_exact_library_is_allowed_by_its_tolerance(held: Export) -> None:
     assert result.manifest.verification.expected_outputs
 
 
-def _write(path: Path, **arrays: Any) -> Path:
-    np.savez(path, **arrays)
-    return path
+def _arrays(**arrays: Any) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        np.savez(folder / "a.npz", **arrays)
+        return [folder / "a.npz"]
+
+    return make
 
 
 def _rows(shape: tuple[int, ...], outputs: Any) -> Callable[[Path], list[Path]]:
     """A file with so many rows of ones, and these outputs."""
-    return lambda folder: [_write(folder / "a.npz", x=np.ones(shape), y=outputs)]
+    return _arrays(x=np.ones(shape), y=outputs)
 
 
 def _text(name: str, text: str) -> Callable[[Path], list[Path]]:
@@ -165,7 +145,7 @@ def _text(name: str, text: str) -> Callable[[Path], list[Path]]:
 
 ANOTHER_FORM: list[tuple[Callable[[Path], list[Path]], str]] = [
     (lambda p: [p / "missing.npz"], "No such file"),
-    (lambda p: [_write(p / "a.npz", x=np.ones((2, 2)))], "has x, expected y"),
+    (_arrays(x=np.ones((2, 2))), "has x, expected y"),
     (_rows((2, 2), np.ones((3, 1))), "2 rows of x and 3 of y"),
     (_rows((2, 2), np.array([["a"], ["b"]])), "expected rows of real numbers"),
     (_rows((2, 2), np.ones((2, 1), complex)), "complex128"),
@@ -181,28 +161,22 @@ ANOTHER_FORM: list[tuple[Callable[[Path], list[Path]], str]] = [
 
 @pytest.mark.parametrize(("make", "text"), ANOTHER_FORM)
 def test_expected_outputs_of_another_form_are_refused_by_name(make: Any, text: str, tmp_path: Path) -> None:
-    request = Request(
-        path=CASES["efficient-kan-digits"].path,
-        repository=tmp_path / "m",
-        name="m",
-        expected_outputs=tuple(make(tmp_path)),
-    )
     with pytest.raises(OptionError, match=text) as error:
-        export(request)
+        exported("efficient-kan-digits", tmp_path / "m", options=(), expected_outputs=tuple(make(tmp_path)))
     assert error.value.exit_code == 2
     assert not (tmp_path / "m").exists()
 
 
 def test_the_command(tmp_path: Path, capsys: Any) -> None:
-    golden = CASES["wav-kan-dog-breast-cancer"].path
+    golden, file = case("wav-kan-dog-breast-cancer").path, tmp_path / "a.npz"
     x, y = rows_of("wav-kan-dog-breast-cancer")
-    file = _write(tmp_path / "a.npz", x=x, y=y)
+    np.savez(file, x=x, y=y)
     arguments = [str(golden), "--repository", str(tmp_path / "m"), "--expected-outputs", str(file)]
     assert export_command.main([*arguments, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["verified"].startswith("verified against the trained model (")
     assert document["options"]["decided"]["wavelet_type"] == "dog"
-    file = _write(tmp_path / "a.npz", x=x, y=y + 1)
+    np.savez(file, x=x, y=y + 1)
     told = [f"--option={option}" for option in (*ALONE, "wavelet_type=dog")]
     assert export_command.main([*arguments, "--version", "2", *told]) == 3
     assert "the recorded outputs" in capsys.readouterr().err
@@ -242,8 +216,9 @@ def test_recorded_outputs_of_a_live_module(tmp_path: Path) -> None:
     assert "lambda image, meta: model({'image': image, 'meta': meta})" in str(error.value.hint)
 
 
-@pytest.fixture
-def of_two_inputs() -> tuple[Any, dict[str, np.ndarray]]:
+def test_a_module_of_two_inputs_is_recorded_and_verified(tmp_path: Path) -> None:
+    import kanexport
+
     torch = pytest.importorskip("torch")
     from tests.support.torch_modules import KANLinear
 
@@ -261,18 +236,12 @@ def of_two_inputs() -> tuple[Any, dict[str, np.ndarray]]:
 
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
-    rows_ = {
+    supplied = {
         "image": rng.normal(size=(12, 1, 4, 4)).astype(np.float32),
         "y": rng.normal(size=(12, 2)).astype(np.float32),
         "kind": rng.integers(0, 3, size=12),
     }
-    return Both(), rows_
-
-
-def test_a_module_of_two_inputs_is_recorded_and_verified(of_two_inputs: Any, tmp_path: Path) -> None:
-    import kanexport
-
-    module, supplied = of_two_inputs
+    module = Both()
     example = (supplied["image"], supplied["y"], {"kind": supplied["kind"]})
     kanexport.record_outputs(module, supplied, tmp_path / "by_name.npz")
     path = kanexport.record_outputs(module, example, tmp_path / "outputs.npz")
@@ -292,23 +261,9 @@ def test_a_module_of_two_inputs_is_recorded_and_verified(of_two_inputs: Any, tmp
     outputs = session.run(["logits", "top"], {name: value[usual] for name, value in feeds.items()})
     np.testing.assert_allclose(outputs[0], recorded["y.logits"][usual], atol=1e-5)
     np.testing.assert_array_equal(outputs[1][:, 0], recorded["y.top"][usual])
+    np.savez(tmp_path / "fewer.npz", **{name: recorded[name] for name in recorded if name != "kind"})
+    with pytest.raises(OptionError, match="has the inputs image, y, expected image, y, kind"):
+        kanexport.export(module, example, name="m", repository=tmp_path, expected_outputs=tmp_path / "fewer.npz")
     module.head.base_weight.data += 0.1
     with pytest.raises(OutputsDiffer, match="the exported graph's output logits differs"):
         kanexport.export(module, example, name="m", version=2, repository=tmp_path / "models", expected_outputs=path)
-
-
-@full("combination")
-def test_expected_outputs_of_other_inputs_are_refused_by_name(of_two_inputs: Any, tmp_path: Path) -> None:
-    import kanexport
-
-    module, supplied = of_two_inputs
-    path = kanexport.record_outputs(module, supplied, tmp_path / "outputs.npz")
-    with pytest.raises(OptionError, match=r"has the inputs image, y, kind, expected the single"):
-        data.load([path]).of_network()
-    plain = kanexport.export(module, supplied, name="m", repository=tmp_path / "models")
-    assert plain.manifest.claim == manifest.VERIFICATION_BASES[manifest.MODULE]
-    arrays = dict(np.load(path))
-    del arrays["kind"]
-    np.savez(tmp_path / "fewer.npz", **arrays)
-    with pytest.raises(OptionError, match="has the inputs image, y, expected image, y, kind"):
-        kanexport.export(module, supplied, name="m", repository=tmp_path, expected_outputs=tmp_path / "fewer.npz")

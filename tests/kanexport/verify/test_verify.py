@@ -61,28 +61,16 @@ def nudge(value: np.ndarray) -> np.ndarray:
     return value
 
 
-def test_the_honest_graph_passes(toy: Kan, lowered: Lowered) -> None:
-    proof = verify.verify(toy, lowered, "float32")
-    zones = proof.verification.zones
-    assert [zone.name for zone in zones[: len(test_points.ZONES)]] == list(test_points.ZONES)
-    assert all(zone.outputs_max_rel <= 1e-5 and zone.edges_max_rel <= 5e-5 for zone in zones)
-    assert len(proof.reference.inputs) == len(proof.reference.outputs) == verify.REFERENCE_ROWS
-    assert proof.notes == ()
-
-
-def test_any_perturbed_weight_of_the_serving_graph_is_caught(toy: Kan, lowered: Lowered) -> None:
+def test_any_perturbed_weight_of_a_graph_is_caught(toy: Kan, lowered: Lowered) -> None:
     names = weights(lowered.model)
     assert len(names) >= 4
     for name in names:
         refused(toy, lowered, "differs", model=changed(lowered.model, name, nudge))
-
-
-@pytest.mark.parametrize("layer", [0, 1])
-def test_any_perturbed_weight_of_an_edge_graph_is_caught(toy: Kan, lowered: Lowered, layer: int) -> None:
-    for name in weights(lowered.edges[layer]):
-        edges = list(lowered.edges)
-        edges[layer] = changed(edges[layer], name, nudge)
-        refused(toy, lowered, rf"edges by .* at .*\({layer},\d+,\d+\)", edges=tuple(edges))
+    for layer, graph in enumerate(lowered.edges):
+        for name in weights(graph):
+            edges = list(lowered.edges)
+            edges[layer] = changed(graph, name, nudge)
+            refused(toy, lowered, rf"edges by .* at .*\({layer},\d+,\d+\)", edges=tuple(edges))
 
 
 def test_swapped_edge_graphs_are_caught(pykan: Any, tmp_path: Path) -> None:
@@ -163,7 +151,11 @@ def test_a_graph_that_spoils_one_row_by_another_is_caught(toy: Kan, lowered: Low
 
 def test_reports_are_honest(toy: Kan, lowered: Lowered) -> None:
     """The error of the same rows, measured here from the same graphs, is not larger than reported."""
-    zones = {zone.name: zone for zone in verify.verify(toy, lowered, "float32").verification.zones}
+    proof = verify.verify(toy, lowered, "float32")
+    zones = {zone.name: zone for zone in proof.verification.zones}
+    assert list(zones)[: len(test_points.ZONES)] == list(test_points.ZONES)
+    assert len(proof.reference.inputs) == len(proof.reference.outputs) == verify.REFERENCE_ROWS
+    assert proof.notes == ()
     session = onnxruntime.InferenceSession(lowered.model, providers=["CPUExecutionProvider"])
     created = test_points.zone_rows(toy.layers[0], toy.n_inputs, seed=0)
     for name, x in created.items():
