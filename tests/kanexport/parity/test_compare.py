@@ -67,6 +67,7 @@ def test_rows_that_fit_and_rows_that_are_left_out(tmp_path: Path) -> None:
         result = compare.match(recorded, rows + np.array([errors]).T, _exact(rows), "float32", tolerance)
         assert (result.fits, result.left_out) == expected
     assert (result.max_rel, result.worst) == (pytest.approx(5e-3), (0,))
+    recorded = _recorded(tmp_path, np.array([[1.0], [2.0], [4.0]]))
     assert compare.relaxation(recorded, 0.01) == compare.LOOSE, "an interpretation has no more than this"
 
 
