@@ -20,7 +20,7 @@ def test_regular_indices_have_steps() -> None:
         assert regular(np.array(indices, dtype=np.int64)) == steps
 
 
-def test_a_selection_of_a_constant_shares_its_memory() -> None:
+def test_selections_of_constants_and_axes_of_one_entry_need_no_copy() -> None:
     array = np.arange(24, dtype=np.float32).reshape(6, 4)
     indices = np.array([[0, 3], [1, 4]])
     part = selected(Constant.of(array), 0, indices)
@@ -30,9 +30,6 @@ def test_a_selection_of_a_constant_shares_its_memory() -> None:
     other = selected(Constant.of(array), 0, np.array([0, 1, 5]))
     assert isinstance(other, Constant)
     np.testing.assert_array_equal(other.array, array[[0, 1, 5]])
-
-
-def test_axes_of_one_entry_need_no_copy() -> None:
     value = Given((1, 6), FLOAT, "x")
     assert isinstance(reshaped(value, (1, 6, 1)), View)
     assert isinstance(reshaped(value, (1, 2, 3)), Flat)

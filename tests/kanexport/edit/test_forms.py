@@ -51,10 +51,13 @@ def test_another_text_is_a_function_by_itself_named_after_it() -> None:
     assert len(set(names)) == len(texts)
 
 
-def test_a_text_outside_the_grammar_is_rejected() -> None:
+def test_a_text_outside_the_grammar_and_limits_that_are_no_limits_are_rejected() -> None:
     for text in ("sin(y)", "x+", "__import__('os')", "x^2", "", "1/0", "9" * 600, "lambda: x", "1e308*x*10"):
         with pytest.raises(ExportError, match=r"^edge 0:0:0: --to"):
             forms.symbolic(text, 0, 0, what=f"edge 0:0:0: --to {text[:20]}")
+    for numbers in ((1, 0, 1, 0, 2, 1), (1, 0, np.inf, 0, 0, 1), (1, 0, 1, 0, np.nan, 1)):
+        with pytest.raises(ValueError, match="a function is limited to"):
+            elementwise.limited(elementwise.SYMBOLIC["sin"], *numbers)
 
 
 def test_a_limited_edge_is_within_its_bounds() -> None:
@@ -73,12 +76,6 @@ def test_a_limited_edge_is_within_its_bounds() -> None:
     limited = forms.clamped(edge, -1, 1)
     assert limited.function.expression == ""  # too long
     np.testing.assert_array_equal(value(limited), np.clip(value(edge), -1, 1))
-
-
-def test_limits_that_are_no_limits_are_rejected() -> None:
-    for numbers in ((1, 0, 1, 0, 2, 1), (1, 0, np.inf, 0, 0, 1), (1, 0, 1, 0, np.nan, 1)):
-        with pytest.raises(ValueError, match="a function is limited to"):
-            elementwise.limited(elementwise.SYMBOLIC["sin"], *numbers)
 
 
 def test_a_curve_without_a_value_on_the_grid_is_found_and_a_steep_one_passes() -> None:

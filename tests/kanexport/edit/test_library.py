@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from kanexport.edit import library
 from kanexport.edit.library import Domain
 from kanexport.errors import OptionError
+from tests.support.conformance import check_each
 
 
 def test_functions_by_name() -> None:
@@ -16,6 +18,20 @@ def test_functions_by_name() -> None:
     with pytest.raises(OptionError, match="unknown function 'sine'") as caught:
         library.chosen(("sine",))
     assert caught.value.code == "function-unknown"
+
+
+def check_starts(name: str) -> None:
+    candidate = library.ALL[name]
+    pairs = library.starts(candidate)
+    ends = np.sort(pairs[:, :1] * np.array([-1.0, 1.0]) + pairs[:, 1:], axis=1)
+    defined = [library.defined(candidate.domain, low, high) for low, high in ends]
+    assert any(defined)
+    for low, high in ends[defined]:
+        assert np.isfinite(candidate.function.evaluate(np.linspace(low, high, 50))).all() or low == 0
+
+
+def test_starts_are_defined_and_finite() -> None:
+    check_each(check_starts, library.ALL)
 
 
 def test_domains() -> None:

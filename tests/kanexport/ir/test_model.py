@@ -88,7 +88,7 @@ def test_layers_that_do_not_chain() -> None:
             Kan(2, layers)
 
 
-def test_invalid_knots() -> None:
+def test_invalid_knots_and_affines() -> None:
     for knots, degree in (
         (np.arange(9.0), 3),
         (np.zeros((2, 9)), 3),
@@ -105,9 +105,6 @@ def test_invalid_knots() -> None:
     ):
         with pytest.raises(InvalidKan):
             BSpline(knots, degree)
-
-
-def test_invalid_affines() -> None:
     one, square = np.ones(2), np.ones((2, 2))
     for scale, bias in ((one, np.ones(3)), (square, square), (spoilt((2,)), one), (one, spoilt((2,)))):
         with pytest.raises(InvalidKan):
