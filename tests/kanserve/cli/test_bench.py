@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import importlib.util
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from kanexport.contract import manifest as contract
-from tests.support.command_line import checkpoint, document, kanserve, wrong_refusals
+from tests.support import hostile_bundles
+from tests.support.command_line import document, kanserve, wrong_refusals
 from tests.support.tiers import full
 
 FEW = ("--batch", "1,4", "--threads", 1, "--rounds", 2)
@@ -33,12 +31,7 @@ def spoiled(repository: Path, target: Path, change: Callable[[onnx.GraphProto], 
     version = target / "tiny" / "1"
     model = onnx.load(version / contract.MODEL_FILE)
     change(model.graph)
-    data = model.SerializeToString()
-    (version / contract.MODEL_FILE).write_bytes(data)
-    manifest = contract.load(version)
-    entry = contract.FileEntry(path=contract.MODEL_FILE, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    files = tuple(entry if file.path == entry.path else file for file in manifest.files)
-    (version / contract.FILE_NAME).write_bytes(contract.dumps(dataclasses.replace(manifest, files=files)))
+    hostile_bundles.replaced(version, model.SerializeToString())
     return target
 
 
@@ -97,23 +90,10 @@ def test_a_wrong_graph_is_told_beside_its_time(repository: Path, tmp_path: Path,
 
 
 def test_pieces_side_by_side(repository: Path) -> None:
-    """On threads, as a server parts a large batch."""
     few = ("--batch", 64, "--threads", 3, "--rounds", 1, "--json")
     settings = {"KANSERVE_MICRO_BATCH_BYTES": "1536", **PORTABLE}
     (item,) = results(document(kanserve("bench", "tiny", "--repository", repository, *few, **settings)), "kanserve")
     assert (item["how"], item["right"]) == ("3 parallel executions on 1 thread each, in micro-batches of 16 rows", True)
-
-
-@full("combination")
-def test_a_checkpoint_in_the_place_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = checkpoint(tmp_path / "net.safetensors", (2, 3, 1))
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    done = kanserve("bench", state, "--repository", tmp_path / "none", *FEW, "--json")
-    reported = document(done)
-    assert (reported["widths"], reported["right"]) == ([2, 3, 1], True)
-    assert "exporting the checkpoint, and benchmarking it for this command" in done.stderr
-    assert not list((tmp_path / "temporary").iterdir()), "something was left behind"
 
 
 def test_rows_of_a_file(repository: Path, tmp_path: Path) -> None:

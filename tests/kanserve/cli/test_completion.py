@@ -25,7 +25,6 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(shell: str, *options: str, folder: Path) -> str:
-    """Stdout of the shell, which prints no error."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     done = subprocess.run([shell, *options], capture_output=True, text=True, timeout=60, cwd=folder, check=False)
@@ -82,7 +81,6 @@ def test_fish(scripts: Path) -> None:
 
 
 def test_zsh(scripts: Path) -> None:
-    """The function as zsh's completion system calls it, with what it would add printed."""
     for words, offered in CASES[:-1]:
         code = f"""
 fpath=({scripts} $fpath); autoload -Uz compinit; compinit -D -u

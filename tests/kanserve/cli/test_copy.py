@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
 from kanexport.contract import manifest
-from tests.support.command_line import checkpoint, document, kanserve, serving, wrong_refusals
-from tests.support.tiers import full
-from tests.support.wait import until
+from tests.support.command_line import checkpoint, document, kanserve, wrong_refusals
 
 
 @pytest.fixture
@@ -27,7 +23,6 @@ def listed(folder: Path) -> list[str]:
 
 
 def test_a_copy_is_a_version_of_its_own(models: Path) -> None:
-    """The bytes are the same, the manifest has the new number, and the graph loads."""
     created = document(kanserve("copy", "tiny", "1", "2", "--repository", models, "--json"))
     files = manifest.load(models / "tiny/1").files
     assert created == {"model": "tiny", "version": "2", "from": "1", "files": len(files)}
@@ -38,27 +33,11 @@ def test_a_copy_is_a_version_of_its_own(models: Path) -> None:
     states = document(kanserve("models", models, "--load", "--json"))["models"]
     assert [(entry["version"], entry["state"]) for entry in states] == [("1", "LOADS"), ("2", "LOADS")]
     assert listed(models / "tiny") == ["1", "2", "config.pbtxt"]  # the command leaves no other file
+    shutil.copytree(models / "tiny" / "1", models / "tiny" / "3")
+    assert "`kanserve copy tiny 1 3 --force`" in kanserve("models", models).stdout
     (models / "tiny" / "1").rename(models / "tiny" / "4")
     text = "the manifest has version 1, the folder 4; rename the folder to 1"
     assert text in kanserve("models", models).stdout
-
-
-@full("combination")
-def test_the_error_of_a_copy_by_hand_gives_the_command(models: Path, tmp_path: Path) -> None:
-    """The server gives the same command, which then makes a version that the server accepts."""
-    with serving(models, tmp_path / "log", "--repository-poll-seconds", "0.1") as server:
-        shutil.copytree(models / "tiny" / "1", models / "tiny" / "2")
-
-        def second() -> tuple[str, str]:
-            entries = server.ask("models")["models"]
-            return next(((item["state"], item["reason"]) for item in entries if item["version"] == "2"), ("", ""))
-
-        until(lambda: second()[0] == "UNAVAILABLE")
-        (command,) = re.findall(r"`(.*)`", second()[1])
-        assert command == "kanserve copy tiny 1 2 --force"
-        done = kanserve(*shlex.split(command)[1:], "--repository", models)
-        assert (done.returncode, done.stdout) == (0, "tiny: copied version 1 to version 2; all hashes match\n")
-        until(lambda: second()[0] == "READY")
 
 
 def test_what_is_not_copied(models: Path) -> None:
@@ -96,7 +75,6 @@ def test_a_copy_in_the_place_of_a_link(models: Path, tmp_path: Path) -> None:
 
 
 def test_a_manifest_with_its_numbers_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command copies the file of numbers as the others, and the manifest has the same entries for it."""
     monkeypatch.setattr(manifest, "SMALL", 0)
     state = checkpoint(tmp_path / "tiny.safetensors", (20, 4, 2))
     document(kanserve("export", state, "--repository", tmp_path / "models", "--name", "tiny", "--json"))

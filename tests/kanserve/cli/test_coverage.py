@@ -9,7 +9,6 @@ import pytest
 
 from kanserve import Client
 from kanserve.client import chunking
-from kanserve.client.errors import InvalidInput
 from tests.support.command_line import Server, wrong_refusals
 
 # Knots from -2.2 to 2.2, of which -1 to 1 are the grid, in cells of 0.4.
@@ -73,21 +72,3 @@ def test_what_is_refused(server: Server, rows: Path) -> None:
         "coverage tiny --model-version 9": "version 9",
     }
     assert wrong_refusals(cases, "--input", rows, "--url", server.url) == []
-
-
-def test_from_python(server: Server) -> None:
-    with Client(server.url) as client:
-        described = client.describe("tiny")
-        result = client.coverage(described, ROWS)
-        assert result.definitions == ("grid", "grid")
-        assert result.out_of_grid[:, 0].tolist() == [False, False, True, False]
-        np.testing.assert_array_equal(chunking.coverage(client, described, ROWS).counts, result.counts)
-        answer = client.infer("tiny", ROWS, parameters={"kan.explain_top_k": 2})
-        assert answer.parameters["kan.explain.reference"] == "grid_center"
-        assert answer.parameters["kan.explain.nodes_are_inputs"] is True
-        parts = (answer.outputs[f"kan.explain.{name}"] for name in ("base", "residual"))
-        total = sum(parts) + answer.outputs["kan.explain.values"].sum(axis=2)
-        np.testing.assert_allclose(total, answer.outputs["y"], atol=1e-4)
-        with pytest.raises(InvalidInput, match=r"unknown parameter 'kan\.coverge'") as caught:
-            client.infer("tiny", ROWS, parameters={"kan.coverge": True})
-        assert (caught.value.error_code, caught.value.hint) == ("parameter-unknown", "did you mean 'kan.coverage'?")

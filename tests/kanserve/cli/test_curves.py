@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.report import text_tables
-from tests.support.command_line import Server, kanserve, wrong_refusals
+from tests.support.command_line import Server, wrong_refusals
 
 EDGE = ("--layer", 0, "--source", 2, "--destination", 1)
 
@@ -60,11 +60,9 @@ def test_what_is_refused(server: Server) -> None:
         "curves tiny --output curves.csv": "curves.csv: unknown file format .csv",
     }
     assert wrong_refusals(cases, "--url", server.url) == []
-    done = kanserve("curves", "tiny", "--points", 1000, "--url", server.url)
-    assert done.returncode == 1
-    assert "error[response-too-large]" in done.stderr
-    assert "(20 edges x 1000 numbers), the limit is 16384\n" in done.stderr
-    assert "  help: request fewer layers, sources, destinations or points\n" in done.stderr
+    limit = "(20 edges x 1000 numbers), the limit is 16384\n"
+    large = {"curves tiny --points 1000": ("error[response-too-large]", f"{limit}  help: request fewer layers")}
+    assert wrong_refusals(large, "--url", server.url, code=1) == []
 
 
 @settings(max_examples=settings.default.max_examples // 5)

@@ -22,19 +22,7 @@ def ask(server: Server, rows: Path, target: Path, *arguments: object) -> dict[st
         return dict(archive)
 
 
-def test_the_file_holds_every_edge_and_they_sum_to_the_output(server: Server, rows: Path, tmp_path: Path) -> None:
-    result = ask(server, rows, tmp_path / "edges.npz")
-    shapes = {name: (array.shape, array.dtype) for name, array in result.items()}
-    assert shapes == {
-        "layer0_edges": ((20, 3, 4), np.dtype("float32")),
-        "layer1_edges": ((20, 4, 2), np.dtype("float32")),
-    }
-    answer = server.ask("infer", "tiny", "--input", rows)
-    np.testing.assert_allclose(result["layer1_edges"].sum(axis=1), answer["outputs"]["y"], rtol=1e-4, atol=1e-5)
-
-
 def strongest(values: Any, k: int) -> tuple[Any, Any]:
-    """Indices of the k edges of largest magnitude, strongest first."""
     order = np.argsort(-np.abs(values).max(axis=0).ravel(), kind="stable")[:k]
     return np.unravel_index(order, values.shape[1:])
 

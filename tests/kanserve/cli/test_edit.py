@@ -41,7 +41,6 @@ def tables(text: str) -> dict[str, list[list[str]]]:
 
 
 def read(path: Path) -> str:
-    """The page, which is one file."""
     text = path.read_text()
     result = Balanced()
     result.feed(text)

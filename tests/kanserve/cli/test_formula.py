@@ -2,92 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kanexport.contract import manifest
-from tests.kanexport.conftest import PykanCheckpoint
+from kanexport.contract import formula_printer
+from kanserve.cli import formula
 from tests.support import formula_parsers
-from tests.support.command_line import Server, serving, wrong_refusals
-from tests.support.exports import exported
+from tests.support.command_line import Server, wrong_refusals
 from tests.support.formula_parsers import columns
-from tests.support.named_models import HELLO, symbolic
-from tests.support.tiers import full
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of symbolic networks of other kinds."""
-    folder = tmp_path_factory.mktemp("formula")
-    models = folder / "models"
-    exported(HELLO, "named", "--features", "petal_length (cm),x&y", "--classes", "area", into=models)
-    exported(PykanCheckpoint([90, 80, 1]).write(folder), "long", into=models)
-    products = symbolic([3, (2, 2), (1, 1)], ["sin", "x^2", "x", "tanh"], arity=[[], [2, 3], [2]])
-    exported(products.write(folder), "products", "--option", "input_id=0,3,2", "--option", "n_inputs=5", into=models)
-    own = symbolic([2, 2, 1], ["xsinx", "exp", "log"], dtype="float64")
-    exported(own.write(folder), "own", "--function", "xsinx=x*sin(3*x)", "--dtype", "float64", into=models)
-    guarded = symbolic([2, 2], ["log", "1/x^3", "arcsin", "tan"])
-    exported(guarded.write(folder), "guarded", "--option", "singularity=avoid", into=models)
-    shutil.copytree(models / "named", models / "module")
-    place = models / "module" / "1"
-    known = manifest.load(place)
-    hybrid = dataclasses.replace(known, name="module", source=dataclasses.replace(known.source, family="hybrid"))
-    (place / manifest.FILE_NAME).write_bytes(manifest.dumps(hybrid))
-    config = models / "module" / "config.pbtxt"
-    config.write_text(config.read_text().replace('name: "named"', 'name: "module"'))
-    with serving(models, folder / "log") as running:
-        yield running
-
-
-def rows(count: int, inputs: int, file: Path, dtype: type = np.float32) -> np.ndarray:
-    """Rows in a file."""
-    x = np.random.default_rng(1).uniform(-1, 1, size=(count, inputs)).astype(dtype)
+def rows(count: int, inputs: int, file: Path) -> np.ndarray:
+    x = np.random.default_rng(1).uniform(-1, 1, size=(count, inputs)).astype(np.float32)
     np.save(file, x)
     return x
 
 
 def outputs(server: Server, name: str, file: Path) -> np.ndarray:
-    """The outputs of the server for the rows in a file."""
     server.ask("infer", name, "--input", file, "--output", file.with_name("y.npy"))
     return np.load(file.with_name("y.npy"))
 
 
-def computed(server: Server, name: str, file: Path, tolerance: float) -> None:
-    """The formulas of a model compute what it serves."""
-    result = server.ask("formula", name, "--digits", "17")
-    x = rows(50, len(result["inputs"]), file, np.float64 if name == "own" else np.float32)
-    served = outputs(server, name, file)
-    assert [line["name"] for line in result["formulas"]] == [f"y{at}" for at in range(served.shape[1])]
-    for at, line in enumerate(result["formulas"]):
-        y = columns(line["expression"], x)
-        np.testing.assert_allclose(y, served[:, at], rtol=0, atol=tolerance * np.abs(y).max())
-
-
 def test_what_is_printed_computes_what_is_served(server: Server, tmp_path: Path) -> None:
-    computed(server, "hello", tmp_path / "x.npy", 1e-5)
-
-
-@full("combination")
-@pytest.mark.parametrize(("name", "tolerance"), [("products", 1e-6), ("own", 1e-13), ("guarded", 1e-5)])
-def test_products_and_own_functions_compute_what_is_served(
-    many: Server, tmp_path: Path, name: str, tolerance: float
-) -> None:
-    computed(many, name, tmp_path / "x.npy", tolerance)
-
-
-def test_the_golden_model_is_the_function_it_was_trained_on(server: Server) -> None:
-    (line,) = server.shown("formula", "hello", "--digits", "3").splitlines()
-    assert line.startswith("y0 = ")
-    assert "*exp(" in line
-    assert "3.14*x0" in line
-    x = np.random.default_rng(2).uniform(-1, 1, size=(100, 2))
-    expected = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
-    assert np.abs(columns(line.removeprefix("y0 = "), x) - expected).max() < 0.05 * expected.max()
+    (line,) = server.ask("formula", "hello", "--digits", "17")["formulas"]
+    y = columns(line["expression"], rows(50, 2, tmp_path / "x.npy"))
+    served = outputs(server, "hello", tmp_path / "x.npy")
+    assert (line["name"], served.shape) == ("y0", (50, 1))
+    np.testing.assert_allclose(y, served[:, 0], rtol=0, atol=1e-5 * np.abs(y).max())
 
 
 def edges(server: Server, name: str, layer: int, file: Path) -> np.ndarray:
@@ -139,27 +82,20 @@ def test_nodes_between_can_be_shown_and_numeric_edges_are_explained(server: Serv
     assert last.startswith("# phi_L_I_J: the numeric edge of layer L from source I")
 
 
-@full("combination")
-def test_a_page_has_the_names_that_people_gave(many: Server) -> None:
-    text = many.shown("formula", "named", "--latex", "--digits", "3")
-    assert text.startswith(r"\text{area} = ")
-    assert r"\text{petal\_length\ (cm)}" in text
-    assert "%" not in text  # no edge is numeric: nothing is to be said of any
-    assert len(many.ask("formula", "named", "--only", "area")["formulas"]) == 1
-
-
-@full("combination")
-def test_what_is_too_long_says_how_to_narrow_it(many: Server) -> None:
-    text = many.shown("formula", "long", "--partial", "--by-layer", "--only", "h1_1")
-    assert text.startswith("h1_1 = phi_0_0_1(x0)")
+def test_what_is_too_long_or_no_line_says_what_helps(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = {
-        "formula long --partial": "more than 100000 characters\n  help: pass --by-layer for one formula per node, and "
-        "--only NAME for one of them",
-        "formula long --partial --only h1_1": "pass --by-layer for hidden nodes",
-        "formula long --partial --only y7": "formulas: y0",
-        "formula module": "error[formula-of-module]",
+        "formula hello --only h1_1": "pass --by-layer for hidden nodes",
+        "formula hello --only y7": "formulas: y0",
     }
-    assert wrong_refusals(cases, "--url", many.url) == []
+    assert wrong_refusals(cases, "--url", server.url) == []
+    monkeypatch.setattr(formula_printer, "LIMIT", 9)
+    hints = {
+        "formula hello": "pass --by-layer for one formula per node, and --only NAME for one of them",
+        "formula hello --by-layer": "plot the edges of a node: `kanserve curves hello --layer L --destination J`",
+    }
+    assert wrong_refusals(hints, "--url", server.url) == []
+    monkeypatch.setattr(formula, "HYBRID", "pykan")
+    assert wrong_refusals({"formula hello": "error[formula-of-module]"}, "--url", server.url) == []
 
 
 def test_what_cannot_be_answered_is_wrong_input(server: Server) -> None:

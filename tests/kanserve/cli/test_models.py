@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kanserve.cli import inventory, options
+from tests.kanserve.repository.test_layout import flip
 from tests.support.command_line import Server, document, kanserve, program, serving, wrong_refusals
 from tests.support.named_models import MODELS
 from tests.support.toy_model import edited, reference
@@ -40,12 +41,6 @@ def test_a_folder_tells_what_it_holds(repository: Path) -> None:
     done = kanserve("models", repository)
     assert "3 → 4 → 2" in done.stdout
     assert done.stderr == ""
-
-
-def flip(folder: Path) -> None:
-    data = bytearray((folder / "edges_l0.onnx").read_bytes())
-    data[-1] ^= 1
-    (folder / "edges_l0.onnx").write_bytes(data)
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
@@ -79,7 +74,6 @@ def broken(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def test_a_version_that_the_server_refuses_is_invalid(broken: tuple[list[Any], list[dict[str, Any]]]) -> None:
-    """The server reports the same reason."""
     listed, served = broken
     assert len(listed) == 1 + len(BROKEN)
     good, *refused = sorted(listed, key=lambda item: int(item.version))
@@ -116,7 +110,6 @@ def test_what_the_server_passes_over_is_named(repository: Path, tmp_path: Path) 
 
 
 def test_a_folder_with_an_invalid_version_is_an_exit_code(repository: Path, tmp_path: Path) -> None:
-    """The table and the document stay the same."""
     shutil.copytree(repository, tmp_path / "models")
     shutil.copytree(tmp_path / "models" / "tiny" / "1", tmp_path / "models" / "tiny" / "2")
     flip(tmp_path / "models" / "tiny" / "2")

@@ -16,8 +16,6 @@ from tests.support import forked_process
 from tests.support.command_line import CLEAN, COMMAND, Server, document, kanserve, program, serving, wrong_refusals
 from tests.support.tiers import full
 
-pytest.importorskip("h2corn")
-
 
 def test_addresses() -> None:
     address = session.ui_address

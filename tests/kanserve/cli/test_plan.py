@@ -12,31 +12,11 @@ import yaml
 
 from kanserve.capacity import usage
 from tests.support import forked_process
-from tests.support.command_line import CLEAN, COMMAND, Server, document, kanserve, wrong_refusals
+from tests.support.command_line import CLEAN, COMMAND, Server, wrong_refusals
 from tests.support.tiers import full
 from tests.support.wait import until
 
 EASY = ("--rate", 100, "--p99", "5s", "--seconds", 3)
-
-
-@full("combination")
-def test_a_plan_for_a_model_of_a_repository_is_simulated(repository: Path, tmp_path: Path) -> None:
-    words = ("--plot", tmp_path / "curve.svg", "--simulate-rate", "1e4", "--pod-start", "30s", "--json")
-    plan = document(kanserve("plan", "tiny", "--repository", repository, *EASY, *words))
-    assert plan["plan"]["replicas"] % 3 == 0
-    assert plan["plan"]["rate"] > 0
-    assert plan["memory"]["peak"] > 2**20
-    assert plan["memory"]["files"] > 0
-    assert any(item["holds"] for item in plan["curve"])
-    assert sum(item["server_cores"] for item in plan["curve"]) > 0
-    assert plan["values"]["replicas"] == plan["plan"]["replicas"]
-    assert "<svg" in (tmp_path / "curve.svg").read_text()
-    simulation = plan["simulation"]
-    assert simulation["fleet"]["pod_start"] == 30
-    assert {phase["phase"] for phase in simulation["phases"]} >= {"night", "zone lost", "burst"}
-    assert simulation["requests"] > 1e6
-    assert simulation["checks"]
-    assert simulation["service"]["batch"] + simulation["service"]["request"] > 0
 
 
 def test_a_plan_for_a_server_in_words(server: Server) -> None:
@@ -45,14 +25,6 @@ def test_a_plan_for_a_server_in_words(server: Server) -> None:
         assert words in text
     values = text.partition("values of the Helm chart:\n")[2]
     assert yaml.safe_load(values)["autoscaling"]["minReplicas"] == 2
-
-
-@full("load")
-def test_a_goal_that_no_rate_meets(server: Server) -> None:
-    done = kanserve("plan", "tiny", "--rate", 1, "--p99", "1us", "--seconds", 2, "--url", server.url)
-    assert done.returncode == 1
-    assert "error[capacity-goal-below-floor]: the p99 is " in done.stderr
-    assert "almost without load, more than --p99 0.001ms" in done.stderr
 
 
 @full("load")

@@ -14,7 +14,9 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from kanexport.contract import csv_columns
 from kanexport.contract.cli import tables
@@ -36,7 +38,6 @@ X = TensorInfo("x", "FP32", (-1, 3))
 def test_a_large_csv_is_computed_part_by_part_up_to_a_bad_cell(
     parser: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip(parser)
     monkeypatch.setattr(csv_columns, "_parser", lambda: getattr(csv_columns, f"_by_{parser}"))
     monkeypatch.setattr(csv_columns, "PART", 2**16)
     path, target = csv_of(tmp_path / "rows.csv", MANY, "a,b,c"), tmp_path / "y.npy"
@@ -87,7 +88,6 @@ def test_columns_of_a_table_find_their_places_by_name(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_no_rows_is_explained(server: Server, tmp_path: Path) -> None:
-    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "rows.parquet"
     for values, says in (
         ({"a": [1.0, 2.0], "b": [1.0, None], "c": [0, 1]}, "row 1, column 'b': found no value (null), expected a"),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 
-from tests.support import forked_process, toy_model
-from tests.support.command_line import CLEAN, COMMAND, document, kanserve, wrong_refusals
+from tests.support import toy_model
+from tests.support.command_line import document, kanserve, wrong_refusals
 from tests.support.tiers import full
-from tests.support.wait import until
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
 
@@ -83,24 +79,3 @@ def test_errors_name_the_cause_and_the_solution(model: Path, rows: Path, tmp_pat
     assert wrong_refusals(helped, "--output", tmp_path / "out") == []
     bad = {f"score {model} --input {rows}": "Not a directory"}
     assert wrong_refusals(bad, "--output", tmp_path / "file" / "out", code=1) == []
-
-
-@full("load")
-def test_an_interrupted_command_leaves_no_half_file(model: Path, tmp_path: Path) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
-    data.mkdir()
-    table = pa.table(dict.fromkeys("abc", np.zeros(250_000, np.float32)))
-    parquet.write_table(table, data / "0.parquet")
-    for at in range(1, 100):  # so many that the command does not end before the signal
-        shutil.copy(data / "0.parquet", data / f"{at}.parquet")
-    command = [*COMMAND, "score", str(model), "--input", str(data), "--output", str(out), "--explain-top-k", "1"]
-    pipe = subprocess.PIPE
-    with forked_process.popen(command, stdout=pipe, stderr=pipe, text=True, env=CLEAN) as process:
-        until(lambda: list(out.glob("*.parquet")) or process.poll() is not None)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    complete = list(out.glob("*.parquet"))
-    assert len(complete) in range(1, 100)
-    assert {parquet.read_metadata(path).num_rows for path in complete} == {250_000}

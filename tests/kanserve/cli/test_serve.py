@@ -12,7 +12,7 @@ import pytest
 
 from kanserve.observability import log_events
 from tests.support import attacks
-from tests.support.command_line import CLEAN, document, kanserve, serving, wrong_refusals
+from tests.support.command_line import CLEAN, document, kanserve, serving
 from tests.support.tiers import full
 
 
@@ -30,42 +30,6 @@ def test_every_source_has_its_rank_and_its_name(repository: Path, tmp_path: Path
     table = kanserve(*arguments)
     assert table.returncode == 0
     assert any("threads" in line and str(file) in line for line in table.stdout.splitlines())
-
-
-def test_a_relative_repository_belongs_to_its_file_and_other_machines_are_served_on_purpose(tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    file = tmp_path / "kanserve.toml"
-    file.write_text('repository = "models"\n')
-    purpose = ("--host", "0.0.0.0", "--insecure")
-    shown = document(kanserve("serve", "--config", file, *purpose, "--show-config", "--json"))
-    assert Path(shown["repository"]["value"]) == tmp_path / "models"
-    assert shown["host"]["value"] == "0.0.0.0"
-
-
-def test_a_bad_file_is_explained(repository: Path, tmp_path: Path) -> None:
-    file = tmp_path / "kanserve.toml"
-    for line, says in (
-        ("gprc_port = 1", "did you mean 'grpc_port'?"),
-        ("grpc_port = 70000", "grpc_port = 70000"),
-        ("grpc_port = ", "is not TOML"),
-        ('device = "tpu"', "'cpu' or 'cuda'"),
-        ("max_request_bytes = 10", "max_request_bytes = 10"),
-    ):
-        file.write_text(f"{line}\n")
-        assert wrong_refusals({"serve": (says, str(file))}, repository, "--config", file) == []
-
-
-def test_a_bad_command_is_explained() -> None:
-    cases = {
-        "serve": "repository is not set",
-        "serve nowhere": "nowhere is not a folder",
-        "serve . --config none.toml": "none.toml does not exist",
-        "serve . --grpc-port many": "grpc_port = many (from flag)",
-        "serve . --host 0.0.0.0": "neither TLS nor authentication",
-        "serve . --grpc 1": "unknown argument: --grpc",
-        "serve . --device tpu": "--device: invalid choice 'tpu'",
-    }
-    assert wrong_refusals(cases) == []
 
 
 @full("second transport")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -32,32 +31,26 @@ def test_tries_are_bounded_and_of_what_is_unavailable(timeout: float, retries: i
         assert len(pauses) == retries or codes[len(pauses)] is not grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize(
-    ("make", "text"),
-    [
+def test_what_is_no_patience() -> None:
+    for make, text in (
         (lambda: Client("a:1", timeout=0), "timeout is 0, expected seconds above 0"),
         (lambda: Client("a:1", retries=-1), "retries is -1, expected 0 or more"),
         (lambda: Client("a:1").within(float("nan")), "seconds is nan"),
-    ],
-)
-def test_what_is_no_patience(make: Callable[[], Client], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        make()
+    ):
+        with pytest.raises(ValueError, match=text):
+            make()
 
 
-@pytest.mark.parametrize(
-    ("url", "more", "says"),
-    [
+def test_a_token_that_is_not_sent() -> None:
+    for url, more, says in (
         ("10.0.0.1:8001", {"token": "t" * 47}, "would send the token to 10.0.0.1:8001 without TLS"),
         ("grpc://example:8001", {"token": "t" * 47}, "without TLS"),
         ("localhost:8001", {"token": "two words"}, "characters that are not allowed in a token"),
         ("localhost:8001", {"token": "t\u00e9"}, "characters that are not allowed in a token"),
-    ],
-)
-def test_a_token_that_is_not_sent(url: str, more: dict[str, str], says: str) -> None:
-    with pytest.raises(ValueError, match=says) as caught:
-        Client(url, **more)
-    assert more["token"] not in str(caught.value)
+    ):
+        with pytest.raises(ValueError, match=says) as caught:
+            Client(url, **more)
+        assert more["token"] not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:1", "[::1]:1", "localhost:1", "grpc://127.0.0.2:1", "grpcs://example:1"])

@@ -25,7 +25,6 @@ MODEL = ServedModel(
 
 
 def echo(data: bytes, context: grpc.ServicerContext) -> bytes:
-    """The input as the output."""
     request = oip.ModelInferRequest.FromString(data)
     answer = oip.ModelInferResponse(model_name="m", model_version="1")
     answer.outputs.add(name="y", datatype="FP32", shape=request.inputs[0].shape)

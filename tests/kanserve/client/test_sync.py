@@ -19,15 +19,10 @@ from kanserve.client.errors import (
     TooLarge,
     Unavailable,
 )
-from kanserve.client.results import ServedModel
 from kanserve.client.sync import Client
 from kanserve.pb import grpc_service_pb2 as oip
-from kanserve.types import TensorInfo
+from tests.kanserve.client.test_chunking import MODEL
 from tests.support.http_client import answering, refusing
-
-MODEL = ServedModel(
-    "m", ("1",), "onnxruntime_onnx", (TensorInfo("x", "FP32", (-1, 3)),), (TensorInfo("y", "FP32", (-1, 3)),), 0
-)
 
 
 @pytest.mark.parametrize(("failures", "succeeds"), [(0, True), (3, True), (4, False)])

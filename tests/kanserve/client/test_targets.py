@@ -9,9 +9,8 @@ from kanserve.client import targets
 from kanserve.client.errors import ArgumentError
 
 
-@pytest.mark.parametrize(
-    ("url", "name", "secure", "balanced"),
-    [
+def test_an_address_is_one_server_or_several() -> None:
+    for url, name, secure, balanced in (
         ("a:1", "a:1", False, False),
         ("grpcs://a:1", "a:1", True, False),
         ("[::1]:1", "[::1]:1", False, False),
@@ -22,17 +21,14 @@ from kanserve.client.errors import ArgumentError
         ("127.0.0.1:1, 127.0.0.2:2", "ipv4:127.0.0.1:1,127.0.0.2:2", False, True),
         ("grpcs://[::1]:1,[::1]:2", "ipv6:[::1]:1,[::1]:2", True, True),
         (["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"], "ipv4:127.0.0.1:1,127.0.0.1:2", True, True),
-    ],
-)
-def test_an_address_is_one_server_or_several(url: str | list[str], name: str, secure: bool, balanced: bool) -> None:
-    target = targets.parse(url)
-    assert (target.name(), target.scheme == targets.SECURE, target.balanced) == (name, secure, balanced)
-    assert bool(target.options()) == balanced
+    ):
+        target = targets.parse(url)
+        assert (target.name(), target.scheme == targets.SECURE, target.balanced) == (name, secure, balanced)
+        assert bool(target.options()) == balanced
 
 
-@pytest.mark.parametrize(
-    ("url", "code"),
-    [
+def test_an_address_that_is_none_is_an_error() -> None:
+    for url, code in (
         ("a:1,grpcs://b:1,grpc://c:1", "address-invalid"),
         ("a:1,,b:1", "address-invalid"),
         ("dns:///a:1,b:1", "address-invalid"),
@@ -41,12 +37,10 @@ def test_an_address_is_one_server_or_several(url: str | list[str], name: str, se
         ("no-such-host.invalid:1,127.0.0.1:1", "address-not-resolved"),
         ("grpcs://127.0.0.1:1,127.0.0.2:1", "server-name-missing"),
         ("grpc://127.0.0.1:1,10.0.0.2:1", "token-without-tls"),
-    ],
-)
-def test_an_address_that_is_none_is_an_error(url: str, code: str) -> None:
-    with pytest.raises(ArgumentError) as caught:
-        Client(url, token="t" * 47 if code == "token-without-tls" else "")
-    assert caught.value.code == code
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            Client(url, token="t" * 47 if code == "token-without-tls" else "")
+        assert caught.value.code == code
 
 
 def test_all_servers_have_to_be_on_this_machine() -> None:

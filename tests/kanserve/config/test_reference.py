@@ -63,14 +63,6 @@ def test_the_schema_and_the_server_agree() -> None:
             assert accepted(values) is (values in RIGHT), values
 
 
-def test_defaults_are_in_the_schema() -> None:
-    defaults = {name: said["default"] for name, said in reference.properties().items() if "default" in said}
-    jsonschema.validate(defaults, reference.schema())
-    assert accepted(defaults)
-    absent = {name for name, field in Settings.model_fields.items() if field.is_required() or field.default is None}
-    assert set(Settings.model_fields) - set(defaults) == absent
-
-
 def test_the_schema_is_printed_where_there_is_no_checkout(capfd: pytest.CaptureFixture[str]) -> None:
     assert reference.main(["--schema"]) == 0
     printed = json.loads(capfd.readouterr().out)

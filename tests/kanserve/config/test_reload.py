@@ -34,8 +34,6 @@ WRONG = request(np.zeros((1, 7), np.float32)).SerializeToString()
 
 @dataclass
 class Configured:
-    """`kanserve serve --config`, and its file."""
-
     process: subprocess.Popen[str]
     file: Path
     log: Path

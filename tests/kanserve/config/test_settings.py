@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from kanserve.config import reference, settings
 from kanserve.config.settings import Settings
-
-
-def test_what_others_may_reach(repository: Path) -> None:
-    pair = {"tls_cert": "a", "tls_key": "a"}
-    assert Settings(repository=repository, host="0.0.0.0", tokens="t", **pair).exposed == ""
-    assert Settings(repository=repository, host="0.0.0.0", tls_client_ca="c", **pair).exposed == ""
-    assert Settings(repository=repository, host="::1", tokens="t").exposed == ""
 
 
 def test_every_setting_has_a_flag() -> None:

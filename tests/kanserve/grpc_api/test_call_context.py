@@ -31,12 +31,6 @@ async def test_what_ends_in_time_is_left_alone() -> None:
     assert with_deadline(method, None, "any") is method
 
 
-def test_a_bug_shows_an_id_and_nothing_else() -> None:
-    error = ValueError("secret /etc/path")
-    assert call_context.code(error) is call_context.Code.INTERNAL
-    assert call_context.text(error, "abc") == "internal error; the server's log explains it under request id abc"
-
-
 def test_every_error_has_a_code_or_is_a_bug() -> None:
     def leaves(kind: type[KanserveError]) -> list[type[KanserveError]]:
         return [kind, *(leaf for below in kind.__subclasses__() for leaf in leaves(below))]
@@ -59,10 +53,13 @@ def test_a_hint_travels_as_printable_ascii(text: str, encoded: str) -> None:
     assert call_context.error_trailers("a-code", text) == (both if text else both[:1])
 
 
-def test_a_bug_has_a_code_and_no_hint() -> None:
-    for error in (ValueError("secret"), ConfigError("secret", code="setting-invalid", hint="see /etc/path")):
+def test_a_bug_has_a_code_an_id_and_no_hint() -> None:
+    bug = ValueError("secret /etc/path")
+    assert call_context.code(bug) is call_context.Code.INTERNAL
+    assert call_context.text(bug, "abc") == "internal error; the server's log explains it under request id abc"
+    for error in (bug, ConfigError("secret", code="setting-invalid", hint="see /etc/path")):
         assert call_context.hint(error) == ""
-    assert call_context.error_code(ValueError("secret")) == "internal-error"
+    assert call_context.error_code(bug) == "internal-error"
     refused = BadRequest("no", code="rows-missing", hint="é" * 2000)
     assert call_context.error_code(refused) == "rows-missing"
     assert len(call_context.hint(refused).encode()) <= call_context.HINT_BYTES

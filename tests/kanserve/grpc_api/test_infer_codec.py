@@ -44,21 +44,6 @@ def tensors(draw: st.DrawFn, datatypes: tuple[str, ...] = tuple(DTYPES)) -> tupl
 
 
 @settings(max_examples=settings.default.max_examples // 5)
-@given(st.lists(st.tuples(names, tensors()), min_size=1, max_size=3), names, names, names)
-def test_raw_requests_keep_every_bit(inputs: list, model: str, version: str, request_id: str) -> None:
-    message = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
-    for name, (datatype, array) in inputs:
-        message.inputs.add(name=name, datatype=datatype, shape=array.shape)
-        message.raw_input_contents.append(array.tobytes())
-    parsed = infer_codec.parse(pb.ModelInferRequest, message.SerializeToString())
-    request = decoded(parsed)
-    assert (request.model, request.version, request.id) == (model, version, request_id)
-    for result, (name, (datatype, array)) in zip(request.inputs, inputs, strict=True):
-        assert (result.name, result.datatype, result.shape) == (name, datatype, array.shape)
-        assert result.data == array.tobytes()
-
-
-@settings(max_examples=settings.default.max_examples // 5)
 @given(tensors(tuple(TYPED)))
 def test_typed_contents_mean_the_same_bytes_as_raw(tensor: tuple[str, np.ndarray]) -> None:
     datatype, array = tensor
@@ -104,9 +89,8 @@ def test_deep_nesting_is_a_bad_request(depth: int, text: str) -> None:
         infer_codec.parse(pb.ModelInferRequest, b"\x0b" * depth)
 
 
-@pytest.mark.parametrize(
-    ("key", "member", "value", "text"),
-    [
+def test_wrong_parameters_are_named() -> None:
+    for key, member, value, text in (
         ("priority", "string_param", "1", "invalid value type for 'priority' parameter"),
         ("priority", "int64_param", -1, "'priority'"),
         ("timeout", "bool_param", True, "expected int64_param"),
@@ -115,13 +99,11 @@ def test_deep_nesting_is_a_bad_request(depth: int, text: str) -> None:
         ("sequence_id", "bool_param", True, "'sequence_id'"),
         ("triton_other", "bool_param", True, "reserved for Triton usage"),
         ("triton_enable_empty_final_response", "string_param", "x", "expected bool_param"),
-    ],
-)
-def test_wrong_parameters_are_named(key: str, member: str, value: object, text: str) -> None:
-    message = pb.ModelInferRequest(model_name="m")
-    setattr(message.parameters[key], member, value)
-    with pytest.raises(BadRequest, match=text):
-        decoded(message)
+    ):
+        message = pb.ModelInferRequest(model_name="m")
+        setattr(message.parameters[key], member, value)
+        with pytest.raises(BadRequest, match=text):
+            decoded(message)
 
 
 def test_triton_clients_parameters_are_accepted() -> None:

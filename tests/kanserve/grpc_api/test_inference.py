@@ -5,10 +5,8 @@ from __future__ import annotations
 import grpc
 import numpy as np
 
-from kanexport.contract import manifest
 from kanserve.grpc_api.inference import InferenceService
 from kanserve.pb import grpc_service_pb2 as pb
-from tests.support import toy_model
 from tests.support.bad_requests import refused
 from tests.support.server_process import INFERENCE, Server, request
 
@@ -39,17 +37,3 @@ def test_versions(server: Server) -> None:
         data = request(ROWS, model_version=requested, id="an id").SerializeToString()
         answer = pb.ModelInferResponse.FromString(server.call(f"{INFERENCE}ModelInfer", data))
         assert (answer.model_name, answer.model_version, answer.id) == ("toy", supplied, "an id")
-
-
-def test_metadata_and_config_agree(server: Server) -> None:
-    data = pb.ModelMetadataRequest(name="toy").SerializeToString()
-    metadata = pb.ModelMetadataResponse.FromString(server.call(f"{INFERENCE}ModelMetadata", data))
-    config = pb.ModelConfigResponse.FromString(server.call(f"{INFERENCE}ModelConfig", data)).config
-    assert (metadata.name, list(metadata.versions), metadata.platform) == ("toy", ["1", "2"], "onnxruntime_onnx")
-    assert [t.name for t in metadata.outputs] == [t.name for t in config.output] == ["y"]
-    for tensor, configured in zip(metadata.inputs, config.input, strict=True):
-        assert list(tensor.shape) == [-1, *configured.dims]
-    assert config.max_batch_size == toy_model.BATCH
-    assert config.HasField("model_transaction_policy")
-    assert config.parameters["kan.family"].string_value == "toy"
-    assert config.parameters["kan.verification"].string_value == manifest.VERIFICATION_BASES[manifest.READING]

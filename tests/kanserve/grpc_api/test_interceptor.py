@@ -6,8 +6,6 @@ import fcntl
 import json
 import os
 import pty
-import re
-import signal
 import socket
 import subprocess
 import sys
@@ -25,18 +23,13 @@ from kanserve.pb import grpc_service_pb2 as pb
 from tests.support import toy_model
 from tests.support.bad_requests import refused
 from tests.support.command_line import kanserve
-from tests.support.server_process import INFERENCE, START, Server, launched, request, serving
+from tests.support.reload_tools import handled
+from tests.support.server_process import INFERENCE, START, Server, request, serving
 from tests.support.tiers import full
 from tests.support.wait import until
 
 HEALTH = "/grpc.health.v1.Health"
-REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-
-
-def handled(server: Server, method: str, code: str) -> float:
-    """How often a method ended with a code, by the metrics."""
-    pattern = rf'^grpc_server_handled_total{{grpc_code="{code}",grpc_method="{method}",[^}}]*}} (\S+)$'
-    return sum(map(float, re.findall(pattern, server.metrics(), re.MULTILINE)))
+REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +40,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+def test_reflection_only_on_request(server: Server) -> None:
+    for name in ("v1", "v1alpha"):
+        with refused(grpc.StatusCode.UNIMPLEMENTED):
+            list(server.channel.stream_stream(REFLECTION.format(name))(iter([b""]), timeout=60))
+
+
 def test_health_and_reflection_pass_the_guard(guarded: Server) -> None:
     unknown = health_pb2.HealthCheckRequest(service="nobody").SerializeToString()
     with refused(grpc.StatusCode.NOT_FOUND) as caught:
@@ -55,16 +54,22 @@ def test_health_and_reflection_pass_the_guard(guarded: Server) -> None:
     with pytest.raises(grpc.RpcError, match="malformed HealthCheckRequest"):
         guarded.call(f"{HEALTH}/Check", b"\xff\xff")
     guarded.call(f"{HEALTH}/Check", b"")
-    question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-    (answer,) = guarded.channel.stream_stream(REFLECTION)(iter([question]), timeout=60)
-    assert b"GRPCInferenceService" in answer
     with pytest.raises(grpc.RpcError, match="malformed ServerReflectionRequest"):
-        list(guarded.channel.stream_stream(REFLECTION)(iter([b"\xff\xff"]), timeout=60))
+        list(guarded.channel.stream_stream(REFLECTION.format("v1"))(iter([b"\xff\xff"]), timeout=60))
+    for name in ("v1", "v1alpha"):
+        requests = ({"list_services": ""}, {"file_containing_symbol": "kanserve.v1.KanService"})
+        asked = [reflection_pb2.ServerReflectionRequest(**fields).SerializeToString() for fields in requests]
+        replies = guarded.channel.stream_stream(REFLECTION.format(name))(iter(asked), timeout=60)
+        services, files = [reflection_pb2.ServerReflectionResponse.FromString(reply) for reply in replies]
+        listed = {service.name for service in services.list_services_response.service}
+        assert {"inference.GRPCInferenceService", "kanserve.v1.KanService"} <= listed
+        assert files.file_descriptor_response.file_descriptor_proto
     for method, code in (
         *(("Check", code) for code in ("NOT_FOUND", "OK", "INVALID_ARGUMENT")),
-        *(("ServerReflectionInfo", code) for code in ("OK", "INVALID_ARGUMENT")),
+        ("ServerReflectionInfo", "INVALID_ARGUMENT"),
     ):  # the guarded counts a call after its response
         until(lambda method=method, code=code: handled(guarded, method, code) == 1)
+    until(lambda: handled(guarded, "ServerReflectionInfo", "OK") == 2)
     # Probes that succeed would fill the log; those that do not are worth a line.
     until(lambda: sum("Health" in line.get("method", "") for line in guarded.lines()) == 2)
     lines = [line for line in guarded.lines() if "Health" in line.get("method", "")]
@@ -96,12 +101,6 @@ def test_refused_calls_are_warnings(guarded: Server) -> None:
     assert {line["code"]: line["level"] for line in lines} == {"OK": "info", "NOT_FOUND": "warning"}
 
 
-def test_sighup_is_answered_with_a_line_and_ends_nothing(guarded: Server) -> None:
-    guarded.process.send_signal(signal.SIGHUP)
-    assert guarded.logged("reload_requested")
-    assert guarded.call(f"{INFERENCE}ServerReady", b"")
-
-
 def _take_terminal() -> None:
     """Make standard input the terminal that controls the process, as a shell does."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -112,7 +111,6 @@ def _take_terminal() -> None:
     [("ctrl-c", "asgi"), pytest.param("hang-up", "grpcio", marks=full("second transport"))],
 )
 def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str) -> None:
-    """Ctrl-C does not wait for load balancers, and neither does a terminal that is closed."""
     toy_model.write(tmp_path)
     controller, terminal = pty.openpty()
     settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "log_format": "json"}
@@ -141,41 +139,22 @@ def test_a_terminal_is_left_at_once(tmp_path: Path, ending: str, transport: str)
     assert code == 0
 
 
-@full("combination")
-def test_a_second_interrupt_ends_a_drain(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    with launched(tmp_path, drain_delay_seconds=600) as (process, log):
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        until(lambda: "shutdown_started" in log.read_text())
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 143
-
-
 def test_the_backend_is_a_setting(tmp_path: Path) -> None:
     done = kanserve("serve", tmp_path, "--backend", "abacus")
     assert done.returncode == 2
     assert "error[backend-unknown]: unknown backend 'abacus'\n  help: set backend to one of ort" in done.stderr
 
 
-def typed(values: int) -> bytes:
-    """A request whose numbers are typed contents, `values` of them in rows of three."""
-    message = pb.ModelInferRequest(model_name="toy")
-    tensor = message.inputs.add(name="x", datatype="FP32", shape=(values // 3, 3))
-    tensor.contents.fp32_contents.extend([0.5] * values)
-    return message.SerializeToString()
-
-
 def test_limits_are_settings_with_an_effect(tmp_path: Path) -> None:
     toy_model.write(tmp_path)
+    message = pb.ModelInferRequest(model_name="toy")
+    tensor = message.inputs.add(name="x", datatype="FP32", shape=(100, 3))
+    tensor.contents.fp32_contents.extend([0.5] * 300)
     toy_model.write(tmp_path, "waiting")
     (tmp_path / "waiting" / "config.pbtxt").write_text("dynamic_batching { max_queue_delay_microseconds: 600000000 }")
-    limits = {"max_typed_contents_bytes": 1024, "max_pending_requests": 1, "handshake_timeout": 1}
-    with serving(tmp_path, **limits) as server:
-        server.call(f"{INFERENCE}ModelInfer", typed(24))
-        with pytest.raises(grpc.RpcError, match="the limit is 1024"):
-            server.call(f"{INFERENCE}ModelInfer", typed(300))
+    with serving(tmp_path, max_typed_contents_bytes=1024, max_pending_requests=1, handshake_timeout=1) as server:
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "the limit is 1024"):
+            server.call(f"{INFERENCE}ModelInfer", message.SerializeToString())
         waiting = request(np.zeros((1, 3), np.float32), "waiting").SerializeToString()
         future = server.channel.unary_unary(f"{INFERENCE}ModelInfer").future(waiting, timeout=600)
         until(lambda: 'pending_request_count{model="waiting",version="1"} 1\n' in server.metrics())

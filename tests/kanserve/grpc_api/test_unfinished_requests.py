@@ -51,7 +51,6 @@ async def waiting(part: IncomingRequest, size: int, ends: Counter[str], name: st
 
 
 async def test_over_the_limit_the_newest_request_of_the_heaviest_connection_goes() -> None:
-    """A greedy connection loses its newest request, and a small one of another caller goes on."""
     created, held = account(100)
     ends: Counter[str] = Counter()
     greedy = [
@@ -107,8 +106,6 @@ def test_pieces_become_the_bytes_that_came(piece: int) -> None:
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server with room for 6 MiB of unfinished bodies."""
-    pytest.importorskip("h2corn")
     root = tmp_path_factory.mktemp("unfinished")
     toy_model.write(root)
     chosen = {} if request.param == "asgi" else {"http_port": 0}

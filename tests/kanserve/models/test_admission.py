@@ -9,21 +9,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from kanexport.contract import manifest as contract
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models.admission import Sandbox
-from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.sandbox import pool
 from tests.support import hostile_bundles as hostile
 from tests.support import toy_model
 from tests.support.bad_requests import not_loaded
 from tests.support.failures import bundle, during, forker, grandchildren
-from tests.support.server_process import launched, serving
+from tests.support.server_process import launched
 from tests.support.tiers import full, spread
 from tests.support.wait import until, until_async
 
@@ -31,7 +28,6 @@ MIB = 2**20
 
 
 def tried(entry: Bundle, root: Path, **settings: Any) -> None:
-    """Raises what the load check raises."""
     asyncio.run(Sandbox(Settings(repository=root, **settings)).validate(entry))
 
 
@@ -60,26 +56,6 @@ def test_what_harms_is_refused_with_a_reason(
 @spread("settings", [{"graph_allowlist": "relaxed"}, {}, {"load_memory_bytes": 64 * MIB}], 1)
 def test_what_is_as_it_should_be_passes(tmp_path: Path, settings: dict[str, Any]) -> None:
     tried(bundle(tmp_path), tmp_path, **settings)
-
-
-@full("combination")
-def test_weights_in_a_file_are_handed_over(tmp_path: Path) -> None:
-    directory = toy_model.write(tmp_path)
-    weights = toy_model.W0.tobytes()
-    (directory / contract.WEIGHTS_FILE).write_bytes(weights)
-    hostile.replaced(directory, weights, contract.WEIGHTS_FILE)
-    hostile.replaced(directory, toy_model.graph(external=True))
-    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
-    tried(layout.load(candidate, 2**30), tmp_path)
-
-
-@full("combination")
-def test_a_plain_graph_is_tried_as_well(tmp_path: Path) -> None:
-    (tmp_path / "plain" / "1").mkdir(parents=True)
-    (tmp_path / "plain" / "1" / contract.MODEL_FILE).write_bytes(hostile.huge_batch())
-    (candidate,) = layout.scan(tmp_path, plain_onnx=True)
-    with pytest.raises(LoadError, match="not enough memory to run the version"):
-        tried(layout.load(candidate, 2**30), tmp_path)
 
 
 def test_a_device_that_is_not_there_concerns_all(tmp_path: Path) -> None:
@@ -128,24 +104,8 @@ async def test_who_forks_goes_when_there_is_nothing_to_try(tmp_path: Path, monke
         await until_async(lambda pid=pid: not Path(f"/proc/{pid}").exists())
 
 
-@full("combination")
-def test_others_serve_beside_what_is_refused(tmp_path: Path) -> None:
-    toy_model.write(tmp_path)
-    for name, data in (("endless", hostile.endless()), ("huge", hostile.huge())):
-        hostile.replaced(toy_model.write(tmp_path, name), data)
-    with serving(tmp_path, load_check=True, graph_allowlist="relaxed", load_timeout=5) as server:
-        x = np.ones((1, 3), np.float32)
-        np.testing.assert_allclose(server.infer(x), toy_model.outputs(x), rtol=1e-5)
-        reasons = {line["model"]: line["kind"] for line in server.lines() if line["event"] == "model_load_failed"}
-        assert reasons == {"endless": "time", "huge": "memory"}
-        text = server.metrics()
-        assert 'kanserve_model_load_failures_total{reason="time"} 1.0' in text
-        assert server.stop() == 0
-
-
 @pytest.mark.parametrize("trial", [True, pytest.param(False, marks=full("combination"))])
 def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: bool) -> None:
-    """Even without a load check."""
     hostile.replaced(toy_model.write(tmp_path, "endless"), hostile.endless())
     with launched(tmp_path, load_check=trial, graph_allowlist="relaxed", load_timeout=600) as (process, log):
         until(lambda: '"runtime_selected"' in log.read_text())
@@ -159,12 +119,10 @@ def test_signals_work_while_a_version_loads_without_end(tmp_path: Path, trial: b
 
 
 def grandchild(pid: int) -> bool:
-    """Whether one works."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return any(Path(f"/proc/{child}/task/{child}/children").read_text() for child in children)
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time of a process."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

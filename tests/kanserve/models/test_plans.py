@@ -20,7 +20,6 @@ from tests.support import toy_model
 
 
 def two(root: Path) -> tuple[Loader, Bundle, Bundle]:
-    """A loader, and two models of the same form."""
     toy_model.write(root, "a")
     toy_model.write(root, "b")
     settings = Settings(repository=root)

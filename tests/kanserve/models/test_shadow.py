@@ -145,8 +145,6 @@ def test_what_cannot_be_tried_and_a_share_of_the_requests(two: Path) -> None:
 
 
 class Broken:
-    """An observer that fails."""
-
     def __init__(self) -> None:
         self.offers = 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -15,11 +14,11 @@ from kanserve.cli import inventory
 from kanserve.errors import LoadError, LoadReason
 from kanserve.grpc_api import model_codec
 from kanserve.pb import grpc_service_pb2 as pb
-from kanserve.repository import layout, pbtxt
+from kanserve.repository import pbtxt
 from kanserve.scheduling.queue import Policy, PriorityLevel
 from tests.support import toy_model
-from tests.support.bad_requests import not_loaded, refused
-from tests.support.server_process import INFERENCE, request, serving
+from tests.support.bad_requests import not_loaded
+from tests.support.server_process import INFERENCE, serving
 from tests.support.toy_model import load
 
 EVERYTHING = """
@@ -118,7 +117,6 @@ def test_labels_that_cannot_be_read_are_named(tmp_path: Path, data: bytes | None
 WRONG = {
     'output [ { name: "y" label_filename: "../labels.txt" } ]': "label_filename '../labels.txt'",
     'output [ { name: "y" label_filename: "/etc/passwd" } ]': "label_filename '/etc/passwd'",
-    'name: "other"': "has the name 'other'",
     "dynamc_batching { }": 'no field named "dynamc_batching"',
     "max_batch_size: many": "line:column 1:17",
     "{{{": "has a syntax error at line:column",
@@ -126,9 +124,6 @@ WRONG = {
     'backend: "tensorflow"': "backend 'tensorflow'",
     'platform: "ensemble"': "platform 'ensemble'",
     'input [ { name: "z" } ]': "does not have the input 'x'",
-    'output [ { name: "z" } ]': "output 'z'",
-    'input [ { name: "x" dims: [ 4 ] } ]': "FP32 [3]",
-    'input [ { name: "x" data_type: TYPE_FP64 dims: [ 3 ] } ]': "FP64 [3]",
     "instance_group [ { kind: KIND_GPU } ]": "requires the device cuda",
     "instance_group [ { kind: KIND_MODEL } ]": "KIND_MODEL",
     "instance_group [ { count: -3 } ]": "counts -3",
@@ -163,14 +158,6 @@ def test_bytes_that_are_no_text_and_links_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("steps", ["", "1"])
-def test_a_folder_that_is_the_model_has_one_too(tmp_path: Path, steps: str) -> None:
-    toy_model.write(tmp_path, directory=tmp_path / "models" / steps)
-    (tmp_path / "models" / pbtxt.FILE_NAME).write_text("max_batch_size: 5")
-    (candidate,) = layout.scan(tmp_path / "models", plain_onnx=False)
-    assert layout.load(candidate, 2**30).config.max_batch_size == 5
-
-
 def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_broken_config(tmp_path: Path) -> None:
     for version in (1, 2, 3):
         toy_model.write(tmp_path, "toy", version)
@@ -201,14 +188,3 @@ def test_a_server_serves_the_versions_that_are_asked_for_and_goes_on_beside_a_br
     assert "specific 1, 3" in entries["toy", "2"].reason
     assert entries["broken", "1"].state == inventory.INVALID
     assert entries["toy", "3"].unused == ("optimization",)
-
-
-def test_a_request_may_wait_for_less_than_its_model_would_have_it(tmp_path: Path) -> None:
-    """A delay longer than a test shows that the request's timeout ends it."""
-    toy_model.write(tmp_path)
-    (tmp_path / "toy" / pbtxt.FILE_NAME).write_text("dynamic_batching { max_queue_delay_microseconds: 600000000 }")
-    sent = request(np.zeros((1, 3), np.float32))
-    sent.parameters["timeout"].int64_param = 50_000
-    sent.parameters["priority"].uint64_param = 2**63  # there is no such level: the default
-    with serving(tmp_path) as server, refused(grpc.StatusCode.UNAVAILABLE, "Request timeout expired"):
-        server.call(f"{INFERENCE}ModelInfer", sent.SerializeToString())

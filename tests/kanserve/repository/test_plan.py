@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,9 +112,8 @@ def test_what_is_refused_waits_longer_each_time_and_not_at_all_when_it_changes()
     assert [a.step for a in plan({("a", 1): Fingerprint(b"0")}, {("a", 1): item}, {}, math.inf)] == [Step.LOAD]
 
 
-@pytest.mark.parametrize(
-    ("there", "served", "policy", "expected"),
-    [
+def test_policies() -> None:
+    for there, served, policy, expected in (
         ({1, 2}, {1}, "latest:1", [("LOAD", 2)]),
         ({1, 2}, {1, 2}, "latest:1", [("LEAVE", 1)]),
         ({1}, {1, 2}, "latest:1", [("MISS", 2), ("LEAVE", 1)]),  # 2 lost its files and serves
@@ -123,17 +121,15 @@ def test_what_is_refused_waits_longer_each_time_and_not_at_all_when_it_changes()
         ({1, 2, 3}, {3}, "specific:1,3", [("LOAD", 1)]),
         ({1, 2}, {1}, "specific:7", []),  # until 7 is there
         ({1, 2, 3}, set(), "latest:2", [("LOAD", 2), ("LOAD", 3)]),
-    ],
-)
-def test_policies(there: set[int], served: set[int], policy: str, expected: list[tuple[str, int]]) -> None:
-    same = Fingerprint(b"0")
-    result = plan(
-        {("m", version): same for version in there},
-        {("m", version): Known().accepted(same) for version in served},
-        {"m": pbtxt.parse(policy)},
-        NOW,
-    )
-    assert [(action.step.name, action.key[1]) for action in result] == expected
+    ):
+        same = Fingerprint(b"0")
+        result = plan(
+            {("m", version): same for version in there},
+            {("m", version): Known().accepted(same) for version in served},
+            {"m": pbtxt.parse(policy)},
+            NOW,
+        )
+        assert [(action.step.name, action.key[1]) for action in result] == expected
 
 
 def test_what_a_policy_leaves_out_is_told_with_it() -> None:
@@ -145,31 +141,23 @@ def test_what_a_policy_leaves_out_is_told_with_it() -> None:
     assert left_out(prints, known, {"a": ALL, "b": ALL, "c": latest}) == {}
 
 
-@pytest.mark.parametrize(
-    ("latest", "edits", "versions", "served"),
-    [
+def test_edits_do_not_count_as_latest_versions() -> None:
+    for latest, edits, versions, served in (
         (1, {2}, {1, 2}, {1, 2}),
         (1, {2, 3}, {1, 2, 3}, {1, 3}),
         (1, {2}, {1, 2, 3}, {3}),
         (2, {2, 4}, {1, 2, 3, 4}, {1, 2, 3, 4}),
         (2, {5}, {1, 2, 3}, {2, 3}),
         (2, {1, 2, 3}, {1, 2, 3}, {2, 3}),
-    ],
-)
-def test_edits_do_not_count_as_latest_versions(
-    latest: int, edits: set[int], versions: set[int], served: set[int]
-) -> None:
-    assert VersionPolicy(latest=latest, edits=frozenset(edits)).served(versions) == served
+    ):
+        assert VersionPolicy(latest=latest, edits=frozenset(edits)).served(versions) == served
 
 
-@pytest.mark.parametrize(
-    ("policy", "words"),
-    [
+def test_a_policy_in_words() -> None:
+    for policy, words in (
         (ALL, "all"),
         (VersionPolicy(latest=2), "latest 2"),
         (VersionPolicy(specific=(1, 3)), "specific 1, 3"),
         (VersionPolicy(specific=()), "specific none"),
-    ],
-)
-def test_a_policy_in_words(policy: VersionPolicy, words: str) -> None:
-    assert str(policy) == words
+    ):
+        assert str(policy) == words

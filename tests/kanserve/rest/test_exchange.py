@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import signal
 import ssl
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import tritonclient.http
 
 from kanserve.server.app import EXIT_TERMINATED
 from tests.kanserve.conftest import WAYS
 from tests.support import credentials, toy_model
 from tests.support.http_client import ROWS, Peer, Reply, ask, infer, tensor, way
-from tests.support.server_process import START, Server, serving
-from tests.support.tiers import full
+from tests.support.server_process import Server, serving
 from tests.support.wait import until
 
 SLOW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.0]}]}
@@ -84,15 +76,6 @@ def test_after_the_delay_calls_are_refused_until_the_port_closes(web: Callable[.
         assert server.process.wait(60) == EXIT_TERMINATED
 
 
-def test_a_call_in_flight_is_answered_before_the_server_ends(web: Callable[..., Any]) -> None:
-    settings = {"drain_delay_seconds": 0, "drain_reject_seconds": 0, "drain_grace_seconds": 60}
-    with web(**settings) as server, ThreadPoolExecutor() as pool:
-        flying = slow(server, pool)
-        until(lambda: flying.done() or pending(server, 1, "slow")())
-        assert server.stop(seconds=60) == 0
-        assert flying.result().status == 200
-
-
 def test_more_calls_at_once_than_allowed_and_a_full_queue(web: Callable[..., Any]) -> None:
     with ThreadPoolExecutor() as pool, web(max_inflight_requests=2, max_pending_requests=1) as server:
         held(server, pool)
@@ -127,37 +110,7 @@ def test_a_request_that_waited_too_long_or_whose_caller_goes_away_is_not_run(web
         until(lambda: left in server.metrics())
 
 
-@full("load")
-def test_many_at_once_lose_nothing(web: Callable[..., Any]) -> None:
-    """By threads, on separate connections, during gRPC calls on the same models."""
-    expected = toy_model.outputs(ROWS)
-    wrong: list[object] = []
-
-    def ask_often(server: Server) -> None:
-        with tritonclient.http.InferenceServerClient(server.http, concurrency=1) as client:
-            item = tritonclient.http.InferInput("x", list(ROWS.shape), "FP32")
-            item.set_data_from_numpy(ROWS)
-            for _ in range(50):
-                y = client.infer("toy", [item]).as_numpy("y")
-                if not np.allclose(y, expected, rtol=1e-5):
-                    wrong.append(y)
-
-    with web() as server:
-        threads = [threading.Thread(target=ask_often, args=(server,)) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        for _ in range(50):
-            np.testing.assert_allclose(server.infer(ROWS), expected, rtol=1e-5)
-        for thread in threads:
-            thread.join(600)
-        assert not wrong
-        answered = 'http_requests_total{handler="/v2/models/{name}/infer",method="POST",status="200"} 800.0'
-        until(lambda: answered in server.metrics())  # the server counts a request after its response
-        until(lambda: "kanserve_inflight_requests 0.0" in server.metrics())
-
-
 def test_tls(tmp_path: Path) -> None:
-    """One more port is encrypted as the first is."""
     files = credentials.write_certificates(tmp_path)
     models = tmp_path / "models"
     toy_model.write(models)
@@ -166,44 +119,7 @@ def test_tls(tmp_path: Path) -> None:
     with serving(models, tls_client_ca=str(files / "ca.pem"), **pair, **chosen) as server:
         context = ssl.create_default_context(cafile=str(files / "ca.pem"))
         context.load_cert_chain(files / "caller.pem", files / "caller.key")
-        assert json.loads(secretly(server, context))["name"] == "toy"
+        ask_of = (server.http, "GET", "/v2/models/toy", {})
+        assert json.loads(credentials.asked(*ask_of, context)[2])["name"] == "toy"
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            secretly(server, ssl.create_default_context(cafile=str(files / "ca.pem")))
-
-
-def secretly(server: Server, context: ssl.SSLContext) -> bytes:
-    with contextlib.closing(http.client.HTTPSConnection(server.http, context=context, timeout=60)) as connection:
-        connection.request("GET", "/v2/models/toy")
-        return connection.getresponse().read()
-
-
-WITHOUT = """
-import sys
-sys.modules.update(dict.fromkeys({names}))
-"""
-
-
-@full("package")
-@pytest.mark.parametrize(
-    ("names", "wish"), [(("h2corn",), {"transport": "asgi"}), (("starlette", "orjson"), {"http_port": 0})]
-)
-def test_without_its_packages_the_other_transport_is_as_before(
-    tmp_path: Path, names: tuple[str, ...], wish: dict[str, Any]
-) -> None:
-    toy_model.write(tmp_path)
-    settings = {"repository": str(tmp_path), "grpc_port": 0, "metrics_port": 0, "drain_delay_seconds": 0}
-
-    def start(**more: Any) -> subprocess.Popen[str]:
-        code = WITHOUT.format(names=names) + START
-        command = [sys.executable, "-c", code, json.dumps({**settings, **more})]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    with start() as process:
-        assert process.stdout is not None
-        assert set(json.loads(process.stdout.readline())) == {"grpc", "metrics"}
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    with start(**wish) as process:
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode
-        assert f"need packages that are not installed: {', '.join(names)}" in errors
+            credentials.asked(*ask_of, ssl.create_default_context(cafile=str(files / "ca.pem")))

@@ -28,25 +28,31 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def echoed(server: Server, datatype: str, rows: np.ndarray, *, sent: bool, back: bool) -> np.ndarray:
+def echoed(server: Server, datatype: str, rows: np.ndarray, *, sent: bool, back: bool, packing: str) -> np.ndarray:
     """The rows as they come back; as bytes or as JSON, either way."""
+    packs = {f"{what}_compression_algorithm": packing or None for what in ("request", "response")}
     item = tritonclient.http.InferInput("x", list(rows.shape), datatype)
     item.set_data_from_numpy(rows, binary_data=sent)
     wanted = [tritonclient.http.InferRequestedOutput("y0", binary_data=back)]
     with tritonclient.http.InferenceServerClient(server.http) as client:
-        result = client.infer(datatype.lower(), [item], outputs=wanted).as_numpy("y0")
+        answer = client.infer(datatype.lower(), [item], outputs=wanted, request_id="mine", **packs)
+    assert answer.get_response()["id"] == "mine"
+    result = answer.as_numpy("y0")
     if datatype == "BYTES" and not back:
         return np.array([text.encode() for text in result.ravel()], object).reshape(result.shape)
     return result
 
 
-@pytest.mark.parametrize(("sent", "back"), [(True, True), (False, False), (True, False), (False, True)])
-def test_as_bytes_and_as_json(plain: Server, sent: bool, back: bool) -> None:
+@pytest.mark.parametrize(
+    ("sent", "back", "packing"),
+    [(True, True, ""), (False, False, "gzip"), (True, False, "gzip"), (False, True, "deflate")],
+)
+def test_as_bytes_and_as_json(plain: Server, sent: bool, back: bool, packing: str) -> None:
     for datatype, (_, _, rows) in KINDS.items():
         if datatype in NO_JSON and not (sent and back):
             continue
         for array in (rows, np.concatenate([rows] * 20)):
-            assert bits(echoed(plain, datatype, array, sent=sent, back=back)) == bits(array), datatype
+            assert bits(echoed(plain, datatype, array, sent=sent, back=back, packing=packing)) == bits(array), datatype
 
 
 @pytest.mark.parametrize("datatype", NO_JSON)

@@ -11,10 +11,6 @@ from typing import Any
 import pytest
 
 from kanserve.errors import BadRequest, ResourceExhausted
-
-pytest.importorskip("orjson")
-pytest.importorskip("starlette")
-
 from kanserve.rest import json_document
 from tests.support.documents import MANY, read, texts
 from tests.support.documents import slices as slices

@@ -6,9 +6,6 @@ import json
 
 import pytest
 
-pytest.importorskip("orjson")
-pytest.importorskip("starlette")
-
 from kanserve.rest import json_document, json_structure
 from tests.support.documents import MANY, read, texts
 from tests.support.documents import slices as slices

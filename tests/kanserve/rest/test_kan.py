@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanserve.client.sync import Client
 from kanserve.pb import kan_pb2
+from kanserve.rest import kan as arrays
 from tests.kanserve.conftest import TRANSPORTS
-from tests.support import http_client, toy_model
+from tests.support import http_client
 from tests.support.server_process import Server
 from tests.support.wait import until
-
-pytest.importorskip("starlette")
-arrays = pytest.importorskip("kanserve.rest.kan")
 
 ROWS = np.random.default_rng(8).normal(size=(5, 3)).astype(np.float32)
 
@@ -58,24 +57,6 @@ def test_explanations(web: Server) -> None:
     assert (result["reference"], result["nodes_are_inputs"], result["nodes"]) == ("rows", True, 3)
 
 
-def test_curves(web: Server) -> None:
-    requested = {"layers": [0], "sources": [1], "destinations": [0, 2], "points": 7, "low": -1, "high": 1}
-    (block,) = good(web, "toy/curves", {**requested, "derivative": True})["blocks"]
-    x = np.linspace(-1, 1, 7)
-    np.testing.assert_allclose(block["x"], [x])
-    np.testing.assert_allclose(block["phi"], np.tanh(x) * toy_model.W0[1, [0, 2], None][None], rtol=1e-5, atol=1e-6)
-    assert np.shape(block["derivative"]) == (1, 2, 7)
-
-
-def test_scores_and_a_description(web: Server) -> None:
-    result = good(web, "toy/scores", {"rows": ROWS.tolist()})
-    assert [np.shape(layer["edges"]) for layer in result["layers"]] == [(3, 4), (4, 2)]
-    described = good(web, "toy")
-    assert (described["family"], described["edge_class"], described["max_batch_size"]) == ("toy", "A", toy_model.BATCH)
-    assert [layer["sources"] for layer in described["layers"]] == [3, 4]
-    assert described["verification"]["outputs_tolerance"] > 0
-
-
 def test_statistics_and_a_new_beginning(web: Server) -> None:
     web.infer(ROWS)
     until(lambda: good(web, "toy/statistics", {"source": "total"})["row_count"] >= 5)
@@ -87,16 +68,8 @@ def test_statistics_and_a_new_beginning(web: Server) -> None:
     assert good(web, "toy/statistics", {"source": "total"})["row_count"] == 0
 
 
-def test_numbers_that_json_lacks(web: Server) -> None:
-    body = b'{"rows": [[NaN, 0, 1], [Infinity, 0, 1]], "layers": [0]}'
-    (layer,) = good(web, "toy/edges", body)["layers"]
-    assert np.isnan(np.array(layer["values"])[0, 0]).all()
-    np.testing.assert_allclose(np.array(layer["values"])[1, 0], toy_model.W0[0], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status", "words"),
-    [
+def test_what_is_refused(web: Server) -> None:
+    for path, body, status, words in (
         ("toy/edges", {"rows": [[1, 2]]}, 400, "row 0 of 'x' has 2, expected a list of 3"),
         ("toy/edges", {"rows": [[1, 2, 3], 4]}, 400, "row 1 of 'x' has an integer"),
         ("toy/edges", {"rows": "none"}, 400, "a list with a list for each row"),
@@ -115,12 +88,10 @@ def test_numbers_that_json_lacks(web: Server) -> None:
         ("toy/statistics", {"rows": [[1, 2, 3]] * 3}, 400, "has no baseline to compare the rows with"),
         ("nobody/edges", {"rows": []}, 404, "nobody"),
         ("toy/versions/9/explain", {"rows": []}, 404, "9"),
-    ],
-)
-def test_what_is_refused(web: Server, path: str, body: Any, status: int, words: str) -> None:
-    reply = http_client.ask(web, f"/v1/kan/models/{path}", body)
-    assert (reply.status, words in reply.json["error"]) == (status, True), reply.json
-    assert good(web, "toy/edges", {"rows": ROWS.tolist(), "layers": [1]})["layers"]
+    ):
+        reply = http_client.ask(web, f"/v1/kan/models/{path}", body)
+        assert (reply.status, words in reply.json["error"]) == (status, True), reply.json
+        assert good(web, "toy/edges", {"rows": ROWS.tolist(), "layers": [1]})["layers"]
 
 
 def test_every_packed_field_of_an_answer_has_a_shape() -> None:
@@ -146,7 +117,6 @@ def test_every_packed_field_of_an_answer_has_a_shape() -> None:
 @settings(max_examples=settings.default.max_examples // 5)
 @given(st.lists(st.floats(), max_size=6), st.lists(st.floats(width=32), max_size=6))
 def test_packed_numbers_survive(wide: list[float], narrow: list[float]) -> None:
-    orjson = pytest.importorskip("orjson")
     message = kan_pb2.NodeStatistics(
         layer=-1, psi=np.array(wide, "<f8").tobytes(), counts=np.arange(3, dtype="<u8").tobytes()
     )

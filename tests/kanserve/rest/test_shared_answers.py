@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("starlette")
-
 from kanserve.errors import BadRequest, QueueFull, ServerDeadlineExceeded
 from kanserve.rest.exchange import Answer
 from kanserve.rest.ui import Bound, Once

@@ -15,7 +15,6 @@ from tests.support import http_client
 from tests.support.http_client import ask
 from tests.support.server_process import Server
 
-pytest.importorskip("starlette")
 STATIC = Path(str(resources.files("kanserve") / "ui" / "static"))
 FILES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())
 
@@ -96,5 +95,4 @@ def test_nothing_in_the_files_leads_elsewhere() -> None:
 
 
 def test_it_is_small() -> None:
-    """300 kB was the aim, compressed."""
     assert sum(len(gzip.compress((STATIC / name).read_bytes())) for name in FILES) < 100_000

@@ -9,7 +9,6 @@ from onnx import TensorProto, helper
 from kanserve.sandbox import graph_screen
 from tests.kanserve.sandbox.test_graph_screen import all_of
 from tests.support import toy_model
-from tests.support.tiers import full
 
 RELAXED = " (graph_allowlist = relaxed allows it)"
 
@@ -113,12 +112,6 @@ def chain(count: int) -> list[onnx.NodeProto]:
     ]
 
 
-@full("rare")
-def test_as_many_operators_follow_one_another_as_are_allowed() -> None:
-    assert flat(*chain(20_000)) == []
-    assert flat(*chain(20_001)) == ["it has a chain of more than 20000 operators"]
-
-
 def test_depth_is_that_of_the_longest_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_screen, "DEPTH", 3)
     beside = [helper.make_node("Constant", [], ["k"]), helper.make_node("Tanh", ["x"], ["w"])]
@@ -129,37 +122,21 @@ def test_depth_is_that_of_the_longest_way(monkeypatch: pytest.MonkeyPatch) -> No
     assert flat(*chain(3), *beside, helper.make_node("Add", ["t2", "w"], ["z"])) == deep
 
 
-@full("rare")
-@pytest.mark.parametrize(("field", "count"), [("initializer", 0), ("node", 1)])
-def test_as_many_tensors_and_operators_as_are_allowed(field: str, count: int) -> None:
-    model = onnx.load_model_from_string(toy_model.graph())
-    listed = getattr(model.graph, field)
-    listed.extend([type(listed[0])()] * (100_000 - len(listed)))
-    others = len(model.graph.initializer if count else model.graph.node)
-    assert not any("expected at most" in fault for fault in all_of(model))
-    listed.add()
-    numbers = f"100001 operators and {others}" if count else f"{others} operators and 100001"
-    assert f"it has {numbers} tensors, expected at most 100000 and 100000{RELAXED}" in all_of(model)
-
-
-@pytest.mark.parametrize(
-    ("version", "opset", "said"),
-    [
+def test_versions_at_their_bounds() -> None:
+    for version, opset, said in (
         (3, 7, []),
         (14, 28, []),
         (2, 7, ["it has IR version 2, expected 3 to 14"]),
         (15, 28, ["it has IR version 15, expected 3 to 14"]),
         (3, 6, ["it has opset 6, expected 7 to 28"]),
         (14, 29, ["it has opset 29, expected 7 to 28"]),
-    ],
-)
-def test_versions_at_their_bounds(version: int, opset: int, said: list[str]) -> None:
-    for domain in ("", "ai.onnx"):
-        model = onnx.load_model_from_string(toy_model.graph())
-        model.ir_version = version
-        model.opset_import[0].CopyFrom(helper.make_opsetid(domain, opset))
-        model.opset_import.add(domain="ai.onnx.ml", version=99)  # of no operator here
-        assert all_of(model) == [fault + RELAXED for fault in said]
+    ):
+        for domain in ("", "ai.onnx"):
+            model = onnx.load_model_from_string(toy_model.graph())
+            model.ir_version = version
+            model.opset_import[0].CopyFrom(helper.make_opsetid(domain, opset))
+            model.opset_import.add(domain="ai.onnx.ml", version=99)  # of no operator here
+            assert all_of(model) == [fault + RELAXED for fault in said]
 
 
 def test_steps_of_a_training_are_no_part_of_a_graph_that_is_served() -> None:
@@ -170,7 +147,6 @@ def test_steps_of_a_training_are_no_part_of_a_graph_that_is_served() -> None:
 
 @pytest.mark.parametrize("field", ["g", "graphs", "sparse_tensor", "sparse_tensors", "ref_attr_name"])
 def test_attributes_hold_numbers_and_tensors_and_nothing_else(field: str) -> None:
-    """A graph with one fault: the screen finds it and reports its place."""
     tensor = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[2])
     model = onnx.load_model_from_string(toy_model.graph())
     attribute = onnx.AttributeProto(name="a")

@@ -45,7 +45,6 @@ async def test_a_bug_is_told_with_its_place() -> None:
 
 
 def test_a_job_is_what_was_put() -> None:
-    """And what has been taken is given back."""
     files = {"a": b"x" * 100_000, "b": b"", "c": b"yz"}
     supplied = Job(
         "ort", SessionOptions("cpu", 1), False, 3, 1.5, 10, {name: len(data) for name, data in files.items()}, None

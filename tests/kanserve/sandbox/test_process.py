@@ -29,8 +29,6 @@ def test_what_ends_the_process_says_how(tmp_path: Path) -> None:
 
 
 def test_who_forks_is_replaced(tmp_path: Path) -> None:
-    """After one kill, another process checks the version again; the second kill is reported."""
-
     async def kill(trial: Sandbox, task: asyncio.Task[None]) -> None:
         first = forker(trial)
         os.kill(first, signal.SIGKILL)

@@ -23,8 +23,12 @@ RENEWED = 'kanserve_credential_reloads_total{credential="tokens"} '
 
 
 def may(server: Server, token: str) -> bool:
+    return accepted(server.channel, token)
+
+
+def accepted(channel: grpc.Channel, token: str) -> bool:
     try:
-        server.call(f"{INFERENCE}ServerMetadata", b"", metadata=credentials.bearer(token))
+        channel.unary_unary(f"{INFERENCE}ServerMetadata")(b"", timeout=60, metadata=credentials.bearer(token))
     except grpc.RpcError as error:
         return bool(error.code() is not grpc.StatusCode.UNAUTHENTICATED)
     return True
@@ -105,7 +109,6 @@ def test_the_start_is_refused_in_one_line(tmp_path: Path, text: str | None, mode
 
 @full("combination")
 def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
-    """And not only the timer."""
     path = tmp_path / "tokens.toml"
     first = token_file.new(path, "first", [Role.READ])
     with configured(tmp_path, "--workers", "2", "--tokens", str(path), "--credential-poll-seconds", "3600") as server:
@@ -121,17 +124,11 @@ def test_a_signal_has_every_worker_look(tmp_path: Path) -> None:
 def answered(server: Configured, token: str) -> bool:
     """On a new connection, which any worker may accept."""
     with grpc.insecure_channel(server.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        try:
-            channel.unary_unary(f"{INFERENCE}ServerMetadata")(b"", timeout=60, metadata=credentials.bearer(token))
-        except grpc.RpcError as error:
-            return bool(error.code() is not grpc.StatusCode.UNAUTHENTICATED)
-    return True
+        return accepted(channel, token)
 
 
 @full("combination")
 def test_both_ports_of_every_worker_show_what_is_new(tmp_path: Path) -> None:
-    """One by each transport."""
-    pytest.importorskip("h2corn")
     toy_model.write(tmp_path / "models")
     files = Files(tmp_path)
     pair = {"tls_cert": str(tmp_path / "server.pem"), "tls_key": str(tmp_path / "server.key")}

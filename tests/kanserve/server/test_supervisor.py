@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import signal
 import subprocess
 import sys
-import threading
 import urllib.request
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.server.app import EXIT_TERMINATED
-from tests.support import toy_model
+from tests.support import reload_tools, toy_model
 from tests.support.server_process import INFERENCE, Server, launched, request, serving
 from tests.support.tiers import full
 from tests.support.wait import until
@@ -31,12 +29,10 @@ OWN = [("grpc.use_local_subchannel_pool", 1)]
 
 
 def children(pid: int) -> set[int]:
-    """The processes that one has started."""
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def pids(server: Server) -> set[int]:
-    """The workers."""
     return children(server.process.pid)
 
 
@@ -50,26 +46,6 @@ def ask(server: Server, times: int) -> None:
     for _ in range(times):
         with grpc.insecure_channel(server.address, OWN) as channel:
             channel.unary_unary(f"{INFERENCE}ModelInfer")(DATA, timeout=60)
-
-
-class Asking(threading.Thread):
-    """One call after the other, by a separate client that connects again after an error."""
-
-    def __init__(self, server: Server, stop: threading.Event) -> None:
-        super().__init__(daemon=True)
-        self.server, self.stop = server, stop
-        self.ends: collections.Counter[str] = collections.Counter()
-
-    def run(self) -> None:
-        while not self.stop.is_set():
-            with grpc.insecure_channel(self.server.address, OWN) as channel:
-                call = channel.unary_unary(f"{INFERENCE}ModelInfer")
-                try:
-                    for _ in range(50):
-                        call(DATA, timeout=60)
-                        self.ends["OK"] += 1
-                except grpc.RpcError as error:
-                    self.ends[error.code().name] += 1
 
 
 def test_the_page_is_of_all_and_all_drain_together(tmp_path: Path, transport: str) -> None:
@@ -102,7 +78,6 @@ def counts(page: str) -> tuple[float, float, float] | None:
 
 
 def shared(server: Server) -> str:
-    """Return the metrics page that a worker serves over HTTP."""
     with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
@@ -119,21 +94,15 @@ def kill_one(server: Server) -> None:
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, transport: str) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, transport=transport, workers=2, threads=2) as server:
-        stop = threading.Event()
-        clients = [Asking(server, stop) for _ in range(2)]
-        for client in clients:
-            client.start()
-        kill_one(server)
-        until(lambda: value(server.metrics(), "kanserve_workers") == 2)
-        until(lambda: all(client.ends["OK"] > 50 for client in clients))
-        stop.set()
-        for client in clients:
-            client.join()
-            lost = {name: count for name, count in client.ends.items() if name != "OK"}
-            # One call is in flight at a time: at most one is lost to the kill. A refused connection is tried again.
-            assert set(lost) <= {"UNAVAILABLE"}
-            # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
-            assert sum(lost.values()) <= (1 if transport == "asgi" else 2), lost
+        with reload_tools.Clients(server, 2, {}) as clients:
+            kill_one(server)
+            until(lambda: value(server.metrics(), "kanserve_workers") == 2)
+            before = clients.answered
+            until(lambda: clients.answered > before + 100)
+        # One call of each is in flight at a time: at most one is lost to the kill. A refused connection is tried again.
+        assert {text.partition(":")[0] for text in clients.failed} <= {"UNAVAILABLE"}
+        # By grpc.aio each worker has a socket of its own: a connection made while one dies may die with it.
+        assert len(clients.failed) <= 2 * (1 if transport == "asgi" else 2), clients.failed
         reported = [line for line in server.lines() if line["event"] == "worker_exited"]
         assert [line["code"] for line in reported] == [-signal.SIGKILL]
         assert value(server.metrics(), "kanserve_worker_exits_total") == 1

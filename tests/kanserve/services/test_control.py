@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
-import urllib.request
 from pathlib import Path
-from urllib.error import HTTPError
 
 import grpc
 import pytest
@@ -21,7 +18,7 @@ from kanserve.client import control
 from kanserve.pb import grpc_service_pb2 as pb
 from kanserve.pb import kan_pb2
 from tests.kanserve.server.test_supervisor import pids
-from tests.support import bad_requests, credentials, reload_tools, toy_model
+from tests.support import bad_requests, credentials, http_client, reload_tools, toy_model
 from tests.support.command_line import document, kanserve
 from tests.support.server_process import INFERENCE, KAN, Server, serving
 from tests.support.tiers import full
@@ -31,7 +28,6 @@ Code = grpc.StatusCode
 
 
 def load(server: Server, name: str, verb: str = "Load", **fields: object) -> None:
-    """Or unload."""
     kind = {"Load": pb.RepositoryModelLoadRequest, "Unload": pb.RepositoryModelUnloadRequest}[verb]
     server.call(f"{INFERENCE}RepositoryModel{verb}", kind(model_name=name, **fields).SerializeToString())
 
@@ -39,16 +35,6 @@ def load(server: Server, name: str, verb: str = "Load", **fields: object) -> Non
 def refused(code: grpc.StatusCode, words: str, server: Server, *query: object, **fields: object) -> None:
     with bad_requests.refused(code, words):
         load(server, *query, **fields)
-
-
-def post(server: Server, path: str, body: object = None) -> int:
-    data = b"" if body is None else json.dumps(body).encode()
-    try:
-        with urllib.request.urlopen(f"http://{server.address}/v2/repository/{path}", data=data, timeout=60) as answer:
-            return answer.status
-    except HTTPError as error:
-        error.close()
-        return error.code
 
 
 def states(server: Server) -> dict[str, str]:
@@ -102,10 +88,13 @@ def test_models_are_there_when_they_are_asked_for(tmp_path: Path, transport: str
         assert reload_tools.ready(server)
         assert reload_tools.factor(server, "other") == 2
         if server.http:  # the same over HTTP
-            assert post(server, "models/other/load", {"parameters": {"config": "{}"}}) == 400
-            assert post(server, "models/nobody/load") == 404
-            assert post(server, "models/other/load") == 200
-            assert post(server, "models/other/unload", {"parameters": {"unload_dependents": False}}) == 200
+            for path, body, status in (
+                ("other/load", {"parameters": {"config": "{}"}}, 400),
+                ("nobody/load", None, 404),
+                ("other/load", None, 200),
+                ("other/unload", {"parameters": {"unload_dependents": False}}, 200),
+            ):
+                assert http_client.ask(server, f"/v2/repository/models/{path}", body, "POST").status == status
             until(lambda: states(server) == {"other/3": "unloaded", "toy/1": "unloaded"})
 
 
@@ -171,7 +160,6 @@ EDIT = Edit(
 
 
 def edited(folder: Path, **fields: object) -> Path:
-    """The version becomes an edit."""
     changed = dataclasses.replace(contract.load(folder), edit=dataclasses.replace(EDIT, **fields))
     (folder / contract.FILE_NAME).write_bytes(contract.dumps(changed))
     return folder
@@ -186,7 +174,8 @@ def test_an_edit_serves_only_by_its_number_until_somebody_chooses_it(three: Path
     done = kanserve("copy", "released", "2", "9", "--release", "--repository", three)
     assert (done.returncode, "version 2 of released is not an edit" in done.stderr) == (2, True), done.stderr
     kanserve("copy", "released", "3", "4", "--release", "--repository", three)
-    with serving(three, repository_poll_seconds=0.1) as server, Client(server.address) as client:
+    how = {"repository_poll_seconds": 0.1, "version_policy": "latest:1"}  # edits do not count for the policy
+    with serving(three, **how) as server, Client(server.address) as client:
         assert reload_tools.factor(server, "released") == 8, "an edit that is released is the default version"
         assert client.describe("released").edit == dataclasses.replace(EDIT, released=True)
         assert reload_tools.factor(server) == 2
@@ -196,9 +185,6 @@ def test_an_edit_serves_only_by_its_number_until_somebody_chooses_it(three: Path
         assert choose(server, "3") == ("3", "1")
         assert reload_tools.factor(server) == 8
         assert choose(server) == ("1", "3"), "without a number, the highest version that is not an edit"
-        reload_tools.write(three / "toy" / "4", 16.0, version=4)
-        until(lambda: reload_tools.index(server).get(("toy", "4"), ("", ""))[0] == "READY")
-        assert reload_tools.factor(server) == 16
         shown = document(kanserve("models", "toy", "--model-version", "3", "--url", server.address, "--json"))["model"]
         assert (shown["edit"]["parent_version"], shown["edit"]["author"]) == (1, "ada")
         words = kanserve("models", "toy", "--model-version", "3", "--url", server.address).stdout
@@ -209,6 +195,13 @@ def test_an_edit_serves_only_by_its_number_until_somebody_chooses_it(three: Path
             "compared: outputs change by up to 2, on average by 0.25, on 100 rows (rows.csv), and the largest output",
         ):
             assert line in words, words
+        reload_tools.write(three / "toy" / "5", 32.0, version=5)
+        edited(reload_tools.write(three / "made", 16.0, version=6))
+        reload_tools.swap(three / "made", three / "toy" / "6")
+        until(lambda: reload_tools.factor(server) == 32)
+        until(lambda: reload_tools.index(server).get(("toy", "6"), ("", ""))[0] == "READY")
+        until(lambda: ("toy", "1") not in reload_tools.index(server))
+        assert reload_tools.factor(server) == 32
     listed = kanserve("models", three).stdout
     assert "toy version 3: edit of version 1 by ada: edge 0:2:1 zero, edge 1:0:0 clamp 0:1" in listed
 
@@ -235,25 +228,6 @@ def test_there_is_nothing_to_choose_or_to_go_back_to(three: Path) -> None:
             choose(server, model="edits", method="Rollback")
         for verb in ("Load", "Unload"):  # while the repository decides, nobody else does
             refused(Code.UNAVAILABLE, "not allowed if polling is enabled", server, "toy", verb)
-
-
-@full("combination")
-def test_edits_do_not_count_for_a_version_policy(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    reload_tools.write(models / "toy" / "1", 2.0)
-    edited(reload_tools.write(models / "toy" / "2", 4.0, version=2))
-    left_out = {entry["version"]: entry["state"] for entry in document(kanserve("models", models, "--json"))["models"]}
-    assert left_out == {"1": "COMPLETE", "2": "COMPLETE"}
-    with serving(models, repository_poll_seconds=0.1, version_policy="latest:1") as server:
-        assert reload_tools.factor(server) == 2, "also at the start"
-        assert reload_tools.factor(server, version="2") == 4
-        made = edited(reload_tools.write(tmp_path / "made", 8.0, version=3))
-        reload_tools.swap(made, models / "toy" / "3")
-        until(lambda: reload_tools.index(server).get(("toy", "3"), ("", ""))[0] == "READY")
-        assert reload_tools.factor(server) == 2
-        reload_tools.swap(reload_tools.write(tmp_path / "four", 16.0, version=4), models / "toy" / "4")
-        until(lambda: reload_tools.factor(server) == 16)
-        until(lambda: ("toy", "1") not in reload_tools.index(server))
 
 
 @full("combination")

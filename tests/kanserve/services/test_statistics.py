@@ -94,24 +94,20 @@ def test_a_version_that_is_replaced_says_so_with_its_last_numbers(
 ) -> None:
     toy_model.write(tmp_path)
     with serving(tmp_path, repository_poll_seconds=0.1, version_policy="latest:1") as server:
-        watch_a_replacement(server, tmp_path, version, query, words)
-
-
-def watch_a_replacement(server: Server, root: Path, version: int, query: str, words: str) -> None:
-    server.infer(draw(32))
-    until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 32)
-    watching = Watching(server, query, interval=3600.0)
-    replace(root, version)
-    until(lambda: bool(watching.updates[-1].end_reason))
-    assert watching.ended() == words or (version, watching.ended()) == (2, "the default version is 2")
-    last = watching.updates[-1].statistics
-    assert (last.version, last.row_count) == ("1", 32)
-    with Client(server.address) as client:
-        until(lambda: client.statistics("toy").row_count == 0)  # the new one begins anew
-        if version == 2:
-            with pytest.raises((NotFound, Unavailable)) as caught:
-                until(lambda: client.statistics("toy", "1") is None)
-            assert caught.value.hint == "send version 2, the default version of model 'toy', or no version"
+        server.infer(draw(32))
+        until(lambda: value(server, "kanserve_statistics_sampled_rows_total") >= 32)
+        watching = Watching(server, query, interval=3600.0)
+        replace(tmp_path, version)
+        until(lambda: bool(watching.updates[-1].end_reason))
+        assert watching.ended() == words or (version, watching.ended()) == (2, "the default version is 2")
+        last = watching.updates[-1].statistics
+        assert (last.version, last.row_count) == ("1", 32)
+        with Client(server.address) as client:
+            until(lambda: client.statistics("toy").row_count == 0)  # the new one begins anew
+            if version == 2:
+                with pytest.raises((NotFound, Unavailable)) as caught:
+                    until(lambda: client.statistics("toy", "1") is None)
+                assert caught.value.hint == "send version 2, the default version of model 'toy', or no version"
 
 
 def test_who_watches_by_no_version_is_told_of_another_that_answers(tmp_path: Path) -> None:
@@ -155,36 +151,16 @@ def test_a_deadline_ends_it_as_any_call(server: Server) -> None:
         list(server.channel.unary_stream(f"{KAN}WatchStatistics")(message, timeout=1 / 2))
 
 
-@pytest.mark.parametrize(
-    ("how", "kind", "words"),
-    [
+def test_what_cannot_be_watched_is_refused_in_words(server: Server) -> None:
+    for how, kind, words in (
         ({"interval": 0.1}, InvalidInput, "interval is 0.1 seconds, expected 1 to 3600"),
         ({"interval": float("nan")}, InvalidInput, "nan seconds"),
         ({"updates": 20_000}, InvalidInput, "updates is 20000, expected at most 10000"),
         ({"source": "ever"}, InvalidInput, "unknown source 'ever', expected 'live' or 'total'"),
         ({"version": "7"}, NotFound, "version 7 is not found"),
-    ],
-)
-def test_what_cannot_be_watched_is_refused_in_words(
-    server: Server, how: dict[str, Any], kind: type[Exception], words: str
-) -> None:
-    with Client(server.address) as client, pytest.raises(kind, match=words):
-        next(client.watch_statistics("toy", **how))
-
-
-def test_what_is_begun_anew_has_no_past(server: Server) -> None:
-    with Client(server.address) as client:
-        client.reset_statistics("toy")
-        before = client.statistics("toy")
-        server.infer(draw(40))
-        until(lambda: client.statistics("toy").row_count == 40)
-        since = client.reset_statistics("toy")
-        after = client.statistics("toy")
-        assert (after.row_count, after.rows_seen, after.since) == (0, 0, since)
-        assert client.statistics("toy", source="live").row_count == 0
-        assert since > before.since
-        server.infer(draw(8))
-        until(lambda: client.statistics("toy").row_count == 8)
+    ):
+        with Client(server.address) as client, pytest.raises(kind, match=words):
+            next(client.watch_statistics("toy", **how))
 
 
 def test_statistics_that_are_off_are_neither_watched_nor_reset(tmp_path: Path) -> None:

@@ -72,16 +72,6 @@ def test_a_mistake_is_told_in_triton_s_words(request_: InferRequest, words: str)
     assert said.startswith(words) if words.endswith("NOTE: ") else said == words
 
 
-def test_the_rows_of_a_good_one_are_counted() -> None:
-    assert validate(MODEL, GOOD) == 2
-    most = replace(
-        GOOD, inputs=(replace(GIVEN, shape=(4, 3), data=bytes(48)), replace(SIGN, shape=(4, 1), data=bytes(4)))
-    )
-    assert validate(MODEL, most) == 4
-    none = replace(GOOD, inputs=(replace(GIVEN, shape=(0, 3), data=b""), replace(SIGN, shape=(0, 1), data=b"")))
-    assert validate(MODEL, none) == 0
-
-
 def test_a_graph_of_one_shape_has_one_row_and_no_note_about_batches() -> None:
     requested = replace(GOOD, inputs=(GIVEN,))
     assert validate(UNBATCHED, requested) == 1

@@ -30,7 +30,6 @@ def in_thread(work: Callable[[], T]) -> T:
 
 @pytest.fixture
 def usual() -> float:
-    """Seconds of the default slice."""
     value = in_thread(lambda: time_slice(0) if slices.usual() else None)
     if value is None:
         pytest.skip("this kernel has no slices of threads, which Linux 6.12 has")

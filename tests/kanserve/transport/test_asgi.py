@@ -45,7 +45,6 @@ class Served:
         raise AssertionError("no page was requested")
 
     def scope(self, headers: Any) -> Any:
-        """The scope of a call of ModelInfer."""
         path = f"{INFERENCE}ModelInfer"
         return {"type": "http", "method": "POST", "path": path, "http_version": "2", "headers": list(headers)}
 
@@ -82,7 +81,6 @@ class Served:
         return entry.fast_path
 
     def counts(self) -> dict[str, float]:
-        """Counters of the calls that have ended, and what is in progress."""
         metrics, guard = self.app.metrics, self.app.guard
         statistics = metrics.model("toy", "1").statistics
         number = metrics.number
@@ -99,7 +97,6 @@ class Served:
         }
 
     def change(self, before: dict[str, float]) -> dict[str, float]:
-        """Difference of the counters."""
         return {name: value - before[name] for name, value in self.counts().items()}
 
 
@@ -120,8 +117,6 @@ class Broken:
 
 
 class NoPort:
-    """A transport without a port."""
-
     tls = None
 
     async def start(self) -> factory.Ports:
@@ -188,16 +183,6 @@ async def test_a_direct_call_returns_the_bytes_of_the_regular_path(
         calls.append(created.call(framed(ROWS + 1, id), headers=late))
         calls.append(created.call(framed(ROWS + 1, id), b""))
         assert {answer for answer, _ in await asyncio.gather(*calls)} == {regular[0]}
-
-
-async def test_a_batch_counts_like_its_calls(on: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with on as created:
-        before = created.counts()
-        monkeypatch.setattr(GrpcApp, "_call", None)  # no call may take the regular path from now on
-        await asyncio.gather(*(created.call(framed(ROWS + at)) for at in range(20)))
-        change = created.change(before)
-        same = dict.fromkeys(("started", "ok", "seconds", "success", "queued"), 20)
-        assert change == {**same, "rows": 40, "cancelled": 0, "failed": 0, "in flight": 0}
 
 
 async def test_a_client_that_disconnects_is_counted_and_not_computed(on: Context) -> None:

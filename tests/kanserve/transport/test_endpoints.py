@@ -14,9 +14,8 @@ from tests.support.credentials import models as models
 from tests.support.credentials import server as server
 
 
-@pytest.mark.parametrize(
-    ("cert", "key", "client_ca", "says"),
-    [
+def test_files_that_do_not_serve_are_refused(files: Path, models: Path) -> None:
+    for cert, key, client_ca, says in (
         ("none.pem", "server.key", "", "the certificate {0}/none.pem cannot be read: No such file"),
         ("server.pem", "none.key", "", "the private key {0}/none.key cannot be read: No such file"),
         ("text.pem", "server.key", "", "{0}/text.pem is not a certificate in PEM form"),
@@ -27,16 +26,12 @@ from tests.support.credentials import server as server
         ("expired.pem", "expired.key", "", "the certificate {0}/expired.pem has expired"),
         ("early.pem", "early.key", "", "the certificate {0}/early.pem is not valid yet"),
         ("server.pem", "server.key", "cut.pem", "a certificate in {0}/cut.pem cannot be read"),
-    ],
-)
-def test_files_that_do_not_serve_are_refused(
-    files: Path, models: Path, cert: str, key: str, client_ca: str, says: str
-) -> None:
-    supplied = {
-        "tls_cert": files / cert,
-        "tls_key": files / key,
-        "tls_client_ca": files / client_ca if client_ca else None,
-    }
-    with pytest.raises(ConfigError) as caught:
-        endpoints.load(Settings(repository=models, **supplied))
-    assert says.format(files) in str(caught.value)
+    ):
+        supplied = {
+            "tls_cert": files / cert,
+            "tls_key": files / key,
+            "tls_client_ca": files / client_ca if client_ca else None,
+        }
+        with pytest.raises(ConfigError) as caught:
+            endpoints.load(Settings(repository=models, **supplied))
+        assert says.format(files) in str(caught.value)

@@ -30,7 +30,6 @@ def doctor(*arguments: object, **environment: str) -> tuple[int, Found]:
 
 
 def told(actual: Found, level: Level) -> list[str]:
-    """The findings of one level in words."""
     return [f"{item['about']}: {item['text']}" for item in actual if item["level"] == level]
 
 

@@ -45,7 +45,6 @@ def test_the_doctor_looks_at_a_server(alive: Any) -> None:
 
 def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
     """The server's metrics port is not the usual one."""
-    pytest.importorskip("h2corn")
     _, result = doctor("--url", alive.url)
     assert "metrics: 1 loads of versions failed" in told(result, Level.WARNING)
     assert not [line for line in told(result, Level.WARNING) if "/metrics" in line]
@@ -54,7 +53,6 @@ def test_the_doctor_finds_the_metrics_on_the_shared_port(alive: Any) -> None:
 @full("combination")
 def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> None:
     """The doctor uses TLS and a token, and the certificate has another name than the host."""
-    pytest.importorskip("h2corn")
     tokens = tmp_path / "tokens.toml"
     secret = kanserve("token", "new", "me", "--roles", "read", "--tokens", tokens).stdout.strip()
     (tmp_path / "mine").write_text(secret)
@@ -74,7 +72,6 @@ def test_the_doctor_shows_who_asks(models: Path, pems: Path, tmp_path: Path) -> 
 
 @full("second transport")
 def test_metrics_that_are_nowhere_are_a_warning(models: Path, tmp_path: Path) -> None:
-    """The warning names each place with the reason."""
     with serving(models, tmp_path / "log", "--transport", "grpcio") as server:
         _, result = doctor("--url", server.url)
         (line,) = [line for line in told(result, Level.WARNING) if line.startswith("metrics")]
