@@ -85,8 +85,11 @@ def test_settings_that_contradict_each_other(repository: Path) -> None:
         assert error.value.code == code
 
 
-def test_callers_with_certificates_may_come_from_elsewhere(repository: Path, tmp_path: Path) -> None:
+def test_callers_with_certificates_or_tokens_may_come_from_elsewhere(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "kanserve.toml"
     file.write_text('host = "0.0.0.0"\ntls_cert = "a.pem"\ntls_key = "a.key"\ntls_client_ca = "ca.pem"\n')
     result = sources.load({"repository": repository}, config=file).settings
     assert (result.host, result.tls_client_ca) == ("0.0.0.0", tmp_path / "ca.pem")
+    pair = {"host": "0.0.0.0", "tls_cert": "a", "tls_key": "a"}
+    for more in ({**pair, "tokens": "t"}, {"host": "::1", "tokens": "t"}):
+        assert sources.load({"repository": repository, **more}).settings.exposed == ""

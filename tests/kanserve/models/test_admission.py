@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from kanexport.contract import manifest as contract
 from kanserve.config.settings import Settings
 from kanserve.errors import ConfigError, LoadError, LoadReason
 from kanserve.models.admission import Sandbox
+from kanserve.repository import layout
 from kanserve.repository.layout import Bundle
 from kanserve.sandbox import pool
 from tests.support import hostile_bundles as hostile
@@ -56,6 +58,17 @@ def test_what_harms_is_refused_with_a_reason(
 @spread("settings", [{"graph_allowlist": "relaxed"}, {}, {"load_memory_bytes": 64 * MIB}], 1)
 def test_what_is_as_it_should_be_passes(tmp_path: Path, settings: dict[str, Any]) -> None:
     tried(bundle(tmp_path), tmp_path, **settings)
+
+
+@full("combination")
+def test_weights_in_a_file_are_handed_over(tmp_path: Path) -> None:
+    directory = toy_model.write(tmp_path)
+    weights = toy_model.W0.tobytes()
+    (directory / contract.WEIGHTS_FILE).write_bytes(weights)
+    hostile.replaced(directory, weights, contract.WEIGHTS_FILE)
+    hostile.replaced(directory, toy_model.graph(external=True))
+    (candidate,) = layout.scan(tmp_path, plain_onnx=False)
+    tried(layout.load(candidate, 2**30), tmp_path)
 
 
 def test_a_device_that_is_not_there_concerns_all(tmp_path: Path) -> None:
