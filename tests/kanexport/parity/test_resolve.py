@@ -216,15 +216,12 @@ def test_recorded_outputs_of_a_live_module(tmp_path: Path) -> None:
     assert "lambda image, meta: model({'image': image, 'meta': meta})" in str(error.value.hint)
 
 
-def test_a_module_of_two_inputs_is_recorded_and_verified(tmp_path: Path) -> None:
-    import kanexport
-
+def of_two_inputs() -> Any:
+    """A module of a picture and facts about it, one under a name that files use; it returns logits and a class."""
     torch = pytest.importorskip("torch")
     from tests.support.torch_modules import KANLinear
 
     class Both(torch.nn.Module):
-        """Takes a picture and facts about it, one under a name that files use; returns logits and a class."""
-
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.head = torch.nn.Conv2d(1, 2, 3), KANLinear(8 + 3, 4)
@@ -235,13 +232,19 @@ def test_a_module_of_two_inputs_is_recorded_and_verified(tmp_path: Path) -> None
             return {"logits": logits, "top": logits.argmax(1)}
 
     torch.manual_seed(1)
+    return Both()
+
+
+def test_a_module_of_two_inputs_is_recorded_and_verified(tmp_path: Path) -> None:
+    module = of_two_inputs()
+    import kanexport
+
     rng = np.random.default_rng(1)
     supplied = {
         "image": rng.normal(size=(12, 1, 4, 4)).astype(np.float32),
         "y": rng.normal(size=(12, 2)).astype(np.float32),
         "kind": rng.integers(0, 3, size=12),
     }
-    module = Both()
     example = (supplied["image"], supplied["y"], {"kind": supplied["kind"]})
     kanexport.record_outputs(module, supplied, tmp_path / "by_name.npz")
     path = kanexport.record_outputs(module, example, tmp_path / "outputs.npz")

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kanserve import AsyncClient, Client, NotFound, Unreachable
-from tests.support.command_line import Server
+from kanserve import AsyncClient, Client, DeadlineExceeded, NoAnswer, NotFound, Unreachable
+from kanserve.client import base
+from tests.support.command_line import Server, serving
+from tests.support.programs import free_port
 from tests.support.server_process import stopped
-from tests.support.wait import turns
+from tests.support.tiers import full
+from tests.support.wait import turns, until
 
 ROWS = np.random.default_rng(2).uniform(-0.9, 0.9, (20, 3)).astype(np.float32)
 MANY = np.tile(ROWS, (20, 1))
@@ -38,6 +45,7 @@ OF_NAMES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 def plain(answer: Any) -> Any:
+    """A response as what `==` compares."""
     if dataclasses.is_dataclass(answer):
         return {field.name: plain(getattr(answer, field.name)) for field in dataclasses.fields(answer)}
     if isinstance(answer, np.ndarray):
@@ -100,6 +108,55 @@ def test_nobody_there(retries: int) -> None:
                 end()
 
 
+def answer_of(ask: Callable[[], Any]) -> Any:
+    """None while no server responds: a client without retries connects again every half second."""
+    with contextlib.suppress(NoAnswer):
+        return ask()
+
+
+@full("peer")
+def test_a_server_that_goes_away_and_comes_back(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Any] = []
+    pause = base.Attempts.pause
+    monkeypatch.setattr(base.Attempts, "pause", lambda *given: tries.append(given) or pause(*given))
+    patience: dict[str, Any] = {"retries": 60, "timeout": 120}  # a machine may be busy
+    port = ("--grpc-port", str(free_port()))
+    with serving(repository, tmp_path / "first", *port) as server:
+        url = server.url
+        hasty, patient = Client(url, retries=0), Client(url, **patience)
+        expected = hasty.infer(hasty.model("tiny"), ROWS).outputs["y"]
+        model = patient.model("tiny")
+
+    async def ask() -> Any:
+        async with AsyncClient(url, **patience) as client:
+            return (await client.infer(model, ROWS)).outputs["y"]
+
+    with hasty, patient, ThreadPoolExecutor(2) as pool:
+        with pytest.raises(NoAnswer):
+            hasty.infer(model, ROWS)
+        waiting = [pool.submit(lambda: patient.infer(model, ROWS).outputs["y"]), pool.submit(asyncio.run, ask())]
+        until(lambda: len(tries) > 5)  # some tries fail before there is anybody
+        assert not any(item.done() for item in waiting)
+        with serving(repository, tmp_path / "second", *port) as server:
+            assert server.url == url
+            for item in waiting:
+                np.testing.assert_array_equal(item.result(timeout=120), expected)
+            answer = until(lambda: answer_of(lambda: hasty.infer(model, ROWS)))
+            np.testing.assert_array_equal(answer.outputs["y"], expected)
+
+
 def test_an_awaited_client_needs_a_loop() -> None:
     with pytest.raises(RuntimeError, match="needs a running event loop"):
         AsyncClient("127.0.0.1:1")
+
+
+def test_within_is_the_same_connection_with_another_deadline(server: Server) -> None:
+    with Client(server.url, timeout=60) as client:
+        other = client.within(0.004)
+        described = client.describe("tiny")
+        with stopped(server.process.pid), pytest.raises(DeadlineExceeded, match=r"within 0\.004 s"):
+            other.explain(described, ROWS, reference=MANY)
+        assert client.timeout == 60
+        assert client.ready()

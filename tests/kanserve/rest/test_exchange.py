@@ -123,3 +123,12 @@ def test_tls(tmp_path: Path) -> None:
         assert json.loads(credentials.asked(*ask_of, context)[2])["name"] == "toy"
         with pytest.raises((ssl.SSLError, ConnectionError)):
             credentials.asked(*ask_of, ssl.create_default_context(cafile=str(files / "ca.pem")))
+
+
+def test_a_call_in_flight_is_answered_before_the_server_ends(web: Callable[..., Any]) -> None:
+    settings = {"drain_delay_seconds": 0, "drain_reject_seconds": 0, "drain_grace_seconds": 60}
+    with web(**settings) as server, ThreadPoolExecutor() as pool:
+        flying = slow(server, pool)
+        until(lambda: flying.done() or pending(server, 1, "slow")())
+        assert server.stop(seconds=60) == 0
+        assert flying.result().status == 200
