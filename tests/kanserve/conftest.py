@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server_process import Server, _the_loop_turns, repository, serving  # noqa: F401 - fixtures
+from tests.support.server_process import Server, _the_loop_turns, hold, repository, serving  # noqa: F401 - fixtures
 from tests.support.tiers import full
 
 TRANSPORTS = ["asgi", pytest.param("grpcio", marks=full("second transport"))]

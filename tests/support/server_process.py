@@ -33,6 +33,7 @@ START = """
 import asyncio, json, os, signal, sys, threading, time
 from kanserve.config import settings as config
 from kanserve.observability import logs
+from kanserve.runtime.ort import OrtSession
 from kanserve.server import app, supervisor
 logs.configure("json", "info")
 settings = config.Settings(**json.loads(sys.argv[1]))
@@ -40,6 +41,13 @@ app.HELD = float(os.environ.pop("KANSERVE_TEST_HELD", app.HELD))
 if len(sys.argv) > 2:
     plugin = getattr(__import__("importlib").import_module(sys.argv[2]), sys.argv[3])
     app.factory.build = lambda *parts: app.factory.Transports(plugin(*parts), None, both=True)
+if hold := os.environ.pop("KANSERVE_TEST_HOLD", ""):
+    compute = OrtSession.run
+    def run(*arguments):
+        while os.path.exists(hold):
+            time.sleep(0.01)
+        return compute(*arguments)
+    OrtSession.run = run
 started_by = os.getppid()
 def end_with_it():
     while os.getppid() == started_by:
@@ -183,6 +191,7 @@ def launched(
                 yield process, log
             finally:
                 if MEASURED and process.poll() is None:
+                    process.send_signal(signal.SIGCONT)
                     process.terminate()
                     process.wait(wait.SECONDS)
                 process.kill()
@@ -235,6 +244,15 @@ def serving(repository: Path, plugin: tuple[str, ...] = (), files: int = 0, **se
                 where.get("http", ""),
                 loop_stalls.Log(log.with_name("stalls")),
             )
+
+
+@pytest.fixture
+def hold(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file: while it exists, no model runs in a server that the test starts. The test ends it by `unlink`."""
+    path = tmp_path_factory.mktemp("hold") / "hold"
+    path.touch()
+    monkeypatch.setenv("KANSERVE_TEST_HOLD", str(path))
+    return path
 
 
 _NEEDS_H2CORN = pytest.mark.skipif(importlib.util.find_spec("h2corn") is None, reason="h2corn is not installed")
