@@ -170,7 +170,7 @@ ISSUES = (
         "A pod has only one port, with gRPC or HTTP.",
         "kserve 533, 1499, 2601",
         "gRPC, HTTP and metrics share one port on `asgi`.",
-        guard="tests/kanserve/rest/test_application.py::test_curl",
+        guard="tests/kanserve/rest/test_application.py::test_metrics_on_the_shared_port",
     ),
     KnownIssue(
         "Batching, metrics or the whole server lack gRPC.",
