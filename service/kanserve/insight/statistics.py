@@ -117,12 +117,17 @@ def largest(answers: NDArray[np.float64]) -> Counts:
 
 
 class Recent:
-    """Counts of the latest rows, in two windows: one that is full, with `size` rows or a few more, and one that
-    fills."""
+    """Counts of the latest rows, in two windows: one that is full, with `size` rows, and one that fills. A caller adds
+    at most `room` rows at a time, or the full window has more."""
 
     def __init__(self, nodes: Nodes, size: int) -> None:
         self._nodes, self._size = nodes, size
         self._full, self._filling = nodes.empty(), nodes.empty()
+
+    @property
+    def room(self) -> int:
+        """The number of rows until the window is full, at least 1."""
+        return self._size - self._filling.rows
 
     def add(self, tally: NodeCounts) -> None:
         """Add the counts of some more rows."""

@@ -281,9 +281,12 @@ class TrafficSampler:
             resources.yield_lock()
         rows = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         count = len(next(iter(rows.values())))
-        for start in range(0, count, ROWS):
+        start = 0
+        while start < count:
+            end = start + self._recent.room
             with contextlib.suppress(KanserveError):  # a successful request can fail here for lack of memory
-                self._take(batching.select_rows(rows, start, start + ROWS))
+                self._take(batching.select_rows(rows, start, end))
+            start = end
             resources.yield_lock()
         cost = (time.thread_time() - begun) / max(count, 1)
         self._cost = cost if not self._cost else 0.8 * self._cost + 0.2 * cost
