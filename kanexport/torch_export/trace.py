@@ -17,6 +17,8 @@ import numpy.typing as npt
 import onnx
 import onnxscript
 import torch
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
 from onnxscript.function_libs.torch_lib.ops import nn as torch_lib
 from torch import nn
 from torch.onnx._internal.exporter import _registration
@@ -449,9 +451,14 @@ def _model(exported: Any) -> onnx.ModelProto:
         torch.ops.aten.scaled_dot_product_attention.default: _attention,
     }
     program = torch.onnx.export(
-        exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
+        exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, optimize=False, verbose=False
     )
     assert program is not None
+    # Not `optimize=True`: its rewrites take a constant within 1e-8 of 0, or 1e-5 of 1, for 0 or 1 and drop the operator.
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
+    passes.OutputFixPass()(program.model)  # an input among the outputs
     model: onnx.ModelProto = program.model_proto
     return model
 
