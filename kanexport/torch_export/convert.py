@@ -44,6 +44,7 @@ from kanexport.verify.verify import Proof
 Array = npt.NDArray[np.float64]
 
 PROOF_ROWS = 32
+EXTREME = ("equal values", "tiny values", "large values")  # regions in which a normalization may underflow or overflow
 MOST_ROWS = 100_000  # of a batch that a graph may have to be tried with
 # Types of the parameters, widest first.
 STORED = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -258,6 +259,7 @@ def _prove(
 ) -> Proof:
     rows = match.nonfinite(zones["inside"], match.floating(plan.ports.inputs, zones["inside"]))
     alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows)
+    nonfinite.require_finite(plan, lowered, target.dtype, {name: zones.pop(name) for name in EXTREME})
     if alike:
         zones["nonfinite"] = np.concatenate([rows[name] for name in alike[: len(zones["inside"])]])
     proof = verify.verify_subject(
@@ -444,6 +446,9 @@ def _beside(x: Array, count: int) -> dict[str, Array]:
         "scaled": np.concatenate([few * 3, few * 0.1]),
         "noise": few + rng.normal(0, spread, size=few.shape),
         "zeros": np.zeros((1, *x.shape[1:])),
+        EXTREME[0]: np.broadcast_to(few.reshape(len(few), -1)[:, :1].reshape(-1, *[1] * (x.ndim - 1)), few.shape),
+        EXTREME[1]: np.concatenate([few * 1e-9, few * 1e-20]),
+        EXTREME[2]: np.concatenate([few * 30, few * 1000]),
     }
     return {name: rows.astype(np.float32).astype(np.float64) for name, rows in zones.items()}
 

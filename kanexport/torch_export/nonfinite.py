@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kanexport.errors import ExportError, InvalidKan
+from kanexport.errors import REPORT, ExportError, InvalidKan, VerificationFailed
 from kanexport.graph.compose import Step, exposed
 from kanexport.lowering.lower import Lowered
 from kanexport.torch_export.borrowed_module import lent
@@ -65,6 +65,43 @@ def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array])
         return [y, *(outputs[name] for name in lowered.node_tensors)]
 
     return differing(rows, lambda row: _exact(plan, dtype, row), graph, lambda row, lost: _blamed(prover, row, lost))
+
+
+def require_finite(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> None:
+    """Compare finite rows [B, ...] of extreme sizes, by name, with a lent module in the precision of the graph. Raises
+    VerificationFailed if only the graph gives NaN or infinity, or if it differs by more than CLOSE and ten times the
+    rounding of the module itself."""
+    prover = Prover(plan, lowered, dtype, CLOSE)
+    for name, x in rows.items():
+        try:
+            trace = plan.evaluate(x)
+            own = None if dtype == "float64" else plan.oracle.in_float32(x)
+        except InvalidKan:  # the module rejects such rows
+            continue
+        outputs = prover.run(x)
+        graph = join([outputs[port.name] for port in plan.ports.outputs])
+        keep = trace.peak < OVERFLOW
+        wide, expected, actual = (
+            values.reshape(len(x), -1)[keep] for values in (trace.y, trace.y if own is None else own, graph)
+        )
+        lost = np.argwhere(np.isfinite(expected) & ~np.isfinite(actual))
+        if len(lost):
+            at = tuple(lost[0])
+            blamed = _blamed(prover, x[keep][at[0] : at[0] + 1], False)
+            raise VerificationFailed(
+                f"the exported graph returns {number_text(actual[at])} for a finite row ({name}), PyTorch returns "
+                f"{number_text(expected[at])}{blamed}",
+                code="graph-not-finite",
+                hint=REPORT,
+            )
+        with np.errstate(invalid="ignore"):  # infinities of both
+            rounding, error = (np.nan_to_num(np.abs(values - expected)).max(initial=0) for values in (wide, actual))
+        if error > CLOSE * magnitude(expected) + 10 * rounding:
+            raise VerificationFailed(
+                f"the exported graph differs from PyTorch by {error:.2e} on rows of extreme sizes ({name})",
+                code="graph-differs",
+                hint=REPORT,
+            )
 
 
 def _blamed(prover: Prover, row: Array, lost: bool) -> str:

@@ -454,7 +454,7 @@ def _model(exported: Any) -> onnx.ModelProto:
         exported, dynamo=True, opset_version=OPSET, custom_translation_table=table, optimize=False, verbose=False
     )
     assert program is not None
-    # Not `optimize=True`: its rewrites take a constant within 1e-8 of 0, or 1e-5 of 1, for 0 or 1 and drop the operator.
+    # The rewrites of `optimize=True` take 1e-8 for 0, and 1 + 1e-5 for 1, and drop the operator.
     optimizer.inline(program.model)
     optimizer.fold_constants(program.model)
     optimizer.remove_unused_nodes(program.model)
