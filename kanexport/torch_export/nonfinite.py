@@ -99,7 +99,7 @@ def require_finite(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, 
         if error > CLOSE * magnitude(expected) + 10 * rounding:
             raise VerificationFailed(
                 f"the exported graph differs from PyTorch by {error:.2e} on rows of extreme sizes ({name})",
-                code="graph-differs",
+                code="graph-differs-on-extreme-rows",
                 hint=REPORT,
             )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from kanexport.errors import InvalidKan
+from kanexport.errors import InvalidKan, VerificationFailed
 from kanexport.torch_export import match, nonfinite
 from kanexport.verify.graph_runner import Port
 from tests.support import torch_modules as modules
@@ -87,3 +88,51 @@ def test_each_place_is_spoilt_once_and_ids_are_not(size: int, count: int) -> Non
     far = match.far(np.ones((2, size + 2)), places)
     assert (far[:, :2] == 1).all()
     assert (np.abs(far[:, 2:]) >= 10).all()
+
+
+class Normalised(nn.Module):
+    """Radial functions that sum to one by a small constant, on rows of a sum of one by another."""
+
+    def __init__(self, rows: float, functions: float) -> None:
+        super().__init__()
+        self.rows, self.functions = rows, functions
+        self.centers, self.weights = nn.Parameter(torch.linspace(-2, 2, 8)), nn.Parameter(torch.randn(24, 2) / 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.rows:
+            x = x / (x.abs().sum(-1, keepdim=True) + self.rows)
+        bumps = torch.exp(-(((x[..., None] - self.centers) * 4) ** 2))
+        return (bumps / (bumps.sum(-1, keepdim=True) + self.functions)).flatten(1) @ self.weights
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-8, 1e-9, 1e-12])
+def test_small_constants_stay_in_the_graph(tmp_path: Path, eps: float) -> None:
+    """The optimizer of torch.onnx took constants of 1e-8 for zero: 343 of 1000 rows became NaN."""
+    torch.manual_seed(0)
+    module = Normalised(eps, eps)
+    result = export(module, draw(3), tmp_path)
+    session = onnxruntime.InferenceSession(str(result.directory / "model.onnx"))
+    rows = np.random.default_rng(0).uniform(-1, 1, (1000, 3)) * 10.0 ** np.linspace(-20, 3, 1000)[:, None]
+    rows[0] = 0
+    (y,) = session.run(None, {"x": rows.astype(np.float32)})
+    with torch.no_grad():
+        expected = module(torch.tensor(rows, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("constants", "words"),
+    [
+        ((0, 1e-9), r"returns NaN for a finite row \(large values\), PyTorch returns .*: Div of the graph returns NaN"),
+        ((1e-9, 1e-6), r"differs from PyTorch by .* on rows of extreme sizes \(tiny values\)"),
+    ],
+)
+def test_a_graph_that_loses_a_constant_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constants: tuple[float, float], words: str
+) -> None:
+    original = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: original(*a, **{**k, "optimize": True}))
+    torch.manual_seed(0)
+    with pytest.raises(VerificationFailed, match=words):
+        export(Normalised(*constants), draw(3), tmp_path)
+    assert not (tmp_path / "m").exists()
