@@ -298,7 +298,10 @@ def main(source: IO[bytes], out: IO[bytes]) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, URGENT)
     gc.disable()
     try:
-        pool = Pool(Job(**json.loads(source.readline())))
+        job = source.readline()
+        if not job:  # Ctrl-C ended the command before it sent one
+            return
+        pool = Pool(Job(**json.loads(job)))
         for line in source:
             task = json.loads(line)
             write(out, pool.run(arrivals(task["rate"], task["seconds"], task["seed"])))

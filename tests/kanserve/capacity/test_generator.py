@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import socket
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -98,3 +100,9 @@ def test_a_measurement_is_read_as_it_was_written() -> None:
     assert (read.cpu, read.seconds) == (0.3, 1.0)
     with pytest.raises(CapacityError, match="ended"):
         generator.read(buffer)
+
+
+def test_a_generator_whose_command_ends_at_once_is_silent() -> None:
+    command = [sys.executable, "-P", "-m", "kanserve.capacity.generator"]
+    done = subprocess.run(command, input=b"", capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
