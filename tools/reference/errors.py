@@ -217,6 +217,15 @@ def _last(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
+def _imported(file: Source, files: Sequence[Source]) -> Iterator[tuple[str, ast.expr]]:
+    """The constants that a file imports by name. Files may have constants of one name."""
+    modules = {other.path.removeprefix("service/").removesuffix(".py").replace("/", "."): other for other in files}
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.ImportFrom) and (other := modules.get(node.module or "")):
+            names = (alias for alias in node.names if alias.name in other.constants)
+            yield from ((alias.asname or alias.name, other.constants[alias.name]) for alias in names)
+
+
 def sites(packages: Sequence[str] = PACKAGES) -> list[Site]:
     """All calls of error classes in the packages, with the codes and texts of the call or of the class."""
     files = sources(ROOT)
@@ -226,7 +235,7 @@ def sites(packages: Sequence[str] = PACKAGES) -> list[Site]:
     for file in files:
         if file.path.startswith(tuple(f"{package}/" for package in packages)):
             own = {name: value for name, value in file.constants.items() if name.isupper()}
-            visitor = _Visitor(file, errors, {**texts, **own})
+            visitor = _Visitor(file, errors, {**texts, **dict(_imported(file, files)), **own})
             visitor.visit(file.tree)
             found += visitor.found
     return found
