@@ -258,8 +258,8 @@ def _prove(
     advance: Callable[[int, int], None],
 ) -> Proof:
     rows = match.nonfinite(zones["inside"], match.floating(plan.ports.inputs, zones["inside"]))
-    alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows)
-    nonfinite.require_finite(plan, lowered, target.dtype, {name: zones.pop(name) for name in EXTREME})
+    extreme = {name: zones.pop(name) for name in EXTREME}
+    alike, notes = nonfinite.compare(plan, lowered, target.dtype, rows, extreme)
     if alike:
         zones["nonfinite"] = np.concatenate([rows[name] for name in alike[: len(zones["inside"])]])
     proof = verify.verify_subject(

@@ -1,4 +1,4 @@
-"""NaN and infinities in the rows of a module: rows with equal results in the exported graph and in PyTorch, and notes.
+"""NaN, infinities and extreme numbers in the rows of a module: its results in PyTorch and in the exported graph.
 
 torch.onnx and onnxruntime do not propagate every NaN: an LSTM of onnxruntime gives ordinary numbers for NaN. There is
 one note for each kind of difference. It names the operators of the graph that cause it, because an SRE whose service
@@ -55,9 +55,14 @@ SELECTING = {
 NAMED = 3  # operators that one note names, at most
 
 
-def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> tuple[list[str], list[str]]:
-    """The rows [1, ...] with equal outputs of the graphs and of a lent module, by name, and sentences on all others."""
+def compare(
+    plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array], extreme: Mapping[str, Array]
+) -> tuple[list[str], list[str]]:
+    """The rows [1, ...] with equal outputs of the graphs and of a lent module, by name, and sentences on all others.
+    `extreme`: finite rows [B, ...] of extreme sizes, by name; VerificationFailed if the graph differs on them."""
     prover = Prover(plan, lowered, dtype, CLOSE)
+    for name, x in extreme.items():
+        _require_alike(prover, plan, name, x)
 
     def graph(row: Array) -> Tensors:
         outputs = prover.run(row)
@@ -67,41 +72,35 @@ def compare(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array])
     return differing(rows, lambda row: _exact(plan, dtype, row), graph, lambda row, lost: _blamed(prover, row, lost))
 
 
-def require_finite(plan: Plan, lowered: Lowered, dtype: str, rows: Mapping[str, Array]) -> None:
-    """Compare finite rows [B, ...] of extreme sizes, by name, with a lent module in the precision of the graph. Raises
-    VerificationFailed if only the graph gives NaN or infinity, or if it differs by more than CLOSE and ten times the
-    rounding of the module itself."""
-    prover = Prover(plan, lowered, dtype, CLOSE)
-    for name, x in rows.items():
-        try:
-            trace = plan.evaluate(x)
-            own = None if dtype == "float64" else plan.oracle.in_float32(x)
-        except InvalidKan:  # the module rejects such rows
-            continue
-        outputs = prover.run(x)
-        graph = join([outputs[port.name] for port in plan.ports.outputs])
-        keep = trace.peak < OVERFLOW
-        wide, expected, actual = (
-            values.reshape(len(x), -1)[keep] for values in (trace.y, trace.y if own is None else own, graph)
+def _require_alike(prover: Prover, plan: Plan, name: str, x: Array) -> None:
+    """Compare the graph with the module in the precision of the graph. Raises VerificationFailed if only the graph
+    gives NaN or infinity, or if it differs by more than CLOSE and ten times the rounding of the module itself."""
+    try:
+        trace = plan.evaluate(x)
+        own = None if prover.dtype == np.float64 else plan.oracle.in_float32(x)
+    except InvalidKan:  # the module rejects such rows
+        return
+    outputs = prover.run(x)
+    graph = join([outputs[port.name] for port in plan.ports.outputs])
+    keep = trace.peak < OVERFLOW
+    tensors = (trace.y, trace.y if own is None else own, graph)
+    wide, expected, actual = (values.reshape(len(x), -1)[keep] for values in tensors)
+    lost = np.argwhere(np.isfinite(expected) & ~np.isfinite(actual))
+    if len(lost):
+        row, column = lost[0]
+        raise VerificationFailed(
+            f"the exported graph returns {number_text(actual[row, column])} for a finite row ({name}), PyTorch returns "
+            f"{number_text(expected[row, column])}{_blamed(prover, x[keep][row : row + 1], False)}",
+            code="graph-not-finite",
+            hint=REPORT,
         )
-        lost = np.argwhere(np.isfinite(expected) & ~np.isfinite(actual))
-        if len(lost):
-            at = tuple(lost[0])
-            blamed = _blamed(prover, x[keep][at[0] : at[0] + 1], False)
-            raise VerificationFailed(
-                f"the exported graph returns {number_text(actual[at])} for a finite row ({name}), PyTorch returns "
-                f"{number_text(expected[at])}{blamed}",
-                code="graph-not-finite",
-                hint=REPORT,
-            )
-        with np.errstate(invalid="ignore"):  # infinities of both
-            rounding, error = (np.nan_to_num(np.abs(values - expected)).max(initial=0) for values in (wide, actual))
-        if error > CLOSE * magnitude(expected) + 10 * rounding:
-            raise VerificationFailed(
-                f"the exported graph differs from PyTorch by {error:.2e} on rows of extreme sizes ({name})",
-                code="graph-differs-on-extreme-rows",
-                hint=REPORT,
-            )
+    rounding, error = (np.nan_to_num(np.abs(values - expected)).max(initial=0) for values in (wide, actual))
+    if error > CLOSE * magnitude(expected) + 10 * rounding:
+        raise VerificationFailed(
+            f"the exported graph differs from PyTorch by {error:.2e} on rows of extreme sizes ({name})",
+            code="graph-differs-on-extreme-rows",
+            hint=REPORT,
+        )
 
 
 def _blamed(prover: Prover, row: Array, lost: bool) -> str:
