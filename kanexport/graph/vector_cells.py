@@ -54,6 +54,7 @@ class Fuser:
         rules = {
             "Exp": self._exponential,
             "Div": self._quotient,
+            "Reciprocal": self._logistic,
             "Add": self._sum,
             "Sub": self._sum,
             "Mul": self._product,
@@ -93,14 +94,25 @@ class Fuser:
             return Cell("Radial", self.cells[root].of)
         return Cell("Bell", (root, self._number(-1.0) if factor < 0 else factor))
 
+    def _logistic(self, cell: Cell) -> Cell | None:
+        """1 / (1 + exp(-x))."""
+        source = self._grown(cell.of[0])
+        return None if source is None else Cell("Sigmoid", (source,))
+
+    def _grown(self, at: int) -> int | None:
+        """x, if the cell is 1 + exp(-x) and has one use."""
+        total = self._single(at, "Add")
+        if total is None or not self._is(total.of[1], 1.0) or self.cells[total.of[0]].kind != "Exp":
+            return None
+        negated = self.cells[self.cells[total.of[0]].of[0]]
+        return negated.of[0] if negated.kind == "Neg" else None
+
     # radon: the parts of three patterns.
     def _quotient(self, cell: Cell) -> Cell | None:
         """x / (1 + exp(-x)), and e / ((1 + e) (1 + e)) with e = exp(a), where a may be a distance."""
         above, below = cell.of
-        if total := self._single(below, "Add"):
-            power = self.cells[total.of[0]]
-            if power.kind == "Exp" and self._is(total.of[1], 1.0) and self.cells[power.of[0]] == Cell("Neg", (above,)):
-                return Cell("Silu", (above,))
+        if self._grown(below) == above:
+            return Cell("Silu", (above,))
         square, power = self.cells[below], self.cells[above]
         if square.kind == "Mul" and square.of[0] == square.of[1] and power.kind == "Exp":
             total = self.cells[square.of[0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -306,21 +306,16 @@ class _Writer:
         return name
 
 
-# For their first operand, or one that they divide by or compare, a small value matters as much as a large one.
-FIRST = ("Pow", "Log", "Sqrt", "Reciprocal", "Sign")
-COMPARED = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 ONE = "tails/one"
 LAST = "tails/last"
 
 
 def rewrite_logistic(graph: Any) -> None:
-    """Write the logistic function as 1 / (1 + exp(-x)) if a power, a logarithm, a root or a quotient of it is
-    computed, or if it is compared. Sigmoid of onnxruntime has an error of 1e-8, so that x^0.5 of it has an error of
-    1e-4, and a branch on x > 0 gets 0."""
-    precise = set(_precise_tensors(graph))
+    """Write the logistic function as 1 / (1 + exp(-x)). Sigmoid of onnxruntime has an error of 1e-7, which exceeds
+    small values: a row of inputs below -5 loses three digits, and a branch on sigmoid(x) > 0 gets 0."""
     nodes: list[Any] = []
     for node in graph.node:
-        if node.op_type == "Sigmoid" and node.output[0] in precise:
+        if node.op_type == "Sigmoid":
             nodes.extend(_logistic(node.input[0], node.output[0]))
         else:
             nodes.append(node)
@@ -328,17 +323,6 @@ def rewrite_logistic(graph: Any) -> None:
         del graph.node[:]
         graph.node.extend(nodes)
         graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), ONE))
-
-
-def _precise_tensors(graph: Any) -> Iterator[str]:
-    """Names of tensors that need all digits."""
-    for node in graph.node:
-        if node.op_type in FIRST:
-            yield node.input[0]
-        elif node.op_type == "Div":
-            yield node.input[1]
-        elif node.op_type in COMPARED:
-            yield from node.input
 
 
 def _logistic(x: str, y: str) -> list[Any]:

@@ -91,9 +91,8 @@ def test_a_large_modules_layers_share_their_weights_with_their_edges(
     assert relative_error(sums[:, :3], actual["y"].astype(np.float64)) <= OUTPUT_TOLERANCE
 
 
-@full("rare")
 def test_small_values_of_the_logistic_function_keep_their_digits(tmp_path: Path) -> None:
-    """Fractional powers of the logistic function, as fKAN's blocks have them."""
+    """Fractional powers of the logistic function, as fKAN's blocks have them, and values that the module returns."""
 
     def forward(module: Any, x: Any) -> Any:
         positive = (torch.sigmoid(x) > 0).to(x.dtype)  # always
@@ -101,3 +100,9 @@ def test_small_values_of_the_logistic_function_keep_their_digits(tmp_path: Path)
 
     module = Composed(forward, power=nn.Parameter(torch.tensor(0.4)), last=nn.Linear(4, 3))
     require_alike(export(module, draw(4), tmp_path), module, 50, scale=12)
+    small = Composed(
+        lambda m, x: m.last(torch.nn.functional.silu(x) + torch.sigmoid(x)), last=nn.Linear(4, 3, bias=False)
+    )
+    graph = export(small, draw(4), tmp_path / "small").directory / "model.onnx"
+    x = np.linspace(-12, -5, 200, dtype=np.float32).reshape(50, 4)
+    assert relative_error(run(graph, {"x": x})["y"], exact(small, x)) <= 1e-6
