@@ -7,7 +7,6 @@ import functools
 import hashlib
 import io
 import math
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanexport.bundle.description import Signature
-from kanexport.contract import csv_columns, csv_text, grids, safe_files
+from kanexport.contract import array_files, csv_columns, csv_text, grids, safe_files
 from kanexport.contract.manifest import LayerInfo, TensorSpec
 from kanexport.contract.naming import Names, NamingError
 from kanexport.contract.sections import Baseline, NodeBaseline
@@ -68,7 +67,7 @@ def load(path: Path, flag: str = BASELINE) -> Rows:
         raise OptionError(
             f"{flag} {path} cannot be read: {error.strerror or error}", code="rows-unreadable", hint=FORMS
         ) from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except array_files.DAMAGED as error:
         raise OptionError(
             f"{flag} {path.name} cannot be read: {str(error)[:200]}", code="rows-unreadable", hint=FORMS
         ) from error

@@ -14,7 +14,6 @@ import hashlib
 import io
 import math
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy.typing as npt
 
 from kanexport.bundle import baseline
 from kanexport.bundle.description import Signature
-from kanexport.contract import conformal, csv_columns, csv_text, safe_files
+from kanexport.contract import array_files, conformal, csv_columns, csv_text, safe_files
 from kanexport.contract.naming import Names
 from kanexport.contract.sections import (
     ABSOLUTE,
@@ -135,7 +134,7 @@ def load(path: Path, classes: Sequence[str] = ()) -> Rows:
     except OSError as error:
         text = error.strerror or str(error)
         raise OptionError(f"{CALIBRATION} {path} cannot be read: {text}", code="rows-unreadable", hint=FORMS) from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except array_files.DAMAGED as error:
         text = str(error)[:200]
         raise OptionError(
             f"{CALIBRATION} {path.name} cannot be read: {text}", code="rows-unreadable", hint=FORMS

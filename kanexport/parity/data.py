@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kanexport.contract import csv_columns, csv_text, safe_files
+from kanexport.contract import array_files, csv_columns, csv_text, safe_files
 from kanexport.errors import OptionError
 from kanexport.verify.graph_runner import FLOAT, Port, join, split
 
@@ -170,7 +169,7 @@ def load(paths: Sequence[Path]) -> RecordedOutputs:
         arrays = _arrays(paths, data)
     except csv_text.CsvError as error:
         raise OptionError(f"--expected-outputs: {error.args[0]}", code=error.code, hint=FORMS) from error
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except array_files.DAMAGED as error:
         raise OptionError(
             f"--expected-outputs {name} cannot be read: {str(error)[:200]}",
             code="expected-outputs-unreadable",

@@ -12,7 +12,6 @@ import inspect
 import itertools
 import math
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 
 from kanexport.bundle.description import DATATYPES
-from kanexport.contract import csv_text
+from kanexport.contract import array_files, csv_text
 from kanexport.contract.cli.suggest import advice
 from kanexport.errors import OptionError
 from kanexport.lowering.lower import INPUT
@@ -165,7 +164,7 @@ def load(path: Path) -> Any:
         return np.array(loaded[:ROWS_LIMIT]) if isinstance(loaded, np.ndarray) else _archive(path, loaded)
     except csv_text.CsvError as error:
         raise OptionError(str(error), code=error.code, hint=error.hint) from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except array_files.DAMAGED as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise OptionError(
             f"{path} cannot be read as rows: {why}",

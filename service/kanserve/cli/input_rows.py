@@ -10,7 +10,6 @@ import io
 import json
 import math
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kanexport.contract import csv_columns, csv_text
+from kanexport.contract import array_files, csv_columns, csv_text
 from kanexport.contract.cli.console import note
 from kanexport.contract.cli.suggest import advice
 from kanexport.contract.naming import UNNAMED, Names, NamingError
@@ -225,7 +224,7 @@ def _text(source: Contents) -> str:
 def _npy(source: Contents) -> Any:
     try:
         return np.lib.format.read_array(io.BytesIO(source.data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except array_files.DAMAGED as error:
         raise InputError(
             f"{source.name} is not an .npy file of numbers: {error}", code="rows-file-damaged", hint=AGAIN
         ) from error
@@ -242,7 +241,7 @@ def _archive(source: Contents) -> Iterator[Any]:
     try:
         with np.load(io.BytesIO(source.data), allow_pickle=False) as archive:
             yield archive
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except array_files.DAMAGED as error:
         raise InputError(
             f"{source.name} is not an .npz file of numbers: {error}", code="rows-file-damaged", hint=AGAIN
         ) from error

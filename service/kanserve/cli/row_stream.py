@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kanexport.contract import csv_columns
+from kanexport.contract import array_files, csv_columns
 from kanexport.contract.naming import UNNAMED, Names
 from kanserve.cli import columnar, input_rows
 from kanserve.cli.input_rows import Contents
@@ -157,7 +157,7 @@ def _npy(tensor: TensorInfo, source: Source) -> Rows:
     def mapped() -> Any:
         try:
             values = np.lib.format.open_memmap(source.name, mode="r")
-        except (ValueError, EOFError, OSError) as error:
+        except array_files.DAMAGED as error:
             raise InputError(
                 f"{source.name} is not an .npy file of numbers: {error}",
                 code="rows-file-damaged",
