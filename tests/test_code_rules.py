@@ -109,7 +109,15 @@ OPENS = {
     "kanexport/detection/architecture_file.py": {"read_text"},  # a file that the user names
     "kanexport/batch/discover.py": {"resolve"},  # whether a folder is the repository itself
     "service/kanserve/auth/token_file.py": {"open"},  # a descriptor
-    "service/kanserve/batch/files.py": {"mkdir", "open", "unlink"},  # tables and results that the user names
+    "service/kanserve/batch/files.py": {  # tables that the user names, and results by the descriptor of their folder
+        "mkdir",
+        "open",
+        "os.mkdir",
+        "os.open",
+        "os.replace",
+        "os.unlink",
+        "resolve",
+    },
     "service/kanserve/bench/runner.py": {"read_text"},  # /proc
     "service/kanserve/capacity/usage.py": {"read_text"},  # /proc
     "service/kanserve/cli/plan.py": {"tempfile.TemporaryDirectory"},  # mkdtemp: only for this user

@@ -15,6 +15,7 @@ from kanexport.contract.coded import CodedError
 
 EXPECTED = "expected rows of numbers"
 ADD_ROWS = "write one row of numbers per line, with commas between them"
+WRITE_NUMBERS = "write numbers with a decimal point, and commas between them"
 SAVE_AS_UTF8 = "save the file as UTF-8 text"
 
 
@@ -95,13 +96,19 @@ def is_number(cell: str) -> bool:
     return "_" not in cell
 
 
+def separated(cell: str) -> str:
+    """The rest of a message about a cell that has another separator than the comma; otherwise empty."""
+    mark = next((mark for mark in ";\t" if mark in cell.strip()), "")
+    return f" (cells are separated by commas, not by {mark!r})" if mark else ""
+
+
 def _each(name: str, line: int, cells: list[str]) -> Iterator[float]:
     for column, cell in enumerate(cells, 1):
         if not is_number(cell):
-            separated = " (cells are separated by commas)" if ";" in cell or "\t" in cell.strip() else ""
             raise CsvError(
-                f"{name}, line {line}, column {column}: found {cell.strip()[:80]!r}, expected a number{separated}",
+                f"{name}, line {line}, column {column}: found {cell.strip()[:80]!r}, expected a number"
+                f"{separated(cell)}",
                 code="csv-not-a-number",
-                hint="write numbers with a decimal point, and commas between them",
+                hint=WRITE_NUMBERS,
             )
         yield float(cell)

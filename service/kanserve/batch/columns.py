@@ -22,6 +22,7 @@ BLOCK_BYTES = 2**22  # of a block of rows
 LEAST_ROWS, MOST_ROWS = 256, 2**14  # of a block
 FOLDED = 1024  # numbers of a folded row, of which the smallest and the largest are found fast
 INDEX = "__index_level_"  # pandas writes the index of a DataFrame as this column; it is not a feature
+COPY_AGAIN = "copy or write the file again"
 CONVERT = "convert the column to numbers, or remove the file"
 
 
@@ -29,17 +30,20 @@ class TableError(KanserveError):
     """Table that cannot be scored.
 
     column  name of its column, or empty
-    row     number of the row in the batch; -1 if the whole column or the table is the reason
+    row     number of the row in the batch, from 0; -1 if the whole column or the table is the reason
+    line    number of the line in a CSV, from 1; 0 if it is not known
     """
 
-    def __init__(self, text: str, *, code: str, hint: str, column: str = "", row: int = -1) -> None:
+    def __init__(self, text: str, *, code: str, hint: str, column: str = "", row: int = -1, line: int = 0) -> None:
         super().__init__(text, code=code, hint=hint)
-        self.column, self.row = column, row
+        self.column, self.row, self.line = column, row, line
 
-    def located(self, place: str, rows_before: int) -> TableError:
-        """The same error with the place of its batch, such as "part.parquet, row group 3"."""
-        where = f", row {rows_before + self.row}" if self.row >= 0 else ""
-        return TableError(f"{place}{where}: {self}", code=self.code, hint=self.hint, column=self.column, row=self.row)
+    def located(self, place: str, rows_before: int = 0, *, line: int = 0) -> TableError:
+        """The same error with the place of its batch, such as "part.parquet, row group 3", and the `line` of a CSV or
+        the row of another file."""
+        row, line = f", row {rows_before + self.row}" if self.row >= 0 else "", line or self.line
+        text = f"{place}{f', line {line}' if line else row}: {self}"
+        return TableError(text, code=self.code, hint=self.hint, column=self.column, row=self.row, line=line)
 
 
 def arrow() -> Any:
@@ -53,6 +57,21 @@ def arrow() -> Any:
             hint=how_to_install("tables"),
         ) from error
     return pyarrow
+
+
+def validate(batch: Any, names: Sequence[str]) -> None:
+    """Check that the data of the named columns is as Arrow defines it. pyarrow reads a damaged file without this check,
+    and then reads outside of its memory. Raises TableError."""
+    pa, wanted = arrow(), list(dict.fromkeys(names))
+    try:
+        (batch if batch.schema.names == wanted else batch.select(wanted)).validate(full=True)
+    except pa.ArrowException as error:
+        raise TableError(f"its data is damaged: {first_line(error)}", code="table-damaged", hint=COPY_AGAIN) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of the text of an error."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +344,8 @@ def _as(name: str, column: Any, kind: Any) -> Any:
             column = column.cast(pa.uint8())
         return column.cast(kind, safe=not pa.types.is_floating(kind))
     except pa.ArrowException as error:
-        first = next(iter(str(error).splitlines()), "")[:200]
         raise TableError(
-            f"column {name!r}: {first}",
+            f"column {name!r}: {first_line(error)}",
             code="value-not-convertible",
             hint=f"write values that fit the type {kind} of the model's input",
             column=name,

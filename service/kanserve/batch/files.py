@@ -3,8 +3,8 @@ paths, and URLs of object stores (`s3://`, `gs://`, `az://`, `https://`) through
 a signature, so no message and no record has it.
 
 The folder of results has a folder `_score`: `run.json` says which model and options wrote it, and one document for each
-finished file says from which input. A run that continues skips these files. Readers of tables ignore names that begin
-with an underscore.
+finished file says from which input, and how large the result is. A run that continues skips these files. Unfinished
+files are in this folder too. Readers of tables ignore names that begin with an underscore.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import io
 import json
 import os
 import re
+import secrets
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ WEB = ("http://", "https://")
 QUERY = re.compile(r"(https?://[^\s?]*)\?\S*")  # a web URL with its query
 MAGIC = re.compile(r"[*?\[]")
 RECORDS, RUN = "_score", "_score/run.json"
+UNFINISHED = re.compile(re.escape(safe_files.UNFINISHED) + "[0-9a-f]{16}")  # names in RECORDS
 RECORD_BYTES = 2**20  # largest size of a document
 SIZE_SHOWN = 3  # names in an error
 
@@ -63,6 +66,12 @@ class Output(Protocol):
     def names(self) -> list[str]:
         """Names of the files in the folder."""
 
+    def clean(self) -> None:
+        """Remove unfinished files of runs that were killed. Raises OSError."""
+
+    def size(self, name: str) -> int | None:
+        """The size of a file in bytes; None if it does not exist. Raises OSError."""
+
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None if it does not exist. Raises OSError."""
 
@@ -73,12 +82,18 @@ class Output(Protocol):
         """Context in which no other run on this machine writes to the folder. Raises BadRequest."""
 
 
-def inputs(patterns: Sequence[str], suffixes: Sequence[str]) -> list[Input]:
-    """The files of paths, folders, patterns and URLs, each once, in the order of `patterns` and by name. `suffixes`:
-    endings of the files that a folder or a pattern selects. Raises BadRequest if there is none, or if two would have
-    one name. Raises OSError."""
+def inputs(patterns: Sequence[str], suffixes: Sequence[str], output: str = "") -> list[Input]:
+    """The files of paths, folders, patterns and URLs, each once, in the order of `patterns` and by name.
+
+    suffixes  endings of the files that a folder or a pattern selects
+    output    folder or URL of the results
+
+    Raises BadRequest if there is no file, if two would have one name, or if the next run would read the results. Raises
+    OSError.
+    """
     files: dict[str, Input] = {}
     for pattern in patterns:
+        _check_folder(pattern, output)
         several = list(_remote(pattern, suffixes) if URL.match(pattern) else _local(pattern, suffixes))
         if not several:
             raise BadRequest(
@@ -95,6 +110,7 @@ def inputs(patterns: Sequence[str], suffixes: Sequence[str]) -> list[Input]:
                     hint="pass each file once; a URL with another query is another run",
                 )
             files[item.place] = item
+            _check_result(item, output)
     named: dict[str, str] = {}
     for item in files.values():
         stem = item.name.rpartition(".")[0] or item.name
@@ -106,6 +122,45 @@ def inputs(patterns: Sequence[str], suffixes: Sequence[str]) -> list[Input]:
             )
         named[stem] = item.place
     return list(files.values())
+
+
+def _check_folder(pattern: str, output: str) -> None:
+    """Raises BadRequest if a folder to score has the results, unless their folder is hidden."""
+    within = _inside(output, pattern, folders=True) if output else None
+    if within is not None and not _hidden(within):
+        raise _read_again(output, pattern)
+
+
+def _check_result(item: Input, output: str) -> None:
+    """Raises BadRequest if an input is in the folder of the results, or its result outside of it."""
+    if output and _inside(item.place, output) is not None:
+        raise _read_again(output, item.place)
+    if {"", ".", ".."} & set(item.name.split("/")):
+        raise BadRequest(
+            f"the result of {item.place} would be {item.name}, outside of the output folder",
+            code="input-name-unsafe",
+            hint="pass the folder, or a pattern without .. after its first * or ?",
+        )
+
+
+def _inside(place: str, folder: str, *, folders: bool = False) -> tuple[str, ...] | None:
+    """The parts of a path or URL below a folder; None if it is outside. `folders`: None also if `folder` is not one."""
+    if URL.match(place) or URL.match(folder):
+        base = _shown(folder).rstrip("/") + "/"
+        within = f"{_shown(place)}/".startswith(base) and not (folders and not folder.endswith("/"))
+        return tuple(filter(None, place[len(base) :].split("/"))) if within else None
+    if folders and not Path(folder).is_dir():
+        return None
+    whole, base_path = Path(place).resolve(), Path(folder).resolve()
+    return whole.relative_to(base_path).parts if whole.is_relative_to(base_path) else None
+
+
+def _read_again(output: str, source: str) -> BadRequest:
+    return BadRequest(
+        f"the output folder {_shown(output)} and the input {_shown(source)} overlap, so a run would read results",
+        code="output-in-input",
+        hint="pass an output folder outside of the input, or one whose name begins with _",
+    )
 
 
 def _local(pattern: str, suffixes: Sequence[str]) -> Iterator[Input]:
@@ -234,6 +289,8 @@ class _Object(io.RawIOBase):
         options = {"range": (self._at, self._at + count)} | ({"if_match": self._tag} if '"' in self._tag else {})
         with _readable_errors(self._place):
             data = _obstore().get(self._store, self._name, options=options).bytes()
+        if len(data) != count:
+            raise OSError(None, f"the store sent {len(data)} bytes, expected {count}", self._place)
         buffer[:count] = memoryview(data)
         self._at += count
         return count
@@ -266,25 +323,66 @@ class _LocalFolder:
         self.place, self._path = str(path), path
 
     def names(self) -> list[str]:
-        """See `Output.names`. It removes unfinished files of runs that were killed."""
-        files = [path for path in self._path.rglob("*") if path.is_file()]
-        for path in files:
-            if path.name.startswith(safe_files.UNFINISHED):
-                path.unlink(missing_ok=True)
-        return sorted(str(path.relative_to(self._path)) for path in files if path.exists())
+        """See `Output.names`."""
+        paths = (path for path in self._path.rglob("*") if path.is_symlink() or not path.is_dir())
+        return sorted(str(path.relative_to(self._path)) for path in paths if not self._unfinished(path))
+
+    def _unfinished(self, path: Path) -> bool:
+        return path.parent == self._path / RECORDS and UNFINISHED.fullmatch(path.name) is not None
+
+    def clean(self) -> None:
+        """See `Output.clean`."""
+        with contextlib.suppress(FileNotFoundError), self._within(RECORDS) as folder:
+            for name in filter(UNFINISHED.fullmatch, os.listdir(folder)):
+                os.unlink(name, dir_fd=folder)
+
+    def size(self, name: str) -> int | None:
+        """See `Output.size`. A link has no size."""
+        parent, _, last = name.rpartition("/")
+        with contextlib.suppress(FileNotFoundError), self._within(parent) as folder:
+            about = os.stat(last, dir_fd=folder, follow_symlinks=False)
+            return about.st_size if stat.S_ISREG(about.st_mode) else None
+        return None
 
     def read(self, name: str) -> bytes | None:
         """See `Output.read`."""
-        try:
-            return safe_files.read(self._path / name, RECORD_BYTES)
-        except FileNotFoundError:
-            return None
+        parent, _, last = name.rpartition("/")
+        with contextlib.suppress(FileNotFoundError), self._within(parent) as folder:
+            return safe_files.read(last, RECORD_BYTES, within=folder, called=self._path / name)
+        return None
 
-    def opened(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """See `Output.opened`."""
-        path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return atomic.opened(path)
+    @contextlib.contextmanager
+    def _within(self, inner: str, *, make: bool = False) -> Iterator[int]:
+        """The descriptor of a folder in this one. No link on the way to it is followed. Raises OSError."""
+        with contextlib.ExitStack() as stack:
+            folder, path = stack.enter_context(safe_files.directory(self._path, links=True)), self._path
+            for part in filter(None, inner.split("/")):
+                path /= part
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=folder)
+                folder = stack.enter_context(safe_files.directory(part, within=folder, called=path))
+            yield folder
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO]:
+        """See `Output.opened`. It replaces only a regular file."""
+        parent, _, last = name.rpartition("/")
+        with self._within(RECORDS, make=True) as records, self._within(parent, make=True) as folder:
+            with contextlib.suppress(FileNotFoundError):
+                about = os.stat(last, dir_fd=folder, follow_symlinks=False)
+                safe_files.check_regular(self._path / name, about)
+            temporary = f"{safe_files.UNFINISHED}{secrets.token_hex(8)}"
+            descriptor = os.open(temporary, safe_files.CREATE, 0o666, dir_fd=records)
+            try:
+                with atomic.file_over(descriptor, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(descriptor)
+                os.replace(temporary, last, src_dir_fd=records, dst_dir_fd=folder)
+            finally:
+                with contextlib.suppress(FileNotFoundError):  # after the rename
+                    os.unlink(temporary, dir_fd=records)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -313,6 +411,17 @@ class _RemoteFolder:
         """See `Output.names`."""
         with _readable_errors(self.place):
             return sorted(item["path"] for batch in _obstore().list(self._store) for item in batch)
+
+    def clean(self) -> None:
+        """See `Output.clean`. A store has no unfinished files."""
+
+    def size(self, name: str) -> int | None:
+        """See `Output.size`."""
+        with _readable_errors(f"{self.place}/{name}"):
+            try:
+                return int(_obstore().head(self._store, name)["size"])
+            except FileNotFoundError:
+                return None
 
     def read(self, name: str) -> bytes | None:
         """See `Output.read`."""
@@ -395,16 +504,18 @@ class Journal:
     fingerprint: dict[str, Any]
 
     def begin(self, *, overwrite: bool) -> None:
-        """Start or continue a run. Raises BadRequest if the folder has files of something else, unless `overwrite`."""
-        names = self.output.names()
+        """Start or continue a run. Raises BadRequest if the folder has files of something else, unless `overwrite`. A
+        run that finished no file leaves only records, which the next run replaces."""
+        names = [name for name in self.output.names() if not name.startswith(f"{RECORDS}/")]
         written = self._document(RUN)
+        if written != self.fingerprint and names and not overwrite:
+            raise BadRequest(
+                f"the folder {self.output.place} is not empty: {self._why(written, names)}",
+                code="output-not-empty",
+                hint="pass another folder, or --overwrite to replace the results",
+            )
+        self.output.clean()
         if written != self.fingerprint:
-            if names and not overwrite:
-                raise BadRequest(
-                    f"the folder {self.output.place} is not empty: {self._why(written, names)}",
-                    code="output-not-empty",
-                    hint="pass another folder, or --overwrite to replace the results",
-                )
             self._write(RUN, self.fingerprint)
 
     def _why(self, written: dict[str, Any] | None, names: Sequence[str]) -> str:
@@ -414,16 +525,18 @@ class Journal:
         return f"a run with another {' and '.join(other)} wrote it"
 
     def finished(self, name: str, source: Input) -> dict[str, Any] | None:
-        """The record of a finished result whose input has not changed; otherwise None."""
+        """The record of a finished result that is there, and whose input has not changed; otherwise None."""
         record = self._document(self._record(name))
-        same = record is not None and record.get("run") == self.fingerprint
-        if not same or record is None or record.get("input") != _facts(source):
+        if record is None or record.get("run") != self.fingerprint or record.get("input") != _facts(source):
             return None
-        return record
+        numbers = [record.get(key) for key in ("rows", "rows_out_of_range", "size")]
+        if any(number is not None and not isinstance(number, int) for number in numbers) or numbers[-1] is None:
+            return None
+        return record if self.output.size(name) == numbers[-1] else None
 
     def finish(self, name: str, source: Input, counts: dict[str, Any]) -> None:
         """Record a finished result. Raises OSError."""
-        record = {"input": _facts(source), **counts, "run": self.fingerprint}
+        record = {"input": _facts(source), **counts, "size": self.output.size(name), "run": self.fingerprint}
         self._write(self._record(name), record)
 
     @staticmethod

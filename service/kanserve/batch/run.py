@@ -65,12 +65,14 @@ class Run:
 
     form     form of the results; empty: that of each input
     threads  batches that are computed at the same time
+    summary  result of `score` so far
     """
 
     scorer: Scorer
     output: Output
     form: str = ""
     threads: int = 1
+    summary: Summary = field(default_factory=Summary, init=False)
 
     def fingerprint(self) -> dict[str, Any]:
         """The facts that decide the results."""
@@ -83,7 +85,8 @@ class Run:
     def score(self, inputs: Sequence[Input], report: Report, *, overwrite: bool = False) -> Summary:
         """Score all files. Raises BadRequest, TableError and OSError; finished files then stay, and the next run skips
         them."""
-        summary, began = Summary(), time.monotonic()
+        self.summary, began = Summary(), time.monotonic()
+        summary = self.summary
         names = [self._name(item) for item in inputs]
         journal = Journal(self.output, self.fingerprint())
         with self.output.locked(), self._pool() as pool:
@@ -120,7 +123,7 @@ class Run:
                 source = tables.opened(file, tables.form_of(item.name))
                 selection = self._select(source)
             except TableError as error:
-                raise error.located(item.place, 0) from error
+                raise error.located(item.place) from error
             source = source.keeping(set(self.scorer.options.keep) - set(selection.columns))
             progress.begin(item, source.rows)
             columns = [*selection.columns, *self.scorer.options.keep]
@@ -137,7 +140,10 @@ class Run:
         return {"rows": rows, "rows_out_of_range": outside}
 
     def _select(self, source: Source) -> Selection:
-        selection = self.scorer.select(source.schema)
+        try:
+            selection = self.scorer.select(source.schema)
+        except TableError as error:
+            raise (tables.wrong_separator(source) or error) from None
         if self.scorer.options.keep and not source.names:
             raise BadRequest(
                 "columns to keep need names, but the file has no header",
@@ -171,12 +177,15 @@ class Run:
         try:
             yield from source.parts(columns)
         except TableError as error:
-            raise error.located(item.place, 0) from error
+            raise error.located(item.place) from error
 
     def _one(self, item: Input, part: Part) -> Any:
         try:
             return self.scorer(part.batch)
         except TableError as error:
+            if error.row >= 0 and tables.form_of(item.name) == tables.CSV:
+                with item.opened() as file:
+                    raise error.located(item.place, line=tables.line_of(file, part.first + error.row)) from error
             place = f"{item.place}, {part.place}" if part.place else item.place
             raise error.located(place, part.first) from error
 

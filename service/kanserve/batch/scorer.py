@@ -179,7 +179,10 @@ class Scorer:
 
     def schema(self, table: Any) -> Any:
         """The pyarrow schema of the results for tables with the schema `table`. Raises TableError."""
-        return self(arrow().RecordBatch.from_pylist([], table)).schema
+        pa = arrow()
+        names = list(dict.fromkeys([*self.select(table).columns, *self.options.keep]))
+        fields = [table.field(name) for name in names]
+        return self(pa.record_batch([pa.nulls(0, field.type) for field in fields], pa.schema(fields))).schema
 
     def __call__(self, batch: Any) -> Any:
         """The result for a pyarrow RecordBatch, or for a Table, in the order of its rows. Raises TableError,
@@ -194,6 +197,7 @@ class Scorer:
         """The result for a record batch. Raises the errors of a call."""
         pa = arrow()
         reader = self._reader(batch.schema)
+        columns.validate(batch, [*reader.selection.columns, *self.options.keep])
         outputs, outside = self._outputs(batch.num_rows), 0
         parts = [[pa.array([], field.type) for extra in self._extras for field in extra.fields]]
         for block in reader.blocks(batch):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Collection, Iterator, Sequence
+import itertools
+import operator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TextIO
 
 from kanexport.contract import csv_text
-from kanserve.batch.columns import TableError, arrow
+from kanserve.batch.columns import COPY_AGAIN, TableError, arrow, first_line
 from kanserve.errors import BadRequest
 
 PARQUET, ARROW, CSV = FORMS = ("parquet", "arrow", "csv")
@@ -28,7 +30,7 @@ BUFFERS = 2**26  # bytes of the buffers of all columns together
 LEAST_BUFFER, MOST_BUFFER = 2**16, 2**23  # of the buffer of a column
 GROUP_BYTES, MOST_GROUP = 2**25, 2**20  # of a row group of a result: bytes and rows
 HEAD = 2**20  # bytes in which a CSV has its header
-COPY_AGAIN = "copy or write the file again"
+NO_VALUE = ("", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA")  # cells of a CSV without a number; NaN is a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def _open_csv(file: BinaryIO) -> Source:
                 f"it is not UTF-8 text (byte {error.start})", code="csv-not-utf8", hint=csv_text.SAVE_AS_UTF8
             ) from error
         text = head[: error.start].decode("utf-8-sig")
-    cells = next(iter(csv.reader(io.StringIO(text, newline=""))), [])
+    _, cells = next(_records(io.StringIO(text, newline="")), (0, []))
     if not cells:
         raise TableError("it is empty, expected rows of numbers", code="csv-no-rows", hint=csv_text.ADD_ROWS)
     named = csv_text.is_header(cells)
@@ -176,10 +178,82 @@ def _csv_batches(source: Source, columns: Sequence[str]) -> Iterator[tuple[Any, 
         use_threads=False, block_size=2**22, column_names=source.schema.names, skip_rows=1 if source.names else 0
     )
     kinds = {name: source.schema.field(name).type for name in columns}
-    convert = reader.ConvertOptions(column_types=kinds, include_columns=list(columns))
-    with reader.open_csv(source.file, read_options=read, convert_options=convert) as batches:
-        for batch in batches:
-            yield batch, ""
+    convert = reader.ConvertOptions(column_types=kinds, include_columns=list(columns), null_values=NO_VALUE)
+    try:
+        with reader.open_csv(source.file, read_options=read, convert_options=convert) as batches:
+            for batch in batches:
+                yield batch, ""
+    except arrow().ArrowInvalid:
+        _check_cells(source, kinds)
+        raise
+
+
+def _records(lines: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each record of a CSV, with the number of its last line; none for a blank line. Raises TableError."""
+    records = csv.reader(lines)
+    try:
+        yield from ((records.line_num, cells) for cells in records)
+    except csv.Error as error:
+        raise TableError(
+            f"it is not a row of a CSV: {error}",
+            code="csv-malformed",
+            hint="check the quotes of this line and the lines above it",
+            line=records.line_num,
+        ) from error
+
+
+def _check_cells(source: Source, kinds: Mapping[str, Any]) -> None:
+    """Read a CSV again, and raise TableError for the first cell that is not of its kind, by its line and column."""
+    names = source.schema.names
+    numeric = [(at, name) for at, name in enumerate(names) if name in kinds and kinds[name] == arrow().float64()]
+    for line, cells in _rows_of(source):
+        if len(cells) != len(names):
+            raise TableError(
+                f"found {len(cells)} columns, expected {len(names)}",
+                code="csv-rows-differ-in-width",
+                hint="write the same number of cells in each row",
+                line=line,
+            )
+        for at, name in numeric:
+            cell = cells[at].strip()
+            if not csv_text.is_number(cell) and cell not in NO_VALUE:
+                separated = csv_text.separated(cell)
+                raise TableError(
+                    f"column {name!r}: found {cell[:80]!r}, expected a number{separated}",
+                    code="csv-not-a-number",
+                    hint=csv_text.WRITE_NUMBERS,
+                    column=name,
+                    line=line,
+                )
+
+
+def _rows_of(source: Source) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row of a CSV from its start, with the number of its last line. Raises TableError and
+    UnicodeDecodeError."""
+    source.file.seek(0)
+    lines = io.TextIOWrapper(source.file, "utf-8-sig", newline="")
+    try:
+        yield from itertools.islice(filter(operator.itemgetter(1), _records(lines)), int(source.names), None)
+    finally:
+        lines.detach()
+
+
+def line_of(file: BinaryIO, row: int) -> int:
+    """The line of a row of an open CSV. Rows count from 0, lines from 1. Raises TableError."""
+    line, _ = next(itertools.islice(_rows_of(_open_csv(file)), row, None))
+    return line
+
+
+def wrong_separator(source: Source) -> TableError | None:
+    """The error for a CSV whose header has another separator than the comma; None if it has commas."""
+    mark = next((mark for mark in ";\t" if source.form == CSV and mark in source.schema.names[0]), "")
+    if not mark or len(source.schema) > 1:
+        return None
+    return TableError(
+        f"it separates cells by {mark!r}, expected commas",
+        code="csv-malformed",
+        hint="write commas between the cells, and points in decimal numbers",
+    )
 
 
 class Writer:
@@ -187,22 +261,24 @@ class Writer:
 
     def __init__(self, file: BinaryIO, form: str, schema: Any) -> None:
         self._form = form
-        if form == PARQUET:
-            self._writer = _parquet_writer(file, schema)
-        elif form == ARROW:
-            self._writer = arrow().ipc.new_file(file, schema)
-        else:
-            from pyarrow import csv as writer
+        with _writable(form):
+            if form == PARQUET:
+                self._writer = _parquet_writer(file, schema)
+            elif form == ARROW:
+                self._writer = arrow().ipc.new_file(file, schema)
+            else:
+                from pyarrow import csv as writer
 
-            self._writer = writer.CSVWriter(file, schema)
+                self._writer = writer.CSVWriter(file, schema)
         self._rows = _group_rows(schema)
 
     def write(self, batch: Any) -> None:
-        """Add a record batch. Raises OSError."""
-        if self._form == PARQUET:
-            self._writer.write_batch(batch, row_group_size=self._rows)
-        else:
-            self._writer.write_batch(batch) if self._form == ARROW else self._writer.write(batch)
+        """Add a record batch. Raises OSError, and TableError for a column that the form cannot hold."""
+        with _writable(self._form):
+            if self._form == PARQUET:
+                self._writer.write_batch(batch, row_group_size=self._rows)
+            else:
+                self._writer.write_batch(batch) if self._form == ARROW else self._writer.write(batch)
 
     def __enter__(self) -> Self:
         return self
@@ -212,6 +288,19 @@ class Writer:
         failed = (OSError, ValueError) if kind is not None else ()  # errors of pyarrow are ValueErrors
         with contextlib.suppress(*failed):
             self._writer.close()
+
+
+@contextlib.contextmanager
+def _writable(form: str) -> Iterator[None]:
+    """Turn errors of pyarrow about the columns of a result into TableError."""
+    try:
+        yield
+    except arrow().ArrowException as error:
+        raise TableError(
+            f"a {form} file cannot hold a column to keep: {first_line(error)}",
+            code="column-not-writable",
+            hint="remove the column from --keep, or pass another --format",
+        ) from error
 
 
 def _parquet_writer(file: BinaryIO, schema: Any) -> Any:
@@ -232,11 +321,9 @@ def _readable_errors() -> Iterator[None]:
     pa = arrow()
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and (error.errno or error.filename):
             raise
-        first = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        if isinstance(error, OSError) and error.filename:
-            raise
+        first = first_line(error)
         hint = "correct this row of the file" if "CSV" in first else COPY_AGAIN
         raise TableError(f"it cannot be read as a table: {first}", code="table-damaged", hint=hint) from error

@@ -42,6 +42,7 @@ class Table:
         done = 0
         with _readable_errors(self.name):
             for batch in self.batches:
+                batch.validate(full=True)  # pyarrow reads outside of the memory of a damaged batch
                 for start in range(0, batch.num_rows, ROWS):
                     part = batch.slice(start, ROWS)
                     yield _numbers(self.name, self.columns, part, done)
@@ -58,7 +59,7 @@ def opened(name: str, form: str, file: BinaryIO) -> Table:
             schema, rows, batches = _parquet(file)
         else:
             schema, rows, batches = _arrow(file)
-    columns = tuple(field.name for field in schema if not field.name.startswith(INDEX))
+        columns = tuple(field.name for field in schema if not field.name.startswith(INDEX))
     if not columns:
         raise InputError(
             f"{name} has no columns, expected columns of numbers",
@@ -141,7 +142,7 @@ def _readable_errors(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise InputError(
             f"{name} cannot be read as a table: {first}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from kanexport.contract.cli import tables as progress
 from kanexport.contract.cli.console import Exit, exit_codes_of, note, print_json
 from kanexport.contract.naming import listed
 from kanserve.batch import files, tables
-from kanserve.batch.run import Run, Summary
+from kanserve.batch.run import Report, Run, Summary
 from kanserve.batch.scorer import ERROR, NON_FINITE, Scorer
 from kanserve.cli import session
 from kanserve.cli.options import CommandError, InputError, add_json_option, whole
@@ -120,9 +120,9 @@ def run(args: argparse.Namespace) -> int:
                 error_bars=args.error_bars,
                 non_finite=args.non_finite,
             )
-            inputs = files.inputs(args.input, tuple(tables.SUFFIXES))
+            inputs = files.inputs(args.input, tuple(tables.SUFFIXES), args.output)
             job = Run(scorer, files.output(args.output), args.format or "", args.threads)
-            summary = job.score(inputs, report, overwrite=args.overwrite)
+            summary = _score(job, inputs, report, overwrite=args.overwrite)
     except (BackendError, ResourceExhausted) as error:
         raise CommandError(str(error), code=error.code, hint=error.hint, exit_code=Exit.FAILED) from error
     except KanserveError as error:
@@ -136,6 +136,16 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     _print(args, scorer, summary)
     return Exit.DONE
+
+
+def _score(job: Run, inputs: Sequence[files.Input], report: Report, *, overwrite: bool) -> Summary:
+    """The summary of the run. If the user interrupts it, a line says how many files are complete."""
+    try:
+        return job.score(inputs, report, overwrite=overwrite)
+    except KeyboardInterrupt:
+        done = job.summary.files + job.summary.skipped
+        note(f"interrupted: {done} of {len(inputs)} files complete, run the same command again to go on")
+        raise
 
 
 @contextlib.contextmanager

@@ -258,3 +258,19 @@ def test_error_bars_are_those_of_the_manifest(models: Path, tmp_path: Path) -> N
     assert Scorer(tmp_path / "barred", check=False).error_bar_note == ""
     with pytest.raises(FailedPrecondition, match="has no error bars"):
         Scorer(models / "grid", error_bars=True, check=False)
+
+
+def test_damaged_arrow_data_is_rejected_before_it_is_read(models: Path) -> None:
+    """Offsets and indices that point outside of the data, as in a damaged file: pyarrow checks them only on request."""
+    numbers = dict(zip("abc", ROWS[:2].T, strict=True))
+    offsets = pa.py_buffer(np.array([0, 2**30, 2], np.int32))
+    indices = pa.py_buffer(np.array([0, 2**20], np.int32))
+    words = pa.array(["x"])
+    damaged = (
+        pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"xy")]),
+        pa.DictionaryArray.from_buffers(pa.dictionary(pa.int32(), pa.string()), 2, [None, indices], words),
+    )
+    for column in damaged:
+        with pytest.raises(TableError, match="its data is damaged: In column 3") as caught:
+            Scorer(models / "toy", keep=["id"], check=False)(pa.record_batch({**numbers, "id": column}))
+        assert caught.value.code == "table-damaged"

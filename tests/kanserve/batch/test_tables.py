@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +96,20 @@ def test_a_file_that_is_cut_or_changed_is_damaged(form: str) -> None:
 def test_a_csv_that_is_no_table_is_refused() -> None:
     for text, problem in (
         (b"", "it is empty"),
-        (b"a,b\n1,2\n3\n", "Expected 2 columns, got 1"),
-        (b"a,b\n1,2\nx,3\n", "invalid value 'x'"),
+        (b"a,b\n1,2\n\n3\n", "^in.csv, line 4: found 1 columns, expected 2"),
+        (b"a,b\n1,2\nx,3\n", "^in.csv, line 3: column 'a': found 'x', expected a number$"),
+        (b"a,b\n1,2;3\n", "found '2;3', expected a number .cells are separated by commas, not by ';'"),
         (b"a,b\n1,\xff\n", "not UTF-8 text"),
+        (b"a" * 2**17 + b"a,b\n1,2\n", "^in.csv, line 1: .* field larger than field limit"),
     ):
-        with pytest.raises(TableError, match=problem):
+        with pytest.raises(TableError) as caught:
             parts(text, "csv", "a", "b")
+        assert re.search(problem, str(caught.value.located("in.csv"))), caught.value
+
+
+def test_cells_of_a_csv_without_a_number_are_null_and_nan_is_a_number() -> None:
+    (part,) = parts(b"a\nnan\n-NaN\ninf\nNA\n#N/A\nnull\n", "csv", "a")
+    assert [str(value) for value in part.batch.column("a").to_pylist()] == ["nan", "nan", "inf", *["None"] * 3]
 
 
 def test_the_suffix_gives_the_form() -> None:

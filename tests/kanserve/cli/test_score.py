@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import csv, parquet
+from pyarrow import csv, feather, parquet
 
-from tests.support import toy_model
-from tests.support.command_line import document, kanserve, wrong_refusals
+from tests.support import forked_process, toy_model
+from tests.support.command_line import CLEAN, COMMAND, document, kanserve, wrong_refusals
 from tests.support.tiers import full
+from tests.support.wait import until
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
 
@@ -66,10 +69,19 @@ def test_a_checkpoint_is_exported_first(tmp_path: Path) -> None:
 
 def test_errors_name_the_cause_and_the_solution(model: Path, rows: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    for name, text in (("semi", "a;b;c\n1;2;3\n"), ("null", "a,b,c\n1,2,3\n\n4,,6\n"), ("nan", "1,2,3\n4,nan,6\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    lists = pa.table({"a": [1.0], "b": [2.0], "c": [3.0], "k": [[1]]})
+    feather.write_feather(lists, tmp_path / "lists.feather")
     cases = {
+        f"score {model} --input {tmp_path}/semi.csv": "semi.csv: it separates cells by ';', expected commas",
+        f"score {model} --input {tmp_path}/null.csv": "null.csv, line 4: column 'b': found no value (null)",
+        f"score {model} --input {tmp_path}/nan.csv": "nan.csv, line 2: column 'f1': found nan, expected a finite",
+        f"score {model} --input {tmp_path}": "overlap, so a run would read results",
+        f"score {model} --input {tmp_path}/lists.feather --keep k --format csv": "a csv file cannot hold a column",
         f"score {tmp_path}/none --input {rows}": f"folder not found: {tmp_path}/none",
         f"score {tmp_path} --input {rows}": "has no model version",
-        f"score {model} --input '{tmp_path}/*.csv'": "no file fits",
+        f"score {model} --input '{tmp_path}/*.ipc'": "no file fits",
         f"score {model} --input {rows} --keep key": "missing column 'key' to keep",
         f"score {model} --input {rows} --version 9": "has no version 9",
         f"score {model} --input {rows} --threads 0": "expected a whole number from 1",
@@ -79,3 +91,21 @@ def test_errors_name_the_cause_and_the_solution(model: Path, rows: Path, tmp_pat
     assert wrong_refusals(helped, "--output", tmp_path / "out") == []
     bad = {f"score {model} --input {rows}": "Not a directory"}
     assert wrong_refusals(bad, "--output", tmp_path / "file" / "out", code=1) == []
+
+
+def test_an_interrupted_run_says_what_is_complete(model: Path, rows: Path, tmp_path: Path) -> None:
+    large = pa.table({name: np.zeros(600_000) for name in "abc"})
+    parquet.write_table(large, rows.with_name("second.parquet"))
+    words = ("--input", rows, rows.with_name("second.parquet"), "--output", tmp_path / "out", "--explain-top-k", 1)
+    pipe = subprocess.PIPE
+    with forked_process.popen([*COMMAND, *map(str, ("score", model, *words))], stderr=pipe, env=CLEAN) as process:
+        until((tmp_path / "out" / "_score" / "rows.parquet.json").exists)
+        process.send_signal(signal.SIGINT)
+        text = process.stderr.read()
+    assert process.returncode == 130, text
+    assert "interrupted: 1 of 2 files complete, run the same command again to go on" in text.decode()
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == [
+        "rows.parquet",
+        "rows.parquet.json",
+        "run.json",
+    ]
